@@ -1,0 +1,50 @@
+"""The command ``groundglass``: assembles the sub-commands and turns user errors into one line."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from groundglass import __version__
+from groundglass.errors import GroundglassError
+
+app = typer.Typer(
+    name="groundglass",
+    help="Tell COVID-19 pneumonia from everything else on lung CT slices. Research use only.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"groundglass {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that belong to every command."""
+
+
+def main() -> None:
+    """Entry point. A ``GroundglassError`` ends in one line on stderr and exit status 2."""
+    try:
+        app()
+    except GroundglassError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Errors meant for the user: one line that names the file or value at fault and says what to do."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+
+class GroundglassError(Exception):
+    """Base of every error a user can cause; the command line prints it in one line, without a traceback."""
+
+
+class ImageError(GroundglassError):
+    """A file cannot be read as CT slices.
+
+    Args:
+        path: the file at fault (for a zip's member, ``archive.zip!member``).
+        reason: what is wrong and, where it helps, what to do.
+    """
+
+    def __init__(self, path: str | PathLike[str], reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+
+class DataError(GroundglassError):
+    """A data set, manifest or split is not what it should be."""
+
+
+class RecipeError(GroundglassError):
+    """A recipe holds an unknown key or a value out of range."""
+
+
+class WeightsError(GroundglassError):
+    """Pretrained weights cannot be had or do not fit."""
+
+
+class RunError(GroundglassError):
+    """A run folder is missing, unfinished or damaged."""

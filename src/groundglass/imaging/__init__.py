@@ -1,0 +1,1 @@
+"""Slices in: read, window, frame, synthesise. No torch."""

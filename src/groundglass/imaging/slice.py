@@ -1,0 +1,58 @@
+"""One axial image, whatever file it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Grey = NDArray[np.uint8]
+"""Grey pixels, shape (H, W), 0 black to 255 white."""
+
+Hounsfield = NDArray[np.float32]
+"""Hounsfield units, shape (H, W): air -1000, water 0."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a slice came from.
+
+    Attributes:
+        file: path of the file; for a zip's member ``archive.zip!member``.
+        container: ``PNG``, ``JPEG``, ``TIFF``, ``BMP``, ``DICOM``, ``NIfTI`` or ``MetaImage``.
+        mode: pixel mode as stored (Pillow's name, or DICOM's photometric interpretation).
+        frame: index of the frame or axial plane in a file that holds several, else None.
+        series: DICOM Series Instance UID, or None.
+        position: patient coordinates of the first pixel's centre in mm (DICOM's LPS), or None.
+        orientation: direction cosines of rows then columns (DICOM's ImageOrientationPatient), or None.
+        spacing: mm between rows and between columns, or None.
+    """
+
+    file: str
+    container: str
+    mode: str = "L"
+    frame: int | None = None
+    series: str | None = None
+    position: tuple[float, float, float] | None = None
+    orientation: tuple[float, float, float, float, float, float] | None = None
+    spacing: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class CTSlice:
+    """Grey pixels, Hounsfield units where the file has them, and their origin.
+
+    Attributes:
+        pixels: uint8, shape (H, W); windowed from ``hounsfield`` where that is known.
+        origin: where the slice came from.
+        hounsfield: float32, shape (H, W), or None for picture files.
+    """
+
+    pixels: Grey
+    origin: Origin
+    hounsfield: Hounsfield | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 2:
+            raise ValueError(f"pixels must be uint8 of shape (H, W), not {self.pixels.dtype} {self.pixels.shape}")

@@ -1,0 +1,1 @@
+"""Networks. Needs the extra [train]."""

@@ -1,0 +1,1 @@
+"""Recipes, augmentation and training runs. Needs the extra [train]."""

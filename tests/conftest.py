@@ -1,0 +1,34 @@
+"""Fixtures shared by all tests: real data where it lies beside the checkout, skipped with a reason where not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def _shared(name: str) -> Path:
+    path = SHARED_DATA / name
+    if not path.exists():
+        pytest.skip(f"real data not here: {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def covid_ct() -> Path:
+    """The COVID-CT data set as published, official split included."""
+    return _shared("covid-ct")
+
+
+@pytest.fixture(scope="session")
+def luna_slices() -> Path:
+    """1,000 lesion-free lung slices."""
+    return _shared("luna-slices")
+
+
+@pytest.fixture(scope="session")
+def dicom_samples() -> Path:
+    """DICOM files of several makers, planes and transfer syntaxes."""
+    return _shared("dicom")
