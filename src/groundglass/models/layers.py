@@ -1,0 +1,157 @@
+"""Layers that read the image itself: zero-mean normalisation, binarised mask, histogram; and the channel gate.
+
+Mask and histogram are layers and not inputs, so that they always fit the augmented image and travel inside the
+exported network. Both depend on the image only through its own minimum and maximum, so that any brightness or
+contrast the framing chose leaves them as they are. All layers are deterministic: the histogram adds whole
+numbers, whose sum does not depend on their order.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+GREY_LEVELS = 256
+
+
+class NetworkOutput(NamedTuple):
+    """What every network returns.
+
+    Attributes:
+        logit: (B,), of COVID; its sigmoid is the probability.
+        activation_map: (B, h, w) class activation map: how much each position of the last feature map adds to
+            the logit. The logit is its mean plus the classifier's bias (and a histogram's term, where there is one).
+        embedding: (B, D), the pooled last feature map.
+    """
+
+    logit: Tensor
+    activation_map: Tensor
+    embedding: Tensor
+
+
+def grey_levels(images: Tensor) -> Tensor:
+    """Whole grey levels 0..255 of each image's own range from minimum to maximum.
+
+    Args:
+        images: (B, 1, H, W), any range.
+
+    Returns:
+        (B, H * W) of int64; all 0 for an image of one value.
+    """
+    pixels = images.detach().float().flatten(1)
+    lowest = pixels.amin(dim=1, keepdim=True)
+    span = pixels.amax(dim=1, keepdim=True) - lowest
+    scaled = (pixels - lowest) / span.clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.round(scaled * (GREY_LEVELS - 1)).long()
+
+
+def count_levels(levels: Tensor) -> Tensor:
+    """How often each grey level occurs in each image.
+
+    Args:
+        levels: (B, N) of int64, 0..255.
+
+    Returns:
+        (B, 256) of float32.
+    """
+    counts = torch.zeros(levels.shape[0], GREY_LEVELS, device=levels.device)
+    return counts.scatter_add(1, levels, torch.ones_like(levels, dtype=torch.float32))
+
+
+def otsu_threshold(counts: Tensor) -> Tensor:
+    """The grey level that parts each histogram into the two classes furthest apart.
+
+    It maximises the variance between the classes (Otsu, A threshold selection method from gray-level histograms,
+    IEEE Transactions on Systems, Man, and Cybernetics 9, 1979); of equal maxima the lowest level.
+
+    Args:
+        counts: (B, 256), whole numbers.
+
+    Returns:
+        (B, 1) of int64: pixels above it are the bright class.
+    """
+    levels = torch.arange(GREY_LEVELS, device=counts.device, dtype=counts.dtype)
+    dark, dark_sum = counts.cumsum(1), (counts * levels).cumsum(1)
+    bright, bright_sum = dark[:, -1:] - dark, dark_sum[:, -1:] - dark_sum
+    distance = dark_sum / dark.clamp_min(1) - bright_sum / bright.clamp_min(1)
+    return (dark * bright * distance.square()).argmax(dim=1, keepdim=True)
+
+
+class ZeroMean(nn.Module):
+    """Each image to zero mean and unit variance, the paper's normalisation.
+
+    Args:
+        epsilon: added to the variance, so that an image of one value gives zeros.
+    """
+
+    def __init__(self, epsilon: float = 1e-6) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
+        variance = centred.square().mean(dim=(1, 2, 3), keepdim=True)
+        return centred * torch.rsqrt(variance + self.epsilon)
+
+
+class BinaryMask(nn.Module):
+    """The binarised image: 1 above the image's Otsu threshold, 0 elsewhere.
+
+    Equals OpenCV's Otsu threshold of the image scaled to 0..255 by its minimum and maximum.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 1, H, W) to zeros and ones of the same shape and type; no gradient passes."""
+        levels = grey_levels(images)
+        mask = levels > otsu_threshold(count_levels(levels))
+        return mask.to(images.dtype).view_as(images)
+
+
+class GreyHistogram(nn.Module):
+    """Each image's histogram over its own range of grey, summing to 1.
+
+    Args:
+        bins: a divisor of 256.
+    """
+
+    def __init__(self, bins: int = 32) -> None:
+        super().__init__()
+        if bins < 1 or GREY_LEVELS % bins:
+            raise ValueError(f"a histogram's bins must divide {GREY_LEVELS}, not be {bins}")
+        self.bins = bins
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 1, H, W) to (B, bins) of float32; no gradient passes."""
+        counts = count_levels(grey_levels(images)).unflatten(1, (self.bins, -1)).sum(dim=2)
+        return counts / counts.sum(dim=1, keepdim=True)
+
+
+class SqueezeExcitation(nn.Module):
+    """A gate per channel, told by the means of all channels; exactly 1 at initialisation.
+
+    Hu et al., Squeeze-and-Excitation Networks, CVPR 2018, with gates from 0 to 2 instead of 0 to 1, so that a
+    zero-initialised last layer leaves a pretrained network's features untouched.
+
+    Args:
+        channels: of the feature map.
+        reduction: how many times narrower the hidden layer is, at least 8 wide.
+    """
+
+    def __init__(self, channels: int, reduction: int = 4) -> None:
+        super().__init__()
+        hidden = max(8, channels // reduction)
+        self.reduce = nn.Conv2d(channels, hidden, kernel_size=1)
+        self.activation = nn.SiLU()
+        self.expand = nn.Conv2d(hidden, channels, kernel_size=1)
+        nn.init.zeros_(self.expand.weight)
+        nn.init.zeros_(self.expand.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, channels, h, w) to the same shape."""
+        means = features.mean(dim=(2, 3), keepdim=True)
+        gates = 2 * torch.sigmoid(self.expand(self.activation(self.reduce(means))))
+        gated: Tensor = features * gates
+        return gated

