@@ -1,0 +1,325 @@
+"""Figures of an evaluation and a training, as matplotlib figures and as SVG that follows a page's colours.
+
+Figures are made without pyplot, so that nothing is registered anywhere and a figure goes when its last
+reference goes. COVID is vermilion and NonCOVID blue throughout (Okabe and Ito's palette, told apart by
+colour-blind readers too), and shape or text says the same again.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+INK, MUTED, LINE = "#1f2328", "#5b6470", "#d5dae1"
+COVID, NON_COVID = "#d55e00", "#0072b2"
+
+PAGE_COLOURS: Mapping[str, str] = MappingProxyType(
+    {
+        INK: "var(--ink)",
+        MUTED: "var(--muted)",
+        LINE: "var(--line)",
+        COVID: "var(--covid)",
+        NON_COVID: "var(--other)",
+    }
+)
+"""Colours of a figure and the CSS variables that replace them within a page."""
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "groundglass",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+_NO_METADATA: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+_Values = NDArray[np.float64]
+
+
+def _square() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    return figure, axes
+
+
+def roc_figure(
+    false_positive_rate: _Values,
+    true_positive_rate: _Values,
+    auc: float,
+    operating_point: tuple[float, float],
+) -> Figure:
+    """ROC curve.
+
+    Args:
+        false_positive_rate: of each step of the curve, 0 to 1, shape (S,).
+        true_positive_rate: of each step, 0 to 1, shape (S,).
+        auc: area under the curve.
+        operating_point: false and true positive rate at the threshold in use.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _square()
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
+        axes.step(
+            false_positive_rate, true_positive_rate, color=NON_COVID, where="post", label=f"AUC {auc:.3f}"
+        )
+        axes.plot(*operating_point, "o", color=COVID, markersize=7, label="threshold in use", clip_on=False)
+        axes.set(xlabel="False positive rate (1 − specificity)", ylabel="True positive rate (recall)")
+        axes.legend(loc="lower right")
+        return figure
+
+
+def precision_recall_figure(
+    recall: _Values,
+    precision: _Values,
+    average_precision: float,
+    prevalence: float,
+    operating_point: tuple[float, float] | None,
+) -> Figure:
+    """Precision-recall curve.
+
+    Args:
+        recall: of each step, falling from 1 to 0, shape (S,).
+        precision: of each step, 0 to 1, shape (S,).
+        average_precision: area under the steps.
+        prevalence: share of COVID in the part, which is the precision of chance.
+        operating_point: recall and precision at the threshold in use, None where precision is undefined.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _square()
+        axes.axhline(prevalence, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
+        label = f"average precision {average_precision:.3f}"
+        axes.step(recall, precision, color=NON_COVID, where="post", label=label)
+        if operating_point is not None:
+            axes.plot(
+                *operating_point, "o", color=COVID, markersize=7, label="threshold in use", clip_on=False
+            )
+        axes.set(
+            xlabel="Recall (share of COVID slices found)", ylabel="Precision (share of COVID calls right)"
+        )
+        axes.legend(loc="lower left")
+        return figure
+
+
+def reliability_figure(
+    mean_probability: Sequence[float],
+    observed: Sequence[float],
+    count: Sequence[int],
+    calibration_error: float,
+) -> Figure:
+    """Reliability diagram of the bins that hold slices.
+
+    Args:
+        mean_probability: of each bin, 0 to 1.
+        observed: share of COVID in each bin, 0 to 1.
+        count: slices in each bin.
+        calibration_error: expected calibration error over the bins.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _square()
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
+        label = f"calibration error {calibration_error:.3f}"
+        axes.plot(mean_probability, observed, color=NON_COVID, linewidth=1.2, label=label)
+        area = 24 + 160 * np.asarray(count) / max(count)
+        axes.scatter(mean_probability, observed, s=area, color=NON_COVID, zorder=3, clip_on=False)
+        for x, y, number in zip(mean_probability, observed, count, strict=True):
+            below = y > 0.5
+            offset = (0, -10) if below else (0, 10)
+            axes.annotate(
+                str(number), (x, y), xytext=offset, textcoords="offset points", ha="center",
+                va="top" if below else "bottom", fontsize=8, color=MUTED,
+            )  # fmt: skip
+        axes.set(xlabel="Mean predicted probability of COVID", ylabel="Observed share of COVID")
+        axes.legend(loc="upper left")
+        return figure
+
+
+def confusion_figure(
+    *, true_positive: int, false_positive: int, true_negative: int, false_negative: int
+) -> Figure:
+    """Confusion matrix in slices, with the share of each label's row."""
+    counts = np.array([[true_positive, false_negative], [false_positive, true_negative]])
+    colours = [[NON_COVID, COVID], [COVID, NON_COVID]]
+    words = [["right", "missed"], ["false alarm", "right"]]
+    with mpl.rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(4.4, 4.0), layout="constrained")
+        axes = figure.add_subplot()
+        for row, column in np.ndindex(2, 2):
+            total = int(counts[row].sum())
+            share = counts[row, column] / total if total else 0.0
+            box = (column - 0.47, row - 0.47)
+            axes.add_patch(
+                Rectangle(box, 0.94, 0.94, facecolor=colours[row][column], alpha=0.08 + 0.42 * share)
+            )
+            axes.text(column, row - 0.08, str(counts[row, column]), ha="center", va="center", fontsize=22)
+            detail = f"{share:.0%} {words[row][column]}" if total else "no such slice"
+            axes.text(column, row + 0.24, detail, ha="center", va="center", fontsize=9)
+        axes.set(
+            xlim=(-0.5, 1.5),
+            ylim=(1.5, -0.5),
+            aspect="equal",
+            xlabel="Called (slices)",
+            ylabel="Label (slices)",
+        )
+        axes.set_xticks([0, 1], ["COVID", "NonCOVID"])
+        axes.set_yticks([0, 1], ["COVID", "NonCOVID"], rotation=90, va="center")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        return figure
+
+
+def histogram_figure(covid: _Values, non_covid: _Values, threshold: float) -> Figure:
+    """Histogram of the probability of COVID per label, COVID upwards and NonCOVID downwards.
+
+    Args:
+        covid: probabilities of the slices labelled COVID, 0 to 1.
+        non_covid: probabilities of the slices labelled NonCOVID, 0 to 1.
+        threshold: where slices are called COVID.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.4, 4.0), layout="constrained")
+        axes = figure.add_subplot()
+        edges = np.linspace(0, 1, 21)
+        up, down = np.histogram(covid, edges)[0], np.histogram(non_covid, edges)[0]
+        axes.bar(edges[:-1], up, 0.046, align="edge", color=COVID, label=f"labelled COVID ({len(covid)})")
+        axes.bar(
+            edges[:-1],
+            -down,
+            0.046,
+            align="edge",
+            color=NON_COVID,
+            label=f"labelled NonCOVID ({len(non_covid)})",
+        )
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.axvline(
+            threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {threshold:g}"
+        )
+        reach = max(1, int(up.max()), int(down.max())) * 1.1
+        axes.set(xlim=(0, 1), ylim=(-reach, reach * 1.45))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+        axes.set(xlabel="Predicted probability of COVID", ylabel="Slices per bin of 0.05")
+        axes.legend(loc="upper center", ncols=1)
+        return figure
+
+
+def training_figure(history: Sequence[Mapping[str, Any]], selected_epoch: int | None = None) -> Figure | None:
+    """Loss and validation measures over the epochs of a training.
+
+    Args:
+        history: one mapping per epoch with ``epoch`` and any of ``train_loss``, ``val_loss``, ``val_auc``,
+            ``val_accuracy``; values may be missing or None.
+        selected_epoch: the epoch whose weights are in use, marked where known.
+
+    Returns:
+        The figure, or None where the history holds nothing to draw.
+    """
+    losses = _curves(history, {"train_loss": "training", "val_loss": "validation"})
+    scores = _curves(history, {"val_auc": "AUC", "val_accuracy": "accuracy"})
+    if not losses and not scores:
+        return None
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9.2, 3.4), layout="constrained")
+        panels = figure.subplots(1, 2)
+        for axes, curves, label in zip(
+            panels, (losses, scores), ("Loss (cross-entropy, nats)", "Validation measure"), strict=True
+        ):
+            _draw_curves(axes, curves, selected_epoch)
+            axes.set(xlabel="Epoch", ylabel=label)
+        return figure
+
+
+def _curves(
+    history: Sequence[Mapping[str, Any]], names: Mapping[str, str]
+) -> list[tuple[str, list[float], list[float]]]:
+    curves = []
+    for key, title in names.items():
+        points = [
+            (float(row.get("epoch", number)), float(row[key]))
+            for number, row in enumerate(history)
+            if row.get(key) is not None and np.isfinite(float(row[key]))
+        ]
+        if points:
+            curves.append((title, [x for x, _ in points], [y for _, y in points]))
+    return curves
+
+
+def _draw_curves(
+    axes: Axes, curves: list[tuple[str, list[float], list[float]]], selected_epoch: int | None
+) -> None:
+    for (title, x, y), colour, marker in zip(curves, (NON_COVID, COVID), ("o", "s"), strict=False):
+        axes.plot(x, y, color=colour, marker=marker, markersize=3.5, label=title)
+    if selected_epoch is not None and curves:
+        axes.axvline(
+            selected_epoch,
+            color=MUTED,
+            linewidth=1,
+            linestyle=(0, (4, 3)),
+            label=f"selected epoch {selected_epoch}",
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if curves:
+        axes.legend(loc="best")
+
+
+def svg(figure: Figure) -> str:
+    """A figure as a complete SVG document; equal figures give equal text."""
+    with mpl.rc_context(_STYLE):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
+    return buffer.getvalue()
+
+
+def inline_svg(figure: Figure, name: str) -> str:
+    """A figure as an ``<svg>`` element for an HTML page.
+
+    It takes its colours from the page's CSS variables, its ids start with ``name`` so that several figures do
+    not collide, and it holds no address at all (namespaces are implied within HTML). It is hidden from screen
+    readers: the page says in words what it shows.
+    """
+    text = svg(figure)
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", text)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg\b[^>]*?)\swidth="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg\b[^>]*?)\sheight="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    # A page's own font is at least as narrow as the one that the layout was computed with.
+    text = re.sub(r"'DejaVu Sans'[^;\"]*|font-family: sans-serif", "inherit", text)
+    for colour, variable in PAGE_COLOURS.items():
+        text = text.replace(colour, variable)
+    return text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)

@@ -1,0 +1,121 @@
+"""The HTML report of an evaluation: one file, no request to anywhere, every text escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from groundglass.reporting.figures import inline_svg
+
+NOTICE = "Research use only. Not a medical device: no finding in this report may guide the care of a patient."
+
+DATA_NOTICE = (
+    "Slices shown here belong to their publishers, authors and patients. The images of COVID-CT were taken "
+    "from publications and remain under their publishers' terms. Check the terms of the data set before you "
+    "pass this report on."
+)
+
+
+@dataclass(frozen=True)
+class MeasureRow:
+    """One row of the table of measures.
+
+    Attributes:
+        title: the measure's name.
+        value: None where it is undefined.
+        low: lower bound of the interval, None where there is none.
+        high: upper bound of the interval, None where there is none.
+        note: what should be known of it, such as why it is undefined; may be empty.
+        headline: whether the report shows it in large print at the top.
+    """
+
+    title: str
+    value: float | None
+    low: float | None
+    high: float | None
+    note: str = ""
+    headline: bool = False
+
+
+@dataclass(frozen=True)
+class FigurePanel:
+    """One figure.
+
+    Attributes:
+        name: unique within the report, letters and hyphens.
+        title: heading.
+        figure: None where it cannot be drawn.
+        words: what the figure shows, or why it cannot be drawn; read by everybody, screen readers included.
+        wide: takes the whole row.
+    """
+
+    name: str
+    title: str
+    figure: Figure | None
+    words: str
+    wide: bool = False
+
+    @property
+    def svg(self) -> Markup | None:
+        """The figure as inline SVG."""
+        return None if self.figure is None else Markup(inline_svg(self.figure, self.name))  # noqa: S704 - own SVG
+
+
+@dataclass(frozen=True)
+class GalleryPicture:
+    """A picture of a slice: a short caption, what it shows in words, and its data URI."""
+
+    caption: str
+    alt: str
+    data_uri: str
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """One slice of the gallery, with the facts printed below its pictures."""
+
+    file: str
+    facts: Sequence[str]
+    pictures: Sequence[GalleryPicture]
+
+
+@dataclass(frozen=True)
+class GalleryGroup:
+    """Slices of one kind, such as missed COVID; ``words`` introduces them or says that there are none."""
+
+    title: str
+    words: str
+    items: Sequence[GalleryItem]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a report says, in the order in which it says it."""
+
+    title: str
+    subtitle: str
+    warnings: Sequence[str]
+    measures: Sequence[MeasureRow]
+    measures_note: str
+    figures: Sequence[FigurePanel]
+    gallery: Sequence[GalleryGroup]
+    gallery_note: str
+    facts: Sequence[tuple[str, str]]
+    command: str
+
+
+def render(report: Report) -> str:
+    """The report as a self-contained HTML page."""
+    environment = Environment(
+        loader=PackageLoader("groundglass.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html.j2")
+    return template.render(report=report, notice=NOTICE, data_notice=DATA_NOTICE)

@@ -1,0 +1,90 @@
+"""Pictures of slices for people: activation maps over framed slices, outlines, and data URIs."""
+
+from __future__ import annotations
+
+import base64
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+"""Red, green, blue, shape (H, W, 3)."""
+
+FOR_COVID = (255, 124, 31)
+AGAINST_COVID = (64, 156, 255)
+FRAME = (255, 221, 87)
+"""Colours that stay apart on grey for colour-blind readers."""
+
+_STRENGTH = 0.62
+
+
+def grey_picture(pixels: NDArray[np.uint8]) -> Picture:
+    """Grey pixels (H, W) as a picture (H, W, 3)."""
+    return np.repeat(pixels[:, :, None], 3, axis=2)
+
+
+def overlay(framed: NDArray[np.uint8], activation_map: NDArray[np.floating]) -> Picture:
+    """Lay a class activation map over its framed slice.
+
+    Orange speaks for COVID, blue against it; the largest magnitude of this map is the most opaque, so that
+    colours compare within a slice and not between slices.
+
+    Args:
+        framed: grey pixels, shape (H, W).
+        activation_map: contributions to the logit of COVID, shape (h, w); values that are not finite count
+            as none.
+
+    Returns:
+        Shape (H, W, 3).
+    """
+    height, width = framed.shape
+    finite = np.nan_to_num(activation_map.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    smooth = cv2.resize(finite, (width, height), interpolation=cv2.INTER_CUBIC)
+    peak = float(np.abs(smooth).max())
+    strength = np.abs(smooth) / peak * _STRENGTH if peak > 0 else np.zeros_like(smooth)
+    colour = np.where((smooth > 0)[:, :, None], np.array(FOR_COVID), np.array(AGAINST_COVID))
+    blended = grey_picture(framed) * (1 - strength[:, :, None]) + colour * strength[:, :, None]
+    return np.clip(np.rint(blended), 0, 255).astype(np.uint8)
+
+
+def outline_mask(
+    picture: Picture, mask: NDArray[np.bool_], colour: tuple[int, int, int] = FRAME, thickness: int = 1
+) -> Picture:
+    """A copy of the picture with the outline of a mask (H, W) drawn onto it."""
+    outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    return np.asarray(
+        cv2.drawContours(picture.copy(), outlines, -1, colour, thickness, cv2.LINE_AA), np.uint8
+    )
+
+
+def outline_box(
+    picture: Picture, box: tuple[int, int, int, int], colour: tuple[int, int, int] = FRAME, thickness: int = 1
+) -> Picture:
+    """A copy of the picture with a box (left, top, right, bottom; the latter two outside) drawn onto it.
+
+    A box that reaches beyond the picture is drawn along its edge.
+    """
+    height, width = picture.shape[:2]
+    left, top = max(box[0], 0), max(box[1], 0)
+    right, bottom = min(box[2], width) - 1, min(box[3], height) - 1
+    return np.asarray(
+        cv2.rectangle(picture.copy(), (left, top), (right, bottom), colour, thickness, cv2.LINE_AA), np.uint8
+    )
+
+
+def fit(picture: Picture, side: int) -> Picture:
+    """The picture resized so that its longer side has ``side`` pixels."""
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, size, interpolation=interpolation), np.uint8)
+
+
+def png_data_uri(picture: Picture) -> str:
+    """A picture as ``data:image/png;base64,...``; one without colour is stored as grey."""
+    is_grey = bool((picture == picture[:, :, :1]).all())
+    pixels = picture[:, :, 0] if is_grey else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
+    return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
