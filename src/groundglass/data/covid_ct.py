@@ -1,0 +1,216 @@
+"""COVID-CT as people have it: a clone with its zips or an extracted folder, patients, official split, sources.
+
+The data set: Zhao et al., "COVID-CT-Dataset: a CT scan dataset about COVID-19", arXiv:2003.13865,
+https://github.com/UCSD-AI4H/COVID-CT. The package carries its table of file names, labels, patients, official
+split and SHA-256 (``covid_ct.csv``), not its images, which belong to their publishers.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path, PurePosixPath
+
+from groundglass.data.manifest import PARTS, Label, Manifest, Record, join_member, name_some
+from groundglass.errors import DataError
+
+NAME = "COVID-CT"
+IMAGES_FOLDER = "Images-processed"
+SPLIT_FOLDER = "Data-split"
+CLASS_FOLDERS = {Label.COVID: "CT_COVID", Label.NON_COVID: "CT_NonCOVID"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published image.
+
+    Attributes:
+        file: its file name, unique in the data set.
+        label: its class.
+        patient_id: from the meta files of the data set, unique over both classes.
+        split: its part of the official split.
+        sha256: hash of the file as published.
+    """
+
+    file: str
+    label: Label
+    patient_id: str
+    split: str
+    sha256: str
+
+    @property
+    def source(self) -> str:
+        """Where the image was published, as told by its file name.
+
+        COVID: the preprint (bioRxiv and medRxiv DOI suffix such as ``2020.03.12.20034686``) or the journal
+        article (``kjr-21-e24``, ``PIIS0140673620301549``, ...) whose figure it was cut from; images of one
+        article may still show scanners of several hospitals. NonCOVID: names hold only numbers, so all that
+        can be told is the collection: ``medpix`` for the ``.png`` (MedPix teaching files) and ``crawled`` for
+        the ``.jpg`` (figures from LUNA, Radiopaedia and PubMed Central, not told apart by the data set).
+        """
+        if self.label is Label.NON_COVID:
+            return "medpix" if self.file.endswith(".png") else "crawled"
+        match = _IDENTIFIER.match(self.file) or _PAGE.match(self.file)
+        return match.group(1) if match else "unknown"
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Where the image lies in an extracted copy of the data set."""
+        return PurePosixPath(IMAGES_FOLDER, CLASS_FOLDERS[self.label], self.file)
+
+
+# Figures were named <article>-p<page>-<number on page>[_<row>][%<panel>].
+_IDENTIFIER = re.compile(r"(\d{4}\.\d\d\.\d\d\.\d+|PIIS\d+)")
+_PAGE = re.compile(r"(.+?)-p\d+-\d")
+
+
+@lru_cache(maxsize=1)
+def entries() -> tuple[Entry, ...]:
+    """All 746 published images, COVID first, by file name."""
+    text = resources.files("groundglass.data").joinpath("covid_ct.csv").read_text(encoding="utf-8")
+    return tuple(
+        Entry(row["file"], Label(row["label"]), row["patient_id"], row["split"], row["sha256"])
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+def looks_like(path: Path) -> bool:
+    """Whether a folder is laid out like COVID-CT: a clone, an extracted copy, or its image folder.
+
+    A folder whose ``CT_COVID`` and ``CT_NonCOVID`` hold none of the published file names is somebody's own.
+    """
+    if (path / IMAGES_FOLDER).is_dir():
+        return True
+    if any((path / f"{name}.zip").is_file() for name in CLASS_FOLDERS.values()):
+        return True
+    return any((path / CLASS_FOLDERS[entry.label] / entry.file).is_file() for entry in entries())
+
+
+def load_covid_ct(path: Path) -> Manifest:
+    """Read COVID-CT from a clone, an extracted folder or its ``Images-processed`` folder.
+
+    Each of the 746 images is taken from the folder ``CT_COVID`` or ``CT_NonCOVID`` if it is there, else from
+    the zip beside it; zips are read in place. Files that are not among the 746 are left out. Every image is
+    compared with its published SHA-256. Where there is a ``Data-split`` folder, it must agree with the
+    official split.
+
+    Raises:
+        DataError: naming and counting images that are missing or differ, and a split file that disagrees.
+    """
+    images = path / IMAGES_FOLDER if (path / IMAGES_FOLDER).is_dir() else path
+    zipped = {label: _zip_members(images / f"{name}.zip") for label, name in CLASS_FOLDERS.items()}
+    found: dict[str, Path] = {}
+    for entry in entries():
+        plain = images / CLASS_FOLDERS[entry.label] / entry.file
+        if plain.is_file():
+            found[entry.file] = plain
+        elif entry.file in zipped[entry.label]:
+            archive = images / f"{CLASS_FOLDERS[entry.label]}.zip"
+            found[entry.file] = join_member(archive, zipped[entry.label][entry.file])
+    missing = [entry.file for entry in entries() if entry.file not in found]
+    if missing:
+        raise DataError(
+            f"{images}: {len(missing)} of the {len(entries())} COVID-CT images are missing: "
+            f"{name_some(missing)}; `groundglass data download covid-ct` fetches what is missing"
+        )
+    _check_hashes(images, zipped)
+    _check_split_files(path / SPLIT_FOLDER)
+    records = tuple(
+        Record(found[entry.file], entry.label, entry.patient_id, entry.source, entry.split)
+        for entry in entries()
+    )
+    return Manifest(name=NAME, root=path, records=records)
+
+
+def image_members(archive: zipfile.ZipFile) -> dict[str, str]:
+    """File name to member of a zip's images, without what macOS and tar leave behind.
+
+    ``__MACOSX/`` and ``PaxHeader/`` entries carry the images' very names and hold no image.
+    """
+    members: dict[str, str] = {}
+    for member in archive.namelist():
+        parts = PurePosixPath(member).parts
+        junk = any(part == "__MACOSX" or part.startswith("PaxHeader") for part in parts)
+        if parts and not junk and not member.endswith("/") and not parts[-1].startswith("."):
+            members.setdefault(parts[-1], member)
+    return members
+
+
+def read_split_file(path: Path) -> tuple[str, ...]:
+    """File names in one of the data set's ``Data-split`` text files; blank lines and spaces do not matter."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as the official split ({error})") from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _zip_members(archive: Path) -> dict[str, str]:
+    if not archive.is_file():
+        return {}
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return image_members(opened)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{archive}: is no readable zip file ({error}); fetch it again") from error
+
+
+def _contents(images: Path, label: Label, members: dict[str, str]) -> Iterator[tuple[Entry, bytes]]:
+    """Published images of one class with their bytes; a zip is opened once."""
+    folder = images / CLASS_FOLDERS[label]
+    wanted = [entry for entry in entries() if entry.label is label]
+    inside = [entry for entry in wanted if not (folder / entry.file).is_file()]
+    for entry in wanted:
+        if entry not in inside:
+            yield entry, (folder / entry.file).read_bytes()
+    if inside:
+        with zipfile.ZipFile(folder.with_suffix(".zip")) as archive:
+            for entry in inside:
+                yield entry, _read_member(archive, members[entry.file])
+
+
+def _read_member(archive: zipfile.ZipFile, member: str) -> bytes:
+    """A member's bytes; none where it is damaged, which then shows as a wrong hash."""
+    try:
+        return archive.read(member)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return b""
+
+
+def _check_hashes(images: Path, zipped: dict[Label, dict[str, str]]) -> None:
+    different = [
+        entry.file
+        for label, members in zipped.items()
+        for entry, content in _contents(images, label, members)
+        if hashlib.sha256(content).hexdigest() != entry.sha256
+    ]
+    if different:
+        raise DataError(
+            f"{images}: {len(different)} images differ from those published (SHA-256): "
+            f"{name_some(different)}; delete them and run `groundglass data download covid-ct`, or give your own images as a folder "
+            "COVID/, NonCOVID/ or as a manifest CSV"
+        )
+
+
+def _check_split_files(folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    for label, name in CLASS_FOLDERS.items():
+        for part in PARTS:
+            file = folder / label.value / f"{part}{name}.txt"
+            if not file.is_file():
+                continue
+            official = {entry.file for entry in entries() if entry.label is label and entry.split == part}
+            strangers = sorted(official.symmetric_difference(read_split_file(file)))
+            if strangers:
+                raise DataError(
+                    f"{file}: differs from the official split in {len(strangers)} names: "
+                    f"{name_some(strangers)}; restore it, or give your own split as a manifest CSV"
+                )

@@ -1,0 +1,252 @@
+"""Manifest: what a data set holds, one record per slice, and its CSV form."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from groundglass.atomic import write_text
+from groundglass.errors import DataError
+
+COLUMNS = ("path", "label", "patient_id", "source", "split")
+"""Columns of a manifest CSV; only ``path`` must be there. Others are left alone."""
+
+PARTS = ("train", "val", "test")
+
+_UNKNOWN_PATIENT = "unknown:"
+_NAMED_IN_ERRORS = 5
+
+
+class Label(str, Enum):
+    """What a slice shows. COVID is the positive class everywhere."""
+
+    COVID = "COVID"
+    NON_COVID = "NonCOVID"
+
+    @classmethod
+    def parse(cls, text: str) -> Label:
+        """The label spelt by ``text``; case and punctuation do not matter.
+
+        Numbers are refused: published scripts disagree on which class counts as 1.
+
+        Raises:
+            DataError: for any other spelling.
+        """
+        label = cls.spelt(text)
+        if label is None:
+            raise DataError(f"label {text!r} is neither COVID nor NonCOVID (case and hyphens do not matter)")
+        return label
+
+    @classmethod
+    def spelt(cls, text: str) -> Label | None:
+        """Like `parse`, but None for any other spelling."""
+        letters = "".join(character for character in text.lower() if character.isalnum())
+        return _LABEL_SPELLINGS.get(letters)
+
+
+_LABEL_SPELLINGS = {
+    "covid": Label.COVID,
+    "covid19": Label.COVID,
+    "ctcovid": Label.COVID,
+    "noncovid": Label.NON_COVID,
+    "noncovid19": Label.NON_COVID,
+    "ctnoncovid": Label.NON_COVID,
+}
+_SPLIT_SPELLINGS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One slice of a data set.
+
+    Attributes:
+        path: the image file; for a zip's member ``archive.zip!member``.
+        label: what it shows, or None where nobody says.
+        patient_id: whose slice it is; where unknown, an id of the file's own (`unknown_patient`).
+        source: where it was published or scanned, as far as can be told.
+        split: the data set's own ``train``, ``val`` or ``test``, or None.
+    """
+
+    path: Path
+    label: Label | None
+    patient_id: str
+    source: str
+    split: str | None
+
+    @property
+    def patient_known(self) -> bool:
+        """Whether the data set says whose slice this is."""
+        return not self.patient_id.startswith(_UNKNOWN_PATIENT)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set: its name, the folder or file it was read from, and its records in a stable order."""
+
+    name: str
+    root: Path
+    records: tuple[Record, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every record has a label."""
+        return all(record.label is not None for record in self.records)
+
+
+def unknown_patient(relative: str) -> str:
+    """Patient id for a file of which nothing is known: no two files share it."""
+    return f"{_UNKNOWN_PATIENT}{relative}"
+
+
+def name_some(names: Sequence[str], shown: int = _NAMED_IN_ERRORS) -> str:
+    """The first ``shown`` names, comma-separated, and how many there are beyond."""
+    listed = ", ".join(names[:shown])
+    return f"{listed} and {len(names) - shown} more" if len(names) > shown else listed
+
+
+def split_member(path: Path) -> tuple[Path, str] | None:
+    """Archive and member of ``archive.zip!member``, or None for a plain file."""
+    text = str(path)
+    at = text.lower().find(".zip!")
+    if at < 0:
+        return None
+    return Path(text[: at + 4]), Path(text[at + 5 :]).as_posix()
+
+
+def join_member(archive: Path, member: str) -> Path:
+    """The path ``archive.zip!member``."""
+    return Path(f"{archive}!{member}")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest CSV with a header line naming some of `COLUMNS`.
+
+    Relative paths are relative to the CSV's folder. An empty ``label`` or ``split`` means none, an empty
+    ``patient_id`` an unknown patient, an empty ``source`` the CSV's own name.
+
+    Raises:
+        DataError: if the file cannot be read, holds a spelling that is not known (with line), names a file
+            twice or one that is not there.
+    """
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
+    _check_header(path, reader.fieldnames)
+    records: list[Record] = []
+    lines: dict[str, int] = {}
+    try:
+        for row in reader:
+            line = reader.line_num
+            record = _parse_row(path, line, row)
+            key = os.path.normpath(record.path)
+            if key in lines:
+                raise DataError(f"{path}: line {line}: {row['path'].strip()} is already on line {lines[key]}")
+            lines[key] = line
+            records.append(record)
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num}: {error}") from error
+    if not records:
+        raise DataError(f"{path}: has no rows, only a header line")
+    _check_presence(path, records)
+    return Manifest(name=path.stem, root=path.parent, records=tuple(records))
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write a manifest as CSV, atomically; images below the CSV's folder get relative paths."""
+    folder = path.absolute().parent
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for record in manifest.records:
+        image = record.path.absolute()
+        image = image.relative_to(folder) if image.is_relative_to(folder) else image
+        label = record.label.value if record.label else ""
+        patient = record.patient_id if record.patient_known else ""
+        writer.writerow([image.as_posix(), label, patient, record.source, record.split or ""])
+    write_text(path, text.getvalue())
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text; save the manifest as CSV in UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _check_header(path: Path, names: Sequence[str] | None) -> None:
+    """A misspelt column would silently be lost, and with it, say, the patients: so it is an error."""
+    header = [name.strip() for name in names or []]
+    if "path" not in header:
+        raise DataError(
+            f"{path}: the first line must name the columns and among them `path` ({', '.join(COLUMNS)})"
+        )
+    if list(names or []) != header or len(set(header)) != len(header):
+        raise DataError(f"{path}: column names must be unique and without spaces around: {', '.join(header)}")
+    for name in header:
+        likeness = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.75)
+        if name not in COLUMNS and likeness and likeness[0] not in header:
+            raise DataError(f"{path}: column {name!r} is not known; did you mean {likeness[0]!r}?")
+
+
+def _parse_row(path: Path, line: int, row: dict[str, str | None]) -> Record:
+    fields = {name: (row.get(name) or "").strip() for name in COLUMNS}
+    if not fields["path"]:
+        raise DataError(f"{path}: line {line}: `path` is empty")
+    split = _SPLIT_SPELLINGS.get(fields["split"].lower()) if fields["split"] else None
+    if fields["split"] and split is None:
+        raise DataError(f"{path}: line {line}: split {fields['split']!r} is not one of {', '.join(PARTS)}")
+    try:
+        label = Label.parse(fields["label"]) if fields["label"] else None
+    except DataError as error:
+        raise DataError(f"{path}: line {line}: {error}") from error
+    return Record(
+        path=path.parent / fields["path"],
+        label=label,
+        patient_id=fields["patient_id"] or unknown_patient(fields["path"]),
+        source=fields["source"] or path.stem,
+        split=split,
+    )
+
+
+def _check_presence(path: Path, records: Iterable[Record]) -> None:
+    members: dict[Path, frozenset[str]] = {}
+    missing: list[str] = []
+    for record in records:
+        split = split_member(record.path)
+        if split is None or record.path.is_file():
+            present = record.path.is_file()
+        else:
+            archive, member = split
+            if archive not in members:
+                members[archive] = member_names(archive) if archive.is_file() else frozenset()
+            present = member in members[archive]
+        if not present:
+            missing.append(str(record.path))
+    if missing:
+        raise DataError(f"{path}: {len(missing)} of its images are not there: {name_some(missing)}")
+
+
+def member_names(archive: Path) -> frozenset[str]:
+    """Names of all members of a zip file.
+
+    Raises:
+        DataError: if it is no zip file or a damaged one.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return frozenset(opened.namelist())
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{archive}: is no readable zip file ({error}); fetch it again") from error
