@@ -1,6 +1,7 @@
 """Crop to the lungs, resize, normalise: the one way from a slice to what a network sees.
 
-Training, evaluation and prediction all frame through :class:`Framing`; its fields travel with a trained model.
+Training, evaluation and prediction all frame through :class:`Framing`; its fields travel with a trained
+model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Box = tuple[int, int, int, int]
 _SEARCH_SIDE = 192
 # A lung field takes at least this share of the picture; smaller dark spots are airways, bowel gas, print.
 _SMALLEST_LUNG = 0.008
-# At the picture's edge only a whole lung counts: folds of skin, arms and table leave smaller dark regions there.
+# At the picture's edge only a whole lung counts: skin folds, arms and table leave smaller dark regions.
 _SMALLEST_LUNG_AT_EDGE = 0.05
 # Share of its bounding box that a lung field fills; printed frames and rims of air fill less.
 _LEAST_COMPACT = 0.15
@@ -150,7 +151,9 @@ def resize_box(pixels: Grey, box: Box, size: int) -> Grey:
     if any(padding):
         cut = cv2.copyMakeBorder(cut, *padding, cv2.BORDER_REPLICATE)
     shrinking = max(cut.shape) > size
-    return np.asarray(cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR))
+    return np.asarray(
+        cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    )
 
 
 def otsu_anchors(pixels: Grey) -> tuple[float, float]:
@@ -217,9 +220,11 @@ def _dark_fields(dark: NDArray[np.uint8]) -> NDArray[np.uint8]:
     lung = (area >= _SMALLEST_LUNG) & (compact >= _LEAST_COMPACT) & ~touching
     # A picture cut closely lets lungs run into its edges, but hardly into its corners.
     lung |= (area >= _SMALLEST_LUNG_AT_EDGE) & (compact >= _LEAST_COMPACT_AT_EDGE) & touching & ~cornered
-    lung &= (centres[:, 1] >= _LUNG_ROWS[0] * dark.shape[0]) & (centres[:, 1] <= _LUNG_ROWS[1] * dark.shape[0])
+    lung &= (centres[:, 1] >= _LUNG_ROWS[0] * dark.shape[0]) & (
+        centres[:, 1] <= _LUNG_ROWS[1] * dark.shape[0]
+    )
     lung[0] = False
-    return lung[labels].astype(np.uint8)
+    return np.asarray(lung[labels], np.uint8)
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> Box:

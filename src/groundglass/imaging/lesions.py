@@ -1,8 +1,8 @@
 """Paint ground-glass opacity into the lungs of a slice, with its mask as ground truth.
 
 A slice scanned before the disease and the same slice painted differ in nothing but the lesion: no container,
-window, scanner or hospital can tell the two apart. The idea is published as label-free segmentation of COVID-19
-lesions (Yao et al., Label-Free Segmentation of COVID-19 Lesions in Lung CT, IEEE TMI 40(10), 2021).
+window, scanner or hospital can tell the two apart. The idea is published as label-free segmentation of
+COVID-19 lesions (Yao et al., Label-Free Segmentation of COVID-19 Lesions in Lung CT, IEEE TMI 40(10), 2021).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def paint_ground_glass(
 
 
 def _patches(lungs: NDArray[np.uint8], severity: float, rng: np.random.Generator) -> tuple[Field, Field]:
-    """Extent (how much of a pixel is lesion) and relative density of the lesion, both in 0..1, on the grid."""
+    """Extent (share of a pixel that is lesion) and relative density of the lesion, both in 0..1."""
     score = _preference(lungs, rng)
     inside = score[lungs > 0]
     share = np.clip(severity * rng.uniform(0.45, 1.0), 0.01, 0.85)

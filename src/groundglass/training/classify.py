@@ -1,0 +1,141 @@
+"""The training step: one-logit classification with averaged weights, as a Lightning module."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.swa_utils import AveragedModel
+from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
+
+from groundglass.training.recipe import OptimiserSection, Recipe
+
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+class Classifier(LightningModule):
+    """Trains a network and keeps an exponential moving average of its weights, which is what is judged.
+
+    Everything random in an epoch is seeded from (seed, epoch), so that a resumed training repeats it exactly.
+
+    Args:
+        network: float32 (B, 1, H, W) to a ``NetworkOutput``.
+        recipe: loss, optimiser and schedule.
+        steps_per_epoch: batches of one epoch, for the schedule.
+        seed: of the run.
+    """
+
+    def __init__(self, network: nn.Module, recipe: Recipe, steps_per_epoch: int, seed: int) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.averaged = AveragedModel(
+            network, multi_avg_fn=_moving_average(recipe.training.ema_decay), use_buffers=True
+        ).requires_grad_(False)
+        self.recipe = recipe
+        self.steps_per_epoch = steps_per_epoch
+        self.seed = seed
+        self._auc = BinaryAUROC()
+        self._accuracy = BinaryAccuracy()
+        self._val_logits: list[Tensor] = []
+        self._val_labels: list[Tensor] = []
+
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout for this epoch and process."""
+        entropy = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank])
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Binary cross-entropy against smoothed, possibly mixed labels."""
+        images, labels = batch
+        smoothing = self.recipe.training.label_smoothing
+        targets = labels * (1 - smoothing) + smoothing / 2
+        if self.recipe.augmentation.mixup > 0:
+            images, targets = self._mixed(images, targets, batch_idx)
+        loss = binary_cross_entropy_with_logits(self.network(images).logit, targets)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        return loss
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Move the averaged weights a step towards the trained ones."""
+        self.averaged.update_parameters(self.network)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Collect the averaged network's logits."""
+        images, labels = batch
+        self._val_logits.append(self.averaged(images).logit)
+        self._val_labels.append(labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Loss, AUC and accuracy over the whole validation part; every process sees all of it."""
+        logits, labels = torch.cat(self._val_logits), torch.cat(self._val_labels)
+        self._val_logits.clear()
+        self._val_labels.clear()
+        probabilities, truth = logits.sigmoid(), labels.int()
+        measured = {
+            "val_loss": binary_cross_entropy_with_logits(logits, labels),
+            "val_auc": self._auc(probabilities, truth),
+            "val_accuracy": self._accuracy(probabilities, truth),
+        }
+        self._auc.reset()
+        self._accuracy.reset()
+        self.log_dict(measured, prog_bar=True)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW without decay on biases and norms; warm-up and cosine by the step."""
+        section = self.recipe.optimiser
+        groups = _parameter_groups(self.network.parameters(), section.weight_decay)
+        optimiser = torch.optim.AdamW(groups, lr=section.lr)
+        steps = self.steps_per_epoch * self.recipe.training.epochs
+        warmup = section.warmup_epochs * self.steps_per_epoch
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: lr_share(step, steps, warmup, section)
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _mixed(self, images: Tensor, targets: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Mixup (Zhang et al., ICLR 2018): pairs of images and labels blended by a share from Beta(a, a)."""
+        rng = np.random.default_rng([self.seed, self.current_epoch, batch_idx, self.global_rank])
+        share = float(rng.beta(self.recipe.augmentation.mixup, self.recipe.augmentation.mixup))
+        other = torch.from_numpy(rng.permutation(len(images))).to(images.device)
+        blended = images.lerp(images[other], 1 - share).contiguous(memory_format=torch.channels_last)
+        return blended, targets.lerp(targets[other], 1 - share)
+
+
+def lr_share(step: int, steps: int, warmup: float, section: OptimiserSection) -> float:
+    """The learning rate at ``step`` as a share of its peak: linear warm-up, then half a cosine."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min(1.0, (step - warmup) / max(1.0, steps - warmup))
+    low = section.final_lr_share
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
+    trained = [p for p in parameters if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+class _moving_average:  # noqa: N801 - used as a function; a class only so that deep copies of the module work
+    """Exponential moving average whose memory grows with the steps seen, up to ``decay``."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+
+    def __call__(self, averaged: _Tensors, current: _Tensors, steps: Tensor | int) -> None:
+        seen = int(steps)
+        weight = 1 - min(self.decay, (1 + seen) / (10 + seen))
+        for mean, value in zip(averaged, current, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, weight)
+            else:
+                mean.copy_(value)

@@ -1,0 +1,205 @@
+"""Recipes: how a network is trained, read from YAML, every field checked and overridable."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from groundglass.errors import RecipeError
+from groundglass.imaging.framing import Framing, Normalisation
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkSection(Section):
+    """Which network, from which weights. The switches concern Mask-EfficientNet only."""
+
+    name: str
+    weights: str = "none"
+    mask: bool = True
+    attention: bool = True
+    histogram: bool = True
+    dropout: Share = 0.2
+
+
+class FramingSection(Section):
+    """Fields of :class:`groundglass.imaging.framing.Framing`."""
+
+    size: Annotated[int, Field(ge=32, le=1024)] = 160
+    crop: bool = True
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    normalisation: Normalisation = "two-anchor"
+
+    def build(self) -> Framing:
+        """The framing these fields describe."""
+        return Framing(**self.model_dump())
+
+
+class AugmentationSection(Section):
+    """Ranges and probabilities of the augmentations; zero switches one off.
+
+    The first four are the paper's (section III-A), the others keep a network from reading the container, the
+    window or the scanner instead of the lungs.
+    """
+
+    translation: Annotated[float, Field(ge=0, le=0.5)] = 0.06
+    rotation: Annotated[float, Field(ge=0, le=180)] = 12.0
+    mirror: Share = 0.5
+    noise: Share = 0.3
+    smallest_crop: Annotated[float, Field(gt=0, le=1)] = 0.7
+    stretch: Annotated[float, Field(ge=0, lt=1)] = 0.12
+    grey: Share = 0.8
+    blur: Share = 0.25
+    jpeg: Share = 0.3
+    erasing: Share = 0.25
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+
+
+class SynthesisSection(Section):
+    """Lesion synthesis: lesion-free slices, each drawn untouched as NonCOVID or painted as COVID.
+
+    The first ``epochs_alone`` epochs hold nothing else: a supervised pretraining that knows no hospital.
+    """
+
+    slices_per_epoch: Count = 0
+    epochs_alone: Count = 0
+    painted: Share = 0.5
+    severity: tuple[Share, Share] = (0.08, 0.8)
+
+
+class OptimiserSection(Section):
+    """AdamW with a cosine schedule after a linear warm-up."""
+
+    lr: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    final_lr_share: Share = 0.01
+    gradient_clip: Annotated[float, Field(ge=0)] = 1.0
+
+
+class TrainingSection(Section):
+    """Length, batches, regularisation and what is kept."""
+
+    epochs: Annotated[int, Field(ge=1)] = 14
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    selection: Literal["last", "val_auc", "val_loss"] = "last"
+
+
+class Recipe(Section):
+    """Everything that decides a training, except data, split and seed."""
+
+    name: str
+    network: NetworkSection
+    framing: FramingSection = FramingSection()
+    augmentation: AugmentationSection = AugmentationSection()
+    synthesis: SynthesisSection = SynthesisSection()
+    optimiser: OptimiserSection = OptimiserSection()
+    training: TrainingSection = TrainingSection()
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, every field spelled out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("groundglass") / "recipes"
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by name or from a YAML file, with overrides such as ``optimiser.lr=3e-4``.
+
+    Raises:
+        RecipeError: for an unknown recipe, an unknown key (with a suggestion) or a value out of range.
+    """
+    fields = _read(name)
+    for override in overrides:
+        _apply(fields, override)
+    return parse_recipe(fields, name)
+
+
+def parse_recipe(fields: dict[str, Any], name: str) -> Recipe:
+    """Check a recipe's fields; ``name`` is what an error message calls it."""
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        raise RecipeError(f"recipe {name}: {_first_fault(error)}") from None
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path}: cannot be read as a recipe ({error})") from None
+    else:
+        if name not in recipe_names():
+            close = difflib.get_close_matches(name, recipe_names(), 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(recipe_names())}"
+            raise RecipeError(f"no recipe named {name!r}; {hint}")
+        text = (resources.files("groundglass") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(fields, dict):
+        raise RecipeError(f"{name}: a recipe is a mapping of sections, not {type(fields).__name__}")
+    return fields
+
+
+def _apply(fields: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {override}: expected KEY=VALUE, for example optimiser.lr=3e-4")
+    *sections, last = key.split(".")
+    for section in sections:
+        fields = fields.setdefault(section, {})
+        if not isinstance(fields, dict):
+            raise RecipeError(f"--set {override}: {section} is a value, not a section")
+    try:
+        fields[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {override}: {value!r} is not a valid value") from None
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    location = [str(part) for part in fault["loc"]]
+    key = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(location[-1], _siblings(location[:-1]), 1, cutoff=0.5)
+        hint = f"did you mean {'.'.join([*location[:-1], close[0]])}?" if close else ""
+        return f"unknown key {key}; {hint or 'known are: ' + ', '.join(_siblings(location[:-1]))}"
+    if fault["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key}={fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _siblings(sections: list[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for section in sections:
+        annotation = model.model_fields[section].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,168 @@
+"""A run: the folder one training leaves behind, and the network in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from groundglass.errors import RunError
+from groundglass.imaging.framing import Framing
+from groundglass.models.registry import build
+from groundglass.training.checkpoint import read_history
+from groundglass.training.recipe import Recipe, parse_recipe
+
+if TYPE_CHECKING:
+    from groundglass.models.network import Network
+
+INFO, RECIPE, HISTORY, WEIGHTS, CHECKPOINTS = (
+    "run.json",
+    "recipe.yaml",
+    "history.csv",
+    "weights.safetensors",
+    "checkpoints",
+)
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of slices.
+
+    Attributes:
+        logit: float32, shape (N,).
+        probability: float32, shape (N,), of COVID.
+        activation_map: float32, shape (N, h, w): each position's share of the logit.
+        framed: uint8, shape (N, size, size): what the network was shown, before normalisation.
+    """
+
+    logit: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    activation_map: NDArray[np.float32]
+    framed: NDArray[np.uint8]
+
+
+class Run:
+    """A training's folder.
+
+    Args:
+        path: of the folder.
+        recipe: that was trained.
+        info: content of ``run.json``: seed, split, versions, data, times, whether it is finished.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe, info: dict[str, Any]) -> None:
+        self.path = path
+        self.recipe = recipe
+        self.info = info
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a run's folder.
+
+        Raises:
+            RunError: it is no run, or its files are damaged.
+        """
+        path = Path(path)
+        if not (path / INFO).is_file():
+            raise RunError(f"{path}: no run here ({INFO} is missing); train one with `groundglass train`")
+        try:
+            info = json.loads((path / INFO).read_text(encoding="utf-8"))
+            fields = yaml.safe_load((path / RECIPE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise RunError(f"{path}: damaged run ({error})") from None
+        return cls(path, parse_recipe(fields, str(path / RECIPE)), info)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return int(self.info["seed"])
+
+    @property
+    def split_spec(self) -> str:
+        """The split it was trained on, as given on the command line."""
+        return str(self.info["split"])
+
+    @property
+    def framing(self) -> Framing:
+        """How its slices are framed."""
+        return self.recipe.framing.build()
+
+    def history(self) -> list[dict[str, float]]:
+        """One row per epoch; see :data:`groundglass.training.checkpoint.COLUMNS`."""
+        return read_history(self.path / HISTORY)
+
+    @cached_property
+    def network(self) -> Network:
+        """The trained network, in evaluation mode.
+
+        Raises:
+            RunError: the weights are missing or damaged.
+        """
+        network = build_network(self.recipe, pretrained=False)
+        weights = self.path / WEIGHTS
+        if not weights.is_file():
+            raise RunError(
+                f"{self.path}: training is not finished ({WEIGHTS} is missing); go on with --resume"
+            )
+        try:
+            network.load_state_dict(load_file(weights))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise RunError(f"{weights}: damaged weights ({str(error).splitlines()[0]})") from None
+        return network.eval().to(memory_format=torch.channels_last)
+
+    def predict(self, slices: Iterable[NDArray[np.uint8]]) -> Predictions:
+        """Judge slices of any shape, framed as in training, in batches.
+
+        Args:
+            slices: uint8 arrays of shape (H, W).
+        """
+        framing = self.framing
+        framed = [framing.frame(pixels).pixels for pixels in slices]
+        return predict_framed(
+            self.network, framing, np.array(framed, np.uint8).reshape(-1, framing.size, framing.size)
+        )
+
+
+def predict_framed(network: torch.nn.Module, framing: Framing, framed: NDArray[np.uint8]) -> Predictions:
+    """Judge framed slices.
+
+    Args:
+        network: in evaluation mode.
+        framing: whose normalisation is applied.
+        framed: uint8, shape (N, size, size).
+    """
+    logits, maps = [], []
+    with torch.inference_mode():
+        for start in range(0, len(framed), _BATCH):
+            images = torch.from_numpy(framing.normalise(framed[start : start + _BATCH])).unsqueeze(1)
+            output = network(images.contiguous(memory_format=torch.channels_last))
+            logits.append(output.logit.numpy())
+            maps.append(output.activation_map.numpy())
+    logit = np.concatenate(logits) if logits else np.empty(0, np.float32)
+    activation_map = np.concatenate(maps) if maps else np.empty((0, 1, 1), np.float32)
+    return Predictions(logit, np.asarray(1 / (1 + np.exp(-logit)), np.float32), activation_map, framed)
+
+
+def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:
+    """The recipe's network; with ``pretrained`` off, its weights are about to be replaced."""
+    section = recipe.network
+    return build(
+        section.name,
+        weights=section.weights if pretrained else "none",
+        mask=section.mask,
+        attention=section.attention,
+        histogram=section.histogram,
+        drop_rate=section.dropout,
+    )

@@ -1,0 +1,164 @@
+"""What a network sees in an epoch: real slices and painted pairs, drawn by seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from groundglass.imaging.framing import Framing
+from groundglass.imaging.lesions import paint_ground_glass
+from groundglass.training.augment import Augmentation
+from groundglass.training.framed import FramedSet
+from groundglass.training.recipe import SynthesisSection
+
+# A lesion-free slice is used only where lungs fill this share of the frame, so that a lesion can be seen.
+_LEAST_LUNG = 0.12
+# A painted slice is COVID only where the lesion covers this share of its lungs; otherwise it stays as it was.
+_LEAST_LESION = 0.004
+
+
+@dataclass(frozen=True)
+class SampleKey:
+    """One sample of one epoch: where it comes from and the seed of everything random in it.
+
+    Attributes:
+        index: of the slice in its set.
+        lesion_free: the slice comes from the lesion-free set.
+        painted: a lesion is painted into it.
+        seed: entropy of its random generator.
+    """
+
+    index: int
+    lesion_free: bool
+    painted: bool
+    seed: tuple[int, int, int]
+
+
+class EpochBatches(Sampler[list[SampleKey]]):
+    """Batches of sample keys, drawn anew for each epoch from (seed, epoch) and nothing else.
+
+    A training that is interrupted and resumed at an epoch's start therefore sees the same samples as one
+    that ran through, and every process of a distributed training draws the same batches and takes its share.
+
+    Args:
+        real: number of labelled slices; each is seen once an epoch.
+        lesion_free: number of lesion-free slices to draw from.
+        synthesis: how many of them are drawn an epoch, the share that is painted, and the first epochs that
+            hold nothing else (of the same length as the others).
+        batch_size: samples of one batch over all processes; a smaller rest is dropped, as batch statistics
+            of a few samples harm.
+        seed: of the run.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        real: int,
+        lesion_free: int,
+        synthesis: SynthesisSection,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.real = real
+        self.lesion_free = lesion_free
+        self.synthesis = synthesis
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    @property
+    def samples(self) -> int:
+        """Samples of one epoch."""
+        return self.real + (self.synthesis.slices_per_epoch if self.lesion_free else 0)
+
+    def __len__(self) -> int:
+        return max(1, self.samples // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        alone = self.lesion_free > 0 and self.epoch < self.synthesis.epochs_alone
+        real = 0 if alone else self.real
+        drawn = self.samples - real
+        synthetic = (
+            rng.choice(self.lesion_free, drawn, replace=drawn > self.lesion_free) if drawn else np.empty(0)
+        )
+        painted = np.arange(drawn) < round(drawn * self.synthesis.painted)
+        keys = [(index, False, False) for index in range(real)]
+        keys += [(int(index), True, bool(paint)) for index, paint in zip(synthetic, painted, strict=True)]
+        order = rng.permutation(len(keys))
+        for batch in range(len(self)):
+            positions = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            mine = positions[self.rank :: self.world_size]
+            yield [SampleKey(*keys[p], (self.seed, self.epoch, int(p))) for p in mine]
+
+
+class TrainingSamples(Dataset[tuple[Tensor, Tensor]]):
+    """Batches of augmented, normalised slices and their labels, made from keys.
+
+    Args:
+        real: labelled slices with context.
+        labels: 1 COVID, 0 NonCOVID, for ``real``.
+        lesion_free: slices with context to paint into, or None.
+        framing: normalises what augmentation gives.
+        augmentation: applied to every sample.
+        severity: range of the painted severity.
+    """
+
+    def __init__(
+        self,
+        real: FramedSet,
+        labels: NDArray[np.float32],
+        lesion_free: FramedSet | None,
+        framing: Framing,
+        augmentation: Augmentation,
+        severity: tuple[float, float],
+    ) -> None:
+        self.real = real
+        self.labels = labels
+        self.lesion_free = lesion_free
+        self.framing = framing
+        self.augmentation = augmentation
+        self.severity = severity
+
+    def __getitem__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
+        """Images (B, 1, size, size) float32 in channels-last memory, labels (B,) float32."""
+        size = self.framing.size
+        pixels = np.empty((len(keys), size, size), np.uint8)
+        labels = np.empty(len(keys), np.float32)
+        for row, key in enumerate(keys):
+            rng = np.random.default_rng(key.seed)
+            source, labels[row] = self._draw(key, rng)
+            pixels[row] = self.augmentation(source, rng)
+        images = torch.from_numpy(self.framing.normalise(pixels)).unsqueeze(1)
+        return images.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels)
+
+    def _draw(self, key: SampleKey, rng: np.random.Generator) -> tuple[NDArray[np.uint8], float]:
+        if not key.lesion_free or self.lesion_free is None:
+            return self.real.pixels[key.index], float(self.labels[key.index])
+        pixels, lungs = self.lesion_free.pixels[key.index], self.lesion_free.lungs[key.index]
+        if key.painted:
+            painted = paint_ground_glass(pixels, lungs, rng.uniform(*self.severity), rng)
+            if painted.mask.sum() >= _LEAST_LESION * lungs.sum():
+                return painted.pixels, 1.0
+        return pixels, 0.0
+
+
+def with_lungs(slices: FramedSet) -> FramedSet:
+    """The slices in which lungs fill enough of the frame to paint a lesion that can be seen."""
+    keep = np.flatnonzero(slices.lungs.mean(axis=(1, 2)) >= _LEAST_LUNG)
+    return FramedSet(slices.pixels[keep], slices.lungs[keep], tuple(slices.sha256[i] for i in keep))

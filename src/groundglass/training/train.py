@@ -1,0 +1,362 @@
+"""Train one network: data in, run folder out, resumable after a kill at any moment."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader, TensorDataset
+
+from groundglass import __version__
+from groundglass.atomic import atomic_path, write_json, write_text
+from groundglass.data.load import load_dataset
+from groundglass.data.manifest import Label, Manifest, Record
+from groundglass.data.splits import make_split
+from groundglass.errors import DataError, RecipeError, RunError
+from groundglass.imaging.framing import Framing
+from groundglass.training.augment import CONTEXT, Augmentation
+from groundglass.training.checkpoint import AtomicCheckpoints, History
+from groundglass.training.classify import Classifier
+from groundglass.training.framed import FramedSet, load_framed
+from groundglass.training.memory import keep_memory
+from groundglass.training.recipe import Recipe
+from groundglass.training.run import CHECKPOINTS, HISTORY, INFO, RECIPE, WEIGHTS, Run, build_network
+from groundglass.training.samples import EpochBatches, TrainingSamples, with_lungs
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+        recipe: what is trained and how.
+        data: the data set: COVID-CT, a folder ``COVID/`` and ``NonCOVID/``, or a manifest.
+        split: which slices train and which validate; see :func:`groundglass.data.splits.make_split`.
+        seed: of everything random.
+        output: the run's folder.
+        lesion_free: folder of lesion-free slices for lesion synthesis.
+        allow_overlap: accept patients who stand in several parts of the split.
+        resume: go on where an earlier start of the same job was stopped.
+        devices: processes (CPU) or accelerators per machine.
+        nodes: machines.
+        threads: CPU threads per process; 0 for one per core.
+        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
+        cache: folder for framed slices.
+        progress: show a progress bar.
+    """
+
+    recipe: Recipe
+    data: Path
+    split: str
+    seed: int
+    output: Path
+    lesion_free: Path | None = None
+    allow_overlap: bool = False
+    resume: bool = False
+    devices: int = 1
+    nodes: int = 1
+    threads: int = 0
+    accelerator: str = "auto"
+    cache: Path | None = None
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Material:
+    """The slices of one training, framed."""
+
+    train: FramedSet
+    train_labels: NDArray[np.float32]
+    val: FramedSet
+    val_labels: NDArray[np.float32]
+    lesion_free: FramedSet | None
+
+
+def train(job: Job) -> Run:
+    """Train, and leave a run with ``weights.safetensors`` behind.
+
+    Raises:
+        DataError: the data, the split or the lesion-free slices do not fit.
+        RunError: the folder holds another run, or one to be resumed with ``resume``.
+    """
+    _check(job)
+    torch.set_num_threads(job.threads or os.cpu_count() or 1)
+    cv2.setNumThreads(1)
+    keep_memory()
+    material = load_material(job)
+    info = _begin(job, material)
+    torch.manual_seed(job.seed)
+    network = build_network(job.recipe)
+    samples, batches = training_samples(job, material)
+    module = Classifier(network, job.recipe, len(batches), job.seed)
+    history = History(job.output / HISTORY, len(batches) * job.recipe.training.batch_size)
+    kept = _keeper(job)
+    trainer = _trainer(job, [history, kept] if kept else [history])
+    last = job.output / CHECKPOINTS / "last.ckpt"
+    with warnings.catch_warnings():
+        # Data preparation costs a few per cent of a step; worker processes would cost determinism and memory.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+        trainer.fit(
+            module,
+            DataLoader(samples, batch_size=None, sampler=batches),
+            _validation(material, job.recipe.framing.build()),
+            ckpt_path=last if job.resume and last.exists() else None,
+            weights_only=True,
+        )
+    if trainer.interrupted:
+        raise RunError(f"{job.output}: training was interrupted; go on with --resume")
+    if trainer.is_global_zero:
+        _finish(job, module, kept, history, info)
+    return Run.open(job.output)
+
+
+def load_material(job: Job) -> Material:
+    """Read, split and frame the slices a job needs."""
+    manifest = load_dataset(job.data)
+    split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
+    framing = job.recipe.framing.build()
+    train_records = _labelled(manifest, split.parts["train"], "train")
+    val_records = _labelled(manifest, split.parts["val"], "val")
+    lesion_free = None
+    if job.lesion_free is not None and job.recipe.synthesis.slices_per_epoch:
+        folder = load_dataset(job.lesion_free)
+        lesion_free = with_lungs(load_framed(folder.records, framing, CONTEXT, job.cache))
+        if not len(lesion_free):
+            raise DataError(
+                f"{job.lesion_free}: lungs were found in none of its {len(folder.records)} slices"
+            )
+    return Material(
+        load_framed(train_records, framing, CONTEXT, job.cache),
+        _targets(train_records),
+        load_framed(val_records, framing, 0.0, job.cache),
+        _targets(val_records),
+        lesion_free,
+    )
+
+
+def training_samples(job: Job, material: Material) -> tuple[TrainingSamples, EpochBatches]:
+    """The job's samples and the order in which its epochs draw them."""
+    recipe = job.recipe
+    samples = TrainingSamples(
+        material.train,
+        material.train_labels,
+        material.lesion_free,
+        recipe.framing.build(),
+        Augmentation(recipe.augmentation, recipe.framing.size),
+        recipe.synthesis.severity,
+    )
+    batches = EpochBatches(
+        real=len(material.train),
+        lesion_free=len(material.lesion_free) if material.lesion_free else 0,
+        synthesis=recipe.synthesis,
+        batch_size=recipe.training.batch_size,
+        seed=job.seed,
+        rank=_rank(job),
+        world_size=job.devices * job.nodes,
+    )
+    return samples, batches
+
+
+def _check(job: Job) -> None:
+    if job.recipe.synthesis.slices_per_epoch and job.lesion_free is None:
+        raise RecipeError(
+            f"recipe {job.recipe.name} paints lesions into lesion-free slices: name their folder with "
+            "--lesion-free, or switch it off with --set synthesis.slices_per_epoch=0"
+        )
+    if job.recipe.training.batch_size % (job.devices * job.nodes):
+        raise RecipeError(
+            f"training.batch_size={job.recipe.training.batch_size} cannot be shared by "
+            f"{job.devices * job.nodes} processes; choose a multiple"
+        )
+
+
+def _labelled(manifest: Manifest, indices: Sequence[int], part: str) -> list[Record]:
+    records = [manifest.records[index] for index in indices]
+    if not records:
+        raise DataError(f"{manifest.name}: the split's part {part} is empty; training needs train and val")
+    unlabelled = next((record for record in records if record.label is None), None)
+    if unlabelled is not None:
+        raise DataError(f"{unlabelled.path}: has no label; training needs COVID or NonCOVID for every slice")
+    return records
+
+
+def _targets(records: Sequence[Record]) -> NDArray[np.float32]:
+    return np.array([record.label is Label.COVID for record in records], np.float32)
+
+
+def _validation(material: Material, framing: Framing) -> DataLoader[Any]:
+    images = torch.from_numpy(framing.normalise(material.val.pixels)).unsqueeze(1)
+    images = images.contiguous(memory_format=torch.channels_last)
+    return DataLoader(TensorDataset(images, torch.from_numpy(material.val_labels)), batch_size=64)
+
+
+def _keeper(job: Job) -> ModelCheckpoint | None:
+    """Keeps the best epoch on validation, where the recipe selects one."""
+    selection = job.recipe.training.selection
+    if selection == "last":
+        return None
+    return ModelCheckpoint(
+        dirpath=job.output / CHECKPOINTS,
+        filename="best",
+        monitor=selection,
+        mode="max" if selection == "val_auc" else "min",
+        save_weights_only=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+def _trainer(job: Job, callbacks: list[Callback]) -> Trainer:
+    processes = job.devices * job.nodes
+    # The newest checkpoint, to resume from; it comes last, so that it holds the state of all other callbacks.
+    newest = ModelCheckpoint(
+        dirpath=job.output / CHECKPOINTS,
+        filename="last",
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    bar: list[Callback] = [RichProgressBar()] if job.progress else []
+    return Trainer(
+        accelerator=job.accelerator,
+        devices=job.devices,
+        num_nodes=job.nodes,
+        strategy=DDPStrategy(broadcast_buffers=True) if processes > 1 else "auto",
+        max_epochs=job.recipe.training.epochs,
+        gradient_clip_val=job.recipe.optimiser.gradient_clip or None,
+        logger=TensorBoardLogger(job.output, name="", version="tensorboard"),
+        callbacks=[*callbacks, newest, *bar],
+        plugins=[AtomicCheckpoints()],
+        use_distributed_sampler=False,
+        sync_batchnorm=processes > 1 and job.accelerator == "gpu",
+        deterministic=True,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_progress_bar=job.progress,
+        enable_model_summary=False,
+    )
+
+
+def _begin(job: Job, material: Material) -> dict[str, Any]:
+    """Create the run's folder, or check that it holds the same job."""
+    info = {
+        "finished": False,
+        "recipe": job.recipe.name,
+        "network": job.recipe.network.name,
+        "seed": job.seed,
+        "split": job.split,
+        "data": job.data.resolve().name,
+        "lesion_free": job.lesion_free.resolve().name if material.lesion_free and job.lesion_free else None,
+        "counts": {
+            "train": len(material.train),
+            "val": len(material.val),
+            "lesion_free": len(material.lesion_free) if material.lesion_free else 0,
+        },
+        "fingerprint": _fingerprint(material),
+        "training_sha256": list(material.train.sha256),
+    }
+    path = job.output / INFO
+    if _rank(job) != 0:
+        return info
+    if path.exists():
+        if not job.resume:
+            raise RunError(
+                f"{job.output}: holds a run already; go on with --resume or choose another --output"
+            )
+        _check_same(Run.open(job.output), job.recipe, info)
+    elif job.output.exists() and any(job.output.iterdir()):
+        raise RunError(f"{job.output}: is not empty and holds no run; choose another --output")
+    write_text(job.output / RECIPE, job.recipe.to_yaml())
+    write_json(path, {**info, "started": _now(), "versions": versions(), "machine": machine()})
+    return info
+
+
+def _check_same(run: Run, recipe: Recipe, info: dict[str, Any]) -> None:
+    for key in ("seed", "split", "fingerprint"):
+        if run.info.get(key) != info[key]:
+            was, now = run.info.get(key), info[key]
+            raise RunError(f"{run.path}: cannot resume, {key} was {was}, is {now}; choose another --output")
+    if run.recipe != recipe:
+        raise RunError(f"{run.path}: cannot resume, the recipe has changed; choose another --output")
+
+
+def _finish(
+    job: Job, module: Classifier, kept: ModelCheckpoint | None, history: History, info: dict[str, Any]
+) -> None:
+    """Write the selected averaged weights, then say that the run is finished."""
+    if kept is not None:
+        checkpoint = AtomicCheckpoints().load_checkpoint(kept.best_model_path)
+        module.load_state_dict(checkpoint["state_dict"])
+    state = {
+        key: value.detach().cpu().contiguous() for key, value in module.averaged.module.state_dict().items()
+    }
+    with atomic_path(job.output / WEIGHTS) as temporary:
+        save_file(state, temporary)
+    started = Run.open(job.output).info
+    finished = {
+        "finished": True,
+        "ended": _now(),
+        "training_seconds": round(sum(row["seconds"] for row in history.rows), 1),
+        "threads": torch.get_num_threads(),
+        "processes": job.devices * job.nodes,
+    }
+    write_json(job.output / INFO, {**started, **info, **finished})
+
+
+def _fingerprint(material: Material) -> str:
+    """One hash of everything the network learns from or is selected on."""
+    digest = hashlib.sha256()
+    for part in (material.train, material.val, material.lesion_free):
+        for sha256 in part.sha256 if part else ():
+            digest.update(bytes.fromhex(sha256))
+        digest.update(b"|")
+    return digest.hexdigest()
+
+
+def _rank(job: Job) -> int:
+    """This process's number among all, as torchrun or Lightning tell it; the first is told nothing."""
+    if "RANK" in os.environ:
+        return int(os.environ["RANK"])
+    return int(os.environ.get("NODE_RANK", "0")) * job.devices + int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _now() -> str:
+    return datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a training's result depends on."""
+    names = ("torch", "timm", "lightning", "numpy", "opencv-python-headless")
+    return {
+        "groundglass": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
+
+
+def machine() -> dict[str, str | int]:
+    """The machine, in words that do not identify it."""
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count() or 0,
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
