@@ -1,4 +1,4 @@
-"""COVID-CT as people have it: a clone with its zips or an extracted folder, patients, official split, sources.
+"""COVID-CT as people have it: a clone with its zips or an extracted folder, with patients, split and sources.
 
 The data set: Zhao et al., "COVID-CT-Dataset: a CT scan dataset about COVID-19", arXiv:2003.13865,
 https://github.com/UCSD-AI4H/COVID-CT. The package carries its table of file names, labels, patients, official
@@ -13,6 +13,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -20,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from groundglass.data.manifest import PARTS, Label, Manifest, Record, join_member, name_some
 from groundglass.errors import DataError
+from groundglass.imaging.source import is_junk
 
 NAME = "COVID-CT"
 IMAGES_FOLDER = "Images-processed"
@@ -66,6 +68,8 @@ class Entry:
         return PurePosixPath(IMAGES_FOLDER, CLASS_FOLDERS[self.label], self.file)
 
 
+_LARGEST_IMAGE = 16 * 2**20  # bytes; none of those published reaches a tenth
+
 # Figures were named <article>-p<page>-<number on page>[_<row>][%<panel>].
 _IDENTIFIER = re.compile(r"(\d{4}\.\d\d\.\d\d\.\d+|PIIS\d+)")
 _PAGE = re.compile(r"(.+?)-p\d+-\d")
@@ -93,37 +97,68 @@ def looks_like(path: Path) -> bool:
     return any((path / CLASS_FOLDERS[entry.label] / entry.file).is_file() for entry in entries())
 
 
-def load_covid_ct(path: Path) -> Manifest:
-    """Read COVID-CT from a clone, an extracted folder or its ``Images-processed`` folder.
+@dataclass(frozen=True)
+class Copy:
+    """What somebody's copy of the data set holds.
+
+    Attributes:
+        images: its ``Images-processed`` folder.
+        found: path of every image that is there and is as published, by file name.
+        missing: images that are not there.
+        different: images whose content is not the one published.
+    """
+
+    images: Path
+    found: dict[str, Path]
+    missing: tuple[Entry, ...]
+    different: tuple[Entry, ...]
+
+
+def examine(path: Path) -> Copy:
+    """Compare a clone, an extracted folder or its ``Images-processed`` folder with what was published.
 
     Each of the 746 images is taken from the folder ``CT_COVID`` or ``CT_NonCOVID`` if it is there, else from
-    the zip beside it; zips are read in place. Files that are not among the 746 are left out. Every image is
-    compared with its published SHA-256. Where there is a ``Data-split`` folder, it must agree with the
-    official split.
+    the zip beside it, which is read in place. Other files are left alone.
+
+    Raises:
+        DataError: if a zip is no zip.
+    """
+    images = path / IMAGES_FOLDER if (path / IMAGES_FOLDER).is_dir() else path
+    found: dict[str, Path] = {}
+    different: list[Entry] = []
+    for label in Label:
+        for entry, place, content in _contents(images, label):
+            if hashlib.sha256(content).hexdigest() == entry.sha256:
+                found[entry.file] = place
+            else:
+                different.append(entry)
+    missing = tuple(entry for entry in entries() if entry.file not in found and entry not in different)
+    return Copy(images, found, missing, tuple(different))
+
+
+def load_covid_ct(path: Path) -> Manifest:
+    """Read COVID-CT from any of the forms that `examine` knows.
+
+    Where there is a ``Data-split`` folder, it must agree with the official split.
 
     Raises:
         DataError: naming and counting images that are missing or differ, and a split file that disagrees.
     """
-    images = path / IMAGES_FOLDER if (path / IMAGES_FOLDER).is_dir() else path
-    zipped = {label: _zip_members(images / f"{name}.zip") for label, name in CLASS_FOLDERS.items()}
-    found: dict[str, Path] = {}
-    for entry in entries():
-        plain = images / CLASS_FOLDERS[entry.label] / entry.file
-        if plain.is_file():
-            found[entry.file] = plain
-        elif entry.file in zipped[entry.label]:
-            archive = images / f"{CLASS_FOLDERS[entry.label]}.zip"
-            found[entry.file] = join_member(archive, zipped[entry.label][entry.file])
-    missing = [entry.file for entry in entries() if entry.file not in found]
-    if missing:
+    copy = examine(path)
+    if copy.missing:
         raise DataError(
-            f"{images}: {len(missing)} of the {len(entries())} COVID-CT images are missing: "
-            f"{name_some(missing)}; `groundglass data download covid-ct` fetches what is missing"
+            f"{copy.images}: {len(copy.missing)} of the {len(entries())} COVID-CT images are missing: "
+            f"{_name_entries(copy.missing)}; `groundglass data download covid-ct` fetches what is missing"
         )
-    _check_hashes(images, zipped)
+    if copy.different:
+        raise DataError(
+            f"{copy.images}: {len(copy.different)} images differ from those published (SHA-256): "
+            f"{_name_entries(copy.different)}; `groundglass data download covid-ct` replaces them; images of "
+            "your own belong into a folder COVID/, NonCOVID/ or a manifest CSV"
+        )
     _check_split_files(path / SPLIT_FOLDER)
     records = tuple(
-        Record(found[entry.file], entry.label, entry.patient_id, entry.source, entry.split)
+        Record(copy.found[entry.file], entry.label, entry.patient_id, entry.source, entry.split)
         for entry in entries()
     )
     return Manifest(name=NAME, root=path, records=records)
@@ -136,11 +171,35 @@ def image_members(archive: zipfile.ZipFile) -> dict[str, str]:
     """
     members: dict[str, str] = {}
     for member in archive.namelist():
-        parts = PurePosixPath(member).parts
-        junk = any(part == "__MACOSX" or part.startswith("PaxHeader") for part in parts)
-        if parts and not junk and not member.endswith("/") and not parts[-1].startswith("."):
-            members.setdefault(parts[-1], member)
+        path = PurePosixPath(member)
+        if not member.endswith("/") and not is_junk(path):
+            members.setdefault(path.name, member)
     return members
+
+
+def read_member(archive: zipfile.ZipFile, member: str) -> bytes:
+    """A member's bytes; none where it is damaged or far too large, which then shows as a wrong hash."""
+    try:
+        with archive.open(member) as stream:
+            content = stream.read(_LARGEST_IMAGE + 1)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return b""
+    return content if len(content) <= _LARGEST_IMAGE else b""
+
+
+@contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An opened zip.
+
+    Raises:
+        DataError: if it is no zip file or a damaged one.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{path}: is no readable zip file ({error}); fetch it again") from error
+    with archive:
+        yield archive
 
 
 def read_split_file(path: Path) -> tuple[str, ...]:
@@ -152,51 +211,30 @@ def read_split_file(path: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def _zip_members(archive: Path) -> dict[str, str]:
-    if not archive.is_file():
-        return {}
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            return image_members(opened)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{archive}: is no readable zip file ({error}); fetch it again") from error
-
-
-def _contents(images: Path, label: Label, members: dict[str, str]) -> Iterator[tuple[Entry, bytes]]:
-    """Published images of one class with their bytes; a zip is opened once."""
+def _contents(images: Path, label: Label) -> Iterator[tuple[Entry, Path, bytes]]:
+    """The images of one class that are there, with their places and bytes; a zip is opened once."""
     folder = images / CLASS_FOLDERS[label]
-    wanted = [entry for entry in entries() if entry.label is label]
-    inside = [entry for entry in wanted if not (folder / entry.file).is_file()]
-    for entry in wanted:
-        if entry not in inside:
-            yield entry, (folder / entry.file).read_bytes()
-    if inside:
-        with zipfile.ZipFile(folder.with_suffix(".zip")) as archive:
-            for entry in inside:
-                yield entry, _read_member(archive, members[entry.file])
+    rest: list[Entry] = []
+    for entry in entries():
+        if entry.label is not label:
+            continue
+        plain = folder / entry.file
+        if plain.is_file():
+            yield entry, plain, plain.read_bytes()
+        else:
+            rest.append(entry)
+    zipped = images / f"{folder.name}.zip"
+    if rest and zipped.is_file():
+        with open_zip(zipped) as archive:
+            members = image_members(archive)
+            for entry in rest:
+                if entry.file in members:
+                    member = members[entry.file]
+                    yield entry, join_member(zipped, member), read_member(archive, member)
 
 
-def _read_member(archive: zipfile.ZipFile, member: str) -> bytes:
-    """A member's bytes; none where it is damaged, which then shows as a wrong hash."""
-    try:
-        return archive.read(member)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-        return b""
-
-
-def _check_hashes(images: Path, zipped: dict[Label, dict[str, str]]) -> None:
-    different = [
-        entry.file
-        for label, members in zipped.items()
-        for entry, content in _contents(images, label, members)
-        if hashlib.sha256(content).hexdigest() != entry.sha256
-    ]
-    if different:
-        raise DataError(
-            f"{images}: {len(different)} images differ from those published (SHA-256): "
-            f"{name_some(different)}; delete them and run `groundglass data download covid-ct`, or give your own images as a folder "
-            "COVID/, NonCOVID/ or as a manifest CSV"
-        )
+def _name_entries(chosen: tuple[Entry, ...]) -> str:
+    return name_some([entry.file for entry in chosen])
 
 
 def _check_split_files(folder: Path) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from groundglass.data.manifest import Label, Manifest, Record, name_some, unknown_patient
 from groundglass.errors import DataError
+from groundglass.imaging.sniff import HEAD_BYTES, RASTER, Container, identify
+from groundglass.imaging.source import FileSource, files_below, is_junk
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
-DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ""})
-_DICOM_MAGIC_AT = 128
 
 
 def label_folders(path: Path) -> dict[Path, Label]:
@@ -42,7 +42,7 @@ def load_labelled_folder(path: Path) -> Manifest:
     records: list[Record] = []
     for folder, label in folders.items():
         before = len(records)
-        records.extend(_records(folder, folder, path.resolve().name, label))
+        records.extend(_records(folder, path.resolve().name, label))
         if len(records) == before:
             raise DataError(f"{folder}: holds no slices ({_expected_files()})")
     return Manifest(name=path.resolve().name, root=path, records=tuple(records))
@@ -60,49 +60,43 @@ def load_unlabelled_folder(path: Path) -> Manifest:
             f"{path}: folders named like labels lie deeper, in {name_some(deeper)}; "
             "give that folder, or a manifest CSV"
         )
-    records = tuple(_records(path, path, path.resolve().name, None))
+    records = tuple(_records(path, path.resolve().name, None))
     if not records:
         raise DataError(f"{path}: holds no slices ({_expected_files()})")
     return Manifest(name=path.resolve().name, root=path, records=records)
 
 
 def _expected_files() -> str:
-    return f"expected {', '.join(sorted(PICTURE_SUFFIXES))} or DICOM files"
+    return (
+        f"expected {', '.join(sorted(PICTURE_SUFFIXES))} or DICOM files; "
+        "`groundglass data slices` cuts slices out of volumes"
+    )
 
 
 def _folders_below(path: Path) -> Iterator[Path]:
     for folder, names, _ in os.walk(path):
-        names[:] = sorted(name for name in names if not _is_junk(name))
+        names[:] = sorted(name for name in names if not is_junk(PurePosixPath(name)))
         if Path(folder) != path:
             yield Path(folder)
 
 
-def _records(folder: Path, base: Path, source: str, label: Label | None) -> Iterator[Record]:
-    """Records of all slices below ``folder``, in the order of their relative paths."""
-    for inside, names, files in os.walk(folder):
-        names[:] = sorted(name for name in names if not _is_junk(name))
-        for name in sorted(files):
-            file = Path(inside, name)
-            if _is_junk(name) or not _is_slice(file):
-                continue
-            relative = file.relative_to(base)
-            known = len(relative.parts) > 1
-            whole = relative.as_posix() if label is None else f"{label.value}/{relative.as_posix()}"
-            patient = relative.parts[0] if known else unknown_patient(whole)
-            yield Record(file, label, patient, source, None)
+def _records(folder: Path, source: str, label: Label | None) -> Iterator[Record]:
+    """Records of all slices below ``folder``, in natural order of their names."""
+    for file in files_below(folder):
+        if not _is_slice(file):
+            continue
+        relative = file.path.relative_to(folder)
+        if len(relative.parts) > 1:
+            patient = relative.parts[0]
+        else:
+            patient = unknown_patient(f"{label.value}/{relative}" if label else str(relative))
+        yield Record(file.path, label, patient, source, None)
 
 
-def _is_junk(name: str) -> bool:
-    return name.startswith((".", "__MACOSX", "PaxHeader")) or name.upper() == "DICOMDIR"
-
-
-def _is_slice(file: Path) -> bool:
-    suffix = file.suffix.lower()
-    if suffix in PICTURE_SUFFIXES:
+def _is_slice(file: FileSource) -> bool:
+    """A damaged picture counts, so that reading it tells the user; DICOM files often have no suffix."""
+    if file.path.suffix.lower() in PICTURE_SUFFIXES:
         return True
-    # Archives name DICOM files without suffix, or by a UID whose last number looks like one.
-    if suffix in DICOM_SUFFIXES or suffix[1:].isdigit():
-        with file.open("rb") as opened:
-            opened.seek(_DICOM_MAGIC_AT)
-            return suffix == ".dcm" or opened.read(4) == b"DICM"
-    return False
+    return file.path.name.upper() != "DICOMDIR" and identify(file.head(HEAD_BYTES)) in RASTER | {
+        Container.DICOM
+    }

@@ -7,13 +7,19 @@ import difflib
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from groundglass.atomic import write_text
-from groundglass.errors import DataError
+from groundglass.errors import DataError, ImageError
+from groundglass.imaging.guard import guard
+from groundglass.imaging.limits import DEFAULT_LIMITS
+from groundglass.imaging.raster import decode_raster
+from groundglass.imaging.slice import CTSlice, Grey
+from groundglass.imaging.sniff import HEAD_BYTES, RASTER, identify
 
 COLUMNS = ("path", "label", "patient_id", "source", "split")
 """Columns of a manifest CSV; only ``path`` must be there. Others are left alone."""
@@ -129,6 +135,48 @@ def split_member(path: Path) -> tuple[Path, str] | None:
 def join_member(archive: Path, member: str) -> Path:
     """The path ``archive.zip!member``."""
     return Path(f"{archive}!{member}")
+
+
+def read_bytes(record: Record) -> bytes:
+    """The content of a record's file.
+
+    Raises:
+        ImageError: if it cannot be read.
+    """
+    member = split_member(record.path)
+    try:
+        if member is None or record.path.is_file():
+            return record.path.read_bytes()
+        with zipfile.ZipFile(member[0]) as archive:
+            return archive.read(member[1])
+    except KeyError as error:
+        raise ImageError(record.path, "the archive has no such member") from error
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ImageError(record.path, f"cannot be read: {error}") from error
+
+
+def read_record(record: Record) -> CTSlice:
+    """A record's slice; pictures are decoded straight from their bytes, in a few milliseconds.
+
+    Raises:
+        ImageError: if the file is damaged or does not hold exactly one slice.
+    """
+    content = read_bytes(record)
+    name = str(record.path)
+    if identify(content[:HEAD_BYTES]) not in RASTER:
+        from groundglass.imaging.read import read_slice  # noqa: PLC0415 - DICOM and volumes only
+
+        return read_slice(record.path)
+    with guard(name, "picture"):
+        slices = list(decode_raster(content, name, DEFAULT_LIMITS))
+    if len(slices) != 1:
+        raise ImageError(name, f"holds {len(slices)} pages; a record is one slice")
+    return slices[0]
+
+
+def read_pixels(record: Record) -> Grey:
+    """A record's grey pixels, uint8, shape (H, W). Raises as `read_record` does."""
+    return read_record(record).pixels
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -245,8 +245,8 @@ def _require_patients(manifest: Manifest, kind: str) -> None:
     """With every patient unknown, a split by patient would quietly be one by image."""
     if not any(record.patient_known for record in manifest):
         raise DataError(
-            f"{manifest.root}: says nothing of patients, so {kind} cannot be made; put each patient's files in "
-            "a folder of their own or give patient_id in a manifest CSV"
+            f"{manifest.root}: says nothing of patients, so {kind} cannot be made; put each "
+            "patient's files in a folder of their own or give patient_id in a manifest CSV"
         )
 
 
