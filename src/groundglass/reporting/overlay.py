@@ -73,13 +73,13 @@ def outline_box(
     )
 
 
-def fit(picture: Picture, side: int) -> Picture:
-    """The picture resized so that its longer side has ``side`` pixels."""
-    height, width = picture.shape[:2]
+def fit(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Grey pixels (H, W) or a picture (H, W, 3) resized so that the longer side has ``side`` pixels."""
+    height, width = pixels.shape[:2]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(picture, size, interpolation=interpolation), np.uint8)
+    return np.asarray(cv2.resize(pixels, size, interpolation=interpolation), np.uint8)
 
 
 def png_data_uri(picture: Picture) -> str:

@@ -1,0 +1,113 @@
+"""The slices of a data set that are evaluated, and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundglass.data.manifest import Label, Manifest, Record, read_bytes
+from groundglass.data.splits import make_split
+from groundglass.errors import DataError
+
+ALL = "all"
+"""Name of the part that holds every slice of a data set, whatever its split."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Labelled slices to evaluate.
+
+    Attributes:
+        data: name of the data set.
+        root: folder or file it was read from.
+        split: specification of the split, or None for part ``all``.
+        name: ``train``, ``val``, ``test`` or ``all``.
+        records: the slices, all labelled.
+        unlabelled: slices of the part that were left out because nobody says what they show.
+    """
+
+    data: str
+    root: Path
+    split: str | None
+    name: str
+    records: tuple[Record, ...]
+    unlabelled: int = 0
+
+    @property
+    def label(self) -> NDArray[np.int8]:
+        """1 for COVID and 0 for NonCOVID, shape (N,)."""
+        return np.array([record.label is Label.COVID for record in self.records], np.int8)
+
+    @property
+    def patient(self) -> NDArray[np.str_]:
+        """Patient ids, shape (N,)."""
+        return np.array([record.patient_id for record in self.records], np.str_)
+
+    @property
+    def title(self) -> str:
+        """The part in words, such as ``covid-ct, test part of split official``."""
+        return (
+            f"{self.data}, all slices"
+            if self.split is None
+            else f"{self.data}, {self.name} part of {self.split}"
+        )
+
+    def file(self, record: Record) -> str:
+        """A record's path below the data set's folder, as text that can always be written as UTF-8."""
+        path = record.path
+        return printable(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
+
+def printable(path: Path) -> str:
+    """A path as text that can be written as UTF-8, whatever bytes its name holds."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
+
+
+def select_part(manifest: Manifest, split: str | None, part: str, seed: int) -> Part:
+    """Pick the labelled slices of one part.
+
+    Args:
+        manifest: the data set.
+        split: specification of the split, or None where ``part`` is ``all``.
+        part: ``train``, ``val``, ``test``, or ``all`` for every slice.
+        seed: of the split.
+
+    Raises:
+        DataError: the split has no such part, or the part holds no labelled slice.
+    """
+    if part == ALL:
+        split = None
+    elif split is None:
+        raise DataError(f"part {part!r} of which split? Name one, for example --split official")
+    records = manifest.records
+    if split is not None:
+        indices = make_split(manifest, split, seed=seed, allow_overlap=True).part(part)
+        records = tuple(manifest.records[index] for index in indices)
+    labelled = tuple(record for record in records if record.label is not None)
+    if not labelled:
+        what = f"the {part} part of {manifest.name}" if split else f"{manifest.name} ({manifest.root})"
+        why = f"none of its {len(records)} slices has a label" if records else "it is empty"
+        raise DataError(f"{what} cannot be evaluated: {why}")
+    return Part(manifest.name, manifest.root, split, part, labelled, len(records) - len(labelled))
+
+
+def content_hash(record: Record) -> str:
+    """SHA-256 of the content of a slice's file.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    return hashlib.sha256(read_bytes(record)).hexdigest()
+
+
+def fingerprint(part: Part, hashes: Sequence[str]) -> str:
+    """SHA-256 over contents and labels: equal for the same slices, wherever they lie and however ordered."""
+    labels = [record.label.value if record.label else "" for record in part.records]
+    lines = sorted(f"{sha256} {label}" for sha256, label in zip(hashes, labels, strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,275 @@
+"""Build the report of an evaluation: its rows, figures, gallery of worst errors and identity."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import metrics as sklearn
+
+from groundglass.data.manifest import Record, read_pixels
+from groundglass.evaluation.calibration import BINS, reliability
+from groundglass.evaluation.intervals import Interval
+from groundglass.evaluation.metrics import LOWER_IS_BETTER, THRESHOLD, TITLES, Metric
+from groundglass.evaluation.protocol import TrainedRun
+from groundglass.evaluation.result import Evaluation, versions
+from groundglass.reporting import figures, overlay
+from groundglass.reporting.html import (
+    FigurePanel,
+    GalleryGroup,
+    GalleryItem,
+    GalleryPicture,
+    MeasureRow,
+    Report,
+)
+
+GALLERY = 6
+"""Slices shown of each kind of error."""
+
+_HEADLINES = frozenset({"accuracy", "auc", "recall", "specificity"})
+_SIDE = 320
+_UNDEFINED_WORTH_A_NOTE = 0.001
+
+
+def build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
+    """Everything that the report of an evaluation says.
+
+    Args:
+        run: the trained network; it predicts the slices of the gallery once more for their activation maps.
+        evaluation: what came out.
+    """
+    part, bootstrap = evaluation.part, evaluation.bootstrap
+    covid = int(part.label.sum())
+    return Report(
+        title=f"{run.recipe.name} on {part.title}",
+        subtitle=(
+            f"{len(part.records)} slices of {bootstrap.patients} patients: {covid} COVID, "
+            f"{len(part.records) - covid} NonCOVID. COVID is the positive class."
+        ),
+        warnings=evaluation.warnings,
+        measures=measure_rows(evaluation),
+        measures_note=(
+            f"A slice is called COVID where its probability is at least {THRESHOLD:g}. 95 % intervals: "
+            f"percentiles of {bootstrap.resamples:,} bootstrap resamples over patients, each drawn with all "
+            f"their slices (seed {bootstrap.seed}; {bootstrap.one_class} resamples held one class only)."
+        ),
+        figures=_panels(run, evaluation),
+        gallery=_gallery(run, evaluation),
+        gallery_note=(
+            "The most confident wrong calls. Colours show how each place of the framed slice moves the "
+            "logit, scaled to the strongest place of that slice; they do not compare between slices."
+        ),
+        facts=_facts(run, evaluation),
+        command=evaluation.command,
+    )
+
+
+def measure_rows(evaluation: Evaluation) -> list[MeasureRow]:
+    """The measures in their order, with intervals and notes."""
+    rows = []
+    for name, metric in evaluation.metrics:
+        interval = evaluation.bootstrap.intervals[name]
+        note = _note(name, metric, interval, evaluation.bootstrap.resamples)
+        rows.append(
+            MeasureRow(TITLES[name], metric.value, interval.low, interval.high, note, name in _HEADLINES)
+        )
+    return rows
+
+
+def _note(name: str, metric: Metric, interval: Interval, resamples: int) -> str:
+    notes = ["lower is better"] if name in LOWER_IS_BETTER else []
+    if metric.reason:
+        notes.append(metric.reason)
+    elif interval.reason:
+        notes.append(interval.reason)
+    elif interval.undefined > _UNDEFINED_WORTH_A_NOTE * resamples:
+        notes.append(f"undefined in {interval.undefined} of {resamples} resamples, left out")
+    return "; ".join(notes)
+
+
+def _panels(run: TrainedRun, evaluation: Evaluation) -> list[FigurePanel]:
+    label, probability = evaluation.part.label, evaluation.probability
+    confusion = evaluation.metrics.confusion
+    counts = (
+        f"{confusion.true_positive} COVID slices called COVID, {confusion.false_negative} missed; "
+        f"{confusion.true_negative} NonCOVID slices called NonCOVID, {confusion.false_positive} called COVID."
+    )
+    selected = run.info.get("selected_epoch")
+    training = figures.training_figure(run.history(), selected)
+    return [
+        _roc(evaluation),
+        _precision_recall(evaluation),
+        FigurePanel(
+            "confusion",
+            "Confusion matrix",
+            figures.confusion_figure(
+                true_positive=confusion.true_positive,
+                false_positive=confusion.false_positive,
+                true_negative=confusion.true_negative,
+                false_negative=confusion.false_negative,
+            ),
+            counts,
+        ),
+        FigurePanel(
+            "histogram",
+            "Probabilities by label",
+            figures.histogram_figure(probability[label == 1], probability[label == 0], THRESHOLD),
+            "Slices labelled COVID count upwards, NonCOVID downwards; those on the wrong side of the "
+            "threshold are the errors.",
+        ),
+        _reliability(evaluation),
+        FigurePanel(
+            "training",
+            "Training",
+            training,
+            "Loss of the training and validation parts, and the validation part's measures, after each epoch."
+            if training
+            else "The run holds no history of its training.",
+            wide=training is not None,
+        ),
+    ]
+
+
+def _roc(evaluation: Evaluation) -> FigurePanel:
+    auc, recall = evaluation.metrics.auc, evaluation.metrics.recall
+    specificity = evaluation.metrics.specificity
+    if auc.value is None or recall.value is None or specificity.value is None:
+        return FigurePanel("roc", "ROC curve", None, f"Not drawn: {auc.reason}.")
+    steps = sklearn.roc_curve(evaluation.part.label, evaluation.probability, drop_intermediate=False)
+    point = (1 - specificity.value, recall.value)
+    words = (
+        f"At the threshold {THRESHOLD:g} the network finds {recall.value:.1%} of the COVID slices and takes "
+        f"{point[0]:.1%} of the NonCOVID slices for COVID. Area under the curve {auc.value:.3f}."
+    )
+    return FigurePanel("roc", "ROC curve", figures.roc_figure(steps[0], steps[1], auc.value, point), words)
+
+
+def _precision_recall(evaluation: Evaluation) -> FigurePanel:
+    title, name = "Precision and recall", "precision-recall"
+    average, recall = evaluation.metrics.average_precision, evaluation.metrics.recall
+    if average.value is None or recall.value is None:
+        return FigurePanel(name, title, None, f"Not drawn: {average.reason}.")
+    label = evaluation.part.label
+    precision_steps, recall_steps, _ = sklearn.precision_recall_curve(label, evaluation.probability)
+    precision = evaluation.metrics.precision.value
+    point = None if precision is None else (recall.value, precision)
+    drawn = figures.precision_recall_figure(
+        recall_steps, precision_steps, average.value, float(label.mean()), point
+    )
+    words = f"Average precision {average.value:.3f}; {label.mean():.1%} of the slices are COVID."
+    return FigurePanel(name, title, drawn, words)
+
+
+def _reliability(evaluation: Evaluation) -> FigurePanel:
+    bins = reliability(evaluation.part.label, evaluation.probability)
+    filled = [(b.mean_probability, b.observed, b.count) for b in bins if b.mean_probability is not None]
+    mean, observed, count = zip(*((m, o or 0.0, c) for m, o, c in filled), strict=True)
+    error = evaluation.metrics.calibration_error.value or 0.0
+    words = (
+        f"Points below the diagonal: probabilities too high; above: too low. Numbers are slices in each of "
+        f"the {len(filled)} filled of {BINS} equal-width bins. Expected calibration error {error:.3f}."
+    )
+    drawn = figures.reliability_figure(mean, observed, count, error)
+    return FigurePanel("reliability", "Reliability", drawn, words)
+
+
+def _gallery(run: TrainedRun, evaluation: Evaluation) -> list[GalleryGroup]:
+    label, called = evaluation.part.label == 1, evaluation.called
+    return [
+        _group(run, evaluation, "Missed: labelled COVID, called NonCOVID", np.flatnonzero(label & ~called)),
+        _group(
+            run, evaluation, "False alarms: labelled NonCOVID, called COVID", np.flatnonzero(~label & called)
+        ),
+    ]
+
+
+def _group(run: TrainedRun, evaluation: Evaluation, title: str, errors: NDArray[np.intp]) -> GalleryGroup:
+    if not len(errors):
+        return GalleryGroup(title, "None.", ())
+    distance = np.abs(evaluation.logit[errors])
+    worst = errors[np.argsort(-distance, kind="stable")][:GALLERY]
+    items = _items(run, evaluation, worst)
+    shown = (
+        f"all {len(errors)}"
+        if len(items) == len(errors)
+        else f"the {len(items)} most confident of {len(errors)}"
+    )
+    return GalleryGroup(title, f"Shown: {shown}.", items)
+
+
+def _items(run: TrainedRun, evaluation: Evaluation, indices: NDArray[np.intp]) -> list[GalleryItem]:
+    records = [evaluation.part.records[index] for index in indices]
+    slices = [read_pixels(record) for record in records]
+    predictions = run.predict(slices)
+    items = []
+    for number, (index, record) in enumerate(zip(indices, records, strict=True)):
+        pictures = _pictures(
+            run, slices[number], predictions.framed[number], predictions.activation_map[number]
+        )
+        file = evaluation.part.file(record)
+        items.append(GalleryItem(file, _item_facts(evaluation, record, int(index)), pictures))
+    return items
+
+
+def _item_facts(evaluation: Evaluation, record: Record, index: int) -> list[str]:
+    label = record.label.value if record.label else ""
+    called = "COVID" if evaluation.called[index] else "NonCOVID"
+    patient = record.patient_id if record.patient_known else "not known"
+    return [
+        f"Probability of COVID {evaluation.probability[index]:.3f} (logit {evaluation.logit[index]:+.2f}); "
+        f"called {called}, labelled {label}",
+        f"Patient {patient}, source {record.source}",
+    ]
+
+
+def _pictures(
+    run: TrainedRun,
+    pixels: NDArray[np.uint8],
+    framed: NDArray[np.uint8],
+    activation_map: NDArray[np.floating],
+) -> list[GalleryPicture]:
+    cut = run.framing.frame(pixels)
+    scale = _SIDE / max(pixels.shape)
+    lungs = overlay.fit(cut.lungs.astype(np.uint8) * 255, _SIDE) > 127
+    original = overlay.outline_mask(overlay.grey_picture(overlay.fit(pixels, _SIDE)), lungs)
+    left, top, right, bottom = (round(edge * scale) for edge in cut.box)
+    original = overlay.outline_box(original, (left, top, right, bottom), thickness=2)
+    found = "lungs found" if cut.found else "no lungs found, framed whole"
+    shown = overlay.fit(framed, _SIDE)
+    mapped = overlay.overlay(shown, activation_map)
+    return [
+        GalleryPicture(
+            f"original, {found}", "CT slice as stored, frame outlined", overlay.png_data_uri(original)
+        ),
+        GalleryPicture(
+            "framed",
+            "The framed slice that the network sees",
+            overlay.png_data_uri(overlay.grey_picture(shown)),
+        ),
+        GalleryPicture(
+            "activation map", "Activation map over the framed slice", overlay.png_data_uri(mapped)
+        ),
+    ]
+
+
+def _facts(run: TrainedRun, evaluation: Evaluation) -> list[tuple[str, str]]:
+    part, info = evaluation.part, run.info
+    times = "once" if evaluation.looks == 1 else f"{evaluation.looks} times"
+    seconds = info.get("training_seconds")
+    facts = [
+        ("Recipe", run.recipe.name),
+        ("Network", run.recipe.network.name),
+        ("Run", run.path.name),
+        ("Trained on split", f"{run.split_spec}, seed {run.seed}"),
+        ("Training time", f"{seconds:,.0f} s" if seconds is not None else ""),
+        (
+            "Trained with",
+            ", ".join(f"{name} {version}" for name, version in info.get("versions", {}).items()),
+        ),
+        ("Data set", part.data),
+        ("Part", part.title),
+        ("Fingerprint", evaluation.sha256),
+        ("These slices evaluated with this run", f"{times}, this time included"),
+        ("Evaluated", f"{evaluation.time} in {evaluation.seconds:.1f} s"),
+        ("Evaluated with", ", ".join(f"{name} {version}" for name, version in versions().items())),
+    ]
+    return [(name, value) for name, value in facts if value]

@@ -1,0 +1,95 @@
+"""A tiny deterministic network and a small data set of drawn slices, for whatever evaluates a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from groundglass.data.manifest import Label, Manifest, Record
+from groundglass.imaging.framing import Framing
+
+
+@dataclass
+class BrightnessRun:
+    """Takes bright lungs for COVID: the mean grey of the framed slice's middle decides."""
+
+    path: Path
+    info: dict[str, Any] = field(default_factory=lambda: {"finished": True})
+    seed: int = 0
+    split_spec: str = "official"
+    framing: Framing = Framing(size=64)
+    recipe: Any = field(
+        default_factory=lambda: SimpleNamespace(name="brightness", network=SimpleNamespace(name="mean-grey"))
+    )
+    rows: list[dict[str, float]] = field(default_factory=list)
+    predicted: int = 0
+
+    def history(self) -> list[dict[str, float]]:
+        return self.rows
+
+    def predict(self, slices: Iterable[NDArray[np.uint8]]) -> Any:
+        framed = np.array([self.framing.frame(pixels).pixels for pixels in slices])
+        self.predicted += len(framed)
+        grey = framed[:, 16:48, 16:48].astype(float)
+        activation_map = cv2.resize((grey[0] - 100) / 20, (4, 4))[None].repeat(len(framed), 0)
+        logit = (grey.mean(axis=(1, 2)) - 100) / 20
+        return SimpleNamespace(
+            logit=logit,
+            probability=1 / (1 + np.exp(-logit)),
+            activation_map=activation_map,
+            framed=framed,
+        )
+
+
+def draw(path: Path, grey: int, seed: int) -> None:
+    """A bright body with two dark lungs of about the given grey."""
+    pixels = np.full((96, 128), 10, np.uint8)
+    cv2.ellipse(pixels, (64, 48), (56, 42), 0, 0, 360, 200, -1)
+    cv2.ellipse(pixels, (42, 48), (18, 26), 0, 0, 360, grey, -1)
+    cv2.ellipse(pixels, (86, 48), (18, 26), 0, 0, 360, grey, -1)
+    noise = np.random.default_rng(seed).normal(0, 4, pixels.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ok, encoded = cv2.imencode(".png", np.clip(pixels + noise, 0, 255).astype(np.uint8))
+    assert ok
+    path.write_bytes(encoded.tobytes())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> BrightnessRun:
+    """A finished run in a folder of its own."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return BrightnessRun(folder)
+
+
+@pytest.fixture
+def make_manifest(tmp_path: Path) -> Callable[..., Manifest]:
+    """Makes a data set of drawn slices: 12 test, 4 val and 8 train slices, two per patient, both labels."""
+
+    def make(names: dict[int, str] | None = None, **changes: Any) -> Manifest:
+        records = []
+        for number in range(24):
+            split = "test" if number < 12 else "val" if number < 16 else "train"
+            label = Label.COVID if number // 2 % 2 else Label.NON_COVID
+            name = (names or {}).get(number, f"slice {number:02}.png")
+            # Two of every class of the test part look like the other class.
+            bright = (label is Label.COVID) != (number in {0, 1, 2})
+            draw(tmp_path / "data" / name, 95 if bright else 40, number)
+            fields = {
+                "label": label,
+                "patient_id": f"patient {number // 2}",
+                "source": "drawn",
+                "split": split,
+            }
+            records.append(Record(path=tmp_path / "data" / name, **{**fields, **changes}))
+        return Manifest("drawn", tmp_path / "data", tuple(records))
+
+    return make
