@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import timm
 from torch import Tensor, nn
@@ -40,9 +40,15 @@ class VGGBaseline(Baseline):
 
 def build_backbone(entry: Entry, drop_path_rate: float = 0.0) -> nn.Module:
     """An entry's timm model with one input channel and no classifier, randomly initialised."""
-    stochastic_depth = {} if entry.family in WITHOUT_STOCHASTIC_DEPTH else {"drop_path_rate": drop_path_rate}
+    stochastic_depth: dict[str, Any] = {}
+    if entry.family not in WITHOUT_STOCHASTIC_DEPTH:
+        stochastic_depth["drop_path_rate"] = drop_path_rate
     backbone = timm.create_model(entry.timm_name, in_chans=1, num_classes=0, **stochastic_depth)
-    return cast(nn.Module, backbone)
+    for layer in backbone.modules():
+        if isinstance(layer, nn.ReLU6 | nn.SiLU):
+            # Their gradients need their input, which training would have to copy before it is overwritten.
+            layer.inplace = False
+    return backbone
 
 
 def build_baseline(backbone: nn.Module, entry: Entry, drop_rate: float, zero_mean: bool) -> Baseline:

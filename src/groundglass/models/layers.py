@@ -1,9 +1,9 @@
-"""Layers that read the image itself: zero-mean normalisation, binarised mask, histogram; and the channel gate.
+"""Layers that read the image itself (zero mean, binarised mask, histogram) and the channel gate.
 
-Mask and histogram are layers and not inputs, so that they always fit the augmented image and travel inside the
-exported network. Both depend on the image only through its own minimum and maximum, so that any brightness or
-contrast the framing chose leaves them as they are. All layers are deterministic: the histogram adds whole
-numbers, whose sum does not depend on their order.
+Mask and histogram are layers and not inputs, so that they always fit the augmented image and travel inside
+the exported network. They see each image between its own minimum and maximum, so that brightness and contrast
+leave them as they are. All layers are deterministic: the histogram adds whole numbers, whose sum does not
+depend on their order.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class NetworkOutput(NamedTuple):
 
     Attributes:
         logit: (B,), of COVID; its sigmoid is the probability.
-        activation_map: (B, h, w) class activation map: how much each position of the last feature map adds to
-            the logit. The logit is its mean plus the classifier's bias (and a histogram's term, where there is one).
+        activation_map: (B, h, w) class activation map: how much each position of the last feature map speaks
+            for COVID. Its mean plus the classifier's bias (plus a histogram's term, if any) is the logit.
         embedding: (B, D), the pooled last feature map.
     """
 
@@ -63,8 +63,8 @@ def count_levels(levels: Tensor) -> Tensor:
 def otsu_threshold(counts: Tensor) -> Tensor:
     """The grey level that parts each histogram into the two classes furthest apart.
 
-    It maximises the variance between the classes (Otsu, A threshold selection method from gray-level histograms,
-    IEEE Transactions on Systems, Man, and Cybernetics 9, 1979); of equal maxima the lowest level.
+    It maximises the variance between the classes; of equal maxima it is the lowest level. (Otsu, A threshold
+    selection method from gray-level histograms, IEEE Transactions on Systems, Man, and Cybernetics 9, 1979.)
 
     Args:
         counts: (B, 256), whole numbers.
@@ -125,7 +125,7 @@ class GreyHistogram(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, 1, H, W) to (B, bins) of float32; no gradient passes."""
-        counts = count_levels(grey_levels(images)).unflatten(1, (self.bins, -1)).sum(dim=2)
+        counts = count_levels(grey_levels(images)).view(-1, self.bins, GREY_LEVELS // self.bins).sum(dim=2)
         return counts / counts.sum(dim=1, keepdim=True)
 
 

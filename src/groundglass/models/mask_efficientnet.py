@@ -1,8 +1,8 @@
 """Mask-EfficientNet: an EfficientNet with a branch for the binarised image, channel gates and a histogram.
 
-Xu, Wang and Xu, Image Classification of Covid-19 Pneumonia Based on Mask-EfficientNet. The binarised image passes
-a stem and a first stage of its own and joins the image's features after the first stage; every stage ends in a
-gate ("extrusion activation module"); the histogram adds to the logit.
+Xu, Wang and Xu, Image Classification of Covid-19 Pneumonia Based on Mask-EfficientNet. The binarised image
+passes a stem and a first stage of its own and joins the image's features after the first stage; every stage
+ends in a gate ("extrusion activation module"); the histogram adds to the logit.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from groundglass.models.network import Network
 class MaskBranch(nn.Module):
     """The binarised image's stem and first stage, and the layer that joins it to the image's features.
 
-    Stem and stage are copies of the backbone's, with statistics of their own for batch normalisation. The joining
-    layer starts as identity on the image's channels and 0 on the mask's.
+    Stem and stage are copies of the backbone's, with statistics of their own for batch normalisation. The
+    joining layer starts as identity on the image's channels and 0 on the mask's.
 
     Args:
         backbone: a timm EfficientNet, its weights already loaded.
@@ -32,9 +32,11 @@ class MaskBranch(nn.Module):
     def __init__(self, backbone: nn.Module, channels: int, attention: bool) -> None:
         super().__init__()
         self.binarise = BinaryMask()
-        self.stem = nn.Sequential(deepcopy(backbone.conv_stem), deepcopy(backbone.bn1))
-        self.stage = deepcopy(cast(nn.Sequential, backbone.blocks)[0])
-        self.gate = SqueezeExcitation(channels) if attention else nn.Identity()
+        self.stem = deepcopy(
+            nn.Sequential(backbone.get_submodule("conv_stem"), backbone.get_submodule("bn1"))
+        )
+        self.stage = deepcopy(backbone.get_submodule("blocks.0"))
+        self.gate = _gate(channels, attention)
         self.fuse = nn.Conv2d(2 * channels, channels, kernel_size=1, bias=False)
         with torch.no_grad():
             identity = torch.eye(channels, 2 * channels)
@@ -66,7 +68,7 @@ class HistogramTerm(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, 1, H, W) to (B,)."""
-        # The square root gives every histogram unit length and keeps a black background from drowning the rest.
+        # Square roots give every histogram unit length and keep a black background from drowning the rest.
         roots = self.histogram(images).sqrt()
         return cast(Tensor, self.output(self.activation(self.hidden(roots)))).squeeze(1)
 
@@ -86,6 +88,7 @@ class MaskEfficientNet(Network):
     def __init__(
         self,
         backbone: nn.Module,
+        *,
         mask: bool = True,
         attention: bool = True,
         histogram: bool = True,
@@ -94,9 +97,7 @@ class MaskEfficientNet(Network):
     ) -> None:
         super().__init__(backbone, cast(int, backbone.num_features), drop_rate, zero_mean)
         widths = _stage_widths(cast(nn.Sequential, backbone.blocks))
-        self.gates = nn.ModuleList(
-            SqueezeExcitation(width) if attention else nn.Identity() for width in widths
-        )
+        self.gates = nn.ModuleList(_gate(width, attention) for width in widths)
         self.mask_branch = MaskBranch(backbone, widths[0], attention) if mask else None
         self.histogram_term = HistogramTerm() if histogram else None
 
@@ -118,9 +119,11 @@ class MaskEfficientNet(Network):
         return output._replace(logit=output.logit + self.histogram_term(images))
 
 
+def _gate(channels: int, attention: bool) -> nn.Module:
+    return SqueezeExcitation(channels) if attention else nn.Identity()
+
+
 def _stage_widths(stages: nn.Sequential) -> list[int]:
     """Channels that leave each stage: those of its last convolution."""
-    return [
-        [layer for layer in stage.modules() if isinstance(layer, nn.Conv2d)][-1].out_channels
-        for stage in stages
-    ]
+    convolutions = ([layer for layer in stage.modules() if isinstance(layer, nn.Conv2d)] for stage in stages)
+    return [layers[-1].out_channels for layers in convolutions]

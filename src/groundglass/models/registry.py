@@ -108,8 +108,8 @@ def build(
 
     Args:
         name: of a registry entry.
-        weights: ``none``, ``imagenet``, or a safetensors file with a timm backbone's state (its first layer may have
-            three input channels, its classifier is left out) or the state of exactly this network.
+        weights: ``none``, ``imagenet``, or a safetensors file with a timm backbone's state (its first layer
+            may have three input channels, its classifier is left out) or the state of exactly this network.
         mask: give Mask-EfficientNet its mask branch; the baselines have none.
         attention: give Mask-EfficientNet its channel gates; the baselines have none.
         histogram: give Mask-EfficientNet its histogram term; the baselines have none.
@@ -132,7 +132,14 @@ def build(
         load_backbone(backbone, state)
     network: Network
     if entry.family == "mask-efficientnet":
-        network = MaskEfficientNet(backbone, mask, attention, histogram, drop_rate, zero_mean)
+        network = MaskEfficientNet(
+            backbone,
+            mask=mask,
+            attention=attention,
+            histogram=histogram,
+            drop_rate=drop_rate,
+            zero_mean=zero_mean,
+        )
     else:
         network = build_baseline(backbone, entry, drop_rate, zero_mean)
     if state is not None and state.whole_network:

@@ -1,8 +1,7 @@
-"""Pretrained weights: ImageNet's from an installed package or timm's hub, or anybody's from a safetensors file."""
+"""Pretrained weights: ImageNet's from an installed package or timm's hub, or a safetensors file."""
 
 from __future__ import annotations
 
-import os
 import pickle
 import urllib.error
 import urllib.request
@@ -75,17 +74,11 @@ def load_backbone(backbone: nn.Module, weights: Weights) -> None:
     tensors = {
         name: tensor for name, tensor in weights.tensors.items() if not name.startswith(CLASSIFIER_PREFIXES)
     }
-    own = backbone.state_dict()
-    for name, tensor in tensors.items():
-        expected = own[name].shape if name in own else tensor.shape
-        if (
-            tensor.ndim == 4
-            and tensor.shape[1] == 3
-            and expected[1] == 1
-            and tensor.shape[2:] == expected[2:]
-        ):
+    for name, own in backbone.state_dict().items():
+        given = tensors.get(name, own)
+        if given.ndim == own.ndim == 4 and (given.shape[1], own.shape[1]) == (3, 1):
             # A grey picture shown in red, green and blue alike gives the sum of the three.
-            tensors[name] = tensor.sum(dim=1, keepdim=True)
+            tensors[name] = given.sum(dim=1, keepdim=True)
     _load(backbone, tensors, weights.source)
 
 
@@ -104,11 +97,8 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
     missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
     unknown = [name for name in tensors if name not in own]
     shapes = [name for name in tensors if name in own and tensors[name].shape != own[name].shape]
-    for problem, names in (
-        ("lacks", missing),
-        ("holds the unknown", unknown),
-        ("has another shape for", shapes),
-    ):
+    problems = {"lacks": missing, "holds the unknown": unknown, "has another shape for": shapes}
+    for problem, names in problems.items():
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise WeightsError(f"{source}: does not fit this network: it {problem} {names[0]!r}{more}")
@@ -144,13 +134,8 @@ def _read_package(entry: Entry, path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: damaged, reinstall {entry.package}") from error
     with torch.device("meta"):
         expected = timm.create_model(entry.timm_name).state_dict()
-    same = [tuple(tensor.shape) for tensor in tensors.values()] == [
-        tuple(own.shape) for own in expected.values()
-    ]
-    if not same:
-        raise WeightsError(
-            f"{path}: its tensors are not those of {entry.timm_name}, reinstall {entry.package}"
-        )
+    if [tensor.shape for tensor in tensors.values()] != [own.shape for own in expected.values()]:
+        raise WeightsError(f"{path}: its tensors are not {entry.timm_name}'s, reinstall {entry.package}")
     return dict(zip(expected, tensors.values(), strict=True))
 
 
@@ -173,24 +158,26 @@ def _require_hub(entry: Entry) -> None:
     """Fail at once where the hub is out of reach; its own client would try again for most of a minute."""
     from huggingface_hub import constants, try_to_load_from_cache  # noqa: PLC0415 - only for the hub
 
-    repository = timm.get_pretrained_cfg(entry.timm_name).hf_hub_id
+    repository = f"timm/{entry.timm_name}"
     names = ("model.safetensors", "pytorch_model.bin")
-    if any(isinstance(try_to_load_from_cache(repository, name), str | os.PathLike) for name in names):
+    if any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
         return
-    reachable = not constants.HF_HUB_OFFLINE
-    if reachable:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310 - the hub's own address
-        try:
-            urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()  # noqa: S310
-        except urllib.error.HTTPError:
-            pass  # it answers
-        except OSError:
-            reachable = False
-    if not reachable:
+    if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
         raise WeightsError(
-            f"ImageNet weights {entry.timm_name} are not on this machine and {constants.ENDPOINT} cannot be reached: "
-            f"{_offline_advice(entry)}, give weights as a .safetensors file, or use weights 'none'"
+            f"ImageNet weights {entry.timm_name} are not on this machine and {constants.ENDPOINT} cannot be "
+            f"reached: {_offline_advice(entry)}, give a .safetensors file as weights, or use weights 'none'"
         )
+
+
+def _answers(address: str) -> bool:
+    request = urllib.request.Request(address, method="HEAD")  # noqa: S310 - the hub's own address
+    try:
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()  # noqa: S310
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _offline_advice(entry: Entry) -> str:
