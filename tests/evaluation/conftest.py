@@ -25,7 +25,7 @@ class BrightnessRun:
     info: dict[str, Any] = field(default_factory=lambda: {"finished": True})
     seed: int = 0
     split_spec: str = "official"
-    framing: Framing = Framing(size=64)
+    framing: Framing = field(default_factory=lambda: Framing(size=64))
     recipe: Any = field(
         default_factory=lambda: SimpleNamespace(name="brightness", network=SimpleNamespace(name="mean-grey"))
     )

@@ -86,7 +86,7 @@ def evaluate(
         probability=probability,
         metrics=metrics,
         bootstrap=intervals,
-        warnings=(*_state_warnings(run, looks), *warnings),
+        warnings=(*_state_warnings(run, chosen, looks), *warnings),
         looks=looks,
         time=now,
         seconds=seconds,
@@ -113,11 +113,11 @@ def _record(run: TrainedRun, part: Part, sha256: str, now: str, output: Path) ->
     return ledger.record(run.path, entry)
 
 
-def _state_warnings(run: TrainedRun, looks: int) -> list[str]:
+def _state_warnings(run: TrainedRun, part: Part, looks: int) -> list[str]:
     warnings = []
     if not run.info.get("finished", False):
         warnings.append("The training has not finished: these are figures of an intermediate state.")
-    if looks > 1:
+    if looks > 1 and part.name not in {"train", "val"}:
         warnings.append(
             f"These slices have been evaluated with this run {looks} times, this time included. Figures on a "
             "test part hold only if nothing was chosen by them."

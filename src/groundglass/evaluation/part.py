@@ -51,11 +51,9 @@ class Part:
 
     @property
     def title(self) -> str:
-        """The part in words, such as ``covid-ct, test part of split official``."""
-        return (
-            f"{self.data}, all slices"
-            if self.split is None
-            else f"{self.data}, {self.name} part of {self.split}"
+        """The part in words, such as ``COVID-CT, test part (split official)``."""
+        return f"{self.data}, " + (
+            "all slices" if self.split is None else f"{self.name} part (split {self.split})"
         )
 
     def file(self, record: Record) -> str:

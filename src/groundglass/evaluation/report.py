@@ -77,6 +77,8 @@ def measure_rows(evaluation: Evaluation) -> list[MeasureRow]:
 
 def _note(name: str, metric: Metric, interval: Interval, resamples: int) -> str:
     notes = ["lower is better"] if name in LOWER_IS_BETTER else []
+    if name == "calibration_error" and interval.low is not None:
+        notes.append("resampling raises it, so its interval lies high")
     if metric.reason:
         notes.append(metric.reason)
     elif interval.reason:
@@ -93,8 +95,6 @@ def _panels(run: TrainedRun, evaluation: Evaluation) -> list[FigurePanel]:
         f"{confusion.true_positive} COVID slices called COVID, {confusion.false_negative} missed; "
         f"{confusion.true_negative} NonCOVID slices called NonCOVID, {confusion.false_positive} called COVID."
     )
-    selected = run.info.get("selected_epoch")
-    training = figures.training_figure(run.history(), selected)
     return [
         _roc(evaluation),
         _precision_recall(evaluation),
@@ -115,16 +115,24 @@ def _panels(run: TrainedRun, evaluation: Evaluation) -> list[FigurePanel]:
             figures.histogram_figure(probability[label == 1], probability[label == 0], THRESHOLD),
             "Slices labelled COVID count upwards, NonCOVID downwards; those on the wrong side of the "
             "threshold are the errors.",
+            width="half",
         ),
         _reliability(evaluation),
+        *_training(run),
+    ]
+
+
+def _training(run: TrainedRun) -> list[FigurePanel]:
+    history, selected = run.history(), run.info.get("selected_epoch")
+    loss = figures.loss_figure(history, selected)
+    scores = figures.validation_figure(history, selected)
+    loss_words = "Loss on the training and the validation part after each epoch."
+    score_words = "How the network did on the validation part after each epoch."
+    missing = "Not drawn: the run holds no such history of its training."
+    return [
+        FigurePanel("loss", "Training: loss", loss, loss_words if loss else missing, width="half"),
         FigurePanel(
-            "training",
-            "Training",
-            training,
-            "Loss of the training and validation parts, and the validation part's measures, after each epoch."
-            if training
-            else "The run holds no history of its training.",
-            wide=training is not None,
+            "validation", "Training: validation", scores, score_words if scores else missing, width="half"
         ),
     ]
 
@@ -169,7 +177,7 @@ def _reliability(evaluation: Evaluation) -> FigurePanel:
         f"the {len(filled)} filled of {BINS} equal-width bins. Expected calibration error {error:.3f}."
     )
     drawn = figures.reliability_figure(mean, observed, count, error)
-    return FigurePanel("reliability", "Reliability", drawn, words)
+    return FigurePanel("reliability", "Reliability", drawn, words, width="half")
 
 
 def _gallery(run: TrainedRun, evaluation: Evaluation) -> list[GalleryGroup]:

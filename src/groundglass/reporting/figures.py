@@ -39,8 +39,7 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "groundglass",
     "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.titlesize": 10,
+    "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": MUTED,
@@ -56,7 +55,7 @@ _STYLE: dict[Any, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 10,
     "lines.linewidth": 1.8,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -159,7 +158,7 @@ def reliability_figure(
             offset = (0, -10) if below else (0, 10)
             axes.annotate(
                 str(number), (x, y), xytext=offset, textcoords="offset points", ha="center",
-                va="top" if below else "bottom", fontsize=8, color=MUTED,
+                va="top" if below else "bottom", fontsize=9, color=MUTED,
             )  # fmt: skip
         axes.set(xlabel="Mean predicted probability of COVID", ylabel="Observed share of COVID")
         axes.legend(loc="upper left")
@@ -185,7 +184,7 @@ def confusion_figure(
             )
             axes.text(column, row - 0.08, str(counts[row, column]), ha="center", va="center", fontsize=22)
             detail = f"{share:.0%} {words[row][column]}" if total else "no such slice"
-            axes.text(column, row + 0.24, detail, ha="center", va="center", fontsize=9)
+            axes.text(column, row + 0.24, detail, ha="center", va="center", fontsize=11)
         axes.set(
             xlim=(-0.5, 1.5),
             ylim=(1.5, -0.5),
@@ -209,61 +208,66 @@ def histogram_figure(covid: _Values, non_covid: _Values, threshold: float) -> Fi
         threshold: where slices are called COVID.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.4, 4.0), layout="constrained")
+        figure = Figure(figsize=(5.6, 4.0), layout="constrained")
         axes = figure.add_subplot()
         edges = np.linspace(0, 1, 21)
         up, down = np.histogram(covid, edges)[0], np.histogram(non_covid, edges)[0]
-        axes.bar(edges[:-1], up, 0.046, align="edge", color=COVID, label=f"labelled COVID ({len(covid)})")
+        axes.bar(edges[:-1], up, 0.046, align="edge", color=COVID, label=f"COVID ({len(covid)})")
         axes.bar(
             edges[:-1],
             -down,
             0.046,
             align="edge",
             color=NON_COVID,
-            label=f"labelled NonCOVID ({len(non_covid)})",
+            label=f"NonCOVID ({len(non_covid)})",
         )
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.axvline(
             threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {threshold:g}"
         )
         reach = max(1, int(up.max()), int(down.max())) * 1.1
-        axes.set(xlim=(0, 1), ylim=(-reach, reach * 1.45))
+        axes.set(xlim=(0, 1), ylim=(-reach, reach))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
         axes.set(xlabel="Predicted probability of COVID", ylabel="Slices per bin of 0.05")
-        axes.legend(loc="upper center", ncols=1)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         return figure
 
 
-def training_figure(history: Sequence[Mapping[str, Any]], selected_epoch: int | None = None) -> Figure | None:
-    """Loss and validation measures over the epochs of a training.
+def loss_figure(history: Sequence[Mapping[str, Any]], selected_epoch: int | None = None) -> Figure | None:
+    """Loss on the training and validation parts over the epochs.
 
     Args:
-        history: one mapping per epoch with ``epoch`` and any of ``train_loss``, ``val_loss``, ``val_auc``,
-            ``val_accuracy``; values may be missing or None.
+        history: one mapping per epoch with ``epoch``, ``train_loss`` and ``val_loss``; values may be missing.
         selected_epoch: the epoch whose weights are in use, marked where known.
 
     Returns:
-        The figure, or None where the history holds nothing to draw.
+        The figure, or None where the history holds no loss.
     """
-    losses = _curves(history, {"train_loss": "training", "val_loss": "validation"})
-    scores = _curves(history, {"val_auc": "AUC", "val_accuracy": "accuracy"})
-    if not losses and not scores:
-        return None
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9.2, 3.4), layout="constrained")
-        panels = figure.subplots(1, 2)
-        for axes, curves, label in zip(
-            panels, (losses, scores), ("Loss (cross-entropy, nats)", "Validation measure"), strict=True
-        ):
-            _draw_curves(axes, curves, selected_epoch)
-            axes.set(xlabel="Epoch", ylabel=label)
-        return figure
+    curves = _curves(history, {"train_loss": "training", "val_loss": "validation"})
+    return _training_figure(curves, "Loss (cross-entropy, nats)", selected_epoch)
 
 
-def _curves(
-    history: Sequence[Mapping[str, Any]], names: Mapping[str, str]
-) -> list[tuple[str, list[float], list[float]]]:
+def validation_figure(
+    history: Sequence[Mapping[str, Any]], selected_epoch: int | None = None
+) -> Figure | None:
+    """AUC and accuracy on the validation part over the epochs.
+
+    Args:
+        history: one mapping per epoch with ``epoch``, ``val_auc`` and ``val_accuracy``; values may be missing.
+        selected_epoch: the epoch whose weights are in use, marked where known.
+
+    Returns:
+        The figure, or None where the history holds neither.
+    """
+    curves = _curves(history, {"val_auc": "AUC", "val_accuracy": "accuracy"})
+    return _training_figure(curves, "Measure on the validation part", selected_epoch)
+
+
+_Curves = list[tuple[str, list[float], list[float]]]
+
+
+def _curves(history: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> _Curves:
     curves = []
     for key, title in names.items():
         points = [
@@ -276,22 +280,21 @@ def _curves(
     return curves
 
 
-def _draw_curves(
-    axes: Axes, curves: list[tuple[str, list[float], list[float]]], selected_epoch: int | None
-) -> None:
-    for (title, x, y), colour, marker in zip(curves, (NON_COVID, COVID), ("o", "s"), strict=False):
-        axes.plot(x, y, color=colour, marker=marker, markersize=3.5, label=title)
-    if selected_epoch is not None and curves:
-        axes.axvline(
-            selected_epoch,
-            color=MUTED,
-            linewidth=1,
-            linestyle=(0, (4, 3)),
-            label=f"selected epoch {selected_epoch}",
-        )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if curves:
+def _training_figure(curves: _Curves, label: str, selected_epoch: int | None) -> Figure | None:
+    if not curves:
+        return None
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for (title, x, y), colour, marker in zip(curves, (NON_COVID, COVID), ("o", "s"), strict=False):
+            axes.plot(x, y, color=colour, marker=marker, markersize=3.5, label=title)
+        if selected_epoch is not None:
+            label_of_line = f"selected epoch {selected_epoch}"
+            axes.axvline(selected_epoch, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=label_of_line)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="Epoch", ylabel=label)
         axes.legend(loc="best")
+        return figure
 
 
 def svg(figure: Figure) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -50,14 +51,14 @@ class FigurePanel:
         title: heading.
         figure: None where it cannot be drawn.
         words: what the figure shows, or why it cannot be drawn; read by everybody, screen readers included.
-        wide: takes the whole row.
+        width: share of a row on a wide screen.
     """
 
     name: str
     title: str
     figure: Figure | None
     words: str
-    wide: bool = False
+    width: Literal["third", "half"] = "third"
 
     @property
     def svg(self) -> Markup | None:

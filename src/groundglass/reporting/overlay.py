@@ -21,7 +21,7 @@ _STRENGTH = 0.62
 
 def grey_picture(pixels: NDArray[np.uint8]) -> Picture:
     """Grey pixels (H, W) as a picture (H, W, 3)."""
-    return np.repeat(pixels[:, :, None], 3, axis=2)
+    return np.asarray(np.repeat(pixels[:, :, None], 3, axis=2), np.uint8)
 
 
 def overlay(framed: NDArray[np.uint8], activation_map: NDArray[np.floating]) -> Picture:
@@ -45,7 +45,7 @@ def overlay(framed: NDArray[np.uint8], activation_map: NDArray[np.floating]) -> 
     strength = np.abs(smooth) / peak * _STRENGTH if peak > 0 else np.zeros_like(smooth)
     colour = np.where((smooth > 0)[:, :, None], np.array(FOR_COVID), np.array(AGAINST_COVID))
     blended = grey_picture(framed) * (1 - strength[:, :, None]) + colour * strength[:, :, None]
-    return np.clip(np.rint(blended), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(blended), 0, 255), np.uint8)
 
 
 def outline_mask(
