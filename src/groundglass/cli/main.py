@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from groundglass import __version__
+from groundglass.cli import data
 from groundglass.errors import GroundglassError
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data.app)
 
 
 def _version(show: bool) -> None:

@@ -1,0 +1,93 @@
+"""``groundglass data``: fetch, describe and prepare data sets."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(name="data", help="Fetch, describe and prepare data sets.", no_args_is_help=True)
+
+
+class Published(str, Enum):
+    """A data set that can be downloaded."""
+
+    COVID_CT = "covid-ct"
+
+
+@app.command()
+def download(
+    name: Annotated[Published, typer.Argument(help="Which data set.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder to put it in.")],
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            "--base-url",
+            envvar="GROUNDGLASS_COVID_CT_URL",
+            help="Fetch from here instead of the authors' repository; Images-processed/ must lie in it.",
+        ),
+    ] = None,
+) -> None:
+    """Download COVID-CT and verify every image; run again after an interruption, it goes on."""
+    from groundglass.cli.progress import FileProgress  # noqa: PLC0415
+    from groundglass.data.download import BASE_URL, NOTICE, download_covid_ct  # noqa: PLC0415
+
+    typer.echo(NOTICE)
+    done = download_covid_ct(output, base_url or BASE_URL, FileProgress)
+    typer.echo(f"{done.folder}: {done.fetched} images fetched, {done.kept} were there; all as published")
+
+
+@app.command()
+def describe(
+    path: Annotated[
+        Path, typer.Argument(help="COVID-CT, a folder COVID/ NonCOVID/, a manifest CSV or slices.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Count labels, patients, splits, sources, containers, sizes and grey values."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import track  # noqa: PLC0415
+
+    from groundglass.data.describe import describe as describe_manifest  # noqa: PLC0415
+    from groundglass.data.load import load_dataset  # noqa: PLC0415
+    from groundglass.data.tables import description_tables  # noqa: PLC0415
+
+    manifest = load_dataset(path)
+    watched = track(manifest.records, "Reading", console=Console(stderr=True), transient=True)
+    description = describe_manifest(manifest, watched)
+    if as_json:
+        typer.echo(json.dumps(description.as_json(), indent=2, ensure_ascii=False))
+    else:
+        console = Console()
+        for table in description_tables(description):
+            console.print(table)
+
+
+class PhantomFormat(str, Enum):
+    """File formats phantoms are written in."""
+
+    PNG = "png"
+    DICOM = "dicom"
+
+
+@app.command()
+def phantoms(
+    output: Annotated[Path, typer.Option("--output", help="New folder to write to.")],
+    count: Annotated[int, typer.Option(help="Number of slices; every other one has lesions.")] = 200,
+    severity: Annotated[
+        str, typer.Option(help="Range LO:HI of the lesions' severity, above 0 and at most 1.")
+    ] = "0.2:0.8",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same slices.")] = 0,
+    file_format: Annotated[
+        PhantomFormat, typer.Option("--format", help="Kind of files.")
+    ] = PhantomFormat.PNG,
+    size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along each side.")] = 512,
+) -> None:
+    """Invent chest CT slices, healthy and with lesions, as a data set to train on."""
+    from groundglass.data.phantoms import Severities, write_phantoms  # noqa: PLC0415
+
+    manifest = write_phantoms(output, count, Severities.parse(severity), seed, file_format.value, size)
+    typer.echo(f"{len(manifest)} phantoms in {output}, listed in {output / 'manifest.csv'}")
