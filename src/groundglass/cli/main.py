@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from groundglass import __version__
-from groundglass.cli import data
+from groundglass.cli import data, evaluate
 from groundglass.errors import GroundglassError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app)
+app.command()(evaluate.evaluate)
 
 
 def _version(show: bool) -> None:

@@ -254,7 +254,7 @@ def validation_figure(
     """AUC and accuracy on the validation part over the epochs.
 
     Args:
-        history: one mapping per epoch with ``epoch``, ``val_auc`` and ``val_accuracy``; values may be missing.
+        history: one mapping per epoch with ``epoch``, ``val_auc``, ``val_accuracy``; values may be missing.
         selected_epoch: the epoch whose weights are in use, marked where known.
 
     Returns:

@@ -1,0 +1,81 @@
+"""``groundglass evaluate``: judge a run on a part of a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Part = Annotated[
+    str | None,
+    typer.Option("--part", help="train, val, test, or all for every slice. Test with --split, else all."),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="official, random, patients:FOLD/FOLDS, official-cv:FOLD/FOLDS or leave-source-out:NAME. "
+        "With --part alone: the split the run was trained on.",
+    ),
+]
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    *,
+    data: Annotated[
+        Path, typer.Option("--data", help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder for report.html, metrics.json, predictions.csv.")
+    ],
+    split: Split = None,
+    part: Part = None,
+    resamples: Annotated[
+        int, typer.Option("--bootstrap", min=1, metavar="N", help="Resamples of patients for the intervals.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    allow_unfinished: Annotated[
+        bool, typer.Option("--allow-unfinished", help="Evaluate a run whose training has not ended.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
+) -> None:
+    """Measure a run on a part of a data set, with intervals, and write a report."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from groundglass.data.load import load_dataset  # noqa: PLC0415
+    from groundglass.evaluation.evaluate import evaluate as evaluate_run  # noqa: PLC0415 - scikit-learn is slow
+    from groundglass.evaluation.result import metrics_document  # noqa: PLC0415
+    from groundglass.evaluation.table import measures_table  # noqa: PLC0415
+    from groundglass.training.run import Run  # noqa: PLC0415 - torch is slow to import
+
+    opened, manifest = Run.open(run), load_dataset(data)
+    if part is None:
+        part = "all" if split is None else "test"
+    elif split is None and part != "all":
+        split = opened.split_spec
+    with Progress(console=Console(stderr=True), transient=True) as display:
+        task = display.add_task("Evaluating", total=None)
+        evaluation = evaluate_run(
+            opened,
+            manifest,
+            split,
+            part,
+            output,
+            data=data,
+            resamples=resamples,
+            seed=seed,
+            allow_unfinished=allow_unfinished,
+            progress=lambda done, total: display.update(task, completed=done, total=total),
+        )
+    for warning in evaluation.warnings:
+        Console(stderr=True, soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(warning)}")
+    if as_json:
+        typer.echo(json.dumps(metrics_document(opened, evaluation), indent=2, ensure_ascii=False))
+        return
+    Console().print(measures_table(evaluation))
+    typer.echo(f"Report: {output / 'report.html'}")
