@@ -1,0 +1,306 @@
+"""CT slices from DICOM files, in Hounsfield units and the lung window."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundglass.errors import ImageError
+from groundglass.imaging.grey import AIR, as_hounsfield, extent, interpret
+from groundglass.imaging.guard import guarded
+from groundglass.imaging.limits import DEFAULT_LIMITS, Limits
+from groundglass.imaging.lossless import FrameLayout, LosslessDecoder
+from groundglass.imaging.slice import CTSlice, Hounsfield, Origin
+from groundglass.imaging.source import Source
+from groundglass.imaging.window import LUNG, Window
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+# Decoded by GDCM in a process of its own; pydicom decodes RLE, Pillow the other JPEG and JPEG 2000.
+_LOSSLESS_JPEG = frozenset(
+    {
+        "1.2.840.10008.1.2.4.57",  # JPEG Lossless (Process 14)
+        "1.2.840.10008.1.2.4.70",  # the same, Selection Value 1
+        "1.2.840.10008.1.2.4.80",  # JPEG-LS Lossless
+        "1.2.840.10008.1.2.4.81",  # JPEG-LS Near-Lossless
+    }
+)
+_RLE = "1.2.840.10008.1.2.5"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_IMPLICIT = "1.2.840.10008.1.2"
+_EXPLICIT = "1.2.840.10008.1.2.1"
+_EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_NATIVE = frozenset({_IMPLICIT, _EXPLICIT, _DEFLATED, _EXPLICIT_BIG_ENDIAN})
+
+_MODALITIES = frozenset({"CT", "OT", "SC", ""})
+_MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
+
+Orientation = tuple[float, float, float, float, float, float]
+Position = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of a DICOM file, without its pixels.
+
+    Attributes:
+        index: from 0, in the file.
+        slope: from stored values to Hounsfield units, or None where the file does not say.
+        intercept: likewise.
+        position: of the first pixel's centre in mm, or None.
+        orientation: direction cosines of rows, then columns, or None.
+        spacing: mm between rows and between columns, or None.
+    """
+
+    index: int
+    slope: float | None
+    intercept: float
+    position: Position | None
+    orientation: Orientation | None
+    spacing: tuple[float, float] | None
+
+    def height(self) -> float | None:
+        """Position in mm along the slice normal, or None where the file does not say."""
+        if self.position is None or self.orientation is None:
+            return None
+        return float(np.dot(self.position, np.cross(self.orientation[:3], self.orientation[3:])))
+
+
+@guarded("DICOM")
+def read_dicom(
+    source: Source, decoder: LosslessDecoder, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[CTSlice]:
+    """Every frame of a DICOM file, those of a multi-frame file sorted along the slice normal.
+
+    Stored values are rescaled to Hounsfield units and shown in the lung window, whatever window the header
+    asks for. A file that states no rescaling (a secondary capture) is shown in its own first window.
+
+    Raises:
+        ImageError: damaged, no pixel data, in colour, not a CT, or larger than ``limits`` allow.
+    """
+    dataset = open_dataset(source, limits)
+    _check(dataset, source.name, limits)
+    frames = describe_frames(dataset, limits)
+    for frame in frames:
+        stored = _stored(dataset, frame.index, decoder)
+        yield _slice(dataset, frame, stored, source.name, several=len(frames) > 1)
+
+
+def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = None) -> Dataset:
+    """The data set of a file; with ``tags`` only these elements and none of the pixels."""
+    from pydicom import dcmread  # noqa: PLC0415 - slow to import
+
+    content = source.read(limits)
+    _check_deflated(content, limits)
+    stream = io.BytesIO(content)
+    if tags is None:
+        dataset = dcmread(stream, force=True)
+    else:
+        dataset = dcmread(stream, force=True, stop_before_pixels=True, specific_tags=list(tags))
+    if not hasattr(dataset, "file_meta") or "TransferSyntaxUID" not in dataset.file_meta:
+        from pydicom.dataset import FileMetaDataset  # noqa: PLC0415 - slow to import
+
+        implicit, little = dataset.original_encoding
+        dataset.file_meta = getattr(dataset, "file_meta", FileMetaDataset())
+        explicit = _EXPLICIT if little else _EXPLICIT_BIG_ENDIAN
+        dataset.file_meta.TransferSyntaxUID = _IMPLICIT if implicit else explicit
+    return dataset
+
+
+def _check_deflated(content: bytes, limits: Limits) -> None:
+    """Inflate a deflated data set piecewise, since pydicom would do it at once and without a bound."""
+    if _DEFLATED.encode() not in content[:4096] or content[128:132] != b"DICM":
+        return
+    start = 144 + int.from_bytes(content[140:144], "little")
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    rest, size = content[start:], 0
+    while rest and not inflate.eof:
+        size += len(inflate.decompress(rest, 2**20))
+        rest = inflate.unconsumed_tail
+        if size > min(limits.file_bytes, 2**30):
+            raise ValueError("the deflated data set is larger than the limit")
+
+
+def _check(dataset: Dataset, name: str, limits: Limits) -> None:
+    modality = str(dataset.get("Modality", "") or "")
+    if "PixelData" not in dataset:
+        kind = dataset.get("SOPClassUID")
+        of = f" ({kind.name})" if kind is not None and hasattr(kind, "name") else ""
+        raise ImageError(name, f"holds no pixel data{of}")
+    photometric = str(dataset.get("PhotometricInterpretation", "") or "")
+    if int(dataset.get("SamplesPerPixel", 1) or 1) != 1 or photometric not in _MONOCHROME:
+        what = f"{photometric[:16] or 'unknown colours'}, modality {modality[:16] or 'unknown'}"
+        raise ImageError(name, f"a colour image ({what}), not a CT slice")
+    if modality not in _MODALITIES:
+        raise ImageError(name, f"modality {modality[:16]}, not a CT slice")
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if rows < 1 or columns < 1:
+        raise ImageError(name, f"an image of {columns} x {rows} pixels")
+    if rows * columns > limits.pixels:
+        raise ImageError(name, f"{columns} x {rows} pixels are more than the limit of {limits.pixels:,}")
+
+
+def describe_frames(dataset: Dataset, limits: Limits) -> list[Frame]:
+    """The frames of a data set; sorted along the slice normal where all of them have a position."""
+    count = int(dataset.get("NumberOfFrames", 1) or 1)
+    if not 1 <= count <= limits.frames:
+        raise ValueError(f"{count:,} frames, 1 to {limits.frames:,} can be read")
+    shared = _first(dataset, "SharedFunctionalGroupsSequence")
+    by_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    frames = []
+    for index in range(count):
+        own = by_frame[index] if index < len(by_frame) else None
+        frames.append(_describe(index, [part for part in (own, shared) if part is not None], dataset))
+    heights = [frame.height() for frame in frames]
+    if any(height is None for height in heights):
+        return frames
+    return sorted(frames, key=lambda frame: (frame.height() or 0.0, frame.index))
+
+
+def _describe(index: int, groups: list[Dataset], dataset: Dataset) -> Frame:
+    """A frame's geometry and rescaling from its functional groups, else from the data set itself."""
+
+    def numbers(sequence: str, keyword: str, count: int) -> tuple[float, ...] | None:
+        places = [_first(group, sequence) for group in groups] + [dataset]
+        found = (_numbers(place, keyword, count) for place in places if place is not None)
+        return next((values for values in found if values is not None), None)
+
+    slope = numbers("PixelValueTransformationSequence", "RescaleSlope", 1)
+    intercept = numbers("PixelValueTransformationSequence", "RescaleIntercept", 1)
+    stated = slope is not None or intercept is not None
+    return Frame(
+        index=index,
+        slope=(slope or (1.0,))[0] if stated else None,
+        intercept=(intercept or (0.0,))[0],
+        position=numbers("PlanePositionSequence", "ImagePositionPatient", 3),  # type: ignore[arg-type]
+        orientation=numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6),  # type: ignore[arg-type]
+        spacing=numbers("PixelMeasuresSequence", "PixelSpacing", 2),  # type: ignore[arg-type]
+    )
+
+
+def _first(dataset: Dataset, sequence: str) -> Any:
+    items = dataset.get(sequence)
+    return items[0] if items else None
+
+
+def _numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """The element's ``count`` finite numbers, or None where it is missing, empty or malformed."""
+    value = dataset.get(keyword)
+    if value is None or value == "":
+        return None
+    try:
+        values = tuple(float(number) for number in (value if isinstance(value, Sequence | list) else [value]))
+    except TypeError:
+        return None
+    return values if len(values) == count and np.isfinite(values).all() else None
+
+
+def _stored(dataset: Dataset, index: int, decoder: LosslessDecoder) -> NDArray[np.generic]:
+    """Stored values of one frame, shape (rows, columns), any integer type."""
+    from pydicom.encaps import get_frame  # noqa: PLC0415 - slow to import
+    from pydicom.pixels import pixel_array  # noqa: PLC0415 - slow to import
+
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    if syntax not in _LOSSLESS_JPEG:
+        plugin = "" if syntax in _NATIVE else "pydicom" if syntax == _RLE else "pillow"
+        values: NDArray[np.generic] = pixel_array(dataset, index=index, decoding_plugin=plugin)
+        return values
+    layout = FrameLayout(
+        transfer_syntax=syntax,
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        bits_allocated=int(dataset.BitsAllocated),
+        bits_stored=int(dataset.BitsStored),
+        signed=bool(dataset.PixelRepresentation),
+    )
+    count = int(dataset.get("NumberOfFrames", 1) or 1)
+    return decoder.decode(get_frame(dataset.PixelData, index, number_of_frames=count), layout)
+
+
+def _slice(
+    dataset: Dataset, frame: Frame, stored: NDArray[np.generic], name: str, *, several: bool
+) -> CTSlice:
+    if stored.ndim != 2:
+        raise ValueError(f"pixel data of shape {stored.shape}")
+    origin = Origin(
+        file=name,
+        container="DICOM",
+        mode=str(dataset.PhotometricInterpretation),
+        frame=frame.index if several else None,
+        series=str(dataset.get("SeriesInstanceUID", "") or "") or None,
+        position=frame.position,
+        orientation=frame.orientation,
+        spacing=frame.spacing,
+    )
+    if frame.slope is None:
+        return _capture(dataset, stored, origin)
+    hounsfield = _hounsfield(dataset, frame, stored)
+    return CTSlice(LUNG.apply(hounsfield), origin, hounsfield)
+
+
+def _hounsfield(dataset: Dataset, frame: Frame, stored: NDArray[np.generic]) -> Hounsfield:
+    slope, intercept = np.float32(frame.slope), np.float32(frame.intercept)
+    values = stored.astype(np.float32) * slope + intercept
+    if dataset.PhotometricInterpretation == "MONOCHROME1" and not _air_around(values):
+        # Stored as a negative: turn it round within the range that the stored bits span.
+        lowest, highest = _stored_range(dataset)
+        values = np.float32(lowest + highest) * slope + 2 * intercept - values
+    hounsfield = as_hounsfield(values)
+    hounsfield[_padding(dataset, stored)] = AIR
+    return hounsfield
+
+
+def _air_around(values: NDArray[np.float32]) -> bool:
+    """Whether the image's border is air, as it is in Hounsfield units: then nothing is stored as a negative.
+
+    MONOCHROME1 only says that a viewer shall show low values bright; some makers store negatives with it.
+    """
+    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    return bool(np.median(border) < -500)
+
+
+def _stored_range(dataset: Dataset) -> tuple[int, int]:
+    bits = int(dataset.BitsStored)
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
+
+
+def _padding(dataset: Dataset, stored: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Pixels outside the scanner's field of view, shape (rows, columns)."""
+    found = _numbers(dataset, "PixelPaddingValue", 1)
+    if found is None:
+        return np.zeros(stored.shape, bool)
+    bits = int(dataset.BitsAllocated)
+    first = int(found[0])
+    if dataset.PixelRepresentation and first >= 2 ** (bits - 1):  # written as unsigned by mistake
+        first -= 2**bits
+    other = _numbers(dataset, "PixelPaddingRangeLimit", 1)
+    last = first if other is None else int(other[0])
+    return np.asarray((stored >= min(first, last)) & (stored <= max(first, last)))
+
+
+def _capture(dataset: Dataset, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
+    """A slice whose file does not say how its values relate to Hounsfield units."""
+    minimum, maximum = extent(stored)
+    pixels, hounsfield = interpret(stored, minimum, maximum)
+    level, width = (_first_number(dataset, keyword) for keyword in ("WindowCenter", "WindowWidth"))
+    if hounsfield is None and level is not None and width is not None and width > 0:
+        pixels = Window(level, width).apply(stored)
+    if hounsfield is None and dataset.PhotometricInterpretation == "MONOCHROME1":
+        pixels = np.subtract(255, pixels, dtype=np.uint8)
+    return CTSlice(pixels, origin, hounsfield)
+
+
+def _first_number(dataset: Dataset, keyword: str) -> float | None:
+    value = dataset.get(keyword)
+    if isinstance(value, Sequence | list) and not isinstance(value, str):
+        value = value[0] if len(value) else None
+    if value is None or value == "":
+        return None
+    return float(value) if np.isfinite(float(value)) else None
