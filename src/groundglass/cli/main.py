@@ -20,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app)
+app.command("train")(train.train)
+app.command("repeat")(repeat.repeat)
 app.command()(evaluate.evaluate)
 
 

@@ -178,14 +178,15 @@ def otsu_anchors(pixels: Grey) -> tuple[float, float]:
 def _grey_table(plane: Grey, normalisation: Normalisation) -> NDArray[np.float32]:
     grey = np.arange(256, dtype=np.float32)
     if normalisation == "zero-mean":
-        return (grey - np.float32(plane.mean())) / np.float32(max(float(plane.std()), 1.0))
+        table = (grey - plane.mean()) / max(float(plane.std()), 1.0)
+        return np.asarray(table, np.float32)
     if normalisation == "min-max":
         low, high = float(plane.min()), float(plane.max())
         share = np.clip((grey - low) / max(high - low, 1.0), 0, 1)
-        return ((share - _MIN_MAX_CENTRE) / _MIN_MAX_SCALE).astype(np.float32)
+        return np.asarray((share - _MIN_MAX_CENTRE) / _MIN_MAX_SCALE, np.float32)
     dark, bright = otsu_anchors(plane)
     share = np.clip((grey - dark) / max(bright - dark, 1.0), *_TWO_ANCHOR_RANGE)
-    return ((share - _TWO_ANCHOR_CENTRE) / _TWO_ANCHOR_SCALE).astype(np.float32)
+    return np.asarray((share - _TWO_ANCHOR_CENTRE) / _TWO_ANCHOR_SCALE, np.float32)
 
 
 def _lung_components(small: Grey) -> NDArray[np.uint8]:

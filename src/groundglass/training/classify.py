@@ -16,7 +16,6 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
 from groundglass.training.recipe import OptimiserSection, Recipe
 
-
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
 

@@ -25,4 +25,4 @@ def keep_memory() -> bool:
     except (OSError, AttributeError):
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 2))
-    return min(mallopt(parameter, value) for parameter, value in settings) == 1
+    return bool(min(mallopt(parameter, value) for parameter, value in settings))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from groundglass.errors import RecipeError
 from groundglass.imaging.framing import Framing, Normalisation
+from groundglass.models.registry import entries
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -128,10 +129,15 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by name or from a YAML file, with overrides such as ``optimiser.lr=3e-4``.
 
+    A network's name stands for its family's recipe with that network: ``resnet-18`` for ``resnet``.
+
     Raises:
         RecipeError: for an unknown recipe, an unknown key (with a suggestion) or a value out of range.
     """
-    fields = _read(name)
+    family = _family(name)
+    fields = _read(family or name)
+    if family:
+        fields["name"] = fields["network"]["name"] = name
     for override in overrides:
         _apply(fields, override)
     return parse_recipe(fields, name)
@@ -145,6 +151,11 @@ def parse_recipe(fields: dict[str, Any], name: str) -> Recipe:
         raise RecipeError(f"recipe {name}: {_first_fault(error)}") from None
 
 
+def _family(name: str) -> str | None:
+    """The family of the network called ``name``, or None where no network is."""
+    return next((entry.family for entry in entries() if entry.name == name), None)
+
+
 def _read(name: str) -> dict[str, Any]:
     path = Path(name)
     if path.suffix in {".yaml", ".yml"}:
@@ -154,7 +165,8 @@ def _read(name: str) -> dict[str, Any]:
             raise RecipeError(f"{path}: cannot be read as a recipe ({error})") from None
     else:
         if name not in recipe_names():
-            close = difflib.get_close_matches(name, recipe_names(), 1)
+            known = [*recipe_names(), *(entry.name for entry in entries())]
+            close = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(recipe_names())}"
             raise RecipeError(f"no recipe named {name!r}; {hint}")
         text = (resources.files("groundglass") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
