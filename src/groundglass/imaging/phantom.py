@@ -1,0 +1,348 @@
+"""Phantoms: invented axial CT slices of the chest, healthy or with lesions of known severity and place.
+
+They look like CT to a person and to the readers, come with the truth about lungs and lesions, belong to
+nobody, and are the same for the same seed: material for a demonstration and for tests, not for a diagnosis.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from groundglass.imaging.canvas import Canvas, ribbon
+from groundglass.imaging.lesions import paint_ground_glass, smooth_noise
+from groundglass.imaging.organs import (
+    FAT,
+    MUSCLE,
+    lung_coverage,
+    paint_airway,
+    paint_bones,
+    paint_domes,
+    paint_mediastinum,
+)
+from groundglass.imaging.slice import CTSlice, Hounsfield, Origin
+from groundglass.imaging.thorax import Patient, cavity, skin
+from groundglass.imaging.vessels import Cut, cut_tree, draw_cut
+from groundglass.imaging.window import LUNG, Window
+
+_BRONCHI_GENERATIONS = 6
+# Level and width of the windows that lung slices are published with, in Hounsfield units.
+_WINDOWS = ((LUNG.level, LUNG.width), (-600, 1600), (-500, 1500), (-500, 1400), (-300, 1400), (-550, 1200))
+# Streams of random numbers that are the same at all levels of a patient.
+_STREAM_LESIONS, _STREAM_FAT, _STREAM_CLOTH = 7, 11, 13
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """How an invented patient was scanned.
+
+    Attributes:
+        spacing: mm between pixels at 512 pixels.
+        thickness: of a slice, mm.
+        blur: standard deviation of the point spread function, mm.
+        noise: standard deviation of the noise in the body, Hounsfield units.
+        table: 0 none in view, 1 a flat mattress on a curved plate, 2 a deep trough.
+        round_field: whether pixels outside the inscribed circle were not reconstructed.
+        window: what the slice is shown with.
+    """
+
+    spacing: float
+    thickness: float
+    blur: float
+    noise: float
+    table: int
+    round_field: bool
+    window: Window
+
+    @classmethod
+    def draw(cls, patient: Patient, rng: np.random.Generator) -> Scanner:
+        """Invent a scanner whose field of view fits the patient, more or less tightly."""
+        breadth = 2 * float(np.abs(skin(patient, 0.6)[:, 0]).max())
+        sharp = rng.random() < 0.4
+        level, width = _WINDOWS[rng.integers(len(_WINDOWS))]
+        return cls(
+            spacing=breadth * rng.uniform(0.98, 1.22) / 512,
+            thickness=float(rng.choice([1.25, 2.0, 2.5, 5.0])),
+            blur=rng.uniform(0.32, 0.45) if sharp else rng.uniform(0.5, 0.72),
+            noise=rng.uniform(24, 48) if sharp else rng.uniform(10, 24),
+            table=int(rng.integers(0, 3)),
+            round_field=bool(rng.random() < 0.7),
+            window=Window(level + rng.normal(0, 30), width * rng.uniform(0.92, 1.08)),
+        )
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One invented slice and the truth about it.
+
+    Attributes:
+        hounsfield: float32, shape (H, W).
+        slice: the same as a slice, its grey values in the scanner's window.
+        lungs: bool, shape (H, W): aerated lung, vessels and lesions inside it included.
+        lesions: bool, shape (H, W): True where a lesion was painted.
+        severity: 0 healthy to 1.
+        level: 0 at the apex of the lungs to 1 at their base.
+        number: of the patient; slices with the same number are of one patient.
+        instance: 1 for the first slice of a series.
+        thickness: of the slice, mm.
+    """
+
+    hounsfield: Hounsfield = field(repr=False)
+    slice: CTSlice = field(repr=False)
+    lungs: NDArray[np.bool_] = field(repr=False)
+    lesions: NDArray[np.bool_] = field(repr=False)
+    severity: float
+    level: float
+    number: int
+    instance: int
+    thickness: float
+
+    @property
+    def patient_id(self) -> str:
+        """``PHANTOM-`` and the patient's number."""
+        return f"PHANTOM-{self.number:013d}"
+
+
+def make_phantom(
+    rng: np.random.Generator, severity: float = 0.0, level: float | None = None, size: int = 512
+) -> Phantom:
+    """Invent a patient and scan one slice.
+
+    Args:
+        rng: draws everything; the same state gives the same phantom.
+        severity: 0 healthy to 1, most of the lungs.
+        level: 0 apex to 1 base of the lungs; drawn from where there is lung to see when None.
+        size: pixels along each side.
+
+    Raises:
+        ValueError: when severity or level lies outside 0..1 or the size is below 64.
+    """
+    patient = Patient.draw(rng)
+    scanner = Scanner.draw(patient, rng)
+    if level is None:
+        level = rng.uniform(0.12, 0.9)
+    return scan(patient, scanner, level, severity=severity, size=size)
+
+
+def make_series(
+    rng: np.random.Generator, count: int = 40, severity: float = 0.0, size: int = 512
+) -> Iterator[Phantom]:
+    """Invent a patient and scan ``count`` slices, one after another, from the lungs' apex to their base."""
+    patient = Patient.draw(rng)
+    scanner = Scanner.draw(patient, rng)
+    for index, level in enumerate(np.linspace(0.0, 1.0, count)):
+        yield scan(patient, scanner, float(level), severity=severity, size=size, instance=index + 1)
+
+
+def scan(
+    patient: Patient,
+    scanner: Scanner,
+    level: float,
+    severity: float = 0.0,
+    size: int = 512,
+    instance: int = 1,
+) -> Phantom:
+    """Scan one slice of an invented patient; what is random follows from the patient's number and the level.
+
+    Raises:
+        ValueError: when severity or level lies outside 0..1 or the size is below 64.
+    """
+    if not 0 <= severity <= 1 or not 0 <= level <= 1 or size < 64:
+        raise ValueError(
+            f"severity {severity} and level {level} must lie in 0..1, size {size} be at least 64"
+        )
+    rng = np.random.default_rng([patient.number, round(level * 1e6)])
+    scanner = replace(scanner, spacing=scanner.spacing * 512 / size)
+    canvas = Canvas(size, scanner.spacing, patient.middle, patient.tilt)
+    body = _paint_body(canvas, patient, scanner, level, rng)
+    aerated = _paint_lungs(canvas, patient, scanner, level, rng)
+    lungs = aerated > 0.5
+    # One stream for all levels: neighbouring slices of a series carry neighbouring cuts of their lesions.
+    lesions = _paint_lesions(
+        canvas, lungs, severity, np.random.default_rng([patient.number, _STREAM_LESIONS])
+    )
+    hounsfield = _acquire(canvas, scanner, body, level, rng)
+    origin = _origin(patient, scanner, level, size)
+    shown = CTSlice(scanner.window.apply(hounsfield), origin, hounsfield)
+    return Phantom(
+        hounsfield, shown, lungs, lesions, severity, level, patient.number, instance, scanner.thickness
+    )
+
+
+def uid(number: int, what: str) -> str:
+    """A DICOM UID that follows from the patient's number: a UUID under 2.25 (DICOM PS3.5, annex B.2)."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'groundglass phantom {number} {what}').int}"
+
+
+def _origin(patient: Patient, scanner: Scanner, level: float, size: int) -> Origin:
+    edge = -scanner.spacing * (size - 1) / 2
+    return Origin(
+        file=f"PHANTOM-{patient.number:013d}",
+        container="DICOM",
+        mode="MONOCHROME2",
+        series=uid(patient.number, "series"),
+        position=(edge, edge, -level * patient.height),
+        orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+        spacing=(scanner.spacing, scanner.spacing),
+    )
+
+
+def _paint_body(
+    canvas: Canvas, patient: Patient, scanner: Scanner, level: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Paint everything but the lungs; returns the body's coverage."""
+    _table(canvas, patient, scanner)
+    _blanket(canvas, patient, level)
+    outline = skin(patient, level)
+    body = canvas.mask(outline)
+    canvas.blend(body, -5)
+    canvas.paint(outline * (1 - 1.8 / patient.half_width), FAT, softness=0.6)
+    canvas.paint(skin(patient, level, depth=1.0), MUSCLE, softness=1.0)
+    canvas.blend(_fat_planes(canvas, patient, level), FAT + 12)
+    canvas.paint(cavity(patient, level, margin=2.0), MUSCLE - 25, softness=0.8)
+    paint_mediastinum(canvas, patient, level)
+    paint_domes(canvas, patient, level)
+    return body
+
+
+def _fat_planes(canvas: Canvas, patient: Patient, level: float) -> NDArray[np.float32]:
+    """Coverage of the chest wall by the fat between its muscles: sheets that run around the body."""
+    side = 192
+    seeded = np.random.default_rng([patient.number, _STREAM_FAT])
+    polar = smooth_noise((side, side), 26, seeded) + 0.5 * smooth_noise((side, side), 60, seeded)
+    polar = np.roll(polar, int(40 * level), axis=0)
+    axis = (np.arange(side, dtype=np.float32) / (side - 1) - 0.5) * np.float32(canvas.size * canvas.spacing)
+    x, y = np.meshgrid(axis / np.float32(patient.half_width), axis / np.float32(patient.half_depth))
+    turn = np.arctan2(np.abs(x), y) * np.float32(side * 0.22 / np.pi) + 60 + np.float32(5) * np.clip(x, -3, 3)
+    depth = np.sqrt(x**2 + y**2) * np.float32(side * 0.62)
+    texture = cv2.remap(polar, turn, depth, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    texture = cv2.resize(texture, (canvas.size, canvas.size), interpolation=cv2.INTER_CUBIC)
+    planes = np.clip((texture - 0.75) * 2.5, 0, 0.9)
+    plane = np.zeros((canvas.size, canvas.size), np.uint8)
+    canvas.fill(plane, skin(patient, level, depth=1.0) * 0.98, 255)
+    canvas.fill(plane, cavity(patient, level, margin=13), 0)
+    return np.asarray(planes * (plane > 0), np.float32)
+
+
+def _paint_lungs(
+    canvas: Canvas, patient: Patient, scanner: Scanner, level: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Paint lung tissue, vessels, bronchi, then bones and airway over them; returns the lungs' coverage."""
+    aerated = lung_coverage(canvas, patient, level)
+    size = canvas.size
+    rows = np.linspace(-1, 1, size, dtype=np.float32)[:, None]
+    tissue = patient.lung + 22 * rows + 11 * smooth_noise((size, size), 9, rng)
+    tissue += 9 * smooth_noise((size, size), size / 6, rng)
+    canvas.blend(aerated, tissue.astype(np.float32))
+    inside = cv2.GaussianBlur(aerated, (0, 0), 0.8 / canvas.spacing) * aerated
+    z = level * patient.height
+    for index, tree in enumerate(patient.vessels):
+        cut = cut_tree(tree, z, scanner.thickness)
+        canvas.blend(draw_cut(canvas, cut) * inside, min(patient.blood, 180) - 20)
+        if index < 2:
+            _bronchi(canvas, cut, inside, patient.lung)
+    _fissures(canvas, patient, level, inside)
+    paint_bones(canvas, patient, level)
+    paint_airway(canvas, patient, level)
+    return aerated
+
+
+def _bronchi(canvas: Canvas, cut: Cut, inside: NDArray[np.float32], lung: float) -> None:
+    """Bronchi beside the arteries they run with: a wall and a lumen about as wide as the artery."""
+    kept = cut.generation < _BRONCHI_GENERATIONS
+    aside = np.array([-0.55, 0.83]) * (1.9 * cut.radius[kept, None] + 0.5)
+    companion = Cut(
+        cut.start[kept] + aside,
+        cut.end[kept] + aside,
+        cut.radius[kept] * 0.8,
+        cut.share[kept],
+        cut.generation[kept],
+    )
+    canvas.blend(draw_cut(canvas, companion, widen=0.9) * inside * np.float32(0.9), -150)
+    canvas.blend(draw_cut(canvas, companion) * inside, lung - 110)
+
+
+def _fissures(canvas: Canvas, patient: Patient, level: float, inside: NDArray[np.float32]) -> None:
+    """The thin bright line of the oblique fissure, which moves forwards from level to level."""
+    if not 0.2 < level < 0.9:
+        return
+    y = np.interp(level, [0.2, 0.9], [0.55, -0.75]) * patient.half_depth
+    for side in (-1, 1):
+        x = np.linspace(0.1, 1.0, 24)
+        rise = (
+            y
+            + (0.12 + 0.3 * level) * patient.half_depth * (x - 0.5) * (1 if level > 0.5 else -0.4)
+            + 3 * np.sin(5 * x)
+        )
+        line = np.stack([side * x * patient.half_width, rise], axis=1)
+        region, cover = canvas.coverage(ribbon(line, 0.35), softness=0.5)
+        plane = canvas.hounsfield[region]
+        plane += cover * inside[region] * np.float32(0.28) * (np.float32(-100) - plane)
+
+
+def _paint_lesions(
+    canvas: Canvas, lungs: NDArray[np.bool_], severity: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Paint lesions in the lung window and carry the change back to Hounsfield units, where it is linear."""
+    if severity == 0:
+        return np.zeros_like(lungs)
+    grey = LUNG.apply(canvas.hounsfield)
+    painted = paint_ground_glass(grey, lungs, severity, rng)
+    change = painted.pixels.astype(np.float32) - grey
+    canvas.hounsfield[...] += change * np.float32(LUNG.width / 255)
+    return painted.mask & lungs
+
+
+def _acquire(
+    canvas: Canvas, scanner: Scanner, body: NDArray[np.float32], level: float, rng: np.random.Generator
+) -> Hounsfield:
+    """What the scanner makes of the plane: blur, noise with CT's texture, streaks at the shoulders, field."""
+    size = canvas.size
+    sigma = scanner.blur / canvas.spacing
+    image = cv2.GaussianBlur(canvas.hounsfield, (0, 0), max(sigma, 0.3))
+    white = rng.standard_normal((size, size), dtype=np.float32)
+    # Filtered back projection suppresses low frequencies of the noise, the kernel high ones.
+    grain = cv2.GaussianBlur(white, (0, 0), max(0.85 * sigma, 0.3))
+    grain -= cv2.GaussianBlur(grain, (0, 0), 2.2 * max(sigma, 0.5))
+    grain *= np.float32(scanner.noise / max(float(grain.std()), 1e-6))
+    middle = np.linspace(-1, 1, size, dtype=np.float32)
+    small = cv2.resize(body, (size // 8, size // 8), interpolation=cv2.INTER_AREA)
+    inside = cv2.resize(cv2.GaussianBlur(small, (0, 0), size / 192), (size, size))
+    strength = 0.35 + inside * (0.75 - 0.25 * (middle[:, None] ** 2 + middle[None, :] ** 2))
+    image += grain * strength
+    streaks = scanner.noise * (0.25 + 1.5 * max(0.0, 1 - level / 0.25))
+    columns = rng.standard_normal((size, max(4, size // 40)), dtype=np.float32)
+    horizontal = cv2.resize(columns, (size, size), interpolation=cv2.INTER_CUBIC)
+    image += horizontal * inside * np.float32(streaks / max(float(horizontal.std()), 1e-6) * 0.6)
+    if scanner.round_field:
+        image[middle[:, None] ** 2 + middle[None, :] ** 2 > 1] = -1024
+    return np.asarray(np.clip(np.rint(image), -1024, 3071), np.float32)
+
+
+def _table(canvas: Canvas, patient: Patient, scanner: Scanner) -> None:
+    """Mattress and table under the patient, at the same height for every level."""
+    if scanner.table == 0:
+        return
+    back = float(skin(patient, 0.6)[:, 1].max()) + 5
+    x = np.linspace(-230, 230, 65)
+    depth = 26 if scanner.table == 1 else 60
+    curve = -depth * (x / 230) ** 2
+    canvas.paint(ribbon(np.stack([x, back + 12 + 0.5 * curve], 1), 8.0), -940, softness=1.0)
+    canvas.paint(ribbon(np.stack([x, back + 26 + curve], 1), 1.2), -180, softness=0.5)
+    canvas.paint(ribbon(np.stack([x, back + 46 + 1.2 * curve], 1), 0.9), -420, softness=0.5)
+
+
+def _blanket(canvas: Canvas, patient: Patient, level: float) -> None:
+    """A fold of cloth above the chest, faint."""
+    rng = np.random.default_rng([patient.number, _STREAM_CLOTH])
+    faintness, reach, lift = rng.uniform(0.0, 0.5), rng.uniform(0.4, 0.9), rng.uniform(8, 22)
+    folds = smooth_noise((4, 128), 22, rng)[0] + 0.6 * smooth_noise((4, 128), 60, rng)[0]
+    x = np.linspace(-reach, reach, 128)
+    top = float(skin(patient, level)[:, 1].min())
+    line = np.stack([x * patient.half_width * 1.2, top - lift + 2.2 * folds + 34 * x**2], axis=1)
+    canvas.paint(ribbon(line, 0.45), -830, opacity=faintness)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from groundglass.data.load import load_dataset
+from groundglass.data.manifest import Label
+from groundglass.data.phantoms import Severities, write_phantoms
+from groundglass.data.splits import make_split
+from groundglass.errors import DataError
+
+
+def test_phantoms_are_a_balanced_data_set_with_a_split(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "p", 20, Severities(0.3, 0.6), size=96)
+    manifest = load_dataset(tmp_path / "p" / "manifest.csv")
+    assert Counter(record.label for record in manifest) == {Label.COVID: 10, Label.NON_COVID: 10}
+    assert len({record.patient_id for record in manifest}) == 20
+    parts = make_split(manifest, "official").parts
+    assert {name: len(indices) for name, indices in parts.items()} == {"train": 12, "val": 4, "test": 4}
+    for indices in parts.values():
+        labels = [manifest.records[index].label for index in indices]
+        assert labels.count(Label.COVID) == labels.count(Label.NON_COVID)
+    assert len(load_dataset(tmp_path / "p")) == 20
+
+
+def test_the_same_arguments_write_the_same_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_phantoms(tmp_path / name, 2, Severities(0.5, 0.5), seed=4, size=96)
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
+    assert len(files) == 3
+    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+
+
+@pytest.mark.parametrize("text", ["", "a:b", "0.5:0.2", "0:0.5", "0.5:1.5", "nan", "0.1:0.2:0.3"])
+def test_a_severity_that_will_not_do_is_named(text: str) -> None:
+    with pytest.raises(DataError, match="severity"):
+        Severities.parse(text)
+
+
+def test_one_number_is_a_range() -> None:
+    assert Severities.parse("0.4") == Severities(0.4, 0.4)
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="not an empty folder"):
+        write_phantoms(tmp_path, 2, Severities(0.5, 0.5), size=96)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(("count", "file_format"), [(0, "png"), (2, "gif")])
+def test_count_and_format_are_checked(tmp_path: Path, count: int, file_format: str) -> None:
+    with pytest.raises(DataError):
+        write_phantoms(tmp_path / "p", count, Severities(0.5, 0.5), file_format=file_format, size=96)
