@@ -42,9 +42,7 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was stopped.")] = False,
     allow_overlap: AllowOverlap = False,
-    devices: Annotated[
-        int, typer.Option("--devices", min=1, help="Processes or accelerators a machine.")
-    ] = 1,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Processes a machine.")] = 1,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
     accelerator: Annotated[str, typer.Option("--accelerator", help="auto, cpu or gpu.")] = "auto",
     threads: Threads = 0,

@@ -104,10 +104,10 @@ class EpochBatches(Sampler[list[SampleKey]]):
         for batch in range(len(self)):
             positions = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             mine = positions[self.rank :: self.world_size]
-            yield [self._key(*keys[position], int(position)) for position in mine]
+            yield [self._key(keys[position], int(position)) for position in mine]
 
-    def _key(self, index: int, lesion_free: bool, painted: bool, position: int) -> SampleKey:
-        return SampleKey(index, lesion_free, painted, (self.seed, self.epoch, position))
+    def _key(self, drawn: tuple[int, bool, bool], position: int) -> SampleKey:
+        return SampleKey(*drawn, seed=(self.seed, self.epoch, position))
 
 
 class TrainingSamples(Dataset[tuple[Tensor, Tensor]]):
