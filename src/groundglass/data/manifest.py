@@ -28,6 +28,7 @@ PARTS = ("train", "val", "test")
 
 _UNKNOWN_PATIENT = "unknown:"
 _NAMED_IN_ERRORS = 5
+_LARGEST_MEMBER = 256 * 2**20
 
 
 class Label(str, Enum):
@@ -147,12 +148,15 @@ def read_bytes(record: Record) -> bytes:
     try:
         if member is None or record.path.is_file():
             return record.path.read_bytes()
-        with zipfile.ZipFile(member[0]) as archive:
-            return archive.read(member[1])
+        with zipfile.ZipFile(member[0]) as archive, archive.open(member[1]) as stream:
+            content = stream.read(_LARGEST_MEMBER + 1)
     except KeyError as error:
         raise ImageError(record.path, "the archive has no such member") from error
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ImageError(record.path, f"cannot be read: {error}") from error
+    if len(content) > _LARGEST_MEMBER:
+        raise ImageError(record.path, f"unpacks to more than the limit of {_LARGEST_MEMBER:,} bytes")
+    return content
 
 
 def read_record(record: Record) -> CTSlice:
@@ -164,6 +168,8 @@ def read_record(record: Record) -> CTSlice:
     content = read_bytes(record)
     name = str(record.path)
     if identify(content[:HEAD_BYTES]) not in RASTER:
+        if split_member(record.path) and not record.path.is_file():
+            raise ImageError(name, "no picture file; what is no picture must be unpacked before it is read")
         from groundglass.imaging.read import read_slice  # noqa: PLC0415 - DICOM and volumes only
 
         return read_slice(record.path)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from groundglass.data.manifest import (
+    Label,
+    Manifest,
+    Record,
+    join_member,
+    read_bytes,
+    read_manifest,
+    read_pixels,
+    write_manifest,
+)
+from groundglass.errors import DataError, ImageError
+
+
+def save_image(path: Path, value: int = 90) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 6), value, np.uint8)).save(path)
+    return path
+
+
+def write_csv(folder: Path, text: str) -> Path:
+    path = folder / "set.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_only_path_is_required(tmp_path: Path) -> None:
+    save_image(tmp_path / "images" / "a.png")
+    save_image(tmp_path / "images" / "b.png")
+    manifest = read_manifest(write_csv(tmp_path, "path\nimages/a.png\nimages/b.png\n"))
+    first, second = manifest.records
+    assert first.path == tmp_path / "images" / "a.png"
+    assert (first.label, first.split, first.source) == (None, None, "set")
+    assert not first.patient_known
+    assert first.patient_id != second.patient_id
+
+
+@pytest.mark.parametrize(
+    ("spelling", "label"),
+    [
+        ("COVID", Label.COVID),
+        ("covid-19", Label.COVID),
+        ("CT_COVID", Label.COVID),
+        ("NonCOVID", Label.NON_COVID),
+        ("non-covid", Label.NON_COVID),
+        ("Non COVID", Label.NON_COVID),
+    ],
+)
+def test_label_spellings(tmp_path: Path, spelling: str, label: Label) -> None:
+    save_image(tmp_path / "a.png")
+    manifest = read_manifest(write_csv(tmp_path, f"path,label,split\na.png,{spelling},Validation\n"))
+    assert manifest.records[0].label is label
+    assert manifest.records[0].split == "val"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("a.png,1,p,s,train", "line 3: label '1'"),
+        ("a.png,healthy,p,s,train", "line 3: label 'healthy'"),
+        ("a.png,COVID,p,s,dev", "line 3: split 'dev'"),
+        (",COVID,p,s,train", "line 3: `path` is empty"),
+        ("sub/../b.png,COVID,p,s,train", "line 3: sub/../b.png is already on line 2"),
+    ],
+)
+def test_bad_rows_are_named_by_file_and_line(tmp_path: Path, row: str, said: str) -> None:
+    save_image(tmp_path / "a.png")
+    save_image(tmp_path / "b.png")
+    (tmp_path / "sub").mkdir()
+    path = write_csv(tmp_path, f"path,label,patient_id,source,split\nb.png,COVID,p,s,train\n{row}\n")
+    with pytest.raises(DataError) as caught:
+        read_manifest(path)
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("file,label", "`path`"),
+        ("path,patient", "did you mean 'patient_id'"),
+        ("path,lable", "did you mean 'label'"),
+        ("path, label", "without spaces"),
+        ("path,label,label", "unique"),
+    ],
+)
+def test_misspelt_columns_are_errors(tmp_path: Path, header: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_manifest(write_csv(tmp_path, f"{header}\na.png,COVID\n"))
+
+
+def test_other_columns_are_left_alone(tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png")
+    assert len(read_manifest(write_csv(tmp_path, "path,sha256,age\na.png,ff,61\n"))) == 1
+
+
+def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png")
+    path = write_csv(tmp_path, "path\na.png\ngone.png\nlost.png\npacked.zip!x.png\n")
+    with pytest.raises(DataError, match=r"3 of its images are not there: .*gone\.png.*lost\.png.*packed\.zip!x"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"path\n", b"\xff\xfe\x00path"])
+def test_files_that_are_no_manifest(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"bad\.csv"):
+        read_manifest(path)
+
+
+def test_written_manifest_reads_back_and_moves_with_its_images(tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    outside = save_image(tmp_path / "elsewhere" / "c.png")
+    records = (
+        Record(save_image(before / "x, y" / "ä.png"), Label.COVID, "p-1", "ward", "train"),
+        Record(save_image(before / "b.png"), None, "unknown:b.png", "ward", None),
+        Record(outside, Label.NON_COVID, "p-2", "ward", "test"),
+    )
+    write_manifest(Manifest("set", before, records), before / "set.csv")
+    assert read_manifest(before / "set.csv").records == records
+    after = before.rename(tmp_path / "after")
+    moved = read_manifest(after / "set.csv").records
+    assert [record.path for record in moved] == [after / "x, y" / "ä.png", after / "b.png", outside]
+
+
+def test_image_inside_a_zip(tmp_path: Path) -> None:
+    image = save_image(tmp_path / "a.png", 123)
+    with zipfile.ZipFile(tmp_path / "Packed.ZIP", "w") as archive:
+        archive.write(image, "deep/a.png")
+        archive.writestr("notes.txt", "no picture")
+    manifest = read_manifest(write_csv(tmp_path, "path,label\nPacked.ZIP!deep/a.png,COVID\n"))
+    record = manifest.records[0]
+    assert record.path == join_member(tmp_path / "Packed.ZIP", "deep/a.png")
+    assert read_bytes(record) == image.read_bytes()
+    assert np.array_equal(read_pixels(record), np.full((8, 6), 123))
+    write_manifest(manifest, tmp_path / "again.csv")
+    assert [again.path for again in read_manifest(tmp_path / "again.csv")] == [record.path]
+    for member in ("notes.txt", "absent.png"):
+        lost = Record(join_member(tmp_path / "Packed.ZIP", member), None, "p", "s", None)
+        with pytest.raises(ImageError, match=member):
+            read_pixels(lost)
+
+
+def test_dicom_record(dicom_samples: Path) -> None:
+    path = dicom_samples / "lung-series" / "1-057.dcm"
+    assert read_pixels(Record(path, None, "p", "s", None)).shape == (512, 512)
+
+
+def test_damaged_picture_is_named(tmp_path: Path) -> None:
+    path = save_image(tmp_path / "a.png")
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ImageError, match=r"a\.png"):
+        read_pixels(Record(path, None, "p", "s", None))
