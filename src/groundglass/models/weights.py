@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from pickle import UnpicklingError
 
 import timm
 import torch
@@ -130,7 +130,7 @@ def _read_package(entry: Entry, path: Path) -> dict[str, Tensor]:
     """
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise WeightsError(f"{path}: damaged, reinstall {entry.package}") from error
     with torch.device("meta"):
         expected = timm.create_model(entry.timm_name).state_dict()
