@@ -1,0 +1,222 @@
+"""What the package's layers promise, held by reading the source and by running without torch."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import groundglass
+
+PACKAGE = Path(groundglass.__file__).parent
+LAYERS = {
+    "cli": 5,
+    "training": 4,
+    "evaluation": 4,
+    "data": 3,
+    "imaging": 2,
+    "models": 1,
+    "reporting": 1,
+    "errors": 0,
+    "atomic": 0,
+    "__init__": 0,
+}
+TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
+TORCH_ROOMS = {"models", "training"}
+PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "stuff", "tools"}
+DYNAMIC_IMPORTS = {"__import__", "import_module", "importlib.import_module"}
+LONGEST_FUNCTION = 60
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+WITHOUT_TORCH = """
+import importlib, sys
+
+BLOCKED = set(sys.argv[1].split(","))
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ImportError(f"{name} is blocked here")
+        return None
+
+sys.meta_path.insert(0, Blocker())
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+"""
+
+
+def room(path: Path) -> str:
+    """The package's part a module belongs to: a folder, or a module at the top."""
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports(path: Path, tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and absolute dotted name of everything a module imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module_name(path).split(".")
+                package = package if path.name == "__init__.py" else package[:-1]
+                base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [base])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in DYNAMIC_IMPORTS:
+            yield from (
+                (node.lineno, str(word.value)) for word in node.args if isinstance(word, ast.Constant)
+            )
+
+
+def for_type_checking(tree: ast.AST) -> set[int]:
+    """Lines of imports that only the type checker sees."""
+    blocks = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
+    return {
+        inner.lineno
+        for block in blocks
+        for part in block.body
+        for inner in ast.walk(part)
+        if hasattr(inner, "lineno")
+    }
+
+
+def test_the_package_was_found() -> None:
+    assert len(MODULES) > 30
+    assert {room(path) for path in MODULES} >= {
+        "cli",
+        "training",
+        "evaluation",
+        "data",
+        "imaging",
+        "models",
+        "reporting",
+    }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_point_down(path: Path) -> None:
+    here = room(path)
+    assert here in LAYERS, f"{here} has no layer: give it one here and in CONTRIBUTING.md"
+    upwards = []
+    for line, name in imports(path, parse(path)):
+        parts = name.split(".")
+        if (
+            parts[0] == "groundglass"
+            and len(parts) > 1
+            and parts[1] in LAYERS
+            and LAYERS[parts[1]] > LAYERS[here]
+        ):
+            upwards.append(f"{path}:{line} imports {name}")
+    assert not upwards
+
+
+def test_no_two_rooms_import_each_other() -> None:
+    edges = set()
+    for path in MODULES:
+        tree = parse(path)
+        unseen = for_type_checking(tree)
+        for line, name in imports(path, tree):
+            parts = name.split(".")
+            if parts[0] == "groundglass" and len(parts) > 1 and parts[1] in LAYERS and line not in unseen:
+                edges.add((room(path), parts[1]))
+    assert not {(a, b) for a, b in edges if a < b and (b, a) in edges}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if room(path) not in TORCH_ROOMS], ids=module_name)
+def test_only_models_and_training_import_torch(path: Path) -> None:
+    assert not [(line, name) for line, name in imports(path, parse(path)) if name.split(".")[0] in TORCH]
+
+
+def without_torch(*modules: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_TORCH, ",".join(sorted(TORCH)), *modules]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+
+
+def test_everything_else_can_be_imported_without_torch() -> None:
+    free = [module_name(path) for path in MODULES if room(path) not in TORCH_ROOMS]
+    done = without_torch(*free)
+    assert done.returncode == 0, done.stderr
+    refused = without_torch("groundglass.models.layers")
+    assert "is blocked here" in refused.stderr, "the blocker blocks"
+
+
+def test_the_command_line_answers_without_torch() -> None:
+    script = WITHOUT_TORCH + "\nsys.argv[1:] = ['--help']\nfrom groundglass.cli.main import main\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, ",".join(sorted(TORCH))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "train" in done.stdout
+    assert "evaluate" in done.stdout
+
+
+def test_file_names_say_what_is_inside() -> None:
+    assert not [path for path in MODULES if path.stem in VAGUE_NAMES or path.parent.name in VAGUE_NAMES]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(parse(path))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_nothing_pickles(path: Path) -> None:
+    tree = parse(path)
+    # To catch the error that torch.load ends in is not to unpickle.
+    used = [(line, name) for line, name in imports(path, tree) if name != "pickle.UnpicklingError"]
+    assert not [(line, name) for line, name in used if name.split(".")[0] in PICKLES]
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        function = ast.unparse(call.func)
+        given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+        if function.endswith("torch.load"):
+            assert given.get("weights_only") == "True", f"{path}:{call.lineno} unpickles what it loads"
+        assert given.get("allow_pickle", "False") == "False", f"{path}:{call.lineno} allows pickles"
+        if function in {"yaml.load", "yaml.unsafe_load", "yaml.full_load"}:
+            pytest.fail(f"{path}:{call.lineno} builds objects from YAML; use yaml.safe_load")
+
+
+def lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef, source: list[str]) -> int:
+    """Lines from ``def`` to the end, without the docstring and empty lines."""
+    lines = set(range(function.lineno, (function.end_lineno or function.lineno) + 1))
+    if ast.get_docstring(function) is not None:
+        lines -= set(range(function.body[0].lineno, (function.body[0].end_lineno or 0) + 1))
+    return sum(bool(source[line - 1].strip()) for line in lines)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_functions_fit_on_a_screen(path: Path) -> None:
+    source = path.read_text(encoding="utf-8").splitlines()
+    functions = [
+        node for node in ast.walk(parse(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    lengths = {f"{node.name}:{node.lineno}": lines_of_code(node, source) for node in functions}
+    assert not {name: length for name, length in lengths.items() if length > LONGEST_FUNCTION}
