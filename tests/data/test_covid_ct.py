@@ -42,7 +42,8 @@ def test_carried_table_is_the_published_one(covid_ct: Path) -> None:
             for row in csv.DictReader(opened)
         }
     assert published == {
-        (str(entry.path), entry.label.value, entry.patient_id, entry.split, entry.sha256) for entry in entries()
+        (str(entry.path), entry.label.value, entry.patient_id, entry.split, entry.sha256)
+        for entry in entries()
     }
 
 
@@ -72,7 +73,10 @@ def test_every_source_is_known_and_three_preprints_feed_several_parts() -> None:
             # The meta files, from which the patient ids come, tell the same two collections.
             assert f"noncovid-{entry.source}_patient_" in entry.patient_id
     assert "unknown" not in parts
-    assert {source for source, seen in parts.items() if len(seen) > 1} == SPREAD_SOURCES | {"medpix", "crawled"}
+    assert {source for source, seen in parts.items() if len(seen) > 1} == SPREAD_SOURCES | {
+        "medpix",
+        "crawled",
+    }
 
 
 def test_extracted_folder_and_image_folder(covid_ct: Path) -> None:

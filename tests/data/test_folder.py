@@ -38,7 +38,13 @@ def test_two_folders(tmp_path: Path, positive: str, negative: str) -> None:
 
 
 def test_patient_sub_folders(tmp_path: Path) -> None:
-    for name in ("COVID/p1/a.png", "COVID/p1/series/b.png", "COVID/c.png", "NonCOVID/c.png", "NonCOVID/p2/d.png"):
+    for name in (
+        "COVID/p1/a.png",
+        "COVID/p1/series/b.png",
+        "COVID/c.png",
+        "NonCOVID/c.png",
+        "NonCOVID/p2/d.png",
+    ):
         save_image(tmp_path / name)
     patients = {
         record.path.relative_to(tmp_path).as_posix(): record.patient_id

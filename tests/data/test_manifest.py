@@ -105,7 +105,9 @@ def test_other_columns_are_left_alone(tmp_path: Path) -> None:
 def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     save_image(tmp_path / "a.png")
     path = write_csv(tmp_path, "path\na.png\ngone.png\nlost.png\npacked.zip!x.png\n")
-    with pytest.raises(DataError, match=r"3 of its images are not there: .*gone\.png.*lost\.png.*packed\.zip!x"):
+    with pytest.raises(
+        DataError, match=r"3 of its images are not there: .*gone\.png.*lost\.png.*packed\.zip!x"
+    ):
         read_manifest(path)
 
 
