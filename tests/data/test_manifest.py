@@ -67,6 +67,7 @@ def test_label_spellings(tmp_path: Path, spelling: str, label: Label) -> None:
         ("a.png,1,p,s,train", "line 3: label '1'"),
         ("a.png,healthy,p,s,train", "line 3: label 'healthy'"),
         ("a.png,COVID,p,s,dev", "line 3: split 'dev'"),
+        ("a,b.png,COVID,p,s,train", "line 3: has more fields than columns"),
         (",COVID,p,s,train", "line 3: `path` is empty"),
         ("sub/../b.png,COVID,p,s,train", "line 3: sub/../b.png is already on line 2"),
     ],
@@ -104,9 +105,9 @@ def test_other_columns_are_left_alone(tmp_path: Path) -> None:
 
 def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     save_image(tmp_path / "a.png")
-    path = write_csv(tmp_path, "path\na.png\ngone.png\nlost.png\npacked.zip!x.png\n")
+    path = write_csv(tmp_path, "path\na.png\ngone.png\nlost.png\npacked.zip!x.png\n" + "n" * 300 + ".png\n")
     with pytest.raises(
-        DataError, match=r"3 of its images are not there: .*gone\.png.*lost\.png.*packed\.zip!x"
+        DataError, match=r"4 of its images are not there: .*gone\.png.*lost\.png.*packed\.zip!x"
     ):
         read_manifest(path)
 

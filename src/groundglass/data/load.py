@@ -27,8 +27,11 @@ def load_dataset(path: Path) -> Manifest:
         )
     if not path.is_dir():
         raise DataError(f"{path}: no such folder or file")
-    if looks_like(path):
-        return load_covid_ct(path)
-    if label_folders(path):
-        return load_labelled_folder(path)
-    return load_unlabelled_folder(path)
+    try:
+        if looks_like(path):
+            return load_covid_ct(path)
+        if label_folders(path):
+            return load_labelled_folder(path)
+        return load_unlabelled_folder(path)
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror})") from error

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from groundglass.atomic import write_text
 from groundglass.errors import DataError, ImageError
@@ -255,7 +256,11 @@ def _check_header(path: Path, names: Sequence[str] | None) -> None:
             raise DataError(f"{path}: column {name!r} is not known; did you mean {likeness[0]!r}?")
 
 
-def _parse_row(path: Path, line: int, row: dict[str, str | None]) -> Record:
+def _parse_row(path: Path, line: int, row: dict[str | Any, str | Any]) -> Record:
+    if None in row:
+        raise DataError(
+            f"{path}: line {line}: has more fields than columns; put quotes around a path with commas"
+        )
     fields = {name: (row.get(name) or "").strip() for name in COLUMNS}
     if not fields["path"]:
         raise DataError(f"{path}: line {line}: `path` is empty")
@@ -280,17 +285,23 @@ def _check_presence(path: Path, records: Iterable[Record]) -> None:
     missing: list[str] = []
     for record in records:
         split = split_member(record.path)
-        if split is None or record.path.is_file():
-            present = record.path.is_file()
-        else:
+        present = _is_file(record.path)
+        if split is not None and not present:
             archive, member = split
             if archive not in members:
-                members[archive] = member_names(archive) if archive.is_file() else frozenset()
+                members[archive] = member_names(archive) if _is_file(archive) else frozenset()
             present = member in members[archive]
         if not present:
             missing.append(str(record.path))
     if missing:
         raise DataError(f"{path}: {len(missing)} of its images are not there: {name_some(missing)}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than the file system takes, a folder that may not be entered
+        return False
 
 
 def member_names(archive: Path) -> frozenset[str]:
