@@ -63,6 +63,19 @@ def draw(path: Path, grey: int, seed: int) -> None:
 
 
 @pytest.fixture
+def drawn_figures() -> None:
+    """Asks for reports with their real figures, which take a second each."""
+
+
+@pytest.fixture(autouse=True)
+def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "drawn_figures" not in request.fixturenames:
+        monkeypatch.setattr(
+            "groundglass.reporting.html.inline_svg", lambda figure, name: f'<svg id="{name}"></svg>'
+        )
+
+
+@pytest.fixture
 def run(tmp_path: Path) -> BrightnessRun:
     """A finished run in a folder of its own."""
     folder = tmp_path / "run"

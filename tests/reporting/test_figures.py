@@ -1,0 +1,89 @@
+"""Figures: the same every time, free of addresses, in the page's colours."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from groundglass.reporting import figures
+
+STEPS = np.array([0.0, 0.25, 1.0])
+HISTORY = [{"epoch": 0, "train_loss": 0.7, "val_auc": 0.6}, {"epoch": 1, "train_loss": 0.5, "val_loss": None}]
+
+DRAWN: dict[str, Callable[[], Figure | None]] = {
+    "roc": lambda: figures.roc_figure(STEPS, STEPS, 0.5, (0.25, 0.25)),
+    "precision-recall": lambda: figures.precision_recall_figure(STEPS[::-1], STEPS, 0.5, 0.4, None),
+    "reliability": lambda: figures.reliability_figure([0.1, 0.9], [0.2, 0.7], [3, 5], 0.1),
+    "confusion": lambda: figures.confusion_figure(
+        true_positive=3, false_positive=2, true_negative=0, false_negative=0
+    ),
+    "histogram": lambda: figures.histogram_figure(STEPS, np.array([]), 0.5),
+    "loss": lambda: figures.loss_figure(HISTORY, 1),
+    "validation": lambda: figures.validation_figure(HISTORY),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_equal_figures_give_equal_text(name: str) -> None:
+    first, second = DRAWN[name](), DRAWN[name]()
+    assert first is not None
+    assert second is not None
+    assert figures.inline_svg(first, name) == figures.inline_svg(second, name)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_inline_figure_is_well_formed_and_holds_no_address(name: str) -> None:
+    figure = DRAWN[name]()
+    assert figure is not None
+    text = figures.inline_svg(figure, name)
+    root = ET.fromstring(text.replace("<svg ", '<svg xmlns:xlink="x" ', 1))  # noqa: S314 - our own
+    assert "http" not in text
+    assert "<text" in text
+    ids = [element.get("id") for element in root.iter() if element.get("id")]
+    assert ids
+    assert all(str(each).startswith(f"{name}-") for each in ids)
+    for reference in (element.get("{x}href") for element in root.iter()):
+        assert reference is None or reference.removeprefix("#") in ids
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_inline_figure_takes_its_colours_from_the_page(name: str) -> None:
+    figure = DRAWN[name]()
+    assert figure is not None
+    text = figures.inline_svg(figure, name)
+    assert "var(--ink)" in text
+    assert not any(colour in text for colour in figures.PAGE_COLOURS)
+    assert "#000000" not in text
+
+
+def test_standalone_figure_keeps_its_colours() -> None:
+    text = figures.svg(figures.roc_figure(STEPS, STEPS, 0.5, (0.25, 0.25)))
+    assert figures.COVID in text
+    assert "var(" not in text
+
+
+def test_drawing_leaves_nothing_behind() -> None:
+    from matplotlib import pyplot as plt
+
+    before = mpl.rcParams["font.size"], plt.get_fignums()
+    for draw in DRAWN.values():
+        draw()
+    assert (mpl.rcParams["font.size"], plt.get_fignums()) == before
+
+
+def test_confusion_matrix_shows_counts_and_shares() -> None:
+    figure = figures.confusion_figure(true_positive=30, false_positive=5, true_negative=15, false_negative=10)
+    text = figures.svg(figure)
+    for shown in (">30<", ">10<", ">5<", ">15<", ">75% right<", ">25% missed<", ">25% false alarm<"):
+        assert shown in text
+
+
+def test_history_without_numbers_is_not_drawn() -> None:
+    assert figures.loss_figure([]) is None
+    assert figures.loss_figure([{"epoch": 0, "val_auc": 0.5}]) is None
+    assert figures.validation_figure([{"epoch": 0, "val_auc": float("nan")}]) is None

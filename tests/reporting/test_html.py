@@ -1,0 +1,89 @@
+"""The report's template: escaping, what is left out, and its colours' contrast."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from importlib.resources import files
+
+import pytest
+
+from groundglass.reporting.html import FigurePanel, GalleryGroup, GalleryItem, MeasureRow, Report, render
+
+REPORT = Report(
+    title="title",
+    subtitle="subtitle",
+    warnings=(),
+    measures=[MeasureRow("Accuracy", 0.83211, 0.7, 0.9, "a note", headline=True)],
+    measures_note="about the measures",
+    figures=[],
+    gallery=[],
+    gallery_note="about the gallery",
+    facts=[("Recipe", "name")],
+    command="groundglass evaluate",
+)
+HOSTILE = "<b onclick='x'>&</b>"
+
+
+def test_every_text_is_escaped() -> None:
+    item = GalleryItem(HOSTILE, [HOSTILE], [])
+    report = replace(
+        REPORT,
+        title=HOSTILE,
+        subtitle=HOSTILE,
+        warnings=[HOSTILE],
+        measures=[MeasureRow(HOSTILE, None, None, None, HOSTILE, headline=True)],
+        measures_note=HOSTILE,
+        figures=[FigurePanel("name", HOSTILE, None, HOSTILE)],
+        gallery=[GalleryGroup(HOSTILE, HOSTILE, [item])],
+        gallery_note=HOSTILE,
+        facts=[(HOSTILE, HOSTILE)],
+        command=HOSTILE,
+    )
+    html = render(report)
+    assert "<b " not in html
+    assert html.count("&lt;b onclick=&#39;x&#39;&gt;&amp;&lt;/b&gt;") >= 15
+
+
+def test_numbers_are_shown_with_their_intervals() -> None:
+    html = render(REPORT)
+    assert "0.832" in html
+    assert "0.700–0.900" in html
+    assert "a note" in html
+
+
+def test_warnings_stand_above_the_figures() -> None:
+    assert "Read these figures with care" not in render(REPORT)
+    html = render(replace(REPORT, warnings=["mind the gap"]))
+    assert html.index("mind the gap") < html.index("0.832")
+
+
+def test_page_forbids_requests_and_fits_phones() -> None:
+    html = render(REPORT)
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in html
+    assert "width=device-width" in html
+    assert "prefers-color-scheme: dark" in html
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first: str, second: str) -> float:
+    high, low = sorted((luminance(first), luminance(second)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_colours_meet_wcag_aa(theme: int) -> None:
+    template = (files("groundglass.reporting") / "templates" / "report.html.j2").read_text(encoding="utf-8")
+    root = re.findall(r":root \{(.*?)\}", template, re.DOTALL)[theme]
+    colour = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", root))
+    for ground in ("page", "card"):
+        assert contrast(colour["ink"], colour[ground]) >= 7
+        assert contrast(colour["muted"], colour[ground]) >= 4.5
+        assert contrast(colour["covid"], colour[ground]) >= 3
+        assert contrast(colour["other"], colour[ground]) >= 3
+    assert contrast(colour["alert"], colour["alert-page"]) >= 4.5

@@ -1,0 +1,68 @@
+"""Overlays: where colour falls, and what outlines and data URIs hold."""
+
+from __future__ import annotations
+
+import base64
+
+import cv2
+import numpy as np
+import pytest
+
+from groundglass.reporting import overlay
+
+GREY = np.full((64, 64), 100, np.uint8)
+
+
+def test_orange_where_the_map_speaks_for_covid_blue_where_against() -> None:
+    activation_map = np.zeros((4, 4), np.float32)
+    activation_map[0, 0], activation_map[3, 3] = 5, -5
+    picture = overlay.overlay(GREY, activation_map)
+    assert picture.shape == (64, 64, 3)
+    assert picture.dtype == np.uint8
+    red, _, blue = picture[4, 4].astype(int)
+    assert red > blue + 50
+    red, _, blue = picture[60, 60].astype(int)
+    assert blue > red + 50
+    assert np.abs(picture[32, 4].astype(int) - 100).max() <= 12
+
+
+def test_map_without_contributions_leaves_the_slice_as_it_is() -> None:
+    plain = overlay.grey_picture(GREY)
+    assert (overlay.overlay(GREY, np.zeros((3, 3))) == plain).all()
+    assert (overlay.overlay(GREY, np.full((3, 3), np.nan)) == plain).all()
+
+
+def test_scale_of_the_map_does_not_matter() -> None:
+    activation_map = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
+    difference = overlay.overlay(GREY, activation_map).astype(int) - overlay.overlay(
+        GREY, activation_map * 1000
+    )
+    assert np.abs(difference).max() <= 1
+
+
+def test_outlines_are_drawn_on_copies() -> None:
+    picture = overlay.grey_picture(GREY)
+    mask = np.zeros((64, 64), bool)
+    mask[10:30, 10:30] = True
+    outlined = overlay.outline_mask(picture, mask)
+    assert outlined[10, 20].tolist() == pytest.approx(overlay.FRAME, abs=16)
+    assert tuple(outlined[20, 20]) == (100, 100, 100)
+    boxed = overlay.outline_box(picture, (-5, 8, 40, 90))
+    assert boxed[30, 0].tolist() == pytest.approx(overlay.FRAME, abs=16)
+    assert boxed[63, 20].tolist() == pytest.approx(overlay.FRAME, abs=16)
+    assert boxed[30, 39].tolist() == pytest.approx(overlay.FRAME, abs=16)
+    assert (picture == 100).all()
+
+
+def test_fit_keeps_the_proportions() -> None:
+    assert overlay.fit(np.zeros((100, 50), np.uint8), 320).shape == (320, 160)
+    assert overlay.fit(np.zeros((10, 2000, 3), np.uint8), 100).shape == (1, 100, 3)
+
+
+def test_data_uri_holds_the_picture() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    head, _, body = overlay.png_data_uri(picture).partition(",")
+    assert head == "data:image/png;base64"
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(body), np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    assert (decoded[:, :, ::-1] == picture).all()
