@@ -168,10 +168,11 @@ def _within(outline: Points, at: tuple[float, float], size: tuple[float, float])
 def paint_bones(canvas: Canvas, patient: Patient, level: float) -> None:
     """Paint vertebra, ribs, breast bone, collar bones and shoulder blades, each with its cortical rim."""
     _vertebra(canvas, patient, level)
+    wall = cavity(patient, level, margin=6.5)
     for rib in range(-1, _RIBS + 2):
         along_rib = (level * 9.5 + patient.rib_phase + 4.2 - rib) * 0.205
         for side in (-1, 1):
-            _rib(canvas, patient, level, along_rib + 0.02 * side, side)
+            _rib(canvas, patient, wall, along_rib + 0.02 * side, side)
     _sternum(canvas, patient, level)
     for side in (-1, 1):
         _shoulder_blade(canvas, patient, level, side)
@@ -225,11 +226,10 @@ def _vertebra(canvas: Canvas, patient: Patient, level: float) -> None:
         _rimmed(canvas, body, _shrunk(body, 1.8), patient.marrow, CORTEX - 120)
 
 
-def _rib(canvas: Canvas, patient: Patient, level: float, middle: float, side: int) -> None:
+def _rib(canvas: Canvas, patient: Patient, wall: Points, middle: float, side: int) -> None:
     """One rib's cut; ``middle`` 0 at the spine to 1 at the breast bone is where along the cage it lies."""
     if not 0.07 < middle < 1.0:
         return
-    wall = cavity(patient, level, margin=6.5)
     # Ribs cross the slice at a flat angle at the back and side, steeply at the front.
     half = along(middle, (0.062, 0.052, 0.042, 0.035), (0.1, 0.4, 0.7, 1.0))
     places = np.clip(np.linspace(middle - half, middle + half, 17), 0.04, 1) * 128

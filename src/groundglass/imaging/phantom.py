@@ -309,7 +309,7 @@ def _acquire(
     # Filtered back projection suppresses low frequencies of the noise, the kernel high ones.
     grain = cv2.GaussianBlur(white, (0, 0), max(0.85 * sigma, 0.3))
     grain -= cv2.GaussianBlur(grain, (0, 0), 2.2 * max(sigma, 0.5))
-    grain *= np.float32(scanner.noise / max(float(grain.std()), 1e-6))
+    grain *= np.float32(scanner.noise / _deviation(grain))
     middle = np.linspace(-1, 1, size, dtype=np.float32)
     small = cv2.resize(body, (size // 8, size // 8), interpolation=cv2.INTER_AREA)
     inside = cv2.resize(cv2.GaussianBlur(small, (0, 0), size / 192), (size, size))
@@ -318,10 +318,14 @@ def _acquire(
     streaks = scanner.noise * (0.25 + 1.5 * max(0.0, 1 - level / 0.25))
     columns = rng.standard_normal((size, max(4, size // 40)), dtype=np.float32)
     horizontal = cv2.resize(columns, (size, size), interpolation=cv2.INTER_CUBIC)
-    image += horizontal * inside * np.float32(streaks / max(float(horizontal.std()), 1e-6) * 0.6)
+    image += horizontal * inside * np.float32(0.6 * streaks / _deviation(horizontal))
     if scanner.round_field:
         image[middle[:, None] ** 2 + middle[None, :] ** 2 > 1] = -1024
     return np.asarray(np.clip(np.rint(image), -1024, 3071), np.float32)
+
+
+def _deviation(field: NDArray[np.float32]) -> float:
+    return max(float(cv2.meanStdDev(field)[1].item()), 1e-6)
 
 
 def _table(canvas: Canvas, patient: Patient, scanner: Scanner) -> None:

@@ -126,10 +126,10 @@ def _grow_vessels(
     half_width: float, half_depth: float, height: float, rng: np.random.Generator
 ) -> tuple[VesselTree, ...]:
     trees = []
-    for hilum, radius in (((0.27, 0.02, 0.50), 5.6), ((0.24, -0.04, 0.57), 4.6)):
+    for hilum, radius, tips in (((0.27, 0.02, 0.50), 5.6, 2048), ((0.24, -0.04, 0.57), 4.6, 1024)):
         for side in (-1, 1):
             root = np.array([side * hilum[0] * half_width, hilum[1] * half_depth, hilum[2] * height])
-            targets = _spread(side, half_width, half_depth, height, 2048, rng)
+            targets = _spread(side, half_width, half_depth, height, tips, rng)
             trees.append(grow_tree(root, targets, radius, rng))
     return tuple(trees)
 

@@ -55,7 +55,8 @@ def grow_tree(
         spread = groups.max(axis=2) - groups.min(axis=2)
         # Not always the widest axis, or all branches of a generation would lie at one level.
         widest = (spread * rng.uniform(0.45, 1.0, spread.shape)).argmax(axis=0)
-        order = groups[widest, np.arange(len(widest))].argsort(axis=1)
+        order = groups[widest, np.arange(len(widest))]
+        order = order.argpartition(order.shape[1] // 2 - 1, axis=1)
         groups = np.take_along_axis(groups, order[None], axis=2).reshape(3, 2 * len(widest), -1)
         origin = np.repeat(tips, 2, axis=0)
         reach = rng.uniform(0.18, 0.62, (len(origin), 1)) if generation + 1 < generations else 0.9
