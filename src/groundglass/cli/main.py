@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from groundglass import __version__
-from groundglass.cli import data, evaluate
+from groundglass.cli import data, evaluate, models, repeat, train
 from groundglass.errors import GroundglassError
 
 app = typer.Typer(
@@ -20,9 +20,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app)
-app.command("train")(train.train)
-app.command("repeat")(repeat.repeat)
+app.command()(train.train)
+app.command()(repeat.repeat)
 app.command()(evaluate.evaluate)
+app.command()(models.models)
 
 
 def _version(show: bool) -> None:
