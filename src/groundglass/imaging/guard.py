@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from threading import Lock
 from typing import Concatenate, ParamSpec
 
 from groundglass.errors import GroundglassError, ImageError
@@ -16,6 +18,7 @@ _Arguments = ParamSpec("_Arguments")
 _Reader = Callable[Concatenate[Source, _Arguments], Iterator[CTSlice]]
 
 _LONGEST_REASON = 160
+_ONE_AT_A_TIME = Lock()
 
 
 @contextmanager
@@ -42,6 +45,20 @@ def guard(name: str, container: str) -> Iterator[None]:
         raise ImageError(name, f"cannot be read as {container}: {reason}") from error
     except Exception as error:
         raise ImageError(name, f"damaged or not valid {container}: {_one_line(error)}") from error
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Send what C libraries print to file descriptor 2 to nowhere. One thread at a time; others wait."""
+    with _ONE_AT_A_TIME:
+        nowhere, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            os.close(nowhere)
 
 
 def guarded(container: str) -> Callable[[_Reader[_Arguments]], _Reader[_Arguments]]:

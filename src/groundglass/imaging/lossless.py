@@ -97,14 +97,15 @@ class LosslessDecoder:
             child.stdin.write(json.dumps(request).encode() + b"\n" + frame)
             child.stdin.flush()
             answer = child.stdout.read(8)
-            pixels = child.stdout.read(int.from_bytes(answer, "little")) if len(answer) == 8 else b""
+            size = int.from_bytes(answer, "little")
+            pixels = child.stdout.read(size)
+            alive = len(answer) == 8 and len(pixels) == size
         except BrokenPipeError:
-            pixels = b""
+            pixels, alive = b"", False
         finally:
             watchdog.cancel()
-        if not pixels:
+        if not alive:
             self._stop()
-            raise ValueError("the compressed pixel data cannot be decoded")
         return pixels
 
     def _start(self) -> subprocess.Popen[bytes]:

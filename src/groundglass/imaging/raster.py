@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from groundglass.errors import ImageError
 from groundglass.imaging.grey import extent, interpret
-from groundglass.imaging.guard import guarded
+from groundglass.imaging.guard import guarded, without_stderr
 from groundglass.imaging.limits import DEFAULT_LIMITS, Limits
 from groundglass.imaging.slice import CTSlice, Grey, Origin
+from groundglass.imaging.sniff import Container, identify
 from groundglass.imaging.source import Source
 
 COLOURED = 32
@@ -47,20 +49,30 @@ def read_raster(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTS
 
 def decode_raster(content: bytes, name: str, limits: Limits) -> Iterator[CTSlice]:
     """As ``read_raster``, from bytes, and not guarded against a decoder's exceptions."""
-    try:
-        image = Image.open(io.BytesIO(content), formats=_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ImageError(name, f"more pixels than the limit of {limits.pixels:,}") from error
-    with image:
+    # libtiff tells file descriptor 2 of every damage, whatever Python does about it.
+    quiet = without_stderr if identify(content[:4]) is Container.TIFF else nullcontext
+    with quiet():
+        image = _open(content, name, limits)
         container = "JPEG" if image.format == "MPO" else str(image.format)
         pages = getattr(image, "n_frames", 1) if container == "TIFF" else 1
-        if pages > limits.frames:
-            raise ImageError(name, f"{pages:,} pages are more than the limit of {limits.frames:,}")
-        for page in range(pages):
+    if pages > limits.frames:
+        raise ImageError(name, f"{pages:,} pages are more than the limit of {limits.frames:,}")
+    for page in range(pages):
+        with quiet():
             if page:
                 image.seek(page)
             _check_size(image, name, limits)
-            yield _slice(image, name, container, page if pages > 1 else None)
+            following = _slice(image, name, container, page if pages > 1 else None)
+        yield following
+
+
+def _open(content: bytes, name: str, limits: Limits) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(name, f"more pixels than the limit of {limits.pixels:,}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(name, "its header is damaged") from error
 
 
 def _check_size(image: Image.Image, name: str, limits: Limits) -> None:

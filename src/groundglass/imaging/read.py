@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from groundglass.errors import ImageError
@@ -28,8 +28,9 @@ OnError = Callable[[ImageError], None]
 
 _KNOWN = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage or zip"
 # In a folder, a file that is no image is an error only where its name says that it should be one.
-_CLAIMING_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom", ".nii", ".mhd", ".mha", ".zip"}
+_CLAIMING_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"),
+    *(".nii", ".nii.gz", ".mhd", ".mha", ".zip"),
 )
 _GEOMETRY = (
     "SeriesInstanceUID",
@@ -135,7 +136,7 @@ def _identify(source: Source, *, among_others: bool = False) -> Container | None
         raise ImageError(source.name, "an archive within an archive; unpack it first")
     if container is not None:
         return container
-    if among_others and PurePosixPath(source.name).suffix.lower() not in _CLAIMING_SUFFIXES:
+    if among_others and not source.name.lower().endswith(_CLAIMING_SUFFIXES):
         return None
     raise ImageError(
         source.name, f"not an image that can be read ({_KNOWN})" if head else "the file is empty"
@@ -161,15 +162,17 @@ def _collect(
     else:
         sources = stack.enter_context(open_archive(path, limits))
     for source in sources:
-        yield from _reporting(_images(source, limits, stack), report)
+        yield from _reporting(_images(source, limits, stack, report), report)
 
 
-def _images(source: Source, limits: Limits, stack: ExitStack) -> Iterator[tuple[Source, Container]]:
+def _images(
+    source: Source, limits: Limits, stack: ExitStack, report: OnError
+) -> Iterator[tuple[Source, Container]]:
     """A file with its format, or an archive's members with theirs; nothing where it is no image."""
     container = _identify(source, among_others=True)
     if container is Container.ZIP and isinstance(source, FileSource):
         for member in stack.enter_context(open_archive(source.path, limits)):
-            yield from _images(member, limits, stack)
+            yield from _reporting(_images(member, limits, stack, report), report)
     elif container is not None:
         yield source, container
 

@@ -1,0 +1,199 @@
+"""However a file is damaged, the outcome is slices or a ``GroundglassError``; anything else fails."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from groundglass.errors import GroundglassError
+from groundglass.imaging.limits import Limits
+from groundglass.imaging.read import read_slices
+from groundglass.imaging.slice import CTSlice
+from groundglass.imaging.window import LUNG
+
+# Small, so that a header that asks for more than a machine has costs a test run nothing.
+LIMITS = Limits(pixels=2_000_000, file_bytes=50_000_000, archive_bytes=50_000_000)
+COMPRESSED = {
+    "rle": "1.2.840.10008.1.2.5",
+    "jpeg-lossless": "1.2.840.10008.1.2.4.70",
+    "jpeg-ls": "1.2.840.10008.1.2.4.80",
+    "jpeg2000": "1.2.840.10008.1.2.4.90",
+}
+GENERATED = [
+    *("png", "png-alpha", "png-palette", "png-16", "jpeg", "bmp"),
+    *("tiff", "tiff-lzw", "tiff-deflate", "tiff-pages", "dicom", "dicom-frames", *COMPRESSED),
+    *("nifti", "nifti-gz", "metaimage", "metaimage-packed", "zip"),
+]
+
+
+@pytest.fixture(scope="module")
+def generated(
+    tmp_path_factory: pytest.TempPathFactory,
+    chest: NDArray[np.int16],
+    volume: NDArray[np.int16],
+    write_dicom: Callable[..., Path],
+    write_metaimage: Callable[..., Path],
+    recompress: Callable[[Path, Path, str], Path],
+) -> dict[str, bytes]:
+    """Content of one small sound file of every kind."""
+    folder = tmp_path_factory.mktemp("sound")
+    image = Image.fromarray(LUNG.apply(chest))
+    image.save(folder / "png", "PNG")
+    image.convert("RGBA").save(folder / "png-alpha", "PNG")
+    image.convert("P").save(folder / "png-palette", "PNG", transparency=3)
+    Image.fromarray((chest + 1024).astype(np.uint16)).save(folder / "png-16", "PNG")
+    image.save(folder / "jpeg", "JPEG")
+    image.save(folder / "bmp", "BMP")
+    image.save(folder / "tiff", "TIFF")
+    image.save(folder / "tiff-lzw", "TIFF", compression="tiff_lzw")
+    image.save(folder / "tiff-deflate", "TIFF", compression="tiff_adobe_deflate")
+    image.save(folder / "tiff-pages", "TIFF", save_all=True, append_images=[image, image])
+    plain = write_dicom(folder / "dicom", chest)
+    write_dicom(folder / "dicom-frames", np.stack([chest] * 3))
+    for name, syntax in COMPRESSED.items():
+        recompress(plain, folder / name, syntax)
+    nib.Nifti1Image(volume, np.eye(4)).to_filename(folder / "a.nii")
+    nib.Nifti1Image(volume, np.eye(4)).to_filename(folder / "a.nii.gz")
+    (folder / "a.nii").rename(folder / "nifti")
+    (folder / "a.nii.gz").rename(folder / "nifti-gz")
+    write_metaimage(folder / "a.mha", volume).rename(folder / "metaimage")
+    write_metaimage(folder / "b.mha", volume, compressed=True).rename(folder / "metaimage-packed")
+    with zipfile.ZipFile(folder / "zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("png", "jpeg", "jpeg-lossless", "metaimage"):
+            archive.write(folder / name, f"{name}.bin")
+    return {name: (folder / name).read_bytes() for name in GENERATED}
+
+
+def _place(draw: st.DrawFn, size: int) -> int:
+    """A position in a file; headers, where damage does most, are hit most often."""
+    return draw(st.one_of(st.integers(0, min(size, 600) - 1), st.integers(0, size - 1)))
+
+
+@st.composite
+def damages(draw: st.DrawFn, content: bytes) -> bytes:
+    """The content with one to four changes: bytes replaced, bits flipped, cut off, cut out, doubled, blanked."""
+    damaged = bytearray(content)
+    for _ in range(draw(st.integers(1, 4))):
+        if len(damaged) < 2:
+            break
+        start = _place(draw, len(damaged))
+        end = min(len(damaged), start + draw(st.integers(1, 400)))
+        kind = draw(st.sampled_from(["replace", "flip", "extreme", "cut off", "cut out", "double", "blank"]))
+        if kind == "replace":
+            damaged[start] = draw(st.integers(0, 255))
+        elif kind == "flip":
+            damaged[start] ^= 1 << draw(st.integers(0, 7))
+        elif kind == "extreme":
+            damaged[start : start + 2] = draw(st.sampled_from([b"\xff\xff", b"\0\0", b"\x7f\xff", b"\x80\0"]))
+        elif kind == "cut off":
+            del damaged[start:]
+        elif kind == "cut out":
+            del damaged[start:end]
+        elif kind == "double":
+            damaged[start:start] = damaged[start:end]
+        else:
+            damaged[start:end] = bytes([draw(st.sampled_from([0, 255]))]) * (end - start)
+    return bytes(damaged)
+
+
+def _read(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    try:
+        for item in read_slices(path, LIMITS):
+            assert isinstance(item, CTSlice)
+            assert item.pixels.size > 0
+    except GroundglassError as error:
+        message = str(error)
+        assert message.startswith(str(path))
+        assert "\n" not in message
+        assert message.isprintable()
+
+
+_SETTINGS = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_sound_files_are_read(generated: dict[str, bytes], tmp_path: Path, name: str) -> None:
+    path = tmp_path / "sound"
+    path.write_bytes(generated[name])
+    assert list(read_slices(path, LIMITS))
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_damaged_files_are_slices_or_an_error(
+    generated: dict[str, bytes], tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    @_SETTINGS
+    @given(damages(generated[name]))
+    def check(content: bytes) -> None:
+        _read(tmp_path / "damaged", content)
+
+    check()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["dicom/compressed/1-130.dcm", "dicom/mixed/axial-ge.dcm"])
+def test_damaged_real_dicom_files_are_slices_or_an_error(
+    dicom_samples: Path, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = (dicom_samples.parent / name).read_bytes()
+
+    @_SETTINGS
+    @given(damages(content))
+    def check(content: bytes) -> None:
+        _read(tmp_path / "damaged", content)
+
+    check()
+    assert capfd.readouterr().err == ""
+
+
+def test_damaged_real_pictures_are_slices_or_an_error(
+    covid_ct: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    paths = sorted((covid_ct / "Images-processed").glob("*/*"))[::93]
+
+    @_SETTINGS
+    @given(st.sampled_from(paths).flatmap(lambda path: damages(path.read_bytes())))
+    def check(content: bytes) -> None:
+        _read(tmp_path / "damaged", content)
+
+    check()
+    assert capfd.readouterr().err == ""
+
+
+@_SETTINGS
+@given(
+    prefix=st.sampled_from(
+        [
+            *(
+                b"",
+                b"\x89PNG\r\n\x1a\n",
+                b"\xff\xd8\xff",
+                b"II*\0",
+                b"MM\0*",
+                b"BM",
+                b"PK\x03\x04",
+                b"\x1f\x8b\x08",
+            ),
+            *(bytes(128) + b"DICM", bytes(344) + b"n+1\0", b"ObjectType = Image\n", b"NDims = 3\nDimSize = "),
+        ]
+    ),
+    rest=st.binary(max_size=600),
+)
+def test_noise_is_an_error(tmp_path_factory: pytest.TempPathFactory, prefix: bytes, rest: bytes) -> None:
+    _read(tmp_path_factory.getbasetemp() / "noise", prefix + rest)

@@ -1,0 +1,126 @@
+"""What a file is follows from its content; whatever it is, the outcome is a slice or one clear line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from groundglass.errors import ImageError
+from groundglass.imaging.read import read_slice, read_slices
+from groundglass.imaging.window import LUNG
+
+
+@pytest.fixture
+def pixels(chest: NDArray[np.int16]) -> NDArray[np.uint8]:
+    return LUNG.apply(chest)
+
+
+def test_wrong_extensions_do_not_matter(
+    tmp_path: Path,
+    pixels: NDArray[np.uint8],
+    chest: NDArray[np.int16],
+    write_dicom: Callable[..., Path],
+    write_metaimage: Callable[..., Path],
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "picture.dcm", "PNG")
+    assert read_slice(tmp_path / "picture.dcm").origin.container == "PNG"
+    write_dicom(tmp_path / "dicom.png", chest)
+    assert read_slice(tmp_path / "dicom.png").origin.container == "DICOM"
+    write_dicom(tmp_path / "IM0001", chest)
+    assert read_slice(tmp_path / "IM0001").origin.container == "DICOM"
+    write_metaimage(tmp_path / "volume.mha", chest[:, :, None]).rename(tmp_path / "volume.jpg")
+    assert read_slice(tmp_path / "volume.jpg").origin.container == "MetaImage"
+
+
+def test_a_dicom_preamble_may_look_like_a_tiff(
+    tmp_path: Path, chest: NDArray[np.int16], write_dicom: Callable[..., Path]
+) -> None:
+    path = write_dicom(tmp_path / "dual.dcm", chest)
+    path.write_bytes(b"II*\0" + path.read_bytes()[4:])
+    assert read_slice(path).origin.container == "DICOM"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"PK\x03\x04", b"II*\0", b"\x1f\x8b\x08"],
+)
+@pytest.mark.parametrize("name", ["x.png", "x.dcm", "x.nii.gz", "x.mhd", "x.zip", "x"])
+def test_no_image_is_one_line_that_names_the_file(
+    tmp_path: Path, content: bytes, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (read_slice, lambda path: list(read_slices(path))):
+        with pytest.raises(ImageError) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "x.png").touch()
+    with pytest.raises(ImageError, match="empty"):
+        read_slice(tmp_path / "x.png")
+
+
+def test_missing_and_unreadable_paths(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no such file or folder"):
+        read_slice(tmp_path / "missing.png")
+    with pytest.raises(ImageError, match="holds no image"):
+        list(read_slices(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ImageError, match="neither a file nor a folder"):
+        list(read_slices(tmp_path / "pipe"))
+    with pytest.raises(ImageError):
+        read_slice(tmp_path / ("x" * 300))
+    with pytest.raises(ImageError):
+        read_slice("nul\0byte")
+
+
+def test_folders_are_read_to_the_bottom_in_natural_order(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    for name in ("b/slice10.png", "b/slice9.png", "a/deep/er/x.png", ".hidden/y.png", "__MACOSX/z.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    read = [item.origin.file for item in read_slices(tmp_path)]
+    assert read == [str(tmp_path / name) for name in ("a/deep/er/x.png", "b/slice9.png", "b/slice10.png")]
+
+
+def test_a_bad_file_of_a_folder_is_raised_or_reported(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    Image.fromarray(pixels).save(tmp_path / "1.png")
+    (tmp_path / "2.png").write_bytes((tmp_path / "1.png").read_bytes()[:200])
+    (tmp_path / "3.dcm").write_bytes(b"certainly no DICOM file")
+    Image.fromarray(pixels).save(tmp_path / "4.png")
+    with pytest.raises(ImageError, match=r"3\.dcm: not an image"):
+        list(read_slices(tmp_path))
+    errors: list[ImageError] = []
+    read = [Path(item.origin.file).name for item in read_slices(tmp_path, on_error=errors.append)]
+    assert read == ["1.png", "4.png"]
+    assert sorted(Path(error.path).name for error in errors) == ["2.png", "3.dcm"]
+
+
+def test_a_folder_holds_volume_and_voxels_as_one(
+    tmp_path: Path, chest: NDArray[np.int16], write_metaimage: Callable[..., Path]
+) -> None:
+    write_metaimage(tmp_path / "scan.mhd", np.stack([chest] * 3, axis=-1), compressed=True)
+    assert [item.origin.frame for item in read_slices(tmp_path)] == [0, 1, 2]
+    with pytest.raises(ImageError, match=r"scan\.zraw: not an image"):
+        list(read_slices(tmp_path / "scan.zraw"))
+
+
+def test_reading_can_stop_early(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    for index in range(3):
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    slices = read_slices(tmp_path)
+    next(slices)
+    slices.close()  # type: ignore[attr-defined]
+    with pytest.raises(StopIteration):
+        next(slices)

@@ -1,0 +1,243 @@
+"""Volumes of any orientation come in as axial slices, the patient's right at the image's left."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from groundglass.errors import ImageError
+from groundglass.imaging.limits import Limits
+from groundglass.imaging.read import read_slices
+from groundglass.imaging.window import LUNG
+
+Voxels = NDArray[np.int16]
+WriteMetaImage = Callable[..., Path]
+
+# Canonical (RAS) voxels of 0.75 x 0.5 x 2 mm.
+AFFINE = np.array([[0.75, 0, 0, -20], [0, 0.5, 0, -15], [0, 0, 2, 100], [0, 0, 0, 1]])
+
+
+def _assert_chest(path: Path, chest: NDArray[np.int16], container: str) -> None:
+    read = list(read_slices(path))
+    assert [item.origin.frame for item in read] == [0, 1, 2, 3, 4]
+    for index, item in enumerate(read):
+        expected = np.maximum(chest - float(index), -1024)
+        np.testing.assert_array_equal(item.hounsfield, expected)
+        np.testing.assert_array_equal(item.pixels, LUNG.apply(expected))
+        assert item.origin.container == container
+        assert item.origin.orientation == (1, 0, 0, 0, 1, 0)
+        assert item.origin.spacing == (0.5, 0.75)
+
+
+ORIENTATIONS = ["".join(code) for code in itertools.product("LR", "AP", "IS")] + ["SPL", "AIR", "PSR", "SRA"]
+
+
+@pytest.mark.parametrize("code", ORIENTATIONS)
+def test_nifti_of_any_orientation(
+    tmp_path: Path, volume: Voxels, chest: NDArray[np.int16], code: str
+) -> None:
+    image = nib.Nifti1Image(volume, AFFINE)
+    target = nib.orientations.axcodes2ornt(tuple(code))
+    turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(AFFINE), target))
+    assert nib.aff2axcodes(turned.affine) == tuple(code)
+    turned.to_filename(tmp_path / "a.nii")
+    _assert_chest(tmp_path / "a.nii", chest, "NIfTI")
+    first = next(read_slices(tmp_path / "a.nii")).origin
+    # The first pixel is the most rightward and anterior voxel; LPS counts to the left and to the back.
+    assert first.position == pytest.approx((-(-20 + 63 * 0.75), -(-15 + 47 * 0.5), 100), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nifti_versions_and_compression(
+    tmp_path: Path, volume: Voxels, chest: NDArray[np.int16], kind: Any, suffix: str
+) -> None:
+    kind(volume, AFFINE).to_filename(tmp_path / f"a{suffix}")
+    _assert_chest(tmp_path / f"a{suffix}", chest, "NIfTI")
+
+
+def test_nifti_with_slope_and_with_floating_point(
+    tmp_path: Path, volume: Voxels, chest: NDArray[np.int16]
+) -> None:
+    image = nib.Nifti1Image((volume + 1024) * 2, AFFINE)
+    image.header.set_slope_inter(0.5, -1024)
+    nib.Nifti1Image(((volume + 1024) * 2).astype(np.int16), AFFINE, image.header)
+    raw = nib.Nifti1Image(volume.astype(np.float32), AFFINE)
+    raw.to_filename(tmp_path / "float.nii")
+    _assert_chest(tmp_path / "float.nii", chest, "NIfTI")
+    scaled = nib.Nifti1Image(volume.astype(np.float64), AFFINE)
+    scaled.set_data_dtype(np.uint16)
+    scaled.to_filename(tmp_path / "scaled.nii")
+    assert nib.load(tmp_path / "scaled.nii").dataobj.inter != 0
+    for index, item in enumerate(read_slices(tmp_path / "scaled.nii")):
+        np.testing.assert_allclose(item.hounsfield, np.maximum(chest - float(index), -1024), atol=0.1)
+
+
+def test_missing_voxels_are_air(tmp_path: Path, volume: Voxels) -> None:
+    voxels = volume.astype(np.float32)
+    voxels[:, -3:, :] = np.nan
+    nib.Nifti1Image(voxels, AFFINE).to_filename(tmp_path / "a.nii")
+    for item in read_slices(tmp_path / "a.nii"):
+        assert item.hounsfield is not None
+        assert (item.hounsfield[:3] == -1024).all()
+
+
+@pytest.mark.parametrize(("dtype", "maximum"), [(np.uint8, 255), (np.uint16, 4095), (np.float32, 1.0)])
+def test_grey_volumes_are_not_taken_for_hounsfield_units(tmp_path: Path, dtype: Any, maximum: float) -> None:
+    voxels = (np.linspace(0, 1, 6 * 5 * 4) * maximum).astype(dtype).reshape(6, 5, 4)
+    nib.Nifti1Image(voxels, np.diag([1.0, 1, 1, 1])).to_filename(tmp_path / "a.nii")
+    read = list(read_slices(tmp_path / "a.nii"))
+    assert all(item.hounsfield is None for item in read)
+    assert read[0].pixels.min() == 0
+    assert read[-1].pixels.max() == 255
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: nib.Nifti1Image(np.zeros((4, 4, 4, 3), np.int16), np.eye(4)), "4 x 4 x 4 x 3"),
+        (lambda: nib.Nifti1Image(np.zeros((4, 4, 4), np.complex64), np.eye(4)), "not a CT"),
+        (
+            lambda: nib.Nifti1Image(np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]), np.eye(4)),
+            "not a CT",
+        ),
+        (lambda: nib.Nifti1Image(np.full((4, 4, 4), np.nan, np.float32), np.eye(4)), "finite"),
+    ],
+)
+def test_nifti_that_is_no_ct_volume(tmp_path: Path, make: Callable[[], Any], reason: str) -> None:
+    make().to_filename(tmp_path / "other.nii")
+    with pytest.raises(ImageError, match=rf"other\.nii: .*{reason}"):
+        list(read_slices(tmp_path / "other.nii"))
+
+
+def test_damaged_nifti(tmp_path: Path, volume: Voxels, capfd: pytest.CaptureFixture[str]) -> None:
+    whole, packed = tmp_path / "a.nii", tmp_path / "a.nii.gz"
+    nib.Nifti1Image(volume, AFFINE).to_filename(whole)
+    nib.Nifti1Image(volume, AFFINE).to_filename(packed)
+    for path in (whole, packed):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.raises(ImageError, match="truncated"):
+            list(read_slices(path))
+    packed.write_bytes(gzip.compress(b"something else " * 100))
+    with pytest.raises(ImageError, match="not an image"):
+        list(read_slices(packed))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_nifti_header_that_asks_for_too_much(tmp_path: Path, volume: Voxels) -> None:
+    path = tmp_path / "bomb.nii"
+    nib.Nifti1Image(volume, AFFINE).to_filename(path)
+    content = bytearray(path.read_bytes())
+    content[42:48] = np.array([30_000, 30_000, 30_000], "<i2").tobytes()
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"bomb\.nii: .*limit"):
+        list(read_slices(path))
+    gzip_path = tmp_path / "bomb.nii.gz"
+    gzip_path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(ImageError, match="limit"):
+        list(read_slices(gzip_path))
+
+
+def test_a_nifti_pair_is_explained(tmp_path: Path, volume: Voxels) -> None:
+    nib.Nifti1Pair(volume, AFFINE).to_filename(tmp_path / "a.hdr")
+    with pytest.raises(ImageError, match="convert the pair"):
+        list(read_slices(tmp_path / "a.hdr"))
+
+
+@pytest.fixture
+def itk(volume: Voxels) -> Voxels:
+    """The same voxels with MetaImage's axes: left, posterior, superior."""
+    return np.ascontiguousarray(volume[::-1, ::-1])
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".mhd"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_metaimage(
+    tmp_path: Path,
+    itk: Voxels,
+    chest: NDArray[np.int16],
+    write_metaimage: WriteMetaImage,
+    suffix: str,
+    compressed: bool,
+) -> None:
+    path = write_metaimage(tmp_path / f"a{suffix}", itk, compressed=compressed)
+    _assert_chest(path, chest, "MetaImage")
+    assert next(read_slices(path)).origin.position == pytest.approx((-180.5, -170.25, -300))
+
+
+def test_metaimage_directions_are_followed(
+    tmp_path: Path, itk: Voxels, chest: NDArray[np.int16], write_metaimage: WriteMetaImage
+) -> None:
+    flipped = write_metaimage(tmp_path / "a.mha", itk[::-1, ::-1], TransformMatrix="-1 0 0 0 -1 0 0 0 1")
+    _assert_chest(flipped, chest, "MetaImage")
+    coronal = write_metaimage(
+        tmp_path / "b.mha",
+        np.ascontiguousarray(itk.transpose(0, 2, 1)[:, ::-1]),
+        TransformMatrix="1 0 0 0 0 -1 0 1 0",
+        ElementSpacing="0.75 2 0.5",
+    )
+    _assert_chest(coronal, chest, "MetaImage")
+
+
+def test_metaimage_byte_order_synonyms_and_header_size(
+    tmp_path: Path, itk: Voxels, chest: NDArray[np.int16], write_metaimage: WriteMetaImage
+) -> None:
+    path = write_metaimage(
+        tmp_path / "a.mhd", itk, TransformMatrix=None, Rotation="1 0 0 0 1 0 0 0 1", HeaderSize=-1
+    )
+    raw = itk.astype(">i2").tobytes("F")
+    path.with_suffix(".raw").write_bytes(b"a header of its own" + raw)
+    path.write_text(path.read_text().replace("ByteOrderMSB = False", "ByteOrderMSB = True"))
+    _assert_chest(path, chest, "MetaImage")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"ElementDataFile": "../secret.raw"}, "out of its own folder"),
+        ({"ElementDataFile": "/etc/hostname"}, "out of its own folder"),
+        ({"ElementDataFile": "C:\\secret.raw"}, "out of its own folder"),
+        ({"ElementDataFile": "sub\\..\\..\\secret.raw"}, "out of its own folder"),
+        ({"ElementDataFile": "link.raw"}, "out of its own folder"),
+        ({"ElementDataFile": "missing.raw"}, "voxels are missing"),
+        ({"ElementDataFile": "LIST"}, "several files"),
+        ({"ElementDataFile": "slice%03d.raw 1 5 1"}, "several files"),
+        ({"DimSize": "60000 60000 5"}, "more than the limit"),
+        ({"DimSize": "64 48 6"}, "truncated"),
+        ({"DimSize": "64 48"}, "DimSize"),
+        ({"DimSize": "64 48 -5"}, "shape"),
+        ({"DimSize": "many 48 5"}, "damaged"),
+        ({"ElementType": "MET_STRING"}, "not a CT"),
+        ({"ElementNumberOfChannels": "3"}, "not a CT"),
+        ({"TransformMatrix": "0 0 0 0 0 0 0 0 0"}, "orientation"),
+        ({"TransformMatrix": "1 0 0 1"}, "TransformMatrix"),
+        ({"ElementSpacing": "nan nan nan"}, "orientation"),
+        ({"CompressedData": "True"}, "damaged"),
+    ],
+)
+def test_metaimage_that_cannot_be_trusted(
+    tmp_path: Path, itk: Voxels, write_metaimage: WriteMetaImage, fields: dict[str, str], reason: str
+) -> None:
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    (tmp_path / "secret.raw").write_bytes(itk.tobytes("F"))
+    (folder / "link.raw").symlink_to(tmp_path / "secret.raw")
+    path = write_metaimage(folder / "bad.mhd", itk, **fields)
+    with pytest.raises(ImageError, match=rf"bad\.(mhd|raw): .*{reason}"):
+        list(read_slices(path))
+
+
+def test_volumes_have_limits(tmp_path: Path, itk: Voxels, write_metaimage: WriteMetaImage) -> None:
+    path = write_metaimage(tmp_path / "a.mhd", itk)
+    for limits in (Limits(pixels=1000), Limits(file_bytes=1000), Limits(frames=4)):
+        with pytest.raises(ImageError, match="limit"):
+            list(read_slices(path, limits))
