@@ -163,7 +163,7 @@ def _write_published(archive: zipfile.ZipFile, wanted: Sequence[Entry], folder: 
 def _retrieve(url: str, folder: Path, name: str, progress: Progress | None) -> Path:
     import pooch  # noqa: PLC0415 - slow to import
 
-    downloader = pooch.HTTPDownloader(progressbar=progress or False, timeout=_TIMEOUT)
+    downloader = pooch.HTTPDownloader(progressbar=progress or False, chunk_size=2**18, timeout=_TIMEOUT)
     try:
         with _quiet(pooch.get_logger()):
             # No hash of the zip is asked for: the images in it are verified one by one.
