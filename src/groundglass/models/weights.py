@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from pickle import UnpicklingError
 
 import timm
 import torch
@@ -114,24 +115,39 @@ def _read_imagenet(entry: Entry) -> Weights:
 
 
 def _packaged_file(package: str) -> Path | None:
-    """The file of weights inside an installed distribution, if it is installed."""
+    """The file of weights inside an installed distribution, if it is installed.
+
+    Raises:
+        WeightsError: the file is not what the distribution's record says.
+    """
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
         return None
-    return next((Path(str(file.locate())) for file in files if file.suffix == ".pth"), None)
+    for file in files:
+        if file.suffix == ".pth":
+            path = Path(str(file.locate()))
+            if file.hash is not None and _digest(path, file.hash.mode) != file.hash.value:
+                raise WeightsError(f"{path}: damaged, reinstall {package}")
+            return path
+    return None
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    """A file's hash as records of installed distributions write it; empty where there is no file."""
+    if not path.is_file():
+        return ""
+    digest = hashlib.new(algorithm, path.read_bytes()).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _read_package(entry: Entry, path: Path) -> dict[str, Tensor]:
     """Read a package's tensors, which come in timm's order under other names.
 
     Raises:
-        WeightsError: the file is damaged or in another order.
+        WeightsError: they are another network's.
     """
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise WeightsError(f"{path}: damaged, reinstall {entry.package}") from error
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
     with torch.device("meta"):
         expected = timm.create_model(entry.timm_name).state_dict()
     if [tensor.shape for tensor in tensors.values()] != [own.shape for own in expected.values()]:
