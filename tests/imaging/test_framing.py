@@ -1,0 +1,147 @@
+"""Framing: lungs are found, cut out and normalised, whatever the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from groundglass.imaging.framing import Framing, find_lungs, otsu_anchors, resize_box
+from groundglass.imaging.read import read_slice
+
+
+def thorax(height: int = 400, width: int = 500) -> np.ndarray:
+    """A schematic thorax: black air, grey body, two dark lungs."""
+    picture = np.zeros((height, width), np.uint8)
+    cv2.ellipse(picture, (width // 2, height // 2), (width * 9 // 20, height * 9 // 20), 0, 0, 360, 200, -1)
+    for side in (-1, 1):
+        centre = (width // 2 + side * width // 5, height // 2)
+        cv2.ellipse(picture, centre, (width // 8, height // 4), 0, 0, 360, 40, -1)
+    return picture
+
+
+def test_box_encloses_both_lungs_with_the_margin() -> None:
+    framed = Framing(margin=0.1).frame(thorax())
+    rows, columns = np.nonzero(thorax() == 40)
+    width, height = columns.max() - columns.min(), rows.max() - rows.min()
+    left, top, right, bottom = framed.box
+    assert framed.found
+    assert left == pytest.approx(columns.min() - 0.1 * width, abs=6)
+    assert right == pytest.approx(columns.max() + 0.1 * width, abs=6)
+    assert top == pytest.approx(rows.min() - 0.1 * height, abs=6)
+    assert bottom == pytest.approx(rows.max() + 0.1 * height, abs=6)
+
+
+def test_lung_mask_is_the_lungs() -> None:
+    lungs, found = find_lungs(thorax())
+    truth = thorax() == 40
+    assert found
+    assert (lungs & truth).sum() / (lungs | truth).sum() > 0.93
+
+
+def test_a_lung_cut_by_the_picture_edge_is_kept() -> None:
+    picture = thorax()[:, 70:]
+    lungs, found = find_lungs(picture)
+    assert found
+    assert lungs[:, : lungs.shape[1] // 2].any()
+    assert lungs[:, lungs.shape[1] // 2 :].any()
+
+
+def test_a_soft_tissue_window_still_shows_lungs() -> None:
+    picture = thorax()
+    picture[picture == 40] = 2
+    picture[picture == 200] = 90
+    cv2.circle(picture, (250, 200), 40, 255, -1)  # contrast agent pulls Otsu's threshold up
+    assert find_lungs(picture)[1]
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_a_blank_picture_is_framed_whole(grey: int) -> None:
+    picture = np.full((90, 120), grey, np.uint8)
+    framed = Framing(size=64).frame(picture)
+    assert not framed.found
+    assert framed.box == (0, 0, 120, 90)
+    assert np.isfinite(Framing(size=64).normalise(framed.pixels)).all()
+
+
+def test_without_crop_the_whole_picture_is_resized() -> None:
+    picture = thorax()
+    framed = Framing(size=80, crop=False).frame(picture)
+    np.testing.assert_array_equal(framed.pixels, cv2.resize(picture, (80, 80), interpolation=cv2.INTER_AREA))
+
+
+@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=70)))
+@settings(max_examples=150, deadline=None)
+def test_any_picture_is_framed(picture: np.ndarray) -> None:
+    framing = Framing(size=32)
+    framed = framing.frame(picture)
+    assert framed.pixels.shape == (32, 32)
+    assert framed.lungs.shape == picture.shape
+    assert framed.lungs.any() == framed.found
+    assert np.isfinite(framing.normalise(framed.pixels)).all()
+
+
+@given(st.floats(0.3, 2.0), st.integers(-60, 60))
+@settings(max_examples=40, deadline=None)
+def test_two_anchor_undoes_window_and_level(width: float, level: int) -> None:
+    framing = Framing(size=96)
+    picture = framing.frame(thorax()).pixels
+    other = np.clip(np.rint((picture.astype(float) - 128) * width * 0.5 + 128 + level * 0.5), 1, 254)
+    same = framing.normalise(other.astype(np.uint8))
+    assert np.abs(same - framing.normalise(picture)).mean() < 0.15
+
+
+def test_two_anchor_flattens_soft_tissue_and_keeps_ground_glass() -> None:
+    picture = thorax()
+    rng = np.random.default_rng(0)
+    tissue = picture == 200
+    picture[tissue] = np.clip(200 + rng.normal(0, 8, tissue.sum()), 0, 255)
+    picture[190:230, 150:180] = 110
+    framed = Framing(size=128).frame(picture)
+    normalised = Framing(size=128).normalise(framed.pixels)
+    assert normalised[framed.pixels > 185].std() < 0.02
+    ground_glass = normalised[(framed.pixels > 100) & (framed.pixels < 120)]
+    assert normalised.min() < ground_glass.mean() < normalised.max()
+
+
+def test_zero_mean_is_zero_mean_of_unit_spread() -> None:
+    normalised = Framing(normalisation="zero-mean").normalise(thorax())
+    assert normalised.mean() == pytest.approx(0, abs=1e-4)
+    assert normalised.std() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_batch_is_normalised_slice_by_slice() -> None:
+    batch = np.stack([thorax(), 255 - thorax() // 2])
+    framing = Framing()
+    np.testing.assert_array_equal(framing.normalise(batch)[1], framing.normalise(batch[1]))
+
+
+def test_anchors_are_the_class_means() -> None:
+    picture = np.array([[10, 20, 200, 220]], np.uint8)
+    assert otsu_anchors(picture) == (15.0, 210.0)
+
+
+def test_a_box_beyond_the_picture_repeats_its_edge() -> None:
+    picture = np.full((10, 10), 7, np.uint8)
+    assert (resize_box(picture, (-5, -5, 15, 15), 20) == 7).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size": 8}, {"margin": -0.1}, {"margin": 1.0}, {"normalisation": "histogram"}]
+)
+def test_values_out_of_range_are_named(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Framing(**wrong)  # type: ignore[arg-type]
+
+
+def test_lungs_are_found_in_nearly_all_real_slices(covid_ct: Path) -> None:
+    files = sorted((covid_ct / "Images-processed").glob("*/*"))[::6]
+    framed = [Framing().frame(read_slice(file).pixels) for file in files]
+    assert np.mean([each.found for each in framed]) > 0.97
+    widths = [(each.box[2] - each.box[0]) / each.lungs.shape[1] for each in framed if each.found]
+    assert np.median(widths) > 0.6

@@ -1,0 +1,52 @@
+"""A small labelled data set of phantoms, and recipes that train in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from groundglass.imaging.phantom import make_phantom
+from groundglass.training.recipe import Recipe, load_recipe
+
+QUICK = (
+    "network.weights=none",
+    "framing.size=64",
+    "training.batch_size=8",
+    "training.epochs=3",
+    "training.ema_decay=0.5",
+)
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen healthy and sixteen diseased phantoms with a train and a val part, as a manifest."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    lines = ["path,label,patient_id,source,split"]
+    for number in range(32):
+        covid = number % 2 == 1
+        rng = np.random.default_rng(number)
+        phantom = make_phantom(rng, severity=0.8 if covid else 0.0, level=0.5, size=128)
+        cv2.imwrite(str(folder / f"{number}.png"), phantom.slice.pixels)
+        part = "val" if number < 8 else "train"
+        lines.append(f"{number}.png,{'COVID' if covid else 'NonCOVID'},p{number},phantom,{part}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder / "manifest.csv"
+
+
+@pytest.fixture(scope="session")
+def lesion_free(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six healthy phantoms without labels."""
+    folder = tmp_path_factory.mktemp("lesion-free")
+    for number in range(6):
+        phantom = make_phantom(np.random.default_rng(100 + number), level=0.5, size=128)
+        cv2.imwrite(str(folder / f"{number}.png"), phantom.slice.pixels)
+    return folder
+
+
+@pytest.fixture
+def quick() -> Recipe:
+    """Mask-EfficientNet at 64 pixels from scratch, three epochs, no lesion synthesis."""
+    return load_recipe("phantom-demo", QUICK)

@@ -1,0 +1,56 @@
+"""Trains a network without batch statistics in one or two processes; started by the tests.
+
+Batch normalisation sees half a batch in each of two processes and so cannot agree with one; everything else
+must.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from groundglass.models.layers import NetworkOutput
+from groundglass.training import train as training
+from groundglass.training.recipe import load_recipe
+
+
+class Small(nn.Module):
+    """Two convolutions and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 5, 4), nn.GELU(), nn.Conv2d(4, 8, 5, 4), nn.GELU())
+        self.classifier = nn.Linear(8, 1)
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        """One logit per image."""
+        features = self.features(images)
+        embedding = features.mean((2, 3))
+        return NetworkOutput(self.classifier(embedding)[:, 0], features.mean(1), embedding)
+
+
+def main(data: str, output: str, devices: str) -> None:
+    """Train on ``data`` in ``devices`` processes."""
+    training.build_network = lambda recipe: Small()
+    torch.use_deterministic_algorithms(True)
+    settings = ["framing.size=64", "training.batch_size=8", "training.epochs=2", "training.ema_decay=0.5"]
+    job = training.Job(
+        load_recipe("phantom-demo", settings),
+        Path(data),
+        "official",
+        0,
+        Path(output),
+        devices=int(devices),
+        threads=1,
+        accelerator="cpu",
+        cache=Path(output).parent / "cache",
+        progress=False,
+    )
+    training.train(job)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

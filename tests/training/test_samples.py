@@ -1,0 +1,116 @@
+"""What an epoch holds: every real slice once, painted pairs, shared among processes without loss."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from groundglass.imaging.framing import Framing
+from groundglass.imaging.phantom import make_phantom
+from groundglass.training.augment import Augmentation
+from groundglass.training.framed import FramedSet
+from groundglass.training.recipe import AugmentationSection, SynthesisSection
+from groundglass.training.samples import EpochBatches, SampleKey, TrainingSamples, with_lungs
+
+SYNTHESIS = SynthesisSection(slices_per_epoch=16, painted=0.5)
+
+
+def keys(batches: EpochBatches, epoch: int) -> list[SampleKey]:
+    batches.set_epoch(epoch)
+    return [key for batch in batches for key in batch]
+
+
+def test_an_epoch_holds_every_real_slice_once_and_the_painted_share() -> None:
+    drawn = keys(EpochBatches(32, 40, SYNTHESIS, 8, seed=1), 0)
+    assert Counter(key.index for key in drawn if not key.lesion_free) == Counter(range(32))
+    assert sum(key.painted for key in drawn) == 8
+    assert sum(key.lesion_free for key in drawn) == 16
+    assert not any(key.painted and not key.lesion_free for key in drawn)
+
+
+def test_epochs_differ_and_repeat_by_seed() -> None:
+    batches = EpochBatches(32, 40, SYNTHESIS, 8, seed=1)
+    assert keys(batches, 0) == keys(EpochBatches(32, 40, SYNTHESIS, 8, seed=1), 0)
+    assert keys(batches, 0) != keys(batches, 1)
+    assert keys(batches, 0) != keys(EpochBatches(32, 40, SYNTHESIS, 8, seed=2), 0)
+
+
+def test_epochs_alone_hold_no_real_slice_and_are_as_long() -> None:
+    alone = SynthesisSection(slices_per_epoch=16, epochs_alone=2)
+    batches = EpochBatches(32, 40, alone, 8, seed=1)
+    assert all(key.lesion_free for key in keys(batches, 1))
+    assert len(keys(batches, 1)) == len(keys(batches, 2)) == 48
+    assert not all(key.lesion_free for key in keys(batches, 2))
+
+
+def test_processes_share_each_batch_without_loss() -> None:
+    whole = EpochBatches(32, 40, SYNTHESIS, 8, seed=3)
+    shares = [EpochBatches(32, 40, SYNTHESIS, 8, 3, rank=rank, world_size=2) for rank in range(2)]
+    for batch, first, second in zip(whole, *shares, strict=True):
+        assert len(first) == len(second) == 4
+        assert set(first) | set(second) == set(batch)
+        assert not set(first) & set(second)
+
+
+@pytest.fixture(scope="module")
+def framed() -> FramedSet:
+    phantoms = [make_phantom(np.random.default_rng(n), level=0.5, size=80) for n in range(4)]
+    pixels = np.stack([phantom.slice.pixels for phantom in phantoms])
+    return FramedSet(pixels, np.stack([phantom.lungs for phantom in phantoms]), ("a", "b", "c", "d"))
+
+
+def test_samples_are_labelled_by_what_was_done_to_them(framed: FramedSet) -> None:
+    off = AugmentationSection(
+        translation=0,
+        rotation=0,
+        mirror=0,
+        noise=0,
+        smallest_crop=1,
+        stretch=0,
+        grey=0,
+        blur=0,
+        jpeg=0,
+        erasing=0,
+    )
+    samples = TrainingSamples(
+        framed,
+        np.array([0, 1, 0, 1], np.float32),
+        framed,
+        Framing(size=64),
+        Augmentation(off, 64),
+        (0.7, 0.9),
+    )
+    seed = (0, 0, 0)
+    images, labels = samples[
+        [
+            SampleKey(1, False, False, seed),
+            SampleKey(0, False, False, seed),
+            SampleKey(2, True, False, seed),
+            SampleKey(2, True, True, seed),
+        ]
+    ]
+    assert labels.tolist() == [1, 0, 0, 1]
+    assert images.shape == (4, 1, 64, 64)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert images[3].mean() > images[2].mean() + 0.05
+
+
+def test_a_painted_slice_without_lungs_stays_negative(framed: FramedSet) -> None:
+    blind = FramedSet(framed.pixels, np.zeros_like(framed.lungs), framed.sha256)
+    augmentation = Augmentation(AugmentationSection(), 64)
+    samples = TrainingSamples(
+        framed, np.zeros(4, np.float32), blind, Framing(size=64), augmentation, (0.5, 0.9)
+    )
+    assert samples[[SampleKey(0, True, True, (0, 0, 0))]][1].tolist() == [0.0]
+
+
+def test_slices_without_lungs_are_left_out(framed: FramedSet) -> None:
+    lungs = framed.lungs.copy()
+    lungs[1] = False
+    kept = with_lungs(FramedSet(framed.pixels, lungs, framed.sha256))
+    assert kept.sha256 == ("a", "c", "d")
+    assert len(kept) == 3
