@@ -91,3 +91,23 @@ def phantoms(
 
     manifest = write_phantoms(output, count, Severities.parse(severity), seed, file_format.value, size)
     typer.echo(f"{len(manifest)} phantoms in {output}, listed in {output / 'manifest.csv'}")
+
+
+@app.command("frame")
+def frame_slices(
+    path: Annotated[Path, typer.Argument(help="File, folder or zip of slices.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder for the pictures.")],
+    size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the framed slice.")] = 160,
+) -> None:
+    """Write original, mask and framed slice side by side, one PNG per slice."""
+    from groundglass.errors import ImageError  # noqa: PLC0415
+    from groundglass.imaging.framing import Framing  # noqa: PLC0415
+    from groundglass.imaging.preview import write_previews  # noqa: PLC0415
+
+    failed: list[ImageError] = []
+    written = sum(1 for _ in write_previews(path, output, Framing(size=size), failed.append))
+    for error in failed:
+        typer.echo(f"left out: {error}", err=True)
+    typer.echo(f"{output}: {written} pictures written")
+    if failed:
+        raise typer.Exit(3)
