@@ -177,3 +177,21 @@ def test_an_official_split_that_shares_patients_is_an_error() -> None:
     leak = Record(Path("set", "leak.png"), Label.COVID, "p1", "ward-1", "test")
     with pytest.raises(DataError, match="official: 1 patients are in several parts: p1; split by patients"):
         make_split(Manifest("set", Path("set"), (*manifest.records, leak)), "official")
+
+
+def test_source_folds_keep_publications_whole(covid_ct: Path) -> None:
+    manifest = load_covid_ct(covid_ct)
+    held: list[int] = []
+    for fold in (1, 2, 3):
+        split = make_split(manifest, f"official-source-cv:{fold}/3")
+        sources = [
+            {
+                manifest.records[index].source
+                for index in split.part(part)
+                if manifest.records[index].label is Label.COVID
+            }
+            for part in ("train", "val")
+        ]
+        assert not sources[0] & sources[1]
+        held += split.part("val")
+    assert sorted(held) == [i for i, record in enumerate(manifest) if record.split in {"train", "val"}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,7 +11,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.data.manifest import PARTS, Label, Manifest, name_some, split_member
+from groundglass.data.manifest import PARTS, Label, Manifest, Record, name_some, split_member
 from groundglass.errors import DataError
 
 RANDOM_FRACTIONS = {"train": 0.60, "val": 0.15, "test": 0.25}
@@ -18,8 +19,12 @@ VAL_FRACTION = 0.20
 """Share of what is left after the test part that becomes the val part, in splits by patient or source."""
 
 SPECIFICATIONS = (
-    "official, random, patients:FOLD/FOLDS, leave-source-out:NAME[+NAME...], official-cv:FOLD/FOLDS"
+    "official, random, patients:FOLD/FOLDS, leave-source-out:NAME[+NAME...], official-cv:FOLD/FOLDS, "
+    "official-source-cv:FOLD/FOLDS"
 )
+
+LARGEST_PUBLICATION = 0.10
+"""A source with more than this share of the slices is a collection of many hospitals, not one publication."""
 
 Parts = dict[str, tuple[int, ...]]
 
@@ -61,6 +66,9 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
       a fifth of the remaining patients the val part. The test part may hold one class only.
     - ``official-cv:FOLD/FOLDS``: stratified k-fold over the patients of the official train and val parts:
       fold FOLD is the val part, the others the train part; there is no test part.
+    - ``official-source-cv:FOLD/FOLDS``: the same, with all slices of one publication in one fold. Patients
+      of one publication share window, scanner and layout; with some of them in training, the others are
+      easier than the official test part, hardly any of whose publications are in training.
 
     Args:
         manifest: labelled records.
@@ -106,7 +114,7 @@ def possible_splits(manifest: Manifest) -> list[str]:
     if len({record.source for record in manifest}) > 1:
         possible.insert(0, "leave-source-out:NAME")
     if any(record.split for record in manifest):
-        possible[:0] = ["official", "official-cv:FOLD/FOLDS"]
+        possible[:0] = ["official", "official-cv:FOLD/FOLDS", "official-source-cv:FOLD/FOLDS"]
     return possible
 
 
@@ -169,12 +177,28 @@ def _official_cv(manifest: Manifest, argument: str, seed: int) -> Parts:
     return {"train": train, "val": val}
 
 
+def _official_source_cv(manifest: Manifest, argument: str, seed: int) -> Parts:
+    fold, folds = _parse_fold("official-source-cv", argument)
+    _require_split_column(manifest, "official-source-cv")
+    _require_patients(manifest, "official-source-cv")
+    indices = _of_split(manifest, {"train", "val"})
+    sizes = Counter(manifest.records[index].source for index in indices)
+
+    def publication(record: Record) -> str:
+        small = sizes[record.source] <= LARGEST_PUBLICATION * len(indices)
+        return f"source:{record.source}" if small else record.patient_id
+
+    train, val = _grouped_fold(manifest, indices, fold, folds, seed, group=publication)
+    return {"train": train, "val": val}
+
+
 _MAKERS: dict[str, Callable[[Manifest, str, int], Parts]] = {
     "official": _official,
     "random": _random,
     "patients": _patients,
     "leave-source-out": _leave_source_out,
     "official-cv": _official_cv,
+    "official-source-cv": _official_source_cv,
 }
 
 
@@ -183,22 +207,32 @@ def _train_and_val(manifest: Manifest, rest: Sequence[int], seed: int) -> Parts:
     return {"train": train, "val": val}
 
 
+def _patient(record: Record) -> str:
+    return record.patient_id
+
+
 def _grouped_fold(
-    manifest: Manifest, indices: Sequence[int], fold: int, folds: int, seed: int
+    manifest: Manifest,
+    indices: Sequence[int],
+    fold: int,
+    folds: int,
+    seed: int,
+    group: Callable[[Record], str] = _patient,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The other folds and fold number ``fold`` (from 1) of a label-stratified k-fold over patients."""
+    """The other folds and fold number ``fold`` (from 1) of a label-stratified k-fold over groups."""
     from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 - slow to import
 
     ordered = _ordered(manifest, indices)
     chosen = [manifest.records[index] for index in ordered]
     labels = np.array([record.label is Label.COVID for record in chosen], dtype=np.int64)
-    patients = np.array([record.patient_id for record in chosen])
+    groups = np.array([group(record) for record in chosen])
     for label in Label:
-        count = len({record.patient_id for record in chosen if record.label is label})
+        count = len({group(record) for record in chosen if record.label is label})
         if count < folds:
-            raise DataError(f"{manifest.root}: {count} {label.value} patients are too few for {folds} folds")
+            what = "patients" if group is _patient else "patients and publications"
+            raise DataError(f"{manifest.root}: {count} {label.value} {what} are too few for {folds} folds")
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    pairs: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = list(splitter.split(labels, labels, patients))
+    pairs: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = list(splitter.split(labels, labels, groups))
     others, held = pairs[fold - 1]
     return tuple(ordered[i] for i in others), tuple(ordered[i] for i in held)
 
