@@ -211,7 +211,8 @@ def _dark_fields(dark: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Connected dark regions that can be lung: large, compact, and not the air around the body."""
     count, labels, stats, centres = cv2.connectedComponentsWithStats(dark, connectivity=4, ltype=cv2.CV_32S)
     area = stats[:, cv2.CC_STAT_AREA] / dark.size
-    compact = stats[:, cv2.CC_STAT_AREA] / (stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT])
+    boxes = stats[:, cv2.CC_STAT_WIDTH].astype(np.float64) * stats[:, cv2.CC_STAT_HEIGHT]
+    compact = stats[:, cv2.CC_STAT_AREA] / np.maximum(boxes, 1)
     rim = np.ones(labels.shape, np.bool_)
     rim[_RIM:-_RIM, _RIM:-_RIM] = False
     corner = rim.copy()

@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
+from groundglass.models.mirrored import Mirrored
 from groundglass.training.recipe import OptimiserSection, Recipe
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -31,12 +32,17 @@ class Classifier(LightningModule):
         seed: of the run.
     """
 
+    _judge: nn.Module
+
     def __init__(self, network: nn.Module, recipe: Recipe, steps_per_epoch: int, seed: int) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
         self.averaged = AveragedModel(
             network, multi_avg_fn=_moving_average(recipe.training.ema_decay), use_buffers=True
         ).requires_grad_(False)
+        judge = Mirrored(self.averaged) if recipe.network.mirror else self.averaged
+        # Kept out of the module's children: its weights are those of the averaged network already.
+        object.__setattr__(self, "_judge", judge)
         self.recipe = recipe
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
@@ -68,7 +74,7 @@ class Classifier(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Collect the averaged network's logits."""
         images, labels = batch
-        self._val_logits.append(self.averaged(images).logit)
+        self._val_logits.append(self._judge(images).logit)
         self._val_labels.append(labels)
 
     def on_validation_epoch_end(self) -> None:

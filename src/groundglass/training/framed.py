@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ def _stored(path: Path, count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_
         with np.load(path, allow_pickle=False) as arrays:
             pixels = arrays["pixels"]
             lungs = np.unpackbits(arrays["lungs"], count=pixels.size).astype(np.bool_).reshape(pixels.shape)
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
     return (pixels, lungs) if len(pixels) == count else None
 

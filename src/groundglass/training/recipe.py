@@ -27,7 +27,11 @@ class Section(BaseModel):
 
 
 class NetworkSection(Section):
-    """Which network, from which weights. The switches concern Mask-EfficientNet only."""
+    """Which network, from which weights.
+
+    ``mask``, ``attention`` and ``histogram`` are switches of Mask-EfficientNet, without meaning for others;
+    ``mirror`` averages every judgement over the slice and its mirror image.
+    """
 
     name: str
     weights: str = "none"
@@ -35,6 +39,7 @@ class NetworkSection(Section):
     attention: bool = True
     histogram: bool = True
     dropout: Share = 0.2
+    mirror: bool = False
 
 
 class FramingSection(Section):

@@ -15,9 +15,11 @@ import yaml
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from groundglass.errors import RunError
 from groundglass.imaging.framing import Framing
+from groundglass.models.mirrored import Mirrored
 from groundglass.models.registry import build
 from groundglass.training.checkpoint import read_history
 from groundglass.training.recipe import Recipe, parse_recipe
@@ -104,8 +106,8 @@ class Run:
         return read_history(self.path / HISTORY)
 
     @cached_property
-    def network(self) -> Network:
-        """The trained network, in evaluation mode.
+    def network(self) -> nn.Module:
+        """The trained network, in evaluation mode, asked as the recipe says.
 
         Raises:
             RunError: the weights are missing or damaged.
@@ -120,7 +122,8 @@ class Run:
             network.load_state_dict(load_file(weights))
         except (SafetensorError, RuntimeError, OSError) as error:
             raise RunError(f"{weights}: damaged weights ({str(error).splitlines()[0]})") from None
-        return network.eval().to(memory_format=torch.channels_last)
+        judge = Mirrored(network) if self.recipe.network.mirror else network
+        return judge.eval().to(memory_format=torch.channels_last)
 
     def predict(self, slices: Iterable[NDArray[np.uint8]]) -> Predictions:
         """Judge slices of any shape, framed as in training, in batches.

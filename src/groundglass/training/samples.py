@@ -156,7 +156,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor]]):
         pixels, lungs = self.lesion_free.pixels[key.index], self.lesion_free.lungs[key.index]
         if key.painted:
             painted = paint_ground_glass(pixels, lungs, rng.uniform(*self.severity), rng)
-            if painted.mask.sum() >= _LEAST_LESION * lungs.sum():
+            if painted.mask.sum() > _LEAST_LESION * lungs.sum():
                 return painted.pixels, 1.0
         return pixels, 0.0
 
