@@ -36,3 +36,11 @@ def test_paths_that_are_no_data_set(tmp_path: Path) -> None:
     file.write_bytes(b"")
     with pytest.raises(DataError, match=r"a\.png: a data set is a folder or a manifest CSV"):
         load_dataset(file)
+
+
+def test_a_folder_is_read_by_the_manifest_in_it(tmp_path: Path) -> None:
+    (tmp_path / "COVID").mkdir()
+    (tmp_path / "COVID" / "a.png").write_bytes(b"a")
+    (tmp_path / "manifest.csv").write_text("path,label,patient_id,split\nCOVID/a.png,COVID,p7,test\n")
+    (record,) = load_dataset(tmp_path).records
+    assert (record.patient_id, record.split) == ("p7", "test")

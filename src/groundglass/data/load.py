@@ -14,7 +14,8 @@ def load_dataset(path: Path) -> Manifest:
     """Read the data set at ``path``.
 
     A CSV file is a manifest. A folder is, in this order: COVID-CT (clone, extracted or its image folder), a
-    folder with a ``manifest.csv``, a folder with ``COVID/`` and ``NonCOVID/``, or a folder of slices without labels.
+    folder with a ``manifest.csv``, a folder with ``COVID/`` and ``NonCOVID/``, or a folder of slices without
+    labels.
 
     Raises:
         DataError: if nothing is there, or what is there is none of these or incomplete.
@@ -31,8 +32,8 @@ def load_dataset(path: Path) -> Manifest:
         if looks_like(path):
             return load_covid_ct(path)
         if (path / "manifest.csv").is_file():
-        return read_manifest(path / "manifest.csv")
-    if label_folders(path):
+            return read_manifest(path / "manifest.csv")
+        if label_folders(path):
             return load_labelled_folder(path)
         return load_unlabelled_folder(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Pictures that show what framing does: original, mask and framed slice side by side (figure 12 of the paper)."""
+"""What framing does, as pictures: original, mask and framed slice in a row (figure 12 of the paper)."""
 
 from __future__ import annotations
 
