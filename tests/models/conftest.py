@@ -1,0 +1,82 @@
+"""What the network tests share: leaving the initialisation behind, and export to ONNX Runtime."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+OUTPUTS = ["logit", "activation_map", "embedding"]
+
+
+def _move_zeros(network: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+def _export(network: nn.Module, images: Tensor, dynamo: bool) -> bytes:
+    buffer = io.BytesIO()
+    if dynamo:
+        program = torch.onnx.export(
+            network,
+            (images,),
+            dynamo=True,
+            opset_version=18,
+            input_names=["image"],
+            output_names=OUTPUTS,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+        program.save(buffer)
+    else:
+        torch.onnx.export(
+            network,
+            (images,),
+            buffer,
+            dynamo=False,
+            opset_version=18,
+            input_names=["image"],
+            output_names=OUTPUTS,
+            dynamic_axes={name: {0: "batch"} for name in ["image", *OUTPUTS]},
+        )
+    return buffer.getvalue()
+
+
+def _assert_exports(
+    network: nn.Module, size: int, *, dynamo: bool = False, batches: tuple[int, ...] = (1, 3)
+):
+    network.eval()
+    with warnings.catch_warnings():
+        # The older exporter announces its retirement, but takes a tenth of the newer one's time.
+        warnings.simplefilter("ignore")
+        model = _export(network, torch.randn(2, 1, size, size), dynamo)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == OUTPUTS
+    for batch in batches:
+        images = torch.randn(batch, 1, size, size)
+        with torch.no_grad():
+            expected = network(images)
+        answer = session.run(OUTPUTS, {"image": images.numpy()})
+        for given, wanted in zip(answer, expected, strict=True):
+            np.testing.assert_allclose(given, wanted.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="session")
+def leave_initialisation() -> Callable[[nn.Module], None]:
+    """Move every zero-initialised parameter, so that all branches speak."""
+    return _move_zeros
+
+
+@pytest.fixture(scope="session")
+def assert_exports() -> Callable[..., None]:
+    """Assert that a network, exported with a free batch size, answers as PyTorch does."""
+    return _assert_exports

