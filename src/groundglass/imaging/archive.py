@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from groundglass.errors import ImageError
-from groundglass.imaging.guard import guard
+from groundglass.imaging.guard import guard, one_line
 from groundglass.imaging.limits import RATIO_FROM, Limits
 from groundglass.imaging.source import Source, check_inside, is_junk, natural_key
 
@@ -25,7 +25,7 @@ class ZipSource(Source):
     """
 
     def __init__(self, archive: zipfile.ZipFile, path: str, member: zipfile.ZipInfo) -> None:
-        self.name = f"{path}!{_printable(member.filename)}"
+        self.name = f"{path}!{one_line(member.filename, 1000)}"
         self.size = member.file_size
         self._archive = archive
         self._path = path
@@ -104,7 +104,3 @@ def _check_member(source: ZipSource, member: zipfile.ZipInfo, limits: Limits) ->
             f"unpacks {member.compress_size:,} to {member.file_size:,} bytes, "
             f"more than {limits.ratio:g} times as much: taken for a decompression bomb",
         )
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)

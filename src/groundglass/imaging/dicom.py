@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
 from groundglass.imaging.grey import AIR, as_hounsfield, extent, interpret
-from groundglass.imaging.guard import guarded
+from groundglass.imaging.guard import guarded, one_line
 from groundglass.imaging.limits import DEFAULT_LIMITS, Limits
 from groundglass.imaging.lossless import FrameLayout, LosslessDecoder
 from groundglass.imaging.slice import CTSlice, Hounsfield, Origin
@@ -129,17 +129,18 @@ def _check_deflated(content: bytes, limits: Limits) -> None:
 
 
 def _check(dataset: Dataset, name: str, limits: Limits) -> None:
-    modality = str(dataset.get("Modality", "") or "")
+    modality, photometric, kind = (
+        one_line(str(dataset.get(keyword, "") or ""), 40)
+        for keyword in ("Modality", "PhotometricInterpretation", "SOPClassUID")
+    )
     if "PixelData" not in dataset:
-        kind = dataset.get("SOPClassUID")
-        of = f" ({kind.name})" if kind is not None and hasattr(kind, "name") else ""
-        raise ImageError(name, f"holds no pixel data{of}")
-    photometric = str(dataset.get("PhotometricInterpretation", "") or "")
+        what = f"modality {modality or 'unknown'}, SOP class {kind or 'unknown'}"
+        raise ImageError(name, f"holds no pixel data ({what})")
     if int(dataset.get("SamplesPerPixel", 1) or 1) != 1 or photometric not in _MONOCHROME:
-        what = f"{photometric[:16] or 'unknown colours'}, modality {modality[:16] or 'unknown'}"
+        what = f"{photometric or 'unknown colours'}, modality {modality or 'unknown'}"
         raise ImageError(name, f"a colour image ({what}), not a CT slice")
     if modality not in _MODALITIES:
-        raise ImageError(name, f"modality {modality[:16]}, not a CT slice")
+        raise ImageError(name, f"modality {modality}, not a CT slice")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if rows < 1 or columns < 1:
         raise ImageError(name, f"an image of {columns} x {rows} pixels")

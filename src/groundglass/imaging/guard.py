@@ -17,7 +17,6 @@ from groundglass.imaging.source import Source
 _Arguments = ParamSpec("_Arguments")
 _Reader = Callable[Concatenate[Source, _Arguments], Iterator[CTSlice]]
 
-_LONGEST_REASON = 160
 _ONE_AT_A_TIME = Lock()
 
 
@@ -41,10 +40,12 @@ def guard(name: str, container: str) -> Iterator[None]:
     except MemoryError as error:
         raise ImageError(name, f"too large to be read as {container} in the memory there is") from error
     except OSError as error:
-        reason = error.strerror or _one_line(error)
+        reason = error.strerror or one_line(str(error))
         raise ImageError(name, f"cannot be read as {container}: {reason}") from error
     except Exception as error:
-        raise ImageError(name, f"damaged or not valid {container}: {_one_line(error)}") from error
+        raise ImageError(
+            name, f"damaged or not valid {container}: {one_line(str(error) or type(error).__name__)}"
+        ) from error
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def guarded(container: str) -> Callable[[_Reader[_Arguments]], _Reader[_Argument
     return decorate
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
+def one_line(text: str, longest: int = 160) -> str:
+    """Text from a file or decoder, fit for a message: printable, on one line, cut where it is too long."""
+    text = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
-from groundglass.imaging.guard import guarded
+from groundglass.imaging.guard import guarded, one_line
 from groundglass.imaging.limits import DEFAULT_LIMITS, Limits
 from groundglass.imaging.nifti import inflate
 from groundglass.imaging.slice import CTSlice, Origin
@@ -55,7 +55,7 @@ def read_metaimage(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[
     shape = check_shape(_shape(fields), source.name, limits)
     element = fields.get("ElementType", "").upper()
     if element not in _ELEMENT_TYPES or fields.get("ElementNumberOfChannels", "1") != "1":
-        raise ImageError(source.name, f"elements of type {element[:40] or '?'}, not a CT")
+        raise ImageError(source.name, f"elements of type {one_line(element, 40) or '?'}, not a CT")
     order = ">" if _is_true(fields, "ElementByteOrderMSB") else "<"
     dtype = np.dtype(order + _ELEMENT_TYPES[element])
     count = int(np.prod(shape, dtype=np.int64))

@@ -45,12 +45,12 @@ RASTER = frozenset({Container.PNG, Container.JPEG, Container.TIFF, Container.BMP
 
 def identify(head: bytes) -> Container | None:
     """The format of a file from its first ``HEAD_BYTES`` bytes, or None where it is none of ``Container``."""
-    for magic, container in _MAGIC:
-        if head.startswith(magic):
-            return container
     # A DICOM preamble may hold anything, a TIFF header included: the four letters after it decide.
-    if head[128:132] == b"DICM" or _is_bare_dicom(head):
+    magic = next((container for magic, container in _MAGIC if head.startswith(magic)), None)
+    if head[128:132] == b"DICM" or (magic is None and _is_bare_dicom(head)):
         return Container.DICOM
+    if magic is not None:
+        return magic
     if head[344:348] in {b"n+1\0", b"ni1\0"} or head[4:8] in {b"n+2\0", b"ni2\0"}:
         return Container.NIFTI
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
