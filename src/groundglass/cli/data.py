@@ -111,3 +111,27 @@ def frame_slices(
     typer.echo(f"{output}: {written} pictures written")
     if failed:
         raise typer.Exit(3)
+
+
+@app.command("slices")
+def cut_slices(
+    volumes: Annotated[list[Path], typer.Argument(help="Series and volumes: files, folders or zips.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder for the pictures.")],
+    every: Annotated[int, typer.Option("--every", min=1, help="Look at the first of every so many.")] = 10,
+    least_lungs: Annotated[
+        float, typer.Option("--least-lungs", min=0.01, max=0.9, help="Share of the picture that is lung.")
+    ] = 0.05,
+) -> None:
+    """Cut axial lung slices out of CT volumes as grey PNGs in the lung window, naming no patient."""
+    from groundglass.errors import ImageError  # noqa: PLC0415
+    from groundglass.imaging.cut import Selection  # noqa: PLC0415
+    from groundglass.imaging.cut import cut_slices as cut  # noqa: PLC0415
+
+    failed: list[ImageError] = []
+    selection = Selection(every, least_lungs)
+    written = sum(1 for volume in volumes for _ in cut(volume, output, selection, failed.append))
+    for error in failed:
+        typer.echo(f"left out: {error}", err=True)
+    typer.echo(f"{output}: {written} slices written")
+    if failed:
+        raise typer.Exit(3)
