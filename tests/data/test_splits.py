@@ -195,3 +195,21 @@ def test_source_folds_keep_publications_whole(covid_ct: Path) -> None:
         assert not sources[0] & sources[1]
         held += split.part("val")
     assert sorted(held) == [i for i, record in enumerate(manifest) if record.split in {"train", "val"}]
+
+
+def test_the_test_part_is_of_other_publications_than_folds_by_patient_suggest(covid_ct: Path) -> None:
+    manifest = load_covid_ct(covid_ct)
+
+    def known_publications(spec: str, part: str) -> float:
+        split = make_split(manifest, spec)
+        covid = {
+            name: [manifest.records[i] for i in indices if manifest.records[i].label is Label.COVID]
+            for name, indices in split.parts.items()
+        }
+        trained = {record.source for record in covid["train"]}
+        return sum(record.source in trained for record in covid[part]) / len(covid[part])
+
+    assert known_publications("official", "test") < 0.03
+    assert known_publications("official", "val") < 0.2
+    assert known_publications("official-cv:1/3", "val") > 0.5
+    assert known_publications("official-source-cv:1/3", "val") == 0

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from groundglass import __version__
-from groundglass.cli import data, evaluate, models, repeat, train
+from groundglass.cli import data, evaluate, models, repeat, train, trials
 from groundglass.errors import GroundglassError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app)
 app.command()(train.train)
+app.command()(trials.trials)
 app.command()(repeat.repeat)
 app.command()(evaluate.evaluate)
 app.command()(models.models)

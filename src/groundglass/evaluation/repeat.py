@@ -125,15 +125,15 @@ def write_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def update_readme(readme: Path, table: str) -> None:
+def update_readme(readme: Path, table: str, begin: str = BEGIN, end: str = END) -> None:
     """Put ``table`` between the markers of a Markdown file.
 
     Raises:
         DataError: the markers are not there, once each and in order.
     """
     text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise DataError(f"{readme}: holds no {BEGIN} ... {END} to put the table into")
-    write_text(readme, f"{before}{BEGIN}\n{table}{END}{after}")
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise DataError(f"{readme}: holds no {begin} ... {end} to put the table into")
+    write_text(readme, f"{before}{begin}\n{table}{end}{after}")

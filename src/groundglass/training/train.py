@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import time
@@ -98,6 +99,8 @@ def train(job: Job) -> Run:
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
     _check(job)
+    # Lightning greets, advertises and lists hardware at this level; the command line speaks for itself.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     torch.set_num_threads(job.threads or os.cpu_count() or 1)
     cv2.setNumThreads(1)
     keep_memory()
@@ -115,6 +118,7 @@ def train(job: Job) -> Run:
         # Data preparation costs a few per cent of a step; worker processes would cost determinism and memory.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
         trainer.fit(
             module,
             DataLoader(samples, batch_size=None, sampler=batches),
