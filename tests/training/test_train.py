@@ -55,6 +55,7 @@ def test_it_learns_phantoms_and_judges_them_as_it_trained(
     assert predictions.framed.shape == (8, 96, 96)
     assert predictions.activation_map.shape[0] == 8
     assert run.info["finished"]
+    assert run.info["selected_epoch"] == 4
     assert run.info["counts"] == {"train": 24, "val": 8, "lesion_free": 6}
 
 

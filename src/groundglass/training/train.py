@@ -306,9 +306,11 @@ def _finish(
     job: Job, module: Classifier, kept: ModelCheckpoint | None, history: History, info: dict[str, Any]
 ) -> None:
     """Write the selected averaged weights, then say that the run is finished."""
+    selected = len(history.rows) - 1
     if kept is not None:
         checkpoint = AtomicCheckpoints().load_checkpoint(kept.best_model_path)
         module.load_state_dict(checkpoint["state_dict"])
+        selected = int(checkpoint["epoch"])
     state = {
         key: value.detach().cpu().contiguous() for key, value in module.averaged.module.state_dict().items()
     }
@@ -317,6 +319,7 @@ def _finish(
     started = Run.open(job.output).info
     finished = {
         "finished": True,
+        "selected_epoch": selected,
         "ended": _now(),
         "training_seconds": round(sum(row["seconds"] for row in history.rows), 1),
         "threads": torch.get_num_threads(),
