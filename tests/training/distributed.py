@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from groundglass.models.layers import NetworkOutput
 from groundglass.training import train as training
+from groundglass.training.job import Job
 from groundglass.training.recipe import load_recipe
 
 
@@ -37,7 +38,7 @@ def main(data: str, output: str, devices: str) -> None:
     training.build_network = lambda recipe: Small()
     torch.use_deterministic_algorithms(True)
     settings = ["framing.size=64", "training.batch_size=8", "training.epochs=2", "training.ema_decay=0.5"]
-    job = training.Job(
+    job = Job(
         load_recipe("phantom-demo", settings),
         Path(data),
         "official",

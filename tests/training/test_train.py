@@ -19,9 +19,10 @@ from tests.training.conftest import QUICK
 from groundglass.data.load import load_dataset
 from groundglass.errors import GroundglassError, RecipeError, RunError
 from groundglass.imaging.read import read_slice
+from groundglass.training.job import Job
 from groundglass.training.recipe import Recipe, load_recipe
 from groundglass.training.run import Run
-from groundglass.training.train import Job, train
+from groundglass.training.train import train
 
 HERE = Path(__file__).parent
 

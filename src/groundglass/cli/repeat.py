@@ -40,9 +40,10 @@ def repeat(
         update_readme,
         write_summary,
     )
+    from groundglass.training.job import Job  # noqa: PLC0415
     from groundglass.training.recipe import load_recipe  # noqa: PLC0415
     from groundglass.training.run import Run  # noqa: PLC0415
-    from groundglass.training.train import Job, train  # noqa: PLC0415
+    from groundglass.training.train import train  # noqa: PLC0415
 
     console = Console()
     chosen = load_recipe(recipe, overrides or ())

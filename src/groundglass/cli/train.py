@@ -50,8 +50,9 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network; killed at any moment, it goes on with --resume as if nothing had happened."""
-    from groundglass.training.recipe import load_recipe  # noqa: PLC0415 - torch is slow to import
-    from groundglass.training.train import Job, train  # noqa: PLC0415
+    from groundglass.training.job import Job  # noqa: PLC0415 - torch is slow to import
+    from groundglass.training.recipe import load_recipe  # noqa: PLC0415
+    from groundglass.training.train import train  # noqa: PLC0415
 
     job = Job(
         recipe=load_recipe(recipe, overrides or ()),

@@ -2,93 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import platform
-import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 
-from groundglass import __version__
 from groundglass.atomic import atomic_path, write_json, write_text
-from groundglass.data.load import load_dataset
-from groundglass.data.manifest import Label, Manifest, Record
-from groundglass.data.splits import make_split
-from groundglass.errors import DataError, RecipeError, RunError
+from groundglass.errors import RecipeError, RunError
 from groundglass.imaging.framing import Framing
-from groundglass.training.augment import CONTEXT, Augmentation
+from groundglass.training.augment import Augmentation
 from groundglass.training.checkpoint import AtomicCheckpoints, History
 from groundglass.training.classify import Classifier
-from groundglass.training.framed import FramedSet, load_framed
+from groundglass.training.job import Job, Material, load_material
 from groundglass.training.memory import keep_memory
+from groundglass.training.provenance import machine, now, versions
 from groundglass.training.recipe import Recipe
 from groundglass.training.run import CHECKPOINTS, HISTORY, INFO, RECIPE, WEIGHTS, Run, build_network
-from groundglass.training.samples import EpochBatches, TrainingSamples, with_lungs
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training.
-
-    Attributes:
-        recipe: what is trained and how.
-        data: the data set: COVID-CT, a folder ``COVID/`` and ``NonCOVID/``, or a manifest.
-        split: which slices train and which validate; see :func:`groundglass.data.splits.make_split`.
-        seed: of everything random.
-        output: the run's folder.
-        lesion_free: folder of lesion-free slices for lesion synthesis.
-        allow_overlap: accept patients who stand in several parts of the split.
-        resume: go on where an earlier start of the same job was stopped.
-        devices: processes (CPU) or accelerators per machine.
-        nodes: machines.
-        threads: CPU threads per process; 0 for one per core.
-        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
-        cache: folder for framed slices.
-        progress: show a progress bar.
-    """
-
-    recipe: Recipe
-    data: Path
-    split: str
-    seed: int
-    output: Path
-    lesion_free: Path | None = None
-    allow_overlap: bool = False
-    resume: bool = False
-    devices: int = 1
-    nodes: int = 1
-    threads: int = 0
-    accelerator: str = "auto"
-    cache: Path | None = None
-    progress: bool = True
-
-
-@dataclass(frozen=True)
-class Material:
-    """The slices of one training, framed."""
-
-    train: FramedSet
-    train_labels: NDArray[np.float32]
-    val: FramedSet
-    val_labels: NDArray[np.float32]
-    lesion_free: FramedSet | None
+from groundglass.training.samples import EpochBatches, TrainingSamples
 
 
 def train(job: Job) -> Run:
@@ -133,30 +72,6 @@ def train(job: Job) -> Run:
     return Run.open(job.output)
 
 
-def load_material(job: Job) -> Material:
-    """Read, split and frame the slices a job needs."""
-    manifest = load_dataset(job.data)
-    split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
-    framing = job.recipe.framing.build()
-    train_records = _labelled(manifest, split.parts["train"], "train")
-    val_records = _labelled(manifest, split.parts["val"], "val")
-    lesion_free = None
-    if job.lesion_free is not None and job.recipe.synthesis.slices_per_epoch:
-        folder = load_dataset(job.lesion_free)
-        lesion_free = with_lungs(load_framed(folder.records, framing, CONTEXT, job.cache))
-        if not len(lesion_free):
-            raise DataError(
-                f"{job.lesion_free}: lungs were found in none of its {len(folder.records)} slices"
-            )
-    return Material(
-        load_framed(train_records, framing, CONTEXT, job.cache),
-        _targets(train_records),
-        load_framed(val_records, framing, 0.0, job.cache),
-        _targets(val_records),
-        lesion_free,
-    )
-
-
 def training_samples(job: Job, material: Material) -> tuple[TrainingSamples, EpochBatches]:
     """The job's samples and the order in which its epochs draw them."""
     recipe = job.recipe
@@ -191,20 +106,6 @@ def _check(job: Job) -> None:
             f"training.batch_size={job.recipe.training.batch_size} cannot be shared by "
             f"{job.devices * job.nodes} processes; choose a multiple"
         )
-
-
-def _labelled(manifest: Manifest, indices: Sequence[int], part: str) -> list[Record]:
-    records = [manifest.records[index] for index in indices]
-    if not records:
-        raise DataError(f"{manifest.name}: the split's part {part} is empty; training needs train and val")
-    unlabelled = next((record for record in records if record.label is None), None)
-    if unlabelled is not None:
-        raise DataError(f"{unlabelled.path}: has no label; training needs COVID or NonCOVID for every slice")
-    return records
-
-
-def _targets(records: Sequence[Record]) -> NDArray[np.float32]:
-    return np.array([record.label is Label.COVID for record in records], np.float32)
 
 
 def _validation(material: Material, framing: Framing) -> DataLoader[Any]:
@@ -274,7 +175,7 @@ def _begin(job: Job, material: Material) -> dict[str, Any]:
             "val": len(material.val),
             "lesion_free": len(material.lesion_free) if material.lesion_free else 0,
         },
-        "fingerprint": _fingerprint(material),
+        "fingerprint": material.fingerprint,
         "training_sha256": list(material.train.sha256),
     }
     path = job.output / INFO
@@ -289,7 +190,7 @@ def _begin(job: Job, material: Material) -> dict[str, Any]:
     elif job.output.exists() and any(job.output.iterdir()):
         raise RunError(f"{job.output}: is not empty and holds no run; choose another --output")
     write_text(job.output / RECIPE, job.recipe.to_yaml())
-    write_json(path, {**info, "started": _now(), "versions": versions(), "machine": machine()})
+    write_json(path, {**info, "started": now(), "versions": versions(), "machine": machine()})
     return info
 
 
@@ -320,7 +221,7 @@ def _finish(
     finished = {
         "finished": True,
         "selected_epoch": selected,
-        "ended": _now(),
+        "ended": now(),
         "training_seconds": round(sum(row["seconds"] for row in history.rows), 1),
         "threads": torch.get_num_threads(),
         "processes": job.devices * job.nodes,
@@ -328,42 +229,8 @@ def _finish(
     write_json(job.output / INFO, {**started, **info, **finished})
 
 
-def _fingerprint(material: Material) -> str:
-    """One hash of everything the network learns from or is selected on."""
-    digest = hashlib.sha256()
-    for part in (material.train, material.val, material.lesion_free):
-        for sha256 in part.sha256 if part else ():
-            digest.update(bytes.fromhex(sha256))
-        digest.update(b"|")
-    return digest.hexdigest()
-
-
 def _rank(job: Job) -> int:
     """This process's number among all, as torchrun or Lightning tell it; the first is told nothing."""
     if "RANK" in os.environ:
         return int(os.environ["RANK"])
     return int(os.environ.get("NODE_RANK", "0")) * job.devices + int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def _now() -> str:
-    return datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a training's result depends on."""
-    names = ("torch", "timm", "lightning", "numpy", "opencv-python-headless")
-    return {
-        "groundglass": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in names},
-    }
-
-
-def machine() -> dict[str, str | int]:
-    """The machine, in words that do not identify it."""
-    return {
-        "system": platform.system(),
-        "architecture": platform.machine(),
-        "cores": os.cpu_count() or 0,
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-    }
