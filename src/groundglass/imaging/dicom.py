@@ -283,7 +283,9 @@ def _padding(dataset: Dataset, stored: NDArray[np.generic]) -> NDArray[np.bool_]
         first -= 2**bits
     other = _numbers(dataset, "PixelPaddingRangeLimit", 1)
     last = first if other is None else int(other[0])
-    return np.asarray((stored >= min(first, last)) & (stored <= max(first, last)))
+    return np.asarray(
+        (np.greater_equal(stored, min(first, last)) & np.less_equal(stored, max(first, last))), np.bool_
+    )
 
 
 def _capture(dataset: Dataset, stored: NDArray[np.generic], origin: Origin) -> CTSlice:

@@ -36,7 +36,7 @@ def as_grey(values: NDArray[np.generic], maximum: float) -> Grey:
     scales = ((1.0,) if floating else ()) + _FULL_SCALES
     full = next((scale for scale in scales if maximum <= scale), maximum)
     finite = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=full, neginf=0.0)
-    return np.clip(np.rint(finite * np.float32(255.0 / full)), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(finite * np.float32(255.0 / full)), 0, 255), np.uint8)
 
 
 def extent(values: NDArray[np.generic]) -> tuple[float, float]:

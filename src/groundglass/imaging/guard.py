@@ -71,7 +71,7 @@ def guarded(container: str) -> Callable[[_Reader[_Arguments]], _Reader[_Argument
     def decorate(reader: _Reader[_Arguments]) -> _Reader[_Arguments]:
         @wraps(reader)
         def read(
-            source: Source, *args: _Arguments.args, **kwargs: _Arguments.kwargs
+            source: Source, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
         ) -> Generator[CTSlice, None, None]:
             slices = reader(source, *args, **kwargs)
             while True:

@@ -75,7 +75,7 @@ def axial_slices(volume: Volume, origin: Origin) -> Iterator[CTSlice]:
 
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     along_row, along_column = (-affine[:3, axis] / lengths[axis] * _RAS_TO_LPS for axis in (0, 1))
-    orientation = tuple(float(cosine) + 0.0 for cosine in (*along_row, *along_column))
+    rx, ry, rz, cx, cy, cz = (float(cosine) + 0.0 for cosine in (*along_row, *along_column))
     width, height, count = upright.shape
     for index in range(count):
         plane = upright[::-1, ::-1, index].T.astype(np.float32)
@@ -86,7 +86,7 @@ def axial_slices(volume: Volume, origin: Origin) -> Iterator[CTSlice]:
             origin,
             frame=index,
             position=(float(corner[0]), float(corner[1]), float(corner[2])),
-            orientation=orientation,
+            orientation=(rx, ry, rz, cx, cy, cz),
             spacing=(float(lengths[1]), float(lengths[0])),
         )
         yield CTSlice(pixels, place, hounsfield)

@@ -26,11 +26,11 @@ class Window:
         if not self.width > 0:
             raise ValueError(f"window width must be positive, not {self.width}")
 
-    def apply(self, hounsfield: NDArray[np.floating] | NDArray[np.integer]) -> Grey:
+    def apply(self, hounsfield: NDArray[np.generic]) -> Grey:
         """Map Hounsfield units linearly to 0..255, clipped at both ends of the window."""
         low = self.level - self.width / 2
         grey = (hounsfield.astype(np.float32) - np.float32(low)) * np.float32(255.0 / self.width)
-        return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(np.rint(grey), 0, 255), np.uint8)
 
 
 LUNG = Window(level=-600.0, width=1500.0)
