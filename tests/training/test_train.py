@@ -167,3 +167,10 @@ def test_a_damaged_checkpoint_is_named(phantoms: Path, quick: Recipe, tmp_path: 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run here"):
         Run.open(tmp_path)
+
+
+def test_weights_that_cannot_be_had_leave_nothing_behind(phantoms: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("phantom-demo", ["network.weights=/nowhere/weights.safetensors", "framing.size=64"])
+    with pytest.raises(GroundglassError, match="nowhere"):
+        train(job(recipe, phantoms, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
