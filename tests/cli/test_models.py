@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from groundglass.cli.main import app
-from groundglass.models.registry import entries
+from groundglass.models.catalogue import entries
 
 
 def run(*arguments: str) -> str:

@@ -7,8 +7,9 @@ import timm
 import torch
 
 from groundglass.models.baselines import build_backbone
+from groundglass.models.catalogue import find
 from groundglass.models.mask_efficientnet import MaskEfficientNet
-from groundglass.models.registry import build, find
+from groundglass.models.registry import build
 
 NAME = "mask-efficientnet-lite0"
 SWITCHES = [

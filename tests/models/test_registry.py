@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from groundglass.errors import GroundglassError
-from groundglass.models.registry import build, entries, find
+from groundglass.models.catalogue import entries, find
+from groundglass.models.registry import build
 
 SIZE = 64
 NAMES = [entry.name for entry in entries()]
@@ -124,7 +125,7 @@ def test_unknown_names_suggest_near_ones(wrong: str, near: str) -> None:
 
 def test_listing_imports_no_torch() -> None:
     script = (
-        "import sys; from groundglass.models.registry import entries, find; find(entries()[0].name);"
+        "import sys; from groundglass.models.catalogue import entries, find; find(entries()[0].name);"
         " sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

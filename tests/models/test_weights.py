@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from groundglass.errors import WeightsError
 from groundglass.models import weights
-from groundglass.models.registry import build, find
+from groundglass.models.catalogue import find
+from groundglass.models.registry import build
 
 
 def state_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -128,7 +129,7 @@ def test_package_in_another_order_is_refused(tmp_path, monkeypatch) -> None:
 OFFLINE = """
 import sys, time
 from groundglass.errors import WeightsError
-from groundglass.models.registry import find
+from groundglass.models.catalogue import find
 from groundglass.models.weights import read_weights
 started = time.monotonic()
 try:

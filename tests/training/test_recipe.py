@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from groundglass.errors import RecipeError
-from groundglass.models.registry import entries
+from groundglass.models.catalogue import entries
 from groundglass.training.recipe import load_recipe, parse_recipe, recipe_names
 
 

@@ -11,7 +11,7 @@ from rich.progress import track
 from rich.table import Table
 
 from groundglass.errors import GroundglassError
-from groundglass.models.registry import Entry, entries, find
+from groundglass.models.catalogue import Entry, entries, find
 
 if TYPE_CHECKING:
     from groundglass.models.complexity import Complexity

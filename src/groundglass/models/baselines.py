@@ -7,8 +7,8 @@ from typing import Any, cast
 import timm
 from torch import Tensor, nn
 
+from groundglass.models.catalogue import Entry
 from groundglass.models.network import Network
-from groundglass.models.registry import Entry
 
 WITHOUT_STOCHASTIC_DEPTH = ("densenet", "vgg")
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from groundglass.errors import WeightsError
-from groundglass.models.registry import Entry
+from groundglass.models.catalogue import Entry
 
 HUB_TIMEOUT = 5.0
 """Seconds to wait for the hub before saying that it cannot be reached."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from groundglass.errors import RecipeError
 from groundglass.imaging.framing import Framing, Normalisation
-from groundglass.models.registry import entries
+from groundglass.models.catalogue import entries
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
