@@ -42,8 +42,7 @@ def repeat(
     )
     from groundglass.training.job import Job  # noqa: PLC0415
     from groundglass.training.recipe import load_recipe  # noqa: PLC0415
-    from groundglass.training.run import Run  # noqa: PLC0415
-    from groundglass.training.train import train  # noqa: PLC0415
+    from groundglass.training.train import trained  # noqa: PLC0415
 
     console = Console()
     chosen = load_recipe(recipe, overrides or ())
@@ -65,8 +64,7 @@ def repeat(
             cache=cache,
             progress=not quiet,
         )
-        finished = (folder / "weights.safetensors").exists() and Run.open(folder).info["finished"]
-        run = Run.open(folder) if finished else train(job)
+        run = trained(job)
         judged = {part: folder / f"evaluation-{part}" for part in parts.split(",")}
         for part, place in judged.items():
             evaluate(run, manifest, split, part, place, data=data)

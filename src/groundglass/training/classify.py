@@ -23,7 +23,8 @@ _Tensors = tuple[Tensor, ...] | list[Tensor]
 class Classifier(LightningModule):
     """Trains a network and keeps an exponential moving average of its weights, which is what is judged.
 
-    Everything random in an epoch is seeded from (seed, epoch), so that a resumed training repeats it exactly.
+    Everything random in a batch is seeded from (seed, epoch, batch), so that a resumed training repeats it
+    exactly.
 
     Args:
         network: float32 (B, 1, H, W) to a ``NetworkOutput``.
@@ -51,9 +52,9 @@ class Classifier(LightningModule):
         self._val_logits: list[Tensor] = []
         self._val_labels: list[Tensor] = []
 
-    def on_train_epoch_start(self) -> None:
-        """Seed dropout for this epoch and process."""
-        entropy = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank])
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Seed dropout by the batch: what else draws from torch's generator differs after a resume."""
+        entropy = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
         torch.manual_seed(int(entropy.generate_state(1)[0]))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

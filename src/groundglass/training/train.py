@@ -72,6 +72,20 @@ def train(job: Job) -> Run:
     return Run.open(job.output)
 
 
+def trained(job: Job) -> Run:
+    """The job's run: trained or resumed where it is not finished, opened where it is.
+
+    Raises:
+        DataError, RunError: as :func:`train`; also when the finished run is of another recipe.
+    """
+    if (job.output / INFO).exists():
+        run = Run.open(job.output)
+        if run.info.get("finished"):
+            _check_same(run, job.recipe, {"seed": job.seed, "split": job.split})
+            return run
+    return train(job)
+
+
 def training_samples(job: Job, material: Material) -> tuple[TrainingSamples, EpochBatches]:
     """The job's samples and the order in which its epochs draw them."""
     recipe = job.recipe
@@ -196,7 +210,7 @@ def _begin(job: Job, material: Material) -> dict[str, Any]:
 
 def _check_same(run: Run, recipe: Recipe, info: dict[str, Any]) -> None:
     for key in ("seed", "split", "fingerprint"):
-        if run.info.get(key) != info[key]:
+        if key in info and run.info.get(key) != info[key]:
             was, now = run.info.get(key), info[key]
             raise RunError(f"{run.path}: cannot resume, {key} was {was}, is {now}; choose another --output")
     if run.recipe != recipe:
