@@ -97,7 +97,7 @@ class Classifier(LightningModule):
         """AdamW without decay on biases and norms; warm-up and cosine by the step."""
         section = self.recipe.optimiser
         groups = _parameter_groups(self.network.parameters(), section.weight_decay)
-        optimiser = torch.optim.AdamW(groups, lr=section.lr)
+        optimiser = torch.optim.AdamW(groups, lr=section.lr, fused=True)
         steps = self.steps_per_epoch * self.recipe.training.epochs
         warmup = section.warmup_epochs * self.steps_per_epoch
         schedule = torch.optim.lr_scheduler.LambdaLR(

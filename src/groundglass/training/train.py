@@ -43,6 +43,8 @@ def train(job: Job) -> Run:
     torch.set_num_threads(job.threads or os.cpu_count() or 1)
     cv2.setNumThreads(1)
     keep_memory()
+    # Deterministic mode would fill every new tensor with NaN first, for code that reads what it never wrote.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     material = load_material(job)
     torch.manual_seed(job.seed)
     network = build_network(job.recipe)
