@@ -1,3 +1,29 @@
 """Tell COVID-19 pneumonia from everything else on lung CT slices with Mask-EfficientNet."""
 
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from groundglass.inference.classifier import Classifier
+
+__all__ = ["__version__", "load"]
 __version__ = "0.1.0"
+
+
+def load(bundle: str | PathLike[str] | None = None, *, threads: int = 0) -> Classifier:
+    """Open a bundle and make it ready to judge slices.
+
+    >>> groundglass.load().predict("slice.png").probability  # doctest: +SKIP
+
+    Args:
+        bundle: folder or zip; the one that comes with the installation unless given.
+        threads: of the matrix arithmetic; 0 for one per core.
+
+    Raises:
+        BundleError: it is missing, damaged, tampered with, or of a future format.
+    """
+    from groundglass.inference.classifier import load as load_classifier  # noqa: PLC0415 - 0.3 s
+
+    return load_classifier(bundle, threads=threads)

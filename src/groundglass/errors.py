@@ -23,6 +23,10 @@ class ImageError(GroundglassError):
         self.reason = reason
 
 
+class NotASliceError(ImageError):
+    """A file can be read but holds no axial CT slice: a colour photograph, another modality, a localizer."""
+
+
 class DataError(GroundglassError):
     """A data set, manifest or split is not what it should be."""
 
@@ -37,3 +41,7 @@ class WeightsError(GroundglassError):
 
 class RunError(GroundglassError):
     """A run folder is missing, unfinished or damaged."""
+
+
+class BundleError(GroundglassError):
+    """A bundle is missing, damaged, tampered with, or of a format this version does not know."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.errors import ImageError
+from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.grey import AIR, as_hounsfield, extent, interpret
 from groundglass.imaging.guard import guarded, one_line
 from groundglass.imaging.limits import DEFAULT_LIMITS, Limits
@@ -138,9 +138,9 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
         raise ImageError(name, f"holds no pixel data ({what})")
     if int(dataset.get("SamplesPerPixel", 1) or 1) != 1 or photometric not in _MONOCHROME:
         what = f"{photometric or 'unknown colours'}, modality {modality or 'unknown'}"
-        raise ImageError(name, f"a colour image ({what}), not a CT slice")
+        raise NotASliceError(name, f"a colour image ({what}), not a CT slice")
     if modality not in _MODALITIES:
-        raise ImageError(name, f"modality {modality}, not a CT slice")
+        raise NotASliceError(name, f"modality {modality}, not a CT slice")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if rows < 1 or columns < 1:
         raise ImageError(name, f"an image of {columns} x {rows} pixels")

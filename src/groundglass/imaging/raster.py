@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from groundglass.errors import ImageError
+from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.grey import extent, interpret
 from groundglass.imaging.guard import guarded, without_stderr
 from groundglass.imaging.limits import DEFAULT_LIMITS, Limits
@@ -102,7 +102,9 @@ def _grey(image: Image.Image, name: str) -> Grey:
     image = image.convert("RGB")
     share = coloured_share(np.asarray(image))
     if share > COLOURED_SHARE:
-        raise ImageError(name, f"a colour photograph, not a CT slice: {share:.0%} of its pixels are coloured")
+        raise NotASliceError(
+            name, f"a colour photograph, not a CT slice: {share:.0%} of its pixels are coloured"
+        )
     return np.array(image.convert("L"))
 
 

@@ -25,10 +25,13 @@ class Mirrored(nn.Module):
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """Map (B, 1, H, W) to the averaged logit, activation map and embedding."""
-        seen: NetworkOutput = self.network(images)
-        mirrored: NetworkOutput = self.network(images.flip(-1))
+        # One pass over both: an exported file then holds the weights once.
+        both: NetworkOutput = self.network(torch.cat((images, images.flip(-1))))
+        (logit, mirrored_logit), (seen, mirrored), (embedding, mirrored_embedding) = (
+            torch.chunk(output, 2) for output in both
+        )
         return NetworkOutput(
-            (seen.logit + mirrored.logit) / 2,
-            (seen.activation_map + mirrored.activation_map.flip(-1)) / 2,
-            torch.lerp(seen.embedding, mirrored.embedding, 0.5),
+            (logit + mirrored_logit) / 2,
+            (seen + mirrored.flip(-1)) / 2,
+            (embedding + mirrored_embedding) / 2,
         )

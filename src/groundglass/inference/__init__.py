@@ -1,0 +1,1 @@
+"""Classify slices with a trained bundle: ONNX Runtime, calibration, refusal. No torch."""

@@ -1,0 +1,358 @@
+"""A trained model as people carry it: a folder or zip, verified before anything in it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from groundglass.atomic import atomic_path, write_bytes
+from groundglass.errors import BundleError
+from groundglass.imaging.framing import Framing, Normalisation
+from groundglass.inference.engine import Engine, Outputs
+from groundglass.inference.trust import Calibration
+
+FORMAT = 1
+INFO, TRUST, SELF_TEST, CARD = "bundle.json", "trust.npz", "selftest.npz", "MODEL_CARD.md"
+MODELS: Mapping[Precision, str] = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+Precision = Literal["fp32", "int8"]
+
+DEFAULT = Path(__file__).parent.parent / "bundles" / "default"
+"""The bundle that comes with the installation."""
+
+_LARGEST_FILE = 2**30
+_LARGEST_INFO = 2**20
+# Logits of the self-test may differ this much from those at export: fp32 sums in another order on other
+# machines; INT8 kernels round differently where the CPU has no VNNI instructions.
+_TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "int8": 0.25}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class FileInfo(_Section):
+    """One file of a bundle."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=1, le=_LARGEST_FILE)
+
+
+class FramingInfo(_Section):
+    """How slices are framed; see :class:`groundglass.imaging.framing.Framing`."""
+
+    size: int = Field(ge=32, le=1024)
+    crop: bool
+    margin: float = Field(ge=0, lt=1)
+    normalisation: Normalisation
+
+
+class CalibrationInfo(_Section):
+    """How logits become findings; see :class:`groundglass.inference.trust.Calibration`."""
+
+    temperature: float = Field(gt=0)
+    coverage: float = Field(gt=0, lt=1)
+    quantiles: dict[Literal["COVID", "NonCOVID"], float]
+    slices: int = Field(ge=0)
+
+    @field_validator("quantiles")
+    @classmethod
+    def _both(cls, value: dict[str, float]) -> dict[str, float]:
+        if len(value) != 2 or not all(0 <= quantile <= 1 for quantile in value.values()):
+            raise ValueError("needs one number in 0..1 for COVID and one for NonCOVID")
+        return value
+
+
+class BundleInfo(_Section):
+    """Content of ``bundle.json``.
+
+    Attributes:
+        format: version of the bundle's format.
+        id: SHA-256 of all the other fields, so that no field can change by accident; no signature.
+        name: of the model.
+        created: when, ISO 8601 in UTC.
+        network: name, input size, parameters and whatever describes it.
+        framing: how slices are framed.
+        positive: the class a logit above 0 speaks for.
+        threshold: operating threshold of the calibrated probability.
+        calibration: temperature and conformal quantiles.
+        onnx: opset, input and outputs.
+        training: recipe, seed, split, hash of the training data, versions.
+        metrics: measured results, by precision and part.
+        licence: of the weights.
+        versions: of what wrote the bundle.
+        files: every other file of the bundle.
+    """
+
+    format: int
+    id: str = Field(pattern="^[0-9a-f]{64}$")
+    name: str = Field(min_length=1, max_length=100)
+    created: str
+    network: dict[str, Any]
+    framing: FramingInfo
+    positive: Literal["COVID"]
+    threshold: float = Field(gt=0, lt=1)
+    calibration: CalibrationInfo
+    onnx: dict[str, Any]
+    training: dict[str, Any]
+    metrics: dict[str, Any]
+    licence: str
+    versions: dict[str, str]
+    files: dict[str, FileInfo]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        path: of the folder or zip.
+        info: content of ``bundle.json``.
+        precision: of the model that is used, ``fp32`` or ``int8``.
+        model: content of its ONNX file.
+        trust: arrays of ``trust.npz``.
+    """
+
+    path: Path
+    info: BundleInfo
+    precision: Precision
+    model: bytes
+    trust: Mapping[str, NDArray[Any]]
+
+    @classmethod
+    def open(
+        cls, path: str | PathLike[str] | None = None, precision: Precision | None = None, threads: int = 0
+    ) -> Bundle:
+        """Open a bundle and verify format version, sizes, hashes and the self-test.
+
+        Args:
+            path: folder or zip; the bundle that comes with the installation unless given.
+            precision: which of its models; the smallest one unless given.
+            threads: of the engine; 0 for one per core.
+
+        Raises:
+            BundleError: it is missing, damaged, tampered with, or of a future format.
+        """
+        place = DEFAULT if path is None else Path(path)
+        files = _files(place)
+        info = _parse(place, files.read(INFO, _LARGEST_INFO))
+        chosen = precision or _smallest(info)
+        if MODELS[chosen] not in info.files:
+            raise BundleError(f"{place}: has no {chosen} model; it holds {', '.join(info.files)}")
+        model, trust, test = (_verified(files, info, name) for name in (MODELS[chosen], TRUST, SELF_TEST))
+        bundle = cls(place, info, chosen, model, _arrays(place, TRUST, trust))
+        _self_test(bundle, _arrays(place, SELF_TEST, test), threads)
+        return bundle
+
+    @property
+    def id(self) -> str:
+        """Short id: the first 12 digits of the hash, and the precision."""
+        return f"{self.info.id[:12]}-{self.precision}"
+
+    @property
+    def framing(self) -> Framing:
+        """How slices are framed."""
+        return Framing(**self.info.framing.model_dump())
+
+    @property
+    def calibration(self) -> Calibration:
+        """From logit to probability and label."""
+        section = self.info.calibration
+        quantiles = {str(label): value for label, value in section.quantiles.items()}
+        return Calibration(section.temperature, section.coverage, quantiles)
+
+    def engine(self, threads: int = 0) -> Engine:
+        """The model, loaded; the one that ran the self-test where the threads agree."""
+        engines = self._engines
+        if threads not in engines:
+            engines[threads] = Engine(self.model, threads, f"{self.path}: {MODELS[self.precision]}")
+        return engines[threads]
+
+    @cached_property
+    def _engines(self) -> dict[int, Engine]:
+        return {}
+
+
+def write_bundle(path: Path, fields: Mapping[str, Any], contents: Mapping[str, bytes]) -> None:
+    """Write a bundle: a zip where the name ends in ``.zip``, else a folder; ``bundle.json`` comes last.
+
+    Args:
+        path: of the bundle; a folder's files are replaced one by one.
+        fields: of ``bundle.json`` but ``format``, ``id`` and ``files``.
+        contents: the other files by name.
+
+    Raises:
+        BundleError: the fields are incomplete or out of range.
+    """
+    files = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        for name, content in sorted(contents.items())
+    }
+    document = {"format": FORMAT, **fields, "files": files}
+    document["id"] = _identity(document)
+    try:
+        BundleInfo.model_validate(document)
+    except ValidationError as error:
+        raise BundleError(f"{path}: {_first(error)}") from None
+    info = (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    if path.suffix.lower() != ".zip":
+        for name, content in contents.items():
+            write_bytes(path / name, content)
+        for name in set(MODELS.values()) - set(contents):
+            (path / name).unlink(missing_ok=True)
+        write_bytes(path / INFO, info)
+        return
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {**contents, INFO: info}.items():
+            # A fixed time: the same bundle gives the same zip.
+            archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content)
+
+
+def save_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays as the content of an ``.npz`` file without pickled objects."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    return stream.getvalue()
+
+
+class _Files:
+    """The files of a bundle's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, name: str, limit: int) -> bytes:
+        """At most ``limit`` bytes of a file, and one more where it is longer."""
+        try:
+            with (self._path / name).open("rb") as stream:
+                return stream.read(limit + 1)
+        except FileNotFoundError:
+            raise BundleError(f"{self._path}: {name} is missing") from None
+        except OSError as error:
+            raise BundleError(f"{self._path / name}: cannot be read ({error.strerror})") from None
+
+
+class _ZippedFiles(_Files):
+    """The files of a bundle's zip; nothing is unpacked to disk."""
+
+    def read(self, name: str, limit: int) -> bytes:
+        """At most ``limit`` bytes of a member, and one more where it is longer."""
+        try:
+            with zipfile.ZipFile(self._path) as archive, archive.open(name) as stream:
+                return stream.read(limit + 1)
+        except KeyError:
+            raise BundleError(f"{self._path}: {name} is missing") from None
+        except Exception as error:  # noqa: BLE001 - zipfile and zlib raise many kinds on damaged archives
+            raise BundleError(f"{self._path}: damaged zip ({error})") from None
+
+
+def _files(path: Path) -> _Files:
+    if path.is_dir():
+        return _Files(path)
+    if not path.exists():
+        raise BundleError(f"{path}: no such bundle; make one with `groundglass export`")
+    if not zipfile.is_zipfile(path):
+        raise BundleError(f"{path}: neither a bundle's folder nor a zip")
+    return _ZippedFiles(path)
+
+
+def _parse(path: Path, content: bytes) -> BundleInfo:
+    try:
+        if len(content) > _LARGEST_INFO:
+            raise ValueError("larger than any bundle's")
+        document = json.loads(content)
+        version = document["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{path}: damaged {INFO} ({str(error) or type(error).__name__})") from None
+    if not isinstance(version, int) or version > FORMAT or version < 1:
+        raise BundleError(
+            f"{path}: bundle format {version!r} is not known to this version, which reads {FORMAT}; "
+            "update groundglass"
+        )
+    if document.get("id") != _identity(document):
+        raise BundleError(f"{path}: {INFO} was changed after it was written (its id does not fit)")
+    try:
+        return BundleInfo.model_validate(document)
+    except ValidationError as error:
+        raise BundleError(f"{path}: damaged {INFO} ({_first(error)})") from None
+
+
+def _identity(document: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in document.items() if name != "id"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _first(error: ValidationError) -> str:
+    """The first complaint, as ``field: what is wrong``."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+
+
+def _smallest(info: BundleInfo) -> Precision:
+    present = [precision for precision, name in MODELS.items() if name in info.files]
+    if not present:
+        raise BundleError("the bundle holds no model")
+    return min(present, key=lambda precision: info.files[MODELS[precision]].bytes)
+
+
+def _verified(files: _Files, info: BundleInfo, name: str) -> bytes:
+    if name not in info.files:
+        raise BundleError(f"{INFO} does not list {name}; the bundle is incomplete")
+    expected = info.files[name]
+    content = files.read(name, expected.bytes)
+    if len(content) != expected.bytes:
+        size = "larger" if len(content) > expected.bytes else "truncated"
+        raise BundleError(f"{files._path}: {name} is {size}; copy or download the bundle again")
+    if hashlib.sha256(content).hexdigest() != expected.sha256:
+        raise BundleError(f"{files._path}: {name} was changed or damaged (its SHA-256 does not fit)")
+    return content
+
+
+def _arrays(path: Path, name: str, content: bytes) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except Exception as error:  # noqa: BLE001 - numpy and zipfile raise many kinds on damaged files
+        raise BundleError(f"{path}: damaged {name} ({error})") from None
+
+
+def _self_test(bundle: Bundle, expected: Mapping[str, NDArray[Any]], threads: int) -> None:
+    """Run the framed phantom through the model and compare."""
+    try:
+        framed = expected["framed"]
+        images = bundle.framing.normalise(framed[None])
+        logit = float(expected[f"logit_{bundle.precision}"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{bundle.path}: damaged {SELF_TEST} ({error})") from None
+    outputs = bundle.engine(threads).run(images)
+    difference = abs(float(outputs.logit[0]) - logit)
+    if not difference <= _TOLERANCE[bundle.precision]:
+        raise BundleError(
+            f"{bundle.path}: the self-test gives another result than at export (logit "
+            f"{float(outputs.logit[0]):.4f}, expected {logit:.4f}); the model or this machine's ONNX Runtime "
+            "is at fault"
+        )
+
+
+def self_test_arrays(
+    framed: NDArray[np.uint8], outputs: Mapping[Precision, Outputs]
+) -> dict[str, NDArray[Any]]:
+    """Arrays of ``selftest.npz``.
+
+    Args:
+        framed: uint8, shape (size, size).
+        outputs: of that one framed slice, for each model of the bundle.
+    """
+    logits = {f"logit_{precision}": np.float64(each.logit[0]) for precision, each in outputs.items()}
+    return cast("dict[str, NDArray[Any]]", {"framed": framed, **logits})
