@@ -26,12 +26,10 @@ class Mirrored(nn.Module):
     def forward(self, images: Tensor) -> NetworkOutput:
         """Map (B, 1, H, W) to the averaged logit, activation map and embedding."""
         # One pass over both: an exported file then holds the weights once.
+        count = images.shape[0]
         both: NetworkOutput = self.network(torch.cat((images, images.flip(-1))))
-        (logit, mirrored_logit), (seen, mirrored), (embedding, mirrored_embedding) = (
-            torch.chunk(output, 2) for output in both
-        )
         return NetworkOutput(
-            (logit + mirrored_logit) / 2,
-            (seen + mirrored.flip(-1)) / 2,
-            (embedding + mirrored_embedding) / 2,
+            (both.logit[:count] + both.logit[count:]) / 2,
+            (both.activation_map[:count] + both.activation_map[count:].flip(-1)) / 2,
+            (both.embedding[:count] + both.embedding[count:]) / 2,
         )
