@@ -166,7 +166,7 @@ def scan(
     lesions = _paint_lesions(
         canvas, lungs, severity, np.random.default_rng([patient.number, _STREAM_LESIONS])
     )
-    hounsfield = _acquire(canvas, scanner, body, level, rng)
+    hounsfield = acquire(canvas, scanner, body, level, rng)
     origin = _origin(patient, scanner, level, size)
     shown = CTSlice(scanner.window.apply(hounsfield), origin, hounsfield)
     return Phantom(
@@ -196,7 +196,7 @@ def _paint_body(
     canvas: Canvas, patient: Patient, scanner: Scanner, level: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Paint everything but the lungs; returns the body's coverage."""
-    _table(canvas, patient, scanner)
+    paint_table(canvas, patient, scanner)
     _blanket(canvas, patient, level)
     outline = skin(patient, level)
     body = canvas.mask(outline)
@@ -298,7 +298,7 @@ def _paint_lesions(
     return painted.mask & lungs
 
 
-def _acquire(
+def acquire(
     canvas: Canvas, scanner: Scanner, body: NDArray[np.float32], level: float, rng: np.random.Generator
 ) -> Hounsfield:
     """What the scanner makes of the plane: blur, noise with CT's texture, streaks at the shoulders, field."""
@@ -328,7 +328,7 @@ def _deviation(field: NDArray[np.float32]) -> float:
     return max(float(cv2.meanStdDev(field)[1].item()), 1e-6)
 
 
-def _table(canvas: Canvas, patient: Patient, scanner: Scanner) -> None:
+def paint_table(canvas: Canvas, patient: Patient, scanner: Scanner) -> None:
     """Mattress and table under the patient, at the same height for every level."""
     if scanner.table == 0:
         return
