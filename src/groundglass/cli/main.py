@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from groundglass import __version__
-from groundglass.cli import data, evaluate, models, repeat, train, trials
+from groundglass.cli import data, evaluate, export, models, repeat, train, trials
 from groundglass.errors import GroundglassError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command()(train.train)
 app.command()(trials.trials)
 app.command()(repeat.repeat)
 app.command()(evaluate.evaluate)
+app.command()(export.export)
 app.command()(models.models)
 
 

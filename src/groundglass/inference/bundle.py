@@ -86,7 +86,7 @@ class BundleInfo(_Section):
         framing: how slices are framed.
         positive: the class a logit above 0 speaks for.
         threshold: operating threshold of the calibrated probability.
-        calibration: temperature and conformal quantiles.
+        calibration: temperature and conformal quantiles of each model.
         onnx: opset, input and outputs.
         training: recipe, seed, split, hash of the training data, versions.
         metrics: measured results, by precision and part.
@@ -103,7 +103,7 @@ class BundleInfo(_Section):
     framing: FramingInfo
     positive: Literal["COVID"]
     threshold: float = Field(gt=0, lt=1)
-    calibration: CalibrationInfo
+    calibration: dict[Precision, CalibrationInfo]
     onnx: dict[str, Any]
     training: dict[str, Any]
     metrics: dict[str, Any]
@@ -121,7 +121,7 @@ class Bundle:
         info: content of ``bundle.json``.
         precision: of the model that is used, ``fp32`` or ``int8``.
         model: content of its ONNX file.
-        trust: arrays of ``trust.npz``.
+        trust: arrays of the gate that refuses foreign images, fitted to this model.
     """
 
     path: Path
@@ -148,10 +148,10 @@ class Bundle:
         files = _files(place)
         info = _parse(place, files.read(INFO, _LARGEST_INFO))
         chosen = precision or _smallest(info)
-        if MODELS[chosen] not in info.files:
+        if MODELS[chosen] not in info.files or chosen not in info.calibration:
             raise BundleError(f"{place}: has no {chosen} model; it holds {', '.join(info.files)}")
         model, trust, test = (_verified(files, info, name) for name in (MODELS[chosen], TRUST, SELF_TEST))
-        bundle = cls(place, info, chosen, model, _arrays(place, TRUST, trust))
+        bundle = cls(place, info, chosen, model, _of_precision(_arrays(place, TRUST, trust), chosen))
         _self_test(bundle, _arrays(place, SELF_TEST, test), threads)
         return bundle
 
@@ -168,7 +168,7 @@ class Bundle:
     @property
     def calibration(self) -> Calibration:
         """From logit to probability and label."""
-        section = self.info.calibration
+        section = self.info.calibration[self.precision]
         quantiles = {str(label): value for label, value in section.quantiles.items()}
         return Calibration(section.temperature, section.coverage, quantiles)
 
@@ -325,6 +325,16 @@ def _arrays(path: Path, name: str, content: bytes) -> dict[str, NDArray[Any]]:
             return {key: archive[key] for key in archive.files}
     except Exception as error:  # noqa: BLE001 - numpy and zipfile raise many kinds on damaged files
         raise BundleError(f"{path}: damaged {name} ({error})") from None
+
+
+def trust_arrays(gates: Mapping[Precision, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Arrays of ``trust.npz``, from those of each model's gate."""
+    return {f"{kind}.{name}": array for kind, gate in gates.items() for name, array in gate.items()}
+
+
+def _of_precision(arrays: Mapping[str, NDArray[Any]], precision: Precision) -> dict[str, NDArray[Any]]:
+    start = f"{precision}."
+    return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
 
 
 def _self_test(bundle: Bundle, expected: Mapping[str, NDArray[Any]], threads: int) -> None:

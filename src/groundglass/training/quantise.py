@@ -1,0 +1,133 @@
+"""INT8 models: static quantisation by ONNX Runtime, calibrated on training slices."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+
+from groundglass.inference.engine import INPUT, Engine
+
+# Operators that run in 8 bits; what is left out, such as the mask's histogram, stays in floating point.
+_OPERATORS = ("Conv", "Clip", "Relu", "Add", "Mul")
+# Numbers of first convolutions that may stay in floating point: a slice's fine grey steps are lost there.
+_FLOATING = (0, 10, 20)
+# Calibration by extremes: more slices only bring more outliers.
+_SLICES, _BATCH = 192, 8
+_SEED = 0
+
+
+def quantise(model: bytes, calibration: NDArray[np.float32], judged: NDArray[np.float32]) -> bytes:
+    """The INT8 twin of a model, closest to it among few candidates.
+
+    Weights per channel and activations are brought to 8 bits; gates of attention, the classifier, the
+    activation map and, where it helps, the first convolutions stay in floating point.
+
+    Args:
+        model: content of the fp32 ONNX file.
+        calibration: normalised framed slices of the training part, shape (N, size, size).
+        judged: others, shape (M, size, size); the candidate whose logits differ least on them is chosen. No
+            label is looked at.
+    """
+    expected = Engine(model).run(judged).logit
+    chosen = np.random.default_rng(_SEED).permutation(len(calibration))[:_SLICES]
+    with tempfile.TemporaryDirectory() as folder, _without_chatter():
+        folded = _folded(model, Path(folder))
+        kept = _kept_floating(onnx.load(folded))
+        best: tuple[float, bytes] | None = None
+        for count in _FLOATING:
+            candidate = _quantised(folded, calibration[chosen], kept, count, Path(folder))
+            difference = float(np.abs(Engine(candidate).run(judged).logit - expected).mean())
+            if best is None or difference < best[0]:
+                best = difference, candidate
+    assert best is not None  # noqa: S101 - there is a candidate
+    return best[1]
+
+
+class _Batches(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, images: NDArray[np.float32]) -> None:
+        self._batches = iter([images[start : start + _BATCH] for start in range(0, len(images), _BATCH)])
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """The next batch, None after the last."""
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch[:, None]}
+
+
+def _folded(model: bytes, folder: Path) -> Path:
+    """The model with batch normalisation folded into convolutions, as the quantiser wants it."""
+    path = folder / "folded.onnx"
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return path
+
+
+def _quantised(
+    folded: Path, calibration: NDArray[np.float32], kept: list[str], floating: int, folder: Path
+) -> bytes:
+    output = folder / f"int8-{floating}.onnx"
+    graph = onnx.load(folded).graph
+    first = [node.name for node in graph.node if node.op_type == "Conv" and node.name not in kept][:floating]
+    quantize_static(
+        folded,
+        output,
+        _Batches(calibration),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(_OPERATORS),
+        nodes_to_exclude=[*kept, *first],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+    )
+    return output.read_bytes()
+
+
+def _kept_floating(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that stay in floating point whatever happens: gates, classifier, activation map."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    kept = {node.name for node in model.graph.node if node.op_type in {"Gemm", "MatMul"}}
+    for node in model.graph.node:
+        if node.op_type == "Sigmoid":
+            kept.update(_before_pooling(node, producers))
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    return [*kept, convolutions[-1]]
+
+
+def _before_pooling(gate: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> Iterator[str]:
+    """The convolutions of a squeeze-and-excitation gate, from its sigmoid back to the pooling."""
+    node = producers.get(gate.input[0])
+    while node is not None and node.op_type != "ReduceMean":
+        if node.op_type == "Conv":
+            yield node.name
+        node = producers.get(node.input[0]) if node.input else None
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """The quantiser prints, and logs advice that does not apply to a folded model."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)

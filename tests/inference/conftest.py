@@ -1,0 +1,99 @@
+"""A bundle in miniature, made without torch: its logit grows with the bright area of the framed slice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from groundglass.imaging.framing import Framing
+from groundglass.imaging.phantom import make_phantom
+from groundglass.inference import bundle as bundles
+from groundglass.inference.engine import INPUT, OUTPUTS, Engine
+from groundglass.inference.gate import Gate
+from groundglass.inference.trust import Calibration
+
+SIZE = 64
+
+
+def tiny_model(gain: float = 4.0) -> bytes:
+    """Framed slices (N, 1, 64, 64) to logit (N,), activation map (N, 8, 8) and embedding (N, 64)."""
+    nodes = [
+        helper.make_node("AveragePool", [INPUT], ["pooled"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Mul", ["pooled", "gain"], ["scaled"]),
+        helper.make_node("Squeeze", ["scaled", "channel"], ["activation_map"]),
+        helper.make_node("Flatten", ["pooled"], ["embedding"]),
+        helper.make_node("ReduceMean", ["activation_map", "sides"], ["logit"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 1, SIZE, SIZE])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+            for name, shape in zip(OUTPUTS, ([], [8, 8], [64]), strict=True)
+        ],
+        [
+            numpy_helper.from_array(np.float32(gain), "gain"),
+            numpy_helper.from_array(np.array([1], np.int64), "channel"),
+            numpy_helper.from_array(np.array([1, 2], np.int64), "sides"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Fields of ``bundle.json`` and the other files."""
+    framing, model = Framing(size=SIZE), tiny_model()
+    engine = Engine(model, threads=1)
+    framed = framing.frame(make_phantom(np.random.default_rng(0), 0.5, 0.5, size=128).slice.pixels).pixels
+    fields = {
+        "name": "tiny",
+        "created": "2026-01-01T00:00:00+00:00",
+        "network": {"name": "tiny", "input_size": SIZE},
+        "framing": {"size": SIZE, "crop": True, "margin": 0.06, "normalisation": "two-anchor"},
+        "positive": "COVID",
+        "threshold": 0.5,
+        "calibration": {
+            "fp32": {
+                "temperature": 2.0,
+                "coverage": 0.9,
+                "quantiles": {"COVID": 0.6, "NonCOVID": 0.6},
+                "slices": 10,
+            }
+        },
+        "onnx": {"opset": 18, "input": INPUT, "outputs": list(OUTPUTS)},
+        "training": {},
+        "metrics": {},
+        "licence": "Apache-2.0",
+        "versions": {},
+    }
+    gate = Gate(np.zeros(64, np.float32), np.zeros((2, 64), np.float32), 1.0)
+    contents = {
+        "model.onnx": model,
+        "trust.npz": bundles.save_arrays(bundles.trust_arrays({"fp32": gate.as_arrays()})),
+        "selftest.npz": bundles.save_arrays(
+            bundles.self_test_arrays(framed, {"fp32": engine.run(framing.normalise(framed[None]))})
+        ),
+    }
+    return fields, contents
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle's folder; not to be written to."""
+    path = tmp_path_factory.mktemp("bundle") / "tiny"
+    bundles.write_bundle(path, *tiny_parts())
+    return path
+
+
+@pytest.fixture
+def calibration() -> Calibration:
+    """That of the tiny bundle."""
+    return Calibration(2.0, 0.9, {"COVID": 0.6, "NonCOVID": 0.6})

@@ -1,0 +1,191 @@
+"""Bundles are verified before anything in them is used."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from groundglass.errors import BundleError
+from groundglass.imaging.framing import Framing
+from groundglass.inference.bundle import Bundle, save_arrays, write_bundle
+
+from .conftest import tiny_model, tiny_parts
+
+
+@pytest.fixture
+def copy(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "copy"))
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Change fields of bundle.json and make its id fit again, as somebody who knows how would."""
+    document = json.loads((path / "bundle.json").read_text())
+    document.update(changes)
+    rest = {key: value for key, value in document.items() if key != "id"}
+    document["id"] = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    (path / "bundle.json").write_text(json.dumps(document))
+
+
+def test_a_bundle_opens_and_knows_itself(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    assert bundle.precision == "fp32"
+    assert bundle.framing == Framing(size=64)
+    assert bundle.calibration.temperature == 2.0
+    assert bundle.id == f"{bundle.info.id[:12]}-fp32"
+    assert bundle.engine().run(np.zeros((3, 64, 64), np.float32)).activation_map.shape == (3, 8, 8)
+
+
+def test_a_zip_is_as_good_as_a_folder_and_always_the_same(tiny_bundle: Path, tmp_path: Path) -> None:
+    fields, contents = tiny_parts()
+    for name in ("a.zip", "b.zip"):
+        write_bundle(tmp_path / name, fields, contents)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    assert Bundle.open(tmp_path / "a.zip").id == Bundle.open(tiny_bundle).id
+
+
+def test_the_smallest_model_is_used_unless_another_is_named(tmp_path: Path) -> None:
+    fields, contents = tiny_parts()
+    fields["calibration"]["int8"] = fields["calibration"]["fp32"]
+    contents["model.int8.onnx"] = tiny_model() + b""
+    tests = dict(np.load(io.BytesIO(contents["selftest.npz"])))
+    trust = dict(np.load(io.BytesIO(contents["trust.npz"])))
+    contents["selftest.npz"] = save_arrays({**tests, "logit_int8": tests["logit_fp32"]})
+    contents["trust.npz"] = save_arrays({**trust, **{k.replace("fp32", "int8"): v for k, v in trust.items()}})
+    contents["model.onnx"] = tiny_model() + b"\x12\x04lead"  # producer_name, twice: larger, the same model
+    write_bundle(tmp_path / "two", fields, contents)
+    assert Bundle.open(tmp_path / "two").precision == "int8"
+    assert Bundle.open(tmp_path / "two", "fp32").precision == "fp32"
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "model.onnx", "trust.npz", "selftest.npz"])
+def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "trust.npz", "selftest.npz"])
+@pytest.mark.parametrize(("change", "words"), [(-7, "truncated"), (5, "larger"), (0, "changed or damaged")])
+def test_damage_is_told(copy: Path, name: str, change: int, words: str) -> None:
+    content = (copy / name).read_bytes()
+    if change < 0:
+        content = content[:change]
+    elif change:
+        content += b"x" * change
+    else:
+        content = content[:50] + bytes([content[50] ^ 1]) + content[51:]
+    (copy / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name}.*{words}"):
+        Bundle.open(copy)
+
+
+def test_a_changed_field_is_told(copy: Path) -> None:
+    text = (copy / "bundle.json").read_text().replace('"threshold": 0.5', '"threshold": 0.1')
+    (copy / "bundle.json").write_text(text)
+    with pytest.raises(BundleError, match="was changed after it was written"):
+        Bundle.open(copy)
+
+
+def test_a_model_put_in_anothers_place_fails_the_self_test(copy: Path) -> None:
+    model = tiny_model(gain=-1.0)
+    (copy / "model.onnx").write_bytes(model)
+    files = json.loads((copy / "bundle.json").read_text())["files"]
+    files["model.onnx"] = {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}
+    rewrite(copy, files=files)
+    with pytest.raises(BundleError, match="self-test gives another result"):
+        Bundle.open(copy)
+
+
+def test_a_file_that_is_no_model_is_told(copy: Path) -> None:
+    files = json.loads((copy / "bundle.json").read_text())["files"]
+    (copy / "model.onnx").write_bytes(b"nonsense")
+    files["model.onnx"] = {"sha256": hashlib.sha256(b"nonsense").hexdigest(), "bytes": 8}
+    rewrite(copy, files=files)
+    with pytest.raises(BundleError, match="cannot load the model"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize("version", [2, 99, 0, -1, "1", None, 1.5])
+def test_another_format_is_refused(copy: Path, version: object) -> None:
+    rewrite(copy, format=version)
+    with pytest.raises(BundleError, match=r"format .* is not known"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("threshold", 1.5),
+        ("framing", {"size": 10**9, "crop": True, "margin": 0.06, "normalisation": "two-anchor"}),
+        ("framing", {"size": 64, "crop": True, "margin": 0.06, "normalisation": "unheard-of"}),
+        ("calibration", {"fp32": {"temperature": 0, "coverage": 0.9, "quantiles": {}, "slices": 1}}),
+        ("positive", "NonCOVID"),
+        ("files", {"model.onnx": {"sha256": "0", "bytes": 1}}),
+        ("surprise", 1),
+    ],
+)
+def test_fields_out_of_range_are_refused(copy: Path, field: str, value: object) -> None:
+    rewrite(copy, **{field: value})
+    with pytest.raises(BundleError, match=r"damaged bundle\.json"):
+        Bundle.open(copy)
+
+
+def test_arrays_that_need_pickle_are_refused(copy: Path) -> None:
+    stream = io.BytesIO()
+    np.savez(stream, framed=np.array([{"an": "object"}], dtype=object))
+    files = json.loads((copy / "bundle.json").read_text())["files"]
+    content = stream.getvalue()
+    (copy / "selftest.npz").write_bytes(content)
+    files["selftest.npz"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    rewrite(copy, files=files)
+    with pytest.raises(BundleError, match=r"damaged selftest\.npz"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b" " * (2**20 + 1)]
+)
+def test_nonsense_for_an_info_is_told(copy: Path, content: bytes) -> None:
+    (copy / "bundle.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"damaged bundle\.json|format"):
+        Bundle.open(copy)
+
+
+def test_what_is_no_bundle_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such bundle"):
+        Bundle.open(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BundleError, match="neither a bundle's folder nor a zip"):
+        Bundle.open(tmp_path / "file")
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+        pass
+    with pytest.raises(BundleError, match=r"bundle\.json is missing"):
+        Bundle.open(tmp_path / "empty.zip")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_flipped_bit_goes_unnoticed_or_crashes(tmp_path: Path, place: float, bit: int) -> None:
+    whole, broken = tmp_path / "whole.zip", tmp_path / "broken.zip"
+    if not whole.exists():
+        write_bundle(whole, *tiny_parts())
+    content = bytearray(whole.read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    broken.write_bytes(content)
+    try:
+        opened = Bundle.open(broken)
+    except BundleError:
+        return
+    # A bit of the zip's own bookkeeping, such as a date: what was read is what was written.
+    assert opened.info == Bundle.open(whole).info
+    assert opened.model == Bundle.open(whole).model

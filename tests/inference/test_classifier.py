@@ -1,0 +1,204 @@
+"""From files to findings."""
+
+from __future__ import annotations
+
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import groundglass
+from groundglass.errors import BundleError, ImageError
+from groundglass.imaging.phantom import make_phantom
+from groundglass.imaging.phantom_files import write_dicom
+from groundglass.imaging.slice import CTSlice, Origin
+from groundglass.inference.background import in_background
+from groundglass.inference.bundle import Bundle
+from groundglass.inference.classifier import Classifier
+from groundglass.inference.finding import COLUMNS, Status
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_bundle: Path) -> Classifier:
+    return groundglass.load(tiny_bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty slices, a broken one, a photograph and a text."""
+    folder = tmp_path_factory.mktemp("slices")
+    for number in range(20):
+        pixels = make_phantom(np.random.default_rng(number), 0.4, 0.5, size=128).slice.pixels
+        cv2.imwrite(str(folder / f"{number}.png"), pixels)
+    (folder / "3b.png").write_bytes((folder / "3.png").read_bytes()[:500])
+    photograph = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    cv2.imwrite(str(folder / "5b.png"), photograph)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_one_slice_gives_one_finding(classifier: Classifier, folder: Path) -> None:
+    finding = classifier.predict(folder / "0.png")
+    assert finding.status is Status.OK
+    assert finding.file == str(folder / "0.png")
+    assert finding.bundle == classifier.bundle.id
+    assert finding.probability is not None
+    assert 0 < finding.probability < 1
+    assert finding.evidence is None
+    assert set(finding.as_row()) == set(COLUMNS)
+
+
+def test_file_slice_and_pixels_give_the_same(classifier: Classifier, folder: Path) -> None:
+    pixels = cv2.imread(str(folder / "1.png"), cv2.IMREAD_GRAYSCALE)
+    by_file = classifier.predict(folder / "1.png").probability
+    assert classifier.predict(pixels).probability == by_file
+    assert classifier.predict(CTSlice(pixels, Origin("x", "PNG"))).probability == by_file
+
+
+def test_probability_follows_the_calibration(classifier: Classifier, folder: Path) -> None:
+    finding = classifier.predict(folder / "2.png", evidence=True)
+    assert finding.evidence is not None
+    logit = finding.evidence.logit
+    assert finding.probability == pytest.approx(1 / (1 + np.exp(-logit / 2)), abs=1e-6)
+    assert finding.evidence.activation_map.mean() == pytest.approx(logit, abs=1e-4)
+    expected = tuple(
+        label
+        for label, p in (("COVID", finding.probability), ("NonCOVID", 1 - finding.probability))
+        if 1 - p <= 0.6
+    )
+    assert finding.prediction_set == expected
+    assert finding.label == (expected[0] if len(expected) == 1 else "uncertain")
+
+
+def test_a_folder_is_judged_in_order_and_a_bad_file_stops_nothing(
+    classifier: Classifier, folder: Path
+) -> None:
+    findings = list(classifier.predict_all([folder]))
+    names = [Path(finding.file).name for finding in findings]
+    assert len(findings) == 22
+    assert [name for name in names if "b" not in name] == [f"{number}.png" for number in range(20)]
+    by_name = dict(zip(names, findings, strict=True))
+    assert by_name["3b.png"].status is Status.FAILED
+    assert by_name["3b.png"].reason
+    assert by_name["5b.png"].status is Status.REFUSED
+    assert "photograph" in str(by_name["5b.png"].reason)
+    assert sum(finding.status is Status.OK for finding in findings) == 20
+    assert names.index("3b.png") == 4, "a failure stands where the file stood"
+
+
+def test_batches_do_not_change_what_is_said(classifier: Classifier, folder: Path) -> None:
+    together = {finding.file: finding for finding in classifier.predict_all([folder])}
+    for number in (0, 7, 8, 19):
+        alone = classifier.predict(folder / f"{number}.png")
+        assert alone.probability == pytest.approx(together[alone.file].probability, abs=1e-6)
+
+
+def test_files_that_are_not_there_fail_alone(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
+    findings = list(classifier.predict_all([tmp_path / "gone.png", folder / "0.png"]))
+    assert [finding.status for finding in findings] == [Status.FAILED, Status.OK]
+    with pytest.raises(ImageError, match=r"gone\.png"):
+        classifier.predict(tmp_path / "gone.png")
+
+
+def test_zips_are_judged_and_name_their_members(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for name in ("0.png", "3b.png"):
+            archive.write(folder / name, f"inside/{name}")
+    findings = list(classifier.predict_all([tmp_path / "study.zip"]))
+    assert [finding.file for finding in findings] == [
+        f"{tmp_path / 'study.zip'}!inside/{name}" for name in ("0.png", "3b.png")
+    ]
+    assert [finding.status for finding in findings] == [Status.OK, Status.FAILED]
+
+
+def test_what_is_skipped_is_not_judged(classifier: Classifier, folder: Path) -> None:
+    done = {str(folder / "0.png"), str(folder / "3b.png")}
+    names = {f.file for f in classifier.predict_all([folder], skip=lambda file, frame: file in done)}
+    assert len(names) == 20
+    assert not names & done
+
+
+def test_dicom_keeps_series_and_position(classifier: Classifier, tmp_path: Path) -> None:
+    phantom = make_phantom(np.random.default_rng(3), 0.2, 0.5, size=128)
+    write_dicom(phantom, tmp_path / "1.dcm")
+    finding = classifier.predict(tmp_path / "1.dcm")
+    assert finding.series == phantom.slice.origin.series
+    assert phantom.slice.origin.position is not None
+    assert finding.position == pytest.approx(phantom.slice.origin.position[2], abs=1e-4)
+
+
+def test_evidence_only_where_asked_for(classifier: Classifier, folder: Path) -> None:
+    with_it = next(classifier.predict_all([folder / "0.png"], evidence=True)).evidence
+    assert with_it is not None
+    assert with_it.framed.pixels.shape == (64, 64)
+    assert with_it.activation_map.shape == (8, 8)
+
+
+def test_stopping_early_ends_the_reader(classifier: Classifier, folder: Path) -> None:
+    before = threading.active_count()
+    findings = classifier.predict_all([folder])
+    next(findings)
+    findings.close()
+    assert threading.active_count() == before
+
+
+def test_loading_what_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such bundle"):
+        groundglass.load(tmp_path / "nothing")
+
+
+def test_a_logit_that_is_no_number_is_an_error(tiny_bundle: Path) -> None:
+    engine = Bundle.open(tiny_bundle).engine()
+    with pytest.raises(BundleError, match="no number"):
+        engine.run(np.full((1, 64, 64), np.nan, np.float32))
+    with pytest.raises(BundleError, match="cannot be run"):
+        engine.run(np.zeros((1, 32, 32), np.float32))
+
+
+def test_the_background_keeps_order_and_hands_over_errors() -> None:
+    def items():
+        yield from range(50)
+        raise ValueError("here")
+
+    drawn = in_background(items(), 4)
+    assert [next(drawn) for _ in range(50)] == list(range(50))
+    with pytest.raises(ValueError, match="here"):
+        next(drawn)
+
+
+def test_the_background_works_ahead_but_not_farther_than_allowed() -> None:
+    drawn: list[int] = []
+
+    def items():
+        for number in range(100):
+            drawn.append(number)
+            yield number
+
+    stream = in_background(items(), 5)
+    assert next(stream) == 0
+    deadline = time.monotonic() + 10
+    while len(drawn) < 7 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert len(drawn) == 7, "one taken, five waiting, one in hand"
+    stream.close()
+
+
+def test_closing_the_background_closes_the_source() -> None:
+    closed = threading.Event()
+
+    def items():
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    stream = in_background(items(), 2)
+    next(stream)
+    stream.close()
+    assert closed.is_set()
