@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from groundglass.errors import ImageError
 from groundglass.imaging.limits import Limits
 from groundglass.imaging.read import read_slice, read_slices
-from groundglass.imaging.slice import CTSlice
+from groundglass.imaging.slice import CTSlice, Patient
 from groundglass.imaging.window import LUNG
 
 WriteDicom = Callable[..., Path]
@@ -333,3 +333,25 @@ def test_importing_readers_leaves_pydicom_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_identifiers_are_kept_apart_and_in_no_representation(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest
+) -> None:
+    path = write_dicom(tmp_path / "a.dcm", chest, PatientName="Doe^Jane", PatientBirthDate="19500102")
+    origin = read_slice(path).origin
+    assert origin.patient == Patient("Doe^Jane", "secret", "19500102")
+    assert "Jane" not in repr(origin)
+    assert "1950" not in repr(read_slice(path))
+    nameless = write_dicom(tmp_path / "b.dcm", chest, PatientName=None, PatientID=None)
+    assert read_slice(nameless).origin.patient == Patient()
+
+
+def test_a_damaged_name_costs_no_slice(tmp_path: Path, write_dicom: WriteDicom, chest: Chest) -> None:
+    path = write_dicom(tmp_path / "a.dcm", chest, PatientName="Doe^Jane")
+    content = path.read_bytes()
+    assert content.count(b"Doe^Jane") == 1
+    path.write_bytes(content.replace(b"Doe^Jane", b"\xff\x00\x1b[\n\xfe^\xff"))
+    patient = read_slice(path).origin.patient
+    assert patient is not None
+    assert patient.name is None or patient.name.isprintable()

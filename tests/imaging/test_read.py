@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,3 +125,66 @@ def test_reading_can_stop_early(tmp_path: Path, pixels: NDArray[np.uint8]) -> No
     slices.close()  # type: ignore[attr-defined]
     with pytest.raises(StopIteration):
         next(slices)
+
+
+def test_files_left_out_are_not_even_opened(
+    tmp_path: Path, pixels: NDArray[np.uint8], write_dicom: Callable[..., Path], chest: NDArray[np.int16]
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"damaged")
+    write_dicom(tmp_path / "c.dcm", chest)
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "e.png")
+    asked: list[str] = []
+
+    def skip(name: str) -> bool:
+        asked.append(Path(name).name)
+        return not name.endswith("a.png")
+
+    assert [Path(image.origin.file).name for image in read_slices(tmp_path, skip=skip)] == ["a.png"]
+    assert asked == ["a.png", "b.png", "c.dcm", "d.zip"]
+    assert list(read_slices(tmp_path / "b.png", skip=lambda _: True)) == []
+    assert list(read_slices(tmp_path, skip=lambda name: not name.endswith(".zip"))) == []
+
+
+def test_a_folder_without_images_is_reported_too(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    errors: list[ImageError] = []
+    assert list(read_slices(tmp_path, on_error=errors.append)) == []
+    assert [error.path for error in errors] == [str(tmp_path)]
+    assert "holds no image" in errors[0].reason
+
+
+def test_a_folder_that_cannot_be_listed_is_reported_and_the_rest_read(
+    tmp_path: Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("open", "closed"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / "a.png")
+    listed = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    errors: list[ImageError] = []
+    assert len(list(read_slices(tmp_path, on_error=errors.append))) == 1
+    assert [error.path for error in errors] == [str(tmp_path / "closed")]
+    assert "Permission denied" in errors[0].reason
+    with pytest.raises(ImageError, match="closed"):
+        list(read_slices(tmp_path))
+
+
+def test_a_file_that_vanishes_while_its_folder_is_read_stops_nothing(
+    tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    errors: list[ImageError] = []
+    slices = read_slices(tmp_path, on_error=errors.append)
+    assert next(slices).origin.file.endswith("a.png")
+    (tmp_path / "b.png").unlink()
+    assert [Path(image.origin.file).name for image in slices] == ["c.png"]
+    assert [Path(error.path).name for error in errors] == ["b.png"]

@@ -16,7 +16,7 @@ from groundglass.imaging.grey import AIR, as_hounsfield, extent, interpret
 from groundglass.imaging.guard import guarded, one_line
 from groundglass.imaging.limits import DEFAULT_LIMITS, Limits
 from groundglass.imaging.lossless import FrameLayout, LosslessDecoder
-from groundglass.imaging.slice import CTSlice, Hounsfield, Origin
+from groundglass.imaging.slice import CTSlice, Hounsfield, Origin, Patient
 from groundglass.imaging.source import Source
 from groundglass.imaging.window import LUNG, Window
 
@@ -39,6 +39,8 @@ _EXPLICIT = "1.2.840.10008.1.2.1"
 _EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _NATIVE = frozenset({_IMPLICIT, _EXPLICIT, _DEFLATED, _EXPLICIT_BIG_ENDIAN})
 
+_IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate")
+_LONGEST_TEXT = 324  # of a Person Name: five components of 64 characters, and the carets between them
 _MODALITIES = frozenset({"CT", "OT", "SC", ""})
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
 
@@ -239,11 +241,20 @@ def _slice(
         position=frame.position,
         orientation=frame.orientation,
         spacing=frame.spacing,
+        patient=Patient(*(_text(dataset, keyword) for keyword in _IDENTIFIERS)),
     )
     if frame.slope is None:
         return _capture(dataset, stored, origin)
     hounsfield = _hounsfield(dataset, frame, stored)
     return CTSlice(LUNG.apply(hounsfield), origin, hounsfield)
+
+
+def _text(dataset: Dataset, keyword: str) -> str | None:
+    """An element's text on one line; None where it is missing, or damaged: no slice fails for its name."""
+    try:
+        return one_line(str(dataset.get(keyword, "") or ""), _LONGEST_TEXT) or None
+    except Exception:  # noqa: BLE001 - pydicom converts when asked, and raises whatever the value provokes
+        return None
 
 
 def _hounsfield(dataset: Dataset, frame: Frame, stored: NDArray[np.generic]) -> Hounsfield:

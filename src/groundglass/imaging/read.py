@@ -25,6 +25,8 @@ from groundglass.imaging.source import FileSource, Source, files_below, natural_
 
 _Item = TypeVar("_Item")
 OnError = Callable[[ImageError], None]
+Skip = Callable[[str], bool]
+_Wanted = Callable[[Source], bool]
 
 _KNOWN = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage or zip"
 # In a folder, a file that is no image is an error only where its name says that it should be one.
@@ -45,7 +47,10 @@ _GEOMETRY = (
 
 
 def read_slices(
-    path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS, on_error: OnError | None = None
+    path: str | PathLike[str],
+    limits: Limits = DEFAULT_LIMITS,
+    on_error: OnError | None = None,
+    skip: Skip | None = None,
 ) -> Iterator[CTSlice]:
     """All slices that a file, folder or zip archive holds.
 
@@ -57,26 +62,40 @@ def read_slices(
         path: a file, folder, zip archive, or a member of one (``archive.zip!member``).
         limits: what a single input may ask for.
         on_error: called with the error of each file of a folder or archive that cannot be read, which is then
-            left out; without it the first one is raised.
+            left out, and of ``path`` where nothing in it is an image; without it the first one is raised.
+        skip: told a file's name as ``Origin.file`` has it, says whether the file is left out unread.
 
     Raises:
         ImageError: naming the file at fault, or ``path`` where nothing in it is an image.
     """
     path = Path(path)
+    encountered = 0
+
+    def report(error: ImageError) -> None:
+        nonlocal encountered
+        encountered += 1
+        (on_error or _raise)(error)
+
+    def wanted(source: Source) -> bool:
+        nonlocal encountered
+        left_out = skip is not None and skip(source.name)
+        encountered += left_out
+        return not left_out
+
     with ExitStack() as stack:
         decoder = stack.enter_context(LosslessDecoder())
         found = _find(path, limits, stack)
+        if found is not None and not wanted(found):
+            return
         if found is not None and (kind := _identify(found)) is not Container.ZIP:
             yield from _decode(found, kind, decoder, limits)
             return
-        report = on_error or _raise
-        count = 0
-        for source, container in _in_order(_collect(path, limits, stack, report), limits, report):
+        for source, container in _in_order(_collect(path, limits, stack, report, wanted), limits, report):
             for image in _reporting(_decode(source, container, decoder, limits), report):
-                count += 1
+                encountered += 1
                 yield image
-    if count == 0 and on_error is None:
-        raise ImageError(path, f"holds no image; looked for {_KNOWN}")
+    if encountered == 0:
+        report(ImageError(path, f"holds no image; looked for {_KNOWN}"))
 
 
 def read_slice(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> CTSlice:
@@ -154,25 +173,25 @@ def _decode(
 
 
 def _collect(
-    path: Path, limits: Limits, stack: ExitStack, report: OnError
+    path: Path, limits: Limits, stack: ExitStack, report: OnError, wanted: _Wanted
 ) -> Iterator[tuple[Source, Container]]:
     """The images in a folder or archive with their formats; archives stay open until ``stack`` closes."""
     if path.is_dir():
-        sources: Iterable[Source] = files_below(path)
+        sources: Iterable[Source] = files_below(path, report)
     else:
         sources = stack.enter_context(open_archive(path, limits))
-    for source in sources:
-        yield from _reporting(_images(source, limits, stack, report), report)
+    for source in filter(wanted, sources):
+        yield from _reporting(_images(source, limits, stack, report, wanted), report)
 
 
 def _images(
-    source: Source, limits: Limits, stack: ExitStack, report: OnError
+    source: Source, limits: Limits, stack: ExitStack, report: OnError, wanted: _Wanted
 ) -> Iterator[tuple[Source, Container]]:
     """A file with its format, or an archive's members with theirs; nothing where it is no image."""
     container = _identify(source, among_others=True)
     if container is Container.ZIP and isinstance(source, FileSource):
-        for member in stack.enter_context(open_archive(source.path, limits)):
-            yield from _reporting(_images(member, limits, stack, report), report)
+        for member in filter(wanted, stack.enter_context(open_archive(source.path, limits))):
+            yield from _reporting(_images(member, limits, stack, report, wanted), report)
     elif container is not None:
         yield source, container
 

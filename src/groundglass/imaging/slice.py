@@ -15,6 +15,21 @@ Hounsfield = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Patient:
+    """Who is on a slice, as its file says; None where it does not. Handed out only to those who ask for it.
+
+    Attributes:
+        name: DICOM's Patient's Name, such as ``Doe^Jane``.
+        id: DICOM's Patient ID.
+        birth_date: DICOM's form, YYYYMMDD.
+    """
+
+    name: str | None = None
+    id: str | None = None
+    birth_date: str | None = None
+
+
+@dataclass(frozen=True)
 class Origin:
     """Where a slice came from.
 
@@ -27,6 +42,7 @@ class Origin:
         position: patient coordinates of the first pixel's centre in mm (DICOM's LPS), or None.
         orientation: direction cosines of rows then columns (DICOM's ImageOrientationPatient), or None.
         spacing: mm between rows and between columns, or None.
+        patient: identifiers from a DICOM header, else None; in no representation of the origin.
     """
 
     file: str
@@ -37,6 +53,7 @@ class Origin:
     position: tuple[float, float, float] | None = None
     orientation: tuple[float, float, float, float, float, float] | None = None
     spacing: tuple[float, float] | None = None
+    patient: Patient | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

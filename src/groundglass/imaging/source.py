@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from groundglass.errors import ImageError
@@ -81,15 +81,31 @@ class FileSource(Source):
         return self.path.read_bytes()
 
 
-def files_below(folder: Path) -> Iterator[FileSource]:
-    """Every file below a folder in natural order, without junk; linked folders are left out."""
+def files_below(folder: Path, on_error: Callable[[ImageError], None] | None = None) -> Iterator[FileSource]:
+    """Every file below a folder in natural order, without junk; linked folders are left out.
+
+    Args:
+        folder: where to look.
+        on_error: called for each sub-folder that cannot be listed and each file that cannot be looked at;
+            without it they are passed over.
+    """
+
+    def report(error: OSError) -> None:
+        if on_error is not None:
+            on_error(ImageError(error.filename or folder, f"cannot be looked into: {error.strerror}"))
+
     found = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=report):
         folders[:] = [name for name in folders if not is_junk(PurePosixPath(name))]
         found += [Path(parent, name) for name in files if not is_junk(PurePosixPath(name))]
     for path in sorted(found, key=lambda path: natural_key(str(path))):
-        if path.is_file():
-            yield FileSource(path)
+        try:
+            source = FileSource(path) if path.is_file() else None
+        except OSError as error:  # not allowed, or gone since the folder was listed
+            report(error)
+            continue
+        if source is not None:
+            yield source
 
 
 def is_junk(path: PurePosixPath) -> bool:
