@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.imaging.framing import FramedSlice
-from groundglass.imaging.slice import CTSlice, Origin
+from groundglass.imaging.slice import CTSlice, Origin, Patient
 
 COVID, NON_COVID, UNCERTAIN = "COVID", "NonCOVID", "uncertain"
 
@@ -30,14 +31,14 @@ class Evidence:
     Attributes:
         slice: as it was read.
         framed: what the network was shown.
-        activation_map: float32, shape (h, w): each position's share of the logit.
-        logit: of COVID, before calibration.
+        activation_map: float32, shape (h, w): each position's share of the logit; None unless classified.
+        logit: of COVID, before calibration; None unless classified.
     """
 
     slice: CTSlice
     framed: FramedSlice
-    activation_map: NDArray[np.float32]
-    logit: float
+    activation_map: NDArray[np.float32] | None = None
+    logit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Finding:
         frame: index within a file that holds several slices, else None.
         series: DICOM Series Instance UID, or None.
         position: along the body axis in mm, towards the head, or None.
+        patient: who is on the slice, where identifiers were asked for, else None.
         evidence: pixels and activation map, where they were asked for; in no output file.
     """
 
@@ -70,6 +72,7 @@ class Finding:
     frame: int | None = None
     series: str | None = None
     position: float | None = None
+    patient: Patient | None = field(default=None, repr=False)
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -87,14 +90,38 @@ class Finding:
         )
 
     def as_row(self) -> dict[str, Any]:
-        """Plain values, one per column of :data:`COLUMNS`; JSON can hold them all."""
+        """Plain values, one per column of :data:`COLUMNS`; JSON can hold them all.
+
+        Those of :data:`IDENTIFIERS` come last where they were asked for.
+        """
         values = {name: getattr(self, name) for name in COLUMNS}
+        who = () if self.patient is None else (self.patient.name, self.patient.id, self.patient.birth_date)
         return {
             **values,
             "status": self.status.value,
             "prediction_set": list(self.prediction_set),
             "flags": list(self.flags),
+            **dict(zip(IDENTIFIERS, who, strict=False)),
         }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Finding:
+        """The finding that :meth:`as_row` gave.
+
+        Raises:
+            ValueError: a column is missing, or holds what it cannot hold.
+        """
+        try:
+            values = {name: row[name] for name in COLUMNS}
+            who = [row[name] for name in IDENTIFIERS] if IDENTIFIERS[0] in row else None
+        except KeyError as error:
+            raise ValueError(f"column {error.args[0]} is missing") from None
+        for name, kinds in _KINDS.items():
+            if not isinstance(values[name], kinds) or isinstance(values[name], bool):
+                raise ValueError(f"{name} cannot be {values[name]!r:.80}")
+        lists = {name: tuple(str(item) for item in values[name]) for name in ("prediction_set", "flags")}
+        patient = None if who is None else Patient(*(None if text is None else str(text) for text in who))
+        return cls(**{**values, **lists, "status": Status(values["status"]), "patient": patient})
 
 
 COLUMNS = (
@@ -111,3 +138,21 @@ COLUMNS = (
     "bundle",
 )
 """Names and order of a finding's fields in every output."""
+
+IDENTIFIERS = ("patient_name", "patient_id", "birth_date")
+"""Columns that follow where identifiers are kept."""
+
+_TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "file": (str,),
+    "frame": (int, type(None)),
+    "series": _TEXT,
+    "position": _NUMBER,
+    "status": (str,),
+    "reason": _TEXT,
+    "probability": _NUMBER,
+    "label": _TEXT,
+    "prediction_set": (list,),
+    "flags": (list,),
+    "bundle": (str,),
+}
