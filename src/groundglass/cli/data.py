@@ -93,6 +93,28 @@ def phantoms(
     typer.echo(f"{len(manifest)} phantoms in {output}, listed in {output / 'manifest.csv'}")
 
 
+@app.command("phantom-series")
+def phantom_series(
+    output: Annotated[Path, typer.Option("--output", help="New folder to write to.")],
+    severities: Annotated[
+        str, typer.Option(help="One DICOM series for each of these, 0 healthy to 1.")
+    ] = "0,0.2,0.5,0.9",
+    count: Annotated[int, typer.Option(help="Slices per series, from the lungs' apex to their base.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same series.")] = 0,
+    size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along each side.")] = 512,
+) -> None:
+    """Invent chest CT series of patients from healthy to severely ill, as DICOM."""
+    from groundglass.data.phantoms import write_series  # noqa: PLC0415
+    from groundglass.errors import DataError  # noqa: PLC0415
+
+    try:
+        numbers = [float(part) for part in severities.split(",")]
+    except ValueError:
+        raise DataError(f"--severities {severities}: expected numbers such as 0,0.3,0.9") from None
+    for series in write_series(output, numbers, count, seed, size):
+        typer.echo(f"{series}: {count} slices")
+
+
 @app.command("frame")
 def frame_slices(
     path: Annotated[Path, typer.Argument(help="File, folder or zip of slices.")],

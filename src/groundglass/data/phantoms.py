@@ -1,7 +1,8 @@
-"""A training data set of phantoms: two folders of invented slices and their manifest."""
+"""Phantoms as data sets: two folders of slices with a manifest to train on, and whole series to predict."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import numpy as np
 
 from groundglass.data.manifest import Label, Manifest, Record, write_manifest
 from groundglass.errors import DataError
-from groundglass.imaging.phantom import Phantom, make_phantom
+from groundglass.imaging.phantom import Phantom, make_phantom, make_series
 from groundglass.imaging.phantom_files import write_dicom, write_png
 
 # One slice in five validates and one in five tests, in both classes alike.
 _PARTS = ("train", "train", "val", "train", "test")
 _WRITERS = {"png": (write_png, ".png"), "dicom": (write_dicom, ".dcm")}
 _MOST = 100_000
+_MOST_SLICES = 2_000
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,7 @@ def write_phantoms(
         raise DataError(f"count {count} must lie in 1..{_MOST}")
     if file_format not in _WRITERS:
         raise DataError(f"format {file_format!r} must be one of {', '.join(_WRITERS)}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: is not an empty folder; name a new one")
+    _require_new(folder)
     writer, suffix = _WRITERS[file_format]
     records = []
     for index in range(count):
@@ -73,6 +74,45 @@ def write_phantoms(
     manifest = Manifest("phantoms", folder, tuple(records))
     write_manifest(manifest, folder / "manifest.csv")
     return manifest
+
+
+def write_series(
+    folder: Path, severities: Sequence[float], count: int, seed: int = 0, size: int = 512
+) -> list[Path]:
+    """Write one DICOM series per severity, each of a patient of its own, from the lungs' apex to their base.
+
+    Args:
+        folder: new; gets a folder ``severity-0.25`` and so on for each.
+        severities: 0 healthy to 1.
+        count: slices per series, at least 1.
+        seed: the same seed writes the same files.
+        size: pixels along each side.
+
+    Returns:
+        The folders, in the order of the severities.
+
+    Raises:
+        DataError: a severity, the count or the folder will not do.
+    """
+    if not 1 <= count <= _MOST_SLICES:
+        raise DataError(f"count {count} must lie in 1..{_MOST_SLICES}")
+    if not severities or any(not 0 <= severity <= 1 for severity in severities):
+        raise DataError("severities must be numbers from 0 to 1, such as 0,0.3,0.9")
+    if len(set(severities)) < len(severities):
+        raise DataError("each severity can be given once")
+    _require_new(folder)
+    written = []
+    for number, severity in enumerate(severities):
+        series = folder / f"severity-{severity:g}"
+        for phantom in make_series(np.random.default_rng([seed, number]), count, severity, size):
+            write_dicom(phantom, series / f"{phantom.instance:04d}.dcm")
+        written.append(series)
+    return written
+
+
+def _require_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: is not an empty folder; name a new one")
 
 
 def _draw(index: int, severities: Severities, seed: int, size: int) -> Phantom:
