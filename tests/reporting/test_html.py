@@ -78,7 +78,7 @@ def contrast(first: str, second: str) -> float:
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_colours_meet_wcag_aa(theme: int) -> None:
-    template = (files("groundglass.reporting") / "templates" / "report.html.j2").read_text(encoding="utf-8")
+    template = (files("groundglass.reporting") / "templates" / "style.css").read_text(encoding="utf-8")
     root = re.findall(r":root \{(.*?)\}", template, re.DOTALL)[theme]
     colour = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", root))
     for ground in ("page", "card"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from groundglass.reporting import overlay
+from groundglass.reporting.comparison import side_by_side
 
 GREY = np.full((64, 64), 100, np.uint8)
 
@@ -66,3 +67,31 @@ def test_data_uri_holds_the_picture() -> None:
     decoded = cv2.imdecode(np.frombuffer(base64.b64decode(body), np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
     assert (decoded[:, :, ::-1] == picture).all()
+
+
+def test_a_slice_is_outlined_to_scale() -> None:
+    lungs = np.zeros((200, 100), bool)
+    lungs[80:120, 40:60] = True
+    picture = overlay.outlined_slice(np.full((200, 100), 100, np.uint8), lungs, (20, 40, 80, 160), 400)
+    assert picture.shape == (400, 200, 3)
+    assert picture[200, 40].tolist() == pytest.approx(overlay.FRAME, abs=16), "the frame's left edge"
+    assert picture[200, 80].tolist() == pytest.approx(overlay.FRAME, abs=90), "the lungs' left edge"
+    assert tuple(picture[200, 100]) == (100, 100, 100), "nothing within the lungs"
+    assert tuple(picture[20, 100]) == (100, 100, 100), "nothing outside the frame"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1)])
+def test_a_slice_of_any_shape_is_outlined(shape: tuple[int, int]) -> None:
+    picture = overlay.outlined_slice(
+        np.zeros(shape, np.uint8), np.zeros(shape, bool), (0, 0, *shape[::-1]), 320
+    )
+    assert max(picture.shape[:2]) == 320
+
+
+def test_pictures_side_by_side_in_grey_and_in_colour() -> None:
+    grey = side_by_side([np.zeros((10, 20), np.uint8), np.zeros((40, 40), np.uint8)], 20, gap=4)
+    assert grey.shape == (20, 40 + 4 + 20)
+    assert (grey[:, 40:44] == 255).all()
+    colour = side_by_side([np.zeros((10, 20, 3), np.uint8), np.zeros((40, 40, 3), np.uint8)], 20, gap=4)
+    assert colour.shape == (20, 64, 3)
+    assert (colour[:, 40:44] == 255).all()

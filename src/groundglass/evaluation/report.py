@@ -236,11 +236,7 @@ def _pictures(
     activation_map: NDArray[np.floating],
 ) -> list[GalleryPicture]:
     cut = run.framing.frame(pixels)
-    scale = _SIDE / max(pixels.shape)
-    lungs = overlay.fit(cut.lungs.astype(np.uint8) * 255, _SIDE) > 127
-    original = overlay.outline_mask(overlay.grey_picture(overlay.fit(pixels, _SIDE)), lungs)
-    left, top, right, bottom = (round(edge * scale) for edge in cut.box)
-    original = overlay.outline_box(original, (left, top, right, bottom), thickness=2)
+    original = overlay.outlined_slice(pixels, cut.lungs, cut.box, _SIDE)
     found = "lungs found" if cut.found else "no lungs found, framed whole"
     shown = overlay.fit(framed, _SIDE)
     mapped = overlay.overlay(shown, activation_map)

@@ -13,12 +13,12 @@ def side_by_side(pictures: Sequence[NDArray[np.uint8]], height: int, gap: int = 
     """Pictures brought to one height and set in a row with white gaps.
 
     Args:
-        pictures: uint8, shapes (H, W), grey.
+        pictures: uint8, shapes (H, W) grey, or all of them (H, W, 3) in colour.
         height: of the row in pixels.
         gap: width of the white space between two pictures in pixels.
 
     Returns:
-        uint8, shape (height, W).
+        uint8, shape (height, W) or (height, W, 3).
     """
     row: list[NDArray[np.uint8]] = []
     for picture in pictures:
@@ -27,5 +27,5 @@ def side_by_side(pictures: Sequence[NDArray[np.uint8]], height: int, gap: int = 
         resized = cv2.resize(
             picture, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
         )
-        row += [np.full((height, gap), 255, np.uint8), np.asarray(resized, np.uint8)]
+        row += [np.full((height, gap, *picture.shape[2:]), 255, np.uint8), np.asarray(resized, np.uint8)]
     return np.hstack(row[1:])

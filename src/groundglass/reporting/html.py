@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from groundglass.reporting.figures import inline_svg
-
-NOTICE = "Research use only. Not a medical device: no finding in this report may guide the care of a patient."
+from groundglass.reporting.page import NOTICE, environment
 
 DATA_NOTICE = (
     "Slices shown here belong to their publishers, authors and patients. The images of COVID-CT were taken "
@@ -111,12 +109,5 @@ class Report:
 
 def render(report: Report) -> str:
     """The report as a self-contained HTML page."""
-    environment = Environment(
-        loader=PackageLoader("groundglass.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     return template.render(report=report, notice=NOTICE, data_notice=DATA_NOTICE)

@@ -73,6 +73,24 @@ def outline_box(
     )
 
 
+def outlined_slice(
+    pixels: NDArray[np.uint8], lungs: NDArray[np.bool_], box: tuple[int, int, int, int], side: int
+) -> Picture:
+    """A slice as a picture with the outlines of its lungs and of its frame.
+
+    Args:
+        pixels: grey, shape (H, W).
+        lungs: mask of the same shape; all False where none were found.
+        box: of the frame in the slice: left, top, right, bottom, the latter two outside.
+        side: pixels of the picture's longer side.
+    """
+    scale = side / max(pixels.shape)
+    mask = fit(lungs.astype(np.uint8) * 255, side) > 127
+    picture = outline_mask(grey_picture(fit(pixels, side)), mask)
+    left, top, right, bottom = (round(edge * scale) for edge in box)
+    return outline_box(picture, (left, top, right, bottom), thickness=2)
+
+
 def fit(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Grey pixels (H, W) or a picture (H, W, 3) resized so that the longer side has ``side`` pixels."""
     height, width = pixels.shape[:2]
