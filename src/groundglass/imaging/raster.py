@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from contextlib import nullcontext
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -93,13 +94,15 @@ def _slice(image: Image.Image, name: str, container: str, page: int | None) -> C
 
 
 def _grey(image: Image.Image, name: str) -> Grey:
-    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+    opaque = image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255)
+    if not opaque and (image.mode in _ALPHA_MODES or "transparency" in image.info):
         transparent = image.convert("RGBA")
         image = Image.new("RGBA", transparent.size, (0, 0, 0, 255))
         image.alpha_composite(transparent)
     elif image.mode in {"1", "L"}:
         return np.array(image.convert("L"))
-    image = image.convert("RGB")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     share = coloured_share(np.asarray(image))
     if share > COLOURED_SHARE:
         raise NotASliceError(
@@ -110,8 +113,8 @@ def _grey(image: Image.Image, name: str) -> Grey:
 
 def coloured_share(rgb: NDArray[np.uint8]) -> float:
     """Share of coloured among not nearly black pixels of an RGB image, shape (H, W, 3); 0 for a black one."""
-    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
-    brightest = np.maximum(np.maximum(red, green), blue)
-    chroma = brightest - np.minimum(np.minimum(red, green), blue)
+    red, green, blue = cv2.split(rgb)
+    brightest = cv2.max(cv2.max(red, green), blue)
+    chroma = cv2.subtract(brightest, cv2.min(cv2.min(red, green), blue))
     visible = np.count_nonzero(brightest > COLOURED)
     return float(np.count_nonzero(chroma > COLOURED) / visible) if visible else 0.0
