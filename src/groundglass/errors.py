@@ -45,3 +45,7 @@ class RunError(GroundglassError):
 
 class BundleError(GroundglassError):
     """A bundle is missing, damaged, tampered with, or of a format this version does not know."""
+
+
+class PredictionError(GroundglassError):
+    """What a prediction was asked for cannot be done: an input is missing, or an output is in the way."""
