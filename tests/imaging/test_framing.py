@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from groundglass.imaging.framing import Framing, find_lungs, otsu_anchors, resize_box
-from groundglass.imaging.read import read_slice
+from groundglass.imaging.read import read_slice, read_slices
 
 
 def thorax(height: int = 400, width: int = 500) -> np.ndarray:
@@ -145,3 +145,12 @@ def test_lungs_are_found_in_nearly_all_real_slices(covid_ct: Path) -> None:
     assert np.mean([each.found for each in framed]) > 0.97
     widths = [(each.box[2] - each.box[0]) / each.lungs.shape[1] for each in framed if each.found]
     assert np.median(widths) > 0.6
+
+
+def test_the_air_between_body_and_curved_table_is_no_lung(dicom_samples: Path) -> None:
+    slices = list(read_slices(dicom_samples / "lung-series"))
+    assert len(slices) == 25
+    framed = [Framing().frame(piece.pixels) for piece in slices]
+    widths = [(each.box[2] - each.box[0]) / each.lungs.shape[1] for each in framed if each.found]
+    assert len(widths) >= 20, "the lowest slices show hardly any lung"
+    assert max(widths) < 0.95

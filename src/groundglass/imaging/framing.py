@@ -225,6 +225,9 @@ def _dark_fields(dark: NDArray[np.uint8]) -> NDArray[np.uint8]:
     lung &= (centres[:, 1] >= _LUNG_ROWS[0] * dark.shape[0]) & (
         centres[:, 1] <= _LUNG_ROWS[1] * dark.shape[0]
     )
+    # What reaches from the left edge to the right one is the air between the body and a curved table.
+    across = np.isin(np.arange(count), labels[:, :_RIM]) & np.isin(np.arange(count), labels[:, -_RIM:])
+    lung &= ~across
     lung[0] = False
     return np.asarray(lung[labels], np.uint8)
 
