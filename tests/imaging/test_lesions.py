@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundglass.imaging.framing import find_lungs
-from groundglass.imaging.lesions import paint_ground_glass, smooth_noise
+from groundglass.imaging.lesions import (
+    Distribution,
+    Kind,
+    meshes,
+    paint_ground_glass,
+    paint_lesion,
+    smooth_noise,
+)
 from groundglass.imaging.phantom import make_phantom
 
 
@@ -119,3 +126,80 @@ def test_found_lungs_can_be_painted(healthy: tuple[np.ndarray, np.ndarray]) -> N
     lungs, found = find_lungs(pixels)
     assert found
     assert paint_ground_glass(pixels, lungs, 0.5, np.random.default_rng(0)).mask.any()
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_kind_paints_opacity_into_the_lungs(healthy: tuple[np.ndarray, np.ndarray], kind: Kind) -> None:
+    pixels, lungs = healthy
+    near = cv2.dilate(lungs.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    painted = paint_lesion(pixels, lungs, kind, 0.5, np.random.default_rng(1))
+    rise = painted.pixels.astype(int) - pixels
+    assert rise[painted.mask].mean() > 15
+    np.testing.assert_array_equal(painted.pixels[~near], pixels[~near])
+    again = paint_lesion(pixels, lungs, kind, 0.5, np.random.default_rng(1))
+    np.testing.assert_array_equal(painted.pixels, again.pixels)
+
+
+def test_consolidation_is_denser_and_hides_vessels(healthy: tuple[np.ndarray, np.ndarray]) -> None:
+    pixels, lungs = healthy
+    solid, glass = (
+        paint_lesion(pixels, lungs, kind, 0.9, np.random.default_rng(2))
+        for kind in (Kind.CONSOLIDATION, Kind.GROUND_GLASS)
+    )
+    both = solid.mask & glass.mask
+    assert solid.pixels[both].mean() > glass.pixels[both].mean() + 10
+    bright = lungs & (pixels > 220) & (solid.opacity > 0.5)
+    assert bright.any()
+    assert (solid.pixels[bright] < pixels[bright]).mean() > 0.5
+
+
+def test_mixed_lies_between(healthy: tuple[np.ndarray, np.ndarray]) -> None:
+    pixels, lungs = healthy
+    means = [
+        np.mean(
+            [
+                paint_lesion(pixels, lungs, kind, 0.6, np.random.default_rng(seed)).pixels[lungs].mean()
+                for seed in range(10)
+            ]
+        )
+        for kind in (Kind.GROUND_GLASS, Kind.MIXED, Kind.CONSOLIDATION)
+    ]
+    assert means == sorted(means)
+
+
+def placed(healthy: tuple[np.ndarray, np.ndarray], distribution: Distribution) -> list[np.ndarray]:
+    pixels, lungs = healthy
+    return [
+        paint_lesion(pixels, lungs, Kind.GROUND_GLASS, 0.3, np.random.default_rng(seed), distribution).mask
+        & lungs
+        for seed in range(12)
+    ]
+
+
+def test_distributions_lie_where_they_say(healthy: tuple[np.ndarray, np.ndarray]) -> None:
+    lungs = healthy[1]
+    depth = cv2.distanceTransform(lungs.astype(np.uint8), cv2.DIST_L2, 3)
+
+    def depths(distribution: Distribution) -> float:
+        return float(np.mean([depth[mask].mean() for mask in placed(healthy, distribution)]))
+
+    def rows(distribution: Distribution) -> float:
+        return float(np.mean([np.argwhere(mask)[:, 0].mean() for mask in placed(healthy, distribution)]))
+
+    def imbalance(distribution: Distribution) -> float:
+        middle = lungs.shape[1] // 2
+        left = np.array([mask[:, :middle].sum() for mask in placed(healthy, distribution)])
+        right = np.array([mask[:, middle:].sum() for mask in placed(healthy, distribution)])
+        return float(np.mean(np.abs(left - right) / (left + right)))
+
+    assert depths(Distribution.PERIPHERAL) < 0.8 * depths(Distribution.DIFFUSE)
+    assert rows(Distribution.BASAL) > rows(Distribution.DIFFUSE) + 20
+    assert imbalance(Distribution.UNILATERAL) > 2 * imbalance(Distribution.BILATERAL)
+
+
+def test_meshes_close_and_leave_room(healthy: tuple[np.ndarray, np.ndarray]) -> None:
+    walls = meshes((160, 200), 20, np.random.default_rng(0))
+    assert walls.shape == (160, 200)
+    assert 0 <= walls.min() <= walls.max() <= 1.0001
+    count = cv2.connectedComponents((walls < 0.2).astype(np.uint8), connectivity=4)[0] - 1
+    assert 100 < count < 400, "about 20 x 16 meshes"

@@ -81,7 +81,7 @@ def test_samples_are_labelled_by_what_was_done_to_them(framed: FramedSet) -> Non
         framed,
         Framing(size=64),
         Augmentation(off, 64),
-        (0.7, 0.9),
+        SynthesisSection(severity=(0.7, 0.9)),
     )
     seed = (0, 0, 0)
     images, labels = samples[
@@ -102,10 +102,44 @@ def test_samples_are_labelled_by_what_was_done_to_them(framed: FramedSet) -> Non
 def test_a_painted_slice_without_lungs_stays_negative(framed: FramedSet) -> None:
     blind = FramedSet(framed.pixels, np.zeros_like(framed.lungs), framed.sha256)
     augmentation = Augmentation(AugmentationSection(), 64)
+    synthesis = SynthesisSection(severity=(0.5, 0.9), decoys=1, ground_glass=0)
     samples = TrainingSamples(
-        framed, np.zeros(4, np.float32), blind, Framing(size=64), augmentation, (0.5, 0.9)
+        framed, np.zeros(4, np.float32), blind, Framing(size=64), augmentation, synthesis
     )
     assert samples[[SampleKey(0, True, True, (0, 0, 0))]][1].tolist() == [0.0]
+
+
+def test_decoys_are_painted_and_stay_negative(framed: FramedSet) -> None:
+    def draw(decoys: float) -> tuple[torch.Tensor, torch.Tensor]:
+        samples = TrainingSamples(
+            framed,
+            np.zeros(4, np.float32),
+            framed,
+            Framing(size=64),
+            Augmentation(AugmentationSection(), 64),
+            SynthesisSection(decoys=decoys),
+        )
+        return samples[[SampleKey(number % 4, True, False, (0, 0, number)) for number in range(24)]]
+
+    images, labels = draw(1.0)
+    assert not labels.any()
+    # What is drawn for augmentation follows what was drawn for paint: without decoys it is another stream.
+    assert (images != draw(0.0)[0]).any()
+
+
+def test_other_kinds_than_ground_glass_are_painted_and_positive(framed: FramedSet) -> None:
+    synthesis = SynthesisSection(severity=(0.7, 0.9), ground_glass=0)
+    plain = AugmentationSection(
+        translation=0, rotation=0, mirror=0, noise=0, smallest_crop=1, stretch=0, grey=0, blur=0, jpeg=0
+    )
+    augmentation = Augmentation(plain.model_copy(update={"erasing": 0}), 64)
+    samples = TrainingSamples(
+        framed, np.zeros(4, np.float32), framed, Framing(size=64), augmentation, synthesis
+    )
+    images, labels = samples[[SampleKey(number % 4, True, True, (0, 0, number)) for number in range(24)]]
+    assert labels.all()
+    untouched = samples[[SampleKey(number % 4, True, False, (0, 0, number)) for number in range(24)]][0]
+    assert ((images - untouched).mean(dim=(1, 2, 3)) > 0.05).all()
 
 
 def test_slices_without_lungs_are_left_out(framed: FramedSet) -> None:

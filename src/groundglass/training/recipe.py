@@ -79,12 +79,16 @@ class SynthesisSection(Section):
     """Lesion synthesis: lesion-free slices, each drawn untouched as NonCOVID or painted as COVID.
 
     The first ``epochs_alone`` epochs hold nothing else: a supervised pretraining that knows no hospital.
+    ``ground_glass`` is the share of painted slices with ground glass alone; the others get consolidation,
+    crazy paving or a mixture. ``decoys`` is the share of unpainted slices that get a sign of another disease.
     """
 
     slices_per_epoch: Count = 0
     epochs_alone: Count = 0
     painted: Share = 0.5
     severity: tuple[Share, Share] = (0.08, 0.8)
+    ground_glass: Share = 1.0
+    decoys: Share = 0.0
 
 
 class OptimiserSection(Section):

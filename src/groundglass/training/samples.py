@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from groundglass.imaging.decoys import Decoy, paint_decoy
 from groundglass.imaging.framing import Framing
-from groundglass.imaging.lesions import paint_ground_glass
+from groundglass.imaging.lesions import Kind, paint_lesion
 from groundglass.training.augment import Augmentation
 from groundglass.training.framed import FramedSet
 from groundglass.training.recipe import SynthesisSection
@@ -21,6 +22,8 @@ from groundglass.training.recipe import SynthesisSection
 _LEAST_LUNG = 0.12
 # A painted slice is COVID only where the lesion covers this share of its lungs; otherwise it stays as it was.
 _LEAST_LESION = 0.004
+_OTHER_KINDS = (Kind.CONSOLIDATION, Kind.CRAZY_PAVING, Kind.MIXED)
+_DECOYS = tuple(Decoy)
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor]]):
         lesion_free: slices with context to paint into, or None.
         framing: normalises what augmentation gives.
         augmentation: applied to every sample.
-        severity: range of the painted severity.
+        synthesis: what is painted into lesion-free slices.
     """
 
     def __init__(
@@ -129,14 +132,14 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor]]):
         lesion_free: FramedSet | None,
         framing: Framing,
         augmentation: Augmentation,
-        severity: tuple[float, float],
+        synthesis: SynthesisSection,
     ) -> None:
         self.real = real
         self.labels = labels
         self.lesion_free = lesion_free
         self.framing = framing
         self.augmentation = augmentation
-        self.severity = severity
+        self.synthesis = synthesis
 
     def __getitem__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
         """Images (B, 1, size, size) float32 in channels-last memory, labels (B,) float32."""
@@ -154,10 +157,17 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor]]):
         if not key.lesion_free or self.lesion_free is None:
             return self.real.pixels[key.index], float(self.labels[key.index])
         pixels, lungs = self.lesion_free.pixels[key.index], self.lesion_free.lungs[key.index]
+        synthesis = self.synthesis
         if key.painted:
-            painted = paint_ground_glass(pixels, lungs, rng.uniform(*self.severity), rng)
+            kind = Kind.GROUND_GLASS
+            # Drawn only where there is a choice, so that a recipe without one draws what it always drew.
+            if synthesis.ground_glass < 1 and rng.random() >= synthesis.ground_glass:
+                kind = _OTHER_KINDS[rng.integers(len(_OTHER_KINDS))]
+            painted = paint_lesion(pixels, lungs, kind, rng.uniform(*synthesis.severity), rng)
             if painted.mask.sum() > _LEAST_LESION * lungs.sum():
                 return painted.pixels, 1.0
+        elif synthesis.decoys > 0 and rng.random() < synthesis.decoys:
+            return paint_decoy(pixels, lungs, _DECOYS[rng.integers(len(_DECOYS))], rng).pixels, 0.0
         return pixels, 0.0
 
 

@@ -97,7 +97,7 @@ def training_samples(job: Job, material: Material) -> tuple[TrainingSamples, Epo
         material.lesion_free,
         recipe.framing.build(),
         Augmentation(recipe.augmentation, recipe.framing.size),
-        recipe.synthesis.severity,
+        recipe.synthesis,
     )
     batches = EpochBatches(
         real=len(material.train),
