@@ -19,7 +19,7 @@ from groundglass.data.manifest import Record, read_bytes, read_pixels
 from groundglass.imaging.framing import Framing, resize_box
 
 # Raised whenever framing or the layout of the cache changes, so that old files are not used.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 
 
 @dataclass(frozen=True)
