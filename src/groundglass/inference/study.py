@@ -1,0 +1,253 @@
+"""What the findings of a series say together: counts, a curve along the body axis, a study score."""
+
+from __future__ import annotations
+
+import math
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Any, Literal
+
+from groundglass.inference.finding import COVID, NON_COVID, UNCERTAIN, Finding, Status
+
+Axis = Literal["mm", "frame", "order"]
+"""What a curve runs along: position towards the head in mm, index in a file, or order of reading."""
+
+STUDY_SCORE = (
+    "Mean of the highest fifth of the calibrated probabilities of COVID among the series' classified slices, "
+    "at least three of them, or all where there are fewer. It orders series; it is no diagnosis and no "
+    "probability of disease."
+)
+
+_SHARE, _LEAST = 0.2, 3
+_MEMBER = ".zip!"
+
+
+def study_score(probabilities: Sequence[float]) -> float | None:
+    """The score of a series, see :data:`STUDY_SCORE`; None where no slice was classified.
+
+    Lesions fill a part of the lung only: the mean over all slices would drown them, the maximum would hang on
+    a single one.
+    """
+    if not probabilities:
+        return None
+    highest = sorted(probabilities, reverse=True)[: slices_in_score(len(probabilities))]
+    return math.fsum(highest) / len(highest)
+
+
+def slices_in_score(count: int) -> int:
+    """How many of so many classified slices a study score is the mean of."""
+    return min(count, max(_LEAST, math.ceil(_SHARE * count)))
+
+
+@dataclass
+class Counts:
+    """How many slices came out how.
+
+    Attributes:
+        ok: classified.
+        refused: no axial lung CT slice.
+        failed: could not be read.
+        covid: classified, labelled COVID.
+        non_covid: classified, labelled NonCOVID.
+        uncertain: classified, labelled neither.
+    """
+
+    ok: int = 0
+    refused: int = 0
+    failed: int = 0
+    covid: int = 0
+    non_covid: int = 0
+    uncertain: int = 0
+
+    @property
+    def total(self) -> int:
+        """All slices; a file that could not be read counts as one."""
+        return self.ok + self.refused + self.failed
+
+    def add(self, finding: Finding) -> None:
+        """Count one finding."""
+        name = finding.status.value
+        setattr(self, name, getattr(self, name) + 1)
+        if finding.status is Status.OK and finding.label in _LABELS:
+            name = _LABELS[finding.label]
+            setattr(self, name, getattr(self, name) + 1)
+
+    def in_words(self) -> str:
+        """Such as ``25 slices: 20 classified (1 COVID, 16 NonCOVID, 3 uncertain), 4 refused, 1 failed``."""
+        parts = [f"{self.ok:,} classified"]
+        if self.ok:
+            labels = f"{self.covid:,} COVID, {self.non_covid:,} NonCOVID, {self.uncertain:,} uncertain"
+            parts = [f"{parts[0]} ({labels})"]
+        parts += [f"{self.refused:,} refused"] * bool(self.refused)
+        parts += [f"{self.failed:,} failed"] * bool(self.failed)
+        return f"{self.total:,} slice{'s' * (self.total != 1)}: {', '.join(parts)}"
+
+
+_LABELS = {COVID: "covid", NON_COVID: "non_covid", UNCERTAIN: "uncertain"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Probability along a series, from the feet to the head where positions are known.
+
+    Attributes:
+        axis: what ``at`` is.
+        at: of each classified slice, not falling.
+        probability: of COVID, calibrated.
+        label: of each slice.
+    """
+
+    axis: Axis
+    at: tuple[float, ...]
+    probability: tuple[float, ...]
+    label: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SeriesSummary:
+    """What is said of one series or volume.
+
+    Attributes:
+        series: DICOM Series Instance UID, or None for a volume without.
+        place: the folder that its files lie in, or the file that holds it.
+        counts: of its slices; files of the folder that could not be read count as failed where nothing else
+            lies in that folder.
+        study_score: see :data:`STUDY_SCORE`.
+        curve: of the classified slices.
+    """
+
+    series: str | None
+    place: str
+    counts: Counts
+    study_score: float | None
+    curve: Curve
+
+    @property
+    def name(self) -> str:
+        """The last part of the place, fit for a heading."""
+        return PurePath(self.place).name or self.place
+
+    def as_document(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        counts = self.counts
+        return {
+            "series": self.series,
+            "place": self.place,
+            "slices": counts.total,
+            "classified": counts.ok,
+            "refused": counts.refused,
+            "failed": counts.failed,
+            "positive": counts.covid,
+            "negative": counts.non_covid,
+            "uncertain": counts.uncertain,
+            "study_score": self.study_score,
+            "slices_in_score": slices_in_score(counts.ok),
+            "curve": {
+                "axis": self.curve.axis,
+                "at": list(self.curve.at),
+                "probability": list(self.curve.probability),
+                "label": list(self.curve.label),
+            },
+        }
+
+
+@dataclass
+class _Series:
+    """A series as it comes; a few bytes a slice."""
+
+    uid: str | None
+    folder: str
+    counts: Counts = field(default_factory=Counts)
+    position: array[float] = field(default_factory=lambda: array("d"))
+    frame: array[float] = field(default_factory=lambda: array("d"))
+    probability: array[float] = field(default_factory=lambda: array("d"))
+    label: list[str] = field(default_factory=list)
+
+    def add(self, finding: Finding) -> None:
+        self.counts.add(finding)
+        if finding.status is Status.OK and finding.probability is not None:
+            self.position.append(math.nan if finding.position is None else finding.position)
+            self.frame.append(math.nan if finding.frame is None else finding.frame)
+            self.probability.append(finding.probability)
+            self.label.append(sys.intern(str(finding.label)))  # one text for all slices
+
+    def curve(self) -> Curve:
+        axis, along = self._axis()
+        order = sorted(range(len(along)), key=along.__getitem__)
+        return Curve(
+            axis,
+            tuple(along[index] for index in order),
+            tuple(self.probability[index] for index in order),
+            tuple(self.label[index] for index in order),
+        )
+
+    def _axis(self) -> tuple[Axis, Sequence[float]]:
+        if not any(map(math.isnan, self.position)):
+            return "mm", self.position
+        if not any(map(math.isnan, self.frame)):
+            return "frame", self.frame
+        return "order", range(len(self.probability))
+
+
+class Studies:
+    """Sums findings up as they come.
+
+    Attributes:
+        counts: over all findings.
+    """
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self._series: dict[str, _Series] = {}
+        self._by_place: dict[str, set[str]] = {}
+        self._loose: set[str] = set()
+        self._failed: list[Finding] = []
+
+    def add(self, finding: Finding) -> None:
+        """Take one finding in; pictures that belong to no series are counted only."""
+        self.counts.add(finding)
+        key = finding.series or (finding.file if finding.frame is not None else None)
+        if key is not None:
+            folder = finding.file if finding.series is None else folder_of(finding.file)
+            self._series.setdefault(key, _Series(finding.series, folder)).add(finding)
+            for place in (folder,) if finding.frame is None else (folder, finding.file):
+                self._by_place.setdefault(place, set()).add(key)
+        elif finding.status is Status.FAILED:
+            self._failed.append(finding)
+        else:
+            self._loose.add(folder_of(finding.file))
+
+    def summaries(self) -> list[SeriesSummary]:
+        """The series and volumes, in the order in which they came."""
+        extra = {key: Counts() for key in self._series}
+        for finding in self._failed:
+            for key in self._owner(finding.file):
+                extra[key].add(finding)
+        return [
+            _summary(each, replace(each.counts, failed=each.counts.failed + extra[key].failed))
+            for key, each in self._series.items()
+        ]
+
+    def _owner(self, file: str) -> Iterable[str]:
+        """The one series that a file which could not be read must belong to, or none."""
+        own = self._by_place.get(file)
+        folder = folder_of(file)
+        keys = own if own is not None else self._by_place.get(folder, set())
+        return keys if len(keys) == 1 and (own is not None or folder not in self._loose) else ()
+
+
+def _summary(series: _Series, counts: Counts) -> SeriesSummary:
+    return SeriesSummary(series.uid, series.folder, counts, study_score(series.probability), series.curve())
+
+
+def folder_of(file: str) -> str:
+    """The folder of a file, or that of a zip's member within the zip, or the zip itself."""
+    end = file.lower().find(_MEMBER)
+    if end < 0:
+        return str(PurePath(file).parent)
+    archive, member = file[: end + len(_MEMBER) - 1], file[end + len(_MEMBER) :]
+    inner = member.rpartition("/")[0]
+    return f"{archive}!{inner}" if inner else archive
