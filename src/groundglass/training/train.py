@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from typing import Any
 
-import cv2
 import torch
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -23,11 +17,11 @@ from groundglass.training.augment import Augmentation
 from groundglass.training.checkpoint import AtomicCheckpoints, History
 from groundglass.training.classify import Classifier
 from groundglass.training.job import Job, Material, load_material
-from groundglass.training.memory import keep_memory
 from groundglass.training.provenance import machine, now, versions
 from groundglass.training.recipe import Recipe
 from groundglass.training.run import CHECKPOINTS, HISTORY, INFO, RECIPE, WEIGHTS, Run, build_network
 from groundglass.training.samples import EpochBatches, TrainingSamples
+from groundglass.training.trainer import Hardware, fit, make_trainer, prepare
 
 
 def train(job: Job) -> Run:
@@ -38,13 +32,7 @@ def train(job: Job) -> Run:
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
     _check(job)
-    # Lightning greets, advertises and lists hardware at this level; the command line speaks for itself.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    torch.set_num_threads(job.threads or os.cpu_count() or 1)
-    cv2.setNumThreads(1)
-    keep_memory()
-    # Deterministic mode would fill every new tensor with NaN first, for code that reads what it never wrote.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    prepare(job.threads)
     material = load_material(job)
     torch.manual_seed(job.seed)
     network = build_network(job.recipe)
@@ -53,22 +41,16 @@ def train(job: Job) -> Run:
     module = Classifier(network, job.recipe, len(batches), job.seed)
     history = History(job.output / HISTORY, len(batches) * job.recipe.training.batch_size)
     kept = _keeper(job)
-    trainer = _trainer(job, [history, kept] if kept else [history])
-    last = job.output / CHECKPOINTS / "last.ckpt"
-    with warnings.catch_warnings():
-        # Data preparation costs a few per cent of a step; worker processes would cost determinism and memory.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-        trainer.fit(
-            module,
-            DataLoader(samples, batch_size=None, sampler=batches),
-            _validation(material, job.recipe.framing.build()),
-            ckpt_path=last if job.resume and last.exists() else None,
-            weights_only=True,
-        )
-    if trainer.interrupted:
-        raise RunError(f"{job.output}: training was interrupted; go on with --resume")
+    trainer = make_trainer(
+        job.output,
+        job.recipe.training.epochs,
+        [history, kept] if kept else [history],
+        Hardware(job.accelerator, job.devices, job.nodes),
+        gradient_clip=job.recipe.optimiser.gradient_clip,
+        progress=job.progress,
+    )
+    loader = DataLoader(samples, batch_size=None, sampler=batches)
+    fit(trainer, module, loader, _validation(material, job.recipe.framing.build()), resume=job.resume)
     if trainer.is_global_zero:
         _finish(job, module, kept, history, info)
     return Run.open(job.output)
@@ -143,36 +125,6 @@ def _keeper(job: Job) -> ModelCheckpoint | None:
         save_weights_only=True,
         save_on_train_epoch_end=True,
         enable_version_counter=False,
-    )
-
-
-def _trainer(job: Job, callbacks: list[Callback]) -> Trainer:
-    processes = job.devices * job.nodes
-    # The newest checkpoint, to resume from; it comes last, so that it holds the state of all other callbacks.
-    newest = ModelCheckpoint(
-        dirpath=job.output / CHECKPOINTS,
-        filename="last",
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    bar: list[Callback] = [RichProgressBar()] if job.progress else []
-    return Trainer(
-        accelerator=job.accelerator,
-        devices=job.devices,
-        num_nodes=job.nodes,
-        strategy=DDPStrategy(broadcast_buffers=True) if processes > 1 else "auto",
-        max_epochs=job.recipe.training.epochs,
-        gradient_clip_val=job.recipe.optimiser.gradient_clip or None,
-        logger=TensorBoardLogger(job.output, name="", version="tensorboard"),
-        callbacks=[*callbacks, newest, *bar],
-        plugins=[AtomicCheckpoints()],
-        use_distributed_sampler=False,
-        sync_batchnorm=processes > 1 and job.accelerator == "gpu",
-        deterministic=True,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        enable_progress_bar=job.progress,
-        enable_model_summary=False,
     )
 
 
