@@ -90,11 +90,11 @@ def test_a_folder_is_judged_in_order_and_a_bad_file_stops_nothing(
     assert names.index("3b.png") == 4, "a failure stands where the file stood"
 
 
-def test_batches_do_not_change_what_is_said(classifier: Classifier, folder: Path) -> None:
+def test_neighbours_do_not_change_what_is_said(classifier: Classifier, folder: Path) -> None:
     together = {finding.file: finding for finding in classifier.predict_all([folder])}
     for number in (0, 7, 8, 19):
         alone = classifier.predict(folder / f"{number}.png")
-        assert alone.probability == pytest.approx(together[alone.file].probability, abs=1e-6)
+        assert alone == together[alone.file]
 
 
 def test_files_that_are_not_there_fail_alone(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_the_background_keeps_order_and_hands_over_errors() -> None:
         yield from range(50)
         raise ValueError("here")
 
-    drawn = in_background(items(), 4)
+    drawn = in_background(items(), 4, int)
     assert [next(drawn) for _ in range(50)] == list(range(50))
     with pytest.raises(ValueError, match="here"):
         next(drawn)
@@ -178,7 +178,7 @@ def test_the_background_works_ahead_but_not_farther_than_allowed() -> None:
             drawn.append(number)
             yield number
 
-    stream = in_background(items(), 5)
+    stream = in_background(items(), 5, int)
     assert next(stream) == 0
     deadline = time.monotonic() + 10
     while len(drawn) < 7 and time.monotonic() < deadline:
@@ -198,7 +198,30 @@ def test_closing_the_background_closes_the_source() -> None:
         finally:
             closed.set()
 
-    stream = in_background(items(), 2)
+    stream = in_background(items(), 2, int)
     next(stream)
     stream.close()
     assert closed.is_set()
+
+
+def test_the_background_works_only_where_the_asking_thread_is_behind() -> None:
+    threads: list[str] = []
+
+    def work(number: int) -> int:
+        threads.append(threading.current_thread().name)
+        return -number
+
+    def slowly():
+        for number in range(5):
+            time.sleep(0.02)
+            yield number
+
+    here = threading.current_thread().name
+    assert list(in_background(slowly(), 4, work)) == [0, -1, -2, -3, -4]
+    assert set(threads) == {here}, "who waits for the next item works on it"
+    threads.clear()
+    stream = in_background(iter(range(20)), 4, work)
+    for _ in range(20):
+        time.sleep(0.02)
+        next(stream)
+    assert threads.count("groundglass-reader") >= 10, "who is ahead works ahead"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
@@ -27,8 +27,8 @@ Skip = Callable[[str, int | None], bool]
 SkipFile = Callable[[str], bool]
 """Told a file's name, says whether nothing in it needs a finding, so that it need not be read."""
 
-_BATCH = 8
-"""Slices per call of the network: larger ones are no faster on a CPU and cost memory."""
+_AHEAD = 16
+"""Slices that may be read before the network has time for them."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,6 @@ class _Seen:
     framed: FramedSlice
     image: NDArray[np.float32]
     verdict: Verdict
-
-    @property
-    def admitted(self) -> bool:
-        """Whether the network may be asked about it."""
-        return self.verdict.reason is None
 
 
 class Classifier:
@@ -107,26 +102,26 @@ class Classifier:
             skip: leaves slices out.
             skip_file: leaves files out before they are read.
         """
-        yield from self._judge_stream(self._read(paths, skip, skip_file), evidence)
+        read = self._read(paths, skip, skip_file)
+        with closing(in_background(read, _AHEAD, self._look)) as ahead:
+            for seen in ahead:
+                yield self._judge(seen, evidence)
 
     def predict_slices(self, slices: Iterable[CTSlice], *, evidence: bool = False) -> Iterator[Finding]:
-        """Judge slices that were read, in batches; one finding each, in order."""
-        yield from self._judge_in_batches(map(self._prepare, slices), evidence)
-
-    def _judge_stream(self, items: Iterator[_Seen | Finding], evidence: bool) -> Iterator[Finding]:
-        with closing(in_background(items, 2 * _BATCH)) as ahead:
-            yield from self._judge_in_batches(ahead, evidence)
+        """Judge slices that were read; one finding each, in order."""
+        for ct_slice in slices:
+            yield self._judge(self._look(ct_slice), evidence)
 
     def _read(
         self, paths: Iterable[Path], skip: Skip | None, skip_file: SkipFile | None
-    ) -> Iterator[_Seen | Finding]:
+    ) -> Iterator[CTSlice | Finding]:
         failed: list[ImageError] = []
         for path in paths:
             try:
                 for ct_slice in read_slices(path, self._limits, failed.append, skip_file):
                     yield from self._failures(failed, skip)
                     if skip is None or not skip(ct_slice.origin.file, ct_slice.origin.frame):
-                        yield self._prepare(ct_slice)
+                        yield ct_slice
             except ImageError as error:
                 failed.append(error)
             yield from self._failures(failed, skip)
@@ -140,10 +135,13 @@ class Classifier:
                 yield Finding(status, error.path, self.bundle.id, reason=error.reason, patient=nobody)
         failed.clear()
 
-    def _prepare(self, ct_slice: CTSlice) -> _Seen:
-        framed = self._framing.frame(ct_slice.pixels)
-        verdict = self._gate.look(ct_slice, framed)
-        return _Seen(ct_slice, framed, self._framing.normalise(framed.pixels), verdict)
+    def _look(self, item: CTSlice | Finding) -> _Seen | Finding:
+        """A slice, framed and looked at; a finding stays what it is."""
+        if isinstance(item, Finding):
+            return item
+        framed = self._framing.frame(item.pixels)
+        verdict = self._gate.look(item, framed)
+        return _Seen(item, framed, self._framing.normalise(framed.pixels), verdict)
 
     def _refused(self, seen: _Seen, verdict: Verdict, evidence: bool) -> Finding:
         shown = Evidence(seen.slice, seen.framed) if evidence else None
@@ -154,53 +152,34 @@ class Classifier:
         patient = (origin.patient or Patient()) if self._keep_identifiers else None
         return Finding.of(origin, status, self.bundle.id, patient=patient, **fields)
 
-    def _judge_in_batches(self, items: Iterable[_Seen | Finding], evidence: bool) -> Iterator[Finding]:
-        waiting: list[_Seen | Finding] = []
-        for item in items:
-            waiting.append(item)
-            if len(_admitted(waiting)) == _BATCH or len(waiting) == 4 * _BATCH:
-                yield from self._judge(waiting, evidence)
-                waiting = []
-        yield from self._judge(waiting, evidence)
+    def _judge(self, seen: _Seen | Finding, evidence: bool) -> Finding:
+        """Ask the network about one slice, unless it was refused or a finding is known already.
 
-    def _judge(self, items: Sequence[_Seen | Finding], evidence: bool) -> Iterator[Finding]:
-        """Findings for a batch in which some are known already; in order."""
-        ready = _admitted(items)
-        judged: Iterator[Finding] = iter(())
-        if ready:
-            judged = self._ask(ready, evidence)
-        for item in items:
-            if isinstance(item, Finding):
-                yield item
-            else:
-                yield next(judged) if item.admitted else self._refused(item, item.verdict, evidence)
-
-    def _ask(self, ready: Sequence[_Seen], evidence: bool) -> Iterator[Finding]:
-        outputs = self._engine.run(np.stack([item.image for item in ready]))
-        for item, logit, activation_map, embedding in zip(
-            ready, outputs.logit, outputs.activation_map, outputs.embedding, strict=True
-        ):
-            verdict = self._gate.judge(item.framed, embedding, item.verdict)
-            if verdict.reason is not None:
-                yield self._refused(item, verdict, evidence)
-                continue
-            probability = self._calibration.probability(float(logit))
-            prediction_set = self._calibration.prediction_set(probability)
-            yield self._finding(
-                item,
-                Status.OK,
-                probability=probability,
-                label=self._calibration.label(prediction_set),
-                prediction_set=prediction_set,
-                flags=verdict.flags,
-                evidence=Evidence(item.slice, item.framed, activation_map, float(logit))
-                if evidence
-                else None,
-            )
-
-
-def _admitted(items: Sequence[_Seen | Finding]) -> list[_Seen]:
-    return [item for item in items if isinstance(item, _Seen) and item.admitted]
+        One at a time: on a CPU a batch is no faster, as it outgrows the cache, and costs memory; and what is
+        said of a slice cannot depend on its neighbours.
+        """
+        if isinstance(seen, Finding):
+            return seen
+        if seen.verdict.reason is not None:
+            return self._refused(seen, seen.verdict, evidence)
+        outputs = self._engine.run(seen.image[None])
+        verdict = self._gate.judge(seen.framed, outputs.embedding[0], seen.verdict)
+        if verdict.reason is not None:
+            return self._refused(seen, verdict, evidence)
+        logit = float(outputs.logit[0])
+        probability = self._calibration.probability(logit)
+        prediction_set = self._calibration.prediction_set(probability)
+        return self._finding(
+            seen,
+            Status.OK,
+            probability=probability,
+            label=self._calibration.label(prediction_set),
+            prediction_set=prediction_set,
+            flags=verdict.flags,
+            evidence=Evidence(seen.slice, seen.framed, outputs.activation_map[0], logit)
+            if evidence
+            else None,
+        )
 
 
 def load(path: Path | None = None, *, threads: int = 0) -> Classifier:
