@@ -19,7 +19,7 @@ def load(bundle: str | PathLike[str] | None = None, *, threads: int = 0) -> Clas
 
     Args:
         bundle: folder or zip; the one that comes with the installation unless given.
-        threads: of the matrix arithmetic; 0 for one per core.
+        threads: of the matrix arithmetic; 0 for one per core but one.
 
     Raises:
         BundleError: it is missing, damaged, tampered with, or of a future format.

@@ -139,7 +139,7 @@ class Bundle:
         Args:
             path: folder or zip; the bundle that comes with the installation unless given.
             precision: which of its models; the smallest one unless given.
-            threads: of the engine; 0 for one per core.
+            threads: of the engine; 0 for one per core but one.
 
         Raises:
             BundleError: it is missing, damaged, tampered with, or of a future format.

@@ -46,7 +46,7 @@ class Classifier:
 
     Args:
         bundle: verified.
-        threads: of the matrix arithmetic; 0 for one per core.
+        threads: of the matrix arithmetic; 0 for one per core but one.
         limits: what a single input may ask for.
         keep_identifiers: findings say who is on a slice, where the file does.
     """
@@ -187,7 +187,7 @@ def load(path: Path | None = None, *, threads: int = 0) -> Classifier:
 
     Args:
         path: folder or zip; the bundle that comes with the installation unless given.
-        threads: of the matrix arithmetic; 0 for one per core.
+        threads: of the matrix arithmetic; 0 for one per core but one.
 
     Raises:
         BundleError: it is missing, damaged, tampered with, or of a future format.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ class Engine:
 
     Args:
         model: content of the ONNX file.
-        threads: of the matrix arithmetic; 0 for one per core.
+        threads: of the matrix arithmetic; 0 for one per core but one, which reads and frames.
         name: what messages call the model.
 
     Raises:
@@ -45,12 +46,10 @@ class Engine:
 
         self._name = name
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or max(1, _cores() - 1)
         options.log_severity_level = 4
         # Threads that spin while they wait steal the cores from reading and framing, which run beside them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Freed at once instead of kept for the largest batch ever seen: memory stays flat.
-        options.enable_cpu_mem_arena = True
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 - the runtime raises its own, undocumented kinds
@@ -80,3 +79,8 @@ class Engine:
         if not np.isfinite(outputs.logit).all():
             raise BundleError(f"{self._name}: the model gives a logit that is no number")
         return outputs
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
