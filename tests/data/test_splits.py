@@ -68,6 +68,18 @@ def test_random_on_covid_ct_needs_the_flag(published: Manifest) -> None:
         assert sizes["val"][label] == pytest.approx(0.15 * total, abs=1)
 
 
+def test_a_random_split_may_have_a_seed_of_its_own() -> None:
+    manifest = make_manifest()
+    fixed, same, other = (
+        make_split(manifest, spec, seed=seed, allow_overlap=True).parts
+        for spec, seed in (("random:3", 0), ("random:3", 1), ("random:4", 0))
+    )
+    assert fixed == same == make_split(manifest, "random", seed=3, allow_overlap=True).parts
+    assert fixed != other
+    with pytest.raises(DataError, match="random:SEED"):
+        make_split(manifest, "random:first", allow_overlap=True)
+
+
 def test_patient_folds_cover_everything_once(published: Manifest) -> None:
     tested: list[int] = []
     for fold in range(1, 6):

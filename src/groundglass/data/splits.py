@@ -19,8 +19,8 @@ VAL_FRACTION = 0.20
 """Share of what is left after the test part that becomes the val part, in splits by patient or source."""
 
 SPECIFICATIONS = (
-    "official, random, patients:FOLD/FOLDS, leave-source-out:NAME[+NAME...], official-cv:FOLD/FOLDS, "
-    "official-source-cv:FOLD/FOLDS"
+    "official, random[:SEED], patients:FOLD/FOLDS, leave-source-out:NAME[+NAME...], "
+    "official-cv:FOLD/FOLDS, official-source-cv:FOLD/FOLDS"
 )
 
 LARGEST_PUBLICATION = 0.10
@@ -59,7 +59,8 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
     - ``official``: as the data set's own ``split`` column says; records without one are left out.
     - ``random``: stratified by label, 60/15/25, patients not regarded. The paper says neither how it split
       COVID-CT nor into how large parts, nor whether it looked at patients; this is the plainest reading. It
-      puts slices of one patient on both sides, which flatters the result.
+      puts slices of one patient on both sides, which flatters the result. ``random:SEED`` is the same split
+      for every ``seed``, so that trainings of several seeds are judged on the same slices.
     - ``patients:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over patients is the test part; a
       fifth of the remaining patients the val part.
     - ``leave-source-out:NAME[+NAME...]``: all slices of these sources (``*`` as wildcard) are the test part;
@@ -125,8 +126,9 @@ def _official(manifest: Manifest, argument: str, seed: int) -> Parts:
 
 
 def _random(manifest: Manifest, argument: str, seed: int) -> Parts:
-    _refuse_argument("random", argument)
-    generator = np.random.default_rng(seed)
+    if argument and not re.fullmatch(r"\d{1,9}", argument):
+        raise DataError(f"split random:{argument} is not random:SEED, such as random:0")
+    generator = np.random.default_rng(int(argument) if argument else seed)
     parts: dict[str, list[int]] = {name: [] for name in PARTS}
     for label in Label:
         members = _ordered(manifest, (i for i, record in enumerate(manifest) if record.label is label))
@@ -297,7 +299,7 @@ def _check_overlap(manifest: Manifest, spec: str, parts: Parts) -> None:
     if not patients:
         return
     hint = "split by patients:FOLD/FOLDS instead, or allow the overlap explicitly"
-    if spec == "random":
+    if spec.partition(":")[0] == "random":
         hint = "a random split does not regard patients; " + hint
     raise DataError(
         f"split {spec}: {len(patients)} patients are in several parts: {name_some(patients)}; {hint}"
