@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from groundglass import __version__
-from groundglass.cli import data, evaluate, export, models, repeat, train, trials
+from groundglass.cli import data, evaluate, export, models, pretrain, repeat, train, trials
 from groundglass.errors import GroundglassError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app)
 app.command()(train.train)
+app.command()(pretrain.pretrain)
 app.command()(trials.trials)
 app.command()(repeat.repeat)
 app.command()(evaluate.evaluate)

@@ -55,7 +55,9 @@ class Augmentation:
     def _warp(self, pixels: Grey, rng: np.random.Generator) -> Grey:
         """Crop, stretch, rotation, mirror and translation in one interpolation."""
         s = self.section
-        zoom = math.sqrt(rng.uniform(s.smallest_crop, 1.0)) * rng.uniform(1.0, 1.0 + CONTEXT / 2)
+        zoom = 1.0
+        if s.smallest_crop < 1:
+            zoom = math.sqrt(rng.uniform(s.smallest_crop, 1.0)) * rng.uniform(1.0, 1.0 + CONTEXT / 2)
         stretch = math.exp(rng.uniform(-s.stretch, s.stretch))
         angle = math.radians(rng.uniform(-s.rotation, s.rotation))
         flip = -1.0 if rng.random() < s.mirror else 1.0

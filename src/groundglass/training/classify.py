@@ -94,16 +94,9 @@ class Classifier(LightningModule):
         self.log_dict(measured, prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW without decay on biases and norms; warm-up and cosine by the step."""
-        section = self.recipe.optimiser
-        groups = _parameter_groups(self.network.parameters(), section.weight_decay)
-        optimiser = torch.optim.AdamW(groups, lr=section.lr, fused=True)
+        """AdamW with warm-up and cosine; see :func:`adamw`."""
         steps = self.steps_per_epoch * self.recipe.training.epochs
-        warmup = section.warmup_epochs * self.steps_per_epoch
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: lr_share(step, steps, warmup, section)
-        )
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adamw(self.network.parameters(), self.recipe.optimiser, steps, self.steps_per_epoch)
 
     def _mixed(self, images: Tensor, targets: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Mixup (Zhang et al., ICLR 2018): pairs of images and labels blended by a share from Beta(a, a)."""
@@ -112,6 +105,27 @@ class Classifier(LightningModule):
         other = torch.from_numpy(rng.permutation(len(images))).to(images.device)
         blended = images.lerp(images[other], 1 - share).contiguous(memory_format=torch.channels_last)
         return blended, targets.lerp(targets[other], 1 - share)
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter], section: OptimiserSection, steps: int, steps_per_epoch: int
+) -> OptimizerLRSchedulerConfig:
+    """AdamW without decay on biases and norms; warm-up and cosine by the step.
+
+    Args:
+        parameters: those that ask for gradients are trained.
+        section: rates and decay.
+        steps: of the whole training.
+        steps_per_epoch: for the warm-up, which is given in epochs.
+    """
+    optimiser = torch.optim.AdamW(
+        _parameter_groups(parameters, section.weight_decay), lr=section.lr, fused=True
+    )
+    warmup = section.warmup_epochs * steps_per_epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: lr_share(step, steps, warmup, section)
+    )
+    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def lr_share(step: int, steps: int, warmup: float, section: OptimiserSection) -> float:

@@ -48,7 +48,7 @@ def to_onnx(network: nn.Module, size: int) -> bytes:
         )
     if program is None:
         raise RunError("PyTorch's exporter returned no program")
-    return program.model_proto.SerializeToString()
+    return bytes(program.model_proto.SerializeToString())
 
 
 def largest_difference(network: nn.Module, engine: Engine, images: NDArray[np.float32]) -> float:

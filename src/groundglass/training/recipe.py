@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from groundglass.errors import RecipeError
 from groundglass.imaging.framing import Framing, Normalisation
 from groundglass.models.catalogue import entries
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -127,9 +132,9 @@ class Recipe(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    folder = resources.files("groundglass") / "recipes"
+def recipe_names(kind: str = "") -> list[str]:
+    """Names of the recipes that come with the package, those of a sub-folder where ``kind`` names one."""
+    folder = _folder(kind)
     return sorted(
         entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
     )
@@ -144,20 +149,38 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: for an unknown recipe, an unknown key (with a suggestion) or a value out of range.
     """
     family = _family(name)
-    fields = _read(family or name)
+    fields = read_fields(family or name)
     if family:
         fields["name"] = fields["network"]["name"] = name
-    for override in overrides:
-        _apply(fields, override)
+    apply_overrides(fields, overrides)
     return parse_recipe(fields, name)
 
 
 def parse_recipe(fields: dict[str, Any], name: str) -> Recipe:
     """Check a recipe's fields; ``name`` is what an error message calls it."""
+    return check(Recipe, fields, name)
+
+
+def check(model: type[_Model], fields: dict[str, Any], name: str) -> _Model:
+    """Check the fields of a recipe of some kind.
+
+    Raises:
+        RecipeError: for the first unknown key (with a suggestion), missing key or value out of range.
+    """
     try:
-        return Recipe.model_validate(fields)
+        return model.model_validate(fields)
     except ValidationError as error:
-        raise RecipeError(f"recipe {name}: {_first_fault(error)}") from None
+        raise RecipeError(f"recipe {name}: {_first_fault(error, model)}") from None
+
+
+def apply_overrides(fields: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set fields as ``KEY=VALUE`` says.
+
+    Raises:
+        RecipeError: an override is not of that form.
+    """
+    for override in overrides:
+        _apply(fields, override)
 
 
 def _family(name: str) -> str | None:
@@ -165,7 +188,16 @@ def _family(name: str) -> str | None:
     return next((entry.family for entry in entries() if entry.name == name), None)
 
 
-def _read(name: str) -> dict[str, Any]:
+def read_fields(name: str, kind: str = "") -> dict[str, Any]:
+    """The unchecked fields of a recipe that comes with the package, or of a YAML file.
+
+    Args:
+        name: of the recipe, or a path.
+        kind: sub-folder of the package's recipes.
+
+    Raises:
+        RecipeError: there is no such recipe, or it is no mapping.
+    """
     path = Path(name)
     if path.suffix in {".yaml", ".yml"}:
         try:
@@ -173,12 +205,12 @@ def _read(name: str) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path}: cannot be read as a recipe ({error})") from None
     else:
-        if name not in recipe_names():
-            known = [*recipe_names(), *(entry.name for entry in entries())]
+        if name not in recipe_names(kind):
+            known = [*recipe_names(kind), *(entry.name for entry in entries() if not kind)]
             close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(recipe_names())}"
-            raise RecipeError(f"no recipe named {name!r}; {hint}")
-        text = (resources.files("groundglass") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(recipe_names(kind))}"
+            raise RecipeError(f"no {kind} recipe named {name!r}; {hint}".replace("  ", " "))
+        text = (_folder(kind) / f"{name}.yaml").read_text(encoding="utf-8")
     try:
         fields = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -186,6 +218,11 @@ def _read(name: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise RecipeError(f"{name}: a recipe is a mapping of sections, not {type(fields).__name__}")
     return fields
+
+
+def _folder(kind: str) -> Traversable:
+    folder = resources.files("groundglass") / "recipes"
+    return folder / kind if kind else folder
 
 
 def _apply(fields: dict[str, Any], override: str) -> None:
@@ -203,21 +240,20 @@ def _apply(fields: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: {value!r} is not a valid value") from None
 
 
-def _first_fault(error: ValidationError) -> str:
+def _first_fault(error: ValidationError, model: type[BaseModel]) -> str:
     fault = error.errors()[0]
     location = [str(part) for part in fault["loc"]]
     key = ".".join(location)
     if fault["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(location[-1], _siblings(location[:-1]), 1, cutoff=0.5)
+        close = difflib.get_close_matches(location[-1], _siblings(model, location[:-1]), 1, cutoff=0.5)
         hint = f"did you mean {'.'.join([*location[:-1], close[0]])}?" if close else ""
-        return f"unknown key {key}; {hint or 'known are: ' + ', '.join(_siblings(location[:-1]))}"
+        return f"unknown key {key}; {hint or 'known are: ' + ', '.join(_siblings(model, location[:-1]))}"
     if fault["type"] == "missing":
         return f"{key} is missing"
     return f"{key}={fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
-def _siblings(sections: list[str]) -> list[str]:
-    model: type[BaseModel] = Recipe
+def _siblings(model: type[BaseModel], sections: list[str]) -> list[str]:
     for section in sections:
         annotation = model.model_fields[section].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
