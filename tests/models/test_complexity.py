@@ -38,6 +38,11 @@ def test_mask_costs_less_than_a_tenth() -> None:
     assert plain < masked < 1.1 * plain
 
 
+def test_what_is_switched_off_costs_nothing() -> None:
+    switched_off = measure("mask-efficientnet-lite0", 64, mask=False, attention=False, histogram=False)
+    assert switched_off == measure("efficientnet-lite0", 64)
+
+
 def test_unknown_network() -> None:
     with pytest.raises(GroundglassError, match="did you mean 'resnet-"):
         measure("resnet-49", 64)

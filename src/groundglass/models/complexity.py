@@ -27,18 +27,19 @@ class Complexity:
     macs: int
 
 
-def measure(name: str, size: int) -> Complexity:
+def measure(name: str, size: int, **switches: bool) -> Complexity:
     """Count parameters and operations of a network by name, without holding its numbers or computing any.
 
     Args:
         name: of a registry entry.
         size: side of the square input, in pixels, at least 32.
+        switches: ``mask``, ``attention`` and ``histogram`` of Mask-EfficientNet, on unless given.
 
     Raises:
         GroundglassError: unknown name.
     """
     with torch.device("meta"):
-        network = build(name).eval()
+        network = build(name, **switches).eval()
         images = torch.empty(1, 1, size, size)
     operations: list[int] = []
 
