@@ -100,7 +100,7 @@ def bootstrap(
     member = np.unique(patient, return_inverse=True)[1]
     patients = int(member.max()) + 1
     draws, one_class = [], 0
-    for weights in _resample(member, resamples, seed):
+    for weights in resample_patients(member, resamples, seed):
         draws.append(weighted_metrics(label, probability, weights, threshold))
         covid = weights @ (label == 1)
         one_class += int(np.sum((covid == 0) | (covid == weights.sum(axis=1))))
@@ -110,7 +110,7 @@ def bootstrap(
     return Bootstrap(intervals, patients, resamples, one_class, seed)
 
 
-def _resample(member: NDArray[np.intp], resamples: int, seed: int) -> Iterator[_Weights]:
+def resample_patients(member: NDArray[np.intp], resamples: int, seed: int) -> Iterator[_Weights]:
     """Blocks of resamples: how often each slice counts, shape (block, N), from each slice's patient (N,)."""
     patients = int(member.max()) + 1
     chance = np.full(patients, 1.0 / patients)

@@ -35,7 +35,7 @@ PAGE_COLOURS: Mapping[str, str] = MappingProxyType(
 )
 """Colours of a figure and the CSS variables that replace them within a page."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "groundglass",
     "font.family": "sans-serif",
@@ -88,7 +88,7 @@ def roc_figure(
         auc: area under the curve.
         operating_point: false and true positive rate at the threshold in use.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _square()
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
         axes.step(
@@ -116,7 +116,7 @@ def precision_recall_figure(
         prevalence: share of COVID in the part, which is the precision of chance.
         operating_point: recall and precision at the threshold in use, None where precision is undefined.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _square()
         axes.axhline(prevalence, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
         label = f"average precision {average_precision:.3f}"
@@ -146,7 +146,7 @@ def reliability_figure(
         count: slices in each bin.
         calibration_error: expected calibration error over the bins.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _square()
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
         label = f"calibration error {calibration_error:.3f}"
@@ -172,7 +172,7 @@ def confusion_figure(
     counts = np.array([[true_positive, false_negative], [false_positive, true_negative]])
     colours = [[NON_COVID, COVID], [COVID, NON_COVID]]
     words = [["right", "missed"], ["false alarm", "right"]]
-    with mpl.rc_context({**_STYLE, "axes.grid": False}):
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(4.4, 4.0), layout="constrained")
         axes = figure.add_subplot()
         for row, column in np.ndindex(2, 2):
@@ -207,7 +207,7 @@ def histogram_figure(covid: _Values, non_covid: _Values, threshold: float) -> Fi
         non_covid: probabilities of the slices labelled NonCOVID, 0 to 1.
         threshold: where slices are called COVID.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 4.0), layout="constrained")
         axes = figure.add_subplot()
         edges = np.linspace(0, 1, 21)
@@ -283,7 +283,7 @@ def _curves(history: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> _
 def _training_figure(curves: _Curves, label: str, selected_epoch: int | None) -> Figure | None:
     if not curves:
         return None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for (title, x, y), colour, marker in zip(curves, (NON_COVID, COVID), ("o", "s"), strict=False):
@@ -299,7 +299,7 @@ def _training_figure(curves: _Curves, label: str, selected_epoch: int | None) ->
 
 def svg(figure: Figure) -> str:
     """A figure as a complete SVG document; equal figures give equal text."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
     return buffer.getvalue()
