@@ -14,6 +14,7 @@ from PIL import Image
 
 from groundglass.errors import ImageError
 from groundglass.imaging.read import read_slice, read_slices
+from groundglass.imaging.source import files_below, natural_key
 from groundglass.imaging.window import LUNG
 
 
@@ -188,3 +189,45 @@ def test_a_file_that_vanishes_while_its_folder_is_read_stops_nothing(
     (tmp_path / "b.png").unlink()
     assert [Path(image.origin.file).name for image in slices] == ["c.png"]
     assert [Path(error.path).name for error in errors] == ["b.png"]
+
+
+def test_a_folders_files_come_in_the_order_of_their_whole_paths(tmp_path: Path) -> None:
+    names = ("a.png", "a/1.png", "a/10.png", "a/2.png", "a-b/1.png", "a0", "10/x.png", "9.png", "é/ü.png")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "1.png").write_bytes(b"x")
+    (tmp_path / "linked").symlink_to(tmp_path / "a")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "linked.png").symlink_to("9.png")
+    found = [source.name for source in files_below(tmp_path)]
+    expected = [str(tmp_path / name) for name in (*names, "linked.png")]
+    assert found == sorted(expected, key=natural_key)
+
+
+def test_one_of_a_folders_files_is_read_as_the_folder_would(
+    tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "slice.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with zipfile.ZipFile(tmp_path / "several.zip", "w") as archive:
+        archive.write(tmp_path / "slice.png", "1.png")
+        archive.write(tmp_path / "notes.txt", "notes.txt")
+
+    def read(*paths: Path, of_folder: bool) -> tuple[list[str], list[str]]:
+        errors: list[ImageError] = []
+        slices = [
+            piece.origin.file
+            for path in paths
+            for piece in read_slices(path, on_error=errors.append, of_folder=of_folder)
+        ]
+        return slices, [error.path for error in errors]
+
+    whole = read(tmp_path, of_folder=False)
+    assert read(*[source.path for source in files_below(tmp_path)], of_folder=True) == whole
+    assert len(whole[0]) == 2
+    assert whole[1] == [str(tmp_path / "broken.png")]
+    with pytest.raises(ImageError, match=r"notes\.txt"):
+        list(read_slices(tmp_path / "notes.txt"))

@@ -51,6 +51,9 @@ def read_slices(
     limits: Limits = DEFAULT_LIMITS,
     on_error: OnError | None = None,
     skip: Skip | None = None,
+    *,
+    decoder: LosslessDecoder | None = None,
+    of_folder: bool = False,
 ) -> Iterator[CTSlice]:
     """All slices that a file, folder or zip archive holds.
 
@@ -64,6 +67,8 @@ def read_slices(
         on_error: called with the error of each file of a folder or archive that cannot be read, which is then
             left out, and of ``path`` where nothing in it is an image; without it the first one is raised.
         skip: told a file's name as ``Origin.file`` has it, says whether the file is left out unread.
+        decoder: to be used for many paths; one of this call's own unless given.
+        of_folder: ``path`` is one of a folder's files: passed over like those where it is no image.
 
     Raises:
         ImageError: naming the file at fault, or ``path`` where nothing in it is an image.
@@ -83,18 +88,22 @@ def read_slices(
         return not left_out
 
     with ExitStack() as stack:
-        decoder = stack.enter_context(LosslessDecoder())
+        decoder = decoder or stack.enter_context(LosslessDecoder())
         found = _find(path, limits, stack)
         if found is not None and not wanted(found):
             return
-        if found is not None and (kind := _identify(found)) is not Container.ZIP:
+        if found is not None and of_folder:
+            images = _reporting(_images(found, limits, stack, report, wanted), report)
+        elif found is not None and (kind := _identify(found)) is not Container.ZIP:
             yield from _decode(found, kind, decoder, limits)
             return
-        for source, container in _in_order(_collect(path, limits, stack, report, wanted), limits, report):
+        else:
+            images = _collect(path, limits, stack, report, wanted)
+        for source, container in _in_order(images, limits, report):
             for image in _reporting(_decode(source, container, decoder, limits), report):
                 encountered += 1
                 yield image
-    if encountered == 0:
+    if encountered == 0 and not of_folder:
         report(ImageError(path, f"holds no image; looked for {_KNOWN}"))
 
 

@@ -94,11 +94,7 @@ def files_below(folder: Path, on_error: Callable[[ImageError], None] | None = No
         if on_error is not None:
             on_error(ImageError(error.filename or folder, f"cannot be looked into: {error.strerror}"))
 
-    found = []
-    for parent, folders, files in os.walk(folder, onerror=report):
-        folders[:] = [name for name in folders if not is_junk(PurePosixPath(name))]
-        found += [Path(parent, name) for name in files if not is_junk(PurePosixPath(name))]
-    for path in sorted(found, key=lambda path: natural_key(str(path))):
+    for path in paths_below(folder, report):
         try:
             source = FileSource(path) if path.is_file() else None
         except OSError as error:  # not allowed, or gone since the folder was listed
@@ -106,6 +102,38 @@ def files_below(folder: Path, on_error: Callable[[ImageError], None] | None = No
             continue
         if source is not None:
             yield source
+
+
+def paths_below(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    """As ``files_below``, but nothing is looked at but the folders, one at a time; so memory does not grow.
+
+    Args:
+        folder: where to look.
+        on_error: called for each folder that cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as listed:
+            # A slash after a folder's name puts it where the paths of its files belong.
+            names = [entry.name + "/" * _is_folder(entry) for entry in listed]
+    except OSError as error:
+        on_error(error)
+        return
+    names.sort(key=natural_key)
+    for name in names:
+        path = folder / name
+        if is_junk(PurePosixPath(name)):
+            continue
+        if not name.endswith("/"):
+            yield path
+        elif not path.is_symlink():
+            yield from paths_below(path, on_error)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a circle of links
+        return False
 
 
 def is_junk(path: PurePosixPath) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.framing import FramedSlice
 from groundglass.imaging.limits import DEFAULT_LIMITS, Limits
+from groundglass.imaging.lossless import LosslessDecoder
 from groundglass.imaging.read import read_slice, read_slices
 from groundglass.imaging.slice import CTSlice, Grey, Origin, Patient
 from groundglass.inference.background import in_background
@@ -112,19 +113,38 @@ class Classifier:
         for ct_slice in slices:
             yield self._judge(self._look(ct_slice), evidence)
 
+    def predict_files(self, files: Iterable[Path], *, of_folder: bool) -> Iterator[Finding]:
+        """Judge every slice of files, each by itself and in the calling thread alone.
+
+        Args:
+            files: to be judged.
+            of_folder: they lie in a folder that was asked about, so that what is no image is passed over.
+        """
+        for item in self._read(files, None, None, of_folder=of_folder):
+            yield self._judge(self._look(item), False)
+
     def _read(
-        self, paths: Iterable[Path], skip: Skip | None, skip_file: SkipFile | None
+        self,
+        paths: Iterable[Path],
+        skip: Skip | None,
+        skip_file: SkipFile | None,
+        *,
+        of_folder: bool = False,
     ) -> Iterator[CTSlice | Finding]:
         failed: list[ImageError] = []
-        for path in paths:
-            try:
-                for ct_slice in read_slices(path, self._limits, failed.append, skip_file):
-                    yield from self._failures(failed, skip)
-                    if skip is None or not skip(ct_slice.origin.file, ct_slice.origin.frame):
-                        yield ct_slice
-            except ImageError as error:
-                failed.append(error)
-            yield from self._failures(failed, skip)
+        with LosslessDecoder() as decoder:
+            for path in paths:
+                slices = read_slices(
+                    path, self._limits, failed.append, skip_file, decoder=decoder, of_folder=of_folder
+                )
+                try:
+                    for ct_slice in slices:
+                        yield from self._failures(failed, skip)
+                        if skip is None or not skip(ct_slice.origin.file, ct_slice.origin.frame):
+                            yield ct_slice
+                except ImageError as error:
+                    failed.append(error)
+                yield from self._failures(failed, skip)
 
     def _failures(self, failed: list[ImageError], skip: Skip | None) -> Iterator[Finding]:
         """Findings for files that could not be read, which are then forgotten."""
