@@ -1,0 +1,224 @@
+"""Paired tests against published examples, against their definitions, and by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, roc_auc_score
+
+from groundglass.evaluation.paired import (
+    delong,
+    delong_test,
+    holm,
+    mcnemar,
+    paired_difference,
+    resampled_measures,
+)
+
+# The data of DeLong, DeLong and Clarke-Pearson (1988), without the six patients who lack a value: albumin, total
+# protein, K-G score, outcome.
+OVARIAN = """
+3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1
+3.8 5.7 5 1  3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0
+2.3 4.4 6 1  4.2 7.6 4 0  4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1  3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1
+3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1  4.3 6.5 4 1  3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0
+3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1  2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1
+3.3 5.7 6 1  3.7 6.9 5 1  3.6 6.6 5 1
+"""
+
+
+@pytest.fixture
+def ovarian() -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    table = np.array(OVARIAN.split(), float).reshape(-1, 4)
+    albumin, protein, score = table[:, 0], table[:, 1], 10 - table[:, 2]
+    return table[:, 3].astype(np.int8), np.stack([albumin, score, protein])
+
+
+def test_delong_on_delongs_own_data(ovarian: tuple[NDArray[np.int8], NDArray[np.float64]]) -> None:
+    label, scores = ovarian
+    auc, covariance = delong(label, scores)
+    # As published with SAS/STAT, PROC LOGISTIC, example "Comparing Receiver Operating Characteristic Curves".
+    assert auc == pytest.approx([0.7366, 0.7258, 0.6478], abs=5e-5)
+    assert np.sqrt(np.diag(covariance)) == pytest.approx([0.0927, 0.1028, 0.1000], abs=5e-5)
+    first = delong_test(label, scores[0], scores[1])
+    second = delong_test(label, scores[2], scores[1])
+    assert first is not None
+    assert second is not None
+    assert (first.difference, first.standard_error) == pytest.approx((0.0108, 0.0953), abs=5e-5)
+    assert first.p == pytest.approx(0.9102, abs=5e-5)
+    assert (second.difference, second.standard_error) == pytest.approx((-0.0780, 0.1046), abs=5e-5)
+    assert second.p == pytest.approx(0.4561, abs=5e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_delong_is_its_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    label = np.array([1] * 13 + [0] * 9, np.int8)[rng.permutation(22)]
+    # Few values, so that there are ties within and between the classes.
+    scores = rng.integers(0, 6, (3, 22)).astype(float) + label
+    covid, other = scores[:, label == 1], scores[:, label == 0]
+    wins = (covid[:, :, None] > other[:, None, :]) + 0.5 * (covid[:, :, None] == other[:, None, :])
+    by_covid, by_other = wins.mean(axis=2), wins.mean(axis=1)
+    expected = np.cov(by_covid) / covid.shape[1] + np.cov(by_other) / other.shape[1]
+    auc, covariance = delong(label, scores)
+    np.testing.assert_allclose(auc, [roc_auc_score(label, each) for each in scores])
+    np.testing.assert_allclose(covariance, expected)
+
+
+def test_delongs_error_is_that_of_many_samples() -> None:
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.array([1, 0], np.int8), [60, 80])
+
+    def sample() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        common = rng.normal(size=140)
+        return (
+            label * 1.2 + common + rng.normal(size=140),
+            label * 0.8 + common + 0.7 * rng.normal(size=140),
+        )
+
+    tests = [delong_test(label, *sample()) for _ in range(1500)]
+    differences = [test.difference for test in tests if test]
+    errors = [test.standard_error for test in tests if test]
+    assert np.mean(errors) == pytest.approx(np.std(differences), rel=0.05)
+
+
+def test_delong_without_a_difference_or_without_a_class() -> None:
+    label = np.array([1, 1, 0, 0], np.int8)
+    score = np.array([3.0, 2.0, 1.0, 0.0])
+    same = delong_test(label, score, 10 * score)
+    assert same is not None
+    assert (same.first, same.difference, same.p) == (1.0, 0.0, 1.0)
+    assert delong_test(np.ones(4, np.int8), score, score) is None
+    assert delong_test(np.array([1, 1, 1, 0], np.int8), score, score) is None
+    with pytest.raises(ValueError, match="two slices of each class"):
+        delong(np.ones(4, np.int8), score[None])
+    with pytest.raises(ValueError, match="shape"):
+        delong(label, score)
+
+
+def rights(both: int, first_only: int, second_only: int, neither: int) -> tuple[NDArray[np.bool_], ...]:
+    counts = (both, first_only, second_only, neither)
+    return (
+        np.repeat([True, True, False, False], counts),
+        np.repeat([True, False, True, False], counts),
+    )
+
+
+def test_mcnemar_on_published_examples() -> None:
+    # Bentur et al. (2009) in Fagerland, Lydersen and Laake (2013), table 1: exact 0.070, mid-p 0.039.
+    test = mcnemar(*rights(1, 1, 7, 12))
+    assert (test.first_only, test.second_only) == (1, 7)
+    assert test.exact_p == pytest.approx(0.0703, abs=5e-5)
+    assert test.mid_p == pytest.approx(0.0391, abs=5e-5)
+    # Six disagreements that all point one way: 2 / 2^6, and half of it.
+    test = mcnemar(*rights(20, 6, 0, 3))
+    assert test.exact_p == pytest.approx(2 / 64)
+    assert test.mid_p == pytest.approx(1 / 64)
+
+
+@pytest.mark.parametrize("counts", [(5, 0, 0, 5), (5, 4, 4, 1), (0, 1, 1, 0)])
+def test_mcnemar_of_equals(counts: tuple[int, int, int, int]) -> None:
+    test = mcnemar(*rights(*counts))
+    assert (test.exact_p, test.mid_p) == pytest.approx((1.0, 1.0))
+
+
+def rejected(p: list[float]) -> float:
+    return float(np.mean(np.array(p) < 0.05))
+
+
+def test_type_one_errors_are_near_the_level() -> None:
+    rng = np.random.default_rng(1)
+    label = np.repeat(np.array([1, 0], np.int8), [50, 60])
+    delongs, mid, exact = [], [], []
+    for _ in range(2000):
+        common = label * 1.5 + rng.normal(size=110)
+        first, second = common + rng.normal(size=(2, 110))
+        test = delong_test(label, first, second)
+        assert test is not None
+        delongs.append(test.p)
+        calls = mcnemar((first > 0.75) == (label == 1), (second > 0.75) == (label == 1))
+        mid.append(calls.mid_p)
+        exact.append(calls.exact_p)
+    # Four standard errors of a share of 2,000 are 0.02.
+    assert rejected(delongs) == pytest.approx(0.05, abs=0.02)
+    assert rejected(mid) == pytest.approx(0.05, abs=0.02)
+    assert rejected(exact) <= rejected(mid)
+    assert 0.01 < rejected(exact) < 0.05
+
+
+def test_a_true_difference_is_found() -> None:
+    rng = np.random.default_rng(2)
+    label = np.repeat(np.array([1, 0], np.int8), 100)
+    found = []
+    for _ in range(50):
+        test = delong_test(label, label * 3 + rng.normal(size=200), label * 0.5 + rng.normal(size=200))
+        found.append(test.p if test else 1.0)
+    assert rejected(found) > 0.95
+
+
+@pytest.mark.slow
+def test_only_resampling_patients_keeps_its_level_where_slices_resemble_each_other() -> None:
+    rng = np.random.default_rng(3)
+    slices, patients = 8, 40
+    patient = np.repeat([f"p{number}" for number in range(patients)], slices)
+    label = (np.repeat(np.arange(patients), slices) % 2).astype(np.int8)
+    by_slice, by_patient = [], []
+    for _ in range(300):
+        # What each network thinks of a patient shows in all of the patient's slices.
+        opinion = np.repeat(rng.normal(size=(2, patients)), slices, axis=1)
+        scores = label * 1.5 + opinion + 0.3 * rng.normal(size=(2, len(label)))
+        test = delong_test(label, *scores)
+        assert test is not None
+        by_slice.append(test.p)
+        draws = [
+            resampled_measures(label, 1 / (1 + np.exp(-each)), patient, resamples=200)["auc"]
+            for each in scores
+        ]
+        by_patient.append(paired_difference(draws[0], draws[1], patients).p or 0.0)
+    assert rejected(by_slice) > 0.25
+    assert rejected(by_patient) == pytest.approx(0.05, abs=0.04)
+
+
+def test_resamples_are_paired_and_weigh_patients() -> None:
+    rng = np.random.default_rng(4)
+    label = (np.arange(30) // 3 % 2).astype(np.int8)
+    patient = np.array([f"p{number}" for number in np.arange(30) // 3])
+    probability = rng.uniform(size=(2, 30))
+    first, second = (resampled_measures(label, each, patient, resamples=500, seed=9) for each in probability)
+    assert first["accuracy"].shape == (500,)
+    again = resampled_measures(label, probability[0], patient, resamples=500, seed=9)
+    np.testing.assert_array_equal(first["auc"], again["auc"])
+    found = paired_difference(first["accuracy"], second["accuracy"], 10)
+    accuracy = [accuracy_score(label, each >= 0.5) for each in probability]
+    # Both standard errors by hand: the spread over patients of the difference between the networks.
+    right = (probability >= 0.5) == (label == 1)
+    spread = np.std([(right[0] * 1.0 - right[1])[patient == name].mean() for name in set(patient)])
+    assert found.low is not None
+    assert found.high is not None
+    assert (found.low + found.high) / 2 == pytest.approx(accuracy[0] - accuracy[1], abs=0.02)
+    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(spread / np.sqrt(10), rel=0.15)
+
+
+def test_a_difference_that_cannot_be_resampled() -> None:
+    draws = np.array([0.1, np.nan, np.nan, np.nan])
+    assert paired_difference(draws, 0 * draws, 5) == paired_difference(draws, draws, 1)
+    assert paired_difference(draws, draws, 5).p is None
+    equal = paired_difference(np.full(99, 0.3), np.full(99, 0.1 + 0.2), 5)
+    assert equal.p == 1.0
+    assert paired_difference(np.full(99, 0.5), np.full(99, 0.3), 5).p == pytest.approx(0.02)
+
+
+def test_holm_by_hand() -> None:
+    # 4 x 0.005, 3 x 0.01, 2 x 0.03, and 1 x 0.04, which may not fall below the one before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, None, 0.8]) == pytest.approx([1.0, None, 1.0])
+    assert holm([]) == []
+    assert holm([None]) == [None]
+
+
+def test_holm_rejects_wrongly_in_a_twentieth_of_all_families() -> None:
+    rng = np.random.default_rng(5)
+    p = rng.uniform(size=(4000, 10))
+    wrong = [min(value for value in holm(list(each)) if value is not None) < 0.05 for each in p]
+    assert np.mean(wrong) == pytest.approx(0.05, abs=0.012)
