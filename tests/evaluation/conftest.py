@@ -32,6 +32,10 @@ class BrightnessRun:
     rows: list[dict[str, float]] = field(default_factory=list)
     predicted: int = 0
 
+    @property
+    def record_folder(self) -> Path:
+        return self.path
+
     def history(self) -> list[dict[str, float]]:
         return self.rows
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from groundglass.evaluation.protocol import TrainedRun
 
 Part = Annotated[
     str | None,
@@ -23,7 +26,7 @@ Split = Annotated[
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or a bundle (folder or zip).")],
     *,
     data: Annotated[
         Path, typer.Option("--data", help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
@@ -42,7 +45,7 @@ def evaluate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
 ) -> None:
-    """Measure a run on a part of a data set, with intervals, and write a report."""
+    """Measure a run or bundle on a part of a data set, with intervals, and write a report."""
     from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
@@ -51,9 +54,8 @@ def evaluate(
     from groundglass.evaluation.evaluate import evaluate as evaluate_run  # noqa: PLC0415 - scikit-learn is slow
     from groundglass.evaluation.result import metrics_document  # noqa: PLC0415
     from groundglass.evaluation.table import measures_table  # noqa: PLC0415
-    from groundglass.training.run import Run  # noqa: PLC0415 - torch is slow to import
 
-    opened, manifest = Run.open(run), load_dataset(data)
+    opened, manifest = _open(run), load_dataset(data)
     if part is None:
         part = "all" if split is None else "test"
     elif split is None and part != "all":
@@ -79,3 +81,15 @@ def evaluate(
         return
     Console().print(measures_table(evaluation))
     typer.echo(f"Report: {output / 'report.html'}")
+
+
+def _open(path: Path) -> TrainedRun:
+    """A bundle, which needs no torch, or else a run."""
+    if path.suffix.lower() == ".zip" or (path / "bundle.json").is_file():
+        from groundglass.evaluation.bundled import BundledRun  # noqa: PLC0415
+        from groundglass.inference.bundle import Bundle  # noqa: PLC0415
+
+        return BundledRun(Bundle.open(path))
+    from groundglass.training.run import Run  # noqa: PLC0415 - torch is slow to import
+
+    return Run.open(path)

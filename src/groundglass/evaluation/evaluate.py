@@ -47,7 +47,7 @@ def evaluate(
 ) -> Evaluation:
     """Predict the slices of a part, measure, write ``metrics.json``, ``predictions.csv`` and ``report.html``.
 
-    The evaluation is also recorded in the run's folder before anything is written elsewhere.
+    The evaluation of a run is also recorded in its folder before anything is written elsewhere.
 
     Args:
         run: the trained network.
@@ -110,7 +110,7 @@ def _record(run: TrainedRun, part: Part, sha256: str, now: str, output: Path) ->
         time=now,
         output=printable(output.absolute()),
     )
-    return ledger.record(run.path, entry)
+    return 1 if run.record_folder is None else ledger.record(run.record_folder, entry)
 
 
 def _state_warnings(run: TrainedRun, part: Part, looks: int) -> list[str]:

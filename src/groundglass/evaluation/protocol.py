@@ -51,6 +51,10 @@ class TrainedRun(Protocol):
         """Folder of the run."""
 
     @property
+    def record_folder(self) -> Path | None:
+        """Where evaluations are counted; None where they are not."""
+
+    @property
     def recipe(self) -> Any:
         """How it was trained: ``recipe.name`` and ``recipe.network.name``."""
 

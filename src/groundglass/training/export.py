@@ -245,6 +245,7 @@ def _fields(
             "lesion_free": info.get("lesion_free"),
             "slices": {name: len(part.records) for name, part in material.parts.items()},
             "fingerprint": info.get("fingerprint"),
+            "sha256": info["training_sha256"],
             "epochs": len(run.history()),
             "seconds": info.get("training_seconds"),
             "versions": info.get("versions"),

@@ -87,6 +87,11 @@ class Run:
         return cls(path, parse_recipe(fields, str(path / RECIPE)), info)
 
     @property
+    def record_folder(self) -> Path:
+        """Where evaluations of this run are counted."""
+        return self.path
+
+    @property
     def seed(self) -> int:
         """Seed of the training."""
         return int(self.info["seed"])
