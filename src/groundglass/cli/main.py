@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from groundglass import __version__
-from groundglass.cli import data, evaluate, export, models, pretrain, repeat, train, trials
+from groundglass.cli import data, evaluate, export, models, predict, pretrain, repeat, train, trials
 from groundglass.errors import GroundglassError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command()(predict.predict)
 app.add_typer(data.app)
 app.command()(train.train)
 app.command()(pretrain.pretrain)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -90,8 +89,7 @@ class CsvWriter:
     """A header line and one line per finding; lists are joined by semicolons."""
 
     def __init__(self, stream: BinaryIO, columns: Sequence[str]) -> None:
-        self._text = io.TextIOWrapper(stream, "utf-8", newline="", write_through=True)
-        self._rows = csv.DictWriter(self._text, columns, lineterminator="\n")
+        self._rows = csv.DictWriter(_Utf8(stream), columns, lineterminator="\n")
         self._rows.writeheader()
 
     def write(self, finding: Finding) -> None:
@@ -101,9 +99,17 @@ class CsvWriter:
         self._rows.writerow({**row, **lists})
 
     def close(self) -> None:
-        """Let go of the stream."""
-        self._text.flush()
-        self._text.detach()
+        """Nothing is left."""
+
+
+class _Utf8:
+    """A stream of bytes that takes text and, unlike ``TextIOWrapper``, never closes what it writes to."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(text.encode())
 
 
 def read_findings(path: Path) -> Iterator[Finding]:

@@ -158,6 +158,7 @@ class SeriesSummary:
 class _Series:
     """A series as it comes; a few bytes a slice."""
 
+    number: int
     uid: str | None
     folder: str
     counts: Counts = field(default_factory=Counts)
@@ -209,16 +210,22 @@ class Studies:
     def add(self, finding: Finding) -> None:
         """Take one finding in; pictures that belong to no series are counted only."""
         self.counts.add(finding)
-        key = finding.series or (finding.file if finding.frame is not None else None)
+        key = _key(finding)
         if key is not None:
             folder = finding.file if finding.series is None else folder_of(finding.file)
-            self._series.setdefault(key, _Series(finding.series, folder)).add(finding)
+            number = len(self._series) + 1
+            self._series.setdefault(key, _Series(number, finding.series, folder)).add(finding)
             for place in (folder,) if finding.frame is None else (folder, finding.file):
                 self._by_place.setdefault(place, set()).add(key)
         elif finding.status is Status.FAILED:
             self._failed.append(finding)
         else:
             self._loose.add(folder_of(finding.file))
+
+    def number(self, finding: Finding) -> int | None:
+        """The number from 1 of a finding's series among :meth:`summaries`, None where it has none."""
+        series = self._series.get(_key(finding) or "")
+        return None if series is None else series.number
 
     def summaries(self) -> list[SeriesSummary]:
         """The series and volumes, in the order in which they came."""
@@ -237,6 +244,11 @@ class Studies:
         folder = folder_of(file)
         keys = own if own is not None else self._by_place.get(folder, set())
         return keys if len(keys) == 1 and (own is not None or folder not in self._loose) else ()
+
+
+def _key(finding: Finding) -> str | None:
+    """What a finding's series is known by: its UID, or for a volume without one its file."""
+    return finding.series or (finding.file if finding.frame is not None else None)
 
 
 def _summary(series: _Series, counts: Counts) -> SeriesSummary:

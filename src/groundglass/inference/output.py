@@ -1,0 +1,268 @@
+"""Where findings go as they come: nowhere, a single file, or a folder with pictures and a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from groundglass.atomic import atomic_path, write_json
+from groundglass.errors import PredictionError
+from groundglass.inference.bundle import Bundle
+from groundglass.inference.finding import Finding
+from groundglass.inference.findings_file import (
+    FindingsWriter,
+    Format,
+    JsonLinesWriter,
+    file_errors,
+    findings_writer,
+    read_findings,
+)
+from groundglass.inference.resume import Done, appending, load_done, settle
+from groundglass.inference.study import STUDY_SCORE, Studies
+
+FINDINGS, TABLE, PARQUET = "findings.jsonl", "findings.csv", "findings.parquet"
+SERIES, OVERLAYS, REPORT = "series.json", "overlays", "report.html"
+
+_FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+# A folder of such a name is a slip of the hand.
+_OTHER_FILES = frozenset({".json", ".html", ".htm", ".xlsx", ".xls", ".tsv", ".txt", ".zip", ".pdf", ".png"})
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """What shall be written, checked before a bundle is opened.
+
+    Attributes:
+        path: a file that ends in ``.jsonl``, ``.csv`` or ``.parquet``, or a folder; None for nothing.
+        resume: go on with what is there.
+        parquet: a folder gets ``findings.parquet`` too.
+        keep_identifiers: findings say who is on a slice.
+        inputs: what is read, so that a folder in it does not read its own pictures.
+        command: as it was given, for the report.
+    """
+
+    path: Path | None = None
+    resume: bool = False
+    parquet: bool = False
+    keep_identifiers: bool = False
+    inputs: Sequence[Path] = ()
+    command: str = ""
+
+    @property
+    def file_format(self) -> Format | None:
+        """The format of a single file, None for a folder or nothing."""
+        return None if self.path is None else _FORMATS.get(self.path.suffix.lower())
+
+    @property
+    def findings(self) -> Path | None:
+        """The JSON lines that a resumed run goes on from, None where there are none."""
+        if self.path is None or self.file_format in {"csv", "parquet"}:
+            return None
+        return self.path if self.file_format == "jsonl" else self.path / FINDINGS
+
+    @property
+    def report(self) -> Path | None:
+        """The page that a folder gets."""
+        return None if self.path is None or self.file_format is not None else self.path / REPORT
+
+    def check(self) -> None:
+        """Refuse what cannot be written, or would overwrite.
+
+        Raises:
+            PredictionError: saying what to do.
+        """
+        if self.resume and self.findings is None:
+            raise PredictionError("--resume needs --output with a folder or a file that ends in .jsonl")
+        if self.path is None:
+            return
+        if self.parquet and self.file_format not in {None, "parquet"}:
+            raise PredictionError(f"{self.path}: --parquet goes with a folder or a .parquet file")
+        if self.file_format is None and self.path.suffix.lower() in _OTHER_FILES:
+            raise PredictionError(
+                f"{self.path}: --output takes a folder, or a file that ends in .jsonl, .csv or .parquet"
+            )
+        with file_errors(self.path, "looked at"):
+            self._check_existing(self.path)
+
+    def _check_existing(self, path: Path) -> None:
+        if self.file_format is not None:
+            if path.is_dir():
+                raise PredictionError(f"{path}: is a folder; choose another name for the file")
+            if path.exists() and not self.resume:
+                advice = ", or go on with it by --resume" if self.file_format == "jsonl" else ""
+                raise PredictionError(f"{path}: exists; remove it, choose another name{advice}")
+        elif path.exists() and not path.is_dir():
+            raise PredictionError(f"{path}: is a file; choose a folder, or a .jsonl, .csv or .parquet file")
+        elif path.is_dir() and any(path.iterdir()):
+            begun = (path / FINDINGS).is_file()
+            if not (begun and self.resume):
+                advice = "choose another one, or go on with --resume" if begun else "choose another one"
+                raise PredictionError(f"{path}: the folder is not empty; {advice}")
+
+
+class Output:
+    """Sums findings up and keeps none of them; the base of the others.
+
+    Attributes:
+        done: what an earlier run has found.
+        studies: what all findings say together; those of earlier runs are in it when the output is closed.
+        wants_evidence: findings shall bring their pixels.
+    """
+
+    wants_evidence = False
+
+    def __init__(self) -> None:
+        self.done = Done()
+        self.studies = Studies()
+
+    def excludes(self, file: str) -> bool:
+        """Whether a file needs no finding: it has one already."""
+        return self.done.has_file(file)
+
+    def add(self, finding: Finding) -> None:
+        """Take one finding."""
+        self.studies.add(finding)
+
+
+@contextmanager
+def open_output(plan: OutputPlan, bundle: Bundle) -> Iterator[Output]:
+    """Open what findings go to; it is complete when the block has ended without an error.
+
+    After an error or an interruption JSON lines and folders hold what had been found, ready to be resumed;
+    CSV and Parquet files do not appear at all.
+
+    Raises:
+        PredictionError: nothing can be written there, or what is there cannot be gone on with.
+    """
+    if plan.path is None:
+        yield Output()
+    elif plan.findings is None:
+        assert plan.file_format is not None  # noqa: S101 - or there would be findings to resume
+        with _table_file(plan.path, plan.file_format, plan.keep_identifiers) as table:
+            yield table
+    else:
+        with _json_lines(plan, plan.path, plan.findings, bundle) as lines:
+            yield lines
+
+
+class _TableFile(Output):
+    """A CSV or Parquet file."""
+
+    def __init__(self, path: Path, writer: FindingsWriter) -> None:
+        super().__init__()
+        self._path, self._writer = path, writer
+
+    def add(self, finding: Finding) -> None:
+        """Write one row."""
+        with file_errors(self._path):
+            self._writer.write(finding)
+        self.studies.add(finding)
+
+
+@contextmanager
+def _table_file(path: Path, file_format: Format, keep_identifiers: bool) -> Iterator[Output]:
+    with ExitStack() as stack:
+        with file_errors(path):
+            stream = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb"))
+            writer = findings_writer(file_format, stream, keep_identifiers=keep_identifiers)
+        yield _TableFile(path, writer)
+        with file_errors(path):
+            writer.close()
+            stack.close()
+
+
+class _JsonLines(Output):
+    """A file of JSON lines, which can be gone on with."""
+
+    def __init__(self, path: Path, writer: FindingsWriter, done: Done) -> None:
+        super().__init__()
+        self.done = done
+        self._path, self._writer = path, writer
+
+    def add(self, finding: Finding) -> None:
+        """Append one line."""
+        with file_errors(self._path):
+            self._writer.write(finding)
+        self.studies.add(finding)
+
+
+class _Folder(_JsonLines):
+    """A folder of findings, pictures and a report."""
+
+    wants_evidence = True
+
+    def __init__(self, folder: Path, inputs: Sequence[Path], writer: FindingsWriter, done: Done) -> None:
+        super().__init__(folder / FINDINGS, writer, done)
+        self._overlays = folder / OVERLAYS
+        with file_errors(self._overlays):
+            self._overlays.mkdir(exist_ok=True)
+        self._own = Path(os.path.realpath(folder))
+        self._within_inputs = any(self._own.is_relative_to(os.path.realpath(path)) for path in inputs)
+
+    def excludes(self, file: str) -> bool:
+        """Whether a file needs no finding, or is a picture of one."""
+        own = self._within_inputs and Path(os.path.realpath(file)).is_relative_to(self._own)
+        return own or super().excludes(file)
+
+    def add(self, finding: Finding) -> None:
+        """Save the picture, then append the line: where there is a line, there is a picture."""
+        from groundglass.inference.pictures import (  # noqa: PLC0415 - only folders need it
+            evidence_picture,
+            picture_name,
+            save_picture,
+        )
+
+        if finding.evidence is not None:
+            path = self._overlays / picture_name(finding.file, finding.frame)
+            save_picture(evidence_picture(finding.evidence), path)
+        super().add(finding)
+
+
+@contextmanager
+def _json_lines(plan: OutputPlan, path: Path, findings: Path, bundle: Bundle) -> Iterator[Output]:
+    done = Done()
+    if findings.exists():
+        done = load_done(findings, bundle.id, keep_identifiers=plan.keep_identifiers)
+    is_folder = plan.file_format is None
+    if is_folder and plan.parquet:
+        _check_parquet()
+    with appending(findings) as stream:
+        writer = JsonLinesWriter(stream)
+        output = _Folder(path, plan.inputs, writer, done) if is_folder else _JsonLines(findings, writer, done)
+        yield output
+    if done.findings:
+        settle(findings)
+        output.studies = Studies()
+        for finding in read_findings(findings):
+            output.studies.add(finding)
+    if is_folder:
+        with file_errors(path):
+            _complete(path, plan, bundle, output.studies)
+
+
+def _check_parquet() -> None:
+    """Fail now, not after hours."""
+    with open(os.devnull, "wb") as nowhere:
+        findings_writer("parquet", nowhere).close()
+
+
+def _complete(folder: Path, plan: OutputPlan, bundle: Bundle, studies: Studies) -> None:
+    """Write what follows from the findings."""
+    from groundglass.inference.prediction_report import write_report  # noqa: PLC0415 - brings Jinja
+
+    formats: list[tuple[str, Format]] = [(TABLE, "csv")]
+    if plan.parquet:
+        formats.append((PARQUET, "parquet"))
+    for name, file_format in formats:
+        with _table_file(folder / name, file_format, plan.keep_identifiers) as table:
+            for finding in read_findings(folder / FINDINGS):
+                table.add(finding)
+    summaries = [summary.as_document() for summary in studies.summaries()]
+    write_json(
+        folder / SERIES,
+        {"format": 1, "bundle": bundle.id, "study_score": STUDY_SCORE, "series": summaries},
+    )
+    write_report(folder / REPORT, folder / FINDINGS, folder / OVERLAYS, bundle, studies, plan.command)
