@@ -135,6 +135,30 @@ def frame_slices(
         raise typer.Exit(3)
 
 
+@app.command("lesions")
+def lesion_galleries(
+    path: Annotated[Path, typer.Argument(help="File, folder or zip of slices without lesions.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder for the pictures.")],
+    severity: Annotated[float, typer.Option(min=0, max=1, help="Of the lesions, 0 to 1.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed paints the same.")] = 0,
+    most: Annotated[int, typer.Option("--most", min=1, help="Slices that are drawn.")] = 12,
+) -> None:
+    """Draw slices beside copies with painted lesions and signs of other diseases, one PNG per slice."""
+    from groundglass.errors import ImageError  # noqa: PLC0415
+    from groundglass.imaging.lesion_gallery import write_lesion_galleries  # noqa: PLC0415
+
+    failed: list[ImageError] = []
+    pictures = write_lesion_galleries(
+        path, output, severity=severity, seed=seed, most=most, on_error=failed.append
+    )
+    written = sum(1 for _ in pictures)
+    for error in failed:
+        typer.echo(f"left out: {error}", err=True)
+    typer.echo(f"{output}: {written} pictures written")
+    if failed or not written:
+        raise typer.Exit(3)
+
+
 @app.command("slices")
 def cut_slices(
     volumes: Annotated[list[Path], typer.Argument(help="Series and volumes: files, folders or zips.")],

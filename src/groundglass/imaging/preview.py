@@ -39,7 +39,7 @@ def write_previews(
         ImageError: nothing can be read.
     """
     for number, ct_slice in enumerate(read_slices(path, on_error=on_error)):
-        target = output / f"{number:05d}-{_name(ct_slice)}.png"
+        target = output / f"{number:05d}-{picture_name(ct_slice)}.png"
         _, png = cv2.imencode(".png", preview(ct_slice.pixels, framing))
         write_bytes(target, png.tobytes())
         yield target
@@ -55,6 +55,7 @@ def binarise(pixels: Grey) -> Grey:
     return np.asarray(cv2.threshold(pixels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1], np.uint8)
 
 
-def _name(ct_slice: CTSlice) -> str:
+def picture_name(ct_slice: CTSlice) -> str:
+    """A file name for a picture of a slice: its own, in letters that every system takes, and its frame."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(ct_slice.origin.file).stem)[:_LONGEST_NAME]
     return stem if ct_slice.origin.frame is None else f"{stem}-{ct_slice.origin.frame}"
