@@ -28,13 +28,19 @@ def evidence_picture(evidence: Evidence) -> Picture:
         Shape (320, W, 3).
     """
     pixels, framed = evidence.slice.pixels, evidence.framed
-    side = max(1, round(_HEIGHT * max(pixels.shape) / pixels.shape[0]))
-    pictures = [outlined_slice(pixels, framed.lungs, framed.box, min(side, 4 * _HEIGHT))]
+    side = min(round(_HEIGHT * max(pixels.shape) / pixels.shape[0]), 2 * _HEIGHT)
+    pictures = [_upright(outlined_slice(pixels, framed.lungs, framed.box, side))]
     if evidence.activation_map is not None:
         pictures.append(overlay(fit(framed.pixels, _HEIGHT), evidence.activation_map))
     else:
         pictures.append(grey_picture(fit(framed.pixels, _HEIGHT)))
     return side_by_side(pictures, _HEIGHT)
+
+
+def _upright(picture: Picture) -> Picture:
+    """A picture with black above and below, 320 pixels high: what is very wide is not blown up."""
+    missing = max(_HEIGHT - picture.shape[0], 0)
+    return np.pad(picture, ((missing // 2, missing - missing // 2), (0, 0), (0, 0)))
 
 
 def picture_name(file: str, frame: int | None) -> str:
