@@ -74,7 +74,7 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
         "licence": "Apache-2.0",
         "versions": {},
     }
-    gate = Gate(np.zeros(64, np.float32), np.zeros((2, 64), np.float32), 1.0)
+    gate = Gate.open_wide(channels=64)
     contents = {
         "model.onnx": model,
         "trust.npz": bundles.save_arrays(bundles.trust_arrays({"fp32": gate.as_arrays()})),

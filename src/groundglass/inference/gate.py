@@ -1,21 +1,50 @@
-"""Refusal of what is no axial lung CT slice, by geometry, by the picture, and by the embedding."""
+"""Refusal of what is no axial lung CT slice, by geometry, by the picture, and by the embedding.
+
+The header's geometry decides where there is one. Then pictures too small or too blank to show anything are
+refused. What is left is described by two lists of numbers, how the picture looks and the network's embedding,
+and refused where a linear model, fitted on lung slices and on pictures of other things, finds it foreign. Two
+of the numbers it sees are distances from lung slices: the Mahalanobis distance within their principal
+directions and the distance from the subspace these span, so that what resembles nothing is refused as well
+(cf. Lee et al., A simple unified framework for detecting out-of-distribution samples, NeurIPS 2018).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from groundglass.errors import BundleError
+from groundglass.imaging.appearance import COUNT, VERSION, appearance
 from groundglass.imaging.framing import FramedSlice
-from groundglass.imaging.slice import CTSlice
+from groundglass.imaging.slice import CTSlice, Grey, Origin
+from groundglass.inference.flags import LUNGS_NOT_FOUND, geometry_flags, picture_flags
+from groundglass.inference.foreign import (
+    LUNG,
+    Examples,
+    ForeignModel,
+    fit_foreign_model,
+    held_out_foreignness,
+)
 
-LUNGS_NOT_FOUND = "lungs-not-found"
+__all__ = ["ACCEPTED", "LUNGS_NOT_FOUND", "Gate", "Verdict"]
 
-_AXIAL = 0.9
-"""Least cosine between the slice normal and the body axis; gantry tilt stays below 30 degrees."""
+ACCEPTED = 0.985
+"""Share of lung slices, held out when the model was fitted, that is to be accepted."""
+
+_AXIAL = 0.86
+"""Least cosine between the slice normal and the body axis: gantries tilt by up to 30 degrees."""
+
+_UPRIGHT = 0.7
+"""Least cosine between the picture's rows and the body's left-right axis."""
+
+_SMALLEST_SIDE = 32
+_BLANK = 4.0
+"""Standard deviation of grey below which there is nothing to see."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +54,12 @@ class Verdict:
     Attributes:
         reason: why not, in words that follow "refused:"; None where it may.
         flags: what to keep in mind otherwise.
+        looks: how the picture looks, for :meth:`Gate.judge`; None where it was refused at once.
     """
 
     reason: str | None = None
     flags: tuple[str, ...] = ()
+    looks: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -36,66 +67,109 @@ class Gate:
     """Tells axial lung CT slices from everything else.
 
     Attributes:
-        centre: mean embedding of training slices, float32, shape (channels,).
-        axes: directions in embedding space, each divided by the training slices' spread along it, float32,
-            shape (k, channels).
-        farthest: largest distance that is accepted.
+        model: finds how foreign a picture is, from its looks followed by its embedding.
+        limit: the largest foreignness that is accepted.
     """
 
-    centre: NDArray[np.float32]
-    axes: NDArray[np.float32]
-    farthest: float
+    model: ForeignModel
+    limit: float
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Gate:
-        """The gate in a bundle's ``trust.npz``."""
-        return cls(arrays["centre"], arrays["axes"], float(arrays["farthest"]))
+        """The gate in a bundle's ``trust.npz``.
+
+        Raises:
+            BundleError: it was fitted to another description of pictures, or its arrays do not fit together.
+        """
+        rest = dict(arrays)
+        try:
+            version, limit = int(rest.pop("looks_version")), float(rest.pop("limit"))
+            if version != VERSION:
+                raise BundleError(
+                    f"the bundle's gate has version {version}, this groundglass reads {VERSION}; export again"
+                )
+            return cls(ForeignModel(**rest), limit)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"the bundle's gate does not fit this version ({error})") from None
 
     def as_arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays for a bundle's ``trust.npz``."""
-        return {"centre": self.centre, "axes": self.axes, "farthest": np.asarray(self.farthest)}
+        return {
+            **self.model.as_arrays(),
+            "limit": np.asarray(self.limit),
+            "looks_version": np.asarray(VERSION),
+        }
 
     @classmethod
-    def fit(
-        cls,
-        training: NDArray[np.float32],
-        accepted: NDArray[np.float32],
-        components: int = 64,
-        share: float = 0.99,
-    ) -> Gate:
-        """Learn what embeddings of lung slices look like.
+    def fit(cls, examples: Examples, deciding: NDArray[np.bool_], accepted: float = ACCEPTED) -> Gate:
+        """Learn to tell lung slices from other pictures.
 
         Args:
-            training: embeddings of slices the network learned from, shape (N, channels).
-            accepted: embeddings of slices it did not learn from, shape (M, channels).
-            components: principal directions kept.
-            share: of ``accepted`` within the largest distance that is accepted.
+            examples: lung slices and foreign pictures; their features are looks followed by embeddings.
+            deciding: which examples, all of them lung slices, decide on the limit, shape (N,).
+            accepted: share of these that is accepted by models that have not seen their patients.
+
+        Raises:
+            ValueError: there is no lung slice, nothing foreign, or no deciding slice.
         """
-        centre = training.mean(axis=0)
-        _, singular, directions = np.linalg.svd(training - centre, full_matrices=False)
-        spread = singular[:components] / np.sqrt(len(training))
-        axes = directions[:components] / np.maximum(spread, 1e-6)[:, None]
-        distances = np.linalg.norm((accepted - centre) @ axes.T, axis=1)
-        return cls(
-            np.asarray(centre, np.float32), np.asarray(axes, np.float32), float(np.quantile(distances, share))
+        held_out = held_out_foreignness(examples)[deciding[examples.lung]]
+        if not len(held_out):
+            raise ValueError("the gate's limit needs lung slices to decide on it")
+        return cls(fit_foreign_model(examples), round(float(np.quantile(held_out, accepted)), 4))
+
+    @classmethod
+    def open_wide(cls, channels: int) -> Gate:
+        """A gate that knows nothing: it lets pass whatever is neither blank nor of a wrong geometry.
+
+        Args:
+            channels: of the network's embedding.
+        """
+        count = COUNT + channels
+        rng = np.random.default_rng(0)
+        examples = Examples(
+            rng.normal(0, 1, (4, count)), (LUNG, LUNG, "other", "other"), np.arange(4), np.ones(4)
         )
+        return cls(fit_foreign_model(examples), float("inf"))
 
     def look(self, ct_slice: CTSlice, framed: FramedSlice) -> Verdict:
         """Judge by the file's geometry and by the picture, before the network is asked."""
-        orientation = ct_slice.origin.orientation
-        if orientation is not None:
-            normal = np.cross(orientation[:3], orientation[3:])
-            if abs(normal[2]) < _AXIAL:
-                plane = "sagittal" if abs(normal[0]) >= abs(normal[1]) else "coronal"
-                return Verdict(f"a {plane} or oblique image; only axial slices can be judged")
-        return Verdict(flags=() if framed.found else (LUNGS_NOT_FOUND,))
+        reason = _wrong_geometry(ct_slice.origin) or _nothing_to_see(ct_slice.pixels)
+        if reason is not None:
+            return Verdict(reason)
+        flags = (*geometry_flags(ct_slice.origin), *picture_flags(framed, ct_slice.pixels))
+        return Verdict(None, flags, appearance(ct_slice.pixels, framed))
 
     def judge(self, framed: FramedSlice, embedding: NDArray[np.float32], so_far: Verdict) -> Verdict:
-        """Judge by the embedding, shape (channels,), what passed :meth:`look`."""
-        distance = float(np.linalg.norm((embedding - self.centre) @ self.axes.T))
-        if distance > self.farthest:
-            return Verdict(
-                f"unlike the slices the model knows (distance {distance:.1f}, limit {self.farthest:.1f})",
-                so_far.flags,
-            )
-        return so_far
+        """Judge what passed :meth:`look` by its looks and its embedding, shape (channels,)."""
+        if so_far.reason is not None or so_far.looks is None:
+            return so_far
+        features = np.concatenate([so_far.looks, embedding])[None]
+        odds = self.model.odds(features)[0]
+        foreignness = float(np.logaddexp.reduce(odds))
+        if foreignness <= self.limit:
+            return so_far
+        kind = self.model.kinds[int(np.argmax(odds))]
+        score = f"score {foreignness:.1f}, limit {self.limit:.1f}"
+        return Verdict(f"not recognised as an axial lung CT slice; looks like {kind} ({score})", so_far.flags)
+
+
+def _wrong_geometry(origin: Origin) -> str | None:
+    if origin.orientation is None:
+        return None
+    rows, columns = np.array(origin.orientation[:3]), np.array(origin.orientation[3:])
+    normal = np.cross(rows, columns)
+    if abs(normal[2]) < _AXIAL:
+        plane = "sagittal" if abs(normal[0]) >= abs(normal[1]) else "coronal"
+        return f"a {plane} or oblique image; only axial slices can be judged"
+    if abs(rows[0]) < _UPRIGHT:
+        return "an axial image turned by 90 degrees; turn it so that its rows run across the body"
+    return None
+
+
+def _nothing_to_see(pixels: Grey) -> str | None:
+    height, width = pixels.shape
+    if min(height, width) < _SMALLEST_SIDE:
+        return f"too small: {width} x {height} pixels, at least {_SMALLEST_SIDE} on each side are needed"
+    if float(cv2.meanStdDev(pixels)[1].item()) < _BLANK:
+        return "blank: nearly all of it is one grey"
+    return None
