@@ -33,6 +33,7 @@ from groundglass.inference.gate import Gate
 from groundglass.inference.trust import Calibration
 from groundglass.reporting.model_card import render_card
 from groundglass.training.framed import FramedSet, load_framed
+from groundglass.training.gate import Lessons, fit_gate, gather_lessons
 from groundglass.training.onnx_model import CLOSE, OPSET, largest_difference, to_onnx
 from groundglass.training.provenance import now, versions
 from groundglass.training.quantise import quantise
@@ -125,6 +126,7 @@ class _Material:
     run: Run
     parts: Mapping[str, Part]
     framed: Mapping[str, FramedSet]
+    lessons: Lessons
 
     def images(self, name: str) -> NDArray[np.float32]:
         """Normalised, shape (N, size, size)."""
@@ -137,10 +139,8 @@ def _load(job: Export) -> _Material:
     framed = {name: load_framed(part.records, run.framing, 0.0, job.cache) for name, part in parts.items()}
     if set(framed["train"].sha256) != set(run.info["training_sha256"]):
         raise DataError(f"{job.data}: not the data that {run.path} was trained on")
-    if job.lesion_free is not None:
-        records = load_dataset(job.lesion_free).records
-        framed["lesion-free"] = load_framed(records, run.framing, 0.0, job.cache)
-    return _Material(run, parts, framed)
+    lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free).records
+    return _Material(run, parts, framed, gather_lessons(run.framing, parts["train"].records, lesion_free))
 
 
 def _export_network(job: Export, material: _Material) -> bytes:
@@ -160,8 +160,7 @@ def _judge(model: bytes, material: _Material) -> _Judged:
     outputs = {name: _outputs(engine, material.images(name)) for name in material.framed}
     parts = material.parts
     calibration = Calibration.fit(outputs["val"].logit, parts["val"].label, _COVERAGE)
-    learned = [outputs[name].embedding for name in ("train", "lesion-free") if name in outputs]
-    gate = Gate.fit(np.concatenate(learned), outputs["val"].embedding)
+    gate = fit_gate(material.lessons, engine, material.run.framing)
     metrics = {name: brief(parts[name], outputs[name].logit, calibration) for name in ("val", "test")}
     return _Judged(model, engine, outputs, calibration, gate, metrics)
 
