@@ -235,7 +235,8 @@ def test_series_are_kept_apart_and_directories_passed_over(
             ImagePositionPatient=[0, 0, -index],
             **place,
         )
-    write_dicom(tmp_path / "DICOMDIR", chest, PixelData=None, Rows=None, Columns=None)
+    directory = {"SOPClassUID": "1.2.840.10008.1.3.10", "PixelData": None, "Rows": None, "Columns": None}
+    write_dicom(tmp_path / "DICOMDIR", chest, **directory)
     read = [(item.origin.series, Path(item.origin.file).stem) for item in read_slices(tmp_path)]
     assert read == [("1.2.0", stem) for stem in "420"] + [("1.2.1", stem) for stem in "531"]
 
@@ -355,3 +356,15 @@ def test_a_damaged_name_costs_no_slice(tmp_path: Path, write_dicom: WriteDicom, 
     patient = read_slice(path).origin.patient
     assert patient is not None
     assert patient.name is None or patient.name.isprintable()
+
+
+@pytest.mark.parametrize("length", [140, 200, 400])
+def test_a_truncated_header_is_reported_in_a_folder_too(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, length: int
+) -> None:
+    write_dicom(tmp_path / "a.dcm", chest)
+    path = write_dicom(tmp_path / "b.dcm", chest)
+    path.write_bytes(path.read_bytes()[:length])
+    errors: list[ImageError] = []
+    assert len(list(read_slices(tmp_path, on_error=errors.append))) == 1
+    assert [error.path for error in errors] == [str(path)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from groundglass.errors import ImageError
 from groundglass.imaging.archive import open_archive, split_member
@@ -23,6 +23,9 @@ from groundglass.imaging.slice import CTSlice
 from groundglass.imaging.sniff import HEAD_BYTES, RASTER, Container, identify
 from groundglass.imaging.source import FileSource, Source, files_below, natural_key
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
 _Item = TypeVar("_Item")
 OnError = Callable[[ImageError], None]
 Skip = Callable[[str], bool]
@@ -35,6 +38,7 @@ _CLAIMING_SUFFIXES = (
     *(".nii", ".nii.gz", ".mhd", ".mha", ".zip"),
 )
 _GEOMETRY = (
+    "SOPClassUID",
     "SeriesInstanceUID",
     "InstanceNumber",
     "Rows",
@@ -252,6 +256,8 @@ def _place(source: Source, limits: Limits) -> _Place | None:
     with guard(source.name, "DICOM"):
         dataset = open_dataset(source, limits, _GEOMETRY)
         if "Rows" not in dataset:
+            if _may_be_image(dataset):
+                raise ImageError(source.name, "a DICOM file without an image; it may be truncated")
             return None
         frame = describe_frames(dataset, limits)[0]
         orientation = frame.orientation or ()
@@ -262,3 +268,13 @@ def _place(source: Source, limits: Limits) -> _Place | None:
             number=int(dataset.get("InstanceNumber", 0) or 0),
             name=source.name,
         )
+
+
+def _may_be_image(dataset: Dataset) -> bool:
+    """Whether a DICOM file that holds no image should hold one: its class says so, or is lost."""
+    from pydicom.uid import UID  # noqa: PLC0415 - slow to import
+
+    kind = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+    if kind:
+        return "Image Storage" in UID(str(kind)).name
+    return getattr(dataset, "preamble", None) is not None
