@@ -45,7 +45,7 @@ def test_patterns_are_expanded_in_natural_order(tree: Path) -> None:
     assert names(str(tree / "a" / "?.png")) == [str(tree / "a/1.png"), str(tree / "a/2.png")]
 
 
-@pytest.mark.parametrize("argument", ["gone", "a/gone.png", "a/*.dcm", "study.zip!s/3.png", "gone.zip!x", ""])
+@pytest.mark.parametrize("argument", ["gone", "a/gone.png", "a/*.dcm", "gone/**", "study.zip!s/3.png", "gone.zip!x", ""])
 def test_what_is_not_there_is_an_error_before_anything_is_read(tree: Path, argument: str) -> None:
     with pytest.raises(PredictionError, match=r"no such|no file matches") as caught:
         names("a", argument)

@@ -99,8 +99,13 @@ class FindingsTable:
 def where(finding: Finding) -> str:
     """Position in mm, else the frame's number, else nothing."""
     if finding.position is not None:
-        return f"{finding.position:.1f} mm" if abs(finding.position) < 1000 else f"{finding.position:.0f} mm"
+        return _millimetres(finding.position)
     return "" if finding.frame is None else f"#{finding.frame}"
+
+
+def _millimetres(position: float) -> str:
+    digits = 1 if abs(position) < 1000 else 0
+    return f"{round(position, digits) + 0.0:.{digits}f} mm"
 
 
 def shorten_middle(text: str, width: int, *, unicode: bool = True) -> str:
@@ -135,7 +140,7 @@ def series_lines(summary: SeriesSummary, width: int | None, *, unicode: bool) ->
     if len(curve.at) < 2:
         return
     first, last = (
-        f"{end:.1f} mm" if curve.axis == "mm" else f"{curve.axis} {end:g}"
+        _millimetres(end) if curve.axis == "mm" else f"{curve.axis} {end:g}"
         for end in (curve.at[0], curve.at[-1])
     )
     line = sparkline(curve.at, curve.probability, unicode=unicode)

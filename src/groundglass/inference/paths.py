@@ -40,7 +40,9 @@ def _named(argument: str) -> list[Path]:
         return [Path(argument)]
     if not glob.has_magic(argument):
         raise PredictionError(f"{argument}: no such file or folder")
-    found = sorted(glob.glob(argument, recursive=True), key=natural_key)
+    # A pattern that ends in ** gives its beginning back, whether that exists or not.
+    matches = filter(os.path.lexists, glob.glob(argument, recursive=True))
+    found = sorted(matches, key=natural_key)
     if not found:
         raise PredictionError(f"{argument}: no file matches this pattern")
     return [Path(path) for path in found]

@@ -88,6 +88,14 @@ class SliceCard:
         return self.file.replace("\\", "/").rpartition("/")[2] or self.file
 
     @property
+    def where(self) -> str:
+        """Frame and position in words; empty where the file tells neither."""
+        parts = [] if self.frame is None else [f"frame {self.frame}"]
+        if self.position is not None:
+            parts.append(f"{round(self.position, 1) + 0.0:.1f} mm".replace("-", "−"))
+        return ", ".join(parts)
+
+    @property
     def place(self) -> str:
         """What stands before the name."""
         return self.file[: len(self.file) - len(self.name)]
