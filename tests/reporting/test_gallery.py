@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from groundglass.reporting.curve import SeriesCurve
+from groundglass.reporting.overlay import png_data_uri
 from groundglass.reporting.prediction import PredictionReport, SeriesPanel, SliceCard, Tile, render
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -24,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None or os.name != "posix", reason="no Chromium here"),
 ]
 
-GREY = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+GREY = png_data_uri(np.full((4, 8, 3), 90, np.uint8))
 BASE = SliceCard(
     0, "", "ok", "NonCOVID", 0.1, None, None, None, "", GREY, "a slice", None
 )  # fmt: skip
@@ -111,7 +113,7 @@ class Browser:
             pass
 
     def run(self, expression: str) -> Any:
-        result = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        result = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
@@ -179,7 +181,13 @@ def test_the_page_opens_in_file_order_without_a_complaint(opened: Browser) -> No
     assert order(opened) == [0, 1, 2, 3, 4, 5]
     assert opened.run("document.getElementById('toolbar').offsetParent !== null"), "the script ran"
     assert "6 of 6 slices" in opened.run("document.getElementById('shown').textContent")
-    assert opened.run("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert (
+        opened.run(
+            "Promise.all([...document.images].map(image => { image.loading = 'eager'; return image.decode(); }))"
+            ".then(decoded => decoded.length)"
+        )
+        == 5
+    )
     assert complaints(opened) == []
 
 
