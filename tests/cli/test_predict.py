@@ -406,6 +406,32 @@ def test_hostile_names(run: Run, tmp_path: Path) -> None:
     assert findings_of(tmp_path / "out") == rows, "every name is known again"
 
 
+def test_names_of_bytes_in_every_place(run: Run, series: Path, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    series.rename(odd)
+    volume = np.stack([pixels(number).T.astype(np.int16) for number in range(3)], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "v.nii.gz")
+    (tmp_path / "v.nii.gz").rename(odd / os.fsdecode(b"v\xff.nii.gz"))
+    for arguments in ((), ("--json",), ("--csv",), ("--output", odd / "out")):
+        assert run(odd, *arguments).status == 0
+    (one, two) = json.loads((odd / "out" / "series.json").read_text(encoding="utf-8"))["series"]
+    assert {one["place"][-7:], two["place"][-7:]} == {r"f\udce9", ".nii.gz"}
+    page = (odd / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count('data-series="1"') + page.count('data-series="2"') == 8
+    assert run(odd, "--output", odd / "out", "--resume").status == 0
+    assert len(findings_of(odd / "out")) == 8
+
+
+def test_of_many_paths_the_report_names_a_few(run: Run, pictures: Path, tmp_path: Path) -> None:
+    paths = [f"{pictures}/{number}.png" for number in range(6)]
+    run(*paths, "--output", tmp_path / "few")
+    assert paths[5] in (tmp_path / "few" / "report.html").read_text().split("<pre>")[1]
+    run(*paths, *(f"{pictures}/./{number}.png" for number in range(6)), "--output", tmp_path / "many")
+    command = (tmp_path / "many" / "report.html").read_text().split("<pre>")[1]
+    assert "4 more paths" in command
+    assert f"--output {tmp_path / 'many'}" in command
+
+
 # A folder
 
 

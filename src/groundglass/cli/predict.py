@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SOME_LEFT_OUT, NONE_CLASSIFIED, INTERRUPTED = 3, 4, 130
 """Exit statuses beside 0, all slices classified, and 2, an error that the user can mend."""
 
+_PATHS_TOLD = 8
+
 
 class ModelPrecision(str, Enum):
     """Number formats a bundle's model may come in."""
@@ -76,8 +78,8 @@ def predict(
 
     printed = _printed(as_json, as_csv, as_parquet and output is None)
     inputs = expand(paths)
-    command = shlex.join(["groundglass", *sys.argv[1:]])
-    plan = OutputPlan(output, resume, as_parquet and output is not None, keep_identifiers, inputs, command)
+    beside = as_parquet and output is not None
+    plan = OutputPlan(output, resume, beside, keep_identifiers, inputs, _command(paths))
     plan.check()
     chosen = cast("Precision | None", precision and precision.value)
     opened = Bundle.open(bundle, chosen, threads)
@@ -97,6 +99,15 @@ def predict(
     status = exit_status(target.studies.counts)
     if status:
         raise typer.Exit(status)
+
+
+def _command(paths: Sequence[str]) -> str:
+    """The command as it was given, of many paths the first few."""
+    if len(paths) <= _PATHS_TOLD:
+        return shlex.join(["groundglass", *sys.argv[1:]])
+    told = [*paths[:_PATHS_TOLD], f"... {len(paths) - _PATHS_TOLD} more paths ..."]
+    options = [word for word in sys.argv[2:] if word not in set(paths)]
+    return shlex.join(["groundglass", "predict", *options]) + " " + " ".join(told)
 
 
 def _printed(as_json: bool, as_csv: bool, as_parquet: bool) -> Format | None:

@@ -14,8 +14,14 @@ from groundglass import __version__
 from groundglass.atomic import atomic_path
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.finding import Finding, Status
-from groundglass.inference.findings_file import read_findings
-from groundglass.inference.gate import LUNGS_NOT_FOUND
+from groundglass.inference.findings_file import read_findings, readable
+from groundglass.inference.flags import (
+    LOW_RESOLUTION,
+    LUNGS_NOT_FOUND,
+    ONE_LUNG_FOUND,
+    SOFT_TISSUE_WINDOW,
+    UPSIDE_DOWN,
+)
 from groundglass.inference.pictures import picture_name, small_data_uri
 from groundglass.inference.study import STUDY_SCORE, Axis, Counts, SeriesSummary, Studies, slices_in_score
 from groundglass.reporting.curve import SeriesCurve
@@ -26,6 +32,14 @@ GALLERY, UNCLASSIFIED = 1000, 100
 
 PANELS = 200
 """Most series shown."""
+
+_FLAGS = {
+    LUNGS_NOT_FOUND: ": no lungs were found, and the whole picture was judged instead",
+    ONE_LUNG_FOUND: ": one lung was found, and the other was not judged",
+    SOFT_TISSUE_WINDOW: ": most of the lung is black in the picture's window, which hides what is looked for",
+    LOW_RESOLUTION: ": the lungs take so few pixels that they were enlarged",
+    UPSIDE_DOWN: ": by the file's geometry the patient's back is up",
+}
 
 _AXES: dict[Axis, tuple[str, str]] = {
     "mm": ("mm", "position towards the head, mm"),
@@ -71,7 +85,7 @@ def write_report(
         slices_note=f"{choice.words} Pictures open in full size from the folder {overlays.name} beside this "
         "page. Colours are scaled to the strongest place of each slice; they do not compare between slices.",
         facts=_facts(bundle),
-        command=command,
+        command=readable(command),
     )
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         render(report, stream)
@@ -161,10 +175,9 @@ def _warnings(counts: Counts, flags: Counter[str]) -> list[str]:
     if counts.failed:
         files = "1 file" if counts.failed == 1 else f"{counts.failed:,} files"
         warnings.append(f"{files} could not be read; the slices in them are missing here.")
-    missed = flags.get(LUNGS_NOT_FOUND, 0)
-    if missed:
-        slices = "1 slice" if missed == 1 else f"{missed:,} slices"
-        warnings.append(f"No lungs were found in {slices}; the whole picture was judged instead.")
+    for flag, count in sorted(flags.items()):
+        slices = "1 slice is" if count == 1 else f"{count:,} slices are"
+        warnings.append(f"{slices} flagged {flag}{_FLAGS.get(flag, '')}.")
     return warnings
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Literal
 
 from groundglass.inference.finding import COVID, NON_COVID, UNCERTAIN, Finding, Status
+from groundglass.inference.findings_file import readable
 
 Axis = Literal["mm", "frame", "order"]
 """What a curve runs along: position towards the head in mm, index in a file, or order of reading."""
@@ -205,22 +207,22 @@ class Studies:
         self._series: dict[str, _Series] = {}
         self._by_place: dict[str, set[str]] = {}
         self._loose: set[str] = set()
-        self._failed: list[Finding] = []
+        self._failed: list[str] = []
 
     def add(self, finding: Finding) -> None:
         """Take one finding in; pictures that belong to no series are counted only."""
         self.counts.add(finding)
-        key = _key(finding)
+        key, file = _key(finding), readable(finding.file)
         if key is not None:
-            folder = finding.file if finding.series is None else folder_of(finding.file)
+            folder = file if finding.series is None else folder_of(file)
             number = len(self._series) + 1
             self._series.setdefault(key, _Series(number, finding.series, folder)).add(finding)
-            for place in (folder,) if finding.frame is None else (folder, finding.file):
+            for place in (folder,) if finding.frame is None else (folder, file):
                 self._by_place.setdefault(place, set()).add(key)
         elif finding.status is Status.FAILED:
-            self._failed.append(finding)
+            self._failed.append(file)
         else:
-            self._loose.add(folder_of(finding.file))
+            self._loose.add(folder_of(file))
 
     def number(self, finding: Finding) -> int | None:
         """The number from 1 of a finding's series among :meth:`summaries`, None where it has none."""
@@ -229,12 +231,9 @@ class Studies:
 
     def summaries(self) -> list[SeriesSummary]:
         """The series and volumes, in the order in which they came."""
-        extra = {key: Counts() for key in self._series}
-        for finding in self._failed:
-            for key in self._owner(finding.file):
-                extra[key].add(finding)
+        extra = Counter(key for file in self._failed for key in self._owner(file))
         return [
-            _summary(each, replace(each.counts, failed=each.counts.failed + extra[key].failed))
+            _summary(each, replace(each.counts, failed=each.counts.failed + extra[key]))
             for key, each in self._series.items()
         ]
 
@@ -248,7 +247,7 @@ class Studies:
 
 def _key(finding: Finding) -> str | None:
     """What a finding's series is known by: its UID, or for a volume without one its file."""
-    return finding.series or (finding.file if finding.frame is not None else None)
+    return finding.series or (readable(finding.file) if finding.frame is not None else None)
 
 
 def _summary(series: _Series, counts: Counts) -> SeriesSummary:
