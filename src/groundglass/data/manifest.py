@@ -217,6 +217,28 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(name=path.stem, root=path.parent, records=tuple(records))
 
 
+def iterate_paths(path: Path) -> Iterator[Path]:
+    """The files that a manifest CSV names, one by one, for manifests of any length; nothing else is checked.
+
+    Raises:
+        DataError: the file cannot be read, does not say which column holds the paths, or names no file.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            _check_header(path, reader.fieldnames)
+            for row in reader:
+                yield _parse_row(path, reader.line_num, row).path
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text; save the manifest as CSV in UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if reader.line_num < 2:
+        raise DataError(f"{path}: has no rows, only a header line")
+
+
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write a manifest as CSV, atomically; images below the CSV's folder get relative paths."""
     folder = path.absolute().parent

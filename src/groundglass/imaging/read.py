@@ -108,7 +108,7 @@ def read_slices(
                 encountered += 1
                 yield image
     if encountered == 0 and not of_folder:
-        report(ImageError(path, f"holds no image; looked for {_KNOWN}"))
+        report(no_image(path))
 
 
 def read_slice(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> CTSlice:
@@ -121,6 +121,11 @@ def read_slice(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> CT
     if len(slices) != 1:
         raise ImageError(path, "holds several slices where one is wanted")
     return slices[0]
+
+
+def no_image(path: str | PathLike[str]) -> ImageError:
+    """The error of a folder or archive in which nothing is an image."""
+    return ImageError(path, f"holds no image; looked for {_KNOWN}")
 
 
 def _raise(error: ImageError) -> None:

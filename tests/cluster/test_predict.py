@@ -1,0 +1,291 @@
+"""Many workers say what one process says, whatever happens to them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import groundglass
+from groundglass.cluster import predict as prediction
+from groundglass.cluster.alone import judge_alone
+from groundglass.cluster.predict import Answer, Answers, RayClassifier
+from groundglass.cluster.session import ray_session
+from groundglass.cluster.units import Unit
+from groundglass.errors import BundleError, PredictionError
+from groundglass.imaging.phantom import make_phantom
+from groundglass.imaging.phantom_files import write_dicom
+from groundglass.inference.bundle import Bundle
+from groundglass.inference.classifier import Classifier
+from groundglass.inference.finding import Finding, Status
+
+# Not imported here: Ray must be told to keep to this machine before it is.
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+SLICES = 400
+DEADLY = """
+import os, signal
+import groundglass.imaging.raster as raster
+
+decode = raster.decode_raster
+
+def kill(content, name, limits):
+    if name.endswith("deadly.png"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name.endswith("faulty.png"):
+        raise_from_nowhere()
+    return decode(content, name, limits)
+
+raster.decode_raster = kill
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Many slices, a series, a zip, and what can go wrong: broken, coloured, empty, no image, no UTF-8."""
+    folder = tmp_path_factory.mktemp("slices")
+    for number in range(10):
+        pixels = make_phantom(np.random.default_rng(number), 0.4, 0.5, size=128).slice.pixels
+        cv2.imwrite(str(folder / f"{number}.png"), pixels)
+    (folder / "many").mkdir()
+    for number in range(SLICES):
+        os.link(folder / f"{number % 10}.png", folder / "many" / f"{number}.png")
+    (folder / "3b.png").write_bytes((folder / "3.png").read_bytes()[:500])
+    (folder / "empty.png").touch()
+    (folder / "notes.txt").write_text("no image")
+    (folder / "ä\udcff.png").write_bytes((folder / "3.png").read_bytes())
+    cv2.imwrite(str(folder / "5b.png"), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    with zipfile.ZipFile(folder / "study.zip", "w") as archive:
+        for name in ("0.png", "3b.png"):
+            archive.write(folder / name, f"inside/{name}")
+    (folder / "series").mkdir()
+    for number in range(3):
+        phantom = make_phantom(np.random.default_rng(number), 0.2, 0.5, size=128)
+        write_dicom(phantom, folder / "series" / f"{number}.dcm")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def deadly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of Python code that all processes started from now on run: some files kill their reader."""
+    code = tmp_path_factory.mktemp("code")
+    (code / "sitecustomize.py").write_text(DEADLY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(code), prepend=os.pathsep)
+        yield code
+
+
+@pytest.fixture(scope="module")
+def two_workers(deadly: Path) -> Iterator[None]:
+    """A Ray for all tests of this module."""
+    with ray_session(None, 2):
+        yield
+
+
+def workers() -> list[int]:
+    """Process ids of Ray's workers that judge units."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (place / "cmdline").read_text(errors="replace")
+        except OSError:
+            continue
+        if command.startswith("ray::MapWorker"):
+            found.append(int(place.name))
+    return found
+
+
+def by_place(findings: list[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: (finding.file, finding.frame or 0))
+
+
+@pytest.mark.slow
+def test_the_same_findings_as_one_process_in_the_order_of_the_files(
+    two_workers: None, bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    paths = [folder, tmp_path, folder / "0.png", folder / "notes.txt", tmp_path / "gone.png"]
+    expected = list(Classifier(bundle, 1).predict_all(paths))
+    assert {finding.status for finding in expected} == set(Status)
+    found = list(RayClassifier(bundle).predict_all(paths))
+    assert by_place(found) == by_place(expected)
+    classified = [finding.file for finding in expected if finding.status is Status.OK and not finding.series]
+    assert [finding.file for finding in found if finding.file in set(classified)] == classified
+    assert [finding for finding in found if finding.file == str(tmp_path)], "an empty folder is told"
+    again = list(RayClassifier(bundle, workers=1).predict_all(paths))
+    assert again == found, "the number of workers changes nothing"
+
+
+@pytest.mark.slow
+def test_identifiers_are_kept_only_where_they_are_asked_for(
+    two_workers: None, bundle: Bundle, folder: Path
+) -> None:
+    paths = [folder / "series", folder / "empty.png"]
+    expected = Classifier(bundle, 1, keep_identifiers=True).predict_all(paths)
+    kept = RayClassifier(bundle, keep_identifiers=True).predict_all(paths)
+    assert by_place(list(kept)) == by_place(list(expected))
+    assert not [
+        finding for finding in RayClassifier(bundle).predict_all(paths) if finding.patient is not None
+    ]
+
+
+@pytest.mark.slow
+def test_what_is_skipped_is_left_out(two_workers: None, bundle: Bundle, folder: Path) -> None:
+    found = RayClassifier(bundle).predict_all(
+        [folder / "many"],
+        skip=lambda file, frame: file.endswith("/7.png"),
+        skip_file=lambda file: not file.endswith("7.png"),
+    )
+    names = [Path(finding.file).name for finding in found]
+    assert names == [f"{number}.png" for number in range(17, SLICES, 10)]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_and_doubles_nothing(
+    two_workers: None, bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groundglass.cluster.units.LARGEST", 8)
+    paths = [folder / "many", folder / "many"]
+    expected = list(Classifier(bundle, 1).predict_all(paths))
+    found, killed = [], []
+    for finding in RayClassifier(bundle, workers=2).predict_all(paths):
+        found.append(finding)
+        if len(found) in {1, 200}:
+            victim = workers()[0]
+            os.kill(victim, signal.SIGKILL)
+            killed.append(victim)
+    assert len(set(killed)) == 2
+    assert found == expected
+
+
+@pytest.mark.slow
+def test_a_file_that_kills_its_reader_is_named_and_stops_nothing(
+    two_workers: None, bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groundglass.cluster.units.LARGEST", 8)
+    for number in range(30):
+        shutil.copy(folder / f"{number % 10}.png", tmp_path / f"{number}.png")
+    expected = list(Classifier(bundle, 1).predict_all([tmp_path]))
+    for name in ("5deadly.png", "6deadly.png", "20faulty.png"):
+        shutil.copy(folder / "0.png", tmp_path / name)
+    found = list(RayClassifier(bundle, workers=2).predict_all([tmp_path]))
+    odd = {Path(finding.file).name: finding for finding in found if "y" in Path(finding.file).stem}
+    assert [finding for finding in found if "y" not in Path(finding.file).stem] == expected
+    assert {name: finding.status for name, finding in odd.items()} == dict.fromkeys(odd, Status.FAILED)
+    assert odd["5deadly.png"].reason == "reading it ended its process (SIGKILL)"
+    assert odd["20faulty.png"].reason
+    assert len(found) == 33
+
+
+@pytest.mark.slow
+def test_workers_that_always_die_end_the_run(
+    two_workers: None, bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groundglass.cluster.units.LARGEST", 1)
+    monkeypatch.setattr(prediction, "MOST_LOST", 2)
+    for number in range(4):
+        shutil.copy(folder / "0.png", tmp_path / f"{number}deadly.png")
+    with pytest.raises(PredictionError, match=r"workers died .* memory"):
+        list(RayClassifier(bundle, workers=2).predict_all([tmp_path]))
+
+
+@pytest.mark.slow
+def test_a_run_of_several_shards_is_one_run(
+    two_workers: None, bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groundglass.cluster.units.LARGEST", 20)
+    monkeypatch.setattr(prediction, "SHARD", 11)
+    found = list(RayClassifier(bundle, workers=2).predict_all([folder / "many"]))
+    assert found == list(Classifier(bundle, 1).predict_all([folder / "many"]))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_not_wanted_any_more_ends(two_workers: None, bundle: Bundle, folder: Path) -> None:
+    findings = RayClassifier(bundle, workers=2).predict_all([folder])
+    next(findings)
+    findings.close()
+    deadline = time.monotonic() + 30
+    while workers() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not workers()
+
+
+@pytest.mark.slow
+def test_more_workers_than_cores_of_the_cluster_are_refused(
+    two_workers: None, bundle: Bundle, folder: Path
+) -> None:
+    with pytest.raises(PredictionError, match="--workers 3"):
+        next(RayClassifier(bundle, workers=3).predict_all([folder]))
+
+
+@pytest.mark.slow
+def test_a_bundle_is_verified_by_the_workers_too(
+    two_workers: None, tiny_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    opened = Bundle.open(tmp_path / "bundle", threads=1)
+    (tmp_path / "bundle" / "model.onnx").write_bytes(b"something else")
+    with pytest.raises(PredictionError, match=r"model\.onnx"):
+        list(RayClassifier(opened, workers=1).predict_all([folder / "0.png"]))
+    shutil.rmtree(tmp_path / "bundle")
+    with pytest.raises(BundleError, match="cannot be read"):
+        list(RayClassifier(opened, workers=1).predict_all([folder / "0.png"]))
+
+
+@pytest.mark.slow
+def test_a_zipped_bundle_does_as_well(
+    two_workers: None, tiny_bundle: Path, bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "bundle.zip", "w") as archive:
+        for file in tiny_bundle.iterdir():
+            archive.write(file, file.name)
+    zipped = Bundle.open(tmp_path / "bundle.zip", threads=1)
+    paths = [folder / "0.png"]
+    assert list(RayClassifier(zipped, workers=1).predict_all(paths)) == list(
+        Classifier(bundle, 1).predict_all(paths)
+    )
+
+
+def test_files_are_judged_alone_in_a_process_that_may_die(
+    deadly: Path, tiny_bundle: Path, bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(folder / "0.png", tmp_path / "deadly.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    files = [tmp_path / "deadly.png", folder / "0.png", folder / "ä\udcff.png", tmp_path / "notes.txt"]
+    found = list(judge_alone(Unit(tuple(map(str, files)), of_folder=True), bundle, keep_identifiers=False))
+    assert [finding.file for finding in found] == [str(file) for file in files[:3]]
+    assert "SIGKILL" in str(found[0].reason)
+    assert found[1] == groundglass.load(tiny_bundle, threads=1).predict(files[1])
+
+
+def test_what_answers_late_or_twice_is_not_counted_twice() -> None:
+    def finding(name: str) -> list[Finding]:
+        return [Finding(Status.OK, name, "bundle")]
+
+    came: list[Answer] = [
+        (0, finding("a")),
+        (0, finding("a")),
+        (3, finding("d")),
+        (2, finding("c")),
+        (5, None),
+    ]
+    answers = Answers(iter(came))
+    taken = {number: answers.take(number) for number in range(7)}
+    assert taken[0] == finding("a")
+    assert taken[1] is None
+    assert taken[2] is None, "it came late, so it was judged elsewhere meanwhile"
+    assert taken[3] == finding("d")
+    assert [taken[number] for number in (4, 5, 6)] == [None, None, None]

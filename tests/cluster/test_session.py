@@ -1,0 +1,196 @@
+"""Ray on this machine: quiet, alone and gone afterwards; a cluster that is not there: one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from groundglass.cluster.session import ray_session
+from groundglass.errors import PredictionError
+
+# Not imported here: Ray must be told to keep to this machine before it is.
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port where somebody listens and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(PredictionError, match=r"pip install 'groundglass\[cluster\]'"),
+        ray_session(None, 1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:port", ":6379", "ray://", "1.2.3.4:99999"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(PredictionError) as caught, ray_session(address, 1):
+        pass
+    assert str(caught.value).startswith(f"{address}: no ")
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once(closed_port: int) -> None:
+    start = time.monotonic()
+    for scheme in ("", "ray://"):
+        with (
+            pytest.raises(PredictionError, match="can be reached"),
+            ray_session(f"{scheme}127.0.0.1:{closed_port}", 1),
+        ):
+            pass
+    assert time.monotonic() - start < 10
+
+
+JOIN = """
+import sys
+from groundglass.cluster import session
+session.PATIENCE = 3.0
+try:
+    with session.ray_session(sys.argv[1], 1):
+        print("joined")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_given_up(silent_port: int) -> None:
+    address = f"127.0.0.1:{silent_port}"
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN, address],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.startswith(f"PredictionError {address}: no Ray cluster"), done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
+ALONE = """
+import json, os, sys
+from groundglass.cluster.session import ray_session
+with ray_session(None, 2) as workers:
+    import ray
+    print(json.dumps([workers, os.environ.get("RAY_AUTH_MODE")]), flush=True)
+    ray.get([ray.remote(lambda: None).remote() for _ in range(2)])
+    print("ready", flush=True)
+    sys.stdin.read()
+print("done", "RAY_AUTH_MODE" in os.environ, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="listening sockets are read from /proc")
+def test_a_local_ray_listens_to_this_machine_only_and_leaves_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home)}
+    temporary = Path(tempfile.gettempdir())
+    before = set(temporary.glob("groundglass-*"))
+    child = subprocess.Popen(
+        [sys.executable, "-c", ALONE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline() == '[2, "token"]\n'
+        assert child.stdout.readline() == "ready\n"
+        family = descendants(child.pid)
+        assert any("raylet" in name for name in family.values()), family
+        open_to_all = [
+            (family[pid], address) for pid, address in listening(set(family)) if not is_loopback(address)
+        ]
+        assert not open_to_all
+        assert listening(set(family)), "the sockets were found at all"
+    finally:
+        rest, errors = child.communicate(timeout=60)
+    assert rest == "done False\n"
+    assert errors == ""
+    assert not list(home.iterdir()), "no token is left in the home"
+    assert set(temporary.glob("groundglass-*")) <= before
+    deadline = time.monotonic() + 30
+    while (left := [pid for pid in family if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+
+
+@pytest.mark.slow
+def test_a_ray_that_cannot_be_kept_to_this_machine_is_not_started() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import ray\n" + JOIN.replace("sys.argv[1]", "None")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.startswith("PredictionError Ray was imported before"), done.stderr
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Process ids and command lines of a process and all below it."""
+    parents: dict[int, int] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = status.read_text(errors="replace")
+        except OSError:
+            continue
+        parents[int(status.parent.name)] = int(text.rpartition(")")[2].split()[1])
+    family = {pid}
+    while grown := {child for child, parent in parents.items() if parent in family} - family:
+        family |= grown
+    return {one: Path(f"/proc/{one}/cmdline").read_text(errors="replace") for one in family}
+
+
+def listening(pids: set[int]) -> list[tuple[int, str]]:
+    """Process id and address (hexadecimal, as the kernel writes it) of each listening TCP socket."""
+    sockets: dict[str, str] = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                sockets[fields[9]] = fields[1].partition(":")[0]
+    found = []
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                target = os.readlink(link)
+            except OSError:
+                continue
+            inode = target.removeprefix("socket:[").removesuffix("]")
+            if inode in sockets:
+                found.append((pid, sockets[inode]))
+    return found
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address of ``/proc/net/tcp`` or ``tcp6`` is 127.0.0.1 or ::1, in whatever dress."""
+    mapped = "0000000000000000FFFF0000"
+    return address.removeprefix(mapped) == "0100007F" or address == "00000000000000000000000001000000"
