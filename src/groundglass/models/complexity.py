@@ -27,19 +27,23 @@ class Complexity:
     macs: int
 
 
-def measure(name: str, size: int, **switches: bool) -> Complexity:
+def measure(
+    name: str, size: int, *, mask: bool = True, attention: bool = True, histogram: bool = True
+) -> Complexity:
     """Count parameters and operations of a network by name, without holding its numbers or computing any.
 
     Args:
         name: of a registry entry.
         size: side of the square input, in pixels, at least 32.
-        switches: ``mask``, ``attention`` and ``histogram`` of Mask-EfficientNet, on unless given.
+        mask: count Mask-EfficientNet with its mask branch.
+        attention: count it with its channel gates.
+        histogram: count it with its histogram term.
 
     Raises:
         GroundglassError: unknown name.
     """
     with torch.device("meta"):
-        network = build(name, **switches).eval()
+        network = build(name, mask=mask, attention=attention, histogram=histogram).eval()
         images = torch.empty(1, 1, size, size)
     operations: list[int] = []
 
