@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import os
@@ -27,10 +28,11 @@ import numpy as np
 import pydicom
 import pytest
 
+from groundglass.cli import predict
 from groundglass.cli.main import main
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.phantom_files import write_dicom
-from groundglass.inference import prediction_report
+from groundglass.inference import flags, prediction_report
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.finding import COLUMNS, IDENTIFIERS
 
@@ -558,6 +560,33 @@ def test_outputs_that_will_not_do(
     assert "Traceback" not in done.err
 
 
+@pytest.mark.parametrize("name", ["out", "out.jsonl", "out.csv", "out.parquet"])
+def test_a_full_disk_is_one_line_and_can_be_gone_on_with(
+    pictures: Path, tmp_path: Path, tiny_bundle: Path, name: str
+) -> None:
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
+    limited = (
+        "import resource, sys\nfrom groundglass.cli.main import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))\nmain()"
+    )
+    arguments = command(tiny_bundle, pictures, "--output", tmp_path / name)[3:]
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written (File too large)" in done.stderr
+    assert "Traceback" not in done.stderr
+    if name.endswith((".csv", ".parquet")):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
+        return
+    again = [*command(tiny_bundle, pictures, "--output", tmp_path / name), "--resume", "--quiet"]
+    assert subprocess.run(again, check=False).returncode == 0
+    findings = tmp_path / name / "findings.jsonl" if name == "out" else tmp_path / name
+    names = [Path(json.loads(line)["file"]).name for line in findings.read_text().splitlines()]
+    assert sorted(names) == [f"{number}.png" for number in range(6)]
+
+
 def test_an_output_within_the_input_is_not_read(
     run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -793,3 +822,22 @@ def test_memory_does_not_grow_with_the_number_of_slices(
         peaks.append(int(done.stderr.split()[-1]) / 1024)
     assert peaks[1] < 400
     assert peaks[1] - peaks[0] < 60, "MiB for 3,000 slices"
+
+
+# What is written about it
+
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "predict.md"
+
+
+def test_the_documentation_names_every_column_flag_option_and_status() -> None:
+    text = DOCUMENTATION.read_text(encoding="utf-8")
+    known = {value for name, value in vars(flags).items() if name.isupper() and isinstance(value, str)}
+    assert "lungs-not-found" in known
+    for name in (*COLUMNS, *IDENTIFIERS, *known):
+        assert f"`{name}`" in text, name
+    options = set(re.findall(r'"(--[a-z-]+)"', inspect.getsource(predict)))
+    assert len(options) >= 10
+    for option in options - {"--bundle"}:
+        assert option in text, option
+    for status in (0, 2, predict.SOME_LEFT_OUT, predict.NONE_CLASSIFIED, predict.INTERRUPTED):
+        assert f"\n| {status} | " in text

@@ -57,7 +57,7 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip what --output has, try again what failed.")
     ] = False,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core but one.")] = 0,
     precision: Annotated[
         ModelPrecision | None, typer.Option("--precision", help="Which model; the smaller one unless given.")
     ] = None,

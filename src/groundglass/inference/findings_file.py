@@ -70,6 +70,17 @@ def json_line(finding: Finding) -> bytes:
     return (json.dumps(row_of(finding), ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def write_all(stream: BinaryIO, content: bytes) -> None:
+    """Write all bytes, also to an unbuffered stream, which may take them piece by piece.
+
+    Files of findings are unbuffered: nothing is left in a buffer that a full disk would refuse once more when
+    the file is closed.
+    """
+    rest = memoryview(content)
+    while rest:
+        rest = rest[stream.write(rest) :]
+
+
 class JsonLinesWriter:
     """One JSON object on each line, flushed with each, so that a killed process loses nothing."""
 
@@ -78,7 +89,7 @@ class JsonLinesWriter:
 
     def write(self, finding: Finding) -> None:
         """Write one line."""
-        self._stream.write(json_line(finding))
+        write_all(self._stream, json_line(finding))
         self._stream.flush()
 
     def close(self) -> None:
@@ -109,7 +120,8 @@ class _Utf8:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return self._stream.write(text.encode())
+        write_all(self._stream, text.encode())
+        return len(text)
 
 
 def read_findings(path: Path) -> Iterator[Finding]:

@@ -166,7 +166,7 @@ class _TableFile(Output):
 def _table_file(path: Path, file_format: Format, keep_identifiers: bool) -> Iterator[Output]:
     with ExitStack() as stack:
         with file_errors(path):
-            stream = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb"))
+            stream = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb", buffering=0))
             writer = findings_writer(file_format, stream, keep_identifiers=keep_identifiers)
         yield _TableFile(path, writer)
         with file_errors(path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from groundglass.errors import PredictionError
 from groundglass.inference.finding import Finding
-from groundglass.inference.findings_file import row_of
+from groundglass.inference.findings_file import row_of, write_all
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +64,7 @@ class _Counting(io.RawIOBase):
         return True
 
     def write(self, content: Any) -> int:
-        self._stream.write(content)
+        write_all(self._stream, content)
         self._count += len(content)
         return len(content)
 

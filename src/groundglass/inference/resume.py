@@ -142,7 +142,7 @@ def appending(path: Path) -> Iterator[BinaryIO]:
     """
     with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("ab")
+        stream = path.open("ab", buffering=0)
     with stream:
         _lock(stream, path)
         yield stream
