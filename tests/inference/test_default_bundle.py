@@ -1,0 +1,126 @@
+"""The bundle that comes with the installation: small, whole, and as good as its card says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import groundglass
+from groundglass.data.load import load_dataset
+from groundglass.data.manifest import read_pixels
+from groundglass.data.splits import make_split
+from groundglass.evaluation.bundled import BundledRun
+from groundglass.evaluation.metrics import compute_metrics
+from groundglass.evaluation.part import select_part
+from groundglass.imaging.phantom import make_phantom
+from groundglass.inference.bundle import DEFAULT, Bundle
+from groundglass.inference.classifier import Classifier
+from groundglass.inference.finding import Status
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return groundglass.load()
+
+
+def test_it_takes_at_most_ten_megabytes_in_the_wheel() -> None:
+    assert sum(path.stat().st_size for path in DEFAULT.rglob("*") if path.is_file()) <= 10e6
+
+
+def test_one_line_judges_a_slice(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "slice.png"), make_phantom(np.random.default_rng(0), level=0.5).slice.pixels)
+    finding = groundglass.load().predict(tmp_path / "slice.png")
+    assert finding.status is Status.OK
+    assert finding.label in {"COVID", "NonCOVID", "uncertain"}
+    assert finding.bundle == Bundle.open().id
+
+
+def test_it_needs_no_torch_and_no_network(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "slice.png"), make_phantom(np.random.default_rng(0), level=0.5).slice.pixels)
+    script = (
+        "import socket, sys\n"
+        "def refuse(*_, **__): raise OSError('no network here')\n"
+        "socket.socket.connect = refuse\n"
+        "import groundglass\n"
+        f"print(groundglass.load().predict({str(tmp_path / 'slice.png')!r}).status.value)\n"
+        "heavy = {'torch', 'timm', 'matplotlib', 'sklearn', 'scipy', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ok\n"
+
+
+def test_its_card_is_made_of_its_figures() -> None:
+    card = (DEFAULT / "MODEL_CARD.md").read_text(encoding="utf-8")
+    info = Bundle.open().info
+    for parts in info.metrics.values():
+        for part in ("val", "test"):
+            auc = parts[part]["metrics"]["auc"]
+            assert f"{auc['value']:.3f} ({auc['low']:.3f}–{auc['high']:.3f})" in card
+    assert str(info.training["fingerprint"]) in card
+
+
+def test_ill_phantoms_are_more_suspicious_than_healthy_ones(classifier: Classifier) -> None:
+    def mean(severity: float) -> float:
+        slices = [make_phantom(np.random.default_rng(n), severity, 0.5).slice for n in range(12)]
+        findings = list(classifier.predict_slices(slices))
+        assert all(finding.status is Status.OK for finding in findings)
+        return float(np.mean([finding.probability for finding in findings if finding.probability]))
+
+    healthy, mild, severe = mean(0.0), mean(0.15), mean(0.6)
+    assert healthy < mild
+    assert healthy < severe - 0.3
+
+
+@pytest.mark.slow
+def test_its_figures_are_measured_again(covid_ct: Path) -> None:
+    run = BundledRun(Bundle.open())
+    part = select_part(load_dataset(covid_ct), run.split_spec, "test", run.seed)
+    predictions = run.predict(read_pixels(record) for record in part.records)
+    measured = compute_metrics(part.label, predictions.probability)
+    stated = run.bundle.info.metrics["int8"]["test"]["metrics"]
+    # INT8 kernels of other processors round otherwise: a slice at the threshold may fall to its other side.
+    assert measured.auc.value == pytest.approx(stated["auc"]["value"], abs=0.01)
+    assert measured.accuracy.value == pytest.approx(stated["accuracy"]["value"], abs=0.02)
+
+
+@pytest.mark.slow
+def test_few_lung_slices_of_the_validation_part_are_refused(classifier: Classifier, covid_ct: Path) -> None:
+    manifest = load_dataset(covid_ct)
+    chosen = make_split(manifest, "official").parts["val"]
+    findings = list(classifier.predict_all([manifest.records[index].path for index in chosen]))
+    refused = sum(finding.status is Status.REFUSED for finding in findings)
+    assert len(findings) == 118
+    assert refused <= 0.03 * len(findings)
+    assert all(finding.status is not Status.FAILED for finding in findings)
+
+
+def test_other_planes_and_parts_of_the_body_are_refused(classifier: Classifier, dicom_samples: Path) -> None:
+    by_name = {Path(finding.file).stem: finding for finding in classifier.predict_all([dicom_samples])}
+    for name in ("coronal-ge", "coronal-toshiba-616", "sagittal-ge", "abdomen-toshiba"):
+        assert by_name[name].status is Status.REFUSED, name
+    for name in ("axial-ge", "1-053", "1-130"):
+        assert by_name[name].status is Status.OK, name
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_it(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="builds the wheel")
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        start = "groundglass/bundles/default/"
+        info = json.loads(archive.read(f"{start}bundle.json"))
+    assert {f"{start}{name}" for name in info["files"]} <= set(names)
+    assert "groundglass/recipes/pretraining/c2l.yaml" in names
