@@ -33,7 +33,7 @@ def test_series_are_written_from_apex_to_base_each_of_a_patient_of_its_own(tmp_p
     arguments = ["data", "phantom-series", "--severities", "0,0.9", "--count", "3", "--size", "96"]
     result = CliRunner().invoke(app, [*arguments, "--output", str(output)])
     assert result.exit_code == 0, result.output
-    healthy, ill = (list(read_slices(output / f"severity-{severity}")) for severity in ("0", "0.9"))
+    healthy, ill = (list(read_slices(output / f"severity-{severity}")) for severity in ("0.00", "0.90"))
     assert len(healthy) == len(ill) == 3
     assert len({piece.origin.series for piece in [*healthy, *ill]}) == 2
     heights = [piece.origin.position[2] for piece in ill if piece.origin.position is not None]

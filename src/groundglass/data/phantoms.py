@@ -103,7 +103,7 @@ def write_series(
     _require_new(folder)
     written = []
     for number, severity in enumerate(severities):
-        series = folder / f"severity-{severity:g}"
+        series = folder / f"severity-{severity:.2f}"
         for phantom in make_series(np.random.default_rng([seed, number]), count, severity, size):
             write_dicom(phantom, series / f"{phantom.instance:04d}.dcm")
         written.append(series)
