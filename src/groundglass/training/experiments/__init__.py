@@ -1,0 +1,1 @@
+"""The paper's experiments as lists of trainings, and what works such a list off."""
