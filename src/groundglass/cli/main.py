@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from groundglass import __version__
-from groundglass.cli import data, evaluate, export, models, predict, pretrain, repeat, train, trials
+from groundglass.cli import compare, data, evaluate, export, models, predict, pretrain, repeat, train, trials
 from groundglass.errors import GroundglassError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(train.train)
 app.command()(pretrain.pretrain)
 app.command()(trials.trials)
 app.command()(repeat.repeat)
+app.add_typer(compare.app)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
 app.command()(models.models)
