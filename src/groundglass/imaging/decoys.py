@@ -196,7 +196,7 @@ def _blob(lung: NDArray[np.bool_], radius: float, ragged: float, rng: np.random.
 def _coordinates(lung: NDArray[np.bool_]) -> tuple[Field, Field]:
     """Row and column of each pixel within the lung's bounding box, -1..1 inside it."""
     rows, columns = np.flatnonzero(lung.any(axis=1)), np.flatnonzero(lung.any(axis=0))
-    down, across = np.indices(lung.shape, dtype=np.float32)
+    down, across = np.mgrid[: lung.shape[0], : lung.shape[1]].astype(np.float32)
     return _scaled(down, rows), _scaled(across, columns)
 
 
@@ -205,7 +205,7 @@ def _scaled(values: Field, extent: NDArray[np.intp]) -> Field:
     return np.asarray(2 * (values - first) / max(last - first, 1) - 1, np.float32)
 
 
-def _step(distance: Field, softness: float) -> Field:
+def _step(distance: NDArray[np.floating], softness: float) -> Field:
     """0 below, 1 above, with an edge of that width."""
     return np.asarray(1 / (1 + np.exp(np.clip(-distance / softness, -30, 30))), np.float32)
 
