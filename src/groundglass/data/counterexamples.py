@@ -14,8 +14,10 @@ import numpy as np
 
 from groundglass.imaging import patterns
 from groundglass.imaging.abdomen import abdomen_below
+from groundglass.imaging.decoys import Decoy, paint_decoy
 from groundglass.imaging.framing import find_lungs
 from groundglass.imaging.head import scan_head
+from groundglass.imaging.lesions import Kind, paint_lesion
 from groundglass.imaging.phantom import Scanner, make_phantom
 from groundglass.imaging.reformat import scan_volume
 from groundglass.imaging.slice import Grey, Hounsfield
@@ -38,8 +40,18 @@ _WINDOWS = (LUNG, Window(-500, 1400), Window(40, 400), Window(40, 100), Window(5
 _SOFT_TISSUE = 0.15
 """Share of varied slices in which, as in a soft-tissue window, lungs are black."""
 
+_RESONANCE = 0.2
+_RESONANCE_GREYS = (
+    (-950, -300, -110, -60, 0, 15, 30, 60, 200, 500),
+    (0, 60, 240, 220, 40, 60, 150, 120, 60, 10),
+)
+"""Hounsfield units, and the grey in which T1-weighted images show such tissue: bright fat, black bone."""
+
+_OTHER_DISEASE = 0.35
+"""Share of sickened slices that show something else than what COVID-19 looks like."""
+
 _VOLUMES, _VIEWS = 20, 3
-_HEADS, _ABDOMENS, _TURNED_PHANTOMS = 60, 120, 80
+_HEADS, _ABDOMENS, _TURNED_PHANTOMS = 90, 150, 80
 _SPOILT: Mapping[str, int] = {"turned": 260, "inverted": 80, "shuffled": 100}
 _DRAWN: Mapping[str, tuple[Callable[[np.random.Generator], Grey], int]] = {
     "gradient": (patterns.gradient, 40),
@@ -76,11 +88,30 @@ def vary(pixels: Grey, rng: np.random.Generator) -> Grey:
     return picture
 
 
+def sicken(pixels: Grey, rng: np.random.Generator) -> Grey:
+    """Paint heavy disease into a lung slice: grave illness must not look foreign.
+
+    Args:
+        pixels: uint8, shape (H, W).
+        rng: draws which disease, and how much of it.
+    """
+    lungs, found = find_lungs(pixels)
+    if not found:
+        return pixels.copy()
+    if rng.random() < _OTHER_DISEASE:
+        return paint_decoy(pixels, lungs, tuple(Decoy)[rng.integers(len(Decoy))], rng).pixels
+    kind = tuple(Kind)[rng.integers(len(Kind))]
+    return paint_lesion(pixels, lungs, kind, rng.uniform(0.5, 1), rng).pixels
+
+
 def phantom_slices(count: int, seed: int) -> Iterator[Grey]:
-    """Phantoms, one patient each, a third of them healthy, the others of every severity."""
+    """Phantoms, one patient each: of six one healthy, one of any severity, four severe.
+
+    Where disease fills the lungs, framing often misses them: the gate must have seen many such slices.
+    """
     for index in range(count):
         rng = np.random.default_rng([_STREAM, seed, 1, index])
-        severity = rng.uniform(0.05, 1) if index % 3 else 0.0
+        severity = (0.0, rng.uniform(0.05, 0.7))[index % 6] if index % 6 < 2 else rng.uniform(0.7, 1)
         yield make_phantom(rng, severity=severity, size=384).slice.pixels
 
 
@@ -143,13 +174,17 @@ def _shuffled(pixels: Grey, rng: np.random.Generator) -> Grey:
 
 
 def _views(rng: np.random.Generator) -> Iterator[Grey]:
-    volume = scan_volume(rng, severity=float(rng.uniform(0, 1) * (rng.random() < 0.5)))
+    volume = scan_volume(rng, size=192, severity=float(rng.uniform(0, 1) * (rng.random() < 0.5)))
     for _ in range(_VIEWS):
         yield _windowed(volume.coronal(rng.uniform(0.2, 0.8)), rng)
         yield _windowed(volume.sagittal(rng.uniform(0.2, 0.8)), rng)
 
 
 def _windowed(hounsfield: Hounsfield, rng: np.random.Generator) -> Grey:
+    """Grey values in some window of CT, or at times as magnetic resonance would show the same tissue."""
+    if rng.random() < _RESONANCE:
+        grey = np.interp(hounsfield, *_RESONANCE_GREYS) * rng.uniform(0.7, 1)
+        return np.asarray(np.rint(grey), np.uint8)
     return _WINDOWS[rng.choice(len(_WINDOWS), p=(0.35, 0.15, 0.2, 0.15, 0.15))].apply(hounsfield)
 
 

@@ -33,7 +33,7 @@ from groundglass.inference.foreign import (
 
 __all__ = ["ACCEPTED", "LUNGS_NOT_FOUND", "Gate", "Verdict"]
 
-ACCEPTED = 0.985
+ACCEPTED = 0.995
 """Share of lung slices, held out when the model was fitted, that is to be accepted."""
 
 _AXIAL = 0.86
@@ -115,7 +115,9 @@ class Gate:
         held_out = held_out_foreignness(examples)[deciding[examples.lung]]
         if not len(held_out):
             raise ValueError("the gate's limit needs lung slices to decide on it")
-        return cls(fit_foreign_model(examples), round(float(np.quantile(held_out, accepted)), 4))
+        # Below even odds nothing is refused, however well the deciding slices are told from the rest.
+        limit = max(0.0, float(np.quantile(held_out, accepted)))
+        return cls(fit_foreign_model(examples), round(limit, 4))
 
     @classmethod
     def open_wide(cls, channels: int) -> Gate:

@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.data.counterexamples import OTHER_PART, foreign_slices, phantom_slices, vary
+from groundglass.data.counterexamples import OTHER_PART, foreign_slices, phantom_slices, sicken, vary
 from groundglass.data.manifest import Record, read_pixels
 from groundglass.imaging.appearance import appearance
 from groundglass.imaging.framing import Framing, find_lungs
@@ -22,11 +22,11 @@ from groundglass.inference.gate import Gate
 # Of a slice cut from anywhere in a series: with more lung than this it is a lung slice, with none that could
 # be found it belongs to the abdomen or neck, and in between it is nobody's example.
 _MUCH_LUNG = 0.06
-_PHANTOMS, _FEWEST_PHANTOMS = 150, 10
+_PHANTOMS, _FEWEST_PHANTOMS = 450, 12
 _ENOUGH, _MOST_LESION_FREE = 200, 2000
 _BATCH = 32
 # How much one slice of each source counts: the data set's own decide, variations and others support.
-_OWN, _VARIED, _LESION_FREE, _PHANTOM = 2.0, 1.0, 0.6, 1.0
+_OWN, _VARIED, _LESION_FREE, _PHANTOM = 2.0, 1.0, 0.6, 2.0
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,11 @@ def _lung_lessons(
     yield from lungs
     for lesson in own:
         yield replace(lesson, pixels=vary(lesson.pixels, rng), weight=_VARIED, deciding=False)
-    for lesson in lungs[::2]:
-        yield replace(lesson, pixels=vary(lesson.pixels, rng), weight=_LESION_FREE / 2)
+        sick = vary(sicken(lesson.pixels, rng), rng)
+        yield replace(lesson, pixels=sick, weight=_VARIED, deciding=False)
+    for index, lesson in enumerate(lungs):
+        changed = vary(lesson.pixels, rng) if index % 2 else sicken(lesson.pixels, rng)
+        yield replace(lesson, pixels=changed)
     for index, pixels in enumerate(phantom_slices(max(_FEWEST_PHANTOMS, round(effort * _PHANTOMS)), seed)):
         yield _Lesson(pixels, LUNG, f"phantom {index}", _PHANTOM)
 
