@@ -1,0 +1,75 @@
+"""``groundglass trust``: measure how far a bundle's findings can be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def trust(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The bundle; the one that comes with the installation unless given.")
+    ] = None,
+    *,
+    data: Annotated[
+        Path, typer.Option("--data", help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
+    ],
+    output: Annotated[Path, typer.Option("--output", help="Folder for trust.json and trust.md.")],
+    foreign: Annotated[
+        list[Path] | None,
+        typer.Option("--foreign", help="Pictures to be refused; see `groundglass data foreign`. Repeatable."),
+    ] = None,
+    lesion_free: Annotated[
+        Path | None, typer.Option("--lesion-free", help="Folder of slices without the disease.")
+    ] = None,
+    lungs: Annotated[
+        list[Path] | None, typer.Option("--lungs", help="Further axial chest slices. Repeatable.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="Of the data; the one the bundle was trained on unless given."),
+    ] = None,
+    int8: Annotated[
+        bool | None,
+        typer.Option("--int8/--fp32", help="Which model of the bundle; the smallest unless given."),
+    ] = None,
+    phantoms: Annotated[int, typer.Option("--phantoms", min=2, help="Of the dose-response.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0,
+    docs: Annotated[
+        Path | None, typer.Option("--docs", help="Markdown file whose tables are replaced.")
+    ] = None,
+) -> None:
+    """Measure calibration, prediction sets, refusal, dose-response and activation maps of a bundle."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from groundglass.evaluation.repeat import update_readme  # noqa: PLC0415 - slow to import
+    from groundglass.evaluation.trust import (  # noqa: PLC0415
+        BEGIN,
+        END,
+        MARKDOWN,
+        TrustJob,
+        measure_trust,
+        write_trust,
+    )
+    from groundglass.inference.bundle import Bundle  # noqa: PLC0415
+
+    opened = Bundle.open(bundle, None if int8 is None else "int8" if int8 else "fp32")
+    job = TrustJob(
+        opened,
+        data,
+        split or str(opened.info.training.get("split") or "official"),
+        seed,
+        lesion_free,
+        tuple(lungs or ()),
+        tuple(foreign or ()),
+        phantoms,
+    )
+    console = Console(stderr=True)
+    report = measure_trust(job, lambda step: console.print(step, markup=False, highlight=False))
+    write_trust(report, output)
+    tables = (output / MARKDOWN).read_text(encoding="utf-8")
+    if docs is not None:
+        update_readme(docs, tables, BEGIN, END)
+    typer.echo(tables)
