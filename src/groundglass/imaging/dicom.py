@@ -143,6 +143,8 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
         raise NotASliceError(name, f"a colour image ({what}), not a CT slice")
     if modality not in _MODALITIES:
         raise NotASliceError(name, f"modality {modality}, not a CT slice")
+    if "LOCALIZER" in str(dataset.get("ImageType", "")).upper():
+        raise NotASliceError(name, "a localizer, not a slice")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if rows < 1 or columns < 1:
         raise ImageError(name, f"an image of {columns} x {rows} pixels")
