@@ -159,6 +159,25 @@ def lesion_galleries(
         raise typer.Exit(3)
 
 
+@app.command("foreign")
+def write_foreign(
+    output: Annotated[Path, typer.Option("--output", help="New folder to write to.")],
+    dicom: Annotated[
+        Path | None,
+        typer.Option("--dicom", help="DICOM files; those not axial or not of the chest are copied as well."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same pictures.")] = 0,
+    per_kind: Annotated[int, typer.Option("--per-kind", min=1, help="Generated pictures of each kind.")] = 20,
+) -> None:
+    """Write pictures that are no axial lung slices, to measure whether they are refused."""
+    from groundglass.data.foreign import MANIFEST  # noqa: PLC0415
+    from groundglass.data.foreign import write_foreign as write  # noqa: PLC0415
+
+    pictures = write(output, seed, dicom, per_kind)
+    kinds = len({picture.kind for picture in pictures})
+    typer.echo(f"{len(pictures)} pictures of {kinds} kinds in {output}, listed in {output / MANIFEST}")
+
+
 @app.command("slices")
 def cut_slices(
     volumes: Annotated[list[Path], typer.Argument(help="Series and volumes: files, folders or zips.")],

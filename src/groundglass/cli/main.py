@@ -10,7 +10,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from groundglass import __version__
-from groundglass.cli import compare, data, evaluate, export, models, predict, pretrain, repeat, train, trials
+from groundglass.cli import (
+    compare,
+    data,
+    evaluate,
+    export,
+    models,
+    predict,
+    pretrain,
+    repeat,
+    train,
+    trials,
+    trust,
+)
 from groundglass.errors import GroundglassError
 
 app = typer.Typer(
@@ -28,6 +40,7 @@ app.command()(repeat.repeat)
 app.add_typer(compare.app)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
+app.command()(trust.trust)
 app.command()(models.models)
 
 
