@@ -799,13 +799,17 @@ def test_one_picture_imports_only_what_it_needs(pictures: Path, tiny_bundle: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("output", ["out", "out.csv", "out.jsonl", None])
+@pytest.mark.parametrize("output", ["out", None])
 def test_memory_does_not_grow_with_the_number_of_slices(
     tmp_path: Path, tiny_bundle: Path, output: str | None
 ) -> None:
-    folder = write_pictures(tmp_path / "many", 16)
-    for number in range(16, 3000):
-        os.link(folder / f"{number % 16}.png", folder / f"{number}.png")
+    """Keeping 1,000 slices' pixels and masks would take 200 MiB."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(8):
+        cv2.imwrite(str(folder / f"{number}.png"), cv2.resize(pixels(number), (320, 320)))
+    for number in range(8, 1000):
+        os.link(folder / f"{number % 8}.png", folder / f"{number}.png")
     script = (
         "import resource, sys\nfrom groundglass.cli.main import main\ntry:\n    main()\nfinally:\n"
         "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
@@ -821,7 +825,7 @@ def test_memory_does_not_grow_with_the_number_of_slices(
         )
         peaks.append(int(done.stderr.split()[-1]) / 1024)
     assert peaks[1] < 400
-    assert peaks[1] - peaks[0] < 60, "MiB for 3,000 slices"
+    assert peaks[1] - peaks[0] < 60, "MiB"
 
 
 # What is written about it
