@@ -62,7 +62,8 @@ def test_rows_columns_and_files(results: Path) -> None:
     assert "200 slices (100 COVID) of 100 patients" in text
     assert "160 × 160 pixels, 14 epochs in batches of 32, 320 slices of lesion synthesis" in text
     assert "Linux x86_64, 2 cores, no accelerator, 2 threads, torch 2.9" in text
-    assert "batches of 16 framed slices, CPU, 2 threads, median of 9 rounds" in text
+    speed = "each run after its training: batches of 16 framed slices, CPU, 2 threads, median of 9 rounds."
+    assert text.count(speed) == 2
 
 
 def test_better_is_said_where_the_tests_say_it(results: Path) -> None:
@@ -87,6 +88,7 @@ def test_nothing_is_called_better_among_equals(tmp_path: Path) -> None:
     names = ("vgg-16-none", "resnet-50-none", "densenet-121-none", "efficientnet-lite0-none", f"{MASK}-none")
     write(tmp_path, *(each for name in names for each in seeds(name, 2.0)))
     text = render_table1(tmp_path)
+    assert "the 4 comparisons of this table" in text
     assert "better than" not in text
     assert "worse than" not in text
     assert (
@@ -135,6 +137,30 @@ def test_patients_are_judged_in_folds(tmp_path: Path) -> None:
     assert row["seeds"] == "0"
     only_parts = render_table1(write(tmp_path / "begun", *folds[:2]))
     assert "2 of 5 folds" in only_parts
+
+
+def test_speed_side_by_side_stands_before_that_of_single_runs(results: Path) -> None:
+    one = document("vgg-16-none", 1.0)["inference"]
+    speed = {
+        name: {**one, "images_per_second": 33.0 + number, "input_size": 160}
+        for number, name in enumerate((MASK, "efficientnet-lite0", "vgg-16"))
+    }
+    (results / "speed.json").write_text(json.dumps(speed))
+    text = render_table1(results)
+    assert "Images per second at inference, all networks in alternating rounds: " in text
+    assert {row["network"]: row["images_per_second"] for row in read_csv(results / "table1.csv")} == {
+        MASK: "33.0",
+        "efficientnet-lite0": "34.0",
+        "vgg-16": "35.0",
+    }
+    # Speed at another size says nothing of this table.
+    speed["vgg-16"]["input_size"] = 64
+    (results / "speed.json").write_text(json.dumps(speed))
+    assert "each run after its training" in render_table1(results)
+    assert read_csv(results / "table1.csv")[0]["images_per_second"] == "50.0"
+    (results / "speed.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"speed\.json: cannot be read"):
+        render_table1(results)
 
 
 def test_what_could_not_be_run_is_said(results: Path) -> None:

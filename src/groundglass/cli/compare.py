@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -62,6 +62,10 @@ Reference = Annotated[
     str | None,
     typer.Option("--reference", help="Row the others are tested against.", show_default="Mask-EfficientNet"),
 ]
+Speed = Annotated[
+    bool,
+    typer.Option("--speed", help="Measure the networks' speed side by side, in alternating rounds."),
+]
 LeftOut = Annotated[
     str | None,
     typer.Option("--left-out", help="Sources to train without: NAME[+NAME...].", show_default="by size"),
@@ -93,6 +97,7 @@ def table1(
     split_seed: SplitSeed = 0,
     folds: Folds = 5,
     reference: Reference = None,
+    speed: Speed = False,
     accelerator: Accelerator = "auto",
     threads: Threads = 0,
     cache: Cache = None,
@@ -122,6 +127,8 @@ def table1(
     def render(folder: Path) -> str:
         from groundglass.evaluation.table1 import render_table1  # noqa: PLC0415
 
+        if speed:
+            _measure_speed(folder, accelerator, threads)
         return render_table1(folder, reference=reference, readme=readme)
 
     place = _Place("table1", data, runs, output, lesion_free, accelerator, threads, cache, quiet)
@@ -292,6 +299,20 @@ def _compare(
         raise RunError(
             f"{len(failed)} of {len(listed)} runs failed; the others are done: {', '.join(failed)}"
         )
+
+
+def _measure_speed(folder: Path, accelerator: str, threads: int) -> None:
+    """Measure the networks of the results below a folder, those of one size together."""
+    from groundglass.atomic import write_json  # noqa: PLC0415
+    from groundglass.evaluation.outcome import SPEED, read_outcomes  # noqa: PLC0415
+    from groundglass.training.experiments.speed import speed_side_by_side  # noqa: PLC0415 - torch is slow
+
+    networks = {each.network: int(each.cost["input_size"]) for each in read_outcomes(folder)}
+    measured: dict[str, dict[str, Any]] = {}
+    for size in sorted(set(networks.values())):
+        chosen = [network for network, own in networks.items() if own == size]
+        measured |= speed_side_by_side(chosen, size, accelerator, threads)
+    write_json(folder / SPEED, measured)
 
 
 def _settings(epochs: int | None, size: int | None, overrides: Sequence[str] | None) -> list[str]:

@@ -15,7 +15,6 @@ from groundglass.evaluation.experiment_tables import (
     CELL_NOTE,
     HEADS,
     TEST_NOTE,
-    circumstances,
     markdown_table,
     missing_lines,
     p_cell,
@@ -26,6 +25,7 @@ from groundglass.evaluation.experiment_tables import (
     spread_cell,
     spread_columns,
     tests_table,
+    trained_on,
     warnings_lines,
     write_comparisons,
     write_csv,
@@ -154,7 +154,7 @@ def _paragraphs(
         lines += [f"{view.title}: {said}" for said in warnings_lines(view.outcomes, view.part)]
     runs = list({each.path: each for view in views for each in view.outcomes}.values())
     lines += pretraining_lines(runs)
-    lines.append(" ".join(circumstances(runs)))
+    lines.append(trained_on(runs))
     missing = [
         line
         for protocol in dict.fromkeys(view.protocol for view in views)

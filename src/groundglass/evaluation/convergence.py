@@ -15,7 +15,6 @@ from scipy import stats
 
 from groundglass.atomic import write_json, write_text
 from groundglass.evaluation.experiment_tables import (
-    circumstances,
     markdown_table,
     missing_lines,
     p_cell,
@@ -23,6 +22,7 @@ from groundglass.evaluation.experiment_tables import (
     seeds_words,
     settings_lines,
     signed,
+    trained_on,
     write_csv,
 )
 from groundglass.evaluation.outcome import Outcome, read_not_run, read_outcomes
@@ -230,7 +230,7 @@ def _paragraphs(
     ]
     if compared:
         lines.append("\n".join(_verdict(each) for each in compared))
-    lines.append(" ".join(circumstances(outcomes)))
+    lines.append(trained_on(outcomes))
     for protocol in dict.fromkeys([*protocols, *(name.partition("/")[0] for name in not_run)]):
         lines += missing_lines(not_run, protocol, {})
     return lines

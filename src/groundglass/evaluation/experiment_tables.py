@@ -144,8 +144,9 @@ def settings_lines(rows: Sequence[Row]) -> list[str]:
 def recipe_words(recipe: Mapping[str, Any]) -> str:
     """The settings that figures depend on most."""
     size, training = recipe["framing"]["size"], recipe["training"]
+    epochs = counted(training["epochs"], "epoch")
     painted = recipe["synthesis"]["slices_per_epoch"]
-    return f"{size} × {size} pixels, {training['epochs']} epochs in batches of {training['batch_size']}, " + (
+    return f"{size} × {size} pixels, {epochs} in batches of {training['batch_size']}, " + (
         f"{painted} slices of lesion synthesis per epoch." if painted else "no lesion synthesis."
     )
 
@@ -159,27 +160,36 @@ def flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def circumstances(outcomes: Iterable[Outcome]) -> list[str]:
-    """On what the runs were trained and their speed was measured, each combination once."""
-    trained, timed = set(), set()
+def trained_on(outcomes: Iterable[Outcome]) -> str:
+    """On what the runs were trained, each combination once."""
+    trained = set()
     for outcome in outcomes:
         machine = outcome.run.get("machine") or {}
         accelerator = machine.get("accelerator", "none")
         trained.add(
             f"{machine.get('system')} {machine.get('architecture')}, {machine.get('cores')} cores, "
             + (f"{accelerator}, " if accelerator != "none" else "no accelerator, ")
-            + f"{outcome.run.get('threads')} threads, torch {outcome.run.get('versions', {}).get('torch')}"
+            + f"{counted(outcome.run.get('threads', 0), 'thread')}, "
+            + f"torch {outcome.run.get('versions', {}).get('torch')}"
         )
-        if outcome.inference:
-            measured = outcome.inference
-            timed.add(
-                f"batches of {measured['batch_size']} framed slices, {measured['device']}, "
-                f"{measured['threads']} threads, median of {measured['rounds']} rounds"
-            )
-    lines = [f"Trained on {' and on '.join(sorted(trained))}."]
-    if timed:
-        lines.append(f"Images per second at inference: {' and '.join(sorted(timed))}.")
-    return lines
+    return f"Trained on {' and on '.join(sorted(trained))}."
+
+
+def timed_on(speeds: Iterable[Mapping[str, Any]], how: str) -> list[str]:
+    """How images per second were measured, each combination once; nothing where they were not."""
+    timed = {
+        f"batches of {each['batch_size']} framed slices, {each['device']}, "
+        f"{counted(each['threads'], 'thread')}, median of {each['rounds']} rounds"
+        for each in speeds
+    }
+    if not timed:
+        return []
+    return [f"Images per second at inference, {how}: {' and '.join(sorted(timed))}."]
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 epoch``, ``3 epochs``."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def warnings_lines(outcomes: Sequence[Outcome], part: str) -> list[str]:

@@ -25,6 +25,9 @@ FORMAT = 1
 NOT_RUN = "not-run.json"
 """File of an experiment's folder that says which runs could not be made, and why."""
 
+SPEED = "speed.json"
+"""File of an experiment's folder with its networks' speed, measured side by side."""
+
 _RUN_FIELDS_LEFT_OUT = frozenset({"training_sha256"})
 
 
@@ -283,3 +286,18 @@ def read_not_run(folder: Path) -> dict[str, str]:
         }
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); remove it") from None
+
+
+def read_speed(folder: Path) -> dict[str, dict[str, Any]]:
+    """Speed of networks measured side by side, by network; empty where it was not.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = folder / SPEED
+    if not path.exists():
+        return {}
+    try:
+        return {str(name): dict(each) for name, each in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); measure again with --speed") from None

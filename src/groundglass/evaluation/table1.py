@@ -18,7 +18,7 @@ from groundglass.evaluation.experiment_tables import (
     HEADS,
     MEASURES,
     TEST_NOTE,
-    circumstances,
+    counted,
     mark_of,
     markdown_table,
     missing_lines,
@@ -30,11 +30,13 @@ from groundglass.evaluation.experiment_tables import (
     spread_cell,
     spread_columns,
     tests_table,
+    timed_on,
+    trained_on,
     warnings_lines,
     write_comparisons,
     write_csv,
 )
-from groundglass.evaluation.outcome import Outcome, read_not_run, read_outcomes
+from groundglass.evaluation.outcome import Outcome, read_not_run, read_outcomes, read_speed
 from groundglass.evaluation.paired_rows import Comparison, PairedRows, Row, Spread
 from groundglass.models.catalogue import find
 from groundglass.reporting.experiment_figures import Panel, forest_figure
@@ -76,6 +78,7 @@ class Section:
         against: the comparisons of the reference with every other row.
         pairs: the comparisons of all pairs.
         outcomes: its runs.
+        speed: of networks measured side by side, by network; those of single runs stand in for the others.
     """
 
     protocol: str
@@ -86,6 +89,7 @@ class Section:
     against: tuple[Comparison, ...]
     pairs: tuple[Comparison, ...]
     outcomes: tuple[Outcome, ...]
+    speed: Mapping[str, Mapping[str, Any]]
 
     def title(self, name: str) -> str:
         """What the table calls a row."""
@@ -112,8 +116,9 @@ def render_table1(folder: Path, *, reference: str | None = None, readme: Path | 
     if reference is not None and reference not in {each.identity.row for each in outcomes}:
         rows = sorted({each.identity.row for each in outcomes})
         raise DataError(f"{folder}: no row is called {reference!r}; there are {', '.join(rows)}")
+    speed = read_speed(folder)
     sections = [
-        _section(protocol, chosen, reference)
+        _section(protocol, chosen, reference, speed)
         for protocol in _in_order({each.identity.protocol for each in outcomes})
         if (chosen := [each for each in outcomes if each.identity.protocol == protocol])
     ]
@@ -144,7 +149,12 @@ def _in_order(protocols: set[str]) -> list[str]:
     return sorted(protocols, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
-def _section(protocol: str, outcomes: Sequence[Outcome], reference: str | None) -> Section:
+def _section(
+    protocol: str,
+    outcomes: Sequence[Outcome],
+    reference: str | None,
+    speed: Mapping[str, Mapping[str, Any]],
+) -> Section:
     paired = PairedRows(outcomes, _PART)
     names = tuple(sorted(paired.rows, key=lambda name: _place(paired.rows[name])))
     chosen = reference if reference in names else _default_reference(paired)
@@ -158,6 +168,7 @@ def _section(protocol: str, outcomes: Sequence[Outcome], reference: str | None) 
         tuple(paired.compare([(chosen, name) for name in others])) if chosen else (),
         tuple(paired.compare(list(combinations(names, 2)))),
         tuple(outcomes),
+        speed,
     )
 
 
@@ -206,7 +217,7 @@ def _section_text(section: Section, not_run: Mapping[str, str]) -> list[str]:
     lines += _goal(section)
     lines += _comparisons_text(section)
     lines += [*warnings_lines(section.outcomes, _PART), *pretraining_lines(section.outcomes)]
-    return [*lines, " ".join(circumstances(section.outcomes)), *missing]
+    return [*lines, " ".join([trained_on(section.outcomes), *_speed_words(section)]), *missing]
 
 
 def _table(section: Section) -> list[str]:
@@ -216,7 +227,7 @@ def _table(section: Section) -> list[str]:
     rows = []
     for name in section.names:
         row, spreads = section.paired.rows[name], section.spreads[name]
-        first, facts = row.outcomes[0], _facts(row)
+        first, facts = row.outcomes[0], _facts(section, row)
         cells = [first.network, first.weights, seeds_words(row.seeds)]
         cells += [f"{facts['parameters'] / 1e6:.2f}", f"{facts['macs'] / 1e9:.2f}"]
         cells += [spread_cell(spreads[measure]) for measure in MEASURES]
@@ -231,10 +242,10 @@ def _number(value: float | None, unit: float) -> str:
     return "–" if value is None else f"{value / unit:.1f}"
 
 
-def _facts(row: Row) -> dict[str, Any]:
-    """Cost, mean training time of a run, and median speed."""
+def _facts(section: Section, row: Row) -> dict[str, Any]:
+    """Cost, mean training time of a run, and speed."""
     seconds = [each.run["training_seconds"] for each in row.outcomes if each.run.get("training_seconds")]
-    speeds = [each.inference["images_per_second"] for each in row.outcomes if each.inference]
+    speeds = [each["images_per_second"] for each in _speeds(section, row.outcomes)]
     first = row.outcomes[0].cost
     return {
         "parameters": first["parameters"],
@@ -243,6 +254,21 @@ def _facts(row: Row) -> dict[str, Any]:
         "training_seconds": statistics.fmean(seconds) if seconds else None,
         "images_per_second": statistics.median(speeds) if speeds else None,
     }
+
+
+def _speed_words(section: Section) -> list[str]:
+    rows = [section.paired.rows[name].outcomes for name in section.names]
+    together = all(_speeds(section, row) == [section.speed.get(row[0].network)] for row in rows)
+    how = "all networks in alternating rounds" if together else "each run after its training"
+    return timed_on([each for row in rows for each in _speeds(section, row)], how)
+
+
+def _speeds(section: Section, outcomes: Sequence[Outcome]) -> list[Mapping[str, Any]]:
+    """Side by side where that was measured at the size of the row's slices, else run by run."""
+    together = section.speed.get(outcomes[0].network)
+    if together and together.get("input_size") == outcomes[0].cost["input_size"]:
+        return [together]
+    return [each.inference for each in outcomes if each.inference]
 
 
 def _goal(section: Section) -> list[str]:
@@ -274,10 +300,10 @@ def _comparisons_text(section: Section) -> list[str]:
     alone = set(section.names) - {each.second for each in section.against} - {section.reference}
     return [
         "\n".join(tests_table(f"{title} against", against)),
-        TEST_NOTE.format(family=f"{len(section.against)} comparisons of this table"),
+        TEST_NOTE.format(family=f"{counted(len(section.against), 'comparison')} of this table"),
         "\n".join(_verdict(section, each) for each in section.against),
         *(f"{title} has no seed in common with {section.title(name)}: not tested." for name in sorted(alone)),
-        _pairs_text(section),
+        *_pairs_text(section),
     ]
 
 
@@ -297,8 +323,10 @@ def _verdict(section: Section, comparison: Comparison) -> str:
     return f"- Between {first} and {second} no difference is shown."
 
 
-def _pairs_text(section: Section) -> str:
-    """How many of all pairs differ, in a family of their own."""
+def _pairs_text(section: Section) -> list[str]:
+    """Which of all pairs differ, in a family of their own."""
+    if len(section.pairs) == len(section.against):
+        return []
     told = [
         f"{section.title(each.first)} {test.verdict} than {section.title(each.second)} in {HEADS[measure]}"
         for each in section.pairs
@@ -306,7 +334,7 @@ def _pairs_text(section: Section) -> str:
         if test.verdict in {"better", "worse"}
     ]
     text = f"All {len(section.pairs)} pairs of rows, corrected among themselves (`comparisons.csv`): "
-    return text + (f"{'; '.join(told)}." if told else "no difference is shown.")
+    return [text + (f"{'; '.join(told)}." if told else "no difference is shown.")]
 
 
 def _csv_row(section: Section, name: str) -> dict[str, Any]:
@@ -321,7 +349,7 @@ def _csv_row(section: Section, name: str) -> dict[str, Any]:
         "runs": len(row.outcomes),
         "slices": len(section.paired.slices.label),
         "patients": section.paired.patients,
-        **_facts(row),
+        **_facts(section, row),
     }
     for measure, spread in section.spreads[name].items():
         columns |= spread_columns(measure, spread)
