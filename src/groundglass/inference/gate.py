@@ -33,7 +33,12 @@ from groundglass.inference.foreign import (
 
 __all__ = ["ACCEPTED", "LUNGS_NOT_FOUND", "Gate", "Verdict"]
 
-ACCEPTED = 0.995
+_AERATED = (-950.0, -250.0)
+"""Hounsfield units between air and tissue: lung, with ground glass in it too, and little else but bowel."""
+_LEAST_LUNG = 0.1
+"""Share of the body below which a slice in which no lungs were found has none worth judging."""
+
+ACCEPTED = 0.99
 """Share of lung slices, held out when the model was fitted, that is to be accepted."""
 
 _AXIAL = 0.86
@@ -135,7 +140,11 @@ class Gate:
 
     def look(self, ct_slice: CTSlice, framed: FramedSlice) -> Verdict:
         """Judge by the file's geometry and by the picture, before the network is asked."""
-        reason = _wrong_geometry(ct_slice.origin) or _nothing_to_see(ct_slice.pixels)
+        reason = (
+            _wrong_geometry(ct_slice.origin)
+            or _nothing_to_see(ct_slice.pixels)
+            or _hardly_any_lung(ct_slice, framed)
+        )
         if reason is not None:
             return Verdict(reason)
         flags = (*geometry_flags(ct_slice.origin), *picture_flags(framed, ct_slice.pixels))
@@ -175,3 +184,16 @@ def _nothing_to_see(pixels: Grey) -> str | None:
     if float(cv2.meanStdDev(pixels)[1].item()) < _BLANK:
         return "blank: nearly all of it is one grey"
     return None
+
+
+def _hardly_any_lung(ct_slice: CTSlice, framed: FramedSlice) -> str | None:
+    """By Hounsfield units, where they are known and no lungs were found: is there lung that disease hides?"""
+    if framed.found or ct_slice.hounsfield is None:
+        return None
+    hollow = ct_slice.hounsfield <= _AERATED[1]
+    _, regions = cv2.connectedComponents(hollow.astype(np.uint8), connectivity=4, ltype=cv2.CV_32S)
+    rim = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
+    lung = hollow & (ct_slice.hounsfield >= _AERATED[0]) & ~np.isin(regions, rim)
+    if lung.sum() >= _LEAST_LUNG * np.count_nonzero(~hollow):
+        return None
+    return "hardly any lung is in this slice; only lung slices can be judged"
