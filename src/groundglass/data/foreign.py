@@ -117,12 +117,15 @@ def read_foreign(folder: Path) -> list[ForeignPicture]:
         return [ForeignPicture(path, path.parent.name, False, folder.name) for path in files]
     try:
         rows = list(csv.DictReader(io.StringIO(manifest.read_text(encoding="utf-8"))))
-        return [
-            ForeignPicture(folder / row["path"], row["kind"], row["taught"] == "yes", row["source"])
-            for row in rows
-        ]
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{manifest}: damaged manifest ({error})") from None
+    for number, row in enumerate(rows, start=2):
+        if any(row.get(column) is None for column in COLUMNS):
+            raise DataError(f"{manifest}: damaged manifest (line {number} lacks one of {', '.join(COLUMNS)})")
+    return [
+        ForeignPicture(folder / row["path"], row["kind"], row["taught"] == "yes", row["source"])
+        for row in rows
+    ]
 
 
 _Entry = tuple[str, str, bool, str, bytes]
