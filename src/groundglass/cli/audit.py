@@ -1,0 +1,109 @@
+"""``groundglass data audit``: what is wrong with a data set, found before training."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from groundglass.evaluation.audit import Audit
+
+FOUND = 5
+"""Exit status where a condition of ``--fail-on`` holds."""
+
+
+Conditions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-on",
+        metavar="CONDITION",
+        help="End with status 5 where this was found: leakage, duplicates, conflicts, lookalikes, sources, "
+        "shortcuts[:AUC] or unreadable; can be repeated, or several joined by commas.",
+    ),
+]
+Network = Annotated[
+    Path | None,
+    typer.Option(
+        "--network",
+        help="A network's figures to compare shortcuts with: predictions.csv or metrics.json of `evaluate`, "
+        "a JSON of `repeat`.",
+    ),
+]
+
+
+def audit(
+    path: Annotated[
+        Path, typer.Argument(help="COVID-CT, a folder COVID/ NonCOVID/, a manifest CSV or slices.")
+    ],
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder for report.html and audit.json.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead of tables.")] = False,
+    fail_on: Conditions = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Audit the parts of this split instead of the data's own.")
+    ] = None,
+    network: Network = None,
+    shortcuts: Annotated[
+        bool, typer.Option("--shortcuts/--no-shortcuts", help="Measure the shortcut baselines as well.")
+    ] = True,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split and the shortcut baselines.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="To read and compare in; default: one per core.")
+    ] = None,
+) -> None:
+    """Find copies, leakage, label conflicts and shortcuts in a data set."""
+    from groundglass.cli.audit_progress import AuditProgress  # noqa: PLC0415
+    from groundglass.data.load import load_dataset  # noqa: PLC0415
+    from groundglass.data.splits import make_split  # noqa: PLC0415
+    from groundglass.evaluation import audit as auditing  # noqa: PLC0415 - scikit-learn is slow to import
+    from groundglass.evaluation.audit_report import write_audit  # noqa: PLC0415
+    from groundglass.evaluation.stated import read_stated  # noqa: PLC0415
+
+    conditions = [condition for given in fail_on or () for condition in given.split(",") if condition]
+    manifest = load_dataset(path)
+    parts = None if split is None else make_split(manifest, split, seed, allow_overlap=True)
+    auditing.check_conditions(conditions, manifest, parts, shortcuts=shortcuts)
+    with AuditProgress() as progress:
+        audited = auditing.audit(
+            manifest,
+            parts,
+            shortcuts=shortcuts,
+            network=None if network is None else read_stated(network),
+            seed=seed,
+            threads=threads,
+            progress=progress.advance,
+        )
+    if output is not None:
+        write_audit(audited, output, shlex.join(["groundglass", *sys.argv[1:]]))
+    held = auditing.found(audited, conditions)
+    _show(audited, held, as_json=as_json)
+    if held:
+        raise typer.Exit(FOUND)
+
+
+def _show(audited: Audit, held: Sequence[str], *, as_json: bool) -> None:
+    """Findings on standard output, warnings and what holds of ``--fail-on`` on standard error."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
+
+    from groundglass.evaluation.audit import document  # noqa: PLC0415
+    from groundglass.evaluation.audit_tables import audit_tables  # noqa: PLC0415
+
+    if as_json:
+        typer.echo(json.dumps(document(audited), indent=2, ensure_ascii=False))
+    else:
+        for table in audit_tables(audited):
+            Console().print(table)
+    errors = Console(stderr=True, soft_wrap=True)
+    for warning in audited.warnings():
+        errors.print(f"[bold yellow]warning:[/] {escape(warning)}")
+    for words in held:
+        errors.print(f"[bold red]found:[/] {escape(words)}")
