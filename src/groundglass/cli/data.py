@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
+from groundglass.cli.audit import audit
+
 app = typer.Typer(name="data", help="Fetch, describe and prepare data sets.", no_args_is_help=True)
+app.command()(audit)
 
 
 class Published(str, Enum):
