@@ -56,16 +56,9 @@ def trust(
     from groundglass.inference.bundle import Bundle  # noqa: PLC0415
 
     opened = Bundle.open(bundle, None if int8 is None else "int8" if int8 else "fp32")
-    job = TrustJob(
-        opened,
-        data,
-        split or str(opened.info.training.get("split") or "official"),
-        seed,
-        lesion_free,
-        tuple(lungs or ()),
-        tuple(foreign or ()),
-        phantoms,
-    )
+    chosen = split or str(opened.info.training.get("split") or "official")
+    others = tuple(lungs or ()), tuple(foreign or ())
+    job = TrustJob(opened, data, chosen, seed, lesion_free, *others, phantoms)
     console = Console(stderr=True)
     report = measure_trust(job, lambda step: console.print(step, markup=False, highlight=False))
     write_trust(report, output)
