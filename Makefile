@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find src -name '*.py' -o -name '*.yaml' -o -name '*.html' -o -name '*.j2' -o -name '*.css')
+SOURCES := $(shell find src -name '*.py' -o -name '*.yaml' -o -name '*.html' -o -name '*.j2' -o -name '*.css' -o -name '*.js')
 
 .DELETE_ON_ERROR:
 .PHONY: demo demo-train test lint types pytest clean
