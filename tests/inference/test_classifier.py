@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import groundglass
-from groundglass.errors import BundleError, ImageError
+from groundglass.errors import BundleError, DataError, ImageError
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.phantom_files import write_dicom
 from groundglass.imaging.slice import CTSlice, Origin
@@ -102,6 +102,17 @@ def test_files_that_are_not_there_fail_alone(classifier: Classifier, folder: Pat
     assert [finding.status for finding in findings] == [Status.FAILED, Status.OK]
     with pytest.raises(ImageError, match=r"gone\.png"):
         classifier.predict(tmp_path / "gone.png")
+
+
+def test_a_manifest_is_judged_file_by_file(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "files.csv"
+    manifest.write_text(f"path,label\n{folder}/1.png,COVID\ngone.png,\n{folder}/0.png,\n")
+    findings = list(classifier.predict_all([manifest]))
+    assert [Path(finding.file).name for finding in findings] == ["1.png", "gone.png", "0.png"]
+    assert [finding.status for finding in findings] == [Status.OK, Status.FAILED, Status.OK]
+    manifest.write_text("file\n1.png\n")
+    with pytest.raises(DataError, match="path"):
+        list(classifier.predict_all([manifest]))
 
 
 def test_zips_are_judged_and_name_their_members(classifier: Classifier, folder: Path, tmp_path: Path) -> None:

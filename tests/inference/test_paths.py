@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from groundglass.errors import PredictionError
-from groundglass.inference.paths import count_files, expand
+from groundglass.inference.paths import count_files, expand, named_by
 
 
 @pytest.fixture
@@ -45,7 +45,9 @@ def test_patterns_are_expanded_in_natural_order(tree: Path) -> None:
     assert names(str(tree / "a" / "?.png")) == [str(tree / "a/1.png"), str(tree / "a/2.png")]
 
 
-@pytest.mark.parametrize("argument", ["gone", "a/gone.png", "a/*.dcm", "gone/**", "study.zip!s/3.png", "gone.zip!x", ""])
+@pytest.mark.parametrize(
+    "argument", ["gone", "a/gone.png", "a/*.dcm", "gone/**", "study.zip!s/3.png", "gone.zip!x", ""]
+)
 def test_what_is_not_there_is_an_error_before_anything_is_read(tree: Path, argument: str) -> None:
     with pytest.raises(PredictionError, match=r"no such|no file matches") as caught:
         names("a", argument)
@@ -89,3 +91,14 @@ def test_files_are_counted_without_being_opened(tree: Path) -> None:
     assert count_files(expand(["."])) == 4 + 1 + 2
     assert count_files(expand(["a/1.png", "a/b"])) == 2
     assert count_files(expand(["a"]), lambda name: not name.endswith(os.path.join("b", "3.png"))) == 3
+
+
+def test_a_manifest_stands_for_the_files_it_names(tree: Path) -> None:
+    (tree / "files.csv").write_text("path\na/1.png\nstudy.zip!s/1.png\ngone.png\n")
+    assert [path.as_posix() for path in named_by(tree / "files.csv")] == [
+        f"{tree}/a/1.png",
+        f"{tree}/study.zip!s/1.png",
+        f"{tree}/gone.png",
+    ]
+    assert list(named_by("a/1.png")) == [Path("a/1.png")]
+    assert count_files([tree / "files.csv", tree / "a"]) == 3 + 4

@@ -15,6 +15,7 @@ import typer
 from groundglass.errors import PredictionError
 
 if TYPE_CHECKING:
+    from groundglass.cluster.predict import RayClassifier
     from groundglass.inference.bundle import Precision
     from groundglass.inference.classifier import Classifier
     from groundglass.inference.finding import Finding
@@ -35,35 +36,62 @@ class ModelPrecision(str, Enum):
     INT8 = "int8"
 
 
+class Engine(str, Enum):
+    """What works through the files."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PATH...", help="Files, folders, zips, members (a.zip!b.png), 'patterns/**', manifest CSVs."
+    ),
+]
+BundlePath = Annotated[
+    Path | None, typer.Option("--bundle", help="Trained model; the installed one unless given.")
+]
+AsParquet = Annotated[
+    bool, typer.Option("--parquet", help="Send Parquet to a pipe; with a folder: findings.parquet too.")
+]
+OutputPath = Annotated[
+    Path | None,
+    typer.Option("--output", help="A .jsonl, .csv or .parquet file; or a folder: pictures and a report too."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Skip what --output has, try again what failed.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core but one.")]
+Chosen = Annotated[
+    ModelPrecision | None, typer.Option("--precision", help="Which model; the smaller one unless given.")
+]
+KeepIdentifiers = Annotated[
+    bool, typer.Option("--keep-identifiers", help="Add patient name, id and birth date to the findings.")
+]
+EngineName = Annotated[
+    Engine, typer.Option("--engine", help="local; or ray: many processes, also of a cluster, no pictures.")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes of --engine ray; one per core unless given.")
+]
+Address = Annotated[
+    str | None, typer.Option("--address", help="Ray cluster to join: host:port, ray://host:port or auto.")
+]
+
+
 def predict(
-    paths: Annotated[
-        list[str],
-        typer.Argument(metavar="PATH...", help="Files, folders, zips, members (a.zip!b.png), 'patterns/**'."),
-    ],
-    bundle: Annotated[
-        Path | None, typer.Option("--bundle", help="Trained model; the installed one unless given.")
-    ] = None,
+    paths: Paths,
+    bundle: BundlePath = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    as_parquet: Annotated[
-        bool, typer.Option("--parquet", help="Send Parquet to a pipe; with a folder: findings.parquet too.")
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", help="A .jsonl, .csv or .parquet file; or a folder: pictures and a report too."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Skip what --output has, try again what failed.")
-    ] = False,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core but one.")] = 0,
-    precision: Annotated[
-        ModelPrecision | None, typer.Option("--precision", help="Which model; the smaller one unless given.")
-    ] = None,
-    keep_identifiers: Annotated[
-        bool, typer.Option("--keep-identifiers", help="Add patient name, id and birth date to the findings.")
-    ] = False,
+    as_parquet: AsParquet = False,
+    output: OutputPath = None,
+    resume: Resume = False,
+    threads: Threads = 0,
+    engine: EngineName = Engine.LOCAL,
+    workers: Workers = None,
+    address: Address = None,
+    precision: Chosen = None,
+    keep_identifiers: KeepIdentifiers = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No table, summary or progress bar.")] = False,
 ) -> None:
     """Classify CT slices: COVID, NonCOVID or uncertain. Research use only, never a diagnosis.
@@ -72,10 +100,10 @@ def predict(
     """
     from groundglass.cli.screen import Screen  # noqa: PLC0415 - slow to import
     from groundglass.inference.bundle import Bundle  # noqa: PLC0415
-    from groundglass.inference.classifier import Classifier  # noqa: PLC0415
     from groundglass.inference.output import OutputPlan, open_output  # noqa: PLC0415
     from groundglass.inference.paths import count_files, expand  # noqa: PLC0415
 
+    _check_engine(engine, threads, workers, address)
     printed = _printed(as_json, as_csv, as_parquet and output is None)
     inputs = expand(paths)
     beside = as_parquet and output is not None
@@ -83,7 +111,15 @@ def predict(
     plan.check()
     chosen = cast("Precision | None", precision and precision.value)
     opened = Bundle.open(bundle, chosen, threads)
-    classifier = Classifier(opened, threads, keep_identifiers=keep_identifiers)
+    classifier: Classifier | RayClassifier
+    if engine is Engine.RAY:
+        from groundglass.cluster.predict import RayClassifier  # noqa: PLC0415
+
+        classifier = RayClassifier(opened, workers, address, keep_identifiers)
+    else:
+        from groundglass.inference.classifier import Classifier  # noqa: PLC0415
+
+        classifier = Classifier(opened, threads, keep_identifiers=keep_identifiers)
     with (
         _interruptible(plan.findings),
         Screen(printed, quiet=quiet, keep_identifiers=keep_identifiers) as screen,
@@ -121,11 +157,19 @@ def _printed(as_json: bool, as_csv: bool, as_parquet: bool) -> Format | None:
     return chosen[0] if chosen else None
 
 
-def _find(classifier: Classifier, inputs: Sequence[Path], target: Output) -> Generator[Finding, None, None]:
-    findings = classifier.predict_all(
+def _check_engine(engine: Engine, threads: int, workers: int | None, address: str | None) -> None:
+    if engine is Engine.LOCAL and not (workers is None and address is None):
+        raise PredictionError("--workers and --address go with --engine ray")
+    if engine is Engine.RAY and threads:
+        raise PredictionError("--threads does not go with --engine ray, whose --workers have one thread each")
+
+
+def _find(
+    classifier: Classifier | RayClassifier, inputs: Sequence[Path], target: Output
+) -> Generator[Finding, None, None]:
+    yield from classifier.predict_all(
         inputs, evidence=target.wants_evidence, skip=target.done.has_slice, skip_file=target.excludes
     )
-    yield from findings
 
 
 def exit_status(counts: Counts) -> int:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from groundglass.cluster.session import import_ray, in_one_line, ray_session
 from groundglass.cluster.units import FolderEnd, Step, Unit, steps
 from groundglass.cluster.worker import Assignment, Ledger, Worker, bundle_contents
 from groundglass.errors import ImageError, PredictionError
+from groundglass.imaging.guard import without_stderr
 from groundglass.imaging.read import no_image
 from groundglass.imaging.slice import Patient
 from groundglass.inference.bundle import Bundle
@@ -53,7 +54,12 @@ class RayClassifier:
     keep_identifiers: bool = False
 
     def predict_all(
-        self, paths: Iterable[Path], *, skip: Skip | None = None, skip_file: SkipFile | None = None
+        self,
+        paths: Iterable[Path],
+        *,
+        evidence: bool = False,
+        skip: Skip | None = None,
+        skip_file: SkipFile | None = None,
     ) -> Iterator[Finding]:
         """Judge every slice of files, folders, zips and manifests.
 
@@ -64,6 +70,7 @@ class RayClassifier:
 
         Args:
             paths: files, folders, zips, members of zips (``archive.zip!member``), manifests (``.csv``).
+            evidence: may be asked for, and is not given: pixels do not travel.
             skip: told file and frame, leaves a slice's finding out.
             skip_file: told a file's name, leaves it out unread.
 
@@ -148,8 +155,13 @@ class _Run:
         )
         answers.context.execution_options.preserve_order = True
         answers.context.enable_progress_bars = False
-        with _told_shortly(self._ray):
-            for table in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+        # A thread that prefetches may ask Ray for more after its end, and Ray ends the process for that.
+        tables = iter(answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        with _told_shortly(self._ray), closing(tables):
+            # Ray warns of what it does itself when the workers start.
+            with without_stderr():
+                first = next(tables, None)
+            for table in chain(() if first is None else (first,), tables):
                 for row in table.to_pylist():
                     yield _answer(row["number"], json.loads(row["answer"]))
 

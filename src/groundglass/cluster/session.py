@@ -87,7 +87,7 @@ def usable_cores() -> int:
 
 
 # Nothing of Ray's own on the terminal, and above all not on standard output, where findings go.
-_QUIET: Mapping[str, str] = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+_QUIET: Mapping[str, str] = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_BACKEND_LOG_LEVEL": "error"}
 
 
 def _alone() -> dict[str, str]:

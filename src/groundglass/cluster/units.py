@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from groundglass.data.manifest import iterate_paths
 from groundglass.errors import ImageError
 from groundglass.imaging.source import paths_below
+from groundglass.inference.paths import named_by
 
 LARGEST = 64
 """Files of a unit: a third of a second's work, so that the last worker does not keep the others waiting."""
@@ -88,8 +88,9 @@ def _listed(path: Path, skip: Callable[[str], bool] | None) -> Iterator[_File | 
     if path.is_dir():
         yield from _below(path, skip)
         return
-    named = iterate_paths(path) if path.suffix.lower() == ".csv" and path.is_file() else [path]
-    yield from ((str(file), False) for file in named if skip is None or not skip(str(file)))
+    for file in named_by(path):
+        if skip is None or not skip(str(file)):
+            yield str(file), False
 
 
 def _below(folder: Path, skip: Callable[[str], bool] | None) -> Iterator[_File | ImageError | FolderEnd]:

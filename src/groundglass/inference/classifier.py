@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from os import PathLike
 from typing import Any
 
@@ -21,6 +22,7 @@ from groundglass.inference.background import in_background
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.finding import Evidence, Finding, Status
 from groundglass.inference.gate import Gate, Verdict
+from groundglass.inference.paths import named_by
 
 Path = str | PathLike[str]
 Skip = Callable[[str, int | None], bool]
@@ -98,12 +100,12 @@ class Classifier:
         a thread beside the network.
 
         Args:
-            paths: files, folders, zips or members of zips (``archive.zip!member``).
+            paths: files, folders, zips, members of zips (``archive.zip!member``), manifests (``.csv``).
             evidence: keep pixels and activation map in the findings.
             skip: leaves slices out.
             skip_file: leaves files out before they are read.
         """
-        read = self._read(paths, skip, skip_file)
+        read = self._read(chain.from_iterable(map(named_by, paths)), skip, skip_file)
         with closing(in_background(read, _AHEAD, self._look)) as ahead:
             for seen in ahead:
                 yield self._judge(seen, evidence)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import glob
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from groundglass.data.manifest import iterate_paths
 from groundglass.errors import PredictionError
 from groundglass.imaging.archive import split_member
 from groundglass.imaging.source import is_junk, natural_key
@@ -86,9 +87,22 @@ def _place(path: Path) -> Path:
     return Path(os.path.realpath(path.parent), path.name)
 
 
+def named_by(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The files that a manifest (``.csv``) names, one by one; any other path means itself.
+
+    Raises:
+        DataError: the manifest is damaged.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        yield from iterate_paths(path)
+    else:
+        yield path
+
+
 def count_files(paths: Sequence[Path], wanted: Callable[[str], bool] = lambda _: True) -> int:
     """How many files there are to read, roughly: nothing is opened but the directories of zips."""
-    return sum(_count(path, wanted) for path in paths)
+    return sum(_count(file, wanted) for path in paths for file in named_by(path))
 
 
 def _count(path: Path, wanted: Callable[[str], bool]) -> int:

@@ -1,0 +1,114 @@
+"""``groundglass predict --engine ray``, from the command line to the file."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from groundglass.imaging.phantom import make_phantom
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("slices")
+    for number in range(300):
+        if number < 10:
+            pixels = make_phantom(np.random.default_rng(number), 0.4, 0.5, size=128).slice.pixels
+            cv2.imwrite(str(folder / f"{number}.png"), pixels)
+        else:
+            os.link(folder / f"{number % 10}.png", folder / f"{number}.png")
+    (folder / "7b.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder
+
+
+def command(bundle: Path, *arguments: object) -> list[str]:
+    words = [sys.executable, "-m", "groundglass.cli.main", "predict", "--bundle", bundle, *arguments]
+    return [str(word) for word in words]
+
+
+def run(bundle: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(bundle, *arguments), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_a_manifest_becomes_the_rows_that_one_process_writes(
+    tiny_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    from pyarrow import parquet
+
+    manifest = tmp_path / "slices.csv"
+    names = "".join(f"{path}\n" for path in sorted(folder.iterdir()))
+    manifest.write_text(f"path\n{names}gone.png\n")
+    tables = []
+    for name, options in (("ray", ("--engine", "ray", "--workers", 2)), ("local", ())):
+        done = run(tiny_bundle, manifest, *options, "--json", "--output", tmp_path / f"{name}.parquet")
+        assert done.returncode == 3, done.stderr
+        assert done.stderr.count("\n") == 1, "a sum, and nothing of Ray's"
+        tables.append(parquet.read_table(tmp_path / f"{name}.parquet"))
+        assert [json.loads(line) for line in done.stdout.splitlines()] == tables[-1].to_pylist()
+    assert tables[0].num_rows == 302
+    assert tables[0].equals(tables[1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["local.parquet", "ray.parquet", "slices.csv"]
+
+
+def test_an_interrupted_run_leaves_findings_to_go_on_from(
+    tiny_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    options = (folder, "--engine", "ray", "--workers", 2, "--quiet", "--output", output)
+    with subprocess.Popen(
+        command(tiny_bundle, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        findings = output / "findings.jsonl"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (findings.exists() and findings.stat().st_size):
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        said, errors = child.communicate(timeout=120)
+    assert child.returncode == 130, errors
+    assert said == ""
+    assert "--resume" in errors
+    begun = len(findings.read_text().splitlines())
+    assert 0 < begun < 301
+    done = run(tiny_bundle, *options, "--resume")
+    assert done.returncode == 3, done.stderr
+    files = [json.loads(line)["file"] for line in findings.read_text().splitlines()]
+    assert len(files) == len(set(files)) == 301
+    assert (output / "report.html").exists()
+    assert not list((output / "overlays").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--workers", "2"), "--engine ray"),
+        (("--address", "auto"), "--engine ray"),
+        (("--engine", "ray", "--threads", "2"), "--threads"),
+        (("--engine", "ray", "--address", "127.0.0.1:1"), "no Ray cluster"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    tiny_bundle: Path, folder: Path, options: tuple[str, ...], message: str
+) -> None:
+    done = run(tiny_bundle, folder / "0.png", *options)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
