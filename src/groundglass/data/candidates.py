@@ -28,6 +28,8 @@ from groundglass.data.perceptual import (
 Window = Literal["whole", "lungs"]
 
 _NEAREST = 4
+# A hundred pictures that are all alike are found by a few neighbours of each as well.
+_MOST_ALIKE = 16
 _LEAST_RESEMBLANCE = 0.012
 # Codes that more slices have than this share (at least and at most so many) tell nothing and cost most.
 _COMMON_SHARE, _COMMON_LEAST, _COMMON_MOST = 0.02, 20, 1000
@@ -172,5 +174,9 @@ def _alike(
     rows = max(1, _CELLS // max(len(others), 1))
     for start in range(0, len(mine), rows):
         products = mine[start : start + rows] @ others.T
-        for row, column in np.argwhere(products >= HASH_BITS - 2 * distance):
-            yield start + int(row), int(column)
+        close = products >= HASH_BITS - 2 * distance
+        for row in np.flatnonzero(close.any(axis=1)):
+            columns = np.flatnonzero(close[row])
+            if len(columns) > _MOST_ALIKE:
+                columns = columns[np.argpartition(-products[row, columns], _MOST_ALIKE)[:_MOST_ALIKE]]
+            yield from ((start + int(row), int(column)) for column in columns)

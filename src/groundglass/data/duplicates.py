@@ -307,7 +307,7 @@ def in_threads(
     function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int | None = None
 ) -> Iterator[_Result]:
     """``function`` of each item, in order, a few at a time: decoding and filtering leave Python's lock."""
-    workers = threads or len(os.sched_getaffinity(0))
+    workers = threads or _cores()
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[_Result]] = deque()
         for item in items:
@@ -316,6 +316,13 @@ def in_threads(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _certain(result: Trace | ImageError) -> Trace:

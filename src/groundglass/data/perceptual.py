@@ -52,16 +52,16 @@ class Fingerprint:
     Attributes:
         shape: height and width of the slice in pixels.
         box: the picture without uniform margins; everything else is about what is inside.
-        hash: of the whole.
+        hash: of the whole; None where nothing is to be seen.
         lungs: box of the lungs, or None where none were found.
-        lungs_hash: of the lungs' box.
+        lungs_hash: of the lungs' box, likewise.
         codes: of the patches, uint16, shape (N, TABLES).
         points: centres of the patches in pixels of the slice, x and y, float32, shape (N, 2).
     """
 
     shape: tuple[int, int]
     box: Box
-    hash: Hash = field(repr=False)
+    hash: Hash | None = field(repr=False)
     lungs: Box | None
     lungs_hash: Hash | None = field(repr=False)
     codes: Codes = field(repr=False)
@@ -92,7 +92,7 @@ def fingerprint(pixels: Grey, patches: bool = True) -> Fingerprint:
     )
 
 
-def perceptual_hash(pixels: Grey, box: Box) -> Hash:
+def perceptual_hash(pixels: Grey, box: Box) -> Hash | None:
     """Signs of the slowest frequencies of the discrete cosine transform of a box, grey values equalised.
 
     Source: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2;
@@ -101,9 +101,14 @@ def perceptual_hash(pixels: Grey, box: Box) -> Hash:
     Args:
         pixels: uint8, shape (H, W).
         box: left, top, right, bottom within the picture.
+
+    Returns:
+        None where nothing is to be seen: all blank pictures would be alike.
     """
     left, top, right, bottom = box
     small = cv2.resize(pixels[top:bottom, left:right], (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
+    if int(small.max()) - int(small.min()) < _FLAT:
+        return None
     frequencies = cv2.dct(cv2.equalizeHist(small).astype(np.float32))
     return np.asarray(frequencies[:_HASH_FREQUENCIES, :_HASH_FREQUENCIES].ravel()[1:] > 0)
 

@@ -36,6 +36,8 @@ _PATCH_TOLERANCE = 0.015
 _SCALES = (0.12, 8.0)
 _STRETCH = 1.6
 _COARSE, _FINE = 96, 256
+# What refining may change: more is a picture bent until it fits.
+_LARGEST_CHANGE = 0.2
 _LEAST_OVERLAP = 0.2
 _LEAST_SIDE = 24
 # Below this correlation of the coarse pictures there is nothing that a finer look could find.
@@ -287,6 +289,9 @@ def _refine(view: _View, first: Grey, second: Grey, affine: Affine) -> Affine:
             5,
         )
     except cv2.error:  # it says so where it does not converge
+        return affine
+    change = np.abs(found[:, :2] - np.eye(2))
+    if not np.isfinite(found).all() or change.max() > _LARGEST_CHANGE:
         return affine
     # ``found`` takes the view's pixels to those of the view as taken from the first picture with ``affine``.
     moved = _compose(view.to_second, _compose(_inverse(found.astype(np.float64)), _inverse(view.to_second)))

@@ -87,12 +87,22 @@ def _refused(shares: Iterable[RefusedShare]) -> Iterator[str]:
         for each in shares
     ]
     yield from _table(
-        ["Group", "In the gate's lessons", "Refused", "Share", "Most given reasons", "Flags"], rows
+        [
+            "Group",
+            "In the gate's lessons",
+            "Refused",
+            "Share",
+            "Most frequent reasons",
+            "Flags of those accepted",
+        ],
+        rows,
     )
 
 
 def _counts(counts: Mapping[str, int], most: int) -> str:
-    return "; ".join(f"{name}: {count}" for name, count in list(counts.items())[:most])
+    """The most frequent; of a reason in two parts the second, which tells it from others."""
+    named = list(counts.items())[:most]
+    return "; ".join(f"{name.rpartition('; ')[2]}: {count}" for name, count in named)
 
 
 def _dose(dose: DoseResponse) -> Iterator[str]:
