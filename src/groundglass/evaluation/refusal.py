@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from groundglass.data.foreign import ForeignPicture
+from groundglass.evaluation.alterations import Alteration
 from groundglass.evaluation.proportion import Proportion
 from groundglass.imaging.slice import CTSlice, Grey, Origin
 from groundglass.inference.classifier import Classifier
@@ -27,6 +28,7 @@ class RefusedShare:
         failed: files that could not be read; they count as pictures, not as refused.
         reasons: how often each reason was given, without the numbers in it.
         flags: how often each flag was raised on what was not refused.
+        accepted: names of foreign files that were not refused; of lung slices none are kept.
     """
 
     group: str
@@ -35,6 +37,7 @@ class RefusedShare:
     failed: int
     reasons: Mapping[str, int]
     flags: Mapping[str, int]
+    accepted: tuple[str, ...] = ()
 
 
 def refused_share(group: str, findings: Iterable[Finding], taught: bool = False) -> RefusedShare:
@@ -58,7 +61,13 @@ def refused_foreign(classifier: Classifier, pictures: Sequence[ForeignPicture]) 
     for picture in pictures:
         kinds.setdefault(picture.kind, []).extend(classifier.predict_all([picture.path]))
         taught[picture.kind] = taught.get(picture.kind, False) or picture.taught
-    return [refused_share(kind, findings, taught[kind]) for kind, findings in kinds.items()]
+    return [
+        replace(
+            refused_share(kind, findings, taught[kind]),
+            accepted=tuple(Path(each.file).name for each in findings if each.status is Status.OK),
+        )
+        for kind, findings in kinds.items()
+    ]
 
 
 def refused_files(
@@ -68,9 +77,15 @@ def refused_files(
     return refused_share(group, classifier.predict_all(files), taught)
 
 
-def refused_turned(classifier: Classifier, group: str, slices: Iterable[Grey]) -> RefusedShare:
-    """Judge lung slices turned by 90 degrees, every other one to the left."""
-    return refused_share(group, classifier.predict_slices(_turned(slices)))
+def refused_altered(
+    classifier: Classifier, slices: Sequence[Grey], alterations: Mapping[str, Alteration]
+) -> list[RefusedShare]:
+    """Judge lung slices after each alteration."""
+    origin = Origin("altered", "array")
+    return [
+        refused_share(name, classifier.predict_slices(CTSlice(alter(pixels), origin) for pixels in slices))
+        for name, alter in alterations.items()
+    ]
 
 
 def together(group: str, shares: Sequence[RefusedShare]) -> RefusedShare:
@@ -87,13 +102,8 @@ def together(group: str, shares: Sequence[RefusedShare]) -> RefusedShare:
         sum(each.failed for each in shares),
         dict(reasons.most_common()),
         dict(flags.most_common()),
+        tuple(name for each in shares for name in each.accepted),
     )
-
-
-def _turned(slices: Iterable[Grey]) -> Iterator[CTSlice]:
-    for index, pixels in enumerate(slices):
-        turned = np.ascontiguousarray(np.rot90(pixels, 1 + 2 * (index % 2)))
-        yield CTSlice(turned, Origin("turned", "array"))
 
 
 def _kind_of_reason(reason: str) -> str:

@@ -16,6 +16,7 @@ from groundglass.data.foreign import ForeignPicture, read_foreign
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import read_pixels
 from groundglass.errors import DataError
+from groundglass.evaluation.alterations import HARMLESS, SPOILING
 from groundglass.evaluation.deletion import PAINTS, Deletion, deletion
 from groundglass.evaluation.dose_response import DoseResponse, dose_response
 from groundglass.evaluation.part import Part, select_part
@@ -27,10 +28,10 @@ from groundglass.evaluation.prediction_sets import (
 )
 from groundglass.evaluation.refusal import (
     RefusedShare,
+    refused_altered,
     refused_files,
     refused_foreign,
     refused_share,
-    refused_turned,
     together,
 )
 from groundglass.evaluation.trust_tables import trust_tables
@@ -95,7 +96,8 @@ class TrustReport:
         lungs: refused among axial lung slices, by group.
         foreign: refused among the foreign set, by kind.
         foreign_together: all of it, and its kinds that the gate's lessons hold or do not.
-        turned: refused among the test part's slices, turned.
+        harmless: refused among the test part's slices, altered so that they could still be judged.
+        spoilt: refused among them, altered so that they could not.
         dose: the dose-response.
         deletions: of COVID slices of the part test, for each paint.
     """
@@ -110,7 +112,8 @@ class TrustReport:
     lungs: tuple[RefusedShare, ...]
     foreign: tuple[RefusedShare, ...]
     foreign_together: tuple[RefusedShare, ...]
-    turned: RefusedShare
+    harmless: tuple[RefusedShare, ...]
+    spoilt: tuple[RefusedShare, ...]
     dose: DoseResponse
     deletions: tuple[Deletion, ...]
 
@@ -138,9 +141,9 @@ def measure_trust(job: TrustJob, tell: Callable[[str], None] = lambda step: None
     calibration, sets = _calibration(job.bundle, parts)
     tell("refusal: lung slices")
     lungs = tuple(_lungs(job, classifier, parts))
-    turned = refused_turned(
-        classifier, "test, turned by 90 degrees", (read_pixels(record) for record in parts["test"].records)
-    )
+    test = [read_pixels(record) for record in parts["test"].records]
+    harmless = refused_altered(classifier, test, HARMLESS)
+    spoilt = refused_altered(classifier, test, SPOILING)
     tell("refusal: foreign pictures")
     foreign = refused_foreign(classifier, pictures)
     tell("dose-response")
@@ -158,7 +161,8 @@ def measure_trust(job: TrustJob, tell: Callable[[str], None] = lambda step: None
         lungs,
         tuple(foreign),
         tuple(_together(foreign)),
-        turned,
+        tuple(harmless),
+        tuple(spoilt),
         dose,
         deletions,
     )

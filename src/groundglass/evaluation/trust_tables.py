@@ -24,8 +24,10 @@ def trust_tables(report: TrustReport) -> str:
         *_section("Prediction sets", _sets(report.sets)),
         *_section("Calibration", _calibration(report.calibration)),
         *_section("Refusal of foreign pictures", _refused((*report.foreign_together, *report.foreign))),
+        *_accepted(report.foreign_together),
         *_section("Refusal of lung slices", _refused(report.lungs)),
-        *_section("Lung slices turned by 90 degrees", _refused((report.turned,))),
+        *_section("Refusal of altered test slices: still to be judged", _refused(report.harmless)),
+        *_section("Refusal of altered test slices: spoilt", _refused(report.spoilt)),
         *_section("Dose-response", _dose(report.dose)),
         *_section("Deletion", _deletion(report.deletions)),
     ]
@@ -97,6 +99,13 @@ def _refused(shares: Iterable[RefusedShare]) -> Iterator[str]:
         ],
         rows,
     )
+
+
+def _accepted(together: Sequence[RefusedShare]) -> Iterator[str]:
+    """The foreign pictures that passed, by name."""
+    if together and together[0].accepted:
+        yield f"Accepted wrongly: {', '.join(f'`{name}`' for name in together[0].accepted)}."
+        yield ""
 
 
 def _counts(counts: Mapping[str, int], most: int) -> str:
