@@ -64,7 +64,7 @@ def refused_foreign(classifier: Classifier, pictures: Sequence[ForeignPicture]) 
     return [
         replace(
             refused_share(kind, findings, taught[kind]),
-            accepted=tuple(Path(each.file).name for each in findings if each.status is Status.OK),
+            accepted=tuple(_short(each.file) for each in findings if each.status is Status.OK),
         )
         for kind, findings in kinds.items()
     ]
@@ -104,6 +104,11 @@ def together(group: str, shares: Sequence[RefusedShare]) -> RefusedShare:
         dict(flags.most_common()),
         tuple(name for each in shares for name in each.accepted),
     )
+
+
+def _short(file: str) -> str:
+    """A file's name and the folder it lies in."""
+    return "/".join(Path(file).parts[-2:])
 
 
 def _kind_of_reason(reason: str) -> str:

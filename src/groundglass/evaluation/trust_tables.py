@@ -109,9 +109,11 @@ def _accepted(together: Sequence[RefusedShare]) -> Iterator[str]:
 
 
 def _counts(counts: Mapping[str, int], most: int) -> str:
-    """The most frequent; of a reason in two parts the second, which tells it from others."""
-    named = list(counts.items())[:most]
-    return "; ".join(f"{name.rpartition('; ')[2]}: {count}" for name, count in named)
+    """The most frequent; of the gate's reason what the picture looks like, of others their first part."""
+    named = [(name.split("; "), count) for name, count in list(counts.items())[:most]]
+    return "; ".join(
+        f"{parts[-1] if parts[-1].startswith('looks like') else parts[0]}: {count}" for parts, count in named
+    )
 
 
 def _dose(dose: DoseResponse) -> Iterator[str]:
