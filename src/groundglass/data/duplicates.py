@@ -142,17 +142,18 @@ def copies_of(
     held_out: Sequence[Record],
     candidates: Sequence[Record],
     *,
+    lookalikes: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Pair]:
     """Which of the candidates show a held-out slice: what must not enter a training on the candidates.
 
-    The same files, the same pixels, and copies that were recoded, rescaled, cropped, annotated or mirrored;
-    lookalikes are not among them.
+    The same files, the same pixels, and copies that were recoded, rescaled, cropped, annotated or mirrored.
 
     Args:
         held_out: slices to be judged on.
         candidates: slices to be trained on.
+        lookalikes: name lookalikes as well: most often neighbouring slices of a held-out patient.
         threads: to read and compare in; as many as there are cores unless given.
         progress: told of each slice read and each pair compared.
 
@@ -177,7 +178,7 @@ def copies_of(
         Pair(ours[first].record, theirs[second].record, kind, 1.0) for (first, second), kind in exact.items()
     ]
     pairs += verify(ours, theirs, new, threads=threads, progress=progress)
-    return in_order(pair for pair in pairs if pair.kind != "lookalike")
+    return in_order(pair for pair in pairs if lookalikes or pair.kind != "lookalike")
 
 
 def find_pairs(
