@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from groundglass.cluster.alone import judge_alone
-from groundglass.cluster.session import import_ray, in_one_line, ray_session
+from groundglass.cluster.session import PATIENCE, import_ray, in_one_line, ray_session
 from groundglass.cluster.units import FolderEnd, Step, Unit, steps
 from groundglass.cluster.worker import Assignment, Ledger, Worker, bundle_contents
 from groundglass.errors import ImageError, PredictionError
@@ -157,7 +158,7 @@ class _Run:
         answers.context.enable_progress_bars = False
         # A thread that prefetches may ask Ray for more after its end, and Ray ends the process for that.
         tables = iter(answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-        with _told_shortly(self._ray), closing(tables):
+        with _told_shortly(self._ray), _ending_with_this(), closing(tables):
             # Ray warns of what it does itself when the workers start.
             with without_stderr():
                 first = next(tables, None)
@@ -219,3 +220,27 @@ def _told_shortly(ray: Any) -> Iterator[None]:
         raise PredictionError(f"the workers cannot go on ({in_one_line(error)})") from None
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _ending_with_this() -> Iterator[None]:
+    """End what Ray Data goes on with after an interruption: Ray ends a process that asks for more later."""
+    before = set(threading.enumerate())
+    try:
+        yield
+    finally:
+        for thread in set(threading.enumerate()) - before:
+            if isinstance(thread, _Executor):
+                thread.shutdown(force=True)
+                thread.join(PATIENCE)
+
+
+@runtime_checkable
+class _Executor(Protocol):
+    """The thread in which Ray Data hands out work."""
+
+    def shutdown(self, force: bool) -> None:
+        """End it."""
+
+    def join(self, timeout: float) -> None:
+        """Wait until it has ended."""
