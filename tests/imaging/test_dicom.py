@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from groundglass.errors import ImageError
+from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.limits import Limits
 from groundglass.imaging.read import read_slice, read_slices
 from groundglass.imaging.slice import CTSlice, Patient
@@ -368,3 +368,11 @@ def test_a_truncated_header_is_reported_in_a_folder_too(
     errors: list[ImageError] = []
     assert len(list(read_slices(tmp_path, on_error=errors.append))) == 1
     assert [error.path for error in errors] == [str(path)]
+
+
+def test_a_localizer_is_no_slice(tmp_path: Path, write_dicom: WriteDicom, chest: Chest) -> None:
+    path = write_dicom(tmp_path / "scout.dcm", chest, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    with pytest.raises(NotASliceError, match=r"scout\.dcm: a localizer"):
+        read_slice(path)
+    axial = write_dicom(tmp_path / "axial.dcm", chest, ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
+    assert read_slice(axial).pixels.shape == chest.shape
