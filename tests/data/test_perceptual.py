@@ -29,7 +29,7 @@ def test_margins_are_no_part_of_the_picture(slices: list[Grey], colour: int) -> 
     plain = fingerprint(slices[0])
     framed = cv2.copyMakeBorder(slices[0], 20, 30, 40, 10, cv2.BORDER_CONSTANT, value=colour)
     found = fingerprint(framed)
-    expected = np.array(plain.box) + (40, 20, 40, 20)
+    expected = np.array(plain.box) + np.array([40, 20, 40, 20])
     assert np.abs(np.array(found.box) - expected).max() <= 4
     assert differing(found.hash, plain.hash) <= 40
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -88,7 +90,7 @@ def test_other_people_are_not_registered(pixels: Grey) -> None:
 
 def test_slices_of_one_person_two_centimetres_apart_are_no_copies() -> None:
     series = [phantom.slice.pixels for phantom in make_series(np.random.default_rng(2), 16, size=384)][3:13]
-    for first, second in zip(series, series[1:], strict=False):
+    for first, second in pairwise(series):
         found = registered(first, second)
         assert found is None or found.correlation < COPY_CORRELATION
 
