@@ -1,0 +1,349 @@
+"""How surely and how fast copies of slices are found, on copies made for the purpose.
+
+Slices are recoded, cropped, annotated, turned or shown in another window, written as files and hidden among
+other slices; ``copies_of`` has to find them. What it finds beyond them is a false alarm. The thresholds of
+the search were chosen with such copies, made with another seed.
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+import typer
+
+from groundglass.data.candidates import Candidate, hash_candidates, patch_candidates
+from groundglass.data.duplicates import Trace, copies_of, find_pairs, read_traces, verify
+from groundglass.data.load import load_dataset
+from groundglass.data.manifest import Record, read_pixels, unknown_patient
+from groundglass.data.perceptual import Fingerprint
+from groundglass.errors import ImageError
+from groundglass.imaging.phantom import make_phantom, make_series
+from groundglass.imaging.read import read_slices
+from groundglass.imaging.slice import Grey
+from record import RESULTS, Goal, Table, report
+
+Rng = np.random.Generator
+
+GOALS = {"recoded": 0.99, "annotated": 0.99, "cropped": 0.98, "a part": 0.95}
+"""Share of copies found, at least."""
+
+
+def main(
+    data: Annotated[Path | None, typer.Option(help="Slices to copy; phantoms unless given.")] = None,
+    series: Annotated[
+        Path | None, typer.Option(help="A CT series, whose neighbouring slices are to be told apart.")
+    ] = None,
+    copies: Annotated[int, typer.Option(min=2, help="Copies of each kind.")] = 200,
+    scale: Annotated[
+        int, typer.Option(min=100, help="Slices to time the search for candidates with.")
+    ] = 100_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the copies.")] = 1,
+    quick: Annotated[bool, typer.Option(help="A smoke test: few copies, no record unless --output.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder of the record.")] = None,
+) -> None:
+    """Hide copies among other slices and look for them."""
+    if quick:
+        copies, scale = 12, 500
+    with tempfile.TemporaryDirectory() as folder:
+        records = (
+            _phantoms(Path(folder), 60 if quick else 400) if data is None else load_dataset(data).records
+        )
+        started = time.process_time()
+        traces = [trace for trace in read_traces(records) if isinstance(trace, Trace)]
+        reading = (time.process_time() - started) / len(records) * 1e3
+        found = {kind: _find(records, kind, act, copies, seed, Path(folder)) for kind, act in KINDS.items()}
+        alone, comparing = _among_themselves(traces)
+    neighbours = {"phantoms": _phantom_neighbours(1 if quick else 5)}
+    if series is not None:
+        slices = [read.pixels for read in read_slices(series)]
+        neighbours[series.name] = _neighbours(slices)
+    timing = {"reading": reading, "comparing": comparing, **_candidates(traces, scale)}
+    _report(len(records), found, alone, neighbours, timing, output or (None if quick else RESULTS))
+
+
+def _report(
+    slices: int,
+    found: dict[str, dict[str, Any]],
+    alone: dict[str, int],
+    neighbours: dict[str, dict[str, Any]],
+    timing: dict[str, float],
+    output: Path | None,
+) -> None:
+    goals = [
+        Goal(f"copies found: {kind}", limit, False, found[kind]["found"] / found[kind]["copies"])
+        for kind, limit in GOALS.items()
+    ]
+    false = sum(row["false"] for row in found.values()) + alone["copies"]
+    goals.append(Goal("slices called copies that are none", 0, True, false))
+    tables = [
+        Table(
+            "Copies hidden among other slices",
+            ("kind", "copies", "found", "least correlation", "median", "called copies, but none"),
+            [
+                (kind, str(row["copies"]), str(row["found"]), row["least"], row["median"], str(row["false"]))
+                for kind, row in found.items()
+            ],
+        ),
+        Table(
+            f"The {slices} slices among themselves",
+            ("pairs compared", "called copies", "called lookalikes"),
+            [(str(alone["compared"]), str(alone["copies"]), str(alone["lookalikes"]))],
+        ),
+        Table(
+            "Neighbouring slices of one person, which are no copies",
+            ("series", "pairs", "called copies", "called lookalikes", "largest correlation"),
+            [
+                (name, str(row["pairs"]), str(row["copies"]), str(row["lookalikes"]), row["largest"])
+                for name, row in neighbours.items()
+            ],
+        ),
+        Table(
+            "Time on one core",
+            ("step", "figure"),
+            [
+                ("read a slice and take its fingerprint, ms", timing["reading"]),
+                ("register and compare a pair, ms", timing["comparing"]),
+                (f"candidates among {timing['slices']:,.0f} slices: patches, s", timing["patches"]),
+                (f"candidates among {timing['slices']:,.0f} slices: hashes, s", timing["hashes"]),
+                ("peak memory of the process, GiB", timing["memory_gib"]),
+            ],
+        ),
+    ]
+    measured = {"found": found, "among_themselves": alone, "neighbours": neighbours, "time": timing}
+    report("find_copies", output, measured, goals, tables)
+
+
+def _find(
+    records: Sequence[Record],
+    kind: str,
+    act: Callable[[Grey, Rng], Grey],
+    copies: int,
+    seed: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """Hold out half of the slices, hide copies of some of them among the other half, and look for them."""
+    rng = np.random.default_rng([seed, *kind.encode()])
+    order = rng.permutation(len(records))
+    held_out = [records[index] for index in order[: len(order) // 2]]
+    originals = held_out[:copies]
+    hidden = []
+    for number, original in enumerate(originals):
+        pixels = act(read_pixels(original), rng)
+        if rng.random() < 0.25:
+            pixels = pixels[:, ::-1]
+        path = folder / f"{kind.replace(' ', '-')}-{number}.png"
+        cv2.imwrite(str(path), pixels)
+        hidden.append(replace(original, path=path, patient_id=unknown_patient(path.name)))
+    candidates = [*(records[index] for index in order[len(order) // 2 :]), *hidden]
+    pairs = copies_of(held_out, candidates)
+    truth = {(id(original), id(copy)) for original, copy in zip(originals, hidden, strict=True)}
+    correlations = [pair.correlation for pair in pairs if (id(pair.first), id(pair.second)) in truth]
+    return {
+        "copies": len(hidden),
+        "found": len(correlations),
+        "least": min(correlations, default=0.0),
+        "median": float(np.median(correlations)) if correlations else 0.0,
+        "false": len(pairs) - len(correlations),
+    }
+
+
+def _among_themselves(traces: Sequence[Trace]) -> tuple[dict[str, int], float]:
+    compared = 0
+
+    def count(steps: int) -> None:
+        nonlocal compared
+        compared += steps
+
+    started = time.process_time()
+    pairs = find_pairs(traces, progress=count)
+    seconds = time.process_time() - started
+    copies = sum(pair.kind != "lookalike" for pair in pairs)
+    counts = {"compared": compared, "copies": copies, "lookalikes": len(pairs) - copies}
+    return counts, seconds / max(compared, 1) * 1e3
+
+
+def _neighbours(slices: Sequence[Grey]) -> dict[str, Any]:
+    """How alike each slice and the next are found, whatever the fingerprints say."""
+    with tempfile.TemporaryDirectory() as folder:
+        records = []
+        for number, pixels in enumerate(slices):
+            path = Path(folder) / f"{number:04d}.png"
+            cv2.imwrite(str(path), pixels)
+            records.append(Record(path, None, unknown_patient(path.name), "series", None))
+        traces = [trace for trace in read_traces(records) if not isinstance(trace, ImageError)]
+        candidates = [Candidate(one, other, False, "whole") for one, other in pairwise(range(len(traces)))]
+        pairs = list(verify(traces, traces, candidates))
+    return {
+        "pairs": len(candidates),
+        "copies": sum(pair.kind == "copy" for pair in pairs),
+        "lookalikes": sum(pair.kind == "lookalike" for pair in pairs),
+        "largest": max((pair.correlation for pair in pairs), default=0.0),
+    }
+
+
+def _phantom_neighbours(patients: int) -> dict[str, Any]:
+    rows = [
+        _neighbours([phantom.slice.pixels for phantom in make_series(np.random.default_rng(seed), 40)])
+        for seed in range(patients)
+    ]
+    return {
+        "pairs": sum(row["pairs"] for row in rows),
+        "copies": sum(row["copies"] for row in rows),
+        "lookalikes": sum(row["lookalikes"] for row in rows),
+        "largest": max(row["largest"] for row in rows),
+    }
+
+
+def _candidates(traces: Sequence[Trace], scale: int) -> dict[str, float]:
+    """Time the search among as many slices as wanted, whose fingerprints are mixed from real ones."""
+    rng = np.random.default_rng(0)
+    codes = np.concatenate([trace.fingerprint.codes for trace in traces])
+    prints: list[Fingerprint] = []
+    for number in range(scale):
+        like = traces[number % len(traces)].fingerprint
+        bits = rng.random((100, codes.shape[1], 16)) < 0.15
+        noise = np.packbits(bits, axis=2, bitorder="little").view(np.uint16)[..., 0]
+        mixed = codes[rng.integers(0, len(codes), 100)] ^ noise
+        whole, lungs = (
+            None if one is None else one ^ (rng.random(len(one)) < 0.25)
+            for one in (like.hash, like.lungs_hash)
+        )
+        prints.append(
+            replace(like, codes=mixed, points=np.zeros((100, 2), np.float32), hash=whole, lungs_hash=lungs)
+        )
+    seconds = []
+    for search in (patch_candidates, hash_candidates):
+        started = time.process_time()
+        for _ in search(prints, None):
+            pass
+        seconds.append(time.process_time() - started)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"slices": scale, "patches": seconds[0], "hashes": seconds[1], "memory_gib": memory}
+
+
+def _phantoms(folder: Path, count: int) -> list[Record]:
+    records = []
+    for number in range(count):
+        path = folder / f"phantom-{number}.png"
+        cv2.imwrite(str(path), make_phantom(np.random.default_rng([9, number]), size=384).slice.pixels)
+        records.append(Record(path, None, unknown_patient(path.name), "phantoms", None))
+    return records
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Alterations, one after the other."""
+
+    steps: tuple[Callable[[Grey, Rng], Grey], ...]
+
+    def __call__(self, pixels: Grey, rng: Rng) -> Grey:
+        for step in self.steps:
+            pixels = np.ascontiguousarray(step(pixels, rng))
+        return pixels
+
+
+def _trim(most: float) -> Callable[[Grey, Rng], Grey]:
+    """Take up to ``most`` of the picture off each side."""
+
+    def trim(pixels: Grey, rng: Rng) -> Grey:
+        height, width = pixels.shape
+        left, right, top, bottom = rng.uniform(0, most, 4)
+        return pixels[
+            int(top * height) : height - int(bottom * height), int(left * width) : width - int(right * width)
+        ]
+
+    return trim
+
+
+def _part(pixels: Grey, rng: Rng) -> Grey:
+    """Keep 50 to 80 % of the width and the height, or of the width alone."""
+    height, width = pixels.shape
+    across, down = rng.uniform(0.5, 0.8, 2)
+    down = 1.0 if rng.random() < 0.3 else down
+    left, top = int(rng.uniform(0, 1 - across) * width), int(rng.uniform(0, 1 - down) * height)
+    return pixels[top : top + int(down * height), left : left + int(across * width)]
+
+
+def _annotate(pixels: Grey, rng: Rng) -> Grey:
+    """Draw up to five arrows and sometimes a letter."""
+    drawn, (height, width) = pixels.copy(), pixels.shape
+    for _ in range(rng.integers(0, 6)):
+        tip, angle = rng.uniform(0.15, 0.85, 2) * (width, height), rng.uniform(0, 2 * np.pi)
+        tail = tip + 0.07 * width * np.array([np.cos(angle), np.sin(angle)])
+        colour = int(rng.choice([0, 255]))
+        cv2.arrowedLine(drawn, tail.astype(int), tip.astype(int), colour, max(1, width // 130), tipLength=0.4)
+    if rng.random() < 0.5:
+        place = (int(0.03 * width), int(0.12 * height))
+        letter = str(rng.choice(list("ABCDEFG")))
+        cv2.putText(drawn, letter, place, cv2.FONT_HERSHEY_SIMPLEX, width / 220, 255, max(1, width // 120))
+    return drawn
+
+
+def _margins(pixels: Grey, rng: Rng) -> Grey:
+    """Put paper or black around the picture, three times in ten."""
+    if rng.random() > 0.3:
+        return pixels
+    height, width = pixels.shape
+    sides = (rng.uniform(0, 0.1, 4) * (height, height, width, width)).astype(int).tolist()
+    return np.asarray(
+        cv2.copyMakeBorder(pixels, *sides, cv2.BORDER_CONSTANT, value=int(rng.choice([0, 255])))
+    )
+
+
+def _resize(pixels: Grey, rng: Rng) -> Grey:
+    scale, stretch = np.exp(rng.uniform(np.log(0.45), np.log(1.8))), np.exp(rng.uniform(-0.12, 0.12))
+    height, width = pixels.shape
+    size = (max(48, int(width * scale * stretch)), max(48, int(height * scale / stretch)))
+    return np.asarray(
+        cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    )
+
+
+def _curve(low: tuple[float, float], high: tuple[float, float]) -> Callable[[Grey, Rng], Grey]:
+    """Another window and gamma; what lies outside the window is clipped."""
+
+    def curve(pixels: Grey, rng: Rng) -> Grey:
+        black, white = rng.uniform(*low), rng.uniform(*high)
+        grey = np.clip((np.arange(256) / 255 - black) / (white - black), 0, 1) ** rng.uniform(0.65, 1.5)
+        return np.rint(grey * 255).astype(np.uint8)[pixels]
+
+    return curve
+
+
+def _jpeg(pixels: Grey, rng: Rng) -> Grey:
+    quality = int(rng.uniform(35, 95))
+    encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))
+
+
+def _turn(pixels: Grey, rng: Rng) -> Grey:
+    """Turn by up to 4 degrees."""
+    height, width = pixels.shape
+    turned = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-4, 4), 1.0)
+    return np.asarray(cv2.warpAffine(pixels, turned, (width, height), borderMode=cv2.BORDER_REPLICATE))
+
+
+_GENTLE = _curve((-0.1, 0.15), (0.8, 1.15))
+_HARSH = _curve((0.1, 0.35), (0.5, 0.8))
+KINDS: dict[str, Callable[[Grey, Rng], Grey]] = {
+    "recoded": _Steps((_resize, _GENTLE, _jpeg)),
+    "annotated": _Steps((_trim(0.06), _annotate, _margins, _resize, _GENTLE, _jpeg)),
+    "cropped": _Steps((_trim(0.2), _annotate, _margins, _resize, _GENTLE, _jpeg)),
+    "a part": _Steps((_part, _annotate, _margins, _resize, _GENTLE, _jpeg)),
+    "turned": _Steps((_turn, _trim(0.06), _resize, _GENTLE, _jpeg)),
+    "another window": _Steps((_trim(0.06), _resize, _HARSH, _jpeg)),
+}
+"""Kinds of copies; a quarter of each is mirrored as well."""
+
+
+if __name__ == "__main__":
+    typer.run(main)
