@@ -79,7 +79,7 @@ def read_stated(path: Path) -> StatedFigures:
         raise DataError(f"{path}: cannot be read ({error})") from error
     try:
         return _from_csv(path, text) if path.suffix.lower() == ".csv" else _from_json(path, json.loads(text))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (DataError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise DataError(f"{path}: holds no figures of a network ({error}); {_EXPECTED}") from error
 
 
