@@ -319,7 +319,7 @@ def test_large_parts_are_predicted_in_batches(
     run: Any, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = go(run, make_manifest(), tmp_path / "whole")
-    monkeypatch.setattr("groundglass.evaluation.evaluate._BATCH", 5)
+    monkeypatch.setattr("groundglass.evaluation.look._BATCH", 5)
     seen: list[tuple[int, int]] = []
     batches = go(
         run, make_manifest(), tmp_path / "batches", progress=lambda done, total: seen.append((done, total))

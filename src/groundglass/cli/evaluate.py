@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from groundglass.evaluation.protocol import TrainedRun
+from groundglass.cli.opening import open_run
 
 Part = Annotated[
     str | None,
@@ -55,7 +54,7 @@ def evaluate(
     from groundglass.evaluation.result import metrics_document  # noqa: PLC0415
     from groundglass.evaluation.table import measures_table  # noqa: PLC0415
 
-    opened, manifest = _open(run), load_dataset(data)
+    opened, manifest = open_run(run), load_dataset(data)
     if part is None:
         part = "all" if split is None else "test"
     elif split is None and part != "all":
@@ -81,15 +80,3 @@ def evaluate(
         return
     Console().print(measures_table(evaluation))
     typer.echo(f"Report: {output / 'report.html'}")
-
-
-def _open(path: Path) -> TrainedRun:
-    """A bundle, which needs no torch, or else a run."""
-    if path.suffix.lower() == ".zip" or (path / "bundle.json").is_file():
-        from groundglass.evaluation.bundled import BundledRun  # noqa: PLC0415
-        from groundglass.inference.bundle import Bundle  # noqa: PLC0415
-
-        return BundledRun(Bundle.open(path))
-    from groundglass.training.run import Run  # noqa: PLC0415 - torch is slow to import
-
-    return Run.open(path)

@@ -179,7 +179,7 @@ class PairedRows:
         values = [compute_metrics(label, row.judged[seed].probability).values() for seed in row.seeds]
         draws = [self._resampled(name, (seed,)) for seed in row.seeds]
         return {
-            measure: _spread(
+            measure: spread_over_runs(
                 [value[measure] for value in values],
                 np.mean([draw[measure] for draw in draws], axis=0),
                 self.patients,
@@ -292,7 +292,16 @@ def _pooled(parts: Sequence[Judged], run: Outcome) -> Judged:
     )
 
 
-def _spread(values: Sequence[float | None], draws: NDArray[np.float64], patients: int) -> Spread:
+def spread_over_runs(
+    values: Sequence[float | None], draws: NDArray[np.float64], patients: int
+) -> Spread:
+    """Mean and spread of a measure over runs that were judged on the same slices.
+
+    Args:
+        values: of each run; None where it is undefined.
+        draws: the mean over the runs in every resample of the patients, shape (R,), NaN where undefined.
+        patients: that were resampled; with fewer than two there are no bounds.
+    """
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return Spread(None, None, None, None, tuple(values))

@@ -43,7 +43,8 @@ class TrainedRun(Protocol):
     """A trained network with its history.
 
     ``info`` may hold ``finished`` (bool; false or missing means unfinished), ``training_sha256`` (SHA-256 of
-    the content of every training slice's file), ``training_seconds``, ``selected_epoch`` and ``versions``.
+    the content of every training slice's file), ``lesion_free`` (name of the folder whose slices lesions were
+    painted into, None where there was none), ``training_seconds``, ``selected_epoch`` and ``versions``.
     """
 
     @property

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from groundglass.evaluation.deletion import DRAWS, SHARE, Deletion, Mean
 from groundglass.evaluation.dose_response import STEPS, Correlation, DoseResponse
+from groundglass.evaluation.markdown import section, table
 from groundglass.evaluation.prediction_sets import CalibrationReport, PredictionSets
 from groundglass.evaluation.refusal import RefusedShare
 
@@ -21,28 +22,17 @@ def trust_tables(report: TrustReport) -> str:
         f"groundglass {report.versions['groundglass']}. Intervals are 95 %: Wilson's for shares, else a "
         "bootstrap.",
         "",
-        *_section("Prediction sets", _sets(report.sets)),
-        *_section("Calibration", _calibration(report.calibration)),
-        *_section("Refusal of foreign pictures", _refused((*report.foreign_together, *report.foreign))),
+        *section("Prediction sets", _sets(report.sets)),
+        *section("Calibration", _calibration(report.calibration)),
+        *section("Refusal of foreign pictures", _refused((*report.foreign_together, *report.foreign))),
         *_accepted(report.foreign_together),
-        *_section("Refusal of lung slices", _refused(report.lungs)),
-        *_section("Refusal of altered test slices: still to be judged", _refused(report.harmless)),
-        *_section("Refusal of altered test slices: spoilt", _refused(report.spoilt)),
-        *_section("Dose-response", _dose(report.dose)),
-        *_section("Deletion", _deletion(report.deletions)),
+        *section("Refusal of lung slices", _refused(report.lungs)),
+        *section("Refusal of altered test slices: still to be judged", _refused(report.harmless)),
+        *section("Refusal of altered test slices: spoilt", _refused(report.spoilt)),
+        *section("Dose-response", _dose(report.dose)),
+        *section("Deletion", _deletion(report.deletions)),
     ]
     return "\n".join(lines)
-
-
-def _section(title: str, lines: Iterable[str]) -> list[str]:
-    return [f"### {title}", "", *lines, ""]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield "|---" * len(head) + "|"
-    for row in rows:
-        yield f"| {' | '.join(str(cell) for cell in row)} |"
 
 
 def _sets(sets: PredictionSets) -> Iterator[str]:
@@ -55,7 +45,7 @@ def _sets(sets: PredictionSets) -> Iterator[str]:
         ("No label (uncertain)", sets.empty),
         ("Right where there is one label", sets.single_right),
     ]
-    yield from _table(
+    yield from table(
         [f"Part {sets.part}", "Share", "Slices"],
         [(title, share, f"{share.count} of {share.total}") for title, share in rows],
     )
@@ -73,7 +63,7 @@ def _calibration(reports: Sequence[CalibrationReport]) -> Iterator[str]:
         for each in reports
         for name, agreement in (("1", each.before), (f"{each.temperature:g}", each.after))
     ]
-    yield from _table(["Part", "Temperature", "Calibration error", "Brier score", "Log loss"], rows)
+    yield from table(["Part", "Temperature", "Calibration error", "Brier score", "Log loss"], rows)
 
 
 def _refused(shares: Iterable[RefusedShare]) -> Iterator[str]:
@@ -88,7 +78,7 @@ def _refused(shares: Iterable[RefusedShare]) -> Iterator[str]:
         )
         for each in shares
     ]
-    yield from _table(
+    yield from table(
         [
             "Group",
             "In the gate's lessons",
@@ -124,9 +114,9 @@ def _dose(dose: DoseResponse) -> Iterator[str]:
         ("of painted share of the lung and probability", _correlated(dose.painted_share)),
         ("Refused", f"{dose.refused.count} of {dose.refused.total}"),
     ]
-    yield from _table(["", ""], rows)
+    yield from table(["", ""], rows)
     yield ""
-    yield from _table(
+    yield from table(
         ["Severity", "Phantoms", "Mean probability", "Mean logit"],
         [
             (
@@ -149,7 +139,7 @@ def _dose(dose: DoseResponse) -> Iterator[str]:
         ("Mean probability at each severity", ", ".join(f"{mean:.2f}" for mean in dose.mean_by_step)),
         ("Refused", f"{dose.refused_of_patients.count} of {dose.refused_of_patients.total}"),
     ]
-    yield from _table(["", ""], rows)
+    yield from table(["", ""], rows)
 
 
 def _deletion(deletions: Sequence[Deletion]) -> Iterator[str]:
@@ -159,7 +149,7 @@ def _deletion(deletions: Sequence[Deletion]) -> Iterator[str]:
         f"({SHARE:.0%}) removed; random cells drawn {DRAWS} times per slice. Fall of the logit:"
     )
     yield ""
-    yield from _table(
+    yield from table(
         [
             "Painted with",
             "Hottest cells",

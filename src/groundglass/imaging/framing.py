@@ -156,6 +156,20 @@ def resize_box(pixels: Grey, box: Box, size: int) -> Grey:
     )
 
 
+def resize_mask(mask: NDArray[np.bool_], box: Box, size: int) -> NDArray[np.bool_]:
+    """A mask as :func:`resize_box` frames its picture: True where most of a pixel is; nothing lies beyond.
+
+    Args:
+        mask: bool, shape (H, W) of the picture.
+        box: as in :attr:`FramedSlice.box`.
+        size: side of the framed mask.
+    """
+    left, top, right, bottom = box
+    # Beyond the picture its edge is repeated, and this rim makes the edge of a mask empty.
+    rimmed = np.pad(mask.astype(np.uint8), 1)
+    return resize_box(rimmed, (left + 1, top + 1, right + 1, bottom + 1), size).astype(np.bool_)
+
+
 def otsu_anchors(pixels: Grey) -> tuple[float, float]:
     """Mean grey of the dark and of the bright Otsu class; equal for a blank picture.
 

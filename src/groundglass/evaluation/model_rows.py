@@ -1,0 +1,57 @@
+"""Rows of a table of models: each a network, or the same recipe trained from several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from groundglass.errors import DataError
+from groundglass.evaluation.part import printable
+from groundglass.evaluation.protocol import TrainedRun
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One row.
+
+    Attributes:
+        name: what the table calls it.
+        runs: trained networks of one recipe, at least one; the row's figures are their mean.
+    """
+
+    name: str
+    runs: tuple[TrainedRun, ...]
+
+    @classmethod
+    def of(cls, name: str, runs: Sequence[TrainedRun]) -> ModelRow:
+        """A row of runs that belong together.
+
+        Raises:
+            DataError: a run stands in it twice, or runs differ in their recipe or split.
+        """
+        first, seen = runs[0], set()
+        for run in runs:
+            if run.path.resolve() in seen:
+                raise DataError(f"{run.path}: stands in the row {name} twice")
+            seen.add(run.path.resolve())
+            for what, one, other in (
+                ("recipe", run.recipe, first.recipe),
+                ("split", run.split_spec, first.split_spec),
+            ):
+                if one != other:
+                    raise DataError(
+                        f"{run.path}: differs in its {what} from {first.path}, so they are no two seeds of "
+                        f"one row; give them names of their own, NAME={run.path}"
+                    )
+        return cls(name, tuple(runs))
+
+    def described(self) -> dict[str, object]:
+        """Which runs they are, as plain JSON values."""
+        first = self.runs[0]
+        return {
+            "name": self.name,
+            "recipe": first.recipe.name,
+            "network": first.recipe.network.name,
+            "split": first.split_spec,
+            "runs": [{"path": printable(run.path), "seed": run.seed} for run in self.runs],
+        }
