@@ -15,10 +15,12 @@ from groundglass.cli import (
     data,
     evaluate,
     export,
+    maps,
     models,
     predict,
     pretrain,
     repeat,
+    robustness,
     train,
     trials,
     trust,
@@ -41,6 +43,8 @@ app.add_typer(compare.app)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
 app.command()(trust.trust)
+app.command()(maps.maps)
+app.command()(robustness.robustness)
 app.command()(models.models)
 
 

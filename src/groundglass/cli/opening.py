@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Models = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[NAME=]PATH...",
+        metavar="PATH|NAME=PATH...",
         help="Runs, bundles, or folders that hold the seeds of one recipe; what has the same name makes one "
         "row. The bundle that comes with the installation unless given.",
         show_default=False,
@@ -66,6 +66,19 @@ def open_rows(words: Iterable[str]) -> tuple[ModelRow, ...]:
 
         rows = {DEFAULT.name: [open_run(DEFAULT)]}
     return tuple(ModelRow.of(name, runs) for name, runs in rows.items())
+
+
+def chosen_part(split: str | None, part: str | None, trained_on: str) -> tuple[str | None, str]:
+    """Split and part that are meant where one of them, or both, were not said.
+
+    Args:
+        split: as given, or None.
+        part: as given, or None.
+        trained_on: the split of the run that is judged.
+    """
+    if part is None:
+        return split, "all" if split is None else "test"
+    return (trained_on if split is None and part != "all" else split), part
 
 
 def _named(word: str) -> tuple[str, Path]:

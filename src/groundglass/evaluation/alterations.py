@@ -22,9 +22,18 @@ def _tilted(pixels: Grey, degrees: float) -> Grey:
     return np.asarray(cv2.warpAffine(pixels, turn, (width, height), borderMode=cv2.BORDER_REPLICATE))
 
 
-def _compressed(pixels: Grey) -> Grey:
-    content = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 30])[1]
-    return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE))
+def compressed(quality: int) -> Alteration:
+    """Bring slices to one container: 8-bit grey, encoded as JPEG at their own size, and decoded again.
+
+    Args:
+        quality: of the JPEG, 1 to 100.
+    """
+
+    def compress(pixels: Grey) -> Grey:
+        content = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE))
+
+    return compress
 
 
 def _halved(pixels: Grey) -> Grey:
@@ -48,7 +57,7 @@ HARMLESS: Mapping[str, Alteration] = {
     "upside down": lambda pixels: np.ascontiguousarray(pixels[::-1]),
     "turned by 180 degrees": lambda pixels: _turned(pixels, 2),
     "tilted by 10 degrees": lambda pixels: _tilted(pixels, 10),
-    "JPEG of quality 30": _compressed,
+    "JPEG of quality 30": compressed(30),
     "half as large": _halved,
     "noise of 20 grey values": _noisy,
     "in a black frame twice as wide": _framed,

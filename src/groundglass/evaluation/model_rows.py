@@ -11,6 +11,38 @@ from groundglass.evaluation.protocol import TrainedRun
 
 
 @dataclass(frozen=True)
+class RunDescription:
+    """One run: its path as given, and the seed of its training."""
+
+    path: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class RowDescription:
+    """Which networks a row stands for.
+
+    Attributes:
+        name: of the row.
+        recipe: name of the recipe.
+        network: name of the network.
+        split: that it was trained on.
+        runs: the runs.
+    """
+
+    name: str
+    recipe: str
+    network: str
+    split: str
+    runs: tuple[RunDescription, ...]
+
+    @property
+    def seeds(self) -> str:
+        """The seeds, comma-separated."""
+        return ", ".join(str(run.seed) for run in self.runs)
+
+
+@dataclass(frozen=True)
 class ModelRow:
     """One row.
 
@@ -45,13 +77,14 @@ class ModelRow:
                     )
         return cls(name, tuple(runs))
 
-    def described(self) -> dict[str, object]:
-        """Which runs they are, as plain JSON values."""
+    @property
+    def description(self) -> RowDescription:
+        """What can be said of the row in a result."""
         first = self.runs[0]
-        return {
-            "name": self.name,
-            "recipe": first.recipe.name,
-            "network": first.recipe.network.name,
-            "split": first.split_spec,
-            "runs": [{"path": printable(run.path), "seed": run.seed} for run in self.runs],
-        }
+        return RowDescription(
+            self.name,
+            first.recipe.name,
+            first.recipe.network.name,
+            first.split_spec,
+            tuple(RunDescription(printable(run.path), run.seed) for run in self.runs),
+        )

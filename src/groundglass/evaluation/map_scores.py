@@ -1,0 +1,142 @@
+"""How well an activation map tells where a lesion lies, the lesion being known to the pixel.
+
+- Pointing: whether the map's hottest place lies in the lesion (the pointing game of Zhang et al., Top-Down
+  Neural Attention by Excitation Backprop, International Journal of Computer Vision 126, 2018).
+- Energy: the share of the map's positive values that lies in the lesion (the energy-based pointing game of
+  Wang et al., Score-CAM, CVPR Workshops 2020).
+
+A map is taken as what it is, a grid of a few cells: a cell's value is spread evenly over it. Nothing is
+enlarged by interpolation, which would invent detail. A cell wider than the lesion can therefore not be all
+lesion, and the best energy that any map of this grid could reach stands beside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from groundglass.imaging.framing import Box, resize_mask
+
+NEAR = 0.1
+"""Share of a cell that must be lesion for the cell to count as near to it."""
+
+_Cells = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the cells of a map lie on, each of shape (h, w).
+
+    Attributes:
+        lesion: share of each cell that is lesion.
+        lungs: share of each cell that is lung.
+        centre: whether the cell's centre lies in the lesion.
+    """
+
+    lesion: _Cells
+    lungs: _Cells
+    centre: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls,
+        lesion: NDArray[np.bool_],
+        lungs: NDArray[np.bool_],
+        box: Box,
+        size: int,
+        grid: tuple[int, int],
+    ) -> Truth:
+        """Bring masks of a slice to the cells of the map of its framed slice.
+
+        Args:
+            lesion: bool, shape (H, W) of the slice.
+            lungs: likewise, lesions included.
+            box: of the frame in the slice.
+            size: side of the framed slice.
+            grid: rows and columns of the map.
+        """
+        framed = resize_mask(lesion, box, size)
+        rows, columns = (((np.arange(cells) + 0.5) * size / cells).astype(np.intp) for cells in grid)
+        return cls(
+            _shares(framed, grid),
+            _shares(resize_mask(lungs, box, size), grid),
+            framed[rows[:, None], columns],
+        )
+
+    def chance(self) -> dict[str, float]:
+        """What maps reach that know nothing of the lesion, and what the best map of this grid does.
+
+        ``lesion_of_frame`` is what an even map reaches by pointing and by energy, ``lesion_of_lungs`` what a
+        map reaches that is even in the lungs, ``near_of_frame`` and ``near_of_lungs`` how often such maps
+        point near the lesion, ``lungs_of_frame`` the energy of an even map in the lungs, and ``best_energy``
+        the energy of a map whose only hot cell is the one with the most lesion.
+        """
+        near, lungs = self.lesion >= NEAR, max(float(self.lungs.sum()), 1e-9)
+        return {
+            "lesion_of_frame": float(self.lesion.mean()),
+            "lesion_of_lungs": float(self.lesion.sum() / lungs),
+            "near_of_frame": float(near.mean()),
+            "near_of_lungs": float((self.lungs * near).sum() / lungs),
+            "lungs_of_frame": float(self.lungs.mean()),
+            "best_energy": float(self.lesion.max()),
+        }
+
+
+def score_map(heat: NDArray[np.floating], truth: Truth) -> dict[str, float]:
+    """Judge a map.
+
+    ``pointing`` is 1 where the hottest cell's centre lies in the lesion, ``near`` where at least a tenth of
+    that cell is lesion, ``energy`` the share of the positive values in the lesion and ``energy_in_lungs`` in
+    the lungs; both are 0 where nothing is positive, which ``blank`` says.
+
+    Args:
+        heat: the map, shape (h, w); larger speaks for COVID.
+        truth: of the same grid.
+    """
+    hottest = np.unravel_index(int(np.argmax(heat)), heat.shape)
+    positive = np.maximum(np.asarray(heat, np.float64), 0)
+    total = float(positive.sum())
+    share = positive / total if total > 0 else positive
+    return {
+        "pointing": float(truth.centre[hottest]),
+        "near": float(truth.lesion[hottest] >= NEAR),
+        "energy": float((share * truth.lesion).sum()),
+        "energy_in_lungs": float((share * truth.lungs).sum()),
+        "blank": float(total <= 0),
+    }
+
+
+def reframe(heat: NDArray[np.floating], box: Box, onto: Box) -> _Cells:
+    """A map in the frame of another, so that the two can be compared place by place.
+
+    A lesion can change where the lungs are found and with them the frame. Each cell's value is spread evenly
+    over the cell, and gathered by the cells of the other frame; what lies outside that is lost.
+
+    Args:
+        heat: the map, shape (h, w).
+        box: of its frame in the slice.
+        onto: of the other frame, which has the same grid.
+    """
+    rows, columns = heat.shape
+    down = _overlaps(_edges(onto[1], onto[3], rows), _edges(box[1], box[3], rows))
+    across = _overlaps(_edges(onto[0], onto[2], columns), _edges(box[0], box[2], columns))
+    return np.asarray(down @ heat @ across.T, np.float64)
+
+
+def _shares(mask: NDArray[np.bool_], grid: tuple[int, int]) -> _Cells:
+    size = (grid[1], grid[0])
+    return np.asarray(cv2.resize(mask.astype(np.float64), size, interpolation=cv2.INTER_AREA), np.float64)
+
+
+def _edges(start: int, end: int, cells: int) -> _Cells:
+    return np.linspace(start, end, cells + 1)
+
+
+def _overlaps(onto: _Cells, edges: _Cells) -> _Cells:
+    """Share of each of M cells that lies in each of N others, shape (N, M), all given by their edges."""
+    low = np.maximum(onto[:-1, None], edges[:-1])
+    high = np.minimum(onto[1:, None], edges[1:])
+    return np.asarray(np.clip(high - low, 0, None) / np.diff(edges), np.float64)
