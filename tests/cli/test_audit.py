@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,26 @@ def test_table_report_and_status(manifest: Path, tmp_path: Path) -> None:
     assert "container alone" in done.stdout
     assert "found: leakage: 1" in done.stderr
     assert "found: conflicts: 1" in done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["audit.json", "report.html"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "audit.json",
+        "audit.md",
+        "report.html",
+    ]
+
+
+def test_single_files_and_a_document_with_markers(manifest: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs.md"
+    docs.write_text("# Ours\n\nbefore\n\n<!-- audit:begin -->\nold\n<!-- audit:end -->\n\nafter\n")
+    outputs = ["--output", tmp_path / "a.json", "--output", tmp_path / "a.md", "--docs", docs]
+    done = run(manifest, "--no-shortcuts", *outputs)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.md", "docs.md"]
+    text = docs.read_text()
+    assert text.startswith("# Ours\n\nbefore\n")
+    assert text.endswith("\n\nafter\n")
+    assert "\nold\n" not in text
+    inside = text.partition("<!-- audit:begin -->\n")[2].partition("<!-- audit:end -->")[0]
+    assert inside == re.sub("^#", "###", (tmp_path / "a.md").read_text(), flags=re.MULTILINE)
 
 
 def test_json_on_standard_output_and_nothing_else(manifest: Path) -> None:
@@ -78,6 +98,8 @@ def test_a_manifest_without_parts_cannot_leak(manifest: Path, tmp_path: Path) ->
     [
         (["/nowhere/at/all"], "/nowhere/at/all: no such folder or file"),
         (["{manifest}", "--fail-on", "everything"], "condition 'everything' is not one of"),
+        (["{manifest}", "--fail-on", ""], "condition '' is not one of"),
+        (["{manifest}", "--fail-on", "leakage,"], "condition '' is not one of"),
         (["{manifest}", "--network", "/nowhere.json"], "/nowhere.json: cannot be read"),
         (["{manifest}", "--split", "mine"], "split 'mine' is unknown"),
     ],

@@ -11,8 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.sparse.csgraph import connected_components
 
 from groundglass.data.duplicates import (
     Pair,
@@ -164,6 +167,20 @@ def test_groups_join_what_pairs_connect() -> None:
     groups = groups_of(pairs)
     assert [{record.path.name for record in group} for group in groups] == [{"0", "1", "2", "3"}, {"4", "5"}]
     assert groups_of([]) == []
+
+
+@given(links=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20))
+def test_groups_are_the_components_of_the_graph_of_pairs(links: list[tuple[int, int]]) -> None:
+    records = [Record(Path(str(n)), None, str(n), "s", None) for n in range(12)]
+    pairs = [Pair(records[one], records[other], "file", 1.0) for one, other in links if one != other]
+    graph = np.zeros((12, 12))
+    for pair in pairs:
+        graph[int(pair.first.path.name), int(pair.second.path.name)] = 1
+    component = connected_components(graph, directed=False)[1]
+    expected = {frozenset(np.flatnonzero(component == each).tolist()) for each in component}
+    found = [[int(record.path.name) for record in group] for group in groups_of(pairs)]
+    assert {frozenset(group) for group in found} == {group for group in expected if len(group) > 1}
+    assert all(len(set(group)) == len(group) for group in found)
 
 
 def test_copies_of_held_out_slices_among_candidates(phantoms: list[Grey], tmp_path: Path) -> None:

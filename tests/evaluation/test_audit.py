@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +14,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from rich.console import Console
 
+from groundglass.data.audit import patients_across, sources_across, writable
+from groundglass.data.duplicates import Pair
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, Manifest, Record
 from groundglass.data.phantoms import Severities, write_phantoms
 from groundglass.data.splits import Split, make_split
 from groundglass.errors import DataError
 from groundglass.evaluation.audit import Audit, audit, by_concern, check_conditions, document, found
+from groundglass.evaluation.audit_markdown import audit_markdown
 from groundglass.evaluation.audit_report import write_audit
+from groundglass.evaluation.audit_tables import audit_tables
 from groundglass.evaluation.stated import Figure, StatedFigures
 
 Grey = NDArray[np.uint8]
@@ -217,3 +228,71 @@ def test_covid_ct(covid_ct: Path) -> None:
     assert found(result, ["leakage", "conflicts"]) == ["leakage: 7", "conflicts: 2"]
     # Neighbouring slices of one patient are common here and none is taken for a copy: these were looked at.
     assert len(result.copies) == 18
+
+
+def test_names_of_any_bytes_can_be_written(clean: Manifest, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
+    folder.mkdir()
+    records = []
+    for number, record in enumerate(clean.records[:3]):
+        path = folder / f"{number}|`x`.png"
+        shutil.copyfile(clean.records[0].path, path)
+        records.append(
+            replace(
+                record,
+                path=path,
+                patient_id=folder.name,
+                source=folder.name,
+                split=("train", "test")[number % 2],
+            )
+        )
+    result = audit(Manifest(folder.name, folder, tuple(records)), shortcuts=False)
+    assert len(result.copies) == 3
+    assert len(result.patients) == 1
+    write_audit(result, tmp_path / "out", "command")
+    json.dumps(document(result), ensure_ascii=False).encode()
+    markdown = (tmp_path / "out" / "audit.md").read_text(encoding="utf-8")
+    rows = [line for line in markdown.splitlines() if line.startswith("| same file")]
+    assert len(rows) == 3
+    assert all(row.replace("\\|", "").count("|") == 9 for row in rows)
+    console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), width=120)
+    for table in audit_tables(result):
+        console.print(table)
+    for warning in result.warnings():
+        warning.encode()
+
+
+NAMES = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=12).map("x{}".format)
+
+
+@given(files=st.tuples(NAMES, NAMES), source=NAMES, patient=NAMES)
+def test_no_name_breaks_the_markdown(files: tuple[str, str], source: str, patient: str) -> None:
+    first, second = (
+        Record(Path(name), Label.COVID, patient, source, part)
+        for name, part in zip(files, ("train", "test"), strict=True)
+    )
+    records = (first, second)
+    pair = Pair(first, second, "file", 1.0)
+    crossings = sources_across(records)
+    network = StatedFigures(f"a network {writable(source)}", "test", 10, Figure(0.8), Figure(0.7))
+    everything = Audit(
+        *(source, Path(), None, records, (pair,), patients_across(records), crossings, None, network),
+        unreadable=(writable(patient),),
+        compared=1,
+        seconds=0.0,
+    )
+    lines = audit_markdown(everything, writable(f"groundglass data audit {source}")).split("\n")
+    tables = [re.sub(r"\\.", "", line).count("|") for line in lines if line.startswith("|")]
+    assert tables == [9, 9, 9, 5, 5, 5, 5, 5, 5]
+    headings = [line for line in lines if line.startswith("#")]
+    assert len(headings) == 5
+    assert not [line for line in lines if line.startswith("<")]
+    "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize("suffix", [".json", ".md", ".html"])
+def test_one_file_alone_can_be_written(audited: Audit, tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / "new" / f"result{suffix}"
+    write_audit(audited, target, "command")
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+    assert "twin" in target.read_text(encoding="utf-8")

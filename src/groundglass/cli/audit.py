@@ -27,12 +27,20 @@ Conditions = Annotated[
         "shortcuts[:AUC] or unreadable; can be repeated, or several joined by commas.",
     ),
 ]
+Outputs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--output",
+        help="Folder for report.html, audit.md and audit.json, or a .html, .md or .json file; can be "
+        "repeated.",
+    ),
+]
 Network = Annotated[
     Path | None,
     typer.Option(
         "--network",
         help="A network's figures to compare shortcuts with: predictions.csv or metrics.json of `evaluate`, "
-        "a JSON of `repeat`.",
+        "seed-N.json or summary.json of `repeat`.",
     ),
 ]
 
@@ -42,9 +50,7 @@ def audit(
         Path, typer.Argument(help="COVID-CT, a folder COVID/ NonCOVID/, a manifest CSV or slices.")
     ],
     *,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Folder for report.html and audit.json.")
-    ] = None,
+    output: Outputs = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead of tables.")] = False,
     fail_on: Conditions = None,
     split: Annotated[
@@ -58,16 +64,24 @@ def audit(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="To read and compare in; default: one per core.")
     ] = None,
+    docs: Annotated[
+        Path | None,
+        typer.Option("--docs", exists=True, dir_okay=False, help="Markdown file whose tables are replaced."),
+    ] = None,
 ) -> None:
     """Find copies, leakage, label conflicts and shortcuts in a data set."""
     from groundglass.cli.audit_progress import AuditProgress  # noqa: PLC0415
+    from groundglass.data.audit import writable  # noqa: PLC0415
     from groundglass.data.load import load_dataset  # noqa: PLC0415
     from groundglass.data.splits import make_split  # noqa: PLC0415
     from groundglass.evaluation import audit as auditing  # noqa: PLC0415 - scikit-learn is slow to import
+    from groundglass.evaluation.audit_markdown import BEGIN, END, audit_markdown  # noqa: PLC0415
     from groundglass.evaluation.audit_report import write_audit  # noqa: PLC0415
+    from groundglass.evaluation.repeat import update_readme  # noqa: PLC0415
     from groundglass.evaluation.stated import read_stated  # noqa: PLC0415
 
-    conditions = [condition for given in fail_on or () for condition in given.split(",") if condition]
+    # An empty one is refused: a CI job whose variable is not set must not pass for that.
+    conditions = [condition.strip() for given in fail_on or () for condition in given.split(",")]
     manifest = load_dataset(path)
     parts = None if split is None else make_split(manifest, split, seed, allow_overlap=True)
     auditing.check_conditions(conditions, manifest, parts, shortcuts=shortcuts)
@@ -81,8 +95,11 @@ def audit(
             threads=threads,
             progress=progress.advance,
         )
-    if output is not None:
-        write_audit(audited, output, shlex.join(["groundglass", *sys.argv[1:]]))
+    command = writable(shlex.join(["groundglass", *sys.argv[1:]]))
+    for target in output or ():
+        write_audit(audited, target, command)
+    if docs is not None:
+        update_readme(docs, audit_markdown(audited, command, level=3), BEGIN, END)
     held = auditing.found(audited, conditions)
     _show(audited, held, as_json=as_json)
     if held:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -98,7 +99,7 @@ def patients_across(records: Iterable[Record]) -> tuple[Crossing, ...]:
 def sources_across(records: Sequence[Record]) -> tuple[Crossing, ...]:
     """Sources with slices in several parts, by name."""
     sizes = Counter(record.source for record in records)
-    large = {name for name, size in sizes.items() if size > LARGEST_PUBLICATION * len(records)}
+    large = {writable(name) for name, size in sizes.items() if size > LARGEST_PUBLICATION * len(records)}
     found = _crossings((record.source, record.split) for record in records)
     return tuple(replace(crossing, collection=crossing.name in large) for crossing in found)
 
@@ -114,28 +115,40 @@ def leakage_warnings(
         conflicts = sum(pair.across_labels for pair in copies)
         opposite = f", {conflicts} of them with opposite labels" if conflicts else ""
         warnings.append(
-            f"{len(copies)} {_plural('pair', len(copies))} of slices in different parts show the same slice"
+            f"{counted(len(copies), 'pair')} of slices in different parts show the same slice"
             f"{opposite} ({slices} slices): {_name_pairs(copies)}."
         )
     if patients:
         names = name_some([crossing.name for crossing in patients])
-        count = len(patients)
-        warnings.append(f"{count} {_plural('patient', count)} in several parts: {names}.")
+        warnings.append(f"{counted(len(patients), 'patient')} in several parts: {names}.")
     lookalikes = [pair for pair in pairs if pair.kind == "lookalike" and pair.across_parts]
     if lookalikes:
-        count = len(lookalikes)
         warnings.append(
-            f"{count} {_plural('pair', count)} of slices in different parts look like neighbouring slices of "
-            f"one patient, though they are not said to be: {_name_pairs(lookalikes)}."
+            f"{counted(len(lookalikes), 'pair')} of slices in different parts look like neighbouring slices "
+            f"of one patient, though they are not said to be: {_name_pairs(lookalikes)}."
         )
     publications = [crossing.name for crossing in sources if not crossing.collection]
     if publications:
-        count = len(publications)
         warnings.append(
-            f"{count} {_plural('publication', count)} in several parts: {name_some(publications)}. Slices of "
-            "one publication share window, scanner and layout."
+            f"{counted(len(publications), 'publication')} in several parts: {name_some(publications)}. "
+            "Slices of one publication share window, scanner and layout."
         )
     return tuple(warnings)
+
+
+def counted(count: int, word: str) -> str:
+    """``1 pair``, ``2 pairs``."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def file_name(record: Record) -> str:
+    """The name of a record's file, as text that can always be written as UTF-8."""
+    return writable(record.path.name)
+
+
+def writable(text: str) -> str:
+    """Text that can be written as UTF-8, whatever bytes the name it was made from holds."""
+    return re.sub(r"[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def _crossings(places: Iterable[tuple[str, str | None]]) -> list[Crossing]:
@@ -144,15 +157,11 @@ def _crossings(places: Iterable[tuple[str, str | None]]) -> list[Crossing]:
         if part is not None:
             counts.setdefault(name, Counter())[part] += 1
     return [
-        Crossing(name, {part: parts[part] for part in PARTS if parts[part]})
+        Crossing(writable(name), {part: parts[part] for part in PARTS if parts[part]})
         for name, parts in sorted(counts.items())
         if len(parts) > 1
     ]
 
 
 def _name_pairs(pairs: Sequence[Pair]) -> str:
-    return name_some([f"{pair.first.path.name} and {pair.second.path.name}" for pair in pairs], shown=3)
-
-
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"
+    return name_some([f"{file_name(pair.first)} and {file_name(pair.second)}" for pair in pairs], shown=3)

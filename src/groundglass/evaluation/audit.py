@@ -10,7 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from groundglass.data.audit import Crossing, leakage_warnings, patients_across, sources_across, with_parts
+from groundglass.data.audit import (
+    Crossing,
+    counted,
+    leakage_warnings,
+    patients_across,
+    sources_across,
+    with_parts,
+    writable,
+)
 from groundglass.data.duplicates import Pair, Trace, find_pairs, groups_of, in_threads, take_trace
 from groundglass.data.manifest import PARTS, Manifest, Record, read_record
 from groundglass.data.shortcuts import ShortcutFeatures, shortcut_features
@@ -110,12 +118,15 @@ class Audit:
         told = list(leakage_warnings(self.pairs, self.patients, self.sources))
         inside = [pair for pair in self.conflicts if not pair.across_parts]
         if inside:
-            told.append(f"{len(inside)} pairs of copies in no different parts carry opposite labels.")
+            told.append(
+                f"{counted(len(inside), 'pair')} of slices with opposite labels, not in different parts, "
+                "show the same slice."
+            )
         doubled = self.counted_twice
         if doubled:
             told.append(
-                f"{len(doubled)} pairs of copies are said to be of different patients: splits by patient do "
-                "not keep them together."
+                f"{counted(len(doubled), 'pair')} of slices of different patients show the same slice: "
+                "splits by patient do not keep them together."
             )
         strongest = self.shortcuts.strongest if self.shortcuts else None
         if strongest is not None and strongest.cross_validated.auc.value >= SHORTCUT_AUC:
@@ -124,7 +135,7 @@ class Audit:
                 f"{strongest.title}: a network that tells it no better may have learnt nothing else."
             )
         if self.unreadable:
-            told.append(f"{len(self.unreadable)} slices cannot be read and were left out.")
+            told.append(f"{counted(len(self.unreadable), 'slice')} left out, as they cannot be read.")
         return tuple(told)
 
     def file(self, record: Record) -> str:
@@ -275,7 +286,7 @@ def document(audited: Audit) -> dict[str, Any]:
     return {
         "format": 1,
         "data": {
-            "name": audited.name,
+            "name": writable(audited.name),
             "root": printable(audited.root),
             "split": audited.split,
             "slices": len(audited.records),
@@ -324,7 +335,7 @@ def _read(
     for result in in_threads(examine, manifest.records, threads):
         tell("reading", 1, len(manifest))
         if isinstance(result, ImageError):
-            unreadable.append(printable(Path(str(result))))
+            unreadable.append(writable(str(result)))
             continue
         traces.append(result[0])
         features.append(result[1])
@@ -349,8 +360,8 @@ def _pair_document(audited: Audit, pair: Pair) -> dict[str, Any]:
             "file": audited.file(record),
             "label": record.label.value if record.label else None,
             "part": record.split,
-            "patient": record.patient_id if record.patient_known else None,
-            "source": record.source,
+            "patient": writable(record.patient_id) if record.patient_known else None,
+            "source": writable(record.source),
         }
 
     return {

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 
 from groundglass.atomic import write_json, write_text
-from groundglass.data.audit import Crossing
+from groundglass.data.audit import Crossing, writable
 from groundglass.data.duplicates import Pair, groups_of
 from groundglass.data.manifest import PARTS, Label, read_pixels
 from groundglass.data.registration import COPY_CORRELATION, LOOKALIKE_CORRELATION
 from groundglass.errors import ImageError
 from groundglass.evaluation.audit import SHORTCUT_AUC, Audit, document, label_name
+from groundglass.evaluation.audit_markdown import audit_markdown
 from groundglass.evaluation.audit_tables import kind_in_words
 from groundglass.evaluation.part import printable
 from groundglass.evaluation.result import versions
@@ -40,16 +41,25 @@ _SIDE = 300
 _SOURCES_SHOWN = 200
 
 
-def write_audit(audited: Audit, folder: Path, command: str) -> None:
-    """Write ``audit.json`` and ``report.html``.
+def write_audit(audited: Audit, output: Path, command: str) -> None:
+    """Write ``audit.json``, ``audit.md`` and ``report.html`` into a folder, or one of them as a file.
 
     Args:
         audited: what was found.
-        folder: made where it is missing.
+        output: a folder, made where it is missing, or a file whose suffix is one of ``.json``, ``.md`` and
+            ``.html``.
         command: reproduces the audit.
     """
-    write_text(folder / "report.html", render_audit(build_report(audited, command)))
-    write_json(folder / "audit.json", document(audited))
+    kind = output.suffix.lower()
+    if kind == ".json":
+        write_json(output, document(audited))
+    elif kind == ".md":
+        write_text(output, audit_markdown(audited, command))
+    elif kind == ".html":
+        write_text(output, render_audit(build_report(audited, command)))
+    else:
+        for name in ("report.html", "audit.md", "audit.json"):
+            write_audit(audited, output / name, command)
 
 
 def build_report(audited: Audit, command: str) -> AuditReport:
@@ -60,7 +70,7 @@ def build_report(audited: Audit, command: str) -> AuditReport:
         for label in sorted({label_name(record) for record in audited.records})
     )
     return AuditReport(
-        title=f"Audit of {audited.name}",
+        title=f"Audit of {writable(audited.name)}",
         subtitle=f"{len(audited.records)} slices: {labels}. Parts: {parts or 'none'}.",
         warnings=audited.warnings(),
         tiles=_tiles(audited),
@@ -142,10 +152,10 @@ def _item(audited: Audit, pair: Pair) -> GalleryItem:
     kind = kind_in_words(pair)
     title, facts = f"{kind[:1].upper()}{kind[1:]}, correlation {pair.correlation:.3f}", []
     for number, record in (("First", pair.first), ("Second", pair.second)):
-        patient = record.patient_id if record.patient_known else "not known"
+        patient = writable(record.patient_id) if record.patient_known else "not known"
         facts.append(
             f"{number}: {audited.file(record)}, {label_name(record)}, {record.split or 'no part'}, "
-            f"patient {patient}, source {record.source}"
+            f"patient {patient}, source {writable(record.source)}"
         )
     if pair.registration is not None:
         (across, down), overlap = pair.registration.scale, pair.registration.overlap
@@ -284,7 +294,7 @@ def _crossing_table(title: str, words: str, crossings: Sequence[Crossing]) -> Ta
 
 def _facts(audited: Audit) -> list[tuple[str, str]]:
     facts = [
-        ("Data set", f"{audited.name}, {printable(audited.root)}"),
+        ("Data set", f"{writable(audited.name)}, {printable(audited.root)}"),
         ("Parts", f"split {audited.split}" if audited.split else "the data set's own"),
         ("Pairs compared", f"{audited.compared:,} that perceptual hashes proposed"),
         ("Called a copy", f"from a correlation of {COPY_CORRELATION:g} of fine structure on"),

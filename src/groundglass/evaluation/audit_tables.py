@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
-from groundglass.data.audit import Crossing
+from groundglass.data.audit import Crossing, file_name, writable
 from groundglass.data.duplicates import Pair
 from groundglass.data.manifest import PARTS, Label
 from groundglass.evaluation.audit import Audit, label_name
-from groundglass.evaluation.part import printable
 from groundglass.evaluation.shortcuts import Judgement
 from groundglass.evaluation.stated import Figure
 
@@ -47,19 +45,18 @@ def _pairs(audited: Audit) -> Table:
     rest = len(audited.pairs) - len(shown)
     caption = "Correlation of fine structure once one slice is registered to the other. "
     caption += f"{rest} pairs more: see --json or --output." if rest else ""
-    table = _table(f"{escape(audited.name)}: slices that show the same", caption.strip())
+    table = _table(f"{escape(writable(audited.name))}: slices that show the same", caption.strip())
     table.show_lines = True
     table.add_column("")
     table.add_column("slices", overflow="fold")
     table.add_column("", style="bold")
     for pair in shown:
         sides = [
-            f"[dim]{label_name(record)}, {record.split or 'no part'}:[/] "
-            + escape(printable(Path(record.path.name)))
+            f"[dim]{label_name(record)}, {record.split or 'no part'}:[/] " + escape(file_name(record))
             for record in (pair.first, pair.second)
         ]
         what = f"{kind_in_words(pair)}\n{pair.correlation:.3f}"
-        table.add_row(what, "\n".join(sides), _concern(pair))
+        table.add_row(what, "\n".join(sides), "\n".join(concerns(pair)))
     return table
 
 
@@ -69,20 +66,18 @@ def kind_in_words(pair: Pair) -> str:
     return f"{words}, mirrored" if pair.mirrored else words
 
 
-def _concern(pair: Pair) -> str:
-    concerns = [
-        word
-        for word, holds in (
+def concerns(pair: Pair) -> list[str]:
+    """What is wrong with a pair: ``opposite labels``, ``leakage``, ``other patient``."""
+    known = pair.first.patient_known and pair.second.patient_known
+    return [
+        words
+        for words, holds in (
             ("opposite labels", pair.across_labels),
             ("leakage", pair.across_parts),
-            (
-                "other patient",
-                pair.across_patients and pair.first.patient_known and pair.second.patient_known,
-            ),
+            ("other patient", pair.across_patients and known),
         )
         if holds
     ]
-    return "\n".join(concerns)
 
 
 def _crossings(title: str, crossings: Sequence[Crossing]) -> Table:

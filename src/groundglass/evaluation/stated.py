@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from groundglass.data.audit import writable
 from groundglass.data.manifest import Label
 from groundglass.errors import DataError
 from groundglass.evaluation.intervals import bootstrap
@@ -100,11 +101,11 @@ def _from_csv(path: Path, text: str) -> StatedFigures:
 
     parts = {row.get("split") or "" for row in rows}
     part = parts.pop() if len(parts) == 1 else ""
-    return StatedFigures(path.name, part or "all", len(rows), figure("auc"), figure("accuracy"))
+    return StatedFigures(writable(path.name), part or "all", len(rows), figure("auc"), figure("accuracy"))
 
 
 def _from_json(path: Path, document: Mapping[str, Any]) -> StatedFigures:
-    name = path.stem
+    name = writable(path.stem)
     if "parts" in document:
         part = "test" if "test" in document["parts"] else next(iter(document["parts"]))
         measured = document["parts"][part]
