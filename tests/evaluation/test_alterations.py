@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from groundglass.evaluation.alterations import HARMLESS, SPOILING
+from groundglass.evaluation.alterations import HARMLESS, SPOILING, compressed
 
 ALL = {**HARMLESS, **SPOILING}
 
@@ -39,3 +39,14 @@ def test_shapes_follow() -> None:
     assert HARMLESS["in a black frame twice as wide"](pixels).shape == (80, 140)
     assert SPOILING["left half alone"](pixels).shape == (40, 35)
     assert SPOILING["twice, side by side"](pixels).shape == (40, 140)
+
+
+def test_a_container_keeps_the_shape_and_costs_more_the_coarser_it_is() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 90), np.uint8)
+    losses = []
+    for quality in (100, 90, 50, 10):
+        altered = compressed(quality)(pixels)
+        assert altered.shape == pixels.shape
+        losses.append(np.abs(altered.astype(int) - pixels).mean())
+    assert losses == sorted(losses)
+    assert losses[0] < 1.5 < losses[-1]

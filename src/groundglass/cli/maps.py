@@ -19,7 +19,7 @@ def maps(
         list[Path] | None,
         typer.Option(
             "--slices",
-            help="Folder or manifest of slices without the disease that lesions are painted into. Repeatable.",
+            help="Folder or manifest of slices without the disease, to paint lesions into. Repeatable.",
         ),
     ] = None,
     phantoms: Annotated[

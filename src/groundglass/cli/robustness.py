@@ -27,14 +27,16 @@ def robustness(
         Path | None,
         typer.Option(
             "--audit",
-            help="audit.json of `groundglass data audit` of the same data: judge also without the slices that "
-            "have a copy with the opposite label.",
+            help="audit.json of `groundglass data audit` of the same data: judge also without the slices "
+            "that have a copy with the opposite label.",
         ),
     ] = None,
     container: Annotated[
         str,
         typer.Option(
-            "--container", metavar="QUALITIES", help="JPEG qualities every slice is brought to, such as 90,50."
+            "--container",
+            metavar="QUALITIES",
+            help="JPEG qualities every slice is brought to, such as 90,50.",
         ),
     ] = "90,50",
     resamples: Annotated[

@@ -56,7 +56,17 @@ def predict_part(
         predictions = run.predict(islice(altered, _BATCH))
         logits.append(np.asarray(predictions.logit, np.float64))
         probabilities.append(np.asarray(predictions.probability, np.float64))
-    logit, probability = np.concatenate(logits), np.concatenate(probabilities)
+    return checked(run, part, np.concatenate(logits), np.concatenate(probabilities))
+
+
+def checked(
+    run: TrainedRun, part: Part, logit: NDArray[np.float64], probability: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logits and probabilities of a part's slices as they are, where they are all valid.
+
+    Raises:
+        RunError: one is not, or they are not as many as the slices.
+    """
     if logit.shape != (len(part.records),) or probability.shape != logit.shape:
         raise RunError(f"{run.path}: {len(part.records)} slices gave {len(probability)} predictions")
     bad = np.flatnonzero(~(np.isfinite(logit) & (probability >= 0) & (probability <= 1)))

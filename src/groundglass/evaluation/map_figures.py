@@ -162,9 +162,7 @@ def differences(
         for measure in COMPARED:
             one, two = means[first][measure], means[other][measure]
             tested = paired_difference(one.draws, two.draws, resamples.patients)
-            yield MapDifference(
-                first, other, measure, (one - two).value, tested.low, tested.high, tested.p
-            )
+            yield MapDifference(first, other, measure, (one - two).value, tested.low, tested.high, tested.p)
 
 
 def _spreads(
@@ -175,9 +173,7 @@ def _spreads(
 ) -> dict[str, Spread]:
     sampled = [sample(answers, cases, chosen, resamples) for answers in runs]
     return {
-        name: spread_over_runs(
-            [each[name].value for each in sampled], mean.draws, resamples.patients
-        )
+        name: spread_over_runs([each[name].value for each in sampled], mean.draws, resamples.patients)
         for name, mean in _mean(sampled).items()
     }
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -127,8 +126,12 @@ def reframe(heat: NDArray[np.floating], box: Box, onto: Box) -> _Cells:
 
 
 def _shares(mask: NDArray[np.bool_], grid: tuple[int, int]) -> _Cells:
-    size = (grid[1], grid[0])
-    return np.asarray(cv2.resize(mask.astype(np.float64), size, interpolation=cv2.INTER_AREA), np.float64)
+    """Share of each cell that a mask covers."""
+    height, width = mask.shape
+    down = _overlaps(_edges(0, height, grid[0]), _edges(0, height, height))
+    across = _overlaps(_edges(0, width, grid[1]), _edges(0, width, width))
+    area = height * width / (grid[0] * grid[1])
+    return np.asarray(down @ mask @ across.T / area, np.float64)
 
 
 def _edges(start: int, end: int, cells: int) -> _Cells:

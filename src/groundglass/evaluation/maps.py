@@ -134,24 +134,12 @@ class MapsReport:
 
 @dataclass(frozen=True)
 class _Group:
-    """Slices to paint into: what they are called, the folder's name if any, copies of each, and themselves."""
+    """Slices to paint into: what they are called, the folder's name, copies of each, and themselves."""
 
     name: str
     folder: str | None
     copies: int
     slices: Iterator[PaintedSlice]
-
-
-@dataclass(frozen=True)
-class _Speaker:
-    """One output of one row's networks."""
-
-    row: ModelRow
-    output: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.row.name}, {self.output}" if self.output else self.row.name
 
 
 def measure_maps(job: MapsJob, tell: Callable[[str], None] = lambda step: None) -> MapsReport:
@@ -195,37 +183,36 @@ def _groups(job: MapsJob) -> Iterator[_Group]:
 
 def _judge(job: MapsJob, group: _Group, tell: Callable[[str], None]) -> GroupReport:
     tell(f"painting and judging: {group.name}")
-    answers: dict[_Speaker, list[list[Answer]]] = {}
-    rows, twins, records = [], [], []
+    answers: dict[str, list[list[Answer]]] = {}
+    row_of: dict[str, ModelRow] = {}
+    copies, twins, records = [], [], []
     for piece in group.slices:
         for row in job.rows:
             for number, run in enumerate(row.runs):
                 for output, answer in ask(run, piece).items():
-                    runs = answers.setdefault(_Speaker(row, output), [[] for _ in row.runs])
-                    runs[number].append(answer)
-        rows += Cases.rows(piece)
+                    name = f"{row.name}, {output}" if output else row.name
+                    row_of[name] = row
+                    answers.setdefault(name, [[] for _ in row.runs])[number].append(answer)
+        copies += Cases.rows(piece)
         twins.append(piece.patient)
         records += [] if piece.record is None else [piece.record]
         if len(twins) % _TOLD_EVERY == 0:
             tell(f"{group.name}: {len(twins)} slices")
-    if not rows:
+    if not copies:
         raise DataError(f"{group.name}: none of its slices shows enough lung to paint a lesion into")
-    cases, resamples = Cases.of(rows, twins), PatientResamples(twins, job.resamples, job.seed)
+    cases, resamples = Cases.of(copies, twins), PatientResamples(twins, job.resamples, job.seed)
+    models = [
+        ModelFigures(name, _seen(row_of[name].runs, group.folder, records), figures(runs, cases, resamples))
+        for name, runs in answers.items()
+    ]
     return GroupReport(
         group.name,
         len(twins),
         resamples.patients,
-        len(rows),
-        group.copies * len(twins) - len(rows),
-        tuple(
-            ModelFigures(
-                speaker.name,
-                _seen(speaker.row.runs, group.folder, records),
-                figures(runs, cases, resamples),
-            )
-            for speaker, runs in answers.items()
-        ),
-        tuple(differences({each.name: runs for each, runs in answers.items()}, cases, resamples)),
+        len(copies),
+        group.copies * len(twins) - len(copies),
+        tuple(models),
+        tuple(differences(answers, cases, resamples)),
     )
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from groundglass.evaluation.map_answers import RISE
 from groundglass.evaluation.map_figures import EVERYTHING, Figures, MapDifference
 from groundglass.evaluation.markdown import section, table
-from groundglass.evaluation.paired_rows import Spread
 from groundglass.evaluation.painted_slices import KINDS, SEVERITIES
+from groundglass.evaluation.paired_rows import Spread
 
 if TYPE_CHECKING:
     from groundglass.evaluation.maps import GroupReport, MapsReport, ModelFigures
@@ -39,8 +39,8 @@ def maps_tables(report: MapsReport) -> str:
     lines = [
         f"Lesions: {', '.join(kind.value for kind in KINDS)}, of severity "
         f"{', '.join(f'{severity:g}' for severity in SEVERITIES)}; in phantoms ground glass alone. Seed "
-        f"{report.seed}. In percent; ± the standard deviation over a model's seeds; in brackets 95 % intervals "
-        f"by {report.resamples:,} resamples of patients, which one patient alone cannot give.",
+        f"{report.seed}. In percent; ± the standard deviation over a model's seeds; in brackets 95 % "
+        f"intervals by {report.resamples:,} resamples of patients, which one patient alone cannot give.",
         "",
         *table(
             ["Model", "Network", "Recipe", "Split", "Seeds"],
@@ -95,9 +95,7 @@ def _maps(group: GroupReport, suffix: str) -> Iterator[str]:
         for measures in [_everything(model).measures]
     ]
     # Frames differ little between models; the first one's stand for all.
-    chance = {
-        name: _bare(spread) for name, spread in _everything(group.models[0]).measures.items()
-    }
+    chance = {name: _bare(spread) for name, spread in _everything(group.models[0]).measures.items()}
     frame, lungs = chance["lesion_of_frame"], chance["lesion_of_lungs"]
     rows += [
         ("*even over the frame*", frame, chance["near_of_frame"], frame, "", chance["lungs_of_frame"], ""),
@@ -173,9 +171,7 @@ def _differences(differences: Sequence[MapDifference]) -> Iterator[str]:
 def _difference_row(each: MapDifference) -> Sequence[object]:
     scale, digits = (1, 3) if each.measure == "auc" else (100, 1)
     values = [each.value, each.low, each.high]
-    value, low, high = (
-        "–" if number is None else _signed(scale * number, digits) for number in values
-    )
+    value, low, high = ("–" if number is None else _signed(scale * number, digits) for number in values)
     interval = "" if each.low is None else f" ({low} to {high})"
     p = "–" if each.p is None else f"{each.p:.3f}"
     return f"{each.first} less {each.second}", TITLES[each.measure], f"{value}{interval}", p

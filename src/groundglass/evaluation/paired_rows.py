@@ -292,9 +292,7 @@ def _pooled(parts: Sequence[Judged], run: Outcome) -> Judged:
     )
 
 
-def spread_over_runs(
-    values: Sequence[float | None], draws: NDArray[np.float64], patients: int
-) -> Spread:
+def spread_over_runs(values: Sequence[float | None], draws: NDArray[np.float64], patients: int) -> Spread:
     """Mean and spread of a measure over runs that were judged on the same slices.
 
     Args:

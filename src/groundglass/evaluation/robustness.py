@@ -212,8 +212,8 @@ def _prepare(job: RobustnessJob) -> _Stage:
     for run, other in zip(runs[1:], others, strict=True):
         if other.records != part.records:
             raise DataError(
-                f"{run.path}: of seed {run.seed}, for which the split {job.split} has another {job.part} part "
-                f"than for {runs[0].path}; only the same slices can be compared"
+                f"{run.path}: of seed {run.seed}, for which the split {job.split} has another {job.part} "
+                f"part than for {runs[0].path}; only the same slices can be compared"
             )
     kept = np.ones(len(part.records), np.bool_)
     if job.conflicts is not None:

@@ -43,9 +43,7 @@ def _row(row: RowFigures) -> Iterator[str]:
     head = ["Slices", "Number", *(TITLES[name] for name in _MEASURES), "Calls changed"]
     yield from table(head, [_condition(each) for each in row.conditions])
     yield ""
-    rows = [
-        _difference(each, difference) for each in row.conditions for difference in each.differences
-    ]
+    rows = [_difference(each, difference) for each in row.conditions for difference in each.differences]
     yield from table(["Condition", "Less", "Measure", "Difference", "p"], rows)
     if row.warnings:
         yield ""

@@ -166,8 +166,8 @@ def resize_mask(mask: NDArray[np.bool_], box: Box, size: int) -> NDArray[np.bool
     """
     left, top, right, bottom = box
     # Beyond the picture its edge is repeated, and this rim makes the edge of a mask empty.
-    rimmed = np.pad(mask.astype(np.uint8), 1)
-    return resize_box(rimmed, (left + 1, top + 1, right + 1, bottom + 1), size).astype(np.bool_)
+    rimmed = np.pad(mask.astype(np.uint8) * 255, 1)
+    return resize_box(rimmed, (left + 1, top + 1, right + 1, bottom + 1), size) > 127
 
 
 def otsu_anchors(pixels: Grey) -> tuple[float, float]:

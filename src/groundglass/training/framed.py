@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from groundglass.atomic import atomic_path
 from groundglass.data.manifest import Record, read_bytes, read_pixels
-from groundglass.imaging.framing import Framing, resize_box, resize_mask
+from groundglass.imaging.framing import Framing, resize_box
 
 # Raised whenever framing or the layout of the cache changes, so that old files are not used.
 _CACHE_VERSION = 2
@@ -99,9 +99,12 @@ def _stored(path: Path, count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_
 
 def _frame(
     pixels: NDArray[np.uint8], framing: Framing, context: float, side: int
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     framed = framing.frame(pixels)
     left, top, right, bottom = framed.box
     dx, dy = round((right - left) * context), round((bottom - top) * context)
     box = (left - dx, top - dy, right + dx, bottom + dy)
-    return resize_box(pixels, box, side), resize_mask(framed.lungs, box, side)
+    # Beyond the picture its edge is repeated, but no lung continues there.
+    lungs = np.pad(framed.lungs.astype(np.uint8), ((max(dy, 0) + 1,) * 2, (max(dx, 0) + 1,) * 2))
+    shifted = (box[0] + dx + 1, box[1] + dy + 1, box[2] + dx + 1, box[3] + dy + 1)
+    return resize_box(pixels, box, side), resize_box(lungs, shifted, side)
