@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -102,10 +103,15 @@ class ForeignModel:
         """Log odds of anything foreign against lung, shape (N,)."""
         return np.asarray(np.logaddexp.reduce(self.odds(features), axis=1), np.float32)
 
+    @cached_property
+    def _across(self) -> NDArray[np.float32]:
+        """The directions as columns in single precision: to convert them takes longer than to use them."""
+        return np.ascontiguousarray(self.directions.T, np.float32)
+
     def _describe(self, features: Features) -> NDArray[np.float32]:
         """Standardised numbers and both distances, shape (N, d + 2)."""
         standard = np.clip((features - self.centre) / self.spread, -_CLIP, _CLIP).astype(np.float32)
-        along = standard @ self.directions.T.astype(np.float32)
+        along = standard @ self._across
         beside = np.maximum(np.square(standard).sum(axis=1) - np.square(along).sum(axis=1), 1e-6)
         within = np.maximum(np.square(along / self.scale).sum(axis=1), 1e-6)
         distances = _DISTANCE_WEIGHT / 2 * np.log(np.stack([beside, within], axis=1))
