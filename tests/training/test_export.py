@@ -172,6 +172,17 @@ def test_other_data_and_unfinished_runs_are_refused(run: Run, data: Path, tmp_pa
     assert not (tmp_path / "x").exists()
 
 
+def test_of_a_network_of_two_outputs_a_bundle_carries_the_first() -> None:
+    torch.manual_seed(0)
+    network = Mirrored(build("mask-efficientnet-lite0", opacity=True)).eval()
+    for parameter in network.network.head.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    model = to_onnx(network, 64)
+    images = np.random.default_rng(0).normal(size=(3, 64, 64)).astype(np.float32)
+    assert largest_difference(network, Engine(model), images) < CLOSE
+    assert not any("opacity" in tensor.name for tensor in onnx.load_from_string(model).graph.initializer)
+
+
 def test_the_default_network_is_exported_faithfully_on_real_slices(covid_ct: Path) -> None:
     torch.manual_seed(0)
     network = build("mask-efficientnet-lite0", weights="imagenet")

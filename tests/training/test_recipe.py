@@ -56,6 +56,32 @@ def test_a_wrong_override_is_one_clear_line(override: str, message: str) -> None
     assert "\n" not in str(error.value)
 
 
+BOTH = ["network.opacity=true", "synthesis.teaches=both"]
+
+
+def test_opacity_is_taught_by_painted_slices() -> None:
+    recipe = load_recipe("mask-efficientnet", BOTH)
+    assert recipe.network.opacity
+    assert recipe.training.opacity_weight == 1
+    assert not load_recipe("mask-efficientnet").network.opacity
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["synthesis.teaches=opacity"], "add network.opacity=true"),
+        (["network.opacity=true"], "add synthesis.teaches=both"),
+        ([*BOTH, "synthesis.slices_per_epoch=0"], "synthesis.slices_per_epoch above 0"),
+        (["synthesis.teaches=all"], "synthesis.teaches='all'"),
+    ],
+)
+def test_an_output_that_nothing_teaches_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe("mask-efficientnet", overrides)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_an_unknown_recipe_gets_a_suggestion() -> None:
     with pytest.raises(RecipeError, match="did you mean mask-efficientnet"):
         load_recipe("mask-eficientnet")

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from groundglass.imaging.decoys import Decoy
 from groundglass.imaging.framing import Framing
 from groundglass.imaging.phantom import make_phantom
 from groundglass.training.augment import Augmentation
 from groundglass.training.framed import FramedSet
 from groundglass.training.recipe import AugmentationSection, SynthesisSection
-from groundglass.training.samples import EpochBatches, SampleKey, TrainingSamples, with_lungs
+from groundglass.training.samples import Batch, EpochBatches, SampleKey, TrainingSamples, with_lungs
 
 SYNTHESIS = SynthesisSection(slices_per_epoch=16, painted=0.5)
 
@@ -84,7 +85,7 @@ def test_samples_are_labelled_by_what_was_done_to_them(framed: FramedSet) -> Non
         SynthesisSection(severity=(0.7, 0.9)),
     )
     seed = (0, 0, 0)
-    images, labels = samples[
+    images, labels, opacity = samples[
         [
             SampleKey(1, False, False, seed),
             SampleKey(0, False, False, seed),
@@ -93,6 +94,7 @@ def test_samples_are_labelled_by_what_was_done_to_them(framed: FramedSet) -> Non
         ]
     ]
     assert labels.tolist() == [1, 0, 0, 1]
+    assert opacity.isnan().all()
     assert images.shape == (4, 1, 64, 64)
     assert images.dtype == torch.float32
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -110,7 +112,7 @@ def test_a_painted_slice_without_lungs_stays_negative(framed: FramedSet) -> None
 
 
 def test_decoys_are_painted_and_stay_negative(framed: FramedSet) -> None:
-    def draw(decoys: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(decoys: float) -> Batch:
         samples = TrainingSamples(
             framed,
             np.zeros(4, np.float32),
@@ -121,7 +123,7 @@ def test_decoys_are_painted_and_stay_negative(framed: FramedSet) -> None:
         )
         return samples[[SampleKey(number % 4, True, False, (0, 0, number)) for number in range(24)]]
 
-    images, labels = draw(1.0)
+    images, labels, _ = draw(1.0)
     assert not labels.any()
     # What is drawn for augmentation follows what was drawn for paint: without decoys it is another stream.
     assert (images != draw(0.0)[0]).any()
@@ -136,10 +138,66 @@ def test_other_kinds_than_ground_glass_are_painted_and_positive(framed: FramedSe
     samples = TrainingSamples(
         framed, np.zeros(4, np.float32), framed, Framing(size=64), augmentation, synthesis
     )
-    images, labels = samples[[SampleKey(number % 4, True, True, (0, 0, number)) for number in range(24)]]
+    images, labels, _ = samples[[SampleKey(number % 4, True, True, (0, 0, number)) for number in range(24)]]
     assert labels.all()
     untouched = samples[[SampleKey(number % 4, True, False, (0, 0, number)) for number in range(24)]][0]
     assert ((images - untouched).mean(dim=(1, 2, 3)) > 0.05).all()
+
+
+def taught(framed: FramedSet, keys: list[SampleKey], **synthesis: object) -> Batch:
+    """The batch of these keys; the real slices are all COVID."""
+    samples = TrainingSamples(
+        framed,
+        np.ones(4, np.float32),
+        framed,
+        Framing(size=64),
+        Augmentation(AugmentationSection(), 64),
+        SynthesisSection(severity=(0.5, 0.9), **synthesis),
+    )
+    return samples[keys]
+
+
+REAL = SampleKey(0, lesion_free=False, painted=False, seed=(0, 0, 0))
+UNTOUCHED, PAINTED = (SampleKey(0, lesion_free=True, painted=on, seed=(0, 0, 0)) for on in (False, True))
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("teaches", "covid", "opacity"),
+    [
+        ("covid", [1, 0, 1], [NAN, NAN, NAN]),
+        ("opacity", [1, NAN, NAN], [NAN, 0, 1]),
+        ("both", [1, 0, 1], [NAN, 0, 1]),
+    ],
+)
+def test_a_recipe_says_which_output_painted_pairs_teach(
+    framed: FramedSet, teaches: str, covid: list[float], opacity: list[float]
+) -> None:
+    batch = taught(framed, [REAL, UNTOUCHED, PAINTED], teaches=teaches)
+    np.testing.assert_array_equal(batch.covid, covid)
+    np.testing.assert_array_equal(batch.opacity, opacity)
+    plain = taught(framed, [REAL, UNTOUCHED, PAINTED])
+    assert torch.equal(batch.images, plain.images), "what is taught changes nothing of what is drawn"
+
+
+@pytest.mark.parametrize("decoy", Decoy)
+def test_of_decoys_only_a_filled_lobe_is_opacity(
+    framed: FramedSet, decoy: Decoy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groundglass.training.samples._DECOYS", (decoy,))
+    keys = [SampleKey(number % 4, True, False, (0, 0, number)) for number in range(8)]
+    batch = taught(framed, keys, teaches="both", decoys=1)
+    expected = {Decoy.LOBAR_CONSOLIDATION: 1.0, Decoy.MASS: NAN}.get(decoy, 0.0)
+    np.testing.assert_array_equal(batch.opacity, [expected] * 8)
+    assert not batch.covid.any()
+
+
+def test_a_decoy_that_cannot_be_seen_is_no_opacity(
+    framed: FramedSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groundglass.training.samples._DECOYS", (Decoy.LOBAR_CONSOLIDATION,))
+    blind = FramedSet(framed.pixels, np.zeros_like(framed.lungs), framed.sha256)
+    assert taught(blind, [UNTOUCHED], teaches="both", decoys=1).opacity.tolist() == [0]
 
 
 def test_slices_without_lungs_are_left_out(framed: FramedSet) -> None:

@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tests.training.conftest import QUICK
+from torch import Tensor
 
 from groundglass.data.load import load_dataset
 from groundglass.errors import GroundglassError, RecipeError, RunError
 from groundglass.imaging.read import read_slice
+from groundglass.training.classify import Classifier
 from groundglass.training.job import Job
 from groundglass.training.recipe import Recipe, load_recipe
 from groundglass.training.run import Run
+from groundglass.training.samples import Batch
 from groundglass.training.train import train
 
 HERE = Path(__file__).parent
@@ -103,6 +106,36 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(phantoms: Path, tmp_pa
     assert [[row["epoch"], row["train_loss"], row["val_loss"]] for row in rows[0]] == [
         [row["epoch"], row["train_loss"], row["val_loss"]] for row in rows[1]
     ]
+
+
+@pytest.mark.slow
+def test_with_the_second_output_it_resumes_as_exactly(
+    phantoms: Path, lesion_free: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painted = ("synthesis.slices_per_epoch=8", "synthesis.decoys=0.5", "synthesis.teaches=both")
+    recipe = load_recipe("phantom-demo", [*QUICK, *painted, "network.opacity=true", "training.epochs=2"])
+    through = train(job(recipe, phantoms, tmp_path / "through", lesion_free=lesion_free))
+    step = Classifier.training_step
+
+    def cut(module: Classifier, batch: Batch, number: int) -> Tensor:
+        if (module.current_epoch, number) == (1, 2):
+            raise InterruptedError("the power went")
+        return step(module, batch, number)
+
+    interrupted = job(recipe, phantoms, tmp_path / "cut", lesion_free=lesion_free)
+    monkeypatch.setattr(Classifier, "training_step", cut)
+    with pytest.raises(InterruptedError):
+        train(interrupted)
+    monkeypatch.undo()
+    resumed = train(replace(interrupted, resume=True))
+    one, other = (load_file(run.path / "weights.safetensors") for run in (through, resumed))
+    assert one["head.opacity.weight"].any()
+    assert all(np.array_equal(one[key], other[key]) for key in one)
+    assert [row["train_loss"] for row in through.history()] == [
+        row["train_loss"] for row in resumed.history()
+    ]
+    healthy = read_slice(lesion_free / "0.png").pixels
+    assert np.array_equal(through.predict([healthy]).opacity, resumed.predict([healthy]).opacity)
 
 
 @pytest.mark.slow

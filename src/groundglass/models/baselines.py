@@ -18,12 +18,19 @@ class Baseline(Network):
 
     Args:
         backbone: a timm model with one input channel and no classifier.
-        drop_rate: dropout before the logit, 0..1.
+        drop_rate: dropout before the logits, 0..1.
         zero_mean: bring each image to zero mean and unit variance first, whatever framing did.
+        opacity: answer also whether there is pneumonia-like opacity, whatever its cause.
     """
 
-    def __init__(self, backbone: nn.Module, drop_rate: float = 0.2, zero_mean: bool = False) -> None:
-        super().__init__(backbone, cast(int, backbone.head_hidden_size), drop_rate, zero_mean)
+    def __init__(
+        self,
+        backbone: nn.Module,
+        drop_rate: float = 0.2,
+        zero_mean: bool = False,
+        opacity: bool = False,
+    ) -> None:
+        super().__init__(backbone, cast(int, backbone.head_hidden_size), drop_rate, zero_mean, opacity)
 
 
 class VGGBaseline(Baseline):
@@ -51,7 +58,9 @@ def build_backbone(entry: Entry, drop_path_rate: float = 0.0) -> nn.Module:
     return backbone
 
 
-def build_baseline(backbone: nn.Module, entry: Entry, drop_rate: float, zero_mean: bool) -> Baseline:
+def build_baseline(
+    backbone: nn.Module, entry: Entry, drop_rate: float, zero_mean: bool, opacity: bool = False
+) -> Baseline:
     """Give a backbone the head its family wants."""
     kind = VGGBaseline if entry.family == "vgg" else Baseline
-    return kind(backbone, drop_rate, zero_mean)
+    return kind(backbone, drop_rate, zero_mean, opacity)

@@ -24,11 +24,17 @@ class NetworkOutput(NamedTuple):
         activation_map: (B, h, w) class activation map: how much each position of the last feature map speaks
             for COVID. Its mean plus the classifier's bias (plus a histogram's term, if any) is the logit.
         embedding: (B, D), the pooled last feature map.
+        opacity_logit: (B,), of pneumonia-like opacity, whatever its cause; None where the network has no such
+            output.
+        opacity_map: (B, h, w), the same for it as ``activation_map`` is for COVID; its mean plus the
+            classifier's bias is ``opacity_logit``.
     """
 
     logit: Tensor
     activation_map: Tensor
     embedding: Tensor
+    opacity_logit: Tensor | None = None
+    opacity_map: Tensor | None = None
 
 
 def grey_levels(images: Tensor) -> Tensor:

@@ -80,9 +80,10 @@ class MaskEfficientNet(Network):
         backbone: a timm EfficientNet with one input channel and no classifier, its weights already loaded.
         mask: splice the binarised image in after the first stage.
         attention: end every stage in a channel gate.
-        histogram: let the grey histogram add to the logit.
-        drop_rate: dropout before the logit, 0..1.
+        histogram: let the grey histogram add to the logit of COVID.
+        drop_rate: dropout before the logits, 0..1.
         zero_mean: bring each image to zero mean and unit variance first, whatever framing did.
+        opacity: answer also whether there is pneumonia-like opacity, whatever its cause.
     """
 
     def __init__(
@@ -94,8 +95,9 @@ class MaskEfficientNet(Network):
         histogram: bool = True,
         drop_rate: float = 0.2,
         zero_mean: bool = False,
+        opacity: bool = False,
     ) -> None:
-        super().__init__(backbone, cast(int, backbone.num_features), drop_rate, zero_mean)
+        super().__init__(backbone, cast(int, backbone.num_features), drop_rate, zero_mean, opacity)
         widths = _stage_widths(cast(nn.Sequential, backbone.blocks))
         self.gates = nn.ModuleList(_gate(width, attention) for width in widths)
         self.mask_branch = MaskBranch(backbone, widths[0], attention) if mask else None
@@ -112,10 +114,11 @@ class MaskEfficientNet(Network):
         return cast(Tensor, backbone.bn2(backbone.conv_head(features)))  # type: ignore[operator]
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """Map (B, 1, H, W) to logit, activation map and embedding."""
+        """Map (B, 1, H, W) to logits, activation maps and embedding."""
         output = super().forward(images)
         if self.histogram_term is None:
             return output
+        # Opacity gets none: the whole picture's histogram knows window and frame, and no place in the lung.
         return output._replace(logit=output.logit + self.histogram_term(images))
 
 

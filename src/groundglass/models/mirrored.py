@@ -12,7 +12,7 @@ class Mirrored(nn.Module):
     """Averages what a network says of images and of their mirror images.
 
     Lungs are nearly symmetric and lesions fall on either side, so the mirror image is a second opinion.
-    The activation map of the mirror image is mirrored back, so that the averaged map still adds up to the
+    The activation maps of the mirror image are mirrored back, so that an averaged map still adds up to its
     averaged logit.
 
     Args:
@@ -24,12 +24,24 @@ class Mirrored(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """Map (B, 1, H, W) to the averaged logit, activation map and embedding."""
+        """Map (B, 1, H, W) to the averaged logits, activation maps and embedding."""
         # One pass over both: an exported file then holds the weights once.
         count = images.shape[0]
         both: NetworkOutput = self.network(torch.cat((images, images.flip(-1))))
         return NetworkOutput(
-            (both.logit[:count] + both.logit[count:]) / 2,
-            (both.activation_map[:count] + both.activation_map[count:].flip(-1)) / 2,
-            (both.embedding[:count] + both.embedding[count:]) / 2,
+            _mean(both.logit, count),
+            _mean_map(both.activation_map, count),
+            _mean(both.embedding, count),
+            None if both.opacity_logit is None else _mean(both.opacity_logit, count),
+            None if both.opacity_map is None else _mean_map(both.opacity_map, count),
         )
+
+
+def _mean(both: Tensor, count: int) -> Tensor:
+    """Of the first ``count`` and the others."""
+    return (both[:count] + both[count:]) / 2
+
+
+def _mean_map(both: Tensor, count: int) -> Tensor:
+    """The same for maps, the others mirrored back."""
+    return (both[:count] + both[count:].flip(-1)) / 2

@@ -21,8 +21,9 @@ def build(
     drop_rate: float = 0.2,
     drop_path_rate: float = 0.0,
     zero_mean: bool = False,
+    opacity: bool = False,
 ) -> Network:
-    """Build a network of one input channel and one logit.
+    """Build a network of one input channel and one logit, or two.
 
     Args:
         name: of a registry entry.
@@ -31,9 +32,10 @@ def build(
         mask: give Mask-EfficientNet its mask branch; the baselines have none.
         attention: give Mask-EfficientNet its channel gates; the baselines have none.
         histogram: give Mask-EfficientNet its histogram term; the baselines have none.
-        drop_rate: dropout before the logit, 0..1.
+        drop_rate: dropout before the logits, 0..1.
         drop_path_rate: stochastic depth of the backbone, 0..1; DenseNet and VGG have none.
         zero_mean: bring each image to zero mean and unit variance first, whatever framing did.
+        opacity: give any of them the second logit: is there pneumonia-like opacity, whatever its cause?
 
     Raises:
         GroundglassError: unknown name.
@@ -53,9 +55,10 @@ def build(
             histogram=histogram,
             drop_rate=drop_rate,
             zero_mean=zero_mean,
+            opacity=opacity,
         )
     else:
-        network = build_baseline(backbone, entry, drop_rate, zero_mean)
+        network = build_baseline(backbone, entry, drop_rate, zero_mean, opacity)
     if state is not None and state.whole_network:
         load_network(network, state)
     return network

@@ -1,4 +1,4 @@
-"""The training step: one-logit classification with averaged weights, as a Lightning module."""
+"""The training step: classification by one logit or two with averaged weights, as a Lightning module."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
+from groundglass.models.layers import NetworkOutput
 from groundglass.models.mirrored import Mirrored
 from groundglass.training.recipe import OptimiserSection, Recipe
+from groundglass.training.samples import Batch
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -52,21 +54,31 @@ class Classifier(LightningModule):
         self._val_logits: list[Tensor] = []
         self._val_labels: list[Tensor] = []
 
-    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the batch: what else draws from torch's generator differs after a resume."""
         entropy = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
         torch.manual_seed(int(entropy.generate_state(1)[0]))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Binary cross-entropy against smoothed, possibly mixed labels."""
-        images, labels = batch
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Binary cross-entropy against smoothed, possibly mixed labels; of both outputs where there are two.
+
+        ``train_loss`` is that of COVID alone, so that it can be held against ``val_loss``.
+        """
         smoothing = self.recipe.training.label_smoothing
-        targets = labels * (1 - smoothing) + smoothing / 2
+        covid, opacity = (truth * (1 - smoothing) + smoothing / 2 for truth in (batch.covid, batch.opacity))
+        batch = Batch(batch.images, covid, opacity)
         if self.recipe.augmentation.mixup > 0:
-            images, targets = self._mixed(images, targets, batch_idx)
-        loss = binary_cross_entropy_with_logits(self.network(images).logit, targets)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
-        return loss
+            batch = self._mixed(batch, batch_idx)
+        output: NetworkOutput = self.network(batch.images)
+        if output.opacity_logit is None:
+            loss = binary_cross_entropy_with_logits(output.logit, batch.covid)
+            self._log_loss("train_loss", loss, batch)
+            return loss
+        loss = known_loss(output.logit, batch.covid)
+        opacity_loss = known_loss(output.opacity_logit, batch.opacity)
+        self._log_loss("train_loss", loss, batch)
+        self._log_loss("train_opacity_loss", opacity_loss, batch)
+        return loss + self.recipe.training.opacity_weight * opacity_loss
 
     def on_train_batch_end(self, *_: object) -> None:
         """Move the averaged weights a step towards the trained ones."""
@@ -98,13 +110,34 @@ class Classifier(LightningModule):
         steps = self.steps_per_epoch * self.recipe.training.epochs
         return adamw(self.network.parameters(), self.recipe.optimiser, steps, self.steps_per_epoch)
 
-    def _mixed(self, images: Tensor, targets: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Mixup (Zhang et al., ICLR 2018): pairs of images and labels blended by a share from Beta(a, a)."""
+    def _log_loss(self, name: str, loss: Tensor, batch: Batch) -> None:
+        self.log(name, loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.images))
+
+    def _mixed(self, batch: Batch, batch_idx: int) -> Batch:
+        """Mixup (Zhang et al., ICLR 2018): pairs of images and labels blended by a share from Beta(a, a).
+
+        Of a blend with a slice of unknown label the label is unknown: NaN stays NaN.
+        """
         rng = np.random.default_rng([self.seed, self.current_epoch, batch_idx, self.global_rank])
         share = float(rng.beta(self.recipe.augmentation.mixup, self.recipe.augmentation.mixup))
-        other = torch.from_numpy(rng.permutation(len(images))).to(images.device)
-        blended = images.lerp(images[other], 1 - share).contiguous(memory_format=torch.channels_last)
-        return blended, targets.lerp(targets[other], 1 - share)
+        other = torch.from_numpy(rng.permutation(len(batch.images))).to(batch.images.device)
+        images, covid, opacity = (each.lerp(each[other], 1 - share) for each in batch)
+        return Batch(images.contiguous(memory_format=torch.channels_last), covid, opacity)
+
+
+def known_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of the known targets, their sum divided by the number of all.
+
+    Every known target so weighs the same, whatever is in its batch, and processes that share a batch come to
+    its loss by averaging. Where none is known, loss and gradients are 0.
+
+    Args:
+        logits: (B,).
+        targets: (B,), 0..1, or NaN where not known.
+    """
+    known = ~targets.isnan()
+    losses = binary_cross_entropy_with_logits(logits, targets.nan_to_num(), reduction="none")
+    return (losses * known).sum() / len(targets)
 
 
 def adamw(

@@ -35,7 +35,8 @@ class NetworkSection(Section):
     """Which network, from which weights.
 
     ``mask``, ``attention`` and ``histogram`` are switches of Mask-EfficientNet, without meaning for others;
-    ``mirror`` averages every judgement over the slice and its mirror image.
+    ``mirror`` averages every judgement over the slice and its mirror image. ``opacity`` adds a second output
+    to any of them: is there pneumonia-like opacity, whatever its cause?
     """
 
     name: str
@@ -45,6 +46,7 @@ class NetworkSection(Section):
     histogram: bool = True
     dropout: Share = 0.2
     mirror: bool = False
+    opacity: bool = False
 
 
 class FramingSection(Section):
@@ -86,6 +88,8 @@ class SynthesisSection(Section):
     The first ``epochs_alone`` epochs hold nothing else: a supervised pretraining that knows no hospital.
     ``ground_glass`` is the share of painted slices with ground glass alone; the others get consolidation,
     crazy paving or a mixture. ``decoys`` is the share of unpainted slices that get a sign of another disease.
+    ``teaches`` says which of the network's outputs all these slices train: that of COVID, that of opacity, or
+    both; opacity is taught by nothing else.
     """
 
     slices_per_epoch: Count = 0
@@ -94,6 +98,7 @@ class SynthesisSection(Section):
     severity: tuple[Share, Share] = (0.08, 0.8)
     ground_glass: Share = 1.0
     decoys: Share = 0.0
+    teaches: Literal["covid", "opacity", "both"] = "covid"
 
 
 class OptimiserSection(Section):
@@ -107,11 +112,15 @@ class OptimiserSection(Section):
 
 
 class TrainingSection(Section):
-    """Length, batches, regularisation and what is kept."""
+    """Length, batches, regularisation and what is kept.
+
+    ``opacity_weight`` is what one slice's loss of opacity weighs against one slice's loss of COVID.
+    """
 
     epochs: Annotated[int, Field(ge=1)] = 14
     batch_size: Annotated[int, Field(ge=2)] = 32
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
+    opacity_weight: Annotated[float, Field(ge=0)] = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     selection: Literal["last", "val_auc", "val_loss"] = "last"
 
@@ -157,8 +166,28 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(fields: dict[str, Any], name: str) -> Recipe:
-    """Check a recipe's fields; ``name`` is what an error message calls it."""
-    return check(Recipe, fields, name)
+    """Check a recipe's fields; ``name`` is what an error message calls it.
+
+    Raises:
+        RecipeError: for the first fault; see :func:`check`. Also where the second output and what painted
+            slices teach do not fit each other.
+    """
+    recipe = check(Recipe, fields, name)
+    _check_opacity(recipe, name)
+    return recipe
+
+
+def _check_opacity(recipe: Recipe, name: str) -> None:
+    teaches, opacity = recipe.synthesis.teaches, recipe.network.opacity
+    if teaches != "covid" and not opacity:
+        raise RecipeError(
+            f"recipe {name}: synthesis.teaches={teaches} has no output to teach; add network.opacity=true"
+        )
+    if opacity and (teaches == "covid" or not recipe.synthesis.slices_per_epoch):
+        raise RecipeError(
+            f"recipe {name}: network.opacity=true learns from painted slices alone; add "
+            "synthesis.teaches=both (or opacity) and synthesis.slices_per_epoch above 0"
+        )
 
 
 def check(model: type[_Model], fields: dict[str, Any], name: str) -> _Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,12 +48,18 @@ class Predictions:
         probability: float32, shape (N,), of COVID.
         activation_map: float32, shape (N, h, w): each position's share of the logit.
         framed: uint8, shape (N, size, size): what the network was shown, before normalisation.
+        opacity_logit: float32, shape (N,); None, as the next two, where the network has no such output.
+        opacity: float32, shape (N,), probability of pneumonia-like opacity, whatever its cause.
+        opacity_map: float32, shape (N, h, w): each position's share of ``opacity_logit``.
     """
 
     logit: NDArray[np.float32]
     probability: NDArray[np.float32]
     activation_map: NDArray[np.float32]
     framed: NDArray[np.uint8]
+    opacity_logit: NDArray[np.float32] | None = None
+    opacity: NDArray[np.float32] | None = None
+    opacity_map: NDArray[np.float32] | None = None
 
 
 class Run:
@@ -151,16 +158,30 @@ def predict_framed(network: torch.nn.Module, framing: Framing, framed: NDArray[n
         framing: whose normalisation is applied.
         framed: uint8, shape (N, size, size).
     """
-    logits, maps = [], []
+    batches: dict[str, list[NDArray[np.float32]]] = defaultdict(list)
     with torch.inference_mode():
         for start in range(0, len(framed), _BATCH):
             images = torch.from_numpy(framing.normalise(framed[start : start + _BATCH])).unsqueeze(1)
             output = network(images.contiguous(memory_format=torch.channels_last))
-            logits.append(output.logit.numpy())
-            maps.append(output.activation_map.numpy())
-    logit = np.concatenate(logits) if logits else np.empty(0, np.float32)
-    activation_map = np.concatenate(maps) if maps else np.empty((0, 1, 1), np.float32)
-    return Predictions(logit, np.asarray(1 / (1 + np.exp(-logit)), np.float32), activation_map, framed)
+            for name in ("logit", "activation_map", "opacity_logit", "opacity_map"):
+                if (values := getattr(output, name)) is not None:
+                    batches[name].append(values.numpy())
+    joined = {name: np.concatenate(values) for name, values in batches.items()}
+    logit = joined.get("logit", np.empty(0, np.float32))
+    opacity_logit = joined.get("opacity_logit")
+    return Predictions(
+        logit,
+        _sigmoid(logit),
+        joined.get("activation_map", np.empty((0, 1, 1), np.float32)),
+        framed,
+        opacity_logit,
+        None if opacity_logit is None else _sigmoid(opacity_logit),
+        joined.get("opacity_map"),
+    )
+
+
+def _sigmoid(logit: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
 
 
 def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:
@@ -173,4 +194,5 @@ def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:
         attention=section.attention,
         histogram=section.histogram,
         drop_rate=section.dropout,
+        opacity=section.opacity,
     )

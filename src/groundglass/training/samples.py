@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +22,32 @@ from groundglass.training.recipe import SynthesisSection
 # A lesion-free slice is used only where lungs fill this share of the frame, so that a lesion can be seen.
 _LEAST_LUNG = 0.12
 # A painted slice is COVID only where the lesion covers this share of its lungs; otherwise it stays as it was.
+# A decoy smaller than that is no opacity either.
 _LEAST_LESION = 0.004
 _OTHER_KINDS = (Kind.CONSOLIDATION, Kind.CRAZY_PAVING, Kind.MIXED)
 _DECOYS = tuple(Decoy)
+
+UNKNOWN = float("nan")
+"""Target of a slice of which the answer is not known: it teaches that output nothing."""
+
+# Whether a decoy is what a reader would call pneumonia-like opacity, asked without regard to its cause.
+_DECOY_OPACITY: Mapping[Decoy, float] = {
+    # Airspaces filled evenly: the very picture of a bacterial pneumonia.
+    Decoy.LOBAR_CONSOLIDATION: 1.0,
+    # On a single slice a mass cannot be told from a round pneumonia, so either answer would be wrong.
+    Decoy.MASS: UNKNOWN,
+    # A focus too small and too sharply bordered for an infiltrate.
+    Decoy.NODULE: 0.0,
+    # Fluid beside the lung; the lung above it is painted with nothing.
+    Decoy.EFFUSION: 0.0,
+    # Lung that has become darker, not denser.
+    Decoy.EMPHYSEMA: 0.0,
+    # Scars: walls around air with no haze between them, which is what sets them apart from crazy paving.
+    Decoy.HONEYCOMBING: 0.0,
+}
+
+_Drawn = tuple[NDArray[np.uint8], float, float]
+"""Pixels, and the targets of COVID and of opacity."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +137,21 @@ class EpochBatches(Sampler[list[SampleKey]]):
         return SampleKey(*drawn, seed=(self.seed, self.epoch, position))
 
 
-class TrainingSamples(Dataset[tuple[Tensor, Tensor]]):
+class Batch(NamedTuple):
+    """Slices and what is known of them; NaN stands for what is not.
+
+    Attributes:
+        images: float32 (B, 1, size, size), in channels-last memory.
+        covid: float32 (B,), 1 COVID, 0 NonCOVID.
+        opacity: float32 (B,), 1 where there is pneumonia-like opacity, whatever its cause, 0 where not.
+    """
+
+    images: Tensor
+    covid: Tensor
+    opacity: Tensor
+
+
+class TrainingSamples(Dataset[Batch]):
     """Batches of augmented, normalised slices and their labels, made from keys.
 
     Args:
@@ -122,7 +160,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor]]):
         lesion_free: slices with context to paint into, or None.
         framing: normalises what augmentation gives.
         augmentation: applied to every sample.
-        synthesis: what is painted into lesion-free slices.
+        synthesis: what is painted into lesion-free slices, and which outputs they teach.
     """
 
     def __init__(
@@ -141,34 +179,43 @@ class TrainingSamples(Dataset[tuple[Tensor, Tensor]]):
         self.augmentation = augmentation
         self.synthesis = synthesis
 
-    def __getitem__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
-        """Images (B, 1, size, size) float32 in channels-last memory, labels (B,) float32."""
+    def __getitem__(self, keys: list[SampleKey]) -> Batch:
+        """The batch of these keys."""
         size = self.framing.size
         pixels = np.empty((len(keys), size, size), np.uint8)
-        labels = np.empty(len(keys), np.float32)
+        covid, opacity = np.empty((2, len(keys)), np.float32)
         for row, key in enumerate(keys):
             rng = np.random.default_rng(key.seed)
-            source, labels[row] = self._draw(key, rng)
+            source, covid[row], opacity[row] = self._draw(key, rng)
             pixels[row] = self.augmentation(source, rng)
         images = torch.from_numpy(self.framing.normalise(pixels)).unsqueeze(1)
-        return images.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels)
+        images = images.contiguous(memory_format=torch.channels_last)
+        return Batch(images, torch.from_numpy(covid), torch.from_numpy(opacity))
 
-    def _draw(self, key: SampleKey, rng: np.random.Generator) -> tuple[NDArray[np.uint8], float]:
+    def _draw(self, key: SampleKey, rng: np.random.Generator) -> _Drawn:
         if not key.lesion_free or self.lesion_free is None:
-            return self.real.pixels[key.index], float(self.labels[key.index])
-        pixels, lungs = self.lesion_free.pixels[key.index], self.lesion_free.lungs[key.index]
-        synthesis = self.synthesis
+            # COVID-19 need not show on every slice, and NonCOVID is healthy or another pneumonia.
+            return self.real.pixels[key.index], float(self.labels[key.index]), UNKNOWN
+        pixels, covid, opacity = self._paint(self.lesion_free, key, rng)
+        teaches = self.synthesis.teaches
+        return pixels, UNKNOWN if teaches == "opacity" else covid, UNKNOWN if teaches == "covid" else opacity
+
+    def _paint(self, lesion_free: FramedSet, key: SampleKey, rng: np.random.Generator) -> _Drawn:
+        pixels, lungs = lesion_free.pixels[key.index], lesion_free.lungs[key.index]
+        synthesis, least = self.synthesis, _LEAST_LESION * lungs.sum()
         if key.painted:
             kind = Kind.GROUND_GLASS
             # Drawn only where there is a choice, so that a recipe without one draws what it always drew.
             if synthesis.ground_glass < 1 and rng.random() >= synthesis.ground_glass:
                 kind = _OTHER_KINDS[rng.integers(len(_OTHER_KINDS))]
             painted = paint_lesion(pixels, lungs, kind, rng.uniform(*synthesis.severity), rng)
-            if painted.mask.sum() > _LEAST_LESION * lungs.sum():
-                return painted.pixels, 1.0
+            if painted.mask.sum() > least:
+                return painted.pixels, 1.0, 1.0
         elif synthesis.decoys > 0 and rng.random() < synthesis.decoys:
-            return paint_decoy(pixels, lungs, _DECOYS[rng.integers(len(_DECOYS))], rng).pixels, 0.0
-        return pixels, 0.0
+            decoy = _DECOYS[rng.integers(len(_DECOYS))]
+            painted = paint_decoy(pixels, lungs, decoy, rng)
+            return painted.pixels, 0.0, _DECOY_OPACITY[decoy] if painted.mask.sum() > least else 0.0
+        return pixels, 0.0, 0.0
 
 
 def with_lungs(slices: FramedSet) -> FramedSet:
