@@ -8,24 +8,29 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from groundglass.cli.main import app
 from groundglass.data.load import load_dataset
-from groundglass.errors import DataError, RecipeError, RunError
+from groundglass.errors import DataError, ImageError, RecipeError, RunError
 from groundglass.models.catalogue import entries
 from groundglass.models.registry import build
 from groundglass.training.c2l import C2L, TERMS, Encoder, info_nce
 from groundglass.training.pretrain import PretrainJob, open_pretrained, pretrain, unlabelled_slices
 from groundglass.training.pretrain_recipe import PretrainRecipe, load_pretrain_recipe
+
+Grey = NDArray[np.uint8]
 
 SMALL = (
     "network.weights=none",
@@ -221,6 +226,95 @@ def test_a_copy_of_a_held_out_slice_is_refused(
     with pytest.raises(DataError, match=r"renamed\.png.*held out"):
         pretrain(job(small, phantoms, tmp_path / "run", images=(folder,)))
     assert not (tmp_path / "run").exists()
+
+
+def windowed(pixels: Grey) -> Grey:
+    return np.clip((pixels.astype(float) - 25) * 1.3, 0, 255).astype(np.uint8)
+
+
+def rescaled(pixels: Grey) -> Grey:
+    return np.asarray(cv2.resize(pixels, (190, 175), interpolation=cv2.INTER_CUBIC))
+
+
+def mirrored(pixels: Grey) -> Grey:
+    return np.ascontiguousarray(pixels[:, ::-1])
+
+
+def cropped(pixels: Grey) -> Grey:
+    return np.ascontiguousarray(pixels[9:122, 6:115])
+
+
+ALTERATIONS: dict[str, tuple[Callable[[Grey], Grey], str, list[int]]] = {
+    "recoded": (lambda pixels: pixels, "copy.jpg", [cv2.IMWRITE_JPEG_QUALITY, 60]),
+    "rescaled": (rescaled, "copy.png", []),
+    "windowed": (windowed, "copy.png", []),
+    "mirrored": (mirrored, "copy.bmp", []),
+    "cropped": (cropped, "copy.png", []),
+    "all": (
+        lambda pixels: rescaled(windowed(mirrored(cropped(pixels)))),
+        "copy.jpg",
+        [cv2.IMWRITE_JPEG_QUALITY, 75],
+    ),
+}
+
+
+@pytest.mark.parametrize("alteration", ALTERATIONS)
+def test_an_altered_copy_of_a_held_out_slice_is_refused_and_one_of_a_training_slice_is_not(
+    phantoms: Path, lesion_free: Path, small: PretrainRecipe, tmp_path: Path, alteration: str
+) -> None:
+    alter, name, options = ALTERATIONS[alteration]
+    records = load_dataset(phantoms).records
+    for part in ("train", "val"):
+        original = next(record.path for record in records if record.split == part)
+        pixels = np.asarray(cv2.imread(str(original), cv2.IMREAD_GRAYSCALE))
+        (tmp_path / part).mkdir()
+        cv2.imwrite(str(tmp_path / part / name), alter(pixels), options)
+    unlabelled_slices(job(small, phantoms, tmp_path / "run", images=(lesion_free, tmp_path / "train")))
+    with pytest.raises(DataError) as refusal:
+        unlabelled_slices(job(small, phantoms, tmp_path / "run", images=(lesion_free, tmp_path / "val")))
+    assert str(refusal.value) == (
+        f"{tmp_path / 'val' / name}: shows the same slice as {original}, which is held out for judging; "
+        "remove it from --images"
+    )
+
+
+def test_all_copies_are_counted_in_one_line(phantoms: Path, small: PretrainRecipe, tmp_path: Path) -> None:
+    held_out = [record.path for record in load_dataset(phantoms).records if record.split == "val"]
+    for number, path in enumerate(held_out):
+        pixels = np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+        (tmp_path / "outside").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "outside" / f"copy-{number}.jpg"), pixels)
+    with pytest.raises(DataError) as refusal:
+        unlabelled_slices(job(small, phantoms, tmp_path / "run", images=(tmp_path / "outside",)))
+    assert f"and {len(held_out) - 1} more such copies (" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.slow
+def test_luna_holds_no_slice_of_covid_ct_but_the_one_put_into_it(
+    covid_ct: Path, luna_slices: Path, small: PretrainRecipe, tmp_path: Path
+) -> None:
+    test = [record.path for record in load_dataset(covid_ct).records if record.split == "test"]
+    pixels = np.asarray(cv2.imread(str(test[50]), cv2.IMREAD_GRAYSCALE))
+    planted = tmp_path / "outside" / "planted.jpg"
+    planted.parent.mkdir()
+    cv2.imwrite(str(planted), pixels, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    with pytest.raises(DataError) as refusal:
+        unlabelled_slices(job(small, covid_ct, tmp_path / "run", images=(luna_slices, planted.parent)))
+    # One slice alone is named: the thousand others are clean.
+    assert str(refusal.value).startswith(f"{planted}: shows the same slice as {test[50]}")
+    assert str(refusal.value).endswith("; remove it from --images")
+
+
+def test_a_held_out_slice_that_cannot_be_read_is_named(
+    phantoms: Path, lesion_free: Path, small: PretrainRecipe, tmp_path: Path
+) -> None:
+    head, *lines = phantoms.read_text().splitlines()
+    rows = [head, *(f"{phantoms.parent}/{line}" for line in lines), "spoilt.png,COVID,p99,phantom,val"]
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    (tmp_path / "spoilt.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    with pytest.raises(ImageError, match=r"spoilt\.png"):
+        unlabelled_slices(job(small, tmp_path / "manifest.csv", tmp_path / "run", images=(lesion_free,)))
 
 
 def test_user_errors_are_one_line(lesion_free: Path, small: PretrainRecipe, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from groundglass.atomic import atomic_path, write_json, write_text
+from groundglass.data.duplicates import copies_of
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import Record, read_bytes
+from groundglass.data.manifest import Record, name_some
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
 from groundglass.imaging.framing import Framing
@@ -176,7 +177,9 @@ def unlabelled_slices(job: PretrainJob) -> list[Record]:
     """The training part of the data set and the unlabelled slices; no slice that is held out for judging.
 
     Raises:
-        DataError: there are none, or an unlabelled slice is the same as a held-out one.
+        DataError: there are none, or an unlabelled slice shows the same as a held-out one, whether it was
+            recoded, rescaled, cropped, given another window or mirrored.
+        ImageError: a held-out slice cannot be read, so that nobody can tell.
     """
     records: list[Record] = []
     held_out: list[Record] = []
@@ -187,24 +190,24 @@ def unlabelled_slices(job: PretrainJob) -> list[Record]:
             (records if name == "train" else held_out).extend(manifest.records[index] for index in indices)
     outside = [record for path in job.images for record in load_dataset(path).records]
     if held_out and outside:
-        _refuse_copies(held_out, outside)
+        _refuse_copies(held_out, outside, job.threads or None)
     records.extend(outside)
     if not records:
         raise DataError("nothing to pretrain on: name a data set with --data, or slices with --images")
     return records
 
 
-def _refuse_copies(held_out: Sequence[Record], outside: Sequence[Record]) -> None:
-    held = {_content(record): record for record in held_out}
-    for record in outside:
-        if (twin := held.get(_content(record))) is not None:
-            raise DataError(
-                f"{record.path}: is the same as {twin.path}, which is held out for judging; remove it"
-            )
-
-
-def _content(record: Record) -> str:
-    return hashlib.sha256(read_bytes(record)).hexdigest()
+def _refuse_copies(held_out: Sequence[Record], outside: Sequence[Record], threads: int | None) -> None:
+    copies = copies_of(held_out, outside, threads=threads)
+    if not copies:
+        return
+    twin = copies[0].first.path
+    name, *others = dict.fromkeys(str(pair.second.path) for pair in copies)
+    more = f" and {len(others)} more such copies ({name_some(others)})" if others else ""
+    raise DataError(
+        f"{name}: shows the same slice as {twin}, which is held out for judging; "
+        f"remove it{more} from --images"
+    )
 
 
 def _queue(recipe: PretrainRecipe, slices: int) -> int:
