@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from groundglass.training.job import Job
 
 RecipeName = Annotated[str, typer.Option("--recipe", help="Name of a recipe, or a YAML file.")]
 Data = Annotated[
@@ -47,6 +50,13 @@ def train(
     accelerator: Annotated[str, typer.Option("--accelerator", help="auto, cpu or gpu.")] = "auto",
     threads: Threads = 0,
     cache: Cache = None,
+    audit: Annotated[
+        bool,
+        typer.Option(
+            "--audit/--no-audit",
+            help="First look for copies, patients and publications that parts of the split share, and warn.",
+        ),
+    ] = True,
     quiet: Quiet = False,
 ) -> None:
     """Train a network; killed at any moment, it goes on with --resume as if nothing had happened."""
@@ -70,9 +80,28 @@ def train(
         cache=cache,
         progress=not quiet,
     )
+    if audit and job.rank == 0:
+        _warn(job)
     run = train(job)
     last = run.history()[-1]
     Console().print(
         f"{run.path}: {run.recipe.network.name}, {len(run.history())} epochs, "
         f"validation AUC {last['val_auc']:.3f}, accuracy {last['val_accuracy']:.3f} after the last"
     )
+
+
+def _warn(job: Job) -> None:
+    """Say on standard error what the parts of the job's split share."""
+    from rich.markup import escape  # noqa: PLC0415
+
+    from groundglass.data.audit import quick_audit  # noqa: PLC0415
+    from groundglass.data.load import load_dataset  # noqa: PLC0415
+    from groundglass.data.splits import make_split  # noqa: PLC0415
+
+    manifest = load_dataset(job.data)
+    split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
+    console = Console(stderr=True, soft_wrap=True)
+    with console.status("Looking for what parts of the split share"):
+        audited = quick_audit(manifest, split, threads=job.threads or None)
+    for warning in audited.warnings():
+        console.print(f"[bold yellow]warning:[/] {escape(warning)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,13 @@ class Job:
     accelerator: str = "auto"
     cache: Path | None = None
     progress: bool = True
+
+    @property
+    def rank(self) -> int:
+        """This process's number among all, as torchrun or Lightning tell it; the first is told nothing."""
+        if "RANK" in os.environ:
+            return int(os.environ["RANK"])
+        return int(os.environ.get("NODE_RANK", "0")) * self.devices + int(os.environ.get("LOCAL_RANK", "0"))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -87,7 +86,7 @@ def training_samples(job: Job, material: Material) -> tuple[TrainingSamples, Epo
         synthesis=recipe.synthesis,
         batch_size=recipe.training.batch_size,
         seed=job.seed,
-        rank=_rank(job),
+        rank=job.rank,
         world_size=job.devices * job.nodes,
     )
     return samples, batches
@@ -147,7 +146,7 @@ def _begin(job: Job, material: Material) -> dict[str, Any]:
         "training_sha256": list(material.train.sha256),
     }
     path = job.output / INFO
-    if _rank(job) != 0:
+    if job.rank != 0:
         return info
     if path.exists():
         if not job.resume:
@@ -195,10 +194,3 @@ def _finish(
         "processes": job.devices * job.nodes,
     }
     write_json(job.output / INFO, {**started, **info, **finished})
-
-
-def _rank(job: Job) -> int:
-    """This process's number among all, as torchrun or Lightning tell it; the first is told nothing."""
-    if "RANK" in os.environ:
-        return int(os.environ["RANK"])
-    return int(os.environ.get("NODE_RANK", "0")) * job.devices + int(os.environ.get("LOCAL_RANK", "0"))
