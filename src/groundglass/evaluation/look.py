@@ -14,10 +14,13 @@ from groundglass.errors import RunError
 from groundglass.evaluation import ledger
 from groundglass.evaluation.alterations import Alteration
 from groundglass.evaluation.part import Part, printable
-from groundglass.evaluation.protocol import TrainedRun
+from groundglass.evaluation.protocol import Predictions, TrainedRun
 
 Progress = Callable[[int, int], None]
 """Called with slices done and slices in all."""
+
+Take = Callable[[Predictions], None]
+"""Called with the predictions of some slices, in order."""
 
 _BATCH = 256
 """Slices predicted in one call, which bounds memory on large data sets."""
@@ -34,7 +37,11 @@ def require_finished(run: TrainedRun, *, allow_unfinished: bool = False) -> None
 
 
 def predict_part(
-    run: TrainedRun, part: Part, progress: Progress | None = None, alter: Alteration | None = None
+    run: TrainedRun,
+    part: Part,
+    progress: Progress | None = None,
+    alter: Alteration | None = None,
+    take: Take | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Logits and probabilities of every slice of a part, shape (N,) each.
 
@@ -43,6 +50,7 @@ def predict_part(
         part: the slices.
         progress: told of every slice.
         alter: done to every slice before it is framed.
+        take: given the predictions of every batch, for what else they say.
 
     Raises:
         RunError: the network gives no valid number for a slice.
@@ -54,6 +62,8 @@ def predict_part(
     probabilities: list[NDArray[np.float64]] = []
     for _ in range(0, len(part.records), _BATCH):
         predictions = run.predict(islice(altered, _BATCH))
+        if take is not None:
+            take(predictions)
         logits.append(np.asarray(predictions.logit, np.float64))
         probabilities.append(np.asarray(predictions.probability, np.float64))
     return checked(run, part, np.concatenate(logits), np.concatenate(probabilities))

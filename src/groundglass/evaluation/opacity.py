@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from groundglass.errors import RunError
 from groundglass.evaluation.intervals import RESAMPLES, bootstrap
 from groundglass.evaluation.metrics import compute_metrics
 from groundglass.evaluation.paired import paired_difference, resampled_measures
 from groundglass.evaluation.part import Part
+from groundglass.evaluation.protocol import Predictions
 
 
 @dataclass(frozen=True)
@@ -62,28 +64,52 @@ class MeasuredOpacity:
         return {"alone": asdict(self.alone), "mean_logit": asdict(self.mean_logit)}
 
 
-def measure_opacity(
-    part: Part,
-    covid: NDArray[np.float64],
-    opacity: NDArray[np.float64],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> MeasuredOpacity:
-    """Hold opacity against the label of COVID.
+def opacity_columns(opacity: MeasuredOpacity | None, slices: int) -> list[list[str]]:
+    """What ``predictions.csv`` says of it: names, then one row per slice; all empty where there is none."""
+    if opacity is None:
+        return [[]] * (slices + 1)
+    numbers = zip(opacity.probability, opacity.logit, strict=True)
+    return [["opacity", "opacity_logit"], *([f"{each:.9g}" for each in pair] for pair in numbers)]
 
-    Args:
-        part: the slices and their labels.
-        covid: logit of COVID, shape (N,).
-        opacity: logit of opacity, shape (N,).
-        resamples: of the bootstrap over patients.
-        seed: of the bootstrap.
-    """
 
-    def ranking(logit: NDArray[np.float64]) -> Ranking:
-        return _ranking(part, logit, covid, resamples, seed)
+class OpacityLogits:
+    """Keeps what the second output says, batch by batch, where a network has one."""
 
-    return MeasuredOpacity(opacity, _sigmoid(opacity), ranking(opacity), ranking((covid + opacity) / 2))
+    def __init__(self) -> None:
+        self._batches: list[NDArray[np.float64]] = []
+
+    def take(self, predictions: Predictions) -> None:
+        """Keep what these predictions say of opacity, which may be nothing."""
+        logit = getattr(predictions, "opacity_logit", None)
+        if logit is not None:
+            self._batches.append(np.asarray(logit, np.float64))
+
+    def measure(
+        self, part: Part, covid: NDArray[np.float64], *, resamples: int = RESAMPLES, seed: int = 0
+    ) -> MeasuredOpacity | None:
+        """Hold what was kept against the label of COVID; None where nothing was.
+
+        Args:
+            part: the slices that were predicted, in order.
+            covid: logit of COVID, shape (N,).
+            resamples: of the bootstrap over patients.
+            seed: of the bootstrap.
+
+        Raises:
+            RunError: the network gave no valid number for a slice.
+        """
+        if not self._batches:
+            return None
+        opacity = np.concatenate(self._batches)
+        bad = np.flatnonzero(~np.isfinite(opacity))
+        if len(bad):
+            name = part.file(part.records[bad[0]])
+            raise RunError(f"the network gives no valid opacity for {name}; was the training stable?")
+
+        def ranking(logit: NDArray[np.float64]) -> Ranking:
+            return _ranking(part, logit, covid, resamples, seed)
+
+        return MeasuredOpacity(opacity, _sigmoid(opacity), ranking(opacity), ranking((covid + opacity) / 2))
 
 
 def _ranking(
