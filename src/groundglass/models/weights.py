@@ -1,4 +1,4 @@
-"""Pretrained weights: ImageNet's from an installed package or timm's hub, or a safetensors file."""
+"""Pretrained weights: ImageNet's from an installed package or timm's hub, C2L's, or a safetensors file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_weights(entry: Entry, weights: str | Path) -> Weights | None:
         return None
     if weights == "imagenet":
         return _read_imagenet(entry)
-    path = Path(weights)
+    path = _own_pretrained(entry) if weights == "c2l" else Path(weights)
     if path.suffix != ".safetensors" and not path.exists():
         raise WeightsError(
             f"weights {str(weights)!r}: not one of {', '.join(entry.weights)} and not a .safetensors file"
@@ -64,6 +64,20 @@ def read_weights(entry: Entry, weights: str | Path) -> Weights | None:
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a safetensors file ({error})") from error
     return Weights(str(path), tensors, whole_network=any(name.startswith("backbone.") for name in tensors))
+
+
+def _own_pretrained(entry: Entry) -> Path:
+    """The C2L weights of this network that come with groundglass.
+
+    Raises:
+        WeightsError: none come with it.
+    """
+    if entry.pretrained_file is None:
+        raise WeightsError(
+            f"no C2L weights of {entry.name} come with groundglass: make them with `groundglass pretrain "
+            f"--network {entry.name}` and name the file it leaves"
+        )
+    return entry.pretrained_file
 
 
 def load_backbone(backbone: nn.Module, weights: Weights) -> None:

@@ -264,12 +264,14 @@ def _check_settings(
 
 def _pretraining(recipe: Recipe) -> dict[str, Any] | None:
     """What the weights in a file were pretrained on, where ``groundglass pretrain`` left it beside them."""
-    path = Path(recipe.network.weights)
+    own = find(recipe.network.name).pretrained_file if recipe.network.weights == "c2l" else None
+    path = own or Path(recipe.network.weights)
     if not path.is_file():
         return None
     known = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    beside = path.with_suffix(".json") if own else path.parent / INFO
     try:
-        info = json.loads((path.parent / INFO).read_text(encoding="utf-8"))
+        info = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     kept = ("recipe", "network", "weights", "data", "split", "images", "slices", "fingerprint", "seed")
