@@ -231,8 +231,7 @@ def _dark_fields(dark: NDArray[np.uint8]) -> NDArray[np.uint8]:
     rim[_RIM:-_RIM, _RIM:-_RIM] = False
     corner = rim.copy()
     corner[2 * _RIM : -2 * _RIM, :] = corner[:, 2 * _RIM : -2 * _RIM] = False
-    touching = np.isin(np.arange(count), labels[rim])
-    cornered = np.isin(np.arange(count), labels[corner])
+    touching, cornered = _occurring(labels[rim], count), _occurring(labels[corner], count)
     lung = (area >= _SMALLEST_LUNG) & (compact >= _LEAST_COMPACT) & ~touching
     # A picture cut closely lets lungs run into its edges, but hardly into its corners.
     lung |= (area >= _SMALLEST_LUNG_AT_EDGE) & (compact >= _LEAST_COMPACT_AT_EDGE) & touching & ~cornered
@@ -240,10 +239,17 @@ def _dark_fields(dark: NDArray[np.uint8]) -> NDArray[np.uint8]:
         centres[:, 1] <= _LUNG_ROWS[1] * dark.shape[0]
     )
     # What reaches from the left edge to the right one is the air between the body and a curved table.
-    across = np.isin(np.arange(count), labels[:, :_RIM]) & np.isin(np.arange(count), labels[:, -_RIM:])
+    across = _occurring(labels[:, :_RIM], count) & _occurring(labels[:, -_RIM:], count)
     lung &= ~across
     lung[0] = False
     return np.asarray(lung[labels], np.uint8)
+
+
+def _occurring(labels: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
+    """Which of the labels 0 to ``count`` - 1 occur, shape (count,)."""
+    occurring = np.zeros(count, np.bool_)
+    occurring[labels] = True
+    return occurring
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> Box:
