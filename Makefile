@@ -8,6 +8,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Processes that tests run in, each file of tests in one of them.
+WORKERS ?= auto
 SOURCES := $(shell find src -name '*.py' -o -name '*.yaml' -o -name '*.html' -o -name '*.j2' -o -name '*.css' -o -name '*.js')
 
 .DELETE_ON_ERROR:
@@ -33,7 +35,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 pytest: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --durations=25 --cov --cov-report=term
 
 demo/train/report.html: demo/train/run/.finished
 	$(BIN)/groundglass evaluate demo/train/run --data demo/train/phantoms/manifest.csv --split official --part test \
