@@ -61,8 +61,9 @@ def test_the_mask_goes_through_the_frame_as_the_picture_does(size: int) -> None:
 def test_a_hot_cell_in_the_lesion_is_a_hit() -> None:
     truth = _truth(_mask(40, 60, 40, 60))
     hit, miss = score_map(_hot(2, 2), truth), score_map(_hot(2, 3), truth)
-    assert hit == {"pointing": 1, "near": 1, "energy": 1, "energy_in_lungs": 1, "blank": 0}
-    assert miss == {"pointing": 0, "near": 0, "energy": 0, "energy_in_lungs": 1, "blank": 0}
+    names = ("pointing", "near", "energy", "energy_of_lungs", "energy_in_lungs", "blank")
+    assert [hit[name] for name in names] == [1, 1, 1, 1, 1, 0]
+    assert [miss[name] for name in names] == [0, 0, 0, 0, 1, 0]
 
 
 def test_a_lesion_in_the_corner_of_the_hottest_cell_is_near() -> None:
@@ -94,6 +95,19 @@ def test_even_maps_reach_chance() -> None:
     assert even["energy_in_lungs"] == pytest.approx(chance["lungs_of_frame"]) == pytest.approx(0.6)
     assert in_lungs["energy"] == pytest.approx(chance["lesion_of_lungs"]) == pytest.approx(1000 / 6000)
     assert (chance["near_of_frame"], chance["near_of_lungs"]) == pytest.approx((3 / 25, 3 / 15))
+
+
+def test_a_map_of_the_lungs_alone_is_chance_on_a_coarse_grid() -> None:
+    """Lungs that end within a cell: a map of the grid leaks, and points where most lung is."""
+    lungs, lesion = _mask(0, 100, 0, 50), _mask(0, 100, 40, 50)
+    truth = Truth.of(lesion, lungs, WHOLE, 100, GRID)
+    chance = truth.chance()
+    assert chance["lesion_of_lungs"] == pytest.approx(0.2)
+    assert chance["even_energy"] == pytest.approx(0.5 * 0.5 / 2.5)
+    assert chance["even_energy_in_lungs"] == pytest.approx((2 + 0.5 * 0.5) / 2.5)
+    assert chance["even_energy_of_lungs"] == pytest.approx(0.25 / 2.25)
+    assert chance["even_pointing"] == 0, "no cell's centre lies in the lesion"
+    assert score_map(np.ones(GRID), truth)["energy_of_lungs"] == pytest.approx(0.2)
 
 
 def test_no_map_exceeds_the_best_of_its_grid() -> None:

@@ -65,9 +65,11 @@ class _Output:
 def _outputs(predictions: Predictions) -> Iterator[tuple[str, _Output]]:
     yield "", _Output(predictions.logit, predictions.probability, predictions.activation_map)
     # Only some networks have the second output, and only some kinds of runs hand it on.
-    second = [getattr(predictions, name, None) for name in ("opacity_logit", "opacity", "opacity_map")]
-    if all(each is not None for each in second):
-        yield "opacity", _Output(*second)
+    logit, probability, heat = (
+        getattr(predictions, name, None) for name in ("opacity_logit", "opacity", "opacity_map")
+    )
+    if logit is not None and probability is not None and heat is not None:
+        yield "opacity", _Output(logit, probability, heat)
 
 
 def _score(

@@ -19,7 +19,12 @@ EVERYTHING = "all"
 COMPARED = ("pointing", "energy", f"pointing{RISE}", f"energy{RISE}", "noticed", "auc")
 """Measures of which differences between models are given."""
 
-_IN_LUNGS = {"pointing": "lesion_of_lungs", "near": "near_of_lungs", "energy": "lesion_of_lungs"}
+_EVEN = {
+    "pointing": "even_pointing",
+    "near": "near_of_lungs",
+    "energy": "even_energy",
+    "energy_of_lungs": "even_energy_of_lungs",
+}
 
 Measures = Mapping[str, Sampled]
 
@@ -33,8 +38,8 @@ class Figures:
         paintings: how many.
         measures: mean and spread over the model's runs, by name: the means of all scores of
             `map_answers.Answer`; ``twin_called``, the share of untouched slices called COVID; ``auc`` of
-            painted against untouched slices; and ending in ``_beyond``, by how much a map exceeds one that is
-            even in the lungs.
+            painted against untouched slices; and ending in ``_beyond``, by how much a map exceeds one of its
+            grid that shows the lungs and nothing else.
     """
 
     subset: str
@@ -120,7 +125,7 @@ def sample(
     measures = {name: resamples.mean(values, patient) for name, values in columns.items()}
     measures["twin_called"] = resamples.mean(twins["called"], twin_patient)
     measures["auc"] = resamples.auc(columns["logit"], patient, twins["logit"], twin_patient)
-    for name, chance in _IN_LUNGS.items():
+    for name, chance in _EVEN.items():
         for each in (name, f"{name}{RISE}"):
             measures[f"{each}_beyond"] = measures[each] - measures[chance]
     return measures

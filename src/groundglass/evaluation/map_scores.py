@@ -68,18 +68,25 @@ class Truth:
     def chance(self) -> dict[str, float]:
         """What maps reach that know nothing of the lesion, and what the best map of this grid does.
 
-        ``lesion_of_frame`` is what an even map reaches by pointing and by energy, ``lesion_of_lungs`` what a
-        map reaches that is even in the lungs, ``near_of_frame`` and ``near_of_lungs`` how often such maps
-        point near the lesion, ``lungs_of_frame`` the energy of an even map in the lungs, and ``best_energy``
-        the energy of a map whose only hot cell is the one with the most lesion.
+        - ``lesion_of_frame``: what a map that is even over the frame reaches by pointing and by energy;
+          ``near_of_frame`` and ``lungs_of_frame`` are the same for pointing near it and for energy in the
+          lungs.
+        - ``lesion_of_lungs``, ``near_of_lungs``: the same of a map that is even over the lungs to the pixel.
+        - ``even_pointing``, ``even_energy``, ``even_energy_in_lungs``, ``even_energy_of_lungs``: what the
+          scores of `score_map` are for a map of this grid that shows the lungs and nothing else.
+        - ``best_energy``: of a map whose only hot cell is the one with the most lesion.
         """
-        near, lungs = self.lesion >= NEAR, max(float(self.lungs.sum()), 1e-9)
+        near = self.lesion >= NEAR
+        share = self.lungs / max(float(self.lungs.sum()), 1e-9)
+        even = score_map(self.lungs, self)
         return {
             "lesion_of_frame": float(self.lesion.mean()),
-            "lesion_of_lungs": float(self.lesion.sum() / lungs),
+            "lesion_of_lungs": float(self.lesion.sum() / max(float(self.lungs.sum()), 1e-9)),
             "near_of_frame": float(near.mean()),
-            "near_of_lungs": float((self.lungs * near).sum() / lungs),
+            "near_of_lungs": float((share * near).sum()),
             "lungs_of_frame": float(self.lungs.mean()),
+            "even_pointing": float((share * self.centre).sum()),
+            **{f"even_{name}": even[name] for name in ("energy", "energy_in_lungs", "energy_of_lungs")},
             "best_energy": float(self.lesion.max()),
         }
 
@@ -88,8 +95,9 @@ def score_map(heat: NDArray[np.floating], truth: Truth) -> dict[str, float]:
     """Judge a map.
 
     ``pointing`` is 1 where the hottest cell's centre lies in the lesion, ``near`` where at least a tenth of
-    that cell is lesion, ``energy`` the share of the positive values in the lesion and ``energy_in_lungs`` in
-    the lungs; both are 0 where nothing is positive, which ``blank`` says.
+    that cell is lesion, ``energy`` the share of the positive values in the lesion, ``energy_in_lungs`` in the
+    lungs, and ``energy_of_lungs`` the share in the lesion of what is in the lungs, which a coarse grid spoils
+    less; all three are 0 where nothing is positive, which ``blank`` says.
 
     Args:
         heat: the map, shape (h, w); larger speaks for COVID.
@@ -99,11 +107,13 @@ def score_map(heat: NDArray[np.floating], truth: Truth) -> dict[str, float]:
     positive = np.maximum(np.asarray(heat, np.float64), 0)
     total = float(positive.sum())
     share = positive / total if total > 0 else positive
+    energy, in_lungs = float((share * truth.lesion).sum()), float((share * truth.lungs).sum())
     return {
         "pointing": float(truth.centre[hottest]),
         "near": float(truth.lesion[hottest] >= NEAR),
-        "energy": float((share * truth.lesion).sum()),
-        "energy_in_lungs": float((share * truth.lungs).sum()),
+        "energy": energy,
+        "energy_in_lungs": in_lungs,
+        "energy_of_lungs": energy / in_lungs if in_lungs > 0 else 0.0,
         "blank": float(total <= 0),
     }
 

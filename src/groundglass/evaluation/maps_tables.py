@@ -23,15 +23,17 @@ TITLES: Mapping[str, str] = {
     "auc": "AUC painted against untouched",
 }
 
-_MAP_HEAD = [
-    "Model",
-    "Hottest cell in the lesion",
-    "near it",
-    "Energy in the lesion",
-    "beyond an even map of the lungs",
-    "Energy in the lungs",
-    "Nothing positive",
-]
+_MAP_COLUMNS = (
+    ("Hottest cell in the lesion", "pointing{}"),
+    ("beyond chance", "pointing{}_beyond"),
+    ("near it", "near{}"),
+    ("Energy in the lesion", "energy{}"),
+    ("beyond chance", "energy{}_beyond"),
+    ("Energy in the lungs", "energy_in_lungs{}"),
+    ("of it in the lesion", "energy_of_lungs{}"),
+    ("beyond chance", "energy_of_lungs{}_beyond"),
+    ("Nothing positive", "blank{}"),
+)
 
 
 def maps_tables(report: MapsReport) -> str:
@@ -76,33 +78,24 @@ def _titled(title: str, lines: Iterator[str]) -> Iterator[str]:
 
 
 def _maps(group: GroupReport, suffix: str) -> Iterator[str]:
-    rows: list[Sequence[object]] = [
-        (
-            model.name,
-            *(
-                _percent(measures[name])
-                for name in (
-                    f"pointing{suffix}",
-                    f"near{suffix}",
-                    f"energy{suffix}",
-                    f"energy{suffix}_beyond",
-                    f"energy_in_lungs{suffix}",
-                    f"blank{suffix}",
-                )
-            ),
-        )
-        for model in group.models
-        for measures in [_everything(model).measures]
-    ]
-    # Frames differ little between models; the first one's stand for all.
-    chance = {name: _bare(spread) for name, spread in _everything(group.models[0]).measures.items()}
-    frame, lungs = chance["lesion_of_frame"], chance["lesion_of_lungs"]
-    rows += [
-        ("*even over the frame*", frame, chance["near_of_frame"], frame, "", chance["lungs_of_frame"], ""),
-        ("*even over the lungs*", lungs, chance["near_of_lungs"], lungs, "", "100.0", ""),
-        ("*best of this grid*", "", "", chance["best_energy"], "", "", ""),
-    ]
-    yield from table(_MAP_HEAD, rows)
+    heads, names = zip(*_MAP_COLUMNS, strict=True)
+    rows: list[Sequence[object]] = []
+    for model in group.models:
+        measures = _everything(model).measures
+        rows.append((model.name, *(_percent(measures[name.format(suffix)]) for name in names)))
+    yield from table(["Model", *heads], [*rows, *_chance(group)])
+
+
+def _chance(group: GroupReport) -> Iterator[Sequence[object]]:
+    """What maps reach that know nothing: in the first model's frames, for others hardly differ."""
+    known = {name: _bare(spread) for name, spread in _everything(group.models[0]).measures.items()}
+    frame, lungs, near = known["lesion_of_frame"], known["lesion_of_lungs"], known["near_of_lungs"]
+    in_lungs = known["lungs_of_frame"]
+    yield "*even over the frame*", frame, "", known["near_of_frame"], frame, "", in_lungs, lungs, "", ""
+    yield "*even over the lungs*", lungs, "", near, lungs, "", "100.0", lungs, "", ""
+    even = [known[f"even_{name}"] for name in ("pointing", "energy", "energy_in_lungs", "energy_of_lungs")]
+    yield "*chance: the same on this grid*", even[0], "", near, even[1], "", even[2], even[3], "", ""
+    yield "*best on this grid*", "", "", "", known["best_energy"], "", "", "", "", ""
 
 
 def _noticed(group: GroupReport) -> Iterator[str]:

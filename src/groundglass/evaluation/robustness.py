@@ -226,9 +226,10 @@ def _prepare(job: RobustnessJob) -> _Stage:
 
 
 def _judge(run: TrainedRun, part: Part, qualities: Sequence[int]) -> Probabilities:
-    _, plain = predict_part(run, part)
-    altered = {quality: predict_part(run, part, alter=compressed(quality))[1] for quality in qualities}
-    return {None: plain, **altered}
+    said: dict[int | None, NDArray[np.float64]] = {None: predict_part(run, part)[1]}
+    for quality in qualities:
+        said[quality] = predict_part(run, part, alter=compressed(quality))[1]
+    return said
 
 
 def _warnings(manifest: Manifest, row: ModelRow, stage: _Stage, looks: Sequence[int]) -> list[str]:
