@@ -27,7 +27,7 @@ from groundglass.data.phantoms import Severities, write_phantoms
 from groundglass.data.splits import Split, make_split
 from groundglass.errors import DataError
 from groundglass.evaluation.audit import Audit, audit, by_concern, check_conditions, document, found
-from groundglass.evaluation.audit_markdown import audit_markdown
+from groundglass.evaluation.audit_markdown import BEGIN, END, audit_markdown
 from groundglass.evaluation.audit_report import write_audit
 from groundglass.evaluation.audit_tables import audit_tables
 from groundglass.evaluation.stated import Figure, StatedFigures
@@ -288,6 +288,16 @@ def test_no_name_breaks_the_markdown(files: tuple[str, str], source: str, patien
     assert len(headings) == 5
     assert not [line for line in lines if line.startswith("<")]
     "\n".join(lines).encode()
+
+
+def test_the_document_shows_what_was_recorded() -> None:
+    root = Path(__file__).parents[2]
+    recorded = (root / "results" / "audit" / "audit.md").read_text(encoding="utf-8")
+    shown = (root / "docs" / "audit.md").read_text(encoding="utf-8")
+    inside = shown.partition(f"{BEGIN}\n")[2].partition(END)[0]
+    assert inside == re.sub("^#", "###", recorded, flags=re.MULTILINE)
+    measured = json.loads((root / "results" / "audit" / "audit.json").read_text(encoding="utf-8"))
+    assert f"{measured['summary']['copies']} pairs of copies" in recorded
 
 
 @pytest.mark.parametrize("suffix", [".json", ".md", ".html"])

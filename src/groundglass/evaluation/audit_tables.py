@@ -114,7 +114,7 @@ def _shortcuts(audited: Audit) -> Table:
     if network is not None:
         caption += f" {network.name}: {network.part} part, {network.slices} slices, {network.bounds}."
     table = _table("How well the label is told without a lung", caption)
-    table.add_column("seen")
+    table.add_column("seen", overflow="fold")
     for name in ("AUC, cross-\nvalidated", "accuracy", "AUC,\ntested", "accuracy"):
         table.add_column(name, justify="right")
     for baseline in measured.baselines:
