@@ -15,6 +15,7 @@ from groundglass.imaging.phantom import make_phantom
 from groundglass.inference import bundle as bundles
 from groundglass.inference.engine import INPUT, OUTPUTS, Engine
 from groundglass.inference.gate import Gate
+from groundglass.inference.reference import Embedded, Reference
 from groundglass.inference.trust import Calibration
 
 SIZE = 64
@@ -46,6 +47,16 @@ def tiny_model(gain: float = 4.0) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+def with_reference(contents: dict[str, bytes], training: Embedded, held_out: Embedded) -> dict[str, bytes]:
+    """The files of a tiny bundle that knows its training data."""
+    reference = Reference.fit(training, held_out)
+    assert reference is not None
+    arrays = bundles.trust_arrays(
+        {"fp32": Gate.open_wide(channels=64).as_arrays()}, {"fp32": reference.as_arrays()}
+    )
+    return {**contents, "trust.npz": bundles.save_arrays(arrays)}
 
 
 def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -16,10 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from groundglass.errors import BundleError
+from groundglass.imaging.exposure import STATISTICS
 from groundglass.imaging.framing import Framing
 from groundglass.inference.bundle import Bundle, save_arrays, write_bundle
+from groundglass.inference.gate import Gate
+from groundglass.inference.reference import Embedded
 
-from .conftest import tiny_model, tiny_parts
+from .conftest import tiny_model, tiny_parts, with_reference
 
 
 @pytest.fixture
@@ -189,3 +192,34 @@ def test_no_flipped_bit_goes_unnoticed_or_crashes(tmp_path: Path, place: float, 
     # A bit of the zip's own bookkeeping, such as a date: what was read is what was written.
     assert opened.info == Bundle.open(whole).info
     assert opened.model == Bundle.open(whole).model
+
+
+def _embedded(seed: int) -> Embedded:
+    rng = np.random.default_rng(seed)
+    grey = rng.uniform(1, 100, (40, len(STATISTICS))).astype(np.float32)
+    group = np.array([f"{seed} {number}" for number in range(40)])
+    return Embedded(rng.normal(0, 1, (40, 64)).astype(np.float32), grey, group)
+
+
+def test_a_bundle_may_know_its_training_data_or_not(tiny_bundle: Path, tmp_path: Path) -> None:
+    assert Bundle.open(tiny_bundle).reference is None
+    fields, contents = tiny_parts()
+    write_bundle(tmp_path / "knows", fields, with_reference(contents, _embedded(0), _embedded(1)))
+    knows = Bundle.open(tmp_path / "knows")
+    assert knows.reference is not None
+    assert len(knows.reference.held_out) == 40
+    # What the gate is given is what it was given before there were references: other versions read it.
+    assert set(knows.trust) == set(Bundle.open(tiny_bundle).trust)
+    Gate.from_arrays(knows.trust)
+
+
+def test_damaged_knowledge_of_the_training_data_is_one_line(tmp_path: Path) -> None:
+    fields, contents = tiny_parts()
+    contents = with_reference(contents, _embedded(0), _embedded(1))
+    arrays = dict(np.load(io.BytesIO(contents["trust.npz"])))
+    arrays["reference.fp32.grey_scale"] = np.ones(2, np.float32)
+    contents["trust.npz"] = save_arrays(arrays)
+    write_bundle(tmp_path / "damaged", fields, contents)
+    opened = Bundle.open(tmp_path / "damaged")
+    with pytest.raises(BundleError, match="reference statistics are damaged"):
+        _ = opened.reference

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from groundglass.cli.opening import open_run
+from groundglass.cli.opening import chosen_part, open_run
 
 Part = Annotated[
     str | None,
@@ -50,15 +50,13 @@ def evaluate(
     from rich.progress import Progress  # noqa: PLC0415
 
     from groundglass.data.load import load_dataset  # noqa: PLC0415
+    from groundglass.evaluation.distance_section import distance_tables  # noqa: PLC0415
     from groundglass.evaluation.evaluate import evaluate as evaluate_run  # noqa: PLC0415 - scikit-learn is slow
     from groundglass.evaluation.result import metrics_document  # noqa: PLC0415
     from groundglass.evaluation.table import measures_table  # noqa: PLC0415
 
     opened, manifest = open_run(run), load_dataset(data)
-    if part is None:
-        part = "all" if split is None else "test"
-    elif split is None and part != "all":
-        split = opened.split_spec
+    split, part = chosen_part(split, part, opened.split_spec)
     with Progress(console=Console(stderr=True), transient=True) as display:
         task = display.add_task("Evaluating", total=None)
         evaluation = evaluate_run(
@@ -79,4 +77,6 @@ def evaluate(
         typer.echo(json.dumps(metrics_document(opened, evaluation), indent=2, ensure_ascii=False))
         return
     Console().print(measures_table(evaluation))
+    if evaluation.distance is not None:
+        Console().print(*distance_tables(evaluation.distance), sep="\n")
     typer.echo(f"Report: {output / 'report.html'}")

@@ -13,10 +13,12 @@ from groundglass import __version__
 from groundglass.cli import (
     compare,
     data,
+    distance,
     evaluate,
     export,
     maps,
     models,
+    pacs,
     predict,
     pretrain,
     repeat,
@@ -43,9 +45,11 @@ app.add_typer(compare.app)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
 app.command()(trust.trust)
+app.command()(distance.distance)
 app.command()(maps.maps)
 app.command()(robustness.robustness)
 app.command()(models.models)
+app.command()(pacs.pacs)
 
 
 def _version(show: bool) -> None:

@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.imaging.framing import Framing
+from groundglass.evaluation.placement import Placement
+from groundglass.imaging.exposure import exposure
+from groundglass.imaging.framing import FramedSlice, Framing
+from groundglass.imaging.slice import CTSlice
 from groundglass.inference.bundle import Bundle
+from groundglass.inference.engine import Outputs
+from groundglass.inference.gate import Gate
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class _RecipeNames:
 class BundledRun:
     """Wraps a bundle for :func:`groundglass.evaluation.evaluate.evaluate`.
 
-    Slices that the bundle would refuse are judged all the same: a measurement leaves nothing out.
+    Slices that the bundle would refuse are judged all the same: a measurement leaves nothing out. Which they
+    are is told beside, and how far each slice lies from the training data.
 
     Args:
         bundle: verified.
@@ -78,6 +84,7 @@ class BundledRun:
         return {
             "finished": True,
             "training_sha256": training.get("sha256", ()),
+            "lesion_free": training.get("lesion_free"),
             "training_seconds": training.get("seconds"),
             "versions": training.get("versions") or {},
         }
@@ -88,13 +95,44 @@ class BundledRun:
 
     def predict(self, slices: Iterable[NDArray[np.uint8]]) -> BundledPredictions:
         """Predict grey slices, each of shape (H, W), one by one as the bundle's users do."""
-        framing, engine, calibration = self.framing, self.bundle.engine(), self.bundle.calibration
-        framed = np.array([framing.frame(pixels).pixels for pixels in slices], np.uint8)
-        outputs = [engine.run(framing.normalise(pixels[None])) for pixels in framed]
+        framed = [self.framing.frame(pixels).pixels for pixels in slices]
+        return self._predictions(framed, [self._ask(pixels) for pixels in framed])
+
+    def predict_placed(self, slices: Iterable[CTSlice]) -> tuple[BundledPredictions, Placement]:
+        """Predict slices, and say which of them the bundle would refuse and where they lie."""
+        gate = Gate.from_arrays(self.bundle.trust)
+        framed, outputs, reasons, grey = [], [], [], []
+        for ct_slice in slices:
+            frame = self.framing.frame(ct_slice.pixels)
+            output = self._ask(frame.pixels)
+            reasons.append(_reason(gate, ct_slice, frame, output))
+            grey.append(exposure(frame))
+            framed.append(frame.pixels)
+            outputs.append(output)
+        reference = self.bundle.reference
+        places = None if reference is None else reference.place(_embeddings(outputs), np.stack(grey))
+        return self._predictions(framed, outputs), Placement(tuple(reasons), reference, places)
+
+    def _ask(self, framed: NDArray[np.uint8]) -> Outputs:
+        return self.bundle.engine().run(self.framing.normalise(framed[None]))
+
+    def _predictions(
+        self, framed: Sequence[NDArray[np.uint8]], outputs: Sequence[Outputs]
+    ) -> BundledPredictions:
+        calibration = self.bundle.calibration
         logit = np.array([output.logit[0] for output in outputs], np.float64)
         return BundledPredictions(
             logit,
             np.array([calibration.probability(value) for value in logit], np.float64),
             np.concatenate([output.activation_map for output in outputs]),
-            framed,
+            np.array(framed, np.uint8),
         )
+
+
+def _embeddings(outputs: Sequence[Outputs]) -> NDArray[np.float32]:
+    return np.concatenate([output.embedding for output in outputs])
+
+
+def _reason(gate: Gate, ct_slice: CTSlice, framed: FramedSlice, outputs: Outputs) -> str | None:
+    """Why the bundle's users would be refused an answer."""
+    return gate.judge(framed, outputs.embedding[0], gate.look(ct_slice, framed)).reason

@@ -10,17 +10,19 @@ from pathlib import Path
 
 from groundglass.atomic import write_json, write_text
 from groundglass.data.manifest import Manifest
+from groundglass.evaluation.distance_measure import Judged, measure_distance
 from groundglass.evaluation.intervals import RESAMPLES, bootstrap
 from groundglass.evaluation.leakage import part_warnings
 from groundglass.evaluation.look import (
     Progress,
     look_warnings,
-    predict_part,
     record_look,
     require_finished,
 )
 from groundglass.evaluation.metrics import compute_metrics
+from groundglass.evaluation.opacity import OpacityLogits
 from groundglass.evaluation.part import Part, content_hash, fingerprint, printable, select_part
+from groundglass.evaluation.placement import predict_and_place
 from groundglass.evaluation.protocol import TrainedRun
 from groundglass.evaluation.report import build_report
 from groundglass.evaluation.result import Evaluation, metrics_document, predictions_csv
@@ -42,7 +44,8 @@ def evaluate(
 ) -> Evaluation:
     """Predict the slices of a part, measure, write ``metrics.json``, ``predictions.csv`` and ``report.html``.
 
-    The evaluation of a run is also recorded in its folder before anything is written elsewhere.
+    Of a bundle it is measured as well how far the slices lie from its training data. The evaluation of a run
+    is also recorded in its folder before anything is written elsewhere.
 
     Args:
         run: the trained network.
@@ -67,10 +70,16 @@ def evaluate(
     hashes = [content_hash(record) for record in chosen.records]
     warnings = part_warnings(run, manifest, chosen, hashes)
     start = time.perf_counter()
-    logit, probability = predict_part(run, chosen, progress)
+    said = OpacityLogits()
+    logit, probability, placement = predict_and_place(run, chosen, progress, said.take)
     seconds = time.perf_counter() - start
     metrics = compute_metrics(chosen.label, probability)
     intervals = bootstrap(chosen.label, probability, chosen.patient, resamples=resamples, seed=seed)
+    opacity = said.measure(chosen, logit, resamples=resamples, seed=seed)
+    distance = None
+    if placement is not None:
+        judged = Judged(chosen.label, probability, chosen.patient, placement)
+        distance = measure_distance(judged, resamples=resamples, seed=seed)
     sha256, now = fingerprint(chosen, hashes), datetime.now(timezone.utc).isoformat(timespec="seconds")
     looks = record_look(run, chosen, sha256, now, output)
     evaluation = Evaluation(
@@ -87,6 +96,8 @@ def evaluate(
         command=_command(
             run, chosen, data or manifest.root, output, ("--bootstrap", resamples, "--seed", seed)
         ),
+        distance=distance,
+        opacity=opacity,
     )
     write_text(output / "predictions.csv", predictions_csv(evaluation))
     write_text(output / "report.html", render(build_report(run, evaluation)))

@@ -47,7 +47,7 @@ def refused_share(group: str, findings: Iterable[Finding], taught: bool = False)
         refused.append(finding.status is Status.REFUSED)
         failed += finding.status is Status.FAILED
         if finding.status is Status.REFUSED:
-            reasons[_kind_of_reason(finding.reason or "")] += 1
+            reasons[kind_of_reason(finding.reason or "")] += 1
         elif finding.status is Status.OK:
             flags.update(finding.flags)
     share = Proportion.of(np.array(refused, np.bool_))
@@ -111,5 +111,6 @@ def _short(file: str) -> str:
     return "/".join(Path(file).parts[-2:])
 
 
-def _kind_of_reason(reason: str) -> str:
+def kind_of_reason(reason: str) -> str:
+    """Why a slice was refused, without what is particular to it."""
     return reason.partition(" (")[0].partition(":")[0]

@@ -8,6 +8,7 @@ from sklearn import metrics as sklearn
 
 from groundglass.data.manifest import Record, read_pixels
 from groundglass.evaluation.calibration import BINS, reliability
+from groundglass.evaluation.distance_section import distance_section
 from groundglass.evaluation.intervals import Interval
 from groundglass.evaluation.metrics import LOWER_IS_BETTER, THRESHOLD, TITLES, Metric
 from groundglass.evaluation.protocol import TrainedRun
@@ -60,6 +61,7 @@ def build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
         ),
         facts=_facts(run, evaluation),
         command=evaluation.command,
+        distance=None if evaluation.distance is None else distance_section(evaluation.distance),
     )
 
 

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from groundglass import __version__
 from groundglass.evaluation.calibration import BINS, reliability
+from groundglass.evaluation.distance import Distance
+from groundglass.evaluation.distance_document import distance_document
 from groundglass.evaluation.intervals import LEVEL, Bootstrap
 from groundglass.evaluation.metrics import THRESHOLD, Metrics
+from groundglass.evaluation.opacity import MeasuredOpacity, opacity_columns
 from groundglass.evaluation.part import Part, printable
 from groundglass.evaluation.protocol import TrainedRun
 
@@ -36,6 +39,8 @@ class Evaluation:
         time: when, ISO 8601 in UTC.
         seconds: how long reading and predicting took.
         command: reproduces the evaluation.
+        distance: how far the slices lie from the training data; None for a run, which does not know.
+        opacity: what the second output says; None where the network has none.
     """
 
     part: Part
@@ -49,6 +54,8 @@ class Evaluation:
     time: str
     seconds: float
     command: str
+    distance: Distance | None = None
+    opacity: MeasuredOpacity | None = None
 
     @property
     def called(self) -> NDArray[np.bool_]:
@@ -57,19 +64,30 @@ class Evaluation:
 
 
 def predictions_csv(evaluation: Evaluation) -> str:
-    """One line per slice: file, label, patient_id, source, split, probability, logit, prediction."""
+    """One line per slice: file, label, patient_id, source, split, probability, logit, prediction.
+
+    Where the network has the second output, opacity (a probability) and opacity_logit follow.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "label", "patient_id", "source", "split", "probability", "logit", "prediction"])
-    for record, probability, logit, called in zip(
-        evaluation.part.records, evaluation.probability, evaluation.logit, evaluation.called, strict=True
+    second = opacity_columns(evaluation.opacity, len(evaluation.part.records))
+    columns = ["file", "label", "patient_id", "source", "split", "probability", "logit", "prediction"]
+    writer.writerow([*columns, *second[0]])
+    for record, probability, logit, called, more in zip(
+        evaluation.part.records,
+        evaluation.probability,
+        evaluation.logit,
+        evaluation.called,
+        second[1:],
+        strict=True,
     ):
         file = evaluation.part.file(record)
         patient, source = (_writable(field) for field in (record.patient_id, record.source))
         label = record.label.value if record.label else ""
         numbers = [f"{probability:.9g}", f"{logit:.9g}"]
         split = record.split or ""
-        writer.writerow([file, label, patient, source, split, *numbers, "COVID" if called else "NonCOVID"])
+        verdict = "COVID" if called else "NonCOVID"
+        writer.writerow([file, label, patient, source, split, *numbers, verdict, *more])
     return text.getvalue()
 
 
@@ -137,6 +155,8 @@ def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
             "bins": BINS,
             "reliability": [asdict(each) for each in reliability(part.label, evaluation.probability)],
         },
+        **({} if evaluation.opacity is None else {"opacity": evaluation.opacity.document()}),
+        **({} if evaluation.distance is None else {"distance": distance_document(evaluation.distance)}),
         "warnings": list(evaluation.warnings),
         "evaluations_of_these_slices": evaluation.looks,
         "time": evaluation.time,

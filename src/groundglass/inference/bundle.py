@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -21,6 +21,7 @@ from groundglass.atomic import atomic_path, write_bytes
 from groundglass.errors import BundleError
 from groundglass.imaging.framing import Framing, Normalisation
 from groundglass.inference.engine import Engine, Outputs
+from groundglass.inference.reference import Reference
 from groundglass.inference.trust import Calibration
 
 FORMAT = 1
@@ -31,6 +32,7 @@ Precision = Literal["fp32", "int8"]
 DEFAULT = Path(__file__).parent.parent / "bundles" / "default"
 """The bundle that comes with the installation."""
 
+_REFERENCE = "reference."
 _LARGEST_FILE = 2**30
 _LARGEST_INFO = 2**20
 # Logits of the self-test may differ this much from those at export: fp32 sums in another order on other
@@ -122,6 +124,7 @@ class Bundle:
         precision: of the model that is used, ``fp32`` or ``int8``.
         model: content of its ONNX file.
         trust: arrays of the gate that refuses foreign images, fitted to this model.
+        places: arrays of :attr:`reference`; empty where the bundle carries none.
     """
 
     path: Path
@@ -129,6 +132,7 @@ class Bundle:
     precision: Precision
     model: bytes
     trust: Mapping[str, NDArray[Any]]
+    places: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -151,7 +155,9 @@ class Bundle:
         if MODELS[chosen] not in info.files or chosen not in info.calibration:
             raise BundleError(f"{place}: has no {chosen} model; it holds {', '.join(info.files)}")
         model, trust, test = (_verified(files, info, name) for name in (MODELS[chosen], TRUST, SELF_TEST))
-        bundle = cls(place, info, chosen, model, _of_precision(_arrays(place, TRUST, trust), chosen))
+        arrays = _arrays(place, TRUST, trust)
+        of_model = (_below(arrays, f"{start}{chosen}.") for start in ("", _REFERENCE))
+        bundle = cls(place, info, chosen, model, *of_model)
         _self_test(bundle, _arrays(place, SELF_TEST, test), threads)
         return bundle
 
@@ -171,6 +177,15 @@ class Bundle:
         section = self.info.calibration[self.precision]
         quantiles = {str(label): value for label, value in section.quantiles.items()}
         return Calibration(section.temperature, section.coverage, quantiles)
+
+    @property
+    def reference(self) -> Reference | None:
+        """Where the training slices lie; None where the bundle does not say.
+
+        Raises:
+            BundleError: what it says is damaged.
+        """
+        return Reference.from_arrays(self.places)
 
     def engine(self, threads: int = 0) -> Engine:
         """The model, loaded; the one that ran the self-test where the threads agree."""
@@ -327,13 +342,21 @@ def _arrays(path: Path, name: str, content: bytes) -> dict[str, NDArray[Any]]:
         raise BundleError(f"{path}: damaged {name} ({error})") from None
 
 
-def trust_arrays(gates: Mapping[Precision, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Arrays of ``trust.npz``, from those of each model's gate."""
-    return {f"{kind}.{name}": array for kind, gate in gates.items() for name, array in gate.items()}
+_OfModels = Mapping[Precision, Mapping[str, NDArray[Any]]]
 
 
-def _of_precision(arrays: Mapping[str, NDArray[Any]], precision: Precision) -> dict[str, NDArray[Any]]:
-    start = f"{precision}."
+def trust_arrays(gates: _OfModels, references: _OfModels | None = None) -> dict[str, NDArray[Any]]:
+    """Arrays of ``trust.npz``, from those of each model's gate and, where there are any, of its reference."""
+    # Under a prefix of their own: versions that know of no reference pass them over.
+    return {
+        f"{start}{kind}.{name}": array
+        for start, models in (("", gates), (_REFERENCE, references or {}))
+        for kind, arrays in models.items()
+        for name, array in arrays.items()
+    }
+
+
+def _below(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[Any]]:
     return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
 
 

@@ -65,6 +65,32 @@ class FigurePanel:
 
 
 @dataclass(frozen=True)
+class TextTable:
+    """A table of texts: caption, heads of the columns, and rows, each headed by its first cell."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class DistanceSection:
+    """How far the data lie from the training data.
+
+    Attributes:
+        words: the verdict.
+        limits: what it cannot see.
+        tables: what was measured.
+        figure: None where there is nothing to draw.
+    """
+
+    words: str
+    limits: str
+    tables: Sequence[TextTable]
+    figure: FigurePanel | None
+
+
+@dataclass(frozen=True)
 class GalleryPicture:
     """A picture of a slice: a short caption, what it shows in words, and its data URI."""
 
@@ -105,6 +131,7 @@ class Report:
     gallery_note: str
     facts: Sequence[tuple[str, str]]
     command: str
+    distance: DistanceSection | None = None
 
 
 def render(report: Report) -> str:

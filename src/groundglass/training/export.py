@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.data.load import load_dataset
+from groundglass.data.manifest import read_pixels
 from groundglass.errors import DataError, RunError
 from groundglass.evaluation import ledger
 from groundglass.evaluation.brief import brief
@@ -30,6 +31,7 @@ from groundglass.inference.bundle import (
 )
 from groundglass.inference.engine import INPUT, OUTPUTS, Engine, Outputs
 from groundglass.inference.gate import Gate
+from groundglass.inference.reference import Described, Reference, describe_slices, embed
 from groundglass.inference.trust import Calibration
 from groundglass.reporting.model_card import render_card
 from groundglass.training.framed import FramedSet, load_framed
@@ -85,6 +87,7 @@ class _Judged:
     outputs: Mapping[str, Outputs]
     calibration: Calibration
     gate: Gate
+    reference: Reference | None
     metrics: Mapping[str, Any]
 
 
@@ -115,6 +118,8 @@ def export(job: Export, tell: Callable[[str], None]) -> tuple[Precision, ...]:
         judged["int8"] = _judge(quantise(fp32, images["train"], images["val"]), material)
     _record(job, material)
     kept = _kept(job, judged, tell)
+    if judged["fp32"].reference is None:
+        tell("too few validation slices of other patients: how far other data lie will not be known")
     _write(job, material, judged, kept)
     return kept
 
@@ -127,6 +132,7 @@ class _Material:
     parts: Mapping[str, Part]
     framed: Mapping[str, FramedSet]
     lessons: Lessons
+    described: Mapping[str, Described]
 
     def images(self, name: str) -> NDArray[np.float32]:
         """Normalised, shape (N, size, size)."""
@@ -140,7 +146,14 @@ def _load(job: Export) -> _Material:
     if set(framed["train"].sha256) != set(run.info["training_sha256"]):
         raise DataError(f"{job.data}: not the data that {run.path} was trained on")
     lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free).records
-    return _Material(run, parts, framed, gather_lessons(run.framing, parts["train"].records, lesion_free))
+    lessons = gather_lessons(run.framing, parts["train"].records, lesion_free)
+    described = {name: _describe(run, parts[name]) for name in ("train", "val")}
+    return _Material(run, parts, framed, lessons, described)
+
+
+def _describe(run: Run, part: Part) -> Described:
+    patients = [record.patient_id for record in part.records]
+    return describe_slices(run.framing, map(read_pixels, part.records), patients)
 
 
 def _export_network(job: Export, material: _Material) -> bytes:
@@ -161,8 +174,10 @@ def _judge(model: bytes, material: _Material) -> _Judged:
     parts = material.parts
     calibration = Calibration.fit(outputs["val"].logit, parts["val"].label, _COVERAGE)
     gate = fit_gate(material.lessons, engine, material.run.framing)
+    embedded = {name: embed(engine, material.run.framing, each) for name, each in material.described.items()}
+    reference = Reference.fit(embedded["train"], embedded["val"])
     metrics = {name: brief(parts[name], outputs[name].logit, calibration) for name in ("val", "test")}
-    return _Judged(model, engine, outputs, calibration, gate, metrics)
+    return _Judged(model, engine, outputs, calibration, gate, reference, metrics)
 
 
 def _outputs(engine: Engine, images: NDArray[np.float32]) -> Outputs:
@@ -203,7 +218,7 @@ def _write(
     framed = run.framing.frame(make_phantom(np.random.default_rng(0), severity=0.5, level=0.5).slice.pixels)
     image = run.framing.normalise(framed.pixels[None])
     contents = {
-        TRUST: save_arrays(trust_arrays({each: judged[each].gate.as_arrays() for each in kept})),
+        TRUST: save_arrays(_trust({each: judged[each] for each in kept})),
         SELF_TEST: save_arrays(
             self_test_arrays(framed.pixels, {each: judged[each].engine.run(image) for each in kept})
         ),
@@ -212,6 +227,14 @@ def _write(
     fields = _fields(job, material, judged, kept)
     contents[CARD] = render_card(fields, contents).encode()
     write_bundle(job.output, fields, contents)
+
+
+def _trust(judged: Mapping[Precision, _Judged]) -> dict[str, NDArray[Any]]:
+    references = {name: each.reference for name, each in judged.items()}
+    return trust_arrays(
+        {name: each.gate.as_arrays() for name, each in judged.items()},
+        {name: each.as_arrays() for name, each in references.items() if each is not None},
+    )
 
 
 def _fields(
