@@ -270,15 +270,17 @@ def test_the_command_writes_tables_that_say_what_the_json_says(
     tables = (tmp_path / "out" / "maps.md").read_text()
     assert f"{100 * everything['measures']['energy']['mean']:.1f} (" in tables
     assert "one less two" in tables
-    assert "+0.0 (+0.0 to +0.0) | 1.000" in tables
+    assert "0.0 (0.0 to 0.0) | 1.000" in tables
     assert all(line.count("|") == 0 or line.startswith("|") for line in tables.splitlines())
     assert page.read_text() == f"before\n<!-- maps:begin -->\n{tables}<!-- maps:end -->\nafter\n"
 
 
 @pytest.mark.slow
 def test_phantoms_and_their_picture(bundle: Path, tmp_path: Path) -> None:
-    picture = tmp_path / "phantoms.jpg"
-    done = _run(str(bundle), "--phantoms", "2", "--output", str(tmp_path / "out"), "--picture", str(picture))
+    picture, page = tmp_path / "images" / "phantoms.jpg", tmp_path / "page.md"
+    page.write_text("<!-- maps:begin -->\n<!-- maps:end -->\n")
+    options = ("--output", str(tmp_path / "out"), "--picture", str(picture), "--docs", str(page))
+    done = _run(str(bundle), "--phantoms", "2", *options)
     assert done.exit_code == 0
     (group,) = json.loads((tmp_path / "out" / "maps.json").read_text())["groups"]
     assert (group["name"], group["slices"], group["patients"]) == ("phantoms", 2, 2)
@@ -286,6 +288,7 @@ def test_phantoms_and_their_picture(bundle: Path, tmp_path: Path) -> None:
     assert [each["subset"] for each in group["models"][0]["figures"]][1:] == [
         f"severity {severity:g}" for severity in (0.1, 0.25, 0.5, 0.75)
     ]
+    assert "](images/phantoms.jpg)" in page.read_text()
     drawn = cv2.imread(str(picture))
     assert drawn.shape[0] == 3 * 200 + 2 * 6
     assert drawn.shape[1] == 4 * 200 + 3 * 6

@@ -49,6 +49,7 @@ def maps(
         MARKDOWN,
         MapsJob,
         measure_maps,
+        picture_markdown,
         write_maps,
         write_picture,
     )
@@ -62,5 +63,6 @@ def maps(
         write_picture(job, picture)
     tables = (output / MARKDOWN).read_text(encoding="utf-8")
     if docs is not None:
-        update_readme(docs, tables, BEGIN, END)
+        shown = "" if picture is None else picture_markdown(job, picture, docs)
+        update_readme(docs, shown + tables, BEGIN, END)
     typer.echo(tables)

@@ -13,6 +13,21 @@ from groundglass.cli.evaluate import Part, Split
 from groundglass.cli.opening import Models, chosen_part, open_rows
 from groundglass.errors import DataError
 
+Audit = Annotated[
+    Path | None,
+    typer.Option(
+        "--audit",
+        help="audit.json of `groundglass data audit` of the same data: judge also without the slices that "
+        "have a copy with the opposite label.",
+    ),
+]
+Qualities = Annotated[
+    str,
+    typer.Option(
+        "--container", metavar="QUALITIES", help="JPEG qualities every slice is brought to, such as 90,50."
+    ),
+]
+
 
 def robustness(
     models: Models = None,
@@ -23,22 +38,8 @@ def robustness(
     output: Annotated[Path, typer.Option("--output", help="Folder for robustness.json and robustness.md.")],
     split: Split = None,
     part: Part = None,
-    audit: Annotated[
-        Path | None,
-        typer.Option(
-            "--audit",
-            help="audit.json of `groundglass data audit` of the same data: judge also without the slices "
-            "that have a copy with the opposite label.",
-        ),
-    ] = None,
-    container: Annotated[
-        str,
-        typer.Option(
-            "--container",
-            metavar="QUALITIES",
-            help="JPEG qualities every slice is brought to, such as 90,50.",
-        ),
-    ] = "90,50",
+    audit: Audit = None,
+    container: Qualities = "90,50",
     resamples: Annotated[
         int, typer.Option("--bootstrap", min=1, metavar="N", help="Resamples of patients for the intervals.")
     ] = 2000,

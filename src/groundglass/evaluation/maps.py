@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -170,6 +171,22 @@ def write_picture(job: MapsJob, path: Path) -> None:
     """Write a picture of the first network's maps on a few phantoms."""
     phantoms = scan_phantoms(_SHOWN, job.seed)
     write_bytes(path, as_jpeg(maps_picture(job.rows[0].runs[0], phantoms)))
+
+
+def picture_markdown(job: MapsJob, picture: Path, page: Path) -> str:
+    """What a page says around that picture.
+
+    Args:
+        job: as for `write_picture`.
+        picture: the file.
+        page: the Markdown file that shows it.
+    """
+    name, place = job.rows[0].name, os.path.relpath(picture, page.parent).replace(os.sep, "/")
+    return (
+        f"![Phantoms and the activation maps of {name}]({place})\n\n"
+        f"Phantoms and the maps of {name}, left to right: healthy; with a lesion, outlined; its map; that "
+        "map less the healthy twin's. Orange speaks for COVID, blue against it.\n\n"
+    )
 
 
 def _groups(job: MapsJob) -> Iterator[_Group]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from groundglass.evaluation.map_answers import RISE
 from groundglass.evaluation.map_figures import EVERYTHING, Figures, MapDifference
-from groundglass.evaluation.markdown import section, table
+from groundglass.evaluation.markdown import minus, section, signed, table
 from groundglass.evaluation.painted_slices import KINDS, SEVERITIES
 from groundglass.evaluation.paired_rows import Spread
 
@@ -57,10 +57,10 @@ def maps_tables(report: MapsReport) -> str:
 
 def _group(group: GroupReport) -> Iterator[str]:
     seen = "; ".join(f"{model.name}: {model.seen}" for model in group.models)
-    small = f" {group.too_small} with hardly any lesion left out." if group.too_small else ""
+    small = f" Left out with hardly any lesion: {group.too_small}." if group.too_small else ""
     yield (
-        f"{group.slices} untouched slices of {group.patients} patients or series, {group.paintings} painted "
-        f"copies.{small} Untouched slices seen in training? {seen}."
+        f"Untouched slices: {group.slices}; patients or series: {group.patients}; painted copies: "
+        f"{group.paintings}.{small} Untouched slices seen in training? {seen}."
     )
     yield from _titled("Map of the painted slice", _maps(group, ""))
     yield from _titled("That map less the one of the untouched twin", _maps(group, RISE))
@@ -164,7 +164,7 @@ def _differences(differences: Sequence[MapDifference]) -> Iterator[str]:
 def _difference_row(each: MapDifference) -> Sequence[object]:
     scale, digits = (1, 3) if each.measure == "auc" else (100, 1)
     values = [each.value, each.low, each.high]
-    value, low, high = ("–" if number is None else _signed(scale * number, digits) for number in values)
+    value, low, high = ("–" if number is None else signed(scale * number, digits) for number in values)
     interval = "" if each.low is None else f" ({low} to {high})"
     p = "–" if each.p is None else f"{each.p:.3f}"
     return f"{each.first} less {each.second}", TITLES[each.measure], f"{value}{interval}", p
@@ -190,14 +190,6 @@ def _number(spread: Spread, digits: int, scale: int = 1) -> str:
     if spread.low is None or spread.high is None:
         interval = ""
     else:
-        low, high = (_minus(scale * bound, digits) for bound in (spread.low, spread.high))
+        low, high = (minus(scale * bound, digits) for bound in (spread.low, spread.high))
         interval = f" ({low} to {high})" if spread.low < 0 else f" ({low}–{high})"
-    return f"{_minus(scale * spread.mean, digits)}{sd}{interval}"
-
-
-def _minus(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return f"{minus(scale * spread.mean, digits)}{sd}{interval}"

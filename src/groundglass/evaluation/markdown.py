@@ -16,3 +16,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str
     yield "|---" * len(head) + "|"
     for row in rows:
         yield f"| {' | '.join(str(cell) for cell in row)} |"
+
+
+def minus(value: float, digits: int) -> str:
+    """A number with a minus sign where it is negative, which what rounds to 0 is not."""
+    return f"{_rounded(value, digits):.{digits}f}".replace("-", "−")
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign, and 0 without one."""
+    rounded = _rounded(value, digits)
+    return f"{rounded:{'+' if rounded else ''}.{digits}f}".replace("-", "−")
+
+
+def _rounded(value: float, digits: int) -> float:
+    return round(value, digits) + 0.0  # negative zero becomes zero

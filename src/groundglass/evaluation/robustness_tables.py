@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from groundglass.evaluation.experiment_tables import spread_cell
-from groundglass.evaluation.markdown import section, table
+from groundglass.evaluation.markdown import section, signed, table
 from groundglass.evaluation.metrics import TITLES
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _condition(figures: ConditionFigures) -> Sequence[object]:
 
 def _difference(figures: ConditionFigures, difference: ConditionDifference) -> Sequence[object]:
     value, low, high = (
-        "–" if number is None else f"{number:+.3f}".replace("-", "−")
+        "–" if number is None else signed(number, 3)
         for number in (difference.value, difference.low, difference.high)
     )
     interval = "" if difference.low is None else f" ({low} to {high})"
