@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Models = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="PATH|NAME=PATH...",
+        metavar="PATH|NAME=PATH",
         help="Runs, bundles, or folders that hold the seeds of one recipe; what has the same name makes one "
         "row. The bundle that comes with the installation unless given.",
         show_default=False,
