@@ -18,7 +18,6 @@ from groundglass.cli import (
     export,
     maps,
     models,
-    pacs,
     predict,
     pretrain,
     repeat,
@@ -49,7 +48,6 @@ app.command()(distance.distance)
 app.command()(maps.maps)
 app.command()(robustness.robustness)
 app.command()(models.models)
-app.command()(pacs.pacs)
 
 
 def _version(show: bool) -> None:
