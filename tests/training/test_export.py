@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import read_pixels
+from groundglass.data.manifest import read_pixels, read_record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
+from groundglass.evaluation.bundled import BundledRun
 from groundglass.imaging.framing import Framing
 from groundglass.imaging.phantom import make_phantom
+from groundglass.inference import reference
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.engine import Engine
@@ -78,6 +80,7 @@ def bundle(run: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     path = tmp_path_factory.mktemp("bundle") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "LARGEST_LOSS", 1.0)
+        patch.setattr(reference, "FEWEST", 10)
         export(Export(run, path, data, cache=path.parent), lambda _: None)
     return path
 
@@ -131,6 +134,22 @@ def test_int8_is_smaller_and_close(bundle: Path, run: Run, data: Path) -> None:
     assert np.corrcoef(fp32, int8)[0, 1] > 0.9
 
 
+def test_each_model_knows_where_its_training_data_lie(bundle: Path, data: Path) -> None:
+    references = [Bundle.open(bundle, precision).reference for precision in ("fp32", "int8")]
+    for each in references:
+        assert each is not None
+        assert int(each.slices) == 24
+        assert len(each.held_out) == 12
+    fp32, int8 = references
+    assert not np.array_equal(fp32.embedding.centre, int8.embedding.centre)
+    np.testing.assert_array_equal(fp32.quantiles, int8.quantiles)
+    slices = [read_record(record) for record in load_dataset(data).records if record.split == "val"]
+    _, placement = BundledRun(Bundle.open(bundle, "fp32")).predict_placed(slices)
+    assert placement.places is not None
+    np.testing.assert_array_equal(placement.places.statistics, fp32.held_out_statistics)
+    np.testing.assert_allclose(placement.places.coordinates, fp32.held_out, rtol=0.02, atol=0.05)
+
+
 def test_an_int8_model_that_loses_too_much_is_not_written(
     run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +158,8 @@ def test_an_int8_model_that_loses_too_much_is_not_written(
     kept = export(Export(run, tmp_path / "both", data, cache=tmp_path), told.append)
     assert kept == ("fp32",)
     assert any("INT8 left out" in line for line in told)
+    assert any("too few validation slices" in line for line in told), "twelve, and twenty are needed"
+    assert Bundle.open(tmp_path / "both").reference is None
     assert not (tmp_path / "both" / "model.int8.onnx").exists()
     assert Bundle.open(tmp_path / "both").precision == "fp32"
     with pytest.raises(RunError, match=r"differs by 0\.\d+ from fp32 \(limit 0\.005\)"):

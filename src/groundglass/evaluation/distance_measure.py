@@ -73,21 +73,31 @@ class _Shares:
     def __init__(self, patient: NDArray[np.str_], resamples: int, seed: int) -> None:
         self.resamples, self.seed = resamples, seed
         self._member = np.unique(patient, return_inverse=True)[1].ravel()
+        self._patients = int(self._member.max()) + 1
 
     def of(self, holds: NDArray[np.bool_]) -> Share:
-        patients = int(self._member.max()) + 1
-        if patients == 1:
-            return Share(float(holds.mean()), None, None)
-        if holds.all() or not holds.any():
-            # No resample differs; how sure that is follows from the number of patients.
-            certain = Proportion.of(np.full(patients, holds.all()))
-            return Share(float(holds.mean()), certain.low, certain.high)
-        draws = [
-            weights @ holds / weights.sum(axis=1)
-            for weights in resample_patients(self._member, self.resamples, self.seed)
-        ]
-        low, high = np.percentile(np.concatenate(draws), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-        return Share(float(holds.mean()), float(low), float(high))
+        """The share of slices of which something holds, shape (N,)."""
+        return self.of_each(holds[:, None])[0]
+
+    def of_each(self, holds: NDArray[np.bool_]) -> list[Share]:
+        """The share of slices of which each of several things holds, shape (N, things)."""
+        if self._patients == 1:
+            return [Share(float(value), None, None) for value in holds.mean(axis=0)]
+        draws = np.concatenate(
+            [
+                weights @ holds / weights.sum(axis=1, keepdims=True)
+                for weights in resample_patients(self._member, self.resamples, self.seed)
+            ]
+        )
+        bounds = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=0)
+        return [self._share(*each) for each in zip(holds.T, *bounds, strict=True)]
+
+    def _share(self, holds: NDArray[np.bool_], low: float, high: float) -> Share:
+        if not holds.all() and holds.any():
+            return Share(float(holds.mean()), float(low), float(high))
+        # No resample differs; how sure that is follows from the number of patients.
+        certain = Proportion.of(np.full(self._patients, holds.all()))
+        return Share(float(holds.mean()), certain.low, certain.high)
 
 
 def _accepted(judged: Judged, accepted: NDArray[np.bool_], resamples: int, seed: int) -> Accepted | None:
@@ -138,11 +148,8 @@ def _same(statistics: NDArray[np.float32], others: NDArray[np.float32]) -> NDArr
 
 
 def _spread(percentile: NDArray[np.float64], share: _Shares) -> Spread:
-    return Spread(
-        *(share.of(percentile >= limit) for limit in FAR_OUT),
-        float(np.median(percentile)),
-        float(percentile.mean() / 100),
-    )
+    beyond_95, beyond_99 = share.of_each(percentile[:, None] >= np.array(FAR_OUT))
+    return Spread(beyond_95, beyond_99, float(np.median(percentile)), float(percentile.mean() / 100))
 
 
 def _shifts(reference: Reference, statistics: NDArray[np.float32], share: _Shares) -> Sequence[Shift]:
@@ -150,14 +157,14 @@ def _shifts(reference: Reference, statistics: NDArray[np.float32], share: _Share
     low, _, high = reference.quantiles
     middles = linear(np.stack([data[1], reference.quantiles[1]]))
     shift = (middles[0] - middles[1]) / reference.grey.spread
-    outside = (statistics < low) | (statistics > high)
+    outside = share.of_each((statistics < low) | (statistics > high))
     return [
         Shift(
             statistic,
             tuple(float(value) for value in reference.quantiles[:, column]),
             tuple(float(value) for value in data[:, column]),
             float(shift[column]),
-            share.of(outside[:, column]),
+            outside[column],
         )
         for column, statistic in enumerate(STATISTICS)
     ]

@@ -129,10 +129,10 @@ class Reference:
         if min(len(new.group), len(training.group)) < FEWEST:
             return None
         embedding = Cloud.fit(training.embedding, new.embedding, _DIRECTIONS)
-        scales = [exposure.linear(slices.grey) for slices in (training, new)]
+        grey = Cloud.fit(exposure.linear(training.grey), exposure.linear(new.grey), len(exposure.STATISTICS))
         return cls(
             embedding,
-            Cloud.fit(*scales, directions=len(exposure.STATISTICS)),
+            grey,
             np.asarray(np.quantile(training.grey, QUANTILES, axis=0), np.float32),
             np.asarray(embedding.coordinates(new.embedding), np.float16),
             new.grey,
@@ -176,8 +176,9 @@ class Reference:
         try:
             if int(arrays.get("exposure_version", 0)) != exposure.VERSION:
                 return None
-            clouds = (Cloud.from_arrays(_named(arrays, prefix)) for prefix in (_EMBEDDING, _GREY))
-            return cls(*clouds, **{name: arrays[name] for name in _OWN})
+            embedding, grey = (Cloud.from_arrays(_named(arrays, prefix)) for prefix in (_EMBEDDING, _GREY))
+            own = {name: arrays[name] for name in _OWN}
+            return cls(embedding=embedding, grey=grey, **own)
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"the bundle's reference statistics are damaged ({error})") from None
 
