@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 
+import groundglass
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import read_pixels, read_record
 from groundglass.data.splits import make_split
@@ -132,6 +133,13 @@ def test_int8_is_smaller_and_close(bundle: Path, run: Run, data: Path) -> None:
     )
     fp32, int8 = (Bundle.open(bundle, precision).engine().run(images).logit for precision in ("fp32", "int8"))
     assert np.corrcoef(fp32, int8)[0, 1] > 0.9
+
+
+def test_models_say_nothing_of_the_machine_they_were_made_on(bundle: Path) -> None:
+    for name in ("model.onnx", "model.int8.onnx"):
+        content = (bundle / name).read_bytes()
+        assert str(Path(groundglass.__file__).parent).encode() not in content
+        assert b"stack_trace" not in content
 
 
 def test_each_model_knows_where_its_training_data_lie(bundle: Path, data: Path) -> None:
