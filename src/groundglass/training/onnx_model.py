@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -50,7 +51,16 @@ def to_onnx(network: nn.Module, size: int) -> bytes:
         )
     if program is None:
         raise RunError("PyTorch's exporter returned no program")
-    return bytes(program.model_proto.SerializeToString())
+    return bytes(_without_traces(program.model_proto).SerializeToString())
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without what the exporter notes of the code it traced, paths on this machine among it."""
+    graph = model.graph
+    for noted in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        noted.ClearField("metadata_props")
+        noted.ClearField("doc_string")
+    return model
 
 
 class _Exported(nn.Module):
