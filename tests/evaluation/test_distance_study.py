@@ -130,5 +130,5 @@ def test_a_bundle_that_does_not_know_its_training_data_is_one_line(
 ) -> None:
     done = _run(bundle.parent / "plain", data, tmp_path / "out")
     assert isinstance(done.exception, BundleError)
-    assert "export it again" in str(done.exception)
+    assert "groundglass reference" in str(done.exception)
     assert not (tmp_path / "out").exists()

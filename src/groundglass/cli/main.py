@@ -20,6 +20,7 @@ from groundglass.cli import (
     models,
     predict,
     pretrain,
+    reference,
     repeat,
     robustness,
     train,
@@ -43,6 +44,7 @@ app.command()(repeat.repeat)
 app.add_typer(compare.app)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
+app.command()(reference.reference)
 app.command()(trust.trust)
 app.command()(distance.distance)
 app.command()(maps.maps)

@@ -204,7 +204,7 @@ _MEANING: Mapping[Verdict, str] = {
     "far": "the figures of the model card do not carry over to these data.",
     "unknown": "how far these data lie from the training data is not known.",
 }
-_UNKNOWN = "The bundle carries no statistics of its training data; export it again with this version."
+_UNKNOWN = "The bundle carries no statistics of its training data; `groundglass reference` adds them."
 
 
 def _percent(share: Share) -> str:

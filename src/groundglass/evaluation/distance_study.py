@@ -147,7 +147,9 @@ def measure_study(job: StudyJob, tell: Callable[[str], None] = lambda step: None
         ImageError: a slice of the data set cannot be read.
     """
     if job.bundle.reference is None:
-        raise BundleError(f"{job.bundle.path}: carries no statistics of its training data; export it again")
+        raise BundleError(
+            f"{job.bundle.path}: knows nothing of its training data; `groundglass reference` mends that"
+        )
     manifest, run = load_dataset(job.data), BundledRun(job.bundle)
     parts = {name: select_part(manifest, job.split, name, job.seed) for name in _PARTS}
     tell("validation part")

@@ -28,6 +28,7 @@ FORMAT = 1
 INFO, TRUST, SELF_TEST, CARD = "bundle.json", "trust.npz", "selftest.npz", "MODEL_CARD.md"
 MODELS: Mapping[Precision, str] = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
 Precision = Literal["fp32", "int8"]
+_OfModels = Mapping[Precision, Mapping[str, NDArray[Any]]]
 
 DEFAULT = Path(__file__).parent.parent / "bundles" / "default"
 """The bundle that comes with the installation."""
@@ -234,6 +235,33 @@ def write_bundle(path: Path, fields: Mapping[str, Any], contents: Mapping[str, b
             archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content)
 
 
+def read_contents(path: Path) -> tuple[BundleInfo, dict[str, bytes]]:
+    """What a bundle says of itself and all its other files by name, verified but for the self-test.
+
+    Raises:
+        BundleError: it is missing, damaged, tampered with, or of a future format.
+    """
+    files = _files(path)
+    info = _parse(path, files.read(INFO, _LARGEST_INFO))
+    return info, {name: _verified(files, info, name) for name in info.files}
+
+
+def with_references(path: Path, contents: Mapping[str, bytes], references: _OfModels) -> dict[str, bytes]:
+    """The files of a bundle with these references of its models, and no others.
+
+    Args:
+        path: of the bundle, for messages.
+        contents: its files by name.
+        references: arrays of each model's reference.
+
+    Raises:
+        BundleError: ``trust.npz`` is damaged.
+    """
+    arrays = _arrays(path, TRUST, contents[TRUST])
+    kept = {name: array for name, array in arrays.items() if not name.startswith(_REFERENCE)}
+    return {**contents, TRUST: save_arrays({**kept, **trust_arrays({}, references)})}
+
+
 def save_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """Arrays as the content of an ``.npz`` file without pickled objects."""
     stream = io.BytesIO()
@@ -340,9 +368,6 @@ def _arrays(path: Path, name: str, content: bytes) -> dict[str, NDArray[Any]]:
             return {key: archive[key] for key in archive.files}
     except Exception as error:  # noqa: BLE001 - numpy and zipfile raise many kinds on damaged files
         raise BundleError(f"{path}: damaged {name} ({error})") from None
-
-
-_OfModels = Mapping[Precision, Mapping[str, NDArray[Any]]]
 
 
 def trust_arrays(gates: _OfModels, references: _OfModels | None = None) -> dict[str, NDArray[Any]]:
