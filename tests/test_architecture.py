@@ -20,6 +20,7 @@ LAYERS = {
     "training": 4,
     "evaluation": 4,
     "cluster": 4,
+    "serving": 4,
     "inference": 3,
     "data": 3,
     "imaging": 2,

@@ -49,3 +49,15 @@ class BundleError(GroundglassError):
 
 class PredictionError(GroundglassError):
     """What a prediction was asked for cannot be done: an input is missing, or an output is in the way."""
+
+
+class PacsError(GroundglassError):
+    """An archive cannot be asked: it is no DICOMweb server, refuses, or answers with what makes no sense."""
+
+
+class PacsRefusedError(PacsError):
+    """An archive refuses one request for good, such as one for an image that it does not have."""
+
+
+class PacsUnavailableError(PacsError):
+    """An archive cannot be reached or is overloaded, for longer than was to be waited; it may come back."""

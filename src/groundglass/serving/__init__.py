@@ -1,0 +1,1 @@
+"""Findings for other machines: the client that answers a DICOM archive."""
