@@ -18,6 +18,7 @@ from groundglass.cli import (
     export,
     maps,
     models,
+    pacs,
     predict,
     pretrain,
     reference,
@@ -50,6 +51,7 @@ app.command()(distance.distance)
 app.command()(maps.maps)
 app.command()(robustness.robustness)
 app.command()(models.models)
+app.command()(pacs.pacs)
 
 
 def _version(show: bool) -> None:

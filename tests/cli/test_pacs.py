@@ -1,0 +1,121 @@
+"""``groundglass pacs`` as its user meets it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pydicom
+import pytest
+from tests.serving.conftest import (
+    ID,
+    NAME,
+    Orthanc,
+    Said,
+    Server,
+    _no_credentials_nor_proxies,
+    _running,
+    forward,
+    orthanc,
+    proxy,
+    series,
+    server,
+)
+
+from groundglass.cli.main import main
+
+__all__ = ["_no_credentials_nor_proxies", "_running", "orthanc", "proxy", "series", "server"]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process with the tiny bundle; gives exit status, output and errors."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        command = ["groundglass", "pacs", *words, "--bundle", str(tiny_bundle), "--threads", "1"]
+        monkeypatch.setattr(sys, "argv", command)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capfd.readouterr()
+
+    return run
+
+
+def test_a_study_is_answered_once_and_nobody_is_named(run: Run, orthanc: Orthanc, series: list[Path]) -> None:
+    for path in series:
+        orthanc.put(path)
+    first = pydicom.dcmread(series[0], stop_before_pixels=True)
+    words = ("--dicomweb", orthanc.url, "--study", first.StudyInstanceUID)
+    status, out, err = run(*words)
+    assert status == 0, err
+    assert f"{first.SeriesInstanceUID}: 5 slices: 5 classified" in out
+    assert "study score" in out
+    assert "1 CT series: 1 answered. Research use only" in out
+    status, again, quiet = run(*words)
+    assert (status, quiet) == (0, "")
+    assert "1 already answered" in again
+    for told in (out, err, again):
+        assert not any(secret in told for secret in (*NAME.split("^"), ID, "19310719"))
+    assert len(orthanc.objects("SR")) == 1
+
+
+def test_series_that_are_put_off_give_status_3(
+    run: Run, proxy: Server, orthanc: Orthanc, series: list[Path]
+) -> None:
+    for path in series:
+        orthanc.put(path)
+    pass_on = forward(orthanc)
+    proxy.answer = lambda asked: Said(500) if asked.method == "POST" else pass_on(asked)
+    status, out, err = run("--dicomweb", proxy.url, "--patience", "0")
+    assert status == 3
+    assert "put off" in err
+    assert "500" in err
+    assert "1 put off" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dicomweb", "pacs/dicom-web"], "expected the URL"),
+        (["--dicomweb", "http://u:hunter2@pacs/dicom-web"], "do not belong into a URL"),
+        (["--dicomweb", "http://127.0.0.1:9/dicom-web", "--patience", "0"], "cannot be reached"),
+        (["--dicomweb", "http://pacs/dicom-web", "--study", "1.2", "--watch"], "--watch"),
+        (["--dicomweb", "http://pacs/dicom-web", "--since", "yesterday"], "20260131"),
+    ],
+)
+def test_an_error_is_one_line(run: Run, words: list[str], said: str) -> None:
+    status, out, err = run(*words)
+    assert status == 2
+    assert out == ""
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert "hunter2" not in err
+
+
+def test_a_refused_token_is_not_repeated(run: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROUNDGLASS_PACS_TOKEN", "hunter2")
+    server.answer = lambda asked: Said(401)
+    status, _, err = run("--dicomweb", server.url)
+    assert status == 2
+    assert "GROUNDGLASS_PACS_TOKEN" in err
+    assert "hunter2" not in err
+
+
+@pytest.mark.slow
+def test_without_the_extra_the_command_says_how_to_get_it() -> None:
+    script = (
+        "import sys\n"
+        "sys.modules['dicomweb_client'] = None\n"
+        "sys.argv = ['groundglass', 'pacs', '--dicomweb', 'http://pacs/dicom-web']\n"
+        "from groundglass.cli.main import main\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2
+    assert "pip install 'groundglass[pacs]'" in done.stderr
