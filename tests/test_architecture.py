@@ -184,6 +184,26 @@ def test_the_command_line_answers_without_torch() -> None:
     assert "evaluate" in done.stdout
 
 
+def test_onnx_runtime_reports_nothing(tmp_path: Path) -> None:
+    """Its telemetry leaves traces in the temporary and the home folder where it is on."""
+    script = "import sys; sys.argv[1:] and __import__('groundglass'); import onnxruntime"
+    traces = {}
+    for argument in ("groundglass", ""):
+        home = tmp_path / (argument or "without")
+        home.mkdir()
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "CI"))
+        }
+        environment |= dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(home))
+        command = [sys.executable, "-c", script, *filter(None, [argument])]
+        environment["PYTHONPATH"] = str(PACKAGE.parent)
+        subprocess.run(command, check=True, timeout=120, env=environment)
+        traces[argument] = sorted(path.name for path in home.rglob("*"))
+    assert traces["groundglass"] == []
+    if not traces[""]:
+        pytest.skip("this ONNX Runtime has no telemetry to be switched off")
+
+
 def test_file_names_say_what_is_inside() -> None:
     assert not [path for path in MODULES if path.stem in VAGUE_NAMES or path.parent.name in VAGUE_NAMES]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,10 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "load"]
 __version__ = "0.1.0"
+
+# ONNX Runtime 1.29 and later report models and machines to their maker unless this is set before they are
+# imported. What is asked about patients goes nowhere; who wants to report sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def load(bundle: str | PathLike[str] | None = None, *, threads: int = 0) -> Classifier:
