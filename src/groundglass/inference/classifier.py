@@ -113,7 +113,7 @@ class Classifier:
     def predict_slices(self, slices: Iterable[CTSlice], *, evidence: bool = False) -> Iterator[Finding]:
         """Judge slices that were read; one finding each, in order."""
         for ct_slice in slices:
-            yield self._judge(self._look(ct_slice), evidence)
+            yield self.judge(ct_slice, evidence=evidence)
 
     def predict_files(self, files: Iterable[Path], *, of_folder: bool) -> Iterator[Finding]:
         """Judge every slice of files, each by itself and in the calling thread alone.
@@ -123,7 +123,23 @@ class Classifier:
             of_folder: they lie in a folder that was asked about, so that what is no image is passed over.
         """
         for item in self._read(files, None, None, of_folder=of_folder):
-            yield self._judge(self._look(item), False)
+            yield self.judge(item)
+
+    def read_files(self, files: Iterable[Path]) -> Iterator[CTSlice | Finding]:
+        """Every slice of files as they are read, each for :meth:`judge`; what cannot be read is a finding.
+
+        No file stands for others: a manifest is no image.
+        """
+        return self._read(files, None, None)
+
+    def judge(self, item: CTSlice | Finding, *, evidence: bool = False) -> Finding:
+        """Judge a slice of :meth:`read_files`; many threads may do so at the same time.
+
+        Args:
+            item: a slice; a finding is given back as it is.
+            evidence: keep pixels and activation map in the finding.
+        """
+        return self._judge(self._look(item), evidence)
 
     def _read(
         self,
