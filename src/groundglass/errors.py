@@ -61,3 +61,7 @@ class PacsRefusedError(PacsError):
 
 class PacsUnavailableError(PacsError):
     """An archive cannot be reached or is overloaded, for longer than was to be waited; it may come back."""
+
+
+class ServiceError(GroundglassError):
+    """A service cannot be started as it was asked for."""

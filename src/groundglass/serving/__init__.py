@@ -1,1 +1,1 @@
-"""Findings for other machines: the client that answers a DICOM archive."""
+"""Findings for other machines: a service over HTTP, and the client that answers a DICOM archive."""

@@ -1,0 +1,97 @@
+"""Results in memory: bounded in number, size and time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from groundglass.imaging.framing import Framing
+from groundglass.imaging.phantom import make_phantom
+from groundglass.imaging.slice import CTSlice, Origin
+from groundglass.imaging.window import LUNG
+from groundglass.inference.finding import Evidence, Finding, Status
+from groundglass.serving.problems import Problem
+from groundglass.serving.results import KeptSlice, Results
+from groundglass.serving.settings import Capacity
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Evidence:
+    phantom = make_phantom(np.random.default_rng(0), 0.5, 0.5, size=96).slice
+    return Evidence(phantom, Framing(size=64).frame(phantom.pixels), np.ones((8, 8), np.float32))
+
+
+@pytest.fixture(scope="module")
+def kept(evidence: Evidence) -> KeptSlice:
+    return KeptSlice.of(evidence)
+
+
+def test_a_kept_slice_shows_what_was_judged(evidence: Evidence) -> None:
+    kept = KeptSlice.of(evidence)
+    finding = Finding(Status.OK, "a.png", "bundle")
+    np.testing.assert_array_equal(kept.lung_mask(), evidence.framed.lungs)
+    np.testing.assert_array_equal(kept.evidence(finding).framed.lungs, evidence.framed.lungs)
+    units = np.linspace(-1024, 3000, 96 * 96, dtype=np.float32).reshape(96, 96)
+    framed = Framing(size=64).frame(LUNG.apply(units))
+    of_dicom = KeptSlice.of(Evidence(CTSlice(LUNG.apply(units), Origin("a", "DICOM"), units), framed))
+    assert np.abs(of_dicom.pixels().astype(int) - LUNG.apply(units)).max() <= 1
+    assert of_dicom.size < 3 * 96 * 96 + 64 * 64
+
+
+def test_what_is_not_to_be_kept_is_not(kept: KeptSlice) -> None:
+    results = Results(Capacity())
+    result = results.begin("bundle", keep=False)
+    assert not results.keep_slice(result, 0, kept)
+    assert (len(results), results.size) == (0, 0)
+    with pytest.raises(Problem, match="No result of this id"):
+        results.get(result.id)
+
+
+def test_results_expire(kept: KeptSlice) -> None:
+    clock = Clock()
+    results = Results(Capacity(kept_seconds=10), clock)
+    result = results.begin("bundle", keep=True)
+    results.keep_slice(result, 0, kept)
+    clock.now = 9.9
+    assert results.slice(result.id, 0) is kept
+    with pytest.raises(Problem, match="no slice of this number"):
+        results.slice(result.id, 1)
+    clock.now = 10
+    with pytest.raises(Problem):
+        results.get(result.id)
+    assert (len(results), results.size) == (0, 0)
+
+
+def test_the_oldest_makes_room(kept: KeptSlice) -> None:
+    results = Results(Capacity(kept_bytes=3 * kept.size, kept_results=3))
+    first, second = (results.begin("bundle", keep=True) for _ in range(2))
+    for number in range(2):
+        assert results.keep_slice(first, number, kept)
+    assert results.keep_slice(second, 0, kept)
+    assert results.keep_slice(second, 1, kept), "the first one is forgotten for it"
+    with pytest.raises(Problem):
+        results.get(first.id)
+    assert results.keep_slice(second, 2, kept)
+    assert not results.keep_slice(second, 3, kept), "one result alone cannot grow without bounds"
+    assert results.size == 3 * kept.size
+    assert not results.keep_slice(first, 5, kept)
+    for _ in range(3):
+        results.begin("bundle", keep=True)
+    assert len(results) == 3
+    assert results.size == 0
+
+
+def test_ids_cannot_be_guessed() -> None:
+    results = Results(Capacity(kept_results=1000))
+    ids = {results.begin("bundle", keep=True).id for _ in range(500)}
+    assert len(ids) == 500
+    assert min(map(len, ids)) >= 22

@@ -1,0 +1,53 @@
+"""The folder that uploads lie in: private, bounded, gone in the end."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from groundglass.serving.problems import Problem
+from groundglass.serving.scratch import Scratch
+
+
+def test_a_folder_is_private_and_gone_in_the_end(tmp_path: Path) -> None:
+    with Scratch(tmp_path, 100) as scratch:
+        with scratch.folder() as folder:
+            (folder.path / "a").write_bytes(b"content")
+            assert (
+                stat.S_IMODE(folder.path.stat().st_mode) == stat.S_IMODE(scratch.path.stat().st_mode) == 0o700
+            )
+        assert list(scratch.path.iterdir()) == []
+        with pytest.raises(Problem), scratch.folder() as folder:
+            folder.take(101)
+        assert list(scratch.path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_requests_in_flight_share_their_room(tmp_path: Path) -> None:
+    with Scratch(tmp_path, 100) as scratch, scratch.folder() as first:
+        first.take(60)
+        with scratch.folder() as second:
+            second.take(40)
+            with pytest.raises(Problem) as refused:
+                second.take(1)
+            assert refused.value.status == 503
+            assert int(refused.value.headers["Retry-After"]) > 0
+        with scratch.folder() as third:
+            third.take(40)
+        assert scratch.used == 60
+    assert scratch.used == 0
+
+
+def test_what_is_not_the_services_own_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "groundglass-serve-link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "groundglass-serve-new").mkdir()
+    with Scratch(tmp_path, 100):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "elsewhere",
+        "groundglass-serve-link",
+        "groundglass-serve-new",
+    ]
