@@ -24,6 +24,7 @@ from groundglass.cli import (
     reference,
     repeat,
     robustness,
+    serve,
     train,
     trials,
     trust,
@@ -37,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(predict.predict)
+app.command()(serve.serve)
 app.add_typer(data.app)
 app.command()(train.train)
 app.command()(pretrain.pretrain)

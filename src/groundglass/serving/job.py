@@ -1,0 +1,138 @@
+"""The work on one request: workers read and judge its files, the event loop gets its findings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, cast
+
+from groundglass.imaging.slice import CTSlice
+from groundglass.inference.classifier import Classifier
+from groundglass.inference.finding import Finding
+from groundglass.serving.layers import heat_map_uri
+from groundglass.serving.problems import too_large
+from groundglass.serving.results import KeptSlice
+from groundglass.serving.upload import UploadedFile
+from groundglass.serving.workers import FairWorkers, Steps
+
+HeatMaps = Literal["none", "link", "inline"]
+_Items = Generator[CTSlice | Finding, None, None]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is said of one slice, ready to be answered.
+
+    Attributes:
+        finding: without evidence; its file is called as the client called it.
+        kept: pixels and activation map, for links.
+        heat_map: data URI of a PNG, for those who want it in the answer.
+    """
+
+    finding: Finding
+    kept: KeptSlice | None = None
+    heat_map: str | None = None
+
+
+class Job:
+    """Files of one request on their way to findings.
+
+    Args:
+        classifier: which may be asked by many threads.
+        files: of the request.
+        heat_maps: how they are wanted.
+        most: slices; more are a problem.
+    """
+
+    def __init__(
+        self, classifier: Classifier, files: Sequence[UploadedFile], heat_maps: HeatMaps, most: int
+    ) -> None:
+        self._classifier, self._files, self._heat_maps, self._most = classifier, files, heat_maps, most
+        self._names = {str(file.path): file.name for file in files}
+        self._loop = asyncio.get_running_loop()
+        self._judged: dict[int, Judged] = {}
+        self._error: BaseException | None = None
+        self._stopped = False
+        self._news, self._ended = asyncio.Event(), asyncio.Event()
+
+    def start(self, workers: FairWorkers) -> None:
+        """Hand the work to the workers."""
+        heavy = any(file.heavy for file in self._files)
+        workers.submit(self._steps(), self._done, heavy=heavy)
+
+    def stop(self, reason: BaseException) -> None:
+        """End the work before the next slice; whoever waits for findings is told the reason."""
+        self._stopped = True
+        self._error = self._error or reason
+        self._news.set()
+
+    async def ended(self) -> None:
+        """Wait until no worker has anything of the request in its hands."""
+        await self._ended.wait()
+
+    async def findings(self) -> AsyncIterator[Judged]:
+        """What is said of each slice, in the order of reading, as soon as it is known.
+
+        Raises:
+            Problem: there are too many slices.
+            BaseException: whatever ended the work early.
+        """
+        number = 0
+        while True:
+            while number in self._judged:
+                yield self._judged.pop(number)
+                number += 1
+            if self._error is not None:
+                raise self._error
+            if self._ended.is_set():
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    def _steps(self) -> Steps:
+        paths = [file.path for file in self._files]
+        with closing(cast("_Items", self._classifier.read_files(paths))) as items:
+            for number, item in enumerate(items):
+                if self._stopped:
+                    return
+                if number >= self._most:
+                    raise too_large(
+                        "too-many-slices", f"The files hold more than {self._most:,} slices; send fewer."
+                    )
+                yield partial(self._judge, number, item)
+
+    def _judge(self, number: int, item: CTSlice | Finding) -> None:
+        if self._stopped:
+            return
+        finding = self._classifier.judge(item, evidence=self._heat_maps != "none")
+        kept = heat_map = None
+        if finding.evidence is not None and self._heat_maps == "link":
+            kept = KeptSlice.of(finding.evidence)
+        elif finding.evidence is not None:
+            heat_map = heat_map_uri(finding.evidence)
+        judged = Judged(self._as_sent(finding), kept, heat_map)
+        self._loop.call_soon_threadsafe(self._take, number, judged)
+
+    def _as_sent(self, finding: Finding) -> Finding:
+        """The finding without its pixels, and with the name that the client gave the file."""
+        path = next(
+            path for path in self._names if finding.file == path or finding.file.startswith(f"{path}!")
+        )
+        name = self._names[path]
+        reason = finding.reason if finding.reason is None else finding.reason.replace(path, name)
+        return replace(finding, file=name + finding.file[len(path) :], reason=reason, evidence=None)
+
+    def _take(self, number: int, judged: Judged) -> None:
+        self._judged[number] = judged
+        self._news.set()
+
+    def _done(self, error: BaseException | None) -> None:
+        self._loop.call_soon_threadsafe(self._end, error)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._error = self._error or error
+        self._ended.set()
+        self._news.set()

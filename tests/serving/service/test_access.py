@@ -1,0 +1,92 @@
+"""Who may ask, and where the service listens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.serving.service.conftest import TOKEN, Running, Start, parts
+from tests.serving.service.test_limits import is_problem
+from typer.testing import CliRunner
+
+from groundglass.cli.main import app
+from groundglass.errors import ServiceError
+from groundglass.serving.settings import Settings, read_token
+
+
+@pytest.fixture(scope="module")
+def guarded(start: Start) -> Running:
+    """A service that asks for a token."""
+    return start(token=TOKEN)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])  # noqa: S104
+def test_nothing_beyond_this_machine_without_a_token(
+    host: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GROUNDGLASS_TOKEN", raising=False)
+    done = CliRunner().invoke(app, ["serve", "--host", host, "--port", "0", "--bundle", str(tiny_bundle)])
+    assert isinstance(done.exception, ServiceError)
+    assert "refusing to listen beyond this machine without a token" in str(done.exception)
+    Settings(host=host, token=TOKEN)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_this_machine_needs_no_token(host: str) -> None:
+    assert Settings(host=host).is_local
+
+
+def test_a_token_must_be_long_enough_and_readable(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="16 are the least"):
+        Settings(token=TOKEN[:5])
+    assert TOKEN not in repr(Settings(token=TOKEN))
+    with pytest.raises(ServiceError, match="cannot be read"):
+        read_token(tmp_path / "none")
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(ServiceError, match="holds no token"):
+        read_token(tmp_path / "empty")
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    assert read_token(tmp_path / "token") == TOKEN
+
+
+@pytest.mark.parametrize(
+    "given", [None, "Bearer wrong", f"Basic {TOKEN}", "Bearer", "Bearer é", f"Bearer {TOKEN}x"]
+)
+def test_without_the_token_there_is_nothing(guarded: Running, png: bytes, given: str | None) -> None:
+    headers = {} if given is None else {"Authorization": given.encode()}
+    with guarded.client() as client:
+        del client.headers["Authorization"]
+        for path in ("/v1/model", "/v1/results/x", "/metrics", "/openapi.json", "/nothing"):
+            answer = client.get(path, headers=headers)
+            is_problem(answer, 401, "unauthorized")
+            assert answer.headers["www-authenticate"] == "Bearer"
+        is_problem(
+            client.post("/v1/findings", files=parts(("a.png", png)), headers=headers), 401, "unauthorized"
+        )
+        assert client.get("/healthz", headers=headers).status_code == 200
+
+
+def test_with_the_token_there_is_everything(guarded: Running, png: bytes) -> None:
+    assert guarded.post(("a.png", png)).status_code == 200
+    assert guarded.get("/openapi.json").json()["security"] == [{"token": []}]
+    assert TOKEN not in guarded.out.read_text() + guarded.err.read_text()
+
+
+def test_pages_of_other_sites_may_not_ask(service: Running, png: bytes) -> None:
+    files = parts(("a.png", png))
+    with service.client() as client:
+        own = {"Origin": service.url}
+        assert client.post("/v1/findings", files=files, headers=own).status_code == 200
+        for origin in ("https://example.org", "null", "http://127.0.0.1:1", "http://["):
+            answer = client.post("/v1/findings", files=files, headers={"Origin": origin})
+            is_problem(answer, 403, "foreign-origin")
+        for host in ("example.org", "example.org:80", "127.0.0.1.example.org", "[", "a b"):
+            is_problem(client.get("/v1/model", headers={"Host": host}), 421, "misdirected-request")
+        assert client.get("/v1/model", headers={"Host": f"localhost:{service.port}"}).status_code == 200
+
+
+def test_a_port_that_is_taken(service: Running, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("groundglass.serving.server.configure_logs", lambda: None)
+    done = CliRunner().invoke(app, ["serve", "--port", str(service.port), "--bundle", str(tiny_bundle)])
+    assert isinstance(done.exception, ServiceError)
+    assert "cannot be listened at" in str(done.exception)

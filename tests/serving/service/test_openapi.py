@@ -1,0 +1,104 @@
+"""The API's own description: valid, with examples that fit it, and true under fuzzing."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from tests.serving.service.conftest import Running
+
+from groundglass.serving import schemas
+
+OPERATIONS = 14
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def described(service: Running) -> dict[str, Any]:
+    document: dict[str, Any] = service.get("/openapi.json").json()
+    return document
+
+
+def test_every_address_says_what_it_answers(described: dict[str, Any]) -> None:
+    operations = [
+        (path, method, each)
+        for path, methods in described["paths"].items()
+        for method, each in methods.items()
+    ]
+    assert len(operations) == OPERATIONS
+    for path, method, operation in operations:
+        assert operation["description"], (path, method)
+        problems = {status: answer for status, answer in operation["responses"].items() if int(status) >= 400}
+        assert {"401", "500"} <= set(problems)
+        for answer in problems.values():
+            assert set(answer["content"]) == {"application/problem+json"}
+    assert {"408", "413", "415", "422", "429", "503"} <= set(
+        described["paths"]["/v1/findings"]["post"]["responses"]
+    )
+
+
+def test_examples_fit_their_schemas(described: dict[str, Any]) -> None:
+    content = described["paths"]["/v1/findings"]["post"]["responses"]["200"]["content"]["application/json"]
+    assert set(content["examples"]) == {"none", "link", "inline"}
+    for example in content["examples"].values():
+        schemas.Findings.model_validate(example["value"])
+    for methods in described["paths"].values():
+        for operation in methods.values():
+            for status, answer in operation["responses"].items():
+                for body in answer.get("content", {}).values():
+                    if int(status) >= 400:
+                        problem = schemas.ProblemDetails.model_validate(body["example"])
+                        assert problem.status == int(status)
+
+
+def test_answers_fit_their_schemas(service: Running, png: bytes) -> None:
+    for wanted in ("none", "link", "inline"):
+        schemas.Findings.model_validate(service.post(("a.png", png), heat_maps=wanted).json())
+    schemas.Model.model_validate(service.get("/v1/model").json())
+    schemas.ProblemDetails.model_validate(service.get("/nothing").json())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+def test_fuzzing_from_the_description(service: Running, mode: GenerationMode) -> None:
+    """What fits the description, and what does not, is answered as it says and never by a 5xx."""
+    description = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+    operations = [found.ok() for found in description.get_all_operations()]
+    assert len(operations) == OPERATIONS
+    asked = 0
+    for operation in operations:
+
+        @settings(
+            max_examples=10,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(operation.as_strategy(mode))
+        def check(case: schemathesis.Case) -> None:
+            nonlocal asked
+            asked += 1
+            case.call_and_validate(checks=CHECKS)
+
+        with suppress(Unsatisfiable):  # an address without parameters has nothing that does not fit
+            check()
+    assert asked > OPERATIONS
+    assert service.get("/healthz").status_code == 200
