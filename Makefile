@@ -3,6 +3,8 @@
 #                     DATA=path classifies slices of yours as well
 #   make demo-train   train a small Mask-EfficientNet on generated phantoms, evaluate it, write a report
 #   make test         lint, type check and test, as continuous integration does
+#   make sbom         what an installation with EXTRAS brings, as CycloneDX: build/product.cdx.json
+#   make audit-dependencies   hold it against the databases of known vulnerabilities; needs a network
 # PYTHON chooses the interpreter (3.10 or newer), VENV the environment's folder.
 
 PYTHON ?= python3
@@ -13,7 +15,12 @@ WORKERS ?= auto
 SOURCES := $(shell find src -name '*.py' -o -name '*.yaml' -o -name '*.html' -o -name '*.j2' -o -name '*.css' -o -name '*.js')
 
 .DELETE_ON_ERROR:
-.PHONY: demo demo-train test lint types pytest clean
+.PHONY: demo demo-train test lint types pytest sbom audit-dependencies clean
+
+# What make sbom and make audit-dependencies look at, installed by itself: a developer's tools are no part of it.
+EXTRAS ?= serve
+PRODUCT := build/product
+TOOLS := build/tools
 
 # Exit status 3 says that some slices were refused or could not be read, which the table and the report show.
 demo: $(VENV)/.installed
@@ -36,6 +43,26 @@ types: $(VENV)/.installed-dev
 
 pytest: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --durations=25 --cov --cov-report=term
+
+sbom: $(PRODUCT)/.installed-$(EXTRAS) $(TOOLS)/.installed
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file build/product.cdx.json $(PRODUCT)/bin/python
+	@echo "The bill of materials is at $(CURDIR)/build/product.cdx.json"
+
+audit-dependencies: $(PRODUCT)/.installed-$(EXTRAS) $(TOOLS)/.installed
+	$(PRODUCT)/bin/python -m pip list --format=freeze --exclude groundglass >build/product.txt
+	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --requirement build/product.txt
+
+$(PRODUCT)/.installed-%: pyproject.toml | $(BIN)/python
+	rm -rf $(PRODUCT)
+	$(BIN)/python -m venv $(PRODUCT)
+	$(PRODUCT)/bin/python -m pip install --quiet --disable-pip-version-check '.[$*]'
+	touch $@
+
+$(TOOLS)/.installed: | $(BIN)/python
+	$(BIN)/python -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=5' 'pip-audit>=2.7'
+	touch $@
 
 demo/train/report.html: demo/train/run/.finished
 	$(BIN)/groundglass evaluate demo/train/run --data demo/train/phantoms/manifest.csv --split official --part test \
