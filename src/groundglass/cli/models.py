@@ -65,13 +65,14 @@ def _table(chosen: list[Entry], costs: list[Complexity], size: int) -> Table:
     table = Table(
         "Network",
         title=f"Networks for slices of {size} x {size} pixels",
-        caption="imagenet*: in an installed package, no network needed. A .safetensors file serves as well.",
+        caption="*: installed already, no network needed. A .safetensors file serves as well.",
     )
     table.add_column("Parameters, M", justify="right")
     table.add_column("MACs, G", justify="right")
     table.add_column("Weights")
     for entry, cost in zip(chosen, costs, strict=True):
-        weights = [f"{name}*" if name == "imagenet" and entry.package else name for name in entry.weights]
+        installed = {"imagenet": entry.package, "c2l": entry.pretrained}
+        weights = [f"{name}*" if installed.get(name) else name for name in entry.weights]
         table.add_row(
             entry.name, f"{cost.parameters / 1e6:.2f}", f"{cost.macs / 1e9:.3f}", ", ".join(weights)
         )
