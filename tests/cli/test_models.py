@@ -53,3 +53,34 @@ def test_unknown_name_is_one_line_and_status_2() -> None:
     assert result.returncode == 2
     assert result.stderr.strip().startswith("error: unknown network 'vgg-15': did you mean 'vgg-1")
     assert "\n" not in result.stderr.strip()
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from groundglass.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--data", "here", "--output", "there"],
+        ["export", "run", "--output", "there", "--data", "here"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_without_the_extra_a_command_says_what_to_install(words: list[str]) -> None:
+    command = [sys.executable, "-c", WITHOUT_TORCH, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: this command needs torch, which comes with `pip install 'groundglass[train]'`"
+    ]

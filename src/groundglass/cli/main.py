@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -30,6 +30,9 @@ from groundglass.cli import (
     trust,
 )
 from groundglass.errors import GroundglassError
+
+TRAINING = frozenset({"torch", "torchmetrics", "torchvision", "timm", "lightning", "onnx", "safetensors"})
+"""Packages that the extra ``train`` brings and a plain installation lacks."""
 
 app = typer.Typer(
     name="groundglass",
@@ -72,14 +75,25 @@ def root(
 
 
 def main() -> None:
-    """Entry point. A ``GroundglassError`` ends in one line on stderr and exit status 2."""
+    """Entry point. A ``GroundglassError`` ends in one line on stderr and exit status 2.
+
+    So does a missing package that training needs: most commands of an installation without it do not.
+    """
     try:
         app()
     except GroundglassError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
-        sys.exit(2)
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING:
+            raise
+        _fail(f"this command needs {error.name}, which comes with `pip install 'groundglass[train]'`")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _fail(words: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(words)}")
+    sys.exit(2)
 
 
 if __name__ == "__main__":

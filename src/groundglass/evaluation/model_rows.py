@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from groundglass.errors import DataError
 from groundglass.evaluation.part import printable
 from groundglass.evaluation.protocol import TrainedRun
+from groundglass.inference.bundle import DEFAULT
 
 
 @dataclass(frozen=True)
 class RunDescription:
-    """One run: its path as given, and the seed of its training."""
+    """One run: its path as given, or ``installed``, and the seed of its training."""
 
     path: str
     seed: int
@@ -86,5 +88,10 @@ class ModelRow:
             first.recipe.name,
             first.recipe.network.name,
             first.split_spec,
-            tuple(RunDescription(printable(run.path), run.seed) for run in self.runs),
+            tuple(RunDescription(_place(run.path), run.seed) for run in self.runs),
         )
+
+
+def _place(path: Path) -> str:
+    """A path for a record; where the installation lies is nobody's business."""
+    return "installed" if path == DEFAULT else printable(path)
