@@ -11,8 +11,11 @@ from starlette.datastructures import Headers
 from groundglass.serving.problems import Problem
 from groundglass.serving.settings import Settings, is_loopback
 
-PUBLIC = frozenset({"/healthz", "/readyz"})
-"""Addresses that need no token: they tell nothing."""
+PAGE_FILES = "/page/"
+"""Where the files of the web page are found."""
+
+PUBLIC = frozenset({"/", "/healthz", "/readyz"})
+"""Addresses that need no token, as do the page's files: they tell nothing."""
 
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
@@ -46,7 +49,7 @@ def _of_origin(method: str, headers: Headers) -> Problem | None:
 
 
 def _of_token(settings: Settings, path: str, headers: Headers) -> Problem | None:
-    if settings.token is None or path in PUBLIC:
+    if settings.token is None or path in PUBLIC or path.startswith(PAGE_FILES):
         return None
     scheme, _, given = headers.get("authorization", "").partition(" ")
     same = hmac.compare_digest(given.strip().encode(), settings.token.encode())

@@ -30,6 +30,7 @@ from groundglass.serving.problems import (
 from groundglass.serving.results import KeptSlice
 from groundglass.serving.schemas import problem_answers
 from groundglass.serving.service import Service
+from groundglass.serving.web_page import page_router
 
 _MARKDOWN, _ZIP, _CSV = "text/markdown", "application/zip", "text/csv"
 _CHUNK = 2**16
@@ -61,7 +62,7 @@ def create_app(service: Service) -> ASGIApp:
             Exception: answer_problem,
         },
     )
-    for router in (_findings(service), _results(service), _slices(service), _about(service)):
+    for router in (_findings(service), _results(service), _slices(service), _about(service), page_router()):
         app.include_router(router)
     app.openapi = lambda: _description(app, service)  # type: ignore[method-assign]
     return Front(app, service)

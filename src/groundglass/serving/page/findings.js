@@ -1,0 +1,81 @@
+// Findings as the page orders, filters and words them.
+
+/**
+ * @typedef {object} Finding as the API has it, and `number`, `group` (of its series, or null).
+ */
+
+const names = new Intl.Collator(undefined, { numeric: true });
+const LAST = { ok: 0, refused: 1, failed: 2 };
+
+export const FLAGS = {
+  "lungs-not-found": "No lungs were found; the model was shown the whole picture.",
+  "one-lung-found": "What was found lies in one half of the picture; the other lung was not shown to the model.",
+  "soft-tissue-window": "Most of the lung is black: the picture's window hides what the model looks for.",
+  "low-resolution": "The lungs take so few pixels that they were enlarged.",
+  "upside-down": "By the file's geometry the patient's back is up.",
+};
+
+export const KINDS = {
+  all: ["All", () => true],
+  covid: ["COVID", (finding) => finding.label === "COVID"],
+  uncertain: ["uncertain", (finding) => finding.label === "uncertain"],
+  other: ["NonCOVID", (finding) => finding.label === "NonCOVID"],
+  refused: ["refused", (finding) => finding.status === "refused"],
+  failed: ["failed", (finding) => finding.status === "failed"],
+};
+
+/** Which of `covid`, `uncertain`, `other`, `refused`, `failed` a finding is; names styles and filters. */
+export function kindOf(finding) {
+  return Object.keys(KINDS).find((kind) => kind !== "all" && KINDS[kind][1](finding)) ?? "failed";
+}
+
+/** What stands on a card: the label, or why there is none. */
+export const labelOf = (finding) => finding.label ?? finding.status;
+
+/** Such as 0.91; never 0 or 1, which no model can say. */
+export function probabilityText(probability) {
+  if (probability === null) return "–";
+  if (probability > 0 && probability < 0.005) return "<0.01";
+  if (probability < 1 && probability > 0.995) return ">0.99";
+  return probability.toFixed(2);
+}
+
+/** The file's own name, and the frame within it. */
+export function shortName(finding) {
+  const name = finding.file.split("/").pop();
+  return finding.frame === null ? name : `${name} #${finding.frame}`;
+}
+
+/** Where along its series a slice lies, on the axis of the series' curve. */
+export function placeOf(finding, series) {
+  if (series?.curve.axis === "mm") return finding.position;
+  return series?.curve.axis === "frame" ? finding.frame : finding.number;
+}
+
+const ORDERS = {
+  probability: (a, b) => LAST[a.status] - LAST[b.status] || (b.probability ?? 0) - (a.probability ?? 0),
+  body: (a, b) => (a.group ?? Infinity) - (b.group ?? Infinity) || (a.place ?? Infinity) - (b.place ?? Infinity),
+  file: (a, b) => names.compare(a.file, b.file) || (a.frame ?? 0) - (b.frame ?? 0),
+};
+
+/** Findings of a kind and series, sorted. */
+export function arranged(findings, { sort, kind, group }) {
+  const wanted = findings.filter((each) => KINDS[kind][1](each) && (group === null || each.group === group));
+  // Infinity minus itself is no number: such slices keep the order of reading.
+  return wanted.sort((a, b) => ORDERS[sort](a, b) || a.number - b.number);
+}
+
+/** How many there are of each kind. */
+export function counted(findings) {
+  const counts = { all: findings.length, covid: 0, uncertain: 0, other: 0, refused: 0, failed: 0 };
+  for (const finding of findings) counts[kindOf(finding)] += 1;
+  return counts;
+}
+
+/** Such as `3 slices: 1 COVID, 1 NonCOVID, 1 refused`. */
+export function summary(findings) {
+  const counts = counted(findings);
+  const parts = Object.keys(KINDS).filter((kind) => kind !== "all" && counts[kind]);
+  const listed = parts.map((kind) => `${counts[kind].toLocaleString("en")} ${KINDS[kind][0]}`).join(", ");
+  return `${counts.all.toLocaleString("en")} slice${counts.all === 1 ? "" : "s"}${listed ? `: ${listed}` : ""}`;
+}

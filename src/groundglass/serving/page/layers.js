@@ -1,0 +1,103 @@
+// What a slice is drawn from: values, heat map, outline. The last few are kept, the next one is fetched ahead.
+
+const MOST_BYTES = 96 * 2 ** 20;
+
+/**
+ * @typedef {object} SliceLayers
+ * @property {number} rows
+ * @property {number} columns
+ * @property {"hounsfield"|"grey"} unit of the values.
+ * @property {Int16Array} values row by row.
+ * @property {?ImageBitmap} heatMap of the slice's size.
+ * @property {?{lungs: Path2D, frame: number[]}} outline in pixels of the slice.
+ */
+
+export class Layers {
+  #kept = new Map();
+  #bytes = 0;
+
+  /** @param {import("./api.js").Api} api */
+  constructor(api) {
+    this.api = api;
+  }
+
+  /** Forgets everything, at once. */
+  clear() {
+    for (const number of [...this.#kept.keys()]) this.#drop(number);
+  }
+
+  /**
+   * The layers of a finding.
+   * @param {object} finding with an `image`.
+   * @returns {Promise<SliceLayers>}
+   */
+  load(finding) {
+    const known = this.#kept.get(finding.number);
+    if (known) {
+      this.#kept.delete(finding.number);
+      this.#kept.set(finding.number, known);
+      return known.layers;
+    }
+    const entry = { bytes: 0, layers: fetched(this.api, finding.image) };
+    this.#kept.set(finding.number, entry);
+    entry.layers.then((layers) => this.#settle(finding.number, entry, layers), () => this.#forgetFailed(finding.number, entry));
+    return entry.layers;
+  }
+
+  #settle(number, entry, layers) {
+    if (this.#kept.get(number) !== entry) return;
+    entry.bytes = layers.rows * layers.columns * (layers.heatMap ? 6 : 2);
+    this.#bytes += entry.bytes;
+    for (const oldest of [...this.#kept.keys()]) {
+      if (this.#bytes <= MOST_BYTES || oldest === number) break;
+      this.#drop(oldest);
+    }
+  }
+
+  #forgetFailed(number, entry) {
+    if (this.#kept.get(number) === entry) this.#kept.delete(number);
+  }
+
+  #drop(number) {
+    // The viewer may still show it: only the reference goes, the browser frees the pixels.
+    this.#bytes -= this.#kept.get(number).bytes;
+    this.#kept.delete(number);
+  }
+}
+
+async function fetched(api, image) {
+  const [{ unit, values }, heatMap, outline] = await Promise.all([
+    image.hounsfield ? hounsfield(api, image) : grey(api, image),
+    image.heat_map ? api.blob(image.heat_map).then(createImageBitmap) : null,
+    api.text(image.outline).then(outlineOf),
+  ]);
+  return { rows: image.rows, columns: image.columns, unit, values, heatMap, outline };
+}
+
+async function hounsfield(api, image) {
+  const bytes = await (await api.ask(image.hounsfield)).arrayBuffer();
+  const values = new Int16Array(image.rows * image.columns);
+  const view = new DataView(bytes);
+  for (let index = 0; index < values.length; index += 1) values[index] = view.getInt16(index * 2, true);
+  return { unit: "hounsfield", values };
+}
+
+/** Grey values of a picture that has no Hounsfield units. */
+async function grey(api, image) {
+  const bitmap = await createImageBitmap(await api.blob(image.picture), { colorSpaceConversion: "none" });
+  const context = new OffscreenCanvas(image.columns, image.rows).getContext("2d");
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const { data } = context.getImageData(0, 0, image.columns, image.rows);
+  const values = new Int16Array(image.rows * image.columns);
+  for (let index = 0; index < values.length; index += 1) values[index] = data[index * 4];
+  return { unit: "grey", values };
+}
+
+/** The lines of the outline, which the service gives as SVG; drawn on the canvas they stay thin at any zoom. */
+function outlineOf(text) {
+  const lungs = /class="lungs" d="([^"]*)"/.exec(text);
+  const frame = /class="frame" x="(-?\d+)" y="(-?\d+)" width="(\d+)" height="(\d+)"/.exec(text);
+  if (!lungs || !frame) return null;
+  return { lungs: new Path2D(lungs[1]), frame: frame.slice(1).map(Number) };
+}
