@@ -25,6 +25,9 @@ from groundglass.serving.upload import ClientGone, check_readable, receive_files
 
 JSON_LINES = "application/x-ndjson"
 
+_LAST_WORD = 0.1
+"""Seconds from the last line of an answer that breaks off to its end: browsers drop what comes with that."""
+
 
 class FindingsAnswer(Response):
     """Takes an upload on when it is sent; what is uploaded is gone before the answer is complete.
@@ -80,6 +83,7 @@ class FindingsAnswer(Response):
             # Too late for another status: the problem is the last line, and the answer stays without its end.
             exchange_of(scope).problem = problem.kind
             await send({"type": "http.response.body", "body": problem.body() + b"\n", "more_body": True})
+            await asyncio.sleep(_LAST_WORD)
             raise BrokenOffError from None
         if not started:
             await send(self._start(result))

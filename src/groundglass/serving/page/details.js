@@ -2,11 +2,11 @@
 
 import { element } from "./dom.js";
 import { placeText } from "./curve.js";
-import { FLAGS, kindOf, labelOf, probabilityText } from "./findings.js";
+import { FLAGS, kindOf, labelOf, probabilityText, seriesName } from "./findings.js";
 
 const STATUS = {
-  refused: "Refused: by what it looks like, this is no axial lung CT slice.",
-  failed: "Failed: this could not be read.",
+  refused: "Taken for no axial lung CT slice, so that nothing is said of it:",
+  failed: "This could not be read:",
 };
 
 /** Puts what is said of a finding into a box. */
@@ -20,7 +20,7 @@ export function describeFinding(box, finding, series) {
   } else {
     parts.push(scale(finding, kind));
   }
-  parts.push(facts(finding, series), ...flags(finding));
+  parts.push(...flags(finding), facts(finding, series), ...legend(finding));
   box.replaceChildren(...parts);
 }
 
@@ -39,10 +39,16 @@ function facts(finding, series) {
   }
   rows.push(["File", finding.file]);
   if (finding.frame !== null) rows.push(["Frame", String(finding.frame)]);
-  if (finding.position !== null) rows.push(["Position", `${placeText(finding.position, "mm")} along the body`]);
-  if (series) rows.push(["Series", series.place || series.series]);
+  if (finding.position !== null) rows.push(["Position", placeText(finding.position, "mm")]);
+  if (series) rows.push(["Series", seriesName(series)]);
   if (finding.image) rows.push(["Size", `${finding.image.columns} × ${finding.image.rows}`]);
   return list(rows);
+}
+
+function legend(finding) {
+  if (!finding.image?.heat_map) return [];
+  const colour = (kind) => element("span", { class: kind, "aria-hidden": "true" });
+  return [element("p", { class: "muted" }, "Heat map: ", colour("heat"), " orange speaks for COVID, ", colour("heat against"), " blue against it.")];
 }
 
 function flags(finding) {
@@ -56,9 +62,11 @@ export function describeSeries(box, series, meaning) {
     box.replaceChildren(element("p", { class: "muted", text: "This slice belongs to no series." }));
     return;
   }
-  const score = series.study_score === null ? "–" : probabilityText(series.study_score);
+  const { slices_in_score: count, study_score: score } = series;
   box.replaceChildren(
-    element("p", { class: "score" }, "Study score ", element("strong", { text: score }), ` of ${series.slices_in_score} slice${series.slices_in_score === 1 ? "" : "s"}. Never a diagnosis.`),
+    score === null
+      ? element("p", { class: "score", text: "No study score: no slice of this series was classified." })
+      : element("p", { class: "score" }, "Study score ", element("strong", { text: probabilityText(score) }), ` from ${count} slice${count === 1 ? "" : "s"}. Never a diagnosis.`),
     element("p", { class: "muted", text: `${series.classified} classified: ${series.positive} COVID, ${series.negative} NonCOVID, ${series.uncertain} uncertain; ${series.refused} refused, ${series.failed} failed.` }),
     element("details", {}, element("summary", { text: "What the study score is" }), element("p", { class: "muted", text: meaning })),
   );

@@ -1,5 +1,6 @@
 // Files that were chosen or dropped, each with the path it had below what was dropped.
 
+const names = new Intl.Collator(undefined, { numeric: true });
 const HIDDEN = /(^|\/)\./;
 // The service refuses names that cannot be printed or lead elsewhere; one such name must not stop the rest.
 const UNFIT = /[\p{C}\\:\u2028\u2029]/gu;
@@ -46,10 +47,11 @@ async function children(reader) {
   }
 }
 
-/** Names that the service takes, hidden files of folders left out, no name twice. */
+/** In the order of their names, as the service takes them; hidden files of folders left out, no name twice. */
 function unique(chosen) {
   const taken = new Set();
   return chosen
+    .sort((a, b) => names.compare(a.name, b.name))
     .filter(({ name }) => !name.includes("/") || !HIDDEN.test(name))
     .map(({ file, name }) => {
       const fit = name.replace(UNFIT, "_");

@@ -46,6 +46,9 @@ export function shortName(finding) {
   return finding.frame === null ? name : `${name} #${finding.frame}`;
 }
 
+/** The folder or file that holds a series, or its UID where it lies in none. */
+export const seriesName = (series) => (series.place && series.place !== "." ? series.place : series.series ?? "one");
+
 /** Where along its series a slice lies, on the axis of the series' curve. */
 export function placeOf(finding, series) {
   if (series?.curve.axis === "mm") return finding.position;

@@ -5,7 +5,7 @@ import { Curve } from "./curve.js";
 import { describeFinding, describeSeries } from "./details.js";
 import { byId, element } from "./dom.js";
 import { download } from "./downloads.js";
-import { arranged, counted, KINDS, summary } from "./findings.js";
+import { arranged, counted, KINDS, seriesName, summary } from "./findings.js";
 import { Gallery } from "./gallery.js";
 import { listenToKeys } from "./keyboard.js";
 import { fromMarkdown } from "./markdown.js";
@@ -91,10 +91,16 @@ class Page {
 
   #open(result) {
     this.#result = result;
-    byId("intake").hidden = true;
-    byId("open-upload").hidden = false;
-    byId("workspace").hidden = false;
     byId("workspace").classList.add("coming");
+    this.#turn(true);
+  }
+
+  /** Shows the slices, or where files go in. */
+  #turn(slices) {
+    byId("intake").hidden = slices;
+    byId("workspace").hidden = !slices;
+    byId("open-upload").hidden = !slices;
+    byId("back").hidden = !this.#result;
   }
 
   #found(rows) {
@@ -128,15 +134,13 @@ class Page {
     hideMessage();
     this.gallery.clear();
     this.view.clear();
-    byId("workspace").hidden = true;
-    byId("open-upload").hidden = true;
-    byId("intake").hidden = false;
+    this.#turn(false);
     byId("sort").value = "probability";
   }
 
   #showSeries(finding, series) {
     describeSeries(byId("study"), series, this.#result.meaning);
-    byId("curve").hidden = !series;
+    byId("curve").hidden = !series?.classified;
     this.curve.show(series ? this.#result.along(finding.group) : [], series?.curve.axis ?? "order");
   }
 
@@ -148,7 +152,7 @@ class Page {
     byId("series-choice").hidden = series.length < 2;
     byId("series-filter").replaceChildren(
       element("option", { value: "", text: "all" }),
-      ...series.map((each, group) => element("option", { value: group, text: `${each.place || each.series} (${each.slices})` })),
+      ...series.map((each, group) => element("option", { value: group, text: `${seriesName(each)} (${each.slices})` })),
     );
   }
 
@@ -209,7 +213,8 @@ class Page {
   }
 
   #listen() {
-    byId("open-upload").addEventListener("click", () => this.#empty());
+    byId("open-upload").addEventListener("click", () => this.#turn(false));
+    byId("back").addEventListener("click", () => this.#turn(true));
     byId("open-card").addEventListener("click", () => this.#showCard());
     byId("open-keys").addEventListener("click", () => byId("keys-dialog").showModal());
     byId("cancel").addEventListener("click", () => this.#upload?.abort());
@@ -235,7 +240,7 @@ class Page {
       [key(["Home"], "Home", "first or last slice", () => this.#step(-Infinity)), key(["End"], "End", "", () => this.#step(Infinity))],
       [key([","], ",", "one slice towards the feet, or the head", () => this.show(this.curve.beside(-1))), key(["."], ".", "", () => this.show(this.curve.beside(1)))],
       [key(["+", "="], "+", "zoom in, out", () => view.viewer.zoom(1.25)), key(["-"], "−", "", () => view.viewer.zoom(1 / 1.25))],
-      [key(["0"], "0", "fit the slice to the stage", () => view.viewer.fit())],
+      [key(["0"], "0", "the whole slice", () => view.viewer.fit()), key([], "Double click", "")],
       [key(["Shift+ArrowLeft"], "Shift + arrows", "move the slice", move(40, 0)), key(["Shift+ArrowRight"], "", "", move(-40, 0)), key(["Shift+ArrowUp"], "", "", move(0, 40)), key(["Shift+ArrowDown"], "", "", move(0, -40))],
       [...["1", "2", "3", "4"].map((digit, index) => key([digit], digit, "window: lung, soft tissue, bone, everything", () => view.preset(index)))],
       [key(["w"], "W", "dragging changes the window, or pans", () => view.tool("window")), key(["p"], "P", "", () => view.tool("pan"))],
@@ -244,7 +249,7 @@ class Page {
       [key(["o"], "O", "outline on or off", () => view.toggle("outline"))],
       [key(["m"], "M", "model card", () => this.#showCard())],
       [key(["?"], "?", "this list", () => byId("keys-dialog").showModal())],
-      [key([], "Wheel", "zoom"), key([], "Double click", "")],
+      [key([], "Wheel", "zoom about the pointer")],
       [key([], "Drag", "window (right: wider, down: darker), or pan; with Shift or another button always pan")],
     ];
   }
