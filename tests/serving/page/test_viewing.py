@@ -171,11 +171,12 @@ def test_the_window_is_that_of_the_values(study: Page) -> None:
 def test_wheel_and_keys_zoom_and_move(study: Page) -> None:
     whole = study.pixels()
     centre = study["canvas"]
-    study.run(
+    passed_on = study.run(
         "const canvas = document.getElementById('canvas'); const box = canvas.getBoundingClientRect();"
-        "canvas.dispatchEvent(new WheelEvent('wheel', {deltaY: -300, bubbles: true, cancelable: true,"
+        "return canvas.dispatchEvent(new WheelEvent('wheel', {deltaY: -300, bubbles: true, cancelable: true,"
         "clientX: box.left + 40, clientY: box.top + 40}))"
     )
+    assert not passed_on, "the page does not scroll as well"
     zoomed = study.pixels()
     assert zoomed != whole
     assert "173 %" in study["corner-window"].text
@@ -287,6 +288,22 @@ def test_a_hostile_name_is_shown_as_text(everything: Page) -> None:
     assert everything["corner-name"].text == HOSTILE
     assert everything.run("return window.hacked") is None
     assert everything.run("return document.querySelectorAll('img').length") == 0
+
+
+def test_names_that_the_service_would_refuse_do_not_stop_the_rest(
+    page: Page, service: Running, samples: Samples, tmp_path: Path
+) -> None:
+    content = samples.slices[0].read_bytes()
+    for name in ("1:2\u202fPM.png", "plain.png", ".hidden"):
+        (tmp_path / "odd" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "odd" / name).write_bytes(content)
+    page.open(service.url)
+    page.send(tmp_path / "odd", into="choose-folder")
+    assert {card["name"] for card in page.cards()} == {"1_2_PM.png", "plain.png"}
+    (tmp_path / "empty").mkdir()
+    page.drop(tmp_path / "empty")
+    assert "no file" in page.message()
+    assert len(page.cards()) == 2, "what is shown stays"
 
 
 def test_exports_are_those_of_the_api(everything: Page, service: Running) -> None:

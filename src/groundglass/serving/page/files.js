@@ -2,8 +2,9 @@
 
 const names = new Intl.Collator(undefined, { numeric: true });
 const HIDDEN = /(^|\/)\./;
-// The service refuses names that cannot be printed or lead elsewhere; one such name must not stop the rest.
-const UNFIT = /[\p{C}\\:\u2028\u2029]/gu;
+// The service refuses names that cannot be printed, such as with odd spaces, or lead elsewhere; one such name must
+// not stop the rest.
+const UNFIT = /[\p{C}\\:]|[^\P{Z} ]/gu;
 
 /** @typedef {{file: File, name: string}} Chosen */
 

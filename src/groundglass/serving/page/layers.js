@@ -26,6 +26,11 @@ export class Layers {
     for (const number of [...this.#kept.keys()]) this.#drop(number);
   }
 
+  /** Whether a finding's layers are here or on their way. */
+  has(finding) {
+    return this.#kept.has(finding.number);
+  }
+
   /**
    * The layers of a finding.
    * @param {object} finding with an `image`.

@@ -74,7 +74,7 @@ class Page {
     const finding = this.#result?.findings[number];
     if (!finding || !this.#result.kept) return;
     const series = this.#result.seriesOf(finding);
-    const back = this.#current && this.#current.number === this.gallery.beside(1);
+    const back = number === this.gallery.beside(-1);
     if (this.#current?.group !== finding.group || !this.#current) this.#showSeries(finding, series);
     this.#current = finding;
     this.gallery.mark(number, focus);

@@ -52,7 +52,7 @@ export class SliceView {
     }
     byId("stage").classList.add("loading");
     try {
-      await new Promise((resolve) => setTimeout(resolve, HASTE));
+      if (!this.layers.has(finding)) await new Promise((resolve) => setTimeout(resolve, HASTE));
       if (this.#finding !== finding) return;
       const layers = await this.layers.load(finding);
       if (this.#finding !== finding) return;

@@ -2,6 +2,7 @@
 
 import { byId } from "./dom.js";
 import { fromDrop, fromInput } from "./files.js";
+import { showMessage } from "./message.js";
 
 const ANNOUNCE = 4_000;
 
@@ -14,7 +15,7 @@ export function listenForFiles(take) {
     input.addEventListener("change", () => {
       const chosen = fromInput(input.files);
       input.value = "";
-      if (chosen.length) take(chosen);
+      hand(chosen, take);
     });
   }
   const drop = byId("drop");
@@ -24,12 +25,17 @@ export function listenForFiles(take) {
     drop.classList.toggle("over", event.type === "dragover");
   };
   for (const type of ["dragover", "dragleave"]) window.addEventListener(type, over);
-  window.addEventListener("drop", async (event) => {
+  window.addEventListener("drop", (event) => {
     over(event);
     if (!event.defaultPrevented) return;
-    const chosen = await fromDrop(event.dataTransfer);
-    if (chosen.length) take(chosen);
+    const unreadable = () => showMessage("What was dropped cannot be read.");
+    fromDrop(event.dataTransfer).then((chosen) => hand(chosen, take), unreadable);
   });
+}
+
+function hand(chosen, take) {
+  if (chosen.length) take(chosen);
+  else showMessage("There is no file in it; hidden ones are left out.");
 }
 
 /** The line and bar of an upload. */
