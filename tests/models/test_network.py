@@ -1,4 +1,4 @@
-"""The second output, opacity: there where asked for, and without a trace where not."""
+"""What all networks share: the second output, opacity, without a trace where not asked for; mirror images."""
 
 from __future__ import annotations
 
@@ -86,3 +86,16 @@ def test_both_outputs_pass_gradients_to_the_backbone(leave_initialisation) -> No
         network.zero_grad()
         logit.sum().backward(retain_graph=True)
         assert next(network.backbone.parameters()).grad.any()
+
+
+def test_counting_grey_levels_once_for_both_images_changes_nothing(leave_initialisation) -> None:
+    torch.manual_seed(2)
+    network = build("mask-efficientnet-lite0")
+    leave_initialisation(network)
+    images = torch.randn(3, 1, 64, 64)
+    both = torch.cat((images, images.flip(-1)))
+    untold = asked(network, both)
+    with torch.no_grad():
+        told = network(both, mirrored=True)
+    for one, other in zip(told[:3], untold[:3], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

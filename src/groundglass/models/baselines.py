@@ -40,9 +40,9 @@ class VGGBaseline(Baseline):
     224 x 224 pixels the map is a single position; smaller inputs are stretched to 7 x 7 positions.
     """
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, *, mirrored: bool = False) -> Tensor:
         """The 4096 features of each position, (B, 4096, h, w), of normalised images (B, 1, H, W)."""
-        return cast(Tensor, self.backbone.pre_logits(super().features(images)))  # type: ignore[operator]
+        return cast(Tensor, self.backbone.pre_logits(super().features(images, mirrored=mirrored)))  # type: ignore[operator]
 
 
 def build_backbone(entry: Entry, drop_path_rate: float = 0.0) -> nn.Module:

@@ -53,15 +53,20 @@ def grey_levels(images: Tensor) -> Tensor:
     return torch.round(scaled * (GREY_LEVELS - 1)).long()
 
 
-def count_levels(levels: Tensor) -> Tensor:
+def count_levels(levels: Tensor, *, mirrored: bool = False) -> Tensor:
     """How often each grey level occurs in each image.
 
     Args:
         levels: (B, N) of int64, 0..255.
+        mirrored: the second half of the batch are the mirror images of the first half, whose counts are
+            theirs too and need not be taken again.
 
     Returns:
         (B, 256) of float32.
     """
+    if mirrored:
+        counts = count_levels(levels[: levels.shape[0] // 2])
+        return torch.cat((counts, counts))
     counts = torch.zeros(levels.shape[0], GREY_LEVELS, device=levels.device)
     return counts.scatter_add(1, levels, torch.ones_like(levels, dtype=torch.float32))
 
@@ -109,10 +114,13 @@ class BinaryMask(nn.Module):
     Equals OpenCV's Otsu threshold of the image scaled to 0..255 by its minimum and maximum.
     """
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map (B, 1, H, W) to zeros and ones of the same shape and type; no gradient passes."""
+    def forward(self, images: Tensor, *, mirrored: bool = False) -> Tensor:
+        """Map (B, 1, H, W) to zeros and ones of the same shape and type; no gradient passes.
+
+        With ``mirrored``, the second half of the batch are the mirror images of the first.
+        """
         levels = grey_levels(images)
-        mask = levels > otsu_threshold(count_levels(levels))
+        mask = levels > otsu_threshold(count_levels(levels, mirrored=mirrored))
         return mask.to(images.dtype).view_as(images)
 
 
@@ -129,9 +137,13 @@ class GreyHistogram(nn.Module):
             raise ValueError(f"a histogram's bins must divide {GREY_LEVELS}, not be {bins}")
         self.bins = bins
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map (B, 1, H, W) to (B, bins) of float32; no gradient passes."""
-        counts = count_levels(grey_levels(images)).view(-1, self.bins, GREY_LEVELS // self.bins).sum(dim=2)
+    def forward(self, images: Tensor, *, mirrored: bool = False) -> Tensor:
+        """Map (B, 1, H, W) to (B, bins) of float32; no gradient passes.
+
+        With ``mirrored``, the second half of the batch are the mirror images of the first.
+        """
+        counts = count_levels(grey_levels(images), mirrored=mirrored)
+        counts = counts.view(-1, self.bins, GREY_LEVELS // self.bins).sum(dim=2)
         return counts / counts.sum(dim=1, keepdim=True)
 
 

@@ -42,10 +42,10 @@ class MaskBranch(nn.Module):
             identity = torch.eye(channels, 2 * channels)
             self.fuse.weight.copy_(identity[:, :, None, None])
 
-    def forward(self, images: Tensor, features: Tensor) -> Tensor:
+    def forward(self, images: Tensor, features: Tensor, *, mirrored: bool = False) -> Tensor:
         """Join the mask of the images (B, 1, H, W) to the first stage's features (B, channels, h, w)."""
         # The backbone expects zero mean and unit variance: -1 and 1 come closer than 0 and 1.
-        mask = 2 * self.binarise(images) - 1
+        mask = 2 * self.binarise(images, mirrored=mirrored) - 1
         mask_features = self.gate(self.stage(self.stem(mask)))
         return cast(Tensor, self.fuse(torch.cat([features, mask_features], dim=1)))
 
@@ -66,10 +66,10 @@ class HistogramTerm(nn.Module):
         self.output = nn.Linear(hidden, 1, bias=False)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *, mirrored: bool = False) -> Tensor:
         """Map (B, 1, H, W) to (B,)."""
         # Square roots give every histogram unit length and keep a black background from drowning the rest.
-        roots = self.histogram(images).sqrt()
+        roots = self.histogram(images, mirrored=mirrored).sqrt()
         return cast(Tensor, self.output(self.activation(self.hidden(roots)))).squeeze(1)
 
 
@@ -103,23 +103,23 @@ class MaskEfficientNet(Network):
         self.mask_branch = MaskBranch(backbone, widths[0], attention) if mask else None
         self.histogram_term = HistogramTerm() if histogram else None
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, *, mirrored: bool = False) -> Tensor:
         """The last feature map (B, channels, h, w) of normalised images (B, 1, H, W)."""
         backbone = self.backbone
         features = backbone.bn1(backbone.conv_stem(images))  # type: ignore[operator]
         for number, (stage, gate) in enumerate(zip(backbone.blocks, self.gates, strict=True)):  # type: ignore[arg-type]
             features = gate(stage(features))
             if number == 0 and self.mask_branch is not None:
-                features = self.mask_branch(images, features)
+                features = self.mask_branch(images, features, mirrored=mirrored)
         return cast(Tensor, backbone.bn2(backbone.conv_head(features)))  # type: ignore[operator]
 
-    def forward(self, images: Tensor) -> NetworkOutput:
-        """Map (B, 1, H, W) to logits, activation maps and embedding."""
-        output = super().forward(images)
+    def forward(self, images: Tensor, *, mirrored: bool = False) -> NetworkOutput:
+        """Map (B, 1, H, W) to logits, activation maps and embedding; ``mirrored`` as for the features."""
+        output = super().forward(images, mirrored=mirrored)
         if self.histogram_term is None:
             return output
         # Opacity gets none: the whole picture's histogram knows window and frame, and no place in the lung.
-        return output._replace(logit=output.logit + self.histogram_term(images))
+        return output._replace(logit=output.logit + self.histogram_term(images, mirrored=mirrored))
 
 
 def _gate(channels: int, attention: bool) -> nn.Module:

@@ -16,7 +16,7 @@ class Mirrored(nn.Module):
     averaged logit.
 
     Args:
-        network: float32 (B, 1, H, W) to a ``NetworkOutput``.
+        network: a ``Network``, or what passes its arguments on to one.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -27,7 +27,7 @@ class Mirrored(nn.Module):
         """Map (B, 1, H, W) to the averaged logits, activation maps and embedding."""
         # One pass over both: an exported file then holds the weights once.
         count = images.shape[0]
-        both: NetworkOutput = self.network(torch.cat((images, images.flip(-1))))
+        both: NetworkOutput = self.network(torch.cat((images, images.flip(-1))), mirrored=True)
         return NetworkOutput(
             _mean(both.logit, count),
             _mean_map(both.activation_map, count),

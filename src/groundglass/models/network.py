@@ -65,13 +65,18 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = LogitHead(channels, drop_rate, opacity)
 
-    def features(self, images: Tensor) -> Tensor:
-        """The last feature map (B, channels, h, w) of normalised images (B, 1, H, W)."""
+    def features(self, images: Tensor, *, mirrored: bool = False) -> Tensor:
+        """The last feature map (B, channels, h, w) of normalised images (B, 1, H, W).
+
+        Args:
+            images: to be judged.
+            mirrored: the second half are the mirror images of the first, for layers that can use it.
+        """
         return cast(Tensor, self.backbone.forward_features(images))  # type: ignore[operator]
 
-    def forward(self, images: Tensor) -> NetworkOutput:
-        """Map (B, 1, H, W) to logits, activation maps and embedding."""
-        return cast(NetworkOutput, self.head(self.features(self.normalise(images))))
+    def forward(self, images: Tensor, *, mirrored: bool = False) -> NetworkOutput:
+        """Map (B, 1, H, W) to logits, activation maps and embedding; ``mirrored`` as for the features."""
+        return cast(NetworkOutput, self.head(self.features(self.normalise(images), mirrored=mirrored)))
 
 
 def _logit_and_map(linear: nn.Linear, embedding: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
