@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -24,7 +25,7 @@ from onnxruntime.quantization import (
 from groundglass.inference.engine import INPUT, Engine
 
 # Operators that run in 8 bits; what is left out, such as the mask's histogram, stays in floating point.
-_OPERATORS = ("Conv", "Clip", "Relu", "Add", "Mul")
+_OPERATORS = ("Conv", "Clip", "Relu", "Add", "Mul", "GlobalAveragePool")
 # Numbers of first convolutions that may stay in floating point: a slice's fine grey steps are lost there.
 _FLOATING = (4, 10, 20)
 # Candidates that differ from the fp32 model by no more than this share above the least difference are as good
@@ -38,8 +39,8 @@ _SEED = 0
 def quantise(model: bytes, calibration: NDArray[np.float32], judged: NDArray[np.float32]) -> bytes:
     """The INT8 twin of a model: of few candidates the fastest of those that are closest to it.
 
-    Weights per channel and activations are brought to 8 bits; gates of attention, the classifier, the
-    activation map and, where it helps, the first convolutions stay in floating point.
+    Weights per channel and activations are brought to 8 bits; gates of attention (but not their pooling), the
+    classifier, the activation map and, where it helps, the first convolutions stay in floating point.
 
     Args:
         model: content of the fp32 ONNX file.
@@ -51,6 +52,7 @@ def quantise(model: bytes, calibration: NDArray[np.float32], judged: NDArray[np.
     chosen = np.random.default_rng(_SEED).permutation(len(calibration))[:_SLICES]
     with tempfile.TemporaryDirectory() as folder, _without_chatter():
         folded = _folded(model, Path(folder))
+        _pool_in_8_bits(folded)
         kept = _kept_floating(onnx.load(folded))
         candidates = [
             _quantised(folded, calibration[chosen], kept, count, Path(folder)) for count in _FLOATING
@@ -85,6 +87,18 @@ def _folded(model: bytes, folder: Path) -> Path:
     options.log_severity_level = 4
     onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return path
+
+
+def _pool_in_8_bits(path: Path) -> None:
+    """Give gates a pooling that runs in 8 bits, so that no feature map is brought back to floating point."""
+    model = onnx.load(path)
+    axes = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    for node in model.graph.node:
+        keeps = all(each.i for each in node.attribute if each.name == "keepdims")
+        if node.op_type == "ReduceMean" and keeps and list(axes.get(node.input[1], ())) == [2, 3]:
+            pool = helper.make_node("GlobalAveragePool", node.input[:1], node.output, node.name)
+            node.CopyFrom(pool)
+    onnx.save(model, path)
 
 
 def _quantised(
@@ -122,7 +136,7 @@ def _kept_floating(model: onnx.ModelProto) -> list[str]:
 def _before_pooling(gate: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> Iterator[str]:
     """The convolutions of a squeeze-and-excitation gate, from its sigmoid back to the pooling."""
     node = producers.get(gate.input[0])
-    while node is not None and node.op_type != "ReduceMean":
+    while node is not None and node.op_type not in {"ReduceMean", "GlobalAveragePool"}:
         if node.op_type == "Conv":
             yield node.name
         node = producers.get(node.input[0]) if node.input else None
