@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import cv2
 import numpy as np
@@ -94,27 +95,46 @@ def _slice(image: Image.Image, name: str, container: str, page: int | None) -> C
 
 
 def _grey(image: Image.Image, name: str) -> Grey:
-    opaque = image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255)
-    if not opaque and (image.mode in _ALPHA_MODES or "transparency" in image.info):
-        transparent = image.convert("RGBA")
-        image = Image.new("RGBA", transparent.size, (0, 0, 0, 255))
-        image.alpha_composite(transparent)
-    elif image.mode in {"1", "L"}:
+    clear = image.mode in _ALPHA_MODES or "transparency" in image.info
+    if image.mode in {"1", "L"} and not clear:
         return np.array(image.convert("L"))
-    if image.mode != "RGB":
+    if clear:
+        image = _on_black(image)
+    elif image.mode != "RGB":
         image = image.convert("RGB")
-    share = coloured_share(np.asarray(image))
+    channels = cv2.split(np.asarray(image))[:3]
+    brightest, chroma = _brightest_and_chroma(channels)
+    share = _coloured_share(brightest, chroma)
     if share > COLOURED_SHARE:
         raise NotASliceError(
             name, f"a colour photograph, not a CT slice: {share:.0%} of its pixels are coloured"
         )
-    return np.array(image.convert("L"))
+    # A CT slice in colours hardly ever has any, and then each of its channels is its grey.
+    return np.array(image.convert("L")) if cv2.countNonZero(chroma) else np.asarray(channels[0], np.uint8)
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    """The picture as RGBA, what is transparent in it over black."""
+    image = image.convert("RGBA")
+    if image.getchannel("A").getextrema() == (255, 255):
+        return image
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    black.alpha_composite(image)
+    return black
 
 
 def coloured_share(rgb: NDArray[np.uint8]) -> float:
     """Share of coloured among not nearly black pixels of an RGB image, shape (H, W, 3); 0 for a black one."""
-    red, green, blue = cv2.split(rgb)
+    return _coloured_share(*_brightest_and_chroma(cv2.split(rgb)))
+
+
+def _brightest_and_chroma(channels: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Each pixel's largest channel, and how far its smallest lies below, from red, green and blue."""
+    red, green, blue = channels
     brightest = cv2.max(cv2.max(red, green), blue)
-    chroma = cv2.subtract(brightest, cv2.min(cv2.min(red, green), blue))
+    return brightest, cv2.subtract(brightest, cv2.min(cv2.min(red, green), blue))
+
+
+def _coloured_share(brightest: NDArray[Any], chroma: NDArray[Any]) -> float:
     visible = np.count_nonzero(brightest > COLOURED)
     return float(np.count_nonzero(chroma > COLOURED) / visible) if visible else 0.0
