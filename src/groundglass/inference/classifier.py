@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from os import PathLike
 from typing import Any
@@ -96,8 +97,8 @@ class Classifier:
     ) -> Iterator[Finding]:
         """Judge every slice of files, folders and zips, as they are read; memory does not grow.
 
-        What cannot be read gives a finding that says so, and never stops the rest. Reading and framing run in
-        a thread beside the network.
+        What cannot be read gives a finding that says so, and never stops the rest. Files are read in a thread
+        of its own, which judges slices as well while more are read than this one has judged.
 
         Args:
             paths: files, folders, zips, members of zips (``archive.zip!member``), manifests (``.csv``).
@@ -106,9 +107,8 @@ class Classifier:
             skip_file: leaves files out before they are read.
         """
         read = self._read(chain.from_iterable(map(named_by, paths)), skip, skip_file)
-        with closing(in_background(read, _AHEAD, self._look)) as ahead:
-            for seen in ahead:
-                yield self._judge(seen, evidence)
+        with closing(in_background(read, _AHEAD, partial(self.judge, evidence=evidence))) as ahead:
+            yield from ahead
 
     def predict_slices(self, slices: Iterable[CTSlice], *, evidence: bool = False) -> Iterator[Finding]:
         """Judge slices that were read; one finding each, in order."""
