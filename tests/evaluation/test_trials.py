@@ -11,7 +11,7 @@ import pytest
 
 from groundglass.errors import DataError
 from groundglass.evaluation.trials import record_trial, trials_table
-from groundglass.training.recipe import load_recipe
+from groundglass.training.recipe import load_recipe, parse_recipe
 
 DEFAULT = load_recipe("mask-efficientnet")
 
@@ -41,6 +41,18 @@ def test_a_trial_is_named_by_what_it_changes(tmp_path: Path) -> None:
     )
     assert "2 of 14, stopped" in table
     assert "0.800 (epoch 0)" in table
+
+
+def test_a_field_that_a_trial_is_older_than_has_the_value_it_stands_for(tmp_path: Path) -> None:
+    kept = record_trial(run("old", True, [row(0, 0.7)]), tmp_path)
+    document = json.loads(kept.read_text())
+    del document["recipe"]["synthesis"]["decoys"]
+    kept.write_text(json.dumps(document))
+
+    def complete(fields: dict[str, Any]) -> dict[str, Any]:
+        return parse_recipe(fields, "old").model_dump(mode="json")
+
+    assert "`synthesis.decoys=0.0`" in trials_table(tmp_path, DEFAULT.model_dump(mode="json"), complete)
 
 
 def test_without_an_epoch_there_is_nothing_to_record(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from groundglass.evaluation.protocol import TrainedRun
 
 BEGIN, END = "<!-- trials:begin -->", "<!-- trials:end -->"
 """Where in a Markdown file the generated table stands."""
+
+Complete = Callable[[dict[str, Any]], Mapping[str, Any]]
+"""Gives a recipe the fields that it has not, as they mean what was done before there were such fields."""
 
 
 def record_trial(run: TrainedRun, folder: Path) -> Path:
@@ -46,8 +49,13 @@ def record_trial(run: TrainedRun, folder: Path) -> Path:
     return target
 
 
-def trials_table(folder: Path, default: Mapping[str, Any]) -> str:
+def trials_table(folder: Path, default: Mapping[str, Any], complete: Complete = dict) -> str:
     """The trials of ``folder`` as Markdown, each by what sets it apart from the ``default`` recipe.
+
+    Args:
+        folder: of the log.
+        default: every field of that recipe.
+        complete: for recipes of trials that are older than some fields.
 
     Raises:
         DataError: no trial is there.
@@ -55,6 +63,8 @@ def trials_table(folder: Path, default: Mapping[str, Any]) -> str:
     trials = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     if not trials:
         raise DataError(f"{folder}: holds no trial; record some with `groundglass trials RUN...`")
+    for trial in trials:
+        trial["recipe"] = complete(trial["recipe"])
     trials.sort(key=lambda trial: (trial["run"]["split"], trial["name"]))
     lines = [
         "| trial | split, seed | differs from the default in | epochs | loss | AUC | accuracy | best AUC |",
