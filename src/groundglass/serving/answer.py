@@ -25,7 +25,7 @@ from groundglass.serving.upload import ClientGone, check_readable, receive_files
 
 JSON_LINES = "application/x-ndjson"
 
-_LAST_WORD = 0.1
+_LAST_WORD = 0.5
 """Seconds from the last line of an answer that breaks off to its end: browsers drop what comes with that."""
 
 

@@ -28,7 +28,7 @@ from groundglass.imaging.phantom import make_series
 from groundglass.imaging.phantom_files import write_dicom, write_png
 from groundglass.inference.bundle import DEFAULT
 
-PATIENCE = 20
+PATIENCE = 30
 SCREENSHOTS = Path(__file__).parents[3] / "build" / "screenshots"
 HOSTILE = "<img src=x onerror=window.hacked=1> & photo.png"
 DESKTOP, PHONE = (1440, 900), (390, 844)

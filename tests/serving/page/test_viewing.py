@@ -193,6 +193,27 @@ def test_wheel_and_keys_zoom_and_move(study: Page) -> None:
     assert "125 %" in study["corner-window"].text
 
 
+def test_two_fingers_zoom_and_one_drags(study: Page) -> None:
+    study.resize(PHONE)
+    study.run("document.getElementById('canvas').scrollIntoView({block: 'center'})")
+    box = study.run("return document.getElementById('canvas').getBoundingClientRect().toJSON()")
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def touch(kind: str, *apart: float) -> None:
+        points = [{"x": x + shift, "y": y, "id": number} for number, shift in enumerate(apart)]
+        study.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", -20, 20)
+    touch("touchMove", -40, 40)
+    touch("touchEnd")
+    assert "200 %" in study["corner-window"].text
+    assert study["width"].get_attribute("value") == "1500"
+    touch("touchStart", 0)
+    touch("touchMove", -30)
+    touch("touchEnd")
+    assert study["width"].get_attribute("value") == "1410"
+
+
 def test_heat_map_with_opacity_and_outline(study: Page) -> None:
     both = study.pixels()
     study["opacity"].send_keys(Keys.END)
@@ -397,7 +418,7 @@ def test_three_hundred_slices_stay_smooth(
 def test_screenshots(page: Page, service: Running, tmp_path: Path) -> None:
     """Kept under build/screenshots; `make picture` takes the documentation's from there."""
     for seed, (name, severity) in enumerate((("healthy", 0.0), ("mild", 0.25), ("severe", 0.8))):
-        for phantom in make_series(np.random.default_rng(seed + 20), 12, severity):
+        for phantom in make_series(np.random.default_rng(seed + 20), 9, severity):
             write_dicom(phantom, tmp_path / "phantoms" / name / f"{phantom.instance:02}.dcm")
     page.open(service.url)
     page.send(tmp_path / "phantoms", into="choose-folder")
