@@ -149,6 +149,23 @@ def test_evidence_only_where_asked_for(classifier: Classifier, folder: Path) -> 
     assert with_it.activation_map.shape == (8, 8)
 
 
+def test_the_thread_that_reads_asks_the_network_too(
+    classifier: Classifier, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[str] = set()
+    run = classifier._engine.run
+
+    def slow(images: np.ndarray) -> object:
+        threads.add(threading.current_thread().name)
+        time.sleep(0.02)
+        return run(images)
+
+    alone = list(classifier.predict_files([folder], of_folder=False))
+    monkeypatch.setattr(classifier._engine, "run", slow)
+    assert list(classifier.predict_all([folder])) == alone, "the same findings in the same order"
+    assert threads == {threading.current_thread().name, "groundglass-reader"}
+
+
 def test_stopping_early_ends_the_reader(classifier: Classifier, folder: Path) -> None:
     before = threading.active_count()
     findings = classifier.predict_all([folder])
