@@ -18,10 +18,11 @@ def fail(self, item, **options):
 Classifier.judge = fail
 """
 SLOW = """
-import time
+import sys, time
 from groundglass.inference.classifier import Classifier
 judge = Classifier.judge
 def slow(self, item, **options):
+    print("judging", file=sys.stderr, flush=True)
     time.sleep(1.5)
     return judge(self, item, **options)
 Classifier.judge = slow
@@ -71,7 +72,7 @@ def test_a_place_is_free_only_when_the_work_for_it_has_ended(start: Start, png: 
     with connection(service) as opened:
         send_head(opened, len(content))
         opened.sendall(content)
-        wait_for(lambda: service.uploads_on_disk() != [])
+        wait_for(lambda: "judging" in service.err.read_text())
     is_problem(service.post(("a.png", png)), 503, "busy")
     service.wait_until_idle()
     entry = next(entry for entry in service.log() if entry.get("client_gone"))
