@@ -123,21 +123,27 @@ def _quantised(
 
 
 def _kept_floating(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that stay in floating point whatever happens: gates, classifier, activation map."""
+    """Names of the nodes that stay in floating point whatever happens: gates, classifier, activation map.
+
+    What is computed for a gate is one number per channel: in 8 bits it costs more to convert than to compute.
+    """
     producers = {output: node for node in model.graph.node for output in node.output}
+    single = {each.name for each in model.graph.initializer if np.prod(each.dims) == 1}
     kept = {node.name for node in model.graph.node if node.op_type in {"Gemm", "MatMul"}}
     for node in model.graph.node:
         if node.op_type == "Sigmoid":
             kept.update(_before_pooling(node, producers))
+        elif node.op_type == "Mul" and single.intersection(node.input):
+            kept.add(node.name)
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     return [*kept, convolutions[-1]]
 
 
 def _before_pooling(gate: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> Iterator[str]:
-    """The convolutions of a squeeze-and-excitation gate, from its sigmoid back to the pooling."""
+    """Convolutions and products of a squeeze-and-excitation gate, from its sigmoid back to the pooling."""
     node = producers.get(gate.input[0])
     while node is not None and node.op_type not in {"ReduceMean", "GlobalAveragePool"}:
-        if node.op_type == "Conv":
+        if node.op_type in {"Conv", "Mul"}:
             yield node.name
         node = producers.get(node.input[0]) if node.input else None
 
