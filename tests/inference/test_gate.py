@@ -20,7 +20,7 @@ from groundglass.imaging.thorax import Patient
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.finding import Status
-from groundglass.inference.foreign import LUNG, Examples
+from groundglass.inference.foreign import LUNG, Examples, held_out_foreignness
 from groundglass.inference.gate import Gate
 
 FRAMING = Framing(size=64)
@@ -117,12 +117,24 @@ def test_a_fitted_gate_accepts_the_share_it_is_to_and_refuses_the_rest(chest: ND
 
     assert sum(reason is not None for reason in judge(0)) <= 3
     reasons = list(judge(3))
-    assert all(reason is not None for reason in reasons)
-    assert "looks like a chart (score" in str(reasons[0])
+    refused = [reason for reason in reasons if reason is not None]
+    assert len(refused) >= 95
+    assert "looks like a chart (score" in refused[0]
 
 
 def test_the_limit_never_lies_below_even_odds() -> None:
-    assert Gate.fit(*_examples(np.random.default_rng(0)), accepted=0.01).limit == 0.0
+    examples, deciding = _examples(np.random.default_rng(0))
+    examples.features[200:205] = examples.features[:5]  # foreign pictures that look like lungs
+    assert Gate.fit(examples, deciding, accepted=0.01).limit == 0.0
+
+
+def test_the_limit_is_as_lenient_as_the_foreign_pictures_allow() -> None:
+    examples, deciding = _examples(np.random.default_rng(0))
+    limits = [Gate.fit(examples, deciding, refused=share).limit for share in (1.0, 0.9, 0.5)]
+    assert limits == sorted(set(limits)), "the fewer are to be refused, the higher"
+    held_out = held_out_foreignness(examples)
+    assert np.mean(held_out[200:] > limits[1]) == pytest.approx(0.9, abs=0.02)
+    assert limits[0] > np.quantile(held_out[:100], 0.99), "not the limit that the slices ask for"
 
 
 def test_nobody_to_decide_on_the_limit() -> None:

@@ -146,24 +146,23 @@ def fit_foreign_model(examples: Examples) -> ForeignModel:
 
 
 def held_out_foreignness(examples: Examples, folds: int = 5) -> NDArray[np.float32]:
-    """Foreignness of each lung slice by a model that saw nothing of its group, in the order of the examples.
+    """Foreignness of each picture by a model that saw nothing of its group, in the order of the examples.
 
     Args:
         examples: all of them.
         folds: how many models are fitted, at least 2.
 
     Raises:
-        ValueError: all lung slices are of one group.
+        ValueError: all lung slices, or all foreign pictures, are of one group.
     """
-    lung = np.flatnonzero(examples.lung)
-    groups, member = np.unique(examples.group[lung], return_inverse=True)
-    fold = np.random.default_rng(0).permutation(len(groups))[member] % folds
-    result = np.empty(len(lung), np.float32)
+    fold = np.empty(len(examples.kind), np.int64)
+    for same in (examples.lung, ~examples.lung):
+        groups, member = np.unique(examples.group[same], return_inverse=True)
+        fold[same] = np.random.default_rng(0).permutation(len(groups))[member] % folds
+    result = np.empty(len(fold), np.float32)
     for number in np.unique(fold):
-        held = lung[fold == number]
-        seen = np.ones(len(examples.kind), np.bool_)
-        seen[held] = False
-        result[fold == number] = fit_foreign_model(examples.take(seen)).foreignness(examples.features[held])
+        held = fold == number
+        result[held] = fit_foreign_model(examples.take(~held)).foreignness(examples.features[held])
     return result
 
 

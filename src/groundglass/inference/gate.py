@@ -39,7 +39,10 @@ _LEAST_LUNG = 0.1
 """Share of the body below which a slice in which no lungs were found has none worth judging."""
 
 ACCEPTED = 0.99
-"""Share of lung slices, held out when the model was fitted, that is to be accepted."""
+"""Share of lung slices, held out when the model was fitted, that is to be accepted at least."""
+
+REFUSED = 0.99
+"""Share of foreign pictures, held out likewise, that is to be refused where that accepts more slices."""
 
 _AXIAL = 0.86
 """Least cosine between the slice normal and the body axis: gantries tilt by up to 30 degrees."""
@@ -106,23 +109,37 @@ class Gate:
         }
 
     @classmethod
-    def fit(cls, examples: Examples, deciding: NDArray[np.bool_], accepted: float = ACCEPTED) -> Gate:
+    def fit(
+        cls,
+        examples: Examples,
+        deciding: NDArray[np.bool_],
+        accepted: float = ACCEPTED,
+        refused: float = REFUSED,
+    ) -> Gate:
         """Learn to tell lung slices from other pictures.
+
+        The limit is the larger of the two that the shares below ask for. For where the kinds lie well apart,
+        that of the lung slices is too strict: all of them were trained on, and of slices that were not the
+        network's embeddings lie farther out.
 
         Args:
             examples: lung slices and foreign pictures; their features are looks followed by embeddings.
             deciding: which examples, all of them lung slices, decide on the limit, shape (N,).
             accepted: share of these that is accepted by models that have not seen their patients.
+            refused: share of foreign pictures that is refused by models that have not seen them.
 
         Raises:
-            ValueError: there is no lung slice, nothing foreign, or no deciding slice.
+            ValueError: there are no two groups of lung slices or of foreign pictures, or no deciding slice.
         """
-        held_out = held_out_foreignness(examples)[deciding[examples.lung]]
-        if not len(held_out):
+        if not deciding.any():
             raise ValueError("the gate's limit needs lung slices to decide on it")
-        # Below even odds nothing is refused, however well the deciding slices are told from the rest.
-        limit = max(0.0, float(np.quantile(held_out, accepted)))
-        return cls(fit_foreign_model(examples), round(limit, 4))
+        held_out = held_out_foreignness(examples)
+        limits = (
+            np.quantile(held_out[deciding], accepted),
+            np.quantile(held_out[~examples.lung], 1 - refused),
+        )
+        # Below even odds nothing is refused, however well the kinds are told apart.
+        return cls(fit_foreign_model(examples), round(max(0.0, *map(float, limits)), 4))
 
     @classmethod
     def open_wide(cls, channels: int) -> Gate:
