@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.imaging.framing import Box, FramedSlice, otsu_anchors
+from groundglass.imaging.framing import Box, FramedSlice, grey_histogram, otsu_anchors
 from groundglass.imaging.slice import Grey
 
 _SIDE = 48
@@ -25,7 +25,7 @@ _SHAPES, _GREYS = 19, 10
 COUNT = 2 * _GREY_SIDE**2 + (_CELLS**2 + _WHOLE_CELLS**2) * _DIRECTIONS + _SHAPES + _GREYS
 """How many numbers `appearance` gives."""
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same picture gives other numbers, so that nothing fitted to the former ones is used."""
 
 
@@ -40,7 +40,7 @@ def appearance(pixels: Grey, framed: FramedSlice) -> NDArray[np.float32]:
         float32, shape (`COUNT`,): grey values and edge directions of the framed slice, those of the whole
         picture, shapes, grey statistics.
     """
-    inner, whole = _small(framed.pixels), _small(pixels)
+    inner, whole = _small(framed.pixels), _small(framed.whole)
     return np.concatenate(
         [
             _grey_values(inner),
@@ -92,7 +92,7 @@ def _shapes(shape: tuple[int, ...], framed: FramedSlice) -> NDArray[np.float64]:
             (bottom - top) / height,
             (left + right) / width - 1,
             float(framed.found),
-            framed.lungs.mean(),
+            cv2.countNonZero(framed.lungs.view(np.uint8)) / framed.lungs.size,
             share,
             min(halves),
             abs(halves[0] - halves[1]) / (share + 0.05),
@@ -114,7 +114,7 @@ def _in_box(lungs: NDArray[np.bool_], box: Box) -> NDArray[np.float32]:
 def _grey_statistics(pixels: Grey, small: NDArray[np.float32]) -> NDArray[np.float64]:
     """Symmetry, grain, the two Otsu classes and the histogram of the framed slice, shape (10,)."""
     dark, bright = otsu_anchors(pixels)
-    histogram = np.bincount(pixels.ravel(), minlength=256) / pixels.size
+    histogram = grey_histogram(pixels) / pixels.size
     present = histogram[histogram > 0]
     grain = cv2.Laplacian(pixels, cv2.CV_16S)
     spread = (small - small.mean()) / (small.std() + 1)
@@ -122,7 +122,7 @@ def _grey_statistics(pixels: Grey, small: NDArray[np.float32]) -> NDArray[np.flo
         [
             (spread * spread[:, ::-1]).mean(),
             (spread * spread[::-1]).mean(),
-            np.log1p(np.abs(grain).mean()),
+            np.log1p(cv2.norm(grain, cv2.NORM_L1) / grain.size),
             np.log1p(small.std()),
             (bright - dark) / 255,
             dark / 255,

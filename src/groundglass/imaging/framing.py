@@ -52,12 +52,14 @@ class FramedSlice:
         box: where ``pixels`` lies in the source (may reach beyond its edges, which are padded by repetition).
         lungs: bool, shape (H, W) of the source: the air-filled lung fields found; all False where none were.
         found: whether lungs were found; otherwise ``box`` is the whole picture.
+        whole: uint8, the whole picture, its longer side at most 192 pixels.
     """
 
     pixels: Grey
     box: Box
     lungs: NDArray[np.bool_]
     found: bool
+    whole: Grey
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,13 @@ class Framing:
         Args:
             pixels: uint8, shape (H, W).
         """
-        lungs, found = find_lungs(pixels)
+        whole = _small_copy(pixels)
+        lungs, found = _lungs_of(pixels, whole)
         height, width = pixels.shape
         box: Box = (0, 0, width, height)
         if self.crop and found:
             box = _widened(_bounding_box(lungs), self.margin)
-        return FramedSlice(resize_box(pixels, box, self.size), box, lungs, found)
+        return FramedSlice(resize_box(pixels, box, self.size), box, lungs, found, whole)
 
     def normalise(self, pixels: Grey) -> NDArray[np.float32]:
         """Normalise the grey values of framed slices, each by itself.
@@ -113,7 +116,7 @@ class Framing:
         normalised = np.empty(planes.shape, np.float32)
         for plane, out in zip(planes, normalised, strict=True):
             # One look-up table per slice: 256 values are computed instead of size x size.
-            out[...] = _grey_table(plane, self.normalisation)[plane]
+            cv2.LUT(plane, _grey_table(plane, self.normalisation), out)
         return normalised.reshape(pixels.shape)
 
 
@@ -129,17 +132,7 @@ def find_lungs(pixels: Grey) -> tuple[NDArray[np.bool_], bool]:
     Returns:
         A bool mask of shape (H, W), and whether it holds lungs.
     """
-    height, width = pixels.shape
-    scale = min(1.0, _SEARCH_SIDE / max(height, width))
-    small_size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(pixels, small_size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
-    fields = _lung_components(small)
-    found = bool(fields.mean() >= _SMALLEST_LUNGS)
-    if not found:
-        return np.zeros(pixels.shape, np.bool_), False
-    if scale < 1:
-        fields = cv2.resize(fields, (width, height), interpolation=cv2.INTER_NEAREST)
-    return fields.astype(np.bool_), True
+    return _lungs_of(pixels, _small_copy(pixels))
 
 
 def resize_box(pixels: Grey, box: Box, size: int) -> Grey:
@@ -170,12 +163,17 @@ def resize_mask(mask: NDArray[np.bool_], box: Box, size: int) -> NDArray[np.bool
     return resize_box(rimmed, (left + 1, top + 1, right + 1, bottom + 1), size) > 127
 
 
+def grey_histogram(pixels: Grey) -> NDArray[np.float64]:
+    """How often each grey value occurs in a picture of shape (H, W), shape (256,)."""
+    return np.asarray(cv2.calcHist([pixels], [0], None, [256], [0, 256]).ravel(), np.float64)
+
+
 def otsu_anchors(pixels: Grey) -> tuple[float, float]:
     """Mean grey of the dark and of the bright Otsu class; equal for a blank picture.
 
     Source: N. Otsu, A threshold selection method from gray-level histograms, IEEE Trans. SMC 9(1), 1979.
     """
-    histogram = np.bincount(pixels.ravel(), minlength=256).astype(np.float64)
+    histogram = grey_histogram(pixels)
     below = np.cumsum(histogram)
     weighted = np.cumsum(histogram * np.arange(256))
     above = below[-1] - below
@@ -187,6 +185,27 @@ def otsu_anchors(pixels: Grey) -> tuple[float, float]:
     bright = (weighted[-1] - weighted[splits]) / above[splits]
     best = int(np.argmax(below[splits] * above[splits] * (bright - dark) ** 2))
     return float(dark[best]), float(bright[best])
+
+
+def _small_copy(pixels: Grey) -> Grey:
+    """The picture in which lungs are looked for; the picture itself where it is small."""
+    height, width = pixels.shape
+    scale = _SEARCH_SIDE / max(height, width)
+    if scale >= 1:
+        return pixels
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+
+
+def _lungs_of(pixels: Grey, small: Grey) -> tuple[NDArray[np.bool_], bool]:
+    """As :func:`find_lungs`, with the small copy at hand."""
+    fields = _lung_components(small)
+    if fields.mean() < _SMALLEST_LUNGS:
+        return np.zeros(pixels.shape, np.bool_), False
+    if fields.shape != pixels.shape:
+        fields = cv2.resize(fields, pixels.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    # Zeros and ones: the same bytes are False and True.
+    return fields.view(np.bool_), True
 
 
 def _grey_table(plane: Grey, normalisation: Normalisation) -> NDArray[np.float32]:
