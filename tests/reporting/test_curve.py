@@ -68,6 +68,7 @@ def test_words_name_the_peak() -> None:
     assert "2 slices" in words
     assert "0.912 at −12.5 mm" in words
     assert "0.100" in words
+    assert "at 0 mm" in curve([-12.5, -0.0], [0.1, 0.9]).words, "no minus before a zero"
 
 
 def test_svg_holds_no_address_and_no_style() -> None:

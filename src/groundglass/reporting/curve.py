@@ -40,7 +40,7 @@ class SeriesCurve:
         if len(self.at) < 2:
             return ""
         peak = max(range(len(self.at)), key=self.probability.__getitem__)
-        where = f"{self.at[peak]:g} {self.unit}".strip().replace("-", "−")
+        where = f"{round(self.at[peak], 1) + 0.0:g} {self.unit}".strip().replace("-", "−")
         return (
             f"Probability of COVID in {len(self.at)} slices: highest {self.probability[peak]:.3f} "
             f"at {where}, lowest {min(self.probability):.3f}."
