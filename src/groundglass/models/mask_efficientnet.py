@@ -113,7 +113,7 @@ class MaskEfficientNet(Network):
                 features = self.mask_branch(images, features, mirrored=mirrored)
         return cast(Tensor, backbone.bn2(backbone.conv_head(features)))  # type: ignore[operator]
 
-    def forward(self, images: Tensor, *, mirrored: bool = False) -> NetworkOutput:
+    def forward(self, images: Tensor, mirrored: bool = False) -> NetworkOutput:
         """Map (B, 1, H, W) to logits, activation maps and embedding; ``mirrored`` as for the features."""
         output = super().forward(images, mirrored=mirrored)
         if self.histogram_term is None:

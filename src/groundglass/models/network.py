@@ -74,7 +74,7 @@ class Network(nn.Module):
         """
         return cast(Tensor, self.backbone.forward_features(images))  # type: ignore[operator]
 
-    def forward(self, images: Tensor, *, mirrored: bool = False) -> NetworkOutput:
+    def forward(self, images: Tensor, mirrored: bool = False) -> NetworkOutput:
         """Map (B, 1, H, W) to logits, activation maps and embedding; ``mirrored`` as for the features."""
         return cast(NetworkOutput, self.head(self.features(self.normalise(images), mirrored=mirrored)))
 
