@@ -33,6 +33,9 @@ SkipFile = Callable[[str], bool]
 SHARD = 4096
 """Units that Ray is told of at a time, some 260,000 files: bounds the memory that lists of paths take."""
 
+_MOMENT = 1.0
+"""Seconds that a thread of Ray's is given to end after an interruption."""
+
 MOST_LOST = 16
 """Units that may take their workers down before these are taken to die of something else."""
 
@@ -228,11 +231,21 @@ def _ending_with_this() -> Iterator[None]:
     before = set(threading.enumerate())
     try:
         yield
-    finally:
+    except BaseException:
+        _end_executors(before)
+        # What else Ray Data had begun may be in the middle of a question to Ray.
         for thread in set(threading.enumerate()) - before:
-            if isinstance(thread, _Executor):
-                thread.shutdown(force=True)
-                thread.join(PATIENCE)
+            thread.join(_MOMENT)
+        raise
+    _end_executors(before)
+
+
+def _end_executors(before: set[threading.Thread]) -> None:
+    """End the executors among the threads that were not there before."""
+    for thread in set(threading.enumerate()) - before:
+        if isinstance(thread, _Executor):
+            thread.shutdown(force=True)
+            thread.join(PATIENCE)
 
 
 @runtime_checkable

@@ -137,7 +137,7 @@ def test_every_variant_changes_one_thing() -> None:
         "no-attention": {"network.attention"},
         "no-histogram": {"network.histogram"},
         "no-crop": {"framing.crop"},
-        "normalisation-zero-mean": {"framing.normalisation"},
+        "normalisation-two-anchor": {"framing.normalisation"},
         "normalisation-min-max": {"framing.normalisation"},
         "augmentation-paper": {f"augmentation.{name}" for name in rest},
         "augmentation-none": {f"augmentation.{name}" for name in four | rest},
