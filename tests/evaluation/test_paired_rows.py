@@ -169,6 +169,13 @@ def test_seeds_of_different_recipes_are_refused(tmp_path: Path) -> None:
         paired(tmp_path, document("vgg-16-none", 1.0), other)
 
 
+def test_a_seed_may_be_older_than_a_field(tmp_path: Path) -> None:
+    other = document("vgg-16-none", 1.0, seed=1)
+    training = {**other["recipe"]["training"], "invented_since": 1.0}
+    other["recipe"] = {**other["recipe"], "training": training}
+    assert set(paired(tmp_path, document("vgg-16-none", 1.0), other).rows["vgg-16-none"].judged) == {0, 1}
+
+
 def test_one_class_has_no_auc_and_one_patient_no_interval(tmp_path: Path) -> None:
     rows = paired(tmp_path, *seeds("vgg-16-none", 1.0, covid=0.0), *seeds("vgg-11-none", 1.0, covid=0.0))
     assert rows.spread("vgg-16-none")["auc"].mean is None

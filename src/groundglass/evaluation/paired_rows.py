@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,7 +217,7 @@ class PairedRows:
 
     def _row(self, name: str, outcomes: Sequence[Outcome]) -> Row:
         for other in outcomes[1:]:
-            if other.recipe != outcomes[0].recipe:
+            if _contradict(other.recipe, outcomes[0].recipe):
                 raise DataError(f"{other.path}: differs in its recipe from {outcomes[0].path.name}")
         judged: dict[int, Judged] = {}
         for seed in sorted({outcome.identity.seed for outcome in outcomes}):
@@ -276,6 +277,18 @@ class PairedRows:
             "accuracy": (accuracy, calls.mid_p),
         }
         return tests, (calls.first_only, calls.second_only)
+
+
+def _contradict(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether recipes differ in a field that both have; a result may be older than some fields."""
+    for key in one.keys() & other.keys():
+        first, second = one[key], other[key]
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            if _contradict(first, second):
+                return True
+        elif first != second:
+            return True
+    return False
 
 
 def _pooled(parts: Sequence[Judged], run: Outcome) -> Judged:
