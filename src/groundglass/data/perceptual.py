@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.imaging.framing import Box, find_lungs
+from groundglass.imaging.framing import Box, find_lungs, shrunk
 from groundglass.imaging.slice import Grey
 
 HASH_BITS = 255
@@ -75,7 +75,7 @@ def fingerprint(pixels: Grey, patches: bool = True) -> Fingerprint:
         pixels: uint8, shape (H, W).
         patches: whether to take those of patches as well, which needs most of the time.
     """
-    small = _shrunk(pixels)
+    small = shrunk(pixels, _WORKING_SIDE)
     content = _content(small)
     mask, found = find_lungs(small)
     lungs = _bounding_box(mask) if found else None
@@ -121,15 +121,6 @@ def mirrored_hash(original: Hash) -> Hash:
 def mirrored_codes(original: Codes) -> Codes:
     """The codes of the mirror image's patches."""
     return np.asarray(original ^ _MIRROR)
-
-
-def _shrunk(pixels: Grey) -> Grey:
-    height, width = pixels.shape
-    scale = _WORKING_SIDE / max(height, width)
-    if scale >= 1:
-        return pixels
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _content(small: Grey) -> Box:

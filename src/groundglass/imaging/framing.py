@@ -95,7 +95,7 @@ class Framing:
         Args:
             pixels: uint8, shape (H, W).
         """
-        whole = _small_copy(pixels)
+        whole = shrunk(pixels, _SEARCH_SIDE)
         lungs, found = _lungs_of(pixels, whole)
         height, width = pixels.shape
         box: Box = (0, 0, width, height)
@@ -132,7 +132,17 @@ def find_lungs(pixels: Grey) -> tuple[NDArray[np.bool_], bool]:
     Returns:
         A bool mask of shape (H, W), and whether it holds lungs.
     """
-    return _lungs_of(pixels, _small_copy(pixels))
+    return _lungs_of(pixels, shrunk(pixels, _SEARCH_SIDE))
+
+
+def shrunk(pixels: Grey, side: int) -> Grey:
+    """A copy whose longer side is ``side`` pixels; the picture itself, shape (H, W), where it is smaller."""
+    height, width = pixels.shape
+    scale = side / max(height, width)
+    if scale >= 1:
+        return pixels
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
 
 
 def resize_box(pixels: Grey, box: Box, size: int) -> Grey:
@@ -185,16 +195,6 @@ def otsu_anchors(pixels: Grey) -> tuple[float, float]:
     bright = (weighted[-1] - weighted[splits]) / above[splits]
     best = int(np.argmax(below[splits] * above[splits] * (bright - dark) ** 2))
     return float(dark[best]), float(bright[best])
-
-
-def _small_copy(pixels: Grey) -> Grey:
-    """The picture in which lungs are looked for; the picture itself where it is small."""
-    height, width = pixels.shape
-    scale = _SEARCH_SIDE / max(height, width)
-    if scale >= 1:
-        return pixels
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
 
 
 def _lungs_of(pixels: Grey, small: Grey) -> tuple[NDArray[np.bool_], bool]:
