@@ -25,6 +25,14 @@ def test_a_folder_is_private_and_gone_in_the_end(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_is_made_when_it_is_asked_for(tmp_path: Path) -> None:
+    with Scratch(tmp_path, 100) as scratch, scratch.folder() as folder:
+        folder.take(50)
+        assert list(scratch.path.iterdir()) == []
+        assert folder.path == folder.path
+        assert list(scratch.path.iterdir()) == [folder.path]
+
+
 def test_requests_in_flight_share_their_room(tmp_path: Path) -> None:
     with Scratch(tmp_path, 100) as scratch, scratch.folder() as first:
         first.take(60)

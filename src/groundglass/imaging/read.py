@@ -111,6 +111,15 @@ def read_slices(
         report(no_image(path))
 
 
+def read_source(source: Source, decoder: LosslessDecoder, limits: Limits) -> Iterator[CTSlice]:
+    """All slices of one file that is no archive, wherever its bytes are.
+
+    Raises:
+        ImageError: it cannot be read, or is an archive.
+    """
+    yield from _decode(source, _identify(source), decoder, limits)
+
+
 def read_slice(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> CTSlice:
     """The one slice of a file.
 

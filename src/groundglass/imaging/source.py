@@ -1,4 +1,4 @@
-"""One file's bytes, whether it lies in a folder or in an archive."""
+"""One file's bytes, whether it lies in a folder, in an archive or in memory."""
 
 from __future__ import annotations
 
@@ -79,6 +79,27 @@ class FileSource(Source):
 
     def _content(self) -> bytes:
         return self.path.read_bytes()
+
+
+class MemorySource(Source):
+    """A file whose bytes are in memory; nothing lies beside it."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        self.name = name
+        self.size = len(content)
+        self.content = content
+
+    def head(self, count: int) -> bytes:
+        """The first ``count`` bytes, or all where there are fewer."""
+        return self.content[:count]
+
+    def sibling(self, relative: str) -> Source | None:
+        """None, or an error for a path out of the file's folder."""
+        check_inside(self.name, relative)
+        return None
+
+    def _content(self) -> bytes:
+        return self.content
 
 
 def files_below(folder: Path, on_error: Callable[[ImageError], None] | None = None) -> Iterator[FileSource]:

@@ -17,8 +17,9 @@ from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.framing import FramedSlice
 from groundglass.imaging.limits import DEFAULT_LIMITS, Limits
 from groundglass.imaging.lossless import LosslessDecoder
-from groundglass.imaging.read import read_slice, read_slices
+from groundglass.imaging.read import read_slice, read_slices, read_source
 from groundglass.imaging.slice import CTSlice, Grey, Origin, Patient
+from groundglass.imaging.source import Source
 from groundglass.inference.background import in_background
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.finding import Evidence, Finding, Status
@@ -125,7 +126,7 @@ class Classifier:
         for item in self._read(files, None, None, of_folder=of_folder):
             yield self.judge(item)
 
-    def read_files(self, files: Iterable[Path]) -> Iterator[CTSlice | Finding]:
+    def read_files(self, files: Iterable[Path | Source]) -> Iterator[CTSlice | Finding]:
         """Every slice of files as they are read, each for :meth:`judge`; what cannot be read is a finding.
 
         No file stands for others: a manifest is no image.
@@ -143,7 +144,7 @@ class Classifier:
 
     def _read(
         self,
-        paths: Iterable[Path],
+        files: Iterable[Path | Source],
         skip: Skip | None,
         skip_file: SkipFile | None,
         *,
@@ -151,10 +152,13 @@ class Classifier:
     ) -> Iterator[CTSlice | Finding]:
         failed: list[ImageError] = []
         with LosslessDecoder() as decoder:
-            for path in paths:
-                slices = read_slices(
-                    path, self._limits, failed.append, skip_file, decoder=decoder, of_folder=of_folder
-                )
+            for file in files:
+                if isinstance(file, Source):
+                    slices = read_source(file, decoder, self._limits)
+                else:
+                    slices = read_slices(
+                        file, self._limits, failed.append, skip_file, decoder=decoder, of_folder=of_folder
+                    )
                 try:
                     for ct_slice in slices:
                         yield from self._failures(failed, skip)

@@ -10,12 +10,13 @@ from functools import partial
 from typing import Literal, cast
 
 from groundglass.imaging.slice import CTSlice
+from groundglass.imaging.source import MemorySource
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.finding import Finding
 from groundglass.serving.layers import heat_map_uri
 from groundglass.serving.problems import too_large
 from groundglass.serving.results import KeptSlice
-from groundglass.serving.upload import UploadedFile
+from groundglass.serving.spool import UploadedFile
 from groundglass.serving.workers import FairWorkers, Steps
 
 HeatMaps = Literal["none", "link", "inline"]
@@ -51,7 +52,7 @@ class Job:
         self, classifier: Classifier, files: Sequence[UploadedFile], heat_maps: HeatMaps, most: int
     ) -> None:
         self._classifier, self._files, self._heat_maps, self._most = classifier, files, heat_maps, most
-        self._names = {str(file.path): file.name for file in files}
+        self._names = {_called(file): file.name for file in files}
         self._loop = asyncio.get_running_loop()
         self._judged: dict[int, Judged] = {}
         self._error: BaseException | None = None
@@ -93,8 +94,8 @@ class Job:
             await self._news.wait()
 
     def _steps(self) -> Steps:
-        paths = [file.path for file in self._files]
-        with closing(cast("_Items", self._classifier.read_files(paths))) as items:
+        sources = [file.source for file in self._files]
+        with closing(cast("_Items", self._classifier.read_files(sources))) as items:
             for number, item in enumerate(items):
                 if self._stopped:
                     return
@@ -136,3 +137,8 @@ class Job:
         self._error = self._error or error
         self._ended.set()
         self._news.set()
+
+
+def _called(file: UploadedFile) -> str:
+    """What a finding made from the file calls it."""
+    return file.source.name if isinstance(file.source, MemorySource) else str(file.source)

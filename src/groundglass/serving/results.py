@@ -87,7 +87,7 @@ class Result:
     """What is said of the slices of one request.
 
     Attributes:
-        id: that nobody can guess.
+        id: that nobody can guess; empty where nobody can ask for it.
         bundle: id of the bundle that was asked.
         begun: when, in the clock's seconds.
         findings: in the order of reading.
@@ -130,7 +130,7 @@ class Results:
 
     def begin(self, bundle: str, *, keep: bool) -> Result:
         """A new result, which can be asked for from now on where it is to be kept."""
-        result = Result(secrets.token_urlsafe(16), bundle, self._clock())
+        result = Result(secrets.token_urlsafe(16) if keep else "", bundle, self._clock())
         if keep:
             self.expire()
             while len(self._kept) >= self._capacity.kept_results:

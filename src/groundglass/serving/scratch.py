@@ -49,12 +49,12 @@ class Scratch:
 
     @contextmanager
     def folder(self) -> Iterator[RequestFolder]:
-        """A new empty folder, removed with all that is in it when the block ends."""
-        folder = RequestFolder(Path(tempfile.mkdtemp(dir=self.path)), self)
+        """A folder of its own, removed with all that is in it when the block ends."""
+        folder = RequestFolder(self)
         try:
             yield folder
         finally:
-            shutil.rmtree(folder.path, ignore_errors=True)
+            folder.remove()
             self.used -= folder.used
 
     def take(self, count: int) -> None:
@@ -79,20 +79,35 @@ class Scratch:
 
 
 class RequestFolder:
-    """The folder of one request.
+    """The folder of one request, made when it is first asked for.
 
     Attributes:
-        path: of the folder.
-        used: bytes set aside for it.
+        used: bytes set aside for the request.
     """
 
-    def __init__(self, path: Path, scratch: Scratch) -> None:
-        self.path = path
+    def __init__(self, scratch: Scratch) -> None:
         self.used = 0
         self._scratch = scratch
+        self._path: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """Of the folder.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        if self._path is None:
+            self._path = Path(tempfile.mkdtemp(dir=self._scratch.path))
+        return self._path
+
+    def remove(self) -> None:
+        """Remove the folder, where there is one, with all that is in it."""
+        if self._path is not None:
+            shutil.rmtree(self._path, ignore_errors=True)
 
     def take(self, count: int) -> None:
-        """Set bytes aside until the folder is removed.
+        """Set bytes aside as long as the request lasts.
 
         Raises:
             Problem: all requests together would hold more than the limit.

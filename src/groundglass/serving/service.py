@@ -43,7 +43,7 @@ class Service:
         self.metrics = Metrics(
             {
                 "uploads_in_flight": ("Uploads received or worked on.", lambda: self.admission.in_flight),
-                "scratch_bytes": ("Bytes of uploads on disk.", lambda: self.scratch.used),
+                "scratch_bytes": ("Bytes of uploads, on disk or in memory.", lambda: self.scratch.used),
                 "kept_results": ("Results in memory.", lambda: len(self.results)),
                 "kept_bytes": ("Bytes of slices in memory.", lambda: self.results.size),
                 "ready": ("Whether new requests are welcome.", lambda: float(self.is_ready)),

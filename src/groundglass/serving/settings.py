@@ -29,7 +29,7 @@ class Capacity:
         upload_bytes: of one request.
         files: of one request.
         slices: of one request.
-        scratch_bytes: of all requests in flight together, on disk.
+        scratch_bytes: of all uploads in flight together, on disk or in memory.
         seconds: that one request may take, from its first byte to its last finding.
         idle_seconds: that a client may keep the service waiting, for the next bytes or to take an answer.
         kept_bytes: of results kept in memory for links.

@@ -1,4 +1,4 @@
-"""Files of a multipart request, written to its folder as they arrive and never held in memory."""
+"""Files of a multipart request, taken in as they arrive; in memory no more than one small one."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import closing
-from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 
-from groundglass.imaging.sniff import HEAD_BYTES, Container, identify
 from groundglass.serving.problems import Problem, busy, invalid, too_large
 from groundglass.serving.scratch import RequestFolder
 from groundglass.serving.settings import Capacity
+from groundglass.serving.spool import Spool, UploadedFile
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -28,34 +26,12 @@ _OVERHEAD = 2**20
 """Bytes by which a request may be larger than its files: boundaries and headers."""
 _PART_OVERHEAD = 1024
 _LONGEST_NAME, _LONGEST_PART = 1000, 200
-_HEAVY = 16 * 2**20
-"""Bytes above which a file is opened beside few others: it may be held in memory whole."""
+_MOST_HELD = 2**20
+"""Bytes up to which the only file of a request stays in memory."""
 
 
 class ClientGone(Exception):  # noqa: N818 - an outcome, no error
     """The client closed the connection; nobody waits for an answer."""
-
-
-@dataclass(frozen=True)
-class UploadedFile:
-    """One file of a request.
-
-    Attributes:
-        name: as the client gave it, which is what its findings call it.
-        path: where it lies.
-        size: bytes.
-        kind: what its first bytes say it is; None for no image.
-    """
-
-    name: str
-    path: Path
-    size: int
-    kind: Container | None
-
-    @property
-    def heavy(self) -> bool:
-        """Whether reading it may take much memory."""
-        return self.size > _HEAVY or self.kind in {Container.ZIP, Container.GZIP}
 
 
 async def receive_files(
@@ -132,12 +108,11 @@ class _Form:
 
     def __init__(self, boundary: bytes, folder: RequestFolder, capacity: Capacity) -> None:
         self._folder, self._capacity = folder, capacity
-        self._files: list[UploadedFile] = []
+        self._spools: list[Spool] = []
         self._names: set[str] = set()
+        self._open_spool: Spool | None = None
         self._header, self._value, self._disposition = b"", b"", ""
-        self._stream: BinaryIO | None = None
-        self._name, self._path = "", folder.path
-        self._size = self._total = 0
+        self._total = 0
         self._ended = False
         try:
             self._parser = MultipartParser(
@@ -163,29 +138,32 @@ class _Form:
         except FormParserError as error:
             raise _bad_form(str(error)) from None
         except OSError:
-            raise busy("The service has no room for the upload; try again later.", retry_after=30) from None
+            raise _no_room() from None
 
     def close(self) -> None:
         """Close the file that was being written."""
-        if self._stream is not None:
-            self._stream.close()
+        if self._open_spool is not None:
+            self._open_spool.close()
 
     def finished(self) -> list[UploadedFile]:
         """All files, after the last byte."""
         if not self._ended:
             raise _bad_form("it ends before its last boundary")
-        if not self._files:
+        if not self._spools:
             raise invalid("The request holds no file; send one or more, each as a part with a file name.")
-        return self._files
+        try:
+            return [spool.finished() for spool in self._spools]
+        except OSError:
+            raise _no_room() from None
 
     def _begin(self) -> None:
-        if len(self._files) >= self._capacity.files:
+        if len(self._spools) >= self._capacity.files:
             raise too_large(
                 "too-many-files",
                 f"More than {self._capacity.files:,} files in one request; send fewer, or a zip.",
             )
-        self._header, self._value, self._disposition, self._size = b"", b"", "", 0
-        self._count(_PART_OVERHEAD)
+        self._header, self._value, self._disposition = b"", b"", ""
+        self._folder.take(_PART_OVERHEAD)
 
     def _add_header(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -205,41 +183,42 @@ class _Form:
             raise invalid(
                 "A part of the request is no file (it has no file name); options belong in the address."
             )
-        self._name = checked_name(options[b"filename"].decode("utf-8", "replace"), len(self._files) + 1)
-        if self._name in self._names:
-            raise _taken(self._name)
-        self._names.add(self._name)
-        self._path = self._folder.path / self._name
+        name = checked_name(options[b"filename"].decode("utf-8", "replace"), len(self._spools) + 1)
+        if name in self._names:
+            raise _taken(name)
+        self._names.add(name)
+        spool = Spool(self._folder, name, _MOST_HELD)
+        if self._spools:
+            self._lay_down(spool)
+        self._spools.append(spool)
+        self._open_spool = spool
+
+    def _lay_down(self, spool: Spool) -> None:
+        """A second file has come: lay both down, so that each finds what it refers to."""
+        self._spools[0].to_disk()
+        self._spools[0].close()
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self._path.open("xb")
+            spool.to_disk()
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
-            raise _taken(self._name) from None
+            raise _taken(spool.name) from None
 
     def _write(self, data: bytes, start: int, end: int) -> None:
-        if self._stream is None:
+        if self._open_spool is None:
             raise _bad_form("a part has no headers")
-        self._size += end - start
         self._total += end - start
         if self._total > self._capacity.upload_bytes:
             raise _too_many_bytes(self._capacity)
-        self._count(end - start)
-        self._stream.write(memoryview(data)[start:end])
+        self._folder.take(end - start)
+        self._open_spool.write(memoryview(data)[start:end])
 
     def _close(self) -> None:
-        if self._stream is None:
+        if self._open_spool is None:
             raise _bad_form("a part has no headers")
-        self._stream.close()
-        self._stream = None
-        with self._path.open("rb") as written:
-            kind = identify(written.read(HEAD_BYTES))
-        self._files.append(UploadedFile(self._name, self._path, self._size, kind))
+        self._open_spool.close()
+        self._open_spool = None
 
     def _end(self) -> None:
         self._ended = True
-
-    def _count(self, count: int) -> None:
-        self._folder.take(count)
 
 
 def checked_name(name: str, number: int) -> str:
@@ -267,6 +246,10 @@ def checked_name(name: str, number: int) -> str:
 
 def _taken(name: str) -> Problem:
     return invalid(f"Two files of the request are named {name}; send them with their folders, as a/{name}.")
+
+
+def _no_room() -> Problem:
+    return busy("The service has no room for the upload; try again later.", retry_after=30)
 
 
 def _bad_form(reason: str) -> Problem:

@@ -104,6 +104,19 @@ def test_lines_are_byte_for_byte_those_of_predict(
     assert answer.text == predicted
 
 
+def test_a_file_sent_alone_is_judged_as_among_others(
+    service: Running, uploads: list[tuple[str, bytes]], predicted: str
+) -> None:
+    """A small file alone is judged from memory, and unlike archives and files with company never written."""
+    alone = [
+        row
+        for name, content in uploads
+        if name != "g.csv"
+        for row in service.post((name, content)).json()["findings"]
+    ]
+    assert alone == [json.loads(line) for line in predicted.splitlines()]
+
+
 def test_many_clients_get_their_own_findings_in_their_order(service: Running) -> None:
     pictures = [picture(seed) for seed in range(8)]
     alone = [

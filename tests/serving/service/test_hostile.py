@@ -75,8 +75,12 @@ def test_each_gets_a_finding_that_says_why(
 
 
 def test_nothing_of_it_is_left(service: Running, hostile: dict[str, tuple[bytes, str]]) -> None:
-    for name, (content, _) in hostile.items():
-        assert service.post((name, content)).status_code in {200, 415}
+    for name, (content, reason) in hostile.items():
+        answer = service.post((name, content))
+        if answer.status_code == 200:
+            assert reason in answer.json()["findings"][0]["reason"]
+        else:
+            assert answer.status_code == 415
     service.wait_until_idle()
     assert service.uploads_on_disk() == []
     assert service.gauge("scratch_bytes") == 0

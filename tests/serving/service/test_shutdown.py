@@ -99,7 +99,7 @@ def test_while_it_ends_it_is_not_ready(start: Start) -> None:
 
 
 def test_the_next_service_removes_what_a_killed_one_left(tmp_path: Path, tiny_bundle: Path) -> None:
-    content = form("a.png", picture(1))
+    content = form("a.png", bytes(3 * 2**20))  # more than stays in memory
     (tmp_path / "first").mkdir()
     (tmp_path / "second").mkdir()
     with running(tmp_path / "first", tiny_bundle) as killed, connection(killed) as opened:
