@@ -79,7 +79,7 @@ def test_csv_holds_hostile_text_and_lists() -> None:
 
 def test_parquet_has_types_and_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("groundglass.inference.parquet._ROW_GROUP", 3)
+    monkeypatch.setattr("groundglass.inference.findings_file._ROW_GROUP", 3)
     file = parquet.ParquetFile(io.BytesIO(written("parquet", FINDINGS)))
     assert file.metadata.num_row_groups == 2
     rows = file.read().to_pylist()

@@ -43,14 +43,8 @@ def distance(
     """Measure what the distance from a bundle's training data says of data alike, altered, from elsewhere."""
     from rich.console import Console  # noqa: PLC0415
 
-    from groundglass.evaluation.distance_study import (  # noqa: PLC0415 - scikit-learn is slow to import
-        BEGIN,
-        END,
-        MARKDOWN,
-        StudyJob,
-        measure_study,
-        write_study,
-    )
+    from groundglass.evaluation.distance_study import StudyJob, measure_study  # noqa: PLC0415 - scikit-learn is slow
+    from groundglass.evaluation.distance_study_tables import BEGIN, END, MARKDOWN, write_study  # noqa: PLC0415
     from groundglass.evaluation.repeat import update_readme  # noqa: PLC0415
     from groundglass.inference.bundle import Bundle  # noqa: PLC0415
 

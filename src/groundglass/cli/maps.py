@@ -44,15 +44,12 @@ def maps(
     from rich.console import Console  # noqa: PLC0415
 
     from groundglass.evaluation.maps import (  # noqa: PLC0415 - scikit-learn is slow to import
-        BEGIN,
-        END,
-        MARKDOWN,
         MapsJob,
         measure_maps,
         picture_markdown,
-        write_maps,
         write_picture,
     )
+    from groundglass.evaluation.maps_tables import BEGIN, END, MARKDOWN, write_maps  # noqa: PLC0415
     from groundglass.evaluation.repeat import update_readme  # noqa: PLC0415
 
     console = Console(stderr=True)

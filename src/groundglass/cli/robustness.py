@@ -58,14 +58,8 @@ def robustness(
     from groundglass.data.load import load_dataset  # noqa: PLC0415
     from groundglass.evaluation.conflicts import read_conflicts  # noqa: PLC0415
     from groundglass.evaluation.repeat import update_readme  # noqa: PLC0415 - scikit-learn is slow to import
-    from groundglass.evaluation.robustness import (  # noqa: PLC0415
-        BEGIN,
-        END,
-        MARKDOWN,
-        RobustnessJob,
-        measure_robustness,
-        write_robustness,
-    )
+    from groundglass.evaluation.robustness import RobustnessJob, measure_robustness  # noqa: PLC0415
+    from groundglass.evaluation.robustness_tables import BEGIN, END, MARKDOWN, write_robustness  # noqa: PLC0415
 
     qualities, rows = parse_qualities(container), open_rows(models or ())
     split, part = chosen_part(split, part, rows[0].runs[0].split_spec)

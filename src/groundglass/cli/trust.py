@@ -45,14 +45,8 @@ def trust(
     from rich.console import Console  # noqa: PLC0415
 
     from groundglass.evaluation.repeat import update_readme  # noqa: PLC0415 - slow to import
-    from groundglass.evaluation.trust import (  # noqa: PLC0415
-        BEGIN,
-        END,
-        MARKDOWN,
-        TrustJob,
-        measure_trust,
-        write_trust,
-    )
+    from groundglass.evaluation.trust import TrustJob, measure_trust  # noqa: PLC0415
+    from groundglass.evaluation.trust_tables import BEGIN, END, MARKDOWN, write_trust  # noqa: PLC0415
     from groundglass.inference.bundle import Bundle  # noqa: PLC0415
 
     opened = Bundle.open(bundle, None if int8 is None else "int8" if int8 else "fp32")

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass import __version__
-from groundglass.atomic import write_json, write_text
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import read_pixels
 from groundglass.errors import BundleError, DataError
@@ -27,14 +26,10 @@ from groundglass.evaluation.distance import Distance
 from groundglass.evaluation.distance_document import distance_document
 from groundglass.evaluation.distance_groups import Group, Slices, judge, other_groups
 from groundglass.evaluation.distance_measure import Judged, measure_distance
-from groundglass.evaluation.distance_study_tables import study_tables
 from groundglass.evaluation.part import Part, select_part
 from groundglass.evaluation.placement import Placement
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.reference import Embedded, Reference, describe_slices, embed
-
-JSON, MARKDOWN = "distance.json", "distance.md"
-BEGIN, END = "<!-- distance:begin -->", "<!-- distance:end -->"
 
 _STREAM = 0xD157
 
@@ -169,12 +164,6 @@ def measure_study(job: StudyJob, tell: Callable[[str], None] = lambda step: None
         halves,
         tuple(groups),
     )
-
-
-def write_study(study: Study, output: Path, command: str) -> None:
-    """Write ``distance.json`` and ``distance.md``."""
-    write_json(output / JSON, study.as_json(command))
-    write_text(output / MARKDOWN, study_tables(study))
 
 
 def _halves(job: StudyJob, val: Group, parts: dict[str, Part]) -> Halves:

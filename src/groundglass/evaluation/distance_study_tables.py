@@ -1,21 +1,29 @@
-"""What the distance says of data known to be alike, altered or from elsewhere, as Markdown tables."""
+"""What the distance says of data alike, altered or from elsewhere, as Markdown tables and JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from groundglass.atomic import write_json, write_text
 from groundglass.evaluation.distance import ALIKE, FAR, TOLD, Share
 from groundglass.evaluation.distance_groups import Group
+from groundglass.evaluation.distance_study import Study
 from groundglass.evaluation.markdown import section, table
 
-if TYPE_CHECKING:
-    from groundglass.evaluation.distance_study import Study
+JSON, MARKDOWN = "distance.json", "distance.md"
+BEGIN, END = "<!-- distance:begin -->", "<!-- distance:end -->"
 
 _HEAD = (
     *("Slices", "Number", "Outside", "Embedding beyond 95 %", "Grey values beyond 95 %", "Refused"),
     *("Told apart (AUC)", "Accuracy", "AUC", "Verdict"),
 )
+
+
+def write_study(study: Study, output: Path, command: str) -> None:
+    """Write ``distance.json`` and ``distance.md``."""
+    write_json(output / JSON, study.as_json(command))
+    write_text(output / MARKDOWN, study_tables(study))
 
 
 def study_tables(study: Study) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from groundglass.atomic import write_bytes, write_json, write_text
+from groundglass.atomic import write_bytes
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Record
 from groundglass.errors import DataError
@@ -17,7 +17,6 @@ from groundglass.evaluation.intervals import LEVEL, RESAMPLES
 from groundglass.evaluation.map_answers import Answer, ask
 from groundglass.evaluation.map_figures import Cases, Figures, MapDifference, differences, figures
 from groundglass.evaluation.maps_picture import as_jpeg, maps_picture
-from groundglass.evaluation.maps_tables import maps_tables
 from groundglass.evaluation.model_rows import ModelRow, RowDescription
 from groundglass.evaluation.painted_slices import (
     KINDS,
@@ -29,9 +28,6 @@ from groundglass.evaluation.painted_slices import (
 from groundglass.evaluation.part import content_hash
 from groundglass.evaluation.protocol import TrainedRun
 from groundglass.evaluation.result import versions
-
-JSON, MARKDOWN = "maps.json", "maps.md"
-BEGIN, END = "<!-- maps:begin -->", "<!-- maps:end -->"
 
 PHANTOMS = "phantoms"
 
@@ -159,12 +155,6 @@ def measure_maps(job: MapsJob, tell: Callable[[str], None] = lambda step: None) 
         raise DataError("nothing to paint into: name a folder with --slices, or ask for --phantoms")
     reports = tuple(_judge(job, group, tell) for group in groups)
     return MapsReport(tuple(row.description for row in job.rows), reports, job.seed, job.resamples)
-
-
-def write_maps(report: MapsReport, output: Path, command: str) -> None:
-    """Write ``maps.json`` and ``maps.md``."""
-    write_json(output / JSON, report.as_json(command))
-    write_text(output / MARKDOWN, maps_tables(report))
 
 
 def write_picture(job: MapsJob, path: Path) -> None:

@@ -1,18 +1,20 @@
-"""Judged activation maps as Markdown tables."""
+"""Judged activation maps as Markdown tables and JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from groundglass.atomic import write_json, write_text
 from groundglass.evaluation.map_answers import RISE
 from groundglass.evaluation.map_figures import EVERYTHING, Figures, MapDifference
+from groundglass.evaluation.maps import GroupReport, MapsReport, ModelFigures
 from groundglass.evaluation.markdown import minus, section, signed, table
 from groundglass.evaluation.painted_slices import KINDS, SEVERITIES
 from groundglass.evaluation.paired_rows import Spread
 
-if TYPE_CHECKING:
-    from groundglass.evaluation.maps import GroupReport, MapsReport, ModelFigures
+JSON, MARKDOWN = "maps.json", "maps.md"
+BEGIN, END = "<!-- maps:begin -->", "<!-- maps:end -->"
 
 TITLES: Mapping[str, str] = {
     "pointing": "Hottest cell in the lesion",
@@ -34,6 +36,12 @@ _MAP_COLUMNS = (
     ("beyond chance", "energy_of_lungs{}_beyond"),
     ("Nothing positive", "blank{}"),
 )
+
+
+def write_maps(report: MapsReport, output: Path, command: str) -> None:
+    """Write ``maps.json`` and ``maps.md``."""
+    write_json(output / JSON, report.as_json(command))
+    write_text(output / MARKDOWN, maps_tables(report))
 
 
 def maps_tables(report: MapsReport) -> str:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.atomic import write_json, write_text
 from groundglass.data.manifest import Manifest
 from groundglass.errors import DataError
 from groundglass.evaluation.alterations import compressed
@@ -31,10 +30,6 @@ from groundglass.evaluation.model_rows import ModelRow, RowDescription
 from groundglass.evaluation.part import Part, content_hash, fingerprint, select_part
 from groundglass.evaluation.protocol import TrainedRun
 from groundglass.evaluation.result import versions
-from groundglass.evaluation.robustness_tables import robustness_tables
-
-JSON, MARKDOWN = "robustness.json", "robustness.md"
-BEGIN, END = "<!-- robustness:begin -->", "<!-- robustness:end -->"
 
 
 @dataclass(frozen=True)
@@ -195,12 +190,6 @@ def measure_robustness(
         job.seed,
         stage.now,
     )
-
-
-def write_robustness(report: Robustness, output: Path, command: str) -> None:
-    """Write ``robustness.json`` and ``robustness.md``."""
-    write_json(output / JSON, report.as_json(command))
-    write_text(output / MARKDOWN, robustness_tables(report))
 
 
 def _prepare(job: RobustnessJob) -> _Stage:

@@ -1,19 +1,27 @@
-"""Evaluation in one container and without contradicting slices, as Markdown tables."""
+"""Evaluation in one container and without contradicting slices, as Markdown tables and JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from groundglass.atomic import write_json, write_text
+from groundglass.evaluation.conditions import ConditionDifference, ConditionFigures
 from groundglass.evaluation.experiment_tables import spread_cell
 from groundglass.evaluation.markdown import section, signed, table
 from groundglass.evaluation.metrics import TITLES
+from groundglass.evaluation.robustness import Robustness, RowFigures
 
-if TYPE_CHECKING:
-    from groundglass.evaluation.conditions import ConditionDifference, ConditionFigures
-    from groundglass.evaluation.robustness import Robustness, RowFigures
+JSON, MARKDOWN = "robustness.json", "robustness.md"
+BEGIN, END = "<!-- robustness:begin -->", "<!-- robustness:end -->"
 
 _MEASURES = ("auc", "accuracy", "recall", "specificity")
+
+
+def write_robustness(report: Robustness, output: Path, command: str) -> None:
+    """Write ``robustness.json`` and ``robustness.md``."""
+    write_json(output / JSON, report.as_json(command))
+    write_text(output / MARKDOWN, robustness_tables(report))
 
 
 def robustness_tables(report: Robustness) -> str:

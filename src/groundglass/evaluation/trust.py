@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from groundglass import __version__
-from groundglass.atomic import write_json, write_text
 from groundglass.data.foreign import ForeignPicture, read_foreign
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import read_pixels
@@ -34,7 +33,6 @@ from groundglass.evaluation.refusal import (
     refused_share,
     together,
 )
-from groundglass.evaluation.trust_tables import trust_tables
 from groundglass.imaging.framing import find_lungs
 from groundglass.imaging.phantom import Scanner, scan
 from groundglass.imaging.slice import CTSlice
@@ -42,9 +40,6 @@ from groundglass.imaging.source import files_below
 from groundglass.imaging.thorax import Patient
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
-
-JSON, MARKDOWN = "trust.json", "trust.md"
-BEGIN, END = "<!-- trust:begin -->", "<!-- trust:end -->"
 
 _PARTS = ("train", "val", "test")
 _STREAM = 0x7257
@@ -166,12 +161,6 @@ def measure_trust(job: TrustJob, tell: Callable[[str], None] = lambda step: None
         dose,
         deletions,
     )
-
-
-def write_trust(report: TrustReport, output: Path) -> None:
-    """Write ``trust.json`` and ``trust.md``."""
-    write_json(output / JSON, report.as_json())
-    write_text(output / MARKDOWN, trust_tables(report))
 
 
 def _foreign(folder: Path) -> list[ForeignPicture]:

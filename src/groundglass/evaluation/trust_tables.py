@@ -1,18 +1,26 @@
-"""The measurements of trust as Markdown tables."""
+"""The measurements of trust as Markdown tables and JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from groundglass.atomic import write_json, write_text
 from groundglass.evaluation.deletion import DRAWS, SHARE, Deletion, Mean
 from groundglass.evaluation.dose_response import STEPS, Correlation, DoseResponse
 from groundglass.evaluation.markdown import section, table
 from groundglass.evaluation.prediction_sets import CalibrationReport, PredictionSets
 from groundglass.evaluation.refusal import RefusedShare
+from groundglass.evaluation.trust import TrustReport
 
-if TYPE_CHECKING:
-    from groundglass.evaluation.trust import TrustReport
+JSON, MARKDOWN = "trust.json", "trust.md"
+BEGIN, END = "<!-- trust:begin -->", "<!-- trust:end -->"
+
+
+def write_trust(report: TrustReport, output: Path) -> None:
+    """Write ``trust.json`` and ``trust.md``."""
+    write_json(output / JSON, report.as_json())
+    write_text(output / MARKDOWN, trust_tables(report))
 
 
 def trust_tables(report: TrustReport) -> str:
