@@ -7,7 +7,6 @@ at when thresholds are set. Everything else, the test part above all, is measure
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass import __version__
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import read_pixels
+from groundglass.data.manifest import PARTS, read_pixels
 from groundglass.errors import BundleError, DataError
 from groundglass.evaluation.bundled import BundledRun
 from groundglass.evaluation.distance import Distance
@@ -28,12 +26,11 @@ from groundglass.evaluation.distance_groups import Group, Slices, judge, other_g
 from groundglass.evaluation.distance_measure import Judged, measure_distance
 from groundglass.evaluation.part import Part, select_part
 from groundglass.evaluation.placement import Placement
+from groundglass.evaluation.result import versions
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.reference import Embedded, Reference, describe_slices, embed
 
 _STREAM = 0xD157
-
-_PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ def measure_study(job: StudyJob, tell: Callable[[str], None] = lambda step: None
             f"{job.bundle.path}: knows nothing of its training data; `groundglass reference` mends that"
         )
     manifest, run = load_dataset(job.data), BundledRun(job.bundle)
-    parts = {name: select_part(manifest, job.split, name, job.seed) for name in _PARTS}
+    parts = {name: select_part(manifest, job.split, name, job.seed) for name in PARTS}
     tell("validation part")
     val = judge(run, Slices.of("validation part", "val", parts["val"]), job.resamples, job.seed)
     halves = _halves(job, val, parts)
@@ -159,7 +156,7 @@ def measure_study(job: StudyJob, tell: Callable[[str], None] = lambda step: None
         manifest.name,
         job.split,
         job.seed,
-        {"groundglass": __version__, "python": platform.python_version(), "numpy": np.__version__},
+        versions(("numpy",)),
         val,
         halves,
         tuple(groups),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -95,11 +96,12 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes the figures."""
-    names = ("numpy", "scikit-learn", "opencv-python-headless")
+def versions(
+    packages: Sequence[str] = ("numpy", "scikit-learn", "opencv-python-headless"),
+) -> dict[str, str]:
+    """Versions of what computes the figures: this package, Python, and other packages."""
     return {"groundglass": __version__, "python": platform.python_version()} | {
-        name: version(name) for name in names
+        name: version(name) for name in packages
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from groundglass import __version__
 from groundglass.data.foreign import ForeignPicture, read_foreign
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import read_pixels
+from groundglass.data.manifest import PARTS, read_pixels
 from groundglass.errors import DataError
 from groundglass.evaluation.alterations import HARMLESS, SPOILING
 from groundglass.evaluation.deletion import PAINTS, Deletion, deletion
@@ -33,6 +31,7 @@ from groundglass.evaluation.refusal import (
     refused_share,
     together,
 )
+from groundglass.evaluation.result import versions
 from groundglass.imaging.framing import find_lungs
 from groundglass.imaging.phantom import Scanner, scan
 from groundglass.imaging.slice import CTSlice
@@ -41,7 +40,6 @@ from groundglass.imaging.thorax import Patient
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 
-_PARTS = ("train", "val", "test")
 _STREAM = 0x7257
 _PHANTOM_SEVERITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _LEVELS = (0.15, 0.3, 0.5, 0.7, 0.85, 0.9)
@@ -129,7 +127,7 @@ def measure_trust(job: TrustJob, tell: Callable[[str], None] = lambda step: None
         ImageError: a slice of the data set cannot be read.
     """
     manifest = load_dataset(job.data)
-    parts = {name: select_part(manifest, job.split, name, job.seed) for name in _PARTS}
+    parts = {name: select_part(manifest, job.split, name, job.seed) for name in PARTS}
     pictures = [picture for folder in job.foreign for picture in _foreign(folder)]
     classifier = Classifier(job.bundle)
     tell("calibration and prediction sets")
@@ -150,7 +148,7 @@ def measure_trust(job: TrustJob, tell: Callable[[str], None] = lambda step: None
         manifest.name,
         job.split,
         job.seed,
-        {"groundglass": __version__, "python": platform.python_version(), "numpy": np.__version__},
+        versions(("numpy",)),
         calibration,
         sets,
         lungs,
