@@ -1,0 +1,138 @@
+"""``groundglass predict`` in this process or one of its own, and slices to ask it about."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+
+from groundglass.cli.main import main
+from groundglass.imaging.phantom import make_phantom
+from groundglass.imaging.phantom_files import write_dicom
+
+NAME, ID, BIRTH = "Zwiebelfisch^Xaver", "MRN-4711-XZ", "19310719"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished command."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+    """Runs the command in this process, with the tiny bundle."""
+
+    def call(*arguments: object, bundle: Path = tiny_bundle) -> Done:
+        texts = [str(argument) for argument in arguments]
+        monkeypatch.setattr(
+            sys, "argv", ["groundglass", "predict", *texts, "--bundle", str(bundle), "--threads", "1"]
+        )
+        capfdbinary.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        sys.stdout.flush()
+        out, err = capfdbinary.readouterr()
+        return Done(int(ended.value.code or 0), out.decode("utf-8"), err.decode("utf-8"))
+
+    return call
+
+
+def command(bundle: Path, *arguments: object) -> list[str]:
+    texts = [str(argument) for argument in arguments]
+    start = [
+        sys.executable,
+        "-m",
+        "groundglass.cli.main",
+        "predict",
+        "--bundle",
+        str(bundle),
+        "--threads",
+        "1",
+    ]
+    return [*start, *texts]
+
+
+@cache
+def pixels(seed: int) -> np.ndarray:
+    return make_phantom(np.random.default_rng(seed), 0.6 * (seed % 2), 0.5, size=96).slice.pixels
+
+
+@cache
+def png(seed: int) -> bytes:
+    return bytes(cv2.imencode(".png", pixels(seed))[1])
+
+
+def write_pictures(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(png(number % 8))
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Six slices."""
+    return write_pictures(tmp_path / "pictures", 6)
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    """A DICOM series of five slices of somebody with a telling name."""
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for number in range(5):
+        path = folder / f"IM{number}"
+        write_dicom(make_phantom(np.random.default_rng(number), 0.1 * number, 0.5, size=96), path)
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID = "1.2.3.4"
+        dataset.ImagePositionPatient = [0, 0, -10.0 * number]
+        dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = NAME, ID, BIRTH
+        dataset.save_as(path)
+    return folder
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """One slice among what goes wrong."""
+    folder = tmp_path / "bad"
+    write_pictures(folder, 1)
+    content = (folder / "0.png").read_bytes()
+    (folder / "1-truncated.png").write_bytes(content[: len(content) // 2])
+    (folder / "2-empty.png").touch()
+    (folder / "3-text.jpg").write_text("no picture")
+    (folder / "4-folder.png").mkdir()
+    with zipfile.ZipFile(folder / "5-bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("big.png", b"\0" * 40_000_000)
+    os.mkfifo(folder / "6-pipe.png")
+    (folder / "7-gone.png").symlink_to("nowhere.png")
+    (folder / "8-damaged.dcm").write_bytes(b"\0" * 128 + b"DICM" + os.urandom(300))
+    cv2.imwrite(
+        str(folder / "9-photograph.png"), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    )
+    return folder
+
+
+def findings_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "findings.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,70 @@
+"""A single picture imports little, and memory does not grow with the number of slices."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+from tests.cli.predict.conftest import command, pixels
+
+ONLY_THESE = """
+import sys
+from groundglass.cli.main import main
+try:
+    main()
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+
+
+def test_one_picture_imports_only_what_it_needs(pictures: Path, tiny_bundle: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ONLY_THESE, *command(tiny_bundle, pictures / "0.png")[3:]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "1 slice: 1 classified" in done.stdout
+    modules = set(done.stderr.split())
+    needless = {
+        "torch", "timm", "matplotlib", "scipy", "sklearn", "pandas", "pydicom", "nibabel", "gdcm", "jinja2", "pyarrow",
+        "pooch", "ray", "yaml", "markupsafe", "groundglass.inference.pictures", "groundglass.reporting.figures",
+    }  # fmt: skip
+    assert not modules & needless
+    assert "onnxruntime" in modules
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["out", None])
+def test_memory_does_not_grow_with_the_number_of_slices(
+    tmp_path: Path, tiny_bundle: Path, output: str | None
+) -> None:
+    """Keeping 1,000 slices' pixels and masks would take 200 MiB."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(8):
+        cv2.imwrite(str(folder / f"{number}.png"), cv2.resize(pixels(number), (320, 320)))
+    for number in range(8, 1000):
+        os.link(folder / f"{number % 8}.png", folder / f"{number}.png")
+    # The kernel's high-water mark of this program alone: that of getrusage counts the parent's, too.
+    script = (
+        "import re, sys\nfrom pathlib import Path\nfrom groundglass.cli.main import main\ntry:\n    main()\n"
+        "finally:\n    status = Path('/proc/self/status').read_text()\n"
+        "    print(re.search(r'VmHWM:\\s+(\\d+)', status)[1], file=sys.stderr)"
+    )
+    peaks = []
+    for path in (folder / "1?.png", folder):
+        arguments = [] if output is None else ["--output", tmp_path / f"{len(peaks)}-{output}"]
+        done = subprocess.run(
+            [sys.executable, "-c", script, *command(tiny_bundle, path, *arguments)[3:]],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peaks.append(int(done.stderr.split()[-1]) / 1024)
+    assert peaks[1] < 400
+    assert peaks[1] - peaks[0] < 60, "MiB"

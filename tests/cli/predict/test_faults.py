@@ -1,0 +1,94 @@
+"""What goes wrong: one bad file never stops the rest, and the exit status tells."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.predict.conftest import Run
+
+from groundglass.inference.classifier import Classifier
+
+
+def test_one_bad_file_never_stops_the_rest(run: Run, bad: Path) -> None:
+    done = run(bad, "--json")
+    assert done.status == 3
+    rows = {Path(row["file"].split("!")[0]).name: row for row in done.rows}
+    assert rows["0.png"]["status"] == "ok"
+    assert rows["9-photograph.png"]["status"] == "refused"
+    failed = {name for name, row in rows.items() if row["status"] == "failed"}
+    assert failed == {"1-truncated.png", "2-empty.png", "3-text.jpg", "5-bomb.zip", "8-damaged.dcm"}
+    assert "bomb" in rows["5-bomb.zip"]["reason"]
+    assert all(row["reason"].isprintable() for row in rows.values() if row["reason"])
+    assert "Traceback" not in done.err
+
+
+def test_the_table_says_why(run: Run, bad: Path) -> None:
+    done = run(bad)
+    assert re.search(r"2-empty\.png +failed +the file is empty", done.out)
+    assert "7 slices: 1 classified" in done.out
+    assert "1 refused, 5 failed" in done.out
+
+
+def test_named_one_by_one_they_do_not_stop_the_rest_either(run: Run, bad: Path) -> None:
+    paths = sorted(path for path in bad.iterdir() if path.exists())
+    done = run(*paths, "--json")
+    assert done.status == 3
+    assert [row["status"] for row in done.rows].count("ok") == 1
+    reasons = {Path(row["file"]).name: row["reason"] for row in done.rows}
+    assert "holds no image" in reasons["4-folder.png"]
+    assert "neither a file nor a folder" in reasons["6-pipe.png"]
+
+
+def test_a_file_that_vanishes_meanwhile_fails_alone(
+    run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Classifier._judge
+
+    def vanish(self: Classifier, *arguments: Any) -> Any:
+        (pictures / "5.png").unlink(missing_ok=True)
+        return judge(self, *arguments)
+
+    monkeypatch.setattr(Classifier, "_judge", vanish)
+    monkeypatch.setattr("groundglass.inference.classifier._AHEAD", 1)
+    done = run(pictures, "--json")
+    assert done.status == 3
+    assert [row["status"] for row in done.rows] == ["ok"] * 5 + ["failed"]
+
+
+def test_nothing_classified_is_a_status_of_its_own(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    assert run(tmp_path / "broken.png").status == 4
+    (tmp_path / "empty").mkdir()
+    done = run(tmp_path / "empty", "--json")
+    assert done.status == 4
+    assert "holds no image" in done.rows[0]["reason"]
+
+
+@pytest.mark.parametrize("path", ["gone.png", "gone/*.png", "gone/**"])
+def test_what_is_not_there_is_found_out_before_anything_is_read(
+    run: Run, pictures: Path, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groundglass.inference.bundle.Bundle.open", lambda *_: pytest.fail("read"))
+    done = run(pictures, tmp_path / path, "--output", tmp_path / "out")
+    assert (done.status, done.out) == (2, "")
+    assert path in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_or_precision_that_is_not_there(run: Run, pictures: Path, tmp_path: Path) -> None:
+    done = run(pictures, bundle=tmp_path / "nothing")
+    assert done.status == 2
+    assert "no such bundle" in done.err
+    done = run(pictures, "--precision", "int8")
+    assert done.status == 2
+    assert "int8" in done.err
+    assert run(pictures, "--precision", "fp32").status == 0
+    assert run(pictures, "--precision", "fp64").status == 2
+
+
+def test_usage(run: Run) -> None:
+    assert run("--json").status == 2, "no path"

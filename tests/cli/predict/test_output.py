@@ -1,0 +1,147 @@
+"""What is written with ``--output``, and what is never overwritten."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import cv2
+import pytest
+from tests.cli.predict.conftest import Run, findings_of, write_pictures
+
+from groundglass.inference import prediction_report
+
+
+def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    done = run(pictures, series, "--output", out)
+    assert done.status == 0
+    assert done.out.rstrip().endswith(f"Report: {out / 'report.html'}")
+    assert sorted(path.name for path in out.iterdir()) == [
+        "findings.csv", "findings.jsonl", "overlays", "report.html", "series.json",
+    ]  # fmt: skip
+    rows = findings_of(out)
+    assert len(rows) == 11
+    table = list(csv.DictReader((out / "findings.csv").open(encoding="utf-8", newline="")))
+    assert [row["file"] for row in table] == [row["file"] for row in rows]
+    overlays = list((out / "overlays").iterdir())
+    assert len(overlays) == 11
+    assert all(cv2.imread(str(path)).shape == (320, 646, 3) for path in overlays)
+
+    document = json.loads((out / "series.json").read_text())
+    (one,) = document["series"]
+    assert (one["series"], one["slices"], one["classified"]) == ("1.2.3.4", 5, 5)
+    assert one["curve"]["at"] == [-40, -30, -20, -10, 0]
+    by_position = {row["position"]: row["probability"] for row in rows if row["series"]}
+    assert one["curve"]["probability"] == [by_position[z] for z in one["curve"]["at"]]
+    highest = sorted(by_position.values())[-3:]
+    assert one["study_score"] == pytest.approx(sum(highest) / 3)
+    assert "no diagnosis" in document["study_score"].replace("it is no", "no")
+
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count('<li class="slice"') == page.count("data:image/jpeg") == 11
+    assert page.count('class="curve"') == 1
+    for link in re.findall(r'<a href="([^"]*)"', page):
+        assert (out / link).is_file()
+    assert f"{one['study_score']:.3f}" in page
+
+
+def test_parquet_beside(run: Run, pictures: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert run(pictures, "--output", tmp_path / "out", "--parquet").status == 0
+    assert parquet.read_table(tmp_path / "out" / "findings.parquet").to_pylist() == findings_of(
+        tmp_path / "out"
+    )
+
+
+def test_refused_slices_are_shown_and_failures_explained(run: Run, bad: Path, tmp_path: Path) -> None:
+    assert run(bad, "--output", tmp_path / "out").status == 3
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count('<li class="slice"') == 7
+    assert "the file is empty" in page
+    assert "5 files could not be read" in page
+
+
+def test_a_large_folder_is_shown_in_part(
+    run: Run, bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pictures(bad / "more", 9)
+    monkeypatch.setattr(prediction_report, "GALLERY", 6)
+    monkeypatch.setattr(prediction_report, "UNCLASSIFIED", 2)
+    run(bad, "--output", tmp_path / "out")
+    rows = findings_of(tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    shown = re.findall(r'<li class="slice" data-order="(\d+)" data-file="([^"]*)" data-status="(\w+)"', page)
+    assert len(shown) == 6
+    assert [int(order) for order, _, _ in shown] == sorted(int(order) for order, _, _ in shown)
+    classified = [row["file"] for row in rows if row["status"] == "ok"]
+    highest = sorted((row["probability"] for row in rows if row["status"] == "ok"), reverse=True)[:4]
+    assert sum(status == "ok" for _, _, status in shown) == 4
+    probability = {row["file"]: row["probability"] for row in rows}
+    assert sorted((probability[file] for _, file, status in shown if status == "ok"), reverse=True) == highest
+    assert f"holds all {len(rows)}" in page
+    assert "the 4 with the highest probability of COVID and the first 2 of 6 refused or failed ones" in page
+    assert len(classified) == 10
+
+
+def test_nothing_is_overwritten(run: Run, pictures: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("irreplaceable")
+    for arguments in ((), ("--resume",)):
+        done = run(pictures, "--output", mine, *arguments)
+        assert done.status == 2
+        assert "not empty" in done.err
+    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+    for name in ("x.csv", "x.parquet", "x.jsonl"):
+        (tmp_path / name).write_text("irreplaceable")
+        done = run(pictures, "--output", tmp_path / name)
+        assert done.status == 2
+        assert "exists" in done.err
+        assert (tmp_path / name).read_text() == "irreplaceable"
+
+
+def test_a_finished_folder_is_gone_on_with_only_where_asked(run: Run, pictures: Path, tmp_path: Path) -> None:
+    run(pictures, "--output", tmp_path / "out")
+    done = run(pictures, "--output", tmp_path / "out")
+    assert done.status == 2
+    assert "--resume" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--output", "x.xlsx"), "takes a folder"),
+        (("--output", "x.csv", "--resume"), "--resume needs"),
+        (("--resume",), "--resume needs"),
+        (("--output", "x.csv", "--parquet"), "--parquet goes with"),
+        (("--output", "pictures/0.png/out"), "cannot be"),
+        (("--output", "pictures/0"), "is a file"),
+    ],
+)
+def test_outputs_that_will_not_do(
+    run: Run,
+    pictures: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (pictures / "0").write_text("a file")
+    done = run(pictures, *arguments)
+    assert done.status == 2
+    assert words in done.err
+    assert "Traceback" not in done.err
+
+
+def test_an_output_within_the_input_is_not_read(
+    run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures)
+    assert run(".", "--output", "out").status == 0
+    assert len(findings_of(Path("out"))) == 6
+    assert run(".", "--output", "out", "--resume").status == 0
+    assert len(findings_of(Path("out"))) == 6
