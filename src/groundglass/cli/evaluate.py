@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from groundglass.cli.opening import chosen_part, open_run
+from groundglass.cli.train import Data
 
 Part = Annotated[
     str | None,
@@ -22,23 +23,23 @@ Split = Annotated[
         "With --part alone: the split the run was trained on.",
     ),
 ]
+Resamples = Annotated[
+    int, typer.Option("--bootstrap", min=1, metavar="N", help="Resamples of patients for the intervals.")
+]
+BootstrapSeed = Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")]
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or a bundle (folder or zip).")],
     *,
-    data: Annotated[
-        Path, typer.Option("--data", help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
-    ],
+    data: Data,
     output: Annotated[
         Path, typer.Option("--output", help="Folder for report.html, metrics.json, predictions.csv.")
     ],
     split: Split = None,
     part: Part = None,
-    resamples: Annotated[
-        int, typer.Option("--bootstrap", min=1, metavar="N", help="Resamples of patients for the intervals.")
-    ] = 2000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    resamples: Resamples = 2000,
+    seed: BootstrapSeed = 0,
     allow_unfinished: Annotated[
         bool, typer.Option("--allow-unfinished", help="Evaluate a run whose training has not ended.")
     ] = False,

@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
+from groundglass.cli.evaluate import Resamples
 from groundglass.cli.opening import Models, open_rows
+from groundglass.cli.train import Seed
+from groundglass.cli.trust import Docs
 
 
 def maps(
@@ -29,13 +32,9 @@ def maps(
         int, typer.Option("--most", min=1, help="Slices of each folder, drawn at random where it holds more.")
     ] = 200,
     output: Annotated[Path, typer.Option("--output", help="Folder for maps.json and maps.md.")],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0,
-    resamples: Annotated[
-        int, typer.Option("--bootstrap", min=1, metavar="N", help="Resamples of patients for the intervals.")
-    ] = 2000,
-    docs: Annotated[
-        Path | None, typer.Option("--docs", help="Markdown file whose tables are replaced.")
-    ] = None,
+    seed: Seed = 0,
+    resamples: Resamples = 2000,
+    docs: Docs = None,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="JPEG to draw: the first model's maps on phantoms.")
     ] = None,

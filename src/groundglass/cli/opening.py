@@ -13,6 +13,7 @@ from groundglass.errors import DataError
 if TYPE_CHECKING:
     from groundglass.evaluation.model_rows import ModelRow
     from groundglass.evaluation.protocol import TrainedRun
+    from groundglass.inference.bundle import Bundle
 
 Models = Annotated[
     list[str] | None,
@@ -22,6 +23,13 @@ Models = Annotated[
         "row. The bundle that comes with the installation unless given.",
         show_default=False,
     ),
+]
+
+BundleArgument = Annotated[
+    Path | None, typer.Argument(help="The bundle; the one that comes with the installation unless given.")
+]
+Int8 = Annotated[
+    bool | None, typer.Option("--int8/--fp32", help="Which model of the bundle; the smallest unless given.")
 ]
 
 _MARKS = ("bundle.json", "run.json")
@@ -41,6 +49,21 @@ def open_run(path: Path) -> TrainedRun:
     from groundglass.training.run import Run  # noqa: PLC0415 - torch is slow to import
 
     return Run.open(path)
+
+
+def open_bundle(path: Path | None, int8: bool | None) -> Bundle:
+    """The model of a bundle that is asked for.
+
+    Args:
+        path: of the bundle; None for the one that comes with the installation.
+        int8: whether the INT8 or the FP32 model; None for the smallest.
+
+    Raises:
+        BundleError: it is no bundle, damaged, or has no such model.
+    """
+    from groundglass.inference.bundle import Bundle  # noqa: PLC0415 - slow to import
+
+    return Bundle.open(path, None if int8 is None else "int8" if int8 else "fp32")
 
 
 def open_rows(words: Iterable[str]) -> tuple[ModelRow, ...]:

@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
-from groundglass.cli.evaluate import Part, Split
+from groundglass.cli.evaluate import BootstrapSeed, Part, Resamples, Split
 from groundglass.cli.opening import Models, chosen_part, open_rows
+from groundglass.cli.train import Data
+from groundglass.cli.trust import Docs
 from groundglass.errors import DataError
 
 Audit = Annotated[
@@ -32,24 +34,18 @@ Qualities = Annotated[
 def robustness(
     models: Models = None,
     *,
-    data: Annotated[
-        Path, typer.Option("--data", help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
-    ],
+    data: Data,
     output: Annotated[Path, typer.Option("--output", help="Folder for robustness.json and robustness.md.")],
     split: Split = None,
     part: Part = None,
     audit: Audit = None,
     container: Qualities = "90,50",
-    resamples: Annotated[
-        int, typer.Option("--bootstrap", min=1, metavar="N", help="Resamples of patients for the intervals.")
-    ] = 2000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    resamples: Resamples = 2000,
+    seed: BootstrapSeed = 0,
     allow_unfinished: Annotated[
         bool, typer.Option("--allow-unfinished", help="Judge runs whose training has not ended.")
     ] = False,
-    docs: Annotated[
-        Path | None, typer.Option("--docs", help="Markdown file whose tables are replaced.")
-    ] = None,
+    docs: Docs = None,
 ) -> None:
     """Evaluate with every slice in one container, without conflicting twins, and both; one look in all."""
     from rich.console import Console  # noqa: PLC0415

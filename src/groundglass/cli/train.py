@@ -15,6 +15,7 @@ RecipeName = Annotated[str, typer.Option("--recipe", help="Name of a recipe, or 
 Data = Annotated[
     Path, typer.Option("--data", help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
 ]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")]
 LesionFree = Annotated[
     Path | None, typer.Option("--lesion-free", help="Folder of lesion-free slices for lesion synthesis.")
 ]
@@ -40,7 +41,7 @@ def train(
             help="official, random, patients:FOLD/FOLDS, official-cv:FOLD/FOLDS or leave-source-out:NAME.",
         ),
     ] = "official",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0,
+    seed: Seed = 0,
     lesion_free: LesionFree = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was stopped.")] = False,
