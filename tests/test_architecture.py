@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,26 @@ def test_no_two_rooms_import_each_other() -> None:
             if parts[0] == "groundglass" and len(parts) > 1 and parts[1] in LAYERS and line not in unseen:
                 edges.add((room(path), parts[1]))
     assert not {(a, b) for a, b in edges if a < b and (b, a) in edges}
+
+
+def test_no_modules_need_each_other() -> None:
+    """Not even for their types, nor by way of others."""
+    known = {module_name(path) for path in MODULES}
+    needs = {
+        module_name(path): {
+            target
+            for _, name in imports(path, parse(path))
+            for target in (name, name.rpartition(".")[0])
+            if target in known and target != module_name(path) and target != "groundglass"
+        }
+        for path in MODULES
+        if room(path) != FRONT_DOOR
+    }
+    try:
+        order = list(TopologicalSorter(needs).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+    assert len(order) > 200
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if room(path) not in TORCH_ROOMS], ids=module_name)
