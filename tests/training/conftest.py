@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -20,19 +21,26 @@ QUICK = (
 )
 
 
+def write_data_set(folder: Path, count: int, size: int, place: Callable[[int], str]) -> None:
+    """Healthy and diseased phantoms in turn, each a patient of its own, with a manifest.
+
+    ``place`` gives a phantom's source and part by its number, as they stand in the manifest.
+    """
+    lines = ["path,label,patient_id,source,split"]
+    for number in range(count):
+        covid = number % 2 == 1
+        rng = np.random.default_rng(number)
+        phantom = make_phantom(rng, severity=0.8 if covid else 0.0, level=0.5, size=size)
+        cv2.imwrite(str(folder / f"{number}.png"), phantom.slice.pixels)
+        lines.append(f"{number}.png,{'COVID' if covid else 'NonCOVID'},p{number},{place(number)}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+
+
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen healthy and sixteen diseased phantoms with a train and a val part, as a manifest."""
     folder = tmp_path_factory.mktemp("phantoms")
-    lines = ["path,label,patient_id,source,split"]
-    for number in range(32):
-        covid = number % 2 == 1
-        rng = np.random.default_rng(number)
-        phantom = make_phantom(rng, severity=0.8 if covid else 0.0, level=0.5, size=128)
-        cv2.imwrite(str(folder / f"{number}.png"), phantom.slice.pixels)
-        part = "val" if number < 8 else "train"
-        lines.append(f"{number}.png,{'COVID' if covid else 'NonCOVID'},p{number},phantom,{part}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    write_data_set(folder, 32, 128, lambda number: f"phantom,{'val' if number < 8 else 'train'}")
     return folder / "manifest.csv"
 
 

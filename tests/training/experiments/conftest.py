@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
+from tests.training.conftest import write_data_set
 
-from groundglass.imaging.phantom import make_phantom
 from groundglass.training.experiments.runner import Workplace
 
 QUICK = (
@@ -24,15 +22,8 @@ QUICK = (
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty-eight phantoms, one slice a patient, as a folder with a manifest."""
     folder = tmp_path_factory.mktemp("experiment-data")
-    lines = ["path,label,patient_id,source,split"]
-    for number in range(48):
-        covid = number % 2 == 1
-        rng = np.random.default_rng(number)
-        phantom = make_phantom(rng, severity=0.8 if covid else 0.0, level=0.5, size=96)
-        cv2.imwrite(str(folder / f"{number}.png"), phantom.slice.pixels)
-        part = ("val", "test", "train", "train")[number // 2 % 4]
-        lines.append(f"{number}.png,{'COVID' if covid else 'NonCOVID'},p{number},ward {number // 12},{part}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    parts = ("val", "test", "train", "train")
+    write_data_set(folder, 48, 96, lambda number: f"ward {number // 12},{parts[number // 2 % 4]}")
     return folder
 
 
