@@ -186,6 +186,12 @@ def test_a_row_with_other_settings_is_told_apart(tmp_path: Path) -> None:
     )
 
 
+def test_a_field_that_older_rows_do_not_know_is_no_difference(tmp_path: Path) -> None:
+    new, *old = (document(f"{name}-none", 1.0) for name in ("vgg-16", "resnet-50", "densenet-121", MASK))
+    new["recipe"]["network"] = {**new["recipe"]["network"], "opacity": False}
+    assert not lines_with(render_table1(write(tmp_path, new, *old)), "differs from the others")
+
+
 def c2l(**changes: Any) -> dict[str, Any]:
     return document(f"{MASK}-c2l", 1.0, weights="c2l", **changes)
 

@@ -118,10 +118,13 @@ def seeds_words(seeds: Sequence[int]) -> str:
 
 
 def settings_lines(rows: Sequence[Row]) -> list[str]:
-    """What all rows were trained with, and in what single rows differ from it."""
+    """What all rows were trained with, and in what single rows differ from it.
+
+    Of a field that only some rows know, because the others are older, these alone say what is usual.
+    """
     recipes = {row.title: dict(flat(row.outcomes[0].recipe)) for row in rows}
     usual = {
-        key: Counter(repr(recipe.get(key)) for recipe in recipes.values()).most_common(1)[0][0]
+        key: Counter(repr(recipe[key]) for recipe in recipes.values() if key in recipe).most_common(1)[0][0]
         for key in dict.fromkeys(key for recipe in recipes.values() for key in recipe)
     }
     unusual = {
