@@ -67,6 +67,18 @@ def test_alike_and_untested(tmp_path: Path) -> None:
     assert "is faster" not in text
 
 
+def test_what_has_learned_nothing_is_not_fast(tmp_path: Path) -> None:
+    runs = [run(kind, speed, seed) for kind, speed in (("none", 0.2), ("c2l", 1.5)) for seed in range(4)]
+    for each in runs:
+        for row in each["history"]:
+            row["val_auc"] -= 0.4
+    text = render_convergence(write(tmp_path, *runs))
+    (said,) = [line for line in text.splitlines() if line.startswith("- resnet-18, c2l against none")]
+    assert "c2l has the higher AUC (mean AUC over epochs +0." in said
+    assert "neither learned" in said
+    assert "is faster" not in text
+
+
 def test_networks_do_not_mix_and_one_kind_alone_is_drawn(tmp_path: Path) -> None:
     runs = [run("none", 0.5, 0), run("imagenet", 0.5, 0, network="efficientnet-lite0")]
     (tmp_path / "not-run.json").write_text(json.dumps({"official/resnet-18-imagenet-seed-0": "no hub"}))

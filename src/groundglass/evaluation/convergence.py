@@ -42,8 +42,10 @@ _NOTE = (
     "sooner a network learns. Target is the validation AUC that every run of the network reaches at some "
     "epoch. Weights are compared by the mean over epochs with a paired t-test over the seeds both have, at "
     f"least {LEAST_SEEDS}, corrected after Holm over all pairs of the table; it speaks of these validation "
-    f"slices only. Faster is said only where the AUC's corrected p is below {ALPHA:g}."
+    f"slices only. Faster is said only where the AUC's corrected p is below {ALPHA:g} and the higher AUC is "
+    "above chance, 0.5: a network that has learned nothing is not fast."
 )
+_CHANCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Faster:
         auc: mean difference of the AUC averaged over epochs, first less second.
         auc_low: lower bound of its 95 % t-interval over seeds, None for one seed.
         auc_high: upper bound.
+        auc_of_winner: the AUC averaged over epochs and seeds of whichever has more of it.
         loss: mean difference of the loss averaged over epochs.
         p: of a paired t-test of the AUC over the seeds, None for fewer than three.
         p_corrected: after Holm's correction.
@@ -96,6 +99,7 @@ class Faster:
     auc: float
     auc_low: float | None
     auc_high: float | None
+    auc_of_winner: float
     loss: float
     p: float | None
     p_corrected: float | None = None
@@ -180,7 +184,8 @@ def _difference(first: Learning, second: Learning) -> Faster | None:
     seeds = tuple(seed for seed in first.seeds if seed in second.seeds)
     if not seeds:
         return None
-    auc = np.array([_area(first, seed, "auc") - _area(second, seed, "auc") for seed in seeds])
+    both = np.array([[_area(each, seed, "auc") for seed in seeds] for each in (first, second)])
+    auc = both[0] - both[1]
     loss = np.array([_area(first, seed, "loss") - _area(second, seed, "loss") for seed in seeds])
     low = high = p = None
     error = float(auc.std(ddof=1) / np.sqrt(len(seeds))) if len(seeds) > 1 else 0.0
@@ -197,6 +202,7 @@ def _difference(first: Learning, second: Learning) -> Faster | None:
         float(auc.mean()),
         low,
         high,
+        float(both.mean(axis=1).max()),
         float(loss.mean()),
         p,
     )
@@ -272,6 +278,11 @@ def _verdict(each: Faster) -> str:
     pair = f"{each.network}, {each.first} against {each.second}"
     if each.p_corrected is not None and each.p_corrected < ALPHA:
         winner = each.first if each.auc > 0 else each.second
+        if each.auc_of_winner <= _CHANCE:
+            return (
+                f"- {pair}: {winner} has the higher AUC ({figures}), but neither learned: averaged over "
+                f"epochs it is {each.auc_of_winner:.3f}, no better than chance."
+            )
         return f"- {pair}: {winner} is faster ({figures})."
     why = "" if each.p is not None else f"; fewer than {LEAST_SEEDS} seeds in common, not tested"
     return f"- {pair}: no difference shown ({figures}{why})."
