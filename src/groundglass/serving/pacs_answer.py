@@ -17,7 +17,7 @@ from groundglass.imaging.dicom import open_dataset, read_dicom
 from groundglass.imaging.guard import guard
 from groundglass.imaging.limits import DEFAULT_LIMITS, Limits
 from groundglass.imaging.lossless import LosslessDecoder
-from groundglass.imaging.source import Source
+from groundglass.imaging.source import MemorySource, Source
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.finding import Finding, Status
 from groundglass.inference.pictures import evidence_picture
@@ -137,7 +137,7 @@ class Answerer:
     ) -> None:
         """Fetch one image, judge it and store its heat maps."""
         try:
-            source = _Fetched(instance.uid, self._archive.fetch(series, instance))
+            source = MemorySource(instance.uid, self._archive.fetch(series, instance))
         except PacsRefusedError as error:
             self._leave_out(told, instance, Status.FAILED, f"not given by the archive: {error}")
             return
@@ -203,26 +203,6 @@ class Answerer:
             slices_in_score=slices_in_score(len(classified)),
             study_score_note=STUDY_SCORE,
         )
-
-
-class _Fetched(Source):
-    """An image that was fetched."""
-
-    def __init__(self, name: str, content: bytes) -> None:
-        self.name = name
-        self.size = len(content)
-        self._bytes = content
-
-    def head(self, count: int) -> bytes:
-        """The first ``count`` bytes, or all where there are fewer."""
-        return self._bytes[:count]
-
-    def sibling(self, relative: str) -> Source | None:
-        """An image in an archive has no siblings."""
-        return None
-
-    def _content(self) -> bytes:
-        return self._bytes
 
 
 def is_image(instance: InstanceEntry) -> bool:
