@@ -80,6 +80,19 @@ def test_a_random_split_may_have_a_seed_of_its_own() -> None:
         make_split(manifest, "random:first", allow_overlap=True)
 
 
+@pytest.mark.parametrize("kind", ["patients", "official-cv", "official-source-cv"])
+def test_folds_may_have_a_seed_of_their_own(kind: str) -> None:
+    manifest = make_manifest(split="train")
+    fixed, same, other = (
+        make_split(manifest, f"{kind}:1/4{own}", seed=seed).parts
+        for own, seed in ((":3", 0), (":3", 1), (":4", 0))
+    )
+    assert fixed == same == make_split(manifest, f"{kind}:1/4", seed=3).parts
+    assert fixed != other
+    with pytest.raises(DataError, match=f"{kind}:FOLD/FOLDS:SEED"):
+        make_split(manifest, f"{kind}:1/4:first")
+
+
 def test_patient_folds_cover_everything_once(published: Manifest) -> None:
     tested: list[int] = []
     for fold in range(1, 6):

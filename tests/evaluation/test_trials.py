@@ -16,11 +16,12 @@ from groundglass.training.recipe import load_recipe, parse_recipe
 DEFAULT = load_recipe("mask-efficientnet")
 
 
-def run(name: str, finished: bool, history: list[dict[str, float]], *overrides: str) -> Any:
+def run(name: str, finished: bool, history: list[dict[str, float]], *overrides: str, **info: object) -> Any:
+    said = {"finished": finished, "seed": 3, "split": "official-cv:1/3", "training_sha256": ["a"], **info}
     return SimpleNamespace(
         path=Path(name),
         recipe=load_recipe("mask-efficientnet", overrides),
-        info={"finished": finished, "seed": 3, "split": "official-cv:1/3", "training_sha256": ["a"]},
+        info=said,
         history=lambda: history,
     )
 
@@ -60,3 +61,42 @@ def test_without_an_epoch_there_is_nothing_to_record(tmp_path: Path) -> None:
         record_trial(run("young", False, []), tmp_path)
     with pytest.raises(DataError, match="holds no trial"):
         trials_table(tmp_path, {})
+
+
+def fold_runs(name: str, split: str, seed: int, aucs: tuple[float, ...], *overrides: str) -> list[Any]:
+    return [
+        run(f"{name}-{fold}", True, [row(0, auc)], *overrides, split=split.format(fold), seed=seed)
+        for fold, auc in enumerate(aucs, start=1)
+    ]
+
+
+def test_recipes_tried_on_every_fold_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    tried = [
+        # The folds of seed 0, once drawn by the run's seed and once by their own.
+        *fold_runs("plain-0", "official-source-cv:{}/2", 0, (0.80, 0.90)),
+        *fold_runs("plain-1", "official-source-cv:{}/2:0", 1, (0.82, 0.92)),
+        *fold_runs("long-0", "official-source-cv:{}/2:0", 0, (0.9, 0.9), "training.epochs=20"),
+        # Not on every fold; on other folds; stopped.
+        *fold_runs("wide-0", "official-source-cv:{}/2", 0, (0.95,), "framing.size=224"),
+        *fold_runs("plain-2", "official-source-cv:{}/2", 2, (0.6, 0.7)),
+        run("late-1", False, [row(0, 0.99)], "optimiser.lr=1e-4", split="official-source-cv:1/2", seed=0),
+        run("late-2", True, [row(0, 0.99)], "optimiser.lr=1e-4", split="official-source-cv:2/2", seed=0),
+    ]
+    for trial in tried:
+        record_trial(trial, tmp_path)
+    table = trials_table(tmp_path, DEFAULT.model_dump(mode="json"))
+    above = table.split("| trial |")[0].splitlines()[2:]
+    assert above[:3] == [
+        "| `official-source-cv:FOLD/2:0` | `training.epochs=20` | 0 | 0.900, 0.900 | 0.900 | 0.800 | 0.400 |",
+        "| `official-source-cv:FOLD/2:0` | nothing | 0, 1 | 0.810, 0.910 | 0.860 ± 0.014 | 0.800 | 0.400 |",
+        "| `official-source-cv:FOLD/2:2` | nothing | 2 | 0.600, 0.700 | 0.650 | 0.800 | 0.400 |",
+    ]
+    assert above[3] == ""
+
+
+def test_an_average_of_weights_says_of_which_seeds(tmp_path: Path) -> None:
+    averaged = [{"run": f"seed-{seed}", "seed": seed} for seed in (0, 1)]
+    record_trial(run("mean", True, [row(13, 0.9)], averaged=averaged), tmp_path)
+    table = trials_table(tmp_path, DEFAULT.model_dump(mode="json"))
+    assert "| weights averaged over seeds 0, 1 | 14 each | 0.400 | 0.900 |" in table
+    assert "FOLD" not in table

@@ -19,7 +19,8 @@ Split = Annotated[
     str | None,
     typer.Option(
         "--split",
-        help="official, random, patients:FOLD/FOLDS, official-cv:FOLD/FOLDS or leave-source-out:NAME. "
+        help="official, random, patients:FOLD/FOLDS, official-cv:FOLD/FOLDS, "
+        "official-source-cv:FOLD/FOLDS or leave-source-out:NAME. "
         "With --part alone: the split the run was trained on.",
     ),
 ]

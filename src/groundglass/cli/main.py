@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from groundglass import __version__
 from groundglass.cli import (
+    average,
     compare,
     data,
     distance,
@@ -44,6 +45,7 @@ app.command()(predict.predict)
 app.command()(serve.serve)
 app.add_typer(data.app)
 app.command()(train.train)
+app.command()(average.average)
 app.command()(pretrain.pretrain)
 app.command()(trials.trials)
 app.command()(repeat.repeat)

@@ -38,7 +38,8 @@ def train(
         str,
         typer.Option(
             "--split",
-            help="official, random, patients:FOLD/FOLDS, official-cv:FOLD/FOLDS or leave-source-out:NAME.",
+            help="official, random, patients:FOLD/FOLDS, official-cv:FOLD/FOLDS, "
+            "official-source-cv:FOLD/FOLDS or leave-source-out:NAME; :SEED at the end of folds fixes them.",
         ),
     ] = "official",
     seed: Seed = 0,

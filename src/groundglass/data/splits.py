@@ -19,8 +19,8 @@ VAL_FRACTION = 0.20
 """Share of what is left after the test part that becomes the val part, in splits by patient or source."""
 
 SPECIFICATIONS = (
-    "official, random[:SEED], patients:FOLD/FOLDS, leave-source-out:NAME[+NAME...], "
-    "official-cv:FOLD/FOLDS, official-source-cv:FOLD/FOLDS"
+    "official, random[:SEED], patients:FOLD/FOLDS[:SEED], leave-source-out:NAME[+NAME...], "
+    "official-cv:FOLD/FOLDS[:SEED], official-source-cv:FOLD/FOLDS[:SEED]"
 )
 
 LARGEST_PUBLICATION = 0.10
@@ -53,14 +53,22 @@ class Split:
         return self.parts[name]
 
 
+@dataclass(frozen=True)
+class _Fold:
+    """Fold ``number`` (from 1) of ``folds``, drawn by ``seed``."""
+
+    number: int
+    folds: int
+    seed: int
+
+
 def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool = False) -> Split:
     """Split a manifest's records. The same records and seed give the same split, whatever their order.
 
     - ``official``: as the data set's own ``split`` column says; records without one are left out.
     - ``random``: stratified by label, 60/15/25, patients not regarded. The paper says neither how it split
       COVID-CT nor into how large parts, nor whether it looked at patients; this is the plainest reading. It
-      puts slices of one patient on both sides, which flatters the result. ``random:SEED`` is the same split
-      for every ``seed``, so that trainings of several seeds are judged on the same slices.
+      puts slices of one patient on both sides, which flatters the result.
     - ``patients:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over patients is the test part; a
       fifth of the remaining patients the val part.
     - ``leave-source-out:NAME[+NAME...]``: all slices of these sources (``*`` as wildcard) are the test part;
@@ -70,6 +78,9 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
     - ``official-source-cv:FOLD/FOLDS``: the same, with all slices of one publication in one fold. Patients
       of one publication share window, scanner and layout; with some of them in training, the others are
       easier than the official test part, hardly any of whose publications are in training.
+
+    ``random:SEED``, and folds that end in ``:SEED``, are the same for every ``seed``, so that trainings of
+    several seeds are judged on the same slices.
 
     Args:
         manifest: labelled records.
@@ -142,10 +153,10 @@ def _random(manifest: Manifest, argument: str, seed: int) -> Parts:
 
 
 def _patients(manifest: Manifest, argument: str, seed: int) -> Parts:
-    fold, folds = _parse_fold("patients", argument)
+    fold = _parse_fold("patients", argument, seed)
     _require_patients(manifest, "patients")
-    rest, test = _grouped_fold(manifest, range(len(manifest)), fold, folds, seed)
-    return {**_train_and_val(manifest, rest, seed), "test": test}
+    rest, test = _grouped_fold(manifest, range(len(manifest)), fold)
+    return {**_train_and_val(manifest, rest, fold.seed), "test": test}
 
 
 def _leave_source_out(manifest: Manifest, argument: str, seed: int) -> Parts:
@@ -172,15 +183,15 @@ def _leave_source_out(manifest: Manifest, argument: str, seed: int) -> Parts:
 
 
 def _official_cv(manifest: Manifest, argument: str, seed: int) -> Parts:
-    fold, folds = _parse_fold("official-cv", argument)
+    fold = _parse_fold("official-cv", argument, seed)
     _require_split_column(manifest, "official-cv")
     _require_patients(manifest, "official-cv")
-    train, val = _grouped_fold(manifest, _of_split(manifest, {"train", "val"}), fold, folds, seed)
+    train, val = _grouped_fold(manifest, _of_split(manifest, {"train", "val"}), fold)
     return {"train": train, "val": val}
 
 
 def _official_source_cv(manifest: Manifest, argument: str, seed: int) -> Parts:
-    fold, folds = _parse_fold("official-source-cv", argument)
+    fold = _parse_fold("official-source-cv", argument, seed)
     _require_split_column(manifest, "official-source-cv")
     _require_patients(manifest, "official-source-cv")
     indices = _of_split(manifest, {"train", "val"})
@@ -190,7 +201,7 @@ def _official_source_cv(manifest: Manifest, argument: str, seed: int) -> Parts:
         small = sizes[record.source] <= LARGEST_PUBLICATION * len(indices)
         return f"source:{record.source}" if small else record.patient_id
 
-    train, val = _grouped_fold(manifest, indices, fold, folds, seed, group=publication)
+    train, val = _grouped_fold(manifest, indices, fold, group=publication)
     return {"train": train, "val": val}
 
 
@@ -205,7 +216,7 @@ _MAKERS: dict[str, Callable[[Manifest, str, int], Parts]] = {
 
 
 def _train_and_val(manifest: Manifest, rest: Sequence[int], seed: int) -> Parts:
-    train, val = _grouped_fold(manifest, rest, fold=1, folds=round(1 / VAL_FRACTION), seed=seed)
+    train, val = _grouped_fold(manifest, rest, _Fold(1, round(1 / VAL_FRACTION), seed))
     return {"train": train, "val": val}
 
 
@@ -216,12 +227,10 @@ def _patient(record: Record) -> str:
 def _grouped_fold(
     manifest: Manifest,
     indices: Sequence[int],
-    fold: int,
-    folds: int,
-    seed: int,
+    fold: _Fold,
     group: Callable[[Record], str] = _patient,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The other folds and fold number ``fold`` (from 1) of a label-stratified k-fold over groups."""
+    """The other folds and this one of a label-stratified k-fold over groups."""
     from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 - slow to import
 
     ordered = _ordered(manifest, indices)
@@ -230,12 +239,14 @@ def _grouped_fold(
     groups = np.array([group(record) for record in chosen])
     for label in Label:
         count = len({group(record) for record in chosen if record.label is label})
-        if count < folds:
+        if count < fold.folds:
             what = "patients" if group is _patient else "patients and publications"
-            raise DataError(f"{manifest.root}: {count} {label.value} {what} are too few for {folds} folds")
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+            raise DataError(
+                f"{manifest.root}: {count} {label.value} {what} are too few for {fold.folds} folds"
+            )
+    splitter = StratifiedGroupKFold(n_splits=fold.folds, shuffle=True, random_state=fold.seed)
     pairs: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = list(splitter.split(labels, labels, groups))
-    others, held = pairs[fold - 1]
+    others, held = pairs[fold.number - 1]
     return tuple(ordered[i] for i in others), tuple(ordered[i] for i in held)
 
 
@@ -255,13 +266,16 @@ def _of_split(manifest: Manifest, names: set[str]) -> tuple[int, ...]:
     return tuple(index for index, record in enumerate(manifest) if record.split in names)
 
 
-def _parse_fold(kind: str, argument: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", argument)
+def _parse_fold(kind: str, argument: str, seed: int) -> _Fold:
+    match = re.fullmatch(r"(\d+)/(\d+)(?::(\d{1,9}))?", argument)
     if match:
-        fold, folds = int(match.group(1)), int(match.group(2))
-        if folds >= 2 and 1 <= fold <= folds:
-            return fold, folds
-    raise DataError(f"split {kind}:{argument} is not {kind}:FOLD/FOLDS, such as {kind}:1/5 to {kind}:5/5")
+        number, folds = int(match[1]), int(match[2])
+        if folds >= 2 and 1 <= number <= folds:
+            return _Fold(number, folds, seed if match[3] is None else int(match[3]))
+    raise DataError(
+        f"split {kind}:{argument} is not {kind}:FOLD/FOLDS, such as {kind}:1/5 to {kind}:5/5, or "
+        f"{kind}:FOLD/FOLDS:SEED"
+    )
 
 
 def _refuse_argument(kind: str, argument: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +112,16 @@ class History(Callback):
             }
         )
         if trainer.is_global_zero:
-            self._write()
+            write_history(self.path, self.rows)
 
-    def _write(self) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
-        write_text(self.path, text.getvalue())
+
+def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write rows of :data:`COLUMNS` as CSV; a column that a row lacks stays empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
+    write_text(path, text.getvalue())
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

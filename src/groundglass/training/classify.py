@@ -12,11 +12,11 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.swa_utils import AveragedModel
-from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
+from torchmetrics.functional.classification import binary_accuracy, binary_auroc
 
 from groundglass.models.layers import NetworkOutput
-from groundglass.models.mirrored import Mirrored
 from groundglass.training.recipe import OptimiserSection, Recipe
+from groundglass.training.run import judge
 from groundglass.training.samples import Batch
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -43,14 +43,11 @@ class Classifier(LightningModule):
         self.averaged = AveragedModel(
             network, multi_avg_fn=_moving_average(recipe.training.ema_decay), use_buffers=True
         ).requires_grad_(False)
-        judge = Mirrored(self.averaged) if recipe.network.mirror else self.averaged
         # Kept out of the module's children: its weights are those of the averaged network already.
-        object.__setattr__(self, "_judge", judge)
+        object.__setattr__(self, "_judge", judge(recipe, self.averaged))
         self.recipe = recipe
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
-        self._auc = BinaryAUROC()
-        self._accuracy = BinaryAccuracy()
         self._val_logits: list[Tensor] = []
         self._val_labels: list[Tensor] = []
 
@@ -95,15 +92,7 @@ class Classifier(LightningModule):
         logits, labels = torch.cat(self._val_logits), torch.cat(self._val_labels)
         self._val_logits.clear()
         self._val_labels.clear()
-        probabilities, truth = logits.sigmoid(), labels.int()
-        measured = {
-            "val_loss": binary_cross_entropy_with_logits(logits, labels),
-            "val_auc": self._auc(probabilities, truth),
-            "val_accuracy": self._accuracy(probabilities, truth),
-        }
-        self._auc.reset()
-        self._accuracy.reset()
-        self.log_dict(measured, prog_bar=True)
+        self.log_dict(validation_measures(logits, labels), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine; see :func:`adamw`."""
@@ -123,6 +112,21 @@ class Classifier(LightningModule):
         other = torch.from_numpy(rng.permutation(len(batch.images))).to(batch.images.device)
         images, covid, opacity = (each.lerp(each[other], 1 - share) for each in batch)
         return Batch(images.contiguous(memory_format=torch.channels_last), covid, opacity)
+
+
+def validation_measures(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Loss, AUC and accuracy of a whole part, by the names they have in a history.
+
+    Args:
+        logits: (N,), of COVID.
+        labels: (N,) of float32, 1 COVID, 0 NonCOVID.
+    """
+    probabilities, truth = logits.sigmoid(), labels.int()
+    return {
+        "val_loss": binary_cross_entropy_with_logits(logits, labels),
+        "val_auc": binary_auroc(probabilities, truth),
+        "val_accuracy": binary_accuracy(probabilities, truth),
+    }
 
 
 def known_loss(logits: Tensor, targets: Tensor) -> Tensor:

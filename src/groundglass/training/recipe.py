@@ -37,6 +37,8 @@ class NetworkSection(Section):
     ``mask``, ``attention`` and ``histogram`` are switches of Mask-EfficientNet, without meaning for others;
     ``mirror`` averages every judgement over the slice and its mirror image. ``opacity`` adds a second output
     to any of them: is there pneumonia-like opacity, whatever its cause?
+    ``start`` is the seed of all parameters that ``weights`` does not give; without it, they are drawn by the
+    run's seed. Runs whose weights are to be averaged have one start and different seeds.
     """
 
     name: str
@@ -47,6 +49,7 @@ class NetworkSection(Section):
     dropout: Share = 0.2
     mirror: bool = False
     opacity: bool = False
+    start: Count | None = None
 
 
 class FramingSection(Section):

@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from groundglass.errors import RunError
 from groundglass.imaging.framing import Framing
@@ -125,17 +125,30 @@ class Run:
             RunError: the weights are missing or damaged.
         """
         network = build_network(self.recipe, pretrained=False)
+        try:
+            network.load_state_dict(self.weights())
+        except RuntimeError as error:
+            raise self._damaged(error) from None
+        return judge(self.recipe, network).eval().to(memory_format=torch.channels_last)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trained network's state.
+
+        Raises:
+            RunError: the weights are missing or damaged.
+        """
         weights = self.path / WEIGHTS
         if not weights.is_file():
             raise RunError(
                 f"{self.path}: training is not finished ({WEIGHTS} is missing); go on with --resume"
             )
         try:
-            network.load_state_dict(load_file(weights))
-        except (SafetensorError, RuntimeError, OSError) as error:
-            raise RunError(f"{weights}: damaged weights ({str(error).splitlines()[0]})") from None
-        judge = Mirrored(network) if self.recipe.network.mirror else network
-        return judge.eval().to(memory_format=torch.channels_last)
+            return load_file(weights)
+        except (SafetensorError, OSError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> RunError:
+        return RunError(f"{self.path / WEIGHTS}: damaged weights ({str(error).splitlines()[0]})")
 
     def predict(self, slices: Iterable[NDArray[np.uint8]]) -> Predictions:
         """Judge slices of any shape, framed as in training, in batches.
@@ -182,6 +195,11 @@ def predict_framed(network: torch.nn.Module, framing: Framing, framed: NDArray[n
 
 def _sigmoid(logit: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
+
+
+def judge(recipe: Recipe, network: nn.Module) -> nn.Module:
+    """What gives judgements: the network, or, where the recipe says so, its mean over mirror images."""
+    return Mirrored(network) if recipe.network.mirror else network
 
 
 def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:

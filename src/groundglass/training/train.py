@@ -33,7 +33,7 @@ def train(job: Job) -> Run:
     _check(job)
     prepare(job.threads)
     material = load_material(job)
-    torch.manual_seed(job.seed)
+    torch.manual_seed(job.seed if job.recipe.network.start is None else job.recipe.network.start)
     network = build_network(job.recipe)
     info = _begin(job, material)
     samples, batches = training_samples(job, material)
@@ -67,6 +67,25 @@ def trained(job: Job) -> Run:
             _check_same(run, job.recipe, {"seed": job.seed, "split": job.split})
             return run
     return train(job)
+
+
+def job_facts(job: Job, material: Material) -> dict[str, Any]:
+    """What a run's ``run.json`` says of recipe, seed, split and slices."""
+    return {
+        "recipe": job.recipe.name,
+        "network": job.recipe.network.name,
+        "seed": job.seed,
+        "split": job.split,
+        "data": job.data.resolve().name,
+        "lesion_free": job.lesion_free.resolve().name if material.lesion_free and job.lesion_free else None,
+        "counts": {
+            "train": len(material.train),
+            "val": len(material.val),
+            "lesion_free": len(material.lesion_free) if material.lesion_free else 0,
+        },
+        "fingerprint": material.fingerprint,
+        "training_sha256": list(material.train.sha256),
+    }
 
 
 def training_samples(job: Job, material: Material) -> tuple[TrainingSamples, EpochBatches]:
@@ -129,22 +148,7 @@ def _keeper(job: Job) -> ModelCheckpoint | None:
 
 def _begin(job: Job, material: Material) -> dict[str, Any]:
     """Create the run's folder, or check that it holds the same job."""
-    info = {
-        "finished": False,
-        "recipe": job.recipe.name,
-        "network": job.recipe.network.name,
-        "seed": job.seed,
-        "split": job.split,
-        "data": job.data.resolve().name,
-        "lesion_free": job.lesion_free.resolve().name if material.lesion_free and job.lesion_free else None,
-        "counts": {
-            "train": len(material.train),
-            "val": len(material.val),
-            "lesion_free": len(material.lesion_free) if material.lesion_free else 0,
-        },
-        "fingerprint": material.fingerprint,
-        "training_sha256": list(material.train.sha256),
-    }
+    info = {"finished": False, **job_facts(job, material)}
     path = job.output / INFO
     if job.rank != 0:
         return info
