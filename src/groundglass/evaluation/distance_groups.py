@@ -22,7 +22,7 @@ from groundglass.evaluation.metrics import compute_metrics
 from groundglass.evaluation.part import Part
 from groundglass.evaluation.placement import Placement
 from groundglass.evaluation.renderings import RENDERINGS
-from groundglass.imaging.framing import find_lungs
+from groundglass.imaging.framing import MUCH_LUNG, find_lungs
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import CTSlice, Origin
@@ -33,8 +33,6 @@ Kind = Literal["val", "altered", "test", "elsewhere"]
 _BATCH = 64
 _STREAM = 0xD157
 _SEVERITIES = (0.0, 0.5)
-# As the gate's lessons part slices that were cut from anywhere in a series.
-_MUCH_LUNG = 0.06
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def _lesion_free(folder: Path) -> Slices:
     records = [
         record
         for record in load_dataset(folder).records
-        if find_lungs(read_pixels(record))[0].mean() >= _MUCH_LUNG
+        if find_lungs(read_pixels(record))[0].mean() >= MUCH_LUNG
     ]
     if not records:
         raise DataError(f"{folder}: holds no slice that shows much lung")

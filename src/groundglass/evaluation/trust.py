@@ -32,7 +32,7 @@ from groundglass.evaluation.refusal import (
     together,
 )
 from groundglass.evaluation.result import versions
-from groundglass.imaging.framing import find_lungs
+from groundglass.imaging.framing import MUCH_LUNG, find_lungs
 from groundglass.imaging.phantom import Scanner, scan
 from groundglass.imaging.slice import CTSlice
 from groundglass.imaging.source import files_below
@@ -44,8 +44,6 @@ _STREAM = 0x7257
 _PHANTOM_SEVERITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _LEVELS = (0.15, 0.3, 0.5, 0.7, 0.85, 0.9)
 _ENDS = (0.0, 0.05, 0.95, 1.0)
-# As the gate's lessons part slices that were cut from anywhere in a series.
-_MUCH_LUNG = 0.06
 _MUCH, _LITTLE, _NONE = "at least 6 % lung", "less than 6 % lung", "no lung found, rightly refused"
 
 
@@ -206,7 +204,7 @@ def _lesion_free(classifier: Classifier, folder: Path) -> Iterator[RefusedShare]
     groups: dict[str, list[Path]] = {_MUCH: [], _LITTLE: [], _NONE: []}
     for record in load_dataset(folder).records:
         lungs, found = find_lungs(read_pixels(record))
-        groups[_NONE if not found else _MUCH if lungs.mean() >= _MUCH_LUNG else _LITTLE].append(record.path)
+        groups[_NONE if not found else _MUCH if lungs.mean() >= MUCH_LUNG else _LITTLE].append(record.path)
     for name, files in groups.items():
         yield refused_files(classifier, f"lesion-free slices, {name}", files, taught=name != _LITTLE)
 

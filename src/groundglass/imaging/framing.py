@@ -19,6 +19,10 @@ Normalisation = Literal["two-anchor", "zero-mean", "min-max"]
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom lie outside."""
 
+MUCH_LUNG = 0.06
+"""Of a slice cut from anywhere in a series: with this share of lung it is a lung slice; with none that could
+be found it belongs to the abdomen or neck; what lies in between is nobody's example."""
+
 # Lungs are looked for on a small copy: their box need not be known to the pixel, and it is 10 times faster.
 _SEARCH_SIDE = 192
 # A lung field takes at least this share of the picture; smaller dark spots are airways, bowel gas, print.

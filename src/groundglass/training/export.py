@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import read_pixels
+from groundglass.data.manifest import PARTS, read_pixels
 from groundglass.errors import DataError, RunError
 from groundglass.evaluation import ledger
 from groundglass.evaluation.brief import brief
@@ -49,7 +49,6 @@ LICENCE = (
     "Research use only, no medical device."
 )
 
-_PARTS = ("train", "val", "test")
 _COVERAGE = 0.9
 _COMPARED = 32
 _BATCH = 32
@@ -141,7 +140,7 @@ class _Material:
 
 def _load(job: Export) -> _Material:
     run, manifest = job.run, load_dataset(job.data)
-    parts = {name: select_part(manifest, run.split_spec, name, run.seed) for name in _PARTS}
+    parts = {name: select_part(manifest, run.split_spec, name, run.seed) for name in PARTS}
     framed = {name: load_framed(part.records, run.framing, 0.0, job.cache) for name, part in parts.items()}
     if set(framed["train"].sha256) != set(run.info["training_sha256"]):
         raise DataError(f"{job.data}: not the data that {run.path} was trained on")

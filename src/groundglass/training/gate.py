@@ -13,15 +13,12 @@ from numpy.typing import NDArray
 from groundglass.data.counterexamples import OTHER_PART, foreign_slices, phantom_slices, sicken, vary
 from groundglass.data.manifest import Record, read_pixels
 from groundglass.imaging.appearance import appearance
-from groundglass.imaging.framing import Framing, find_lungs
+from groundglass.imaging.framing import MUCH_LUNG, Framing, find_lungs
 from groundglass.imaging.slice import Grey
 from groundglass.inference.engine import Engine
 from groundglass.inference.foreign import LUNG, Examples
 from groundglass.inference.gate import Gate
 
-# Of a slice cut from anywhere in a series: with more lung than this it is a lung slice, with none that could
-# be found it belongs to the abdomen or neck, and in between it is nobody's example.
-_MUCH_LUNG = 0.06
 _PHANTOMS, _FEWEST_PHANTOMS = 450, 12
 _ENOUGH, _MOST_LESION_FREE = 200, 2000
 _BATCH = 32
@@ -123,7 +120,7 @@ def _cut_lesson(record: Record) -> _Lesson | None:
     group = record.patient_id if record.patient_known else record.path.stem.rpartition("_")[0]
     if not found:
         return _Lesson(pixels, OTHER_PART, group)
-    return _Lesson(pixels, LUNG, group, _LESION_FREE) if lungs.mean() >= _MUCH_LUNG else None
+    return _Lesson(pixels, LUNG, group, _LESION_FREE) if lungs.mean() >= MUCH_LUNG else None
 
 
 def _lung_lessons(
