@@ -78,6 +78,15 @@ def test_better_is_said_where_the_tests_say_it(results: Path) -> None:
         small = float(row["p_corrected"]) < 0.05
         assert (row["verdict"] in {"better", "worse"}) == small
         assert float(row["p_corrected"]) >= max(float(row["p_slices"]), float(row["p_patients"]))
+    all_pairs = text.split("corrected among themselves (`comparisons.csv`):")[1].split("\n\n")[1].splitlines()
+    told = {
+        (row["first"], row["second"]) if row["verdict"] == "better" else (row["second"], row["first"])
+        for row in read_csv(results / "comparisons.csv")
+        if row["family"] == "all pairs" and row["verdict"] in {"better", "worse"}
+    }
+    winners = sorted({winner for winner, _ in told})
+    assert len(all_pairs) == len(winners) > 0
+    assert all("is better in " in line and " than " in line for line in all_pairs)
     kept = json.loads((results / "comparisons.json").read_text())
     assert {each["family"] for each in kept} == {"reference", "all pairs"}
     one = next(each for each in kept if each["second"] == "efficientnet-lite0-imagenet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -324,17 +325,29 @@ def _verdict(section: Section, comparison: Comparison) -> str:
 
 
 def _pairs_text(section: Section) -> list[str]:
-    """Which of all pairs differ, in a family of their own."""
+    """Which of all pairs differ, in a family of their own: a line for each row that is better than others."""
     if len(section.pairs) == len(section.against):
         return []
-    told = [
-        f"{section.title(each.first)} {test.verdict} than {section.title(each.second)} in {HEADS[measure]}"
-        for each in section.pairs
-        for measure, test in each.measures.items()
-        if test.verdict in {"better", "worse"}
-    ]
     text = f"All {len(section.pairs)} pairs of rows, corrected among themselves (`comparisons.csv`): "
-    return [text + (f"{'; '.join(told)}." if told else "no difference is shown.")]
+    worse_than: dict[str, dict[str, list[str]]] = {name: defaultdict(list) for name in section.names}
+    for pair in section.pairs:
+        for verdict, winner, loser in (
+            ("better", pair.first, pair.second),
+            ("worse", pair.second, pair.first),
+        ):
+            measures = [HEADS[name] for name, test in pair.measures.items() if test.verdict == verdict]
+            if measures:
+                worse_than[winner][" and ".join(measures)].append(section.title(loser))
+    told = [
+        f"- {section.title(winner)} is better "
+        + "; ".join(f"in {measures} than {', '.join(losers)}" for measures, losers in found.items())
+        + "."
+        for winner, found in worse_than.items()
+        if found
+    ]
+    if not told:
+        return [f"{text}no difference is shown."]
+    return [text.rstrip(), "\n".join(told)]
 
 
 def _csv_row(section: Section, name: str) -> dict[str, Any]:
