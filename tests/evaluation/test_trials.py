@@ -75,7 +75,9 @@ def test_recipes_tried_on_every_fold_stand_in_a_table_of_their_own(tmp_path: Pat
         # The folds of seed 0, once drawn by the run's seed and once by their own.
         *fold_runs("plain-0", "official-source-cv:{}/2", 0, (0.80, 0.90)),
         *fold_runs("plain-1", "official-source-cv:{}/2:0", 1, (0.82, 0.92)),
+        # Better, but by one seed alone; and worse.
         *fold_runs("long-0", "official-source-cv:{}/2:0", 0, (0.9, 0.9), "training.epochs=20"),
+        *fold_runs("short-0", "official-source-cv:{}/2:0", 0, (0.7, 0.7), "training.epochs=2"),
         # Not on every fold; on other folds; stopped.
         *fold_runs("wide-0", "official-source-cv:{}/2", 0, (0.95,), "framing.size=224"),
         *fold_runs("plain-2", "official-source-cv:{}/2", 2, (0.6, 0.7)),
@@ -86,12 +88,13 @@ def test_recipes_tried_on_every_fold_stand_in_a_table_of_their_own(tmp_path: Pat
         record_trial(trial, tmp_path)
     table = trials_table(tmp_path, DEFAULT.model_dump(mode="json"))
     above = table.split("| trial |")[0].splitlines()[2:]
-    assert above[:3] == [
-        "| `official-source-cv:FOLD/2:0` | `training.epochs=20` | 0 | 0.900, 0.900 | 0.900 | 0.800 | 0.400 |",
+    assert above[:4] == [
         "| `official-source-cv:FOLD/2:0` | nothing | 0, 1 | 0.810, 0.910 | 0.860 ± 0.014 | 0.800 | 0.400 |",
+        "| `official-source-cv:FOLD/2:0` | `training.epochs=20` | 0 | 0.900, 0.900 | 0.900 | 0.800 | 0.400 |",
+        "| `official-source-cv:FOLD/2:0` | `training.epochs=2` | 0 | 0.700, 0.700 | 0.700 | 0.800 | 0.400 |",
         "| `official-source-cv:FOLD/2:2` | nothing | 2 | 0.600, 0.700 | 0.650 | 0.800 | 0.400 |",
     ]
-    assert above[3] == ""
+    assert above[4] == ""
 
 
 def test_an_average_of_weights_says_of_which_seeds(tmp_path: Path) -> None:

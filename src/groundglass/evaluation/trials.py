@@ -57,7 +57,8 @@ def record_trial(run: TrainedRun, folder: Path) -> Path:
 def trials_table(folder: Path, default: Mapping[str, Any], complete: Complete = dict) -> str:
     """The trials of ``folder`` as Markdown, each by what sets it apart from the ``default`` recipe.
 
-    Before them stand the recipes that were tried on every fold of a cross-validation, the best first.
+    Before them stand the recipes that were tried on every fold of a cross-validation: those of most seeds
+    first, and of these the best.
 
     Args:
         folder: of the log.
@@ -127,18 +128,18 @@ def _folds_table(trials: Sequence[_Trial]) -> list[str]:
     for (name, folds, changes), by_seed in _by_folds(trials).items():
         whole = {seed: runs for seed, runs in by_seed.items() if len(runs) == folds}
         if whole:
-            rows.append((name, *_over_folds(changes, whole)))
+            rows.append((name, len(whole), *_over_folds(changes, whole)))
     if not rows:
         return []
-    rows.sort(key=lambda row: (row[0], -row[1]))
+    rows.sort(key=lambda row: (row[0], -row[1], -row[2]))
     return [
         "| folds | differs from the default in | seeds | AUC of each fold | mean AUC | accuracy | loss |",
         "|---|---|---|---|---|---|---|",
-        *(f"| `{name}` | {cells} |" for name, _, cells in rows),
+        *(f"| `{name}` | {cells} |" for name, _, _, cells in rows),
         "",
         "AUC, accuracy and loss are those of the last epoch, on the fold that was left out, mean over folds "
-        "and seeds; ± is the standard deviation of the seeds' means. The best of many rows owes some of its "
-        "lead to chance.",
+        "and seeds; ± is the standard deviation of the seeds' means, by about which a row of one seed is "
+        "uncertain. The best of many rows owes some of its lead to chance.",
         "",
     ]
 
