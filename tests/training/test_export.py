@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -26,6 +27,7 @@ from groundglass.inference.engine import Engine
 from groundglass.models.mirrored import Mirrored
 from groundglass.models.registry import build
 from groundglass.training import export as exporting
+from groundglass.training.average import Average, average
 from groundglass.training.export import Export, export
 from groundglass.training.job import Job
 from groundglass.training.onnx_model import CLOSE, OPSET, largest_difference, to_onnx
@@ -96,6 +98,26 @@ def test_the_bundle_says_what_the_run_says(run: Run, bundle: Path, data: Path) -
     np.testing.assert_allclose(outputs.activation_map, expected.activation_map, atol=CLOSE, rtol=CLOSE)
     finding = classifier.predict(records[0].path, evidence=True)
     assert finding.evidence is None or finding.evidence.logit == pytest.approx(expected.logit[0], abs=1e-3)
+
+
+def test_an_average_says_of_which_seeds(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "FEWEST", 10)
+    recipe = load_recipe("phantom-demo", [*QUICK, "training.epochs=2", "network.start=0"])
+    plain = Job(recipe, data, "official", 0, tmp_path, threads=1, accelerator="cpu", cache=tmp_path / "cache")
+    runs = [
+        train(replace(plain, seed=seed, output=tmp_path / f"seed-{seed}", progress=False)) for seed in (3, 4)
+    ]
+    averaged = average(Average(runs, data, tmp_path / "average", threads=1, cache=tmp_path / "cache"))
+    path = tmp_path / "bundle"
+    export(Export(averaged, path, data, precisions=("fp32",), cache=tmp_path / "cache"), lambda _: None)
+    info = Bundle.open(path).info
+    assert info.name == "mask-efficientnet-lite0, split official, mean of 2 seeds"
+    assert info.training["averaged"] == [3, 4]
+    assert info.training["epochs"] == 2
+    assert (
+        "2 epochs, split `official`, weights averaged over seeds 3, 4 |"
+        in (path / "MODEL_CARD.md").read_text()
+    )
 
 
 def test_it_carries_everything_a_reader_asks_for(run: Run, bundle: Path) -> None:

@@ -242,8 +242,9 @@ def _fields(
     """Content of ``bundle.json`` but format, id and files."""
     run, info = job.run, job.run.info
     split = run.split_spec
+    made = f"mean of {len(run.averaged)} seeds" if run.averaged else f"seed {run.seed}"
     return {
-        "name": job.name or f"{run.recipe.network.name}, split {split}, seed {run.seed}",
+        "name": job.name or f"{run.recipe.network.name}, split {split}, {made}",
         "created": now(),
         "network": {
             **run.recipe.network.model_dump(mode="json"),
@@ -261,13 +262,14 @@ def _fields(
         "training": {
             "recipe": run.recipe.name,
             "seed": run.seed,
+            "averaged": list(run.averaged),
             "split": split,
             "data": info.get("data"),
             "lesion_free": info.get("lesion_free"),
             "slices": {name: len(part.records) for name, part in material.parts.items()},
             "fingerprint": info.get("fingerprint"),
             "sha256": info["training_sha256"],
-            "epochs": len(run.history()),
+            "epochs": run.recipe.training.epochs,
             "seconds": info.get("training_seconds"),
             "versions": info.get("versions"),
         },

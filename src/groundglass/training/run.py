@@ -104,6 +104,11 @@ class Run:
         return int(self.info["seed"])
 
     @property
+    def averaged(self) -> tuple[int, ...]:
+        """Seeds of the runs whose weights were averaged; empty for a training."""
+        return tuple(int(each["seed"]) for each in self.info.get("averaged") or ())
+
+    @property
     def split_spec(self) -> str:
         """The split it was trained on, as given on the command line."""
         return str(self.info["split"])
