@@ -66,6 +66,11 @@ def test_rows_columns_and_files(results: Path) -> None:
     assert text.count(speed) == 2
 
 
+def title(row: str) -> str:
+    network, _, weights = row.rpartition("-")
+    return f"{network} ({weights})"
+
+
 def test_better_is_said_where_the_tests_say_it(results: Path) -> None:
     text = render_table1(results)
     (said, again) = lines_with(text, f"- {MASK} (imagenet) is better than vgg-16 (none) in ")
@@ -84,9 +89,10 @@ def test_better_is_said_where_the_tests_say_it(results: Path) -> None:
         for row in read_csv(results / "comparisons.csv")
         if row["family"] == "all pairs" and row["verdict"] in {"better", "worse"}
     }
-    winners = sorted({winner for winner, _ in told})
-    assert len(all_pairs) == len(winners) > 0
-    assert all("is better in " in line and " than " in line for line in all_pairs)
+    assert len(all_pairs) == len({winner for winner, _ in told}) > 0
+    for winner, loser in told:
+        (line,) = (line for line in all_pairs if line.startswith(f"- {title(winner)} is better in "))
+        assert title(loser) in line.split(" than ", 1)[1]
     kept = json.loads((results / "comparisons.json").read_text())
     assert {each["family"] for each in kept} == {"reference", "all pairs"}
     one = next(each for each in kept if each["second"] == "efficientnet-lite0-imagenet")

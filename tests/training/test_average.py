@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,19 +83,16 @@ def test_weights_are_averaged_and_statistics_taken_anew(
 
 @pytest.mark.slow
 def test_one_start_gives_different_seeds_the_same_parameters(phantoms: Path, tmp_path: Path) -> None:
-    def gate(name: str, seed: int, *overrides: str) -> torch.Tensor:
+    def stem(name: str, seed: int, *overrides: str) -> torch.Tensor:
         # So slow that what is left behind is what it began with.
         slow = [*QUICK, "training.epochs=1", "optimiser.lr=1e-9", *overrides]
         recipe = load_recipe("phantom-demo", slow)
         weights = trained(phantoms, tmp_path / name, seed, recipe=recipe).weights()
         return weights["backbone.conv_stem.weight"]
 
-    first, second = (gate(f"one-{seed}", seed, "network.start=5") for seed in (1, 2))
+    first, second = (stem(f"one-{seed}", seed, "network.start=5") for seed in (1, 2))
     assert torch.allclose(first, second, atol=1e-5)
-    assert not torch.allclose(first, gate("other", 2), atol=1e-5)
-
-
-Change = Callable[[Run, Path], Run]
+    assert not torch.allclose(first, stem("other", 2), atol=1e-5)
 
 
 def changed(run: Run, folder: Path, info: dict[str, object], *recipe: tuple[str, str]) -> Run:

@@ -328,8 +328,8 @@ def _pairs_text(section: Section) -> list[str]:
     """Which of all pairs differ, in a family of their own: a line for each row that is better than others."""
     if len(section.pairs) == len(section.against):
         return []
-    text = f"All {len(section.pairs)} pairs of rows, corrected among themselves (`comparisons.csv`): "
-    worse_than: dict[str, dict[str, list[str]]] = {name: defaultdict(list) for name in section.names}
+    text = f"All {len(section.pairs)} pairs of rows, corrected among themselves (`comparisons.csv`):"
+    beaten: dict[str, dict[str, list[str]]] = {name: defaultdict(list) for name in section.names}
     for pair in section.pairs:
         for verdict, winner, loser in (
             ("better", pair.first, pair.second),
@@ -337,17 +337,17 @@ def _pairs_text(section: Section) -> list[str]:
         ):
             measures = [HEADS[name] for name, test in pair.measures.items() if test.verdict == verdict]
             if measures:
-                worse_than[winner][" and ".join(measures)].append(section.title(loser))
+                beaten[winner][" and ".join(measures)].append(section.title(loser))
     told = [
         f"- {section.title(winner)} is better "
         + "; ".join(f"in {measures} than {', '.join(losers)}" for measures, losers in found.items())
         + "."
-        for winner, found in worse_than.items()
+        for winner, found in beaten.items()
         if found
     ]
     if not told:
-        return [f"{text}no difference is shown."]
-    return [text.rstrip(), "\n".join(told)]
+        return [f"{text} no difference is shown."]
+    return [text, "\n".join(told)]
 
 
 def _csv_row(section: Section, name: str) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def average(asked: Average) -> Run:
         DataError: the data are not those the runs were trained on.
     """
     _check(asked)
+    started = now()
     prepare(asked.threads)
     job = asked.job
     material = load_material(job)
@@ -97,7 +98,7 @@ def average(asked: Average) -> Run:
     network = build_network(job.recipe, pretrained=False).to(memory_format=torch.channels_last)
     network.load_state_dict(mean_state([run.weights() for run in asked.runs]))
     _take_statistics(network, job, material)
-    _write(asked, job, material, network)
+    _write(asked, material, network, started)
     return Run.open(asked.output)
 
 
@@ -150,14 +151,14 @@ def _take_statistics(network: nn.Module, job: Job, material: Material) -> None:
     update_bn(DataLoader(samples, batch_size=None, sampler=batches), network)
 
 
-def _write(asked: Average, job: Job, material: Material, network: nn.Module) -> None:
+def _write(asked: Average, material: Material, network: nn.Module, started: str) -> None:
     """The new run's folder, whole or not at all."""
-    runs = asked.runs
+    job, runs = asked.job, asked.runs
     info = {
         **job_facts(job, material),
         "finished": True,
         "averaged": [{"run": run.path.name, "seed": run.seed} for run in runs],
-        "started": now(),
+        "started": started,
         "versions": versions(),
         "machine": machine(),
         "training_seconds": sum(run.info["training_seconds"] for run in runs),
