@@ -1,4 +1,4 @@
-"""Findings of a list of files by groundglass, timed in a process of its own; what ``predict.py`` measures."""
+"""Predictions of a list of files by groundglass, timed in a process of its own; what ``predict.py`` measures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from groundglass.inference.bundle import MODELS, Bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.finding import Status
+from groundglass.inference.prediction import Status
 
 
 def main() -> None:
@@ -25,13 +25,13 @@ def main() -> None:
     classifier = Classifier(bundle)
     paths = json.loads(options.files.read_text(encoding="utf-8"))
     start = time.perf_counter()
-    findings = list(classifier.predict_all(paths))
+    predictions = list(classifier.predict_all(paths))
     seconds = time.perf_counter() - start
     row = {
         "seconds": seconds,
-        "slices": len(findings),
-        "classified": sum(finding.status is Status.OK for finding in findings),
-        "size": bundle.info.framing.size,
+        "slices": len(predictions),
+        "classified": sum(prediction.status is Status.OK for prediction in predictions),
+        "size": bundle.info.preprocessing.size,
         "bundle": bundle.id,
         "precision": bundle.precision,
         "precisions": [name for name, file in MODELS.items() if file in bundle.info.files],

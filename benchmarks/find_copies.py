@@ -20,11 +20,19 @@ import cv2
 import numpy as np
 import typer
 
-from groundglass.data.candidates import Candidate, hash_candidates, patch_candidates
-from groundglass.data.duplicates import Trace, copies_of, find_pairs, read_traces, verify
+from groundglass.audit.duplicates import (
+    Candidate,
+    Fingerprint,
+    Trace,
+    copies_of,
+    find_pairs,
+    hash_candidates,
+    patch_candidates,
+    read_traces,
+    verify,
+)
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Record, read_pixels, unknown_patient
-from groundglass.data.perceptual import Fingerprint
 from groundglass.errors import ImageError
 from groundglass.imaging.phantom import make_phantom, make_series
 from groundglass.imaging.read import read_slices

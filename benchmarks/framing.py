@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Record, read_pixels
-from groundglass.imaging.framing import Framing
+from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lesions import paint_ground_glass
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import Grey
@@ -58,7 +58,7 @@ def main(
     quick: Annotated[bool, typer.Option(help="A smoke test: few slices, no record unless --output.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the record.")] = None,
 ) -> None:
-    """Time framing, lesion painting and phantom generation at 512 x 512 pixels on one core."""
+    """Time preprocessing, lesion painting and phantom generation at 512 x 512 pixels on one core."""
     if quick:
         slices, repeats = 6, 3
     _stay_on_one_core()
@@ -89,7 +89,7 @@ def main(
         source: {what: asdict(timing) for what, timing in timings.items()}
         for source, timings in measured.items()
     }
-    report("framing", output or (None if quick else RESULTS), as_json, goals, tables)
+    report("preprocessing", output or (None if quick else RESULTS), as_json, goals, tables)
 
 
 def _stay_on_one_core() -> None:
@@ -118,23 +118,23 @@ def _real(records: Sequence[Record], count: int) -> list[Grey]:
 
 
 def _timings(slices: Sequence[Grey], repeats: int) -> dict[str, Timing]:
-    framing = Framing()
-    framed = [framing.frame(pixels) for pixels in slices]
+    preprocessing = Preprocessing()
+    cropped = [preprocessing.apply(pixels) for pixels in slices]
     rng = np.random.default_rng(0)
 
     def both(pixels: Grey) -> object:
-        return framing.normalise(framing.frame(pixels).pixels)
+        return preprocessing.normalise(preprocessing.apply(pixels).pixels)
 
     def painted(pixels: Grey, lungs: NDArray[np.bool_]) -> object:
         return paint_ground_glass(pixels, lungs, rng.uniform(*SEVERITIES), rng)
 
     calls: dict[str, list[Callable[[], object]]] = {
         "frame and normalise": [partial(both, pixels) for pixels in slices],
-        "Framing.frame": [partial(framing.frame, pixels) for pixels in slices],
-        "Framing.normalise": [partial(framing.normalise, one.pixels) for one in framed],
+        "Preprocessing.frame": [partial(preprocessing.frame, pixels) for pixels in slices],
+        "Preprocessing.normalise": [partial(preprocessing.normalise, one.pixels) for one in cropped],
         "paint_ground_glass": [
             partial(painted, pixels, one.lungs)
-            for pixels, one in zip(slices, framed, strict=True)
+            for pixels, one in zip(slices, cropped, strict=True)
             if one.found
         ],
     }

@@ -16,9 +16,9 @@ from sklearn.metrics import roc_auc_score
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Manifest
 from groundglass.evaluation.part import select_part
-from groundglass.models.mirrored import Mirrored
-from groundglass.training.framed import load_framed
+from groundglass.models.layers import Mirrored
 from groundglass.training.run import Run
+from groundglass.training.samples import load_cropped
 from record import RESULTS, Table, report
 
 _BATCH = 32
@@ -57,17 +57,17 @@ def main(
 
 def _measure(run: Run, manifest: Manifest) -> Gain:
     part = select_part(manifest, run.split_spec, "val", run.seed)
-    framed = run.framing.normalise(load_framed(part.records, run.framing, 0.0, None).pixels)
+    cropped = run.preprocessing.normalise(load_cropped(part.records, run.preprocessing, 0.0, None).pixels)
     network = run.network.network if isinstance(run.network, Mirrored) else run.network
     once, averaged = (
-        float(roc_auc_score(part.label, _logits(asked, framed))) for asked in (network, Mirrored(network))
+        float(roc_auc_score(part.label, _logits(asked, cropped))) for asked in (network, Mirrored(network))
     )
     return Gain(f"{run.path.parent.name}/{run.path.name}", run.split_spec, len(part.records), once, averaged)
 
 
 @torch.inference_mode()
-def _logits(network: torch.nn.Module, framed: NDArray[np.float32]) -> NDArray[np.float32]:
-    images = torch.from_numpy(framed).unsqueeze(1)
+def _logits(network: torch.nn.Module, cropped: NDArray[np.float32]) -> NDArray[np.float32]:
+    images = torch.from_numpy(cropped).unsqueeze(1)
     starts = range(0, len(images), _BATCH)
     return np.concatenate([network(images[start : start + _BATCH]).logit.numpy() for start in starts])
 

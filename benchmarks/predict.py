@@ -36,8 +36,8 @@ USUAL_SIZE = 224
 PREDICT, IMPORTS, HELP, PYTHON = "predict one.png", "import torch, timm", "--help", "python -c pass"
 PLAIN = ("plain pipeline, main process", "plain pipeline, 2 workers")
 SCRIPTS = Path(__file__).parent
-# Refused slices are findings, too.
-FINDINGS = (0, 3, 4)
+# Refused slices are predictions, too.
+PREDICTIONS = (0, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Speed:
     """One run over the slices.
 
     Attributes:
-        slices_per_second: model loaded and warm, from the first file to the last finding.
+        slices_per_second: model loaded and warm, from the first file to the last prediction.
         ran: the whole process, imports and loading included.
     """
 
@@ -141,7 +141,7 @@ def _starts(file: str, bundle: Path | None, rounds: int) -> dict[str, list[float
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for turn, order in enumerate(in_turns(list(commands), rounds + 1)):
         for name in order:
-            ran = run(commands[name], FINDINGS)
+            ran = run(commands[name], PREDICTIONS)
             if turn:
                 seconds[name].append(ran.seconds)
         _say(
@@ -192,7 +192,7 @@ def _usual(name: str) -> str:
 def _memory(
     phantoms: Sequence[str], bundle: Path | None, counts: Sequence[int], folder: Path
 ) -> list[dict[str, Any]]:
-    """Largest resident memory by number of slices, and by where the findings go."""
+    """Largest resident memory by number of slices, and by where the predictions go."""
     rows = []
     for count in counts:
         place = folder / f"{count}"
@@ -205,7 +205,7 @@ def _memory(
             "x.csv": ["--output", str(folder / f"{count}.csv")],
         }
         for name, options in outputs.items():
-            ran = run([*_groundglass(), "predict", str(place), *_with(bundle), *options], FINDINGS)
+            ran = run([*_groundglass(), "predict", str(place), *_with(bundle), *options], PREDICTIONS)
             rows.append({"slices": count, "output": name, **asdict(ran)})
             _say(f"memory: {rows[-1]}")
     return rows
@@ -287,7 +287,7 @@ def _tables(measured: dict[str, Any], ratios: dict[str, list[float]]) -> list[Ta
         ),
         Table(
             "Peak resident memory of groundglass predict, phantoms of 512 x 512 pixels",
-            ("slices", "findings to", "MiB", "seconds"),
+            ("slices", "predictions to", "MiB", "seconds"),
             [
                 (f"{row['slices']:,}", row["output"], row["peak_mib"], row["seconds"])
                 for row in measured["memory"]

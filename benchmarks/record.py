@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from groundglass.atomic import write_json, write_text
+from groundglass.files import write_json, write_text
 from machine import describe_machine, describe_versions
 
 RESULTS = Path(__file__).parent / "results"

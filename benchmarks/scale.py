@@ -2,7 +2,7 @@
 
 Every run is a process of its own; they take turns, in another order each round. Each is made with few slices
 and with many, and the rate is that of the difference: Ray's start, which does not grow with the archive, is
-stated by itself. What findings take on disk is measured on each slice once, as slices that come again would
+stated by itself. What predictions take on disk is measured on each slice once, as slices that come again would
 be stored for nothing. The costs of an archive are these figures carried forward, and say so.
 """
 
@@ -23,7 +23,7 @@ import typer
 
 from groundglass.data.load import load_dataset
 from groundglass.data.phantoms import Severities, write_phantoms
-from groundglass.evaluation.repeat import update_readme
+from groundglass.experiments.results import update_readme
 from process import Ran, in_turns, run, stay_on_cores
 from record import RESULTS, Goal, Table, report
 
@@ -36,8 +36,8 @@ DICOM_BYTES = 512 * 512 * 2
 """Pixels of an uncompressed CT slice, to which its header adds little."""
 
 LOCAL, ONE, TWO = "one process", "Ray, 1 worker", "Ray, 2 workers"
-# Refused slices are findings, too.
-FINDINGS = (0, 3, 4)
+# Refused slices are predictions, too.
+PREDICTIONS = (0, 3, 4)
 BEGIN, END = "<!-- scale:begin -->", "<!-- scale:end -->"
 
 
@@ -85,18 +85,18 @@ def _rates(
     ran: dict[str, list[dict[str, Any]]] = {name: [] for name in (LOCAL, ONE, TWO)}
     for turn, order in enumerate(in_turns(list(ran), rounds)):
         for name in order:
-            row = _measure(name, places, folder / "findings.parquet")
+            row = _measure(name, places, folder / "predictions.parquet")
             ran[name].append(row)
             _say(f"round {turn + 1} of {rounds}: {name}: {row['slices_per_second']:.1f} slices/s")
     return ran
 
 
 def _storage(files: Sequence[Path], folder: Path) -> dict[str, float]:
-    """Bytes of a finding in a Parquet file that holds each slice once, and how long its paths are."""
-    place, findings = _linked(files, len(files), folder / "once"), folder / "once.parquet"
-    _predict(LOCAL, place, findings)
+    """Bytes of a prediction in a Parquet file that holds each slice once, and how long its paths are."""
+    place, predictions = _linked(files, len(files), folder / "once"), folder / "once.parquet"
+    _predict(LOCAL, place, predictions)
     return {
-        "bytes_per_finding": findings.stat().st_size / len(files),
+        "bytes_per_prediction": predictions.stat().st_size / len(files),
         "mean_path_characters": statistics.mean(len(str(path)) for path in place.iterdir()),
     }
 
@@ -120,8 +120,10 @@ def _linked(files: Sequence[Path], count: int, folder: Path) -> Path:
     return folder
 
 
-def _measure(name: str, places: dict[int, Path], findings: Path) -> dict[str, Any]:
-    (few, short), (many, long) = ((count, _predict(name, place, findings)) for count, place in places.items())
+def _measure(name: str, places: dict[int, Path], predictions: Path) -> dict[str, Any]:
+    (few, short), (many, long) = (
+        (count, _predict(name, place, predictions)) for count, place in places.items()
+    )
     rate = (many - few) / (long.seconds - short.seconds)
     return {
         "slices_per_second": rate,
@@ -131,13 +133,13 @@ def _measure(name: str, places: dict[int, Path], findings: Path) -> dict[str, An
     }
 
 
-def _predict(name: str, place: Path, findings: Path) -> Ran:
-    findings.unlink(missing_ok=True)
+def _predict(name: str, place: Path, predictions: Path) -> Ran:
+    predictions.unlink(missing_ok=True)
     command = [str(Path(sysconfig.get_path("scripts")) / "groundglass"), "predict", str(place), "--quiet"]
-    command += ["--output", str(findings)]
+    command += ["--output", str(predictions)]
     if name != LOCAL:
         command += ["--engine", "ray", "--workers", "1" if name == ONE else "2"]
-    return run(command, FINDINGS)
+    return run(command, PREDICTIONS)
 
 
 def _report(measured: dict[str, Any], output: Path | None, docs: Path | None) -> None:
@@ -162,7 +164,7 @@ def _costs(measured: dict[str, Any], per_core: float) -> dict[str, float]:
         "slices": ARCHIVE,
         "slices_per_core_second": per_core,
         "core_hours": ARCHIVE / per_core / 3600,
-        "findings_gb": ARCHIVE * measured["bytes_per_finding"] / 1e9,
+        "predictions_gb": ARCHIVE * measured["bytes_per_prediction"] / 1e9,
         "read_gb": ARCHIVE * measured["mean_file_bytes"] / 1e9,
         "read_dicom_gb": ARCHIVE * DICOM_BYTES / 1e9,
         "mb_per_core_second": per_core * DICOM_BYTES / 1e6,
@@ -196,7 +198,7 @@ def _cost_table(costs: dict[str, float]) -> Table:
         [
             ("slices per second and core", costs["slices_per_core_second"]),
             ("core-hours", f"{costs['core_hours']:,.0f}"),
-            ("findings as Parquet, GB", costs["findings_gb"]),
+            ("predictions as Parquet, GB", costs["predictions_gb"]),
             ("read, files as small as these, GB", f"{costs['read_gb']:,.0f}"),
             ("read, uncompressed DICOM of 512 x 512 pixels, GB", f"{costs['read_dicom_gb']:,.0f}"),
             ("read per second and core then, MB", costs["mb_per_core_second"]),
@@ -224,8 +226,8 @@ def _text(
         "| what | costs |\n|---|---|\n"
         f"| computing, at {costs['slices_per_core_second']:.0f} slices per second and core | "
         f"{hours:,.0f} core-hours: {hours / 64:.1f} hours on 64 cores, {hours / 1024:.2f} on 1,024 |\n"
-        f"| findings as Parquet, {measured['bytes_per_finding']:.0f} bytes each with paths of "
-        f"{measured['mean_path_characters']:.0f} characters | {costs['findings_gb']:.1f} GB |\n"
+        f"| predictions as Parquet, {measured['bytes_per_prediction']:.0f} bytes each with paths of "
+        f"{measured['mean_path_characters']:.0f} characters | {costs['predictions_gb']:.1f} GB |\n"
         f"| reading, pictures like these | {costs['read_gb'] / 1000:.1f} TB |\n"
         f"| reading, uncompressed DICOM of 512 × 512 pixels | {costs['read_dicom_gb'] / 1000:.1f} TB, "
         f"{storage:.0f} MB per second and core: 64 cores ask storage for {storage * 64 / 1000:.1f} GB/s |\n\n"

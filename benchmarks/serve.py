@@ -115,7 +115,7 @@ def _uploads(files: Sequence[str], folder: Path) -> Path:
 def _batches(bundle: Path | None) -> dict[str, float]:
     """Milliseconds of one core for each slice, by the number of slices in a batch; medians."""
     opened = Bundle.open(bundle, threads=1)
-    engine, size = opened.engine(1), opened.info.framing.size
+    engine, size = opened.engine(1), opened.info.preprocessing.size
     images = np.random.default_rng(0).normal(size=(max(BATCHES), size, size)).astype(np.float32)
     taken: dict[str, list[float]] = {str(count): [] for count in BATCHES}
     for _ in range(5):
@@ -249,7 +249,7 @@ def _ask(port: int, body: bytes, outcomes: Counter[str]) -> None:
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         try:
-            connection.request("POST", "/v1/findings", body, headers)
+            connection.request("POST", "/v1/predictions", body, headers)
             answer = connection.getresponse()
             answer.read()
             outcomes[str(answer.status)] += 1

@@ -30,9 +30,8 @@ from groundglass.data.manifest import Label, Record
 from groundglass.data.phantoms import Severities, write_phantoms
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError
-from groundglass.training.augment import CONTEXT
-from groundglass.training.framed import load_framed
 from groundglass.training.recipe import load_recipe
+from groundglass.training.samples import CONTEXT, load_cropped
 from record import RESULTS, Goal, Table, report
 
 SIZE, BATCH, THREADS = 160, 32, 2
@@ -74,7 +73,7 @@ class Data:
         name: of the data set.
         cold_seconds: to frame all slices the first time.
         cached_seconds: to take them from the cache.
-        cache: folder of the framed slices.
+        cache: folder of the cropped slices.
     """
 
     path: Path
@@ -134,8 +133,8 @@ def _prepare(data: Path | None, phantoms: int, folder: Path) -> Data:
         samples,
         {part: len(records) for part, records in parts.items()},
         manifest.name,
-        _framing_seconds(parts, cache),
-        _framing_seconds(parts, cache),
+        _preprocessing_seconds(parts, cache),
+        _preprocessing_seconds(parts, cache),
         cache,
     )
 
@@ -147,13 +146,13 @@ def _listed(records: Sequence[Record]) -> list[tuple[str, int]]:
     return [(str(record.path.resolve()), int(record.label is Label.COVID)) for record in records]
 
 
-def _framing_seconds(parts: dict[str, list[Record]], cache: Path) -> float:
+def _preprocessing_seconds(parts: dict[str, list[Record]], cache: Path) -> float:
     """What a training does before its first epoch: hash all files, frame them or take them from the cache."""
     cv2.setNumThreads(1)
-    framing = load_recipe("efficientnet", [f"framing.size={SIZE}"]).framing.build()
+    preprocessing = load_recipe("efficientnet", [f"preprocessing.size={SIZE}"]).preprocessing.build()
     start = time.perf_counter()
-    load_framed(parts["train"], framing, CONTEXT, cache)
-    load_framed(parts["val"], framing, 0.0, cache)
+    load_cropped(parts["train"], preprocessing, CONTEXT, cache)
+    load_cropped(parts["val"], preprocessing, 0.0, cache)
     return time.perf_counter() - start
 
 
@@ -193,7 +192,7 @@ def _plain_command(data: Data, rows: Path, workers: int, epochs: int) -> list[st
 def _groundglass_command(recipe: str, data: Data, run: Path, epochs: int) -> list[str]:
     settings = {
         "network.weights": "none",
-        "framing.size": SIZE,
+        "preprocessing.size": SIZE,
         "training.batch_size": BATCH,
         "training.epochs": epochs,
         "synthesis.slices_per_epoch": 0,
@@ -250,7 +249,7 @@ def _report(measured: dict[str, list[Measured]], data: Data, output: Path | None
     as_json = {
         "data": {"name": data.name, **data.counts},
         "settings": {"size": SIZE, "batch_size": BATCH, "threads": THREADS},
-        "framing_seconds": {"first": data.cold_seconds, "cached": data.cached_seconds},
+        "preprocessing_seconds": {"first": data.cold_seconds, "cached": data.cached_seconds},
         "ratios": ratios,
         "trainings": {name: [asdict(one) for one in ones] for name, ones in measured.items()},
     }

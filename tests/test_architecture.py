@@ -17,24 +17,27 @@ import groundglass
 
 PACKAGE = Path(groundglass.__file__).parent
 LAYERS = {
-    "cli": 5,
-    "training": 4,
-    "evaluation": 4,
-    "cluster": 4,
-    "serving": 4,
-    "inference": 3,
+    "cli": 8,
+    "experiments": 7,
+    "training": 6,
+    "audit": 6,
+    "cluster": 6,
+    "serving": 6,
+    "pacs": 6,
+    "evaluation": 5,
+    "inference": 4,
     "data": 3,
     "imaging": 2,
     "models": 1,
     "reporting": 1,
     "errors": 0,
-    "atomic": 0,
+    "files": 0,
     "__init__": 0,
 }
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
-TORCH_ROOMS = {"models", "training"}
+TORCH_ROOMS = {"models", "training", "experiments"}
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "stuff", "tools"}
 DYNAMIC_IMPORTS = {"__import__", "import_module", "importlib.import_module"}
@@ -168,7 +171,7 @@ def test_no_modules_need_each_other() -> None:
         order = list(TopologicalSorter(needs).static_order())
     except CycleError as error:
         pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
-    assert len(order) > 200
+    assert len(order) > 50
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if room(path) not in TORCH_ROOMS], ids=module_name)

@@ -13,12 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.evaluation.results_factory import document, seeds, write
+from tests.experiments.results_factory import document, seeds, write
 from tests.test_architecture import TORCH, WITHOUT_TORCH
 from typer.testing import CliRunner
 
 import groundglass
-from groundglass.cli.compare_plan import duration
+from groundglass.cli.experiments import duration
 from groundglass.cli.main import app
 from groundglass.errors import GroundglassError
 from groundglass.imaging.phantom import make_phantom

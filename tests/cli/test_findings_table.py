@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 from rich.cells import cell_len
 
-from groundglass.cli.findings_table import FindingsTable, series_lines, shorten_middle, where
-from groundglass.inference.finding import Finding, Status
-from groundglass.inference.study import Studies
+from groundglass.cli.predict import PredictionsTable, series_lines, shorten_middle, where
+from groundglass.inference.prediction import Prediction, Status
+from groundglass.inference.series import Studies
 
-OK = Finding(
+OK = Prediction(
     Status.OK, "series/1.dcm", "b", None, 0.12345, "NonCOVID", ("NonCOVID",), ("lungs-not-found",),
     series="1.2", position=-312.55,
 )  # fmt: skip
-REFUSED = Finding(
+REFUSED = Prediction(
     Status.REFUSED,
     "p.png",
     "b",
@@ -23,8 +23,11 @@ REFUSED = Finding(
 )
 
 
-def lines(table: FindingsTable, *findings: Finding) -> list[str]:
-    rows = [table.header(findings[0]), *(line for finding in findings for line in table.row(finding))]
+def lines(table: PredictionsTable, *predictions: Prediction) -> list[str]:
+    rows = [
+        table.header(predictions[0]),
+        *(line for prediction in predictions for line in table.row(prediction)),
+    ]
     return ["".join(text for text, _ in row) for row in rows]
 
 
@@ -34,7 +37,7 @@ def lines(table: FindingsTable, *findings: Finding) -> list[str]:
 )
 def test_columns_stay_in_place_and_within_the_terminal(width: int, file: str) -> None:
     header, first, second, *rest = lines(
-        FindingsTable(width), replace(OK, file=file), replace(REFUSED, file=file)
+        PredictionsTable(width), replace(OK, file=file), replace(REFUSED, file=file)
     )
     assert all(cell_len(line) <= width for line in (header, first, second, *rest))
     for title, value in (
@@ -53,7 +56,7 @@ def test_columns_stay_in_place_and_within_the_terminal(width: int, file: str) ->
 
 def test_a_pipe_gets_everything_unshortened() -> None:
     long = replace(OK, file="a/very/long/path/" * 20 + "1-001.dcm")
-    table = FindingsTable(None)
+    table = PredictionsTable(None)
     _, short, first, second = lines(table, OK, long, replace(REFUSED, reason="word " * 100))
     assert long.file in first
     assert second.count("word") == 100
@@ -65,18 +68,18 @@ def test_a_pipe_gets_everything_unshortened() -> None:
     "name", ["a\x1b[2Jb.png", "a\nb.png", "a\rb.png", "a\u202eb.png", "a\udcffb.png", "a\x07b"]
 )
 def test_names_do_nothing_to_the_terminal(name: str) -> None:
-    for finding in (replace(OK, file=name), replace(REFUSED, file=name, reason=name)):
+    for prediction in (replace(OK, file=name), replace(REFUSED, file=name, reason=name)):
         for width in (80, None):
-            for line in lines(FindingsTable(width), finding):
+            for line in lines(PredictionsTable(width), prediction):
                 assert line.isprintable()
 
 
 def test_a_markup_in_a_name_is_a_name() -> None:
-    assert "[red]x[/red].png" in lines(FindingsTable(80), replace(OK, file="[red]x[/red].png"))[1]
+    assert "[red]x[/red].png" in lines(PredictionsTable(80), replace(OK, file="[red]x[/red].png"))[1]
 
 
 @pytest.mark.parametrize(
-    ("finding", "words"),
+    ("prediction", "words"),
     [
         (OK, "-312.6 mm"),
         (replace(OK, position=-1650.04), "-1650 mm"),
@@ -86,8 +89,8 @@ def test_a_markup_in_a_name_is_a_name() -> None:
         (replace(OK, position=None), ""),
     ],
 )
-def test_where(finding: Finding, words: str) -> None:
-    assert where(finding) == words
+def test_where(prediction: Prediction, words: str) -> None:
+    assert where(prediction) == words
 
 
 @pytest.mark.parametrize("unicode", [True, False])
@@ -108,7 +111,7 @@ def test_a_series_in_a_few_lines() -> None:
     text = list(series_lines(summary, 80, unicode=True))
     assert text[0] == "d, series 1.2"
     assert "30 slices: 30 classified" in text[1]
-    assert "study score 0.883" in text[2]
+    assert "series score 0.883" in text[2]
     assert "no diagnosis" in text[2]
     assert text[3].startswith("  0.0 mm ▁")
     assert text[3].endswith("█ 29.0 mm, highest 0.967")

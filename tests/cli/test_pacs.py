@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from tests.serving.conftest import (
+from tests.pacs.conftest import (
     ID,
     NAME,
     Orthanc,
@@ -54,7 +54,7 @@ def test_a_study_is_answered_once_and_nobody_is_named(run: Run, orthanc: Orthanc
     status, out, err = run(*words)
     assert status == 0, err
     assert f"{first.SeriesInstanceUID}: 5 slices: 5 classified" in out
-    assert "study score" in out
+    assert "series score" in out
     assert "1 CT series: 1 answered. Research use only" in out
     status, again, quiet = run(*words)
     assert (status, quiet) == (0, "")

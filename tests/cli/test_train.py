@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from groundglass.cli.experiments import parse_seeds
 from groundglass.cli.main import app
-from groundglass.cli.repeat import parse_seeds
 from groundglass.errors import RecipeError, RunError
 from groundglass.imaging.phantom import make_phantom
-from groundglass.training.job import Job
+from groundglass.training.train import Job
 
-SETTINGS = ("network.weights=none", "framing.size=64", "training.batch_size=4", "training.epochs=1")
+SETTINGS = ("network.weights=none", "preprocessing.size=64", "training.batch_size=4", "training.epochs=1")
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def test_a_manifest_becomes_the_rows_that_one_process_writes(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["local.parquet", "ray.parquet", "slices.csv"]
 
 
-def test_an_interrupted_run_leaves_findings_to_go_on_from(
+def test_an_interrupted_run_leaves_predictions_to_go_on_from(
     tiny_bundle: Path, folder: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
@@ -75,20 +75,20 @@ def test_an_interrupted_run_leaves_findings_to_go_on_from(
     with subprocess.Popen(
         command(tiny_bundle, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
-        findings = output / "findings.jsonl"
+        predictions = output / "predictions.jsonl"
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not (findings.exists() and findings.stat().st_size):
+        while time.monotonic() < deadline and not (predictions.exists() and predictions.stat().st_size):
             time.sleep(0.01)
         child.send_signal(signal.SIGINT)
         said, errors = child.communicate(timeout=120)
     assert child.returncode == 130, errors
     assert said == ""
     assert "--resume" in errors
-    begun = len(findings.read_text().splitlines())
+    begun = len(predictions.read_text().splitlines())
     assert 0 < begun < 301
     done = run(tiny_bundle, *options, "--resume")
     assert done.returncode == 3, done.stderr
-    files = [json.loads(line)["file"] for line in findings.read_text().splitlines()]
+    files = [json.loads(line)["file"] for line in predictions.read_text().splitlines()]
     assert len(files) == len(set(files)) == 301
     assert (output / "report.html").exists()
     assert not list((output / "overlays").iterdir())

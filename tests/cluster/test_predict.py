@@ -16,17 +16,13 @@ import numpy as np
 import pytest
 
 import groundglass
-from groundglass.cluster import predict as prediction
-from groundglass.cluster.alone import judge_alone
-from groundglass.cluster.predict import Answer, Answers, RayClassifier
-from groundglass.cluster.session import ray_session
-from groundglass.cluster.units import Unit
+from groundglass.cluster import ray as prediction
+from groundglass.cluster.ray import Answer, Answers, RayClassifier, Unit, judge_alone, ray_session
 from groundglass.errors import BundleError, PredictionError
-from groundglass.imaging.phantom import make_phantom
-from groundglass.imaging.phantom_files import write_dicom
+from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.finding import Finding, Status
+from groundglass.inference.prediction import Prediction, Status
 
 # Not imported here: Ray must be told to keep to this machine before it is.
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
@@ -109,22 +105,24 @@ def workers() -> list[int]:
     return found
 
 
-def by_place(findings: list[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: (finding.file, finding.frame or 0))
+def by_place(predictions: list[Prediction]) -> list[Prediction]:
+    return sorted(predictions, key=lambda prediction: (prediction.file, prediction.frame or 0))
 
 
 @pytest.mark.slow
-def test_the_same_findings_as_one_process_in_the_order_of_the_files(
+def test_the_same_predictions_as_one_process_in_the_order_of_the_files(
     two_workers: None, bundle: Bundle, folder: Path, tmp_path: Path
 ) -> None:
     paths = [folder, tmp_path, folder / "0.png", folder / "notes.txt", tmp_path / "gone.png"]
     expected = list(Classifier(bundle, 1).predict_all(paths))
-    assert {finding.status for finding in expected} == set(Status)
+    assert {prediction.status for prediction in expected} == set(Status)
     found = list(RayClassifier(bundle).predict_all(paths))
     assert by_place(found) == by_place(expected)
-    classified = [finding.file for finding in expected if finding.status is Status.OK and not finding.series]
-    assert [finding.file for finding in found if finding.file in set(classified)] == classified
-    assert [finding for finding in found if finding.file == str(tmp_path)], "an empty folder is told"
+    classified = [
+        prediction.file for prediction in expected if prediction.status is Status.OK and not prediction.series
+    ]
+    assert [prediction.file for prediction in found if prediction.file in set(classified)] == classified
+    assert [prediction for prediction in found if prediction.file == str(tmp_path)], "an empty folder is told"
     again = list(RayClassifier(bundle, workers=1).predict_all(paths))
     assert again == found, "the number of workers changes nothing"
 
@@ -138,7 +136,9 @@ def test_identifiers_are_kept_only_where_they_are_asked_for(
     kept = RayClassifier(bundle, keep_identifiers=True).predict_all(paths)
     assert by_place(list(kept)) == by_place(list(expected))
     assert not [
-        finding for finding in RayClassifier(bundle).predict_all(paths) if finding.patient is not None
+        prediction
+        for prediction in RayClassifier(bundle).predict_all(paths)
+        if prediction.patient is not None
     ]
 
 
@@ -149,7 +149,7 @@ def test_what_is_skipped_is_left_out(two_workers: None, bundle: Bundle, folder: 
         skip=lambda file, frame: file.endswith("/7.png"),
         skip_file=lambda file: not file.endswith("7.png"),
     )
-    names = [Path(finding.file).name for finding in found]
+    names = [Path(prediction.file).name for prediction in found]
     assert names == [f"{number}.png" for number in range(17, SLICES, 10)]
 
 
@@ -157,12 +157,12 @@ def test_what_is_skipped_is_left_out(two_workers: None, bundle: Bundle, folder: 
 def test_a_killed_worker_loses_and_doubles_nothing(
     two_workers: None, bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("groundglass.cluster.units.LARGEST", 8)
+    monkeypatch.setattr("groundglass.cluster.ray.LARGEST", 8)
     paths = [folder / "many", folder / "many"]
     expected = list(Classifier(bundle, 1).predict_all(paths))
     found, killed = [], []
-    for finding in RayClassifier(bundle, workers=2).predict_all(paths):
-        found.append(finding)
+    for prediction in RayClassifier(bundle, workers=2).predict_all(paths):
+        found.append(prediction)
         if len(found) in {1, 200}:
             victim = workers()[0]
             os.kill(victim, signal.SIGKILL)
@@ -175,16 +175,18 @@ def test_a_killed_worker_loses_and_doubles_nothing(
 def test_a_file_that_kills_its_reader_is_named_and_stops_nothing(
     two_workers: None, bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("groundglass.cluster.units.LARGEST", 8)
+    monkeypatch.setattr("groundglass.cluster.ray.LARGEST", 8)
     for number in range(30):
         shutil.copy(folder / f"{number % 10}.png", tmp_path / f"{number}.png")
     expected = list(Classifier(bundle, 1).predict_all([tmp_path]))
     for name in ("5deadly.png", "6deadly.png", "20faulty.png"):
         shutil.copy(folder / "0.png", tmp_path / name)
     found = list(RayClassifier(bundle, workers=2).predict_all([tmp_path]))
-    odd = {Path(finding.file).name: finding for finding in found if "y" in Path(finding.file).stem}
-    assert [finding for finding in found if "y" not in Path(finding.file).stem] == expected
-    assert {name: finding.status for name, finding in odd.items()} == dict.fromkeys(odd, Status.FAILED)
+    odd = {
+        Path(prediction.file).name: prediction for prediction in found if "y" in Path(prediction.file).stem
+    }
+    assert [prediction for prediction in found if "y" not in Path(prediction.file).stem] == expected
+    assert {name: prediction.status for name, prediction in odd.items()} == dict.fromkeys(odd, Status.FAILED)
     assert odd["5deadly.png"].reason == "reading it ended its process (SIGKILL)"
     assert odd["20faulty.png"].reason
     assert len(found) == 33
@@ -194,7 +196,7 @@ def test_a_file_that_kills_its_reader_is_named_and_stops_nothing(
 def test_workers_that_always_die_end_the_run(
     two_workers: None, bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("groundglass.cluster.units.LARGEST", 1)
+    monkeypatch.setattr("groundglass.cluster.ray.LARGEST", 1)
     monkeypatch.setattr(prediction, "MOST_LOST", 2)
     for number in range(4):
         shutil.copy(folder / "0.png", tmp_path / f"{number}deadly.png")
@@ -206,7 +208,7 @@ def test_workers_that_always_die_end_the_run(
 def test_a_run_of_several_shards_is_one_run(
     two_workers: None, bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("groundglass.cluster.units.LARGEST", 20)
+    monkeypatch.setattr("groundglass.cluster.ray.LARGEST", 20)
     monkeypatch.setattr(prediction, "SHARD", 11)
     found = list(RayClassifier(bundle, workers=2).predict_all([folder / "many"]))
     assert found == list(Classifier(bundle, 1).predict_all([folder / "many"]))
@@ -214,9 +216,9 @@ def test_a_run_of_several_shards_is_one_run(
 
 @pytest.mark.slow
 def test_a_run_that_is_not_wanted_any_more_ends(two_workers: None, bundle: Bundle, folder: Path) -> None:
-    findings = RayClassifier(bundle, workers=2).predict_all([folder])
-    next(findings)
-    findings.close()
+    predictions = RayClassifier(bundle, workers=2).predict_all([folder])
+    next(predictions)
+    predictions.close()
     deadline = time.monotonic() + 30
     while workers() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -266,26 +268,26 @@ def test_files_are_judged_alone_in_a_process_that_may_die(
     (tmp_path / "notes.txt").write_text("no image")
     files = [tmp_path / "deadly.png", folder / "0.png", folder / "ä\udcff.png", tmp_path / "notes.txt"]
     found = list(judge_alone(Unit(tuple(map(str, files)), of_folder=True), bundle, keep_identifiers=False))
-    assert [finding.file for finding in found] == [str(file) for file in files[:3]]
+    assert [prediction.file for prediction in found] == [str(file) for file in files[:3]]
     assert "SIGKILL" in str(found[0].reason)
     assert found[1] == groundglass.load(tiny_bundle, threads=1).predict(files[1])
 
 
 def test_what_answers_late_or_twice_is_not_counted_twice() -> None:
-    def finding(name: str) -> list[Finding]:
-        return [Finding(Status.OK, name, "bundle")]
+    def prediction(name: str) -> list[Prediction]:
+        return [Prediction(Status.OK, name, "bundle")]
 
     came: list[Answer] = [
-        (0, finding("a")),
-        (0, finding("a")),
-        (3, finding("d")),
-        (2, finding("c")),
+        (0, prediction("a")),
+        (0, prediction("a")),
+        (3, prediction("d")),
+        (2, prediction("c")),
         (5, None),
     ]
     answers = Answers(iter(came))
     taken = {number: answers.take(number) for number in range(7)}
-    assert taken[0] == finding("a")
+    assert taken[0] == prediction("a")
     assert taken[1] is None
     assert taken[2] is None, "it came late, so it was judged elsewhere meanwhile"
-    assert taken[3] == finding("d")
+    assert taken[3] == prediction("d")
     assert [taken[number] for number in (4, 5, 6)] == [None, None, None]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from groundglass.cluster.session import ray_session
+from groundglass.cluster.ray import ray_session
 from groundglass.errors import PredictionError
 
 # Not imported here: Ray must be told to keep to this machine before it is.
@@ -65,7 +65,7 @@ def test_an_address_where_nobody_listens_is_refused_at_once(closed_port: int) ->
 
 JOIN = """
 import sys
-from groundglass.cluster import session
+from groundglass.cluster import ray as session
 session.PATIENCE = 3.0
 try:
     with session.ray_session(sys.argv[1], 1):
@@ -92,7 +92,7 @@ def test_a_cluster_that_does_not_answer_is_given_up(silent_port: int) -> None:
 
 ALONE = """
 import json, os, sys
-from groundglass.cluster.session import ray_session
+from groundglass.cluster.ray import ray_session
 with ray_session(None, 2) as workers:
     import ray
     print(json.dumps([workers, os.environ.get("RAY_AUTH_MODE")]), flush=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from groundglass.cluster.units import LARGEST, FolderEnd, Step, Unit, steps
+from groundglass.cluster.ray import LARGEST, FolderEnd, Step, Unit, steps
 from groundglass.errors import DataError, ImageError
 from groundglass.imaging.source import files_below
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from groundglass.data import counterexamples as lessons
-from groundglass.data.foreign import write_foreign
-from groundglass.imaging.framing import find_lungs
+from groundglass.data import out_of_distribution as lessons
+from groundglass.data.out_of_distribution import write_out_of_distribution
+from groundglass.imaging.crop import find_lungs
 from groundglass.imaging.phantom import make_phantom
 
 
@@ -86,7 +86,7 @@ def test_no_measured_picture_is_taught(lungs: Sequence[NDArray[np.uint8]], tmp_p
     """Not even with equal seeds."""
     measured = {
         cv2.imread(str(picture.path), cv2.IMREAD_GRAYSCALE).tobytes()
-        for picture in write_foreign(tmp_path / "foreign", seed=0, per_kind=2)
+        for picture in write_out_of_distribution(tmp_path / "foreign", seed=0, per_kind=2)
         if picture.path.suffix == ".png"
     }
     taught = [pixels for _, pixels in lessons.foreign_slices(lungs, 0, effort=0.05)]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from groundglass.data.covid_ct import load_covid_ct
 from groundglass.data.describe import Description, describe
-from groundglass.data.folder import load_labelled_folder
+from groundglass.data.load import load_labelled_folder
 from groundglass.data.manifest import Label, Manifest, Record
 
 
@@ -35,11 +35,11 @@ def test_counts_of_covid_ct(covid_ct_description: Description) -> None:
 
 
 def test_containers_of_covid_ct_give_the_label_away(covid_ct_description: Description) -> None:
-    by_mode = {(found.container, found.mode): found.labels for found in covid_ct_description.containers}
+    by_mode = {(found.file_format, found.mode): found.labels for found in covid_ct_description.file_formats}
     assert by_mode["PNG", "RGBA"] == {"COVID": 174}
     jpeg = Counter[str]()
-    for (container, _), labels in by_mode.items():
-        if container == "JPEG":
+    for (file_format, _), labels in by_mode.items():
+        if file_format == "JPEG":
             jpeg.update(labels)
     assert jpeg == {"COVID": 34, "NonCOVID": 202}
     assert {mode for _, mode in by_mode} == {"L", "RGB", "RGBA"}

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from groundglass.data.covid_ct import entries, load_covid_ct
-from groundglass.data.download import download_covid_ct
+from groundglass.data.covid_ct import download_covid_ct, entries, load_covid_ct
 from groundglass.errors import DataError
 
 COVID_IMAGE, NON_COVID_IMAGE = "kjr-21-e24-p5-29.png", "71%0.jpg"

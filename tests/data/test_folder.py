@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groundglass.data.folder import load_labelled_folder, load_unlabelled_folder
-from groundglass.data.load import load_dataset
+from groundglass.data.load import load_dataset, load_labelled_folder, load_unlabelled_folder
 from groundglass.data.manifest import Label, read_pixels
 from groundglass.errors import DataError
 

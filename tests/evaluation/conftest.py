@@ -14,18 +14,18 @@ import pytest
 from numpy.typing import NDArray
 
 from groundglass.data.manifest import Label, Manifest, Record
-from groundglass.imaging.framing import Framing
+from groundglass.imaging.crop import Preprocessing
 
 
 @dataclass
 class BrightnessRun:
-    """Takes bright lungs for COVID: the mean grey of the framed slice's middle decides."""
+    """Takes bright lungs for COVID: the mean grey of the cropped slice's middle decides."""
 
     path: Path
     info: dict[str, Any] = field(default_factory=lambda: {"finished": True})
     seed: int = 0
     split_spec: str = "official"
-    framing: Framing = field(default_factory=lambda: Framing(size=64))
+    preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(size=64))
     recipe: Any = field(
         default_factory=lambda: SimpleNamespace(name="brightness", network=SimpleNamespace(name="mean-grey"))
     )
@@ -40,16 +40,16 @@ class BrightnessRun:
         return self.rows
 
     def predict(self, slices: Iterable[NDArray[np.uint8]]) -> Any:
-        framed = np.array([self.framing.frame(pixels).pixels for pixels in slices])
-        self.predicted += len(framed)
-        grey = framed[:, 16:48, 16:48].astype(float)
-        activation_map = cv2.resize((grey[0] - 100) / 20, (4, 4))[None].repeat(len(framed), 0)
+        cropped = np.array([self.preprocessing.apply(pixels).pixels for pixels in slices])
+        self.predicted += len(cropped)
+        grey = cropped[:, 16:48, 16:48].astype(float)
+        activation_map = cv2.resize((grey[0] - 100) / 20, (4, 4))[None].repeat(len(cropped), 0)
         logit = (grey.mean(axis=(1, 2)) - 100) / 20
         return SimpleNamespace(
             logit=logit,
             probability=1 / (1 + np.exp(-logit)),
             activation_map=activation_map,
-            framed=framed,
+            cropped=cropped,
         )
 
 

@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 
 from groundglass.cli.main import app
 from groundglass.data.manifest import Label, Manifest, Record, read_pixels, write_manifest
-from groundglass.evaluation.bundled import BundledRun
+from groundglass.evaluation.evaluate import BundledRun
 from groundglass.evaluation.part import content_hash
 from groundglass.imaging.read import read_slice
 from groundglass.inference.bundle import Bundle, write_bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.finding import Status
+from groundglass.inference.prediction import Status
 from groundglass.inference.reference import Embedded, describe_slices, embed
 
 from .conftest import draw
@@ -55,8 +55,8 @@ def placing_bundle(bundle: Path, tmp_path: Path) -> Path:
         for number, name in enumerate(names, start):
             draw(tmp_path / "known" / name, (95, 40)[number % 2], number)
             records.append(Record(tmp_path / "known" / name, Label.COVID, name, "drawn", None))
-        described = describe_slices(opened.framing, map(read_pixels, records), names)
-        return embed(opened.engine(), opened.framing, described)
+        described = describe_slices(opened.preprocessing, map(read_pixels, records), names)
+        return embed(opened.engine(), opened.preprocessing, described)
 
     fields, contents = tiny_parts()
     write_bundle(tmp_path / "placing", fields, with_reference(contents, embedded(1000), embedded(2000)))
@@ -108,19 +108,19 @@ def test_it_refuses_what_the_classifier_refuses(bundle: Path, make_manifest: Cal
     slices = [read_slice(record.path) for record in make_manifest().records[:3]]
     slices.insert(1, replace(slices[0], pixels=np.full((90, 90), 7, np.uint8)))
     _, placement = BundledRun(opened).predict_placed(iter(slices))
-    findings = list(Classifier(opened).predict_slices(slices))
-    assert [finding.status is Status.REFUSED for finding in findings] == [False, True, False, False]
-    assert list(placement.reason) == [finding.reason for finding in findings]
+    predictions = list(Classifier(opened).predict_slices(slices))
+    assert [prediction.status is Status.REFUSED for prediction in predictions] == [False, True, False, False]
+    assert list(placement.reason) == [prediction.reason for prediction in predictions]
 
 
 def test_it_says_what_the_classifier_says(bundle: Path, make_manifest: Callable[..., Manifest]) -> None:
     opened = Bundle.open(bundle)
     slices = [read_slice(record.path) for record in make_manifest().records[:5]]
     predictions = BundledRun(opened).predict(piece.pixels for piece in slices)
-    findings = list(Classifier(opened).predict_slices(slices))
-    np.testing.assert_allclose(predictions.probability, [f.probability for f in findings], atol=1e-6)
+    predictions = list(Classifier(opened).predict_slices(slices))
+    np.testing.assert_allclose(predictions.probability, [f.probability for f in predictions], atol=1e-6)
     assert predictions.activation_map.shape == (5, 8, 8)
-    assert predictions.framed.shape == (5, 64, 64)
+    assert predictions.cropped.shape == (5, 64, 64)
 
 
 def test_the_command_takes_a_bundle_and_writes_nothing_into_it(

@@ -9,12 +9,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from groundglass.evaluation.distance import ALIKE, FAR, FEWEST, TOLD, Distance, Share, verdict_of
-from groundglass.evaluation.distance_document import distance_document, distance_rows, shift_rows
-from groundglass.evaluation.distance_measure import Judged, measure_distance
-from groundglass.evaluation.placement import Placement
-from groundglass.imaging.exposure import STATISTICS
-from groundglass.inference.reference import Embedded, Reference
+from groundglass.evaluation.evaluate import Judged, Placement, measure_distance
+from groundglass.evaluation.result import (
+    ALIKE,
+    FAR,
+    FEWEST,
+    TOLD,
+    Distance,
+    Share,
+    distance_document,
+    distance_rows,
+    shift_rows,
+    verdict_of,
+)
+from groundglass.inference.reference import STATISTICS, Embedded, Reference
 
 REASON = "not recognised as an axial lung CT slice; looks like a chart (score 3.1, limit 0.2)"
 Measure = Callable[..., Distance]

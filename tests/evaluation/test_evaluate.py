@@ -20,8 +20,8 @@ from groundglass.data.manifest import Label, Manifest, write_manifest
 from groundglass.errors import DataError, ImageError, RunError
 from groundglass.evaluation.evaluate import evaluate
 from groundglass.evaluation.metrics import TITLES
+from groundglass.evaluation.report import measures_table
 from groundglass.evaluation.result import Evaluation
-from groundglass.evaluation.table import measures_table
 
 MakeManifest = Callable[..., Manifest]
 
@@ -129,7 +129,7 @@ def test_report_is_accessible(run: Any, make_manifest: MakeManifest, tmp_path: P
     go(run, make_manifest(), tmp_path / "out")
     page = Page((tmp_path / "out" / "report.html").read_text())
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 3 * 3  # original, framed and overlay of each of the three errors
+    assert len(images) == 3 * 3  # original, cropped and overlay of each of the three errors
     assert all(attributes.get("alt") for attributes in images)
     drawn = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
     assert len(drawn) == 7
@@ -319,7 +319,7 @@ def test_large_parts_are_predicted_in_batches(
     run: Any, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = go(run, make_manifest(), tmp_path / "whole")
-    monkeypatch.setattr("groundglass.evaluation.look._BATCH", 5)
+    monkeypatch.setattr("groundglass.evaluation.evaluate._BATCH", 5)
     seen: list[tuple[int, int]] = []
     batches = go(
         run, make_manifest(), tmp_path / "batches", progress=lambda done, total: seen.append((done, total))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sklearn
 
 from groundglass.errors import DataError
-from groundglass.evaluation.intervals import bootstrap, weighted_metrics
+from groundglass.evaluation.bootstrap import bootstrap, weighted_metrics
 from groundglass.evaluation.metrics import TITLES, compute_metrics
 
 
@@ -109,7 +109,7 @@ def test_seed_decides() -> None:
 def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     label, probability = predictions(60)
     whole = bootstrap(label, probability, patients(60), resamples=200)
-    monkeypatch.setattr("groundglass.evaluation.intervals._CELLS", 60 * 7)
+    monkeypatch.setattr("groundglass.evaluation.bootstrap._CELLS", 60 * 7)
     blocks = bootstrap(label, probability, patients(60), resamples=200)
     for name in TITLES:
         assert blocks.intervals[name].low == pytest.approx(whole.intervals[name].low, abs=1e-12)

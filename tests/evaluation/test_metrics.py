@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from groundglass.errors import DataError
-from groundglass.evaluation.calibration import expected_calibration_error, reliability
-from groundglass.evaluation.metrics import TITLES, Confusion, compute_metrics
+from groundglass.evaluation.metrics import (
+    TITLES,
+    Confusion,
+    compute_metrics,
+    expected_calibration_error,
+    reliability,
+)
 
 LABEL = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=np.int8)
 PROBABILITY = np.array([0.95, 0.85, 0.65, 0.15, 0.75, 0.55, 0.45, 0.25, 0.05, 0.05])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from groundglass.evaluation.prediction_sets import calibration_report, prediction_sets
-from groundglass.inference.finding import COVID, NON_COVID
-from groundglass.inference.trust import Calibration
+from groundglass.evaluation.metrics import calibration_report, prediction_sets
+from groundglass.inference.calibration import Calibration
+from groundglass.inference.prediction import COVID, NON_COVID
 
 
 def test_sets_are_counted_by_size_and_truth() -> None:

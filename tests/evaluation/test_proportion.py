@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from groundglass.evaluation.proportion import Proportion
+from groundglass.evaluation.bootstrap import Proportion
 
 
 def _of(count: int, total: int) -> Proportion:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from groundglass.evaluation.told_apart import FOLDS, told_apart
+from groundglass.evaluation.result import FOLDS, told_apart
 
 
 def draw(count: int, seed: int, shift: float = 0.0) -> NDArray[np.float64]:

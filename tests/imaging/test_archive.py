@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from groundglass.errors import ImageError
-from groundglass.imaging.limits import Limits
 from groundglass.imaging.read import read_slice, read_slices
+from groundglass.imaging.source import Limits
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, NotASliceError
-from groundglass.imaging.limits import Limits
 from groundglass.imaging.read import read_slice, read_slices
 from groundglass.imaging.slice import CTSlice, Patient
+from groundglass.imaging.source import Limits
 from groundglass.imaging.window import LUNG
 
 WriteDicom = Callable[..., Path]
@@ -34,7 +34,7 @@ def test_stored_values_are_rescaled(
     read = read_slice(path)
     np.testing.assert_allclose(_hounsfield(read), chest, atol=slope / 2)
     np.testing.assert_array_equal(read.pixels, LUNG.apply(_hounsfield(read)))
-    assert read.origin.container == "DICOM"
+    assert read.origin.file_format == "DICOM"
     assert read.origin.series == "1.2.3.4"
 
 

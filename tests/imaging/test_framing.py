@@ -1,4 +1,4 @@
-"""Framing: lungs are found, cut out and normalised, whatever the picture."""
+"""Preprocessing: lungs are found, cut out and normalised, whatever the picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from groundglass.imaging.framing import Framing, find_lungs, otsu_anchors, resize_box, resize_mask
+from groundglass.imaging.crop import Preprocessing, find_lungs, otsu_anchors, resize_box, resize_mask
 from groundglass.imaging.read import read_slice, read_slices
 
 
@@ -26,11 +26,11 @@ def thorax(height: int = 400, width: int = 500) -> np.ndarray:
 
 
 def test_box_encloses_both_lungs_with_the_margin() -> None:
-    framed = Framing(margin=0.1).frame(thorax())
+    cropped = Preprocessing(margin=0.1).apply(thorax())
     rows, columns = np.nonzero(thorax() == 40)
     width, height = columns.max() - columns.min(), rows.max() - rows.min()
-    left, top, right, bottom = framed.box
-    assert framed.found
+    left, top, right, bottom = cropped.box
+    assert cropped.found
     assert left == pytest.approx(columns.min() - 0.1 * width, abs=6)
     assert right == pytest.approx(columns.max() + 0.1 * width, abs=6)
     assert top == pytest.approx(rows.min() - 0.1 * height, abs=6)
@@ -61,39 +61,39 @@ def test_a_soft_tissue_window_still_shows_lungs() -> None:
 
 
 @pytest.mark.parametrize("grey", [0, 128, 255])
-def test_a_blank_picture_is_framed_whole(grey: int) -> None:
+def test_a_blank_picture_is_cropped_whole(grey: int) -> None:
     picture = np.full((90, 120), grey, np.uint8)
-    framed = Framing(size=64).frame(picture)
-    assert not framed.found
-    assert framed.box == (0, 0, 120, 90)
-    assert np.isfinite(Framing(size=64).normalise(framed.pixels)).all()
+    cropped = Preprocessing(size=64).apply(picture)
+    assert not cropped.found
+    assert cropped.box == (0, 0, 120, 90)
+    assert np.isfinite(Preprocessing(size=64).normalise(cropped.pixels)).all()
 
 
 def test_without_crop_the_whole_picture_is_resized() -> None:
     picture = thorax()
-    framed = Framing(size=80, crop=False).frame(picture)
-    np.testing.assert_array_equal(framed.pixels, cv2.resize(picture, (80, 80), interpolation=cv2.INTER_AREA))
+    cropped = Preprocessing(size=80, crop=False).apply(picture)
+    np.testing.assert_array_equal(cropped.pixels, cv2.resize(picture, (80, 80), interpolation=cv2.INTER_AREA))
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=70)))
 @settings(max_examples=150, deadline=None)
-def test_any_picture_is_framed(picture: np.ndarray) -> None:
-    framing = Framing(size=32)
-    framed = framing.frame(picture)
-    assert framed.pixels.shape == (32, 32)
-    assert framed.lungs.shape == picture.shape
-    assert framed.lungs.any() == framed.found
-    assert np.isfinite(framing.normalise(framed.pixels)).all()
+def test_any_picture_is_cropped(picture: np.ndarray) -> None:
+    preprocessing = Preprocessing(size=32)
+    cropped = preprocessing.apply(picture)
+    assert cropped.pixels.shape == (32, 32)
+    assert cropped.lungs.shape == picture.shape
+    assert cropped.lungs.any() == cropped.found
+    assert np.isfinite(preprocessing.normalise(cropped.pixels)).all()
 
 
 @given(st.floats(0.3, 2.0), st.integers(-60, 60))
 @settings(max_examples=40, deadline=None)
 def test_two_anchor_undoes_window_and_level(width: float, level: int) -> None:
-    framing = Framing(size=96)
-    picture = framing.frame(thorax()).pixels
+    preprocessing = Preprocessing(size=96)
+    picture = preprocessing.apply(thorax()).pixels
     other = np.clip(np.rint((picture.astype(float) - 128) * width * 0.5 + 128 + level * 0.5), 1, 254)
-    same = framing.normalise(other.astype(np.uint8))
-    assert np.abs(same - framing.normalise(picture)).mean() < 0.15
+    same = preprocessing.normalise(other.astype(np.uint8))
+    assert np.abs(same - preprocessing.normalise(picture)).mean() < 0.15
 
 
 def test_two_anchor_flattens_soft_tissue_and_keeps_ground_glass() -> None:
@@ -102,23 +102,23 @@ def test_two_anchor_flattens_soft_tissue_and_keeps_ground_glass() -> None:
     tissue = picture == 200
     picture[tissue] = np.clip(200 + rng.normal(0, 8, tissue.sum()), 0, 255)
     picture[190:230, 150:180] = 110
-    framed = Framing(size=128).frame(picture)
-    normalised = Framing(size=128).normalise(framed.pixels)
-    assert normalised[framed.pixels > 185].std() < 0.02
-    ground_glass = normalised[(framed.pixels > 100) & (framed.pixels < 120)]
+    cropped = Preprocessing(size=128).apply(picture)
+    normalised = Preprocessing(size=128).normalise(cropped.pixels)
+    assert normalised[cropped.pixels > 185].std() < 0.02
+    ground_glass = normalised[(cropped.pixels > 100) & (cropped.pixels < 120)]
     assert normalised.min() < ground_glass.mean() < normalised.max()
 
 
 def test_zero_mean_is_zero_mean_of_unit_spread() -> None:
-    normalised = Framing(normalisation="zero-mean").normalise(thorax())
+    normalised = Preprocessing(normalisation="zero-mean").normalise(thorax())
     assert normalised.mean() == pytest.approx(0, abs=1e-4)
     assert normalised.std() == pytest.approx(1, abs=1e-4)
 
 
 def test_a_batch_is_normalised_slice_by_slice() -> None:
     batch = np.stack([thorax(), 255 - thorax() // 2])
-    framing = Framing()
-    np.testing.assert_array_equal(framing.normalise(batch)[1], framing.normalise(batch[1]))
+    preprocessing = Preprocessing()
+    np.testing.assert_array_equal(preprocessing.normalise(batch)[1], preprocessing.normalise(batch[1]))
 
 
 def test_anchors_are_the_class_means() -> None:
@@ -136,29 +136,29 @@ def test_a_box_beyond_the_picture_repeats_its_edge() -> None:
 )
 def test_values_out_of_range_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Framing(**wrong)  # type: ignore[arg-type]
+        Preprocessing(**wrong)  # type: ignore[arg-type]
 
 
 def test_lungs_are_found_in_nearly_all_real_slices(covid_ct: Path) -> None:
     files = sorted((covid_ct / "Images-processed").glob("*/*"))[::6]
-    framed = [Framing().frame(read_slice(file).pixels) for file in files]
-    assert np.mean([each.found for each in framed]) > 0.97
-    widths = [(each.box[2] - each.box[0]) / each.lungs.shape[1] for each in framed if each.found]
+    cropped = [Preprocessing().apply(read_slice(file).pixels) for file in files]
+    assert np.mean([each.found for each in cropped]) > 0.97
+    widths = [(each.box[2] - each.box[0]) / each.lungs.shape[1] for each in cropped if each.found]
     assert np.median(widths) > 0.6
 
 
 def test_the_air_between_body_and_curved_table_is_no_lung(dicom_samples: Path) -> None:
     slices = list(read_slices(dicom_samples / "lung-series"))
     assert len(slices) == 25
-    framed = [Framing().frame(piece.pixels) for piece in slices]
-    widths = [(each.box[2] - each.box[0]) / each.lungs.shape[1] for each in framed if each.found]
+    cropped = [Preprocessing().apply(piece.pixels) for piece in slices]
+    widths = [(each.box[2] - each.box[0]) / each.lungs.shape[1] for each in cropped if each.found]
     assert len(widths) >= 15, "the lowest slices show hardly any lung"
     assert max(widths) < 0.95
 
 
 @pytest.mark.parametrize("box", [(10, 20, 90, 70), (-30, -25, 130, 110), (0, 0, 100, 80)])
 @pytest.mark.parametrize("size", [32, 64, 300])
-def test_a_mask_is_framed_as_its_picture_and_nothing_lies_beyond(
+def test_a_mask_is_cropped_as_its_picture_and_nothing_lies_beyond(
     box: tuple[int, int, int, int], size: int
 ) -> None:
     """A picture with black all around it, so wide that its own edge is out of sight, tells the truth."""
@@ -167,8 +167,8 @@ def test_a_mask_is_framed_as_its_picture_and_nothing_lies_beyond(
     wide = np.pad(mask.astype(np.uint8) * 255, 300)
     left, top, right, bottom = box
     picture = resize_box(wide, (left + 300, top + 300, right + 300, bottom + 300), size)
-    framed = resize_mask(mask, box, size)
-    assert framed.dtype == np.bool_
-    disagreeing = framed != (picture > 127)
+    cropped = resize_mask(mask, box, size)
+    assert cropped.dtype == np.bool_
+    disagreeing = cropped != (picture > 127)
     assert not disagreeing[(picture < 110) | (picture > 145)].any()
     assert disagreeing.mean() < 0.05

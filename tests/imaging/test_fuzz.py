@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from groundglass.errors import GroundglassError
-from groundglass.imaging.limits import Limits
 from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import CTSlice
+from groundglass.imaging.source import Limits
 from groundglass.imaging.window import LUNG
 
 # Small, so that a header that asks for more than a machine has costs a test run nothing.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundglass.imaging.framing import find_lungs
+from groundglass.imaging.crop import find_lungs
 from groundglass.imaging.lesions import (
     Distribution,
     Kind,

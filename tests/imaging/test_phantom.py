@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from groundglass.imaging.framing import Framing
+from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import Phantom, make_phantom, make_series
 from groundglass.imaging.window import LUNG
 
@@ -70,11 +70,11 @@ def test_lungs_shrink_towards_the_apex_and_under_the_diaphragm() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_framing_finds_the_lungs_of_phantoms(seed: int) -> None:
+def test_preprocessing_finds_the_lungs_of_phantoms(seed: int) -> None:
     made = phantom(seed, level=0.5, size=512)
-    framed = Framing(size=160).frame(LUNG.apply(made.hounsfield))
-    assert framed.found
-    left, top, right, bottom = framed.box
+    cropped = Preprocessing(size=160).apply(LUNG.apply(made.hounsfield))
+    assert cropped.found
+    left, top, right, bottom = cropped.box
     rows, columns = np.nonzero(made.lungs)
     inside = (columns >= left) & (columns < right) & (rows >= top) & (rows < bottom)
     assert inside.mean() > 0.98

@@ -7,8 +7,7 @@ import numpy as np
 import pydicom
 from pydicom.uid import UID, CTImageStorage
 
-from groundglass.imaging.phantom import make_phantom, make_series
-from groundglass.imaging.phantom_files import write_dicom, write_png
+from groundglass.imaging.phantom import make_phantom, make_series, write_dicom, write_png
 from groundglass.imaging.read import read_slice, read_slices
 
 

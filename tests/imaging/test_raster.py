@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from groundglass.errors import ImageError
-from groundglass.imaging.limits import Limits
 from groundglass.imaging.raster import COLOURED_SHARE, coloured_share
 from groundglass.imaging.read import read_slice, read_slices
+from groundglass.imaging.source import Limits
 from groundglass.imaging.window import LUNG
 
 
@@ -38,7 +38,7 @@ def test_modes_of_equal_content_give_equal_pixels(
     expected = np.array(image.convert("L")) if mode in {"1", "PA"} else grey
     np.testing.assert_array_equal(read.pixels, expected)
     assert read.hounsfield is None
-    assert read.origin.container == ("PNG" if suffix == ".png" else "TIFF")
+    assert read.origin.file_format == ("PNG" if suffix == ".png" else "TIFF")
     assert read.origin.file == str(path)
 
 
@@ -47,7 +47,7 @@ def test_bmp_and_jpeg(tmp_path: Path, grey: NDArray[np.uint8]) -> None:
     np.testing.assert_array_equal(read_slice(tmp_path / "slice.bmp").pixels, grey)
     Image.fromarray(grey).save(tmp_path / "slice.jpg", quality=95)
     read = read_slice(tmp_path / "slice.jpg")
-    assert read.origin.container == "JPEG"
+    assert read.origin.file_format == "JPEG"
     assert np.abs(read.pixels.astype(int) - grey).mean() < 4
 
 

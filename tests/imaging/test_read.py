@@ -31,13 +31,13 @@ def test_wrong_extensions_do_not_matter(
     write_metaimage: Callable[..., Path],
 ) -> None:
     Image.fromarray(pixels).save(tmp_path / "picture.dcm", "PNG")
-    assert read_slice(tmp_path / "picture.dcm").origin.container == "PNG"
+    assert read_slice(tmp_path / "picture.dcm").origin.file_format == "PNG"
     write_dicom(tmp_path / "dicom.png", chest)
-    assert read_slice(tmp_path / "dicom.png").origin.container == "DICOM"
+    assert read_slice(tmp_path / "dicom.png").origin.file_format == "DICOM"
     write_dicom(tmp_path / "IM0001", chest)
-    assert read_slice(tmp_path / "IM0001").origin.container == "DICOM"
+    assert read_slice(tmp_path / "IM0001").origin.file_format == "DICOM"
     write_metaimage(tmp_path / "volume.mha", chest[:, :, None]).rename(tmp_path / "volume.jpg")
-    assert read_slice(tmp_path / "volume.jpg").origin.container == "MetaImage"
+    assert read_slice(tmp_path / "volume.jpg").origin.file_format == "MetaImage"
 
 
 def test_a_dicom_preamble_may_look_like_a_tiff(
@@ -45,7 +45,7 @@ def test_a_dicom_preamble_may_look_like_a_tiff(
 ) -> None:
     path = write_dicom(tmp_path / "dual.dcm", chest)
     path.write_bytes(b"II*\0" + path.read_bytes()[4:])
-    assert read_slice(path).origin.container == "DICOM"
+    assert read_slice(path).origin.file_format == "DICOM"
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
-from groundglass.imaging.limits import Limits
 from groundglass.imaging.read import read_slices
+from groundglass.imaging.source import Limits
 from groundglass.imaging.window import LUNG
 
 Voxels = NDArray[np.int16]
@@ -25,14 +25,14 @@ WriteMetaImage = Callable[..., Path]
 AFFINE = np.array([[0.75, 0, 0, -20], [0, 0.5, 0, -15], [0, 0, 2, 100], [0, 0, 0, 1]])
 
 
-def _assert_chest(path: Path, chest: NDArray[np.int16], container: str) -> None:
+def _assert_chest(path: Path, chest: NDArray[np.int16], file_format: str) -> None:
     read = list(read_slices(path))
     assert [item.origin.frame for item in read] == [0, 1, 2, 3, 4]
     for index, item in enumerate(read):
         expected = np.maximum(chest - float(index), -1024)
         np.testing.assert_array_equal(item.hounsfield, expected)
         np.testing.assert_array_equal(item.pixels, LUNG.apply(expected))
-        assert item.origin.container == container
+        assert item.origin.file_format == file_format
         assert item.origin.orientation == (1, 0, 0, 0, 1, 0)
         assert item.origin.spacing == (0.5, 0.75)
 

@@ -1,4 +1,4 @@
-"""A bundle in miniature, made without torch: its logit grows with the bright area of the framed slice."""
+"""A bundle in miniature, made without torch: its logit grows with the bright area of the cropped slice."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from groundglass.imaging.framing import Framing
+from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
 from groundglass.inference import bundle as bundles
+from groundglass.inference.calibration import Calibration
 from groundglass.inference.engine import INPUT, OUTPUTS, Engine
-from groundglass.inference.gate import Gate
+from groundglass.inference.input_check import InputCheck
 from groundglass.inference.reference import Embedded, Reference
-from groundglass.inference.trust import Calibration
 
 SIZE = 64
 
 
 def tiny_model(gain: float = 4.0) -> bytes:
-    """Framed slices (N, 1, 64, 64) to logit (N,), activation map (N, 8, 8) and embedding (N, 64)."""
+    """Cropped slices (N, 1, 64, 64) to logit (N,), activation map (N, 8, 8) and embedding (N, 64)."""
     nodes = [
         helper.make_node("AveragePool", [INPUT], ["pooled"], kernel_shape=[8, 8], strides=[8, 8]),
         helper.make_node("Mul", ["pooled", "gain"], ["scaled"]),
@@ -54,21 +54,23 @@ def with_reference(contents: dict[str, bytes], training: Embedded, held_out: Emb
     reference = Reference.fit(training, held_out)
     assert reference is not None
     arrays = bundles.trust_arrays(
-        {"fp32": Gate.open_wide(channels=64).as_arrays()}, {"fp32": reference.as_arrays()}
+        {"fp32": InputCheck.open_wide(channels=64).as_arrays()}, {"fp32": reference.as_arrays()}
     )
     return {**contents, "trust.npz": bundles.save_arrays(arrays)}
 
 
 def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
     """Fields of ``bundle.json`` and the other files."""
-    framing, model = Framing(size=SIZE), tiny_model()
+    preprocessing, model = Preprocessing(size=SIZE), tiny_model()
     engine = Engine(model, threads=1)
-    framed = framing.frame(make_phantom(np.random.default_rng(0), 0.5, 0.5, size=128).slice.pixels).pixels
+    cropped = preprocessing.apply(
+        make_phantom(np.random.default_rng(0), 0.5, 0.5, size=128).slice.pixels
+    ).pixels
     fields = {
         "name": "tiny",
         "created": "2026-01-01T00:00:00+00:00",
         "network": {"name": "tiny", "input_size": SIZE},
-        "framing": {"size": SIZE, "crop": True, "margin": 0.06, "normalisation": "two-anchor"},
+        "preprocessing": {"size": SIZE, "crop": True, "margin": 0.06, "normalisation": "two-anchor"},
         "positive": "COVID",
         "threshold": 0.5,
         "calibration": {
@@ -85,12 +87,12 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
         "licence": "Apache-2.0",
         "versions": {},
     }
-    gate = Gate.open_wide(channels=64)
+    gate = InputCheck.open_wide(channels=64)
     contents = {
         "model.onnx": model,
         "trust.npz": bundles.save_arrays(bundles.trust_arrays({"fp32": gate.as_arrays()})),
         "selftest.npz": bundles.save_arrays(
-            bundles.self_test_arrays(framed, {"fp32": engine.run(framing.normalise(framed[None]))})
+            bundles.self_test_arrays(cropped, {"fp32": engine.run(preprocessing.normalise(cropped[None]))})
         ),
     }
     return fields, contents

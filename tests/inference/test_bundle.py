@@ -16,11 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from groundglass.errors import BundleError
-from groundglass.imaging.exposure import STATISTICS
-from groundglass.imaging.framing import Framing
+from groundglass.imaging.crop import Preprocessing
 from groundglass.inference.bundle import Bundle, save_arrays, write_bundle
-from groundglass.inference.gate import Gate
-from groundglass.inference.reference import Embedded
+from groundglass.inference.input_check import InputCheck
+from groundglass.inference.reference import STATISTICS, Embedded
 
 from .conftest import tiny_model, tiny_parts, with_reference
 
@@ -42,7 +41,7 @@ def rewrite(path: Path, **changes: Any) -> None:
 def test_a_bundle_opens_and_knows_itself(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     assert bundle.precision == "fp32"
-    assert bundle.framing == Framing(size=64)
+    assert bundle.preprocessing == Preprocessing(size=64)
     assert bundle.calibration.temperature == 2.0
     assert bundle.id == f"{bundle.info.id[:12]}-fp32"
     assert bundle.engine().run(np.zeros((3, 64, 64), np.float32)).activation_map.shape == (3, 8, 8)
@@ -129,8 +128,8 @@ def test_another_format_is_refused(copy: Path, version: object) -> None:
     ("field", "value"),
     [
         ("threshold", 1.5),
-        ("framing", {"size": 10**9, "crop": True, "margin": 0.06, "normalisation": "two-anchor"}),
-        ("framing", {"size": 64, "crop": True, "margin": 0.06, "normalisation": "unheard-of"}),
+        ("preprocessing", {"size": 10**9, "crop": True, "margin": 0.06, "normalisation": "two-anchor"}),
+        ("preprocessing", {"size": 64, "crop": True, "margin": 0.06, "normalisation": "unheard-of"}),
         ("calibration", {"fp32": {"temperature": 0, "coverage": 0.9, "quantiles": {}, "slices": 1}}),
         ("positive", "NonCOVID"),
         ("files", {"model.onnx": {"sha256": "0", "bytes": 1}}),
@@ -145,7 +144,7 @@ def test_fields_out_of_range_are_refused(copy: Path, field: str, value: object) 
 
 def test_arrays_that_need_pickle_are_refused(copy: Path) -> None:
     stream = io.BytesIO()
-    np.savez(stream, framed=np.array([{"an": "object"}], dtype=object))
+    np.savez(stream, cropped=np.array([{"an": "object"}], dtype=object))
     files = json.loads((copy / "bundle.json").read_text())["files"]
     content = stream.getvalue()
     (copy / "selftest.npz").write_bytes(content)
@@ -210,7 +209,7 @@ def test_a_bundle_may_know_its_training_data_or_not(tiny_bundle: Path, tmp_path:
     assert len(knows.reference.held_out) == 40
     # What the gate is given is what it was given before there were references: other versions read it.
     assert set(knows.trust) == set(Bundle.open(tiny_bundle).trust)
-    Gate.from_arrays(knows.trust)
+    InputCheck.from_arrays(knows.trust)
 
 
 def test_damaged_knowledge_of_the_training_data_is_one_line(tmp_path: Path) -> None:

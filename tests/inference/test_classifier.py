@@ -1,4 +1,4 @@
-"""From files to findings."""
+"""From files to predictions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ import pytest
 
 import groundglass
 from groundglass.errors import BundleError, DataError, ImageError
-from groundglass.imaging.phantom import make_phantom
-from groundglass.imaging.phantom_files import write_dicom
+from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.inference.background import in_background
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.classifier import Classifier
-from groundglass.inference.finding import COLUMNS, Status
+from groundglass.inference.classifier import Classifier, in_background
+from groundglass.inference.prediction import COLUMNS, Status
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +39,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_one_slice_gives_one_finding(classifier: Classifier, folder: Path) -> None:
-    finding = classifier.predict(folder / "0.png")
-    assert finding.status is Status.OK
-    assert finding.file == str(folder / "0.png")
-    assert finding.bundle == classifier.bundle.id
-    assert finding.probability is not None
-    assert 0 < finding.probability < 1
-    assert finding.evidence is None
-    assert set(finding.as_row()) == set(COLUMNS)
+def test_one_slice_gives_one_prediction(classifier: Classifier, folder: Path) -> None:
+    prediction = classifier.predict(folder / "0.png")
+    assert prediction.status is Status.OK
+    assert prediction.file == str(folder / "0.png")
+    assert prediction.bundle == classifier.bundle.id
+    assert prediction.probability is not None
+    assert 0 < prediction.probability < 1
+    assert prediction.evidence is None
+    assert set(prediction.as_row()) == set(COLUMNS)
 
 
 def test_file_slice_and_pixels_give_the_same(classifier: Classifier, folder: Path) -> None:
@@ -60,46 +58,46 @@ def test_file_slice_and_pixels_give_the_same(classifier: Classifier, folder: Pat
 
 
 def test_probability_follows_the_calibration(classifier: Classifier, folder: Path) -> None:
-    finding = classifier.predict(folder / "2.png", evidence=True)
-    assert finding.evidence is not None
-    logit = finding.evidence.logit
-    assert finding.probability == pytest.approx(1 / (1 + np.exp(-logit / 2)), abs=1e-6)
-    assert finding.evidence.activation_map.mean() == pytest.approx(logit, abs=1e-4)
+    prediction = classifier.predict(folder / "2.png", evidence=True)
+    assert prediction.evidence is not None
+    logit = prediction.evidence.logit
+    assert prediction.probability == pytest.approx(1 / (1 + np.exp(-logit / 2)), abs=1e-6)
+    assert prediction.evidence.activation_map.mean() == pytest.approx(logit, abs=1e-4)
     expected = tuple(
         label
-        for label, p in (("COVID", finding.probability), ("NonCOVID", 1 - finding.probability))
+        for label, p in (("COVID", prediction.probability), ("NonCOVID", 1 - prediction.probability))
         if 1 - p <= 0.6
     )
-    assert finding.prediction_set == expected
-    assert finding.label == (expected[0] if len(expected) == 1 else "uncertain")
+    assert prediction.prediction_set == expected
+    assert prediction.label == (expected[0] if len(expected) == 1 else "uncertain")
 
 
 def test_a_folder_is_judged_in_order_and_a_bad_file_stops_nothing(
     classifier: Classifier, folder: Path
 ) -> None:
-    findings = list(classifier.predict_all([folder]))
-    names = [Path(finding.file).name for finding in findings]
-    assert len(findings) == 22
+    predictions = list(classifier.predict_all([folder]))
+    names = [Path(prediction.file).name for prediction in predictions]
+    assert len(predictions) == 22
     assert [name for name in names if "b" not in name] == [f"{number}.png" for number in range(20)]
-    by_name = dict(zip(names, findings, strict=True))
+    by_name = dict(zip(names, predictions, strict=True))
     assert by_name["3b.png"].status is Status.FAILED
     assert by_name["3b.png"].reason
     assert by_name["5b.png"].status is Status.REFUSED
     assert "photograph" in str(by_name["5b.png"].reason)
-    assert sum(finding.status is Status.OK for finding in findings) == 20
+    assert sum(prediction.status is Status.OK for prediction in predictions) == 20
     assert names.index("3b.png") == 4, "a failure stands where the file stood"
 
 
 def test_neighbours_do_not_change_what_is_said(classifier: Classifier, folder: Path) -> None:
-    together = {finding.file: finding for finding in classifier.predict_all([folder])}
+    together = {prediction.file: prediction for prediction in classifier.predict_all([folder])}
     for number in (0, 7, 8, 19):
         alone = classifier.predict(folder / f"{number}.png")
         assert alone == together[alone.file]
 
 
 def test_files_that_are_not_there_fail_alone(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
-    findings = list(classifier.predict_all([tmp_path / "gone.png", folder / "0.png"]))
-    assert [finding.status for finding in findings] == [Status.FAILED, Status.OK]
+    predictions = list(classifier.predict_all([tmp_path / "gone.png", folder / "0.png"]))
+    assert [prediction.status for prediction in predictions] == [Status.FAILED, Status.OK]
     with pytest.raises(ImageError, match=r"gone\.png"):
         classifier.predict(tmp_path / "gone.png")
 
@@ -107,9 +105,9 @@ def test_files_that_are_not_there_fail_alone(classifier: Classifier, folder: Pat
 def test_a_manifest_is_judged_file_by_file(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "files.csv"
     manifest.write_text(f"path,label\n{folder}/1.png,COVID\ngone.png,\n{folder}/0.png,\n")
-    findings = list(classifier.predict_all([manifest]))
-    assert [Path(finding.file).name for finding in findings] == ["1.png", "gone.png", "0.png"]
-    assert [finding.status for finding in findings] == [Status.OK, Status.FAILED, Status.OK]
+    predictions = list(classifier.predict_all([manifest]))
+    assert [Path(prediction.file).name for prediction in predictions] == ["1.png", "gone.png", "0.png"]
+    assert [prediction.status for prediction in predictions] == [Status.OK, Status.FAILED, Status.OK]
     manifest.write_text("file\n1.png\n")
     with pytest.raises(DataError, match="path"):
         list(classifier.predict_all([manifest]))
@@ -119,11 +117,11 @@ def test_zips_are_judged_and_name_their_members(classifier: Classifier, folder: 
     with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
         for name in ("0.png", "3b.png"):
             archive.write(folder / name, f"inside/{name}")
-    findings = list(classifier.predict_all([tmp_path / "study.zip"]))
-    assert [finding.file for finding in findings] == [
+    predictions = list(classifier.predict_all([tmp_path / "study.zip"]))
+    assert [prediction.file for prediction in predictions] == [
         f"{tmp_path / 'study.zip'}!inside/{name}" for name in ("0.png", "3b.png")
     ]
-    assert [finding.status for finding in findings] == [Status.OK, Status.FAILED]
+    assert [prediction.status for prediction in predictions] == [Status.OK, Status.FAILED]
 
 
 def test_what_is_skipped_is_not_judged(classifier: Classifier, folder: Path) -> None:
@@ -136,16 +134,16 @@ def test_what_is_skipped_is_not_judged(classifier: Classifier, folder: Path) -> 
 def test_dicom_keeps_series_and_position(classifier: Classifier, tmp_path: Path) -> None:
     phantom = make_phantom(np.random.default_rng(3), 0.2, 0.5, size=128)
     write_dicom(phantom, tmp_path / "1.dcm")
-    finding = classifier.predict(tmp_path / "1.dcm")
-    assert finding.series == phantom.slice.origin.series
+    prediction = classifier.predict(tmp_path / "1.dcm")
+    assert prediction.series == phantom.slice.origin.series
     assert phantom.slice.origin.position is not None
-    assert finding.position == pytest.approx(phantom.slice.origin.position[2], abs=1e-4)
+    assert prediction.position == pytest.approx(phantom.slice.origin.position[2], abs=1e-4)
 
 
 def test_evidence_only_where_asked_for(classifier: Classifier, folder: Path) -> None:
     with_it = next(classifier.predict_all([folder / "0.png"], evidence=True)).evidence
     assert with_it is not None
-    assert with_it.framed.pixels.shape == (64, 64)
+    assert with_it.cropped.pixels.shape == (64, 64)
     assert with_it.activation_map.shape == (8, 8)
 
 
@@ -162,15 +160,15 @@ def test_the_thread_that_reads_asks_the_network_too(
 
     alone = list(classifier.predict_files([folder], of_folder=False))
     monkeypatch.setattr(classifier._engine, "run", slow)
-    assert list(classifier.predict_all([folder])) == alone, "the same findings in the same order"
+    assert list(classifier.predict_all([folder])) == alone, "the same predictions in the same order"
     assert threads == {threading.current_thread().name, "groundglass-reader"}
 
 
 def test_stopping_early_ends_the_reader(classifier: Classifier, folder: Path) -> None:
     before = threading.active_count()
-    findings = classifier.predict_all([folder])
-    next(findings)
-    findings.close()
+    predictions = classifier.predict_all([folder])
+    next(predictions)
+    predictions.close()
     assert threading.active_count() == before
 
 

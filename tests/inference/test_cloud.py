@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from groundglass.inference.cloud import Cloud, percentile
+from groundglass.inference.reference import Cloud, percentile
 
 DIMENSIONS = 40
 

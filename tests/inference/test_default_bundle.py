@@ -16,13 +16,13 @@ import groundglass
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import read_pixels
 from groundglass.data.splits import make_split
-from groundglass.evaluation.bundled import BundledRun
+from groundglass.evaluation.evaluate import BundledRun
 from groundglass.evaluation.metrics import compute_metrics
 from groundglass.evaluation.part import select_part
 from groundglass.imaging.phantom import make_phantom
 from groundglass.inference.bundle import DEFAULT, Bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.finding import Status
+from groundglass.inference.prediction import Status
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,10 @@ def test_it_takes_at_most_ten_megabytes_in_the_wheel() -> None:
 
 def test_one_line_judges_a_slice(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "slice.png"), make_phantom(np.random.default_rng(0), level=0.5).slice.pixels)
-    finding = groundglass.load().predict(tmp_path / "slice.png")
-    assert finding.status is Status.OK
-    assert finding.label in {"COVID", "NonCOVID", "uncertain"}
-    assert finding.bundle == Bundle.open().id
+    prediction = groundglass.load().predict(tmp_path / "slice.png")
+    assert prediction.status is Status.OK
+    assert prediction.label in {"COVID", "NonCOVID", "uncertain"}
+    assert prediction.bundle == Bundle.open().id
 
 
 def test_it_needs_no_torch_and_no_network(tmp_path: Path) -> None:
@@ -71,9 +71,11 @@ def test_its_card_is_made_of_its_figures() -> None:
 def test_ill_phantoms_are_more_suspicious_than_healthy_ones(classifier: Classifier) -> None:
     def mean(severity: float) -> float:
         slices = [make_phantom(np.random.default_rng(n), severity, 0.5).slice for n in range(12)]
-        findings = list(classifier.predict_slices(slices))
-        assert all(finding.status is Status.OK for finding in findings)
-        return float(np.mean([finding.probability for finding in findings if finding.probability]))
+        predictions = list(classifier.predict_slices(slices))
+        assert all(prediction.status is Status.OK for prediction in predictions)
+        return float(
+            np.mean([prediction.probability for prediction in predictions if prediction.probability])
+        )
 
     healthy, mild, severe = mean(0.0), mean(0.15), mean(0.6)
     assert healthy < mild
@@ -96,15 +98,17 @@ def test_its_figures_are_measured_again(covid_ct: Path) -> None:
 def test_few_lung_slices_of_the_validation_part_are_refused(classifier: Classifier, covid_ct: Path) -> None:
     manifest = load_dataset(covid_ct)
     chosen = make_split(manifest, "official").parts["val"]
-    findings = list(classifier.predict_all([manifest.records[index].path for index in chosen]))
-    refused = sum(finding.status is Status.REFUSED for finding in findings)
-    assert len(findings) == 118
-    assert refused <= 0.03 * len(findings)
-    assert all(finding.status is not Status.FAILED for finding in findings)
+    predictions = list(classifier.predict_all([manifest.records[index].path for index in chosen]))
+    refused = sum(prediction.status is Status.REFUSED for prediction in predictions)
+    assert len(predictions) == 118
+    assert refused <= 0.03 * len(predictions)
+    assert all(prediction.status is not Status.FAILED for prediction in predictions)
 
 
 def test_other_planes_and_parts_of_the_body_are_refused(classifier: Classifier, dicom_samples: Path) -> None:
-    by_name = {Path(finding.file).stem: finding for finding in classifier.predict_all([dicom_samples])}
+    by_name = {
+        Path(prediction.file).stem: prediction for prediction in classifier.predict_all([dicom_samples])
+    }
     for name in ("coronal-ge", "coronal-toshiba-616", "sagittal-ge", "abdomen-toshiba"):
         assert by_name[name].status is Status.REFUSED, name
     for name in ("axial-ge", "1-053", "1-130"):

@@ -1,4 +1,4 @@
-"""A finding survives being written down, and says who is on a slice only where that was asked for."""
+"""A prediction survives being written down, and says who is on a slice only where that was asked for."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import pydicom
 import pytest
 from PIL import Image
 
-from groundglass.imaging.phantom import make_phantom
-from groundglass.imaging.phantom_files import write_dicom
+from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.imaging.slice import Patient
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.finding import COLUMNS, IDENTIFIERS, Finding, Status
+from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status
 
-FINDING = Finding(
+PREDICTION = Prediction(
     Status.OK, "a.zip!b/ä.dcm", "abc-fp32", None, 0.25, "NonCOVID", ("NonCOVID",), ("lungs-not-found",),
     frame=3, series="1.2.3", position=-12.5,
 )  # fmt: skip
@@ -36,17 +35,17 @@ def named(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "finding",
+    "prediction",
     [
-        FINDING,
-        Finding(Status.FAILED, "x", "b", reason="the file is empty"),
-        replace(FINDING, patient=Patient("Doe^Jane", None, "19500102")),
+        PREDICTION,
+        Prediction(Status.FAILED, "x", "b", reason="the file is empty"),
+        replace(PREDICTION, patient=Patient("Doe^Jane", None, "19500102")),
     ],
 )
-def test_a_row_gives_the_finding_back(finding: Finding) -> None:
-    row = json.loads(json.dumps(finding.as_row()))
-    assert tuple(row) == COLUMNS + (IDENTIFIERS if finding.patient else ())
-    assert Finding.from_row(row) == finding
+def test_a_row_gives_the_prediction_back(prediction: Prediction) -> None:
+    row = json.loads(json.dumps(prediction.as_row()))
+    assert tuple(row) == COLUMNS + (IDENTIFIERS if prediction.patient else ())
+    assert Prediction.from_row(row) == prediction
 
 
 @pytest.mark.parametrize(
@@ -56,23 +55,23 @@ def test_a_row_gives_the_finding_back(finding: Finding) -> None:
         ("label", 3), ("position", []),
     ],
 )  # fmt: skip
-def test_a_row_that_cannot_be_a_finding_is_refused(column: str, value: object) -> None:
+def test_a_row_that_cannot_be_a_prediction_is_refused(column: str, value: object) -> None:
     with pytest.raises(ValueError, match=column if column != "status" else "fine"):
-        Finding.from_row({**FINDING.as_row(), column: value})
+        Prediction.from_row({**PREDICTION.as_row(), column: value})
     with pytest.raises(ValueError, match="bundle"):
-        Finding.from_row({name: each for name, each in FINDING.as_row().items() if name != "bundle"})
+        Prediction.from_row({name: each for name, each in PREDICTION.as_row().items() if name != "bundle"})
 
 
 def test_identifiers_are_kept_only_where_asked_for(tiny_bundle: Path, named: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
-    finding = Classifier(bundle, 1).predict(named)
-    assert finding.patient is None
-    assert not set(finding.as_row()) & set(IDENTIFIERS)
+    prediction = Classifier(bundle, 1).predict(named)
+    assert prediction.patient is None
+    assert not set(prediction.as_row()) & set(IDENTIFIERS)
 
     keeping = Classifier(bundle, 1, keep_identifiers=True)
-    finding = keeping.predict(named)
-    assert finding.patient == Patient("Doe^Jane", "MRN-77", "19500102")
-    assert "Jane" not in repr(finding)
+    prediction = keeping.predict(named)
+    assert prediction.patient == Patient("Doe^Jane", "MRN-77", "19500102")
+    assert "Jane" not in repr(prediction)
     (tmp_path / "broken.png").write_bytes(b"broken")
     assert next(keeping.predict_all([tmp_path / "broken.png"])).as_row()["patient_name"] is None
 
@@ -83,12 +82,12 @@ def test_a_refused_slice_can_be_shown(tiny_bundle: Path, tmp_path: Path, named: 
     dataset.save_as(named)
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "0.png")
     classifier = Classifier(Bundle.open(tiny_bundle), 1)
-    findings = classifier.predict_all([named], evidence=True)
-    finding = next(findings)
-    assert finding.status is Status.REFUSED
-    assert finding.evidence is not None
-    assert finding.evidence.activation_map is None
-    assert finding.evidence.slice.pixels.shape == (128, 128)
+    predictions = classifier.predict_all([named], evidence=True)
+    prediction = next(predictions)
+    assert prediction.status is Status.REFUSED
+    assert prediction.evidence is not None
+    assert prediction.evidence.activation_map is None
+    assert prediction.evidence.slice.pixels.shape == (128, 128)
     assert classifier.predict(named).evidence is None
 
 
@@ -96,5 +95,5 @@ def test_files_that_are_done_are_not_read(tiny_bundle: Path, named: Path) -> Non
     named.write_bytes(b"damaged since")
     classifier = Classifier(Bundle.open(tiny_bundle), 1)
     folder = named.parent
-    assert [finding.status for finding in classifier.predict_all([folder])] == [Status.FAILED]
+    assert [prediction.status for prediction in classifier.predict_all([folder])] == [Status.FAILED]
     assert list(classifier.predict_all([folder], skip_file=lambda name: name == str(named))) == []

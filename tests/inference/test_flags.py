@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from groundglass.imaging.framing import Framing
+from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import Origin
-from groundglass.inference.flags import (
+from groundglass.inference.input_check import (
     LOW_RESOLUTION,
     LUNGS_NOT_FOUND,
     ONE_LUNG_FOUND,
@@ -22,11 +22,11 @@ from groundglass.inference.flags import (
     picture_flags,
 )
 
-FRAMING = Framing(size=160)
+PREPROCESSING = Preprocessing(size=160)
 
 
 def _flags(pixels: NDArray[np.uint8]) -> tuple[str, ...]:
-    return picture_flags(FRAMING.frame(pixels), pixels)
+    return picture_flags(PREPROCESSING.apply(pixels), pixels)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Pictures of findings: what they show, what they are called, and that they carry nothing else."""
+"""Pictures of predictions: what they show, what they are called, and that they carry nothing else."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
-from groundglass.imaging.framing import Framing
+from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.inference.finding import Evidence
-from groundglass.inference.pictures import evidence_picture, picture_name, save_picture, small_data_uri
+from groundglass.inference.prediction import Evidence
+from groundglass.inference.report import evidence_picture, picture_name, save_picture, small_data_uri
 
 
 def evidence(pixels: np.ndarray, activation_map: np.ndarray | None) -> Evidence:
-    return Evidence(CTSlice(pixels, Origin("x", "PNG")), Framing(size=64).frame(pixels), activation_map, None)
+    return Evidence(
+        CTSlice(pixels, Origin("x", "PNG")), Preprocessing(size=64).apply(pixels), activation_map, None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,8 @@ def test_slice_and_map_stand_side_by_side(pixels: np.ndarray) -> None:
     assert orange[0] > orange[2] + 30
     plain = evidence_picture(evidence(pixels, None))
     assert plain.shape == (320, 646, 3)
-    framed = plain[:, 330:].astype(int)
-    assert (framed.max(axis=-1) == framed.min(axis=-1)).all(), "a refused slice has no map"
+    cropped = plain[:, 330:].astype(int)
+    assert (cropped.max(axis=-1) == cropped.min(axis=-1)).all(), "a refused slice has no map"
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (40, 2000), (2000, 40)])

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from groundglass.errors import BundleError
-from groundglass.imaging import exposure
-from groundglass.imaging.framing import Framing
+from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
+from groundglass.inference import reference as exposure
 from groundglass.inference.engine import Engine
 from groundglass.inference.reference import FEWEST, Embedded, Reference, describe_slices, embed
 
@@ -95,16 +95,16 @@ def test_none_damaged_and_of_another_version(reference: Reference) -> None:
 
 
 def test_slices_are_described_and_embedded_as_inference_does() -> None:
-    framing, engine = Framing(size=SIZE), Engine(tiny_model(), threads=1)
+    preprocessing, engine = Preprocessing(size=SIZE), Engine(tiny_model(), threads=1)
     slices: list[NDArray[np.uint8]] = [
         make_phantom(np.random.default_rng(seed), level=0.5, size=96).slice.pixels for seed in range(35)
     ]
     embedded = embed(
-        engine, framing, describe_slices(framing, iter(slices), [str(seed) for seed in range(35)])
+        engine, preprocessing, describe_slices(preprocessing, iter(slices), [str(seed) for seed in range(35)])
     )
     assert embedded.embedding.shape == (35, 64)
     for index in (0, 34):
-        frame = framing.frame(slices[index])
-        alone = engine.run(framing.normalise(frame.pixels[None])).embedding[0]
+        frame = preprocessing.apply(slices[index])
+        alone = engine.run(preprocessing.normalise(frame.pixels[None])).embedding[0]
         np.testing.assert_allclose(embedded.embedding[index], alone, atol=1e-5)
         np.testing.assert_array_equal(embedded.grey[index], exposure.exposure(frame))

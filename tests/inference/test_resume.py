@@ -11,25 +11,24 @@ import pytest
 
 from groundglass.errors import PredictionError
 from groundglass.imaging.slice import Patient
-from groundglass.inference.finding import Finding, Status
-from groundglass.inference.findings_file import json_line, read_findings
-from groundglass.inference.resume import appending, load_done, settle
+from groundglass.inference.prediction import Prediction, Status
+from groundglass.inference.writers import appending, json_line, load_done, read_predictions, settle
 
-A = Finding(Status.OK, "a.png", "b1", None, 0.5, "uncertain", (), ())
-B = Finding(Status.REFUSED, "b.png", "b1", "a photograph")
-C = Finding(Status.FAILED, "c.png", "b1", "truncated")
+A = Prediction(Status.OK, "a.png", "b1", None, 0.5, "uncertain", (), ())
+B = Prediction(Status.REFUSED, "b.png", "b1", "a photograph")
+C = Prediction(Status.FAILED, "c.png", "b1", "truncated")
 V = [replace(A, file="v.nii", frame=frame) for frame in range(3)]
 
 
-def file_of(path: Path, *findings: Finding, tail: bytes = b"") -> Path:
-    target = path / "findings.jsonl"
-    target.write_bytes(b"".join(map(json_line, findings)) + tail)
+def file_of(path: Path, *predictions: Prediction, tail: bytes = b"") -> Path:
+    target = path / "predictions.jsonl"
+    target.write_bytes(b"".join(map(json_line, predictions)) + tail)
     return target
 
 
 def test_what_is_done_and_what_is_tried_again(tmp_path: Path) -> None:
     done = load_done(file_of(tmp_path, A, B, C, *V), "b1", keep_identifiers=False)
-    assert done.findings == 6
+    assert done.predictions == 6
     assert done.has_file("a.png")
     assert done.has_file("b.png"), "what was refused is not asked about again"
     assert not done.has_file("c.png"), "what failed is"
@@ -48,13 +47,13 @@ def test_names_of_bytes_are_known_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [2, 7, 60])
 def test_an_unfinished_line_is_cut_off(tmp_path: Path, cut: int) -> None:
     path = file_of(tmp_path, A, B, tail=json_line(C)[:-cut])
-    assert load_done(path, "b1", keep_identifiers=False).findings == 2
-    assert list(read_findings(path)) == [A, B]
+    assert load_done(path, "b1", keep_identifiers=False).predictions == 2
+    assert list(read_predictions(path)) == [A, B]
 
 
 def test_a_line_that_lacks_only_its_end_is_kept(tmp_path: Path) -> None:
     path = file_of(tmp_path, A, tail=json_line(B)[:-1])
-    assert load_done(path, "b1", keep_identifiers=False).findings == 2
+    assert load_done(path, "b1", keep_identifiers=False).predictions == 2
     assert path.read_bytes() == json_line(A) + json_line(B)
 
 
@@ -67,9 +66,9 @@ def test_rubbish_at_the_end_is_cut_off(tmp_path: Path, tail: bytes) -> None:
 
 def test_a_file_of_nothing_but_a_beginning(tmp_path: Path) -> None:
     path = file_of(tmp_path, tail=b'{"file": "a')
-    assert load_done(path, "b1", keep_identifiers=False).findings == 0
+    assert load_done(path, "b1", keep_identifiers=False).predictions == 0
     assert path.read_bytes() == b""
-    assert load_done(path, "b1", keep_identifiers=False).findings == 0
+    assert load_done(path, "b1", keep_identifiers=False).predictions == 0
 
 
 def test_rubbish_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path) -> None:
@@ -83,24 +82,24 @@ def test_bundles_are_not_mixed(tmp_path: Path) -> None:
         load_done(file_of(tmp_path, A), "b2", keep_identifiers=False)
 
 
-def test_findings_with_and_without_names_are_not_mixed(tmp_path: Path) -> None:
+def test_predictions_with_and_without_names_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(PredictionError, match="without --keep-identifiers"):
         load_done(file_of(tmp_path, A), "b1", keep_identifiers=True)
     named = replace(A, patient=Patient())
     with pytest.raises(PredictionError, match="with --keep-identifiers"):
         load_done(file_of(tmp_path, named), "b1", keep_identifiers=False)
-    assert load_done(file_of(tmp_path, named), "b1", keep_identifiers=True).findings == 1
+    assert load_done(file_of(tmp_path, named), "b1", keep_identifiers=True).predictions == 1
 
 
-def test_failures_give_way_to_later_findings_of_the_same_file(tmp_path: Path) -> None:
+def test_failures_give_way_to_later_predictions_of_the_same_file(tmp_path: Path) -> None:
     now = replace(A, file="c.png")
     path = file_of(tmp_path, A, C, B, now)
     settle(path)
-    assert list(read_findings(path)) == [A, B, now]
+    assert list(read_predictions(path)) == [A, B, now]
     again = replace(C, reason="truncated still")
     path = file_of(tmp_path, C, A, again)
     settle(path)
-    assert list(read_findings(path)) == [A, again]
+    assert list(read_predictions(path)) == [A, again]
 
 
 def test_a_failure_of_a_folder_or_zip_gives_way_to_what_was_found_in_it(tmp_path: Path) -> None:
@@ -108,18 +107,18 @@ def test_a_failure_of_a_folder_or_zip_gives_way_to_what_was_found_in_it(tmp_path
     found = [replace(A, file=name) for name in ("d/x/1.png", "s.zip!1.png", "/1.png", "ee/1.png")]
     path = file_of(tmp_path, *failures, *found)
     settle(path)
-    assert list(read_findings(path)) == [failures[3], *found]
+    assert list(read_predictions(path)) == [failures[3], *found]
 
 
 def test_a_volume_that_fails_half_way_keeps_both(tmp_path: Path) -> None:
     failure = replace(C, file="v.nii")
     path = file_of(tmp_path, *V, failure, A)
     settle(path)
-    assert list(read_findings(path)) == [*V, failure, A]
+    assert list(read_predictions(path)) == [*V, failure, A]
     later = replace(A, file="v.nii", frame=3)
     path = file_of(tmp_path, *V, failure, A, later)
     settle(path)
-    assert list(read_findings(path)) == [*V, A, later]
+    assert list(read_predictions(path)) == [*V, A, later]
 
 
 def test_a_file_with_nothing_to_settle_is_not_touched(tmp_path: Path) -> None:
@@ -131,9 +130,9 @@ def test_a_file_with_nothing_to_settle_is_not_touched(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_write_to_one_file(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
-    path = tmp_path / "new" / "findings.jsonl"
+    path = tmp_path / "new" / "predictions.jsonl"
     script = (
-        "import sys; from pathlib import Path; from groundglass.inference.resume import appending\n"
+        "import sys; from pathlib import Path; from groundglass.inference.writers import appending\n"
         "with appending(Path(sys.argv[1])): pass"
     )
     with appending(path):

@@ -1,4 +1,4 @@
-"""Series: what is counted where, the curve's order, and the study score as documented."""
+"""Series: what is counted where, the curve's order, and the series score as documented."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from groundglass.inference.finding import Finding, Status
-from groundglass.inference.study import Counts, Studies, folder_of, slices_in_score, study_score
+from groundglass.inference.prediction import Prediction, Status
+from groundglass.inference.series import Counts, Studies, folder_of, series_score, slices_in_score
 
 
 def ok(
@@ -18,20 +18,20 @@ def ok(
     series: str | None = None,
     frame: int | None = None,
     label: str = "NonCOVID",
-) -> Finding:
-    return Finding(
+) -> Prediction:
+    return Prediction(
         Status.OK, file, "b", None, probability, label, (label,), (), frame=frame, series=series, position=position
     )  # fmt: skip
 
 
-def failed(file: str) -> Finding:
-    return Finding(Status.FAILED, file, "b", reason="damaged")
+def failed(file: str) -> Prediction:
+    return Prediction(Status.FAILED, file, "b", reason="damaged")
 
 
-def summed(*findings: Finding) -> Studies:
+def summed(*predictions: Prediction) -> Studies:
     studies = Studies()
-    for finding in findings:
-        studies.add(finding)
+    for prediction in predictions:
+        studies.add(prediction)
     return studies
 
 
@@ -43,20 +43,20 @@ def test_the_score_is_the_mean_of_the_highest_fifth(count: int, used: int) -> No
     values = [index / count for index in range(count)]
     random.Random(0).shuffle(values)
     expected = sum(sorted(values)[-used:]) / used
-    assert study_score(values) == pytest.approx(expected, abs=1e-12)
+    assert series_score(values) == pytest.approx(expected, abs=1e-12)
 
 
 def test_no_slices_no_score() -> None:
-    assert study_score([]) is None
-    summary = summed(Finding(Status.REFUSED, "s/1.dcm", "b", reason="head", series="1.2")).summaries()[0]
-    assert summary.study_score is None
+    assert series_score([]) is None
+    summary = summed(Prediction(Status.REFUSED, "s/1.dcm", "b", reason="head", series="1.2")).summaries()[0]
+    assert summary.series_score is None
     assert summary.curve.at == ()
     assert (summary.counts.refused, summary.counts.ok) == (1, 0)
 
 
 def test_the_curve_runs_from_the_feet_to_the_head_whatever_the_order_of_the_files() -> None:
-    findings = [ok(f"s/{z}.dcm", 0.5 + z / 1000, float(z), "1.2") for z in (30, -20, 10, 0)]
-    (summary,) = summed(*findings).summaries()
+    predictions = [ok(f"s/{z}.dcm", 0.5 + z / 1000, float(z), "1.2") for z in (30, -20, 10, 0)]
+    (summary,) = summed(*predictions).summaries()
     assert summary.curve.axis == "mm"
     assert summary.curve.at == (-20, 0, 10, 30)
     assert summary.curve.probability == pytest.approx((0.48, 0.5, 0.51, 0.53))
@@ -135,6 +135,6 @@ def test_a_document_is_json_and_says_what_the_score_used() -> None:
     (summary,) = summed(*(ok(f"s/{z}.dcm", z / 100, float(z), "1.2") for z in range(20))).summaries()
     document = json.loads(json.dumps(summary.as_document(), allow_nan=False))
     assert document["slices_in_score"] == 4
-    assert document["study_score"] == pytest.approx((0.16 + 0.17 + 0.18 + 0.19) / 4)
+    assert document["series_score"] == pytest.approx((0.16 + 0.17 + 0.18 + 0.19) / 4)
     assert len(document["curve"]["at"]) == len(document["curve"]["probability"]) == 20
     assert document["slices"] == document["classified"] == document["negative"] == 20

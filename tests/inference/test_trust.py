@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from groundglass.inference.finding import COVID, NON_COVID, UNCERTAIN
-from groundglass.inference.trust import Calibration
+from groundglass.inference.calibration import Calibration
+from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
 
 
 def _drawn(

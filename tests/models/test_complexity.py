@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from groundglass.errors import GroundglassError
-from groundglass.models.complexity import measure
-from groundglass.models.registry import build
+from groundglass.models.registry import build, measure
 
 
 @pytest.mark.parametrize(

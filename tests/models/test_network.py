@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from groundglass.models.catalogue import entries
-from groundglass.models.layers import NetworkOutput
-from groundglass.models.mirrored import Mirrored
-from groundglass.models.network import Network
+from groundglass.models.layers import Mirrored, Network, NetworkOutput
 from groundglass.models.registry import build
 
 QUICK = {"mask-efficientnet-lite0", "resnet-18", "densenet-121", "vgg-11"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from groundglass.reporting import overlay
-from groundglass.reporting.comparison import side_by_side
+from groundglass.reporting.overlay import side_by_side
 
 GREY = np.full((64, 64), 100, np.uint8)
 

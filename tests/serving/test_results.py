@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from groundglass.imaging.framing import Framing
+from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.imaging.window import LUNG
-from groundglass.inference.finding import Evidence, Finding, Status
+from groundglass.inference.prediction import Evidence, Prediction, Status
 from groundglass.serving.problems import Problem
 from groundglass.serving.results import KeptSlice, Results
 from groundglass.serving.settings import Capacity
@@ -27,7 +27,7 @@ class Clock:
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
     phantom = make_phantom(np.random.default_rng(0), 0.5, 0.5, size=96).slice
-    return Evidence(phantom, Framing(size=64).frame(phantom.pixels), np.ones((8, 8), np.float32))
+    return Evidence(phantom, Preprocessing(size=64).apply(phantom.pixels), np.ones((8, 8), np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,12 @@ def kept(evidence: Evidence) -> KeptSlice:
 
 def test_a_kept_slice_shows_what_was_judged(evidence: Evidence) -> None:
     kept = KeptSlice.of(evidence)
-    finding = Finding(Status.OK, "a.png", "bundle")
-    np.testing.assert_array_equal(kept.lung_mask(), evidence.framed.lungs)
-    np.testing.assert_array_equal(kept.evidence(finding).framed.lungs, evidence.framed.lungs)
+    prediction = Prediction(Status.OK, "a.png", "bundle")
+    np.testing.assert_array_equal(kept.lung_mask(), evidence.cropped.lungs)
+    np.testing.assert_array_equal(kept.evidence(prediction).cropped.lungs, evidence.cropped.lungs)
     units = np.linspace(-1024, 3000, 96 * 96, dtype=np.float32).reshape(96, 96)
-    framed = Framing(size=64).frame(LUNG.apply(units))
-    of_dicom = KeptSlice.of(Evidence(CTSlice(LUNG.apply(units), Origin("a", "DICOM"), units), framed))
+    cropped = Preprocessing(size=64).apply(LUNG.apply(units))
+    of_dicom = KeptSlice.of(Evidence(CTSlice(LUNG.apply(units), Origin("a", "DICOM"), units), cropped))
     assert np.abs(of_dicom.pixels().astype(int) - LUNG.apply(units)).max() <= 1
     assert of_dicom.size < 3 * 96 * 96 + 64 * 64
 

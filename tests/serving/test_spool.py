@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from tests.serving.service.conftest import picture
 
-from groundglass.imaging.sniff import Container
-from groundglass.imaging.source import MemorySource
+from groundglass.imaging.source import FileFormat, MemorySource
 from groundglass.serving.scratch import RequestFolder, Scratch
 from groundglass.serving.spool import Spool
 
@@ -39,7 +38,7 @@ def test_a_small_file_stays_in_memory(folder: RequestFolder) -> None:
     file = spooled(folder, content).finished()
     assert isinstance(file.source, MemorySource)
     assert (file.source.name, file.source.content) == ("sub/a", content)
-    assert (file.name, file.size, file.kind) == ("sub/a", len(content), Container.PNG)
+    assert (file.name, file.size, file.kind) == ("sub/a", len(content), FileFormat.PNG)
     assert on_disk(folder) == []
 
 
@@ -49,7 +48,7 @@ def test_a_large_file_is_written_from_its_first_byte(folder: RequestFolder, step
     file = spooled(folder, content, step, most_held=len(content) - 1).finished()
     assert file.source == folder.path / "sub" / "a"
     assert file.source.read_bytes() == content
-    assert (file.size, file.kind) == (len(content), Container.PNG)
+    assert (file.size, file.kind) == (len(content), FileFormat.PNG)
 
 
 def test_an_archive_is_written_however_small(folder: RequestFolder) -> None:

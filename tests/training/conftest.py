@@ -14,7 +14,7 @@ from groundglass.training.recipe import Recipe, load_recipe
 
 QUICK = (
     "network.weights=none",
-    "framing.size=64",
+    "preprocessing.size=64",
     "training.batch_size=8",
     "training.epochs=3",
     "training.ema_decay=0.5",

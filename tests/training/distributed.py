@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from groundglass.models.layers import NetworkOutput
 from groundglass.training import train as training
-from groundglass.training.job import Job
 from groundglass.training.recipe import load_recipe
+from groundglass.training.train import Job
 
 
 class Small(nn.Module):
@@ -37,7 +37,12 @@ def main(data: str, output: str, devices: str) -> None:
     """Train on ``data`` in ``devices`` processes."""
     training.build_network = lambda recipe: Small()
     torch.use_deterministic_algorithms(True)
-    settings = ["framing.size=64", "training.batch_size=8", "training.epochs=2", "training.ema_decay=0.5"]
+    settings = [
+        "preprocessing.size=64",
+        "training.batch_size=8",
+        "training.epochs=2",
+        "training.ema_decay=0.5",
+    ]
     job = Job(
         load_recipe("phantom-demo", settings),
         Path(data),

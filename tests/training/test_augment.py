@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundglass.imaging.framing import Framing
-from groundglass.training.augment import CONTEXT, Augmentation
+from groundglass.imaging.crop import Preprocessing
 from groundglass.training.recipe import AugmentationSection
+from groundglass.training.samples import CONTEXT, Augmentation
 
 OFF = {
     "translation": 0,
@@ -50,14 +50,14 @@ def test_switched_off_it_is_the_centre() -> None:
 
 def test_the_centre_is_the_frame_that_evaluation_sees() -> None:
     picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (400, 400), np.uint8), (0, 0), 6)
-    framing = Framing(size=64, crop=False)
+    preprocessing = Preprocessing(size=64, crop=False)
     frame = picture[50:350, 50:350]
     context = round(300 * CONTEXT)
     wider = picture[50 - context : 350 + context, 50 - context : 350 + context]
     training = Augmentation(AugmentationSection(**OFF), 64).centre(
         cv2.resize(wider, (80, 80), interpolation=cv2.INTER_AREA)
     )
-    assert np.abs(training.astype(int) - framing.frame(frame).pixels).mean() < 2
+    assert np.abs(training.astype(int) - preprocessing.apply(frame).pixels).mean() < 2
 
 
 @pytest.mark.parametrize("operation", ["noise", "grey", "blur", "jpeg", "erasing", "mirror"])

@@ -11,30 +11,28 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from groundglass.training.average import Average, average
 
 import groundglass
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import read_pixels, read_record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
-from groundglass.evaluation.bundled import BundledRun
-from groundglass.imaging.framing import Framing
+from groundglass.evaluation.evaluate import BundledRun
+from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
 from groundglass.inference import reference
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.engine import Engine
-from groundglass.models.mirrored import Mirrored
+from groundglass.models.layers import Mirrored
 from groundglass.models.registry import build
 from groundglass.training import export as exporting
-from groundglass.training.average import Average, average
 from groundglass.training.export import Export, export
-from groundglass.training.job import Job
-from groundglass.training.onnx_model import CLOSE, OPSET, largest_difference, to_onnx
-from groundglass.training.quantise import quantise
+from groundglass.training.onnx import CLOSE, OPSET, largest_difference, quantise, to_onnx
 from groundglass.training.recipe import load_recipe
 from groundglass.training.run import Run
-from groundglass.training.train import train
+from groundglass.training.train import Job, train
 
 from .conftest import QUICK
 
@@ -92,12 +90,14 @@ def test_the_bundle_says_what_the_run_says(run: Run, bundle: Path, data: Path) -
     records = [record for record in load_dataset(data).records if record.split == "test"]
     expected = run.predict(read_pixels(record) for record in records)
     classifier = Classifier(Bundle.open(bundle, "fp32"))
-    images = run.framing.normalise(expected.framed)
+    images = run.preprocessing.normalise(expected.cropped)
     outputs = classifier.bundle.engine().run(images)
     np.testing.assert_allclose(outputs.logit, expected.logit, atol=CLOSE, rtol=CLOSE)
     np.testing.assert_allclose(outputs.activation_map, expected.activation_map, atol=CLOSE, rtol=CLOSE)
-    finding = classifier.predict(records[0].path, evidence=True)
-    assert finding.evidence is None or finding.evidence.logit == pytest.approx(expected.logit[0], abs=1e-3)
+    prediction = classifier.predict(records[0].path, evidence=True)
+    assert prediction.evidence is None or prediction.evidence.logit == pytest.approx(
+        expected.logit[0], abs=1e-3
+    )
 
 
 def test_an_average_says_of_which_seeds(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_an_average_says_of_which_seeds(data: Path, tmp_path: Path, monkeypatch:
 
 def test_it_carries_everything_a_reader_asks_for(run: Run, bundle: Path) -> None:
     info = Bundle.open(bundle).info
-    assert info.framing.size == run.framing.size
+    assert info.preprocessing.size == run.preprocessing.size
     assert info.onnx["opset"] == OPSET
     assert info.training["fingerprint"] == run.info["fingerprint"]
     assert info.training["slices"] == {"train": 24, "val": 12, "test": 12}
@@ -150,8 +150,10 @@ def test_int8_is_smaller_and_close(bundle: Path, run: Run, data: Path) -> None:
     assert (bundle / "model.int8.onnx").stat().st_size < 0.5 * (bundle / "model.onnx").stat().st_size
     operators = {node.op_type for node in onnx.load(bundle / "model.int8.onnx").graph.node}
     assert {"QuantizeLinear", "GlobalAveragePool"} <= operators
-    images = run.framing.normalise(
-        np.stack([run.framing.frame(read_pixels(record)).pixels for record in load_dataset(data).records])
+    images = run.preprocessing.normalise(
+        np.stack(
+            [run.preprocessing.apply(read_pixels(record)).pixels for record in load_dataset(data).records]
+        )
     )
     fp32, int8 = (Bundle.open(bundle, precision).engine().run(images).logit for precision in ("fp32", "int8"))
     assert np.corrcoef(fp32, int8)[0, 1] > 0.9
@@ -242,11 +244,11 @@ def test_the_default_network_is_exported_faithfully_on_real_slices(covid_ct: Pat
             if not parameter.any():
                 parameter.normal_(std=0.05)
     asked = Mirrored(network).eval()
-    framing, manifest = Framing(), load_dataset(covid_ct)
+    preprocessing, manifest = Preprocessing(), load_dataset(covid_ct)
     chosen = make_split(manifest, "official").parts["train"][:12]
-    pixels = np.stack([framing.frame(read_pixels(manifest.records[index])).pixels for index in chosen])
-    images = framing.normalise(pixels)
-    model = to_onnx(asked, framing.size)
+    pixels = np.stack([preprocessing.apply(read_pixels(manifest.records[index])).pixels for index in chosen])
+    images = preprocessing.normalise(pixels)
+    model = to_onnx(asked, preprocessing.size)
     assert largest_difference(asked, Engine(model), images) < CLOSE
     assert largest_difference(asked, Engine(model), images[:1]) < CLOSE, "a batch of one"
     int8 = Engine(quantise(model, images, images)).run(images).logit

@@ -10,18 +10,17 @@ import pytest
 from numpy.typing import NDArray
 
 from groundglass.data.manifest import Label, Record
-from groundglass.imaging.framing import Framing
+from groundglass.imaging.anatomy import Patient
+from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import Scanner, make_phantom, scan
 from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.imaging.thorax import Patient
 from groundglass.inference.engine import Outputs
-from groundglass.inference.foreign import LUNG
-from groundglass.inference.gate import Gate
-from groundglass.training.gate import Lessons, fit_gate, gather_lessons
+from groundglass.inference.input_check import LUNG, InputCheck
+from groundglass.training.export import Lessons, fit_gate, gather_lessons
 
 pytestmark = pytest.mark.slow
 
-FRAMING = Framing(size=64)
+PREPROCESSING = Preprocessing(size=64)
 
 
 class CoarseEngine:
@@ -73,18 +72,18 @@ def lesion_free(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 
 @pytest.fixture(scope="module")
 def lessons(records: list[Record], lesion_free: list[Record]) -> Lessons:
-    return gather_lessons(FRAMING, records, lesion_free)
+    return gather_lessons(PREPROCESSING, records, lesion_free)
 
 
 @pytest.fixture(scope="module")
-def gate(lessons: Lessons) -> Gate:
-    return fit_gate(lessons, CoarseEngine(), FRAMING)  # type: ignore[arg-type]
+def gate(lessons: Lessons) -> InputCheck:
+    return fit_gate(lessons, CoarseEngine(), PREPROCESSING)  # type: ignore[arg-type]
 
 
 def test_the_slices_themselves_decide_and_nothing_else(lessons: Lessons, records: list[Record]) -> None:
     assert int(lessons.deciding.sum()) == len(records)
     assert all(kind == LUNG for kind, decides in zip(lessons.kind, lessons.deciding, strict=True) if decides)
-    assert {len(lessons.framed), len(lessons.looks), len(lessons.group), len(lessons.weight)} == {
+    assert {len(lessons.cropped), len(lessons.looks), len(lessons.group), len(lessons.weight)} == {
         len(lessons.kind)
     }
 
@@ -104,12 +103,12 @@ def test_what_was_cut_where_no_lung_is_counts_as_foreign(lessons: Lessons, lesio
     assert (lessons.group[~lung] == zlib.crc32(b"series0")).sum() == 1
 
 
-def test_the_fitted_gate_tells_phantoms_from_the_rest(gate: Gate) -> None:
+def test_the_fitted_gate_tells_phantoms_from_the_rest(gate: InputCheck) -> None:
     def refused(pixels: NDArray[np.uint8]) -> bool:
-        framed = FRAMING.frame(pixels)
-        outputs = CoarseEngine().run(FRAMING.normalise(framed.pixels[None]))
-        verdict = gate.look(CTSlice(pixels, Origin("a", "PNG")), framed)
-        return gate.judge(framed, outputs.embedding[0], verdict).reason is not None
+        cropped = PREPROCESSING.apply(pixels)
+        outputs = CoarseEngine().run(PREPROCESSING.normalise(cropped.pixels[None]))
+        verdict = gate.look(CTSlice(pixels, Origin("a", "PNG")), cropped)
+        return gate.judge(cropped, outputs.embedding[0], verdict).reason is not None
 
     fresh = [
         make_phantom(np.random.default_rng([9, seed]), 0.3, 0.5, size=160).slice.pixels for seed in range(12)
@@ -123,13 +122,13 @@ def test_the_fitted_gate_tells_phantoms_from_the_rest(gate: Gate) -> None:
 def test_the_same_seed_teaches_the_same(
     lessons: Lessons, records: list[Record], lesion_free: list[Record]
 ) -> None:
-    again = gather_lessons(FRAMING, records, lesion_free)
+    again = gather_lessons(PREPROCESSING, records, lesion_free)
     np.testing.assert_array_equal(again.looks, lessons.looks)
     assert again.kind == lessons.kind
 
 
 def test_one_slice_is_enough_and_none_is_an_error(records: list[Record]) -> None:
-    few = gather_lessons(FRAMING, records[:1])
-    assert fit_gate(few, CoarseEngine(), FRAMING).limit >= 0  # type: ignore[arg-type]
+    few = gather_lessons(PREPROCESSING, records[:1])
+    assert fit_gate(few, CoarseEngine(), PREPROCESSING).limit >= 0  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there are none"):
-        gather_lessons(FRAMING, [])
+        gather_lessons(PREPROCESSING, [])

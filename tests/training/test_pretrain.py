@@ -26,15 +26,23 @@ from groundglass.data.load import load_dataset
 from groundglass.errors import DataError, ImageError, RecipeError, RunError
 from groundglass.models.catalogue import entries
 from groundglass.models.registry import build
-from groundglass.training.c2l import C2L, TERMS, Encoder, info_nce
-from groundglass.training.pretrain import PretrainJob, open_pretrained, pretrain, unlabelled_slices
-from groundglass.training.pretrain_recipe import PretrainRecipe, load_pretrain_recipe
+from groundglass.training.c2l import (
+    C2L,
+    TERMS,
+    Encoder,
+    PretrainJob,
+    info_nce,
+    open_pretrained,
+    pretrain,
+    unlabelled_slices,
+)
+from groundglass.training.recipe import PretrainRecipe, load_pretrain_recipe
 
 Grey = NDArray[np.uint8]
 
 SMALL = (
     "network.weights=none",
-    "framing.size=64",
+    "preprocessing.size=64",
     "training.batch_size=8",
     "training.epochs=2",
     "contrast.hidden=16",

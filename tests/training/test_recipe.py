@@ -43,7 +43,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ("optimizer.lr=1", "did you mean optimiser?"),
         ("training.epochs=0", "training.epochs=0"),
         ("optimiser.lr=fast", "optimiser.lr='fast'"),
-        ("framing.normalisation=none", "two-anchor"),
+        ("preprocessing.normalisation=none", "two-anchor"),
         ("name.x=1", "is a value, not a section"),
         ("epochs", "KEY=VALUE"),
         ("training.epochs=[", "not a valid value"),

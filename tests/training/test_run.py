@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from groundglass.imaging.framing import Framing
-from groundglass.models.mirrored import Mirrored
+from groundglass.imaging.crop import Preprocessing
+from groundglass.models.layers import Mirrored
 from groundglass.models.registry import build
-from groundglass.training.run import Predictions, predict_framed
+from groundglass.training.run import NetworkOutputs, predict_cropped
 
 FRAMED = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
 
@@ -24,8 +24,8 @@ def network(*, opacity: bool) -> nn.Module:
     return Mirrored(built).eval()
 
 
-def predictions(framed: np.ndarray, *, opacity: bool) -> Predictions:
-    return predict_framed(network(opacity=opacity), Framing(size=64), framed)
+def predictions(cropped: np.ndarray, *, opacity: bool) -> NetworkOutputs:
+    return predict_cropped(network(opacity=opacity), Preprocessing(size=64), cropped)
 
 
 def test_opacity_stands_beside_the_probability_where_the_network_has_it() -> None:

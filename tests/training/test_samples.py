@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from groundglass.imaging.decoys import Decoy
-from groundglass.imaging.framing import Framing
+from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.lesions import Mimic
 from groundglass.imaging.phantom import make_phantom
-from groundglass.training.augment import Augmentation
-from groundglass.training.framed import FramedSet
 from groundglass.training.recipe import AugmentationSection, SynthesisSection
-from groundglass.training.samples import Batch, EpochBatches, SampleKey, TrainingSamples, with_lungs
+from groundglass.training.samples import (
+    Augmentation,
+    Batch,
+    CroppedSet,
+    EpochBatches,
+    SampleKey,
+    TrainingSamples,
+    with_lungs,
+)
 
 SYNTHESIS = SynthesisSection(slices_per_epoch=16, painted=0.5)
 
@@ -57,13 +63,13 @@ def test_processes_share_each_batch_without_loss() -> None:
 
 
 @pytest.fixture(scope="module")
-def framed() -> FramedSet:
+def cropped() -> CroppedSet:
     phantoms = [make_phantom(np.random.default_rng(n), level=0.5, size=80) for n in range(4)]
     pixels = np.stack([phantom.slice.pixels for phantom in phantoms])
-    return FramedSet(pixels, np.stack([phantom.lungs for phantom in phantoms]), ("a", "b", "c", "d"))
+    return CroppedSet(pixels, np.stack([phantom.lungs for phantom in phantoms]), ("a", "b", "c", "d"))
 
 
-def test_samples_are_labelled_by_what_was_done_to_them(framed: FramedSet) -> None:
+def test_samples_are_labelled_by_what_was_done_to_them(cropped: CroppedSet) -> None:
     off = AugmentationSection(
         translation=0,
         rotation=0,
@@ -77,10 +83,10 @@ def test_samples_are_labelled_by_what_was_done_to_them(framed: FramedSet) -> Non
         erasing=0,
     )
     samples = TrainingSamples(
-        framed,
+        cropped,
         np.array([0, 1, 0, 1], np.float32),
-        framed,
-        Framing(size=64),
+        cropped,
+        Preprocessing(size=64),
         Augmentation(off, 64),
         SynthesisSection(severity=(0.7, 0.9)),
     )
@@ -101,42 +107,42 @@ def test_samples_are_labelled_by_what_was_done_to_them(framed: FramedSet) -> Non
     assert images[3].mean() > images[2].mean() + 0.05
 
 
-def test_a_painted_slice_without_lungs_stays_negative(framed: FramedSet) -> None:
-    blind = FramedSet(framed.pixels, np.zeros_like(framed.lungs), framed.sha256)
+def test_a_painted_slice_without_lungs_stays_negative(cropped: CroppedSet) -> None:
+    blind = CroppedSet(cropped.pixels, np.zeros_like(cropped.lungs), cropped.sha256)
     augmentation = Augmentation(AugmentationSection(), 64)
-    synthesis = SynthesisSection(severity=(0.5, 0.9), decoys=1, ground_glass=0)
+    synthesis = SynthesisSection(severity=(0.5, 0.9), mimics=1, ground_glass=0)
     samples = TrainingSamples(
-        framed, np.zeros(4, np.float32), blind, Framing(size=64), augmentation, synthesis
+        cropped, np.zeros(4, np.float32), blind, Preprocessing(size=64), augmentation, synthesis
     )
     assert samples[[SampleKey(0, True, True, (0, 0, 0))]][1].tolist() == [0.0]
 
 
-def test_decoys_are_painted_and_stay_negative(framed: FramedSet) -> None:
-    def draw(decoys: float) -> Batch:
+def test_mimics_are_painted_and_stay_negative(cropped: CroppedSet) -> None:
+    def draw(mimics: float) -> Batch:
         samples = TrainingSamples(
-            framed,
+            cropped,
             np.zeros(4, np.float32),
-            framed,
-            Framing(size=64),
+            cropped,
+            Preprocessing(size=64),
             Augmentation(AugmentationSection(), 64),
-            SynthesisSection(decoys=decoys),
+            SynthesisSection(mimics=mimics),
         )
         return samples[[SampleKey(number % 4, True, False, (0, 0, number)) for number in range(24)]]
 
     images, labels, _ = draw(1.0)
     assert not labels.any()
-    # What is drawn for augmentation follows what was drawn for paint: without decoys it is another stream.
+    # What is drawn for augmentation follows what was drawn for paint: without mimics it is another stream.
     assert (images != draw(0.0)[0]).any()
 
 
-def test_other_kinds_than_ground_glass_are_painted_and_positive(framed: FramedSet) -> None:
+def test_other_kinds_than_ground_glass_are_painted_and_positive(cropped: CroppedSet) -> None:
     synthesis = SynthesisSection(severity=(0.7, 0.9), ground_glass=0)
     plain = AugmentationSection(
         translation=0, rotation=0, mirror=0, noise=0, smallest_crop=1, stretch=0, grey=0, blur=0, jpeg=0
     )
     augmentation = Augmentation(plain.model_copy(update={"erasing": 0}), 64)
     samples = TrainingSamples(
-        framed, np.zeros(4, np.float32), framed, Framing(size=64), augmentation, synthesis
+        cropped, np.zeros(4, np.float32), cropped, Preprocessing(size=64), augmentation, synthesis
     )
     images, labels, _ = samples[[SampleKey(number % 4, True, True, (0, 0, number)) for number in range(24)]]
     assert labels.all()
@@ -144,13 +150,13 @@ def test_other_kinds_than_ground_glass_are_painted_and_positive(framed: FramedSe
     assert ((images - untouched).mean(dim=(1, 2, 3)) > 0.05).all()
 
 
-def taught(framed: FramedSet, keys: list[SampleKey], **synthesis: object) -> Batch:
+def taught(cropped: CroppedSet, keys: list[SampleKey], **synthesis: object) -> Batch:
     """The batch of these keys; the real slices are all COVID."""
     samples = TrainingSamples(
-        framed,
+        cropped,
         np.ones(4, np.float32),
-        framed,
-        Framing(size=64),
+        cropped,
+        Preprocessing(size=64),
         Augmentation(AugmentationSection(), 64),
         SynthesisSection(severity=(0.5, 0.9), **synthesis),
     )
@@ -171,38 +177,38 @@ NAN = float("nan")
     ],
 )
 def test_a_recipe_says_which_output_painted_pairs_teach(
-    framed: FramedSet, teaches: str, covid: list[float], opacity: list[float]
+    cropped: CroppedSet, teaches: str, covid: list[float], opacity: list[float]
 ) -> None:
-    batch = taught(framed, [REAL, UNTOUCHED, PAINTED], teaches=teaches)
+    batch = taught(cropped, [REAL, UNTOUCHED, PAINTED], teaches=teaches)
     np.testing.assert_array_equal(batch.covid, covid)
     np.testing.assert_array_equal(batch.opacity, opacity)
-    plain = taught(framed, [REAL, UNTOUCHED, PAINTED])
+    plain = taught(cropped, [REAL, UNTOUCHED, PAINTED])
     assert torch.equal(batch.images, plain.images), "what is taught changes nothing of what is drawn"
 
 
-@pytest.mark.parametrize("decoy", Decoy)
-def test_of_decoys_only_a_filled_lobe_is_opacity(
-    framed: FramedSet, decoy: Decoy, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mimic", Mimic)
+def test_of_mimics_only_a_filled_lobe_is_opacity(
+    cropped: CroppedSet, mimic: Mimic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("groundglass.training.samples._DECOYS", (decoy,))
+    monkeypatch.setattr("groundglass.training.samples._MIMICS", (mimic,))
     keys = [SampleKey(number % 4, True, False, (0, 0, number)) for number in range(8)]
-    batch = taught(framed, keys, teaches="both", decoys=1)
-    expected = {Decoy.LOBAR_CONSOLIDATION: 1.0, Decoy.MASS: NAN}.get(decoy, 0.0)
+    batch = taught(cropped, keys, teaches="both", mimics=1)
+    expected = {Mimic.LOBAR_CONSOLIDATION: 1.0, Mimic.MASS: NAN}.get(mimic, 0.0)
     np.testing.assert_array_equal(batch.opacity, [expected] * 8)
     assert not batch.covid.any()
 
 
-def test_a_decoy_that_cannot_be_seen_is_no_opacity(
-    framed: FramedSet, monkeypatch: pytest.MonkeyPatch
+def test_a_mimic_that_cannot_be_seen_is_no_opacity(
+    cropped: CroppedSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("groundglass.training.samples._DECOYS", (Decoy.LOBAR_CONSOLIDATION,))
-    blind = FramedSet(framed.pixels, np.zeros_like(framed.lungs), framed.sha256)
-    assert taught(blind, [UNTOUCHED], teaches="both", decoys=1).opacity.tolist() == [0]
+    monkeypatch.setattr("groundglass.training.samples._MIMICS", (Mimic.LOBAR_CONSOLIDATION,))
+    blind = CroppedSet(cropped.pixels, np.zeros_like(cropped.lungs), cropped.sha256)
+    assert taught(blind, [UNTOUCHED], teaches="both", mimics=1).opacity.tolist() == [0]
 
 
-def test_slices_without_lungs_are_left_out(framed: FramedSet) -> None:
-    lungs = framed.lungs.copy()
+def test_slices_without_lungs_are_left_out(cropped: CroppedSet) -> None:
+    lungs = cropped.lungs.copy()
     lungs[1] = False
-    kept = with_lungs(FramedSet(framed.pixels, lungs, framed.sha256))
+    kept = with_lungs(CroppedSet(cropped.pixels, lungs, cropped.sha256))
     assert kept.sha256 == ("a", "c", "d")
     assert len(kept) == 3

@@ -21,11 +21,10 @@ from groundglass.data.load import load_dataset
 from groundglass.errors import GroundglassError, RecipeError, RunError
 from groundglass.imaging.read import read_slice
 from groundglass.training.classify import Classifier
-from groundglass.training.job import Job
 from groundglass.training.recipe import Recipe, load_recipe
 from groundglass.training.run import Run
 from groundglass.training.samples import Batch
-from groundglass.training.train import train
+from groundglass.training.train import Job, train
 
 HERE = Path(__file__).parent
 
@@ -43,7 +42,7 @@ def test_it_learns_phantoms_and_judges_them_as_it_trained(
         "training.epochs=5",
         "training.batch_size=8",
         "synthesis.slices_per_epoch=8",
-        "framing.size=96",
+        "preprocessing.size=96",
     ]
     recipe = load_recipe("phantom-demo", [*settings, "training.ema_decay=0.7"])
     run = train(job(recipe, phantoms, tmp_path / "run", lesion_free=lesion_free))
@@ -54,9 +53,9 @@ def test_it_learns_phantoms_and_judges_them_as_it_trained(
     predictions = run.predict(read_slice(record.path).pixels for record in records)
     truth = np.array([record.label == "COVID" for record in records])
     loss = -np.log(np.where(truth, predictions.probability, 1 - predictions.probability)).mean()
-    # The stored weights, framing and reading give what validation measured during training.
+    # The stored weights, preprocessing and reading give what validation measured during training.
     assert loss == pytest.approx(history[-1]["val_loss"], abs=1e-3)
-    assert predictions.framed.shape == (8, 96, 96)
+    assert predictions.cropped.shape == (8, 96, 96)
     assert predictions.activation_map.shape[0] == 8
     assert run.info["finished"]
     assert run.info["selected_epoch"] == 4
@@ -112,7 +111,7 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(phantoms: Path, tmp_pa
 def test_with_the_second_output_it_resumes_as_exactly(
     phantoms: Path, lesion_free: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    painted = ("synthesis.slices_per_epoch=8", "synthesis.decoys=0.5", "synthesis.teaches=both")
+    painted = ("synthesis.slices_per_epoch=8", "synthesis.mimics=0.5", "synthesis.teaches=both")
     recipe = load_recipe("phantom-demo", [*QUICK, *painted, "network.opacity=true", "training.epochs=2"])
     through = train(job(recipe, phantoms, tmp_path / "through", lesion_free=lesion_free))
     step = Classifier.training_step
@@ -203,7 +202,9 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
 
 
 def test_weights_that_cannot_be_had_leave_nothing_behind(phantoms: Path, tmp_path: Path) -> None:
-    recipe = load_recipe("phantom-demo", ["network.weights=/nowhere/weights.safetensors", "framing.size=64"])
+    recipe = load_recipe(
+        "phantom-demo", ["network.weights=/nowhere/weights.safetensors", "preprocessing.size=64"]
+    )
     with pytest.raises(GroundglassError, match="nowhere"):
         train(job(recipe, phantoms, tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -1,15 +1,170 @@
-"""``groundglass data``: fetch, describe and prepare data sets."""
+"""``groundglass data``: fetch, describe and prepare data sets.
+
+Progress of an audit on stderr: a bar for each of its stages.
+
+``groundglass data audit``: what is wrong with a data set, found before training.
+"""
 
 from __future__ import annotations
 
 import json
+import shlex
+import sys
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from groundglass.cli.audit import audit
+if TYPE_CHECKING:
+    from groundglass.audit.audit import Audit
+
+_TITLES = {"reading": "Reading", "comparing": "Comparing", "fitting": "Shortcuts"}
+
+
+class AuditProgress:
+    """Shows how far each stage is, as long as the block lasts; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        console = Console(stderr=True)
+        self._display = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> AuditProgress:
+        self._display.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._display.stop()
+
+    def advance(self, stage: str, steps: int, total: int | None) -> None:
+        """``steps`` more of a stage are done, of ``total`` if that is known."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._display.add_task(_TITLES[stage], total=total)
+        self._display.update(self._tasks[stage], advance=steps, total=total)
+
+
+FOUND = 5
+"""Exit status where a condition of ``--fail-on`` holds."""
+
+
+Conditions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-on",
+        metavar="CONDITION",
+        help="End with status 5 where this was found: leakage, duplicates, conflicts, lookalikes, sources, "
+        "shortcuts[:AUC] or unreadable; can be repeated, or several joined by commas.",
+    ),
+]
+Outputs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--output",
+        help="Folder for report.html, audit.md and audit.json, or a .html, .md or .json file; can be "
+        "repeated.",
+    ),
+]
+Network = Annotated[
+    Path | None,
+    typer.Option(
+        "--network",
+        help="A network's figures to compare shortcuts with: predictions.csv or metrics.json of `evaluate`, "
+        "seed-N.json or summary.json of `repeat`.",
+    ),
+]
+
+
+def audit(
+    path: Annotated[
+        Path, typer.Argument(help="COVID-CT, a folder COVID/ NonCOVID/, a manifest CSV or slices.")
+    ],
+    *,
+    output: Outputs = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead of tables.")] = False,
+    fail_on: Conditions = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Audit the parts of this split instead of the data's own.")
+    ] = None,
+    network: Network = None,
+    shortcuts: Annotated[
+        bool, typer.Option("--shortcuts/--no-shortcuts", help="Measure the shortcut baselines as well.")
+    ] = True,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split and the shortcut baselines.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="To read and compare in; default: one per core.")
+    ] = None,
+    docs: Annotated[
+        Path | None,
+        typer.Option("--docs", exists=True, dir_okay=False, help="Markdown file whose tables are replaced."),
+    ] = None,
+) -> None:
+    """Find copies, leakage, label conflicts and shortcuts in a data set."""
+    from groundglass.audit import audit as auditing  # noqa: PLC0415 - scikit-learn is slow to import
+    from groundglass.audit.leakage import writable  # noqa: PLC0415
+    from groundglass.audit.report import (  # noqa: PLC0415
+        BEGIN,
+        END,
+        audit_markdown,
+        write_audit,  # noqa: PLC0415
+    )
+    from groundglass.audit.shortcuts import read_stated  # noqa: PLC0415
+    from groundglass.data.load import load_dataset  # noqa: PLC0415
+    from groundglass.data.splits import make_split  # noqa: PLC0415
+    from groundglass.experiments.results import update_readme  # noqa: PLC0415
+
+    # An empty one is refused: a CI job whose variable is not set must not pass for that.
+    conditions = [condition.strip() for given in fail_on or () for condition in given.split(",")]
+    manifest = load_dataset(path)
+    parts = None if split is None else make_split(manifest, split, seed, allow_overlap=True)
+    auditing.check_conditions(conditions, manifest, parts, shortcuts=shortcuts)
+    with AuditProgress() as progress:
+        audited = auditing.audit(
+            manifest,
+            parts,
+            shortcuts=shortcuts,
+            network=None if network is None else read_stated(network),
+            seed=seed,
+            threads=threads,
+            progress=progress.advance,
+        )
+    command = writable(shlex.join(["groundglass", *sys.argv[1:]]))
+    for target in output or ():
+        write_audit(audited, target, command)
+    if docs is not None:
+        update_readme(docs, audit_markdown(audited, command, level=3), BEGIN, END)
+    held = auditing.found(audited, conditions)
+    _show(audited, held, as_json=as_json)
+    if held:
+        raise typer.Exit(FOUND)
+
+
+def _show(audited: Audit, held: Sequence[str], *, as_json: bool) -> None:
+    """Predictions on standard output, warnings and what holds of ``--fail-on`` on standard error."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
+
+    from groundglass.audit.audit import document  # noqa: PLC0415
+    from groundglass.audit.report import audit_tables  # noqa: PLC0415
+
+    if as_json:
+        typer.echo(json.dumps(document(audited), indent=2, ensure_ascii=False))
+    else:
+        for table in audit_tables(audited):
+            Console().print(table)
+    errors = Console(stderr=True, soft_wrap=True)
+    for warning in audited.warnings():
+        errors.print(f"[bold yellow]warning:[/] {escape(warning)}")
+    for words in held:
+        errors.print(f"[bold red]found:[/] {escape(words)}")
+
 
 app = typer.Typer(name="data", help="Fetch, describe and prepare data sets.", no_args_is_help=True)
 app.command()(audit)
@@ -35,8 +190,8 @@ def download(
     ] = None,
 ) -> None:
     """Download COVID-CT and verify every image; run again after an interruption, it goes on."""
-    from groundglass.cli.progress import FileProgress  # noqa: PLC0415
-    from groundglass.data.download import BASE_URL, NOTICE, download_covid_ct  # noqa: PLC0415
+    from groundglass.cli.predict import FileProgress  # noqa: PLC0415
+    from groundglass.data.covid_ct import BASE_URL, NOTICE, download_covid_ct  # noqa: PLC0415
 
     typer.echo(NOTICE)
     done = download_covid_ct(output, base_url or BASE_URL, FileProgress)
@@ -50,13 +205,13 @@ def describe(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Count labels, patients, splits, sources, containers, sizes and grey values."""
+    """Count labels, patients, splits, sources, file_formats, sizes and grey values."""
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import track  # noqa: PLC0415
 
     from groundglass.data.describe import describe as describe_manifest  # noqa: PLC0415
+    from groundglass.data.describe import description_tables  # noqa: PLC0415
     from groundglass.data.load import load_dataset  # noqa: PLC0415
-    from groundglass.data.tables import description_tables  # noqa: PLC0415
 
     manifest = load_dataset(path)
     watched = track(manifest.records, "Reading", console=Console(stderr=True), transient=True)
@@ -119,18 +274,18 @@ def phantom_series(
 
 
 @app.command("frame")
-def frame_slices(
+def preview_slices(
     path: Annotated[Path, typer.Argument(help="File, folder or zip of slices.")],
     output: Annotated[Path, typer.Option("--output", help="Folder for the pictures.")],
-    size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the framed slice.")] = 160,
+    size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the cropped slice.")] = 160,
 ) -> None:
-    """Write original, mask and framed slice side by side, one PNG per slice."""
+    """Write original, mask and cropped slice side by side, one PNG per slice."""
+    from groundglass.data.preview import write_previews  # noqa: PLC0415
     from groundglass.errors import ImageError  # noqa: PLC0415
-    from groundglass.imaging.framing import Framing  # noqa: PLC0415
-    from groundglass.imaging.preview import write_previews  # noqa: PLC0415
+    from groundglass.imaging.crop import Preprocessing  # noqa: PLC0415
 
     failed: list[ImageError] = []
-    written = sum(1 for _ in write_previews(path, output, Framing(size=size), failed.append))
+    written = sum(1 for _ in write_previews(path, output, Preprocessing(size=size), failed.append))
     for error in failed:
         typer.echo(f"left out: {error}", err=True)
     typer.echo(f"{output}: {written} pictures written")
@@ -147,8 +302,8 @@ def lesion_galleries(
     most: Annotated[int, typer.Option("--most", min=1, help="Slices that are drawn.")] = 12,
 ) -> None:
     """Draw slices beside copies with painted lesions and signs of other diseases, one PNG per slice."""
+    from groundglass.data.preview import write_lesion_galleries  # noqa: PLC0415
     from groundglass.errors import ImageError  # noqa: PLC0415
-    from groundglass.imaging.lesion_gallery import write_lesion_galleries  # noqa: PLC0415
 
     failed: list[ImageError] = []
     pictures = write_lesion_galleries(
@@ -163,7 +318,7 @@ def lesion_galleries(
 
 
 @app.command("foreign")
-def write_foreign(
+def write_out_of_distribution(
     output: Annotated[Path, typer.Option("--output", help="New folder to write to.")],
     dicom: Annotated[
         Path | None,
@@ -173,8 +328,8 @@ def write_foreign(
     per_kind: Annotated[int, typer.Option("--per-kind", min=1, help="Generated pictures of each kind.")] = 20,
 ) -> None:
     """Write pictures that are no axial lung slices, to measure whether they are refused."""
-    from groundglass.data.foreign import MANIFEST  # noqa: PLC0415
-    from groundglass.data.foreign import write_foreign as write  # noqa: PLC0415
+    from groundglass.data.out_of_distribution import MANIFEST  # noqa: PLC0415
+    from groundglass.data.out_of_distribution import write_out_of_distribution as write  # noqa: PLC0415
 
     pictures = write(output, seed, dicom, per_kind)
     kinds = len({picture.kind for picture in pictures})
@@ -191,9 +346,9 @@ def cut_slices(
     ] = 0.05,
 ) -> None:
     """Cut axial lung slices out of CT volumes as grey PNGs in the lung window, naming no patient."""
+    from groundglass.data.slices import Selection  # noqa: PLC0415
+    from groundglass.data.slices import cut_slices as cut  # noqa: PLC0415
     from groundglass.errors import ImageError  # noqa: PLC0415
-    from groundglass.imaging.cut import Selection  # noqa: PLC0415
-    from groundglass.imaging.cut import cut_slices as cut  # noqa: PLC0415
 
     failed: list[ImageError] = []
     selection = Selection(every, least_lungs)

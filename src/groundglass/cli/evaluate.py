@@ -1,15 +1,50 @@
-"""``groundglass evaluate``: judge a run on a part of a data set."""
+"""``groundglass evaluate``: judge a run on a part of a data set.
+
+Trained networks as a command line names them: a run, a bundle, or a folder of runs.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundglass.cli.opening import chosen_part, open_run
 from groundglass.cli.train import Data
+
+if TYPE_CHECKING:
+    from groundglass.evaluation.part import TrainedRun
+
+
+def open_run(path: Path) -> TrainedRun:
+    """A bundle, which needs no torch, or else a run.
+
+    Raises:
+        RunError, BundleError: it is neither, or damaged.
+    """
+    if path.suffix.lower() == ".zip" or (path / "bundle.json").is_file():
+        from groundglass.evaluation.evaluate import BundledRun  # noqa: PLC0415
+        from groundglass.inference.bundle import Bundle  # noqa: PLC0415
+
+        return BundledRun(Bundle.open(path))
+    from groundglass.training.run import Run  # noqa: PLC0415 - torch is slow to import
+
+    return Run.open(path)
+
+
+def chosen_part(split: str | None, part: str | None, trained_on: str) -> tuple[str | None, str]:
+    """Split and part that are meant where one of them, or both, were not said.
+
+    Args:
+        split: as given, or None.
+        part: as given, or None.
+        trained_on: the split of the run that is judged.
+    """
+    if part is None:
+        return split, "all" if split is None else "test"
+    return (trained_on if split is None and part != "all" else split), part
+
 
 Part = Annotated[
     str | None,
@@ -52,10 +87,12 @@ def evaluate(
     from rich.progress import Progress  # noqa: PLC0415
 
     from groundglass.data.load import load_dataset  # noqa: PLC0415
-    from groundglass.evaluation.distance_section import distance_tables  # noqa: PLC0415
     from groundglass.evaluation.evaluate import evaluate as evaluate_run  # noqa: PLC0415 - scikit-learn is slow
+    from groundglass.evaluation.report import (
+        distance_tables,  # noqa: PLC0415
+        measures_table,  # noqa: PLC0415
+    )
     from groundglass.evaluation.result import metrics_document  # noqa: PLC0415
-    from groundglass.evaluation.table import measures_table  # noqa: PLC0415
 
     opened, manifest = open_run(run), load_dataset(data)
     split, part = chosen_part(split, part, opened.split_spec)

@@ -11,24 +11,13 @@ from rich.markup import escape
 
 from groundglass import __version__
 from groundglass.cli import (
-    average,
-    compare,
     data,
-    distance,
     evaluate,
-    export,
-    maps,
-    models,
+    experiments,
     pacs,
     predict,
-    pretrain,
-    reference,
-    repeat,
-    robustness,
     serve,
     train,
-    trials,
-    trust,
 )
 from groundglass.errors import GroundglassError
 
@@ -45,19 +34,12 @@ app.command()(predict.predict)
 app.command()(serve.serve)
 app.add_typer(data.app)
 app.command()(train.train)
-app.command()(average.average)
-app.command()(pretrain.pretrain)
-app.command()(trials.trials)
-app.command()(repeat.repeat)
-app.add_typer(compare.app)
+app.command()(train.pretrain)
+app.command()(experiments.repeat)
+app.add_typer(experiments.app)
 app.command()(evaluate.evaluate)
-app.command()(export.export)
-app.command()(reference.reference)
-app.command()(trust.trust)
-app.command()(distance.distance)
-app.command()(maps.maps)
-app.command()(robustness.robustness)
-app.command()(models.models)
+app.command()(train.export)
+app.command()(train.models)
 app.command()(pacs.pacs)
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from groundglass.cli.predict import ModelPrecision
     from groundglass.inference.bundle import Precision
     from groundglass.inference.classifier import Classifier
-    from groundglass.serving.dicomweb import Archive
-    from groundglass.serving.pacs import Outcome
+    from groundglass.pacs.client import Archive
+    from groundglass.pacs.worker import RunResult
 
 SOME_PUT_OFF = 3
 """Exit status beside 0, every series has its answer, and 2, an error that the user can mend."""
@@ -73,7 +73,7 @@ def pacs(
 
 def _open(url: str, patience: float) -> Archive:
     try:
-        from groundglass.serving.dicomweb import Archive  # noqa: PLC0415 - slow to import
+        from groundglass.pacs.client import Archive  # noqa: PLC0415 - slow to import
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     archive = Archive(url, patience, on_wait=_tell)
@@ -92,10 +92,13 @@ def _classifier(bundle: Path | None, precision: ModelPrecision | None, threads: 
 
 def _outcomes(
     archive: Archive, classifier: Classifier, study: str | None, since: str | None, interval: float | None
-) -> Iterable[Outcome]:
+) -> Iterable[RunResult]:
     try:
-        from groundglass.serving.pacs import Rounds, watch  # noqa: PLC0415 - slow to import
-        from groundglass.serving.pacs_answer import Answerer  # noqa: PLC0415
+        from groundglass.pacs.worker import (  # noqa: PLC0415 - slow to import
+            Answerer,  # noqa: PLC0415
+            Rounds,
+            watch,
+        )
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     rounds = Rounds(archive, Answerer(archive, classifier), settle=interval is not None)
@@ -104,14 +107,14 @@ def _outcomes(
     return rounds.all(since) if study is None else rounds.study(study)
 
 
-def _show(outcomes: Iterable[Outcome]) -> Counter[str]:
+def _show(outcomes: Iterable[RunResult]) -> Counter[str]:
     """Print outcomes as they come; returns how many there were of each state."""
     states: Counter[str] = Counter()
     for outcome in outcomes:
         states[outcome.state.value] += 1
         if outcome.answer is not None:
-            score = outcome.answer.study_score
-            said = "nothing to judge" if score is None else f"study score {score:.3f}"
+            score = outcome.answer.series_score
+            said = "nothing to judge" if score is None else f"series score {score:.3f}"
             typer.echo(f"{outcome.series}: {outcome.answer.counts.in_words()}; {said}")
         elif outcome.reason is not None:
             _tell(f"{outcome.series}: put off: {outcome.reason}")

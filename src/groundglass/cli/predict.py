@@ -1,27 +1,342 @@
-"""``groundglass predict``: what a trained model says of slices, one finding each."""
+"""``groundglass predict``: what a trained model says of slices, one prediction each.
+
+Predictions as a table whose rows are printed as they come, and what their series say in a few lines.
+
+Progress on stderr, so that a command's output stays clean.
+
+What a prediction shows while it runs: predictions on standard output, and progress on a terminal.
+"""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Generator, Iterator, Sequence
+import textwrap
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from groundglass.errors import PredictionError
+from groundglass.imaging.source import one_line
+from groundglass.inference.prediction import Prediction, Status
+from groundglass.inference.report import sparkline
+from groundglass.inference.series import Studies
+from groundglass.inference.writers import Format, PredictionsWriter, predictions_writer
 
 if TYPE_CHECKING:
-    from groundglass.cluster.predict import RayClassifier
+    from groundglass.cluster.ray import RayClassifier
     from groundglass.inference.bundle import Precision
     from groundglass.inference.classifier import Classifier
-    from groundglass.inference.finding import Finding
-    from groundglass.inference.findings_file import Format
     from groundglass.inference.output import Output
-    from groundglass.inference.study import Counts
+    from groundglass.inference.prediction import Prediction
+    from groundglass.inference.series import Counts, SeriesSummary
+    from groundglass.inference.writers import Format
+
+Part = tuple[str, str]
+"""Text and its style."""
+
+_GAP = "  "
+_POSITION, _STATUS, _PROBABILITY, _LABEL = 9, 7, 5, 9
+_FIXED = _POSITION + _STATUS + _PROBABILITY + _LABEL + 5 * len(_GAP)
+_LEAST_FILE, _LEAST_NOTE = 12, 15
+_STYLES = {"COVID": "bold dark_orange", "uncertain": "yellow", "refused": "magenta", "failed": "bold red"}
+_LONGEST_REASON = 1000
+_SERIES = 28
+
+
+@dataclass
+class PredictionsTable:
+    """Lays predictions out.
+
+    Attributes:
+        width: columns of the terminal; None where the output is no terminal: then nothing is shortened or
+            wrapped, and the first column is as wide as the longest name so far.
+        unicode: whether the output can hold more than ASCII.
+    """
+
+    width: int | None
+    unicode: bool = True
+    _longest: int = 4
+
+    def header(self, first: Prediction) -> list[Part]:
+        """The names of the columns, above the first prediction."""
+        if self.width is None:
+            self._longest = max(self._longest, cell_len(first.file))
+        names = ("File", "Position", "Status", "Prob.", "Label", "Flags")
+        return [(self._line(*names), "bold")]
+
+    def row(self, prediction: Prediction) -> Iterator[list[Part]]:
+        """The lines of one prediction; more than one where a reason is long."""
+        file = one_line(prediction.file, len(prediction.file) + 1)
+        if self.width is None:
+            self._longest = max(self._longest, cell_len(file))
+        file = shorten_middle(file, self._file_width, unicode=self.unicode)
+        start = [self._cell(file, self._file_width), self._cell(where(prediction), _POSITION)]
+        status = prediction.status.value
+        if prediction.status is Status.OK:
+            label = str(prediction.label)
+            probability = "" if prediction.probability is None else f"{prediction.probability:.3f}"
+            cells = [*start, self._cell(status, _STATUS), self._cell(probability, _PROBABILITY)]
+            flags = f"{_GAP}{', '.join(prediction.flags)}" if prediction.flags else ""
+            label = label if not flags else self._cell(label, _LABEL)
+            yield [(_GAP.join(cells) + _GAP, ""), (label, _STYLES.get(label.strip(), "")), (flags, "")]
+            return
+        head = _GAP.join(start) + _GAP
+        reason = self._wrapped(one_line(prediction.reason or "", _LONGEST_REASON))
+        yield [(head, ""), (self._cell(status, _STATUS), _STYLES[status]), (_GAP + reason[0], "")]
+        for line in reason[1:]:
+            yield [(" " * (cell_len(head) + _STATUS) + _GAP + line, "")]
+
+    @property
+    def _note_width(self) -> int:
+        return max(_LEAST_NOTE, round(0.4 * ((self.width or 0) - _FIXED)))
+
+    @property
+    def _file_width(self) -> int:
+        if self.width is None:
+            return self._longest
+        return max(_LEAST_FILE, self.width - _FIXED - self._note_width)
+
+    def _line(self, file: str, position: str, status: str, probability: str, label: str, note: str) -> str:
+        widths = (self._file_width, _POSITION, _STATUS, _PROBABILITY, _LABEL)
+        cells = zip((file, position, status, probability, label), widths, strict=True)
+        return _GAP.join([*(self._cell(text, width) for text, width in cells), note])
+
+    def _cell(self, text: str, width: int) -> str:
+        return text if cell_len(text) > width else set_cell_size(text, width)
+
+    def _wrapped(self, reason: str) -> list[str]:
+        if self.width is None:
+            return [reason]
+        room = _PROBABILITY + _LABEL + self._note_width + 2 * len(_GAP)
+        return textwrap.wrap(reason, room) or [""]
+
+
+def where(prediction: Prediction) -> str:
+    """Position in mm, else the frame's number, else nothing."""
+    if prediction.position is not None:
+        return _millimetres(prediction.position)
+    return "" if prediction.frame is None else f"#{prediction.frame}"
+
+
+def _millimetres(position: float) -> str:
+    digits = 1 if abs(position) < 1000 else 0
+    return f"{round(position, digits) + 0.0:.{digits}f} mm"
+
+
+def shorten_middle(text: str, width: int, *, unicode: bool = True) -> str:
+    """Text of at most so many terminal columns; more of its end is kept than of its beginning."""
+    if cell_len(text) <= width:
+        return text
+    mark = "…" if unicode else ".."
+    head, tail = "", ""
+    for character in text:
+        if cell_len(head + character) > (width - len(mark)) // 3:
+            break
+        head += character
+    for character in reversed(text):
+        if cell_len(head) + len(mark) + cell_len(character + tail) > width:
+            break
+        tail = character + tail
+    return f"{head}{mark}{tail}"
+
+
+def series_lines(summary: SeriesSummary, width: int | None, *, unicode: bool) -> Iterator[str]:
+    """What is printed of a series: counts, series score, curve."""
+    place, uid = one_line(summary.place, len(summary.place) + 1), one_line(summary.series or "", 64)
+    if width is not None:
+        uid = shorten_middle(uid, _SERIES, unicode=unicode)
+        place = shorten_middle(place, width - len(", series ") - _SERIES, unicode=unicode)
+    yield f"{place}, series {uid}" if uid else place
+    yield f"  {summary.counts.in_words()}"
+    if summary.series_score is None:
+        return
+    yield f"  series score {summary.series_score:.3f} (no diagnosis)"
+    curve = summary.curve
+    if len(curve.at) < 2:
+        return
+    first, last = (
+        _millimetres(end) if curve.axis == "mm" else f"{curve.axis} {end:g}"
+        for end in (curve.at[0], curve.at[-1])
+    )
+    line = sparkline(curve.at, curve.probability, unicode=unicode)
+    yield f"  {first} {line} {last}, highest {max(curve.probability):.3f}"
+
+
+class FileProgress:
+    """A bar for one file's bytes.
+
+    Attributes:
+        total: bytes expected, 0 where the server does not say.
+    """
+
+    def __init__(self, name: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self.total = 0
+        self._display = Progress(*columns, console=Console(stderr=True))
+        self._task = self._display.add_task(name, total=None)
+        self._display.start()
+
+    def update(self, count: int) -> None:
+        """``count`` more bytes have come."""
+        self._display.update(self._task, advance=count, total=self.total or None)
+
+    def reset(self) -> None:
+        """Start at 0 again."""
+        self._display.update(self._task, completed=0)
+
+    def close(self) -> None:
+        """Leave the finished bar standing."""
+        self._display.stop()
+
+
+class Screen:
+    """Shows predictions as they come, and holds none of them.
+
+    The progress bar is drawn only where a terminal shows nothing else but the table, so that no output is
+    disturbed by it.
+
+    Args:
+        printed: format on standard output; None for the table.
+        quiet: show nothing but what was asked for by its format.
+        keep_identifiers: predictions say who is on a slice.
+    """
+
+    def __init__(
+        self, printed: Format | None, *, quiet: bool = False, keep_identifiers: bool = False
+    ) -> None:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        on_terminal = sys.stdout.isatty()
+        self._quiet = quiet
+        self._console = Console() if on_terminal else Console(stderr=True)
+        self._width = self._console.width if on_terminal else None
+        self._unicode = _holds_unicode(sys.stdout.encoding)
+        self._table = None
+        self._writer: PredictionsWriter | None = None
+        if printed is not None:
+            self._writer = predictions_writer(printed, sys.stdout.buffer, keep_identifiers=keep_identifiers)
+        elif not quiet:
+            self._table = PredictionsTable(self._width, self._unicode)
+        watched = self._console.is_terminal and not (printed is not None and on_terminal)
+        self._progress = _progress(self._console) if watched and not quiet else None
+        self._task = TaskID(0)
+        self._file: str | None = None
+        self._files = self._slices = 0
+        self._start = time.monotonic()
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def expect(self, count: Callable[[], int]) -> None:
+        """Start the progress bar; ``count`` says for how many files, and is asked only where one is shown."""
+        self._start = time.monotonic()
+        if self._progress is not None:
+            self._task = self._progress.add_task("Reading", total=count(), rate="")
+            self._progress.start()
+
+    def show(self, prediction: Prediction) -> None:
+        """Show one prediction."""
+        if self._writer is not None:
+            self._writer.write(prediction)
+            sys.stdout.buffer.flush()
+        elif self._table is not None:
+            if self._slices == 0:
+                self._print(self._table.header(prediction))
+            for line in self._table.row(prediction):
+                self._print(line)
+        self._slices += 1
+        if self._progress is not None:
+            self._advance(self._progress, prediction)
+
+    def finish(self, *, writing: bool) -> None:
+        """All predictions have come; ``writing`` says whether a report follows, which takes a while."""
+        if self._writer is not None:
+            self._writer.close()
+            sys.stdout.buffer.flush()
+        if self._progress is not None:
+            words = "Writing the report" if writing else "Done"
+            self._progress.update(self._task, description=words, completed=self._files, total=self._files)
+
+    def conclude(self, studies: Studies, report: Path | None) -> None:
+        """Show what all predictions say together: below the table, else on standard error."""
+        if self._progress is not None:
+            self._progress.stop()
+        if self._quiet:
+            return
+        total = f"{studies.counts.in_words()}. Research use only, no diagnosis."
+        if self._table is None:
+            sys.stderr.write(f"{total}\n")
+            return
+        if self._slices:
+            self._print([])
+        for summary in studies.summaries():
+            for line in series_lines(summary, self._width, unicode=self._unicode):
+                self._print([(line, "")])
+        self._print([(total, "bold")])
+        if report is not None:
+            self._print([(f"Report: {report}", "")])
+
+    def _advance(self, progress: Progress, prediction: Prediction) -> None:
+        if prediction.file != self._file:
+            self._file, self._files = prediction.file, self._files + 1
+        seconds = max(time.monotonic() - self._start, 1e-3)
+        progress.update(self._task, completed=self._files, rate=f"{self._slices / seconds:.1f} slices/s")
+
+    def _print(self, line: Sequence[Part]) -> None:
+        if self._width is None:
+            sys.stdout.write("".join(text for text, _ in line).rstrip() + "\n")
+            sys.stdout.flush()
+        else:
+            self._console.print(Text.assemble(*line), soft_wrap=True, highlight=False)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("files {task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+def _holds_unicode(encoding: str | None) -> bool:
+    try:
+        "▁…".encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
 
 SOME_LEFT_OUT, NONE_CLASSIFIED, INTERRUPTED = 3, 4, 130
 """Exit statuses beside 0, all slices classified, and 2, an error that the user can mend."""
@@ -53,7 +368,7 @@ BundlePath = Annotated[
     Path | None, typer.Option("--bundle", help="Trained model; the installed one unless given.")
 ]
 AsParquet = Annotated[
-    bool, typer.Option("--parquet", help="Send Parquet to a pipe; with a folder: findings.parquet too.")
+    bool, typer.Option("--parquet", help="Send Parquet to a pipe; with a folder: predictions.parquet too.")
 ]
 OutputPath = Annotated[
     Path | None,
@@ -65,7 +380,7 @@ Chosen = Annotated[
     ModelPrecision | None, typer.Option("--precision", help="Which model; the smaller one unless given.")
 ]
 KeepIdentifiers = Annotated[
-    bool, typer.Option("--keep-identifiers", help="Add patient name, id and birth date to the findings.")
+    bool, typer.Option("--keep-identifiers", help="Add patient name, id and birth date to the predictions.")
 ]
 EngineName = Annotated[
     Engine, typer.Option("--engine", help="local; or ray: many processes, also of a cluster, no pictures.")
@@ -98,10 +413,8 @@ def predict(
 
     Exit status: 0 all classified, 2 usage or bundle error, 3 some refused or failed, 4 none classified.
     """
-    from groundglass.cli.screen import Screen  # noqa: PLC0415 - slow to import
     from groundglass.inference.bundle import Bundle  # noqa: PLC0415
-    from groundglass.inference.output import OutputPlan, open_output  # noqa: PLC0415
-    from groundglass.inference.paths import count_files, expand  # noqa: PLC0415
+    from groundglass.inference.output import OutputPlan, count_files, expand, open_output  # noqa: PLC0415  # noqa: PLC0415
 
     _check_engine(engine, threads, workers, address)
     printed = _printed(as_json, as_csv, as_parquet and output is None)
@@ -113,7 +426,7 @@ def predict(
     opened = Bundle.open(bundle, chosen, threads)
     classifier: Classifier | RayClassifier
     if engine is Engine.RAY:
-        from groundglass.cluster.predict import RayClassifier  # noqa: PLC0415
+        from groundglass.cluster.ray import RayClassifier  # noqa: PLC0415
 
         classifier = RayClassifier(opened, workers, address, keep_identifiers)
     else:
@@ -121,15 +434,15 @@ def predict(
 
         classifier = Classifier(opened, threads, keep_identifiers=keep_identifiers)
     with (
-        _interruptible(plan.findings),
+        _interruptible(plan.predictions),
         Screen(printed, quiet=quiet, keep_identifiers=keep_identifiers) as screen,
     ):
         with open_output(plan, opened) as target:
             screen.expect(lambda: count_files(inputs, lambda file: not target.excludes(file)))
-            with closing(_find(classifier, inputs, target)) as findings:
-                for finding in findings:
-                    target.add(finding)
-                    screen.show(finding)
+            with closing(_find(classifier, inputs, target)) as predictions:
+                for prediction in predictions:
+                    target.add(prediction)
+                    screen.show(prediction)
             screen.finish(writing=plan.report is not None)
         screen.conclude(target.studies, plan.report)
     status = exit_status(target.studies.counts)
@@ -166,7 +479,7 @@ def _check_engine(engine: Engine, threads: int, workers: int | None, address: st
 
 def _find(
     classifier: Classifier | RayClassifier, inputs: Sequence[Path], target: Output
-) -> Generator[Finding, None, None]:
+) -> Generator[Prediction, None, None]:
     yield from classifier.predict_all(
         inputs, evidence=target.wants_evidence, skip=target.done.has_slice, skip_file=target.excludes
     )
@@ -180,10 +493,10 @@ def exit_status(counts: Counts) -> int:
 
 
 @contextmanager
-def _interruptible(findings: Path | None) -> Iterator[None]:
+def _interruptible(predictions: Path | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = "" if findings is None else f"; what was found is in {findings}, go on with --resume"
+        kept = "" if predictions is None else f"; what was found is in {predictions}, go on with --resume"
         typer.echo(f"interrupted{kept}", err=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -1,4 +1,4 @@
-"""``groundglass serve``: findings over HTTP."""
+"""``groundglass serve``: predictions over HTTP."""
 
 from __future__ import annotations
 

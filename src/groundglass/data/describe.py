@@ -1,14 +1,19 @@
-"""What a data set holds: counts, containers, sizes and grey values."""
+"""A data set's description as tables for the terminal.
+
+What a data set holds: counts, file_formats, sizes and grey values.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
+from rich.table import Table
 
 from groundglass.data.manifest import PARTS, Label, Manifest, Record, read_record
 from groundglass.data.splits import patients_in_several_parts
@@ -41,10 +46,10 @@ class SourceDescription:
 
 
 @dataclass(frozen=True)
-class ContainerDescription:
-    """One container and pixel mode: slices per label. Where these differ, the file gives its label away."""
+class FileFormatDescription:
+    """One file_format and pixel mode: slices per label. Where these differ, the file gives its label away."""
 
-    container: str
+    file_format: str
     mode: str
     labels: Counts
 
@@ -72,7 +77,7 @@ class Description:
         splits: parts of the data set's own split, by name; empty if it has none.
         patients_in_several_parts: known patients whose slices lie in more than one part.
         sources: by name.
-        containers: by name and mode.
+        file_formats: by name and mode.
         width: smallest, median and largest, in pixels.
         height: smallest, median and largest, in pixels.
         grey: grey values per label.
@@ -88,7 +93,7 @@ class Description:
     splits: dict[str, PartDescription]
     patients_in_several_parts: tuple[str, ...]
     sources: tuple[SourceDescription, ...]
-    containers: tuple[ContainerDescription, ...]
+    file_formats: tuple[FileFormatDescription, ...]
     width: dict[str, float]
     height: dict[str, float]
     grey: dict[str, GreyDescription]
@@ -103,7 +108,7 @@ class _Pixels:
     """Gathers what needs every file to be read; grey values as one exact histogram per label."""
 
     def __init__(self) -> None:
-        self.containers: dict[tuple[str, str], list[Record]] = {}
+        self.file_formats: dict[tuple[str, str], list[Record]] = {}
         self.histograms: dict[str, NDArray[np.int64]] = {}
         self.widths: list[int] = []
         self.heights: list[int] = []
@@ -115,7 +120,7 @@ class _Pixels:
         except ImageError as error:
             self.unreadable.append(str(error))
             return
-        self.containers.setdefault((found.origin.container, found.origin.mode), []).append(record)
+        self.file_formats.setdefault((found.origin.file_format, found.origin.mode), []).append(record)
         height, width = found.pixels.shape
         self.heights.append(height)
         self.widths.append(width)
@@ -144,9 +149,9 @@ def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Des
         splits=_describe_splits(records),
         patients_in_several_parts=tuple(patients_in_several_parts(manifest, _official_parts(records))),
         sources=_describe_sources(records),
-        containers=tuple(
-            ContainerDescription(container, mode, _count_labels(found))
-            for (container, mode), found in sorted(pixels.containers.items())
+        file_formats=tuple(
+            FileFormatDescription(file_format, mode, _count_labels(found))
+            for (file_format, mode), found in sorted(pixels.file_formats.items())
         ),
         width=_describe_lengths(pixels.widths),
         height=_describe_lengths(pixels.heights),
@@ -230,3 +235,82 @@ def _describe_grey(histogram: NDArray[np.int64]) -> GreyDescription:
     share = np.cumsum(histogram) / histogram.sum()
     percentiles = {str(percent): int(np.searchsorted(share, percent / 100)) for percent in PERCENTILES}
     return GreyDescription(mean, std, percentiles)
+
+
+_SOURCES_SHOWN = 15
+
+
+def description_tables(description: Description) -> Iterator[Table]:
+    """Tables of counts, file_formats, sizes and grey values, one after the other."""
+    labels = list(description.labels)
+    yield _counts(description, labels)
+    yield _sources(description.sources, labels)
+    yield _containers(description, labels)
+    if description.width:
+        yield _sizes(description)
+        yield _grey(description)
+    if description.unreadable:
+        table = Table(title=f"{len(description.unreadable)} files cannot be read", show_header=False)
+        for line in description.unreadable:
+            table.add_row(escape(line))
+        yield table
+
+
+def _table(title: str, first: str, others: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _counts(description: Description, labels: Sequence[str]) -> Table:
+    title = f"{escape(description.name)}: {description.slices} slices"
+    table = _table(title, "", [*labels, "all"])
+    for name, part in description.splits.items():
+        counts = [part.labels.get(label, 0) for label in labels]
+        table.add_row(name, *map(str, counts), str(sum(counts)))
+    table.add_row("slices", *map(str, description.labels.values()), str(description.slices))
+    patients = [description.patients.get(label, 0) for label in [*labels, "all"]]
+    table.add_row("known patients", *map(str, patients))
+    if description.slices_of_unknown_patients:
+        table.caption = f"{description.slices_of_unknown_patients} slices are of unknown patients"
+    if description.patients_in_several_parts:
+        table.caption = (
+            f"{len(description.patients_in_several_parts)} patients are in several parts of the split"
+        )
+    return table
+
+
+def _sources(sources: Sequence[SourceDescription], labels: Sequence[str]) -> Table:
+    table = _table("Sources", "source", [*labels, "known patients", "parts"])
+    largest = sorted(sources, key=lambda source: (-sum(source.labels.values()), source.source))
+    for source in largest[:_SOURCES_SHOWN]:
+        counts = [str(source.labels.get(label, 0)) for label in labels]
+        table.add_row(escape(source.source), *counts, str(source.patients), ", ".join(source.parts))
+    if len(sources) > _SOURCES_SHOWN:
+        table.caption = f"{len(sources) - _SOURCES_SHOWN} smaller sources are not shown; --json has them all"
+    return table
+
+
+def _containers(description: Description, labels: Sequence[str]) -> Table:
+    table = _table("Containers", "file_format and mode", labels)
+    for found in description.file_formats:
+        counts = [str(found.labels.get(label, 0)) for label in labels]
+        table.add_row(f"{found.file_format} {found.mode}", *counts)
+    return table
+
+
+def _sizes(description: Description) -> Table:
+    table = _table("Size in pixels", "", list(description.width))
+    for name, lengths in (("width", description.width), ("height", description.height)):
+        table.add_row(name, *(f"{length:g}" for length in lengths.values()))
+    return table
+
+
+def _grey(description: Description) -> Table:
+    table = _table("Grey values, 0 to 255", "", ["mean", "std", *(f"{percent} %" for percent in PERCENTILES)])
+    for label, grey in description.grey.items():
+        percentiles = map(str, grey.percentiles.values())
+        table.add_row(label, f"{grey.mean:.1f}", f"{grey.std:.1f}", *percentiles)
+    return table

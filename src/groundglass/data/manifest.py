@@ -14,13 +14,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from groundglass.atomic import write_text
 from groundglass.errors import DataError, ImageError
-from groundglass.imaging.guard import guard
-from groundglass.imaging.limits import DEFAULT_LIMITS
+from groundglass.files import write_text
 from groundglass.imaging.raster import decode_raster
 from groundglass.imaging.slice import CTSlice, Grey
-from groundglass.imaging.sniff import HEAD_BYTES, RASTER, identify
+from groundglass.imaging.source import DEFAULT_LIMITS, HEAD_BYTES, RASTER, guard, identify
 
 COLUMNS = ("path", "label", "patient_id", "source", "split")
 """Columns of a manifest CSV; only ``path`` must be there. Others are left alone."""

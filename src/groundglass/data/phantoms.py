@@ -10,8 +10,7 @@ import numpy as np
 
 from groundglass.data.manifest import Label, Manifest, Record, write_manifest
 from groundglass.errors import DataError
-from groundglass.imaging.phantom import Phantom, make_phantom, make_series
-from groundglass.imaging.phantom_files import write_dicom, write_png
+from groundglass.imaging.phantom import Phantom, make_phantom, make_series, write_dicom, write_png
 
 # One slice in five validates and one in five tests, in both classes alike.
 _PARTS = ("train", "train", "val", "train", "test")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm, rankdata
 
-from groundglass.evaluation.intervals import (
+from groundglass.evaluation.bootstrap import (
     LEVEL,
     MAX_UNDEFINED_SHARE,
     RESAMPLES,

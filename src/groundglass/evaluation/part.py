@@ -1,12 +1,16 @@
-"""The slices of a data set that are evaluated, and their fingerprint."""
+"""The slices of a data set that are evaluated, and their fingerprint.
+
+What evaluation asks of a trained network; a training's run folder offers it, and so can anything else.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +18,78 @@ from numpy.typing import NDArray
 from groundglass.data.manifest import Label, Manifest, Record, read_bytes
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError
+from groundglass.imaging.crop import CroppedSlice
+
+
+class NetworkOutputs(Protocol):
+    """What a network says of N slices."""
+
+    @property
+    def logit(self) -> NDArray[np.floating]:
+        """Logit of COVID, shape (N,)."""
+
+    @property
+    def probability(self) -> NDArray[np.floating]:
+        """Probability of COVID, 0 to 1, shape (N,)."""
+
+    @property
+    def activation_map(self) -> NDArray[np.floating]:
+        """Contributions to the logit, shape (N, h, w)."""
+
+    @property
+    def cropped(self) -> NDArray[np.uint8]:
+        """The cropped slices, shape (N, size, size)."""
+
+
+class SlicePreprocessing(Protocol):
+    """How slices are cropped before the network sees them."""
+
+    def apply(self, pixels: NDArray[np.uint8]) -> CroppedSlice:
+        """Frame one slice, shape (H, W)."""
+
+
+class TrainedRun(Protocol):
+    """A trained network with its history.
+
+    ``info`` may hold ``finished`` (bool; false or missing means unfinished), ``training_sha256`` (SHA-256 of
+    the content of every training slice's file), ``lesion_free`` (name of the folder whose slices lesions were
+    painted into, None where there was none), ``training_seconds``, ``selected_epoch`` and ``versions``.
+    """
+
+    @property
+    def path(self) -> Path:
+        """Folder of the run."""
+
+    @property
+    def record_folder(self) -> Path | None:
+        """Where evaluations are counted; None where they are not."""
+
+    @property
+    def recipe(self) -> Any:
+        """How it was trained: ``recipe.name`` and ``recipe.network.name``."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training and of its split."""
+
+    @property
+    def split_spec(self) -> str:
+        """Specification of the split that it was trained on."""
+
+    @property
+    def preprocessing(self) -> SlicePreprocessing:
+        """How slices are cropped."""
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """Facts about the training."""
+
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        """One mapping per epoch."""
+
+    def predict(self, slices: Iterable[NDArray[np.uint8]]) -> NetworkOutputs:
+        """Predict grey slices, each of shape (H, W)."""
+
 
 ALL = "all"
 """Name of the part that holds every slice of a data set, whatever its split."""

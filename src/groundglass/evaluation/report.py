@@ -1,27 +1,111 @@
-"""Build the report of an evaluation: its rows, figures, gallery of worst errors and identity."""
+"""Where slices lie among the held-out slices of the training data's sources.
+
+How far data lie from the training data: the report's section and the terminal's tables.
+
+Build the report of an evaluation: its rows, figures, gallery of worst errors and identity.
+
+The table of measures on a terminal.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import astuple
+
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 from sklearn import metrics as sklearn
 
 from groundglass.data.manifest import Record, read_pixels
-from groundglass.evaluation.calibration import BINS, reliability
-from groundglass.evaluation.distance_section import distance_section
-from groundglass.evaluation.intervals import Interval
-from groundglass.evaluation.metrics import LOWER_IS_BETTER, THRESHOLD, TITLES, Metric
-from groundglass.evaluation.protocol import TrainedRun
-from groundglass.evaluation.result import Evaluation, versions
+from groundglass.evaluation.bootstrap import Interval
+from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Metric, reliability
+from groundglass.evaluation.part import TrainedRun
+from groundglass.evaluation.result import (
+    FAR_OUT,
+    LIMITS,
+    Distance,
+    Evaluation,
+    Placed,
+    distance_rows,
+    shift_rows,
+    versions,
+)
 from groundglass.reporting import figures, overlay
+from groundglass.reporting.figures import INK, LINE, MUTED, STYLE
 from groundglass.reporting.html import (
+    DistanceSection,
     FigurePanel,
     GalleryGroup,
     GalleryItem,
     GalleryPicture,
     MeasureRow,
     Report,
+    TextTable,
 )
+
+_TITLE = "Distance from the training data"
+_HEAD = ("Measure", "Value", "95 % interval", "If alike")
+_SHIFT_TITLE = "Grey values before normalisation: median and 5 to 95 % range"
+_SHIFT_HEAD = ("Statistic", "Training part", "These data", "Shift (SD)", "Outside the range")
+
+
+def distance_section(distance: Distance) -> DistanceSection:
+    """The section of the report."""
+    return DistanceSection(
+        distance.words,
+        LIMITS,
+        list(_tables(distance)),
+        None if distance.placed is None else _panel(distance.placed),
+    )
+
+
+def distance_tables(distance: Distance) -> list[Table | Text]:
+    """The same for a terminal: the tables, and below them the verdict."""
+    tables: list[Table] = []
+    for each in _tables(distance):
+        table = Table(title=escape(each.caption), title_justify="left")
+        for index, name in enumerate(each.head):
+            table.add_column(name, justify="left" if index == 0 else "right")
+        for row in each.rows:
+            table.add_row(*map(escape, row))
+        tables.append(table)
+    return [*tables, Text(f"{distance.words} {LIMITS}")]
+
+
+def _tables(distance: Distance) -> Iterator[TextTable]:
+    yield TextTable(_caption(distance), _HEAD, [astuple(row) for row in distance_rows(distance)])
+    if shifts := shift_rows(distance):
+        yield TextTable(_SHIFT_TITLE, _SHIFT_HEAD, [astuple(row) for row in shifts])
+
+
+def _caption(distance: Distance) -> str:
+    sentences = [_TITLE]
+    if (placed := distance.placed) is not None:
+        sentences.append(
+            f"Beyond 95 %: farther from the {placed.training} training slices than 95 % of {placed.held_out} "
+            "held-out slices of the same sources"
+        )
+    if distance.reasons:
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in distance.reasons.items())
+        sentences.append(f"Refused: {reasons}")
+    return ". ".join(sentences) + "."
+
+
+def _panel(placed: Placed) -> FigurePanel:
+    places = placed.places
+    words = (
+        f"Each slice's distance from the {placed.training} training slices as a percentile among "
+        f"{placed.held_out} held-out slices of the same sources. Slices like these fill every bin alike; "
+        "strange ones gather at the right."
+    )
+    drawn = percentile_figure(places.embedding, places.grey, FAR_OUT[0])
+    return FigurePanel("percentiles", "Where the slices lie", drawn, words, width="half")
+
 
 GALLERY = 6
 """Slices shown of each kind of error."""
@@ -56,7 +140,7 @@ def build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
         figures=_panels(run, evaluation),
         gallery=_gallery(run, evaluation),
         gallery_note=(
-            "The most confident wrong calls. Colours show how each place of the framed slice moves the "
+            "The most confident wrong calls. Colours show how each place of the cropped slice moves the "
             "logit, scaled to the strongest place of that slice; they do not compare between slices."
         ),
         facts=_facts(run, evaluation),
@@ -213,7 +297,7 @@ def _items(run: TrainedRun, evaluation: Evaluation, indices: NDArray[np.intp]) -
     items = []
     for number, (index, record) in enumerate(zip(indices, records, strict=True)):
         pictures = _pictures(
-            run, slices[number], predictions.framed[number], predictions.activation_map[number]
+            run, slices[number], predictions.cropped[number], predictions.activation_map[number]
         )
         file = evaluation.part.file(record)
         items.append(GalleryItem(file, _item_facts(evaluation, record, int(index)), pictures))
@@ -234,25 +318,25 @@ def _item_facts(evaluation: Evaluation, record: Record, index: int) -> list[str]
 def _pictures(
     run: TrainedRun,
     pixels: NDArray[np.uint8],
-    framed: NDArray[np.uint8],
+    cropped: NDArray[np.uint8],
     activation_map: NDArray[np.floating],
 ) -> list[GalleryPicture]:
-    cut = run.framing.frame(pixels)
+    cut = run.preprocessing.apply(pixels)
     original = overlay.outlined_slice(pixels, cut.lungs, cut.box, _SIDE)
-    found = "lungs found" if cut.found else "no lungs found, framed whole"
-    shown = overlay.fit(framed, _SIDE)
+    found = "lungs found" if cut.found else "no lungs found, cropped whole"
+    shown = overlay.fit(cropped, _SIDE)
     mapped = overlay.overlay(shown, activation_map)
     return [
         GalleryPicture(
             f"original, {found}", "CT slice as stored, frame outlined", overlay.png_data_uri(original)
         ),
         GalleryPicture(
-            "framed",
-            "The framed slice that the network sees",
+            "cropped",
+            "The cropped slice that the network sees",
             overlay.png_data_uri(overlay.grey_picture(shown)),
         ),
         GalleryPicture(
-            "activation map", "Activation map over the framed slice", overlay.png_data_uri(mapped)
+            "activation map", "Activation map over the cropped slice", overlay.png_data_uri(mapped)
         ),
     ]
 
@@ -279,3 +363,54 @@ def _facts(run: TrainedRun, evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Evaluated with", ", ".join(f"{name} {version}" for name, version in versions().items())),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def measures_table(evaluation: Evaluation) -> Table:
+    """Each measure, its value and its 95 % interval."""
+    patients = evaluation.bootstrap.patients
+    title = f"{evaluation.part.title}: {len(evaluation.part.records)} slices of {patients} patients"
+    confusion = evaluation.metrics.confusion
+    caption = (
+        f"COVID right {confusion.true_positive}, missed {confusion.false_negative}; "
+        f"NonCOVID right {confusion.true_negative}, false alarms {confusion.false_positive}. "
+        f"Intervals: bootstrap over patients, {evaluation.bootstrap.resamples} resamples."
+    )
+    table = Table(title=escape(title), caption=caption, title_justify="left", caption_justify="left")
+    table.add_column("Measure")
+    table.add_column("Value", justify="right")
+    table.add_column("95 % interval")
+    table.add_column("Note", style="dim")
+    for row in measure_rows(evaluation):
+        value = "–" if row.value is None else f"{row.value:.3f}"
+        interval = "–" if row.low is None or row.high is None else f"{row.low:.3f}–{row.high:.3f}"
+        table.add_row(row.title, value, interval, row.note)
+    return table
+
+
+_BINS = 20
+
+
+def percentile_figure(embedding: NDArray[np.float64], grey: NDArray[np.float64], beyond: float) -> Figure:
+    """Histogram of percentiles; slices like the held-out ones fill every bin alike.
+
+    Args:
+        embedding: percentile of each slice by its embedding, 0 to 100, shape (N,).
+        grey: percentile by its grey statistics, shape (N,).
+        beyond: percentile from which a slice counts as strange.
+    """
+    edges = np.linspace(0, 100, _BINS + 1)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axvspan(beyond, 100, color=LINE, label="strange")
+        axes.axhline(100 / _BINS, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="data alike")
+        for values, colour, style, name in (
+            (grey, MUTED, (0, (1, 1)), "by grey values"),
+            (embedding, INK, "solid", "by embedding"),
+        ):
+            shares = 100 * np.histogram(values, edges)[0] / len(values)
+            axes.stairs(shares, edges, color=colour, linestyle=style, linewidth=1.8, label=name)
+        axes.set(xlim=(0, 100), ylim=(0, None), xlabel="Percentile among held-out slices")
+        axes.set(ylabel="Slices per bin (%)")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        return figure

@@ -12,13 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, NotASliceError
-from groundglass.imaging.grey import AIR, as_hounsfield, extent, interpret
-from groundglass.imaging.guard import guarded, one_line
-from groundglass.imaging.limits import DEFAULT_LIMITS, Limits
 from groundglass.imaging.lossless import FrameLayout, LosslessDecoder
 from groundglass.imaging.slice import CTSlice, Hounsfield, Origin, Patient
-from groundglass.imaging.source import Source
-from groundglass.imaging.window import LUNG, Window
+from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guarded, one_line
+from groundglass.imaging.window import AIR, LUNG, Window, as_hounsfield, extent, interpret
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -236,7 +233,7 @@ def _slice(
         raise ValueError(f"pixel data of shape {stored.shape}")
     origin = Origin(
         file=name,
-        container="DICOM",
+        file_format="DICOM",
         mode=str(dataset.PhotometricInterpretation),
         frame=frame.index if several else None,
         series=str(dataset.get("SeriesInstanceUID", "") or "") or None,

@@ -1,4 +1,6 @@
-"""Phantoms: invented axial CT slices of the chest, healthy or with lesions of known severity and place.
+"""Phantoms as files: grey PNG, and CT Image Storage objects that any DICOM reader takes for a series.
+
+Phantoms: invented axial CT slices of the chest, healthy or with lesions of known severity and place.
 
 They look like CT to a person and to the readers, come with the truth about lungs and lesions, belong to
 nobody, and are the same for the same seed: material for a demonstration and for tests, not for a diagnosis.
@@ -9,25 +11,32 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.imaging.canvas import Canvas, ribbon
-from groundglass.imaging.lesions import paint_ground_glass, smooth_noise
-from groundglass.imaging.organs import (
+from groundglass.files import atomic_path, write_bytes
+from groundglass.imaging.anatomy import (
     FAT,
     MUSCLE,
+    Canvas,
+    Cut,
+    Patient,
+    cavity,
+    cut_tree,
+    draw_cut,
     lung_coverage,
     paint_airway,
     paint_bones,
     paint_domes,
     paint_mediastinum,
+    ribbon,
+    skin,
 )
+from groundglass.imaging.lesions import paint_ground_glass, smooth_noise
 from groundglass.imaging.slice import CTSlice, Hounsfield, Origin
-from groundglass.imaging.thorax import Patient, cavity, skin
-from groundglass.imaging.vessels import Cut, cut_tree, draw_cut
 from groundglass.imaging.window import LUNG, Window
 
 _BRONCHI_GENERATIONS = 6
@@ -183,7 +192,7 @@ def _origin(patient: Patient, scanner: Scanner, level: float, size: int) -> Orig
     edge = -scanner.spacing * (size - 1) / 2
     return Origin(
         file=f"PHANTOM-{patient.number:013d}",
-        container="DICOM",
+        file_format="DICOM",
         mode="MONOCHROME2",
         series=uid(patient.number, "series"),
         position=(edge, edge, -level * patient.height),
@@ -350,3 +359,115 @@ def _blanket(canvas: Canvas, patient: Patient, level: float) -> None:
     top = float(skin(patient, level)[:, 1].min())
     line = np.stack([x * patient.half_width * 1.2, top - lift + 2.2 * folds + 34 * x**2], axis=1)
     canvas.paint(ribbon(line, 0.45), -830, opacity=faintness)
+
+
+_INTERCEPT = -1024
+
+
+def write_png(phantom: Phantom, path: Path) -> None:
+    """Write the grey values, in the window the phantom is shown with, as 8-bit PNG; atomically."""
+    encoded, content = cv2.imencode(".png", phantom.slice.pixels)
+    if not encoded:
+        raise OSError(f"{path}: the PNG encoder refused the slice")
+    write_bytes(path, content.tobytes())
+
+
+def write_dicom(phantom: Phantom, path: Path) -> None:
+    """Write Hounsfield units as an uncompressed CT image of an invented patient; atomically.
+
+    Study, series, frame of reference and instance UIDs follow from the phantom's number and instance, so that
+    the same phantom gives the same file and the slices of a series belong together.
+    """
+    from pydicom import FileDataset, dcmwrite  # noqa: PLC0415 - only needed here, and slow to import
+    from pydicom.dataset import FileMetaDataset  # noqa: PLC0415
+    from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian  # noqa: PLC0415
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = UID(uid(phantom.number, f"instance {phantom.instance}"))
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID = CTImageStorage
+    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    for keyword, value in {**_who(phantom), **_where(phantom), **_pixels(phantom)}.items():
+        setattr(dataset, keyword, value)
+    with atomic_path(path) as temporary:
+        dcmwrite(temporary, dataset, enforce_file_format=True)
+
+
+def _who(phantom: Phantom) -> dict[str, object]:
+    """Patient, study, series and equipment: nobody, invented, and said so."""
+    return {
+        "SpecificCharacterSet": "ISO_IR 100",
+        "ImageType": ["DERIVED", "SECONDARY", "AXIAL"],
+        "StudyDate": "20200101",
+        "StudyTime": "120000",
+        "SeriesDate": "20200101",
+        "ContentDate": "20200101",
+        "ContentTime": "120000",
+        "AccessionNumber": "",
+        "Modality": "CT",
+        "Manufacturer": "groundglass",
+        "ManufacturerModelName": "phantom",
+        "ReferringPhysicianName": "",
+        "StudyDescription": "Invented chest CT",
+        "SeriesDescription": "Phantom, not a patient",
+        "PatientName": "PHANTOM",
+        "PatientID": phantom.patient_id,
+        "PatientBirthDate": "",
+        "PatientSex": "",
+        "PatientIdentityRemoved": "YES",
+        "DeidentificationMethod": "Synthetic image, no patient exists",
+        "StudyInstanceUID": uid(phantom.number, "study"),
+        "SeriesInstanceUID": phantom.slice.origin.series,
+        "FrameOfReferenceUID": uid(phantom.number, "frame of reference"),
+        "StudyID": "1",
+        "SeriesNumber": 1,
+        "AcquisitionNumber": 1,
+        "PositionReferenceIndicator": "",
+        "LossyImageCompression": "00",
+    }
+
+
+def _where(phantom: Phantom) -> dict[str, object]:
+    """Geometry: where the slice lies in the patient."""
+    origin = phantom.slice.origin
+    if origin.position is None or origin.orientation is None or origin.spacing is None:
+        raise ValueError("a phantom's slice must know its position, orientation and spacing")
+    return {
+        "BodyPartExamined": "CHEST",
+        "PatientPosition": "HFS",
+        "InstanceNumber": phantom.instance,
+        "ImagePositionPatient": [_decimal(value) for value in origin.position],
+        "ImageOrientationPatient": [_decimal(value) for value in origin.orientation],
+        "PixelSpacing": [_decimal(value) for value in origin.spacing],
+        "SliceThickness": _decimal(phantom.thickness),
+        "SliceLocation": _decimal(origin.position[2]),
+        "KVP": "120",
+    }
+
+
+def _pixels(phantom: Phantom) -> dict[str, object]:
+    """Stored values: 12 bits, Hounsfield units plus 1024, so that no value is negative."""
+    stored = np.clip(np.rint(phantom.hounsfield) - _INTERCEPT, 0, 4095).astype("<u2")
+    return {
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": stored.shape[0],
+        "Columns": stored.shape[1],
+        "BitsAllocated": 16,
+        "BitsStored": 12,
+        "HighBit": 11,
+        "PixelRepresentation": 0,
+        "WindowCenter": _decimal(LUNG.level),
+        "WindowWidth": _decimal(LUNG.width),
+        "RescaleIntercept": str(_INTERCEPT),
+        "RescaleSlope": "1",
+        "RescaleType": "HU",
+        "PixelData": stored.tobytes(),
+    }
+
+
+def _decimal(value: float) -> str:
+    """A DICOM decimal string: at most 16 characters."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")

@@ -13,12 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from groundglass.errors import ImageError, NotASliceError
-from groundglass.imaging.grey import extent, interpret
-from groundglass.imaging.guard import guarded, without_stderr
-from groundglass.imaging.limits import DEFAULT_LIMITS, Limits
 from groundglass.imaging.slice import CTSlice, Grey, Origin
-from groundglass.imaging.sniff import Container, identify
-from groundglass.imaging.source import Source
+from groundglass.imaging.source import (
+    DEFAULT_LIMITS,
+    FileFormat,
+    Limits,
+    Source,
+    guarded,
+    identify,
+    without_stderr,
+)
+from groundglass.imaging.window import extent, interpret
 
 COLOURED = 32
 """A pixel is coloured where its largest and smallest channel differ by more than this (of 255)."""
@@ -52,11 +57,11 @@ def read_raster(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTS
 def decode_raster(content: bytes, name: str, limits: Limits) -> Iterator[CTSlice]:
     """As ``read_raster``, from bytes, and not guarded against a decoder's exceptions."""
     # libtiff tells file descriptor 2 of every damage, whatever Python does about it.
-    quiet = without_stderr if identify(content[:4]) is Container.TIFF else nullcontext
+    quiet = without_stderr if identify(content[:4]) is FileFormat.TIFF else nullcontext
     with quiet():
         image = _open(content, name, limits)
-        container = "JPEG" if image.format == "MPO" else str(image.format)
-        pages = getattr(image, "n_frames", 1) if container == "TIFF" else 1
+        file_format = "JPEG" if image.format == "MPO" else str(image.format)
+        pages = getattr(image, "n_frames", 1) if file_format == "TIFF" else 1
     if pages > limits.frames:
         raise ImageError(name, f"{pages:,} pages are more than the limit of {limits.frames:,}")
     for page in range(pages):
@@ -64,7 +69,7 @@ def decode_raster(content: bytes, name: str, limits: Limits) -> Iterator[CTSlice
             if page:
                 image.seek(page)
             _check_size(image, name, limits)
-            following = _slice(image, name, container, page if pages > 1 else None)
+            following = _slice(image, name, file_format, page if pages > 1 else None)
         yield following
 
 
@@ -83,13 +88,13 @@ def _check_size(image: Image.Image, name: str, limits: Limits) -> None:
         raise ImageError(name, f"{width} x {height} pixels are more than the limit of {limits.pixels:,}")
 
 
-def _slice(image: Image.Image, name: str, container: str, page: int | None) -> CTSlice:
-    origin = Origin(file=name, container=container, mode=image.mode, frame=page)
+def _slice(image: Image.Image, name: str, file_format: str, page: int | None) -> CTSlice:
+    origin = Origin(file=name, file_format=file_format, mode=image.mode, frame=page)
     if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
         values = np.asarray(image)
         pixels, hounsfield = interpret(values, *extent(values))
         return CTSlice(pixels, origin, hounsfield)
-    if container != "TIFF":  # Pillow turns TIFF upright by itself
+    if file_format != "TIFF":  # Pillow turns TIFF upright by itself
         ImageOps.exif_transpose(image, in_place=True)
     return CTSlice(_grey(image, name), origin)
 

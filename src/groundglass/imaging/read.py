@@ -11,17 +11,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from groundglass.errors import ImageError
-from groundglass.imaging.archive import open_archive, split_member
 from groundglass.imaging.dicom import Orientation, describe_frames, open_dataset, read_dicom
-from groundglass.imaging.guard import guard
-from groundglass.imaging.limits import DEFAULT_LIMITS, Limits
 from groundglass.imaging.lossless import LosslessDecoder
-from groundglass.imaging.metaimage import read_metaimage
-from groundglass.imaging.nifti import inflate, is_nifti, read_nifti
 from groundglass.imaging.raster import read_raster
 from groundglass.imaging.slice import CTSlice
-from groundglass.imaging.sniff import HEAD_BYTES, RASTER, Container, identify
-from groundglass.imaging.source import FileSource, Source, files_below, natural_key
+from groundglass.imaging.source import (
+    DEFAULT_LIMITS,
+    HEAD_BYTES,
+    RASTER,
+    FileFormat,
+    FileSource,
+    Limits,
+    Source,
+    files_below,
+    guard,
+    identify,
+    natural_key,
+    open_archive,
+    split_member,
+)
+from groundglass.imaging.volume import inflate, is_nifti, read_metaimage, read_nifti
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -98,13 +107,13 @@ def read_slices(
             return
         if found is not None and of_folder:
             images = _reporting(_images(found, limits, stack, report, wanted), report)
-        elif found is not None and (kind := _identify(found)) is not Container.ZIP:
+        elif found is not None and (kind := _identify(found)) is not FileFormat.ZIP:
             yield from _decode(found, kind, decoder, limits)
             return
         else:
             images = _collect(path, limits, stack, report, wanted)
-        for source, container in _in_order(images, limits, report):
-            for image in _reporting(_decode(source, container, decoder, limits), report):
+        for source, file_format in _in_order(images, limits, report):
+            for image in _reporting(_decode(source, file_format, decoder, limits), report):
                 encountered += 1
                 yield image
     if encountered == 0 and not of_folder:
@@ -167,7 +176,7 @@ def _find(path: Path, limits: Limits, stack: ExitStack) -> Source | None:
     raise ImageError(path, "the archive has no such member")
 
 
-def _identify(source: Source, *, among_others: bool = False) -> Container | None:
+def _identify(source: Source, *, among_others: bool = False) -> FileFormat | None:
     """The format of a file; None only ``among_others``, for a file that neither is nor claims to be an image.
 
     Raises:
@@ -175,13 +184,13 @@ def _identify(source: Source, *, among_others: bool = False) -> Container | None
     """
     with guard(source.name, "a file"):
         head = source.head(HEAD_BYTES)
-        container = identify(head)
-        if container is Container.GZIP and not is_nifti(inflate(head, 348, exact=False)):
-            container = None
-    if container is Container.ZIP and not isinstance(source, FileSource):
+        file_format = identify(head)
+        if file_format is FileFormat.GZIP and not is_nifti(inflate(head, 348, exact=False)):
+            file_format = None
+    if file_format is FileFormat.ZIP and not isinstance(source, FileSource):
         raise ImageError(source.name, "an archive within an archive; unpack it first")
-    if container is not None:
-        return container
+    if file_format is not None:
+        return file_format
     if among_others and not source.name.lower().endswith(_CLAIMING_SUFFIXES):
         return None
     raise ImageError(
@@ -190,18 +199,18 @@ def _identify(source: Source, *, among_others: bool = False) -> Container | None
 
 
 def _decode(
-    source: Source, container: Container | None, decoder: LosslessDecoder, limits: Limits
+    source: Source, file_format: FileFormat | None, decoder: LosslessDecoder, limits: Limits
 ) -> Iterator[CTSlice]:
-    if container is Container.DICOM:
+    if file_format is FileFormat.DICOM:
         return read_dicom(source, decoder, limits)
-    if container is Container.META_IMAGE:
+    if file_format is FileFormat.META_IMAGE:
         return read_metaimage(source, limits)
-    return read_raster(source, limits) if container in RASTER else read_nifti(source, limits)
+    return read_raster(source, limits) if file_format in RASTER else read_nifti(source, limits)
 
 
 def _collect(
     path: Path, limits: Limits, stack: ExitStack, report: OnError, wanted: _Wanted
-) -> Iterator[tuple[Source, Container]]:
+) -> Iterator[tuple[Source, FileFormat]]:
     """The images in a folder or archive with their formats; archives stay open until ``stack`` closes."""
     if path.is_dir():
         sources: Iterable[Source] = files_below(path, report)
@@ -213,14 +222,14 @@ def _collect(
 
 def _images(
     source: Source, limits: Limits, stack: ExitStack, report: OnError, wanted: _Wanted
-) -> Iterator[tuple[Source, Container]]:
+) -> Iterator[tuple[Source, FileFormat]]:
     """A file with its format, or an archive's members with theirs; nothing where it is no image."""
-    container = _identify(source, among_others=True)
-    if container is Container.ZIP and isinstance(source, FileSource):
+    file_format = _identify(source, among_others=True)
+    if file_format is FileFormat.ZIP and isinstance(source, FileSource):
         for member in filter(wanted, stack.enter_context(open_archive(source.path, limits))):
             yield from _reporting(_images(member, limits, stack, report, wanted), report)
-    elif container is not None:
-        yield source, container
+    elif file_format is not None:
+        yield source, file_format
 
 
 @dataclass(frozen=True)
@@ -238,14 +247,14 @@ class _Place:
 
 
 def _in_order(
-    images: Iterable[tuple[Source, Container]], limits: Limits, report: OnError
-) -> Iterator[tuple[Source, Container]]:
+    images: Iterable[tuple[Source, FileFormat]], limits: Limits, report: OnError
+) -> Iterator[tuple[Source, FileFormat]]:
     """Images as they come, except that a DICOM series comes together and sorted where its first file came."""
-    order: list[tuple[Source, Container] | str] = []
+    order: list[tuple[Source, FileFormat] | str] = []
     series: dict[str, list[tuple[_Place, Source]]] = {}
-    for source, container in images:
-        if container is not Container.DICOM:
-            order.append((source, container))
+    for source, file_format in images:
+        if file_format is not FileFormat.DICOM:
+            order.append((source, file_format))
             continue
         try:
             place = _place(source, limits)
@@ -260,7 +269,7 @@ def _in_order(
     for entry in order:
         if isinstance(entry, str):
             ordered = sorted(series[entry], key=lambda item: item[0].key())
-            yield from ((source, Container.DICOM) for _, source in ordered)
+            yield from ((source, FileFormat.DICOM) for _, source in ordered)
         else:
             yield entry
 

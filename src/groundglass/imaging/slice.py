@@ -35,7 +35,7 @@ class Origin:
 
     Attributes:
         file: path of the file; for a zip's member ``archive.zip!member``.
-        container: ``PNG``, ``JPEG``, ``TIFF``, ``BMP``, ``DICOM``, ``NIfTI`` or ``MetaImage``.
+        file_format: ``PNG``, ``JPEG``, ``TIFF``, ``BMP``, ``DICOM``, ``NIfTI`` or ``MetaImage``.
         mode: pixel mode as stored (Pillow's name, or DICOM's photometric interpretation).
         frame: index of the frame or axial plane in a file that holds several, else None.
         series: DICOM Series Instance UID, or None.
@@ -46,7 +46,7 @@ class Origin:
     """
 
     file: str
-    container: str
+    file_format: str
     mode: str = "L"
     frame: int | None = None
     series: str | None = None

@@ -1,15 +1,129 @@
-"""One file's bytes, whether it lies in a folder, in an archive or in memory."""
+"""Whatever a damaged file makes a decoder do, the caller sees an ``ImageError`` that names the file.
+
+How much a single input may ask for, so that no file can exhaust memory or time.
+
+What a file is, told by its content and never by its name.
+
+One file's bytes, whether it lies in a folder, in an archive or in memory.
+
+Members of a zip archive as files to read: streamed, bounded and never unpacked to disk.
+"""
 
 from __future__ import annotations
 
 import os
+import posixpath
 import re
+import stat
+import struct
+import warnings
+import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from functools import wraps
 from pathlib import Path, PurePosixPath
+from threading import Lock
+from typing import Concatenate, ParamSpec
 
-from groundglass.errors import ImageError
-from groundglass.imaging.limits import Limits
+from groundglass.errors import GroundglassError, ImageError
+from groundglass.imaging.slice import CTSlice
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that are checked before anything is allocated or decompressed.
+
+    Attributes:
+        pixels: per image or plane, rows times columns.
+        file_bytes: of one file or archive member, after decompression.
+        archive_bytes: of all members of an archive together, after decompression.
+        ratio: of decompressed to compressed size of an archive member larger than ``RATIO_FROM`` bytes.
+        members: files in an archive.
+        frames: images, frames or planes in one file.
+    """
+
+    pixels: int = 64_000_000
+    file_bytes: int = 4 * 2**30
+    archive_bytes: int = 32 * 2**30
+    ratio: float = 200.0
+    members: int = 100_000
+    frames: int = 20_000
+
+
+DEFAULT_LIMITS = Limits()
+"""Generous for every CT that a scanner makes, far below what a decompression bomb wants."""
+
+RATIO_FROM = 16 * 2**20
+"""Members up to this size may compress as well as they like: an empty picture does, and harms nobody."""
+
+
+HEAD_BYTES = 4096
+"""As much of a file's beginning as ``identify`` looks at."""
+
+_BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+_DICOM_VALUE_REPRESENTATIONS = frozenset({b"UL", b"UI", b"CS", b"SH", b"LO", b"OB", b"DA"})
+_META_IMAGE_KEYS = (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType")
+
+
+class FileFormat(str, Enum):
+    """A file format that can be read."""
+
+    PNG = "PNG"
+    JPEG = "JPEG"
+    TIFF = "TIFF"
+    BMP = "BMP"
+    DICOM = "DICOM"
+    NIFTI = "NIfTI"
+    META_IMAGE = "MetaImage"
+    GZIP = "gzip"
+    ZIP = "zip"
+
+
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", FileFormat.PNG),
+    (b"\xff\xd8\xff", FileFormat.JPEG),
+    (b"II*\0", FileFormat.TIFF),
+    (b"MM\0*", FileFormat.TIFF),
+    (b"II+\0", FileFormat.TIFF),
+    (b"MM\0+", FileFormat.TIFF),
+    (b"PK\x03\x04", FileFormat.ZIP),
+    (b"PK\x05\x06", FileFormat.ZIP),
+    (b"\x1f\x8b\x08", FileFormat.GZIP),
+)
+
+RASTER = frozenset({FileFormat.PNG, FileFormat.JPEG, FileFormat.TIFF, FileFormat.BMP})
+"""Picture formats."""
+
+
+def identify(head: bytes) -> FileFormat | None:
+    """The format of a file from its first ``HEAD_BYTES`` bytes, or None where it is none of ``FileFormat``."""
+    # A DICOM preamble may hold anything, a TIFF header included: the four letters after it decide.
+    magic = next((file_format for magic, file_format in _MAGIC if head.startswith(magic)), None)
+    if head[128:132] == b"DICM" or (magic is None and _is_bare_dicom(head)):
+        return FileFormat.DICOM
+    if magic is not None:
+        return magic
+    if head[344:348] in {b"n+1\0", b"ni1\0"} or head[4:8] in {b"n+2\0", b"ni2\0"}:
+        return FileFormat.NIFTI
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
+        return FileFormat.BMP
+    if head.lstrip().startswith(_META_IMAGE_KEYS) and b"=" in head[:256]:
+        return FileFormat.META_IMAGE
+    return None
+
+
+def _is_bare_dicom(head: bytes) -> bool:
+    """Whether the head looks like a data set without preamble, as old archives hold them."""
+    if len(head) < 16:
+        return False
+    group, element, length = struct.unpack("<HHI", head[:8])
+    if group not in {0x0002, 0x0008} or element > 0x0018:
+        return False
+    return head[4:6] in _DICOM_VALUE_REPRESENTATIONS or length <= 64
+
 
 _JUNK_FOLDERS = frozenset({"__MACOSX", "PaxHeader", "PaxHeaders"})
 _JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
@@ -179,3 +293,173 @@ def check_inside(name: str, relative: str) -> None:
     parts = relative.replace("\\", "/").split("/")
     if parts[0] == "" or ".." in parts or ":" in parts[0] or "\0" in relative:
         raise ImageError(name, f"refers to {relative[:120]!r}, a path out of its own folder")
+
+
+_ENCRYPTED = 0x1
+
+
+class ZipSource(Source):
+    """A member of an open archive.
+
+    Attributes:
+        member: its path in the archive.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, path: str, member: zipfile.ZipInfo) -> None:
+        self.name = f"{path}!{one_line(member.filename, 1000)}"
+        self.size = member.file_size
+        self._archive = archive
+        self._path = path
+        self.member = member.filename
+        self._info = member
+
+    def head(self, count: int) -> bytes:
+        """The first ``count`` bytes, or all where there are fewer."""
+        with guard(self.name, "zip"), self._archive.open(self._info) as stream:
+            return stream.read(count)
+
+    def sibling(self, relative: str) -> Source | None:
+        """The member of that relative path from this member's folder; never one outside it."""
+        check_inside(self.name, relative)
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.member), relative))
+        try:
+            return ZipSource(self._archive, self._path, self._archive.getinfo(path))
+        except KeyError:
+            return None
+
+    def _content(self) -> bytes:
+        with guard(self.name, "zip"):
+            return self._archive.read(self._info)
+
+
+def split_member(path: Path) -> tuple[Path, str] | None:
+    """Archive and member of a path such as ``archive.zip!folder/slice.png``, or None for any other path."""
+    archive, mark, member = path.as_posix().partition("!")
+    while mark and not Path(archive).is_file():
+        more, mark, member = member.partition("!")
+        archive = f"{archive}!{more}"
+    return (Path(archive), member) if mark else None
+
+
+@contextmanager
+def open_archive(path: Path, limits: Limits) -> Iterator[list[ZipSource]]:
+    """The files in a zip archive in natural order, junk left out; readable while the block lasts.
+
+    Raises:
+        ImageError: damaged, encrypted, holds a path that leaves it or a link, or more than ``limits`` allow.
+    """
+    with guard(str(path), "zip"):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        with guard(str(path), "zip"):
+            sources = _check(archive, str(path), limits)
+        yield sources
+
+
+def _check(archive: zipfile.ZipFile, path: str, limits: Limits) -> list[ZipSource]:
+    members = archive.infolist()
+    if len(members) > limits.members:
+        raise ImageError(path, f"{len(members):,} members are more than the limit of {limits.members:,}")
+    total = sum(member.file_size for member in members)
+    if total > limits.archive_bytes:
+        raise ImageError(path, f"unpacks to {total:,} bytes, more than the limit of {limits.archive_bytes:,}")
+    sources = []
+    for member in sorted(members, key=lambda member: natural_key(member.filename)):
+        check_inside(path, member.filename)
+        if member.is_dir() or is_junk(PurePosixPath(member.filename)):
+            continue
+        source = ZipSource(archive, path, member)
+        _check_member(source, member, limits)
+        sources.append(source)
+    return sources
+
+
+def _check_member(source: ZipSource, member: zipfile.ZipInfo, limits: Limits) -> None:
+    if member.flag_bits & _ENCRYPTED:
+        raise ImageError(source.name, "encrypted; unpack the archive with its password and read the folder")
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise ImageError(source.name, "a link; links in archives are not followed")
+    if member.file_size > max(RATIO_FROM, limits.ratio * member.compress_size):
+        raise ImageError(
+            source.name,
+            f"unpacks {member.compress_size:,} to {member.file_size:,} bytes, "
+            f"more than {limits.ratio:g} times as much: taken for a decompression bomb",
+        )
+
+
+_Arguments = ParamSpec("_Arguments")
+_Reader = Callable[Concatenate[Source, _Arguments], Iterator[CTSlice]]
+
+_ONE_AT_A_TIME = Lock()
+
+
+@contextmanager
+def guard(name: str, file_format: str) -> Iterator[None]:
+    """Turn every exception of the block into ``ImageError`` and keep the decoders' warnings off stderr.
+
+    Args:
+        name: the file, as messages should call it.
+        file_format: what the file is taken for, such as ``PNG``.
+
+    Raises:
+        ImageError: where the block raised anything that is not a ``GroundglassError``.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except GroundglassError:
+        raise
+    except MemoryError as error:
+        raise ImageError(name, f"too large to be read as {file_format} in the memory there is") from error
+    except OSError as error:
+        reason = error.strerror or one_line(str(error))
+        raise ImageError(name, f"cannot be read as {file_format}: {reason}") from error
+    except Exception as error:
+        raise ImageError(
+            name, f"damaged or not valid {file_format}: {one_line(str(error) or type(error).__name__)}"
+        ) from error
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Send what C libraries print to file descriptor 2 to nowhere. One thread at a time; others wait."""
+    with _ONE_AT_A_TIME:
+        nowhere, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            os.close(nowhere)
+
+
+def guarded(file_format: str) -> Callable[[_Reader[_Arguments]], _Reader[_Arguments]]:
+    """Guard a generator function that reads slices from a ``Source``, its first argument.
+
+    Each step is guarded by itself, so that nothing is silenced while the caller works on a slice.
+    """
+
+    def decorate(reader: _Reader[_Arguments]) -> _Reader[_Arguments]:
+        @wraps(reader)
+        def read(
+            source: Source, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
+        ) -> Generator[CTSlice, None, None]:
+            slices = reader(source, *args, **kwargs)
+            while True:
+                with guard(source.name, file_format):
+                    following = next(slices, None)
+                if following is None:
+                    return
+                yield following
+
+        return read
+
+    return decorate
+
+
+def one_line(text: str, longest: int = 160) -> str:
+    """Text from a file or decoder, fit for a message: printable, on one line, cut where it is too long."""
+    text = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+    return text if len(text) <= longest else text[: longest - 1] + "…"

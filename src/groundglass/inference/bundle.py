@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from groundglass.atomic import atomic_path, write_bytes
 from groundglass.errors import BundleError
-from groundglass.imaging.framing import Framing, Normalisation
+from groundglass.files import atomic_path, write_bytes
+from groundglass.imaging.crop import Normalisation, Preprocessing
+from groundglass.inference.calibration import Calibration
 from groundglass.inference.engine import Engine, Outputs
 from groundglass.inference.reference import Reference
-from groundglass.inference.trust import Calibration
 
 FORMAT = 1
 INFO, TRUST, SELF_TEST, CARD = "bundle.json", "trust.npz", "selftest.npz", "MODEL_CARD.md"
@@ -52,8 +52,8 @@ class FileInfo(_Section):
     bytes: int = Field(ge=1, le=_LARGEST_FILE)
 
 
-class FramingInfo(_Section):
-    """How slices are framed; see :class:`groundglass.imaging.framing.Framing`."""
+class PreprocessingInfo(_Section):
+    """How slices are cropped; see :class:`groundglass.imaging.crop.Preprocessing`."""
 
     size: int = Field(ge=32, le=1024)
     crop: bool
@@ -62,7 +62,7 @@ class FramingInfo(_Section):
 
 
 class CalibrationInfo(_Section):
-    """How logits become findings; see :class:`groundglass.inference.trust.Calibration`."""
+    """How logits become predictions; see :class:`groundglass.inference.calibration.Calibration`."""
 
     temperature: float = Field(gt=0)
     coverage: float = Field(gt=0, lt=1)
@@ -86,7 +86,7 @@ class BundleInfo(_Section):
         name: of the model.
         created: when, ISO 8601 in UTC.
         network: name, input size, parameters and whatever describes it.
-        framing: how slices are framed.
+        preprocessing: how slices are cropped.
         positive: the class a logit above 0 speaks for.
         threshold: operating threshold of the calibrated probability.
         calibration: temperature and conformal quantiles of each model.
@@ -103,7 +103,7 @@ class BundleInfo(_Section):
     name: str = Field(min_length=1, max_length=100)
     created: str
     network: dict[str, Any]
-    framing: FramingInfo
+    preprocessing: PreprocessingInfo
     positive: Literal["COVID"]
     threshold: float = Field(gt=0, lt=1)
     calibration: dict[Precision, CalibrationInfo]
@@ -168,9 +168,9 @@ class Bundle:
         return f"{self.info.id[:12]}-{self.precision}"
 
     @property
-    def framing(self) -> Framing:
-        """How slices are framed."""
-        return Framing(**self.info.framing.model_dump())
+    def preprocessing(self) -> Preprocessing:
+        """How slices are cropped."""
+        return Preprocessing(**self.info.preprocessing.model_dump())
 
     @property
     def calibration(self) -> Calibration:
@@ -386,10 +386,10 @@ def _below(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[
 
 
 def _self_test(bundle: Bundle, expected: Mapping[str, NDArray[Any]], threads: int) -> None:
-    """Run the framed phantom through the model and compare."""
+    """Run the cropped phantom through the model and compare."""
     try:
-        framed = expected["framed"]
-        images = bundle.framing.normalise(framed[None])
+        cropped = expected["framed"]
+        images = bundle.preprocessing.normalise(cropped[None])
         logit = float(expected[f"logit_{bundle.precision}"])
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{bundle.path}: damaged {SELF_TEST} ({error})") from None
@@ -404,13 +404,13 @@ def _self_test(bundle: Bundle, expected: Mapping[str, NDArray[Any]], threads: in
 
 
 def self_test_arrays(
-    framed: NDArray[np.uint8], outputs: Mapping[Precision, Outputs]
+    cropped: NDArray[np.uint8], outputs: Mapping[Precision, Outputs]
 ) -> dict[str, NDArray[Any]]:
     """Arrays of ``selftest.npz``.
 
     Args:
-        framed: uint8, shape (size, size).
-        outputs: of that one framed slice, for each model of the bundle.
+        cropped: uint8, shape (size, size).
+        outputs: of that one cropped slice, for each model of the bundle.
     """
     logits = {f"logit_{precision}": np.float64(each.logit[0]) for precision, each in outputs.items()}
-    return cast("dict[str, NDArray[Any]]", {"framed": framed, **logits})
+    return cast("dict[str, NDArray[Any]]", {"framed": cropped, **logits})

@@ -1,4 +1,4 @@
-"""ONNX Runtime, wrapped: framed slices in, logit, activation map and embedding out."""
+"""ONNX Runtime, wrapped: cropped slices in, logit, activation map and embedding out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OUTPUTS = ("logit", "activation_map", "embedding")
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the network says of N framed slices.
+    """What the network says of N cropped slices.
 
     Attributes:
         logit: float32, shape (N,).
@@ -48,7 +48,7 @@ class Engine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or max(1, _cores() - 1)
         options.log_severity_level = 4
-        # Threads that spin while they wait steal the cores from reading and framing, which run beside them.
+        # Threads that spin while they wait steal the cores from reading and preprocessing, which run beside them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -61,10 +61,10 @@ class Engine:
             raise BundleError(f"{name}: expected the input {INPUT} and the outputs {', '.join(OUTPUTS)}")
 
     def run(self, images: NDArray[np.float32]) -> Outputs:
-        """Judge normalised framed slices.
+        """Judge normalised cropped slices.
 
         Args:
-            images: float32, shape (N, size, size), as ``Framing.normalise`` makes them.
+            images: float32, shape (N, size, size), as ``Preprocessing.normalise`` makes them.
 
         Raises:
             BundleError: the model fails, or gives what is not a number.

@@ -1,29 +1,157 @@
-"""Where findings go as they come: nowhere, a single file, or a folder with pictures and a report."""
+"""Where predictions go as they come: nowhere, a single file, or a folder with pictures and a report.
+
+What a user names on the command line, as paths that exist: globs expanded, nothing read twice.
+"""
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from groundglass.atomic import atomic_path, write_json
+from groundglass.data.manifest import iterate_paths
 from groundglass.errors import PredictionError
+from groundglass.files import atomic_path, write_json
+from groundglass.imaging.source import is_junk, natural_key, split_member
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.finding import Finding
-from groundglass.inference.findings_file import (
-    FindingsWriter,
+from groundglass.inference.prediction import Prediction
+from groundglass.inference.series import SERIES_SCORE, Studies
+from groundglass.inference.writers import (
+    Done,
     Format,
     JsonLinesWriter,
+    PredictionsWriter,
+    appending,
     file_errors,
-    findings_writer,
-    read_findings,
+    load_done,
+    predictions_writer,
+    read_predictions,
+    settle,
 )
-from groundglass.inference.resume import Done, appending, load_done, settle
-from groundglass.inference.study import STUDY_SCORE, Studies
 
-FINDINGS, TABLE, PARQUET = "findings.jsonl", "findings.csv", "findings.parquet"
+# A folder holds files that are passed over without a word; the commonest are left out of the count.
+_NOT_COUNTED = (".txt", ".csv", ".json", ".jsonl", ".md", ".html", ".xml", ".yaml", ".log", ".raw", ".zraw")
+
+
+def expand(arguments: Sequence[str]) -> list[Path]:
+    """Files, folders, zips and members of zips that the arguments name, in their order.
+
+    A path that exists means itself, whatever characters are in it; otherwise ``*``, ``?``, ``[...]`` and
+    ``**`` are expanded, in natural order and without hidden files. What lies in a folder or zip that is named
+    too is read with that.
+
+    Raises:
+        PredictionError: a path does not exist, or a pattern matches nothing.
+    """
+    return _without_covered([path for argument in arguments for path in _named(argument)])
+
+
+def _named(argument: str) -> list[Path]:
+    if os.path.lexists(argument):
+        if not os.path.exists(argument):
+            raise PredictionError(f"{argument}: a link to nothing")
+        return [Path(argument)]
+    member = split_member(Path(argument))
+    if member is not None:
+        _check_member(argument, *member)
+        return [Path(argument)]
+    if not glob.has_magic(argument):
+        raise PredictionError(f"{argument}: no such file or folder")
+    # A pattern that ends in ** gives its beginning back, whether that exists or not.
+    matches = filter(os.path.lexists, glob.glob(argument, recursive=True))
+    found = sorted(matches, key=natural_key)
+    if not found:
+        raise PredictionError(f"{argument}: no file matches this pattern")
+    return [Path(path) for path in found]
+
+
+def _check_member(argument: str, archive: Path, member: str) -> None:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            known = member in opened.NameToInfo
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # whoever reads it says what is wrong with it
+    if not known:
+        raise PredictionError(f"{argument}: the archive has no such member")
+
+
+def _without_covered(paths: Sequence[Path]) -> list[Path]:
+    """The paths without those that stand there twice or lie in another one."""
+    if len(paths) < 2:
+        return list(paths)
+    places = [_place(path) for path in paths]
+    named = set(places)
+    kept: dict[Path, Path] = {}
+    for path, place in zip(paths, places, strict=True):
+        # What is hidden in a folder is passed over there, and read only because it was named itself.
+        covered = any(
+            parent in named and not is_junk(PurePosixPath(place.relative_to(parent)))
+            for parent in place.parents
+        )
+        if not covered:
+            kept.setdefault(place, path)
+    return list(kept.values())
+
+
+def _place(path: Path) -> Path:
+    """Where a path leads. The last link to a file is not followed: its name is its own."""
+    if path.is_dir():
+        return Path(os.path.realpath(path))
+    member = None if path.exists() else split_member(path)
+    if member is not None:
+        return _place(member[0]) / member[1]
+    return Path(os.path.realpath(path.parent), path.name)
+
+
+def named_by(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The files that a manifest (``.csv``) names, one by one; any other path means itself.
+
+    Raises:
+        DataError: the manifest is damaged.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        yield from iterate_paths(path)
+    else:
+        yield path
+
+
+def count_files(paths: Sequence[Path], wanted: Callable[[str], bool] = lambda _: True) -> int:
+    """How many files there are to read, roughly: nothing is opened but the directories of zips."""
+    return sum(_count(file, wanted) for path in paths for file in named_by(path))
+
+
+def _count(path: Path, wanted: Callable[[str], bool]) -> int:
+    if not path.is_dir():
+        return _members(str(path)) if wanted(str(path)) else 0
+    count = 0
+    for parent, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if not is_junk(PurePosixPath(name))]
+        for name in files:
+            if not is_junk(PurePosixPath(name)) and not name.lower().endswith(_NOT_COUNTED):
+                file = os.path.join(parent, name)
+                count += _members(file) if wanted(file) else 0
+    return count
+
+
+def _members(file: str) -> int:
+    if not file.lower().endswith(".zip"):
+        return 1
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return sum(
+                not member.is_dir() and not is_junk(PurePosixPath(member.filename))
+                for member in archive.infolist()
+            )
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return 1
+
+
+PREDICTIONS, TABLE, PARQUET = "predictions.jsonl", "predictions.csv", "predictions.parquet"
 SERIES, OVERLAYS, REPORT = "series.json", "overlays", "report.html"
 
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
@@ -38,8 +166,8 @@ class OutputPlan:
     Attributes:
         path: a file that ends in ``.jsonl``, ``.csv`` or ``.parquet``, or a folder; None for nothing.
         resume: go on with what is there.
-        parquet: a folder gets ``findings.parquet`` too.
-        keep_identifiers: findings say who is on a slice.
+        parquet: a folder gets ``predictions.parquet`` too.
+        keep_identifiers: predictions say who is on a slice.
         inputs: what is read, so that a folder in it does not read its own pictures.
         command: as it was given, for the report.
     """
@@ -57,11 +185,11 @@ class OutputPlan:
         return None if self.path is None else _FORMATS.get(self.path.suffix.lower())
 
     @property
-    def findings(self) -> Path | None:
+    def predictions(self) -> Path | None:
         """The JSON lines that a resumed run goes on from, None where there are none."""
         if self.path is None or self.file_format in {"csv", "parquet"}:
             return None
-        return self.path if self.file_format == "jsonl" else self.path / FINDINGS
+        return self.path if self.file_format == "jsonl" else self.path / PREDICTIONS
 
     @property
     def report(self) -> Path | None:
@@ -74,7 +202,7 @@ class OutputPlan:
         Raises:
             PredictionError: saying what to do.
         """
-        if self.resume and self.findings is None:
+        if self.resume and self.predictions is None:
             raise PredictionError("--resume needs --output with a folder or a file that ends in .jsonl")
         if self.path is None:
             return
@@ -97,19 +225,19 @@ class OutputPlan:
         elif path.exists() and not path.is_dir():
             raise PredictionError(f"{path}: is a file; choose a folder, or a .jsonl, .csv or .parquet file")
         elif path.is_dir() and any(path.iterdir()):
-            begun = (path / FINDINGS).is_file()
+            begun = (path / PREDICTIONS).is_file()
             if not (begun and self.resume):
                 advice = "choose another one, or go on with --resume" if begun else "choose another one"
                 raise PredictionError(f"{path}: the folder is not empty; {advice}")
 
 
 class Output:
-    """Sums findings up and keeps none of them; the base of the others.
+    """Sums predictions up and keeps none of them; the base of the others.
 
     Attributes:
         done: what an earlier run has found.
-        studies: what all findings say together; those of earlier runs are in it when the output is closed.
-        wants_evidence: findings shall bring their pixels.
+        studies: what all predictions say together; those of earlier runs are in it when the output is closed.
+        wants_evidence: predictions shall bring their pixels.
     """
 
     wants_evidence = False
@@ -119,17 +247,17 @@ class Output:
         self.studies = Studies()
 
     def excludes(self, file: str) -> bool:
-        """Whether a file needs no finding: it has one already."""
+        """Whether a file needs no prediction: it has one already."""
         return self.done.has_file(file)
 
-    def add(self, finding: Finding) -> None:
-        """Take one finding."""
-        self.studies.add(finding)
+    def add(self, prediction: Prediction) -> None:
+        """Take one prediction."""
+        self.studies.add(prediction)
 
 
 @contextmanager
 def open_output(plan: OutputPlan, bundle: Bundle) -> Iterator[Output]:
-    """Open what findings go to; it is complete when the block has ended without an error.
+    """Open what predictions go to; it is complete when the block has ended without an error.
 
     After an error or an interruption JSON lines and folders hold what had been found, ready to be resumed;
     CSV and Parquet files do not appear at all.
@@ -139,27 +267,27 @@ def open_output(plan: OutputPlan, bundle: Bundle) -> Iterator[Output]:
     """
     if plan.path is None:
         yield Output()
-    elif plan.findings is None:
-        assert plan.file_format is not None  # noqa: S101 - or there would be findings to resume
+    elif plan.predictions is None:
+        assert plan.file_format is not None  # noqa: S101 - or there would be predictions to resume
         with _table_file(plan.path, plan.file_format, plan.keep_identifiers) as table:
             yield table
     else:
-        with _json_lines(plan, plan.path, plan.findings, bundle) as lines:
+        with _json_lines(plan, plan.path, plan.predictions, bundle) as lines:
             yield lines
 
 
 class _TableFile(Output):
     """A CSV or Parquet file."""
 
-    def __init__(self, path: Path, writer: FindingsWriter) -> None:
+    def __init__(self, path: Path, writer: PredictionsWriter) -> None:
         super().__init__()
         self._path, self._writer = path, writer
 
-    def add(self, finding: Finding) -> None:
+    def add(self, prediction: Prediction) -> None:
         """Write one row."""
         with file_errors(self._path):
-            self._writer.write(finding)
-        self.studies.add(finding)
+            self._writer.write(prediction)
+        self.studies.add(prediction)
 
 
 @contextmanager
@@ -167,7 +295,7 @@ def _table_file(path: Path, file_format: Format, keep_identifiers: bool) -> Iter
     with ExitStack() as stack:
         with file_errors(path):
             stream = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb", buffering=0))
-            writer = findings_writer(file_format, stream, keep_identifiers=keep_identifiers)
+            writer = predictions_writer(file_format, stream, keep_identifiers=keep_identifiers)
         yield _TableFile(path, writer)
         with file_errors(path):
             writer.close()
@@ -177,25 +305,25 @@ def _table_file(path: Path, file_format: Format, keep_identifiers: bool) -> Iter
 class _JsonLines(Output):
     """A file of JSON lines, which can be gone on with."""
 
-    def __init__(self, path: Path, writer: FindingsWriter, done: Done) -> None:
+    def __init__(self, path: Path, writer: PredictionsWriter, done: Done) -> None:
         super().__init__()
         self.done = done
         self._path, self._writer = path, writer
 
-    def add(self, finding: Finding) -> None:
+    def add(self, prediction: Prediction) -> None:
         """Append one line."""
         with file_errors(self._path):
-            self._writer.write(finding)
-        self.studies.add(finding)
+            self._writer.write(prediction)
+        self.studies.add(prediction)
 
 
 class _Folder(_JsonLines):
-    """A folder of findings, pictures and a report."""
+    """A folder of predictions, pictures and a report."""
 
     wants_evidence = True
 
-    def __init__(self, folder: Path, inputs: Sequence[Path], writer: FindingsWriter, done: Done) -> None:
-        super().__init__(folder / FINDINGS, writer, done)
+    def __init__(self, folder: Path, inputs: Sequence[Path], writer: PredictionsWriter, done: Done) -> None:
+        super().__init__(folder / PREDICTIONS, writer, done)
         self._overlays = folder / OVERLAYS
         with file_errors(self._overlays):
             self._overlays.mkdir(exist_ok=True)
@@ -203,41 +331,39 @@ class _Folder(_JsonLines):
         self._within_inputs = any(self._own.is_relative_to(os.path.realpath(path)) for path in inputs)
 
     def excludes(self, file: str) -> bool:
-        """Whether a file needs no finding, or is a picture of one."""
+        """Whether a file needs no prediction, or is a picture of one."""
         own = self._within_inputs and Path(os.path.realpath(file)).is_relative_to(self._own)
         return own or super().excludes(file)
 
-    def add(self, finding: Finding) -> None:
+    def add(self, prediction: Prediction) -> None:
         """Save the picture, then append the line: where there is a line, there is a picture."""
-        from groundglass.inference.pictures import (  # noqa: PLC0415 - only folders need it
-            evidence_picture,
-            picture_name,
-            save_picture,
-        )
+        from groundglass.inference.report import evidence_picture, picture_name, save_picture
 
-        if finding.evidence is not None:
-            path = self._overlays / picture_name(finding.file, finding.frame)
-            save_picture(evidence_picture(finding.evidence), path)
-        super().add(finding)
+        if prediction.evidence is not None:
+            path = self._overlays / picture_name(prediction.file, prediction.frame)
+            save_picture(evidence_picture(prediction.evidence), path)
+        super().add(prediction)
 
 
 @contextmanager
-def _json_lines(plan: OutputPlan, path: Path, findings: Path, bundle: Bundle) -> Iterator[Output]:
+def _json_lines(plan: OutputPlan, path: Path, predictions: Path, bundle: Bundle) -> Iterator[Output]:
     done = Done()
-    if findings.exists():
-        done = load_done(findings, bundle.id, keep_identifiers=plan.keep_identifiers)
+    if predictions.exists():
+        done = load_done(predictions, bundle.id, keep_identifiers=plan.keep_identifiers)
     is_folder = plan.file_format is None
     if is_folder and plan.parquet:
         _check_parquet()
-    with appending(findings) as stream:
+    with appending(predictions) as stream:
         writer = JsonLinesWriter(stream)
-        output = _Folder(path, plan.inputs, writer, done) if is_folder else _JsonLines(findings, writer, done)
+        output = (
+            _Folder(path, plan.inputs, writer, done) if is_folder else _JsonLines(predictions, writer, done)
+        )
         yield output
-    if done.findings:
-        settle(findings)
+    if done.predictions:
+        settle(predictions)
         output.studies = Studies()
-        for finding in read_findings(findings):
-            output.studies.add(finding)
+        for prediction in read_predictions(predictions):
+            output.studies.add(prediction)
     if is_folder:
         with file_errors(path):
             _complete(path, plan, bundle, output.studies)
@@ -246,23 +372,23 @@ def _json_lines(plan: OutputPlan, path: Path, findings: Path, bundle: Bundle) ->
 def _check_parquet() -> None:
     """Fail now, not after hours."""
     with open(os.devnull, "wb") as nowhere:
-        findings_writer("parquet", nowhere).close()
+        predictions_writer("parquet", nowhere).close()
 
 
 def _complete(folder: Path, plan: OutputPlan, bundle: Bundle, studies: Studies) -> None:
-    """Write what follows from the findings."""
-    from groundglass.inference.prediction_report import write_report  # noqa: PLC0415 - brings Jinja
+    """Write what follows from the predictions."""
+    from groundglass.inference.report import write_report  # noqa: PLC0415 - brings Jinja
 
     formats: list[tuple[str, Format]] = [(TABLE, "csv")]
     if plan.parquet:
         formats.append((PARQUET, "parquet"))
     for name, file_format in formats:
         with _table_file(folder / name, file_format, plan.keep_identifiers) as table:
-            for finding in read_findings(folder / FINDINGS):
-                table.add(finding)
+            for prediction in read_predictions(folder / PREDICTIONS):
+                table.add(prediction)
     summaries = [summary.as_document() for summary in studies.summaries()]
     write_json(
         folder / SERIES,
-        {"format": 1, "bundle": bundle.id, "study_score": STUDY_SCORE, "series": summaries},
+        {"format": 1, "bundle": bundle.id, "series_score": SERIES_SCORE, "series": summaries},
     )
-    write_report(folder / REPORT, folder / FINDINGS, folder / OVERLAYS, bundle, studies, plan.command)
+    write_report(folder / REPORT, folder / PREDICTIONS, folder / OVERLAYS, bundle, studies, plan.command)

@@ -8,7 +8,7 @@ import timm
 from torch import Tensor, nn
 
 from groundglass.models.catalogue import Entry
-from groundglass.models.network import Network
+from groundglass.models.layers import Network
 
 WITHOUT_STOCHASTIC_DEPTH = ("densenet", "vgg")
 
@@ -19,7 +19,7 @@ class Baseline(Network):
     Args:
         backbone: a timm model with one input channel and no classifier.
         drop_rate: dropout before the logits, 0..1.
-        zero_mean: bring each image to zero mean and unit variance first, whatever framing did.
+        zero_mean: bring each image to zero mean and unit variance first, whatever preprocessing did.
         opacity: answer also whether there is pneumonia-like opacity, whatever its cause.
     """
 

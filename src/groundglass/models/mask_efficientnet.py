@@ -13,8 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from groundglass.models.layers import BinaryMask, GreyHistogram, NetworkOutput, SqueezeExcitation
-from groundglass.models.network import Network
+from groundglass.models.layers import BinaryMask, GreyHistogram, Network, NetworkOutput, SqueezeExcitation
 
 
 class MaskBranch(nn.Module):
@@ -82,7 +81,7 @@ class MaskEfficientNet(Network):
         attention: end every stage in a channel gate.
         histogram: let the grey histogram add to the logit of COVID.
         drop_rate: dropout before the logits, 0..1.
-        zero_mean: bring each image to zero mean and unit variance first, whatever framing did.
+        zero_mean: bring each image to zero mean and unit variance first, whatever preprocessing did.
         opacity: answer also whether there is pneumonia-like opacity, whatever its cause.
     """
 

@@ -1,4 +1,7 @@
-"""The HTML report of an evaluation: one file, no request to anywhere, every text escaped."""
+"""The HTML report of an evaluation: one file, no request to anywhere, every text escaped.
+
+What every page has in common: the notice at its top and the way its templates are filled.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from groundglass.reporting.figures import inline_svg
-from groundglass.reporting.page import NOTICE, environment
+
+NOTICE = (
+    "Research use only. Not a medical device: no prediction in this report may guide the care of a patient."
+)
+
+
+def environment() -> Environment:
+    """Templates of this package: every text that comes in is escaped, and a missing one is an error."""
+    return Environment(
+        loader=PackageLoader("groundglass.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
 
 DATA_NOTICE = (
     "Slices shown here belong to their publishers, authors and patients. The images of COVID-CT were taken "

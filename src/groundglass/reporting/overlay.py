@@ -1,8 +1,12 @@
-"""Pictures of slices for people: activation maps over framed slices, outlines, and data URIs."""
+"""Slices beside what was made of them.
+
+Pictures of slices for people: activation maps over cropped slices, outlines, and data URIs.
+"""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -24,27 +28,27 @@ def grey_picture(pixels: NDArray[np.uint8]) -> Picture:
     return np.asarray(np.repeat(pixels[:, :, None], 3, axis=2), np.uint8)
 
 
-def overlay(framed: NDArray[np.uint8], activation_map: NDArray[np.floating]) -> Picture:
-    """Lay a class activation map over its framed slice.
+def overlay(cropped: NDArray[np.uint8], activation_map: NDArray[np.floating]) -> Picture:
+    """Lay a class activation map over its cropped slice.
 
     Orange speaks for COVID, blue against it; the largest magnitude of this map is the most opaque, so that
     colours compare within a slice and not between slices.
 
     Args:
-        framed: grey pixels, shape (H, W).
+        cropped: grey pixels, shape (H, W).
         activation_map: contributions to the logit of COVID, shape (h, w); values that are not finite count
             as none.
 
     Returns:
         Shape (H, W, 3).
     """
-    height, width = framed.shape
+    height, width = cropped.shape
     finite = np.nan_to_num(activation_map.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     smooth = cv2.resize(finite, (width, height), interpolation=cv2.INTER_CUBIC)
     peak = float(np.abs(smooth).max())
     share = smooth * np.float32(_STRENGTH / peak) if peak > 0 else np.zeros_like(smooth)
     speaking_for, against = np.maximum(share, 0), np.maximum(-share, 0)
-    grey = framed * (1 - speaking_for - against)
+    grey = cropped * (1 - speaking_for - against)
     # Channel by channel in single precision: 10 times as fast as arrays of shape (H, W, 3).
     channels = [
         np.rint(grey + speaking_for * np.float32(warm) + against * np.float32(cold))
@@ -111,3 +115,25 @@ def png_data_uri(picture: Picture) -> str:
     pixels = picture[:, :, 0] if is_grey else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 6])[1]
     return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
+
+
+def side_by_side(pictures: Sequence[NDArray[np.uint8]], height: int, gap: int = 6) -> NDArray[np.uint8]:
+    """Pictures brought to one height and set in a row with white gaps.
+
+    Args:
+        pictures: uint8, shapes (H, W) grey, or all of them (H, W, 3) in colour.
+        height: of the row in pixels.
+        gap: width of the white space between two pictures in pixels.
+
+    Returns:
+        uint8, shape (height, W) or (height, W, 3).
+    """
+    row: list[NDArray[np.uint8]] = []
+    for picture in pictures:
+        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        shrinking = picture.shape[0] > height
+        resized = cv2.resize(
+            picture, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+        )
+        row += [np.full((height, gap, *picture.shape[2:]), 255, np.uint8), np.asarray(resized, np.uint8)]
+    return np.hstack(row[1:])

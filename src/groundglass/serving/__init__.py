@@ -1,1 +1,1 @@
-"""Findings for other machines: a service over HTTP, and the client that answers a DICOM archive."""
+"""Predictions for other machines: a service over HTTP, and the client that answers a DICOM archive."""

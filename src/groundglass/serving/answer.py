@@ -13,8 +13,8 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from groundglass.inference.findings_file import json_line, row_of
-from groundglass.serving.documents import RESULTS, findings_document
+from groundglass.inference.writers import json_line, row_of
+from groundglass.serving.documents import RESULTS, predictions_document
 from groundglass.serving.exchange import exchange_of
 from groundglass.serving.job import HeatMaps, Job, Judged
 from groundglass.serving.logs import log
@@ -29,13 +29,13 @@ _LAST_WORD = 0.5
 """Seconds from the last line of an answer that breaks off to its end: browsers drop what comes with that."""
 
 
-class FindingsAnswer(Response):
+class PredictionsAnswer(Response):
     """Takes an upload on when it is sent; what is uploaded is gone before the answer is complete.
 
     Args:
         service: that answers.
         heat_maps: how they are wanted.
-        as_lines: each finding as a line of JSON as soon as it is known, instead of one document.
+        as_lines: each prediction as a line of JSON as soon as it is known, instead of one document.
     """
 
     def __init__(self, service: Service, heat_maps: HeatMaps, *, as_lines: bool) -> None:
@@ -62,17 +62,17 @@ class FindingsAnswer(Response):
 
     async def _document(self, result: Result, scope: Scope, receive: Receive) -> dict[str, Any]:
         inline: dict[int, str | None] = {}
-        async with self._judged(result, scope, receive) as findings:
-            async for judged in findings:
-                inline[len(result.findings) - 1] = judged.heat_map
+        async with self._judged(result, scope, receive) as predictions:
+            async for judged in predictions:
+                inline[len(result.predictions) - 1] = judged.heat_map
         kept = self._service.results.seconds_left(result) if self._heat_maps == "link" else None
-        return findings_document(result, kept, inline if self._heat_maps == "inline" else None)
+        return predictions_document(result, kept, inline if self._heat_maps == "inline" else None)
 
     async def _stream(self, result: Result, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
         try:
-            async with self._judged(result, scope, receive) as findings:
-                async for judged in findings:
+            async with self._judged(result, scope, receive) as predictions:
+                async for judged in predictions:
                     if not started:
                         await send(self._start(result))
                         started = True
@@ -97,14 +97,14 @@ class FindingsAnswer(Response):
 
     def _line(self, judged: Judged) -> bytes:
         if self._heat_maps != "inline":
-            return json_line(judged.finding)
-        return json.dumps({**row_of(judged.finding), "heat_map": judged.heat_map}).encode() + b"\n"
+            return json_line(judged.prediction)
+        return json.dumps({**row_of(judged.prediction), "heat_map": judged.heat_map}).encode() + b"\n"
 
     @asynccontextmanager
     async def _judged(
         self, result: Result, scope: Scope, receive: Receive
     ) -> AsyncIterator[AsyncIterator[Judged]]:
-        """The findings of the upload as they come; the upload is removed when the block ends."""
+        """The predictions of the upload as they come; the upload is removed when the block ends."""
         service, capacity = self._service, self._service.settings.capacity
         client = scope["client"][0] if scope.get("client") else ""
         with service.admission.admit(client), service.scratch.folder() as folder:
@@ -136,12 +136,12 @@ class FindingsAnswer(Response):
             await job.ended()
 
     async def _recorded(self, job: Job, result: Result, scope: Scope) -> AsyncIterator[Judged]:
-        async for judged in job.findings():
-            number = len(result.findings)
-            result.add(judged.finding)
+        async for judged in job.predictions():
+            number = len(result.predictions)
+            result.add(judged.prediction)
             if judged.kept is not None:
                 self._service.results.keep_slice(result, number, judged.kept)
-            self._service.metrics.found(judged.finding)
+            self._service.metrics.found(judged.prediction)
             exchange_of(scope).slices += 1
             yield judged
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from groundglass import __version__
 from groundglass.serving import documents, layers, metrics, schemas
-from groundglass.serving.answer import JSON_LINES, FindingsAnswer
+from groundglass.serving.answer import JSON_LINES, PredictionsAnswer
 from groundglass.serving.front import Front
 from groundglass.serving.job import HeatMaps
 from groundglass.serving.problems import (
@@ -36,12 +36,12 @@ _MARKDOWN, _ZIP, _CSV = "text/markdown", "application/zip", "text/csv"
 _CHUNK = 2**16
 
 ResultId = Annotated[str, Path(description="As the answer to the upload has it.", max_length=64)]
-Number = Annotated[int, Path(ge=0, le=2**31, description="Of the finding, from 0.")]
+Number = Annotated[int, Path(ge=0, le=2**31, description="Of the prediction, from 0.")]
 Accept = Annotated[str, Header(description="application/json or another kind the address gives.")]
 Wanted = Annotated[
     HeatMaps,
     Query(
-        description="Heat maps: none; by link, which keeps pixels and findings in memory for a while; inline."
+        description="Heat maps: none; by link, which keeps pixels and predictions in memory for a while; inline."
     ),
 ]
 
@@ -62,7 +62,13 @@ def create_app(service: Service) -> ASGIApp:
             Exception: answer_problem,
         },
     )
-    for router in (_findings(service), _results(service), _slices(service), _about(service), page_router()):
+    for router in (
+        _predictions(service),
+        _results(service),
+        _slices(service),
+        _about(service),
+        page_router(),
+    ):
         app.include_router(router)
     app.openapi = lambda: _description(app, service)  # type: ignore[method-assign]
     return Front(app, service)
@@ -77,8 +83,8 @@ def _description(app: FastAPI, service: Service) -> dict[str, Any]:
         for unused in ("HTTPValidationError", "ValidationError"):
             parts.pop(unused, None)
         # The framework leaves out what is null, which makes examples invalid.
-        answer = described["paths"]["/v1/findings"]["post"]["responses"]["200"]["content"]
-        answer["application/json"]["examples"] = schemas.FINDINGS_EXAMPLES
+        answer = described["paths"]["/v1/predictions"]["post"]["responses"]["200"]["content"]
+        answer["application/json"]["examples"] = schemas.PREDICTIONS_EXAMPLES
         if not service.settings.is_local:
             described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             described["security"] = [{"token": []}]
@@ -86,18 +92,18 @@ def _description(app: FastAPI, service: Service) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def _findings(service: Service) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["findings"])
+def _predictions(service: Service) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["predictions"])
 
     @router.post(
-        "/findings",
-        responses={200: schemas.FINDINGS_ANSWER, **problem_answers(408, 413, 415, 422, 429, 503)},
+        "/predictions",
+        responses={200: schemas.PREDICTIONS_ANSWER, **problem_answers(408, 413, 415, 422, 429, 503)},
         openapi_extra=schemas.UPLOAD,
         response_class=Response,
     )
     async def find(heat_maps: Wanted = "none", accept: Accept = "*/*") -> Response:
         """What the model says of every slice of one or many files."""
-        return FindingsAnswer(service, heat_maps, as_lines=JSON_LINES in accept)
+        return PredictionsAnswer(service, heat_maps, as_lines=JSON_LINES in accept)
 
     return router
 
@@ -105,11 +111,11 @@ def _findings(service: Service) -> APIRouter:
 def _results(service: Service) -> APIRouter:
     router = APIRouter(prefix=documents.RESULTS, tags=["results"], responses=problem_answers(404, 422))
 
-    @router.get("/{result}", responses={200: {"model": schemas.Findings}})
+    @router.get("/{result}", responses={200: {"model": schemas.Predictions}})
     async def look(result: ResultId) -> Response:
         """The answer to an upload once more, as far as it has come."""
         found = service.results.get(result)
-        document = documents.findings_document(found, service.results.seconds_left(found))
+        document = documents.predictions_document(found, service.results.seconds_left(found))
         return JSONResponse(document)
 
     @router.delete("/{result}", status_code=204, response_class=Response)
@@ -118,17 +124,17 @@ def _results(service: Service) -> APIRouter:
         service.results.forget(service.results.get(result).id)
         return Response(status_code=204)
 
-    @router.get("/{result}/findings.jsonl", responses={200: _content(JSON_LINES)}, response_class=Response)
+    @router.get("/{result}/predictions.jsonl", responses={200: _content(JSON_LINES)}, response_class=Response)
     async def lines(result: ResultId) -> Response:
         """The lines of `groundglass predict --json`."""
-        content = documents.json_lines(service.results.get(result).findings)
-        return _download(content, JSON_LINES, "findings.jsonl")
+        content = documents.json_lines(service.results.get(result).predictions)
+        return _download(content, JSON_LINES, "predictions.jsonl")
 
-    @router.get("/{result}/findings.csv", responses={200: _content(_CSV)}, response_class=Response)
+    @router.get("/{result}/predictions.csv", responses={200: _content(_CSV)}, response_class=Response)
     async def table(result: ResultId) -> Response:
         """The table of `groundglass predict --csv`."""
-        content = documents.csv_table(service.results.get(result).findings)
-        return _download(content, _CSV, "findings.csv")
+        content = documents.csv_table(service.results.get(result).predictions)
+        return _download(content, _CSV, "predictions.csv")
 
     @router.get(
         "/{result}/report.zip",
@@ -138,10 +144,10 @@ def _results(service: Service) -> APIRouter:
     async def report(result: ResultId) -> Response:
         """The folder of `groundglass predict --output`: report.html, tables, pictures."""
         found = service.results.get(result)
-        findings, slices = list(found.findings), dict(found.slices)
+        predictions, slices = list(found.predictions), dict(found.slices)
 
         def make(folder: FilePath) -> IO[bytes]:
-            return documents.report_zip(service.bundle, findings, slices, folder)
+            return documents.report_zip(service.bundle, predictions, slices, folder)
 
         if service.reporting.statistics().tasks_waiting >= service.settings.capacity.requests:
             raise busy("As many reports are being made as there may be.", retry_after=30)
@@ -165,7 +171,7 @@ def _slices(service: Service) -> APIRouter:
         kept = service.results.slice(result, number)
         content = await run_sync(draw, kept, limiter=service.drawing)
         if content is None:
-            raise Problem(404, "no-such-layer", "The slice has none: see the links of its finding.")
+            raise Problem(404, "no-such-layer", "The slice has none: see the links of its prediction.")
         return Response(content, media_type=media_type)
 
     @router.get("/picture.png", responses={200: _content("image/png", binary=True)}, response_class=Response)

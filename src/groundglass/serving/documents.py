@@ -1,4 +1,4 @@
-"""What answers hold: findings as ``groundglass predict --json`` prints them, sums, series, links."""
+"""What answers hold: predictions as ``groundglass predict --json`` prints them, sums, series, links."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from groundglass.inference.bundle import CARD, Bundle
-from groundglass.inference.finding import Finding
-from groundglass.inference.findings_file import findings_writer, json_line, row_of
 from groundglass.inference.output import OutputPlan, open_output
-from groundglass.inference.study import STUDY_SCORE
+from groundglass.inference.prediction import Prediction
+from groundglass.inference.series import SERIES_SCORE
+from groundglass.inference.writers import json_line, predictions_writer, row_of
 from groundglass.serving.results import KeptSlice, Result
 
 RESULTS = "/v1/results"
 PICTURE, OUTLINE, HEAT_MAP, HOUNSFIELD = "picture.png", "outline.svg", "heat_map.png", "hounsfield.raw"
 
 
-def findings_document(
+def predictions_document(
     result: Result, seconds_left: float | None, inline: Mapping[int, str | None] | None = None
 ) -> dict[str, Any]:
     """The answer to an upload.
@@ -29,34 +29,34 @@ def findings_document(
     Args:
         result: of the upload.
         seconds_left: how long it is kept; None where it is not.
-        inline: heat maps by number of finding, where they were asked for.
+        inline: heat maps by number of prediction, where they were asked for.
     """
     kept = seconds_left is not None
-    findings = []
-    for number, finding in enumerate(result.findings):
-        row = row_of(finding)
+    predictions = []
+    for number, prediction in enumerate(result.predictions):
+        row = row_of(prediction)
         if kept:
             row.update(_links_of_slice(result, number))
         if inline is not None:
             row["heat_map"] = inline.get(number)
-        findings.append(row)
+        predictions.append(row)
     return {
         "bundle": result.bundle,
         "counts": {"total": result.studies.counts.total, **asdict(result.studies.counts)},
-        "study_score": STUDY_SCORE,
+        "series_score": SERIES_SCORE,
         "series": _series(result),
-        "findings": findings,
+        "predictions": predictions,
         "kept": _links_of_result(result, seconds_left) if seconds_left is not None else None,
     }
 
 
 def _series(result: Result) -> list[dict[str, Any]]:
-    """The series, each with the numbers of its findings from 0."""
-    series = [{**each.as_document(), "findings": []} for each in result.studies.summaries()]
-    for number, finding in enumerate(result.findings):
-        index = result.studies.number(finding)
+    """The series, each with the numbers of its predictions from 0."""
+    series = [{**each.as_document(), "predictions": []} for each in result.studies.summaries()]
+    for number, prediction in enumerate(result.predictions):
+        index = result.studies.number(prediction)
         if index is not None:
-            series[index - 1]["findings"].append(number)
+            series[index - 1]["predictions"].append(number)
     return series
 
 
@@ -67,8 +67,8 @@ def _links_of_result(result: Result, seconds_left: float) -> dict[str, Any]:
         "seconds_left": round(seconds_left),
         "links": {
             "self": base,
-            "jsonl": f"{base}/findings.jsonl",
-            "csv": f"{base}/findings.csv",
+            "jsonl": f"{base}/predictions.jsonl",
+            "csv": f"{base}/predictions.csv",
             "report": f"{base}/report.zip",
         },
     }
@@ -91,41 +91,41 @@ def _links_of_slice(result: Result, number: int) -> dict[str, Any]:
     }
 
 
-def json_lines(findings: Sequence[Finding]) -> bytes:
+def json_lines(predictions: Sequence[Prediction]) -> bytes:
     """The lines of ``groundglass predict --json``."""
-    return b"".join(map(json_line, findings))
+    return b"".join(map(json_line, predictions))
 
 
-def csv_table(findings: Sequence[Finding]) -> bytes:
+def csv_table(predictions: Sequence[Prediction]) -> bytes:
     """The table of ``groundglass predict --csv``."""
     stream = io.BytesIO()
-    writer = findings_writer("csv", stream)
-    for finding in findings:
-        writer.write(finding)
+    writer = predictions_writer("csv", stream)
+    for prediction in predictions:
+        writer.write(prediction)
     writer.close()
     return stream.getvalue()
 
 
 def report_zip(
-    bundle: Bundle, findings: Sequence[Finding], slices: Mapping[int, KeptSlice], folder: Path
+    bundle: Bundle, predictions: Sequence[Prediction], slices: Mapping[int, KeptSlice], folder: Path
 ) -> IO[bytes]:
     """The folder that ``groundglass predict --output`` writes, zipped: report.html, tables, pictures.
 
     Args:
         bundle: that was asked.
-        findings: of the result.
+        predictions: of the result.
         slices: those of them whose pixels are kept.
         folder: an empty one to work in.
 
     Returns:
         The zip, in a file without a name that is gone when it is closed.
     """
-    plan = OutputPlan(path=folder / "report", command="POST /v1/findings")
+    plan = OutputPlan(path=folder / "report", command="POST /v1/predictions")
     with open_output(plan, bundle) as output:
-        for number, finding in enumerate(findings):
+        for number, prediction in enumerate(predictions):
             kept = slices.get(number)
-            evidence = None if kept is None else kept.evidence(finding)
-            output.add(replace(finding, evidence=evidence))
+            evidence = None if kept is None else kept.evidence(prediction)
+            output.add(replace(prediction, evidence=evidence))
     packed = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by whoever sends it
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for path in sorted((folder / "report").rglob("*")):

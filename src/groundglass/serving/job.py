@@ -1,4 +1,4 @@
-"""The work on one request: workers read and judge its files, the event loop gets its findings."""
+"""The work on one request: workers read and judge its files, the event loop gets its predictions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal, cast
 from groundglass.imaging.slice import CTSlice
 from groundglass.imaging.source import MemorySource
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.finding import Finding
+from groundglass.inference.prediction import Prediction
 from groundglass.serving.layers import heat_map_uri
 from groundglass.serving.problems import too_large
 from groundglass.serving.results import KeptSlice
@@ -20,7 +20,7 @@ from groundglass.serving.spool import UploadedFile
 from groundglass.serving.workers import FairWorkers, Steps
 
 HeatMaps = Literal["none", "link", "inline"]
-_Items = Generator[CTSlice | Finding, None, None]
+_Items = Generator[CTSlice | Prediction, None, None]
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Judged:
     """What is said of one slice, ready to be answered.
 
     Attributes:
-        finding: without evidence; its file is called as the client called it.
+        prediction: without evidence; its file is called as the client called it.
         kept: pixels and activation map, for links.
         heat_map: data URI of a PNG, for those who want it in the answer.
     """
 
-    finding: Finding
+    prediction: Prediction
     kept: KeptSlice | None = None
     heat_map: str | None = None
 
 
 class Job:
-    """Files of one request on their way to findings.
+    """Files of one request on their way to predictions.
 
     Args:
         classifier: which may be asked by many threads.
@@ -65,7 +65,7 @@ class Job:
         workers.submit(self._steps(), self._done, heavy=heavy)
 
     def stop(self, reason: BaseException) -> None:
-        """End the work before the next slice; whoever waits for findings is told the reason."""
+        """End the work before the next slice; whoever waits for predictions is told the reason."""
         self._stopped = True
         self._error = self._error or reason
         self._news.set()
@@ -74,7 +74,7 @@ class Job:
         """Wait until no worker has anything of the request in its hands."""
         await self._ended.wait()
 
-    async def findings(self) -> AsyncIterator[Judged]:
+    async def predictions(self) -> AsyncIterator[Judged]:
         """What is said of each slice, in the order of reading, as soon as it is known.
 
         Raises:
@@ -105,26 +105,26 @@ class Job:
                     )
                 yield partial(self._judge, number, item)
 
-    def _judge(self, number: int, item: CTSlice | Finding) -> None:
+    def _judge(self, number: int, item: CTSlice | Prediction) -> None:
         if self._stopped:
             return
-        finding = self._classifier.judge(item, evidence=self._heat_maps != "none")
+        prediction = self._classifier.judge(item, evidence=self._heat_maps != "none")
         kept = heat_map = None
-        if finding.evidence is not None and self._heat_maps == "link":
-            kept = KeptSlice.of(finding.evidence)
-        elif finding.evidence is not None:
-            heat_map = heat_map_uri(finding.evidence)
-        judged = Judged(self._as_sent(finding), kept, heat_map)
+        if prediction.evidence is not None and self._heat_maps == "link":
+            kept = KeptSlice.of(prediction.evidence)
+        elif prediction.evidence is not None:
+            heat_map = heat_map_uri(prediction.evidence)
+        judged = Judged(self._as_sent(prediction), kept, heat_map)
         self._loop.call_soon_threadsafe(self._take, number, judged)
 
-    def _as_sent(self, finding: Finding) -> Finding:
-        """The finding without its pixels, and with the name that the client gave the file."""
+    def _as_sent(self, prediction: Prediction) -> Prediction:
+        """The prediction without its pixels, and with the name that the client gave the file."""
         path = next(
-            path for path in self._names if finding.file == path or finding.file.startswith(f"{path}!")
+            path for path in self._names if prediction.file == path or prediction.file.startswith(f"{path}!")
         )
         name = self._names[path]
-        reason = finding.reason if finding.reason is None else finding.reason.replace(path, name)
-        return replace(finding, file=name + finding.file[len(path) :], reason=reason, evidence=None)
+        reason = prediction.reason if prediction.reason is None else prediction.reason.replace(path, name)
+        return replace(prediction, file=name + prediction.file[len(path) :], reason=reason, evidence=None)
 
     def _take(self, number: int, judged: Judged) -> None:
         self._judged[number] = judged
@@ -140,5 +140,5 @@ class Job:
 
 
 def _called(file: UploadedFile) -> str:
-    """What a finding made from the file calls it."""
+    """What a prediction made from the file calls it."""
     return file.source.name if isinstance(file.source, MemorySource) else str(file.source)

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.imaging.framing import Box
-from groundglass.inference.finding import Evidence
+from groundglass.imaging.crop import Box
+from groundglass.inference.prediction import Evidence
 from groundglass.reporting.overlay import AGAINST_COVID, FOR_COVID, FRAME
 from groundglass.serving.results import KeptSlice
 
@@ -27,7 +27,7 @@ def heat_map_png(kept: KeptSlice) -> bytes | None:
     """The activation map, transparent where it says nothing; None unless the slice was classified."""
     if kept.activation_map is None:
         return None
-    return _png(_heat_map(kept.activation_map, kept.framed.box, kept.shape))
+    return _png(_heat_map(kept.activation_map, kept.cropped.box, kept.shape))
 
 
 def heat_map_uri(evidence: Evidence) -> str | None:
@@ -35,7 +35,7 @@ def heat_map_uri(evidence: Evidence) -> str | None:
     if evidence.activation_map is None:
         return None
     rows, columns = evidence.slice.pixels.shape
-    content = _png(_heat_map(evidence.activation_map, evidence.framed.box, (rows, columns)))
+    content = _png(_heat_map(evidence.activation_map, evidence.cropped.box, (rows, columns)))
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
@@ -48,7 +48,7 @@ def outline_svg(kept: KeptSlice) -> bytes:
         "M" + " L".join(f"{column + 0.5:g},{row + 0.5:g}" for column, row in contour[:, 0, :].tolist()) + " Z"
         for contour in contours
     )
-    left, top, right, bottom = kept.framed.box
+    left, top, right, bottom = kept.cropped.box
     colour = "rgb({},{},{})".format(*FRAME)
     style = f'fill="none" stroke="{colour}" vector-effect="non-scaling-stroke"'
     return (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from groundglass.inference.finding import Finding
+from groundglass.inference.prediction import Prediction
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -39,8 +39,8 @@ class Metrics:
         self._received = Counter(
             "groundglass_received_bytes", "Bytes of request bodies.", registry=self._registry
         )
-        self._findings = Counter(
-            "groundglass_findings", "Findings made.", ("status", "label"), registry=self._registry
+        self._predictions = Counter(
+            "groundglass_predictions", "Predictions made.", ("status", "label"), registry=self._registry
         )
         for name, (description, value) in gauges.items():
             Gauge(f"groundglass_{name}", description, registry=self._registry).set_function(value)
@@ -51,9 +51,9 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
         self._received.inc(received)
 
-    def found(self, finding: Finding) -> None:
-        """Count one finding."""
-        self._findings.labels(finding.status.value, finding.label or "").inc()
+    def found(self, prediction: Prediction) -> None:
+        """Count one prediction."""
+        self._predictions.labels(prediction.status.value, prediction.label or "").inc()
 
     def page(self) -> bytes:
         """All figures, as Prometheus reads them."""

@@ -12,11 +12,11 @@ from http import HTTPStatus
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.imaging.framing import FramedSlice
+from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.slice import CTSlice, Grey, Origin
 from groundglass.imaging.window import LUNG
-from groundglass.inference.finding import Evidence, Finding
-from groundglass.inference.study import Studies
+from groundglass.inference.prediction import Evidence, Prediction
+from groundglass.inference.series import Studies
 from groundglass.serving.problems import Problem
 from groundglass.serving.settings import Capacity
 
@@ -25,14 +25,14 @@ _SHORT = np.iinfo(np.int16)
 
 @dataclass(frozen=True)
 class KeptSlice:
-    """What a finding was drawn from, packed: half a megabyte for a slice of 512 x 512 pixels.
+    """What a prediction was drawn from, packed: half a megabyte for a slice of 512 x 512 pixels.
 
     Attributes:
         shape: rows and columns.
         grey: uint8, shape (H, W); None where Hounsfield units are kept instead.
         hounsfield: int16, shape (H, W), rounded; None where the file has none.
         lungs: bits of the mask of the lungs.
-        framed: what the network was shown, its own mask left out.
+        cropped: what the network was shown, its own mask left out.
         activation_map: float32, shape (h, w); None unless classified.
     """
 
@@ -40,27 +40,27 @@ class KeptSlice:
     grey: Grey | None
     hounsfield: NDArray[np.int16] | None
     lungs: NDArray[np.uint8]
-    framed: FramedSlice
+    cropped: CroppedSlice
     activation_map: NDArray[np.float32] | None
 
     @classmethod
     def of(cls, evidence: Evidence) -> KeptSlice:
-        """Pack what a finding brought."""
+        """Pack what a prediction brought."""
         units = evidence.slice.hounsfield
         rounded = None if units is None else np.clip(np.rint(units), _SHORT.min, _SHORT.max).astype(np.int16)
         return cls(
             shape=(evidence.slice.pixels.shape[0], evidence.slice.pixels.shape[1]),
             grey=evidence.slice.pixels if rounded is None else None,
             hounsfield=rounded,
-            lungs=np.packbits(evidence.framed.lungs),
-            framed=replace(evidence.framed, lungs=np.zeros((0, 0), np.bool_)),
+            lungs=np.packbits(evidence.cropped.lungs),
+            cropped=replace(evidence.cropped, lungs=np.zeros((0, 0), np.bool_)),
             activation_map=evidence.activation_map,
         )
 
     @property
     def size(self) -> int:
         """Bytes."""
-        arrays = (self.grey, self.hounsfield, self.lungs, self.framed.pixels, self.activation_map)
+        arrays = (self.grey, self.hounsfield, self.lungs, self.cropped.pixels, self.activation_map)
         return sum(array.nbytes for array in arrays if array is not None)
 
     def pixels(self) -> Grey:
@@ -75,11 +75,11 @@ class KeptSlice:
         count = self.shape[0] * self.shape[1]
         return np.unpackbits(self.lungs, count=count).reshape(self.shape).astype(np.bool_)
 
-    def evidence(self, finding: Finding) -> Evidence:
-        """What the finding was drawn from, without Hounsfield units."""
-        origin = Origin(finding.file, "", frame=finding.frame, series=finding.series)
-        framed = replace(self.framed, lungs=self.lung_mask())
-        return Evidence(CTSlice(self.pixels(), origin), framed, self.activation_map)
+    def evidence(self, prediction: Prediction) -> Evidence:
+        """What the prediction was drawn from, without Hounsfield units."""
+        origin = Origin(prediction.file, "", frame=prediction.frame, series=prediction.series)
+        cropped = replace(self.cropped, lungs=self.lung_mask())
+        return Evidence(CTSlice(self.pixels(), origin), cropped, self.activation_map)
 
 
 @dataclass
@@ -90,24 +90,24 @@ class Result:
         id: that nobody can guess; empty where nobody can ask for it.
         bundle: id of the bundle that was asked.
         begun: when, in the clock's seconds.
-        findings: in the order of reading.
+        predictions: in the order of reading.
         studies: what they say together.
-        slices: those that are kept, by the number of their finding.
+        slices: those that are kept, by the number of their prediction.
         size: bytes of the slices.
     """
 
     id: str
     bundle: str
     begun: float
-    findings: list[Finding] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
     studies: Studies = field(default_factory=Studies)
     slices: dict[int, KeptSlice] = field(default_factory=dict)
     size: int = 0
 
-    def add(self, finding: Finding) -> None:
-        """Take the next finding."""
-        self.findings.append(finding)
-        self.studies.add(finding)
+    def add(self, prediction: Prediction) -> None:
+        """Take the next prediction."""
+        self.predictions.append(prediction)
+        self.studies.add(prediction)
 
 
 class Results:
@@ -139,7 +139,7 @@ class Results:
         return result
 
     def keep_slice(self, result: Result, number: int, kept: KeptSlice) -> bool:
-        """Keep the slice of a finding; False where there is no room for it, even without older results."""
+        """Keep the slice of a prediction; False where there is no room for it, even without older results."""
         if result.id not in self._kept:
             return False
         while self.size + kept.size > self._capacity.kept_bytes:
@@ -170,7 +170,7 @@ class Results:
             ) from None
 
     def slice(self, key: str, number: int) -> KeptSlice:
-        """What a finding of a kept result was drawn from.
+        """What a prediction of a kept result was drawn from.
 
         Raises:
             Problem: there is no such result, or the slice is not kept.

@@ -25,7 +25,7 @@ class ImageLinks(_Schema):
     hounsfield: str | None
 
 
-class FindingRow(_Schema):
+class PredictionRow(_Schema):
     """What is said of one slice, as ``groundglass predict --json`` says it."""
 
     file: str
@@ -78,10 +78,10 @@ class Series(_Schema):
     positive: int
     negative: int
     uncertain: int
-    study_score: float | None
+    series_score: float | None
     slices_in_score: int
     curve: Curve
-    findings: list[int] = Field(description="Numbers of its findings, from 0.")
+    predictions: list[int] = Field(description="Numbers of its predictions, from 0.")
 
 
 class ResultLinks(_Schema):
@@ -101,14 +101,14 @@ class Kept(_Schema):
     links: ResultLinks
 
 
-class Findings(_Schema):
+class Predictions(_Schema):
     """What is said of an upload."""
 
     bundle: str
     counts: Counts
-    study_score: str = Field(description="What the study scores are.")
+    series_score: str = Field(description="What the series scores are.")
     series: list[Series]
-    findings: list[FindingRow]
+    predictions: list[PredictionRow]
     kept: Kept | None = Field(description="Where heat_maps=link was asked for.")
 
 
@@ -123,7 +123,7 @@ class Model(BaseModel):
     created: str
     licence: str
     network: dict[str, Any]
-    framing: dict[str, Any]
+    preprocessing: dict[str, Any]
     metrics: dict[str, Any]
     card: str = Field(description="Markdown.")
 
@@ -178,17 +178,17 @@ _SERIES = {
     "positive": 1,
     "negative": 0,
     "uncertain": 0,
-    "study_score": 0.91,
+    "series_score": 0.91,
     "slices_in_score": 1,
     "curve": {"axis": "mm", "at": [-121.5], "probability": [0.91], "label": ["COVID"]},
-    "findings": [0],
+    "predictions": [0],
 }
 _PLAIN = {
     "bundle": "93ca333d9732-int8",
     "counts": _COUNTS,
-    "study_score": "Mean of the highest fifth of the calibrated probabilities of COVID.",
+    "series_score": "Mean of the highest fifth of the calibrated probabilities of COVID.",
     "series": [_SERIES],
-    "findings": [_ROW],
+    "predictions": [_ROW],
     "kept": None,
 }
 _KEPT = {
@@ -196,28 +196,28 @@ _KEPT = {
     "seconds_left": 900,
     "links": {
         "self": _RESULT,
-        "jsonl": f"{_RESULT}/findings.jsonl",
-        "csv": f"{_RESULT}/findings.csv",
+        "jsonl": f"{_RESULT}/predictions.jsonl",
+        "csv": f"{_RESULT}/predictions.csv",
         "report": f"{_RESULT}/report.zip",
     },
 }
-FINDINGS_EXAMPLES: dict[str, Any] = {
+PREDICTIONS_EXAMPLES: dict[str, Any] = {
     "none": {"summary": "heat_maps=none", "value": _PLAIN},
     "link": {
         "summary": "heat_maps=link",
-        "value": {**_PLAIN, "findings": [{**_ROW, "image": _IMAGE}], "kept": _KEPT},
+        "value": {**_PLAIN, "predictions": [{**_ROW, "image": _IMAGE}], "kept": _KEPT},
     },
     "inline": {
         "summary": "heat_maps=inline",
-        "value": {**_PLAIN, "findings": [{**_ROW, "heat_map": "data:image/png;base64,iVBORw0KGgo="}]},
+        "value": {**_PLAIN, "predictions": [{**_ROW, "heat_map": "data:image/png;base64,iVBORw0KGgo="}]},
     },
 }
-FINDINGS_ANSWER: dict[str, Any] = {
-    "model": Findings,
+PREDICTIONS_ANSWER: dict[str, Any] = {
+    "model": Predictions,
     "description": "What was found; with Accept: application/x-ndjson line by line as it is found.",
     "content": {
-        "application/json": {"examples": FINDINGS_EXAMPLES},
-        JSON_LINES: {"schema": {"type": "string", "description": "Each line is a FindingRow."}},
+        "application/json": {"examples": PREDICTIONS_EXAMPLES},
+        JSON_LINES: {"schema": {"type": "string", "description": "Each line is a PredictionRow."}},
     },
 }
 UPLOAD: dict[str, Any] = {

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from groundglass.errors import ServiceError
-from groundglass.imaging.limits import Limits
+from groundglass.imaging.source import Limits
 
 MIB, GIB = 2**20, 2**30
 
@@ -30,7 +30,7 @@ class Capacity:
         files: of one request.
         slices: of one request.
         scratch_bytes: of all uploads in flight together, on disk or in memory.
-        seconds: that one request may take, from its first byte to its last finding.
+        seconds: that one request may take, from its first byte to its last prediction.
         idle_seconds: that a client may keep the service waiting, for the next bytes or to take an answer.
         kept_bytes: of results kept in memory for links.
         kept_results: how many of them.

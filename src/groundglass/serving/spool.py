@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from groundglass.imaging.sniff import HEAD_BYTES, Container, identify
-from groundglass.imaging.source import MemorySource
+from groundglass.imaging.source import HEAD_BYTES, FileFormat, MemorySource, identify
 from groundglass.serving.scratch import RequestFolder
 
 _HEAVY = 16 * 2**20
@@ -19,7 +18,7 @@ class UploadedFile:
     """One file of a request.
 
     Attributes:
-        name: as the client gave it, which is what its findings call it.
+        name: as the client gave it, which is what its predictions call it.
         source: its bytes, or where it lies.
         size: bytes.
         kind: what its first bytes say it is; None for no image.
@@ -28,12 +27,12 @@ class UploadedFile:
     name: str
     source: MemorySource | Path
     size: int
-    kind: Container | None
+    kind: FileFormat | None
 
     @property
     def heavy(self) -> bool:
         """Whether reading it may take much memory."""
-        return self.size > _HEAVY or self.kind in {Container.ZIP, Container.GZIP}
+        return self.size > _HEAVY or self.kind in {FileFormat.ZIP, FileFormat.GZIP}
 
 
 class Spool:
@@ -52,7 +51,7 @@ class Spool:
         self.name, self.size = name, 0
         self._folder, self._most_held = folder, most_held
         self._head, self._held = b"", bytearray()
-        self._kind: Container | None = None
+        self._kind: FileFormat | None = None
         self._path: Path | None = None
         self._stream: BinaryIO | None = None
 
@@ -100,7 +99,7 @@ class Spool:
         Raises:
             OSError: it is an archive and cannot be written to disk.
         """
-        if self._kind is Container.ZIP:
+        if self._kind is FileFormat.ZIP:
             self.to_disk()
             self.close()
         source = self._path or MemorySource(self.name, bytes(self._held))

@@ -52,7 +52,7 @@ async def receive_files(
 
 
 def check_readable(files: list[UploadedFile]) -> None:
-    """Refuse a request in which nothing is an image; one bad file among others gets a finding instead.
+    """Refuse a request in which nothing is an image; one bad file among others gets a prediction instead.
 
     Raises:
         Problem: naming what can be read.

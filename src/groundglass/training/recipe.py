@@ -1,4 +1,7 @@
-"""Recipes: how a network is trained, read from YAML, every field checked and overridable."""
+"""Recipes of self-supervised pretraining, checked and overridable like those of training.
+
+Recipes: how a network is trained, read from YAML, every field checked and overridable.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from groundglass.errors import RecipeError
-from groundglass.imaging.framing import Framing, Normalisation
+from groundglass.imaging.crop import Normalisation, Preprocessing
 from groundglass.models.catalogue import entries
 
 if TYPE_CHECKING:
@@ -53,22 +56,22 @@ class NetworkSection(Section):
 
 
 class FramingSection(Section):
-    """Fields of :class:`groundglass.imaging.framing.Framing`."""
+    """Fields of :class:`groundglass.imaging.crop.Preprocessing`."""
 
     size: Annotated[int, Field(ge=32, le=1024)] = 160
     crop: bool = True
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.06
     normalisation: Normalisation = "two-anchor"
 
-    def build(self) -> Framing:
-        """The framing these fields describe."""
-        return Framing(**self.model_dump())
+    def build(self) -> Preprocessing:
+        """The preprocessing these fields describe."""
+        return Preprocessing(**self.model_dump())
 
 
 class AugmentationSection(Section):
     """Ranges and probabilities of the augmentations; zero switches one off.
 
-    The first four are the paper's (section III-A), the others keep a network from reading the container, the
+    The first four are the paper's (section III-A), the others keep a network from reading the file_format, the
     window or the scanner instead of the lungs.
     """
 
@@ -90,7 +93,7 @@ class SynthesisSection(Section):
 
     The first ``epochs_alone`` epochs hold nothing else: a supervised pretraining that knows no hospital.
     ``ground_glass`` is the share of painted slices with ground glass alone; the others get consolidation,
-    crazy paving or a mixture. ``decoys`` is the share of unpainted slices that get a sign of another disease.
+    crazy paving or a mixture. ``mimics`` is the share of unpainted slices that get a sign of another disease.
     ``teaches`` says which of the network's outputs all these slices train: that of COVID, that of opacity, or
     both; opacity is taught by nothing else.
     """
@@ -100,7 +103,7 @@ class SynthesisSection(Section):
     painted: Share = 0.5
     severity: tuple[Share, Share] = (0.08, 0.8)
     ground_glass: Share = 1.0
-    decoys: Share = 0.0
+    mimics: Share = 0.0
     teaches: Literal["covid", "opacity", "both"] = "covid"
 
 
@@ -133,7 +136,7 @@ class Recipe(Section):
 
     name: str
     network: NetworkSection
-    framing: FramingSection = FramingSection()
+    preprocessing: FramingSection = FramingSection()
     augmentation: AugmentationSection = AugmentationSection()
     synthesis: SynthesisSection = SynthesisSection()
     optimiser: OptimiserSection = OptimiserSection()
@@ -292,3 +295,77 @@ def _siblings(model: type[BaseModel], sections: list[str]) -> list[str]:
             return []
         model = annotation
     return list(model.model_fields)
+
+
+PRETRAINING = "pretraining"
+"""Folder of these recipes below that of the others."""
+
+
+class PretrainedSection(Section):
+    """Which network, from which weights; head and classifier are not trained."""
+
+    name: str
+    weights: str = "none"
+
+
+class ContrastSection(Section):
+    """How views are compared.
+
+    ``queue`` is the number of earlier keys that serve as negatives, for each of the three comparisons; by
+    default half the slices, and never more than that.
+    """
+
+    dimensions: Annotated[int, Field(ge=2)] = 128
+    hidden: Annotated[int, Field(ge=2)] = 512
+    temperature: Positive = 0.07
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    queue: Annotated[int, Field(ge=1)] | None = None
+
+
+class PretrainingSection(Section):
+    """Length and batches."""
+
+    epochs: Annotated[int, Field(ge=1)] = 40
+    batch_size: Annotated[int, Field(ge=2)] = 32
+
+
+class PretrainRecipe(Section):
+    """Everything that decides a pretraining, except data, split and seed."""
+
+    name: str
+    network: PretrainedSection
+    preprocessing: FramingSection = FramingSection()
+    # Two views must be told apart from other slices by what is in the lungs, not by a crop that is the same.
+    augmentation: AugmentationSection = AugmentationSection(smallest_crop=0.35, rotation=20.0)
+    contrast: ContrastSection = ContrastSection()
+    optimiser: OptimiserSection = OptimiserSection()
+    training: PretrainingSection = PretrainingSection()
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, every field spelled out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_pretrain_recipe(
+    name: str, overrides: Sequence[str] = (), network: str | None = None
+) -> PretrainRecipe:
+    """Read a pretraining recipe by name or from a YAML file.
+
+    Args:
+        name: of the recipe, or a path.
+        overrides: such as ``contrast.temperature=0.1``.
+        network: takes the place of the recipe's.
+
+    Raises:
+        RecipeError: for an unknown recipe, an unknown key (with a suggestion) or a value out of range.
+    """
+    fields = read_fields(name, PRETRAINING)
+    if network is not None:
+        fields.setdefault("network", {})["name"] = network
+    apply_overrides(fields, overrides)
+    return parse_pretrain_recipe(fields, name)
+
+
+def parse_pretrain_recipe(fields: dict[str, Any], name: str) -> PretrainRecipe:
+    """Check a recipe's fields; ``name`` is what an error message calls it."""
+    return check(PretrainRecipe, fields, name)

@@ -19,35 +19,28 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from groundglass.errors import RunError
-from groundglass.imaging.framing import Framing
-from groundglass.models.mirrored import Mirrored
+from groundglass.imaging.crop import Preprocessing
+from groundglass.models.layers import Mirrored
 from groundglass.models.registry import build
-from groundglass.training.checkpoint import read_history
 from groundglass.training.recipe import Recipe, parse_recipe
+from groundglass.training.trainer import HISTORY, INFO, RECIPE, WEIGHTS, read_history
 
 if TYPE_CHECKING:
-    from groundglass.models.network import Network
+    from groundglass.models.layers import Network
 
-INFO, RECIPE, HISTORY, WEIGHTS, CHECKPOINTS = (
-    "run.json",
-    "recipe.yaml",
-    "history.csv",
-    "weights.safetensors",
-    "checkpoints",
-)
 
 _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Predictions:
+class NetworkOutputs:
     """What a network says of slices.
 
     Attributes:
         logit: float32, shape (N,).
         probability: float32, shape (N,), of COVID.
         activation_map: float32, shape (N, h, w): each position's share of the logit.
-        framed: uint8, shape (N, size, size): what the network was shown, before normalisation.
+        cropped: uint8, shape (N, size, size): what the network was shown, before normalisation.
         opacity_logit: float32, shape (N,); None, as the next two, where the network has no such output.
         opacity: float32, shape (N,), probability of pneumonia-like opacity, whatever its cause.
         opacity_map: float32, shape (N, h, w): each position's share of ``opacity_logit``.
@@ -56,7 +49,7 @@ class Predictions:
     logit: NDArray[np.float32]
     probability: NDArray[np.float32]
     activation_map: NDArray[np.float32]
-    framed: NDArray[np.uint8]
+    cropped: NDArray[np.uint8]
     opacity_logit: NDArray[np.float32] | None = None
     opacity: NDArray[np.float32] | None = None
     opacity_map: NDArray[np.float32] | None = None
@@ -114,12 +107,12 @@ class Run:
         return str(self.info["split"])
 
     @property
-    def framing(self) -> Framing:
-        """How its slices are framed."""
-        return self.recipe.framing.build()
+    def preprocessing(self) -> Preprocessing:
+        """How its slices are cropped."""
+        return self.recipe.preprocessing.build()
 
     def history(self) -> list[dict[str, float]]:
-        """One row per epoch; see :data:`groundglass.training.checkpoint.COLUMNS`."""
+        """One row per epoch; see :data:`groundglass.training.trainer.COLUMNS`."""
         return read_history(self.path / HISTORY)
 
     @cached_property
@@ -155,31 +148,35 @@ class Run:
     def _damaged(self, error: Exception) -> RunError:
         return RunError(f"{self.path / WEIGHTS}: damaged weights ({str(error).splitlines()[0]})")
 
-    def predict(self, slices: Iterable[NDArray[np.uint8]]) -> Predictions:
-        """Judge slices of any shape, framed as in training, in batches.
+    def predict(self, slices: Iterable[NDArray[np.uint8]]) -> NetworkOutputs:
+        """Judge slices of any shape, cropped as in training, in batches.
 
         Args:
             slices: uint8 arrays of shape (H, W).
         """
-        framing = self.framing
-        framed = [framing.frame(pixels).pixels for pixels in slices]
-        return predict_framed(
-            self.network, framing, np.array(framed, np.uint8).reshape(-1, framing.size, framing.size)
+        preprocessing = self.preprocessing
+        cropped = [preprocessing.apply(pixels).pixels for pixels in slices]
+        return predict_cropped(
+            self.network,
+            preprocessing,
+            np.array(cropped, np.uint8).reshape(-1, preprocessing.size, preprocessing.size),
         )
 
 
-def predict_framed(network: torch.nn.Module, framing: Framing, framed: NDArray[np.uint8]) -> Predictions:
-    """Judge framed slices.
+def predict_cropped(
+    network: torch.nn.Module, preprocessing: Preprocessing, cropped: NDArray[np.uint8]
+) -> NetworkOutputs:
+    """Judge cropped slices.
 
     Args:
         network: in evaluation mode.
-        framing: whose normalisation is applied.
-        framed: uint8, shape (N, size, size).
+        preprocessing: whose normalisation is applied.
+        cropped: uint8, shape (N, size, size).
     """
     batches: dict[str, list[NDArray[np.float32]]] = defaultdict(list)
     with torch.inference_mode():
-        for start in range(0, len(framed), _BATCH):
-            images = torch.from_numpy(framing.normalise(framed[start : start + _BATCH])).unsqueeze(1)
+        for start in range(0, len(cropped), _BATCH):
+            images = torch.from_numpy(preprocessing.normalise(cropped[start : start + _BATCH])).unsqueeze(1)
             output = network(images.contiguous(memory_format=torch.channels_last))
             for name in ("logit", "activation_map", "opacity_logit", "opacity_map"):
                 if (values := getattr(output, name)) is not None:
@@ -187,11 +184,11 @@ def predict_framed(network: torch.nn.Module, framing: Framing, framed: NDArray[n
     joined = {name: np.concatenate(values) for name, values in batches.items()}
     logit = joined.get("logit", np.empty(0, np.float32))
     opacity_logit = joined.get("opacity_logit")
-    return Predictions(
+    return NetworkOutputs(
         logit,
         _sigmoid(logit),
         joined.get("activation_map", np.empty((0, 1, 1), np.float32)),
-        framed,
+        cropped,
         opacity_logit,
         None if opacity_logit is None else _sigmoid(opacity_logit),
         joined.get("opacity_map"),

@@ -1,49 +1,270 @@
-"""What a network sees in an epoch: real slices and painted pairs, drawn by seed and epoch alone."""
+"""What a network sees in an epoch: real slices and painted pairs, drawn by seed and epoch alone.
+
+Cropped slices, made once, cached on disk and held in memory as 8-bit grey.
+
+Augmentation of cropped slices: what makes a network look at lungs rather than at file_formats.
+
+All operations work on 8-bit grey in OpenCV, before normalisation, so that an augmented slice is exactly what
+another scanner, window or JPEG encoder would have handed in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from groundglass.imaging.decoys import Decoy, paint_decoy
-from groundglass.imaging.framing import Framing
-from groundglass.imaging.lesions import Kind, paint_lesion
-from groundglass.training.augment import Augmentation
-from groundglass.training.framed import FramedSet
-from groundglass.training.recipe import SynthesisSection
+from groundglass.data.manifest import Record, read_bytes, read_pixels
+from groundglass.files import atomic_path
+from groundglass.imaging.crop import Preprocessing, resize_box
+from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic
+from groundglass.imaging.slice import Grey
+from groundglass.training.recipe import AugmentationSection, SynthesisSection
+
+# Raised whenever preprocessing or the layout of the cache changes, so that old files are not used.
+_CACHE_VERSION = 2
+
+
+@dataclass(frozen=True)
+class CroppedSet:
+    """Slices cropped with some context around the frame.
+
+    Attributes:
+        pixels: uint8, shape (N, C, C).
+        lungs: bool, shape (N, C, C): the lung fields within ``pixels``.
+        sha256: of each file's content, in order.
+    """
+
+    pixels: NDArray[np.uint8]
+    lungs: NDArray[np.bool_]
+    sha256: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def cache_folder() -> Path:
+    """Where cropped slices are kept: ``$GROUNDGLASS_CACHE``, else the user's cache folder."""
+    chosen = os.environ.get("GROUNDGLASS_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundglass"
+
+
+def load_cropped(
+    records: Sequence[Record], preprocessing: Preprocessing, context: float, cache: Path | None = None
+) -> CroppedSet:
+    """Frame the slices of ``records``, or take them from the cache.
+
+    The cache is keyed by the content of the files, the preprocessing's geometry and the context; normalisation
+    happens later and is no part of it.
+
+    Args:
+        records: which slices.
+        preprocessing: how they are cropped.
+        context: share of the frame's side kept on every side beyond the frame; 0 gives the frame itself.
+        cache: folder of the cache; the default is :func:`cache_folder`.
+
+    Raises:
+        ImageError: a slice cannot be read.
+    """
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        hashes = tuple(pool.map(_sha256, records))
+    geometry = {key: value for key, value in asdict(preprocessing).items() if key != "normalisation"}
+    key = json.dumps([_CACHE_VERSION, geometry, context, hashes])
+    path = (cache or cache_folder()) / f"cropped-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    if (stored := _stored(path, len(records))) is not None:
+        return CroppedSet(*stored, hashes)
+    side = round(preprocessing.size * (1 + 2 * context))
+    pixels = np.empty((len(records), side, side), np.uint8)
+    lungs = np.empty((len(records), side, side), np.bool_)
+    for index, record in enumerate(records):
+        pixels[index], lungs[index] = _frame(read_pixels(record), preprocessing, context, side)
+    with atomic_path(path) as temporary:
+        np.savez(temporary, pixels=pixels, lungs=np.packbits(lungs))
+    return CroppedSet(pixels, lungs, hashes)
+
+
+def _sha256(record: Record) -> str:
+    return hashlib.sha256(read_bytes(record)).hexdigest()
+
+
+def _stored(path: Path, count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
+    """What the cache holds, or None; a damaged file is as good as none."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            pixels = arrays["pixels"]
+            lungs = np.unpackbits(arrays["lungs"], count=pixels.size).astype(np.bool_).reshape(pixels.shape)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+    return (pixels, lungs) if len(pixels) == count else None
+
+
+def _frame(
+    pixels: NDArray[np.uint8], preprocessing: Preprocessing, context: float, side: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    cropped = preprocessing.apply(pixels)
+    left, top, right, bottom = cropped.box
+    dx, dy = round((right - left) * context), round((bottom - top) * context)
+    box = (left - dx, top - dy, right + dx, bottom + dy)
+    # Beyond the picture its edge is repeated, but no lung continues there.
+    lungs = np.pad(cropped.lungs.astype(np.uint8), ((max(dy, 0) + 1,) * 2, (max(dx, 0) + 1,) * 2))
+    shifted = (box[0] + dx + 1, box[1] + dy + 1, box[2] + dx + 1, box[3] + dy + 1)
+    return resize_box(pixels, box, side), resize_box(lungs, shifted, side)
+
+
+CONTEXT = 0.125
+"""Share of the frame's side kept on every side of a training slice, for crops and shifts to move into."""
+
+
+class Augmentation:
+    """Random augmentation of one cropped slice with context.
+
+    Args:
+        section: ranges and probabilities.
+        size: side of the augmented slice in pixels.
+    """
+
+    def __init__(self, section: AugmentationSection, size: int) -> None:
+        self.section = section
+        self.size = size
+
+    def __call__(self, pixels: Grey, rng: np.random.Generator) -> Grey:
+        """Augment a slice of shape (C, C), C including the context, to (size, size)."""
+        s = self.section
+        # Resolution first, then noise and compression, in the order a picture suffers them.
+        out = self._warp(pixels, rng)
+        if rng.random() < s.grey:
+            out = cv2.LUT(out, _grey_curve(rng))
+        if rng.random() < s.blur:
+            out = _blurred(out, rng)
+        if rng.random() < s.noise:
+            out = _noisy(out, rng)
+        if rng.random() < s.jpeg:
+            out = _recompressed(out, rng)
+        if rng.random() < s.erasing:
+            out = _erased(out, rng)
+        return np.asarray(out, np.uint8)
+
+    def centre(self, pixels: Grey) -> Grey:
+        """The same slice without augmentation: the context cut away."""
+        return np.asarray(self._resample(pixels, np.eye(2), (0.0, 0.0)), np.uint8)
+
+    def _warp(self, pixels: Grey, rng: np.random.Generator) -> Grey:
+        """Crop, stretch, rotation, mirror and translation in one interpolation."""
+        s = self.section
+        zoom = 1.0
+        if s.smallest_crop < 1:
+            zoom = math.sqrt(rng.uniform(s.smallest_crop, 1.0)) * rng.uniform(1.0, 1.0 + CONTEXT / 2)
+        stretch = math.exp(rng.uniform(-s.stretch, s.stretch))
+        angle = math.radians(rng.uniform(-s.rotation, s.rotation))
+        flip = -1.0 if rng.random() < s.mirror else 1.0
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        scale = np.diag([zoom * stretch * flip, zoom / stretch])
+        # A smaller crop may lie anywhere inside the frame.
+        slack = (1 - zoom) / 2 if zoom < 1 else 0.0
+        shift = rng.uniform(-1, 1, 2) * (slack + s.translation) * self.size
+        return self._resample(pixels, turn @ scale, (float(shift[0]), float(shift[1])))
+
+    def _resample(self, pixels: Grey, linear: NDArray[np.float64], shift: tuple[float, float]) -> Grey:
+        """Map output pixel p to source pixel ``linear @ (p - centre) + source centre + shift``."""
+        source = pixels.shape[0]
+        per_pixel = source / (self.size * (1 + 2 * CONTEXT))
+        linear = linear * per_pixel
+        centre = np.full(2, (self.size - 1) / 2)
+        offset = np.full(2, (source - 1) / 2) + np.asarray(shift) * per_pixel - linear @ centre
+        matrix = np.column_stack([linear, offset]).astype(np.float32)
+        return np.asarray(
+            cv2.warpAffine(
+                pixels,
+                matrix,
+                (self.size, self.size),
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+        )
+
+
+def _grey_curve(rng: np.random.Generator) -> Grey:
+    """Gamma, contrast and a narrower window, as one look-up table."""
+    grey = np.linspace(0, 1, 256)
+    grey = grey ** math.exp(rng.uniform(-0.35, 0.35))
+    low, high = rng.uniform(-0.12, 0.12), 1 + rng.uniform(-0.25, 0.15)
+    grey = (grey - low) / (high - low)
+    grey = 0.5 + (grey - 0.5) * rng.uniform(0.8, 1.1) + rng.uniform(-0.06, 0.06)
+    return np.asarray(np.clip(np.rint(grey * 255), 0, 255), np.uint8)
+
+
+def _blurred(pixels: Grey, rng: np.random.Generator) -> Grey:
+    """A softer reconstruction kernel, or a picture that was small before it was enlarged."""
+    if rng.random() < 0.5:
+        return np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.2)))
+    side = pixels.shape[0]
+    small = max(16, round(side * rng.uniform(0.45, 0.9)))
+    shrunk = cv2.resize(pixels, (small, small), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(shrunk, (side, side), interpolation=cv2.INTER_LINEAR))
+
+
+def _noisy(pixels: Grey, rng: np.random.Generator) -> Grey:
+    noise = rng.standard_normal(pixels.shape, dtype=np.float32) * rng.uniform(2, 12)
+    return np.clip(pixels + noise, 0, 255).astype(np.uint8)
+
+
+def _recompressed(pixels: Grey, rng: np.random.Generator) -> Grey:
+    _, stream = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 92))])
+    return np.asarray(cv2.imdecode(stream, cv2.IMREAD_GRAYSCALE))
+
+
+def _erased(pixels: Grey, rng: np.random.Generator) -> Grey:
+    """One or two rectangles filled with one grey: no single patch may decide."""
+    out = pixels.copy()
+    side = pixels.shape[0]
+    for _ in range(int(rng.integers(1, 3))):
+        height, width = (rng.uniform(0.08, 0.28, 2) * side).astype(int)
+        top, left = int(rng.integers(0, side - height)), int(rng.integers(0, side - width))
+        out[top : top + height, left : left + width] = rng.integers(0, 256)
+    return out
+
 
 # A lesion-free slice is used only where lungs fill this share of the frame, so that a lesion can be seen.
 _LEAST_LUNG = 0.12
 # A painted slice is COVID only where the lesion covers this share of its lungs; otherwise it stays as it was.
-# A decoy smaller than that is no opacity either.
+# A mimic smaller than that is no opacity either.
 _LEAST_LESION = 0.004
 _OTHER_KINDS = (Kind.CONSOLIDATION, Kind.CRAZY_PAVING, Kind.MIXED)
-_DECOYS = tuple(Decoy)
+_MIMICS = tuple(Mimic)
 
 UNKNOWN = float("nan")
 """Target of a slice of which the answer is not known: it teaches that output nothing."""
 
-# Whether a decoy is what a reader would call pneumonia-like opacity, asked without regard to its cause.
-_DECOY_OPACITY: Mapping[Decoy, float] = {
+# Whether a mimic is what a reader would call pneumonia-like opacity, asked without regard to its cause.
+_MIMIC_OPACITY: Mapping[Mimic, float] = {
     # Airspaces filled evenly: the very picture of a bacterial pneumonia.
-    Decoy.LOBAR_CONSOLIDATION: 1.0,
+    Mimic.LOBAR_CONSOLIDATION: 1.0,
     # On a single slice a mass cannot be told from a round pneumonia, so either answer would be wrong.
-    Decoy.MASS: UNKNOWN,
+    Mimic.MASS: UNKNOWN,
     # A focus too small and too sharply bordered for an infiltrate.
-    Decoy.NODULE: 0.0,
+    Mimic.NODULE: 0.0,
     # Fluid beside the lung; the lung above it is painted with nothing.
-    Decoy.EFFUSION: 0.0,
+    Mimic.EFFUSION: 0.0,
     # Lung that has become darker, not denser.
-    Decoy.EMPHYSEMA: 0.0,
+    Mimic.EMPHYSEMA: 0.0,
     # Scars: walls around air with no haze between them, which is what sets them apart from crazy paving.
-    Decoy.HONEYCOMBING: 0.0,
+    Mimic.HONEYCOMBING: 0.0,
 }
 
 _Drawn = tuple[NDArray[np.uint8], float, float]
@@ -158,37 +379,37 @@ class TrainingSamples(Dataset[Batch]):
         real: labelled slices with context.
         labels: 1 COVID, 0 NonCOVID, for ``real``.
         lesion_free: slices with context to paint into, or None.
-        framing: normalises what augmentation gives.
+        preprocessing: normalises what augmentation gives.
         augmentation: applied to every sample.
         synthesis: what is painted into lesion-free slices, and which outputs they teach.
     """
 
     def __init__(
         self,
-        real: FramedSet,
+        real: CroppedSet,
         labels: NDArray[np.float32],
-        lesion_free: FramedSet | None,
-        framing: Framing,
+        lesion_free: CroppedSet | None,
+        preprocessing: Preprocessing,
         augmentation: Augmentation,
         synthesis: SynthesisSection,
     ) -> None:
         self.real = real
         self.labels = labels
         self.lesion_free = lesion_free
-        self.framing = framing
+        self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.synthesis = synthesis
 
     def __getitem__(self, keys: list[SampleKey]) -> Batch:
         """The batch of these keys."""
-        size = self.framing.size
+        size = self.preprocessing.size
         pixels = np.empty((len(keys), size, size), np.uint8)
         covid, opacity = np.empty((2, len(keys)), np.float32)
         for row, key in enumerate(keys):
             rng = np.random.default_rng(key.seed)
             source, covid[row], opacity[row] = self._draw(key, rng)
             pixels[row] = self.augmentation(source, rng)
-        images = torch.from_numpy(self.framing.normalise(pixels)).unsqueeze(1)
+        images = torch.from_numpy(self.preprocessing.normalise(pixels)).unsqueeze(1)
         images = images.contiguous(memory_format=torch.channels_last)
         return Batch(images, torch.from_numpy(covid), torch.from_numpy(opacity))
 
@@ -200,7 +421,7 @@ class TrainingSamples(Dataset[Batch]):
         teaches = self.synthesis.teaches
         return pixels, UNKNOWN if teaches == "opacity" else covid, UNKNOWN if teaches == "covid" else opacity
 
-    def _paint(self, lesion_free: FramedSet, key: SampleKey, rng: np.random.Generator) -> _Drawn:
+    def _paint(self, lesion_free: CroppedSet, key: SampleKey, rng: np.random.Generator) -> _Drawn:
         pixels, lungs = lesion_free.pixels[key.index], lesion_free.lungs[key.index]
         synthesis, least = self.synthesis, _LEAST_LESION * lungs.sum()
         if key.painted:
@@ -211,14 +432,14 @@ class TrainingSamples(Dataset[Batch]):
             painted = paint_lesion(pixels, lungs, kind, rng.uniform(*synthesis.severity), rng)
             if painted.mask.sum() > least:
                 return painted.pixels, 1.0, 1.0
-        elif synthesis.decoys > 0 and rng.random() < synthesis.decoys:
-            decoy = _DECOYS[rng.integers(len(_DECOYS))]
-            painted = paint_decoy(pixels, lungs, decoy, rng)
-            return painted.pixels, 0.0, _DECOY_OPACITY[decoy] if painted.mask.sum() > least else 0.0
+        elif synthesis.mimics > 0 and rng.random() < synthesis.mimics:
+            mimic = _MIMICS[rng.integers(len(_MIMICS))]
+            painted = paint_mimic(pixels, lungs, mimic, rng)
+            return painted.pixels, 0.0, _MIMIC_OPACITY[mimic] if painted.mask.sum() > least else 0.0
         return pixels, 0.0, 0.0
 
 
-def with_lungs(slices: FramedSet) -> FramedSet:
+def with_lungs(slices: CroppedSet) -> CroppedSet:
     """The slices in which lungs fill enough of the frame to paint a lesion that can be seen."""
     keep = np.flatnonzero(slices.lungs.mean(axis=(1, 2)) >= _LEAST_LUNG)
-    return FramedSet(slices.pixels[keep], slices.lungs[keep], tuple(slices.sha256[i] for i in keep))
+    return CroppedSet(slices.pixels[keep], slices.lungs[keep], tuple(slices.sha256[i] for i in keep))

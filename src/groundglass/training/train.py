@@ -1,26 +1,161 @@
-"""Train one network: data in, run folder out, resumable after a kill at any moment."""
+"""Train one network: data in, run folder out, resumable after a kill at any moment.
+
+What a training is asked for, and the slices it needs.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 
-from groundglass.atomic import atomic_path, write_json, write_text
-from groundglass.errors import RecipeError, RunError
-from groundglass.imaging.framing import Framing
-from groundglass.training.augment import Augmentation
-from groundglass.training.checkpoint import AtomicCheckpoints, History
+from groundglass.data.load import load_dataset
+from groundglass.data.manifest import Label, Manifest, Record
+from groundglass.data.splits import make_split
+from groundglass.errors import DataError, RecipeError, RunError
+from groundglass.files import atomic_path, write_json, write_text
+from groundglass.imaging.crop import Preprocessing
 from groundglass.training.classify import Classifier
-from groundglass.training.job import Job, Material, load_material
-from groundglass.training.provenance import machine, now, versions
 from groundglass.training.recipe import Recipe
-from groundglass.training.run import CHECKPOINTS, HISTORY, INFO, RECIPE, WEIGHTS, Run, build_network
-from groundglass.training.samples import EpochBatches, TrainingSamples
-from groundglass.training.trainer import Hardware, fit, make_trainer, prepare
+from groundglass.training.run import Run, build_network
+from groundglass.training.samples import (
+    CONTEXT,
+    Augmentation,
+    CroppedSet,
+    EpochBatches,
+    TrainingSamples,
+    load_cropped,
+    with_lungs,
+)
+from groundglass.training.trainer import (
+    CHECKPOINTS,
+    HISTORY,
+    INFO,
+    RECIPE,
+    WEIGHTS,
+    AtomicCheckpoints,
+    Hardware,
+    History,
+    fit,
+    machine,
+    make_trainer,
+    now,
+    prepare,
+    versions,
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+        recipe: what is trained and how.
+        data: the data set: COVID-CT, a folder ``COVID/`` and ``NonCOVID/``, or a manifest.
+        split: which slices train and which validate; see :func:`groundglass.data.splits.make_split`.
+        seed: of everything random.
+        output: the run's folder.
+        lesion_free: folder of lesion-free slices for lesion synthesis.
+        allow_overlap: accept patients who stand in several parts of the split.
+        resume: go on where an earlier start of the same job was stopped.
+        devices: processes (CPU) or accelerators per machine.
+        nodes: machines.
+        threads: CPU threads per process; 0 for one per core.
+        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
+        cache: folder for cropped slices.
+        progress: show a progress bar.
+    """
+
+    recipe: Recipe
+    data: Path
+    split: str
+    seed: int
+    output: Path
+    lesion_free: Path | None = None
+    allow_overlap: bool = False
+    resume: bool = False
+    devices: int = 1
+    nodes: int = 1
+    threads: int = 0
+    accelerator: str = "auto"
+    cache: Path | None = None
+    progress: bool = True
+
+    @property
+    def rank(self) -> int:
+        """This process's number among all, as torchrun or Lightning tell it; the first is told nothing."""
+        if "RANK" in os.environ:
+            return int(os.environ["RANK"])
+        return int(os.environ.get("NODE_RANK", "0")) * self.devices + int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The slices of one training, cropped."""
+
+    train: CroppedSet
+    train_labels: NDArray[np.float32]
+    val: CroppedSet
+    val_labels: NDArray[np.float32]
+    lesion_free: CroppedSet | None
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash of everything the network learns from or is selected on."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.val, self.lesion_free):
+            for sha256 in part.sha256 if part else ():
+                digest.update(bytes.fromhex(sha256))
+            digest.update(b"|")
+        return digest.hexdigest()
+
+
+def load_training_data(job: Job) -> TrainingData:
+    """Read, split and frame the slices a job needs."""
+    manifest = load_dataset(job.data)
+    split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
+    preprocessing = job.recipe.preprocessing.build()
+    train_records = _labelled(manifest, split.parts["train"], "train")
+    val_records = _labelled(manifest, split.parts["val"], "val")
+    lesion_free = None
+    if job.lesion_free is not None and job.recipe.synthesis.slices_per_epoch:
+        folder = load_dataset(job.lesion_free)
+        lesion_free = with_lungs(load_cropped(folder.records, preprocessing, CONTEXT, job.cache))
+        if not len(lesion_free):
+            raise DataError(
+                f"{job.lesion_free}: lungs were found in none of its {len(folder.records)} slices"
+            )
+    return TrainingData(
+        load_cropped(train_records, preprocessing, CONTEXT, job.cache),
+        _targets(train_records),
+        load_cropped(val_records, preprocessing, 0.0, job.cache),
+        _targets(val_records),
+        lesion_free,
+    )
+
+
+def _labelled(manifest: Manifest, indices: Sequence[int], part: str) -> list[Record]:
+    records = [manifest.records[index] for index in indices]
+    if not records:
+        raise DataError(f"{manifest.name}: the split's part {part} is empty; training needs train and val")
+    unlabelled = next((record for record in records if record.label is None), None)
+    if unlabelled is not None:
+        raise DataError(f"{unlabelled.path}: has no label; training needs COVID or NonCOVID for every slice")
+    return records
+
+
+def _targets(records: Sequence[Record]) -> NDArray[np.float32]:
+    return np.array([record.label is Label.COVID for record in records], np.float32)
 
 
 def train(job: Job) -> Run:
@@ -32,7 +167,7 @@ def train(job: Job) -> Run:
     """
     _check(job)
     prepare(job.threads)
-    material = load_material(job)
+    material = load_training_data(job)
     torch.manual_seed(job.seed if job.recipe.network.start is None else job.recipe.network.start)
     network = build_network(job.recipe)
     info = _begin(job, material)
@@ -49,7 +184,7 @@ def train(job: Job) -> Run:
         progress=job.progress,
     )
     loader = DataLoader(samples, batch_size=None, sampler=batches)
-    fit(trainer, module, loader, _validation(material, job.recipe.framing.build()), resume=job.resume)
+    fit(trainer, module, loader, _validation(material, job.recipe.preprocessing.build()), resume=job.resume)
     if trainer.is_global_zero:
         _finish(job, module, kept, history, info)
     return Run.open(job.output)
@@ -69,7 +204,7 @@ def trained(job: Job) -> Run:
     return train(job)
 
 
-def job_facts(job: Job, material: Material) -> dict[str, Any]:
+def job_facts(job: Job, material: TrainingData) -> dict[str, Any]:
     """What a run's ``run.json`` says of recipe, seed, split and slices."""
     return {
         "recipe": job.recipe.name,
@@ -88,15 +223,15 @@ def job_facts(job: Job, material: Material) -> dict[str, Any]:
     }
 
 
-def training_samples(job: Job, material: Material) -> tuple[TrainingSamples, EpochBatches]:
+def training_samples(job: Job, material: TrainingData) -> tuple[TrainingSamples, EpochBatches]:
     """The job's samples and the order in which its epochs draw them."""
     recipe = job.recipe
     samples = TrainingSamples(
         material.train,
         material.train_labels,
         material.lesion_free,
-        recipe.framing.build(),
-        Augmentation(recipe.augmentation, recipe.framing.size),
+        recipe.preprocessing.build(),
+        Augmentation(recipe.augmentation, recipe.preprocessing.size),
         recipe.synthesis,
     )
     batches = EpochBatches(
@@ -124,8 +259,8 @@ def _check(job: Job) -> None:
         )
 
 
-def _validation(material: Material, framing: Framing) -> DataLoader[Any]:
-    images = torch.from_numpy(framing.normalise(material.val.pixels)).unsqueeze(1)
+def _validation(material: TrainingData, preprocessing: Preprocessing) -> DataLoader[Any]:
+    images = torch.from_numpy(preprocessing.normalise(material.val.pixels)).unsqueeze(1)
     images = images.contiguous(memory_format=torch.channels_last)
     return DataLoader(TensorDataset(images, torch.from_numpy(material.val_labels)), batch_size=64)
 
@@ -146,7 +281,7 @@ def _keeper(job: Job) -> ModelCheckpoint | None:
     )
 
 
-def _begin(job: Job, material: Material) -> dict[str, Any]:
+def _begin(job: Job, material: TrainingData) -> dict[str, Any]:
     """Create the run's folder, or check that it holds the same job."""
     info = {"finished": False, **job_facts(job, material)}
     path = job.output / INFO

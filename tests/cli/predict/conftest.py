@@ -18,8 +18,7 @@ import pydicom
 import pytest
 
 from groundglass.cli.main import main
-from groundglass.imaging.phantom import make_phantom
-from groundglass.imaging.phantom_files import write_dicom
+from groundglass.imaging.phantom import make_phantom, write_dicom
 
 NAME, ID, BIRTH = "Zwiebelfisch^Xaver", "MRN-4711-XZ", "19310719"
 
@@ -134,5 +133,7 @@ def bad(tmp_path: Path) -> Path:
     return folder
 
 
-def findings_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "findings.jsonl").read_text(encoding="utf-8").splitlines()]
+def predictions_of(folder: Path) -> list[dict[str, Any]]:
+    return [
+        json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]

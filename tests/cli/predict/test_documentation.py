@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from groundglass.cli import predict
-from groundglass.inference import flags
-from groundglass.inference.finding import COLUMNS, IDENTIFIERS
+from groundglass.inference import input_check as flags
+from groundglass.inference.prediction import COLUMNS, IDENTIFIERS
 
 DOCUMENTATION = Path(__file__).parents[3] / "docs" / "predict.md"
 

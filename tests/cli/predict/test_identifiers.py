@@ -6,9 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pydicom
-from tests.cli.predict.conftest import BIRTH, ID, NAME, Run, findings_of
+from tests.cli.predict.conftest import BIRTH, ID, NAME, Run, predictions_of
 
-from groundglass.inference.finding import COLUMNS, IDENTIFIERS
+from groundglass.inference.prediction import COLUMNS, IDENTIFIERS
 
 
 def everything_in(folder: Path) -> bytes:
@@ -42,10 +42,10 @@ def test_identifiers_are_kept_where_asked_for_and_nowhere_else(
     out = tmp_path / "out"
     done = run(series, "--output", out, "--keep-identifiers", "--json")
     assert done.status == 0
-    for row in (*done.rows, *findings_of(out)):
+    for row in (*done.rows, *predictions_of(out)):
         assert tuple(row) == COLUMNS + IDENTIFIERS
         assert (row["patient_name"], row["patient_id"], row["birth_date"]) == (NAME, ID, BIRTH)
-    assert NAME in (out / "findings.csv").read_text()
+    assert NAME in (out / "predictions.csv").read_text()
     for name in ("report.html", "series.json"):
         assert NAME not in (out / name).read_text()
     resumed = run(series, "--output", out, "--resume")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.cli.predict.conftest import command, findings_of, write_pictures
+from tests.cli.predict.conftest import command, predictions_of, write_pictures
 
 
 @pytest.mark.parametrize("name", ["out", "out.jsonl", "out.csv", "out.parquet"])
@@ -35,8 +35,8 @@ def test_a_full_disk_is_one_line_and_can_be_gone_on_with(
         return
     again = [*command(tiny_bundle, pictures, "--output", tmp_path / name), "--resume", "--quiet"]
     assert subprocess.run(again, check=False).returncode == 0
-    findings = tmp_path / name / "findings.jsonl" if name == "out" else tmp_path / name
-    names = [Path(json.loads(line)["file"]).name for line in findings.read_text().splitlines()]
+    predictions = tmp_path / name / "predictions.jsonl" if name == "out" else tmp_path / name
+    names = [Path(json.loads(line)["file"]).name for line in predictions.read_text().splitlines()]
     assert sorted(names) == [f"{number}.png" for number in range(6)]
 
 
@@ -48,13 +48,15 @@ def test_an_interrupted_run_is_gone_on_with(
     process = subprocess.Popen(
         command(tiny_bundle, pictures, "--output", out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
-    findings = out / "findings.jsonl"
+    predictions = out / "predictions.jsonl"
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (findings.exists() and findings.read_bytes().count(b"\n") > 10):
+    while time.monotonic() < deadline and not (
+        predictions.exists() and predictions.read_bytes().count(b"\n") > 10
+    ):
         time.sleep(0.01)
     process.send_signal(signalled)
     _, err = process.communicate(timeout=60)
-    found = findings.read_bytes().count(b"\n")
+    found = predictions.read_bytes().count(b"\n")
     assert 10 < found < 150, "interrupted on its way"
     assert not (out / "report.html").exists()
     if signalled is signal.SIGINT:
@@ -69,7 +71,7 @@ def test_an_interrupted_run_is_gone_on_with(
     assert done.returncode == 0, done.stderr
     new = len(done.stdout.splitlines())
     assert 150 - found <= new <= 150 - found + 1
-    rows = findings_of(out)
+    rows = predictions_of(out)
     assert sorted(int(Path(row["file"]).stem) for row in rows) == list(range(150))
     assert len(list((out / "overlays").iterdir())) == 150
     assert (out / "report.html").exists()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import cv2
 import pytest
-from tests.cli.predict.conftest import Run, findings_of, write_pictures
+from tests.cli.predict.conftest import Run, predictions_of, write_pictures
 
-from groundglass.inference import prediction_report
+from groundglass.inference import report as prediction_report
 
 
 def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_path: Path) -> None:
@@ -20,11 +20,11 @@ def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_p
     assert done.status == 0
     assert done.out.rstrip().endswith(f"Report: {out / 'report.html'}")
     assert sorted(path.name for path in out.iterdir()) == [
-        "findings.csv", "findings.jsonl", "overlays", "report.html", "series.json",
+        "predictions.csv", "predictions.jsonl", "overlays", "report.html", "series.json",
     ]  # fmt: skip
-    rows = findings_of(out)
+    rows = predictions_of(out)
     assert len(rows) == 11
-    table = list(csv.DictReader((out / "findings.csv").open(encoding="utf-8", newline="")))
+    table = list(csv.DictReader((out / "predictions.csv").open(encoding="utf-8", newline="")))
     assert [row["file"] for row in table] == [row["file"] for row in rows]
     overlays = list((out / "overlays").iterdir())
     assert len(overlays) == 11
@@ -37,21 +37,21 @@ def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_p
     by_position = {row["position"]: row["probability"] for row in rows if row["series"]}
     assert one["curve"]["probability"] == [by_position[z] for z in one["curve"]["at"]]
     highest = sorted(by_position.values())[-3:]
-    assert one["study_score"] == pytest.approx(sum(highest) / 3)
-    assert "no diagnosis" in document["study_score"].replace("it is no", "no")
+    assert one["series_score"] == pytest.approx(sum(highest) / 3)
+    assert "no diagnosis" in document["series_score"].replace("it is no", "no")
 
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count('<li class="slice"') == page.count("data:image/jpeg") == 11
     assert page.count('class="curve"') == 1
     for link in re.findall(r'<a href="([^"]*)"', page):
         assert (out / link).is_file()
-    assert f"{one['study_score']:.3f}" in page
+    assert f"{one['series_score']:.3f}" in page
 
 
 def test_parquet_beside(run: Run, pictures: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     assert run(pictures, "--output", tmp_path / "out", "--parquet").status == 0
-    assert parquet.read_table(tmp_path / "out" / "findings.parquet").to_pylist() == findings_of(
+    assert parquet.read_table(tmp_path / "out" / "predictions.parquet").to_pylist() == predictions_of(
         tmp_path / "out"
     )
 
@@ -71,7 +71,7 @@ def test_a_large_folder_is_shown_in_part(
     monkeypatch.setattr(prediction_report, "GALLERY", 6)
     monkeypatch.setattr(prediction_report, "UNCLASSIFIED", 2)
     run(bad, "--output", tmp_path / "out")
-    rows = findings_of(tmp_path / "out")
+    rows = predictions_of(tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     shown = re.findall(r'<li class="slice" data-order="(\d+)" data-file="([^"]*)" data-status="(\w+)"', page)
     assert len(shown) == 6
@@ -142,6 +142,6 @@ def test_an_output_within_the_input_is_not_read(
 ) -> None:
     monkeypatch.chdir(pictures)
     assert run(".", "--output", "out").status == 0
-    assert len(findings_of(Path("out"))) == 6
+    assert len(predictions_of(Path("out"))) == 6
     assert run(".", "--output", "out", "--resume").status == 0
-    assert len(findings_of(Path("out"))) == 6
+    assert len(predictions_of(Path("out"))) == 6

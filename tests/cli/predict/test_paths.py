@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from tests.cli.predict.conftest import Run, findings_of, pixels, write_pictures
+from tests.cli.predict.conftest import Run, pixels, predictions_of, write_pictures
 
 
 def test_patterns_zips_and_members(run: Run, pictures: Path, tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_hostile_names(run: Run, tmp_path: Path) -> None:
     done = run(folder, "--output", tmp_path / "out")
     assert done.status == 0
     assert "\x1b[2J" not in done.out
-    rows = findings_of(tmp_path / "out")
+    rows = predictions_of(tmp_path / "out")
     assert len(rows) == 7
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count("<script") == 1
@@ -49,7 +49,7 @@ def test_hostile_names(run: Run, tmp_path: Path) -> None:
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 7
     again = run(folder, "--output", tmp_path / "out", "--resume")
     assert again.status == 0
-    assert findings_of(tmp_path / "out") == rows, "every name is known again"
+    assert predictions_of(tmp_path / "out") == rows, "every name is known again"
 
 
 def test_names_of_bytes_in_every_place(run: Run, series: Path, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_names_of_bytes_in_every_place(run: Run, series: Path, tmp_path: Path) -
     page = (odd / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count('data-series="1"') + page.count('data-series="2"') == 8
     assert run(odd, "--output", odd / "out", "--resume").status == 0
-    assert len(findings_of(odd / "out")) == 8
+    assert len(predictions_of(odd / "out")) == 8
 
 
 def test_of_many_paths_the_report_names_a_few(run: Run, pictures: Path, tmp_path: Path) -> None:

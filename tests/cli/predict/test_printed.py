@@ -1,4 +1,4 @@
-"""What is printed: the table, findings as JSON, CSV or Parquet, sums and progress."""
+"""What is printed: the table, predictions as JSON, CSV or Parquet, sums and progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.cli.predict.conftest import Done, Run, command
 
-from groundglass.inference.finding import COLUMNS
+from groundglass.inference.prediction import COLUMNS
 
 
 def everything_shown(terminal: int) -> bytes:
@@ -69,7 +69,7 @@ def test_quiet_prints_nothing_but_what_was_asked_for(run: Run, pictures: Path) -
     assert (len(done.rows), done.err) == (6, "")
 
 
-def test_sums_are_kept_away_from_printed_findings(run: Run, pictures: Path) -> None:
+def test_sums_are_kept_away_from_printed_predictions(run: Run, pictures: Path) -> None:
     done = run(pictures, "--json")
     assert done.err.startswith("6 slices: 6 classified")
     assert len(done.rows) == 6
@@ -85,7 +85,7 @@ def test_a_series_is_summed_up(run: Run, series: Path) -> None:
         "0.0",
     ]
     assert f"{series}, series 1.2.3.4" in done.out
-    assert "study score" in done.out
+    assert "series score" in done.out
     assert re.search(r"-40\.0 mm [▁-█]{5} 0\.0 mm", done.out)
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import cv2
 import nibabel
 import numpy as np
-from tests.cli.predict.conftest import Run, findings_of, pixels
+from tests.cli.predict.conftest import Run, pixels, predictions_of
 
 
 def test_what_is_done_is_not_read_again(run: Run, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(pictures, "--output", out)
-    before = findings_of(out)
+    before = predictions_of(out)
     page = (out / "report.html").read_text(encoding="utf-8")
     for path in pictures.iterdir():
         path.write_bytes(b"damaged since")
@@ -24,7 +24,7 @@ def test_what_is_done_is_not_read_again(run: Run, pictures: Path, tmp_path: Path
     done = run(pictures, "--output", out, "--resume", "--json")
     assert done.status == 0
     assert [Path(row["file"]).name for row in done.rows] == ["6.png"]
-    after = findings_of(out)
+    after = predictions_of(out)
     assert after[:6] == before
     assert len(after) == len(list((out / "overlays").iterdir())) == 7
     pictures_before = re.findall(r"data:image/jpeg;base64,[^\"]*", page)
@@ -43,10 +43,10 @@ def test_what_failed_is_tried_again(run: Run, pictures: Path, tmp_path: Path) ->
     done = run(pictures, "--output", out, "--resume")
     assert done.status == 0
     assert done.out.splitlines()[-2].startswith("6 slices: 6 classified")
-    rows = findings_of(out)
+    rows = predictions_of(out)
     assert sorted(Path(row["file"]).name for row in rows) == [f"{number}.png" for number in range(6)]
     assert {row["status"] for row in rows} == {"ok"}
-    assert len(list(csv.DictReader((out / "findings.csv").open(newline="")))) == 6
+    assert len(list(csv.DictReader((out / "predictions.csv").open(newline="")))) == 6
 
 
 def test_curves_cover_old_and_new(run: Run, series: Path, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_volume_is_gone_on_with_in_the_middle(run: Run, tmp_path: Path) -> Non
 def test_bundles_are_not_mixed(run: Run, pictures: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     out = tmp_path / "out"
     run(pictures, "--output", out)
-    path = out / "findings.jsonl"
+    path = out / "predictions.jsonl"
     path.write_text(path.read_text().replace('-fp32"', '-int8"'))
     before = path.read_bytes()
     done = run(pictures, "--output", out, "--resume")

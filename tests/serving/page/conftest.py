@@ -24,8 +24,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from tests.serving.service.conftest import Running, Start, running
 
-from groundglass.imaging.phantom import make_series
-from groundglass.imaging.phantom_files import write_dicom, write_png
+from groundglass.imaging.phantom import make_series, write_dicom, write_png
 from groundglass.inference.bundle import DEFAULT
 
 PATIENCE = 30
@@ -65,7 +64,7 @@ class Page:
         self[into].send_keys("\n".join(map(str, paths)))
 
     def send(self, *paths: Path, into: str = "choose-files") -> None:
-        """Upload, and wait for the last finding and the first slice."""
+        """Upload, and wait for the last prediction and the first slice."""
         self.choose(*paths, into=into)
         self.wait(lambda: self.run(DONE))
 

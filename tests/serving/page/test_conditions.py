@@ -55,7 +55,7 @@ def test_a_token_is_asked_for_and_kept_in_memory_only(page: Page, guarded: Runni
     page.wait(lambda: page.run("return document.querySelector('#gallery canvas').width > 1"))
     assert len(set(page.pixels())) > 20, "pictures come with the token"
     page.driver.find_element(By.CSS_SELECTOR, "[data-export=csv]").click()
-    landed = page.downloads / "findings.csv"
+    landed = page.downloads / "predictions.csv"
     page.wait(lambda: landed.exists() and b"ill/01.dcm" in landed.read_bytes())
     stores = "[document.cookie, JSON.stringify(localStorage), JSON.stringify(sessionStorage), location.href]"
     assert page.run(f"return {stores}") == ["", "{}", "{}", f"{guarded.url}/"]
@@ -116,7 +116,7 @@ def test_too_many_files_and_nothing_to_look_at(
 def test_a_busy_service_says_when_to_come_again(page: Page, tight: Running, samples: Samples) -> None:
     page.open(tight.url)
     with socket.create_connection(("127.0.0.1", tight.port)) as other:
-        head = "POST /v1/findings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+        head = "POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
         other.sendall(f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n".encode())
         page.wait(lambda: tight.gauge("uploads_in_flight") == 1)
         page.choose(samples.slices[0])
@@ -150,7 +150,7 @@ def test_a_result_that_is_forgotten_can_be_had_again(page: Page, service: Runnin
     page.wait(lambda: not page["message"].is_displayed() and page.run(DONE))
     assert len(page.cards()) == 14
     page.driver.find_element(By.CSS_SELECTOR, "[data-export=jsonl]").click()
-    page.wait((page.downloads / "findings.jsonl").exists)
+    page.wait((page.downloads / "predictions.jsonl").exists)
 
 
 def test_a_connection_that_is_lost(page: Page, service: Running, samples: Samples) -> None:

@@ -16,8 +16,7 @@ from selenium.webdriver.common.keys import Keys
 from tests.serving.page.conftest import DESKTOP, DONE, HOSTILE, PHONE, SCREENSHOTS, Page, Samples
 from tests.serving.service.conftest import Running
 
-from groundglass.imaging.phantom import make_series
-from groundglass.imaging.phantom_files import write_dicom
+from groundglass.imaging.phantom import make_series, write_dicom
 
 pytestmark = pytest.mark.slow
 
@@ -55,20 +54,20 @@ def test_a_folder_that_is_dropped_shows_what_the_api_says(
         (f"{path.parent.name}/{path.name}", path.read_bytes())
         for path in sorted(samples.study.rglob("*.dcm"))
     ]
-    findings = service.post(*sent).json()["findings"]
+    predictions = service.post(*sent).json()["predictions"]
     cards = page.cards()
-    expected = [row["probability"] for row in findings if row["status"] == "ok"]
+    expected = [row["probability"] for row in predictions if row["status"] == "ok"]
     shown = [float(card["probability"]) for card in cards if card["probability"]]
     assert shown == pytest.approx(sorted(expected, reverse=True), abs=0.006)
-    assert len(cards) == len(findings) == 14
+    assert len(cards) == len(predictions) == 14
     assert sorted(card["label"] for card in cards) == sorted(
-        row["label"] or row["status"] for row in findings
+        row["label"] or row["status"] for row in predictions
     )
     assert page["summary"].text.startswith("14 slices: ")
     assert cards[0]["chosen"]
     assert page["slice-title"].is_displayed()
     assert len(page.driver.find_elements(By.CSS_SELECTOR, "#series-filter option")) == 3
-    files = page["finding"].text
+    files = page["prediction"].text
     assert "study/ill/" in files, "the highest probability is of the ill series, named with its folder"
 
 
@@ -245,7 +244,7 @@ def test_the_curve_leads_to_the_slice_that_is_pressed(study: Page) -> None:
     study.press(",")
     assert study.chosen() == numbers[-3]
     told = study["study"].text
-    assert "Study score" in told
+    assert "Series score" in told
     assert "Never a diagnosis" in told
 
 
@@ -282,8 +281,8 @@ def test_refused_and_failed_slices_say_why(everything: Page) -> None:
     for card in (refused, failed):
         assert card["reason"]
         everything.show(card["number"])
-        assert card["reason"] in everything["finding"].text
-        assert card["label"] in everything["finding"].text
+        assert card["reason"] in everything["prediction"].text
+        assert card["label"] in everything["prediction"].text
     assert everything["stage-text"].is_displayed(), "a file that cannot be read has no picture"
     assert not everything["heat-map"].is_enabled()
     everything.select("filter", "refused")
@@ -305,7 +304,7 @@ def test_pictures_without_hounsfield_units_have_grey_levels(everything: Page) ->
 def test_a_hostile_name_is_shown_as_text(everything: Page) -> None:
     assert HOSTILE in [card["name"] for card in everything.cards()]
     everything.show(next(card["number"] for card in everything.cards() if card["name"] == HOSTILE))
-    assert HOSTILE in everything["finding"].text
+    assert HOSTILE in everything["prediction"].text
     assert everything["corner-name"].text == HOSTILE
     assert everything.run("return window.hacked") is None
     assert everything.run("return document.querySelectorAll('img').length") == 0
@@ -331,15 +330,15 @@ def test_exports_are_those_of_the_api(everything: Page, service: Running) -> Non
     address = everything.address()
     for button in everything.driver.find_elements(By.CSS_SELECTOR, "[data-export]"):
         button.click()
-    names = ("findings.csv", "findings.json", "findings.jsonl", "report.zip")
+    names = ("predictions.csv", "predictions.json", "predictions.jsonl", "report.zip")
     landed = [everything.downloads / name for name in names]
     everything.wait(lambda: all(path.exists() and path.stat().st_size for path in landed))
     table, document, lines, report = (path.read_bytes() for path in landed)
-    assert table == service.get(f"{address}/findings.csv").content
-    assert lines == service.get(f"{address}/findings.jsonl").content
+    assert table == service.get(f"{address}/predictions.csv").content
+    assert lines == service.get(f"{address}/predictions.jsonl").content
     rows = list(csv.DictReader(io.StringIO(table.decode())))
-    findings = json.loads(document)["findings"]
-    assert [row["file"] for row in rows] == [finding["file"] for finding in findings]
+    predictions = json.loads(document)["predictions"]
+    assert [row["file"] for row in rows] == [prediction["file"] for prediction in predictions]
     with zipfile.ZipFile(io.BytesIO(report)) as archive:
         assert "report/report.html" in archive.namelist()
 

@@ -61,7 +61,7 @@ def test_without_the_token_there_is_nothing(guarded: Running, png: bytes, given:
             is_problem(answer, 401, "unauthorized")
             assert answer.headers["www-authenticate"] == "Bearer"
         is_problem(
-            client.post("/v1/findings", files=parts(("a.png", png)), headers=headers), 401, "unauthorized"
+            client.post("/v1/predictions", files=parts(("a.png", png)), headers=headers), 401, "unauthorized"
         )
         assert client.get("/healthz", headers=headers).status_code == 200
 
@@ -76,9 +76,9 @@ def test_pages_of_other_sites_may_not_ask(service: Running, png: bytes) -> None:
     files = parts(("a.png", png))
     with service.client() as client:
         own = {"Origin": service.url}
-        assert client.post("/v1/findings", files=files, headers=own).status_code == 200
+        assert client.post("/v1/predictions", files=files, headers=own).status_code == 200
         for origin in ("https://example.org", "null", "http://127.0.0.1:1", "http://["):
-            answer = client.post("/v1/findings", files=files, headers={"Origin": origin})
+            answer = client.post("/v1/predictions", files=files, headers={"Origin": origin})
             is_problem(answer, 403, "foreign-origin")
         for host in ("example.org", "example.org:80", "127.0.0.1.example.org", "[", "a b"):
             is_problem(client.get("/v1/model", headers={"Host": host}), 421, "misdirected-request")

@@ -58,7 +58,7 @@ def test_a_fault_breaks_off_an_answer_that_had_begun(faulty: Running, png: bytes
     with (
         faulty.client() as client,
         client.stream(
-            "POST", "/v1/findings", files=files, headers={"Accept": "application/x-ndjson"}
+            "POST", "/v1/predictions", files=files, headers={"Accept": "application/x-ndjson"}
         ) as lines,
         pytest.raises(httpx.RemoteProtocolError),
     ):

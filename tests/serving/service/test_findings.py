@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.serving.service.conftest import PATIENCE, Running, parts, picture
 
-from groundglass.serving.schemas import Findings
+from groundglass.serving.schemas import Predictions
 
 LINES = {"Accept": "application/x-ndjson"}
 
@@ -73,22 +73,22 @@ def predicted(files: Path, uploads: list[tuple[str, bytes]], tiny_bundle: Path) 
     return done.stdout.decode()
 
 
-def test_findings_are_those_of_predict(
+def test_predictions_are_those_of_predict(
     service: Running, uploads: list[tuple[str, bytes]], predicted: str
 ) -> None:
     answer = service.post(*uploads)
     assert answer.status_code == 200
     document = answer.json()
-    rows = [row for row in document["findings"] if row["file"] != "g.csv"]
+    rows = [row for row in document["predictions"] if row["file"] != "g.csv"]
     assert rows == [json.loads(line) for line in predicted.splitlines()]
     assert {row["status"] for row in rows} == {"ok", "failed"}
-    assert document["counts"]["total"] == len(document["findings"])
-    assert [len(series["findings"]) for series in document["series"]] == [1, 5]
-    Findings.model_validate(document)
+    assert document["counts"]["total"] == len(document["predictions"])
+    assert [len(series["predictions"]) for series in document["series"]] == [1, 5]
+    Predictions.model_validate(document)
 
 
 def test_a_manifest_reads_no_file_of_the_server(service: Running, uploads: list[tuple[str, bytes]]) -> None:
-    (row,) = (row for row in service.post(*uploads).json()["findings"] if row["file"] == "g.csv")
+    (row,) = (row for row in service.post(*uploads).json()["predictions"] if row["file"] == "g.csv")
     assert row["status"] == "failed"
     alone = service.post(("g.csv", b"path,label\n/etc/passwd,COVID\n"))
     assert alone.status_code == 415
@@ -99,7 +99,7 @@ def test_lines_are_byte_for_byte_those_of_predict(
 ) -> None:
     files = [upload for upload in uploads if upload[0] != "g.csv"]
     with service.client() as client:
-        answer = client.post("/v1/findings", files=parts(*files), headers=LINES)
+        answer = client.post("/v1/predictions", files=parts(*files), headers=LINES)
     assert answer.headers["content-type"] == "application/x-ndjson"
     assert answer.text == predicted
 
@@ -112,22 +112,24 @@ def test_a_file_sent_alone_is_judged_as_among_others(
         row
         for name, content in uploads
         if name != "g.csv"
-        for row in service.post((name, content)).json()["findings"]
+        for row in service.post((name, content)).json()["predictions"]
     ]
     assert alone == [json.loads(line) for line in predicted.splitlines()]
 
 
-def test_many_clients_get_their_own_findings_in_their_order(service: Running) -> None:
+def test_many_clients_get_their_own_predictions_in_their_order(service: Running) -> None:
     pictures = [picture(seed) for seed in range(8)]
     alone = [
-        service.post((f"{seed}.png", pictures[seed])).json()["findings"][0]["probability"]
+        service.post((f"{seed}.png", pictures[seed])).json()["predictions"][0]["probability"]
         for seed in range(8)
     ]
     assert len(set(alone)) == 8
 
     def ask(number: int) -> list[tuple[str, float]]:
         seeds = [(number + step) % 8 for step in range(5)]
-        rows = service.post(*((f"{number}-{seed}.png", pictures[seed]) for seed in seeds)).json()["findings"]
+        rows = service.post(*((f"{number}-{seed}.png", pictures[seed]) for seed in seeds)).json()[
+            "predictions"
+        ]
         assert [row["file"] for row in rows] == [f"{number}-{seed}.png" for seed in seeds]
         assert [row["probability"] for row in rows] == [alone[seed] for seed in seeds]
         return rows
@@ -142,8 +144,8 @@ def test_layers_lie_on_the_slice(
     stored = np.kron(chest, np.ones((2, 2), np.int16))
     content = write_dicom(tmp_path / "a.dcm", stored).read_bytes()
     document = service.post(("a.dcm", content), heat_maps="link").json()
-    Findings.model_validate(document)
-    image = document["findings"][0]["image"]
+    Predictions.model_validate(document)
+    image = document["predictions"][0]["image"]
     assert (image["rows"], image["columns"]) == stored.shape
     grey = cv2.imdecode(np.frombuffer(service.get(image["picture"]).content, np.uint8), cv2.IMREAD_UNCHANGED)
     assert grey.shape == stored.shape
@@ -161,8 +163,8 @@ def test_layers_lie_on_the_slice(
 
 def test_heat_maps_in_the_answer(service: Running, png: bytes) -> None:
     document = service.post(("a.png", png), ("b.png", b""), heat_maps="inline").json()
-    Findings.model_validate(document)
-    first, second = document["findings"]
+    Predictions.model_validate(document)
+    first, second = document["predictions"]
     assert first["heat_map"].startswith("data:image/png;base64,iVBOR")
     assert second["heat_map"] is None
     assert document["kept"] is None, "nothing is kept unless links were asked for"
@@ -172,7 +174,7 @@ def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running, 
     document = service.post(("a.png", png), ("bad.png", png[:60]), heat_maps="link").json()
     links = document["kept"]["links"]
     again = service.get(links["self"]).json()
-    assert again["findings"] == document["findings"]
+    assert again["predictions"] == document["predictions"]
     table = list(csv.DictReader(io.StringIO(service.get(links["csv"]).text)))
     assert [row["status"] for row in table] == ["ok", "failed"]
     lines = [json.loads(line) for line in service.get(links["jsonl"]).text.splitlines()]
@@ -186,7 +188,7 @@ def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running, 
     assert "a.png" in page
     with service.client() as client:
         assert client.delete(links["self"]).status_code == 204
-    for link in (*links.values(), document["findings"][0]["image"]["picture"]):
+    for link in (*links.values(), document["predictions"][0]["image"]["picture"]):
         assert service.get(link).status_code == 404
     assert service.uploads_on_disk() == []
 
@@ -204,6 +206,6 @@ def test_health_and_figures(service: Running, png: bytes) -> None:
     assert service.get("/healthz").json() == service.get("/readyz").json() == {"status": "ok"}
     service.post(("a.png", png))
     figures = service.get("/metrics").text
-    assert 'groundglass_requests_total{method="POST",route="/v1/findings",status="200"}' in figures
-    assert "groundglass_findings_total{label=" in figures
+    assert 'groundglass_requests_total{method="POST",route="/v1/predictions",status="200"}' in figures
+    assert "groundglass_predictions_total{label=" in figures
     assert service.gauge("uploads_in_flight") == 0

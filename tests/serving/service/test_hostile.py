@@ -60,11 +60,11 @@ def hostile(png: bytes) -> dict[str, tuple[bytes, str]]:
     }
 
 
-def test_each_gets_a_finding_that_says_why(
+def test_each_gets_a_prediction_that_says_why(
     service: Running, hostile: dict[str, tuple[bytes, str]], png: bytes
 ) -> None:
     files = [(name, content) for name, (content, _) in hostile.items()]
-    rows = service.post(*files, ("good.png", png)).json()["findings"]
+    rows = service.post(*files, ("good.png", png)).json()["predictions"]
     by_file = {row["file"].partition("!")[0]: row for row in rows}
     assert by_file.pop("good.png")["status"] == "ok", "one bad file never stops the rest"
     assert set(by_file) == set(hostile)
@@ -78,7 +78,7 @@ def test_nothing_of_it_is_left(service: Running, hostile: dict[str, tuple[bytes,
     for name, (content, reason) in hostile.items():
         answer = service.post((name, content))
         if answer.status_code == 200:
-            assert reason in answer.json()["findings"][0]["reason"]
+            assert reason in answer.json()["predictions"][0]["reason"]
         else:
             assert answer.status_code == 415
     service.wait_until_idle()

@@ -49,15 +49,15 @@ def test_every_address_says_what_it_answers(described: dict[str, Any]) -> None:
         for answer in problems.values():
             assert set(answer["content"]) == {"application/problem+json"}
     assert {"408", "413", "415", "422", "429", "503"} <= set(
-        described["paths"]["/v1/findings"]["post"]["responses"]
+        described["paths"]["/v1/predictions"]["post"]["responses"]
     )
 
 
 def test_examples_fit_their_schemas(described: dict[str, Any]) -> None:
-    content = described["paths"]["/v1/findings"]["post"]["responses"]["200"]["content"]["application/json"]
+    content = described["paths"]["/v1/predictions"]["post"]["responses"]["200"]["content"]["application/json"]
     assert set(content["examples"]) == {"none", "link", "inline"}
     for example in content["examples"].values():
-        schemas.Findings.model_validate(example["value"])
+        schemas.Predictions.model_validate(example["value"])
     for methods in described["paths"].values():
         for operation in methods.values():
             for status, answer in operation["responses"].items():
@@ -69,7 +69,7 @@ def test_examples_fit_their_schemas(described: dict[str, Any]) -> None:
 
 def test_answers_fit_their_schemas(service: Running, png: bytes) -> None:
     for wanted in ("none", "link", "inline"):
-        schemas.Findings.model_validate(service.post(("a.png", png), heat_maps=wanted).json())
+        schemas.Predictions.model_validate(service.post(("a.png", png), heat_maps=wanted).json())
     schemas.Model.model_validate(service.get("/v1/model").json())
     schemas.ProblemDetails.model_validate(service.get("/nothing").json())
 

@@ -25,7 +25,7 @@ def ask(service: Running, content: bytes, outcomes: Counter[str]) -> None:
     while True:
         opened = kept or http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
         try:
-            opened.request("POST", "/v1/findings", content, headers)
+            opened.request("POST", "/v1/predictions", content, headers)
             answer = opened.getresponse()
         except ConnectionRefusedError:
             return

@@ -63,5 +63,5 @@ def test_the_page_holds_nothing_inline_and_names_no_other_host() -> None:
 
 def test_the_page_is_no_part_of_the_description(service: Running) -> None:
     paths = service.get("/openapi.json").json()["paths"]
-    assert "/v1/findings" in paths
+    assert "/v1/predictions" in paths
     assert not [path for path in paths if path == "/" or path.startswith("/page")]

@@ -2,7 +2,7 @@
 
 import { Problem, problemOf } from "./problems.js";
 
-const UPLOAD = "/v1/findings?heat_maps=link";
+const UPLOAD = "/v1/predictions?heat_maps=link";
 const LINES = "application/x-ndjson";
 
 export class Api {
@@ -48,7 +48,7 @@ export class Api {
    * @param {{file: File, name: string}[]} files
    * @param {{sent: (share: number) => void, begun: (address: ?string) => void, found: (rows: object[]) => void}} told
    * @param {AbortSignal} signal
-   * @returns {Promise<void>} ends after the last finding.
+   * @returns {Promise<void>} ends after the last prediction.
    */
   upload(files, told, signal) {
     const form = new FormData();

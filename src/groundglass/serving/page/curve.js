@@ -1,7 +1,7 @@
 // Probability along the body: every classified slice of a series as a dot that can be gone to.
 
 import { drawn, redrawn } from "./dom.js";
-import { kindOf, labelOf, probabilityText } from "./findings.js";
+import { kindOf, labelOf, probabilityText } from "./predictions.js";
 
 const HEIGHT = 150;
 const EDGE = { left: 34, right: 12, top: 8, bottom: 34 };
@@ -32,7 +32,7 @@ export class Curve {
 
   /**
    * Shows a series.
-   * @param {object[]} slices its findings along the axis.
+   * @param {object[]} slices its predictions along the axis.
    * @param {"mm"|"frame"|"order"} axis
    */
   show(slices, axis) {

@@ -3,9 +3,9 @@
 const DELAY = 60_000;
 
 export const EXPORTS = {
-  csv: { address: (kept) => kept.links.csv, name: "findings.csv" },
-  json: { address: (kept) => kept.links.self, name: "findings.json" },
-  jsonl: { address: (kept) => kept.links.jsonl, name: "findings.jsonl" },
+  csv: { address: (kept) => kept.links.csv, name: "predictions.csv" },
+  json: { address: (kept) => kept.links.self, name: "predictions.json" },
+  jsonl: { address: (kept) => kept.links.jsonl, name: "predictions.jsonl" },
   report: { address: (kept) => kept.links.report, name: "report.zip" },
 };
 

@@ -1,7 +1,7 @@
-// Findings as the page orders, filters and words them.
+// Predictions as the page orders, filters and words them.
 
 /**
- * @typedef {object} Finding as the API has it, and `number`, `group` (of its series, or null).
+ * @typedef {object} Prediction as the API has it, and `number`, `group` (of its series, or null).
  */
 
 const names = new Intl.Collator(undefined, { numeric: true });
@@ -17,20 +17,20 @@ export const FLAGS = {
 
 export const KINDS = {
   all: ["All", () => true],
-  covid: ["COVID", (finding) => finding.label === "COVID"],
-  uncertain: ["uncertain", (finding) => finding.label === "uncertain"],
-  other: ["NonCOVID", (finding) => finding.label === "NonCOVID"],
-  refused: ["refused", (finding) => finding.status === "refused"],
-  failed: ["failed", (finding) => finding.status === "failed"],
+  covid: ["COVID", (prediction) => prediction.label === "COVID"],
+  uncertain: ["uncertain", (prediction) => prediction.label === "uncertain"],
+  other: ["NonCOVID", (prediction) => prediction.label === "NonCOVID"],
+  refused: ["refused", (prediction) => prediction.status === "refused"],
+  failed: ["failed", (prediction) => prediction.status === "failed"],
 };
 
-/** Which of `covid`, `uncertain`, `other`, `refused`, `failed` a finding is; names styles and filters. */
-export function kindOf(finding) {
-  return Object.keys(KINDS).find((kind) => kind !== "all" && KINDS[kind][1](finding)) ?? "failed";
+/** Which of `covid`, `uncertain`, `other`, `refused`, `failed` a prediction is; names styles and filters. */
+export function kindOf(prediction) {
+  return Object.keys(KINDS).find((kind) => kind !== "all" && KINDS[kind][1](prediction)) ?? "failed";
 }
 
 /** What stands on a card: the label, or why there is none. */
-export const labelOf = (finding) => finding.label ?? finding.status;
+export const labelOf = (prediction) => prediction.label ?? prediction.status;
 
 /** Such as 0.91; never 0 or 1, which no model can say. */
 export function probabilityText(probability) {
@@ -41,18 +41,18 @@ export function probabilityText(probability) {
 }
 
 /** The file's own name, and the frame within it. */
-export function shortName(finding) {
-  const name = finding.file.split("/").pop();
-  return finding.frame === null ? name : `${name} #${finding.frame}`;
+export function shortName(prediction) {
+  const name = prediction.file.split("/").pop();
+  return prediction.frame === null ? name : `${name} #${prediction.frame}`;
 }
 
 /** The folder or file that holds a series, or its UID where it lies in none. */
 export const seriesName = (series) => (series.place && series.place !== "." ? series.place : series.series ?? "one");
 
 /** Where along its series a slice lies, on the axis of the series' curve. */
-export function placeOf(finding, series) {
-  if (series?.curve.axis === "mm") return finding.position;
-  return series?.curve.axis === "frame" ? finding.frame : finding.number;
+export function placeOf(prediction, series) {
+  if (series?.curve.axis === "mm") return prediction.position;
+  return series?.curve.axis === "frame" ? prediction.frame : prediction.number;
 }
 
 const ORDERS = {
@@ -61,23 +61,23 @@ const ORDERS = {
   file: (a, b) => names.compare(a.file, b.file) || (a.frame ?? 0) - (b.frame ?? 0),
 };
 
-/** Findings of a kind and series, sorted. */
-export function arranged(findings, { sort, kind, group }) {
-  const wanted = findings.filter((each) => KINDS[kind][1](each) && (group === null || each.group === group));
+/** Predictions of a kind and series, sorted. */
+export function arranged(predictions, { sort, kind, group }) {
+  const wanted = predictions.filter((each) => KINDS[kind][1](each) && (group === null || each.group === group));
   // Infinity minus itself is no number: such slices keep the order of reading.
   return wanted.sort((a, b) => ORDERS[sort](a, b) || a.number - b.number);
 }
 
 /** How many there are of each kind. */
-export function counted(findings) {
-  const counts = { all: findings.length, covid: 0, uncertain: 0, other: 0, refused: 0, failed: 0 };
-  for (const finding of findings) counts[kindOf(finding)] += 1;
+export function counted(predictions) {
+  const counts = { all: predictions.length, covid: 0, uncertain: 0, other: 0, refused: 0, failed: 0 };
+  for (const prediction of predictions) counts[kindOf(prediction)] += 1;
   return counts;
 }
 
 /** Such as `3 slices: 1 COVID, 1 NonCOVID, 1 refused`. */
-export function summary(findings) {
-  const counts = counted(findings);
+export function summary(predictions) {
+  const counts = counted(predictions);
   const parts = Object.keys(KINDS).filter((kind) => kind !== "all" && counts[kind]);
   const listed = parts.map((kind) => `${counts[kind].toLocaleString("en")} ${KINDS[kind][0]}`).join(", ");
   return `${counts.all.toLocaleString("en")} slice${counts.all === 1 ? "" : "s"}${listed ? `: ${listed}` : ""}`;

@@ -1,7 +1,7 @@
 // The slices as small pictures in a list of which one is chosen.
 
 import { element } from "./dom.js";
-import { kindOf, labelOf, probabilityText, shortName } from "./findings.js";
+import { kindOf, labelOf, probabilityText, shortName } from "./predictions.js";
 import { Thumbnails } from "./thumbnails.js";
 
 export class Gallery {
@@ -30,18 +30,18 @@ export class Gallery {
     this.list.replaceChildren();
   }
 
-  /** Puts cards at the end, in the order in which findings come. */
-  add(findings, pictureOf) {
-    for (const finding of findings) {
-      const card = this.#card(finding, pictureOf);
-      this.#cards.set(finding.number, card);
+  /** Puts cards at the end, in the order in which predictions come. */
+  add(predictions, pictureOf) {
+    for (const prediction of predictions) {
+      const card = this.#card(prediction, pictureOf);
+      this.#cards.set(prediction.number, card);
       this.list.append(card);
     }
   }
 
-  /** Shows these findings in this order, and no others. */
-  arrange(findings) {
-    this.#shown = findings.map((finding) => finding.number);
+  /** Shows these predictions in this order, and no others. */
+  arrange(predictions) {
+    this.#shown = predictions.map((prediction) => prediction.number);
     this.list.replaceChildren(...this.#shown.map((number) => this.#cards.get(number)));
     for (const card of this.list.children) this.thumbnails.look(card.firstChild);
     this.#reachable();
@@ -79,20 +79,20 @@ export class Gallery {
     for (const [number, card] of this.#cards) card.tabIndex = number === stop ? 0 : -1;
   }
 
-  #card(finding, pictureOf) {
-    const kind = kindOf(finding);
+  #card(prediction, pictureOf) {
+    const kind = kindOf(prediction);
     const canvas = element("canvas", { width: 1, height: 1, "aria-hidden": "true" });
-    const said = element("span", { class: "said" }, element("span", { class: "label", text: labelOf(finding) }));
-    if (finding.probability !== null) said.append(element("span", { class: "number", text: probabilityText(finding.probability) }));
-    const name = element("span", { class: "name", text: shortName(finding), title: finding.file });
-    const card = element("div", { class: `slice ${kind}`, role: "option", "aria-selected": "false", "data-number": finding.number, tabindex: -1 }, canvas, said, name);
-    if (finding.probability !== null) {
+    const said = element("span", { class: "said" }, element("span", { class: "label", text: labelOf(prediction) }));
+    if (prediction.probability !== null) said.append(element("span", { class: "number", text: probabilityText(prediction.probability) }));
+    const name = element("span", { class: "name", text: shortName(prediction), title: prediction.file });
+    const card = element("div", { class: `slice ${kind}`, role: "option", "aria-selected": "false", "data-number": prediction.number, tabindex: -1 }, canvas, said, name);
+    if (prediction.probability !== null) {
       const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
-      bar.firstChild.style.width = `${finding.probability * 100}%`;
+      bar.firstChild.style.width = `${prediction.probability * 100}%`;
       said.after(bar);
     }
-    if (finding.reason) card.append(element("span", { class: "reason", text: finding.reason, title: finding.reason }));
-    this.thumbnails.watch(canvas, () => pictureOf(finding));
+    if (prediction.reason) card.append(element("span", { class: "reason", text: prediction.reason, title: prediction.reason }));
+    this.thumbnails.watch(canvas, () => pictureOf(prediction));
     return card;
   }
 }

@@ -26,26 +26,26 @@ export class Layers {
     for (const number of [...this.#kept.keys()]) this.#drop(number);
   }
 
-  /** Whether a finding's layers are here or on their way. */
-  has(finding) {
-    return this.#kept.has(finding.number);
+  /** Whether a prediction's layers are here or on their way. */
+  has(prediction) {
+    return this.#kept.has(prediction.number);
   }
 
   /**
-   * The layers of a finding.
-   * @param {object} finding with an `image`.
+   * The layers of a prediction.
+   * @param {object} prediction with an `image`.
    * @returns {Promise<SliceLayers>}
    */
-  load(finding) {
-    const known = this.#kept.get(finding.number);
+  load(prediction) {
+    const known = this.#kept.get(prediction.number);
     if (known) {
-      this.#kept.delete(finding.number);
-      this.#kept.set(finding.number, known);
+      this.#kept.delete(prediction.number);
+      this.#kept.set(prediction.number, known);
       return known.layers;
     }
-    const entry = { bytes: 0, layers: fetched(this.api, finding.image) };
-    this.#kept.set(finding.number, entry);
-    entry.layers.then((layers) => this.#settle(finding.number, entry, layers), () => this.#forgetFailed(finding.number, entry));
+    const entry = { bytes: 0, layers: fetched(this.api, prediction.image) };
+    this.#kept.set(prediction.number, entry);
+    entry.layers.then((layers) => this.#settle(prediction.number, entry, layers), () => this.#forgetFailed(prediction.number, entry));
     return entry.layers;
   }
 

@@ -1,11 +1,11 @@
-// The page: files in, findings out, one slice at a time.
+// The page: files in, predictions out, one slice at a time.
 
 import { Api } from "./api.js";
 import { Curve } from "./curve.js";
-import { describeFinding, describeSeries } from "./details.js";
+import { describePrediction, describeSeries } from "./details.js";
 import { byId, element } from "./dom.js";
 import { download } from "./downloads.js";
-import { arranged, counted, KINDS, seriesName, summary } from "./findings.js";
+import { arranged, counted, KINDS, seriesName, summary } from "./predictions.js";
 import { Gallery } from "./gallery.js";
 import { listenToKeys } from "./keyboard.js";
 import { fromMarkdown } from "./markdown.js";
@@ -71,17 +71,17 @@ class Page {
 
   /** Shows one slice. */
   show(number, focus = false) {
-    const finding = this.#result?.findings[number];
-    if (!finding || !this.#result.kept) return;
-    const series = this.#result.seriesOf(finding);
+    const prediction = this.#result?.predictions[number];
+    if (!prediction || !this.#result.kept) return;
+    const series = this.#result.seriesOf(prediction);
     const back = number === this.gallery.beside(-1);
-    if (this.#current?.group !== finding.group || !this.#current) this.#showSeries(finding, series);
-    this.#current = finding;
+    if (this.#current?.group !== prediction.group || !this.#current) this.#showSeries(prediction, series);
+    this.#current = prediction;
     this.gallery.mark(number, focus);
     this.curve.mark(number);
-    describeFinding(byId("finding"), finding, series);
-    const following = this.#result.findings[this.gallery.beside(back ? -1 : 1)];
-    this.view.show(finding, this.gallery.placeInWords(), following === finding ? null : following);
+    describePrediction(byId("prediction"), prediction, series);
+    const following = this.#result.predictions[this.gallery.beside(back ? -1 : 1)];
+    this.view.show(prediction, this.gallery.placeInWords(), following === prediction ? null : following);
   }
 
   #step(by) {
@@ -104,8 +104,8 @@ class Page {
   }
 
   #found(rows) {
-    this.gallery.add(this.#result.add(rows), (finding) => this.#result.pictureOf(finding));
-    this.progress.found(this.#result.findings.length, summary(this.#result.findings));
+    this.gallery.add(this.#result.add(rows), (prediction) => this.#result.pictureOf(prediction));
+    this.progress.found(this.#result.predictions.length, summary(this.#result.predictions));
   }
 
   async #complete() {
@@ -113,8 +113,8 @@ class Page {
     const document = await this.#api.json(result.address);
     result.complete(document);
     byId("workspace").classList.remove("coming");
-    byId("summary").textContent = summary(result.findings);
-    byId("announce").textContent = `Done. ${summary(result.findings)}`;
+    byId("summary").textContent = summary(result.predictions);
+    byId("announce").textContent = `Done. ${summary(result.predictions)}`;
     this.#offerFilters();
     this.#arrange();
     this.#tellHowLong(document.kept.seconds_left);
@@ -138,14 +138,14 @@ class Page {
     byId("sort").value = "probability";
   }
 
-  #showSeries(finding, series) {
+  #showSeries(prediction, series) {
     describeSeries(byId("study"), series, this.#result.meaning);
     byId("curve").hidden = !series?.classified;
-    this.curve.show(series ? this.#result.along(finding.group) : [], series?.curve.axis ?? "order");
+    this.curve.show(series ? this.#result.along(prediction.group) : [], series?.curve.axis ?? "order");
   }
 
   #offerFilters() {
-    const counts = counted(this.#result.findings);
+    const counts = counted(this.#result.predictions);
     const kinds = Object.keys(KINDS).filter((kind) => kind === "all" || counts[kind]);
     byId("filter").replaceChildren(...kinds.map((kind) => element("option", { value: kind, text: `${KINDS[kind][0]} (${counts[kind]})` })));
     const { series } = this.#result;
@@ -158,7 +158,7 @@ class Page {
 
   #arrange() {
     const group = byId("series-filter").value === "" ? null : Number(byId("series-filter").value);
-    const shown = arranged(this.#result.findings, { sort: byId("sort").value, kind: byId("filter").value, group });
+    const shown = arranged(this.#result.predictions, { sort: byId("sort").value, kind: byId("filter").value, group });
     this.gallery.arrange(shown);
     byId("nothing").hidden = shown.length > 0;
     if (this.#current) this.show(shown.includes(this.#current) ? this.#current.number : this.gallery.beside(0));

@@ -31,7 +31,7 @@ const TOO_MUCH = "Choose fewer files, or send them in several uploads.";
 const KNOWN = {
   "unreachable": ["The service cannot be reached. See that it runs and that you are connected.", "retry"],
   "lost-upload": ["The connection was lost while the files were sent. The service may have stopped, or takes no upload of this size.", "retry"],
-  "broken-off": ["The connection was lost before the last finding came.", "retry"],
+  "broken-off": ["The connection was lost before the last prediction came.", "retry"],
   "unauthorized": ["The service does not accept the token.", "token"],
   "upload-too-large": ["Too large.", "choose", TOO_MUCH],
   "too-many-files": ["Too many files.", "choose", TOO_MUCH],

@@ -1,9 +1,9 @@
-// What the service said of one upload: findings as they come, then series and links.
+// What the service said of one upload: predictions as they come, then series and links.
 
-import { placeOf } from "./findings.js";
+import { placeOf } from "./predictions.js";
 
 export class Result {
-  findings = [];
+  predictions = [];
   series = [];
   meaning = "";
   kept = null;
@@ -13,39 +13,39 @@ export class Result {
     this.address = address;
   }
 
-  /** Takes rows of the answer; returns them as findings. */
+  /** Takes rows of the answer; returns them as predictions. */
   add(rows) {
-    const added = rows.map((row, index) => ({ ...row, number: this.findings.length + index, group: null, place: null, image: undefined }));
-    this.findings.push(...added);
+    const added = rows.map((row, index) => ({ ...row, number: this.predictions.length + index, group: null, place: null, image: undefined }));
+    this.predictions.push(...added);
     return added;
   }
 
   /** Takes the document that the service gives when all is done. */
   complete(document) {
     this.series = document.series;
-    this.meaning = document.study_score;
+    this.meaning = document.series_score;
     this.kept = document.kept;
-    document.findings.forEach((row, number) => Object.assign(this.findings[number], { image: row.image }));
+    document.predictions.forEach((row, number) => Object.assign(this.predictions[number], { image: row.image }));
     this.series.forEach((series, group) => {
-      for (const number of series.findings) {
-        const finding = this.findings[number];
-        Object.assign(finding, { group, place: placeOf(finding, series) });
+      for (const number of series.predictions) {
+        const prediction = this.predictions[number];
+        Object.assign(prediction, { group, place: placeOf(prediction, series) });
       }
     });
   }
 
-  /** Where a small picture of a finding is found; null where there is none, or where that is not known yet. */
-  pictureOf(finding) {
-    if (finding.image !== undefined) return finding.image?.picture ?? null;
-    return this.address && finding.status === "ok" ? `${this.address}/slices/${finding.number}/picture.png` : null;
+  /** Where a small picture of a prediction is found; null where there is none, or where that is not known yet. */
+  pictureOf(prediction) {
+    if (prediction.image !== undefined) return prediction.image?.picture ?? null;
+    return this.address && prediction.status === "ok" ? `${this.address}/slices/${prediction.number}/picture.png` : null;
   }
 
-  /** Findings of a series along the body. */
+  /** Predictions of a series along the body. */
   along(group) {
-    return this.findings.filter((each) => each.group === group && each.place !== null).sort((a, b) => a.place - b.place || a.number - b.number);
+    return this.predictions.filter((each) => each.group === group && each.place !== null).sort((a, b) => a.place - b.place || a.number - b.number);
   }
 
-  seriesOf(finding) {
-    return finding.group === null ? null : this.series[finding.group];
+  seriesOf(prediction) {
+    return prediction.group === null ? null : this.series[prediction.group];
   }
 }

@@ -1,7 +1,7 @@
 // The large view of one slice with its controls: keeps stage, numbers, histogram and words in step.
 
 import { byId, element } from "./dom.js";
-import { labelOf, probabilityText, shortName } from "./findings.js";
+import { labelOf, probabilityText, shortName } from "./predictions.js";
 import { Histogram } from "./histogram.js";
 import { Layers } from "./layers.js";
 import { Viewer } from "./viewer.js";
@@ -11,7 +11,7 @@ import { PRESETS } from "./windowing.js";
 const HASTE = 60;
 
 export class SliceView {
-  #finding = null;
+  #prediction = null;
   #unit = null;
 
   /**
@@ -31,35 +31,35 @@ export class SliceView {
   /** Shows nothing and forgets all pixels. */
   clear() {
     this.layers.clear();
-    this.#finding = null;
+    this.#prediction = null;
     this.viewer.show(null);
     this.histogram.show(null);
   }
 
   /**
-   * Shows a finding's slice.
-   * @param {object} finding
+   * Shows a prediction's slice.
+   * @param {object} prediction
    * @param {string} place such as `3 of 40`.
    * @param {?object} following whose layers are fetched ahead.
    */
-  async show(finding, place, following) {
-    this.#finding = finding;
-    byId("corner-name").textContent = shortName(finding);
+  async show(prediction, place, following) {
+    this.#prediction = prediction;
+    byId("corner-name").textContent = shortName(prediction);
     byId("corner-number").textContent = place;
-    if (!finding.image) {
-      this.#put(null, finding.reason ?? "The service had no room to keep the pixels of this slice.");
+    if (!prediction.image) {
+      this.#put(null, prediction.reason ?? "The service had no room to keep the pixels of this slice.");
       return;
     }
     byId("stage").classList.add("loading");
     try {
-      if (!this.layers.has(finding)) await new Promise((resolve) => setTimeout(resolve, HASTE));
-      if (this.#finding !== finding) return;
-      const layers = await this.layers.load(finding);
-      if (this.#finding !== finding) return;
+      if (!this.layers.has(prediction)) await new Promise((resolve) => setTimeout(resolve, HASTE));
+      if (this.#prediction !== prediction) return;
+      const layers = await this.layers.load(prediction);
+      if (this.#prediction !== prediction) return;
       this.#put(layers, "");
       if (following?.image) this.layers.load(following).catch(() => {});
     } catch (error) {
-      if (this.#finding !== finding) return;
+      if (this.#prediction !== prediction) return;
       this.#put(null, "The pixels could not be fetched.");
       this.failed(error);
     }
@@ -130,8 +130,8 @@ export class SliceView {
     byId("preset").selectedIndex = 1 + presets.findIndex(([, preset]) => preset.level === shown.level && preset.width === shown.width);
     const words = `L ${shown.level} W ${shown.width}  ${Math.round(view.zoom * 100)} %`;
     byId("corner-window").textContent = words;
-    const finding = this.#finding;
-    const name = finding ? `${shortName(finding)}, ${labelOf(finding)}${finding.probability === null ? "" : `, probability ${probabilityText(finding.probability)}`}` : "No slice";
+    const prediction = this.#prediction;
+    const name = prediction ? `${shortName(prediction)}, ${labelOf(prediction)}${prediction.probability === null ? "" : `, probability ${probabilityText(prediction.probability)}`}` : "No slice";
     byId("canvas").setAttribute("aria-label", name);
     this.histogram.mark(shown);
   }

@@ -53,7 +53,7 @@ export class Progress {
   }
 
   sent(share) {
-    this.#say(share < 1 ? `Sending ${this.#count()}, ${this.#mebibytes}: ${Math.floor(share * 100)} %` : "Sent. Waiting for the first finding.", share < 1 ? share : null);
+    this.#say(share < 1 ? `Sending ${this.#count()}, ${this.#mebibytes}: ${Math.floor(share * 100)} %` : "Sent. Waiting for the first prediction.", share < 1 ? share : null);
   }
 
   /** How many slices of one upload there are is only known at the end: a file may hold many. */

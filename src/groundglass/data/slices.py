@@ -1,0 +1,103 @@
+"""Cut lung slices out of series and volumes, as 8-bit pictures that name no patient."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from groundglass.errors import ImageError
+from groundglass.files import atomic_path
+from groundglass.imaging.crop import find_lungs
+from groundglass.imaging.read import read_slices
+from groundglass.imaging.slice import CTSlice, Origin
+
+_NAME_DIGITS = 16
+# Cosine between the slice normal and the patient's long axis from which a slice counts as axial: gantries
+# tilt by up to 30 degrees.
+_AXIAL = 0.86
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which slices of a series are taken.
+
+    Attributes:
+        every: the first of every so many slices is looked at; at least 1.
+        least_lungs: share of the picture that lung must take, above 0 and below 1.
+    """
+
+    every: int = 10
+    least_lungs: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1, not {self.every}")
+        if not 0 < self.least_lungs < 1:
+            raise ValueError(f"least_lungs must lie between 0 and 1, not {self.least_lungs}")
+
+    def takes(self, index: int, image: CTSlice) -> bool:
+        """Whether the slice of that index in its series is taken: axial, and enough lung in it."""
+        if index % self.every or not _is_axial(image.origin):
+            return False
+        lungs, found = find_lungs(image.pixels)
+        return found and float(lungs.mean()) >= self.least_lungs
+
+
+def cut_slices(
+    path: str | PathLike[str],
+    output: Path,
+    selection: Selection,
+    on_error: Callable[[ImageError], None] | None = None,
+) -> Iterator[Path]:
+    """Write the selected slices of every series and volume below a path as grey PNGs in the lung window.
+
+    They are called ``<series>_<index>.png``. The series' name is a digest of its first selected slice's
+    pixels: the same for the same input, and nothing of the patient, file or study can be read from it or
+    guessed at by digesting likely names. The files carry no metadata.
+
+    Args:
+        path: anything ``read_slices`` reads.
+        output: folder, made where it is missing; files in it that have the same names are replaced.
+        selection: which slices are taken.
+        on_error: called with the error of each file that cannot be read, which is then left out.
+
+    Yields:
+        The path of each picture written.
+
+    Raises:
+        ImageError: a file cannot be read and there is no ``on_error``.
+    """
+    try:
+        yield from _cut(read_slices(path, on_error=on_error), output, selection)
+    except ImageError as error:
+        if on_error is None:
+            raise
+        on_error(error)
+
+
+def _cut(slices: Iterator[CTSlice], output: Path, selection: Selection) -> Iterator[Path]:
+    for _, series in groupby(slices, key=lambda image: image.origin.series or image.origin.file):
+        name = None
+        for index, image in enumerate(series):
+            if not selection.takes(index, image):
+                continue
+            name = name or hashlib.sha256(image.pixels.tobytes()).hexdigest()[:_NAME_DIGITS]
+            target = output / f"{name}_{index:04d}.png"
+            with atomic_path(target) as temporary:
+                Image.fromarray(image.pixels).save(temporary, "PNG")
+            yield target
+
+
+def _is_axial(origin: Origin) -> bool:
+    """Whether a slice is axial, as far as its file says; a picture is taken to be."""
+    if origin.orientation is None:
+        return True
+    rows, columns = origin.orientation[:3], origin.orientation[3:]
+    return bool(abs(np.cross(rows, columns)[2]) >= _AXIAL)

@@ -1,0 +1,1 @@
+"""The paper's experiments: planned, run, compared and drawn."""

@@ -1,0 +1,94 @@
+"""How far a logit can be trusted: temperature scaling and conformal prediction sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
+
+_TEMPERATURES = np.geomspace(0.2, 10, 400)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From logit to probability, prediction set and label.
+
+    Attributes:
+        temperature: the logit is divided by it (Guo et al., On calibration of modern neural networks, ICML
+            2017).
+        coverage: share of slices, of each label, whose prediction set holds the true label, as fitted.
+        quantiles: for each label, the largest nonconformity 1 - p(label) with which it stays in the set.
+    """
+
+    temperature: float
+    coverage: float
+    quantiles: Mapping[str, float]
+
+    @classmethod
+    def fit(
+        cls, logit: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9
+    ) -> Calibration:
+        """Fit on slices that the network was not trained on.
+
+        Quantiles are split conformal, one per label (Vovk, Conditional validity of inductive conformal
+        predictors, ACML 2012), so that the rarer or harder label is covered as often as the other.
+
+        Args:
+            logit: of COVID, shape (N,).
+            label: 1 for COVID and 0 for NonCOVID, shape (N,); both must occur.
+            coverage: above 0 and below 1.
+
+        Raises:
+            ValueError: a label does not occur, or the coverage is out of range.
+        """
+        if not 0 < coverage < 1:
+            raise ValueError(f"coverage must lie between 0 and 1, not {coverage}")
+        values, covid = np.asarray(logit, np.float64), np.asarray(label) == 1
+        if covid.all() or not covid.any():
+            raise ValueError("calibration needs slices of both labels")
+        temperature = _fit_temperature(values, covid)
+        strange = 1 - _probability_of_truth(values / temperature, covid)
+        quantiles = {
+            COVID: _conformal_quantile(strange[covid], coverage),
+            NON_COVID: _conformal_quantile(strange[~covid], coverage),
+        }
+        return cls(temperature, coverage, quantiles)
+
+    def probability(self, logit: float) -> float:
+        """Calibrated probability of COVID, 0 to 1."""
+        return float(_sigmoid(np.float64(logit) / self.temperature))
+
+    def prediction_set(self, probability: float) -> tuple[str, ...]:
+        """The labels that cannot be ruled out; empty where the slice fits neither."""
+        strange = {COVID: 1 - probability, NON_COVID: probability}
+        return tuple(label for label, value in strange.items() if value <= self.quantiles[label])
+
+    def label(self, prediction_set: tuple[str, ...]) -> str:
+        """The one label of the set, or ``uncertain`` where it holds both or none."""
+        return prediction_set[0] if len(prediction_set) == 1 else UNCERTAIN
+
+
+def _fit_temperature(logit: NDArray[np.float64], covid: NDArray[np.bool_]) -> float:
+    """The temperature of least negative log likelihood, on a fine grid: the function has one minimum."""
+    signed = np.where(covid, logit, -logit)
+    losses = np.logaddexp(0, -signed / _TEMPERATURES[:, None]).mean(axis=1)
+    return round(float(_TEMPERATURES[int(np.argmin(losses))]), 4)
+
+
+def _probability_of_truth(logit: NDArray[np.float64], covid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return _sigmoid(np.where(covid, logit, -logit))
+
+
+def _sigmoid(value: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+    return np.asarray(np.exp(-np.logaddexp(0, -value)))
+
+
+def _conformal_quantile(strange: NDArray[np.float64], coverage: float) -> float:
+    """The ceil((n + 1) * coverage)-th smallest value; 1 where there are too few slices to exclude any."""
+    rank = math.ceil((len(strange) + 1) * coverage)
+    return 1.0 if rank > len(strange) else float(np.sort(strange)[rank - 1])

@@ -1,0 +1,264 @@
+"""What the predictions of a series say together: counts, a curve along the body axis, a series score."""
+
+from __future__ import annotations
+
+import math
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Any, Literal
+
+from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN, Prediction, Status
+from groundglass.inference.writers import readable
+
+Axis = Literal["mm", "frame", "order"]
+"""What a curve runs along: position towards the head in mm, index in a file, or order of reading."""
+
+SERIES_SCORE = (
+    "Mean of the highest fifth of the calibrated probabilities of COVID among the series' classified slices, "
+    "at least three of them, or all where there are fewer. It orders series; it is no diagnosis and no "
+    "probability of disease."
+)
+
+_SHARE, _LEAST = 0.2, 3
+_MEMBER = ".zip!"
+
+
+def series_score(probabilities: Sequence[float]) -> float | None:
+    """The score of a series, see :data:`SERIES_SCORE`; None where no slice was classified.
+
+    Lesions fill a part of the lung only: the mean over all slices would drown them, the maximum would hang on
+    a single one.
+    """
+    if not probabilities:
+        return None
+    highest = sorted(probabilities, reverse=True)[: slices_in_score(len(probabilities))]
+    return math.fsum(highest) / len(highest)
+
+
+def slices_in_score(count: int) -> int:
+    """How many of so many classified slices a series score is the mean of."""
+    return min(count, max(_LEAST, math.ceil(_SHARE * count)))
+
+
+@dataclass
+class Counts:
+    """How many slices came out how.
+
+    Attributes:
+        ok: classified.
+        refused: no axial lung CT slice.
+        failed: could not be read.
+        covid: classified, labelled COVID.
+        non_covid: classified, labelled NonCOVID.
+        uncertain: classified, labelled neither.
+    """
+
+    ok: int = 0
+    refused: int = 0
+    failed: int = 0
+    covid: int = 0
+    non_covid: int = 0
+    uncertain: int = 0
+
+    @property
+    def total(self) -> int:
+        """All slices; a file that could not be read counts as one."""
+        return self.ok + self.refused + self.failed
+
+    def add(self, prediction: Prediction) -> None:
+        """Count one prediction."""
+        name = prediction.status.value
+        setattr(self, name, getattr(self, name) + 1)
+        if prediction.status is Status.OK and prediction.label in _LABELS:
+            name = _LABELS[prediction.label]
+            setattr(self, name, getattr(self, name) + 1)
+
+    def in_words(self) -> str:
+        """Such as ``25 slices: 20 classified (1 COVID, 16 NonCOVID, 3 uncertain), 4 refused, 1 failed``."""
+        parts = [f"{self.ok:,} classified"]
+        if self.ok:
+            labels = f"{self.covid:,} COVID, {self.non_covid:,} NonCOVID, {self.uncertain:,} uncertain"
+            parts = [f"{parts[0]} ({labels})"]
+        parts += [f"{self.refused:,} refused"] * bool(self.refused)
+        parts += [f"{self.failed:,} failed"] * bool(self.failed)
+        return f"{self.total:,} slice{'s' * (self.total != 1)}: {', '.join(parts)}"
+
+
+_LABELS = {COVID: "covid", NON_COVID: "non_covid", UNCERTAIN: "uncertain"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Probability along a series, from the feet to the head where positions are known.
+
+    Attributes:
+        axis: what ``at`` is.
+        at: of each classified slice, not falling.
+        probability: of COVID, calibrated.
+        label: of each slice.
+    """
+
+    axis: Axis
+    at: tuple[float, ...]
+    probability: tuple[float, ...]
+    label: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SeriesSummary:
+    """What is said of one series or volume.
+
+    Attributes:
+        series: DICOM Series Instance UID, or None for a volume without.
+        place: the folder that its files lie in, or the file that holds it.
+        counts: of its slices; files of the folder that could not be read count as failed where nothing else
+            lies in that folder.
+        series_score: see :data:`SERIES_SCORE`.
+        curve: of the classified slices.
+    """
+
+    series: str | None
+    place: str
+    counts: Counts
+    series_score: float | None
+    curve: Curve
+
+    @property
+    def name(self) -> str:
+        """The last part of the place, fit for a heading."""
+        return PurePath(self.place).name or self.place
+
+    def as_document(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        counts = self.counts
+        return {
+            "series": self.series,
+            "place": self.place,
+            "slices": counts.total,
+            "classified": counts.ok,
+            "refused": counts.refused,
+            "failed": counts.failed,
+            "positive": counts.covid,
+            "negative": counts.non_covid,
+            "uncertain": counts.uncertain,
+            "series_score": self.series_score,
+            "slices_in_score": slices_in_score(counts.ok),
+            "curve": {
+                "axis": self.curve.axis,
+                "at": list(self.curve.at),
+                "probability": list(self.curve.probability),
+                "label": list(self.curve.label),
+            },
+        }
+
+
+@dataclass
+class _Series:
+    """A series as it comes; a few bytes a slice."""
+
+    number: int
+    uid: str | None
+    folder: str
+    counts: Counts = field(default_factory=Counts)
+    position: array[float] = field(default_factory=lambda: array("d"))
+    frame: array[float] = field(default_factory=lambda: array("d"))
+    probability: array[float] = field(default_factory=lambda: array("d"))
+    label: list[str] = field(default_factory=list)
+
+    def add(self, prediction: Prediction) -> None:
+        self.counts.add(prediction)
+        if prediction.status is Status.OK and prediction.probability is not None:
+            self.position.append(math.nan if prediction.position is None else prediction.position)
+            self.frame.append(math.nan if prediction.frame is None else prediction.frame)
+            self.probability.append(prediction.probability)
+            self.label.append(sys.intern(str(prediction.label)))  # one text for all slices
+
+    def curve(self) -> Curve:
+        axis, along = self._axis()
+        order = sorted(range(len(along)), key=along.__getitem__)
+        return Curve(
+            axis,
+            tuple(along[index] for index in order),
+            tuple(self.probability[index] for index in order),
+            tuple(self.label[index] for index in order),
+        )
+
+    def _axis(self) -> tuple[Axis, Sequence[float]]:
+        if not any(map(math.isnan, self.position)):
+            return "mm", self.position
+        if not any(map(math.isnan, self.frame)):
+            return "frame", self.frame
+        return "order", range(len(self.probability))
+
+
+class Studies:
+    """Sums predictions up as they come.
+
+    Attributes:
+        counts: over all predictions.
+    """
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self._series: dict[str, _Series] = {}
+        self._by_place: dict[str, set[str]] = {}
+        self._loose: set[str] = set()
+        self._failed: list[str] = []
+
+    def add(self, prediction: Prediction) -> None:
+        """Take one prediction in; pictures that belong to no series are counted only."""
+        self.counts.add(prediction)
+        key, file = _key(prediction), readable(prediction.file)
+        if key is not None:
+            folder = file if prediction.series is None else folder_of(file)
+            number = len(self._series) + 1
+            self._series.setdefault(key, _Series(number, prediction.series, folder)).add(prediction)
+            for place in (folder,) if prediction.frame is None else (folder, file):
+                self._by_place.setdefault(place, set()).add(key)
+        elif prediction.status is Status.FAILED:
+            self._failed.append(file)
+        else:
+            self._loose.add(folder_of(file))
+
+    def number(self, prediction: Prediction) -> int | None:
+        """The number from 1 of a prediction's series among :meth:`summaries`, None where it has none."""
+        series = self._series.get(_key(prediction) or "")
+        return None if series is None else series.number
+
+    def summaries(self) -> list[SeriesSummary]:
+        """The series and volumes, in the order in which they came."""
+        extra = Counter(key for file in self._failed for key in self._owner(file))
+        return [
+            _summary(each, replace(each.counts, failed=each.counts.failed + extra[key]))
+            for key, each in self._series.items()
+        ]
+
+    def _owner(self, file: str) -> Iterable[str]:
+        """The one series that a file which could not be read must belong to, or none."""
+        own = self._by_place.get(file)
+        folder = folder_of(file)
+        keys = own if own is not None else self._by_place.get(folder, set())
+        return keys if len(keys) == 1 and (own is not None or folder not in self._loose) else ()
+
+
+def _key(prediction: Prediction) -> str | None:
+    """What a prediction's series is known by: its UID, or for a volume without one its file."""
+    return prediction.series or (readable(prediction.file) if prediction.frame is not None else None)
+
+
+def _summary(series: _Series, counts: Counts) -> SeriesSummary:
+    return SeriesSummary(series.uid, series.folder, counts, series_score(series.probability), series.curve())
+
+
+def folder_of(file: str) -> str:
+    """The folder of a file, or that of a zip's member within the zip, or the zip itself."""
+    end = file.lower().find(_MEMBER)
+    if end < 0:
+        return str(PurePath(file).parent)
+    archive, member = file[: end + len(_MEMBER) - 1], file[end + len(_MEMBER) :]
+    inner = member.rpartition("/")[0]
+    return f"{archive}!{inner}" if inner else archive

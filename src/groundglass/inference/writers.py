@@ -1,0 +1,395 @@
+"""Going on where an earlier prediction stopped: what its predictions say is done.
+
+Predictions as JSON lines, CSV and Parquet, written one by one as they come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
+
+from groundglass.errors import PredictionError
+from groundglass.files import atomic_path
+from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Format = Literal["jsonl", "csv", "parquet"]
+
+_ROW_GROUP = 8192
+"""Rows of Parquet that are compressed together; so many are held in memory."""
+
+
+class PredictionsWriter(Protocol):
+    """Writes predictions in one format."""
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one prediction."""
+
+    def close(self) -> None:
+        """Write what is left; the stream stays open."""
+
+
+def predictions_writer(
+    file_format: Format, stream: BinaryIO, *, keep_identifiers: bool = False
+) -> PredictionsWriter:
+    """A writer for one format.
+
+    Args:
+        file_format: ``jsonl``, ``csv`` or ``parquet``.
+        stream: to write to; it need not be seekable.
+        keep_identifiers: predictions say who is on a slice, and so do three more columns.
+
+    Raises:
+        PredictionError: Parquet without pyarrow.
+    """
+    if file_format == "jsonl":
+        return JsonLinesWriter(stream)
+    columns = columns_of(keep_identifiers)
+    if file_format == "csv":
+        return CsvWriter(stream, columns)
+    return ParquetWriter(stream, columns)
+
+
+def columns_of(keep_identifiers: bool) -> tuple[str, ...]:
+    """Names and order of the columns."""
+    return COLUMNS + IDENTIFIERS if keep_identifiers else COLUMNS
+
+
+def readable(text: str) -> str:
+    r"""Text that UTF-8 can hold: bytes of a file's name that are no UTF-8 become ``\udcff`` and the like."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def row_of(prediction: Prediction) -> dict[str, Any]:
+    """A prediction's columns, all text in them readable."""
+    return {
+        name: readable(value) if isinstance(value, str) else value
+        for name, value in prediction.as_row().items()
+    }
+
+
+def json_line(prediction: Prediction) -> bytes:
+    """A prediction as one line of JSON in UTF-8."""
+    return (json.dumps(row_of(prediction), ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def write_all(stream: BinaryIO, content: bytes) -> None:
+    """Write all bytes, also to an unbuffered stream, which may take them piece by piece.
+
+    Files of predictions are unbuffered: nothing is left in a buffer that a full disk would refuse once more when
+    the file is closed.
+    """
+    rest = memoryview(content)
+    while rest:
+        rest = rest[stream.write(rest) :]
+
+
+class JsonLinesWriter:
+    """One JSON object on each line, flushed with each, so that a killed process loses nothing."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one line."""
+        write_all(self._stream, json_line(prediction))
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+
+class CsvWriter:
+    """A header line and one line per prediction; lists are joined by semicolons."""
+
+    def __init__(self, stream: BinaryIO, columns: Sequence[str]) -> None:
+        self._rows = csv.DictWriter(_Utf8(stream), columns, lineterminator="\n")
+        self._rows.writeheader()
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one line."""
+        row = row_of(prediction)
+        lists = {name: ";".join(value) for name, value in row.items() if isinstance(value, list)}
+        self._rows.writerow({**row, **lists})
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+
+class _Utf8:
+    """A stream of bytes that takes text and, unlike ``TextIOWrapper``, never closes what it writes to."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        write_all(self._stream, text.encode())
+        return len(text)
+
+
+class ParquetWriter:
+    """Rows in groups, so that memory does not grow.
+
+    Raises:
+        PredictionError: pyarrow is not installed.
+    """
+
+    def __init__(self, stream: BinaryIO, columns: Sequence[str]) -> None:
+        try:
+            import pyarrow as pa  # noqa: PLC0415 - an extra, and 0.2 s
+            from pyarrow import parquet  # noqa: PLC0415
+        except ModuleNotFoundError:
+            raise PredictionError(
+                "Parquet needs pyarrow, which comes with `pip install groundglass[parquet]`"
+            ) from None
+        self._pyarrow = pa
+        self._schema = _schema(columns)
+        self._writer = parquet.ParquetWriter(_Counting(stream), self._schema, compression="zstd")
+        self._rows: list[Mapping[str, Any]] = []
+
+    def write(self, prediction: Prediction) -> None:
+        """Keep one row until its group is full."""
+        self._rows.append(row_of(prediction))
+        if len(self._rows) == _ROW_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Write the last group and the footer."""
+        if self._rows:
+            self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        self._writer.write_table(self._pyarrow.Table.from_pylist(self._rows, self._schema))
+        self._rows = []
+
+
+class _Counting(io.RawIOBase):
+    """A stream that knows how far it is, as pyarrow wants, also where it is a pipe."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._count = stream, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        write_all(self._stream, content)
+        self._count += len(content)
+        return len(content)
+
+    def tell(self) -> int:
+        return self._count
+
+    def flush(self) -> None:
+        if not self._stream.closed:
+            self._stream.flush()
+
+
+def _schema(columns: Sequence[str]) -> pa.Schema:
+    import pyarrow as pa  # noqa: PLC0415 - see above
+
+    kinds = {
+        "frame": pa.int32(),
+        "position": pa.float64(),
+        "probability": pa.float64(),
+        "prediction_set": pa.list_(pa.string()),
+        "flags": pa.list_(pa.string()),
+    }
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in columns])
+
+
+def read_predictions(path: Path) -> Iterator[Prediction]:
+    """The predictions of a file of JSON lines.
+
+    Raises:
+        PredictionError: naming the line that is no prediction.
+    """
+    for number, line in enumerate(lines_of(path), 1):
+        yield prediction_of(path, number, line)
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a file of JSON lines, one in memory at a time."""
+    with file_errors(path, "read"), path.open("rb") as stream:
+        yield from stream
+
+
+def prediction_of(path: Path, number: int, line: bytes) -> Prediction:
+    """The prediction on a line.
+
+    Raises:
+        PredictionError: the line is no prediction.
+    """
+    try:
+        return Prediction.from_row(json.loads(line))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
+        raise PredictionError(f"{path}: line {number} is no prediction ({reason:.160})") from None
+
+
+@contextmanager
+def file_errors(path: Path, verb: str = "written") -> Iterator[None]:
+    """Turn what the operating system objects to into one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename if isinstance(error.filename, str) else path
+        raise PredictionError(f"{place}: cannot be {verb} ({error.strerror or error})") from None
+
+
+_TAIL = 2**16
+
+
+@dataclass
+class Done:
+    """What needs no prediction any more.
+
+    Attributes:
+        predictions: how many there are.
+        files: names of files of one slice.
+        frames: file and frame of the slices of others. Such a file is read again, for only its end tells
+            whether it is done.
+    """
+
+    predictions: int = 0
+    files: set[str] = field(default_factory=set)
+    frames: set[tuple[str, int]] = field(default_factory=set)
+
+    def has_file(self, file: str) -> bool:
+        """Whether nothing in a file needs a prediction."""
+        return readable(file) in self.files
+
+    def has_slice(self, file: str, frame: int | None) -> bool:
+        """Whether a slice needs no prediction."""
+        return frame is not None and (readable(file), frame) in self.frames
+
+    def add(self, prediction: Prediction) -> None:
+        """Take a prediction in; what failed is tried again."""
+        self.predictions += 1
+        if prediction.status is Status.FAILED:
+            return
+        if prediction.frame is None:
+            self.files.add(prediction.file)
+        else:
+            self.frames.add((prediction.file, prediction.frame))
+
+
+def load_done(path: Path, bundle: str, *, keep_identifiers: bool) -> Done:
+    """Read the predictions of an earlier run, after cutting off a line that it did not finish.
+
+    Raises:
+        PredictionError: they are of another bundle, keep identifiers where these do not or the other way
+            round, or are damaged.
+    """
+    _mend(path)
+    done = Done()
+    for number, line in enumerate(lines_of(path), 1):
+        prediction = prediction_of(path, number, line)
+        if prediction.bundle != bundle:
+            raise PredictionError(
+                f"{path}: these predictions are of bundle {prediction.bundle}, not of {bundle}; go on with that "
+                "bundle and precision, or choose another output"
+            )
+        if (prediction.patient is not None) != keep_identifiers:
+            advice = "without" if keep_identifiers else "with"
+            raise PredictionError(
+                f"{path}: these predictions were made {advice} --keep-identifiers; go on in the same way, or "
+                "choose another output"
+            )
+        done.add(prediction)
+    return done
+
+
+def _mend(path: Path) -> None:
+    """End the file with a whole line: a killed process may have left the beginning of one."""
+    with file_errors(path), path.open("r+b") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        position, tail = size, b""
+        while position > 0 and b"\n" not in tail:
+            step = min(_TAIL, position)
+            position -= step
+            stream.seek(position)
+            tail = stream.read(step) + tail
+        whole = position + tail.rfind(b"\n") + 1
+        if whole == size:
+            return
+        try:
+            prediction_of(path, 0, tail[tail.rfind(b"\n") + 1 :])
+        except PredictionError:
+            stream.truncate(whole)
+        else:
+            stream.seek(size)
+            stream.write(b"\n")
+
+
+def settle(path: Path) -> None:
+    """Leave out the failures that later predictions have overtaken: the file could be read after all.
+
+    A failure of a folder or zip is overtaken by any later prediction of what lies in it.
+    """
+    overtaken = _overtaken(path)
+    if not overtaken:
+        return
+    with file_errors(path), atomic_path(path) as temporary, temporary.open("wb") as target:
+        for number, line in enumerate(lines_of(path), 1):
+            if number not in overtaken:
+                target.write(line)
+
+
+def _overtaken(path: Path) -> set[int]:
+    failed: dict[str, int] = {}
+    overtaken = set()
+    for number, line in enumerate(lines_of(path), 1):
+        prediction = prediction_of(path, number, line)
+        if failed:
+            overtaken |= {failed.pop(place) for place in _within(prediction.file) if place in failed}
+        if prediction.status is Status.FAILED:
+            failed[prediction.file] = number
+    return overtaken
+
+
+def _within(file: str) -> Iterator[str]:
+    """A file, and every folder and archive that it lies in."""
+    yield file
+    for index, character in enumerate(file):
+        if character in "/\\!":
+            yield file[:index] or file[: index + 1]
+
+
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[BinaryIO]:
+    """A file of JSON lines, open for more of them, and for nobody else meanwhile.
+
+    Raises:
+        PredictionError: another process is writing to it, or it cannot be written.
+    """
+    with file_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("ab", buffering=0)
+    with stream:
+        _lock(stream, path)
+        yield stream
+
+
+def _lock(stream: BinaryIO, path: Path) -> None:
+    try:
+        import fcntl  # noqa: PLC0415 - not on Windows
+    except ModuleNotFoundError:
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PredictionError(f"{path}: another process is writing to it") from None
+    except OSError:
+        return  # a file system without locks

@@ -1,0 +1,1 @@
+"""A DICOM archive answered: its CT series classified, the results stored beside them."""

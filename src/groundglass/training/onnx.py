@@ -1,0 +1,264 @@
+"""INT8 models: static quantisation by ONNX Runtime, calibrated on training slices.
+
+A trained network as an ONNX file, and the proof that it says the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from torch import nn
+
+from groundglass.errors import RunError
+from groundglass.inference.engine import INPUT, OUTPUTS, Engine
+
+OPSET = 18
+"""Version of the ONNX operators; ONNX Runtime reads it since 1.14 (2023)."""
+
+CLOSE = 1e-4
+"""Largest difference between PyTorch's outputs and ONNX Runtime's that is put down to rounding; relative to
+values above 1."""
+
+_BATCH = 16
+
+
+def to_onnx(network: nn.Module, size: int) -> bytes:
+    """Export a network in evaluation mode, with a batch of any length; of its outputs, those of ``OUTPUTS``.
+
+    Args:
+        network: float32 (B, 1, size, size) to a ``NetworkOutput``.
+        size: side of the cropped slice in pixels.
+    """
+    # Two images: a batch of one would be taken for a constant. NCHW: the file's layout.
+    example = torch.zeros(2, 1, size, size)
+    with torch.inference_mode():
+        answers_more = network(example).opacity_logit is not None
+    with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            (_Exported(network) if answers_more else network).to(memory_format=torch.contiguous_format),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    if program is None:
+        raise RunError("PyTorch's exporter returned no program")
+    return bytes(_without_traces(program.model_proto).SerializeToString())
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without what the exporter notes of the code it traced, paths on this machine among it."""
+    graph = model.graph
+    for noted in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        noted.ClearField("metadata_props")
+        noted.ClearField("doc_string")
+    return model
+
+
+class _Exported(nn.Module):
+    """A network without the outputs that no file of ours carries."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        output = self.network(images)
+        return tuple(getattr(output, name) for name in OUTPUTS)
+
+
+def largest_difference(network: nn.Module, engine: Engine, images: NDArray[np.float32]) -> float:
+    """Largest difference between the outputs of PyTorch and of ONNX Runtime, relative to values above 1.
+
+    Args:
+        network: as it was exported.
+        engine: with the exported model.
+        images: normalised cropped slices, shape (N, size, size).
+    """
+    worst = 0.0
+    for start in range(0, len(images), _BATCH):
+        batch = images[start : start + _BATCH]
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(batch).unsqueeze(1))
+        outputs = engine.run(batch)
+        for name in OUTPUTS:
+            values = getattr(expected, name).numpy()
+            difference = np.abs(values - getattr(outputs, name)) / np.maximum(1, np.abs(values))
+            worst = max(worst, float(difference.max()))
+    return worst
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Silence loggers that report progress as warnings."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+# Operators that run in 8 bits; what is left out, such as the mask's histogram, stays in floating point.
+_OPERATORS = ("Conv", "Clip", "Relu", "Add", "Mul", "GlobalAveragePool")
+# Numbers of first convolutions that may stay in floating point: a slice's fine grey steps are lost there.
+_FLOATING = (4, 10, 20)
+# Candidates that differ from the fp32 model by no more than this share above the least difference are as good
+# as the closest; of these the one with the fewest convolutions in floating point is smallest and fastest.
+_AS_GOOD = 0.15
+# Calibration by extremes: more slices only bring more outliers.
+_SLICES, _BATCH_QUANTISE = 192, 8
+_SEED = 0
+
+
+def quantise(model: bytes, calibration: NDArray[np.float32], judged: NDArray[np.float32]) -> bytes:
+    """The INT8 twin of a model: of few candidates the fastest of those that are closest to it.
+
+    Weights per channel and activations are brought to 8 bits; gates of attention (but not their pooling), the
+    classifier, the activation map and, where it helps, the first convolutions stay in floating point.
+
+    Args:
+        model: content of the fp32 ONNX file.
+        calibration: normalised cropped slices of the training part, shape (N, size, size).
+        judged: others, shape (M, size, size); the candidates' logits are compared on them. No label is looked
+            at.
+    """
+    expected = Engine(model).run(judged).logit
+    chosen = np.random.default_rng(_SEED).permutation(len(calibration))[:_SLICES]
+    with tempfile.TemporaryDirectory() as folder, _without_chatter():
+        folded = _folded(model, Path(folder))
+        _pool_in_8_bits(folded)
+        kept = _kept_floating(onnx.load(folded))
+        candidates = [
+            _quantised(folded, calibration[chosen], kept, count, Path(folder)) for count in _FLOATING
+        ]
+    differences = [
+        float(np.abs(Engine(candidate).run(judged).logit - expected).mean()) for candidate in candidates
+    ]
+    as_good = (1 + _AS_GOOD) * min(differences)
+    return next(
+        candidate
+        for candidate, difference in zip(candidates, differences, strict=True)
+        if difference <= as_good
+    )
+
+
+class _Batches(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, images: NDArray[np.float32]) -> None:
+        self._batches = iter(
+            [images[start : start + _BATCH_QUANTISE] for start in range(0, len(images), _BATCH_QUANTISE)]
+        )
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """The next batch, None after the last."""
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch[:, None]}
+
+
+def _folded(model: bytes, folder: Path) -> Path:
+    """The model with batch normalisation folded into convolutions, as the quantiser wants it."""
+    path = folder / "folded.onnx"
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return path
+
+
+def _pool_in_8_bits(path: Path) -> None:
+    """Give gates a pooling that runs in 8 bits, so that no feature map is brought back to floating point."""
+    model = onnx.load(path)
+    axes = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    for node in model.graph.node:
+        keeps = all(each.i for each in node.attribute if each.name == "keepdims")
+        if node.op_type == "ReduceMean" and keeps and list(axes.get(node.input[1], ())) == [2, 3]:
+            pool = helper.make_node("GlobalAveragePool", node.input[:1], node.output, node.name)
+            node.CopyFrom(pool)
+    onnx.save(model, path)
+
+
+def _quantised(
+    folded: Path, calibration: NDArray[np.float32], kept: list[str], floating: int, folder: Path
+) -> bytes:
+    output = folder / f"int8-{floating}.onnx"
+    graph = onnx.load(folded).graph
+    first = [node.name for node in graph.node if node.op_type == "Conv" and node.name not in kept][:floating]
+    quantize_static(
+        folded,
+        output,
+        _Batches(calibration),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(_OPERATORS),
+        nodes_to_exclude=[*kept, *first],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+    )
+    return output.read_bytes()
+
+
+def _kept_floating(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that stay in floating point whatever happens: gates, classifier, activation map.
+
+    What is computed for a gate is one number per channel: in 8 bits it costs more to convert than to compute.
+    """
+    producers = {output: node for node in model.graph.node for output in node.output}
+    single = {each.name for each in model.graph.initializer if np.prod(each.dims) == 1}
+    kept = {node.name for node in model.graph.node if node.op_type in {"Gemm", "MatMul"}}
+    for node in model.graph.node:
+        if node.op_type == "Sigmoid":
+            kept.update(_before_pooling(node, producers))
+        elif node.op_type == "Mul" and single.intersection(node.input):
+            kept.add(node.name)
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    return [*kept, convolutions[-1]]
+
+
+def _before_pooling(gate: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> Iterator[str]:
+    """Convolutions and products of a squeeze-and-excitation gate, from its sigmoid back to the pooling."""
+    node = producers.get(gate.input[0])
+    while node is not None and node.op_type not in {"ReduceMean", "GlobalAveragePool"}:
+        if node.op_type in {"Conv", "Mul"}:
+            yield node.name
+        node = producers.get(node.input[0]) if node.input else None
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """The quantiser prints, and logs advice that does not apply to a folded model."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)

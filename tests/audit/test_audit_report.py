@@ -1,0 +1,306 @@
+"""The whole audit: what it finds, how it is ordered, counted, written and asked for."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from rich.console import Console
+
+from groundglass.audit.audit import Audit, audit, by_concern, check_conditions, document, found
+from groundglass.audit.duplicates import Pair
+from groundglass.audit.leakage import patients_across, sources_across, writable
+from groundglass.audit.report import BEGIN, END, audit_markdown, audit_tables, write_audit
+from groundglass.audit.shortcuts import Figure, StatedFigures
+from groundglass.data.load import load_dataset
+from groundglass.data.manifest import Label, Manifest, Record
+from groundglass.data.phantoms import Severities, write_phantoms
+from groundglass.data.splits import Split, make_split
+from groundglass.errors import DataError
+
+Grey = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    folder = tmp_path_factory.mktemp("audit") / "phantoms"
+    return write_phantoms(folder, 20, Severities(0.3, 0.6), seed=2, size=256)
+
+
+@pytest.fixture(scope="module")
+def spoilt(clean: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """With a mirrored crop in another part under the other label, a recoded copy in the same part, a patient
+    in two parts, a publication in two parts, and a broken file."""
+    folder = tmp_path_factory.mktemp("spoilt")
+    records = list(clean.records)
+    places = [
+        records.index(next(one for one in records if one.split == part)) for part in ("train", "val", "test")
+    ]
+
+    def altered(index: int, name: str, pixels: Grey, **changes: object) -> Record:
+        cv2.imwrite(str(folder / name), pixels)
+        return replace(records[index], path=folder / name, **changes)  # type: ignore[arg-type]
+
+    def pixels(index: int) -> Grey:
+        return np.asarray(cv2.imread(str(records[index].path), cv2.IMREAD_GRAYSCALE))
+
+    twin = altered(
+        places[0],
+        "twin <b>.png",
+        pixels(places[0])[20:230, 15:245][:, ::-1],
+        label=Label.NON_COVID,
+        split="test",
+        patient_id="somebody else",
+        source="paper",
+    )
+    again = altered(places[1], "again.jpg", cv2.resize(pixels(places[1]), (200, 200)), source="paper")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    broken = replace(records[3], path=folder / "broken.png")
+    records[places[2]] = replace(records[places[2]], patient_id=records[places[0]].patient_id)
+    return replace(clean, records=(*records, twin, again, broken))
+
+
+@pytest.fixture(scope="module")
+def audited(spoilt: Manifest) -> Audit:
+    network = StatedFigures("a network", "test", 10, Figure(0.8, 0.7, 0.9), Figure(0.75))
+    return audit(spoilt, network=network)
+
+
+def test_everything_that_was_hidden_is_found(audited: Audit) -> None:
+    twins, again = audited.copies
+    assert (twins.second.path.name, twins.mirrored, twins.across_labels, twins.across_parts) == (
+        "twin <b>.png",
+        True,
+        True,
+        True,
+    )
+    assert (again.second.path.name, again.across_parts, again.across_labels) == ("again.jpg", False, False)
+    assert audited.conflicts == (twins,)
+    assert audited.counted_twice == (twins,)
+    assert [sum(crossing.parts.values()) for crossing in audited.patients] == [2]
+    assert [crossing.name for crossing in audited.publications] == ["paper"]
+    assert len(audited.unreadable) == 1
+    assert "broken.png" in audited.unreadable[0]
+    assert len(audited.warnings()) >= 5
+
+
+def test_the_document_is_json_and_complete(audited: Audit) -> None:
+    text = json.dumps(document(audited), allow_nan=False)
+    read = json.loads(text)
+    assert read["summary"]["copies"] == 2
+    assert read["summary"]["copies_across_parts"] == 1
+    assert read["summary"]["slices_with_copies"] == 4
+    assert read["summary"]["label_conflicts"] == 1
+    assert read["pairs"][0]["second"]["file"].endswith("twin <b>.png")
+    assert read["pairs"][0]["mirrored"] is True
+    assert read["pairs"][0]["correlation"] >= 0.9
+    assert {row["name"] for row in read["shortcuts"]["baselines"]} == {
+        "file_format",
+        "size",
+        "grey",
+        "surroundings",
+    }
+    assert read["network"]["auc"]["value"] == 0.8
+    assert read["data"]["slices"] == len(audited.records)
+
+
+def test_files_are_written_and_the_page_is_self_contained(audited: Audit, tmp_path: Path) -> None:
+    write_audit(audited, tmp_path / "out", "groundglass data audit 'a <folder>'")
+    written = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert written == json.loads(json.dumps(document(audited)))
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/jpeg;base64,') == 6
+    assert "twin &lt;b&gt;.png" in page
+    assert "<b>" not in page
+    assert "a network" in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        (["leakage"], ["leakage: 2"]),
+        (["duplicates"], ["duplicates: 2"]),
+        (["conflicts", "sources"], ["conflicts: 1", "sources: 1"]),
+        (["lookalikes"], []),
+        (["unreadable"], ["unreadable: 1"]),
+        (["shortcuts:1"], []),
+        ([], []),
+    ],
+)
+def test_conditions(audited: Audit, conditions: Sequence[str], expected: list[str]) -> None:
+    assert found(audited, conditions) == expected
+
+
+def test_shortcuts_hold_from_the_auc_named(audited: Audit) -> None:
+    assert len(found(audited, ["shortcuts:0"])) == 4
+    strongest = audited.shortcuts.strongest if audited.shortcuts else None
+    assert strongest is not None
+    value = strongest.cross_validated.auc.value
+    assert bool(found(audited, ["shortcuts"])) == (value >= 0.7)
+
+
+@pytest.mark.parametrize("condition", ["leak", "leakage:0.5", "shortcuts:2", "shortcuts:x", "shortcuts:", ""])
+def test_conditions_that_do_not_exist(clean: Manifest, condition: str) -> None:
+    with pytest.raises(DataError, match="is not one of leakage"):
+        check_conditions([condition], clean, None)
+
+
+def test_conditions_that_cannot_be_judged(clean: Manifest) -> None:
+    without = replace(clean, records=tuple(replace(record, split=None) for record in clean))
+    for condition in ("leakage", "lookalikes", "sources"):
+        with pytest.raises(DataError, match="no slice is in a part"):
+            check_conditions([condition], without, None)
+        check_conditions([condition], without, make_split(without, "random", allow_overlap=True))
+    check_conditions(["duplicates", "conflicts"], without, None)
+    with pytest.raises(DataError, match="not to be measured"):
+        check_conditions(["shortcuts"], clean, None, shortcuts=False)
+
+
+def test_a_clean_data_set_has_nothing(clean: Manifest) -> None:
+    clear = audit(clean, shortcuts=False)
+    assert clear.pairs == ()
+    assert found(clear, ["leakage", "duplicates", "conflicts", "lookalikes", "unreadable"]) == []
+    assert clear.warnings() == ()
+
+
+def test_unlabelled_slices_are_audited_for_copies_alone(spoilt: Manifest) -> None:
+    unlabelled = replace(spoilt, records=tuple(replace(record, label=None, split=None) for record in spoilt))
+    result = audit(unlabelled)
+    assert len(result.copies) == 2
+    assert result.conflicts == ()
+    assert result.parts == {}
+    assert result.shortcuts is not None
+    assert result.shortcuts.reason
+    with pytest.raises(DataError, match="shortcuts cannot be judged"):
+        found(result, ["shortcuts"])
+    json.dumps(document(result), allow_nan=False)
+
+
+def test_the_parts_of_another_split_are_audited(spoilt: Manifest) -> None:
+    everything_once = Split("once", {"train": tuple(range(len(spoilt) - 1))})
+    result = audit(spoilt, everything_once, shortcuts=False)
+    assert result.split == "once"
+    assert not [pair for pair in result.pairs if pair.across_parts]
+    assert result.patients == ()
+    assert len(result.records) == len(spoilt) - 1
+    assert result.unreadable == ()
+
+
+def test_nothing_readable_is_an_error(spoilt: Manifest) -> None:
+    with pytest.raises(DataError, match="none of its 1 slices can be read"):
+        audit(replace(spoilt, records=spoilt.records[-1:]))
+
+
+def test_one_slice_alone(clean: Manifest) -> None:
+    assert audit(replace(clean, records=clean.records[:1])).pairs == ()
+
+
+def test_pairs_come_in_the_order_in_which_they_concern(audited: Audit) -> None:
+    assert by_concern(reversed(audited.pairs)) == list(audited.pairs)
+
+
+@pytest.mark.slow
+def test_covid_ct(covid_ct: Path) -> None:
+    result = audit(load_dataset(covid_ct), shortcuts=False)
+    pairs = {frozenset({pair.first.path.name, pair.second.path.name}): pair for pair in result.copies}
+    for names in ({"71%0.jpg", "kjr-21-e24-p5-29.png"}, {"71%1.jpg", "kjr-21-e24-p5-31.png"}):
+        pair = pairs[frozenset(names)]
+        assert pair.across_labels
+        assert pair.across_parts
+        assert pair.correlation > 0.95
+    assert len(result.conflicts) == 2
+    assert sum(pair.across_parts for pair in result.copies) == 7
+    assert found(result, ["leakage", "conflicts"]) == ["leakage: 7", "conflicts: 2"]
+    # Neighbouring slices of one patient are common here and none is taken for a copy: these were looked at.
+    assert len(result.copies) == 18
+
+
+def test_names_of_any_bytes_can_be_written(clean: Manifest, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
+    folder.mkdir()
+    records = []
+    for number, record in enumerate(clean.records[:3]):
+        path = folder / f"{number}|`x`.png"
+        shutil.copyfile(clean.records[0].path, path)
+        records.append(
+            replace(
+                record,
+                path=path,
+                patient_id=folder.name,
+                source=folder.name,
+                split=("train", "test")[number % 2],
+            )
+        )
+    result = audit(Manifest(folder.name, folder, tuple(records)), shortcuts=False)
+    assert len(result.copies) == 3
+    assert len(result.patients) == 1
+    write_audit(result, tmp_path / "out", "command")
+    json.dumps(document(result), ensure_ascii=False).encode()
+    markdown = (tmp_path / "out" / "audit.md").read_text(encoding="utf-8")
+    rows = [line for line in markdown.splitlines() if line.startswith("| same file")]
+    assert len(rows) == 3
+    assert all(row.replace("\\|", "").count("|") == 9 for row in rows)
+    console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), width=120)
+    for table in audit_tables(result):
+        console.print(table)
+    for warning in result.warnings():
+        warning.encode()
+
+
+NAMES = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=12).map("x{}".format)
+
+
+@given(files=st.tuples(NAMES, NAMES), source=NAMES, patient=NAMES)
+def test_no_name_breaks_the_markdown(files: tuple[str, str], source: str, patient: str) -> None:
+    first, second = (
+        Record(Path(name), Label.COVID, patient, source, part)
+        for name, part in zip(files, ("train", "test"), strict=True)
+    )
+    records = (first, second)
+    pair = Pair(first, second, "file", 1.0)
+    crossings = sources_across(records)
+    network = StatedFigures(f"a network {writable(source)}", "test", 10, Figure(0.8), Figure(0.7))
+    everything = Audit(
+        *(source, Path(), None, records, (pair,), patients_across(records), crossings, None, network),
+        unreadable=(writable(patient),),
+        compared=1,
+        seconds=0.0,
+    )
+    lines = audit_markdown(everything, writable(f"groundglass data audit {source}")).split("\n")
+    tables = [re.sub(r"\\.", "", line).count("|") for line in lines if line.startswith("|")]
+    assert tables == [9, 9, 9, 5, 5, 5, 5, 5, 5]
+    headings = [line for line in lines if line.startswith("#")]
+    assert len(headings) == 5
+    assert not [line for line in lines if line.startswith("<")]
+    "\n".join(lines).encode()
+
+
+def test_the_document_shows_what_was_recorded() -> None:
+    root = Path(__file__).parents[2]
+    recorded = (root / "results" / "audit" / "audit.md").read_text(encoding="utf-8")
+    shown = (root / "docs" / "audit.md").read_text(encoding="utf-8")
+    inside = shown.partition(f"{BEGIN}\n")[2].partition(END)[0]
+    assert inside == re.sub("^#", "###", recorded, flags=re.MULTILINE)
+    measured = json.loads((root / "results" / "audit" / "audit.json").read_text(encoding="utf-8"))
+    assert f"{measured['summary']['copies']} pairs of copies" in recorded
+
+
+@pytest.mark.parametrize("suffix", [".json", ".md", ".html"])
+def test_one_file_alone_can_be_written(audited: Audit, tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / "new" / f"result{suffix}"
+    write_audit(audited, target, "command")
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+    assert "twin" in target.read_text(encoding="utf-8")

@@ -1,0 +1,274 @@
+"""Copies on disk: found whatever was done to them, told from neighbouring slices, and nothing else found."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.sparse.csgraph import connected_components
+
+from groundglass.audit.duplicates import (
+    Pair,
+    Trace,
+    copies_of,
+    find_pairs,
+    groups_of,
+    in_threads,
+    read_traces,
+)
+from groundglass.data.manifest import Label, Record, join_member, unknown_patient
+from groundglass.errors import ImageError
+from groundglass.imaging.phantom import make_phantom, make_series, write_dicom
+
+Grey = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def phantoms() -> list[Grey]:
+    return [make_phantom(np.random.default_rng([7, n]), size=288).slice.pixels for n in range(16)]
+
+
+def save(pixels: Grey, path: Path, label: Label | None = None, split: str | None = None) -> Record:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return Record(path, label, unknown_patient(path.name), "source", split)
+
+
+@pytest.fixture
+def records(phantoms: list[Grey], tmp_path: Path) -> list[Record]:
+    return [save(pixels, tmp_path / f"{number}.png") for number, pixels in enumerate(phantoms)]
+
+
+def pairs_of(records: Sequence[Record], **options: bool) -> list[Pair]:
+    traces = [trace for trace in read_traces(records) if isinstance(trace, Trace)]
+    return find_pairs(traces, **options)
+
+
+def recoded(pixels: Grey) -> Grey:
+    small = cv2.resize(pixels, (200, 230), interpolation=cv2.INTER_AREA)
+    encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))
+
+
+def windowed(pixels: Grey) -> Grey:
+    return np.clip((pixels.astype(float) - 20) * 1.3, 0, 255).astype(np.uint8)
+
+
+def cropped(pixels: Grey) -> Grey:
+    return np.ascontiguousarray(pixels[30:250, 35:270])
+
+
+def a_part(pixels: Grey) -> Grey:
+    return np.ascontiguousarray(cv2.resize(pixels[60:250, 20:170], None, fx=1.6, fy=1.6))
+
+
+def annotated(pixels: Grey) -> Grey:
+    drawn = cv2.arrowedLine(pixels.copy(), (90, 130), (110, 150), 255, 2, tipLength=0.4)
+    cv2.putText(drawn, "C", (8, 30), cv2.FONT_HERSHEY_SIMPLEX, 1, 255, 2)
+    return np.asarray(cv2.copyMakeBorder(drawn, 12, 5, 9, 20, cv2.BORDER_CONSTANT, value=255))
+
+
+def mirrored(pixels: Grey) -> Grey:
+    return np.ascontiguousarray(recoded(pixels)[:, ::-1])
+
+
+def turned(pixels: Grey) -> Grey:
+    turn = cv2.getRotationMatrix2D((144, 144), 3, 1)
+    return np.asarray(cv2.warpAffine(pixels, turn, (288, 288), borderMode=cv2.BORDER_REPLICATE))
+
+
+@pytest.mark.parametrize("alter", [recoded, windowed, cropped, a_part, annotated, mirrored, turned])
+def test_an_altered_copy_is_found_and_nothing_else(
+    records: list[Record], phantoms: list[Grey], tmp_path: Path, alter: Callable[[Grey], Grey]
+) -> None:
+    copy = save(alter(phantoms[3]), tmp_path / "copy.png")
+    pairs = pairs_of([*records, copy])
+    assert [(pair.first, pair.second, pair.kind) for pair in pairs] == [(records[3], copy, "copy")]
+    assert pairs[0].correlation >= 0.9
+    assert pairs[0].mirrored == (alter is mirrored)
+
+
+def test_the_same_file_and_the_same_pixels(
+    records: list[Record], phantoms: list[Grey], tmp_path: Path
+) -> None:
+    shutil.copyfile(records[0].path, tmp_path / "again.png")
+    again = replace(records[0], path=tmp_path / "again.png")
+    other_file_format = save(phantoms[1], tmp_path / "other.bmp")
+    pairs = pairs_of([*records, again, other_file_format])
+    assert [(pair.first, pair.second, pair.kind, pair.correlation) for pair in pairs] == [
+        (records[0], again, "file", 1.0),
+        (records[1], other_file_format, "pixels", 1.0),
+    ]
+
+
+def test_no_phantom_is_taken_for_another(records: list[Record]) -> None:
+    assert pairs_of(records) == []
+
+
+def test_neighbouring_slices_of_a_patient_are_no_copies_and_their_likeness_is_expected(
+    tmp_path: Path,
+) -> None:
+    series = [phantom.slice.pixels for phantom in make_series(np.random.default_rng(4), 24, size=288)][6:18]
+    records = [save(pixels, tmp_path / f"{number}.png") for number, pixels in enumerate(series)]
+    assert not [pair for pair in pairs_of(records) if pair.kind != "lookalike"]
+    one_patient = [replace(record, patient_id="one") for record in records]
+    assert pairs_of(one_patient) == []
+
+
+def test_what_pairs_know_of_parts_labels_and_patients(
+    records: list[Record], phantoms: list[Grey], tmp_path: Path
+) -> None:
+    first = replace(records[2], label=Label.COVID, split="train", patient_id="a")
+    second = replace(
+        save(cropped(phantoms[2]), tmp_path / "twin.png"), label=Label.NON_COVID, split="test", patient_id="b"
+    )
+    (pair,) = pairs_of([first, second, *records[4:8]])
+    assert pair.across_labels
+    assert pair.across_parts
+    assert pair.across_patients
+    unsaid = replace(pair, second=replace(second, label=None, split=None, patient_id="a"))
+    assert not unsaid.across_labels
+    assert not unsaid.across_parts
+    assert not unsaid.across_patients
+
+
+def test_across_parts_compares_no_others(records: list[Record], phantoms: list[Grey], tmp_path: Path) -> None:
+    copies = [save(recoded(phantoms[n]), tmp_path / f"copy-{n}.png") for n in (0, 1)]
+    parts = ["train"] * len(records) + ["train", "test"]
+    placed = [replace(record, split=part) for record, part in zip([*records, *copies], parts, strict=True)]
+    pairs = pairs_of(placed, across_parts=True)
+    assert [(pair.first, pair.second) for pair in pairs] == [(placed[1], placed[-1])]
+
+
+def test_many_identical_slices_are_one_group(phantoms: list[Grey], tmp_path: Path) -> None:
+    records = [save(phantoms[0], tmp_path / f"{number}.png") for number in range(40)]
+    pairs = pairs_of(records)
+    assert len(pairs) == 39
+    assert [sorted(record.path.name for record in group) for group in groups_of(pairs)] == [
+        sorted(record.path.name for record in records)
+    ]
+
+
+def test_groups_join_what_pairs_connect() -> None:
+    records = [Record(Path(str(n)), None, str(n), "s", None) for n in range(6)]
+    links = [(0, 1), (2, 3), (1, 2), (4, 5)]
+    pairs = [Pair(records[one], records[other], "file", 1.0) for one, other in links]
+    groups = groups_of(pairs)
+    assert [{record.path.name for record in group} for group in groups] == [{"0", "1", "2", "3"}, {"4", "5"}]
+    assert groups_of([]) == []
+
+
+@given(links=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20))
+def test_groups_are_the_components_of_the_graph_of_pairs(links: list[tuple[int, int]]) -> None:
+    records = [Record(Path(str(n)), None, str(n), "s", None) for n in range(12)]
+    pairs = [Pair(records[one], records[other], "file", 1.0) for one, other in links if one != other]
+    graph = np.zeros((12, 12))
+    for pair in pairs:
+        graph[int(pair.first.path.name), int(pair.second.path.name)] = 1
+    component = connected_components(graph, directed=False)[1]
+    expected = {frozenset(np.flatnonzero(component == each).tolist()) for each in component}
+    found = [[int(record.path.name) for record in group] for group in groups_of(pairs)]
+    assert {frozenset(group) for group in found} == {group for group in expected if len(group) > 1}
+    assert all(len(set(group)) == len(group) for group in found)
+
+
+def test_copies_of_held_out_slices_among_candidates(phantoms: list[Grey], tmp_path: Path) -> None:
+    held_out = [save(pixels, tmp_path / "held" / f"{n}.png") for n, pixels in enumerate(phantoms[:6])]
+    strangers = [save(pixels, tmp_path / "pool" / f"{n}.png") for n, pixels in enumerate(phantoms[6:])]
+    part = save(a_part(phantoms[1]), tmp_path / "pool" / "part.png")
+    mirror = save(mirrored(phantoms[2]), tmp_path / "pool" / "Spiegel bild €.png")
+    same = save(phantoms[3], tmp_path / "pool" / "same.png")
+    twin_in_pool = save(recoded(phantoms[6]), tmp_path / "pool" / "twin.png")
+    pairs = copies_of(held_out, [*strangers, part, mirror, same, twin_in_pool])
+    assert {(pair.first.path.name, pair.second.path.name, pair.kind) for pair in pairs} == {
+        ("1.png", "part.png", "copy"),
+        ("2.png", "Spiegel bild €.png", "copy"),
+        ("3.png", "same.png", "file"),
+    }
+    assert copies_of(held_out, strangers) == []
+    assert copies_of([], strangers) == []
+    assert copies_of(held_out, []) == []
+
+
+def test_copies_of_names_lookalikes_only_where_asked(tmp_path: Path) -> None:
+    series = [phantom.slice.pixels for phantom in make_series(np.random.default_rng(4), 40, size=288)][8:32]
+    records = [save(pixels, tmp_path / f"{number}.png") for number, pixels in enumerate(series)]
+    held_out, pool = records[::2], records[1::2]
+    certain = copies_of(held_out, pool)
+    everything = copies_of(held_out, pool, lookalikes=True)
+    assert len(certain) < 4  # invented slices 7 mm apart can be as alike as copies
+    assert len(everything) > len(certain) + 4
+    assert "lookalike" not in {pair.kind for pair in certain}
+
+
+def test_unreadable_candidates_are_passed_over_and_held_out_slices_are_not(
+    records: list[Record], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    broken = replace(records[0], path=tmp_path / "broken.png")
+    assert copies_of(records[:2], [broken, records[5]]) == []
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        copies_of([records[1], broken], records[2:4])
+
+
+def test_copies_across_containers_zip_members_and_dicom(tmp_path: Path) -> None:
+    phantom = make_phantom(np.random.default_rng([7, 2]), size=288)
+    write_dicom(phantom, tmp_path / "slice.dcm")
+    dicom = Record(tmp_path / "slice.dcm", None, "a", "s", None)
+    picture = save(cropped(phantom.slice.pixels), tmp_path / "picture.png")
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        archive.write(picture.path, "inside/picture.png")
+    member = replace(picture, path=join_member(tmp_path / "pictures.zip", "inside/picture.png"))
+    kinds = {(p.first.path.name, p.second.path.name): p.kind for p in pairs_of([dicom, picture, member])}
+    assert kinds == {("picture.png", "picture.png"): "file", ("slice.dcm", "picture.png"): "copy"}
+
+
+def test_a_slice_gone_after_it_was_read_is_passed_over(
+    records: list[Record], phantoms: list[Grey], tmp_path: Path
+) -> None:
+    copy = save(recoded(phantoms[0]), tmp_path / "copy.png")
+    traces = [trace for trace in read_traces([*records, copy]) if isinstance(trace, Trace)]
+    copy.path.unlink()
+    assert find_pairs(traces) == []
+
+
+def test_threads_keep_the_order_and_pass_errors_on() -> None:
+    assert list(in_threads(lambda n: n * n, iter(range(100)), threads=3)) == [n * n for n in range(100)]
+
+    def fail(number: int) -> int:
+        if number == 7:
+            raise ValueError("seven")
+        return number
+
+    with pytest.raises(ValueError, match="seven"):
+        list(in_threads(fail, range(20), threads=2))
+
+
+def test_reading_runs_only_a_little_ahead() -> None:
+    taken = 0
+
+    def items() -> object:
+        nonlocal taken
+        for number in range(1000):
+            taken += 1
+            yield number
+
+    results = in_threads(lambda number: number, items(), threads=2)  # type: ignore[arg-type]
+    next(results)
+    assert taken < 50
+
+
+@pytest.mark.slow
+def test_no_luna_slice_is_taken_for_another(luna_slices: Path) -> None:
+    files = sorted(luna_slices.glob("*.png"))[:400]
+    assert pairs_of([Record(path, None, unknown_patient(path.name), "luna", None) for path in files]) == []

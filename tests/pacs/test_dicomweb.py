@@ -1,0 +1,267 @@
+"""The archive's client against servers that misbehave in every way a server can."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from tests.pacs.conftest import Answer, Asked, Said, Server
+
+from groundglass.errors import PacsError, PacsRefusedError, PacsUnavailableError
+from groundglass.imaging.source import Limits
+from groundglass.pacs.client import Archive, BrokenOffError, InstanceEntry, SeriesEntry, only_part
+
+SERIES = SeriesEntry("1.2", "1.2.3", "CT", 1)
+INSTANCE = InstanceEntry("1.2.840.10008.5.1.4.1.1.2", "1.2.3.4", 1)
+
+
+def entry(**values: Any) -> dict[str, Any]:
+    return {tag: {"vr": "UI", "Value": [value]} for tag, value in values.items()}
+
+
+def study(uid: str) -> dict[str, Any]:
+    return entry(**{"0020000D": uid})
+
+
+def first_then(first: Said, then: Said) -> Answer:
+    waiting = iter([first])
+    return lambda asked: next(waiting, then)
+
+
+def multipart(content: bytes) -> Said:
+    body = b"--xYz\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--xYz--\r\n"
+    return Said(
+        body=body, headers={"Content-Type": 'multipart/related; type="application/dicom"; boundary=xYz'}
+    )
+
+
+def small_object() -> Dataset:
+    dataset = Dataset()
+    dataset.StudyInstanceUID, dataset.SOPInstanceUID = "1.2", "1.2.5"
+    dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (Said(401), "GROUNDGLASS_PACS_TOKEN"),
+        (Said(403), "refuses access"),
+        (Said(404), "is this the DICOMweb root?"),
+        (Said(200, b"<html>Welcome</html>", {"Content-Type": "text/html"}), "no DICOMweb service"),
+        (Said.json(["dc961f82"]), "no DICOMweb service"),
+    ],
+)
+def test_what_is_wrong_is_said_at_once(server: Server, said: Said, words: str) -> None:
+    server.answer = lambda asked: said
+    with pytest.raises(PacsError, match=words) as caught:
+        Archive(server.url).check()
+    assert server.url in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_is_not_there() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(PacsUnavailableError, match="cannot be reached"):
+        Archive(f"http://127.0.0.1:{port}/dicom-web", patience=0).check()
+
+
+@pytest.mark.parametrize("url", ["pacs/dicom-web", "ftp://pacs", "https://", "https://pacs/x?y=z"])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(PacsError, match="expected the URL"):
+        Archive(url)
+
+
+def test_credentials_in_the_url_are_refused_and_not_repeated() -> None:
+    with pytest.raises(PacsError, match="do not belong into a URL") as caught:
+        Archive("https://doctor:hunter2@pacs/dicom-web")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_credentials_come_from_the_environment_or_netrc(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server.answer = lambda asked: Said.json([])
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login nina password netrc-word\n")
+    netrc.chmod(0o600)
+
+    def sent() -> str:
+        Archive(server.url).check()
+        return server.asked[-1].headers.get("Authorization", "")
+
+    def basic(words: str) -> str:
+        return "Basic " + base64.b64encode(words.encode()).decode()
+
+    assert sent() == ""
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert sent() == basic("nina:netrc-word")
+    monkeypatch.setenv("GROUNDGLASS_PACS_USER", "ute")
+    with pytest.raises(PacsError, match="belong together"):
+        sent()
+    monkeypatch.setenv("GROUNDGLASS_PACS_PASSWORD", "wörd")
+    assert sent() == basic("ute:wörd")
+    monkeypatch.setenv("GROUNDGLASS_PACS_TOKEN", "t0k3n")
+    assert sent() == "Bearer t0k3n"
+
+
+def test_credentials_in_the_clear_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not Archive("http://pacs/dicom-web").sends_credentials_in_the_clear
+    monkeypatch.setenv("GROUNDGLASS_PACS_TOKEN", "t0k3n")
+    assert Archive("http://pacs/dicom-web").sends_credentials_in_the_clear
+    assert not Archive("https://pacs/dicom-web").sends_credentials_in_the_clear
+    assert not Archive("http://localhost/dicom-web").sends_credentials_in_the_clear
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_faults_are_waited_out_as_long_as_the_server_says(server: Server, status: int) -> None:
+    waited: list[str] = []
+    server.answer = first_then(Said(status, headers={"Retry-After": "1"}), Said.json([]))
+    begin = time.monotonic()
+    Archive(server.url, on_wait=waited.append).check()
+    assert time.monotonic() - begin >= 1
+    assert len(server.asked) == 2
+    assert len(waited) == 1
+    assert str(status) in waited[0]
+
+
+def test_patience_ends(server: Server) -> None:
+    server.answer = lambda asked: Said(503, headers={"Retry-After": "3600"})
+    begin = time.monotonic()
+    with pytest.raises(PacsUnavailableError, match="503"):
+        Archive(server.url, patience=5).check()
+    assert time.monotonic() - begin < 5, "nobody waits for what will not come in time"
+
+
+def test_pages_are_turned(server: Server) -> None:
+    everything = [study(f"1.2.{number}") for number in range(5)]
+
+    def answer(asked: Asked) -> Said:
+        offset = int(asked.path.partition("offset=")[2].partition("&")[0])
+        return Said.json(everything[offset : offset + 2])
+
+    server.answer = answer
+    assert [each.uid for each in Archive(server.url).studies()] == [f"1.2.{number}" for number in range(5)]
+
+
+def test_a_server_that_knows_no_pages_ends_the_turning(server: Server) -> None:
+    server.answer = lambda asked: Said.json([study("1.2.1"), study("1.2.2")])
+    assert len(list(Archive(server.url).studies())) == 2
+
+
+def test_days_and_modality_are_asked_for(server: Server) -> None:
+    server.answer = lambda asked: Said.json([])
+    list(Archive(server.url).studies("20260131"))
+    assert "ModalitiesInStudy=CT" in server.asked[0].path
+    assert "StudyDate=20260131-" in server.asked[0].path
+
+
+@pytest.mark.parametrize("uid", ["../../admin", "..", "1.2/3", "1." * 40 + "1", "1.2\n", ""])
+def test_what_is_no_uid_never_becomes_part_of_a_url(server: Server, uid: str) -> None:
+    server.answer = lambda asked: Said.json([study(uid)])
+    with pytest.raises(PacsError, match="no UID"):
+        list(Archive(server.url).studies())
+
+
+def test_the_host_header_names_the_port(server: Server) -> None:
+    server.answer = lambda asked: Said.json([])
+    Archive(server.url).check()
+    assert server.asked[0].headers["Host"] == f"127.0.0.1:{server.http.server_port}"
+
+
+def test_an_image_comes_as_it_was_stored(server: Server) -> None:
+    content = b"DICM\r\n--not the end\r\n\r\n\x00\xff"
+    server.answer = lambda asked: multipart(content)
+    assert Archive(server.url).fetch(SERIES, INSTANCE) == content
+    assert "transfer-syntax=*" in server.asked[0].headers["Accept"]
+    assert server.asked[0].path == "/dicom-web/studies/1.2/series/1.2.3/instances/1.2.3.4"
+
+
+@pytest.mark.parametrize("cut", [0, 30, 60])
+def test_a_transfer_that_breaks_off_is_done_again(server: Server, cut: int) -> None:
+    whole = multipart(b"x" * 100)
+    server.answer = first_then(Said(200, whole.body, whole.headers, cut), whole)
+    assert Archive(server.url).fetch(SERIES, INSTANCE) == b"x" * 100
+    assert len(server.asked) == 2
+
+
+def test_an_image_larger_than_the_limit_is_refused(server: Server) -> None:
+    server.answer = lambda asked: multipart(b"x" * 100_000)
+    with pytest.raises(PacsRefusedError, match="larger than the limit"):
+        Archive(server.url, limits=Limits(file_bytes=50_000)).fetch(SERIES, INSTANCE)
+    assert len(server.asked) == 1
+
+
+def test_parts() -> None:
+    plain = b"no multipart"
+    assert only_part("application/dicom", "application/dicom", plain) == plain
+    quoted = 'multipart/related; boundary="a b"; type="application/dicom"'
+    assert only_part(quoted, quoted, b"\r\n--a b\r\nX: y\r\n\r\nbody\r\n--a b--") == b"body"
+    with pytest.raises(BrokenOffError):
+        only_part(quoted, quoted, b"\r\n--a b\r\nX: y\r\n\r\nbo")
+
+
+def test_an_answer_that_is_not_stored_is_an_error(server: Server) -> None:
+    failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
+    server.answer = lambda asked: Said.json(failed)
+    with pytest.raises(PacsRefusedError, match="0xa700"):
+        Archive(server.url).store(small_object())
+    server.answer = lambda asked: Said(409)
+    with pytest.raises(PacsRefusedError, match="409"):
+        Archive(server.url).store(small_object())
+    server.answer = lambda asked: Said(200, b"<broken", {"Content-Type": "application/dicom+xml"})
+    with pytest.raises(PacsRefusedError, match="no sense"):
+        Archive(server.url).store(small_object())
+
+
+@pytest.fixture
+def strange_certificate(server: Server, tmp_path: Path) -> Path:
+    """The server speaks TLS with a certificate that nobody signed."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not here")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    return certificate
+
+
+def test_certificates_are_verified(
+    server: Server, strange_certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answer = lambda asked: Said.json([])
+    url = server.url.replace("http:", "https:")
+    with pytest.raises(PacsError, match="REQUESTS_CA_BUNDLE"):
+        Archive(url).check()
+    assert not server.asked
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(strange_certificate))
+    Archive(url).check()

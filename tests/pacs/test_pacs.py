@@ -1,0 +1,313 @@
+"""A real archive is answered: what is stored, once and only once, whatever happens on the way."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import shutil
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pydicom
+import pytest
+from tests.pacs.conftest import ID, NAME, Asked, Orthanc, Said, Server, forward
+from tests.pacs.test_dicom_sr import words
+
+from groundglass.errors import PacsError, PacsUnavailableError
+from groundglass.inference.bundle import Bundle
+from groundglass.inference.classifier import Classifier
+from groundglass.pacs.client import Archive
+from groundglass.pacs.worker import Answerer, Rounds, RunResult, State, watch
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_bundle: Path) -> Classifier:
+    return Classifier(Bundle.open(tiny_bundle, threads=1), threads=1)
+
+
+def rounds(url: str, classifier: Classifier, patience: float = 60, *, settle: bool = False) -> Rounds:
+    archive = Archive(url, patience)
+    return Rounds(archive, Answerer(archive, classifier), settle=settle)
+
+
+def states(outcomes: Iterator[RunResult]) -> list[State]:
+    return [outcome.state for outcome in outcomes]
+
+
+def upload(orthanc: Orthanc, paths: list[Path]) -> str:
+    """Put images into the archive; returns their study."""
+    for path in paths:
+        orthanc.put(path)
+    return str(pydicom.dcmread(paths[0], stop_before_pixels=True).StudyInstanceUID)
+
+
+def the_report(orthanc: Orthanc) -> pydicom.Dataset:
+    (content,) = orthanc.objects("SR").values()
+    return pydicom.dcmread(io.BytesIO(content))
+
+
+def sop_instances(paths: list[Path]) -> set[str]:
+    return {str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in paths}
+
+
+def test_report_and_heat_maps_lie_beside_the_images(
+    orthanc: Orthanc, classifier: Classifier, series: list[Path], tmp_path: Path
+) -> None:
+    study = upload(orthanc, series)
+    (outcome,) = rounds(orthanc.url, classifier).study(study)
+    assert outcome.state is State.ANSWERED
+    assert outcome.answer is not None
+    assert outcome.answer.counts.ok == len(series)
+    report, pictures = the_report(orthanc), orthanc.objects("OT")
+    assert len(pictures) == len(series)
+    told = words(report)
+    assert told.count("Prediction=") == len(series)
+    assert all(f"Source of Measurement={uid}" in told for uid in sop_instances(series))
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    assert {item.ReferencedSOPInstanceUID for item in evidence.ReferencedSOPSequence} == sop_instances(series)
+    shown = [pydicom.dcmread(io.BytesIO(content)) for content in pictures.values()]
+    assert {each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in shown} == sop_instances(series)
+    for made in (report, *shown):
+        assert (made.StudyInstanceUID, made.PatientName, made.PatientID) == (study, NAME, ID)
+        assert made.SeriesInstanceUID != outcome.series
+    assert len({each.SeriesInstanceUID for each in shown}) == 1
+    for name, content in (orthanc.objects("SR") | pictures).items():
+        path = tmp_path / f"{name}.dcm"
+        path.write_bytes(content)
+        check(path, report=content in orthanc.objects("SR").values())
+
+
+def check(path: Path, *, report: bool) -> None:
+    """Other people's tools accept what was stored."""
+    if shutil.which("dciodvfy") is None or shutil.which("dsrdump") is None:
+        pytest.skip("dciodvfy or dsrdump is not here: apt-get install dicom3tools dcmtk")
+    verified = subprocess.run(
+        ["dciodvfy", str(path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "Error" not in verified.stdout + verified.stderr
+    if report:
+        dumped = subprocess.run(
+            ["dsrdump", str(path)], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert (dumped.returncode, dumped.stderr) == (0, "")
+
+
+def test_what_was_answered_is_not_fetched_again(
+    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
+) -> None:
+    study = upload(orthanc, series)
+    assert states(rounds(proxy.url, classifier).study(study)) == [State.ANSWERED]
+    before = len(proxy.asked)
+    assert states(rounds(proxy.url, classifier).study(study)) == [State.KNOWN]
+    assert states(rounds(proxy.url, classifier).all()) == [State.KNOWN]
+    again = proxy.asked[before:]
+    assert not [asked for asked in again if asked.method == "POST" or "/instances" in asked.path]
+
+
+def test_a_series_that_has_grown_is_judged_again(
+    orthanc: Orthanc, classifier: Classifier, series: list[Path]
+) -> None:
+    study = upload(orthanc, series[:3])
+    assert states(rounds(orthanc.url, classifier).study(study)) == [State.ANSWERED]
+    upload(orthanc, series)
+    assert states(rounds(orthanc.url, classifier).study(study)) == [State.ANSWERED]
+    assert states(rounds(orthanc.url, classifier).study(study)) == [State.KNOWN]
+    assert len(orthanc.objects("SR")) == 2
+    assert len(orthanc.objects("OT")) == len(series), "each slice has one heat map"
+
+
+def test_a_study_that_is_not_there(orthanc: Orthanc, classifier: Classifier) -> None:
+    with pytest.raises(PacsError, match=r"has no study 1\.2\.3"):
+        list(rounds(orthanc.url, classifier).study("1.2.3"))
+
+
+def test_real_series(orthanc: Orthanc, classifier: Classifier, dicom_samples: Path) -> None:
+    compressed = sorted((dicom_samples / "compressed").iterdir())
+    lungs = sorted((dicom_samples / "lung-series").iterdir())[8:12]
+    for paths in (compressed, lungs):
+        upload(orthanc, paths)
+    assert states(rounds(orthanc.url, classifier).all()) == [State.ANSWERED, State.ANSWERED]
+    assert len(orthanc.objects("SR")) == 2
+    assert len(orthanc.objects("OT")) == len(compressed) + len(lungs)
+
+
+def test_where_nothing_can_be_judged_the_report_says_so(
+    orthanc: Orthanc, classifier: Classifier, series: list[Path]
+) -> None:
+    for path in series:
+        turned = pydicom.dcmread(path)
+        turned.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+        turned.save_as(path)
+    (outcome,) = rounds(orthanc.url, classifier).study(upload(orthanc, series))
+    assert outcome.answer is not None
+    assert outcome.answer.series_score is None
+    told = words(the_report(orthanc))
+    assert "Prediction=" not in told
+    assert f"Slices refused={len(series)}" in told
+    assert "coronal" in told
+    assert not orthanc.objects("OT")
+
+
+def test_an_image_that_the_archive_refuses_is_said(
+    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
+) -> None:
+    study = upload(orthanc, series)
+    missing = str(pydicom.dcmread(series[1]).SOPInstanceUID)
+    pass_on = forward(orthanc)
+    proxy.answer = lambda asked: Said(404) if asked.path.endswith(missing) else pass_on(asked)
+    (outcome,) = rounds(proxy.url, classifier).study(study)
+    assert outcome.answer is not None
+    assert (outcome.answer.counts.ok, outcome.answer.counts.failed) == (len(series) - 1, 1)
+    left_out = words(the_report(orthanc)).partition("Left out 1")[2]
+    assert missing in left_out
+    assert "404" in left_out
+
+
+def test_another_patients_image_is_never_judged(
+    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
+) -> None:
+    study = upload(orthanc, series)
+    first, second = (str(pydicom.dcmread(path).SOPInstanceUID) for path in series[:2])
+    pass_on = forward(orthanc)
+
+    def mix_up(asked: Asked) -> Said:
+        return pass_on(Asked(asked.method, asked.path.replace(first, second), asked.headers, asked.body))
+
+    proxy.answer = mix_up
+    (outcome,) = rounds(proxy.url, classifier).study(study)
+    assert outcome.answer is not None
+    assert outcome.answer.counts.failed == 1
+    assert "another image than the one asked for" in words(the_report(orthanc))
+
+
+def test_interrupted_it_goes_on(
+    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
+) -> None:
+    study = upload(orthanc, series)
+    pass_on = forward(orthanc)
+
+    def full_after_two(asked: Asked) -> Said:
+        return Said(503) if asked.method == "POST" and proxy.stored() > 2 else pass_on(asked)
+
+    proxy.answer = full_after_two
+    (outcome,) = rounds(proxy.url, classifier, patience=0).study(study)
+    assert outcome.state is State.PUT_OFF
+    assert "503" in (outcome.reason or "")
+    assert not orthanc.objects("SR"), "without all the rest there is no report"
+    proxy.answer = pass_on
+    assert states(rounds(proxy.url, classifier).study(study)) == [State.ANSWERED]
+    assert len(orthanc.objects("SR")) == 1
+    assert len(orthanc.objects("OT")) == len(series)
+
+
+def test_a_server_with_many_faults_loses_nothing(
+    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
+) -> None:
+    study = upload(orthanc, series)
+    pass_on, count = forward(orthanc), itertools.count()
+
+    def every_third(asked: Asked) -> Said:
+        number = next(count)
+        if number % 6 == 2:
+            return Said(500)
+        said = pass_on(asked)
+        return Said(said.status, said.body, said.headers, len(said.body) // 2) if number % 6 == 5 else said
+
+    proxy.answer = every_third
+    assert states(rounds(proxy.url, classifier).study(study)) == [State.ANSWERED]
+    assert len(orthanc.objects("SR")) == 1
+    assert len(orthanc.objects("OT")) == len(series)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["images", "answers"])
+def test_a_killed_and_restarted_server_loses_nothing(
+    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path], moment: str
+) -> None:
+    study = upload(orthanc, series)
+    pass_on, seen = forward(orthanc), Counter[str]()
+    threads: list[threading.Thread] = []
+
+    def kill_once(asked: Asked) -> Said:
+        kind = "answers" if asked.method == "POST" else "images" if "/instances/" in asked.path else ""
+        seen[kind] += 1
+        if kind == moment and seen[kind] == 2 and not threads:
+            orthanc.kill()
+            threads.append(threading.Thread(target=orthanc.start))
+            threads[0].start()
+        return pass_on(asked)
+
+    proxy.answer = kill_once
+    assert states(rounds(proxy.url, classifier, patience=120).study(study)) == [State.ANSWERED]
+    threads[0].join()
+    assert len(orthanc.objects("SR")) == 1
+    assert len(orthanc.objects("OT")) == len(series)
+    assert words(the_report(orthanc)).count("Prediction=") == len(series), "no slice was given up"
+
+
+def test_a_server_that_stays_away_ends_the_run(proxy: Server, classifier: Classifier) -> None:
+    proxy.answer = lambda asked: Said(502)
+    with pytest.raises(PacsUnavailableError, match="502"):
+        list(rounds(proxy.url, classifier, patience=0).all())
+
+
+class EnoughError(Exception):
+    """Ends a watch, which by itself never ends."""
+
+
+@pytest.mark.slow
+def test_watching_sees_what_comes_in_and_survives_restarts(
+    orthanc: Orthanc, classifier: Classifier, series: list[Path]
+) -> None:
+    happens = iter(
+        (
+            lambda: upload(orthanc, series[:2]),
+            lambda: upload(orthanc, series),
+            lambda: None,
+            orthanc.kill,
+            orthanc.start,
+        )
+    )
+    seen: list[State] = []
+    away: list[str] = []
+
+    def meanwhile(seconds: float) -> None:
+        """What happens between two rounds."""
+        assert seconds == 7
+        following = next(happens, None)
+        if following is None:
+            raise EnoughError
+        following()
+
+    watched = watch(
+        rounds(orthanc.url, classifier, patience=0, settle=True), 7, None, away.append, sleep=meanwhile
+    )
+    with pytest.raises(EnoughError):
+        seen.extend(outcome.state for outcome in watched)
+    assert seen[:3] == [State.GROWING, State.GROWING, State.ANSWERED], "a growing series is left alone"
+    assert set(seen[3:]) == {State.KNOWN}
+    assert len(away) == 1
+    assert "cannot be reached" in away[0]
+    assert len(orthanc.objects("SR")) == 1
+    assert words(the_report(orthanc)).count("Prediction=") == len(series)
+
+
+def test_a_series_that_cannot_be_answered_rests_and_does_not_hold_up_the_others(
+    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
+) -> None:
+    upload(orthanc, series)
+    pass_on = forward(orthanc)
+    proxy.answer = lambda asked: Said(500) if "/instances/" in asked.path else pass_on(asked)
+    going = rounds(proxy.url, classifier, patience=0)
+    tried = []
+    for _ in range(4):
+        before = len(proxy.asked)
+        assert states(going.all()) == [State.PUT_OFF]
+        tried.append(any("/instances/" in asked.path for asked in proxy.asked[before:]))
+    assert tried == [True, False, True, False]
+    proxy.answer = pass_on
+    assert states(going.all()) == [State.PUT_OFF]
+    assert states(going.all()) == [State.ANSWERED]
