@@ -136,9 +136,7 @@ def test_identifiers_are_kept_only_where_they_are_asked_for(
     kept = RayClassifier(bundle, keep_identifiers=True).predict_all(paths)
     assert by_place(list(kept)) == by_place(list(expected))
     assert not [
-        prediction
-        for prediction in RayClassifier(bundle).predict_all(paths)
-        if prediction.patient is not None
+        prediction for each in RayClassifier(bundle).predict_all(paths) if prediction.patient is not None
     ]
 
 
@@ -161,8 +159,8 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     paths = [folder / "many", folder / "many"]
     expected = list(Classifier(bundle, 1).predict_all(paths))
     found, killed = [], []
-    for prediction in RayClassifier(bundle, workers=2).predict_all(paths):
-        found.append(prediction)
+    for each in RayClassifier(bundle, workers=2).predict_all(paths):
+        found.append(each)
         if len(found) in {1, 200}:
             victim = workers()[0]
             os.kill(victim, signal.SIGKILL)

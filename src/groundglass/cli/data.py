@@ -107,18 +107,18 @@ def audit(
     ] = None,
 ) -> None:
     """Find copies, leakage, label conflicts and shortcuts in a data set."""
-    from groundglass.audit import audit as auditing  # noqa: PLC0415 - scikit-learn is slow to import
-    from groundglass.audit.leakage import writable  # noqa: PLC0415
-    from groundglass.audit.report import (  # noqa: PLC0415
+    from groundglass.audit import audit as auditing
+    from groundglass.audit.leakage import writable
+    from groundglass.audit.report import (
         BEGIN,
         END,
         audit_markdown,
-        write_audit,  # noqa: PLC0415
+        write_audit,
     )
-    from groundglass.audit.shortcuts import read_stated  # noqa: PLC0415
-    from groundglass.data.load import load_dataset  # noqa: PLC0415
-    from groundglass.data.splits import make_split  # noqa: PLC0415
-    from groundglass.experiments.results import update_readme  # noqa: PLC0415
+    from groundglass.audit.shortcuts import read_stated
+    from groundglass.data.load import load_dataset
+    from groundglass.data.splits import make_split
+    from groundglass.experiments.results import update_readme
 
     # An empty one is refused: a CI job whose variable is not set must not pass for that.
     conditions = [condition.strip() for given in fail_on or () for condition in given.split(",")]
@@ -148,11 +148,11 @@ def audit(
 
 def _show(audited: Audit, held: Sequence[str], *, as_json: bool) -> None:
     """Predictions on standard output, warnings and what holds of ``--fail-on`` on standard error."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.markup import escape  # noqa: PLC0415
+    from rich.console import Console
+    from rich.markup import escape
 
-    from groundglass.audit.audit import document  # noqa: PLC0415
-    from groundglass.audit.report import audit_tables  # noqa: PLC0415
+    from groundglass.audit.audit import document
+    from groundglass.audit.report import audit_tables
 
     if as_json:
         typer.echo(json.dumps(document(audited), indent=2, ensure_ascii=False))
@@ -190,8 +190,8 @@ def download(
     ] = None,
 ) -> None:
     """Download COVID-CT and verify every image; run again after an interruption, it goes on."""
-    from groundglass.cli.predict import FileProgress  # noqa: PLC0415
-    from groundglass.data.covid_ct import BASE_URL, NOTICE, download_covid_ct  # noqa: PLC0415
+    from groundglass.cli.predict import FileProgress
+    from groundglass.data.covid_ct import BASE_URL, NOTICE, download_covid_ct
 
     typer.echo(NOTICE)
     done = download_covid_ct(output, base_url or BASE_URL, FileProgress)
@@ -206,12 +206,12 @@ def describe(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Count labels, patients, splits, sources, file_formats, sizes and grey values."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import track  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import track
 
-    from groundglass.data.describe import describe as describe_manifest  # noqa: PLC0415
-    from groundglass.data.describe import description_tables  # noqa: PLC0415
-    from groundglass.data.load import load_dataset  # noqa: PLC0415
+    from groundglass.data.describe import describe as describe_manifest
+    from groundglass.data.describe import description_tables
+    from groundglass.data.load import load_dataset
 
     manifest = load_dataset(path)
     watched = track(manifest.records, "Reading", console=Console(stderr=True), transient=True)
@@ -245,7 +245,7 @@ def phantoms(
     size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along each side.")] = 512,
 ) -> None:
     """Invent chest CT slices, healthy and with lesions, as a data set to train on."""
-    from groundglass.data.phantoms import Severities, write_phantoms  # noqa: PLC0415
+    from groundglass.data.phantoms import Severities, write_phantoms
 
     manifest = write_phantoms(output, count, Severities.parse(severity), seed, file_format.value, size)
     typer.echo(f"{len(manifest)} phantoms in {output}, listed in {output / 'manifest.csv'}")
@@ -262,8 +262,8 @@ def phantom_series(
     size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along each side.")] = 512,
 ) -> None:
     """Invent chest CT series of patients from healthy to severely ill, as DICOM."""
-    from groundglass.data.phantoms import write_series  # noqa: PLC0415
-    from groundglass.errors import DataError  # noqa: PLC0415
+    from groundglass.data.phantoms import write_series
+    from groundglass.errors import DataError
 
     try:
         numbers = [float(part) for part in severities.split(",")]
@@ -280,9 +280,9 @@ def preview_slices(
     size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the cropped slice.")] = 160,
 ) -> None:
     """Write original, mask and cropped slice side by side, one PNG per slice."""
-    from groundglass.data.preview import write_previews  # noqa: PLC0415
-    from groundglass.errors import ImageError  # noqa: PLC0415
-    from groundglass.imaging.crop import Preprocessing  # noqa: PLC0415
+    from groundglass.data.preview import write_previews
+    from groundglass.errors import ImageError
+    from groundglass.imaging.crop import Preprocessing
 
     failed: list[ImageError] = []
     written = sum(1 for _ in write_previews(path, output, Preprocessing(size=size), failed.append))
@@ -302,8 +302,8 @@ def lesion_galleries(
     most: Annotated[int, typer.Option("--most", min=1, help="Slices that are drawn.")] = 12,
 ) -> None:
     """Draw slices beside copies with painted lesions and signs of other diseases, one PNG per slice."""
-    from groundglass.data.preview import write_lesion_galleries  # noqa: PLC0415
-    from groundglass.errors import ImageError  # noqa: PLC0415
+    from groundglass.data.preview import write_lesion_galleries
+    from groundglass.errors import ImageError
 
     failed: list[ImageError] = []
     pictures = write_lesion_galleries(
@@ -328,8 +328,8 @@ def write_out_of_distribution(
     per_kind: Annotated[int, typer.Option("--per-kind", min=1, help="Generated pictures of each kind.")] = 20,
 ) -> None:
     """Write pictures that are no axial lung slices, to measure whether they are refused."""
-    from groundglass.data.out_of_distribution import MANIFEST  # noqa: PLC0415
-    from groundglass.data.out_of_distribution import write_out_of_distribution as write  # noqa: PLC0415
+    from groundglass.data.out_of_distribution import MANIFEST
+    from groundglass.data.out_of_distribution import write_out_of_distribution as write
 
     pictures = write(output, seed, dicom, per_kind)
     kinds = len({picture.kind for picture in pictures})
@@ -346,9 +346,9 @@ def cut_slices(
     ] = 0.05,
 ) -> None:
     """Cut axial lung slices out of CT volumes as grey PNGs in the lung window, naming no patient."""
-    from groundglass.data.slices import Selection  # noqa: PLC0415
-    from groundglass.data.slices import cut_slices as cut  # noqa: PLC0415
-    from groundglass.errors import ImageError  # noqa: PLC0415
+    from groundglass.data.slices import Selection
+    from groundglass.data.slices import cut_slices as cut
+    from groundglass.errors import ImageError
 
     failed: list[ImageError] = []
     selection = Selection(every, least_lungs)

@@ -24,11 +24,11 @@ def open_run(path: Path) -> TrainedRun:
         RunError, BundleError: it is neither, or damaged.
     """
     if path.suffix.lower() == ".zip" or (path / "bundle.json").is_file():
-        from groundglass.evaluation.evaluate import BundledRun  # noqa: PLC0415
-        from groundglass.inference.bundle import Bundle  # noqa: PLC0415
+        from groundglass.evaluation.evaluate import BundledRun
+        from groundglass.inference.bundle import Bundle
 
         return BundledRun(Bundle.open(path))
-    from groundglass.training.run import Run  # noqa: PLC0415 - torch is slow to import
+    from groundglass.training.run import Run
 
     return Run.open(path)
 
@@ -82,17 +82,17 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
 ) -> None:
     """Measure a run or bundle on a part of a data set, with intervals, and write a report."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
 
-    from groundglass.data.load import load_dataset  # noqa: PLC0415
-    from groundglass.evaluation.evaluate import evaluate as evaluate_run  # noqa: PLC0415 - scikit-learn is slow
+    from groundglass.data.load import load_dataset
+    from groundglass.evaluation.evaluate import evaluate as evaluate_run
     from groundglass.evaluation.report import (
-        distance_tables,  # noqa: PLC0415
-        measures_table,  # noqa: PLC0415
+        distance_tables,
+        measures_table,
     )
-    from groundglass.evaluation.result import metrics_document  # noqa: PLC0415
+    from groundglass.evaluation.result import metrics_document
 
     opened, manifest = open_run(run), load_dataset(data)
     split, part = chosen_part(split, part, opened.split_spec)

@@ -46,14 +46,14 @@ def repeat(
     ] = None,
 ) -> None:
     """Train and judge a recipe over several seeds; interrupted and started again, it goes on where it was."""
-    from groundglass.data.load import load_dataset  # noqa: PLC0415
-    from groundglass.evaluation.evaluate import evaluate  # noqa: PLC0415
+    from groundglass.data.load import load_dataset
+    from groundglass.evaluation.evaluate import evaluate
     from groundglass.experiments.results import seed_document, summary_table, update_readme, write_summary
-    from groundglass.files import write_json  # noqa: PLC0415 - torch is slow to import
-    from groundglass.training.recipe import load_recipe  # noqa: PLC0415
+    from groundglass.files import write_json
+    from groundglass.training.recipe import load_recipe
     from groundglass.training.train import (
-        Job,  # noqa: PLC0415
-        trained,  # noqa: PLC0415
+        Job,
+        trained,
     )
 
     console = Console()
@@ -233,7 +233,7 @@ def table1(
     """The paper's Table I: its networks under one recipe on the same slices, with paired statistics."""
 
     def tasks(_: Path) -> Sequence[Task]:
-        from groundglass.experiments.plan import table1_tasks  # noqa: PLC0415 - torch is slow
+        from groundglass.experiments.plan import table1_tasks
 
         settings = _settings(epochs, size, overrides)
         kinds, names = _words(weights), _words(networks) if networks else None
@@ -249,7 +249,7 @@ def table1(
         )
 
     def render(folder: Path) -> str:
-        from groundglass.experiments.tables import render_table1  # noqa: PLC0415
+        from groundglass.experiments.tables import render_table1
 
         if speed:
             _measure_speed(folder, accelerator, threads)
@@ -285,9 +285,9 @@ def ablation(
     """What each part of the default recipe is worth: one change at a time, tested against the default."""
 
     def tasks(data: Path) -> Sequence[Task]:
-        from groundglass.data.load import load_dataset  # noqa: PLC0415
-        from groundglass.experiments.plan import ablation_tasks  # noqa: PLC0415 - torch is slow
-        from groundglass.training.recipe import load_recipe  # noqa: PLC0415
+        from groundglass.data.load import load_dataset
+        from groundglass.experiments.plan import ablation_tasks
+        from groundglass.training.recipe import load_recipe
 
         return ablation_tasks(
             load_recipe(recipe, _settings(epochs, size, overrides)),
@@ -299,7 +299,7 @@ def ablation(
         )
 
     def render(folder: Path) -> str:
-        from groundglass.experiments.tables import render_ablation  # noqa: PLC0415
+        from groundglass.experiments.tables import render_ablation
 
         return render_ablation(folder, readme=readme)
 
@@ -333,7 +333,7 @@ def convergence(
     """How fast networks learn from no weights, ImageNet's and C2L's: validation loss and AUC over epochs."""
 
     def tasks(_: Path) -> Sequence[Task]:
-        from groundglass.experiments import plan as experiment  # noqa: PLC0415 - torch is slow
+        from groundglass.experiments import plan as experiment
 
         return experiment.convergence_tasks(
             _words(networks) if networks else experiment.NETWORKS,
@@ -345,7 +345,7 @@ def convergence(
         )
 
     def render(folder: Path) -> str:
-        from groundglass.experiments.tables import render_convergence  # noqa: PLC0415
+        from groundglass.experiments.tables import render_convergence
 
         return render_convergence(folder, readme=readme)
 
@@ -393,8 +393,8 @@ def _compare(
     if place.data is None:
         raise GroundglassError("name the data set with --data; without it only --render-only can be done")
     try:
-        from groundglass.experiments.plan import chosen  # noqa: PLC0415
-        from groundglass.experiments.runner import ExperimentPaths, run_all  # noqa: PLC0415
+        from groundglass.experiments.plan import chosen
+        from groundglass.experiments.runner import ExperimentPaths, run_all
     except ModuleNotFoundError as error:
         raise GroundglassError(
             f"experiments need {error.name}, which comes with `pip install groundglass[train]`"
@@ -411,7 +411,7 @@ def _compare(
     )
     listed = chosen(tasks(place.data), _words(only) if only else ())
     if dry_run:
-        from groundglass.experiments.runner import plan  # noqa: PLC0415
+        from groundglass.experiments.runner import plan
 
         print_plan(plan(listed, work), console)
         return
@@ -426,9 +426,9 @@ def _compare(
 
 def _measure_speed(folder: Path, accelerator: str, threads: int) -> None:
     """Measure the networks of the results below a folder, those of one size together."""
-    from groundglass.experiments.results import SPEED, read_run_results  # noqa: PLC0415
-    from groundglass.experiments.runner import speed_side_by_side  # noqa: PLC0415 - torch is slow
-    from groundglass.files import write_json  # noqa: PLC0415
+    from groundglass.experiments.results import SPEED, read_run_results
+    from groundglass.experiments.runner import speed_side_by_side
+    from groundglass.files import write_json
 
     networks = {each.network: int(each.cost["input_size"]) for each in read_run_results(folder)}
     measured: dict[str, dict[str, Any]] = {}
@@ -455,7 +455,7 @@ def _words(text: str) -> list[str]:
 
 def _files(given: Sequence[str] | None) -> Mapping[str, Path]:
     """``NETWORK=FILE`` as a mapping."""
-    from groundglass.models.catalogue import find  # noqa: PLC0415
+    from groundglass.models.catalogue import find
 
     files = {}
     for each in given or ():

@@ -73,7 +73,7 @@ def pacs(
 
 def _open(url: str, patience: float) -> Archive:
     try:
-        from groundglass.pacs.client import Archive  # noqa: PLC0415 - slow to import
+        from groundglass.pacs.client import Archive
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     archive = Archive(url, patience, on_wait=_tell)
@@ -83,8 +83,8 @@ def _open(url: str, patience: float) -> Archive:
 
 
 def _classifier(bundle: Path | None, precision: ModelPrecision | None, threads: int) -> Classifier:
-    from groundglass.inference.bundle import Bundle  # noqa: PLC0415 - slow to import
-    from groundglass.inference.classifier import Classifier  # noqa: PLC0415
+    from groundglass.inference.bundle import Bundle
+    from groundglass.inference.classifier import Classifier
 
     chosen = cast("Precision | None", precision and precision.value)
     return Classifier(Bundle.open(bundle, chosen, threads), threads)
@@ -94,8 +94,8 @@ def _outcomes(
     archive: Archive, classifier: Classifier, study: str | None, since: str | None, interval: float | None
 ) -> Iterable[RunResult]:
     try:
-        from groundglass.pacs.worker import (  # noqa: PLC0415 - slow to import
-            Answerer,  # noqa: PLC0415
+        from groundglass.pacs.worker import (
+            Answerer,
             Rounds,
             watch,
         )

@@ -413,8 +413,8 @@ def predict(
 
     Exit status: 0 all classified, 2 usage or bundle error, 3 some refused or failed, 4 none classified.
     """
-    from groundglass.inference.bundle import Bundle  # noqa: PLC0415
-    from groundglass.inference.output import OutputPlan, count_files, expand, open_output  # noqa: PLC0415  # noqa: PLC0415
+    from groundglass.inference.bundle import Bundle
+    from groundglass.inference.output import OutputPlan, count_files, expand, open_output
 
     _check_engine(engine, threads, workers, address)
     printed = _printed(as_json, as_csv, as_parquet and output is None)
@@ -426,11 +426,11 @@ def predict(
     opened = Bundle.open(bundle, chosen, threads)
     classifier: Classifier | RayClassifier
     if engine is Engine.RAY:
-        from groundglass.cluster.ray import RayClassifier  # noqa: PLC0415
+        from groundglass.cluster.ray import RayClassifier
 
         classifier = RayClassifier(opened, workers, address, keep_identifiers)
     else:
-        from groundglass.inference.classifier import Classifier  # noqa: PLC0415
+        from groundglass.inference.classifier import Classifier
 
         classifier = Classifier(opened, threads, keep_identifiers=keep_identifiers)
     with (

@@ -80,13 +80,13 @@ def serve(
     Logs JSON lines to standard output. SIGTERM finishes what was accepted.
     """
     try:
-        from groundglass.serving import server  # noqa: PLC0415 - an extra, and slow to import
+        from groundglass.serving import server
     except ModuleNotFoundError as error:
         raise ServiceError(
             f"serving needs {error.name}, which comes with `pip install 'groundglass[serve]'`"
         ) from error
-    from groundglass.inference.bundle import Bundle  # noqa: PLC0415 - slow to import
-    from groundglass.serving.settings import READING_LIMITS, Capacity, Settings, read_token  # noqa: PLC0415
+    from groundglass.inference.bundle import Bundle
+    from groundglass.serving.settings import READING_LIMITS, Capacity, Settings, read_token
 
     capacity = Capacity(
         requests=requests,

@@ -78,10 +78,10 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network; killed at any moment, it goes on with --resume as if nothing had happened."""
-    from groundglass.training.recipe import load_recipe  # noqa: PLC0415
+    from groundglass.training.recipe import load_recipe
     from groundglass.training.train import (
-        Job,  # noqa: PLC0415 - torch is slow to import
-        train,  # noqa: PLC0415
+        Job,
+        train,
     )
 
     job = Job(
@@ -112,11 +112,11 @@ def train(
 
 def _warn(job: Job) -> None:
     """Say on standard error what the parts of the job's split share."""
-    from rich.markup import escape  # noqa: PLC0415
+    from rich.markup import escape
 
-    from groundglass.audit.leakage import quick_audit  # noqa: PLC0415
-    from groundglass.data.load import load_dataset  # noqa: PLC0415
-    from groundglass.data.splits import make_split  # noqa: PLC0415
+    from groundglass.audit.leakage import quick_audit
+    from groundglass.data.load import load_dataset
+    from groundglass.data.splits import make_split
 
     manifest = load_dataset(job.data)
     split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
@@ -152,9 +152,9 @@ def pretrain(
     quiet: Quiet = False,
 ) -> None:
     """Pretrain a network by C2L on slices without labels; killed at any moment, it goes on with --resume."""
-    from groundglass.training.c2l import PretrainJob  # noqa: PLC0415 - torch is slow to import
-    from groundglass.training.c2l import pretrain as pretrain_network  # noqa: PLC0415
-    from groundglass.training.recipe import load_pretrain_recipe  # noqa: PLC0415
+    from groundglass.training.c2l import PretrainJob
+    from groundglass.training.c2l import pretrain as pretrain_network
+    from groundglass.training.recipe import load_pretrain_recipe
 
     job = PretrainJob(
         recipe=load_pretrain_recipe(recipe, overrides or (), network),
@@ -200,12 +200,12 @@ def export(
     cache: Cache = None,
 ) -> None:
     """Write a run as a bundle: ONNX models, calibration, refusal, self-test, measured figures, model card."""
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from groundglass.inference.bundle import Bundle  # noqa: PLC0415
-    from groundglass.training.export import Export  # noqa: PLC0415 - torch is slow to import
-    from groundglass.training.export import export as export_run  # noqa: PLC0415
-    from groundglass.training.run import Run  # noqa: PLC0415
+    from groundglass.inference.bundle import Bundle
+    from groundglass.training.export import Export
+    from groundglass.training.export import export as export_run
+    from groundglass.training.run import Run
 
     precisions: tuple[Precision, ...] = (
         ("fp32", "int8") if precision is Precisions.BOTH else (precision.value,)
@@ -236,7 +236,7 @@ def models(
 
 def _measure(chosen: list[Entry], size: int) -> list[Complexity]:
     try:
-        from groundglass.models.registry import measure  # noqa: PLC0415 - torch is slow to import
+        from groundglass.models.registry import measure
     except ModuleNotFoundError as error:
         raise GroundglassError(
             f"networks need {error.name}, which comes with `pip install groundglass[train]`"

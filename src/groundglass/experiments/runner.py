@@ -43,9 +43,8 @@ from groundglass.models.registry import build, measure
 from groundglass.models.weights import read_weights
 from groundglass.training.recipe import Recipe, parse_recipe
 from groundglass.training.run import Run
-from groundglass.training.trainer import HISTORY, INFO, RECIPE
 from groundglass.training.train import Job, trained
-from groundglass.training.trainer import read_history
+from groundglass.training.trainer import HISTORY, INFO, RECIPE, read_history
 
 BATCH_SIZE = 16
 ROUNDS = 9
