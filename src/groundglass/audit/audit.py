@@ -30,8 +30,8 @@ from groundglass.audit.shortcuts import (
 from groundglass.data.manifest import PARTS, Manifest, Record, read_record
 from groundglass.data.splits import Split
 from groundglass.errors import DataError, ImageError
+from groundglass.evaluation.metrics import versions
 from groundglass.evaluation.part import printable
-from groundglass.evaluation.result import versions
 
 Progress = Callable[[str, int, int | None], None]
 """Told of a stage (``reading``, ``comparing``, ``fitting``), of steps more that are done, and of how many."""

@@ -27,8 +27,8 @@ from groundglass.audit.leakage import Crossing, counted, file_name, writable
 from groundglass.audit.shortcuts import Baseline, Figure, Judgement
 from groundglass.data.manifest import PARTS, Label, Record, read_pixels
 from groundglass.errors import ImageError
+from groundglass.evaluation.metrics import versions
 from groundglass.evaluation.part import printable
-from groundglass.evaluation.result import versions
 from groundglass.files import write_json, write_text
 from groundglass.imaging.slice import Grey
 from groundglass.reporting.html import DATA_NOTICE, NOTICE, GalleryItem, GalleryPicture, environment
