@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, NoReturn
 
 import typer
@@ -22,10 +23,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (predict.predict, serve.serve, pacs.pacs):
-    app.command(rich_help_panel="Use")(command)
-for command in (train.train, train.pretrain, evaluate.evaluate, train.export, train.models):
-    app.command(rich_help_panel="Train")(command)
+PANELS: Mapping[str, Sequence[Callable[..., None]]] = {
+    "Use": (predict.predict, serve.serve, pacs.pacs),
+    "Train": (train.train, train.pretrain, evaluate.evaluate, train.export, train.models),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
 app.add_typer(data.app, rich_help_panel="Data")
 app.add_typer(experiments.app, rich_help_panel="Paper")
 
