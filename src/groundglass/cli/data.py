@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from groundglass.audit.audit import Audit
+    from groundglass.files import printable
+from groundglass.audit.audit import Audit
 
 _TITLES = {"reading": "Reading", "comparing": "Comparing", "fitting": "Shortcuts"}
 
@@ -108,7 +109,6 @@ def audit(
 ) -> None:
     """Find copies, leakage, label conflicts and shortcuts in a data set."""
     from groundglass.audit import audit as auditing
-    from groundglass.audit.leakage import writable
     from groundglass.audit.report import (
         BEGIN,
         END,
@@ -135,7 +135,7 @@ def audit(
             threads=threads,
             progress=progress.advance,
         )
-    command = writable(shlex.join(["groundglass", *sys.argv[1:]]))
+    command = printable(shlex.join(["groundglass", *sys.argv[1:]]))
     for target in output or ():
         write_audit(audited, target, command)
     if docs is not None:

@@ -36,7 +36,7 @@ from rich.progress import (
 from rich.text import Text
 
 from groundglass.errors import PredictionError
-from groundglass.imaging.source import one_line
+from groundglass.files import one_line
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.report import sparkline
 from groundglass.inference.series import Studies

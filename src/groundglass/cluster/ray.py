@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from groundglass import __version__
 from groundglass.errors import BundleError, GroundglassError, ImageError, PredictionError
-from groundglass.files import write_bytes
+from groundglass.files import usable_cores, write_bytes
 from groundglass.imaging.read import no_image
 from groundglass.imaging.slice import Patient
 from groundglass.imaging.source import paths_below, without_stderr
@@ -209,11 +209,6 @@ def import_ray() -> Any:
             "--engine ray needs Ray, which comes with `pip install 'groundglass[cluster]'`"
         ) from None
     return ray
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # Nothing of Ray's own on the terminal, and above all not on standard output, where predictions go.

@@ -24,9 +24,9 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from groundglass.data.manifest import PARTS, Label, Manifest, Record, join_member, name_some
+from groundglass.data.manifest import PARTS, Label, Manifest, Record, join_member
 from groundglass.errors import DataError
-from groundglass.files import write_bytes
+from groundglass.files import name_some, write_bytes
 from groundglass.imaging.source import is_junk
 
 NAME = "COVID-CT"

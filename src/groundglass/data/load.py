@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from groundglass.data.covid_ct import load_covid_ct, looks_like
-from groundglass.data.manifest import Label, Manifest, Record, name_some, read_manifest, unknown_patient
+from groundglass.data.manifest import Label, Manifest, Record, read_manifest, unknown_patient
 from groundglass.errors import DataError
+from groundglass.files import name_some
 from groundglass.imaging.source import (
     HEAD_BYTES,
     RASTER,

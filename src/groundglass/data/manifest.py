@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from groundglass.errors import DataError, ImageError
-from groundglass.files import write_text
+from groundglass.files import name_some, write_text
 from groundglass.imaging.raster import decode_raster
 from groundglass.imaging.slice import CTSlice, Grey
 from groundglass.imaging.source import DEFAULT_LIMITS, HEAD_BYTES, RASTER, guard, identify
@@ -115,12 +115,6 @@ class Manifest:
 def unknown_patient(relative: str) -> str:
     """Patient id for a file of which nothing is known: no two files share it."""
     return f"{_UNKNOWN_PATIENT}{relative}"
-
-
-def name_some(names: Sequence[str], shown: int = _NAMED_IN_ERRORS) -> str:
-    """The first ``shown`` names, comma-separated, and how many there are beyond."""
-    listed = ", ".join(names[:shown])
-    return f"{listed} and {len(names) - shown} more" if len(names) > shown else listed
 
 
 def split_member(path: Path) -> tuple[Path, str] | None:

@@ -11,8 +11,9 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.data.manifest import PARTS, Label, Manifest, Record, name_some, split_member
+from groundglass.data.manifest import PARTS, Label, Manifest, Record, split_member
 from groundglass.errors import DataError
+from groundglass.files import name_some
 
 RANDOM_FRACTIONS = {"train": 0.60, "val": 0.15, "test": 0.25}
 VAL_FRACTION = 0.20

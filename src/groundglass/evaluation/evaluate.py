@@ -37,7 +37,6 @@ from groundglass.evaluation.part import (
     TrainedRun,
     content_hash,
     fingerprint,
-    printable,
     select_part,
 )
 from groundglass.evaluation.report import build_report
@@ -56,7 +55,7 @@ from groundglass.evaluation.result import (
     predictions_csv,
     told_apart,
 )
-from groundglass.files import write_json, write_text
+from groundglass.files import printable, write_json, write_text
 from groundglass.imaging.crop import CroppedSlice, Preprocessing
 from groundglass.imaging.slice import CTSlice
 from groundglass.inference.bundle import Bundle

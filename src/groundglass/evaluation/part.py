@@ -6,7 +6,6 @@ What evaluation asks of a trained network; a training's run folder offers it, an
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from groundglass.data.manifest import Label, Manifest, Record, read_bytes
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError
+from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice
 
 
@@ -136,11 +136,6 @@ class Part:
         """A record's path below the data set's folder, as text that can always be written as UTF-8."""
         path = record.path
         return printable(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
-
-
-def printable(path: Path) -> str:
-    """A path as text that can be written as UTF-8, whatever bytes its name holds."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
 
 
 def select_part(manifest: Manifest, split: str | None, part: str, seed: int) -> Part:

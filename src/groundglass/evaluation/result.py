@@ -45,7 +45,8 @@ from groundglass.errors import RunError
 from groundglass.evaluation.bootstrap import LEVEL, RESAMPLES, Bootstrap, bootstrap
 from groundglass.evaluation.metrics import BINS, THRESHOLD, TITLES, Metrics, compute_metrics, reliability
 from groundglass.evaluation.paired import paired_difference, resampled_measures
-from groundglass.evaluation.part import NetworkOutputs, Part, TrainedRun, printable
+from groundglass.evaluation.part import NetworkOutputs, Part, TrainedRun
+from groundglass.files import printable
 from groundglass.inference.reference import Places, Statistic
 
 FOLDS = 5

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import BundleError
+from groundglass.files import usable_cores
 
 INPUT = "framed"
 OUTPUTS = ("logit", "activation_map", "embedding")
@@ -46,7 +46,7 @@ class Engine:
 
         self._name = name
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or max(1, _cores() - 1)
+        options.intra_op_num_threads = threads or max(1, usable_cores() - 1)
         options.log_severity_level = 4
         # Threads that spin while they wait steal the cores from reading and preprocessing, which run beside them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -79,8 +79,3 @@ class Engine:
         if not np.isfinite(outputs.logit).all():
             raise BundleError(f"{self._name}: the model gives a logit that is no number")
         return outputs
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -29,7 +29,7 @@ import numpy as np
 from markupsafe import Markup
 
 from groundglass import __version__
-from groundglass.files import atomic_path
+from groundglass.files import atomic_path, printable
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.input_check import (
     LOW_RESOLUTION,
@@ -40,7 +40,7 @@ from groundglass.inference.input_check import (
 )
 from groundglass.inference.prediction import Evidence, Prediction, Status
 from groundglass.inference.series import SERIES_SCORE, Axis, Counts, SeriesSummary, Studies, slices_in_score
-from groundglass.inference.writers import file_errors, read_predictions, readable
+from groundglass.inference.writers import file_errors, read_predictions
 from groundglass.reporting.html import NOTICE, environment
 from groundglass.reporting.overlay import Picture, fit, grey_picture, outlined_slice, overlay, side_by_side
 
@@ -74,7 +74,7 @@ def _upright(picture: Picture) -> Picture:
 
 def picture_name(file: str, frame: int | None) -> str:
     """Name of a prediction's picture: follows from file and frame alone, and no two share one."""
-    key = f"{readable(file)}\0{frame}".encode()
+    key = f"{printable(file)}\0{frame}".encode()
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(file.replace("!", "/")).stem)[:_LONGEST_STEM].lstrip("._-")
     parts = [stem or "slice", *([] if frame is None else [str(frame)]), hashlib.sha256(key).hexdigest()[:12]]
     return "-".join(parts) + ".png"
@@ -439,7 +439,7 @@ def write_report(
         slices_note=f"{choice.words} Pictures open in full size from the folder {overlays.name} beside this "
         "page. Colours are scaled to the strongest place of each slice; they do not compare between slices.",
         facts=_facts(bundle),
-        command=readable(command),
+        command=printable(command),
     )
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         render(report, stream)

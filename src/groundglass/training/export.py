@@ -25,7 +25,8 @@ from groundglass.errors import DataError, RunError
 from groundglass.evaluation import log as ledger
 from groundglass.evaluation.calibration import summary
 from groundglass.evaluation.metrics import THRESHOLD
-from groundglass.evaluation.part import Part, fingerprint, printable, select_part
+from groundglass.evaluation.part import Part, fingerprint, select_part
+from groundglass.files import printable
 from groundglass.imaging.crop import MUCH_LUNG, Preprocessing, find_lungs
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import Grey
