@@ -1,11 +1,11 @@
-"""Files appear whole or not at all."""
+"""What every room shares: files that appear whole or not at all, text fit to print, and how many cores there are."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,3 +49,30 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with a final newline, atomically. NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    r"""Text or a path that UTF-8 can hold: bytes of a file's name that are no UTF-8 become ``\udcff`` and the like."""
+    return os.fspath(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def one_line(text: str, longest: int = 160) -> str:
+    """Text from a file or decoder, fit for a message: printable, on one line, cut where it is too long."""
+    text = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 slice``, ``2 slices``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def name_some(names: Sequence[str], shown: int = 3) -> str:
+    """The first ``shown`` names, comma-separated, and how many there are beyond."""
+    listed = ", ".join(names[:shown])
+    return f"{listed} and {len(names) - shown} more" if len(names) > shown else listed
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from groundglass.audit.audit import Audit, audit, by_concern, check_conditions, document, found
 from groundglass.audit.duplicates import Pair
-from groundglass.audit.leakage import patients_across, sources_across, writable
+from groundglass.audit.leakage import patients_across, sources_across
 from groundglass.audit.report import BEGIN, END, audit_markdown, audit_tables, write_audit
 from groundglass.audit.shortcuts import Figure, StatedFigures
 from groundglass.data.load import load_dataset
@@ -29,6 +29,7 @@ from groundglass.data.manifest import Label, Manifest, Record
 from groundglass.data.phantoms import Severities, write_phantoms
 from groundglass.data.splits import Split, make_split
 from groundglass.errors import DataError
+from groundglass.files import printable
 
 Grey = NDArray[np.uint8]
 
@@ -272,14 +273,14 @@ def test_no_name_breaks_the_markdown(files: tuple[str, str], source: str, patien
     records = (first, second)
     pair = Pair(first, second, "file", 1.0)
     crossings = sources_across(records)
-    network = StatedFigures(f"a network {writable(source)}", "test", 10, Figure(0.8), Figure(0.7))
+    network = StatedFigures(f"a network {printable(source)}", "test", 10, Figure(0.8), Figure(0.7))
     everything = Audit(
         *(source, Path(), None, records, (pair,), patients_across(records), crossings, None, network),
-        unreadable=(writable(patient),),
+        unreadable=(printable(patient),),
         compared=1,
         seconds=0.0,
     )
-    lines = audit_markdown(everything, writable(f"groundglass data audit {source}")).split("\n")
+    lines = audit_markdown(everything, printable(f"groundglass data audit {source}")).split("\n")
     tables = [re.sub(r"\\.", "", line).count("|") for line in lines if line.startswith("|")]
     assert tables == [9, 9, 9, 5, 5, 5, 5, 5, 5]
     headings = [line for line in lines if line.startswith("#")]

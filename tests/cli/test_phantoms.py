@@ -30,7 +30,7 @@ def test_a_severity_that_will_not_do_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_series_are_written_from_apex_to_base_each_of_a_patient_of_its_own(tmp_path: Path) -> None:
     output = tmp_path / "series"
-    arguments = ["data", "phantom-series", "--severities", "0,0.9", "--count", "3", "--size", "96"]
+    arguments = ["data", "phantoms", "--series", "0,0.9", "--count", "3", "--size", "96"]
     result = CliRunner().invoke(app, [*arguments, "--output", str(output)])
     assert result.exit_code == 0, result.output
     healthy, ill = (list(read_slices(output / f"severity-{severity}")) for severity in ("0.00", "0.90"))
@@ -47,7 +47,7 @@ def test_series_that_will_not_do_leave_nothing_behind(tmp_path: Path) -> None:
         ("0.5,0.5", "once"),
         ("nan", "0 to 1"),
     ):
-        arguments = ["data", "phantom-series", "--severities", severities, "--output", str(tmp_path / "s")]
+        arguments = ["data", "phantoms", "--series", severities, "--output", str(tmp_path / "s")]
         result = CliRunner().invoke(app, arguments)
         assert isinstance(result.exception, DataError)
         assert complaint in str(result.exception)

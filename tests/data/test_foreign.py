@@ -8,9 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from groundglass.cli.main import app
 from groundglass.data.out_of_distribution import (
     MANIFEST,
     OutOfDistributionPicture,
@@ -129,10 +127,3 @@ def test_arguments_out_of_range(tmp_path: Path, per_kind: int, dicom: str | None
 def test_a_missing_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         read_out_of_distribution(tmp_path / "nowhere")
-
-
-def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["data", "foreign", "--output", str(tmp_path / "set"), "--per-kind", "1"])
-    assert done.exit_code == 0, done.output
-    assert "kinds in" in done.output
-    assert len(read_out_of_distribution(tmp_path / "set")) >= 15

@@ -32,7 +32,7 @@ def test_the_command_draws_and_tells_what_it_left_out(tmp_path: Path) -> None:
     for number in range(3):
         pixels = make_phantom(np.random.default_rng(number), level=0.5, size=128).slice.pixels
         cv2.imwrite(str(folder / f"{number}.png"), pixels)
-    words = ["data", "lesions", str(folder), "--output", str(tmp_path / "out"), "--most", "2"]
+    words = ["data", "preview", "--lesions", str(folder), "--output", str(tmp_path / "out"), "--most", "2"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000-0.png", "00001-1.png"]
@@ -42,5 +42,5 @@ def test_the_command_draws_and_tells_what_it_left_out(tmp_path: Path) -> None:
 
 def test_nothing_to_paint_is_not_success(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "blank.png"), np.full((64, 64), 128, np.uint8))
-    words = ["data", "lesions", str(tmp_path / "blank.png"), "--output", str(tmp_path / "out")]
+    words = ["data", "preview", "--lesions", str(tmp_path / "blank.png"), "--output", str(tmp_path / "out")]
     assert CliRunner().invoke(app, words).exit_code == 3

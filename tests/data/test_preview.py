@@ -42,7 +42,7 @@ def test_the_mask_is_two_valued() -> None:
 
 def test_bad_files_are_told_and_left_out(slices: Path, tmp_path: Path) -> None:
     (slices / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    done = CliRunner().invoke(app, ["data", "frame", str(slices), "--output", str(tmp_path / "out")])
+    done = CliRunner().invoke(app, ["data", "preview", str(slices), "--output", str(tmp_path / "out")])
     assert done.exit_code == 3
     assert "broken.png" in done.stderr
     assert len(list((tmp_path / "out").iterdir())) == 2

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from groundglass.errors import PredictionError
+from groundglass.files import printable
 from groundglass.imaging.slice import Patient
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status
-from groundglass.inference.writers import Format, predictions_writer, read_predictions, readable, row_of
+from groundglass.inference.writers import Format, predictions_writer, read_predictions, row_of
 
 PREDICTIONS = [
     Prediction(Status.OK, "a/1.dcm", "b-fp32", None, 0.123456789012345, "NonCOVID", ("NonCOVID",), (), None, "1.2", -5.5),
@@ -121,7 +122,7 @@ def test_without_pyarrow_parquet_says_what_to_install(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("text", ["", "plain", "ä€😀", "a\udcffb", "\ud800"])
 def test_readable_text_can_be_encoded_and_stays_what_it_is(text: str) -> None:
-    once = readable(text)
+    once = printable(text)
     once.encode("utf-8")
-    assert readable(once) == once
+    assert printable(once) == once
     assert once == text or "\\u" in once

@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from groundglass.audit.duplicates import Pair, Trace, find_pairs, groups_of, in_threads, take_trace
-from groundglass.audit.leakage import (
-    Crossing,
-    counted,
-    leakage_warnings,
-    patients_across,
-    sources_across,
-    with_parts,
-    writable,
-)
+from groundglass.audit.leakage import Crossing, leakage_warnings, patients_across, sources_across, with_parts
 from groundglass.audit.shortcuts import (
     ShortcutBaselines,
     ShortcutFeatures,
@@ -31,7 +23,7 @@ from groundglass.data.manifest import PARTS, Manifest, Record, read_record
 from groundglass.data.splits import Split
 from groundglass.errors import DataError, ImageError
 from groundglass.evaluation.metrics import versions
-from groundglass.evaluation.part import printable
+from groundglass.files import counted, printable
 
 Progress = Callable[[str, int, int | None], None]
 """Told of a stage (``reading``, ``comparing``, ``fitting``), of steps more that are done, and of how many."""
@@ -290,7 +282,7 @@ def document(audited: Audit) -> dict[str, Any]:
     return {
         "format": 1,
         "data": {
-            "name": writable(audited.name),
+            "name": printable(audited.name),
             "root": printable(audited.root),
             "split": audited.split,
             "slices": len(audited.records),
@@ -339,7 +331,7 @@ def _read(
     for result in in_threads(examine, manifest.records, threads):
         tell("reading", 1, len(manifest))
         if isinstance(result, ImageError):
-            unreadable.append(writable(str(result)))
+            unreadable.append(printable(str(result)))
             continue
         traces.append(result[0])
         features.append(result[1])
@@ -364,8 +356,8 @@ def _pair_document(audited: Audit, pair: Pair) -> dict[str, Any]:
             "file": audited.file(record),
             "label": record.label.value if record.label else None,
             "part": record.split,
-            "patient": writable(record.patient_id) if record.patient_known else None,
-            "source": writable(record.source),
+            "patient": printable(record.patient_id) if record.patient_known else None,
+            "source": printable(record.source),
         }
 
     return {

@@ -27,7 +27,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import os
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,6 +42,7 @@ from scipy import sparse
 
 from groundglass.data.manifest import Record, read_bytes, read_pixels, read_record
 from groundglass.errors import ImageError
+from groundglass.files import usable_cores
 from groundglass.imaging.crop import Box, find_lungs, shrunk
 from groundglass.imaging.slice import CTSlice, Grey
 
@@ -1036,7 +1036,7 @@ def in_threads(
     function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int | None = None
 ) -> Iterator[_Result]:
     """``function`` of each item, in order, a few at a time: decoding and filtering leave Python's lock."""
-    workers = threads or _cores()
+    workers = threads or usable_cores()
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[_Result]] = deque()
         for item in items:
@@ -1045,13 +1045,6 @@ def in_threads(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _certain(result: Trace | ImageError) -> Trace:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from groundglass.audit.duplicates import Pair, Progress, Trace, find_pairs, groups_of, read_traces
-from groundglass.data.manifest import PARTS, Manifest, Record, name_some
+from groundglass.data.manifest import PARTS, Manifest, Record
 from groundglass.data.splits import LARGEST_PUBLICATION, Split
+from groundglass.files import counted, name_some, printable
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def patients_across(records: Iterable[Record]) -> tuple[Crossing, ...]:
 def sources_across(records: Sequence[Record]) -> tuple[Crossing, ...]:
     """Sources with slices in several parts, by name."""
     sizes = Counter(record.source for record in records)
-    large = {writable(name) for name, size in sizes.items() if size > LARGEST_PUBLICATION * len(records)}
+    large = {printable(name) for name, size in sizes.items() if size > LARGEST_PUBLICATION * len(records)}
     found = _crossings((record.source, record.split) for record in records)
     return tuple(replace(crossing, collection=crossing.name in large) for crossing in found)
 
@@ -136,19 +136,9 @@ def leakage_warnings(
     return tuple(warnings)
 
 
-def counted(count: int, word: str) -> str:
-    """``1 pair``, ``2 pairs``."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
 def file_name(record: Record) -> str:
     """The name of a record's file, as text that can always be written as UTF-8."""
-    return writable(record.path.name)
-
-
-def writable(text: str) -> str:
-    """Text that can be written as UTF-8, whatever bytes the name it was made from holds."""
-    return re.sub(r"[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
+    return printable(record.path.name)
 
 
 def _crossings(places: Iterable[tuple[str, str | None]]) -> list[Crossing]:
@@ -157,7 +147,7 @@ def _crossings(places: Iterable[tuple[str, str | None]]) -> list[Crossing]:
         if part is not None:
             counts.setdefault(name, Counter())[part] += 1
     return [
-        Crossing(writable(name), {part: parts[part] for part in PARTS if parts[part]})
+        Crossing(printable(name), {part: parts[part] for part in PARTS if parts[part]})
         for name, parts in sorted(counts.items())
         if len(parts) > 1
     ]

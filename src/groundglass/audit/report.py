@@ -23,13 +23,12 @@ from rich.table import Table
 
 from groundglass.audit.audit import SHORTCUT_AUC, Audit, document, label_name
 from groundglass.audit.duplicates import COPY_CORRELATION, LOOKALIKE_CORRELATION, Pair, groups_of
-from groundglass.audit.leakage import Crossing, counted, file_name, writable
+from groundglass.audit.leakage import Crossing, file_name
 from groundglass.audit.shortcuts import Baseline, Figure, Judgement
 from groundglass.data.manifest import PARTS, Label, Record, read_pixels
 from groundglass.errors import ImageError
 from groundglass.evaluation.metrics import versions
-from groundglass.evaluation.part import printable
-from groundglass.files import write_json, write_text
+from groundglass.files import counted, printable, write_json, write_text
 from groundglass.imaging.slice import Grey
 from groundglass.reporting.html import DATA_NOTICE, NOTICE, GalleryItem, GalleryPicture, environment
 from groundglass.reporting.overlay import fit
@@ -65,7 +64,7 @@ def _pairs(audited: Audit) -> Table:
     rest = len(audited.pairs) - len(shown)
     caption = "Correlation of fine structure once one slice is registered to the other. "
     caption += f"{rest} pairs more: see --json or --output." if rest else ""
-    table = _table(f"{escape(writable(audited.name))}: slices that show the same", caption.strip())
+    table = _table(f"{escape(printable(audited.name))}: slices that show the same", caption.strip())
     table.show_lines = True
     table.add_column("")
     table.add_column("slices", overflow="fold")
@@ -174,7 +173,7 @@ def audit_markdown(audited: Audit, command: str, level: int = 1) -> str:
     """
     counts = ", ".join(f"{part} {sum(labels.values())}" for part, labels in audited.parts.items())
     lines = [
-        f"{'#' * level} Audit of {_text(writable(audited.name))}",
+        f"{'#' * level} Audit of {_text(printable(audited.name))}",
         "",
         f"{len(audited.records)} slices ({counts or 'in no parts'}); {audited.compared:,} pairs that "
         f"perceptual hashes proposed were compared. Made by {_code(command)}.",
@@ -439,7 +438,7 @@ def build_report(audited: Audit, command: str) -> AuditReport:
         for label in sorted({label_name(record) for record in audited.records})
     )
     return AuditReport(
-        title=f"Audit of {writable(audited.name)}",
+        title=f"Audit of {printable(audited.name)}",
         subtitle=f"{len(audited.records)} slices: {labels}. Parts: {parts or 'none'}.",
         warnings=audited.warnings(),
         tiles=_tiles(audited),
@@ -521,10 +520,10 @@ def _item(audited: Audit, pair: Pair) -> GalleryItem:
     kind = kind_in_words(pair)
     title, facts = f"{kind[:1].upper()}{kind[1:]}, correlation {pair.correlation:.3f}", []
     for number, record in (("First", pair.first), ("Second", pair.second)):
-        patient = writable(record.patient_id) if record.patient_known else "not known"
+        patient = printable(record.patient_id) if record.patient_known else "not known"
         facts.append(
             f"{number}: {audited.file(record)}, {label_name(record)}, {record.split or 'no part'}, "
-            f"patient {patient}, source {writable(record.source)}"
+            f"patient {patient}, source {printable(record.source)}"
         )
     if pair.registration is not None:
         (across, down), overlap = pair.registration.scale, pair.registration.overlap
@@ -665,7 +664,7 @@ def _crossing_table(title: str, words: str, crossings: Sequence[Crossing]) -> Ta
 
 def _facts(audited: Audit) -> list[tuple[str, str]]:
     facts = [
-        ("Data set", f"{writable(audited.name)}, {printable(audited.root)}"),
+        ("Data set", f"{printable(audited.name)}, {printable(audited.root)}"),
         ("Parts", f"split {audited.split}" if audited.split else "the data set's own"),
         ("Pairs compared", f"{audited.compared:,} that perceptual hashes proposed"),
         ("Called a copy", f"from a correlation of {COPY_CORRELATION:g} of fine structure on"),

@@ -28,11 +28,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from groundglass.audit.leakage import writable
 from groundglass.data.manifest import Label, Record
 from groundglass.errors import DataError
 from groundglass.evaluation.bootstrap import bootstrap
 from groundglass.evaluation.metrics import compute_metrics
+from groundglass.files import printable
 from groundglass.imaging.crop import find_lungs
 from groundglass.imaging.slice import CTSlice, Grey
 
@@ -430,11 +430,11 @@ def _from_csv(path: Path, text: str) -> StatedFigures:
 
     parts = {row.get("split") or "" for row in rows}
     part = parts.pop() if len(parts) == 1 else ""
-    return StatedFigures(writable(path.name), part or "all", len(rows), figure("auc"), figure("accuracy"))
+    return StatedFigures(printable(path.name), part or "all", len(rows), figure("auc"), figure("accuracy"))
 
 
 def _from_json(path: Path, document: Mapping[str, Any]) -> StatedFigures:
-    name = writable(path.stem)
+    name = printable(path.stem)
     if "parts" in document:
         part = "test" if "test" in document["parts"] else next(iter(document["parts"]))
         measured = document["parts"][part]

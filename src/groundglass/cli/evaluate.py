@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundglass.cli.train import Data
+from groundglass.cli.options import Data
 from groundglass.errors import RunError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def _open(name: str) -> TrainedRun:
         from groundglass.evaluation.bundled import BundledRun
         from groundglass.inference.bundle import Bundle
 
-        return BundledRun(Bundle.open(None if name == _DEFAULT else path))
+        return BundledRun(Bundle.open(name))
     if not (path / "run.json").is_file():
         raise RunError(
             f"{name}: neither a run nor a bundle; give a run's folder (with run.json), a bundle's folder (with "

@@ -19,6 +19,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from groundglass.cli.options import (
+    AllowOverlap,
+    Cache,
+    Data,
+    LesionFree,
+    Overrides,
+    Quiet,
+    RecipeName,
+    Seed,
+    Split,
+    Threads,
+)
 from groundglass.errors import GroundglassError
 from groundglass.models.catalogue import Entry, entries, find
 
@@ -27,37 +39,12 @@ if TYPE_CHECKING:
     from groundglass.models.registry import Complexity
     from groundglass.training.train import Job
 
-RecipeName = Annotated[str, typer.Option("--recipe", help="Name of a recipe, or a YAML file.")]
-Data = Annotated[
-    Path, typer.Option("--data", help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")]
-LesionFree = Annotated[
-    Path | None, typer.Option("--lesion-free", help="Folder of lesion-free slices for lesion synthesis.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: optimiser.lr=3e-4.")
-]
-AllowOverlap = Annotated[
-    bool, typer.Option("--allow-overlap", help="Accept patients who stand in several parts of the split.")
-]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads per process; 0: one per core.")]
-Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for cropped slices.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
-
 
 def train(
     data: Data,
     output: Annotated[Path, typer.Option("--output", help="Folder of the run.")],
     recipe: RecipeName = "mask-efficientnet",
-    split: Annotated[
-        str,
-        typer.Option(
-            "--split",
-            help="official, random, patients:FOLD/FOLDS, official-cv:FOLD/FOLDS, "
-            "official-source-cv:FOLD/FOLDS or leave-source-out:NAME; :SEED at the end of folds fixes them.",
-        ),
-    ] = "official",
+    split: Split = "official",
     seed: Seed = 0,
     lesion_free: LesionFree = None,
     overrides: Overrides = None,
@@ -178,9 +165,9 @@ def pretrain(
 
 
 class Precisions(str, Enum):
-    """Models that a bundle can hold."""
+    """Number formats of a bundle's model."""
 
-    BOTH = "both"
+    AUTO = "auto"
     FP32 = "fp32"
     INT8 = "int8"
 
@@ -194,12 +181,12 @@ def export(
         Path | None, typer.Option("--lesion-free", help="Lesion-free slices: more of what lungs look like.")
     ] = None,
     precision: Annotated[
-        Precisions, typer.Option("--precision", help="Models to write; INT8 only where it is as good.")
-    ] = Precisions.BOTH,
+        Precisions, typer.Option("--precision", help="auto: INT8 unless it loses validation AUC.")
+    ] = Precisions.AUTO,
     name: Annotated[str | None, typer.Option("--name", help="Of the model, for its card.")] = None,
     cache: Cache = None,
 ) -> None:
-    """Write a run as a bundle: ONNX models, calibration, refusal, self-test, measured figures, model card."""
+    """Write a run as a bundle: ONNX model, calibration, input check, self-test, measured figures, model card."""
     from rich.console import Console
 
     from groundglass.inference.bundle import Bundle
@@ -207,14 +194,13 @@ def export(
     from groundglass.training.export import export as export_run
     from groundglass.training.run import Run
 
-    precisions: tuple[Precision, ...] = (
-        ("fp32", "int8") if precision is Precisions.BOTH else (precision.value,)
-    )
+    chosen: Precision | None = None if precision is Precisions.AUTO else precision.value
     console = Console(stderr=True)
-    job = Export(Run.open(run), output, data, lesion_free, precisions, name, cache)
-    for kept in export_run(job, lambda step: console.print(step, markup=False, highlight=False)):
-        bundle = Bundle.open(output, kept)
-        typer.echo(f"{output}: {kept}, {len(bundle.model) / 1e6:.1f} MB, verified; bundle {bundle.id}")
+    job = Export(Run.open(run), output, data, lesion_free, chosen, name, cache)
+    export_run(job, lambda step: console.print(step, markup=False, highlight=False))
+    bundle = Bundle.open(output)
+    size = len(bundle.model) / 1e6
+    typer.echo(f"{output}: {bundle.precision}, {size:.1f} MB, verified; bundle {bundle.id}")
 
 
 def models(

@@ -16,7 +16,6 @@ from groundglass.imaging.slice import CTSlice, Grey
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.calibration import Calibration
 from groundglass.inference.engine import Outputs
-from groundglass.inference.input_check import InputCheck
 
 
 @dataclass(frozen=True)
@@ -103,18 +102,17 @@ class BundledRun:
 
     def examine(self, slices: Iterable[CTSlice]) -> tuple[BundledOutputs, Examined]:
         """Predict slices, and say which the bundle would refuse and how far they lie from its training data."""
-        check, reference = InputCheck.from_arrays(self.bundle.trust), self.bundle.reference
+        check, reference = self.bundle.input_check, self.bundle.reference
         cropped, outputs, reasons = [], [], []
         for ct_slice in slices:
             cut = self.preprocessing.apply(ct_slice.pixels)
             output = self._run(cut.pixels)
-            reasons.append(check.judge(cut, output.embedding[0], check.look(ct_slice, cut)).reason)
+            reasons.append(check.after(output.embedding[0], check.before(ct_slice, cut)).reason)
             cropped.append(cut.pixels)
             outputs.append(output)
         percentile = None
         if reference is not None:
-            embedding = np.concatenate([output.embedding for output in outputs])
-            percentile = reference.embedding.percentile(reference.embedding.distance(embedding))
+            percentile = reference.percentile(np.concatenate([output.embedding for output in outputs]))
         return self._outputs(cropped, outputs), Examined(tuple(reasons), percentile)
 
     def _run(self, cropped: Grey) -> Outputs:

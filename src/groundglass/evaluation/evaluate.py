@@ -33,9 +33,9 @@ from groundglass.evaluation.part import (
     content_hash,
     fingerprint,
     part_warnings,
-    printable,
     select_part,
 )
+from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.slice import CTSlice, Grey
 from groundglass.inference.calibration import Calibration

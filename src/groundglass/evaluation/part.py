@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from groundglass.data.manifest import Label, Manifest, Record, read_bytes
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, ImageError
+from groundglass.files import printable
 
 ALL = "all"
 """Name of the part that holds every slice of a data set, whatever its split."""
@@ -59,12 +59,8 @@ class Part:
     def file(self, record: Record) -> str:
         """A record's path below the data set's folder, as text that can always be written as UTF-8."""
         path = record.path
-        return printable(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
-
-
-def printable(path: Path) -> str:
-    """A path as text that can be written as UTF-8, whatever bytes its name holds."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
+        path = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        return printable(path.as_posix())
 
 
 def select_part(manifest: Manifest, split: str | None, part: str, seed: int) -> Part:

@@ -19,7 +19,7 @@ from groundglass.data.manifest import read_pixels
 from groundglass.evaluation.bootstrap import Share
 from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun, metrics_document
 from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, reliability, versions
-from groundglass.files import write_json, write_text
+from groundglass.files import printable, write_json, write_text
 from groundglass.reporting import figures, overlay
 from groundglass.reporting.figures import inline_svg
 from groundglass.reporting.html import (
@@ -59,17 +59,13 @@ def predictions_csv(evaluation: Evaluation) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "label", "patient_id", "source", "split", "probability", "logit", "prediction"])
     for index, record in enumerate(evaluation.part.records):
-        patient, source = (_writable(field) for field in (record.patient_id, record.source))
+        patient, source = printable(record.patient_id), printable(record.source)
         numbers = [f"{values[index]:.9g}" for values in (evaluation.probability, evaluation.logit)]
         label = _label(evaluation.part.label[index] == 1)
         called = _label(evaluation.called[index])
         row = [evaluation.part.file(record), label, patient, source, record.split or "", *numbers, called]
         writer.writerow(row)
     return text.getvalue()
-
-
-def _writable(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _label(covid: np.bool_) -> str:

@@ -18,10 +18,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_args
 
-from groundglass.data.manifest import Label, Manifest, name_some
+from groundglass.data.manifest import Label, Manifest
 from groundglass.errors import DataError, RecipeError
 from groundglass.experiments.results import Identity
 from groundglass.experiments.tables import DEFAULT, LEFT_OUT, PROTOCOLS
+from groundglass.files import name_some
 from groundglass.imaging.crop import Normalisation
 from groundglass.models.catalogue import find
 from groundglass.training.recipe import AugmentationSection, Recipe, load_recipe

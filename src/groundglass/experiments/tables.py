@@ -36,7 +36,7 @@ from groundglass.experiments.results import (
     read_speed,
     update_readme,
 )
-from groundglass.files import write_json, write_text
+from groundglass.files import counted, write_json, write_text
 from groundglass.models.catalogue import find
 from groundglass.reporting.figures import svg
 
@@ -211,11 +211,6 @@ def timed_on(speeds: Iterable[Mapping[str, Any]], how: str) -> list[str]:
     if not timed:
         return []
     return [f"Images per second at inference, {how}: {' and '.join(sorted(timed))}."]
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 epoch``, ``3 epochs``."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def warnings_lines(outcomes: Sequence[RunResult], part: str) -> list[str]:

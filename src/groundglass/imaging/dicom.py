@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, NotASliceError
+from groundglass.files import one_line
 from groundglass.imaging.lossless import FrameLayout, LosslessDecoder
 from groundglass.imaging.slice import CTSlice, Hounsfield, Origin, Patient
-from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guarded, one_line
+from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guarded
 from groundglass.imaging.window import AIR, LUNG, Window, as_hounsfield, extent, interpret
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ from threading import Lock
 from typing import Concatenate, ParamSpec
 
 from groundglass.errors import GroundglassError, ImageError
+from groundglass.files import one_line
 from groundglass.imaging.slice import CTSlice
 
 
@@ -457,9 +458,3 @@ def guarded(file_format: str) -> Callable[[_Reader[_Arguments]], _Reader[_Argume
         return read
 
     return decorate
-
-
-def one_line(text: str, longest: int = 160) -> str:
-    """Text from a file or decoder, fit for a message: printable, on one line, cut where it is too long."""
-    text = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
-    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
+from groundglass.files import one_line
 from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guarded, one_line
+from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guarded
 from groundglass.imaging.window import extent, interpret
 
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Literal
 
+from groundglass.files import printable
 from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN, Prediction, Status
-from groundglass.inference.writers import readable
 
 Axis = Literal["mm", "frame", "order"]
 """What a curve runs along: position towards the head in mm, index in a file, or order of reading."""
@@ -212,7 +212,7 @@ class Studies:
     def add(self, prediction: Prediction) -> None:
         """Take one prediction in; pictures that belong to no series are counted only."""
         self.counts.add(prediction)
-        key, file = _key(prediction), readable(prediction.file)
+        key, file = _key(prediction), printable(prediction.file)
         if key is not None:
             folder = file if prediction.series is None else folder_of(file)
             number = len(self._series) + 1
@@ -247,7 +247,7 @@ class Studies:
 
 def _key(prediction: Prediction) -> str | None:
     """What a prediction's series is known by: its UID, or for a volume without one its file."""
-    return prediction.series or (readable(prediction.file) if prediction.frame is not None else None)
+    return prediction.series or (printable(prediction.file) if prediction.frame is not None else None)
 
 
 def _summary(series: _Series, counts: Counts) -> SeriesSummary:

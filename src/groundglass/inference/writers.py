@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 from groundglass.errors import PredictionError
-from groundglass.files import atomic_path
+from groundglass.files import atomic_path, printable
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status
 
 if TYPE_CHECKING:
@@ -65,15 +65,10 @@ def columns_of(keep_identifiers: bool) -> tuple[str, ...]:
     return COLUMNS + IDENTIFIERS if keep_identifiers else COLUMNS
 
 
-def readable(text: str) -> str:
-    r"""Text that UTF-8 can hold: bytes of a file's name that are no UTF-8 become ``\udcff`` and the like."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def row_of(prediction: Prediction) -> dict[str, Any]:
     """A prediction's columns, all text in them readable."""
     return {
-        name: readable(value) if isinstance(value, str) else value
+        name: printable(value) if isinstance(value, str) else value
         for name, value in prediction.as_row().items()
     }
 
@@ -268,11 +263,11 @@ class Done:
 
     def has_file(self, file: str) -> bool:
         """Whether nothing in a file needs a prediction."""
-        return readable(file) in self.files
+        return printable(file) in self.files
 
     def has_slice(self, file: str, frame: int | None) -> bool:
         """Whether a slice needs no prediction."""
-        return frame is not None and (readable(file), frame) in self.frames
+        return frame is not None and (printable(file), frame) in self.frames
 
     def add(self, prediction: Prediction) -> None:
         """Take a prediction in; what failed is tried again."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from types import TracebackType
 
 from anyio import CapacityLimiter
 
+from groundglass.files import usable_cores
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.serving.admission import Admission
@@ -37,7 +37,7 @@ class Service:
         self.admission = Admission(settings.capacity)
         self.results = Results(settings.capacity)
         self.scratch = Scratch(settings.scratch, settings.capacity.scratch_bytes)
-        self.workers = FairWorkers(settings.workers or _cores())
+        self.workers = FairWorkers(settings.workers or usable_cores())
         self.drawing, self.reporting = CapacityLimiter(2), CapacityLimiter(1)
         self.draining = False
         self.metrics = Metrics(
@@ -65,8 +65,3 @@ class Service:
     def is_ready(self) -> bool:
         """Whether new requests are welcome."""
         return self.workers.alive and not self.draining
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

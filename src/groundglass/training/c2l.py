@@ -32,10 +32,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from groundglass.audit.duplicates import copies_of
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import Record, name_some
+from groundglass.data.manifest import Record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
-from groundglass.files import atomic_path, write_json, write_text
+from groundglass.files import atomic_path, name_some, write_json, write_text
 from groundglass.imaging.crop import Preprocessing
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
