@@ -35,6 +35,14 @@ def _open(name: str) -> TrainedRun:
     return Run.open(path)
 
 
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split", help="As for `groundglass train`. With --part alone: the split the run was trained on."
+    ),
+]
+
+
 def evaluate(
     run: Annotated[
         str,
@@ -45,15 +53,7 @@ def evaluate(
     output: Annotated[
         Path, typer.Option("--output", help="Folder for report.html, metrics.json, predictions.csv.")
     ],
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split",
-            help="official, random, patients:FOLD/FOLDS, official-cv:FOLD/FOLDS, "
-            "official-source-cv:FOLD/FOLDS or leave-source-out:NAME. "
-            "With --part alone: the split the run was trained on.",
-        ),
-    ] = None,
+    split: Split = None,
     part: Annotated[
         str | None,
         typer.Option("--part", help="train, val, test, or all for every slice. Test with --split, else all."),
