@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import PARTS, Record, read_pixels
-from groundglass.data.out_of_distribution import OTHER_PART, foreign_slices, phantom_slices, sicken, vary
+from groundglass.data.out_of_distribution import (
+    OTHER_PART,
+    out_of_distribution_examples,
+    phantom_slices,
+    paint_disease,
+    vary,
+)
 from groundglass.errors import DataError, RunError
 from groundglass.evaluation import log as ledger
 from groundglass.evaluation.calibration import summary
@@ -164,10 +170,10 @@ def _lung_lessons(
     yield from lungs
     for lesson in own:
         yield replace(lesson, pixels=vary(lesson.pixels, rng), weight=_VARIED, deciding=False)
-        sick = vary(sicken(lesson.pixels, rng), rng)
+        sick = vary(paint_disease(lesson.pixels, rng), rng)
         yield replace(lesson, pixels=sick, weight=_VARIED, deciding=False)
     for index, lesson in enumerate(lungs):
-        changed = vary(lesson.pixels, rng) if index % 2 else sicken(lesson.pixels, rng)
+        changed = vary(lesson.pixels, rng) if index % 2 else paint_disease(lesson.pixels, rng)
         yield replace(lesson, pixels=changed)
     for index, pixels in enumerate(phantom_slices(max(_FEWEST_PHANTOMS, round(effort * _PHANTOMS)), seed)):
         yield _Lesson(pixels, LUNG, f"phantom {index}", _PHANTOM)
@@ -178,7 +184,7 @@ def _foreign_lessons(
 ) -> Iterator[_Lesson]:
     yield from (lesson for lesson in cut if lesson.kind != LUNG)
     lungs = [lesson.pixels for lesson in [*own, *cut[::2]] if lesson.kind == LUNG]
-    for index, (kind, pixels) in enumerate(foreign_slices(lungs, seed, effort)):
+    for index, (kind, pixels) in enumerate(out_of_distribution_examples(lungs, seed, effort)):
         yield _Lesson(pixels, kind, f"foreign {index}")
 
 
