@@ -126,7 +126,16 @@ def test_repeat_trains_judges_sums_up_and_goes_on(data: Path, tmp_path: Path) ->
     readme = tmp_path / "README.md"
     readme.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
     sets = [part for setting in SETTINGS for part in ("--set", setting)]
-    arguments = ["repeat", "--recipe", "phantom-demo", "--data", str(data), "--runs", str(tmp_path / "runs")]
+    arguments = [
+        "paper",
+        "seeds",
+        "--recipe",
+        "phantom-demo",
+        "--data",
+        str(data),
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
     arguments += ["--output", str(tmp_path / "results"), "--threads", "1", "--quiet", *sets]
     arguments += ["--cache", str(tmp_path / "cache"), "--readme", str(readme), "--seeds"]
     runner = CliRunner()

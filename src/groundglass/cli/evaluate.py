@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundglass.cli.train import Data
+from groundglass.cli.options import Data
 
 if TYPE_CHECKING:
     from groundglass.evaluation.part import TrainedRun

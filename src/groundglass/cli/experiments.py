@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from groundglass.cli.train import Cache, Data, LesionFree, Overrides, Quiet, RecipeName, Threads
+from groundglass.cli.options import Cache, Data, LesionFree, Overrides, Quiet, RecipeName, Threads
 from groundglass.errors import GroundglassError, RecipeError, RunError
 
 if TYPE_CHECKING:
@@ -142,7 +142,9 @@ def duration(seconds: float | None) -> str:
 
 
 app = typer.Typer(
-    name="compare", help="The paper's experiments: networks, parts, weights.", no_args_is_help=True
+    name="paper",
+    help="The experiments of the paper: networks, ablation, convergence, seeds.",
+    no_args_is_help=True,
 )
 
 Studied = Annotated[
@@ -468,3 +470,6 @@ def _files(given: Sequence[str] | None) -> Mapping[str, Path]:
             raise RecipeError(f"--c2l {each}: there is no file {path}")
         files[find(network).name] = Path(path)
     return files
+
+
+app.command("seeds")(repeat)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, NoReturn
 
 import typer
@@ -10,15 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from groundglass import __version__
-from groundglass.cli import (
-    data,
-    evaluate,
-    experiments,
-    pacs,
-    predict,
-    serve,
-    train,
-)
+from groundglass.cli import data, evaluate, experiments, pacs, predict, serve, train
 from groundglass.errors import GroundglassError
 
 TRAINING = frozenset({"torch", "torchmetrics", "torchvision", "timm", "lightning", "onnx", "safetensors"})
@@ -30,17 +23,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(predict.predict)
-app.command()(serve.serve)
-app.add_typer(data.app)
-app.command()(train.train)
-app.command()(train.pretrain)
-app.command()(experiments.repeat)
-app.add_typer(experiments.app)
-app.command()(evaluate.evaluate)
-app.command()(train.export)
-app.command()(train.models)
-app.command()(pacs.pacs)
+PANELS: Mapping[str, Sequence[Callable[..., None]]] = {
+    "Use": (predict.predict, serve.serve, pacs.pacs),
+    "Train": (train.train, train.pretrain, evaluate.evaluate, train.export, train.models),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(data.app, rich_help_panel="Data")
+app.add_typer(experiments.app, rich_help_panel="Paper")
 
 
 def _version(show: bool) -> None:
@@ -70,7 +61,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in TRAINING:
             raise
-        _fail(f"this command needs {error.name}, which comes with `pip install 'groundglass[train]'`")
+        _fail(
+            f"this command needs {error.name}: `pip install '.[train]'` in a clone of groundglass brings it"
+        )
     except KeyboardInterrupt:
         sys.exit(130)
 

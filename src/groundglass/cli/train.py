@@ -19,6 +19,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from groundglass.cli.options import (
+    AllowOverlap,
+    Cache,
+    Data,
+    LesionFree,
+    Overrides,
+    Quiet,
+    RecipeName,
+    Seed,
+    Split,
+    Threads,
+)
 from groundglass.errors import GroundglassError
 from groundglass.models.catalogue import Entry, entries, find
 
@@ -27,37 +39,12 @@ if TYPE_CHECKING:
     from groundglass.models.registry import Complexity
     from groundglass.training.train import Job
 
-RecipeName = Annotated[str, typer.Option("--recipe", help="Name of a recipe, or a YAML file.")]
-Data = Annotated[
-    Path, typer.Option("--data", help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")]
-LesionFree = Annotated[
-    Path | None, typer.Option("--lesion-free", help="Folder of lesion-free slices for lesion synthesis.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: optimiser.lr=3e-4.")
-]
-AllowOverlap = Annotated[
-    bool, typer.Option("--allow-overlap", help="Accept patients who stand in several parts of the split.")
-]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads per process; 0: one per core.")]
-Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for cropped slices.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
-
 
 def train(
     data: Data,
     output: Annotated[Path, typer.Option("--output", help="Folder of the run.")],
     recipe: RecipeName = "mask-efficientnet",
-    split: Annotated[
-        str,
-        typer.Option(
-            "--split",
-            help="official, random, patients:FOLD/FOLDS, official-cv:FOLD/FOLDS, "
-            "official-source-cv:FOLD/FOLDS or leave-source-out:NAME; :SEED at the end of folds fixes them.",
-        ),
-    ] = "official",
+    split: Split = "official",
     seed: Seed = 0,
     lesion_free: LesionFree = None,
     overrides: Overrides = None,

@@ -1,0 +1,37 @@
+"""Options that several commands have: one name and one meaning for one thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    Path, typer.Option("--data", help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
+]
+Split = Annotated[
+    str,
+    typer.Option(
+        "--split",
+        help="official, random, patients:FOLD/FOLDS, official-cv:FOLD/FOLDS, "
+        "official-source-cv:FOLD/FOLDS or leave-source-out:NAME; :SEED at the end of folds fixes them.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")]
+RecipeName = Annotated[str, typer.Option("--recipe", help="Name of a recipe, or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: optimiser.lr=3e-4.")
+]
+LesionFree = Annotated[
+    Path | None, typer.Option("--lesion-free", help="Folder of lesion-free slices for lesion synthesis.")
+]
+AllowOverlap = Annotated[
+    bool, typer.Option("--allow-overlap", help="Accept patients who are in several parts of the split.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue where an earlier run stopped.")]
+Accelerator = Annotated[str, typer.Option("--accelerator", help="auto, cpu or gpu.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core.")]
+Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for preprocessed slices.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
