@@ -234,106 +234,72 @@ class PhantomFormat(str, Enum):
 @app.command()
 def phantoms(
     output: Annotated[Path, typer.Option("--output", help="New folder to write to.")],
-    count: Annotated[int, typer.Option(help="Number of slices; every other one has lesions.")] = 200,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            "--series", help="Write one DICOM series for each of these severities instead: 0,0.2,0.5,0.9."
+        ),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", help="Slices; default: 200, or 12 in each series.")
+    ] = None,
     severity: Annotated[
-        str, typer.Option(help="Range LO:HI of the lesions' severity, above 0 and at most 1.")
+        str, typer.Option("--severity", help="Range LO:HI of the lesions' severity, above 0 and at most 1.")
     ] = "0.2:0.8",
-    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same slices.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed writes the same files.")] = 0,
     file_format: Annotated[
-        PhantomFormat, typer.Option("--format", help="Kind of files.")
+        PhantomFormat, typer.Option("--format", help="Of single slices.")
     ] = PhantomFormat.PNG,
-    size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along each side.")] = 512,
+    size: Annotated[int, typer.Option("--size", min=64, max=2048, help="Pixels along each side.")] = 512,
 ) -> None:
-    """Invent chest CT slices, healthy and with lesions, as a data set to train on."""
-    from groundglass.data.phantoms import Severities, write_phantoms
-
-    manifest = write_phantoms(output, count, Severities.parse(severity), seed, file_format.value, size)
-    typer.echo(f"{len(manifest)} phantoms in {output}, listed in {output / 'manifest.csv'}")
-
-
-@app.command("phantom-series")
-def phantom_series(
-    output: Annotated[Path, typer.Option("--output", help="New folder to write to.")],
-    severities: Annotated[
-        str, typer.Option(help="One DICOM series for each of these, 0 healthy to 1.")
-    ] = "0,0.2,0.5,0.9",
-    count: Annotated[int, typer.Option(help="Slices per series, from the lungs' apex to their base.")] = 12,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same series.")] = 0,
-    size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along each side.")] = 512,
-) -> None:
-    """Invent chest CT series of patients from healthy to severely ill, as DICOM."""
-    from groundglass.data.phantoms import write_series
+    """Write synthetic chest CT: slices, half of them with lesions, to train on; or whole series."""
+    from groundglass.data.phantoms import Severities, write_phantoms, write_series
     from groundglass.errors import DataError
 
+    if series is None:
+        count = 200 if count is None else count
+        manifest = write_phantoms(output, count, Severities.parse(severity), seed, file_format.value, size)
+        typer.echo(f"{len(manifest)} phantoms in {output}, listed in {output / 'manifest.csv'}")
+        return
     try:
-        numbers = [float(part) for part in severities.split(",")]
+        severities = [float(part) for part in series.split(",")]
     except ValueError:
-        raise DataError(f"--severities {severities}: expected numbers such as 0,0.3,0.9") from None
-    for series in write_series(output, numbers, count, seed, size):
-        typer.echo(f"{series}: {count} slices")
+        raise DataError(f"--series {series}: expected numbers such as 0,0.3,0.9") from None
+    count = 12 if count is None else count
+    for folder in write_series(output, severities, count, seed, size):
+        typer.echo(f"{folder}: {count} slices")
 
 
-@app.command("frame")
-def preview_slices(
+@app.command()
+def preview(
     path: Annotated[Path, typer.Argument(help="File, folder or zip of slices.")],
     output: Annotated[Path, typer.Option("--output", help="Folder for the pictures.")],
-    size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the cropped slice.")] = 160,
+    size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the crop, pixels.")] = 256,
+    severity: Annotated[float, typer.Option("--severity", min=0, max=1, help="Of the lesions.")] = 0.5,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed paints the same.")] = 0,
+    most: Annotated[int | None, typer.Option("--most", min=1, help="Slices; default: all.")] = None,
 ) -> None:
-    """Write original, mask and cropped slice side by side, one PNG per slice."""
+    """Draw each slice, its mask, its crop and copies with painted lesions as one PNG."""
     from groundglass.data.preview import write_previews
     from groundglass.errors import ImageError
     from groundglass.imaging.crop import Preprocessing
 
     failed: list[ImageError] = []
-    written = sum(1 for _ in write_previews(path, output, Preprocessing(size=size), failed.append))
+    previews = write_previews(
+        path,
+        output,
+        Preprocessing(size=size),
+        severity=severity,
+        seed=seed,
+        most=most,
+        on_error=failed.append,
+    )
+    written = sum(1 for _ in previews)
     for error in failed:
         typer.echo(f"left out: {error}", err=True)
     typer.echo(f"{output}: {written} pictures written")
     if failed:
         raise typer.Exit(3)
-
-
-@app.command("lesions")
-def lesion_galleries(
-    path: Annotated[Path, typer.Argument(help="File, folder or zip of slices without lesions.")],
-    output: Annotated[Path, typer.Option("--output", help="Folder for the pictures.")],
-    severity: Annotated[float, typer.Option(min=0, max=1, help="Of the lesions, 0 to 1.")] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed paints the same.")] = 0,
-    most: Annotated[int, typer.Option("--most", min=1, help="Slices that are drawn.")] = 12,
-) -> None:
-    """Draw slices beside copies with painted lesions and signs of other diseases, one PNG per slice."""
-    from groundglass.data.preview import write_lesion_galleries
-    from groundglass.errors import ImageError
-
-    failed: list[ImageError] = []
-    pictures = write_lesion_galleries(
-        path, output, severity=severity, seed=seed, most=most, on_error=failed.append
-    )
-    written = sum(1 for _ in pictures)
-    for error in failed:
-        typer.echo(f"left out: {error}", err=True)
-    typer.echo(f"{output}: {written} pictures written")
-    if failed or not written:
-        raise typer.Exit(3)
-
-
-@app.command("foreign")
-def write_out_of_distribution(
-    output: Annotated[Path, typer.Option("--output", help="New folder to write to.")],
-    dicom: Annotated[
-        Path | None,
-        typer.Option("--dicom", help="DICOM files; those not axial or not of the chest are copied as well."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same pictures.")] = 0,
-    per_kind: Annotated[int, typer.Option("--per-kind", min=1, help="Generated pictures of each kind.")] = 20,
-) -> None:
-    """Write pictures that are no axial lung slices, to measure whether they are refused."""
-    from groundglass.data.out_of_distribution import MANIFEST
-    from groundglass.data.out_of_distribution import write_out_of_distribution as write
-
-    pictures = write(output, seed, dicom, per_kind)
-    kinds = len({picture.kind for picture in pictures})
-    typer.echo(f"{len(pictures)} pictures of {kinds} kinds in {output}, listed in {output / MANIFEST}")
 
 
 @app.command("slices")

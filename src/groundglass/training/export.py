@@ -23,8 +23,8 @@ from groundglass.data.manifest import PARTS, Record, read_pixels
 from groundglass.data.out_of_distribution import (
     OTHER_PART,
     out_of_distribution_examples,
-    phantom_slices,
     paint_disease,
+    phantom_slices,
     vary,
 )
 from groundglass.errors import DataError, RunError
