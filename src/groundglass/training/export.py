@@ -16,7 +16,12 @@ from sklearn.metrics import roc_auc_score
 
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import PARTS, Record, read_pixels
-from groundglass.data.out_of_distribution import foreign_slices, phantom_slices, sicken, vary
+from groundglass.data.out_of_distribution import (
+    out_of_distribution_examples,
+    paint_disease,
+    phantom_slices,
+    vary,
+)
 from groundglass.errors import DataError, RunError
 from groundglass.evaluation import log
 from groundglass.evaluation.calibration import summary
@@ -386,10 +391,10 @@ def _lung_pictures(
     yield from lungs
     for picture in own:
         yield replace(picture, pixels=vary(picture.pixels, rng), weight=_VARIED, deciding=False)
-        sick = vary(sicken(picture.pixels, rng), rng)
+        sick = vary(paint_disease(picture.pixels, rng), rng)
         yield replace(picture, pixels=sick, weight=_VARIED, deciding=False)
     for index, picture in enumerate(lungs):
-        changed = vary(picture.pixels, rng) if index % 2 else sicken(picture.pixels, rng)
+        changed = vary(picture.pixels, rng) if index % 2 else paint_disease(picture.pixels, rng)
         yield replace(picture, pixels=changed)
     for index, pixels in enumerate(phantom_slices(max(_FEWEST_PHANTOMS, round(effort * _PHANTOMS)), seed)):
         yield _Picture(pixels, LUNG, f"phantom {index}", _PHANTOM)
@@ -400,5 +405,5 @@ def _other_pictures(
 ) -> Iterator[_Picture]:
     yield from (picture for picture in cut if picture.kind != LUNG)
     lungs = [picture.pixels for picture in [*own, *cut[::2]] if picture.kind == LUNG]
-    for index, (kind, pixels) in enumerate(foreign_slices(lungs, seed, effort)):
+    for index, (kind, pixels) in enumerate(out_of_distribution_examples(lungs, seed, effort)):
         yield _Picture(pixels, kind, f"other {index}")
