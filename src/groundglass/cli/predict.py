@@ -363,8 +363,6 @@ def _holds_unicode(encoding: str | None) -> bool:
     return True
 
 
-
-
 class Engine(str, Enum):
     """What works through the files."""
 
@@ -516,6 +514,10 @@ def _interruptible(predictions: Path | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = "" if predictions is None else f"; predictions so far are in {predictions}, continue with --resume"
+        kept = (
+            ""
+            if predictions is None
+            else f"; predictions so far are in {predictions}, continue with --resume"
+        )
         typer.echo(f"interrupted{kept}", err=True)
         raise typer.Exit(INTERRUPTED) from None

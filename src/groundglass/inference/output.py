@@ -208,9 +208,7 @@ def _json_lines(plan: OutputPlan, path: Path, predictions: Path, bundle: Bundle)
             predictions_writer("parquet", nowhere).close()
     with appending(predictions) as stream:
         writer = JsonLinesWriter(stream)
-        output = (
-            _Folder(path, plan.inputs, writer, done) if is_folder else Output(predictions, writer, done)
-        )
+        output = _Folder(path, plan.inputs, writer, done) if is_folder else Output(predictions, writer, done)
         yield output
     if done.predictions:
         drop_overtaken(predictions)

@@ -24,7 +24,15 @@ from groundglass.files import atomic_path, counted, printable
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.input_check import FLAGS
 from groundglass.inference.prediction import COVID, NON_COVID, Evidence, Prediction, Status
-from groundglass.inference.series import SERIES_SCORE, Axis, Counts, Curve, SeriesSummary, Totals, slices_in_score
+from groundglass.inference.series import (
+    SERIES_SCORE,
+    Axis,
+    Counts,
+    Curve,
+    SeriesSummary,
+    Totals,
+    slices_in_score,
+)
 from groundglass.inference.writers import file_errors, read_predictions
 from groundglass.reporting.html import NOTICE, environment
 from groundglass.reporting.overlay import Picture, fit, grey_picture, outlined_slice, overlay, side_by_side
@@ -66,7 +74,9 @@ def evidence_picture(evidence: Evidence) -> Picture:
     missing = max(_HEIGHT - whole.shape[0], 0)
     whole = np.pad(whole, ((missing // 2, missing - missing // 2), (0, 0), (0, 0)))
     shown = fit(cropped.pixels, _HEIGHT)
-    inner = grey_picture(shown) if evidence.activation_map is None else overlay(shown, evidence.activation_map)
+    inner = (
+        grey_picture(shown) if evidence.activation_map is None else overlay(shown, evidence.activation_map)
+    )
     return side_by_side([whole, inner], _HEIGHT)
 
 
@@ -118,12 +128,16 @@ def write_report(
         "facts": _facts(bundle),
         "command": printable(command),
     }
-    parts = environment().get_template("prediction.html.j2").stream(
-        report=report,
-        notice=NOTICE,
-        data_notice=_DATA_NOTICE,
-        script=Markup(script),  # noqa: S704 - own script
-        digest=Markup(digest),  # noqa: S704 - own hash
+    parts = (
+        environment()
+        .get_template("prediction.html.j2")
+        .stream(
+            report=report,
+            notice=NOTICE,
+            data_notice=_DATA_NOTICE,
+            script=Markup(script),  # noqa: S704 - own script
+            digest=Markup(digest),  # noqa: S704 - own hash
+        )
     )
     parts.enable_buffering(64)
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:

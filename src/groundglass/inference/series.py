@@ -204,10 +204,12 @@ class _Series:
         elif not any(map(math.isnan, self.frame)):
             axis, along = "frame", self.frame
         order = sorted(range(len(along)), key=along.__getitem__)
-        at, probability, label = (
-            tuple(values[index] for index in order) for values in (along, self.probability, self.label)
+        return Curve(
+            axis,
+            tuple(along[index] for index in order),
+            tuple(self.probability[index] for index in order),
+            tuple(self.label[index] for index in order),
         )
-        return Curve(axis, at, probability, label)
 
 
 class Totals:

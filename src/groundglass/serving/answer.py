@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from groundglass.inference.writers import json_line, row_of
+from groundglass.inference.writers import json_line
 from groundglass.serving.documents import RESULTS, predictions_document
 from groundglass.serving.exchange import exchange_of
 from groundglass.serving.job import HeatMaps, Job, Judged
@@ -98,7 +98,7 @@ class PredictionsAnswer(Response):
     def _line(self, judged: Judged) -> bytes:
         if self._heat_maps != "inline":
             return json_line(judged.prediction)
-        return json.dumps({**row_of(judged.prediction), "heat_map": judged.heat_map}).encode() + b"\n"
+        return json.dumps({**judged.prediction.as_row(), "heat_map": judged.heat_map}).encode() + b"\n"
 
     @asynccontextmanager
     async def _judged(

@@ -14,7 +14,7 @@ from groundglass.inference.bundle import CARD, Bundle
 from groundglass.inference.output import OutputPlan, open_output
 from groundglass.inference.prediction import Prediction
 from groundglass.inference.series import SERIES_SCORE
-from groundglass.inference.writers import json_line, predictions_writer, row_of
+from groundglass.inference.writers import json_line, predictions_writer
 from groundglass.serving.results import KeptSlice, Result
 
 RESULTS = "/v1/results"
@@ -34,7 +34,7 @@ def predictions_document(
     kept = seconds_left is not None
     predictions = []
     for number, prediction in enumerate(result.predictions):
-        row = row_of(prediction)
+        row = prediction.as_row()
         if kept:
             row.update(_links_of_slice(result, number))
         if inline is not None:
@@ -42,7 +42,7 @@ def predictions_document(
         predictions.append(row)
     return {
         "bundle": result.bundle,
-        "counts": {"total": result.studies.counts.total, **asdict(result.studies.counts)},
+        "counts": {"total": result.totals.counts.total, **asdict(result.totals.counts)},
         "series_score": SERIES_SCORE,
         "series": _series(result),
         "predictions": predictions,
@@ -52,9 +52,9 @@ def predictions_document(
 
 def _series(result: Result) -> list[dict[str, Any]]:
     """The series, each with the numbers of its predictions from 0."""
-    series = [{**each.as_document(), "predictions": []} for each in result.studies.summaries()]
+    series = [{**each.as_document(), "predictions": []} for each in result.totals.summaries()]
     for number, prediction in enumerate(result.predictions):
-        index = result.studies.number(prediction)
+        index = result.totals.number(prediction)
         if index is not None:
             series[index - 1]["predictions"].append(number)
     return series

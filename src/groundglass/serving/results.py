@@ -16,7 +16,7 @@ from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.slice import CTSlice, Grey, Origin
 from groundglass.imaging.window import LUNG
 from groundglass.inference.prediction import Evidence, Prediction
-from groundglass.inference.series import Studies
+from groundglass.inference.series import Totals
 from groundglass.serving.problems import Problem
 from groundglass.serving.settings import Capacity
 
@@ -91,7 +91,7 @@ class Result:
         bundle: id of the bundle that was asked.
         begun: when, in the clock's seconds.
         predictions: in the order of reading.
-        studies: what they say together.
+        totals: what they say together.
         slices: those that are kept, by the number of their prediction.
         size: bytes of the slices.
     """
@@ -100,14 +100,14 @@ class Result:
     bundle: str
     begun: float
     predictions: list[Prediction] = field(default_factory=list)
-    studies: Studies = field(default_factory=Studies)
+    totals: Totals = field(default_factory=Totals)
     slices: dict[int, KeptSlice] = field(default_factory=dict)
     size: int = 0
 
     def add(self, prediction: Prediction) -> None:
         """Take the next prediction."""
         self.predictions.append(prediction)
-        self.studies.add(prediction)
+        self.totals.add(prediction)
 
 
 class Results:
