@@ -58,7 +58,7 @@ def test_a_fault_breaks_off_an_answer_that_had_begun(faulty: Running, png: bytes
     with (
         faulty.client() as client,
         client.stream(
-            "POST", "/v1/predictions", files=files, headers={"Accept": "application/x-ndjson"}
+            "POST", "/v2/predictions", files=files, headers={"Accept": "application/x-ndjson"}
         ) as lines,
         pytest.raises(httpx.RemoteProtocolError),
     ):
@@ -87,7 +87,7 @@ def test_requests_sent_ahead_are_answered_in_turn(start: Start, png: bytes) -> N
             send_head(opened, len(content))
             opened.sendall(content)
         received = b""
-        while received.count(b'"kept": null}') < 2:
+        while received.count(b'"kept":null}') < 2:
             chunk = opened.recv(65536)
             assert chunk, "closed before the second answer"
             received += chunk
