@@ -36,7 +36,7 @@ class Reader:
         finally:
             self.closed = True
 
-    def judge(self, item: Prediction, **_: Any) -> Prediction:
+    def classify(self, item: Prediction, **_: Any) -> Prediction:
         if self.work is not None:
             self.work(item.file)
         return item

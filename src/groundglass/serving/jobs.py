@@ -381,7 +381,7 @@ class Job:
         self._loop.call_soon_threadsafe(self._take, number, classified)
 
     def _classify(self, item: CTSlice | Prediction) -> Classified:
-        prediction = self._classifier.judge(item, evidence=self._heat_maps != "none")
+        prediction = self._classifier.classify(item, evidence=self._heat_maps != "none")
         evidence, wanted = prediction.evidence, self._heat_maps
         kept = KeptSlice.of(evidence) if evidence is not None and wanted == "link" else None
         heat_map = heat_map_uri(evidence) if evidence is not None and wanted == "inline" else None
