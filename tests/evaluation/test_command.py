@@ -25,6 +25,7 @@ def command(
     """Runs ``groundglass evaluate`` on the drawn data set with the given options."""
     pytest.importorskip("torch", reason="runs need the extra [train]")
     monkeypatch.setattr("groundglass.training.run.Run.open", lambda path: run)
+    (run.path / "run.json").write_text("{}")
     data = tmp_path / "data" / "manifest.csv"
     write_manifest(make_manifest(), data)
 

@@ -7,21 +7,25 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, Manifest, write_manifest
 from groundglass.errors import DataError, ImageError, RunError
-from groundglass.evaluation.evaluate import evaluate
+from groundglass.evaluation.evaluate import Evaluation, Examined, evaluate
 from groundglass.evaluation.metrics import TITLES
-from groundglass.evaluation.report import measures_table
-from groundglass.evaluation.result import Evaluation
+from groundglass.evaluation.report import tables, write_report
+from groundglass.imaging.slice import CTSlice
+from groundglass.inference.calibration import Calibration
+
+from .conftest import BrightnessRun
 
 MakeManifest = Callable[..., Manifest]
 
@@ -50,7 +54,9 @@ def go(
     part: str = "test",
     **more: Any,
 ) -> Evaluation:
-    return evaluate(run, manifest, split, part, output, resamples=200, **more)
+    evaluation = evaluate(run, manifest, split, part, output, resamples=200, **more)
+    write_report(run, evaluation, output)
+    return evaluation
 
 
 def sha256_of(manifest: Manifest, split: str) -> list[str]:
@@ -70,7 +76,7 @@ def test_writes_what_it_measured(run: Any, make_manifest: MakeManifest, tmp_path
     assert document["data"]["patients"] == 6
     assert document["run"] | {"path": ""} == {
         "path": "", "recipe": "brightness", "network": "mean-grey", "seed": 0, "split": "official",
-        "finished": True, "training_seconds": None, "versions": None,
+        "training_seconds": None, "versions": None,
     }  # fmt: skip
     assert document["threshold"] == 0.5
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "predictions.csv").read_text())))
@@ -154,7 +160,7 @@ def test_names_that_are_no_text_are_written_all_the_same(
     run: Any, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     go(run, make_manifest({0: os.fsdecode(b"caf\xe9.png")}), tmp_path / "out")
-    assert "caf\ufffd.png" in (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8")
+    assert "caf\\udce9.png" in (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8")
 
 
 def test_part_of_one_class_is_reported_with_reasons(
@@ -217,16 +223,13 @@ def test_unreadable_slice_is_named_and_nothing_is_written(
     assert not (run.path / "evaluations.json").exists()
 
 
-def test_unfinished_run_is_refused_unless_allowed(
+def test_a_run_that_was_killed_is_refused_with_what_mends_it(
     run: Any, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     run.info = {"finished": False}
-    with pytest.raises(RunError, match=r"not finished.*--allow-unfinished"):
+    with pytest.raises(RunError, match=r"has not finished; finish it with `groundglass train --resume`$"):
         go(run, make_manifest(), tmp_path / "out")
     assert run.predicted == 0
-    evaluation = go(run, make_manifest(), tmp_path / "out", allow_unfinished=True)
-    assert "not finished" in evaluation.warnings[0]
-    assert evaluation.command.endswith("--allow-unfinished")
 
 
 def test_network_that_gives_no_number_is_an_error(
@@ -253,7 +256,7 @@ def test_every_look_at_a_part_is_recorded(run: Any, make_manifest: MakeManifest,
     assert [(entry["part"], Path(entry["output"]).name) for entry in entries] == [
         ("test", "first"), ("val", "val"), ("test", "second"),
     ]  # fmt: skip
-    assert (first.looks, second.looks) == (1, 2)
+    assert (first.times_evaluated, second.times_evaluated) == (1, 2)
     assert not any("evaluated with this run" in warning for warning in first.warnings)
     assert any("2 times" in warning for warning in second.warnings)
     assert "once, this time included" in (tmp_path / "first" / "report.html").read_text()
@@ -268,7 +271,7 @@ def test_looks_are_counted_wherever_the_slices_lie(
     (tmp_path / "data").rename(tmp_path / "moved")
     records = tuple(replace(record, path=tmp_path / "moved" / record.path.name) for record in manifest)
     moved = Manifest("renamed", tmp_path / "moved", tuple(reversed(records)))
-    assert go(run, moved, tmp_path / "second").looks == 2
+    assert go(run, moved, tmp_path / "second").times_evaluated == 2
 
 
 def test_damaged_record_is_an_error(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
@@ -332,8 +335,36 @@ def test_table_names_every_measure(run: Any, make_manifest: MakeManifest, tmp_pa
     from rich.console import Console
 
     console = Console(record=True, width=120, file=io.StringIO())
-    console.print(measures_table(go(run, make_manifest(), tmp_path / "out")))
+    console.print(*tables(go(run, make_manifest(), tmp_path / "out")))
     text = console.export_text()
     assert all(title in text for title in TITLES.values())
     assert "12 slices of 6 patients" in text
     assert "0.750" in text
+
+
+class ExaminingRun(BrightnessRun):
+    """As a bundle does, it checks its input and knows how far a slice lies from its training data."""
+
+    calibration = Calibration(1.0, 0.9, {"COVID": 0.7, "NonCOVID": 0.7})
+
+    def examine(self, slices: Iterable[CTSlice]) -> tuple[Any, Examined]:
+        outputs = self.predict(each.pixels for each in slices)
+        count = len(outputs.logit)
+        reason = ("blank: nearly all of it is one grey (3.1)", *[None] * (count - 1))
+        return outputs, Examined(reason, np.linspace(0, 100, count))
+
+
+def test_a_bundle_is_asked_whether_it_fits_the_slices(
+    run: Any, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    evaluation = go(ExaminingRun(run.path), make_manifest(), tmp_path / "out")
+    applicability = json.loads((tmp_path / "out" / "metrics.json").read_text())["applicability"]
+    assert applicability["refused"]["value"] == pytest.approx(1 / 12)
+    assert applicability["reasons"] == {"blank": 1}
+    assert applicability["beyond_95"]["value"] == pytest.approx(1 / 12)
+    assert "5 % are expected" in applicability["beyond_95"]["meaning"]
+    assert applicability["prediction_sets"]["nominal_coverage"] == 0.9
+    assert len(list(tables(evaluation))) == 2
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert "Whether the bundle fits these slices" in page.text
+    assert "Prediction sets that hold the label, COVID slices" in page.text

@@ -1,6 +1,6 @@
-"""The record, kept in a run's folder, of every evaluation of that run.
+"""The evaluation log: kept in a run's folder, it names every evaluation of that run.
 
-A test part says something only while nothing is chosen on it. Looking again is not forbidden, but counted.
+A test part says something only while nothing is chosen on it. Evaluating it again is not forbidden, but counted.
 """
 
 from __future__ import annotations
@@ -41,41 +41,33 @@ class Entry:
     output: str
 
 
-def read_entries(run: Path) -> tuple[Entry, ...]:
-    """Evaluations recorded so far, oldest first.
-
-    Raises:
-        RunError: the record is damaged.
-    """
-    path = run / FILE
-    try:
-        return tuple(Entry(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["evaluations"])
-    except FileNotFoundError:
-        return ()
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(
-            f"{path}: the record of evaluations cannot be read ({error}); repair or remove it"
-        ) from None
-
-
 def record(run: Path, entry: Entry) -> int:
-    """Add an evaluation to the run's record.
+    """Add an evaluation to the log of a run.
 
     Returns:
         How often these very slices have been evaluated with this run, this time included.
 
     Raises:
-        RunError: the record is damaged or cannot be written.
+        RunError: the log is damaged or cannot be written.
     """
     try:
         with _locked(run):
-            entries = (*read_entries(run), entry)
+            entries = (*_read(run / FILE), entry)
             write_json(run / FILE, {"format": 1, "evaluations": [asdict(each) for each in entries]})
     except OSError as error:
         raise RunError(
             f"{run / FILE}: the evaluation cannot be recorded ({error}); make the run writable"
         ) from None
     return sum(each.fingerprint == entry.fingerprint for each in entries)
+
+
+def _read(path: Path) -> tuple[Entry, ...]:
+    try:
+        return tuple(Entry(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["evaluations"])
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path}: the evaluation log cannot be read ({error}); repair or remove it") from None
 
 
 @contextmanager

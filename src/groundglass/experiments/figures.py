@@ -59,7 +59,8 @@ def _draw_row(axes: Axes, place: int, value: MeanSD, *, strong: bool) -> None:
     colour = COVID if strong else NON_COVID
     if value.low is not None and value.high is not None:
         axes.plot([value.low, value.high], [place] * 2, color=colour, linewidth=1.6, solid_capstyle="round")
-    axes.plot(value.values, [place + 0.24] * len(value.values), "o", color=colour, markersize=2.6, alpha=0.6)
+    seeds = [each for each in value.values if each is not None]
+    axes.plot(seeds, [place + 0.24] * len(seeds), "o", color=colour, markersize=2.6, alpha=0.6)
     axes.plot(value.mean, place, "D" if strong else "o", color=colour, markersize=5.5)
 
 

@@ -196,9 +196,9 @@ def ablation_tasks(
     _check_protocols(protocols, ("official", LEFT_OUT))
     tasks = []
     for protocol in protocols:
-        split, parts = "official", ("val", "test")
-        if protocol == LEFT_OUT:
-            split, parts = f"leave-source-out:{left_out or largest_sources(manifest)}", ("test",)
+        outside = protocol == LEFT_OUT
+        split = f"leave-source-out:{left_out or largest_sources(manifest)}" if outside else protocol
+        parts = ("test",) if outside else ("val", "test")
         for (name, title, variant, weights), seed in product(variants(recipe, files), seeds):
             identity = Identity("ablation", protocol, name, title, seed)
             tasks.append(Task(identity, variant, weights, split, parts))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,8 @@ from scipy.special import expit
 
 from groundglass.data.manifest import Label
 from groundglass.errors import DataError, RunError
+from groundglass.evaluation.evaluate import Evaluation, TrainedRun, metrics_document
 from groundglass.files import printable, write_text
-
-if TYPE_CHECKING:
-    from groundglass.evaluation.evaluate import Evaluation
-    from groundglass.evaluation.part import TrainedRun
 
 FORMAT = 2
 NOT_RUN = "not-run.json"
@@ -116,7 +113,7 @@ class RunResult:
 def run_result_document(
     identity: Identity,
     run: TrainedRun,
-    evaluations: Mapping[str, tuple[Evaluation, Path]],
+    evaluations: Mapping[str, Evaluation],
     *,
     weights: str,
     cost: Mapping[str, int],
@@ -127,7 +124,7 @@ def run_result_document(
     Args:
         identity: which run it is.
         run: the trained network.
-        evaluations: by part, the evaluation and the folder it was written to.
+        evaluations: by part.
         weights: kind of weights it started from.
         cost: parameters and operations.
         pretraining: what the weights were pretrained on, where that is known.
@@ -141,7 +138,7 @@ def run_result_document(
             raise RunError(
                 f"{run.path}: epoch {row['epoch']:.0f} has no finite loss; was the training stable?"
             )
-    measured = {part: _measured(folder / "metrics.json") for part, (_, folder) in evaluations.items()}
+    measured = {part: _measured(metrics_document(run, each)) for part, each in evaluations.items()}
     return {
         "format": FORMAT,
         **asdict(identity),
@@ -151,19 +148,18 @@ def run_result_document(
         "split": {
             "specification": run.split_spec,
             "train_and_val": run.info.get("fingerprint"),
-            "parts": {part: evaluation.sha256 for part, (evaluation, _) in evaluations.items()},
+            "parts": {part: evaluation.sha256 for part, evaluation in evaluations.items()},
         },
         "run": {key: value for key, value in run.info.items() if key != "training_sha256"},
         "cost": dict(cost),
         "recipe": run.recipe.model_dump(mode="json"),
         "history": history,
         "parts": measured,
-        "predictions": {part: _rows(evaluation) for part, (evaluation, _) in evaluations.items()},
+        "predictions": {part: _rows(evaluation) for part, evaluation in evaluations.items()},
     }
 
 
-def _measured(path: Path) -> dict[str, Any]:
-    document = json.loads(path.read_text(encoding="utf-8"))
+def _measured(document: Mapping[str, Any]) -> dict[str, Any]:
     counts = {key: document["data"][key] for key in ("slices", "covid", "patients")}
     return counts | {key: document[key] for key in _MEASURED}
 

@@ -17,6 +17,7 @@ from groundglass.data.manifest import Manifest
 from groundglass.data.splits import make_split
 from groundglass.errors import RecipeError, RunError, WeightsError
 from groundglass.evaluation.evaluate import evaluate
+from groundglass.evaluation.report import write_report
 from groundglass.experiments.plan import Task
 from groundglass.experiments.results import (
     NOT_RUN,
@@ -209,7 +210,8 @@ def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> dict[str, A
     evaluations = {}
     for part in task.parts:
         place = folder / f"evaluation-{part}"
-        evaluations[part] = evaluate(run, manifest, task.split, part, place, data=paths.data), place
+        evaluations[part] = evaluate(run, manifest, task.split, part, place, data=paths.data)
+        write_report(run, evaluations[part], place)
     return run_result_document(
         task.identity,
         run,

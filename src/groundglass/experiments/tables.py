@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -378,9 +379,8 @@ def render_seeds(folder: Path) -> str:
     results = sorted(read_run_results(folder), key=lambda each: each.identity.seed)
     first = results[0]
     for other in results:
-        for what in ("recipe", "split"):
-            if getattr(other, what) != getattr(first, what):
-                raise DataError(f"{other.path}: differs in its {what} from {first.path.name}")
+        if other.recipe != first.recipe or other.split["specification"] != first.split["specification"]:
+            raise DataError(f"{other.path}: differs in its recipe or split from {first.path.name}")
 
     def summary(values: Sequence[float | None]) -> dict[str, Any]:
         of = MeanSD.of(values)
@@ -423,35 +423,28 @@ def render_convergence(folder: Path) -> str:
     """
     results, not_run = read_run_results(folder), read_not_run(folder)
     runs: dict[tuple[str, str], dict[int, RunResult]] = {}
-    for each in sorted(
-        results, key=lambda each: (each.network, _KINDS.index(each.weights), each.identity.seed)
-    ):
-        runs.setdefault((each.network, each.weights), {})[each.identity.seed] = each
-    pairs = [pair for pair in combinations(runs, 2) if pair[0][0] == pair[1][0]]
+    for run in sorted(results, key=lambda run: (run.network, _KINDS.index(run.weights), run.identity.seed)):
+        runs.setdefault((run.network, run.weights), {})[run.identity.seed] = run
     compared = [
-        _faster(second, first, runs) for first, second in pairs if runs[first].keys() & runs[second].keys()
+        _faster(second, first, runs)
+        for first, second in combinations(runs, 2)
+        if first[0] == second[0] and runs[first].keys() & runs[second].keys()
     ]
     for each, p in zip(compared, holm([each["p"] for each in compared]), strict=True):
         each["p_corrected"] = p
-    lines, panels = [], {}
+    lines = []
+    panels = defaultdict[tuple[str, str], dict[str, list[list[float]]]](dict)
     for (network, weights), seeds in runs.items():
         aucs, losses = ([_curve(run, name) for run in seeds.values()] for name in ("val_auc", "val_loss"))
-        cells = (
-            [max(curve) for curve in aucs],
-            [np.mean(curve) for curve in aucs],
-            [np.mean(x) for x in losses],
-        )
-        lines.append([network, weights, _seeds(list(seeds)), *(_cell(MeanSD.of(values)) for values in cells)])
-        for label, curves in (("Validation loss", losses), ("Validation AUC", aucs)):
-            panels.setdefault((network, label), {})[weights] = curves
+        best, means = [max(curve) for curve in aucs], [[fmean(curve) for curve in x] for x in (aucs, losses)]
+        lines.append([network, weights, _seeds(list(seeds)), *(_cell(MeanSD.of(x)) for x in (best, *means))])
+        panels[network, "Validation loss"][weights] = losses
+        panels[network, "Validation AUC"][weights] = aucs
     heads = ["network", "weights", "seeds", "best AUC", "mean AUC over epochs", "mean loss over epochs"]
-    first = results[0]
-    one_each = {
-        each.identity.row: Row(each.identity.row, each.identity.title, (each,), {}) for each in results
-    }
+    first, rows = results[0], {run.identity.row: run for run in results}
     paragraphs = [
         f"Validation part of split `{first.split['specification']}` ({first.run['counts']['val']} slices). "
-        + _settings(list(one_each.values())),
+        + _settings([Row(name, run.identity.title, (run,), {}) for name, run in rows.items()]),
         "![Validation loss and AUC over the epochs, mean and every seed](./convergence.svg)",
         _markdown(heads, lines),
         _AREA_NOTE,
