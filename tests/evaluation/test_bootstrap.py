@@ -50,18 +50,6 @@ def test_weights_of_repeated_slices_equal_repeating_them() -> None:
     assert {name: weighted[name][0] for name in TITLES} == pytest.approx(repeated.values())
 
 
-def test_interval_of_accuracy_is_the_binomial_one_for_one_slice_per_patient() -> None:
-    label, probability = predictions(203)
-    share = compute_metrics(label, probability).accuracy.value
-    interval = bootstrap(label, probability, patients(203)).intervals["accuracy"]
-    assert share is not None
-    assert interval.low is not None
-    assert interval.high is not None
-    deviation = np.sqrt(share * (1 - share) / 203)
-    assert interval.low == pytest.approx(share - 1.96 * deviation, abs=0.01)
-    assert interval.high == pytest.approx(share + 1.96 * deviation, abs=0.01)
-
-
 def test_slices_of_one_patient_do_not_count_as_independent() -> None:
     label, probability = predictions(50)
     copies = 4

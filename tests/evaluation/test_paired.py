@@ -70,29 +70,12 @@ def test_delong_is_its_definition(seed: int) -> None:
     np.testing.assert_allclose(covariance, expected)
 
 
-def test_delongs_error_is_that_of_many_samples() -> None:
-    rng = np.random.default_rng(0)
-    label = np.repeat(np.array([1, 0], np.int8), [60, 80])
-
-    def sample() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        common = rng.normal(size=140)
-        return (
-            label * 1.2 + common + rng.normal(size=140),
-            label * 0.8 + common + 0.7 * rng.normal(size=140),
-        )
-
-    tests = [delong_test(label, *sample()) for _ in range(1500)]
-    differences = [test.difference for test in tests if test]
-    errors = [test.standard_error for test in tests if test]
-    assert np.mean(errors) == pytest.approx(np.std(differences), rel=0.05)
-
-
 def test_delong_without_a_difference_or_without_a_class() -> None:
     label = np.array([1, 1, 0, 0], np.int8)
     score = np.array([3.0, 2.0, 1.0, 0.0])
     same = delong_test(label, score, 10 * score)
     assert same is not None
-    assert (same.first, same.difference, same.p) == (1.0, 0.0, 1.0)
+    assert (same.difference, same.p) == (0.0, 1.0)
     assert delong_test(np.ones(4, np.int8), score, score) is None
     assert delong_test(np.array([1, 1, 1, 0], np.int8), score, score) is None
     with pytest.raises(ValueError, match="two slices of each class"):
@@ -143,16 +126,6 @@ def test_type_one_errors_are_near_the_level() -> None:
     # Four standard errors of a share of 2,000 are 0.02.
     assert rejected(delongs) == pytest.approx(0.05, abs=0.02)
     assert rejected(mid) == pytest.approx(0.05, abs=0.02)
-
-
-def test_a_true_difference_is_found() -> None:
-    rng = np.random.default_rng(2)
-    label = np.repeat(np.array([1, 0], np.int8), 100)
-    found = []
-    for _ in range(50):
-        test = delong_test(label, label * 3 + rng.normal(size=200), label * 0.5 + rng.normal(size=200))
-        found.append(test.p if test else 1.0)
-    assert rejected(found) > 0.95
 
 
 @pytest.mark.slow

@@ -13,19 +13,17 @@ to lie high and may not even hold the part's own value.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from groundglass.evaluation.metrics import BINS, THRESHOLD, TITLES, bin_index, check_predictions
+from groundglass.evaluation.metrics import BINS, THRESHOLD, TITLES, Metrics, bin_index, check_predictions
 
 RESAMPLES = 2000
 LEVEL = 0.95
-
-METHOD = "percentile bootstrap over patients"
-"""What files call the method of the intervals."""
 
 _MAX_UNDEFINED_SHARE = 0.5
 # Resamples are drawn in blocks of about this many weights: they fit the processor's cache.
@@ -71,6 +69,26 @@ class Bootstrap:
     resamples: int
     one_class: int
     seed: int
+
+    def method(self) -> dict[str, Any]:
+        """How the intervals were made, as plain JSON values."""
+        return {
+            "level": LEVEL,
+            "method": "percentile bootstrap over patients",
+            "resamples": self.resamples,
+        }
+
+
+def with_intervals(metrics: Metrics, intervals: Bootstrap) -> dict[str, dict[str, Any]]:
+    """Value, reason, low and high of each measure by its key, as plain JSON values."""
+    return {
+        name: {
+            **asdict(metric),
+            "low": intervals.intervals[name].low,
+            "high": intervals.intervals[name].high,
+        }
+        for name, metric in metrics
+    }
 
 
 @dataclass(frozen=True)

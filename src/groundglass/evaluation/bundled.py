@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,30 +21,12 @@ from groundglass.inference.engine import Outputs
 
 @dataclass(frozen=True)
 class BundledOutputs:
-    """What a bundle says of N slices.
-
-    Attributes:
-        logit: of COVID, before calibration, shape (N,).
-        probability: of COVID, calibrated, shape (N,).
-        activation_map: contributions to the logit, shape (N, h, w).
-        cropped: the cropped slices, shape (N, size, size).
-    """
+    """What a bundle says of N slices: :class:`groundglass.evaluation.evaluate.NetworkOutputs`, calibrated."""
 
     logit: NDArray[np.float64]
     probability: NDArray[np.float64]
     activation_map: NDArray[np.float32]
     cropped: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class _Network:
-    name: str
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    name: str
-    network: _Network
 
 
 class BundledRun:
@@ -59,9 +42,9 @@ class BundledRun:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.path = bundle.path
-        training = bundle.info.training
-        network = _Network(str(bundle.info.network.get("name", "")))
-        self.recipe = _Recipe(str(training.get("recipe", "")), network)
+        training, network = bundle.info.training, bundle.info.network
+        names = SimpleNamespace(name=str(network.get("name", "")))
+        self.recipe = SimpleNamespace(name=str(training.get("recipe", "")), network=names)
         self.seed = int(training.get("seed", 0))
         self.split_spec = str(training.get("split", ""))
 

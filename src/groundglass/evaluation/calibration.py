@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.evaluation.bootstrap import LEVEL, METHOD, RESAMPLES, Share, bootstrap, share_of
+from groundglass.evaluation.bootstrap import RESAMPLES, Share, bootstrap, share_of, with_intervals
 from groundglass.evaluation.metrics import compute_metrics
 from groundglass.evaluation.part import Part
 from groundglass.inference.calibration import Calibration
@@ -82,15 +82,8 @@ def summary(part: Part, logit: NDArray[np.floating], calibration: Calibration) -
         "slices": len(part.records),
         "covid": int(part.label.sum()),
         "patients": intervals.patients,
-        "metrics": {
-            name: {
-                "value": metric.value,
-                "low": intervals.intervals[name].low,
-                "high": intervals.intervals[name].high,
-            }
-            for name, metric in compute_metrics(part.label, probability)
-        },
-        "interval": {"level": LEVEL, "method": METHOD, "resamples": RESAMPLES},
+        "metrics": with_intervals(compute_metrics(part.label, probability), intervals),
+        "interval": intervals.method(),
         "prediction_sets": {
             "nominal_coverage": sets.nominal_coverage,
             "coverage": {name: share.value for name, share in sets.coverage.items()},

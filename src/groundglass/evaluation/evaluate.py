@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from groundglass.data.manifest import Manifest, Record, read_record
 from groundglass.errors import RunError
 from groundglass.evaluation import log
-from groundglass.evaluation.bootstrap import LEVEL, METHOD, RESAMPLES, Bootstrap, Share, bootstrap, share_of
+from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, Share, bootstrap, share_of, with_intervals
 from groundglass.evaluation.calibration import PredictionSets, prediction_sets
 from groundglass.evaluation.metrics import (
     BINS,
@@ -36,7 +36,7 @@ from groundglass.evaluation.part import (
     select_part,
 )
 from groundglass.files import printable
-from groundglass.imaging.crop import CroppedSlice
+from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.slice import CTSlice, Grey
 from groundglass.inference.calibration import Calibration
 
@@ -79,13 +79,6 @@ class NetworkOutputs(Protocol):
         """The cropped slices, shape (N, size, size)."""
 
 
-class SlicePreprocessing(Protocol):
-    """How slices are cropped before the network sees them."""
-
-    def apply(self, pixels: Grey) -> CroppedSlice:
-        """Crop one slice, shape (H, W)."""
-
-
 class TrainedRun(Protocol):
     """A trained network with its history: a training's run folder, a bundle, or anything else that has these.
 
@@ -114,7 +107,7 @@ class TrainedRun(Protocol):
         """Specification of the split that it was trained on."""
 
     @property
-    def preprocessing(self) -> SlicePreprocessing:
+    def preprocessing(self) -> Preprocessing:
         """How slices are cropped."""
 
     @property
@@ -262,7 +255,9 @@ def evaluate(
     if isinstance(run, ExaminingRun) and examined is not None:
         applicability = _applicability(chosen, probability, examined, run.calibration, resamples, seed)
     sha256, now = fingerprint(chosen, hashes), datetime.now(timezone.utc).isoformat(timespec="seconds")
-    times = _record(run, chosen, sha256, now, output)
+    # A bundle is not written to once it is made.
+    log_folder = run.record_folder
+    times = 1 if log_folder is None else log.record(log_folder, chosen, sha256, now, output)
     if times > 1 and part not in {"train", "val"}:
         warnings = (
             f"These slices have been evaluated with this run {times} times, this time included. Figures on a "
@@ -338,15 +333,6 @@ def _applicability(
     )
 
 
-def _record(run: TrainedRun, part: Part, sha256: str, now: str, output: Path) -> int:
-    """Record an evaluation where that is done; how often these slices have been evaluated with this run."""
-    if run.record_folder is None:
-        return 1
-    folder = printable(output.absolute())
-    entry = log.Entry(part.data, part.split, part.name, len(part.records), sha256, now, folder)
-    return log.record(run.record_folder, entry)
-
-
 def _command(run: TrainedRun, part: Part, data: Path, output: Path, resamples: int, seed: int) -> str:
     words = ["groundglass", "evaluate", printable(run.path), "--data", printable(data)]
     words += ["--split", part.split] if part.split is not None else []
@@ -386,19 +372,15 @@ def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
         "threshold": THRESHOLD,
         "metrics": {
             name: {
-                **asdict(metric),
-                "low": intervals.intervals[name].low,
-                "high": intervals.intervals[name].high,
+                **values,
                 "undefined_resamples": intervals.intervals[name].undefined,
                 "interval_reason": intervals.intervals[name].reason,
             }
-            for name, metric in evaluation.metrics
+            for name, values in with_intervals(evaluation.metrics, intervals).items()
         },
         "confusion": asdict(evaluation.metrics.confusion),
         "interval": {
-            "level": LEVEL,
-            "method": METHOD,
-            "resamples": intervals.resamples,
+            **intervals.method(),
             "one_class_resamples": intervals.one_class,
             "seed": intervals.seed,
         },

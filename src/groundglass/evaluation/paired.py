@@ -29,21 +29,14 @@ class AucTest:
     """DeLong's test of two AUCs.
 
     Attributes:
-        first: AUC of the first network.
-        second: AUC of the second.
-        standard_error: of their difference.
+        difference: AUC of the first network less that of the second.
+        standard_error: of the difference.
         p: two-sided.
     """
 
-    first: float
-    second: float
+    difference: float
     standard_error: float
     p: float
-
-    @property
-    def difference(self) -> float:
-        """First less second."""
-        return self.first - self.second
 
 
 @dataclass(frozen=True)
@@ -128,7 +121,7 @@ def delong_test(
         p = 1.0
     else:
         p = float(2 * norm.sf(abs(difference) / error)) if error > _EQUAL else 0.0
-    return AucTest(float(auc[0]), float(auc[1]), error, p)
+    return AucTest(difference, error, p)
 
 
 def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> McNemarTest:
