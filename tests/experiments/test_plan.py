@@ -17,10 +17,11 @@ from groundglass.experiments.plan import (
     chosen,
     convergence_tasks,
     largest_sources,
+    seeds_tasks,
     table1_tasks,
     variants,
 )
-from groundglass.experiments.tables import flat
+from groundglass.experiments.results import flat
 from groundglass.training.recipe import load_recipe
 
 
@@ -39,6 +40,10 @@ def test_the_whole_table() -> None:
     assert splits == {"random:0", "official", *(f"patients:{fold}/5" for fold in range(1, 6))}
     assert all(task.allow_overlap == (task.identity.protocol == "paper") for task in tasks)
     assert {task.parts for task in tasks} == {("val", "test")}
+    named = table1_tasks(["patients"], ["vgg-16"], ["none"], [4], folds=3)
+    assert [(task.split, task.identity.folds) for task in named] == [
+        (f"patients:{fold}/3", 3) for fold in (1, 2, 3)
+    ]
 
 
 def test_all_networks_have_one_recipe_but_for_vggs_learning_rate() -> None:
@@ -58,14 +63,6 @@ def test_all_networks_have_one_recipe_but_for_vggs_learning_rate() -> None:
     assert {task.recipe.training.epochs for task in tasks} == {3}
 
 
-def test_named_networks_serve_every_protocol() -> None:
-    tasks = table1_tasks(["patients"], ["vgg-16"], ["none"], [4], folds=3, split_seed=8)
-    assert [task.split for task in tasks] == ["patients:1/3", "patients:2/3", "patients:3/3"]
-    assert [task.identity.folds for task in tasks] == [3, 3, 3]
-    (paper,) = table1_tasks(["paper"], ["vgg-16"], ["none"], [4], split_seed=8)
-    assert paper.split == "random:8"
-
-
 def test_c2l_weights_may_lie_in_a_file() -> None:
     files = {"resnet-18": Path("here/backbone.safetensors")}
     tasks = convergence_tasks(["resnet-18", "efficientnet-lite0"], seeds=[0], files=files)
@@ -79,27 +76,31 @@ def test_c2l_weights_may_lie_in_a_file() -> None:
     ]
     assert {task.parts for task in tasks} == {()}
     assert tasks[2].name == "official/resnet-18-c2l-seed-0"
-    (folded,) = convergence_tasks(["resnet-18"], ["none"], [0], split="official-cv:1/3")
-    assert folded.name == "official-cv-1-3/resnet-18-none-seed-0"
+
+
+def test_one_recipe_over_seeds() -> None:
+    split = "leave-source-out:a+b"
+    tasks = seeds_tasks(load_recipe("mask-efficientnet"), split, [0, 3], ["test"])
+    assert [task.name for task in tasks] == [
+        f"leave-source-out-a+b/mask-efficientnet-seed-{seed}" for seed in (0, 3)
+    ]
+    assert {(task.split, task.parts, task.weights) for task in tasks} == {(split, ("test",), "imagenet")}
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: table1_tasks(["offical"]), "protocol 'offical' is unknown"),
-        (lambda: table1_tasks(networks=["resnet-49"]), "did you mean 'resnet-"),
-        (
-            lambda: table1_tasks(weights=["imagnet"]),
-            "'imagnet' are of no known kind; there are none, imagenet, c2l",
-        ),
-        (
-            lambda: table1_tasks(overrides=["network.weights=none"]),
-            "the rows decide network.weights; use --weights",
-        ),
-        (lambda: table1_tasks(overrides=["network.name=vgg-16"]), "use --networks"),
+        (lambda: table1_tasks(["cv"]), "there are paper, official, patients"),
+        (lambda: table1_tasks(networks=["vgg-17"]), "did you mean"),
+        (lambda: table1_tasks(weights=["imagnet"]), "there are none, imagenet, c2l"),
+        (lambda: table1_tasks(overrides=["network.weights=none"]), "use --weights"),
+        (lambda: convergence_tasks(overrides=["network.name=vgg-16"]), "use --networks"),
         (lambda: table1_tasks(overrides=["training.epoch=3"]), r"did you mean training\.epochs"),
-        (lambda: convergence_tasks(overrides=["network.weights=none"]), "use --weights"),
-        (lambda: variants(load_recipe("resnet-18")), "has no mask branch to leave out"),
+        (lambda: list(variants(load_recipe("resnet-18"))), "has no mask branch to leave out"),
+        (
+            lambda: chosen(table1_tasks(), ["vgg*", "resnet"]),
+            "--only resnet: matches no run; rows are vgg-16",
+        ),
     ],
 )
 def test_what_cannot_be_is_named(make: object, message: str) -> None:
@@ -107,71 +108,48 @@ def test_what_cannot_be_is_named(make: object, message: str) -> None:
         make()  # type: ignore[operator]
 
 
-def test_rows_of_one_seed_come_first_and_folds_together() -> None:
-    tasks = table1_tasks(
-        ["patients", "official"], ["resnet-18", "efficientnet-lite0"], ["none"], seeds=[1, 0], folds=2
-    )
+def test_rows_of_one_seed_come_first_and_a_list_can_be_narrowed() -> None:
+    networks = ["resnet-18", "efficientnet-lite0"]
+    tasks = table1_tasks(["patients", "official"], networks, ["none"], seeds=[1, 0], folds=2)
     assert [task.name for task in chosen(tasks, ())] == [
         f"{protocol}/{network}-none-seed-{seed}{fold}"
         for seed in (0, 1)
         for protocol, fold in (("patients", "-fold-1"), ("patients", "-fold-2"), ("official", ""))
-        for network in ("resnet-18", "efficientnet-lite0")
+        for network in networks
     ]
-
-
-def test_a_list_can_be_narrowed() -> None:
-    tasks = table1_tasks(["paper", "official"], seeds=[0, 1])
-    assert len(chosen(tasks, ["*-none"])) == 20
-    assert len(chosen(tasks, ["official/*-none", "official/vgg-16-none"])) == 10
-    assert [task.name for task in chosen(tasks, ["paper/vgg-16-c2l-seed-1"])] == ["paper/vgg-16-c2l-seed-1"]
-    with pytest.raises(RecipeError, match=r"--only resnet: matches no run; rows are vgg-16-none"):
-        chosen(tasks, ["vgg*", "resnet"])
+    assert len(chosen(tasks, ["official/*", "official/resnet-18-none"])) == 4
+    one = "official/resnet-18-none-seed-1"
+    assert [task.name for task in chosen(tasks, [one])] == [one]
 
 
 def test_every_variant_changes_one_thing() -> None:
-    default, *others = variants(load_recipe("mask-efficientnet"))
-    was = dict(flat(default.recipe.model_dump(mode="json")))
+    recipes = {name: recipe for name, _, recipe, _ in variants(load_recipe("mask-efficientnet"))}
+    was = dict(flat(recipes.pop("default").model_dump(mode="json")))
     changed = {}
-    for variant in others:
-        now = dict(flat(variant.recipe.model_dump(mode="json")))
-        assert list(now) == list(was)
-        changed[variant.name] = {key for key in now if now[key] != was[key]}
+    for name, recipe in recipes.items():
+        now = dict(flat(recipe.model_dump(mode="json")))
+        changed[name] = {key for key in now if now[key] != was[key]}
+        # Every variant is a recipe that a file could hold.
+        assert type(recipe).model_validate(recipe.model_dump()) == recipe
     four = {"translation", "rotation", "mirror", "noise"}
     rest = {"smallest_crop", "stretch", "grey", "blur", "jpeg", "erasing"}
-    assert changed == {
+    assert changed.pop("normalisation-min-max") == {"preprocessing.normalisation"}
+    assert {name: keys for name, keys in changed.items() if not name.startswith("normalisation")} == {
         "no-mask": {"network.mask"},
         "no-attention": {"network.attention"},
         "no-histogram": {"network.histogram"},
         "no-crop": {"preprocessing.crop"},
-        "normalisation-two-anchor": {"preprocessing.normalisation"},
-        "normalisation-min-max": {"preprocessing.normalisation"},
         "augmentation-paper": {f"augmentation.{name}" for name in rest},
         "augmentation-none": {f"augmentation.{name}" for name in four | rest},
         "no-synthesis": {"synthesis.slices_per_epoch"},
         "weights-none": {"network.weights"},
         "weights-c2l": {"network.weights"},
     }
-    assert {variant.name: variant.weights for variant in others}["weights-c2l"] == "c2l"
-    # Every variant is a recipe that a file could hold.
-    for variant in others:
-        assert type(variant.recipe).model_validate(variant.recipe.model_dump()) == variant.recipe
-
-
-def test_what_the_default_leaves_out_is_put_in() -> None:
-    recipe = load_recipe(
-        "mask-efficientnet",
-        [
-            "network.mask=false",
-            "preprocessing.crop=false",
-            "synthesis.slices_per_epoch=0",
-            "network.weights=none",
-        ],
-    )
-    names = {variant.name: variant for variant in variants(recipe)}
-    assert names["with-mask"].recipe.network.mask
-    assert names["with-crop"].recipe.preprocessing.crop
-    assert names["with-synthesis"].recipe.synthesis.slices_per_epoch == 320
-    assert {"weights-imagenet", "weights-c2l"} < set(names)
+    off = ["network.mask=false", "preprocessing.crop=false", "synthesis.slices_per_epoch=0"]
+    recipes = {name: recipe for name, _, recipe, _ in variants(load_recipe("mask-efficientnet", off))}
+    assert recipes["with-mask"].network.mask
+    assert recipes["with-crop"].preprocessing.crop
+    assert recipes["with-synthesis"].synthesis.slices_per_epoch == 320
 
 
 def manifest(**sources: tuple[int, int]) -> Manifest:
@@ -193,29 +171,19 @@ def test_the_source_left_out_is_chosen_by_size() -> None:
     data = manifest(big=(0, 110), medium=(0, 80), small=(0, 20), x=(12, 0), y=(30, 0), z=(60, 0), tiny=(5, 0))
     assert largest_sources(data) == "y+medium"
     assert make_split(data, "leave-source-out:y+medium").parts["test"]
-    assert (
-        largest_sources(manifest(**{"a[1]": (0, 20), "b": (0, 30), "c*": (20, 0), "d+e": (25, 0)}))
-        == "c[*]+a[[]1]"
-    )
+    odd = manifest(**{"a[1]": (0, 20), "b": (0, 30), "c*": (20, 0), "d+e": (25, 0)})
+    assert largest_sources(odd) == "c[*]+a[[]1]"
     with pytest.raises(DataError, match=r"no source is large enough.*--left-out"):
         largest_sources(manifest(a=(9, 9), b=(9, 9)))
-    with pytest.raises(DataError, match="no source is large enough"):
-        largest_sources(manifest(a=(100, 0), b=(0, 20), c=(0, 30)))
 
 
 def test_on_covid_ct_a_collection_and_a_publication_are_left_out(covid_ct: Path) -> None:
-    data = load_dataset(covid_ct)
-    tasks = ablation_tasks(load_recipe("mask-efficientnet"), data, [0], protocols=["left-out"])
-    assert {task.split for task in tasks} == {"leave-source-out:2020.02.25.20021568+medpix"}
-    assert {task.parts for task in tasks} == {("test",)}
-    test = make_split(data, tasks[0].split).part("test")
+    data, recipe = load_dataset(covid_ct), load_recipe("mask-efficientnet")
+    (task, *_) = ablation_tasks(recipe, data, [0], protocols=["left-out"])
+    assert (task.split, task.parts) == ("leave-source-out:2020.02.25.20021568+medpix", ("test",))
+    test = make_split(data, task.split).part("test")
     assert {data.records[index].label for index in test} == set(Label)
-
-
-def test_ablation_lists_both_protocols_and_takes_named_sources(covid_ct: Path) -> None:
-    data = load_dataset(covid_ct)
-    tasks = ablation_tasks(load_recipe("mask-efficientnet"), data, [0, 1], left_out="crawled")
-    assert len(tasks) == 2 * 2 * 12
+    tasks = ablation_tasks(recipe, data, [0, 1], left_out="crawled")
     assert {task.split for task in tasks} == {"official", "leave-source-out:crawled"}
     with pytest.raises(RecipeError, match="there are official, left-out"):
-        ablation_tasks(load_recipe("mask-efficientnet"), data, protocols=["paper"])
+        ablation_tasks(recipe, data, protocols=["paper"])

@@ -1,4 +1,4 @@
-"""The command compare as a user meets it: stopped and gone on with, rendered, refused in one line."""
+"""The command paper as a user meets it: stopped and resumed, rendered, refused in one line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.experiments.results_factory import document, seeds, write
+from tests.experiments.results_factory import seeds, write
 from tests.test_architecture import TORCH, WITHOUT_TORCH
 from typer.testing import CliRunner
 
 import groundglass
-from groundglass.cli.experiments import duration
 from groundglass.cli.main import app
-from groundglass.errors import GroundglassError
+from groundglass.errors import GroundglassError, WeightsError
 from groundglass.imaging.phantom import make_phantom
 
 SETTINGS = ("synthesis.slices_per_epoch=0", "training.batch_size=8", "training.ema_decay=0.5")
@@ -47,7 +46,7 @@ def arguments(experiment: str, data: Path, place: Path, *more: str, epochs: int 
     sets = [part for setting in SETTINGS for part in ("--set", setting)]
     where = ["--data", str(data), "--runs", str(place / "runs"), "--output", str(place / "results")]
     small = ["--size", "64", "--epochs", str(epochs), "--threads", "1", "--accelerator", "cpu", "--quiet"]
-    return ["compare", experiment, *where, "--cache", str(data.parent / "cache"), *small, *sets, *more]
+    return ["paper", experiment, *where, "--cache", str(data.parent / "cache"), *small, *sets, *more]
 
 
 def invoke(*words: str) -> str:
@@ -59,40 +58,37 @@ def test_convergence_skips_what_cannot_be_had(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_hub(entry: object) -> None:
-        from groundglass.errors import WeightsError
-
         raise WeightsError("no hub here")
 
     monkeypatch.setattr("groundglass.models.weights._require_hub", no_hub)
     words = arguments("convergence", data, tmp_path, "--networks", "resnet-18", "--weights", "none,imagenet")
-    listed = invoke(*words, "--seeds", "0", "--dry-run")
-    assert "2 runs, 0 done, 1 to do; no run is finished yet to judge the time by." in listed
+    assert "official/resnet-18-none-seed-0: to do" in invoke(*words, "--seeds", "0", "--dry-run")
     assert not (tmp_path / "results").exists(), "a dry run writes nothing"
     out = invoke(*words, "--seeds", "0")
     assert "skipped, no hub here" in out
     assert "Not run: `resnet-18-imagenet`: no hub here." in out
-    kept = json.loads((tmp_path / "results" / "convergence.json").read_text())
-    assert [(each["network"], each["weights"]) for each in kept["curves"]] == [("resnet-18", "none")]
-    assert kept["not_run"] == {"official/resnet-18-imagenet-seed-0": "no hub here"}
     run = json.loads((tmp_path / "results" / "official" / "resnet-18-none-seed-0.json").read_text())
-    assert run["predictions"] == {}, "no test slice is judged"
+    assert run["predictions"] == {}, "no test slice is evaluated"
 
 
 @pytest.mark.slow
-def test_ablation_from_training_to_table(data: Path, tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- ablation:begin -->\n<!-- ablation:end -->\n")
-    words = arguments("ablation", data, tmp_path, "--only", "default,no-mask", "--left-out", "ward 1")
-    out = invoke(*words, "--seeds", "0", "--set", "network.weights=none", "--readme", str(readme))
-    assert "[4/4] left-out/no-mask-seed-0" in out
-    assert "(split `leave-source-out:ward 1`): 12 slices" in out
-    assert "| no mask branch | 0 |" in readme.read_text()
+def test_ablation_and_seeds_from_training_to_table(data: Path, tmp_path: Path) -> None:
+    words = arguments("ablation", data, tmp_path, "--only", "default,no-mask", "--protocols", "left-out")
+    out = invoke(*words, "--seeds", "0", "--set", "network.weights=none", "--left-out", "ward 1")
+    assert "[2/2] left-out/no-mask-seed-0" in out
+    assert "split `leave-source-out:ward 1`" in out
+    assert "| no mask branch | 0 |" in out
     mask, without = (
-        json.loads((tmp_path / "results" / "official" / f"{row}-seed-0.json").read_text())
+        json.loads((tmp_path / "results" / "left-out" / f"{row}-seed-0.json").read_text())
         for row in ("default", "no-mask")
     )
     assert without["cost"]["parameters"] < mask["cost"]["parameters"]
-    assert set(mask["predictions"]) == {"val", "test"}
+    place = tmp_path / "seeds"
+    words = arguments("seeds", data, place, "--recipe", "efficientnet-lite0", "--set", "network.weights=none")
+    del words[words.index("--size") : words.index("--threads")]
+    out = invoke(*words, "--seeds", "3", "--set", "preprocessing.size=64", "--set", "training.epochs=1")
+    assert "efficientnet-lite0, 64 × 64 pixels, 1 epoch" in out.replace("recipe `efficientnet-lite0`, ", "")
+    assert json.loads((place / "results" / "summary.json").read_text())["seeds"] == [3]
 
 
 def two_seeds(data: Path, place: Path) -> list[str]:
@@ -111,9 +107,8 @@ def through(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_and_started_again_it_ends_where_it_would_have(
-    data: Path, through: Path, tmp_path: Path, blow: signal.Signals
+    data: Path, through: Path, tmp_path: Path
 ) -> None:
     command = two_seeds(data, tmp_path)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -121,19 +116,18 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(
     deadline = time.monotonic() + 240
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(blow)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert "Traceback" not in err
-    if blow == signal.SIGINT:
-        assert process.returncode == 130
-        assert "stopped; the same command goes on where it was" in out
+    assert process.returncode == 130
+    assert "stopped; the same command resumes it" in out
     results = tmp_path / "results" / "official"
     first, second = (results / f"efficientnet-lite0-none-seed-{seed}.json" for seed in (0, 1))
     assert first.exists()
     assert not second.exists()
     before = first.read_bytes()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "[1/2] official/efficientnet-lite0-none-seed-0: is there already" in done.stdout
+    assert "[1/2] official/efficientnet-lite0-none-seed-0: exists already" in done.stdout
     assert first.read_bytes() == before
     whole, resumed = (json.loads((folder / second.name).read_text()) for folder in (through, results))
     assert resumed["predictions"] == whole["predictions"]
@@ -141,11 +135,11 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(
     assert len(resumed["history"]) == 3
 
 
-@pytest.mark.parametrize("experiment", ["table1", "ablation", "convergence"])
+@pytest.mark.parametrize("experiment", ["table1", "ablation", "convergence", "seeds"])
 def test_rendering_needs_no_torch(experiment: str, tmp_path: Path) -> None:
-    write(tmp_path, *seeds("vgg-16-none", 1.0), document("default", 1.0))
+    write(tmp_path, *seeds("vgg-16-none", 1.0, experiment=experiment))
     script = WITHOUT_TORCH + (
-        f"\nsys.argv[1:] = ['compare', {experiment!r}, '--render-only', '--output', {str(tmp_path)!r}]"
+        f"\nsys.argv[1:] = ['paper', {experiment!r}, '--render-only', '--output', {str(tmp_path)!r}]"
         "\nfrom groundglass.cli.main import main\nmain()"
     )
     done = subprocess.run(
@@ -156,8 +150,9 @@ def test_rendering_needs_no_torch(experiment: str, tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(Path(groundglass.__file__).parents[1])},
     )
     assert done.returncode == 0, done.stderr
-    assert "vgg-16 (none)" in done.stdout or "| vgg-16 | none |" in done.stdout
-    assert (tmp_path / f"{experiment}.md").read_text().strip() == done.stdout.strip()
+    assert "vgg-16" in done.stdout
+    file = "summary.md" if experiment == "seeds" else f"{experiment}.md"
+    assert (tmp_path / file).read_text().strip() == done.stdout.strip()
 
 
 @pytest.mark.parametrize(
@@ -167,13 +162,13 @@ def test_rendering_needs_no_torch(experiment: str, tmp_path: Path) -> None:
         (["table1", "--render-only", "--output", "nowhere"], "nowhere: holds no result of a run yet"),
         (["table1", "--data", "nowhere", "--lesion-free", "x"], "nowhere: no such folder or file"),
         (["table1", "--data", ".", "--seeds", "a"], "--seeds a: expected a range"),
+        (["ablation"], "name the data set with --data"),
         (["table1", "--data", ".", "--networks", ","], "expected words with commas"),
         (["convergence", "--data", ".", "--c2l", "resnet-18"], "expected NETWORK=FILE"),
         (
             ["convergence", "--data", ".", "--c2l", "resnet-18=no.safetensors"],
             "there is no file no.safetensors",
         ),
-        (["table1", "--data", "."], "name their folder with --lesion-free"),
     ],
 )
 def test_one_line_says_what_is_wrong(
@@ -181,19 +176,5 @@ def test_one_line_says_what_is_wrong(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(GroundglassError, match=message) as caught:
-        invoke("compare", *words)
+        invoke("paper", *words)
     assert "\n" not in str(caught.value)
-
-
-def test_help_lists_the_experiments() -> None:
-    out = invoke("compare", "--help")
-    for experiment in ("table1", "ablation", "convergence"):
-        assert experiment in out
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(None, "unknown"), (40.0, "40 s"), (120.0, "2 min"), (3599.0, "1 h 00 min"), (7500.0, "2 h 05 min")],
-)
-def test_durations_in_words(seconds: float | None, words: str) -> None:
-    assert duration(seconds) == words
