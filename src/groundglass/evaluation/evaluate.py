@@ -64,11 +64,11 @@ class NetworkOutputs(Protocol):
 
     @property
     def logit(self) -> NDArray[np.floating]:
-        """Logit of COVID, before calibration, shape (N,)."""
+        """Of COVID, before calibration, shape (N,)."""
 
     @property
     def probability(self) -> NDArray[np.floating]:
-        """Probability of COVID, 0 to 1, shape (N,)."""
+        """Of COVID, 0 to 1, shape (N,)."""
 
     @property
     def activation_map(self) -> NDArray[np.floating]:
@@ -152,10 +152,10 @@ class Applicability:
     """Whether a bundle's answers can be relied on for the evaluated slices.
 
     Attributes:
-        refused: share that its input check refuses.
+        refused: share of the slices that its input check refuses.
         reasons: how often each reason was given, without the numbers in it.
         beyond_95: see ``BEYOND``; None where the bundle holds no reference.
-        prediction_sets: their coverage, and how often they decide.
+        prediction_sets: what they are worth.
     """
 
     refused: Share

@@ -215,7 +215,10 @@ def _roc(evaluation: Evaluation) -> FigurePanel:
         f"At the threshold {THRESHOLD:g} the network finds {recall:.1%} of the COVID slices and takes "
         f"{1 - specificity:.1%} of the NonCOVID slices for COVID. Area under the curve {auc.value:.3f}."
     )
-    return _panel("roc", "ROC curve", figures.roc_figure(x, y, auc.value, (1 - specificity, recall)), words)
+    names = "False positive rate (1 − specificity)", "True positive rate (recall)"
+    point = (1 - specificity, recall)
+    drawn = figures.curve_figure((x, y), f"AUC {auc.value:.3f}", (0.0, 1.0), point, names)
+    return _panel("roc", "ROC curve", drawn, words)
 
 
 def _precision_recall(evaluation: Evaluation) -> FigurePanel:
@@ -226,7 +229,9 @@ def _precision_recall(evaluation: Evaluation) -> FigurePanel:
     y, x, _ = sklearn.precision_recall_curve(label, evaluation.probability)
     precision = evaluation.metrics.precision.value
     point = None if precision is None else (recall, precision)
-    drawn = figures.precision_recall_figure(x, y, average.value, float(label.mean()), point)
+    names = "Recall (share of COVID slices found)", "Precision (share of COVID calls right)"
+    chance, legend = float(label.mean()), f"average precision {average.value:.3f}"
+    drawn = figures.curve_figure((x, y), legend, (chance, chance), point, names)
     words = f"Average precision {average.value:.3f}; {label.mean():.1%} of the slices are COVID."
     return _panel(name, title, drawn, words)
 
@@ -248,14 +253,14 @@ def _reliability(evaluation: Evaluation) -> FigurePanel:
 
 def _training(run: TrainedRun) -> Iterator[FigurePanel]:
     history, selected = run.history(), run.info.get("selected_epoch")
-    missing = "Not drawn: the run holds no such history of its training."
-    for name, figure, words in (
-        ("loss", figures.loss_figure(history, selected), "Loss on the training and the validation part"),
-        ("validation", figures.validation_figure(history, selected), "Measures on the validation part"),
+    for name, curves, label in (
+        ("loss", {"train_loss": "training", "val_loss": "validation"}, "Loss (cross-entropy, nats)"),
+        ("validation", {"val_auc": "AUC", "val_accuracy": "accuracy"}, "Measure on the validation part"),
     ):
-        yield _panel(
-            name, f"Training: {name}", figure, f"{words} after each epoch." if figure else missing, "half"
-        )
+        figure = figures.history_figure(history, curves, label, selected)
+        words = f"After each epoch: {label}; {' and '.join(curves.values())}."
+        missing = "Not drawn: the run holds no such history of its training."
+        yield _panel(name, f"Training: {name}", figure, words if figure else missing, "half")
 
 
 def _gallery(run: TrainedRun, evaluation: Evaluation) -> list[GalleryGroup]:

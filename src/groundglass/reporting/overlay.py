@@ -26,18 +26,14 @@ def grey_picture(pixels: NDArray[np.uint8]) -> Picture:
 
 
 def overlay(cropped: NDArray[np.uint8], activation_map: NDArray[np.floating]) -> Picture:
-    """Lay a class activation map over its cropped slice.
+    """Lay a class activation map over its cropped slice: a picture of shape (H, W, 3).
 
     Orange speaks for COVID, blue against it; the largest magnitude of this map is the most opaque, so that
     colours compare within a slice and not between slices.
 
     Args:
         cropped: grey pixels, shape (H, W).
-        activation_map: contributions to the logit of COVID, shape (h, w); values that are not finite count
-            as none.
-
-    Returns:
-        Shape (H, W, 3).
+        activation_map: contributions to the logit of COVID, shape (h, w); those that are not finite count as 0.
     """
     height, width = cropped.shape
     finite = np.nan_to_num(activation_map.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
@@ -82,12 +78,12 @@ def outline_box(
 def outlined_slice(
     pixels: NDArray[np.uint8], lungs: NDArray[np.bool_], box: tuple[int, int, int, int], side: int
 ) -> Picture:
-    """A slice as a picture with the outlines of its lungs and of its frame.
+    """A slice as a picture with the outlines of its lungs and of its crop.
 
     Args:
         pixels: grey, shape (H, W).
         lungs: mask of the same shape; all False where none were found.
-        box: of the frame in the slice: left, top, right, bottom, the latter two outside.
+        box: of the crop in the slice: left, top, right, bottom, the latter two outside.
         side: pixels of the picture's longer side.
     """
     scale = side / max(pixels.shape)
@@ -118,12 +114,9 @@ def side_by_side(pictures: Sequence[NDArray[np.uint8]], height: int, gap: int = 
     """Pictures brought to one height and set in a row with white gaps.
 
     Args:
-        pictures: uint8, shapes (H, W) grey, or all of them (H, W, 3) in colour.
+        pictures: uint8, shapes (H, W) grey, or all of them (H, W, 3) in colour; so is the row.
         height: of the row in pixels.
         gap: width of the white space between two pictures in pixels.
-
-    Returns:
-        uint8, shape (height, W) or (height, W, 3).
     """
     row: list[NDArray[np.uint8]] = []
     for picture in pictures:
