@@ -37,14 +37,7 @@ _Weights = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """Bounds of one measure, or None and the reason why there are none.
-
-    Attributes:
-        low: lower bound.
-        high: upper bound.
-        undefined: resamples in which the measure is undefined.
-        reason: why there are no bounds.
-    """
+    """Bounds of one measure, or None and the reason; and in how many resamples it is undefined."""
 
     low: float | None
     high: float | None
@@ -93,13 +86,7 @@ def with_intervals(metrics: Metrics, intervals: Bootstrap) -> dict[str, dict[str
 
 @dataclass(frozen=True)
 class Share:
-    """A share of slices.
-
-    Attributes:
-        value: 0 to 1; None where there is no slice.
-        low: lower bound of the 95 % interval over patients; None without slices or with a single patient.
-        high: upper bound, likewise.
-    """
+    """A share of slices, 0 to 1, and its 95 % interval over patients, which a single patient does not have."""
 
     value: float | None
     low: float | None = None

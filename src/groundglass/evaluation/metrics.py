@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +24,17 @@ THRESHOLD = 0.5
 BINS = 10
 """Equal-width bins over the probability of COVID: [0, 0.1), [0.1, 0.2), ..., [0.9, 1]."""
 
-TITLES: Mapping[str, str] = MappingProxyType(
-    {
-        "accuracy": "Accuracy",
-        "precision": "Precision",
-        "recall": "Recall (sensitivity)",
-        "specificity": "Specificity",
-        "f1": "F1",
-        "auc": "AUC (ROC)",
-        "average_precision": "Average precision",
-        "brier": "Brier score",
-        "calibration_error": f"Calibration error ({BINS} bins)",
-    }
-)
+TITLES: Mapping[str, str] = {
+    "accuracy": "Accuracy",
+    "precision": "Precision",
+    "recall": "Recall (sensitivity)",
+    "specificity": "Specificity",
+    "f1": "F1",
+    "auc": "AUC (ROC)",
+    "average_precision": "Average precision",
+    "brier": "Brier score",
+    "calibration_error": f"Calibration error ({BINS} bins)",
+}
 """Every measure's key and its title, in the order in which they are reported everywhere."""
 
 LOWER_IS_BETTER = frozenset({"brier", "calibration_error"})
@@ -64,32 +61,19 @@ class Confusion:
     true_negative: int
     false_negative: int
 
-    @classmethod
-    def of(cls, label: NDArray[np.int8], called: NDArray[np.bool_]) -> Confusion:
-        """Count labels (N,) of 0 and 1 against calls (N,)."""
-        positive = label == 1
-        return cls(
-            true_positive=int(np.sum(positive & called)),
-            false_positive=int(np.sum(~positive & called)),
-            true_negative=int(np.sum(~positive & ~called)),
-            false_negative=int(np.sum(positive & ~called)),
-        )
-
 
 @dataclass(frozen=True)
 class Metrics:
     """All measures of one set of predictions; iterates in the order of ``TITLES``.
 
     Attributes:
-        accuracy: share of slices called rightly, (TP + TN) / all; equation 6 of Xu et al.
-        precision: share of COVID calls that are right, TP / (TP + FP); equation 3 of Xu et al.
-        recall: share of COVID slices called COVID, TP / (TP + FN); equation 4 of Xu et al.
-        specificity: share of NonCOVID slices called NonCOVID, TN / (TN + FP).
-        f1: harmonic mean of precision P and recall R, 2 P R / (R + P); equation 5 of Xu et al. Where COVID
-            slices exist but none is called COVID, P is undefined and F1 is 0, the limit of its other form
-            2 TP / (2 TP + FP + FN).
-        auc: area under the ROC curve, the chance that a COVID slice gets a higher probability than a
-            NonCOVID one.
+        accuracy: (TP + TN) / all; equation 6 of Xu et al.
+        precision: TP / (TP + FP); equation 3 of Xu et al.
+        recall: TP / (TP + FN); equation 4 of Xu et al.
+        specificity: TN / (TN + FP).
+        f1: 2 TP / (2 TP + FP + FN), equation 5 of Xu et al. in the form that is 0 where COVID slices exist but
+            none is called COVID.
+        auc: area under the ROC curve.
         average_precision: mean precision over the steps of recall, without interpolation.
         brier: mean squared difference of probability and label, 0 best, 1 worst.
         calibration_error: expected calibration error, see :func:`expected_calibration_error`.
@@ -127,8 +111,9 @@ def compute_metrics(label: NDArray[np.int8], probability: NDArray[np.float64]) -
         ValueError: shapes differ, a label is neither 0 nor 1, or a probability is not within 0 to 1.
     """
     check_predictions(label, probability)
-    confusion = Confusion.of(label, probability >= THRESHOLD)
-    tp, fp, tn, fn = astuple(confusion)
+    positive, called = label == 1, probability >= THRESHOLD
+    tp, fp = int(np.sum(positive & called)), int(np.sum(~positive & called))
+    tn, fn = int(np.sum(~positive & ~called)), int(np.sum(positive & ~called))
     covid, other = tp + fn, tn + fp
     auc = Metric(None, _NO_NON_COVID if covid else _NO_COVID)
     if covid and other:
@@ -147,7 +132,7 @@ def compute_metrics(label: NDArray[np.int8], probability: NDArray[np.float64]) -
         average_precision=average_precision,
         brier=Metric(float(np.mean((probability - label) ** 2))),
         calibration_error=Metric(expected_calibration_error(label, probability)),
-        confusion=confusion,
+        confusion=Confusion(tp, fp, tn, fn),
     )
 
 
@@ -169,15 +154,7 @@ def check_predictions(label: NDArray[np.int8], probability: NDArray[np.float64])
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """One bin of the reliability diagram.
-
-    Attributes:
-        low: smallest probability of the bin.
-        high: upper edge, not part of the bin except in the last.
-        count: slices in the bin.
-        mean_probability: mean predicted probability of COVID, None where the bin is empty.
-        observed: share of COVID among its slices, None where the bin is empty.
-    """
+    """One bin: its edges, its slices, their mean probability and share of COVID (None without slices)."""
 
     low: float
     high: float

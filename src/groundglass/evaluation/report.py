@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ from sklearn import metrics as sklearn
 from groundglass.data.manifest import read_pixels
 from groundglass.evaluation.bootstrap import Share
 from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun, metrics_document
-from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, reliability, versions
+from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, reliability
 from groundglass.files import printable, write_json, write_text
 from groundglass.reporting import figures, overlay
 from groundglass.reporting.figures import inline_svg
@@ -320,23 +320,23 @@ def _pictures(
 
 
 def _facts(run: TrainedRun, evaluation: Evaluation) -> list[tuple[str, str]]:
-    part, info, times = evaluation.part, run.info, evaluation.times_evaluated
-    seconds = info.get("training_seconds")
+    document, times = metrics_document(run, evaluation), evaluation.times_evaluated
     facts = [
-        ("Recipe", run.recipe.name),
-        ("Network", run.recipe.network.name),
-        ("Run", run.path.name),
-        ("Trained on split", f"{run.split_spec}, seed {run.seed}"),
-        ("Training time", f"{seconds:,.0f} s" if seconds is not None else ""),
-        ("Trained with", ", ".join(f"{name} {each}" for name, each in info.get("versions", {}).items())),
-        ("Data set", part.data),
-        ("Part", part.title),
-        ("Fingerprint", evaluation.sha256),
-        (
-            "These slices evaluated with this run",
-            f"{'once' if times == 1 else f'{times} times'}, this time included",
-        ),
-        ("Evaluated", f"{evaluation.time} in {evaluation.seconds:.1f} s"),
-        ("Evaluated with", ", ".join(f"{name} {each}" for name, each in versions().items())),
+        (f"{section}: {name.replace('_', ' ')}", _words(value))
+        for section in ("run", "data")
+        for name, value in document[section].items()
+        if value not in (None, {}, "")
     ]
-    return [(name, value) for name, value in facts if value]
+    count = f"{'once' if times == 1 else f'{times} times'}, this time included"
+    return [
+        *facts,
+        ("these slices evaluated with this run", count),
+        ("evaluated", f"{evaluation.time} in {evaluation.seconds:.1f} s"),
+        ("versions", _words(document["versions"])),
+    ]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    return str(value)
