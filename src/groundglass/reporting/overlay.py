@@ -14,7 +14,7 @@ Picture = NDArray[np.uint8]
 
 FOR_COVID = (255, 124, 31)
 AGAINST_COVID = (64, 156, 255)
-FRAME = (255, 221, 87)
+OUTLINE = (255, 221, 87)
 """Colours that stay apart on grey for colour-blind readers."""
 
 _STRENGTH = 0.62
@@ -51,7 +51,7 @@ def overlay(cropped: NDArray[np.uint8], activation_map: NDArray[np.floating]) ->
 
 
 def outline_mask(
-    picture: Picture, mask: NDArray[np.bool_], colour: tuple[int, int, int] = FRAME, thickness: int = 1
+    picture: Picture, mask: NDArray[np.bool_], colour: tuple[int, int, int] = OUTLINE, thickness: int = 1
 ) -> Picture:
     """A copy of the picture with the outline of a mask (H, W) drawn onto it."""
     outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
@@ -61,7 +61,10 @@ def outline_mask(
 
 
 def outline_box(
-    picture: Picture, box: tuple[int, int, int, int], colour: tuple[int, int, int] = FRAME, thickness: int = 1
+    picture: Picture,
+    box: tuple[int, int, int, int],
+    colour: tuple[int, int, int] = OUTLINE,
+    thickness: int = 1,
 ) -> Picture:
     """A copy of the picture with a box (left, top, right, bottom; the latter two outside) drawn onto it.
 
