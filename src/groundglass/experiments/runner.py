@@ -38,7 +38,6 @@ from groundglass.experiments.results import (
 from groundglass.experiments.tables import flat
 from groundglass.files import write_json
 from groundglass.models.catalogue import find
-from groundglass.models.layers import Mirrored
 from groundglass.models.registry import build, measure
 from groundglass.models.weights import read_weights
 from groundglass.training.recipe import Recipe, parse_recipe
@@ -64,10 +63,7 @@ def inference_speed(run: Run, accelerator: str) -> dict[str, Any]:
         Images per second (median over rounds, and every round), batch size, device, threads, and the
         machine's load when it began, for what else ran slows this down.
     """
-    network = run.network
-    # The recipe's mirror image doubles the cost of every network alike; operations are of one pass, too.
-    plain = network.network if isinstance(network, Mirrored) else network
-    (measured,) = _measured([plain], run.recipe.preprocessing.size, accelerator)
+    (measured,) = _measured([run.network], run.recipe.preprocessing.size, accelerator)
     return measured
 
 

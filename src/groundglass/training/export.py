@@ -423,9 +423,8 @@ def _fields(
     """Content of ``bundle.json`` but format, id and files."""
     run, info = job.run, job.run.info
     split = run.split_spec
-    made = f"mean of {len(run.averaged)} seeds" if run.averaged else f"seed {run.seed}"
     return {
-        "name": job.name or f"{run.recipe.network.name}, split {split}, {made}",
+        "name": job.name or f"{run.recipe.network.name}, split {split}, seed {run.seed}",
         "created": now(),
         "network": {
             **run.recipe.network.model_dump(mode="json"),
@@ -443,7 +442,6 @@ def _fields(
         "training": {
             "recipe": run.recipe.name,
             "seed": run.seed,
-            "averaged": list(run.averaged),
             "split": split,
             "data": info.get("data"),
             "lesion_free": info.get("lesion_free"),

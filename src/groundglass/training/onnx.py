@@ -51,12 +51,10 @@ def to_onnx(network: nn.Module, size: int) -> bytes:
     """
     # Two images: a batch of one would be taken for a constant. NCHW: the file's layout.
     example = torch.zeros(2, 1, size, size)
-    with torch.inference_mode():
-        answers_more = network(example).opacity_logit is not None
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            (_Exported(network) if answers_more else network).to(memory_format=torch.contiguous_format),
+            network.to(memory_format=torch.contiguous_format),
             (example,),
             dynamo=True,
             opset_version=OPSET,
@@ -77,18 +75,6 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
         noted.ClearField("metadata_props")
         noted.ClearField("doc_string")
     return model
-
-
-class _Exported(nn.Module):
-    """A network without the outputs that no file of ours carries."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        output = self.network(images)
-        return tuple(getattr(output, name) for name in OUTPUTS)
 
 
 def largest_difference(network: nn.Module, engine: Engine, images: NDArray[np.float32]) -> float:
