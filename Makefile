@@ -26,7 +26,7 @@ TOOLS := build/tools
 # Exit status 3 says that some slices were refused or could not be read, which the table and the report show.
 demo: $(VENV)/.installed
 	rm -rf demo/series demo/findings
-	$(BIN)/groundglass data phantom-series --output demo/series
+	$(BIN)/groundglass data phantoms --series 0,0.2,0.5,0.9 --output demo/series
 	$(BIN)/groundglass predict demo/series $(if $(DATA),"$(DATA)") --output demo/findings || [ $$? -eq 3 ]
 	@echo "The report is at $(CURDIR)/demo/findings/report.html"
 

@@ -1,3 +1,5 @@
+"""Splits: their parts, that no patient is in two of them, and that they depend on nothing but the seed."""
+
 from __future__ import annotations
 
 import random
@@ -58,7 +60,7 @@ def test_official(published: Manifest) -> None:
 
 
 def test_random_on_covid_ct_needs_the_flag(published: Manifest) -> None:
-    with pytest.raises(DataError, match=r"\d+ patients are in several parts: .*does not regard patients"):
+    with pytest.raises(DataError, match=r"\d+ patients in several parts: .*ignores patients"):
         make_split(published, "random")
     split = make_split(published, "random", allow_overlap=True)
     assert sum(map(len, split.parts.values())) == 746
@@ -135,7 +137,7 @@ def test_leave_source_out_reports_a_patient_seen_elsewhere() -> None:
     manifest = make_manifest()
     stray = Record(Path("set", "x.png"), Label.COVID, "p0", "ward-1", None)
     manifest = Manifest("set", Path("set"), (*manifest.records, stray))
-    with pytest.raises(DataError, match="1 patients are in several parts: p0"):
+    with pytest.raises(DataError, match="1 patient in several parts: p0"):
         make_split(manifest, "leave-source-out:ward-1")
     assert make_split(manifest, "leave-source-out:ward-1", allow_overlap=True).parts["test"]
 
@@ -171,12 +173,8 @@ def test_same_seed_same_split_whatever_the_order_and_place(spec: str) -> None:
         ("leave-source-out:", "needs a source"),
         ("leave-source-out:ward-9", "no source 'ward-9'; this data has ward-0, ward-1"),
         ("leave-source-out:*", "none is left to train on"),
-        ("official:1/5", "takes nothing after a colon"),
-        (
-            "official",
-            r"says nothing of a split, .*possible: leave-source-out:NAME, patients:FOLD/FOLDS, random",
-        ),
-        ("official-cv:1/5", "says nothing of a split"),
+        ("official", r"no split .*: leave-source-out:NAME, patients:FOLD/FOLDS, random"),
+        ("official-cv:1/5", "has no split of its own"),
     ],
 )
 def test_impossible_specifications(spec: str, said: str) -> None:
@@ -185,7 +183,7 @@ def test_impossible_specifications(spec: str, said: str) -> None:
 
 
 def test_data_that_says_too_little() -> None:
-    with pytest.raises(DataError, match="says nothing of patients"):
+    with pytest.raises(DataError, match="names no patients"):
         make_split(make_manifest(known=False), "patients:1/5")
     unlabelled = Manifest("set", Path("set"), (Record(Path("a.png"), None, "p", "s", "train"),))
     with pytest.raises(DataError, match="1 of 1 slices have no label"):
@@ -193,14 +191,16 @@ def test_data_that_says_too_little() -> None:
 
 
 def test_an_official_split_may_have_a_test_part_only() -> None:
-    split = make_split(make_manifest(split="test"), "official")
-    assert list(split.parts) == ["test"]
+    manifest = make_manifest(split="test")
+    assert list(make_split(manifest, "official").parts) == ["test"]
+    with pytest.raises(DataError, match="takes nothing after a colon"):
+        make_split(manifest, "official:1/5")
 
 
 def test_an_official_split_that_shares_patients_is_an_error() -> None:
     manifest = make_manifest(split="train")
     leak = Record(Path("set", "leak.png"), Label.COVID, "p1", "ward-1", "test")
-    with pytest.raises(DataError, match="official: 1 patients are in several parts: p1; split by patients"):
+    with pytest.raises(DataError, match="official: 1 patient in several parts: p1; split by patients"):
         make_split(Manifest("set", Path("set"), (*manifest.records, leak)), "official")
 
 

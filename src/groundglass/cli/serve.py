@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
-from groundglass.cli.predict import BundlePath, Chosen
+from groundglass.cli.predict import BundlePath
 from groundglass.errors import ServiceError
-
-if TYPE_CHECKING:
-    from groundglass.inference.bundle import Precision
 
 _MIB = 2**20
 
@@ -58,7 +55,6 @@ def serve(
     port: Port = 8000,
     token_file: TokenFile = None,
     bundle: BundlePath = None,
-    precision: Chosen = None,
     workers: Workers = 0,
     scratch: ScratchFolder = None,
     requests: Requests = 64,
@@ -103,5 +99,4 @@ def serve(
     )
     reading = replace(READING_LIMITS, pixels=pixels, file_bytes=unpacked_mib * _MIB)
     settings = Settings(host, port, read_token(token_file), workers, capacity, reading, scratch)
-    chosen = cast("Precision | None", precision and precision.value)
-    server.serve(Bundle.open(bundle, chosen, threads=1), settings)
+    server.serve(Bundle.open(bundle, threads=1), settings)

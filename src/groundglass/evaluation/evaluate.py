@@ -425,7 +425,7 @@ class BundledRun:
 
     def predict_placed(self, slices: Iterable[CTSlice]) -> tuple[BundledOutputs, Placement]:
         """Predict slices, and say which of them the bundle would refuse and where they lie."""
-        gate = InputCheck.from_arrays(self.bundle.trust)
+        gate = self.bundle.input_check
         cropped, outputs, reasons, grey = [], [], [], []
         for ct_slice in slices:
             frame = self.preprocessing.apply(ct_slice.pixels)
@@ -434,7 +434,7 @@ class BundledRun:
             grey.append(exposure(frame))
             cropped.append(frame.pixels)
             outputs.append(output)
-        reference = self.bundle.reference
+        reference: Reference | None = None
         places = None if reference is None else reference.place(_embeddings(outputs), np.stack(grey))
         return self._predictions(cropped, outputs), Placement(tuple(reasons), reference, places)
 
@@ -460,7 +460,7 @@ def _embeddings(outputs: Sequence[Outputs]) -> NDArray[np.float32]:
 
 def _reason(gate: InputCheck, ct_slice: CTSlice, cropped: CroppedSlice, outputs: Outputs) -> str | None:
     """Why the bundle's users would be refused an answer."""
-    return gate.judge(cropped, outputs.embedding[0], gate.look(ct_slice, cropped)).reason
+    return gate.after(outputs.embedding[0], gate.before(ct_slice, cropped)).reason
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Job:
     def _judge(self, number: int, item: CTSlice | Prediction) -> None:
         if self._stopped:
             return
-        prediction = self._classifier.judge(item, evidence=self._heat_maps != "none")
+        prediction = self._classifier.classify(item, evidence=self._heat_maps != "none")
         kept = heat_map = None
         if prediction.evidence is not None and self._heat_maps == "link":
             kept = KeptSlice.of(prediction.evidence)
