@@ -13,7 +13,7 @@ from groundglass.experiments.results import FORMAT, write_run_result
 RECIPE = {
     "name": "mask-efficientnet",
     "network": {"name": "mask-efficientnet-lite0", "weights": "none", "mirror": True},
-    "preprocessing": {"size": 160, "normalisation": "two-anchor"},
+    "preprocessing": {"size": 160, "normalisation": "zero-mean"},
     "synthesis": {"slices_per_epoch": 320, "severity": [0.08, 0.8]},
     "training": {"epochs": 14, "batch_size": 32},
 }

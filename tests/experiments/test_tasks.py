@@ -143,7 +143,6 @@ def test_every_variant_changes_one_thing() -> None:
         "no-attention": {"network.attention"},
         "no-histogram": {"network.histogram"},
         "no-crop": {"preprocessing.crop"},
-        "normalisation-two-anchor": {"preprocessing.normalisation"},
         "normalisation-min-max": {"preprocessing.normalisation"},
         "augmentation-paper": {f"augmentation.{name}" for name in rest},
         "augmentation-none": {f"augmentation.{name}" for name in four | rest},

@@ -85,9 +85,7 @@ def load_backbone(backbone: nn.Module, weights: Weights) -> None:
     Raises:
         WeightsError: the names or shapes are another network's.
     """
-    tensors = {
-        name: tensor for name, tensor in weights.tensors.items() if not name.startswith(_CLASSIFIERS)
-    }
+    tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith(_CLASSIFIERS)}
     for name, own in backbone.state_dict().items():
         given = tensors.get(name, own)
         if given.ndim == own.ndim == 4 and (given.shape[1], own.shape[1]) == (3, 1):

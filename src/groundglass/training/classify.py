@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from timm.optim import param_groups_weight_decay
-from timm.utils import ModelEmaV3
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
@@ -54,7 +54,9 @@ class Classifier(LightningModule):
         if self.recipe.augmentation.mixup > 0:
             batch = self._mixed(batch, batch_idx)
         loss = binary_cross_entropy_with_logits(self.network(batch.images).logit, batch.labels)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.images))
+        self.log(
+            "train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.images)
+        )
         return loss
 
     def on_train_batch_end(self, *_: object) -> None:

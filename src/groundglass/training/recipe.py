@@ -291,7 +291,9 @@ def _first_fault(error: ValidationError, model: type[BaseModel]) -> str:
     if fault["type"] == "extra_forbidden":
         known = _keys(model, sections)
         close = difflib.get_close_matches(last, known, 1, cutoff=0.5)
-        hint = f"did you mean {'.'.join([*sections, close[0]])}?" if close else f"known are: {', '.join(known)}"
+        hint = (
+            f"did you mean {'.'.join([*sections, close[0]])}?" if close else f"known are: {', '.join(known)}"
+        )
         return f"unknown key {key}; {hint}"
     if fault["type"] == "missing":
         return f"{key} is missing"

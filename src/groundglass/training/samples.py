@@ -380,9 +380,7 @@ class TrainingSamples(Dataset[Batch]):
         images = torch.from_numpy(self.preprocessing.normalise(pixels)).unsqueeze(1)
         return Batch(images.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels))
 
-    def _paint(
-        self, lesion_free: CroppedSet, key: SampleKey, rng: np.random.Generator
-    ) -> tuple[Grey, float]:
+    def _paint(self, lesion_free: CroppedSet, key: SampleKey, rng: np.random.Generator) -> tuple[Grey, float]:
         """A lesion-free slice as its key wants it, and its label."""
         pixels, lungs = lesion_free.pixels[key.index], lesion_free.lungs[key.index]
         synthesis = self.synthesis

@@ -169,7 +169,9 @@ def read_info(folder: Path) -> dict[str, Any]:
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{folder}: no run here ({INFO} is missing); train one with `groundglass train`") from None
+        raise RunError(
+            f"{folder}: no run here ({INFO} is missing); train one with `groundglass train`"
+        ) from None
     except (OSError, ValueError) as error:
         raise RunError(f"{folder}: damaged run ({error})") from None
     written = info.get("format", 1) if isinstance(info, dict) else None
@@ -206,7 +208,9 @@ def begin_run(output: Path, recipe: Recipe | PretrainRecipe, facts: Mapping[str,
     """
     if (output / INFO).exists():
         if not resume:
-            raise RunError(f"{output}: holds a run already; continue it with --resume or choose another --output")
+            raise RunError(
+                f"{output}: holds a run already; continue it with --resume or choose another --output"
+            )
         check_same(output, recipe, facts)
     elif output.exists() and any(output.iterdir()):
         raise RunError(f"{output}: is not empty and holds no run; choose another --output")
@@ -382,6 +386,8 @@ def fit(
     with warnings.catch_warnings():
         # Data preparation costs a few per cent of a step; worker processes would cost determinism and memory.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # The averaged network stays in evaluation mode.
+        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
         trainer.fit(
