@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from groundglass.imaging.crop import Preprocessing, find_lungs, otsu_anchors, resize_box, resize_mask

@@ -16,7 +16,7 @@ import groundglass
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import read_pixels
 from groundglass.data.splits import make_split
-from groundglass.evaluation.evaluate import BundledRun
+from groundglass.evaluation.bundled import BundledRun
 from groundglass.evaluation.metrics import compute_metrics
 from groundglass.evaluation.part import select_part
 from groundglass.imaging.phantom import make_phantom

@@ -22,7 +22,7 @@ from groundglass.audit.shortcuts import (
 from groundglass.data.manifest import PARTS, Manifest, Record, read_record
 from groundglass.data.splits import Split
 from groundglass.errors import DataError, ImageError
-from groundglass.evaluation.result import versions
+from groundglass.evaluation.metrics import versions
 from groundglass.files import counted, printable
 
 Progress = Callable[[str, int, int | None], None]

@@ -27,7 +27,7 @@ from groundglass.audit.leakage import Crossing, file_name
 from groundglass.audit.shortcuts import Baseline, Figure, Judgement
 from groundglass.data.manifest import PARTS, Label, Record, read_pixels
 from groundglass.errors import ImageError
-from groundglass.evaluation.result import versions
+from groundglass.evaluation.metrics import versions
 from groundglass.files import counted, printable, write_json, write_text
 from groundglass.imaging.slice import Grey
 from groundglass.reporting.html import DATA_NOTICE, NOTICE, GalleryItem, GalleryPicture, environment

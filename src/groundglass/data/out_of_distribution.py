@@ -28,7 +28,7 @@ from groundglass.imaging.anatomy import (
     cavity,
     ellipse,
     paint_bones,
-    skin,
+    paint_wall,
 )
 from groundglass.imaging.crop import find_lungs
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic, smooth_noise
@@ -271,11 +271,7 @@ def scan_abdomen(patient: Patient, scanner: Scanner, depth: float, size: int = 5
     """
     canvas = Canvas(size, scanner.spacing * 512 / size, patient.middle, patient.tilt)
     paint_table(canvas, patient, scanner)
-    outline = skin(patient, 1.0)
-    body = canvas.mask(outline)
-    canvas.blend(body, -5)
-    canvas.paint(outline * (1 - 1.8 / patient.half_width), FAT, softness=0.6)
-    canvas.paint(skin(patient, 1.0, depth=1.0), MUSCLE, softness=1.0)
+    body = paint_wall(canvas, patient, 1.0)
     canvas.paint(cavity(patient, 1.0, margin=-2.0), FAT + 8, softness=1.5)
     _paint_organs(canvas, patient, depth)
     _paint_bowel(canvas, patient, depth)

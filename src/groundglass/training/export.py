@@ -26,7 +26,6 @@ from groundglass.errors import DataError, RunError
 from groundglass.evaluation import log
 from groundglass.evaluation.calibration import summary
 from groundglass.evaluation.part import Part, fingerprint, select_part
-from groundglass.files import printable
 from groundglass.imaging.crop import MUCH_LUNG, Preprocessing, find_lungs
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import Grey
@@ -323,9 +322,7 @@ def _reference(slices: _Slices, outputs: Mapping[str, Outputs]) -> EmbeddingRefe
 def _record(job: Export, slices: _Slices) -> None:
     part = slices.parts["test"]
     sha256 = fingerprint(part, slices.cropped["test"].sha256)
-    output = printable(job.output.absolute())
-    entry = log.Entry(part.data, part.split, part.name, len(part.records), sha256, now(), output)
-    log.record(job.run.path, entry)
+    log.record(job.run.path, part, sha256, now(), job.output)
 
 
 def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
