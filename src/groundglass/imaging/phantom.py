@@ -46,25 +46,15 @@ _INTERCEPT = -1024
 
 @dataclass(frozen=True)
 class Scanner:
-    """How a synthetic patient was scanned.
+    """How a synthetic patient was scanned; lengths in mm."""
 
-    Attributes:
-        spacing: mm between pixels at 512 pixels.
-        thickness: of a slice, mm.
-        blur: standard deviation of the point spread function, mm.
-        noise: standard deviation of the noise in the body, Hounsfield units.
-        table: 0 none in view, 1 a flat mattress on a curved plate, 2 a deep trough.
-        round_field: whether pixels outside the inscribed circle were not reconstructed.
-        window: what the slice is shown with.
-    """
-
-    spacing: float
-    thickness: float
-    blur: float
-    noise: float
-    table: int
-    round_field: bool
-    window: Window
+    spacing: float  # between pixels at 512 pixels
+    thickness: float  # of a slice
+    blur: float  # standard deviation of the point spread function
+    noise: float  # standard deviation in the body, Hounsfield units
+    table: int  # 0 none in view, 1 a flat mattress on a curved plate, 2 a deep trough
+    round_field: bool  # pixels outside the inscribed circle were not reconstructed
+    window: Window  # what the slice is shown with
 
     @classmethod
     def draw(cls, patient: Patient, rng: np.random.Generator) -> Scanner:
@@ -85,29 +75,17 @@ class Scanner:
 
 @dataclass(frozen=True)
 class Phantom:
-    """One synthetic slice and the truth about it.
-
-    Attributes:
-        hounsfield: float32, shape (H, W).
-        slice: the same as a slice, its grey values in the scanner's window.
-        lungs: bool, shape (H, W): aerated lung, vessels and lesions inside it included.
-        lesions: bool, shape (H, W): True where a lesion was painted.
-        severity: 0 healthy to 1.
-        level: 0 at the apex of the lungs to 1 at their base.
-        number: of the patient; slices with the same number are of one patient.
-        instance: 1 for the first slice of a series.
-        thickness: of the slice, mm.
-    """
+    """One synthetic slice and the truth about it; arrays have the shape (H, W)."""
 
     hounsfield: Hounsfield = field(repr=False)
-    slice: CTSlice = field(repr=False)
-    lungs: NDArray[np.bool_] = field(repr=False)
-    lesions: NDArray[np.bool_] = field(repr=False)
-    severity: float
-    level: float
-    number: int
-    instance: int
-    thickness: float
+    slice: CTSlice = field(repr=False)  # the same, its grey values in the scanner's window
+    lungs: NDArray[np.bool_] = field(repr=False)  # aerated lung, vessels and lesions inside it included
+    lesions: NDArray[np.bool_] = field(repr=False)  # where a lesion was painted
+    severity: float  # 0 healthy to 1
+    level: float  # 0 at the apex of the lungs to 1 at their base
+    number: int  # of the patient; slices with the same number are of one patient
+    instance: int  # 1 for the first slice of a series
+    thickness: float  # of the slice, mm
 
     @property
     def patient_id(self) -> str:
@@ -352,28 +330,20 @@ def write_dicom(phantom: Phantom, path: Path) -> None:
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.SOPClassUID = CTImageStorage
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    for keyword, value in {**_NOBODY, **_identity(phantom), **_geometry(phantom), **_pixels(phantom)}.items():
+    for keyword, value in {**_CONSTANT, **_varying(phantom)}.items():
         setattr(dataset, keyword, value)
+    # 12 bits, Hounsfield units plus 1024, so that no value is negative.
+    stored = np.clip(np.rint(phantom.hounsfield) - _INTERCEPT, 0, 4095).astype(np.uint16)
+    dataset.set_pixel_data(stored, "MONOCHROME2", bits_stored=12, generate_instance_uid=False)
     with atomic_path(path) as temporary:
         dcmwrite(temporary, dataset, enforce_file_format=True)
 
 
-_NOBODY: dict[str, object] = {
+_CONSTANT: dict[str, object] = {
     "SpecificCharacterSet": "ISO_IR 100",
     "ImageType": ["DERIVED", "SECONDARY", "AXIAL"],
-    **dict.fromkeys(("StudyDate", "SeriesDate", "ContentDate"), "20200101"),
-    **dict.fromkeys(("StudyTime", "ContentTime"), "120000"),
-    # Required to be there, and empty where they are not known.
-    **dict.fromkeys(
-        (
-            "AccessionNumber",
-            "ReferringPhysicianName",
-            "PatientBirthDate",
-            "PatientSex",
-            "PositionReferenceIndicator",
-        ),
-        "",
-    ),
+    "StudyDate": "20200101",
+    "StudyTime": "120000",
     "Modality": "CT",
     "Manufacturer": "groundglass",
     "ManufacturerModelName": "phantom",
@@ -385,62 +355,41 @@ _NOBODY: dict[str, object] = {
     "StudyID": "1",
     "SeriesNumber": 1,
     "AcquisitionNumber": 1,
-    "LossyImageCompression": "00",
     "BodyPartExamined": "CHEST",
     "PatientPosition": "HFS",
     "KVP": "120",
+    "WindowCenter": LUNG.level,
+    "WindowWidth": LUNG.width,
+    "RescaleIntercept": _INTERCEPT,
+    "RescaleSlope": 1,
+    "RescaleType": "HU",
+    # Required to be there, and empty where they are not known.
+    "AccessionNumber": "",
+    "ReferringPhysicianName": "",
+    "PatientBirthDate": "",
+    "PatientSex": "",
+    "PositionReferenceIndicator": "",
 }
 
 
-def _identity(phantom: Phantom) -> dict[str, object]:
+def _varying(phantom: Phantom) -> dict[str, object]:
+    origin = phantom.slice.origin
+    if origin.position is None or origin.orientation is None or origin.spacing is None:
+        raise ValueError("a phantom's slice must know its position, orientation and spacing")
     return {
         "PatientID": phantom.patient_id,
         "StudyInstanceUID": _uid(phantom.number, "study"),
-        "SeriesInstanceUID": phantom.slice.origin.series,
+        "SeriesInstanceUID": origin.series,
         "FrameOfReferenceUID": _uid(phantom.number, "frame of reference"),
         "InstanceNumber": phantom.instance,
+        "ImagePositionPatient": [round(value, 6) for value in origin.position],
+        "ImageOrientationPatient": list(origin.orientation),
+        "PixelSpacing": [round(value, 6) for value in origin.spacing],
+        "SliceThickness": phantom.thickness,
+        "SliceLocation": round(origin.position[2], 6),
     }
 
 
 def _uid(number: int, what: str) -> str:
     """A DICOM UID that follows from the patient's number: a UUID under 2.25 (DICOM PS3.5, annex B.2)."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'groundglass phantom {number} {what}').int}"
-
-
-def _geometry(phantom: Phantom) -> dict[str, object]:
-    origin = phantom.slice.origin
-    if origin.position is None or origin.orientation is None or origin.spacing is None:
-        raise ValueError("a phantom's slice must know its position, orientation and spacing")
-    return {
-        "ImagePositionPatient": [_decimal(value) for value in origin.position],
-        "ImageOrientationPatient": [_decimal(value) for value in origin.orientation],
-        "PixelSpacing": [_decimal(value) for value in origin.spacing],
-        "SliceThickness": _decimal(phantom.thickness),
-        "SliceLocation": _decimal(origin.position[2]),
-    }
-
-
-def _pixels(phantom: Phantom) -> dict[str, object]:
-    """Stored values: 12 bits, Hounsfield units plus 1024, so that no value is negative."""
-    stored = np.clip(np.rint(phantom.hounsfield) - _INTERCEPT, 0, 4095).astype("<u2")
-    return {
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "Rows": stored.shape[0],
-        "Columns": stored.shape[1],
-        "BitsAllocated": 16,
-        "BitsStored": 12,
-        "HighBit": 11,
-        "PixelRepresentation": 0,
-        "WindowCenter": _decimal(LUNG.level),
-        "WindowWidth": _decimal(LUNG.width),
-        "RescaleIntercept": str(_INTERCEPT),
-        "RescaleSlope": "1",
-        "RescaleType": "HU",
-        "PixelData": stored.tobytes(),
-    }
-
-
-def _decimal(value: float) -> str:
-    """A DICOM decimal string: at most 16 characters."""
-    return f"{value:.6f}".rstrip("0").rstrip(".")
