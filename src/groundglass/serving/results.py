@@ -26,7 +26,7 @@ from groundglass.inference.output import OutputPlan, open_output
 from groundglass.inference.prediction import Evidence, Prediction
 from groundglass.inference.series import SERIES_SCORE, Totals
 from groundglass.inference.writers import predictions_writer
-from groundglass.reporting.overlay import AGAINST_COVID, FOR_COVID, FRAME
+from groundglass.reporting.overlay import AGAINST_COVID, FOR_COVID, OUTLINE
 from groundglass.serving.schemas import RESULTS, Layer, Problem
 from groundglass.serving.settings import Settings
 
@@ -119,7 +119,7 @@ def _outline_svg(cropped: CroppedSlice) -> bytes:
         for contour in contours
     )
     left, top, right, bottom = cropped.box
-    style = f'fill="none" stroke="rgb{FRAME}" vector-effect="non-scaling-stroke"'
+    style = f'fill="none" stroke="rgb{OUTLINE}" vector-effect="non-scaling-stroke"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {columns} {rows}" '
         f'width="{columns}" height="{rows}">'
