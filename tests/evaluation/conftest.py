@@ -75,7 +75,7 @@ def drawn_figures() -> None:
 def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "drawn_figures" not in request.fixturenames:
         monkeypatch.setattr(
-            "groundglass.reporting.html.inline_svg", lambda figure, name: f'<svg id="{name}"></svg>'
+            "groundglass.evaluation.report.inline_svg", lambda figure, name: f'<svg id="{name}"></svg>'
         )
 
 

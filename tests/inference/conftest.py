@@ -16,7 +16,6 @@ from groundglass.inference import bundle as bundles
 from groundglass.inference.calibration import Calibration
 from groundglass.inference.engine import INPUT, OUTPUTS, Engine
 from groundglass.inference.input_check import InputCheck
-from groundglass.inference.reference import Embedded, Reference
 
 SIZE = 64
 
@@ -49,16 +48,6 @@ def tiny_model(gain: float = 4.0) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def with_reference(contents: dict[str, bytes], training: Embedded, held_out: Embedded) -> dict[str, bytes]:
-    """The files of a tiny bundle that knows its training data."""
-    reference = Reference.fit(training, held_out)
-    assert reference is not None
-    arrays = bundles.trust_arrays(
-        {"fp32": InputCheck.open_wide(channels=64).as_arrays()}, {"fp32": reference.as_arrays()}
-    )
-    return {**contents, "trust.npz": bundles.save_arrays(arrays)}
-
-
 def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
     """Fields of ``bundle.json`` and the other files."""
     preprocessing, model = Preprocessing(size=SIZE), tiny_model()
@@ -72,28 +61,24 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
         "network": {"name": "tiny", "input_size": SIZE},
         "preprocessing": {"size": SIZE, "crop": True, "margin": 0.06, "normalisation": "two-anchor"},
         "positive": "COVID",
-        "threshold": 0.5,
+        "precision": "fp32",
         "calibration": {
-            "fp32": {
-                "temperature": 2.0,
-                "coverage": 0.9,
-                "quantiles": {"COVID": 0.6, "NonCOVID": 0.6},
-                "slices": 10,
-            }
+            "temperature": 2.0,
+            "coverage": 0.9,
+            "quantiles": {"COVID": 0.6, "NonCOVID": 0.6},
+            "slices": 10,
         },
         "onnx": {"opset": 18, "input": INPUT, "outputs": list(OUTPUTS)},
         "training": {},
         "metrics": {},
+        "validation_auc": {"fp32": 0.9},
         "licence": "Apache-2.0",
         "versions": {},
     }
-    gate = InputCheck.open_wide(channels=64)
     contents = {
-        "model.onnx": model,
-        "trust.npz": bundles.save_arrays(bundles.trust_arrays({"fp32": gate.as_arrays()})),
-        "selftest.npz": bundles.save_arrays(
-            bundles.self_test_arrays(cropped, {"fp32": engine.run(preprocessing.normalise(cropped[None]))})
-        ),
+        "classifier.onnx": model,
+        "reference.npz": bundles.save_arrays(InputCheck.accept_all(channels=64).as_arrays()),
+        "selftest.npz": bundles.self_test(engine, preprocessing, cropped),
     }
     return fields, contents
 

@@ -18,10 +18,10 @@ HISTORY = [{"epoch": 0, "train_loss": 0.7, "val_auc": 0.6}, {"epoch": 1, "train_
 DRAWN: dict[str, Callable[[], Figure | None]] = {
     "roc": lambda: figures.roc_figure(STEPS, STEPS, 0.5, (0.25, 0.25)),
     "precision-recall": lambda: figures.precision_recall_figure(STEPS[::-1], STEPS, 0.5, 0.4, None),
-    "reliability": lambda: figures.reliability_figure([0.1, 0.9], [0.2, 0.7], [3, 5], 0.1),
-    "confusion": lambda: figures.confusion_figure(
-        true_positive=3, false_positive=2, true_negative=0, false_negative=0
+    "reliability": lambda: figures.reliability_figure(
+        [figures.ReliabilityPoint(0.1, 0.2, 3), figures.ReliabilityPoint(0.9, 0.7, 5)], 0.1
     ),
+    "confusion": lambda: figures.confusion_figure([[3, 0], [2, 0]]),
     "histogram": lambda: figures.histogram_figure(STEPS, np.array([]), 0.5),
     "loss": lambda: figures.loss_figure(HISTORY, 1),
     "validation": lambda: figures.validation_figure(HISTORY),
@@ -77,7 +77,7 @@ def test_drawing_leaves_nothing_behind() -> None:
 
 
 def test_confusion_matrix_shows_counts_and_shares() -> None:
-    figure = figures.confusion_figure(true_positive=30, false_positive=5, true_negative=15, false_negative=10)
+    figure = figures.confusion_figure([[30, 10], [5, 15]])
     text = figures.svg(figure)
     for shown in (">30<", ">10<", ">5<", ">15<", ">75% right<", ">25% missed<", ">25% false alarm<"):
         assert shown in text

@@ -18,7 +18,7 @@ from groundglass.data.load import load_dataset
 from groundglass.data.manifest import read_pixels, read_record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
-from groundglass.evaluation.evaluate import BundledRun
+from groundglass.evaluation.bundled import BundledRun
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
 from groundglass.inference import reference

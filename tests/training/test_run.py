@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -47,3 +50,21 @@ def test_no_slice_gives_no_prediction() -> None:
     said = predictions(FRAMED[:0], opacity=False)
     assert said.logit.shape == said.probability.shape == (0,)
     assert len(said.activation_map) == 0
+
+
+def test_a_logit_of_any_size_has_a_probability() -> None:
+    """An overflowing exponential used to warn, which is an error here."""
+
+    class Extreme(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.tensor(-1e4))
+
+        def forward(self, images: torch.Tensor) -> Any:
+            logit = self.bias.expand(len(images))
+            return SimpleNamespace(
+                logit=logit, activation_map=logit[:, None, None], opacity_logit=None, opacity_map=None
+            )
+
+    predictions = predict_cropped(Extreme(), Preprocessing(size=64), np.zeros((2, 64, 64), np.uint8))
+    assert predictions.probability.tolist() == [0.0, 0.0]

@@ -20,7 +20,7 @@ from groundglass.audit.shortcuts import Figure, Performance
 from groundglass.data.describe import label_name
 from groundglass.data.manifest import PARTS, Label, Record, read_pixels
 from groundglass.errors import ImageError
-from groundglass.evaluation.result import versions
+from groundglass.evaluation.metrics import versions
 from groundglass.files import counted, printable, write_json, write_text
 from groundglass.imaging.slice import Grey
 from groundglass.reporting.html import DATA_NOTICE, NOTICE, GalleryItem, GalleryPicture, environment

@@ -215,25 +215,25 @@ def slices(
 def preview(
     path: Slices,
     output: Pictures,
-    lesions: Annotated[
-        bool, typer.Option("--lesions", help="Show painted lesions and mimics instead of the crop.")
-    ] = False,
-    size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the cropped slice.")] = 160,
+    size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the cropped slice.")] = 256,
     severity: Annotated[float, typer.Option(min=0, max=1, help="Of the painted lesions, 0 to 1.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Of the painted lesions.")] = 0,
-    most: Annotated[int, typer.Option("--most", min=1, help="Slices to paint lesions on.")] = 12,
+    most: Annotated[int | None, typer.Option("--most", min=1, help="Slices; default: all.")] = None,
 ) -> None:
-    """Write one PNG per slice: original, mask and crop side by side, or painted lesions."""
-    from groundglass.data.preview import write_lesion_galleries, write_previews
+    """Write one PNG per slice: the slice, its mask, its crop, and the crop with painted lesions."""
+    from groundglass.data.preview import write_previews
     from groundglass.imaging.crop import Preprocessing
 
     failed: list[ImageError] = []
-    if lesions:
-        pictures = write_lesion_galleries(
-            path, output, severity=severity, seed=seed, most=most, on_error=failed.append
-        )
-    else:
-        pictures = write_previews(path, output, Preprocessing(size=size), failed.append)
+    pictures = write_previews(
+        path,
+        output,
+        Preprocessing(size=size),
+        severity=severity,
+        seed=seed,
+        most=most,
+        on_error=failed.append,
+    )
     _written(output, sum(1 for _ in pictures), "pictures", failed)
 
 

@@ -48,6 +48,7 @@ def repeat(
     """Train and judge a recipe over several seeds; interrupted and started again, it goes on where it was."""
     from groundglass.data.load import load_dataset
     from groundglass.evaluation.evaluate import evaluate
+    from groundglass.evaluation.report import write_report
     from groundglass.experiments.results import seed_document, summary_table, update_readme, write_summary
     from groundglass.files import write_json
     from groundglass.training.recipe import load_recipe
@@ -79,7 +80,7 @@ def repeat(
         run = trained(job)
         judged = {part: folder / f"evaluation-{part}" for part in parts.split(",")}
         for part, place in judged.items():
-            evaluate(run, manifest, split, part, place, data=data)
+            write_report(run, evaluate(run, manifest, split, part, place, data=data), place)
         write_json(document, seed_document(run, judged))
         console.print(f"{document}: written")
     table = summary_table(write_summary(output))

@@ -6,16 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundglass.cli.predict import INTERRUPTED, BundlePath, Chosen, Threads
+from groundglass.cli.predict import INTERRUPTED, BundlePath, Threads
 from groundglass.errors import PacsError
 
 if TYPE_CHECKING:
-    from groundglass.cli.predict import ModelPrecision
-    from groundglass.inference.bundle import Precision
     from groundglass.inference.classifier import Classifier
     from groundglass.pacs.client import Archive
     from groundglass.pacs.worker import RunResult
@@ -43,7 +41,6 @@ def pacs(
     since: Since = None,
     patience: Seconds = 120.0,
     bundle: BundlePath = None,
-    precision: Chosen = None,
     threads: Threads = 0,
 ) -> None:
     """Judge the CT series of a DICOM archive and store report and heat maps beside them. Research use only.
@@ -59,7 +56,7 @@ def pacs(
     archive = _open(dicomweb, patience)
     if not watch:
         archive.check()
-    classifier = _classifier(bundle, precision, threads)
+    classifier = _classifier(bundle, threads)
     try:
         states = _show(_outcomes(archive, classifier, study, since, interval if watch else None))
     except KeyboardInterrupt:
@@ -82,12 +79,11 @@ def _open(url: str, patience: float) -> Archive:
     return archive
 
 
-def _classifier(bundle: Path | None, precision: ModelPrecision | None, threads: int) -> Classifier:
+def _classifier(bundle: Path | None, threads: int) -> Classifier:
     from groundglass.inference.bundle import Bundle
     from groundglass.inference.classifier import Classifier
 
-    chosen = cast("Precision | None", precision and precision.value)
-    return Classifier(Bundle.open(bundle, chosen, threads), threads)
+    return Classifier(Bundle.open(bundle, threads), threads)
 
 
 def _outcomes(

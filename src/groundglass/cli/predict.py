@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.cells import cell_len, set_cell_size
@@ -44,7 +44,6 @@ from groundglass.inference.writers import Format, PredictionsWriter, predictions
 
 if TYPE_CHECKING:
     from groundglass.cluster.ray import RayClassifier
-    from groundglass.inference.bundle import Precision
     from groundglass.inference.classifier import Classifier
     from groundglass.inference.output import Output
     from groundglass.inference.prediction import Prediction
@@ -344,13 +343,6 @@ SOME_LEFT_OUT, NONE_CLASSIFIED, INTERRUPTED = 3, 4, 130
 _PATHS_TOLD = 8
 
 
-class ModelPrecision(str, Enum):
-    """Number formats a bundle's model may come in."""
-
-    FP32 = "fp32"
-    INT8 = "int8"
-
-
 class Engine(str, Enum):
     """What works through the files."""
 
@@ -365,7 +357,7 @@ Paths = Annotated[
     ),
 ]
 BundlePath = Annotated[
-    Path | None, typer.Option("--bundle", help="Trained model; the installed one unless given.")
+    Path | None, typer.Option("--bundle", help="Trained model; default: the installed one.")
 ]
 AsParquet = Annotated[
     bool, typer.Option("--parquet", help="Send Parquet to a pipe; with a folder: predictions.parquet too.")
@@ -376,9 +368,6 @@ OutputPath = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Skip what --output has, try again what failed.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core but one.")]
-Chosen = Annotated[
-    ModelPrecision | None, typer.Option("--precision", help="Which model; the smaller one unless given.")
-]
 KeepIdentifiers = Annotated[
     bool, typer.Option("--keep-identifiers", help="Add patient name, id and birth date to the predictions.")
 ]
@@ -405,7 +394,6 @@ def predict(
     engine: EngineName = Engine.LOCAL,
     workers: Workers = None,
     address: Address = None,
-    precision: Chosen = None,
     keep_identifiers: KeepIdentifiers = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No table, summary or progress bar.")] = False,
 ) -> None:
@@ -414,7 +402,8 @@ def predict(
     Exit status: 0 all classified, 2 usage or bundle error, 3 some refused or failed, 4 none classified.
     """
     from groundglass.inference.bundle import Bundle
-    from groundglass.inference.output import OutputPlan, count_files, expand, open_output
+    from groundglass.inference.inputs import count_files, expand
+    from groundglass.inference.output import OutputPlan, open_output
 
     _check_engine(engine, threads, workers, address)
     printed = _printed(as_json, as_csv, as_parquet and output is None)
@@ -422,8 +411,7 @@ def predict(
     beside = as_parquet and output is not None
     plan = OutputPlan(output, resume, beside, keep_identifiers, inputs, _command(paths))
     plan.check()
-    chosen = cast("Precision | None", precision and precision.value)
-    opened = Bundle.open(bundle, chosen, threads)
+    opened = Bundle.open(bundle, threads)
     classifier: Classifier | RayClassifier
     if engine is Engine.RAY:
         from groundglass.cluster.ray import RayClassifier

@@ -165,9 +165,9 @@ def pretrain(
 
 
 class Precisions(str, Enum):
-    """Models that a bundle can hold."""
+    """Number formats of a bundle's model."""
 
-    BOTH = "both"
+    AUTO = "auto"
     FP32 = "fp32"
     INT8 = "int8"
 
@@ -181,12 +181,12 @@ def export(
         Path | None, typer.Option("--lesion-free", help="Lesion-free slices: more of what lungs look like.")
     ] = None,
     precision: Annotated[
-        Precisions, typer.Option("--precision", help="Models to write; INT8 only where it is as good.")
-    ] = Precisions.BOTH,
+        Precisions, typer.Option("--precision", help="auto: INT8 unless it loses validation AUC.")
+    ] = Precisions.AUTO,
     name: Annotated[str | None, typer.Option("--name", help="Of the model, for its card.")] = None,
     cache: Cache = None,
 ) -> None:
-    """Write a run as a bundle: ONNX models, calibration, refusal, self-test, measured figures, model card."""
+    """Write a run as a bundle: ONNX model, calibration, input check, self-test, measured figures, model card."""
     from rich.console import Console
 
     from groundglass.inference.bundle import Bundle
@@ -194,14 +194,13 @@ def export(
     from groundglass.training.export import export as export_run
     from groundglass.training.run import Run
 
-    precisions: tuple[Precision, ...] = (
-        ("fp32", "int8") if precision is Precisions.BOTH else (precision.value,)
-    )
+    chosen: Precision | None = None if precision is Precisions.AUTO else precision.value
     console = Console(stderr=True)
-    job = Export(Run.open(run), output, data, lesion_free, precisions, name, cache)
-    for kept in export_run(job, lambda step: console.print(step, markup=False, highlight=False)):
-        bundle = Bundle.open(output, kept)
-        typer.echo(f"{output}: {kept}, {len(bundle.model) / 1e6:.1f} MB, verified; bundle {bundle.id}")
+    job = Export(Run.open(run), output, data, lesion_free, chosen, name, cache)
+    export_run(job, lambda step: console.print(step, markup=False, highlight=False))
+    bundle = Bundle.open(output)
+    size = len(bundle.model) / 1e6
+    typer.echo(f"{output}: {bundle.precision}, {size:.1f} MB, verified; bundle {bundle.id}")
 
 
 def models(

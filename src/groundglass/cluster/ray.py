@@ -39,9 +39,9 @@ from groundglass.files import usable_cores, write_bytes
 from groundglass.imaging.read import no_image
 from groundglass.imaging.slice import Patient
 from groundglass.imaging.source import paths_below, without_stderr
-from groundglass.inference.bundle import INFO, Bundle, Precision
+from groundglass.inference.bundle import INFO, Bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.output import named_by
+from groundglass.inference.inputs import named_by
 from groundglass.inference.prediction import Prediction, Status
 
 if TYPE_CHECKING:
@@ -334,14 +334,12 @@ class Assignment:
 
     Attributes:
         bundle: id of the bundle, precision included.
-        precision: of its model.
         zipped: whether the bundle is a zip.
         keep_identifiers: predictions say who is on a slice.
         version: of groundglass.
     """
 
     bundle: str
-    precision: Precision
     zipped: bool
     keep_identifiers: bool
     version: str = __version__
@@ -439,7 +437,7 @@ def _load(assignment: Assignment, contents: Mapping[str, bytes]) -> Classifier:
         for name, content in contents.items():
             write_bytes(Path(folder, name), content)
         path = Path(folder, next(iter(contents))) if assignment.zipped else Path(folder)
-        bundle = Bundle.open(path, assignment.precision, threads=1)
+        bundle = Bundle.open(path, threads=1)
     if bundle.id != assignment.bundle:
         raise BundleError("the bundle was changed while the workers started; start again")
     return Classifier(bundle, threads=1, keep_identifiers=assignment.keep_identifiers)
@@ -460,7 +458,6 @@ def judge_alone(unit: Unit, bundle: Bundle, *, keep_identifiers: bool) -> Iterat
     while rest:
         task = {
             "bundle": str(bundle.path),
-            "precision": bundle.precision,
             "keep_identifiers": keep_identifiers,
             "files": rest,
             "of_folder": unit.of_folder,
@@ -503,7 +500,7 @@ def _main() -> int:
     """Judge the files named on standard input; for each a line with its predictions."""
     task = json.loads(sys.stdin.buffer.read())
     try:
-        bundle = Bundle.open(task["bundle"], task["precision"], threads=1)
+        bundle = Bundle.open(task["bundle"], threads=1)
         classifier = Classifier(bundle, 1, keep_identifiers=task["keep_identifiers"])
         for file in task["files"]:
             predictions = classifier.predict_files([Path(file)], of_folder=task["of_folder"])
@@ -591,7 +588,7 @@ class _Run:
         self._workers = workers
         self._bundle, self._keep = classifier.bundle, classifier.keep_identifiers
         zipped = self._bundle.path.is_file()
-        self._assignment = Assignment(self._bundle.id, self._bundle.precision, zipped, self._keep)
+        self._assignment = Assignment(self._bundle.id, zipped, self._keep)
         self._contents = self._ray.put(contents)
         self._lost = 0
         self._in_folder = 0

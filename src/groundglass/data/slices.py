@@ -29,7 +29,7 @@ class Selection:
     """Which slices of a series are taken.
 
     Attributes:
-        every: the first of every so many slices is looked at; at least 1.
+        every: the first of every so many slices is taken if it shows enough lung; at least 1.
         least_lungs: share of the picture that lung must take, above 0 and below 1.
     """
 

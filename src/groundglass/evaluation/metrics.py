@@ -2,102 +2,28 @@
 
 COVID is the positive class (1), NonCOVID the negative (0). A measure that a part cannot answer, such as the
 AUC of slices of one class, is None and comes with the reason.
-
-How well probabilities agree with frequencies: reliability bins and the expected calibration error.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from importlib.metadata import version
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn
 
+from groundglass import __version__
 from groundglass.errors import DataError
-
-BINS = 10
-"""Equal-width bins over the probability of COVID: [0, 0.1), [0.1, 0.2), ..., [0.9, 1]."""
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """One bin of the reliability diagram.
-
-    Attributes:
-        low: smallest probability of the bin.
-        high: upper edge, not part of the bin except in the last.
-        count: slices in the bin.
-        mean_probability: mean predicted probability of COVID, None where the bin is empty.
-        observed: share of COVID among its slices, None where the bin is empty.
-    """
-
-    low: float
-    high: float
-    count: int
-    mean_probability: float | None
-    observed: float | None
-
-
-def bin_index(probability: NDArray[np.float64], bins: int = BINS) -> NDArray[np.intp]:
-    """The bin of each probability, shape as given, 0 to ``bins - 1``; 1.0 belongs to the last bin."""
-    edges = np.arange(bins + 1) / bins
-    return np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, bins - 1)
-
-
-def reliability(
-    label: NDArray[np.int8], probability: NDArray[np.float64], bins: int = BINS
-) -> tuple[ReliabilityBin, ...]:
-    """Mean probability and observed share of COVID in each bin.
-
-    Args:
-        label: 1 for COVID and 0 for NonCOVID, shape (N,).
-        probability: of COVID, 0 to 1, shape (N,).
-        bins: number of equal-width bins.
-    """
-    index = bin_index(probability, bins)
-    edges = np.arange(bins + 1) / bins
-    result = []
-    for number in range(bins):
-        inside = index == number
-        count = int(inside.sum())
-        result.append(
-            ReliabilityBin(
-                low=float(edges[number]),
-                high=float(edges[number + 1]),
-                count=count,
-                mean_probability=float(probability[inside].mean()) if count else None,
-                observed=float(label[inside].mean()) if count else None,
-            )
-        )
-    return tuple(result)
-
-
-def expected_calibration_error(
-    label: NDArray[np.int8], probability: NDArray[np.float64], bins: int = BINS
-) -> float:
-    """Mean gap between probability and observed share of COVID over the bins, weighted by their slices.
-
-    This is the expected calibration error of Naeini, Cooper and Hauskrecht (AAAI 2015) on the probability of
-    the positive class. It depends on the bins and is biased upwards on few slices.
-
-    Args:
-        label: 1 for COVID and 0 for NonCOVID, shape (N,), N at least 1.
-        probability: of COVID, 0 to 1, shape (N,).
-        bins: number of equal-width bins.
-    """
-    gap = sum(
-        part.count * abs(part.mean_probability - part.observed)
-        for part in reliability(label, probability, bins)
-        if part.mean_probability is not None and part.observed is not None
-    )
-    return float(gap / len(label))
-
 
 THRESHOLD = 0.5
 """A slice whose probability of COVID is at least this is called COVID."""
+
+BINS = 10
+"""Equal-width bins over the probability of COVID: [0, 0.1), [0.1, 0.2), ..., [0.9, 1]."""
 
 TITLES: Mapping[str, str] = MappingProxyType(
     {
@@ -116,9 +42,9 @@ TITLES: Mapping[str, str] = MappingProxyType(
 
 LOWER_IS_BETTER = frozenset({"brier", "calibration_error"})
 
-NO_COVID = "no COVID slice in the part"
-NO_NON_COVID = "no NonCOVID slice in the part"
-NO_POSITIVE_CALL = "no slice was called COVID"
+_NO_COVID = "no COVID slice in the part"
+_NO_NON_COVID = "no NonCOVID slice in the part"
+_NO_POSITIVE_CALL = "no slice was called COVID"
 
 
 @dataclass(frozen=True)
@@ -166,7 +92,7 @@ class Metrics:
             NonCOVID one.
         average_precision: mean precision over the steps of recall, without interpolation.
         brier: mean squared difference of probability and label, 0 best, 1 worst.
-        calibration_error: expected calibration error over equal-width bins, see ``calibration``.
+        calibration_error: expected calibration error, see :func:`expected_calibration_error`.
         confusion: the counts behind them.
     """
 
@@ -189,28 +115,44 @@ class Metrics:
         return {name: metric.value for name, metric in self}
 
 
-def compute_metrics(
-    label: NDArray[np.int8], probability: NDArray[np.float64], threshold: float = THRESHOLD
-) -> Metrics:
+def compute_metrics(label: NDArray[np.int8], probability: NDArray[np.float64]) -> Metrics:
     """Measure predictions against labels.
 
     Args:
         label: 1 for COVID and 0 for NonCOVID, shape (N,), N at least 1.
         probability: of COVID, 0 to 1, shape (N,).
-        threshold: a slice is called COVID where ``probability >= threshold``.
 
     Raises:
         DataError: there is no slice.
         ValueError: shapes differ, a label is neither 0 nor 1, or a probability is not within 0 to 1.
     """
     check_predictions(label, probability)
-    called = probability >= threshold
-    has_covid, has_other = bool(np.any(label == 1)), bool(np.any(label == 0))
+    confusion = Confusion.of(label, probability >= THRESHOLD)
+    tp, fp, tn, fn = astuple(confusion)
+    covid, other = tp + fn, tn + fp
+    auc = Metric(None, _NO_NON_COVID if covid else _NO_COVID)
+    if covid and other:
+        auc = Metric(float(sklearn.roc_auc_score(label, probability)))
+    average_precision = f1 = Metric(None, _NO_COVID)
+    if covid:
+        average_precision = Metric(float(sklearn.average_precision_score(label, probability)))
+        f1 = Metric(2 * tp / (2 * tp + fp + fn))
     return Metrics(
-        **_decisions(label, called, has_covid, has_other),
-        **_rankings(label, probability, has_covid, has_other),
-        confusion=Confusion.of(label, called),
+        accuracy=Metric((tp + tn) / len(label)),
+        precision=_ratio(tp, tp + fp, _NO_POSITIVE_CALL),
+        recall=_ratio(tp, covid, _NO_COVID),
+        specificity=_ratio(tn, other, _NO_NON_COVID),
+        f1=f1,
+        auc=auc,
+        average_precision=average_precision,
+        brier=Metric(float(np.mean((probability - label) ** 2))),
+        calibration_error=Metric(expected_calibration_error(label, probability)),
+        confusion=confusion,
     )
+
+
+def _ratio(above: int, below: int, reason: str) -> Metric:
+    return Metric(above / below) if below else Metric(None, reason)
 
 
 def check_predictions(label: NDArray[np.int8], probability: NDArray[np.float64]) -> None:
@@ -225,40 +167,68 @@ def check_predictions(label: NDArray[np.int8], probability: NDArray[np.float64])
         raise ValueError("probabilities must lie within 0 and 1")
 
 
-def _decisions(
-    label: NDArray[np.int8], called: NDArray[np.bool_], has_covid: bool, has_other: bool
-) -> dict[str, Metric]:
-    precision = Metric(None, NO_POSITIVE_CALL)
-    if called.any():
-        precision = Metric(float(sklearn.precision_score(label, called)))
-    recall = f1 = Metric(None, NO_COVID)
-    if has_covid:
-        recall = Metric(float(sklearn.recall_score(label, called)))
-        f1 = Metric(float(sklearn.f1_score(label, called)))
-    specificity = Metric(None, NO_NON_COVID)
-    if has_other:
-        specificity = Metric(float(sklearn.recall_score(label, called, pos_label=0)))
-    return {
-        "accuracy": Metric(float(sklearn.accuracy_score(label, called))),
-        "precision": precision,
-        "recall": recall,
-        "specificity": specificity,
-        "f1": f1,
-    }
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """One bin of the reliability diagram.
+
+    Attributes:
+        low: smallest probability of the bin.
+        high: upper edge, not part of the bin except in the last.
+        count: slices in the bin.
+        mean_probability: mean predicted probability of COVID, None where the bin is empty.
+        observed: share of COVID among its slices, None where the bin is empty.
+    """
+
+    low: float
+    high: float
+    count: int
+    mean_probability: float | None
+    observed: float | None
 
 
-def _rankings(
-    label: NDArray[np.int8], probability: NDArray[np.float64], has_covid: bool, has_other: bool
-) -> dict[str, Metric]:
-    auc = Metric(None, NO_NON_COVID if has_covid else NO_COVID)
-    if has_covid and has_other:
-        auc = Metric(float(sklearn.roc_auc_score(label, probability)))
-    average_precision = Metric(None, NO_COVID)
-    if has_covid:
-        average_precision = Metric(float(sklearn.average_precision_score(label, probability)))
+def bin_index(probability: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The bin of each probability, shape as given, 0 to ``BINS - 1``; 1.0 belongs to the last bin."""
+    edges = np.arange(BINS + 1) / BINS
+    return np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, BINS - 1)
+
+
+def reliability(label: NDArray[np.int8], probability: NDArray[np.float64]) -> tuple[ReliabilityBin, ...]:
+    """Mean probability and observed share of COVID in each of the ``BINS`` bins.
+
+    Args:
+        label: 1 for COVID and 0 for NonCOVID, shape (N,).
+        probability: of COVID, 0 to 1, shape (N,).
+    """
+    index = bin_index(probability)
+    bins = []
+    for number in range(BINS):
+        inside = index == number
+        count = int(inside.sum())
+        mean = float(probability[inside].mean()) if count else None
+        observed = float(label[inside].mean()) if count else None
+        bins.append(ReliabilityBin(number / BINS, (number + 1) / BINS, count, mean, observed))
+    return tuple(bins)
+
+
+def expected_calibration_error(label: NDArray[np.int8], probability: NDArray[np.float64]) -> float:
+    """Mean gap between probability and observed share of COVID over the bins, weighted by their slices.
+
+    This is the expected calibration error of Naeini, Cooper and Hauskrecht (AAAI 2015) on the probability of
+    the positive class. It depends on the bins and is biased upwards on few slices.
+
+    Args:
+        label: 1 for COVID and 0 for NonCOVID, shape (N,), N at least 1.
+        probability: of COVID, 0 to 1, shape (N,).
+    """
+    gap = np.bincount(bin_index(probability), probability - label, BINS)
+    return float(np.abs(gap).sum() / len(label))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the figures: this package, Python, and the packages that they depend on."""
+    packages = ("numpy", "scikit-learn", "opencv-python-headless")
     return {
-        "auc": auc,
-        "average_precision": average_precision,
-        "brier": Metric(float(np.mean((probability - label) ** 2))),
-        "calibration_error": Metric(expected_calibration_error(label, probability)),
+        "groundglass": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
     }

@@ -12,16 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import DataError
-from groundglass.evaluation.bootstrap import LEVEL, MAX_UNDEFINED_SHARE, RESAMPLES
+from groundglass.evaluation.bootstrap import RESAMPLES, Draws, percentile_interval, resampled_metrics
 from groundglass.evaluation.metrics import THRESHOLD, compute_metrics
-from groundglass.evaluation.paired import (
-    Draws,
-    delong_test,
-    holm,
-    mcnemar,
-    paired_difference,
-    resampled_measures,
-)
+from groundglass.evaluation.paired import delong_test, holm, mcnemar, paired_difference
 from groundglass.experiments.results import Judged, RunResult
 
 ALPHA = 0.05
@@ -243,7 +236,7 @@ class PairedRows:
     def _resampled(self, name: str, seeds: tuple[int, ...]) -> Draws:
         key = (name, seeds)
         if key not in self._draws:
-            self._draws[key] = resampled_measures(
+            self._draws[key] = resampled_metrics(
                 self.slices.label,
                 self.rows[name].probability(seeds),
                 self.slices.patient,
@@ -317,8 +310,5 @@ def spread_over_runs(values: Sequence[float | None], draws: NDArray[np.float64],
     if len(known) < len(values):
         return MeanSD(None, None, None, None, tuple(values))
     sd = statistics.stdev(known) if len(known) > 1 else None
-    defined = draws[~np.isnan(draws)]
-    low = high = None
-    if patients > 1 and len(draws) - len(defined) <= MAX_UNDEFINED_SHARE * len(draws):
-        low, high = (float(bound) for bound in np.percentile(defined, [50 * (1 - LEVEL), 50 * (1 + LEVEL)]))
-    return MeanSD(statistics.fmean(known), sd, low, high, tuple(values))
+    interval = percentile_interval(draws, patients)
+    return MeanSD(statistics.fmean(known), sd, interval.low, interval.high, tuple(values))

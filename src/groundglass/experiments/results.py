@@ -20,9 +20,8 @@ from scipy.special import expit
 from groundglass.data.manifest import Label
 from groundglass.errors import DataError, RunError
 from groundglass.evaluation.bootstrap import LEVEL
-from groundglass.evaluation.metrics import TITLES
-from groundglass.evaluation.part import TrainedRun
-from groundglass.evaluation.result import Evaluation, versions
+from groundglass.evaluation.evaluate import Evaluation, TrainedRun
+from groundglass.evaluation.metrics import TITLES, versions
 from groundglass.files import write_json, write_text
 
 FORMAT = 1
@@ -197,7 +196,7 @@ def _measured(evaluation: Evaluation) -> dict[str, Any]:
             "seed": intervals.seed,
         },
         "warnings": list(evaluation.warnings),
-        "evaluations_of_these_slices": evaluation.looks,
+        "evaluations_of_these_slices": evaluation.times_evaluated,
     }
 
 

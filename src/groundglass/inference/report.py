@@ -31,13 +31,7 @@ from markupsafe import Markup
 from groundglass import __version__
 from groundglass.files import atomic_path, printable
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.input_check import (
-    LOW_RESOLUTION,
-    LUNGS_NOT_FOUND,
-    ONE_LUNG_FOUND,
-    SOFT_TISSUE_WINDOW,
-    UPSIDE_DOWN,
-)
+from groundglass.inference.input_check import FLAGS
 from groundglass.inference.prediction import Evidence, Prediction, Status
 from groundglass.inference.series import SERIES_SCORE, Axis, Counts, SeriesSummary, Studies, slices_in_score
 from groundglass.inference.writers import file_errors, read_predictions
@@ -387,14 +381,6 @@ GALLERY, UNCLASSIFIED = 1000, 100
 PANELS = 200
 """Most series shown."""
 
-_FLAGS = {
-    LUNGS_NOT_FOUND: ": no lungs were found, and the whole picture was judged instead",
-    ONE_LUNG_FOUND: ": one lung was found, and the other was not judged",
-    SOFT_TISSUE_WINDOW: ": most of the lung is black in the picture's window, which hides what is looked for",
-    LOW_RESOLUTION: ": the lungs take so few pixels that they were enlarged",
-    UPSIDE_DOWN: ": by the file's geometry the patient's back is up",
-}
-
 _AXES: dict[Axis, tuple[str, str]] = {
     "mm": ("mm", "position towards the head, mm"),
     "frame": ("", "frame"),
@@ -531,7 +517,8 @@ def _warnings(counts: Counts, flags: Counter[str]) -> list[str]:
         warnings.append(f"{files} could not be read; the slices in them are missing here.")
     for flag, count in sorted(flags.items()):
         slices = "1 slice is" if count == 1 else f"{count:,} slices are"
-        warnings.append(f"{slices} flagged {flag}{_FLAGS.get(flag, '')}.")
+        meaning = f": {FLAGS[flag]}" if flag in FLAGS else ""
+        warnings.append(f"{slices} flagged {flag}{meaning}.")
     return warnings
 
 
@@ -566,7 +553,7 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
         ("Model", info.name),
         ("Bundle", f"{bundle.id}, made {info.created}"),
         ("Network", str(info.network.get("name", ""))),
-        ("Measured", _measured(info.metrics.get(bundle.precision))),
+        ("Measured", _measured(info.metrics)),
         ("Licence of the weights", info.licence),
         ("Predictions", "predictions.jsonl and predictions.csv beside this page; series in series.json"),
         ("Written", f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC by groundglass {__version__}"),

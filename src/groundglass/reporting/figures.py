@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -63,22 +64,25 @@ STYLE: dict[Any, Any] = {
 }
 
 _NO_METADATA: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_GUIDE: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
+_DOT: dict[str, Any] = {"color": COVID, "markersize": 7, "label": "threshold in use", "clip_on": False}
 
 _Values = NDArray[np.float64]
 
 
-def _square() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.4, 4.0), layout="constrained")
-    axes = figure.add_subplot()
+@contextmanager
+def _axes(width: float = 4.4, height: float = 4.0) -> Iterator[tuple[Figure, Axes]]:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.add_subplot()
+
+
+def _unit_square(axes: Axes) -> None:
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    return figure, axes
 
 
 def roc_figure(
-    false_positive_rate: _Values,
-    true_positive_rate: _Values,
-    auc: float,
-    operating_point: tuple[float, float],
+    false_positive_rate: _Values, true_positive_rate: _Values, auc: float, point: tuple[float, float]
 ) -> Figure:
     """ROC curve.
 
@@ -86,15 +90,14 @@ def roc_figure(
         false_positive_rate: of each step of the curve, 0 to 1, shape (S,).
         true_positive_rate: of each step, 0 to 1, shape (S,).
         auc: area under the curve.
-        operating_point: false and true positive rate at the threshold in use.
+        point: false and true positive rate at the threshold in use.
     """
-    with mpl.rc_context(STYLE):
-        figure, axes = _square()
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
-        axes.step(
-            false_positive_rate, true_positive_rate, color=NON_COVID, where="post", label=f"AUC {auc:.3f}"
-        )
-        axes.plot(*operating_point, "o", color=COVID, markersize=7, label="threshold in use", clip_on=False)
+    with _axes() as (figure, axes):
+        _unit_square(axes)
+        axes.plot([0, 1], [0, 1], label="chance", **_GUIDE)
+        label = f"AUC {auc:.3f}"
+        axes.step(false_positive_rate, true_positive_rate, color=NON_COVID, where="post", label=label)
+        axes.plot(*point, "o", **_DOT)
         axes.set(xlabel="False positive rate (1 − specificity)", ylabel="True positive rate (recall)")
         axes.legend(loc="lower right")
         return figure
@@ -105,7 +108,7 @@ def precision_recall_figure(
     precision: _Values,
     average_precision: float,
     prevalence: float,
-    operating_point: tuple[float, float] | None,
+    point: tuple[float, float] | None,
 ) -> Figure:
     """Precision-recall curve.
 
@@ -114,84 +117,75 @@ def precision_recall_figure(
         precision: of each step, 0 to 1, shape (S,).
         average_precision: area under the steps.
         prevalence: share of COVID in the part, which is the precision of chance.
-        operating_point: recall and precision at the threshold in use, None where precision is undefined.
+        point: recall and precision at the threshold in use, None where precision is undefined.
     """
-    with mpl.rc_context(STYLE):
-        figure, axes = _square()
-        axes.axhline(prevalence, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
+    with _axes() as (figure, axes):
+        _unit_square(axes)
+        axes.axhline(prevalence, label="chance", **_GUIDE)
         label = f"average precision {average_precision:.3f}"
         axes.step(recall, precision, color=NON_COVID, where="post", label=label)
-        if operating_point is not None:
-            axes.plot(
-                *operating_point, "o", color=COVID, markersize=7, label="threshold in use", clip_on=False
-            )
-        axes.set(
-            xlabel="Recall (share of COVID slices found)", ylabel="Precision (share of COVID calls right)"
-        )
+        if point is not None:
+            axes.plot(*point, "o", **_DOT)
+        axes.set(xlabel="Recall (share of COVID slices found)")
+        axes.set(ylabel="Precision (share of COVID calls right)")
         axes.legend(loc="lower left")
         return figure
 
 
-def reliability_figure(
-    mean_probability: Sequence[float],
-    observed: Sequence[float],
-    count: Sequence[int],
-    calibration_error: float,
-) -> Figure:
-    """Reliability diagram of the bins that hold slices.
+class ReliabilityPoint(NamedTuple):
+    """A filled bin: mean predicted probability, observed share of COVID (both 0 to 1), and its slices."""
+
+    mean_probability: float
+    observed: float
+    slices: int
+
+
+def reliability_figure(points: Sequence[ReliabilityPoint], calibration_error: float) -> Figure:
+    """Reliability diagram.
 
     Args:
-        mean_probability: of each bin, 0 to 1.
-        observed: share of COVID in each bin, 0 to 1.
-        count: slices in each bin.
+        points: the bins that hold slices, at least one.
         calibration_error: expected calibration error over the bins.
     """
-    with mpl.rc_context(STYLE):
-        figure, axes = _square()
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
+    mean, observed, slices = zip(*points, strict=True)
+    with _axes() as (figure, axes):
+        _unit_square(axes)
+        axes.plot([0, 1], [0, 1], label="perfect", **_GUIDE)
         label = f"calibration error {calibration_error:.3f}"
-        axes.plot(mean_probability, observed, color=NON_COVID, linewidth=1.2, label=label)
-        area = 24 + 160 * np.asarray(count) / max(count)
-        axes.scatter(mean_probability, observed, s=area, color=NON_COVID, zorder=3, clip_on=False)
-        for x, y, number in zip(mean_probability, observed, count, strict=True):
-            below = y > 0.5
-            offset = (0, -10) if below else (0, 10)
-            axes.annotate(
-                str(number), (x, y), xytext=offset, textcoords="offset points", ha="center",
-                va="top" if below else "bottom", fontsize=9, color=MUTED,
-            )  # fmt: skip
+        axes.plot(mean, observed, color=NON_COVID, linewidth=1.2, label=label)
+        area = 24 + 160 * np.asarray(slices) / max(slices)
+        axes.scatter(mean, observed, s=area, color=NON_COVID, zorder=3, clip_on=False)
+        for x, y, number in points:
+            offset, side = ((0, -10), "top") if y > 0.5 else ((0, 10), "bottom")
+            text: dict[str, Any] = {"ha": "center", "va": side, "fontsize": 9, "color": MUTED}
+            axes.annotate(str(number), (x, y), xytext=offset, textcoords="offset points", **text)
         axes.set(xlabel="Mean predicted probability of COVID", ylabel="Observed share of COVID")
         axes.legend(loc="upper left")
         return figure
 
 
-def confusion_figure(
-    *, true_positive: int, false_positive: int, true_negative: int, false_negative: int
-) -> Figure:
-    """Confusion matrix in slices, with the share of each label's row."""
-    counts = np.array([[true_positive, false_negative], [false_positive, true_negative]])
-    colours = [[NON_COVID, COVID], [COVID, NON_COVID]]
+def confusion_figure(counts: Sequence[Sequence[int]]) -> Figure:
+    """Confusion matrix with the share of each label's row.
+
+    Args:
+        counts: slices labelled COVID, called COVID and NonCOVID; then the same of those labelled NonCOVID.
+    """
     words = [["right", "missed"], ["false alarm", "right"]]
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(4.4, 4.0), layout="constrained")
-        axes = figure.add_subplot()
+    with _axes() as (figure, axes):
+        axes.grid(visible=False)
         for row, column in np.ndindex(2, 2):
-            total = int(counts[row].sum())
-            share = counts[row, column] / total if total else 0.0
-            box = (column - 0.47, row - 0.47)
-            axes.add_patch(
-                Rectangle(box, 0.94, 0.94, facecolor=colours[row][column], alpha=0.08 + 0.42 * share)
-            )
-            axes.text(column, row - 0.08, str(counts[row, column]), ha="center", va="center", fontsize=22)
+            total = sum(counts[row])
+            share = counts[row][column] / total if total else 0.0
+            colour: dict[str, Any] = {
+                "facecolor": NON_COVID if row == column else COVID,
+                "alpha": 0.08 + 0.42 * share,
+            }
+            axes.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, **colour))
+            axes.text(column, row - 0.08, str(counts[row][column]), ha="center", va="center", fontsize=22)
             detail = f"{share:.0%} {words[row][column]}" if total else "no such slice"
             axes.text(column, row + 0.24, detail, ha="center", va="center", fontsize=11)
-        axes.set(
-            xlim=(-0.5, 1.5),
-            ylim=(1.5, -0.5),
-            aspect="equal",
-            xlabel="Called (slices)",
-            ylabel="Label (slices)",
-        )
+        axes.set(xlim=(-0.5, 1.5), ylim=(1.5, -0.5), aspect="equal")
+        axes.set(xlabel="Called (slices)", ylabel="Label (slices)")
         axes.set_xticks([0, 1], ["COVID", "NonCOVID"])
         axes.set_yticks([0, 1], ["COVID", "NonCOVID"], rotation=90, va="center")
         axes.spines[:].set_visible(False)
@@ -207,24 +201,14 @@ def histogram_figure(covid: _Values, non_covid: _Values, threshold: float) -> Fi
         non_covid: probabilities of the slices labelled NonCOVID, 0 to 1.
         threshold: where slices are called COVID.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 4.0), layout="constrained")
-        axes = figure.add_subplot()
-        edges = np.linspace(0, 1, 21)
-        up, down = np.histogram(covid, edges)[0], np.histogram(non_covid, edges)[0]
+    edges = np.linspace(0, 1, 21)
+    up, down = np.histogram(covid, edges)[0], np.histogram(non_covid, edges)[0]
+    with _axes(5.6) as (figure, axes):
         axes.bar(edges[:-1], up, 0.046, align="edge", color=COVID, label=f"COVID ({len(covid)})")
-        axes.bar(
-            edges[:-1],
-            -down,
-            0.046,
-            align="edge",
-            color=NON_COVID,
-            label=f"NonCOVID ({len(non_covid)})",
-        )
+        label = f"NonCOVID ({len(non_covid)})"
+        axes.bar(edges[:-1], -down, 0.046, align="edge", color=NON_COVID, label=label)
         axes.axhline(0, color=MUTED, linewidth=0.8)
-        axes.axvline(
-            threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {threshold:g}"
-        )
+        axes.axvline(threshold, label=f"threshold {threshold:g}", **{**_GUIDE, "color": INK})
         reach = max(1, int(up.max()), int(down.max())) * 1.1
         axes.set(xlim=(0, 1), ylim=(-reach, reach))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -234,63 +218,43 @@ def histogram_figure(covid: _Values, non_covid: _Values, threshold: float) -> Fi
         return figure
 
 
-def loss_figure(history: Sequence[Mapping[str, Any]], selected_epoch: int | None = None) -> Figure | None:
-    """Loss on the training and validation parts over the epochs.
+def loss_figure(history: Sequence[Mapping[str, float]], selected_epoch: int | None = None) -> Figure | None:
+    """Loss on the training and validation parts over the epochs; None where the history holds no loss.
 
     Args:
         history: one mapping per epoch with ``epoch``, ``train_loss`` and ``val_loss``; values may be missing.
         selected_epoch: the epoch whose weights are in use, marked where known.
-
-    Returns:
-        The figure, or None where the history holds no loss.
     """
-    curves = _curves(history, {"train_loss": "training", "val_loss": "validation"})
-    return _training_figure(curves, "Loss (cross-entropy, nats)", selected_epoch)
+    curves = {"train_loss": "training", "val_loss": "validation"}
+    return _training_figure(history, curves, "Loss (cross-entropy, nats)", selected_epoch)
 
 
 def validation_figure(
-    history: Sequence[Mapping[str, Any]], selected_epoch: int | None = None
+    history: Sequence[Mapping[str, float]], selected_epoch: int | None = None
 ) -> Figure | None:
-    """AUC and accuracy on the validation part over the epochs.
+    """AUC and accuracy on the validation part over the epochs; None where the history holds neither.
 
     Args:
         history: one mapping per epoch with ``epoch``, ``val_auc``, ``val_accuracy``; values may be missing.
         selected_epoch: the epoch whose weights are in use, marked where known.
-
-    Returns:
-        The figure, or None where the history holds neither.
     """
-    curves = _curves(history, {"val_auc": "AUC", "val_accuracy": "accuracy"})
-    return _training_figure(curves, "Measure on the validation part", selected_epoch)
+    curves = {"val_auc": "AUC", "val_accuracy": "accuracy"}
+    return _training_figure(history, curves, "Measure on the validation part", selected_epoch)
 
 
-_Curves = list[tuple[str, list[float], list[float]]]
-
-
-def _curves(history: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> _Curves:
-    curves = []
-    for key, title in names.items():
-        points = [
-            (float(row.get("epoch", number)), float(row[key]))
-            for number, row in enumerate(history)
-            if row.get(key) is not None and np.isfinite(float(row[key]))
-        ]
-        if points:
-            curves.append((title, [x for x, _ in points], [y for _, y in points]))
-    return curves
-
-
-def _training_figure(curves: _Curves, label: str, selected_epoch: int | None) -> Figure | None:
-    if not curves:
-        return None
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        for (title, x, y), colour, marker in zip(curves, (NON_COVID, COVID), ("o", "s"), strict=False):
-            axes.plot(x, y, color=colour, marker=marker, markersize=3.5, label=title)
+def _training_figure(
+    history: Sequence[Mapping[str, float]], curves: Mapping[str, str], label: str, selected_epoch: int | None
+) -> Figure | None:
+    with _axes(5.6, 3.6) as (figure, axes):
+        for (key, title), colour, marker in zip(curves.items(), (NON_COVID, COVID), "os", strict=True):
+            rows = [row for row in history if row.get(key) is not None and np.isfinite(row[key])]
+            if rows:
+                points = [row["epoch"] for row in rows], [row[key] for row in rows]
+                axes.plot(*points, color=colour, marker=marker, markersize=3.5, label=title)
+        if not axes.lines:
+            return None
         if selected_epoch is not None:
-            label_of_line = f"selected epoch {selected_epoch}"
-            axes.axvline(selected_epoch, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=label_of_line)
+            axes.axvline(selected_epoch, label=f"selected epoch {selected_epoch}", **_GUIDE)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="Epoch", ylabel=label)
         axes.legend(loc="best")
@@ -316,11 +280,10 @@ def inline_svg(figure: Figure, name: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", text)
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg\b[^>]*?)\swidth="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg\b[^>]*?)\sheight="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
-    text = re.sub(r'href="#', f'href="#{name}-', text)
+    for size in ("width", "height"):
+        text = re.sub(rf'(<svg\b[^>]*?)\s{size}="[^"]*"', r"\1", text, count=1)
+    for reference in ('id="', "url(#", 'href="#'):
+        text = re.sub(rf"(?<!\w){re.escape(reference)}", f"{reference}{name}-", text)
     # A page's own font is at least as narrow as the one that the layout was computed with.
     text = re.sub(r"'DejaVu Sans'[^;\"]*|font-family: sans-serif", "inherit", text)
     for colour, variable in PAGE_COLOURS.items():

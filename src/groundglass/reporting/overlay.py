@@ -1,7 +1,4 @@
-"""Slices beside what was made of them.
-
-Pictures of slices for people: activation maps over cropped slices, outlines, and data URIs.
-"""
+"""Pictures of slices for people: activation maps over cropped slices, outlines, and data URIs."""
 
 from __future__ import annotations
 

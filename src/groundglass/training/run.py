@@ -16,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from scipy.special import expit
 from torch import Tensor, nn
 
 from groundglass.errors import RunError
@@ -154,10 +155,10 @@ class Run:
         Args:
             slices: uint8 arrays of shape (H, W).
         """
-        preprocessing = self.preprocessing
+        preprocessing, device = self.preprocessing, "cuda" if torch.cuda.is_available() else "cpu"
         cropped = [preprocessing.apply(pixels).pixels for pixels in slices]
         return predict_cropped(
-            self.network,
+            self.network.to(device),
             preprocessing,
             np.array(cropped, np.uint8).reshape(-1, preprocessing.size, preprocessing.size),
         )
@@ -169,18 +170,19 @@ def predict_cropped(
     """Judge cropped slices.
 
     Args:
-        network: in evaluation mode.
+        network: in evaluation mode, on the device that is to be used.
         preprocessing: whose normalisation is applied.
         cropped: uint8, shape (N, size, size).
     """
     batches: dict[str, list[NDArray[np.float32]]] = defaultdict(list)
+    device = next(network.parameters()).device
     with torch.inference_mode():
         for start in range(0, len(cropped), _BATCH):
             images = torch.from_numpy(preprocessing.normalise(cropped[start : start + _BATCH])).unsqueeze(1)
-            output = network(images.contiguous(memory_format=torch.channels_last))
+            output = network(images.to(device, memory_format=torch.channels_last))
             for name in ("logit", "activation_map", "opacity_logit", "opacity_map"):
                 if (values := getattr(output, name)) is not None:
-                    batches[name].append(values.numpy())
+                    batches[name].append(values.cpu().numpy())
     joined = {name: np.concatenate(values) for name, values in batches.items()}
     logit = joined.get("logit", np.empty(0, np.float32))
     opacity_logit = joined.get("opacity_logit")
@@ -196,7 +198,7 @@ def predict_cropped(
 
 
 def _sigmoid(logit: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
+    return np.asarray(expit(logit), np.float32)
 
 
 def judge(recipe: Recipe, network: nn.Module) -> nn.Module:

@@ -128,7 +128,7 @@ class Page:
         """Where the service keeps the result."""
         entries = self.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
         paths = [urlsplit(entry).path for entry in entries]
-        return next("/".join(path.split("/")[:4]) for path in reversed(paths) if "/v1/results/" in path)
+        return next("/".join(path.split("/")[:4]) for path in reversed(paths) if "/v2/results/" in path)
 
     def resize(self, size: tuple[int, int]) -> None:
         width, height = size

@@ -80,7 +80,7 @@ def test_a_zip_and_progress(page: Page, service: Running, samples: Samples) -> N
     page.send(samples.packed)
     told = page.run("return told")
     assert told[0].startswith("Sending 1 file, "), told
-    assert told[-1].startswith("Judged 7 slices: "), told
+    assert told[-1].startswith("Classified 7 slices: "), told
     assert not page["progress"].is_displayed()
     assert {card["name"] for card in page.cards()} == {f"0{number}.dcm" for number in range(1, 8)}
 
@@ -243,9 +243,9 @@ def test_the_curve_leads_to_the_slice_that_is_pressed(study: Page) -> None:
     assert study.chosen() == numbers[-2], "along the body, whatever the gallery is sorted by"
     study.press(",")
     assert study.chosen() == numbers[-3]
-    told = study["study"].text
+    told = study["series"].text
     assert "Series score" in told
-    assert "Never a diagnosis" in told
+    assert "Not a diagnosis" in told
 
 
 def test_sorting_and_filtering(study: Page) -> None:
@@ -298,7 +298,7 @@ def test_pictures_without_hounsfield_units_have_grey_levels(everything: Page) ->
     ActionChains(everything.driver).drag_and_drop_by_offset(everything["canvas"], -80, 0).perform()
     assert everything["width"].get_attribute("value") == "215"
     assert everything.pixels() != before
-    assert "belongs to no series" in everything["study"].text
+    assert "belongs to no series" in everything["series"].text
 
 
 def test_a_hostile_name_is_shown_as_text(everything: Page) -> None:
@@ -346,7 +346,7 @@ def test_exports_are_those_of_the_api(everything: Page, service: Running) -> Non
 def test_the_model_card_is_one_press_away(study: Page, service: Running) -> None:
     study["open-card"].click()
     study.wait(lambda: study["card"].text)
-    card = service.get("/v1/model").json()["card"]
+    card = service.get("/v2/model").json()["card"]
     assert card.splitlines()[0].removeprefix("# ") == study["card"].find_element(By.TAG_NAME, "h3").text
     table = study["card"].find_element(By.TAG_NAME, "table").text
     assert "Positive class" in table

@@ -50,7 +50,7 @@ class Running:
 
     def post(self, *files: tuple[str, bytes], **parameters: str) -> httpx.Response:
         with self.client() as client:
-            return client.post("/v1/predictions", files=parts(*files), params=parameters)
+            return client.post("/v2/predictions", files=parts(*files), params=parameters)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         with self.client() as client:

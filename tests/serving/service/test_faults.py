@@ -10,22 +10,22 @@ from tests.serving.service.test_limits import connection, form, is_problem, send
 NAMED = "Zwiebelfisch"
 FAILS = f"""
 from groundglass.inference.classifier import Classifier
-judge = Classifier.judge
+classify = Classifier.classify
 def fail(self, item, **options):
     if item.origin.file.endswith("bad.png"):
         raise RuntimeError("{NAMED} in " + item.origin.file)
-    return judge(self, item, **options)
-Classifier.judge = fail
+    return classify(self, item, **options)
+Classifier.classify = fail
 """
 SLOW = """
 import sys, time
 from groundglass.inference.classifier import Classifier
-judge = Classifier.judge
+classify = Classifier.classify
 def slow(self, item, **options):
-    print("judging", file=sys.stderr, flush=True)
+    print("classifying", file=sys.stderr, flush=True)
     time.sleep(1.5)
-    return judge(self, item, **options)
-Classifier.judge = slow
+    return classify(self, item, **options)
+Classifier.classify = slow
 """
 
 
@@ -58,7 +58,7 @@ def test_a_fault_breaks_off_an_answer_that_had_begun(faulty: Running, png: bytes
     with (
         faulty.client() as client,
         client.stream(
-            "POST", "/v1/predictions", files=files, headers={"Accept": "application/x-ndjson"}
+            "POST", "/v2/predictions", files=files, headers={"Accept": "application/x-ndjson"}
         ) as lines,
         pytest.raises(httpx.RemoteProtocolError),
     ):
@@ -72,7 +72,7 @@ def test_a_place_is_free_only_when_the_work_for_it_has_ended(start: Start, png: 
     with connection(service) as opened:
         send_head(opened, len(content))
         opened.sendall(content)
-        wait_for(lambda: "judging" in service.err.read_text())
+        wait_for(lambda: "classifying" in service.err.read_text())
     is_problem(service.post(("a.png", png)), 503, "busy")
     service.wait_until_idle()
     entry = next(entry for entry in service.log() if entry.get("client_gone"))
@@ -87,7 +87,7 @@ def test_requests_sent_ahead_are_answered_in_turn(start: Start, png: bytes) -> N
             send_head(opened, len(content))
             opened.sendall(content)
         received = b""
-        while received.count(b'"kept": null}') < 2:
+        while received.count(b'"kept":null}') < 2:
             chunk = opened.recv(65536)
             assert chunk, "closed before the second answer"
             received += chunk

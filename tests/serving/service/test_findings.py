@@ -99,7 +99,7 @@ def test_lines_are_byte_for_byte_those_of_predict(
 ) -> None:
     files = [upload for upload in uploads if upload[0] != "g.csv"]
     with service.client() as client:
-        answer = client.post("/v1/predictions", files=parts(*files), headers=LINES)
+        answer = client.post("/v2/predictions", files=parts(*files), headers=LINES)
     assert answer.headers["content-type"] == "application/x-ndjson"
     assert answer.text == predicted
 
@@ -158,7 +158,7 @@ def test_layers_lie_on_the_slice(
     np.testing.assert_array_equal(units, np.clip(stored, -1024, None))
     outline = ET.fromstring(service.get(image["outline"]).text)  # noqa: S314 - our own
     assert outline.attrib["viewBox"] == f"0 0 {stored.shape[1]} {stored.shape[0]}"
-    assert {child.attrib["class"] for child in outline} == {"lungs", "frame"}
+    assert {child.attrib["class"] for child in outline} == {"lungs", "crop"}
 
 
 def test_heat_maps_in_the_answer(service: Running, png: bytes) -> None:
@@ -194,11 +194,11 @@ def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running, 
 
 
 def test_the_model_card(service: Running) -> None:
-    card = service.get("/v1/model").json()
+    card = service.get("/v2/model").json()
     assert card["name"] == "tiny"
     assert card["bundle"].endswith("-fp32")
     assert (
-        service.get("/v1/model", Accept="text/markdown").headers["content-type"].startswith("text/markdown")
+        service.get("/v2/model", Accept="text/markdown").headers["content-type"].startswith("text/markdown")
     )
 
 
@@ -206,6 +206,6 @@ def test_health_and_figures(service: Running, png: bytes) -> None:
     assert service.get("/healthz").json() == service.get("/readyz").json() == {"status": "ok"}
     service.post(("a.png", png))
     figures = service.get("/metrics").text
-    assert 'groundglass_requests_total{method="POST",route="/v1/predictions",status="200"}' in figures
+    assert 'groundglass_requests_total{method="POST",route="/v2/predictions",status="200"}' in figures
     assert "groundglass_predictions_total{label=" in figures
     assert service.gauge("uploads_in_flight") == 0

@@ -83,7 +83,7 @@ def test_nothing_of_it_is_left(service: Running, hostile: dict[str, tuple[bytes,
             assert answer.status_code == 415
     service.wait_until_idle()
     assert service.uploads_on_disk() == []
-    assert service.gauge("scratch_bytes") == 0
+    assert service.gauge("upload_bytes") == 0
 
 
 def test_damaged_files_of_every_kind(service: Running, generated: dict[str, bytes]) -> None:

@@ -25,7 +25,7 @@ def ask(service: Running, content: bytes, outcomes: Counter[str]) -> None:
     while True:
         opened = kept or http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
         try:
-            opened.request("POST", "/v1/predictions", content, headers)
+            opened.request("POST", "/v2/predictions", content, headers)
             answer = opened.getresponse()
         except ConnectionRefusedError:
             return
@@ -106,7 +106,7 @@ def test_the_next_service_removes_what_a_killed_one_left(tmp_path: Path, tiny_bu
         send_head(opened, len(content))
         opened.sendall(content[:-50])
         wait_for(lambda: killed.uploads_on_disk() != [])
-        with running(tmp_path / "second", tiny_bundle, "--scratch", str(killed.scratch)) as second:
+        with running(tmp_path / "second", tiny_bundle, "--upload-directory", str(killed.scratch)) as second:
             assert killed.uploads_on_disk() != [], "another service's folder is its own as long as it lives"
             assert second.stop() == 0
         killed.process.kill()
@@ -114,7 +114,7 @@ def test_the_next_service_removes_what_a_killed_one_left(tmp_path: Path, tiny_bu
     (left,) = killed.scratch.iterdir()
     os.utime(left, (0, 0))
     (tmp_path / "third").mkdir()
-    with running(tmp_path / "third", tiny_bundle, "--scratch", str(killed.scratch)):
+    with running(tmp_path / "third", tiny_bundle, "--upload-directory", str(killed.scratch)):
         assert not left.exists()
 
 
@@ -124,4 +124,4 @@ def test_serve_says_what_it_needs() -> None:
         [sys.executable, "-c", blocked], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 2
-    assert "pip install 'groundglass[serve]'" in done.stderr
+    assert "pip install '.[serve]'" in done.stderr

@@ -8,11 +8,11 @@ const names = new Intl.Collator(undefined, { numeric: true });
 const LAST = { ok: 0, refused: 1, failed: 2 };
 
 export const FLAGS = {
-  "lungs-not-found": "No lungs were found; the model was shown the whole picture.",
-  "one-lung-found": "What was found lies in one half of the picture; the other lung was not shown to the model.",
-  "soft-tissue-window": "Most of the lung is black: the picture's window hides what the model looks for.",
-  "low-resolution": "The lungs take so few pixels that they were enlarged.",
-  "upside-down": "By the file's geometry the patient's back is up.",
+  "lungs-not-found": "No lungs were found; the model saw the whole picture.",
+  "one-lung-found": "Only one lung was found; the model did not see the other one.",
+  "soft-tissue-window": "Most of the lung is black: the picture's window hides lung tissue.",
+  "low-resolution": "The lungs cover so few pixels that they were enlarged.",
+  "upside-down": "According to the file the patient lies upside down.",
 };
 
 export const KINDS = {
