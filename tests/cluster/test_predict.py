@@ -265,7 +265,7 @@ def test_files_are_judged_alone_in_a_process_that_may_die(
     shutil.copy(folder / "0.png", tmp_path / "deadly.png")
     (tmp_path / "notes.txt").write_text("no image")
     files = [tmp_path / "deadly.png", folder / "0.png", folder / "ä\udcff.png", tmp_path / "notes.txt"]
-    found = list(judge_alone(Unit(tuple(map(str, files)), of_folder=True), bundle, keep_identifiers=False))
+    found = list(judge_alone(Unit(tuple(map(str, files))), bundle, keep_identifiers=False))
     assert [prediction.file for prediction in found] == [str(file) for file in files[:3]]
     assert "SIGKILL" in str(found[0].reason)
     assert found[1] == groundglass.load(tiny_bundle, threads=1).predict(files[1])

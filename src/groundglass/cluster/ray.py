@@ -36,9 +36,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from groundglass import __version__
 from groundglass.errors import BundleError, GroundglassError, ImageError, PredictionError
 from groundglass.files import usable_cores, write_bytes
-from groundglass.imaging.read import no_image
+from groundglass.imaging.read import list_images
 from groundglass.imaging.slice import Patient
-from groundglass.imaging.source import paths_below, without_stderr
+from groundglass.imaging.source import without_stderr
 from groundglass.inference.bundle import INFO, Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.inputs import named_by
@@ -51,101 +51,57 @@ LARGEST = 64
 """Files of a unit: a third of a second's work, so that the last worker does not keep the others waiting."""
 
 # Each of these may hold a whole series, and is a unit by itself.
-_OF_MANY_SLICES = (".zip", ".nii", ".nii.gz", ".mhd", ".mha")
+_OF_MANY_SLICES = (".zip", ".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".nhdr")
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Files that a worker judges in one go.
-
-    Attributes:
-        files: their paths.
-        of_folder: they lie in a folder that was asked about, so that what is no image is passed over.
-    """
+    """Files that a worker classifies in one go, by their paths."""
 
     files: tuple[str, ...]
-    of_folder: bool
 
 
-@dataclass(frozen=True)
-class FolderEnd:
-    """All of a folder has been listed.
-
-    Attributes:
-        path: of the folder.
-        skipped: some of its files were left out, so that it is not empty whatever the others hold.
-    """
-
-    path: str
-    skipped: bool
-
-
-Step = Unit | ImageError | FolderEnd
-_File = tuple[str, bool]
+Step = Unit | ImageError
 
 
 def steps(paths: Iterable[Path], skip: Callable[[str], bool] | None = None) -> Iterator[Step]:
-    """Units in the order of the paths, and within a folder in natural order of the names.
+    """Units in the order in which one process reads the paths, and between them what cannot be read.
 
-    Nothing is opened but folders and manifests, one at a time; memory does not grow with their number.
+    Folders are gone through by :func:`groundglass.imaging.read.list_images`.
 
     Args:
         paths: files, folders, zips, members of zips, or manifests (``.csv``), which stand for the files they
             name.
-        skip: told a file's name, leaves it out.
+        skip: called with a file's name, leaves it out.
 
     Raises:
         DataError: a manifest is damaged.
     """
     waiting: list[str] = []
-    of_folder = False
-    for step in chain.from_iterable(_listed(path, skip) for path in paths):
-        if isinstance(step, tuple):
-            file, belongs = step
-            if waiting and belongs != of_folder:
-                yield Unit(tuple(waiting), of_folder)
-                waiting = []
-            of_folder = belongs
-            waiting.append(file)
-        if waiting and (not isinstance(step, tuple) or len(waiting) == LARGEST or _is_large(waiting)):
-            yield Unit(tuple(waiting), of_folder)
+    for item in chain.from_iterable(_listed(path, skip) for path in paths):
+        if not isinstance(item, ImageError):
+            waiting.append(item)
+            if len(waiting) < LARGEST and not item.lower().endswith(_OF_MANY_SLICES):
+                continue
+        if waiting:
+            yield Unit(tuple(waiting))
             waiting = []
-        if not isinstance(step, tuple):
-            yield step
+        if isinstance(item, ImageError):
+            yield item
     if waiting:
-        yield Unit(tuple(waiting), of_folder)
+        yield Unit(tuple(waiting))
 
 
-def _is_large(waiting: list[str]) -> bool:
-    return waiting[-1].lower().endswith(_OF_MANY_SLICES)
-
-
-def _listed(path: Path, skip: Callable[[str], bool] | None) -> Iterator[_File | ImageError | FolderEnd]:
-    if path.is_dir():
-        yield from _below(path, skip)
+def _listed(path: Path, skip: Callable[[str], bool] | None) -> Iterator[str | ImageError]:
+    if not path.is_dir():
+        yield from (str(file) for file in named_by(path) if skip is None or not skip(str(file)))
         return
-    for file in named_by(path):
-        if skip is None or not skip(str(file)):
-            yield str(file), False
-
-
-def _below(folder: Path, skip: Callable[[str], bool] | None) -> Iterator[_File | ImageError | FolderEnd]:
-    errors: list[OSError] = []
-    skipped = False
-    for path in paths_below(folder, errors.append):
-        yield from _reported(folder, errors)
-        if skip is not None and skip(str(path)):
-            skipped = True
-        else:
-            yield str(path), True
-    yield from _reported(folder, errors)
-    yield FolderEnd(str(folder), skipped)
-
-
-def _reported(folder: Path, errors: list[OSError]) -> Iterator[ImageError]:
-    for error in errors:
-        yield ImageError(error.filename or folder, f"cannot be looked into: {error.strerror}")
-    errors.clear()
+    errors: list[ImageError] = []
+    for source, _ in list_images(path, on_error=errors.append, skip=skip):
+        yield from errors
+        errors.clear()
+        yield source.name
+    yield from errors
 
 
 PATIENCE = 20.0
@@ -403,9 +359,7 @@ class Worker:
         if self._ray.get(self._ledger.begin.remote(number)) > ATTEMPTS:
             return {"lost": "its workers died"}
         try:
-            predictions = self._classifier.predict_files(
-                map(Path, unit["files"]), of_folder=unit["of_folder"]
-            )
+            predictions = self._classifier.predict_files(map(Path, unit["files"]))
             return {"predictions": [prediction.as_row() for prediction in predictions]}
         except GroundglassError as error:
             return {"problem": str(error)}
@@ -460,7 +414,6 @@ def judge_alone(unit: Unit, bundle: Bundle, *, keep_identifiers: bool) -> Iterat
             "bundle": str(bundle.path),
             "keep_identifiers": keep_identifiers,
             "files": rest,
-            "of_folder": unit.of_folder,
         }
         answers, status, said = _run(task)
         for answer in answers:
@@ -503,7 +456,7 @@ def _main() -> int:
         bundle = Bundle.open(task["bundle"], threads=1)
         classifier = Classifier(bundle, 1, keep_identifiers=task["keep_identifiers"])
         for file in task["files"]:
-            predictions = classifier.predict_files([Path(file)], of_folder=task["of_folder"])
+            predictions = classifier.predict_files([Path(file)])
             print(json.dumps([prediction.as_row() for prediction in predictions]), flush=True)  # noqa: T201 - its answer
     except GroundglassError as error:
         print(error, file=sys.stderr)  # noqa: T201
@@ -555,9 +508,8 @@ class RayClassifier:
     ) -> Iterator[Prediction]:
         """Judge every slice of files, folders, zips and manifests.
 
-        Predictions come in the order of the paths, and within a folder in natural order of the files' names; the
-        slices of a DICOM series are not sorted by their position. Otherwise they are those of
-        ``Classifier.predict_all``. Nothing but paths and predictions travels: workers read the files, which must
+        Predictions are those of ``Classifier.predict_all``, in its order; this process lists the folders and reads
+        the headers of DICOM files. Nothing but paths and predictions travels: workers read the files, which must
         have the same paths on all machines.
 
         Args:
@@ -591,7 +543,6 @@ class _Run:
         self._assignment = Assignment(self._bundle.id, zipped, self._keep)
         self._contents = self._ray.put(contents)
         self._lost = 0
-        self._in_folder = 0
 
     def judge(self, shard: Sequence[Step]) -> Iterator[Prediction]:
         """The predictions of some steps, in their order."""
@@ -601,20 +552,9 @@ class _Run:
                 if isinstance(step, Unit):
                     found = answers.take(number)
                     predictions = self._alone(step) if found is None else found
-                elif isinstance(step, FolderEnd):
-                    empty = self._in_folder == 0 and not step.skipped
-                    predictions = [self._failed(no_image(step.path))] if empty else []
                 else:
                     predictions = [self._failed(step)]
-                self._count(step, len(predictions))
                 yield from predictions
-
-    def _count(self, step: Step, predictions: int) -> None:
-        """Count what the present folder has given."""
-        if isinstance(step, FolderEnd):
-            self._in_folder = 0
-        elif not isinstance(step, Unit) or step.of_folder:
-            self._in_folder += predictions
 
     def _failed(self, error: ImageError) -> Prediction:
         patient = Patient() if self._keep else None

@@ -20,12 +20,12 @@ from groundglass.imaging.source import (
     DEFAULT_LIMITS,
     HEAD_BYTES,
     RASTER,
-    FileSource,
     guard,
     identify,
     open_archive,
     split_member,
 )
+from groundglass.imaging.source import read_bytes as read_file
 
 COLUMNS = ("path", "label", "patient_id", "source", "split")
 """Columns of a manifest CSV; only ``path`` is required. Other columns are ignored."""
@@ -126,15 +126,7 @@ def read_bytes(record: Record) -> bytes:
     Raises:
         ImageError: it cannot be read, or its archive is damaged, encrypted or a decompression bomb.
     """
-    with guard(str(record.path), "slice"):
-        member = None if record.path.is_file() else split_member(record.path)
-        if member is None:
-            return FileSource(record.path).read(DEFAULT_LIMITS)
-        with open_archive(member[0], DEFAULT_LIMITS) as sources:
-            for source in sources:
-                if source.member == member[1]:
-                    return source.read(DEFAULT_LIMITS)
-    raise ImageError(record.path, "the archive has no such member")
+    return read_file(record.path)
 
 
 def read_record(record: Record) -> CTSlice:

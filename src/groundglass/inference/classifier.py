@@ -107,14 +107,9 @@ class Classifier:
         for ct_slice in slices:
             yield self.classify(ct_slice, evidence=evidence)
 
-    def predict_files(self, files: Iterable[Path], *, of_folder: bool) -> Iterator[Prediction]:
-        """Classify every slice of files, each by itself and in the calling thread alone.
-
-        Args:
-            files: to be read; no manifest stands for others.
-            of_folder: they lie in a folder that was named, so that what is no image is passed over.
-        """
-        for item in self._read(files, of_folder=of_folder):
+    def predict_files(self, files: Iterable[Path]) -> Iterator[Prediction]:
+        """Classify every slice of files, each by itself and in the calling thread alone."""
+        for item in self._read(files):
             yield self.classify(item)
 
     def read_files(self, files: Iterable[Path | Source]) -> Iterator[CTSlice | Prediction]:
@@ -194,8 +189,6 @@ class Classifier:
         files: Iterable[Path | Source],
         skip: Skip | None = None,
         skip_file: SkipFile | None = None,
-        *,
-        of_folder: bool = False,
     ) -> Iterator[CTSlice | Prediction]:
         failed: list[ImageError] = []
         with LosslessDecoder() as decoder:
@@ -203,9 +196,7 @@ class Classifier:
                 if isinstance(file, Source):
                     slices = read_source(file, decoder, self._limits)
                 else:
-                    slices = read_slices(
-                        file, self._limits, failed.append, skip_file, decoder=decoder, of_folder=of_folder
-                    )
+                    slices = read_slices(file, self._limits, failed.append, skip_file, decoder=decoder)
                 try:
                     for ct_slice in slices:
                         yield from self._failures(failed, skip)
