@@ -38,7 +38,7 @@ def test_table_report_and_status(manifest: Path, tmp_path: Path) -> None:
     assert done.returncode == 5, done.stderr
     assert "same file" in done.stdout
     assert "again.png" in done.stdout
-    assert "file format" in done.stdout
+    assert "How well the label is predicted" in done.stdout
     assert "found: leakage: 1" in done.stderr
     assert "found: conflicts: 1" in done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
