@@ -5,8 +5,7 @@ They stand alone as SVG files and therefore on white, whatever the page around t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -15,140 +14,79 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from groundglass.experiments.comparison import MeanSD
 from groundglass.reporting.figures import COVID, INK, MUTED, NON_COVID, STYLE
 
-COLOURS = (NON_COVID, COVID, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", MUTED)
-"""Okabe and Ito's palette, told apart by colour-blind readers too; curves differ in their dashes as well."""
-
+# Okabe and Ito's palette, which colour-blind readers can tell apart; curves differ in their dashes as well.
+_COLOURS = (NON_COVID, COVID, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", MUTED)
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1), (8, 3), (2, 3))
 
 
-@dataclass(frozen=True)
-class Mark:
-    """One row's value in a panel.
-
-    Attributes:
-        value: drawn as a large dot.
-        low: lower bound of its interval, or None.
-        high: upper bound, or None.
-        points: value of each seed, drawn small.
-        strong: the row the others are compared with, or one that differs from it.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    points: tuple[float, ...] = ()
-    strong: bool = False
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One measure of all rows.
-
-    Attributes:
-        title: above the panel.
-        label: of the horizontal axis.
-        marks: one per row, None where the row has no value.
-        reference: where a line is drawn, or None.
-    """
-
-    title: str
-    label: str
-    marks: tuple[Mark | None, ...]
-    reference: float | None = None
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One measure over epochs.
-
-    Attributes:
-        name: in the legend.
-        values: of each seed, one value per epoch; seeds may be of different length.
-    """
-
-    name: str
-    values: tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True)
-class CurvePanel:
-    """Curves that are compared.
-
-    Attributes:
-        title: above the panel.
-        label: of the vertical axis.
-        curves: in the order of their colours.
-    """
-
-    title: str
-    label: str
-    curves: tuple[Curve, ...]
-
-
-def forest_figure(names: Sequence[str], panels: Sequence[Panel]) -> Figure:
+def forest_figure(
+    rows: Sequence[str],
+    panels: Mapping[str, Sequence[MeanSD]],
+    reference: str | None = None,
+    lines: Mapping[str, float] | None = None,
+) -> Figure:
     """Rows from top to bottom, measures side by side: mean, 95 % interval, and every seed.
 
     Args:
-        names: of the rows.
-        panels: each with one mark per row.
+        rows: their titles.
+        panels: by the measure's title, one value per row; rows without a mean stay empty.
+        reference: the row that is drawn in the colour of COVID.
+        lines: by the measure's title, where a dashed line is drawn.
     """
     with mpl.rc_context(STYLE):
-        figure = _on_white((2.6 + 3.1 * len(panels), 1.3 + 0.36 * len(names)))
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for place, panel in zip(axes, panels, strict=True):
-            _draw_panel(place, panel)
-        axes[0].set_yticks(range(len(names)), names)
-        axes[0].set_ylim(len(names) - 0.5, -0.5)
+        figure = _on_white((2.6 + 3.1 * len(panels), 1.3 + 0.36 * len(rows)))
+        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (title, values) in zip(grid, panels.items(), strict=True):
+            if lines and title in lines:
+                axes.axvline(lines[title], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            for place, (row, value) in enumerate(zip(rows, values, strict=True)):
+                _draw_row(axes, place, value, strong=row == reference)
+            axes.set_title(title, fontsize=11, color=INK)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.grid(visible=False, axis="y")
+            axes.tick_params(axis="y", length=0)
+        grid[0].set_yticks(range(len(rows)), rows)
+        grid[0].set_ylim(len(rows) - 0.5, -0.5)
         return figure
 
 
-def _draw_panel(axes: Axes, panel: Panel) -> None:
-    if panel.reference is not None:
-        axes.axvline(panel.reference, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    for row, mark in enumerate(panel.marks):
-        if mark is None:
-            continue
-        colour = COVID if mark.strong else NON_COVID
-        if mark.low is not None and mark.high is not None:
-            axes.plot([mark.low, mark.high], [row, row], color=colour, linewidth=1.6, solid_capstyle="round")
-        axes.plot(mark.points, [row + 0.24] * len(mark.points), "o", color=colour, markersize=2.6, alpha=0.6)
-        axes.plot(mark.value, row, "D" if mark.strong else "o", color=colour, markersize=5.5)
-    axes.set_title(panel.title, fontsize=11, color=INK)
-    axes.set_xlabel(panel.label)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
+def _draw_row(axes: Axes, place: int, value: MeanSD, *, strong: bool) -> None:
+    if value.mean is None:
+        return
+    colour = COVID if strong else NON_COVID
+    if value.low is not None and value.high is not None:
+        axes.plot([value.low, value.high], [place] * 2, color=colour, linewidth=1.6, solid_capstyle="round")
+    seeds = [each for each in value.values if each is not None]
+    axes.plot(seeds, [place + 0.24] * len(seeds), "o", color=colour, markersize=2.6, alpha=0.6)
+    axes.plot(value.mean, place, "D" if strong else "o", color=colour, markersize=5.5)
 
 
-def curves_figure(panels: Sequence[Sequence[CurvePanel]]) -> Figure:
-    """Curves over epochs: thick the mean over seeds, thin each seed.
+def curves_figure(panels: Mapping[tuple[str, str], Mapping[str, Sequence[Sequence[float]]]]) -> Figure:
+    """Curves over epochs, two panels in a row: thick the mean over seeds, as far as all go, thin each seed.
 
     Args:
-        panels: rows of panels, all rows of one length.
+        panels: by title and label of the vertical axis; by name in the legend, one curve per seed.
     """
     with mpl.rc_context(STYLE):
-        columns = len(panels[0])
-        figure = _on_white((4.6 * columns, 3.5 * len(panels)))
-        grid = figure.subplots(len(panels), columns, squeeze=False)
-        for axes, panel in zip(grid.flat, (each for row in panels for each in row), strict=True):
-            _draw_curves(axes, panel)
+        height = (len(panels) + 1) // 2
+        figure = _on_white((9.2, 3.5 * height))
+        grid = figure.subplots(height, 2, squeeze=False)
+        for axes, ((title, label), curves) in zip(grid.flat, panels.items(), strict=True):
+            for number, (name, seeds) in enumerate(curves.items()):
+                colour, dashes = _COLOURS[number % len(_COLOURS)], _DASHES[number % len(_DASHES)]
+                for values in seeds if len(seeds) > 1 else ():
+                    axes.plot(range(1, len(values) + 1), values, color=colour, linewidth=0.7, alpha=0.45)
+                common = min(len(values) for values in seeds)
+                mean = np.mean([values[:common] for values in seeds], axis=0)
+                axes.plot(range(1, common + 1), mean, color=colour, dashes=dashes, label=name)
+            axes.set_title(title, fontsize=11, color=INK)
+            axes.set(xlabel="Epoch", ylabel=label)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.legend(loc="best")
         return figure
-
-
-def _draw_curves(axes: Axes, panel: CurvePanel) -> None:
-    for number, curve in enumerate(panel.curves):
-        colour, dashes = COLOURS[number % len(COLOURS)], _DASHES[number % len(_DASHES)]
-        for values in curve.values if len(curve.values) > 1 else ():
-            axes.plot(range(1, len(values) + 1), values, color=colour, linewidth=0.7, alpha=0.45)
-        common = min((len(values) for values in curve.values), default=0)
-        mean = np.mean([values[:common] for values in curve.values], axis=0)
-        axes.plot(range(1, common + 1), mean, color=colour, dashes=dashes, label=curve.name)
-    axes.set_title(panel.title, fontsize=11, color=INK)
-    axes.set(xlabel="Epoch", ylabel=panel.label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="best")
 
 
 def _on_white(size: tuple[float, float]) -> Figure:

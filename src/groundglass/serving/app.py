@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from groundglass import __version__
-from groundglass.inference.writers import json_line, row_of
+from groundglass.inference.writers import json_line
 from groundglass.serving import schemas
 from groundglass.serving.jobs import Job, receive_files
 from groundglass.serving.results import Classified, Result, card_text, predictions_file, report_zip
@@ -86,7 +86,9 @@ def _description(app: FastAPI, service: Service) -> dict[str, Any]:
             parts.pop(unused, None)
         # The framework leaves out what is null, which makes examples invalid.
         answer = described["paths"][f"{API}/predictions"]["post"]["responses"]["200"]["content"]
-        answer["application/json"]["examples"] = schemas.EXAMPLES
+        extra = json.loads((files("groundglass.serving") / "openapi.json").read_text(encoding="utf-8"))
+        answer["application/json"]["examples"] = extra["examples"]
+        described["paths"][f"{API}/predictions"]["post"]["requestBody"] = extra["requestBody"]
         if service.settings.token is not None:
             described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             described["security"] = [{"token": []}]
@@ -166,7 +168,7 @@ class _PredictionsResponse(Response):
             async for classified in predictions:
                 if classified.kept is not None:
                     service.results.keep_slice(result, context.slices, classified.kept)
-                result.add(classified.prediction)
+                result.add(classified)
                 if self._heat_maps == "inline" and not self._as_lines:
                     result.heat_maps.append(classified.heat_map)
                 context.slices += 1
@@ -184,7 +186,7 @@ class _PredictionsResponse(Response):
             await send(self._start(result))
         line = json_line(classified.prediction)
         if self._heat_maps == "inline":
-            row = {**row_of(classified.prediction), "heat_map": classified.heat_map}
+            row = {**classified.prediction.as_row(), "heat_map": classified.heat_map}
             line = json.dumps(row).encode() + b"\n"
         await send({"type": "http.response.body", "body": line, "more_body": True})
 
@@ -212,7 +214,6 @@ def _predictions(service: Service) -> APIRouter:
     @router.post(
         "/predictions",
         responses={200: answer, **problem_responses(408, 413, 415, 422, 429, 503)},
-        openapi_extra=schemas.UPLOAD,
         response_class=Response,
     )
     async def create_predictions(
