@@ -19,8 +19,9 @@ from groundglass.data import out_of_distribution as examples
 from groundglass.data.out_of_distribution import Volume, out_of_distribution_examples
 from groundglass.imaging.anatomy import Patient
 from groundglass.imaging.crop import find_lungs
-from groundglass.imaging.phantom import Scanner, make_phantom, scan
+from groundglass.imaging.phantom import Scanner, make_phantom, scan, scan_abdomen
 from groundglass.imaging.window import LUNG
+from groundglass.inference.input_check import OTHER_PART
 
 Grey = NDArray[np.uint8]
 
@@ -81,6 +82,7 @@ def test_every_kind_is_taught_and_follows_from_the_seed(
         assert kind == same_kind
         np.testing.assert_array_equal(one, same)
     other = out_of_distribution_examples([], 1, effort=0.01)
+    assert examples.OTHER_PART == OTHER_PART, "the input check calls such a slice outside the lungs"
     known = {pixels.tobytes() for _, pixels in taught}
     kinds = Counter(kind for kind, pixels in other if pixels.tobytes() not in known)
     assert set(kinds) == {examples.TURNED, examples.OTHER_VIEW, examples.OTHER_PART, examples.NO_SCAN}
@@ -136,7 +138,7 @@ def test_an_abdomen_holds_no_lung(depth: float) -> None:
         rng = np.random.default_rng(seed)
         patient = Patient.draw(rng)
         scanner = Scanner.draw(patient, rng)
-        below = examples.scan_abdomen(patient, scanner, depth, size=256)
+        below = scan_abdomen(patient, scanner, depth, size=256)
         chest = scan(patient, scanner, 0.5, size=256).hounsfield
         assert -150 < np.median(below[inside]) < 150
         assert ((chest > -950) & (chest < -700)).mean() > 0.1

@@ -13,26 +13,13 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
-from groundglass.imaging.anatomy import (
-    CORTEX,
-    FAT,
-    FLUID,
-    GAS,
-    LIVER,
-    MUSCLE,
-    SPLEEN,
-    Canvas,
-    Patient,
-    cavity,
-    ellipse,
-    paint_bones,
-    paint_wall,
-)
+from groundglass.imaging.anatomy import CORTEX, FAT, FLUID, GAS, MUSCLE, Canvas, Patient, ellipse
 from groundglass.imaging.crop import find_lungs
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic, smooth_noise
-from groundglass.imaging.phantom import Scanner, acquire, make_phantom, paint_table, scan
+from groundglass.imaging.phantom import Scanner, make_phantom, scan, scan_abdomen
 from groundglass.imaging.slice import Grey, Hounsfield
 from groundglass.imaging.window import LUNG, Window
 
@@ -58,7 +45,7 @@ _OTHER_DISEASE = 0.35
 _VIEWS = 3
 
 
-def vary(pixels: Grey, rng: np.random.Generator) -> Grey:
+def vary(pixels: Grey, rng: Generator) -> Grey:
     """Show a lung slice as another publication might: cut, in another window, smaller, padded, marked.
 
     Args:
@@ -84,7 +71,7 @@ def vary(pixels: Grey, rng: np.random.Generator) -> Grey:
     return picture
 
 
-def paint_disease(pixels: Grey, rng: np.random.Generator) -> Grey:
+def paint_disease(pixels: Grey, rng: Generator) -> Grey:
     """Paint heavy disease into a lung slice, where lungs are found: grave illness must not be refused.
 
     Args:
@@ -139,7 +126,7 @@ def out_of_distribution_examples(
         yield from ((NO_SCAN, draw(rng)) for _ in count(full))
 
 
-def _cut(pixels: Grey, rng: np.random.Generator) -> Grey:
+def _cut(pixels: Grey, rng: Generator) -> Grey:
     """Cut away a part of what surrounds the lungs, at most up to their edge."""
     lungs, found = find_lungs(pixels)
     if not found or rng.random() < 0.4:
@@ -153,7 +140,7 @@ def _cut(pixels: Grey, rng: np.random.Generator) -> Grey:
     return np.ascontiguousarray(pixels[top:bottom, left:right])
 
 
-def _mark(picture: Grey, rng: np.random.Generator) -> None:
+def _mark(picture: Grey, rng: Generator) -> None:
     """Draw a letter in a corner and an arrow, as figures carry them."""
     height, width = picture.shape
     shade = int(rng.choice([0, 255]))
@@ -167,15 +154,15 @@ def _mark(picture: Grey, rng: np.random.Generator) -> None:
         cv2.arrowedLine(picture, start.tolist(), end.tolist(), shade, 2, tipLength=0.4)
 
 
-def _turn(pixels: Grey, rng: np.random.Generator) -> Grey:
+def _turn(pixels: Grey, rng: Generator) -> Grey:
     return np.ascontiguousarray(np.rot90(pixels, rng.choice([1, 3])))
 
 
-def _invert(pixels: Grey, _: np.random.Generator) -> Grey:
+def _invert(pixels: Grey, _: Generator) -> Grey:
     return np.subtract(255, pixels, dtype=np.uint8)
 
 
-def _shuffle(pixels: Grey, rng: np.random.Generator) -> Grey:
+def _shuffle(pixels: Grey, rng: Generator) -> Grey:
     """The slice cut into tiles, which change places."""
     count = int(rng.integers(2, 6))
     height, width = (side // count for side in pixels.shape)
@@ -185,42 +172,33 @@ def _shuffle(pixels: Grey, rng: np.random.Generator) -> Grey:
     return np.ascontiguousarray(shuffled.swapaxes(1, 2).reshape(height * count, width * count))
 
 
-def _windowed(hounsfield: Hounsfield, rng: np.random.Generator) -> Grey:
+def _windowed(hounsfield: Hounsfield, rng: Generator) -> Grey:
     """Grey values in some window of CT, or at times as magnetic resonance would show the same tissue."""
     if rng.random() < _RESONANCE:
         return _grey(np.interp(hounsfield, _RESONANCE_HOUNSFIELD, _RESONANCE_GREY) * rng.uniform(0.7, 1))
     return _WINDOWS[rng.choice(len(_WINDOWS), p=_WINDOW_SHARES)].apply(hounsfield)
 
 
-def _views(rng: np.random.Generator) -> Iterator[Grey]:
+def _views(rng: Generator) -> Iterator[Grey]:
     volume = scan_volume(rng, size=192, severity=float(rng.uniform(0, 1) * (rng.random() < 0.5)))
     for _ in range(_VIEWS):
         yield _windowed(volume.coronal(rng.uniform(0.2, 0.8)), rng)
         yield _windowed(volume.sagittal(rng.uniform(0.2, 0.8)), rng)
 
 
-def _abdomen(rng: np.random.Generator) -> Hounsfield:
+def _abdomen(rng: Generator) -> Hounsfield:
     patient = Patient.draw(rng)
     scanner = Scanner.draw(patient, rng)
     return scan_abdomen(patient, scanner, rng.uniform(0.02, 0.9), size=384)
 
 
-# Other views and other parts of the body
-
-
 @dataclass(frozen=True)
 class Volume:
-    """A scanned stack.
+    """A scanned stack."""
 
-    Attributes:
-        hounsfield: float32, shape (planes, rows, columns), from the apex of the lungs downwards.
-        between: mm from plane to plane.
-        spacing: mm from pixel to pixel within a plane.
-    """
-
-    hounsfield: NDArray[np.float32] = field(repr=False)
-    between: float
-    spacing: float
+    hounsfield: NDArray[np.float32] = field(repr=False)  # (planes, rows, columns), from the lungs' apex down
+    between: float  # mm from plane to plane
+    spacing: float  # mm from pixel to pixel within a plane
 
     def coronal(self, share: float) -> Hounsfield:
         """The view from the front at a share of the depth, 0 front to 1 back; head up, isotropic."""
@@ -237,7 +215,7 @@ class Volume:
 
 
 def scan_volume(
-    rng: np.random.Generator, planes: int = 64, size: int = 256, severity: float = 0.0, below: float = 0.4
+    rng: Generator, planes: int = 64, size: int = 256, severity: float = 0.0, below: float = 0.4
 ) -> Volume:
     """Scan chest and upper abdomen of a synthetic patient.
 
@@ -257,80 +235,7 @@ def scan_volume(
     return Volume(np.stack(chest + belly), step * patient.height, scanner.spacing * 512 / size)
 
 
-def scan_abdomen(patient: Patient, scanner: Scanner, depth: float, size: int = 512) -> Hounsfield:
-    """Scan one slice of a synthetic patient below the lungs: liver, spleen, kidneys, bowel with gas.
-
-    Args:
-        patient: whose; the same patient gives the same organs at all depths.
-        scanner: how.
-        depth: below the base of the lungs, 0 to 1, as a share of the lungs' height.
-        size: pixels along each side.
-
-    Returns:
-        float32, shape (size, size).
-    """
-    canvas = Canvas(size, scanner.spacing * 512 / size, patient.middle, patient.tilt)
-    paint_table(canvas, patient, scanner)
-    body = paint_wall(canvas, patient, 1.0)
-    canvas.paint(cavity(patient, 1.0, margin=-2.0), FAT + 8, softness=1.5)
-    _paint_organs(canvas, patient, depth)
-    _paint_bowel(canvas, patient, depth)
-    paint_bones(canvas, patient, 1.0)
-    rng = np.random.default_rng([patient.number, _STREAM_ABDOMEN, round(depth * 1e6)])
-    return acquire(canvas, scanner, body, 1.0, rng)
-
-
-_STREAM_ABDOMEN = 17
-_KIDNEY = 34
-
-
-def _paint_organs(canvas: Canvas, patient: Patient, depth: float) -> None:
-    """Liver, spleen, kidneys and great vessels; the upper organs shrink with depth, the kidneys come and go."""
-    w, d = patient.half_width, patient.half_depth
-    enhanced = 0.35 * max(0.0, patient.blood - 45)
-    upper = max(0.0, 1 - depth / 0.75) ** 0.5
-    lower = float(np.exp(-(((depth - 0.45) / 0.3) ** 2)))
-    if upper > 0.1:
-        for x, y, a, b, angle, tissue in (
-            (-0.45, -0.12, 0.50, 0.78, 0.12, LIVER),
-            (-0.05, -0.45, 0.40, 0.30, 0.20, LIVER),
-            (0.66, 0.22, 0.22, 0.45, 0.30, SPLEEN),
-        ):
-            organ = ellipse(x * w, y * d, a * w * upper, b * d * upper, angle)
-            canvas.paint(organ, tissue + enhanced, softness=2.0)
-    for side in (-1, 1):
-        kidney = ellipse(
-            side * 0.40 * w, 0.42 * d, 0.19 * w * lower + 0.1, 0.26 * d * lower + 0.1, side * 0.4
-        )
-        canvas.paint(kidney, _KIDNEY + 1.5 * enhanced, softness=1.0)
-        pelvis = ellipse(side * 0.36 * w, 0.42 * d, 0.06 * w * lower + 0.1, 0.08 * d * lower + 0.1)
-        canvas.paint(pelvis, FAT + 10)
-        canvas.paint(ellipse(side * 0.20 * w, 0.55 * d, 0.10 * w, 0.16 * d), MUSCLE, softness=1.0)
-    canvas.paint(ellipse(0.05 * w, 0.25 * d, 9.5, 9.5), patient.blood, softness=0.8)
-    canvas.paint(ellipse(-0.14 * w, 0.24 * d, 11, 8), 0.8 * patient.blood + 8, softness=0.8)
-
-
-def _paint_bowel(canvas: Canvas, patient: Patient, depth: float) -> None:
-    """Loops of bowel filled with fluid, some with gas in front; they drift with depth."""
-    rng = np.random.default_rng([patient.number, _STREAM_ABDOMEN])
-    w, d = patient.half_width, patient.half_depth
-    for _ in range(16):
-        x, y = rng.uniform(-0.75, 0.8) * w, rng.uniform(-0.75, 0.15) * d
-        start, length = rng.uniform(-0.2, 1), rng.uniform(0.2, 0.6)
-        a, b = rng.uniform(9, 24, 2)
-        gas, content = rng.random() < 0.35, FLUID + rng.uniform(0, 40)
-        present = 1 - ((depth - start) / length - 0.5) ** 2 * 4
-        hidden_by_liver = x < 0 and depth < 0.5
-        if present <= 0.1 or hidden_by_liver:
-            continue
-        a, b = a * present**0.5, b * present**0.5
-        canvas.paint(ellipse(x, y, a + 2, b + 2), MUSCLE - 10, softness=0.8)
-        canvas.paint(ellipse(x, y, a, b), content, softness=0.8)
-        if gas:
-            canvas.paint(ellipse(x, y - 0.35 * b, 0.8 * a, 0.5 * b), GAS, softness=0.8)
-
-
-def scan_head(rng: np.random.Generator, level: float | None = None, size: int = 512) -> Hounsfield:
+def scan_head(rng: Generator, level: float | None = None, size: int = 512) -> Hounsfield:
     """Scan one slice of a synthetic head: scalp, skull, brain with ventricles, air-filled sinuses lower down.
 
     Args:
@@ -356,7 +261,7 @@ def scan_head(rng: np.random.Generator, level: float | None = None, size: int = 
     return np.asarray(np.clip(np.rint(image), -1024, 3071), np.float32)
 
 
-def _paint_skull(canvas: Canvas, a: float, b: float, rng: np.random.Generator) -> None:
+def _paint_skull(canvas: Canvas, a: float, b: float, rng: Generator) -> None:
     """Skin, fat and the skull with its spongy middle; the headrest behind it at times."""
     if rng.random() < 0.5:
         canvas.paint(ellipse(0, 14, a + 22, b + 8), -300, softness=0.6)
@@ -372,7 +277,7 @@ def _paint_skull(canvas: Canvas, a: float, b: float, rng: np.random.Generator) -
         canvas.paint(ellipse(0, 0, a - depth, b - depth), value, softness)
 
 
-def _paint_brain(canvas: Canvas, a: float, b: float, level: float, rng: np.random.Generator) -> None:
+def _paint_brain(canvas: Canvas, a: float, b: float, level: float, rng: Generator) -> None:
     """Folded grey matter around white matter, the midline, and ventricles where the level has them."""
     turn = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     outline = np.stack([a * np.cos(turn), b * np.sin(turn)], 1)
@@ -392,7 +297,7 @@ def _paint_brain(canvas: Canvas, a: float, b: float, level: float, rng: np.rando
             canvas.paint(ellipse(side * 0.3 * a, 0.32 * b, 0.8 * wide * a, 0.17 * b, side * 0.5), FLUID)
 
 
-def _paint_skull_base(canvas: Canvas, a: float, b: float, rng: np.random.Generator) -> None:
+def _paint_skull_base(canvas: Canvas, a: float, b: float, rng: Generator) -> None:
     """Petrous bones with air cells, nasal cavity and sinuses."""
     for side in (-1, 1):
         petrous = ellipse(side * 0.55 * a, 0.12 * b, 0.32 * a, 0.10 * b, side * -0.5)
@@ -407,27 +312,24 @@ def _paint_skull_base(canvas: Canvas, a: float, b: float, rng: np.random.Generat
     canvas.paint(ellipse(0, -0.72 * b, 0.07 * a, 0.14 * b), GAS, softness=0.6)
 
 
-# Pictures without anatomy
-
 _SIDES = (200, 640)
 _Box = tuple[int, int, int, int]
 
 
-def gradient(rng: np.random.Generator) -> Grey:
+def gradient(rng: Generator) -> Grey:
     """Grey that rises in one direction, or from a middle outwards."""
     x, y = _grid(rng)
     turn = rng.uniform(0, 2 * np.pi)
     if rng.random() < 0.6:
         values = np.cos(turn) * x + np.sin(turn) * y
     else:
-        values = np.hypot(x - rng.uniform(-0.5, 0.5), y - rng.uniform(-0.5, 0.5)) * (
-            1 if turn > np.pi else -1
-        )
+        distance = np.hypot(x - rng.uniform(-0.5, 0.5), y - rng.uniform(-0.5, 0.5))
+        values = distance if turn > np.pi else -distance
     share = (values - values.min()) / (values.max() - values.min())
     return _grey(255 * share ** rng.uniform(0.5, 2))
 
 
-def stripes(rng: np.random.Generator) -> Grey:
+def stripes(rng: Generator) -> Grey:
     """Parallel stripes, hard or soft, in any direction."""
     x, y = _grid(rng)
     turn = rng.uniform(0, np.pi)
@@ -438,7 +340,7 @@ def stripes(rng: np.random.Generator) -> Grey:
     return _grey(dark + (bright - dark) * share)
 
 
-def noise(rng: np.random.Generator) -> Grey:
+def noise(rng: Generator) -> Grey:
     """Noise whose amplitude falls with a power of frequency: 0 white, 1 as photographs have it, 2 clouds."""
     height, width = _shape(rng)
     slope = rng.uniform(0, 2)
@@ -450,7 +352,7 @@ def noise(rng: np.random.Generator) -> Grey:
     return _grey(rng.uniform(60, 200) + rng.uniform(20, 80) * values / values.std())
 
 
-def chart(rng: np.random.Generator) -> Grey:
+def chart(rng: Generator) -> Grey:
     """A line, bar, scatter or pie chart with axes and labels."""
     height, width = int(rng.integers(280, 600)), int(rng.integers(320, 800))
     picture = np.full((height, width), rng.integers(235, 256), np.uint8)
@@ -465,7 +367,7 @@ def chart(rng: np.random.Generator) -> Grey:
     return picture
 
 
-def scenery(rng: np.random.Generator) -> Grey:
+def scenery(rng: Generator) -> Grey:
     """Overlapping shapes of all sizes, shaded and textured, out of focus here and there.
 
     Scenes of things that hide each other share the statistics of photographs (Lee, Mumford and Huang,
@@ -487,7 +389,7 @@ def scenery(rng: np.random.Generator) -> Grey:
     return _grey(picture + rng.normal(0, rng.uniform(0, 6), picture.shape))
 
 
-def words(rng: np.random.Generator, letters: int) -> str:
+def words(rng: Generator, letters: int) -> str:
     """Words of random letters, so many characters in all."""
     text = ""
     while len(text) < letters:
@@ -495,12 +397,12 @@ def words(rng: np.random.Generator, letters: int) -> str:
     return text[:letters].capitalize()
 
 
-def _shape(rng: np.random.Generator) -> tuple[int, int]:
+def _shape(rng: Generator) -> tuple[int, int]:
     width = int(rng.integers(*_SIDES))
     return int(np.clip(width * rng.uniform(0.6, 1.3), *_SIDES)), width
 
 
-def _grid(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _grid(rng: Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     height, width = _shape(rng)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     return x, y
@@ -510,7 +412,7 @@ def _grey(picture: NDArray[np.floating]) -> Grey:
     return np.asarray(np.clip(np.rint(picture), 0, 255), np.uint8)
 
 
-def _blob(rng: np.random.Generator, radius: float, middle: tuple[float, float]) -> NDArray[np.int32]:
+def _blob(rng: Generator, radius: float, middle: tuple[float, float]) -> NDArray[np.int32]:
     corners = int(rng.choice([3, 4, 5, 6, 40]))
     turn = np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(0, 2 * np.pi)
     reach = radius * rng.uniform(0.6, 1.2, corners) if corners < 40 else np.full(corners, radius)
@@ -523,7 +425,7 @@ def _write(picture: Grey, text: str, place: tuple[int, int], size: float, shade:
     cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, shade, 1, cv2.LINE_AA)
 
 
-def _axes(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
+def _axes(picture: Grey, box: _Box, rng: Generator) -> None:
     left, top, right, bottom = box
     if rng.random() < 0.5:
         cv2.rectangle(picture, (left, top), (right, bottom), 40, 1)
@@ -539,7 +441,7 @@ def _axes(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
         _write(picture, f"{share:.1f}", (left - 32, y + 4), 0.4, 40)
 
 
-def _lines(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
+def _lines(picture: Grey, box: _Box, rng: Generator) -> None:
     left, top, right, bottom = box
     for _ in range(rng.integers(1, 5)):
         curve = np.clip(smooth_noise((2, 60), rng.uniform(3, 30), rng)[0], -2.4, 2.4)
@@ -549,7 +451,7 @@ def _lines(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
         cv2.polylines(picture, [points], False, shade, width, cv2.LINE_AA)
 
 
-def _bars(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
+def _bars(picture: Grey, box: _Box, rng: Generator) -> None:
     left, top, right, bottom = box
     count = int(rng.integers(3, 16))
     width = (right - left) / count
@@ -559,14 +461,14 @@ def _bars(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
         cv2.rectangle(picture, corner, (int(x + 0.85 * width), bottom), int(rng.integers(20, 180)), -1)
 
 
-def _dots(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
+def _dots(picture: Grey, box: _Box, rng: Generator) -> None:
     left, top, right, bottom = box
     for x, y in rng.beta(2, 2, (int(rng.integers(20, 300)), 2)):
         place = (int(left + x * (right - left)), int(bottom - y * (bottom - top)))
         cv2.circle(picture, place, int(rng.integers(2, 6)), int(rng.integers(0, 170)), -1, cv2.LINE_AA)
 
 
-def _pie(picture: Grey, rng: np.random.Generator) -> None:
+def _pie(picture: Grey, rng: Generator) -> None:
     height, width = picture.shape
     middle, radius, start = (width // 2, int(0.52 * height)), int(0.36 * min(height, width)), 0.0
     for end in np.cumsum(rng.dirichlet(np.full(int(rng.integers(2, 7)), 2.0))) * 360:
