@@ -46,7 +46,7 @@ pytest: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --durations=25 --cov --cov-report=term
 
 picture: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q tests/serving/page/test_viewing.py -k screenshots
+	$(BIN)/python -m pytest -q tests/serving/test_page.py -k screenshots
 	cp build/screenshots/desktop-dark.png docs/images/serve.png
 
 sbom: $(PRODUCT)/.installed-$(EXTRAS) $(TOOLS)/.installed

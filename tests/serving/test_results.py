@@ -45,15 +45,6 @@ def test_a_kept_slice_shows_what_was_judged(evidence: Evidence) -> None:
     assert of_dicom.size < 3 * 96 * 96 + 64 * 64
 
 
-def test_what_is_not_to_be_kept_is_not(kept: KeptSlice) -> None:
-    results = Results(Settings())
-    result = results.begin("bundle", keep=False)
-    assert not results.keep_slice(result, 0, kept)
-    assert (len(results), results.size) == (0, 0)
-    with pytest.raises(Problem, match="No result of this id"):
-        results.get(result.id)
-
-
 def test_results_expire(kept: KeptSlice) -> None:
     clock = Clock()
     results = Results(Settings(kept_seconds=10), clock)
@@ -86,10 +77,3 @@ def test_the_oldest_makes_room(kept: KeptSlice) -> None:
         results.begin("bundle", keep=True)
     assert len(results) == 3
     assert results.size == 0
-
-
-def test_ids_cannot_be_guessed() -> None:
-    results = Results(Settings(kept_results=1000))
-    ids = {results.begin("bundle", keep=True).id for _ in range(500)}
-    assert len(ids) == 500
-    assert min(map(len, ids)) >= 22

@@ -86,7 +86,9 @@ def _description(app: FastAPI, service: Service) -> dict[str, Any]:
             parts.pop(unused, None)
         # The framework leaves out what is null, which makes examples invalid.
         answer = described["paths"][f"{API}/predictions"]["post"]["responses"]["200"]["content"]
-        answer["application/json"]["examples"] = schemas.EXAMPLES
+        extra = json.loads((files("groundglass.serving") / "openapi.json").read_text(encoding="utf-8"))
+        answer["application/json"]["examples"] = extra["examples"]
+        described["paths"][f"{API}/predictions"]["post"]["requestBody"] = extra["requestBody"]
         if service.settings.token is not None:
             described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             described["security"] = [{"token": []}]
@@ -166,7 +168,7 @@ class _PredictionsResponse(Response):
             async for classified in predictions:
                 if classified.kept is not None:
                     service.results.keep_slice(result, context.slices, classified.kept)
-                result.add(classified.prediction)
+                result.add(classified)
                 if self._heat_maps == "inline" and not self._as_lines:
                     result.heat_maps.append(classified.heat_map)
                 context.slices += 1
@@ -212,7 +214,6 @@ def _predictions(service: Service) -> APIRouter:
     @router.post(
         "/predictions",
         responses={200: answer, **problem_responses(408, 413, 415, 422, 429, 503)},
-        openapi_extra=schemas.UPLOAD,
         response_class=Response,
     )
     async def create_predictions(

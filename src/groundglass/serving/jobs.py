@@ -143,16 +143,10 @@ def _locked(folder: Path) -> int | None:
 
 @dataclass(frozen=True)
 class UploadedFile:
-    """One file of a request.
-
-    Attributes:
-        source: its bytes, or where it lies.
-        file_format: by its first bytes; None for no image.
-        size: bytes.
-    """
+    """One file of a request."""
 
     source: MemorySource | Path
-    file_format: FileFormat | None
+    file_format: FileFormat | None  # by its first bytes; None for no image
     size: int
 
     @property
@@ -302,13 +296,6 @@ class Job:
     A thread draws one slice, puts the next one behind those of other requests, and classifies it: so reading
     overlaps with classifying, all threads are busy with one request or with many, no large request holds up a
     small one, and each thread holds one slice.
-
-    Args:
-        classifier: used by many threads.
-        files: of the request.
-        directory: that they lie in.
-        heat_maps: how they are wanted.
-        most: slices; more are a problem.
     """
 
     def __init__(

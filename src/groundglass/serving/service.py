@@ -124,26 +124,15 @@ class Metrics:
 
 @dataclass
 class RequestContext:
-    """What is known of one request and its answer, for the log and the metrics; nothing that names anybody.
-
-    Attributes:
-        request: id drawn for it; also in the answer, so that a user can name it.
-        status: of the answer; 0 as long as there is none.
-        complete: the answer was sent to its end.
-        received_bytes: of the request's body.
-        files: that were uploaded.
-        slices: that were classified.
-        problem: kind of the problem that broke off an answer.
-        client_gone: the client closed the connection.
-    """
+    """What is known of one request and its answer, for the log and the metrics; nothing that names anybody."""
 
     request: str = field(default_factory=lambda: uuid.uuid4().hex)
-    status: int = 0
-    complete: bool = False
+    status: int = 0  # of the answer; 0 as long as there is none
+    complete: bool = False  # the answer was sent to its end
     received_bytes: int = 0
     files: int = 0
     slices: int = 0
-    problem: str | None = None
+    problem: str | None = None  # kind of the problem that broke off an answer
     client_gone: bool = False
 
 

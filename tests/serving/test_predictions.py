@@ -9,7 +9,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -18,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.serving.service.conftest import PATIENCE, Running, parts, picture
+from tests.serving.conftest import PATIENCE, Running, parts, picture
 
 from groundglass.serving.schemas import Predictions
 
@@ -115,27 +114,6 @@ def test_a_file_sent_alone_is_judged_as_among_others(
         for row in service.post((name, content)).json()["predictions"]
     ]
     assert alone == [json.loads(line) for line in predicted.splitlines()]
-
-
-def test_many_clients_get_their_own_predictions_in_their_order(service: Running) -> None:
-    pictures = [picture(seed) for seed in range(8)]
-    alone = [
-        service.post((f"{seed}.png", pictures[seed])).json()["predictions"][0]["probability"]
-        for seed in range(8)
-    ]
-    assert len(set(alone)) == 8
-
-    def ask(number: int) -> list[tuple[str, float]]:
-        seeds = [(number + step) % 8 for step in range(5)]
-        rows = service.post(*((f"{number}-{seed}.png", pictures[seed]) for seed in seeds)).json()[
-            "predictions"
-        ]
-        assert [row["file"] for row in rows] == [f"{number}-{seed}.png" for seed in seeds]
-        assert [row["probability"] for row in rows] == [alone[seed] for seed in seeds]
-        return rows
-
-    with ThreadPoolExecutor(16) as pool:
-        assert len(list(pool.map(ask, range(32)))) == 32
 
 
 def test_layers_lie_on_the_slice(
