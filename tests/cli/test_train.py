@@ -71,7 +71,9 @@ def warnings_before_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
 def test_train_warns_of_what_parts_share_and_trains_all_the_same(
     leaking: Path, warnings_before_training: Callable[..., list[str]]
 ) -> None:
-    (warning,) = warnings_before_training(leaking)
+    warning, *others = warnings_before_training(leaking)
+    # The copy stands under another patient's name, which the audit says as well.
+    assert len(others) <= 1
     assert warning.startswith(
         "warning: 1 pair of slices in different parts show the same slice, 1 of them with opposite labels"
     )
@@ -90,7 +92,8 @@ def test_train_audits_the_split_that_it_trains_on(
     leaking: Path, warnings_before_training: Callable[..., list[str]]
 ) -> None:
     # The two slices are of the official train and test parts, of which the last is in no part of this split.
-    assert warnings_before_training(leaking, "--split", "official-cv:1/2") == []
+    warnings = warnings_before_training(leaking, "--split", "official-cv:1/2")
+    assert not [warning for warning in warnings if "in different parts" in warning]
 
 
 @pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "NODE_RANK"])
@@ -103,4 +106,4 @@ def test_only_the_first_process_warns(
     monkeypatch.setenv(variable, "1")
     assert warnings_before_training(leaking) == []
     monkeypatch.setenv(variable, "0")
-    assert len(warnings_before_training(leaking)) == 1
+    assert "in different parts" in warnings_before_training(leaking)[0]
