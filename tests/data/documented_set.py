@@ -21,7 +21,7 @@ from PIL import Image
 from groundglass.data import out_of_distribution as drawn
 from groundglass.data.out_of_distribution import Volume
 from groundglass.imaging.anatomy import Patient
-from groundglass.imaging.phantom import Scanner, make_phantom
+from groundglass.imaging.phantom import Scanner, make_phantom, scan_abdomen
 from groundglass.imaging.window import LUNG, Window
 
 Grey = NDArray[np.uint8]
@@ -121,7 +121,7 @@ def _turned(rng: Generator) -> Grey:
 def _abdomen(rng: Generator) -> Grey:
     patient = Patient.draw(rng)
     scanner = Scanner.draw(patient, rng)
-    return _windowed(drawn.scan_abdomen(patient, scanner, rng.uniform(0.05, 0.9)), rng, LUNG, SOFT, WIDE)
+    return _windowed(scan_abdomen(patient, scanner, rng.uniform(0.05, 0.9)), rng, LUNG, SOFT, WIDE)
 
 
 def _head(rng: Generator) -> Grey:

@@ -19,7 +19,7 @@ from groundglass.data import out_of_distribution as examples
 from groundglass.data.out_of_distribution import Volume, out_of_distribution_examples
 from groundglass.imaging.anatomy import Patient
 from groundglass.imaging.crop import find_lungs
-from groundglass.imaging.phantom import Scanner, make_phantom, scan
+from groundglass.imaging.phantom import Scanner, make_phantom, scan, scan_abdomen
 from groundglass.imaging.window import LUNG
 
 Grey = NDArray[np.uint8]
@@ -136,7 +136,7 @@ def test_an_abdomen_holds_no_lung(depth: float) -> None:
         rng = np.random.default_rng(seed)
         patient = Patient.draw(rng)
         scanner = Scanner.draw(patient, rng)
-        below = examples.scan_abdomen(patient, scanner, depth, size=256)
+        below = scan_abdomen(patient, scanner, depth, size=256)
         chest = scan(patient, scanner, 0.5, size=256).hounsfield
         assert -150 < np.median(below[inside]) < 150
         assert ((chest > -950) & (chest < -700)).mean() > 0.1

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sklearn import metrics as sklearn
 
 from groundglass.errors import DataError
-from groundglass.evaluation.bootstrap import bootstrap, share_of, weighted_metrics
-from groundglass.evaluation.metrics import TITLES, compute_metrics
+from groundglass.evaluation.bootstrap import bootstrap, share_of
+from groundglass.evaluation.metrics import TITLES, compute_metrics, weighted_metrics
 
 
 def predictions(slices: int, seed: int = 0) -> tuple[NDArray[np.int8], NDArray[np.float64]]:

@@ -59,7 +59,7 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
         "name": "tiny",
         "created": "2026-01-01T00:00:00+00:00",
         "network": {"name": "tiny", "input_size": SIZE},
-        "preprocessing": {"size": SIZE, "crop": True, "margin": 0.06, "normalisation": "two-anchor"},
+        "preprocessing": {"size": SIZE, "crop": True, "margin": 0.06, "normalisation": "zero-mean"},
         "positive": "COVID",
         "precision": "fp32",
         "calibration": {

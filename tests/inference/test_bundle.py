@@ -124,7 +124,7 @@ def test_the_former_format_says_to_export_again(copy: Path) -> None:
     [
         ("threshold", 0.5),
         ("precision", "int4"),
-        ("preprocessing", {"size": 10**9, "crop": True, "margin": 0.06, "normalisation": "two-anchor"}),
+        ("preprocessing", {"size": 10**9, "crop": True, "margin": 0.06, "normalisation": "zero-mean"}),
         ("preprocessing", {"size": 64, "crop": True, "margin": 0.06, "normalisation": "unheard-of"}),
         ("calibration", {"temperature": 0, "coverage": 0.9, "quantiles": {}, "slices": 1}),
         ("positive", "NonCOVID"),

@@ -15,24 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.imaging.anatomy import (
-    CORTEX,
-    FAT,
-    FLUID,
-    GAS,
-    LIVER,
-    MUSCLE,
-    SPLEEN,
-    Canvas,
-    Patient,
-    cavity,
-    ellipse,
-    paint_bones,
-    paint_wall,
-)
+from groundglass.imaging.anatomy import CORTEX, FAT, FLUID, GAS, MUSCLE, Canvas, Patient, ellipse
 from groundglass.imaging.crop import find_lungs
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic, smooth_noise
-from groundglass.imaging.phantom import Scanner, acquire, make_phantom, paint_table, scan
+from groundglass.imaging.phantom import Scanner, make_phantom, scan, scan_abdomen
 from groundglass.imaging.slice import Grey, Hounsfield
 from groundglass.imaging.window import LUNG, Window
 
@@ -205,22 +191,13 @@ def _abdomen(rng: np.random.Generator) -> Hounsfield:
     return scan_abdomen(patient, scanner, rng.uniform(0.02, 0.9), size=384)
 
 
-# Other views and other parts of the body
-
-
 @dataclass(frozen=True)
 class Volume:
-    """A scanned stack.
+    """A scanned stack."""
 
-    Attributes:
-        hounsfield: float32, shape (planes, rows, columns), from the apex of the lungs downwards.
-        between: mm from plane to plane.
-        spacing: mm from pixel to pixel within a plane.
-    """
-
-    hounsfield: NDArray[np.float32] = field(repr=False)
-    between: float
-    spacing: float
+    hounsfield: NDArray[np.float32] = field(repr=False)  # (planes, rows, columns), from the lungs' apex down
+    between: float  # mm from plane to plane
+    spacing: float  # mm from pixel to pixel within a plane
 
     def coronal(self, share: float) -> Hounsfield:
         """The view from the front at a share of the depth, 0 front to 1 back; head up, isotropic."""
@@ -255,79 +232,6 @@ def scan_volume(
     step = levels[1]
     belly = [scan_abdomen(patient, scanner, float(depth), size) for depth in np.arange(step, below, step)]
     return Volume(np.stack(chest + belly), step * patient.height, scanner.spacing * 512 / size)
-
-
-def scan_abdomen(patient: Patient, scanner: Scanner, depth: float, size: int = 512) -> Hounsfield:
-    """Scan one slice of a synthetic patient below the lungs: liver, spleen, kidneys, bowel with gas.
-
-    Args:
-        patient: whose; the same patient gives the same organs at all depths.
-        scanner: how.
-        depth: below the base of the lungs, 0 to 1, as a share of the lungs' height.
-        size: pixels along each side.
-
-    Returns:
-        float32, shape (size, size).
-    """
-    canvas = Canvas(size, scanner.spacing * 512 / size, patient.middle, patient.tilt)
-    paint_table(canvas, patient, scanner)
-    body = paint_wall(canvas, patient, 1.0)
-    canvas.paint(cavity(patient, 1.0, margin=-2.0), FAT + 8, softness=1.5)
-    _paint_organs(canvas, patient, depth)
-    _paint_bowel(canvas, patient, depth)
-    paint_bones(canvas, patient, 1.0)
-    rng = np.random.default_rng([patient.number, _STREAM_ABDOMEN, round(depth * 1e6)])
-    return acquire(canvas, scanner, body, 1.0, rng)
-
-
-_STREAM_ABDOMEN = 17
-_KIDNEY = 34
-
-
-def _paint_organs(canvas: Canvas, patient: Patient, depth: float) -> None:
-    """Liver, spleen, kidneys and great vessels; the upper organs shrink with depth, the kidneys come and go."""
-    w, d = patient.half_width, patient.half_depth
-    enhanced = 0.35 * max(0.0, patient.blood - 45)
-    upper = max(0.0, 1 - depth / 0.75) ** 0.5
-    lower = float(np.exp(-(((depth - 0.45) / 0.3) ** 2)))
-    if upper > 0.1:
-        for x, y, a, b, angle, tissue in (
-            (-0.45, -0.12, 0.50, 0.78, 0.12, LIVER),
-            (-0.05, -0.45, 0.40, 0.30, 0.20, LIVER),
-            (0.66, 0.22, 0.22, 0.45, 0.30, SPLEEN),
-        ):
-            organ = ellipse(x * w, y * d, a * w * upper, b * d * upper, angle)
-            canvas.paint(organ, tissue + enhanced, softness=2.0)
-    for side in (-1, 1):
-        kidney = ellipse(
-            side * 0.40 * w, 0.42 * d, 0.19 * w * lower + 0.1, 0.26 * d * lower + 0.1, side * 0.4
-        )
-        canvas.paint(kidney, _KIDNEY + 1.5 * enhanced, softness=1.0)
-        pelvis = ellipse(side * 0.36 * w, 0.42 * d, 0.06 * w * lower + 0.1, 0.08 * d * lower + 0.1)
-        canvas.paint(pelvis, FAT + 10)
-        canvas.paint(ellipse(side * 0.20 * w, 0.55 * d, 0.10 * w, 0.16 * d), MUSCLE, softness=1.0)
-    canvas.paint(ellipse(0.05 * w, 0.25 * d, 9.5, 9.5), patient.blood, softness=0.8)
-    canvas.paint(ellipse(-0.14 * w, 0.24 * d, 11, 8), 0.8 * patient.blood + 8, softness=0.8)
-
-
-def _paint_bowel(canvas: Canvas, patient: Patient, depth: float) -> None:
-    """Loops of bowel filled with fluid, some with gas in front; they drift with depth."""
-    rng = np.random.default_rng([patient.number, _STREAM_ABDOMEN])
-    w, d = patient.half_width, patient.half_depth
-    for _ in range(16):
-        x, y = rng.uniform(-0.75, 0.8) * w, rng.uniform(-0.75, 0.15) * d
-        start, length = rng.uniform(-0.2, 1), rng.uniform(0.2, 0.6)
-        a, b = rng.uniform(9, 24, 2)
-        gas, content = rng.random() < 0.35, FLUID + rng.uniform(0, 40)
-        present = 1 - ((depth - start) / length - 0.5) ** 2 * 4
-        hidden_by_liver = x < 0 and depth < 0.5
-        if present <= 0.1 or hidden_by_liver:
-            continue
-        a, b = a * present**0.5, b * present**0.5
-        canvas.paint(ellipse(x, y, a + 2, b + 2), MUSCLE - 10, softness=0.8)
-        canvas.paint(ellipse(x, y, a, b), content, softness=0.8)
-        if gas:
-            canvas.paint(ellipse(x, y - 0.35 * b, 0.8 * a, 0.5 * b), GAS, softness=0.8)
 
 
 def scan_head(rng: np.random.Generator, level: float | None = None, size: int = 512) -> Hounsfield:
@@ -406,8 +310,6 @@ def _paint_skull_base(canvas: Canvas, a: float, b: float, rng: np.random.Generat
         canvas.paint(ellipse(side * 0.45 * a, -0.55 * b, 0.12 * a, 0.12 * a), FLUID + 10, softness=0.5)
     canvas.paint(ellipse(0, -0.72 * b, 0.07 * a, 0.14 * b), GAS, softness=0.6)
 
-
-# Pictures without anatomy
 
 _SIDES = (200, 640)
 _Box = tuple[int, int, int, int]

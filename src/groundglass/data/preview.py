@@ -20,6 +20,7 @@ from groundglass.imaging.slice import CTSlice, Grey
 from groundglass.reporting.overlay import AGAINST_COVID, FOR_COVID, grey_picture, outline_mask
 
 _Picture = NDArray[np.uint8]
+_Generator = np.random.Generator
 _SIDE = 256
 _COLUMNS = 4
 _LONGEST_NAME = 60
@@ -47,8 +48,7 @@ def write_previews(
         severity: of the lesions, 0 to 1.
         seed: the same seed paints the same.
         most: slices that are drawn; all of them where None.
-        on_error: called for each file of a folder or zip that cannot be read; without it the first one is
-            raised.
+        on_error: called for each file that cannot be read; without it the first one is raised.
 
     Yields:
         The path of each picture as it is written.
@@ -66,10 +66,7 @@ def write_previews(
         yield target
 
 
-def _tiles(
-    pixels: Grey, preprocessing: Preprocessing, severity: float, rng: np.random.Generator
-) -> list[_Picture]:
-    """Captioned pictures of one size."""
+def _tiles(pixels: Grey, preprocessing: Preprocessing, severity: float, rng: _Generator) -> list[_Picture]:
     cropped = preprocessing.apply(pixels)
     # The paper's binarised mask (its figure 12): white above Otsu's threshold.
     mask = np.asarray(cv2.threshold(pixels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1], np.uint8)

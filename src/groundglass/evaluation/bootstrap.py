@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from groundglass.evaluation.metrics import BINS, THRESHOLD, TITLES, Metrics, bin_index, check_predictions
+from groundglass.evaluation.metrics import TITLES, Metrics, check_predictions, weighted_metrics
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -37,14 +37,7 @@ _Weights = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """Bounds of one measure, or None and the reason why there are none.
-
-    Attributes:
-        low: lower bound.
-        high: upper bound.
-        undefined: resamples in which the measure is undefined.
-        reason: why there are no bounds.
-    """
+    """Bounds of one measure, or None and the reason; and in how many resamples it is undefined."""
 
     low: float | None
     high: float | None
@@ -93,13 +86,7 @@ def with_intervals(metrics: Metrics, intervals: Bootstrap) -> dict[str, dict[str
 
 @dataclass(frozen=True)
 class Share:
-    """A share of slices.
-
-    Attributes:
-        value: 0 to 1; None where there is no slice.
-        low: lower bound of the 95 % interval over patients; None without slices or with a single patient.
-        high: upper bound, likewise.
-    """
+    """A share of slices, 0 to 1, and its 95 % interval over patients, which a single patient does not have."""
 
     value: float | None
     low: float | None = None
@@ -213,58 +200,3 @@ def _resampled_weights(patient: NDArray[np.str_], resamples: int, seed: int) -> 
     for start in range(0, resamples, block):
         times = generator.multinomial(patients, chance, size=min(block, resamples - start))
         yield times[:, member].astype(np.float64)
-
-
-def weighted_metrics(
-    label: NDArray[np.int8], probability: NDArray[np.float64], weights: _Weights
-) -> dict[str, NDArray[np.float64]]:
-    """Every measure under many weightings of the slices at once.
-
-    Args:
-        label: 1 for COVID and 0 for NonCOVID, shape (N,).
-        probability: of COVID, 0 to 1, shape (N,).
-        weights: how often each slice counts, shape (R, N), at least 0, no row all 0.
-
-    Returns:
-        By the measures' keys, shape (R,); NaN where the measure is undefined.
-    """
-    positive, called = label == 1, probability >= THRESHOLD
-    total = weights.sum(axis=1)
-    tp, fp = weights @ (positive & called), weights @ (~positive & called)
-    tn, fn = weights @ (~positive & ~called), weights @ (positive & ~called)
-    auc, average_precision = _weighted_rankings(positive, probability, weights)
-    gap = (probability - label)[:, None] * (bin_index(probability)[:, None] == np.arange(BINS))
-    return {
-        "accuracy": (tp + tn) / total,
-        "precision": _ratio(tp, tp + fp),
-        "recall": _ratio(tp, tp + fn),
-        "specificity": _ratio(tn, tn + fp),
-        "f1": np.where(tp + fn > 0, _ratio(2 * tp, 2 * tp + fp + fn), np.nan),
-        "auc": auc,
-        "average_precision": average_precision,
-        "brier": weights @ (probability - label) ** 2 / total,
-        "calibration_error": np.abs(weights @ gap).sum(axis=1) / total,
-    }
-
-
-def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
-
-
-def _weighted_rankings(
-    positive: NDArray[np.bool_], probability: NDArray[np.float64], weights: _Weights
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """AUC and average precision, each (R,); slices of equal probability make one step of the curve."""
-    order = np.argsort(-probability, kind="stable")
-    ranked = probability[order]
-    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    covid = np.cumsum(weights[:, order] * positive[order], axis=1)[:, ends]
-    other = np.cumsum(weights[:, order] * ~positive[order], axis=1)[:, ends]
-    covid_step = np.diff(covid, axis=1, prepend=0.0)
-    other_step = np.diff(other, axis=1, prepend=0.0)
-    # A NonCOVID slice is beaten by all COVID slices above it and by half of those it is tied with.
-    beaten = np.sum(other_step * (covid - 0.5 * covid_step), axis=1)
-    auc = _ratio(beaten, covid[:, -1] * other[:, -1])
-    precision = np.nan_to_num(_ratio(covid, covid + other))
-    average_precision = _ratio(np.sum(covid_step * precision, axis=1), covid[:, -1])
-    return auc, average_precision

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from groundglass.evaluation.evaluate import Examined
 from groundglass.imaging.crop import Preprocessing
-from groundglass.imaging.slice import CTSlice, Grey
+from groundglass.imaging.slice import CTSlice, Grey, Origin
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.calibration import Calibration
-from groundglass.inference.engine import Outputs
 
 
 @dataclass(frozen=True)
@@ -79,33 +78,26 @@ class BundledRun:
         return ()
 
     def predict(self, slices: Iterable[Grey]) -> BundledOutputs:
-        """Predict grey slices, each of shape (H, W), one by one as the bundle's users do."""
-        cropped = [self.preprocessing.apply(pixels).pixels for pixels in slices]
-        return self._outputs(cropped, [self._run(pixels) for pixels in cropped])
+        """Predict grey slices, each of shape (H, W)."""
+        return self.examine(CTSlice(pixels, Origin("", "")) for pixels in slices)[0]
 
     def examine(self, slices: Iterable[CTSlice]) -> tuple[BundledOutputs, Examined]:
-        """Predict slices, and say which the bundle would refuse and how far they lie from its training data."""
-        check, reference = self.bundle.input_check, self.bundle.reference
+        """Predict slices one by one as the bundle's users do; refused ones too, but with the reason."""
+        check, reference, engine = self.bundle.input_check, self.bundle.reference, self.bundle.engine()
         cropped, outputs, reasons = [], [], []
         for ct_slice in slices:
             cut = self.preprocessing.apply(ct_slice.pixels)
-            output = self._run(cut.pixels)
+            output = engine.run(self.preprocessing.normalise(cut.pixels[None]))
             reasons.append(check.after(output.embedding[0], check.before(ct_slice, cut)).reason)
             cropped.append(cut.pixels)
             outputs.append(output)
-        percentile = None
-        if reference is not None:
-            percentile = reference.percentile(np.concatenate([output.embedding for output in outputs]))
-        return self._outputs(cropped, outputs), Examined(tuple(reasons), percentile)
-
-    def _run(self, cropped: Grey) -> Outputs:
-        return self.bundle.engine().run(self.preprocessing.normalise(cropped[None]))
-
-    def _outputs(self, cropped: Sequence[Grey], outputs: Sequence[Outputs]) -> BundledOutputs:
         logit = np.array([output.logit[0] for output in outputs], np.float64)
-        return BundledOutputs(
+        embedding = np.concatenate([output.embedding for output in outputs])
+        bundled = BundledOutputs(
             logit,
             np.array([self.calibration.probability(value) for value in logit], np.float64),
             np.concatenate([output.activation_map for output in outputs]),
             np.array(cropped, np.uint8),
         )
+        percentile = None if reference is None else reference.percentile(embedding)
+        return bundled, Examined(tuple(reasons), percentile)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -43,9 +43,6 @@ from groundglass.inference.calibration import Calibration
 FORMAT = 2
 """Version of ``metrics.json``."""
 
-FAR = 95.0
-"""Percentile of the held-out slices' distances beyond which a slice counts as far from the training data."""
-
 BEYOND = (
     "share of the slices whose embedding lies farther from the training slices than 95 % of held-out slices "
     "of the same sources do; 5 % are expected of data like the training data"
@@ -53,8 +50,10 @@ BEYOND = (
 """What the number means that says how far data lie from the training data."""
 
 Progress = Callable[[int, int], None]
-"""Called with slices done and slices in all."""
+"""Takes slices done and slices in all."""
 
+# Percentile of the held-out slices' distances from which a slice counts as far from the training data.
+_FAR = 95.0
 # Slices predicted in one call, which bounds memory on large data sets.
 _BATCH = 256
 
@@ -64,11 +63,11 @@ class NetworkOutputs(Protocol):
 
     @property
     def logit(self) -> NDArray[np.floating]:
-        """Logit of COVID, before calibration, shape (N,)."""
+        """Of COVID, before calibration, shape (N,)."""
 
     @property
     def probability(self) -> NDArray[np.floating]:
-        """Probability of COVID, 0 to 1, shape (N,)."""
+        """Of COVID, 0 to 1, shape (N,)."""
 
     @property
     def activation_map(self) -> NDArray[np.floating]:
@@ -152,10 +151,10 @@ class Applicability:
     """Whether a bundle's answers can be relied on for the evaluated slices.
 
     Attributes:
-        refused: share that its input check refuses.
+        refused: share of the slices that its input check refuses.
         reasons: how often each reason was given, without the numbers in it.
         beyond_95: see ``BEYOND``; None where the bundle holds no reference.
-        prediction_sets: their coverage, and how often they decide.
+        prediction_sets: what they are worth.
     """
 
     refused: Share
@@ -275,10 +274,10 @@ def _predict(
     run: TrainedRun, part: Part, progress: Progress | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], Examined | None]:
     """Logits and probabilities of a part's slices, shape (N,) each, and what a bundle says beside."""
-    slices = _slices(part.records, progress)
+    slices, count = _slices(part.records, progress), len(part.records)
     outputs: list[NetworkOutputs] = []
     examined: list[Examined] = []
-    for _ in range(0, len(part.records), _BATCH):
+    for _ in range(0, count, _BATCH):
         batch = islice(slices, _BATCH)
         if isinstance(run, ExaminingRun):
             output, beside = run.examine(batch)
@@ -288,15 +287,19 @@ def _predict(
         outputs.append(output)
     logit = np.concatenate([np.asarray(each.logit, np.float64) for each in outputs])
     probability = np.concatenate([np.asarray(each.probability, np.float64) for each in outputs])
-    if logit.shape != (len(part.records),) or probability.shape != logit.shape:
-        raise RunError(f"{run.path}: {len(part.records)} slices gave {len(probability)} predictions")
+    if logit.shape != (count,) or probability.shape != logit.shape:
+        raise RunError(f"{run.path}: {count} slices gave {len(probability)} predictions")
     bad = np.flatnonzero(~(np.isfinite(logit) & (probability >= 0) & (probability <= 1)))
     if len(bad):
         name = part.file(part.records[bad[0]])
         raise RunError(
             f"{run.path}: the network gives no valid probability for {name}; was the training stable?"
         )
-    return logit, probability, _joined(examined) if examined else None
+    if not examined:
+        return logit, probability, None
+    known = [each.percentile for each in examined if each.percentile is not None]
+    reasons = tuple(chain.from_iterable(each.reason for each in examined))
+    return logit, probability, Examined(reasons, np.concatenate(known) if known else None)
 
 
 def _slices(records: Sequence[Record], progress: Progress | None) -> Iterator[CTSlice]:
@@ -306,20 +309,10 @@ def _slices(records: Sequence[Record], progress: Progress | None) -> Iterator[CT
             progress(number, len(records))
 
 
-def _joined(batches: Sequence[Examined]) -> Examined:
-    known = [batch.percentile for batch in batches if batch.percentile is not None]
-    reasons = tuple(reason for batch in batches for reason in batch.reason)
-    return Examined(reasons, np.concatenate(known) if known else None)
-
-
 def _applicability(
-    part: Part,
-    probability: NDArray[np.float64],
-    examined: Examined,
-    calibration: Calibration,
-    resamples: int,
-    seed: int,
-) -> Applicability:
+    part: Part, probability: NDArray[np.float64], examined: Examined, calibration: Calibration,
+    resamples: int, seed: int,
+) -> Applicability:  # fmt: skip
     def share(holds: NDArray[np.bool_]) -> Share:
         return share_of(holds, part.patient, resamples=resamples, seed=seed)
 
@@ -328,7 +321,7 @@ def _applicability(
     return Applicability(
         share(np.array([reason is not None for reason in examined.reason])),
         dict(Counter(reasons).most_common()),
-        None if percentile is None else share(percentile >= FAR),
+        None if percentile is None else share(percentile >= _FAR),
         prediction_sets(part, probability, calibration, resamples=resamples, seed=seed),
     )
 

@@ -26,13 +26,7 @@ _EQUAL = 1e-12
 
 @dataclass(frozen=True)
 class AucTest:
-    """DeLong's test of two AUCs.
-
-    Attributes:
-        difference: AUC of the first network less that of the second.
-        standard_error: of the difference.
-        p: two-sided.
-    """
+    """DeLong's test: AUC of the first network less that of the second, its standard error, two-sided p."""
 
     difference: float
     standard_error: float
@@ -41,13 +35,9 @@ class AucTest:
 
 @dataclass(frozen=True)
 class McNemarTest:
-    """McNemar's test of two networks' calls.
+    """McNemar's test of two networks' calls: slices that only one called rightly, and the two-sided mid-p.
 
-    Attributes:
-        first_only: slices that only the first network called rightly.
-        second_only: slices that only the second called rightly.
-        mid_p: two-sided mid-p, close to its level (Fagerland, Lydersen and Laake, BMC Medical Research
-            Methodology 13:91, 2013).
+    It is close to its level (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013).
     """
 
     first_only: int
@@ -57,13 +47,7 @@ class McNemarTest:
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure's difference between two networks under resampling of patients.
-
-    Attributes:
-        low: lower bound of the 95 % interval, None where too few resamples define the measure.
-        high: upper bound.
-        p: two-sided, from the share of resamples on the other side of 0; None without bounds.
-    """
+    """95 % interval and two-sided p of a difference; None where too few resamples define the measure."""
 
     low: float | None
     high: float | None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ from sklearn import metrics as sklearn
 from groundglass.data.manifest import read_pixels
 from groundglass.evaluation.bootstrap import Share
 from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun, metrics_document
-from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, reliability, versions
+from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, reliability
 from groundglass.files import printable, write_json, write_text
 from groundglass.reporting import figures, overlay
 from groundglass.reporting.figures import inline_svg
@@ -215,7 +215,10 @@ def _roc(evaluation: Evaluation) -> FigurePanel:
         f"At the threshold {THRESHOLD:g} the network finds {recall:.1%} of the COVID slices and takes "
         f"{1 - specificity:.1%} of the NonCOVID slices for COVID. Area under the curve {auc.value:.3f}."
     )
-    return _panel("roc", "ROC curve", figures.roc_figure(x, y, auc.value, (1 - specificity, recall)), words)
+    names = "False positive rate (1 − specificity)", "True positive rate (recall)"
+    point = (1 - specificity, recall)
+    drawn = figures.curve_figure((x, y), f"AUC {auc.value:.3f}", (0.0, 1.0), point, names)
+    return _panel("roc", "ROC curve", drawn, words)
 
 
 def _precision_recall(evaluation: Evaluation) -> FigurePanel:
@@ -226,7 +229,9 @@ def _precision_recall(evaluation: Evaluation) -> FigurePanel:
     y, x, _ = sklearn.precision_recall_curve(label, evaluation.probability)
     precision = evaluation.metrics.precision.value
     point = None if precision is None else (recall, precision)
-    drawn = figures.precision_recall_figure(x, y, average.value, float(label.mean()), point)
+    names = "Recall (share of COVID slices found)", "Precision (share of COVID calls right)"
+    chance, legend = float(label.mean()), f"average precision {average.value:.3f}"
+    drawn = figures.curve_figure((x, y), legend, (chance, chance), point, names)
     words = f"Average precision {average.value:.3f}; {label.mean():.1%} of the slices are COVID."
     return _panel(name, title, drawn, words)
 
@@ -248,14 +253,14 @@ def _reliability(evaluation: Evaluation) -> FigurePanel:
 
 def _training(run: TrainedRun) -> Iterator[FigurePanel]:
     history, selected = run.history(), run.info.get("selected_epoch")
-    missing = "Not drawn: the run holds no such history of its training."
-    for name, figure, words in (
-        ("loss", figures.loss_figure(history, selected), "Loss on the training and the validation part"),
-        ("validation", figures.validation_figure(history, selected), "Measures on the validation part"),
+    for name, curves, label in (
+        ("loss", {"train_loss": "training", "val_loss": "validation"}, "Loss (cross-entropy, nats)"),
+        ("validation", {"val_auc": "AUC", "val_accuracy": "accuracy"}, "Measure on the validation part"),
     ):
-        yield _panel(
-            name, f"Training: {name}", figure, f"{words} after each epoch." if figure else missing, "half"
-        )
+        figure = figures.history_figure(history, curves, label, selected)
+        words = f"After each epoch: {label}; {' and '.join(curves.values())}."
+        missing = "Not drawn: the run holds no such history of its training."
+        yield _panel(name, f"Training: {name}", figure, words if figure else missing, "half")
 
 
 def _gallery(run: TrainedRun, evaluation: Evaluation) -> list[GalleryGroup]:
@@ -315,23 +320,23 @@ def _pictures(
 
 
 def _facts(run: TrainedRun, evaluation: Evaluation) -> list[tuple[str, str]]:
-    part, info, times = evaluation.part, run.info, evaluation.times_evaluated
-    seconds = info.get("training_seconds")
+    document, times = metrics_document(run, evaluation), evaluation.times_evaluated
     facts = [
-        ("Recipe", run.recipe.name),
-        ("Network", run.recipe.network.name),
-        ("Run", run.path.name),
-        ("Trained on split", f"{run.split_spec}, seed {run.seed}"),
-        ("Training time", f"{seconds:,.0f} s" if seconds is not None else ""),
-        ("Trained with", ", ".join(f"{name} {each}" for name, each in info.get("versions", {}).items())),
-        ("Data set", part.data),
-        ("Part", part.title),
-        ("Fingerprint", evaluation.sha256),
-        (
-            "These slices evaluated with this run",
-            f"{'once' if times == 1 else f'{times} times'}, this time included",
-        ),
-        ("Evaluated", f"{evaluation.time} in {evaluation.seconds:.1f} s"),
-        ("Evaluated with", ", ".join(f"{name} {each}" for name, each in versions().items())),
+        (f"{section}: {name.replace('_', ' ')}", _words(value))
+        for section in ("run", "data")
+        for name, value in document[section].items()
+        if value not in (None, {}, "")
     ]
-    return [(name, value) for name, value in facts if value]
+    count = f"{'once' if times == 1 else f'{times} times'}, this time included"
+    return [
+        *facts,
+        ("these slices evaluated with this run", count),
+        ("evaluated", f"{evaluation.time} in {evaluation.seconds:.1f} s"),
+        ("versions", _words(document["versions"])),
+    ]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    return str(value)

@@ -118,8 +118,8 @@ class Canvas:
         self,
         points: Points,
         value: float,
-        softness: float = 0.0,
-        opacity: float = 1.0,
+        softness: float = 0,
+        opacity: float = 1,
         within: _Coverage | None = None,
     ) -> None:
         """Fill a polygon with Hounsfield units, blended by coverage times ``opacity`` and ``within``."""
@@ -175,20 +175,13 @@ def _along(level: float, values: tuple[float, ...], levels: tuple[float, ...] = 
 
 @dataclass(frozen=True)
 class Vessels:
-    """Tapering straight segments of a vessel tree, or the part of them inside a slice.
+    """Tapering straight segments of a vessel tree, or the part of them inside a slice; N of them."""
 
-    Attributes:
-        start, end: float64 (N, 3), mm, z from apex to base; (N, 2) of a cut.
-        radius: float64 (N,), mm, where a segment starts, or in the middle of a cut one.
-        generation: int (N,), 0 for the branches that leave the root.
-        share: float64 (N,), 0..1, the part of the slice's thickness that the vessel fills.
-    """
-
-    start: _Floats
+    start: _Floats  # (N, 3), mm, z from apex to base; (N, 2) of a cut
     end: _Floats
-    radius: _Floats
-    generation: NDArray[np.int64]
-    share: _Floats | float = 1.0
+    radius: _Floats  # (N,), mm, where a segment starts, or in the middle of a cut one
+    generation: NDArray[np.int64]  # (N,), 0 for the branches that leave the root
+    share: _Floats | float = 1.0  # (N,), 0..1, the part of the slice's thickness that the vessel fills
 
     @classmethod
     def grow(cls, root: _Floats, targets: _Floats, radius: float, rng: np.random.Generator) -> Vessels:
@@ -269,46 +262,26 @@ class Vessels:
 
 @dataclass(frozen=True)
 class Patient:
-    """What stays the same through all slices of one synthetic patient; lengths in mm, densities in HU.
+    """What stays the same through all slices of one synthetic patient; lengths in mm, densities in HU."""
 
-    Attributes:
-        number: identifies the patient; names and UIDs are made from it.
-        half_width, half_depth: of the chest cavity at its widest.
-        height: of the lungs, from apex to base.
-        fat: thickness of subcutaneous fat at the side.
-        muscle: thickness of the chest wall's muscles.
-        breast: forward bulge of the breasts.
-        shoulders: how far the shoulders stand out at the apex.
-        heart: scale of the heart's width.
-        blood: density of blood; above 100 with contrast medium.
-        lung: mean density of aerated lung.
-        marrow: density of spongy bone.
-        rib_phase: where along the ribs' sequence the apex lies.
-        dome: how far the diaphragm stands up, 0..1.
-        tilt: of the body on the table, radians.
-        middle: of the body in the field of view, mm.
-        wobble: float64 (outlines, 3, harmonics), amplitude, phase and drift of each outline's irregularity.
-        vessels: pulmonary arteries of both lungs, whose first generations the bronchi follow, then veins.
-    """
-
-    number: int
-    half_width: float
+    number: int  # names and UIDs are made from it
+    half_width: float  # of the chest cavity at its widest
     half_depth: float
-    height: float
-    fat: float
-    muscle: float
-    breast: float
-    shoulders: float
-    heart: float
-    blood: float
-    lung: float
-    marrow: float
-    rib_phase: float
-    dome: float
-    tilt: float
-    middle: tuple[float, float]
-    wobble: NDArray[np.float64] = field(repr=False)
-    vessels: tuple[Vessels, ...] = field(repr=False)
+    height: float  # of the lungs, from apex to base
+    fat: float  # thickness under the skin at the side
+    muscle: float  # thickness of the chest wall's muscles
+    breast: float  # forward bulge of the breasts
+    shoulders: float  # how far they stand out at the apex
+    heart: float  # scale of the heart's width
+    blood: float  # density; above 100 with contrast medium
+    lung: float  # mean density of aerated lung
+    marrow: float  # density of spongy bone
+    rib_phase: float  # where along the ribs' sequence the apex lies
+    dome: float  # how far the diaphragm stands up, 0..1
+    tilt: float  # of the body on the table, radians
+    middle: tuple[float, float]  # of the body in the field of view
+    wobble: _Floats = field(repr=False)  # (outlines, 3, harmonics): amplitude, phase, drift of irregularities
+    vessels: tuple[Vessels, ...] = field(repr=False)  # arteries of both lungs, then veins
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Patient:
@@ -459,13 +432,9 @@ def paint_mediastinum(canvas: Canvas, patient: Patient, level: float) -> None:
     canvas.paint(spine, 20, softness=2.0, within=inside)
     if level < 0.27:
         close = _along(level, (1.2, 1.0), (0.0, 0.25))
-        for x, y, radius in (
-            (-0.15, -0.40, 8.0),
-            (0.13, -0.48, 7.5),
-            (-0.11, -0.16, 7.0),
-            (0.07, -0.24, 4.5),
-            (0.15, -0.05, 5.5),
-        ):
+        veins = (-0.15, -0.40, 8.0), (0.13, -0.48, 7.5)
+        arteries = (-0.11, -0.16, 7.0), (0.07, -0.24, 4.5), (0.15, -0.05, 5.5)
+        for x, y, radius in veins + arteries:
             _disc(canvas, patient, (x * close, y), radius, patient.blood, 1.1)
     elif level < 0.37:
         arch = [[-0.05, -0.38], [0.08, -0.26], [0.17, -0.05], [0.19, 0.15], [0.16, 0.33]]
@@ -480,12 +449,7 @@ def paint_mediastinum(canvas: Canvas, patient: Patient, level: float) -> None:
 
 
 def _disc(
-    canvas: Canvas,
-    patient: Patient,
-    at: tuple[float, float],
-    radius: float,
-    value: float,
-    stretch: float = 1.0,
+    canvas: Canvas, patient: Patient, at: tuple[float, float], radius: float, value: float, stretch: float = 1
 ) -> None:
     """A nearly round structure at a place in half widths and half depths of the cavity."""
     x, y = at[0] * patient.half_width, at[1] * patient.half_depth
@@ -557,10 +521,8 @@ def _dome_outlines(patient: Patient, level: float) -> list[tuple[Points, int]]:
     """The diaphragm's domes cut at a level: outline and density of the organ beneath, right then left."""
     domes = []
     w, d = patient.half_width, patient.half_depth
-    for side, top, organ in (
-        (-1, 0.88 - 0.13 * patient.dome, LIVER),
-        (1, 0.93 - 0.12 * patient.dome, SPLEEN),
-    ):
+    tops = 0.88 - 0.13 * patient.dome, 0.93 - 0.12 * patient.dome
+    for side, top, organ in ((-1, tops[0], LIVER), (1, tops[1], SPLEEN)):
         depth = (level - top) / (1.04 - top)
         if depth <= 0:
             continue

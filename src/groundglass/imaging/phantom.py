@@ -1,4 +1,4 @@
-"""Phantoms: synthetic axial CT slices of the chest, healthy or with lesions of known severity and place.
+"""Phantoms: synthetic axial CT slices of the chest and below it, healthy or with lesions of known severity and place.
 
 They look like CT to a person and to the readers, come with the truth about lungs and lesions, belong to
 nobody, and are the same for the same seed: material for a demonstration and for tests, not for a diagnosis.
@@ -18,11 +18,16 @@ from numpy.typing import NDArray
 from groundglass.files import atomic_path, write_bytes
 from groundglass.imaging.anatomy import (
     FAT,
+    FLUID,
+    GAS,
+    LIVER,
     MUSCLE,
+    SPLEEN,
     Canvas,
     Patient,
     Vessels,
     cavity,
+    ellipse,
     lung_coverage,
     paint_airway,
     paint_bones,
@@ -40,31 +45,22 @@ _BRONCHI_GENERATIONS = 6
 # Level and width of the windows that lung slices are published with, in Hounsfield units.
 _WINDOWS = ((LUNG.level, LUNG.width), (-600, 1600), (-500, 1500), (-500, 1400), (-300, 1400), (-550, 1200))
 # Streams of random numbers that are the same at all levels of a patient.
-_STREAM_LESIONS, _STREAM_FAT, _STREAM_CLOTH = 7, 11, 13
+_STREAM_LESIONS, _STREAM_FAT, _STREAM_CLOTH, _STREAM_ABDOMEN = 7, 11, 13, 17
+_KIDNEY = 34
 _INTERCEPT = -1024
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """How a synthetic patient was scanned.
+    """How a synthetic patient was scanned; lengths in mm."""
 
-    Attributes:
-        spacing: mm between pixels at 512 pixels.
-        thickness: of a slice, mm.
-        blur: standard deviation of the point spread function, mm.
-        noise: standard deviation of the noise in the body, Hounsfield units.
-        table: 0 none in view, 1 a flat mattress on a curved plate, 2 a deep trough.
-        round_field: whether pixels outside the inscribed circle were not reconstructed.
-        window: what the slice is shown with.
-    """
-
-    spacing: float
-    thickness: float
-    blur: float
-    noise: float
-    table: int
-    round_field: bool
-    window: Window
+    spacing: float  # between pixels at 512 pixels
+    thickness: float  # of a slice
+    blur: float  # standard deviation of the point spread function
+    noise: float  # standard deviation in the body, Hounsfield units
+    table: int  # 0 none in view, 1 a flat mattress on a curved plate, 2 a deep trough
+    round_field: bool  # pixels outside the inscribed circle were not reconstructed
+    window: Window  # what the slice is shown with
 
     @classmethod
     def draw(cls, patient: Patient, rng: np.random.Generator) -> Scanner:
@@ -85,29 +81,17 @@ class Scanner:
 
 @dataclass(frozen=True)
 class Phantom:
-    """One synthetic slice and the truth about it.
-
-    Attributes:
-        hounsfield: float32, shape (H, W).
-        slice: the same as a slice, its grey values in the scanner's window.
-        lungs: bool, shape (H, W): aerated lung, vessels and lesions inside it included.
-        lesions: bool, shape (H, W): True where a lesion was painted.
-        severity: 0 healthy to 1.
-        level: 0 at the apex of the lungs to 1 at their base.
-        number: of the patient; slices with the same number are of one patient.
-        instance: 1 for the first slice of a series.
-        thickness: of the slice, mm.
-    """
+    """One synthetic slice and the truth about it; arrays have the shape (H, W)."""
 
     hounsfield: Hounsfield = field(repr=False)
-    slice: CTSlice = field(repr=False)
-    lungs: NDArray[np.bool_] = field(repr=False)
-    lesions: NDArray[np.bool_] = field(repr=False)
-    severity: float
-    level: float
-    number: int
-    instance: int
-    thickness: float
+    slice: CTSlice = field(repr=False)  # the same, its grey values in the scanner's window
+    lungs: NDArray[np.bool_] = field(repr=False)  # aerated lung, vessels and lesions inside it included
+    lesions: NDArray[np.bool_] = field(repr=False)  # where a lesion was painted
+    severity: float  # 0 healthy to 1
+    level: float  # 0 at the apex of the lungs to 1 at their base
+    number: int  # of the patient; slices with the same number are of one patient
+    instance: int  # 1 for the first slice of a series
+    thickness: float  # of the slice, mm
 
     @property
     def patient_id(self) -> str:
@@ -168,7 +152,7 @@ def scan(
     body = _paint_body(canvas, patient, scanner, level)
     lungs = _paint_lungs(canvas, patient, scanner, level, rng) > 0.5
     lesions = _paint_lesions(canvas, lungs, severity, patient)
-    hounsfield = acquire(canvas, scanner, body, level, rng)
+    hounsfield = _acquire(canvas, scanner, body, level, rng)
     edge = -spacing * (size - 1) / 2
     origin = Origin(
         file=f"PHANTOM-{patient.number:013d}",
@@ -185,9 +169,78 @@ def scan(
     )
 
 
+def scan_abdomen(patient: Patient, scanner: Scanner, depth: float, size: int = 512) -> Hounsfield:
+    """Scan one slice of a synthetic patient below the lungs: liver, spleen, kidneys, bowel with gas.
+
+    Args:
+        patient: whose; the same patient gives the same organs at all depths.
+        scanner: how.
+        depth: below the base of the lungs, 0 to 1, as a share of the lungs' height.
+        size: pixels along each side.
+
+    Returns:
+        float32, shape (size, size).
+    """
+    canvas = Canvas(size, scanner.spacing * 512 / size, patient.middle, patient.tilt)
+    _paint_table(canvas, patient, scanner)
+    body = paint_wall(canvas, patient, 1.0)
+    canvas.paint(cavity(patient, 1.0, margin=-2.0), FAT + 8, softness=1.5)
+    _paint_organs(canvas, patient, depth)
+    _paint_bowel(canvas, patient, depth)
+    paint_bones(canvas, patient, 1.0)
+    rng = np.random.default_rng([patient.number, _STREAM_ABDOMEN, round(depth * 1e6)])
+    return _acquire(canvas, scanner, body, 1.0, rng)
+
+
+def _paint_organs(canvas: Canvas, patient: Patient, depth: float) -> None:
+    """Liver, spleen, kidneys and great vessels; the upper organs shrink with depth, the kidneys come and go."""
+    w, d = patient.half_width, patient.half_depth
+    enhanced = 0.35 * max(0.0, patient.blood - 45)
+    upper = max(0.0, 1 - depth / 0.75) ** 0.5
+    lower = float(np.exp(-(((depth - 0.45) / 0.3) ** 2)))
+    if upper > 0.1:
+        for x, y, a, b, angle, tissue in (
+            (-0.45, -0.12, 0.50, 0.78, 0.12, LIVER),
+            (-0.05, -0.45, 0.40, 0.30, 0.20, LIVER),
+            (0.66, 0.22, 0.22, 0.45, 0.30, SPLEEN),
+        ):
+            organ = ellipse(x * w, y * d, a * w * upper, b * d * upper, angle)
+            canvas.paint(organ, tissue + enhanced, softness=2.0)
+    for side in (-1, 1):
+        kidney = ellipse(
+            side * 0.40 * w, 0.42 * d, 0.19 * w * lower + 0.1, 0.26 * d * lower + 0.1, side * 0.4
+        )
+        canvas.paint(kidney, _KIDNEY + 1.5 * enhanced, softness=1.0)
+        pelvis = ellipse(side * 0.36 * w, 0.42 * d, 0.06 * w * lower + 0.1, 0.08 * d * lower + 0.1)
+        canvas.paint(pelvis, FAT + 10)
+        canvas.paint(ellipse(side * 0.20 * w, 0.55 * d, 0.10 * w, 0.16 * d), MUSCLE, softness=1.0)
+    canvas.paint(ellipse(0.05 * w, 0.25 * d, 9.5, 9.5), patient.blood, softness=0.8)
+    canvas.paint(ellipse(-0.14 * w, 0.24 * d, 11, 8), 0.8 * patient.blood + 8, softness=0.8)
+
+
+def _paint_bowel(canvas: Canvas, patient: Patient, depth: float) -> None:
+    """Loops of bowel filled with fluid, some with gas in front; they drift with depth."""
+    rng = np.random.default_rng([patient.number, _STREAM_ABDOMEN])
+    w, d = patient.half_width, patient.half_depth
+    for _ in range(16):
+        x, y = rng.uniform(-0.75, 0.8) * w, rng.uniform(-0.75, 0.15) * d
+        start, length = rng.uniform(-0.2, 1), rng.uniform(0.2, 0.6)
+        a, b = rng.uniform(9, 24, 2)
+        gas, content = rng.random() < 0.35, FLUID + rng.uniform(0, 40)
+        present = 1 - ((depth - start) / length - 0.5) ** 2 * 4
+        hidden_by_liver = x < 0 and depth < 0.5
+        if present <= 0.1 or hidden_by_liver:
+            continue
+        a, b = a * present**0.5, b * present**0.5
+        canvas.paint(ellipse(x, y, a + 2, b + 2), MUSCLE - 10, softness=0.8)
+        canvas.paint(ellipse(x, y, a, b), content, softness=0.8)
+        if gas:
+            canvas.paint(ellipse(x, y - 0.35 * b, 0.8 * a, 0.5 * b), GAS, softness=0.8)
+
+
 def _paint_body(canvas: Canvas, patient: Patient, scanner: Scanner, level: float) -> NDArray[np.float32]:
     """Paint everything but the lungs; returns the body's coverage."""
-    paint_table(canvas, patient, scanner)
+    _paint_table(canvas, patient, scanner)
     _paint_blanket(canvas, patient, level)
     body = paint_wall(canvas, patient, level)
     canvas.blend(_fat_planes(canvas, patient, level), FAT + 12)
@@ -275,7 +328,7 @@ def _paint_lesions(
     return painted.mask & lungs
 
 
-def acquire(
+def _acquire(
     canvas: Canvas, scanner: Scanner, body: NDArray[np.float32], level: float, rng: np.random.Generator
 ) -> Hounsfield:
     """What the scanner makes of the plane: blur, noise with CT's texture, streaks at the shoulders, field."""
@@ -304,7 +357,7 @@ def _deviation(values: NDArray[np.float32]) -> float:
     return max(float(cv2.meanStdDev(values)[1].item()), 1e-6)
 
 
-def paint_table(canvas: Canvas, patient: Patient, scanner: Scanner) -> None:
+def _paint_table(canvas: Canvas, patient: Patient, scanner: Scanner) -> None:
     """Mattress and table under the patient, at the same height for every level."""
     if scanner.table == 0:
         return
@@ -352,28 +405,20 @@ def write_dicom(phantom: Phantom, path: Path) -> None:
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.SOPClassUID = CTImageStorage
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    for keyword, value in {**_NOBODY, **_identity(phantom), **_geometry(phantom), **_pixels(phantom)}.items():
+    for keyword, value in {**_CONSTANT, **_varying(phantom)}.items():
         setattr(dataset, keyword, value)
+    # 12 bits, Hounsfield units plus 1024, so that no value is negative.
+    stored = np.clip(np.rint(phantom.hounsfield) - _INTERCEPT, 0, 4095).astype(np.uint16)
+    dataset.set_pixel_data(stored, "MONOCHROME2", bits_stored=12, generate_instance_uid=False)
     with atomic_path(path) as temporary:
         dcmwrite(temporary, dataset, enforce_file_format=True)
 
 
-_NOBODY: dict[str, object] = {
+_CONSTANT: dict[str, object] = {
     "SpecificCharacterSet": "ISO_IR 100",
     "ImageType": ["DERIVED", "SECONDARY", "AXIAL"],
-    **dict.fromkeys(("StudyDate", "SeriesDate", "ContentDate"), "20200101"),
-    **dict.fromkeys(("StudyTime", "ContentTime"), "120000"),
-    # Required to be there, and empty where they are not known.
-    **dict.fromkeys(
-        (
-            "AccessionNumber",
-            "ReferringPhysicianName",
-            "PatientBirthDate",
-            "PatientSex",
-            "PositionReferenceIndicator",
-        ),
-        "",
-    ),
+    "StudyDate": "20200101",
+    "StudyTime": "120000",
     "Modality": "CT",
     "Manufacturer": "groundglass",
     "ManufacturerModelName": "phantom",
@@ -385,62 +430,41 @@ _NOBODY: dict[str, object] = {
     "StudyID": "1",
     "SeriesNumber": 1,
     "AcquisitionNumber": 1,
-    "LossyImageCompression": "00",
     "BodyPartExamined": "CHEST",
     "PatientPosition": "HFS",
     "KVP": "120",
+    "WindowCenter": LUNG.level,
+    "WindowWidth": LUNG.width,
+    "RescaleIntercept": _INTERCEPT,
+    "RescaleSlope": 1,
+    "RescaleType": "HU",
+    # Required to be there, and empty where they are not known.
+    "AccessionNumber": "",
+    "ReferringPhysicianName": "",
+    "PatientBirthDate": "",
+    "PatientSex": "",
+    "PositionReferenceIndicator": "",
 }
 
 
-def _identity(phantom: Phantom) -> dict[str, object]:
+def _varying(phantom: Phantom) -> dict[str, object]:
+    origin = phantom.slice.origin
+    if origin.position is None or origin.orientation is None or origin.spacing is None:
+        raise ValueError("a phantom's slice must know its position, orientation and spacing")
     return {
         "PatientID": phantom.patient_id,
         "StudyInstanceUID": _uid(phantom.number, "study"),
-        "SeriesInstanceUID": phantom.slice.origin.series,
+        "SeriesInstanceUID": origin.series,
         "FrameOfReferenceUID": _uid(phantom.number, "frame of reference"),
         "InstanceNumber": phantom.instance,
+        "ImagePositionPatient": [round(value, 6) for value in origin.position],
+        "ImageOrientationPatient": list(origin.orientation),
+        "PixelSpacing": [round(value, 6) for value in origin.spacing],
+        "SliceThickness": phantom.thickness,
+        "SliceLocation": round(origin.position[2], 6),
     }
 
 
 def _uid(number: int, what: str) -> str:
     """A DICOM UID that follows from the patient's number: a UUID under 2.25 (DICOM PS3.5, annex B.2)."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'groundglass phantom {number} {what}').int}"
-
-
-def _geometry(phantom: Phantom) -> dict[str, object]:
-    origin = phantom.slice.origin
-    if origin.position is None or origin.orientation is None or origin.spacing is None:
-        raise ValueError("a phantom's slice must know its position, orientation and spacing")
-    return {
-        "ImagePositionPatient": [_decimal(value) for value in origin.position],
-        "ImageOrientationPatient": [_decimal(value) for value in origin.orientation],
-        "PixelSpacing": [_decimal(value) for value in origin.spacing],
-        "SliceThickness": _decimal(phantom.thickness),
-        "SliceLocation": _decimal(origin.position[2]),
-    }
-
-
-def _pixels(phantom: Phantom) -> dict[str, object]:
-    """Stored values: 12 bits, Hounsfield units plus 1024, so that no value is negative."""
-    stored = np.clip(np.rint(phantom.hounsfield) - _INTERCEPT, 0, 4095).astype("<u2")
-    return {
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "Rows": stored.shape[0],
-        "Columns": stored.shape[1],
-        "BitsAllocated": 16,
-        "BitsStored": 12,
-        "HighBit": 11,
-        "PixelRepresentation": 0,
-        "WindowCenter": _decimal(LUNG.level),
-        "WindowWidth": _decimal(LUNG.width),
-        "RescaleIntercept": str(_INTERCEPT),
-        "RescaleSlope": "1",
-        "RescaleType": "HU",
-        "PixelData": stored.tobytes(),
-    }
-
-
-def _decimal(value: float) -> str:
-    """A DICOM decimal string: at most 16 characters."""
-    return f"{value:.6f}".rstrip("0").rstrip(".")

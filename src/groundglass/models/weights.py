@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from groundglass.errors import WeightsError
 from groundglass.models.catalogue import Entry
 
-HUB_TIMEOUT = 5.0
-"""Seconds to wait for the hub before saying that it cannot be reached."""
-
-CLASSIFIER_PREFIXES = ("classifier.", "fc.", "head.fc.")
-"""How timm's EfficientNets and DenseNets, ResNets and VGGs name their 1000-class layer."""
+# Seconds to wait for the hub before saying that it cannot be reached.
+_HUB_TIMEOUT = 5.0
+# How timm's EfficientNets and DenseNets, ResNets and VGGs name their 1000-class layer.
+_CLASSIFIERS = ("classifier.", "fc.", "head.fc.")
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,7 @@ def load_backbone(backbone: nn.Module, weights: Weights) -> None:
     Raises:
         WeightsError: the names or shapes are another network's.
     """
-    tensors = {
-        name: tensor for name, tensor in weights.tensors.items() if not name.startswith(CLASSIFIER_PREFIXES)
-    }
+    tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith(_CLASSIFIERS)}
     for name, own in backbone.state_dict().items():
         given = tensors.get(name, own)
         if given.ndim == own.ndim == 4 and (given.shape[1], own.shape[1]) == (3, 1):
@@ -202,7 +199,7 @@ def _require_hub(entry: Entry) -> None:
 def _answers(address: str) -> bool:
     request = urllib.request.Request(address, method="HEAD")  # noqa: S310 - the hub's own address
     try:
-        urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()  # noqa: S310
+        urllib.request.urlopen(request, timeout=_HUB_TIMEOUT).close()  # noqa: S310
     except urllib.error.HTTPError:
         return True
     except OSError:

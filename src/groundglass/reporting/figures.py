@@ -65,7 +65,6 @@ STYLE: dict[Any, Any] = {
 
 _NO_METADATA: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _GUIDE: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
-_DOT: dict[str, Any] = {"color": COVID, "markersize": 7, "label": "threshold in use", "clip_on": False}
 
 _Values = NDArray[np.float64]
 
@@ -81,54 +80,31 @@ def _unit_square(axes: Axes) -> None:
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
 
 
-def roc_figure(
-    false_positive_rate: _Values, true_positive_rate: _Values, auc: float, point: tuple[float, float]
-) -> Figure:
-    """ROC curve.
-
-    Args:
-        false_positive_rate: of each step of the curve, 0 to 1, shape (S,).
-        true_positive_rate: of each step, 0 to 1, shape (S,).
-        auc: area under the curve.
-        point: false and true positive rate at the threshold in use.
-    """
-    with _axes() as (figure, axes):
-        _unit_square(axes)
-        axes.plot([0, 1], [0, 1], label="chance", **_GUIDE)
-        label = f"AUC {auc:.3f}"
-        axes.step(false_positive_rate, true_positive_rate, color=NON_COVID, where="post", label=label)
-        axes.plot(*point, "o", **_DOT)
-        axes.set(xlabel="False positive rate (1 − specificity)", ylabel="True positive rate (recall)")
-        axes.legend(loc="lower right")
-        return figure
-
-
-def precision_recall_figure(
-    recall: _Values,
-    precision: _Values,
-    average_precision: float,
-    prevalence: float,
+def curve_figure(
+    curve: tuple[_Values, _Values],
+    label: str,
+    chance: tuple[float, float],
     point: tuple[float, float] | None,
+    names: tuple[str, str],
 ) -> Figure:
-    """Precision-recall curve.
+    """ROC or precision-recall curve, as steps.
 
     Args:
-        recall: of each step, falling from 1 to 0, shape (S,).
-        precision: of each step, 0 to 1, shape (S,).
-        average_precision: area under the steps.
-        prevalence: share of COVID in the part, which is the precision of chance.
-        point: recall and precision at the threshold in use, None where precision is undefined.
+        curve: values of each step along both axes, 0 to 1, shape (S,) each.
+        label: what the legend says of the curve.
+        chance: height at the left and at the right edge of the line that chance would give.
+        point: of the threshold in use, None where it is undefined.
+        names: of both axes.
     """
     with _axes() as (figure, axes):
         _unit_square(axes)
-        axes.axhline(prevalence, label="chance", **_GUIDE)
-        label = f"average precision {average_precision:.3f}"
-        axes.step(recall, precision, color=NON_COVID, where="post", label=label)
+        axes.plot([0, 1], chance, label="chance", **_GUIDE)
+        axes.step(*curve, color=NON_COVID, where="post", label=label)
         if point is not None:
-            axes.plot(*point, "o", **_DOT)
-        axes.set(xlabel="Recall (share of COVID slices found)")
-        axes.set(ylabel="Precision (share of COVID calls right)")
-        axes.legend(loc="lower left")
+            label = "threshold in use"
+            axes.plot(*point, "o", color=COVID, markersize=7, clip_on=False, label=label)
+        axes.set(xlabel=names[0], ylabel=names[1])
+        axes.legend(loc="best")
         return figure
 
 
@@ -218,43 +194,27 @@ def histogram_figure(covid: _Values, non_covid: _Values, threshold: float) -> Fi
         return figure
 
 
-def loss_figure(history: Sequence[Mapping[str, float]], selected_epoch: int | None = None) -> Figure | None:
-    """Loss on the training and validation parts over the epochs; None where the history holds no loss.
+def history_figure(
+    history: Sequence[Mapping[str, float]], curves: Mapping[str, str], label: str, selected: int | None = None
+) -> Figure | None:
+    """Up to two measures over the epochs of a training; None where the history holds neither.
 
     Args:
-        history: one mapping per epoch with ``epoch``, ``train_loss`` and ``val_loss``; values may be missing.
-        selected_epoch: the epoch whose weights are in use, marked where known.
+        history: one mapping per epoch with ``epoch`` and the measures, which may be missing.
+        curves: title of each measure by its key.
+        label: of their axis.
+        selected: the epoch whose weights are in use, marked where known.
     """
-    curves = {"train_loss": "training", "val_loss": "validation"}
-    return _training_figure(history, curves, "Loss (cross-entropy, nats)", selected_epoch)
-
-
-def validation_figure(
-    history: Sequence[Mapping[str, float]], selected_epoch: int | None = None
-) -> Figure | None:
-    """AUC and accuracy on the validation part over the epochs; None where the history holds neither.
-
-    Args:
-        history: one mapping per epoch with ``epoch``, ``val_auc``, ``val_accuracy``; values may be missing.
-        selected_epoch: the epoch whose weights are in use, marked where known.
-    """
-    curves = {"val_auc": "AUC", "val_accuracy": "accuracy"}
-    return _training_figure(history, curves, "Measure on the validation part", selected_epoch)
-
-
-def _training_figure(
-    history: Sequence[Mapping[str, float]], curves: Mapping[str, str], label: str, selected_epoch: int | None
-) -> Figure | None:
     with _axes(5.6, 3.6) as (figure, axes):
-        for (key, title), colour, marker in zip(curves.items(), (NON_COVID, COVID), "os", strict=True):
+        for (key, title), colour, marker in zip(curves.items(), (NON_COVID, COVID), "os", strict=False):
             rows = [row for row in history if row.get(key) is not None and np.isfinite(row[key])]
             if rows:
                 points = [row["epoch"] for row in rows], [row[key] for row in rows]
                 axes.plot(*points, color=colour, marker=marker, markersize=3.5, label=title)
         if not axes.lines:
             return None
-        if selected_epoch is not None:
-            axes.axvline(selected_epoch, label=f"selected epoch {selected_epoch}", **_GUIDE)
+        if selected is not None:
+            axes.axvline(selected, label=f"selected epoch {selected}", **_GUIDE)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="Epoch", ylabel=label)
         axes.legend(loc="best")

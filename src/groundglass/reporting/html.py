@@ -13,6 +13,13 @@ NOTICE = (
 )
 
 
+DATA_NOTICE = (
+    "Slices shown here belong to their publishers, authors and patients. The images of COVID-CT were taken "
+    "from publications and remain under their publishers' terms. Check the terms of the data set before you "
+    "pass this report on."
+)
+
+
 def environment() -> Environment:
     """Templates of this package: every text that comes in is escaped, and a missing one is an error."""
     return Environment(
@@ -24,24 +31,12 @@ def environment() -> Environment:
     )
 
 
-DATA_NOTICE = (
-    "Slices shown here belong to their publishers, authors and patients. The images of COVID-CT were taken "
-    "from publications and remain under their publishers' terms. Check the terms of the data set before you "
-    "pass this report on."
-)
-
-
 @dataclass(frozen=True)
 class MeasureRow:
-    """One row of the table of measures.
+    """A measure and its interval, each None where it is undefined.
 
-    Attributes:
-        title: the measure's name.
-        value: None where it is undefined.
-        low: lower bound of the interval, None where there is none.
-        high: upper bound of the interval, None where there is none.
-        note: what should be known of it, such as why it is undefined; may be empty.
-        headline: whether the report shows it in large print at the top.
+    ``note`` says what should be known of it, such as why it is undefined; the report shows a ``headline`` in
+    large print at the top.
     """
 
     title: str
@@ -59,8 +54,8 @@ class FigurePanel:
     Attributes:
         name: unique within the report, letters and hyphens.
         title: heading.
-        svg: an ``<svg>`` element that this package drew, put into the page as it is; None where it cannot be drawn.
-        words: what the figure shows, or why it cannot be drawn; read by everybody, screen readers included.
+        svg: an ``<svg>`` element that this package drew, put into the page as it is; None where there is none.
+        words: what the figure shows, or why there is none; read by everybody, screen readers included.
         width: share of a row on a wide screen.
     """
 

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from groundglass import __version__
-from groundglass.inference.writers import json_line, row_of
+from groundglass.inference.writers import json_line
 from groundglass.serving import schemas
 from groundglass.serving.jobs import Job, receive_files
 from groundglass.serving.results import Classified, Result, card_text, predictions_file, report_zip
@@ -184,7 +184,7 @@ class _PredictionsResponse(Response):
             await send(self._start(result))
         line = json_line(classified.prediction)
         if self._heat_maps == "inline":
-            row = {**row_of(classified.prediction), "heat_map": classified.heat_map}
+            row = {**classified.prediction.as_row(), "heat_map": classified.heat_map}
             line = json.dumps(row).encode() + b"\n"
         await send({"type": "http.response.body", "body": line, "more_body": True})
 

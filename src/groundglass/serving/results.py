@@ -24,9 +24,9 @@ from groundglass.imaging.window import LUNG
 from groundglass.inference.bundle import CARD, Bundle
 from groundglass.inference.output import OutputPlan, open_output
 from groundglass.inference.prediction import Evidence, Prediction
-from groundglass.inference.series import SERIES_SCORE, Studies
-from groundglass.inference.writers import predictions_writer, row_of
-from groundglass.reporting.overlay import AGAINST_COVID, FOR_COVID, FRAME
+from groundglass.inference.series import SERIES_SCORE, Totals
+from groundglass.inference.writers import predictions_writer
+from groundglass.reporting.overlay import AGAINST_COVID, FOR_COVID, OUTLINE
 from groundglass.serving.schemas import RESULTS, Layer, Problem
 from groundglass.serving.settings import Settings
 
@@ -131,7 +131,7 @@ def _outline_svg(cropped: CroppedSlice) -> bytes:
         for contour in contours
     )
     left, top, right, bottom = cropped.box
-    style = f'fill="none" stroke="rgb{FRAME}" vector-effect="non-scaling-stroke"'
+    style = f'fill="none" stroke="rgb{OUTLINE}" vector-effect="non-scaling-stroke"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {columns} {rows}" '
         f'width="{columns}" height="{rows}">'
@@ -170,7 +170,7 @@ class Result:
         bundle: id of the bundle that made them.
         begun: when, in the clock's seconds.
         predictions: in the order of reading.
-        studies: the predictions of each series together.
+        totals: the predictions of each series together.
         slices: those that are kept, by the number of their prediction.
         size: bytes of the slices.
         heat_maps: data URI or None of each prediction; empty unless they were wanted in the answer.
@@ -180,7 +180,7 @@ class Result:
     bundle: str
     begun: float
     predictions: list[Prediction] = field(default_factory=list)
-    studies: Studies = field(default_factory=Studies)
+    totals: Totals = field(default_factory=Totals)
     slices: dict[int, KeptSlice] = field(default_factory=dict)
     size: int = 0
     heat_maps: list[str | None] = field(default_factory=list)
@@ -193,13 +193,13 @@ class Result:
     def add(self, prediction: Prediction) -> None:
         """Take the next prediction."""
         self.predictions.append(prediction)
-        self.studies.add(prediction)
+        self.totals.add(prediction)
 
     def document(self, seconds_left: float) -> dict[str, Any]:
         """The answer to the upload."""
-        series = [{**each.as_document(), "predictions": []} for each in self.studies.summaries()]
+        series = [{**each.as_document(), "predictions": []} for each in self.totals.summaries()]
         for number, prediction in enumerate(self.predictions):
-            index = self.studies.number(prediction)
+            index = self.totals.number(prediction)
             if index is not None:
                 series[index - 1]["predictions"].append(number)
         names = {
@@ -210,7 +210,7 @@ class Result:
         }
         links = {name: self.address + path for name, path in names.items()}
         kept = {"id": self.id, "seconds_left": round(seconds_left), "links": links} if self.id else None
-        rows = [row_of(prediction) for prediction in self.predictions]
+        rows = [prediction.as_row() for prediction in self.predictions]
         for number, row in enumerate(rows):
             if self.id:
                 row["image"] = self._image(number)
@@ -218,7 +218,7 @@ class Result:
                 row["heat_map"] = self.heat_maps[number]
         return {
             "bundle": self.bundle,
-            "counts": {"total": self.studies.counts.total, **asdict(self.studies.counts)},
+            "counts": {"total": self.totals.counts.total, **asdict(self.totals.counts)},
             "series_score": SERIES_SCORE,
             "series": series,
             "predictions": rows,

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from groundglass.inference.prediction import Prediction, Status
-from groundglass.inference.series import Counts, Studies, folder_of, series_score, slices_in_score
+from groundglass.inference.series import Counts, Totals, series_score, slices_in_score
 
 
 def ok(
@@ -28,11 +28,11 @@ def failed(file: str) -> Prediction:
     return Prediction(Status.FAILED, file, "b", reason="damaged")
 
 
-def summed(*predictions: Prediction) -> Studies:
-    studies = Studies()
+def summed(*predictions: Prediction) -> Totals:
+    totals = Totals()
     for prediction in predictions:
-        studies.add(prediction)
-    return studies
+        totals.add(prediction)
+    return totals
 
 
 @pytest.mark.parametrize(
@@ -73,20 +73,20 @@ def test_without_positions_the_curve_follows_frames_then_reading() -> None:
 
 
 def test_loose_pictures_are_no_series_but_are_counted() -> None:
-    studies = summed(ok("a.png", 0.1), ok("b.png", 0.9, label="COVID"), failed("c.png"))
-    assert studies.summaries() == []
-    assert studies.counts == Counts(ok=2, failed=1, covid=1, non_covid=1)
+    totals = summed(ok("a.png", 0.1), ok("b.png", 0.9, label="COVID"), failed("c.png"))
+    assert totals.summaries() == []
+    assert totals.counts == Counts(ok=2, failed=1, covid=1, non_covid=1)
 
 
 def test_series_are_told_apart_by_their_uid_and_volumes_by_their_file() -> None:
-    studies = summed(
+    totals = summed(
         ok("d/1.dcm", 0.1, 0.0, "1.1", label="COVID"),
         ok("d/2.dcm", 0.2, 0.0, "1.2", label="uncertain"),
         ok("d/3.dcm", 0.3, 1.0, "1.1"),
         ok("v.nii", 0.4, 0.0, frame=0),
         ok("w.nii", 0.5, 0.0, frame=0),
     )
-    one, two, v, w = studies.summaries()
+    one, two, v, w = totals.summaries()
     assert (one.series, one.counts) == ("1.1", Counts(ok=2, covid=1, non_covid=1))
     assert (two.series, two.counts) == ("1.2", Counts(ok=1, uncertain=1))
     assert (v.place, w.place) == ("v.nii", "w.nii")
@@ -112,14 +112,35 @@ def test_a_volume_damaged_half_way_counts_its_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "folder"),
+    ("file", "place"),
     [
         ("a/b/c.dcm", "a/b"), ("c.dcm", "."), ("x/s.zip!1.dcm", "x/s.zip"), ("s.ZIP!a/b/1.dcm", "s.ZIP!a/b"),
         ("a/odd!name.dcm", "a"),
     ],
 )  # fmt: skip
-def test_folder_of(file: str, folder: str) -> None:
-    assert folder_of(file) == folder
+def test_a_series_lies_in_the_folder_of_its_files(file: str, place: str) -> None:
+    assert summed(ok(file, 0.1, series="1.2")).summaries()[0].place == place
+
+
+def outside(file: str, series: str | None = "1.2") -> Prediction:
+    return Prediction(Status.REFUSED, file, "b", reason="outside the lungs: this slice shows hardly any lung", series=series)  # fmt: skip
+
+
+def test_neck_and_abdomen_of_a_classified_series_are_no_failure() -> None:
+    chest = [ok(f"s/{z}.dcm", 0.5, float(z), "1.2") for z in range(3)]
+    totals = summed(outside("s/neck.dcm"), *chest, outside("s/liver.dcm"))
+    assert (totals.outside_lungs, totals.left_out, totals.counts.refused) == (2, 0, 2)
+    assert totals.in_words == "5 slices: 3 classified (0 COVID, 3 NonCOVID, 0 uncertain), 2 outside the lungs"
+    assert totals.summaries()[0].in_words == totals.in_words
+    refused = Prediction(Status.REFUSED, "s/x.dcm", "b", reason="blank", series="1.2")
+    totals = summed(*chest, outside("s/neck.dcm"), refused, failed("s/y.dcm"))
+    assert totals.left_out == 2, "what else was not classified still is a failure"
+    assert totals.in_words.endswith("1 outside the lungs, 1 refused, 1 failed")
+
+
+@pytest.mark.parametrize("series", ["9.9", None])
+def test_a_slice_outside_the_lungs_alone_is_a_failure(series: str | None) -> None:
+    assert summed(ok("s/1.dcm", 0.5, series="1.2"), outside("t/1.dcm", series)).left_out == 1
 
 
 def test_counts_in_words() -> None:

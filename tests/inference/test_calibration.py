@@ -39,10 +39,10 @@ def test_calibrated_probabilities_come_true(temperature: float) -> None:
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
 @pytest.mark.parametrize("slices", [60, 400])
-def test_each_label_is_covered_as_often_as_stated(coverage: float, slices: int) -> None:
+def test_each_label_is_covered_as_often_as_promised(coverage: float, slices: int) -> None:
     """Split conformal promises at least ``coverage`` and at most 1 / (n + 1) more, on average over draws."""
     held = {COVID: [], NON_COVID: []}
-    for seed in range(150):
+    for seed in range(60):
         rng = np.random.default_rng([seed, slices])
         logit, label = _drawn(rng, slices, 2.0)
         calibration = Calibration.fit(logit, label, coverage)
@@ -53,7 +53,7 @@ def test_each_label_is_covered_as_often_as_stated(coverage: float, slices: int) 
     for name, each in held.items():
         # Test slices of one draw share its quantile: its spread is added to the binomial one.
         few = slices * 0.4
-        spread = np.sqrt(coverage * (1 - coverage) * (1 / len(each) + 1 / (few * 150)))
+        spread = np.sqrt(coverage * (1 - coverage) * (1 / len(each) + 1 / (few * 60)))
         assert coverage - 4 * spread < np.mean(each) < coverage + 1 / (few + 1) + 4 * spread, name
 
 
@@ -108,6 +108,16 @@ def test_a_set_of_one_names_the_label_and_any_other_is_uncertain(calibration: Ca
     assert calibration.label((COVID,)) == COVID
     assert calibration.label((NON_COVID,)) == NON_COVID
     assert calibration.label((COVID, NON_COVID)) == calibration.label(()) == UNCERTAIN
+
+
+@pytest.mark.parametrize("quantiles", [(0.7533, 0.7361), (0.4, 0.45)])
+def test_labels_follow_from_the_two_limits_that_are_stated(quantiles: tuple[float, float]) -> None:
+    """Where the sets overlap and where they leave a gap: below the lower limit NonCOVID, above the upper COVID."""
+    calibration = Calibration(1.0, 0.9, dict(zip((COVID, NON_COVID), quantiles, strict=True)))
+    low, high = calibration.uncertain
+    for probability in np.linspace(0, 1, 997):
+        expected = NON_COVID if probability < low else COVID if probability > high else UNCERTAIN
+        assert calibration.label(calibration.prediction_set(probability)) == expected
 
 
 def test_extreme_logits_stay_probabilities(calibration: Calibration) -> None:

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from groundglass.cli.predict import PredictionsTable, series_lines, shorten_middle, where
 from groundglass.inference.prediction import Prediction, Status
-from groundglass.inference.series import Studies
+from groundglass.inference.series import Totals
 
 OK = Prediction(
     Status.OK, "series/1.dcm", "b", None, 0.12345, "NonCOVID", ("NonCOVID",), ("lungs-not-found",),
@@ -104,10 +104,10 @@ def test_more_is_kept_of_the_end_than_of_the_beginning(unicode: bool) -> None:
 
 
 def test_a_series_in_a_few_lines() -> None:
-    studies = Studies()
+    totals = Totals()
     for z in range(30):
-        studies.add(replace(OK, file=f"d/{z}.dcm", position=float(z), probability=z / 30))
-    (summary,) = studies.summaries()
+        totals.add(replace(OK, file=f"d/{z}.dcm", position=float(z), probability=z / 30))
+    (summary,) = totals.summaries()
     text = list(series_lines(summary, 80, unicode=True))
     assert text[0] == "d, series 1.2"
     assert "30 slices: 30 classified" in text[1]
@@ -120,7 +120,7 @@ def test_a_series_in_a_few_lines() -> None:
 
 
 def test_a_long_series_uid_and_folder_fit() -> None:
-    studies = Studies()
-    studies.add(replace(OK, file="folder/" * 30 + "1.dcm", series="1." + "2" * 62))
-    for line in series_lines(studies.summaries()[0], 80, unicode=True):
+    totals = Totals()
+    totals.add(replace(OK, file="folder/" * 30 + "1.dcm", series="1." + "2" * 62))
+    for line in series_lines(totals.summaries()[0], 80, unicode=True):
         assert len(line) <= 80

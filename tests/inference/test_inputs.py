@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from groundglass.errors import PredictionError
-from groundglass.inference.output import count_files, expand, named_by
+from groundglass.inference.inputs import count_files, expand, named_by
 
 
 @pytest.fixture
