@@ -284,6 +284,7 @@ def test_work_that_takes_too_long_is_ended(hasty: Running) -> None:
 def test_unknown_addresses_and_methods(tight: Running) -> None:
     with tight.client() as client:
         is_problem(client.get("/nothing"), 404, "not-found")
+        is_problem(client.post("/v1/findings"), 410, "gone")
         answer = client.put("/v2/predictions")
         is_problem(answer, 405, "method-not-allowed")
         assert answer.headers["allow"] == "POST"
