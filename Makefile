@@ -50,7 +50,7 @@ figures: $(VENV)/.installed
 	$(BIN)/python results/update.py
 
 picture: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q tests/serving/page/test_viewing.py -k screenshots
+	$(BIN)/python -m pytest -q tests/serving/test_page.py -k screenshots
 	cp build/screenshots/desktop-dark.png docs/images/serve.png
 
 sbom: $(PRODUCT)/.installed-$(EXTRAS) $(TOOLS)/.installed

@@ -21,6 +21,7 @@ from groundglass.imaging.anatomy import Patient
 from groundglass.imaging.crop import find_lungs
 from groundglass.imaging.phantom import Scanner, make_phantom, scan, scan_abdomen
 from groundglass.imaging.window import LUNG
+from groundglass.inference.input_check import OTHER_PART
 
 Grey = NDArray[np.uint8]
 
@@ -81,6 +82,7 @@ def test_every_kind_is_taught_and_follows_from_the_seed(
         assert kind == same_kind
         np.testing.assert_array_equal(one, same)
     other = out_of_distribution_examples([], 1, effort=0.01)
+    assert examples.OTHER_PART == OTHER_PART, "the input check calls such a slice outside the lungs"
     known = {pixels.tobytes() for _, pixels in taught}
     kinds = Counter(kind for kind, pixels in other if pixels.tobytes() not in known)
     assert set(kinds) == {examples.TURNED, examples.OTHER_VIEW, examples.OTHER_PART, examples.NO_SCAN}

@@ -1,8 +1,9 @@
-"""An upload's files on their way to predictions: named as they were sent, in threads that requests share."""
+"""An upload's files on their way to predictions: stored, named as sent, in threads that requests share."""
 
 from __future__ import annotations
 
 import asyncio
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 
 from groundglass.imaging.source import FileFormat
 from groundglass.inference.prediction import Prediction, Status
-from groundglass.serving.jobs import Job, UploadedFile
+from groundglass.serving.jobs import Job, UploadDirectory, UploadedFile
 from groundglass.serving.schemas import Problem
 
 PATIENCE = 60
@@ -92,16 +93,6 @@ def test_a_small_request_does_not_wait_for_a_large_one() -> None:
     assert last < 6, "its turn comes between two slices of the other"
 
 
-def test_one_request_keeps_all_threads_busy() -> None:
-    together = threading.Barrier(3, timeout=PATIENCE)
-
-    async def run() -> list[str]:
-        with ThreadPoolExecutor(3) as workers:
-            return await names(job(Reader(lambda _: together.wait()), 3), workers)
-
-    assert len(asyncio.run(run())) == 3
-
-
 @pytest.mark.parametrize("place", ["reading", "classifying", "too many"])
 def test_an_error_ends_its_own_request_alone(place: str) -> None:
     def fail(file: str) -> None:
@@ -142,3 +133,32 @@ def test_a_request_that_ends_early_leaves_nothing_running() -> None:
             assert reader.closed
 
     asyncio.run(run())
+
+
+def test_a_folder_is_private_and_gone_in_the_end(tmp_path: Path) -> None:
+    with UploadDirectory(tmp_path, 100) as scratch:
+        with scratch.request() as folder:
+            folder.open("a").close()
+            assert (
+                stat.S_IMODE(folder.path.stat().st_mode) == stat.S_IMODE(scratch.path.stat().st_mode) == 0o700
+            )
+        assert list(scratch.path.iterdir()) == []
+        with pytest.raises(Problem), scratch.request() as folder:
+            folder.reserve(101)
+        assert list(scratch.path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_requests_in_flight_share_their_room(tmp_path: Path) -> None:
+    with UploadDirectory(tmp_path, 100) as scratch, scratch.request() as first:
+        first.reserve(60)
+        with scratch.request() as second:
+            second.reserve(40)
+            with pytest.raises(Problem) as refused:
+                second.reserve(1)
+            assert refused.value.status == 503
+            assert int(refused.value.headers["Retry-After"]) > 0
+        with scratch.request() as third:
+            third.reserve(40)
+        assert scratch.used == 60
+    assert scratch.used == 0

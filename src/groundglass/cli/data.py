@@ -148,7 +148,7 @@ def audit(
     """Find copies, leakage, label conflicts and shortcuts in a data set."""
     from groundglass.audit import audit as auditing
     from groundglass.audit.report import write_audit
-    from groundglass.audit.shortcuts import read_stated
+    from groundglass.audit.shortcuts import read_reported
     from groundglass.data.load import load_dataset
     from groundglass.data.splits import make_split
     from groundglass.files import printable
@@ -158,7 +158,7 @@ def audit(
     manifest = load_dataset(path)
     parts = None if split is None else make_split(manifest, split, seed, allow_overlap=True)
     auditing.check_conditions(conditions, manifest, parts, shortcuts=shortcuts)
-    reported = None if network is None else read_stated(network)
+    reported = None if network is None else read_reported(network)
     with stages() as progress:
         audited = auditing.audit(
             manifest,
@@ -178,8 +178,7 @@ def audit(
 
 def _show(audited: Audit, held: Sequence[str], *, as_json: bool) -> None:
     """The audit on standard output, warnings and conditions that hold on standard error."""
-    from groundglass.audit.audit import document
-    from groundglass.audit.report import audit_tables
+    from groundglass.audit.report import audit_tables, document
 
     if as_json:
         typer.echo(json.dumps(document(audited), indent=2, ensure_ascii=False))

@@ -95,7 +95,7 @@ def train(
 
 def _warn(job: Job) -> None:
     """Say on standard error what the parts of the job's split share."""
-    from groundglass.audit.leakage import quick_audit
+    from groundglass.audit.audit import audit
     from groundglass.data.load import load_dataset
     from groundglass.data.splits import make_split
 
@@ -103,7 +103,7 @@ def _warn(job: Job) -> None:
     split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
     console = Console(stderr=True, soft_wrap=True)
     with console.status("Looking for what parts of the split share"):
-        audited = quick_audit(manifest, split, threads=job.threads or None)
+        audited = audit(manifest, split, shortcuts=False, quick=True, threads=job.threads or None)
     for warning in audited.warnings():
         console.print(f"[bold yellow]warning:[/] {escape(warning)}")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from groundglass.imaging.anatomy import CORTEX, FAT, FLUID, GAS, MUSCLE, Canvas, Patient, ellipse
@@ -44,7 +45,7 @@ _OTHER_DISEASE = 0.35
 _VIEWS = 3
 
 
-def vary(pixels: Grey, rng: np.random.Generator) -> Grey:
+def vary(pixels: Grey, rng: Generator) -> Grey:
     """Show a lung slice as another publication might: cut, in another window, smaller, padded, marked.
 
     Args:
@@ -70,7 +71,7 @@ def vary(pixels: Grey, rng: np.random.Generator) -> Grey:
     return picture
 
 
-def paint_disease(pixels: Grey, rng: np.random.Generator) -> Grey:
+def paint_disease(pixels: Grey, rng: Generator) -> Grey:
     """Paint heavy disease into a lung slice, where lungs are found: grave illness must not be refused.
 
     Args:
@@ -125,7 +126,7 @@ def out_of_distribution_examples(
         yield from ((NO_SCAN, draw(rng)) for _ in count(full))
 
 
-def _cut(pixels: Grey, rng: np.random.Generator) -> Grey:
+def _cut(pixels: Grey, rng: Generator) -> Grey:
     """Cut away a part of what surrounds the lungs, at most up to their edge."""
     lungs, found = find_lungs(pixels)
     if not found or rng.random() < 0.4:
@@ -139,7 +140,7 @@ def _cut(pixels: Grey, rng: np.random.Generator) -> Grey:
     return np.ascontiguousarray(pixels[top:bottom, left:right])
 
 
-def _mark(picture: Grey, rng: np.random.Generator) -> None:
+def _mark(picture: Grey, rng: Generator) -> None:
     """Draw a letter in a corner and an arrow, as figures carry them."""
     height, width = picture.shape
     shade = int(rng.choice([0, 255]))
@@ -153,15 +154,15 @@ def _mark(picture: Grey, rng: np.random.Generator) -> None:
         cv2.arrowedLine(picture, start.tolist(), end.tolist(), shade, 2, tipLength=0.4)
 
 
-def _turn(pixels: Grey, rng: np.random.Generator) -> Grey:
+def _turn(pixels: Grey, rng: Generator) -> Grey:
     return np.ascontiguousarray(np.rot90(pixels, rng.choice([1, 3])))
 
 
-def _invert(pixels: Grey, _: np.random.Generator) -> Grey:
+def _invert(pixels: Grey, _: Generator) -> Grey:
     return np.subtract(255, pixels, dtype=np.uint8)
 
 
-def _shuffle(pixels: Grey, rng: np.random.Generator) -> Grey:
+def _shuffle(pixels: Grey, rng: Generator) -> Grey:
     """The slice cut into tiles, which change places."""
     count = int(rng.integers(2, 6))
     height, width = (side // count for side in pixels.shape)
@@ -171,21 +172,21 @@ def _shuffle(pixels: Grey, rng: np.random.Generator) -> Grey:
     return np.ascontiguousarray(shuffled.swapaxes(1, 2).reshape(height * count, width * count))
 
 
-def _windowed(hounsfield: Hounsfield, rng: np.random.Generator) -> Grey:
+def _windowed(hounsfield: Hounsfield, rng: Generator) -> Grey:
     """Grey values in some window of CT, or at times as magnetic resonance would show the same tissue."""
     if rng.random() < _RESONANCE:
         return _grey(np.interp(hounsfield, _RESONANCE_HOUNSFIELD, _RESONANCE_GREY) * rng.uniform(0.7, 1))
     return _WINDOWS[rng.choice(len(_WINDOWS), p=_WINDOW_SHARES)].apply(hounsfield)
 
 
-def _views(rng: np.random.Generator) -> Iterator[Grey]:
+def _views(rng: Generator) -> Iterator[Grey]:
     volume = scan_volume(rng, size=192, severity=float(rng.uniform(0, 1) * (rng.random() < 0.5)))
     for _ in range(_VIEWS):
         yield _windowed(volume.coronal(rng.uniform(0.2, 0.8)), rng)
         yield _windowed(volume.sagittal(rng.uniform(0.2, 0.8)), rng)
 
 
-def _abdomen(rng: np.random.Generator) -> Hounsfield:
+def _abdomen(rng: Generator) -> Hounsfield:
     patient = Patient.draw(rng)
     scanner = Scanner.draw(patient, rng)
     return scan_abdomen(patient, scanner, rng.uniform(0.02, 0.9), size=384)
@@ -214,7 +215,7 @@ class Volume:
 
 
 def scan_volume(
-    rng: np.random.Generator, planes: int = 64, size: int = 256, severity: float = 0.0, below: float = 0.4
+    rng: Generator, planes: int = 64, size: int = 256, severity: float = 0.0, below: float = 0.4
 ) -> Volume:
     """Scan chest and upper abdomen of a synthetic patient.
 
@@ -234,7 +235,7 @@ def scan_volume(
     return Volume(np.stack(chest + belly), step * patient.height, scanner.spacing * 512 / size)
 
 
-def scan_head(rng: np.random.Generator, level: float | None = None, size: int = 512) -> Hounsfield:
+def scan_head(rng: Generator, level: float | None = None, size: int = 512) -> Hounsfield:
     """Scan one slice of a synthetic head: scalp, skull, brain with ventricles, air-filled sinuses lower down.
 
     Args:
@@ -260,7 +261,7 @@ def scan_head(rng: np.random.Generator, level: float | None = None, size: int = 
     return np.asarray(np.clip(np.rint(image), -1024, 3071), np.float32)
 
 
-def _paint_skull(canvas: Canvas, a: float, b: float, rng: np.random.Generator) -> None:
+def _paint_skull(canvas: Canvas, a: float, b: float, rng: Generator) -> None:
     """Skin, fat and the skull with its spongy middle; the headrest behind it at times."""
     if rng.random() < 0.5:
         canvas.paint(ellipse(0, 14, a + 22, b + 8), -300, softness=0.6)
@@ -276,7 +277,7 @@ def _paint_skull(canvas: Canvas, a: float, b: float, rng: np.random.Generator) -
         canvas.paint(ellipse(0, 0, a - depth, b - depth), value, softness)
 
 
-def _paint_brain(canvas: Canvas, a: float, b: float, level: float, rng: np.random.Generator) -> None:
+def _paint_brain(canvas: Canvas, a: float, b: float, level: float, rng: Generator) -> None:
     """Folded grey matter around white matter, the midline, and ventricles where the level has them."""
     turn = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     outline = np.stack([a * np.cos(turn), b * np.sin(turn)], 1)
@@ -296,7 +297,7 @@ def _paint_brain(canvas: Canvas, a: float, b: float, level: float, rng: np.rando
             canvas.paint(ellipse(side * 0.3 * a, 0.32 * b, 0.8 * wide * a, 0.17 * b, side * 0.5), FLUID)
 
 
-def _paint_skull_base(canvas: Canvas, a: float, b: float, rng: np.random.Generator) -> None:
+def _paint_skull_base(canvas: Canvas, a: float, b: float, rng: Generator) -> None:
     """Petrous bones with air cells, nasal cavity and sinuses."""
     for side in (-1, 1):
         petrous = ellipse(side * 0.55 * a, 0.12 * b, 0.32 * a, 0.10 * b, side * -0.5)
@@ -315,21 +316,20 @@ _SIDES = (200, 640)
 _Box = tuple[int, int, int, int]
 
 
-def gradient(rng: np.random.Generator) -> Grey:
+def gradient(rng: Generator) -> Grey:
     """Grey that rises in one direction, or from a middle outwards."""
     x, y = _grid(rng)
     turn = rng.uniform(0, 2 * np.pi)
     if rng.random() < 0.6:
         values = np.cos(turn) * x + np.sin(turn) * y
     else:
-        values = np.hypot(x - rng.uniform(-0.5, 0.5), y - rng.uniform(-0.5, 0.5)) * (
-            1 if turn > np.pi else -1
-        )
+        distance = np.hypot(x - rng.uniform(-0.5, 0.5), y - rng.uniform(-0.5, 0.5))
+        values = distance if turn > np.pi else -distance
     share = (values - values.min()) / (values.max() - values.min())
     return _grey(255 * share ** rng.uniform(0.5, 2))
 
 
-def stripes(rng: np.random.Generator) -> Grey:
+def stripes(rng: Generator) -> Grey:
     """Parallel stripes, hard or soft, in any direction."""
     x, y = _grid(rng)
     turn = rng.uniform(0, np.pi)
@@ -340,7 +340,7 @@ def stripes(rng: np.random.Generator) -> Grey:
     return _grey(dark + (bright - dark) * share)
 
 
-def noise(rng: np.random.Generator) -> Grey:
+def noise(rng: Generator) -> Grey:
     """Noise whose amplitude falls with a power of frequency: 0 white, 1 as photographs have it, 2 clouds."""
     height, width = _shape(rng)
     slope = rng.uniform(0, 2)
@@ -352,7 +352,7 @@ def noise(rng: np.random.Generator) -> Grey:
     return _grey(rng.uniform(60, 200) + rng.uniform(20, 80) * values / values.std())
 
 
-def chart(rng: np.random.Generator) -> Grey:
+def chart(rng: Generator) -> Grey:
     """A line, bar, scatter or pie chart with axes and labels."""
     height, width = int(rng.integers(280, 600)), int(rng.integers(320, 800))
     picture = np.full((height, width), rng.integers(235, 256), np.uint8)
@@ -367,7 +367,7 @@ def chart(rng: np.random.Generator) -> Grey:
     return picture
 
 
-def scenery(rng: np.random.Generator) -> Grey:
+def scenery(rng: Generator) -> Grey:
     """Overlapping shapes of all sizes, shaded and textured, out of focus here and there.
 
     Scenes of things that hide each other share the statistics of photographs (Lee, Mumford and Huang,
@@ -389,7 +389,7 @@ def scenery(rng: np.random.Generator) -> Grey:
     return _grey(picture + rng.normal(0, rng.uniform(0, 6), picture.shape))
 
 
-def words(rng: np.random.Generator, letters: int) -> str:
+def words(rng: Generator, letters: int) -> str:
     """Words of random letters, so many characters in all."""
     text = ""
     while len(text) < letters:
@@ -397,12 +397,12 @@ def words(rng: np.random.Generator, letters: int) -> str:
     return text[:letters].capitalize()
 
 
-def _shape(rng: np.random.Generator) -> tuple[int, int]:
+def _shape(rng: Generator) -> tuple[int, int]:
     width = int(rng.integers(*_SIDES))
     return int(np.clip(width * rng.uniform(0.6, 1.3), *_SIDES)), width
 
 
-def _grid(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _grid(rng: Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     height, width = _shape(rng)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     return x, y
@@ -412,7 +412,7 @@ def _grey(picture: NDArray[np.floating]) -> Grey:
     return np.asarray(np.clip(np.rint(picture), 0, 255), np.uint8)
 
 
-def _blob(rng: np.random.Generator, radius: float, middle: tuple[float, float]) -> NDArray[np.int32]:
+def _blob(rng: Generator, radius: float, middle: tuple[float, float]) -> NDArray[np.int32]:
     corners = int(rng.choice([3, 4, 5, 6, 40]))
     turn = np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(0, 2 * np.pi)
     reach = radius * rng.uniform(0.6, 1.2, corners) if corners < 40 else np.full(corners, radius)
@@ -425,7 +425,7 @@ def _write(picture: Grey, text: str, place: tuple[int, int], size: float, shade:
     cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, shade, 1, cv2.LINE_AA)
 
 
-def _axes(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
+def _axes(picture: Grey, box: _Box, rng: Generator) -> None:
     left, top, right, bottom = box
     if rng.random() < 0.5:
         cv2.rectangle(picture, (left, top), (right, bottom), 40, 1)
@@ -441,7 +441,7 @@ def _axes(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
         _write(picture, f"{share:.1f}", (left - 32, y + 4), 0.4, 40)
 
 
-def _lines(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
+def _lines(picture: Grey, box: _Box, rng: Generator) -> None:
     left, top, right, bottom = box
     for _ in range(rng.integers(1, 5)):
         curve = np.clip(smooth_noise((2, 60), rng.uniform(3, 30), rng)[0], -2.4, 2.4)
@@ -451,7 +451,7 @@ def _lines(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
         cv2.polylines(picture, [points], False, shade, width, cv2.LINE_AA)
 
 
-def _bars(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
+def _bars(picture: Grey, box: _Box, rng: Generator) -> None:
     left, top, right, bottom = box
     count = int(rng.integers(3, 16))
     width = (right - left) / count
@@ -461,14 +461,14 @@ def _bars(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
         cv2.rectangle(picture, corner, (int(x + 0.85 * width), bottom), int(rng.integers(20, 180)), -1)
 
 
-def _dots(picture: Grey, box: _Box, rng: np.random.Generator) -> None:
+def _dots(picture: Grey, box: _Box, rng: Generator) -> None:
     left, top, right, bottom = box
     for x, y in rng.beta(2, 2, (int(rng.integers(20, 300)), 2)):
         place = (int(left + x * (right - left)), int(bottom - y * (bottom - top)))
         cv2.circle(picture, place, int(rng.integers(2, 6)), int(rng.integers(0, 170)), -1, cv2.LINE_AA)
 
 
-def _pie(picture: Grey, rng: np.random.Generator) -> None:
+def _pie(picture: Grey, rng: Generator) -> None:
     height, width = picture.shape
     middle, radius, start = (width // 2, int(0.52 * height)), int(0.36 * min(height, width)), 0.0
     for end in np.cumsum(rng.dirichlet(np.full(int(rng.integers(2, 7)), 2.0))) * 360:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
@@ -20,7 +21,6 @@ from groundglass.imaging.slice import CTSlice, Grey
 from groundglass.reporting.overlay import AGAINST_COVID, FOR_COVID, grey_picture, outline_mask
 
 _Picture = NDArray[np.uint8]
-_Generator = np.random.Generator
 _SIDE = 256
 _COLUMNS = 4
 _LONGEST_NAME = 60
@@ -66,7 +66,7 @@ def write_previews(
         yield target
 
 
-def _tiles(pixels: Grey, preprocessing: Preprocessing, severity: float, rng: _Generator) -> list[_Picture]:
+def _tiles(pixels: Grey, preprocessing: Preprocessing, severity: float, rng: Generator) -> list[_Picture]:
     cropped = preprocessing.apply(pixels)
     # The paper's binarised mask (its figure 12): white above Otsu's threshold.
     mask = np.asarray(cv2.threshold(pixels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1], np.uint8)

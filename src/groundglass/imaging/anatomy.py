@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from groundglass.imaging.slice import Hounsfield
@@ -20,10 +21,11 @@ Points = NDArray[np.float64]
 _Floats = NDArray[np.float64]
 _Coverage = NDArray[np.float32]
 _Region = tuple[slice, slice]
+_Mask = _Coverage | None
 
 # Hounsfield units of unenhanced tissue (Hounsfield scale as in Bushberg et al., The Essential Physics of
 # Medical Imaging, 3rd edition, chapter 10).
-MUSCLE, FAT, FLUID, LIVER, SPLEEN, CARTILAGE = 52, -102, 8, 58, 48, 105
+MUSCLE, FAT, FLUID, LIVER, SPLEEN, KIDNEY, CARTILAGE = 52, -102, 8, 58, 48, 34, 105
 CORTEX, CANAL, GAS = 720, 28, -980
 
 _SUBPIXEL_BITS = 4
@@ -115,12 +117,7 @@ class Canvas:
         return region, mask.astype(np.float32) * np.float32(1 / 255)
 
     def paint(
-        self,
-        points: Points,
-        value: float,
-        softness: float = 0,
-        opacity: float = 1,
-        within: _Coverage | None = None,
+        self, points: Points, value: float, softness: float = 0, opacity: float = 1, within: _Mask = None
     ) -> None:
         """Fill a polygon with Hounsfield units, blended by coverage times ``opacity`` and ``within``."""
         region, cover = self.coverage(points, softness)
@@ -184,7 +181,7 @@ class Vessels:
     share: _Floats | float = 1.0  # (N,), 0..1, the part of the slice's thickness that the vessel fills
 
     @classmethod
-    def grow(cls, root: _Floats, targets: _Floats, radius: float, rng: np.random.Generator) -> Vessels:
+    def grow(cls, root: _Floats, targets: _Floats, radius: float, rng: Generator) -> Vessels:
         """Grow a binary tree from ``root`` until a branch points at each target.
 
         Every generation halves each group of targets along the axis of its greatest spread and sends a branch
@@ -211,9 +208,8 @@ class Vessels:
             origin = np.repeat(tips, 2, axis=0)
             reach = rng.uniform(0.18, 0.62, (len(origin), 1)) if generation + 1 < generations else 0.9
             tips = origin + (groups.mean(axis=2).T - origin) * reach
-            tips = tips + rng.normal(0, 0.12, tips.shape) * np.linalg.norm(
-                tips - origin, axis=1, keepdims=True
-            )
+            length = np.linalg.norm(tips - origin, axis=1, keepdims=True)
+            tips = tips + rng.normal(0, 0.12, tips.shape) * length
             starts.append(origin)
             ends.append(tips)
             radii.append(radius * 2 ** (-0.40 * (generation + rng.uniform(-0.5, 0.5, len(tips)))))
@@ -284,7 +280,7 @@ class Patient:
     vessels: tuple[Vessels, ...] = field(repr=False)  # arteries of both lungs, then veins
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Patient:
+    def draw(cls, rng: Generator) -> Patient:
         """Draw a patient; the same state gives the same one."""
         half_width = rng.uniform(118, 142)
         half_depth = half_width * rng.uniform(0.65, 0.77)
@@ -314,7 +310,7 @@ class Patient:
         )
 
 
-def _grow_vessels(extent: _Floats, rng: np.random.Generator) -> tuple[Vessels, ...]:
+def _grow_vessels(extent: _Floats, rng: Generator) -> tuple[Vessels, ...]:
     trees = []
     for hilum, radius, tips in (((0.27, 0.02, 0.50), 5.6, 2048), ((0.24, -0.04, 0.57), 4.6, 1024)):
         for side in (-1, 1):

@@ -14,6 +14,7 @@ from enum import Enum
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from groundglass.imaging.crop import otsu_anchors
@@ -69,7 +70,7 @@ class Painted:
 
 
 def paint_lesion(
-    pixels: Grey, lungs: NDArray[np.bool_], kind: Kind, severity: float, rng: np.random.Generator
+    pixels: Grey, lungs: NDArray[np.bool_], kind: Kind, severity: float, rng: Generator
 ) -> Painted:
     """Paint what COVID-19 pneumonia looks like into the lungs of one slice.
 
@@ -106,7 +107,7 @@ def paint_lesion(
     return _lay_over(pixels, opacity, lung + density * (tissue - lung), hidden)
 
 
-def paint_mimic(pixels: Grey, lungs: NDArray[np.bool_], mimic: Mimic, rng: np.random.Generator) -> Painted:
+def paint_mimic(pixels: Grey, lungs: NDArray[np.bool_], mimic: Mimic, rng: Generator) -> Painted:
     """Paint one sign of another disease into the lungs of one slice, simplified to what few hundred pixels show.
 
     Args:
@@ -139,7 +140,7 @@ def paint_mimic(pixels: Grey, lungs: NDArray[np.bool_], mimic: Mimic, rng: np.ra
     return painted
 
 
-def smooth_noise(shape: tuple[int, ...], cells: float, rng: np.random.Generator) -> Field:
+def smooth_noise(shape: tuple[int, ...], cells: float, rng: Generator) -> Field:
     """A smooth random field of zero mean and unit variance.
 
     Args:
@@ -182,7 +183,7 @@ def _step(distance: NDArray[np.floating], softness: float) -> NDArray[np.floatin
     return np.asarray(1 / (1 + np.exp(np.clip(-distance / softness, -30, 30))))
 
 
-def _patches(lungs: NDArray[np.uint8], severity: float, rng: np.random.Generator) -> tuple[Field, Field]:
+def _patches(lungs: NDArray[np.uint8], severity: float, rng: Generator) -> tuple[Field, Field]:
     """Extent (share of a pixel that is lesion) and relative density of the lesion, both in 0..1."""
     score = _preference(lungs, rng)
     inside = score[lungs > 0]
@@ -196,7 +197,7 @@ def _patches(lungs: NDArray[np.uint8], severity: float, rng: np.random.Generator
     return extent.astype(np.float32), core.astype(np.float32)
 
 
-def _preference(lungs: NDArray[np.uint8], rng: np.random.Generator) -> Field:
+def _preference(lungs: NDArray[np.uint8], rng: Generator) -> Field:
     """Where lesions like to grow: a random field plus anatomy."""
     height, width = lungs.shape
     score = smooth_noise(lungs.shape, rng.uniform(3, 9), rng)
@@ -209,7 +210,7 @@ def _preference(lungs: NDArray[np.uint8], rng: np.random.Generator) -> Field:
     return score
 
 
-def _density(kind: Kind, core: Field, rng: np.random.Generator) -> tuple[Field, Field | float]:
+def _density(kind: Kind, core: Field, rng: Generator) -> tuple[Field, Field | float]:
     """Density of a full lesion, 0 aerated lung to 1 soft tissue, and how far it hides vessels."""
     # Ground glass is grainy, and denser in its cores.
     density = rng.uniform(0.22, 0.55) + rng.uniform(0, 0.45) * core
@@ -229,7 +230,7 @@ def _density(kind: Kind, core: Field, rng: np.random.Generator) -> tuple[Field, 
     return density + share * (solid - density), share
 
 
-def _meshes(shape: tuple[int, ...], cells: float, rng: np.random.Generator) -> Field:
+def _meshes(shape: tuple[int, ...], cells: float, rng: Generator) -> Field:
     """Walls between irregular polygons, 1 on a wall and 0 inside a mesh: borders of random Voronoi cells."""
     height, width = shape
     step = max(shape) / cells
@@ -263,20 +264,20 @@ _Layer = tuple[NDArray[np.floating], Field | np.float32, float]
 """Opacity, density (0 aerated lung to 1 soft tissue), and how far vessels vanish."""
 
 
-def _nodules(lung: _Mask, rng: np.random.Generator) -> _Layer:
+def _nodules(lung: _Mask, rng: Generator) -> _Layer:
     """One to four round shadows of 1 to 5 % of the picture's width."""
     count, width = int(rng.integers(1, 5)), lung.shape[1]
     shadows = [_blob(lung, rng.uniform(0.01, 0.035) * width, 0.12, rng) for _ in range(count)]
     return np.max(shadows, axis=0), np.float32(rng.uniform(0.6, 1.0)), 1.0
 
 
-def _mass(lung: _Mask, rng: np.random.Generator) -> _Layer:
+def _mass(lung: _Mask, rng: Generator) -> _Layer:
     """One lobulated shadow of soft tissue, more than twice a nodule's size."""
     opacity = _blob(lung, rng.uniform(0.06, 0.14) * lung.shape[1], 0.3, rng)
     return opacity, np.float32(rng.uniform(0.9, 1.05)) + 0.03 * smooth_noise(lung.shape, 40, rng), 1.0
 
 
-def _lobar(lung: _Mask, rng: np.random.Generator) -> _Layer:
+def _lobar(lung: _Mask, rng: Generator) -> _Layer:
     """One side of a nearly straight fissure, filled evenly; branches of air may run through it."""
     rows, columns = _coordinates(lung)
     angle = rng.uniform(0, 2 * np.pi)
@@ -287,21 +288,21 @@ def _lobar(lung: _Mask, rng: np.random.Generator) -> _Layer:
     return opacity, density, 1.0
 
 
-def _effusion(lung: _Mask, rng: np.random.Generator) -> _Layer:
+def _effusion(lung: _Mask, rng: Generator) -> _Layer:
     """Fluid that has sunk to the back of a lying patient, with a concave surface."""
     rows, columns = _coordinates(lung)
     height = rows + rng.uniform(0.1, 0.5) * np.abs(columns) ** 2
     return _largest(height, lung, rng.uniform(0.12, 0.5), 0.03), np.float32(rng.uniform(0.85, 1.0)), 1.0
 
 
-def _emphysema(lung: _Mask, rng: np.random.Generator) -> _Layer:
+def _emphysema(lung: _Mask, rng: Generator) -> _Layer:
     """Holes without walls, darker than the lung around them."""
     holes = smooth_noise(lung.shape, rng.uniform(14, 40), rng)
     score = holes + 0.6 * smooth_noise(lung.shape, rng.uniform(3, 6), rng)
     return _largest(score, lung, rng.uniform(0.2, 0.6), 0.3), np.float32(rng.uniform(-0.35, -0.15)), 0.7
 
 
-def _honeycomb(lung: _Mask, rng: np.random.Generator) -> _Layer:
+def _honeycomb(lung: _Mask, rng: Generator) -> _Layer:
     """Cysts with walls in rows below the pleura, lines of fibrosis between them."""
     depth = cv2.distanceTransform(lung.astype(np.uint8), cv2.DIST_L2, 3) / lung.shape[1]
     rows, _ = _coordinates(lung)
@@ -317,7 +318,7 @@ def _largest(score: NDArray[np.floating], lung: _Mask, share: float, softness: f
     return _step(score - np.quantile(score[lung], 1 - share), softness)
 
 
-def _bronchogram(lung: _Mask, rng: np.random.Generator) -> Field:
+def _bronchogram(lung: _Mask, rng: Generator) -> Field:
     """Air-filled bronchi, 1 inside them: a few branches that start near the middle of the picture."""
     canvas = np.zeros(lung.shape, np.uint8)
     inside = np.argwhere(lung)
@@ -331,7 +332,7 @@ def _bronchogram(lung: _Mask, rng: np.random.Generator) -> Field:
     return np.asarray(canvas / np.float32(255), np.float32)
 
 
-def _blob(lung: _Mask, radius: float, ragged: float, rng: np.random.Generator) -> NDArray[np.floating]:
+def _blob(lung: _Mask, radius: float, ragged: float, rng: Generator) -> NDArray[np.floating]:
     """A round shadow about a point of the lung whose radius wavers by ``ragged``; opacity 0..1."""
     inside = np.argwhere(lung)
     row, column = inside[rng.integers(len(inside))]
@@ -356,7 +357,7 @@ def _coordinates(lung: _Mask) -> tuple[Field, Field]:
     return scaled[0], scaled[1]
 
 
-_PAINTERS: Mapping[Mimic, Callable[[_Mask, np.random.Generator], _Layer]] = {
+_PAINTERS: Mapping[Mimic, Callable[[_Mask, Generator], _Layer]] = {
     Mimic.NODULE: _nodules,
     Mimic.MASS: _mass,
     Mimic.LOBAR_CONSOLIDATION: _lobar,

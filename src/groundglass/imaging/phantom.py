@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from groundglass.files import atomic_path, write_bytes
@@ -20,6 +21,7 @@ from groundglass.imaging.anatomy import (
     FAT,
     FLUID,
     GAS,
+    KIDNEY,
     LIVER,
     MUSCLE,
     SPLEEN,
@@ -46,7 +48,6 @@ _BRONCHI_GENERATIONS = 6
 _WINDOWS = ((LUNG.level, LUNG.width), (-600, 1600), (-500, 1500), (-500, 1400), (-300, 1400), (-550, 1200))
 # Streams of random numbers that are the same at all levels of a patient.
 _STREAM_LESIONS, _STREAM_FAT, _STREAM_CLOTH, _STREAM_ABDOMEN = 7, 11, 13, 17
-_KIDNEY = 34
 _INTERCEPT = -1024
 
 
@@ -63,7 +64,7 @@ class Scanner:
     window: Window  # what the slice is shown with
 
     @classmethod
-    def draw(cls, patient: Patient, rng: np.random.Generator) -> Scanner:
+    def draw(cls, patient: Patient, rng: Generator) -> Scanner:
         """Draw a scanner whose field of view fits the patient, more or less tightly."""
         breadth = 2 * float(np.abs(skin(patient, 0.6)[:, 0]).max())
         sharp = rng.random() < 0.4
@@ -100,7 +101,7 @@ class Phantom:
 
 
 def make_phantom(
-    rng: np.random.Generator, severity: float = 0.0, level: float | None = None, size: int = 512
+    rng: Generator, severity: float = 0.0, level: float | None = None, size: int = 512
 ) -> Phantom:
     """Draw a patient and scan one slice.
 
@@ -118,9 +119,7 @@ def make_phantom(
     return scan(patient, scanner, rng.uniform(0.12, 0.9) if level is None else level, severity, size)
 
 
-def make_series(
-    rng: np.random.Generator, count: int = 40, severity: float = 0.0, size: int = 512
-) -> Iterator[Phantom]:
+def make_series(rng: Generator, count: int = 40, severity: float = 0.0, size: int = 512) -> Iterator[Phantom]:
     """Draw a patient and scan ``count`` slices, one after another, from the lungs' apex to their base."""
     patient = Patient.draw(rng)
     scanner = Scanner.draw(patient, rng)
@@ -129,12 +128,7 @@ def make_series(
 
 
 def scan(
-    patient: Patient,
-    scanner: Scanner,
-    level: float,
-    severity: float = 0.0,
-    size: int = 512,
-    instance: int = 1,
+    patient: Patient, scanner: Scanner, level: float, severity: float = 0, size: int = 512, instance: int = 1
 ) -> Phantom:
     """Scan one slice of a synthetic patient; what is random follows from the patient's number and the level.
 
@@ -207,10 +201,9 @@ def _paint_organs(canvas: Canvas, patient: Patient, depth: float) -> None:
             organ = ellipse(x * w, y * d, a * w * upper, b * d * upper, angle)
             canvas.paint(organ, tissue + enhanced, softness=2.0)
     for side in (-1, 1):
-        kidney = ellipse(
-            side * 0.40 * w, 0.42 * d, 0.19 * w * lower + 0.1, 0.26 * d * lower + 0.1, side * 0.4
-        )
-        canvas.paint(kidney, _KIDNEY + 1.5 * enhanced, softness=1.0)
+        a, b = 0.19 * w * lower + 0.1, 0.26 * d * lower + 0.1
+        kidney = ellipse(side * 0.40 * w, 0.42 * d, a, b, side * 0.4)
+        canvas.paint(kidney, KIDNEY + 1.5 * enhanced, softness=1.0)
         pelvis = ellipse(side * 0.36 * w, 0.42 * d, 0.06 * w * lower + 0.1, 0.08 * d * lower + 0.1)
         canvas.paint(pelvis, FAT + 10)
         canvas.paint(ellipse(side * 0.20 * w, 0.55 * d, 0.10 * w, 0.16 * d), MUSCLE, softness=1.0)
@@ -269,7 +262,7 @@ def _fat_planes(canvas: Canvas, patient: Patient, level: float) -> NDArray[np.fl
 
 
 def _paint_lungs(
-    canvas: Canvas, patient: Patient, scanner: Scanner, level: float, rng: np.random.Generator
+    canvas: Canvas, patient: Patient, scanner: Scanner, level: float, rng: Generator
 ) -> NDArray[np.float32]:
     """Paint lung tissue, vessels, bronchi, then bones and airway over them; returns the lungs' coverage."""
     aerated = lung_coverage(canvas, patient, level)
@@ -295,9 +288,8 @@ def _paint_bronchi(canvas: Canvas, cut: Vessels, inside: NDArray[np.float32], lu
     kept = cut.generation < _BRONCHI_GENERATIONS
     radius, share = cut.radius[kept], np.asarray(cut.share)[kept]
     aside = np.array([-0.55, 0.83]) * (1.9 * radius[:, None] + 0.5)
-    bronchi = Vessels(
-        cut.start[kept] + aside, cut.end[kept] + aside, radius * 0.8, cut.generation[kept], share
-    )
+    start, end = cut.start[kept] + aside, cut.end[kept] + aside
+    bronchi = Vessels(start, end, radius * 0.8, cut.generation[kept], share)
     canvas.blend(bronchi.draw(canvas, widen=0.9) * inside * np.float32(0.9), -150)
     canvas.blend(bronchi.draw(canvas) * inside, lung - 110)
 
@@ -329,7 +321,7 @@ def _paint_lesions(
 
 
 def _acquire(
-    canvas: Canvas, scanner: Scanner, body: NDArray[np.float32], level: float, rng: np.random.Generator
+    canvas: Canvas, scanner: Scanner, body: NDArray[np.float32], level: float, rng: Generator
 ) -> Hounsfield:
     """What the scanner makes of the plane: blur, noise with CT's texture, streaks at the shoulders, field."""
     size = canvas.size

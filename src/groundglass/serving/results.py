@@ -36,23 +36,14 @@ _OPACITY = 0.62
 
 @dataclass(frozen=True)
 class KeptSlice:
-    """What a prediction was made from, packed: half a megabyte for a slice of 512 x 512 pixels.
-
-    Attributes:
-        shape: rows and columns.
-        grey: uint8, shape (H, W); None where Hounsfield units are kept instead.
-        hounsfield: int16, shape (H, W), rounded; None where the file has none.
-        lungs: bits of the mask of the lungs.
-        cropped: what the network was shown, its own mask left out.
-        activation_map: float32, shape (h, w); None unless classified.
-    """
+    """What a prediction was made from, packed: half a megabyte for a slice of 512 x 512 pixels."""
 
     shape: tuple[int, int]
-    grey: Grey | None
-    hounsfield: NDArray[np.int16] | None
-    lungs: NDArray[np.uint8]
-    cropped: CroppedSlice
-    activation_map: NDArray[np.float32] | None
+    grey: Grey | None  # shape (H, W); None where Hounsfield units are kept instead
+    hounsfield: NDArray[np.int16] | None  # shape (H, W), rounded; None where the file has none
+    lungs: NDArray[np.uint8]  # bits of the mask
+    cropped: CroppedSlice  # without its mask
+    activation_map: NDArray[np.float32] | None  # shape (h, w); None unless classified
 
     @classmethod
     def of(cls, evidence: Evidence) -> KeptSlice:
@@ -113,11 +104,8 @@ def _heat_map_png(evidence: Evidence) -> bytes | None:
     colours = np.array([AGAINST_COVID[::-1], FOR_COVID[::-1]], np.uint8)[(smooth >= 0).astype(np.intp)]
     picture = np.zeros((*shape, 4), np.uint8)  # blue, green, red, opacity
     rows, columns = slice(max(top, 0), min(bottom, shape[0])), slice(max(left, 0), min(right, shape[1]))
-    inside = (
-        slice(rows.start - top, rows.stop - top),
-        slice(columns.start - left, columns.stop - left),
-    )
-    picture[rows, columns] = np.dstack([colours, opacity])[inside]
+    inside = np.dstack([colours, opacity])[rows.start - top :, columns.start - left :]
+    picture[rows, columns] = inside[: rows.stop - rows.start, : columns.stop - columns.start]
     return _png(picture)
 
 
@@ -148,52 +136,35 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 
 @dataclass(frozen=True)
 class Classified:
-    """A prediction ready to be answered.
-
-    Attributes:
-        prediction: without evidence; its file is named as the client named it.
-        kept: what it was made from, for links.
-        heat_map: PNG as data URI, for those who want it in the answer.
-    """
+    """A prediction ready to be answered; its file is named as the client named it."""
 
     prediction: Prediction
-    kept: KeptSlice | None = None
-    heat_map: str | None = None
+    kept: KeptSlice | None = None  # with heat_maps=link
+    heat_map: str | None = None  # with heat_maps=inline: PNG as data URI
 
 
 @dataclass
 class Result:
-    """The predictions of one upload, in the order of reading.
+    """The predictions of one upload, in the order of reading."""
 
-    Attributes:
-        id: that nobody can guess; empty where the result is not kept.
-        bundle: id of the bundle that made them.
-        begun: when, in the clock's seconds.
-        predictions: in the order of reading.
-        totals: the predictions of each series together.
-        slices: those that are kept, by the number of their prediction.
-        size: bytes of the slices.
-        heat_maps: data URI or None of each prediction; empty unless they were wanted in the answer.
-    """
-
-    id: str
+    id: str  # that nobody can guess; empty where the result is not kept
     bundle: str
-    begun: float
+    begun: float  # in the clock's seconds
     predictions: list[Prediction] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
-    slices: dict[int, KeptSlice] = field(default_factory=dict)
-    size: int = 0
-    heat_maps: list[str | None] = field(default_factory=list)
+    heat_maps: list[str | None] = field(default_factory=list)  # with heat_maps=inline
+    slices: dict[int, KeptSlice] = field(default_factory=dict)  # by the number of their prediction
+    size: int = 0  # bytes of the slices
 
     @property
     def address(self) -> str:
         """Where it is found while it is kept."""
         return f"{RESULTS}/{self.id}"
 
-    def add(self, prediction: Prediction) -> None:
+    def add(self, classified: Classified) -> None:
         """Take the next prediction."""
-        self.predictions.append(prediction)
-        self.totals.add(prediction)
+        self.predictions.append(classified.prediction)
+        self.totals.add(classified.prediction)
 
     def document(self, seconds_left: float) -> dict[str, Any]:
         """The answer to the upload."""
@@ -303,7 +274,7 @@ class Results:
             raise Problem("no-such-slice", detail) from None
 
     def forget(self, key: str) -> None:
-        """Forget a result, where it is kept."""
+        """Forget a result and its pixels, where it is kept."""
         result = self._kept.pop(key, None)
         if result is not None:
             self.size -= result.size
@@ -334,14 +305,7 @@ def report_zip(
 ) -> IO[bytes]:
     """The folder that ``groundglass predict --output`` writes, zipped: report.html, tables, pictures.
 
-    Args:
-        bundle: that made the predictions.
-        predictions: of the result.
-        slices: those of them whose pixels are kept.
-        folder: an empty one to work in.
-
-    Returns:
-        The zip, in a file without a name that is gone when it is closed.
+    Made in an empty ``folder``. The file has no name, and is gone when it is closed.
     """
     plan = OutputPlan(path=folder / "report", command=f"POST {RESULTS.rpartition('/')[0]}/predictions")
     with open_output(plan, bundle) as output:

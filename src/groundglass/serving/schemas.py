@@ -33,29 +33,25 @@ MEDIA_TYPES: Mapping[str, str] = {
     "report.zip": "application/zip",
 }
 
-_STATUS = {
-    "bad-request": 400,
-    "unauthorized": 401,
-    "cross-site": 403,
-    "not-found": 404,
-    "no-such-result": 404,
-    "no-such-slice": 404,
-    "no-such-layer": 404,
-    "method-not-allowed": 405,
-    "upload-too-slow": 408,
-    "gone": 410,
-    "upload-too-large": 413,
-    "too-many-files": 413,
-    "too-many-slices": 413,
-    "unsupported-media-type": 415,
-    "misdirected-request": 421,
-    "invalid-request": 422,
-    "too-many-requests": 429,
-    "internal-error": 500,
-    "busy": 503,
-    "too-slow": 503,
-    "not-ready": 503,
+_KINDS = {
+    400: "bad-request",
+    401: "unauthorized",
+    403: "cross-site",
+    404: "not-found no-such-result no-such-slice no-such-layer",
+    405: "method-not-allowed",
+    408: "upload-too-slow",
+    410: "gone",
+    413: "upload-too-large too-many-files too-many-slices",
+    415: "unsupported-media-type",
+    421: "misdirected-request",
+    422: "invalid-request",
+    429: "too-many-requests",
+    500: "internal-error",
+    503: "busy too-slow not-ready",
 }
+"""Kinds of problem by the status of their answers."""
+
+_STATUS = {kind: status for status, kinds in _KINDS.items() for kind in kinds.split()}
 
 
 class Problem(GroundglassError):  # noqa: N818 - the name RFC 9457 gives it
@@ -120,7 +116,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     schema = {"$ref": "#/components/schemas/ProblemDetails"}
     return {
         status: {
-            "description": ", ".join(kind for kind, of_kind in _STATUS.items() if of_kind == status),
+            "description": _KINDS[status].replace(" ", ", "),
             "content": {PROBLEM_JSON: {"schema": schema}},
             "headers": {"Retry-After": {"schema": {"type": "integer"}}} if status in {429, 503} else {},
         }
@@ -238,42 +234,3 @@ class ProblemDetails(BaseModel):
     title: str = Field(examples=["Busy"])
     status: int = Field(examples=[503])
     detail: str = Field(examples=["64 uploads are in flight, as many as there may be."])
-
-
-_PLAIN: dict[str, Any] = json.loads("""{
-    "bundle": "93ca333d9732-int8",
-    "counts": {"total": 1, "ok": 1, "refused": 0, "failed": 0, "covid": 1, "non_covid": 0, "uncertain": 0},
-    "series_score": "Mean of the highest fifth of the calibrated probabilities of COVID.",
-    "series": [{"series": "1.2.840.113619.2.55", "place": "series", "slices": 1, "classified": 1, "refused": 0,
-        "failed": 0, "positive": 1, "negative": 0, "uncertain": 0, "series_score": 0.91, "slices_in_score": 1,
-        "curve": {"axis": "mm", "at": [-121.5], "probability": [0.91], "label": ["COVID"]},
-        "predictions": [0]}],
-    "predictions": [{"file": "series/slice-041.dcm", "frame": null, "series": "1.2.840.113619.2.55",
-        "position": -121.5, "status": "ok", "reason": null, "probability": 0.91, "label": "COVID",
-        "prediction_set": ["COVID"], "flags": [], "bundle": "93ca333d9732-int8"}],
-    "kept": null
-}""")
-_ADDRESS = f"{RESULTS}/4fWq0x1f8Q5cVgk2nJ7bYw"
-_LINKED: dict[str, Any] = json.loads(
-    """{"image": {"rows": 512, "columns": 512,
-        "picture": "ADDRESS/slices/0/picture.png", "outline": "ADDRESS/slices/0/outline.svg",
-        "heat_map": "ADDRESS/slices/0/heat_map.png", "hounsfield": "ADDRESS/slices/0/hounsfield.raw"},
-    "kept": {"id": "4fWq0x1f8Q5cVgk2nJ7bYw", "seconds_left": 900, "links": {"self": "ADDRESS", "jsonl":
-        "ADDRESS/predictions.jsonl", "csv": "ADDRESS/predictions.csv", "report": "ADDRESS/report.zip"}}
-    }""".replace("ADDRESS", _ADDRESS)
-)
-_ROW = _PLAIN["predictions"][0]
-_INLINE = {**_ROW, "heat_map": "data:image/png;base64,iVBORw0KGgo="}
-_LINK = {"predictions": [{**_ROW, "image": _LINKED["image"]}], "kept": _LINKED["kept"]}
-EXAMPLES = {
-    "none": {"value": _PLAIN},
-    "link": {"value": {**_PLAIN, **_LINK}},
-    "inline": {"value": {**_PLAIN, "predictions": [_INLINE]}},
-}
-"""Of answers to an upload, by ``heat_maps``."""
-
-UPLOAD: dict[str, Any] = json.loads("""{"requestBody": {"required": true, "content": {"multipart/form-data": {
-    "schema": {"type": "object", "required": ["files"], "properties": {"files": {"type": "array", "minItems": 1,
-        "items": {"type": "string", "format": "binary"}, "description":
-        "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage or zip. A file name may be a relative path."}}}}}}}""")
-"""OpenAPI's description of an upload."""

@@ -12,8 +12,19 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.serving.service.conftest import PATIENCE, Running, Start, picture, running, wait_for
-from tests.serving.service.test_limits import BOUNDARY, connection, everything, form, send_head
+from tests.serving.conftest import (
+    BOUNDARY,
+    PATIENCE,
+    Running,
+    Start,
+    connection,
+    everything,
+    form,
+    picture,
+    running,
+    send_head,
+    wait_for,
+)
 
 CLIENTS = 6
 

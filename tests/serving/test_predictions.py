@@ -9,7 +9,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -18,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.serving.service.conftest import PATIENCE, Running, parts, picture
+from tests.serving.conftest import PATIENCE, Running, parts, picture
 
 from groundglass.serving.schemas import Predictions
 
@@ -117,27 +116,6 @@ def test_a_file_sent_alone_is_judged_as_among_others(
     assert alone == [json.loads(line) for line in predicted.splitlines()]
 
 
-def test_many_clients_get_their_own_predictions_in_their_order(service: Running) -> None:
-    pictures = [picture(seed) for seed in range(8)]
-    alone = [
-        service.post((f"{seed}.png", pictures[seed])).json()["predictions"][0]["probability"]
-        for seed in range(8)
-    ]
-    assert len(set(alone)) == 8
-
-    def ask(number: int) -> list[tuple[str, float]]:
-        seeds = [(number + step) % 8 for step in range(5)]
-        rows = service.post(*((f"{number}-{seed}.png", pictures[seed]) for seed in seeds)).json()[
-            "predictions"
-        ]
-        assert [row["file"] for row in rows] == [f"{number}-{seed}.png" for seed in seeds]
-        assert [row["probability"] for row in rows] == [alone[seed] for seed in seeds]
-        return rows
-
-    with ThreadPoolExecutor(16) as pool:
-        assert len(list(pool.map(ask, range(32)))) == 32
-
-
 def test_layers_lie_on_the_slice(
     service: Running, tmp_path: Path, chest: NDArray[np.int16], write_dicom: Callable[..., Path]
 ) -> None:
@@ -193,16 +171,12 @@ def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running, 
     assert service.uploads_on_disk() == []
 
 
-def test_the_model_card(service: Running) -> None:
+def test_model_card_health_and_figures(service: Running, png: bytes) -> None:
     card = service.get("/v2/model").json()
     assert card["name"] == "tiny"
     assert card["bundle"].endswith("-fp32")
-    assert (
-        service.get("/v2/model", Accept="text/markdown").headers["content-type"].startswith("text/markdown")
-    )
-
-
-def test_health_and_figures(service: Running, png: bytes) -> None:
+    markdown = service.get("/v2/model", Accept="text/markdown")
+    assert markdown.headers["content-type"].startswith("text/markdown")
     assert service.get("/healthz").json() == service.get("/readyz").json() == {"status": "ok"}
     service.post(("a.png", png))
     figures = service.get("/metrics").text

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from tests.serving.service.conftest import Running, Start, parts, wait_for
-from tests.serving.service.test_limits import connection, form, is_problem, send_head
+from tests.serving.conftest import Running, Start, connection, form, is_problem, parts, send_head, wait_for
 
 NAMED = "Zwiebelfisch"
 FAILS = f"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from groundglass.imaging.phantom import make_phantom
 __all__ = ["chest", "recompress", "tiny_bundle", "volume", "write_dicom", "write_metaimage"]
 
 PATIENCE = 60
+BOUNDARY = b"0123456789"
 TOKEN = "not-the-only-token-there-is"  # noqa: S105
 
 
@@ -143,3 +145,40 @@ def picture(seed: int, size: int = 96) -> bytes:
 @pytest.fixture(scope="session")
 def png() -> bytes:
     return picture(1)
+
+
+def is_problem(answer: httpx.Response, status: int, kind: str) -> dict[str, object]:
+    """The members of an answer that must be problem details of that kind."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    members: dict[str, object] = answer.json()
+    assert members["type"] == f"urn:groundglass:problem:{kind}"
+    assert members["status"] == status
+    assert members["title"]
+    assert str(members["detail"]).endswith(".")
+    return members
+
+
+def form(name: str, content: bytes) -> bytes:
+    head = f'Content-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    return b"--" + BOUNDARY + b"\r\n" + head + content + b"\r\n--" + BOUNDARY + b"--\r\n"
+
+
+@contextmanager
+def connection(service: Running) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as opened:
+        yield opened
+
+
+def send_head(opened: socket.socket, length: int, target: str = "/v2/predictions") -> None:
+    opened.sendall(
+        f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n\r\n".encode()
+    )
+
+
+def everything(opened: socket.socket) -> bytes:
+    received = b""
+    while chunk := opened.recv(65536):
+        received += chunk
+    return received
