@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from tests.imaging.conftest import write_ct
 
-from groundglass.cluster.ray import LARGEST, Step, Unit, steps
+from groundglass.cluster.ray import LARGEST, Unit, steps
 from groundglass.errors import DataError, ImageError
 from groundglass.imaging.read import read_slices
 
@@ -32,8 +32,8 @@ def tree(tmp_path: Path) -> Path:
     return folder
 
 
-def files(found: Iterable[Step]) -> list[str]:
-    return [file for step in found if isinstance(step, Unit) for file in step.files]
+def files(found: Iterable[Unit | ImageError]) -> list[str]:
+    return [file for step in found if isinstance(step, tuple) for file in step]
 
 
 def test_units_are_what_one_process_reads_in_its_order(tmp_path: Path, tree: Path) -> None:
@@ -59,15 +59,15 @@ def test_units_are_what_one_process_reads_in_its_order(tmp_path: Path, tree: Pat
 
     cut: list[str] = []
     for step in steps(paths):
-        cut += [str(step)] if isinstance(step, ImageError) else read(*step.files)
+        cut += [str(step)] if isinstance(step, ImageError) else read(*step)
     assert cut == read(*paths)
     assert len(cut) == 160
 
 
 def test_units_are_small_and_what_may_hold_a_series_is_one_by_itself(tree: Path) -> None:
-    assert [len(unit.files) for unit in steps([tree]) if isinstance(unit, Unit)] == [LARGEST, LARGEST, 23]
+    assert [len(unit) for unit in steps([tree]) if isinstance(unit, tuple)] == [LARGEST, LARGEST, 23]
     names = ("1.png", "2.png", "study.ZIP", "3.png", "volume.nii.gz")
-    assert [len(unit.files) for unit in steps([tree / name for name in names]) if isinstance(unit, Unit)] == [
+    assert [len(unit) for unit in steps([tree / name for name in names]) if isinstance(unit, tuple)] == [
         3,
         2,
     ]
@@ -77,13 +77,13 @@ def test_nothing_is_listed_before_it_is_asked_for(tree: Path, monkeypatch: pytes
     opened: list[Path] = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: opened.append(Path(path)) or scandir(path))
-    assert isinstance(next(steps([tree / "a", tree / "b"])), Unit)
+    assert isinstance(next(steps([tree / "a", tree / "b"])), tuple)
     assert opened == [tree / "a"]
 
 
 def test_what_is_skipped_is_left_out_but_keeps_its_folder_from_being_empty(tree: Path) -> None:
     listed = list(steps([tree / "b", tree / "a.png"], lambda name: not name.endswith("/3.png")))
-    assert listed == [Unit((str(tree / "b" / "3.png"),))]
+    assert listed == [(str(tree / "b" / "3.png"),)]
     assert list(steps([tree / "b"], lambda _: True)) == []
 
 

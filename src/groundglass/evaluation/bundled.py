@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from groundglass.evaluation.evaluate import Examined
+from groundglass.evaluation.evaluate import Examined, NetworkOutputs
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.slice import CTSlice, Grey, Origin
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.calibration import Calibration
-
-
-@dataclass(frozen=True)
-class BundledOutputs:
-    """What a bundle says of N slices: :class:`groundglass.evaluation.evaluate.NetworkOutputs`, calibrated."""
-
-    logit: NDArray[np.float64]
-    probability: NDArray[np.float64]
-    activation_map: NDArray[np.float32]
-    cropped: NDArray[np.uint8]
 
 
 class BundledRun:
@@ -77,11 +65,11 @@ class BundledRun:
         """Empty: a bundle does not carry it."""
         return ()
 
-    def predict(self, slices: Iterable[Grey]) -> BundledOutputs:
+    def predict(self, slices: Iterable[Grey]) -> NetworkOutputs:
         """Predict grey slices, each of shape (H, W)."""
         return self.examine(CTSlice(pixels, Origin("", "")) for pixels in slices)[0]
 
-    def examine(self, slices: Iterable[CTSlice]) -> tuple[BundledOutputs, Examined]:
+    def examine(self, slices: Iterable[CTSlice]) -> tuple[NetworkOutputs, Examined]:
         """Predict slices one by one as the bundle's users do; refused ones too, but with the reason."""
         check, reference, engine = self.bundle.input_check, self.bundle.reference, self.bundle.engine()
         cropped, outputs, reasons = [], [], []
@@ -93,7 +81,7 @@ class BundledRun:
             outputs.append(output)
         logit = np.array([output.logit[0] for output in outputs], np.float64)
         embedding = np.concatenate([output.embedding for output in outputs])
-        bundled = BundledOutputs(
+        bundled = NetworkOutputs(
             logit,
             np.array([self.calibration.probability(value) for value in logit], np.float64),
             np.concatenate([output.activation_map for output in outputs]),

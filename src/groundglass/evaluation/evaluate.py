@@ -58,24 +58,21 @@ _FAR = 95.0
 _BATCH = 256
 
 
-class NetworkOutputs(Protocol):
-    """What a network says of N slices."""
+@dataclass(frozen=True)
+class NetworkOutputs:
+    """What a network says of N slices.
 
-    @property
-    def logit(self) -> NDArray[np.floating]:
-        """Of COVID, before calibration, shape (N,)."""
+    Attributes:
+        logit: of COVID, before calibration, shape (N,).
+        probability: of COVID, 0 to 1, shape (N,).
+        activation_map: each place's contribution to the logit, shape (N, h, w).
+        cropped: uint8, shape (N, size, size): what the network was shown, before normalisation.
+    """
 
-    @property
-    def probability(self) -> NDArray[np.floating]:
-        """Of COVID, 0 to 1, shape (N,)."""
-
-    @property
-    def activation_map(self) -> NDArray[np.floating]:
-        """Contributions to the logit, shape (N, h, w)."""
-
-    @property
-    def cropped(self) -> NDArray[np.uint8]:
-        """The cropped slices, shape (N, size, size)."""
+    logit: NDArray[np.floating]
+    probability: NDArray[np.floating]
+    activation_map: NDArray[np.floating]
+    cropped: NDArray[np.uint8]
 
 
 class TrainedRun(Protocol):

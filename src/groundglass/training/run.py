@@ -18,6 +18,7 @@ from scipy.special import expit
 from torch import nn
 
 from groundglass.errors import RunError
+from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.slice import Grey
 from groundglass.models.layers import Network
@@ -26,23 +27,6 @@ from groundglass.training.recipe import Recipe, parse_recipe
 from groundglass.training.trainer import HISTORY, RECIPE, WEIGHTS, read_history, read_info, read_recipe
 
 _BATCH = 32
-
-
-@dataclass(frozen=True)
-class NetworkOutputs:
-    """What a network says of slices.
-
-    Attributes:
-        logit: float32, shape (N,).
-        probability: float32, shape (N,), of COVID.
-        activation_map: float32, shape (N, h, w): each position's share of the logit.
-        cropped: uint8, shape (N, size, size): what the network was shown, before normalisation.
-    """
-
-    logit: NDArray[np.float32]
-    probability: NDArray[np.float32]
-    activation_map: NDArray[np.float32]
-    cropped: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
