@@ -93,16 +93,6 @@ def test_a_small_request_does_not_wait_for_a_large_one() -> None:
     assert last < 6, "its turn comes between two slices of the other"
 
 
-def test_one_request_keeps_all_threads_busy() -> None:
-    together = threading.Barrier(3, timeout=PATIENCE)
-
-    async def run() -> list[str]:
-        with ThreadPoolExecutor(3) as workers:
-            return await names(job(Reader(lambda _: together.wait()), 3), workers)
-
-    assert len(asyncio.run(run())) == 3
-
-
 @pytest.mark.parametrize("place", ["reading", "classifying", "too many"])
 def test_an_error_ends_its_own_request_alone(place: str) -> None:
     def fail(file: str) -> None:

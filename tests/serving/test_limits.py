@@ -191,23 +191,6 @@ def test_a_slow_upload_is_ended(tight: Running, png: bytes) -> None:
     assert tight.uploads_on_disk() == []
 
 
-def test_a_trickling_upload_is_ended(hasty: Running, png: bytes) -> None:
-    content, begun = form("a.png", png * 50), time.monotonic()
-    with connection(hasty) as opened:
-        send_head(opened, len(content))
-        answer = b""
-        opened.settimeout(0.1)
-        for byte in content:
-            opened.sendall(bytes([byte]))
-            try:
-                answer += opened.recv(65536)
-                break
-            except TimeoutError:
-                continue
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert time.monotonic() - begun < PATIENCE
-
-
 def test_headers_that_do_not_come(tight: Running) -> None:
     with connection(tight) as opened:
         opened.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-")
@@ -284,6 +267,7 @@ def test_work_that_takes_too_long_is_ended(hasty: Running) -> None:
 def test_unknown_addresses_and_methods(tight: Running) -> None:
     with tight.client() as client:
         is_problem(client.get("/nothing"), 404, "not-found")
+        is_problem(client.post("/v1/findings"), 410, "gone")
         answer = client.put("/v2/predictions")
         is_problem(answer, 405, "method-not-allowed")
         assert answer.headers["allow"] == "POST"

@@ -171,16 +171,12 @@ def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running, 
     assert service.uploads_on_disk() == []
 
 
-def test_the_model_card(service: Running) -> None:
+def test_model_card_health_and_figures(service: Running, png: bytes) -> None:
     card = service.get("/v2/model").json()
     assert card["name"] == "tiny"
     assert card["bundle"].endswith("-fp32")
-    assert (
-        service.get("/v2/model", Accept="text/markdown").headers["content-type"].startswith("text/markdown")
-    )
-
-
-def test_health_and_figures(service: Running, png: bytes) -> None:
+    markdown = service.get("/v2/model", Accept="text/markdown")
+    assert markdown.headers["content-type"].startswith("text/markdown")
     assert service.get("/healthz").json() == service.get("/readyz").json() == {"status": "ok"}
     service.post(("a.png", png))
     figures = service.get("/metrics").text

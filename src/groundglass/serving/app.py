@@ -119,9 +119,9 @@ class _PredictionsResponse(Response):
             results.forget(result.id)
             context.client_gone = True
             return
-        except Problem as problem:
+        except Exception as problem:
             results.forget(result.id)
-            if not context.status:
+            if not context.status or not isinstance(problem, Problem):
                 raise
             # Too late for another status: the problem is the last line, and the answer stays without its end.
             context.problem = problem.kind
@@ -169,32 +169,28 @@ class _PredictionsResponse(Response):
                 if classified.kept is not None:
                     service.results.keep_slice(result, context.slices, classified.kept)
                 result.add(classified)
-                if self._heat_maps == "inline" and not self._as_lines:
-                    result.heat_maps.append(classified.heat_map)
                 context.slices += 1
                 label = classified.prediction.label or ""
                 service.metrics.predictions.labels(classified.prediction.status.value, label).inc()
                 if self._as_lines:
-                    await self._send_line(classified, result, send, context)
+                    await self._send(self._line(classified), result, context, send)
+                elif self._heat_maps == "inline":
+                    result.heat_maps.append(classified.heat_map)
         if self._as_lines and not context.status:
-            await send(self._start(result))
+            await self._send(b"", result, context, send)
 
-    async def _send_line(
-        self, classified: Classified, result: Result, send: Send, context: RequestContext
-    ) -> None:
+    def _line(self, classified: Classified) -> bytes:
+        if self._heat_maps != "inline":
+            return json_line(classified.prediction)
+        row = {**classified.prediction.as_row(), "heat_map": classified.heat_map}
+        return json.dumps(row).encode() + b"\n"
+
+    async def _send(self, line: bytes, result: Result, context: RequestContext, send: Send) -> None:
         if not context.status:
-            await send(self._start(result))
-        line = json_line(classified.prediction)
-        if self._heat_maps == "inline":
-            row = {**classified.prediction.as_row(), "heat_map": classified.heat_map}
-            line = json.dumps(row).encode() + b"\n"
+            headers = [(b"content-type", JSON_LINES.encode())]
+            headers += [(b"content-location", result.address.encode())] if result.id else []
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": line, "more_body": True})
-
-    def _start(self, result: Result) -> dict[str, Any]:
-        headers = [(b"content-type", JSON_LINES.encode())]
-        if result.id:
-            headers.append((b"content-location", result.address.encode()))
-        return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -40,12 +40,8 @@ _LONGEST_NAME, _LONGEST_PART = 1000, 200
 class UploadDirectory:
     """A private directory of one service, with one of each request in it; used within ``with``.
 
-    It is locked as long as the process lives. What a killed service left behind is removed by the next one that
-    starts in the same place.
-
-    Args:
-        parent: where it is made; the system's temporary directory unless given.
-        limit: bytes of all requests together.
+    It is locked as long as the process lives. What a killed service left behind in the ``parent`` directory, which
+    is the system's temporary one unless given, is removed by the next one that starts there.
     """
 
     def __init__(self, parent: Path | None, limit: int) -> None:
@@ -263,13 +259,11 @@ def _too_large(settings: Settings) -> Problem:
 def _checked_name(name: str, number: int) -> str:
     """The name of the file of that number as a relative path; one that leads out of its folder is a problem."""
     parts = [part for part in name.replace("\\", "/").split("/") if part != "."]
-    if not name or parts[-1:] in ([], [""]):
-        raise Problem("invalid-request", f"File {number} of the request has no name.")
-    if ".." in parts or "" in parts or ":" in parts[0] or not name.isprintable():
-        detail = f"The name of file {number} of the request leads out of its folder, or cannot be printed; "
-        raise Problem("invalid-request", f"{detail}send a plain name, or a relative path.")
-    if len(name) > _LONGEST_NAME or any(len(part.encode()) > _LONGEST_PART for part in parts):
-        raise Problem("invalid-request", f"The name of file {number} of the request is too long.")
+    outside = not parts or ".." in parts or "" in parts or ":" in parts[0]
+    too_long = len(name) > _LONGEST_NAME or any(len(part.encode()) > _LONGEST_PART for part in parts)
+    if outside or too_long or not name.isprintable():
+        detail = f"The name of file {number} of the request is empty, too long, leads out of its folder, or cannot "
+        raise Problem("invalid-request", f"{detail}be printed; send a plain name, or a relative path.")
     return "/".join(parts)
 
 
@@ -350,14 +344,14 @@ class Job:
         item = classified = None
         try:
             item = None if self._stopped else next(self._items, None)
-            if item is None or number >= self._most:
-                self._items.close()
+            if item is not None and number >= self._most:
+                detail = f"The files hold more than {self._most:,} slices; send fewer."
+                raise Problem("too-many-slices", detail)
         except BaseException as error:  # noqa: BLE001 - raised where the predictions are awaited
             self._error, item = self._error or error, None
-        if item is not None and number >= self._most:
-            detail = f"The files hold more than {self._most:,} slices; send fewer."
-            self._error, item = Problem("too-many-slices", detail), None
         if item is None:
+            with suppress(Exception):  # as it has nothing to say about predictions that were made
+                self._items.close()
             self._loop.call_soon_threadsafe(self._end, number)
             return
         workers.submit(self._step, workers, number + 1)

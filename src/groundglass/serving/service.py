@@ -54,14 +54,15 @@ class Service:
         self.draining = False
         self.in_flight = 0
         self._of_client = Count[str]()
-        gauges: dict[str, tuple[str, Callable[[], float]]] = {
-            "uploads_in_flight": ("Uploads received or worked on.", lambda: self.in_flight),
-            "upload_bytes": ("Bytes of uploads, on disk or in memory.", lambda: self.uploads.used),
-            "kept_results": ("Results in memory.", lambda: len(self.results)),
-            "kept_bytes": ("Bytes of slices in memory.", lambda: self.results.size),
-            "ready": ("Whether new requests are welcome.", lambda: not self.draining),
-        }
-        self.metrics = Metrics(gauges)
+        self.metrics = Metrics(
+            {
+                "uploads_in_flight": lambda: self.in_flight,
+                "upload_bytes": lambda: self.uploads.used,
+                "kept_results": lambda: len(self.results),
+                "kept_bytes": lambda: self.results.size,
+                "ready": lambda: not self.draining,
+            }
+        )
 
     def __enter__(self) -> Service:
         self.uploads.__enter__()
@@ -97,29 +98,27 @@ class Metrics:
     """Figures for Prometheus, in a registry of their own; none of them tells of a patient or a file.
 
     Args:
-        gauges: name after ``groundglass_`` to description and a call that gives the present value.
+        gauges: name after ``groundglass_`` to a call that gives the present value.
     """
 
-    def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
-        self.registry = prometheus.CollectorRegistry()
-        prometheus.ProcessCollector(registry=self.registry)
-        counter, registry = prometheus.Counter, self.registry
-        self.requests = counter(
-            "groundglass_requests", "Requests answered.", ("method", "route", "status"), registry=registry
-        )
+    def __init__(self, gauges: Mapping[str, Callable[[], float]]) -> None:
+        self.registry = registry = prometheus.CollectorRegistry()
+        prometheus.ProcessCollector(registry=registry)
+
+        def counter(name: str, description: str, *labels: str) -> prometheus.Counter:
+            return prometheus.Counter(f"groundglass_{name}", description, labels, registry=registry)
+
+        self.requests = counter("requests", "Requests answered.", "method", "route", "status")
+        self.received = counter("received_bytes", "Bytes of request bodies.")
+        self.predictions = counter("predictions", "Predictions made.", "status", "label")
         self.seconds = prometheus.Histogram(
-            "groundglass_request_seconds",
-            "From a request's headers to the end of its answer.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=registry,
+            "groundglass_request_seconds", "Of an answer.", ("route",), buckets=_SECONDS, registry=registry
         )
-        self.received = counter("groundglass_received_bytes", "Bytes of request bodies.", registry=registry)
-        self.predictions = counter(
-            "groundglass_predictions", "Predictions made.", ("status", "label"), registry=registry
-        )
-        for name, (description, value) in gauges.items():
-            prometheus.Gauge(f"groundglass_{name}", description, registry=registry).set_function(value)
+        for name, value in gauges.items():
+            description = name.replace("_", " ").capitalize()
+            prometheus.Gauge(f"groundglass_{name}", f"{description}, now.", registry=registry).set_function(
+                value
+            )
 
 
 @dataclass
