@@ -60,11 +60,6 @@ def test_the_tests_are_those_of_the_averaged_probabilities(tmp_path: Path) -> No
     assert compared.measures["auc"].difference == pytest.approx(auc.difference)
     right = [(each >= 0.5) == (label == 1) for each in mean]
     assert compared.measures["accuracy"].p_slices == pytest.approx(mcnemar(*right).mid_p)
-    alone = delong_test(
-        label, *(rows.rows[name].predictions[1].probability for name in ("resnet-50-none", "vgg-16-none"))
-    )
-    assert alone is not None
-    assert compared.by_seed[1]["auc"] == pytest.approx(alone.difference)
 
 
 def test_better_is_said_of_a_true_difference_only(tmp_path: Path) -> None:

@@ -41,15 +41,9 @@ _PAPERS = ("translation", "rotation", "mirror", "noise")
 
 @dataclass(frozen=True)
 class Task:
-    """One training of an experiment.
+    """One training of an experiment: a recipe from a kind of weights on a split, and the parts evaluated.
 
-    Attributes:
-        identity: which run of which experiment; its name is that of the run's folder and of its result.
-        recipe: what is trained and how.
-        weights: kind of weights it starts from; the recipe may name a file of that kind.
-        split: which slices train, validate and test.
-        parts: that the trained network is evaluated on.
-        allow_overlap: patients may be in several parts of the split.
+    ``recipe`` may name a file of weights; ``allow_overlap`` lets patients be in several parts of the split.
     """
 
     identity: Identity
@@ -71,11 +65,7 @@ class Task:
 
 
 def chosen(tasks: Sequence[Task], only: Sequence[str]) -> list[Task]:
-    """The tasks that match a pattern, seed by seed, so that an interrupted list has rows to compare.
-
-    Args:
-        tasks: of an experiment.
-        only: see :meth:`Task.matches`; all tasks where empty.
+    """The tasks that match one of the patterns, or all; seed by seed, so that rows can soon be compared.
 
     Raises:
         RecipeError: a pattern matches nothing.
@@ -183,10 +173,10 @@ def ablation_tasks(
 
     Args:
         recipe: the default.
-        manifest: the data set, whose sources decide what is left out.
+        manifest: the data set; ``largest_sources`` of it are left out unless ``left_out`` names some.
         seeds: of the trainings.
         protocols: ``official``, evaluated on val and test, and ``left-out``, tested on sources not trained on.
-        left_out: sources to leave out, as ``leave-source-out:`` takes them; chosen by size unless given.
+        left_out: as ``leave-source-out:`` takes it.
         files: C2L weights by network, where they are not those that come with the package.
 
     Raises:
