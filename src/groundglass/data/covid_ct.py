@@ -68,7 +68,7 @@ class Entry:
         article (``kjr-21-e24``, ``PIIS0140673620301549``, ...) whose figure it was cut from; images of one
         article may still show scanners of several hospitals. NonCOVID: names hold only numbers, so that
         only the collection is known: ``medpix`` for the ``.png`` (MedPix teaching files) and ``crawled`` for
-        the ``.jpg`` (figures from LUNA, Radiopaedia and PubMed Central, which the data set does not separate).
+        the ``.jpg`` (figures from LUNA, Radiopaedia and PubMed Central, not separated by the data set).
         """
         if self.label is Label.NON_COVID:
             return "medpix" if self.file.endswith(".png") else "crawled"
