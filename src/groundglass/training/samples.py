@@ -64,8 +64,7 @@ class CroppedSet:
 
 def cache_folder() -> Path:
     """Where cropped slices are kept: ``$GROUNDGLASS_CACHE``, else the user's cache folder."""
-    chosen = os.environ.get("GROUNDGLASS_CACHE")
-    if chosen:
+    if chosen := os.environ.get("GROUNDGLASS_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundglass"
 
