@@ -7,7 +7,7 @@ import json
 import time
 from pathlib import Path
 
-from groundglass.inference.bundle import MODELS, Bundle
+from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.prediction import Status
 
@@ -18,10 +18,9 @@ def main() -> None:
     parser.add_argument("files", type=Path, help="JSON: a list of paths")
     parser.add_argument("output", type=Path, help="JSON with the figures")
     parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--precision", choices=("fp32", "int8"))
     options = parser.parse_args()
 
-    bundle = Bundle.open(options.bundle, options.precision)  # the self-test warms up
+    bundle = Bundle.open(options.bundle)  # the self-test warms up
     classifier = Classifier(bundle)
     paths = json.loads(options.files.read_text(encoding="utf-8"))
     start = time.perf_counter()
@@ -34,7 +33,6 @@ def main() -> None:
         "size": bundle.info.preprocessing.size,
         "bundle": bundle.id,
         "precision": bundle.precision,
-        "precisions": [name for name, file in MODELS.items() if file in bundle.info.files],
     }
     options.output.write_text(json.dumps(row), encoding="utf-8")
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Record, read_pixels
 from groundglass.imaging.crop import Preprocessing
-from groundglass.imaging.lesions import paint_ground_glass
+from groundglass.imaging.lesions import Kind, paint_lesion
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import Grey
 from record import RESULTS, Goal, Table, report
@@ -126,7 +126,7 @@ def _timings(slices: Sequence[Grey], repeats: int) -> dict[str, Timing]:
         return preprocessing.normalise(preprocessing.apply(pixels).pixels)
 
     def painted(pixels: Grey, lungs: NDArray[np.bool_]) -> object:
-        return paint_ground_glass(pixels, lungs, rng.uniform(*SEVERITIES), rng)
+        return paint_lesion(pixels, lungs, Kind.GROUND_GLASS, rng.uniform(*SEVERITIES), rng)
 
     calls: dict[str, list[Callable[[], object]]] = {
         "frame and normalise": [partial(both, pixels) for pixels in slices],

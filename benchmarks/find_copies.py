@@ -1,4 +1,4 @@
-"""How surely and how fast copies of slices are found, on copies made for the purpose.
+"""How many planted copies of slices are found, what else is called a copy, and how long it takes.
 
 Slices are recoded, cropped, annotated, turned or shown in another window, written as files and hidden among
 other slices; ``copies_of`` has to find them. What it finds beyond them is a false alarm. The thresholds of
@@ -7,12 +7,10 @@ the search were chosen with such copies, made with another seed.
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,21 +18,10 @@ import cv2
 import numpy as np
 import typer
 
-from groundglass.audit.duplicates import (
-    Candidate,
-    Fingerprint,
-    Trace,
-    copies_of,
-    find_pairs,
-    hash_candidates,
-    patch_candidates,
-    read_traces,
-    verify,
-)
+from groundglass.audit.duplicates import Trace, copies_of, find_pairs, read_traces
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Record, read_pixels, unknown_patient
-from groundglass.errors import ImageError
-from groundglass.imaging.phantom import make_phantom, make_series
+from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import Grey
 from record import RESULTS, Goal, Table, report
@@ -48,53 +35,33 @@ GOALS = {"recoded": 0.99, "annotated": 0.99, "cropped": 0.98, "a part": 0.95}
 def main(
     data: Annotated[Path | None, typer.Option(help="Slices to copy; phantoms unless given.")] = None,
     series: Annotated[
-        Path | None, typer.Option(help="A CT series, whose neighbouring slices are to be told apart.")
+        Path | None, typer.Option(help="A CT series, whose neighbouring slices are no copies.")
     ] = None,
     copies: Annotated[int, typer.Option(min=2, help="Copies of each kind.")] = 200,
-    scale: Annotated[
-        int, typer.Option(min=100, help="Slices to time the search for candidates with.")
-    ] = 100_000,
     seed: Annotated[int, typer.Option(min=0, help="Of the copies.")] = 1,
     quick: Annotated[bool, typer.Option(help="A smoke test: few copies, no record unless --output.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the record.")] = None,
 ) -> None:
     """Hide copies among other slices and look for them."""
-    if quick:
-        copies, scale = 12, 500
+    copies = 12 if quick else copies
     with tempfile.TemporaryDirectory() as folder:
         records = (
             _phantoms(Path(folder), 60 if quick else 400) if data is None else load_dataset(data).records
         )
-        started = time.process_time()
-        traces = [trace for trace in read_traces(records) if isinstance(trace, Trace)]
-        reading = (time.process_time() - started) / len(records) * 1e3
         found = {kind: _find(records, kind, act, copies, seed, Path(folder)) for kind, act in KINDS.items()}
-        alone, comparing = _among_themselves(traces)
-    neighbours = {"phantoms": _phantom_neighbours(1 if quick else 5)}
-    if series is not None:
-        slices = [read.pixels for read in read_slices(series)]
-        neighbours[series.name] = _neighbours(slices)
-    timing = {"reading": reading, "comparing": comparing, **_candidates(traces, scale)}
-    _report(len(records), found, alone, neighbours, timing, output or (None if quick else RESULTS))
-
-
-def _report(
-    slices: int,
-    found: dict[str, dict[str, Any]],
-    alone: dict[str, int],
-    neighbours: dict[str, dict[str, Any]],
-    timing: dict[str, float],
-    output: Path | None,
-) -> None:
+        alone = {"the slices above": _among_themselves(records)}
+        if series is not None:
+            slices = [read.pixels for read in read_slices(series)]
+            alone[f"{series.name}, one person"] = _among_themselves(_save(Path(folder), "series", slices))
     goals = [
         Goal(f"copies found: {kind}", limit, False, found[kind]["found"] / found[kind]["copies"])
         for kind, limit in GOALS.items()
     ]
-    false = sum(row["false"] for row in found.values()) + alone["copies"]
+    false = sum(row["false"] for row in found.values()) + sum(row["copies"] for row in alone.values())
     goals.append(Goal("slices called copies that are none", 0, True, false))
     tables = [
         Table(
-            "Copies hidden among other slices",
+            f"Copies hidden among {len(records)} slices",
             ("kind", "copies", "found", "least correlation", "median", "called copies, but none"),
             [
                 (kind, str(row["copies"]), str(row["found"]), row["least"], row["median"], str(row["false"]))
@@ -102,32 +69,21 @@ def _report(
             ],
         ),
         Table(
-            f"The {slices} slices among themselves",
-            ("pairs compared", "called copies", "called lookalikes"),
-            [(str(alone["compared"]), str(alone["copies"]), str(alone["lookalikes"]))],
-        ),
-        Table(
-            "Neighbouring slices of one person, which are no copies",
-            ("series", "pairs", "called copies", "called lookalikes", "largest correlation"),
+            "Slices among themselves, none of which is a copy",
+            ("slices", "pairs compared", "called copies", "called lookalikes", "ms per slice", "ms per pair"),
             [
-                (name, str(row["pairs"]), str(row["copies"]), str(row["lookalikes"]), row["largest"])
-                for name, row in neighbours.items()
-            ],
-        ),
-        Table(
-            "Time on one core",
-            ("step", "figure"),
-            [
-                ("read a slice and take its fingerprint, ms", timing["reading"]),
-                ("register and compare a pair, ms", timing["comparing"]),
-                (f"candidates among {timing['slices']:,.0f} slices: patches, s", timing["patches"]),
-                (f"candidates among {timing['slices']:,.0f} slices: hashes, s", timing["hashes"]),
-                ("peak memory of the process, GiB", timing["memory_gib"]),
+                (
+                    name,
+                    *(str(row[key]) for key in ("compared", "copies", "lookalikes")),
+                    row["read"],
+                    row["compare"],
+                )
+                for name, row in alone.items()
             ],
         ),
     ]
-    measured = {"found": found, "among_themselves": alone, "neighbours": neighbours, "time": timing}
-    report("find_copies", output, measured, goals, tables)
+    measured = {"found": found, "among_themselves": alone}
+    report("find_copies", output or (None if quick else RESULTS), measured, goals, tables)
 
 
 def _find(
@@ -164,7 +120,8 @@ def _find(
     }
 
 
-def _among_themselves(traces: Sequence[Trace]) -> tuple[dict[str, int], float]:
+def _among_themselves(records: Sequence[Record]) -> dict[str, Any]:
+    """Pairs called copies or lookalikes, and processor time for each slice read and each pair compared."""
     compared = 0
 
     def count(steps: int) -> None:
@@ -172,78 +129,31 @@ def _among_themselves(traces: Sequence[Trace]) -> tuple[dict[str, int], float]:
         compared += steps
 
     started = time.process_time()
+    traces = [trace for trace in read_traces(records) if isinstance(trace, Trace)]
+    read = time.process_time() - started
     pairs = find_pairs(traces, progress=count)
-    seconds = time.process_time() - started
+    seconds = time.process_time() - started - read
     copies = sum(pair.kind != "lookalike" for pair in pairs)
-    counts = {"compared": compared, "copies": copies, "lookalikes": len(pairs) - copies}
-    return counts, seconds / max(compared, 1) * 1e3
-
-
-def _neighbours(slices: Sequence[Grey]) -> dict[str, Any]:
-    """How alike each slice and the next are found, whatever the fingerprints say."""
-    with tempfile.TemporaryDirectory() as folder:
-        records = []
-        for number, pixels in enumerate(slices):
-            path = Path(folder) / f"{number:04d}.png"
-            cv2.imwrite(str(path), pixels)
-            records.append(Record(path, None, unknown_patient(path.name), "series", None))
-        traces = [trace for trace in read_traces(records) if not isinstance(trace, ImageError)]
-        candidates = [Candidate(one, other, False, "whole") for one, other in pairwise(range(len(traces)))]
-        pairs = list(verify(traces, traces, candidates))
     return {
-        "pairs": len(candidates),
-        "copies": sum(pair.kind == "copy" for pair in pairs),
-        "lookalikes": sum(pair.kind == "lookalike" for pair in pairs),
-        "largest": max((pair.correlation for pair in pairs), default=0.0),
+        "compared": compared,
+        "copies": copies,
+        "lookalikes": len(pairs) - copies,
+        "read": read / len(records) * 1e3,
+        "compare": seconds / max(compared, 1) * 1e3,
     }
-
-
-def _phantom_neighbours(patients: int) -> dict[str, Any]:
-    rows = [
-        _neighbours([phantom.slice.pixels for phantom in make_series(np.random.default_rng(seed), 40)])
-        for seed in range(patients)
-    ]
-    return {
-        "pairs": sum(row["pairs"] for row in rows),
-        "copies": sum(row["copies"] for row in rows),
-        "lookalikes": sum(row["lookalikes"] for row in rows),
-        "largest": max(row["largest"] for row in rows),
-    }
-
-
-def _candidates(traces: Sequence[Trace], scale: int) -> dict[str, float]:
-    """Time the search among as many slices as wanted, whose fingerprints are mixed from real ones."""
-    rng = np.random.default_rng(0)
-    codes = np.concatenate([trace.fingerprint.codes for trace in traces])
-    prints: list[Fingerprint] = []
-    for number in range(scale):
-        like = traces[number % len(traces)].fingerprint
-        bits = rng.random((100, codes.shape[1], 16)) < 0.15
-        noise = np.packbits(bits, axis=2, bitorder="little").view(np.uint16)[..., 0]
-        mixed = codes[rng.integers(0, len(codes), 100)] ^ noise
-        whole, lungs = (
-            None if one is None else one ^ (rng.random(len(one)) < 0.25)
-            for one in (like.hash, like.lungs_hash)
-        )
-        prints.append(
-            replace(like, codes=mixed, points=np.zeros((100, 2), np.float32), hash=whole, lungs_hash=lungs)
-        )
-    seconds = []
-    for search in (patch_candidates, hash_candidates):
-        started = time.process_time()
-        for _ in search(prints, None):
-            pass
-        seconds.append(time.process_time() - started)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"slices": scale, "patches": seconds[0], "hashes": seconds[1], "memory_gib": memory}
 
 
 def _phantoms(folder: Path, count: int) -> list[Record]:
+    drawn = (make_phantom(np.random.default_rng([9, number]), size=384) for number in range(count))
+    return _save(folder, "phantom", [phantom.slice.pixels for phantom in drawn])
+
+
+def _save(folder: Path, name: str, slices: Sequence[Grey]) -> list[Record]:
     records = []
-    for number in range(count):
-        path = folder / f"phantom-{number}.png"
-        cv2.imwrite(str(path), make_phantom(np.random.default_rng([9, number]), size=384).slice.pixels)
-        records.append(Record(path, None, unknown_patient(path.name), "phantoms", None))
+    for number, pixels in enumerate(slices):
+        path = folder / f"{name}-{number:04d}.png"
+        cv2.imwrite(str(path), pixels)
+        records.append(Record(path, None, unknown_patient(path.name), name, None))
     return records
 
 

@@ -103,7 +103,7 @@ def _real(data: Path) -> list[str]:
 
 def _about(listed: Path, bundle: Path | None, folder: Path) -> dict[str, Any]:
     """What the model says of the slices, whatever time it takes: it reads the files for the first time."""
-    _classify(listed, bundle, None, folder)
+    _classify(listed, bundle, folder)
     row = json.loads((folder / "row.json").read_text(encoding="utf-8"))
     sizes = [os.stat(path).st_size for path in json.loads(listed.read_text(encoding="utf-8"))]
     return {
@@ -112,8 +112,7 @@ def _about(listed: Path, bundle: Path | None, folder: Path) -> dict[str, Any]:
         "mean_file_bytes": statistics.mean(sizes),
         "bundle": row["bundle"],
         "size": row["size"],
-        # The one that is used unless another is asked for comes first.
-        "precisions": sorted(row["precisions"], key=lambda name: name != row["precision"]),
+        "precisions": [row["precision"]],
     }
 
 
@@ -150,10 +149,9 @@ def _starts(file: str, bundle: Path | None, rounds: int) -> dict[str, list[float
     return seconds
 
 
-def _classify(listed: Path, bundle: Path | None, precision: str | None, folder: Path) -> Ran:
-    chosen = [] if precision is None else ["--precision", precision]
+def _classify(listed: Path, bundle: Path | None, folder: Path) -> Ran:
     script = str(SCRIPTS / "classify.py")
-    return run([sys.executable, script, str(listed), str(folder / "row.json"), *_with(bundle), *chosen])
+    return run([sys.executable, script, str(listed), str(folder / "row.json"), *_with(bundle)])
 
 
 def _plain(listed: Path, size: int, workers: int, folder: Path) -> Ran:
@@ -166,7 +164,7 @@ def _speed(
     listed: Path, bundle: Path | None, about: dict[str, Any], rounds: int, folder: Path
 ) -> dict[str, list[dict[str, Any]]]:
     """What each pipeline does, by round."""
-    calls = {_ours(kind): partial(_classify, listed, bundle, kind, folder) for kind in about["precisions"]}
+    calls = {_ours(kind): partial(_classify, listed, bundle, folder) for kind in about["precisions"]}
     for workers, name in zip((0, 2), PLAIN, strict=True):
         calls[name] = partial(_plain, listed, about["size"], workers, folder)
         calls[_usual(name)] = partial(_plain, listed, USUAL_SIZE, workers, folder)

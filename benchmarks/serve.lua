@@ -18,7 +18,7 @@ end
 
 function request()
   sent = sent + 1
-  return wrk.format("POST", "/v1/predictions", headers, bodies[sent % #bodies + 1])
+  return wrk.format("POST", "/v2/predictions", headers, bodies[sent % #bodies + 1])
 end
 
 function done(summary, latency, requests)

@@ -249,7 +249,7 @@ def _ask(port: int, body: bytes, outcomes: Counter[str]) -> None:
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         try:
-            connection.request("POST", "/v1/predictions", body, headers)
+            connection.request("POST", "/v2/predictions", body, headers)
             answer = connection.getresponse()
             answer.read()
             outcomes[str(answer.status)] += 1

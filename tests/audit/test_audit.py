@@ -1,113 +1,346 @@
-"""The quick audit: what parts share, with whose parts, and how it is told."""
+"""The whole audit: what it finds, in what order, what it warns of, and how it is written."""
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from rich.console import Console
 
-from groundglass.audit.leakage import patients_across, quick_audit, sources_across, with_parts
+from groundglass.audit.audit import Audit, audit, check_conditions, found, patients_across, sources_across
+from groundglass.audit.duplicates import Pair
+from groundglass.audit.report import audit_markdown, audit_tables, document, write_audit
+from groundglass.audit.shortcuts import Figure, ReportedFigures
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, Manifest, Record
 from groundglass.data.phantoms import Severities, write_phantoms
-from groundglass.data.splits import Split
+from groundglass.data.splits import Split, make_split
+from groundglass.errors import DataError
 
-
-def record(name: str, split: str | None, patient: str = "", source: str = "s") -> Record:
-    return Record(Path(name), Label.COVID, patient or f"unknown:{name}", source, split)
+Grey = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     folder = tmp_path_factory.mktemp("audit") / "phantoms"
-    return write_phantoms(folder, 12, Severities(0.3, 0.6), seed=2, size=256)
+    return write_phantoms(folder, 20, Severities(0.3, 0.6), seed=2, size=256)
 
 
-def test_known_patients_in_several_parts_are_named() -> None:
-    records = [
-        record("1", "train", "b"),
-        record("2", "test", "b"),
-        record("3", "test", "b"),
-        record("4", "train", "a"),
-        record("5", "val", "a"),
-        record("6", "train", "c"),
-        record("7", None, "c"),
-        record("8", "train"),
-        record("9", "test"),
+@pytest.fixture(scope="module")
+def spoilt(clean: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """With a mirrored crop in another part under the other label, a recoded copy in the same part, a patient
+    in two parts, a publication in two parts, and a broken file."""
+    folder = tmp_path_factory.mktemp("spoilt")
+    records = list(clean.records)
+    places = [
+        records.index(next(one for one in records if one.split == part)) for part in ("train", "val", "test")
     ]
-    found = [(crossing.name, crossing.parts) for crossing in patients_across(records)]
-    assert found == [("a", {"train": 1, "val": 1}), ("b", {"train": 1, "test": 2})]
 
+    def altered(index: int, name: str, pixels: Grey, **changes: object) -> Record:
+        cv2.imwrite(str(folder / name), pixels)
+        return replace(records[index], path=folder / name, **changes)  # type: ignore[arg-type]
 
-def test_large_sources_are_collections_and_not_publications() -> None:
-    records = [record(str(n), "train" if n % 2 else "test", source="everything") for n in range(40)]
-    records += [record("p1", "train", source="paper"), record("p2", "val", source="paper")]
-    found = {crossing.name: crossing.collection for crossing in sources_across(records)}
-    assert found == {"everything": True, "paper": False}
+    def pixels(index: int) -> Grey:
+        return np.asarray(cv2.imread(str(records[index].path), cv2.IMREAD_GRAYSCALE))
 
-
-def test_parts_are_those_of_the_split_where_one_is_given(phantoms: Manifest) -> None:
-    split = Split("mine", {"train": (0, 1, 2), "test": (5, 3)})
-    placed = with_parts(phantoms, split)
-    assert [one.split for one in placed] == ["train", "train", "train", "test", "test"]
-    assert [one.path for one in placed] == [phantoms.records[index].path for index in (0, 1, 2, 3, 5)]
-    assert with_parts(phantoms, None) is phantoms
-
-
-def test_nothing_is_found_where_nothing_is_shared(phantoms: Manifest) -> None:
-    found = quick_audit(phantoms)
-    assert found.pairs == ()
-    assert found.patients == ()
-    assert [crossing.collection for crossing in found.sources] == [True]
-    assert found.warnings() == ()
-
-
-def test_a_copy_in_another_part_is_found_and_told(phantoms: Manifest, tmp_path: Path) -> None:
-    first = next(one for one in phantoms if one.split == "train")
-    pixels = cv2.imread(str(first.path), cv2.IMREAD_GRAYSCALE)
-    path = tmp_path / "small copy.jpg"
-    cv2.imwrite(str(path), cv2.resize(pixels, (190, 190), interpolation=cv2.INTER_AREA))
-    copy = replace(first, path=path, label=Label.NON_COVID, split="test")
-    spoilt = replace(phantoms, records=(*phantoms.records, copy))
-    found = quick_audit(spoilt)
-    assert [(pair.first, pair.second) for pair in found.pairs] == [(first, copy)]
-    leakage, patients = found.warnings()
-    assert leakage.startswith(
-        "1 pair of slices in different parts show the same slice, 1 of them with opposite"
+    twin = altered(
+        places[0],
+        "twin <b>.png",
+        pixels(places[0])[20:230, 15:245][:, ::-1],
+        label=Label.NON_COVID,
+        split="test",
+        patient_id="somebody else",
+        source="paper",
     )
-    assert "small copy.jpg" in leakage
-    assert patients == f"1 patient in several parts: {first.patient_id}."
+    again = altered(places[1], "again.jpg", cv2.resize(pixels(places[1]), (200, 200)), source="paper")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    broken = replace(records[3], path=folder / "broken.png")
+    records[places[2]] = replace(records[places[2]], patient_id=records[places[0]].patient_id)
+    return replace(clean, records=(*records, twin, again, broken))
 
 
-def test_the_same_copy_within_a_part_is_no_leakage(phantoms: Manifest) -> None:
-    doubled = replace(phantoms, records=(*phantoms.records, phantoms.records[0]))
-    assert quick_audit(doubled).warnings() == ()
+@pytest.fixture(scope="module")
+def audited(spoilt: Manifest) -> Audit:
+    network = ReportedFigures("a network", "test", 10, Figure(0.8, 0.7, 0.9), Figure(0.75), "95 % interval")
+    return audit(spoilt, network=network)
 
 
-def test_unreadable_slices_are_counted(phantoms: Manifest, tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    broken = replace(phantoms.records[0], path=tmp_path / "broken.png")
-    assert quick_audit(replace(phantoms, records=(*phantoms.records, broken))).unreadable == 1
+def test_everything_that_was_hidden_is_found(audited: Audit) -> None:
+    twins, again = audited.copies
+    assert (twins.second.path.name, twins.mirrored, twins.across_labels, twins.across_parts) == (
+        "twin <b>.png",
+        True,
+        True,
+        True,
+    )
+    assert (again.second.path.name, again.across_parts, again.across_labels) == ("again.jpg", False, False)
+    assert audited.conflicts == (twins,)
+    assert audited.counted_twice == (twins,)
+    assert [sum(crossing.parts.values()) for crossing in audited.patients] == [2]
+    assert [crossing.name for crossing in audited.publications] == ["paper"]
+    assert len(audited.unreadable) == 1
+    assert "broken.png" in audited.unreadable[0]
+    assert len(audited.warnings()) >= 5
 
 
-def test_progress_counts_every_slice(phantoms: Manifest) -> None:
-    steps: list[int] = []
-    quick_audit(phantoms, progress=steps.append)
-    assert sum(steps) >= len(phantoms)
+def test_the_document_is_json_and_complete(audited: Audit) -> None:
+    text = json.dumps(document(audited), allow_nan=False)
+    read = json.loads(text)
+    assert read["summary"]["copies"] == 2
+    assert read["summary"]["copies_across_parts"] == 1
+    assert read["summary"]["slices_with_copies"] == 4
+    assert read["summary"]["label_conflicts"] == 1
+    assert read["pairs"][0]["second"]["file"].endswith("twin <b>.png")
+    assert read["pairs"][0]["mirrored"] is True
+    assert read["pairs"][0]["correlation"] >= 0.9
+    assert {row["name"] for row in read["shortcuts"]["baselines"]} == {
+        "file_format",
+        "size",
+        "grey",
+        "surroundings",
+    }
+    assert read["network"]["auc"]["value"] == 0.8
+    assert read["data"]["slices"] == len(audited.records)
 
 
-def test_covid_ct_in_a_few_seconds(covid_ct: Path) -> None:
-    found = quick_audit(load_dataset(covid_ct))
-    names = {frozenset({pair.first.path.name, pair.second.path.name}) for pair in found.pairs}
-    assert {
-        frozenset({"71%0.jpg", "kjr-21-e24-p5-29.png"}),
-        frozenset({"71%1.jpg", "kjr-21-e24-p5-31.png"}),
-    } <= names
-    publications = [crossing.name for crossing in found.sources if not crossing.collection]
+def test_files_are_written_and_the_page_is_self_contained(audited: Audit, tmp_path: Path) -> None:
+    write_audit(audited, tmp_path / "out", "groundglass data audit 'a <folder>'")
+    written = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert written == json.loads(json.dumps(document(audited)))
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/jpeg;base64,') == 6
+    assert "twin &lt;b&gt;.png" in page
+    assert "<b>" not in page
+    assert "a network" in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        (["leakage"], ["leakage: 2"]),
+        (["duplicates"], ["duplicates: 2"]),
+        (["conflicts", "sources"], ["conflicts: 1", "sources: 1"]),
+        (["lookalikes"], []),
+        (["unreadable"], ["unreadable: 1"]),
+        (["shortcuts:1"], []),
+        ([], []),
+    ],
+)
+def test_conditions(audited: Audit, conditions: Sequence[str], expected: list[str]) -> None:
+    assert found(audited, conditions) == expected
+
+
+@pytest.mark.parametrize("condition", ["leak", "leakage:0.5", "shortcuts:2", "shortcuts:x", "shortcuts:", ""])
+def test_conditions_that_do_not_exist(clean: Manifest, condition: str) -> None:
+    with pytest.raises(DataError, match="is not one of leakage"):
+        check_conditions([condition], clean, None)
+
+
+def test_conditions_that_cannot_be_judged(clean: Manifest) -> None:
+    without = replace(clean, records=tuple(replace(record, split=None) for record in clean))
+    for condition in ("leakage", "lookalikes", "sources"):
+        with pytest.raises(DataError, match="no slice is in a part"):
+            check_conditions([condition], without, None)
+        check_conditions([condition], without, make_split(without, "random", allow_overlap=True))
+    check_conditions(["duplicates", "conflicts"], without, None)
+    with pytest.raises(DataError, match="--no-shortcuts"):
+        check_conditions(["shortcuts"], clean, None, shortcuts=False)
+
+
+def test_a_clean_data_set_has_nothing(clean: Manifest) -> None:
+    clear = audit(clean, shortcuts=False)
+    assert clear.pairs == ()
+    assert found(clear, ["leakage", "duplicates", "conflicts", "lookalikes", "unreadable"]) == []
+    assert clear.warnings() == ()
+
+
+def test_unlabelled_slices_are_audited_for_copies_alone(spoilt: Manifest) -> None:
+    unlabelled = replace(spoilt, records=tuple(replace(record, label=None, split=None) for record in spoilt))
+    result = audit(unlabelled)
+    assert len(result.copies) == 2
+    assert result.conflicts == ()
+    assert result.parts == {}
+    assert result.shortcuts is not None
+    assert result.shortcuts.reason
+    with pytest.raises(DataError, match="shortcuts cannot be checked"):
+        found(result, ["shortcuts"])
+    json.dumps(document(result), allow_nan=False)
+
+
+def test_the_parts_of_another_split_are_audited(spoilt: Manifest) -> None:
+    everything_once = Split("once", {"train": tuple(range(len(spoilt) - 1))})
+    result = audit(spoilt, everything_once, shortcuts=False)
+    assert result.split == "once"
+    assert not [pair for pair in result.pairs if pair.across_parts]
+    assert result.patients == ()
+    assert len(result.records) == len(spoilt) - 1
+    assert result.unreadable == ()
+
+
+def test_nothing_readable_is_an_error(spoilt: Manifest) -> None:
+    with pytest.raises(DataError, match="none of its 1 slices can be read"):
+        audit(replace(spoilt, records=spoilt.records[-1:]))
+
+
+def test_names_of_any_bytes_can_be_written(clean: Manifest, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
+    folder.mkdir()
+    records = []
+    for number, record in enumerate(clean.records[:3]):
+        path = folder / f"{number}|`x`.png"
+        shutil.copyfile(clean.records[0].path, path)
+        records.append(
+            replace(
+                record,
+                path=path,
+                patient_id=folder.name,
+                source=folder.name,
+                split=("train", "test")[number % 2],
+            )
+        )
+    result = audit(Manifest(folder.name, folder, tuple(records)), shortcuts=False)
+    assert len(result.copies) == 3
+    assert len(result.patients) == 1
+    write_audit(result, tmp_path / "out", "command")
+    json.dumps(document(result), ensure_ascii=False).encode()
+    markdown = (tmp_path / "out" / "audit.md").read_text(encoding="utf-8")
+    rows = [line for line in markdown.splitlines() if line.startswith("| same file")]
+    assert len(rows) == 3
+    assert all(row.replace("\\|", "").count("|") == 5 for row in rows)
+    console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), width=120)
+    for table in audit_tables(result):
+        console.print(table)
+    for warning in result.warnings():
+        warning.encode()
+
+
+@pytest.mark.parametrize("suffix", [".json", ".md", ".html"])
+def test_one_file_alone_can_be_written(audited: Audit, tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / "new" / f"result{suffix}"
+    write_audit(audited, target, "command")
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+    assert "twin" in target.read_text(encoding="utf-8")
+
+
+COPIES = """
+kjr-21-e24-p5-29.png 71%0.jpg
+kjr-21-e24-p5-31.png 71%1.jpg
+2020.03.22.20040782-p24-1533-1.png 2020.03.22.20040782-p25-1542.png
+2020.03.22.20040782-p24-1533-6.png 2020.03.22.20040782-p25-1543.png
+2020.03.22.20040782-p24-1533-7.png 2020.03.22.20040782-p25-1546.png
+2020.03.22.20040782-p24-1533-5.png 2020.03.22.20040782-p25-1544.png
+2020.03.22.20040782-p24-1533-4.png 2020.03.22.20040782-p25-1545.png
+2020.03.22.20040782-p24-1533-2.png 2020.03.22.20040782-p25-1541.png
+661.png 662.png
+114.png 116.png
+114.png 118.png
+116.png 118.png
+1497.png 1498.png
+115.png 117.png
+2020.03.21.20040691-p18-67-2.png 2020.03.21.20040691-p18-67-3.png
+1330.png 1331.png
+1330.png 1332.png
+1331.png 1332.png
+"""
+LOOKALIKES = "1920.png 673.png\n1924.png 672.png"
+
+
+@pytest.fixture(scope="module")
+def covid_ct_audit(covid_ct: Path) -> Audit:
+    return audit(load_dataset(covid_ct))
+
+
+def test_every_pair_of_covid_ct_is_found_and_nothing_else(covid_ct_audit: Audit) -> None:
+    """Neighbouring slices of one patient are common here and none is taken for a copy: these were viewed."""
+
+    def named(pairs: Sequence[Pair]) -> set[frozenset[str]]:
+        return {frozenset({pair.first.path.name, pair.second.path.name}) for pair in pairs}
+
+    def listed(names: str) -> set[frozenset[str]]:
+        return {frozenset(line.split()) for line in names.strip().splitlines()}
+
+    assert named(covid_ct_audit.copies) == listed(COPIES)
+    assert named(covid_ct_audit.lookalikes) == listed(LOOKALIKES)
+    assert named(covid_ct_audit.conflicts) == listed("\n".join(COPIES.strip().splitlines()[:2]))
+    assert named(covid_ct_audit.leaks) == listed("\n".join(COPIES.strip().splitlines()[:7]))
+    assert all(pair.correlation > 0.95 for pair in covid_ct_audit.copies)
+    publications = [crossing.name for crossing in covid_ct_audit.publications]
     assert publications == ["2020.03.12.20034686", "2020.03.13.20035212", "2020.03.22.20040782"]
-    assert found.patients == ()
-    assert len(found.warnings()) == 2
-    assert all(np.isfinite(pair.correlation) for pair in found.pairs)
+    assert found(covid_ct_audit, ["leakage", "conflicts"]) == ["leakage: 7", "conflicts: 2"]
+
+
+def test_file_formats_of_covid_ct_predict_four_labels_in_five(covid_ct_audit: Audit) -> None:
+    assert covid_ct_audit.shortcuts is not None
+    baselines = {baseline.name: baseline for baseline in covid_ct_audit.shortcuts.baselines}
+    tested = baselines["file_format"].tested
+    assert tested is not None
+    assert (tested.slices, tested.accuracy.value) == (203, pytest.approx(0.793, abs=0.0005))
+    assert baselines["file_format"].cross_validated.auc.value > 0.85
+    assert baselines["grey"].cross_validated.auc.value > 0.7
+    assert baselines["surroundings"].cross_validated.auc.value > 0.7
+
+
+def test_the_quick_audit_finds_the_mislabelled_twins(covid_ct: Path) -> None:
+    quick = audit(load_dataset(covid_ct), shortcuts=False, quick=True)
+    twins = [sorted((pair.first.path.name, pair.second.path.name)) for pair in quick.conflicts]
+    assert sorted(twins) == [["71%0.jpg", "kjr-21-e24-p5-29.png"], ["71%1.jpg", "kjr-21-e24-p5-31.png"]]
+    assert "2 of them with opposite labels" in quick.warnings()[0]
+
+
+def test_patients_and_publications_in_several_parts() -> None:
+    def record(name: str, split: str | None, patient: str = "", source: str = "everything") -> Record:
+        return Record(Path(name), Label.COVID, patient or f"unknown:{name}", source, split)
+
+    places = [
+        ("1", "train", "b"),
+        ("2", "test", "b"),
+        ("3", "test", "b"),
+        ("4", "train", "a"),
+        ("5", "val", "a"),
+    ]
+    records = [record(*place) for place in [*places, ("6", "train", "c"), ("7", None, "c")]]
+    records += [record(str(number), ("train", "test")[number % 2]) for number in range(8, 40)]
+    records += [record("p1", "train", source="paper"), record("p2", "val", source="paper")]
+    patients, sources = patients_across(records), sources_across(records)
+    expected = [("a", {"train": 1, "val": 1}), ("b", {"train": 1, "test": 2})]
+    assert [(crossing.name, crossing.parts) for crossing in patients] == expected
+    assert {crossing.name: crossing.collection for crossing in sources} == {
+        "everything": True,
+        "paper": False,
+    }
+
+
+NAMES = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=12).map("x{}".format)
+
+
+@given(files=st.tuples(NAMES, NAMES), source=NAMES, patient=NAMES)
+def test_no_name_breaks_the_markdown(files: tuple[str, str], source: str, patient: str) -> None:
+    first, second = (
+        Record(Path(name), Label.COVID, patient, source, part)
+        for name, part in zip(files, ("train", "test"), strict=True)
+    )
+    records = (first, second)
+    network = ReportedFigures(f"a network {source}", "test", 10, Figure(0.8), Figure(0.7), "95 % interval")
+    everything = Audit(
+        *(source, Path(), None, records, (Pair(first, second, "file", 1.0),)),
+        *(patients_across(records), sources_across(records), None, network, (patient,), 1, 0.0),
+    )
+    lines = audit_markdown(everything, f"groundglass data audit {source}").split("\n")
+    tables = [re.sub(r"\\.", "", line).count("|") for line in lines if line.startswith("|")]
+    assert tables == [5, 5, 5, 5, 5, 5, 5, 5, 5, 2, 2, 2]
+    assert len([line for line in lines if line.startswith("#")]) == 5
+    assert not [line for line in lines if line.startswith("<")]
+    "\n".join(lines).encode()

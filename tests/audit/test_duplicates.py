@@ -23,7 +23,6 @@ from groundglass.audit.duplicates import (
     copies_of,
     find_pairs,
     groups_of,
-    in_threads,
     read_traces,
 )
 from groundglass.data.manifest import Label, Record, join_member, unknown_patient
@@ -49,9 +48,8 @@ def records(phantoms: list[Grey], tmp_path: Path) -> list[Record]:
     return [save(pixels, tmp_path / f"{number}.png") for number, pixels in enumerate(phantoms)]
 
 
-def pairs_of(records: Sequence[Record], **options: bool) -> list[Pair]:
-    traces = [trace for trace in read_traces(records) if isinstance(trace, Trace)]
-    return find_pairs(traces, **options)
+def pairs_of(records: Sequence[Record]) -> list[Pair]:
+    return find_pairs([trace for trace in read_traces(records) if isinstance(trace, Trace)])
 
 
 def recoded(pixels: Grey) -> Grey:
@@ -142,14 +140,6 @@ def test_what_pairs_know_of_parts_labels_and_patients(
     assert not unsaid.across_patients
 
 
-def test_across_parts_compares_no_others(records: list[Record], phantoms: list[Grey], tmp_path: Path) -> None:
-    copies = [save(recoded(phantoms[n]), tmp_path / f"copy-{n}.png") for n in (0, 1)]
-    parts = ["train"] * len(records) + ["train", "test"]
-    placed = [replace(record, split=part) for record, part in zip([*records, *copies], parts, strict=True)]
-    pairs = pairs_of(placed, across_parts=True)
-    assert [(pair.first, pair.second) for pair in pairs] == [(placed[1], placed[-1])]
-
-
 def test_many_identical_slices_are_one_group(phantoms: list[Grey], tmp_path: Path) -> None:
     records = [save(phantoms[0], tmp_path / f"{number}.png") for number in range(40)]
     pairs = pairs_of(records)
@@ -157,15 +147,6 @@ def test_many_identical_slices_are_one_group(phantoms: list[Grey], tmp_path: Pat
     assert [sorted(record.path.name for record in group) for group in groups_of(pairs)] == [
         sorted(record.path.name for record in records)
     ]
-
-
-def test_groups_join_what_pairs_connect() -> None:
-    records = [Record(Path(str(n)), None, str(n), "s", None) for n in range(6)]
-    links = [(0, 1), (2, 3), (1, 2), (4, 5)]
-    pairs = [Pair(records[one], records[other], "file", 1.0) for one, other in links]
-    groups = groups_of(pairs)
-    assert [{record.path.name for record in group} for group in groups] == [{"0", "1", "2", "3"}, {"4", "5"}]
-    assert groups_of([]) == []
 
 
 @given(links=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20))
@@ -200,17 +181,6 @@ def test_copies_of_held_out_slices_among_candidates(phantoms: list[Grey], tmp_pa
     assert copies_of(held_out, []) == []
 
 
-def test_copies_of_names_lookalikes_only_where_asked(tmp_path: Path) -> None:
-    series = [phantom.slice.pixels for phantom in make_series(np.random.default_rng(4), 40, size=288)][8:32]
-    records = [save(pixels, tmp_path / f"{number}.png") for number, pixels in enumerate(series)]
-    held_out, pool = records[::2], records[1::2]
-    certain = copies_of(held_out, pool)
-    everything = copies_of(held_out, pool, lookalikes=True)
-    assert len(certain) < 4  # invented slices 7 mm apart can be as alike as copies
-    assert len(everything) > len(certain) + 4
-    assert "lookalike" not in {pair.kind for pair in certain}
-
-
 def test_unreadable_candidates_are_passed_over_and_held_out_slices_are_not(
     records: list[Record], tmp_path: Path
 ) -> None:
@@ -221,7 +191,7 @@ def test_unreadable_candidates_are_passed_over_and_held_out_slices_are_not(
         copies_of([records[1], broken], records[2:4])
 
 
-def test_copies_across_containers_zip_members_and_dicom(tmp_path: Path) -> None:
+def test_copies_across_file_formats_zip_members_and_dicom(tmp_path: Path) -> None:
     phantom = make_phantom(np.random.default_rng([7, 2]), size=288)
     write_dicom(phantom, tmp_path / "slice.dcm")
     dicom = Record(tmp_path / "slice.dcm", None, "a", "s", None)
@@ -240,32 +210,6 @@ def test_a_slice_gone_after_it_was_read_is_passed_over(
     traces = [trace for trace in read_traces([*records, copy]) if isinstance(trace, Trace)]
     copy.path.unlink()
     assert find_pairs(traces) == []
-
-
-def test_threads_keep_the_order_and_pass_errors_on() -> None:
-    assert list(in_threads(lambda n: n * n, iter(range(100)), threads=3)) == [n * n for n in range(100)]
-
-    def fail(number: int) -> int:
-        if number == 7:
-            raise ValueError("seven")
-        return number
-
-    with pytest.raises(ValueError, match="seven"):
-        list(in_threads(fail, range(20), threads=2))
-
-
-def test_reading_runs_only_a_little_ahead() -> None:
-    taken = 0
-
-    def items() -> object:
-        nonlocal taken
-        for number in range(1000):
-            taken += 1
-            yield number
-
-    results = in_threads(lambda number: number, items(), threads=2)  # type: ignore[arg-type]
-    next(results)
-    assert taken < 50
 
 
 @pytest.mark.slow

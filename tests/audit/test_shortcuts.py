@@ -1,7 +1,9 @@
-"""What is measured of a slice without its lungs."""
+"""Shortcuts: what is measured without a lung, what baselines find in it, and figures to compare them with."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,20 @@ from groundglass.audit.shortcuts import (
     GREY_FEATURES,
     SIZE_FEATURES,
     SURROUNDINGS_FEATURES,
+    Figure,
+    ShortcutBaselines,
     ShortcutFeatures,
+    measure_shortcuts,
+    read_reported,
     shortcut_features,
 )
-from groundglass.data.manifest import Record, read_record
+from groundglass.data.manifest import Label, Record, read_record
+from groundglass.errors import DataError
 from groundglass.imaging.phantom import Phantom, make_phantom
 from groundglass.imaging.slice import CTSlice, Origin
+
+Draw = Callable[[int, int, np.random.Generator], tuple[str, float]]
+RESULTS = Path(__file__).parents[2] / "results" / "official-split"
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +48,6 @@ def test_file_format_mode_and_suffix(tmp_path: Path) -> None:
         found = shortcut_features(record, read_record(record))
         assert found.file_format == expected
         assert found.size.tolist() == [30, 20, 1.5, 600]
-
-
-def test_every_feature_has_a_name(phantom: Phantom) -> None:
-    found = measure(phantom.slice.pixels)
-    assert found.size.shape == (len(SIZE_FEATURES),)
-    assert found.grey.shape == (len(GREY_FEATURES),)
-    assert found.surroundings.shape == (len(SURROUNDINGS_FEATURES),)
 
 
 def test_grey_statistics_are_right() -> None:
@@ -81,3 +84,156 @@ def test_surroundings_change_with_the_border(phantom: Phantom) -> None:
 def test_any_picture_can_be_measured(shape: tuple[int, int]) -> None:
     found = measure(np.zeros(shape, np.uint8))
     assert np.isfinite(np.concatenate([found.size, found.grey, found.surroundings])).all()
+
+
+def synthetic(
+    draw: Draw, patients: int = 40, slices: int = 3, parts: bool = False
+) -> tuple[list[Record], list[ShortcutFeatures]]:
+    """Slices whose file_format and mean grey ``draw`` makes from label and patient; all else is noise."""
+    rng = np.random.default_rng(0)
+    records, features = [], []
+    for patient in range(patients):
+        label = patient % 2
+        for number in range(slices):
+            file_format, mean = draw(label, patient, rng)
+            grey = rng.random(len(GREY_FEATURES)).astype(np.float32)
+            grey[0] = mean
+            part = ("train", "train", "test")[patient // 2 % 3] if parts else None
+            name = Label.COVID if label else Label.NON_COVID
+            records.append(Record(Path(f"{patient}-{number}"), name, f"p{patient}", "s", part))
+            features.append(
+                ShortcutFeatures(
+                    file_format,
+                    rng.random(len(SIZE_FEATURES)).astype(np.float32),
+                    grey,
+                    rng.random(len(SURROUNDINGS_FEATURES)).astype(np.float32),
+                )
+            )
+    return records, features
+
+
+def auc(measured: ShortcutBaselines) -> dict[str, float]:
+    return {baseline.name: baseline.cross_validated.auc.value for baseline in measured.baselines}
+
+
+def leaking_file_format(label: int, patient: int, rng: np.random.Generator) -> tuple[str, float]:
+    return ("PNG RGBA .png" if label else "JPEG L .jpg"), rng.random()
+
+
+def leaking_grey(label: int, patient: int, rng: np.random.Generator) -> tuple[str, float]:
+    # Neither black nor white but in between: no straight line parts it.
+    return "PNG L .png", rng.uniform(0.4, 0.6) if label else rng.choice(
+        [rng.uniform(0, 0.3), rng.uniform(0.7, 1)]
+    )
+
+
+def patients_own_grey(label: int, patient: int, rng: np.random.Generator) -> tuple[str, float]:
+    own = np.random.default_rng(patient).random()
+    return "PNG L .png", own + 1e-4 * rng.random()
+
+
+def test_a_file_format_that_gives_the_label_away_is_found() -> None:
+    measured = measure_shortcuts(*synthetic(leaking_file_format, parts=True))
+    found = auc(measured)
+    assert found["file_format"] == pytest.approx(1)
+    assert all(0.25 < found[name] < 0.75 for name in ("size", "grey", "surroundings"))
+    assert measured.file_formats == {
+        "JPEG L .jpg": {"COVID": 0, "NonCOVID": 60},
+        "PNG RGBA .png": {"COVID": 60, "NonCOVID": 0},
+    }
+    strongest = measured.strongest
+    assert strongest is not None
+    assert strongest.name == "file_format"
+    assert strongest.tested is not None
+    assert strongest.tested.accuracy.value == 1
+    assert strongest.telling == ("JPEG L .jpg", 1.0)
+
+
+def test_grey_values_that_separate_labels_in_no_straight_line_are_found() -> None:
+    assert auc(measure_shortcuts(*synthetic(leaking_grey)))["grey"] > 0.95
+
+
+def test_what_only_identifies_the_patient_does_not_predict_the_label() -> None:
+    found = auc(measure_shortcuts(*synthetic(patients_own_grey, patients=60, slices=6)))
+    assert found["grey"] < 0.7
+
+
+def test_no_interval_holds_less_than_its_value_and_chance_lies_within() -> None:
+    measured = measure_shortcuts(*synthetic(patients_own_grey, patients=60))
+    for baseline in measured.baselines:
+        figure = baseline.cross_validated.auc
+        assert figure.low is not None
+        assert figure.high is not None
+        assert figure.low <= figure.value <= figure.high
+        assert figure.low < 0.55
+        assert baseline.tested is None
+        assert baseline.cross_validated.patients == 60
+
+
+def test_equal_seeds_give_equal_figures() -> None:
+    data = synthetic(leaking_grey, patients=20)
+    first, again, other = (measure_shortcuts(*data, seed=seed) for seed in (4, 4, 5))
+    assert first == again
+    assert first != other
+
+
+def test_too_few_patients_are_a_reason_and_no_crash() -> None:
+    records, features = synthetic(leaking_file_format, patients=3)
+    measured = measure_shortcuts(records[:6], features[:6])
+    assert measured.baselines == ()
+    assert measured.reason is not None
+    assert measured.strongest is None
+    assert measure_shortcuts([], []).reason is not None
+
+
+def test_unlabelled_slices_are_left_out() -> None:
+    records, features = synthetic(leaking_file_format, patients=20)
+    unlabelled = [Record(record.path, None, record.patient_id, "s", None) for record in records]
+    assert measure_shortcuts(unlabelled, features).reason is not None
+    mixed = measure_shortcuts([*records, *unlabelled], [*features, *features])
+    assert mixed.baselines[0].cross_validated.slices == len(records)
+
+
+def test_a_result_of_several_seeds() -> None:
+    reported = read_reported(RESULTS / "summary.json")
+    assert reported.part == "test"
+    assert reported.slices == 203
+    assert reported.bounds == "one standard deviation over 5 seeds"
+    summary = json.loads((RESULTS / "summary.json").read_text())["parts"]["test"]["metrics"]["auc"]
+    assert reported.auc.value == summary["mean"]
+    assert reported.auc.high == pytest.approx(summary["mean"] + summary["sd"])
+
+
+def test_a_result_of_one_seed() -> None:
+    reported = read_reported(RESULTS / "official" / "mask-efficientnet-seed-0.json")
+    assert reported.bounds == "95 % interval"
+    assert reported.auc.low is not None
+    assert reported.auc.low < reported.auc.value
+
+
+def test_metrics_of_an_evaluation(tmp_path: Path) -> None:
+    metrics = {
+        "auc": {"value": 0.9, "low": None, "high": None},
+        "accuracy": {"value": 0.8, "low": 0.7, "high": 0.9},
+    }
+    document = {"run": {"network": "net"}, "data": {"part": "val", "slices": 12}, "metrics": metrics}
+    (tmp_path / "metrics.json").write_text(json.dumps(document))
+    reported = read_reported(tmp_path / "metrics.json")
+    assert (reported.name, reported.part, reported.slices) == ("net", "val", 12)
+    assert reported.auc == Figure(0.9)
+    assert reported.accuracy == Figure(0.8, 0.7, 0.9)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{}", "[1, 2]", "not json", '{"parts": {}}', '{"parts": {"test": {"slices": 3, "metrics": {}}}}'],
+)
+def test_what_holds_no_figures_is_one_clear_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(DataError, match="holds no figures"):
+        read_reported(tmp_path / "metrics.json")
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_reported(tmp_path / "none.json")

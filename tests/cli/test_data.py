@@ -28,14 +28,14 @@ def test_describe_as_table(folder: Path) -> None:
     (folder / "NonCOVID" / "broken.png").write_bytes(b"")
     done = run("describe", str(folder))
     assert done.returncode == 0, done.stderr
-    for said in ("3 slices", "PNG L", "COVID", "1 files cannot be read", "2 slices are of unknown patients"):
+    for said in ("3 slices", "PNG L", "COVID", "1 file cannot be read", "2 slices of unknown patients"):
         assert said in done.stdout
 
 
 def test_describe_as_json(folder: Path) -> None:
     done = run("describe", str(folder), "--json")
     described = json.loads(done.stdout)
-    assert described["labels"] == {"COVID": 1, "NonCOVID": 1}
+    assert described["total"]["labels"] == {"COVID": 1, "NonCOVID": 1}
     assert described["width"]["median"] == 6
 
 

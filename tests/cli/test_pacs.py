@@ -55,27 +55,27 @@ def test_a_study_is_answered_once_and_nobody_is_named(run: Run, orthanc: Orthanc
     assert status == 0, err
     assert f"{first.SeriesInstanceUID}: 5 slices: 5 classified" in out
     assert "series score" in out
-    assert "1 CT series: 1 answered. Research use only" in out
+    assert "1 CT series: 1 reported. Research use only" in out
     status, again, quiet = run(*words)
     assert (status, quiet) == (0, "")
-    assert "1 already answered" in again
+    assert "1 already reported" in again
     for told in (out, err, again):
         assert not any(secret in told for secret in (*NAME.split("^"), ID, "19310719"))
     assert len(orthanc.objects("SR")) == 1
 
 
-def test_series_that_are_put_off_give_status_3(
+def test_series_that_are_postponed_give_status_3(
     run: Run, proxy: Server, orthanc: Orthanc, series: list[Path]
 ) -> None:
     for path in series:
         orthanc.put(path)
     pass_on = forward(orthanc)
     proxy.answer = lambda asked: Said(500) if asked.method == "POST" else pass_on(asked)
-    status, out, err = run("--dicomweb", proxy.url, "--patience", "0")
+    status, out, err = run("--dicomweb", proxy.url, "--retry", "0")
     assert status == 3
-    assert "put off" in err
+    assert "postponed" in err
     assert "500" in err
-    assert "1 put off" in out
+    assert "1 postponed" in out
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_series_that_are_put_off_give_status_3(
     [
         (["--dicomweb", "pacs/dicom-web"], "expected the URL"),
         (["--dicomweb", "http://u:hunter2@pacs/dicom-web"], "do not belong into a URL"),
-        (["--dicomweb", "http://127.0.0.1:9/dicom-web", "--patience", "0"], "cannot be reached"),
+        (["--dicomweb", "http://127.0.0.1:9/dicom-web", "--retry", "0"], "cannot be reached"),
         (["--dicomweb", "http://pacs/dicom-web", "--study", "1.2", "--watch"], "--watch"),
         (["--dicomweb", "http://pacs/dicom-web", "--since", "yesterday"], "20260131"),
     ],
@@ -118,4 +118,4 @@ def test_without_the_extra_the_command_says_how_to_get_it() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 2
-    assert "pip install 'groundglass[pacs]'" in done.stderr
+    assert "pip install '.[pacs]'" in done.stderr

@@ -39,7 +39,7 @@ def silent_port() -> Iterator[int]:
 def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
-        pytest.raises(PredictionError, match=r"pip install 'groundglass\[cluster\]'"),
+        pytest.raises(PredictionError, match=r"pip install '\.\[cluster\]'"),
         ray_session(None, 1),
     ):
         pass
@@ -66,7 +66,7 @@ def test_an_address_where_nobody_listens_is_refused_at_once(closed_port: int) ->
 JOIN = """
 import sys
 from groundglass.cluster import ray as session
-session.PATIENCE = 3.0
+session.TIMEOUT = 3.0
 try:
     with session.ray_session(sys.argv[1], 1):
         print("joined")

@@ -1,3 +1,5 @@
+"""COVID-CT: the table that the package carries, and every form in which people have the images."""
+
 from __future__ import annotations
 
 import csv
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groundglass.data.covid_ct import Entry, entries, examine, load_covid_ct, looks_like, read_split_file
+from groundglass.data.covid_ct import Entry, entries, examine, load_covid_ct
 from groundglass.data.manifest import Label, read_bytes, read_pixels
 from groundglass.errors import DataError
 
@@ -79,16 +81,7 @@ def test_every_source_is_known_and_three_preprints_feed_several_parts() -> None:
     }
 
 
-def test_extracted_folder_and_image_folder(covid_ct: Path) -> None:
-    manifest = load_covid_ct(covid_ct)
-    assert len(manifest) == 746
-    assert all(record.path.is_file() and record.patient_known and record.split for record in manifest)
-    inner = load_covid_ct(covid_ct / "Images-processed")
-    assert [record.path for record in inner] == [record.path for record in manifest]
-
-
 def test_clone_with_zips_gives_the_same_images(clone: Path, covid_ct: Path) -> None:
-    assert looks_like(clone)
     zipped, plain = load_covid_ct(clone), load_covid_ct(covid_ct)
     for inside, outside in zip(zipped, plain, strict=True):
         assert inside.path.name == outside.path.name
@@ -137,7 +130,7 @@ def test_damaged_zips_are_errors(packed_images: Path, tmp_path: Path) -> None:
     content = (packed_images / "CT_COVID.zip").read_bytes()
     shutil.copyfile(packed_images / "CT_NonCOVID.zip", tmp_path / "CT_NonCOVID.zip")
     (tmp_path / "CT_COVID.zip").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"CT_COVID\.zip: is no readable zip"):
+    with pytest.raises(DataError, match=r"CT_COVID\.zip: .*zip.*fetch it again"):
         load_covid_ct(tmp_path)
     name = b"CT_COVID/kjr-21-e24-p5-29.png"
     at = content.index(name) + len(name) + 100
@@ -154,7 +147,6 @@ def test_split_files_must_agree(extracted: Path, covid_ct: Path) -> None:
     names = file.read_text(encoding="utf-8").split("\n")
     file.write_text("\ufeff" + " \r\n".join(names) + "\n\n", encoding="utf-8")
     assert len(load_covid_ct(extracted)) == 746
-    assert read_split_file(file) == tuple(name for name in names if name)
     file.write_text("\n".join(names[1:]), encoding="utf-8")
     with pytest.raises(DataError, match=rf"testCT_COVID\.txt: differs .* in 1 names: {names[0]}"):
         load_covid_ct(extracted)

@@ -1,77 +1,61 @@
+"""What a description says of COVID-CT and of small data sets that are counted by hand."""
+
 from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from groundglass.data.covid_ct import load_covid_ct
-from groundglass.data.describe import Description, describe
-from groundglass.data.load import load_labelled_folder
+from groundglass.data.describe import PERCENTILES, Lengths, describe
+from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, Manifest, Record
 
 
-@pytest.fixture(scope="module")
-def covid_ct_description(covid_ct: Path) -> Description:
-    return describe(load_covid_ct(covid_ct))
-
-
-def test_counts_of_covid_ct(covid_ct_description: Description) -> None:
-    found = covid_ct_description
-    assert found.slices == 746
-    assert found.labels == {"COVID": 349, "NonCOVID": 397}
-    assert found.patients["all"] == found.patients["COVID"] + found.patients["NonCOVID"] == 384
-    assert {part: (*split.labels.values(),) for part, split in found.splits.items()} == {
+def test_covid_ct(covid_ct: Path) -> None:
+    found = describe(load_dataset(covid_ct))
+    assert found.total.labels == {"COVID": 349, "NonCOVID": 397}
+    assert found.total.patients == sum(part.patients for part in found.splits) == 384
+    assert {part.name: (*part.labels.values(),) for part in found.splits} == {
         "train": (191, 234),
         "val": (60, 58),
         "test": (98, 105),
     }
-    assert sum(split.patients for split in found.splits.values()) == 384
-    assert found.patients_in_several_parts == ()
-    assert found.unreadable == ()
-
-
-def test_containers_of_covid_ct_give_the_label_away(covid_ct_description: Description) -> None:
-    by_mode = {(found.file_format, found.mode): found.labels for found in covid_ct_description.file_formats}
-    assert by_mode["PNG", "RGBA"] == {"COVID": 174}
-    jpeg = Counter[str]()
-    for (file_format, _), labels in by_mode.items():
-        if file_format == "JPEG":
-            jpeg.update(labels)
-    assert jpeg == {"COVID": 34, "NonCOVID": 202}
-    assert {mode for _, mode in by_mode} == {"L", "RGB", "RGBA"}
-
-
-def test_sizes_of_covid_ct(covid_ct_description: Description) -> None:
-    width, height = covid_ct_description.width, covid_ct_description.height
-    assert (width["min"], width["max"]) == (115, 1671)
-    assert (height["min"], height["max"]) == (61, 1225)
-
-
-def test_preprints_that_feed_several_parts(covid_ct_description: Description) -> None:
-    several = {found.source for found in covid_ct_description.sources if len(found.parts) > 1}
+    assert found.patients_in_several_parts == found.unreadable == ()
     preprints = {"2020.03.12.20034686", "2020.03.13.20035212", "2020.03.22.20040782"}
+    several = {source.name for source in found.sources if len(source.parts) > 1}
     assert several == preprints | {"medpix", "crawled"}
+    formats = {group.name: group.labels for group in found.file_formats}
+    assert formats["PNG RGBA"] == {"COVID": 174}  # the file gives the label away
+    jpeg = sum(
+        (Counter(labels) for name, labels in formats.items() if name.startswith("JPEG")), Counter[str]()
+    )
+    assert jpeg == {"COVID": 34, "NonCOVID": 202}
+    assert found.width is not None
+    assert found.height is not None
+    assert (found.width.min, found.width.max, found.height.min, found.height.max) == (115, 1671, 61, 1225)
 
 
 def test_grey_values_are_exact(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
-    pixels = {name: generator.integers(0, 256, (20, 30), np.uint8) for name in ("a", "b")}
-    for name, values in pixels.items():
-        (tmp_path / "COVID").mkdir(exist_ok=True)
-        Image.fromarray(values).save(tmp_path / "COVID" / f"{name}.png")
-    (tmp_path / "NonCOVID").mkdir()
-    Image.fromarray(np.full((5, 5), 7, np.uint8)).save(tmp_path / "NonCOVID" / "c.png")
-    grey = describe(load_labelled_folder(tmp_path)).grey
-    together = np.concatenate([pixels["a"].ravel(), pixels["b"].ravel()])
-    assert grey["COVID"].mean == pytest.approx(together.mean())
-    assert grey["COVID"].std == pytest.approx(together.std())
-    for percent, value in grey["COVID"].percentiles.items():
-        assert value == np.percentile(together, float(percent), method="inverted_cdf")
-    assert (grey["NonCOVID"].mean, grey["NonCOVID"].std) == (7, 0)
+    pixels = [generator.integers(0, 256, (20, 30), np.uint8) for _ in range(2)]
+    for folder, pictures in (("COVID", pixels), ("NonCOVID", [np.full((5, 6), 7, np.uint8)])):
+        (tmp_path / folder).mkdir()
+        for number, picture in enumerate(pictures):
+            Image.fromarray(picture).save(tmp_path / folder / f"{number}.png")
+    found = describe(load_dataset(tmp_path))
+    together = np.concatenate([picture.ravel() for picture in pixels])
+    grey = found.grey["COVID"]
+    assert (grey.mean, grey.std) == (pytest.approx(together.mean()), pytest.approx(together.std()))
+    assert grey.percentiles == tuple(
+        np.percentile(together, percent, method="inverted_cdf") for percent in PERCENTILES
+    )
+    assert (found.grey["NonCOVID"].mean, found.grey["NonCOVID"].std) == (7, 0)
+    assert found.width == Lengths(6, 30.0, 30)
 
 
 def test_unreadable_unlabelled_and_leaking(tmp_path: Path) -> None:
@@ -83,10 +67,10 @@ def test_unreadable_unlabelled_and_leaking(tmp_path: Path) -> None:
         Record(tmp_path / "a.png", None, "unknown:a", "t", None),
     )
     found = describe(Manifest("set", tmp_path, records))
-    assert found.labels == {"COVID": 1, "unlabelled": 2}
+    assert found.total.labels == {"COVID": 1, "unlabelled": 2}
     assert found.slices_of_unknown_patients == 1
     assert found.patients_in_several_parts == ("p",)
-    assert len(found.unreadable) == 1
-    assert "broken.png" in found.unreadable[0]
+    (line,) = found.unreadable
+    assert "broken.png" in line
     assert set(found.grey) == {"COVID", "unlabelled"}
-    assert json.loads(json.dumps(found.as_json()))["splits"]["test"]["labels"] == {"unlabelled": 1}
+    assert json.loads(json.dumps(asdict(found)))["splits"][1]["labels"] == {"unlabelled": 1}

@@ -1,5 +1,8 @@
+"""One way in: COVID-CT in all its forms, manifests, folders with labels and without."""
+
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,40 +10,105 @@ import pytest
 from PIL import Image
 
 from groundglass.data.load import load_dataset
+from groundglass.data.manifest import Label, read_pixels
 from groundglass.errors import DataError
+
+
+def save_image(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 6), 90, np.uint8)).save(path)
+    return path
 
 
 def test_every_form_of_covid_ct(covid_ct: Path, clone: Path, packed_images: Path) -> None:
     for path in (covid_ct, covid_ct / "Images-processed", clone, packed_images):
         manifest = load_dataset(path)
         assert (manifest.name, len(manifest), manifest.labelled) == ("COVID-CT", 746, True)
-
-
-def test_manifest_of_covid_ct(covid_ct: Path) -> None:
     manifest = load_dataset(covid_ct / "manifest.csv")
     assert (manifest.name, len(manifest)) == ("manifest", 746)
     assert len({record.patient_id for record in manifest}) == 384
 
 
+@pytest.mark.parametrize(
+    ("positive", "negative"), [("COVID", "NonCOVID"), ("covid", "non-covid"), ("CT_COVID", "CT_NonCOVID")]
+)
+def test_two_folders(tmp_path: Path, positive: str, negative: str) -> None:
+    root = tmp_path / "ward-7"
+    save_image(root / positive / "a.png")
+    save_image(root / negative / "b.JPG")
+    save_image(root / negative / ".hidden.png")
+    (root / negative / "notes.txt").write_text("no slice")
+    manifest = load_dataset(root)
+    labels = {record.path.name: record.label for record in manifest}
+    assert labels == {"a.png": Label.COVID, "b.JPG": Label.NON_COVID}
+    assert {record.source for record in manifest} == {"ward-7"}
+    assert not any(record.patient_known or record.split for record in manifest)
+
+
+def test_sub_folders_are_patients_and_names_give_the_order(tmp_path: Path) -> None:
+    for name in ("p1/10.png", "p1/series/2.png", "c.png"):
+        save_image(tmp_path / "COVID" / name)
+    for name in ("c.png", "p2/10.png", "p2/2.png"):
+        save_image(tmp_path / "NonCOVID" / name)
+    manifest = load_dataset(tmp_path)
+    patients = {record.path.relative_to(tmp_path).as_posix(): record.patient_id for record in manifest}
+    assert patients["COVID/p1/10.png"] == patients["COVID/p1/series/2.png"] == "p1"
+    assert patients["COVID/c.png"] != patients["NonCOVID/c.png"]
+    assert list(patients)[-2:] == ["NonCOVID/p2/2.png", "NonCOVID/p2/10.png"]
+
+
+def test_dicom_without_suffix(tmp_path: Path, dicom_samples: Path) -> None:
+    save_image(tmp_path / "NonCOVID" / "a.png")
+    (tmp_path / "COVID").mkdir()
+    shutil.copyfile(dicom_samples / "lung-series" / "1-057.dcm", tmp_path / "COVID" / "1.2.840.113")
+    records = load_dataset(tmp_path).records
+    assert [record.path.name for record in records] == ["1.2.840.113", "a.png"]
+    assert read_pixels(records[0]).shape == (512, 512)
+
+
+def test_unlabelled(luna_slices: Path) -> None:
+    manifest = load_dataset(luna_slices)
+    assert (manifest.name, len(manifest)) == ("luna-slices", 1000)
+    assert all(record.label is None for record in manifest)
+    assert len({record.patient_id for record in manifest}) == 1000
+
+
+def test_a_folder_is_read_by_the_manifest_in_it(tmp_path: Path) -> None:
+    save_image(tmp_path / "COVID" / "a.png")
+    (tmp_path / "manifest.csv").write_text("path,label,patient_id,split\nCOVID/a.png,COVID,p7,test\n")
+    (record,) = load_dataset(tmp_path).records
+    assert (record.patient_id, record.split) == ("p7", "test")
+
+
 def test_own_images_under_the_names_of_covid_cts_folders(tmp_path: Path) -> None:
     for name in ("CT_COVID", "CT_NonCOVID"):
-        (tmp_path / name).mkdir()
-        Image.fromarray(np.zeros((8, 6), np.uint8)).save(tmp_path / name / "mine.png")
+        save_image(tmp_path / name / "mine.png")
     assert len(load_dataset(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["COVID/a.png", "healthy/b.png"], "no sub-folders for NonCOVID"),
+        (["COVID/a.png", "CT_COVID/a.png", "NonCOVID/b.png"], "too many sub-folders for COVID"),
+        (["COVID/a.png", "NonCOVID/sub/b.txt"], "NonCOVID: holds no slices"),
+        (["train/COVID/a.png", "train/NonCOVID/b.png"], "deeper, in .*train"),
+        (["notes/a.txt"], "holds no slices"),
+    ],
+)
+def test_folders_that_are_no_data_set(tmp_path: Path, files: list[str], said: str) -> None:
+    for name in files:
+        if name.endswith(".png"):
+            save_image(tmp_path / name)
+        else:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("text")
+    with pytest.raises(DataError, match=said):
+        load_dataset(tmp_path)
 
 
 def test_paths_that_are_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder or file"):
         load_dataset(tmp_path / "absent")
-    file = tmp_path / "a.png"
-    file.write_bytes(b"")
     with pytest.raises(DataError, match=r"a\.png: a data set is a folder or a manifest CSV"):
-        load_dataset(file)
-
-
-def test_a_folder_is_read_by_the_manifest_in_it(tmp_path: Path) -> None:
-    (tmp_path / "COVID").mkdir()
-    (tmp_path / "COVID" / "a.png").write_bytes(b"a")
-    (tmp_path / "manifest.csv").write_text("path,label,patient_id,split\nCOVID/a.png,COVID,p7,test\n")
-    (record,) = load_dataset(tmp_path).records
-    assert (record.patient_id, record.split) == ("p7", "test")
+        load_dataset(save_image(tmp_path / "a.png"))

@@ -1,3 +1,5 @@
+"""Manifests: what a CSV may say, what is an error and where, and reading the slices that it names."""
+
 from __future__ import annotations
 
 import zipfile
@@ -69,7 +71,7 @@ def test_label_spellings(tmp_path: Path, spelling: str, label: Label) -> None:
         ("a.png,COVID,p,s,dev", "line 3: split 'dev'"),
         ("a,b.png,COVID,p,s,train", "line 3: has more fields than columns"),
         (",COVID,p,s,train", "line 3: `path` is empty"),
-        ("sub/../b.png,COVID,p,s,train", "line 3: sub/../b.png is already on line 2"),
+        ("sub/../b.png,COVID,p,s,train", "sub/../b.png is already on line 2"),
     ],
 )
 def test_bad_rows_are_named_by_file_and_line(tmp_path: Path, row: str, said: str) -> None:
@@ -107,7 +109,7 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     save_image(tmp_path / "a.png")
     path = write_csv(tmp_path, "path\na.png\ngone.png\nlost.png\npacked.zip!x.png\n" + "n" * 300 + ".png\n")
     with pytest.raises(
-        DataError, match=r"4 of its images are not there: .*gone\.png.*lost\.png.*packed\.zip!x"
+        DataError, match=r"4 of its images do not exist: .*gone\.png.*lost\.png.*packed\.zip!x"
     ):
         read_manifest(path)
 
@@ -163,3 +165,19 @@ def test_damaged_picture_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ImageError, match=r"a\.png"):
         read_pixels(Record(path, None, "p", "s", None))
+
+
+def test_archives_are_read_within_their_limits(tmp_path: Path) -> None:
+    """A bomb of 200 MiB in 200 KiB, and a link: neither may be unpacked by way of a manifest."""
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.png", "w") as stream:
+        for _ in range(200):
+            stream.write(bytes(2**20))
+    with pytest.raises(ImageError, match="decompression bomb"):
+        read_bytes(Record(join_member(bomb, "a.png"), None, "p", "s", None))
+    link = zipfile.ZipInfo("a.png")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(ImageError, match="links in archives are not followed"):
+        read_bytes(Record(join_member(tmp_path / "link.zip", "a.png"), None, "p", "s", None))

@@ -1,15 +1,20 @@
+"""Phantoms as data sets and series, as functions and as a command."""
+
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from groundglass.cli.main import app
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label
 from groundglass.data.phantoms import Severities, write_phantoms
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError
+from groundglass.imaging.read import read_slices
 
 
 def test_phantoms_are_a_balanced_data_set_with_a_split(tmp_path: Path) -> None:
@@ -54,3 +59,44 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
 def test_count_and_format_are_checked(tmp_path: Path, count: int, file_format: str) -> None:
     with pytest.raises(DataError):
         write_phantoms(tmp_path / "p", count, Severities(0.5, 0.5), file_format=file_format, size=96)
+
+
+def test_phantoms_are_written_as_dicom_and_read_again(tmp_path: Path) -> None:
+    output = tmp_path / "p"
+    words = ["data", "phantoms", "--count", "2", "--severity", "0.4:0.5", "--seed", "1", "--size", "96"]
+    result = CliRunner().invoke(app, [*words, "--format", "dicom", "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    assert "2 phantoms" in result.output
+    assert sorted(path.parent.name for path in output.rglob("*.dcm")) == ["COVID", "NonCOVID"]
+    assert len(list(read_slices(output / "COVID"))) == 1
+
+
+def test_series_are_written_from_apex_to_base_each_of_a_patient_of_its_own(tmp_path: Path) -> None:
+    output = tmp_path / "series"
+    words = ["data", "phantoms", "--series", "0,0.9", "--count", "3", "--size", "96"]
+    result = CliRunner().invoke(app, [*words, "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    healthy, ill = (list(read_slices(output / f"severity-{severity}")) for severity in ("0.00", "0.90"))
+    assert len(healthy) == len(ill) == 3
+    assert len({piece.origin.series for piece in [*healthy, *ill]}) == 2
+    heights = [piece.origin.position[2] for piece in ill if piece.origin.position is not None]
+    assert len(set(heights)) == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("--severity", "much", "much"),
+        ("--series", "0,2", "0 to 1"),
+        ("--series", "mild", "mild"),
+        ("--series", "0.5,0.5", "once"),
+        ("--series", "nan", "0 to 1"),
+    ],
+)
+def test_a_command_that_will_not_do_leaves_nothing_behind(
+    tmp_path: Path, option: str, value: str, complaint: str
+) -> None:
+    result = CliRunner().invoke(app, ["data", "phantoms", option, value, "--output", str(tmp_path / "s")])
+    assert isinstance(result.exception, DataError)
+    assert complaint in str(result.exception)
+    assert not (tmp_path / "s").exists()

@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from groundglass.data.manifest import Label, Manifest, Record
+from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.crop import Preprocessing
 
 
@@ -39,18 +41,13 @@ class BrightnessRun:
     def history(self) -> list[dict[str, float]]:
         return self.rows
 
-    def predict(self, slices: Iterable[NDArray[np.uint8]]) -> Any:
+    def predict(self, slices: Iterable[NDArray[np.uint8]]) -> NetworkOutputs:
         cropped = np.array([self.preprocessing.apply(pixels).pixels for pixels in slices])
         self.predicted += len(cropped)
         grey = cropped[:, 16:48, 16:48].astype(float)
         activation_map = cv2.resize((grey[0] - 100) / 20, (4, 4))[None].repeat(len(cropped), 0)
         logit = (grey.mean(axis=(1, 2)) - 100) / 20
-        return SimpleNamespace(
-            logit=logit,
-            probability=1 / (1 + np.exp(-logit)),
-            activation_map=activation_map,
-            cropped=cropped,
-        )
+        return NetworkOutputs(logit, expit(logit), activation_map, cropped)
 
 
 def draw(path: Path, grey: int, seed: int) -> None:
@@ -68,14 +65,14 @@ def draw(path: Path, grey: int, seed: int) -> None:
 
 @pytest.fixture
 def drawn_figures() -> None:
-    """Asks for reports with their real figures, which take a second each."""
+    """Reports get their real figures, which take a second each."""
 
 
 @pytest.fixture(autouse=True)
 def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "drawn_figures" not in request.fixturenames:
         monkeypatch.setattr(
-            "groundglass.reporting.html.inline_svg", lambda figure, name: f'<svg id="{name}"></svg>'
+            "groundglass.evaluation.report.inline_svg", lambda figure, name: f'<svg id="{name}"></svg>'
         )
 
 

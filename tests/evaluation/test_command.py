@@ -1,4 +1,4 @@
-"""``groundglass evaluate`` from the command line: which part is chosen, and what is printed."""
+"""``groundglass evaluate`` from the command line: runs and bundles, which part, and what is said of mistakes."""
 
 from __future__ import annotations
 
@@ -6,60 +6,204 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tests.inference.conftest import tiny_parts
 from typer.testing import CliRunner, Result
 
-from groundglass.cli.main import app
+from groundglass.cli.main import app, main
 from groundglass.data.manifest import Manifest, write_manifest
+from groundglass.evaluation.bundled import BundledRun
+from groundglass.evaluation.metrics import TITLES
+from groundglass.evaluation.part import content_hash
+from groundglass.imaging.read import read_slice
+from groundglass.inference.bundle import Bundle, save_arrays, write_bundle
+from groundglass.inference.classifier import Classifier
+from groundglass.inference.embedding_reference import EmbeddingReference
+from groundglass.inference.input_check_fit import accept_all
+from groundglass.inference.prediction import Status
 
-Command = Callable[..., Result]
+MakeManifest = Callable[..., Manifest]
 
 
 @pytest.fixture
-def command(
-    run: Any, make_manifest: Callable[..., Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    """Runs ``groundglass evaluate`` on the drawn data set with the given options."""
+def data(make_manifest: MakeManifest, tmp_path: Path) -> Path:
+    """The drawn data set's manifest."""
+    path = tmp_path / "data" / "manifest.csv"
+    write_manifest(make_manifest(), path)
+    return path
+
+
+@pytest.fixture
+def trained(run: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of a run whose network is as quick as it is simple."""
     pytest.importorskip("torch", reason="runs need the extra [train]")
     monkeypatch.setattr("groundglass.training.run.Run.open", lambda path: run)
-    data = tmp_path / "data" / "manifest.csv"
-    write_manifest(make_manifest(), data)
+    (run.path / "run.json").write_text("{}")
+    return Path(run.path)
 
-    def call(*options: str) -> Result:
-        words = ["evaluate", str(run.path), "--data", str(data), "--output", str(tmp_path / "out")]
-        return CliRunner().invoke(app, [*words, "--bootstrap", "50", *options], catch_exceptions=False)
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    write_bundle(tmp_path / "bundle", *tiny_parts())
+    return tmp_path / "bundle"
+
+
+def command(name: object, data: Path, *more: str) -> Result:
+    """Evaluates into the folder ``out`` beside the data's."""
+    output = data.parents[1] / "out"
+    words = ["evaluate", str(name), "--data", str(data), "--output", str(output), "--bootstrap", "20", *more]
+    return CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+@pytest.fixture
+def failing(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[Path], str]:
+    """What the command says on standard error of what it cannot evaluate."""
+
+    def call(name: Path) -> str:
+        output = data.parents[1] / "out"
+        words = ["evaluate", str(name), "--data", str(data), "--output", str(output)]
+        monkeypatch.setattr(sys, "argv", ["groundglass", *words])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        message = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert message.count("\n") == 1
+        assert not output.exists()
+        return message
 
     return call
 
 
-def test_prints_the_table_and_where_the_report_lies(command: Command, tmp_path: Path) -> None:
-    result = command("--split", "official")
+def test_prints_the_table_and_where_the_report_lies(trained: Path, data: Path, tmp_path: Path) -> None:
+    result = command(trained, data, "--split", "official")
     assert result.exit_code == 0
-    assert "12 slices of 6 patients" in " ".join(result.stdout.split())
-    assert "Specificity" in result.stdout
+    shown = " ".join(result.stdout.replace("│", " ").split())
+    assert "12 slices of 6 patients" in shown
+    assert all(title.split(" (")[0] in shown for title in TITLES.values())
     assert str(tmp_path / "out" / "report.html") in result.stdout
     assert "does not say which slices" in result.stderr
 
 
-def test_json_is_what_is_written(command: Command, tmp_path: Path) -> None:
-    result = command("--part", "val", "--json")
-    document = json.loads(result.stdout)
-    assert document == json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert (document["data"]["split"], document["data"]["part"]) == ("official", "val")
+@pytest.mark.parametrize(
+    ("options", "split", "part", "slices"),
+    [
+        ((), None, "all", 24),
+        (("--part", "val"), "official", "val", 4),
+        (("--split", "official"), "official", "test", 12),
+    ],
+)
+def test_which_part_is_meant(
+    trained: Path, data: Path, options: tuple[str, ...], split: str | None, part: str, slices: int
+) -> None:
+    document = json.loads(command(trained, data, "--json", *options).stdout)
+    assert document == json.loads((data.parents[1] / "out" / "metrics.json").read_text())
+    assert document["format"] == 2
+    found = document["data"]
+    assert (found["split"], found["part"], found["slices"]) == (split, part, slices)
 
 
-def test_all_slices_unless_told_otherwise(command: Command) -> None:
-    document = json.loads(command("--json").stdout)
-    assert (document["data"]["split"], document["data"]["part"]) == (None, "all")
-    assert document["data"]["slices"] == 24
+def test_a_bundle_says_what_the_classifier_says(bundle: Path, make_manifest: MakeManifest) -> None:
+    opened = Bundle.open(bundle)
+    slices = [read_slice(record.path) for record in make_manifest().records[:4]]
+    slices.insert(1, replace(slices[0], pixels=np.full((90, 90), 7, np.uint8)))
+    run, predictions = BundledRun(opened), list(Classifier(opened).predict_slices(slices))
+    outputs, examined = run.examine(iter(slices))
+    assert [prediction.status is Status.REFUSED for prediction in predictions] == [False, True, *[False] * 3]
+    assert list(examined.reason) == [prediction.reason for prediction in predictions]
+    expected = [prediction.probability for prediction in predictions if prediction.probability is not None]
+    np.testing.assert_allclose(np.delete(outputs.probability, 1), expected, atol=1e-6)
+    again = run.predict(each.pixels for each in slices)
+    np.testing.assert_array_equal(again.logit, outputs.logit)
+    assert again.activation_map.shape == (5, 8, 8)
+    assert again.cropped.shape == (5, 64, 64)
 
 
-def test_help_loads_nothing_heavy() -> None:
-    check = (
-        "import sys, groundglass.cli.evaluate; "
-        "sys.exit(any(name in sys.modules for name in ('torch', 'sklearn', 'matplotlib', 'cv2')))"
+def test_a_bundle_is_evaluated_and_nothing_written_into_it(bundle: Path, data: Path) -> None:
+    before = sorted(path.name for path in bundle.iterdir())
+    result = command(bundle, data, "--json")
+    assert result.exit_code == 0
+    document: dict[str, Any] = json.loads(result.stdout)
+    assert document["run"]["network"] == "tiny"
+    assert document["applicability"]["refused"]["value"] == 0.0
+    assert document["applicability"]["beyond_95"] is None
+    assert set(document["applicability"]["prediction_sets"]["coverage"]) == {"COVID", "NonCOVID"}
+    assert "holds no reference of its training data" in (data.parents[1] / "out" / "report.html").read_text()
+    assert sorted(path.name for path in bundle.iterdir()) == before
+
+
+@pytest.mark.parametrize(("shift", "beyond"), [(0.0, 0.0), (9.0, 1.0)])
+def test_a_bundle_knows_how_far_the_data_lie_from_its_training_data(
+    data: Path, make_manifest: MakeManifest, tmp_path: Path, shift: float, beyond: float
+) -> None:
+    fields, contents = tiny_parts()
+    write_bundle(tmp_path / "bundle", fields, contents)
+    opened = BundledRun(Bundle.open(tmp_path / "bundle"))
+    seen = [opened.preprocessing.apply(read_slice(record.path).pixels).pixels for record in make_manifest()]
+    embedding = opened.bundle.engine().run(opened.preprocessing.normalise(np.stack(seen))).embedding
+    held_out = embedding + np.random.default_rng(0).normal(0, 0.01, embedding.shape)
+    reference = EmbeddingReference.fit(embedding + shift, held_out + shift)
+    assert reference is not None
+    arrays = {**accept_all(channels=64).as_arrays(), **reference.as_arrays()}
+    write_bundle(tmp_path / "placing", fields, {**contents, "reference.npz": save_arrays(arrays)})
+    document = json.loads(command(tmp_path / "placing", data, "--json").stdout)
+    assert document["applicability"]["beyond_95"]["value"] == pytest.approx(beyond, abs=0.1)
+
+
+def test_the_installed_bundle_is_called_default(
+    bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groundglass.inference.bundle.DEFAULT", bundle)
+    result = command("default", data)
+    assert result.exit_code == 0
+    assert "Whether the bundle fits these slices" in result.stdout
+
+
+def test_training_slices_are_recognised(data: Path, make_manifest: MakeManifest, tmp_path: Path) -> None:
+    fields, contents = tiny_parts()
+    fields["training"] = {"sha256": [content_hash(record) for record in make_manifest().records[:3]]}
+    write_bundle(tmp_path / "trained.zip", fields, contents)
+    result = command(tmp_path / "trained.zip", data)
+    assert result.exit_code == 0
+    assert "3 of 24 slices have the same content" in " ".join(result.stderr.split())
+
+
+def test_a_bundle_needs_no_torch(bundle: Path, data: Path, tmp_path: Path) -> None:
+    words = [
+        "evaluate",
+        str(bundle),
+        "--data",
+        str(data),
+        "--output",
+        str(tmp_path / "out"),
+        "--bootstrap",
+        "20",
+    ]
+    script = (
+        "import sys, groundglass.cli.evaluate\n"
+        "assert not {'sklearn', 'matplotlib', 'cv2'} & set(sys.modules), 'help loads nothing heavy'\n"
+        "from groundglass.cli.main import main\n"
+        f"sys.argv = {['groundglass', *words]!r}\nmain()\nassert 'torch' not in sys.modules"
     )
-    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_of_pictures_is_said_to_be_neither_run_nor_bundle(
+    data: Path, failing: Callable[[Path], str]
+) -> None:
+    message = failing(data.parent)
+    assert str(data.parent) in message
+    assert "neither a run nor a bundle" in message
+    assert "torch" not in message
+
+
+def test_a_damaged_bundle_is_named(bundle: Path, failing: Callable[[Path], str]) -> None:
+    (bundle / "classifier.onnx").write_bytes(b"x")
+    assert "classifier.onnx" in failing(bundle)

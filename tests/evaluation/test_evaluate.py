@@ -7,21 +7,24 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from groundglass.data.load import load_dataset
-from groundglass.data.manifest import Label, Manifest, write_manifest
+from groundglass.data.manifest import Label, Manifest
 from groundglass.errors import DataError, ImageError, RunError
-from groundglass.evaluation.evaluate import evaluate
+from groundglass.evaluation.evaluate import Evaluation, Examined, evaluate
 from groundglass.evaluation.metrics import TITLES
-from groundglass.evaluation.report import measures_table
-from groundglass.evaluation.result import Evaluation
+from groundglass.evaluation.report import tables, write_report
+from groundglass.imaging.slice import CTSlice
+from groundglass.inference.calibration import Calibration
+
+from .conftest import BrightnessRun
 
 MakeManifest = Callable[..., Manifest]
 
@@ -50,7 +53,9 @@ def go(
     part: str = "test",
     **more: Any,
 ) -> Evaluation:
-    return evaluate(run, manifest, split, part, output, resamples=200, **more)
+    evaluation = evaluate(run, manifest, split, part, output, resamples=200, **more)
+    write_report(run, evaluation, output)
+    return evaluation
 
 
 def sha256_of(manifest: Manifest, split: str) -> list[str]:
@@ -70,20 +75,11 @@ def test_writes_what_it_measured(run: Any, make_manifest: MakeManifest, tmp_path
     assert document["data"]["patients"] == 6
     assert document["run"] | {"path": ""} == {
         "path": "", "recipe": "brightness", "network": "mean-grey", "seed": 0, "split": "official",
-        "finished": True, "training_seconds": None, "versions": None,
+        "training_seconds": None, "versions": None,
     }  # fmt: skip
     assert document["threshold"] == 0.5
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "predictions.csv").read_text())))
-    assert list(rows[0]) == [
-        "file",
-        "label",
-        "patient_id",
-        "source",
-        "split",
-        "probability",
-        "logit",
-        "prediction",
-    ]
+    assert ",".join(rows[0]) == "file,label,patient_id,source,split,probability,logit,prediction"
     right = sum(row["label"] == row["prediction"] for row in rows)
     assert right / len(rows) == evaluation.metrics.accuracy.value
     assert rows[0]["file"] == "slice 00.png"
@@ -96,18 +92,11 @@ def test_writes_what_it_measured(run: Any, make_manifest: MakeManifest, tmp_path
     ]
 
 
-def test_same_evaluation_gives_the_same_measures(
+@pytest.mark.usefixtures("drawn_figures")
+def test_report_asks_nothing_of_anybody_and_is_accessible(
     run: Any, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    manifest = make_manifest()
-    first, again = go(run, manifest, tmp_path / "a"), go(run, manifest, tmp_path / "b")
-    assert first.metrics == again.metrics
-    assert first.bootstrap == again.bootstrap
-    assert first.sha256 == again.sha256
-
-
-@pytest.mark.usefixtures("drawn_figures")
-def test_report_asks_nothing_of_anybody(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
+    run.rows = [{"epoch": 0, "train_loss": 0.7, "val_loss": 0.6, "val_auc": 0.7}]
     go(run, make_manifest(), tmp_path / "out")
     html = (tmp_path / "out" / "report.html").read_text()
     page = Page(html)
@@ -121,13 +110,6 @@ def test_report_asks_nothing_of_anybody(run: Any, make_manifest: MakeManifest, t
     assert "@import" not in html
     assert "Research use only" in page.text
     assert "belong to their publishers" in page.text
-
-
-@pytest.mark.usefixtures("drawn_figures")
-def test_report_is_accessible(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
-    run.rows = [{"epoch": 0, "train_loss": 0.7, "val_loss": 0.6, "val_auc": 0.7}]
-    go(run, make_manifest(), tmp_path / "out")
-    page = Page((tmp_path / "out" / "report.html").read_text())
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == 3 * 3  # original, cropped and overlay of each of the three errors
     assert all(attributes.get("alt") for attributes in images)
@@ -154,7 +136,7 @@ def test_names_that_are_no_text_are_written_all_the_same(
     run: Any, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     go(run, make_manifest({0: os.fsdecode(b"caf\xe9.png")}), tmp_path / "out")
-    assert "caf\ufffd.png" in (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8")
+    assert "caf\\udce9.png" in (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8")
 
 
 def test_part_of_one_class_is_reported_with_reasons(
@@ -171,23 +153,16 @@ def test_part_of_one_class_is_reported_with_reasons(
     )
 
 
-def test_other_data_is_evaluated_whole(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
-    manifest = make_manifest(split=None)
-    write_manifest(manifest, tmp_path / "data" / "manifest.csv")
-    evaluation = go(
-        run, load_dataset(tmp_path / "data" / "manifest.csv"), tmp_path / "out", split=None, part="all"
-    )
-    assert len(evaluation.part.records) == 24
-    assert "--part all" in evaluation.command
-    assert "--split" not in evaluation.command
-
-
 def test_command_can_be_typed_again(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
     evaluation = go(run, make_manifest(), tmp_path / "out put", data=tmp_path / "the data.csv", seed=5)
     assert evaluation.command == (
         f"groundglass evaluate {run.path} --data '{tmp_path}/the data.csv' --split official --part test "
         f"--output '{tmp_path}/out put' --bootstrap 200 --seed 5"
     )
+    whole = go(run, make_manifest(split=None), tmp_path / "out", split=None, part="all")
+    assert len(whole.part.records) == 24
+    assert "--part all" in whole.command
+    assert "--split" not in whole.command
 
 
 def test_empty_part_is_an_error(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
@@ -217,16 +192,13 @@ def test_unreadable_slice_is_named_and_nothing_is_written(
     assert not (run.path / "evaluations.json").exists()
 
 
-def test_unfinished_run_is_refused_unless_allowed(
+def test_a_run_that_was_killed_is_refused_with_what_mends_it(
     run: Any, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     run.info = {"finished": False}
-    with pytest.raises(RunError, match=r"not finished.*--allow-unfinished"):
+    with pytest.raises(RunError, match=r"has not finished; finish it with `groundglass train --resume`$"):
         go(run, make_manifest(), tmp_path / "out")
     assert run.predicted == 0
-    evaluation = go(run, make_manifest(), tmp_path / "out", allow_unfinished=True)
-    assert "not finished" in evaluation.warnings[0]
-    assert evaluation.command.endswith("--allow-unfinished")
 
 
 def test_network_that_gives_no_number_is_an_error(
@@ -244,7 +216,7 @@ def test_network_that_gives_no_number_is_an_error(
         go(run, make_manifest(), tmp_path / "out")
 
 
-def test_every_look_at_a_part_is_recorded(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
+def test_every_evaluation_is_recorded(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
     manifest = make_manifest()
     first = go(run, manifest, tmp_path / "first")
     go(run, manifest, tmp_path / "val", part="val")
@@ -253,14 +225,14 @@ def test_every_look_at_a_part_is_recorded(run: Any, make_manifest: MakeManifest,
     assert [(entry["part"], Path(entry["output"]).name) for entry in entries] == [
         ("test", "first"), ("val", "val"), ("test", "second"),
     ]  # fmt: skip
-    assert (first.looks, second.looks) == (1, 2)
+    assert (first.times_evaluated, second.times_evaluated) == (1, 2)
     assert not any("evaluated with this run" in warning for warning in first.warnings)
     assert any("2 times" in warning for warning in second.warnings)
     assert "once, this time included" in (tmp_path / "first" / "report.html").read_text()
     assert "2 times, this time included" in (tmp_path / "second" / "report.html").read_text()
 
 
-def test_looks_are_counted_wherever_the_slices_lie(
+def test_evaluations_are_counted_wherever_the_slices_lie(
     run: Any, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     manifest = make_manifest()
@@ -268,7 +240,7 @@ def test_looks_are_counted_wherever_the_slices_lie(
     (tmp_path / "data").rename(tmp_path / "moved")
     records = tuple(replace(record, path=tmp_path / "moved" / record.path.name) for record in manifest)
     moved = Manifest("renamed", tmp_path / "moved", tuple(reversed(records)))
-    assert go(run, moved, tmp_path / "second").looks == 2
+    assert go(run, moved, tmp_path / "second").times_evaluated == 2
 
 
 def test_damaged_record_is_an_error(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
@@ -328,12 +300,29 @@ def test_large_parts_are_predicted_in_batches(
     assert seen == [(number, 12) for number in range(1, 13)]
 
 
-def test_table_names_every_measure(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
-    from rich.console import Console
+class ExaminingRun(BrightnessRun):
+    """As a bundle does, it checks its input and knows how far a slice lies from its training data."""
 
-    console = Console(record=True, width=120, file=io.StringIO())
-    console.print(measures_table(go(run, make_manifest(), tmp_path / "out")))
-    text = console.export_text()
-    assert all(title in text for title in TITLES.values())
-    assert "12 slices of 6 patients" in text
-    assert "0.750" in text
+    calibration = Calibration(1.0, 0.9, {"COVID": 0.7, "NonCOVID": 0.7})
+
+    def examine(self, slices: Iterable[CTSlice]) -> tuple[Any, Examined]:
+        outputs = self.predict(each.pixels for each in slices)
+        count = len(outputs.logit)
+        reason = ("blank: nearly all of it is one grey (3.1)", *[None] * (count - 1))
+        return outputs, Examined(reason, np.linspace(0, 100, count))
+
+
+def test_a_bundle_is_asked_whether_it_fits_the_slices(
+    run: Any, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    evaluation = go(ExaminingRun(run.path), make_manifest(), tmp_path / "out")
+    applicability = json.loads((tmp_path / "out" / "metrics.json").read_text())["applicability"]
+    assert applicability["refused"]["value"] == pytest.approx(1 / 12)
+    assert applicability["reasons"] == {"blank": 1}
+    assert applicability["beyond_95"]["value"] == pytest.approx(1 / 12)
+    assert "5 % are expected" in applicability["beyond_95"]["meaning"]
+    assert applicability["prediction_sets"]["nominal_coverage"] == 0.9
+    assert len(list(tables(evaluation))) == 2
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert "Whether the bundle fits these slices" in page.text
+    assert "Prediction sets that hold the label, COVID slices" in page.text

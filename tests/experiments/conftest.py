@@ -1,4 +1,4 @@
-"""A data set of phantoms with all three parts, several sources and folds, and a place to work at."""
+"""A data set of phantoms with all three parts, several sources and folds, and folders of a test."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(data: Path, cache: Path, tmp_path: Path) -> ExperimentPaths:
+def paths(data: Path, cache: Path, tmp_path: Path) -> ExperimentPaths:
     """Folders of a test's own."""
     return ExperimentPaths(
         data,

@@ -35,10 +35,11 @@ def write_dicom() -> WriteDicom:
 
     Keyword arguments set elements; None removes one.
     """
-    return _write_dicom
+    return write_ct
 
 
-def _write_dicom(path: Path, stored: NDArray[Any], **elements: object) -> Path:
+def write_ct(path: Path, stored: NDArray[Any], **elements: object) -> Path:
+    """Write stored values as a CT file; keyword arguments set elements, None removes one."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from groundglass.errors import ImageError
 from groundglass.imaging.read import read_slice, read_slices
-from groundglass.imaging.source import Limits
+from groundglass.imaging.source import Limits, read_bytes, split_member
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_series_and_volumes_in_an_archive(
     files += [header, header.with_suffix(".zraw")]
     path = _zip(tmp_path / "a.zip", {f"study/{file.name}": file.read_bytes() for file in files})
     read = [item.origin.file.split("/")[-1] for item in read_slices(path)]
-    assert read == ["2.dcm", "1.dcm", "0.dcm", "v.mhd"]
+    assert read == ["v.mhd", "2.dcm", "1.dcm", "0.dcm"]
 
 
 def test_a_folder_of_archives(tmp_path: Path, png: bytes) -> None:
@@ -168,4 +168,30 @@ def test_bad_members_can_be_left_out(tmp_path: Path, png: bytes) -> None:
     errors: list[ImageError] = []
     read = [item.origin.file[-5:] for item in read_slices(path, on_error=errors.append)]
     assert read == ["1.png", "4.png"]
-    assert [error.path[-5:] for error in errors] == ["3.png", "2.png"]
+    assert [error.path[-5:] for error in errors] == ["2.png", "3.png"]
+
+
+def test_the_content_of_a_member_passes_the_same_guards(tmp_path: Path, png: bytes) -> None:
+    path = _zip(tmp_path / "a.zip", {"x.png": png, "bomb.png": bytes(40_000_000)})
+    with pytest.raises(ImageError, match=r"!bomb\.png: .*decompression bomb"):
+        read_bytes(f"{path}!x.png")
+    path = _zip(tmp_path / "b.zip", {"x.png": png, "../y.png": png})
+    with pytest.raises(ImageError, match=r"b\.zip: refers to .*out of its own folder"):
+        read_bytes(f"{path}!x.png")
+    path = _zip(tmp_path / "c.zip", {"x.png": png})
+    assert read_bytes(f"{path}!x.png") == png
+    with pytest.raises(ImageError, match="more than the limit"):
+        read_bytes(f"{path}!x.png", Limits(file_bytes=10))
+    with pytest.raises(ImageError, match="no such member"):
+        read_bytes(f"{path}!y.png")
+
+
+def test_what_is_a_member_and_what_a_file_follows_from_what_there_is(tmp_path: Path, png: bytes) -> None:
+    archive = _zip(tmp_path / "in!side.zip", {"x.png": png})
+    _zip(tmp_path / "disguised.dat", {"x.png": png})
+    (tmp_path / "a.zip!b.png").write_bytes(png)
+    assert split_member(f"{archive}!x!y.png") == (archive, "x!y.png")
+    assert split_member(tmp_path / "disguised.dat!x.png") == (tmp_path / "disguised.dat", "x.png")
+    assert split_member(tmp_path / "a.zip!b.png") is None
+    assert split_member(tmp_path / "gone.zip!d/b.png") == (tmp_path / "gone.zip", "d/b.png")
+    assert split_member(tmp_path / "wow!.png") is None

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ COMPRESSED = {
 GENERATED = [
     *("png", "png-alpha", "png-palette", "png-16", "jpeg", "bmp"),
     *("tiff", "tiff-lzw", "tiff-deflate", "tiff-pages", "dicom", "dicom-frames", *COMPRESSED),
-    *("nifti", "nifti-gz", "metaimage", "metaimage-packed", "zip"),
+    *("nifti", "nifti-gz", "metaimage", "metaimage-packed", "nrrd", "nrrd-packed", "zip"),
 ]
 
 
@@ -67,6 +68,9 @@ def generated(
     (folder / "a.nii.gz").rename(folder / "nifti-gz")
     write_metaimage(folder / "a.mha", volume).rename(folder / "metaimage")
     write_metaimage(folder / "b.mha", volume, compressed=True).rename(folder / "metaimage-packed")
+    for name in ("nrrd", "nrrd-packed"):
+        sitk.WriteImage(sitk.GetImageFromArray(volume.T), str(folder / "a.nrrd"), "packed" in name)
+        (folder / "a.nrrd").rename(folder / name)
     with zipfile.ZipFile(folder / "zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("png", "jpeg", "jpeg-lossless", "metaimage"):
             archive.write(folder / name, f"{name}.bin")

@@ -1,4 +1,4 @@
-"""The lesion painter: in the lungs, by severity, the same for the same seed."""
+"""Painted lesions and mimics: in the lungs, each what it is called, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -7,110 +7,179 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from groundglass.imaging.crop import find_lungs
-from groundglass.imaging.lesions import (
-    Distribution,
-    Kind,
-    meshes,
-    paint_ground_glass,
-    paint_lesion,
-    smooth_noise,
-)
+from groundglass.imaging.lesions import Kind, Mimic, Painted, paint_lesion, paint_mimic, smooth_noise
 from groundglass.imaging.phantom import make_phantom
+
+Slice = tuple[NDArray[np.uint8], NDArray[np.bool_]]
+SEEDS = range(8)
+SOLID = (Mimic.NODULE, Mimic.MASS, Mimic.LOBAR_CONSOLIDATION, Mimic.EFFUSION)
 
 
 @pytest.fixture(scope="module")
-def healthy() -> tuple[np.ndarray, np.ndarray]:
-    phantom = make_phantom(np.random.default_rng(5), level=0.5)
+def healthy() -> Slice:
+    phantom = make_phantom(np.random.default_rng(5), level=0.5, size=256)
     return phantom.slice.pixels, phantom.lungs
 
 
-def test_paint_stays_in_the_lungs_and_only_brightens(healthy: tuple[np.ndarray, np.ndarray]) -> None:
+def paint(healthy: Slice, what: Kind | Mimic, seed: int, severity: float = 0.5) -> Painted:
+    rng = np.random.default_rng(seed)
+    return (
+        paint_lesion(*healthy, what, severity, rng)
+        if isinstance(what, Kind)
+        else paint_mimic(*healthy, what, rng)
+    )
+
+
+def rise(healthy: Slice, painted: Painted) -> NDArray[np.int64]:
+    return painted.pixels.astype(int) - healthy[0]
+
+
+@pytest.mark.parametrize("what", [*Kind, *Mimic])
+def test_paint_stays_in_and_about_the_lungs_and_follows_from_the_seed(
+    healthy: Slice, what: Kind | Mimic
+) -> None:
     pixels, lungs = healthy
-    painted = paint_ground_glass(pixels, lungs, 0.6, np.random.default_rng(0))
-    near = cv2.dilate(lungs.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    assert painted.mask.any()
-    assert (painted.pixels[~near] == pixels[~near]).all()
-    assert (painted.pixels >= pixels).all()
-    assert not (painted.mask & ~near).any()
+    near = cv2.dilate(lungs.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    for seed in SEEDS:
+        painted = paint(healthy, what, seed)
+        assert painted.pixels.dtype == np.uint8
+        assert painted.mask.any()
+        assert not (painted.mask & ~near).any()
+        np.testing.assert_array_equal(painted.pixels[~near], pixels[~near])
+        np.testing.assert_array_equal(painted.pixels, paint(healthy, what, seed).pixels)
+        assert (painted.pixels != paint(healthy, what, seed + 100).pixels).any()
 
 
-def test_the_mask_is_where_grey_rose(healthy: tuple[np.ndarray, np.ndarray]) -> None:
-    pixels, lungs = healthy
-    painted = paint_ground_glass(pixels, lungs, 0.5, np.random.default_rng(1))
-    rise = painted.pixels.astype(int) - pixels
-    assert rise[painted.mask].mean() > 15
-    assert rise[~painted.mask].mean() < 3
+@pytest.mark.parametrize("what", [*Kind, *SOLID])
+def test_the_mask_is_where_grey_rose(healthy: Slice, what: Kind | Mimic) -> None:
+    painted = paint(healthy, what, 1)
+    changed = rise(healthy, painted)
+    assert changed[painted.mask & healthy[1]].mean() > 10
+    assert changed[~painted.mask].mean() < 3
 
 
-def test_severity_sets_extent(healthy: tuple[np.ndarray, np.ndarray]) -> None:
-    pixels, lungs = healthy
+def test_ground_glass_only_brightens_and_vessels_shine_through(healthy: Slice) -> None:
+    painted = paint(healthy, Kind.GROUND_GLASS, 2, severity=0.9)
+    assert rise(healthy, painted).min() == 0
+    bright = healthy[1] & (healthy[0] > 220)
+    np.testing.assert_array_equal(painted.pixels[bright], healthy[0][bright])
+
+
+def test_severity_sets_extent_and_zero_leaves_the_slice(healthy: Slice) -> None:
     extents = [
-        np.mean(
-            [
-                paint_ground_glass(pixels, lungs, severity, np.random.default_rng(seed)).mask.sum()
-                / lungs.sum()
-                for seed in range(12)
-            ]
-        )
+        np.mean([paint(healthy, Kind.GROUND_GLASS, seed, severity).mask.sum() for seed in SEEDS])
+        / healthy[1].sum()
         for severity in (0.0, 0.1, 0.4, 0.9)
     ]
     assert extents[0] == 0
     assert extents == sorted(extents)
     assert extents[1] < 0.2
     assert extents[3] > 0.35
+    untouched = paint(healthy, Kind.MIXED, 0, severity=0.0)
+    np.testing.assert_array_equal(untouched.pixels, healthy[0])
+    assert untouched.pixels is not healthy[0]
 
 
-def test_severity_zero_leaves_the_slice(healthy: tuple[np.ndarray, np.ndarray]) -> None:
+def test_consolidation_is_denser_and_hides_vessels(healthy: Slice) -> None:
     pixels, lungs = healthy
-    painted = paint_ground_glass(pixels, lungs, 0.0, np.random.default_rng(0))
-    np.testing.assert_array_equal(painted.pixels, pixels)
-    assert painted.pixels is not pixels
+    solid, glass = (paint(healthy, kind, 2, severity=0.9) for kind in (Kind.CONSOLIDATION, Kind.GROUND_GLASS))
+    both = solid.mask & glass.mask
+    assert solid.pixels[both].mean() > glass.pixels[both].mean() + 10
+    bright = lungs & (pixels > 220) & solid.mask
+    assert bright.any()
+    assert (solid.pixels[bright] < pixels[bright]).mean() > 0.5
 
 
-def test_one_seed_paints_one_lesion(healthy: tuple[np.ndarray, np.ndarray]) -> None:
-    pixels, lungs = healthy
-    first, again, other = (
-        paint_ground_glass(pixels, lungs, 0.5, np.random.default_rng(s)) for s in (3, 3, 4)
-    )
-    np.testing.assert_array_equal(first.pixels, again.pixels)
-    assert (first.pixels != other.pixels).any()
+def test_mixed_lies_between_ground_glass_and_consolidation(healthy: Slice) -> None:
+    means = [
+        np.mean([paint(healthy, kind, seed, 0.6).pixels[healthy[1]].mean() for seed in SEEDS])
+        for kind in (Kind.GROUND_GLASS, Kind.MIXED, Kind.CONSOLIDATION)
+    ]
+    assert means == sorted(means)
 
 
-def test_vessels_shine_through(healthy: tuple[np.ndarray, np.ndarray]) -> None:
-    pixels, lungs = healthy
-    painted = paint_ground_glass(pixels, lungs, 0.9, np.random.default_rng(2))
-    bright = lungs & (pixels > 220)
-    np.testing.assert_array_equal(painted.pixels[bright], pixels[bright])
+def test_emphysema_is_darker(healthy: Slice) -> None:
+    painted = paint(healthy, Mimic.EMPHYSEMA, 1)
+    fall = -rise(healthy, painted)
+    assert fall[painted.mask].mean() > 5
+    assert fall.min() >= -1
 
 
-@given(st.integers(1, 60), st.integers(1, 60), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_honeycombs_have_walls_and_holes_and_lie_at_the_pleura(healthy: Slice) -> None:
+    lungs = healthy[1]
+    depth = cv2.distanceTransform(lungs.astype(np.uint8), cv2.DIST_L2, 3)
+    for seed in SEEDS:
+        painted = paint(healthy, Mimic.HONEYCOMBING, seed)
+        inside = painted.mask & lungs
+        change = rise(healthy, painted)[inside]
+        assert (change > 20).mean() > 0.05
+        assert (change < 0).mean() > 0.05
+        assert depth[inside].mean() < depth[lungs].mean()
+
+
+def test_sizes_are_those_of_the_signs(healthy: Slice) -> None:
+    def shares(mimic: Mimic) -> list[float]:
+        return [float(paint(healthy, mimic, seed).mask.sum() / healthy[1].sum()) for seed in SEEDS]
+
+    assert max(shares(Mimic.NODULE)) < 0.08
+    assert 0.01 < np.mean(shares(Mimic.MASS)) < 0.25
+    assert np.mean(shares(Mimic.LOBAR_CONSOLIDATION)) > 0.1
+    assert max(shares(Mimic.LOBAR_CONSOLIDATION)) < 0.6, "one lung only"
+
+
+def test_fluid_lies_at_the_back(healthy: Slice) -> None:
+    for seed in SEEDS:
+        mask = paint(healthy, Mimic.EFFUSION, seed).mask
+        assert np.argwhere(mask)[:, 0].mean() > np.argwhere(healthy[1])[:, 0].mean() + 10
+
+
+def test_lungs_that_touch_count_as_two() -> None:
+    canvas = np.zeros((120, 200), np.uint8)
+    cv2.ellipse(canvas, (55, 60), (45, 50), 0, 0, 360, 1, -1)
+    cv2.ellipse(canvas, (145, 60), (46, 50), 0, 0, 360, 1, -1)
+    touching = np.where(canvas > 0, 40, 180).astype(np.uint8), canvas > 0
+    for seed in SEEDS:
+        columns = np.flatnonzero(paint(touching, Mimic.LOBAR_CONSOLIDATION, seed).mask.any(axis=0))
+        assert columns.max() < 110 or columns.min() > 90
+
+
+@given(
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.floats(0, 1),
+    st.sampled_from([*Kind, *Mimic]),
+    st.integers(0, 999),
+)
 @settings(max_examples=100, deadline=None)
-def test_any_picture_can_be_painted(height: int, width: int, severity: float, seed: int) -> None:
+def test_any_picture_can_be_painted(
+    height: int, width: int, severity: float, what: Kind | Mimic, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (height, width), np.uint8)
-    lungs = rng.random((height, width)) < 0.5
-    painted = paint_ground_glass(pixels, lungs, severity, rng)
+    painted = paint((pixels, rng.random((height, width)) < 0.5), what, seed, severity)
     assert painted.pixels.shape == painted.mask.shape == pixels.shape
-    assert np.isfinite(painted.opacity).all()
-    assert painted.opacity.min() >= 0
-    assert painted.opacity.max() <= 1.001
+
+
+@pytest.mark.parametrize("what", [*Kind, *Mimic])
+def test_without_lungs_nothing_is_painted(what: Kind | Mimic) -> None:
+    pixels = np.full((64, 64), 90, np.uint8)
+    painted = paint((pixels, np.zeros((64, 64), bool)), what, 0)
+    np.testing.assert_array_equal(painted.pixels, pixels)
+    assert not painted.mask.any()
 
 
 @pytest.mark.parametrize("severity", [-0.1, 1.1, float("nan")])
-def test_severity_out_of_range_is_an_error(severity: float) -> None:
+def test_severity_out_of_range_is_an_error(healthy: Slice, severity: float) -> None:
     with pytest.raises(ValueError, match="severity"):
-        paint_ground_glass(
-            np.zeros((9, 9), np.uint8), np.ones((9, 9), np.bool_), severity, np.random.default_rng()
-        )
+        paint(healthy, Kind.GROUND_GLASS, 0, severity)
 
 
-def test_shapes_must_agree() -> None:
+@pytest.mark.parametrize("what", [Kind.GROUND_GLASS, Mimic.MASS])
+def test_shapes_must_agree(what: Kind | Mimic) -> None:
     with pytest.raises(ValueError, match="differ in shape"):
-        paint_ground_glass(
-            np.zeros((9, 9), np.uint8), np.ones((9, 8), np.bool_), 0.5, np.random.default_rng()
-        )
+        paint((np.zeros((9, 9), np.uint8), np.ones((9, 8), np.bool_)), what, 0)
 
 
 def test_noise_is_smooth_with_zero_mean_and_unit_variance() -> None:
@@ -119,87 +188,3 @@ def test_noise_is_smooth_with_zero_mean_and_unit_variance() -> None:
     assert field.mean() == pytest.approx(0, abs=1e-4)
     assert field.std() == pytest.approx(1, abs=1e-3)
     assert np.abs(np.diff(field, axis=0)).mean() < 0.2
-
-
-def test_found_lungs_can_be_painted(healthy: tuple[np.ndarray, np.ndarray]) -> None:
-    pixels, _ = healthy
-    lungs, found = find_lungs(pixels)
-    assert found
-    assert paint_ground_glass(pixels, lungs, 0.5, np.random.default_rng(0)).mask.any()
-
-
-@pytest.mark.parametrize("kind", Kind)
-def test_every_kind_paints_opacity_into_the_lungs(healthy: tuple[np.ndarray, np.ndarray], kind: Kind) -> None:
-    pixels, lungs = healthy
-    near = cv2.dilate(lungs.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    painted = paint_lesion(pixels, lungs, kind, 0.5, np.random.default_rng(1))
-    rise = painted.pixels.astype(int) - pixels
-    assert rise[painted.mask].mean() > 15
-    np.testing.assert_array_equal(painted.pixels[~near], pixels[~near])
-    again = paint_lesion(pixels, lungs, kind, 0.5, np.random.default_rng(1))
-    np.testing.assert_array_equal(painted.pixels, again.pixels)
-
-
-def test_consolidation_is_denser_and_hides_vessels(healthy: tuple[np.ndarray, np.ndarray]) -> None:
-    pixels, lungs = healthy
-    solid, glass = (
-        paint_lesion(pixels, lungs, kind, 0.9, np.random.default_rng(2))
-        for kind in (Kind.CONSOLIDATION, Kind.GROUND_GLASS)
-    )
-    both = solid.mask & glass.mask
-    assert solid.pixels[both].mean() > glass.pixels[both].mean() + 10
-    bright = lungs & (pixels > 220) & (solid.opacity > 0.5)
-    assert bright.any()
-    assert (solid.pixels[bright] < pixels[bright]).mean() > 0.5
-
-
-def test_mixed_lies_between(healthy: tuple[np.ndarray, np.ndarray]) -> None:
-    pixels, lungs = healthy
-    means = [
-        np.mean(
-            [
-                paint_lesion(pixels, lungs, kind, 0.6, np.random.default_rng(seed)).pixels[lungs].mean()
-                for seed in range(10)
-            ]
-        )
-        for kind in (Kind.GROUND_GLASS, Kind.MIXED, Kind.CONSOLIDATION)
-    ]
-    assert means == sorted(means)
-
-
-def placed(healthy: tuple[np.ndarray, np.ndarray], distribution: Distribution) -> list[np.ndarray]:
-    pixels, lungs = healthy
-    return [
-        paint_lesion(pixels, lungs, Kind.GROUND_GLASS, 0.3, np.random.default_rng(seed), distribution).mask
-        & lungs
-        for seed in range(12)
-    ]
-
-
-def test_distributions_lie_where_they_say(healthy: tuple[np.ndarray, np.ndarray]) -> None:
-    lungs = healthy[1]
-    depth = cv2.distanceTransform(lungs.astype(np.uint8), cv2.DIST_L2, 3)
-
-    def depths(distribution: Distribution) -> float:
-        return float(np.mean([depth[mask].mean() for mask in placed(healthy, distribution)]))
-
-    def rows(distribution: Distribution) -> float:
-        return float(np.mean([np.argwhere(mask)[:, 0].mean() for mask in placed(healthy, distribution)]))
-
-    def imbalance(distribution: Distribution) -> float:
-        middle = lungs.shape[1] // 2
-        left = np.array([mask[:, :middle].sum() for mask in placed(healthy, distribution)])
-        right = np.array([mask[:, middle:].sum() for mask in placed(healthy, distribution)])
-        return float(np.mean(np.abs(left - right) / (left + right)))
-
-    assert depths(Distribution.PERIPHERAL) < 0.8 * depths(Distribution.DIFFUSE)
-    assert rows(Distribution.BASAL) > rows(Distribution.DIFFUSE) + 20
-    assert imbalance(Distribution.UNILATERAL) > 2 * imbalance(Distribution.BILATERAL)
-
-
-def test_meshes_close_and_leave_room(healthy: tuple[np.ndarray, np.ndarray]) -> None:
-    walls = meshes((160, 200), 20, np.random.default_rng(0))
-    assert walls.shape == (160, 200)
-    assert 0 <= walls.min() <= walls.max() <= 1.0001
-    count = cv2.connectedComponents((walls < 0.2).astype(np.uint8), connectivity=4)[0] - 1
-    assert 100 < count < 400, "about 20 x 16 meshes"

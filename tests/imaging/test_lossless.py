@@ -49,7 +49,7 @@ def test_frames_are_decoded_by_one_child_that_ends_with_the_block(
     with LosslessDecoder() as decoder:
         assert _children() == before
         for _ in range(3):
-            np.testing.assert_array_equal(decoder.decode(frame, layout), stored)
+            assert decoder.decode(frame, layout) == stored.tobytes()
             assert len(_children() - before) == 1
     assert _children() == before
 
@@ -64,7 +64,7 @@ def test_the_next_frame_after_a_killed_child_is_decoded(
         os.kill(int(child), signal.SIGKILL)
         while "State:\tZ" not in Path(f"/proc/{child}/status").read_text():
             sleep(0.01)
-        np.testing.assert_array_equal(decoder.decode(frame, layout), stored)
+        assert decoder.decode(frame, layout) == stored.tobytes()
 
 
 def test_a_frame_that_ends_gdcm_is_an_error(frame: bytes, layout: FrameLayout, stored: np.ndarray) -> None:
@@ -78,31 +78,10 @@ def test_a_frame_that_ends_gdcm_is_an_error(frame: bytes, layout: FrameLayout, s
             with suppress(ValueError):
                 decoder.decode(bytes(damaged), layout)
             seen |= _children() - before
-        np.testing.assert_array_equal(decoder.decode(frame, layout), stored)
+        assert decoder.decode(frame, layout) == stored.tobytes()
     assert len(seen) > 1, "GDCM survived everything: a process of its own may no longer be needed"
 
 
 def test_a_child_that_takes_too_long_is_ended(frame: bytes, layout: FrameLayout) -> None:
     with LosslessDecoder(timeout=0.0) as decoder, pytest.raises(ValueError, match="cannot be decoded"):
         decoder.decode(frame, layout)
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "no JPEG stream"),
-        (b"\xff\xd8", "no JPEG frame header"),
-        (b"\xff\xd8" + b"\xff" * 50, "no JPEG frame header"),
-        (b"\xff\xd8\xff\xc4\0\0" * 4, "no JPEG frame header"),
-        (b"\xff\xd8\xff\xc3\0\x0b\x10\0\x28\0\x39\x01\0\0\0", "57 x 40 do not fit"),
-        (b"\xff\xd8\xff\xc3\0\x0b\x10\0\x28\0\x38\x03\0\0\0", "do not fit"),
-    ],
-)
-def test_a_stream_that_contradicts_the_header_is_not_handed_on(
-    layout: FrameLayout, content: bytes, reason: str
-) -> None:
-    before = _children()
-    with LosslessDecoder() as decoder:
-        with pytest.raises(ValueError, match=reason):
-            decoder.decode(content, layout)
-        assert _children() == before

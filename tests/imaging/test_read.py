@@ -14,7 +14,7 @@ from PIL import Image
 
 from groundglass.errors import ImageError
 from groundglass.imaging.read import read_slice, read_slices
-from groundglass.imaging.source import files_below, natural_key
+from groundglass.imaging.source import files_below
 from groundglass.imaging.window import LUNG
 
 
@@ -101,7 +101,7 @@ def test_a_bad_file_of_a_folder_is_raised_or_reported(tmp_path: Path, pixels: ND
     (tmp_path / "2.png").write_bytes((tmp_path / "1.png").read_bytes()[:200])
     (tmp_path / "3.dcm").write_bytes(b"certainly no DICOM file")
     Image.fromarray(pixels).save(tmp_path / "4.png")
-    with pytest.raises(ImageError, match=r"3\.dcm: not an image"):
+    with pytest.raises(ImageError, match=r"2\.png: cannot be read"):
         list(read_slices(tmp_path))
     errors: list[ImageError] = []
     read = [Path(item.origin.file).name for item in read_slices(tmp_path, on_error=errors.append)]
@@ -191,7 +191,7 @@ def test_a_file_that_vanishes_while_its_folder_is_read_stops_nothing(
     assert [Path(error.path).name for error in errors] == ["b.png"]
 
 
-def test_a_folders_files_come_in_the_order_of_their_whole_paths(tmp_path: Path) -> None:
+def test_a_folders_own_files_come_before_those_of_its_folders(tmp_path: Path) -> None:
     names = ("a.png", "a/1.png", "a/10.png", "a/2.png", "a-b/1.png", "a0", "10/x.png", "9.png", "é/ü.png")
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -202,32 +202,64 @@ def test_a_folders_files_come_in_the_order_of_their_whole_paths(tmp_path: Path) 
     (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "linked.png").symlink_to("9.png")
     found = [source.name for source in files_below(tmp_path)]
-    expected = [str(tmp_path / name) for name in (*names, "linked.png")]
-    assert found == sorted(expected, key=natural_key)
+    own = ("9.png", "a0", "a.png", "linked.png")
+    deeper = ("10/x.png", "a/1.png", "a/2.png", "a/10.png", "a-b/1.png", "é/ü.png")
+    assert found == [str(tmp_path / name) for name in (*own, *deeper)]
 
 
-def test_one_of_a_folders_files_is_read_as_the_folder_would(
-    tmp_path: Path, pixels: NDArray[np.uint8]
+def test_a_folder_is_read_as_it_is_listed(
+    tmp_path: Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Image.fromarray(pixels).save(tmp_path / "slice.png")
-    (tmp_path / "notes.txt").write_text("no image")
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with zipfile.ZipFile(tmp_path / "several.zip", "w") as archive:
-        archive.write(tmp_path / "slice.png", "1.png")
-        archive.write(tmp_path / "notes.txt", "notes.txt")
+    for name in range(40):
+        (tmp_path / str(name % 4)).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / str(name % 4) / f"{name}.png")
+    opened: set[Path] = set()
+    original = Path.open
 
-    def read(*paths: Path, of_folder: bool) -> tuple[list[str], list[str]]:
-        errors: list[ImageError] = []
-        slices = [
-            piece.origin.file
-            for path in paths
-            for piece in read_slices(path, on_error=errors.append, of_folder=of_folder)
-        ]
-        return slices, [error.path for error in errors]
+    def noting(path: Path, *args: str) -> object:
+        opened.add(path)
+        return original(path, *args)
 
-    whole = read(tmp_path, of_folder=False)
-    assert read(*[source.path for source in files_below(tmp_path)], of_folder=True) == whole
-    assert len(whole[0]) == 2
-    assert whole[1] == [str(tmp_path / "broken.png")]
-    with pytest.raises(ImageError, match=r"notes\.txt"):
-        list(read_slices(tmp_path / "notes.txt"))
+    monkeypatch.setattr(Path, "open", noting)
+    slices = read_slices(tmp_path)
+    next(slices)
+    assert len(opened) == 1
+    assert len(list(slices)) == 39
+    assert len(opened) == 40
+
+
+def _bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_series_is_sorted_by_the_headers_alone(
+    tmp_path: Path, write_dicom: Callable[..., Path], zipped: bool
+) -> None:
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for index in range(20):
+        place = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": [0, 0, -index]}
+        write_dicom(folder / f"{index}.dcm", np.full((512, 512), index, np.int16), **place)
+    path = folder
+    if zipped:
+        path = tmp_path / "series.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in folder.iterdir():
+                archive.write(file, file.name)
+    size = (folder / "0.dcm").stat().st_size
+    before = _bytes_read()
+    slices = read_slices(path)
+    assert (next(slices).pixels == LUNG.apply(np.array([[19]]))).all()
+    assert _bytes_read() - before < 20 * 32_768 + 2 * size, "20 headers, and one file whole"
+    assert [image.origin.position[2] for image in slices] == [float(-index) for index in range(18, -1, -1)]
+    assert _bytes_read() - before < 20 * 65_536 + 20 * size, "no file is read whole twice"
+
+
+def test_an_archive_without_an_image_is_reported_wherever_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with zipfile.ZipFile(tmp_path / "folder" / "texts.zip", "w") as archive:
+        archive.writestr("notes.txt", "no image")
+    for path in (tmp_path, tmp_path / "folder" / "texts.zip"):
+        with pytest.raises(ImageError, match=r"texts\.zip: holds no image"):
+            list(read_slices(path))

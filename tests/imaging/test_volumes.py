@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
@@ -212,15 +214,15 @@ def test_metaimage_byte_order_synonyms_and_header_size(
         ({"ElementDataFile": "LIST"}, "several files"),
         ({"ElementDataFile": "slice%03d.raw 1 5 1"}, "several files"),
         ({"DimSize": "60000 60000 5"}, "more than the limit"),
-        ({"DimSize": "64 48 6"}, "truncated"),
-        ({"DimSize": "64 48"}, "DimSize"),
-        ({"DimSize": "64 48 -5"}, "shape"),
+        ({"DimSize": "64 48 6"}, "fewer voxels"),
+        ({"DimSize": "64 48"}, "damaged"),
+        ({"DimSize": "64 48 -5"}, "limit"),
         ({"DimSize": "many 48 5"}, "damaged"),
         ({"ElementType": "MET_STRING"}, "not a CT"),
         ({"ElementNumberOfChannels": "3"}, "not a CT"),
-        ({"TransformMatrix": "0 0 0 0 0 0 0 0 0"}, "orientation"),
-        ({"TransformMatrix": "1 0 0 1"}, "TransformMatrix"),
-        ({"ElementSpacing": "nan nan nan"}, "orientation"),
+        ({"TransformMatrix": "0 0 0 0 0 0 0 0 0"}, "damaged"),
+        ({"TransformMatrix": "1 0 0 1"}, "damaged"),
+        ({"ElementSpacing": "nan nan nan"}, "damaged"),
         ({"CompressedData": "True"}, "damaged"),
     ],
 )
@@ -241,3 +243,37 @@ def test_volumes_have_limits(tmp_path: Path, itk: Voxels, write_metaimage: Write
     for limits in (Limits(pixels=1000), Limits(file_bytes=1000), Limits(frames=4)):
         with pytest.raises(ImageError, match="limit"):
             list(read_slices(path, limits))
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "packed.nrrd", "b.nhdr", "packed.nhdr"])
+def test_nrrd(tmp_path: Path, itk: Voxels, chest: NDArray[np.int16], name: str) -> None:
+    image = sitk.GetImageFromArray(itk.T)
+    image.SetSpacing((0.75, 0.5, 2))
+    image.SetOrigin((-180.5, -170.25, -300))
+    sitk.WriteImage(image, str(tmp_path / name), useCompression="packed" in name)
+    _assert_chest(tmp_path / name, chest, "NRRD")
+    assert next(read_slices(tmp_path / name)).origin.position == pytest.approx((-180.5, -170.25, -300))
+    (data,) = [path for path in tmp_path.iterdir() if path.suffix != ".nhdr"]
+    data.write_bytes(data.read_bytes()[:-100])
+    with pytest.raises(ImageError, match="fewer voxels"):
+        list(read_slices(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"), [("../secret.raw", "out of its own"), ("LIST", "several"), ("no.raw", "missing")]
+)
+def test_nrrd_that_cannot_be_trusted(tmp_path: Path, itk: Voxels, file: str, reason: str) -> None:
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "secret.raw").write_bytes(itk.tobytes("F"))
+    header = "NRRD0004\ntype: short\ndimension: 3\nsizes: 64 48 5\nendian: little\nencoding: raw\n"
+    (tmp_path / "volume" / "bad.nhdr").write_text(f"{header}data file: {file}\n")
+    with pytest.raises(ImageError, match=rf"bad\.nhdr: .*{reason}"):
+        list(read_slices(tmp_path / "volume" / "bad.nhdr"))
+
+
+def test_without_simpleitk_a_line_says_how_to_get_it(
+    tmp_path: Path, itk: Voxels, write_metaimage: WriteMetaImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(ImageError, match=r"a\.mha: .*pip install '\.\[volumes\]'"):
+        list(read_slices(write_metaimage(tmp_path / "a.mha", itk)))

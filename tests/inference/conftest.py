@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from groundglass.imaging.phantom import make_phantom
 from groundglass.inference import bundle as bundles
 from groundglass.inference.calibration import Calibration
 from groundglass.inference.engine import INPUT, OUTPUTS, Engine
-from groundglass.inference.input_check import InputCheck
-from groundglass.inference.reference import Embedded, Reference
+from groundglass.inference.input_check_fit import accept_all
 
 SIZE = 64
 
@@ -49,19 +49,9 @@ def tiny_model(gain: float = 4.0) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def with_reference(contents: dict[str, bytes], training: Embedded, held_out: Embedded) -> dict[str, bytes]:
-    """The files of a tiny bundle that knows its training data."""
-    reference = Reference.fit(training, held_out)
-    assert reference is not None
-    arrays = bundles.trust_arrays(
-        {"fp32": InputCheck.open_wide(channels=64).as_arrays()}, {"fp32": reference.as_arrays()}
-    )
-    return {**contents, "trust.npz": bundles.save_arrays(arrays)}
-
-
 def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
     """Fields of ``bundle.json`` and the other files."""
-    preprocessing, model = Preprocessing(size=SIZE), tiny_model()
+    preprocessing, model = Preprocessing(size=SIZE, normalisation="min-max"), tiny_model()
     engine = Engine(model, threads=1)
     cropped = preprocessing.apply(
         make_phantom(np.random.default_rng(0), 0.5, 0.5, size=128).slice.pixels
@@ -70,30 +60,26 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
         "name": "tiny",
         "created": "2026-01-01T00:00:00+00:00",
         "network": {"name": "tiny", "input_size": SIZE},
-        "preprocessing": {"size": SIZE, "crop": True, "margin": 0.06, "normalisation": "two-anchor"},
+        "preprocessing": asdict(preprocessing),
         "positive": "COVID",
-        "threshold": 0.5,
+        "precision": "fp32",
         "calibration": {
-            "fp32": {
-                "temperature": 2.0,
-                "coverage": 0.9,
-                "quantiles": {"COVID": 0.6, "NonCOVID": 0.6},
-                "slices": 10,
-            }
+            "temperature": 2.0,
+            "coverage": 0.9,
+            "quantiles": {"COVID": 0.6, "NonCOVID": 0.6},
+            "slices": 10,
         },
         "onnx": {"opset": 18, "input": INPUT, "outputs": list(OUTPUTS)},
         "training": {},
         "metrics": {},
+        "validation_auc": {"fp32": 0.9},
         "licence": "Apache-2.0",
         "versions": {},
     }
-    gate = InputCheck.open_wide(channels=64)
     contents = {
-        "model.onnx": model,
-        "trust.npz": bundles.save_arrays(bundles.trust_arrays({"fp32": gate.as_arrays()})),
-        "selftest.npz": bundles.save_arrays(
-            bundles.self_test_arrays(cropped, {"fp32": engine.run(preprocessing.normalise(cropped[None]))})
-        ),
+        "classifier.onnx": model,
+        "reference.npz": bundles.save_arrays(accept_all(channels=64).as_arrays()),
+        "selftest.npz": bundles.self_test(engine, preprocessing, cropped),
     }
     return fields, contents
 

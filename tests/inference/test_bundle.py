@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 
 from groundglass.errors import BundleError
 from groundglass.imaging.crop import Preprocessing
-from groundglass.inference.bundle import Bundle, save_arrays, write_bundle
-from groundglass.inference.input_check import InputCheck
-from groundglass.inference.reference import STATISTICS, Embedded
+from groundglass.inference.bundle import DEFAULT, Bundle, save_arrays, write_bundle
+from groundglass.inference.embedding_reference import EmbeddingReference
 
-from .conftest import tiny_model, tiny_parts, with_reference
+from .conftest import tiny_model, tiny_parts
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def rewrite(path: Path, **changes: Any) -> None:
 def test_a_bundle_opens_and_knows_itself(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     assert bundle.precision == "fp32"
-    assert bundle.preprocessing == Preprocessing(size=64)
+    assert bundle.preprocessing == Preprocessing(size=64, normalisation="min-max")
     assert bundle.calibration.temperature == 2.0
     assert bundle.id == f"{bundle.info.id[:12]}-fp32"
     assert bundle.engine().run(np.zeros((3, 64, 64), np.float32)).activation_map.shape == (3, 8, 8)
@@ -55,28 +54,18 @@ def test_a_zip_is_as_good_as_a_folder_and_always_the_same(tiny_bundle: Path, tmp
     assert Bundle.open(tmp_path / "a.zip").id == Bundle.open(tiny_bundle).id
 
 
-def test_the_smallest_model_is_used_unless_another_is_named(tmp_path: Path) -> None:
-    fields, contents = tiny_parts()
-    fields["calibration"]["int8"] = fields["calibration"]["fp32"]
-    contents["model.int8.onnx"] = tiny_model() + b""
-    tests = dict(np.load(io.BytesIO(contents["selftest.npz"])))
-    trust = dict(np.load(io.BytesIO(contents["trust.npz"])))
-    contents["selftest.npz"] = save_arrays({**tests, "logit_int8": tests["logit_fp32"]})
-    contents["trust.npz"] = save_arrays({**trust, **{k.replace("fp32", "int8"): v for k, v in trust.items()}})
-    contents["model.onnx"] = tiny_model() + b"\x12\x04lead"  # producer_name, twice: larger, the same model
-    write_bundle(tmp_path / "two", fields, contents)
-    assert Bundle.open(tmp_path / "two").precision == "int8"
-    assert Bundle.open(tmp_path / "two", "fp32").precision == "fp32"
+def test_default_is_the_name_of_the_installed_bundle() -> None:
+    assert Bundle.open("default").path == Bundle.open().path == DEFAULT
 
 
-@pytest.mark.parametrize("name", ["bundle.json", "model.onnx", "trust.npz", "selftest.npz"])
+@pytest.mark.parametrize("name", ["bundle.json", "classifier.onnx", "reference.npz", "selftest.npz"])
 def test_a_missing_file_is_named(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(BundleError, match=f"{name} is missing"):
         Bundle.open(copy)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "trust.npz", "selftest.npz"])
+@pytest.mark.parametrize("name", ["classifier.onnx", "reference.npz", "selftest.npz"])
 @pytest.mark.parametrize(("change", "words"), [(-7, "truncated"), (5, "larger"), (0, "changed or damaged")])
 def test_damage_is_told(copy: Path, name: str, change: int, words: str) -> None:
     content = (copy / name).read_bytes()
@@ -92,7 +81,7 @@ def test_damage_is_told(copy: Path, name: str, change: int, words: str) -> None:
 
 
 def test_a_changed_field_is_told(copy: Path) -> None:
-    text = (copy / "bundle.json").read_text().replace('"threshold": 0.5', '"threshold": 0.1')
+    text = (copy / "bundle.json").read_text().replace('"coverage": 0.9', '"coverage": 0.1')
     (copy / "bundle.json").write_text(text)
     with pytest.raises(BundleError, match="was changed after it was written"):
         Bundle.open(copy)
@@ -100,9 +89,9 @@ def test_a_changed_field_is_told(copy: Path) -> None:
 
 def test_a_model_put_in_anothers_place_fails_the_self_test(copy: Path) -> None:
     model = tiny_model(gain=-1.0)
-    (copy / "model.onnx").write_bytes(model)
+    (copy / "classifier.onnx").write_bytes(model)
     files = json.loads((copy / "bundle.json").read_text())["files"]
-    files["model.onnx"] = {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}
+    files["classifier.onnx"] = {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}
     rewrite(copy, files=files)
     with pytest.raises(BundleError, match="self-test gives another result"):
         Bundle.open(copy)
@@ -110,29 +99,36 @@ def test_a_model_put_in_anothers_place_fails_the_self_test(copy: Path) -> None:
 
 def test_a_file_that_is_no_model_is_told(copy: Path) -> None:
     files = json.loads((copy / "bundle.json").read_text())["files"]
-    (copy / "model.onnx").write_bytes(b"nonsense")
-    files["model.onnx"] = {"sha256": hashlib.sha256(b"nonsense").hexdigest(), "bytes": 8}
+    (copy / "classifier.onnx").write_bytes(b"nonsense")
+    files["classifier.onnx"] = {"sha256": hashlib.sha256(b"nonsense").hexdigest(), "bytes": 8}
     rewrite(copy, files=files)
     with pytest.raises(BundleError, match="cannot load the model"):
         Bundle.open(copy)
 
 
-@pytest.mark.parametrize("version", [2, 99, 0, -1, "1", None, 1.5])
+@pytest.mark.parametrize("version", [3, 99, 0, -1, "1", None, 1.5, True])
 def test_another_format_is_refused(copy: Path, version: object) -> None:
     rewrite(copy, format=version)
     with pytest.raises(BundleError, match=r"format .* is not known"):
         Bundle.open(copy)
 
 
+def test_the_former_format_says_to_export_again(copy: Path) -> None:
+    rewrite(copy, format=1, threshold=0.5)
+    with pytest.raises(BundleError, match=r"bundle format 1 is no longer read; export the run again"):
+        Bundle.open(copy)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("threshold", 1.5),
-        ("preprocessing", {"size": 10**9, "crop": True, "margin": 0.06, "normalisation": "two-anchor"}),
+        ("threshold", 0.5),
+        ("precision", "int4"),
+        ("preprocessing", {"size": 10**9, "crop": True, "margin": 0.06, "normalisation": "zero-mean"}),
         ("preprocessing", {"size": 64, "crop": True, "margin": 0.06, "normalisation": "unheard-of"}),
-        ("calibration", {"fp32": {"temperature": 0, "coverage": 0.9, "quantiles": {}, "slices": 1}}),
+        ("calibration", {"temperature": 0, "coverage": 0.9, "quantiles": {}, "slices": 1}),
         ("positive", "NonCOVID"),
-        ("files", {"model.onnx": {"sha256": "0", "bytes": 1}}),
+        ("files", {"classifier.onnx": {"sha256": "0", "bytes": 1}}),
         ("surprise", 1),
     ],
 )
@@ -193,32 +189,19 @@ def test_no_flipped_bit_goes_unnoticed_or_crashes(tmp_path: Path, place: float, 
     assert opened.model == Bundle.open(whole).model
 
 
-def _embedded(seed: int) -> Embedded:
-    rng = np.random.default_rng(seed)
-    grey = rng.uniform(1, 100, (40, len(STATISTICS))).astype(np.float32)
-    group = np.array([f"{seed} {number}" for number in range(40)])
-    return Embedded(rng.normal(0, 1, (40, 64)).astype(np.float32), grey, group)
-
-
 def test_a_bundle_may_know_its_training_data_or_not(tiny_bundle: Path, tmp_path: Path) -> None:
     assert Bundle.open(tiny_bundle).reference is None
     fields, contents = tiny_parts()
-    write_bundle(tmp_path / "knows", fields, with_reference(contents, _embedded(0), _embedded(1)))
-    knows = Bundle.open(tmp_path / "knows")
-    assert knows.reference is not None
-    assert len(knows.reference.held_out) == 40
-    # What the gate is given is what it was given before there were references: other versions read it.
-    assert set(knows.trust) == set(Bundle.open(tiny_bundle).trust)
-    InputCheck.from_arrays(knows.trust)
-
-
-def test_damaged_knowledge_of_the_training_data_is_one_line(tmp_path: Path) -> None:
-    fields, contents = tiny_parts()
-    contents = with_reference(contents, _embedded(0), _embedded(1))
-    arrays = dict(np.load(io.BytesIO(contents["trust.npz"])))
-    arrays["reference.fp32.grey_scale"] = np.ones(2, np.float32)
-    contents["trust.npz"] = save_arrays(arrays)
-    write_bundle(tmp_path / "damaged", fields, contents)
-    opened = Bundle.open(tmp_path / "damaged")
-    with pytest.raises(BundleError, match="reference statistics are damaged"):
-        _ = opened.reference
+    rng = np.random.default_rng(0)
+    fitted = EmbeddingReference.fit(rng.normal(size=(40, 64)), rng.normal(size=(30, 64)))
+    assert fitted is not None
+    arrays = {**np.load(io.BytesIO(contents["reference.npz"])), **fitted.as_arrays()}
+    write_bundle(tmp_path / "knows", fields, {**contents, "reference.npz": save_arrays(arrays)})
+    reference = Bundle.open(tmp_path / "knows").reference
+    assert reference is not None
+    embedding = rng.normal(size=(5, 64))
+    np.testing.assert_array_equal(reference.percentile(embedding), fitted.percentile(embedding))
+    arrays["embedding.scale"] = np.ones(2, np.float32)
+    write_bundle(tmp_path / "damaged", fields, {**contents, "reference.npz": save_arrays(arrays)})
+    with pytest.raises(BundleError, match="embedding reference is damaged"):
+        _ = Bundle.open(tmp_path / "damaged").reference

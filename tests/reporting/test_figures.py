@@ -13,18 +13,20 @@ from matplotlib.figure import Figure
 from groundglass.reporting import figures
 
 STEPS = np.array([0.0, 0.25, 1.0])
+LOSSES = {"train_loss": "training", "val_loss": "validation"}
 HISTORY = [{"epoch": 0, "train_loss": 0.7, "val_auc": 0.6}, {"epoch": 1, "train_loss": 0.5, "val_loss": None}]
 
 DRAWN: dict[str, Callable[[], Figure | None]] = {
-    "roc": lambda: figures.roc_figure(STEPS, STEPS, 0.5, (0.25, 0.25)),
-    "precision-recall": lambda: figures.precision_recall_figure(STEPS[::-1], STEPS, 0.5, 0.4, None),
-    "reliability": lambda: figures.reliability_figure([0.1, 0.9], [0.2, 0.7], [3, 5], 0.1),
-    "confusion": lambda: figures.confusion_figure(
-        true_positive=3, false_positive=2, true_negative=0, false_negative=0
+    "roc": lambda: figures.curve_figure((STEPS, STEPS), "AUC 0.500", (0, 1), (0.25, 0.25), ("x", "y")),
+    "precision-recall": lambda: figures.curve_figure(
+        (STEPS[::-1], STEPS), "0.5", (0.4, 0.4), None, ("x", "y")
     ),
+    "reliability": lambda: figures.reliability_figure(
+        [figures.ReliabilityPoint(0.1, 0.2, 3), figures.ReliabilityPoint(0.9, 0.7, 5)], 0.1
+    ),
+    "confusion": lambda: figures.confusion_figure([[3, 0], [2, 0]]),
     "histogram": lambda: figures.histogram_figure(STEPS, np.array([]), 0.5),
-    "loss": lambda: figures.loss_figure(HISTORY, 1),
-    "validation": lambda: figures.validation_figure(HISTORY),
+    "loss": lambda: figures.history_figure(HISTORY, LOSSES, "Loss", 1),
 }
 
 
@@ -62,7 +64,7 @@ def test_inline_figure_takes_its_colours_from_the_page(name: str) -> None:
 
 
 def test_standalone_figure_keeps_its_colours() -> None:
-    text = figures.svg(figures.roc_figure(STEPS, STEPS, 0.5, (0.25, 0.25)))
+    text = figures.svg(figures.curve_figure((STEPS, STEPS), "AUC 0.500", (0, 1), (0.25, 0.25), ("x", "y")))
     assert figures.COVID in text
     assert "var(" not in text
 
@@ -77,13 +79,13 @@ def test_drawing_leaves_nothing_behind() -> None:
 
 
 def test_confusion_matrix_shows_counts_and_shares() -> None:
-    figure = figures.confusion_figure(true_positive=30, false_positive=5, true_negative=15, false_negative=10)
+    figure = figures.confusion_figure([[30, 10], [5, 15]])
     text = figures.svg(figure)
     for shown in (">30<", ">10<", ">5<", ">15<", ">75% right<", ">25% missed<", ">25% false alarm<"):
         assert shown in text
 
 
 def test_history_without_numbers_is_not_drawn() -> None:
-    assert figures.loss_figure([]) is None
-    assert figures.loss_figure([{"epoch": 0, "val_auc": 0.5}]) is None
-    assert figures.validation_figure([{"epoch": 0, "val_auc": float("nan")}]) is None
+    assert figures.history_figure([], LOSSES, "Loss") is None
+    assert figures.history_figure([{"epoch": 0, "val_auc": 0.5}], LOSSES, "Loss") is None
+    assert figures.history_figure([{"epoch": 0, "val_loss": float("nan")}], LOSSES, "Loss") is None

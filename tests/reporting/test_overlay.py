@@ -46,12 +46,12 @@ def test_outlines_are_drawn_on_copies() -> None:
     mask = np.zeros((64, 64), bool)
     mask[10:30, 10:30] = True
     outlined = overlay.outline_mask(picture, mask)
-    assert outlined[10, 20].tolist() == pytest.approx(overlay.FRAME, abs=16)
+    assert outlined[10, 20].tolist() == pytest.approx(overlay.OUTLINE, abs=16)
     assert tuple(outlined[20, 20]) == (100, 100, 100)
     boxed = overlay.outline_box(picture, (-5, 8, 40, 90))
-    assert boxed[30, 0].tolist() == pytest.approx(overlay.FRAME, abs=16)
-    assert boxed[63, 20].tolist() == pytest.approx(overlay.FRAME, abs=16)
-    assert boxed[30, 39].tolist() == pytest.approx(overlay.FRAME, abs=16)
+    assert boxed[30, 0].tolist() == pytest.approx(overlay.OUTLINE, abs=16)
+    assert boxed[63, 20].tolist() == pytest.approx(overlay.OUTLINE, abs=16)
+    assert boxed[30, 39].tolist() == pytest.approx(overlay.OUTLINE, abs=16)
     assert (picture == 100).all()
 
 
@@ -74,10 +74,10 @@ def test_a_slice_is_outlined_to_scale() -> None:
     lungs[80:120, 40:60] = True
     picture = overlay.outlined_slice(np.full((200, 100), 100, np.uint8), lungs, (20, 40, 80, 160), 400)
     assert picture.shape == (400, 200, 3)
-    assert picture[200, 40].tolist() == pytest.approx(overlay.FRAME, abs=16), "the frame's left edge"
-    assert picture[200, 80].tolist() == pytest.approx(overlay.FRAME, abs=90), "the lungs' left edge"
+    assert picture[200, 40].tolist() == pytest.approx(overlay.OUTLINE, abs=16), "the crop's left edge"
+    assert picture[200, 80].tolist() == pytest.approx(overlay.OUTLINE, abs=90), "the lungs' left edge"
     assert tuple(picture[200, 100]) == (100, 100, 100), "nothing within the lungs"
-    assert tuple(picture[20, 100]) == (100, 100, 100), "nothing outside the frame"
+    assert tuple(picture[20, 100]) == (100, 100, 100), "nothing outside the crop"
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1)])

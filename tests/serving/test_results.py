@@ -7,12 +7,10 @@ import pytest
 
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
-from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.imaging.window import LUNG
-from groundglass.inference.prediction import Evidence, Prediction, Status
-from groundglass.serving.problems import Problem
+from groundglass.inference.prediction import Evidence
 from groundglass.serving.results import KeptSlice, Results
-from groundglass.serving.settings import Capacity
+from groundglass.serving.schemas import Problem
+from groundglass.serving.settings import Settings
 
 
 class Clock:
@@ -35,30 +33,9 @@ def kept(evidence: Evidence) -> KeptSlice:
     return KeptSlice.of(evidence)
 
 
-def test_a_kept_slice_shows_what_was_judged(evidence: Evidence) -> None:
-    kept = KeptSlice.of(evidence)
-    prediction = Prediction(Status.OK, "a.png", "bundle")
-    np.testing.assert_array_equal(kept.lung_mask(), evidence.cropped.lungs)
-    np.testing.assert_array_equal(kept.evidence(prediction).cropped.lungs, evidence.cropped.lungs)
-    units = np.linspace(-1024, 3000, 96 * 96, dtype=np.float32).reshape(96, 96)
-    cropped = Preprocessing(size=64).apply(LUNG.apply(units))
-    of_dicom = KeptSlice.of(Evidence(CTSlice(LUNG.apply(units), Origin("a", "DICOM"), units), cropped))
-    assert np.abs(of_dicom.pixels().astype(int) - LUNG.apply(units)).max() <= 1
-    assert of_dicom.size < 3 * 96 * 96 + 64 * 64
-
-
-def test_what_is_not_to_be_kept_is_not(kept: KeptSlice) -> None:
-    results = Results(Capacity())
-    result = results.begin("bundle", keep=False)
-    assert not results.keep_slice(result, 0, kept)
-    assert (len(results), results.size) == (0, 0)
-    with pytest.raises(Problem, match="No result of this id"):
-        results.get(result.id)
-
-
 def test_results_expire(kept: KeptSlice) -> None:
     clock = Clock()
-    results = Results(Capacity(kept_seconds=10), clock)
+    results = Results(Settings(kept_seconds=10), clock)
     result = results.begin("bundle", keep=True)
     results.keep_slice(result, 0, kept)
     clock.now = 9.9
@@ -72,7 +49,7 @@ def test_results_expire(kept: KeptSlice) -> None:
 
 
 def test_the_oldest_makes_room(kept: KeptSlice) -> None:
-    results = Results(Capacity(kept_bytes=3 * kept.size, kept_results=3))
+    results = Results(Settings(kept_bytes=3 * kept.size, kept_results=3))
     first, second = (results.begin("bundle", keep=True) for _ in range(2))
     for number in range(2):
         assert results.keep_slice(first, number, kept)
@@ -88,10 +65,3 @@ def test_the_oldest_makes_room(kept: KeptSlice) -> None:
         results.begin("bundle", keep=True)
     assert len(results) == 3
     assert results.size == 0
-
-
-def test_ids_cannot_be_guessed() -> None:
-    results = Results(Capacity(kept_results=1000))
-    ids = {results.begin("bundle", keep=True).id for _ in range(500)}
-    assert len(ids) == 500
-    assert min(map(len, ids)) >= 22

@@ -1,8 +1,9 @@
-"""A small labelled data set of phantoms, and recipes that train in seconds."""
+"""A small labelled data set of phantoms, recipes that train in seconds, and one run that several tests share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,8 @@ import pytest
 
 from groundglass.imaging.phantom import make_phantom
 from groundglass.training.recipe import Recipe, load_recipe
+from groundglass.training.run import Run
+from groundglass.training.train import Job, train
 
 QUICK = (
     "network.weights=none",
@@ -36,6 +39,12 @@ def write_data_set(folder: Path, count: int, size: int, place: Callable[[int], s
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
 
 
+def job(recipe: Recipe, data: Path, output: Path, **changes: object) -> Job:
+    """A quiet training on one thread."""
+    plain = Job(recipe, data, "official", 0, output, threads=1, accelerator="cpu", progress=False)
+    return replace(plain, cache=output.parent / "cache", **changes)  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen healthy and sixteen diseased phantoms with a train and a val part, as a manifest."""
@@ -54,7 +63,13 @@ def lesion_free(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def quick() -> Recipe:
     """Mask-EfficientNet at 64 pixels from scratch, three epochs, no lesion synthesis."""
-    return load_recipe("phantom-demo", QUICK)
+    return load_recipe("phantom-demo", [*QUICK, "training.selection=val_loss"])
+
+
+@pytest.fixture(scope="session")
+def through(phantoms: Path, quick: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The quick recipe trained to its end; not to be written to."""
+    return train(job(quick, phantoms, tmp_path_factory.mktemp("through") / "run"))

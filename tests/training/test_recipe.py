@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from groundglass.errors import RecipeError
-from groundglass.models.catalogue import entries
-from groundglass.training.recipe import load_recipe, parse_recipe, recipe_names
+from groundglass.models.catalogue import Entry, entries
+from groundglass.training.recipe import load_pretrain_recipe, load_recipe, parse_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -17,7 +17,7 @@ def test_every_recipe_is_valid_and_names_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
-def test_every_network_has_a_recipe(entry) -> None:  # type: ignore[no-untyped-def]
+def test_every_network_has_a_recipe(entry: Entry) -> None:
     assert load_recipe(entry.name).network.name == entry.name
 
 
@@ -41,9 +41,10 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
     [
         ("optimiser.lrr=1", "did you mean optimiser.lr?"),
         ("optimizer.lr=1", "did you mean optimiser?"),
+        ("network.opacity=true", "unknown key network.opacity; known are: name, weights, mask"),
         ("training.epochs=0", "training.epochs=0"),
         ("optimiser.lr=fast", "optimiser.lr='fast'"),
-        ("preprocessing.normalisation=none", "two-anchor"),
+        ("preprocessing.normalisation=two-anchor", "'zero-mean' or 'min-max'"),
         ("name.x=1", "is a value, not a section"),
         ("epochs", "KEY=VALUE"),
         ("training.epochs=[", "not a valid value"),
@@ -56,35 +57,13 @@ def test_a_wrong_override_is_one_clear_line(override: str, message: str) -> None
     assert "\n" not in str(error.value)
 
 
-BOTH = ["network.opacity=true", "synthesis.teaches=both"]
-
-
-def test_opacity_is_taught_by_painted_slices() -> None:
-    recipe = load_recipe("mask-efficientnet", BOTH)
-    assert recipe.network.opacity
-    assert recipe.training.opacity_weight == 1
-    assert not load_recipe("mask-efficientnet").network.opacity
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["synthesis.teaches=opacity"], "add network.opacity=true"),
-        (["network.opacity=true"], "add synthesis.teaches=both"),
-        ([*BOTH, "synthesis.slices_per_epoch=0"], "synthesis.slices_per_epoch above 0"),
-        (["synthesis.teaches=all"], "synthesis.teaches='all'"),
-    ],
-)
-def test_an_output_that_nothing_teaches_is_refused(overrides: list[str], message: str) -> None:
-    with pytest.raises(RecipeError) as error:
-        load_recipe("mask-efficientnet", overrides)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_an_unknown_recipe_gets_a_suggestion() -> None:
+def test_unknown_recipes_get_a_suggestion() -> None:
     with pytest.raises(RecipeError, match="did you mean mask-efficientnet"):
         load_recipe("mask-eficientnet")
+    with pytest.raises(RecipeError, match="no pretraining recipe named 'c2k'; did you mean c2l"):
+        load_pretrain_recipe("c2k")
+    with pytest.raises(RecipeError, match=r"unknown key contrast\.temprature; did you mean"):
+        load_pretrain_recipe("c2l", ["contrast.temprature=0.1"])
 
 
 @pytest.mark.parametrize("content", ["[1, 2", "- a\n- b\n", "name: x\n", "\x00"])

@@ -1,28 +1,158 @@
-"""What an epoch holds: every real slice once, painted pairs, shared among processes without loss."""
+"""What an epoch holds: cropped slices from a cache, every real slice once, painted ones, each augmented."""
 
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from groundglass.data.load import load_dataset
+from groundglass.errors import GroundglassError
 from groundglass.imaging.crop import Preprocessing
-from groundglass.imaging.lesions import Mimic
 from groundglass.imaging.phantom import make_phantom
+from groundglass.imaging.read import read_slice
+from groundglass.training import samples as module
 from groundglass.training.recipe import AugmentationSection, SynthesisSection
 from groundglass.training.samples import (
+    CONTEXT,
     Augmentation,
     Batch,
     CroppedSet,
     EpochBatches,
     SampleKey,
     TrainingSamples,
+    cache_folder,
+    load_cropped,
     with_lungs,
 )
 
+PREPROCESSING = Preprocessing(size=64)
 SYNTHESIS = SynthesisSection(slices_per_epoch=16, painted=0.5)
+OFF = {
+    "translation": 0,
+    "rotation": 0,
+    "mirror": 0,
+    "noise": 0,
+    "smallest_crop": 1,
+    "stretch": 0,
+    "grey": 0,
+    "blur": 0,
+    "jpeg": 0,
+    "erasing": 0,
+}
+
+
+def augmentation(**on: float) -> Augmentation:
+    return Augmentation(AugmentationSection(**{**OFF, **on}), 64)
+
+
+def gradient(side: int = 80) -> np.ndarray:
+    rows, columns = np.mgrid[:side, :side]
+    return ((rows + 2 * columns) * 255 // (3 * side)).astype(np.uint8)
+
+
+# The cache of cropped slices.
+
+
+def test_without_context_it_is_the_cropped_slice(phantoms: Path, tmp_path: Path) -> None:
+    records = load_dataset(phantoms).records[:5]
+    cropped = load_cropped(records, PREPROCESSING, 0.0, tmp_path)
+    for pixels, record in zip(cropped.pixels, records, strict=True):
+        np.testing.assert_array_equal(pixels, PREPROCESSING.apply(read_slice(record.path).pixels).pixels)
+    assert cropped.lungs.any(axis=(1, 2)).all()
+
+
+def test_the_second_time_comes_from_the_cache(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = load_dataset(phantoms).records[:5]
+    first = load_cropped(records, PREPROCESSING, 0.125, tmp_path)
+
+    def unread(*_: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(module, "read_pixels", unread)
+    again = load_cropped(records, Preprocessing(size=64, normalisation="min-max"), 0.125, tmp_path)
+    np.testing.assert_array_equal(first.pixels, again.pixels)
+    np.testing.assert_array_equal(first.lungs, again.lungs)
+    assert first.sha256 == again.sha256
+    with pytest.raises(AssertionError, match="read again"):
+        load_cropped(records, Preprocessing(size=72), 0.125, tmp_path)
+
+
+def test_changed_content_and_a_damaged_cache_are_read_again(phantoms: Path, tmp_path: Path) -> None:
+    records = load_dataset(phantoms).records
+    before = load_cropped(records[:2], PREPROCESSING, 0.0, tmp_path)
+    (stored,) = tmp_path.iterdir()
+    after = load_cropped((records[0], records[2]), PREPROCESSING, 0.0, tmp_path)
+    assert before.sha256 != after.sha256
+    assert (before.pixels[1] != after.pixels[1]).any()
+    stored.write_bytes(stored.read_bytes()[:1000])
+    np.testing.assert_array_equal(
+        load_cropped(records[:2], PREPROCESSING, 0.0, tmp_path).pixels, before.pixels
+    )
+
+
+def test_an_unreadable_slice_is_named(phantoms: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    (tmp_path / "manifest.csv").write_text("path\nbad.png\n")
+    with pytest.raises(GroundglassError, match=r"bad\.png"):
+        load_cropped(load_dataset(tmp_path / "manifest.csv").records, PREPROCESSING, 0.0, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROUNDGLASS_CACHE", "/somewhere")
+    assert cache_folder() == Path("/somewhere")
+
+
+# Augmentation.
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_shape_type_and_determinism(seed: int) -> None:
+    augment = Augmentation(AugmentationSection(), 64)
+    first, again = (augment(gradient(), np.random.default_rng(seed)) for _ in range(2))
+    assert first.shape == (64, 64)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(first, again)
+
+
+def test_switched_off_it_is_the_slice_that_evaluation_sees() -> None:
+    picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (400, 400), np.uint8), (0, 0), 6)
+    context = round(300 * CONTEXT)
+    wider = picture[50 - context : 350 + context, 50 - context : 350 + context]
+    with_context = cv2.resize(wider, (80, 80), interpolation=cv2.INTER_AREA)
+    seen = Preprocessing(size=64, crop=False).apply(picture[50:350, 50:350]).pixels
+    for seed in range(5):
+        training = augmentation()(with_context, np.random.default_rng(seed))
+        assert np.abs(training.astype(int) - seen).mean() < 2
+
+
+@pytest.mark.parametrize("operation", ["noise", "grey", "blur", "jpeg", "erasing", "mirror"])
+def test_each_operation_changes_the_picture(operation: str) -> None:
+    picture = np.random.default_rng(1).integers(0, 256, (80, 80), np.uint8)
+    plain, changed = (
+        each(picture, np.random.default_rng(7)).astype(int)
+        for each in (augmentation(), augmentation(**{operation: 1.0}))
+    )
+    assert np.abs(plain - changed).mean() > 1
+
+
+def test_noise_neither_darkens_nor_brightens() -> None:
+    picture = np.full((80, 80), 128, np.uint8)
+    means = [augmentation(noise=1.0)(picture, np.random.default_rng(seed)).mean() for seed in range(40)]
+    assert np.mean(means) == pytest.approx(128, abs=0.1)
+
+
+# Epochs.
 
 
 def keys(batches: EpochBatches, epoch: int) -> list[SampleKey]:
@@ -45,14 +175,6 @@ def test_epochs_differ_and_repeat_by_seed() -> None:
     assert keys(batches, 0) != keys(EpochBatches(32, 40, SYNTHESIS, 8, seed=2), 0)
 
 
-def test_epochs_alone_hold_no_real_slice_and_are_as_long() -> None:
-    alone = SynthesisSection(slices_per_epoch=16, epochs_alone=2)
-    batches = EpochBatches(32, 40, alone, 8, seed=1)
-    assert all(key.lesion_free for key in keys(batches, 1))
-    assert len(keys(batches, 1)) == len(keys(batches, 2)) == 48
-    assert not all(key.lesion_free for key in keys(batches, 2))
-
-
 def test_processes_share_each_batch_without_loss() -> None:
     whole = EpochBatches(32, 40, SYNTHESIS, 8, seed=3)
     shares = [EpochBatches(32, 40, SYNTHESIS, 8, 3, rank=rank, world_size=2) for rank in range(2)]
@@ -62,6 +184,9 @@ def test_processes_share_each_batch_without_loss() -> None:
         assert not set(first) & set(second)
 
 
+# Samples.
+
+
 @pytest.fixture(scope="module")
 def cropped() -> CroppedSet:
     phantoms = [make_phantom(np.random.default_rng(n), level=0.5, size=80) for n in range(4)]
@@ -69,141 +194,52 @@ def cropped() -> CroppedSet:
     return CroppedSet(pixels, np.stack([phantom.lungs for phantom in phantoms]), ("a", "b", "c", "d"))
 
 
-def test_samples_are_labelled_by_what_was_done_to_them(cropped: CroppedSet) -> None:
-    off = AugmentationSection(
-        translation=0,
-        rotation=0,
-        mirror=0,
-        noise=0,
-        smallest_crop=1,
-        stretch=0,
-        grey=0,
-        blur=0,
-        jpeg=0,
-        erasing=0,
-    )
+def drawn(
+    cropped: CroppedSet, painted: bool, lesion_free: CroppedSet | None = None, **synthesis: object
+) -> Batch:
+    """Twelve lesion-free slices, painted or not, without augmentation."""
     samples = TrainingSamples(
         cropped,
-        np.array([0, 1, 0, 1], np.float32),
-        cropped,
-        Preprocessing(size=64),
-        Augmentation(off, 64),
-        SynthesisSection(severity=(0.7, 0.9)),
+        np.zeros(4, np.float32),
+        lesion_free or cropped,
+        PREPROCESSING,
+        augmentation(),
+        SynthesisSection(severity=(0.7, 0.9), **synthesis),  # type: ignore[arg-type]
     )
-    seed = (0, 0, 0)
-    images, labels, opacity = samples[
-        [
-            SampleKey(1, False, False, seed),
-            SampleKey(0, False, False, seed),
-            SampleKey(2, True, False, seed),
-            SampleKey(2, True, True, seed),
-        ]
-    ]
-    assert labels.tolist() == [1, 0, 0, 1]
-    assert opacity.isnan().all()
-    assert images.shape == (4, 1, 64, 64)
+    return samples[[SampleKey(number % 4, True, painted, (0, 0, number)) for number in range(12)]]
+
+
+def test_real_slices_keep_their_labels(cropped: CroppedSet) -> None:
+    samples = TrainingSamples(
+        cropped, np.array([0, 1, 0, 1], np.float32), None, PREPROCESSING, augmentation(), SynthesisSection()
+    )
+    images, labels = samples[[SampleKey(index, False, False, (0, 0, 0)) for index in (1, 0)]]
+    assert labels.tolist() == [1, 0]
+    assert images.shape == (2, 1, 64, 64)
     assert images.dtype == torch.float32
     assert images.is_contiguous(memory_format=torch.channels_last)
-    assert images[3].mean() > images[2].mean() + 0.05
+    own = PREPROCESSING.normalise(augmentation().centre(cropped.pixels[1]))
+    np.testing.assert_array_equal(images[0, 0].numpy(), own)
+
+
+@pytest.mark.parametrize("ground_glass", [1.0, 0.0])
+def test_painted_slices_are_positive_and_show_it(cropped: CroppedSet, ground_glass: float) -> None:
+    images, labels = drawn(cropped, painted=True, ground_glass=ground_glass)
+    untouched, negative = drawn(cropped, painted=False)
+    assert labels.all()
+    assert not negative.any()
+    assert ((images - untouched).abs().amax(dim=(1, 2, 3)) > 0.5).all()
+
+
+def test_mimics_are_painted_and_stay_negative(cropped: CroppedSet) -> None:
+    images, labels = drawn(cropped, painted=False, mimics=1.0)
+    assert not labels.any()
+    assert (images != drawn(cropped, painted=False)[0]).any()
 
 
 def test_a_painted_slice_without_lungs_stays_negative(cropped: CroppedSet) -> None:
     blind = CroppedSet(cropped.pixels, np.zeros_like(cropped.lungs), cropped.sha256)
-    augmentation = Augmentation(AugmentationSection(), 64)
-    synthesis = SynthesisSection(severity=(0.5, 0.9), mimics=1, ground_glass=0)
-    samples = TrainingSamples(
-        cropped, np.zeros(4, np.float32), blind, Preprocessing(size=64), augmentation, synthesis
-    )
-    assert samples[[SampleKey(0, True, True, (0, 0, 0))]][1].tolist() == [0.0]
-
-
-def test_mimics_are_painted_and_stay_negative(cropped: CroppedSet) -> None:
-    def draw(mimics: float) -> Batch:
-        samples = TrainingSamples(
-            cropped,
-            np.zeros(4, np.float32),
-            cropped,
-            Preprocessing(size=64),
-            Augmentation(AugmentationSection(), 64),
-            SynthesisSection(mimics=mimics),
-        )
-        return samples[[SampleKey(number % 4, True, False, (0, 0, number)) for number in range(24)]]
-
-    images, labels, _ = draw(1.0)
-    assert not labels.any()
-    # What is drawn for augmentation follows what was drawn for paint: without mimics it is another stream.
-    assert (images != draw(0.0)[0]).any()
-
-
-def test_other_kinds_than_ground_glass_are_painted_and_positive(cropped: CroppedSet) -> None:
-    synthesis = SynthesisSection(severity=(0.7, 0.9), ground_glass=0)
-    plain = AugmentationSection(
-        translation=0, rotation=0, mirror=0, noise=0, smallest_crop=1, stretch=0, grey=0, blur=0, jpeg=0
-    )
-    augmentation = Augmentation(plain.model_copy(update={"erasing": 0}), 64)
-    samples = TrainingSamples(
-        cropped, np.zeros(4, np.float32), cropped, Preprocessing(size=64), augmentation, synthesis
-    )
-    images, labels, _ = samples[[SampleKey(number % 4, True, True, (0, 0, number)) for number in range(24)]]
-    assert labels.all()
-    untouched = samples[[SampleKey(number % 4, True, False, (0, 0, number)) for number in range(24)]][0]
-    assert ((images - untouched).mean(dim=(1, 2, 3)) > 0.05).all()
-
-
-def taught(cropped: CroppedSet, keys: list[SampleKey], **synthesis: object) -> Batch:
-    """The batch of these keys; the real slices are all COVID."""
-    samples = TrainingSamples(
-        cropped,
-        np.ones(4, np.float32),
-        cropped,
-        Preprocessing(size=64),
-        Augmentation(AugmentationSection(), 64),
-        SynthesisSection(severity=(0.5, 0.9), **synthesis),
-    )
-    return samples[keys]
-
-
-REAL = SampleKey(0, lesion_free=False, painted=False, seed=(0, 0, 0))
-UNTOUCHED, PAINTED = (SampleKey(0, lesion_free=True, painted=on, seed=(0, 0, 0)) for on in (False, True))
-NAN = float("nan")
-
-
-@pytest.mark.parametrize(
-    ("teaches", "covid", "opacity"),
-    [
-        ("covid", [1, 0, 1], [NAN, NAN, NAN]),
-        ("opacity", [1, NAN, NAN], [NAN, 0, 1]),
-        ("both", [1, 0, 1], [NAN, 0, 1]),
-    ],
-)
-def test_a_recipe_says_which_output_painted_pairs_teach(
-    cropped: CroppedSet, teaches: str, covid: list[float], opacity: list[float]
-) -> None:
-    batch = taught(cropped, [REAL, UNTOUCHED, PAINTED], teaches=teaches)
-    np.testing.assert_array_equal(batch.covid, covid)
-    np.testing.assert_array_equal(batch.opacity, opacity)
-    plain = taught(cropped, [REAL, UNTOUCHED, PAINTED])
-    assert torch.equal(batch.images, plain.images), "what is taught changes nothing of what is drawn"
-
-
-@pytest.mark.parametrize("mimic", Mimic)
-def test_of_mimics_only_a_filled_lobe_is_opacity(
-    cropped: CroppedSet, mimic: Mimic, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("groundglass.training.samples._MIMICS", (mimic,))
-    keys = [SampleKey(number % 4, True, False, (0, 0, number)) for number in range(8)]
-    batch = taught(cropped, keys, teaches="both", mimics=1)
-    expected = {Mimic.LOBAR_CONSOLIDATION: 1.0, Mimic.MASS: NAN}.get(mimic, 0.0)
-    np.testing.assert_array_equal(batch.opacity, [expected] * 8)
-    assert not batch.covid.any()
-
-
-def test_a_mimic_that_cannot_be_seen_is_no_opacity(
-    cropped: CroppedSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("groundglass.training.samples._MIMICS", (Mimic.LOBAR_CONSOLIDATION,))
-    blind = CroppedSet(cropped.pixels, np.zeros_like(cropped.lungs), cropped.sha256)
-    assert taught(blind, [UNTOUCHED], teaches="both", mimics=1).opacity.tolist() == [0]
+    assert not drawn(cropped, True, blind, mimics=1.0, ground_glass=0.0)[1].any()
 
 
 def test_slices_without_lungs_are_left_out(cropped: CroppedSet) -> None:

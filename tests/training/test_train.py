@@ -3,45 +3,42 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tests.training.conftest import QUICK
-from torch import Tensor
 
 from groundglass.data.load import load_dataset
 from groundglass.errors import GroundglassError, RecipeError, RunError
 from groundglass.imaging.read import read_slice
-from groundglass.training.classify import Classifier
+from groundglass.models.catalogue import entries
 from groundglass.training.recipe import Recipe, load_recipe
 from groundglass.training.run import Run
-from groundglass.training.samples import Batch
-from groundglass.training.train import Job, train
+from groundglass.training.train import train, trained
+
+from . import distributed
+from .conftest import QUICK, job
 
 HERE = Path(__file__).parent
 
 
-def job(recipe: Recipe, data: Path, output: Path, **changes: object) -> Job:
-    plain = Job(recipe, data, "official", 0, output, threads=1, accelerator="cpu", progress=False)
-    return replace(plain, cache=output.parent / "cache", **changes)
-
-
 @pytest.mark.slow
-def test_it_learns_phantoms_and_judges_them_as_it_trained(
+def test_it_learns_phantoms_and_predicts_them_as_it_trained(
     phantoms: Path, lesion_free: Path, tmp_path: Path
 ) -> None:
     settings = [
         "training.epochs=5",
         "training.batch_size=8",
         "synthesis.slices_per_epoch=8",
+        "synthesis.mimics=0.5",
         "preprocessing.size=96",
     ]
     recipe = load_recipe("phantom-demo", [*settings, "training.ema_decay=0.7"])
@@ -58,33 +55,22 @@ def test_it_learns_phantoms_and_judges_them_as_it_trained(
     assert predictions.cropped.shape == (8, 96, 96)
     assert predictions.activation_map.shape[0] == 8
     assert run.info["finished"]
+    assert run.info["format"] == 2
     assert run.info["selected_epoch"] == 4
     assert run.info["counts"] == {"train": 24, "val": 8, "lesion_free": 6}
 
 
-@pytest.mark.slow
-def test_one_seed_gives_one_network_and_another_another(
-    phantoms: Path, quick: Recipe, tmp_path: Path
-) -> None:
-    short = quick.model_copy(update={"training": quick.training.model_copy(update={"epochs": 1})})
-    first, again, other = (
-        load_file(train(job(short, phantoms, tmp_path / name, seed=seed)).path / "weights.safetensors")
-        for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    )
-    assert all(np.array_equal(first[key], again[key]) for key in first)
-    assert any(not np.array_equal(first[key], other[key]) for key in first)
-
-
 def command(phantoms: Path, output: Path, *more: str) -> list[str]:
     overrides = [part for setting in (*QUICK, "training.selection=val_loss") for part in ("--set", setting)]
-    common = ["--recipe", "phantom-demo", "--data", str(phantoms), "--threads", "1", "--quiet"]
+    common = ["--recipe", "phantom-demo", "--data", str(phantoms), "--threads", "1", "--quiet", "--no-audit"]
     places = ["--output", str(output), "--cache", str(output.parent / "cache"), "--accelerator", "cpu"]
     return [sys.executable, "-m", "groundglass.cli.main", "train", *common, *places, *overrides, *more]
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_it_ends_with_the_same_weights(phantoms: Path, tmp_path: Path) -> None:
-    subprocess.run(command(phantoms, tmp_path / "through"), check=True, capture_output=True)
+def test_killed_and_resumed_it_ends_with_the_same_weights(
+    phantoms: Path, quick: Recipe, through: Run, tmp_path: Path
+) -> None:
     killed = tmp_path / "killed"
     process = subprocess.Popen(
         command(phantoms, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -98,113 +84,126 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(phantoms: Path, tmp_pa
     assert not json.loads((killed / "run.json").read_text())["finished"]
     with pytest.raises(RunError, match="not finished"):
         _ = Run.open(killed).network
-    subprocess.run(command(phantoms, killed, "--resume"), check=True, capture_output=True)
-    through, resumed = (load_file(tmp_path / name / "weights.safetensors") for name in ("through", "killed"))
-    assert all(np.array_equal(through[key], resumed[key]) for key in through)
-    rows = [Run.open(tmp_path / name).history() for name in ("through", "killed")]
-    assert [[row["epoch"], row["train_loss"], row["val_loss"]] for row in rows[0]] == [
-        [row["epoch"], row["train_loss"], row["val_loss"]] for row in rows[1]
-    ]
-
-
-@pytest.mark.slow
-def test_with_the_second_output_it_resumes_as_exactly(
-    phantoms: Path, lesion_free: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    painted = ("synthesis.slices_per_epoch=8", "synthesis.mimics=0.5", "synthesis.teaches=both")
-    recipe = load_recipe("phantom-demo", [*QUICK, *painted, "network.opacity=true", "training.epochs=2"])
-    through = train(job(recipe, phantoms, tmp_path / "through", lesion_free=lesion_free))
-    step = Classifier.training_step
-
-    def cut(module: Classifier, batch: Batch, number: int) -> Tensor:
-        if (module.current_epoch, number) == (1, 2):
-            raise InterruptedError("the power went")
-        return step(module, batch, number)
-
-    interrupted = job(recipe, phantoms, tmp_path / "cut", lesion_free=lesion_free)
-    monkeypatch.setattr(Classifier, "training_step", cut)
-    with pytest.raises(InterruptedError):
-        train(interrupted)
-    monkeypatch.undo()
-    resumed = train(replace(interrupted, resume=True))
+    resumed = trained(job(quick, phantoms, killed, resume=True))
     one, other = (load_file(run.path / "weights.safetensors") for run in (through, resumed))
-    assert one["head.opacity.weight"].any()
     assert all(np.array_equal(one[key], other[key]) for key in one)
-    assert [row["train_loss"] for row in through.history()] == [
-        row["train_loss"] for row in resumed.history()
+    rows = [run.history() for run in (through, resumed)]
+    assert [[row["epoch"], row["lr"], row["train_loss"], row["val_loss"]] for row in rows[0]] == [
+        [row["epoch"], row["lr"], row["train_loss"], row["val_loss"]] for row in rows[1]
     ]
-    healthy = read_slice(lesion_free / "0.png").pixels
-    assert np.array_equal(through.predict([healthy]).opacity, resumed.predict([healthy]).opacity)
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(phantoms: Path, tmp_path: Path) -> None:
-    for devices in ("1", "2"):
-        script = [
-            sys.executable,
-            str(HERE / "distributed.py"),
-            str(phantoms),
-            str(tmp_path / devices),
-            devices,
-        ]
-        done = subprocess.run(script, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
+def test_two_processes_train_what_one_does(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = [sys.executable, str(HERE / "distributed.py"), str(phantoms), str(tmp_path / "2"), "2"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.setattr("groundglass.training.train.build_network", lambda _: distributed.Small())
+    train(distributed.small_job(phantoms, tmp_path / "1", 1))
     one, two = (load_file(tmp_path / devices / "weights.safetensors") for devices in ("1", "2"))
     assert Run.open(tmp_path / "2").info["processes"] == 2
     for key in one:
         np.testing.assert_allclose(one[key], two[key], atol=1e-5, err_msg=key)
 
 
-def test_a_finished_or_foreign_folder_is_not_overwritten(
-    phantoms: Path, quick: Recipe, tmp_path: Path
+@pytest.mark.slow
+def test_a_finished_run_is_opened_and_no_other_is_mixed_with_it(
+    phantoms: Path, quick: Recipe, through: Run
 ) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(RunError, match="holds no run"):
-        train(job(quick, phantoms, tmp_path / "mine"))
-    short = quick.model_copy(update={"training": quick.training.model_copy(update={"epochs": 1})})
-    train(job(short, phantoms, tmp_path / "run"))
+    before = (through.path / "weights.safetensors").stat().st_mtime_ns
+    assert trained(job(quick, phantoms, through.path)).info == through.info
     with pytest.raises(RunError, match="--resume"):
-        train(job(short, phantoms, tmp_path / "run"))
+        train(job(quick, phantoms, through.path))
     with pytest.raises(RunError, match="seed was 0, is 1"):
-        train(job(short, phantoms, tmp_path / "run", seed=1, resume=True))
+        trained(job(quick, phantoms, through.path, seed=1))
     with pytest.raises(RunError, match="recipe has changed"):
-        train(job(quick, phantoms, tmp_path / "run", resume=True))
-    (tmp_path / "run" / "weights.safetensors").write_bytes(b"junk")
-    with pytest.raises(RunError, match=r"weights\.safetensors: damaged"):
-        _ = Run.open(tmp_path / "run").network
+        train(job(load_recipe("phantom-demo", QUICK), phantoms, through.path, resume=True))
+    assert (through.path / "weights.safetensors").stat().st_mtime_ns == before
 
 
-def test_lesion_synthesis_asks_for_its_slices(phantoms: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="--lesion-free"):
-        train(job(load_recipe("mask-efficientnet"), phantoms, tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_data_set_without_labels_is_refused(lesion_free: Path, quick: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(GroundglassError):
-        train(job(quick, lesion_free, tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_damaged_checkpoint_is_named(phantoms: Path, quick: Recipe, tmp_path: Path) -> None:
-    short = quick.model_copy(update={"training": quick.training.model_copy(update={"epochs": 1})})
-    train(job(short, phantoms, tmp_path / "run"))
-    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+@pytest.mark.slow
+def test_what_is_damaged_is_named(phantoms: Path, quick: Recipe, through: Run, tmp_path: Path) -> None:
+    run = shutil.copytree(through.path, tmp_path / "run")
+    checkpoint = run / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
     with pytest.raises(RunError, match=r"last\.ckpt: damaged"):
-        train(job(short, phantoms, tmp_path / "run", resume=True))
+        train(job(quick, phantoms, run, resume=True))
+    (run / "weights.safetensors").write_bytes(b"junk")
+    with pytest.raises(RunError, match=r"weights\.safetensors: damaged"):
+        _ = Run.open(run).network
+    (run / "run.json").write_text("{")
+    with pytest.raises(RunError, match="damaged run"):
+        Run.open(run)
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_of_an_older_format_is_refused(through: Run, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: mine\nnetwork: {name: resnet-18, mirror: true}\n")
+    info = {key: value for key, value in through.info.items() if key != "format"}
+    (tmp_path / "run.json").write_text(json.dumps(info))
+    with pytest.raises(
+        RunError, match="a run of format 1, this version of groundglass reads 2; train it again"
+    ):
+        Run.open(tmp_path)
+
+
+def test_a_folder_of_anything_else_is_left_alone(phantoms: Path, quick: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(RunError, match="holds no run"):
+        train(job(quick, phantoms, tmp_path))
     with pytest.raises(RunError, match="no run here"):
         Run.open(tmp_path)
 
 
-def test_weights_that_cannot_be_had_leave_nothing_behind(phantoms: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(
-        "phantom-demo", ["network.weights=/nowhere/weights.safetensors", "preprocessing.size=64"]
-    )
-    with pytest.raises(GroundglassError, match="nowhere"):
-        train(job(recipe, phantoms, tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
+def test_what_cannot_be_trained_leaves_nothing_behind(
+    phantoms: Path, lesion_free: Path, tmp_path: Path
+) -> None:
+    nowhere = load_recipe("phantom-demo", [*QUICK, "network.weights=/nowhere/weights.safetensors"])
+    for recipe, data, message in (
+        (load_recipe("mask-efficientnet"), phantoms, "--lesion-free"),
+        (load_recipe("phantom-demo", QUICK), lesion_free, "."),
+        (nowhere, phantoms, "nowhere"),
+    ):
+        with pytest.raises(GroundglassError, match=message) as error:
+            train(job(recipe, data, tmp_path / "run"))
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(RecipeError, match="cannot be shared by 3 processes"):
+        train(job(load_recipe("phantom-demo", QUICK), phantoms, tmp_path / "run", devices=3))
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings end where they would begin to learn."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr("groundglass.training.train.fit", stop)
+
+
+def test_weights_pretrained_with_another_normalisation_are_warned_of(
+    phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, stopped: None
+) -> None:
+    def warnings(name: str, *settings: str) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING), pytest.raises(InterruptedError):
+            train(job(load_recipe("phantom-demo", [*QUICK, *settings]), phantoms, tmp_path / name))
+        return [each.getMessage() for each in caplog.records if each.name.startswith("groundglass")]
+
+    (warning,) = warnings("c2l", "network.weights=c2l")
+    assert "weights c2l were pretrained with normalisation two-anchor" in warning
+    assert "has zero-mean" in warning
+    assert "\n" not in warning
+    assert warnings("none", "network.weights=none") == []
+
+
+def test_every_recipe_normalises_as_the_code_and_pretraining_do() -> None:
+    from groundglass.imaging.crop import Preprocessing
+    from groundglass.training.recipe import load_pretrain_recipe, recipe_names
+
+    recipes = [load_recipe(name) for name in (*recipe_names(), *(entry.name for entry in entries()))]
+    used = {recipe.preprocessing.normalisation for recipe in (*recipes, load_pretrain_recipe("c2l"))}
+    assert used == {Preprocessing().normalisation} == {"zero-mean"}

@@ -1,4 +1,4 @@
-"""Audit of a data set before anybody trains on it: copies, leakage, label conflicts, shortcuts."""
+"""What makes a network's figures better than the network: copies, leakage, label conflicts and shortcuts."""
 
 from __future__ import annotations
 
@@ -6,35 +6,47 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from groundglass.audit.duplicates import Pair, Trace, find_pairs, groups_of, in_threads, take_trace
-from groundglass.audit.leakage import Crossing, leakage_warnings, patients_across, sources_across, with_parts
 from groundglass.audit.shortcuts import (
+    ReportedFigures,
     ShortcutBaselines,
     ShortcutFeatures,
-    StatedFigures,
     measure_shortcuts,
     shortcut_features,
 )
+from groundglass.data.describe import label_name
 from groundglass.data.manifest import PARTS, Manifest, Record, read_record
-from groundglass.data.splits import Split
+from groundglass.data.splits import LARGEST_PUBLICATION, Split
 from groundglass.errors import DataError, ImageError
-from groundglass.evaluation.result import versions
-from groundglass.files import counted, printable
+from groundglass.files import counted, name_some, printable
 
 Progress = Callable[[str, int, int | None], None]
-"""Told of a stage (``reading``, ``comparing``, ``fitting``), of steps more that are done, and of how many."""
+"""Called with a stage (``reading``, ``comparing``, ``fitting``), steps just done, and all steps if known."""
 
 CONDITIONS = ("leakage", "duplicates", "conflicts", "lookalikes", "sources", "shortcuts", "unreadable")
-"""What a caller can ask to be told of, see `found`."""
+"""What `found` looks for."""
 
 SHORTCUT_AUC = 0.7
 """AUC from which ``shortcuts`` holds unless another is named."""
 
-_ABOUT_PARTS = frozenset({"leakage", "lookalikes", "sources"})
+
+@dataclass(frozen=True)
+class Crossing:
+    """A patient or a source with slices in several parts.
+
+    Attributes:
+        name: of the patient or source.
+        parts: slices per part.
+        collection: whether this is a source of so many slices that it is a collection of many hospitals and
+            not one publication (`splits.LARGEST_PUBLICATION`).
+    """
+
+    name: str
+    parts: dict[str, int]
+    collection: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,13 +58,13 @@ class Audit:
         root: folder or file it was read from.
         split: specification of the audited split, or None for the data set's own parts.
         records: its slices, those that cannot be read included.
-        pairs: slices that show the same, in the order in which they concern a reader (`by_concern`).
+        pairs: slices that show the same: opposite labels first, then across parts, across patients, the rest.
         patients: in several parts.
         sources: in several parts.
-        shortcuts: how well the label is told without a lung; None where not asked for.
+        shortcuts: how well the label is predicted without a lung; None where not measured.
         network: a network's figures to compare them with.
         unreadable: one line for each slice that cannot be read; it is left out of all but the counts.
-        compared: pairs of slices that were registered or tried to.
+        compared: pairs of slices that were compared.
         seconds: how long it took.
     """
 
@@ -64,7 +76,7 @@ class Audit:
     patients: tuple[Crossing, ...]
     sources: tuple[Crossing, ...]
     shortcuts: ShortcutBaselines | None
-    network: StatedFigures | None
+    network: ReportedFigures | None
     unreadable: tuple[str, ...]
     compared: int
     seconds: float
@@ -80,13 +92,18 @@ class Audit:
         return tuple(pair for pair in self.pairs if pair.kind == "lookalike")
 
     @property
+    def leaks(self) -> tuple[Pair, ...]:
+        """Copies in different parts."""
+        return tuple(pair for pair in self.copies if pair.across_parts)
+
+    @property
     def conflicts(self) -> tuple[Pair, ...]:
         """Copies with opposite labels."""
         return tuple(pair for pair in self.copies if pair.across_labels)
 
     @property
     def counted_twice(self) -> tuple[Pair, ...]:
-        """Copies of which each side is said to be of another patient."""
+        """Copies that are said to be of two patients."""
         return tuple(
             pair
             for pair in self.copies
@@ -95,49 +112,69 @@ class Audit:
 
     @property
     def publications(self) -> tuple[Crossing, ...]:
-        """Sources in several parts that are no collections."""
+        """Sources in several parts that are not collections."""
         return tuple(crossing for crossing in self.sources if not crossing.collection)
 
     @property
     def parts(self) -> dict[str, dict[str, int]]:
-        """Slices per label of each part."""
+        """Slices per label of each part that has slices."""
         counts = Counter((record.split, label_name(record)) for record in self.records)
-        rows: dict[str, dict[str, int]] = {}
-        for part in PARTS:
-            row = {label: counts[part, label] for label in sorted({label for _, label in counts})}
-            if any(row.values()):
-                rows[part] = row
-        return rows
-
-    def warnings(self) -> tuple[str, ...]:
-        """One sentence on each thing found that makes figures better than they are."""
-        told = list(leakage_warnings(self.pairs, self.patients, self.sources))
-        inside = [pair for pair in self.conflicts if not pair.across_parts]
-        if inside:
-            told.append(
-                f"{counted(len(inside), 'pair')} of slices with opposite labels, not in different parts, "
-                "show the same slice."
-            )
-        doubled = self.counted_twice
-        if doubled:
-            told.append(
-                f"{counted(len(doubled), 'pair')} of slices of different patients show the same slice: "
-                "splits by patient do not keep them together."
-            )
-        strongest = self.shortcuts.strongest if self.shortcuts else None
-        if strongest is not None and strongest.cross_validated.auc.value >= SHORTCUT_AUC:
-            told.append(
-                f"The label is told with an AUC of {strongest.cross_validated.auc.value:.3f} from "
-                f"{strongest.title}: a network that tells it no better may have learnt nothing else."
-            )
-        if self.unreadable:
-            told.append(f"{counted(len(self.unreadable), 'slice')} left out, as they cannot be read.")
-        return tuple(told)
+        labels = sorted({label for _, label in counts})
+        present = [part for part in PARTS if any(counts[part, label] for label in labels)]
+        return {part: {label: counts[part, label] for label in labels} for part in present}
 
     def file(self, record: Record) -> str:
         """A record's path below the data set's folder, as text that can always be written as UTF-8."""
         path = record.path
         return printable(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
+    def warnings(self) -> tuple[str, ...]:
+        """One sentence on each thing found that makes figures better than they are, the worst first."""
+        warnings = [*self._leakage_warnings()]
+        inside = [pair for pair in self.conflicts if not pair.across_parts]
+        if inside:
+            warnings.append(
+                f"{counted(len(inside), 'pair')} of slices with opposite labels, not in different parts, "
+                "show the same slice."
+            )
+        if self.counted_twice:
+            warnings.append(
+                f"{counted(len(self.counted_twice), 'pair')} of slices of different patients show the same "
+                "slice: splits by patient do not keep them together."
+            )
+        strongest = self.shortcuts.strongest if self.shortcuts else None
+        if strongest is not None and strongest.cross_validated.auc.value >= SHORTCUT_AUC:
+            warnings.append(
+                f"The label is predicted with an AUC of {strongest.cross_validated.auc.value:.3f} from "
+                f"{strongest.title}: a network that is no better may have learnt nothing else."
+            )
+        if self.unreadable:
+            warnings.append(f"{counted(len(self.unreadable), 'slice')} left out: cannot be read.")
+        return tuple(warnings)
+
+    def _leakage_warnings(self) -> Iterable[str]:
+        if leaks := self.leaks:
+            conflicts = sum(pair.across_labels for pair in leaks)
+            opposite = f", {conflicts} of them with opposite labels" if conflicts else ""
+            yield (
+                f"{counted(len(leaks), 'pair')} of slices in different parts show the same slice{opposite} "
+                f"({sum(map(len, groups_of(leaks)))} slices): {_name_pairs(leaks)}."
+            )
+        if self.patients:
+            names = name_some([crossing.name for crossing in self.patients])
+            yield f"{counted(len(self.patients), 'patient')} in several parts: {names}."
+        lookalikes = [pair for pair in self.lookalikes if pair.across_parts]
+        if lookalikes:
+            yield (
+                f"{counted(len(lookalikes), 'pair')} of slices in different parts look like neighbouring "
+                f"slices of one patient, though they are not said to be: {_name_pairs(lookalikes)}."
+            )
+        if self.publications:
+            names = name_some([crossing.name for crossing in self.publications])
+            yield (
+                f"{counted(len(self.publications), 'publication')} in several parts: {names}. "
+                "Slices of one publication share window, scanner and layout."
+            )
 
 
 def audit(
@@ -145,67 +182,59 @@ def audit(
     split: Split | None = None,
     *,
     shortcuts: bool = True,
-    network: StatedFigures | None = None,
+    quick: bool = False,
+    network: ReportedFigures | None = None,
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Audit:
-    """Audit a data set. Every file is read once; of each slice three kilobytes are kept.
+    """Audit a data set. Every file is read once; of each slice a few kilobytes are kept.
 
     Args:
         manifest: the data set.
         split: whose parts are meant; the data set's own unless given.
         shortcuts: measure the shortcut baselines as well.
+        quick: look for copies of whole slices only, not for crops, in about 4 ms per slice.
         network: a network's figures to compare them with.
         seed: of the baselines' folds, trees and resamples.
-        threads: to read and compare in; as many as there are cores unless given.
-        progress: told how far it is.
+        threads: CPU threads; one per core unless given.
+        progress: see `Progress`.
 
     Raises:
         DataError: none of the slices can be read.
     """
     start = time.monotonic()
-    tell = progress or (lambda stage, steps, total: None)
-    manifest = with_parts(manifest, split)
-    traces, features, unreadable = _read(manifest, threads, tell)
+    advance = progress or (lambda stage, steps, total: None)
     compared = 0
 
     def count(steps: int) -> None:
         nonlocal compared
         compared += steps
-        tell("comparing", steps, None)
+        advance("comparing", steps, None)
 
+    if split is not None:
+        parts = {index: part for part, indices in split.parts.items() for index in indices}
+        records = enumerate(manifest.records)
+        placed = (replace(record, split=parts[index]) for index, record in records if index in parts)
+        manifest = replace(manifest, records=tuple(placed))
+    traces, features, unreadable = _read(manifest, shortcuts, not quick, threads, advance)
     pairs = find_pairs(traces, threads=threads, progress=count)
-    baselines = None
-    if shortcuts:
-        readable = [trace.record for trace in traces]
-        baselines = measure_shortcuts(readable, features, seed, lambda steps: tell("fitting", steps, 4))
+    readable = [trace.record for trace in traces]
     return Audit(
         name=manifest.name,
         root=manifest.root,
         split=None if split is None else split.name,
         records=manifest.records,
-        pairs=tuple(by_concern(pairs)),
+        pairs=tuple(sorted(pairs, key=_concern)),
         patients=patients_across(manifest.records),
         sources=sources_across(manifest.records),
-        shortcuts=baselines,
+        shortcuts=measure_shortcuts(readable, features, seed, lambda steps: advance("fitting", steps, 4))
+        if shortcuts
+        else None,
         network=network,
         unreadable=tuple(unreadable),
         compared=compared,
         seconds=time.monotonic() - start,
-    )
-
-
-def by_concern(pairs: Iterable[Pair]) -> list[Pair]:
-    """Pairs with opposite labels first, then those across parts, across patients, and the rest."""
-    return sorted(
-        pairs,
-        key=lambda pair: (
-            pair.kind == "lookalike",
-            not pair.across_labels,
-            not pair.across_parts,
-            not pair.across_patients,
-        ),
     )
 
 
@@ -217,7 +246,7 @@ def found(audited: Audit, conditions: Sequence[str]) -> list[str]:
     - ``conflicts``: copies with opposite labels.
     - ``lookalikes``: slices in different parts that are probably of one patient.
     - ``sources``: publications in several parts.
-    - ``shortcuts`` or ``shortcuts:AUC``: a baseline's cross-validated AUC of 0.7 or AUC and more.
+    - ``shortcuts`` or ``shortcuts:AUC``: a baseline's cross-validated AUC of at least 0.7 or AUC.
     - ``unreadable``: slices that cannot be read.
 
     Args:
@@ -227,148 +256,109 @@ def found(audited: Audit, conditions: Sequence[str]) -> list[str]:
     Raises:
         DataError: shortcuts could not be measured.
     """
+    counts = {
+        "leakage": len(audited.leaks) + len(audited.patients),
+        "duplicates": len(audited.copies),
+        "conflicts": len(audited.conflicts),
+        "lookalikes": sum(pair.across_parts for pair in audited.lookalikes),
+        "sources": len(audited.publications),
+        "unreadable": len(audited.unreadable),
+    }
     held = []
     for condition in conditions:
         name, limit = _parse_condition(condition)
-        if name == "shortcuts":
-            held += _strong_shortcuts(audited, limit)
+        if name != "shortcuts":
+            held += [f"{name}: {counts[name]}"] if counts[name] else []
             continue
-        counts = {
-            "leakage": len([pair for pair in audited.copies if pair.across_parts]) + len(audited.patients),
-            "duplicates": len(audited.copies),
-            "conflicts": len(audited.conflicts),
-            "lookalikes": len([pair for pair in audited.lookalikes if pair.across_parts]),
-            "sources": len(audited.publications),
-            "unreadable": len(audited.unreadable),
-        }
-        if counts[name]:
-            held.append(f"{name}: {counts[name]}")
+        if audited.shortcuts is None or audited.shortcuts.reason:
+            reason = audited.shortcuts.reason if audited.shortcuts else "they were not measured"
+            raise DataError(f"{audited.root}: shortcuts cannot be checked: {reason}")
+        aucs = ((one.title, one.cross_validated.auc.value) for one in audited.shortcuts.baselines)
+        held += [f"shortcuts: {title} has an AUC of {auc:.3f}" for title, auc in aucs if auc >= limit]
     return held
 
 
 def check_conditions(
     conditions: Sequence[str], manifest: Manifest, split: Split | None, *, shortcuts: bool = True
 ) -> None:
-    """Refuse conditions that do not exist or that this audit cannot judge, before the work is done.
+    """Reject conditions that do not exist or that this audit cannot check, before the work is done.
 
     Raises:
         DataError: naming the condition.
     """
+    parts = split is not None or any(record.split for record in manifest)
     for condition in conditions:
         name, _ = _parse_condition(condition)
-        if name in _ABOUT_PARTS and split is None and not any(record.split for record in manifest):
+        if name in {"leakage", "lookalikes", "sources"} and not parts:
             raise DataError(
-                f"{manifest.root}: {name} cannot be judged: no slice is in a part; name a split to audit"
+                f"{manifest.root}: {name} cannot be checked: no slice is in a part; name a split to audit"
             )
         if name == "shortcuts" and not shortcuts:
-            raise DataError("shortcuts cannot be judged when they are not to be measured")
+            raise DataError("shortcuts cannot be checked together with --no-shortcuts")
 
 
 def _parse_condition(text: str) -> tuple[str, float]:
     """A condition's name and the AUC from which shortcuts count."""
-    match = re.fullmatch(r"([a-z]+)(?::(0?\.\d+|[01]))?", text)
-    if (
-        match is None
-        or match.group(1) not in CONDITIONS
-        or (match.group(2) and match.group(1) != "shortcuts")
-    ):
+    match = re.fullmatch(r"(shortcuts)(?::(0?\.\d+|[01]))?|([a-z]+)", text)
+    name = match and (match[1] or match[3])
+    if match is None or name not in CONDITIONS:
         raise DataError(f"condition {text!r} is not one of {', '.join(CONDITIONS)} or shortcuts:AUC")
-    return match.group(1), float(match.group(2) or SHORTCUT_AUC)
-
-
-def document(audited: Audit) -> dict[str, Any]:
-    """Everything that was found, as plain JSON values."""
-    groups = groups_of(audited.copies)
-    return {
-        "format": 1,
-        "data": {
-            "name": printable(audited.name),
-            "root": printable(audited.root),
-            "split": audited.split,
-            "slices": len(audited.records),
-            "parts": audited.parts,
-            "unreadable": list(audited.unreadable),
-        },
-        "warnings": list(audited.warnings()),
-        "summary": {
-            "copies": len(audited.copies),
-            "copies_across_parts": sum(pair.across_parts for pair in audited.copies),
-            "slices_with_copies": sum(map(len, groups)),
-            "groups_of_copies": len(groups),
-            "label_conflicts": len(audited.conflicts),
-            "copies_of_different_patients": len(audited.counted_twice),
-            "lookalikes": len(audited.lookalikes),
-            "patients_in_several_parts": len(audited.patients),
-            "publications_in_several_parts": len(audited.publications),
-            "pairs_compared": audited.compared,
-        },
-        "pairs": [_pair_document(audited, pair) for pair in audited.pairs],
-        "patients_in_several_parts": [asdict(crossing) for crossing in audited.patients],
-        "sources_in_several_parts": [asdict(crossing) for crossing in audited.sources],
-        "shortcuts": None if audited.shortcuts is None else asdict(audited.shortcuts),
-        "network": None if audited.network is None else asdict(audited.network),
-        "seconds": round(audited.seconds, 1),
-        "versions": versions(),
-    }
-
-
-def label_name(record: Record) -> str:
-    """A record's label, or ``unlabelled``."""
-    return record.label.value if record.label else "unlabelled"
+    return str(name), float(match[2] or SHORTCUT_AUC)
 
 
 def _read(
-    manifest: Manifest, threads: int | None, tell: Progress
+    manifest: Manifest, shortcuts: bool, patches: bool, threads: int | None, advance: Progress
 ) -> tuple[list[Trace], list[ShortcutFeatures], list[str]]:
-    def examine(record: Record) -> tuple[Trace, ShortcutFeatures] | ImageError:
+    def examine(record: Record) -> tuple[Trace, ShortcutFeatures | None] | ImageError:
         try:
             image = read_record(record)
-            return take_trace(record, image), shortcut_features(record, image)
+            trace = take_trace(record, image, patches)
+            return trace, shortcut_features(record, image) if shortcuts else None
         except ImageError as error:
             return error
 
     traces, features, unreadable = [], [], []
-    for result in in_threads(examine, manifest.records, threads):
-        tell("reading", 1, len(manifest))
+    progress = lambda steps: advance("reading", steps, len(manifest))  # noqa: E731
+    for result in in_threads(examine, manifest.records, threads, progress):
         if isinstance(result, ImageError):
             unreadable.append(printable(str(result)))
             continue
         traces.append(result[0])
-        features.append(result[1])
+        features += [result[1]] if result[1] else []
     if not traces:
         raise DataError(f"{manifest.root}: none of its {len(manifest)} slices can be read: {unreadable[:1]}")
     return traces, features, unreadable
 
 
-def _strong_shortcuts(audited: Audit, limit: float) -> list[str]:
-    if audited.shortcuts is None or audited.shortcuts.reason:
-        reason = audited.shortcuts.reason if audited.shortcuts else "they were not measured"
-        raise DataError(f"{audited.root}: shortcuts cannot be judged: {reason}")
-    strong = [b for b in audited.shortcuts.baselines if b.cross_validated.auc.value >= limit]
-    return [f"shortcuts: {b.title} has an AUC of {b.cross_validated.auc.value:.3f}" for b in strong]
+def _concern(pair: Pair) -> tuple[bool, ...]:
+    lookalike = pair.kind == "lookalike"
+    return lookalike, not pair.across_labels, not pair.across_parts, not pair.across_patients
 
 
-def _pair_document(audited: Audit, pair: Pair) -> dict[str, Any]:
-    registered = pair.registration
+def patients_across(records: Iterable[Record]) -> tuple[Crossing, ...]:
+    """Known patients with slices in several parts, by name."""
+    return _crossings((record.patient_id, record.split) for record in records if record.patient_known)
 
-    def side(record: Record) -> dict[str, Any]:
-        return {
-            "file": audited.file(record),
-            "label": record.label.value if record.label else None,
-            "part": record.split,
-            "patient": printable(record.patient_id) if record.patient_known else None,
-            "source": printable(record.source),
-        }
 
-    return {
-        "kind": pair.kind,
-        "correlation": round(pair.correlation, 4),
-        "first": side(pair.first),
-        "second": side(pair.second),
-        "across_parts": pair.across_parts,
-        "across_labels": pair.across_labels,
-        "across_patients": pair.across_patients,
-        "mirrored": pair.mirrored,
-        "affine": None if registered is None else [[round(x, 4) for x in row] for row in registered.affine],
-        "overlap": None if registered is None else [round(share, 3) for share in registered.overlap],
-    }
+def sources_across(records: Sequence[Record]) -> tuple[Crossing, ...]:
+    """Sources with slices in several parts, by name."""
+    sizes = Counter(printable(record.source) for record in records)
+    crossings = _crossings((record.source, record.split) for record in records)
+    most = LARGEST_PUBLICATION * len(records)
+    return tuple(replace(crossing, collection=sizes[crossing.name] > most) for crossing in crossings)
+
+
+def _crossings(places: Iterable[tuple[str, str | None]]) -> tuple[Crossing, ...]:
+    counts: dict[str, Counter[str]] = {}
+    for name, part in places:
+        if part is not None:
+            counts.setdefault(printable(name), Counter())[part] += 1
+    return tuple(
+        Crossing(name, {part: parts[part] for part in PARTS if parts[part]})
+        for name, parts in sorted(counts.items())
+        if len(parts) > 1
+    )
+
+
+def _name_pairs(pairs: Sequence[Pair]) -> str:
+    return name_some([f"{printable(p.first.path.name)} and {printable(p.second.path.name)}" for p in pairs])

@@ -1,332 +1,48 @@
-"""Build the page of an audit: figures in large print, pairs of slices side by side, shortcuts and tables.
-
-An audit as tables for the terminal.
-
-An audit as Markdown without pictures: for a results folder, or the summary of a CI job.
-
-The page of an audit: what is wrong with a data set, with the slices side by side.
-"""
+"""An audit as JSON, as tables for the terminal, as Markdown, and as a page with the slices side by side."""
 
 from __future__ import annotations
 
 import base64
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
-from groundglass.audit.audit import SHORTCUT_AUC, Audit, document, label_name
+from groundglass.audit.audit import SHORTCUT_AUC, Audit, Crossing
 from groundglass.audit.duplicates import COPY_CORRELATION, LOOKALIKE_CORRELATION, Pair, groups_of
-from groundglass.audit.leakage import Crossing, file_name
-from groundglass.audit.shortcuts import Baseline, Figure, Judgement
+from groundglass.audit.shortcuts import Figure, Performance
+from groundglass.data.describe import label_name
 from groundglass.data.manifest import PARTS, Label, Record, read_pixels
 from groundglass.errors import ImageError
-from groundglass.evaluation.result import versions
+from groundglass.evaluation.metrics import versions
 from groundglass.files import counted, printable, write_json, write_text
 from groundglass.imaging.slice import Grey
 from groundglass.reporting.html import DATA_NOTICE, NOTICE, GalleryItem, GalleryPicture, environment
 from groundglass.reporting.overlay import fit
 
-PAIRS_SHOWN = 40
-_CROSSINGS_SHOWN = 15
+_PAIRS_SHOWN = 40  # of each kind on the page, and in all on the terminal; the other outputs have them all
+_SIDE = 300
 
 
-def audit_tables(audited: Audit) -> Iterator[Table]:
-    """Tables of pairs, patients and sources in several parts, file_formats, shortcuts; empty ones left out."""
-    if audited.pairs:
-        yield _pairs(audited)
-    if audited.patients:
-        yield _crossings("Patients in several parts", audited.patients)
-    if audited.sources:
-        yield _crossings("Sources in several parts", audited.sources)
-    if audited.shortcuts is not None:
-        yield _containers(audited.shortcuts.file_formats)
-        yield _shortcuts(audited)
-    if audited.unreadable:
-        table = Table(title=f"{len(audited.unreadable)} slices cannot be read", show_header=False)
-        for line in audited.unreadable[:PAIRS_SHOWN]:
-            table.add_row(escape(line))
-        yield table
+@dataclass(frozen=True)
+class Section:
+    """A table of the report: heading, words with it, names of the columns, rows of plain text."""
 
-
-def _table(title: str, caption: str = "") -> Table:
-    return Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
-
-
-def _pairs(audited: Audit) -> Table:
-    shown = audited.pairs[:PAIRS_SHOWN]
-    rest = len(audited.pairs) - len(shown)
-    caption = "Correlation of fine structure once one slice is registered to the other. "
-    caption += f"{rest} pairs more: see --json or --output." if rest else ""
-    table = _table(f"{escape(printable(audited.name))}: slices that show the same", caption.strip())
-    table.show_lines = True
-    table.add_column("")
-    table.add_column("slices", overflow="fold")
-    table.add_column("", style="bold")
-    for pair in shown:
-        sides = [
-            f"[dim]{label_name(record)}, {record.split or 'no part'}:[/] " + escape(file_name(record))
-            for record in (pair.first, pair.second)
-        ]
-        what = f"{kind_in_words(pair)}\n{pair.correlation:.3f}"
-        table.add_row(what, "\n".join(sides), "\n".join(concerns(pair)))
-    return table
-
-
-def kind_in_words(pair: Pair) -> str:
-    """``same file``, ``same pixels``, ``copy`` or ``lookalike``, and whether mirrored."""
-    words = {"file": "same file", "pixels": "same pixels"}.get(pair.kind, pair.kind)
-    return f"{words}, mirrored" if pair.mirrored else words
-
-
-def concerns(pair: Pair) -> list[str]:
-    """What is wrong with a pair: ``opposite labels``, ``leakage``, ``other patient``."""
-    known = pair.first.patient_known and pair.second.patient_known
-    return [
-        words
-        for words, holds in (
-            ("opposite labels", pair.across_labels),
-            ("leakage", pair.across_parts),
-            ("other patient", pair.across_patients and known),
-        )
-        if holds
-    ]
-
-
-def _crossings(title: str, crossings: Sequence[Crossing]) -> Table:
-    shown = sorted(crossings, key=lambda crossing: (crossing.collection, crossing.name))[:_CROSSINGS_SHOWN]
-    rest = len(crossings) - len(shown)
-    table = _table(title, f"{rest} more: see --json or --output." if rest else "")
-    table.add_column("")
-    for part in PARTS:
-        table.add_column(part, justify="right")
-    for crossing in shown:
-        name = f"{crossing.name} (a collection)" if crossing.collection else crossing.name
-        table.add_row(escape(name), *(str(crossing.parts.get(part, 0)) for part in PARTS))
-    return table
-
-
-def _containers(file_formats: dict[str, dict[str, int]]) -> Table:
-    table = _table("FileFormat, pixel mode, suffix")
-    table.add_column("")
-    for label in Label:
-        table.add_column(label.value, justify="right")
-    for name, counts in file_formats.items():
-        table.add_row(escape(name), *(str(counts[label.value]) for label in Label))
-    return table
-
-
-def _shortcuts(audited: Audit) -> Table:
-    measured, network = audited.shortcuts, audited.network
-    if measured is None or measured.reason:
-        return _table("Shortcuts: not measured", measured.reason if measured and measured.reason else "")
-    caption = (
-        f"95 % intervals over patients. Cross-validated over {measured.folds} folds of patients; tested: "
-        "fitted on the train part, judged on the test part."
-    )
-    if network is not None:
-        caption += f" {network.name}: {network.part} part, {network.slices} slices, {network.bounds}."
-    table = _table("How well the label is told without a lung", caption)
-    table.add_column("seen", overflow="fold")
-    for name in ("AUC, cross-\nvalidated", "accuracy", "AUC,\ntested", "accuracy"):
-        table.add_column(name, justify="right")
-    for baseline in measured.baselines:
-        table.add_row(baseline.title, *_judged(baseline.cross_validated), *_judged(baseline.tested))
-    if network is not None:
-        figures = [_figure(network.auc), _figure(network.accuracy)]
-        table.add_row(f"[bold]{escape(network.name)}[/]", "", "", *figures)
-    return table
-
-
-def _judged(judgement: Judgement | None) -> tuple[str, str]:
-    if judgement is None:
-        return "–", "–"
-    return _figure(judgement.auc), _figure(judgement.accuracy)
-
-
-def _figure(figure: Figure) -> str:
-    """``0.902`` and, below it, ``0.852–0.940``."""
-    if figure.low is None or figure.high is None:
-        return f"{figure.value:.3f}"
-    return f"{figure.value:.3f}\n{figure.low:.3f}–{figure.high:.3f}"
-
-
-PAIRS_SHOWN_AUDIT_MARKDOWN = 200
-
-BEGIN, END = "<!-- audit:begin -->", "<!-- audit:end -->"
-"""Where in a Markdown file the tables stand."""
-
-
-def audit_markdown(audited: Audit, command: str, level: int = 1) -> str:
-    """Warnings, pairs, patients and sources in several parts, file_formats and shortcuts.
-
-    Args:
-        audited: what was found.
-        command: reproduces the audit.
-        level: of the title among the headings of the document it is to stand in, 1 to 5.
-    """
-    counts = ", ".join(f"{part} {sum(labels.values())}" for part, labels in audited.parts.items())
-    lines = [
-        f"{'#' * level} Audit of {_text(printable(audited.name))}",
-        "",
-        f"{len(audited.records)} slices ({counts or 'in no parts'}); {audited.compared:,} pairs that "
-        f"perceptual hashes proposed were compared. Made by {_code(command)}.",
-        "",
-        *(f"- {_text(warning)}" for warning in audited.warnings()),
-    ]
-    for title, section in (
-        ("Slices that show the same", _pairs_audit_markdown(audited)),
-        ("Patients in several parts", _crossings_audit_markdown(audited.patients)),
-        ("Sources in several parts", _crossings_audit_markdown(audited.sources)),
-        ("FileFormat, pixel mode and suffix", _containers_audit_markdown(audited)),
-        ("How well the label is told without a lung", _shortcuts_audit_markdown(audited)),
-        ("Cannot be read", (f"- {_text(line)}" for line in audited.unreadable)),
-    ):
-        if content := list(section):
-            lines += ["", f"{'#' * (level + 1)} {title}", "", *content]
-    return "\n".join(lines) + "\n"
-
-
-def _pairs_audit_markdown(audited: Audit) -> Iterator[str]:
-    groups = groups_of(audited.copies)
-    across = sum(pair.across_parts for pair in audited.copies)
-    yield (
-        f"{counted(len(audited.copies), 'pair')} of copies in {counted(len(groups), 'group')} of together "
-        f"{counted(sum(map(len, groups)), 'slice')}, {across} of the pairs "
-        f"across parts, {len(audited.conflicts)} with opposite labels; "
-        f"{counted(len(audited.lookalikes), 'pair')} of lookalikes."
-    )
-    if not audited.pairs:
-        return
-    shown = audited.pairs[:PAIRS_SHOWN_AUDIT_MARKDOWN]
-    if len(shown) < len(audited.pairs):
-        yield f"Shown: {len(shown)} of {len(audited.pairs)} pairs."
-    yield ""
-    columns = ("what", "correlation", "first", "label, part", "second", "label, part", "scale", "")
-    yield from _table_audit_markdown(columns, [_pair_row(pair) for pair in shown])
-
-
-def _pair_row(pair: Pair) -> tuple[str, ...]:
-    def place(record: Record) -> str:
-        return f"{label_name(record)}, {record.split or 'no part'}"
-
-    scale = ""
-    if pair.registration is not None:
-        scale = " × ".join(f"{side:.2f}" for side in pair.registration.scale)
-    sides = [
-        text for record in (pair.first, pair.second) for text in (_code(file_name(record)), place(record))
-    ]
-    return kind_in_words(pair), f"{pair.correlation:.3f}", *sides, scale, ", ".join(concerns(pair))
-
-
-def _crossings_audit_markdown(crossings: Sequence[Crossing]) -> Iterator[str]:
-    if not crossings:
-        return
-    ordered = sorted(crossings, key=lambda crossing: (crossing.collection, crossing.name))
-    rows = [
-        (
-            f"{_text(crossing.name)}{' (a collection)' if crossing.collection else ''}",
-            *(str(crossing.parts.get(part, 0)) for part in PARTS),
-        )
-        for crossing in ordered
-    ]
-    yield from _table_audit_markdown(("", *PARTS), rows)
-
-
-def _containers_audit_markdown(audited: Audit) -> Iterator[str]:
-    if audited.shortcuts is None or not audited.shortcuts.file_formats:
-        return
-    rows = [
-        (_text(name), *(str(counts[label.value]) for label in Label))
-        for name, counts in audited.shortcuts.file_formats.items()
-    ]
-    yield from _table_audit_markdown(("", *(label.value for label in Label)), rows)
-
-
-def _shortcuts_audit_markdown(audited: Audit) -> Iterator[str]:
-    measured, network = audited.shortcuts, audited.network
-    if measured is None:
-        return
-    if measured.reason:
-        yield f"Not measured: {measured.reason}."
-        return
-    yield (
-        f"Small models, 95 % intervals over patients, seed {measured.seed}. Cross-validated over "
-        f"{measured.folds} folds of patients; tested: fitted on the train part, judged on the test part."
-    )
-    yield ""
-    rows = [
-        (
-            baseline.title,
-            *_judged_audit_markdown(baseline.cross_validated),
-            *_judged_audit_markdown(baseline.tested),
-            _text(baseline.telling[0]),
-        )
-        for baseline in measured.baselines
-    ]
-    if network is not None:
-        where = f"{network.name} ({network.part} part, {network.slices} slices; {network.bounds})"
-        rows.append(
-            (
-                _text(where),
-                "",
-                "",
-                _figure_audit_markdown(network.auc),
-                _figure_audit_markdown(network.accuracy),
-                "",
-            )
-        )
-    columns = ("seen", "AUC, cross-validated", "accuracy", "AUC, tested", "accuracy", "most telling")
-    yield from _table_audit_markdown(columns, rows)
-
-
-def _judged_audit_markdown(judgement: Judgement | None) -> tuple[str, str]:
-    return (
-        ("–", "–")
-        if judgement is None
-        else (_figure_audit_markdown(judgement.auc), _figure_audit_markdown(judgement.accuracy))
-    )
-
-
-def _figure_audit_markdown(figure: Figure) -> str:
-    if figure.low is None or figure.high is None:
-        return f"{figure.value:.3f}"
-    return f"{figure.value:.3f} ({figure.low:.3f}–{figure.high:.3f})"
-
-
-def _table_audit_markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table of cells that are Markdown already."""
-    yield "| " + " | ".join(columns) + " |"
-    yield "|" + "---|" * len(columns)
-    for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-
-
-def _text(text: str) -> str:
-    """Text that means nothing but itself in Markdown."""
-    return re.sub(r"[\\`*_\[\]<>&~]", r"\\\g<0>", " ".join(text.split()))
-
-
-def _code(text: str) -> str:
-    """Text as code, in more backticks than it holds in a row."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    space = " " if text.startswith("`") or text.endswith("`") else ""
-    line = re.sub(r"[\r\n]+", " ", text)
-    return f"{fence}{space}{line}{space}{fence}"
-
-
-_JPEG_QUALITY = 85
+    title: str
+    words: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure in large print: what it counts, the figure, what it means, and whether it is bad news."""
+    """A figure in large print, and whether it is bad news."""
 
     title: str
     value: str
@@ -336,7 +52,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class PairGroup:
-    """Pairs of one kind; ``words`` introduces them or says that there are none."""
+    """Pairs of one kind with their pictures; ``words`` introduces them or says that there are none."""
 
     title: str
     words: str
@@ -344,69 +60,17 @@ class PairGroup:
 
 
 @dataclass(frozen=True)
-class ShortcutRow:
-    """One row of the table of shortcuts.
-
-    Attributes:
-        title: what is seen.
-        note: what parts the labels best, or what the bounds mean.
-        cross_validated: AUC, low and high; None where there is none.
-        tested: the same on the test part.
-        tested_accuracy: the same for the accuracy on the test part.
-        network: whether this is the network that the shortcuts are to be compared with.
-    """
-
-    title: str
-    note: str
-    cross_validated: tuple[float, float | None, float | None] | None
-    tested: tuple[float, float | None, float | None] | None
-    tested_accuracy: tuple[float, float | None, float | None] | None
-    network: bool = False
-
-
-@dataclass(frozen=True)
-class TableSection:
-    """A plain table: heading, words above it, names of the columns, rows."""
-
-    title: str
-    words: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """Everything the page says, in its order."""
+class Page:
+    """Everything that the page says, in its order."""
 
     title: str
     subtitle: str
     warnings: Sequence[str]
     tiles: Sequence[Tile]
     groups: Sequence[PairGroup]
-    shortcuts: Sequence[ShortcutRow]
-    shortcuts_words: str
-    tables: Sequence[TableSection]
+    sections: Sequence[Section]
     facts: Sequence[tuple[str, str]]
     command: str
-
-
-def render_audit(report: AuditReport) -> str:
-    """The report as a self-contained HTML page."""
-    template = environment().get_template("audit.html.j2")
-    return template.render(report=report, notice=NOTICE, data_notice=DATA_NOTICE)
-
-
-def jpeg_data_uri(pixels: NDArray[np.uint8]) -> str:
-    """Grey pixels (H, W) as ``data:image/jpeg;base64,...``: a fifth of a PNG, and fine enough to compare."""
-    encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
-
-
-PAIRS_SHOWN_AUDIT_REPORT = 40
-"""Pairs shown of each kind; ``audit.json`` has all."""
-
-_SIDE = 300
-_SOURCES_SHOWN = 200
 
 
 def write_audit(audited: Audit, output: Path, command: str) -> None:
@@ -414,8 +78,7 @@ def write_audit(audited: Audit, output: Path, command: str) -> None:
 
     Args:
         audited: what was found.
-        output: a folder, made where it is missing, or a file whose suffix is one of ``.json``, ``.md`` and
-            ``.html``.
+        output: a folder, created where it is missing, or a file that ends in .json, .md or .html.
         command: reproduces the audit.
     """
     kind = output.suffix.lower()
@@ -424,53 +87,254 @@ def write_audit(audited: Audit, output: Path, command: str) -> None:
     elif kind == ".md":
         write_text(output, audit_markdown(audited, command))
     elif kind == ".html":
-        write_text(output, render_audit(build_report(audited, command)))
+        template = environment().get_template("audit.html.j2")
+        page = _page(audited, command)
+        write_text(output, template.render(report=page, notice=NOTICE, data_notice=DATA_NOTICE))
     else:
         for name in ("report.html", "audit.md", "audit.json"):
             write_audit(audited, output / name, command)
 
 
-def build_report(audited: Audit, command: str) -> AuditReport:
-    """Everything that the page says. The slices of the pairs shown are read once more."""
-    parts = ", ".join(f"{part} {sum(counts.values())}" for part, counts in audited.parts.items())
-    labels = ", ".join(
-        f"{sum(label_name(record) == label for record in audited.records)} {label}"
-        for label in sorted({label_name(record) for record in audited.records})
+def document(audited: Audit) -> dict[str, Any]:
+    """Everything that was found, as plain JSON values."""
+    groups = groups_of(audited.copies)
+    return {
+        "format": 2,
+        "data": {
+            "name": printable(audited.name),
+            "root": printable(audited.root),
+            "split": audited.split,
+            "slices": len(audited.records),
+            "parts": audited.parts,
+            "unreadable": list(audited.unreadable),
+        },
+        "warnings": list(audited.warnings()),
+        "summary": {
+            "copies": len(audited.copies),
+            "copies_across_parts": len(audited.leaks),
+            "slices_with_copies": sum(map(len, groups)),
+            "groups_of_copies": len(groups),
+            "label_conflicts": len(audited.conflicts),
+            "copies_of_different_patients": len(audited.counted_twice),
+            "lookalikes": len(audited.lookalikes),
+            "patients_in_several_parts": len(audited.patients),
+            "publications_in_several_parts": len(audited.publications),
+            "pairs_compared": audited.compared,
+        },
+        "pairs": [_pair_document(audited, pair) for pair in audited.pairs],
+        "patients_in_several_parts": [asdict(crossing) for crossing in audited.patients],
+        "sources_in_several_parts": [asdict(crossing) for crossing in audited.sources],
+        "shortcuts": None if audited.shortcuts is None else asdict(audited.shortcuts),
+        "network": None if audited.network is None else asdict(audited.network),
+        "seconds": round(audited.seconds, 1),
+        "versions": versions(),
+    }
+
+
+def audit_tables(audited: Audit) -> Iterator[Table]:
+    """The sections as tables for the terminal, at most 40 rows of each."""
+    for section in _sections(audited):
+        rest = len(section.rows) - _PAIRS_SHOWN
+        caption = section.words + (f" {rest} more: see --json or --output." if rest > 0 else "")
+        table = Table(title=section.title, title_justify="left", caption=caption, caption_justify="left")
+        for column in section.columns:
+            table.add_column(column, overflow="fold")
+        for row in section.rows[:_PAIRS_SHOWN]:
+            table.add_row(*map(escape, row))
+        yield table
+
+
+def audit_markdown(audited: Audit, command: str) -> str:
+    """Warnings and sections as Markdown without pictures: for a results folder, or a CI job's summary.
+
+    Args:
+        audited: what was found.
+        command: reproduces the audit.
+    """
+    counts = ", ".join(f"{part} {sum(labels.values())}" for part, labels in audited.parts.items())
+    lines = [
+        f"# Audit of {_text(printable(audited.name))}",
+        "",
+        f"{counted(len(audited.records), 'slice')} ({counts or 'in no parts'}); {audited.compared:,} pairs "
+        "that fingerprints proposed were compared. Made by:",
+        "",
+        f"    {printable(' '.join(command.split()))}",
+        "",
+        *(f"- {_text(warning)}" for warning in audited.warnings()),
+    ]
+    for section in _sections(audited):
+        lines += ["", f"## {section.title}", "", _text(section.words), ""]
+        rows = [section.columns, *section.rows]
+        table = ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+        lines += [table[0], "|" + "---|" * len(section.columns), *table[1:]]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return "<br>".join(_text(line).replace("|", "\\|") for line in text.split("\n"))
+
+
+def _text(text: str) -> str:
+    """Text that means nothing but itself in Markdown."""
+    return re.sub(r"[\\`*_\[\]<>&~]", r"\\\g<0>", " ".join(printable(text).split()))
+
+
+def _sections(audited: Audit) -> Iterator[Section]:
+    """What was found as tables; those without rows are left out."""
+    groups = groups_of(audited.copies)
+    words = (
+        f"{counted(len(audited.copies), 'pair')} of copies in {counted(len(groups), 'group')} of together "
+        f"{counted(sum(map(len, groups)), 'slice')}, {len(audited.leaks)} of the pairs across parts, "
+        f"{len(audited.conflicts)} with opposite labels; {counted(len(audited.lookalikes), 'pair')} of "
+        "lookalikes. Correlation of fine structure, once one slice is registered to the other."
     )
-    return AuditReport(
+    columns = ("what", "correlation, scale", "slices", "concern")
+    pairs = [_pair_row(pair) for pair in audited.pairs]
+    crossing = "Slices of one publication share window, scanner and layout; collections hold many hospitals."
+    labels = tuple(label.value for label in Label)
+    sections = [
+        Section("Slices that show the same", words, columns, pairs),
+        _crossings("Patients in several parts", "Slices of a patient are alike.", audited.patients),
+        _crossings("Sources in several parts", crossing, audited.sources),
+    ]
+    if audited.shortcuts is not None:
+        formats = audited.shortcuts.file_formats.items()
+        rows = [(name, *(str(counts[label]) for label in labels)) for name, counts in formats]
+        words = "Where the columns differ, the file gives its label away."
+        sections.append(Section("File format, pixel mode and suffix", words, ("", *labels), rows))
+        sections.append(_shortcuts(audited))
+    unreadable = [(line,) for line in audited.unreadable]
+    sections.append(Section("Cannot be read", "Left out of all but the counts.", ("slice",), unreadable))
+    return (section for section in sections if section.rows)
+
+
+def _pair_row(pair: Pair) -> tuple[str, ...]:
+    scale = "" if pair.registration is None else "\n{:.2f} × {:.2f}".format(*pair.registration.scale)
+    sides = [
+        f"{_name(record)} ({label_name(record)}, {record.split or 'no part'})"
+        for record in (pair.first, pair.second)
+    ]
+    known = pair.first.patient_known and pair.second.patient_known
+    concerns = {
+        "opposite labels": pair.across_labels,
+        "leakage": pair.across_parts,
+        "other patient": pair.across_patients and known,
+    }
+    held = "\n".join(words for words, holds in concerns.items() if holds)
+    return _kind(pair), f"{pair.correlation:.3f}{scale}", "\n".join(sides), held
+
+
+def _name(record: Record) -> str:
+    return " ".join(printable(record.path.name).split())
+
+
+def _kind(pair: Pair) -> str:
+    words = {"file": "same file", "pixels": "same pixels"}.get(pair.kind, pair.kind)
+    return f"{words}, mirrored" if pair.mirrored else words
+
+
+def _crossings(title: str, words: str, crossings: Sequence[Crossing]) -> Section:
+    ordered = sorted(crossings, key=lambda crossing: (crossing.collection, crossing.name))
+    rows = [
+        (
+            f"{crossing.name} (a collection)" if crossing.collection else crossing.name,
+            *(str(crossing.parts.get(part, 0)) for part in PARTS),
+        )
+        for crossing in ordered
+    ]
+    return Section(title, words, ("", *PARTS), rows)
+
+
+def _shortcuts(audited: Audit) -> Section:
+    measured, network = audited.shortcuts, audited.network
+    title = "How well the label is predicted without a lung"
+    if measured is None or measured.reason:
+        reason = measured.reason if measured and measured.reason else ""
+        return Section(title, "", ("not measured",), [(reason,)])
+    words = (
+        f"Small models, 95 % intervals over patients, seed {measured.seed}. Cross-validated over "
+        f"{measured.folds} folds of patients; tested: fitted on the train part, evaluated on the test part."
+    )
+    rows = [
+        (one.title, *_performance(one.cross_validated), *_performance(one.tested), one.telling[0])
+        for one in measured.baselines
+    ]
+    if network is not None:
+        about = f"{network.name} ({network.part} part, {network.slices} slices; {network.bounds})"
+        rows.append((printable(about), "", "", _figure(network.auc), _figure(network.accuracy), ""))
+    columns = ("seen", "AUC, cross-validated", "accuracy", "AUC, tested", "accuracy", "most telling")
+    return Section(title, words, columns, rows)
+
+
+def _performance(measured: Performance | None) -> tuple[str, str]:
+    return ("–", "–") if measured is None else (_figure(measured.auc), _figure(measured.accuracy))
+
+
+def _figure(figure: Figure) -> str:
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.3f}"
+    return f"{figure.value:.3f} ({figure.low:.3f}–{figure.high:.3f})"
+
+
+def _pair_document(audited: Audit, pair: Pair) -> dict[str, Any]:
+    def side(record: Record) -> dict[str, Any]:
+        return {
+            "file": audited.file(record),
+            "label": record.label.value if record.label else None,
+            "part": record.split,
+            "patient": printable(record.patient_id) if record.patient_known else None,
+            "source": printable(record.source),
+        }
+
+    registered = pair.registration
+    return {
+        "kind": pair.kind,
+        "correlation": round(pair.correlation, 4),
+        "first": side(pair.first),
+        "second": side(pair.second),
+        "across_parts": pair.across_parts,
+        "across_labels": pair.across_labels,
+        "across_patients": pair.across_patients,
+        "mirrored": pair.mirrored,
+        "affine": None if registered is None else np.round(registered.affine, 4).tolist(),
+        "overlap": None if registered is None else [round(share, 3) for share in registered.overlap],
+    }
+
+
+def _page(audited: Audit, command: str) -> Page:
+    """Everything that the page says. The slices of the pairs shown are read once more."""
+    labels = [label_name(record) for record in audited.records]
+    per_label = ", ".join(f"{labels.count(label)} {label}" for label in sorted(set(labels)))
+    parts = ", ".join(f"{part} {sum(counts.values())}" for part, counts in audited.parts.items())
+    return Page(
         title=f"Audit of {printable(audited.name)}",
-        subtitle=f"{len(audited.records)} slices: {labels}. Parts: {parts or 'none'}.",
+        subtitle=f"{counted(len(labels), 'slice')}: {per_label}. Parts: {parts or 'none'}.",
         warnings=audited.warnings(),
         tiles=_tiles(audited),
-        groups=_groups(audited),
-        shortcuts=_shortcut_rows(audited),
-        shortcuts_words=_shortcut_words(audited),
-        tables=_tables(audited),
-        facts=_facts(audited),
+        groups=[_group(audited, *group) for group in _grouped(audited)],
+        sections=[section for section in _sections(audited) if section.columns[0] != "what"],
+        facts=[
+            ("Data set", f"{printable(audited.name)}, {printable(audited.root)}"),
+            ("Parts", f"split {audited.split}" if audited.split else "the data set's own"),
+            ("Pairs compared", f"{audited.compared:,} that fingerprints proposed"),
+            ("Called a copy", f"from a correlation of {COPY_CORRELATION:g} of fine structure on"),
+            ("Audited", f"in {audited.seconds:.1f} s"),
+            ("Audited with", ", ".join(f"{name} {version}" for name, version in versions().items())),
+        ],
         command=command,
     )
 
 
 def _tiles(audited: Audit) -> list[Tile]:
-    across = [pair for pair in audited.copies if pair.across_parts]
     slices = sum(map(len, groups_of(audited.copies)))
-    tiles = [
-        Tile("Pairs of copies", str(len(audited.copies)), f"{slices} slices are in them"),
-        Tile("of these in different parts", str(len(across)), "leakage", bool(across)),
-        Tile(
-            "with opposite labels",
-            str(len(audited.conflicts)),
-            "one label of each is wrong",
-            bool(audited.conflicts),
-        ),
-        Tile("Patients in several parts", str(len(audited.patients)), "leakage", bool(audited.patients)),
-        Tile(
-            "Publications in several parts",
-            str(len(audited.publications)),
-            "same window, scanner, layout",
-            bool(audited.publications),
-        ),
-    ]
+    tiles = [Tile("Pairs of copies", str(len(audited.copies)), f"{counted(slices, 'slice')} in them")]
+    for title, found, note in (
+        ("of these in different parts", audited.leaks, "leakage"),
+        ("with opposite labels", audited.conflicts, "one label of each is wrong"),
+        ("Patients in several parts", audited.patients, "leakage"),
+        ("Publications in several parts", audited.publications, "same window, scanner, layout"),
+    ):
+        tiles.append(Tile(title, str(len(found)), note, bool(found)))
     strongest = audited.shortcuts.strongest if audited.shortcuts else None
     if strongest is not None:
         auc = strongest.cross_validated.auc.value
@@ -478,47 +342,29 @@ def _tiles(audited: Audit) -> list[Tile]:
     return tiles
 
 
-def _groups(audited: Audit) -> list[PairGroup]:
-    copies, lookalikes = audited.copies, audited.lookalikes
-    kinds: list[tuple[str, str, Sequence[Pair]]] = [
-        (
-            "Copies with opposite labels",
-            "The same slice, called COVID once and NonCOVID once.",
-            audited.conflicts,
-        ),
-        (
-            "Copies in different parts",
-            "What is trained on is judged on as well: figures are too good.",
-            [pair for pair in copies if pair.across_parts and not pair.across_labels],
-        ),
-        (
-            "Copies within a part",
-            "They count twice, and a split made by chance would part them.",
-            [pair for pair in copies if not pair.across_parts and not pair.across_labels],
-        ),
-        (
-            "Lookalikes of different patients",
-            f"Correlation {LOOKALIKE_CORRELATION:g} to {COPY_CORRELATION:g}: most often neighbouring slices "
-            "of one patient who goes by two names.",
-            lookalikes,
-        ),
-    ]
-    return [_group(audited, title, words, pairs) for title, words, pairs in kinds]
+def _grouped(audited: Audit) -> Iterator[tuple[str, str, Sequence[Pair]]]:
+    agreeing = [pair for pair in audited.copies if not pair.across_labels]
+    yield "Copies with opposite labels", "The same slice, once COVID and once NonCOVID.", audited.conflicts
+    across = [pair for pair in agreeing if pair.across_parts]
+    yield "Copies in different parts", "Trained on and evaluated on: figures are too good.", across
+    within = [pair for pair in agreeing if not pair.across_parts]
+    yield "Copies within a part", "They count twice, and a random split would separate them.", within
+    words = (
+        f"Correlation {LOOKALIKE_CORRELATION:g} to {COPY_CORRELATION:g}: most often neighbouring slices of "
+        "one patient who has two names."
+    )
+    yield "Lookalikes of different patients", words, audited.lookalikes
 
 
 def _group(audited: Audit, title: str, words: str, pairs: Sequence[Pair]) -> PairGroup:
     if not pairs:
         return PairGroup(title, "None.", ())
-    shown = pairs[:PAIRS_SHOWN_AUDIT_REPORT]
-    count = (
-        f"Shown: all {len(pairs)}." if len(shown) == len(pairs) else f"Shown: {len(shown)} of {len(pairs)}."
-    )
-    return PairGroup(title, f"{words} {count}", [_item(audited, pair) for pair in shown])
+    shown = [_item(audited, pair) for pair in pairs[:_PAIRS_SHOWN]]
+    return PairGroup(title, f"{words} Shown: {len(shown)} of {len(pairs)}.", shown)
 
 
 def _item(audited: Audit, pair: Pair) -> GalleryItem:
-    kind = kind_in_words(pair)
-    title, facts = f"{kind[:1].upper()}{kind[1:]}, correlation {pair.correlation:.3f}", []
+    facts = []
     for number, record in (("First", pair.first), ("Second", pair.second)):
         patient = printable(record.patient_id) if record.patient_known else "not known"
         facts.append(
@@ -531,6 +377,7 @@ def _item(audited: Audit, pair: Pair) -> GalleryItem:
             f"Second drawn at {across:.2f} × {down:.2f} of the first's scale; what both show is "
             f"{min(overlap[0], 1):.0%} of the first and {min(overlap[1], 1):.0%} of the second"
         )
+    title = f"{_kind(pair).capitalize()}, correlation {pair.correlation:.3f}"
     return GalleryItem(title, facts, _pictures(pair))
 
 
@@ -539,141 +386,30 @@ def _pictures(pair: Pair) -> list[GalleryPicture]:
         first, second = read_pixels(pair.first), read_pixels(pair.second)
     except ImageError:  # gone since it was audited
         return []
-    second_shown = fit(second, _SIDE)
-    pictures = [
-        _picture("first", "The first slice as stored", fit(first, _SIDE)),
-        _picture("second", "The second slice as stored", second_shown),
+    shown = [
+        ("first", "The first slice as stored", fit(first, _SIDE)),
+        ("second", "The second slice as stored", fit(second, _SIDE)),
     ]
     if pair.registration is not None:
-        difference = _difference(pair, first, second, second_shown)
-        pictures.append(
-            _picture("difference once registered", "Difference of the slices, once registered", difference)
-        )
-    return pictures
+        difference = _difference(pair.registration.affine, pair.mirrored, first, second)
+        shown.append(("difference", "Difference of the slices, once registered", fit(difference, _SIDE)))
+    return [GalleryPicture(caption, words, _data_uri(pixels)) for caption, words, pixels in shown]
 
 
-def _picture(caption: str, words: str, pixels: Grey) -> GalleryPicture:
-    return GalleryPicture(caption, words, jpeg_data_uri(pixels))
+def _data_uri(pixels: Grey) -> str:
+    """As JPEG: a fifth of a PNG, and fine enough to compare."""
+    encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
-def _difference(pair: Pair, first: Grey, second: Grey, second_shown: Grey) -> Grey:
+def _difference(affine: Sequence[Sequence[float]], mirrored: bool, first: Grey, second: Grey) -> Grey:
     """Absolute difference where both show something, the first one's grey values brought to the second's."""
-    registered = pair.registration
-    assert registered is not None  # noqa: S101 - for the type checker; the caller has looked
-    if registered.mirrored:
-        first = np.ascontiguousarray(first[:, ::-1])
-    shrunk = np.diag([second_shown.shape[1] / second.shape[1], second_shown.shape[0] / second.shape[0]])
-    affine = shrunk @ np.array(registered.affine)
-    size = (second_shown.shape[1], second_shown.shape[0])
-    reduction = 1 / max(float(np.abs(np.diag(affine[:, :2])).max()), 1e-3)
-    if reduction > 1.3:
-        first = cv2.GaussianBlur(first, (0, 0), 0.42 * reduction)
-    covered = cv2.warpAffine(np.ones_like(first), affine, size, flags=cv2.INTER_NEAREST) > 0
-    placed = cv2.warpAffine(first, affine, size).astype(np.float32)
+    first = np.ascontiguousarray(first[:, ::-1]) if mirrored else first
+    matrix = np.array(affine)
+    size = (second.shape[1], second.shape[0])
+    covered = cv2.warpAffine(np.ones_like(first), matrix, size, flags=cv2.INTER_NEAREST) > 0
+    placed = cv2.warpAffine(first, matrix, size).astype(np.float32)
     if covered.sum() < 2 or float(placed[covered].std()) < 1:
-        return np.zeros_like(second_shown)
-    slope, offset = np.polyfit(placed[covered], second_shown[covered].astype(np.float32), 1)
-    difference = np.abs(placed * slope + offset - second_shown) * covered
-    return np.asarray(np.clip(difference, 0, 255), np.uint8)
-
-
-def _shortcut_rows(audited: Audit) -> list[ShortcutRow]:
-    if audited.shortcuts is None:
-        return []
-    rows = [_shortcut_row(baseline) for baseline in audited.shortcuts.baselines]
-    network = audited.network
-    if network is not None and rows:
-        note = f"{network.part} part, {network.slices} slices; {network.bounds}"
-        tested = (_triple(network.auc), _triple(network.accuracy))
-        rows.append(ShortcutRow(network.name, note, None, *tested, network=True))
-    return rows
-
-
-def _shortcut_row(baseline: Baseline) -> ShortcutRow:
-    feature, auc = baseline.telling
-    tested = baseline.tested
-    return ShortcutRow(
-        title=baseline.title,
-        note=f"most telling: {feature} (AUC {auc:.3f})",
-        cross_validated=_triple(baseline.cross_validated.auc),
-        tested=None if tested is None else _triple(tested.auc),
-        tested_accuracy=None if tested is None else _triple(tested.accuracy),
-    )
-
-
-def _triple(figure: Figure) -> tuple[float, float | None, float | None]:
-    return figure.value, figure.low, figure.high
-
-
-def _shortcut_words(audited: Audit) -> str:
-    measured = audited.shortcuts
-    if measured is None or not measured.baselines:
-        return ""
-    tested = measured.baselines[0].tested
-    judged = (
-        f" Tested: fitted on the train part, judged on the {tested.slices} slices of the test part."
-        if tested
-        else ""
-    )
-    return (
-        "Small models that see no lung, with 95 % intervals over patients (bootstrap). Cross-validated: each "
-        f"slice judged by a model that saw no slice of its patient, {measured.folds} folds.{judged}"
-    )
-
-
-def _tables(audited: Audit) -> list[TableSection]:
-    tables = []
-    for title, words, crossings in (
-        ("Patients in several parts", "Slices of a patient resemble each other.", audited.patients),
-        (
-            "Sources in several parts",
-            "Slices of one publication share window, scanner and layout; collections hold many hospitals.",
-            audited.sources,
-        ),
-    ):
-        if crossings:
-            tables.append(_crossing_table(title, words, crossings))
-    if audited.shortcuts is not None and audited.shortcuts.file_formats:
-        rows = [
-            (name, *(str(counts[label.value]) for label in Label))
-            for name, counts in audited.shortcuts.file_formats.items()
-        ]
-        words = (
-            "Slices per file_format, pixel mode and suffix: where columns differ, the file tells its label."
-        )
-        tables.append(TableSection("Containers", words, ("", *(label.value for label in Label)), rows))
-    if audited.unreadable:
-        rows = [(line,) for line in audited.unreadable]
-        tables.append(TableSection("Cannot be read", "Left out of everything but the counts.", ("",), rows))
-    return tables
-
-
-def _crossing_table(title: str, words: str, crossings: Sequence[Crossing]) -> TableSection:
-    ordered = sorted(crossings, key=lambda crossing: (crossing.collection, crossing.name))
-    rows = [
-        (
-            f"{crossing.name} (a collection)" if crossing.collection else crossing.name,
-            *(str(crossing.parts.get(part, 0)) for part in PARTS),
-        )
-        for crossing in ordered[:_SOURCES_SHOWN]
-    ]
-    if len(rows) < len(ordered):
-        words += f" Shown: {len(rows)} of {len(ordered)}."
-    return TableSection(title, words, ("", *PARTS), rows)
-
-
-def _facts(audited: Audit) -> list[tuple[str, str]]:
-    facts = [
-        ("Data set", f"{printable(audited.name)}, {printable(audited.root)}"),
-        ("Parts", f"split {audited.split}" if audited.split else "the data set's own"),
-        ("Pairs compared", f"{audited.compared:,} that perceptual hashes proposed"),
-        ("Called a copy", f"from a correlation of {COPY_CORRELATION:g} of fine structure on"),
-        ("Audited", f"in {audited.seconds:.1f} s"),
-        ("Audited with", ", ".join(f"{name} {version}" for name, version in versions().items())),
-    ]
-    if audited.network is not None:
-        network = audited.network
-        facts.insert(
-            2, ("Network", f"{network.name}: AUC {network.auc.value:.3f} on {network.slices} slices")
-        )
-    return facts
+        return np.zeros_like(second)
+    slope, offset = np.polyfit(placed[covered], second[covered].astype(np.float32), 1)
+    return np.asarray(np.clip(np.abs(placed * slope + offset - second) * covered, 0, 255), np.uint8)

@@ -1,10 +1,6 @@
-"""A network's figures as some file states them, to stand beside what needs no network.
+"""Shortcut baselines: how well the label is predicted without a lung.
 
-What a slice says without its lungs being looked at: its file_format, size, grey values and surroundings.
-
-Shortcut baselines: how well the label is told without looking at a lung.
-
-Small models see the file_format alone, the size alone, grey statistics alone, or what lies around the lungs
+Small models see the file format alone, the size alone, grey statistics alone, or what lies around the lungs
 alone. Where they do well, a network's figures say little about the disease: it may have learnt the same.
 Roberts et al., Common pitfalls and recommendations for using machine learning to detect and prognosticate
 for COVID-19 using chest radiographs and CT scans, Nature Machine Intelligence 3, 2021.
@@ -12,11 +8,9 @@ for COVID-19 using chest radiographs and CT scans, Nature Machine Intelligence 3
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
+from groundglass.data.describe import label_name
 from groundglass.data.manifest import Label, Record
 from groundglass.errors import DataError
 from groundglass.evaluation.bootstrap import bootstrap
@@ -53,17 +48,23 @@ SURROUNDINGS_FEATURES = (
     ),
 )
 
+Values = NDArray[np.float32]
+
 _PERCENTILES = (0.01, 0.05, 0.25, 0.50, 0.75, 0.95, 0.99)
-# The middle of the picture, where lungs are, is blanked where none were found.
+# The middle of the picture, where lungs are, is blanked where none were found: left, top, right, bottom.
 _MIDDLE = (0.15, 0.20, 0.85, 0.80)
 _MARGIN = 0.02
 _EDGE = 0.02
 _LEAST_PIXELS = 50
 
+_FOLDS, _TREES, _LEAST_LEAF, _RESAMPLES = 5, 200, 5, 1000
+# Each tree grows on at most so many slices, so that 100,000 slices take no longer than they are worth.
+_SLICES_PER_TREE = 5000
+
 
 @dataclass(frozen=True)
 class ShortcutFeatures:
-    """What a slice says without its lungs.
+    """What is measured of a slice without its lungs.
 
     Attributes:
         file_format: format, pixel mode and suffix, such as ``PNG RGBA .png``.
@@ -73,18 +74,79 @@ class ShortcutFeatures:
     """
 
     file_format: str
-    size: NDArray[np.float32]
-    grey: NDArray[np.float32]
-    surroundings: NDArray[np.float32]
+    size: Values
+    grey: Values
+    surroundings: Values
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measure with its interval; bounds are None where there is none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Performance:
+    """AUC and accuracy (at a probability of 0.5), with 95 % intervals over patients."""
+
+    auc: Figure
+    accuracy: Figure
+    slices: int
+    patients: int
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One shortcut.
+
+    Attributes:
+        name: ``file_format``, ``size``, ``grey`` or ``surroundings``.
+        title: what the model sees, in words.
+        cross_validated: over folds of patients, each evaluated with a model fitted on the others.
+        tested: fitted on the train part, evaluated on the test part; None where there are no such parts.
+        telling: the single feature that separates the labels best, and its AUC, 0.5 to 1.
+    """
+
+    name: str
+    title: str
+    cross_validated: Performance
+    tested: Performance | None
+    telling: tuple[str, float]
+
+
+@dataclass(frozen=True)
+class ShortcutBaselines:
+    """All shortcuts, or the ``reason`` why none was measured; slices per label of each file format."""
+
+    baselines: tuple[Baseline, ...]
+    file_formats: dict[str, dict[str, int]]
+    folds: int
+    seed: int
+    reason: str | None = None
+
+    @property
+    def strongest(self) -> Baseline | None:
+        """The shortcut with the largest cross-validated AUC."""
+        return max(self.baselines, key=lambda baseline: baseline.cross_validated.auc.value, default=None)
+
+
+@dataclass(frozen=True)
+class ReportedFigures:
+    """How well a network predicts the label, as a file reports it; ``bounds`` says what the bounds are."""
+
+    name: str
+    part: str
+    slices: int
+    auc: Figure
+    accuracy: Figure
+    bounds: str
 
 
 def shortcut_features(record: Record, image: CTSlice) -> ShortcutFeatures:
-    """Measure a slice.
-
-    Args:
-        record: the slice.
-        image: the same, read.
-    """
+    """Measure a slice, given as its record and as it was read."""
     height, width = image.pixels.shape
     suffix = record.path.suffix.lower()
     return ShortcutFeatures(
@@ -95,7 +157,120 @@ def shortcut_features(record: Record, image: CTSlice) -> ShortcutFeatures:
     )
 
 
-def _grey_statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def measure_shortcuts(
+    records: Sequence[Record],
+    features: Sequence[ShortcutFeatures],
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> ShortcutBaselines:
+    """Fit and evaluate all shortcut baselines.
+
+    Args:
+        records: slices; those without a label are left out.
+        features: of each.
+        seed: of folds, trees and resamples: equal seeds give equal figures.
+        progress: called after each baseline.
+    """
+    kept = [index for index, record in enumerate(records) if record.label is not None]
+    records, features = [records[index] for index in kept], [features[index] for index in kept]
+    kinds = sorted({one.file_format for one in features})
+    formats = {kind: {label.value: 0 for label in Label} for kind in kinds}
+    for record, one in zip(records, features, strict=True):
+        formats[one.file_format][label_name(record)] += 1
+    data = _Data.of(records, seed)
+    if data.folds < 2:
+        reason = "there are fewer than two patients of one of the labels"
+        return ShortcutBaselines((), formats, data.folds, seed, reason)
+    shown = [np.array([one.file_format == kind for kind in kinds], np.float32) for one in features]
+    baselines = []
+    for name, title, names, rows in (
+        ("file_format", "file format alone", kinds, shown),
+        ("size", "size alone", SIZE_FEATURES, [one.size for one in features]),
+        ("grey", "grey statistics alone", GREY_FEATURES, [one.grey for one in features]),
+        (
+            "surroundings",
+            "border and background alone, lungs blanked out",
+            SURROUNDINGS_FEATURES,
+            [one.surroundings for one in features],
+        ),
+    ):
+        values = np.stack(rows)
+        linear = name == "file_format"
+        telling = [abs(float(roc_auc_score(data.label, column)) - 0.5) + 0.5 for column in values.T]
+        best = int(np.argmax(telling))
+        baselines.append(
+            Baseline(
+                *(name, title, data.cross_validated(values, linear), data.tested(values, linear)),
+                (names[best], telling[best]),
+            )
+        )
+        if progress is not None:
+            progress(1)
+    return ShortcutBaselines(tuple(baselines), formats, data.folds, seed)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Labels (1 for COVID), patients and parts of the slices; how baselines are fitted to them."""
+
+    label: NDArray[np.int8]
+    patient: NDArray[np.str_]
+    part: NDArray[np.str_]
+    folds: int
+    seed: int
+
+    @classmethod
+    def of(cls, records: Sequence[Record], seed: int) -> _Data:
+        label = np.array([record.label is Label.COVID for record in records], np.int8)
+        patient = np.array([record.patient_id for record in records], np.str_)
+        part = np.array([record.split or "" for record in records], np.str_)
+        folds = min(_FOLDS, *(len(np.unique(patient[label == value])) for value in (0, 1)))
+        return cls(label, patient, part, folds, seed)
+
+    def cross_validated(self, values: Values, linear: bool) -> Performance:
+        """Each slice predicted by a model that has seen no slice of its patient."""
+        probability = np.zeros(len(self.label))
+        splitter = StratifiedGroupKFold(self.folds, shuffle=True, random_state=self.seed)
+        for fitted, held in splitter.split(values, self.label, self.patient):
+            probability[held] = self._predict(values, fitted, held, linear)
+        return self._performance(np.arange(len(self.label)), probability)
+
+    def tested(self, values: Values, linear: bool) -> Performance | None:
+        """Fitted on the train part, evaluated on the test part, if both hold both labels."""
+        fitted, held = (np.flatnonzero(self.part == part) for part in ("train", "test"))
+        if len(np.unique(self.label[fitted])) < 2 or len(np.unique(self.label[held])) < 2:
+            return None
+        return self._performance(held, self._predict(values, fitted, held, linear))
+
+    def _predict(
+        self, values: Values, fitted: NDArray[np.intp], held: NDArray[np.intp], linear: bool
+    ) -> NDArray[np.float64]:
+        label = self.label[fitted]
+        if len(np.unique(label)) < 2:  # a fold that left one label only
+            return np.full(len(held), float(label.mean()))
+        if linear:  # categories
+            model = LogisticRegression(max_iter=2000, random_state=self.seed)
+        else:  # numbers, whose effect need not be monotone
+            model = RandomForestClassifier(
+                _TREES,
+                min_samples_leaf=_LEAST_LEAF,
+                max_samples=_SLICES_PER_TREE if len(fitted) > _SLICES_PER_TREE else None,
+                random_state=self.seed,
+            )
+        return np.asarray(model.fit(values[fitted], label).predict_proba(values[held])[:, 1], np.float64)
+
+    def _performance(self, held: NDArray[np.intp], probability: NDArray[np.float64]) -> Performance:
+        label, patient, probability = self.label[held], self.patient[held], np.clip(probability, 0, 1)
+        measured = compute_metrics(label, probability).values()
+        resampled = bootstrap(label, probability, patient, resamples=_RESAMPLES, seed=self.seed)
+        auc, accuracy = (
+            Figure(measured[name] or 0.0, resampled.intervals[name].low, resampled.intervals[name].high)
+            for name in ("auc", "accuracy")
+        )
+        return Performance(auc, accuracy, len(label), resampled.patients)
+
+
+def _grey_statistics(pixels: Grey) -> Values:
     share = np.bincount(pixels.ravel(), minlength=256) / max(pixels.size, 1)
     grey = np.arange(256)
     mean = float((share * grey).sum())
@@ -106,10 +281,10 @@ def _grey_statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.array([mean, deviation, *percentiles, share[0], share[255], entropy], np.float32)
 
 
-def _surroundings(pixels: Grey) -> NDArray[np.float32]:
+def _surroundings(pixels: Grey) -> Values:
     """Statistics of what lies outside a box around the lungs, and of the picture's four edges.
 
-    The box hides mediastinum and heart as well. Neither its size nor its place is told: they change with the
+    The box hides mediastinum and heart as well. Neither its size nor its place is shown: they change with the
     disease.
     """
     height, width = pixels.shape
@@ -128,9 +303,8 @@ def _surroundings(pixels: Grey) -> NDArray[np.float32]:
 def _lungs_box(pixels: Grey) -> tuple[slice, slice]:
     height, width = pixels.shape
     mask, found = find_lungs(pixels)
-    left, top, right, bottom = (
-        round(share * side) for share, side in zip(_MIDDLE, (width, height) * 2, strict=True)
-    )
+    sides = zip(_MIDDLE, (width, height) * 2, strict=True)
+    left, top, right, bottom = (round(share * side) for share, side in sides)
     if found:
         columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
         left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
@@ -138,267 +312,12 @@ def _lungs_box(pixels: Grey) -> tuple[slice, slice]:
     return slice(max(top - margin, 0), bottom + margin), slice(max(left - margin, 0), right + margin)
 
 
-FOLDS = 5
-TREES = 200
-
-_LEAST_LEAF = 5
-# Each tree grows on at most so many slices, so that 100,000 slices take no longer than they are worth.
-_SLICES_PER_TREE = 5000
-_RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """How well the label was told.
-
-    Attributes:
-        auc: area under the ROC curve, with a 95 % interval over patients.
-        accuracy: share of slices called rightly at a probability of 0.5, likewise.
-        slices: judged.
-        patients: they belong to.
-    """
-
-    auc: Figure
-    accuracy: Figure
-    slices: int
-    patients: int
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """One shortcut.
-
-    Attributes:
-        name: ``file_format``, ``size``, ``grey`` or ``surroundings``.
-        title: what the model sees, in words.
-        cross_validated: over folds of patients, each judged by a model fitted on the others.
-        tested: fitted on the train part and judged on the test part; None where there are no such parts.
-        telling: the single feature that parts the labels best, and its AUC, 0.5 to 1.
-    """
-
-    name: str
-    title: str
-    cross_validated: Judgement
-    tested: Judgement | None
-    telling: tuple[str, float]
-
-
-@dataclass(frozen=True)
-class ShortcutBaselines:
-    """All shortcuts, or the reason why there are none.
-
-    Attributes:
-        baselines: the shortcuts.
-        file_formats: slices per label of each file_format.
-        folds: of the cross-validation.
-        seed: of folds, trees and resamples.
-        reason: why nothing was measured.
-    """
-
-    baselines: tuple[Baseline, ...]
-    file_formats: dict[str, dict[str, int]]
-    folds: int
-    seed: int
-    reason: str | None = None
-
-    @property
-    def strongest(self) -> Baseline | None:
-        """The shortcut with the largest cross-validated AUC."""
-        return max(self.baselines, key=lambda baseline: baseline.cross_validated.auc.value, default=None)
-
-
-def measure_shortcuts(
-    records: Sequence[Record],
-    features: Sequence[ShortcutFeatures],
-    seed: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> ShortcutBaselines:
-    """Fit and judge all shortcut baselines.
-
-    Args:
-        records: slices; those without a label are left out.
-        features: of each.
-        seed: of folds, trees and resamples: equal seeds give equal figures.
-        progress: told of each baseline that is done.
-    """
-    kept = [index for index, record in enumerate(records) if record.label is not None]
-    records, features = [records[index] for index in kept], [features[index] for index in kept]
-    file_formats = _count_containers(records, features)
-    label = np.array([record.label is Label.COVID for record in records], np.int8)
-    patient = np.array([record.patient_id for record in records], np.str_)
-    folds = min(FOLDS, *(len(np.unique(patient[label == value])) for value in (0, 1)))
-    if folds < 2:
-        reason = "there are fewer than two patients of one of the labels"
-        return ShortcutBaselines((), file_formats, folds, seed, reason)
-    baselines = []
-    for name, title, names, values in _views(features):
-        model = _logistic if name == "file_format" else _forest
-        judged = _cross_validate(values, label, patient, folds, seed, model)
-        baselines.append(
-            Baseline(
-                name,
-                title,
-                _judge(label, judged, patient, seed),
-                _test(values, label, patient, [record.split for record in records], seed, model),
-                _most_telling(names, values, label),
-            )
-        )
-        if progress is not None:
-            progress(1)
-    return ShortcutBaselines(tuple(baselines), file_formats, folds, seed)
-
-
-_Values = NDArray[np.float32]
-_Model = Callable[[int, int], Any]
-
-
-def _views(
-    features: Sequence[ShortcutFeatures],
-) -> Iterator[tuple[str, str, Sequence[str], _Values]]:
-    """Name, title, names of the features and their values, shape (N, features), of each shortcut."""
-    kinds = sorted({one.file_format for one in features})
-    shown = np.array([[one.file_format == kind for kind in kinds] for one in features], np.float32)
-    yield "file_format", "file_format alone", kinds, shown
-    yield "size", "size alone", SIZE_FEATURES, np.stack([one.size for one in features])
-    yield "grey", "grey statistics alone", GREY_FEATURES, np.stack([one.grey for one in features])
-    around = np.stack([one.surroundings for one in features])
-    yield "surroundings", "border and background alone, lungs blanked out", SURROUNDINGS_FEATURES, around
-
-
-def _count_containers(
-    records: Sequence[Record], features: Sequence[ShortcutFeatures]
-) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {}
-    for record, one in sorted(zip(records, features, strict=True), key=lambda pair: pair[1].file_format):
-        if record.label is not None:
-            row = counts.setdefault(one.file_format, {label.value: 0 for label in Label})
-            row[record.label.value] += 1
-    return counts
-
-
-def _logistic(seed: int, slices: int) -> Any:
-    """For categories: their shares of COVID, drawn a little towards the mean of all."""
-    return LogisticRegression(max_iter=2000, random_state=seed)
-
-
-def _forest(seed: int, slices: int) -> Any:
-    """For numbers, whose effect need not be monotone."""
-    return RandomForestClassifier(
-        TREES,
-        min_samples_leaf=_LEAST_LEAF,
-        max_samples=_SLICES_PER_TREE if slices > _SLICES_PER_TREE else None,
-        random_state=seed,
-    )
-
-
-def _cross_validate(
-    values: _Values, label: NDArray[np.int8], patient: NDArray[np.str_], folds: int, seed: int, model: _Model
-) -> NDArray[np.float64]:
-    """Probability of COVID of each slice, by a model that has seen no slice of its patient."""
-    probability = np.zeros(len(label))
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for fitted, held in splitter.split(values, label, patient):
-        probability[held] = _fit(values[fitted], label[fitted], seed, model)(values[held])
-    return probability
-
-
-def _test(
-    values: _Values,
-    label: NDArray[np.int8],
-    patient: NDArray[np.str_],
-    split: Sequence[str | None],
-    seed: int,
-    model: _Model,
-) -> Judgement | None:
-    fitted = np.array([part == "train" for part in split])
-    held = np.array([part == "test" for part in split])
-    if len(np.unique(label[fitted])) < 2 or len(np.unique(label[held])) < 2:
-        return None
-    probability = _fit(values[fitted], label[fitted], seed, model)(values[held])
-    return _judge(label[held], probability, patient[held], seed)
-
-
-def _fit(
-    values: _Values, label: NDArray[np.int8], seed: int, model: _Model
-) -> Callable[[_Values], NDArray[np.float64]]:
-    if len(np.unique(label)) < 2:  # a fold that left one label only
-        share = float(label.mean())
-        return lambda held: np.full(len(held), share)
-    fitted = model(seed, len(label)).fit(values, label)
-    return lambda held: np.asarray(fitted.predict_proba(held)[:, 1], np.float64)
-
-
-def _judge(
-    label: NDArray[np.int8], probability: NDArray[np.float64], patient: NDArray[np.str_], seed: int
-) -> Judgement:
-    probability = np.clip(probability, 0, 1)
-    measured = compute_metrics(label, probability).values()
-    resampled = bootstrap(label, probability, patient, resamples=_RESAMPLES, seed=seed)
-
-    def figure(name: str) -> Figure:
-        interval = resampled.intervals[name]
-        return Figure(measured[name] or 0.0, interval.low, interval.high)
-
-    return Judgement(figure("auc"), figure("accuracy"), len(label), resampled.patients)
-
-
-def _most_telling(names: Sequence[str], values: _Values, label: NDArray[np.int8]) -> tuple[str, float]:
-    telling = [abs(float(roc_auc_score(label, column)) - 0.5) + 0.5 for column in values.T]
-    best = int(np.argmax(telling))
-    return names[best], telling[best]
-
-
-INTERVAL = "95 % interval"
-
-_RESAMPLES_STATED = 1000
-_EXPECTED = (
-    "expected predictions.csv or metrics.json of `groundglass evaluate`, or a seed's or summary.json of "
-    "`groundglass repeat`"
-)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A measure with its interval; bounds are None where there is none.
-
-    Attributes:
-        value: the measure.
-        low: lower bound.
-        high: upper bound.
-    """
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class StatedFigures:
-    """How well a network tells the label.
-
-    Attributes:
-        name: of the network or recipe, else of the file.
-        part: it was judged on.
-        slices: in that part.
-        auc: area under the ROC curve.
-        accuracy: share of slices called rightly.
-        bounds: what the bounds of both mean.
-    """
-
-    name: str
-    part: str
-    slices: int
-    auc: Figure
-    accuracy: Figure
-    bounds: str = INTERVAL
-
-
-def read_stated(path: Path) -> StatedFigures:
+def read_reported(path: Path) -> ReportedFigures:
     """Read a network's AUC and accuracy, on the test part where the file has several.
 
     Args:
-        path: ``predictions.csv`` or ``metrics.json`` of an evaluation, or a result of several seeds, whose
-            interval is then one standard deviation over the seeds to either side.
+        path: ``metrics.json`` of an evaluation, or a result of one or several seeds, whose interval is then
+            one standard deviation over the seeds to either side.
 
     Raises:
         DataError: the file cannot be read, or holds no such figures.
@@ -408,57 +327,35 @@ def read_stated(path: Path) -> StatedFigures:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     try:
-        return _from_csv(path, text) if path.suffix.lower() == ".csv" else _from_json(path, json.loads(text))
-    except (DataError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
-        raise DataError(f"{path}: holds no figures of a network ({error}); {_EXPECTED}") from error
+        return _reported(printable(path.stem), json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise DataError(
+            f"{path}: holds no figures of a network ({error}); expected metrics.json of "
+            "`groundglass evaluate` or summary.json of `groundglass paper seeds`"
+        ) from error
 
 
-def _from_csv(path: Path, text: str) -> StatedFigures:
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    label = np.array([Label.parse(row["label"]) is Label.COVID for row in rows], np.int8)
-    probability = np.array([float(row["probability"]) for row in rows])
-    patient = np.array([row.get("patient_id") or row["file"] for row in rows], np.str_)
-    measured = compute_metrics(label, probability).values()
-    resampled = bootstrap(label, probability, patient, resamples=_RESAMPLES_STATED)
-
-    def figure(name: str) -> Figure:
-        value = measured[name]
-        if value is None:
-            raise ValueError("its slices are all of one label")
-        interval = resampled.intervals[name]
-        return Figure(value, interval.low, interval.high)
-
-    parts = {row.get("split") or "" for row in rows}
-    part = parts.pop() if len(parts) == 1 else ""
-    return StatedFigures(printable(path.name), part or "all", len(rows), figure("auc"), figure("accuracy"))
-
-
-def _from_json(path: Path, document: Mapping[str, Any]) -> StatedFigures:
-    name = printable(path.stem)
+def _reported(name: str, document: Mapping[str, Any]) -> ReportedFigures:
     if "parts" in document:
         part = "test" if "test" in document["parts"] else next(iter(document["parts"]))
         measured = document["parts"][part]
-        recipe = document.get("recipe")
-        name = str(document.get("network") or (recipe or {}).get("name") or name)
+        name = str(document.get("network") or (document.get("recipe") or {}).get("name") or name)
     else:
-        measured = document
-        part = str(document["data"]["part"])
-        name = str(document["run"]["network"])
+        measured, part, name = document, str(document["data"]["part"]), str(document["run"]["network"])
     slices = int(measured.get("slices") or measured["data"]["slices"])
-    auc, accuracy = (_figure(measured["metrics"][key]) for key in ("auc", "accuracy"))
     seeds = len(document.get("seeds") or ())
-    bounds = f"one standard deviation over {seeds} seeds" if seeds else INTERVAL
-    return StatedFigures(name, part, slices, auc, accuracy, bounds)
+    bounds = f"one standard deviation over {seeds} seeds" if seeds else "95 % interval"
+    auc, accuracy = (_reported_figure(measured["metrics"][key]) for key in ("auc", "accuracy"))
+    return ReportedFigures(name, part, slices, auc, accuracy, bounds)
 
 
-def _figure(measure: Mapping[str, Any]) -> Figure:
+def _reported_figure(measure: Mapping[str, Any]) -> Figure:
     if "mean" in measure:
-        mean, spread = float(measure["mean"]), float(measure["sd"])
-        value, low, high = mean, mean - spread, mean + spread
+        mean, deviation = float(measure["mean"]), float(measure["sd"])
+        value, low, high = mean, mean - deviation, mean + deviation
     else:
         value, low, high = (
-            float(measure[key]) if measure.get(key) is not None else math.nan
-            for key in ("value", "low", "high")
+            math.nan if measure.get(key) is None else float(measure[key]) for key in ("value", "low", "high")
         )
     if not math.isfinite(value):
         raise ValueError("a figure is undefined")

@@ -1,67 +1,45 @@
-"""``groundglass data``: fetch, describe and prepare data sets.
-
-Progress of an audit on stderr: a bar for each of its stages.
-
-``groundglass data audit``: what is wrong with a data set, found before training.
-"""
+"""``groundglass data``: download, describe, audit and prepare data sets."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, track
 
 if TYPE_CHECKING:
-    from groundglass.files import printable
-from groundglass.audit.audit import Audit
+    from collections.abc import Callable
 
-_TITLES = {"reading": "Reading", "comparing": "Comparing", "fitting": "Shortcuts"}
-
-
-class AuditProgress:
-    """Shows how far each stage is, as long as the block lasts; nothing where stderr is no terminal."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        console = Console(stderr=True)
-        self._display = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> AuditProgress:
-        self._display.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._display.stop()
-
-    def advance(self, stage: str, steps: int, total: int | None) -> None:
-        """``steps`` more of a stage are done, of ``total`` if that is known."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._display.add_task(_TITLES[stage], total=total)
-        self._display.update(self._tasks[stage], advance=steps, total=total)
-
+    from groundglass.audit.audit import Audit
+    from groundglass.errors import ImageError
 
 FOUND = 5
 """Exit status where a condition of ``--fail-on`` holds."""
 
+app = typer.Typer(name="data", help="Download, describe, audit and prepare data sets.", no_args_is_help=True)
 
+DataSet = Annotated[
+    Path, typer.Argument(help="COVID-CT, a folder with COVID/ and NonCOVID/, a manifest CSV or slices.")
+]
+Slices = Annotated[Path, typer.Argument(help="File, folder or zip of slices.")]
+Pictures = Annotated[Path, typer.Option("--output", help="Folder for the pictures.")]
+NewFolder = Annotated[Path, typer.Option("--output", help="New folder to write to.")]
 Conditions = Annotated[
     list[str] | None,
     typer.Option(
         "--fail-on",
         metavar="CONDITION",
-        help="End with status 5 where this was found: leakage, duplicates, conflicts, lookalikes, sources, "
+        help="End with status 5 if this was found: leakage, duplicates, conflicts, lookalikes, sources, "
         "shortcuts[:AUC] or unreadable; can be repeated, or several joined by commas.",
     ),
 ]
@@ -69,111 +47,44 @@ Outputs = Annotated[
     list[Path] | None,
     typer.Option(
         "--output",
-        help="Folder for report.html, audit.md and audit.json, or a .html, .md or .json file; can be "
-        "repeated.",
+        help="Folder for report.html, audit.md and audit.json, or one such file; can be repeated.",
     ),
 ]
 Network = Annotated[
     Path | None,
     typer.Option(
-        "--network",
-        help="A network's figures to compare shortcuts with: predictions.csv or metrics.json of `evaluate`, "
-        "seed-N.json or summary.json of `repeat`.",
+        "--network", help="A network's metrics.json or predictions.csv, to compare the shortcuts with."
     ),
 ]
-
-
-def audit(
-    path: Annotated[
-        Path, typer.Argument(help="COVID-CT, a folder COVID/ NonCOVID/, a manifest CSV or slices.")
-    ],
-    *,
-    output: Outputs = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead of tables.")] = False,
-    fail_on: Conditions = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Audit the parts of this split instead of the data's own.")
-    ] = None,
-    network: Network = None,
-    shortcuts: Annotated[
-        bool, typer.Option("--shortcuts/--no-shortcuts", help="Measure the shortcut baselines as well.")
-    ] = True,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split and the shortcut baselines.")] = 0,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="To read and compare in; default: one per core.")
-    ] = None,
-    docs: Annotated[
-        Path | None,
-        typer.Option("--docs", exists=True, dir_okay=False, help="Markdown file whose tables are replaced."),
-    ] = None,
-) -> None:
-    """Find copies, leakage, label conflicts and shortcuts in a data set."""
-    from groundglass.audit import audit as auditing
-    from groundglass.audit.report import (
-        BEGIN,
-        END,
-        audit_markdown,
-        write_audit,
-    )
-    from groundglass.audit.shortcuts import read_stated
-    from groundglass.data.load import load_dataset
-    from groundglass.data.splits import make_split
-    from groundglass.experiments.results import update_readme
-
-    # An empty one is refused: a CI job whose variable is not set must not pass for that.
-    conditions = [condition.strip() for given in fail_on or () for condition in given.split(",")]
-    manifest = load_dataset(path)
-    parts = None if split is None else make_split(manifest, split, seed, allow_overlap=True)
-    auditing.check_conditions(conditions, manifest, parts, shortcuts=shortcuts)
-    with AuditProgress() as progress:
-        audited = auditing.audit(
-            manifest,
-            parts,
-            shortcuts=shortcuts,
-            network=None if network is None else read_stated(network),
-            seed=seed,
-            threads=threads,
-            progress=progress.advance,
-        )
-    command = printable(shlex.join(["groundglass", *sys.argv[1:]]))
-    for target in output or ():
-        write_audit(audited, target, command)
-    if docs is not None:
-        update_readme(docs, audit_markdown(audited, command, level=3), BEGIN, END)
-    held = auditing.found(audited, conditions)
-    _show(audited, held, as_json=as_json)
-    if held:
-        raise typer.Exit(FOUND)
-
-
-def _show(audited: Audit, held: Sequence[str], *, as_json: bool) -> None:
-    """Predictions on standard output, warnings and what holds of ``--fail-on`` on standard error."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    from groundglass.audit.audit import document
-    from groundglass.audit.report import audit_tables
-
-    if as_json:
-        typer.echo(json.dumps(document(audited), indent=2, ensure_ascii=False))
-    else:
-        for table in audit_tables(audited):
-            Console().print(table)
-    errors = Console(stderr=True, soft_wrap=True)
-    for warning in audited.warnings():
-        errors.print(f"[bold yellow]warning:[/] {escape(warning)}")
-    for words in held:
-        errors.print(f"[bold red]found:[/] {escape(words)}")
-
-
-app = typer.Typer(name="data", help="Fetch, describe and prepare data sets.", no_args_is_help=True)
-app.command()(audit)
 
 
 class Published(str, Enum):
     """A data set that can be downloaded."""
 
     COVID_CT = "covid-ct"
+
+
+class PhantomFormat(str, Enum):
+    """File formats that phantoms are written in."""
+
+    PNG = "png"
+    DICOM = "dicom"
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress bar on standard error for each stage of the work; nothing where that is no terminal."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
+
+        def advance(stage: str, steps: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = display.add_task(stage.capitalize(), total=total)
+            display.update(tasks[stage], advance=steps, total=total)
+
+        yield advance
 
 
 @app.command()
@@ -189,172 +100,186 @@ def download(
         ),
     ] = None,
 ) -> None:
-    """Download COVID-CT and verify every image; run again after an interruption, it goes on."""
-    from groundglass.cli.predict import FileProgress
+    """Download COVID-CT and verify every image; run again after an interruption, it resumes."""
     from groundglass.data.covid_ct import BASE_URL, NOTICE, download_covid_ct
 
     typer.echo(NOTICE)
-    done = download_covid_ct(output, base_url or BASE_URL, FileProgress)
-    typer.echo(f"{done.folder}: {done.fetched} images fetched, {done.kept} were there; all as published")
+    with stages() as progress:
+        fetched = download_covid_ct(output, base_url or BASE_URL, progress)
+    typer.echo(f"{output}: {fetched} images fetched, all others were there; all are as published")
 
 
 @app.command()
 def describe(
-    path: Annotated[
-        Path, typer.Argument(help="COVID-CT, a folder COVID/ NonCOVID/, a manifest CSV or slices.")
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    path: DataSet,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no tables.")] = False,
 ) -> None:
-    """Count labels, patients, splits, sources, file_formats, sizes and grey values."""
-    from rich.console import Console
-    from rich.progress import track
-
-    from groundglass.data.describe import describe as describe_manifest
-    from groundglass.data.describe import description_tables
+    """Count labels, patients, parts, sources, file formats, sizes and grey values."""
+    from groundglass.data import describe as describing
     from groundglass.data.load import load_dataset
 
     manifest = load_dataset(path)
     watched = track(manifest.records, "Reading", console=Console(stderr=True), transient=True)
-    description = describe_manifest(manifest, watched)
+    description = describing.describe(manifest, watched)
     if as_json:
-        typer.echo(json.dumps(description.as_json(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(asdict(description), indent=2, ensure_ascii=False))
     else:
-        console = Console()
-        for table in description_tables(description):
-            console.print(table)
+        for table in describing.description_tables(description):
+            Console().print(table)
 
 
-class PhantomFormat(str, Enum):
-    """File formats phantoms are written in."""
+@app.command()
+def audit(
+    path: DataSet,
+    *,
+    output: Outputs = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead of tables.")] = False,
+    fail_on: Conditions = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Audit the parts of this split instead of the data's own.")
+    ] = None,
+    network: Network = None,
+    shortcuts: Annotated[
+        bool, typer.Option("--shortcuts/--no-shortcuts", help="Measure the shortcut baselines as well.")
+    ] = True,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split and the shortcut baselines.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core.")] = 0,
+) -> None:
+    """Find copies, leakage, label conflicts and shortcuts in a data set."""
+    from groundglass.audit import audit as auditing
+    from groundglass.audit.report import write_audit
+    from groundglass.audit.shortcuts import read_reported
+    from groundglass.data.load import load_dataset
+    from groundglass.data.splits import make_split
+    from groundglass.files import printable
 
-    PNG = "png"
-    DICOM = "dicom"
+    # An empty one is rejected: a CI job whose variable is not set must not pass for that.
+    conditions = [condition.strip() for given in fail_on or () for condition in given.split(",")]
+    manifest = load_dataset(path)
+    parts = None if split is None else make_split(manifest, split, seed, allow_overlap=True)
+    auditing.check_conditions(conditions, manifest, parts, shortcuts=shortcuts)
+    reported = None if network is None else read_reported(network)
+    with stages() as progress:
+        audited = auditing.audit(
+            manifest,
+            parts,
+            shortcuts=shortcuts,
+            network=reported,
+            seed=seed,
+            threads=threads or None,
+            progress=progress,
+        )
+    for target in output or ():
+        write_audit(audited, target, printable(shlex.join(["groundglass", *sys.argv[1:]])))
+    _show(audited, held := auditing.found(audited, conditions), as_json=as_json)
+    if held:
+        raise typer.Exit(FOUND)
+
+
+def _show(audited: Audit, held: Sequence[str], *, as_json: bool) -> None:
+    """The audit on standard output, warnings and conditions that hold on standard error."""
+    from groundglass.audit.report import audit_tables, document
+
+    if as_json:
+        typer.echo(json.dumps(document(audited), indent=2, ensure_ascii=False))
+    else:
+        for table in audit_tables(audited):
+            Console().print(table)
+    errors = Console(stderr=True, soft_wrap=True)
+    for warning in audited.warnings():
+        errors.print(f"[bold yellow]warning:[/] {escape(warning)}")
+    for condition in held:
+        errors.print(f"[bold red]found:[/] {escape(condition)}")
+
+
+@app.command()
+def slices(
+    volumes: Annotated[list[Path], typer.Argument(help="Series and volumes: files, folders or zips.")],
+    output: Pictures,
+    every: Annotated[int, typer.Option("--every", min=1, help="Take one slice of so many.")] = 10,
+    least_lungs: Annotated[
+        float,
+        typer.Option("--least-lungs", min=0.01, max=0.9, help="Least share that is lung."),
+    ] = 0.05,
+) -> None:
+    """Cut axial lung slices out of CT volumes as grey PNGs in the lung window, naming no patient."""
+    from groundglass.data.slices import Selection, cut_slices
+
+    failed: list[ImageError] = []
+    selection = Selection(every, least_lungs)
+    written = sum(1 for volume in volumes for _ in cut_slices(volume, output, selection, failed.append))
+    _written(output, written, "slices", failed)
+
+
+@app.command()
+def preview(
+    path: Slices,
+    output: Pictures,
+    size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the cropped slice.")] = 256,
+    severity: Annotated[float, typer.Option(min=0, max=1, help="Of the painted lesions, 0 to 1.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the painted lesions.")] = 0,
+    most: Annotated[int | None, typer.Option("--most", min=1, help="Slices; default: all.")] = None,
+) -> None:
+    """Write one PNG per slice: the slice, its mask, its crop, and the crop with painted lesions."""
+    from groundglass.data.preview import write_previews
+    from groundglass.imaging.crop import Preprocessing
+
+    failed: list[ImageError] = []
+    pictures = write_previews(
+        path,
+        output,
+        Preprocessing(size=size),
+        severity=severity,
+        seed=seed,
+        most=most,
+        on_error=failed.append,
+    )
+    _written(output, sum(1 for _ in pictures), "pictures", failed)
 
 
 @app.command()
 def phantoms(
-    output: Annotated[Path, typer.Option("--output", help="New folder to write to.")],
-    count: Annotated[int, typer.Option(help="Number of slices; every other one has lesions.")] = 200,
+    output: NewFolder,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Number of slices; 200, or 12 for each series.")
+    ] = None,
     severity: Annotated[
         str, typer.Option(help="Range LO:HI of the lesions' severity, above 0 and at most 1.")
     ] = "0.2:0.8",
+    series: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SEVERITIES", help="Write one DICOM series for each severity instead, such as 0,0.3,0.9."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same slices.")] = 0,
     file_format: Annotated[
-        PhantomFormat, typer.Option("--format", help="Kind of files.")
+        PhantomFormat, typer.Option("--format", help="File format of the slices.")
     ] = PhantomFormat.PNG,
     size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along each side.")] = 512,
 ) -> None:
-    """Invent chest CT slices, healthy and with lesions, as a data set to train on."""
-    from groundglass.data.phantoms import Severities, write_phantoms
-
-    manifest = write_phantoms(output, count, Severities.parse(severity), seed, file_format.value, size)
-    typer.echo(f"{len(manifest)} phantoms in {output}, listed in {output / 'manifest.csv'}")
-
-
-@app.command("phantom-series")
-def phantom_series(
-    output: Annotated[Path, typer.Option("--output", help="New folder to write to.")],
-    severities: Annotated[
-        str, typer.Option(help="One DICOM series for each of these, 0 healthy to 1.")
-    ] = "0,0.2,0.5,0.9",
-    count: Annotated[int, typer.Option(help="Slices per series, from the lungs' apex to their base.")] = 12,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same series.")] = 0,
-    size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along each side.")] = 512,
-) -> None:
-    """Invent chest CT series of patients from healthy to severely ill, as DICOM."""
-    from groundglass.data.phantoms import write_series
+    """Synthesise chest CT slices, healthy and with lesions, as a data set to train on or as series."""
+    from groundglass.data.phantoms import Severities, write_phantoms, write_series
     from groundglass.errors import DataError
 
+    if series is None:
+        manifest = write_phantoms(
+            output, count or 200, Severities.parse(severity), seed, file_format.value, size
+        )
+        typer.echo(f"{len(manifest)} phantoms in {output}, listed in {output / 'manifest.csv'}")
+        return
     try:
-        numbers = [float(part) for part in severities.split(",")]
+        severities = [float(part) for part in series.split(",")]
     except ValueError:
-        raise DataError(f"--severities {severities}: expected numbers such as 0,0.3,0.9") from None
-    for series in write_series(output, numbers, count, seed, size):
-        typer.echo(f"{series}: {count} slices")
+        raise DataError(f"--series {series}: expected severities such as 0,0.3,0.9") from None
+    for folder in write_series(output, severities, count or 12, seed, size):
+        typer.echo(f"{folder}: {count or 12} slices")
 
 
-@app.command("frame")
-def preview_slices(
-    path: Annotated[Path, typer.Argument(help="File, folder or zip of slices.")],
-    output: Annotated[Path, typer.Option("--output", help="Folder for the pictures.")],
-    size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the cropped slice.")] = 160,
-) -> None:
-    """Write original, mask and cropped slice side by side, one PNG per slice."""
-    from groundglass.data.preview import write_previews
-    from groundglass.errors import ImageError
-    from groundglass.imaging.crop import Preprocessing
-
-    failed: list[ImageError] = []
-    written = sum(1 for _ in write_previews(path, output, Preprocessing(size=size), failed.append))
+def _written(output: Path, count: int, what: str, failed: Sequence[ImageError]) -> None:
+    """Say what was written and what was not; exit status 3 if something failed or nothing was written."""
     for error in failed:
         typer.echo(f"left out: {error}", err=True)
-    typer.echo(f"{output}: {written} pictures written")
-    if failed:
-        raise typer.Exit(3)
-
-
-@app.command("lesions")
-def lesion_galleries(
-    path: Annotated[Path, typer.Argument(help="File, folder or zip of slices without lesions.")],
-    output: Annotated[Path, typer.Option("--output", help="Folder for the pictures.")],
-    severity: Annotated[float, typer.Option(min=0, max=1, help="Of the lesions, 0 to 1.")] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed paints the same.")] = 0,
-    most: Annotated[int, typer.Option("--most", min=1, help="Slices that are drawn.")] = 12,
-) -> None:
-    """Draw slices beside copies with painted lesions and signs of other diseases, one PNG per slice."""
-    from groundglass.data.preview import write_lesion_galleries
-    from groundglass.errors import ImageError
-
-    failed: list[ImageError] = []
-    pictures = write_lesion_galleries(
-        path, output, severity=severity, seed=seed, most=most, on_error=failed.append
-    )
-    written = sum(1 for _ in pictures)
-    for error in failed:
-        typer.echo(f"left out: {error}", err=True)
-    typer.echo(f"{output}: {written} pictures written")
-    if failed or not written:
-        raise typer.Exit(3)
-
-
-@app.command("foreign")
-def write_out_of_distribution(
-    output: Annotated[Path, typer.Option("--output", help="New folder to write to.")],
-    dicom: Annotated[
-        Path | None,
-        typer.Option("--dicom", help="DICOM files; those not axial or not of the chest are copied as well."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same pictures.")] = 0,
-    per_kind: Annotated[int, typer.Option("--per-kind", min=1, help="Generated pictures of each kind.")] = 20,
-) -> None:
-    """Write pictures that are no axial lung slices, to measure whether they are refused."""
-    from groundglass.data.out_of_distribution import MANIFEST
-    from groundglass.data.out_of_distribution import write_out_of_distribution as write
-
-    pictures = write(output, seed, dicom, per_kind)
-    kinds = len({picture.kind for picture in pictures})
-    typer.echo(f"{len(pictures)} pictures of {kinds} kinds in {output}, listed in {output / MANIFEST}")
-
-
-@app.command("slices")
-def cut_slices(
-    volumes: Annotated[list[Path], typer.Argument(help="Series and volumes: files, folders or zips.")],
-    output: Annotated[Path, typer.Option("--output", help="Folder for the pictures.")],
-    every: Annotated[int, typer.Option("--every", min=1, help="Look at the first of every so many.")] = 10,
-    least_lungs: Annotated[
-        float, typer.Option("--least-lungs", min=0.01, max=0.9, help="Share of the picture that is lung.")
-    ] = 0.05,
-) -> None:
-    """Cut axial lung slices out of CT volumes as grey PNGs in the lung window, naming no patient."""
-    from groundglass.data.slices import Selection
-    from groundglass.data.slices import cut_slices as cut
-    from groundglass.errors import ImageError
-
-    failed: list[ImageError] = []
-    selection = Selection(every, least_lungs)
-    written = sum(1 for volume in volumes for _ in cut(volume, output, selection, failed.append))
-    for error in failed:
-        typer.echo(f"left out: {error}", err=True)
-    typer.echo(f"{output}: {written} slices written")
-    if failed:
+    typer.echo(f"{output}: {count} {what} written")
+    if failed or not count:
         raise typer.Exit(3)

@@ -1,11 +1,4 @@
-"""``groundglass predict``: what a trained model says of slices, one prediction each.
-
-Predictions as a table whose rows are printed as they come, and what their series say in a few lines.
-
-Progress on stderr, so that a command's output stays clean.
-
-What a prediction shows while it runs: predictions on standard output, and progress on a terminal.
-"""
+"""``groundglass predict``: one prediction for every slice, as a table, as data, or as a report."""
 
 from __future__ import annotations
 
@@ -19,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.cells import cell_len, set_cell_size
@@ -38,18 +31,16 @@ from rich.text import Text
 from groundglass.errors import PredictionError
 from groundglass.files import one_line
 from groundglass.inference.prediction import Prediction, Status
-from groundglass.inference.report import sparkline
-from groundglass.inference.series import Studies
+from groundglass.inference.series import SeriesSummary, Totals
 from groundglass.inference.writers import Format, PredictionsWriter, predictions_writer
 
 if TYPE_CHECKING:
     from groundglass.cluster.ray import RayClassifier
-    from groundglass.inference.bundle import Precision
     from groundglass.inference.classifier import Classifier
     from groundglass.inference.output import Output
-    from groundglass.inference.prediction import Prediction
-    from groundglass.inference.series import Counts, SeriesSummary
-    from groundglass.inference.writers import Format
+
+SOME_LEFT_OUT, NONE_CLASSIFIED, INTERRUPTED = 3, 4, 130
+"""Exit statuses beside 0, every lung slice classified, and 2, an error that the user can mend."""
 
 Part = tuple[str, str]
 """Text and its style."""
@@ -61,6 +52,8 @@ _LEAST_FILE, _LEAST_NOTE = 12, 15
 _STYLES = {"COVID": "bold dark_orange", "uncertain": "yellow", "refused": "magenta", "failed": "bold red"}
 _LONGEST_REASON = 1000
 _SERIES = 28
+_PATHS_SHOWN = 8
+_BLOCKS, _ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 
 
 @dataclass
@@ -167,7 +160,7 @@ def series_lines(summary: SeriesSummary, width: int | None, *, unicode: bool) ->
         uid = shorten_middle(uid, _SERIES, unicode=unicode)
         place = shorten_middle(place, width - len(", series ") - _SERIES, unicode=unicode)
     yield f"{place}, series {uid}" if uid else place
-    yield f"  {summary.counts.in_words()}"
+    yield f"  {summary.in_words}"
     if summary.series_score is None:
         return
     yield f"  series score {summary.series_score:.3f} (no diagnosis)"
@@ -178,8 +171,40 @@ def series_lines(summary: SeriesSummary, width: int | None, *, unicode: bool) ->
         _millimetres(end) if curve.axis == "mm" else f"{curve.axis} {end:g}"
         for end in (curve.at[0], curve.at[-1])
     )
-    line = sparkline(curve.at, curve.probability, unicode=unicode)
+    line = _sparkline(curve.at, curve.probability, unicode=unicode)
     yield f"  {first} {line} {last}, highest {max(curve.probability):.3f}"
+
+
+def _sparkline(
+    at: Sequence[float], probability: Sequence[float], width: int = 40, *, unicode: bool = True
+) -> str:
+    """A curve as one line of text: one character per slice, or per stretch where there are more of them.
+
+    Args:
+        at: where each slice lies, not falling.
+        probability: 0 to 1; of a stretch the mean is shown, and nothing where no slice lies in it.
+        width: most characters.
+        unicode: block characters; otherwise ASCII.
+    """
+    values: list[float | None] = list(probability)
+    if len(values) > width:
+        values = _means(at, probability, width)
+    blocks = _BLOCKS if unicode else _ASCII_BLOCKS
+    return "".join(
+        " " if value is None else blocks[min(int(max(value, 0.0) * len(blocks)), len(blocks) - 1)]
+        for value in values
+    )
+
+
+def _means(at: Sequence[float], probability: Sequence[float], width: int) -> list[float | None]:
+    first, span = at[0], at[-1] - at[0]
+    sums, counts = [0.0] * width, [0] * width
+    for index, value in enumerate(probability):
+        share = (at[index] - first) / span if span > 0 else index / len(probability)
+        place = min(int(share * width), width - 1)
+        sums[place] += value
+        counts[place] += 1
+    return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
 
 
 class FileProgress:
@@ -283,19 +308,19 @@ class Screen:
             words = "Writing the report" if writing else "Done"
             self._progress.update(self._task, description=words, completed=self._files, total=self._files)
 
-    def conclude(self, studies: Studies, report: Path | None) -> None:
+    def conclude(self, totals: Totals, report: Path | None) -> None:
         """Show what all predictions say together: below the table, else on standard error."""
         if self._progress is not None:
             self._progress.stop()
         if self._quiet:
             return
-        total = f"{studies.counts.in_words()}. Research use only, no diagnosis."
+        total = f"{totals.in_words}. Research use only, no diagnosis."
         if self._table is None:
             sys.stderr.write(f"{total}\n")
             return
         if self._slices:
             self._print([])
-        for summary in studies.summaries():
+        for summary in totals.summaries():
             for line in series_lines(summary, self._width, unicode=self._unicode):
                 self._print([(line, "")])
         self._print([(total, "bold")])
@@ -338,19 +363,6 @@ def _holds_unicode(encoding: str | None) -> bool:
     return True
 
 
-SOME_LEFT_OUT, NONE_CLASSIFIED, INTERRUPTED = 3, 4, 130
-"""Exit statuses beside 0, all slices classified, and 2, an error that the user can mend."""
-
-_PATHS_TOLD = 8
-
-
-class ModelPrecision(str, Enum):
-    """Number formats a bundle's model may come in."""
-
-    FP32 = "fp32"
-    INT8 = "int8"
-
-
 class Engine(str, Enum):
     """What works through the files."""
 
@@ -365,7 +377,7 @@ Paths = Annotated[
     ),
 ]
 BundlePath = Annotated[
-    Path | None, typer.Option("--bundle", help="Trained model; the installed one unless given.")
+    Path | None, typer.Option("--bundle", help="Trained model; default: the installed one.")
 ]
 AsParquet = Annotated[
     bool, typer.Option("--parquet", help="Send Parquet to a pipe; with a folder: predictions.parquet too.")
@@ -374,13 +386,13 @@ OutputPath = Annotated[
     Path | None,
     typer.Option("--output", help="A .jsonl, .csv or .parquet file; or a folder: pictures and a report too."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Skip what --output has, try again what failed.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Skip what --output has, retry what failed.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core but one.")]
-Chosen = Annotated[
-    ModelPrecision | None, typer.Option("--precision", help="Which model; the smaller one unless given.")
-]
 KeepIdentifiers = Annotated[
     bool, typer.Option("--keep-identifiers", help="Add patient name, id and birth date to the predictions.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit status 3 for slices outside the lungs (neck, abdomen) as well.")
 ]
 EngineName = Annotated[
     Engine, typer.Option("--engine", help="local; or ray: many processes, also of a cluster, no pictures.")
@@ -405,16 +417,17 @@ def predict(
     engine: EngineName = Engine.LOCAL,
     workers: Workers = None,
     address: Address = None,
-    precision: Chosen = None,
     keep_identifiers: KeepIdentifiers = False,
+    strict: Strict = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No table, summary or progress bar.")] = False,
 ) -> None:
     """Classify CT slices: COVID, NonCOVID or uncertain. Research use only, never a diagnosis.
 
-    Exit status: 0 all classified, 2 usage or bundle error, 3 some refused or failed, 4 none classified.
+    Exit status: 0 every lung slice classified, 2 usage or bundle error, 3 some refused or failed, 4 none classified.
     """
     from groundglass.inference.bundle import Bundle
-    from groundglass.inference.output import OutputPlan, count_files, expand, open_output
+    from groundglass.inference.inputs import count_files, expand
+    from groundglass.inference.output import OutputPlan, open_output
 
     _check_engine(engine, threads, workers, address)
     printed = _printed(as_json, as_csv, as_parquet and output is None)
@@ -422,8 +435,7 @@ def predict(
     beside = as_parquet and output is not None
     plan = OutputPlan(output, resume, beside, keep_identifiers, inputs, _command(paths))
     plan.check()
-    chosen = cast("Precision | None", precision and precision.value)
-    opened = Bundle.open(bundle, chosen, threads)
+    opened = Bundle.open(bundle, threads)
     classifier: Classifier | RayClassifier
     if engine is Engine.RAY:
         from groundglass.cluster.ray import RayClassifier
@@ -439,24 +451,24 @@ def predict(
     ):
         with open_output(plan, opened) as target:
             screen.expect(lambda: count_files(inputs, lambda file: not target.excludes(file)))
-            with closing(_find(classifier, inputs, target)) as predictions:
+            with closing(_predictions(classifier, inputs, target)) as predictions:
                 for prediction in predictions:
                     target.add(prediction)
                     screen.show(prediction)
             screen.finish(writing=plan.report is not None)
-        screen.conclude(target.studies, plan.report)
-    status = exit_status(target.studies.counts)
+        screen.conclude(target.totals, plan.report)
+    status = exit_status(target.totals, strict=strict)
     if status:
         raise typer.Exit(status)
 
 
 def _command(paths: Sequence[str]) -> str:
     """The command as it was given, of many paths the first few."""
-    if len(paths) <= _PATHS_TOLD:
+    if len(paths) <= _PATHS_SHOWN:
         return shlex.join(["groundglass", *sys.argv[1:]])
-    told = [*paths[:_PATHS_TOLD], f"... {len(paths) - _PATHS_TOLD} more paths ..."]
+    shown = [*paths[:_PATHS_SHOWN], f"... {len(paths) - _PATHS_SHOWN} more paths ..."]
     options = [word for word in sys.argv[2:] if word not in set(paths)]
-    return shlex.join(["groundglass", "predict", *options]) + " " + " ".join(told)
+    return shlex.join(["groundglass", "predict", *options]) + " " + " ".join(shown)
 
 
 def _printed(as_json: bool, as_csv: bool, as_parquet: bool) -> Format | None:
@@ -477,7 +489,7 @@ def _check_engine(engine: Engine, threads: int, workers: int | None, address: st
         raise PredictionError("--threads does not go with --engine ray, whose --workers have one thread each")
 
 
-def _find(
+def _predictions(
     classifier: Classifier | RayClassifier, inputs: Sequence[Path], target: Output
 ) -> Generator[Prediction, None, None]:
     yield from classifier.predict_all(
@@ -485,11 +497,16 @@ def _find(
     )
 
 
-def exit_status(counts: Counts) -> int:
-    """0 where all slices were classified, 3 where some were not, 4 where none was."""
+def exit_status(totals: Totals, *, strict: bool) -> int:
+    """0 where every lung slice was classified, 3 where some were not, 4 where none was.
+
+    Slices outside the lungs, in series that were otherwise classified, count only with ``strict``.
+    """
+    counts = totals.counts
     if counts.ok == 0:
         return NONE_CLASSIFIED
-    return 0 if counts.ok == counts.total else SOME_LEFT_OUT
+    left_out = counts.total - counts.ok if strict else totals.left_out
+    return SOME_LEFT_OUT if left_out else 0
 
 
 @contextmanager
@@ -497,6 +514,10 @@ def _interruptible(predictions: Path | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = "" if predictions is None else f"; what was found is in {predictions}, go on with --resume"
+        kept = (
+            ""
+            if predictions is None
+            else f"; predictions so far are in {predictions}, continue with --resume"
+        )
         typer.echo(f"interrupted{kept}", err=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
-from groundglass.cli.predict import BundlePath, Chosen
+from groundglass.cli.predict import BundlePath
 from groundglass.errors import ServiceError
 
-if TYPE_CHECKING:
-    from groundglass.inference.bundle import Precision
-
 _MIB = 2**20
-
 
 Host = Annotated[
     str, typer.Option("--host", help="Address to listen at; beyond this machine only with a token.")
@@ -26,16 +22,15 @@ TokenFile = Annotated[
     typer.Option("--token-file", help="Holds the bearer token; otherwise GROUNDGLASS_TOKEN does."),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Threads that classify; 0: one per core.")]
-ScratchFolder = Annotated[
-    Path | None,
-    typer.Option("--scratch", help="Folder for uploads in flight, best in memory, such as /dev/shm."),
+UploadDirectory = Annotated[
+    Path | None, typer.Option("--upload-directory", help="Of uploads in flight; in memory: /dev/shm.")
 ]
 Requests = Annotated[int, typer.Option("--requests", min=1, help="Uploads in flight.")]
 ClientRequests = Annotated[
     int | None, typer.Option("--client-requests", min=1, help="Of them by one client's address.")
 ]
 UploadMib = Annotated[int, typer.Option("--upload-mib", min=1, help="Size of one upload.")]
-ScratchMib = Annotated[int, typer.Option("--scratch-mib", min=1, help="Size of all in flight.")]
+UploadsMib = Annotated[int, typer.Option("--uploads-mib", min=1, help="Size of all uploads in flight.")]
 UnpackedMib = Annotated[
     int, typer.Option("--unpacked-mib", min=1, help="Size of one file after decompression.")
 ]
@@ -49,7 +44,7 @@ IdleSeconds = Annotated[
 KeepMib = Annotated[int, typer.Option("--keep-mib", min=0, help="Size of results kept in memory.")]
 KeepSeconds = Annotated[float, typer.Option("--keep-seconds", min=0, help="How long they are kept.")]
 DrainSeconds = Annotated[
-    float, typer.Option("--drain-seconds", min=0, help="New requests are still taken after SIGTERM.")
+    float, typer.Option("--drain-seconds", min=0, help="New requests are still accepted after SIGTERM.")
 ]
 
 
@@ -58,13 +53,12 @@ def serve(
     port: Port = 8000,
     token_file: TokenFile = None,
     bundle: BundlePath = None,
-    precision: Chosen = None,
     workers: Workers = 0,
-    scratch: ScratchFolder = None,
+    upload_directory: UploadDirectory = None,
     requests: Requests = 64,
     client_requests: ClientRequests = None,
     upload_mib: UploadMib = 512,
-    scratch_mib: ScratchMib = 4096,
+    uploads_mib: UploadsMib = 4096,
     unpacked_mib: UnpackedMib = 1024,
     pixels: Pixels = 2**24,
     files: Files = 2_000,
@@ -75,33 +69,24 @@ def serve(
     keep_seconds: KeepSeconds = 900.0,
     drain_seconds: DrainSeconds = 1.0,
 ) -> None:
-    """Answer over HTTP what the model says of uploaded slices. Research use only, never a diagnosis.
+    """Predictions for uploaded slices over HTTP, and a page to view them. Research use only, never a diagnosis.
 
     Logs JSON lines to standard output. SIGTERM finishes what was accepted.
     """
     try:
         from groundglass.serving import server
     except ModuleNotFoundError as error:
-        raise ServiceError(
-            f"serving needs {error.name}, which comes with `pip install 'groundglass[serve]'`"
-        ) from error
+        hint = "comes with `pip install '.[serve]'` in a clone of groundglass"
+        raise ServiceError(f"serving needs {error.name}, which {hint}") from error
     from groundglass.inference.bundle import Bundle
-    from groundglass.serving.settings import READING_LIMITS, Capacity, Settings, read_token
+    from groundglass.serving.settings import READING_LIMITS, Settings, read_token
 
-    capacity = Capacity(
-        requests=requests,
-        client_requests=client_requests,
-        upload_bytes=upload_mib * _MIB,
-        files=files,
-        slices=slices,
-        scratch_bytes=scratch_mib * _MIB,
-        seconds=seconds,
-        idle_seconds=idle_seconds,
-        kept_bytes=keep_mib * _MIB,
-        kept_seconds=keep_seconds,
+    settings = Settings(
+        host=host, port=port, token=read_token(token_file), workers=workers,
+        upload_directory=upload_directory, requests=requests, client_requests=client_requests,
+        upload_bytes=upload_mib * _MIB, uploads_bytes=uploads_mib * _MIB, files=files, slices=slices,
+        seconds=seconds, idle_seconds=idle_seconds, kept_bytes=keep_mib * _MIB, kept_seconds=keep_seconds,
         drain_seconds=drain_seconds,
-    )
-    reading = replace(READING_LIMITS, pixels=pixels, file_bytes=unpacked_mib * _MIB)
-    settings = Settings(host, port, read_token(token_file), workers, capacity, reading, scratch)
-    chosen = cast("Precision | None", precision and precision.value)
-    server.serve(Bundle.open(bundle, chosen, threads=1), settings)
+        reading=replace(READING_LIMITS, pixels=pixels, file_bytes=unpacked_mib * _MIB),
+    )  # fmt: skip
+    server.serve(Bundle.open(bundle, threads=1), settings)

@@ -1,160 +1,276 @@
-"""The classifier of one process, multiplied: predictions of many, in the order of their files, none twice.
-
-What is to be judged, cut into pieces for workers: paths only, listed as they are needed.
-
-Ray, started on this machine for one prediction, or joined where a cluster runs.
-
-What runs in each of Ray's workers: one classifier, loaded once, on one thread.
-
-Files that took their worker down with them: judged here, in a process that may die of each.
-"""
+"""The classifier of one process, multiplied by Ray: predictions in the order of their files, none twice."""
 
 from __future__ import annotations
 
 import ipaddress
-import json
-import logging
-import math
 import os
 import re
 import secrets
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any
 
 from groundglass import __version__
 from groundglass.errors import BundleError, GroundglassError, ImageError, PredictionError
 from groundglass.files import usable_cores, write_bytes
-from groundglass.imaging.read import no_image
+from groundglass.imaging.read import list_images
 from groundglass.imaging.slice import Patient
-from groundglass.imaging.source import paths_below, without_stderr
-from groundglass.inference.bundle import INFO, Bundle, Precision
+from groundglass.imaging.source import without_stderr
+from groundglass.inference.bundle import INFO, Bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.output import named_by
+from groundglass.inference.inputs import named_by
 from groundglass.inference.prediction import Prediction, Status
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 LARGEST = 64
 """Files of a unit: a third of a second's work, so that the last worker does not keep the others waiting."""
 
+MOST_LOST = 16
+"""Units that may take their workers down before these are taken to die of something else."""
+
+TIMEOUT = 20.0
+"""Seconds after which a cluster that does not answer is given up."""
+
 # Each of these may hold a whole series, and is a unit by itself.
-_OF_MANY_SLICES = (".zip", ".nii", ".nii.gz", ".mhd", ".mha")
+_OF_MANY_SLICES = (".zip", ".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".nhdr")
+_RETRIES = (
+    2  # of a unit whose worker died: workers die of many things, but hardly three times at the same files
+)
+_AHEAD = 4  # units for each worker that are under way or waiting
+# Predictions are small: what Ray keeps in shared memory stays far below this.
+_OBJECT_STORE = 128 * 2**20
+_LONGEST_FOLDER = 32
+
+Unit = tuple[str, ...]
+"""Paths of files that a worker classifies in one go."""
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Files that a worker judges in one go.
+class RayClassifier:
+    """Many classifiers that are used as one.
 
     Attributes:
-        files: their paths.
-        of_folder: they lie in a folder that was asked about, so that what is no image is passed over.
+        bundle: opened and verified; its files must stay where they are.
+        workers: processes of one thread each; one per core of the machine or cluster unless given.
+        address: of a Ray cluster, see :func:`ray_session`; None starts a Ray on this machine for as long as
+            the predictions are drawn.
+        keep_identifiers: predictions say who is on a slice, where the file does.
     """
 
-    files: tuple[str, ...]
-    of_folder: bool
+    bundle: Bundle
+    workers: int | None = None
+    address: str | None = None
+    keep_identifiers: bool = False
+
+    def predict_all(
+        self,
+        paths: Iterable[Path],
+        *,
+        evidence: bool = False,
+        skip: Callable[[str, int | None], bool] | None = None,
+        skip_file: Callable[[str], bool] | None = None,
+    ) -> Iterator[Prediction]:
+        """Classify every slice of files, folders, zips and manifests.
+
+        Predictions are those of ``Classifier.predict_all``, in its order; this process lists the folders and
+        reads the headers of DICOM files. Nothing but paths and predictions travels: workers read the files,
+        which must have the same paths on all machines.
+
+        Args:
+            paths: files, folders, zips, members of zips (``archive.zip!member``), manifests (``.csv``).
+            evidence: may be asked for, and is not given: pixels do not travel.
+            skip: given file and frame, leaves a slice's prediction out.
+            skip_file: given a file's name, leaves it out unread.
+
+        Raises:
+            PredictionError: Ray is not installed, cannot be started or joined, or workers cannot work.
+            BundleError: the bundle's files are gone or changed.
+            DataError: a manifest is damaged.
+        """
+        contents = _bundle_contents(self.bundle)
+        with ray_session(self.address, self.workers) as workers:
+            for prediction in _Run(self, workers, contents).predictions(steps(paths, skip_file)):
+                if skip is None or not skip(prediction.file, prediction.frame):
+                    yield prediction
 
 
-@dataclass(frozen=True)
-class FolderEnd:
-    """All of a folder has been listed.
+def steps(paths: Iterable[Path], skip: Callable[[str], bool] | None = None) -> Iterator[Unit | ImageError]:
+    """Units in the order in which one process reads the paths, and between them what cannot be read.
 
-    Attributes:
-        path: of the folder.
-        skipped: some of its files were left out, so that it is not empty whatever the others hold.
-    """
-
-    path: str
-    skipped: bool
-
-
-Step = Unit | ImageError | FolderEnd
-_File = tuple[str, bool]
-
-
-def steps(paths: Iterable[Path], skip: Callable[[str], bool] | None = None) -> Iterator[Step]:
-    """Units in the order of the paths, and within a folder in natural order of the names.
-
-    Nothing is opened but folders and manifests, one at a time; memory does not grow with their number.
+    Folders are gone through by :func:`groundglass.imaging.read.list_images`.
 
     Args:
         paths: files, folders, zips, members of zips, or manifests (``.csv``), which stand for the files they
             name.
-        skip: told a file's name, leaves it out.
+        skip: called with a file's name, leaves it out.
 
     Raises:
         DataError: a manifest is damaged.
     """
     waiting: list[str] = []
-    of_folder = False
-    for step in chain.from_iterable(_listed(path, skip) for path in paths):
-        if isinstance(step, tuple):
-            file, belongs = step
-            if waiting and belongs != of_folder:
-                yield Unit(tuple(waiting), of_folder)
-                waiting = []
-            of_folder = belongs
-            waiting.append(file)
-        if waiting and (not isinstance(step, tuple) or len(waiting) == LARGEST or _is_large(waiting)):
-            yield Unit(tuple(waiting), of_folder)
+    for item in chain.from_iterable(_listed(path, skip) for path in paths):
+        if not isinstance(item, ImageError):
+            waiting.append(item)
+            if len(waiting) < LARGEST and not item.lower().endswith(_OF_MANY_SLICES):
+                continue
+        if waiting:
+            yield tuple(waiting)
             waiting = []
-        if not isinstance(step, tuple):
-            yield step
+        if isinstance(item, ImageError):
+            yield item
     if waiting:
-        yield Unit(tuple(waiting), of_folder)
+        yield tuple(waiting)
 
 
-def _is_large(waiting: list[str]) -> bool:
-    return waiting[-1].lower().endswith(_OF_MANY_SLICES)
-
-
-def _listed(path: Path, skip: Callable[[str], bool] | None) -> Iterator[_File | ImageError | FolderEnd]:
-    if path.is_dir():
-        yield from _below(path, skip)
+def _listed(path: Path, skip: Callable[[str], bool] | None) -> Iterator[str | ImageError]:
+    if not path.is_dir():
+        yield from (str(file) for file in named_by(path) if skip is None or not skip(str(file)))
         return
-    for file in named_by(path):
-        if skip is None or not skip(str(file)):
-            yield str(file), False
+    errors: list[ImageError] = []
+    for source, _ in list_images(path, on_error=errors.append, skip=skip):
+        yield from errors
+        errors.clear()
+        yield source.name
+    yield from errors
 
 
-def _below(folder: Path, skip: Callable[[str], bool] | None) -> Iterator[_File | ImageError | FolderEnd]:
-    errors: list[OSError] = []
-    skipped = False
-    for path in paths_below(folder, errors.append):
-        yield from _reported(folder, errors)
-        if skip is not None and skip(str(path)):
-            skipped = True
-        else:
-            yield str(path), True
-    yield from _reported(folder, errors)
-    yield FolderEnd(str(folder), skipped)
+@dataclass(frozen=True)
+class _Assignment:
+    """What a worker needs to know; plain values, so that they can be sent to another machine."""
+
+    run: str
+    bundle: str
+    zipped: bool
+    keep_identifiers: bool
+    version: str = __version__
 
 
-def _reported(folder: Path, errors: list[OSError]) -> Iterator[ImageError]:
-    for error in errors:
-        yield ImageError(error.filename or folder, f"cannot be looked into: {error.strerror}")
-    errors.clear()
+class _Run:
+    """One prediction, while Ray runs."""
+
+    def __init__(self, classifier: RayClassifier, workers: int, contents: Mapping[str, bytes]) -> None:
+        self._ray = _import_ray()
+        self._bundle, self._keep = classifier.bundle, classifier.keep_identifiers
+        sent, zipped = self._ray.put(contents), self._bundle.path.is_file()
+        self._given = (sent, _Assignment(sent.hex(), self._bundle.id, zipped, self._keep))
+        self._ahead = workers * _AHEAD
+        self._lost = 0
+
+    def predictions(self, found: Iterator[Unit | ImageError]) -> Iterator[Prediction]:
+        """What is predicted of some steps, in their order; a bounded number of them is under way."""
+        under_way: deque[tuple[Unit | ImageError, Any]] = deque()
+        try:
+            for step in found:
+                under_way.append(
+                    (step, None if isinstance(step, ImageError) else self._begin(step, _RETRIES))
+                )
+                if len(under_way) > self._ahead:
+                    yield from self._taken(*under_way.popleft())
+            while under_way:
+                yield from self._taken(*under_way.popleft())
+        finally:
+            for _, task in under_way:
+                if task is not None:
+                    self._ray.cancel(task, force=True)
+
+    def _begin(self, unit: Unit, retries: int) -> Any:
+        # A process that classifies one unit at a time, and is kept for the next.
+        task = self._ray.remote(num_cpus=1, max_retries=retries)(_classify)
+        return task.remote(*self._given, unit)
+
+    def _taken(self, step: Unit | ImageError, task: Any) -> Iterator[Prediction]:
+        if isinstance(step, ImageError):
+            yield self._failed(step.path, step.reason)
+            return
+        predicted = self._result(task)
+        yield from self._one_by_one(step) if predicted is None else predicted
+
+    def _result(self, task: Any) -> list[Prediction] | None:
+        """What a task predicted; None where its process died or stumbled.
+
+        Raises:
+            PredictionError: it says why there is no use in going on.
+        """
+        dead = (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.OutOfMemoryError)
+        try:
+            answer = self._ray.get(task)
+        except (*dead, self._ray.exceptions.RayTaskError):
+            return None
+        except self._ray.exceptions.RayError as error:
+            raise PredictionError(f"the workers cannot continue ({_last_line(error)})") from None
+        if isinstance(answer, str):
+            raise PredictionError(answer)
+        return list(answer)
+
+    def _one_by_one(self, unit: Unit) -> Iterator[Prediction]:
+        """The files of a unit that took its workers down; the one that does so is reported as failed."""
+        self._lost += 1
+        if self._lost > MOST_LOST:
+            raise PredictionError(
+                f"workers died of {self._lost} groups of files, the last one from {unit[0]}; have they "
+                "enough memory? (fewer --workers need less)"
+            )
+        for file in unit:
+            predicted = self._result(self._begin((file,), 0))
+            if predicted is None:
+                yield self._failed(file, "reading it ended its process")
+            else:
+                yield from predicted
+
+    def _failed(self, file: str, reason: str) -> Prediction:
+        patient = Patient() if self._keep else None
+        return Prediction(Status.FAILED, file, self._bundle.id, reason=reason, patient=patient)
 
 
-PATIENCE = 20.0
-"""Seconds after which a cluster that does not answer is given up."""
+def _classify(contents: Mapping[str, bytes], assignment: _Assignment, files: Unit) -> list[Prediction] | str:
+    """Runs in a worker: a unit's predictions, or why there is no use in going on."""
+    try:
+        if assignment not in _LOADED:
+            _LOADED.clear()
+            _LOADED[assignment] = _load(contents, assignment)
+        classifier = _LOADED[assignment]
+        return list(classifier.predict_files(map(Path, files)))
+    except GroundglassError as error:
+        return str(error)
 
-# Predictions are small: what Ray keeps in shared memory stays far below this.
-_OBJECT_STORE = 128 * 2**20
-# Ray puts sockets into its folder, whose paths may be about 100 characters long.
-_LONGEST_FOLDER = 32
+
+_LOADED: dict[_Assignment, Classifier] = {}
+"""The classifier of this worker, loaded once in each run."""
+
+
+def _load(contents: Mapping[str, bytes], assignment: _Assignment) -> Classifier:
+    """The bundle is verified here again, and no worker needs to see its folder."""
+    import cv2  # noqa: PLC0415 - not needed where work is only sent from
+
+    cv2.setNumThreads(1)
+    if assignment.version != __version__:
+        raise PredictionError(
+            f"a worker has groundglass {__version__}, the driver {assignment.version}; install one version"
+        )
+    with tempfile.TemporaryDirectory(prefix="groundglass-") as folder:
+        for name, content in contents.items():
+            write_bytes(Path(folder, name), content)
+        path = Path(folder, next(iter(contents))) if assignment.zipped else Path(folder)
+        bundle = Bundle.open(path, threads=1)
+    if bundle.id != assignment.bundle:
+        raise BundleError("the bundle was changed while the workers started; start again")
+    return Classifier(bundle, threads=1, keep_identifiers=assignment.keep_identifiers)
+
+
+def _bundle_contents(bundle: Bundle) -> dict[str, bytes]:
+    path = bundle.path
+    names = [path] if path.is_file() else [path / name for name in (INFO, *bundle.info.files)]
+    try:
+        return {file.name: file.read_bytes() for file in names}
+    except OSError as error:
+        raise BundleError(f"{error.filename}: cannot be read ({error.strerror})") from None
 
 
 @contextmanager
@@ -172,41 +288,37 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[int]:
     Raises:
         PredictionError: Ray is not installed, does not start, or no cluster answers.
     """
-    local = address is None
+    # Ray puts sockets into its folder, whose paths may be about 100 characters long.
+    usual = tempfile.gettempdir()
+    short = "/tmp" if len(usual) > _LONGEST_FOLDER and Path("/tmp").is_dir() else usual  # noqa: S108
     with (
-        _environment({**_QUIET, **(_alone() if local else {})}),
-        tempfile.TemporaryDirectory(
-            prefix="groundglass-", dir=_short_folder(), ignore_cleanup_errors=True
-        ) as folder,
+        _environment(_QUIET if address else {**_QUIET, **_ALONE, "RAY_AUTH_TOKEN": _token()}),
+        tempfile.TemporaryDirectory(prefix="groundglass-", dir=short, ignore_cleanup_errors=True) as folder,
     ):
-        ray = import_ray()
-        if ray.is_initialized():
-            yield _room(ray, workers)
-            return
-        # Told of its log level, Ray tells of it.
-        with without_stderr():
-            if address is None:
-                _start(ray, workers or usable_cores(), folder)
-            else:
-                _join(ray, address)
+        ray = _import_ray()
+        started = not ray.is_initialized()
+        if started:
+            # Ray prints that it was given a log level.
+            with without_stderr():
+                _join(ray, address) if address else _start(ray, workers or usable_cores(), folder)
         try:
-            yield _room(ray, workers)
+            cores = int(ray.cluster_resources().get("CPU", 0))
+            if cores < max(1, workers or 1):
+                raise PredictionError(
+                    f"--workers {workers or 1} are more than the {cores} cores of the Ray cluster"
+                )
+            yield workers or cores
         finally:
-            ray.shutdown()
+            if started:
+                ray.shutdown()
 
 
-def import_ray() -> Any:
-    """The module ``ray``, with Ray Data.
-
-    Raises:
-        PredictionError: it is not installed.
-    """
+def _import_ray() -> Any:
     try:
         import ray  # noqa: PLC0415 - an extra, and a second
-        import ray.data  # noqa: PLC0415
     except ModuleNotFoundError:
         raise PredictionError(
-            "--engine ray needs Ray, which comes with `pip install 'groundglass[cluster]'`"
+            "--engine ray needs Ray, which `pip install '.[cluster]'` in a clone of groundglass brings"
         ) from None
     return ray
 
@@ -215,16 +327,13 @@ def import_ray() -> Any:
 _QUIET: Mapping[str, str] = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_BACKEND_LOG_LEVEL": "error"}
 
 
-def _alone() -> dict[str, str]:
-    """Settings of a Ray for nobody else."""
-    return {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Despite its name the one way to keep Ray on the loopback interface on Linux too.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
-        # Without a token of its own Ray would leave one in the user's home.
-        "RAY_AUTH_TOKEN": _token(),
-    }
+_ALONE: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Despite its name the one way to keep Ray on the loopback interface on Linux too.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+}
+"""Settings of a Ray for nobody else. Without a token of its own it would leave one in the user's home."""
 
 
 @cache
@@ -236,22 +345,14 @@ def _token() -> str:
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
     """Environment variables that Ray and its children read, for a while."""
-    before = {name: os.environ.get(name) for name in settings}
+    before = dict(os.environ)
     os.environ.update(settings)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _short_folder() -> str | None:
-    """Where temporary folders have short paths."""
-    usual = tempfile.gettempdir()
-    return "/tmp" if len(usual) > _LONGEST_FOLDER and Path("/tmp").is_dir() else usual  # noqa: S108
+        for name in settings:
+            os.environ.pop(name)
+        os.environ.update({name: before[name] for name in settings if name in before})
 
 
 def _start(ray: Any, workers: int, folder: str) -> None:
@@ -271,31 +372,30 @@ def _start(ray: Any, workers: int, folder: str) -> None:
             _temp_dir=folder,
         )
     except Exception as error:  # noqa: BLE001 - whatever Ray stumbles over
-        raise PredictionError(f"Ray does not start on this machine ({in_one_line(error)})") from None
+        raise PredictionError(f"Ray does not start on this machine ({_last_line(error)})") from None
 
 
 def _join(ray: Any, address: str) -> None:
     if address != "auto":
-        _knock(address)
-    failed: list[BaseException] = []
+        _check_reachable(address)
+    failed: list[str] = [f"it does not answer within {TIMEOUT:g} seconds"]
 
     def join() -> None:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
-        except BaseException as error:  # noqa: BLE001 - whatever Ray stumbles over, told by the caller
-            failed.append(error)
+            failed.clear()
+        except BaseException as error:  # noqa: BLE001 - whatever Ray stumbles over
+            failed[:] = [_last_line(error)]
 
     # Ray has no time limit of its own for whoever listens but does not speak its language.
     thread = threading.Thread(target=join, name="groundglass-join", daemon=True)
     thread.start()
-    thread.join(PATIENCE)
-    if thread.is_alive():
-        raise PredictionError(f"{address}: no Ray cluster answers within {PATIENCE:g} seconds")
+    thread.join(TIMEOUT)
     if failed:
-        raise PredictionError(f"{address}: no Ray cluster that can be joined ({in_one_line(failed[0])})")
+        raise PredictionError(f"{address}: no Ray cluster that can be joined ({failed[0]})")
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Refuse an address where nobody listens, at once."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
@@ -303,448 +403,13 @@ def _knock(address: str) -> None:
             f"{address}: no address of a Ray cluster; write host:port, ray://host:port or auto"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE / 3).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT / 3).close()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PredictionError(f"{address}: no Ray cluster can be reached there ({reason})") from None
 
 
-def _room(ray: Any, workers: int | None) -> int:
-    cores = int(ray.cluster_resources().get("CPU", 0))
-    if cores < 1:
-        raise PredictionError("the Ray cluster has no cores to work with")
-    if workers is not None and workers > cores:
-        raise PredictionError(f"--workers {workers} are more than the {cores} cores of the Ray cluster")
-    return workers or cores
-
-
-def in_one_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     """What an error says: the last line, where Ray's long ones name the cause."""
     lines = [re.sub("\x1b\\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
     return next((line for line in reversed(lines) if line), type(error).__name__)[:300]
-
-
-ATTEMPTS = 3
-"""How often a unit may be begun: workers die of many things, but hardly three times at the same files."""
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a worker needs to know; plain values, so that it can be sent to another machine.
-
-    Attributes:
-        bundle: id of the bundle, precision included.
-        precision: of its model.
-        zipped: whether the bundle is a zip.
-        keep_identifiers: predictions say who is on a slice.
-        version: of groundglass.
-    """
-
-    bundle: str
-    precision: Precision
-    zipped: bool
-    keep_identifiers: bool
-    version: str = __version__
-
-
-def bundle_contents(bundle: Bundle) -> dict[str, bytes]:
-    """A bundle's files by name; the one file of a zip.
-
-    Raises:
-        BundleError: one is gone.
-    """
-    path = bundle.path
-    names = [path] if path.is_file() else [path / name for name in (INFO, *bundle.info.files)]
-    try:
-        return {file.name: file.read_bytes() for file in names}
-    except OSError as error:
-        raise BundleError(f"{error.filename}: cannot be read ({error.strerror})") from None
-
-
-class Worker:
-    """Judges units; Ray makes one in each of its processes.
-
-    Args:
-        assignment: which bundle to use, and how.
-        contents: reference to the bundle's files by name, so that no worker needs to see its folder; they are
-            verified here again.
-        ledger: handle of a ``Ledger``, which sees a worker die that cannot tell any more.
-    """
-
-    def __init__(self, assignment: Assignment, contents: Any, ledger: Any) -> None:
-        import ray  # noqa: PLC0415 - an extra
-
-        self._ray, self._ledger = ray, ledger
-        self._problem: str | None = None
-        try:
-            self._classifier = _load(assignment, ray.get(contents))
-        except GroundglassError as error:
-            # Told with the first unit: Ray would hide it behind the death of this worker, and try again.
-            self._problem = str(error)
-
-    def __call__(self, units: pa.Table) -> pa.Table:
-        """Judge the units of a table.
-
-        Args:
-            units: columns ``number`` and ``unit``, see :func:`groundglass.cluster.ray.unit_table`.
-
-        Returns:
-            Columns ``number`` and ``answer``: for each unit, in order, the text of a JSON object. It holds
-            ``predictions``; or ``lost``, why the unit should be judged elsewhere; or ``problem``, why there is
-            no use in going on.
-        """
-        import pyarrow as pa  # noqa: PLC0415 - comes with Ray
-
-        rows = zip(units.column("number").to_pylist(), units.column("unit").to_pylist(), strict=True)
-        answers = [json.dumps(self._answer(number, json.loads(text))) for number, text in rows]
-        return pa.table({"number": units.column("number"), "answer": answers})
-
-    def _answer(self, number: int, unit: Mapping[str, Any]) -> dict[str, object]:
-        if self._problem is not None:
-            return {"problem": self._problem}
-        if self._ray.get(self._ledger.begin.remote(number)) > ATTEMPTS:
-            return {"lost": "its workers died"}
-        try:
-            predictions = self._classifier.predict_files(
-                map(Path, unit["files"]), of_folder=unit["of_folder"]
-            )
-            return {"predictions": [prediction.as_row() for prediction in predictions]}
-        except GroundglassError as error:
-            return {"problem": str(error)}
-        except Exception as error:  # noqa: BLE001 - one slice must not end the run: the driver looks closer
-            return {"lost": repr(error)}
-
-
-class Ledger:
-    """Counts how often each unit was begun. Runs in a process of its own, which no unit takes down."""
-
-    def __init__(self) -> None:
-        self._begun: Counter[int] = Counter()
-
-    def begin(self, number: int) -> int:
-        """Note that a unit is begun; how often it was by now."""
-        self._begun[number] += 1
-        return self._begun[number]
-
-
-def _load(assignment: Assignment, contents: Mapping[str, bytes]) -> Classifier:
-    import cv2  # noqa: PLC0415 - not needed where a Worker is only sent from
-
-    cv2.setNumThreads(1)
-    if assignment.version != __version__:
-        raise PredictionError(
-            f"a worker has groundglass {__version__}, the driver {assignment.version}; install one version"
-        )
-    with tempfile.TemporaryDirectory(prefix="groundglass-") as folder:
-        for name, content in contents.items():
-            write_bytes(Path(folder, name), content)
-        path = Path(folder, next(iter(contents))) if assignment.zipped else Path(folder)
-        bundle = Bundle.open(path, assignment.precision, threads=1)
-    if bundle.id != assignment.bundle:
-        raise BundleError("the bundle was changed while the workers started; start again")
-    return Classifier(bundle, threads=1, keep_identifiers=assignment.keep_identifiers)
-
-
-def judge_alone(unit: Unit, bundle: Bundle, *, keep_identifiers: bool) -> Iterator[Prediction]:
-    """Judge a unit in a process of its own; a file that kills it gets a prediction that says so.
-
-    Args:
-        unit: to be judged.
-        bundle: opened from files that are still there.
-        keep_identifiers: predictions say who is on a slice.
-
-    Raises:
-        PredictionError: the process cannot work at all.
-    """
-    rest = list(unit.files)
-    while rest:
-        task = {
-            "bundle": str(bundle.path),
-            "precision": bundle.precision,
-            "keep_identifiers": keep_identifiers,
-            "files": rest,
-            "of_folder": unit.of_folder,
-        }
-        answers, status, said = _run(task)
-        for answer in answers:
-            yield from map(Prediction.from_row, answer)
-        rest = rest[len(answers) :]
-        if status == _USER_ERROR:
-            raise PredictionError(said)
-        if rest:
-            reason = f"reading it ended its process ({_death(status)})"
-            patient = Patient() if keep_identifiers else None
-            yield Prediction(Status.FAILED, rest.pop(0), bundle.id, reason=reason, patient=patient)
-
-
-_USER_ERROR = 2
-
-
-def _run(task: dict[str, object]) -> tuple[list[list[dict[str, object]]], int, str]:
-    """Predictions of each file that was done, exit status, and the error that was told."""
-    command = [sys.executable, "-m", "groundglass.cluster.ray"]
-    done = subprocess.run(  # noqa: S603 - nothing of the command comes from outside
-        command, input=json.dumps(task), capture_output=True, text=True, encoding="utf-8", check=False
-    )
-    lines = done.stdout.split("\n")[:-1]  # what follows the last newline was cut off
-    return [json.loads(line) for line in lines], done.returncode, done.stderr.strip()
-
-
-def _death(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
-
-
-def _main() -> int:
-    """Judge the files named on standard input; for each a line with its predictions."""
-    task = json.loads(sys.stdin.buffer.read())
-    try:
-        bundle = Bundle.open(task["bundle"], task["precision"], threads=1)
-        classifier = Classifier(bundle, 1, keep_identifiers=task["keep_identifiers"])
-        for file in task["files"]:
-            predictions = classifier.predict_files([Path(file)], of_folder=task["of_folder"])
-            print(json.dumps([prediction.as_row() for prediction in predictions]), flush=True)  # noqa: T201 - its answer
-    except GroundglassError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return _USER_ERROR
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main())
-
-
-Skip = Callable[[str, int | None], bool]
-SkipFile = Callable[[str], bool]
-
-SHARD = 4096
-"""Units that Ray is told of at a time, some 260,000 files: bounds the memory that lists of paths take."""
-
-_MOMENT = 1.0
-"""Seconds that a thread of Ray's is given to end after an interruption."""
-
-MOST_LOST = 16
-"""Units that may take their workers down before these are taken to die of something else."""
-
-
-@dataclass(frozen=True)
-class RayClassifier:
-    """Many classifiers that are asked as one.
-
-    Attributes:
-        bundle: opened and verified; its files must stay where they are.
-        workers: processes of one thread each; one per core of the machine or cluster unless given.
-        address: of a Ray cluster, see :func:`groundglass.cluster.ray.ray_session`; None starts a Ray on
-            this machine for as long as the predictions are drawn.
-        keep_identifiers: predictions say who is on a slice, where the file does.
-    """
-
-    bundle: Bundle
-    workers: int | None = None
-    address: str | None = None
-    keep_identifiers: bool = False
-
-    def predict_all(
-        self,
-        paths: Iterable[Path],
-        *,
-        evidence: bool = False,
-        skip: Skip | None = None,
-        skip_file: SkipFile | None = None,
-    ) -> Iterator[Prediction]:
-        """Judge every slice of files, folders, zips and manifests.
-
-        Predictions come in the order of the paths, and within a folder in natural order of the files' names; the
-        slices of a DICOM series are not sorted by their position. Otherwise they are those of
-        ``Classifier.predict_all``. Nothing but paths and predictions travels: workers read the files, which must
-        have the same paths on all machines.
-
-        Args:
-            paths: files, folders, zips, members of zips (``archive.zip!member``), manifests (``.csv``).
-            evidence: may be asked for, and is not given: pixels do not travel.
-            skip: told file and frame, leaves a slice's prediction out.
-            skip_file: told a file's name, leaves it out unread.
-
-        Raises:
-            PredictionError: Ray is not installed, cannot be started or joined, or workers cannot work.
-            BundleError: the bundle's files are gone or changed.
-            DataError: a manifest is damaged.
-        """
-        contents = bundle_contents(self.bundle)
-        with ray_session(self.address, self.workers) as workers:
-            run = _Run(self, workers, contents)
-            for shard in _shards(steps(paths, skip_file)):
-                for prediction in run.judge(shard):
-                    if skip is None or not skip(prediction.file, prediction.frame):
-                        yield prediction
-
-
-class _Run:
-    """One prediction, while Ray runs."""
-
-    def __init__(self, classifier: RayClassifier, workers: int, contents: dict[str, bytes]) -> None:
-        self._ray = import_ray()
-        self._workers = workers
-        self._bundle, self._keep = classifier.bundle, classifier.keep_identifiers
-        zipped = self._bundle.path.is_file()
-        self._assignment = Assignment(self._bundle.id, self._bundle.precision, zipped, self._keep)
-        self._contents = self._ray.put(contents)
-        self._lost = 0
-        self._in_folder = 0
-
-    def judge(self, shard: Sequence[Step]) -> Iterator[Prediction]:
-        """The predictions of some steps, in their order."""
-        with closing(self._ask(shard)) as stream:
-            answers = Answers(stream)
-            for number, step in enumerate(shard):
-                if isinstance(step, Unit):
-                    found = answers.take(number)
-                    predictions = self._alone(step) if found is None else found
-                elif isinstance(step, FolderEnd):
-                    empty = self._in_folder == 0 and not step.skipped
-                    predictions = [self._failed(no_image(step.path))] if empty else []
-                else:
-                    predictions = [self._failed(step)]
-                self._count(step, len(predictions))
-                yield from predictions
-
-    def _count(self, step: Step, predictions: int) -> None:
-        """Count what the present folder has given."""
-        if isinstance(step, FolderEnd):
-            self._in_folder = 0
-        elif not isinstance(step, Unit) or step.of_folder:
-            self._in_folder += predictions
-
-    def _failed(self, error: ImageError) -> Prediction:
-        patient = Patient() if self._keep else None
-        return Prediction(Status.FAILED, error.path, self._bundle.id, reason=error.reason, patient=patient)
-
-    def _alone(self, unit: Unit) -> list[Prediction]:
-        self._lost += 1
-        if self._lost > MOST_LOST:
-            raise PredictionError(
-                f"workers died of {self._lost} groups of files, the last one from {unit.files[0]}; have they "
-                "enough memory? (fewer --workers need less)"
-            )
-        return list(judge_alone(unit, self._bundle, keep_identifiers=self._keep))
-
-    def _ask(self, shard: Sequence[Step]) -> Generator[Answer, None, None]:
-        """What workers say of a shard's units, in their order."""
-        units = [unit_table(number, step) for number, step in enumerate(shard) if isinstance(step, Unit)]
-        if not units:
-            return
-        data = self._ray.data
-        ledger = self._ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote()
-        answers = data.from_arrow(units).map_batches(
-            Worker,
-            fn_constructor_args=(self._assignment, self._contents, ledger),
-            # Ray replaces workers that die, and gives what they had begun to others.
-            compute=data.ActorPoolStrategy(size=min(self._workers, len(units))),
-            num_cpus=1,
-            batch_size=1,
-            batch_format="pyarrow",
-        )
-        answers.context.execution_options.preserve_order = True
-        answers.context.enable_progress_bars = False
-        # A thread that prefetches may ask Ray for more after its end, and Ray ends the process for that.
-        tables = iter(answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-        with _told_shortly(self._ray), _ending_with_this(), closing(tables):
-            # Ray warns of what it does itself when the workers start.
-            with without_stderr():
-                first = next(tables, None)
-            for table in chain(() if first is None else (first,), tables):
-                for row in table.to_pylist():
-                    yield _answer(row["number"], json.loads(row["answer"]))
-
-
-Answer = tuple[float, list[Prediction] | None]
-"""Number of a unit, and its predictions; None where it should be judged elsewhere."""
-
-
-class Answers:
-    """Answers by the numbers of their units, which are asked for in rising order.
-
-    Args:
-        answers: may lack some, and have some twice or late.
-    """
-
-    def __init__(self, answers: Iterator[Answer]) -> None:
-        self._answers = answers
-        self._next: Answer = (-1, None)
-
-    def take(self, number: int) -> list[Prediction] | None:
-        """The predictions of a unit; None where there is no answer. What came twice is passed over."""
-        while self._next[0] < number:
-            self._next = next(self._answers, (math.inf, None))
-        return self._next[1] if self._next[0] == number else None
-
-
-def _answer(number: int, answer: dict[str, Any]) -> Answer:
-    if "problem" in answer:
-        raise PredictionError(answer["problem"])
-    rows = answer.get("predictions")
-    return number, None if rows is None else [Prediction.from_row(row) for row in rows]
-
-
-def unit_table(number: int, unit: Unit) -> pa.Table:
-    """A unit as a table of one row, as it travels to a worker: ``number``, and ``unit``, a JSON object."""
-    import pyarrow as pa  # noqa: PLC0415 - comes with Ray
-
-    return pa.table({"number": [number], "unit": [json.dumps(asdict(unit))]})
-
-
-def _shards(items: Iterator[Step]) -> Iterator[list[Step]]:
-    while shard := list(islice(items, SHARD)):
-        yield shard
-
-
-@contextmanager
-def _told_shortly(ray: Any) -> Iterator[None]:
-    """Turn what goes wrong within Ray into one line, and keep its log off the terminal."""
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        raise PredictionError(f"the workers cannot go on ({in_one_line(error)})") from None
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _ending_with_this() -> Iterator[None]:
-    """End what Ray Data goes on with after an interruption: Ray ends a process that asks for more later."""
-    before = set(threading.enumerate())
-    try:
-        yield
-    except BaseException:
-        _end_executors(before)
-        # What else Ray Data had begun may be in the middle of a question to Ray.
-        for thread in set(threading.enumerate()) - before:
-            thread.join(_MOMENT)
-        raise
-    _end_executors(before)
-
-
-def _end_executors(before: set[threading.Thread]) -> None:
-    """End the executors among the threads that were not there before."""
-    for thread in set(threading.enumerate()) - before:
-        if isinstance(thread, _Executor):
-            thread.shutdown(force=True)
-            thread.join(PATIENCE)
-
-
-@runtime_checkable
-class _Executor(Protocol):
-    """The thread in which Ray Data hands out work."""
-
-    def shutdown(self, force: bool) -> None:
-        """End it."""
-
-    def join(self, timeout: float) -> None:
-        """Wait until it has ended."""

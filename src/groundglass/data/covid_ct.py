@@ -1,6 +1,4 @@
-"""Download COVID-CT from its authors' repository, every image verified against the published SHA-256.
-
-COVID-CT as people have it: a clone with its zips or an extracted folder, with patients, split and sources.
+"""COVID-CT: read a clone, an extracted folder or zips, or download it; every image is verified.
 
 The data set: Zhao et al., "COVID-CT-Dataset: a CT scan dataset about COVID-19", arXiv:2003.13865,
 https://github.com/UCSD-AI4H/COVID-CT. The package carries its table of file names, labels, patients, official
@@ -10,24 +8,33 @@ split and SHA-256 (``covid_ct.csv``), not its images, which belong to their publ
 from __future__ import annotations
 
 import csv
-import hashlib
-import logging
 import re
-import zipfile
-import zlib
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 from groundglass.data.manifest import PARTS, Label, Manifest, Record, join_member
-from groundglass.errors import DataError
+from groundglass.errors import DataError, ImageError
 from groundglass.files import name_some, write_bytes
-from groundglass.imaging.source import is_junk
+from groundglass.imaging.source import DEFAULT_LIMITS, Source, open_archive
+
+BASE_URL = "https://github.com/UCSD-AI4H/COVID-CT/raw/master"
+"""Where ``Images-processed/CT_COVID.zip`` and ``CT_NonCOVID.zip`` lie."""
+
+NOTICE = (
+    "The images of COVID-CT were cut from published figures and belong to their publishers; they are not "
+    "part of groundglass. Cite Zhao et al., arXiv:2003.13865."
+)
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with the file being fetched, the bytes just received, and their total where it is known."""
+
+_DOWNLOADS = ".download"
+_TIMEOUT = 30  # seconds without a byte
 
 NAME = "COVID-CT"
 IMAGES_FOLDER = "Images-processed"
@@ -74,8 +81,6 @@ class Entry:
         return PurePosixPath(IMAGES_FOLDER, CLASS_FOLDERS[self.label], self.file)
 
 
-_LARGEST_IMAGE = 16 * 2**20  # bytes; none of those published reaches a tenth
-
 # Figures were named <article>-p<page>-<number on page>[_<row>][%<panel>].
 _IDENTIFIER = re.compile(r"(\d{4}\.\d\d\.\d\d\.\d+|PIIS\d+)")
 _PAGE = re.compile(r"(.+?)-p\d+-\d")
@@ -94,7 +99,7 @@ def entries() -> tuple[Entry, ...]:
 def looks_like(path: Path) -> bool:
     """Whether a folder is laid out like COVID-CT: a clone, an extracted copy, or its image folder.
 
-    A folder whose ``CT_COVID`` and ``CT_NonCOVID`` hold none of the published file names is somebody's own.
+    A folder whose ``CT_COVID`` and ``CT_NonCOVID`` hold none of the published file names is another data set.
     """
     if (path / IMAGES_FOLDER).is_dir():
         return True
@@ -105,7 +110,7 @@ def looks_like(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Copy:
-    """What somebody's copy of the data set holds.
+    """A copy of the data set on disk.
 
     Attributes:
         images: its ``Images-processed`` folder.
@@ -124,17 +129,17 @@ def examine(path: Path) -> Copy:
     """Compare a clone, an extracted folder or its ``Images-processed`` folder with what was published.
 
     Each of the 746 images is taken from the folder ``CT_COVID`` or ``CT_NonCOVID`` if it is there, else from
-    the zip beside it, which is read in place. Other files are left alone.
+    the zip beside it, which is read in place. Other files are ignored.
 
     Raises:
-        DataError: if a zip is no zip.
+        DataError: a zip is damaged.
     """
     images = path / IMAGES_FOLDER if (path / IMAGES_FOLDER).is_dir() else path
     found: dict[str, Path] = {}
     different: list[Entry] = []
     for label in Label:
         for entry, place, content in _contents(images, label):
-            if hashlib.sha256(content).hexdigest() == entry.sha256:
+            if sha256(content).hexdigest() == entry.sha256:
                 found[entry.file] = place
             else:
                 different.append(entry)
@@ -154,13 +159,13 @@ def load_covid_ct(path: Path) -> Manifest:
     if copy.missing:
         raise DataError(
             f"{copy.images}: {len(copy.missing)} of the {len(entries())} COVID-CT images are missing: "
-            f"{_name_entries(copy.missing)}; `groundglass data download covid-ct` fetches what is missing"
+            f"{_names(copy.missing)}; `groundglass data download covid-ct` fetches what is missing"
         )
     if copy.different:
         raise DataError(
             f"{copy.images}: {len(copy.different)} images differ from those published (SHA-256): "
-            f"{_name_entries(copy.different)}; `groundglass data download covid-ct` replaces them; images of "
-            "your own belong into a folder COVID/, NonCOVID/ or a manifest CSV"
+            f"{_names(copy.different)}; `groundglass data download covid-ct` replaces them; images of your "
+            "own belong in folders COVID/ and NonCOVID/ or a manifest CSV"
         )
     _check_split_files(path / SPLIT_FOLDER)
     records = tuple(
@@ -170,51 +175,48 @@ def load_covid_ct(path: Path) -> Manifest:
     return Manifest(name=NAME, root=path, records=records)
 
 
-def image_members(archive: zipfile.ZipFile) -> dict[str, str]:
-    """File name to member of a zip's images, without what macOS and tar leave behind.
+def download_covid_ct(folder: Path, base_url: str = BASE_URL, progress: Progress | None = None) -> int:
+    """Bring ``folder`` to hold all images of COVID-CT as published.
 
-    ``__MACOSX/`` and ``PaxHeader/`` entries carry the images' very names and hold no image.
-    """
-    members: dict[str, str] = {}
-    for member in archive.namelist():
-        path = PurePosixPath(member)
-        if not member.endswith("/") and not is_junk(path):
-            members.setdefault(path.name, member)
-    return members
+    Images that are there and as published are kept, so an interrupted download resumes; a zip is fetched only
+    if one of its images is missing. Images appear whole and verified or not at all.
 
+    Args:
+        folder: receives ``Images-processed/CT_COVID/`` and ``CT_NonCOVID/``; created where it is missing.
+        base_url: where to fetch from; in it lies ``Images-processed/``.
+        progress: see `Progress`.
 
-def read_member(archive: zipfile.ZipFile, member: str) -> bytes:
-    """A member's bytes; none where it is damaged or far too large, which then shows as a wrong hash."""
-    try:
-        with archive.open(member) as stream:
-            content = stream.read(_LARGEST_IMAGE + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-        return b""
-    return content if len(content) <= _LARGEST_IMAGE else b""
-
-
-@contextmanager
-def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An opened zip.
+    Returns:
+        The number of images written.
 
     Raises:
-        DataError: if it is no zip file or a damaged one.
+        DataError: the server cannot be reached or breaks off, or images in its zips are missing or are not
+            those published; the others have been written then.
     """
     try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path}: is no readable zip file ({error}); fetch it again") from error
-    with archive:
-        yield archive
-
-
-def read_split_file(path: Path) -> tuple[str, ...]:
-    """File names in one of the data set's ``Data-split`` text files; blank lines and spaces do not matter."""
+        # Made first, so that `examine` and this function agree on where the images lie.
+        (folder / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made a folder ({error.strerror})") from error
+    before = examine(folder)
+    absent = (*before.missing, *before.different)
+    downloads = before.images / _DOWNLOADS
+    faults: list[str] = []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as the official split ({error})") from error
-    return tuple(line.strip() for line in lines if line.strip())
+        for label, name in CLASS_FOLDERS.items():
+            wanted = [entry for entry in absent if entry.label is label]
+            if wanted:
+                url = f"{base_url.rstrip('/')}/{IMAGES_FOLDER}/{name}.zip"
+                archive = downloads / f"{name}.zip"
+                _fetch(url, archive, progress)
+                faults += _extract(archive, url, wanted, before.images / name)
+    finally:
+        shutil.rmtree(downloads, ignore_errors=True)
+    if faults:
+        raise DataError(
+            f"{len(faults)} images are not at {base_url}: {name_some(faults)}; the others are in {folder}"
+        )
+    return len(absent)
 
 
 def _contents(images: Path, label: Label) -> Iterator[tuple[Entry, Path, bytes]]:
@@ -230,190 +232,70 @@ def _contents(images: Path, label: Label) -> Iterator[tuple[Entry, Path, bytes]]
         else:
             rest.append(entry)
     zipped = images / f"{folder.name}.zip"
-    if rest and zipped.is_file():
-        with open_zip(zipped) as archive:
-            members = image_members(archive)
+    if not rest or not zipped.is_file():
+        return
+    try:
+        with open_archive(zipped, DEFAULT_LIMITS) as sources:
+            members = {PurePosixPath(source.member).name: source for source in reversed(sources)}
             for entry in rest:
                 if entry.file in members:
-                    member = members[entry.file]
-                    yield entry, join_member(zipped, member), read_member(archive, member)
+                    source = members[entry.file]
+                    yield entry, join_member(zipped, source.member), _content(source)
+    except ImageError as error:
+        raise DataError(f"{error}; fetch it again") from error
 
 
-def _name_entries(chosen: tuple[Entry, ...]) -> str:
+def _content(source: Source) -> bytes:
+    """A member's bytes; none where it is damaged, which then shows as a wrong hash."""
+    try:
+        return source.read(DEFAULT_LIMITS)
+    except ImageError:
+        return b""
+
+
+def _names(chosen: Sequence[Entry]) -> str:
     return name_some([entry.file for entry in chosen])
 
 
 def _check_split_files(folder: Path) -> None:
-    if not folder.is_dir():
-        return
     for label, name in CLASS_FOLDERS.items():
         for part in PARTS:
             file = folder / label.value / f"{part}{name}.txt"
             if not file.is_file():
                 continue
+            try:
+                lines = file.read_text(encoding="utf-8-sig").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{file}: cannot be read as the official split ({error})") from error
             official = {entry.file for entry in entries() if entry.label is label and entry.split == part}
-            strangers = sorted(official.symmetric_difference(read_split_file(file)))
-            if strangers:
+            wrong = sorted(official.symmetric_difference(line.strip() for line in lines if line.strip()))
+            if wrong:
                 raise DataError(
-                    f"{file}: differs from the official split in {len(strangers)} names: "
-                    f"{name_some(strangers)}; restore it, or give your own split as a manifest CSV"
+                    f"{file}: differs from the official split in {len(wrong)} names: "
+                    f"{name_some(wrong)}; restore it, or give your own split as a manifest CSV"
                 )
 
 
-BASE_URL = "https://github.com/UCSD-AI4H/COVID-CT/raw/master"
-"""Where ``Images-processed/CT_COVID.zip`` and ``CT_NonCOVID.zip`` lie."""
+def _fetch(url: str, target: Path, progress: Progress | None) -> None:
+    import requests
 
-NOTICE = (
-    "The images of COVID-CT were cut from published figures and belong to their publishers; they are not "
-    "part of groundglass. Cite Zhao et al., arXiv:2003.13865."
-)
-
-_STORE = ".download"
-_TIMEOUT = 30  # seconds without a byte
-
-
-class Progress(Protocol):
-    """What a download reports its bytes to, as pooch wants it."""
-
-    total: int
-
-    def update(self, count: int) -> None:
-        """``count`` more bytes have come."""
-
-    def reset(self) -> None:
-        """Start at 0 again."""
-
-    def close(self) -> None:
-        """The file is whole, or the transfer has failed."""
-
-
-@dataclass(frozen=True)
-class Download:
-    """What a download did.
-
-    Attributes:
-        folder: where the data set now lies.
-        kept: number of images that were already there and as published.
-        fetched: number of images written.
-    """
-
-    folder: Path
-    kept: int
-    fetched: int
-
-
-def download_covid_ct(
-    folder: Path, base_url: str = BASE_URL, progress: Callable[[str], Progress] | None = None
-) -> Download:
-    """Bring ``folder`` to hold all images of COVID-CT as published.
-
-    Images that are there and as published are kept, so an interrupted download goes on where it was; a zip is
-    fetched only if one of its images is wanted. Images appear whole and verified or not at all.
-
-    Args:
-        folder: receives ``Images-processed/CT_COVID/`` and ``CT_NonCOVID/``; it is created if need be.
-        base_url: where to fetch from; in it lies ``Images-processed/``.
-        progress: makes a progress display for the file of the given name.
-
-    Raises:
-        DataError: if the server cannot be reached or breaks off, or images in its zips are missing or are not
-            those published; the others have been written then.
-    """
     try:
-        # Made first, so that `examine` and this function agree on where the images lie.
-        (folder / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be made a folder ({error.strerror})") from error
-    before = examine(folder)
-    store = before.images / _STORE
-    _clear(store)
-    faults: list[str] = []
-    try:
-        for label in Label:
-            wanted = [entry for entry in (*before.missing, *before.different) if entry.label is label]
-            if wanted:
-                faults += _fetch_class(before.images, label, wanted, base_url, progress)
-    finally:
-        _clear(store)
-    if faults:
+        target.parent.mkdir(exist_ok=True)
+        with requests.get(url, stream=True, timeout=_TIMEOUT) as response, target.open("wb") as stream:
+            response.raise_for_status()
+            total = int(response.headers.get("Content-Length", 0)) or None
+            for chunk in response.iter_content(2**18):
+                stream.write(chunk)
+                if progress:
+                    progress(target.name, len(chunk), total)
+    except ValueError as error:  # an address without scheme or host; requests' other errors are OSErrors
+        raise DataError(f"{url}: is not an address to fetch from ({error})") from error
+    except requests.RequestException as error:
         raise DataError(
-            f"{len(faults)} images could not be had from {base_url}: {name_some(faults)}; "
-            f"the others are in {folder}"
-        )
-    return Download(folder, kept=len(before.found), fetched=len(entries()) - len(before.found))
-
-
-def _fetch_class(
-    images: Path,
-    label: Label,
-    wanted: Sequence[Entry],
-    base_url: str,
-    progress: Callable[[str], Progress] | None,
-) -> list[str]:
-    """Fetch one class's zip and write the wanted images; returns names and faults of those not to be had."""
-    name = f"{CLASS_FOLDERS[label]}.zip"
-    url = f"{base_url.rstrip('/')}/{IMAGES_FOLDER}/{name}"
-    archive = _retrieve(url, images / _STORE, name, progress(name) if progress else None)
-    faults = _extract(archive, url, wanted, images / CLASS_FOLDERS[label])
-    # A whole zip outlives an interruption, but neither success nor a fault of its own.
-    archive.unlink()
-    return faults
-
-
-def _clear(store: Path) -> None:
-    """Remove what a killed run may have left half-fetched; whole zips stay."""
-    if store.is_dir():
-        whole = {f"{name}.zip" for name in CLASS_FOLDERS.values()}
-        for file in store.iterdir():
-            if file.name not in whole:
-                file.unlink()
-        with suppress(OSError):
-            store.rmdir()
-
-
-def _extract(archive: Path, url: str, wanted: Sequence[Entry], folder: Path) -> list[str]:
-    """Write the wanted images; returns names and faults of those that could not be had."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            return list(_write_published(opened, wanted, folder))
-    except zipfile.BadZipFile as error:
-        archive.unlink()
-        raise DataError(f"{url}: is no zip file ({error}); is the address right?") from error
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written to ({error.strerror})") from error
-
-
-def _write_published(archive: zipfile.ZipFile, wanted: Sequence[Entry], folder: Path) -> Iterator[str]:
-    members = image_members(archive)
-    for entry in wanted:
-        member = members.get(entry.file)
-        content = read_member(archive, member) if member else b""
-        if member is None:
-            yield f"{entry.file} (not in the zip)"
-        elif sha256(content).hexdigest() != entry.sha256:
-            yield f"{entry.file} (not the image published)"
-        else:
-            write_bytes(folder / entry.file, content)
-
-
-def _retrieve(url: str, folder: Path, name: str, progress: Progress | None) -> Path:
-    import pooch  # noqa: PLC0415 - slow to import
-
-    downloader = pooch.HTTPDownloader(progressbar=progress or False, chunk_size=2**18, timeout=_TIMEOUT)
-    try:
-        with _quiet(pooch.get_logger()):
-            # No hash of the zip is asked for: the images in it are verified one by one.
-            return Path(pooch.retrieve(url, None, fname=name, path=folder, downloader=downloader))
-    except ValueError as error:
-        raise DataError(f"{url}: is no address to fetch from ({error})") from error
-    except OSError as error:
-        raise DataError(
-            f"{url}: cannot be fetched ({_reason(error)}); what was fetched before is kept, "
-            "run the command again"
+            f"{url}: cannot be fetched ({_reason(error)}); run the command again, it keeps what it has"
         ) from error
-    finally:
-        if progress:
-            progress.close()
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror})") from error
 
 
 def _reason(error: OSError) -> str:
@@ -424,19 +306,25 @@ def _reason(error: OSError) -> str:
     kind = type(error).__name__
     if "Timeout" in kind:
         return f"no answer within {_TIMEOUT} s"
-    if kind in {"ChunkedEncodingError", "ContentDecodingError"}:
-        return "the connection broke off"
-    if kind in {"ConnectionError", "SSLError", "ProxyError"}:
-        return "no connection to the server"
-    return error.strerror or kind
+    return "the connection broke off" if "Encoding" in kind else "no connection to the server"
 
 
-@contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Keep pooch's advice on hashes to itself."""
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _extract(archive: Path, url: str, wanted: Sequence[Entry], folder: Path) -> list[str]:
+    """Write the wanted images; returns names and faults of those that are not in the archive as published."""
+    faults: list[str] = []
     try:
-        yield
-    finally:
-        logger.setLevel(level)
+        with open_archive(archive, DEFAULT_LIMITS) as sources:
+            members = {PurePosixPath(source.member).name: source for source in reversed(sources)}
+            for entry in wanted:
+                content = _content(members[entry.file]) if entry.file in members else None
+                if content is None:
+                    faults.append(f"{entry.file} (not in the zip)")
+                elif sha256(content).hexdigest() != entry.sha256:
+                    faults.append(f"{entry.file} (not the image published)")
+                else:
+                    write_bytes(folder / entry.file, content)
+    except ImageError as error:
+        raise DataError(f"{url}: is not a usable zip file ({error.reason}); is the address right?") from error
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror})") from error
+    return faults

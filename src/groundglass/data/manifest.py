@@ -6,28 +6,33 @@ import csv
 import difflib
 import io
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from groundglass.errors import DataError, ImageError
 from groundglass.files import name_some, write_text
 from groundglass.imaging.raster import decode_raster
 from groundglass.imaging.slice import CTSlice, Grey
-from groundglass.imaging.source import DEFAULT_LIMITS, HEAD_BYTES, RASTER, guard, identify
+from groundglass.imaging.source import (
+    DEFAULT_LIMITS,
+    HEAD_BYTES,
+    RASTER,
+    guard,
+    identify,
+    open_archive,
+    split_member,
+)
+from groundglass.imaging.source import read_bytes as read_file
 
 COLUMNS = ("path", "label", "patient_id", "source", "split")
-"""Columns of a manifest CSV; only ``path`` must be there. Others are left alone."""
+"""Columns of a manifest CSV; only ``path`` is required. Other columns are ignored."""
 
 PARTS = ("train", "val", "test")
 
 _UNKNOWN_PATIENT = "unknown:"
-_NAMED_IN_ERRORS = 5
-_LARGEST_MEMBER = 256 * 2**20
 
 
 class Label(str, Enum):
@@ -40,7 +45,7 @@ class Label(str, Enum):
     def parse(cls, text: str) -> Label:
         """The label spelt by ``text``; case and punctuation do not matter.
 
-        Numbers are refused: published scripts disagree on which class counts as 1.
+        Numbers are rejected: published scripts disagree on which class counts as 1.
 
         Raises:
             DataError: for any other spelling.
@@ -54,17 +59,10 @@ class Label(str, Enum):
     def spelt(cls, text: str) -> Label | None:
         """Like `parse`, but None for any other spelling."""
         letters = "".join(character for character in text.lower() if character.isalnum())
-        return _LABEL_SPELLINGS.get(letters)
+        return _LABEL_SPELLINGS.get(letters.removeprefix("ct").removesuffix("19"))
 
 
-_LABEL_SPELLINGS = {
-    "covid": Label.COVID,
-    "covid19": Label.COVID,
-    "ctcovid": Label.COVID,
-    "noncovid": Label.NON_COVID,
-    "noncovid19": Label.NON_COVID,
-    "ctnoncovid": Label.NON_COVID,
-}
+_LABEL_SPELLINGS = {"covid": Label.COVID, "noncovid": Label.NON_COVID}
 _SPLIT_SPELLINGS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
@@ -74,9 +72,9 @@ class Record:
 
     Attributes:
         path: the image file; for a zip's member ``archive.zip!member``.
-        label: what it shows, or None where nobody says.
+        label: what it shows, or None where it is not known.
         patient_id: whose slice it is; where unknown, an id of the file's own (`unknown_patient`).
-        source: where it was published or scanned, as far as can be told.
+        source: where it was published or scanned, as far as is known.
         split: the data set's own ``train``, ``val`` or ``test``, or None.
     """
 
@@ -113,17 +111,8 @@ class Manifest:
 
 
 def unknown_patient(relative: str) -> str:
-    """Patient id for a file of which nothing is known: no two files share it."""
+    """Patient id for a file whose patient is not known: no two files share it."""
     return f"{_UNKNOWN_PATIENT}{relative}"
-
-
-def split_member(path: Path) -> tuple[Path, str] | None:
-    """Archive and member of ``archive.zip!member``, or None for a plain file."""
-    text = str(path)
-    at = text.lower().find(".zip!")
-    if at < 0:
-        return None
-    return Path(text[: at + 4]), Path(text[at + 5 :]).as_posix()
 
 
 def join_member(archive: Path, member: str) -> Path:
@@ -132,24 +121,12 @@ def join_member(archive: Path, member: str) -> Path:
 
 
 def read_bytes(record: Record) -> bytes:
-    """The content of a record's file.
+    """The content of a record's file, within the limits that hold for every file and archive.
 
     Raises:
-        ImageError: if it cannot be read.
+        ImageError: it cannot be read, or its archive is damaged, encrypted or a decompression bomb.
     """
-    member = split_member(record.path)
-    try:
-        if member is None or record.path.is_file():
-            return record.path.read_bytes()
-        with zipfile.ZipFile(member[0]) as archive, archive.open(member[1]) as stream:
-            content = stream.read(_LARGEST_MEMBER + 1)
-    except KeyError as error:
-        raise ImageError(record.path, "the archive has no such member") from error
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ImageError(record.path, f"cannot be read: {error}") from error
-    if len(content) > _LARGEST_MEMBER:
-        raise ImageError(record.path, f"unpacks to more than the limit of {_LARGEST_MEMBER:,} bytes")
-    return content
+    return read_file(record.path)
 
 
 def read_record(record: Record) -> CTSlice:
@@ -161,9 +138,9 @@ def read_record(record: Record) -> CTSlice:
     content = read_bytes(record)
     name = str(record.path)
     if identify(content[:HEAD_BYTES]) not in RASTER:
-        if split_member(record.path) and not record.path.is_file():
-            raise ImageError(name, "no picture file; what is no picture must be unpacked before it is read")
-        from groundglass.imaging.read import read_slice  # noqa: PLC0415 - DICOM and volumes only
+        if not record.path.is_file():
+            raise ImageError(name, "not a picture; unpack other files from the archive to read them")
+        from groundglass.imaging.read import read_slice
 
         return read_slice(record.path)
     with guard(name, "picture"):
@@ -185,50 +162,30 @@ def read_manifest(path: Path) -> Manifest:
     ``patient_id`` an unknown patient, an empty ``source`` the CSV's own name.
 
     Raises:
-        DataError: if the file cannot be read, holds a spelling that is not known (with line), names a file
-            twice or one that is not there.
+        DataError: the file cannot be read, holds an unknown spelling (with its line), names a file twice or
+            one that does not exist.
     """
-    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
-    _check_header(path, reader.fieldnames)
-    records: list[Record] = []
     lines: dict[str, int] = {}
-    try:
-        for row in reader:
-            line = reader.line_num
-            record = _parse_row(path, line, row)
-            key = os.path.normpath(record.path)
-            if key in lines:
-                raise DataError(f"{path}: line {line}: {row['path'].strip()} is already on line {lines[key]}")
-            lines[key] = line
-            records.append(record)
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: {error}") from error
-    if not records:
-        raise DataError(f"{path}: has no rows, only a header line")
+    records: list[Record] = []
+    for line, record in _rows(path):
+        key = os.path.normpath(record.path)
+        if key in lines:
+            raise DataError(f"{path}: line {line}: {record.path} is already on line {lines[key]}")
+        lines[key] = line
+        records.append(record)
     _check_presence(path, records)
     return Manifest(name=path.stem, root=path.parent, records=tuple(records))
 
 
 def iterate_paths(path: Path) -> Iterator[Path]:
-    """The files that a manifest CSV names, one by one, for manifests of any length; nothing else is checked.
+    """The files that a manifest CSV names, one by one, for manifests of any length.
+
+    Whether they exist or are named twice is not checked.
 
     Raises:
         DataError: the file cannot be read, does not say which column holds the paths, or names no file.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            _check_header(path, reader.fieldnames)
-            for row in reader:
-                yield _parse_row(path, reader.line_num, row).path
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text; save the manifest as CSV in UTF-8") from error
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: {error}") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if reader.line_num < 2:
-        raise DataError(f"{path}: has no rows, only a header line")
+    return (record.path for _, record in _rows(path))
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -246,23 +203,38 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def _read_text(path: Path) -> str:
+def _rows(path: Path) -> Iterator[tuple[int, Record]]:
+    """Line number and record of each row, streamed."""
+    line = 0
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            for line, record in _parse(path, stream):
+                yield line, record
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text; save the manifest as CSV in UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if not line:
+        raise DataError(f"{path}: has no rows, only a header line")
 
 
-def _check_header(path: Path, names: Sequence[str] | None) -> None:
+def _parse(path: Path, stream: TextIO) -> Iterator[tuple[int, Record]]:
+    reader = csv.DictReader(stream, restkey="")
+    _check_header(path, reader.fieldnames or ())
+    try:
+        for row in reader:
+            yield reader.line_num, _parse_row(path, row)
+    except (DataError, csv.Error) as error:
+        raise DataError(f"{path}: line {reader.line_num}: {error}") from error
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
     """A misspelt column would silently be lost, and with it, say, the patients: so it is an error."""
-    header = [name.strip() for name in names or []]
+    header = [name.strip() for name in names]
     if "path" not in header:
-        raise DataError(
-            f"{path}: the first line must name the columns and among them `path` ({', '.join(COLUMNS)})"
-        )
-    if list(names or []) != header or len(set(header)) != len(header):
+        columns = ", ".join(COLUMNS)
+        raise DataError(f"{path}: the first line must name the columns, `path` among them ({columns})")
+    if list(names) != header or len(set(header)) != len(header):
         raise DataError(f"{path}: column names must be unique and without spaces around: {', '.join(header)}")
     for name in header:
         likeness = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.75)
@@ -270,24 +242,18 @@ def _check_header(path: Path, names: Sequence[str] | None) -> None:
             raise DataError(f"{path}: column {name!r} is not known; did you mean {likeness[0]!r}?")
 
 
-def _parse_row(path: Path, line: int, row: dict[str | Any, str | Any]) -> Record:
-    if None in row:
-        raise DataError(
-            f"{path}: line {line}: has more fields than columns; put quotes around a path with commas"
-        )
+def _parse_row(path: Path, row: dict[str, str]) -> Record:
+    if "" in row:
+        raise DataError("has more fields than columns; put quotes around a path with commas")
     fields = {name: (row.get(name) or "").strip() for name in COLUMNS}
     if not fields["path"]:
-        raise DataError(f"{path}: line {line}: `path` is empty")
+        raise DataError("`path` is empty")
     split = _SPLIT_SPELLINGS.get(fields["split"].lower()) if fields["split"] else None
     if fields["split"] and split is None:
-        raise DataError(f"{path}: line {line}: split {fields['split']!r} is not one of {', '.join(PARTS)}")
-    try:
-        label = Label.parse(fields["label"]) if fields["label"] else None
-    except DataError as error:
-        raise DataError(f"{path}: line {line}: {error}") from error
+        raise DataError(f"split {fields['split']!r} is not one of {', '.join(PARTS)}")
     return Record(
         path=path.parent / fields["path"],
-        label=label,
+        label=Label.parse(fields["label"]) if fields["label"] else None,
         patient_id=fields["patient_id"] or unknown_patient(fields["path"]),
         source=fields["source"] or path.stem,
         split=split,
@@ -298,34 +264,21 @@ def _check_presence(path: Path, records: Iterable[Record]) -> None:
     members: dict[Path, frozenset[str]] = {}
     missing: list[str] = []
     for record in records:
-        split = split_member(record.path)
         present = _is_file(record.path)
-        if split is not None and not present:
-            archive, member = split
-            if archive not in members:
-                members[archive] = member_names(archive) if _is_file(archive) else frozenset()
-            present = member in members[archive]
+        member = None if present else split_member(record.path)
+        if member is not None and _is_file(member[0]):
+            if member[0] not in members:
+                with open_archive(member[0], DEFAULT_LIMITS) as sources:
+                    members[member[0]] = frozenset(source.member for source in sources)
+            present = member[1] in members[member[0]]
         if not present:
             missing.append(str(record.path))
     if missing:
-        raise DataError(f"{path}: {len(missing)} of its images are not there: {name_some(missing)}")
+        raise DataError(f"{path}: {len(missing)} of its images do not exist: {name_some(missing)}")
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name longer than the file system takes, a folder that may not be entered
+    except OSError:  # a name longer than the file system allows, a folder that may not be entered
         return False
-
-
-def member_names(archive: Path) -> frozenset[str]:
-    """Names of all members of a zip file.
-
-    Raises:
-        DataError: if it is no zip file or a damaged one.
-    """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            return frozenset(opened.namelist())
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{archive}: is no readable zip file ({error}); fetch it again") from error

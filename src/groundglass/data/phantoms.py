@@ -10,13 +10,12 @@ import numpy as np
 
 from groundglass.data.manifest import Label, Manifest, Record, write_manifest
 from groundglass.errors import DataError
-from groundglass.imaging.phantom import Phantom, make_phantom, make_series, write_dicom, write_png
+from groundglass.imaging.phantom import make_phantom, make_series, write_dicom, write_png
 
 # One slice in five validates and one in five tests, in both classes alike.
 _PARTS = ("train", "train", "val", "train", "test")
 _WRITERS = {"png": (write_png, ".png"), "dicom": (write_dicom, ".dcm")}
-_MOST = 100_000
-_MOST_SLICES = 2_000
+_MOST, _MOST_SLICES = 100_000, 2_000
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,15 @@ def write_phantoms(
     if file_format not in _WRITERS:
         raise DataError(f"format {file_format!r} must be one of {', '.join(_WRITERS)}")
     _require_new(folder)
-    writer, suffix = _WRITERS[file_format]
+    write, suffix = _WRITERS[file_format]
     records = []
     for index in range(count):
-        phantom = _draw(index, severities, seed, size)
-        label = Label.COVID if phantom.severity > 0 else Label.NON_COVID
+        rng = np.random.default_rng([seed, index])
+        label = Label.NON_COVID if index % 2 else Label.COVID
+        severity = rng.uniform(severities.lowest, severities.highest) if label is Label.COVID else 0.0
+        phantom = make_phantom(rng, severity=severity, size=size)
         path = folder / label.value / f"phantom-{seed}-{index:05d}{suffix}"
-        writer(phantom, path)
+        write(phantom, path)
         part = _PARTS[index // 2 % len(_PARTS)]
         records.append(Record(path, label, phantom.patient_id, "phantom", part))
     manifest = Manifest("phantoms", folder, tuple(records))
@@ -100,21 +101,13 @@ def write_series(
     if len(set(severities)) < len(severities):
         raise DataError("each severity can be given once")
     _require_new(folder)
-    written = []
-    for number, severity in enumerate(severities):
-        series = folder / f"severity-{severity:.2f}"
+    written = [folder / f"severity-{severity:.2f}" for severity in severities]
+    for number, (severity, series) in enumerate(zip(severities, written, strict=True)):
         for phantom in make_series(np.random.default_rng([seed, number]), count, severity, size):
             write_dicom(phantom, series / f"{phantom.instance:04d}.dcm")
-        written.append(series)
     return written
 
 
 def _require_new(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: is not an empty folder; name a new one")
-
-
-def _draw(index: int, severities: Severities, seed: int, size: int) -> Phantom:
-    rng = np.random.default_rng([seed, index])
-    severity = rng.uniform(severities.lowest, severities.highest) if index % 2 == 0 else 0.0
-    return make_phantom(rng, severity=severity, size=size)

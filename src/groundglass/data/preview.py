@@ -1,7 +1,4 @@
-"""What the lesion painter does, as pictures: each slice beside its painted copies, with their outlines.
-
-What preprocessing does, as pictures: original, mask and cropped slice in a row (figure 12 of the paper).
-"""
+"""What preprocessing and the lesion painter do to a slice, as one picture of captioned tiles."""
 
 from __future__ import annotations
 
@@ -12,24 +9,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
 from groundglass.files import write_bytes
 from groundglass.imaging.crop import Preprocessing, find_lungs
-from groundglass.imaging.lesions import Kind, Mimic, Painted, paint_lesion, paint_mimic
+from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic
 from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import CTSlice, Grey
-from groundglass.reporting.overlay import (
-    AGAINST_COVID,
-    FOR_COVID,
-    Picture,
-    grey_picture,
-    outline_mask,
-    side_by_side,
-)
+from groundglass.reporting.overlay import AGAINST_COVID, FOR_COVID, grey_picture, outline_mask
 
-_HEIGHT = 320
+_Picture = NDArray[np.uint8]
+_SIDE = 256
+_COLUMNS = 4
 _LONGEST_NAME = 60
 
 
@@ -37,16 +30,25 @@ def write_previews(
     path: Path,
     output: Path,
     preprocessing: Preprocessing,
+    *,
+    severity: float = 0.5,
+    seed: int = 0,
+    most: int | None = None,
     on_error: Callable[[ImageError], None] | None = None,
 ) -> Iterator[Path]:
-    """Write one PNG per slice of ``path``: the slice, its binarised mask, the cropped slice.
+    """Write one PNG per slice of ``path``: the slice, its binarised mask, its crop, painted copies of the crop.
+
+    The copies show every kind of COVID-19 lesion and every sign of another disease, the painted region outlined
+    at their corner. They are missing where no lungs are found.
 
     Args:
         path: file, folder or zip of slices.
         output: folder of the pictures.
         preprocessing: how slices are cropped.
-        on_error: called for each file of a folder or zip that cannot be read; without it the first one is
-            raised.
+        severity: of the lesions, 0 to 1.
+        seed: the same seed paints the same.
+        most: slices that are drawn; all of them where None.
+        on_error: called for each file that cannot be read; without it the first one is raised.
 
     Yields:
         The path of each picture as it is written.
@@ -54,103 +56,62 @@ def write_previews(
     Raises:
         ImageError: nothing can be read.
     """
-    for number, ct_slice in enumerate(read_slices(path, on_error=on_error)):
-        target = output / f"{number:05d}-{picture_name(ct_slice)}.png"
-        _, png = cv2.imencode(".png", preview(ct_slice.pixels, preprocessing))
+    for number, ct_slice in enumerate(islice(read_slices(path, on_error=on_error), most)):
+        tiles = _tiles(ct_slice.pixels, preprocessing, severity, np.random.default_rng([seed, number]))
+        tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _COLUMNS)
+        rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
+        target = output / f"{number:05d}-{_name(ct_slice)}.png"
+        _, png = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
         write_bytes(target, png.tobytes())
         yield target
 
 
-def preview(pixels: Grey, preprocessing: Preprocessing) -> Grey:
-    """The slice, its binarised mask and the cropped slice in a row, shape (320, W)."""
-    return side_by_side([pixels, binarise(pixels), preprocessing.apply(pixels).pixels], _HEIGHT)
+def _tiles(pixels: Grey, preprocessing: Preprocessing, severity: float, rng: Generator) -> list[_Picture]:
+    cropped = preprocessing.apply(pixels)
+    # The paper's binarised mask (its figure 12): white above Otsu's threshold.
+    mask = np.asarray(cv2.threshold(pixels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1], np.uint8)
+    tiles = [_tile(pixels, "slice"), _tile(mask, "binarised mask"), _tile(cropped.pixels, "crop")]
+    lungs, found = find_lungs(cropped.pixels)
+    if not found:
+        return tiles
+    for kind in Kind:
+        painted = paint_lesion(cropped.pixels, lungs, kind, severity, rng)
+        tiles.append(_tile(painted.pixels, kind.value, painted.mask, FOR_COVID))
+    for mimic in Mimic:
+        painted = paint_mimic(cropped.pixels, lungs, mimic, rng)
+        tiles.append(_tile(painted.pixels, mimic.value, painted.mask, AGAINST_COVID))
+    return tiles
 
 
-def binarise(pixels: Grey) -> Grey:
-    """The mask of the paper: white above Otsu's threshold, black below."""
-    return np.asarray(cv2.threshold(pixels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1], np.uint8)
+def _tile(
+    pixels: Grey,
+    caption: str,
+    mask: NDArray[np.bool_] | None = None,
+    colour: tuple[int, int, int] = FOR_COVID,
+) -> _Picture:
+    picture = grey_picture(_resized(pixels, _SIDE))
+    if mask is not None:
+        inset = _resized(outline_mask(grey_picture(pixels), mask, colour), _SIDE // 3)
+        picture[-inset.shape[0] :, -inset.shape[1] :] = inset
+    place, white = (6, 16), (255, 255, 255)
+    written = cv2.putText(picture, caption, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, white, 1, cv2.LINE_AA)
+    return np.asarray(written, np.uint8)
 
 
-def picture_name(ct_slice: CTSlice) -> str:
-    """A file name for a picture of a slice: its own, in letters that every system takes, and its frame."""
+def _resized(picture: _Picture, side: int) -> _Picture:
+    """A picture in the middle of a black square of ``side`` pixels, its aspect kept."""
+    scale = side / max(picture.shape[:2])
+    height, width = (max(1, round(length * scale)) for length in picture.shape[:2])
+    small = cv2.resize(
+        picture, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    square = np.zeros((side, side, *picture.shape[2:]), np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = small
+    return square
+
+
+def _name(ct_slice: CTSlice) -> str:
+    """The slice's own name in letters that every system takes, and its frame."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(ct_slice.origin.file).stem)[:_LONGEST_NAME]
     return stem if ct_slice.origin.frame is None else f"{stem}-{ct_slice.origin.frame}"
-
-
-_SIDE = 256
-_COLUMNS = 4
-
-
-def write_lesion_galleries(
-    path: Path,
-    output: Path,
-    *,
-    severity: float,
-    seed: int,
-    most: int,
-    on_error: Callable[[ImageError], None] | None = None,
-) -> Iterator[Path]:
-    """Write one PNG per slice of ``path``: the slice, the lesions of COVID-19, the mimics.
-
-    Args:
-        path: file, folder or zip of slices.
-        output: folder of the pictures.
-        severity: of the lesions, 0 to 1.
-        seed: the same seed paints the same.
-        most: slices that are drawn.
-        on_error: called for each file of a folder or zip that cannot be read; without it the first one is
-            raised.
-
-    Yields:
-        The path of each picture as it is written. Slices in which no lungs are found are passed over.
-
-    Raises:
-        ImageError: nothing can be read.
-    """
-    preprocessing = Preprocessing(size=_SIDE, margin=0.1)
-    pieces = ((piece, preprocessing.apply(piece.pixels)) for piece in read_slices(path, on_error=on_error))
-    shown = ((piece, cropped.pixels) for piece, cropped in pieces if cropped.found)
-    for number, (piece, pixels) in enumerate(islice(shown, most)):
-        gallery = lesion_gallery(pixels, severity, np.random.default_rng([seed, number]))
-        target = output / f"{number:05d}-{picture_name(piece)}.png"
-        _, png = cv2.imencode(".png", cv2.cvtColor(gallery, cv2.COLOR_RGB2BGR))
-        write_bytes(target, png.tobytes())
-        yield target
-
-
-def lesion_gallery(pixels: Grey, severity: float, rng: np.random.Generator) -> Picture:
-    """A slice and its painted copies in rows of four, captions included.
-
-    Args:
-        pixels: uint8, shape (H, W), in which lungs can be found.
-        severity: of the lesions, 0 to 1.
-        rng: draws everything random.
-    """
-    lungs, _ = find_lungs(pixels)
-    pictures = [_captioned(grey_picture(pixels), "as it was")]
-    for kind in Kind:
-        painted = paint_lesion(pixels, lungs, kind, severity, rng)
-        pictures.append(_outlined(painted, kind.value, FOR_COVID))
-    for mimic in Mimic:
-        painted = paint_mimic(pixels, lungs, mimic, rng)
-        pictures.append(_outlined(painted, mimic.value, AGAINST_COVID))
-    blank = np.zeros_like(pictures[0])
-    pictures += [blank] * (-len(pictures) % _COLUMNS)
-    rows = [np.hstack(pictures[start : start + _COLUMNS]) for start in range(0, len(pictures), _COLUMNS)]
-    return np.asarray(np.vstack(rows), np.uint8)
-
-
-def _outlined(painted: Painted, caption: str, colour: tuple[int, int, int]) -> Picture:
-    """The painted slice, the outline of the paint on a copy at its corner."""
-    picture = grey_picture(painted.pixels)
-    side = picture.shape[0] // 3
-    traced = outline_mask(picture, painted.mask, colour)
-    picture[-side:, -side:] = cv2.resize(traced, (side, side), interpolation=cv2.INTER_AREA)
-    return _captioned(picture, caption)
-
-
-def _captioned(picture: NDArray[np.uint8], caption: str) -> Picture:
-    written = cv2.putText(
-        picture.copy(), caption, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA
-    )
-    return np.asarray(written, np.uint8)

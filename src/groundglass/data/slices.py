@@ -26,15 +26,10 @@ _AXIAL = 0.86
 
 @dataclass(frozen=True)
 class Selection:
-    """Which slices of a series are taken.
+    """Which slices of a series are taken."""
 
-    Attributes:
-        every: the first of every so many slices is looked at; at least 1.
-        least_lungs: share of the picture that lung must take, above 0 and below 1.
-    """
-
-    every: int = 10
-    least_lungs: float = 0.05
+    every: int = 10  # the first of every so many slices, if it shows enough lung; at least 1
+    least_lungs: float = 0.05  # share of the picture that lung must take, above 0 and below 1
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -75,24 +70,21 @@ def cut_slices(
         ImageError: a file cannot be read and there is no ``on_error``.
     """
     try:
-        yield from _cut(read_slices(path, on_error=on_error), output, selection)
+        slices = read_slices(path, on_error=on_error)
+        for _, series in groupby(slices, key=lambda image: image.origin.series or image.origin.file):
+            name = None
+            for index, image in enumerate(series):
+                if not selection.takes(index, image):
+                    continue
+                name = name or hashlib.sha256(image.pixels.tobytes()).hexdigest()[:_NAME_DIGITS]
+                target = output / f"{name}_{index:04d}.png"
+                with atomic_path(target) as temporary:
+                    Image.fromarray(image.pixels).save(temporary, "PNG")
+                yield target
     except ImageError as error:
         if on_error is None:
             raise
         on_error(error)
-
-
-def _cut(slices: Iterator[CTSlice], output: Path, selection: Selection) -> Iterator[Path]:
-    for _, series in groupby(slices, key=lambda image: image.origin.series or image.origin.file):
-        name = None
-        for index, image in enumerate(series):
-            if not selection.takes(index, image):
-                continue
-            name = name or hashlib.sha256(image.pixels.tobytes()).hexdigest()[:_NAME_DIGITS]
-            target = output / f"{name}_{index:04d}.png"
-            with atomic_path(target) as temporary:
-                Image.fromarray(image.pixels).save(temporary, "PNG")
-            yield target
 
 
 def _is_axial(origin: Origin) -> bool:

@@ -9,15 +9,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
-from numpy.typing import NDArray
 
-from groundglass.data.manifest import PARTS, Label, Manifest, Record, split_member
+from groundglass.data.manifest import PARTS, Label, Manifest, Record
 from groundglass.errors import DataError
-from groundglass.files import name_some
-
-RANDOM_FRACTIONS = {"train": 0.60, "val": 0.15, "test": 0.25}
-VAL_FRACTION = 0.20
-"""Share of what is left after the test part that becomes the val part, in splits by patient or source."""
+from groundglass.files import counted, name_some
 
 SPECIFICATIONS = (
     "official, random[:SEED], patients:FOLD/FOLDS[:SEED], leave-source-out:NAME[+NAME...], "
@@ -28,6 +23,12 @@ LARGEST_PUBLICATION = 0.10
 """A source with more than this share of the slices is a collection of many hospitals, not one publication."""
 
 Parts = dict[str, tuple[int, ...]]
+
+_TEST_FRACTION, _VAL_FRACTION = 0.25, 0.15
+"""Of a random split."""
+
+_VAL_FOLDS = 5
+"""In splits by patient or source, one fold in five of what is left after the test part is the val part."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
     """Split a manifest's records. The same records and seed give the same split, whatever their order.
 
     - ``official``: as the data set's own ``split`` column says; records without one are left out.
-    - ``random``: stratified by label, 60/15/25, patients not regarded. The paper says neither how it split
-      COVID-CT nor into how large parts, nor whether it looked at patients; this is the plainest reading. It
-      puts slices of one patient on both sides, which flatters the result.
+    - ``random``: stratified by label, 60/15/25, patients ignored. The paper says neither how it split
+      COVID-CT nor into how large parts, nor whether by patient; this is the plainest reading. It puts slices
+      of one patient on both sides, which flatters the result.
     - ``patients:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over patients is the test part; a
       fifth of the remaining patients the val part.
     - ``leave-source-out:NAME[+NAME...]``: all slices of these sources (``*`` as wildcard) are the test part;
@@ -81,7 +82,7 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
       easier than the official test part, hardly any of whose publications are in training.
 
     ``random:SEED``, and folds that end in ``:SEED``, are the same for every ``seed``, so that trainings of
-    several seeds are judged on the same slices.
+    several seeds are evaluated on the same slices.
 
     Args:
         manifest: labelled records.
@@ -100,6 +101,9 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
         raise DataError(
             f"{manifest.root}: {count} of {len(manifest)} slices have no label, so it cannot be split"
         )
+    if kind.startswith("official") and not any(record.split for record in manifest):
+        possible = ", ".join(_possible_splits(manifest))
+        raise DataError(f"{manifest.root}: has no split of its own; possible instead of {kind}: {possible}")
     parts = _MAKERS[kind](manifest, argument, seed)
     ordered = {name: tuple(sorted(parts[name])) for name in PARTS if name in parts}
     _check_classes(manifest, spec, ordered)
@@ -112,28 +116,24 @@ def patients_in_several_parts(manifest: Manifest, parts: Mapping[str, Sequence[i
     """Known patients with slices in more than one part, sorted."""
     seen: dict[str, set[str]] = {}
     for name, indices in parts.items():
-        for index in indices:
-            record = manifest.records[index]
+        for record in (manifest.records[index] for index in indices):
             if record.patient_known:
                 seen.setdefault(record.patient_id, set()).add(name)
     return sorted(patient for patient, names in seen.items() if len(names) > 1)
 
 
-def possible_splits(manifest: Manifest) -> list[str]:
-    """Specifications that this manifest has the columns for."""
+def _possible_splits(manifest: Manifest) -> list[str]:
     possible = ["random"]
     if any(record.patient_known for record in manifest):
         possible.insert(0, "patients:FOLD/FOLDS")
     if len({record.source for record in manifest}) > 1:
         possible.insert(0, "leave-source-out:NAME")
-    if any(record.split for record in manifest):
-        possible[:0] = ["official", "official-cv:FOLD/FOLDS", "official-source-cv:FOLD/FOLDS"]
     return possible
 
 
 def _official(manifest: Manifest, argument: str, seed: int) -> Parts:
-    _refuse_argument("official", argument)
-    _require_split_column(manifest, "official")
+    if argument:
+        raise DataError(f"split official takes nothing after a colon, not {argument!r}")
     return {part: indices for part in PARTS if (indices := _of_split(manifest, {part}))}
 
 
@@ -145,8 +145,8 @@ def _random(manifest: Manifest, argument: str, seed: int) -> Parts:
     for label in Label:
         members = _ordered(manifest, (i for i, record in enumerate(manifest) if record.label is label))
         shuffled = [members[i] for i in generator.permutation(len(members))]
-        test = round(RANDOM_FRACTIONS["test"] * len(shuffled))
-        val = test + round(RANDOM_FRACTIONS["val"] * len(shuffled))
+        test = round(_TEST_FRACTION * len(shuffled))
+        val = test + round(_VAL_FRACTION * len(shuffled))
         parts["test"] += shuffled[:test]
         parts["val"] += shuffled[test:val]
         parts["train"] += shuffled[val:]
@@ -154,47 +154,40 @@ def _random(manifest: Manifest, argument: str, seed: int) -> Parts:
 
 
 def _patients(manifest: Manifest, argument: str, seed: int) -> Parts:
-    fold = _parse_fold("patients", argument, seed)
-    _require_patients(manifest, "patients")
+    fold = _parse_fold(manifest, "patients", argument, seed)
     rest, test = _grouped_fold(manifest, range(len(manifest)), fold)
-    return {**_train_and_val(manifest, rest, fold.seed), "test": test}
+    train, val = _grouped_fold(manifest, rest, _Fold(1, _VAL_FOLDS, fold.seed))
+    return {"train": train, "val": val, "test": test}
 
 
 def _leave_source_out(manifest: Manifest, argument: str, seed: int) -> Parts:
     names = [name for name in argument.split("+") if name]
     sources = sorted({record.source for record in manifest})
+    if not names:
+        listed = name_some(sources, 12)
+        raise DataError(f"leave-source-out needs a source: leave-source-out:NAME with one of {listed}")
     for name in names:
         if not any(fnmatchcase(source, name) for source in sources):
             raise DataError(f"leave-source-out: no source {name!r}; this data has {name_some(sources, 12)}")
-    if not names:
-        raise DataError(
-            f"leave-source-out needs a source: leave-source-out:NAME with one of {name_some(sources, 12)}"
-        )
-    test = tuple(
-        index
-        for index, record in enumerate(manifest)
-        if any(fnmatchcase(record.source, name) for name in names)
-    )
-    rest = sorted(set(range(len(manifest))).difference(test))
-    if not rest:
+    left_out = {source for source in sources if any(fnmatchcase(source, name) for name in names)}
+    if left_out.issuperset(sources):
         raise DataError(
             f"leave-source-out:{argument}: every slice is of these sources, none is left to train on"
         )
-    return {**_train_and_val(manifest, rest, seed), "test": test}
+    test = tuple(index for index, record in enumerate(manifest) if record.source in left_out)
+    rest = [index for index, record in enumerate(manifest) if record.source not in left_out]
+    train, val = _grouped_fold(manifest, rest, _Fold(1, _VAL_FOLDS, seed))
+    return {"train": train, "val": val, "test": test}
 
 
 def _official_cv(manifest: Manifest, argument: str, seed: int) -> Parts:
-    fold = _parse_fold("official-cv", argument, seed)
-    _require_split_column(manifest, "official-cv")
-    _require_patients(manifest, "official-cv")
+    fold = _parse_fold(manifest, "official-cv", argument, seed)
     train, val = _grouped_fold(manifest, _of_split(manifest, {"train", "val"}), fold)
     return {"train": train, "val": val}
 
 
 def _official_source_cv(manifest: Manifest, argument: str, seed: int) -> Parts:
-    fold = _parse_fold("official-source-cv", argument, seed)
-    _require_split_column(manifest, "official-source-cv")
-    _require_patients(manifest, "official-source-cv")
+    fold = _parse_fold(manifest, "official-source-cv", argument, seed)
     indices = _of_split(manifest, {"train", "val"})
     sizes = Counter(manifest.records[index].source for index in indices)
 
@@ -202,7 +195,7 @@ def _official_source_cv(manifest: Manifest, argument: str, seed: int) -> Parts:
         small = sizes[record.source] <= LARGEST_PUBLICATION * len(indices)
         return f"source:{record.source}" if small else record.patient_id
 
-    train, val = _grouped_fold(manifest, indices, fold, group=publication)
+    train, val = _grouped_fold(manifest, indices, fold, "patients and publications", publication)
     return {"train": train, "val": val}
 
 
@@ -216,38 +209,28 @@ _MAKERS: dict[str, Callable[[Manifest, str, int], Parts]] = {
 }
 
 
-def _train_and_val(manifest: Manifest, rest: Sequence[int], seed: int) -> Parts:
-    train, val = _grouped_fold(manifest, rest, _Fold(1, round(1 / VAL_FRACTION), seed))
-    return {"train": train, "val": val}
-
-
-def _patient(record: Record) -> str:
-    return record.patient_id
-
-
 def _grouped_fold(
     manifest: Manifest,
     indices: Sequence[int],
     fold: _Fold,
-    group: Callable[[Record], str] = _patient,
+    words: str = "patients",
+    group: Callable[[Record], str] = lambda record: record.patient_id,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The other folds and this one of a label-stratified k-fold over groups."""
-    from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 - slow to import
+    """The other folds and this one of a label-stratified k-fold over groups, which ``words`` names."""
+    from sklearn.model_selection import StratifiedGroupKFold
 
     ordered = _ordered(manifest, indices)
     chosen = [manifest.records[index] for index in ordered]
-    labels = np.array([record.label is Label.COVID for record in chosen], dtype=np.int64)
-    groups = np.array([group(record) for record in chosen])
     for label in Label:
         count = len({group(record) for record in chosen if record.label is label})
         if count < fold.folds:
-            what = "patients" if group is _patient else "patients and publications"
             raise DataError(
-                f"{manifest.root}: {count} {label.value} {what} are too few for {fold.folds} folds"
+                f"{manifest.root}: {count} {label.value} {words} are too few for {fold.folds} folds"
             )
+    labels = np.array([record.label is Label.COVID for record in chosen], dtype=np.int64)
+    groups = np.array([group(record) for record in chosen])
     splitter = StratifiedGroupKFold(n_splits=fold.folds, shuffle=True, random_state=fold.seed)
-    pairs: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = list(splitter.split(labels, labels, groups))
-    others, held = pairs[fold.number - 1]
+    others, held = list(splitter.split(labels, labels, groups))[fold.number - 1]
     return tuple(ordered[i] for i in others), tuple(ordered[i] for i in held)
 
 
@@ -256,9 +239,7 @@ def _ordered(manifest: Manifest, indices: Iterable[int]) -> list[int]:
 
     def key(index: int) -> tuple[str, str, str]:
         record = manifest.records[index]
-        member = split_member(record.path)
-        name = member[1].rsplit("/", 1)[-1] if member else record.path.name
-        return name, record.patient_id, str(record.path)
+        return record.path.name.rpartition("!")[2], record.patient_id, str(record.path)
 
     return sorted(indices, key=key)
 
@@ -267,38 +248,20 @@ def _of_split(manifest: Manifest, names: set[str]) -> tuple[int, ...]:
     return tuple(index for index, record in enumerate(manifest) if record.split in names)
 
 
-def _parse_fold(kind: str, argument: str, seed: int) -> _Fold:
+def _parse_fold(manifest: Manifest, kind: str, argument: str, seed: int) -> _Fold:
     match = re.fullmatch(r"(\d+)/(\d+)(?::(\d{1,9}))?", argument)
-    if match:
-        number, folds = int(match[1]), int(match[2])
-        if folds >= 2 and 1 <= number <= folds:
-            return _Fold(number, folds, seed if match[3] is None else int(match[3]))
-    raise DataError(
-        f"split {kind}:{argument} is not {kind}:FOLD/FOLDS, such as {kind}:1/5 to {kind}:5/5, or "
-        f"{kind}:FOLD/FOLDS:SEED"
-    )
-
-
-def _refuse_argument(kind: str, argument: str) -> None:
-    if argument:
-        raise DataError(f"split {kind} takes nothing after a colon, not {argument!r}")
-
-
-def _require_split_column(manifest: Manifest, kind: str) -> None:
-    if not any(record.split for record in manifest):
+    if match is None or int(match[2]) < 2 or not 1 <= int(match[1]) <= int(match[2]):
         raise DataError(
-            f"{manifest.root}: says nothing of a split, so {kind} cannot be made; possible: "
-            f"{', '.join(possible_splits(manifest))}"
+            f"split {kind}:{argument} is not {kind}:FOLD/FOLDS, such as {kind}:1/5 to {kind}:5/5, or "
+            f"{kind}:FOLD/FOLDS:SEED"
         )
-
-
-def _require_patients(manifest: Manifest, kind: str) -> None:
-    """With every patient unknown, a split by patient would quietly be one by image."""
+    # With every patient unknown, a split by patient would quietly be one by image.
     if not any(record.patient_known for record in manifest):
         raise DataError(
-            f"{manifest.root}: says nothing of patients, so {kind} cannot be made; put each "
-            "patient's files in a folder of their own or give patient_id in a manifest CSV"
+            f"{manifest.root}: names no patients, so {kind} is impossible; put each patient's files in a "
+            "folder of their own or give patient_id in a manifest CSV"
         )
+    return _Fold(int(match[1]), int(match[2]), seed if match[3] is None else int(match[3]))
 
 
 def _check_classes(manifest: Manifest, spec: str, parts: Parts) -> None:
@@ -311,11 +274,9 @@ def _check_classes(manifest: Manifest, spec: str, parts: Parts) -> None:
 
 def _check_overlap(manifest: Manifest, spec: str, parts: Parts) -> None:
     patients = patients_in_several_parts(manifest, parts)
-    if not patients:
-        return
-    hint = "split by patients:FOLD/FOLDS instead, or allow the overlap explicitly"
-    if spec.partition(":")[0] == "random":
-        hint = "a random split does not regard patients; " + hint
-    raise DataError(
-        f"split {spec}: {len(patients)} patients are in several parts: {name_some(patients)}; {hint}"
-    )
+    if patients:
+        ignored = "a random split ignores patients; " if spec.startswith("random") else ""
+        raise DataError(
+            f"split {spec}: {counted(len(patients), 'patient')} in several parts: {name_some(patients)}; "
+            f"{ignored}split by patients:FOLD/FOLDS instead, or allow the overlap explicitly"
+        )

@@ -1,1 +1,1 @@
-"""Metrics, intervals and judging of trained networks."""
+"""Evaluation of trained networks: measures, intervals, paired tests, reports."""

@@ -1,6 +1,6 @@
-"""The record, kept in a run's folder, of every evaluation of that run.
+"""The evaluation log: kept in a run's folder, it names every evaluation of that run.
 
-A test part says something only while nothing is chosen on it. Looking again is not forbidden, but counted.
+A test part says something only while nothing is chosen on it. Evaluating it again is not forbidden, but counted.
 """
 
 from __future__ import annotations
@@ -13,25 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from groundglass.errors import RunError
-from groundglass.files import write_json
+from groundglass.evaluation.part import Part
+from groundglass.files import printable, write_json
 
 FILE = "evaluations.json"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One evaluation.
-
-    Attributes:
-        data: name of the data set.
-        split: specification of the split, or None.
-        part: name of the part.
-        slices: number of slices.
-        fingerprint: of their contents and labels.
-        time: when, ISO 8601 in UTC.
-        output: absolute path of the folder that got the report.
-    """
-
+class _Entry:
     data: str
     split: str | None
     part: str
@@ -41,41 +30,42 @@ class Entry:
     output: str
 
 
-def read_entries(run: Path) -> tuple[Entry, ...]:
-    """Evaluations recorded so far, oldest first.
+def record(run: Path, part: Part, sha256: str, time: str, output: Path) -> int:
+    """Add an evaluation to the log of a run.
 
-    Raises:
-        RunError: the record is damaged.
-    """
-    path = run / FILE
-    try:
-        return tuple(Entry(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["evaluations"])
-    except FileNotFoundError:
-        return ()
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(
-            f"{path}: the record of evaluations cannot be read ({error}); repair or remove it"
-        ) from None
-
-
-def record(run: Path, entry: Entry) -> int:
-    """Add an evaluation to the run's record.
+    Args:
+        run: folder of the run.
+        part: the slices that were evaluated.
+        sha256: fingerprint of their contents and labels.
+        time: when, ISO 8601 in UTC.
+        output: folder that gets the report.
 
     Returns:
         How often these very slices have been evaluated with this run, this time included.
 
     Raises:
-        RunError: the record is damaged or cannot be written.
+        RunError: the log is damaged or cannot be written.
     """
+    where = printable(output.absolute())
+    entry = _Entry(part.data, part.split, part.name, len(part.records), sha256, time, where)
     try:
         with _locked(run):
-            entries = (*read_entries(run), entry)
+            entries = (*_read(run / FILE), entry)
             write_json(run / FILE, {"format": 1, "evaluations": [asdict(each) for each in entries]})
     except OSError as error:
         raise RunError(
             f"{run / FILE}: the evaluation cannot be recorded ({error}); make the run writable"
         ) from None
-    return sum(each.fingerprint == entry.fingerprint for each in entries)
+    return sum(each.fingerprint == sha256 for each in entries)
+
+
+def _read(path: Path) -> tuple[_Entry, ...]:
+    try:
+        return tuple(_Entry(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["evaluations"])
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path}: the evaluation log cannot be read ({error}); repair or remove it") from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Paired tests: do two networks that judged the same slices differ by more than chance?
+"""Paired tests: do two networks that were evaluated on the same slices differ by more than chance?
 
 DeLong's test compares AUCs and McNemar's the calls; both take slices for independent. Slices of one patient
 are not, so a bootstrap over patients stands beside them. Holm's correction keeps the chance of one wrong
@@ -7,75 +7,47 @@ are not, so a bootstrap over patients stands beside them. Holm's correction keep
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm, rankdata
 
-from groundglass.evaluation.bootstrap import (
-    LEVEL,
-    MAX_UNDEFINED_SHARE,
-    RESAMPLES,
-    resample_patients,
-    weighted_metrics,
-)
-from groundglass.evaluation.metrics import check_predictions
+from groundglass.evaluation.bootstrap import RESAMPLES, percentile_interval
 
-Draws = Mapping[str, NDArray[np.float64]]
-"""By the measures' keys, the measure in every resample, shape (R,); NaN where it is undefined."""
+ALPHA = 0.05
+"""A difference is shown where its corrected p-value is below this."""
+
+# Sums of a few hundred shares, and equal rankings, differ in their last digits where they ought to be equal.
+_EQUAL = 1e-12
 
 
 @dataclass(frozen=True)
 class AucTest:
-    """DeLong's test of two AUCs.
+    """DeLong's test: AUC of the first network less that of the second, its standard error, two-sided p."""
 
-    Attributes:
-        first: AUC of the first network.
-        second: AUC of the second.
-        standard_error: of their difference.
-        p: two-sided.
-    """
-
-    first: float
-    second: float
+    difference: float
     standard_error: float
     p: float
-
-    @property
-    def difference(self) -> float:
-        """First less second."""
-        return self.first - self.second
 
 
 @dataclass(frozen=True)
 class McNemarTest:
-    """McNemar's test of two networks' calls.
+    """McNemar's test of two networks' calls: slices that only one called rightly, and the two-sided mid-p.
 
-    Attributes:
-        first_only: slices that only the first network called rightly.
-        second_only: slices that only the second called rightly.
-        exact_p: two-sided, conditional on their sum; holds its level but is conservative.
-        mid_p: two-sided mid-p, close to its level (Fagerland, Lydersen and Laake, BMC Medical Research
-            Methodology 13:91, 2013).
+    It is close to its level (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013).
     """
 
     first_only: int
     second_only: int
-    exact_p: float
     mid_p: float
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure's difference between two networks under resampling of patients.
-
-    Attributes:
-        low: lower bound of the 95 % interval, None where too few resamples define the measure.
-        high: upper bound.
-        p: two-sided, from the share of resamples on the other side of 0; None without bounds.
-    """
+    """95 % interval and two-sided p of a difference; None where too few resamples define the measure."""
 
     low: float | None
     high: float | None
@@ -128,13 +100,12 @@ def delong_test(
         return None
     auc, covariance = delong(label, np.stack([first, second]))
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    error = float(np.sqrt(max(variance, 0.0)))
-    difference = float(auc[0] - auc[1])
-    # Two equal rankings leave rounding errors of the size of 1e-17 in both.
-    if abs(difference) < 1e-12:
-        return AucTest(float(auc[0]), float(auc[1]), error, 1.0)
-    p = float(2 * norm.sf(abs(difference) / error)) if error > 1e-12 else 0.0
-    return AucTest(float(auc[0]), float(auc[1]), error, p)
+    error, difference = float(np.sqrt(max(variance, 0.0))), float(auc[0] - auc[1])
+    if abs(difference) < _EQUAL:
+        p = 1.0
+    else:
+        p = float(2 * norm.sf(abs(difference) / error)) if error > _EQUAL else 0.0
+    return AucTest(difference, error, p)
 
 
 def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> McNemarTest:
@@ -148,38 +119,9 @@ def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> 
     second_only = int(np.sum(~first_right & second_right))
     fewer, total = min(first_only, second_only), first_only + second_only
     if total == 0:
-        return McNemarTest(0, 0, 1.0, 1.0)
-    twice = 2 * float(binom.cdf(fewer, total, 0.5))
-    exact = min(1.0, twice)
-    return McNemarTest(first_only, second_only, exact, min(1.0, twice - float(binom.pmf(fewer, total, 0.5))))
-
-
-def resampled_measures(
-    label: NDArray[np.int8],
-    probability: NDArray[np.float64],
-    patient: NDArray[np.str_],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Draws:
-    """Every measure in every resample of the patients.
-
-    The same patients and seed give the same resamples, so that two networks' draws are paired.
-
-    Args:
-        label: 1 for COVID and 0 for NonCOVID, shape (N,).
-        probability: of COVID, 0 to 1, shape (N,).
-        patient: id of each slice's patient, shape (N,).
-        resamples: how many.
-        seed: of the random generator.
-    """
-    check_predictions(label, probability)
-    member = np.unique(patient, return_inverse=True)[1]
-    blocks = [
-        weighted_metrics(label, probability, weights)
-        for weights in resample_patients(member, resamples, seed)
-    ]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        return McNemarTest(0, 0, 1.0)
+    mid_p = 2 * float(binom.cdf(fewer, total, 0.5)) - float(binom.pmf(fewer, total, 0.5))
+    return McNemarTest(first_only, second_only, min(1.0, mid_p))
 
 
 def paired_difference(first: NDArray[np.float64], second: NDArray[np.float64], patients: int) -> Difference:
@@ -189,20 +131,32 @@ def paired_difference(first: NDArray[np.float64], second: NDArray[np.float64], p
     beyond 0 on either side, the observed sample counted among the resamples, so that it is never 0.
 
     Args:
-        first: a measure of the first network in every resample, shape (R,), NaN where undefined.
+        first: a measure of the first network in every resample, shape (R,), NaN where undefined; see
+            :func:`groundglass.evaluation.bootstrap.resampled_metrics`.
         second: the same of the second.
         patients: that were resampled; with fewer than two nothing can be said.
     """
     difference = first - second
-    defined = difference[~np.isnan(difference)]
-    if patients < 2 or len(difference) - len(defined) > MAX_UNDEFINED_SHARE * len(difference):
+    interval = percentile_interval(difference, patients)
+    if interval.low is None:
         return Difference(None, None, None)
-    low, high = np.percentile(defined, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    # Sums of a few hundred shares differ in their last digits where they ought to be equal.
-    tolerance = 1e-12
-    smaller = min(int(np.sum(defined <= tolerance)), int(np.sum(defined >= -tolerance)))
+    defined = difference[~np.isnan(difference)]
+    smaller = min(int(np.sum(defined <= _EQUAL)), int(np.sum(defined >= -_EQUAL)))
     p = min(1.0, 2 * (smaller + 1) / (len(defined) + 1))
-    return Difference(float(low), float(high), p)
+    return Difference(interval.low, interval.high, p)
+
+
+def resamples_for(comparisons: int) -> int:
+    """Resamples with which a family of comparisons can show a difference.
+
+    The smallest p-value that R resamples can give is 2 / (R + 1), and Holm's correction multiplies it by the
+    number of comparisons. It is kept at a tenth of ``ALPHA``, so that p-values near ``ALPHA`` are
+    not decided by a handful of resamples.
+
+    Args:
+        comparisons: in the family.
+    """
+    return max(RESAMPLES, math.ceil(10 * 2 * comparisons / ALPHA))
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:

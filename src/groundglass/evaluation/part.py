@@ -1,95 +1,19 @@
-"""The slices of a data set that are evaluated, and their fingerprint.
-
-What evaluation asks of a trained network; a training's run folder offers it, and so can anything else.
-"""
+"""The slices of a data set that are evaluated, their fingerprint, and what they share with the training."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.data.manifest import Label, Manifest, Record, read_bytes
 from groundglass.data.splits import make_split
-from groundglass.errors import DataError
+from groundglass.errors import DataError, ImageError
 from groundglass.files import printable
-from groundglass.imaging.crop import CroppedSlice
-
-
-class NetworkOutputs(Protocol):
-    """What a network says of N slices."""
-
-    @property
-    def logit(self) -> NDArray[np.floating]:
-        """Logit of COVID, shape (N,)."""
-
-    @property
-    def probability(self) -> NDArray[np.floating]:
-        """Probability of COVID, 0 to 1, shape (N,)."""
-
-    @property
-    def activation_map(self) -> NDArray[np.floating]:
-        """Contributions to the logit, shape (N, h, w)."""
-
-    @property
-    def cropped(self) -> NDArray[np.uint8]:
-        """The cropped slices, shape (N, size, size)."""
-
-
-class SlicePreprocessing(Protocol):
-    """How slices are cropped before the network sees them."""
-
-    def apply(self, pixels: NDArray[np.uint8]) -> CroppedSlice:
-        """Frame one slice, shape (H, W)."""
-
-
-class TrainedRun(Protocol):
-    """A trained network with its history.
-
-    ``info`` may hold ``finished`` (bool; false or missing means unfinished), ``training_sha256`` (SHA-256 of
-    the content of every training slice's file), ``lesion_free`` (name of the folder whose slices lesions were
-    painted into, None where there was none), ``training_seconds``, ``selected_epoch`` and ``versions``.
-    """
-
-    @property
-    def path(self) -> Path:
-        """Folder of the run."""
-
-    @property
-    def record_folder(self) -> Path | None:
-        """Where evaluations are counted; None where they are not."""
-
-    @property
-    def recipe(self) -> Any:
-        """How it was trained: ``recipe.name`` and ``recipe.network.name``."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of the training and of its split."""
-
-    @property
-    def split_spec(self) -> str:
-        """Specification of the split that it was trained on."""
-
-    @property
-    def preprocessing(self) -> SlicePreprocessing:
-        """How slices are cropped."""
-
-    @property
-    def info(self) -> Mapping[str, Any]:
-        """Facts about the training."""
-
-    def history(self) -> Sequence[Mapping[str, Any]]:
-        """One mapping per epoch."""
-
-    def predict(self, slices: Iterable[NDArray[np.uint8]]) -> NetworkOutputs:
-        """Predict grey slices, each of shape (H, W)."""
-
 
 ALL = "all"
 """Name of the part that holds every slice of a data set, whatever its split."""
@@ -105,7 +29,7 @@ class Part:
         split: specification of the split, or None for part ``all``.
         name: ``train``, ``val``, ``test`` or ``all``.
         records: the slices, all labelled.
-        unlabelled: slices of the part that were left out because nobody says what they show.
+        unlabelled: slices of the part that were left out because they have no label.
     """
 
     data: str
@@ -135,7 +59,8 @@ class Part:
     def file(self, record: Record) -> str:
         """A record's path below the data set's folder, as text that can always be written as UTF-8."""
         path = record.path
-        return printable(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+        path = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        return printable(path.as_posix())
 
 
 def select_part(manifest: Manifest, split: str | None, part: str, seed: int) -> Part:
@@ -180,3 +105,73 @@ def fingerprint(part: Part, hashes: Sequence[str]) -> str:
     labels = [record.label.value if record.label else "" for record in part.records]
     lines = sorted(f"{sha256} {label}" for sha256, label in zip(hashes, labels, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def part_warnings(
+    manifest: Manifest, part: Part, hashes: Sequence[str], trained: Collection[str], trained_on: str
+) -> tuple[str, ...]:
+    """What a reader must know of these slices before trusting their figures, most serious first.
+
+    A slice was trained on if its file has the same content as a training slice's, wherever it lies now. A
+    patient was trained on if any of the data set's slices of that patient was.
+
+    Args:
+        manifest: the data set.
+        part: its slices that are evaluated.
+        hashes: SHA-256 of the content of each slice of the part.
+        trained: SHA-256 of the content of every training slice; empty where that is not known.
+        trained_on: specification of the split that was trained on.
+    """
+    trained, count = frozenset(trained), len(hashes)
+    warnings = []
+    if not trained:
+        warnings.append(
+            "The run does not say which slices it was trained on: whether they are among these is not known."
+        )
+    seen = sum(sha256 in trained for sha256 in hashes)
+    if seen == count:
+        warnings.append(
+            "The network was trained on these very slices: the figures say how well it remembers, not how "
+            "well it recognises."
+        )
+    elif seen:
+        warnings.append(
+            f"{seen} of {count} slices have the same content as a slice that the network was trained "
+            "on: the figures are too good."
+        )
+    patients = _trained_patients(manifest, part, hashes, trained)
+    if shared := [record.patient_id for record in part.records if record.patient_id in patients]:
+        warnings.append(
+            f"{len(shared)} of {count} slices belong to {len(set(shared))} patients of whom the network was "
+            "trained on a slice: the figures are too good."
+        )
+    if part.name == "val" and part.split == trained_on:
+        warnings.append(
+            "The validation part serves the choice of recipe and weights: its figures are optimistic."
+        )
+    if part.unlabelled:
+        warnings.append(f"{part.unlabelled} slices without a label were left out.")
+    if unknown := sum(not record.patient_known for record in part.records):
+        warnings.append(
+            f"The patient of {unknown} of {count} slices is not known; each of these slices counts as a "
+            "patient of its own, so that intervals may be too narrow."
+        )
+    return tuple(warnings)
+
+
+def _trained_patients(
+    manifest: Manifest, part: Part, hashes: Sequence[str], trained: frozenset[str]
+) -> set[str]:
+    """Known patients of the data set's slices that were trained on."""
+    known = dict(zip(part.records, hashes, strict=True))
+    patients: set[str] = set()
+    for record in manifest.records if trained else ():
+        if not record.patient_known or record.patient_id in patients:
+            continue
+        try:
+            sha256 = known.get(record) or content_hash(record)
+        except ImageError:
+            continue  # It lies outside the part, and what cannot be read was not trained on.
+        if sha256 in trained:
+            patients.add(record.patient_id)
+    return patients

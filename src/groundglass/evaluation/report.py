@@ -1,111 +1,36 @@
-"""Where slices lie among the held-out slices of the training data's sources.
-
-How far data lie from the training data: the report's section and the terminal's tables.
-
-Build the report of an evaluation: its rows, figures, gallery of worst errors and identity.
-
-The table of measures on a terminal.
-"""
+"""The report of an evaluation: measures, figures, worst errors and identity, as files and on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import astuple
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 from sklearn import metrics as sklearn
 
-from groundglass.data.manifest import Record, read_pixels
-from groundglass.evaluation.bootstrap import Interval
-from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Metric, reliability
-from groundglass.evaluation.part import TrainedRun
-from groundglass.evaluation.result import (
-    FAR_OUT,
-    LIMITS,
-    Distance,
-    Evaluation,
-    Placed,
-    distance_rows,
-    shift_rows,
-    versions,
-)
+from groundglass.data.manifest import read_pixels
+from groundglass.evaluation.bootstrap import Share
+from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun, metrics_document
+from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, reliability
+from groundglass.files import printable, write_json, write_text
 from groundglass.reporting import figures, overlay
-from groundglass.reporting.figures import INK, LINE, MUTED, STYLE
+from groundglass.reporting.figures import inline_svg
 from groundglass.reporting.html import (
-    DistanceSection,
     FigurePanel,
     GalleryGroup,
     GalleryItem,
     GalleryPicture,
     MeasureRow,
     Report,
-    TextTable,
+    render,
 )
-
-_TITLE = "Distance from the training data"
-_HEAD = ("Measure", "Value", "95 % interval", "If alike")
-_SHIFT_TITLE = "Grey values before normalisation: median and 5 to 95 % range"
-_SHIFT_HEAD = ("Statistic", "Training part", "These data", "Shift (SD)", "Outside the range")
-
-
-def distance_section(distance: Distance) -> DistanceSection:
-    """The section of the report."""
-    return DistanceSection(
-        distance.words,
-        LIMITS,
-        list(_tables(distance)),
-        None if distance.placed is None else _panel(distance.placed),
-    )
-
-
-def distance_tables(distance: Distance) -> list[Table | Text]:
-    """The same for a terminal: the tables, and below them the verdict."""
-    tables: list[Table] = []
-    for each in _tables(distance):
-        table = Table(title=escape(each.caption), title_justify="left")
-        for index, name in enumerate(each.head):
-            table.add_column(name, justify="left" if index == 0 else "right")
-        for row in each.rows:
-            table.add_row(*map(escape, row))
-        tables.append(table)
-    return [*tables, Text(f"{distance.words} {LIMITS}")]
-
-
-def _tables(distance: Distance) -> Iterator[TextTable]:
-    yield TextTable(_caption(distance), _HEAD, [astuple(row) for row in distance_rows(distance)])
-    if shifts := shift_rows(distance):
-        yield TextTable(_SHIFT_TITLE, _SHIFT_HEAD, [astuple(row) for row in shifts])
-
-
-def _caption(distance: Distance) -> str:
-    sentences = [_TITLE]
-    if (placed := distance.placed) is not None:
-        sentences.append(
-            f"Beyond 95 %: farther from the {placed.training} training slices than 95 % of {placed.held_out} "
-            "held-out slices of the same sources"
-        )
-    if distance.reasons:
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in distance.reasons.items())
-        sentences.append(f"Refused: {reasons}")
-    return ". ".join(sentences) + "."
-
-
-def _panel(placed: Placed) -> FigurePanel:
-    places = placed.places
-    words = (
-        f"Each slice's distance from the {placed.training} training slices as a percentile among "
-        f"{placed.held_out} held-out slices of the same sources. Slices like these fill every bin alike; "
-        "strange ones gather at the right."
-    )
-    drawn = percentile_figure(places.embedding, places.grey, FAR_OUT[0])
-    return FigurePanel("percentiles", "Where the slices lie", drawn, words, width="half")
-
 
 GALLERY = 6
 """Slices shown of each kind of error."""
@@ -115,13 +40,107 @@ _SIDE = 320
 _UNDEFINED_WORTH_A_NOTE = 0.001
 
 
-def build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
-    """Everything that the report of an evaluation says.
+def write_report(run: TrainedRun, evaluation: Evaluation, output: Path) -> None:
+    """Write ``predictions.csv``, ``report.html`` and ``metrics.json``.
 
     Args:
         run: the trained network; it predicts the slices of the gallery once more for their activation maps.
         evaluation: what came out.
+        output: folder for the files, made where it is missing.
     """
+    write_text(output / "predictions.csv", predictions_csv(evaluation))
+    write_text(output / "report.html", render(_build_report(run, evaluation)))
+    write_json(output / "metrics.json", metrics_document(run, evaluation))
+
+
+def predictions_csv(evaluation: Evaluation) -> str:
+    """One line per slice: file, label, patient_id, source, split, probability, logit, prediction."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "label", "patient_id", "source", "split", "probability", "logit", "prediction"])
+    for index, record in enumerate(evaluation.part.records):
+        patient, source = printable(record.patient_id), printable(record.source)
+        numbers = [f"{values[index]:.9g}" for values in (evaluation.probability, evaluation.logit)]
+        label = _label(evaluation.part.label[index] == 1)
+        called = _label(evaluation.called[index])
+        row = [evaluation.part.file(record), label, patient, source, record.split or "", *numbers, called]
+        writer.writerow(row)
+    return text.getvalue()
+
+
+def _label(covid: np.bool_) -> str:
+    return "COVID" if covid else "NonCOVID"
+
+
+def tables(evaluation: Evaluation) -> Iterator[Table]:
+    """The measures, and for a bundle whether it can be relied on for these slices, for a terminal."""
+    patients, confusion = evaluation.bootstrap.patients, evaluation.metrics.confusion
+    yield _table(
+        f"{evaluation.part.title}: {len(evaluation.part.records)} slices of {patients} patients",
+        measure_rows(evaluation),
+        f"COVID right {confusion.true_positive}, missed {confusion.false_negative}; "
+        f"NonCOVID right {confusion.true_negative}, false alarms {confusion.false_positive}. "
+        f"Intervals: bootstrap over patients, {evaluation.bootstrap.resamples} resamples.",
+    )
+    if evaluation.applicability is not None:
+        yield _table("Whether the bundle fits these slices", _fit_rows(evaluation.applicability))
+
+
+def _table(title: str, rows: list[MeasureRow], caption: str | None = None) -> Table:
+    table = Table(title=escape(title), caption=caption, title_justify="left", caption_justify="left")
+    table.add_column("Measure")
+    table.add_column("Value", justify="right")
+    table.add_column("95 % interval")
+    table.add_column("Note", style="dim")
+    for row in rows:
+        value = "–" if row.value is None else f"{row.value:.3f}"
+        interval = "–" if row.low is None or row.high is None else f"{row.low:.3f}–{row.high:.3f}"
+        table.add_row(row.title, value, interval, row.note)
+    return table
+
+
+def measure_rows(evaluation: Evaluation) -> list[MeasureRow]:
+    """The measures in their order, with intervals and notes."""
+    rows, resamples = [], evaluation.bootstrap.resamples
+    for name, metric in evaluation.metrics:
+        interval = evaluation.bootstrap.intervals[name]
+        notes = ["lower is better"] if name in LOWER_IS_BETTER else []
+        if name == "calibration_error" and interval.low is not None:
+            notes.append("resampling raises it, so its interval lies high")
+        if reason := metric.reason or interval.reason:
+            notes.append(reason)
+        elif interval.undefined > _UNDEFINED_WORTH_A_NOTE * resamples:
+            notes.append(f"undefined in {interval.undefined} of {resamples} resamples, left out")
+        note = "; ".join(notes)
+        rows.append(
+            MeasureRow(TITLES[name], metric.value, interval.low, interval.high, note, name in _HEADLINES)
+        )
+    return rows
+
+
+def _fit_rows(applicability: Applicability) -> list[MeasureRow]:
+    sets = applicability.prediction_sets
+    reasons = "; ".join(f"{reason}: {count}" for reason, count in applicability.reasons.items())
+    nominal = f"nominal coverage {sets.nominal_coverage:g}"
+    unknown = "the bundle holds no reference of its training data"
+    beyond = applicability.beyond_95
+    return [
+        _share("Refused by the input check", applicability.refused, reasons),
+        _share("Far from the training data", beyond or Share(None), BEYOND if beyond else unknown),
+        *(
+            _share(f"Prediction sets that hold the label, {name} slices", share, nominal)
+            for name, share in sets.coverage.items()
+        ),
+        _share("Uncertain", sets.uncertain, "prediction set of both labels or none"),
+        _share("Accuracy where certain", sets.accuracy_where_certain),
+    ]
+
+
+def _share(title: str, share: Share, note: str = "") -> MeasureRow:
+    return MeasureRow(title, share.value, share.low, share.high, note)
+
+
+def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
     part, bootstrap = evaluation.part, evaluation.bootstrap
     covid = int(part.label.sum())
     return Report(
@@ -137,6 +156,7 @@ def build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
             f"percentiles of {bootstrap.resamples:,} bootstrap resamples over patients, each drawn with all "
             f"their slices (seed {bootstrap.seed}; {bootstrap.one_class} resamples held one class only)."
         ),
+        fit=[] if evaluation.applicability is None else _fit_rows(evaluation.applicability),
         figures=_panels(run, evaluation),
         gallery=_gallery(run, evaluation),
         gallery_note=(
@@ -145,33 +165,13 @@ def build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
         ),
         facts=_facts(run, evaluation),
         command=evaluation.command,
-        distance=None if evaluation.distance is None else distance_section(evaluation.distance),
     )
 
 
-def measure_rows(evaluation: Evaluation) -> list[MeasureRow]:
-    """The measures in their order, with intervals and notes."""
-    rows = []
-    for name, metric in evaluation.metrics:
-        interval = evaluation.bootstrap.intervals[name]
-        note = _note(name, metric, interval, evaluation.bootstrap.resamples)
-        rows.append(
-            MeasureRow(TITLES[name], metric.value, interval.low, interval.high, note, name in _HEADLINES)
-        )
-    return rows
-
-
-def _note(name: str, metric: Metric, interval: Interval, resamples: int) -> str:
-    notes = ["lower is better"] if name in LOWER_IS_BETTER else []
-    if name == "calibration_error" and interval.low is not None:
-        notes.append("resampling raises it, so its interval lies high")
-    if metric.reason:
-        notes.append(metric.reason)
-    elif interval.reason:
-        notes.append(interval.reason)
-    elif interval.undefined > _UNDEFINED_WORTH_A_NOTE * resamples:
-        notes.append(f"undefined in {interval.undefined} of {resamples} resamples, left out")
-    return "; ".join(notes)
+def _panel(
+    name: str, title: str, figure: Figure | None, words: str, width: Literal["third", "half"] = "third"
+) -> FigurePanel:
+    return FigurePanel(name, title, None if figure is None else inline_svg(figure, name), words, width)
 
 
 def _panels(run: TrainedRun, evaluation: Evaluation) -> list[FigurePanel]:
@@ -181,138 +181,121 @@ def _panels(run: TrainedRun, evaluation: Evaluation) -> list[FigurePanel]:
         f"{confusion.true_positive} COVID slices called COVID, {confusion.false_negative} missed; "
         f"{confusion.true_negative} NonCOVID slices called NonCOVID, {confusion.false_positive} called COVID."
     )
+    matrix = figures.confusion_figure(
+        [
+            [confusion.true_positive, confusion.false_negative],
+            [confusion.false_positive, confusion.true_negative],
+        ]
+    )
+    histogram = figures.histogram_figure(probability[label == 1], probability[label == 0], THRESHOLD)
     return [
         _roc(evaluation),
         _precision_recall(evaluation),
-        FigurePanel(
-            "confusion",
-            "Confusion matrix",
-            figures.confusion_figure(
-                true_positive=confusion.true_positive,
-                false_positive=confusion.false_positive,
-                true_negative=confusion.true_negative,
-                false_negative=confusion.false_negative,
-            ),
-            counts,
-        ),
-        FigurePanel(
+        _panel("confusion", "Confusion matrix", matrix, counts),
+        _panel(
             "histogram",
             "Probabilities by label",
-            figures.histogram_figure(probability[label == 1], probability[label == 0], THRESHOLD),
+            histogram,
             "Slices labelled COVID count upwards, NonCOVID downwards; those on the wrong side of the "
             "threshold are the errors.",
-            width="half",
+            "half",
         ),
         _reliability(evaluation),
         *_training(run),
     ]
 
 
-def _training(run: TrainedRun) -> list[FigurePanel]:
-    history, selected = run.history(), run.info.get("selected_epoch")
-    loss = figures.loss_figure(history, selected)
-    scores = figures.validation_figure(history, selected)
-    loss_words = "Loss on the training and the validation part after each epoch."
-    score_words = "How the network did on the validation part after each epoch."
-    missing = "Not drawn: the run holds no such history of its training."
-    return [
-        FigurePanel("loss", "Training: loss", loss, loss_words if loss else missing, width="half"),
-        FigurePanel(
-            "validation", "Training: validation", scores, score_words if scores else missing, width="half"
-        ),
-    ]
-
-
 def _roc(evaluation: Evaluation) -> FigurePanel:
-    auc, recall = evaluation.metrics.auc, evaluation.metrics.recall
-    specificity = evaluation.metrics.specificity
-    if auc.value is None or recall.value is None or specificity.value is None:
-        return FigurePanel("roc", "ROC curve", None, f"Not drawn: {auc.reason}.")
-    steps = sklearn.roc_curve(evaluation.part.label, evaluation.probability, drop_intermediate=False)
-    point = (1 - specificity.value, recall.value)
+    auc, recall = evaluation.metrics.auc, evaluation.metrics.recall.value
+    specificity = evaluation.metrics.specificity.value
+    if auc.value is None or recall is None or specificity is None:
+        return _panel("roc", "ROC curve", None, f"Not drawn: {auc.reason}.")
+    x, y, _ = sklearn.roc_curve(evaluation.part.label, evaluation.probability, drop_intermediate=False)
     words = (
-        f"At the threshold {THRESHOLD:g} the network finds {recall.value:.1%} of the COVID slices and takes "
-        f"{point[0]:.1%} of the NonCOVID slices for COVID. Area under the curve {auc.value:.3f}."
+        f"At the threshold {THRESHOLD:g} the network finds {recall:.1%} of the COVID slices and takes "
+        f"{1 - specificity:.1%} of the NonCOVID slices for COVID. Area under the curve {auc.value:.3f}."
     )
-    return FigurePanel("roc", "ROC curve", figures.roc_figure(steps[0], steps[1], auc.value, point), words)
+    names = "False positive rate (1 − specificity)", "True positive rate (recall)"
+    point = (1 - specificity, recall)
+    drawn = figures.curve_figure((x, y), f"AUC {auc.value:.3f}", (0.0, 1.0), point, names)
+    return _panel("roc", "ROC curve", drawn, words)
 
 
 def _precision_recall(evaluation: Evaluation) -> FigurePanel:
-    title, name = "Precision and recall", "precision-recall"
-    average, recall = evaluation.metrics.average_precision, evaluation.metrics.recall
-    if average.value is None or recall.value is None:
-        return FigurePanel(name, title, None, f"Not drawn: {average.reason}.")
-    label = evaluation.part.label
-    precision_steps, recall_steps, _ = sklearn.precision_recall_curve(label, evaluation.probability)
+    title, name, label = "Precision and recall", "precision-recall", evaluation.part.label
+    average, recall = evaluation.metrics.average_precision, evaluation.metrics.recall.value
+    if average.value is None or recall is None:
+        return _panel(name, title, None, f"Not drawn: {average.reason}.")
+    y, x, _ = sklearn.precision_recall_curve(label, evaluation.probability)
     precision = evaluation.metrics.precision.value
-    point = None if precision is None else (recall.value, precision)
-    drawn = figures.precision_recall_figure(
-        recall_steps, precision_steps, average.value, float(label.mean()), point
-    )
+    point = None if precision is None else (recall, precision)
+    names = "Recall (share of COVID slices found)", "Precision (share of COVID calls right)"
+    chance, legend = float(label.mean()), f"average precision {average.value:.3f}"
+    drawn = figures.curve_figure((x, y), legend, (chance, chance), point, names)
     words = f"Average precision {average.value:.3f}; {label.mean():.1%} of the slices are COVID."
-    return FigurePanel(name, title, drawn, words)
+    return _panel(name, title, drawn, words)
 
 
 def _reliability(evaluation: Evaluation) -> FigurePanel:
     bins = reliability(evaluation.part.label, evaluation.probability)
-    filled = [(b.mean_probability, b.observed, b.count) for b in bins if b.mean_probability is not None]
-    mean, observed, count = zip(*((m, o or 0.0, c) for m, o, c in filled), strict=True)
+    points = [
+        figures.ReliabilityPoint(each.mean_probability, each.observed, each.count)
+        for each in bins
+        if each.mean_probability is not None and each.observed is not None
+    ]
     error = evaluation.metrics.calibration_error.value or 0.0
     words = (
         f"Points below the diagonal: probabilities too high; above: too low. Numbers are slices in each of "
-        f"the {len(filled)} filled of {BINS} equal-width bins. Expected calibration error {error:.3f}."
+        f"the {len(points)} filled of {BINS} equal-width bins. Expected calibration error {error:.3f}."
     )
-    drawn = figures.reliability_figure(mean, observed, count, error)
-    return FigurePanel("reliability", "Reliability", drawn, words, width="half")
+    return _panel("reliability", "Reliability", figures.reliability_figure(points, error), words, "half")
+
+
+def _training(run: TrainedRun) -> Iterator[FigurePanel]:
+    history, selected = run.history(), run.info.get("selected_epoch")
+    for name, curves, label in (
+        ("loss", {"train_loss": "training", "val_loss": "validation"}, "Loss (cross-entropy, nats)"),
+        ("validation", {"val_auc": "AUC", "val_accuracy": "accuracy"}, "Measure on the validation part"),
+    ):
+        figure = figures.history_figure(history, curves, label, selected)
+        words = f"After each epoch: {label}; {' and '.join(curves.values())}."
+        missing = "Not drawn: the run holds no such history of its training."
+        yield _panel(name, f"Training: {name}", figure, words if figure else missing, "half")
 
 
 def _gallery(run: TrainedRun, evaluation: Evaluation) -> list[GalleryGroup]:
     label, called = evaluation.part.label == 1, evaluation.called
-    return [
-        _group(run, evaluation, "Missed: labelled COVID, called NonCOVID", np.flatnonzero(label & ~called)),
-        _group(
-            run, evaluation, "False alarms: labelled NonCOVID, called COVID", np.flatnonzero(~label & called)
-        ),
-    ]
+    kinds = {
+        "Missed: labelled COVID, called NonCOVID": label & ~called,
+        "False alarms: labelled NonCOVID, called COVID": ~label & called,
+    }
+    return [_group(run, evaluation, title, np.flatnonzero(wrong)) for title, wrong in kinds.items()]
 
 
 def _group(run: TrainedRun, evaluation: Evaluation, title: str, errors: NDArray[np.intp]) -> GalleryGroup:
     if not len(errors):
         return GalleryGroup(title, "None.", ())
-    distance = np.abs(evaluation.logit[errors])
-    worst = errors[np.argsort(-distance, kind="stable")][:GALLERY]
-    items = _items(run, evaluation, worst)
-    shown = (
-        f"all {len(errors)}"
-        if len(items) == len(errors)
-        else f"the {len(items)} most confident of {len(errors)}"
-    )
-    return GalleryGroup(title, f"Shown: {shown}.", items)
+    worst = errors[np.argsort(-np.abs(evaluation.logit[errors]), kind="stable")][:GALLERY]
+    few = len(worst) == len(errors)
+    shown = f"all {len(errors)}" if few else f"the {len(worst)} most confident of {len(errors)}"
+    return GalleryGroup(title, f"Shown: {shown}.", _items(run, evaluation, worst))
 
 
 def _items(run: TrainedRun, evaluation: Evaluation, indices: NDArray[np.intp]) -> list[GalleryItem]:
     records = [evaluation.part.records[index] for index in indices]
     slices = [read_pixels(record) for record in records]
-    predictions = run.predict(slices)
+    outputs = run.predict(slices)
     items = []
     for number, (index, record) in enumerate(zip(indices, records, strict=True)):
-        pictures = _pictures(
-            run, slices[number], predictions.cropped[number], predictions.activation_map[number]
-        )
-        file = evaluation.part.file(record)
-        items.append(GalleryItem(file, _item_facts(evaluation, record, int(index)), pictures))
+        patient = record.patient_id if record.patient_known else "not known"
+        facts = [
+            f"Probability of COVID {evaluation.probability[index]:.3f} (logit {evaluation.logit[index]:+.2f}); "
+            f"called {_label(evaluation.called[index])}, labelled {_label(evaluation.part.label[index] == 1)}",
+            f"Patient {patient}, source {record.source}",
+        ]
+        pictures = _pictures(run, slices[number], outputs.cropped[number], outputs.activation_map[number])
+        items.append(GalleryItem(evaluation.part.file(record), facts, pictures))
     return items
-
-
-def _item_facts(evaluation: Evaluation, record: Record, index: int) -> list[str]:
-    label = record.label.value if record.label else ""
-    called = "COVID" if evaluation.called[index] else "NonCOVID"
-    patient = record.patient_id if record.patient_known else "not known"
-    return [
-        f"Probability of COVID {evaluation.probability[index]:.3f} (logit {evaluation.logit[index]:+.2f}); "
-        f"called {called}, labelled {label}",
-        f"Patient {patient}, source {record.source}",
-    ]
 
 
 def _pictures(
@@ -322,95 +305,38 @@ def _pictures(
     activation_map: NDArray[np.floating],
 ) -> list[GalleryPicture]:
     cut = run.preprocessing.apply(pixels)
+    found = "lungs found" if cut.found else "no lungs found, whole slice used"
     original = overlay.outlined_slice(pixels, cut.lungs, cut.box, _SIDE)
-    found = "lungs found" if cut.found else "no lungs found, cropped whole"
     shown = overlay.fit(cropped, _SIDE)
     mapped = overlay.overlay(shown, activation_map)
     return [
-        GalleryPicture(
-            f"original, {found}", "CT slice as stored, frame outlined", overlay.png_data_uri(original)
-        ),
-        GalleryPicture(
-            "cropped",
-            "The cropped slice that the network sees",
-            overlay.png_data_uri(overlay.grey_picture(shown)),
-        ),
-        GalleryPicture(
-            "activation map", "Activation map over the cropped slice", overlay.png_data_uri(mapped)
-        ),
+        GalleryPicture(caption, words, overlay.png_data_uri(picture))
+        for caption, words, picture in (
+            (f"original, {found}", "CT slice as stored, lungs and crop outlined", original),
+            ("cropped", "The cropped slice that the network sees", overlay.grey_picture(shown)),
+            ("activation map", "Activation map over the cropped slice", mapped),
+        )
     ]
 
 
 def _facts(run: TrainedRun, evaluation: Evaluation) -> list[tuple[str, str]]:
-    part, info = evaluation.part, run.info
-    times = "once" if evaluation.looks == 1 else f"{evaluation.looks} times"
-    seconds = info.get("training_seconds")
+    document, times = metrics_document(run, evaluation), evaluation.times_evaluated
     facts = [
-        ("Recipe", run.recipe.name),
-        ("Network", run.recipe.network.name),
-        ("Run", run.path.name),
-        ("Trained on split", f"{run.split_spec}, seed {run.seed}"),
-        ("Training time", f"{seconds:,.0f} s" if seconds is not None else ""),
-        (
-            "Trained with",
-            ", ".join(f"{name} {version}" for name, version in info.get("versions", {}).items()),
-        ),
-        ("Data set", part.data),
-        ("Part", part.title),
-        ("Fingerprint", evaluation.sha256),
-        ("These slices evaluated with this run", f"{times}, this time included"),
-        ("Evaluated", f"{evaluation.time} in {evaluation.seconds:.1f} s"),
-        ("Evaluated with", ", ".join(f"{name} {version}" for name, version in versions().items())),
+        (f"{section}: {name.replace('_', ' ')}", _words(value))
+        for section in ("run", "data")
+        for name, value in document[section].items()
+        if value not in (None, {}, "")
     ]
-    return [(name, value) for name, value in facts if value]
+    count = f"{'once' if times == 1 else f'{times} times'}, this time included"
+    return [
+        *facts,
+        ("these slices evaluated with this run", count),
+        ("evaluated", f"{evaluation.time} in {evaluation.seconds:.1f} s"),
+        ("versions", _words(document["versions"])),
+    ]
 
 
-def measures_table(evaluation: Evaluation) -> Table:
-    """Each measure, its value and its 95 % interval."""
-    patients = evaluation.bootstrap.patients
-    title = f"{evaluation.part.title}: {len(evaluation.part.records)} slices of {patients} patients"
-    confusion = evaluation.metrics.confusion
-    caption = (
-        f"COVID right {confusion.true_positive}, missed {confusion.false_negative}; "
-        f"NonCOVID right {confusion.true_negative}, false alarms {confusion.false_positive}. "
-        f"Intervals: bootstrap over patients, {evaluation.bootstrap.resamples} resamples."
-    )
-    table = Table(title=escape(title), caption=caption, title_justify="left", caption_justify="left")
-    table.add_column("Measure")
-    table.add_column("Value", justify="right")
-    table.add_column("95 % interval")
-    table.add_column("Note", style="dim")
-    for row in measure_rows(evaluation):
-        value = "–" if row.value is None else f"{row.value:.3f}"
-        interval = "–" if row.low is None or row.high is None else f"{row.low:.3f}–{row.high:.3f}"
-        table.add_row(row.title, value, interval, row.note)
-    return table
-
-
-_BINS = 20
-
-
-def percentile_figure(embedding: NDArray[np.float64], grey: NDArray[np.float64], beyond: float) -> Figure:
-    """Histogram of percentiles; slices like the held-out ones fill every bin alike.
-
-    Args:
-        embedding: percentile of each slice by its embedding, 0 to 100, shape (N,).
-        grey: percentile by its grey statistics, shape (N,).
-        beyond: percentile from which a slice counts as strange.
-    """
-    edges = np.linspace(0, 100, _BINS + 1)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-        axes.axvspan(beyond, 100, color=LINE, label="strange")
-        axes.axhline(100 / _BINS, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="data alike")
-        for values, colour, style, name in (
-            (grey, MUTED, (0, (1, 1)), "by grey values"),
-            (embedding, INK, "solid", "by embedding"),
-        ):
-            shares = 100 * np.histogram(values, edges)[0] / len(values)
-            axes.stairs(shares, edges, color=colour, linestyle=style, linewidth=1.8, label=name)
-        axes.set(xlim=(0, 100), ylim=(0, None), xlabel="Percentile among held-out slices")
-        axes.set(ylabel="Slices per bin (%)")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-        return figure
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    return str(value)

@@ -1,10 +1,10 @@
-"""Rows of a table that were judged on the same slices: mean and spread over seeds, and tests between them."""
+"""Rows of a table that were evaluated on the same slices: mean and SD over seeds, and tests between rows."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,20 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import DataError
-from groundglass.evaluation.bootstrap import LEVEL, MAX_UNDEFINED_SHARE, RESAMPLES
+from groundglass.evaluation.bootstrap import RESAMPLES, Draws, percentile_interval, resampled_metrics
 from groundglass.evaluation.metrics import THRESHOLD, compute_metrics
 from groundglass.evaluation.paired import (
-    Draws,
+    ALPHA,
     delong_test,
     holm,
     mcnemar,
     paired_difference,
-    resampled_measures,
+    resamples_for,
 )
-from groundglass.experiments.results import Judged, RunResult
-
-ALPHA = 0.05
-"""A difference is called one where its corrected p-value is below this."""
+from groundglass.experiments.results import Predictions, RunResult
 
 TESTED = ("auc", "accuracy")
 """Measures that are tested between rows."""
@@ -33,14 +30,9 @@ TESTED = ("auc", "accuracy")
 
 @dataclass(frozen=True)
 class MeanSD:
-    """A measure over the seeds of a row.
+    """A measure over the seeds of a row, and the 95 % interval of the mean under resampling of patients.
 
-    Attributes:
-        mean: over the seeds; None where a seed has no value.
-        sd: standard deviation over the seeds; None for one seed.
-        low: lower bound of the mean's 95 % interval under resampling of patients.
-        high: upper bound.
-        values: of each seed.
+    There is no mean where a seed has no value, no SD with one seed, and no interval with one patient.
     """
 
     mean: float | None
@@ -49,44 +41,43 @@ class MeanSD:
     high: float | None
     values: tuple[float | None, ...]
 
+    @classmethod
+    def of(
+        cls, values: Sequence[float | None], low: float | None = None, high: float | None = None
+    ) -> MeanSD:
+        """Mean and SD of the values, with bounds that are known already."""
+        known = [value for value in values if value is not None]
+        if not known or len(known) < len(values):
+            return cls(None, None, None, None, tuple(values))
+        sd = statistics.stdev(known) if len(known) > 1 else None
+        return cls(statistics.fmean(known), sd, low, high, tuple(values))
+
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table, judged on one part.
-
-    Attributes:
-        name: of the row.
-        title: what the table calls it.
-        outcomes: all of its runs.
-        judged: the part's slices by seed, with all folds together, in the order of their files.
-    """
+    """One row of a table: its runs, and by seed the predictions of one part, all folds together, by file."""
 
     name: str
     title: str
-    outcomes: tuple[RunResult, ...]
-    judged: Mapping[int, Judged]
+    results: tuple[RunResult, ...]
+    predictions: Mapping[int, Predictions]
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds whose every fold is there, ascending."""
-        return tuple(sorted(self.judged))
+        return tuple(sorted(self.predictions))
 
     def probability(self, seeds: Iterable[int]) -> NDArray[np.float64]:
         """Of COVID, averaged over these seeds, shape (N,)."""
-        return np.asarray(np.mean([self.judged[seed].probability for seed in seeds], axis=0), np.float64)
+        return np.asarray(np.mean([self.predictions[seed].probability for seed in seeds], axis=0), np.float64)
 
 
 @dataclass(frozen=True)
 class MeasureTest:
-    """One measure's difference between two rows.
+    """One measure's difference, first row less second, with its 95 % interval under resampling of patients.
 
-    Attributes:
-        difference: first less second; None where the measure is undefined.
-        low: lower bound of its 95 % interval under resampling of patients.
-        high: upper bound.
-        p_slices: DeLong's for the AUC, McNemar's mid-p for the accuracy.
-        p_patients: of the bootstrap over patients.
-        p_corrected: the larger of the two after Holm's correction; None where either is missing.
+    ``p_slices`` is DeLong's for the AUC and McNemar's mid-p for the accuracy, ``p_patients`` the bootstrap's;
+    ``p_corrected`` is the larger of the two after Holm's correction. None stands for what is undefined.
     """
 
     difference: float | None
@@ -113,79 +104,71 @@ class MeasureTest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows on the same slices.
-
-    Attributes:
-        first: name of a row.
-        second: name of the other.
-        seeds: that both have; their probabilities are averaged and then tested.
-        measures: the tests, by measure.
-        first_only: slices that only the first row calls rightly.
-        second_only: slices that only the second calls rightly.
-        by_seed: for each seed alone, the difference and the p-value over slices of each measure.
-    """
+    """Two rows on the same slices: the averaged probabilities of ``seeds``, which both have, are tested."""
 
     first: str
     second: str
     seeds: tuple[int, ...]
+    resamples: int
     measures: Mapping[str, MeasureTest]
-    first_only: int
-    second_only: int
-    by_seed: Mapping[int, Mapping[str, tuple[float | None, float | None]]]
+
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        measures = {name: {**asdict(test), "verdict": test.verdict} for name, test in self.measures.items()}
+        return {**asdict(self), "measures": measures}
 
 
 class PairedRows:
-    """Rows that were judged on the same slices.
+    """Rows that were evaluated on the same slices.
 
     Args:
-        outcomes: of one protocol.
+        results: of one protocol.
         part: that they are compared on.
-        resamples: of the bootstrap over patients.
-        seed: of the bootstrap.
+        seed: of the bootstrap over patients.
 
     Raises:
-        DataError: rows were judged on different slices, or a row's runs have different recipes.
+        DataError: rows were evaluated on different slices, or a row's runs have different recipes.
     """
 
-    def __init__(
-        self, outcomes: Iterable[RunResult], part: str, *, resamples: int = RESAMPLES, seed: int = 0
-    ) -> None:
+    def __init__(self, results: Iterable[RunResult], part: str, *, seed: int = 0) -> None:
         self.part = part
-        self.resamples = resamples
         self.seed = seed
         self.incomplete: dict[str, str] = {}
-        chosen: dict[str, list[RunResult]] = {}
-        for outcome in outcomes:
-            if part in outcome.judged:
-                chosen.setdefault(outcome.identity.row, []).append(outcome)
-        self.rows = {name: row for name, each in chosen.items() if (row := self._row(name, each)).judged}
+        by_row: dict[str, list[RunResult]] = {}
+        for result in results:
+            if part in result.predictions:
+                by_row.setdefault(result.identity.row, []).append(result)
+        rows = {name: self._row(name, runs) for name, runs in by_row.items()}
+        self.rows = {name: row for name, row in rows.items() if row.predictions}
         self._check_same_slices()
-        self._draws: dict[tuple[str, tuple[int, ...]], Draws] = {}
+        self._kept: dict[tuple[str, tuple[int, ...], int], Draws] = {}
 
     @cached_property
-    def slices(self) -> Judged:
-        """The slices that all rows were judged on, with one row's logits."""
+    def slices(self) -> Predictions:
+        """The slices that all rows were evaluated on, with one row's logits."""
         row = next(iter(self.rows.values()))
-        return row.judged[row.seeds[0]]
+        return row.predictions[row.seeds[0]]
 
     @property
     def patients(self) -> int:
         """Patients of the slices."""
         return len(np.unique(self.slices.patient))
 
-    def spread(self, name: str) -> dict[str, MeanSD]:
+    def summary(self, name: str) -> dict[str, MeanSD]:
         """Every measure of a row over its seeds, by the measure's key."""
         row = self.rows[name]
-        label = self.slices.label
-        values = [compute_metrics(label, row.judged[seed].probability).values() for seed in row.seeds]
-        draws = [self._resampled(name, (seed,)) for seed in row.seeds]
-        return {
-            measure: spread_over_runs(
-                [value[measure] for value in values],
-                np.mean([draw[measure] for draw in draws], axis=0),
-                self.patients,
-            )
+        values = [
+            compute_metrics(self.slices.label, row.predictions[seed].probability).values()
+            for seed in row.seeds
+        ]
+        draws = [self._draws(name, (seed,), RESAMPLES) for seed in row.seeds]
+        bounds = {
+            measure: percentile_interval(np.mean([draw[measure] for draw in draws], axis=0), self.patients)
             for measure in values[0]
+        }
+        return {
+            measure: MeanSD.of([value[measure] for value in values], interval.low, interval.high)
+            for measure, interval in bounds.items()
         }
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
@@ -194,11 +177,10 @@ class PairedRows:
         Args:
             pairs: names of rows; a pair without a common seed is left out.
         """
-        compared = [
-            self._compare(first, second, seeds)
-            for first, second in pairs
-            if (seeds := self.common_seeds(first, second))
-        ]
+        common = {pair: self._common_seeds(*pair) for pair in pairs}
+        tested = {pair: seeds for pair, seeds in common.items() if seeds}
+        resamples = resamples_for(len(tested))
+        compared = [self._compare(*pair, seeds, resamples) for pair, seeds in tested.items()]
         corrected = {measure: holm([each.measures[measure].p for each in compared]) for measure in TESTED}
         return [
             replace(
@@ -211,114 +193,82 @@ class PairedRows:
             for index, each in enumerate(compared)
         ]
 
-    def common_seeds(self, first: str, second: str) -> tuple[int, ...]:
-        """Seeds that both rows have."""
-        return tuple(sorted(set(self.rows[first].judged) & set(self.rows[second].judged)))
+    def _common_seeds(self, first: str, second: str) -> tuple[int, ...]:
+        return tuple(sorted(set(self.rows[first].predictions) & set(self.rows[second].predictions)))
 
-    def _row(self, name: str, outcomes: Sequence[RunResult]) -> Row:
-        for other in outcomes[1:]:
-            if _contradict(other.recipe, outcomes[0].recipe):
-                raise DataError(f"{other.path}: differs in its recipe from {outcomes[0].path.name}")
-        judged: dict[int, Judged] = {}
-        for seed in sorted({outcome.identity.seed for outcome in outcomes}):
-            runs = [outcome for outcome in outcomes if outcome.identity.seed == seed]
+    def _row(self, name: str, results: Sequence[RunResult]) -> Row:
+        for other in results[1:]:
+            if _contradict(other.recipe, results[0].recipe):
+                raise DataError(f"{other.path}: differs in its recipe from {results[0].path.name}")
+        predictions: dict[int, Predictions] = {}
+        for seed in sorted({result.identity.seed for result in results}):
+            runs = [result for result in results if result.identity.seed == seed]
             folds = runs[0].identity.folds
             if folds is not None and len(runs) < folds:
                 self.incomplete[f"{name}, seed {seed}"] = f"{len(runs)} of {folds} folds"
                 continue
-            judged[seed] = _pooled([run.judged[self.part] for run in runs], runs[0])
-        return Row(name, outcomes[0].identity.title, tuple(outcomes), judged)
+            predictions[seed] = _pooled([run.predictions[self.part] for run in runs], runs[0])
+        return Row(name, results[0].identity.title, tuple(results), predictions)
 
     def _check_same_slices(self) -> None:
         for row in self.rows.values():
-            for seed in row.seeds:
-                judged = row.judged[seed]
-                if judged.file != self.slices.file or not np.array_equal(judged.label, self.slices.label):
+            for seed, own in row.predictions.items():
+                if own.file != self.slices.file or not np.array_equal(own.label, self.slices.label):
                     first = next(iter(self.rows.values()))
                     raise DataError(
-                        f"{row.outcomes[0].path}: seed {seed} was judged on other slices than "
-                        f"{first.outcomes[0].path.name}; only the same slices can be compared"
+                        f"{row.results[0].path}: seed {seed} was evaluated on other slices than "
+                        f"{first.results[0].path.name}; only the same slices can be compared"
                     )
 
-    def _resampled(self, name: str, seeds: tuple[int, ...]) -> Draws:
-        key = (name, seeds)
-        if key not in self._draws:
-            self._draws[key] = resampled_measures(
-                self.slices.label,
-                self.rows[name].probability(seeds),
-                self.slices.patient,
-                resamples=self.resamples,
-                seed=self.seed,
+    def _draws(self, name: str, seeds: tuple[int, ...], resamples: int) -> Draws:
+        key = (name, seeds, resamples)
+        if key not in self._kept:
+            probability = self.rows[name].probability(seeds)
+            self._kept[key] = resampled_metrics(
+                self.slices.label, probability, self.slices.patient, resamples=resamples, seed=self.seed
             )
-        return self._draws[key]
+        return self._kept[key]
 
-    def _compare(self, first: str, second: str, seeds: tuple[int, ...]) -> Comparison:
-        tests, only = self._over_slices(first, second, seeds)
-        draws = self._resampled(first, seeds), self._resampled(second, seeds)
+    def _compare(self, first: str, second: str, seeds: tuple[int, ...], resamples: int) -> Comparison:
+        one, other = self._draws(first, seeds, resamples), self._draws(second, seeds, resamples)
         measures = {}
-        for measure, (difference, p) in tests.items():
-            bounds = paired_difference(draws[0][measure], draws[1][measure], self.patients)
+        for measure, (difference, p) in self._over_slices(first, second, seeds).items():
+            bounds = paired_difference(one[measure], other[measure], self.patients)
             measures[measure] = MeasureTest(difference, bounds.low, bounds.high, p, bounds.p)
-        by_seed = {seed: self._over_slices(first, second, (seed,))[0] for seed in seeds}
-        return Comparison(first, second, seeds, measures, *only, by_seed)
+        return Comparison(first, second, seeds, resamples, measures)
 
     def _over_slices(
         self, first: str, second: str, seeds: tuple[int, ...]
-    ) -> tuple[dict[str, tuple[float | None, float | None]], tuple[int, int]]:
-        """Differences and p-values over slices by measure, and the slices only one row calls rightly."""
+    ) -> dict[str, tuple[float | None, float | None]]:
+        """Differences and p-values over slices, by measure."""
         label = self.slices.label
-        probability = [self.rows[name].probability(seeds) for name in (first, second)]
-        auc = delong_test(label, *probability)
-        right = [(each >= THRESHOLD) == (label == 1) for each in probability]
-        calls = mcnemar(*right)
+        one, other = self.rows[first].probability(seeds), self.rows[second].probability(seeds)
+        auc = delong_test(label, one, other)
+        right = [(probability >= THRESHOLD) == (label == 1) for probability in (one, other)]
         accuracy = float(np.mean(right[0]) - np.mean(right[1]))
-        tests: dict[str, tuple[float | None, float | None]] = {
+        return {
             "auc": (auc.difference, auc.p) if auc else (None, None),
-            "accuracy": (accuracy, calls.mid_p),
+            "accuracy": (accuracy, mcnemar(*right).mid_p),
         }
-        return tests, (calls.first_only, calls.second_only)
 
 
 def _contradict(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether recipes differ in a field that both have; a result may be older than some fields."""
-    for key in one.keys() & other.keys():
-        first, second = one[key], other[key]
-        if isinstance(first, Mapping) and isinstance(second, Mapping):
-            if _contradict(first, second):
-                return True
-        elif first != second:
-            return True
-    return False
+    return any(
+        _contradict(one[key], other[key]) if isinstance(one[key], Mapping) else one[key] != other[key]
+        for key in one.keys() & other.keys()
+    )
 
 
-def _pooled(parts: Sequence[Judged], run: RunResult) -> Judged:
+def _pooled(parts: Sequence[Predictions], run: RunResult) -> Predictions:
     """All folds together, in the order of their files."""
     files = [file for part in parts for file in part.file]
     if len(set(files)) < len(files):
-        raise DataError(f"{run.path}: a slice was judged twice; each file must stand in one fold and once")
+        raise DataError(f"{run.path}: a slice was evaluated twice; each file must be in one fold, once")
     order = sorted(range(len(files)), key=files.__getitem__)
-    return Judged(
+    return Predictions(
         tuple(files[index] for index in order),
         np.concatenate([part.label for part in parts])[order],
         np.concatenate([part.patient for part in parts])[order],
         np.concatenate([part.logit for part in parts])[order],
     )
-
-
-def spread_over_runs(values: Sequence[float | None], draws: NDArray[np.float64], patients: int) -> MeanSD:
-    """Mean and spread of a measure over runs that were judged on the same slices.
-
-    Args:
-        values: of each run; None where it is undefined.
-        draws: the mean over the runs in every resample of the patients, shape (R,), NaN where undefined.
-        patients: that were resampled; with fewer than two there are no bounds.
-    """
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return MeanSD(None, None, None, None, tuple(values))
-    sd = statistics.stdev(known) if len(known) > 1 else None
-    defined = draws[~np.isnan(draws)]
-    low = high = None
-    if patients > 1 and len(draws) - len(defined) <= MAX_UNDEFINED_SHARE * len(draws):
-        low, high = (float(bound) for bound in np.percentile(defined, [50 * (1 - LEVEL), 50 * (1 + LEVEL)]))
-    return MeanSD(statistics.fmean(known), sd, low, high, tuple(values))

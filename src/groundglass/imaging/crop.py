@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from groundglass.imaging.slice import Grey
 
-Normalisation = Literal["two-anchor", "zero-mean", "min-max"]
+Normalisation = Literal["zero-mean", "min-max"]
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom lie outside."""
 
@@ -38,12 +38,8 @@ _LUNG_ROWS = (0.12, 0.85)
 _RIM = 3
 # Below this share of the picture, what was found cannot be a pair of lungs in a thorax slice.
 _SMALLEST_LUNGS = 0.025
-# Clipped a little below the bright anchor, all soft tissue is one white: its texture tells the window and the
-# scanner, not the disease. Ground glass lies between the anchors and is kept.
-_TWO_ANCHOR_RANGE = (-0.16, 0.82)
-# Bring the clipped two-anchor and min-max values to the zero mean and unit spread that networks pretrained on
-# standardised photographs expect. Fixed for all slices, so that equal densities stay equal.
-_TWO_ANCHOR_CENTRE, _TWO_ANCHOR_SCALE = 0.33, 0.25
+# Bring min-max values to the zero mean and unit spread that networks pretrained on standardised photographs
+# expect. Fixed for all slices, so that equal densities stay equal.
 _MIN_MAX_CENTRE, _MIN_MAX_SCALE = 0.45, 0.27
 
 
@@ -74,15 +70,13 @@ class Preprocessing:
         size: side of the cropped slice in pixels.
         crop: cut to the lungs' bounding box; otherwise the whole picture is resized.
         margin: added on each side of the lungs' box, as a share of its width and height.
-        normalisation: ``two-anchor`` sets the mean of the dark Otsu class to 0 and of the bright class to 1,
-            which undoes window and level, and flattens soft tissue; ``zero-mean`` is the paper's choice
-            (section III-A); ``min-max`` its alternative.
+        normalisation: ``zero-mean`` is the paper's choice (section III-A), ``min-max`` its alternative.
     """
 
     size: int = 160
     crop: bool = True
     margin: float = 0.06
-    normalisation: Normalisation = "two-anchor"
+    normalisation: Normalisation = "zero-mean"
 
     def __post_init__(self) -> None:
         if self.size < 32:
@@ -217,13 +211,9 @@ def _grey_table(plane: Grey, normalisation: Normalisation) -> NDArray[np.float32
     if normalisation == "zero-mean":
         table = (grey - plane.mean()) / max(float(plane.std()), 1.0)
         return np.asarray(table, np.float32)
-    if normalisation == "min-max":
-        low, high = float(plane.min()), float(plane.max())
-        share = np.clip((grey - low) / max(high - low, 1.0), 0, 1)
-        return np.asarray((share - _MIN_MAX_CENTRE) / _MIN_MAX_SCALE, np.float32)
-    dark, bright = otsu_anchors(plane)
-    share = np.clip((grey - dark) / max(bright - dark, 1.0), *_TWO_ANCHOR_RANGE)
-    return np.asarray((share - _TWO_ANCHOR_CENTRE) / _TWO_ANCHOR_SCALE, np.float32)
+    low, high = float(plane.min()), float(plane.max())
+    share = np.clip((grey - low) / max(high - low, 1.0), 0, 1)
+    return np.asarray((share - _MIN_MAX_CENTRE) / _MIN_MAX_SCALE, np.float32)
 
 
 def _lung_components(small: Grey) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from groundglass.errors import ImageError, NotASliceError
 from groundglass.files import one_line
 from groundglass.imaging.lossless import FrameLayout, LosslessDecoder
 from groundglass.imaging.slice import CTSlice, Hounsfield, Origin, Patient
-from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guarded
+from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guard, guarded
 from groundglass.imaging.window import AIR, LUNG, Window, as_hounsfield, extent, interpret
 
 if TYPE_CHECKING:
@@ -37,13 +37,15 @@ _EXPLICIT = "1.2.840.10008.1.2.1"
 _EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _NATIVE = frozenset({_IMPLICIT, _EXPLICIT, _DEFLATED, _EXPLICIT_BIG_ENDIAN})
 
+_PLACE = (
+    *("SOPClassUID", "SeriesInstanceUID", "InstanceNumber", "Rows", "NumberOfFrames"),
+    *("ImagePositionPatient", "ImageOrientationPatient"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+)
 _IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate")
 _LONGEST_TEXT = 324  # of a Person Name: five components of 64 characters, and the carets between them
 _MODALITIES = frozenset({"CT", "OT", "SC", ""})
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
-
-Orientation = tuple[float, float, float, float, float, float]
-Position = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,32 @@ class Frame:
     index: int
     slope: float | None
     intercept: float
-    position: Position | None
-    orientation: Orientation | None
-    spacing: tuple[float, float] | None
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing: tuple[float, ...] | None
 
     def height(self) -> float | None:
         """Position in mm along the slice normal, or None where the file does not say."""
         if self.position is None or self.orientation is None:
             return None
         return float(np.dot(self.position, np.cross(self.orientation[:3], self.orientation[3:])))
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a DICOM file belongs; places of one series sort along the slice normal.
+
+    Attributes:
+        series: Series Instance UID, empty where the file does not say.
+        orientation: direction cosines of rows, then columns, to two decimals; empty where unknown.
+        height: mm along the slice normal, 0 where unknown.
+        number: Instance Number, 0 where unknown.
+    """
+
+    series: str
+    orientation: tuple[float, ...]
+    height: float
+    number: int
 
 
 @guarded("DICOM")
@@ -93,20 +112,52 @@ def read_dicom(
         yield _slice(dataset, frame, stored, source.name, several=len(frames) > 1)
 
 
+def place_in_series(source: Source, limits: Limits = DEFAULT_LIMITS) -> Place | None:
+    """A DICOM file's place from its header alone, or None where it is a directory, a report or the like.
+
+    Raises:
+        ImageError: damaged, or an image without rows.
+    """
+    with guard(source.name, "DICOM"):
+        dataset = open_dataset(source, limits, _PLACE)
+        if "Rows" not in dataset:
+            if _should_be_image(dataset):
+                raise ImageError(source.name, "a DICOM file without an image; it may be truncated")
+            return None
+        frame = describe_frames(dataset, limits)[0]
+        return Place(
+            series=str(dataset.get("SeriesInstanceUID", "") or ""),
+            orientation=tuple(round(cosine, 2) + 0.0 for cosine in frame.orientation or ()),
+            height=round(frame.height() or 0.0, 3),
+            number=int(dataset.get("InstanceNumber", 0) or 0),
+        )
+
+
+def _should_be_image(dataset: Dataset) -> bool:
+    """Whether a DICOM file that holds no image should hold one: its class says so, or is lost."""
+    from pydicom.uid import UID  # noqa: PLC0415 - slow to import
+
+    kind = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+    if kind:
+        return "Image Storage" in UID(str(kind)).name
+    return getattr(dataset, "preamble", None) is not None
+
+
 def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = None) -> Dataset:
-    """The data set of a file; with ``tags`` only these elements and none of the pixels."""
+    """The data set of a file; with ``tags`` only these elements, and nothing is read beyond the header."""
     from pydicom import dcmread  # noqa: PLC0415 - slow to import
+    from pydicom.dataset import FileMetaDataset  # noqa: PLC0415 - slow to import
 
-    content = source.read(limits)
-    _check_deflated(content, limits)
-    stream = io.BytesIO(content)
-    if tags is None:
-        dataset = dcmread(stream, force=True)
+    source.check_size(limits)
+    if tags is None or _is_deflated(source.head()):
+        content = source.read(limits)
+        _check_deflated(content, limits)
+        stream: Any = io.BytesIO(content)
     else:
-        dataset = dcmread(stream, force=True, stop_before_pixels=True, specific_tags=list(tags))
+        stream = source.open()
+    with stream:
+        dataset = dcmread(stream, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
     if not hasattr(dataset, "file_meta") or "TransferSyntaxUID" not in dataset.file_meta:
-        from pydicom.dataset import FileMetaDataset  # noqa: PLC0415 - slow to import
-
         implicit, little = dataset.original_encoding
         dataset.file_meta = getattr(dataset, "file_meta", FileMetaDataset())
         explicit = _EXPLICIT if little else _EXPLICIT_BIG_ENDIAN
@@ -114,13 +165,16 @@ def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = No
     return dataset
 
 
+def _is_deflated(head: bytes) -> bool:
+    return head[128:132] == b"DICM" and _DEFLATED.encode() in head
+
+
 def _check_deflated(content: bytes, limits: Limits) -> None:
     """Inflate a deflated data set piecewise, since pydicom would do it at once and without a bound."""
-    if _DEFLATED.encode() not in content[:4096] or content[128:132] != b"DICM":
+    if not _is_deflated(content[:4096]):
         return
-    start = 144 + int.from_bytes(content[140:144], "little")
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    rest, size = content[start:], 0
+    rest, size = content[144 + int.from_bytes(content[140:144], "little") :], 0
     while rest and not inflate.eof:
         size += len(inflate.decompress(rest, 2**20))
         rest = inflate.unconsumed_tail
@@ -177,14 +231,13 @@ def _describe(index: int, groups: list[Dataset], dataset: Dataset) -> Frame:
 
     slope = numbers("PixelValueTransformationSequence", "RescaleSlope", 1)
     intercept = numbers("PixelValueTransformationSequence", "RescaleIntercept", 1)
-    stated = slope is not None or intercept is not None
     return Frame(
         index=index,
-        slope=(slope or (1.0,))[0] if stated else None,
+        slope=None if slope is None and intercept is None else (slope or (1.0,))[0],
         intercept=(intercept or (0.0,))[0],
-        position=numbers("PlanePositionSequence", "ImagePositionPatient", 3),  # type: ignore[arg-type]
-        orientation=numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6),  # type: ignore[arg-type]
-        spacing=numbers("PixelMeasuresSequence", "PixelSpacing", 2),  # type: ignore[arg-type]
+        position=numbers("PlanePositionSequence", "ImagePositionPatient", 3),
+        orientation=numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6),
+        spacing=numbers("PixelMeasuresSequence", "PixelSpacing", 2),
     )
 
 
@@ -193,8 +246,8 @@ def _first(dataset: Dataset, sequence: str) -> Any:
     return items[0] if items else None
 
 
-def _numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """The element's ``count`` finite numbers, or None where it is missing, empty or malformed."""
+def _numbers(dataset: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
+    """The element's finite numbers, ``count`` where given; None where it is missing, empty or malformed."""
     value = dataset.get(keyword)
     if value is None or value == "":
         return None
@@ -202,7 +255,7 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | 
         values = tuple(float(number) for number in (value if isinstance(value, Sequence | list) else [value]))
     except TypeError:
         return None
-    return values if len(values) == count and np.isfinite(values).all() else None
+    return values if count in {None, len(values)} and values and np.isfinite(values).all() else None
 
 
 def _stored(dataset: Dataset, index: int, decoder: LosslessDecoder) -> NDArray[np.generic]:
@@ -215,16 +268,46 @@ def _stored(dataset: Dataset, index: int, decoder: LosslessDecoder) -> NDArray[n
         plugin = "" if syntax in _NATIVE else "pydicom" if syntax == _RLE else "pillow"
         values: NDArray[np.generic] = pixel_array(dataset, index=index, decoding_plugin=plugin)
         return values
-    layout = FrameLayout(
-        transfer_syntax=syntax,
-        rows=int(dataset.Rows),
-        columns=int(dataset.Columns),
-        bits_allocated=int(dataset.BitsAllocated),
-        bits_stored=int(dataset.BitsStored),
-        signed=bool(dataset.PixelRepresentation),
-    )
     count = int(dataset.get("NumberOfFrames", 1) or 1)
-    return decoder.decode(get_frame(dataset.PixelData, index, number_of_frames=count), layout)
+    frame = get_frame(dataset.PixelData, index, number_of_frames=count)
+    rows, columns, signed = int(dataset.Rows), int(dataset.Columns), bool(dataset.PixelRepresentation)
+    allocated = 8 if _jpeg_precision(frame, rows, columns) <= 8 else 16
+    bits = min(int(dataset.BitsStored), allocated)
+    if dataset.BitsAllocated not in {8, 16} or not 2 <= int(dataset.BitsStored) <= dataset.BitsAllocated:
+        raise ValueError(f"{dataset.BitsStored} bits stored in {dataset.BitsAllocated}")
+    pixels = decoder.decode(frame, FrameLayout(syntax, rows, columns, allocated, bits, signed))
+    stored = np.frombuffer(pixels, f"<{'i' if signed else 'u'}{allocated // 8}")
+    unused = allocated - bits if signed else 0
+    return ((stored << unused) >> unused).reshape(rows, columns)  # the sign bit is the highest stored one
+
+
+_START_OF_FRAME = frozenset({0xC3, 0xF7})
+_WITHOUT_LENGTH = frozenset({0x01, 0xFF, *range(0xD0, 0xDA)})
+
+
+def _jpeg_precision(frame: bytes, rows: int, columns: int) -> int:
+    """Bits per sample of a JPEG stream, once it is sure to be as large as the DICOM header says.
+
+    Raises:
+        ValueError: no JPEG Lossless or JPEG-LS stream of one component and that size.
+    """
+    if frame[:2] != b"\xff\xd8":
+        raise ValueError("the compressed pixel data are no JPEG stream")
+    position = 2
+    while position + 4 <= len(frame) and frame[position] == 0xFF:
+        marker = frame[position + 1]
+        if marker in _START_OF_FRAME and position + 10 <= len(frame):
+            found = tuple(int.from_bytes(frame[position + at : position + at + 2], "big") for at in (5, 7))
+            if found != (rows, columns) or frame[position + 9] != 1:
+                raise ValueError(
+                    f"compressed pixel data of {found[1]} x {found[0]} do not fit the header's {columns} x {rows}"
+                )
+            return frame[position + 4]
+        if marker in _WITHOUT_LENGTH:
+            position += 1 if marker == 0xFF else 2
+        else:
+            position += 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
+    raise ValueError("the compressed pixel data hold no JPEG frame header")
 
 
 def _slice(
@@ -238,14 +321,14 @@ def _slice(
         mode=str(dataset.PhotometricInterpretation),
         frame=frame.index if several else None,
         series=str(dataset.get("SeriesInstanceUID", "") or "") or None,
-        position=frame.position,
-        orientation=frame.orientation,
-        spacing=frame.spacing,
+        position=frame.position,  # type: ignore[arg-type]
+        orientation=frame.orientation,  # type: ignore[arg-type]
+        spacing=frame.spacing,  # type: ignore[arg-type]
         patient=Patient(*(_text(dataset, keyword) for keyword in _IDENTIFIERS)),
     )
     if frame.slope is None:
         return _capture(dataset, stored, origin)
-    hounsfield = _hounsfield(dataset, frame, stored)
+    hounsfield = _hounsfield(dataset, frame.slope, frame.intercept, stored)
     return CTSlice(LUNG.apply(hounsfield), origin, hounsfield)
 
 
@@ -257,13 +340,13 @@ def _text(dataset: Dataset, keyword: str) -> str | None:
         return None
 
 
-def _hounsfield(dataset: Dataset, frame: Frame, stored: NDArray[np.generic]) -> Hounsfield:
-    slope, intercept = np.float32(frame.slope), np.float32(frame.intercept)
-    values = stored.astype(np.float32) * slope + intercept
+def _hounsfield(dataset: Dataset, slope: float, intercept: float, stored: NDArray[np.generic]) -> Hounsfield:
+    values = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     if dataset.PhotometricInterpretation == "MONOCHROME1" and not _air_around(values):
-        # Stored as a negative: turn it round within the range that the stored bits span.
-        lowest, highest = _stored_range(dataset)
-        values = np.float32(lowest + highest) * slope + 2 * intercept - values
+        # Stored as a negative: invert it within the range that the stored bits span.
+        bits = int(dataset.BitsStored)
+        ends = -1 if dataset.PixelRepresentation else 2**bits - 1  # lowest plus highest stored value
+        values = np.float32(ends) * np.float32(slope) + 2 * np.float32(intercept) - values
     hounsfield = as_hounsfield(values)
     hounsfield[_padding(dataset, stored)] = AIR
     return hounsfield
@@ -276,11 +359,6 @@ def _air_around(values: NDArray[np.float32]) -> bool:
     """
     border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
     return bool(np.median(border) < -500)
-
-
-def _stored_range(dataset: Dataset) -> tuple[int, int]:
-    bits = int(dataset.BitsStored)
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
 
 
 def _padding(dataset: Dataset, stored: NDArray[np.generic]) -> NDArray[np.bool_]:
@@ -301,20 +379,10 @@ def _padding(dataset: Dataset, stored: NDArray[np.generic]) -> NDArray[np.bool_]
 
 def _capture(dataset: Dataset, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
     """A slice whose file does not say how its values relate to Hounsfield units."""
-    minimum, maximum = extent(stored)
-    pixels, hounsfield = interpret(stored, minimum, maximum)
-    level, width = (_first_number(dataset, keyword) for keyword in ("WindowCenter", "WindowWidth"))
-    if hounsfield is None and level is not None and width is not None and width > 0:
-        pixels = Window(level, width).apply(stored)
+    pixels, hounsfield = interpret(stored, *extent(stored))
+    level, width = (_numbers(dataset, keyword) for keyword in ("WindowCenter", "WindowWidth"))
+    if hounsfield is None and level and width and width[0] > 0:
+        pixels = Window(level[0], width[0]).apply(stored)
     if hounsfield is None and dataset.PhotometricInterpretation == "MONOCHROME1":
         pixels = np.subtract(255, pixels, dtype=np.uint8)
     return CTSlice(pixels, origin, hounsfield)
-
-
-def _first_number(dataset: Dataset, keyword: str) -> float | None:
-    value = dataset.get(keyword)
-    if isinstance(value, Sequence | list) and not isinstance(value, str):
-        value = value[0] if len(value) else None
-    if value is None or value == "":
-        return None
-    return float(value) if np.isfinite(float(value)) else None

@@ -1,27 +1,32 @@
-"""JPEG Lossless and JPEG-LS frames, decoded in a process that may die of a damaged one."""
+"""JPEG Lossless and JPEG-LS frames, decoded by GDCM in a process that may die of a damaged one.
+
+GDCM ends its whole process on some damaged frames (an uncaught C++ exception), which must not be the reader's.
+So this file is run as a script too, ``python -I -S lossless.py FOLDER`` with the folder that holds GDCM:
+neither ``site`` nor the package is imported then, and the start takes a tenth of a second. For each frame the
+child reads a JSON line (``length`` and the layout) and ``length`` bytes, and answers with eight bytes, the
+little-endian length of the pixels or 0 for a failure, and the pixels.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Timer
-from types import TracebackType
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-_START_OF_FRAME = frozenset({0xC3, 0xF7})
-_WITHOUT_LENGTH = frozenset({0x01, 0xFF, *range(0xD0, 0xDA)})
+_MEMORY = 4 * 2**30
 
 
 @dataclass(frozen=True)
 class FrameLayout:
-    """What a DICOM header says of a compressed frame of one sample per pixel.
+    """What is known of a compressed frame of one sample per pixel.
 
     Attributes:
         transfer_syntax: its UID.
@@ -54,58 +59,35 @@ class LosslessDecoder:
     def __enter__(self) -> LosslessDecoder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def decode(self, frame: bytes, layout: FrameLayout) -> NDArray[np.integer]:
-        """Stored values of shape (rows, columns), sign-extended where they are signed.
+    def decode(self, frame: bytes, layout: FrameLayout) -> bytes:
+        """Stored values, little-endian, ``rows`` times ``columns``.
 
         Raises:
-            ValueError: the frame is damaged or contradicts its layout.
+            ValueError: the frame is damaged or contradicts its layout, or GDCM is not installed.
         """
-        precision = _check_frame_header(frame, layout)
-        if layout.bits_allocated not in {8, 16} or not 2 <= layout.bits_stored <= layout.bits_allocated:
-            raise ValueError(f"{layout.bits_stored} bits stored in {layout.bits_allocated}")
-        allocated = 8 if precision <= 8 else 16
-        pixels = self._ask(frame, layout, allocated)
-        if len(pixels) * 8 != layout.rows * layout.columns * allocated:
-            raise ValueError("the compressed pixel data cannot be decoded")
-        stored = np.frombuffer(pixels, f"<{'i' if layout.signed else 'u'}{allocated // 8}")
-        if layout.signed and layout.bits_stored < allocated:
-            unused = allocated - layout.bits_stored
-            stored = (stored << unused) >> unused
-        return stored.reshape(layout.rows, layout.columns)
-
-    def _ask(self, frame: bytes, layout: FrameLayout, allocated: int) -> bytes:
-        request = {
-            "length": len(frame),
-            "transfer_syntax": layout.transfer_syntax,
-            "rows": layout.rows,
-            "columns": layout.columns,
-            "bits_allocated": allocated,
-            "bits_stored": min(layout.bits_stored, allocated),
-            "signed": int(layout.signed),
-        }
         child = self._start()
-        assert child.stdin is not None  # noqa: S101 - both are pipes
-        assert child.stdout is not None  # noqa: S101
+        assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - both are pipes
         watchdog = Timer(self._timeout, child.kill)
         watchdog.start()
+        pixels, alive = b"", False
         try:
-            child.stdin.write(json.dumps(request).encode() + b"\n" + frame)
+            request = json.dumps({"length": len(frame), **asdict(layout)}).encode()
+            child.stdin.write(request + b"\n" + frame)
             child.stdin.flush()
             answer = child.stdout.read(8)
-            size = int.from_bytes(answer, "little")
-            pixels = child.stdout.read(size)
-            alive = len(answer) == 8 and len(pixels) == size
+            pixels = child.stdout.read(int.from_bytes(answer, "little"))
+            alive = len(answer) == 8 and len(pixels) == int.from_bytes(answer, "little")
         except BrokenPipeError:
-            pixels, alive = b"", False
+            pass
         finally:
             watchdog.cancel()
         if not alive:
             self._stop()
+        if len(pixels) * 8 != layout.rows * layout.columns * layout.bits_allocated:
+            raise ValueError("the compressed pixel data cannot be decoded")
         return pixels
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -114,9 +96,8 @@ class LosslessDecoder:
             found = importlib.util.find_spec("gdcm")
             if found is None or found.origin is None:
                 raise ValueError("python-gdcm, which decodes this compression, is not installed")
-            command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("lossless_worker.py"))]
             self._child = subprocess.Popen(  # noqa: S603 - nothing of the command comes from outside
-                [*command, str(Path(found.origin).parent)],
+                [sys.executable, "-I", "-S", __file__, str(Path(found.origin).parent)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -128,35 +109,54 @@ class LosslessDecoder:
         if child is None:
             return
         child.kill()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
+        for pipe in filter(None, (child.stdin, child.stdout)):
+            with suppress(BrokenPipeError):
+                pipe.close()
         child.wait()
 
 
-def _check_frame_header(frame: bytes, layout: FrameLayout) -> int:
-    """Bits per sample of a JPEG bit stream, after a check that it is of the size the DICOM header says.
+def _answer_requests() -> None:
+    """The child's work, until its input ends."""
+    sys.path.append(sys.argv[1])
+    gdcm = importlib.import_module("gdcm")
+    with suppress(ImportError):  # not on Windows
+        resource = importlib.import_module("resource")
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever the codecs print must not fall between the answers
+    for line in iter(sys.stdin.buffer.readline, b""):
+        request = json.loads(line)
+        frame = sys.stdin.buffer.read(request.pop("length"))
+        pixels = _decode(gdcm, frame, FrameLayout(**request))
+        answers.write(len(pixels).to_bytes(8, "little") + pixels)
+        answers.flush()
 
-    Raises:
-        ValueError: no JPEG Lossless or JPEG-LS stream of one component and that size.
-    """
-    if frame[:2] != b"\xff\xd8":
-        raise ValueError("the compressed pixel data is no JPEG stream")
-    position = 2
-    while position + 4 <= len(frame) and frame[position] == 0xFF:
-        marker = frame[position + 1]
-        if marker in _START_OF_FRAME and position + 10 <= len(frame):
-            rows = int.from_bytes(frame[position + 5 : position + 7], "big")
-            columns = int.from_bytes(frame[position + 7 : position + 9], "big")
-            if (rows, columns) != (layout.rows, layout.columns) or frame[position + 9] != 1:
-                raise ValueError(
-                    f"compressed pixel data of {columns} x {rows} do not fit the header's "
-                    f"{layout.columns} x {layout.rows}"
-                )
-            return frame[position + 4]
-        if marker in _WITHOUT_LENGTH:
-            position += 1 if marker == 0xFF else 2
-        else:
-            position += 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
-    raise ValueError("the compressed pixel data hold no JPEG frame header")
+
+def _decode(gdcm: Any, frame: bytes, layout: FrameLayout) -> bytes:
+    """Pixels of one monochrome frame, or nothing where GDCM cannot decode it."""
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(frame)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((layout.columns, layout.rows, 1))
+    image.SetDataElement(element)
+    photometric = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(photometric))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(layout.transfer_syntax)))
+    bits = layout.bits_stored
+    image.SetPixelFormat(gdcm.PixelFormat(1, layout.bits_allocated, bits, bits - 1, int(layout.signed)))
+    try:
+        # GDCM hands bytes out as str.
+        pixels: bytes = image.GetBuffer().encode("utf-8", "surrogateescape")
+    except (RuntimeError, UnicodeError, MemoryError):
+        return b""
+    return pixels
+
+
+if __name__ == "__main__":
+    _answer_requests()

@@ -35,7 +35,7 @@ class Origin:
 
     Attributes:
         file: path of the file; for a zip's member ``archive.zip!member``.
-        file_format: ``PNG``, ``JPEG``, ``TIFF``, ``BMP``, ``DICOM``, ``NIfTI`` or ``MetaImage``.
+        file_format: value of :class:`groundglass.imaging.source.FileFormat`, such as ``DICOM``.
         mode: pixel mode as stored (Pillow's name, or DICOM's photometric interpretation).
         frame: index of the frame or axial plane in a file that holds several, else None.
         series: DICOM Series Instance UID, or None.

@@ -1,16 +1,8 @@
-"""Whatever a damaged file makes a decoder do, the caller sees an ``ImageError`` that names the file.
-
-How much a single input may ask for, so that no file can exhaust memory or time.
-
-What a file is, told by its content and never by its name.
-
-One file's bytes, whether it lies in a folder, in an archive or in memory.
-
-Members of a zip archive as files to read: streamed, bounded and never unpacked to disk.
-"""
+"""Files to be read: in a folder, in a zip archive or in memory; bounded, and told apart by their content."""
 
 from __future__ import annotations
 
+import io
 import os
 import posixpath
 import re
@@ -26,11 +18,13 @@ from enum import Enum
 from functools import wraps
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Concatenate, ParamSpec
+from typing import IO, Concatenate, ParamSpec
 
 from groundglass.errors import GroundglassError, ImageError
 from groundglass.files import one_line
 from groundglass.imaging.slice import CTSlice
+
+OnError = Callable[[ImageError], None]
 
 
 @dataclass(frozen=True)
@@ -55,18 +49,13 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
-"""Generous for every CT that a scanner makes, far below what a decompression bomb wants."""
+"""Generous for every CT that a scanner makes, far below what a decompression bomb needs."""
 
 RATIO_FROM = 16 * 2**20
-"""Members up to this size may compress as well as they like: an empty picture does, and harms nobody."""
-
+"""Smaller members may have any compression ratio: an empty picture compresses very well."""
 
 HEAD_BYTES = 4096
-"""As much of a file's beginning as ``identify`` looks at."""
-
-_BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
-_DICOM_VALUE_REPRESENTATIONS = frozenset({b"UL", b"UI", b"CS", b"SH", b"LO", b"OB", b"DA"})
-_META_IMAGE_KEYS = (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType")
+"""As much of a file's beginning as ``identify`` needs."""
 
 
 class FileFormat(str, Enum):
@@ -79,24 +68,26 @@ class FileFormat(str, Enum):
     DICOM = "DICOM"
     NIFTI = "NIfTI"
     META_IMAGE = "MetaImage"
+    NRRD = "NRRD"
     GZIP = "gzip"
     ZIP = "zip"
 
 
+RASTER = frozenset({FileFormat.PNG, FileFormat.JPEG, FileFormat.TIFF, FileFormat.BMP})
+"""Picture formats."""
+
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", FileFormat.PNG),
     (b"\xff\xd8\xff", FileFormat.JPEG),
-    (b"II*\0", FileFormat.TIFF),
-    (b"MM\0*", FileFormat.TIFF),
-    (b"II+\0", FileFormat.TIFF),
-    (b"MM\0+", FileFormat.TIFF),
+    *((magic, FileFormat.TIFF) for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    (b"NRRD000", FileFormat.NRRD),
     (b"PK\x03\x04", FileFormat.ZIP),
     (b"PK\x05\x06", FileFormat.ZIP),
     (b"\x1f\x8b\x08", FileFormat.GZIP),
 )
-
-RASTER = frozenset({FileFormat.PNG, FileFormat.JPEG, FileFormat.TIFF, FileFormat.BMP})
-"""Picture formats."""
+_BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+_DICOM_VALUE_REPRESENTATIONS = frozenset({b"UL", b"UI", b"CS", b"SH", b"LO", b"OB", b"DA"})
+_META_IMAGE_KEYS = (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType")
 
 
 def identify(head: bytes) -> FileFormat | None:
@@ -126,10 +117,6 @@ def _is_bare_dicom(head: bytes) -> bool:
     return head[4:6] in _DICOM_VALUE_REPRESENTATIONS or length <= 64
 
 
-_JUNK_FOLDERS = frozenset({"__MACOSX", "PaxHeader", "PaxHeaders"})
-_JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
-
-
 class Source(ABC):
     """A file to be read.
 
@@ -142,8 +129,8 @@ class Source(ABC):
     size: int
 
     @abstractmethod
-    def head(self, count: int) -> bytes:
-        """The first ``count`` bytes, or all where there are fewer."""
+    def open(self) -> IO[bytes]:
+        """A stream of its bytes."""
 
     @abstractmethod
     def sibling(self, relative: str) -> Source | None:
@@ -153,21 +140,29 @@ class Source(ABC):
             ImageError: ``relative`` points out of the folder.
         """
 
-    @abstractmethod
-    def _content(self) -> bytes: ...
+    def head(self, count: int = HEAD_BYTES) -> bytes:
+        """The first ``count`` bytes, or all where there are fewer."""
+        with guard(self.name, "a file"), self.open() as stream:
+            return stream.read(count)
 
-    def read(self, limits: Limits) -> bytes:
+    def read(self, limits: Limits = DEFAULT_LIMITS) -> bytes:
         """All bytes.
 
         Raises:
-            ImageError: the file is empty or larger than ``limits.file_bytes``.
+            ImageError: it cannot be read, is empty, or is larger than ``limits.file_bytes``.
         """
+        self.check_size(limits)
+        with guard(self.name, "a file"), self.open() as stream:
+            return stream.read()
+
+    def check_size(self, limits: Limits) -> None:
+        """Raise ``ImageError`` where the file is empty or larger than ``limits.file_bytes``."""
         if self.size == 0:
             raise ImageError(self.name, "the file is empty")
         if self.size > limits.file_bytes:
-            limit = f"the limit of {limits.file_bytes:,}"
-            raise ImageError(self.name, f"{self.size:,} bytes are more than {limit}")
-        return self._content()
+            raise ImageError(
+                self.name, f"{self.size:,} bytes are more than the limit of {limits.file_bytes:,}"
+            )
 
 
 class FileSource(Source):
@@ -178,22 +173,18 @@ class FileSource(Source):
         self.name = str(path)
         self.size = path.stat().st_size
 
-    def head(self, count: int) -> bytes:
-        """The first ``count`` bytes, or all where there are fewer."""
-        with self.path.open("rb") as stream:
-            return stream.read(count)
+    def open(self) -> IO[bytes]:
+        """A stream of its bytes."""
+        return self.path.open("rb")
 
     def sibling(self, relative: str) -> Source | None:
         """The file of that relative path from this file's folder; never one outside it."""
-        check_inside(self.name, relative)
+        _check_inside(self.name, relative)
         folder = self.path.parent.resolve()
-        path = (folder / relative).resolve()
-        if not path.is_relative_to(folder):
+        if not (folder / relative).resolve().is_relative_to(folder):
             raise ImageError(self.name, f"refers to {relative!r}, a link out of its own folder")
-        return FileSource(self.path.parent / relative) if path.is_file() else None
-
-    def _content(self) -> bytes:
-        return self.path.read_bytes()
+        path = self.path.parent / relative
+        return FileSource(path) if path.is_file() else None
 
 
 class MemorySource(Source):
@@ -204,72 +195,203 @@ class MemorySource(Source):
         self.size = len(content)
         self.content = content
 
-    def head(self, count: int) -> bytes:
-        """The first ``count`` bytes, or all where there are fewer."""
-        return self.content[:count]
+    def open(self) -> IO[bytes]:
+        """A stream of its bytes."""
+        return io.BytesIO(self.content)
 
     def sibling(self, relative: str) -> Source | None:
         """None, or an error for a path out of the file's folder."""
-        check_inside(self.name, relative)
+        _check_inside(self.name, relative)
         return None
 
-    def _content(self) -> bytes:
-        return self.content
 
+class ZipSource(Source):
+    """A member of an open archive.
 
-def files_below(folder: Path, on_error: Callable[[ImageError], None] | None = None) -> Iterator[FileSource]:
-    """Every file below a folder in natural order, without junk; linked folders are left out.
-
-    Args:
-        folder: where to look.
-        on_error: called for each sub-folder that cannot be listed and each file that cannot be looked at;
-            without it they are passed over.
+    Attributes:
+        member: its path in the archive.
     """
 
-    def report(error: OSError) -> None:
-        if on_error is not None:
-            on_error(ImageError(error.filename or folder, f"cannot be looked into: {error.strerror}"))
+    def __init__(self, archive: zipfile.ZipFile, path: str, member: zipfile.ZipInfo) -> None:
+        self.name = f"{path}!{one_line(member.filename, 1000)}"
+        self.size = member.file_size
+        self.member = member.filename
+        self._archive, self._path, self._info = archive, path, member
 
-    for path in paths_below(folder, report):
-        try:
-            source = FileSource(path) if path.is_file() else None
-        except OSError as error:  # not allowed, or gone since the folder was listed
-            report(error)
+    def open(self) -> IO[bytes]:
+        """A stream of its bytes."""
+        return self._archive.open(self._info)
+
+    def sibling(self, relative: str) -> Source | None:
+        """The member of that relative path from this member's folder; never one outside it."""
+        _check_inside(self.name, relative)
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.member), relative))
+        known = self._archive.NameToInfo.get(path)
+        return None if known is None else ZipSource(self._archive, self._path, known)
+
+
+def _check_inside(name: str, relative: str) -> None:
+    """Refuse a path that could leave its folder: absolute, with a drive letter, or through ``..``."""
+    parts = relative.replace("\\", "/").split("/")
+    if parts[0] == "" or ".." in parts or ":" in parts[0] or "\0" in relative:
+        raise ImageError(name, f"refers to {relative[:120]!r}, a path out of its own folder")
+
+
+@contextmanager
+def open_source(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Iterator[Source]:
+    """The file or archive member that a path names, readable while the block lasts.
+
+    Raises:
+        ImageError: there is no such file or member, or the archive is damaged or refused.
+    """
+    path = Path(path)
+    split = split_member(path)
+    if split is None:
+        if not os.path.isfile(path):
+            what = "neither a file nor a folder" if os.path.lexists(path) else "no such file or folder"
+            raise ImageError(path, what)
+        with guard(str(path), "a file"):
+            source = FileSource(path)
+        yield source
+        return
+    with open_archive(split[0], limits) as members:
+        found = next((member for member in members if member.member == split[1]), None)
+        if found is None:
+            raise ImageError(path, "the archive has no such member")
+        yield found
+
+
+def read_bytes(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The content of a file or of an archive's member (``archive.zip!member``), within the limits.
+
+    Raises:
+        ImageError: it cannot be read, is empty, or is larger than the limits allow; for a member also where
+            the archive is refused, see :func:`open_archive`.
+    """
+    with open_source(path, limits) as source:
+        return source.read(limits)
+
+
+def split_member(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
+    """Archive and member of ``archive.zip!folder/slice.png``; None for any other path and an existing file.
+
+    The archive is the shortest part before a ``!`` that is a file, whatever its name; where there is none, the
+    shortest that ends in ``.zip``.
+    """
+    text = Path(path).as_posix()
+    marks = [match.start() for match in re.finditer("!", text)]
+    if not marks or os.path.isfile(path):
+        return None
+    archives = (
+        *(mark for mark in marks if os.path.isfile(text[:mark])),
+        *(mark for mark in marks if text[:mark].lower().endswith(".zip")),
+    )
+    return (Path(text[: archives[0]]), text[archives[0] + 1 :]) if archives else None
+
+
+@contextmanager
+def open_archive(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[list[ZipSource]]:
+    """The files in a zip archive in natural order, without junk; readable while the block lasts.
+
+    Nothing is unpacked to disk.
+
+    Raises:
+        ImageError: damaged, encrypted, holds a path that leaves it or a link, or more than ``limits`` allow.
+    """
+    with guard(str(path), "zip"):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        with guard(str(path), "zip"):
+            sources = _check_archive(archive, str(path), limits)
+        yield sources
+
+
+def _check_archive(archive: zipfile.ZipFile, path: str, limits: Limits) -> list[ZipSource]:
+    members = archive.infolist()
+    if len(members) > limits.members:
+        raise ImageError(path, f"{len(members):,} members are more than the limit of {limits.members:,}")
+    total = sum(member.file_size for member in members)
+    if total > limits.archive_bytes:
+        raise ImageError(path, f"unpacks to {total:,} bytes, more than the limit of {limits.archive_bytes:,}")
+    sources = []
+    for member in sorted(members, key=lambda member: natural_key(member.filename)):
+        _check_inside(path, member.filename)
+        if member.is_dir() or is_junk(PurePosixPath(member.filename)):
             continue
-        if source is not None:
-            yield source
+        source = ZipSource(archive, path, member)
+        _check_member(source.name, member, limits)
+        sources.append(source)
+    return sources
 
 
-def paths_below(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    """As ``files_below``, but nothing is looked at but the folders, one at a time; so memory does not grow.
+def _check_member(name: str, member: zipfile.ZipInfo, limits: Limits) -> None:
+    if member.flag_bits & 0x1:
+        raise ImageError(name, "encrypted; unpack the archive with its password and read the folder")
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise ImageError(name, "a link; links in archives are not followed")
+    if member.file_size > max(RATIO_FROM, limits.ratio * member.compress_size):
+        raise ImageError(
+            name,
+            f"unpacks {member.compress_size:,} to {member.file_size:,} bytes, "
+            f"more than {limits.ratio:g} times as much: taken for a decompression bomb",
+        )
+
+
+def files_below(folder: Path, on_error: OnError | None = None) -> Iterator[FileSource]:
+    """Every file below a folder without junk: a directory's own files, then its sub-directories'.
+
+    Both come in natural order; linked directories are left out.
 
     Args:
         folder: where to look.
-        on_error: called for each folder that cannot be listed.
+        on_error: called for each directory that cannot be listed and each file that is not accessible, which
+            are left out with or without it.
     """
+    for files in directories_below(folder, on_error):
+        yield from files
+
+
+def directories_below(folder: Path, on_error: OnError | None = None) -> Iterator[Iterator[FileSource]]:
+    """As ``files_below``, the files of one directory at a time: no more than its names are kept in memory."""
+    names: list[str] = []
+    deeper: list[str] = []
     try:
         with os.scandir(folder) as listed:
-            # A slash after a folder's name puts it where the paths of its files belong.
-            names = [entry.name + "/" * _is_folder(entry) for entry in listed]
+            for entry in listed:
+                (deeper if _is_directory(entry) else names).append(entry.name)
     except OSError as error:
-        on_error(error)
+        _report(error, folder, on_error)
         return
-    names.sort(key=natural_key)
+    yield _sources(folder, sorted(names, key=natural_key), on_error)
+    for name in sorted(deeper, key=natural_key):
+        if not is_junk(PurePosixPath(name)) and not (folder / name).is_symlink():
+            yield from directories_below(folder / name, on_error)
+
+
+def _sources(folder: Path, names: list[str], on_error: OnError | None) -> Iterator[FileSource]:
     for name in names:
         path = folder / name
-        if is_junk(PurePosixPath(name)):
-            continue
-        if not name.endswith("/"):
-            yield path
-        elif not path.is_symlink():
-            yield from paths_below(path, on_error)
+        try:
+            if not is_junk(PurePosixPath(name)) and (path.is_file() or not os.path.lexists(path)):
+                yield FileSource(path)
+        except OSError as error:  # not allowed, or gone since the directory was listed
+            _report(error, path, on_error)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _report(error: OSError, path: Path, on_error: OnError | None) -> None:
+    if on_error is not None:
+        on_error(ImageError(error.filename or path, f"not accessible: {error.strerror}"))
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a circle of links
         return False
+
+
+_JUNK_FOLDERS = frozenset({"__MACOSX", "PaxHeader", "PaxHeaders"})
+_JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
 
 
 def is_junk(path: PurePosixPath) -> bool:
@@ -283,115 +405,6 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """A sorting key under which ``slice2`` comes before ``slice10``."""
     parts = re.split(r"([0-9]{1,18})", text)
     return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts)
-
-
-def check_inside(name: str, relative: str) -> None:
-    """Refuse a path that could leave its folder: absolute, with a drive letter, or through ``..``.
-
-    Raises:
-        ImageError: naming ``name``, the file that holds the path.
-    """
-    parts = relative.replace("\\", "/").split("/")
-    if parts[0] == "" or ".." in parts or ":" in parts[0] or "\0" in relative:
-        raise ImageError(name, f"refers to {relative[:120]!r}, a path out of its own folder")
-
-
-_ENCRYPTED = 0x1
-
-
-class ZipSource(Source):
-    """A member of an open archive.
-
-    Attributes:
-        member: its path in the archive.
-    """
-
-    def __init__(self, archive: zipfile.ZipFile, path: str, member: zipfile.ZipInfo) -> None:
-        self.name = f"{path}!{one_line(member.filename, 1000)}"
-        self.size = member.file_size
-        self._archive = archive
-        self._path = path
-        self.member = member.filename
-        self._info = member
-
-    def head(self, count: int) -> bytes:
-        """The first ``count`` bytes, or all where there are fewer."""
-        with guard(self.name, "zip"), self._archive.open(self._info) as stream:
-            return stream.read(count)
-
-    def sibling(self, relative: str) -> Source | None:
-        """The member of that relative path from this member's folder; never one outside it."""
-        check_inside(self.name, relative)
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.member), relative))
-        try:
-            return ZipSource(self._archive, self._path, self._archive.getinfo(path))
-        except KeyError:
-            return None
-
-    def _content(self) -> bytes:
-        with guard(self.name, "zip"):
-            return self._archive.read(self._info)
-
-
-def split_member(path: Path) -> tuple[Path, str] | None:
-    """Archive and member of a path such as ``archive.zip!folder/slice.png``, or None for any other path."""
-    archive, mark, member = path.as_posix().partition("!")
-    while mark and not Path(archive).is_file():
-        more, mark, member = member.partition("!")
-        archive = f"{archive}!{more}"
-    return (Path(archive), member) if mark else None
-
-
-@contextmanager
-def open_archive(path: Path, limits: Limits) -> Iterator[list[ZipSource]]:
-    """The files in a zip archive in natural order, junk left out; readable while the block lasts.
-
-    Raises:
-        ImageError: damaged, encrypted, holds a path that leaves it or a link, or more than ``limits`` allow.
-    """
-    with guard(str(path), "zip"):
-        archive = zipfile.ZipFile(path)
-    with archive:
-        with guard(str(path), "zip"):
-            sources = _check(archive, str(path), limits)
-        yield sources
-
-
-def _check(archive: zipfile.ZipFile, path: str, limits: Limits) -> list[ZipSource]:
-    members = archive.infolist()
-    if len(members) > limits.members:
-        raise ImageError(path, f"{len(members):,} members are more than the limit of {limits.members:,}")
-    total = sum(member.file_size for member in members)
-    if total > limits.archive_bytes:
-        raise ImageError(path, f"unpacks to {total:,} bytes, more than the limit of {limits.archive_bytes:,}")
-    sources = []
-    for member in sorted(members, key=lambda member: natural_key(member.filename)):
-        check_inside(path, member.filename)
-        if member.is_dir() or is_junk(PurePosixPath(member.filename)):
-            continue
-        source = ZipSource(archive, path, member)
-        _check_member(source, member, limits)
-        sources.append(source)
-    return sources
-
-
-def _check_member(source: ZipSource, member: zipfile.ZipInfo, limits: Limits) -> None:
-    if member.flag_bits & _ENCRYPTED:
-        raise ImageError(source.name, "encrypted; unpack the archive with its password and read the folder")
-    if stat.S_ISLNK(member.external_attr >> 16):
-        raise ImageError(source.name, "a link; links in archives are not followed")
-    if member.file_size > max(RATIO_FROM, limits.ratio * member.compress_size):
-        raise ImageError(
-            source.name,
-            f"unpacks {member.compress_size:,} to {member.file_size:,} bytes, "
-            f"more than {limits.ratio:g} times as much: taken for a decompression bomb",
-        )
-
-
-_Arguments = ParamSpec("_Arguments")
-_Reader = Callable[Concatenate[Source, _Arguments], Iterator[CTSlice]]
-
-_ONE_AT_A_TIME = Lock()
 
 
 @contextmanager
@@ -422,18 +435,8 @@ def guard(name: str, file_format: str) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def without_stderr() -> Iterator[None]:
-    """Send what C libraries print to file descriptor 2 to nowhere. One thread at a time; others wait."""
-    with _ONE_AT_A_TIME:
-        nowhere, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
-        try:
-            os.dup2(nowhere, 2)
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            os.close(nowhere)
+_Arguments = ParamSpec("_Arguments")
+_Reader = Callable[Concatenate[Source, _Arguments], Iterator[CTSlice]]
 
 
 def guarded(file_format: str) -> Callable[[_Reader[_Arguments]], _Reader[_Arguments]]:
@@ -458,3 +461,20 @@ def guarded(file_format: str) -> Callable[[_Reader[_Arguments]], _Reader[_Argume
         return read
 
     return decorate
+
+
+_ONE_AT_A_TIME = Lock()
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Send what C libraries print to file descriptor 2 to nowhere. One thread at a time; others wait."""
+    with _ONE_AT_A_TIME:
+        nowhere, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            os.close(nowhere)

@@ -1,7 +1,4 @@
-"""Stored numbers of no stated unit: Hounsfield units where they can only be that, plain grey otherwise.
-
-From Hounsfield units to grey values.
-"""
+"""Hounsfield units and the windows that show them; numbers of no stated unit."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,26 @@ from groundglass.errors import BundleError
 from groundglass.files import atomic_path, write_bytes
 from groundglass.imaging.crop import Normalisation, Preprocessing
 from groundglass.inference.calibration import Calibration
-from groundglass.inference.engine import Engine, Outputs
-from groundglass.inference.reference import Reference
+from groundglass.inference.engine import Engine
+from groundglass.inference.input_check import InputCheck
 
-FORMAT = 1
-INFO, TRUST, SELF_TEST, CARD = "bundle.json", "trust.npz", "selftest.npz", "MODEL_CARD.md"
-MODELS: Mapping[Precision, str] = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+if TYPE_CHECKING:
+    from groundglass.inference.embedding_reference import EmbeddingReference
+
+FORMAT = 2
+"""Version of the bundle's format; another one is not read."""
+
+MODEL, INFO, REFERENCE = "classifier.onnx", "bundle.json", "reference.npz"
+SELF_TEST, CARD = "selftest.npz", "MODEL_CARD.md"
+
 Precision = Literal["fp32", "int8"]
-_OfModels = Mapping[Precision, Mapping[str, NDArray[Any]]]
 
 DEFAULT = Path(__file__).parent.parent / "bundles" / "default"
 """The bundle that comes with the installation."""
 
-_REFERENCE = "reference."
+DEFAULT_NAME = "default"
+"""What that bundle is called wherever a bundle is named."""
+
 _LARGEST_FILE = 2**30
 _LARGEST_INFO = 2**20
 # Logits of the self-test may differ this much from those at export: fp32 sums in another order on other
@@ -88,11 +95,12 @@ class BundleInfo(_Section):
         network: name, input size, parameters and whatever describes it.
         preprocessing: how slices are cropped.
         positive: the class a logit above 0 speaks for.
-        threshold: operating threshold of the calibrated probability.
-        calibration: temperature and conformal quantiles of each model.
+        precision: of the model.
+        calibration: temperature and conformal quantiles; labels follow from them alone.
         onnx: opset, input and outputs.
         training: recipe, seed, split, hash of the training data, versions.
-        metrics: measured results, by precision and part.
+        metrics: measured results, by part.
+        validation_auc: of each precision that was compared to choose one.
         licence: of the weights.
         versions: of what wrote the bundle.
         files: every other file of the bundle.
@@ -105,11 +113,12 @@ class BundleInfo(_Section):
     network: dict[str, Any]
     preprocessing: PreprocessingInfo
     positive: Literal["COVID"]
-    threshold: float = Field(gt=0, lt=1)
-    calibration: dict[Precision, CalibrationInfo]
+    precision: Precision
+    calibration: CalibrationInfo
     onnx: dict[str, Any]
     training: dict[str, Any]
     metrics: dict[str, Any]
+    validation_auc: dict[Precision, float]
     licence: str
     versions: dict[str, str]
     files: dict[str, FileInfo]
@@ -122,43 +131,31 @@ class Bundle:
     Attributes:
         path: of the folder or zip.
         info: content of ``bundle.json``.
-        precision: of the model that is used, ``fp32`` or ``int8``.
         model: content of its ONNX file.
-        trust: arrays of the gate that refuses foreign images, fitted to this model.
-        places: arrays of :attr:`reference`; empty where the bundle carries none.
+        arrays: of the input check and the embedding reference, from ``reference.npz``.
     """
 
     path: Path
     info: BundleInfo
-    precision: Precision
     model: bytes
-    trust: Mapping[str, NDArray[Any]]
-    places: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[Any]]
 
     @classmethod
-    def open(
-        cls, path: str | PathLike[str] | None = None, precision: Precision | None = None, threads: int = 0
-    ) -> Bundle:
+    def open(cls, path: str | PathLike[str] | None = None, threads: int = 0) -> Bundle:
         """Open a bundle and verify format version, sizes, hashes and the self-test.
 
         Args:
-            path: folder or zip; the bundle that comes with the installation unless given.
-            precision: which of its models; the smallest one unless given.
+            path: folder or zip; ``default`` or None for the bundle that comes with the installation.
             threads: of the engine; 0 for one per core but one.
 
         Raises:
-            BundleError: it is missing, damaged, tampered with, or of a future format.
+            BundleError: it is missing, damaged, tampered with, or of another format.
         """
-        place = DEFAULT if path is None else Path(path)
-        files = _files(place)
+        place = DEFAULT if path is None or str(path) == DEFAULT_NAME else Path(path)
+        files = _Files(place)
         info = _parse(place, files.read(INFO, _LARGEST_INFO))
-        chosen = precision or _smallest(info)
-        if MODELS[chosen] not in info.files or chosen not in info.calibration:
-            raise BundleError(f"{place}: has no {chosen} model; it holds {', '.join(info.files)}")
-        model, trust, test = (_verified(files, info, name) for name in (MODELS[chosen], TRUST, SELF_TEST))
-        arrays = _arrays(place, TRUST, trust)
-        of_model = (_below(arrays, f"{start}{chosen}.") for start in ("", _REFERENCE))
-        bundle = cls(place, info, chosen, model, *of_model)
+        model, reference, test = (files.verified(info, name) for name in (MODEL, REFERENCE, SELF_TEST))
+        bundle = cls(place, info, model, _arrays(place, REFERENCE, reference))
         _self_test(bundle, _arrays(place, SELF_TEST, test), threads)
         return bundle
 
@@ -168,6 +165,11 @@ class Bundle:
         return f"{self.info.id[:12]}-{self.precision}"
 
     @property
+    def precision(self) -> Precision:
+        """Number format of the model."""
+        return self.info.precision
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """How slices are cropped."""
         return Preprocessing(**self.info.preprocessing.model_dump())
@@ -175,24 +177,35 @@ class Bundle:
     @property
     def calibration(self) -> Calibration:
         """From logit to probability and label."""
-        section = self.info.calibration[self.precision]
+        section = self.info.calibration
         quantiles = {str(label): value for label, value in section.quantiles.items()}
         return Calibration(section.temperature, section.coverage, quantiles)
 
     @property
-    def reference(self) -> Reference | None:
+    def input_check(self) -> InputCheck:
+        """Refuses what is not an axial lung CT slice.
+
+        Raises:
+            BundleError: its arrays are damaged.
+        """
+        return InputCheck.from_arrays(self.arrays)
+
+    @property
+    def reference(self) -> EmbeddingReference | None:
         """Where the training slices lie; None where the bundle does not say.
 
         Raises:
             BundleError: what it says is damaged.
         """
-        return Reference.from_arrays(self.places)
+        from groundglass.inference.embedding_reference import EmbeddingReference  # noqa: PLC0415 - for evaluation
+
+        return EmbeddingReference.from_arrays(self.arrays)
 
     def engine(self, threads: int = 0) -> Engine:
         """The model, loaded; the one that ran the self-test where the threads agree."""
         engines = self._engines
         if threads not in engines:
-            engines[threads] = Engine(self.model, threads, f"{self.path}: {MODELS[self.precision]}")
+            engines[threads] = Engine(self.model, threads, f"{self.path}: {MODEL}")
         return engines[threads]
 
     @cached_property
@@ -223,43 +236,13 @@ def write_bundle(path: Path, fields: Mapping[str, Any], contents: Mapping[str, b
         raise BundleError(f"{path}: {_first(error)}") from None
     info = (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     if path.suffix.lower() != ".zip":
-        for name, content in contents.items():
+        for name, content in {**contents, INFO: info}.items():
             write_bytes(path / name, content)
-        for name in set(MODELS.values()) - set(contents):
-            (path / name).unlink(missing_ok=True)
-        write_bytes(path / INFO, info)
         return
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in {**contents, INFO: info}.items():
             # A fixed time: the same bundle gives the same zip.
             archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content)
-
-
-def read_contents(path: Path) -> tuple[BundleInfo, dict[str, bytes]]:
-    """What a bundle says of itself and all its other files by name, verified but for the self-test.
-
-    Raises:
-        BundleError: it is missing, damaged, tampered with, or of a future format.
-    """
-    files = _files(path)
-    info = _parse(path, files.read(INFO, _LARGEST_INFO))
-    return info, {name: _verified(files, info, name) for name in info.files}
-
-
-def with_references(path: Path, contents: Mapping[str, bytes], references: _OfModels) -> dict[str, bytes]:
-    """The files of a bundle with these references of its models, and no others.
-
-    Args:
-        path: of the bundle, for messages.
-        contents: its files by name.
-        references: arrays of each model's reference.
-
-    Raises:
-        BundleError: ``trust.npz`` is damaged.
-    """
-    arrays = _arrays(path, TRUST, contents[TRUST])
-    kept = {name: array for name, array in arrays.items() if not name.startswith(_REFERENCE)}
-    return {**contents, TRUST: save_arrays({**kept, **trust_arrays({}, references)})}
 
 
 def save_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
@@ -269,45 +252,52 @@ def save_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return stream.getvalue()
 
 
+def self_test(engine: Engine, preprocessing: Preprocessing, cropped: NDArray[np.uint8]) -> bytes:
+    """Content of ``selftest.npz``: a cropped slice, uint8, shape (size, size), and the model's logit."""
+    logit = engine.run(preprocessing.normalise(cropped[None])).logit[0]
+    return save_arrays({"image": cropped, "logit": np.asarray(logit, np.float64)})
+
+
 class _Files:
-    """The files of a bundle's folder."""
+    """The files of a bundle's folder or zip; nothing of a zip is unpacked to disk."""
 
     def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise BundleError(f"{path}: no such bundle; make one with `groundglass export`")
+        if not path.is_dir() and not zipfile.is_zipfile(path):
+            raise BundleError(f"{path}: neither a bundle's folder nor a zip")
         self._path = path
 
     def read(self, name: str, limit: int) -> bytes:
         """At most ``limit`` bytes of a file, and one more where it is longer."""
+        if self._path.is_dir():
+            try:
+                with (self._path / name).open("rb") as stream:
+                    return stream.read(limit + 1)
+            except FileNotFoundError:
+                raise BundleError(f"{self._path}: {name} is missing") from None
+            except OSError as error:
+                raise BundleError(f"{self._path / name}: cannot be read ({error.strerror})") from None
         try:
-            with (self._path / name).open("rb") as stream:
-                return stream.read(limit + 1)
-        except FileNotFoundError:
-            raise BundleError(f"{self._path}: {name} is missing") from None
-        except OSError as error:
-            raise BundleError(f"{self._path / name}: cannot be read ({error.strerror})") from None
-
-
-class _ZippedFiles(_Files):
-    """The files of a bundle's zip; nothing is unpacked to disk."""
-
-    def read(self, name: str, limit: int) -> bytes:
-        """At most ``limit`` bytes of a member, and one more where it is longer."""
-        try:
-            with zipfile.ZipFile(self._path) as archive, archive.open(name) as stream:
-                return stream.read(limit + 1)
+            with zipfile.ZipFile(self._path) as archive, archive.open(name) as member:
+                return member.read(limit + 1)
         except KeyError:
             raise BundleError(f"{self._path}: {name} is missing") from None
         except Exception as error:  # noqa: BLE001 - zipfile and zlib raise many kinds on damaged archives
             raise BundleError(f"{self._path}: damaged zip ({error})") from None
 
-
-def _files(path: Path) -> _Files:
-    if path.is_dir():
-        return _Files(path)
-    if not path.exists():
-        raise BundleError(f"{path}: no such bundle; make one with `groundglass export`")
-    if not zipfile.is_zipfile(path):
-        raise BundleError(f"{path}: neither a bundle's folder nor a zip")
-    return _ZippedFiles(path)
+    def verified(self, info: BundleInfo, name: str) -> bytes:
+        """A file whose size and hash are those that ``bundle.json`` lists."""
+        if name not in info.files:
+            raise BundleError(f"{self._path}: {INFO} does not list {name}; the bundle is incomplete")
+        expected = info.files[name]
+        content = self.read(name, expected.bytes)
+        if len(content) != expected.bytes:
+            size = "larger" if len(content) > expected.bytes else "truncated"
+            raise BundleError(f"{self._path}: {name} is {size}; copy or download the bundle again")
+        if hashlib.sha256(content).hexdigest() != expected.sha256:
+            raise BundleError(f"{self._path}: {name} was changed or damaged (its SHA-256 does not fit)")
+        return content
 
 
 def _parse(path: Path, content: bytes) -> BundleInfo:
@@ -318,7 +308,11 @@ def _parse(path: Path, content: bytes) -> BundleInfo:
         version = document["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{path}: damaged {INFO} ({str(error) or type(error).__name__})") from None
-    if not isinstance(version, int) or version > FORMAT or version < 1:
+    if type(version) is int and 0 < version < FORMAT:
+        raise BundleError(
+            f"{path}: bundle format {version} is no longer read; export the run again with `groundglass export`"
+        )
+    if type(version) is not int or version != FORMAT:
         raise BundleError(
             f"{path}: bundle format {version!r} is not known to this version, which reads {FORMAT}; "
             "update groundglass"
@@ -342,26 +336,6 @@ def _first(error: ValidationError) -> str:
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
-def _smallest(info: BundleInfo) -> Precision:
-    present = [precision for precision, name in MODELS.items() if name in info.files]
-    if not present:
-        raise BundleError("the bundle holds no model")
-    return min(present, key=lambda precision: info.files[MODELS[precision]].bytes)
-
-
-def _verified(files: _Files, info: BundleInfo, name: str) -> bytes:
-    if name not in info.files:
-        raise BundleError(f"{INFO} does not list {name}; the bundle is incomplete")
-    expected = info.files[name]
-    content = files.read(name, expected.bytes)
-    if len(content) != expected.bytes:
-        size = "larger" if len(content) > expected.bytes else "truncated"
-        raise BundleError(f"{files._path}: {name} is {size}; copy or download the bundle again")
-    if hashlib.sha256(content).hexdigest() != expected.sha256:
-        raise BundleError(f"{files._path}: {name} was changed or damaged (its SHA-256 does not fit)")
-    return content
-
-
 def _arrays(path: Path, name: str, content: bytes) -> dict[str, NDArray[Any]]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
@@ -370,47 +344,16 @@ def _arrays(path: Path, name: str, content: bytes) -> dict[str, NDArray[Any]]:
         raise BundleError(f"{path}: damaged {name} ({error})") from None
 
 
-def trust_arrays(gates: _OfModels, references: _OfModels | None = None) -> dict[str, NDArray[Any]]:
-    """Arrays of ``trust.npz``, from those of each model's gate and, where there are any, of its reference."""
-    # Under a prefix of their own: versions that know of no reference pass them over.
-    return {
-        f"{start}{kind}.{name}": array
-        for start, models in (("", gates), (_REFERENCE, references or {}))
-        for kind, arrays in models.items()
-        for name, array in arrays.items()
-    }
-
-
-def _below(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
-
-
 def _self_test(bundle: Bundle, expected: Mapping[str, NDArray[Any]], threads: int) -> None:
-    """Run the cropped phantom through the model and compare."""
+    """Run the stored slice through the model and compare."""
     try:
-        cropped = expected["framed"]
-        images = bundle.preprocessing.normalise(cropped[None])
-        logit = float(expected[f"logit_{bundle.precision}"])
+        image = bundle.preprocessing.normalise(expected["image"][None])
+        logit = float(expected["logit"])
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{bundle.path}: damaged {SELF_TEST} ({error})") from None
-    outputs = bundle.engine(threads).run(images)
-    difference = abs(float(outputs.logit[0]) - logit)
-    if not difference <= _TOLERANCE[bundle.precision]:
+    measured = float(bundle.engine(threads).run(image).logit[0])
+    if not abs(measured - logit) <= _TOLERANCE[bundle.precision]:
         raise BundleError(
-            f"{bundle.path}: the self-test gives another result than at export (logit "
-            f"{float(outputs.logit[0]):.4f}, expected {logit:.4f}); the model or this machine's ONNX Runtime "
-            "is at fault"
+            f"{bundle.path}: the self-test gives another result than at export (logit {measured:.4f}, "
+            f"expected {logit:.4f}); the model or this machine's ONNX Runtime is at fault"
         )
-
-
-def self_test_arrays(
-    cropped: NDArray[np.uint8], outputs: Mapping[Precision, Outputs]
-) -> dict[str, NDArray[Any]]:
-    """Arrays of ``selftest.npz``.
-
-    Args:
-        cropped: uint8, shape (size, size).
-        outputs: of that one cropped slice, for each model of the bundle.
-    """
-    logits = {f"logit_{precision}": np.float64(each.logit[0]) for precision, each in outputs.items()}
-    return cast("dict[str, NDArray[Any]]", {"framed": cropped, **logits})

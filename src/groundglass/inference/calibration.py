@@ -1,4 +1,4 @@
-"""How far a logit can be trusted: temperature scaling and conformal prediction sets."""
+"""From logit to probability, prediction set and label: temperature scaling and conformal prediction."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Calibration:
         if covid.all() or not covid.any():
             raise ValueError("calibration needs slices of both labels")
         temperature = _fit_temperature(values, covid)
-        strange = 1 - _probability_of_truth(values / temperature, covid)
+        nonconformity = 1 - _sigmoid(np.where(covid, values, -values) / temperature)
         quantiles = {
-            COVID: _conformal_quantile(strange[covid], coverage),
-            NON_COVID: _conformal_quantile(strange[~covid], coverage),
+            COVID: _conformal_quantile(nonconformity[covid], coverage),
+            NON_COVID: _conformal_quantile(nonconformity[~covid], coverage),
         }
         return cls(temperature, coverage, quantiles)
 
@@ -65,12 +65,18 @@ class Calibration:
 
     def prediction_set(self, probability: float) -> tuple[str, ...]:
         """The labels that cannot be ruled out; empty where the slice fits neither."""
-        strange = {COVID: 1 - probability, NON_COVID: probability}
-        return tuple(label for label, value in strange.items() if value <= self.quantiles[label])
+        nonconformity = {COVID: 1 - probability, NON_COVID: probability}
+        return tuple(label for label, value in nonconformity.items() if value <= self.quantiles[label])
 
     def label(self, prediction_set: tuple[str, ...]) -> str:
         """The one label of the set, or ``uncertain`` where it holds both or none."""
         return prediction_set[0] if len(prediction_set) == 1 else UNCERTAIN
+
+    @property
+    def uncertain(self) -> tuple[float, float]:
+        """The probabilities between which the label is ``uncertain``: NonCOVID below, COVID above."""
+        low, high = sorted((1 - self.quantiles[COVID], self.quantiles[NON_COVID]))
+        return low, high
 
 
 def _fit_temperature(logit: NDArray[np.float64], covid: NDArray[np.bool_]) -> float:
@@ -80,15 +86,12 @@ def _fit_temperature(logit: NDArray[np.float64], covid: NDArray[np.bool_]) -> fl
     return round(float(_TEMPERATURES[int(np.argmin(losses))]), 4)
 
 
-def _probability_of_truth(logit: NDArray[np.float64], covid: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return _sigmoid(np.where(covid, logit, -logit))
+def _sigmoid(logit: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+    """Never overflows; ``scipy.special.expit`` is the same but takes a tenth of a second to import."""
+    return np.asarray(np.exp(-np.logaddexp(0, -logit)))
 
 
-def _sigmoid(value: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
-    return np.asarray(np.exp(-np.logaddexp(0, -value)))
-
-
-def _conformal_quantile(strange: NDArray[np.float64], coverage: float) -> float:
+def _conformal_quantile(nonconformity: NDArray[np.float64], coverage: float) -> float:
     """The ceil((n + 1) * coverage)-th smallest value; 1 where there are too few slices to exclude any."""
-    rank = math.ceil((len(strange) + 1) * coverage)
-    return 1.0 if rank > len(strange) else float(np.sort(strange)[rank - 1])
+    rank = math.ceil((len(nonconformity) + 1) * coverage)
+    return 1.0 if rank > len(nonconformity) else float(np.sort(nonconformity)[rank - 1])

@@ -1,159 +1,35 @@
-"""Where predictions go as they come: nowhere, a single file, or a folder with pictures and a report.
-
-What a user names on the command line, as paths that exist: globs expanded, nothing read twice.
-"""
+"""Where predictions go as they come: nowhere, a single file, or a folder with pictures and a report."""
 
 from __future__ import annotations
 
-import glob
 import os
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from groundglass.data.manifest import iterate_paths
 from groundglass.errors import PredictionError
 from groundglass.files import atomic_path, write_json
-from groundglass.imaging.source import is_junk, natural_key, split_member
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.prediction import Prediction
-from groundglass.inference.series import SERIES_SCORE, Studies
+from groundglass.inference.series import SERIES_SCORE, Totals
 from groundglass.inference.writers import (
     Done,
     Format,
     JsonLinesWriter,
     PredictionsWriter,
     appending,
+    drop_overtaken,
     file_errors,
     load_done,
     predictions_writer,
     read_predictions,
-    settle,
 )
-
-# A folder holds files that are passed over without a word; the commonest are left out of the count.
-_NOT_COUNTED = (".txt", ".csv", ".json", ".jsonl", ".md", ".html", ".xml", ".yaml", ".log", ".raw", ".zraw")
-
-
-def expand(arguments: Sequence[str]) -> list[Path]:
-    """Files, folders, zips and members of zips that the arguments name, in their order.
-
-    A path that exists means itself, whatever characters are in it; otherwise ``*``, ``?``, ``[...]`` and
-    ``**`` are expanded, in natural order and without hidden files. What lies in a folder or zip that is named
-    too is read with that.
-
-    Raises:
-        PredictionError: a path does not exist, or a pattern matches nothing.
-    """
-    return _without_covered([path for argument in arguments for path in _named(argument)])
-
-
-def _named(argument: str) -> list[Path]:
-    if os.path.lexists(argument):
-        if not os.path.exists(argument):
-            raise PredictionError(f"{argument}: a link to nothing")
-        return [Path(argument)]
-    member = split_member(Path(argument))
-    if member is not None:
-        _check_member(argument, *member)
-        return [Path(argument)]
-    if not glob.has_magic(argument):
-        raise PredictionError(f"{argument}: no such file or folder")
-    # A pattern that ends in ** gives its beginning back, whether that exists or not.
-    matches = filter(os.path.lexists, glob.glob(argument, recursive=True))
-    found = sorted(matches, key=natural_key)
-    if not found:
-        raise PredictionError(f"{argument}: no file matches this pattern")
-    return [Path(path) for path in found]
-
-
-def _check_member(argument: str, archive: Path, member: str) -> None:
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            known = member in opened.NameToInfo
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return  # whoever reads it says what is wrong with it
-    if not known:
-        raise PredictionError(f"{argument}: the archive has no such member")
-
-
-def _without_covered(paths: Sequence[Path]) -> list[Path]:
-    """The paths without those that stand there twice or lie in another one."""
-    if len(paths) < 2:
-        return list(paths)
-    places = [_place(path) for path in paths]
-    named = set(places)
-    kept: dict[Path, Path] = {}
-    for path, place in zip(paths, places, strict=True):
-        # What is hidden in a folder is passed over there, and read only because it was named itself.
-        covered = any(
-            parent in named and not is_junk(PurePosixPath(place.relative_to(parent)))
-            for parent in place.parents
-        )
-        if not covered:
-            kept.setdefault(place, path)
-    return list(kept.values())
-
-
-def _place(path: Path) -> Path:
-    """Where a path leads. The last link to a file is not followed: its name is its own."""
-    if path.is_dir():
-        return Path(os.path.realpath(path))
-    member = None if path.exists() else split_member(path)
-    if member is not None:
-        return _place(member[0]) / member[1]
-    return Path(os.path.realpath(path.parent), path.name)
-
-
-def named_by(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """The files that a manifest (``.csv``) names, one by one; any other path means itself.
-
-    Raises:
-        DataError: the manifest is damaged.
-    """
-    path = Path(path)
-    if path.suffix.lower() == ".csv" and path.is_file():
-        yield from iterate_paths(path)
-    else:
-        yield path
-
-
-def count_files(paths: Sequence[Path], wanted: Callable[[str], bool] = lambda _: True) -> int:
-    """How many files there are to read, roughly: nothing is opened but the directories of zips."""
-    return sum(_count(file, wanted) for path in paths for file in named_by(path))
-
-
-def _count(path: Path, wanted: Callable[[str], bool]) -> int:
-    if not path.is_dir():
-        return _members(str(path)) if wanted(str(path)) else 0
-    count = 0
-    for parent, folders, files in os.walk(path):
-        folders[:] = [name for name in folders if not is_junk(PurePosixPath(name))]
-        for name in files:
-            if not is_junk(PurePosixPath(name)) and not name.lower().endswith(_NOT_COUNTED):
-                file = os.path.join(parent, name)
-                count += _members(file) if wanted(file) else 0
-    return count
-
-
-def _members(file: str) -> int:
-    if not file.lower().endswith(".zip"):
-        return 1
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return sum(
-                not member.is_dir() and not is_junk(PurePosixPath(member.filename))
-                for member in archive.infolist()
-            )
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return 1
-
 
 PREDICTIONS, TABLE, PARQUET = "predictions.jsonl", "predictions.csv", "predictions.parquet"
 SERIES, OVERLAYS, REPORT = "series.json", "overlays", "report.html"
 
+_SERIES_FORMAT = 2
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 # A folder of such a name is a slip of the hand.
 _OTHER_FILES = frozenset({".json", ".html", ".htm", ".xlsx", ".xls", ".tsv", ".txt", ".zip", ".pdf", ".png"})
@@ -165,7 +41,7 @@ class OutputPlan:
 
     Attributes:
         path: a file that ends in ``.jsonl``, ``.csv`` or ``.parquet``, or a folder; None for nothing.
-        resume: go on with what is there.
+        resume: continue what is there.
         parquet: a folder gets ``predictions.parquet`` too.
         keep_identifiers: predictions say who is on a slice.
         inputs: what is read, so that a folder in it does not read its own pictures.
@@ -186,7 +62,7 @@ class OutputPlan:
 
     @property
     def predictions(self) -> Path | None:
-        """The JSON lines that a resumed run goes on from, None where there are none."""
+        """The JSON lines that a run can be resumed from, None where there are none."""
         if self.path is None or self.file_format in {"csv", "parquet"}:
             return None
         return self.path if self.file_format == "jsonl" else self.path / PREDICTIONS
@@ -212,7 +88,7 @@ class OutputPlan:
             raise PredictionError(
                 f"{self.path}: --output takes a folder, or a file that ends in .jsonl, .csv or .parquet"
             )
-        with file_errors(self.path, "looked at"):
+        with file_errors(self.path, "opened"):
             self._check_existing(self.path)
 
     def _check_existing(self, path: Path) -> None:
@@ -220,31 +96,34 @@ class OutputPlan:
             if path.is_dir():
                 raise PredictionError(f"{path}: is a folder; choose another name for the file")
             if path.exists() and not self.resume:
-                advice = ", or go on with it by --resume" if self.file_format == "jsonl" else ""
+                advice = ", or resume it with --resume" if self.file_format == "jsonl" else ""
                 raise PredictionError(f"{path}: exists; remove it, choose another name{advice}")
         elif path.exists() and not path.is_dir():
             raise PredictionError(f"{path}: is a file; choose a folder, or a .jsonl, .csv or .parquet file")
         elif path.is_dir() and any(path.iterdir()):
             begun = (path / PREDICTIONS).is_file()
             if not (begun and self.resume):
-                advice = "choose another one, or go on with --resume" if begun else "choose another one"
+                advice = "choose another one, or resume it with --resume" if begun else "choose another one"
                 raise PredictionError(f"{path}: the folder is not empty; {advice}")
 
 
 class Output:
-    """Sums predictions up and keeps none of them; the base of the others.
+    """Sums predictions up, and writes each to one file where there is one.
 
     Attributes:
-        done: what an earlier run has found.
-        studies: what all predictions say together; those of earlier runs are in it when the output is closed.
+        done: what an earlier run has predicted.
+        totals: what all predictions say together; those of earlier runs are in it when the output is closed.
         wants_evidence: predictions shall bring their pixels.
     """
 
     wants_evidence = False
 
-    def __init__(self) -> None:
-        self.done = Done()
-        self.studies = Studies()
+    def __init__(
+        self, path: Path | None = None, writer: PredictionsWriter | None = None, done: Done | None = None
+    ) -> None:
+        self.done = done or Done()
+        self.totals = Totals()
+        self._path, self._writer = path, writer
 
     def excludes(self, file: str) -> bool:
         """Whether a file needs no prediction: it has one already."""
@@ -252,72 +131,13 @@ class Output:
 
     def add(self, prediction: Prediction) -> None:
         """Take one prediction."""
-        self.studies.add(prediction)
+        if self._path is not None and self._writer is not None:
+            with file_errors(self._path):
+                self._writer.write(prediction)
+        self.totals.add(prediction)
 
 
-@contextmanager
-def open_output(plan: OutputPlan, bundle: Bundle) -> Iterator[Output]:
-    """Open what predictions go to; it is complete when the block has ended without an error.
-
-    After an error or an interruption JSON lines and folders hold what had been found, ready to be resumed;
-    CSV and Parquet files do not appear at all.
-
-    Raises:
-        PredictionError: nothing can be written there, or what is there cannot be gone on with.
-    """
-    if plan.path is None:
-        yield Output()
-    elif plan.predictions is None:
-        assert plan.file_format is not None  # noqa: S101 - or there would be predictions to resume
-        with _table_file(plan.path, plan.file_format, plan.keep_identifiers) as table:
-            yield table
-    else:
-        with _json_lines(plan, plan.path, plan.predictions, bundle) as lines:
-            yield lines
-
-
-class _TableFile(Output):
-    """A CSV or Parquet file."""
-
-    def __init__(self, path: Path, writer: PredictionsWriter) -> None:
-        super().__init__()
-        self._path, self._writer = path, writer
-
-    def add(self, prediction: Prediction) -> None:
-        """Write one row."""
-        with file_errors(self._path):
-            self._writer.write(prediction)
-        self.studies.add(prediction)
-
-
-@contextmanager
-def _table_file(path: Path, file_format: Format, keep_identifiers: bool) -> Iterator[Output]:
-    with ExitStack() as stack:
-        with file_errors(path):
-            stream = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb", buffering=0))
-            writer = predictions_writer(file_format, stream, keep_identifiers=keep_identifiers)
-        yield _TableFile(path, writer)
-        with file_errors(path):
-            writer.close()
-            stack.close()
-
-
-class _JsonLines(Output):
-    """A file of JSON lines, which can be gone on with."""
-
-    def __init__(self, path: Path, writer: PredictionsWriter, done: Done) -> None:
-        super().__init__()
-        self.done = done
-        self._path, self._writer = path, writer
-
-    def add(self, prediction: Prediction) -> None:
-        """Append one line."""
-        with file_errors(self._path):
-            self._writer.write(prediction)
-        self.studies.add(prediction)
-
-
-class _Folder(_JsonLines):
+class _Folder(Output):
     """A folder of predictions, pictures and a report."""
 
     wants_evidence = True
@@ -337,12 +157,44 @@ class _Folder(_JsonLines):
 
     def add(self, prediction: Prediction) -> None:
         """Save the picture, then append the line: where there is a line, there is a picture."""
-        from groundglass.inference.report import evidence_picture, picture_name, save_picture
+        from groundglass.inference.report import evidence_picture, picture_name, save_picture  # noqa: PLC0415
 
         if prediction.evidence is not None:
             path = self._overlays / picture_name(prediction.file, prediction.frame)
             save_picture(evidence_picture(prediction.evidence), path)
         super().add(prediction)
+
+
+@contextmanager
+def open_output(plan: OutputPlan, bundle: Bundle) -> Iterator[Output]:
+    """Open what predictions go to; it is complete when the block has ended without an error.
+
+    After an error or an interruption JSON lines and folders hold what had been predicted, ready to be resumed;
+    CSV and Parquet files do not appear at all.
+
+    Raises:
+        PredictionError: nothing can be written there, or what is there cannot be resumed.
+    """
+    if plan.path is None:
+        yield Output()
+    elif plan.predictions is not None:
+        with _json_lines(plan, plan.path, plan.predictions, bundle) as output:
+            yield output
+    elif plan.file_format is not None:
+        with _table(plan.path, plan.file_format, plan.keep_identifiers) as output:
+            yield output
+
+
+@contextmanager
+def _table(path: Path, file_format: Format, keep_identifiers: bool) -> Iterator[Output]:
+    with ExitStack() as stack:
+        with file_errors(path):
+            stream = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb", buffering=0))
+            writer = predictions_writer(file_format, stream, keep_identifiers=keep_identifiers)
+        yield Output(path, writer)
+        with file_errors(path):
+            writer.close()
+            stack.close()
 
 
 @contextmanager
@@ -352,43 +204,38 @@ def _json_lines(plan: OutputPlan, path: Path, predictions: Path, bundle: Bundle)
         done = load_done(predictions, bundle.id, keep_identifiers=plan.keep_identifiers)
     is_folder = plan.file_format is None
     if is_folder and plan.parquet:
-        _check_parquet()
+        with open(os.devnull, "wb") as nowhere:  # fail now where pyarrow is missing, not after hours
+            predictions_writer("parquet", nowhere).close()
     with appending(predictions) as stream:
         writer = JsonLinesWriter(stream)
-        output = (
-            _Folder(path, plan.inputs, writer, done) if is_folder else _JsonLines(predictions, writer, done)
-        )
+        output = _Folder(path, plan.inputs, writer, done) if is_folder else Output(predictions, writer, done)
         yield output
     if done.predictions:
-        settle(predictions)
-        output.studies = Studies()
+        drop_overtaken(predictions)
+        output.totals = Totals()
         for prediction in read_predictions(predictions):
-            output.studies.add(prediction)
+            output.totals.add(prediction)
     if is_folder:
         with file_errors(path):
-            _complete(path, plan, bundle, output.studies)
+            _complete(path, plan, bundle, output.totals)
 
 
-def _check_parquet() -> None:
-    """Fail now, not after hours."""
-    with open(os.devnull, "wb") as nowhere:
-        predictions_writer("parquet", nowhere).close()
-
-
-def _complete(folder: Path, plan: OutputPlan, bundle: Bundle, studies: Studies) -> None:
+def _complete(folder: Path, plan: OutputPlan, bundle: Bundle, totals: Totals) -> None:
     """Write what follows from the predictions."""
     from groundglass.inference.report import write_report  # noqa: PLC0415 - brings Jinja
 
-    formats: list[tuple[str, Format]] = [(TABLE, "csv")]
+    tables: dict[str, Format] = {TABLE: "csv"}
     if plan.parquet:
-        formats.append((PARQUET, "parquet"))
-    for name, file_format in formats:
-        with _table_file(folder / name, file_format, plan.keep_identifiers) as table:
+        tables[PARQUET] = "parquet"
+    for name, file_format in tables.items():
+        with _table(folder / name, file_format, plan.keep_identifiers) as table:
             for prediction in read_predictions(folder / PREDICTIONS):
                 table.add(prediction)
-    summaries = [summary.as_document() for summary in studies.summaries()]
-    write_json(
-        folder / SERIES,
-        {"format": 1, "bundle": bundle.id, "series_score": SERIES_SCORE, "series": summaries},
-    )
-    write_report(folder / REPORT, folder / PREDICTIONS, folder / OVERLAYS, bundle, studies, plan.command)
+    document = {
+        "format": _SERIES_FORMAT,
+        "bundle": bundle.id,
+        "series_score": SERIES_SCORE,
+        "series": [summary.as_document() for summary in totals.summaries()],
+    }
+    write_json(folder / SERIES, document)
+    write_report(folder / REPORT, folder / PREDICTIONS, folder / OVERLAYS, bundle, totals, plan.command)

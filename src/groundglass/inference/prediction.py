@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice
-from groundglass.imaging.slice import CTSlice, Origin, Patient
+from groundglass.imaging.slice import CTSlice, Patient
 
 COVID, NON_COVID, UNCERTAIN = "COVID", "NonCOVID", "uncertain"
+
+OUTSIDE_LUNGS = "outside the lungs"
+"""Beginning of the reason of slices refused because they show another part of the body, such as the neck."""
 
 
 class Status(str, Enum):
@@ -46,14 +50,14 @@ class Prediction:
     """What is said of one slice; never a diagnosis.
 
     Attributes:
-        status: ``ok`` classified, ``refused`` no axial lung CT slice, ``failed`` cannot be read.
+        status: ``ok`` classified, ``refused`` not an axial lung CT slice, ``failed`` cannot be read.
         file: path of the file; for a zip's member ``archive.zip!member``.
-        bundle: id of the bundle that was asked.
+        bundle: id of the bundle.
         reason: why it was refused or failed, else None.
         probability: of COVID, calibrated, 0 to 1; None unless classified.
         label: ``COVID``, ``NonCOVID`` or ``uncertain``; None unless classified.
         prediction_set: the labels that cannot be ruled out at the bundle's coverage.
-        flags: what to keep in mind, such as ``lungs-not-found``.
+        flags: what may be doubtful, such as ``lungs-not-found``.
         frame: index within a file that holds several slices, else None.
         series: DICOM Series Instance UID, or None.
         position: along the body axis in mm, towards the head, or None.
@@ -75,34 +79,22 @@ class Prediction:
     patient: Patient | None = field(default=None, repr=False)
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
-    @classmethod
-    def of(cls, origin: Origin, status: Status, bundle: str, **fields: Any) -> Prediction:
-        """A prediction for a slice of that origin."""
-        position = None if origin.position is None else origin.position[2]
-        return cls(
-            status=status,
-            file=origin.file,
-            bundle=bundle,
-            frame=origin.frame,
-            series=origin.series,
-            position=position,
-            **fields,
-        )
+    @property
+    def outside_lungs(self) -> bool:
+        """Whether the slice was refused because it shows another part of the body."""
+        return self.status is Status.REFUSED and (self.reason or "").startswith(OUTSIDE_LUNGS)
 
     def as_row(self) -> dict[str, Any]:
-        """Plain values, one per column of :data:`COLUMNS`; JSON can hold them all.
+        """Plain values that JSON and UTF-8 can hold, one per column of :data:`COLUMNS`.
 
         Those of :data:`IDENTIFIERS` come last where they were asked for.
         """
         values = {name: getattr(self, name) for name in COLUMNS}
-        who = () if self.patient is None else (self.patient.name, self.patient.id, self.patient.birth_date)
-        return {
-            **values,
-            "status": self.status.value,
-            "prediction_set": list(self.prediction_set),
-            "flags": list(self.flags),
-            **dict(zip(IDENTIFIERS, who, strict=False)),
-        }
+        if self.patient is not None:
+            who = (self.patient.name, self.patient.id, self.patient.birth_date)
+            values |= dict(zip(IDENTIFIERS, who, strict=True))
+        values["status"] = self.status.value
+        return {name: _plain(value) for name, value in values.items()}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Prediction:
@@ -124,23 +116,11 @@ class Prediction:
         return cls(**{**values, **lists, "status": Status(values["status"]), "patient": patient})
 
 
-COLUMNS = (
-    "file",
-    "frame",
-    "series",
-    "position",
-    "status",
-    "reason",
-    "probability",
-    "label",
-    "prediction_set",
-    "flags",
-    "bundle",
-)
-"""Names and order of a prediction's fields in every output."""
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    return list(value) if isinstance(value, tuple) else value
 
-IDENTIFIERS = ("patient_name", "patient_id", "birth_date")
-"""Columns that follow where identifiers are kept."""
 
 _TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -156,3 +136,9 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "flags": (list,),
     "bundle": (str,),
 }
+
+COLUMNS = tuple(_KINDS)
+"""Names and order of a prediction's fields in every output."""
+
+IDENTIFIERS = ("patient_name", "patient_id", "birth_date")
+"""Columns that follow where identifiers are kept."""

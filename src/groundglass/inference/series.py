@@ -6,8 +6,8 @@ import math
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ SERIES_SCORE = (
 
 _SHARE, _LEAST = 0.2, 3
 _MEMBER = ".zip!"
+_LABELS = {COVID: "covid", NON_COVID: "non_covid", UNCERTAIN: "uncertain"}
 
 
 def series_score(probabilities: Sequence[float]) -> float | None:
@@ -50,7 +51,7 @@ class Counts:
 
     Attributes:
         ok: classified.
-        refused: no axial lung CT slice.
+        refused: not an axial lung CT slice.
         failed: could not be read.
         covid: classified, labelled COVID.
         non_covid: classified, labelled NonCOVID.
@@ -71,24 +72,29 @@ class Counts:
 
     def add(self, prediction: Prediction) -> None:
         """Count one prediction."""
-        name = prediction.status.value
-        setattr(self, name, getattr(self, name) + 1)
+        names = [prediction.status.value]
         if prediction.status is Status.OK and prediction.label in _LABELS:
-            name = _LABELS[prediction.label]
+            names.append(_LABELS[prediction.label])
+        for name in names:
             setattr(self, name, getattr(self, name) + 1)
 
-    def in_words(self) -> str:
-        """Such as ``25 slices: 20 classified (1 COVID, 16 NonCOVID, 3 uncertain), 4 refused, 1 failed``."""
+    def in_words(self, outside_lungs: int = 0) -> str:
+        """Such as ``25 slices: 20 classified (1 COVID, 16 NonCOVID, 3 uncertain), 4 outside the lungs, 1 failed``.
+
+        Args:
+            outside_lungs: how many of the refused slices show another part of the body.
+        """
         parts = [f"{self.ok:,} classified"]
         if self.ok:
             labels = f"{self.covid:,} COVID, {self.non_covid:,} NonCOVID, {self.uncertain:,} uncertain"
             parts = [f"{parts[0]} ({labels})"]
-        parts += [f"{self.refused:,} refused"] * bool(self.refused)
-        parts += [f"{self.failed:,} failed"] * bool(self.failed)
+        others = {
+            "outside the lungs": outside_lungs,
+            "refused": self.refused - outside_lungs,
+            "failed": self.failed,
+        }
+        parts += [f"{count:,} {name}" for name, count in others.items() if count]
         return f"{self.total:,} slice{'s' * (self.total != 1)}: {', '.join(parts)}"
-
-
-_LABELS = {COVID: "covid", NON_COVID: "non_covid", UNCERTAIN: "uncertain"}
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,7 @@ class SeriesSummary:
         place: the folder that its files lie in, or the file that holds it.
         counts: of its slices; files of the folder that could not be read count as failed where nothing else
             lies in that folder.
+        outside_lungs: how many of the refused slices show another part of the body.
         series_score: see :data:`SERIES_SCORE`.
         curve: of the classified slices.
     """
@@ -124,6 +131,7 @@ class SeriesSummary:
     series: str | None
     place: str
     counts: Counts
+    outside_lungs: int
     series_score: float | None
     curve: Curve
 
@@ -131,6 +139,11 @@ class SeriesSummary:
     def name(self) -> str:
         """The last part of the place, fit for a heading."""
         return PurePath(self.place).name or self.place
+
+    @property
+    def in_words(self) -> str:
+        """How many slices came out how."""
+        return self.counts.in_words(self.outside_lungs)
 
     def as_document(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -147,13 +160,12 @@ class SeriesSummary:
             "uncertain": counts.uncertain,
             "series_score": self.series_score,
             "slices_in_score": slices_in_score(counts.ok),
-            "curve": {
-                "axis": self.curve.axis,
-                "at": list(self.curve.at),
-                "probability": list(self.curve.probability),
-                "label": list(self.curve.label),
-            },
+            "curve": {each.name: _plain(getattr(self.curve, each.name)) for each in fields(self.curve)},
         }
+
+
+def _plain(value: str | tuple[Any, ...]) -> str | list[Any]:
+    return value if isinstance(value, str) else list(value)
 
 
 @dataclass
@@ -162,8 +174,9 @@ class _Series:
 
     number: int
     uid: str | None
-    folder: str
+    place: str
     counts: Counts = field(default_factory=Counts)
+    outside_lungs: int = 0
     position: array[float] = field(default_factory=lambda: array("d"))
     frame: array[float] = field(default_factory=lambda: array("d"))
     probability: array[float] = field(default_factory=lambda: array("d"))
@@ -171,14 +184,25 @@ class _Series:
 
     def add(self, prediction: Prediction) -> None:
         self.counts.add(prediction)
+        self.outside_lungs += prediction.outside_lungs
         if prediction.status is Status.OK and prediction.probability is not None:
             self.position.append(math.nan if prediction.position is None else prediction.position)
             self.frame.append(math.nan if prediction.frame is None else prediction.frame)
             self.probability.append(prediction.probability)
             self.label.append(sys.intern(str(prediction.label)))  # one text for all slices
 
-    def curve(self) -> Curve:
-        axis, along = self._axis()
+    def summary(self, failed: int) -> SeriesSummary:
+        counts = replace(self.counts, failed=self.counts.failed + failed)
+        score = series_score(self.probability)
+        return SeriesSummary(self.uid, self.place, counts, self.outside_lungs, score, self._curve())
+
+    def _curve(self) -> Curve:
+        axis: Axis = "order"
+        along: Sequence[float] = range(len(self.probability))
+        if not any(map(math.isnan, self.position)):
+            axis, along = "mm", self.position
+        elif not any(map(math.isnan, self.frame)):
+            axis, along = "frame", self.frame
         order = sorted(range(len(along)), key=along.__getitem__)
         return Curve(
             axis,
@@ -187,23 +211,18 @@ class _Series:
             tuple(self.label[index] for index in order),
         )
 
-    def _axis(self) -> tuple[Axis, Sequence[float]]:
-        if not any(map(math.isnan, self.position)):
-            return "mm", self.position
-        if not any(map(math.isnan, self.frame)):
-            return "frame", self.frame
-        return "order", range(len(self.probability))
 
-
-class Studies:
+class Totals:
     """Sums predictions up as they come.
 
     Attributes:
         counts: over all predictions.
+        outside_lungs: refused slices of another part of the body.
     """
 
     def __init__(self) -> None:
         self.counts = Counts()
+        self.outside_lungs = 0
         self._series: dict[str, _Series] = {}
         self._by_place: dict[str, set[str]] = {}
         self._loose: set[str] = set()
@@ -212,17 +231,33 @@ class Studies:
     def add(self, prediction: Prediction) -> None:
         """Take one prediction in; pictures that belong to no series are counted only."""
         self.counts.add(prediction)
+        self.outside_lungs += prediction.outside_lungs
         key, file = _key(prediction), printable(prediction.file)
         if key is not None:
-            folder = file if prediction.series is None else folder_of(file)
+            place = file if prediction.series is None else _folder(file)
             number = len(self._series) + 1
-            self._series.setdefault(key, _Series(number, prediction.series, folder)).add(prediction)
-            for place in (folder,) if prediction.frame is None else (folder, file):
-                self._by_place.setdefault(place, set()).add(key)
+            self._series.setdefault(key, _Series(number, prediction.series, place)).add(prediction)
+            for known in {place, file} if prediction.frame is not None else {place}:
+                self._by_place.setdefault(known, set()).add(key)
         elif prediction.status is Status.FAILED:
             self._failed.append(file)
         else:
-            self._loose.add(folder_of(file))
+            self._loose.add(_folder(file))
+
+    @property
+    def in_words(self) -> str:
+        """How many slices came out how."""
+        return self.counts.in_words(self.outside_lungs)
+
+    @property
+    def left_out(self) -> int:
+        """Slices that should have been classified and were not.
+
+        Those outside the lungs are no failure where the rest of their series was classified: every chest CT
+        holds neck and abdomen.
+        """
+        expected = sum(each.outside_lungs for each in self._series.values() if each.counts.ok)
+        return self.counts.refused + self.counts.failed - expected
 
     def number(self, prediction: Prediction) -> int | None:
         """The number from 1 of a prediction's series among :meth:`summaries`, None where it has none."""
@@ -231,18 +266,16 @@ class Studies:
 
     def summaries(self) -> list[SeriesSummary]:
         """The series and volumes, in the order in which they came."""
-        extra = Counter(key for file in self._failed for key in self._owner(file))
-        return [
-            _summary(each, replace(each.counts, failed=each.counts.failed + extra[key]))
-            for key, each in self._series.items()
-        ]
+        failed = Counter(self._owner(file) for file in self._failed)
+        return [series.summary(failed[key]) for key, series in self._series.items()]
 
-    def _owner(self, file: str) -> Iterable[str]:
-        """The one series that a file which could not be read must belong to, or none."""
-        own = self._by_place.get(file)
-        folder = folder_of(file)
+    def _owner(self, file: str) -> str | None:
+        """The one series that a file which could not be read must belong to, or None."""
+        own, folder = self._by_place.get(file), _folder(file)
         keys = own if own is not None else self._by_place.get(folder, set())
-        return keys if len(keys) == 1 and (own is not None or folder not in self._loose) else ()
+        if len(keys) != 1 or (own is None and folder in self._loose):
+            return None
+        return next(iter(keys))
 
 
 def _key(prediction: Prediction) -> str | None:
@@ -250,11 +283,7 @@ def _key(prediction: Prediction) -> str | None:
     return prediction.series or (printable(prediction.file) if prediction.frame is not None else None)
 
 
-def _summary(series: _Series, counts: Counts) -> SeriesSummary:
-    return SeriesSummary(series.uid, series.folder, counts, series_score(series.probability), series.curve())
-
-
-def folder_of(file: str) -> str:
+def _folder(file: str) -> str:
     """The folder of a file, or that of a zip's member within the zip, or the zip itself."""
     end = file.lower().find(_MEMBER)
     if end < 0:

@@ -1,27 +1,19 @@
-"""Going on where an earlier prediction stopped: what its predictions say is done.
-
-Predictions as JSON lines, CSV and Parquet, written one by one as they come.
-"""
+"""Predictions as JSON lines, CSV and Parquet, written one by one as they come; JSON lines can be resumed."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from groundglass.errors import PredictionError
 from groundglass.files import atomic_path, printable
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Format = Literal["jsonl", "csv", "parquet"]
 
@@ -52,41 +44,15 @@ def predictions_writer(
     Raises:
         PredictionError: Parquet without pyarrow.
     """
+    columns = COLUMNS + IDENTIFIERS if keep_identifiers else COLUMNS
     if file_format == "jsonl":
         return JsonLinesWriter(stream)
-    columns = columns_of(keep_identifiers)
-    if file_format == "csv":
-        return CsvWriter(stream, columns)
-    return ParquetWriter(stream, columns)
-
-
-def columns_of(keep_identifiers: bool) -> tuple[str, ...]:
-    """Names and order of the columns."""
-    return COLUMNS + IDENTIFIERS if keep_identifiers else COLUMNS
-
-
-def row_of(prediction: Prediction) -> dict[str, Any]:
-    """A prediction's columns, all text in them readable."""
-    return {
-        name: printable(value) if isinstance(value, str) else value
-        for name, value in prediction.as_row().items()
-    }
+    return _CsvWriter(stream, columns) if file_format == "csv" else _ParquetWriter(stream, columns)
 
 
 def json_line(prediction: Prediction) -> bytes:
     """A prediction as one line of JSON in UTF-8."""
-    return (json.dumps(row_of(prediction), ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def write_all(stream: BinaryIO, content: bytes) -> None:
-    """Write all bytes, also to an unbuffered stream, which may take them piece by piece.
-
-    Files of predictions are unbuffered: nothing is left in a buffer that a full disk would refuse once more when
-    the file is closed.
-    """
-    rest = memoryview(content)
-    while rest:
-        rest = rest[stream.write(rest) :]
+    return (json.dumps(prediction.as_row(), ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 class JsonLinesWriter:
@@ -97,75 +63,69 @@ class JsonLinesWriter:
 
     def write(self, prediction: Prediction) -> None:
         """Write one line."""
-        write_all(self._stream, json_line(prediction))
+        _write_all(self._stream, json_line(prediction))
         self._stream.flush()
 
     def close(self) -> None:
         """Nothing is left."""
 
 
-class CsvWriter:
+class _CsvWriter:
     """A header line and one line per prediction; lists are joined by semicolons."""
 
-    def __init__(self, stream: BinaryIO, columns: Sequence[str]) -> None:
-        self._rows = csv.DictWriter(_Utf8(stream), columns, lineterminator="\n")
-        self._rows.writeheader()
+    def __init__(self, stream: BinaryIO, columns: tuple[str, ...]) -> None:
+        self._stream, self._columns = stream, columns
+        self._write(columns)
 
     def write(self, prediction: Prediction) -> None:
-        """Write one line."""
-        row = row_of(prediction)
-        lists = {name: ";".join(value) for name, value in row.items() if isinstance(value, list)}
-        self._rows.writerow({**row, **lists})
+        row = prediction.as_row()
+        values = [row[name] for name in self._columns]
+        self._write([";".join(value) if isinstance(value, list) else value for value in values])
 
     def close(self) -> None:
-        """Nothing is left."""
+        pass
+
+    def _write(self, values: Any) -> None:
+        line = io.StringIO(newline="")
+        csv.writer(line, lineterminator="\n").writerow(values)
+        _write_all(self._stream, line.getvalue().encode())
 
 
-class _Utf8:
-    """A stream of bytes that takes text and, unlike ``TextIOWrapper``, never closes what it writes to."""
+class _ParquetWriter:
+    """Rows in groups, so that memory does not grow."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        write_all(self._stream, text.encode())
-        return len(text)
-
-
-class ParquetWriter:
-    """Rows in groups, so that memory does not grow.
-
-    Raises:
-        PredictionError: pyarrow is not installed.
-    """
-
-    def __init__(self, stream: BinaryIO, columns: Sequence[str]) -> None:
+    def __init__(self, stream: BinaryIO, columns: tuple[str, ...]) -> None:
         try:
             import pyarrow as pa  # noqa: PLC0415 - an extra, and 0.2 s
             from pyarrow import parquet  # noqa: PLC0415
         except ModuleNotFoundError:
             raise PredictionError(
-                "Parquet needs pyarrow, which comes with `pip install groundglass[parquet]`"
+                "Parquet needs pyarrow; install it with `pip install '.[parquet]'` from a clone"
             ) from None
-        self._pyarrow = pa
-        self._schema = _schema(columns)
+        kinds = {
+            "frame": pa.int32(),
+            "position": pa.float64(),
+            "probability": pa.float64(),
+            "prediction_set": pa.list_(pa.string()),
+            "flags": pa.list_(pa.string()),
+        }
+        self._schema = pa.schema([(name, kinds.get(name, pa.string())) for name in columns])
+        self._table = pa.Table
         self._writer = parquet.ParquetWriter(_Counting(stream), self._schema, compression="zstd")
         self._rows: list[Mapping[str, Any]] = []
 
     def write(self, prediction: Prediction) -> None:
-        """Keep one row until its group is full."""
-        self._rows.append(row_of(prediction))
+        self._rows.append(prediction.as_row())
         if len(self._rows) == _ROW_GROUP:
             self._flush()
 
     def close(self) -> None:
-        """Write the last group and the footer."""
-        if self._rows:
-            self._flush()
+        self._flush()
         self._writer.close()
 
     def _flush(self) -> None:
-        self._writer.write_table(self._pyarrow.Table.from_pylist(self._rows, self._schema))
+        if self._rows:
+            self._writer.write_table(self._table.from_pylist(self._rows, self._schema))
         self._rows = []
 
 
@@ -179,7 +139,7 @@ class _Counting(io.RawIOBase):
         return True
 
     def write(self, content: Any) -> int:
-        write_all(self._stream, content)
+        _write_all(self._stream, content)
         self._count += len(content)
         return len(content)
 
@@ -191,51 +151,20 @@ class _Counting(io.RawIOBase):
             self._stream.flush()
 
 
-def _schema(columns: Sequence[str]) -> pa.Schema:
-    import pyarrow as pa  # noqa: PLC0415 - see above
+def _write_all(stream: BinaryIO, content: bytes) -> None:
+    """Write all bytes, also to an unbuffered stream, which may take them piece by piece.
 
-    kinds = {
-        "frame": pa.int32(),
-        "position": pa.float64(),
-        "probability": pa.float64(),
-        "prediction_set": pa.list_(pa.string()),
-        "flags": pa.list_(pa.string()),
-    }
-    return pa.schema([(name, kinds.get(name, pa.string())) for name in columns])
-
-
-def read_predictions(path: Path) -> Iterator[Prediction]:
-    """The predictions of a file of JSON lines.
-
-    Raises:
-        PredictionError: naming the line that is no prediction.
+    Files of predictions are unbuffered: nothing is left in a buffer that a full disk would refuse once more when
+    the file is closed.
     """
-    for number, line in enumerate(lines_of(path), 1):
-        yield prediction_of(path, number, line)
-
-
-def lines_of(path: Path) -> Iterator[bytes]:
-    """The lines of a file of JSON lines, one in memory at a time."""
-    with file_errors(path, "read"), path.open("rb") as stream:
-        yield from stream
-
-
-def prediction_of(path: Path, number: int, line: bytes) -> Prediction:
-    """The prediction on a line.
-
-    Raises:
-        PredictionError: the line is no prediction.
-    """
-    try:
-        return Prediction.from_row(json.loads(line))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
-        raise PredictionError(f"{path}: line {number} is no prediction ({reason:.160})") from None
+    rest = memoryview(content)
+    while rest:
+        rest = rest[stream.write(rest) :]
 
 
 @contextmanager
 def file_errors(path: Path, verb: str = "written") -> Iterator[None]:
-    """Turn what the operating system objects to into one line that names the file."""
+    """Turn an error of the operating system into one line that names the file."""
     try:
         yield
     except OSError as error:
@@ -243,7 +172,27 @@ def file_errors(path: Path, verb: str = "written") -> Iterator[None]:
         raise PredictionError(f"{place}: cannot be {verb} ({error.strerror or error})") from None
 
 
-_TAIL = 2**16
+def read_predictions(path: Path) -> Iterator[Prediction]:
+    """The predictions of a file of JSON lines, one in memory at a time.
+
+    Raises:
+        PredictionError: naming the line that is no prediction.
+    """
+    for number, line in enumerate(_lines(path), 1):
+        yield _parse(path, number, line)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with file_errors(path, "read"), path.open("rb") as stream:
+        yield from stream
+
+
+def _parse(path: Path, number: int, line: bytes) -> Prediction:
+    try:
+        return Prediction.from_row(json.loads(line))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
+        raise PredictionError(f"{path}: line {number} is no prediction ({reason:.160})") from None
 
 
 @dataclass
@@ -253,7 +202,7 @@ class Done:
     Attributes:
         predictions: how many there are.
         files: names of files of one slice.
-        frames: file and frame of the slices of others. Such a file is read again, for only its end tells
+        frames: file and frame of the slices of others. Such a file is read again, for only its end shows
             whether it is done.
     """
 
@@ -281,77 +230,51 @@ class Done:
 
 
 def load_done(path: Path, bundle: str, *, keep_identifiers: bool) -> Done:
-    """Read the predictions of an earlier run, after cutting off a line that it did not finish.
+    """Read the predictions of an earlier run, and cut off a line that it did not finish.
 
     Raises:
         PredictionError: they are of another bundle, keep identifiers where these do not or the other way
             round, or are damaged.
     """
-    _mend(path)
-    done = Done()
-    for number, line in enumerate(lines_of(path), 1):
-        prediction = prediction_of(path, number, line)
+    done, whole = Done(), 0
+    for number, line in enumerate(_lines(path), 1):
+        if not line.endswith(b"\n"):  # a killed process leaves the beginning of one
+            with file_errors(path), path.open("r+b") as stream:
+                stream.truncate(whole)
+            break
+        whole += len(line)
+        prediction = _parse(path, number, line)
         if prediction.bundle != bundle:
             raise PredictionError(
-                f"{path}: these predictions are of bundle {prediction.bundle}, not of {bundle}; go on with that "
-                "bundle and precision, or choose another output"
+                f"{path}: these predictions are of bundle {prediction.bundle}, not of {bundle}; resume with that "
+                "bundle, or choose another output"
             )
         if (prediction.patient is not None) != keep_identifiers:
             advice = "without" if keep_identifiers else "with"
             raise PredictionError(
-                f"{path}: these predictions were made {advice} --keep-identifiers; go on in the same way, or "
+                f"{path}: these predictions were made {advice} --keep-identifiers; resume in the same way, or "
                 "choose another output"
             )
         done.add(prediction)
     return done
 
 
-def _mend(path: Path) -> None:
-    """End the file with a whole line: a killed process may have left the beginning of one."""
-    with file_errors(path), path.open("r+b") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        position, tail = size, b""
-        while position > 0 and b"\n" not in tail:
-            step = min(_TAIL, position)
-            position -= step
-            stream.seek(position)
-            tail = stream.read(step) + tail
-        whole = position + tail.rfind(b"\n") + 1
-        if whole == size:
-            return
-        try:
-            prediction_of(path, 0, tail[tail.rfind(b"\n") + 1 :])
-        except PredictionError:
-            stream.truncate(whole)
-        else:
-            stream.seek(size)
-            stream.write(b"\n")
-
-
-def settle(path: Path) -> None:
+def drop_overtaken(path: Path) -> None:
     """Leave out the failures that later predictions have overtaken: the file could be read after all.
 
     A failure of a folder or zip is overtaken by any later prediction of what lies in it.
     """
-    overtaken = _overtaken(path)
-    if not overtaken:
-        return
-    with file_errors(path), atomic_path(path) as temporary, temporary.open("wb") as target:
-        for number, line in enumerate(lines_of(path), 1):
-            if number not in overtaken:
-                target.write(line)
-
-
-def _overtaken(path: Path) -> set[int]:
     failed: dict[str, int] = {}
     overtaken = set()
-    for number, line in enumerate(lines_of(path), 1):
-        prediction = prediction_of(path, number, line)
+    for number, prediction in enumerate(read_predictions(path)):
         if failed:
             overtaken |= {failed.pop(place) for place in _within(prediction.file) if place in failed}
         if prediction.status is Status.FAILED:
             failed[prediction.file] = number
-    return overtaken
+    if not overtaken:
+        return
+    with file_errors(path), atomic_path(path) as temporary, temporary.open("wb") as target:
+        target.writelines(line for number, line in enumerate(_lines(path)) if number not in overtaken)
 
 
 def _within(file: str) -> Iterator[str]:
@@ -362,7 +285,7 @@ def _within(file: str) -> Iterator[str]:
             yield file[:index] or file[: index + 1]
 
 
-@contextlib.contextmanager
+@contextmanager
 def appending(path: Path) -> Iterator[BinaryIO]:
     """A file of JSON lines, open for more of them, and for nobody else meanwhile.
 

@@ -13,7 +13,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from groundglass.models.layers import BinaryMask, GreyHistogram, Network, NetworkOutput, SqueezeExcitation
+from groundglass.models.layers import (
+    GreyLevels,
+    Network,
+    NetworkOutput,
+    SqueezeExcitation,
+    binary_mask,
+    grey_histogram,
+    grey_levels,
+)
+
+_BINS, _HIDDEN = 32, 32
 
 
 class MaskBranch(nn.Module):
@@ -30,7 +40,6 @@ class MaskBranch(nn.Module):
 
     def __init__(self, backbone: nn.Module, channels: int, attention: bool) -> None:
         super().__init__()
-        self.binarise = BinaryMask()
         self.stem = deepcopy(
             nn.Sequential(backbone.get_submodule("conv_stem"), backbone.get_submodule("bn1"))
         )
@@ -41,35 +50,27 @@ class MaskBranch(nn.Module):
             identity = torch.eye(channels, 2 * channels)
             self.fuse.weight.copy_(identity[:, :, None, None])
 
-    def forward(self, images: Tensor, features: Tensor, *, mirrored: bool = False) -> Tensor:
-        """Join the mask of the images (B, 1, H, W) to the first stage's features (B, channels, h, w)."""
+    def forward(self, mask: Tensor, features: Tensor) -> Tensor:
+        """Join the mask (B, 1, H, W) to the first stage's features (B, channels, h, w)."""
         # The backbone expects zero mean and unit variance: -1 and 1 come closer than 0 and 1.
-        mask = 2 * self.binarise(images, mirrored=mirrored) - 1
-        mask_features = self.gate(self.stage(self.stem(mask)))
+        mask_features = self.gate(self.stage(self.stem(2 * mask.to(features.dtype) - 1)))
         return cast(Tensor, self.fuse(torch.cat([features, mask_features], dim=1)))
 
 
 class HistogramTerm(nn.Module):
-    """What the image's histogram adds to the logit; 0 at initialisation.
+    """What the image's histogram adds to the logit; 0 at initialisation."""
 
-    Args:
-        bins: of the histogram.
-        hidden: width of the hidden layer.
-    """
-
-    def __init__(self, bins: int = 32, hidden: int = 32) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.histogram = GreyHistogram(bins)
-        self.hidden = nn.Linear(bins, hidden)
+        self.hidden = nn.Linear(_BINS, _HIDDEN)
         self.activation = nn.SiLU()
-        self.output = nn.Linear(hidden, 1, bias=False)
+        self.output = nn.Linear(_HIDDEN, 1, bias=False)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, images: Tensor, *, mirrored: bool = False) -> Tensor:
-        """Map (B, 1, H, W) to (B,)."""
+    def forward(self, histogram: Tensor) -> Tensor:
+        """Map histograms (B, 32) to (B,)."""
         # Square roots give every histogram unit length and keep a black background from drowning the rest.
-        roots = self.histogram(images, mirrored=mirrored).sqrt()
-        return cast(Tensor, self.output(self.activation(self.hidden(roots)))).squeeze(1)
+        return cast(Tensor, self.output(self.activation(self.hidden(histogram.sqrt())))).squeeze(1)
 
 
 class MaskEfficientNet(Network):
@@ -79,10 +80,8 @@ class MaskEfficientNet(Network):
         backbone: a timm EfficientNet with one input channel and no classifier, its weights already loaded.
         mask: splice the binarised image in after the first stage.
         attention: end every stage in a channel gate.
-        histogram: let the grey histogram add to the logit of COVID.
-        drop_rate: dropout before the logits, 0..1.
-        zero_mean: bring each image to zero mean and unit variance first, whatever preprocessing did.
-        opacity: answer also whether there is pneumonia-like opacity, whatever its cause.
+        histogram: let the grey histogram add to the logit.
+        drop_rate: dropout before the logit, 0..1.
     """
 
     def __init__(
@@ -93,32 +92,37 @@ class MaskEfficientNet(Network):
         attention: bool = True,
         histogram: bool = True,
         drop_rate: float = 0.2,
-        zero_mean: bool = False,
-        opacity: bool = False,
     ) -> None:
-        super().__init__(backbone, cast(int, backbone.num_features), drop_rate, zero_mean, opacity)
+        super().__init__(backbone, cast(int, backbone.num_features), drop_rate)
         widths = _stage_widths(cast(nn.Sequential, backbone.blocks))
         self.gates = nn.ModuleList(_gate(width, attention) for width in widths)
         self.mask_branch = MaskBranch(backbone, widths[0], attention) if mask else None
         self.histogram_term = HistogramTerm() if histogram else None
 
-    def features(self, images: Tensor, *, mirrored: bool = False) -> Tensor:
-        """The last feature map (B, channels, h, w) of normalised images (B, 1, H, W)."""
+    def features(self, images: Tensor) -> Tensor:
+        """The last feature map (B, channels, h, w) of images (B, 1, H, W)."""
+        return self._features(images, self._grey(images))
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        """Map (B, 1, H, W) to logit, activation map and embedding."""
+        grey = self._grey(images)
+        output: NetworkOutput = self.head(self._features(images, grey))
+        if self.histogram_term is None or grey is None:
+            return output
+        return output._replace(logit=output.logit + self.histogram_term(grey_histogram(grey, _BINS)))
+
+    def _grey(self, images: Tensor) -> GreyLevels | None:
+        """The images' grey levels, computed once for mask and histogram, where there is either."""
+        return None if self.mask_branch is None and self.histogram_term is None else grey_levels(images)
+
+    def _features(self, images: Tensor, grey: GreyLevels | None) -> Tensor:
         backbone = self.backbone
         features = backbone.bn1(backbone.conv_stem(images))  # type: ignore[operator]
         for number, (stage, gate) in enumerate(zip(backbone.blocks, self.gates, strict=True)):  # type: ignore[arg-type]
             features = gate(stage(features))
-            if number == 0 and self.mask_branch is not None:
-                features = self.mask_branch(images, features, mirrored=mirrored)
+            if number == 0 and self.mask_branch is not None and grey is not None:
+                features = self.mask_branch(binary_mask(grey), features)
         return cast(Tensor, backbone.bn2(backbone.conv_head(features)))  # type: ignore[operator]
-
-    def forward(self, images: Tensor, mirrored: bool = False) -> NetworkOutput:
-        """Map (B, 1, H, W) to logits, activation maps and embedding; ``mirrored`` as for the features."""
-        output = super().forward(images, mirrored=mirrored)
-        if self.histogram_term is None:
-            return output
-        # Opacity gets none: the whole picture's histogram knows window and frame, and no place in the lung.
-        return output._replace(logit=output.logit + self.histogram_term(images, mirrored=mirrored))
 
 
 def _gate(channels: int, attention: bool) -> nn.Module:

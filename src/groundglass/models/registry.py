@@ -1,22 +1,45 @@
-"""What a network costs: parameters, and multiply-accumulate operations at a given input size.
+"""One way to build any network of the catalogue, and to count what it costs.
 
-One way to build any network of the catalogue.
+The networks that Mask-EfficientNet is compared with are timm's, with one input channel and one logit.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
+from typing import cast
 
+import timm
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from groundglass.models.baselines import build_backbone, build_baseline
-from groundglass.models.catalogue import find
+from groundglass.models.catalogue import Entry, find
 from groundglass.models.layers import Network
 from groundglass.models.mask_efficientnet import MaskEfficientNet
 from groundglass.models.weights import load_backbone, load_network, read_weights
+
+
+class VGG(Network):
+    """VGG with its two fully connected layers, as convolutions of 7 x 7 and 1 x 1.
+
+    Its activation map is coarse: the first of them sees 7 x 7 positions at once, so up to an input of
+    224 x 224 pixels the map is a single position; smaller inputs are stretched to 7 x 7 positions.
+    """
+
+    def features(self, images: Tensor) -> Tensor:
+        """The 4096 features of each position, (B, 4096, h, w), of images (B, 1, H, W)."""
+        return cast(Tensor, self.backbone.pre_logits(super().features(images)))  # type: ignore[operator]
+
+
+def build_backbone(entry: Entry) -> nn.Module:
+    """An entry's timm model with one input channel and no classifier, randomly initialised."""
+    backbone = timm.create_model(entry.timm_name, in_chans=1, num_classes=0)
+    for layer in backbone.modules():
+        if isinstance(layer, nn.ReLU6 | nn.SiLU):
+            # Their gradients need their input, which training would have to copy before it is overwritten.
+            layer.inplace = False
+    return backbone
 
 
 def build(
@@ -27,23 +50,18 @@ def build(
     attention: bool = True,
     histogram: bool = True,
     drop_rate: float = 0.2,
-    drop_path_rate: float = 0.0,
-    zero_mean: bool = False,
-    opacity: bool = False,
 ) -> Network:
-    """Build a network of one input channel and one logit, or two.
+    """Build a network of one input channel and one logit.
 
     Args:
-        name: of a registry entry.
-        weights: ``none``, ``imagenet``, or a safetensors file with a timm backbone's state (its first layer
-            may have three input channels, its classifier is left out) or the state of exactly this network.
+        name: of a catalogue entry.
+        weights: ``none``, ``imagenet``, ``c2l``, or a safetensors file with a timm backbone's state (its first
+            layer may have three input channels, its classifier is left out) or the state of exactly this
+            network.
         mask: give Mask-EfficientNet its mask branch; the baselines have none.
         attention: give Mask-EfficientNet its channel gates; the baselines have none.
         histogram: give Mask-EfficientNet its histogram term; the baselines have none.
-        drop_rate: dropout before the logits, 0..1.
-        drop_path_rate: stochastic depth of the backbone, 0..1; DenseNet and VGG have none.
-        zero_mean: bring each image to zero mean and unit variance first, whatever preprocessing did.
-        opacity: give any of them the second logit: is there pneumonia-like opacity, whatever its cause?
+        drop_rate: dropout before the logit, 0..1.
 
     Raises:
         GroundglassError: unknown name.
@@ -51,29 +69,20 @@ def build(
     """
     entry = find(name)
     state = read_weights(entry, weights)
-    backbone = build_backbone(entry, drop_path_rate)
+    backbone = build_backbone(entry)
     if state is not None and not state.whole_network:
         load_backbone(backbone, state)
     network: Network
     if entry.family == "mask-efficientnet":
         network = MaskEfficientNet(
-            backbone,
-            mask=mask,
-            attention=attention,
-            histogram=histogram,
-            drop_rate=drop_rate,
-            zero_mean=zero_mean,
-            opacity=opacity,
+            backbone, mask=mask, attention=attention, histogram=histogram, drop_rate=drop_rate
         )
     else:
-        network = build_baseline(backbone, entry, drop_rate, zero_mean, opacity)
+        kind = VGG if entry.family == "vgg" else Network
+        network = kind(backbone, cast(int, backbone.head_hidden_size), drop_rate)
     if state is not None and state.whole_network:
         load_network(network, state)
     return network
-
-
-SMALLEST_INPUT = 32
-"""Pixels: every network here halves its input five times."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ def measure(
     """Count parameters and operations of a network by name, without holding its numbers or computing any.
 
     Args:
-        name: of a registry entry.
+        name: of a catalogue entry.
         size: side of the square input, in pixels, at least 32.
         mask: count Mask-EfficientNet with its mask branch.
         attention: count it with its channel gates.
@@ -104,18 +113,8 @@ def measure(
     Raises:
         GroundglassError: unknown name.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network = build(name, mask=mask, attention=attention, histogram=histogram).eval()
-        images = torch.empty(1, 1, size, size)
-    operations: list[int] = []
-
-    def count(layer: nn.Conv2d | nn.Linear, _: tuple[Tensor, ...], output: Tensor) -> None:
-        # Every output value is a sum over one row of the weight: a filter's, or a linear layer's inputs.
-        operations.append(output.numel() * prod(layer.weight.shape[1:]))
-
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(count)
-    with torch.no_grad():
-        network(images)
-    return Complexity(sum(parameter.numel() for parameter in network.parameters()), sum(operations))
+        network(torch.empty(1, 1, size, size))
+    # A multiply-accumulate operation is two floating-point operations.
+    return Complexity(sum(each.numel() for each in network.parameters()), counter.get_total_flops() // 2)

@@ -1,11 +1,4 @@
-"""Pictures of slices as DICOM Secondary Capture images, to be looked at beside the slices.
-
-Coded concepts in DICOM reports: SNOMED CT and DICOM where they have one, this project's own otherwise.
-
-Patient and study of DICOM objects that are stored beside the images they speak of.
-
-What is said of a CT series as a DICOM Structured Report, TID 1500 Measurement Report (DICOM PS3.16).
-"""
+"""What is said of a CT series as DICOM objects: a Structured Report (TID 1500, PS3.16) and heat maps."""
 
 from __future__ import annotations
 
@@ -14,7 +7,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -40,70 +33,49 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import JPEGBaseline8Bit
 
-from groundglass.pacs import report as terms
-
 if TYPE_CHECKING:
-    from highdicom.sr import CodedConcept
-    from pydicom import Dataset
-
     from groundglass.reporting.overlay import Picture
 
-SCHEME = "99GROUNDGLASS"
+_SCHEME = "99GROUNDGLASS"
 
 
 def _own(value: str, meaning: str) -> CodedConcept:
-    return CodedConcept(value, SCHEME, meaning)
+    return CodedConcept(value, _SCHEME, meaning)
 
 
-PREDICTIONS = {
+_PREDICTIONS = {
     "COVID": CodedConcept("882784691000119100", "SCT", "Pneumonia caused by SARS-CoV-2"),
     "NonCOVID": _own("NONCOVID", "Anything but COVID-19 pneumonia"),
     "uncertain": _own("UNCERTAIN", "Uncertain whether COVID-19 pneumonia"),
 }
-"""What is found of a slice, by label."""
 
-PROBABILITY = _own("PROBABILITY", "Probability of COVID-19 pneumonia, calibrated")
-SERIES_SCORE = _own("SERIES_SCORE", "Series score: mean of the highest probabilities")
-NOT_RULED_OUT = _own("NOT_RULED_OUT", "Cannot be ruled out")
-OUTCOME = _own("OUTCOME", "RunResult of a slice")
-OUTCOMES = {
+_PROBABILITY = _own("PROBABILITY", "Probability of COVID-19 pneumonia, calibrated")
+_SERIES_SCORE = _own("SERIES_SCORE", "Series score: mean of the highest probabilities")
+_NOT_RULED_OUT = _own("NOT_RULED_OUT", "Cannot be ruled out")
+_OUTCOME = _own("OUTCOME", "Outcome of a slice")
+_OUTCOMES = {
     "refused": _own("REFUSED", "Refused: no axial lung CT slice"),
     "failed": _own("FAILED", "Failed: could not be fetched or read"),
 }
-COUNTS = {
+_COUNTS = {
     "classified": _own("CLASSIFIED", "Slices classified"),
     "refused": _own("SLICES_REFUSED", "Slices refused"),
     "failed": _own("SLICES_FAILED", "Slices failed"),
     "in_score": _own("SLICES_IN_SCORE", "Slices in the series score"),
 }
-SLICES = CodedConcept("{slices}", "UCUM", "slices")
-NO_UNITS = CodedConcept("1", "UCUM", "no units")
-CT_CHEST = CodedConcept("24627-2", "LN", "CT Chest")
-COMMENT = CodedConcept("121106", "DCM", "Comment")
+_SLICES = CodedConcept("{slices}", "UCUM", "slices")
+_NO_UNITS = CodedConcept("1", "UCUM", "no units")
+_CT_CHEST = CodedConcept("24627-2", "LN", "CT Chest")
+_COMMENT = CodedConcept("121106", "DCM", "Comment")
 
 
-def coding_scheme() -> CodingSchemeIdentificationItem:
-    """Says in an object what its codes of :data:`SCHEME` are."""
-    return CodingSchemeIdentificationItem(
-        designator=SCHEME, name="groundglass", responsible_organization="The groundglass maintainers"
-    )
-
-
-TEXTS = (
-    "PatientName",
-    "PatientID",
-    "IssuerOfPatientID",
-    "PatientSex",
-    "PatientAge",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "StudyID",
-    "StudyDescription",
-    "AccessionNumber",
+_TEXTS = (
+    *("PatientName", "PatientID", "IssuerOfPatientID", "PatientSex", "PatientAge"),
+    *("PatientIdentityRemoved", "DeidentificationMethod", "StudyID", "StudyDescription", "AccessionNumber"),
     "ReferringPhysicianName",
 )
-DATES, TIMES = ("PatientBirthDate", "StudyDate"), ("StudyTime",)
-PATIENT_AND_STUDY = (*TEXTS, *DATES, *TIMES, "SpecificCharacterSet", "StudyInstanceUID")
+_DATES, _TIMES = ("PatientBirthDate", "StudyDate"), ("StudyTime",)
+PATIENT_AND_STUDY = (*_TEXTS, *_DATES, *_TIMES, "SpecificCharacterSet", "StudyInstanceUID")
 """What is taken over from an image; objects of one study must agree on it."""
 
 _ALWAYS = frozenset(
@@ -125,21 +97,19 @@ def patient_and_study(image: Dataset) -> Dataset:
     Args:
         image: holds the elements of :data:`PATIENT_AND_STUDY` that its file has.
     """
-    from pydicom import Dataset  # noqa: PLC0415 - slow to import
-
     header = Dataset()
     header.StudyInstanceUID = str(image.StudyInstanceUID)
-    for keyword in TEXTS:
+    for keyword in _TEXTS:
         value = _text(image, keyword)
         if keyword == "PatientSex" and value not in _SEXES:
             value = ""
         if value or keyword in _ALWAYS:
             setattr(header, keyword, value)
-    for keywords, pattern in ((DATES, _DATE), (TIMES, _TIME)):
+    for keywords, pattern in ((_DATES, _DATE), (_TIMES, _TIME)):
         for keyword in keywords:
             value = _text(image, keyword)
             setattr(header, keyword, value if pattern.fullmatch(value) else "")
-    if not all(_text(header, keyword).isascii() for keyword in TEXTS):
+    if not all(_text(header, keyword).isascii() for keyword in _TEXTS):
         header.SpecificCharacterSet = "ISO_IR 192"
     return header
 
@@ -162,13 +132,13 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(0).join(parts)).int}"
 
 
-NAME = "groundglass"
-RESEARCH_USE = "Research use only, no diagnosis"
+_NAME = "groundglass"
+_RESEARCH_USE = "Research use only, no diagnosis"
 _WARNING = (
     "Research use only. Made by software without a person's review; it is no diagnosis and must not be used "
     "for decisions about a patient."
 )
-_SERIES_NUMBER = 9902
+_REPORT_NUMBER = 9902
 
 
 @dataclass(frozen=True)
@@ -205,7 +175,7 @@ class ImageReference:
 
 @dataclass(frozen=True)
 class ClassifiedSlice:
-    """A slice that was judged.
+    """A slice that was classified.
 
     Attributes:
         image: where it is.
@@ -224,7 +194,7 @@ class ClassifiedSlice:
 
 @dataclass(frozen=True)
 class LeftOutSlice:
-    """A slice, or a file, that was not judged.
+    """A slice, or a file, that was not classified.
 
     Attributes:
         image: where it is.
@@ -244,7 +214,7 @@ class SeriesReport:
     Attributes:
         series: its Series Instance UID.
         report_series: Series Instance UID of the report.
-        classified: slices that were judged, in their order along the body.
+        classified: slices that were classified, in their order along the body.
         left_out: slices that were not.
         images: every image of the series.
         series_score: see ``series_score_note``; None where nothing was classified.
@@ -272,7 +242,7 @@ def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorith
 
     Args:
         report: what to say.
-        header: of :func:`groundglass.pacs.report.patient_and_study`.
+        header: what :func:`patient_and_study` gives.
         algorithm: who says it.
     """
     groups = [_series_group(report, algorithm)]
@@ -284,34 +254,44 @@ def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorith
         observation_context=ObservationContext(
             observer_device_context=ObserverContext(codes.DCM.Device, _device(algorithm))
         ),
-        procedure_reported=terms.CT_CHEST,
+        procedure_reported=_CT_CHEST,
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    content[0].ContentSequence.append(_text_dicom_sr(_WARNING))
+    content[0].ContentSequence.append(_comment(_WARNING))
     return EnhancedSR(
         evidence=[_evidence(header, report.series, image) for image in report.images],
         content=content[0],
         series_instance_uid=report.report_series,
-        series_number=_SERIES_NUMBER,
-        series_description=f"{NAME}: {RESEARCH_USE}",
+        series_number=_REPORT_NUMBER,
+        series_description=f"{_NAME}: {_RESEARCH_USE}",
         sop_instance_uid=derived_uid(report.report_series, "report"),
         instance_number=1,
-        manufacturer=NAME,
-        manufacturer_model_name=algorithm.model[:64],
-        device_serial_number=algorithm.bundle,
-        software_versions=algorithm.version,
+        **_equipment(algorithm),
         is_complete=True,
         is_final=False,
-        coding_schemes=[terms.coding_scheme()],
+        coding_schemes=[
+            CodingSchemeIdentificationItem(
+                designator=_SCHEME, name=_NAME, responsible_organization="The groundglass maintainers"
+            )
+        ],
     )
+
+
+def _equipment(algorithm: Algorithm) -> dict[str, Any]:
+    return {
+        "manufacturer": _NAME,
+        "manufacturer_model_name": algorithm.model[:64],
+        "device_serial_number": algorithm.bundle,
+        "software_versions": algorithm.version,
+    }
 
 
 def _device(algorithm: Algorithm) -> DeviceObserverIdentifyingAttributes:
     return DeviceObserverIdentifyingAttributes(
         uid=derived_uid("device", algorithm.bundle),
-        name=NAME,
-        manufacturer_name=NAME,
+        name=_NAME,
+        manufacturer_name=_NAME,
         model_name=algorithm.model,
         serial_number=algorithm.bundle,
     )
@@ -327,9 +307,9 @@ def _series_group(report: SeriesReport, algorithm: Algorithm) -> MeasurementsAnd
     }
     measurements = []
     if report.series_score is not None:
-        measurements.append(_number(terms.SERIES_SCORE, report.series_score, terms.NO_UNITS))
+        measurements.append(_number(_SERIES_SCORE, report.series_score, _NO_UNITS))
         counts["in_score"] = report.slices_in_score
-    measurements += [_number(terms.COUNTS[name], count, terms.SLICES) for name, count in counts.items()]
+    measurements += [_number(_COUNTS[name], count, _SLICES) for name, count in counts.items()]
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(report, "Series"),
         algorithm_id=_identification(
@@ -338,9 +318,9 @@ def _series_group(report: SeriesReport, algorithm: Algorithm) -> MeasurementsAnd
         measurements=measurements,
     )
     if report.series_score is None:
-        group[0].ContentSequence.append(_text_dicom_sr("No slice could be judged; there is no prediction."))
+        group[0].ContentSequence.append(_comment("No slice could be classified; there is no prediction."))
     else:
-        group[0].ContentSequence.append(_text_dicom_sr(report.series_score_note))
+        group[0].ContentSequence.append(_comment(report.series_score_note))
     return group
 
 
@@ -349,17 +329,16 @@ def _slice_group(
 ) -> MeasurementsAndQualitativeEvaluations:
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(report, f"Slice {number}"),
-        finding_type=terms.PREDICTIONS[each.label],
+        finding_type=_PREDICTIONS[each.label],
         algorithm_id=_identification(algorithm),
-        measurements=[_number(terms.PROBABILITY, each.probability, terms.NO_UNITS)],
+        measurements=[_number(_PROBABILITY, each.probability, _NO_UNITS)],
         qualitative_evaluations=[
-            QualitativeEvaluation(terms.NOT_RULED_OUT, terms.PREDICTIONS[label])
-            for label in each.prediction_set
+            QualitativeEvaluation(_NOT_RULED_OUT, _PREDICTIONS[label]) for label in each.prediction_set
         ],
         source_images=[_source(each.image)],
     )
     if each.flags:
-        group[0].ContentSequence.append(_text_dicom_sr(f"Keep in mind: {', '.join(each.flags)}"))
+        group[0].ContentSequence.append(_comment(f"Keep in mind: {', '.join(each.flags)}"))
     return group
 
 
@@ -371,10 +350,10 @@ def _left_out_groups(report: SeriesReport) -> Iterator[MeasurementsAndQualitativ
     for number, ((status, reason), images) in enumerate(by_reason.items(), 1):
         group = MeasurementsAndQualitativeEvaluations(
             tracking_identifier=_tracking(report, f"Left out {number}"),
-            qualitative_evaluations=[QualitativeEvaluation(terms.OUTCOME, terms.OUTCOMES[status])],
+            qualitative_evaluations=[QualitativeEvaluation(_OUTCOME, _OUTCOMES[status])],
             source_images=[_source(image) for image in images],
         )
-        group[0].ContentSequence.append(_text_dicom_sr(reason))
+        group[0].ContentSequence.append(_comment(reason))
         yield group
 
 
@@ -384,7 +363,7 @@ def _tracking(report: SeriesReport, name: str) -> TrackingIdentifier:
 
 def _identification(algorithm: Algorithm, *more: str) -> AlgorithmIdentification:
     return AlgorithmIdentification(
-        name=NAME,
+        name=_NAME,
         version=algorithm.version,
         parameters=[f"bundle {algorithm.bundle}", *more],
     )
@@ -394,8 +373,8 @@ def _number(name: CodedConcept, value: float, unit: CodedConcept) -> Measurement
     return Measurement(name=name, value=round(value, 6), unit=unit)
 
 
-def _text_dicom_sr(text: str) -> TextContentItem:
-    return TextContentItem(terms.COMMENT, text, RelationshipTypeValues.CONTAINS)
+def _comment(text: str) -> TextContentItem:
+    return TextContentItem(_COMMENT, text, RelationshipTypeValues.CONTAINS)
 
 
 def _source(image: ImageReference) -> SourceImageForMeasurementGroup:
@@ -413,7 +392,7 @@ def _evidence(header: Dataset, series: str, image: ImageReference) -> Dataset:
     return evidence
 
 
-_SERIES_NUMBER_DICOM_CAPTURE = 9901
+_HEAT_MAPS_NUMBER = 9901
 _CAPTION_HEIGHT = 28
 _INK = (255, 255, 255)
 
@@ -442,10 +421,10 @@ def secondary_capture(capture: Capture, header: Dataset, algorithm: Algorithm) -
 
     Args:
         capture: what to show.
-        header: of :func:`groundglass.pacs.report.patient_and_study`.
+        header: what :func:`patient_and_study` gives.
         algorithm: who drew it.
     """
-    captioned = _captioned(capture.picture, f"{NAME}: {RESEARCH_USE}. {capture.caption}")
+    captioned = _captioned(capture.picture, f"{_NAME}: {_RESEARCH_USE}. {capture.caption}")
     image = SCImage(
         pixel_array=captioned,
         photometric_interpretation="YBR_FULL_422",
@@ -454,14 +433,11 @@ def secondary_capture(capture: Capture, header: Dataset, algorithm: Algorithm) -
         patient_orientation=("L", "P"),  # asked for here, taken back below
         study_instance_uid=header.StudyInstanceUID,
         series_instance_uid=capture.series,
-        series_number=_SERIES_NUMBER_DICOM_CAPTURE,
-        sop_instance_uid=capture_uid(capture.series, capture.of),
+        series_number=_HEAT_MAPS_NUMBER,
+        sop_instance_uid=derived_uid(capture.series, capture.of.sop_instance, str(capture.of.frame)),
         instance_number=capture.number,
-        manufacturer=NAME,
-        manufacturer_model_name=algorithm.model[:64],
-        device_serial_number=algorithm.bundle,
-        software_versions=algorithm.version,
-        series_description=f"{NAME} heat maps: {RESEARCH_USE}",
+        **_equipment(algorithm),
+        series_description=f"{_NAME} heat maps: {_RESEARCH_USE}",
         patient_id=header.PatientID,
         patient_name=header.PatientName,
         patient_birth_date=header.PatientBirthDate,
@@ -481,16 +457,18 @@ def secondary_capture(capture: Capture, header: Dataset, algorithm: Algorithm) -
     image.LossyImageCompression = "01"
     image.LossyImageCompressionRatio = f"{captioned.nbytes / len(image.PixelData):.2f}"
     image.LossyImageCompressionMethod = "ISO_10918_1"
-    image.SourceImageSequence = [_source_dicom_capture(capture.of)]
+    source = Dataset()
+    source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = (
+        capture.of.sop_class,
+        capture.of.sop_instance,
+    )
+    if capture.of.frame is not None:
+        source.ReferencedFrameNumber = capture.of.frame + 1
+    image.SourceImageSequence = [source]
     image.DerivationDescription = (
-        f"Lungs outlined, and activation map over the cropped slice. {RESEARCH_USE}."
+        f"Lungs outlined, and activation map over the cropped slice. {_RESEARCH_USE}."
     )
     return image
-
-
-def capture_uid(series: str, image: ImageReference) -> str:
-    """SOP Instance UID of the picture of a slice."""
-    return derived_uid(series, image.sop_instance, str(image.frame))
 
 
 def _captioned(picture: Picture, caption: str) -> Picture:
@@ -502,12 +480,3 @@ def _captioned(picture: Picture, caption: str) -> Picture:
     origin = (4, canvas.shape[0] - _CAPTION_HEIGHT // 3)
     cv2.putText(canvas, caption, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, _INK, 1, cv2.LINE_AA)
     return canvas
-
-
-def _source_dicom_capture(image: ImageReference) -> Dataset:
-    source = Dataset()
-    source.ReferencedSOPClassUID = image.sop_class
-    source.ReferencedSOPInstanceUID = image.sop_instance
-    if image.frame is not None:
-        source.ReferencedFrameNumber = image.frame + 1
-    return source

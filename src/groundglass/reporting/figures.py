@@ -1,4 +1,4 @@
-"""Figures of an evaluation and a training, as matplotlib figures and as SVG that follows a page's colours.
+"""Figures of evaluations, trainings and experiments, as matplotlib figures and as SVG that follows a page's colours.
 
 Figures are made without pyplot, so that nothing is registered anywhere and a figure goes when its last
 reference goes. COVID is vermilion and NonCOVID blue throughout (Okabe and Ito's palette, told apart by
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -63,135 +64,104 @@ STYLE: dict[Any, Any] = {
 }
 
 _NO_METADATA: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_GUIDE: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
 
 _Values = NDArray[np.float64]
 
 
-def _square() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.4, 4.0), layout="constrained")
-    axes = figure.add_subplot()
+@contextmanager
+def _axes(width: float = 4.4, height: float = 4.0) -> Iterator[tuple[Figure, Axes]]:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.add_subplot()
+
+
+def _unit_square(axes: Axes) -> None:
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    return figure, axes
 
 
-def roc_figure(
-    false_positive_rate: _Values,
-    true_positive_rate: _Values,
-    auc: float,
-    operating_point: tuple[float, float],
+def curve_figure(
+    curve: tuple[_Values, _Values],
+    label: str,
+    chance: tuple[float, float],
+    point: tuple[float, float] | None,
+    names: tuple[str, str],
 ) -> Figure:
-    """ROC curve.
+    """ROC or precision-recall curve, as steps.
 
     Args:
-        false_positive_rate: of each step of the curve, 0 to 1, shape (S,).
-        true_positive_rate: of each step, 0 to 1, shape (S,).
-        auc: area under the curve.
-        operating_point: false and true positive rate at the threshold in use.
+        curve: values of each step along both axes, 0 to 1, shape (S,) each.
+        label: what the legend says of the curve.
+        chance: height at the left and at the right edge of the line that chance would give.
+        point: of the threshold in use, None where it is undefined.
+        names: of both axes.
     """
-    with mpl.rc_context(STYLE):
-        figure, axes = _square()
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
-        axes.step(
-            false_positive_rate, true_positive_rate, color=NON_COVID, where="post", label=f"AUC {auc:.3f}"
-        )
-        axes.plot(*operating_point, "o", color=COVID, markersize=7, label="threshold in use", clip_on=False)
-        axes.set(xlabel="False positive rate (1 − specificity)", ylabel="True positive rate (recall)")
-        axes.legend(loc="lower right")
+    with _axes() as (figure, axes):
+        _unit_square(axes)
+        axes.plot([0, 1], chance, label="chance", **_GUIDE)
+        axes.step(*curve, color=NON_COVID, where="post", label=label)
+        if point is not None:
+            label = "threshold in use"
+            axes.plot(*point, "o", color=COVID, markersize=7, clip_on=False, label=label)
+        axes.set(xlabel=names[0], ylabel=names[1])
+        axes.legend(loc="best")
         return figure
 
 
-def precision_recall_figure(
-    recall: _Values,
-    precision: _Values,
-    average_precision: float,
-    prevalence: float,
-    operating_point: tuple[float, float] | None,
-) -> Figure:
-    """Precision-recall curve.
+class ReliabilityPoint(NamedTuple):
+    """A filled bin: mean predicted probability, observed share of COVID (both 0 to 1), and its slices."""
+
+    mean_probability: float
+    observed: float
+    slices: int
+
+
+def reliability_figure(points: Sequence[ReliabilityPoint], calibration_error: float) -> Figure:
+    """Reliability diagram.
 
     Args:
-        recall: of each step, falling from 1 to 0, shape (S,).
-        precision: of each step, 0 to 1, shape (S,).
-        average_precision: area under the steps.
-        prevalence: share of COVID in the part, which is the precision of chance.
-        operating_point: recall and precision at the threshold in use, None where precision is undefined.
-    """
-    with mpl.rc_context(STYLE):
-        figure, axes = _square()
-        axes.axhline(prevalence, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
-        label = f"average precision {average_precision:.3f}"
-        axes.step(recall, precision, color=NON_COVID, where="post", label=label)
-        if operating_point is not None:
-            axes.plot(
-                *operating_point, "o", color=COVID, markersize=7, label="threshold in use", clip_on=False
-            )
-        axes.set(
-            xlabel="Recall (share of COVID slices found)", ylabel="Precision (share of COVID calls right)"
-        )
-        axes.legend(loc="lower left")
-        return figure
-
-
-def reliability_figure(
-    mean_probability: Sequence[float],
-    observed: Sequence[float],
-    count: Sequence[int],
-    calibration_error: float,
-) -> Figure:
-    """Reliability diagram of the bins that hold slices.
-
-    Args:
-        mean_probability: of each bin, 0 to 1.
-        observed: share of COVID in each bin, 0 to 1.
-        count: slices in each bin.
+        points: the bins that hold slices, at least one.
         calibration_error: expected calibration error over the bins.
     """
-    with mpl.rc_context(STYLE):
-        figure, axes = _square()
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
+    mean, observed, slices = zip(*points, strict=True)
+    with _axes() as (figure, axes):
+        _unit_square(axes)
+        axes.plot([0, 1], [0, 1], label="perfect", **_GUIDE)
         label = f"calibration error {calibration_error:.3f}"
-        axes.plot(mean_probability, observed, color=NON_COVID, linewidth=1.2, label=label)
-        area = 24 + 160 * np.asarray(count) / max(count)
-        axes.scatter(mean_probability, observed, s=area, color=NON_COVID, zorder=3, clip_on=False)
-        for x, y, number in zip(mean_probability, observed, count, strict=True):
-            below = y > 0.5
-            offset = (0, -10) if below else (0, 10)
-            axes.annotate(
-                str(number), (x, y), xytext=offset, textcoords="offset points", ha="center",
-                va="top" if below else "bottom", fontsize=9, color=MUTED,
-            )  # fmt: skip
+        axes.plot(mean, observed, color=NON_COVID, linewidth=1.2, label=label)
+        area = 24 + 160 * np.asarray(slices) / max(slices)
+        axes.scatter(mean, observed, s=area, color=NON_COVID, zorder=3, clip_on=False)
+        for x, y, number in points:
+            offset, side = ((0, -10), "top") if y > 0.5 else ((0, 10), "bottom")
+            text: dict[str, Any] = {"ha": "center", "va": side, "fontsize": 9, "color": MUTED}
+            axes.annotate(str(number), (x, y), xytext=offset, textcoords="offset points", **text)
         axes.set(xlabel="Mean predicted probability of COVID", ylabel="Observed share of COVID")
         axes.legend(loc="upper left")
         return figure
 
 
-def confusion_figure(
-    *, true_positive: int, false_positive: int, true_negative: int, false_negative: int
-) -> Figure:
-    """Confusion matrix in slices, with the share of each label's row."""
-    counts = np.array([[true_positive, false_negative], [false_positive, true_negative]])
-    colours = [[NON_COVID, COVID], [COVID, NON_COVID]]
+def confusion_figure(counts: Sequence[Sequence[int]]) -> Figure:
+    """Confusion matrix with the share of each label's row.
+
+    Args:
+        counts: slices labelled COVID, called COVID and NonCOVID; then the same of those labelled NonCOVID.
+    """
     words = [["right", "missed"], ["false alarm", "right"]]
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(4.4, 4.0), layout="constrained")
-        axes = figure.add_subplot()
+    with _axes() as (figure, axes):
+        axes.grid(visible=False)
         for row, column in np.ndindex(2, 2):
-            total = int(counts[row].sum())
-            share = counts[row, column] / total if total else 0.0
-            box = (column - 0.47, row - 0.47)
-            axes.add_patch(
-                Rectangle(box, 0.94, 0.94, facecolor=colours[row][column], alpha=0.08 + 0.42 * share)
-            )
-            axes.text(column, row - 0.08, str(counts[row, column]), ha="center", va="center", fontsize=22)
+            total = sum(counts[row])
+            share = counts[row][column] / total if total else 0.0
+            colour: dict[str, Any] = {
+                "facecolor": NON_COVID if row == column else COVID,
+                "alpha": 0.08 + 0.42 * share,
+            }
+            axes.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, **colour))
+            axes.text(column, row - 0.08, str(counts[row][column]), ha="center", va="center", fontsize=22)
             detail = f"{share:.0%} {words[row][column]}" if total else "no such slice"
             axes.text(column, row + 0.24, detail, ha="center", va="center", fontsize=11)
-        axes.set(
-            xlim=(-0.5, 1.5),
-            ylim=(1.5, -0.5),
-            aspect="equal",
-            xlabel="Called (slices)",
-            ylabel="Label (slices)",
-        )
+        axes.set(xlim=(-0.5, 1.5), ylim=(1.5, -0.5), aspect="equal")
+        axes.set(xlabel="Called (slices)", ylabel="Label (slices)")
         axes.set_xticks([0, 1], ["COVID", "NonCOVID"])
         axes.set_yticks([0, 1], ["COVID", "NonCOVID"], rotation=90, va="center")
         axes.spines[:].set_visible(False)
@@ -207,24 +177,14 @@ def histogram_figure(covid: _Values, non_covid: _Values, threshold: float) -> Fi
         non_covid: probabilities of the slices labelled NonCOVID, 0 to 1.
         threshold: where slices are called COVID.
     """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 4.0), layout="constrained")
-        axes = figure.add_subplot()
-        edges = np.linspace(0, 1, 21)
-        up, down = np.histogram(covid, edges)[0], np.histogram(non_covid, edges)[0]
+    edges = np.linspace(0, 1, 21)
+    up, down = np.histogram(covid, edges)[0], np.histogram(non_covid, edges)[0]
+    with _axes(5.6) as (figure, axes):
         axes.bar(edges[:-1], up, 0.046, align="edge", color=COVID, label=f"COVID ({len(covid)})")
-        axes.bar(
-            edges[:-1],
-            -down,
-            0.046,
-            align="edge",
-            color=NON_COVID,
-            label=f"NonCOVID ({len(non_covid)})",
-        )
+        label = f"NonCOVID ({len(non_covid)})"
+        axes.bar(edges[:-1], -down, 0.046, align="edge", color=NON_COVID, label=label)
         axes.axhline(0, color=MUTED, linewidth=0.8)
-        axes.axvline(
-            threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {threshold:g}"
-        )
+        axes.axvline(threshold, label=f"threshold {threshold:g}", **{**_GUIDE, "color": INK})
         reach = max(1, int(up.max()), int(down.max())) * 1.1
         axes.set(xlim=(0, 1), ylim=(-reach, reach))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -234,67 +194,132 @@ def histogram_figure(covid: _Values, non_covid: _Values, threshold: float) -> Fi
         return figure
 
 
-def loss_figure(history: Sequence[Mapping[str, Any]], selected_epoch: int | None = None) -> Figure | None:
-    """Loss on the training and validation parts over the epochs.
-
-    Args:
-        history: one mapping per epoch with ``epoch``, ``train_loss`` and ``val_loss``; values may be missing.
-        selected_epoch: the epoch whose weights are in use, marked where known.
-
-    Returns:
-        The figure, or None where the history holds no loss.
-    """
-    curves = _curves(history, {"train_loss": "training", "val_loss": "validation"})
-    return _training_figure(curves, "Loss (cross-entropy, nats)", selected_epoch)
-
-
-def validation_figure(
-    history: Sequence[Mapping[str, Any]], selected_epoch: int | None = None
+def history_figure(
+    history: Sequence[Mapping[str, float]], curves: Mapping[str, str], label: str, selected: int | None = None
 ) -> Figure | None:
-    """AUC and accuracy on the validation part over the epochs.
+    """Up to two measures over the epochs of a training; None where the history holds neither.
 
     Args:
-        history: one mapping per epoch with ``epoch``, ``val_auc``, ``val_accuracy``; values may be missing.
-        selected_epoch: the epoch whose weights are in use, marked where known.
-
-    Returns:
-        The figure, or None where the history holds neither.
+        history: one mapping per epoch with ``epoch`` and the measures, which may be missing.
+        curves: title of each measure by its key.
+        label: of their axis.
+        selected: the epoch whose weights are in use, marked where known.
     """
-    curves = _curves(history, {"val_auc": "AUC", "val_accuracy": "accuracy"})
-    return _training_figure(curves, "Measure on the validation part", selected_epoch)
-
-
-_Curves = list[tuple[str, list[float], list[float]]]
-
-
-def _curves(history: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> _Curves:
-    curves = []
-    for key, title in names.items():
-        points = [
-            (float(row.get("epoch", number)), float(row[key]))
-            for number, row in enumerate(history)
-            if row.get(key) is not None and np.isfinite(float(row[key]))
-        ]
-        if points:
-            curves.append((title, [x for x, _ in points], [y for _, y in points]))
-    return curves
-
-
-def _training_figure(curves: _Curves, label: str, selected_epoch: int | None) -> Figure | None:
-    if not curves:
-        return None
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        for (title, x, y), colour, marker in zip(curves, (NON_COVID, COVID), ("o", "s"), strict=False):
-            axes.plot(x, y, color=colour, marker=marker, markersize=3.5, label=title)
-        if selected_epoch is not None:
-            label_of_line = f"selected epoch {selected_epoch}"
-            axes.axvline(selected_epoch, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=label_of_line)
+    with _axes(5.6, 3.6) as (figure, axes):
+        for (key, title), colour, marker in zip(curves.items(), (NON_COVID, COVID), "os", strict=False):
+            rows = [row for row in history if row.get(key) is not None and np.isfinite(row[key])]
+            if rows:
+                points = [row["epoch"] for row in rows], [row[key] for row in rows]
+                axes.plot(*points, color=colour, marker=marker, markersize=3.5, label=title)
+        if not axes.lines:
+            return None
+        if selected is not None:
+            axes.axvline(selected, label=f"selected epoch {selected}", **_GUIDE)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="Epoch", ylabel=label)
         axes.legend(loc="best")
         return figure
+
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; curves differ in their dashes as well.
+_COLOURS = (NON_COVID, COVID, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", MUTED)
+_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1), (8, 3), (2, 3))
+
+
+class Estimate(Protocol):
+    """A value over seeds with its interval; None stands for what is undefined."""
+
+    @property
+    def mean(self) -> float | None:
+        """Over the seeds."""
+
+    @property
+    def low(self) -> float | None:
+        """Lower bound."""
+
+    @property
+    def high(self) -> float | None:
+        """Upper bound."""
+
+    @property
+    def values(self) -> Sequence[float | None]:
+        """Of each seed."""
+
+
+def forest_figure(
+    rows: Sequence[str],
+    panels: Mapping[str, Sequence[Estimate]],
+    reference: str | None = None,
+    lines: Mapping[str, float] | None = None,
+) -> Figure:
+    """Rows from top to bottom, measures side by side: mean, 95 % interval, and every seed.
+
+    Args:
+        rows: their titles.
+        panels: by the measure's title, one value per row; rows without a mean stay empty.
+        reference: the row that is drawn in the colour of COVID.
+        lines: by the measure's title, where a dashed line is drawn.
+    """
+    with mpl.rc_context(STYLE):
+        figure = _on_white((2.6 + 3.1 * len(panels), 1.3 + 0.36 * len(rows)))
+        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (title, values) in zip(grid, panels.items(), strict=True):
+            if lines and title in lines:
+                axes.axvline(lines[title], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            for place, (row, value) in enumerate(zip(rows, values, strict=True)):
+                _draw_row(axes, place, value, strong=row == reference)
+            axes.set_title(title, fontsize=11, color=INK)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.grid(visible=False, axis="y")
+            axes.tick_params(axis="y", length=0)
+        grid[0].set_yticks(range(len(rows)), rows)
+        grid[0].set_ylim(len(rows) - 0.5, -0.5)
+        return figure
+
+
+def _draw_row(axes: Axes, place: int, value: Estimate, *, strong: bool) -> None:
+    if value.mean is None:
+        return
+    colour = COVID if strong else NON_COVID
+    if value.low is not None and value.high is not None:
+        axes.plot([value.low, value.high], [place] * 2, color=colour, linewidth=1.6, solid_capstyle="round")
+    seeds = [each for each in value.values if each is not None]
+    axes.plot(seeds, [place + 0.24] * len(seeds), "o", color=colour, markersize=2.6, alpha=0.6)
+    axes.plot(value.mean, place, "D" if strong else "o", color=colour, markersize=5.5)
+
+
+def curves_figure(panels: Mapping[tuple[str, str], Mapping[str, Sequence[Sequence[float]]]]) -> Figure:
+    """Curves over epochs, two panels in a row: thick the mean over seeds, as far as all go, thin each seed.
+
+    Args:
+        panels: by title and label of the vertical axis; by name in the legend, one curve per seed.
+    """
+    with mpl.rc_context(STYLE):
+        height = (len(panels) + 1) // 2
+        figure = _on_white((9.2, 3.5 * height))
+        grid = figure.subplots(height, 2, squeeze=False)
+        for axes, ((title, label), curves) in zip(grid.flat, panels.items(), strict=True):
+            for number, (name, seeds) in enumerate(curves.items()):
+                colour, dashes = _COLOURS[number % len(_COLOURS)], _DASHES[number % len(_DASHES)]
+                for values in seeds if len(seeds) > 1 else ():
+                    axes.plot(range(1, len(values) + 1), values, color=colour, linewidth=0.7, alpha=0.45)
+                common = min(len(values) for values in seeds)
+                mean = np.mean([values[:common] for values in seeds], axis=0)
+                axes.plot(range(1, common + 1), mean, color=colour, dashes=dashes, label=name)
+            axes.set_title(title, fontsize=11, color=INK)
+            axes.set(xlabel="Epoch", ylabel=label)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.legend(loc="best")
+        return figure
+
+
+def _on_white(size: tuple[float, float]) -> Figure:
+    figure = Figure(figsize=size, layout="constrained")
+    paper = Rectangle((0, 0), 1, 1, transform=figure.transFigure, facecolor="white", zorder=-10)
+    # Constrained layout would make room for the paper as if it were a label.
+    paper.set_in_layout(False)
+    figure.add_artist(paper)
+    return figure
 
 
 def svg(figure: Figure) -> str:
@@ -316,11 +341,10 @@ def inline_svg(figure: Figure, name: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", text)
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg\b[^>]*?)\swidth="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg\b[^>]*?)\sheight="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
-    text = re.sub(r'href="#', f'href="#{name}-', text)
+    for size in ("width", "height"):
+        text = re.sub(rf'(<svg\b[^>]*?)\s{size}="[^"]*"', r"\1", text, count=1)
+    for reference in ('id="', "url(#", 'href="#'):
+        text = re.sub(rf"(?<!\w){re.escape(reference)}", f"{reference}{name}-", text)
     # A page's own font is at least as narrow as the one that the layout was computed with.
     text = re.sub(r"'DejaVu Sans'[^;\"]*|font-family: sans-serif", "inherit", text)
     for colour, variable in PAGE_COLOURS.items():

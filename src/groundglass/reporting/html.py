@@ -1,7 +1,4 @@
-"""The HTML report of an evaluation: one file, no request to anywhere, every text escaped.
-
-What every page has in common: the notice at its top and the way its templates are filled.
-"""
+"""HTML pages: one file, no request to anywhere, every text escaped; and the report of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,13 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from matplotlib.figure import Figure
-
-from groundglass.reporting.figures import inline_svg
 
 NOTICE = (
     "Research use only. Not a medical device: no prediction in this report may guide the care of a patient."
+)
+
+
+DATA_NOTICE = (
+    "Slices shown here belong to their publishers, authors and patients. The images of COVID-CT were taken "
+    "from publications and remain under their publishers' terms. Check the terms of the data set before you "
+    "pass this report on."
 )
 
 
@@ -31,24 +31,12 @@ def environment() -> Environment:
     )
 
 
-DATA_NOTICE = (
-    "Slices shown here belong to their publishers, authors and patients. The images of COVID-CT were taken "
-    "from publications and remain under their publishers' terms. Check the terms of the data set before you "
-    "pass this report on."
-)
-
-
 @dataclass(frozen=True)
 class MeasureRow:
-    """One row of the table of measures.
+    """A measure and its interval, each None where it is undefined.
 
-    Attributes:
-        title: the measure's name.
-        value: None where it is undefined.
-        low: lower bound of the interval, None where there is none.
-        high: upper bound of the interval, None where there is none.
-        note: what should be known of it, such as why it is undefined; may be empty.
-        headline: whether the report shows it in large print at the top.
+    ``note`` says what should be known of it, such as why it is undefined; the report shows a ``headline`` in
+    large print at the top.
     """
 
     title: str
@@ -66,47 +54,16 @@ class FigurePanel:
     Attributes:
         name: unique within the report, letters and hyphens.
         title: heading.
-        figure: None where it cannot be drawn.
-        words: what the figure shows, or why it cannot be drawn; read by everybody, screen readers included.
+        svg: an ``<svg>`` element that this package drew, put into the page as it is; None where there is none.
+        words: what the figure shows, or why there is none; read by everybody, screen readers included.
         width: share of a row on a wide screen.
     """
 
     name: str
     title: str
-    figure: Figure | None
+    svg: str | None
     words: str
     width: Literal["third", "half"] = "third"
-
-    @property
-    def svg(self) -> Markup | None:
-        """The figure as inline SVG."""
-        return None if self.figure is None else Markup(inline_svg(self.figure, self.name))  # noqa: S704 - own SVG
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table of texts: caption, heads of the columns, and rows, each headed by its first cell."""
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class DistanceSection:
-    """How far the data lie from the training data.
-
-    Attributes:
-        words: the verdict.
-        limits: what it cannot see.
-        tables: what was measured.
-        figure: None where there is nothing to draw.
-    """
-
-    words: str
-    limits: str
-    tables: Sequence[TextTable]
-    figure: FigurePanel | None
 
 
 @dataclass(frozen=True)
@@ -138,19 +95,22 @@ class GalleryGroup:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a report says, in the order in which it says it."""
+    """Everything a report says, in the order in which it says it.
+
+    ``fit`` says whether a bundle can be relied on for the slices; it is empty for a run.
+    """
 
     title: str
     subtitle: str
     warnings: Sequence[str]
     measures: Sequence[MeasureRow]
     measures_note: str
+    fit: Sequence[MeasureRow]
     figures: Sequence[FigurePanel]
     gallery: Sequence[GalleryGroup]
     gallery_note: str
     facts: Sequence[tuple[str, str]]
     command: str
-    distance: DistanceSection | None = None
 
 
 def render(report: Report) -> str:

@@ -1,7 +1,4 @@
-"""Slices beside what was made of them.
-
-Pictures of slices for people: activation maps over cropped slices, outlines, and data URIs.
-"""
+"""Pictures of slices for people: activation maps over cropped slices, outlines, and data URIs."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ Picture = NDArray[np.uint8]
 
 FOR_COVID = (255, 124, 31)
 AGAINST_COVID = (64, 156, 255)
-FRAME = (255, 221, 87)
+OUTLINE = (255, 221, 87)
 """Colours that stay apart on grey for colour-blind readers."""
 
 _STRENGTH = 0.62
@@ -29,18 +26,14 @@ def grey_picture(pixels: NDArray[np.uint8]) -> Picture:
 
 
 def overlay(cropped: NDArray[np.uint8], activation_map: NDArray[np.floating]) -> Picture:
-    """Lay a class activation map over its cropped slice.
+    """Lay a class activation map over its cropped slice: a picture of shape (H, W, 3).
 
     Orange speaks for COVID, blue against it; the largest magnitude of this map is the most opaque, so that
     colours compare within a slice and not between slices.
 
     Args:
         cropped: grey pixels, shape (H, W).
-        activation_map: contributions to the logit of COVID, shape (h, w); values that are not finite count
-            as none.
-
-    Returns:
-        Shape (H, W, 3).
+        activation_map: contributions to the logit of COVID, shape (h, w); those that are not finite count as 0.
     """
     height, width = cropped.shape
     finite = np.nan_to_num(activation_map.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
@@ -58,7 +51,7 @@ def overlay(cropped: NDArray[np.uint8], activation_map: NDArray[np.floating]) ->
 
 
 def outline_mask(
-    picture: Picture, mask: NDArray[np.bool_], colour: tuple[int, int, int] = FRAME, thickness: int = 1
+    picture: Picture, mask: NDArray[np.bool_], colour: tuple[int, int, int] = OUTLINE, thickness: int = 1
 ) -> Picture:
     """A copy of the picture with the outline of a mask (H, W) drawn onto it."""
     outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
@@ -68,7 +61,10 @@ def outline_mask(
 
 
 def outline_box(
-    picture: Picture, box: tuple[int, int, int, int], colour: tuple[int, int, int] = FRAME, thickness: int = 1
+    picture: Picture,
+    box: tuple[int, int, int, int],
+    colour: tuple[int, int, int] = OUTLINE,
+    thickness: int = 1,
 ) -> Picture:
     """A copy of the picture with a box (left, top, right, bottom; the latter two outside) drawn onto it.
 
@@ -85,12 +81,12 @@ def outline_box(
 def outlined_slice(
     pixels: NDArray[np.uint8], lungs: NDArray[np.bool_], box: tuple[int, int, int, int], side: int
 ) -> Picture:
-    """A slice as a picture with the outlines of its lungs and of its frame.
+    """A slice as a picture with the outlines of its lungs and of its crop.
 
     Args:
         pixels: grey, shape (H, W).
         lungs: mask of the same shape; all False where none were found.
-        box: of the frame in the slice: left, top, right, bottom, the latter two outside.
+        box: of the crop in the slice: left, top, right, bottom, the latter two outside.
         side: pixels of the picture's longer side.
     """
     scale = side / max(pixels.shape)
@@ -121,12 +117,9 @@ def side_by_side(pictures: Sequence[NDArray[np.uint8]], height: int, gap: int = 
     """Pictures brought to one height and set in a row with white gaps.
 
     Args:
-        pictures: uint8, shapes (H, W) grey, or all of them (H, W, 3) in colour.
+        pictures: uint8, shapes (H, W) grey, or all of them (H, W, 3) in colour; so is the row.
         height: of the row in pixels.
         gap: width of the white space between two pictures in pixels.
-
-    Returns:
-        uint8, shape (height, W) or (height, W, 3).
     """
     row: list[NDArray[np.uint8]] = []
     for picture in pictures:

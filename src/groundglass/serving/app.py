@@ -1,49 +1,54 @@
-"""The HTTP API: which address answers with what."""
+"""The HTTP API, version 2, and the web page: which address answers with what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path as FilePath
-from typing import IO, Annotated, Any
+import asyncio
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from functools import partial
+from importlib.resources import files
+from pathlib import PurePath
+from typing import IO, Annotated, Any, cast, get_args
 
+import prometheus_client as prometheus
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, FastAPI, Header, Path, Query
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from groundglass import __version__
-from groundglass.serving import documents, layers, metrics, schemas
-from groundglass.serving.answer import JSON_LINES, PredictionsAnswer
-from groundglass.serving.front import Front
-from groundglass.serving.job import HeatMaps
-from groundglass.serving.problems import (
+from groundglass.inference.writers import json_line
+from groundglass.serving import schemas
+from groundglass.serving.jobs import Job, receive_files
+from groundglass.serving.results import Classified, Result, card_text, predictions_file, report_zip
+from groundglass.serving.schemas import (
+    API,
+    JSON_LINES,
+    MEDIA_TYPES,
+    RESULTS,
+    Export,
+    HeatMaps,
+    Layer,
     Problem,
-    answer_http_error,
-    answer_invalid,
-    answer_problem,
-    busy,
-    internal,
+    problem_responses,
 )
-from groundglass.serving.results import KeptSlice
-from groundglass.serving.schemas import problem_answers
-from groundglass.serving.service import Service
-from groundglass.serving.web_page import page_router
-
-_MARKDOWN, _ZIP, _CSV = "text/markdown", "application/zip", "text/csv"
-_CHUNK = 2**16
+from groundglass.serving.security import PAGE, PAGE_HEADERS
+from groundglass.serving.service import BrokenOffError, Middleware, RequestContext, Service
 
 ResultId = Annotated[str, Path(description="As the answer to the upload has it.", max_length=64)]
 Number = Annotated[int, Path(ge=0, le=2**31, description="Of the prediction, from 0.")]
-Accept = Annotated[str, Header(description="application/json or another kind the address gives.")]
-Wanted = Annotated[
-    HeatMaps,
-    Query(
-        description="Heat maps: none; by link, which keeps pixels and predictions in memory for a while; inline."
-    ),
-]
+Accept = Annotated[str, Header(description="application/json or another media type of the address.")]
+
+_MARKDOWN = "text/markdown"
+_TEXT, _BINARY = {"type": "string"}, {"type": "string", "format": "binary"}
+_PAGE_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_LAST_WORD = 0.5
+"""Seconds from the last line of an answer that breaks off to its end: browsers drop what comes with that."""
 
 
 def create_app(service: Service) -> ASGIApp:
@@ -55,204 +60,287 @@ def create_app(service: Service) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers={
-            Problem: answer_problem,
-            HTTPException: answer_http_error,
-            RequestValidationError: answer_invalid,
-            Exception: answer_problem,
-        },
+        generate_unique_id_function=lambda route: _camel_case(route.name),
+        exception_handlers=dict.fromkeys(
+            (Problem, HTTPException, RequestValidationError, Exception), schemas.answer_error
+        ),
     )
-    for router in (
-        _predictions(service),
-        _results(service),
-        _slices(service),
-        _about(service),
-        page_router(),
-    ):
+    for router in (_predictions(service), _results(service), _service(service), _page()):
         app.include_router(router)
     app.openapi = lambda: _description(app, service)  # type: ignore[method-assign]
-    return Front(app, service)
+    return Middleware(app, service)
+
+
+def _camel_case(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))
 
 
 def _description(app: FastAPI, service: Service) -> dict[str, Any]:
     """The OpenAPI description, made once."""
     if app.openapi_schema is None:
         described = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        parts = described.setdefault("components", {}).setdefault("schemas", {})
+        parts = described["components"]["schemas"]
         parts["ProblemDetails"] = schemas.ProblemDetails.model_json_schema()
         for unused in ("HTTPValidationError", "ValidationError"):
             parts.pop(unused, None)
         # The framework leaves out what is null, which makes examples invalid.
-        answer = described["paths"]["/v1/predictions"]["post"]["responses"]["200"]["content"]
-        answer["application/json"]["examples"] = schemas.PREDICTIONS_EXAMPLES
-        if not service.settings.is_local:
+        answer = described["paths"][f"{API}/predictions"]["post"]["responses"]["200"]["content"]
+        extra = json.loads((files("groundglass.serving") / "openapi.json").read_text(encoding="utf-8"))
+        answer["application/json"]["examples"] = extra["examples"]
+        described["paths"][f"{API}/predictions"]["post"]["requestBody"] = extra["requestBody"]
+        if service.settings.token is not None:
             described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             described["security"] = [{"token": []}]
         app.openapi_schema = described
     return app.openapi_schema
 
 
+class _PredictionsResponse(Response):
+    """Takes an upload when it is sent; what was uploaded is gone before the answer is complete.
+
+    Args:
+        service: that answers.
+        heat_maps: how they are wanted.
+        as_lines: each prediction as a line of JSON as soon as it is known, instead of one document.
+    """
+
+    def __init__(self, service: Service, heat_maps: HeatMaps, *, as_lines: bool) -> None:
+        super().__init__()
+        self._service, self._heat_maps, self._as_lines = service, heat_maps, as_lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; where the client is gone, stop."""
+        results, context = self._service.results, cast("RequestContext", scope["context"])
+        result = results.begin(self._service.bundle.id, keep=self._heat_maps == "link")
+        try:
+            await self._work(result, scope, receive, send)
+        except ClientDisconnect:
+            results.forget(result.id)
+            context.client_gone = True
+            return
+        except Exception as problem:
+            results.forget(result.id)
+            if not context.status or not isinstance(problem, Problem):
+                raise
+            # Too late for another status: the problem is the last line, and the answer stays without its end.
+            context.problem = problem.kind
+            await send({"type": "http.response.body", "body": problem.body() + b"\n", "more_body": True})
+            await asyncio.sleep(_LAST_WORD)
+            raise BrokenOffError from None
+        if self._as_lines:
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await JSONResponse(result.document(results.seconds_left(result)))(scope, receive, send)
+
+    async def _work(self, result: Result, scope: Scope, receive: Receive, send: Send) -> None:
+        """Receive and classify within the time of a request, and as long as the client waits for it.
+
+        When it returns no worker has anything of the upload in hand any more, and the upload is removed.
+        """
+        service, settings = self._service, self._service.settings
+        client = scope["client"][0] if scope.get("client") else ""
+        with service.admit(client), service.uploads.request() as directory:
+            uploaded = await receive_files(Request(scope, receive), directory, settings)
+            scope["context"].files = len(uploaded)
+            job = Job(service.classifier, uploaded, directory.path, self._heat_maps, settings.slices)
+            heavy = any(file.heavy for file in uploaded)
+            work = asyncio.create_task(self._classify(job, result, scope, send, heavy=heavy))
+            gone = asyncio.create_task(_disconnected(receive))
+            try:
+                await asyncio.wait({work, gone}, timeout=settings.seconds, return_when="FIRST_COMPLETED")
+                if work.done():
+                    work.result()
+                elif gone.done():
+                    raise ClientDisconnect
+                else:
+                    detail = f"The request took more than {settings.seconds:g} seconds; send fewer files at a time."
+                    raise Problem("too-slow", detail, retry_after=30)
+            finally:
+                gone.cancel()
+                work.cancel()
+                await asyncio.wait({work})
+
+    async def _classify(self, job: Job, result: Result, scope: Scope, send: Send, *, heavy: bool) -> None:
+        service, context = self._service, cast("RequestContext", scope["context"])
+        turn: AbstractAsyncContextManager[object] = service.heavy if heavy else nullcontext()
+        async with turn, aclosing(job.predictions(service.workers)) as predictions:
+            async for classified in predictions:
+                if classified.kept is not None:
+                    service.results.keep_slice(result, context.slices, classified.kept)
+                result.add(classified)
+                context.slices += 1
+                label = classified.prediction.label or ""
+                service.metrics.predictions.labels(classified.prediction.status.value, label).inc()
+                if self._as_lines:
+                    await self._send(self._line(classified), result, context, send)
+                elif self._heat_maps == "inline":
+                    result.heat_maps.append(classified.heat_map)
+        if self._as_lines and not context.status:
+            await self._send(b"", result, context, send)
+
+    def _line(self, classified: Classified) -> bytes:
+        if self._heat_maps != "inline":
+            return json_line(classified.prediction)
+        row = {**classified.prediction.as_row(), "heat_map": classified.heat_map}
+        return json.dumps(row).encode() + b"\n"
+
+    async def _send(self, line: bytes, result: Result, context: RequestContext, send: Send) -> None:
+        if not context.status:
+            headers = [(b"content-type", JSON_LINES.encode())]
+            headers += [(b"content-location", result.address.encode())] if result.id else []
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": line, "more_body": True})
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Wait until the client closes the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def _predictions(service: Service) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["predictions"])
+    router = APIRouter(prefix=API, tags=["predictions"])
+    answer = {
+        "model": schemas.Predictions,
+        "description": "The predictions; with Accept: application/x-ndjson line by line as they are made.",
+        "content": {JSON_LINES: {"schema": {**_TEXT, "description": "Each line is a PredictionRow."}}},
+    }
 
     @router.post(
         "/predictions",
-        responses={200: schemas.PREDICTIONS_ANSWER, **problem_answers(408, 413, 415, 422, 429, 503)},
-        openapi_extra=schemas.UPLOAD,
+        responses={200: answer, **problem_responses(408, 413, 415, 422, 429, 503)},
         response_class=Response,
     )
-    async def find(heat_maps: Wanted = "none", accept: Accept = "*/*") -> Response:
-        """What the model says of every slice of one or many files."""
-        return PredictionsAnswer(service, heat_maps, as_lines=JSON_LINES in accept)
+    async def create_predictions(
+        heat_maps: Annotated[
+            HeatMaps, Query(description="By link keeps pixels in memory for a while.")
+        ] = "none",
+        accept: Accept = "*/*",
+    ) -> Response:
+        """The model's prediction for every slice of one or many files."""
+        return _PredictionsResponse(service, heat_maps, as_lines=JSON_LINES in accept)
 
     return router
 
 
 def _results(service: Service) -> APIRouter:
-    router = APIRouter(prefix=documents.RESULTS, tags=["results"], responses=problem_answers(404, 422))
+    router = APIRouter(prefix=RESULTS + "/{result}", tags=["results"], responses=problem_responses(404, 422))
 
-    @router.get("/{result}", responses={200: {"model": schemas.Predictions}})
-    async def look(result: ResultId) -> Response:
+    @router.get("", responses={200: {"model": schemas.Predictions}})
+    async def get_result(result: ResultId) -> Response:
         """The answer to an upload once more, as far as it has come."""
         found = service.results.get(result)
-        document = documents.predictions_document(found, service.results.seconds_left(found))
-        return JSONResponse(document)
+        return JSONResponse(found.document(service.results.seconds_left(found)))
 
-    @router.delete("/{result}", status_code=204, response_class=Response)
-    async def forget(result: ResultId) -> Response:
+    @router.delete("", status_code=204, response_class=Response)
+    async def delete_result(result: ResultId) -> Response:
         """Forget a result now."""
         service.results.forget(service.results.get(result).id)
         return Response(status_code=204)
 
-    @router.get("/{result}/predictions.jsonl", responses={200: _content(JSON_LINES)}, response_class=Response)
-    async def lines(result: ResultId) -> Response:
-        """The lines of `groundglass predict --json`."""
-        content = documents.json_lines(service.results.get(result).predictions)
-        return _download(content, JSON_LINES, "predictions.jsonl")
-
-    @router.get("/{result}/predictions.csv", responses={200: _content(_CSV)}, response_class=Response)
-    async def table(result: ResultId) -> Response:
-        """The table of `groundglass predict --csv`."""
-        content = documents.csv_table(service.results.get(result).predictions)
-        return _download(content, _CSV, "predictions.csv")
-
     @router.get(
-        "/{result}/report.zip",
-        responses={200: _content(_ZIP, binary=True), **problem_answers(503)},
+        "/{export}",
+        responses={200: _content(get_args(Export)), **problem_responses(503)},
         response_class=Response,
     )
-    async def report(result: ResultId) -> Response:
-        """The folder of `groundglass predict --output`: report.html, tables, pictures."""
+    async def export_result(result: ResultId, export: Export) -> Response:
+        """What `groundglass predict` prints with --json or --csv, or writes with --output."""
         found = service.results.get(result)
+        headers = {"Content-Disposition": f'attachment; filename="{export}"'}
+        if export != "report.zip":
+            content = predictions_file(found.predictions, export.rpartition(".")[2])
+            return Response(content, media_type=MEDIA_TYPES[export], headers=headers)
+        if service.reporting.statistics().tasks_waiting >= service.settings.requests:
+            raise Problem("busy", "As many reports are being made as there may be.", retry_after=30)
         predictions, slices = list(found.predictions), dict(found.slices)
+        with service.uploads.request() as directory:
+            directory.path.mkdir()
+            make = partial(report_zip, service.bundle, predictions, slices, directory.path)
+            packed = await run_sync(make, limiter=service.reporting)
+        return StreamingResponse(_chunks(packed), media_type=MEDIA_TYPES[export], headers=headers)
 
-        def make(folder: FilePath) -> IO[bytes]:
-            return documents.report_zip(service.bundle, predictions, slices, folder)
-
-        if service.reporting.statistics().tasks_waiting >= service.settings.capacity.requests:
-            raise busy("As many reports are being made as there may be.", retry_after=30)
-        with service.scratch.folder() as folder:
-            packed = await run_sync(make, folder.path, limiter=service.reporting)
-        return StreamingResponse(_chunks(packed), media_type=_ZIP, headers=_named("report.zip"))
-
-    return router
-
-
-def _slices(service: Service) -> APIRouter:
-    router = APIRouter(
-        prefix=documents.RESULTS + "/{result}/slices/{number}",
-        tags=["slices"],
-        responses=problem_answers(404, 422),
+    @router.get(
+        "/slices/{number}/{layer}", responses={200: _content(get_args(Layer))}, response_class=Response
     )
-
-    async def layer(
-        result: str, number: int, draw: Callable[[KeptSlice], bytes | None], media_type: str
-    ) -> Response:
+    async def get_layer(result: ResultId, number: Number, layer: Layer) -> Response:
+        """One layer of a slice: in the lung window or grey; outlines; heat map; Hounsfield units (int16)."""
         kept = service.results.slice(result, number)
-        content = await run_sync(draw, kept, limiter=service.drawing)
+        content = await run_sync(kept.layer, layer, limiter=service.drawing)
         if content is None:
-            raise Problem(404, "no-such-layer", "The slice has none: see the links of its prediction.")
-        return Response(content, media_type=media_type)
-
-    @router.get("/picture.png", responses={200: _content("image/png", binary=True)}, response_class=Response)
-    async def picture(result: ResultId, number: Number) -> Response:
-        """The slice in the lung window, or in grey as its file has it."""
-        return await layer(result, number, layers.grey_png, "image/png")
-
-    @router.get("/heat_map.png", responses={200: _content("image/png", binary=True)}, response_class=Response)
-    async def heat_map(result: ResultId, number: Number) -> Response:
-        """What speaks for COVID (orange) and against it (blue), else transparent; lies on the picture."""
-        return await layer(result, number, layers.heat_map_png, "image/png")
-
-    @router.get("/outline.svg", responses={200: _content("image/svg+xml")}, response_class=Response)
-    async def outline(result: ResultId, number: Number) -> Response:
-        """Outlines of the lungs and of what the network was shown; lies on the picture."""
-        return await layer(result, number, layers.outline_svg, "image/svg+xml")
-
-    @router.get(
-        "/hounsfield.raw",
-        responses={200: _content("application/octet-stream", binary=True)},
-        response_class=Response,
-    )
-    async def hounsfield(result: ResultId, number: Number) -> Response:
-        """Hounsfield units row by row, little-endian signed 16-bit numbers: for any window and level."""
-        return await layer(result, number, layers.hounsfield_bytes, "application/octet-stream")
+            raise Problem("no-such-layer", "The slice has none: see the links of its prediction.")
+        return Response(content, media_type=MEDIA_TYPES[layer])
 
     return router
 
 
-def _about(service: Service) -> APIRouter:
-    router = APIRouter(tags=["service"], responses=problem_answers())
+def _service(service: Service) -> APIRouter:
+    router = APIRouter(tags=["service"], responses=problem_responses())
 
     @router.get(
-        "/v1/model",
+        f"{API}/model",
         responses={
-            200: {"model": schemas.Model, "content": {_MARKDOWN: {"schema": {"type": "string"}}}},
-            **problem_answers(422),
+            200: {"model": schemas.Model, "content": {_MARKDOWN: {"schema": _TEXT}}},
+            **problem_responses(422),
         },
     )
-    async def model(accept: Accept = "*/*") -> Response:
+    async def get_model(accept: Accept = "*/*") -> Response:
         """The model card; with Accept: text/markdown as people read it."""
+        bundle, card = service.bundle, card_text(service.bundle)
         if _MARKDOWN in accept:
-            return Response(documents.card_text(service.bundle), media_type=_MARKDOWN)
-        return JSONResponse(documents.model_document(service.bundle))
+            return Response(card, media_type=_MARKDOWN)
+        info = bundle.info.model_dump(mode="json", exclude={"files", "id", "format"})
+        return JSONResponse({**info, "bundle": bundle.id, "precision": bundle.precision, "card": card})
 
     @router.get("/healthz", responses={200: {"model": schemas.Health}})
-    async def healthz() -> Response:
+    async def get_health() -> Response:
         """Whether the process works; otherwise start another one."""
-        if not service.workers.alive:
-            raise internal()
         return JSONResponse({"status": "ok"})
 
-    @router.get("/readyz", responses={200: {"model": schemas.Health}, **problem_answers(503)})
-    async def readyz() -> Response:
+    @router.get("/readyz", responses={200: {"model": schemas.Health}, **problem_responses(503)})
+    async def get_readiness() -> Response:
         """Whether new requests are welcome."""
-        if not service.is_ready:
-            raise busy("The service is ending; ask another one.", kind="not-ready", retry_after=5)
+        if service.draining:
+            raise Problem("not-ready", "The service is ending; use another one.", retry_after=5)
         return JSONResponse({"status": "ok"})
 
-    @router.get("/metrics", responses={200: _content("text/plain")}, response_class=Response)
-    async def figures() -> Response:
+    @router.get("/metrics", responses={200: _content(["text/plain"])}, response_class=Response)
+    async def get_metrics() -> Response:
         """Figures for Prometheus."""
-        return Response(service.metrics.page(), headers={"Content-Type": metrics.MEDIA_TYPE})
+        content = prometheus.generate_latest(service.metrics.registry)
+        return Response(content, headers={"Content-Type": prometheus.CONTENT_TYPE_LATEST})
 
     return router
 
 
-def _content(media_type: str, *, binary: bool = False) -> dict[str, Any]:
-    schema = {"type": "string", "format": "binary"} if binary else {"type": "string"}
-    return {"description": "As the address says.", "content": {media_type: {"schema": schema}}}
+def _page() -> APIRouter:
+    """The web page's files, which lie beside this module; they are no part of the API's description."""
+    router = APIRouter(include_in_schema=False)
+    entries = (files("groundglass.serving") / "page").iterdir()
+    known = {
+        entry.name: entry.read_bytes() for entry in entries if PurePath(entry.name).suffix in _PAGE_TYPES
+    }
+
+    @router.get("/")
+    @router.get(PAGE + "{name}")
+    async def get_page(name: str = "index.html") -> Response:
+        """The page, or a file of it."""
+        if name not in known:
+            raise HTTPException(404)
+        return Response(known[name], media_type=_PAGE_TYPES[PurePath(name).suffix], headers=PAGE_HEADERS)
+
+    return router
 
 
-def _named(name: str) -> dict[str, str]:
-    return {"Content-Disposition": f'attachment; filename="{name}"'}
-
-
-def _download(content: bytes, media_type: str, name: str) -> Response:
-    return Response(content, media_type=media_type, headers=_named(name))
+def _content(names: Iterable[str]) -> dict[str, Any]:
+    """OpenAPI's description of files, by their names or media types."""
+    types = {MEDIA_TYPES.get(name, name) for name in names}
+    text = [each for each in types if each.startswith(("text/", JSON_LINES))]
+    content = {each: {"schema": _TEXT if each in text else _BINARY} for each in sorted(types)}
+    return {"description": "As the address says.", "content": content}
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
     with stream:
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(2**16):
             yield chunk

@@ -1,13 +1,127 @@
-"""What the API takes and gives, for its OpenAPI description; answers are held against it by tests."""
+"""What the API accepts and returns: predictions, results, and problem details (RFC 9457)."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Literal
 
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
-from groundglass.serving.answer import JSON_LINES
-from groundglass.serving.problems import MEDIA_TYPE
+from groundglass.errors import GroundglassError
+
+API = "/v2"
+RESULTS = f"{API}/results"
+JSON_LINES = "application/x-ndjson"
+PROBLEM_JSON = "application/problem+json"
+
+Layer = Literal["picture.png", "outline.svg", "heat_map.png", "hounsfield.raw"]
+Export = Literal["predictions.jsonl", "predictions.csv", "report.zip"]
+HeatMaps = Literal["none", "link", "inline"]
+MEDIA_TYPES: Mapping[str, str] = {
+    "picture.png": "image/png",
+    "outline.svg": "image/svg+xml",
+    "heat_map.png": "image/png",
+    "hounsfield.raw": "application/octet-stream",
+    "predictions.jsonl": JSON_LINES,
+    "predictions.csv": "text/csv",
+    "report.zip": "application/zip",
+}
+
+_KINDS = {
+    400: "bad-request",
+    401: "unauthorized",
+    403: "cross-site",
+    404: "not-found no-such-result no-such-slice no-such-layer",
+    405: "method-not-allowed",
+    408: "upload-too-slow",
+    410: "gone",
+    413: "upload-too-large too-many-files too-many-slices",
+    415: "unsupported-media-type",
+    421: "misdirected-request",
+    422: "invalid-request",
+    429: "too-many-requests",
+    500: "internal-error",
+    503: "busy too-slow not-ready",
+}
+"""Kinds of problem by the status of their answers."""
+
+_STATUS = {kind: status for status, kinds in _KINDS.items() for kind in kinds.split()}
+
+
+class Problem(GroundglassError):  # noqa: N818 - the name RFC 9457 gives it
+    """A request that is not answered as it was meant to be.
+
+    Args:
+        kind: last part of the problem's ``type``.
+        detail: what is wrong with this request and what to do.
+        retry_after: seconds after which the same request may succeed.
+        headers: of the answer.
+        errors: of each parameter.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        *,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        errors: list[dict[str, str]] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.kind, self.status = kind, _STATUS[kind]
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
+        self._members = {} if errors is None else {"errors": errors}
+
+    def body(self) -> bytes:
+        """The answer's content; text that UTF-8 cannot hold is escaped."""
+        title = self.kind.replace("-", " ").capitalize()
+        members = {"type": f"urn:groundglass:problem:{self.kind}", "title": title, "status": self.status}
+        return json.dumps({**members, "detail": str(self), **self._members}).encode()
+
+    def response(self) -> Response:
+        """The answer."""
+        return Response(self.body(), self.status, self.headers, PROBLEM_JSON)
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """The answer to any error; of the service's own faults the client learns nothing."""
+    if isinstance(error, RequestValidationError):
+        errors = [{"parameter": ".".join(map(str, e["loc"])), "reason": e["msg"]} for e in error.errors()]
+        detail = "; ".join(f"{each['parameter']}: {each['reason']}" for each in errors)
+        error = Problem("invalid-request", f"{detail}.", errors=errors)
+    elif isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        detail = "This address does not take this method; see the header Allow."
+        error = Problem("method-not-allowed", detail, headers=error.headers)
+    elif isinstance(error, HTTPException) and request.url.path.startswith("/v1/"):
+        error = Problem("gone", f"Version 1 of this interface is gone; its successor is below {API}/.")
+    elif isinstance(error, HTTPException):
+        error = Problem("not-found", "There is nothing at this address; /openapi.json lists those there are.")
+    elif not isinstance(error, Problem):
+        detail = "The service failed on this request; its log says where, under the answer's X-Request-ID."
+        error = Problem("internal-error", detail)
+    return error.response()
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of the problems that an address may answer with."""
+    schema = {"$ref": "#/components/schemas/ProblemDetails"}
+    return {
+        status: {
+            "description": _KINDS[status].replace(" ", ", "),
+            "content": {PROBLEM_JSON: {"schema": schema}},
+            "headers": {"Retry-After": {"schema": {"type": "integer"}}} if status in {429, 503} else {},
+        }
+        for status in sorted({400, 401, 403, 405, 421, 500, *statuses})
+    }
 
 
 class _Schema(BaseModel):
@@ -15,7 +129,7 @@ class _Schema(BaseModel):
 
 
 class ImageLinks(_Schema):
-    """Layers of a slice; picture, outline and heat map have the slice's size and lie on each other."""
+    """Layers of a slice; picture, outline and heat map have its size and lie on each other."""
 
     rows: int
     columns: int
@@ -26,7 +140,7 @@ class ImageLinks(_Schema):
 
 
 class PredictionRow(_Schema):
-    """What is said of one slice, as ``groundglass predict --json`` says it."""
+    """The prediction of one slice, as ``groundglass predict --json`` prints it."""
 
     file: str
     frame: int | None
@@ -39,22 +153,8 @@ class PredictionRow(_Schema):
     prediction_set: list[str]
     flags: list[str]
     bundle: str
-    image: ImageLinks | None = Field(None, description="Where heat_maps=link was asked for.")
-    heat_map: str | None = Field(
-        None, description="A PNG as data URI, of the slice's size; where heat_maps=inline was asked for."
-    )
-
-
-class Counts(_Schema):
-    """How many slices came out how."""
-
-    total: int
-    ok: int
-    refused: int
-    failed: int
-    covid: int
-    non_covid: int
-    uncertain: int
+    image: ImageLinks | None = Field(None, description="With heat_maps=link.")
+    heat_map: str | None = Field(None, description="A PNG as data URI; with heat_maps=inline.")
 
 
 class Curve(_Schema):
@@ -67,7 +167,7 @@ class Curve(_Schema):
 
 
 class Series(_Schema):
-    """What is said of one series or volume."""
+    """The predictions of one series or volume together."""
 
     series: str | None
     place: str
@@ -84,32 +184,23 @@ class Series(_Schema):
     predictions: list[int] = Field(description="Numbers of its predictions, from 0.")
 
 
-class ResultLinks(_Schema):
-    """Where a result is found as long as it is kept."""
-
-    self: str
-    jsonl: str
-    csv: str
-    report: str
-
-
 class Kept(_Schema):
     """How to come back to a result."""
 
     id: str
     seconds_left: int
-    links: ResultLinks
+    links: dict[Literal["self", "jsonl", "csv", "report"], str]
 
 
 class Predictions(_Schema):
-    """What is said of an upload."""
+    """The predictions of an upload."""
 
     bundle: str
-    counts: Counts
+    counts: dict[Literal["total", "ok", "refused", "failed", "covid", "non_covid", "uncertain"], int]
     series_score: str = Field(description="What the series scores are.")
     series: list[Series]
     predictions: list[PredictionRow]
-    kept: Kept | None = Field(description="Where heat_maps=link was asked for.")
+    kept: Kept | None = Field(description="With heat_maps=link.")
 
 
 class Model(BaseModel):
@@ -139,146 +230,7 @@ class ProblemDetails(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str
-    title: str
-    status: int
-    detail: str
-
-
-_ROW = {
-    "file": "series/slice-041.dcm",
-    "frame": None,
-    "series": "1.2.840.113619.2.55",
-    "position": -121.5,
-    "status": "ok",
-    "reason": None,
-    "probability": 0.91,
-    "label": "COVID",
-    "prediction_set": ["COVID"],
-    "flags": [],
-    "bundle": "93ca333d9732-int8",
-}
-_RESULT = "/v1/results/4fWq0x1f8Q5cVgk2nJ7bYw"
-_IMAGE = {
-    "rows": 512,
-    "columns": 512,
-    "picture": f"{_RESULT}/slices/0/picture.png",
-    "outline": f"{_RESULT}/slices/0/outline.svg",
-    "heat_map": f"{_RESULT}/slices/0/heat_map.png",
-    "hounsfield": f"{_RESULT}/slices/0/hounsfield.raw",
-}
-_COUNTS = {"total": 1, "ok": 1, "refused": 0, "failed": 0, "covid": 1, "non_covid": 0, "uncertain": 0}
-_SERIES = {
-    "series": "1.2.840.113619.2.55",
-    "place": "series",
-    "slices": 1,
-    "classified": 1,
-    "refused": 0,
-    "failed": 0,
-    "positive": 1,
-    "negative": 0,
-    "uncertain": 0,
-    "series_score": 0.91,
-    "slices_in_score": 1,
-    "curve": {"axis": "mm", "at": [-121.5], "probability": [0.91], "label": ["COVID"]},
-    "predictions": [0],
-}
-_PLAIN = {
-    "bundle": "93ca333d9732-int8",
-    "counts": _COUNTS,
-    "series_score": "Mean of the highest fifth of the calibrated probabilities of COVID.",
-    "series": [_SERIES],
-    "predictions": [_ROW],
-    "kept": None,
-}
-_KEPT = {
-    "id": _RESULT.rpartition("/")[2],
-    "seconds_left": 900,
-    "links": {
-        "self": _RESULT,
-        "jsonl": f"{_RESULT}/predictions.jsonl",
-        "csv": f"{_RESULT}/predictions.csv",
-        "report": f"{_RESULT}/report.zip",
-    },
-}
-PREDICTIONS_EXAMPLES: dict[str, Any] = {
-    "none": {"summary": "heat_maps=none", "value": _PLAIN},
-    "link": {
-        "summary": "heat_maps=link",
-        "value": {**_PLAIN, "predictions": [{**_ROW, "image": _IMAGE}], "kept": _KEPT},
-    },
-    "inline": {
-        "summary": "heat_maps=inline",
-        "value": {**_PLAIN, "predictions": [{**_ROW, "heat_map": "data:image/png;base64,iVBORw0KGgo="}]},
-    },
-}
-PREDICTIONS_ANSWER: dict[str, Any] = {
-    "model": Predictions,
-    "description": "What was found; with Accept: application/x-ndjson line by line as it is found.",
-    "content": {
-        "application/json": {"examples": PREDICTIONS_EXAMPLES},
-        JSON_LINES: {"schema": {"type": "string", "description": "Each line is a PredictionRow."}},
-    },
-}
-UPLOAD: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "files": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage or zip. A file "
-                            "name may be a relative path; the part's own name does not matter.",
-                        }
-                    },
-                    "required": ["files"],
-                }
-            }
-        },
-    }
-}
-
-_PROBLEMS: dict[int, tuple[str, str]] = {
-    400: ("bad-request", "The multipart form is damaged: it ends before its last boundary."),
-    401: ("unauthorized", "Send the header Authorization: Bearer, followed by the service's token."),
-    403: ("foreign-origin", "Pages of other sites may not use this service."),
-    404: ("no-such-result", "No result of this id is kept. Send the files again."),
-    405: ("method-not-allowed", "This address does not take this method."),
-    408: ("upload-too-slow", "The upload stopped for 20 seconds, or took more than 300 in all."),
-    413: ("upload-too-large", "The files are larger than the 536,870,912 bytes of one request."),
-    415: ("unsupported-media-type", "Send the files as multipart/form-data."),
-    421: ("misdirected-request", "This service answers to localhost and 127.0.0.1 only."),
-    422: ("invalid-request", "File 1 of the request has no name."),
-    429: ("too-many-requests", "8 uploads of this client are in flight, as many as one may have."),
-    500: ("internal-error", "The service failed on this request."),
-    503: ("busy", "64 uploads are in flight, as many as there may be."),
-}
-_RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
-
-
-def problem_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Descriptions of the problems that an address may answer with, those of every address among them."""
-    return {status: _problem(status) for status in sorted({400, 401, 403, 405, 421, 500, *statuses})}
-
-
-def _problem(status: int) -> dict[str, Any]:
-    kind, detail = _PROBLEMS[status]
-    example = {
-        "type": f"urn:groundglass:problem:{kind}",
-        "title": kind.replace("-", " ").capitalize(),
-        "status": status,
-        "detail": detail,
-    }
-    schema = {"$ref": "#/components/schemas/ProblemDetails"}
-    answer: dict[str, Any] = {
-        "description": example["title"],
-        "content": {MEDIA_TYPE: {"schema": schema, "example": example}},
-    }
-    if status in {429, 503}:
-        answer["headers"] = _RETRY
-    return answer
+    type: str = Field(examples=["urn:groundglass:problem:busy"])
+    title: str = Field(examples=["Busy"])
+    status: int = Field(examples=[503])
+    detail: str = Field(examples=["64 uploads are in flight, as many as there may be."])

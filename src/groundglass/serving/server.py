@@ -1,22 +1,28 @@
-"""The process: listens, tells where, and when told to end finishes what it has taken on."""
+"""The process: listens, tells where, and when told to end finishes what it has accepted."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import socket
 import time
 from types import FrameType
 from typing import Any
 
 import cv2
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from groundglass.errors import ServiceError
 from groundglass.inference.bundle import Bundle
 from groundglass.serving.app import create_app
-from groundglass.serving.logs import configure_logs, log
-from groundglass.serving.protocol import protocol_class
+from groundglass.serving.schemas import PROBLEM_JSON, Problem
+from groundglass.serving.security import configure_logs, log
 from groundglass.serving.service import Service
 from groundglass.serving.settings import Settings
+
+_LAST_CALL = 0.5
+"""Seconds that a connection without a request yet has to send one when the service ends."""
 
 
 def serve(bundle: Bundle, settings: Settings) -> None:
@@ -32,7 +38,7 @@ def serve(bundle: Bundle, settings: Settings) -> None:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn that goes on answering for a moment after it was told to end.
+    """Uvicorn that answers for a moment longer after it was told to end.
 
     In that time ``/readyz`` says no and every answer closes its connection, so that clients go elsewhere and
     none is cut off in the middle.
@@ -40,32 +46,33 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service) -> None:
         self._service, self._ends_at, self._signal = service, float("inf"), ""
-        capacity = service.settings.capacity
+        settings = service.settings
+        protocol = type("Protocol", (_TimedProtocol,), {"timeout": settings.idle_seconds})
         super().__init__(
             uvicorn.Config(
                 create_app(service),
-                host=service.settings.host,
-                port=service.settings.port,
-                http=protocol_class(capacity.idle_seconds),
+                host=settings.host,
+                port=settings.port,
+                http=protocol,
                 ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=round(capacity.seconds + capacity.idle_seconds),
+                timeout_graceful_shutdown=round(settings.seconds + settings.idle_seconds),
             )
         )
 
-    async def startup(self, sockets: Any = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and tell where."""
         try:
             await super().startup(sockets)
         except SystemExit:
-            settings = self._service.settings
+            address = f"{self._service.settings.host}:{self._service.settings.port}"
             raise ServiceError(
-                f"{settings.host}:{settings.port}: cannot be listened at; is the port taken, the host known?"
+                f"{address}: cannot be listened at; choose another --port, or check the name of the --host"
             ) from None
-        address = self.servers[0].sockets[0].getsockname()
-        log("listening", host=address[0], port=address[1], bundle=self._service.bundle.id)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        log("listening", host=host, port=port, bundle=self._service.bundle.id)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end, or end at once where that has begun."""
@@ -73,7 +80,7 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self._service.draining = True
-        self._ends_at = time.monotonic() + self._service.settings.capacity.drain_seconds
+        self._ends_at = time.monotonic() + self._service.settings.drain_seconds
         # Logged by the next tick: the handler may have interrupted a line of the log.
         self._signal = signal.Signals(sig).name
 
@@ -81,12 +88,72 @@ class Server(uvicorn.Server):
         """Called ten times a second: forget what was kept long enough, and end when it is time."""
         self._service.results.expire()
         if self._signal:
-            log("ending", signal=self._signal, in_flight=self._service.admission.in_flight)
+            log("ending", signal=self._signal, in_flight=self._service.in_flight)
             self._signal = ""
         self.should_exit = self.should_exit or time.monotonic() >= self._ends_at
         return await super().on_tick(counter)
 
-    async def shutdown(self, sockets: Any = None) -> None:
-        """Finish what was taken on."""
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what was accepted."""
         await super().shutdown(sockets)
-        log("ended", unfinished=self._service.admission.in_flight)
+        log("ended", unfinished=self._service.in_flight)
+
+
+class _TimedProtocol(HttpToolsProtocol):
+    """Uvicorn's HTTP/1.1, closed where a client keeps the service waiting, with problem details for what is none."""
+
+    timeout = 20.0  # seconds for a request's headers to arrive, and for an answer to be taken
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._headers_timer: asyncio.TimerHandle | None = None
+        self._answer_timer: asyncio.TimerHandle | None = None
+        self._used = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_headers(self.timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._headers_timer, self._answer_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def on_headers_complete(self) -> None:
+        self._used = True
+        if self._headers_timer is not None:
+            self._headers_timer.cancel()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.timeout_keep_alive_task is not None:  # and no request that came early is under way
+            self._expect_headers(self.timeout)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._answer_timer = self.loop.call_later(self.timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+        super().resume_writing()
+
+    def shutdown(self) -> None:
+        # A connection that was just made may bring a request that is on its way.
+        if self._used:
+            super().shutdown()
+        else:
+            self._expect_headers(_LAST_CALL)
+
+    def send_400_response(self, msg: str) -> None:
+        body = Problem("bad-request", "The request is no valid HTTP/1.1.").body()
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}"
+        self.transport.write(f"{head}\r\nconnection: close\r\n\r\n".encode("ascii") + body)
+        self.transport.close()
+
+    def _expect_headers(self, seconds: float) -> None:
+        if self._headers_timer is not None:
+            self._headers_timer.cancel()
+        self._headers_timer = self.loop.call_later(seconds, self.transport.close)

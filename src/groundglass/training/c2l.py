@@ -1,6 +1,4 @@
-"""Pretrain a network on slices without labels: training slices in, weights out, resumable after a kill.
-
-C2L: a network learns to tell slices apart before anybody tells it what is on them.
+"""C2L: a network is pretrained to tell slices apart before it learns what is on them.
 
 Zhou, Yu, Bian, Hu, Ma and Zheng, Comparing to Learn: Surpassing ImageNet Pretraining on Radiographs by
 Comparing Image Representations, MICCAI 2020. Two views of each slice are compared three times: as they are;
@@ -12,8 +10,7 @@ queue as in MoCo).
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,47 +19,46 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
-import yaml
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from groundglass.audit.duplicates import copies_of
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Record
 from groundglass.data.splits import make_split
-from groundglass.errors import DataError, RunError
-from groundglass.files import atomic_path, name_some, write_json, write_text
+from groundglass.errors import DataError
+from groundglass.files import name_some
 from groundglass.imaging.crop import Preprocessing
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
 from groundglass.training.classify import adamw
-from groundglass.training.recipe import PretrainRecipe, SynthesisSection, parse_pretrain_recipe
+from groundglass.training.recipe import PretrainRecipe, SynthesisSection
 from groundglass.training.samples import CONTEXT, Augmentation, EpochBatches, SampleKey, load_cropped
 from groundglass.training.trainer import (
     HISTORY,
-    INFO,
-    RECIPE,
     WEIGHTS,
-    Hardware,
+    FitSettings,
     History,
+    begin_run,
+    finish_run,
     fit,
-    machine,
-    make_trainer,
-    now,
     prepare,
-    read_history,
-    versions,
+    save_weights,
 )
+
+BACKBONE = "backbone.safetensors"
+"""The backbone alone under timm's names, in half precision: what other networks of the family start from."""
 
 TERMS = ("plain", "mixed", "feature_mixed")
 """The three comparisons, each with a queue of its own."""
 
 Views = tuple[Tensor, Tensor, Tensor]
 """First and second view, float32 (B, 1, H, W), and the slices' numbers, int64 (B,)."""
+
+FindCopies = Callable[[Sequence[Record], Sequence[Record]], Sequence[tuple[Record, Record]]]
+"""Pairs of a record of the first and one of the second sequence that show the same slice."""
 
 
 class Encoder(nn.Module):
@@ -153,7 +149,7 @@ class C2L(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine; see :func:`groundglass.training.classify.adamw`."""
         steps = self.steps_per_epoch * self.recipe.training.epochs
-        return adamw(self.student.parameters(), self.recipe.optimiser, steps, self.steps_per_epoch)
+        return adamw(self.student, self.recipe.optimiser, steps, self.steps_per_epoch)
 
     @torch.no_grad()
     def _keys(self, second: Tensor, share: float, partner: Tensor) -> dict[str, Tensor]:
@@ -191,7 +187,7 @@ class C2L(LightningModule):
 
 
 def info_nce(query: Tensor, key: Tensor, queue: Tensor, allowed: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of prediction each query's key among the queue's (van den Oord et al., 2018).
+    """Cross-entropy of finding each query's key among the queue's (van den Oord et al., 2018).
 
     Args:
         query: unit vectors, (B, d).
@@ -213,10 +209,6 @@ def _mix(values: Tensor, share: float, partner: Tensor) -> Tensor:
     return mixed.contiguous(memory_format=torch.channels_last) if mixed.ndim == 4 else mixed
 
 
-BACKBONE = "backbone.safetensors"
-"""The backbone alone under timm's names, in half precision: what other networks of the family start from."""
-
-
 @dataclass(frozen=True)
 class PretrainJob:
     """One pretraining.
@@ -228,7 +220,7 @@ class PretrainJob:
         images: files and folders of slices without labels.
         split: of ``data``.
         seed: of everything random.
-        resume: go on where an earlier start of the same job was stopped.
+        resume: continue where an earlier start of the same job was stopped.
         threads: CPU threads; 0 for one per core.
         accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
         cache: folder for cropped slices.
@@ -246,31 +238,6 @@ class PretrainJob:
     accelerator: str = "auto"
     cache: Path | None = None
     progress: bool = True
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """What a pretraining leaves behind.
-
-    Attributes:
-        path: the run's folder.
-        info: content of ``run.json``.
-        history: one row per epoch.
-    """
-
-    path: Path
-    info: dict[str, Any]
-    history: list[dict[str, float]]
-
-    @property
-    def weights(self) -> Path:
-        """State of the whole network, for exactly this one."""
-        return self.path / WEIGHTS
-
-    @property
-    def backbone(self) -> Path:
-        """State of its backbone, for every network with the same."""
-        return self.path / BACKBONE
 
 
 class TwoViews(Dataset[Views]):
@@ -302,8 +269,12 @@ class TwoViews(Dataset[Views]):
         return first, second, torch.tensor([key.index for key in keys])
 
 
-def pretrain(job: PretrainJob) -> Pretrained:
-    """Pretrain, and leave the weights of the network and of its backbone behind.
+def pretrain(job: PretrainJob, find_copies: FindCopies) -> None:
+    """Pretrain, and leave the weights of the network and of its backbone in the run's folder.
+
+    Args:
+        job: what is asked for.
+        find_copies: looks for copies of held-out slices among the unlabelled ones.
 
     Raises:
         DataError: there are no slices, or an unlabelled one is a held-out slice of the data set.
@@ -311,7 +282,7 @@ def pretrain(job: PretrainJob) -> Pretrained:
     """
     prepare(job.threads)
     recipe = job.recipe
-    records = unlabelled_slices(job)
+    records = unlabelled_slices(job, find_copies)
     preprocessing = recipe.preprocessing.build()
     cropped = load_cropped(records, preprocessing, CONTEXT, job.cache)
     if len(cropped) < 2 * recipe.training.batch_size:
@@ -321,43 +292,33 @@ def pretrain(job: PretrainJob) -> Pretrained:
     torch.manual_seed(job.seed)
     network = build(recipe.network.name, recipe.network.weights)
     batches = EpochBatches(len(cropped), 0, SynthesisSection(), recipe.training.batch_size, job.seed)
-    module = C2L(network, recipe, len(batches), _queue(recipe, len(cropped)), job.seed)
-    _begin(job, cropped.sha256)
+    # At most half the slices, so that no key is older than an epoch.
+    half = len(cropped) // 2
+    module = C2L(network, recipe, len(batches), min(recipe.contrast.queue or half, half), job.seed)
+    begin_run(job.output, recipe, _facts(job, cropped.sha256), job.resume)
     history = History(job.output / HISTORY, len(batches) * recipe.training.batch_size)
-    trainer = make_trainer(
+    settings = FitSettings(
         job.output,
         recipe.training.epochs,
-        [history],
-        Hardware(job.accelerator),
-        gradient_clip=recipe.optimiser.gradient_clip,
+        recipe.optimiser.gradient_clip,
+        job.accelerator,
+        resume=job.resume,
         progress=job.progress,
     )
     views = TwoViews(cropped.pixels, preprocessing, Augmentation(recipe.augmentation, preprocessing.size))
-    fit(trainer, module, DataLoader(views, batch_size=None, sampler=batches), None, resume=job.resume)
-    _finish(job, network, history)
-    return open_pretrained(job.output)
+    fit(module, DataLoader(views, batch_size=None, sampler=batches), None, [history], settings)
+    state = network.state_dict()
+    save_weights(state, job.output / WEIGHTS)
+    save_weights(_backbone(state), job.output / BACKBONE)
+    finish_run(job.output, {"training_seconds": history.seconds})
 
 
-def open_pretrained(path: Path) -> Pretrained:
-    """Open the folder of a pretraining.
-
-    Raises:
-        RunError: it is none, or damaged.
-    """
-    try:
-        info = json.loads((path / INFO).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: no pretraining here ({error})") from None
-    return Pretrained(path, info, read_history(path / HISTORY))
-
-
-def unlabelled_slices(job: PretrainJob) -> list[Record]:
-    """The training part of the data set and the unlabelled slices; no slice that is held out for judging.
+def unlabelled_slices(job: PretrainJob, find_copies: FindCopies) -> list[Record]:
+    """The training part of the data set and the unlabelled slices; no slice that is held out for evaluation.
 
     Raises:
-        DataError: there are none, or an unlabelled slice shows the same as a held-out one, whether it was
-            recoded, rescaled, cropped, given another window or mirrored.
-        ImageError: a held-out slice cannot be read, so that nobody can tell.
+        DataError: there are none, or an unlabelled slice shows the same as a held-out one.
+        ImageError: a held-out slice cannot be read, so that copies of it cannot be found.
     """
     records: list[Record] = []
     held_out: list[Record] = []
@@ -366,89 +327,42 @@ def unlabelled_slices(job: PretrainJob) -> list[Record]:
         split = make_split(manifest, job.split, seed=job.seed)
         for name, indices in split.parts.items():
             (records if name == "train" else held_out).extend(manifest.records[index] for index in indices)
-    outside = [record for path in job.images for record in load_dataset(path).records]
-    if held_out and outside:
-        _refuse_copies(held_out, outside, job.threads or None)
-    records.extend(outside)
+    unlabelled = [record for path in job.images for record in load_dataset(path).records]
+    if held_out and unlabelled and (copies := find_copies(held_out, unlabelled)):
+        name, *others = dict.fromkeys(str(copy.path) for _, copy in copies)
+        more = f" and {len(others)} more such copies ({name_some(others)})" if others else ""
+        raise DataError(
+            f"{name}: shows the same slice as {copies[0][0].path}, which is held out for evaluation; "
+            f"remove it{more} from --images"
+        )
+    records.extend(unlabelled)
     if not records:
         raise DataError("nothing to pretrain on: name a data set with --data, or slices with --images")
     return records
 
 
-def _refuse_copies(held_out: Sequence[Record], outside: Sequence[Record], threads: int | None) -> None:
-    copies = copies_of(held_out, outside, threads=threads)
-    if not copies:
-        return
-    twin = copies[0].first.path
-    name, *others = dict.fromkeys(str(pair.second.path) for pair in copies)
-    more = f" and {len(others)} more such copies ({name_some(others)})" if others else ""
-    raise DataError(
-        f"{name}: shows the same slice as {twin}, which is held out for judging; "
-        f"remove it{more} from --images"
-    )
-
-
-def _queue(recipe: PretrainRecipe, slices: int) -> int:
-    """Keys kept: at most half the slices, so that no key is older than an epoch."""
-    half = max(1, slices // 2)
-    return min(recipe.contrast.queue or half, half)
-
-
-def _begin(job: PretrainJob, hashes: Sequence[str]) -> None:
-    """Create the run's folder, or check that it holds the same job."""
-    fingerprint = hashlib.sha256("".join(hashes).encode()).hexdigest()
-    info = {
-        "finished": False,
+def _facts(job: PretrainJob, hashes: Sequence[str]) -> dict[str, Any]:
+    """What ``run.json`` says of the job; it travels with the weights."""
+    return {
         "kind": "pretraining",
         "recipe": job.recipe.name,
         "network": job.recipe.network.name,
         "weights": job.recipe.network.weights,
+        "preprocessing": job.recipe.preprocessing.model_dump(mode="json"),
+        "epochs": job.recipe.training.epochs,
         "seed": job.seed,
         "split": job.split if job.data else None,
         "data": job.data.resolve().name if job.data else None,
         "images": [path.resolve().name for path in job.images],
         "slices": len(hashes),
-        "fingerprint": fingerprint,
+        "fingerprint": hashlib.sha256("".join(hashes).encode()).hexdigest(),
     }
-    path = job.output / INFO
-    if path.exists():
-        if not job.resume:
-            raise RunError(
-                f"{job.output}: holds a run already; go on with --resume or choose another --output"
-            )
-        _check_same(job, fingerprint)
-        return
-    if job.output.exists() and any(job.output.iterdir()):
-        raise RunError(f"{job.output}: is not empty and holds no run; choose another --output")
-    write_text(job.output / RECIPE, job.recipe.to_yaml())
-    write_json(path, {**info, "started": now(), "versions": versions(), "machine": machine()})
 
 
-def _check_same(job: PretrainJob, fingerprint: str) -> None:
-    before = open_pretrained(job.output).info
-    fields = yaml.safe_load((job.output / RECIPE).read_text(encoding="utf-8"))
-    same = before.get("seed") == job.seed and before.get("fingerprint") == fingerprint
-    if not same or parse_pretrain_recipe(fields, str(job.output / RECIPE)) != job.recipe:
-        raise RunError(
-            f"{job.output}: cannot resume, recipe, seed or slices have changed; choose another --output"
-        )
-
-
-def _finish(job: PretrainJob, network: Network, history: History) -> None:
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    _save(state, job.output / WEIGHTS)
+def _backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     start = "backbone."
-    backbone = {
+    return {
         name.removeprefix(start): value.half() if value.is_floating_point() else value
         for name, value in state.items()
         if name.startswith(start)
     }
-    _save(backbone, job.output / BACKBONE)
-    info = open_pretrained(job.output).info
-    seconds = round(sum(row["seconds"] for row in history.rows), 1)
-    write_json(job.output / INFO, {**info, "finished": True, "ended": now(), "training_seconds": seconds})
-
-
-def _save(state: dict[str, Tensor], path: Path) -> None:
-    with atomic_path(path) as temporary:
-        save_file(state, temporary)

@@ -1,7 +1,4 @@
-"""INT8 models: static quantisation by ONNX Runtime, calibrated on training slices.
-
-A trained network as an ONNX file, and the proof that it says the same.
-"""
+"""A trained network as an ONNX model, in floating point or quantised to INT8, and how far it differs."""
 
 from __future__ import annotations
 
@@ -41,6 +38,18 @@ values above 1."""
 
 _BATCH = 16
 
+# Operators that run in 8 bits; what is left out, such as the mask's histogram, stays in floating point.
+_OPERATORS = ("Conv", "Clip", "Relu", "Add", "Mul", "GlobalAveragePool")
+# Numbers of first convolutions that may stay in floating point: a slice's fine grey steps are lost there.
+_FLOATING = (4, 10, 20)
+# Candidates that differ from the fp32 model by no more than this share above the least difference are as good
+# as the closest; of these the one with the fewest convolutions in floating point is smallest and fastest.
+_AS_GOOD = 0.15
+# Calibration by extremes: more slices only bring more outliers.
+_CALIBRATING = 192
+_CALIBRATION_BATCH = 8
+_SEED = 0
+
 
 def to_onnx(network: nn.Module, size: int) -> bytes:
     """Export a network in evaluation mode, with a batch of any length; of its outputs, those of ``OUTPUTS``.
@@ -51,12 +60,10 @@ def to_onnx(network: nn.Module, size: int) -> bytes:
     """
     # Two images: a batch of one would be taken for a constant. NCHW: the file's layout.
     example = torch.zeros(2, 1, size, size)
-    with torch.inference_mode():
-        answers_more = network(example).opacity_logit is not None
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            (_Exported(network) if answers_more else network).to(memory_format=torch.contiguous_format),
+            _Exported(network).to(memory_format=torch.contiguous_format),
             (example,),
             dynamo=True,
             opset_version=OPSET,
@@ -80,7 +87,7 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Exported(nn.Module):
-    """A network without the outputs that no file of ours carries."""
+    """A network whose outputs are those of ``OUTPUTS``, in their order."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -126,20 +133,8 @@ def _quiet(*names: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
-# Operators that run in 8 bits; what is left out, such as the mask's histogram, stays in floating point.
-_OPERATORS = ("Conv", "Clip", "Relu", "Add", "Mul", "GlobalAveragePool")
-# Numbers of first convolutions that may stay in floating point: a slice's fine grey steps are lost there.
-_FLOATING = (4, 10, 20)
-# Candidates that differ from the fp32 model by no more than this share above the least difference are as good
-# as the closest; of these the one with the fewest convolutions in floating point is smallest and fastest.
-_AS_GOOD = 0.15
-# Calibration by extremes: more slices only bring more outliers.
-_SLICES, _BATCH_QUANTISE = 192, 8
-_SEED = 0
-
-
-def quantise(model: bytes, calibration: NDArray[np.float32], judged: NDArray[np.float32]) -> bytes:
-    """The INT8 twin of a model: of few candidates the fastest of those that are closest to it.
+def quantise(model: bytes, calibration: NDArray[np.float32], compared: NDArray[np.float32]) -> bytes:
+    """A model in INT8: of few candidates the fastest of those that are closest to it.
 
     Weights per channel and activations are brought to 8 bits; gates of attention (but not their pooling), the
     classifier, the activation map and, where it helps, the first convolutions stay in floating point.
@@ -147,12 +142,11 @@ def quantise(model: bytes, calibration: NDArray[np.float32], judged: NDArray[np.
     Args:
         model: content of the fp32 ONNX file.
         calibration: normalised cropped slices of the training part, shape (N, size, size).
-        judged: others, shape (M, size, size); the candidates' logits are compared on them. No label is looked
-            at.
+        compared: others, shape (M, size, size), on which the candidates' logits are compared; no label is used.
     """
-    expected = Engine(model).run(judged).logit
-    chosen = np.random.default_rng(_SEED).permutation(len(calibration))[:_SLICES]
-    with tempfile.TemporaryDirectory() as folder, _without_chatter():
+    expected = Engine(model).run(compared).logit
+    chosen = np.random.default_rng(_SEED).permutation(len(calibration))[:_CALIBRATING]
+    with tempfile.TemporaryDirectory() as folder, _quiet_quantiser():
         folded = _folded(model, Path(folder))
         _pool_in_8_bits(folded)
         kept = _kept_floating(onnx.load(folded))
@@ -160,7 +154,7 @@ def quantise(model: bytes, calibration: NDArray[np.float32], judged: NDArray[np.
             _quantised(folded, calibration[chosen], kept, count, Path(folder)) for count in _FLOATING
         ]
     differences = [
-        float(np.abs(Engine(candidate).run(judged).logit - expected).mean()) for candidate in candidates
+        float(np.abs(Engine(candidate).run(compared).logit - expected).mean()) for candidate in candidates
     ]
     as_good = (1 + _AS_GOOD) * min(differences)
     return next(
@@ -173,7 +167,10 @@ def quantise(model: bytes, calibration: NDArray[np.float32], judged: NDArray[np.
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, images: NDArray[np.float32]) -> None:
         self._batches = iter(
-            [images[start : start + _BATCH_QUANTISE] for start in range(0, len(images), _BATCH_QUANTISE)]
+            [
+                images[start : start + _CALIBRATION_BATCH]
+                for start in range(0, len(images), _CALIBRATION_BATCH)
+            ]
         )
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
@@ -252,8 +249,8 @@ def _before_pooling(gate: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) 
         node = producers.get(node.input[0]) if node.input else None
 
 
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
+@contextmanager
+def _quiet_quantiser() -> Iterator[None]:
     """The quantiser prints, and logs advice that does not apply to a folded model."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,11 +1,7 @@
-"""What a network sees in an epoch: real slices and painted pairs, drawn by seed and epoch alone.
+"""What a network sees in an epoch: cropped slices and painted ones, augmented, drawn by seed and epoch alone.
 
-Cropped slices, made once, cached on disk and held in memory as 8-bit grey.
-
-Augmentation of cropped slices: what makes a network look at lungs rather than at file_formats.
-
-All operations work on 8-bit grey in OpenCV, before normalisation, so that an augmented slice is exactly what
-another scanner, window or JPEG encoder would have handed in.
+Slices are cropped once and cached. Everything that is drawn works on their 8-bit grey, before normalisation, so
+that an augmented slice is what another scanner, window or JPEG encoder would have produced.
 """
 
 from __future__ import annotations
@@ -14,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,13 +31,22 @@ from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic
 from groundglass.imaging.slice import Grey
 from groundglass.training.recipe import AugmentationSection, SynthesisSection
 
+CONTEXT = 0.125
+"""Share of the cropped slice's side kept around it for training, for augmentation's crops and shifts."""
+
 # Raised whenever preprocessing or the layout of the cache changes, so that old files are not used.
 _CACHE_VERSION = 2
+# A lesion-free slice is used only where lungs fill this share of it, so that a lesion can be seen.
+_LEAST_LUNG = 0.12
+# A painted slice is COVID only where the lesion covers this share of its lungs; otherwise it stays as it was.
+_LEAST_LESION = 0.004
+_OTHER_KINDS = (Kind.CONSOLIDATION, Kind.CRAZY_PAVING, Kind.MIXED)
+_MIMICS = tuple(Mimic)
 
 
 @dataclass(frozen=True)
 class CroppedSet:
-    """Slices cropped with some context around the frame.
+    """Cropped slices with some context around them.
 
     Attributes:
         pixels: uint8, shape (N, C, C).
@@ -59,8 +64,7 @@ class CroppedSet:
 
 def cache_folder() -> Path:
     """Where cropped slices are kept: ``$GROUNDGLASS_CACHE``, else the user's cache folder."""
-    chosen = os.environ.get("GROUNDGLASS_CACHE")
-    if chosen:
+    if chosen := os.environ.get("GROUNDGLASS_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundglass"
 
@@ -68,7 +72,7 @@ def cache_folder() -> Path:
 def load_cropped(
     records: Sequence[Record], preprocessing: Preprocessing, context: float, cache: Path | None = None
 ) -> CroppedSet:
-    """Frame the slices of ``records``, or take them from the cache.
+    """Crop the slices of ``records``, or take them from the cache.
 
     The cache is keyed by the content of the files, the preprocessing's geometry and the context; normalisation
     happens later and is no part of it.
@@ -76,7 +80,7 @@ def load_cropped(
     Args:
         records: which slices.
         preprocessing: how they are cropped.
-        context: share of the frame's side kept on every side beyond the frame; 0 gives the frame itself.
+        context: share of the cropped slice's side kept on every side around it; 0 for none.
         cache: folder of the cache; the default is :func:`cache_folder`.
 
     Raises:
@@ -93,7 +97,7 @@ def load_cropped(
     pixels = np.empty((len(records), side, side), np.uint8)
     lungs = np.empty((len(records), side, side), np.bool_)
     for index, record in enumerate(records):
-        pixels[index], lungs[index] = _frame(read_pixels(record), preprocessing, context, side)
+        pixels[index], lungs[index] = _cropped(read_pixels(record), preprocessing, context, side)
     with atomic_path(path) as temporary:
         np.savez(temporary, pixels=pixels, lungs=np.packbits(lungs))
     return CroppedSet(pixels, lungs, hashes)
@@ -114,9 +118,9 @@ def _stored(path: Path, count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_
     return (pixels, lungs) if len(pixels) == count else None
 
 
-def _frame(
-    pixels: NDArray[np.uint8], preprocessing: Preprocessing, context: float, side: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _cropped(
+    pixels: Grey, preprocessing: Preprocessing, context: float, side: int
+) -> tuple[Grey, NDArray[np.uint8]]:
     cropped = preprocessing.apply(pixels)
     left, top, right, bottom = cropped.box
     dx, dy = round((right - left) * context), round((bottom - top) * context)
@@ -125,10 +129,6 @@ def _frame(
     lungs = np.pad(cropped.lungs.astype(np.uint8), ((max(dy, 0) + 1,) * 2, (max(dx, 0) + 1,) * 2))
     shifted = (box[0] + dx + 1, box[1] + dy + 1, box[2] + dx + 1, box[3] + dy + 1)
     return resize_box(pixels, box, side), resize_box(lungs, shifted, side)
-
-
-CONTEXT = 0.125
-"""Share of the frame's side kept on every side of a training slice, for crops and shifts to move into."""
 
 
 class Augmentation:
@@ -175,7 +175,7 @@ class Augmentation:
         flip = -1.0 if rng.random() < s.mirror else 1.0
         turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         scale = np.diag([zoom * stretch * flip, zoom / stretch])
-        # A smaller crop may lie anywhere inside the frame.
+        # A smaller crop may lie anywhere inside the slice.
         slack = (1 - zoom) / 2 if zoom < 1 else 0.0
         shift = rng.uniform(-1, 1, 2) * (slack + s.translation) * self.size
         return self._resample(pixels, turn @ scale, (float(shift[0]), float(shift[1])))
@@ -221,7 +221,7 @@ def _blurred(pixels: Grey, rng: np.random.Generator) -> Grey:
 
 def _noisy(pixels: Grey, rng: np.random.Generator) -> Grey:
     noise = rng.standard_normal(pixels.shape, dtype=np.float32) * rng.uniform(2, 12)
-    return np.clip(pixels + noise, 0, 255).astype(np.uint8)
+    return np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
 
 
 def _recompressed(pixels: Grey, rng: np.random.Generator) -> Grey:
@@ -238,37 +238,6 @@ def _erased(pixels: Grey, rng: np.random.Generator) -> Grey:
         top, left = int(rng.integers(0, side - height)), int(rng.integers(0, side - width))
         out[top : top + height, left : left + width] = rng.integers(0, 256)
     return out
-
-
-# A lesion-free slice is used only where lungs fill this share of the frame, so that a lesion can be seen.
-_LEAST_LUNG = 0.12
-# A painted slice is COVID only where the lesion covers this share of its lungs; otherwise it stays as it was.
-# A mimic smaller than that is no opacity either.
-_LEAST_LESION = 0.004
-_OTHER_KINDS = (Kind.CONSOLIDATION, Kind.CRAZY_PAVING, Kind.MIXED)
-_MIMICS = tuple(Mimic)
-
-UNKNOWN = float("nan")
-"""Target of a slice of which the answer is not known: it teaches that output nothing."""
-
-# Whether a mimic is what a reader would call pneumonia-like opacity, asked without regard to its cause.
-_MIMIC_OPACITY: Mapping[Mimic, float] = {
-    # Airspaces filled evenly: the very picture of a bacterial pneumonia.
-    Mimic.LOBAR_CONSOLIDATION: 1.0,
-    # On a single slice a mass cannot be told from a round pneumonia, so either answer would be wrong.
-    Mimic.MASS: UNKNOWN,
-    # A focus too small and too sharply bordered for an infiltrate.
-    Mimic.NODULE: 0.0,
-    # Fluid beside the lung; the lung above it is painted with nothing.
-    Mimic.EFFUSION: 0.0,
-    # Lung that has become darker, not denser.
-    Mimic.EMPHYSEMA: 0.0,
-    # Scars: walls around air with no haze between them, which is what sets them apart from crazy paving.
-    Mimic.HONEYCOMBING: 0.0,
-}
-
-_Drawn = tuple[NDArray[np.uint8], float, float]
-"""Pixels, and the targets of COVID and of opacity."""
 
 
 @dataclass(frozen=True)
@@ -297,8 +266,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
     Args:
         real: number of labelled slices; each is seen once an epoch.
         lesion_free: number of lesion-free slices to draw from.
-        synthesis: how many of them are drawn an epoch, the share that is painted, and the first epochs that
-            hold nothing else (of the same length as the others).
+        synthesis: how many of them are drawn an epoch, and the share that is painted.
         batch_size: samples of one batch over all processes; a smaller rest is dropped, as batch statistics
             of a few samples harm.
         seed: of the run.
@@ -339,14 +307,12 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        alone = self.lesion_free > 0 and self.epoch < self.synthesis.epochs_alone
-        real = 0 if alone else self.real
-        drawn = self.samples - real
+        drawn = self.samples - self.real
         synthetic = (
             rng.choice(self.lesion_free, drawn, replace=drawn > self.lesion_free) if drawn else np.empty(0)
         )
         painted = np.arange(drawn) < round(drawn * self.synthesis.painted)
-        keys = [(index, False, False) for index in range(real)]
+        keys = [(index, False, False) for index in range(self.real)]
         keys += [(int(index), True, bool(paint)) for index, paint in zip(synthetic, painted, strict=True)]
         order = rng.permutation(len(keys))
         for batch in range(len(self)):
@@ -359,17 +325,15 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
 
 class Batch(NamedTuple):
-    """Slices and what is known of them; NaN stands for what is not.
+    """Slices and their labels.
 
     Attributes:
         images: float32 (B, 1, size, size), in channels-last memory.
-        covid: float32 (B,), 1 COVID, 0 NonCOVID.
-        opacity: float32 (B,), 1 where there is pneumonia-like opacity, whatever its cause, 0 where not.
+        labels: float32 (B,), 1 COVID, 0 NonCOVID.
     """
 
     images: Tensor
-    covid: Tensor
-    opacity: Tensor
+    labels: Tensor
 
 
 class TrainingSamples(Dataset[Batch]):
@@ -381,7 +345,7 @@ class TrainingSamples(Dataset[Batch]):
         lesion_free: slices with context to paint into, or None.
         preprocessing: normalises what augmentation gives.
         augmentation: applied to every sample.
-        synthesis: what is painted into lesion-free slices, and which outputs they teach.
+        synthesis: what is painted into lesion-free slices.
     """
 
     def __init__(
@@ -404,42 +368,35 @@ class TrainingSamples(Dataset[Batch]):
         """The batch of these keys."""
         size = self.preprocessing.size
         pixels = np.empty((len(keys), size, size), np.uint8)
-        covid, opacity = np.empty((2, len(keys)), np.float32)
+        labels = np.empty(len(keys), np.float32)
         for row, key in enumerate(keys):
             rng = np.random.default_rng(key.seed)
-            source, covid[row], opacity[row] = self._draw(key, rng)
+            if key.lesion_free and self.lesion_free is not None:
+                source, labels[row] = self._paint(self.lesion_free, key, rng)
+            else:
+                source, labels[row] = self.real.pixels[key.index], self.labels[key.index]
             pixels[row] = self.augmentation(source, rng)
         images = torch.from_numpy(self.preprocessing.normalise(pixels)).unsqueeze(1)
-        images = images.contiguous(memory_format=torch.channels_last)
-        return Batch(images, torch.from_numpy(covid), torch.from_numpy(opacity))
+        return Batch(images.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels))
 
-    def _draw(self, key: SampleKey, rng: np.random.Generator) -> _Drawn:
-        if not key.lesion_free or self.lesion_free is None:
-            # COVID-19 need not show on every slice, and NonCOVID is healthy or another pneumonia.
-            return self.real.pixels[key.index], float(self.labels[key.index]), UNKNOWN
-        pixels, covid, opacity = self._paint(self.lesion_free, key, rng)
-        teaches = self.synthesis.teaches
-        return pixels, UNKNOWN if teaches == "opacity" else covid, UNKNOWN if teaches == "covid" else opacity
-
-    def _paint(self, lesion_free: CroppedSet, key: SampleKey, rng: np.random.Generator) -> _Drawn:
+    def _paint(self, lesion_free: CroppedSet, key: SampleKey, rng: np.random.Generator) -> tuple[Grey, float]:
+        """A lesion-free slice as its key wants it, and its label."""
         pixels, lungs = lesion_free.pixels[key.index], lesion_free.lungs[key.index]
-        synthesis, least = self.synthesis, _LEAST_LESION * lungs.sum()
+        synthesis = self.synthesis
         if key.painted:
             kind = Kind.GROUND_GLASS
             # Drawn only where there is a choice, so that a recipe without one draws what it always drew.
             if synthesis.ground_glass < 1 and rng.random() >= synthesis.ground_glass:
                 kind = _OTHER_KINDS[rng.integers(len(_OTHER_KINDS))]
             painted = paint_lesion(pixels, lungs, kind, rng.uniform(*synthesis.severity), rng)
-            if painted.mask.sum() > least:
-                return painted.pixels, 1.0, 1.0
+            if painted.mask.sum() > _LEAST_LESION * lungs.sum():
+                return painted.pixels, 1.0
         elif synthesis.mimics > 0 and rng.random() < synthesis.mimics:
-            mimic = _MIMICS[rng.integers(len(_MIMICS))]
-            painted = paint_mimic(pixels, lungs, mimic, rng)
-            return painted.pixels, 0.0, _MIMIC_OPACITY[mimic] if painted.mask.sum() > least else 0.0
-        return pixels, 0.0, 0.0
+            return paint_mimic(pixels, lungs, _MIMICS[rng.integers(len(_MIMICS))], rng).pixels, 0.0
+        return pixels, 0.0
 
 
 def with_lungs(slices: CroppedSet) -> CroppedSet:
-    """The slices in which lungs fill enough of the frame to paint a lesion that can be seen."""
+    """The slices in which lungs fill enough of the picture to paint a lesion that can be seen."""
     keep = np.flatnonzero(slices.lungs.mean(axis=(1, 2)) >= _LEAST_LUNG)
     return CroppedSet(slices.pixels[keep], slices.lungs[keep], tuple(slices.sha256[i] for i in keep))

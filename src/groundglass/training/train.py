@@ -1,11 +1,9 @@
-"""Train one network: data in, run folder out, resumable after a kill at any moment.
-
-What a training is asked for, and the slices it needs.
-"""
+"""Train one network: data in, run folder out, resumable after a kill at any moment."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,15 +14,14 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, Manifest, Record
 from groundglass.data.splits import make_split
-from groundglass.errors import DataError, RecipeError, RunError
-from groundglass.files import atomic_path, write_json, write_text
+from groundglass.errors import DataError, RecipeError
 from groundglass.imaging.crop import Preprocessing
+from groundglass.models.catalogue import pretraining
 from groundglass.training.classify import Classifier
 from groundglass.training.recipe import Recipe
 from groundglass.training.run import Run, build_network
@@ -41,18 +38,19 @@ from groundglass.training.trainer import (
     CHECKPOINTS,
     HISTORY,
     INFO,
-    RECIPE,
     WEIGHTS,
     AtomicCheckpoints,
-    Hardware,
+    FitSettings,
     History,
+    begin_run,
+    check_same,
+    finish_run,
     fit,
-    machine,
-    make_trainer,
-    now,
     prepare,
-    versions,
+    save_weights,
 )
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,8 @@ class Job:
         seed: of everything random.
         output: the run's folder.
         lesion_free: folder of lesion-free slices for lesion synthesis.
-        allow_overlap: accept patients who stand in several parts of the split.
-        resume: go on where an earlier start of the same job was stopped.
+        allow_overlap: accept patients who are in several parts of the split.
+        resume: continue where an earlier start of the same job was stopped.
         devices: processes (CPU) or accelerators per machine.
         nodes: machines.
         threads: CPU threads per process; 0 for one per core.
@@ -93,14 +91,14 @@ class Job:
 
     @property
     def rank(self) -> int:
-        """This process's number among all, as torchrun or Lightning tell it; the first is told nothing."""
+        """This process's number among all, as torchrun or Lightning set it; the first has none set."""
         if "RANK" in os.environ:
             return int(os.environ["RANK"])
         return int(os.environ.get("NODE_RANK", "0")) * self.devices + int(os.environ.get("LOCAL_RANK", "0"))
 
 
 @dataclass(frozen=True)
-class TrainingData:
+class _TrainingData:
     """The slices of one training, cropped."""
 
     train: CroppedSet
@@ -120,8 +118,8 @@ class TrainingData:
         return digest.hexdigest()
 
 
-def load_training_data(job: Job) -> TrainingData:
-    """Read, split and frame the slices a job needs."""
+def _load(job: Job) -> _TrainingData:
+    """Read, split and crop the slices a job needs."""
     manifest = load_dataset(job.data)
     split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
     preprocessing = job.recipe.preprocessing.build()
@@ -135,7 +133,7 @@ def load_training_data(job: Job) -> TrainingData:
             raise DataError(
                 f"{job.lesion_free}: lungs were found in none of its {len(folder.records)} slices"
             )
-    return TrainingData(
+    return _TrainingData(
         load_cropped(train_records, preprocessing, CONTEXT, job.cache),
         _targets(train_records),
         load_cropped(val_records, preprocessing, 0.0, job.cache),
@@ -167,26 +165,31 @@ def train(job: Job) -> Run:
     """
     _check(job)
     prepare(job.threads)
-    material = load_training_data(job)
-    torch.manual_seed(job.seed if job.recipe.network.start is None else job.recipe.network.start)
+    slices = _load(job)
+    torch.manual_seed(job.seed)
     network = build_network(job.recipe)
-    info = _begin(job, material)
-    samples, batches = training_samples(job, material)
+    if job.rank == 0:
+        if (warning := normalisation_warning(job.recipe)) is not None:
+            _LOG.warning("warning: %s", warning)
+        begin_run(job.output, job.recipe, _facts(job, slices), job.resume)
+    samples, batches = _samples(job, slices)
     module = Classifier(network, job.recipe, len(batches), job.seed)
     history = History(job.output / HISTORY, len(batches) * job.recipe.training.batch_size)
     kept = _keeper(job)
-    trainer = make_trainer(
+    settings = FitSettings(
         job.output,
         job.recipe.training.epochs,
-        [history, kept] if kept else [history],
-        Hardware(job.accelerator, job.devices, job.nodes),
-        gradient_clip=job.recipe.optimiser.gradient_clip,
-        progress=job.progress,
+        job.recipe.optimiser.gradient_clip,
+        job.accelerator,
+        job.devices,
+        job.nodes,
+        job.resume,
+        job.progress,
     )
     loader = DataLoader(samples, batch_size=None, sampler=batches)
-    fit(trainer, module, loader, _validation(material, job.recipe.preprocessing.build()), resume=job.resume)
-    if trainer.is_global_zero:
-        _finish(job, module, kept, history, info)
+    validation = _validation(slices, job.recipe.preprocessing.build())
+    if fit(module, loader, validation, [history, kept] if kept else [history], settings):
+        _finish(job, module, kept, history)
     return Run.open(job.output)
 
 
@@ -199,12 +202,24 @@ def trained(job: Job) -> Run:
     if (job.output / INFO).exists():
         run = Run.open(job.output)
         if run.info.get("finished"):
-            _check_same(run, job.recipe, {"seed": job.seed, "split": job.split})
+            check_same(job.output, job.recipe, {"seed": job.seed, "split": job.split})
             return run
     return train(job)
 
 
-def job_facts(job: Job, material: TrainingData) -> dict[str, Any]:
+def normalisation_warning(recipe: Recipe) -> str | None:
+    """Where the weights a recipe starts from were pretrained with another normalisation, a line that says so."""
+    known = pretraining(recipe.network.name, recipe.network.weights) or {}
+    own, theirs = recipe.preprocessing.normalisation, known.get("preprocessing", {}).get("normalisation")
+    if not known or own == theirs:
+        return None
+    return (
+        f"weights {recipe.network.weights} were pretrained with normalisation {theirs or 'unknown'}, "
+        f"recipe {recipe.name} has {own}; results may suffer, `groundglass pretrain` makes others"
+    )
+
+
+def _facts(job: Job, slices: _TrainingData) -> dict[str, Any]:
     """What a run's ``run.json`` says of recipe, seed, split and slices."""
     return {
         "recipe": job.recipe.name,
@@ -212,31 +227,31 @@ def job_facts(job: Job, material: TrainingData) -> dict[str, Any]:
         "seed": job.seed,
         "split": job.split,
         "data": job.data.resolve().name,
-        "lesion_free": job.lesion_free.resolve().name if material.lesion_free and job.lesion_free else None,
+        "lesion_free": job.lesion_free.resolve().name if slices.lesion_free and job.lesion_free else None,
         "counts": {
-            "train": len(material.train),
-            "val": len(material.val),
-            "lesion_free": len(material.lesion_free) if material.lesion_free else 0,
+            "train": len(slices.train),
+            "val": len(slices.val),
+            "lesion_free": len(slices.lesion_free) if slices.lesion_free else 0,
         },
-        "fingerprint": material.fingerprint,
-        "training_sha256": list(material.train.sha256),
+        "fingerprint": slices.fingerprint,
+        "training_sha256": list(slices.train.sha256),
     }
 
 
-def training_samples(job: Job, material: TrainingData) -> tuple[TrainingSamples, EpochBatches]:
+def _samples(job: Job, slices: _TrainingData) -> tuple[TrainingSamples, EpochBatches]:
     """The job's samples and the order in which its epochs draw them."""
     recipe = job.recipe
     samples = TrainingSamples(
-        material.train,
-        material.train_labels,
-        material.lesion_free,
+        slices.train,
+        slices.train_labels,
+        slices.lesion_free,
         recipe.preprocessing.build(),
         Augmentation(recipe.augmentation, recipe.preprocessing.size),
         recipe.synthesis,
     )
     batches = EpochBatches(
-        real=len(material.train),
-        lesion_free=len(material.lesion_free) if material.lesion_free else 0,
+        real=len(slices.train),
+        lesion_free=len(slices.lesion_free) if slices.lesion_free else 0,
         synthesis=recipe.synthesis,
         batch_size=recipe.training.batch_size,
         seed=job.seed,
@@ -259,10 +274,10 @@ def _check(job: Job) -> None:
         )
 
 
-def _validation(material: TrainingData, preprocessing: Preprocessing) -> DataLoader[Any]:
-    images = torch.from_numpy(preprocessing.normalise(material.val.pixels)).unsqueeze(1)
+def _validation(slices: _TrainingData, preprocessing: Preprocessing) -> DataLoader[Any]:
+    images = torch.from_numpy(preprocessing.normalise(slices.val.pixels)).unsqueeze(1)
     images = images.contiguous(memory_format=torch.channels_last)
-    return DataLoader(TensorDataset(images, torch.from_numpy(material.val_labels)), batch_size=64)
+    return DataLoader(TensorDataset(images, torch.from_numpy(slices.val_labels)), batch_size=64)
 
 
 def _keeper(job: Job) -> ModelCheckpoint | None:
@@ -281,55 +296,20 @@ def _keeper(job: Job) -> ModelCheckpoint | None:
     )
 
 
-def _begin(job: Job, material: TrainingData) -> dict[str, Any]:
-    """Create the run's folder, or check that it holds the same job."""
-    info = {"finished": False, **job_facts(job, material)}
-    path = job.output / INFO
-    if job.rank != 0:
-        return info
-    if path.exists():
-        if not job.resume:
-            raise RunError(
-                f"{job.output}: holds a run already; go on with --resume or choose another --output"
-            )
-        _check_same(Run.open(job.output), job.recipe, info)
-    elif job.output.exists() and any(job.output.iterdir()):
-        raise RunError(f"{job.output}: is not empty and holds no run; choose another --output")
-    write_text(job.output / RECIPE, job.recipe.to_yaml())
-    write_json(path, {**info, "started": now(), "versions": versions(), "machine": machine()})
-    return info
-
-
-def _check_same(run: Run, recipe: Recipe, info: dict[str, Any]) -> None:
-    for key in ("seed", "split", "fingerprint"):
-        if key in info and run.info.get(key) != info[key]:
-            was, now = run.info.get(key), info[key]
-            raise RunError(f"{run.path}: cannot resume, {key} was {was}, is {now}; choose another --output")
-    if run.recipe != recipe:
-        raise RunError(f"{run.path}: cannot resume, the recipe has changed; choose another --output")
-
-
-def _finish(
-    job: Job, module: Classifier, kept: ModelCheckpoint | None, history: History, info: dict[str, Any]
-) -> None:
+def _finish(job: Job, module: Classifier, kept: ModelCheckpoint | None, history: History) -> None:
     """Write the selected averaged weights, then say that the run is finished."""
     selected = len(history.rows) - 1
     if kept is not None:
         checkpoint = AtomicCheckpoints().load_checkpoint(kept.best_model_path)
         module.load_state_dict(checkpoint["state_dict"])
         selected = int(checkpoint["epoch"])
-    state = {
-        key: value.detach().cpu().contiguous() for key, value in module.averaged.module.state_dict().items()
-    }
-    with atomic_path(job.output / WEIGHTS) as temporary:
-        save_file(state, temporary)
-    started = Run.open(job.output).info
-    finished = {
-        "finished": True,
-        "selected_epoch": selected,
-        "ended": now(),
-        "training_seconds": round(sum(row["seconds"] for row in history.rows), 1),
-        "threads": torch.get_num_threads(),
-        "processes": job.devices * job.nodes,
-    }
-    write_json(job.output / INFO, {**started, **info, **finished})
+    save_weights(module.averaged.module.state_dict(), job.output / WEIGHTS)
+    finish_run(
+        job.output,
+        {
+            "selected_epoch": selected,
+            "training_seconds": history.seconds,
+            "threads": torch.get_num_threads(),
+            "processes": job.devices * job.nodes,
+        },
+    )

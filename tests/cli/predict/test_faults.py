@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pydicom
 import pytest
 from tests.cli.predict.conftest import Run
 
+from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 
 
@@ -45,13 +48,13 @@ def test_named_one_by_one_they_do_not_stop_the_rest_either(run: Run, bad: Path) 
 def test_a_file_that_vanishes_meanwhile_fails_alone(
     run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = Classifier._judge
+    classify = Classifier.classify
 
-    def vanish(self: Classifier, *arguments: Any) -> Any:
+    def vanish(self: Classifier, *arguments: Any, **options: Any) -> Any:
         (pictures / "5.png").unlink(missing_ok=True)
-        return judge(self, *arguments)
+        return classify(self, *arguments, **options)
 
-    monkeypatch.setattr(Classifier, "_judge", vanish)
+    monkeypatch.setattr(Classifier, "classify", vanish)
     monkeypatch.setattr("groundglass.inference.classifier._AHEAD", 1)
     done = run(pictures, "--json")
     assert done.status == 3
@@ -71,7 +74,7 @@ def test_nothing_classified_is_a_status_of_its_own(run: Run, tmp_path: Path) -> 
 def test_what_is_not_there_is_found_out_before_anything_is_read(
     run: Run, pictures: Path, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("groundglass.inference.bundle.Bundle.open", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("groundglass.inference.bundle.Bundle.open", lambda *_, **__: pytest.fail("read"))
     done = run(pictures, tmp_path / path, "--output", tmp_path / "out")
     assert (done.status, done.out) == (2, "")
     assert path in done.err
@@ -79,15 +82,45 @@ def test_what_is_not_there_is_found_out_before_anything_is_read(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bundle_or_precision_that_is_not_there(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_a_bundle_that_is_not_there(run: Run, pictures: Path, tmp_path: Path) -> None:
     done = run(pictures, bundle=tmp_path / "nothing")
     assert done.status == 2
     assert "no such bundle" in done.err
-    done = run(pictures, "--precision", "int8")
-    assert done.status == 2
-    assert "int8" in done.err
-    assert run(pictures, "--precision", "fp32").status == 0
-    assert run(pictures, "--precision", "fp64").status == 2
+
+
+def test_the_installed_bundle_is_called_default(run: Run, pictures: Path) -> None:
+    rows = run(pictures, "--json", bundle=Path("default")).rows
+    assert {row["bundle"] for row in rows} == {Bundle.open().id}
+
+
+@pytest.fixture
+def chest(series: Path) -> Path:
+    """A series of five chest slices, one of the neck and one of the abdomen: a body without lungs."""
+    dataset = pydicom.dcmread(series / "IM0")
+    body = dataset.pixel_array
+    body[:] = -1000 - float(dataset.RescaleIntercept)
+    rows, columns = np.mgrid[-1 : 1 : body.shape[0] * 1j, -1 : 1 : body.shape[1] * 1j]
+    body[rows**2 + columns**2 < 0.6] = 40 - float(dataset.RescaleIntercept)
+    for name, position in (("neck", 40), ("abdomen", -90)):
+        dataset.PixelData = body.tobytes()
+        dataset.ImagePositionPatient = [0, 0, position]
+        dataset.SOPInstanceUID = f"1.2.3.{position + 100}"
+        dataset.save_as(series / name)
+    return series
+
+
+def test_slices_outside_the_lungs_of_a_series_are_no_failure(run: Run, chest: Path, tmp_path: Path) -> None:
+    done = run(chest, "--json")
+    reasons = {Path(row["file"]).name: row["reason"] for row in done.rows if row["status"] == "refused"}
+    assert set(reasons) == {"neck", "abdomen"}
+    assert all(reason.startswith("outside the lungs: ") for reason in reasons.values())
+    assert "5 classified" in done.err
+    assert "2 outside the lungs" in done.err
+    assert done.status == 0
+    assert run(chest, "--strict", "--quiet").status == 3
+    assert run(chest / "neck").status == 4, "alone it says nothing of a lung"
+    (chest / "photograph.png").write_bytes((chest / "neck").read_bytes()[:2000])
+    assert run(chest, "--quiet").status == 3, "what else is left out still counts"
 
 
 def test_usage(run: Run) -> None:

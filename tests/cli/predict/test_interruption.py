@@ -1,4 +1,4 @@
-"""An interruption or a full disk leaves no half table behind; folders and JSON lines can be gone on with."""
+"""An interruption or a full disk leaves no half table behind; folders and JSON lines can be resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.cli.predict.conftest import command, predictions_of, write_pictures
 
 
 @pytest.mark.parametrize("name", ["out", "out.jsonl", "out.csv", "out.parquet"])
-def test_a_full_disk_is_one_line_and_can_be_gone_on_with(
+def test_a_full_disk_is_one_line_and_can_be_resumed(
     pictures: Path, tmp_path: Path, tiny_bundle: Path, name: str
 ) -> None:
     if name.endswith(".parquet"):
@@ -41,9 +41,7 @@ def test_a_full_disk_is_one_line_and_can_be_gone_on_with(
 
 
 @pytest.mark.parametrize("signalled", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_is_gone_on_with(
-    tmp_path: Path, tiny_bundle: Path, signalled: signal.Signals
-) -> None:
+def test_an_interrupted_run_is_resumed(tmp_path: Path, tiny_bundle: Path, signalled: signal.Signals) -> None:
     pictures, out = write_pictures(tmp_path / "many", 150), tmp_path / "out"
     process = subprocess.Popen(
         command(tiny_bundle, pictures, "--output", out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

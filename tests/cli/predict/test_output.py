@@ -20,7 +20,7 @@ def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_p
     assert done.status == 0
     assert done.out.rstrip().endswith(f"Report: {out / 'report.html'}")
     assert sorted(path.name for path in out.iterdir()) == [
-        "predictions.csv", "predictions.jsonl", "overlays", "report.html", "series.json",
+        "overlays", "predictions.csv", "predictions.jsonl", "report.html", "series.json",
     ]  # fmt: skip
     rows = predictions_of(out)
     assert len(rows) == 11
@@ -103,7 +103,7 @@ def test_nothing_is_overwritten(run: Run, pictures: Path, tmp_path: Path) -> Non
         assert (tmp_path / name).read_text() == "irreplaceable"
 
 
-def test_a_finished_folder_is_gone_on_with_only_where_asked(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_a_finished_folder_is_resumed_only_where_asked(run: Run, pictures: Path, tmp_path: Path) -> None:
     run(pictures, "--output", tmp_path / "out")
     done = run(pictures, "--output", tmp_path / "out")
     assert done.status == 2

@@ -61,7 +61,7 @@ def test_curves_cover_old_and_new(run: Run, series: Path, tmp_path: Path) -> Non
     assert one["curve"]["at"] == [-40, -30, -20, -10, 0]
 
 
-def test_a_volume_is_gone_on_with_in_the_middle(run: Run, tmp_path: Path) -> None:
+def test_a_volume_is_resumed_in_the_middle(run: Run, tmp_path: Path) -> None:
     volume = np.stack([pixels(number).T.astype(np.int16) for number in range(5)], axis=-1)
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "v.nii.gz")
     out = tmp_path / "out.jsonl"

@@ -1,8 +1,8 @@
-// All that is asked of the service. The token lives here, in memory, and goes out in a header only.
+// All requests to the service. The token lives here, in memory, and goes out in a header only.
 
 import { Problem, problemOf } from "./problems.js";
 
-const UPLOAD = "/v1/predictions?heat_maps=link";
+const UPLOAD = "/v2/predictions?heat_maps=link";
 const LINES = "application/x-ndjson";
 
 export class Api {
@@ -13,8 +13,8 @@ export class Api {
     this.#token = value;
   }
 
-  /** Asks one address; anything but success is a Problem. */
-  async ask(path, { signal, method = "GET", accept = "*/*", keepalive = false } = {}) {
+  /** Requests one address; anything but success is a Problem. */
+  async request(path, { signal, method = "GET", accept = "*/*", keepalive = false } = {}) {
     let answer;
     try {
       answer = await fetch(path, { method, signal, keepalive, headers: { ...this.#headers(), Accept: accept }, credentials: "omit", cache: "no-store", referrerPolicy: "no-referrer" });
@@ -27,39 +27,39 @@ export class Api {
   }
 
   async json(path, options) {
-    return (await this.ask(path, options)).json();
+    return (await this.request(path, options)).json();
   }
 
   async text(path, options) {
-    return (await this.ask(path, options)).text();
+    return (await this.request(path, options)).text();
   }
 
   async blob(path, options) {
-    return (await this.ask(path, options)).blob();
+    return (await this.request(path, options)).blob();
   }
 
   /** Makes the service forget a result; also while the page is being closed. */
   async forget(address) {
-    await this.ask(address, { method: "DELETE", keepalive: true }).catch(() => {});
+    await this.request(address, { method: "DELETE", keepalive: true }).catch(() => {});
   }
 
   /**
    * Sends files. An XMLHttpRequest, as only that tells how much was sent.
    * @param {{file: File, name: string}[]} files
-   * @param {{sent: (share: number) => void, begun: (address: ?string) => void, found: (rows: object[]) => void}} told
+   * @param {{sent: (share: number) => void, begun: (address: ?string) => void, found: (rows: object[]) => void}} listeners
    * @param {AbortSignal} signal
    * @returns {Promise<void>} ends after the last prediction.
    */
-  upload(files, told, signal) {
+  upload(files, listeners, signal) {
     const form = new FormData();
     for (const { file, name } of files) form.append("files", file, name);
     return new Promise((resolve, reject) => {
       const request = new XMLHttpRequest();
-      const lines = new Lines(request, told);
+      const lines = new Lines(request, listeners);
       request.open("POST", UPLOAD);
       for (const [name, value] of Object.entries(this.#headers())) request.setRequestHeader(name, value);
       request.setRequestHeader("Accept", LINES);
-      request.upload.onprogress = (event) => told.sent(event.total ? event.loaded / event.total : 0);
+      request.upload.onprogress = (event) => listeners.sent(event.total ? event.loaded / event.total : 0);
       request.onreadystatechange = request.onprogress = () => lines.take();
       request.onload = () => lines.end(resolve, reject);
       request.onerror = () => reject(lines.lost());
@@ -76,8 +76,8 @@ export class Api {
 
 /** The lines of an answer as they come. */
 class Lines {
-  constructor(request, told) {
-    Object.assign(this, { request, told, taken: 0, begun: false, problem: null });
+  constructor(request, listeners) {
+    Object.assign(this, { request, listeners, taken: 0, begun: false, problem: null });
   }
 
   take() {
@@ -85,7 +85,7 @@ class Lines {
     if (request.readyState < XMLHttpRequest.LOADING || request.status !== 200) return;
     if (!this.begun) {
       this.begun = true;
-      this.told.begun(request.getResponseHeader("Content-Location"));
+      this.listeners.begun(request.getResponseHeader("Content-Location"));
     }
     const end = request.responseText.lastIndexOf("\n") + 1;
     if (end <= this.taken) return;
@@ -94,7 +94,7 @@ class Lines {
     // An answer that breaks off says why in its last line.
     const broken = rows.findIndex((row) => "detail" in row && "type" in row);
     if (broken >= 0) this.problem = problemOf(rows[broken].status, JSON.stringify(rows.splice(broken)[0]), null);
-    if (rows.length) this.told.found(rows);
+    if (rows.length) this.listeners.found(rows);
   }
 
   end(resolve, reject) {

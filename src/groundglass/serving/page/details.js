@@ -1,15 +1,15 @@
-// What is said of one slice and of its series, in words.
+// The prediction of one slice and the summary of its series, in words.
 
 import { element } from "./dom.js";
 import { placeText } from "./curve.js";
 import { FLAGS, kindOf, labelOf, probabilityText, seriesName } from "./predictions.js";
 
 const STATUS = {
-  refused: "Taken for no axial lung CT slice, so that nothing is said of it:",
-  failed: "This could not be read:",
+  refused: "Rejected: this is not an axial lung CT slice.",
+  failed: "This file could not be read:",
 };
 
-/** Puts what is said of a prediction into a box. */
+/** Describes a prediction in a box. */
 export function describePrediction(box, prediction, series) {
   const kind = kindOf(prediction);
   const head = element("p", { class: `verdict ${kind}` }, element("strong", { class: "label", text: labelOf(prediction) }));
@@ -35,7 +35,7 @@ function facts(prediction, series) {
   const rows = [];
   if (prediction.status === "ok") {
     rows.push(["Probability of COVID", `${probabilityText(prediction.probability)}, calibrated`]);
-    rows.push(["Not ruled out", prediction.prediction_set.join(", ") || "neither label fits"]);
+    rows.push(["Prediction set", prediction.prediction_set.join(", ") || "empty: neither label fits"]);
   }
   rows.push(["File", prediction.file]);
   if (prediction.frame !== null) rows.push(["Frame", String(prediction.frame)]);
@@ -48,7 +48,7 @@ function facts(prediction, series) {
 function legend(prediction) {
   if (!prediction.image?.heat_map) return [];
   const colour = (kind) => element("span", { class: kind, "aria-hidden": "true" });
-  return [element("p", { class: "muted" }, "Heat map: ", colour("heat"), " orange speaks for COVID, ", colour("heat against"), " blue against it.")];
+  return [element("p", { class: "muted" }, "Heat map: ", colour("heat"), " orange for COVID, ", colour("heat against"), " blue against it.")];
 }
 
 function flags(prediction) {
@@ -56,7 +56,7 @@ function flags(prediction) {
   return [element("ul", { class: "flags" }, ...prediction.flags.map((flag) => element("li", { text: FLAGS[flag] ?? flag })))];
 }
 
-/** Puts what the slices of a series say together into a box. */
+/** Describes a series in a box. */
 export function describeSeries(box, series, meaning) {
   if (!series) {
     box.replaceChildren(element("p", { class: "muted", text: "This slice belongs to no series." }));
@@ -65,8 +65,8 @@ export function describeSeries(box, series, meaning) {
   const { slices_in_score: count, series_score: score } = series;
   box.replaceChildren(
     score === null
-      ? element("p", { class: "score", text: "No series score: no slice of this series was classified." })
-      : element("p", { class: "score" }, "Series score ", element("strong", { text: probabilityText(score) }), ` from ${count} slice${count === 1 ? "" : "s"}. Never a diagnosis.`),
+      ? element("p", { class: "score", text: "No series score: no slice of this series could be classified." })
+      : element("p", { class: "score" }, "Series score ", element("strong", { text: probabilityText(score) }), ` from ${count} slice${count === 1 ? "" : "s"}. Not a diagnosis.`),
     element("p", { class: "muted", text: `${series.classified} classified: ${series.positive} COVID, ${series.negative} NonCOVID, ${series.uncertain} uncertain; ${series.refused} refused, ${series.failed} failed.` }),
     element("details", {}, element("summary", { text: "What the series score is" }), element("p", { class: "muted", text: meaning })),
   );

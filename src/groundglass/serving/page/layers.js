@@ -9,7 +9,7 @@ const MOST_BYTES = 96 * 2 ** 20;
  * @property {"hounsfield"|"grey"} unit of the values.
  * @property {Int16Array} values row by row.
  * @property {?ImageBitmap} heatMap of the slice's size.
- * @property {?{lungs: Path2D, frame: number[]}} outline in pixels of the slice.
+ * @property {?{lungs: Path2D, crop: number[]}} outline in pixels of the slice.
  */
 
 export class Layers {
@@ -80,7 +80,7 @@ async function fetched(api, image) {
 }
 
 async function hounsfield(api, image) {
-  const bytes = await (await api.ask(image.hounsfield)).arrayBuffer();
+  const bytes = await (await api.request(image.hounsfield)).arrayBuffer();
   const values = new Int16Array(image.rows * image.columns);
   const view = new DataView(bytes);
   for (let index = 0; index < values.length; index += 1) values[index] = view.getInt16(index * 2, true);
@@ -102,7 +102,7 @@ async function grey(api, image) {
 /** The lines of the outline, which the service gives as SVG; drawn on the canvas they stay thin at any zoom. */
 function outlineOf(text) {
   const lungs = /class="lungs" d="([^"]*)"/.exec(text);
-  const frame = /class="frame" x="(-?\d+)" y="(-?\d+)" width="(\d+)" height="(\d+)"/.exec(text);
-  if (!lungs || !frame) return null;
-  return { lungs: new Path2D(lungs[1]), frame: frame.slice(1).map(Number) };
+  const crop = /class="crop" x="(-?\d+)" y="(-?\d+)" width="(\d+)" height="(\d+)"/.exec(text);
+  if (!lungs || !crop) return null;
+  return { lungs: new Path2D(lungs[1]), crop: crop.slice(1).map(Number) };
 }

@@ -39,7 +39,7 @@ class Page {
   /** Learns whether the service answers, and whether it wants a token. */
   async begin() {
     try {
-      await this.#api.json("/v1/model");
+      await this.#api.json("/v2/model");
     } catch (error) {
       this.#tell(error, () => this.begin());
     }
@@ -139,7 +139,7 @@ class Page {
   }
 
   #showSeries(prediction, series) {
-    describeSeries(byId("study"), series, this.#result.meaning);
+    describeSeries(byId("series"), series, this.#result.meaning);
     byId("curve").hidden = !series?.classified;
     this.curve.show(series ? this.#result.along(prediction.group) : [], series?.curve.axis ?? "order");
   }
@@ -166,7 +166,7 @@ class Page {
 
   #tellHowLong(seconds) {
     const end = new Date(Date.now() + seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    byId("kept").textContent = `The service keeps the pixels until ${end}, or until it needs the room.`;
+    byId("kept").textContent = `The service keeps the pixels until ${end}, or until its memory is full.`;
     this.#forgets = setTimeout(() => (byId("kept").textContent = "The service has forgotten the pixels."), seconds * 1000);
   }
 
@@ -193,7 +193,7 @@ class Page {
     byId("card-dialog").showModal();
     if (byId("card").childElementCount) return;
     try {
-      const text = await this.#api.text("/v1/model", { accept: "text/markdown" });
+      const text = await this.#api.text("/v2/model", { accept: "text/markdown" });
       byId("card").replaceChildren(...fromMarkdown(text || "The bundle has no model card."));
     } catch (error) {
       byId("card-dialog").close();

@@ -36,15 +36,15 @@ const KNOWN = {
   "upload-too-large": ["Too large.", "choose", TOO_MUCH],
   "too-many-files": ["Too many files.", "choose", TOO_MUCH],
   "too-many-slices": ["Too many slices.", "choose", TOO_MUCH],
-  "unsupported-media-type": ["Nothing to look at.", "choose"],
+  "unsupported-media-type": ["No image.", "choose"],
   "invalid-request": ["The service refuses the upload.", "choose"],
   "upload-too-slow": ["The upload was too slow.", "retry"],
   "busy": ["The service is busy.", "retry"],
   "too-many-requests": ["Too many uploads at once.", "retry"],
-  "too-slow": ["The upload took too long to judge.", "choose"],
+  "too-slow": ["The upload took too long to classify.", "choose"],
   "not-ready": ["The service is ending.", "retry"],
   "no-such-result": ["The service has forgotten this upload. What is on the page stays; pictures and exports need the files again.", "again"],
-  "no-such-slice": ["The service had no room to keep the pixels of this slice.", "none"],
+  "no-such-slice": ["The service had no memory left to keep the pixels of this slice.", "none"],
 };
 const SAYS_IT_ALL = new Set(["unreachable", "lost-upload", "broken-off", "unauthorized", "no-such-result", "no-such-slice"]);
 

@@ -6,7 +6,7 @@ const AT_ONCE = 4;
 export class Thumbnails {
   #waiting = [];
   #running = 0;
-  #asked = new Map();
+  #requested = new Map();
 
   /**
    * @param {import("./api.js").Api} api
@@ -33,33 +33,33 @@ export class Thumbnails {
   /** Forgets all canvases. */
   clear() {
     this.observer.disconnect();
-    for (const controller of this.#asked.values()) controller.abort();
-    this.#asked.clear();
+    for (const controller of this.#requested.values()) controller.abort();
+    this.#requested.clear();
     this.#waiting = [];
   }
 
   #want(canvas) {
-    if (canvas.width > 1 || this.#asked.has(canvas)) return;
-    this.#asked.set(canvas, new AbortController());
+    if (canvas.width > 1 || this.#requested.has(canvas)) return;
+    this.#requested.set(canvas, new AbortController());
     this.#waiting.push(canvas);
     this.#next();
   }
 
   /** Out of sight: nothing is fetched for it any more, and its pixels are given back. */
   #leave(canvas) {
-    this.#asked.get(canvas)?.abort();
-    this.#asked.delete(canvas);
+    this.#requested.get(canvas)?.abort();
+    this.#requested.delete(canvas);
     canvas.width = canvas.height = 1;
   }
 
   #next() {
     while (this.#running < AT_ONCE && this.#waiting.length) {
       const canvas = this.#waiting.shift();
-      const controller = this.#asked.get(canvas);
+      const controller = this.#requested.get(canvas);
       if (!controller) continue;
       this.#running += 1;
       this.#draw(canvas, controller.signal).catch(() => {}).finally(() => {
-        if (this.#asked.get(canvas) === controller) this.#asked.delete(canvas);
+        if (this.#requested.get(canvas) === controller) this.#requested.delete(canvas);
         this.#running -= 1;
         this.#next();
       });

@@ -58,7 +58,7 @@ export class Progress {
 
   /** How many slices of one upload there are is only known at the end: a file may hold many. */
   found(slices, summary) {
-    this.#say(`Judged ${summary}`, slices < this.#files ? slices / this.#files : null);
+    this.#say(`Classified ${summary}`, slices < this.#files ? slices / this.#files : null);
   }
 
   end() {

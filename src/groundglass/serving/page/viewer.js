@@ -3,7 +3,7 @@
 import { listenToPointers } from "./gestures.js";
 import { bounded, dragged, paint, PRESETS } from "./windowing.js";
 
-const FRAME = "rgb(255,221,87)";
+const OUTLINE = "rgb(255,221,87)";
 const MOST_ZOOM = 40;
 const NEAREST_FROM = 6;
 
@@ -18,23 +18,23 @@ export class Viewer {
   #layers = null;
   #grey = new OffscreenCanvas(1, 1);
   #painted = false;
-  #asked = false;
+  #requested = false;
   #windows = { hounsfield: { ...PRESETS.hounsfield[0][1] }, grey: { ...PRESETS.grey[0][1] } };
   #view = { zoom: 1, x: 0.5, y: 0.5 };
 
   /**
    * @param {HTMLCanvasElement} canvas
-   * @param {{tool: () => string, changed: () => void, hovered: (text: string) => void}} told
+   * @param {{tool: () => string, changed: () => void, hovered: (text: string) => void}} listeners
    */
-  constructor(canvas, told) {
-    Object.assign(this, { canvas, told, context: canvas.getContext("2d"), opacity: 0.6, showHeatMap: true, showOutline: true });
+  constructor(canvas, listeners) {
+    Object.assign(this, { canvas, listeners, context: canvas.getContext("2d"), opacity: 0.6, showHeatMap: true, showOutline: true });
     new ResizeObserver(() => this.draw()).observe(canvas);
     listenToPointers(canvas, {
-      tool: told.tool,
+      tool: listeners.tool,
       window: (right, down) => this.#layers && this.setWindow(dragged(this.window, this.unit, right, down)),
       pan: (right, down) => this.pan(right, down),
       zoom: (factor, x, y) => this.zoom(factor, x, y),
-      hover: (x, y) => told.hovered(this.#valueAt(x, y)),
+      hover: (x, y) => listeners.hovered(this.#valueAt(x, y)),
     });
     canvas.addEventListener("dblclick", () => this.fit());
   }
@@ -43,7 +43,7 @@ export class Viewer {
   show(layers) {
     this.#layers = layers;
     this.#painted = false;
-    this.told.changed();
+    this.listeners.changed();
     this.draw();
   }
 
@@ -62,7 +62,7 @@ export class Viewer {
   setWindow(window) {
     this.#windows[this.unit] = bounded(window, this.unit);
     this.#painted = false;
-    this.told.changed();
+    this.listeners.changed();
     this.draw();
   }
 
@@ -88,10 +88,10 @@ export class Viewer {
 
   /** Draws before the next frame, once. */
   draw() {
-    if (this.#asked) return;
-    this.#asked = true;
+    if (this.#requested) return;
+    this.#requested = true;
     requestAnimationFrame(() => {
-      this.#asked = false;
+      this.#requested = false;
       this.#render();
     });
   }
@@ -99,7 +99,7 @@ export class Viewer {
   #look({ zoom, x, y }) {
     const inside = (value) => Math.min(Math.max(value, 0), 1);
     this.#view = zoom === 1 ? { zoom, x: 0.5, y: 0.5 } : { zoom, x: inside(x), y: inside(y) };
-    this.told.changed();
+    this.listeners.changed();
     this.draw();
   }
 
@@ -149,14 +149,14 @@ export class Viewer {
     this.#painted = true;
   }
 
-  #trace({ lungs, frame }, scale) {
+  #trace({ lungs, crop }, scale) {
     const { context } = this;
     context.scale(scale, scale);
-    context.strokeStyle = FRAME;
+    context.strokeStyle = OUTLINE;
     context.lineWidth = 1.25 / scale;
     context.stroke(lungs);
     context.setLineDash([6 / scale, 4 / scale]);
-    context.strokeRect(...frame);
+    context.strokeRect(...crop);
     context.setLineDash([]);
   }
 

@@ -1,0 +1,91 @@
+"""A bundle as something that can be evaluated: it predicts what it predicts for its users, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from groundglass.evaluation.evaluate import Examined, NetworkOutputs
+from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.slice import CTSlice, Grey, Origin
+from groundglass.inference.bundle import Bundle
+from groundglass.inference.calibration import Calibration
+
+
+class BundledRun:
+    """Wraps a bundle for :func:`groundglass.evaluation.evaluate.evaluate`.
+
+    Slices that the bundle would refuse are predicted all the same: a measurement leaves nothing out. Which
+    they are is said beside, and how far each slice lies from the training data.
+
+    Args:
+        bundle: verified.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.path = bundle.path
+        training, network = bundle.info.training, bundle.info.network
+        names = SimpleNamespace(name=str(network.get("name", "")))
+        self.recipe = SimpleNamespace(name=str(training.get("recipe", "")), network=names)
+        self.seed = int(training.get("seed", 0))
+        self.split_spec = str(training.get("split", ""))
+
+    @property
+    def record_folder(self) -> Path | None:
+        """None: a bundle is not written to once it is made."""
+        return None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How slices are cropped."""
+        return self.bundle.preprocessing
+
+    @property
+    def calibration(self) -> Calibration:
+        """From logit to probability and prediction set."""
+        return self.bundle.calibration
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """Facts about the training, as far as the bundle carries them."""
+        training = self.bundle.info.training
+        return {
+            "finished": True,
+            "training_sha256": training.get("sha256", ()),
+            "training_seconds": training.get("seconds"),
+            "versions": training.get("versions") or {},
+        }
+
+    def history(self) -> Sequence[Mapping[str, float]]:
+        """Empty: a bundle does not carry it."""
+        return ()
+
+    def predict(self, slices: Iterable[Grey]) -> NetworkOutputs:
+        """Predict grey slices, each of shape (H, W)."""
+        return self.examine(CTSlice(pixels, Origin("", "")) for pixels in slices)[0]
+
+    def examine(self, slices: Iterable[CTSlice]) -> tuple[NetworkOutputs, Examined]:
+        """Predict slices one by one as the bundle's users do; refused ones too, but with the reason."""
+        check, reference, engine = self.bundle.input_check, self.bundle.reference, self.bundle.engine()
+        cropped, outputs, reasons = [], [], []
+        for ct_slice in slices:
+            cut = self.preprocessing.apply(ct_slice.pixels)
+            output = engine.run(self.preprocessing.normalise(cut.pixels[None]))
+            reasons.append(check.after(output.embedding[0], check.before(ct_slice, cut)).reason)
+            cropped.append(cut.pixels)
+            outputs.append(output)
+        logit = np.array([output.logit[0] for output in outputs], np.float64)
+        embedding = np.concatenate([output.embedding for output in outputs])
+        bundled = NetworkOutputs(
+            logit,
+            np.array([self.calibration.probability(value) for value in logit], np.float64),
+            np.concatenate([output.activation_map for output in outputs]),
+            np.array(cropped, np.uint8),
+        )
+        percentile = None if reference is None else reference.percentile(embedding)
+        return bundled, Examined(tuple(reasons), percentile)

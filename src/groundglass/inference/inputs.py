@@ -1,0 +1,130 @@
+"""What a user names on the command line, as paths that exist: patterns expanded, nothing read twice."""
+
+from __future__ import annotations
+
+import glob
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from groundglass.data.manifest import iterate_paths
+from groundglass.errors import PredictionError
+from groundglass.imaging.source import is_junk, natural_key, split_member
+
+# A folder holds files that are passed over without a word; the commonest are left out of the count.
+_NOT_COUNTED = (".txt", ".csv", ".json", ".jsonl", ".md", ".html", ".xml", ".yaml", ".log", ".raw", ".zraw")
+
+
+def expand(arguments: Sequence[str]) -> list[Path]:
+    """Files, folders, zips and members of zips that the arguments name, in their order.
+
+    A path that exists means itself, whatever characters are in it; otherwise ``*``, ``?``, ``[...]`` and
+    ``**`` are expanded, in natural order and without hidden files. What lies in a folder or zip that is named
+    too is read with that.
+
+    Raises:
+        PredictionError: a path does not exist, or a pattern matches nothing.
+    """
+    return _without_covered([path for argument in arguments for path in _named(argument)])
+
+
+def _named(argument: str) -> list[Path]:
+    if os.path.lexists(argument):
+        if not os.path.exists(argument):
+            raise PredictionError(f"{argument}: a link to nothing")
+        return [Path(argument)]
+    member = split_member(Path(argument))
+    if member is not None and member[0].exists():
+        _check_member(argument, *member)
+        return [Path(argument)]
+    if not glob.has_magic(argument):
+        raise PredictionError(f"{argument}: no such file or folder")
+    # A pattern that ends in ** gives its beginning back, whether that exists or not.
+    matches = filter(os.path.lexists, glob.glob(argument, recursive=True))
+    found = sorted(matches, key=natural_key)
+    if not found:
+        raise PredictionError(f"{argument}: no file matches this pattern")
+    return [Path(path) for path in found]
+
+
+def _check_member(argument: str, archive: Path, member: str) -> None:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            known = member in opened.NameToInfo
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # whoever reads it says what is wrong with it
+    if not known:
+        raise PredictionError(f"{argument}: the archive has no such member")
+
+
+def _without_covered(paths: Sequence[Path]) -> list[Path]:
+    """The paths without those that stand there twice or lie in another one."""
+    if len(paths) < 2:
+        return list(paths)
+    places = [_place(path) for path in paths]
+    named = set(places)
+    kept: dict[Path, Path] = {}
+    for path, place in zip(paths, places, strict=True):
+        # What is hidden in a folder is passed over there, and read only because it was named itself.
+        covered = any(
+            parent in named and not is_junk(PurePosixPath(place.relative_to(parent)))
+            for parent in place.parents
+        )
+        if not covered:
+            kept.setdefault(place, path)
+    return list(kept.values())
+
+
+def _place(path: Path) -> Path:
+    """Where a path leads. The last link to a file is not followed: its name is its own."""
+    if path.is_dir():
+        return Path(os.path.realpath(path))
+    member = None if path.exists() else split_member(path)
+    if member is not None:
+        return _place(member[0]) / member[1]
+    return Path(os.path.realpath(path.parent), path.name)
+
+
+def named_by(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The files that a manifest (``.csv``) names, one by one; any other path means itself.
+
+    Raises:
+        DataError: the manifest is damaged.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        yield from iterate_paths(path)
+    else:
+        yield path
+
+
+def count_files(paths: Sequence[Path], wanted: Callable[[str], bool] = lambda _: True) -> int:
+    """How many files there are to read, roughly: nothing is opened but the directories of zips."""
+    return sum(_count(file, wanted) for path in paths for file in named_by(path))
+
+
+def _count(path: Path, wanted: Callable[[str], bool]) -> int:
+    if not path.is_dir():
+        return _members(str(path)) if wanted(str(path)) else 0
+    count = 0
+    for parent, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if not is_junk(PurePosixPath(name))]
+        for name in files:
+            if not is_junk(PurePosixPath(name)) and not name.lower().endswith(_NOT_COUNTED):
+                file = os.path.join(parent, name)
+                count += _members(file) if wanted(file) else 0
+    return count
+
+
+def _members(file: str) -> int:
+    if not file.lower().endswith(".zip"):
+        return 1
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return sum(
+                not member.is_dir() and not is_junk(PurePosixPath(member.filename))
+                for member in archive.infolist()
+            )
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return 1

@@ -1,0 +1,180 @@
+"""The command paper as a user meets it: stopped and resumed, rendered, refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from tests.experiments.results_factory import seeds, write
+from tests.test_architecture import TORCH, WITHOUT_TORCH
+from typer.testing import CliRunner
+
+import groundglass
+from groundglass.cli.main import app
+from groundglass.errors import GroundglassError, WeightsError
+from groundglass.imaging.phantom import make_phantom
+
+SETTINGS = ("synthesis.slices_per_epoch=0", "training.batch_size=8", "training.ema_decay=0.5")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    lines = ["path,label,patient_id,source,split"]
+    for number in range(24):
+        covid = number % 2 == 1
+        phantom = make_phantom(
+            np.random.default_rng(number), severity=0.8 if covid else 0.0, level=0.5, size=96
+        )
+        cv2.imwrite(str(folder / f"{number}.png"), phantom.slice.pixels)
+        part = ("val", "test", "train", "train")[number // 2 % 4]
+        ward = f"ward {number // 12}"
+        lines.append(f"{number}.png,{'COVID' if covid else 'NonCOVID'},p{number},{ward},{part}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def arguments(experiment: str, data: Path, place: Path, *more: str, epochs: int = 1) -> list[str]:
+    sets = [part for setting in SETTINGS for part in ("--set", setting)]
+    where = ["--data", str(data), "--runs", str(place / "runs"), "--output", str(place / "results")]
+    small = ["--size", "64", "--epochs", str(epochs), "--threads", "1", "--accelerator", "cpu", "--quiet"]
+    return ["paper", experiment, *where, "--cache", str(data.parent / "cache"), *small, *sets, *more]
+
+
+def invoke(*words: str) -> str:
+    return CliRunner().invoke(app, list(words), catch_exceptions=False).stdout
+
+
+@pytest.mark.slow
+def test_convergence_skips_what_cannot_be_had(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_hub(entry: object) -> None:
+        raise WeightsError("no hub here")
+
+    monkeypatch.setattr("groundglass.models.weights._require_hub", no_hub)
+    words = arguments("convergence", data, tmp_path, "--networks", "resnet-18", "--weights", "none,imagenet")
+    assert "official/resnet-18-none-seed-0: to do" in invoke(*words, "--seeds", "0", "--dry-run")
+    assert not (tmp_path / "results").exists(), "a dry run writes nothing"
+    out = invoke(*words, "--seeds", "0")
+    assert "skipped, no hub here" in out
+    assert "Not run: `resnet-18-imagenet`: no hub here." in out
+    run = json.loads((tmp_path / "results" / "official" / "resnet-18-none-seed-0.json").read_text())
+    assert run["predictions"] == {}, "no test slice is evaluated"
+
+
+@pytest.mark.slow
+def test_ablation_and_seeds_from_training_to_table(data: Path, tmp_path: Path) -> None:
+    words = arguments("ablation", data, tmp_path, "--only", "default,no-mask", "--protocols", "left-out")
+    out = invoke(*words, "--seeds", "0", "--set", "network.weights=none", "--left-out", "ward 1")
+    assert "[2/2] left-out/no-mask-seed-0" in out
+    assert "split `leave-source-out:ward 1`" in out
+    assert "| no mask branch | 0 |" in out
+    mask, without = (
+        json.loads((tmp_path / "results" / "left-out" / f"{row}-seed-0.json").read_text())
+        for row in ("default", "no-mask")
+    )
+    assert without["cost"]["parameters"] < mask["cost"]["parameters"]
+    place = tmp_path / "seeds"
+    words = arguments("seeds", data, place, "--recipe", "efficientnet-lite0", "--set", "network.weights=none")
+    del words[words.index("--size") : words.index("--threads")]
+    out = invoke(*words, "--seeds", "3", "--set", "preprocessing.size=64", "--set", "training.epochs=1")
+    assert "efficientnet-lite0, 64 × 64 pixels, 1 epoch" in out.replace("recipe `efficientnet-lite0`, ", "")
+    assert json.loads((place / "results" / "summary.json").read_text())["seeds"] == [3]
+
+
+def two_seeds(data: Path, place: Path) -> list[str]:
+    """The command of a short experiment of two runs, for a process of its own."""
+    more = ("--protocols", "official", "--networks", "efficientnet-lite0", "--weights", "none")
+    words = arguments("table1", data, place, *more, "--seeds", "0-1", epochs=3)
+    return [sys.executable, "-m", "groundglass.cli.main", *words]
+
+
+@pytest.fixture(scope="module")
+def through(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of that experiment where nobody stopped it."""
+    place = tmp_path_factory.mktemp("through")
+    subprocess.run(two_seeds(data, place), check=True, capture_output=True)
+    return place / "results" / "official"
+
+
+@pytest.mark.slow
+def test_stopped_and_started_again_it_ends_where_it_would_have(
+    data: Path, through: Path, tmp_path: Path
+) -> None:
+    command = two_seeds(data, tmp_path)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / "runs/official/efficientnet-lite0-none-seed-1/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 240
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert "Traceback" not in err
+    assert process.returncode == 130
+    assert "stopped; the same command resumes it" in out
+    results = tmp_path / "results" / "official"
+    first, second = (results / f"efficientnet-lite0-none-seed-{seed}.json" for seed in (0, 1))
+    assert first.exists()
+    assert not second.exists()
+    before = first.read_bytes()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "[1/2] official/efficientnet-lite0-none-seed-0: exists already" in done.stdout
+    assert first.read_bytes() == before
+    whole, resumed = (json.loads((folder / second.name).read_text()) for folder in (through, results))
+    assert resumed["predictions"] == whole["predictions"]
+    assert [row["val_loss"] for row in resumed["history"]] == [row["val_loss"] for row in whole["history"]]
+    assert len(resumed["history"]) == 3
+
+
+@pytest.mark.parametrize("experiment", ["table1", "ablation", "convergence", "seeds"])
+def test_rendering_needs_no_torch(experiment: str, tmp_path: Path) -> None:
+    write(tmp_path, *seeds("vgg-16-none", 1.0, experiment=experiment))
+    script = WITHOUT_TORCH + (
+        f"\nsys.argv[1:] = ['paper', {experiment!r}, '--render-only', '--output', {str(tmp_path)!r}]"
+        "\nfrom groundglass.cli.main import main\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, ",".join(sorted(TORCH))],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(groundglass.__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "vgg-16" in done.stdout
+    file = "summary.md" if experiment == "seeds" else f"{experiment}.md"
+    assert (tmp_path / file).read_text().strip() == done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table1"], "name the data set with --data"),
+        (["table1", "--render-only", "--output", "nowhere"], "nowhere: holds no result of a run yet"),
+        (["table1", "--data", "nowhere", "--lesion-free", "x"], "nowhere: no such folder or file"),
+        (["table1", "--data", ".", "--seeds", "a"], "--seeds a: expected a range"),
+        (["ablation"], "name the data set with --data"),
+        (["table1", "--data", ".", "--networks", ","], "expected words with commas"),
+        (["convergence", "--data", ".", "--c2l", "resnet-18"], "expected NETWORK=FILE"),
+        (
+            ["convergence", "--data", ".", "--c2l", "resnet-18=no.safetensors"],
+            "there is no file no.safetensors",
+        ),
+    ],
+)
+def test_one_line_says_what_is_wrong(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GroundglassError, match=message) as caught:
+        invoke("paper", *words)
+    assert "\n" not in str(caught.value)

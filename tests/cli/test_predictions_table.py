@@ -1,0 +1,126 @@
+"""The table on a terminal: columns stay in place, nothing is wider than the terminal, nothing acts on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from rich.cells import cell_len
+
+from groundglass.cli.predict import PredictionsTable, series_lines, shorten_middle, where
+from groundglass.inference.prediction import Prediction, Status
+from groundglass.inference.series import Totals
+
+OK = Prediction(
+    Status.OK, "series/1.dcm", "b", None, 0.12345, "NonCOVID", ("NonCOVID",), ("lungs-not-found",),
+    series="1.2", position=-312.55,
+)  # fmt: skip
+REFUSED = Prediction(
+    Status.REFUSED,
+    "p.png",
+    "b",
+    "a colour photograph or a chart, and in any case not an axial CT slice of the chest",
+)
+
+
+def lines(table: PredictionsTable, *predictions: Prediction) -> list[str]:
+    rows = [
+        table.header(predictions[0]),
+        *(line for prediction in predictions for line in table.row(prediction)),
+    ]
+    return ["".join(text for text, _ in row) for row in rows]
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+@pytest.mark.parametrize(
+    "file", ["1.dcm", "a/very/long/path/" * 20 + "1-001.dcm", "扫描/切片-" * 20 + "1.png"]
+)
+def test_columns_stay_in_place_and_within_the_terminal(width: int, file: str) -> None:
+    header, first, second, *rest = lines(
+        PredictionsTable(width), replace(OK, file=file), replace(REFUSED, file=file)
+    )
+    assert all(cell_len(line) <= width for line in (header, first, second, *rest))
+    for title, value in (
+        ("Position", "-312.6 mm"),
+        ("Status", "ok"),
+        ("Prob.", "0.123"),
+        ("Flags", "lungs-not-found"),
+    ):
+        assert cell_len(first[: first.index(value)]) == header.index(title)
+    assert cell_len(second[: second.index("refused")]) == header.index("Status")
+    assert " ".join([second, *rest]).split("refused")[1].split() == str(REFUSED.reason).split(), (
+        "none of it is lost"
+    )
+    assert file[-9:].strip() in first
+
+
+def test_a_pipe_gets_everything_unshortened() -> None:
+    long = replace(OK, file="a/very/long/path/" * 20 + "1-001.dcm")
+    table = PredictionsTable(None)
+    _, short, first, second = lines(table, OK, long, replace(REFUSED, reason="word " * 100))
+    assert long.file in first
+    assert second.count("word") == 100
+    assert short.split() == ["series/1.dcm", "-312.6", "mm", "ok", "0.123", "NonCOVID", "lungs-not-found"]
+    assert cell_len(second[: second.index("refused")]) == cell_len(first[: first.index("ok ")])
+
+
+@pytest.mark.parametrize(
+    "name", ["a\x1b[2Jb.png", "a\nb.png", "a\rb.png", "a\u202eb.png", "a\udcffb.png", "a\x07b"]
+)
+def test_names_do_nothing_to_the_terminal(name: str) -> None:
+    for prediction in (replace(OK, file=name), replace(REFUSED, file=name, reason=name)):
+        for width in (80, None):
+            for line in lines(PredictionsTable(width), prediction):
+                assert line.isprintable()
+
+
+def test_a_markup_in_a_name_is_a_name() -> None:
+    assert "[red]x[/red].png" in lines(PredictionsTable(80), replace(OK, file="[red]x[/red].png"))[1]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "words"),
+    [
+        (OK, "-312.6 mm"),
+        (replace(OK, position=-1650.04), "-1650 mm"),
+        (replace(OK, position=0.0), "0.0 mm"),
+        (replace(OK, position=-0.04), "0.0 mm"),
+        (replace(OK, position=None, frame=12), "#12"),
+        (replace(OK, position=None), ""),
+    ],
+)
+def test_where(prediction: Prediction, words: str) -> None:
+    assert where(prediction) == words
+
+
+@pytest.mark.parametrize("unicode", [True, False])
+def test_more_is_kept_of_the_end_than_of_the_beginning(unicode: bool) -> None:
+    short = shorten_middle("/data/hospital/series-17/IM-0001-0042.dcm", 24, unicode=unicode)
+    assert len(short) == 24
+    assert short.endswith("-0001-0042.dcm"[1:])
+    assert short.startswith("/data")
+    assert short.isascii() is not unicode
+    assert shorten_middle("abc", 3) == "abc"
+
+
+def test_a_series_in_a_few_lines() -> None:
+    totals = Totals()
+    for z in range(30):
+        totals.add(replace(OK, file=f"d/{z}.dcm", position=float(z), probability=z / 30))
+    (summary,) = totals.summaries()
+    text = list(series_lines(summary, 80, unicode=True))
+    assert text[0] == "d, series 1.2"
+    assert "30 slices: 30 classified" in text[1]
+    assert "series score 0.883" in text[2]
+    assert "no diagnosis" in text[2]
+    assert text[3].startswith("  0.0 mm ▁")
+    assert text[3].endswith("█ 29.0 mm, highest 0.967")
+    assert all(len(line) <= 80 for line in text)
+    assert all(line.isascii() for line in series_lines(summary, 80, unicode=False))
+
+
+def test_a_long_series_uid_and_folder_fit() -> None:
+    totals = Totals()
+    totals.add(replace(OK, file="folder/" * 30 + "1.dcm", series="1." + "2" * 62))
+    for line in series_lines(totals.summaries()[0], 80, unicode=True):
+        assert len(line) <= 80

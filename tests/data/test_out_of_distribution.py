@@ -1,0 +1,194 @@
+"""Examples for an input check: lung slices stay lung slices, all else is what it is called, and refusal is measured."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.data.documented_set import KINDS, write_documented_set
+from typer.testing import CliRunner
+
+from groundglass.cli.main import app
+from groundglass.data import out_of_distribution as examples
+from groundglass.data.out_of_distribution import Volume, out_of_distribution_examples
+from groundglass.imaging.anatomy import Patient
+from groundglass.imaging.crop import find_lungs
+from groundglass.imaging.phantom import Scanner, make_phantom, scan, scan_abdomen
+from groundglass.imaging.window import LUNG
+from groundglass.inference.input_check import OTHER_PART
+
+Grey = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def lungs() -> list[Grey]:
+    return [make_phantom(np.random.default_rng(seed), level=0.5, size=160).slice.pixels for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def taught(lungs: Sequence[Grey]) -> list[tuple[str, Grey]]:
+    return list(out_of_distribution_examples(lungs, 0, effort=0.03))
+
+
+def test_a_varied_slice_still_shows_its_lungs(lungs: Sequence[Grey]) -> None:
+    rng = np.random.default_rng(0)
+    varied = [examples.vary(pixels, rng) for _ in range(10) for pixels in lungs]
+    assert sum(find_lungs(pixels)[1] for pixels in varied) > 0.9 * len(varied)
+    assert len({pixels.shape for pixels in varied}) > 10
+    assert all(pixels.dtype == np.uint8 and min(pixels.shape) > 32 for pixels in varied)
+
+
+def test_painted_disease_changes_the_lungs_alone(lungs: Sequence[Grey]) -> None:
+    rng = np.random.default_rng(1)
+    changed = []
+    for pixels in [*lungs] * 3:
+        before = pixels.copy()
+        change = np.abs(examples.paint_disease(pixels, rng).astype(int) - pixels)
+        np.testing.assert_array_equal(pixels, before)
+        mask, _ = find_lungs(pixels)
+        around = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        assert change[~around].max() <= 2
+        changed.append(change[mask].mean())
+    assert np.median(changed) > 10
+
+
+@pytest.mark.parametrize("prepare", [examples.vary, examples.paint_disease])
+@pytest.mark.parametrize("shape", [(40, 60), (300, 50)])
+def test_a_slice_without_lungs_is_prepared_all_the_same(
+    prepare: Callable[[Grey, np.random.Generator], Grey], shape: tuple[int, int]
+) -> None:
+    assert prepare(np.full(shape, 120, np.uint8), np.random.default_rng(0)).dtype == np.uint8
+
+
+def test_every_kind_is_taught_and_follows_from_the_seed(
+    lungs: Sequence[Grey], taught: list[tuple[str, Grey]]
+) -> None:
+    assert {kind for kind, _ in taught} == {
+        examples.TURNED,
+        examples.OTHER_VIEW,
+        examples.OTHER_PART,
+        examples.INVERTED,
+        examples.NO_SCAN,
+    }
+    for (kind, one), (same_kind, same) in zip(
+        taught, out_of_distribution_examples(lungs, 0, effort=0.03), strict=True
+    ):
+        assert kind == same_kind
+        np.testing.assert_array_equal(one, same)
+    other = out_of_distribution_examples([], 1, effort=0.01)
+    assert examples.OTHER_PART == OTHER_PART, "the input check calls such a slice outside the lungs"
+    known = {pixels.tobytes() for _, pixels in taught}
+    kinds = Counter(kind for kind, pixels in other if pixels.tobytes() not in known)
+    assert set(kinds) == {examples.TURNED, examples.OTHER_VIEW, examples.OTHER_PART, examples.NO_SCAN}
+
+
+def test_turned_inverted_and_shuffled_slices_are_made_of_the_slices_given(
+    lungs: Sequence[Grey], taught: list[tuple[str, Grey]]
+) -> None:
+    known = {pixels.tobytes() for pixels in lungs}
+    turned = [pixels for kind, pixels in taught if kind == examples.TURNED]
+    back = [{np.rot90(pixels, turn).tobytes() for turn in (1, 3)} for pixels in turned]
+    assert sum(bool(known & each) for each in back) == len(lungs)
+    inverted = [pixels for kind, pixels in taught if kind == examples.INVERTED]
+    assert {np.subtract(255, pixels).tobytes() for pixels in inverted} <= known
+    histograms = {np.bincount(pixels.ravel(), minlength=256).tobytes() for pixels in lungs}
+    shuffled = [pixels for kind, pixels in taught if kind == examples.NO_SCAN and pixels.shape == (160, 160)]
+    assert any(np.bincount(pixels.ravel(), minlength=256).tobytes() in histograms for pixels in shuffled)
+    assert not known & {pixels.tobytes() for pixels in shuffled}
+
+
+@pytest.mark.parametrize("draw", [examples.scenery, *KINDS.values()], ids=lambda draw: draw.__name__)
+def test_a_seed_draws_one_picture_and_seeds_differ(draw: Callable[[np.random.Generator], Grey]) -> None:
+    first, again = ([draw(np.random.default_rng(seed)) for seed in range(4)] for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        assert one.dtype == np.uint8
+        assert min(one.shape) >= 150
+        np.testing.assert_array_equal(one, other)
+    assert len({picture.tobytes() for picture in first}) == 4
+
+
+def test_patterns_show_something() -> None:
+    for draw in (examples.gradient, examples.stripes, examples.noise, examples.chart, examples.scenery):
+        assert all(draw(np.random.default_rng(seed)).std() > 1 for seed in range(10))
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+def test_a_head_is_bone_around_brain(level: float) -> None:
+    head = examples.scan_head(np.random.default_rng(3), level, size=256)
+    assert head.dtype == np.float32
+    assert 10 < np.median(head[108:148, 108:148]) < 60
+    assert (head > 500).mean() > 0.01
+    assert np.median(head[:8]) < -900
+    skull = np.zeros(head.shape, np.uint8)
+    cv2.fillConvexPoly(skull, cv2.convexHull(np.argwhere(head > 500)[:, ::-1].astype(np.int32)), 1)
+    inside = cv2.erode(skull, np.ones((5, 5), np.uint8)) > 0
+    assert (head[inside] < -600).any() == (level == 1.0), "only the base of the skull holds air"
+
+
+@pytest.mark.parametrize("depth", [0.05, 0.4, 0.9])
+def test_an_abdomen_holds_no_lung(depth: float) -> None:
+    inside = np.s_[96:160, 64:192]
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        patient = Patient.draw(rng)
+        scanner = Scanner.draw(patient, rng)
+        below = scan_abdomen(patient, scanner, depth, size=256)
+        chest = scan(patient, scanner, 0.5, size=256).hounsfield
+        assert -150 < np.median(below[inside]) < 150
+        assert ((chest > -950) & (chest < -700)).mean() > 0.1
+        assert ((below > -950) & (below < -700))[inside].mean() < 0.05
+        assert find_lungs(LUNG.apply(below))[0].mean() < 0.06
+
+
+@pytest.fixture(scope="module")
+def volume() -> Volume:
+    return examples.scan_volume(np.random.default_rng(5), planes=24, size=128)
+
+
+def test_lungs_lie_above_the_abdomen_on_both_sides(volume: Volume) -> None:
+    coronal = volume.coronal(0.5)
+    rows, columns = coronal.shape
+    air = (coronal > -960) & (coronal < -600)
+    upper, lower = air[: rows // 2], air[-rows // 5 :]
+    assert upper[:, : columns // 2].mean() > 0.1 < upper[:, columns // 2 :].mean()
+    assert lower.mean() < 0.02
+
+
+def test_views_are_isotropic(volume: Volume) -> None:
+    height = len(volume.hounsfield) * volume.between
+    for view in (volume.coronal(0.5), volume.sagittal(0.4)):
+        assert view.shape[1] == 128
+        assert view.shape[0] * volume.spacing == pytest.approx(height, abs=volume.spacing)
+
+
+def test_disease_shows_in_other_views() -> None:
+    healthy, ill = (
+        examples.scan_volume(np.random.default_rng(2), planes=8, size=96, severity=severity, below=0.0)
+        for severity in (0.0, 0.9)
+    )
+    assert (ill.coronal(0.6) - healthy.coronal(0.6)).mean() > 5
+
+
+@pytest.mark.slow
+def test_the_shipped_bundle_refuses_what_is_documented(
+    tmp_path: Path, dicom_samples: Path, taught: list[tuple[str, Grey]]
+) -> None:
+    """349 of 355 (98.3 %), and no picture of the set is among the examples."""
+    pytest.importorskip("skimage", reason="its sample pictures are part of the set")
+    pytest.importorskip("matplotlib", reason="its sample pictures are part of the set")
+    files = write_documented_set(tmp_path, dicom_samples / "mixed")
+    assert len(files) == 355
+    pictures = (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in files if path.suffix == ".png")
+    assert not {pixels.tobytes() for pixels in pictures} & {pixels.tobytes() for _, pixels in taught}
+    done = CliRunner().invoke(app, ["predict", *map(str, files), "--json", "--quiet", "--threads", "1"])
+    predictions = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(predictions) == 355
+    refused = Counter(Path(each["file"]).parent.name for each in predictions if each["status"] == "refused")
+    assert sum(refused.values()) / 355 == pytest.approx(349 / 355, abs=0.01)
+    assert all(refused[kind.replace(" ", "-")] >= 18 for kind in KINDS), refused

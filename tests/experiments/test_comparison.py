@@ -1,0 +1,196 @@
+"""Rows over seeds and folds, their intervals, and when one is called better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.experiments.results_factory import RECIPE, document, seeds, write
+
+from groundglass.errors import DataError
+from groundglass.evaluation.bootstrap import bootstrap
+from groundglass.evaluation.metrics import compute_metrics
+from groundglass.evaluation.paired import delong_test, holm, mcnemar
+from groundglass.experiments.comparison import MeasureTest, PairedRows
+from groundglass.experiments.results import read_run_results
+
+
+def paired(folder: Path, *documents: dict[str, Any]) -> PairedRows:
+    return PairedRows(read_run_results(write(folder, *documents)), "test")
+
+
+def test_mean_spread_and_interval(tmp_path: Path) -> None:
+    rows = paired(tmp_path, *seeds("vgg-16-none", 1.5))
+    spread = rows.summary("vgg-16-none")["accuracy"]
+    row = rows.rows["vgg-16-none"]
+    values = [
+        compute_metrics(each.label, each.probability).accuracy.value for each in row.predictions.values()
+    ]
+    assert spread.values == pytest.approx(values)
+    assert spread.mean == pytest.approx(np.mean(values))
+    assert spread.sd == pytest.approx(np.std(values, ddof=1))
+    assert spread.low is not None
+    assert spread.high is not None
+    assert spread.low < spread.mean < spread.high
+
+
+def test_one_seed_has_the_interval_of_its_evaluation(tmp_path: Path) -> None:
+    rows = paired(tmp_path, document("vgg-16-none", 1.5))
+    judged = rows.rows["vgg-16-none"].predictions[0]
+    expected = bootstrap(judged.label, judged.probability, judged.patient).intervals
+    for measure, spread in rows.summary("vgg-16-none").items():
+        assert (spread.low, spread.high) == pytest.approx((expected[measure].low, expected[measure].high))
+        assert spread.sd is None
+
+
+def test_the_tests_are_those_of_the_averaged_probabilities(tmp_path: Path) -> None:
+    rows = paired(tmp_path, *seeds("resnet-50-none", 1.2, (0, 1, 5)), *seeds("vgg-16-none", 0.6, (0, 1, 2)))
+    (compared,) = rows.compare([("resnet-50-none", "vgg-16-none")])
+    assert compared.seeds == (0, 1)
+    label = rows.slices.label
+    mean = [
+        np.mean([rows.rows[name].predictions[seed].probability for seed in (0, 1)], axis=0)
+        for name in ("resnet-50-none", "vgg-16-none")
+    ]
+    auc = delong_test(label, *mean)
+    assert auc is not None
+    assert compared.measures["auc"].p_slices == pytest.approx(auc.p)
+    assert compared.measures["auc"].difference == pytest.approx(auc.difference)
+    right = [(each >= 0.5) == (label == 1) for each in mean]
+    assert compared.measures["accuracy"].p_slices == pytest.approx(mcnemar(*right).mid_p)
+
+
+def test_better_is_said_of_a_true_difference_only(tmp_path: Path) -> None:
+    rows = paired(
+        tmp_path,
+        *seeds("mask-efficientnet-lite0-none", 3.0),
+        *seeds("vgg-16-none", 0.5),
+        *seeds("resnet-50-none", 3.0),
+    )
+    better, same = rows.compare(
+        [
+            ("mask-efficientnet-lite0-none", "vgg-16-none"),
+            ("mask-efficientnet-lite0-none", "resnet-50-none"),
+        ]
+    )
+    assert {test.verdict for test in better.measures.values()} == {"better"}
+    assert {test.verdict for test in same.measures.values()} == {"no difference shown"}
+    (worse,) = rows.compare([("vgg-16-none", "mask-efficientnet-lite0-none")])
+    assert {test.verdict for test in worse.measures.values()} == {"worse"}
+
+
+def test_a_row_against_itself_shows_nothing(tmp_path: Path) -> None:
+    one = seeds("vgg-16-none", 1.0)
+    other = [{**each, "row": "vgg-16-c2l"} for each in one]
+    (compared,) = paired(tmp_path, *one, *other).compare([("vgg-16-none", "vgg-16-c2l")])
+    assert {test.p_corrected for test in compared.measures.values()} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("p_slices", "p_patients", "corrected", "verdict"),
+    [
+        (0.001, 0.2, 0.2, "no difference shown"),
+        (0.2, 0.001, 0.2, "no difference shown"),
+        (0.001, 0.01, 0.049, "better"),
+        (0.001, 0.01, 0.05, "no difference shown"),
+        (0.001, None, None, "no difference shown"),
+    ],
+)
+def test_both_tests_must_agree(
+    p_slices: float, p_patients: float | None, corrected: float | None, verdict: str
+) -> None:
+    test = MeasureTest(0.1, 0.05, 0.15, p_slices, p_patients, corrected)
+    assert test.verdict == verdict
+    assert test.p == (None if p_patients is None else max(p_slices, p_patients))
+
+
+def test_the_correction_grows_with_the_family(tmp_path: Path) -> None:
+    rows = paired(tmp_path, *(document(f"vgg-{depth}-none", 1.0) for depth in (11, 13, 16, 19)))
+    (alone,) = rows.compare([("vgg-11-none", "vgg-13-none")])
+    compared = rows.compare(
+        [("vgg-11-none", "vgg-13-none"), ("vgg-11-none", "vgg-16-none"), ("vgg-11-none", "vgg-19-none")]
+    )
+    for measure, test in alone.measures.items():
+        assert test.p_corrected == test.p
+        family = [each.measures[measure] for each in compared]
+        assert family[0].p == test.p
+        assert [each.p_corrected for each in family] == holm([each.p for each in family])
+
+
+def test_folds_are_judged_together(tmp_path: Path) -> None:
+    whole = document("vgg-16-none", 1.0)
+    folds = [
+        document("vgg-16-c2l", 1.0, protocol="patients", weights="c2l", fold=fold, folds=5)
+        for fold in (5, 3, 1, 2, 4)
+    ]
+    rows = paired(tmp_path / "folds", *folds)
+    judged = rows.rows["vgg-16-c2l"].predictions[0]
+    assert judged.file == tuple(row[0] for row in whole["predictions"]["test"])
+    expected = {row[0]: row[3] for each in folds for row in each["predictions"]["test"]}
+    assert list(judged.logit) == [expected[file] for file in judged.file]
+    rows = paired(tmp_path / "four", *folds[:4])
+    assert not rows.rows
+    assert rows.incomplete == {"vgg-16-c2l, seed 0": "4 of 5 folds"}
+
+
+def test_a_slice_may_not_be_judged_twice(tmp_path: Path) -> None:
+    folds = [document("vgg-16-none", 1.0, fold=fold, folds=2) for fold in (1, 2)]
+    folds[1]["predictions"] = folds[0]["predictions"]
+    with pytest.raises(DataError, match="evaluated twice"):
+        paired(tmp_path, *folds)
+
+
+def test_other_slices_are_refused(tmp_path: Path) -> None:
+    other = document("resnet-50-none", 1.0)
+    other["predictions"]["test"][0][0] = "other.png"
+    with pytest.raises(DataError, match=r"other slices than .*resnet-50|other slices than .*vgg-16"):
+        paired(tmp_path, document("vgg-16-none", 1.0), other)
+
+
+def test_other_labels_are_refused(tmp_path: Path) -> None:
+    other = document("resnet-50-none", 1.0)
+    first = other["predictions"]["test"][0]
+    first[1] = "NonCOVID" if first[1] == "COVID" else "COVID"
+    with pytest.raises(DataError, match="other slices"):
+        paired(tmp_path, document("vgg-16-none", 1.0), other)
+
+
+def test_seeds_of_different_recipes_are_refused(tmp_path: Path) -> None:
+    other = document("vgg-16-none", 1.0, seed=1)
+    other["recipe"] = {**RECIPE, "training": {"epochs": 3, "batch_size": 32}}
+    with pytest.raises(DataError, match=r"vgg-16-none-seed-1\.json: differs in its recipe"):
+        paired(tmp_path, document("vgg-16-none", 1.0), other)
+
+
+def test_a_seed_may_be_older_than_a_field(tmp_path: Path) -> None:
+    other = document("vgg-16-none", 1.0, seed=1)
+    training = {**other["recipe"]["training"], "invented_since": 1.0}
+    other["recipe"] = {**other["recipe"], "training": training}
+    assert set(paired(tmp_path, document("vgg-16-none", 1.0), other).rows["vgg-16-none"].predictions) == {
+        0,
+        1,
+    }
+
+
+def test_one_class_has_no_auc_and_one_patient_no_interval(tmp_path: Path) -> None:
+    rows = paired(tmp_path, *seeds("vgg-16-none", 1.0, covid=0.0), *seeds("vgg-11-none", 1.0, covid=0.0))
+    assert rows.summary("vgg-16-none")["auc"].mean is None
+    (compared,) = rows.compare([("vgg-16-none", "vgg-11-none")])
+    assert compared.measures["auc"].difference is None
+    assert compared.measures["auc"].verdict == "no difference shown"
+    assert compared.measures["accuracy"].p is not None
+    alone = [document(name, 1.0) for name in ("vgg-16-none", "vgg-11-none")]
+    for each in alone:
+        for row in each["predictions"]["test"]:
+            row[2] = "the same"
+    rows = paired(tmp_path / "alone", *alone)
+    assert rows.summary("vgg-16-none")["accuracy"].low is None
+    (compared,) = rows.compare([("vgg-16-none", "vgg-11-none")])
+    assert compared.measures["accuracy"].p_corrected is None
+
+
+def test_without_a_common_seed_nothing_is_compared(tmp_path: Path) -> None:
+    rows = paired(tmp_path, document("vgg-16-none", 1.0), document("vgg-11-none", 1.0, seed=1))
+    assert rows.compare([("vgg-16-none", "vgg-11-none")]) == []

@@ -1,0 +1,283 @@
+"""Rendered experiments: what tables, tests and figures say follows from the results and from nothing else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from tests.experiments.results_factory import document, seeds, write
+
+from groundglass.errors import DataError
+from groundglass.experiments.tables import render_convergence, render_rows, render_seeds
+
+MASK = "mask-efficientnet-lite0"
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A strong Mask-EfficientNet, an equal EfficientNet and a weak VGG under two protocols."""
+    for protocol in ("paper", "official"):
+        write(
+            tmp_path,
+            *seeds(f"{MASK}-imagenet", 3.0, weights="imagenet", protocol=protocol),
+            *seeds("efficientnet-lite0-imagenet", 3.0, weights="imagenet", protocol=protocol),
+            document("vgg-16-none", 0.4, protocol=protocol),
+        )
+    return tmp_path
+
+
+def test_rows_columns_and_files(results: Path) -> None:
+    text = render_rows(results)
+    files = {path.name: path.read_bytes() for path in results.iterdir() if path.is_file()}
+    assert files["table1.md"].decode() == text
+    assert set(files) == {
+        "table1.md",
+        "table1.csv",
+        "comparisons.json",
+        "paper-test.svg",
+        "official-test.svg",
+    }
+    rows = read_csv(results / "table1.csv")
+    # The paper's order of protocols and of networks.
+    names = ["vgg-16-none", "efficientnet-lite0-imagenet", f"{MASK}-imagenet"]
+    assert [(row["protocol"], row["row"]) for row in rows] == [
+        (protocol, name) for protocol in ("paper", "official") for name in names
+    ]
+    mask = rows[2]
+    accuracy = f"{float(mask['accuracy_mean']):.3f} ± {float(mask['accuracy_sd']):.3f}"
+    interval = f"({float(mask['accuracy_low']):.3f}–{float(mask['accuracy_high']):.3f})"
+    assert f"| {MASK} (imagenet) | 0–2 | 3.40 | 0.20 | {accuracy} {interval} |" in text
+    assert "| 2.0 | 0.921 |" in text
+    assert text.count("accuracy in the paper") == 1, "beside the paper's protocol only"
+    assert "100 slices (50 COVID) of 50 patients" in text
+    assert "14 epochs in batches of 32, 320 slices of lesion synthesis" in text
+    assert "Linux x86_64, 2 cores, no accelerator, 2 threads, torch 2.9" in text
+    for words in (b"vgg-16 (none)", b"Accuracy", b"#ffffff"):
+        assert words in files["paper-test.svg"]
+    assert render_rows(results) == text
+    assert {path.name: path.read_bytes() for path in results.iterdir() if path.is_file()} == files
+
+
+def test_every_row_is_tested_against_one_reference(results: Path) -> None:
+    text = render_rows(results)
+    tests = json.loads((results / "comparisons.json").read_text())
+    assert [(each["protocol"], each["first"], each["second"]) for each in tests] == [
+        (protocol, f"{MASK}-imagenet", other)
+        for protocol in ("paper", "official")
+        for other in ("vgg-16-none", "efficientnet-lite0-imagenet")
+    ]
+    for each in tests:
+        for test in each["measures"].values():
+            assert (test["verdict"] in {"better", "worse"}) == (test["p_corrected"] < 0.05)
+            assert test["p_corrected"] >= max(test["p_slices"], test["p_patients"])
+    compared = text[text.index("p corrected") :].split("\n\n")[0]
+    assert f"| {MASK} (imagenet) against | seeds |" in text
+    (vgg,) = (line for line in compared.splitlines() if line.startswith("| vgg-16 (none) |"))
+    (lite,) = (line for line in compared.splitlines() if line.startswith("| efficientnet-lite0 (imagenet) |"))
+    assert vgg.count("| better |") == 2
+    assert lite.count("| no difference shown |") == 2
+    text = render_rows(results, reference="vgg-16-none")
+    assert "| vgg-16 (none) against |" in text
+    assert text.count("| worse |") == 8
+    with pytest.raises(DataError, match="no row is called 'vgg-16'; there are efficientnet-lite0-imagenet, "):
+        render_rows(results, reference="vgg-16")
+
+
+def test_a_whole_table_can_show_a_difference(tmp_path: Path) -> None:
+    """Fifteen rows: with too few resamples no p over patients could survive the correction for them all."""
+    write(tmp_path, document(f"{MASK}-imagenet", 6.0, weights="imagenet"))
+    write(tmp_path, *(document(f"vgg-{number}-none", 0.2) for number in range(14)))
+    text = render_rows(tmp_path)
+    tests = json.loads((tmp_path / "comparisons.json").read_text())
+    assert {each["measures"]["auc"]["verdict"] for each in tests} == {"better"}
+    smallest = 2 * len(tests) / (tests[0]["resamples"] + 1)
+    assert smallest <= 0.005
+    assert f"{tests[0]['resamples']:,} paired resamples" in text
+    assert f"it can fall to {smallest:.3f}" in text
+
+
+def test_nothing_is_called_better_among_equals(tmp_path: Path) -> None:
+    names = ("vgg-16-none", "resnet-50-none", "densenet-121-none", "efficientnet-lite0-none", f"{MASK}-none")
+    text = render_rows(write(tmp_path, *(each for name in names for each in seeds(name, 2.0))))
+    assert "the 4 comparisons of this table" in text
+    assert "| better |" not in text
+    assert "| worse |" not in text
+
+
+def test_folds_that_are_missing_are_named(tmp_path: Path) -> None:
+    folds = [
+        document(f"{MASK}-none", 2.0, protocol="patients", fold=fold, folds=5, seed=seed)
+        for seed in (0, 1)
+        for fold in range(1, 6)
+    ]
+    text = render_rows(write(tmp_path, *folds[:8]))
+    assert "100 slices (50 COVID)" in text
+    assert f"Not in the table yet: {MASK}-none, seed 1, 3 of 5 folds." in text
+    assert [row["seeds"] for row in read_csv(tmp_path / "table1.csv")] == ["0"]
+    assert "2 of 5 folds" in render_rows(write(tmp_path / "begun", *folds[:2]))
+
+
+def test_what_could_not_be_run_and_what_differs_is_said(results: Path) -> None:
+    reasons = {f"official/resnet-50-imagenet-seed-{seed}": "the hub cannot be reached" for seed in range(3)}
+    (results / "not-run.json").write_text(json.dumps(reasons))
+    odd = document("vgg-16-none", 1.0, warnings=["97 of 187 slices belong to known patients."])
+    odd["recipe"]["training"] = {"epochs": 3, "batch_size": 32, "new_field": True}
+    write(results, odd, document("squeezenet-none", 1.0))
+    paper, official = render_rows(results).split("**official-test**")
+    assert "Not run: `resnet-50-imagenet`: the hub cannot be reached." in official
+    assert "Not run" not in paper
+    assert "vgg-16 (none) differs in `training.epochs=3`." in official
+    assert "differs in" not in paper
+    assert "known patients" not in official, "only what every run warned of"
+    assert "| squeezenet (none) |" in official
+
+
+@pytest.mark.parametrize(
+    ("pretraining", "said"),
+    [
+        (None, True),
+        ({"data": "covid-ct", "split": "official"}, False),
+        ({"data": "covid-ct", "split": "random:0"}, True),
+        ({"data": None, "split": None}, False),
+    ],
+)
+def test_pretraining_that_may_have_met_the_slices_is_named(
+    tmp_path: Path, pretraining: dict[str, Any] | None, said: bool
+) -> None:
+    run = document(f"{MASK}-c2l", 1.0, weights="c2l", pretraining=pretraining, warnings=["Beware."])
+    text = render_rows(write(tmp_path, run))
+    assert ("without their labels" in text) == said
+    assert text.count("Beware.") == 1
+
+
+def variant(row: str, skill: float, seed: int, protocol: str, **changes: Any) -> dict[str, Any]:
+    own = {
+        "experiment": "ablation",
+        "protocol": protocol,
+        "network": MASK,
+        "seed": seed,
+        "parts": ("val", "test"),
+    }
+    return document(row, skill, **own, **changes)
+
+
+def test_the_ablation_tests_every_variant_against_the_default(tmp_path: Path) -> None:
+    rows = {"default": 3.0, "no-mask": 3.0, "weights-none": 0.4}
+    write(
+        tmp_path,
+        *(
+            variant(row, skill, seed, protocol)
+            for row, skill in rows.items()
+            for seed in range(3)
+            for protocol in ("official", "left-out")
+        ),
+    )
+    text = render_rows(tmp_path)
+    for view in ("official-val", "official-test", "left-out-test"):
+        assert f"**{view}**" in text
+        assert (tmp_path / f"{view}.svg").exists()
+    assert "left-out-val" not in text
+    for row, verdict in (("no-mask", "no difference shown"), ("weights-none", "worse")):
+        tests = [
+            line for line in text.splitlines() if line.startswith(f"| {row} | 0–2 |") and verdict in line
+        ]
+        assert len(tests) == 3, row
+    assert {each["second"] for each in json.loads((tmp_path / "comparisons.json").read_text())} == {"default"}
+    for path in tmp_path.glob("*/default-seed-*.json"):
+        path.unlink()
+    assert "p corrected" not in render_rows(tmp_path)
+
+
+def test_sources_of_one_class_have_an_accuracy_alone(tmp_path: Path) -> None:
+    rows = [variant(row, 2.0, 0, "left-out", covid=0.0) for row in ("default", "no-mask")]
+    text = render_rows(write(tmp_path, *rows))
+    assert "(0 COVID)" in text
+    assert read_csv(tmp_path / "ablation.csv")[0]["auc_mean"] == ""
+
+
+def test_mean_and_standard_deviation_over_seeds(tmp_path: Path) -> None:
+    runs = seeds("mask-efficientnet", 1.0, (10, 2), experiment="seeds", network=MASK, predictions={})
+    for run in runs:
+        run["recipe"]["name"] = "mask-efficientnet"
+    runs[0]["parts"]["test"]["metrics"]["auc"] = {"value": None}
+    text = render_seeds(write(tmp_path, *runs))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["seeds"] == [2, 10]
+    accuracy = summary["parts"]["test"]["metrics"]["accuracy"]
+    assert (accuracy["mean"], accuracy["values"]) == (pytest.approx(0.86), pytest.approx([0.82, 0.9]))
+    assert accuracy["sd"] == pytest.approx(0.0566, abs=1e-4)
+    assert (tmp_path / "summary.md").read_text() == text
+    assert "| Accuracy | 0.860 ± 0.057 |" in text
+    assert "| AUC (ROC) | – |" in text
+    assert "test (100 slices, 50 patients)" in text
+    runs[1]["recipe"] = {**runs[1]["recipe"], "training": {"epochs": 3}}
+    with pytest.raises(DataError, match="differs in its recipe or split"):
+        render_seeds(write(tmp_path, *runs))
+    with pytest.raises(DataError, match="holds no result"):
+        render_seeds(tmp_path / "nothing")
+
+
+def curve(weights: str, speed: float, seed: int, epochs: int = 6, shift: float = 0.0) -> dict[str, Any]:
+    """A run of ResNet-18 whose AUC rises towards 0.9 by ``speed``."""
+    rng = np.random.default_rng([seed, len(weights)])
+    auc = 0.9 - shift - 0.4 * np.exp(-speed * np.arange(epochs)) + rng.normal(0, 0.004, epochs)
+    history = [{"epoch": float(i), "val_auc": float(x), "val_loss": float(1 - x)} for i, x in enumerate(auc)]
+    row, more = f"resnet-18-{weights}", {"history": history, "predictions": {}, "parts": {}}
+    return document(row, 1.0, seed=seed, experiment="convergence", weights=weights, **more)
+
+
+def test_the_faster_weights_are_named(tmp_path: Path) -> None:
+    runs = [curve(kind, speed, seed) for kind, speed in (("none", 0.2), ("c2l", 1.5)) for seed in range(4)]
+    text = render_convergence(write(tmp_path, *runs))
+    assert re.search(r"\| resnet-18 \| c2l \| none \| 0–3 \| \+0\.[^|]*\|[^|]*\| c2l is faster \|", text)
+    (compared,) = json.loads((tmp_path / "convergence.json").read_text())["comparisons"]
+    none, c2l = (
+        [np.mean([row["val_auc"] for row in each["history"]]) for each in runs[i : i + 4]] for i in (0, 4)
+    )
+    expected = stats.ttest_rel(c2l, none)
+    assert compared["p"] == pytest.approx(expected.pvalue)
+    assert compared["auc"] == pytest.approx(np.mean(c2l) - np.mean(none))
+    assert (compared["low"], compared["high"]) == pytest.approx(tuple(expected.confidence_interval()))
+    assert "c2l" in (tmp_path / "convergence.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        (
+            [curve(kind, 0.5, seed) for kind in ("none", "c2l") for seed in range(4)],
+            "| no difference shown |",
+        ),
+        (
+            [curve(kind, speed, seed) for kind, speed in (("none", 0.2), ("c2l", 2)) for seed in range(2)],
+            "| not tested |",
+        ),
+        (
+            [
+                curve(kind, speed, seed, shift=0.4)
+                for kind, speed in (("none", 0.2), ("c2l", 1.5))
+                for seed in range(4)
+            ],
+            "c2l is higher, but no better than chance",
+        ),
+        ([curve("none", 0.5, 0), curve("none", 0.5, 1, epochs=4)], "| resnet-18 | none | 0, 1 |"),
+    ],
+    ids=["alike", "few seeds", "nothing learned", "of different length"],
+)
+def test_what_is_not_called_faster(tmp_path: Path, runs: list[dict[str, Any]], said: str) -> None:
+    (tmp_path / "not-run.json").write_text(json.dumps({"official/resnet-18-imagenet-seed-0": "no hub"}))
+    text = render_convergence(write(tmp_path, *runs))
+    assert said in text
+    assert "is faster" not in text
+    assert "Not run: `resnet-18-imagenet`: no hub." in text

@@ -1,0 +1,128 @@
+"""Calibration and prediction sets, on logits whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from groundglass.inference.calibration import Calibration
+from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
+
+
+def _drawn(
+    rng: np.random.Generator, count: int, temperature: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Logits that promise too much by a factor, and labels drawn from the true probabilities."""
+    honest = rng.normal(0, 2, count)
+    label = (rng.random(count) < 1 / (1 + np.exp(-honest))).astype(np.int64)
+    return honest * temperature, label
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_a_known_temperature_is_found(temperature: float) -> None:
+    logit, label = _drawn(np.random.default_rng(0), 20_000, temperature)
+    assert Calibration.fit(logit, label).temperature == pytest.approx(temperature, rel=0.05)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_calibrated_probabilities_come_true(temperature: float) -> None:
+    rng = np.random.default_rng(1)
+    calibration = Calibration.fit(*_drawn(rng, 20_000, temperature))
+    logit, label = _drawn(rng, 20_000, temperature)
+    probability = np.array([calibration.probability(value) for value in logit])
+    for low in (0.1, 0.3, 0.5, 0.7):
+        inside = (probability >= low) & (probability < low + 0.2)
+        assert label[inside].mean() == pytest.approx(probability[inside].mean(), abs=0.03)
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+@pytest.mark.parametrize("slices", [60, 400])
+def test_each_label_is_covered_as_often_as_promised(coverage: float, slices: int) -> None:
+    """Split conformal promises at least ``coverage`` and at most 1 / (n + 1) more, on average over draws."""
+    held = {COVID: [], NON_COVID: []}
+    for seed in range(60):
+        rng = np.random.default_rng([seed, slices])
+        logit, label = _drawn(rng, slices, 2.0)
+        calibration = Calibration.fit(logit, label, coverage)
+        logit, label = _drawn(rng, 100, 2.0)
+        for value, truth in zip(logit, label, strict=True):
+            name = COVID if truth else NON_COVID
+            held[name].append(name in calibration.prediction_set(calibration.probability(value)))
+    for name, each in held.items():
+        # Test slices of one draw share its quantile: its spread is added to the binomial one.
+        few = slices * 0.4
+        spread = np.sqrt(coverage * (1 - coverage) * (1 / len(each) + 1 / (few * 60)))
+        assert coverage - 4 * spread < np.mean(each) < coverage + 1 / (few + 1) + 4 * spread, name
+
+
+def test_the_harder_label_is_covered_as_well() -> None:
+    """One threshold for both would cover the easy, frequent label alone; class-conditional ones cover both."""
+    rng = np.random.default_rng(3)
+
+    def draw(count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        label = (rng.random(count) < 0.15).astype(np.int64)
+        return np.where(label == 1, rng.normal(0.3, 1, count), rng.normal(-4, 1, count)), label
+
+    calibration = Calibration.fit(*draw(2000))
+    logit, label = draw(4000)
+    sets = [calibration.prediction_set(calibration.probability(value)) for value in logit]
+    covered = np.array(
+        [(COVID if truth else NON_COVID) in each for truth, each in zip(label, sets, strict=True)]
+    )
+    for truth in (0, 1):
+        count = int((label == truth).sum())
+        assert covered[label == truth].sum() > binom.ppf(1e-4, count, 0.88)
+
+
+def test_too_few_slices_exclude_nothing() -> None:
+    calibration = Calibration.fit(np.array([-3.0, -2.0, 2.0, 3.0]), np.array([0, 0, 1, 1]), 0.9)
+    assert calibration.quantiles == {COVID: 1.0, NON_COVID: 1.0}
+    for probability in (0.0, 0.001, 0.5, 1.0):
+        assert calibration.prediction_set(probability) == (COVID, NON_COVID)
+
+
+def test_nine_slices_are_the_fewest_that_exclude_at_ninety_percent() -> None:
+    label = np.repeat([0, 1], 9)
+    logit = np.where(label == 1, 1.0, -1.0) * np.tile(np.arange(1, 10), 2)
+    assert all(value < 1 for value in Calibration.fit(logit, label, 0.9).quantiles.values())
+    keep = np.ones(18, bool)
+    keep[0] = False
+    assert Calibration.fit(logit[keep], label[keep], 0.9).quantiles[NON_COVID] == 1.0
+
+
+@pytest.mark.parametrize("label", [[1, 1, 1], [0, 0, 0]])
+def test_one_label_alone_cannot_be_calibrated(label: list[int]) -> None:
+    with pytest.raises(ValueError, match="both labels"):
+        Calibration.fit(np.zeros(3), np.array(label))
+
+
+@pytest.mark.parametrize("coverage", [0.0, 1.0, -1.0, 2.0])
+def test_coverage_out_of_range(coverage: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Calibration.fit(np.array([-1.0, 1.0]), np.array([0, 1]), coverage)
+
+
+def test_a_set_of_one_names_the_label_and_any_other_is_uncertain(calibration: Calibration) -> None:
+    assert calibration.label((COVID,)) == COVID
+    assert calibration.label((NON_COVID,)) == NON_COVID
+    assert calibration.label((COVID, NON_COVID)) == calibration.label(()) == UNCERTAIN
+
+
+@pytest.mark.parametrize("quantiles", [(0.7533, 0.7361), (0.4, 0.45)])
+def test_labels_follow_from_the_two_limits_that_are_stated(quantiles: tuple[float, float]) -> None:
+    """Where the sets overlap and where they leave a gap: below the lower limit NonCOVID, above the upper COVID."""
+    calibration = Calibration(1.0, 0.9, dict(zip((COVID, NON_COVID), quantiles, strict=True)))
+    low, high = calibration.uncertain
+    for probability in np.linspace(0, 1, 997):
+        expected = NON_COVID if probability < low else COVID if probability > high else UNCERTAIN
+        assert calibration.label(calibration.prediction_set(probability)) == expected
+
+
+def test_extreme_logits_stay_probabilities(calibration: Calibration) -> None:
+    values = [calibration.probability(value) for value in (-1e6, -50.0, 0.0, 50.0, 1e6)]
+    assert values[0] == 0.0
+    assert values[2] == 0.5
+    assert values[4] == 1.0
+    assert values == sorted(values)

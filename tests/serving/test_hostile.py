@@ -1,0 +1,119 @@
+"""Whatever is uploaded, the service answers, goes on, keeps nothing and names nobody."""
+
+from __future__ import annotations
+
+import io
+import stat
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tests.imaging.test_fuzz import GENERATED, damages, generated
+from tests.serving.conftest import Running, Start
+
+__all__ = ["generated"]
+
+NAME, ID, FILE, INNER = "Zwiebelfisch^Xaver", "MRN-4711-XZ", "geheim-xyz.dcm", "innen-xyz.dcm"
+
+
+def packed(members: dict[str, bytes], mode: int = 0) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            member = zipfile.ZipInfo(name)
+            member.compress_type, member.external_attr = zipfile.ZIP_DEFLATED, mode << 16
+            archive.writestr(member, content)
+    return stream.getvalue()
+
+
+def encrypted(png: bytes) -> bytes:
+    content = bytearray(packed({"x.png": png}))
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(content)
+
+
+@pytest.fixture(scope="module")
+def hostile(png: bytes) -> dict[str, tuple[bytes, str]]:
+    """Content by name, and what is said of it."""
+    return {
+        "bomb.zip": (packed({"bomb.png": bytes(40_000_000)}), "decompression bomb"),
+        "out.zip": (packed({"good.png": png, "../evil.png": png}), "a path out of its own folder"),
+        "root.zip": (packed({"/etc/evil.png": png}), "a path out of its own folder"),
+        "link.zip": (packed({"link.png": b"/etc/passwd"}, stat.S_IFLNK | 0o777), "a link"),
+        "nested.zip": (packed({"really.png": packed({"x.png": png})}), "an archive within an archive"),
+        "locked.zip": (encrypted(png), "encrypted"),
+        "cut.zip": (packed({"x.png": png})[:-30], ""),
+        "cut.png": (png[:80], ""),
+        "not-a.dcm": (bytes(128) + b"DICM" + bytes(40), ""),
+        "bare.nii.gz": (b"\x1f\x8b" + bytes(100), ""),
+        "outside.mhd": (
+            b"ObjectType = Image\nNDims = 3\nDimSize = 9 9 9\nElementType = MET_SHORT\n"
+            b"ElementDataFile = ../../../../etc/passwd\n",
+            "",
+        ),
+    }
+
+
+def test_each_gets_a_prediction_that_says_why(
+    service: Running, hostile: dict[str, tuple[bytes, str]], png: bytes
+) -> None:
+    files = [(name, content) for name, (content, _) in hostile.items()]
+    rows = service.post(*files, ("good.png", png)).json()["predictions"]
+    by_file = {row["file"].partition("!")[0]: row for row in rows}
+    assert by_file.pop("good.png")["status"] == "ok", "one bad file never stops the rest"
+    assert set(by_file) == set(hostile)
+    for name, (_, reason) in hostile.items():
+        assert by_file[name]["status"] == "failed"
+        assert reason in by_file[name]["reason"]
+        assert str(service.scratch) not in by_file[name]["reason"]
+        assert service.post((name, hostile[name][0])).status_code in {200, 415}, "alone as well"
+    service.wait_until_idle()
+    assert service.uploads_on_disk() == []
+    assert service.gauge("upload_bytes") == 0
+
+
+def test_damaged_files_of_every_kind(service: Running, generated: dict[str, bytes]) -> None:
+    @settings(
+        max_examples=100,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.sampled_from(GENERATED).flatmap(lambda kind: damages(generated[kind])))
+    def check(content: bytes) -> None:
+        answer = service.post(("damaged", content), heat_maps="inline")
+        assert answer.status_code in {200, 415}
+
+    check()
+    assert service.get("/healthz").status_code == 200
+    assert service.uploads_on_disk() == []
+    assert not [entry for entry in service.log() if entry["level"] == "error"]
+
+
+def test_nobody_is_named_in_the_log(
+    start: Start, tmp_path: Path, chest: NDArray[np.int16], write_dicom: Callable[..., Path]
+) -> None:
+    service = start()
+    who = {"PatientName": NAME, "PatientID": ID, "SeriesInstanceUID": "1.2.3.4.5.987654321"}
+    content = write_dicom(tmp_path / "a.dcm", np.kron(chest, np.ones((2, 2), np.int16)), **who).read_bytes()
+    broken = content.replace(b"MONOCHROME2 ", b"PALETTE COLO")
+    for file in (content, broken, content[:1500], packed({INNER: content, "geheim-xyz.png": b"bad"})):
+        answer = service.post((FILE, file), heat_maps="link")
+        assert NAME not in answer.text
+        assert ID not in answer.text
+        links = answer.json()["kept"]["links"]
+        for link in links.values():
+            assert NAME not in service.get(link, **{"User-Agent": ID}).text
+        service.get(f"/{NAME}?id={ID}")
+    assert service.stop() == 0
+    told = service.out.read_text() + service.err.read_text()
+    secrets = (NAME, ID, "xyz", "987654321", links["self"].rpartition("/")[2], str(service.scratch))
+    assert not [secret for secret in secrets if secret in told]
+    assert service.err.read_text() == ""

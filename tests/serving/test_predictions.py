@@ -1,0 +1,185 @@
+"""What is said over HTTP is what ``groundglass predict`` says, and what hangs on it can be fetched."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import cv2
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.serving.conftest import PATIENCE, Running, parts, picture
+
+from groundglass.serving.schemas import Predictions
+
+LINES = {"Accept": "application/x-ndjson"}
+
+
+@pytest.fixture(scope="module")
+def files(
+    tmp_path_factory: pytest.TempPathFactory,
+    volume: NDArray[np.int16],
+    chest: NDArray[np.int16],
+    write_dicom: Callable[..., Path],
+) -> Path:
+    """A folder with one file of each kind, some of them bad."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "a.png").write_bytes(picture(1))
+    (folder / "sub").mkdir()
+    pixels = cv2.imdecode(np.frombuffer(picture(2), np.uint8), cv2.IMREAD_GRAYSCALE)
+    (folder / "sub" / "b ü.jpg").write_bytes(bytes(cv2.imencode(".jpg", pixels)[1]))
+    write_dicom(folder / "c.dcm", np.kron(chest, np.ones((2, 2), np.int16)))
+    nib.Nifti1Image(np.kron(volume, np.ones((2, 2, 1), np.int16)), np.eye(4)).to_filename(folder / "d.nii.gz")
+    with zipfile.ZipFile(folder / "e.zip", "w") as archive:
+        archive.writestr("inner/2.png", picture(3))
+        archive.writestr("inner/10.png", picture(4))
+        archive.writestr("inner/bad.png", picture(4)[:100])
+    (folder / "f.dcm").write_bytes((folder / "c.dcm").read_bytes()[:2000])
+    (folder / "g.csv").write_text("path,label\na.png,COVID\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uploads(files: Path) -> list[tuple[str, bytes]]:
+    found = sorted(path for path in files.rglob("*") if path.is_file())
+    return [(path.relative_to(files).as_posix(), path.read_bytes()) for path in found]
+
+
+@pytest.fixture(scope="module")
+def predicted(files: Path, uploads: list[tuple[str, bytes]], tiny_bundle: Path) -> str:
+    """What ``groundglass predict --json`` prints; of the manifest, which is no image to a service, nothing."""
+    names = [name for name, _ in uploads if name != "g.csv"]
+    command = [
+        sys.executable,
+        "-m",
+        "groundglass.cli.main",
+        "predict",
+        "--bundle",
+        str(tiny_bundle),
+        "--json",
+    ]
+    done = subprocess.run([*command, *names], cwd=files, capture_output=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 3, done.stderr
+    return done.stdout.decode()
+
+
+def test_predictions_are_those_of_predict(
+    service: Running, uploads: list[tuple[str, bytes]], predicted: str
+) -> None:
+    answer = service.post(*uploads)
+    assert answer.status_code == 200
+    document = answer.json()
+    rows = [row for row in document["predictions"] if row["file"] != "g.csv"]
+    assert rows == [json.loads(line) for line in predicted.splitlines()]
+    assert {row["status"] for row in rows} == {"ok", "failed"}
+    assert document["counts"]["total"] == len(document["predictions"])
+    assert [len(series["predictions"]) for series in document["series"]] == [1, 5]
+    Predictions.model_validate(document)
+
+
+def test_a_manifest_reads_no_file_of_the_server(service: Running, uploads: list[tuple[str, bytes]]) -> None:
+    (row,) = (row for row in service.post(*uploads).json()["predictions"] if row["file"] == "g.csv")
+    assert row["status"] == "failed"
+    alone = service.post(("g.csv", b"path,label\n/etc/passwd,COVID\n"))
+    assert alone.status_code == 415
+
+
+def test_lines_are_byte_for_byte_those_of_predict(
+    service: Running, uploads: list[tuple[str, bytes]], predicted: str
+) -> None:
+    files = [upload for upload in uploads if upload[0] != "g.csv"]
+    with service.client() as client:
+        answer = client.post("/v2/predictions", files=parts(*files), headers=LINES)
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    assert answer.text == predicted
+
+
+def test_a_file_sent_alone_is_judged_as_among_others(
+    service: Running, uploads: list[tuple[str, bytes]], predicted: str
+) -> None:
+    """A small file alone is judged from memory, and unlike archives and files with company never written."""
+    alone = [
+        row
+        for name, content in uploads
+        if name != "g.csv"
+        for row in service.post((name, content)).json()["predictions"]
+    ]
+    assert alone == [json.loads(line) for line in predicted.splitlines()]
+
+
+def test_layers_lie_on_the_slice(
+    service: Running, tmp_path: Path, chest: NDArray[np.int16], write_dicom: Callable[..., Path]
+) -> None:
+    stored = np.kron(chest, np.ones((2, 2), np.int16))
+    content = write_dicom(tmp_path / "a.dcm", stored).read_bytes()
+    document = service.post(("a.dcm", content), heat_maps="link").json()
+    Predictions.model_validate(document)
+    image = document["predictions"][0]["image"]
+    assert (image["rows"], image["columns"]) == stored.shape
+    grey = cv2.imdecode(np.frombuffer(service.get(image["picture"]).content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert grey.shape == stored.shape
+    colours = cv2.imdecode(
+        np.frombuffer(service.get(image["heat_map"]).content, np.uint8), cv2.IMREAD_UNCHANGED
+    )
+    assert colours.shape == (*stored.shape, 4)
+    assert colours[:, :, 3].max() > 100
+    units = np.frombuffer(service.get(image["hounsfield"]).content, "<i2").reshape(stored.shape)
+    np.testing.assert_array_equal(units, np.clip(stored, -1024, None))
+    outline = ET.fromstring(service.get(image["outline"]).text)  # noqa: S314 - our own
+    assert outline.attrib["viewBox"] == f"0 0 {stored.shape[1]} {stored.shape[0]}"
+    assert {child.attrib["class"] for child in outline} == {"lungs", "crop"}
+
+
+def test_heat_maps_in_the_answer(service: Running, png: bytes) -> None:
+    document = service.post(("a.png", png), ("b.png", b""), heat_maps="inline").json()
+    Predictions.model_validate(document)
+    first, second = document["predictions"]
+    assert first["heat_map"].startswith("data:image/png;base64,iVBOR")
+    assert second["heat_map"] is None
+    assert document["kept"] is None, "nothing is kept unless links were asked for"
+
+
+def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running, png: bytes) -> None:
+    document = service.post(("a.png", png), ("bad.png", png[:60]), heat_maps="link").json()
+    links = document["kept"]["links"]
+    again = service.get(links["self"]).json()
+    assert again["predictions"] == document["predictions"]
+    table = list(csv.DictReader(io.StringIO(service.get(links["csv"]).text)))
+    assert [row["status"] for row in table] == ["ok", "failed"]
+    lines = [json.loads(line) for line in service.get(links["jsonl"]).text.splitlines()]
+    assert [line["file"] for line in lines] == ["a.png", "bad.png"]
+    packed = service.get(links["report"])
+    assert "attachment" in packed.headers["content-disposition"]
+    with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
+        names = archive.namelist()
+        page = archive.read("report/report.html").decode()
+    assert sum(name.startswith("report/overlays/") for name in names) == 1
+    assert "a.png" in page
+    with service.client() as client:
+        assert client.delete(links["self"]).status_code == 204
+    for link in (*links.values(), document["predictions"][0]["image"]["picture"]):
+        assert service.get(link).status_code == 404
+    assert service.uploads_on_disk() == []
+
+
+def test_model_card_health_and_figures(service: Running, png: bytes) -> None:
+    card = service.get("/v2/model").json()
+    assert card["name"] == "tiny"
+    assert card["bundle"].endswith("-fp32")
+    markdown = service.get("/v2/model", Accept="text/markdown")
+    assert markdown.headers["content-type"].startswith("text/markdown")
+    assert service.get("/healthz").json() == service.get("/readyz").json() == {"status": "ok"}
+    service.post(("a.png", png))
+    figures = service.get("/metrics").text
+    assert 'groundglass_requests_total{method="POST",route="/v2/predictions",status="200"}' in figures
+    assert "groundglass_predictions_total{label=" in figures
+    assert service.gauge("uploads_in_flight") == 0

@@ -1,0 +1,138 @@
+"""SIGTERM: what was accepted is finished, nothing is left behind."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.serving.conftest import (
+    BOUNDARY,
+    PATIENCE,
+    Running,
+    Start,
+    connection,
+    everything,
+    form,
+    picture,
+    running,
+    send_head,
+    wait_for,
+)
+
+CLIENTS = 6
+
+
+def ask(service: Running, content: bytes, outcomes: Counter[str]) -> None:
+    """Ask again and again, on connections kept as long as the service keeps them, until nobody listens."""
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
+    kept: http.client.HTTPConnection | None = None
+    while True:
+        opened = kept or http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
+        try:
+            opened.request("POST", "/v2/predictions", content, headers)
+            answer = opened.getresponse()
+        except ConnectionRefusedError:
+            return
+        except OSError:  # not accepted: closed before a byte of an answer
+            outcomes["not accepted"] += 1
+            opened.close()
+            kept = None
+            continue
+        try:
+            answer.read()
+            outcomes[str(answer.status)] += 1
+        except (http.client.HTTPException, OSError):
+            outcomes["broken off"] += 1
+        kept = None if answer.will_close else opened
+
+
+def test_under_load_no_accepted_request_is_lost(start: Start) -> None:
+    service, outcomes = start(), Counter[str]()
+    content = form("a.png", picture(1, size=256))
+    clients = [threading.Thread(target=ask, args=(service, content, outcomes)) for _ in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    wait_for(lambda: outcomes["200"] > 3 * CLIENTS)
+    before = outcomes["200"]
+    assert service.stop() == 0
+    for client in clients:
+        client.join(PATIENCE)
+    requests = [entry for entry in service.log() if entry["event"] == "request"]
+    assert outcomes["200"] > before, "those in flight were answered"
+    assert outcomes["broken off"] == 0
+    assert set(outcomes) <= {"200", "not accepted"}
+    assert len(requests) == outcomes["200"], "every request that reached the service got its answer"
+    assert all(entry["complete"] for entry in requests)
+    assert outcomes["not accepted"] <= CLIENTS
+    assert service.log()[-1]["event"] == "ended"
+    assert service.log()[-1]["unfinished"] == 0
+    assert list(service.scratch.iterdir()) == []
+    assert service.err.read_text() == ""
+
+
+def test_an_upload_that_had_begun_is_finished(start: Start) -> None:
+    service = start("--drain-seconds", "0.2")
+    content = form("a.png", picture(1))
+    with connection(service) as opened, connection(service) as idle:
+        send_head(opened, len(content))
+        opened.sendall(content[:300])
+        wait_for(lambda: service.gauge("uploads_in_flight") == 1)
+        service.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: service.log()[-1]["event"] == "ending")
+        time.sleep(0.8)
+        opened.sendall(content[300:])
+        answer = everything(opened)
+        assert everything(idle) == b""
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer
+    assert service.process.wait(PATIENCE) == 0
+
+
+def test_while_it_ends_it_is_not_ready(start: Start) -> None:
+    service = start("--drain-seconds", "20")
+    service.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: service.get("/readyz").status_code == 503)
+    answer = service.get("/readyz")
+    assert answer.headers["connection"] == "close"
+    assert int(answer.headers["retry-after"]) > 0
+    assert service.get("/healthz").status_code == 200
+    assert service.post(("a.png", picture(1))).status_code == 200
+    begun = time.monotonic()
+    assert service.stop() == 0, "a second signal ends it at once"
+    assert time.monotonic() - begun < 15
+
+
+def test_the_next_service_removes_what_a_killed_one_left(tmp_path: Path, tiny_bundle: Path) -> None:
+    content = form("a.png", bytes(3 * 2**20))  # more than stays in memory
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    with running(tmp_path / "first", tiny_bundle) as killed, connection(killed) as opened:
+        send_head(opened, len(content))
+        opened.sendall(content[:-50])
+        wait_for(lambda: killed.uploads_on_disk() != [])
+        with running(tmp_path / "second", tiny_bundle, "--upload-directory", str(killed.scratch)) as second:
+            assert killed.uploads_on_disk() != [], "another service's folder is its own as long as it lives"
+            assert second.stop() == 0
+        killed.process.kill()
+        killed.process.wait(PATIENCE)
+    (left,) = killed.scratch.iterdir()
+    os.utime(left, (0, 0))
+    (tmp_path / "third").mkdir()
+    with running(tmp_path / "third", tiny_bundle, "--upload-directory", str(killed.scratch)):
+        assert not left.exists()
+
+
+def test_serve_says_what_it_needs() -> None:
+    blocked = "import sys; sys.modules['fastapi'] = None; from groundglass.cli.main import main; sys.argv[1:] = ['serve']; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 2
+    assert "pip install '.[serve]'" in done.stderr
