@@ -242,7 +242,7 @@ class Screen:
 
     Args:
         printed: format on standard output; None for the table.
-        quiet: show nothing but what was asked for by its format.
+        quiet: print nothing but predictions in the format requested.
         keep_identifiers: predictions say who is on a slice.
     """
 
@@ -279,7 +279,7 @@ class Screen:
             self._progress.stop()
 
     def expect(self, count: Callable[[], int]) -> None:
-        """Start the progress bar; ``count`` says for how many files, and is asked only where one is shown."""
+        """Start the progress bar; ``count`` says for how many files, and is called only where one is shown."""
         self._start = time.monotonic()
         if self._progress is not None:
             self._task = self._progress.add_task("Reading", total=count(), rate="")
