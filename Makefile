@@ -1,8 +1,9 @@
 # Commands for a fresh machine, each doing all of its own set-up in a virtual environment:
-#   make demo         install without torch, classify invented CT series from healthy to severely ill, write a report;
+#   make demo         install without torch, classify synthetic CT series from healthy to severely ill, write a report;
 #                     DATA=path classifies slices of yours as well
 #   make demo-train   train a small Mask-EfficientNet on generated phantoms, evaluate it, write a report
 #   make test         lint, type check and test, as continuous integration does
+#   make figures      render the recorded results again and put their tables into README, results and docs
 #   make picture      look at the web page in Chromium and put its picture into docs/images; needs chromium-driver
 #   make sbom         what an installation with EXTRAS brings, as CycloneDX: build/product.cdx.json
 #   make audit-dependencies   hold it against the databases of known vulnerabilities; needs a network
@@ -16,7 +17,7 @@ WORKERS ?= auto
 SOURCES := $(shell find src -name '*.py' -o -name '*.yaml' -o -name '*.html' -o -name '*.j2' -o -name '*.css' -o -name '*.js')
 
 .DELETE_ON_ERROR:
-.PHONY: demo demo-train test lint types pytest picture sbom audit-dependencies clean
+.PHONY: demo demo-train test lint types pytest figures picture sbom audit-dependencies clean
 
 # What make sbom and make audit-dependencies look at, installed by itself: a developer's tools are no part of it.
 EXTRAS ?= serve
@@ -25,10 +26,10 @@ TOOLS := build/tools
 
 # Exit status 3 says that some slices were refused or could not be read, which the table and the report show.
 demo: $(VENV)/.installed
-	rm -rf demo/series demo/findings
+	rm -rf demo/series demo/predictions
 	$(BIN)/groundglass data phantoms --series 0,0.2,0.5,0.9 --output demo/series
-	$(BIN)/groundglass predict demo/series $(if $(DATA),"$(DATA)") --output demo/findings || [ $$? -eq 3 ]
-	@echo "The report is at $(CURDIR)/demo/findings/report.html"
+	$(BIN)/groundglass predict demo/series $(if $(DATA),"$(DATA)") --output demo/predictions || [ $$? -eq 3 ]
+	@echo "The report is at $(CURDIR)/demo/predictions/report.html"
 
 demo-train: demo/train/report.html
 	@echo "The report is at $(CURDIR)/demo/train/report.html"
@@ -44,6 +45,9 @@ types: $(VENV)/.installed-dev
 
 pytest: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --durations=25 --cov --cov-report=term
+
+figures: $(VENV)/.installed
+	$(BIN)/python results/update.py
 
 picture: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/serving/test_page.py -k screenshots

@@ -143,14 +143,6 @@ def test_conditions(audited: Audit, conditions: Sequence[str], expected: list[st
     assert found(audited, conditions) == expected
 
 
-def test_shortcuts_hold_from_the_auc_named(audited: Audit) -> None:
-    assert len(found(audited, ["shortcuts:0"])) == 4
-    strongest = audited.shortcuts.strongest if audited.shortcuts else None
-    assert strongest is not None
-    value = strongest.cross_validated.auc.value
-    assert bool(found(audited, ["shortcuts"])) == (value >= 0.7)
-
-
 @pytest.mark.parametrize("condition", ["leak", "leakage:0.5", "shortcuts:2", "shortcuts:x", "shortcuts:", ""])
 def test_conditions_that_do_not_exist(clean: Manifest, condition: str) -> None:
     with pytest.raises(DataError, match="is not one of leakage"):
@@ -201,10 +193,6 @@ def test_the_parts_of_another_split_are_audited(spoilt: Manifest) -> None:
 def test_nothing_readable_is_an_error(spoilt: Manifest) -> None:
     with pytest.raises(DataError, match="none of its 1 slices can be read"):
         audit(replace(spoilt, records=spoilt.records[-1:]))
-
-
-def test_one_slice_alone(clean: Manifest) -> None:
-    assert audit(replace(clean, records=clean.records[:1])).pairs == ()
 
 
 def test_names_of_any_bytes_can_be_written(clean: Manifest, tmp_path: Path) -> None:

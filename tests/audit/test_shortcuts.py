@@ -50,13 +50,6 @@ def test_file_format_mode_and_suffix(tmp_path: Path) -> None:
         assert found.size.tolist() == [30, 20, 1.5, 600]
 
 
-def test_every_feature_has_a_name(phantom: Phantom) -> None:
-    found = measure(phantom.slice.pixels)
-    assert found.size.shape == (len(SIZE_FEATURES),)
-    assert found.grey.shape == (len(GREY_FEATURES),)
-    assert found.surroundings.shape == (len(SURROUNDINGS_FEATURES),)
-
-
 def test_grey_statistics_are_right() -> None:
     pixels = np.array([[0, 0, 255, 255], [100, 100, 100, 100]], np.uint8)
     grey = dict(zip(GREY_FEATURES, measure(pixels).grey, strict=True))
@@ -179,8 +172,9 @@ def test_no_interval_holds_less_than_its_value_and_chance_lies_within() -> None:
 
 def test_equal_seeds_give_equal_figures() -> None:
     data = synthetic(leaking_grey, patients=20)
-    assert measure_shortcuts(*data, seed=4) == measure_shortcuts(*data, seed=4)
-    assert measure_shortcuts(*data, seed=4) != measure_shortcuts(*data, seed=5)
+    first, again, other = (measure_shortcuts(*data, seed=seed) for seed in (4, 4, 5))
+    assert first == again
+    assert first != other
 
 
 def test_too_few_patients_are_a_reason_and_no_crash() -> None:
@@ -211,7 +205,7 @@ def test_a_result_of_several_seeds() -> None:
 
 
 def test_a_result_of_one_seed() -> None:
-    reported = read_reported(RESULTS / "seed-0.json")
+    reported = read_reported(RESULTS / "official" / "mask-efficientnet-seed-0.json")
     assert reported.bounds == "95 % interval"
     assert reported.auc.low is not None
     assert reported.auc.low < reported.auc.value

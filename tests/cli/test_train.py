@@ -1,10 +1,7 @@
-"""The commands train and repeat as a user meets them."""
+"""What ``groundglass train`` says of the split before it trains."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +10,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from groundglass.cli.experiments import parse_seeds
 from groundglass.cli.main import app
-from groundglass.errors import RecipeError, RunError
+from groundglass.errors import RunError
 from groundglass.imaging.phantom import make_phantom
 from groundglass.training.train import Job
 
@@ -75,7 +71,9 @@ def warnings_before_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
 def test_train_warns_of_what_parts_share_and_trains_all_the_same(
     leaking: Path, warnings_before_training: Callable[..., list[str]]
 ) -> None:
-    (warning,) = warnings_before_training(leaking)
+    warning, *others = warnings_before_training(leaking)
+    # The copy stands under another patient's name, which the audit says as well.
+    assert len(others) <= 1
     assert warning.startswith(
         "warning: 1 pair of slices in different parts show the same slice, 1 of them with opposite labels"
     )
@@ -94,7 +92,8 @@ def test_train_audits_the_split_that_it_trains_on(
     leaking: Path, warnings_before_training: Callable[..., list[str]]
 ) -> None:
     # The two slices are of the official train and test parts, of which the last is in no part of this split.
-    assert warnings_before_training(leaking, "--split", "official-cv:1/2") == []
+    warnings = warnings_before_training(leaking, "--split", "official-cv:1/2")
+    assert not [warning for warning in warnings if "in different parts" in warning]
 
 
 @pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "NODE_RANK"])
@@ -107,58 +106,4 @@ def test_only_the_first_process_warns(
     monkeypatch.setenv(variable, "1")
     assert warnings_before_training(leaking) == []
     monkeypatch.setenv(variable, "0")
-    assert len(warnings_before_training(leaking)) == 1
-
-
-@pytest.mark.slow
-def test_two_processes_warn_once_and_train(leaking: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "groundglass.cli.main"]
-    given = arguments(leaking, tmp_path / "run", "--devices", "2", "--cache", str(tmp_path / "cache"))
-    done = subprocess.run([*command, *given], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stderr.count("warning: 1 pair of slices in different parts") == 1
-    assert "validation AUC" in done.stdout
-    assert (tmp_path / "run" / "weights.safetensors").exists()
-
-
-@pytest.mark.slow
-def test_repeat_trains_judges_sums_up_and_goes_on(data: Path, tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
-    sets = [part for setting in SETTINGS for part in ("--set", setting)]
-    arguments = [
-        "paper",
-        "seeds",
-        "--recipe",
-        "phantom-demo",
-        "--data",
-        str(data),
-        "--runs",
-        str(tmp_path / "runs"),
-    ]
-    arguments += ["--output", str(tmp_path / "results"), "--threads", "1", "--quiet", *sets]
-    arguments += ["--cache", str(tmp_path / "cache"), "--readme", str(readme), "--seeds"]
-    runner = CliRunner()
-    assert runner.invoke(app, [*arguments, "0"], catch_exceptions=False).exit_code == 0
-    first = (tmp_path / "results" / "seed-0.json").read_bytes()
-    done = runner.invoke(app, [*arguments, "0-1"], catch_exceptions=False)
-    assert done.exit_code == 0
-    assert "is there already" in done.stdout
-    assert (tmp_path / "results" / "seed-0.json").read_bytes() == first
-    summary = json.loads((tmp_path / "results" / "summary.json").read_text())
-    assert summary["seeds"] == [0, 1]
-    kept = json.loads(first)
-    assert set(kept["parts"]) == {"val", "test"}
-    assert kept["run"]["versions"]["torch"]
-    assert "training_sha256" not in kept["run"]
-    assert "| Accuracy |" in readme.read_text()
-    looks = json.loads((tmp_path / "runs" / "seed-0" / "evaluations.json").read_text())
-    assert "test" in json.dumps(looks)
-
-
-def test_seeds_are_a_range_or_a_list() -> None:
-    assert parse_seeds("0-4") == [0, 1, 2, 3, 4]
-    assert parse_seeds("7,3") == [7, 3]
-    for wrong in ("", "4-0", "a", "1-", "0--3"):
-        with pytest.raises(RecipeError, match="--seeds"):
-            parse_seeds(wrong)
+    assert "in different parts" in warnings_before_training(leaking)[0]

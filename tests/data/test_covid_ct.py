@@ -81,14 +81,6 @@ def test_every_source_is_known_and_three_preprints_feed_several_parts() -> None:
     }
 
 
-def test_extracted_folder_and_image_folder(covid_ct: Path) -> None:
-    manifest = load_covid_ct(covid_ct)
-    assert len(manifest) == 746
-    assert all(record.path.is_file() and record.patient_known and record.split for record in manifest)
-    inner = load_covid_ct(covid_ct / "Images-processed")
-    assert [record.path for record in inner] == [record.path for record in manifest]
-
-
 def test_clone_with_zips_gives_the_same_images(clone: Path, covid_ct: Path) -> None:
     zipped, plain = load_covid_ct(clone), load_covid_ct(covid_ct)
     for inside, outside in zip(zipped, plain, strict=True):

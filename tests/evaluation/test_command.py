@@ -24,7 +24,7 @@ from groundglass.imaging.read import read_slice
 from groundglass.inference.bundle import Bundle, save_arrays, write_bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.embedding_reference import EmbeddingReference
-from groundglass.inference.input_check import InputCheck
+from groundglass.inference.input_check_fit import accept_all
 from groundglass.inference.prediction import Status
 
 MakeManifest = Callable[..., Manifest]
@@ -150,7 +150,7 @@ def test_a_bundle_knows_how_far_the_data_lie_from_its_training_data(
     held_out = embedding + np.random.default_rng(0).normal(0, 0.01, embedding.shape)
     reference = EmbeddingReference.fit(embedding + shift, held_out + shift)
     assert reference is not None
-    arrays = {**InputCheck.accept_all(channels=64).as_arrays(), **reference.as_arrays()}
+    arrays = {**accept_all(channels=64).as_arrays(), **reference.as_arrays()}
     write_bundle(tmp_path / "placing", fields, {**contents, "reference.npz": save_arrays(arrays)})
     document = json.loads(command(tmp_path / "placing", data, "--json").stdout)
     assert document["applicability"]["beyond_95"]["value"] == pytest.approx(beyond, abs=0.1)

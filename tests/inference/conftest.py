@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from groundglass.imaging.phantom import make_phantom
 from groundglass.inference import bundle as bundles
 from groundglass.inference.calibration import Calibration
 from groundglass.inference.engine import INPUT, OUTPUTS, Engine
-from groundglass.inference.input_check import InputCheck
+from groundglass.inference.input_check_fit import accept_all
 
 SIZE = 64
 
@@ -50,7 +51,7 @@ def tiny_model(gain: float = 4.0) -> bytes:
 
 def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
     """Fields of ``bundle.json`` and the other files."""
-    preprocessing, model = Preprocessing(size=SIZE), tiny_model()
+    preprocessing, model = Preprocessing(size=SIZE, normalisation="min-max"), tiny_model()
     engine = Engine(model, threads=1)
     cropped = preprocessing.apply(
         make_phantom(np.random.default_rng(0), 0.5, 0.5, size=128).slice.pixels
@@ -59,7 +60,7 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
         "name": "tiny",
         "created": "2026-01-01T00:00:00+00:00",
         "network": {"name": "tiny", "input_size": SIZE},
-        "preprocessing": {"size": SIZE, "crop": True, "margin": 0.06, "normalisation": "zero-mean"},
+        "preprocessing": asdict(preprocessing),
         "positive": "COVID",
         "precision": "fp32",
         "calibration": {
@@ -77,7 +78,7 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
     }
     contents = {
         "classifier.onnx": model,
-        "reference.npz": bundles.save_arrays(InputCheck.accept_all(channels=64).as_arrays()),
+        "reference.npz": bundles.save_arrays(accept_all(channels=64).as_arrays()),
         "selftest.npz": bundles.self_test(engine, preprocessing, cropped),
     }
     return fields, contents

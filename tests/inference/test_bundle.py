@@ -40,7 +40,7 @@ def rewrite(path: Path, **changes: Any) -> None:
 def test_a_bundle_opens_and_knows_itself(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     assert bundle.precision == "fp32"
-    assert bundle.preprocessing == Preprocessing(size=64)
+    assert bundle.preprocessing == Preprocessing(size=64, normalisation="min-max")
     assert bundle.calibration.temperature == 2.0
     assert bundle.id == f"{bundle.info.id[:12]}-fp32"
     assert bundle.engine().run(np.zeros((3, 64, 64), np.float32)).activation_map.shape == (3, 8, 8)

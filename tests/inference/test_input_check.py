@@ -20,14 +20,8 @@ from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.appearance import COUNT, appearance
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.input_check import (
-    FLAGS,
-    LUNG,
-    OTHER_PART,
-    Examples,
-    InputCheck,
-    OutOfDistributionModel,
-)
+from groundglass.inference.input_check import FLAGS, LUNG, OTHER_PART, InputCheck, OutOfDistributionModel
+from groundglass.inference.input_check_fit import Examples, accept_all, fit_input_check, fit_model
 from groundglass.inference.prediction import Status
 
 PREPROCESSING = Preprocessing(size=64)
@@ -36,7 +30,7 @@ CHANNELS = 4
 
 @pytest.fixture(scope="module")
 def accepting() -> InputCheck:
-    return InputCheck.accept_all(CHANNELS)
+    return accept_all(CHANNELS)
 
 
 @pytest.fixture(scope="module")
@@ -109,21 +103,21 @@ def _examples(rng: np.random.Generator) -> tuple[Examples, NDArray[np.bool_]]:
     return Examples(np.concatenate([lungs, foreign]), kind, np.arange(280), np.ones(280)), deciding
 
 
-def test_a_fitted_gate_accepts_the_share_it_is_to_and_refuses_the_rest(chest: NDArray[np.uint8]) -> None:
-    check = InputCheck.fit(*_examples(np.random.default_rng(0)))
+def test_a_fitted_check_accepts_the_share_it_is_to_and_refuses_the_rest(chest: NDArray[np.uint8]) -> None:
+    check = fit_input_check(*_examples(np.random.default_rng(0)))
     rng = np.random.default_rng(1)
     cropped = PREPROCESSING.apply(chest)
     verdict = check.before(CTSlice(chest, Origin("a", "PNG")), cropped)
     assert verdict.reason is None
 
-    def judge(middle: float) -> Iterator[str | None]:
+    def reasons_at(middle: float) -> Iterator[str | None]:
         for _ in range(100):
             looks = rng.normal(middle, 1, COUNT).astype(np.float32)
             embedding = rng.normal(middle, 1, CHANNELS).astype(np.float32)
             yield check.after(embedding, replace(verdict, appearance=looks)).reason
 
-    assert sum(reason is not None for reason in judge(0)) <= 3
-    reasons = list(judge(3))
+    assert sum(reason is not None for reason in reasons_at(0)) <= 3
+    reasons = list(reasons_at(3))
     refused = [reason for reason in reasons if reason is not None]
     assert len(refused) >= 95
     assert "looks like a chart (score" in refused[0]
@@ -135,17 +129,17 @@ def test_the_limit_never_lies_below_even_odds() -> None:
     features[100:105] = features[:5]  # other pictures that look like lungs
     kind = (LUNG,) * 100 + ("a chart",) * 80
     examples = Examples(features, kind, np.arange(180), np.ones(180))
-    assert InputCheck.fit(examples, np.arange(180) < 100).limit >= 0
+    assert fit_input_check(examples, np.arange(180) < 100).limit >= 0
 
 
 def test_nobody_to_decide_on_the_limit() -> None:
     examples, deciding = _examples(np.random.default_rng(0))
     with pytest.raises(ValueError, match="decide"):
-        InputCheck.fit(examples, np.zeros_like(deciding))
+        fit_input_check(examples, np.zeros_like(deciding))
 
 
-def test_arrays_bring_back_the_same_gate() -> None:
-    check = InputCheck.fit(*_examples(np.random.default_rng(0)))
+def test_arrays_bring_back_the_same_check() -> None:
+    check = fit_input_check(*_examples(np.random.default_rng(0)))
     again = InputCheck.from_arrays(check.as_arrays())
     assert again.limit == check.limit
     features = np.random.default_rng(2).normal(1, 1, (5, COUNT + CHANNELS))
@@ -168,7 +162,7 @@ def test_what_was_refused_before_stays_refused(accepting: InputCheck) -> None:
         ({"input_check.limit": np.zeros(3)}, "is damaged"),
     ],
 )
-def test_arrays_of_another_gate_are_refused(
+def test_arrays_of_another_check_are_refused(
     accepting: InputCheck, change: dict[str, NDArray[np.generic]], message: str
 ) -> None:
     with pytest.raises(BundleError, match=message):
@@ -207,7 +201,7 @@ def examples() -> Examples:
 
 @pytest.fixture(scope="module")
 def model(examples: Examples) -> OutOfDistributionModel:
-    return OutOfDistributionModel.fit(examples)
+    return fit_model(examples)
 
 
 def test_kinds_are_told_apart(model: OutOfDistributionModel) -> None:
@@ -234,7 +228,7 @@ def test_arrays_that_do_not_fit_together_are_refused(model: OutOfDistributionMod
 
 
 def test_the_fit_is_reproducible(examples: Examples, model: OutOfDistributionModel) -> None:
-    again = OutOfDistributionModel.fit(examples)
+    again = fit_model(examples)
     np.testing.assert_array_equal(again.odds(examples.features), model.odds(examples.features))
 
 
@@ -242,12 +236,12 @@ def test_the_fit_is_reproducible(examples: Examples, model: OutOfDistributionMod
 def test_one_side_alone_cannot_be_learnt_from(examples: Examples, kept: tuple[str, ...]) -> None:
     chosen = np.array([kind in kept for kind in examples.kind])
     with pytest.raises(ValueError, match="examples of lung slices and of other"):
-        OutOfDistributionModel.fit(examples.take(chosen))
+        fit_model(examples.take(chosen))
 
 
 def test_a_number_that_never_varies_does_no_harm(examples: Examples) -> None:
     constant = np.concatenate([examples.features, np.ones((420, 1))], axis=1)
-    model = OutOfDistributionModel.fit(replace(examples, features=constant))
+    model = fit_model(replace(examples, features=constant))
     assert np.isfinite(odds(model, constant * 1e6)).all()
 
 
@@ -258,13 +252,13 @@ def test_patients_are_held_out_as_a_whole() -> None:
     kind = (LUNG,) * 120 + ("other",) * 120
     by_patient = Examples(features, kind, np.repeat(np.arange(120), 2), np.ones(240))
     lungs = np.arange(240) < 120
-    seen = odds(OutOfDistributionModel.fit(by_patient), features[lungs])
-    assert InputCheck.fit(by_patient, lungs).limit > np.quantile(seen, 0.99) + 1
+    seen = odds(fit_model(by_patient), features[lungs])
+    assert fit_input_check(by_patient, lungs).limit > np.quantile(seen, 0.99) + 1
 
 
 def test_one_patient_alone_cannot_be_held_out(examples: Examples) -> None:
     with pytest.raises(ValueError, match="examples of lung slices"):
-        InputCheck.fit(replace(examples, group=np.zeros(420, np.int64)), examples.lung)
+        fit_input_check(replace(examples, group=np.zeros(420, np.int64)), examples.lung)
 
 
 def test_kinds_are_called_as_the_examples_call_them() -> None:
@@ -273,7 +267,7 @@ def test_kinds_are_called_as_the_examples_call_them() -> None:
 
 def _flags(pixels: NDArray[np.uint8], **origin: object) -> tuple[str, ...]:
     ct_slice = CTSlice(pixels, replace(Origin("a", "DICOM"), **origin))  # type: ignore[arg-type]
-    return InputCheck.accept_all(CHANNELS).before(ct_slice, Preprocessing(size=160).apply(pixels)).flags
+    return accept_all(CHANNELS).before(ct_slice, Preprocessing(size=160).apply(pixels)).flags
 
 
 def test_doubtful_slices_are_flagged_and_plain_ones_are_not() -> None:

@@ -1,26 +1,24 @@
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 import timm
 import torch
 
-from groundglass.models.baselines import build_backbone
 from groundglass.models.catalogue import find
 from groundglass.models.layers import grey_histogram, grey_levels
 from groundglass.models.mask_efficientnet import MaskEfficientNet
-from groundglass.models.registry import build
+from groundglass.models.registry import build, build_backbone
 
 NAME = "mask-efficientnet-lite0"
 SWITCHES = [
-    dict(zip(("mask", "attention", "histogram"), values, strict=True))
-    for values in product((True, False), repeat=3)
+    {},
+    *({switch: False} for switch in ("mask", "attention", "histogram")),
+    {"mask": False, "attention": False, "histogram": False},
 ]
 
 
 def switches_id(switches: dict[str, bool]) -> str:
-    return "+".join(name for name, on in switches.items() if on) or "none"
+    return "-".join(["no", *switches]) if switches else "all"
 
 
 def loss_of(network: MaskEfficientNet, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -74,17 +72,11 @@ def test_every_switch_trains_and_exports(
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert not torch.equal(parameter, before[name]), f"{name} has not moved"
-    assert (network.mask_branch is not None) == switches["mask"]
-    assert (network.histogram_term is not None) == switches["histogram"]
-    leave_initialisation(network)
-    assert_exports(network, size=64)
-
-
-@pytest.mark.slow
-def test_exports_with_the_newer_exporter(leave_initialisation, assert_exports) -> None:
-    network = build(NAME)
-    leave_initialisation(network)
-    assert_exports(network, size=64, dynamo=True)
+    assert (network.mask_branch is not None) == switches.get("mask", True)
+    assert (network.histogram_term is not None) == switches.get("histogram", True)
+    if len(switches) != 1:
+        leave_initialisation(network)
+        assert_exports(network, size=64)
 
 
 @pytest.mark.parametrize("histogram", [True, False])

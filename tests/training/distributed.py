@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from groundglass.models.layers import NetworkOutput
@@ -33,30 +32,28 @@ class Small(nn.Module):
         return NetworkOutput(self.classifier(embedding)[:, 0], features.mean(1), embedding)
 
 
-def main(data: str, output: str, devices: str) -> None:
-    """Train on ``data`` in ``devices`` processes."""
-    training.build_network = lambda recipe: Small()
-    torch.use_deterministic_algorithms(True)
-    settings = [
+def small_job(data: Path, output: Path, devices: int) -> Job:
+    """Two epochs at 64 pixels on ``devices`` processes."""
+    settings = (
         "preprocessing.size=64",
         "training.batch_size=8",
         "training.epochs=2",
         "training.ema_decay=0.5",
-    ]
-    job = Job(
+    )
+    return Job(
         load_recipe("phantom-demo", settings),
-        Path(data),
+        data,
         "official",
         0,
-        Path(output),
-        devices=int(devices),
+        output,
+        devices=devices,
         threads=1,
         accelerator="cpu",
-        cache=Path(output).parent / "cache",
+        cache=output.parent / "cache",
         progress=False,
     )
-    training.train(job)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    training.build_network = lambda recipe: Small()
+    training.train(small_job(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import zlib
 from pathlib import Path
 
 import cv2
@@ -11,24 +11,25 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from groundglass.training.average import Average, average
+from numpy.typing import NDArray
 
 import groundglass
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import read_pixels, read_record
+from groundglass.data.manifest import Label, Record, read_pixels
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
-from groundglass.evaluation.bundled import BundledRun
+from groundglass.imaging.anatomy import Patient
 from groundglass.imaging.crop import Preprocessing
-from groundglass.imaging.phantom import make_phantom
-from groundglass.inference import reference
+from groundglass.imaging.phantom import Scanner, make_phantom, scan
+from groundglass.imaging.slice import CTSlice, Origin
+from groundglass.inference import embedding_reference
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.engine import Engine
-from groundglass.models.layers import Mirrored
+from groundglass.inference.engine import Engine, Outputs
+from groundglass.inference.input_check import LUNG, InputCheck
 from groundglass.models.registry import build
 from groundglass.training import export as exporting
-from groundglass.training.export import Export, export
+from groundglass.training.export import CheckExamples, Export, export, fit_check, gather_examples
 from groundglass.training.onnx import CLOSE, OPSET, largest_difference, quantise, to_onnx
 from groundglass.training.recipe import load_recipe
 from groundglass.training.run import Run
@@ -37,6 +38,8 @@ from groundglass.training.train import Job, train
 from .conftest import QUICK
 
 pytestmark = pytest.mark.slow
+
+PREPROCESSING = Preprocessing(size=64)
 
 
 @pytest.fixture(scope="module")
@@ -57,158 +60,117 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Mask-EfficientNet after two epochs, averaged with the mirror image."""
+    """Mask-EfficientNet after one epoch."""
     folder = tmp_path_factory.mktemp("run")
-    recipe = load_recipe("phantom-demo", [*QUICK, "training.epochs=2", "network.mirror=true"])
-    return train(
-        Job(
-            recipe,
-            data,
-            "official",
-            0,
-            folder / "run",
-            threads=1,
-            accelerator="cpu",
-            cache=folder,
-            progress=False,
-        )
-    )
+    recipe = load_recipe("phantom-demo", [*QUICK, "training.epochs=1"])
+    return train(Job(recipe, data, "official", 0, folder / "run", threads=1, accelerator="cpu", cache=folder, progress=False))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def bundle(run: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both models, whatever INT8 loses on twelve phantoms."""
+    """In single precision."""
     path = tmp_path_factory.mktemp("bundle") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "LARGEST_LOSS", 1.0)
-        patch.setattr(reference, "FEWEST", 10)
-        export(Export(run, path, data, cache=path.parent), lambda _: None)
+        patch.setattr(embedding_reference, "FEWEST", 10)
+        assert export(Export(run, path, data, precision="fp32", cache=path.parent), lambda _: None) == "fp32"
     return path
 
 
 def test_the_bundle_says_what_the_run_says(run: Run, bundle: Path, data: Path) -> None:
     records = [record for record in load_dataset(data).records if record.split == "test"]
     expected = run.predict(read_pixels(record) for record in records)
-    classifier = Classifier(Bundle.open(bundle, "fp32"))
-    images = run.preprocessing.normalise(expected.cropped)
-    outputs = classifier.bundle.engine().run(images)
+    outputs = Bundle.open(bundle).engine().run(run.preprocessing.normalise(expected.cropped))
     np.testing.assert_allclose(outputs.logit, expected.logit, atol=CLOSE, rtol=CLOSE)
     np.testing.assert_allclose(outputs.activation_map, expected.activation_map, atol=CLOSE, rtol=CLOSE)
-    prediction = classifier.predict(records[0].path, evidence=True)
-    assert prediction.evidence is None or prediction.evidence.logit == pytest.approx(
-        expected.logit[0], abs=1e-3
-    )
+    assert Classifier(Bundle.open(bundle)).predict(records[0].path).bundle.endswith("-fp32")
 
 
-def test_an_average_says_of_which_seeds(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "FEWEST", 10)
-    recipe = load_recipe("phantom-demo", [*QUICK, "training.epochs=2", "network.start=0"])
-    plain = Job(recipe, data, "official", 0, tmp_path, threads=1, accelerator="cpu", cache=tmp_path / "cache")
-    runs = [
-        train(replace(plain, seed=seed, output=tmp_path / f"seed-{seed}", progress=False)) for seed in (3, 4)
-    ]
-    averaged = average(Average(runs, data, tmp_path / "average", threads=1, cache=tmp_path / "cache"))
-    path = tmp_path / "bundle"
-    export(Export(averaged, path, data, precisions=("fp32",), cache=tmp_path / "cache"), lambda _: None)
-    info = Bundle.open(path).info
-    assert info.name == "mask-efficientnet-lite0, split official, mean of 2 seeds"
-    assert info.training["averaged"] == [3, 4]
-    assert info.training["epochs"] == 2
-    assert (
-        "2 epochs, split `official`, weights averaged over seeds 3, 4 |"
-        in (path / "MODEL_CARD.md").read_text()
-    )
-
-
-def test_it_carries_everything_a_reader_asks_for(run: Run, bundle: Path) -> None:
-    info = Bundle.open(bundle).info
+def test_it_carries_everything_a_reader_asks_for(run: Run, bundle: Path, data: Path) -> None:
+    opened = Bundle.open(bundle)
+    info = opened.info
     assert info.preprocessing.size == run.preprocessing.size
     assert info.onnx["opset"] == OPSET
     assert info.training["fingerprint"] == run.info["fingerprint"]
     assert info.training["slices"] == {"train": 24, "val": 12, "test": 12}
-    assert set(info.files) == {"MODEL_CARD.md", "model.int8.onnx", "model.onnx", "selftest.npz", "trust.npz"}
-    for precision in ("fp32", "int8"):
-        assert info.metrics[precision]["test"]["slices"] == 12
-        assert set(info.calibration[precision].quantiles) == {"COVID", "NonCOVID"}
-    model = onnx.load(bundle / "model.onnx")
+    assert set(info.files) == {"MODEL_CARD.md", "classifier.onnx", "reference.npz", "selftest.npz"}
+    assert info.metrics["test"]["slices"] == 12
+    assert (info.precision, set(info.validation_auc)) == ("fp32", {"fp32"})
+    model = onnx.load(bundle / "classifier.onnx")
     assert [item.version for item in model.opset_import if item.domain == ""] == [OPSET]
     onnx.checker.check_model(model)
+    content = (bundle / "classifier.onnx").read_bytes()
+    assert str(Path(groundglass.__file__).parent).encode() not in content, "nothing of this machine"
+    reference = opened.reference
+    assert reference is not None
+    assert (int(reference.slices), len(reference.held_out)) == (24, 12)
+    val = [read_pixels(record) for record in load_dataset(data).records if record.split == "val"]
+    cropped = np.stack([run.preprocessing.apply(pixels).pixels for pixels in val])
+    embedding = opened.engine().run(run.preprocessing.normalise(cropped)).embedding
+    np.testing.assert_allclose(reference.distance(embedding), reference.held_out, rtol=1e-3)
 
 
 def test_the_card_is_made_of_the_measured_figures(bundle: Path) -> None:
     card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
-    metrics = json.loads((bundle / "bundle.json").read_text())["metrics"]
-    for precision in ("fp32", "int8"):
-        for part in ("val", "test"):
-            auc = metrics[precision][part]["metrics"]["auc"]
-            assert f"{auc['value']:.3f}" in card
+    document = json.loads((bundle / "bundle.json").read_text())
+    for part in ("val", "test"):
+        assert f"{document['metrics'][part]['metrics']['auc']['value']:.3f}" in card
+    low, high = Bundle.open(bundle).calibration.uncertain
+    assert f"COVID above a calibrated probability of {high:.3f}, NonCOVID below {low:.3f}" in card
+    assert "threshold" not in document
     assert "no medical device" in card
     assert "None" not in card
 
 
-def test_int8_is_smaller_and_close(bundle: Path, run: Run, data: Path) -> None:
-    assert (bundle / "model.int8.onnx").stat().st_size < 0.5 * (bundle / "model.onnx").stat().st_size
-    operators = {node.op_type for node in onnx.load(bundle / "model.int8.onnx").graph.node}
-    assert {"QuantizeLinear", "GlobalAveragePool"} <= operators
-    images = run.preprocessing.normalise(
-        np.stack(
-            [run.preprocessing.apply(read_pixels(record)).pixels for record in load_dataset(data).records]
-        )
-    )
-    fp32, int8 = (Bundle.open(bundle, precision).engine().run(images).logit for precision in ("fp32", "int8"))
-    assert np.corrcoef(fp32, int8)[0, 1] > 0.9
-
-
-def test_models_say_nothing_of_the_machine_they_were_made_on(bundle: Path) -> None:
-    for name in ("model.onnx", "model.int8.onnx"):
-        content = (bundle / name).read_bytes()
-        assert str(Path(groundglass.__file__).parent).encode() not in content
-        assert b"stack_trace" not in content
-
-
-def test_each_model_knows_where_its_training_data_lie(bundle: Path, data: Path) -> None:
-    references = [Bundle.open(bundle, precision).reference for precision in ("fp32", "int8")]
-    for each in references:
-        assert each is not None
-        assert int(each.slices) == 24
-        assert len(each.held_out) == 12
-    fp32, int8 = references
-    assert not np.array_equal(fp32.embedding.centre, int8.embedding.centre)
-    np.testing.assert_array_equal(fp32.quantiles, int8.quantiles)
-    slices = [read_record(record) for record in load_dataset(data).records if record.split == "val"]
-    _, placement = BundledRun(Bundle.open(bundle, "fp32")).predict_placed(slices)
-    assert placement.places is not None
-    np.testing.assert_array_equal(placement.places.statistics, fp32.held_out_statistics)
-    np.testing.assert_allclose(placement.places.coordinates, fp32.held_out, rtol=0.02, atol=0.05)
-
-
-def test_an_int8_model_that_loses_too_much_is_not_written(
-    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exporting, "quantise", lambda model, *_: blinded(model))
-    told: list[str] = []
-    kept = export(Export(run, tmp_path / "both", data, cache=tmp_path), told.append)
-    assert kept == ("fp32",)
-    assert any("INT8 left out" in line for line in told)
-    assert any("too few validation slices" in line for line in told), "twelve, and twenty are needed"
-    assert Bundle.open(tmp_path / "both").reference is None
-    assert not (tmp_path / "both" / "model.int8.onnx").exists()
-    assert Bundle.open(tmp_path / "both").precision == "fp32"
-    with pytest.raises(RunError, match=r"differs by 0\.\d+ from fp32 \(limit 0\.005\)"):
-        export(Export(run, tmp_path / "int8", data, precisions=("int8",), cache=tmp_path), told.append)
-    assert not (tmp_path / "int8").exists()
-
-
-def blinded(model: bytes) -> bytes:
-    """The model with the sign of its logit turned: an AUC as far from the right one as can be."""
+def shifted(model: bytes, sign: float) -> bytes:
+    """The model with its logit multiplied, so that its ranking stays or turns round."""
     proto = onnx.load_from_string(model)
     (last,) = [node for node in proto.graph.node if "logit" in node.output]
     last.output[list(last.output).index("logit")] = "logit_before"
-    proto.graph.node.append(onnx.helper.make_node("Neg", ["logit_before"], ["logit"]))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(sign), "sign"))
+    proto.graph.node.append(onnx.helper.make_node("Mul", ["logit_before", "sign"], ["logit"]))
     return bytes(proto.SerializeToString())
 
 
-def test_each_export_counts_as_a_look_at_the_test_part(run: Run, bundle: Path) -> None:
+@pytest.mark.parametrize(("val", "test", "kept"), [(-0.2, 0.3, "int8"), (0.1, -0.3, "fp32")])
+def test_int8_is_chosen_on_validation_and_a_better_one_is_kept(
+    run: Run,
+    data: Path,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    val: float,
+    test: float,
+    kept: str,
+) -> None:
+    """Whatever it loses (above 0) or gains on each part, only a loss on the validation part counts."""
+    monkeypatch.setattr(exporting, "to_onnx", lambda *_: (bundle / "classifier.onnx").read_bytes())
+    monkeypatch.setattr(exporting, "quantise", lambda model, *_: shifted(model, 0.5))
+    aucs = iter((0.7, 0.7 - val))
+    monkeypatch.setattr(exporting, "_auc", lambda label, _: next(aucs) if len(label) == 12 else 0.7 - test)
+    told: list[str] = []
+    assert export(Export(run, tmp_path / "bundle", data, cache=tmp_path), told.append) == kept
+    opened = Bundle.open(tmp_path / "bundle")
+    assert opened.precision == kept
+    assert opened.info.validation_auc == {"fp32": 0.7, "int8": pytest.approx(0.7 - val)}
+    assert any("INT8 loses 0.1000 of the validation AUC" in line for line in told) is (kept == "fp32")
+    assert any("too few validation slices" in line for line in told), "twelve, and twenty are needed"
+    assert opened.reference is None
+
+
+def test_int8_that_loses_too_much_is_refused_where_it_was_asked_for(
+    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aucs = iter((0.9, 0.8))
+    monkeypatch.setattr(exporting, "quantise", lambda model, *_: model)
+    monkeypatch.setattr(exporting, "_auc", lambda *_: next(aucs))
+    with pytest.raises(
+        RunError, match=r"INT8 loses 0\.1000 of the validation AUC \(limit 0\.005\); export fp32"
+    ):
+        export(Export(run, tmp_path / "int8", data, precision="int8", cache=tmp_path), lambda _: None)
+    assert not (tmp_path / "int8").exists()
+
+
+def test_each_export_is_logged_as_an_access_to_the_test_part(run: Run, bundle: Path) -> None:
     entries = json.loads((run.path / "evaluations.json").read_text())["evaluations"]
     assert any(entry["part"] == "test" and entry["output"] == str(bundle) for entry in entries)
 
@@ -225,31 +187,141 @@ def test_other_data_and_unfinished_runs_are_refused(run: Run, data: Path, tmp_pa
     assert not (tmp_path / "x").exists()
 
 
-def test_of_a_network_of_two_outputs_a_bundle_carries_the_first() -> None:
-    torch.manual_seed(0)
-    network = Mirrored(build("mask-efficientnet-lite0", opacity=True)).eval()
-    for parameter in network.network.head.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    model = to_onnx(network, 64)
-    images = np.random.default_rng(0).normal(size=(3, 64, 64)).astype(np.float32)
-    assert largest_difference(network, Engine(model), images) < CLOSE
-    assert not any("opacity" in tensor.name for tensor in onnx.load_from_string(model).graph.initializer)
-
-
-def test_the_default_network_is_exported_faithfully_on_real_slices(covid_ct: Path) -> None:
+def test_the_default_network_is_exported_faithfully_and_quantised_on_real_slices(
+    covid_ct: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     network = build("mask-efficientnet-lite0", weights="imagenet")
     with torch.no_grad():
         for parameter in network.parameters():
             if not parameter.any():
                 parameter.normal_(std=0.05)
-    asked = Mirrored(network).eval()
-    preprocessing, manifest = Preprocessing(), load_dataset(covid_ct)
+    network.eval()
+    preprocessing, manifest = Preprocessing(normalisation="zero-mean"), load_dataset(covid_ct)
     chosen = make_split(manifest, "official").parts["train"][:12]
     pixels = np.stack([preprocessing.apply(read_pixels(manifest.records[index])).pixels for index in chosen])
     images = preprocessing.normalise(pixels)
-    model = to_onnx(asked, preprocessing.size)
-    assert largest_difference(asked, Engine(model), images) < CLOSE
-    assert largest_difference(asked, Engine(model), images[:1]) < CLOSE, "a batch of one"
-    int8 = Engine(quantise(model, images, images)).run(images).logit
-    assert np.corrcoef(int8, Engine(model).run(images).logit)[0, 1] > 0.9
+    model = to_onnx(network, preprocessing.size)
+    assert largest_difference(network, Engine(model), images) < CLOSE
+    assert largest_difference(network, Engine(model), images[:1]) < CLOSE, "a batch of one"
+    int8 = quantise(model, images, images)
+    assert len(int8) < 0.5 * len(model)
+    assert {"QuantizeLinear", "GlobalAveragePool"} <= {
+        node.op_type for node in onnx.load_from_string(int8).graph.node
+    }
+    assert np.corrcoef(Engine(int8).run(images).logit, Engine(model).run(images).logit)[0, 1] > 0.9
+
+
+class CoarseEngine:
+    """Stands for a network: its embedding is the coarse picture."""
+
+    def run(self, images: NDArray[np.float32]) -> Outputs:
+        embedding = images.reshape(len(images), 8, 8, 8, 8).mean(axis=(2, 4)).reshape(len(images), 64)
+        return Outputs(embedding.mean(axis=1), embedding.reshape(-1, 8, 8), embedding)
+
+
+def _write(path: Path, pixels: NDArray[np.uint8]) -> Path:
+    cv2.imwrite(str(path), pixels)
+    return path
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    """Forty phantoms of twenty patients."""
+    folder = tmp_path_factory.mktemp("slices")
+    result = []
+    for number in range(20):
+        rng = np.random.default_rng([number, 31])
+        patient = Patient.draw(rng)
+        scanner = Scanner.draw(patient, rng)
+        for level in (0.4, 0.6):
+            pixels = scan(patient, scanner, level, 0.5 * (number % 2), size=160).slice.pixels
+            path = _write(folder / f"{number}-{level}.png", pixels)
+            result.append(
+                Record(path, Label.COVID if number % 2 else Label.NON_COVID, f"p{number}", "x", "train")
+            )
+    return result
+
+
+@pytest.fixture(scope="module")
+def lesion_free(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    """Two series, whose files are named as `groundglass data slices` names them, and a picture of nothing."""
+    folder = tmp_path_factory.mktemp("lesion-free")
+    result = []
+    for series in range(2):
+        for index in range(2):
+            phantom = make_phantom(np.random.default_rng([series, index]), level=0.5, size=160)
+            path = _write(folder / f"series{series}_{index:04d}.png", phantom.slice.pixels)
+            result.append(Record(path, None, f"unknown:{path.name}", "x", None))
+    flat = np.full((160, 160), 120, np.uint8)
+    flat[40:120, 40:120] = 180
+    result.append(Record(_write(folder / "series0_0009.png", flat), None, "unknown:flat", "x", None))
+    return result
+
+
+@pytest.fixture(scope="module")
+def examples(records: list[Record], lesion_free: list[Record]) -> CheckExamples:
+    return gather_examples(PREPROCESSING, records, lesion_free)
+
+
+@pytest.fixture(scope="module")
+def check(examples: CheckExamples) -> InputCheck:
+    return fit_check(examples, CoarseEngine(), PREPROCESSING)  # type: ignore[arg-type]
+
+
+def test_the_slices_themselves_decide_and_nothing_else(
+    examples: CheckExamples, records: list[Record]
+) -> None:
+    assert int(examples.deciding.sum()) == len(records)
+    assert all(
+        kind == LUNG for kind, decides in zip(examples.kind, examples.deciding, strict=True) if decides
+    )
+    assert {len(examples.cropped), len(examples.appearance), len(examples.group), len(examples.weight)} == {
+        len(examples.kind)
+    }
+
+
+def test_everything_of_one_patient_is_of_one_group(examples: CheckExamples) -> None:
+    """Two slices, each as it is, varied, and sick: six pictures; the two series: two slices, two changed."""
+    lung = np.array([kind == LUNG for kind in examples.kind])
+    sizes = np.unique(examples.group[lung], return_counts=True)[1].tolist()
+    assert sizes.count(6) == 20
+    assert sizes.count(4) == 2
+
+
+def test_what_was_cut_where_no_lung_is_counts_as_another_part(
+    examples: CheckExamples, lesion_free: list[Record]
+) -> None:
+    lung = np.array([kind == LUNG for kind in examples.kind])
+    assert (examples.group[~lung] == zlib.crc32(b"series0")).sum() == 1
+
+
+def test_the_fitted_check_accepts_phantoms_and_nothing_else(check: InputCheck) -> None:
+    def refused(pixels: NDArray[np.uint8]) -> bool:
+        cropped = PREPROCESSING.apply(pixels)
+        outputs = CoarseEngine().run(PREPROCESSING.normalise(cropped.pixels[None]))
+        verdict = check.before(CTSlice(pixels, Origin("a", "PNG")), cropped)
+        return check.after(outputs.embedding[0], verdict).reason is not None
+
+    fresh = [
+        make_phantom(np.random.default_rng([9, seed]), 0.3, 0.5, size=160).slice.pixels for seed in range(12)
+    ]
+    assert sum(refused(pixels) for pixels in fresh) <= 1
+    assert sum(refused(np.ascontiguousarray(np.rot90(pixels))) for pixels in fresh) >= 11
+    noise = np.random.default_rng(0).integers(0, 256, (12, 160, 160), np.uint8)
+    assert sum(refused(pixels) for pixels in noise) >= 11
+
+
+def test_the_same_seed_gives_the_same_examples(
+    examples: CheckExamples, records: list[Record], lesion_free: list[Record]
+) -> None:
+    again = gather_examples(PREPROCESSING, records, lesion_free)
+    np.testing.assert_array_equal(again.appearance, examples.appearance)
+    assert again.kind == examples.kind
+
+
+def test_one_slice_is_enough_and_none_is_an_error(records: list[Record]) -> None:
+    few = gather_examples(PREPROCESSING, records[:1])
+    assert fit_check(few, CoarseEngine(), PREPROCESSING).limit >= 0  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="there are none"):
+        gather_examples(PREPROCESSING, [])

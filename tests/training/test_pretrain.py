@@ -27,18 +27,18 @@ from groundglass.errors import DataError, RunError
 from groundglass.models.catalogue import entries, find
 from groundglass.models.registry import build
 from groundglass.training.c2l import (
+    BACKBONE,
     C2L,
     TERMS,
     Encoder,
-    Pretrained,
     PretrainJob,
     info_nce,
-    open_pretrained,
     pretrain,
     unlabelled_slices,
 )
 from groundglass.training.recipe import PretrainRecipe, load_pretrain_recipe, load_recipe
 from groundglass.training.train import normalisation_warning
+from groundglass.training.trainer import HISTORY, WEIGHTS, read_history, read_info
 
 SMALL = (
     "network.weights=none",
@@ -165,21 +165,24 @@ def test_it_works_for_every_family() -> None:
 
 
 @pytest.fixture(scope="module")
-def done(phantoms: Path, small: PretrainRecipe, tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
+def done(phantoms: Path, small: PretrainRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pretrained to its end; not to be written to."""
-    return pretrain(job(small, phantoms, tmp_path_factory.mktemp("done") / "run"), no_copies)
+    output = tmp_path_factory.mktemp("done") / "run"
+    pretrain(job(small, phantoms, output), no_copies)
+    return output
 
 
 @pytest.mark.slow
-def test_it_learns_to_tell_slices_apart_and_says_how(done: Pretrained) -> None:
-    losses = [row["train_loss"] for row in done.history]
+def test_it_learns_to_tell_slices_apart_and_says_how(done: Path) -> None:
+    losses = [row["train_loss"] for row in read_history(done / HISTORY)]
     assert len(losses) == 4
     # With 12 negatives, chance is log 13 = 2.6; the queue fills in the first epoch.
     assert losses[-1] < losses[1]
-    assert done.info["finished"]
-    assert done.info["slices"] == 24, "the training part alone"
-    assert done.info["kind"] == "pretraining"
-    assert done.info["preprocessing"] == {
+    info = read_info(done)
+    assert info["finished"]
+    assert info["slices"] == 24, "the training part alone"
+    assert info["kind"] == "pretraining"
+    assert info["preprocessing"] == {
         "size": 64,
         "crop": True,
         "margin": 0.06,
@@ -189,7 +192,7 @@ def test_it_learns_to_tell_slices_apart_and_says_how(done: Pretrained) -> None:
 
 @pytest.mark.slow
 def test_killed_and_resumed_it_ends_with_the_same_weights(
-    phantoms: Path, small: PretrainRecipe, done: Pretrained, tmp_path: Path
+    phantoms: Path, small: PretrainRecipe, done: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "groundglass.cli.main", "pretrain", "--data", str(phantoms)]
     command += ["--output", str(tmp_path / "killed"), "--threads", "1", "--quiet", "--accelerator", "cpu"]
@@ -202,38 +205,36 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert len(open_pretrained(tmp_path / "killed").history) < 4
-    resumed = pretrain(job(small, phantoms, tmp_path / "killed", resume=True), no_copies)
-    one, other = load_file(done.weights), load_file(resumed.weights)
+    assert len(read_history(tmp_path / "killed" / HISTORY)) < 4
+    pretrain(job(small, phantoms, tmp_path / "killed", resume=True), no_copies)
+    one, other = (load_file(run / WEIGHTS) for run in (done, tmp_path / "killed"))
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 @pytest.mark.slow
-def test_what_it_learned_starts_other_networks(
-    phantoms: Path, small: PretrainRecipe, done: Pretrained
-) -> None:
-    whole = build("efficientnet-lite0", done.weights).eval()
-    mask = build("mask-efficientnet-lite0", done.backbone).eval()
+def test_what_it_learned_starts_other_networks(phantoms: Path, small: PretrainRecipe, done: Path) -> None:
+    whole = build("efficientnet-lite0", done / WEIGHTS).eval()
+    mask = build("mask-efficientnet-lite0", done / BACKBONE).eval()
     images = torch.randn(2, 1, 64, 64)
     with torch.no_grad():
         # Half precision rounds the backbone's weights; its start is otherwise the same.
         torch.testing.assert_close(mask.features(images), whole.features(images), atol=0.05, rtol=0.05)
         untrained = build("efficientnet-lite0").eval().features(images)
     assert not torch.allclose(untrained, whole.features(images), atol=0.05)
-    assert done.backbone.stat().st_size < 10e6
+    assert (done / BACKBONE).stat().st_size < 10e6
     with pytest.raises(RunError, match="holds a run already"):
-        pretrain(job(small, phantoms, done.path), no_copies)
+        pretrain(job(small, phantoms, done), no_copies)
     with pytest.raises(RunError, match="cannot resume, seed was 0, is 1"):
-        pretrain(job(small, phantoms, done.path, seed=1, resume=True), no_copies)
+        pretrain(job(small, phantoms, done, seed=1, resume=True), no_copies)
 
 
 @pytest.mark.slow
 def test_a_recipe_with_another_normalisation_is_warned_and_one_with_the_same_is_not(
-    done: Pretrained,
+    done: Path,
 ) -> None:
-    start = f"network.weights={done.backbone}"
+    start = f"network.weights={done / BACKBONE}"
     assert normalisation_warning(load_recipe("phantom-demo", [start])) is None
     other = load_recipe("phantom-demo", [start, "preprocessing.normalisation=min-max"])
     warning = normalisation_warning(other)

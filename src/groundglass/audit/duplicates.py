@@ -53,7 +53,7 @@ _KINDS: tuple[Kind, ...] = get_args(Kind)
 _ALL_PAIRS = 8  # beyond this number of identical slices each is paired with the first only
 _CACHED_PICTURES = 256
 
-# Fingerprints.
+# Fingertraces.
 _LONGEST, _PATCH_LONGEST = 512, 256
 # A row or column between whose 4th and 96th percentile lie fewer grey values than this is a margin: paper, or
 # the black around a reconstruction. Letters in it do not make it a picture.
@@ -79,39 +79,28 @@ _STRONGEST, _COVERED = 30, 20
 
 
 @dataclass(frozen=True)
-class Fingerprint:
-    """What a slice looks like, shrunk to 512 pixels at most, and what its mirror image looks like.
-
-    Attributes:
-        size: width and height of the slice as stored, in pixels.
-        box: the shrunk picture without uniform margins.
-        hashes: of the content and of its mirror image, bool, shape (2, 255); None where nothing is visible.
-        codes: of the patches and of their mirror images, uint16, shape (2, N, tables).
-        points: centres of the patches in pixels of the shrunk picture, x and y, float32, shape (N, 2).
-    """
-
-    size: tuple[int, int]
-    box: Box
-    hashes: NDArray[np.bool_] | None = field(repr=False)
-    codes: NDArray[np.uint16] = field(repr=False)
-    points: NDArray[np.float32] = field(repr=False)
-
-
-@dataclass(frozen=True)
 class Trace:
-    """What is kept of a slice to find its copies.
+    """What is kept of a slice to find its copies; the picture is the slice, 512 pixels long at most.
 
     Attributes:
         record: the slice.
         sha256: of its file's content.
         pixels_sha256: of its grey pixels and their shape.
-        fingerprint: what it looks like.
+        size: width and height of the slice as stored, in pixels.
+        box: the picture without uniform margins.
+        hashes: of the content and of its mirror image, bool, shape (2, 255); None where nothing is visible.
+        codes: of the patches and of their mirror images, uint16, shape (2, N, tables).
+        points: centres of the patches in the picture, x and y, float32, shape (N, 2).
     """
 
     record: Record
     sha256: str
     pixels_sha256: str
-    fingerprint: Fingerprint
+    size: tuple[int, int]
+    box: Box
+    hashes: NDArray[np.bool_] | None = field(repr=False)
+    codes: NDArray[np.uint16] = field(repr=False)
+    points: NDArray[np.float32] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -188,11 +177,19 @@ def take_trace(record: Record, image: CTSlice, patches: bool = True) -> Trace:
         ImageError: the file cannot be read.
     """
     shape = np.array(image.pixels.shape, "<i8").tobytes()
+    picture = _shrunk(image.pixels)
+    left, top, right, bottom = box = _content(picture)
+    content = picture[top:bottom, left:right]
+    codes, points = _patches(content) if patches else _NO_PATCHES
     return Trace(
         record=record,
         sha256=hashlib.sha256(read_bytes(record)).hexdigest(),
         pixels_sha256=hashlib.sha256(shape + image.pixels.tobytes()).hexdigest(),
-        fingerprint=_fingerprint(image.pixels, patches),
+        size=(image.pixels.shape[1], image.pixels.shape[0]),
+        box=box,
+        hashes=_perceptual_hashes(content),
+        codes=codes,
+        points=points + np.array([left, top], np.float32),
     )
 
 
@@ -223,16 +220,11 @@ def find_pairs(
         threads: CPU threads; one per core unless given.
         progress: called with the number of pairs compared.
     """
-    pairs: list[Pair] = []
-    kept = list(traces)
-    for kind, key in _IDENTITIES:
-        pairs += _identical(kept, kind, key)
-        kept = list({key(trace): trace for trace in reversed(kept)}.values())[::-1]
-    prints = [trace.fingerprint for trace in kept]
+    pairs, kept = _identical(traces)
     # Neighbours of the same patient are proposed beside those of others and must not displace them.
     patients = np.unique([trace.record.patient_id for trace in kept], return_inverse=True)[1]
-    keys = (_candidates(prints, len(kept), groups) for groups in (np.arange(len(kept)), patients))
-    compared = _compare(kept, np.unique(np.concatenate(list(keys))), threads, progress)
+    keys = [_candidates(kept, len(kept), groups) for groups in (np.arange(len(kept)), patients)]
+    compared = _compare(kept, np.unique(np.concatenate(keys)), threads, progress)
     return _in_order([*pairs, *(pair for pair in compared if pair.kind == "copy" or pair.across_patients)])
 
 
@@ -263,25 +255,18 @@ def copies_of(
         if isinstance(trace, ImageError):
             raise trace
         traces.append(trace)
-    held = len(traces)
+    held, ours = len(traces), {id(trace.record) for trace in traces}
     read = read_traces(candidates, threads=threads, progress=progress)
     traces += [trace for trace in read if isinstance(trace, Trace)]
-    exact: dict[tuple[int, int], Kind] = {}
-    for kind, key in _IDENTITIES:
-        places: dict[str, list[int]] = {}
-        for index, trace in enumerate(traces[:held]):
-            places.setdefault(key(trace), []).append(index)
-        for other in range(held, len(traces)):
-            for index in places.get(key(traces[other]), ()):
-                exact.setdefault((index, other), kind)
-    groups = np.repeat([0, 1], [held, len(traces) - held])
-    keys = _candidates([trace.fingerprint for trace in traces], held, groups)
-    known = np.array([(first * len(traces) + second) * 2 for first, second in exact], np.int64)
-    compared = _compare(traces, np.setdiff1d(keys, [*known, *(known + 1)]), threads, progress)
-    pairs = [
-        Pair(traces[one].record, traces[other].record, kind, 1.0) for (one, other), kind in exact.items()
-    ]
-    return _in_order([*pairs, *(pair for pair in compared if pair.kind == "copy")])
+    keys = _candidates(traces, held, np.repeat([0, 1], [held, len(traces) - held]))
+    compared = _compare(traces, keys, threads, progress)
+    pairs = [*_identical(traces)[0], *(pair for pair in compared if pair.kind == "copy")]
+    across = {
+        (id(pair.first), id(pair.second)): pair
+        for pair in reversed(pairs)  # the same files and pixels have the last word
+        if id(pair.first) in ours and id(pair.second) not in ours
+    }
+    return _in_order(across.values())
 
 
 def groups_of(pairs: Iterable[Pair]) -> list[list[Record]]:
@@ -312,20 +297,21 @@ def in_threads(
                 yield result
 
 
-_IDENTITIES: tuple[tuple[Kind, Callable[[Trace], str]], ...] = (
-    ("file", lambda trace: trace.sha256),
-    ("pixels", lambda trace: trace.pixels_sha256),
-)
-
-
-def _identical(traces: Sequence[Trace], kind: Kind, key: Callable[[Trace], str]) -> Iterator[Pair]:
-    same: dict[str, list[Record]] = {}
-    for trace in traces:
-        same.setdefault(key(trace), []).append(trace.record)
-    for records in same.values():
-        few = len(records) <= _ALL_PAIRS
-        pairs = itertools.combinations(records, 2) if few else ((records[0], other) for other in records[1:])
-        yield from (Pair(first, second, kind, 1.0) for first, second in pairs)
+def _identical(traces: Sequence[Trace]) -> tuple[list[Pair], list[Trace]]:
+    """Pairs with the same file or pixels, and one trace of each that is there."""
+    pairs: list[Pair] = []
+    kept = list(traces)
+    for kind in _KINDS[:2]:
+        same: dict[str, list[Trace]] = {}
+        for trace in kept:
+            key = trace.sha256 if kind == "file" else trace.pixels_sha256
+            same.setdefault(key, []).append(trace)
+        for members in same.values():
+            few = len(members) <= _ALL_PAIRS
+            others = itertools.combinations(members, 2) if few else ((members[0], m) for m in members[1:])
+            pairs += [Pair(first.record, second.record, kind, 1.0) for first, second in others]
+        kept = [members[0] for members in same.values()]
+    return pairs, kept
 
 
 def _in_order(pairs: Iterable[Pair]) -> list[Pair]:
@@ -336,7 +322,7 @@ def _compare(
     traces: Sequence[Trace], keys: NDArray[np.int64], threads: int | None, progress: Progress | None
 ) -> list[Pair]:
     """The candidates that registration confirms, each pair once."""
-    picture = lru_cache(_CACHED_PICTURES)(lambda record: _shrunk(read_pixels(record), _LONGEST))
+    picture = lru_cache(_CACHED_PICTURES)(lambda record: _shrunk(read_pixels(record)))
 
     def compare(key: int) -> Pair | None:
         first, second = (traces[index] for index in divmod(key // 2, len(traces)))
@@ -344,7 +330,7 @@ def _compare(
             pictures = picture(first.record), picture(second.record)
         except ImageError:  # gone since it was read first
             return None
-        found = _register(pictures, (first.fingerprint, second.fingerprint), bool(key % 2))
+        found = _register(pictures, (first, second), bool(key % 2))
         if found is None or found.correlation < LOOKALIKE_CORRELATION:
             return None
         kind: Kind = "copy" if found.correlation >= COPY_CORRELATION else "lookalike"
@@ -358,29 +344,13 @@ def _compare(
     return list(best.values())
 
 
-# ---- fingerprints
+# ---- fingertraces
 
 
-def _shrunk(pixels: Grey, longest: int) -> Grey:
-    scale = longest / max(pixels.shape)
-    if scale >= 1:
-        return pixels
+def _shrunk(pixels: Grey) -> Grey:
+    scale = min(1.0, _LONGEST / max(pixels.shape))
     size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _fingerprint(pixels: Grey, patches: bool) -> Fingerprint:
-    picture = _shrunk(pixels, _LONGEST)
-    left, top, right, bottom = box = _content(picture)
-    content = picture[top:bottom, left:right]
-    codes, points = _patches(content) if patches else _NO_PATCHES
-    return Fingerprint(
-        size=(pixels.shape[1], pixels.shape[0]),
-        box=box,
-        hashes=_perceptual_hashes(content),
-        codes=codes,
-        points=points + np.array([left, top], np.float32),
-    )
 
 
 def _content(picture: Grey) -> Box:
@@ -472,20 +442,17 @@ _CHOSEN = np.stack(
 _NO_PATCHES = (np.zeros((2, 0, _TABLES), np.uint16), np.zeros((0, 2), np.float32))
 
 
-# ---- candidates
-
-
-def _candidates(prints: Sequence[Fingerprint], rows: int, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+def _candidates(traces: Sequence[Trace], rows: int, groups: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each of the first ``rows`` slices the few slices of other groups that it resembles most.
 
     Returns:
         Sorted keys ``(first * slices + second) * 2 + mirrored`` with first < second.
     """
-    count = len(prints)
+    count = len(traces)
     keys = [np.zeros(0, np.int64)]
     bits = _HASH_FREQUENCIES**2 - 1
     by_codes, by_hash = (_LEAST_CODES, _MOST_BY_CODES), (1 - 2 * _HASH_DISTANCE / bits, _MOST_BY_HASH)
-    for (least, most), features in ((by_codes, _code_features(prints)), (by_hash, _hash_features(prints))):
+    for (least, most), features in ((by_codes, _code_features(traces)), (by_hash, _hash_features(traces))):
         for mirrored, start in itertools.product((0, 1), range(0, rows, max(1, _CELLS // max(count, 1)))):
             block = slice(start, min(rows, start + max(1, _CELLS // count)))
             likeness = features[mirrored][block] @ features[0].T
@@ -498,22 +465,22 @@ def _candidates(prints: Sequence[Fingerprint], rows: int, groups: NDArray[np.int
     return np.unique(np.concatenate(keys))
 
 
-def _hash_features(prints: Sequence[Fingerprint]) -> list[NDArray[np.float32]]:
+def _hash_features(traces: Sequence[Trace]) -> list[NDArray[np.float32]]:
     """Bits as -1 and 1 over their root; zeros, which resemble nothing, where there is no hash."""
-    features = np.zeros((2, len(prints), _HASH_FREQUENCIES**2 - 1), np.float32)
-    for index, one in enumerate(prints):
+    features = np.zeros((2, len(traces), _HASH_FREQUENCIES**2 - 1), np.float32)
+    for index, one in enumerate(traces):
         if one.hashes is not None:
             features[:, index] = np.where(one.hashes, 1, -1) / np.sqrt(features.shape[2])
     return list(features)
 
 
-def _code_features(prints: Sequence[Fingerprint]) -> list[sparse.csr_matrix]:
+def _code_features(traces: Sequence[Trace]) -> list[sparse.csr_matrix]:
     """Codes as words in a document, each the heavier the rarer it is; rows of unit length."""
     tables = np.arange(_TABLES) << _BITS
-    words = [[np.unique(one.codes[side] + tables) for one in prints] for side in (0, 1)]
+    words = [[np.unique(one.codes[side] + tables) for one in traces] for side in (0, 1)]
     counts = np.bincount(np.concatenate([*words[0], np.zeros(0, np.int64)]), minlength=_TABLES << _BITS)
-    common = min(max(_COMMON_LEAST, _COMMON_SHARE * len(prints)), _COMMON_MOST)
-    rarity = np.log((2 + len(prints)) / (1 + counts)) * ((counts >= 1) & (counts <= common))
+    common = min(max(_COMMON_LEAST, _COMMON_SHARE * len(traces)), _COMMON_MOST)
+    rarity = np.log((2 + len(traces)) / (1 + counts)) * ((counts >= 1) & (counts <= common))
     features = []
     for documents in words:
         weights = [rarity[document] for document in documents]
@@ -521,19 +488,16 @@ def _code_features(prints: Sequence[Fingerprint]) -> list[sparse.csr_matrix]:
         values = np.concatenate([*(w / n for w, n in zip(weights, lengths, strict=True)), np.zeros(0)])
         starts = np.cumsum([0, *map(len, documents)])
         columns = np.concatenate([*documents, np.zeros(0, np.int64)])
-        shape = (len(prints), len(rarity))
+        shape = (len(traces), len(rarity))
         features.append(sparse.csr_matrix((values.astype(np.float32), columns, starts), shape=shape))
     return features
 
 
-# ---- registration
-
-
 def _register(
-    pictures: tuple[Grey, Grey], prints: tuple[Fingerprint, Fingerprint], mirrored: bool
+    pictures: tuple[Grey, Grey], traces: tuple[Trace, Trace], mirrored: bool
 ) -> Registration | None:
     """Register two shrunk pictures and measure how far they agree; None where they do not."""
-    (first, second), (one, other) = pictures, prints
+    (first, second), (one, other) = pictures, traces
     width = first.shape[1]
     left, top, right, bottom = one.box
     if mirrored:
@@ -555,9 +519,7 @@ def _register(
     return Registration(correlation, ((a, b, c), (d, e, f)), mirrored, overlap)
 
 
-def _starts(
-    one: Fingerprint, other: Fingerprint, boxes: tuple[Box, Box], mirror: int | None
-) -> Iterator[Affine]:
+def _starts(one: Trace, other: Trace, boxes: tuple[Box, Box], mirror: int | None) -> Iterator[Affine]:
     """Where the second picture has the first one's patches, and what brings one content onto the other."""
     points = one.points if mirror is None else one.points * (-1, 1) + (mirror - 1, 0)
     shared = (one.codes[int(mirror is not None), :, None] == other.codes[0][None]).sum(axis=2)

@@ -42,7 +42,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure in large print: what it counts, the figure, what it means, and whether it is bad news."""
+    """A figure in large print, and whether it is bad news."""
 
     title: str
     value: str

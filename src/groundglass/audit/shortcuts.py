@@ -90,14 +90,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Performance:
-    """How well the label was predicted.
-
-    Attributes:
-        auc: area under the ROC curve, with a 95 % interval over patients.
-        accuracy: share of slices classified correctly at a probability of 0.5, likewise.
-        slices: number evaluated.
-        patients: they belong to.
-    """
+    """AUC and accuracy (at a probability of 0.5), with 95 % intervals over patients."""
 
     auc: Figure
     accuracy: Figure
@@ -126,15 +119,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class ShortcutBaselines:
-    """All shortcuts, or the reason why there are none.
-
-    Attributes:
-        baselines: the shortcuts.
-        file_formats: slices per label of each file format.
-        folds: of the cross-validation.
-        seed: of folds, trees and resamples.
-        reason: why nothing was measured.
-    """
+    """All shortcuts, or the ``reason`` why none was measured; slices per label of each file format."""
 
     baselines: tuple[Baseline, ...]
     file_formats: dict[str, dict[str, int]]
@@ -150,16 +135,7 @@ class ShortcutBaselines:
 
 @dataclass(frozen=True)
 class ReportedFigures:
-    """How well a network predicts the label, as a file reports it.
-
-    Attributes:
-        name: of the network or recipe.
-        part: on which it was evaluated.
-        slices: in that part.
-        auc: area under the ROC curve.
-        accuracy: share of slices classified correctly.
-        bounds: what the bounds of both mean.
-    """
+    """How well a network predicts the label, as a file reports it; ``bounds`` says what the bounds are."""
 
     name: str
     part: str

@@ -132,9 +132,10 @@ def pretrain(
 ) -> None:
     """Pretrain a network by C2L on slices without labels; killed at any moment, it continues with --resume."""
     from groundglass.audit.duplicates import copies_of
-    from groundglass.training.c2l import PretrainJob
+    from groundglass.training.c2l import BACKBONE, PretrainJob
     from groundglass.training.c2l import pretrain as pretrain_network
     from groundglass.training.recipe import load_pretrain_recipe
+    from groundglass.training.trainer import HISTORY, read_history, read_info
 
     def find_copies(held_out: Sequence[Record], unlabelled: Sequence[Record]) -> list[tuple[Record, Record]]:
         pairs = copies_of(held_out, unlabelled, threads=threads or None)
@@ -153,11 +154,12 @@ def pretrain(
         cache=cache,
         progress=not quiet,
     )
-    done = pretrain_network(job, find_copies)
+    pretrain_network(job, find_copies)
+    history, info = read_history(output / HISTORY), read_info(output)
     typer.echo(
-        f"{done.path}: {done.info['network']}, {len(done.history)} epochs over {done.info['slices']} slices, "
-        f"loss {done.history[-1]['train_loss']:.3f} after the last; start from it with "
-        f"--set network.weights={done.backbone}"
+        f"{output}: {info['network']}, {len(history)} epochs over {info['slices']} slices, "
+        f"loss {history[-1]['train_loss']:.3f} after the last; start from it with "
+        f"--set network.weights={output / BACKBONE}"
     )
 
 

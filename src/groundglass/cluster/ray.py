@@ -46,7 +46,6 @@ _RETRIES = (
 _AHEAD = 4  # units for each worker that are under way or waiting
 # Predictions are small: what Ray keeps in shared memory stays far below this.
 _OBJECT_STORE = 128 * 2**20
-# Ray puts sockets into its folder, whose paths may be about 100 characters long.
 _LONGEST_FOLDER = 32
 
 Unit = tuple[str, ...]
@@ -289,27 +288,29 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[int]:
     Raises:
         PredictionError: Ray is not installed, does not start, or no cluster answers.
     """
-    local = address is None
+    # Ray puts sockets into its folder, whose paths may be about 100 characters long.
+    usual = tempfile.gettempdir()
+    short = "/tmp" if len(usual) > _LONGEST_FOLDER and Path("/tmp").is_dir() else usual  # noqa: S108
     with (
-        _environment({**_QUIET, **(_alone() if local else {})}),
-        tempfile.TemporaryDirectory(
-            prefix="groundglass-", dir=_short_folder(), ignore_cleanup_errors=True
-        ) as folder,
+        _environment(_QUIET if address else {**_QUIET, **_ALONE, "RAY_AUTH_TOKEN": _token()}),
+        tempfile.TemporaryDirectory(prefix="groundglass-", dir=short, ignore_cleanup_errors=True) as folder,
     ):
         ray = _import_ray()
-        if ray.is_initialized():
-            yield _room(ray, workers)
-            return
-        # Told of its log level, Ray tells of it.
-        with without_stderr():
-            if address is None:
-                _start(ray, workers or usable_cores(), folder)
-            else:
-                _join(ray, address)
+        started = not ray.is_initialized()
+        if started:
+            # Ray prints that it was given a log level.
+            with without_stderr():
+                _join(ray, address) if address else _start(ray, workers or usable_cores(), folder)
         try:
-            yield _room(ray, workers)
+            cores = int(ray.cluster_resources().get("CPU", 0))
+            if cores < max(1, workers or 1):
+                raise PredictionError(
+                    f"--workers {workers or 1} are more than the {cores} cores of the Ray cluster"
+                )
+            yield workers or cores
         finally:
-            ray.shutdown()
+            if started:
+                ray.shutdown()
 
 
 def _import_ray() -> Any:
@@ -326,16 +327,13 @@ def _import_ray() -> Any:
 _QUIET: Mapping[str, str] = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_BACKEND_LOG_LEVEL": "error"}
 
 
-def _alone() -> dict[str, str]:
-    """Settings of a Ray for nobody else."""
-    return {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Despite its name the one way to keep Ray on the loopback interface on Linux too.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
-        # Without a token of its own Ray would leave one in the user's home.
-        "RAY_AUTH_TOKEN": _token(),
-    }
+_ALONE: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Despite its name the one way to keep Ray on the loopback interface on Linux too.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+}
+"""Settings of a Ray for nobody else. Without a token of its own it would leave one in the user's home."""
 
 
 @cache
@@ -347,22 +345,14 @@ def _token() -> str:
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
     """Environment variables that Ray and its children read, for a while."""
-    before = {name: os.environ.get(name) for name in settings}
+    before = dict(os.environ)
     os.environ.update(settings)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _short_folder() -> str | None:
-    """Where temporary folders have short paths."""
-    usual = tempfile.gettempdir()
-    return "/tmp" if len(usual) > _LONGEST_FOLDER and Path("/tmp").is_dir() else usual  # noqa: S108
+        for name in settings:
+            os.environ.pop(name)
+        os.environ.update({name: before[name] for name in settings if name in before})
 
 
 def _start(ray: Any, workers: int, folder: str) -> None:
@@ -387,26 +377,25 @@ def _start(ray: Any, workers: int, folder: str) -> None:
 
 def _join(ray: Any, address: str) -> None:
     if address != "auto":
-        _knock(address)
-    failed: list[BaseException] = []
+        _check_reachable(address)
+    failed: list[str] = [f"it does not answer within {TIMEOUT:g} seconds"]
 
     def join() -> None:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
-        except BaseException as error:  # noqa: BLE001 - whatever Ray stumbles over, told by the caller
-            failed.append(error)
+            failed.clear()
+        except BaseException as error:  # noqa: BLE001 - whatever Ray stumbles over
+            failed[:] = [_last_line(error)]
 
     # Ray has no time limit of its own for whoever listens but does not speak its language.
     thread = threading.Thread(target=join, name="groundglass-join", daemon=True)
     thread.start()
     thread.join(TIMEOUT)
-    if thread.is_alive():
-        raise PredictionError(f"{address}: no Ray cluster answers within {TIMEOUT:g} seconds")
     if failed:
-        raise PredictionError(f"{address}: no Ray cluster that can be joined ({_last_line(failed[0])})")
+        raise PredictionError(f"{address}: no Ray cluster that can be joined ({failed[0]})")
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Refuse an address where nobody listens, at once."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
@@ -418,15 +407,6 @@ def _knock(address: str) -> None:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PredictionError(f"{address}: no Ray cluster can be reached there ({reason})") from None
-
-
-def _room(ray: Any, workers: int | None) -> int:
-    cores = int(ray.cluster_resources().get("CPU", 0))
-    if cores < 1:
-        raise PredictionError("the Ray cluster has no cores to work with")
-    if workers is not None and workers > cores:
-        raise PredictionError(f"--workers {workers} are more than the {cores} cores of the Ray cluster")
-    return workers or cores
 
 
 def _last_line(error: BaseException) -> str:

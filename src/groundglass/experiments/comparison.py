@@ -30,14 +30,9 @@ TESTED = ("auc", "accuracy")
 
 @dataclass(frozen=True)
 class MeanSD:
-    """A measure over the seeds of a row.
+    """A measure over the seeds of a row, and the 95 % interval of the mean under resampling of patients.
 
-    Attributes:
-        mean: over the seeds; None where a seed has no value.
-        sd: standard deviation over the seeds; None for one seed.
-        low: lower bound of the mean's 95 % interval under resampling of patients.
-        high: upper bound.
-        values: of each seed.
+    There is no mean where a seed has no value, no SD with one seed, and no interval with one patient.
     """
 
     mean: float | None
@@ -79,15 +74,10 @@ class Row:
 
 @dataclass(frozen=True)
 class MeasureTest:
-    """One measure's difference between two rows.
+    """One measure's difference, first row less second, with its 95 % interval under resampling of patients.
 
-    Attributes:
-        difference: first less second; None where the measure is undefined.
-        low: lower bound of its 95 % interval under resampling of patients.
-        high: upper bound.
-        p_slices: DeLong's for the AUC, McNemar's mid-p for the accuracy.
-        p_patients: of the bootstrap over patients.
-        p_corrected: the larger of the two after Holm's correction; None where either is missing.
+    ``p_slices`` is DeLong's for the AUC and McNemar's mid-p for the accuracy, ``p_patients`` the bootstrap's;
+    ``p_corrected`` is the larger of the two after Holm's correction. None stands for what is undefined.
     """
 
     difference: float | None
@@ -114,23 +104,13 @@ class MeasureTest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows on the same slices.
-
-    Attributes:
-        first: name of a row.
-        second: name of the other.
-        seeds: that both have; their probabilities are averaged and then tested.
-        resamples: of the patients.
-        measures: the tests, by measure.
-        by_seed: for each seed alone, the difference of each measure.
-    """
+    """Two rows on the same slices: the averaged probabilities of ``seeds``, which both have, are tested."""
 
     first: str
     second: str
     seeds: tuple[int, ...]
     resamples: int
     measures: Mapping[str, MeasureTest]
-    by_seed: Mapping[int, Mapping[str, float | None]]
 
     def document(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -139,12 +119,9 @@ class Comparison:
 
 
 class PairedRows:
-    """Rows that were evaluated on the same slices.
+    """Rows of one protocol that were evaluated on the same slices of one part.
 
-    Args:
-        results: of one protocol.
-        part: that they are compared on.
-        seed: of the bootstrap over patients.
+    ``seed`` is of the bootstrap over patients; ``incomplete`` names rows whose folds are not all there.
 
     Raises:
         DataError: rows were evaluated on different slices, or a row's runs have different recipes.
@@ -194,8 +171,7 @@ class PairedRows:
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
         """Test pairs of rows; they are one family of Holm's correction, for each measure.
 
-        Args:
-            pairs: names of rows; a pair without a common seed is left out.
+        A pair without a common seed is left out.
         """
         common = {pair: self._common_seeds(*pair) for pair in pairs}
         tested = {pair: seeds for pair, seeds in common.items() if seeds}
@@ -255,11 +231,7 @@ class PairedRows:
         for measure, (difference, p) in self._over_slices(first, second, seeds).items():
             bounds = paired_difference(one[measure], other[measure], self.patients)
             measures[measure] = MeasureTest(difference, bounds.low, bounds.high, p, bounds.p)
-        by_seed = {
-            seed: {name: test[0] for name, test in self._over_slices(first, second, (seed,)).items()}
-            for seed in seeds
-        }
-        return Comparison(first, second, seeds, resamples, measures, by_seed)
+        return Comparison(first, second, seeds, resamples, measures)
 
     def _over_slices(
         self, first: str, second: str, seeds: tuple[int, ...]

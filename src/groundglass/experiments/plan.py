@@ -41,15 +41,9 @@ _PAPERS = ("translation", "rotation", "mirror", "noise")
 
 @dataclass(frozen=True)
 class Task:
-    """One training of an experiment.
+    """One training of an experiment: a recipe from a kind of weights on a split, and the parts evaluated.
 
-    Attributes:
-        identity: which run of which experiment; its name is that of the run's folder and of its result.
-        recipe: what is trained and how.
-        weights: kind of weights it starts from; the recipe may name a file of that kind.
-        split: which slices train, validate and test.
-        parts: that the trained network is evaluated on.
-        allow_overlap: patients may be in several parts of the split.
+    ``recipe`` may name a file of weights; ``allow_overlap`` lets patients be in several parts of the split.
     """
 
     identity: Identity
@@ -71,11 +65,7 @@ class Task:
 
 
 def chosen(tasks: Sequence[Task], only: Sequence[str]) -> list[Task]:
-    """The tasks that match a pattern, seed by seed, so that an interrupted list has rows to compare.
-
-    Args:
-        tasks: of an experiment.
-        only: see :meth:`Task.matches`; all tasks where empty.
+    """The tasks that match one of the patterns, or all; seed by seed, so that rows can soon be compared.
 
     Raises:
         RecipeError: a pattern matches nothing.
@@ -106,14 +96,8 @@ def table1_tasks(
 ) -> list[Task]:
     """Every training of Table I: each network by its family's recipe, which differ in VGG's learning rate alone.
 
-    Args:
-        protocols: among ``paper``, ``official`` and ``patients``.
-        networks: all five unless given; by ``patients`` then only the two EfficientNets.
-        weights: kinds that each network starts from.
-        seeds: of the trainings.
-        overrides: of every recipe, as ``--set`` takes them.
-        folds: of the ``patients`` protocol.
-        files: C2L weights by network, where they are not those that come with the package.
+    ``networks`` are all five unless given, and by protocol ``patients``, in so many ``folds``, then only the two
+    EfficientNets; ``files`` are C2L weights by network, where they are not those that come with the package.
 
     Raises:
         GroundglassError: unknown protocol or network, or an override of what the rows decide.
@@ -181,13 +165,8 @@ def ablation_tasks(
 ) -> list[Task]:
     """Every training of the ablation: the recipe, and with one thing changed at a time.
 
-    Args:
-        recipe: the default.
-        manifest: the data set, whose sources decide what is left out.
-        seeds: of the trainings.
-        protocols: ``official``, evaluated on val and test, and ``left-out``, tested on sources not trained on.
-        left_out: sources to leave out, as ``leave-source-out:`` takes them; chosen by size unless given.
-        files: C2L weights by network, where they are not those that come with the package.
+    By ``official`` runs are evaluated on val and test, by ``left-out`` tested on sources not trained on: those
+    that ``left_out`` names as ``leave-source-out:`` takes them, else the manifest's :func:`largest_sources`.
 
     Raises:
         RecipeError: unknown protocol, or the recipe has no mask branch, attention and histogram to leave out.

@@ -42,14 +42,8 @@ _MEASURED = ("metrics", "confusion", "interval", "warnings", "evaluations_of_the
 class Identity:
     """Which run of which experiment.
 
-    Attributes:
-        experiment: ``table1``, ``ablation``, ``convergence`` or ``seeds``.
-        protocol: how slices are split, such as ``official``; also the folder of its results.
-        row: of the table, such as ``vgg-16-none`` or ``no-mask``.
-        title: what a table calls the row.
-        seed: of the training.
-        fold: number of the fold that is tested, from 1; None without folds.
-        folds: how many there are.
+    ``protocol`` says how slices are split and names the folder of the results; ``row`` is what a table calls
+    ``title``; ``fold`` is the one that is tested, from 1, of so many ``folds``, None without folds.
     """
 
     experiment: str
@@ -69,14 +63,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network predicts of the slices of a part.
-
-    Attributes:
-        file: paths below the data set's folder.
-        label: 1 for COVID and 0 for NonCOVID, shape (N,).
-        patient: id of each slice's patient, shape (N,).
-        logit: of COVID, shape (N,).
-    """
+    """What a network predicts of N slices: paths below the data set's folder, label (1 for COVID), logit."""
 
     file: tuple[str, ...]
     label: NDArray[np.int8]
@@ -121,13 +108,7 @@ def run_result_document(
 ) -> dict[str, Any]:
     """Everything that is kept of a finished run, as plain JSON values.
 
-    Args:
-        identity: which run it is.
-        run: the trained network.
-        evaluations: by part.
-        weights: kind of weights it started from.
-        cost: parameters and operations.
-        pretraining: what the weights were pretrained on, where that is known.
+    ``evaluations`` are by part; ``pretraining`` is what the weights were pretrained on, where that is known.
 
     Raises:
         RunError: the history holds a value that is no number.

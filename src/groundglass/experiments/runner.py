@@ -38,17 +38,10 @@ _PRETRAINING = ("recipe", "network", "weights", "data", "split", "images", "slic
 
 @dataclass(frozen=True)
 class ExperimentPaths:
-    """Where and on what an experiment's trainings are made.
+    """Where and on what an experiment's trainings are made: ``runs`` grow large, ``output`` gets the results.
 
-    Attributes:
-        data: the data set.
-        runs: folder of the runs, one below it for each; large.
-        output: folder of the results, one JSON for each run.
-        lesion_free: folder of lesion-free slices for lesion synthesis.
-        threads: CPU threads; 0 for one per core.
-        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
-        cache: folder for cropped slices, which all runs share.
-        progress: show each training's progress bar.
+    ``lesion_free`` is a folder of slices for lesion synthesis, ``threads`` 0 for one per core, ``accelerator``
+    ``cpu``, ``gpu`` or ``auto``; all runs share the ``cache`` of cropped slices.
     """
 
     data: Path
@@ -126,18 +119,13 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
     """Train and evaluate every task that has no result yet.
 
     Runs whose weights cannot be had, and runs that fail, are noted in the results' folder and skipped.
-
-    Args:
-        tasks: in their order.
-        paths: where to.
-        say: called with one line about what is going on.
+    ``say`` is called with one line about what is going on.
 
     Returns:
         Names of the runs that failed.
 
     Raises:
         GroundglassError: as :func:`check`; the data cannot be read or do not fit.
-        KeyboardInterrupt: the list was stopped.
     """
     manifest = load_dataset(paths.data)
     check(tasks, paths, manifest)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,11 @@ from groundglass.errors import BundleError
 from groundglass.files import atomic_path, write_bytes
 from groundglass.imaging.crop import Normalisation, Preprocessing
 from groundglass.inference.calibration import Calibration
-from groundglass.inference.embedding_reference import EmbeddingReference
 from groundglass.inference.engine import Engine
 from groundglass.inference.input_check import InputCheck
+
+if TYPE_CHECKING:
+    from groundglass.inference.embedding_reference import EmbeddingReference
 
 FORMAT = 2
 """Version of the bundle's format; another one is not read."""
@@ -195,6 +197,8 @@ class Bundle:
         Raises:
             BundleError: what it says is damaged.
         """
+        from groundglass.inference.embedding_reference import EmbeddingReference  # noqa: PLC0415 - for evaluation
+
         return EmbeddingReference.from_arrays(self.arrays)
 
     def engine(self, threads: int = 0) -> Engine:

@@ -10,7 +10,7 @@ unified framework for detecting out-of-distribution samples, NeurIPS 2018).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from groundglass.errors import BundleError
 from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.slice import CTSlice, Grey, Origin
-from groundglass.inference.appearance import COUNT, VERSION, appearance
+from groundglass.inference.appearance import VERSION, appearance
 from groundglass.inference.prediction import OUTSIDE_LUNGS
 
 LUNG = "lung"
@@ -43,25 +43,12 @@ FLAGS: Mapping[str, str] = {
 Features = NDArray[np.floating]
 """Descriptions of N pictures, shape (N, d): appearance followed by embedding."""
 
-_Weights = NDArray[np.float64]
 _PREFIX = "input_check."
 
-# The model: at most so many principal directions; standard deviations at which a feature is clipped; and the
-# least standard deviation, for features that hardly vary among lung slices would dominate otherwise.
-_COMPONENTS = 64
-_CLIP = 6.0
-_LEAST_SPREAD = 0.25
+CLIP = 6.0
+"""Standard deviations at which a feature is clipped."""
 # The two distances stand beside a few thousand features that are small each.
 _DISTANCE_WEIGHT = 3.0
-_PENALTY = 1e-4
-_STEPS = 300
-_FOLDS = 5
-
-_ACCEPTED = 0.99
-"""Share of held-out lung slices that is to be accepted at least."""
-_REFUSED = 0.99
-"""Share of held-out other pictures that is to be refused where that accepts more slices."""
-
 _AERATED = (-950.0, -250.0)
 """Hounsfield units between air and tissue: lung, with ground glass in it too, and little else but bowel."""
 _LEAST_LUNG = 0.1
@@ -81,33 +68,6 @@ _GRID, _BLACK, _MOSTLY = 40, 4, 0.6
 _HALF = 0.56
 _ENLARGED = 0.75
 _OPPOSITE = -0.5
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Described pictures of known kind, N of them.
-
-    Attributes:
-        features: shape (N, d).
-        kind: `LUNG`, or what else each picture is.
-        group: whose picture it is, shape (N,): pictures of one group are never on both sides of a fit.
-        weight: how much each lung slice counts, shape (N,); other kinds are weighted by their numbers.
-    """
-
-    features: Features
-    kind: tuple[str, ...]
-    group: NDArray[np.integer]
-    weight: _Weights
-
-    @property
-    def lung(self) -> NDArray[np.bool_]:
-        """Which pictures are lung slices, shape (N,)."""
-        return np.array([kind == LUNG for kind in self.kind])
-
-    def take(self, chosen: NDArray[np.bool_]) -> Examples:
-        """Those examples alone."""
-        kind = tuple(kind for kind, keep in zip(self.kind, chosen, strict=True) if keep)
-        return Examples(self.features[chosen], kind, self.group[chosen], self.weight[chosen])
 
 
 @dataclass(frozen=True)
@@ -144,32 +104,9 @@ class OutOfDistributionModel:
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} is of shape {getattr(self, name).shape}, expected {shape}")
 
-    @classmethod
-    def fit(cls, examples: Examples) -> OutOfDistributionModel:
-        """Fit to examples of lung slices and of every other kind.
-
-        Raises:
-            ValueError: there is no lung slice or nothing else.
-        """
-        lung = examples.lung
-        if lung.all() or not lung.any():
-            raise ValueError("the input check needs examples of lung slices and of other pictures")
-        kinds = sorted(set(examples.kind) - {LUNG})
-        base = _standardise(examples.features[lung], examples.weight[lung], kinds)
-        described = base._describe(examples.features).astype(np.float64)
-        target = np.array([[LUNG, *kinds].index(kind) for kind in examples.kind])
-        weight = _balanced(examples, target)
-        middle = weight @ described
-        weights, bias = _regress(described - middle, target, weight, 1 + len(kinds))
-        fitted = {
-            "weights": np.asarray(weights, np.float32),
-            "bias": np.asarray(bias - middle @ weights, np.float32),
-        }
-        return cls(**{**_attributes(base), **fitted})
-
     def odds(self, features: Features) -> NDArray[np.float32]:
         """Log odds of each other kind against lung, shape (N, kinds)."""
-        scores = self._describe(features) @ self.weights + self.bias
+        scores = self.describe(features) @ self.weights + self.bias
         return np.asarray(scores[:, 1:] - scores[:, :1], np.float32)
 
     @cached_property
@@ -177,9 +114,9 @@ class OutOfDistributionModel:
         """The directions as columns in single precision: to convert them takes longer than to use them."""
         return np.ascontiguousarray(self.directions.T, np.float32)
 
-    def _describe(self, features: Features) -> NDArray[np.float32]:
+    def describe(self, features: Features) -> NDArray[np.float32]:
         """Standardised features and both distances, shape (N, d + 2)."""
-        standard = np.clip((features - self.centre) / self.spread, -_CLIP, _CLIP).astype(np.float32)
+        standard = np.clip((features - self.centre) / self.spread, -CLIP, CLIP).astype(np.float32)
         along = standard @ self._across
         beside = np.maximum(np.square(standard).sum(axis=1) - np.square(along).sum(axis=1), 1e-6)
         within = np.maximum(np.square(along / self.scale).sum(axis=1), 1e-6)
@@ -238,42 +175,6 @@ class InputCheck:
         own = {"limit": np.asarray(self.limit), "appearance_version": np.asarray(VERSION)}
         return {f"{_PREFIX}{name}": array for name, array in {**_attributes(self.model), **own}.items()}
 
-    @classmethod
-    def fit(cls, examples: Examples, deciding: NDArray[np.bool_]) -> InputCheck:
-        """Learn to distinguish lung slices from other pictures.
-
-        The limit is the larger of the two that accept 99 % of held-out lung slices and refuse 99 % of held-out
-        other pictures. Where the kinds lie well apart, that of the lung slices is too strict: all of them were
-        trained on, and the network's embeddings of new ones lie farther out.
-
-        Args:
-            examples: lung slices and other pictures.
-            deciding: which of the lung slices decide on the limit, shape (N,).
-
-        Raises:
-            ValueError: there are no two groups of lung slices or of other pictures, or no deciding slice.
-        """
-        if not deciding.any():
-            raise ValueError("the input check's limit needs lung slices to decide on it")
-        held_out = _held_out_odds(examples)
-        limits = (
-            np.quantile(held_out[deciding], _ACCEPTED),
-            np.quantile(held_out[~examples.lung], 1 - _REFUSED),
-        )
-        # Below even odds nothing is refused, however well the kinds can be distinguished.
-        return cls(OutOfDistributionModel.fit(examples), round(max(0.0, *map(float, limits)), 4))
-
-    @classmethod
-    def accept_all(cls, channels: int) -> InputCheck:
-        """An untrained check: it accepts whatever is neither blank nor of a wrong geometry.
-
-        Args:
-            channels: of the network's embedding.
-        """
-        features = np.random.default_rng(0).normal(0, 1, (4, COUNT + channels))
-        examples = Examples(features, (LUNG, LUNG, "other", "other"), np.arange(4), np.ones(4))
-        return cls(OutOfDistributionModel.fit(examples), float("inf"))
-
     def before(self, ct_slice: CTSlice, cropped: CroppedSlice) -> Verdict:
         """What the file's geometry and the picture say, before the network runs."""
         reason = (
@@ -301,78 +202,6 @@ class InputCheck:
 
 def _attributes(model: OutOfDistributionModel) -> dict[str, NDArray[Any]]:
     return {each.name: getattr(model, each.name) for each in fields(model)}
-
-
-def _standardise(lungs: Features, weight: _Weights, kinds: Sequence[str]) -> OutOfDistributionModel:
-    """A model that knows lung slices but no weights yet."""
-    from scipy.sparse.linalg import eigsh  # noqa: PLC0415 - for fitting alone, and slow to import
-
-    share = weight / weight.sum()
-    centre = share @ lungs
-    spread = np.sqrt(share @ np.square(lungs - centre))
-    spread = np.maximum(spread, _LEAST_SPREAD * np.median(spread) + 1e-9)
-    standard = np.clip((lungs - centre) / spread, -_CLIP, _CLIP) * np.sqrt(share)[:, None]
-    dimensions = lungs.shape[1]
-    count = min(_COMPONENTS, max(1, len(lungs) // 2), dimensions - 1)
-    # A fixed start: the same examples give the same model.
-    variances, vectors = eigsh(standard.T @ standard, count, v0=np.ones(dimensions))
-    return OutOfDistributionModel(
-        np.asarray(centre, np.float32),
-        np.asarray(spread, np.float32),
-        # Half precision: the distances do not need more, and the bundle stays small.
-        np.asarray(vectors.T[::-1], np.float16),
-        np.asarray(np.sqrt(np.maximum(variances[::-1], 1e-6)), np.float32),
-        np.zeros((dimensions + 2, 1 + len(kinds)), np.float32),
-        np.zeros(1 + len(kinds), np.float32),
-        np.array(kinds),
-    )
-
-
-def _balanced(examples: Examples, target: NDArray[np.integer]) -> _Weights:
-    """Weights that sum to 1: half for lung slices, half for other kinds by the roots of their numbers."""
-    counts = np.bincount(target).astype(np.float64)
-    roots = np.sqrt(counts)
-    weight = (roots / roots[1:].sum() / counts)[target] / 2
-    lung = target == 0
-    weight[lung] = examples.weight[lung] / examples.weight[lung].sum() / 2
-    return np.asarray(weight)
-
-
-def _regress(
-    described: NDArray[np.float64], target: NDArray[np.integer], weight: _Weights, kinds: int
-) -> tuple[_Weights, _Weights]:
-    """Multinomial logistic regression with a ridge penalty: weights (d, kinds) and bias (kinds,)."""
-    from scipy.optimize import minimize  # noqa: PLC0415 - for fitting alone, and slow to import
-
-    wanted = np.eye(kinds)[target]
-
-    def loss(flat: _Weights) -> tuple[float, _Weights]:
-        table = flat.reshape(-1, kinds)
-        scores = described @ table[:-1] + table[-1]
-        log_share = scores - np.logaddexp.reduce(scores, axis=1)[:, None]
-        error = (np.exp(log_share) - wanted) * weight[:, None]
-        gradient = np.vstack([described.T @ error + _PENALTY * table[:-1], error.sum(axis=0)])
-        likelihood = (weight * (log_share * wanted).sum(axis=1)).sum()
-        return float(_PENALTY / 2 * np.square(table[:-1]).sum() - likelihood), gradient.ravel()
-
-    start = np.zeros((described.shape[1] + 1) * kinds)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": _STEPS})
-    table = found.x.reshape(-1, kinds)
-    return table[:-1], table[-1]
-
-
-def _held_out_odds(examples: Examples) -> NDArray[np.float32]:
-    """Log odds of anything else against lung by models that saw nothing of a picture's group, shape (N,)."""
-    fold = np.empty(len(examples.kind), np.int64)
-    for same in (examples.lung, ~examples.lung):
-        groups, member = np.unique(examples.group[same], return_inverse=True)
-        fold[same] = np.random.default_rng(0).permutation(len(groups))[member] % _FOLDS
-    result = np.empty(len(fold), np.float32)
-    for number in np.unique(fold):
-        held = fold == number
-        odds = OutOfDistributionModel.fit(examples.take(~held)).odds(examples.features[held])
-        result[held] = np.logaddexp.reduce(odds, axis=1)
-    return result
 
 
 def _wrong_geometry(origin: Origin) -> str | None:

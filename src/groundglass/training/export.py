@@ -43,7 +43,8 @@ from groundglass.inference.bundle import (
 from groundglass.inference.calibration import Calibration
 from groundglass.inference.embedding_reference import EmbeddingReference
 from groundglass.inference.engine import INPUT, OUTPUTS, Engine, Outputs
-from groundglass.inference.input_check import LUNG, OTHER_PART, Examples, InputCheck
+from groundglass.inference.input_check import LUNG, OTHER_PART, InputCheck
+from groundglass.inference.input_check_fit import Examples, fit_input_check
 from groundglass.training.onnx import CLOSE, OPSET, largest_difference, quantise, to_onnx
 from groundglass.training.run import Run
 from groundglass.training.samples import CroppedSet, load_cropped
@@ -70,7 +71,7 @@ _OWN, _VARIED, _LESION_FREE, _PHANTOM = 2.0, 1.0, 0.6, 2.0
 
 @dataclass(frozen=True)
 class Export:
-    """What is asked for.
+    """One export.
 
     Attributes:
         run: finished.
@@ -129,8 +130,8 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     """Write a bundle; the test part is evaluated once more, which the run's evaluation log records.
 
     Args:
-        job: what is asked for.
-        tell: told of each step, in words.
+        job: run, data and output.
+        tell: called with each step, in words.
 
     Returns:
         The precision of the model in the bundle.
@@ -225,9 +226,8 @@ def fit_check(examples: CheckExamples, engine: Engine, preprocessing: Preprocess
     """
     embedding = _run(engine, preprocessing.normalise(examples.cropped)).embedding
     features = np.concatenate([examples.appearance, embedding], axis=1)
-    return InputCheck.fit(
-        Examples(features, examples.kind, examples.group, examples.weight), examples.deciding
-    )
+    described = Examples(features, examples.kind, examples.group, examples.weight)
+    return fit_input_check(described, examples.deciding)
 
 
 def render_card(fields: Mapping[str, Any], contents: Mapping[str, bytes]) -> str:

@@ -210,7 +210,7 @@ def load_pretrain_recipe(
     if network is not None:
         fields.setdefault("network", {})["name"] = network
     _override(fields, overrides)
-    return parse_pretrain_recipe(fields, name)
+    return _checked(PretrainRecipe, fields, name)
 
 
 def parse_recipe(fields: dict[str, Any], name: str) -> Recipe:
@@ -220,11 +220,6 @@ def parse_recipe(fields: dict[str, Any], name: str) -> Recipe:
         RecipeError: for the first unknown key (with a suggestion), missing key or value out of range.
     """
     return _checked(Recipe, fields, name)
-
-
-def parse_pretrain_recipe(fields: dict[str, Any], name: str) -> PretrainRecipe:
-    """The same for a pretraining recipe."""
-    return _checked(PretrainRecipe, fields, name)
 
 
 def _checked(model: type[_Model], fields: dict[str, Any], name: str) -> _Model:

@@ -64,8 +64,7 @@ class CroppedSet:
 
 def cache_folder() -> Path:
     """Where cropped slices are kept: ``$GROUNDGLASS_CACHE``, else the user's cache folder."""
-    chosen = os.environ.get("GROUNDGLASS_CACHE")
-    if chosen:
+    if chosen := os.environ.get("GROUNDGLASS_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundglass"
 
@@ -160,10 +159,6 @@ class Augmentation:
         if rng.random() < s.erasing:
             out = _erased(out, rng)
         return np.asarray(out, np.uint8)
-
-    def centre(self, pixels: Grey) -> Grey:
-        """The same slice without augmentation: the context cut away."""
-        return np.asarray(self._resample(pixels, np.eye(2), (0.0, 0.0)), np.uint8)
 
     def _warp(self, pixels: Grey, rng: np.random.Generator) -> Grey:
         """Crop, stretch, rotation, mirror and translation in one interpolation."""

@@ -40,13 +40,12 @@ from groundglass.training.trainer import (
     INFO,
     WEIGHTS,
     AtomicCheckpoints,
-    Hardware,
+    FitSettings,
     History,
     begin_run,
     check_same,
     finish_run,
     fit,
-    make_trainer,
     prepare,
     save_weights,
 )
@@ -177,17 +176,19 @@ def train(job: Job) -> Run:
     module = Classifier(network, job.recipe, len(batches), job.seed)
     history = History(job.output / HISTORY, len(batches) * job.recipe.training.batch_size)
     kept = _keeper(job)
-    trainer = make_trainer(
+    settings = FitSettings(
         job.output,
         job.recipe.training.epochs,
-        [history, kept] if kept else [history],
-        Hardware(job.accelerator, job.devices, job.nodes),
-        gradient_clip=job.recipe.optimiser.gradient_clip,
-        progress=job.progress,
+        job.recipe.optimiser.gradient_clip,
+        job.accelerator,
+        job.devices,
+        job.nodes,
+        job.resume,
+        job.progress,
     )
     loader = DataLoader(samples, batch_size=None, sampler=batches)
-    fit(trainer, module, loader, _validation(slices, job.recipe.preprocessing.build()), resume=job.resume)
-    if trainer.is_global_zero:
+    validation = _validation(slices, job.recipe.preprocessing.build())
+    if fit(module, loader, validation, [history, kept] if kept else [history], settings):
         _finish(job, module, kept, history)
     return Run.open(job.output)
 

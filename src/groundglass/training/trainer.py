@@ -55,6 +55,41 @@ COLUMNS = (
 """Of ``history.csv``."""
 
 
+# Data preparation costs a few per cent of a step, and worker processes would cost determinism and memory; the
+# averaged network stays in evaluation mode; a resumed run's folder is not empty.
+_EXPECTED_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*in eval mode at the start of training.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+)
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Where, how long and on what a network is trained.
+
+    Attributes:
+        output: folder of the run.
+        epochs: in all.
+        gradient_clip: largest norm of the gradient; 0 for any.
+        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
+        devices: processes (CPU) or accelerators per machine.
+        nodes: machines.
+        resume: continue from the newest checkpoint.
+        progress: show a progress bar.
+    """
+
+    output: Path
+    epochs: int
+    gradient_clip: float
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    resume: bool = False
+    progress: bool = True
+
+
 class AtomicCheckpoints(TorchCheckpointIO):
     """Checkpoints appear whole or not at all, and are read without pickle."""
 
@@ -272,26 +307,6 @@ def _machine() -> dict[str, str | int]:
     }
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """What a training runs on.
-
-    Attributes:
-        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
-        devices: processes (CPU) or accelerators per machine.
-        nodes: machines.
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-
-    @property
-    def processes(self) -> int:
-        """Processes in all."""
-        return self.devices * self.nodes
-
-
 def prepare(threads: int) -> None:
     """Settings of the process: threads (0 for one per core), memory, and what Lightning says of itself."""
     # Lightning greets, advertises and lists hardware at this level; the command line speaks for itself.
@@ -320,82 +335,58 @@ def _keep_memory() -> None:
         mallopt(parameter, value)
 
 
-def make_trainer(
-    output: Path,
-    epochs: int,
-    callbacks: Sequence[Callback],
-    hardware: Hardware,
-    *,
-    gradient_clip: float,
-    progress: bool,
-) -> Trainer:
-    """A trainer that keeps its newest checkpoint in ``output``.
-
-    Args:
-        output: folder of the run.
-        epochs: in all.
-        callbacks: whose state goes into the checkpoint.
-        hardware: what it runs on.
-        gradient_clip: largest norm of the gradient; 0 for any.
-        progress: show a progress bar.
-    """
-    # The newest checkpoint, to resume from; it comes last, so that it holds the state of all other callbacks.
-    newest = ModelCheckpoint(
-        dirpath=output / CHECKPOINTS,
-        filename="last",
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    bar: list[Callback] = [RichProgressBar()] if progress else []
-    several = hardware.processes > 1
-    return Trainer(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        num_nodes=hardware.nodes,
-        strategy=DDPStrategy(broadcast_buffers=True) if several else "auto",
-        max_epochs=epochs,
-        gradient_clip_val=gradient_clip or None,
-        logger=TensorBoardLogger(output, name="", version="tensorboard"),
-        callbacks=[*callbacks, newest, *bar],
-        plugins=[AtomicCheckpoints()],
-        use_distributed_sampler=False,
-        sync_batchnorm=several and hardware.accelerator == "gpu",
-        deterministic=True,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-    )
-
-
 def fit(
-    trainer: Trainer,
     module: LightningModule,
     training: DataLoader[Any],
     validation: DataLoader[Any] | None,
-    *,
-    resume: bool,
-) -> None:
-    """Train to the end, from the newest checkpoint where ``resume`` says so and there is one.
+    callbacks: Sequence[Callback],
+    settings: FitSettings,
+) -> bool:
+    """Train to the end, from the newest checkpoint where the settings say so and there is one.
+
+    Args:
+        module: what is trained.
+        training: batches of one epoch.
+        validation: batches, or None.
+        callbacks: whose state goes into the checkpoint.
+        settings: where and on what.
+
+    Returns:
+        Whether this process is the first of all.
 
     Raises:
         RunError: the training was interrupted, or the checkpoint is damaged.
     """
-    output = Path(trainer.loggers[0].save_dir or ".")
-    last = output / CHECKPOINTS / "last.ckpt"
+    checkpoints = settings.output / CHECKPOINTS
+    # The newest checkpoint, to resume from; it comes last, so that it holds the state of all other callbacks.
+    newest = ModelCheckpoint(
+        checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    several = settings.devices * settings.nodes > 1
+    trainer = Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy=DDPStrategy(broadcast_buffers=True) if several else "auto",
+        max_epochs=settings.epochs,
+        gradient_clip_val=settings.gradient_clip or None,
+        logger=TensorBoardLogger(settings.output, name="", version="tensorboard"),
+        callbacks=[*callbacks, newest, *([RichProgressBar()] if settings.progress else [])],
+        plugins=[AtomicCheckpoints()],
+        use_distributed_sampler=False,
+        sync_batchnorm=several and settings.accelerator == "gpu",
+        deterministic=True,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_progress_bar=settings.progress,
+        enable_model_summary=False,
+    )
+    last = checkpoints / "last.ckpt"
+    resumed = last if settings.resume and last.exists() else None
     with warnings.catch_warnings():
-        # Data preparation costs a few per cent of a step; worker processes would cost determinism and memory.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        # The averaged network stays in evaluation mode.
-        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
-        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-        trainer.fit(
-            module,
-            training,
-            validation,
-            ckpt_path=last if resume and last.exists() else None,
-            weights_only=True,
-        )
+        for message in _EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)
     if trainer.interrupted:
-        raise RunError(f"{output}: training was interrupted; continue it with --resume")
+        raise RunError(f"{settings.output}: training was interrupted; continue it with --resume")
+    return bool(trainer.is_global_zero)
