@@ -18,16 +18,16 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def load(bundle: str | PathLike[str] | None = None, *, threads: int = 0) -> Classifier:
-    """Open a bundle and make it ready to judge slices.
+    """Open a bundle and make it ready to classify slices.
 
     >>> groundglass.load().predict("slice.png").probability  # doctest: +SKIP
 
     Args:
-        bundle: folder or zip; the one that comes with the installation unless given.
+        bundle: folder or zip; ``default`` or None for the one that comes with the installation.
         threads: of the matrix arithmetic; 0 for one per core but one.
 
     Raises:
-        BundleError: it is missing, damaged, tampered with, or of a future format.
+        BundleError: it is missing, damaged, tampered with, or of another format.
     """
     from groundglass.inference.classifier import load as load_classifier  # noqa: PLC0415 - 0.3 s
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groundglass.data.describe import PERCENTILES, Lengths, describe
+from groundglass.data.describe import PERCENTILES, Lengths, describe, description_tables
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, Manifest, Record
 
@@ -73,4 +73,6 @@ def test_unreadable_unlabelled_and_leaking(tmp_path: Path) -> None:
     (line,) = found.unreadable
     assert "broken.png" in line
     assert set(found.grey) == {"COVID", "unlabelled"}
+    tables = [str(table.title) for table in description_tables(found)]
+    assert (tables[0], tables[-1]) == ("set: 3 slices", "1 file cannot be read")
     assert json.loads(json.dumps(asdict(found)))["splits"][1]["labels"] == {"unlabelled": 1}

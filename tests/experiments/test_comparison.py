@@ -38,8 +38,8 @@ def test_mean_spread_and_interval(tmp_path: Path) -> None:
 
 def test_one_seed_has_the_interval_of_its_evaluation(tmp_path: Path) -> None:
     rows = paired(tmp_path, document("vgg-16-none", 1.5))
-    judged = rows.rows["vgg-16-none"].predictions[0]
-    expected = bootstrap(judged.label, judged.probability, judged.patient).metrics
+    own = rows.rows["vgg-16-none"].predictions[0]
+    expected = bootstrap(own.label, own.probability, own.patient).metrics
     for measure, spread in rows.summary("vgg-16-none").items():
         assert (spread.low, spread.high) == pytest.approx((expected[measure].low, expected[measure].high))
         assert spread.sd is None
@@ -119,23 +119,23 @@ def test_the_correction_grows_with_the_family(tmp_path: Path) -> None:
         assert [each.p_corrected for each in family] == holm([each.p for each in family])
 
 
-def test_folds_are_judged_together(tmp_path: Path) -> None:
+def test_folds_are_pooled(tmp_path: Path) -> None:
     whole = document("vgg-16-none", 1.0)
     folds = [
         document("vgg-16-c2l", 1.0, protocol="patients", weights="c2l", fold=fold, folds=5)
         for fold in (5, 3, 1, 2, 4)
     ]
     rows = paired(tmp_path / "folds", *folds)
-    judged = rows.rows["vgg-16-c2l"].predictions[0]
-    assert judged.file == tuple(row[0] for row in whole["predictions"]["test"])
+    own = rows.rows["vgg-16-c2l"].predictions[0]
+    assert own.file == tuple(row[0] for row in whole["predictions"]["test"])
     expected = {row[0]: row[3] for each in folds for row in each["predictions"]["test"]}
-    assert list(judged.logit) == [expected[file] for file in judged.file]
+    assert list(own.logit) == [expected[file] for file in own.file]
     rows = paired(tmp_path / "four", *folds[:4])
     assert not rows.rows
     assert rows.incomplete == {"vgg-16-c2l, seed 0": "4 of 5 folds"}
 
 
-def test_a_slice_may_not_be_judged_twice(tmp_path: Path) -> None:
+def test_a_slice_may_not_be_evaluated_twice(tmp_path: Path) -> None:
     folds = [document("vgg-16-none", 1.0, fold=fold, folds=2) for fold in (1, 2)]
     folds[1]["predictions"] = folds[0]["predictions"]
     with pytest.raises(DataError, match="evaluated twice"):

@@ -34,7 +34,7 @@ def test_it_takes_at_most_ten_megabytes_in_the_wheel() -> None:
     assert sum(path.stat().st_size for path in DEFAULT.rglob("*") if path.is_file()) <= 10e6
 
 
-def test_one_line_judges_a_slice(tmp_path: Path) -> None:
+def test_one_line_classifies_a_slice(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "slice.png"), make_phantom(np.random.default_rng(0), level=0.5).slice.pixels)
     prediction = groundglass.load().predict(tmp_path / "slice.png")
     assert prediction.status is Status.OK

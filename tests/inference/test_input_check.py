@@ -110,14 +110,14 @@ def test_a_fitted_check_accepts_the_share_it_is_to_and_refuses_the_rest(chest: N
     verdict = check.before(CTSlice(chest, Origin("a", "PNG")), cropped)
     assert verdict.reason is None
 
-    def judge(middle: float) -> Iterator[str | None]:
+    def reasons_at(middle: float) -> Iterator[str | None]:
         for _ in range(100):
             looks = rng.normal(middle, 1, COUNT).astype(np.float32)
             embedding = rng.normal(middle, 1, CHANNELS).astype(np.float32)
             yield check.after(embedding, replace(verdict, appearance=looks)).reason
 
-    assert sum(reason is not None for reason in judge(0)) <= 3
-    reasons = list(judge(3))
+    assert sum(reason is not None for reason in reasons_at(0)) <= 3
+    reasons = list(reasons_at(3))
     refused = [reason for reason in reasons if reason is not None]
     assert len(refused) >= 95
     assert "looks like a chart (score" in refused[0]

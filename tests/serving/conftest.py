@@ -38,7 +38,7 @@ class Running:
     process: subprocess.Popen[bytes]
     out: Path
     err: Path
-    scratch: Path
+    uploads: Path
     port: int = 0
     token: str | None = None
 
@@ -72,7 +72,7 @@ class Running:
         wait_for(lambda: self.gauge("uploads_in_flight") == 0)
 
     def uploads_on_disk(self) -> list[Path]:
-        return [path for path in self.scratch.rglob("*") if path.parent != self.scratch]
+        return [path for path in self.uploads.rglob("*") if path.parent != self.uploads]
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -95,10 +95,10 @@ def running(
     folder: Path, bundle: Path, *options: str, token: str | None = None, code: str = ""
 ) -> Iterator[Running]:
     """A service for as long as the block lasts; it runs the code before it starts."""
-    scratch = folder / "scratch"
-    scratch.mkdir()
+    uploads = folder / "uploads"
+    uploads.mkdir()
     command = [sys.executable, "-m", "groundglass.cli.main", "serve", "--port", "0", "--bundle", str(bundle)]
-    environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONWARNINGS": "default"}
+    environment = {**os.environ, "TMPDIR": str(uploads), "PYTHONWARNINGS": "default"}
     if token:
         environment["GROUNDGLASS_TOKEN"] = token
     if code:
@@ -106,7 +106,7 @@ def running(
         environment["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen([*command, *options], stdout=out, stderr=err, env=environment)
-    service = Running(process, folder / "out", folder / "err", scratch, token=token)
+    service = Running(process, folder / "out", folder / "err", uploads, token=token)
     try:
         wait_for(lambda: b"\n" in service.out.read_bytes() or process.poll() is not None)
         assert process.poll() is None, service.err.read_text()

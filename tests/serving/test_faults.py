@@ -39,9 +39,9 @@ def test_a_fault_is_an_answer_and_a_line_in_the_log(faulty: Running, png: bytes)
     is_problem(answer, 500, "internal-error")
     assert NAMED not in answer.text
     assert faulty.post(("good.png", png)).status_code == 200, "it goes on"
-    told = faulty.out.read_text() + faulty.err.read_text()
-    assert NAMED not in told
-    assert "bad.png" not in told
+    logged = faulty.out.read_text() + faulty.err.read_text()
+    assert NAMED not in logged
+    assert "bad.png" not in logged
     entry = next(entry for entry in faulty.log() if entry["event"] == "request failed")
     assert entry["error"] == "RuntimeError"
     assert entry["request"] == answer.headers["x-request-id"]

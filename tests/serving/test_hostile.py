@@ -71,7 +71,7 @@ def test_each_gets_a_prediction_that_says_why(
     for name, (_, reason) in hostile.items():
         assert by_file[name]["status"] == "failed"
         assert reason in by_file[name]["reason"]
-        assert str(service.scratch) not in by_file[name]["reason"]
+        assert str(service.uploads) not in by_file[name]["reason"]
         assert service.post((name, hostile[name][0])).status_code in {200, 415}, "alone as well"
     service.wait_until_idle()
     assert service.uploads_on_disk() == []
@@ -113,7 +113,7 @@ def test_nobody_is_named_in_the_log(
             assert NAME not in service.get(link, **{"User-Agent": ID}).text
         service.get(f"/{NAME}?id={ID}")
     assert service.stop() == 0
-    told = service.out.read_text() + service.err.read_text()
-    secrets = (NAME, ID, "xyz", "987654321", links["self"].rpartition("/")[2], str(service.scratch))
-    assert not [secret for secret in secrets if secret in told]
+    logged = service.out.read_text() + service.err.read_text()
+    secrets = (NAME, ID, "xyz", "987654321", links["self"].rpartition("/")[2], str(service.uploads))
+    assert not [secret for secret in secrets if secret in logged]
     assert service.err.read_text() == ""

@@ -136,29 +136,29 @@ def test_a_request_that_ends_early_leaves_nothing_running() -> None:
 
 
 def test_a_folder_is_private_and_gone_in_the_end(tmp_path: Path) -> None:
-    with UploadDirectory(tmp_path, 100) as scratch:
-        with scratch.request() as folder:
+    with UploadDirectory(tmp_path, 100) as uploads:
+        with uploads.request() as folder:
             folder.open("a").close()
             assert (
-                stat.S_IMODE(folder.path.stat().st_mode) == stat.S_IMODE(scratch.path.stat().st_mode) == 0o700
+                stat.S_IMODE(folder.path.stat().st_mode) == stat.S_IMODE(uploads.path.stat().st_mode) == 0o700
             )
-        assert list(scratch.path.iterdir()) == []
-        with pytest.raises(Problem), scratch.request() as folder:
+        assert list(uploads.path.iterdir()) == []
+        with pytest.raises(Problem), uploads.request() as folder:
             folder.reserve(101)
-        assert list(scratch.path.iterdir()) == []
+        assert list(uploads.path.iterdir()) == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_requests_in_flight_share_their_room(tmp_path: Path) -> None:
-    with UploadDirectory(tmp_path, 100) as scratch, scratch.request() as first:
+    with UploadDirectory(tmp_path, 100) as uploads, uploads.request() as first:
         first.reserve(60)
-        with scratch.request() as second:
+        with uploads.request() as second:
             second.reserve(40)
             with pytest.raises(Problem) as refused:
                 second.reserve(1)
             assert refused.value.status == 503
             assert int(refused.value.headers["Retry-After"]) > 0
-        with scratch.request() as third:
+        with uploads.request() as third:
             third.reserve(40)
-        assert scratch.used == 60
-    assert scratch.used == 0
+        assert uploads.used == 60
+    assert uploads.used == 0

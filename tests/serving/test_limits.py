@@ -65,8 +65,8 @@ def many(count: int) -> bytes:
 
 
 def test_too_large_an_upload(tight: Running) -> None:
-    told = is_problem(tight.post(("a.png", bytes(MIB + 1))), 413, "upload-too-large")
-    assert "1,048,576 bytes" in str(told["detail"])
+    problem = is_problem(tight.post(("a.png", bytes(MIB + 1))), 413, "upload-too-large")
+    assert "1,048,576 bytes" in str(problem["detail"])
     with tight.client() as client:  # in chunks, without a size in its headers
         headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
         answer = client.post(
@@ -112,10 +112,10 @@ def test_what_is_no_form_no_file_no_image(tight: Running, png: bytes) -> None:
         assert client.post("/v2/predictions", content=nothing, headers=headers).status_code in {400, 422}
         field = form("", b"x").replace(b'; filename=""', b"")
         is_problem(client.post("/v2/predictions", content=field, headers=headers), 422, "invalid-request")
-    told = is_problem(tight.post(("a.txt", b"text"), ("b.png", b"")), 415, "unsupported-media-type")
-    assert "None of the 2 files" in str(told["detail"])
-    told = is_problem(tight.post(("a.png", png), heat_maps="yes"), 422, "invalid-request")
-    assert "heat_maps" in str(told["detail"])
+    problem = is_problem(tight.post(("a.txt", b"text"), ("b.png", b"")), 415, "unsupported-media-type")
+    assert "None of the 2 files" in str(problem["detail"])
+    problem = is_problem(tight.post(("a.png", png), heat_maps="yes"), 422, "invalid-request")
+    assert "heat_maps" in str(problem["detail"])
 
 
 @pytest.mark.parametrize(

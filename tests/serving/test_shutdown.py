@@ -73,7 +73,7 @@ def test_under_load_no_accepted_request_is_lost(start: Start) -> None:
     assert outcomes["not accepted"] <= CLIENTS
     assert service.log()[-1]["event"] == "ended"
     assert service.log()[-1]["unfinished"] == 0
-    assert list(service.scratch.iterdir()) == []
+    assert list(service.uploads.iterdir()) == []
     assert service.err.read_text() == ""
 
 
@@ -117,15 +117,15 @@ def test_the_next_service_removes_what_a_killed_one_left(tmp_path: Path, tiny_bu
         send_head(opened, len(content))
         opened.sendall(content[:-50])
         wait_for(lambda: killed.uploads_on_disk() != [])
-        with running(tmp_path / "second", tiny_bundle, "--upload-directory", str(killed.scratch)) as second:
+        with running(tmp_path / "second", tiny_bundle, "--upload-directory", str(killed.uploads)) as second:
             assert killed.uploads_on_disk() != [], "another service's folder is its own as long as it lives"
             assert second.stop() == 0
         killed.process.kill()
         killed.process.wait(PATIENCE)
-    (left,) = killed.scratch.iterdir()
+    (left,) = killed.uploads.iterdir()
     os.utime(left, (0, 0))
     (tmp_path / "third").mkdir()
-    with running(tmp_path / "third", tiny_bundle, "--upload-directory", str(killed.scratch)):
+    with running(tmp_path / "third", tiny_bundle, "--upload-directory", str(killed.uploads)):
         assert not left.exists()
 
 

@@ -19,7 +19,6 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
@@ -207,33 +206,6 @@ def _means(at: Sequence[float], probability: Sequence[float], width: int) -> lis
     return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
 
 
-class FileProgress:
-    """A bar for one file's bytes.
-
-    Attributes:
-        total: bytes expected, 0 where the server does not say.
-    """
-
-    def __init__(self, name: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        self.total = 0
-        self._display = Progress(*columns, console=Console(stderr=True))
-        self._task = self._display.add_task(name, total=None)
-        self._display.start()
-
-    def update(self, count: int) -> None:
-        """``count`` more bytes have come."""
-        self._display.update(self._task, advance=count, total=self.total or None)
-
-    def reset(self) -> None:
-        """Start at 0 again."""
-        self._display.update(self._task, completed=0)
-
-    def close(self) -> None:
-        """Leave the finished bar standing."""
-        self._display.stop()
-
-
 class Screen:
     """Shows predictions as they come, and holds none of them.
 
@@ -242,7 +214,7 @@ class Screen:
 
     Args:
         printed: format on standard output; None for the table.
-        quiet: show nothing but what was asked for by its format.
+        quiet: print nothing but predictions in the format requested.
         keep_identifiers: predictions say who is on a slice.
     """
 
@@ -279,7 +251,7 @@ class Screen:
             self._progress.stop()
 
     def expect(self, count: Callable[[], int]) -> None:
-        """Start the progress bar; ``count`` says for how many files, and is asked only where one is shown."""
+        """Start the progress bar; ``count`` says for how many files, and is called only where one is shown."""
         self._start = time.monotonic()
         if self._progress is not None:
             self._task = self._progress.add_task("Reading", total=count(), rate="")

@@ -11,8 +11,6 @@ import typer
 from groundglass.cli.predict import BundlePath
 from groundglass.errors import ServiceError
 
-_MIB = 2**20
-
 Host = Annotated[
     str, typer.Option("--host", help="Address to listen at; beyond this machine only with a token.")
 ]
@@ -79,14 +77,14 @@ def serve(
         hint = "comes with `pip install '.[serve]'` in a clone of groundglass"
         raise ServiceError(f"serving needs {error.name}, which {hint}") from error
     from groundglass.inference.bundle import Bundle
-    from groundglass.serving.settings import READING_LIMITS, Settings, read_token
+    from groundglass.serving.settings import MIB, READING_LIMITS, Settings, read_token
 
     settings = Settings(
         host=host, port=port, token=read_token(token_file), workers=workers,
         upload_directory=upload_directory, requests=requests, client_requests=client_requests,
-        upload_bytes=upload_mib * _MIB, uploads_bytes=uploads_mib * _MIB, files=files, slices=slices,
-        seconds=seconds, idle_seconds=idle_seconds, kept_bytes=keep_mib * _MIB, kept_seconds=keep_seconds,
+        upload_bytes=upload_mib * MIB, uploads_bytes=uploads_mib * MIB, files=files, slices=slices,
+        seconds=seconds, idle_seconds=idle_seconds, kept_bytes=keep_mib * MIB, kept_seconds=keep_seconds,
         drain_seconds=drain_seconds,
-        reading=replace(READING_LIMITS, pixels=pixels, file_bytes=unpacked_mib * _MIB),
+        reading=replace(READING_LIMITS, pixels=pixels, file_bytes=unpacked_mib * MIB),
     )  # fmt: skip
     server.serve(Bundle.open(bundle, threads=1), settings)

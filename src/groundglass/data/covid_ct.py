@@ -62,13 +62,13 @@ class Entry:
 
     @property
     def source(self) -> str:
-        """Where the image was published, as told by its file name.
+        """Where the image was published, as its file name says.
 
         COVID: the preprint (bioRxiv and medRxiv DOI suffix such as ``2020.03.12.20034686``) or the journal
         article (``kjr-21-e24``, ``PIIS0140673620301549``, ...) whose figure it was cut from; images of one
-        article may still show scanners of several hospitals. NonCOVID: names hold only numbers, so all that
-        can be told is the collection: ``medpix`` for the ``.png`` (MedPix teaching files) and ``crawled`` for
-        the ``.jpg`` (figures from LUNA, Radiopaedia and PubMed Central, not told apart by the data set).
+        article may still show scanners of several hospitals. NonCOVID: names hold only numbers, so that
+        only the collection is known: ``medpix`` for the ``.png`` (MedPix teaching files) and ``crawled`` for
+        the ``.jpg`` (figures from LUNA, Radiopaedia and PubMed Central, not separated by the data set).
         """
         if self.label is Label.NON_COVID:
             return "medpix" if self.file.endswith(".png") else "crawled"

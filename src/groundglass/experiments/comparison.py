@@ -119,12 +119,9 @@ class Comparison:
 
 
 class PairedRows:
-    """Rows that were evaluated on the same slices.
+    """Rows of one protocol that were evaluated on the same slices of one part.
 
-    Args:
-        results: of one protocol.
-        part: that they are compared on.
-        seed: of the bootstrap over patients.
+    ``seed`` is of the bootstrap over patients; ``incomplete`` names rows whose folds are not all there.
 
     Raises:
         DataError: rows were evaluated on different slices, or a row's runs have different recipes.
@@ -173,8 +170,7 @@ class PairedRows:
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
         """Test pairs of rows; they are one family of Holm's correction, for each measure.
 
-        Args:
-            pairs: names of rows; a pair without a common seed is left out.
+        A pair without a common seed is left out.
         """
         common = {pair: self._common_seeds(*pair) for pair in pairs}
         tested = {pair: seeds for pair, seeds in common.items() if seeds}

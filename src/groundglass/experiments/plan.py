@@ -96,14 +96,8 @@ def table1_tasks(
 ) -> list[Task]:
     """Every training of Table I: each network by its family's recipe, which differ in VGG's learning rate alone.
 
-    Args:
-        protocols: among ``paper``, ``official`` and ``patients``.
-        networks: all five unless given; by ``patients`` then only the two EfficientNets.
-        weights: kinds that each network starts from.
-        seeds: of the trainings.
-        overrides: of every recipe, as ``--set`` takes them.
-        folds: of the ``patients`` protocol.
-        files: C2L weights by network, where they are not those that come with the package.
+    ``networks`` are all five unless given, and by protocol ``patients``, in so many ``folds``, then only the two
+    EfficientNets; ``files`` are C2L weights by network, where they are not those that come with the package.
 
     Raises:
         GroundglassError: unknown protocol or network, or an override of what the rows decide.
@@ -171,13 +165,8 @@ def ablation_tasks(
 ) -> list[Task]:
     """Every training of the ablation: the recipe, and with one thing changed at a time.
 
-    Args:
-        recipe: the default.
-        manifest: the data set; ``largest_sources`` of it are left out unless ``left_out`` names some.
-        seeds: of the trainings.
-        protocols: ``official``, evaluated on val and test, and ``left-out``, tested on sources not trained on.
-        left_out: as ``leave-source-out:`` takes it.
-        files: C2L weights by network, where they are not those that come with the package.
+    By ``official`` runs are evaluated on val and test, by ``left-out`` tested on sources not trained on: those
+    that ``left_out`` names as ``leave-source-out:`` takes them, else the manifest's :func:`largest_sources`.
 
     Raises:
         RecipeError: unknown protocol, or the recipe has no mask branch, attention and histogram to leave out.

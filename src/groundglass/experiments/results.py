@@ -108,13 +108,7 @@ def run_result_document(
 ) -> dict[str, Any]:
     """Everything that is kept of a finished run, as plain JSON values.
 
-    Args:
-        identity: which run it is.
-        run: the trained network.
-        evaluations: by part.
-        weights: kind of weights it started from.
-        cost: parameters and operations.
-        pretraining: what the weights were pretrained on, where that is known.
+    ``evaluations`` are by part; ``pretraining`` is what the weights were pretrained on, where that is known.
 
     Raises:
         RunError: the history holds a value that is no number.

@@ -126,7 +126,6 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
 
     Raises:
         GroundglassError: as :func:`check`; the data cannot be read or do not fit.
-        KeyboardInterrupt: the list was stopped.
     """
     manifest = load_dataset(paths.data)
     check(tasks, paths, manifest)

@@ -1,10 +1,9 @@
 """JPEG Lossless and JPEG-LS frames, decoded by GDCM in a process that may die of a damaged one.
 
-GDCM ends its whole process on some damaged frames (an uncaught C++ exception), which must not be the reader's.
-So this file is run as a script too, ``python -I -S lossless.py FOLDER`` with the folder that holds GDCM:
-neither ``site`` nor the package is imported then, and the start takes a tenth of a second. For each frame the
-child reads a JSON line (``length`` and the layout) and ``length`` bytes, and answers with eight bytes, the
-little-endian length of the pixels or 0 for a failure, and the pixels.
+GDCM ends its process on some damaged frames, which must not be the reader's. So this file is also a script,
+``python -I -S lossless.py FOLDER`` with the folder that holds GDCM: without ``site`` and the package it starts in
+a tenth of a second. It reads a JSON line (``length`` and the layout) and ``length`` bytes for each frame, and
+answers with eight bytes, the little-endian length of the pixels or 0 for a failure, and the pixels.
 """
 
 from __future__ import annotations
@@ -28,11 +27,8 @@ _MEMORY = 4 * 2**30
 class FrameLayout:
     """What is known of a compressed frame of one sample per pixel.
 
-    Attributes:
-        transfer_syntax: its UID.
-        bits_allocated: 8 or 16.
-        bits_stored: at most ``bits_allocated``.
-        signed: whether the samples are two's complement.
+    ``transfer_syntax`` is its UID, ``bits_allocated`` 8 or 16, ``bits_stored`` at most that; ``signed`` samples are
+    two's complement.
     """
 
     transfer_syntax: str
@@ -72,21 +68,15 @@ class LosslessDecoder:
         assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - both are pipes
         watchdog = Timer(self._timeout, child.kill)
         watchdog.start()
-        pixels, alive = b"", False
-        try:
-            request = json.dumps({"length": len(frame), **asdict(layout)}).encode()
-            child.stdin.write(request + b"\n" + frame)
+        pixels = b""
+        with suppress(BrokenPipeError):
+            child.stdin.write(json.dumps({"length": len(frame), **asdict(layout)}).encode() + b"\n" + frame)
             child.stdin.flush()
             answer = child.stdout.read(8)
             pixels = child.stdout.read(int.from_bytes(answer, "little"))
-            alive = len(answer) == 8 and len(pixels) == int.from_bytes(answer, "little")
-        except BrokenPipeError:
-            pass
-        finally:
-            watchdog.cancel()
-        if not alive:
-            self._stop()
+        watchdog.cancel()
         if len(pixels) * 8 != layout.rows * layout.columns * layout.bits_allocated:
+            self._stop()  # it may have died, and even a frame that it only refused is rare
             raise ValueError("the compressed pixel data cannot be decoded")
         return pixels
 
@@ -105,14 +95,10 @@ class LosslessDecoder:
         return self._child
 
     def _stop(self) -> None:
-        child, self._child = self._child, None
-        if child is None:
-            return
-        child.kill()
-        for pipe in filter(None, (child.stdin, child.stdout)):
-            with suppress(BrokenPipeError):
-                pipe.close()
-        child.wait()
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()  # closes the pipes
+            self._child = None
 
 
 def _answer_requests() -> None:
@@ -145,8 +131,8 @@ def _decode(gdcm: Any, frame: bytes, layout: FrameLayout) -> bytes:
     image.SetNumberOfDimensions(2)
     image.SetDimensions((layout.columns, layout.rows, 1))
     image.SetDataElement(element)
-    photometric = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(photometric))
+    kind = gdcm.PhotometricInterpretation
+    image.SetPhotometricInterpretation(kind(kind.GetPIType("MONOCHROME2")))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(layout.transfer_syntax)))
     bits = layout.bits_stored
     image.SetPixelFormat(gdcm.PixelFormat(1, layout.bits_allocated, bits, bits - 1, int(layout.signed)))

@@ -61,8 +61,8 @@ class Prediction:
         frame: index within a file that holds several slices, else None.
         series: DICOM Series Instance UID, or None.
         position: along the body axis in mm, towards the head, or None.
-        patient: who is on the slice, where identifiers were asked for, else None.
-        evidence: pixels and activation map, where they were asked for; in no output file.
+        patient: who is on the slice, where identifiers were requested, else None.
+        evidence: pixels and activation map, where requested; in no output file.
     """
 
     status: Status
@@ -87,7 +87,7 @@ class Prediction:
     def as_row(self) -> dict[str, Any]:
         """Plain values that JSON and UTF-8 can hold, one per column of :data:`COLUMNS`.
 
-        Those of :data:`IDENTIFIERS` come last where they were asked for.
+        Those of :data:`IDENTIFIERS` come last where they were requested.
         """
         values = {name: getattr(self, name) for name in COLUMNS}
         if self.patient is not None:

@@ -1,4 +1,4 @@
-"""The process: listens, tells where, and when told to end finishes what it has accepted."""
+"""The process: listens, tells where, and at a signal to end finishes what it has accepted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def serve(bundle: Bundle, settings: Settings) -> None:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn that answers for a moment longer after it was told to end.
+    """Uvicorn that answers for a moment longer after a signal to end.
 
     In that time ``/readyz`` says no and every answer closes its connection, so that clients go elsewhere and
     none is cut off in the middle.

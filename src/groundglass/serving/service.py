@@ -36,7 +36,7 @@ class Service:
         settings: of the service.
 
     Attributes:
-        draining: it was told to end, and still answers.
+        draining: a signal has come to end it, and still answers.
         workers: threads that read and classify.
         heavy: held by a request with large files or archives, each of which may hold a volume in memory.
         drawing: how many answers that take long to make are made beside the event loop at a time.

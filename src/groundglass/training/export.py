@@ -71,7 +71,7 @@ _OWN, _VARIED, _LESION_FREE, _PHANTOM = 2.0, 1.0, 0.6, 2.0
 
 @dataclass(frozen=True)
 class Export:
-    """What is asked for.
+    """One export.
 
     Attributes:
         run: finished.
@@ -130,8 +130,8 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     """Write a bundle; the test part is evaluated once more, which the run's evaluation log records.
 
     Args:
-        job: what is asked for.
-        tell: told of each step, in words.
+        job: run, data and output.
+        tell: called with each step, in words.
 
     Returns:
         The precision of the model in the bundle.

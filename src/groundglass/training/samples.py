@@ -160,10 +160,6 @@ class Augmentation:
             out = _erased(out, rng)
         return np.asarray(out, np.uint8)
 
-    def centre(self, pixels: Grey) -> Grey:
-        """The same slice without augmentation: the context cut away."""
-        return np.asarray(self._resample(pixels, np.eye(2), (0.0, 0.0)), np.uint8)
-
     def _warp(self, pixels: Grey, rng: np.random.Generator) -> Grey:
         """Crop, stretch, rotation, mirror and translation in one interpolation."""
         s = self.section

@@ -32,7 +32,7 @@ def test_one_picture_imports_only_what_it_needs(pictures: Path, tiny_bundle: Pat
     modules = set(done.stderr.split())
     needless = {
         "torch", "timm", "matplotlib", "scipy", "sklearn", "pandas", "pydicom", "nibabel", "gdcm", "jinja2", "pyarrow",
-        "pooch", "ray", "yaml", "markupsafe", "groundglass.inference.report", "groundglass.reporting.figures",
+        "requests", "ray", "yaml", "markupsafe", "groundglass.inference.report", "groundglass.reporting.figures",
     }  # fmt: skip
     assert not modules & needless
     assert "onnxruntime" in modules

@@ -14,7 +14,7 @@ export class Curve {
 
   /**
    * @param {HTMLElement} box
-   * @param {(number: number) => void} choose told of the slice that is gone to.
+   * @param {(number: number) => void} choose called with the selected slice.
    */
   constructor(box, choose) {
     Object.assign(this, { box, choose });

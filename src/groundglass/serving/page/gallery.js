@@ -12,7 +12,7 @@ export class Gallery {
   /**
    * @param {HTMLElement} list a listbox.
    * @param {import("./api.js").Api} api
-   * @param {(number: number) => void} choose told of a slice that was pressed.
+   * @param {(number: number) => void} choose called with the slice that was pressed.
    */
   constructor(list, api, choose) {
     Object.assign(this, { list, choose, thumbnails: new Thumbnails(api, list) });

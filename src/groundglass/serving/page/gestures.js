@@ -2,7 +2,7 @@
 
 /**
  * @param {HTMLCanvasElement} canvas
- * @param {object} to what is told, all in pixels of the page:
+ * @param {object} to the listeners, all in pixels of the page:
  *   `tool()` gives "window" or "pan"; `window(right, down)`; `pan(right, down)`; `zoom(factor, x, y)` about a place;
  *   `hover(x, y)`, or `hover()` when the pointer leaves.
  */

@@ -12,7 +12,7 @@ export const FLAGS = {
   "one-lung-found": "Only one lung was found; the model did not see the other one.",
   "soft-tissue-window": "Most of the lung is black: the picture's window hides lung tissue.",
   "low-resolution": "The lungs cover so few pixels that they were enlarged.",
-  "upside-down": "According to the file the patient lies upside down.",
+  "upside-down": "According to the file, the back of the patient points up in this picture.",
 };
 
 export const KINDS = {
