@@ -17,14 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
-from groundglass.audit.duplicates import (
-    Pair,
-    Trace,
-    copies_of,
-    find_pairs,
-    groups_of,
-    read_traces,
-)
+from groundglass.audit.duplicates import Pair, Trace, copies_of, find_pairs, groups_of, read_traces
 from groundglass.data.manifest import Label, Record, join_member, unknown_patient
 from groundglass.errors import ImageError
 from groundglass.imaging.phantom import make_phantom, make_series, write_dicom
