@@ -19,7 +19,6 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
@@ -205,33 +204,6 @@ def _means(at: Sequence[float], probability: Sequence[float], width: int) -> lis
         sums[place] += value
         counts[place] += 1
     return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
-
-
-class FileProgress:
-    """A bar for one file's bytes.
-
-    Attributes:
-        total: bytes expected, 0 where the server does not say.
-    """
-
-    def __init__(self, name: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        self.total = 0
-        self._display = Progress(*columns, console=Console(stderr=True))
-        self._task = self._display.add_task(name, total=None)
-        self._display.start()
-
-    def update(self, count: int) -> None:
-        """``count`` more bytes have come."""
-        self._display.update(self._task, advance=count, total=self.total or None)
-
-    def reset(self) -> None:
-        """Start at 0 again."""
-        self._display.update(self._task, completed=0)
-
-    def close(self) -> None:
-        """Leave the finished bar standing."""
-        self._display.stop()
 
 
 class Screen:

@@ -86,7 +86,7 @@ def list_images(
 ) -> Iterator[Image]:
     """The images of a folder with all its sub-folders, or the one that a file is, with their formats.
 
-    Formats are told by content, not by name. A zip archive is one image here. A directory's own files come
+    Formats are identified by content, not by name. A zip archive is one image here. A directory's own files come
     before its sub-directories, both in natural order; a directory's DICOM files come after its other images,
     series by series, sorted along the slice normal. So memory holds the names of one directory and the places
     of its DICOM files, of which only the headers are read. Files that are no images, and do not claim to be by

@@ -1,4 +1,4 @@
-"""Files to be read: in a folder, in a zip archive or in memory; bounded, and told apart by their content."""
+"""Files to be read: in a folder, in a zip archive or in memory; bounded, and identified by their content."""
 
 from __future__ import annotations
 

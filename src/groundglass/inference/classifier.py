@@ -87,7 +87,9 @@ class Classifier:
         skip: Skip | None = None,
         skip_file: SkipFile | None = None,
     ) -> Iterator[Prediction]:
-        """Classify every slice of files, folders and zips, as they are read; memory does not grow.
+        """Classify every slice of files, folders and zips, as they are read.
+
+        Memory holds no more than the names in one directory and the places of its DICOM files.
 
         What cannot be read gives a prediction that says so, and never stops the rest. Files are read in a thread
         of its own, which classifies slices as well while more are read than this one has classified.
