@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import DataError
-from groundglass.evaluation.bootstrap import RESAMPLES, Draws, percentile_interval, resampled_metrics
-from groundglass.evaluation.metrics import THRESHOLD, compute_metrics
+from groundglass.evaluation.bootstrap import RESAMPLES, Draws, resampled_metrics, with_interval
+from groundglass.evaluation.metrics import THRESHOLD, Estimate, compute_metrics
 from groundglass.evaluation.paired import (
     ALPHA,
     delong_test,
@@ -154,15 +154,12 @@ class PairedRows:
     def summary(self, name: str) -> dict[str, MeanSD]:
         """Every measure of a row over its seeds, by the measure's key."""
         row, summaries = self.rows[name], {}
-        values = [
-            compute_metrics(self.slices.label, row.predictions[seed].probability).values()
-            for seed in row.seeds
-        ]
+        values = [compute_metrics(self.slices.label, row.predictions[seed].probability) for seed in row.seeds]
         draws = [self._draws(name, (seed,), RESAMPLES) for seed in row.seeds]
         for measure in values[0]:
             mean = np.mean([draw[measure] for draw in draws], axis=0)
-            interval = percentile_interval(mean, self.patients)
-            of_seeds = [value[measure] for value in values]
+            interval = with_interval(Estimate(None), mean, self.patients)
+            of_seeds = [value[measure].value for value in values]
             summaries[measure] = MeanSD.of(of_seeds, interval.low, interval.high)
         return summaries
 
@@ -231,7 +228,7 @@ class PairedRows:
         right = [(probability >= THRESHOLD) == (label == 1) for probability in (one, other)]
         over_slices = {
             "auc": (auc.difference, auc.p) if auc else (None, None),
-            "accuracy": (float(right[0].mean() - right[1].mean()), mcnemar(*right).mid_p),
+            "accuracy": (float(right[0].mean() - right[1].mean()), mcnemar(*right)),
         }
         draws = [self._draws(name, seeds, resamples) for name in (first, second)]
         measures = {}
