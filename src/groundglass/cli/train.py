@@ -33,7 +33,6 @@ from groundglass.models.catalogue import MEASURED_AT, Entry, entries, find
 if TYPE_CHECKING:
     from groundglass.data.manifest import Record
     from groundglass.inference.bundle import Precision
-    from groundglass.training.train import Job
 
 Output = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
 
@@ -64,8 +63,8 @@ def train(
 ) -> None:
     """Train a network; killed at any moment, it continues with --resume as if nothing had happened."""
     from groundglass.training.recipe import load_recipe
-    from groundglass.training.train import Job
     from groundglass.training.train import train as train_network
+    from groundglass.training.trainer import Job
 
     job = Job(
         recipe=load_recipe(recipe, overrides or ()),
@@ -84,7 +83,7 @@ def train(
         progress=not quiet,
     )
     if audit and job.rank == 0:
-        _warn(job)
+        _warn(data, split, seed, allow_overlap, threads)
     run = train_network(job)
     last = run.history()[-1]
     Console().print(
@@ -93,17 +92,17 @@ def train(
     )
 
 
-def _warn(job: Job) -> None:
-    """Say on standard error what the parts of the job's split share."""
+def _warn(data: Path, split: str, seed: int, allow_overlap: bool, threads: int) -> None:
+    """Say on standard error what the parts of the split share."""
     from groundglass.audit.audit import audit
     from groundglass.data.load import load_dataset
     from groundglass.data.splits import make_split
 
-    manifest = load_dataset(job.data)
-    split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
+    manifest = load_dataset(data)
+    parts = make_split(manifest, split, seed=seed, allow_overlap=allow_overlap)
     console = Console(stderr=True, soft_wrap=True)
     with console.status("Looking for what parts of the split share"):
-        audited = audit(manifest, split, shortcuts=False, quick=True, threads=job.threads or None)
+        audited = audit(manifest, parts, shortcuts=False, quick=True, threads=threads or None)
     for warning in audited.warnings():
         console.print(f"[bold yellow]warning:[/] {escape(warning)}")
 
@@ -132,16 +131,16 @@ def pretrain(
 ) -> None:
     """Pretrain a network by C2L on slices without labels; killed at any moment, it continues with --resume."""
     from groundglass.audit.duplicates import copies_of
-    from groundglass.training.c2l import BACKBONE, PretrainJob
+    from groundglass.training.c2l import BACKBONE
     from groundglass.training.c2l import pretrain as pretrain_network
     from groundglass.training.recipe import load_pretrain_recipe
-    from groundglass.training.trainer import HISTORY, read_history, read_info
+    from groundglass.training.trainer import HISTORY, Job, read_history, read_info
 
     def find_copies(held_out: Sequence[Record], unlabelled: Sequence[Record]) -> list[tuple[Record, Record]]:
         pairs = copies_of(held_out, unlabelled, threads=threads or None)
         return [(pair.first, pair.second) for pair in pairs]
 
-    job = PretrainJob(
+    job = Job(
         recipe=load_pretrain_recipe(recipe, overrides or (), network),
         output=output,
         data=data,
