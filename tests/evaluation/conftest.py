@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.special import expit
 
 from groundglass.data.manifest import Label, Manifest, Record
 from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.slice import CTSlice
+from groundglass.inference.calibration import Calibration
 
 
 @dataclass
@@ -33,6 +34,7 @@ class BrightnessRun:
     )
     rows: list[dict[str, float]] = field(default_factory=list)
     predicted: int = 0
+    calibration: ClassVar[Calibration | None] = None
 
     @property
     def record_folder(self) -> Path:
@@ -41,8 +43,8 @@ class BrightnessRun:
     def history(self) -> list[dict[str, float]]:
         return self.rows
 
-    def predict(self, slices: Iterable[NDArray[np.uint8]]) -> NetworkOutputs:
-        cropped = np.array([self.preprocessing.apply(pixels).pixels for pixels in slices])
+    def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
+        cropped = np.array([self.preprocessing.apply(each.pixels).pixels for each in slices])
         self.predicted += len(cropped)
         grey = cropped[:, 16:48, 16:48].astype(float)
         activation_map = cv2.resize((grey[0] - 100) / 20, (4, 4))[None].repeat(len(cropped), 0)

@@ -47,7 +47,9 @@ def test_weights_of_repeated_slices_equal_repeating_them() -> None:
     times = np.random.default_rng(2).integers(0, 3, 60)
     repeated = compute_metrics(np.repeat(label, times), np.repeat(probability, times))
     weighted = weighted_metrics(label, probability, times[None].astype(float))
-    assert {name: weighted[name][0] for name in TITLES} == pytest.approx(repeated.values())
+    assert {name: weighted[name][0] for name in TITLES} == pytest.approx(
+        {name: each.value for name, each in repeated.items()}
+    )
 
 
 def test_slices_of_one_patient_do_not_count_as_independent() -> None:
@@ -59,8 +61,8 @@ def test_slices_of_one_patient_do_not_count_as_independent() -> None:
     pretended = bootstrap(many_label, many_probability, patients(50 * copies))
     assert grouped.patients == 50
     for name in ("accuracy", "auc", "brier"):
-        assert width(grouped.intervals[name]) == pytest.approx(width(single.intervals[name]), rel=0.1)
-        assert width(pretended.intervals[name]) < 0.6 * width(grouped.intervals[name])
+        assert width(grouped.metrics[name]) == pytest.approx(width(single.metrics[name]), rel=0.1)
+        assert width(pretended.metrics[name]) < 0.6 * width(grouped.metrics[name])
 
 
 def width(interval: object) -> float:
@@ -75,7 +77,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_promise() -> None:
         rng = np.random.default_rng(trial)
         label = np.repeat(rng.integers(0, 2, 60).astype(np.int8), 2)
         score = np.repeat(rng.normal(size=60), 2) + label
-        interval = bootstrap(label, 1 / (1 + np.exp(-score)), patients(120, each=2), resamples=300).intervals[
+        interval = bootstrap(label, 1 / (1 + np.exp(-score)), patients(120, each=2), resamples=300).metrics[
             "auc"
         ]
         assert interval.low is not None
@@ -89,7 +91,7 @@ def test_seed_decides() -> None:
     first, again = (bootstrap(label, probability, patients(60), resamples=200, seed=3) for _ in range(2))
     other = bootstrap(label, probability, patients(60), resamples=200, seed=4)
     assert first == again
-    assert first.intervals != other.intervals
+    assert first.metrics != other.metrics
 
 
 def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,33 +100,33 @@ def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("groundglass.evaluation.bootstrap._CELLS", 60 * 7)
     blocks = bootstrap(label, probability, patients(60), resamples=200)
     for name in TITLES:
-        assert blocks.intervals[name].low == pytest.approx(whole.intervals[name].low, abs=1e-12)
-        assert blocks.intervals[name].high == pytest.approx(whole.intervals[name].high, abs=1e-12)
+        assert blocks.metrics[name].low == pytest.approx(whole.metrics[name].low, abs=1e-12)
+        assert blocks.metrics[name].high == pytest.approx(whole.metrics[name].high, abs=1e-12)
 
 
 def test_resamples_of_one_class_are_counted_and_left_out() -> None:
     label = np.array([1, 0, 0, 0, 0], np.int8)
     result = bootstrap(label, np.array([0.9, 0.1, 0.2, 0.3, 0.6]), patients(5), resamples=1000)
-    auc = result.intervals["auc"]
+    auc = result.metrics["auc"]
     # A resample misses the one COVID patient with probability 0.8 ** 5 = 0.33, or is that patient alone.
-    assert result.one_class == auc.undefined == pytest.approx(328, abs=60)
+    assert result.one_class == auc.undefined_resamples == pytest.approx(328, abs=60)
     assert auc.low == auc.high == 1.0
-    assert result.intervals["accuracy"].undefined == 0
+    assert result.metrics["accuracy"].undefined_resamples == 0
 
 
 def test_one_class_part_has_no_interval_where_it_has_no_value() -> None:
     result = bootstrap(np.zeros(20, np.int8), np.linspace(0, 0.4, 20), patients(20), resamples=100)
     assert result.one_class == 100
-    assert result.intervals["auc"].low is None
-    assert result.intervals["auc"].reason == "undefined in 100 of 100 resamples"
-    assert result.intervals["brier"].low is not None
+    assert result.metrics["auc"].low is None
+    assert result.metrics["auc"].interval_reason == "undefined in 100 of 100 resamples"
+    assert result.metrics["brier"].low is not None
 
 
 def test_one_patient_has_no_intervals() -> None:
     label, probability = predictions(10)
     result = bootstrap(label, probability, np.array(["one"] * 10), resamples=50)
-    assert {interval.low for interval in result.intervals.values()} == {None}
-    assert "one patient" in str(result.intervals["accuracy"].reason)
+    assert {interval.low for interval in result.metrics.values()} == {None}
+    assert "one patient" in str(result.metrics["accuracy"].interval_reason)
 
 
 def test_bad_arguments_are_refused() -> None:

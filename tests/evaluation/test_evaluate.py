@@ -18,7 +18,7 @@ import pytest
 
 from groundglass.data.manifest import Label, Manifest
 from groundglass.errors import DataError, ImageError, RunError
-from groundglass.evaluation.evaluate import Evaluation, Examined, evaluate
+from groundglass.evaluation.evaluate import Evaluation, NetworkOutputs, evaluate
 from groundglass.evaluation.metrics import TITLES
 from groundglass.evaluation.report import tables, write_report
 from groundglass.imaging.slice import CTSlice
@@ -81,7 +81,7 @@ def test_writes_what_it_measured(run: Any, make_manifest: MakeManifest, tmp_path
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "predictions.csv").read_text())))
     assert ",".join(rows[0]) == "file,label,patient_id,source,split,probability,logit,prediction"
     right = sum(row["label"] == row["prediction"] for row in rows)
-    assert right / len(rows) == evaluation.metrics.accuracy.value
+    assert right / len(rows) == evaluation.measured.metrics["accuracy"].value
     assert rows[0]["file"] == "slice 00.png"
     assert rows[0]["split"] == "test"
     assert float(rows[0]["probability"]) == pytest.approx(evaluation.probability[0])
@@ -143,7 +143,7 @@ def test_part_of_one_class_is_reported_with_reasons(
     run: Any, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     evaluation = go(run, make_manifest(label=Label.NON_COVID), tmp_path / "out", split=None, part="all")
-    assert evaluation.metrics.auc.value is None
+    assert evaluation.measured.metrics["auc"].value is None
     document = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert document["metrics"]["auc"]["value"] is None
     assert document["metrics"]["auc"]["reason"] == "no COVID slice in the part"
@@ -296,26 +296,26 @@ def test_large_parts_are_predicted_in_batches(
     batches = go(
         run, make_manifest(), tmp_path / "batches", progress=lambda done, total: seen.append((done, total))
     )
-    assert batches.metrics == whole.metrics
+    assert batches.measured == whole.measured
     assert seen == [(number, 12) for number in range(1, 13)]
 
 
-class ExaminingRun(BrightnessRun):
+class CheckedRun(BrightnessRun):
     """As a bundle does, it checks its input and knows how far a slice lies from its training data."""
 
     calibration = Calibration(1.0, 0.9, {"COVID": 0.7, "NonCOVID": 0.7})
 
-    def examine(self, slices: Iterable[CTSlice]) -> tuple[Any, Examined]:
-        outputs = self.predict(each.pixels for each in slices)
+    def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
+        outputs = super().predict(slices)
         count = len(outputs.logit)
-        reason = ("blank: nearly all of it is one grey (3.1)", *[None] * (count - 1))
-        return outputs, Examined(reason, np.linspace(0, 100, count))
+        refused = ("blank: nearly all of it is one grey (3.1)", *[None] * (count - 1))
+        return replace(outputs, refused=refused, percentile=np.linspace(0, 100, count))
 
 
 def test_a_bundle_is_asked_whether_it_fits_the_slices(
     run: Any, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    evaluation = go(ExaminingRun(run.path), make_manifest(), tmp_path / "out")
+    evaluation = go(CheckedRun(run.path), make_manifest(), tmp_path / "out")
     applicability = json.loads((tmp_path / "out" / "metrics.json").read_text())["applicability"]
     assert applicability["refused"]["value"] == pytest.approx(1 / 12)
     assert applicability["reasons"] == {"blank": 1}

@@ -21,9 +21,7 @@ DRAWN: dict[str, Callable[[], Figure | None]] = {
     "precision-recall": lambda: figures.curve_figure(
         (STEPS[::-1], STEPS), "0.5", (0.4, 0.4), None, ("x", "y")
     ),
-    "reliability": lambda: figures.reliability_figure(
-        [figures.ReliabilityPoint(0.1, 0.2, 3), figures.ReliabilityPoint(0.9, 0.7, 5)], 0.1
-    ),
+    "reliability": lambda: figures.reliability_figure([(0.1, 0.2, 3), (0.9, 0.7, 5)], 0.1),
     "confusion": lambda: figures.confusion_figure([[3, 0], [2, 0]]),
     "histogram": lambda: figures.histogram_figure(STEPS, np.array([]), 0.5),
     "loss": lambda: figures.history_figure(HISTORY, LOSSES, "Loss", 1),

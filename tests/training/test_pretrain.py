@@ -83,9 +83,7 @@ def test_info_nce_is_the_textbook_formula() -> None:
     )
 
 
-def test_no_slice_meets_its_own_key_or_an_empty_place(
-    module: C2L, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_slice_meets_its_own_key_or_an_empty_place(module: C2L, monkeypatch: pytest.MonkeyPatch) -> None:
     module._enqueue([unit(3, 8) for _ in range(3)], torch.tensor([4, 9, 4]))
     seen: list[torch.Tensor] = []
 

@@ -26,7 +26,6 @@ from groundglass.data.describe import label_name
 from groundglass.data.manifest import Label, Record
 from groundglass.errors import DataError
 from groundglass.evaluation.bootstrap import bootstrap
-from groundglass.evaluation.metrics import compute_metrics
 from groundglass.files import printable
 from groundglass.imaging.crop import find_lungs
 from groundglass.imaging.slice import CTSlice, Grey
@@ -261,13 +260,12 @@ class _Data:
 
     def _performance(self, held: NDArray[np.intp], probability: NDArray[np.float64]) -> Performance:
         label, patient, probability = self.label[held], self.patient[held], np.clip(probability, 0, 1)
-        measured = compute_metrics(label, probability).values()
-        resampled = bootstrap(label, probability, patient, resamples=_RESAMPLES, seed=self.seed)
+        measured = bootstrap(label, probability, patient, resamples=_RESAMPLES, seed=self.seed)
         auc, accuracy = (
-            Figure(measured[name] or 0.0, resampled.intervals[name].low, resampled.intervals[name].high)
-            for name in ("auc", "accuracy")
+            Figure(each.value or 0.0, each.low, each.high)
+            for each in (measured.metrics["auc"], measured.metrics["accuracy"])
         )
-        return Performance(auc, accuracy, len(label), resampled.patients)
+        return Performance(auc, accuracy, len(label), measured.patients)
 
 
 def _grey_statistics(pixels: Grey) -> Values:

@@ -20,7 +20,7 @@ from torch import nn
 from groundglass.errors import RunError
 from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.crop import Preprocessing
-from groundglass.imaging.slice import Grey
+from groundglass.imaging.slice import CTSlice
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
 from groundglass.training.recipe import Recipe, parse_recipe
@@ -75,6 +75,10 @@ class Run:
         """How its slices are cropped and normalised."""
         return self.recipe.preprocessing.build()
 
+    @property
+    def calibration(self) -> None:
+        """None: export fits it for a bundle."""
+
     def history(self) -> list[dict[str, float]]:
         """One row per epoch; see :data:`groundglass.training.trainer.COLUMNS`."""
         return read_history(self.path / HISTORY)
@@ -103,10 +107,10 @@ class Run:
         # A copy: what is exported stays on the CPU.
         return deepcopy(self.network).to("cuda") if torch.cuda.is_available() else self.network
 
-    def predict(self, slices: Iterable[Grey]) -> NetworkOutputs:
-        """Predict slices of any shape (H, W), cropped as in training, in batches, on the GPU where there is one."""
+    def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
+        """Predict slices of any size, cropped as in training, in batches, on the GPU where there is one."""
         size = self.preprocessing.size
-        cropped = [self.preprocessing.apply(pixels).pixels for pixels in slices]
+        cropped = [self.preprocessing.apply(each.pixels).pixels for each in slices]
         pixels = np.array(cropped, np.uint8).reshape(-1, size, size)
         return predict_cropped(self._fast_network, self.preprocessing, pixels)
 
