@@ -18,7 +18,7 @@ from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.read import read_slice
 from groundglass.training import samples as module
-from groundglass.training.recipe import AugmentationSection, Recipe, SynthesisSection, load_recipe
+from groundglass.training.recipe import AugmentationSection, SynthesisSection
 from groundglass.training.samples import (
     CONTEXT,
     Augmentation,
@@ -194,12 +194,6 @@ def cropped() -> CroppedSet:
     return CroppedSet(pixels, np.stack([phantom.lungs for phantom in phantoms]), ("a", "b", "c", "d"))
 
 
-def recipe(synthesis: SynthesisSection) -> Recipe:
-    """At 64 pixels, without augmentation."""
-    changes = {"augmentation": AugmentationSection(**OFF), "synthesis": synthesis}
-    return load_recipe("phantom-demo", ["preprocessing.size=64"]).model_copy(update=changes)
-
-
 def drawn(
     cropped: CroppedSet, painted: bool, lesion_free: CroppedSet | None = None, **synthesis: object
 ) -> Batch:
@@ -208,13 +202,17 @@ def drawn(
         cropped,
         np.zeros(4, np.float32),
         lesion_free or cropped,
-        recipe(SynthesisSection(severity=(0.7, 0.9), **synthesis)),  # type: ignore[arg-type]
+        PREPROCESSING,
+        augmentation(),
+        SynthesisSection(severity=(0.7, 0.9), **synthesis),  # type: ignore[arg-type]
     )
     return samples[[SampleKey(number % 4, True, painted, (0, 0, number)) for number in range(12)]]
 
 
 def test_real_slices_keep_their_labels(cropped: CroppedSet) -> None:
-    samples = TrainingSamples(cropped, np.array([0, 1, 0, 1], np.float32), None, recipe(SynthesisSection()))
+    samples = TrainingSamples(
+        cropped, np.array([0, 1, 0, 1], np.float32), None, PREPROCESSING, augmentation(), SynthesisSection()
+    )
     images, labels = samples[[SampleKey(index, False, False, (0, 0, 0)) for index in (1, 0)]]
     assert labels.tolist() == [1, 0]
     assert images.shape == (2, 1, 64, 64)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -28,6 +29,7 @@ from groundglass.data.manifest import Record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError
 from groundglass.files import name_some
+from groundglass.imaging.crop import Preprocessing
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
 from groundglass.training.classify import adamw
@@ -46,7 +48,7 @@ BACKBONE = "backbone.safetensors"
 """The backbone alone under timm's names, in half precision: what other networks of the family start from."""
 
 Views = tuple[Tensor, Tensor, Tensor]
-"""First and second view, float32 (B, 1, H, W), and the slices' numbers, int64 (B,)."""
+"""First and second view, float32 (B, 1, H, W) in channels-last memory, and the slices' numbers, int64 (B,)."""
 
 FindCopies = Callable[[Sequence[Record], Sequence[Record]], Sequence[tuple[Record, Record]]]
 """Pairs of a record of the first and one of the second sequence that show the same slice."""
@@ -184,23 +186,22 @@ def _mix(values: Tensor, share: float, partner: Tensor) -> Tensor:
     return mixed.contiguous(memory_format=torch.channels_last) if mixed.ndim == 4 else mixed
 
 
+@dataclass(frozen=True)
 class TwoViews(Dataset[Views]):
-    """Batches of two augmented views of each slice.
+    """Batches of two augmented views of each slice, made from keys.
 
-    Args:
+    Attributes:
         slices: uint8, with context, shape (N, C, C).
-        recipe: preprocessing and augmentation.
+        preprocessing: normalises what augmentation gives.
+        augmentation: draws the views.
     """
 
-    def __init__(self, slices: NDArray[np.uint8], recipe: PretrainRecipe) -> None:
-        self.slices = slices
-        self.preprocessing = recipe.preprocessing.build()
-        self.augmentation = Augmentation(recipe.augmentation, self.preprocessing.size)
+    slices: NDArray[np.uint8]
+    preprocessing: Preprocessing
+    augmentation: Augmentation
 
     def __getitem__(self, keys: list[SampleKey]) -> Views:
-        """First and second view, float32 (B, 1, size, size) channels-last, and the slices' numbers (B,)."""
-        size = self.preprocessing.size
-        pixels = np.empty((2, len(keys), size, size), np.uint8)
+        pixels = np.empty((2, len(keys), *[self.preprocessing.size] * 2), np.uint8)
         for row, key in enumerate(keys):
             rng = np.random.default_rng(key.seed)
             for view in pixels:
@@ -223,7 +224,8 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
     prepare(job.threads)
     recipe, count = job.recipe, job.recipe.training.batch_size
     records = unlabelled_slices(job, find_copies)
-    cropped = load_cropped(records, recipe.preprocessing.build(), CONTEXT, job.cache)
+    preprocessing = recipe.preprocessing.build()
+    cropped = load_cropped(records, preprocessing, CONTEXT, job.cache)
     if len(cropped) < 2 * count:
         raise DataError(f"{len(cropped)} slices are too few to pretrain in batches of {count}")
     torch.manual_seed(job.seed)
@@ -242,8 +244,8 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
         "slices": len(cropped),
     }
     begin_run(job, hashlib.sha256("".join(cropped.sha256).encode()).hexdigest(), facts)
-    loader = DataLoader(TwoViews(cropped.pixels, recipe), batch_size=None, sampler=batches)
-    history = fit(job, module, loader)
+    views = TwoViews(cropped.pixels, preprocessing, Augmentation(recipe.augmentation, preprocessing.size))
+    history = fit(job, module, DataLoader(views, batch_size=None, sampler=batches))
     save_weights(network.state_dict(), job.output / WEIGHTS)
     backbone = network.backbone.state_dict().items()
     halved = {name: value.half() if value.is_floating_point() else value for name, value in backbone}

@@ -11,11 +11,9 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 from zipfile import BadZipFile
 
 import cv2
@@ -30,7 +28,7 @@ from groundglass.files import atomic_path
 from groundglass.imaging.crop import Preprocessing, resize_box
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic
 from groundglass.imaging.slice import Grey
-from groundglass.training.recipe import AugmentationSection, Recipe, SynthesisSection
+from groundglass.training.recipe import AugmentationSection, SynthesisSection
 
 CONTEXT = 0.125
 """Share of the cropped slice's side kept around it for training, for augmentation's crops and shifts."""
@@ -87,8 +85,7 @@ def load_cropped(
     Raises:
         ImageError: a slice cannot be read.
     """
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        hashes = tuple(pool.map(lambda record: hashlib.sha256(read_bytes(record)).hexdigest(), records))
+    hashes = tuple(hashlib.sha256(read_bytes(record)).hexdigest() for record in records)
     geometry = {key: value for key, value in asdict(preprocessing).items() if key != "normalisation"}
     key = json.dumps([_CACHE_VERSION, geometry, context, hashes])
     path = (cache or cache_folder()) / f"cropped-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
@@ -123,17 +120,17 @@ def to_images(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor
     return images.contiguous(memory_format=torch.channels_last)
 
 
+@dataclass(frozen=True)
 class Augmentation:
     """Random augmentation of one cropped slice with context.
 
-    Args:
+    Attributes:
         section: ranges and probabilities.
         size: side of the augmented slice in pixels.
     """
 
-    def __init__(self, section: AugmentationSection, size: int) -> None:
-        self.section = section
-        self.size = size
+    section: AugmentationSection
+    size: int
 
     def __call__(self, pixels: Grey, rng: np.random.Generator) -> Grey:
         """Augment a slice of shape (C, C), C including the context, to (size, size)."""
@@ -145,9 +142,11 @@ class Augmentation:
         if rng.random() < s.blur:
             out = _blurred(out, rng)
         if rng.random() < s.noise:
-            out = _noisy(out, rng)
+            noise = rng.standard_normal(out.shape, dtype=np.float32) * rng.uniform(2, 12)
+            out = np.clip(np.rint(out + noise), 0, 255).astype(np.uint8)
         if rng.random() < s.jpeg:
-            out = _recompressed(out, rng)
+            _, jpeg = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 92))])
+            out = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE), np.uint8)
         if rng.random() < s.erasing:
             out = _erased(out, rng)
         return np.asarray(out, np.uint8)
@@ -196,16 +195,6 @@ def _blurred(pixels: Grey, rng: np.random.Generator) -> Grey:
     return np.asarray(cv2.resize(shrunk, (side, side), interpolation=cv2.INTER_LINEAR))
 
 
-def _noisy(pixels: Grey, rng: np.random.Generator) -> Grey:
-    noise = rng.standard_normal(pixels.shape, dtype=np.float32) * rng.uniform(2, 12)
-    return np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
-
-
-def _recompressed(pixels: Grey, rng: np.random.Generator) -> Grey:
-    _, stream = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 92))])
-    return np.asarray(cv2.imdecode(stream, cv2.IMREAD_GRAYSCALE))
-
-
 def _erased(pixels: Grey, rng: np.random.Generator) -> Grey:
     """One or two rectangles filled with one grey: no single patch may decide."""
     out = pixels.copy()
@@ -234,13 +223,14 @@ class SampleKey:
     seed: tuple[int, int, int]
 
 
+@dataclass(eq=False)
 class EpochBatches(Sampler[list[SampleKey]]):
     """Batches of sample keys, drawn anew for each epoch from (seed, epoch) and nothing else.
 
     A training that is interrupted and resumed at an epoch's start therefore sees the same samples as one
     that ran through, and every process of a distributed training draws the same batches and takes its share.
 
-    Args:
+    Attributes:
         real: number of labelled slices; each is seen once an epoch.
         lesion_free: number of lesion-free slices to draw from.
         synthesis: how many of them are drawn an epoch, and the share that is painted.
@@ -249,31 +239,24 @@ class EpochBatches(Sampler[list[SampleKey]]):
         seed: of the run.
         rank: of this process.
         world_size: number of processes.
+        epoch: that is drawn next.
     """
 
-    def __init__(
-        self,
-        real: int,
-        lesion_free: int,
-        synthesis: SynthesisSection,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.real = real
-        self.lesion_free = lesion_free
-        self.synthesis = synthesis
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-
-        self.synthetic = synthesis.slices_per_epoch if lesion_free else 0
+    real: int
+    lesion_free: int
+    synthesis: SynthesisSection
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = 0
 
     def __len__(self) -> int:
-        return max(1, (self.real + self.synthetic) // self.batch_size)
+        return max(1, (self.real + self._synthetic) // self.batch_size)
+
+    @property
+    def _synthetic(self) -> int:
+        return self.synthesis.slices_per_epoch if self.lesion_free else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws."""
@@ -282,7 +265,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         keys = [(index, False, False) for index in range(self.real)]
-        if count := self.synthetic:
+        if count := self._synthetic:
             drawn = rng.choice(self.lesion_free, count, replace=count > self.lesion_free)
             painted = np.arange(count) < round(count * self.synthesis.painted)
             keys += [(int(index), True, bool(paint)) for index, paint in zip(drawn, painted, strict=True)]
@@ -292,40 +275,31 @@ class EpochBatches(Sampler[list[SampleKey]]):
             yield [SampleKey(*keys[place], (self.seed, self.epoch, place)) for place in map(int, mine)]
 
 
-class Batch(NamedTuple):
-    """Slices and their labels.
-
-    Attributes:
-        images: float32 (B, 1, size, size), in channels-last memory.
-        labels: float32 (B,), 1 COVID, 0 NonCOVID.
-    """
-
-    images: Tensor
-    labels: Tensor
+Batch = tuple[Tensor, Tensor]
+"""Images, float32 (B, 1, size, size) in channels-last memory, and labels, float32 (B,): 1 COVID, 0 NonCOVID."""
 
 
+@dataclass(frozen=True)
 class TrainingSamples(Dataset[Batch]):
     """Batches of augmented, normalised slices and their labels, made from keys.
 
-    Args:
+    Attributes:
         real: labelled slices with context.
         labels: 1 COVID, 0 NonCOVID, for ``real``.
         lesion_free: slices with context to paint into, or None.
-        recipe: preprocessing, augmentation and synthesis.
+        preprocessing: normalises what augmentation gives.
+        augmentation: applied to every sample.
+        synthesis: what is painted into lesion-free slices.
     """
 
-    def __init__(
-        self, real: CroppedSet, labels: NDArray[np.float32], lesion_free: CroppedSet | None, recipe: Recipe
-    ) -> None:
-        self.real = real
-        self.labels = labels
-        self.lesion_free = lesion_free
-        self.preprocessing = recipe.preprocessing.build()
-        self.augmentation = Augmentation(recipe.augmentation, self.preprocessing.size)
-        self.synthesis = recipe.synthesis
+    real: CroppedSet
+    labels: NDArray[np.float32]
+    lesion_free: CroppedSet | None
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+    synthesis: SynthesisSection
 
     def __getitem__(self, keys: list[SampleKey]) -> Batch:
-        """The batch of these keys."""
         size = self.preprocessing.size
         pixels = np.empty((len(keys), size, size), np.uint8)
         labels = np.empty(len(keys), np.float32)
@@ -336,7 +310,7 @@ class TrainingSamples(Dataset[Batch]):
             else:
                 source, labels[row] = self.real.pixels[key.index], self.labels[key.index]
             pixels[row] = self.augmentation(source, rng)
-        return Batch(to_images(pixels, self.preprocessing), torch.from_numpy(labels))
+        return to_images(pixels, self.preprocessing), torch.from_numpy(labels)
 
     def _paint(self, lesion_free: CroppedSet, key: SampleKey, rng: np.random.Generator) -> tuple[Grey, float]:
         """A lesion-free slice as its key wants it, and its label."""

@@ -24,6 +24,7 @@ from groundglass.training.recipe import Recipe
 from groundglass.training.run import Run, build_network
 from groundglass.training.samples import (
     CONTEXT,
+    Augmentation,
     CroppedSet,
     EpochBatches,
     TrainingSamples,
@@ -86,7 +87,15 @@ def train(job: Job[Recipe]) -> Run:
         if (warning := normalisation_warning(recipe)) is not None:
             _LOG.warning("warning: %s", warning)
         begin_run(job, slices.fingerprint, _facts(job, slices))
-    samples = TrainingSamples(slices.train, slices.train_labels, slices.lesion_free, recipe)
+    preprocessing = recipe.preprocessing.build()
+    samples = TrainingSamples(
+        slices.train,
+        slices.train_labels,
+        slices.lesion_free,
+        preprocessing,
+        Augmentation(recipe.augmentation, preprocessing.size),
+        recipe.synthesis,
+    )
     batches = EpochBatches(
         len(slices.train),
         len(slices.lesion_free or ()),
@@ -98,7 +107,7 @@ def train(job: Job[Recipe]) -> Run:
     )
     module = Classifier(network, recipe, len(batches), job.seed)
     best = _best(job)
-    images = to_images(slices.val.pixels, samples.preprocessing)
+    images = to_images(slices.val.pixels, preprocessing)
     history = fit(
         job,
         module,
