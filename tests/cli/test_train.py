@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def leaking(data: Path) -> Path:
     """The same with a training slice in the test part, smaller, as JPEG, and under another patient's name."""
-    pixels = np.asarray(cv2.imread(str(data / "9.png"), cv2.IMREAD_GRAYSCALE))
+    pixels = np.asarray(cv2.imread(str(data / "13.png"), cv2.IMREAD_GRAYSCALE))
     cv2.imwrite(str(data / "again [x].jpg"), cv2.resize(pixels, (88, 84), interpolation=cv2.INTER_AREA))
     lines = (data / "manifest.csv").read_text()
     (data / "leaking.csv").write_text(f"{lines}again [x].jpg,NonCOVID,other,phantom,test\n")
@@ -74,7 +74,7 @@ def test_train_warns_of_what_parts_share_and_trains_all_the_same(
     # The copy stands under another patient's name, which splits by patient would not notice.
     assert warnings_before_training(leaking) == [
         "warning: 1 pair of slices in different parts show the same slice, 1 of them with opposite labels "
-        "(2 slices): 9.png and again [x].jpg.",
+        "(2 slices): 13.png and again [x].jpg.",
         "warning: 1 pair of slices of different patients show the same slice: splits by patient do not keep "
         "them together.",
     ]
