@@ -178,7 +178,8 @@ def _why_missing(network: str, weights: str) -> str | None:
 
 def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
     """Train or resume, evaluate, and gather everything that is kept."""
-    from groundglass.training.train import Job, trained  # noqa: PLC0415 - torch, which rendering does without
+    from groundglass.training.train import trained  # noqa: PLC0415 - torch, which rendering does without
+    from groundglass.training.trainer import Job  # noqa: PLC0415
 
     folder = paths.run(task)
     _clear_false_start(folder)
