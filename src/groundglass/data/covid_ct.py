@@ -264,7 +264,7 @@ def _check_split_files(folder: Path) -> None:
 
 
 def _fetch(url: str, target: Path, progress: Progress | None) -> None:
-    import requests
+    import requests  # noqa: PLC0415 - for a download alone
 
     try:
         target.parent.mkdir(exist_ok=True)

@@ -147,7 +147,7 @@ def read_record(record: Record) -> CTSlice:
     if identify(content[:HEAD_BYTES]) not in RASTER:
         if not record.path.is_file():
             raise ImageError(name, "not a picture; unpack other files from the archive to read them")
-        from groundglass.imaging.read import read_slice
+        from groundglass.imaging.read import read_slice  # noqa: PLC0415 - readers are slow to import
 
         return read_slice(record.path)
     with guard(name, "picture"):

@@ -204,7 +204,7 @@ def _grouped_fold(
     group: Callable[[Record], str] = lambda record: record.patient_id,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The other folds and this one of a label-stratified k-fold over groups, which ``words`` names."""
-    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 - slow to import
 
     ordered = _ordered(manifest, indices)
     chosen = [manifest.records[index] for index in ordered]

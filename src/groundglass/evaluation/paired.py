@@ -90,10 +90,8 @@ def delong_test(
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     error, difference = float(np.sqrt(max(variance, 0.0))), float(auc[0] - auc[1])
     if abs(difference) < _EQUAL:
-        p = 1.0
-    else:
-        p = float(2 * norm.sf(abs(difference) / error)) if error > _EQUAL else 0.0
-    return AucTest(difference, p)
+        return AucTest(difference, 1.0)
+    return AucTest(difference, float(2 * norm.sf(abs(difference) / error)) if error > _EQUAL else 0.0)
 
 
 def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> float:

@@ -142,7 +142,7 @@ def upload_directory(parent: Path | None, limit: int) -> Iterator[UploadDirector
 def _locked(folder: Path) -> int | None:
     """A descriptor that holds the folder's lock; None where another process has it, or there are no locks."""
     try:
-        import fcntl  # not on Windows
+        import fcntl  # noqa: PLC0415 - not on Windows
     except ImportError:
         return None
     descriptor = os.open(folder, os.O_RDONLY)
