@@ -113,7 +113,7 @@ def test_a_bundle_says_what_the_classifier_says(bundle: Path, make_manifest: Mak
     opened = Bundle.open(bundle)
     slices = [read_slice(record.path) for record in make_manifest().records[:4]]
     slices.insert(1, replace(slices[0], pixels=np.full((90, 90), 7, np.uint8)))
-    run, predictions = BundledRun(opened), list(Classifier(opened).predict_slices(slices))
+    run, predictions = BundledRun(opened), list(map(Classifier(opened).classify, slices))
     outputs, examined = run.examine(iter(slices))
     assert [prediction.status is Status.REFUSED for prediction in predictions] == [False, True, *[False] * 3]
     assert list(examined.reason) == [prediction.reason for prediction in predictions]

@@ -332,7 +332,7 @@ def _slices(severity: float, patients: int = 8) -> Iterator[CTSlice]:
 def test_lung_slices_pass_however_ill_and_at_every_level(
     shipped: Classifier, severity: float, most: int
 ) -> None:
-    predictions = list(shipped.predict_slices(_slices(severity)))
+    predictions = list(map(shipped.classify, _slices(severity)))
     refused = [prediction for prediction in predictions if prediction.status is not Status.OK]
     assert len(predictions) == 48
     assert len(refused) <= most, refused

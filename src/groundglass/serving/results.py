@@ -25,7 +25,7 @@ from groundglass.inference.bundle import CARD, Bundle
 from groundglass.inference.output import OutputPlan, open_output
 from groundglass.inference.prediction import Evidence, Prediction
 from groundglass.inference.series import SERIES_SCORE, Totals
-from groundglass.inference.writers import predictions_writer
+from groundglass.inference.writers import PredictionsWriter
 from groundglass.reporting.overlay import AGAINST_COVID, FOR_COVID, OUTLINE
 from groundglass.serving.schemas import RESULTS, Layer, Problem
 from groundglass.serving.settings import Settings
@@ -293,7 +293,7 @@ class Results:
 def predictions_file(predictions: Sequence[Prediction], suffix: str) -> bytes:
     """What ``groundglass predict --json`` (``jsonl``) or ``--csv`` (``csv``) prints."""
     stream = io.BytesIO()
-    writer = predictions_writer("csv" if suffix == "csv" else "jsonl", stream)
+    writer = PredictionsWriter("csv" if suffix == "csv" else "jsonl", stream)
     for prediction in predictions:
         writer.write(prediction)
     writer.close()
