@@ -23,9 +23,9 @@ from groundglass.evaluation.part import content_hash
 from groundglass.imaging.read import read_slice
 from groundglass.inference.bundle import Bundle, save_arrays, write_bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.embedding_reference import EmbeddingReference
-from groundglass.inference.input_check_fit import accept_all
 from groundglass.inference.prediction import Status
+from groundglass.inference.reference import EmbeddingReference
+from groundglass.training.input_check_fit import accept_all
 
 MakeManifest = Callable[..., Manifest]
 
