@@ -1,5 +1,5 @@
 # Commands for a fresh machine, each doing all of its own set-up in a virtual environment:
-#   make demo         install without torch, classify invented CT series from healthy to severely ill, write a report;
+#   make demo         install without torch, classify synthetic CT series from healthy to severely ill, write a report;
 #                     DATA=path classifies slices of yours as well
 #   make demo-train   train a small Mask-EfficientNet on generated phantoms, evaluate it, write a report
 #   make test         lint, type check and test, as continuous integration does
@@ -26,10 +26,10 @@ TOOLS := build/tools
 
 # Exit status 3 says that some slices were refused or could not be read, which the table and the report show.
 demo: $(VENV)/.installed
-	rm -rf demo/series demo/findings
+	rm -rf demo/series demo/predictions
 	$(BIN)/groundglass data phantoms --series 0,0.2,0.5,0.9 --output demo/series
-	$(BIN)/groundglass predict demo/series $(if $(DATA),"$(DATA)") --output demo/findings || [ $$? -eq 3 ]
-	@echo "The report is at $(CURDIR)/demo/findings/report.html"
+	$(BIN)/groundglass predict demo/series $(if $(DATA),"$(DATA)") --output demo/predictions || [ $$? -eq 3 ]
+	@echo "The report is at $(CURDIR)/demo/predictions/report.html"
 
 demo-train: demo/train/report.html
 	@echo "The report is at $(CURDIR)/demo/train/report.html"

@@ -152,7 +152,7 @@ def test_many_identical_slices_are_one_group(phantoms: list[Grey], tmp_path: Pat
 @given(links=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20))
 def test_groups_are_the_components_of_the_graph_of_pairs(links: list[tuple[int, int]]) -> None:
     records = [Record(Path(str(n)), None, str(n), "s", None) for n in range(12)]
-    pairs = [Pair(records[one], records[other], "file", 1.0) for one, other in links if one != other]
+    pairs = [Pair(records[one], records[other], "file") for one, other in links if one != other]
     graph = np.zeros((12, 12))
     for pair in pairs:
         graph[int(pair.first.path.name), int(pair.second.path.name)] = 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import string
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -186,6 +187,13 @@ def _discs(rng: Generator) -> Grey:
     return picture
 
 
+def _words(rng: Generator, letters: int) -> str:
+    text = ""
+    while len(text) < letters:
+        text += "".join(rng.choice(list(string.ascii_lowercase), rng.integers(1, 10))) + " "
+    return text[:letters].capitalize()
+
+
 def _page(rng: Generator) -> Grey:
     """Lines of words, dark on bright or the other way round, at times in two columns with a heading."""
     height, width = int(rng.integers(300, 800)), int(rng.integers(250, 700))
@@ -201,7 +209,7 @@ def _page(rng: Generator) -> Grey:
     top = margin + int(rng.uniform(0, 0.2) * height)
 
     def write(letters: int, place: tuple[int, int], size: float) -> None:
-        cv2.putText(picture, drawn.words(rng, letters), place, font, size, int(ink), 1, cv2.LINE_AA)
+        cv2.putText(picture, _words(rng, letters), place, font, size, int(ink), 1, cv2.LINE_AA)
 
     write(18, (margin, top - 4), scale * 1.6)
     letters = max(3, int((width - 2 * margin) / columns / (19 * scale)))

@@ -13,7 +13,7 @@ from tests.experiments.conftest import QUICK
 from tests.experiments.results_factory import document, write
 
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import read_pixels
+from groundglass.data.manifest import read_record
 from groundglass.errors import DataError, GroundglassError, RecipeError, RunError, WeightsError
 from groundglass.evaluation.metrics import compute_metrics
 from groundglass.experiments import runner
@@ -64,10 +64,11 @@ def test_a_run_is_kept_whole_and_not_made_twice(paths: ExperimentPaths, data: Pa
     records = [record for record in load_dataset(data).records if record.split == "test"]
     predictions = result.predictions["test"]
     assert predictions.file == tuple(record.path.name for record in records)
-    logit = Run.open(paths.run(task)).predict(read_pixels(record) for record in records).logit
+    logit = Run.open(paths.run(task)).predict(read_record(record) for record in records).logit
     np.testing.assert_array_equal(logit, predictions.logit.astype(np.float32))
     measured = {name: entry["value"] for name, entry in result.parts["test"]["metrics"].items()}
-    assert compute_metrics(predictions.label, predictions.probability).values() == pytest.approx(measured)
+    again = compute_metrics(predictions.label, predictions.probability)
+    assert {name: each.value for name, each in again.items()} == pytest.approx(measured)
     before = paths.result(task).read_bytes()
     assert run_all([task], paths, said.append) == []
     assert "exists already" in said[-1]

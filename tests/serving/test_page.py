@@ -516,14 +516,14 @@ pytestmark = pytest.mark.slow
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text(encoding="utf-8")
 # What only happens by bad luck: the third of three slices finds the service at its end.
 BREAKS_OFF = """
-from groundglass.serving.jobs import Job
-from groundglass.serving.schemas import Problem
-classify = Job._classify
-def broken(self, item):
-    if "broken" in str(item) and self._heat_maps == "link":
+from groundglass.inference.classifier import Classifier
+from groundglass.serving.problems import Problem
+classify = Classifier.classify
+def broken(self, item, **options):
+    if "broken" in str(item) and options["evidence"]:
         raise Problem("too-slow", "The request took more than 300 seconds; send fewer files at a time.")
-    return classify(self, item)
-Job._classify = broken
+    return classify(self, item, **options)
+Classifier.classify = broken
 """
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import groundglass
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import Label, Record, read_pixels
+from groundglass.data.manifest import Label, Record, read_pixels, read_record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
 from groundglass.imaging.anatomy import Patient
@@ -77,7 +77,7 @@ def bundle(run: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_the_bundle_says_what_the_run_says(run: Run, bundle: Path, data: Path) -> None:
     records = [record for record in load_dataset(data).records if record.split == "test"]
-    expected = run.predict(read_pixels(record) for record in records)
+    expected = run.predict(read_record(record) for record in records)
     outputs = Bundle.open(bundle).engine().run(run.preprocessing.normalise(expected.cropped))
     np.testing.assert_allclose(outputs.logit, expected.logit, atol=CLOSE, rtol=CLOSE)
     np.testing.assert_allclose(outputs.activation_map, expected.activation_map, atol=CLOSE, rtol=CLOSE)

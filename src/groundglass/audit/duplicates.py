@@ -104,29 +104,6 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Registration:
-    """How two slices lie on each other.
-
-    Attributes:
-        correlation: of fine structure, which 80 % of the places with strong structure exceed, -1 to 1.
-        affine: takes x and y of the first slice, mirrored where ``mirrored``, to those of the second, in
-            pixels as stored; two rows of three numbers.
-        mirrored: whether the first slice has to be mirrored.
-        overlap: share of the first and of the second slice that both show.
-    """
-
-    correlation: float
-    affine: tuple[tuple[float, float, float], tuple[float, float, float]]
-    mirrored: bool
-    overlap: tuple[float, float]
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """Pixels of the second slice per pixel of the first, along x and y."""
-        return self.affine[0][0], self.affine[1][1]
-
-
-@dataclass(frozen=True)
 class Pair:
     """Two slices that show the same.
 
@@ -134,20 +111,21 @@ class Pair:
         first: the one.
         second: the other.
         kind: how much they are the same.
-        correlation: 1 for the same file or pixels, otherwise the registration's.
-        registration: how they lie on each other; None for the same file or pixels.
+        correlation: of fine structure, which 80 % of the places with strong structure exceed, -1 to 1; 1 for
+            the same file or pixels.
+        mirrored: whether one is the mirror image of the other.
+        affine: takes x and y of the first slice, mirrored where ``mirrored``, to those of the second, in
+            pixels as stored; two rows of three numbers; None for the same file or pixels.
+        overlap: share of the first and of the second slice that both show.
     """
 
     first: Record
     second: Record
     kind: Kind
-    correlation: float
-    registration: Registration | None = None
-
-    @property
-    def mirrored(self) -> bool:
-        """Whether one is the mirror image of the other."""
-        return self.registration is not None and self.registration.mirrored
+    correlation: float = 1.0
+    mirrored: bool = False
+    affine: tuple[tuple[float, ...], ...] | None = None
+    overlap: tuple[float, float] = (1.0, 1.0)
 
     @property
     def across_parts(self) -> bool:
@@ -163,6 +141,11 @@ class Pair:
     def across_patients(self) -> bool:
         """Whether they are said to be of different patients, or one of them of a patient not known."""
         return self.first.patient_id != self.second.patient_id
+
+    @property
+    def patients_known(self) -> bool:
+        """Whether the data set says whose both slices are."""
+        return self.first.patient_known and self.second.patient_known
 
 
 def take_trace(record: Record, image: CTSlice, patches: bool = True) -> Trace:
@@ -309,7 +292,7 @@ def _identical(traces: Sequence[Trace]) -> tuple[list[Pair], list[Trace]]:
         for members in same.values():
             few = len(members) <= _ALL_PAIRS
             others = itertools.combinations(members, 2) if few else ((members[0], m) for m in members[1:])
-            pairs += [Pair(first.record, second.record, kind, 1.0) for first, second in others]
+            pairs += [Pair(first.record, second.record, kind) for first, second in others]
         kept = [members[0] for members in same.values()]
     return pairs, kept
 
@@ -330,11 +313,7 @@ def _compare(
             pictures = picture(first.record), picture(second.record)
         except ImageError:  # gone since it was read first
             return None
-        found = _register(pictures, (first, second), bool(key % 2))
-        if found is None or found.correlation < LOOKALIKE_CORRELATION:
-            return None
-        kind: Kind = "copy" if found.correlation >= COPY_CORRELATION else "lookalike"
-        return Pair(first.record, second.record, kind, found.correlation, found)
+        return _register(pictures, (first, second), bool(key % 2))
 
     best: dict[tuple[int, int], Pair] = {}
     for pair in in_threads(compare, keys.tolist(), threads, progress):
@@ -493,9 +472,7 @@ def _code_features(traces: Sequence[Trace]) -> list[sparse.csr_matrix]:
     return features
 
 
-def _register(
-    pictures: tuple[Grey, Grey], traces: tuple[Trace, Trace], mirrored: bool
-) -> Registration | None:
+def _register(pictures: tuple[Grey, Grey], traces: tuple[Trace, Trace], mirrored: bool) -> Pair | None:
     """Register two shrunk pictures and measure how far they agree; None where they do not."""
     (first, second), (one, other) = pictures, traces
     width = first.shape[1]
@@ -510,13 +487,14 @@ def _register(
             best = found
         if best is not None and best[0] >= COPY_CORRELATION:
             break
-    if best is None:
+    if best is None or best[0] < LOOKALIKE_CORRELATION:
         return None
     correlation, affine, overlap = best
+    kind: Kind = "copy" if correlation >= COPY_CORRELATION else "lookalike"
     to_stored, to_shrunk = other.size[0] / second.shape[1], width / one.size[0]
     stored = np.diag([to_stored, to_stored, 1]) @ affine @ np.diag([to_shrunk, to_shrunk, 1])
-    (a, b, c), (d, e, f) = stored[:2].tolist()
-    return Registration(correlation, ((a, b, c), (d, e, f)), mirrored, overlap)
+    rows = tuple(map(tuple, stored[:2].tolist()))
+    return Pair(one.record, other.record, kind, correlation, mirrored, rows, overlap)
 
 
 def _starts(one: Trace, other: Trace, boxes: tuple[Box, Box], mirror: int | None) -> Iterator[Affine]:

@@ -50,12 +50,6 @@ Outputs = Annotated[
         help="Folder for report.html, audit.md and audit.json, or one such file; can be repeated.",
     ),
 ]
-Network = Annotated[
-    Path | None,
-    typer.Option(
-        "--network", help="A network's metrics.json or predictions.csv, to compare the shortcuts with."
-    ),
-]
 
 
 class Published(str, Enum):
@@ -138,7 +132,6 @@ def audit(
     split: Annotated[
         str | None, typer.Option("--split", help="Audit the parts of this split instead of the data's own.")
     ] = None,
-    network: Network = None,
     shortcuts: Annotated[
         bool, typer.Option("--shortcuts/--no-shortcuts", help="Measure the shortcut baselines as well.")
     ] = True,
@@ -148,7 +141,6 @@ def audit(
     """Find copies, leakage, label conflicts and shortcuts in a data set."""
     from groundglass.audit import audit as auditing
     from groundglass.audit.report import write_audit
-    from groundglass.audit.shortcuts import read_reported
     from groundglass.data.load import load_dataset
     from groundglass.data.splits import make_split
     from groundglass.files import printable
@@ -158,13 +150,11 @@ def audit(
     manifest = load_dataset(path)
     parts = None if split is None else make_split(manifest, split, seed, allow_overlap=True)
     auditing.check_conditions(conditions, manifest, parts, shortcuts=shortcuts)
-    reported = None if network is None else read_reported(network)
     with stages() as progress:
         audited = auditing.audit(
             manifest,
             parts,
             shortcuts=shortcuts,
-            network=reported,
             seed=seed,
             threads=threads or None,
             progress=progress,

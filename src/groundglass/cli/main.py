@@ -3,35 +3,63 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, NoReturn
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from groundglass import __version__
-from groundglass.cli import data, evaluate, experiments, pacs, predict, serve, train
 from groundglass.errors import GroundglassError
 
 TRAINING = frozenset({"torch", "torchmetrics", "torchvision", "timm", "lightning", "onnx", "safetensors"})
 """Packages that the extra ``train`` brings and a plain installation lacks."""
 
+# Name, module and panel of each command; "data" and "paper" have commands of their own.
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "predict": ("predict", "Use"),
+    "serve": ("serve", "Use"),
+    "pacs": ("pacs", "Use"),
+    "train": ("train", "Train"),
+    "pretrain": ("train", "Train"),
+    "evaluate": ("evaluate", "Train"),
+    "export": ("train", "Train"),
+    "models": ("train", "Train"),
+    "data": ("data", "Data"),
+    "paper": ("experiments", "Paper"),
+}
+
+
+class _Commands(TyperGroup):
+    """Imports a command when it is asked for, so that one command's start does not wait for the others."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module, panel = COMMANDS[cmd_name]
+        loaded = import_module(f"groundglass.cli.{module}")
+        single = typer.Typer(pretty_exceptions_enable=False)
+        function = getattr(loaded, cmd_name, None)
+        if function is not None:
+            single.command(cmd_name)(function)
+        command = typer.main.get_command(loaded.app if function is None else single)
+        command.name, command.rich_help_panel = cmd_name, panel  # type: ignore[attr-defined]
+        return command
+
+
 app = typer.Typer(
     name="groundglass",
+    cls=_Commands,
     help="Tell COVID-19 pneumonia from everything else on lung CT slices. Research use only.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-PANELS: Mapping[str, Sequence[Callable[..., None]]] = {
-    "Use": (predict.predict, serve.serve, pacs.pacs),
-    "Train": (train.train, train.pretrain, evaluate.evaluate, train.export, train.models),
-}
-for panel, commands in PANELS.items():
-    for command in commands:
-        app.command(rich_help_panel=panel)(command)
-app.add_typer(data.app, rich_help_panel="Data")
-app.add_typer(experiments.app, rich_help_panel="Paper")
 
 
 def _version(show: bool) -> None:

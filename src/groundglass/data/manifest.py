@@ -32,6 +32,8 @@ COLUMNS = ("path", "label", "patient_id", "source", "split")
 
 PARTS = ("train", "val", "test")
 
+UNLABELLED = "unlabelled"
+
 _UNKNOWN_PATIENT = "unknown:"
 
 
@@ -88,6 +90,11 @@ class Record:
     def patient_known(self) -> bool:
         """Whether the data set says whose slice this is."""
         return not self.patient_id.startswith(_UNKNOWN_PATIENT)
+
+    @property
+    def label_name(self) -> str:
+        """The label, or ``unlabelled``."""
+        return self.label.value if self.label else UNLABELLED
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ and discs, which no input check has learned from.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -40,9 +39,6 @@ _SOFT_TISSUE = 0.15
 _RESONANCE = 0.2
 _RESONANCE_HOUNSFIELD = (-950, -300, -110, -60, 0, 15, 30, 60, 200, 500)
 _RESONANCE_GREY = (0, 60, 240, 220, 40, 60, 150, 120, 60, 10)
-# Share of slices with painted disease that show something else than COVID-19 pneumonia.
-_OTHER_DISEASE = 0.35
-_VIEWS = 3
 
 
 def vary(pixels: Grey, rng: Generator) -> Grey:
@@ -81,7 +77,7 @@ def paint_disease(pixels: Grey, rng: Generator) -> Grey:
     lungs, found = find_lungs(pixels)
     if not found:
         return pixels.copy()
-    if rng.random() < _OTHER_DISEASE:
+    if rng.random() < 0.35:
         return paint_mimic(pixels, lungs, tuple(Mimic)[rng.integers(len(Mimic))], rng).pixels
     kind = tuple(Kind)[rng.integers(len(Kind))]
     return paint_lesion(pixels, lungs, kind, rng.uniform(0.5, 1), rng).pixels
@@ -113,15 +109,23 @@ def out_of_distribution_examples(
         return range(max(1, round(effort * full)))
 
     rng = np.random.default_rng([_STREAM, seed, 2])
-    for kind, full, spoil in ((TURNED, 260, _turn), (INVERTED, 80, _invert), (NO_SCAN, 100, _shuffle)):
+    for kind, full, spoil in (
+        (TURNED, 260, _turn),
+        (INVERTED, 80, lambda pixels, _: np.bitwise_not(pixels)),
+        (NO_SCAN, 100, _shuffle),
+    ):
         chosen = rng.permutation(len(lungs))[: len(count(full))]
         yield from ((kind, spoil(lungs[index], rng)) for index in chosen)
     yield from ((TURNED, _turn(pixels, rng)) for pixels in phantom_slices(len(count(80)), seed + 1))
-    for index in count(20):
-        views = _views(np.random.default_rng([_STREAM, seed, 3, index]))
-        yield from ((OTHER_VIEW, view) for view in views)
+    for _ in count(20):
+        volume = scan_volume(rng, size=192, severity=float(rng.uniform(0, 1) * (rng.random() < 0.5)))
+        for view in [volume.coronal, volume.sagittal] * 3:
+            yield OTHER_VIEW, _windowed(view(rng.uniform(0.2, 0.8)), rng)
     yield from ((OTHER_PART, _windowed(scan_head(rng), rng)) for _ in count(90))
-    yield from ((OTHER_PART, _windowed(_abdomen(rng), rng)) for _ in count(150))
+    for _ in count(150):
+        patient = Patient.draw(rng)
+        below = scan_abdomen(patient, Scanner.draw(patient, rng), rng.uniform(0.02, 0.9), size=384)
+        yield OTHER_PART, _windowed(below, rng)
     for draw, full in ((gradient, 40), (stripes, 40), (noise, 80), (chart, 60), (scenery, 200)):
         yield from ((NO_SCAN, draw(rng)) for _ in count(full))
 
@@ -158,10 +162,6 @@ def _turn(pixels: Grey, rng: Generator) -> Grey:
     return np.ascontiguousarray(np.rot90(pixels, rng.choice([1, 3])))
 
 
-def _invert(pixels: Grey, _: Generator) -> Grey:
-    return np.subtract(255, pixels, dtype=np.uint8)
-
-
 def _shuffle(pixels: Grey, rng: Generator) -> Grey:
     """The slice cut into tiles, which change places."""
     count = int(rng.integers(2, 6))
@@ -177,19 +177,6 @@ def _windowed(hounsfield: Hounsfield, rng: Generator) -> Grey:
     if rng.random() < _RESONANCE:
         return _grey(np.interp(hounsfield, _RESONANCE_HOUNSFIELD, _RESONANCE_GREY) * rng.uniform(0.7, 1))
     return _WINDOWS[rng.choice(len(_WINDOWS), p=_WINDOW_SHARES)].apply(hounsfield)
-
-
-def _views(rng: Generator) -> Iterator[Grey]:
-    volume = scan_volume(rng, size=192, severity=float(rng.uniform(0, 1) * (rng.random() < 0.5)))
-    for _ in range(_VIEWS):
-        yield _windowed(volume.coronal(rng.uniform(0.2, 0.8)), rng)
-        yield _windowed(volume.sagittal(rng.uniform(0.2, 0.8)), rng)
-
-
-def _abdomen(rng: Generator) -> Hounsfield:
-    patient = Patient.draw(rng)
-    scanner = Scanner.draw(patient, rng)
-    return scan_abdomen(patient, scanner, rng.uniform(0.02, 0.9), size=384)
 
 
 @dataclass(frozen=True)
@@ -247,73 +234,48 @@ def scan_head(rng: Generator, level: float | None = None, size: int = 512) -> Ho
         float32, shape (size, size), Hounsfield units.
     """
     level = rng.uniform(0, 1) if level is None else level
-    a, b = rng.uniform(66, 80), rng.uniform(82, 100)
-    shrink = 0.55 + 0.45 * min(1.0, level / 0.35)
-    a, b = a * shrink, b * shrink
-    spacing = rng.uniform(1.05, 1.6) * 200 / size
-    canvas = Canvas(size, spacing, (rng.normal(0, 4), rng.normal(0, 6)), rng.normal(0, 0.06))
-    _paint_skull(canvas, a, b, rng)
-    _paint_brain(canvas, a - 13, b - 13, level, rng)
-    if level > 0.65:
-        _paint_skull_base(canvas, a, b, rng)
+    a, b = np.array([rng.uniform(66, 80), rng.uniform(82, 100)]) * (0.55 + 0.45 * min(1.0, level / 0.35))
+    middle = (rng.normal(0, 4), rng.normal(0, 6))
+    canvas = Canvas(size, rng.uniform(1.05, 1.6) * 200 / size, middle, rng.normal(0, 0.06))
+    if rng.random() < 0.5:  # a headrest
+        canvas.paint(ellipse(0, 14, a + 22, b + 8), -300)
+        canvas.paint(ellipse(0, 10, a + 19, b + 8), -1000)
+    # Skin, fat, the skull with its spongy middle, and fluid around the brain.
+    depths = (0.0, 2.0, 5.0, 6.5, rng.uniform(8, 12), 13.0)
+    tissues: tuple[float, ...] = (MUSCLE, FAT + 40, CORTEX + 350, CORTEX - 250, CORTEX + 300, FLUID)
+    for depth, tissue in zip(depths, tissues, strict=True):
+        canvas.paint(ellipse(0, 0, a - depth, b - depth), tissue)
+    turn = np.linspace(0, 2 * np.pi, 180, endpoint=False)
+    for reach, folding, folds, matter in ((0.98, 0.04, 18, 38), (0.84, 0.07, 11, 29)):
+        scale = reach - folding * np.abs(
+            np.sin(turn * rng.integers(folds - 3, folds + 4) / 2 + rng.uniform(0, 6))
+        )
+        outline = np.stack([(a - 13) * np.cos(turn), (b - 13) * np.sin(turn)], 1)
+        canvas.paint(outline * scale[:, None], matter, softness=1.0)
+    for shape, value in _inside_head(level, rng):
+        for side in (-1, 1):
+            x, y, wide, high, angle = shape
+            canvas.paint(ellipse(side * x * a, y * b, wide * a, high * b, side * angle), value, softness=0.7)
     grain = smooth_noise((size, size), size * 0.6, rng) * np.float32(rng.uniform(2, 6))
     image = canvas.hounsfield + grain * (0.2 + canvas.mask(ellipse(0, 0, a, b)))
     return np.asarray(np.clip(np.rint(image), -1024, 3071), np.float32)
 
 
-def _paint_skull(canvas: Canvas, a: float, b: float, rng: Generator) -> None:
-    """Skin, fat and the skull with its spongy middle; the headrest behind it at times."""
-    if rng.random() < 0.5:
-        canvas.paint(ellipse(0, 14, a + 22, b + 8), -300, softness=0.6)
-        canvas.paint(ellipse(0, 10, a + 19, b + 8), -1000, softness=0.6)
-    inner = 3 + rng.uniform(5, 9)
-    for depth, value, softness in (
-        (0, MUSCLE, 0.6),
-        (2, FAT + 40, 1.0),
-        (5, CORTEX + 350, 0.5),
-        (6.5, CORTEX - 250, 0.7),
-        (inner, CORTEX + 300, 0.5),
-    ):
-        canvas.paint(ellipse(0, 0, a - depth, b - depth), value, softness)
-
-
-def _paint_brain(canvas: Canvas, a: float, b: float, level: float, rng: Generator) -> None:
-    """Folded grey matter around white matter, the midline, and ventricles where the level has them."""
-    turn = np.linspace(0, 2 * np.pi, 180, endpoint=False)
-    outline = np.stack([a * np.cos(turn), b * np.sin(turn)], 1)
-    canvas.paint(ellipse(0, 0, a, b), FLUID, softness=0.5)
-    for reach, folding, folds, matter, softness in (
-        (0.98, 0.04, (14, 22), 38, 0.6),
-        (0.84, 0.07, (9, 14), 29, 1.5),
-    ):
-        scale = reach - folding * np.abs(np.sin(turn * rng.integers(*folds) / 2 + rng.uniform(0, 6)))
-        canvas.paint(outline * scale[:, None], matter, softness)
-    canvas.paint(ellipse(0, 0, 1.0, 0.96 * b), FLUID + 18, softness=0.5)
-    if 0.3 < level < 0.7:
-        wide = rng.uniform(0.06, 0.14)
-        for side in (-1, 1):
-            horn = ellipse(side * 0.17 * a, -0.16 * b, wide * a, 0.26 * b, side * -0.25)
-            canvas.paint(horn, FLUID, softness=0.8)
-            canvas.paint(ellipse(side * 0.3 * a, 0.32 * b, 0.8 * wide * a, 0.17 * b, side * 0.5), FLUID)
-
-
-def _paint_skull_base(canvas: Canvas, a: float, b: float, rng: Generator) -> None:
-    """Petrous bones with air cells, nasal cavity and sinuses."""
-    for side in (-1, 1):
-        petrous = ellipse(side * 0.55 * a, 0.12 * b, 0.32 * a, 0.10 * b, side * -0.5)
-        canvas.paint(petrous, CORTEX, softness=1.0)
+def _inside_head(level: float, rng: Generator) -> Iterator[tuple[tuple[float, ...], float]]:
+    """What lies on both sides of the midline: ellipses (x, y, half axes, angle) in half axes of the head."""
+    yield (0.0, 0.0, 0.015, 0.8, 0.0), FLUID + 18
+    if 0.3 < level < 0.7:  # ventricles
+        wide = rng.uniform(0.05, 0.11)
+        yield (0.14, -0.13, wide, 0.22, -0.25), FLUID
+        yield (0.25, 0.27, 0.8 * wide, 0.14, 0.5), FLUID
+    if level > 0.65:  # petrous bones with air cells, sinuses, orbits, nasal cavity
+        yield (0.55, 0.12, 0.32, 0.10, -0.5), CORTEX
         for _ in range(8):
-            cell = ellipse(rng.normal(side * 0.72 * a, 5), rng.normal(0.2 * b, 5), 2.2, 1.8)
-            canvas.paint(cell, -700, softness=0.6)
-        sinus = ellipse(side * 0.3 * a, -0.68 * b, rng.uniform(0.1, 0.22) * a, rng.uniform(0.08, 0.17) * b)
-        canvas.paint(sinus, GAS, softness=0.6)
-        canvas.paint(ellipse(side * 0.45 * a, -0.5 * b, 0.16 * a, 0.13 * b), FAT, softness=0.8)
-        canvas.paint(ellipse(side * 0.45 * a, -0.55 * b, 0.12 * a, 0.12 * a), FLUID + 10, softness=0.5)
-    canvas.paint(ellipse(0, -0.72 * b, 0.07 * a, 0.14 * b), GAS, softness=0.6)
-
-
-_SIDES = (200, 640)
-_Box = tuple[int, int, int, int]
+            yield (rng.normal(0.72, 0.07), rng.normal(0.2, 0.05), 0.03, 0.02, 0.0), -700
+        yield (0.3, -0.68, rng.uniform(0.1, 0.22), rng.uniform(0.08, 0.17), 0.0), GAS
+        yield (0.45, -0.5, 0.16, 0.13, 0.0), FAT
+        yield (0.45, -0.55, 0.12, 0.10, 0.0), FLUID + 10
+        yield (0.0, -0.72, 0.07, 0.14, 0.0), GAS
 
 
 def gradient(rng: Generator) -> Grey:
@@ -342,28 +304,36 @@ def stripes(rng: Generator) -> Grey:
 
 def noise(rng: Generator) -> Grey:
     """Noise whose amplitude falls with a power of frequency: 0 white, 1 as photographs have it, 2 clouds."""
-    height, width = _shape(rng)
-    slope = rng.uniform(0, 2)
+    height, width = _grid(rng)[0].shape
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
-    frequency[0, 0] = 1
-    spectrum = np.fft.rfft2(rng.standard_normal((height, width))) / frequency**slope
-    spectrum[0, 0] = 0
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width))) / frequency ** rng.uniform(0, 2)
     values = np.fft.irfft2(spectrum, (height, width))
     return _grey(rng.uniform(60, 200) + rng.uniform(20, 80) * values / values.std())
 
 
 def chart(rng: Generator) -> Grey:
-    """A line, bar, scatter or pie chart with axes and labels."""
+    """A line or bar chart with axes and labels."""
     height, width = int(rng.integers(280, 600)), int(rng.integers(320, 800))
     picture = np.full((height, width), rng.integers(235, 256), np.uint8)
-    box = (int(0.12 * width), int(0.1 * height), int(0.95 * width), int(0.86 * height))
-    kind = rng.integers(4)
-    if kind == 3:
-        _pie(picture, rng)
-    else:
-        _axes(picture, box, rng)
-        (_lines, _bars, _dots)[kind](picture, box, rng)
-    _write(picture, words(rng, 24), (box[0], box[1] - 6), 0.5, 30)
+    left, top, right, bottom = int(0.12 * width), int(0.1 * height), int(0.95 * width), int(0.86 * height)
+    cv2.rectangle(picture, (left, top), (right, bottom), 40, 1)
+    grid = rng.random() < 0.5
+    for share in np.linspace(0, 1, int(rng.integers(4, 9))):
+        x, y = int(left + share * (right - left)), int(bottom - share * (bottom - top))
+        if grid:
+            cv2.line(picture, (left, y), (right, y), 200, 1)
+        for place in ((x - 6, bottom + 18), (left - 32, y + 4)):
+            cv2.putText(picture, f"{share:.1f}", place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 40, 1, cv2.LINE_AA)
+    bars, count = rng.random() < 0.5, int(rng.integers(3, 16))
+    for _ in range(1 if bars else rng.integers(1, 5)):
+        heights = bottom - (bottom - top) * np.clip(rng.normal(0.5, 0.2, count), 0.05, 0.95)
+        points = np.stack([np.linspace(left, right, count), heights], 1).astype(np.int32)
+        shade, wide = int(rng.integers(0, 170)), int(0.35 * (right - left) / count)
+        if not bars:
+            cv2.polylines(picture, [points], False, shade, int(rng.integers(1, 4)), cv2.LINE_AA)
+        for x, y in points.tolist() if bars else ():
+            cv2.rectangle(picture, (x - wide, y), (x + wide, bottom), shade, -1)
     return picture
 
 
@@ -373,105 +343,32 @@ def scenery(rng: Generator) -> Grey:
     Scenes of things that hide each other share the statistics of photographs (Lee, Mumford and Huang,
     Occlusion models for natural images, IJCV 41, 2001): the "dead leaves" model.
     """
-    height, width = _shape(rng)
+    height, width = _grid(rng)[0].shape
     picture = np.full((height, width), rng.uniform(30, 220), np.float32)
     for _ in range(rng.integers(15, 160)):
         # Radii as the inverse cube: small things are many.
         radius = 0.5 * min(height, width) * (1 - rng.random() * 0.997) ** 2
-        shape = _blob(rng, radius, (rng.uniform(0, width), rng.uniform(0, height)))
-        mask = np.zeros((height, width), np.uint8)
-        cv2.fillPoly(mask, [shape], 255, lineType=cv2.LINE_AA)
-        base, contrast = rng.uniform(0, 255), rng.uniform(0, 30)
-        shade = base + contrast * smooth_noise((height, width), rng.uniform(3, 60), rng)
-        picture += mask.astype(np.float32) / 255 * (shade - picture)
+        corners = int(rng.choice([3, 4, 5, 6, 40]))
+        turn = np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(0, 2 * np.pi)
+        reach = radius * (rng.uniform(0.6, 1.2, corners) if corners < 40 else 1.0)
+        points = np.stack([reach * np.cos(turn), rng.uniform(0.3, 1) * reach * np.sin(turn)], axis=1)
+        mask = np.zeros((height, width), np.float32)
+        shape = np.rint(points + np.array([rng.uniform(0, width), rng.uniform(0, height)])).astype(np.int32)
+        cv2.fillPoly(mask, [shape], 1.0)
+        texture = smooth_noise((height, width), rng.uniform(3, 60), rng)
+        picture += mask * (rng.uniform(0, 255) + rng.uniform(0, 30) * texture - picture)
     if rng.random() < 0.5:
         picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.5, 3)), np.float32)
     return _grey(picture + rng.normal(0, rng.uniform(0, 6), picture.shape))
 
 
-def words(rng: Generator, letters: int) -> str:
-    """Words of random letters, so many characters in all."""
-    text = ""
-    while len(text) < letters:
-        text += "".join(rng.choice(list(string.ascii_lowercase), rng.integers(1, 10))) + " "
-    return text[:letters].capitalize()
-
-
-def _shape(rng: Generator) -> tuple[int, int]:
-    width = int(rng.integers(*_SIDES))
-    return int(np.clip(width * rng.uniform(0.6, 1.3), *_SIDES)), width
-
-
 def _grid(rng: Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    height, width = _shape(rng)
+    """Coordinates -1..1, across and down, of a picture of 200 to 640 pixels a side."""
+    width = int(rng.integers(200, 640))
+    height = int(np.clip(width * rng.uniform(0.6, 1.3), 200, 640))
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     return x, y
 
 
 def _grey(picture: NDArray[np.floating]) -> Grey:
     return np.asarray(np.clip(np.rint(picture), 0, 255), np.uint8)
-
-
-def _blob(rng: Generator, radius: float, middle: tuple[float, float]) -> NDArray[np.int32]:
-    corners = int(rng.choice([3, 4, 5, 6, 40]))
-    turn = np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(0, 2 * np.pi)
-    reach = radius * rng.uniform(0.6, 1.2, corners) if corners < 40 else np.full(corners, radius)
-    stretch = rng.uniform(0.3, 1)
-    points = np.stack([reach * np.cos(turn), stretch * reach * np.sin(turn)], axis=1) + middle
-    return np.rint(points).astype(np.int32)
-
-
-def _write(picture: Grey, text: str, place: tuple[int, int], size: float, shade: int) -> None:
-    cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, shade, 1, cv2.LINE_AA)
-
-
-def _axes(picture: Grey, box: _Box, rng: Generator) -> None:
-    left, top, right, bottom = box
-    if rng.random() < 0.5:
-        cv2.rectangle(picture, (left, top), (right, bottom), 40, 1)
-    else:
-        cv2.line(picture, (left, top), (left, bottom), 40, 1)
-        cv2.line(picture, (left, bottom), (right, bottom), 40, 1)
-    grid = rng.random() < 0.5
-    for share in np.linspace(0, 1, int(rng.integers(4, 9))):
-        x, y = int(left + share * (right - left)), int(bottom - share * (bottom - top))
-        if grid:
-            cv2.line(picture, (left, y), (right, y), 200, 1)
-        _write(picture, f"{share * 10:.0f}", (x - 6, bottom + 18), 0.4, 40)
-        _write(picture, f"{share:.1f}", (left - 32, y + 4), 0.4, 40)
-
-
-def _lines(picture: Grey, box: _Box, rng: Generator) -> None:
-    left, top, right, bottom = box
-    for _ in range(rng.integers(1, 5)):
-        curve = np.clip(smooth_noise((2, 60), rng.uniform(3, 30), rng)[0], -2.4, 2.4)
-        y = (top + bottom) / 2 + (bottom - top) * 0.2 * curve
-        points = np.rint(np.stack([np.linspace(left, right, 60), y], 1)).astype(np.int32)
-        shade, width = int(rng.integers(0, 170)), int(rng.integers(1, 4))
-        cv2.polylines(picture, [points], False, shade, width, cv2.LINE_AA)
-
-
-def _bars(picture: Grey, box: _Box, rng: Generator) -> None:
-    left, top, right, bottom = box
-    count = int(rng.integers(3, 16))
-    width = (right - left) / count
-    for index, height in enumerate(rng.uniform(0.05, 0.95, count)):
-        x = left + index * width
-        corner = (int(x + 0.15 * width), int(bottom - height * (bottom - top)))
-        cv2.rectangle(picture, corner, (int(x + 0.85 * width), bottom), int(rng.integers(20, 180)), -1)
-
-
-def _dots(picture: Grey, box: _Box, rng: Generator) -> None:
-    left, top, right, bottom = box
-    for x, y in rng.beta(2, 2, (int(rng.integers(20, 300)), 2)):
-        place = (int(left + x * (right - left)), int(bottom - y * (bottom - top)))
-        cv2.circle(picture, place, int(rng.integers(2, 6)), int(rng.integers(0, 170)), -1, cv2.LINE_AA)
-
-
-def _pie(picture: Grey, rng: Generator) -> None:
-    height, width = picture.shape
-    middle, radius, start = (width // 2, int(0.52 * height)), int(0.36 * min(height, width)), 0.0
-    for end in np.cumsum(rng.dirichlet(np.full(int(rng.integers(2, 7)), 2.0))) * 360:
-        shade = int(rng.integers(30, 220))
-        cv2.ellipse(picture, middle, (radius, radius), 0, start, float(end), shade, -1, cv2.LINE_AA)
-        start = float(end)

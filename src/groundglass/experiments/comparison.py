@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import DataError
-from groundglass.evaluation.bootstrap import RESAMPLES, Draws, percentile_interval, resampled_metrics
-from groundglass.evaluation.metrics import THRESHOLD, compute_metrics
+from groundglass.evaluation.bootstrap import RESAMPLES, Draws, resampled_metrics, with_interval
+from groundglass.evaluation.metrics import THRESHOLD, Estimate, compute_metrics
 from groundglass.evaluation.paired import (
     ALPHA,
     delong_test,
@@ -154,17 +154,16 @@ class PairedRows:
     def summary(self, name: str) -> dict[str, MeanSD]:
         """Every measure of a row over its seeds, by the measure's key."""
         row = self.rows[name]
-        values = [
-            compute_metrics(self.slices.label, row.predictions[seed].probability).values()
-            for seed in row.seeds
-        ]
+        values = [compute_metrics(self.slices.label, row.predictions[seed].probability) for seed in row.seeds]
         draws = [self._draws(name, (seed,), RESAMPLES) for seed in row.seeds]
         bounds = {
-            measure: percentile_interval(np.mean([draw[measure] for draw in draws], axis=0), self.patients)
+            measure: with_interval(
+                Estimate(None), np.mean([draw[measure] for draw in draws], axis=0), self.patients
+            )
             for measure in values[0]
         }
         return {
-            measure: MeanSD.of([value[measure] for value in values], interval.low, interval.high)
+            measure: MeanSD.of([value[measure].value for value in values], interval.low, interval.high)
             for measure, interval in bounds.items()
         }
 
@@ -244,7 +243,7 @@ class PairedRows:
         accuracy = float(np.mean(right[0]) - np.mean(right[1]))
         return {
             "auc": (auc.difference, auc.p) if auc else (None, None),
-            "accuracy": (accuracy, mcnemar(*right).mid_p),
+            "accuracy": (accuracy, mcnemar(*right)),
         }
 
 

@@ -236,6 +236,14 @@ class Bundle:
         return self.info.precision
 
     @property
+    def card(self) -> str:
+        """The model card in Markdown; empty where the bundle has none."""
+        try:
+            return _Files(self.path).read(CARD, _LARGEST_INFO).decode("utf-8", "replace")
+        except BundleError:
+            return ""
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """How slices are cropped."""
         return Preprocessing(**self.info.preprocessing.model_dump())

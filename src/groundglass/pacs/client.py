@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import requests
 from dicomweb_client.web import DICOMwebClient
 from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase, HTTPBasicAuth
+from requests.auth import HTTPBasicAuth
 from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader
 
@@ -29,38 +29,31 @@ _TOKEN, _USER, _PASSWORD = "GROUNDGLASS_PACS_TOKEN", "GROUNDGLASS_PACS_USER", "G
 _CREDENTIALS_ADVICE = (
     f"set {_TOKEN}, or {_USER} and {_PASSWORD}, in the environment, or name the host in ~/.netrc"
 )
+_CERTIFICATE_ADVICE = (
+    "its TLS certificate cannot be verified; set REQUESTS_CA_BUNDLE to a file with its issuer's"
+)
+# Seconds to wait for a connection, and for the next bytes of a response.
 _TIMEOUT = (10.0, 60.0)
-"""Seconds to wait for a connection, and for the next bytes of a response."""
-
-_LARGEST_LISTING = 256 * 2**20
+# Seconds of retries with a server that was never reached: its address may be wrong.
 _FIRST_CONTACT = 5.0
-"""Seconds of retries with a server that was never reached: its address may be wrong."""
-
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
-_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
-_FORBIDDEN = frozenset({401, 403, 407})
+_TEMPORARY, _FORBIDDEN = frozenset({408, 425, 429, 500, 502, 503, 504}), frozenset({401, 403, 407})
+_LARGEST_LISTING = 256 * 2**20
 
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _SOP_CLASS, _MODALITY, _NUMBER = "00080016", "00080060", "00200013"
 _IMAGES_IN_SERIES, _IMAGES_IN_STUDY = "00201209", "00201208"
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*")
-_AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-_WHOLE = 2**31
+_BOUNDARY = re.compile(r"""boundary=(?:"([^"]+)"|([^;\s]+))""", re.IGNORECASE)
+_AS_STORED = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
 
 _Result = TypeVar("_Result")
 _Entry = Mapping[str, Any]
-OnWait = Callable[[str], None]
-"""Called once per fault with what is waited for."""
 
 
 @dataclass(frozen=True)
 class StudyEntry:
-    """A study in the archive.
-
-    Attributes:
-        uid: Study Instance UID.
-        images: how many objects it has; None where the archive does not say.
-    """
+    """A study in the archive: its UID and how many objects it has, None where the archive does not say."""
 
     uid: str
     images: int | None
@@ -85,34 +78,30 @@ class SeriesEntry:
 
 @dataclass(frozen=True)
 class InstanceEntry:
-    """An object in the archive.
-
-    Attributes:
-        sop_class: SOP Class UID.
-        uid: SOP Instance UID.
-        number: Instance Number, 0 where the archive does not say.
-    """
+    """An object in the archive: its SOP Class UID, SOP Instance UID and Instance Number (0 if unknown)."""
 
     sop_class: str
     uid: str
-    number: int
+    number: int = 0
 
 
 class Archive:
     """A DICOMweb server.
 
-    Requests are repeated while a fault may pass, see :class:`_Retries`. Credentials come from the environment
-    (``GROUNDGLASS_PACS_TOKEN``, or ``GROUNDGLASS_PACS_USER`` and ``GROUNDGLASS_PACS_PASSWORD``), else from the
-    netrc file.
+    Connection errors, time-outs, transfers that break off, and statuses 408, 425, 429, 500, 502, 503 and 504
+    are retried after half a second, twice as long each time, or as long as ``Retry-After`` says. Credentials
+    come from the environment (``GROUNDGLASS_PACS_TOKEN``, or ``GROUNDGLASS_PACS_USER`` and
+    ``GROUNDGLASS_PACS_PASSWORD``), else from the netrc file.
 
     Args:
         url: of the DICOMweb root, under which ``/studies`` lies.
         retry_seconds: how long each request is repeated while the server has a fault.
         limits: what a single image may ask for.
-        on_wait: called when a request is repeated.
+        on_wait: called once per request that is repeated, with the reason.
 
     Raises:
-        PacsError: the URL or the credentials in the environment are not valid.
+        PacsError: the URL or the credentials in the environment are not valid. Every method raises it where
+            the server denies access or is no DICOMweb server, and PacsUnavailableError where a fault lasts.
     """
 
     def __init__(
@@ -120,15 +109,15 @@ class Archive:
         url: str,
         retry_seconds: float = 120.0,
         limits: Limits = DEFAULT_LIMITS,
-        on_wait: OnWait | None = None,
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self.url = _checked(url)
         self._session = _open_session(limits.file_bytes)
-        self._retries = _Retries(self.url, retry_seconds, on_wait)
+        self._seconds, self._on_wait = retry_seconds, on_wait
         try:
             # In one piece: not every server accepts chunked uploads.
             self._client = DICOMwebClient(
-                self.url, self._session, chunk_size=_WHOLE, permissive_uid=True, timeout=_TIMEOUT
+                self.url, self._session, chunk_size=2**31, permissive_uid=True, timeout=_TIMEOUT
             )
         except ValueError:
             raise PacsError(f"{self.url}: not the URL of a DICOMweb service") from None
@@ -143,13 +132,9 @@ class Archive:
         return parts.scheme == "http" and not loopback and self._session.auth is not None
 
     def check(self) -> None:
-        """Make sure that a DICOMweb service responds, with retries of at most five seconds.
-
-        Raises:
-            PacsError: it cannot be reached, denies access, or is none.
-        """
-        seconds = min(_FIRST_CONTACT, self._retries.seconds)
-        self._query(partial(self._client.search_for_studies, limit=1), seconds)
+        """Make sure that a DICOMweb service responds, with retries of at most five seconds."""
+        search = partial(self._client.search_for_studies, limit=1)
+        self._query(search, min(_FIRST_CONTACT, self._seconds))
 
     def studies(self, since: str | None = None) -> Iterator[StudyEntry]:
         """Studies that have CT images, from the day ``since`` (YYYYMMDD) on."""
@@ -160,6 +145,7 @@ class Archive:
     def series(self, study: str) -> list[SeriesEntry]:
         """All series of a study, of whatever modality; none where there is no such study."""
         fields = ["NumberOfSeriesRelatedInstances", "Modality"]
+        search = partial(self._client.search_for_series, study, fields=fields)
         return [
             SeriesEntry(
                 study,
@@ -167,7 +153,7 @@ class Archive:
                 str(_value(entry, _MODALITY) or ""),
                 _count(entry, _IMAGES_IN_SERIES),
             )
-            for entry in self._all(partial(self._client.search_for_series, study, fields=fields), _SERIES)
+            for entry in self._all(search, _SERIES)
         ]
 
     def instances(self, series: SeriesEntry) -> list[InstanceEntry]:
@@ -185,8 +171,14 @@ class Archive:
         Raises:
             PacsRefusedError: the archive does not send it, or it is larger than the limit.
         """
-        path = f"studies/{series.study}/series/{series.uid}/instances/{instance.uid}"
-        return self._retries.call(lambda: self._fetch(f"{self.url}/{path}"))
+        url = f"{self.url}/studies/{series.study}/series/{series.uid}/instances/{instance.uid}"
+
+        def once() -> bytes:
+            with self._session.get(url, headers=_AS_STORED, stream=True, timeout=_TIMEOUT) as response:
+                response.raise_for_status()
+                return only_part(response.headers.get("Content-Type", ""), response.content)
+
+        return self._retried(once, self._seconds)
 
     def store(self, dataset: Dataset) -> None:
         """Store an object; to store the same one again does no harm.
@@ -194,21 +186,15 @@ class Archive:
         Raises:
             PacsRefusedError: the archive does not accept it.
         """
-        response = self._retries.call(lambda: self._store(dataset))
+        response = self._retried(partial(self._store, dataset), self._seconds)
         failed = response.get("FailedSOPSequence")
         if failed:
             reason = int(failed[0].get("FailureReason", 0) or 0)
             raise PacsRefusedError(f"{self.url}: does not store the result (failure reason {reason:#06x})")
 
-    def _fetch(self, url: str) -> bytes:
-        headers = {"Accept": _AS_STORED}
-        with self._session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-            response.raise_for_status()
-            return only_part(response.headers.get("Content-Type", ""), response.content)
-
     def _store(self, dataset: Dataset) -> Dataset:
         try:
-            return _quietly(lambda: self._client.store_instances([dataset], dataset.StudyInstanceUID))
+            return _quietly(partial(self._client.store_instances, [dataset], dataset.StudyInstanceUID))
         except requests.RequestException:
             raise
         except Exception as error:
@@ -220,21 +206,71 @@ class Archive:
         """Results page by page, each once; servers may send as few at a time as they like."""
         seen: set[str] = set()
         while True:
-            page = {_uid(entry, uid_tag): entry for entry in self._query(partial(search, offset=len(seen)))}
-            fresh = {uid: entry for uid, entry in page.items() if uid not in seen}
+            page = self._query(partial(search, offset=len(seen)), self._seconds)
+            fresh = {uid: entry for entry in page if (uid := _uid(entry, uid_tag)) not in seen}
             if not fresh:
                 return
             seen |= fresh.keys()
             yield from fresh.values()
 
-    def _query(self, search: Callable[[], Any], seconds: float | None = None) -> list[_Entry]:
+    def _query(self, search: Callable[[], Any], seconds: float) -> list[_Entry]:
         try:
-            results = self._retries.call(lambda: _quietly(search), seconds)
+            results = self._retried(partial(_quietly, search), seconds)
         except PacsRefusedError as error:
             raise PacsRefusedError(f"{error}; is this the DICOMweb root?") from None
         if not isinstance(results, list) or not all(isinstance(entry, dict) for entry in results):
             raise PacsError(f"{self.url}: not a DICOMweb service (its response is no list of objects)")
         return results
+
+    def _retried(self, work: Callable[[], _Result], seconds: float) -> _Result:
+        # urllib3 counts attempts, not seconds, and does not repeat a transfer that breaks off in its body.
+        end = time.monotonic() + seconds
+        delay, reported = _FIRST_DELAY, False
+        while True:
+            try:
+                return work()
+            except (requests.RequestException, BrokenOffError) as error:
+                fault = _passing_fault(error, self.url)
+                wait = max(delay, _retry_after(error))
+            if time.monotonic() + wait > end:
+                raise PacsUnavailableError(f"{self.url}: {fault}")
+            if not reported and self._on_wait is not None:
+                self._on_wait(f"{self.url}: {fault}; retrying")
+                reported = True
+            time.sleep(wait)
+            delay = min(2 * delay, _LONGEST_DELAY)
+
+
+def _passing_fault(error: Exception, url: str) -> str:
+    """What is wrong, where it may pass; raises where it will not."""
+    problem = f"request failed ({type(error).__name__})"
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+        if status in _TEMPORARY:
+            return f"has a fault (HTTP status {status})"
+        if status not in _FORBIDDEN:
+            raise PacsRefusedError(f"{url}: refuses the request (HTTP status {status})") from None
+        problem = f"denies access (HTTP status {status}); {_CREDENTIALS_ADVICE}"
+    elif isinstance(error, requests.exceptions.SSLError):
+        problem = _CERTIFICATE_ADVICE
+    elif isinstance(error, requests.exceptions.JSONDecodeError):
+        problem = "not a DICOMweb service (its response is no JSON)"
+    elif isinstance(error, requests.Timeout):
+        return "no response in time"
+    elif isinstance(error, requests.ConnectionError):
+        return "cannot be reached"
+    elif isinstance(error, requests.exceptions.ChunkedEncodingError | BrokenOffError):
+        return "the transfer broke off"
+    raise PacsError(f"{url}: {problem}") from None
+
+
+def _retry_after(error: Exception) -> float:
+    """Seconds that the server asks to wait, 0 where it does not say."""
+    response = getattr(error, "response", None)
+    try:
+        return 0.0 if response is None else Retry().parse_retry_after(response.headers["Retry-After"])
+    except (KeyError, InvalidHeader):
+        return 0.0
 
 
 def _quietly(work: Callable[[], Any]) -> Any:
@@ -286,7 +322,7 @@ def only_part(content_type: str, body: bytes) -> bytes:
     Raises:
         BrokenOffError: the end is missing.
     """
-    found = re.search(r"""boundary=(?:"([^"]+)"|([^;\s]+))""", content_type, re.IGNORECASE)
+    found = _BOUNDARY.search(content_type)
     if found is None or not content_type.lower().startswith("multipart/"):
         return body
     marker = b"--" + (found[1] or found[2]).encode("latin-1")
@@ -297,84 +333,13 @@ def only_part(content_type: str, body: bytes) -> bytes:
     return body[start + 4 : end]
 
 
-class _Retries:
-    """Calls that are repeated while the fault may pass.
-
-    Connection errors, time-outs, transfers that break off, and statuses 408, 425, 429, 500, 502, 503 and 504
-    are retried after half a second, twice as long each time, or as long as ``Retry-After`` says. urllib3 counts
-    attempts, not seconds, and does not repeat a transfer that breaks off in its body.
-    """
-
-    def __init__(self, url: str, seconds: float, on_wait: OnWait | None) -> None:
-        self.seconds = seconds
-        self._url = url
-        self._on_wait = on_wait
-
-    def call(self, work: Callable[[], _Result], seconds: float | None = None) -> _Result:
-        """The result of ``work``, which is repeated for so many seconds while the server has a passing fault.
-
-        Raises:
-            PacsUnavailableError: the fault has not passed.
-            PacsRefusedError: the server refuses this request.
-            PacsError: the server denies access, or is no DICOMweb server.
-        """
-        end = time.monotonic() + (self.seconds if seconds is None else seconds)
-        delay, reported = _FIRST_DELAY, False
-        while True:
-            try:
-                return work()
-            except (requests.RequestException, BrokenOffError) as error:
-                fault = self._passing(error)
-                wait = max(delay, _retry_after(error))
-            if time.monotonic() + wait > end:
-                raise PacsUnavailableError(f"{self._url}: {fault}")
-            if not reported and self._on_wait is not None:
-                self._on_wait(f"{self._url}: {fault}; retrying")
-                reported = True
-            time.sleep(wait)
-            delay = min(2 * delay, _LONGEST_DELAY)
-
-    def _passing(self, error: Exception) -> str:
-        """What is wrong, where it may pass; raises where it will not."""
-        problem = f"request failed ({type(error).__name__})"
-        if isinstance(error, requests.HTTPError) and error.response is not None:
-            status = error.response.status_code
-            if status in _TEMPORARY:
-                return f"has a fault (HTTP status {status})"
-            if status not in _FORBIDDEN:
-                raise PacsRefusedError(f"{self._url}: refuses the request (HTTP status {status})") from None
-            problem = f"denies access (HTTP status {status}); {_CREDENTIALS_ADVICE}"
-        elif isinstance(error, requests.exceptions.SSLError):
-            problem = (
-                "its TLS certificate cannot be verified; set REQUESTS_CA_BUNDLE to a file with its issuer's"
-            )
-        elif isinstance(error, requests.exceptions.JSONDecodeError):
-            problem = "not a DICOMweb service (its response is no JSON)"
-        elif isinstance(error, requests.Timeout):
-            return "no response in time"
-        elif isinstance(error, requests.ConnectionError):
-            return "cannot be reached"
-        elif isinstance(error, requests.exceptions.ChunkedEncodingError | BrokenOffError):
-            return "the transfer broke off"
-        raise PacsError(f"{self._url}: {problem}") from None
-
-
-def _retry_after(error: Exception) -> float:
-    """Seconds that the server asks to wait, 0 where it does not say."""
-    response = getattr(error, "response", None)
-    try:
-        return 0.0 if response is None else Retry().parse_retry_after(response.headers["Retry-After"])
-    except (KeyError, InvalidHeader):
-        return 0.0
-
-
-def _open_session(image_bytes: int, environment: Mapping[str, str] = os.environ) -> requests.Session:
+def _open_session(image_bytes: int) -> requests.Session:
     session = requests.Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Adapter(image_bytes))
-    token, user, password = (environment.get(name) for name in (_TOKEN, _USER, _PASSWORD))
+    token, user, password = (os.environ.get(name) for name in (_TOKEN, _USER, _PASSWORD))
     if token:
-        session.auth = _Bearer(token)
+        session.auth = partial(_with_token, token)
     elif user and password is not None:
         session.auth = HTTPBasicAuth(user.encode(), password.encode())
     elif user or password:
@@ -382,13 +347,9 @@ def _open_session(image_bytes: int, environment: Mapping[str, str] = os.environ)
     return session
 
 
-class _Bearer(AuthBase):
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
+def _with_token(token: str, request: requests.PreparedRequest) -> requests.PreparedRequest:
+    request.headers["Authorization"] = f"Bearer {token}"
+    return request
 
 
 class _Adapter(HTTPAdapter):
@@ -403,26 +364,19 @@ class _Adapter(HTTPAdapter):
         request.headers.pop("Host", None)
         response = super().send(request, *args, **kwargs)
         kind = str(response.headers.get("Content-Type", "")).lower()
-        is_image = "dicom" in kind and "json" not in kind
-        response.raw = _Bounded(response.raw, self._image_bytes if is_image else _LARGEST_LISTING)
+        limit = self._image_bytes if "dicom" in kind and "json" not in kind else _LARGEST_LISTING
+        # The part of urllib3's response that requests reads bodies by.
+        response.raw.stream = partial(_bounded, response.raw.stream, limit)
         return response
 
 
-class _Bounded:
-    """The body of a response, which ends in an error where it is larger than the limit, decompressed."""
-
-    def __init__(self, raw: Any, limit: int) -> None:
-        self._raw = raw
-        self._limit = limit
-
-    def stream(self, amount: int, decode_content: bool | None = None) -> Iterator[bytes]:
-        """Chunks of the body, as ``urllib3`` gives them."""
-        size = 0
-        for chunk in self._raw.stream(amount, decode_content=decode_content):
-            size += len(chunk)
-            if size > self._limit:
-                raise PacsRefusedError(f"the response is larger than the limit of {self._limit:,} bytes")
-            yield chunk
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._raw, name)
+def _bounded(
+    stream: Callable[..., Iterator[bytes]], limit: int, *args: Any, **kwargs: Any
+) -> Iterator[bytes]:
+    """Chunks of a body, which end in an error where it is larger than the limit, decompressed."""
+    size = 0
+    for chunk in stream(*args, **kwargs):
+        size += len(chunk)
+        if size > limit:
+            raise PacsRefusedError(f"the response is larger than the limit of {limit:,} bytes")
+        yield chunk

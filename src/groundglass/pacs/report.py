@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -33,6 +33,10 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import JPEGBaseline8Bit
 
+from groundglass.inference.prediction import Prediction, Status
+from groundglass.inference.series import SERIES_SCORE, series_score, slices_in_score
+from groundglass.pacs.client import InstanceEntry
+
 if TYPE_CHECKING:
     from groundglass.reporting.overlay import Picture
 
@@ -54,61 +58,68 @@ _SERIES_SCORE = _own("SERIES_SCORE", "Series score: mean of the highest probabil
 _NOT_RULED_OUT = _own("NOT_RULED_OUT", "Cannot be ruled out")
 _OUTCOME = _own("OUTCOME", "Outcome of a slice")
 _OUTCOMES = {
-    "refused": _own("REFUSED", "Refused: no axial lung CT slice"),
-    "failed": _own("FAILED", "Failed: could not be fetched or read"),
+    Status.REFUSED: _own("REFUSED", "Refused: no axial lung CT slice"),
+    Status.FAILED: _own("FAILED", "Failed: could not be fetched or read"),
 }
 _COUNTS = {
-    "classified": _own("CLASSIFIED", "Slices classified"),
-    "refused": _own("SLICES_REFUSED", "Slices refused"),
-    "failed": _own("SLICES_FAILED", "Slices failed"),
-    "in_score": _own("SLICES_IN_SCORE", "Slices in the series score"),
+    Status.OK: _own("CLASSIFIED", "Slices classified"),
+    Status.REFUSED: _own("SLICES_REFUSED", "Slices refused"),
+    Status.FAILED: _own("SLICES_FAILED", "Slices failed"),
 }
+_SLICES_IN_SCORE = _own("SLICES_IN_SCORE", "Slices in the series score")
 _SLICES = CodedConcept("{slices}", "UCUM", "slices")
 _NO_UNITS = CodedConcept("1", "UCUM", "no units")
 _CT_CHEST = CodedConcept("24627-2", "LN", "CT Chest")
 _COMMENT = CodedConcept("121106", "DCM", "Comment")
 
+_NAME = "groundglass"
+_RESEARCH_USE = "Research use only, no diagnosis"
+_WARNING = (
+    "Research use only. Made by software without a person's review; it is no diagnosis and must not be used "
+    "for decisions about a patient."
+)
+_HEAT_MAPS_NUMBER, _REPORT_NUMBER = 9901, 9902
+_CAPTION_HEIGHT = 28
+_LONGEST = 64
+_NAMESPACE = uuid.UUID("6c1b5d0e-3a84-5f0e-9d5a-6f2a1f6f3c10")
 
 _TEXTS = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientSex", "PatientAge"),
     *("PatientIdentityRemoved", "DeidentificationMethod", "StudyID", "StudyDescription", "AccessionNumber"),
     "ReferringPhysicianName",
 )
-_DATES, _TIMES = ("PatientBirthDate", "StudyDate"), ("StudyTime",)
-PATIENT_AND_STUDY = (*_TEXTS, *_DATES, *_TIMES, "SpecificCharacterSet", "StudyInstanceUID")
-"""What is taken over from an image; objects of one study must agree on it."""
-
-_ALWAYS = frozenset(
+_DATES_AND_TIMES = ("PatientBirthDate", "StudyDate", "StudyTime")
+_FORMS = {
+    "PatientSex": re.compile("[MFO]"),
+    "PatientBirthDate": re.compile(r"\d{8}"),
+    "StudyDate": re.compile(r"\d{8}"),
+    "StudyTime": re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?"),
+}
+# Elements that must be there, if only empty.
+_REQUIRED = frozenset(
     {"PatientName", "PatientID", "PatientSex", "StudyID", "AccessionNumber", "ReferringPhysicianName"}
-)
-"""Elements that must be there, if only empty."""
-_SEXES = frozenset({"M", "F", "O"})
-_LONGEST = 64
-_DATE, _TIME = re.compile(r"\d{8}"), re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
-_NAMESPACE = uuid.UUID("6c1b5d0e-3a84-5f0e-9d5a-6f2a1f6f3c10")
+) | frozenset(_DATES_AND_TIMES)
+PATIENT_AND_STUDY = (*_TEXTS, *_DATES_AND_TIMES, "SpecificCharacterSet", "StudyInstanceUID")
+"""What is copied from an image; objects of one study must agree on it."""
 
 
 def patient_and_study(image: Dataset) -> Dataset:
     """Patient and study modules as an image has them, fit to be written into another object.
 
     Text is decoded; it is written as UTF-8 where it is not plain ASCII. What breaks the standard, such as a
-    date that is none, is left empty: an answer is not lost for a damaged header.
+    date that is none, is left empty: a damaged header costs no report.
 
     Args:
         image: holds the elements of :data:`PATIENT_AND_STUDY` that its file has.
     """
     header = Dataset()
     header.StudyInstanceUID = str(image.StudyInstanceUID)
-    for keyword in _TEXTS:
+    for keyword in (*_TEXTS, *_DATES_AND_TIMES):
         value = _text(image, keyword)
-        if keyword == "PatientSex" and value not in _SEXES:
+        if keyword in _FORMS and not _FORMS[keyword].fullmatch(value):
             value = ""
-        if value or keyword in _ALWAYS:
+        if value or keyword in _REQUIRED:
             setattr(header, keyword, value)
-    for keywords, pattern in ((_DATES, _DATE), (_TIMES, _TIME)):
-        for keyword in keywords:
-            value = _text(image, keyword)
-            setattr(header, keyword, value if pattern.fullmatch(value) else "")
     if not all(_text(header, keyword).isascii() for keyword in _TEXTS):
         header.SpecificCharacterSet = "ISO_IR 192"
     return header
@@ -127,23 +138,14 @@ def _text(dataset: Dataset, keyword: str) -> str:
 def derived_uid(*parts: str) -> str:
     """A UID that follows from its parts alone (UUID version 5, under DICOM's 2.25 root).
 
-    The same question gives objects of the same UIDs, so that to store an answer twice does no harm.
+    The same series and bundle give objects of the same UIDs, so that to store them twice does no harm.
     """
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(0).join(parts)).int}"
 
 
-_NAME = "groundglass"
-_RESEARCH_USE = "Research use only, no diagnosis"
-_WARNING = (
-    "Research use only. Made by software without a person's review; it is no diagnosis and must not be used "
-    "for decisions about a patient."
-)
-_REPORT_NUMBER = 9902
-
-
 @dataclass(frozen=True)
 class Algorithm:
-    """Who made an answer.
+    """What made the predictions.
 
     Attributes:
         version: of groundglass.
@@ -157,54 +159,32 @@ class Algorithm:
     bundle_hash: str
     model: str
 
+    @property
+    def equipment(self) -> dict[str, Any]:
+        """The equipment module, as highdicom's objects take it."""
+        return {
+            "manufacturer": _NAME,
+            "manufacturer_model_name": self.model[:_LONGEST],
+            "device_serial_number": self.bundle,
+            "software_versions": self.version,
+        }
 
-@dataclass(frozen=True)
-class ImageReference:
-    """An image in the archive.
-
-    Attributes:
-        sop_class: its SOP Class UID.
-        sop_instance: its SOP Instance UID.
-        frame: index from 0 of the frame that is meant; None for the whole image.
-    """
-
-    sop_class: str
-    sop_instance: str
-    frame: int | None = None
-
-
-@dataclass(frozen=True)
-class ClassifiedSlice:
-    """A slice that was classified.
-
-    Attributes:
-        image: where it is.
-        probability: of COVID, calibrated, 0 to 1.
-        label: ``COVID``, ``NonCOVID`` or ``uncertain``.
-        prediction_set: the labels that cannot be ruled out.
-        flags: what to keep in mind.
-    """
-
-    image: ImageReference
-    probability: float
-    label: str
-    prediction_set: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
+    def identification(self, *more: str) -> AlgorithmIdentification:
+        """Name, version and bundle for a group of measurements, and further parameters."""
+        return AlgorithmIdentification(_NAME, self.version, parameters=[f"bundle {self.bundle}", *more])
 
 
 @dataclass(frozen=True)
-class LeftOutSlice:
-    """A slice, or a file, that was not classified.
+class ReportedSlice:
+    """An image of the archive, or the frame of it that the prediction names, and its prediction."""
 
-    Attributes:
-        image: where it is.
-        status: ``refused`` or ``failed``.
-        reason: why.
-    """
+    image: InstanceEntry
+    prediction: Prediction
 
-    image: ImageReference
-    status: str
-    reason: str
+    @property
+    def classified(self) -> bool:
+        """Whether it has a probability and a label."""
+        return self.prediction.probability is not None and self.prediction.label is not None
 
 
 @dataclass(frozen=True)
@@ -214,51 +194,55 @@ class SeriesReport:
     Attributes:
         series: its Series Instance UID.
         report_series: Series Instance UID of the report.
-        classified: slices that were classified, in their order along the body.
-        left_out: slices that were not.
         images: every image of the series.
-        series_score: see ``series_score_note``; None where nothing was classified.
-        slices_in_score: how many slices it is the mean of.
-        series_score_note: what the score is, in words.
+        slices: every slice, and every file that could not be read, in the order of reading.
     """
 
     series: str
     report_series: str
-    classified: tuple[ClassifiedSlice, ...]
-    left_out: tuple[LeftOutSlice, ...]
-    images: tuple[ImageReference, ...]
-    series_score: float | None
-    slices_in_score: int
-    series_score_note: str
+    images: tuple[InstanceEntry, ...]
+    slices: tuple[ReportedSlice, ...]
+
+    @property
+    def series_score(self) -> float | None:
+        """See :data:`groundglass.inference.series.SERIES_SCORE`; None where nothing was classified."""
+        return series_score([each.prediction.probability or 0.0 for each in self.slices if each.classified])
 
 
 def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorithm) -> Dataset:
     """The report as an Enhanced SR object.
 
     It is preliminary and unverified. A group of measurements says how many slices were classified, refused
-    and failed, and the series score; then each classified slice has a group with its coded prediction, its
-    probability and a reference to it; then the slices left out, by reason. A series in which nothing was
-    classified has no prediction.
+    and failed, and the series score; then each classified slice, in its order along the body, has a group
+    with its coded prediction, its probability and a reference to it; then the slices left out, by reason. A
+    series in which nothing was classified has no prediction.
 
     Args:
         report: what to say.
         header: what :func:`patient_and_study` gives.
-        algorithm: who says it.
+        algorithm: what made the predictions.
     """
-    groups = [_series_group(report, algorithm)]
-    groups += [
-        _slice_group(report, number, each, algorithm) for number, each in enumerate(report.classified, 1)
-    ]
-    groups += list(_left_out_groups(report))
+    classified = [each for each in report.slices if each.classified]
+    classified.sort(key=lambda each: each.prediction.position or 0.0)
+    device = DeviceObserverIdentifyingAttributes(
+        uid=derived_uid("device", algorithm.bundle),
+        name=_NAME,
+        manufacturer_name=_NAME,
+        model_name=algorithm.model,
+        serial_number=algorithm.bundle,
+    )
+    observer = ObservationContext(observer_device_context=ObserverContext(codes.DCM.Device, device))
+    slices = (_slice_group(report, number, each, algorithm) for number, each in enumerate(classified, 1))
     content = MeasurementReport(
-        observation_context=ObservationContext(
-            observer_device_context=ObserverContext(codes.DCM.Device, _device(algorithm))
-        ),
+        observation_context=observer,
         procedure_reported=_CT_CHEST,
-        imaging_measurements=groups,
+        imaging_measurements=[_series_group(report, algorithm), *slices, *_left_out_groups(report)],
         title=codes.DCM.ImagingMeasurementReport,
     )
-    content[0].ContentSequence.append(_comment(_WARNING))
+    _add_comment(content, _WARNING)
+    scheme = CodingSchemeIdentificationItem(
+        designator=_SCHEME, name=_NAME, responsible_organization="The groundglass maintainers"
+    )
     return EnhancedSR(
         evidence=[_evidence(header, report.series, image) for image in report.images],
         content=content[0],
@@ -267,187 +251,127 @@ def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorith
         series_description=f"{_NAME}: {_RESEARCH_USE}",
         sop_instance_uid=derived_uid(report.report_series, "report"),
         instance_number=1,
-        **_equipment(algorithm),
+        **algorithm.equipment,
         is_complete=True,
         is_final=False,
-        coding_schemes=[
-            CodingSchemeIdentificationItem(
-                designator=_SCHEME, name=_NAME, responsible_organization="The groundglass maintainers"
-            )
-        ],
-    )
-
-
-def _equipment(algorithm: Algorithm) -> dict[str, Any]:
-    return {
-        "manufacturer": _NAME,
-        "manufacturer_model_name": algorithm.model[:64],
-        "device_serial_number": algorithm.bundle,
-        "software_versions": algorithm.version,
-    }
-
-
-def _device(algorithm: Algorithm) -> DeviceObserverIdentifyingAttributes:
-    return DeviceObserverIdentifyingAttributes(
-        uid=derived_uid("device", algorithm.bundle),
-        name=_NAME,
-        manufacturer_name=_NAME,
-        model_name=algorithm.model,
-        serial_number=algorithm.bundle,
+        coding_schemes=[scheme],
     )
 
 
 def _series_group(report: SeriesReport, algorithm: Algorithm) -> MeasurementsAndQualitativeEvaluations:
     """Counts and series score; no prediction, since there is no threshold on the score."""
-    status = [each.status for each in report.left_out]
-    counts = {
-        "classified": len(report.classified),
-        "refused": status.count("refused"),
-        "failed": status.count("failed"),
-    }
-    measurements = []
-    if report.series_score is not None:
-        measurements.append(_number(_SERIES_SCORE, report.series_score, _NO_UNITS))
-        counts["in_score"] = report.slices_in_score
-    measurements += [_number(_COUNTS[name], count, _SLICES) for name, count in counts.items()]
+    counts = Counter(each.prediction.status for each in report.slices)
+    measurements = [_number(name, counts[status], _SLICES) for status, name in _COUNTS.items()]
+    score, comment = report.series_score, "No slice could be classified; there is no prediction."
+    if score is not None:
+        in_score = slices_in_score(sum(each.classified for each in report.slices))
+        measurements.insert(0, _number(_SERIES_SCORE, score, _NO_UNITS))
+        measurements.append(_number(_SLICES_IN_SCORE, in_score, _SLICES))
+        comment = SERIES_SCORE
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(report, "Series"),
-        algorithm_id=_identification(
-            algorithm, f"model {algorithm.model}", f"bundle SHA-256 {algorithm.bundle_hash}"
+        algorithm_id=algorithm.identification(
+            f"model {algorithm.model}", f"bundle SHA-256 {algorithm.bundle_hash}"
         ),
         measurements=measurements,
     )
-    if report.series_score is None:
-        group[0].ContentSequence.append(_comment("No slice could be classified; there is no prediction."))
-    else:
-        group[0].ContentSequence.append(_comment(report.series_score_note))
-    return group
+    return _add_comment(group, comment)
 
 
 def _slice_group(
-    report: SeriesReport, number: int, each: ClassifiedSlice, algorithm: Algorithm
+    report: SeriesReport, number: int, each: ReportedSlice, algorithm: Algorithm
 ) -> MeasurementsAndQualitativeEvaluations:
+    prediction = each.prediction
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(report, f"Slice {number}"),
-        finding_type=_PREDICTIONS[each.label],
-        algorithm_id=_identification(algorithm),
-        measurements=[_number(_PROBABILITY, each.probability, _NO_UNITS)],
+        finding_type=_PREDICTIONS[str(prediction.label)],
+        algorithm_id=algorithm.identification(),
+        measurements=[_number(_PROBABILITY, prediction.probability or 0.0, _NO_UNITS)],
         qualitative_evaluations=[
-            QualitativeEvaluation(_NOT_RULED_OUT, _PREDICTIONS[label]) for label in each.prediction_set
+            QualitativeEvaluation(_NOT_RULED_OUT, _PREDICTIONS[label]) for label in prediction.prediction_set
         ],
-        source_images=[_source(each.image)],
+        source_images=[_source(each)],
     )
-    if each.flags:
-        group[0].ContentSequence.append(_comment(f"Keep in mind: {', '.join(each.flags)}"))
-    return group
+    flags = ", ".join(prediction.flags)
+    return _add_comment(group, f"Keep in mind: {flags}") if flags else group
 
 
 def _left_out_groups(report: SeriesReport) -> Iterator[MeasurementsAndQualitativeEvaluations]:
     """One group for each reason."""
-    by_reason: dict[tuple[str, str], list[ImageReference]] = defaultdict(list)
-    for each in report.left_out:
-        by_reason[each.status, each.reason].append(each.image)
-    for number, ((status, reason), images) in enumerate(by_reason.items(), 1):
+    by_reason: dict[tuple[Status, str], list[ReportedSlice]] = defaultdict(list)
+    for each in report.slices:
+        if not each.classified:
+            reason = each.prediction.reason or "no reason given"
+            by_reason[each.prediction.status, reason].append(each)
+    for number, ((status, reason), slices) in enumerate(by_reason.items(), 1):
         group = MeasurementsAndQualitativeEvaluations(
             tracking_identifier=_tracking(report, f"Left out {number}"),
             qualitative_evaluations=[QualitativeEvaluation(_OUTCOME, _OUTCOMES[status])],
-            source_images=[_source(image) for image in images],
+            source_images=[_source(each) for each in slices],
         )
-        group[0].ContentSequence.append(_comment(reason))
-        yield group
+        yield _add_comment(group, reason)
+
+
+_Content = TypeVar("_Content", MeasurementsAndQualitativeEvaluations, MeasurementReport)
+
+
+def _add_comment(content: _Content, text: str) -> _Content:
+    content[0].ContentSequence.append(TextContentItem(_COMMENT, text, RelationshipTypeValues.CONTAINS))
+    return content
 
 
 def _tracking(report: SeriesReport, name: str) -> TrackingIdentifier:
     return TrackingIdentifier(uid=derived_uid(report.report_series, name), identifier=name)
 
 
-def _identification(algorithm: Algorithm, *more: str) -> AlgorithmIdentification:
-    return AlgorithmIdentification(
-        name=_NAME,
-        version=algorithm.version,
-        parameters=[f"bundle {algorithm.bundle}", *more],
-    )
-
-
 def _number(name: CodedConcept, value: float, unit: CodedConcept) -> Measurement:
     return Measurement(name=name, value=round(value, 6), unit=unit)
 
 
-def _comment(text: str) -> TextContentItem:
-    return TextContentItem(_COMMENT, text, RelationshipTypeValues.CONTAINS)
+def _source(each: ReportedSlice) -> SourceImageForMeasurementGroup:
+    frame = each.prediction.frame
+    frames = None if frame is None else [frame + 1]
+    return SourceImageForMeasurementGroup(each.image.sop_class, each.image.uid, frames)
 
 
-def _source(image: ImageReference) -> SourceImageForMeasurementGroup:
-    frames = None if image.frame is None else [image.frame + 1]
-    return SourceImageForMeasurementGroup(image.sop_class, image.sop_instance, frames)
-
-
-def _evidence(header: Dataset, series: str, image: ImageReference) -> Dataset:
+def _evidence(header: Dataset, series: str, image: InstanceEntry) -> Dataset:
     """An image as the report's list of evidence needs it."""
     evidence = Dataset()
     evidence.update(header)
     evidence.SeriesInstanceUID = series
-    evidence.SOPClassUID = image.sop_class
-    evidence.SOPInstanceUID = image.sop_instance
+    evidence.SOPClassUID, evidence.SOPInstanceUID = image.sop_class, image.uid
     return evidence
 
 
-_HEAT_MAPS_NUMBER = 9901
-_CAPTION_HEIGHT = 28
-_INK = (255, 255, 255)
-
-
-@dataclass(frozen=True)
-class Capture:
-    """One picture to be stored.
-
-    Attributes:
-        picture: red, green, blue, shape (H, W, 3).
-        of: the slice that it shows.
-        series: Series Instance UID of the pictures.
-        number: from 1, of the picture in its series.
-        caption: written below the picture.
-    """
-
-    picture: Picture
-    of: ImageReference
-    series: str
-    number: int
-    caption: str
-
-
-def secondary_capture(capture: Capture, header: Dataset, algorithm: Algorithm) -> Dataset:
-    """The picture with its caption as a Secondary Capture image, JPEG baseline.
+def secondary_capture(
+    picture: Picture, of: ReportedSlice, header: Dataset, algorithm: Algorithm, *, series: str, number: int
+) -> Dataset:
+    """A heat map with a caption as a Secondary Capture image, JPEG baseline.
 
     Args:
-        capture: what to show.
+        picture: red, green, blue, shape (H, W, 3).
+        of: the classified slice that it shows.
         header: what :func:`patient_and_study` gives.
-        algorithm: who drew it.
+        algorithm: what made the prediction.
+        series: Series Instance UID of the heat maps.
+        number: from 1, of the picture in that series.
     """
-    captioned = _captioned(capture.picture, f"{_NAME}: {_RESEARCH_USE}. {capture.caption}")
-    image = SCImage(
-        pixel_array=captioned,
+    shown, prediction = of.image, of.prediction
+    result = f"{prediction.label}, probability of COVID {prediction.probability:.2f}"
+    captioned = _captioned(picture, f"{_NAME}: {_RESEARCH_USE}. {result}")
+    image = SCImage.from_ref_dataset(
+        header,
+        captioned,
         photometric_interpretation="YBR_FULL_422",
         bits_allocated=8,
         coordinate_system="PATIENT",
-        patient_orientation=("L", "P"),  # asked for here, taken back below
-        study_instance_uid=header.StudyInstanceUID,
-        series_instance_uid=capture.series,
+        patient_orientation=("L", "P"),  # highdicom asks for it; taken back below
+        series_instance_uid=series,
         series_number=_HEAT_MAPS_NUMBER,
-        sop_instance_uid=derived_uid(capture.series, capture.of.sop_instance, str(capture.of.frame)),
-        instance_number=capture.number,
-        **_equipment(algorithm),
+        sop_instance_uid=derived_uid(series, shown.uid, str(prediction.frame)),
+        instance_number=number,
+        **algorithm.equipment,
         series_description=f"{_NAME} heat maps: {_RESEARCH_USE}",
-        patient_id=header.PatientID,
-        patient_name=header.PatientName,
-        patient_birth_date=header.PatientBirthDate,
-        patient_sex=header.PatientSex,
-        accession_number=header.AccessionNumber,
-        study_id=header.StudyID,
-        study_date=header.StudyDate,
-        study_time=header.StudyTime,
-        referring_physician_name=header.ReferringPhysicianName,
-        specific_character_set=header.get("SpecificCharacterSet"),
         transfer_syntax_uid=JPEGBaseline8Bit,
     )
     image.update(header)
@@ -457,17 +381,14 @@ def secondary_capture(capture: Capture, header: Dataset, algorithm: Algorithm) -
     image.LossyImageCompression = "01"
     image.LossyImageCompressionRatio = f"{captioned.nbytes / len(image.PixelData):.2f}"
     image.LossyImageCompressionMethod = "ISO_10918_1"
-    source = Dataset()
-    source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = (
-        capture.of.sop_class,
-        capture.of.sop_instance,
-    )
-    if capture.of.frame is not None:
-        source.ReferencedFrameNumber = capture.of.frame + 1
-    image.SourceImageSequence = [source]
     image.DerivationDescription = (
         f"Lungs outlined, and activation map over the cropped slice. {_RESEARCH_USE}."
     )
+    source = Dataset()
+    source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = shown.sop_class, shown.uid
+    if prediction.frame is not None:
+        source.ReferencedFrameNumber = prediction.frame + 1
+    image.SourceImageSequence = [source]
     return image
 
 
@@ -478,5 +399,5 @@ def _captioned(picture: Picture, caption: str) -> Picture:
     canvas[:height, :width] = picture
     scale = min(0.45, 0.45 * (width - 8) / max(cv2.getTextSize(caption, 0, 0.45, 1)[0][0], 1))
     origin = (4, canvas.shape[0] - _CAPTION_HEIGHT // 3)
-    cv2.putText(canvas, caption, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, _INK, 1, cv2.LINE_AA)
+    cv2.putText(canvas, caption, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
     return canvas

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from pydicom import Dataset
@@ -21,15 +21,12 @@ from groundglass.imaging.source import DEFAULT_LIMITS, Limits, MemorySource, gua
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.report import evidence_picture
-from groundglass.inference.series import SERIES_SCORE, Counts, series_score, slices_in_score
-from groundglass.pacs.client import Archive, InstanceEntry, SeriesEntry, StudyEntry
+from groundglass.inference.series import Counts
+from groundglass.pacs.client import Archive, InstanceEntry, SeriesEntry
 from groundglass.pacs.report import (
     PATIENT_AND_STUDY,
     Algorithm,
-    Capture,
-    ClassifiedSlice,
-    ImageReference,
-    LeftOutSlice,
+    ReportedSlice,
     SeriesReport,
     derived_uid,
     patient_and_study,
@@ -39,6 +36,7 @@ from groundglass.pacs.report import (
 
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _MOST_POLLS_LEFT_OUT = 64
+"""Most polls at which a series that could not be processed is left out: one, then two, then four."""
 
 
 class State(str, Enum):
@@ -58,7 +56,7 @@ class SeriesResult:
         series: its Series Instance UID.
         state: what became of it.
         counts: of its slices, where it was reported now.
-        series_score: see :data:`groundglass.inference.series.SERIES_SCORE`; None where nothing was classified.
+        series_score: None where nothing was classified.
         reason: why it was postponed.
     """
 
@@ -104,98 +102,60 @@ class SeriesProcessor:
             PacsRefusedError: the archive sends none of the images, or does not accept the results.
             PacsUnavailableError: the archive went away; what is missing is stored next time.
         """
-        done = _Progress()
-        images = [each for each in instances if "Image Storage" in UID(each.sop_class).name]
+        images = tuple(each for each in instances if "Image Storage" in UID(each.sop_class).name)
+        heat_maps = derived_uid(series.uid, self._key, "heat maps")
+        header, counts, slices, classified = None, Counts(), list[ReportedSlice](), 0
+        for image, found, prediction in self._predictions(series, images):
+            header = header or found
+            counts.add(prediction)
+            slices.append(ReportedSlice(image, replace(prediction, evidence=None)))
+            if header is not None and slices[-1].classified and prediction.evidence is not None:
+                classified += 1
+                picture = evidence_picture(prediction.evidence)
+                with _quiet():
+                    capture = secondary_capture(
+                        picture, slices[-1], header, self._algorithm, series=heat_maps, number=classified
+                    )
+                self._archive.store(capture)
+        if header is None:
+            reasons = sorted({each.prediction.reason or "" for each in slices})
+            raise PacsRefusedError(f"none of its images is available ({'; '.join(reasons) or 'it has none'})")
+        report_series = self.report_series(series.uid, len(instances))
+        report = SeriesReport(series.uid, report_series, images, tuple(slices))
+        with _quiet():
+            document = structured_report(report, header, self._algorithm)
+        self._archive.store(document)
+        return SeriesResult(series.uid, State.REPORTED, counts, report.series_score)
+
+    def _predictions(
+        self, series: SeriesEntry, images: Sequence[InstanceEntry]
+    ) -> Iterator[tuple[InstanceEntry, Dataset | None, Prediction]]:
+        """Every image, its header where it could be read, and a prediction for each of its slices."""
         with LosslessDecoder() as decoder:
             for image in images:
-                self._process_image(done, series, image, decoder)
-        if done.header is None:
-            reasons = sorted({each.reason for each in done.left_out})
-            raise PacsRefusedError(f"none of its images is available ({'; '.join(reasons) or 'it has none'})")
-        classified = [each for _, each in sorted(done.classified, key=lambda item: item[0])]
-        report = SeriesReport(
-            series=series.uid,
-            report_series=self.report_series(series.uid, len(instances)),
-            classified=tuple(classified),
-            left_out=tuple(done.left_out),
-            images=tuple(ImageReference(each.sop_class, each.uid) for each in images),
-            series_score=series_score([each.probability for each in classified]),
-            slices_in_score=slices_in_score(len(classified)),
-            series_score_note=SERIES_SCORE,
-        )
-        with _quiet():
-            document = structured_report(report, done.header, self._algorithm)
-        self._archive.store(document)
-        return SeriesResult(series.uid, State.REPORTED, done.counts, report.series_score)
-
-    def _process_image(
-        self, done: _Progress, series: SeriesEntry, instance: InstanceEntry, decoder: LosslessDecoder
-    ) -> None:
-        """Fetch one image, classify it and store its heat maps."""
-        try:
-            source = MemorySource(instance.uid, self._archive.fetch(series, instance))
-        except PacsRefusedError as error:
-            self._leave_out(done, instance, Status.FAILED, f"not sent by the archive: {error}")
-            return
-        try:
-            header = self._header(source, series, instance)
-            done.header = done.header or header
-            for ct_slice in read_dicom(source, decoder, self._limits):
-                prediction = self._classifier.classify(ct_slice, evidence=True)
-                done.add(ImageReference(instance.sop_class, instance.uid, prediction.frame), prediction)
-                if prediction.status is Status.OK:
-                    self._store_heat_map(done, series, prediction)
-        except ImageError as error:
-            status = Status.REFUSED if isinstance(error, NotASliceError) else Status.FAILED
-            self._leave_out(done, instance, status, error.reason)
-
-    def _leave_out(self, done: _Progress, instance: InstanceEntry, status: Status, reason: str) -> None:
-        prediction = Prediction(status, instance.uid, self._classifier.bundle.id, reason=reason)
-        done.add(ImageReference(instance.sop_class, instance.uid), prediction)
+                header, status = None, Status.FAILED
+                try:
+                    source = MemorySource(image.uid, self._archive.fetch(series, image))
+                    header = self._header(source, series, image)
+                    for ct_slice in read_dicom(source, decoder, self._limits):
+                        yield image, header, self._classifier.classify(ct_slice, evidence=True)
+                    continue
+                except PacsRefusedError as error:
+                    reason = f"not sent by the archive: {error}"
+                except NotASliceError as error:
+                    status, reason = Status.REFUSED, error.reason
+                except ImageError as error:
+                    reason = error.reason
+                yield image, header, Prediction(status, image.uid, self._algorithm.bundle, reason=reason)
 
     def _header(self, source: MemorySource, series: SeriesEntry, instance: InstanceEntry) -> Dataset:
-        """Patient and study of an image, once it is sure that it is the one that was asked for."""
+        """Patient and study of an image, once it is sure that it is the one that was requested."""
         with guard(source.name, "DICOM"):
             found = open_dataset(source, self._limits, [*PATIENT_AND_STUDY, *_IDENTITY])
             received = tuple(str(found.get(keyword, "")) for keyword in _IDENTITY)
             if received != (series.study, series.uid, instance.uid):
                 raise ImageError(source.name, "the archive sent another image than the one asked for")
             return patient_and_study(found)
-
-    def _store_heat_map(self, done: _Progress, series: SeriesEntry, prediction: Prediction) -> None:
-        if prediction.evidence is None or done.header is None:
-            return
-        capture = Capture(
-            picture=evidence_picture(prediction.evidence),
-            of=done.classified[-1][1].image,
-            series=derived_uid(series.uid, self._key, "heat maps"),
-            number=len(done.classified),
-            caption=f"{prediction.label}, probability of COVID {prediction.probability:.2f}",
-        )
-        with _quiet():
-            picture = secondary_capture(capture, done.header, self._algorithm)
-        self._archive.store(picture)
-
-
-@dataclass
-class _Progress:
-    """What is known of a series so far; no pixels."""
-
-    counts: Counts = field(default_factory=Counts)
-    classified: list[tuple[float, ClassifiedSlice]] = field(default_factory=list)
-    left_out: list[LeftOutSlice] = field(default_factory=list)
-    header: Dataset | None = None
-
-    def add(self, image: ImageReference, prediction: Prediction) -> None:
-        self.counts.add(prediction)
-        if prediction.probability is not None and prediction.label is not None:
-            found = ClassifiedSlice(
-                image, prediction.probability, prediction.label, prediction.prediction_set, prediction.flags
-            )
-            self.classified.append((prediction.position or 0.0, found))
-        else:
-            reason = prediction.reason or "no reason given"
-            self.left_out.append(LeftOutSlice(image, prediction.status.value, reason))
 
 
 @contextmanager
@@ -212,6 +172,18 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@dataclass
+class _Seen:
+    """What is remembered of a series: its images at the poll before, and polls for which it is left out."""
+
+    images: int | None = None
+    left_out: int = 0
+    next_pause: int = 1
+
+    def pause(self) -> None:
+        self.left_out, self.next_pause = self.next_pause, min(2 * self.next_pause, _MOST_POLLS_LEFT_OUT)
+
+
 class Poll:
     """Goes through an archive's CT series and processes those without a report of this bundle.
 
@@ -226,9 +198,8 @@ class Poll:
 
     def __init__(self, archive: Archive, processor: SeriesProcessor, *, settle: bool = False) -> None:
         self._archive, self._processor, self._settle = archive, processor, settle
-        self._done: dict[str, int] = {}
-        self._images: dict[str, int] = {}
-        self._pauses: dict[str, _Pause] = {}
+        self._complete: dict[str, int] = {}
+        self._seen: dict[str, _Seen] = {}
 
     def all(self, since: str | None = None) -> Iterator[SeriesResult]:
         """Go once through the studies with CT images.
@@ -240,9 +211,14 @@ class Poll:
             PacsUnavailableError: the archive is away.
         """
         for study in self._archive.studies(since):
-            # Nothing was added since all its series had their reports.
-            if study.images is None or self._done.get(study.uid) != study.images:
-                yield from self._of_study(study)
+            if study.images is not None and self._complete.get(study.uid) == study.images:
+                continue  # nothing was added since all its series had their reports
+            states = []
+            for result in self._results(self._archive.series(study.uid)):
+                states.append(result.state)
+                yield result
+            if study.images is not None and set(states) <= {State.KNOWN}:
+                self._complete[study.uid] = study.images
 
     def study(self, uid: str) -> Iterator[SeriesResult]:
         """The CT series of one study.
@@ -254,7 +230,7 @@ class Poll:
         listed = self._archive.series(uid)
         if not listed:
             raise PacsError(f"{self._archive.url}: has no study {uid}")
-        yield from self._of_series(listed)
+        yield from self._results(listed)
 
     def forever(
         self,
@@ -278,53 +254,30 @@ class Poll:
                 on_away(str(error))
             sleep(interval)
 
-    def _of_study(self, study: StudyEntry) -> Iterator[SeriesResult]:
-        complete = True
-        for result in self._of_series(self._archive.series(study.uid)):
-            complete = complete and result.state is State.KNOWN
-            yield result
-        if complete and study.images is not None:
-            self._done[study.uid] = study.images
-
-    def _of_series(self, listed: list[SeriesEntry]) -> Iterator[SeriesResult]:
+    def _results(self, listed: list[SeriesEntry]) -> Iterator[SeriesResult]:
         present = {each.uid for each in listed}
-        yield from (self._of_one(series, present) for series in listed if series.modality == "CT")
+        yield from (self._result(series, present) for series in listed if series.modality == "CT")
 
-    def _of_one(self, series: SeriesEntry, present: set[str]) -> SeriesResult:
+    def _result(self, series: SeriesEntry, present: set[str]) -> SeriesResult:
         if series.images is not None and self._has_report(series, series.images, present):
             return SeriesResult(series.uid, State.KNOWN)
-        pause = self._pauses.setdefault(series.uid, _Pause())
-        if pause.continues():
+        seen = self._seen.setdefault(series.uid, _Seen())
+        if seen.left_out:
+            seen.left_out -= 1
             return SeriesResult(series.uid, State.POSTPONED)
         instances = self._archive.instances(series)
         if self._has_report(series, len(instances), present):
             return SeriesResult(series.uid, State.KNOWN)
-        if self._settle and self._images.get(series.uid) != len(instances):
-            self._images[series.uid] = len(instances)
+        if self._settle and seen.images != len(instances):
+            seen.images = len(instances)
             return SeriesResult(series.uid, State.GROWING)
         try:
             result = self._processor.process(series, instances)
         except (PacsUnavailableError, PacsRefusedError) as error:
-            pause.begin()
+            seen.pause()
             return SeriesResult(series.uid, State.POSTPONED, reason=str(error))
-        self._pauses.pop(series.uid, None)
-        self._images.pop(series.uid, None)
+        del self._seen[series.uid]
         return result
 
     def _has_report(self, series: SeriesEntry, images: int, present: set[str]) -> bool:
         return self._processor.report_series(series.uid, images) in present
-
-
-@dataclass
-class _Pause:
-    """Polls at which a series that could not be processed is left out: one, then two, then four."""
-
-    left: int = 0
-    following: int = 1
-
-    def begin(self) -> None:
-        self.left, self.following = self.following, min(2 * self.following, _MOST_POLLS_LEFT_OUT)
-
-    def continues(self) -> bool:
-        self.left -= 1
-        return self.left >= 0

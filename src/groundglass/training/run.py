@@ -20,7 +20,7 @@ from torch import nn
 from groundglass.errors import RunError
 from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.crop import Preprocessing
-from groundglass.imaging.slice import Grey
+from groundglass.imaging.slice import CTSlice
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
 from groundglass.training.recipe import Recipe, parse_recipe
@@ -74,6 +74,10 @@ class Run:
         """How its slices are cropped and normalised."""
         return self.recipe.preprocessing.build()
 
+    @property
+    def calibration(self) -> None:
+        """None: export fits it for a bundle."""
+
     def history(self) -> list[dict[str, float]]:
         """One row per epoch; see :data:`groundglass.training.trainer.COLUMNS`."""
         return read_history(self.path / HISTORY)
@@ -102,14 +106,10 @@ class Run:
         """The network on the GPU where there is one."""
         return deepcopy(self.network).to("cuda") if torch.cuda.is_available() else self.network
 
-    def predict(self, slices: Iterable[Grey]) -> NetworkOutputs:
-        """Predict slices of any shape, cropped as in training, in batches.
-
-        Args:
-            slices: uint8 arrays of shape (H, W).
-        """
+    def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
+        """Predict slices of any size, cropped as in training, in batches."""
         preprocessing = self.preprocessing
-        cropped = [preprocessing.apply(pixels).pixels for pixels in slices]
+        cropped = [preprocessing.apply(each.pixels).pixels for each in slices]
         pixels = np.array(cropped, np.uint8).reshape(-1, preprocessing.size, preprocessing.size)
         return predict_cropped(self._fast_network, preprocessing, pixels)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from tests.pacs.conftest import ID, NAME, Asked, Orthanc, Said, Server, forward
-from tests.pacs.test_dicom_sr import words
+from tests.pacs.test_report import words
 
 from groundglass.errors import PacsError, PacsUnavailableError
 from groundglass.inference.bundle import Bundle

@@ -1,0 +1,206 @@
+"""Reports and heat maps as DICOM objects, read again with other people's tools."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import Dataset
+
+from groundglass.inference.prediction import Prediction, Status
+from groundglass.pacs.client import InstanceEntry
+from groundglass.pacs.report import (
+    Algorithm,
+    ReportedSlice,
+    SeriesReport,
+    derived_uid,
+    patient_and_study,
+    secondary_capture,
+    structured_report,
+)
+
+CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
+BUNDLE = "0123456789ab-int8"
+ALGORITHM = Algorithm("1.2.3", BUNDLE, "0123456789ab" + "0" * 52, "tiny")
+IMAGES = tuple(InstanceEntry(CT, f"1.2.3.{number}") for number in range(4))
+PREDICTIONS = (
+    Prediction(
+        Status.OK, "2", BUNDLE, None, 0.125, "NonCOVID", ("NonCOVID",), ("low-resolution",), position=9.0
+    ),
+    Prediction(Status.OK, "1", BUNDLE, None, 0.875, "COVID", ("COVID",), position=1.0),
+    Prediction(Status.REFUSED, "3", BUNDLE, "blank: nearly all of it is one grey"),
+    Prediction(Status.FAILED, "4", BUNDLE, "damaged"),
+)
+SLICES = tuple(map(ReportedSlice, IMAGES, PREDICTIONS))
+REPORT = SeriesReport("1.2.3", derived_uid("1.2.3", "report"), IMAGES, SLICES)
+
+
+def image(**values: Any) -> Dataset:
+    dataset = Dataset()
+    dataset.StudyInstanceUID = "1.2"
+    dataset.PatientName, dataset.PatientID = "Doe^Jane", "4711"
+    dataset.PatientSex, dataset.PatientBirthDate = "F", "19310719"
+    dataset.StudyDate, dataset.StudyTime, dataset.StudyID = "20200102", "120000", "7"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for keyword, value in values.items():
+            setattr(dataset, keyword, value)
+    return dataset
+
+
+def report_of(report: SeriesReport = REPORT, header: Dataset | None = None) -> Dataset:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return structured_report(report, header or patient_and_study(image()), ALGORITHM)
+
+
+def heat_map_of(
+    each: ReportedSlice = SLICES[1], header: Dataset | None = None, picture: Any = None
+) -> Dataset:
+    if picture is None:
+        picture = np.random.default_rng(0).integers(0, 255, (320, 639, 3)).astype(np.uint8)
+    series = derived_uid("1.2.3", "heat maps")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return secondary_capture(
+            picture, each, header or patient_and_study(image()), ALGORITHM, series=series, number=1
+        )
+
+
+def words(dataset: Dataset) -> str:
+    """The report as a reader sees it."""
+    found = []
+    for item in dataset.ContentSequence:
+        name = item.ConceptNameCodeSequence[0].CodeMeaning if "ConceptNameCodeSequence" in item else ""
+        if "ConceptCodeSequence" in item:
+            found.append(f"{name}={item.ConceptCodeSequence[0].CodeMeaning}")
+        elif "MeasuredValueSequence" in item:
+            found.append(f"{name}={item.MeasuredValueSequence[0].NumericValue}")
+        elif "ReferencedSOPSequence" in item:
+            found.append(f"{name}={item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID}")
+        else:
+            found.append(f"{name}={item.get('TextValue', '')}")
+        if "ContentSequence" in item:
+            found.append(words(item))
+    return "\n".join(found)
+
+
+def test_a_report_says_what_was_predicted_of_which_image() -> None:
+    report = report_of()
+    assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    assert (report.PreliminaryFlag, report.VerificationFlag) == ("PRELIMINARY", "UNVERIFIED")
+    text = words(report)
+    assert "Research use only" in text
+    assert "Research use only" in report.SeriesDescription
+    first, second = text.partition("Tracking Identifier=Slice 1")[2].split("Tracking Identifier=Slice 2")
+    second, left_out = second.split("Left out 1")
+    assert "Finding=Pneumonia caused by SARS-CoV-2" in first, "slices are in their order along the body"
+    assert "Probability of COVID-19 pneumonia, calibrated=0.875" in first
+    assert "Source of Measurement=1.2.3.1" in first
+    assert "Finding=Anything but COVID-19 pneumonia" in second
+    assert "SARS" not in second
+    assert "low-resolution" in second
+    assert "Series score: mean of the highest probabilities=0.5" in text
+    assert "it is no diagnosis" in text
+    for line in ("Algorithm Name=groundglass", "Algorithm Version=1.2.3", f"bundle {BUNDLE}"):
+        assert line in text
+    assert ALGORITHM.bundle_hash in text
+    refused, failed = left_out.split("Left out 2")
+    assert "Refused: no axial lung CT slice" in refused
+    assert "blank: nearly all of it is one grey" in refused
+    assert "1.2.3.2" in refused
+    assert "Failed" in failed
+    assert "1.2.3.3" in failed
+
+
+def test_a_report_on_nothing_classified_has_no_prediction() -> None:
+    refused = Prediction(Status.REFUSED, "1", BUNDLE, "a coronal image")
+    text = words(report_of(replace(REPORT, slices=tuple(ReportedSlice(each, refused) for each in IMAGES))))
+    for absent in ("Finding=", "Probability", "Series score"):
+        assert absent not in text
+    assert "Slices refused=4" in text
+    assert "No slice could be classified" in text
+
+
+def test_frames_are_numbered_from_one() -> None:
+    volume = InstanceEntry(ENHANCED_CT, "1.2.9")
+    frame = ReportedSlice(volume, Prediction(Status.OK, "1", BUNDLE, None, 0.5, "uncertain", frame=4))
+    report = report_of(replace(REPORT, slices=(frame,), images=(volume,)))
+    groups = report.ContentSequence[-2].ContentSequence
+    (reference,) = (item for item in groups[1].ContentSequence if item.ValueType == "IMAGE")
+    assert reference.ReferencedSOPSequence[0].ReferencedFrameNumber == 5
+    assert heat_map_of(frame).SourceImageSequence[0].ReferencedFrameNumber == 5
+
+
+def test_patient_and_study_are_those_of_the_images() -> None:
+    header = patient_and_study(image(AccessionNumber="A1", PatientAge="088Y", StudyDescription="CT Thorax"))
+    for made in (report_of(header=header), heat_map_of(header=header)):
+        assert (made.PatientName, made.PatientID, made.PatientSex) == ("Doe^Jane", "4711", "F")
+        assert (made.PatientBirthDate, made.StudyDate, made.StudyTime) == ("19310719", "20200102", "120000")
+        assert (made.StudyInstanceUID, made.AccessionNumber, made.PatientAge) == ("1.2", "A1", "088Y")
+        assert made.StudyDescription == "CT Thorax"
+
+
+@pytest.mark.parametrize(
+    ("name", "charset"),
+    [
+        ("Müller^Jürgen", "ISO_IR 100"),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", ["", "ISO 2022 IR 87"]),
+        ("Люкceмбypг", "ISO_IR 144"),
+    ],
+)
+def test_names_survive_whatever_their_alphabet(name: str, charset: Any, tmp_path: Path) -> None:
+    header = patient_and_study(image(SpecificCharacterSet=charset, PatientName=name))
+    for made in (report_of(header=header), heat_map_of(header=header)):
+        made.save_as(tmp_path / "made.dcm", enforce_file_format=True)
+        assert str(pydicom.dcmread(tmp_path / "made.dcm").PatientName) == name
+
+
+def test_a_damaged_header_costs_no_report() -> None:
+    damaged = {"PatientBirthDate": "last century", "StudyTime": "noon", "PatientSex": "female"}
+    damaged |= {"PatientID": "7" * 200, "PatientName": "Doe\nJane"}
+    report = report_of(header=patient_and_study(image(**damaged, AccessionNumber=None)))
+    assert not any(str(report.get(keyword)) for keyword in damaged)
+
+
+@pytest.mark.parametrize("made", [report_of, heat_map_of])
+def test_other_peoples_tools_accept_it(made: Any, tmp_path: Path) -> None:
+    if shutil.which("dciodvfy") is None or shutil.which("dsrdump") is None:
+        pytest.skip("dciodvfy or dsrdump is not here: apt-get install dicom3tools dcmtk")
+    path = tmp_path / "made.dcm"
+    made().save_as(path, enforce_file_format=True)
+    done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, timeout=120, check=False)
+    lines = (done.stdout + done.stderr).splitlines()
+    # It knows no private coding scheme.
+    assert not [
+        line for line in lines if "Error" in line or ("Warning" in line and "99GROUNDGLASS" not in line)
+    ]
+    if made is report_of:
+        command = ["dsrdump", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert '(882784691000119100,SCT,"Pneumonia caused by SARS-CoV-2")' in done.stdout
+
+
+def test_a_heat_map_shows_its_picture_and_names_its_image() -> None:
+    made = heat_map_of(picture=np.full((320, 640, 3), (200, 90, 30), np.uint8))
+    pixels = pydicom.pixels.pixel_array(made)
+    assert np.abs(pixels[:310].astype(int) - (200, 90, 30)).max() <= 4, "colours survive the compression"
+    assert pixels[320:].max() > 128, "there is a caption below"
+    assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == "1.2.3.1"
+    assert "Research use only" in made.SeriesDescription
+
+
+def test_the_same_series_and_bundle_give_the_same_uids() -> None:
+    assert report_of().SOPInstanceUID == report_of().SOPInstanceUID
+    assert heat_map_of().SOPInstanceUID == heat_map_of().SOPInstanceUID
+    assert heat_map_of(SLICES[0]).SOPInstanceUID != heat_map_of().SOPInstanceUID
+    assert derived_uid("1", "23") != derived_uid("12", "3")
+    assert len(derived_uid("1", "23")) <= 64
