@@ -239,7 +239,7 @@ class Bundle:
     def card(self) -> str:
         """The model card in Markdown; empty where the bundle has none."""
         try:
-            return _Files(self.path).read(CARD, _LARGEST_INFO).decode("utf-8", "replace")
+            return _read(self.path, CARD, _LARGEST_INFO).decode("utf-8", "replace")
         except BundleError:
             return ""
 
