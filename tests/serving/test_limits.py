@@ -32,21 +32,11 @@ MIB = 2**20
 @pytest.fixture(scope="module")
 def tight(start: Start) -> Running:
     """A service that takes on little."""
-    return start(
-        *("--upload-mib", "1", "--files", "3", "--slices", "4", "--pixels", "20000", "--unpacked-mib", "1"),
-        *(
-            "--requests",
-            "2",
-            "--idle-seconds",
-            "1",
-            "--seconds",
-            "8",
-            "--keep-seconds",
-            "2",
-            "--uploads-mib",
-            "2",
-        ),
+    options = (
+        "--upload-mib 1 --files 3 --slices 4 --pixels 20000 --unpacked-mib 1 --requests 2 --idle-seconds 1 "
+        "--seconds 8 --keep-seconds 2 --uploads-mib 2"
     )
+    return start(*options.split())
 
 
 @pytest.fixture(scope="module")
@@ -119,20 +109,12 @@ def test_what_is_no_form_no_file_no_image(tight: Running, png: bytes) -> None:
     assert "keep" in str(problem["detail"])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../a.png",
-        "/etc/a.png",
-        "a/../../b.png",
-        "..\\a.png",
-        "\\\\host\\a.png",
-        "a/",
-        "..",
-        "a\x01.png",
-        "x" * 300,
-    ],
-)
+NAMES = (
+    "../a.png", "/etc/a.png", "a/../../b.png", "..\\a.png", "\\\\host\\a.png", "a/", "..", "a\x01.png", "x" * 300,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_names_that_lead_out_of_their_folder(tight: Running, png: bytes, name: str) -> None:
     opened_name = name.replace("\\", "\\\\")
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}

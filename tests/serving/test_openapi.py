@@ -22,12 +22,11 @@ OPERATIONS = {
     "createPredictions", "getResult", "deleteResult", "exportResult", "getLayer",
     "getModel", "getHealth", "getReadiness", "getMetrics",
 }  # fmt: skip
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-]
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+FEW = settings(
+    max_examples=10, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +51,7 @@ def test_fuzzing_from_the_description(service: Running, mode: GenerationMode) ->
     asked = 0
     for operation in operations:
 
-        @settings(
-            max_examples=10,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
+        @FEW
         @given(operation.as_strategy(mode))
         def check(case: schemathesis.Case) -> None:
             nonlocal asked

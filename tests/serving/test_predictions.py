@@ -61,9 +61,9 @@ def predicted(files: Path, uploads: list[tuple[str, bytes]], tiny_bundle: Path) 
         "-m",
         "groundglass.cli.main",
         "predict",
+        "--json",
         "--bundle",
         str(tiny_bundle),
-        "--json",
     ]
     done = subprocess.run([*command, *names], cwd=files, capture_output=True, timeout=PATIENCE, check=False)
     assert done.returncode == 3, done.stderr

@@ -32,7 +32,8 @@ from groundglass.training.export import CheckExamples, Export, export, fit_check
 from groundglass.training.onnx import CLOSE, OPSET, largest_difference, quantise, to_onnx
 from groundglass.training.recipe import load_recipe
 from groundglass.training.run import Run
-from groundglass.training.train import Job, train
+from groundglass.training.train import train
+from groundglass.training.trainer import Job
 
 from .conftest import QUICK
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from groundglass.audit.duplicates import Pair, Trace, find_pairs, groups_of, in_threads, take_trace
+from groundglass.audit.duplicates import Pair, Trace, find_pairs, in_threads, take_trace
 from groundglass.audit.shortcuts import (
     ShortcutBaselines,
     ShortcutFeatures,
@@ -125,50 +125,17 @@ class Audit:
 
     def warnings(self) -> tuple[str, ...]:
         """One sentence on each thing found that makes figures better than they are, the worst first."""
-        leaks, lookalikes = self.leaks, [pair for pair in self.lookalikes if pair.across_parts]
-        opposite = sum(pair.across_labels for pair in leaks)
-        labels = f", {opposite} of them with opposite labels" if opposite else ""
-        warnings: list[tuple[Sequence[object], str, str]] = [
-            (
-                leaks,
-                "pair",
-                f"of slices in different parts show the same slice{labels} "
-                f"({sum(map(len, groups_of(leaks)))} slices): {_name_pairs(leaks)}.",
-            ),
-            (self.patients, "patient", f"in several parts: {_names(self.patients)}."),
-            (
-                lookalikes,
-                "pair",
-                "of slices in different parts look like neighbouring slices of one patient, though they are "
-                f"not said to be: {_name_pairs(lookalikes)}.",
-            ),
-            (
-                self.publications,
-                "publication",
-                f"in several parts: {_names(self.publications)}. "
-                "Slices of one publication share window, scanner and layout.",
-            ),
-            (
-                [pair for pair in self.conflicts if not pair.across_parts],
-                "pair",
-                "of slices with opposite labels, not in different parts, show the same slice.",
-            ),
-            (
-                self.counted_twice,
-                "pair",
-                "of slices of different patients show the same slice: splits by patient do not keep them "
-                "together.",
-            ),
+        said = [
+            f"{counted(len(things), finding.noun)} {finding.words}: {_names(things)}."
+            for finding in _FINDINGS
+            if finding.words and (things := finding.things(self))
         ]
-        found = [f"{counted(len(things), noun)} {words}" for things, noun, words in warnings if things]
-        for title, auc in self.strong_shortcuts(SHORTCUT_AUC)[:1]:
-            found.append(
-                f"The label is predicted with an AUC of {auc:.3f} from {title}: a network that is no better may "
-                "have learnt nothing else."
-            )
-        if self.unreadable:
-            found.append(f"{counted(len(self.unreadable), 'slice')} left out: cannot be read.")
-        return tuple(found)
+        said += [
+            f"The label is predicted with an AUC of {auc:.3f} from {title}: a network that is no better may "
+            "have learnt nothing else."
+            for title, auc in self.strong_shortcuts(SHORTCUT_AUC)[:1]
+        ]
+        return tuple(said)
 
     def strong_shortcuts(self, least: float) -> list[tuple[str, float]]:
         """Title and cross-validated AUC of the shortcuts that reach an AUC, the strongest first."""
@@ -177,14 +144,49 @@ class Audit:
         return sorted((one for one in aucs if one[1] >= least), key=lambda one: -one[1])
 
 
-_COUNTS: dict[str, Callable[[Audit], int]] = {
-    "leakage": lambda audited: len(audited.leaks) + len(audited.patients),
-    "duplicates": lambda audited: len(audited.copies),
-    "conflicts": lambda audited: len(audited.conflicts),
-    "lookalikes": lambda audited: sum(pair.across_parts for pair in audited.lookalikes),
-    "sources": lambda audited: len(audited.publications),
-    "unreadable": lambda audited: len(audited.unreadable),
-}
+@dataclass(frozen=True)
+class _Finding:
+    """Something to be found: the condition it belongs to, and the words of its warning, if it has one."""
+
+    condition: str
+    things: Callable[[Audit], Sequence[Pair | Crossing | str]]
+    noun: str = ""
+    words: str = ""
+
+
+_FINDINGS = (
+    _Finding(
+        "leakage", lambda audited: audited.leaks, "pair", "of slices in different parts show the same slice"
+    ),
+    _Finding("leakage", lambda audited: audited.patients, "patient", "in several parts"),
+    _Finding("duplicates", lambda audited: audited.copies),
+    _Finding(
+        "conflicts",
+        lambda audited: audited.conflicts,
+        "pair",
+        "of slices with opposite labels show the same slice",
+    ),
+    _Finding(
+        "",
+        lambda audited: audited.counted_twice,
+        "pair",
+        "of slices of different patients show the same slice, so that splits by patient do not keep them together",
+    ),
+    _Finding(
+        "lookalikes",
+        lambda audited: [pair for pair in audited.lookalikes if pair.across_parts],
+        "pair",
+        "of slices in different parts look like neighbouring slices of one patient, though not said to be",
+    ),
+    _Finding(
+        "sources",
+        lambda audited: audited.publications,
+        "publication",
+        "in several parts, whose slices share window, scanner and layout",
+    ),
+    _Finding("unreadable", lambda audited: audited.unreadable, "slice", "left out, as they cannot be read"),
+)
+_CONDITIONS = tuple(dict.fromkeys(finding.condition for finding in _FINDINGS if finding.condition))
 _OF_PARTS = {"leakage", "lookalikes", "sources"}
 
 
@@ -246,17 +248,13 @@ def audit(
 def found(audited: Audit, conditions: Sequence[str]) -> list[str]:
     """Which conditions hold, each in a few words.
 
-    Args:
-        audited: what was found.
-        conditions: as `check_conditions` accepts them.
-
     Raises:
         DataError: shortcuts could not be measured.
     """
     held: list[str] = []
     for name, limit in map(_parse_condition, conditions):
-        if name in _COUNTS:
-            count = _COUNTS[name](audited)
+        if name in _CONDITIONS:
+            count = sum(len(finding.things(audited)) for finding in _FINDINGS if finding.condition == name)
             held += [f"{name}: {count}"] if count else []
         elif audited.shortcuts is None or audited.shortcuts.reason:
             reason = audited.shortcuts.reason if audited.shortcuts else "they were not measured"
@@ -289,8 +287,10 @@ def check_conditions(
 def _parse_condition(text: str) -> tuple[str, float]:
     """A condition's name and the AUC from which shortcuts count."""
     match = re.fullmatch(r"shortcuts(?::(0?\.\d+|[01]))?", text)
-    if match is None and text not in _COUNTS:
-        raise DataError(f"condition {text!r} is not one of {', '.join(_COUNTS)}, shortcuts or shortcuts:AUC")
+    if match is None and text not in _CONDITIONS:
+        raise DataError(
+            f"condition {text!r} is not one of {', '.join(_CONDITIONS)}, shortcuts or shortcuts:AUC"
+        )
     return ("shortcuts", float(match[1] or SHORTCUT_AUC)) if match else (text, SHORTCUT_AUC)
 
 
@@ -335,9 +335,11 @@ def _crossings(places: Iterable[tuple[str, str | None]]) -> tuple[Crossing, ...]
     )
 
 
-def _names(crossings: Sequence[Crossing]) -> str:
-    return name_some([crossing.name for crossing in crossings])
-
-
-def _name_pairs(pairs: Sequence[Pair]) -> str:
-    return name_some([f"{printable(p.first.path.name)} and {printable(p.second.path.name)}" for p in pairs])
+def _names(things: Sequence[Pair | Crossing | str]) -> str:
+    names = []
+    for thing in things:
+        if isinstance(thing, Pair):
+            names.append(printable(f"{thing.first.path.name} and {thing.second.path.name}"))
+        else:
+            names.append(printable(thing.name if isinstance(thing, Crossing) else thing))
+    return name_some(names)

@@ -138,13 +138,9 @@ def measure_shortcuts(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> ShortcutBaselines:
-    """Fit and evaluate all shortcut baselines.
+    """Fit and evaluate all shortcut baselines on the slices with a label; ``progress`` is called after each.
 
-    Args:
-        records: slices; those without a label are left out.
-        features: of each.
-        seed: of folds, trees and resamples: equal seeds give equal figures.
-        progress: called after each baseline.
+    Equal seeds (of folds, trees and resamples) give equal figures.
     """
     labelled = [pair for pair in zip(records, features, strict=True) if pair[0].label is not None]
     kinds = sorted({one.file_format for _, one in labelled})

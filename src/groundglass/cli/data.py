@@ -46,8 +46,7 @@ Conditions = Annotated[
 Outputs = Annotated[
     list[Path] | None,
     typer.Option(
-        "--output",
-        help="Folder for report.html, audit.md and audit.json, or one such file; can be repeated.",
+        "--output", help="Folder for report.html, audit.md and audit.json, or one such file; can be repeated."
     ),
 ]
 
@@ -105,8 +104,7 @@ def download(
 
 @app.command()
 def describe(
-    path: DataSet,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no tables.")] = False,
+    path: DataSet, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no tables.")] = False
 ) -> None:
     """Count labels, patients, parts, sources, file formats, sizes and grey values."""
     from groundglass.data import describe as describing
@@ -152,12 +150,7 @@ def audit(
     auditing.check_conditions(conditions, manifest, parts, shortcuts=shortcuts)
     with stages() as progress:
         audited = auditing.audit(
-            manifest,
-            parts,
-            shortcuts=shortcuts,
-            seed=seed,
-            threads=threads or None,
-            progress=progress,
+            manifest, parts, shortcuts=shortcuts, seed=seed, threads=threads or None, progress=progress
         )
     for target in output or ():
         write_audit(audited, target, printable(shlex.join(["groundglass", *sys.argv[1:]])))
@@ -188,8 +181,7 @@ def slices(
     output: Pictures,
     every: Annotated[int, typer.Option("--every", min=1, help="Take one slice of so many.")] = 10,
     least_lungs: Annotated[
-        float,
-        typer.Option("--least-lungs", min=0.01, max=0.9, help="Least share that is lung."),
+        float, typer.Option("--least-lungs", min=0.01, max=0.9, help="Least share that is lung.")
     ] = 0.05,
 ) -> None:
     """Cut axial lung slices out of CT volumes as grey PNGs in the lung window, naming no patient."""

@@ -22,13 +22,9 @@ _SOURCES_SHOWN = 15
 
 @dataclass(frozen=True)
 class Group:
-    """Slices that have something in common: a part of the split, a source, or a file format.
+    """Slices of a part, a source, or a file format with its mode.
 
-    Attributes:
-        name: of the part, source, or file format with its pixel mode.
-        labels: slices per label; labels without slices are left out.
-        patients: number of known patients.
-        parts: parts of the data set's own split in which these slices lie.
+    Slices per label that there is, number of known patients, parts of the data set's own split they lie in.
     """
 
     name: str
