@@ -289,50 +289,57 @@ class Engine(str, Enum):
     RAY = "ray"
 
 
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PATH...",
+        help="Files, folders, zips, members (a.zip!b.png), 'patterns/**', manifest CSVs.",
+    ),
+]
+AsParquet = Annotated[
+    bool,
+    typer.Option("--parquet", help="Send Parquet to a pipe; with a folder: predictions.parquet too."),
+]
+OutputPath = Annotated[
+    Path | None,
+    typer.Option("--output", help="A .jsonl, .csv or .parquet file; or a folder: pictures and a report too."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Skip what --output has, retry what failed.")]
+EngineName = Annotated[
+    Engine,
+    typer.Option("--engine", help="local; or ray: many processes, also of a cluster, no pictures."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes of --engine ray; one per core unless given."),
+]
+Address = Annotated[
+    str | None, typer.Option("--address", help="Ray cluster to join: host:port, ray://host:port or auto.")
+]
+KeepIdentifiers = Annotated[
+    bool,
+    typer.Option("--keep-identifiers", help="Add patient name, id and birth date to the predictions."),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Exit status 3 for slices outside the lungs (neck, abdomen) as well."),
+]
+
+
 def predict(
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PATH...",
-            help="Files, folders, zips, members (a.zip!b.png), 'patterns/**', manifest CSVs.",
-        ),
-    ],
+    paths: Paths,
     bundle: BundlePath = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    as_parquet: Annotated[
-        bool,
-        typer.Option("--parquet", help="Send Parquet to a pipe; with a folder: predictions.parquet too."),
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", help="A .jsonl, .csv or .parquet file; or a folder: pictures and a report too."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Skip what --output has, retry what failed.")
-    ] = False,
+    as_parquet: AsParquet = False,
+    output: OutputPath = None,
+    resume: Resume = False,
     threads: EngineThreads = 0,
-    engine: Annotated[
-        Engine,
-        typer.Option("--engine", help="local; or ray: many processes, also of a cluster, no pictures."),
-    ] = Engine.LOCAL,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=1, help="Processes of --engine ray; one per core unless given."),
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option("--address", help="Ray cluster to join: host:port, ray://host:port or auto.")
-    ] = None,
-    keep_identifiers: Annotated[
-        bool,
-        typer.Option("--keep-identifiers", help="Add patient name, id and birth date to the predictions."),
-    ] = False,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Exit status 3 for slices outside the lungs (neck, abdomen) as well."),
-    ] = False,
+    engine: EngineName = Engine.LOCAL,
+    workers: Workers = None,
+    address: Address = None,
+    keep_identifiers: KeepIdentifiers = False,
+    strict: Strict = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No table, summary or progress bar.")] = False,
 ) -> None:
     """Classify CT slices: COVID, NonCOVID or uncertain. Research use only, never a diagnosis.
