@@ -24,9 +24,9 @@ from groundglass.evaluation.part import content_hash
 from groundglass.imaging.read import read_slice
 from groundglass.inference.bundle import Bundle, save_arrays, write_bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.embedding_reference import EmbeddingReference
-from groundglass.inference.input_check_fit import accept_all
 from groundglass.inference.prediction import Status
+from groundglass.inference.reference import EmbeddingReference
+from groundglass.training.input_check_fit import accept_all
 
 MakeManifest = Callable[..., Manifest]
 
@@ -97,7 +97,7 @@ def test_a_bundle_says_what_the_classifier_says(bundle: Path, make_manifest: Mak
     opened = Bundle.open(bundle)
     slices = [read_slice(record.path) for record in make_manifest().records[:4]]
     slices.insert(1, replace(slices[0], pixels=np.full((90, 90), 7, np.uint8)))
-    predictions = list(Classifier(opened).predict_slices(slices))
+    predictions = list(map(Classifier(opened).classify, slices))
     outputs = BundledRun(opened).predict(iter(slices))
     assert [prediction.status is Status.REFUSED for prediction in predictions] == [False, True, *[False] * 3]
     assert list(outputs.refused or ()) == [prediction.reason for prediction in predictions]

@@ -75,7 +75,7 @@ def test_its_card_is_made_of_its_figures() -> None:
 def test_ill_phantoms_are_more_suspicious_than_healthy_ones(classifier: Classifier) -> None:
     def mean(severity: float) -> float:
         slices = [make_phantom(np.random.default_rng(n), severity, 0.5).slice for n in range(12)]
-        predictions = list(classifier.predict_slices(slices))
+        predictions = list(map(classifier.classify, slices))
         assert all(prediction.status is Status.OK for prediction in predictions)
         return float(
             np.mean([prediction.probability for prediction in predictions if prediction.probability])

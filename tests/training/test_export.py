@@ -22,10 +22,9 @@ from groundglass.imaging.anatomy import Patient
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import Scanner, make_phantom, scan
 from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.inference import embedding_reference
-from groundglass.inference.bundle import Bundle
+from groundglass.inference import reference as embedding_reference
+from groundglass.inference.bundle import Bundle, Engine, Outputs
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.engine import Engine, Outputs
 from groundglass.inference.input_check import LUNG, InputCheck
 from groundglass.models.registry import build
 from groundglass.training import export as exporting

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from groundglass.cli.predict import BundlePath
+from groundglass.cli.options import BundlePath
 from groundglass.errors import ServiceError
 
 Host = Annotated[

@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -76,7 +76,7 @@ class RayClassifier:
         evidence: bool = False,
         skip: Callable[[str, int | None], bool] | None = None,
         skip_file: Callable[[str], bool] | None = None,
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """Classify every slice of files, folders, zips and manifests.
 
         Predictions are those of ``Classifier.predict_all``, in its order; this process lists the folders and
@@ -236,7 +236,7 @@ def _classify(contents: Mapping[str, bytes], assignment: _Assignment, files: Uni
             _LOADED.clear()
             _LOADED[assignment] = _load(contents, assignment)
         classifier = _LOADED[assignment]
-        return list(classifier.predict_files(map(Path, files)))
+        return list(map(classifier.classify, classifier.read_files(map(Path, files))))
     except GroundglassError as error:
         return str(error)
 

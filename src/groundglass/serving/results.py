@@ -23,7 +23,7 @@ from groundglass.inference.bundle import Bundle
 from groundglass.inference.output import OutputPlan, open_output
 from groundglass.inference.prediction import Evidence, Prediction
 from groundglass.inference.series import SERIES_SCORE, Totals
-from groundglass.inference.writers import predictions_writer
+from groundglass.inference.writers import PredictionsWriter
 from groundglass.reporting.overlay import map_layer, outline_svg
 from groundglass.serving.problems import Problem
 from groundglass.serving.settings import Settings
@@ -229,7 +229,7 @@ class Results:
 def predictions_file(predictions: Sequence[Prediction], file_format: Literal["jsonl", "csv"]) -> bytes:
     """What ``groundglass predict`` prints with ``--json`` or ``--csv``."""
     stream = io.BytesIO()
-    writer = predictions_writer(file_format, stream)
+    writer = PredictionsWriter(file_format, stream)
     for prediction in predictions:
         writer.write(prediction)
     writer.close()
