@@ -17,17 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
-from groundglass.audit.duplicates import (
-    Pair,
-    Trace,
-    copies_of,
-    find_pairs,
-    groups_of,
-    read_traces,
-)
+from groundglass.audit.duplicates import Pair, Trace, copies_of, find_pairs, groups_of, read_traces
 from groundglass.data.manifest import Label, Record, join_member, unknown_patient
 from groundglass.errors import ImageError
-from groundglass.imaging.phantom import make_phantom, make_series, write_dicom
+from groundglass.imaging.phantom import make_phantom, write_dicom
 
 Grey = NDArray[np.uint8]
 
@@ -114,13 +107,14 @@ def test_no_phantom_is_taken_for_another(records: list[Record]) -> None:
 
 
 def test_neighbouring_slices_of_a_patient_are_no_copies_and_their_likeness_is_expected(
-    tmp_path: Path,
+    dicom_samples: Path,
 ) -> None:
-    series = [phantom.slice.pixels for phantom in make_series(np.random.default_rng(4), 24, size=288)][6:18]
-    records = [save(pixels, tmp_path / f"{number}.png") for number, pixels in enumerate(series)]
-    assert not [pair for pair in pairs_of(records) if pair.kind != "lookalike"]
-    one_patient = [replace(record, patient_id="one") for record in records]
-    assert pairs_of(one_patient) == []
+    files = sorted((dicom_samples / "lung-series").glob("*.dcm"))
+    records = [Record(path, None, unknown_patient(path.name), "source", None) for path in files]
+    pairs = pairs_of(records)
+    assert len(pairs) > 10
+    assert {pair.kind for pair in pairs} == {"lookalike"}
+    assert pairs_of([replace(record, patient_id="one") for record in records]) == []
 
 
 def test_what_pairs_know_of_parts_labels_and_patients(
@@ -152,7 +146,7 @@ def test_many_identical_slices_are_one_group(phantoms: list[Grey], tmp_path: Pat
 @given(links=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20))
 def test_groups_are_the_components_of_the_graph_of_pairs(links: list[tuple[int, int]]) -> None:
     records = [Record(Path(str(n)), None, str(n), "s", None) for n in range(12)]
-    pairs = [Pair(records[one], records[other], "file", 1.0) for one, other in links if one != other]
+    pairs = [Pair(records[one], records[other], "file") for one, other in links if one != other]
     graph = np.zeros((12, 12))
     for pair in pairs:
         graph[int(pair.first.path.name), int(pair.second.path.name)] = 1

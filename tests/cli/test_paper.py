@@ -10,17 +10,15 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from tests.experiments.results_factory import seeds, write
 from tests.test_architecture import TORCH, WITHOUT_TORCH
+from tests.training.conftest import write_data_set
 from typer.testing import CliRunner
 
 import groundglass
 from groundglass.cli.main import app
 from groundglass.errors import GroundglassError, WeightsError
-from groundglass.imaging.phantom import make_phantom
 
 SETTINGS = ("synthesis.slices_per_epoch=0", "training.batch_size=8", "training.ema_decay=0.5")
 
@@ -28,17 +26,8 @@ SETTINGS = ("synthesis.slices_per_epoch=0", "training.batch_size=8", "training.e
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    lines = ["path,label,patient_id,source,split"]
-    for number in range(24):
-        covid = number % 2 == 1
-        phantom = make_phantom(
-            np.random.default_rng(number), severity=0.8 if covid else 0.0, level=0.5, size=96
-        )
-        cv2.imwrite(str(folder / f"{number}.png"), phantom.slice.pixels)
-        part = ("val", "test", "train", "train")[number // 2 % 4]
-        ward = f"ward {number // 12}"
-        lines.append(f"{number}.png,{'COVID' if covid else 'NonCOVID'},p{number},{ward},{part}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    parts = ("val", "test", "train", "train")
+    write_data_set(folder, 24, 96, lambda number: f"ward {number // 12},{parts[number // 2 % 4]}")
     return folder
 
 
@@ -85,8 +74,7 @@ def test_ablation_and_seeds_from_training_to_table(data: Path, tmp_path: Path) -
     assert without["cost"]["parameters"] < mask["cost"]["parameters"]
     place = tmp_path / "seeds"
     words = arguments("seeds", data, place, "--recipe", "efficientnet-lite0", "--set", "network.weights=none")
-    del words[words.index("--size") : words.index("--threads")]
-    out = invoke(*words, "--seeds", "3", "--set", "preprocessing.size=64", "--set", "training.epochs=1")
+    out = invoke(*words, "--seeds", "3")
     assert "efficientnet-lite0, 64 × 64 pixels, 1 epoch" in out.replace("recipe `efficientnet-lite0`, ", "")
     assert json.loads((place / "results" / "summary.json").read_text())["seeds"] == [3]
 

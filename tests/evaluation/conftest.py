@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.special import expit
 
 from groundglass.data.manifest import Label, Manifest, Record
 from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.slice import CTSlice
+from groundglass.inference.calibration import Calibration
+
+RECIPE = SimpleNamespace(name="brightness", network=SimpleNamespace(name="mean-grey"))
 
 
 @dataclass
@@ -25,14 +28,13 @@ class BrightnessRun:
 
     path: Path
     info: dict[str, Any] = field(default_factory=lambda: {"finished": True})
-    seed: int = 0
-    split_spec: str = "official"
-    preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(size=64))
-    recipe: Any = field(
-        default_factory=lambda: SimpleNamespace(name="brightness", network=SimpleNamespace(name="mean-grey"))
-    )
     rows: list[dict[str, float]] = field(default_factory=list)
     predicted: int = 0
+    seed: ClassVar[int] = 0
+    split_spec: ClassVar[str] = "official"
+    preprocessing: ClassVar[Preprocessing] = Preprocessing(size=64)
+    calibration: ClassVar[Calibration | None] = None
+    recipe: ClassVar[Any] = RECIPE
 
     @property
     def record_folder(self) -> Path:
@@ -41,8 +43,8 @@ class BrightnessRun:
     def history(self) -> list[dict[str, float]]:
         return self.rows
 
-    def predict(self, slices: Iterable[NDArray[np.uint8]]) -> NetworkOutputs:
-        cropped = np.array([self.preprocessing.apply(pixels).pixels for pixels in slices])
+    def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
+        cropped = np.array([self.preprocessing.apply(each.pixels).pixels for each in slices])
         self.predicted += len(cropped)
         grey = cropped[:, 16:48, 16:48].astype(float)
         activation_map = cv2.resize((grey[0] - 100) / 20, (4, 4))[None].repeat(len(cropped), 0)
@@ -53,13 +55,15 @@ class BrightnessRun:
 def draw(path: Path, grey: int, seed: int) -> None:
     """A bright body with two dark lungs of about the given grey."""
     pixels = np.full((96, 128), 10, np.uint8)
-    cv2.ellipse(pixels, (64, 48), (56, 42), 0, 0, 360, 200, -1)
-    cv2.ellipse(pixels, (42, 48), (18, 26), 0, 0, 360, grey, -1)
-    cv2.ellipse(pixels, (86, 48), (18, 26), 0, 0, 360, grey, -1)
+    for centre, axes, value in (
+        ((64, 48), (56, 42), 200),
+        ((42, 48), (18, 26), grey),
+        ((86, 48), (18, 26), grey),
+    ):
+        cv2.ellipse(pixels, centre, axes, 0, 0, 360, value, -1)
     noise = np.random.default_rng(seed).normal(0, 4, pixels.shape)
     path.parent.mkdir(parents=True, exist_ok=True)
-    ok, encoded = cv2.imencode(".png", np.clip(pixels + noise, 0, 255).astype(np.uint8))
-    assert ok
+    encoded = cv2.imencode(".png", np.clip(pixels + noise, 0, 255).astype(np.uint8))[1]
     path.write_bytes(encoded.tobytes())
 
 
@@ -79,9 +83,8 @@ def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def run(tmp_path: Path) -> BrightnessRun:
     """A finished run in a folder of its own."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    return BrightnessRun(folder)
+    (tmp_path / "run").mkdir()
+    return BrightnessRun(tmp_path / "run")
 
 
 @pytest.fixture
@@ -93,17 +96,17 @@ def make_manifest(tmp_path: Path) -> Callable[..., Manifest]:
         for number in range(24):
             split = "test" if number < 12 else "val" if number < 16 else "train"
             label = Label.COVID if number // 2 % 2 else Label.NON_COVID
-            name = (names or {}).get(number, f"slice {number:02}.png")
-            # Two of every class of the test part look like the other class.
+            path = tmp_path / "data" / (names or {}).get(number, f"slice {number:02}.png")
+            # Three of the test part look like the other class.
             bright = (label is Label.COVID) != (number in {0, 1, 2})
-            draw(tmp_path / "data" / name, 95 if bright else 40, number)
+            draw(path, 95 if bright else 40, number)
             fields = {
                 "label": label,
                 "patient_id": f"patient {number // 2}",
                 "source": "drawn",
                 "split": split,
             }
-            records.append(Record(path=tmp_path / "data" / name, **{**fields, **changes}))
+            records.append(Record(path=path, **{**fields, **changes}))
         return Manifest("drawn", tmp_path / "data", tuple(records))
 
     return make

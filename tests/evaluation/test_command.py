@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,9 @@ from groundglass.evaluation.part import content_hash
 from groundglass.imaging.read import read_slice
 from groundglass.inference.bundle import Bundle, save_arrays, write_bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.embedding_reference import EmbeddingReference
-from groundglass.inference.input_check_fit import accept_all
 from groundglass.inference.prediction import Status
+from groundglass.inference.reference import EmbeddingReference
+from groundglass.training.input_check_fit import accept_all
 
 MakeManifest = Callable[..., Manifest]
 
@@ -41,8 +42,8 @@ def data(make_manifest: MakeManifest, tmp_path: Path) -> Path:
 @pytest.fixture
 def trained(run: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder of a run whose network is as quick as it is simple."""
-    pytest.importorskip("torch", reason="runs need the extra [train]")
-    monkeypatch.setattr("groundglass.training.run.Run.open", lambda path: run)
+    module = SimpleNamespace(Run=SimpleNamespace(open=lambda path: run))
+    monkeypatch.setitem(sys.modules, "groundglass.training.run", module)  # which would import torch
     (run.path / "run.json").write_text("{}")
     return Path(run.path)
 
@@ -53,37 +54,20 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
+def words(name: object, data: Path, *more: str) -> list[str]:
+    """Of the command that evaluates into the folder ``out`` beside the data's."""
+    where = ["--data", str(data), "--output", str(data.parents[1] / "out")]
+    return ["evaluate", str(name), *where, "--bootstrap", "20", *more]
+
+
 def command(name: object, data: Path, *more: str) -> Result:
-    """Evaluates into the folder ``out`` beside the data's."""
-    output = data.parents[1] / "out"
-    words = ["evaluate", str(name), "--data", str(data), "--output", str(output), "--bootstrap", "20", *more]
-    return CliRunner().invoke(app, words, catch_exceptions=False)
-
-
-@pytest.fixture
-def failing(
-    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[Path], str]:
-    """What the command says on standard error of what it cannot evaluate."""
-
-    def call(name: Path) -> str:
-        output = data.parents[1] / "out"
-        words = ["evaluate", str(name), "--data", str(data), "--output", str(output)]
-        monkeypatch.setattr(sys, "argv", ["groundglass", *words])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        message = capsys.readouterr().err
-        assert stopped.value.code == 2
-        assert message.count("\n") == 1
-        assert not output.exists()
-        return message
-
-    return call
+    result = CliRunner().invoke(app, words(name, data, *more), catch_exceptions=False)
+    assert result.exit_code == 0
+    return result
 
 
 def test_prints_the_table_and_where_the_report_lies(trained: Path, data: Path, tmp_path: Path) -> None:
     result = command(trained, data, "--split", "official")
-    assert result.exit_code == 0
     shown = " ".join(result.stdout.replace("│", " ").split())
     assert "12 slices of 6 patients" in shown
     assert all(title.split(" (")[0] in shown for title in TITLES.values())
@@ -113,38 +97,37 @@ def test_a_bundle_says_what_the_classifier_says(bundle: Path, make_manifest: Mak
     opened = Bundle.open(bundle)
     slices = [read_slice(record.path) for record in make_manifest().records[:4]]
     slices.insert(1, replace(slices[0], pixels=np.full((90, 90), 7, np.uint8)))
-    run, predictions = BundledRun(opened), list(Classifier(opened).predict_slices(slices))
-    outputs, examined = run.examine(iter(slices))
+    predictions = list(map(Classifier(opened).classify, slices))
+    outputs = BundledRun(opened).predict(iter(slices))
     assert [prediction.status is Status.REFUSED for prediction in predictions] == [False, True, *[False] * 3]
-    assert list(examined.reason) == [prediction.reason for prediction in predictions]
+    assert list(outputs.refused or ()) == [prediction.reason for prediction in predictions]
     expected = [prediction.probability for prediction in predictions if prediction.probability is not None]
     np.testing.assert_allclose(np.delete(outputs.probability, 1), expected, atol=1e-6)
-    again = run.predict(each.pixels for each in slices)
-    np.testing.assert_array_equal(again.logit, outputs.logit)
-    assert again.activation_map.shape == (5, 8, 8)
-    assert again.cropped.shape == (5, 64, 64)
+    assert outputs.activation_map.shape == (5, 8, 8)
+    assert outputs.cropped.shape == (5, 64, 64)
 
 
-def test_a_bundle_is_evaluated_and_nothing_written_into_it(bundle: Path, data: Path) -> None:
+def test_a_bundle_is_evaluated_and_nothing_written_into_it(
+    bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = sorted(path.name for path in bundle.iterdir())
-    result = command(bundle, data, "--json")
-    assert result.exit_code == 0
-    document: dict[str, Any] = json.loads(result.stdout)
+    document: dict[str, Any] = json.loads(command(bundle, data, "--json").stdout)
     assert document["run"]["network"] == "tiny"
     assert document["applicability"]["refused"]["value"] == 0.0
     assert document["applicability"]["beyond_95"] is None
     assert set(document["applicability"]["prediction_sets"]["coverage"]) == {"COVID", "NonCOVID"}
     assert "holds no reference of its training data" in (data.parents[1] / "out" / "report.html").read_text()
     assert sorted(path.name for path in bundle.iterdir()) == before
+    monkeypatch.setattr("groundglass.inference.bundle.DEFAULT", bundle)
+    assert "Whether the bundle fits these slices" in command("default", data).stdout
 
 
 @pytest.mark.parametrize(("shift", "beyond"), [(0.0, 0.0), (9.0, 1.0)])
 def test_a_bundle_knows_how_far_the_data_lie_from_its_training_data(
-    data: Path, make_manifest: MakeManifest, tmp_path: Path, shift: float, beyond: float
+    data: Path, make_manifest: MakeManifest, bundle: Path, tmp_path: Path, shift: float, beyond: float
 ) -> None:
     fields, contents = tiny_parts()
-    write_bundle(tmp_path / "bundle", fields, contents)
-    opened = BundledRun(Bundle.open(tmp_path / "bundle"))
+    opened = BundledRun(Bundle.open(bundle))
     seen = [opened.preprocessing.apply(read_slice(record.path).pixels).pixels for record in make_manifest()]
     embedding = opened.bundle.engine().run(opened.preprocessing.normalise(np.stack(seen))).embedding
     held_out = embedding + np.random.default_rng(0).normal(0, 0.01, embedding.shape)
@@ -156,54 +139,45 @@ def test_a_bundle_knows_how_far_the_data_lie_from_its_training_data(
     assert document["applicability"]["beyond_95"]["value"] == pytest.approx(beyond, abs=0.1)
 
 
-def test_the_installed_bundle_is_called_default(
-    bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_zipped_bundle_recognises_its_training_slices(
+    data: Path, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("groundglass.inference.bundle.DEFAULT", bundle)
-    result = command("default", data)
-    assert result.exit_code == 0
-    assert "Whether the bundle fits these slices" in result.stdout
-
-
-def test_training_slices_are_recognised(data: Path, make_manifest: MakeManifest, tmp_path: Path) -> None:
     fields, contents = tiny_parts()
     fields["training"] = {"sha256": [content_hash(record) for record in make_manifest().records[:3]]}
     write_bundle(tmp_path / "trained.zip", fields, contents)
     result = command(tmp_path / "trained.zip", data)
-    assert result.exit_code == 0
     assert "3 of 24 slices have the same content" in " ".join(result.stderr.split())
 
 
-def test_a_bundle_needs_no_torch(bundle: Path, data: Path, tmp_path: Path) -> None:
-    words = [
-        "evaluate",
-        str(bundle),
-        "--data",
-        str(data),
-        "--output",
-        str(tmp_path / "out"),
-        "--bootstrap",
-        "20",
-    ]
+def test_a_bundle_needs_no_torch(bundle: Path, data: Path) -> None:
     script = (
         "import sys, groundglass.cli.evaluate\n"
         "assert not {'sklearn', 'matplotlib', 'cv2'} & set(sys.modules), 'help loads nothing heavy'\n"
         "from groundglass.cli.main import main\n"
-        f"sys.argv = {['groundglass', *words]!r}\nmain()\nassert 'torch' not in sys.modules"
+        f"sys.argv = {['groundglass', *words(bundle, data)]!r}\nmain()\nassert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_folder_of_pictures_is_said_to_be_neither_run_nor_bundle(
-    data: Path, failing: Callable[[Path], str]
+@pytest.mark.parametrize("damaged", [True, False], ids=["damaged bundle", "folder of pictures"])
+def test_what_cannot_be_evaluated_is_named_in_one_line(
+    damaged: bool,
+    bundle: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    message = failing(data.parent)
-    assert str(data.parent) in message
-    assert "neither a run nor a bundle" in message
-    assert "torch" not in message
-
-
-def test_a_damaged_bundle_is_named(bundle: Path, failing: Callable[[Path], str]) -> None:
     (bundle / "classifier.onnx").write_bytes(b"x")
-    assert "classifier.onnx" in failing(bundle)
+    monkeypatch.setattr(sys, "argv", ["groundglass", *words(bundle if damaged else data.parent, data)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message.count("\n") == 1
+    assert not (data.parents[1] / "out").exists()
+    if damaged:
+        assert "classifier.onnx" in message
+    else:
+        assert f"{data.parent}: neither a run nor a bundle" in message
+        assert "torch" not in message

@@ -18,7 +18,7 @@ import pytest
 
 from groundglass.data.manifest import Label, Manifest
 from groundglass.errors import DataError, ImageError, RunError
-from groundglass.evaluation.evaluate import Evaluation, Examined, evaluate
+from groundglass.evaluation.evaluate import Evaluation, NetworkOutputs, evaluate
 from groundglass.evaluation.metrics import TITLES
 from groundglass.evaluation.report import tables, write_report
 from groundglass.imaging.slice import CTSlice
@@ -27,16 +27,18 @@ from groundglass.inference.calibration import Calibration
 from .conftest import BrightnessRun
 
 MakeManifest = Callable[..., Manifest]
+Go = Callable[..., Evaluation]
 
 
 class Page(HTMLParser):
     """What a page holds: its tags with attributes, and its text."""
 
-    def __init__(self, html: str) -> None:
+    def __init__(self, file: Path) -> None:
         super().__init__()
+        self.html = file.read_text()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
-        self.feed(html)
+        self.feed(self.html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -45,17 +47,23 @@ class Page(HTMLParser):
         self.text += data
 
 
-def go(
-    run: Any,
-    manifest: Manifest,
-    output: Path,
-    split: str | None = "official",
-    part: str = "test",
-    **more: Any,
-) -> Evaluation:
-    evaluation = evaluate(run, manifest, split, part, output, resamples=200, **more)
-    write_report(run, evaluation, output)
-    return evaluation
+@pytest.fixture
+def go(run: BrightnessRun, tmp_path: Path) -> Go:
+    """Evaluates the run on a data set's test part, or another, and writes the report into ``out``."""
+
+    def go(
+        manifest: Manifest,
+        part: str = "test",
+        split: str | None = "official",
+        out: str = "out",
+        run: BrightnessRun = run,
+        **more: Any,
+    ) -> Evaluation:
+        evaluation = evaluate(run, manifest, split, part, tmp_path / out, resamples=200, **more)
+        write_report(run, evaluation, tmp_path / out)
+        return evaluation
+
+    return go
 
 
 def sha256_of(manifest: Manifest, split: str) -> list[str]:
@@ -63,16 +71,15 @@ def sha256_of(manifest: Manifest, split: str) -> list[str]:
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
 
 
-def test_writes_what_it_measured(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
-    evaluation = go(run, make_manifest(), tmp_path / "out")
+def test_writes_what_it_measured(go: Go, make_manifest: MakeManifest, tmp_path: Path) -> None:
+    evaluation = go(make_manifest())
     document = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert list(document["metrics"]) == list(TITLES)
     assert document["metrics"]["accuracy"]["value"] == pytest.approx(9 / 12)
     assert document["confusion"] == {
         "true_positive": 5, "false_positive": 2, "true_negative": 4, "false_negative": 1,
     }  # fmt: skip
-    assert document["data"]["slices"] == 12
-    assert document["data"]["patients"] == 6
+    assert (document["data"]["slices"], document["data"]["patients"]) == (12, 6)
     assert document["run"] | {"path": ""} == {
         "path": "", "recipe": "brightness", "network": "mean-grey", "seed": 0, "split": "official",
         "training_seconds": None, "versions": None,
@@ -81,33 +88,26 @@ def test_writes_what_it_measured(run: Any, make_manifest: MakeManifest, tmp_path
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "predictions.csv").read_text())))
     assert ",".join(rows[0]) == "file,label,patient_id,source,split,probability,logit,prediction"
     right = sum(row["label"] == row["prediction"] for row in rows)
-    assert right / len(rows) == evaluation.metrics.accuracy.value
-    assert rows[0]["file"] == "slice 00.png"
-    assert rows[0]["split"] == "test"
+    assert right / len(rows) == evaluation.measured.metrics["accuracy"].value
+    assert (rows[0]["file"], rows[0]["split"]) == ("slice 00.png", "test")
     assert float(rows[0]["probability"]) == pytest.approx(evaluation.probability[0])
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "metrics.json",
-        "predictions.csv",
-        "report.html",
-    ]
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["metrics.json", "predictions.csv", "report.html"]
 
 
 @pytest.mark.usefixtures("drawn_figures")
-def test_report_asks_nothing_of_anybody_and_is_accessible(
-    run: Any, make_manifest: MakeManifest, tmp_path: Path
+def test_report_requests_nothing_and_is_accessible(
+    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     run.rows = [{"epoch": 0, "train_loss": 0.7, "val_loss": 0.6, "val_auc": 0.7}]
-    go(run, make_manifest(), tmp_path / "out")
-    html = (tmp_path / "out" / "report.html").read_text()
-    page = Page(html)
+    go(make_manifest())
+    page = Page(tmp_path / "out" / "report.html")
     assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
         for name in ("src", "href", "xlink:href", "data", "action", "poster", "srcset"):
             value = attributes.get(name) or ""
             assert value == "" or value.startswith(("data:", "#"))
-    assert "http:" not in html
-    assert "https:" not in html
-    assert "@import" not in html
+    assert not any(address in page.html for address in ("http:", "https:", "@import"))
     assert "Research use only" in page.text
     assert "belong to their publishers" in page.text
     images = [attributes for tag, attributes in page.tags if tag == "img"]
@@ -121,106 +121,101 @@ def test_report_asks_nothing_of_anybody_and_is_accessible(
     assert len(ids) == len(set(ids))
 
 
-def test_hostile_names_stay_text(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="file names are text on Windows")
+def test_names_do_no_harm(go: Go, make_manifest: MakeManifest, tmp_path: Path) -> None:
     hostile = '<img src=x onerror=alert(1)> & "quoted".png'
-    manifest = make_manifest({0: hostile}, source="<script>alert(2)</script>")
-    go(run, manifest, tmp_path / "out")
-    page = Page((tmp_path / "out" / "report.html").read_text())
+    names = {0: hostile, 1: os.fsdecode(b"caf\xe9.png")}
+    go(make_manifest(names, source="<script>alert(2)</script>"))
+    page = Page(tmp_path / "out" / "report.html")
     assert hostile in page.text
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert "script" not in {tag for tag, _ in page.tags}
-
-
-@pytest.mark.skipif(os.name == "nt", reason="file names are text on Windows")
-def test_names_that_are_no_text_are_written_all_the_same(
-    run: Any, make_manifest: MakeManifest, tmp_path: Path
-) -> None:
-    go(run, make_manifest({0: os.fsdecode(b"caf\xe9.png")}), tmp_path / "out")
     assert "caf\\udce9.png" in (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8")
 
 
 def test_part_of_one_class_is_reported_with_reasons(
-    run: Any, make_manifest: MakeManifest, tmp_path: Path
+    go: Go, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    evaluation = go(run, make_manifest(label=Label.NON_COVID), tmp_path / "out", split=None, part="all")
-    assert evaluation.metrics.auc.value is None
+    go(make_manifest(label=Label.NON_COVID), "all", None)
     document = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert document["metrics"]["auc"]["value"] is None
     assert document["metrics"]["auc"]["reason"] == "no COVID slice in the part"
     assert document["interval"]["one_class_resamples"] == 200
-    assert (
-        "Not drawn: no COVID slice in the part." in Page((tmp_path / "out" / "report.html").read_text()).text
-    )
+    assert "Not drawn: no COVID slice in the part." in Page(tmp_path / "out" / "report.html").text
 
 
-def test_command_can_be_typed_again(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
-    evaluation = go(run, make_manifest(), tmp_path / "out put", data=tmp_path / "the data.csv", seed=5)
+def test_command_can_be_typed_again(
+    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    evaluation = go(make_manifest(), out="out put", data=tmp_path / "the data.csv", seed=5)
     assert evaluation.command == (
         f"groundglass evaluate {run.path} --data '{tmp_path}/the data.csv' --split official --part test "
         f"--output '{tmp_path}/out put' --bootstrap 200 --seed 5"
     )
-    whole = go(run, make_manifest(split=None), tmp_path / "out", split=None, part="all")
+    whole = go(make_manifest(split=None), "all", None)
     assert len(whole.part.records) == 24
     assert "--part all" in whole.command
     assert "--split" not in whole.command
 
 
-def test_empty_part_is_an_error(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"drawn .* cannot be evaluated: it is empty"):
-        go(run, replace(make_manifest(), records=()), tmp_path / "out", split=None, part="all")
-    with pytest.raises(DataError, match="none of its 24 slices has a label"):
-        go(run, make_manifest(label=None), tmp_path / "out", split=None, part="all")
-    with pytest.raises(DataError, match="has no part 'tset'"):
-        go(run, make_manifest(), tmp_path / "out", part="tset")
-    with pytest.raises(DataError, match="part 'test' of which split"):
-        go(run, make_manifest(), tmp_path / "out", split=None)
+def test_a_part_without_labelled_slices_is_an_error(
+    go: Go, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    for manifest, part, split, message in (
+        (replace(make_manifest(), records=()), "all", None, r"drawn .* cannot be evaluated: it is empty"),
+        (make_manifest(label=None), "all", None, "none of its 24 slices has a label"),
+        (make_manifest(), "tset", "official", "has no part 'tset'"),
+        (make_manifest(), "test", None, "part 'test' of which split"),
+    ):
+        with pytest.raises(DataError, match=message):
+            go(manifest, part, split)
     assert not (tmp_path / "out").exists()
 
 
 def test_unreadable_slice_is_named_and_nothing_is_written(
-    run: Any, make_manifest: MakeManifest, tmp_path: Path
+    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     manifest = make_manifest()
     broken = tmp_path / "data" / "slice 05.png"
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(ImageError, match=r"slice 05\.png"):
-        go(run, manifest, tmp_path / "out")
+        go(manifest)
     broken.unlink()
     with pytest.raises(ImageError, match=r"slice 05\.png"):
-        go(run, manifest, tmp_path / "out")
+        go(manifest)
     assert not (tmp_path / "out").exists()
     assert not (run.path / "evaluations.json").exists()
 
 
-def test_a_run_that_was_killed_is_refused_with_what_mends_it(
-    run: Any, make_manifest: MakeManifest, tmp_path: Path
+def test_runs_that_cannot_be_evaluated_are_refused_with_what_mends_them(
+    run: BrightnessRun, go: Go, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run.info = {"finished": False}
+    manifest, sound = make_manifest(), run.predict
+    monkeypatch.setattr(run, "info", {"finished": False})
     with pytest.raises(RunError, match=r"has not finished; finish it with `groundglass train --resume`$"):
-        go(run, make_manifest(), tmp_path / "out")
+        go(manifest)
     assert run.predicted == 0
+    monkeypatch.setattr(run, "info", {"finished": True})
+
+    def unstable(slices: Iterable[CTSlice]) -> NetworkOutputs:
+        outputs = sound(slices)
+        outputs.logit[3] = outputs.probability[3] = float("nan")
+        return outputs
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "predict", unstable)
+        with pytest.raises(RunError, match=r"no valid probability for slice 03\.png"):
+            go(manifest)
+    (run.path / "evaluations.json").write_text("{")
+    with pytest.raises(RunError, match=r"evaluations\.json"):
+        go(manifest)
 
 
-def test_network_that_gives_no_number_is_an_error(
-    run: Any, make_manifest: MakeManifest, tmp_path: Path
+def test_every_evaluation_is_recorded(
+    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    sound = run.predict
-
-    def predict(slices: Any) -> Any:
-        predictions = sound(slices)
-        predictions.logit[3] = predictions.probability[3] = float("nan")
-        return predictions
-
-    run.predict = predict
-    with pytest.raises(RunError, match=r"no valid probability for slice 03\.png"):
-        go(run, make_manifest(), tmp_path / "out")
-
-
-def test_every_evaluation_is_recorded(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
     manifest = make_manifest()
-    first = go(run, manifest, tmp_path / "first")
-    go(run, manifest, tmp_path / "val", part="val")
-    second = go(run, manifest, tmp_path / "second")
+    first, _, second = go(manifest, out="first"), go(manifest, "val", out="val"), go(manifest, out="second")
     entries = json.loads((run.path / "evaluations.json").read_text())["evaluations"]
     assert [(entry["part"], Path(entry["output"]).name) for entry in entries] == [
         ("test", "first"), ("val", "val"), ("test", "second"),
@@ -230,92 +225,58 @@ def test_every_evaluation_is_recorded(run: Any, make_manifest: MakeManifest, tmp
     assert any("2 times" in warning for warning in second.warnings)
     assert "once, this time included" in (tmp_path / "first" / "report.html").read_text()
     assert "2 times, this time included" in (tmp_path / "second" / "report.html").read_text()
-
-
-def test_evaluations_are_counted_wherever_the_slices_lie(
-    run: Any, make_manifest: MakeManifest, tmp_path: Path
-) -> None:
-    manifest = make_manifest()
-    go(run, manifest, tmp_path / "first")
     (tmp_path / "data").rename(tmp_path / "moved")
     records = tuple(replace(record, path=tmp_path / "moved" / record.path.name) for record in manifest)
     moved = Manifest("renamed", tmp_path / "moved", tuple(reversed(records)))
-    assert go(run, moved, tmp_path / "second").times_evaluated == 2
+    assert go(moved, out="third").times_evaluated == 3, "they are the same slices wherever they lie"
 
 
-def test_damaged_record_is_an_error(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
-    (run.path / "evaluations.json").write_text("{")
-    with pytest.raises(RunError, match=r"evaluations\.json"):
-        go(run, make_manifest(), tmp_path / "out")
-
-
-def test_training_slices_are_recognised(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
-    manifest = make_manifest()
-    run.info["training_sha256"] = sha256_of(manifest, "train")
-    assert go(run, manifest, tmp_path / "test").warnings == ()
-    evaluation = go(run, manifest, tmp_path / "train", part="train")
-    assert "trained on these very slices" in evaluation.warnings[0]
-    everything = go(run, manifest, tmp_path / "all", split=None, part="all")
-    assert everything.warnings[0].startswith("8 of 24 slices have the same content")
-    assert "8 of 24 slices have the same content" in (tmp_path / "all" / "report.html").read_text()
-    assert json.loads((tmp_path / "all" / "metrics.json").read_text())["warnings"] == list(
-        everything.warnings
-    )
-
-
-def test_patients_seen_in_training_are_recognised(
-    run: Any, make_manifest: MakeManifest, tmp_path: Path
+def test_training_slices_and_patients_are_recognised(
+    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     manifest = make_manifest()
+    run.info["training_sha256"] = sha256_of(manifest, "train")
+    assert go(manifest, out="test").warnings == ()
+    assert "trained on these very slices" in go(manifest, "train", out="train").warnings[0]
+    whole = go(manifest, "all", None)
+    assert whole.warnings[0].startswith("8 of 24 slices have the same content")
+    assert "8 of 24 slices have the same content" in (tmp_path / "out" / "report.html").read_text()
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["warnings"] == list(whole.warnings)
     # The first training slice now shows the patient of the first two test slices.
     records = list(manifest.records)
     records[16] = replace(records[16], patient_id="patient 0")
-    run.info["training_sha256"] = sha256_of(manifest, "train")
-    evaluation = go(run, replace(manifest, records=tuple(records)), tmp_path / "out")
-    assert evaluation.warnings[0].startswith("2 of 12 slices belong to 1 patients")
+    warnings = go(replace(manifest, records=tuple(records)), out="again").warnings
+    assert any(each.startswith("2 of 12 slices belong to 1 patients") for each in warnings)
 
 
-def test_what_is_not_known_is_said(run: Any, make_manifest: MakeManifest, tmp_path: Path) -> None:
+def test_what_is_not_known_is_said(go: Go, make_manifest: MakeManifest) -> None:
     manifest = make_manifest()
     records = tuple(
         replace(record, patient_id=f"unknown:{number}", label=record.label if number else None)
         for number, record in enumerate(manifest)
     )
-    warnings = go(run, replace(manifest, records=records), tmp_path / "out", split=None, part="all").warnings
+    warnings = go(replace(manifest, records=records), "all", None).warnings
     assert any("does not say which slices it was trained on" in warning for warning in warnings)
     assert any("patient of 23 of 23 slices is not known" in warning for warning in warnings)
     assert any("1 slices without a label" in warning for warning in warnings)
 
 
-def test_large_parts_are_predicted_in_batches(
-    run: Any, make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = go(run, make_manifest(), tmp_path / "whole")
-    monkeypatch.setattr("groundglass.evaluation.evaluate._BATCH", 5)
-    seen: list[tuple[int, int]] = []
-    batches = go(
-        run, make_manifest(), tmp_path / "batches", progress=lambda done, total: seen.append((done, total))
-    )
-    assert batches.metrics == whole.metrics
-    assert seen == [(number, 12) for number in range(1, 13)]
-
-
-class ExaminingRun(BrightnessRun):
+class CheckedRun(BrightnessRun):
     """As a bundle does, it checks its input and knows how far a slice lies from its training data."""
 
     calibration = Calibration(1.0, 0.9, {"COVID": 0.7, "NonCOVID": 0.7})
 
-    def examine(self, slices: Iterable[CTSlice]) -> tuple[Any, Examined]:
-        outputs = self.predict(each.pixels for each in slices)
+    def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
+        outputs = super().predict(slices)
         count = len(outputs.logit)
-        reason = ("blank: nearly all of it is one grey (3.1)", *[None] * (count - 1))
-        return outputs, Examined(reason, np.linspace(0, 100, count))
+        refused = ("blank: nearly all of it is one grey (3.1)", *[None] * (count - 1))
+        return replace(outputs, refused=refused, percentile=np.linspace(0, 100, count))
 
 
-def test_a_bundle_is_asked_whether_it_fits_the_slices(
-    run: Any, make_manifest: MakeManifest, tmp_path: Path
+def test_a_bundle_says_whether_it_fits_the_slices(
+    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    evaluation = go(ExaminingRun(run.path), make_manifest(), tmp_path / "out")
+    evaluation = go(make_manifest(), run=CheckedRun(run.path))
     applicability = json.loads((tmp_path / "out" / "metrics.json").read_text())["applicability"]
     assert applicability["refused"]["value"] == pytest.approx(1 / 12)
     assert applicability["reasons"] == {"blank": 1}
@@ -323,6 +284,17 @@ def test_a_bundle_is_asked_whether_it_fits_the_slices(
     assert "5 % are expected" in applicability["beyond_95"]["meaning"]
     assert applicability["prediction_sets"]["nominal_coverage"] == 0.9
     assert len(list(tables(evaluation))) == 2
-    page = Page((tmp_path / "out" / "report.html").read_text())
+    page = Page(tmp_path / "out" / "report.html")
     assert "Whether the bundle fits these slices" in page.text
     assert "Prediction sets that hold the label, COVID slices" in page.text
+
+
+def test_large_parts_are_predicted_in_batches(
+    go: Go, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = go(make_manifest(), out="whole")
+    monkeypatch.setattr("groundglass.evaluation.evaluate._BATCH", 5)
+    seen: list[tuple[int, int]] = []
+    batches = go(make_manifest(), progress=lambda done, total: seen.append((done, total)))
+    assert batches.measured == whole.measured
+    assert seen == [(number, 12) for number in range(1, 13)]

@@ -27,21 +27,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of cropped slices that all tests share."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def paths(data: Path, cache: Path, tmp_path: Path) -> ExperimentPaths:
-    """Folders of a test's own."""
-    return ExperimentPaths(
-        data,
-        tmp_path / "runs",
-        tmp_path / "results",
-        threads=1,
-        accelerator="cpu",
-        cache=cache,
-        progress=False,
-    )
+def paths(data: Path, tmp_path: Path) -> ExperimentPaths:
+    """Folders of a test's own, and a cache that all tests share."""
+    runs, output, cache = tmp_path / "runs", tmp_path / "results", data.parent / "cache"
+    return ExperimentPaths(data, runs, output, threads=1, accelerator="cpu", cache=cache, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,8 @@ from typing import Any
 import numpy as np
 
 from groundglass.evaluation.metrics import TITLES
-from groundglass.experiments.results import FORMAT, write_run_result
+from groundglass.experiments.results import FORMAT, Identity
 
-RECIPE = {
-    "name": "mask-efficientnet",
-    "network": {"name": "mask-efficientnet-lite0", "weights": "none"},
-    "preprocessing": {"size": 160, "normalisation": "zero-mean"},
-    "synthesis": {"slices_per_epoch": 320, "severity": [0.08, 0.8]},
-    "training": {"epochs": 14, "batch_size": 32},
-}
 MACHINE = {"system": "Linux", "architecture": "x86_64", "cores": 2, "accelerator": "none"}
 
 
@@ -31,34 +25,26 @@ def document(
     parts: Sequence[str] = ("test",),
     network: str | None = None,
     weights: str = "none",
-    slices: int = 100,
     fold: int | None = None,
-    folds: int | None = None,
+    folds: int = 1,
     covid: float = 0.5,
     warnings: Sequence[str] = (),
     **changes: Any,
 ) -> dict[str, Any]:
-    """A result whose logits are ``skill`` apart between the classes; patients have two slices each."""
-    label = (np.arange(slices) // 2 % 50 < covid * 50).astype(int)
-    label = label[np.random.default_rng(7).permutation(slices // 2).repeat(2) * 2]
-    chosen = [
-        index for index in range(slices) if fold is None or folds is None or index // 2 % folds == fold - 1
-    ]
+    """A result whose logits are ``skill`` apart between the classes of 100 slices, two of each patient."""
+    label = (np.arange(50) < covid * 50).astype(int)[np.random.default_rng(7).permutation(50)].repeat(2)
+    chosen = [index for index in range(100) if fold is None or index // 2 % folds == fold - 1]
     predictions = {}
     for number, part in enumerate(parts):
         rng = np.random.default_rng([seed, sum(map(ord, row)), number])
-        logit = (label - 0.5) * skill + rng.normal(size=slices)
+        logit = (label - 0.5) * skill + rng.normal(size=100)
         predictions[part] = [
             [f"{each:04}.png", "COVID" if label[each] else "NonCOVID", f"p{each // 2}", float(logit[each])]
             for each in chosen
         ]
     network = network or row.removesuffix(f"-{weights}")
-    measured = {
-        "slices": slices,
-        "patients": slices // 2,
-        "metrics": {name: {"value": 0.8 + seed / 100} for name in TITLES},
-        "warnings": list(warnings),
-    }
+    metrics = {name: {"value": 0.8 + seed / 100} for name in TITLES}
+    measured = {"slices": 100, "patients": 50, "metrics": metrics, "warnings": list(warnings)}
     return {
         "format": FORMAT,
         "experiment": experiment,
@@ -67,7 +53,7 @@ def document(
         "title": f"{network} ({weights})" if experiment != "ablation" else row,
         "seed": seed,
         "fold": fold,
-        "folds": folds,
+        "folds": None if fold is None else folds,
         "network": network,
         "weights": weights,
         "pretraining": None,
@@ -84,9 +70,11 @@ def document(
         },
         "cost": {"parameters": 3_400_000, "macs": 200_000_000, "input_size": 160},
         "recipe": {
-            **RECIPE,
             "name": network,
-            "network": {**RECIPE["network"], "name": network, "weights": weights},  # type: ignore[dict-item]
+            "network": {"name": network, "weights": weights},
+            "preprocessing": {"size": 160, "normalisation": "zero-mean"},
+            "synthesis": {"slices_per_epoch": 320, "severity": [0.08, 0.8]},
+            "training": {"epochs": 14, "batch_size": 32},
         },
         "history": [{"epoch": float(epoch), "val_loss": 0.7, "val_auc": 0.5} for epoch in range(14)],
         "parts": dict.fromkeys(parts, measured),
@@ -98,8 +86,10 @@ def document(
 def write(folder: Path, *documents: dict[str, Any]) -> Path:
     """Write results where an experiment would."""
     for each in documents:
-        fold = "" if each["fold"] is None else f"-fold-{each['fold']}"
-        write_run_result(folder / each["protocol"] / f"{each['row']}-seed-{each['seed']}{fold}.json", each)
+        name = Identity(**{key: each[key] for key in Identity.__dataclass_fields__}).name
+        path = folder / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(each, ensure_ascii=False), encoding="utf-8")
     return folder
 
 

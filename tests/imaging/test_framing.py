@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from groundglass.imaging.crop import Preprocessing, find_lungs, otsu_anchors, resize_box, resize_mask
+from groundglass.imaging.crop import Preprocessing, find_lungs, otsu_anchors, resize_box
 from groundglass.imaging.read import read_slice, read_slices
 
 
@@ -130,21 +130,3 @@ def test_the_air_between_body_and_curved_table_is_no_lung(dicom_samples: Path) -
     widths = [(each.box[2] - each.box[0]) / each.lungs.shape[1] for each in cropped if each.found]
     assert len(widths) >= 15, "the lowest slices show hardly any lung"
     assert max(widths) < 0.95
-
-
-@pytest.mark.parametrize("box", [(10, 20, 90, 70), (-30, -25, 130, 110), (0, 0, 100, 80)])
-@pytest.mark.parametrize("size", [32, 64, 300])
-def test_a_mask_is_cropped_as_its_picture_and_nothing_lies_beyond(
-    box: tuple[int, int, int, int], size: int
-) -> None:
-    """A picture with black all around it, so wide that its own edge is out of sight, tells the truth."""
-    mask = np.random.default_rng(0).random((8, 10)) < 0.5
-    mask = np.kron(mask, np.ones((10, 10))).astype(bool)
-    wide = np.pad(mask.astype(np.uint8) * 255, 300)
-    left, top, right, bottom = box
-    picture = resize_box(wide, (left + 300, top + 300, right + 300, bottom + 300), size)
-    cropped = resize_mask(mask, box, size)
-    assert cropped.dtype == np.bool_
-    disagreeing = cropped != (picture > 127)
-    assert not disagreeing[(picture < 110) | (picture > 145)].any()
-    assert disagreeing.mean() < 0.05

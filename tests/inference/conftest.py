@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
 from groundglass.inference import bundle as bundles
+from groundglass.inference.bundle import INPUT, OUTPUTS, Engine
 from groundglass.inference.calibration import Calibration
-from groundglass.inference.engine import INPUT, OUTPUTS, Engine
-from groundglass.inference.input_check_fit import accept_all
+from groundglass.training.input_check_fit import accept_all
 
 SIZE = 64
 

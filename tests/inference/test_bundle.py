@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from groundglass.errors import BundleError
 from groundglass.imaging.crop import Preprocessing
 from groundglass.inference.bundle import DEFAULT, Bundle, save_arrays, write_bundle
-from groundglass.inference.embedding_reference import EmbeddingReference
+from groundglass.inference.reference import EmbeddingReference
 
 from .conftest import tiny_model, tiny_parts
 

@@ -160,7 +160,7 @@ def test_the_thread_that_reads_asks_the_network_too(
         time.sleep(0.02)
         return run(images)
 
-    alone = list(classifier.predict_files([folder]))
+    alone = list(map(classifier.classify, classifier.read_files([folder])))
     monkeypatch.setattr(classifier._engine, "run", slow)
     assert list(classifier.predict_all([folder])) == alone, "the same predictions in the same order"
     assert threads == {threading.current_thread().name, "groundglass-reader"}

@@ -17,12 +17,12 @@ from groundglass.imaging.anatomy import Patient
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import Scanner, make_phantom, scan
 from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.inference.appearance import COUNT, appearance
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.input_check import FLAGS, LUNG, OTHER_PART, InputCheck, OutOfDistributionModel
-from groundglass.inference.input_check_fit import Examples, accept_all, fit_input_check, fit_model
+from groundglass.inference.input_check import APPEARANCE, FLAGS, LUNG, OTHER_PART, InputCheck, appearance
 from groundglass.inference.prediction import Status
+from groundglass.inference.reference import OutOfDistributionModel
+from groundglass.training.input_check_fit import Examples, accept_all, fit_input_check, fit_model
 
 PREPROCESSING = Preprocessing(size=64)
 CHANNELS = 4
@@ -96,7 +96,7 @@ def test_a_blank_picture(accepting: InputCheck, value: int) -> None:
 
 def _examples(rng: np.random.Generator) -> tuple[Examples, NDArray[np.bool_]]:
     """Looks and embeddings of slices around 0 and of pictures around 3."""
-    count = COUNT + CHANNELS
+    count = APPEARANCE + CHANNELS
     lungs, foreign = rng.normal(0, 1, (200, count)), rng.normal(3, 1, (80, count))
     kind = (LUNG,) * 200 + ("a chart",) * 80
     deciding = np.arange(280) < 100
@@ -112,7 +112,7 @@ def test_a_fitted_check_accepts_the_share_it_is_to_and_refuses_the_rest(chest: N
 
     def reasons_at(middle: float) -> Iterator[str | None]:
         for _ in range(100):
-            looks = rng.normal(middle, 1, COUNT).astype(np.float32)
+            looks = rng.normal(middle, 1, APPEARANCE).astype(np.float32)
             embedding = rng.normal(middle, 1, CHANNELS).astype(np.float32)
             yield check.after(embedding, replace(verdict, appearance=looks)).reason
 
@@ -142,7 +142,7 @@ def test_arrays_bring_back_the_same_check() -> None:
     check = fit_input_check(*_examples(np.random.default_rng(0)))
     again = InputCheck.from_arrays(check.as_arrays())
     assert again.limit == check.limit
-    features = np.random.default_rng(2).normal(1, 1, (5, COUNT + CHANNELS))
+    features = np.random.default_rng(2).normal(1, 1, (5, APPEARANCE + CHANNELS))
     np.testing.assert_array_equal(again.model.odds(features), check.model.odds(features))
 
 
@@ -301,7 +301,7 @@ def _appearance(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_every_picture_has_a_finite_appearance(shape: tuple[int, int], value: int) -> None:
     described = _appearance(np.full(shape, value, np.uint8))
-    assert (described.shape, described.dtype) == ((COUNT,), np.float32)
+    assert (described.shape, described.dtype) == ((APPEARANCE,), np.float32)
     assert np.isfinite(described).all()
 
 
@@ -332,7 +332,7 @@ def _slices(severity: float, patients: int = 8) -> Iterator[CTSlice]:
 def test_lung_slices_pass_however_ill_and_at_every_level(
     shipped: Classifier, severity: float, most: int
 ) -> None:
-    predictions = list(shipped.predict_slices(_slices(severity)))
+    predictions = list(map(shipped.classify, _slices(severity)))
     refused = [prediction for prediction in predictions if prediction.status is not Status.OK]
     assert len(predictions) == 48
     assert len(refused) <= most, refused

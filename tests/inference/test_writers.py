@@ -17,11 +17,11 @@ from groundglass.imaging.slice import Patient
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status
 from groundglass.inference.writers import (
     Format,
+    PredictionsWriter,
     appending,
     drop_overtaken,
     json_line,
     load_done,
-    predictions_writer,
     read_predictions,
 )
 
@@ -35,7 +35,7 @@ PREDICTIONS = [
 
 def written(file_format: Format, predictions: list[Prediction], *, keep_identifiers: bool = False) -> bytes:
     stream = io.BytesIO()
-    writer = predictions_writer(file_format, stream, keep_identifiers=keep_identifiers)
+    writer = PredictionsWriter(file_format, stream, keep_identifiers=keep_identifiers)
     for prediction in predictions:
         writer.write(prediction)
     writer.close()
@@ -126,7 +126,7 @@ def test_identifiers_are_columns_only_where_kept(file_format: Format) -> None:
 def test_without_pyarrow_parquet_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(PredictionError, match=r"pip install '\.\[parquet\]'` from a clone"):
-        predictions_writer("parquet", io.BytesIO())
+        PredictionsWriter("parquet", io.BytesIO())
 
 
 A = Prediction(Status.OK, "a.png", "b1", None, 0.5, "uncertain", (), ())

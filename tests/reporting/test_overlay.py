@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from groundglass.reporting import overlay
-from groundglass.reporting.overlay import side_by_side
 
 GREY = np.full((64, 64), 100, np.uint8)
 
@@ -27,18 +26,13 @@ def test_orange_where_the_map_speaks_for_covid_blue_where_against() -> None:
     assert np.abs(picture[32, 4].astype(int) - 100).max() <= 12
 
 
-def test_map_without_contributions_leaves_the_slice_as_it_is() -> None:
+def test_only_the_shape_of_the_map_matters() -> None:
     plain = overlay.grey_picture(GREY)
     assert (overlay.overlay(GREY, np.zeros((3, 3))) == plain).all()
     assert (overlay.overlay(GREY, np.full((3, 3), np.nan)) == plain).all()
-
-
-def test_scale_of_the_map_does_not_matter() -> None:
     activation_map = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
-    difference = overlay.overlay(GREY, activation_map).astype(int) - overlay.overlay(
-        GREY, activation_map * 1000
-    )
-    assert np.abs(difference).max() <= 1
+    once, scaled = (overlay.overlay(GREY, activation_map * scale).astype(int) for scale in (1, 1000))
+    assert np.abs(once - scaled).max() <= 1
 
 
 def test_outlines_are_drawn_on_copies() -> None:
@@ -88,10 +82,9 @@ def test_a_slice_of_any_shape_is_outlined(shape: tuple[int, int]) -> None:
     assert max(picture.shape[:2]) == 320
 
 
-def test_pictures_side_by_side_in_grey_and_in_colour() -> None:
-    grey = side_by_side([np.zeros((10, 20), np.uint8), np.zeros((40, 40), np.uint8)], 20, gap=4)
-    assert grey.shape == (20, 40 + 4 + 20)
-    assert (grey[:, 40:44] == 255).all()
-    colour = side_by_side([np.zeros((10, 20, 3), np.uint8), np.zeros((40, 40, 3), np.uint8)], 20, gap=4)
-    assert colour.shape == (20, 64, 3)
-    assert (colour[:, 40:44] == 255).all()
+@pytest.mark.parametrize("channels", [(), (3,)], ids=["grey", "colour"])
+def test_pictures_side_by_side(channels: tuple[int, ...]) -> None:
+    pictures = [np.zeros((10, 20, *channels), np.uint8), np.zeros((40, 40, *channels), np.uint8)]
+    row = overlay.side_by_side(pictures, 20, gap=4)
+    assert row.shape == (20, 40 + 4 + 20, *channels)
+    assert (row[:, 40:44] == 255).all()

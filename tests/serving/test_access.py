@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from groundglass.cli.main import app
 from groundglass.errors import ServiceError
-from groundglass.serving.settings import Settings, read_token
+from groundglass.serving.security import read_token
+from groundglass.serving.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_pages_of_other_sites_may_not_ask(service: Running, png: bytes) -> None:
 
 
 def test_a_port_that_is_taken(service: Running, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("groundglass.serving.server.configure_logs", lambda: None)
+    monkeypatch.setattr("groundglass.serving.server.silence_others", lambda: None)
     done = CliRunner().invoke(app, ["serve", "--port", str(service.port), "--bundle", str(tiny_bundle)])
     assert isinstance(done.exception, ServiceError)
     assert "cannot be listened at" in str(done.exception)

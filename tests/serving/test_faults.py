@@ -23,6 +23,7 @@ classify = Classifier.classify
 def slow(self, item, **options):
     print("classifying", file=sys.stderr, flush=True)
     time.sleep(1.5)
+    print("done", file=sys.stderr, flush=True)
     return classify(self, item, **options)
 Classifier.classify = slow
 """
@@ -45,9 +46,7 @@ def test_a_fault_is_an_answer_and_a_line_in_the_log(faulty: Running, png: bytes)
     entry = next(entry for entry in faulty.log() if entry["event"] == "request failed")
     assert entry["error"] == "RuntimeError"
     assert entry["request"] == answer.headers["x-request-id"]
-    assert any(
-        place.startswith("sitecustomize.py") or "sitecustomize.py:" in place for place in entry["through"]
-    )
+    assert any("sitecustomize.py:" in place for place in entry["through"])
     assert faulty.uploads_on_disk() == []
 
 
@@ -74,8 +73,8 @@ def test_a_place_is_free_only_when_the_work_for_it_has_ended(start: Start, png: 
         wait_for(lambda: "classifying" in service.err.read_text())
     is_problem(service.post(("a.png", png)), 503, "busy")
     service.wait_until_idle()
-    entry = next(entry for entry in service.log() if entry.get("client_gone"))
-    assert entry["milliseconds"] > 1400, "its upload is not removed under the hands of who reads it"
+    assert any(entry.get("client_gone") for entry in service.log())
+    assert "done" in service.err.read_text(), "its upload is not removed under the hands of who reads it"
     assert service.uploads_on_disk() == []
 
 

@@ -88,7 +88,7 @@ def test_damaged_files_of_every_kind(service: Running, generated: dict[str, byte
     )
     @given(st.sampled_from(GENERATED).flatmap(lambda kind: damages(generated[kind])))
     def check(content: bytes) -> None:
-        answer = service.post(("damaged", content), heat_maps="inline")
+        answer = service.post(("damaged", content), keep="true")
         assert answer.status_code in {200, 415}
 
     check()
@@ -105,7 +105,7 @@ def test_nobody_is_named_in_the_log(
     content = write_dicom(tmp_path / "a.dcm", np.kron(chest, np.ones((2, 2), np.int16)), **who).read_bytes()
     broken = content.replace(b"MONOCHROME2 ", b"PALETTE COLO")
     for file in (content, broken, content[:1500], packed({INNER: content, "geheim-xyz.png": b"bad"})):
-        answer = service.post((FILE, file), heat_maps="link")
+        answer = service.post((FILE, file), keep="true")
         assert NAME not in answer.text
         assert ID not in answer.text
         links = answer.json()["kept"]["links"]

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
+import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.serving.conftest import PATIENCE
 
-from groundglass.imaging.source import FileFormat
 from groundglass.inference.prediction import Prediction, Status
-from groundglass.serving.jobs import Job, UploadDirectory, UploadedFile
-from groundglass.serving.schemas import Problem
-
-PATIENCE = 60
+from groundglass.serving.jobs import Upload, classify_files, upload_directory
+from groundglass.serving.problems import Problem
 
 
 class Reader:
     """Stands for a classifier: each file is a prediction by itself."""
 
-    def __init__(self, work: Any = None, fails_at: int = -1) -> None:
+    def __init__(self, work: Callable[[str], Any] = str, fails_at: int = -1) -> None:
         self.work, self.fails_at, self.closed = work, fails_at, False
 
     def read_files(self, files: list[Path]) -> Iterator[Prediction]:
@@ -38,36 +37,48 @@ class Reader:
             self.closed = True
 
     def classify(self, item: Prediction, **_: Any) -> Prediction:
-        if self.work is not None:
-            self.work(item.file)
+        self.work(item.file)
         return item
 
 
-def job(reader: Reader, count: int, most: int = 100_000, folder: str = "/uploads/x") -> Job:
-    files = [UploadedFile(Path(folder) / f"{number}.png", FileFormat.PNG, 1) for number in range(count)]
-    return Job(reader, files, Path(folder), "none", most)  # type: ignore[arg-type]
+async def predicted(
+    reader: Reader, count: int, workers: ThreadPoolExecutor, most: int = 10_000
+) -> list[Prediction]:
+    folder = Path("/uploads/x")
+    upload = Upload([folder / f"{number}.png" for number in range(count)], folder, heavy=False)
+    made = classify_files(upload, reader, workers, keep=False, most=most, ahead=2)  # type: ignore[arg-type]
+    async with aclosing(made) as found:
+        return [each.prediction async for each in found]
 
 
-async def names(work: Job, workers: ThreadPoolExecutor) -> list[str]:
-    async with aclosing(work.predictions(workers)) as found:
-        return [each.prediction.file async for each in found]
+def calls(count: int) -> int:
+    """Calls of Python functions, in all threads, that it takes to name and answer so many files."""
+    lock, counted = threading.Lock(), 0
+
+    def count_call(*_: Any) -> None:
+        nonlocal counted
+        with lock:
+            counted += 1
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as workers:
+            found = await predicted(Reader(), count, workers)
+        assert [each.file for each in found] == [f"{number}.png" for number in range(count)]
+        assert found[-1].reason == f"{count - 1}.png: damaged"
+
+    threading.setprofile(count_call)
+    sys.setprofile(count_call)
+    try:
+        asyncio.run(run())
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
+    return counted
 
 
 def test_many_files_keep_their_names_in_linear_time() -> None:
     """Each slice's file is found without a search through all files of the upload."""
-
-    async def run() -> None:
-        with ThreadPoolExecutor(2) as workers:
-            started = time.perf_counter()
-            assert await names(job(Reader(), 20_000), workers) == [
-                f"{number}.png" for number in range(20_000)
-            ]
-            assert time.perf_counter() - started < 15, "a search for each slice takes minutes"
-            async with aclosing(job(Reader(), 1).predictions(workers)) as found:
-                (only,) = [each.prediction async for each in found]
-            assert only.reason == "0.png: damaged"
-
-    asyncio.run(run())
+    assert calls(1600) < 8 * calls(400), "a search for each slice would take 16 times the calls"
 
 
 def test_a_small_request_does_not_wait_for_a_large_one() -> None:
@@ -80,8 +91,8 @@ def test_a_small_request_does_not_wait_for_a_large_one() -> None:
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as workers:
-            large = asyncio.create_task(names(job(Reader(wait), 500), workers))
-            small = asyncio.create_task(names(job(Reader(lambda _: done.append("small")), 2), workers))
+            large = asyncio.create_task(predicted(Reader(wait), 500, workers))
+            small = asyncio.create_task(predicted(Reader(lambda _: done.append("small")), 2, workers))
             await asyncio.sleep(0.1)
             gate.set()
             await small
@@ -93,41 +104,42 @@ def test_a_small_request_does_not_wait_for_a_large_one() -> None:
     assert last < 6, "its turn comes between two slices of the other"
 
 
-@pytest.mark.parametrize("place", ["reading", "classifying", "too many"])
+@pytest.mark.parametrize("place", ["reading", "classifying", "more than 3"])
 def test_an_error_ends_its_own_request_alone(place: str) -> None:
     def fail(file: str) -> None:
-        if file.endswith("/3.png"):
-            raise RuntimeError("classifying")
+        if place == "classifying" and file.endswith("/3.png"):
+            raise RuntimeError(place)
 
     async def run() -> None:
-        reader = Reader(fail if place == "classifying" else None, 3 if place == "reading" else -1)
+        reader = Reader(fail, 3 if place == "reading" else -1)
         with ThreadPoolExecutor(2) as workers:
-            with pytest.raises(
-                Problem if place == "too many" else RuntimeError,
-                match=place.replace("too many", "more than 3"),
-            ):
-                await names(job(reader, 10, 3 if place == "too many" else 100), workers)
+            with pytest.raises((Problem, RuntimeError), match=place):
+                await predicted(reader, 10, workers, 3 if place == "more than 3" else 100)
             assert reader.closed
-            assert len(await names(job(Reader(), 20), workers)) == 20
+            assert len(await predicted(Reader(), 20, workers)) == 20
 
     asyncio.run(run())
 
 
 def test_a_request_that_ends_early_leaves_nothing_running() -> None:
     running: set[int] = set()
+    begun, gate = threading.Event(), threading.Event()
 
     def work(_: str) -> None:
         running.add(threading.get_ident())
-        time.sleep(0.05)
+        begun.set()
+        gate.wait(PATIENCE)
         running.discard(threading.get_ident())
 
     async def run() -> None:
         reader = Reader(work)
         with ThreadPoolExecutor(4) as workers:
-            task = asyncio.create_task(names(job(reader, 1000), workers))
-            await asyncio.sleep(0.2)
-            assert running
+            task = asyncio.create_task(predicted(reader, 1000, workers))
+            await asyncio.to_thread(begun.wait, PATIENCE)
             task.cancel()
+            done, _ = await asyncio.wait({task}, timeout=0.1)
+            assert not done, "it waits for the slice that is being classified"
+            gate.set()
             await asyncio.wait({task})
             assert not running
             assert reader.closed
@@ -135,30 +147,34 @@ def test_a_request_that_ends_early_leaves_nothing_running() -> None:
     asyncio.run(run())
 
 
-def test_a_folder_is_private_and_gone_in_the_end(tmp_path: Path) -> None:
-    with UploadDirectory(tmp_path, 100) as uploads:
-        with uploads.request() as folder:
-            folder.open("a").close()
-            assert (
-                stat.S_IMODE(folder.path.stat().st_mode) == stat.S_IMODE(uploads.path.stat().st_mode) == 0o700
-            )
-        assert list(uploads.path.iterdir()) == []
-        with pytest.raises(Problem), uploads.request() as folder:
-            folder.reserve(101)
-        assert list(uploads.path.iterdir()) == []
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_requests_in_flight_share_their_room(tmp_path: Path) -> None:
-    with UploadDirectory(tmp_path, 100) as uploads, uploads.request() as first:
-        first.reserve(60)
-        with uploads.request() as second:
+def test_a_directory_is_private_and_gone_in_the_end_and_requests_share_its_room(tmp_path: Path) -> None:
+    with upload_directory(tmp_path, 100) as uploads:
+        with uploads.request() as first, uploads.request() as second:
+            first.open("a").close()
+            modes = {stat.S_IMODE(path.stat().st_mode) for path in (first.path, uploads.path)}
+            assert modes == {0o700}
+            first.reserve(60)
             second.reserve(40)
             with pytest.raises(Problem) as refused:
                 second.reserve(1)
-            assert refused.value.status == 503
+            assert refused.value.kind == "busy"
             assert int(refused.value.headers["Retry-After"]) > 0
-        with uploads.request() as third:
-            third.reserve(40)
-        assert uploads.used == 60
-    assert uploads.used == 0
+        assert list(uploads.path.iterdir()) == []
+        assert uploads.used == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_the_services_own_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").touch()
+    link = tmp_path / "groundglass-serve-link"
+    link.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "groundglass-serve-new").mkdir()
+    (tmp_path / "groundglass-serve-old").mkdir()
+    os.utime(tmp_path / "groundglass-serve-old", (0, 0))
+    os.utime(tmp_path / "elsewhere", (0, 0))
+    os.utime(link, (0, 0), follow_symlinks=False)
+    with upload_directory(tmp_path, 100):
+        pass
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert left == ["elsewhere", "elsewhere/file", "groundglass-serve-link", "groundglass-serve-new"]

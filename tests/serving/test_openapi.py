@@ -18,18 +18,15 @@ from schemathesis.specs.openapi.checks import (
 )
 from tests.serving.conftest import Running
 
-from groundglass.serving import schemas
-
 OPERATIONS = {
     "createPredictions", "getResult", "deleteResult", "exportResult", "getLayer",
     "getModel", "getHealth", "getReadiness", "getMetrics",
 }  # fmt: skip
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-]
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+FEW = settings(
+    max_examples=10, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,29 +35,10 @@ def described(service: Running) -> dict[str, Any]:
     return document
 
 
-def test_every_address_says_what_it_answers(described: dict[str, Any]) -> None:
-    operations = [
-        (path, method, each)
-        for path, methods in described["paths"].items()
-        for method, each in methods.items()
-    ]
-    assert {operation["operationId"] for _, _, operation in operations} == OPERATIONS
-    for path, method, operation in operations:
-        assert operation["description"], (path, method)
-        problems = {status: answer for status, answer in operation["responses"].items() if int(status) >= 400}
-        assert {"401", "500"} <= set(problems)
-        for answer in problems.values():
-            assert set(answer["content"]) == {"application/problem+json"}
-    assert {"408", "413", "415", "422", "429", "503"} <= set(
-        described["paths"]["/v2/predictions"]["post"]["responses"]
-    )
-
-
-def test_examples_fit_their_schemas(described: dict[str, Any]) -> None:
-    content = described["paths"]["/v2/predictions"]["post"]["responses"]["200"]["content"]["application/json"]
-    assert set(content["examples"]) == {"none", "link", "inline"}
-    for example in content["examples"].values():
-        schemas.Predictions.model_validate(example["value"])
+def test_the_description_names_every_operation(described: dict[str, Any]) -> None:
+    operations = [each for methods in described["paths"].values() for each in methods.values()]
+    assert {each["operationId"] for each in operations} == OPERATIONS
+    assert all(each["description"] for each in operations)
 
 
 @pytest.mark.slow
@@ -73,14 +51,7 @@ def test_fuzzing_from_the_description(service: Running, mode: GenerationMode) ->
     asked = 0
     for operation in operations:
 
-        @settings(
-            max_examples=10,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
+        @FEW
         @given(operation.as_strategy(mode))
         def check(case: schemathesis.Case) -> None:
             nonlocal asked

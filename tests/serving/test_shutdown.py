@@ -96,7 +96,7 @@ def test_an_upload_that_had_begun_is_finished(start: Start) -> None:
 
 
 def test_while_it_ends_it_is_not_ready(start: Start) -> None:
-    service = start("--drain-seconds", "20")
+    service = start("--drain-seconds", "600")  # longer than stop() waits
     service.process.send_signal(signal.SIGTERM)
     wait_for(lambda: service.get("/readyz").status_code == 503)
     answer = service.get("/readyz")
@@ -104,9 +104,7 @@ def test_while_it_ends_it_is_not_ready(start: Start) -> None:
     assert int(answer.headers["retry-after"]) > 0
     assert service.get("/healthz").status_code == 200
     assert service.post(("a.png", picture(1))).status_code == 200
-    begun = time.monotonic()
     assert service.stop() == 0, "a second signal ends it at once"
-    assert time.monotonic() - begun < 15
 
 
 def test_the_next_service_removes_what_a_killed_one_left(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from groundglass.imaging.phantom import make_phantom
-from groundglass.training.recipe import Recipe, load_recipe
+from groundglass.training.recipe import AnyRecipe_co, Recipe, load_recipe
 from groundglass.training.run import Run
-from groundglass.training.train import Job, train
+from groundglass.training.train import train
+from groundglass.training.trainer import Job
 
 QUICK = (
     "network.weights=none",
@@ -39,8 +40,8 @@ def write_data_set(folder: Path, count: int, size: int, place: Callable[[int], s
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
 
 
-def job(recipe: Recipe, data: Path, output: Path, **changes: object) -> Job:
-    """A quiet training on one thread."""
+def job(recipe: AnyRecipe_co, data: Path | None, output: Path, **changes: object) -> Job[AnyRecipe_co]:
+    """A quiet training or pretraining on one thread."""
     plain = Job(recipe, data, "official", 0, output, threads=1, accelerator="cpu", progress=False)
     return replace(plain, cache=output.parent / "cache", **changes)  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from groundglass.models.layers import NetworkOutput
 from groundglass.training import train as training
 from groundglass.training.recipe import load_recipe
-from groundglass.training.train import Job
+from groundglass.training.trainer import Job
 
 
 class Small(nn.Module):

@@ -15,17 +15,16 @@ from numpy.typing import NDArray
 
 import groundglass
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import Label, Record, read_pixels
+from groundglass.data.manifest import Label, Record, read_pixels, read_record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
 from groundglass.imaging.anatomy import Patient
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import Scanner, make_phantom, scan
 from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.inference import embedding_reference
-from groundglass.inference.bundle import Bundle
+from groundglass.inference import reference as embedding_reference
+from groundglass.inference.bundle import Bundle, Engine, Outputs
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.engine import Engine, Outputs
 from groundglass.inference.input_check import LUNG, InputCheck
 from groundglass.models.registry import build
 from groundglass.training import export as exporting
@@ -33,7 +32,8 @@ from groundglass.training.export import CheckExamples, Export, export, fit_check
 from groundglass.training.onnx import CLOSE, OPSET, largest_difference, quantise, to_onnx
 from groundglass.training.recipe import load_recipe
 from groundglass.training.run import Run
-from groundglass.training.train import Job, train
+from groundglass.training.train import train
+from groundglass.training.trainer import Job
 
 from .conftest import QUICK
 
@@ -78,7 +78,7 @@ def bundle(run: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_the_bundle_says_what_the_run_says(run: Run, bundle: Path, data: Path) -> None:
     records = [record for record in load_dataset(data).records if record.split == "test"]
-    expected = run.predict(read_pixels(record) for record in records)
+    expected = run.predict(read_record(record) for record in records)
     outputs = Bundle.open(bundle).engine().run(run.preprocessing.normalise(expected.cropped))
     np.testing.assert_allclose(outputs.logit, expected.logit, atol=CLOSE, rtol=CLOSE)
     np.testing.assert_allclose(outputs.activation_map, expected.activation_map, atol=CLOSE, rtol=CLOSE)

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,19 +26,12 @@ from groundglass.data.manifest import Record
 from groundglass.errors import DataError, RunError
 from groundglass.models.catalogue import entries, find
 from groundglass.models.registry import build
-from groundglass.training.c2l import (
-    BACKBONE,
-    C2L,
-    TERMS,
-    Encoder,
-    PretrainJob,
-    info_nce,
-    pretrain,
-    unlabelled_slices,
-)
+from groundglass.training.c2l import BACKBONE, C2L, Encoder, info_nce, pretrain, unlabelled_slices
 from groundglass.training.recipe import PretrainRecipe, load_pretrain_recipe, load_recipe
 from groundglass.training.train import normalisation_warning
 from groundglass.training.trainer import HISTORY, WEIGHTS, read_history, read_info
+
+from .conftest import job
 
 SMALL = (
     "network.weights=none",
@@ -63,11 +56,6 @@ def module(small: PretrainRecipe) -> C2L:
     made.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
     made.__dict__["_trainer"] = None
     return made
-
-
-def job(recipe: PretrainRecipe, data: Path, output: Path, **changes: object) -> PretrainJob:
-    plain = PretrainJob(recipe, output, data, threads=1, accelerator="cpu", progress=False)
-    return replace(plain, cache=output.parent / "cache", **changes)  # type: ignore[arg-type]
 
 
 def no_copies(held_out: Sequence[Record], unlabelled: Sequence[Record]) -> list[tuple[Record, Record]]:
@@ -95,19 +83,28 @@ def test_info_nce_is_the_textbook_formula() -> None:
     )
 
 
-def test_no_slice_meets_its_own_key_or_an_empty_place(module: C2L) -> None:
-    module._enqueue([unit(3, 8) for _ in TERMS], torch.tensor([4, 9, 4]))
-    allowed = module._allowed(torch.tensor([4, 7]))
-    assert allowed[0].tolist() == [False, True, False] + [False] * 9
-    assert allowed[1].tolist() == [True, True, True] + [False] * 9
+def test_no_slice_meets_its_own_key_or_an_empty_place(module: C2L, monkeypatch: pytest.MonkeyPatch) -> None:
+    module._enqueue([unit(3, 8) for _ in range(3)], torch.tensor([4, 9, 4]))
+    seen: list[torch.Tensor] = []
+
+    def noted(*arguments: Any) -> torch.Tensor:
+        seen.append(arguments[3].clone())
+        return info_nce(*arguments)
+
+    monkeypatch.setattr("groundglass.training.c2l.info_nce", noted)
+    monkeypatch.setattr(C2L, "current_epoch", 0)
+    module.training_step((torch.randn(2, 1, 64, 64), torch.randn(2, 1, 64, 64), torch.tensor([4, 7])), 0)
+    for allowed in seen:
+        assert allowed[0].tolist() == [False, True, False] + [False] * 9
+        assert allowed[1].tolist() == [True, True, True] + [False] * 9
 
 
 def test_queues_are_rings_of_their_own(module: C2L) -> None:
-    first, second = [unit(8, 8) for _ in TERMS], [unit(8, 8) for _ in TERMS]
+    first, second = [unit(8, 8) for _ in range(3)], [unit(8, 8) for _ in range(3)]
     module._enqueue(first, torch.arange(8))
     module._enqueue(second, torch.arange(8, 16))
     assert int(module.pointer) == 4
-    for number in range(len(TERMS)):
+    for number in range(3):
         torch.testing.assert_close(module.queues[number, 8:], second[number][:4])
         torch.testing.assert_close(module.queues[number, :4], second[number][4:])
         torch.testing.assert_close(module.queues[number, 4:8], first[number][4:])
@@ -135,10 +132,10 @@ def test_keys_are_what_the_paper_compares(module: C2L) -> None:
     with torch.no_grad():
         plain = module.teacher(images)
         mixed = module.teacher(0.7 * images + 0.3 * images[partner])
-    torch.testing.assert_close(keys["plain"], F.normalize(plain), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(keys["mixed"], F.normalize(mixed), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(keys[0], F.normalize(plain), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(keys[1], F.normalize(mixed), atol=1e-4, rtol=1e-3)
     blended = 0.7 * plain + 0.3 * plain[partner]
-    torch.testing.assert_close(keys["feature_mixed"], F.normalize(blended), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(keys[2], F.normalize(blended), atol=1e-5, rtol=1e-4)
 
 
 def test_the_share_is_of_the_slice_itself(small: PretrainRecipe, module: C2L) -> None:
@@ -282,7 +279,7 @@ def test_too_little_to_pretrain_on_is_said_in_one_line(
     lesion_free: Path, small: PretrainRecipe, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="6 slices are too few"):
-        pretrain(PretrainJob(small, tmp_path / "run", images=(lesion_free,), cache=tmp_path), no_copies)
+        pretrain(job(small, None, tmp_path / "run", images=(lesion_free,)), no_copies)
     result = CliRunner().invoke(app, ["pretrain", "--output", str(tmp_path / "run")])
     assert isinstance(result.exception, DataError)
     assert "nothing to pretrain on" in str(result.exception)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.models.layers import NetworkOutput
 from groundglass.models.registry import build
 from groundglass.training.recipe import load_recipe
@@ -65,7 +66,7 @@ def test_a_run_predicts_on_the_gpu_where_there_is_one(monkeypatch: pytest.Monkey
     run.__dict__["network"] = Elsewhere()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(Elsewhere, "to", move)
-    run.predict([np.zeros((80, 80), np.uint8)] * 2)
+    run.predict([CTSlice(np.zeros((80, 80), np.uint8), Origin("x", "PNG"))] * 2)
     assert moves == ["cuda"]
     assert network.seen == ["meta"]
     assert next(run.network.parameters()).device.type == "cpu", "what is exported stays where it is"

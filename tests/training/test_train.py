@@ -47,7 +47,7 @@ def test_it_learns_phantoms_and_predicts_them_as_it_trained(
     assert [row["epoch"] for row in history] == [0, 1, 2, 3, 4]
     assert history[-1]["val_auc"] >= 0.9
     records = [record for record in load_dataset(phantoms).records if record.split == "val"]
-    predictions = run.predict(read_slice(record.path).pixels for record in records)
+    predictions = run.predict(read_slice(record.path) for record in records)
     truth = np.array([record.label == "COVID" for record in records])
     loss = -np.log(np.where(truth, predictions.probability, 1 - predictions.probability)).mean()
     # The stored weights, preprocessing and reading give what validation measured during training.

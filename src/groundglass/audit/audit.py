@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from groundglass.audit.duplicates import Pair, Trace, find_pairs, groups_of, in_threads, take_trace
+from groundglass.audit.duplicates import Pair, Trace, find_pairs, in_threads, take_trace
 from groundglass.audit.shortcuts import (
-    ReportedFigures,
     ShortcutBaselines,
     ShortcutFeatures,
     measure_shortcuts,
     shortcut_features,
 )
-from groundglass.data.describe import label_name
 from groundglass.data.manifest import PARTS, Manifest, Record, read_record
 from groundglass.data.splits import LARGEST_PUBLICATION, Split
 from groundglass.errors import DataError, ImageError
@@ -25,9 +23,6 @@ from groundglass.files import counted, name_some, printable
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a stage (``reading``, ``comparing``, ``fitting``), steps just done, and all steps if known."""
-
-CONDITIONS = ("leakage", "duplicates", "conflicts", "lookalikes", "sources", "shortcuts", "unreadable")
-"""What `found` looks for."""
 
 SHORTCUT_AUC = 0.7
 """AUC from which ``shortcuts`` holds unless another is named."""
@@ -59,10 +54,7 @@ class Audit:
         split: specification of the audited split, or None for the data set's own parts.
         records: its slices, those that cannot be read included.
         pairs: slices that show the same: opposite labels first, then across parts, across patients, the rest.
-        patients: in several parts.
-        sources: in several parts.
         shortcuts: how well the label is predicted without a lung; None where not measured.
-        network: a network's figures to compare them with.
         unreadable: one line for each slice that cannot be read; it is left out of all but the counts.
         compared: pairs of slices that were compared.
         seconds: how long it took.
@@ -73,10 +65,7 @@ class Audit:
     split: str | None
     records: tuple[Record, ...]
     pairs: tuple[Pair, ...]
-    patients: tuple[Crossing, ...]
-    sources: tuple[Crossing, ...]
     shortcuts: ShortcutBaselines | None
-    network: ReportedFigures | None
     unreadable: tuple[str, ...]
     compared: int
     seconds: float
@@ -104,11 +93,22 @@ class Audit:
     @property
     def counted_twice(self) -> tuple[Pair, ...]:
         """Copies that are said to be of two patients."""
-        return tuple(
-            pair
-            for pair in self.copies
-            if pair.across_patients and pair.first.patient_known and pair.second.patient_known
+        return tuple(pair for pair in self.copies if pair.across_patients and pair.patients_known)
+
+    @property
+    def patients(self) -> tuple[Crossing, ...]:
+        """Known patients with slices in several parts, by name."""
+        return _crossings(
+            (record.patient_id, record.split) for record in self.records if record.patient_known
         )
+
+    @property
+    def sources(self) -> tuple[Crossing, ...]:
+        """Sources with slices in several parts, by name."""
+        sizes = Counter(printable(record.source) for record in self.records)
+        most = LARGEST_PUBLICATION * len(self.records)
+        crossings = _crossings((record.source, record.split) for record in self.records)
+        return tuple(replace(crossing, collection=sizes[crossing.name] > most) for crossing in crossings)
 
     @property
     def publications(self) -> tuple[Crossing, ...]:
@@ -118,63 +118,76 @@ class Audit:
     @property
     def parts(self) -> dict[str, dict[str, int]]:
         """Slices per label of each part that has slices."""
-        counts = Counter((record.split, label_name(record)) for record in self.records)
+        counts = Counter((record.split, record.label_name) for record in self.records)
         labels = sorted({label for _, label in counts})
         present = [part for part in PARTS if any(counts[part, label] for label in labels)]
         return {part: {label: counts[part, label] for label in labels} for part in present}
 
-    def file(self, record: Record) -> str:
-        """A record's path below the data set's folder, as text that can always be written as UTF-8."""
-        path = record.path
-        return printable(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
-
     def warnings(self) -> tuple[str, ...]:
         """One sentence on each thing found that makes figures better than they are, the worst first."""
-        warnings = [*self._leakage_warnings()]
-        inside = [pair for pair in self.conflicts if not pair.across_parts]
-        if inside:
-            warnings.append(
-                f"{counted(len(inside), 'pair')} of slices with opposite labels, not in different parts, "
-                "show the same slice."
-            )
-        if self.counted_twice:
-            warnings.append(
-                f"{counted(len(self.counted_twice), 'pair')} of slices of different patients show the same "
-                "slice: splits by patient do not keep them together."
-            )
-        strongest = self.shortcuts.strongest if self.shortcuts else None
-        if strongest is not None and strongest.cross_validated.auc.value >= SHORTCUT_AUC:
-            warnings.append(
-                f"The label is predicted with an AUC of {strongest.cross_validated.auc.value:.3f} from "
-                f"{strongest.title}: a network that is no better may have learnt nothing else."
-            )
-        if self.unreadable:
-            warnings.append(f"{counted(len(self.unreadable), 'slice')} left out: cannot be read.")
-        return tuple(warnings)
+        said = [
+            f"{counted(len(things), finding.noun)} {finding.words}: {_names(things)}."
+            for finding in _FINDINGS
+            if finding.words and (things := finding.things(self))
+        ]
+        said += [
+            f"The label is predicted with an AUC of {auc:.3f} from {title}: a network that is no better may "
+            "have learnt nothing else."
+            for title, auc in self.strong_shortcuts(SHORTCUT_AUC)[:1]
+        ]
+        return tuple(said)
 
-    def _leakage_warnings(self) -> Iterable[str]:
-        if leaks := self.leaks:
-            conflicts = sum(pair.across_labels for pair in leaks)
-            opposite = f", {conflicts} of them with opposite labels" if conflicts else ""
-            yield (
-                f"{counted(len(leaks), 'pair')} of slices in different parts show the same slice{opposite} "
-                f"({sum(map(len, groups_of(leaks)))} slices): {_name_pairs(leaks)}."
-            )
-        if self.patients:
-            names = name_some([crossing.name for crossing in self.patients])
-            yield f"{counted(len(self.patients), 'patient')} in several parts: {names}."
-        lookalikes = [pair for pair in self.lookalikes if pair.across_parts]
-        if lookalikes:
-            yield (
-                f"{counted(len(lookalikes), 'pair')} of slices in different parts look like neighbouring "
-                f"slices of one patient, though they are not said to be: {_name_pairs(lookalikes)}."
-            )
-        if self.publications:
-            names = name_some([crossing.name for crossing in self.publications])
-            yield (
-                f"{counted(len(self.publications), 'publication')} in several parts: {names}. "
-                "Slices of one publication share window, scanner and layout."
-            )
+    def strong_shortcuts(self, least: float) -> list[tuple[str, float]]:
+        """Title and cross-validated AUC of the shortcuts that reach an AUC, the strongest first."""
+        baselines = self.shortcuts.baselines if self.shortcuts else ()
+        aucs = [(one.title, one.cross_validated.auc.value) for one in baselines]
+        return sorted((one for one in aucs if one[1] >= least), key=lambda one: -one[1])
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """Something to be found: the condition it belongs to, and the words of its warning, if it has one."""
+
+    condition: str
+    things: Callable[[Audit], Sequence[Pair | Crossing | str]]
+    noun: str = ""
+    words: str = ""
+
+
+_FINDINGS = (
+    _Finding(
+        "leakage", lambda audited: audited.leaks, "pair", "of slices in different parts show the same slice"
+    ),
+    _Finding("leakage", lambda audited: audited.patients, "patient", "in several parts"),
+    _Finding("duplicates", lambda audited: audited.copies),
+    _Finding(
+        "conflicts",
+        lambda audited: audited.conflicts,
+        "pair",
+        "of slices with opposite labels show the same slice",
+    ),
+    _Finding(
+        "",
+        lambda audited: audited.counted_twice,
+        "pair",
+        "of slices of different patients show the same slice, so that splits by patient do not keep them together",
+    ),
+    _Finding(
+        "lookalikes",
+        lambda audited: [pair for pair in audited.lookalikes if pair.across_parts],
+        "pair",
+        "of slices in different parts look like neighbouring slices of one patient, though not said to be",
+    ),
+    _Finding(
+        "sources",
+        lambda audited: audited.publications,
+        "publication",
+        "in several parts, whose slices share window, scanner and layout",
+    ),
+    _Finding("unreadable", lambda audited: audited.unreadable, "slice", "left out, as they cannot be read"),
+)
+_CONDITIONS = tuple(dict.fromkeys(finding.condition for finding in _FINDINGS if finding.condition))
+_OF_PARTS = {"leakage", "lookalikes", "sources"}
 
 
 def audit(
@@ -183,7 +196,6 @@ def audit(
     *,
     shortcuts: bool = True,
     quick: bool = False,
-    network: ReportedFigures | None = None,
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -195,7 +207,6 @@ def audit(
         split: whose parts are meant; the data set's own unless given.
         shortcuts: measure the shortcut baselines as well.
         quick: look for copies of whole slices only, not for crops, in about 4 ms per slice.
-        network: a network's figures to compare them with.
         seed: of the baselines' folds, trees and resamples.
         threads: CPU threads; one per core unless given.
         progress: see `Progress`.
@@ -218,20 +229,16 @@ def audit(
         placed = (replace(record, split=parts[index]) for index, record in records if index in parts)
         manifest = replace(manifest, records=tuple(placed))
     traces, features, unreadable = _read(manifest, shortcuts, not quick, threads, advance)
-    pairs = find_pairs(traces, threads=threads, progress=count)
     readable = [trace.record for trace in traces]
+    pairs = find_pairs(traces, threads=threads, progress=count)
+    fitted = lambda steps: advance("fitting", steps, 4)  # noqa: E731
     return Audit(
         name=manifest.name,
         root=manifest.root,
         split=None if split is None else split.name,
         records=manifest.records,
         pairs=tuple(sorted(pairs, key=_concern)),
-        patients=patients_across(manifest.records),
-        sources=sources_across(manifest.records),
-        shortcuts=measure_shortcuts(readable, features, seed, lambda steps: advance("fitting", steps, 4))
-        if shortcuts
-        else None,
-        network=network,
+        shortcuts=measure_shortcuts(readable, features, seed, fitted) if shortcuts else None,
         unreadable=tuple(unreadable),
         compared=compared,
         seconds=time.monotonic() - start,
@@ -241,40 +248,21 @@ def audit(
 def found(audited: Audit, conditions: Sequence[str]) -> list[str]:
     """Which conditions hold, each in a few words.
 
-    - ``leakage``: copies in different parts, or a patient in several.
-    - ``duplicates``: copies anywhere.
-    - ``conflicts``: copies with opposite labels.
-    - ``lookalikes``: slices in different parts that are probably of one patient.
-    - ``sources``: publications in several parts.
-    - ``shortcuts`` or ``shortcuts:AUC``: a baseline's cross-validated AUC of at least 0.7 or AUC.
-    - ``unreadable``: slices that cannot be read.
-
-    Args:
-        audited: what was found.
-        conditions: as `check_conditions` accepts them.
-
     Raises:
         DataError: shortcuts could not be measured.
     """
-    counts = {
-        "leakage": len(audited.leaks) + len(audited.patients),
-        "duplicates": len(audited.copies),
-        "conflicts": len(audited.conflicts),
-        "lookalikes": sum(pair.across_parts for pair in audited.lookalikes),
-        "sources": len(audited.publications),
-        "unreadable": len(audited.unreadable),
-    }
-    held = []
-    for condition in conditions:
-        name, limit = _parse_condition(condition)
-        if name != "shortcuts":
-            held += [f"{name}: {counts[name]}"] if counts[name] else []
-            continue
-        if audited.shortcuts is None or audited.shortcuts.reason:
+    held: list[str] = []
+    for name, limit in map(_parse_condition, conditions):
+        if name in _CONDITIONS:
+            count = sum(len(finding.things(audited)) for finding in _FINDINGS if finding.condition == name)
+            held += [f"{name}: {count}"] if count else []
+        elif audited.shortcuts is None or audited.shortcuts.reason:
             reason = audited.shortcuts.reason if audited.shortcuts else "they were not measured"
             raise DataError(f"{audited.root}: shortcuts cannot be checked: {reason}")
-        aucs = ((one.title, one.cross_validated.auc.value) for one in audited.shortcuts.baselines)
-        held += [f"shortcuts: {title} has an AUC of {auc:.3f}" for title, auc in aucs if auc >= limit]
+        else:
+            held += [
+                f"{name}: {title} has an AUC of {auc:.3f}" for title, auc in audited.strong_shortcuts(limit)
+            ]
     return held
 
 
@@ -287,9 +275,8 @@ def check_conditions(
         DataError: naming the condition.
     """
     parts = split is not None or any(record.split for record in manifest)
-    for condition in conditions:
-        name, _ = _parse_condition(condition)
-        if name in {"leakage", "lookalikes", "sources"} and not parts:
+    for name, _ in map(_parse_condition, conditions):
+        if name in _OF_PARTS and not parts:
             raise DataError(
                 f"{manifest.root}: {name} cannot be checked: no slice is in a part; name a split to audit"
             )
@@ -299,11 +286,12 @@ def check_conditions(
 
 def _parse_condition(text: str) -> tuple[str, float]:
     """A condition's name and the AUC from which shortcuts count."""
-    match = re.fullmatch(r"(shortcuts)(?::(0?\.\d+|[01]))?|([a-z]+)", text)
-    name = match and (match[1] or match[3])
-    if match is None or name not in CONDITIONS:
-        raise DataError(f"condition {text!r} is not one of {', '.join(CONDITIONS)} or shortcuts:AUC")
-    return str(name), float(match[2] or SHORTCUT_AUC)
+    match = re.fullmatch(r"shortcuts(?::(0?\.\d+|[01]))?", text)
+    if match is None and text not in _CONDITIONS:
+        raise DataError(
+            f"condition {text!r} is not one of {', '.join(_CONDITIONS)}, shortcuts or shortcuts:AUC"
+        )
+    return ("shortcuts", float(match[1] or SHORTCUT_AUC)) if match else (text, SHORTCUT_AUC)
 
 
 def _read(
@@ -335,19 +323,6 @@ def _concern(pair: Pair) -> tuple[bool, ...]:
     return lookalike, not pair.across_labels, not pair.across_parts, not pair.across_patients
 
 
-def patients_across(records: Iterable[Record]) -> tuple[Crossing, ...]:
-    """Known patients with slices in several parts, by name."""
-    return _crossings((record.patient_id, record.split) for record in records if record.patient_known)
-
-
-def sources_across(records: Sequence[Record]) -> tuple[Crossing, ...]:
-    """Sources with slices in several parts, by name."""
-    sizes = Counter(printable(record.source) for record in records)
-    crossings = _crossings((record.source, record.split) for record in records)
-    most = LARGEST_PUBLICATION * len(records)
-    return tuple(replace(crossing, collection=sizes[crossing.name] > most) for crossing in crossings)
-
-
 def _crossings(places: Iterable[tuple[str, str | None]]) -> tuple[Crossing, ...]:
     counts: dict[str, Counter[str]] = {}
     for name, part in places:
@@ -360,5 +335,11 @@ def _crossings(places: Iterable[tuple[str, str | None]]) -> tuple[Crossing, ...]
     )
 
 
-def _name_pairs(pairs: Sequence[Pair]) -> str:
-    return name_some([f"{printable(p.first.path.name)} and {printable(p.second.path.name)}" for p in pairs])
+def _names(things: Sequence[Pair | Crossing | str]) -> str:
+    names = []
+    for thing in things:
+        if isinstance(thing, Pair):
+            names.append(printable(f"{thing.first.path.name} and {thing.second.path.name}"))
+        else:
+            names.append(printable(thing.name if isinstance(thing, Crossing) else thing))
+    return name_some(names)

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, sparse
+from sklearn.preprocessing import normalize
 
 from groundglass.data.manifest import Record, read_bytes, read_pixels, read_record
 from groundglass.errors import ImageError
@@ -37,14 +38,10 @@ LOOKALIKE_CORRELATION = 0.6
 Kind = Literal["file", "pixels", "copy", "lookalike"]
 """Same content, same pixels in another file, verified copy, or merely very much alike."""
 
-Progress = Callable[[int], None]
-"""Called with how many more slices were read or pairs compared."""
+Progress = Callable[[int], None]  # called with how many more slices were read or pairs compared
 
-Affine = NDArray[np.float64]
-"""Takes x and y of one picture, in pixels, to those of another; shape (3, 3)."""
-
-Box = tuple[int, int, int, int]
-"""Left, top, right, bottom."""
+Affine = NDArray[np.float64]  # takes x and y of one picture, in pixels, to those of another; shape (3, 3)
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -53,29 +50,22 @@ _KINDS: tuple[Kind, ...] = get_args(Kind)
 _ALL_PAIRS = 8  # beyond this number of identical slices each is paired with the first only
 _CACHED_PICTURES = 256
 
-# Fingertraces.
-_LONGEST, _PATCH_LONGEST = 512, 256
-# A row or column between whose 4th and 96th percentile lie fewer grey values than this is a margin: paper, or
-# the black around a reconstruction. Letters in it do not make it a picture.
-_FLAT, _LEAST_CONTENT = 24, 0.3
+# Traces. A row or column between whose 4th and 96th percentile lie fewer than _FLAT grey values is a margin: paper,
+# or the black around a reconstruction. Letters in it do not make it a picture.
+_LONGEST, _PATCH_LONGEST, _FLAT, _LEAST_CONTENT = 512, 256, 24, 0.3
 _HASH_SIDE, _HASH_FREQUENCIES = 32, 16
 _PATCHES, _TABLES, _BITS = 100, 6, 16
-
 # Candidates: from which likeness on, and how many for each slice. Of 500,000 pairs of LUNA16 slices 1 differs
-# in 40 or fewer bits of the hash.
-_LEAST_CODES, _MOST_BY_CODES = 0.012, 4
-_HASH_DISTANCE, _MOST_BY_HASH = 40, 16
-# Codes that more slices have than this share (at least and at most so many) say nothing and cost most.
-_COMMON_SHARE, _COMMON_LEAST, _COMMON_MOST = 0.02, 20, 1000
-_CELLS = 12_000_000  # entries of one block of a product, which bounds memory to about 100 MB
-
+# in 40 or fewer bits of the hash. Codes that more slices have than a share (at least and at most so many) say
+# nothing and cost most. A product's blocks of _CELLS entries bound memory to about 100 MB.
+_LEAST_CODES, _MOST_BY_CODES, _HASH_DISTANCE, _MOST_BY_HASH = 0.012, 4, 40, 16
+_COMMON_SHARE, _COMMON_LEAST, _COMMON_MOST, _CELLS = 0.02, 20, 1000, 12_000_000
 # Registration. Refining may change an entry of the matrix by _LARGEST_CHANGE: more is a picture bent until it
-# fits. Below _COARSE_CORRELATION of the coarse pictures a finer look finds nothing either.
+# fits. Below _COARSE_CORRELATION of the coarse pictures a finer look finds nothing either. The correlation is
+# taken where structure is strongest, 30 % of the picture; a fifth of that may be covered.
 _LEAST_PATCHES, _MOST_MATCHES, _TOLERANCE = 5, 250, 0.015
 _SIDES, _LEAST_SIDE, _LEAST_OVERLAP = (96, 256), 24, 0.2
-_LARGEST_CHANGE, _COARSE_CORRELATION = 0.2, 0.45
-# The correlation is taken where structure is strongest, 30 % of the picture; a fifth of that may be covered.
-_STRONGEST, _COVERED = 30, 20
+_LARGEST_CHANGE, _COARSE_CORRELATION, _STRONGEST, _COVERED = 0.2, 0.45, 30, 20
 
 
 @dataclass(frozen=True)
@@ -104,29 +94,6 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Registration:
-    """How two slices lie on each other.
-
-    Attributes:
-        correlation: of fine structure, which 80 % of the places with strong structure exceed, -1 to 1.
-        affine: takes x and y of the first slice, mirrored where ``mirrored``, to those of the second, in
-            pixels as stored; two rows of three numbers.
-        mirrored: whether the first slice has to be mirrored.
-        overlap: share of the first and of the second slice that both show.
-    """
-
-    correlation: float
-    affine: tuple[tuple[float, float, float], tuple[float, float, float]]
-    mirrored: bool
-    overlap: tuple[float, float]
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """Pixels of the second slice per pixel of the first, along x and y."""
-        return self.affine[0][0], self.affine[1][1]
-
-
-@dataclass(frozen=True)
 class Pair:
     """Two slices that show the same.
 
@@ -134,20 +101,21 @@ class Pair:
         first: the one.
         second: the other.
         kind: how much they are the same.
-        correlation: 1 for the same file or pixels, otherwise the registration's.
-        registration: how they lie on each other; None for the same file or pixels.
+        correlation: of fine structure, which 80 % of the places with strong structure exceed, -1 to 1; 1 for
+            the same file or pixels.
+        mirrored: whether one is the mirror image of the other.
+        affine: takes x and y of the first slice, mirrored where ``mirrored``, to those of the second, in
+            pixels as stored; two rows of three numbers; None for the same file or pixels.
+        overlap: share of the first and of the second slice that both show.
     """
 
     first: Record
     second: Record
     kind: Kind
-    correlation: float
-    registration: Registration | None = None
-
-    @property
-    def mirrored(self) -> bool:
-        """Whether one is the mirror image of the other."""
-        return self.registration is not None and self.registration.mirrored
+    correlation: float = 1.0
+    mirrored: bool = False
+    affine: tuple[tuple[float, ...], ...] | None = None
+    overlap: tuple[float, float] = (1.0, 1.0)
 
     @property
     def across_parts(self) -> bool:
@@ -164,14 +132,16 @@ class Pair:
         """Whether they are said to be of different patients, or one of them of a patient not known."""
         return self.first.patient_id != self.second.patient_id
 
+    @property
+    def patients_known(self) -> bool:
+        """Whether the data set says whose both slices are."""
+        return self.first.patient_known and self.second.patient_known
+
 
 def take_trace(record: Record, image: CTSlice, patches: bool = True) -> Trace:
     """What is kept of a slice to find its copies.
 
-    Args:
-        record: the slice.
-        image: the same, read.
-        patches: whether crops are to be found as well, which takes five times as long.
+    Without ``patches``, crops are not found, in a fifth of the time.
 
     Raises:
         ImageError: the file cannot be read.
@@ -193,9 +163,7 @@ def take_trace(record: Record, image: CTSlice, patches: bool = True) -> Trace:
     )
 
 
-def read_traces(
-    records: Sequence[Record], *, threads: int | None = None, progress: Progress | None = None
-) -> Iterator[Trace | ImageError]:
+def read_traces(records: Sequence[Record], *, threads: int | None = None) -> Iterator[Trace | ImageError]:
     """The trace of each slice, or why it cannot be read, in the order of the records."""
 
     def attempt(record: Record) -> Trace | ImageError:
@@ -204,7 +172,7 @@ def read_traces(
         except ImageError as error:
             return error
 
-    return in_threads(attempt, records, threads, progress)
+    return in_threads(attempt, records, threads)
 
 
 def find_pairs(
@@ -214,11 +182,6 @@ def find_pairs(
 
     Of slices with the same pixels only one is compared with others. Lookalikes of one patient are left out:
     neighbouring slices of a patient are expected to be alike.
-
-    Args:
-        traces: of the slices.
-        threads: CPU threads; one per core unless given.
-        progress: called with the number of pairs compared.
     """
     pairs, kept = _identical(traces)
     # Neighbours of the same patient are proposed beside those of others and must not displace them.
@@ -229,19 +192,9 @@ def find_pairs(
 
 
 def copies_of(
-    held_out: Sequence[Record],
-    candidates: Sequence[Record],
-    *,
-    threads: int | None = None,
-    progress: Progress | None = None,
+    held_out: Sequence[Record], candidates: Sequence[Record], *, threads: int | None = None
 ) -> list[Pair]:
     """Which of the candidates show a held-out slice: what must not enter a training on the candidates.
-
-    Args:
-        held_out: slices to evaluate on.
-        candidates: slices to train on.
-        threads: CPU threads; one per core unless given.
-        progress: called with the number of slices read and pairs compared.
 
     Returns:
         Pairs of a held-out slice (first) and a candidate (second), the most certain first. A candidate that
@@ -251,15 +204,15 @@ def copies_of(
         ImageError: a held-out slice cannot be read.
     """
     traces: list[Trace] = []
-    for trace in read_traces(held_out, threads=threads, progress=progress):
+    for trace in read_traces(held_out, threads=threads):
         if isinstance(trace, ImageError):
             raise trace
         traces.append(trace)
     held, ours = len(traces), {id(trace.record) for trace in traces}
-    read = read_traces(candidates, threads=threads, progress=progress)
+    read = read_traces(candidates, threads=threads)
     traces += [trace for trace in read if isinstance(trace, Trace)]
     keys = _candidates(traces, held, np.repeat([0, 1], [held, len(traces) - held]))
-    compared = _compare(traces, keys, threads, progress)
+    compared = _compare(traces, keys, threads)
     pairs = [*_identical(traces)[0], *(pair for pair in compared if pair.kind == "copy")]
     across = {
         (id(pair.first), id(pair.second)): pair
@@ -309,7 +262,7 @@ def _identical(traces: Sequence[Trace]) -> tuple[list[Pair], list[Trace]]:
         for members in same.values():
             few = len(members) <= _ALL_PAIRS
             others = itertools.combinations(members, 2) if few else ((members[0], m) for m in members[1:])
-            pairs += [Pair(first.record, second.record, kind, 1.0) for first, second in others]
+            pairs += [Pair(first.record, second.record, kind) for first, second in others]
         kept = [members[0] for members in same.values()]
     return pairs, kept
 
@@ -319,7 +272,7 @@ def _in_order(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def _compare(
-    traces: Sequence[Trace], keys: NDArray[np.int64], threads: int | None, progress: Progress | None
+    traces: Sequence[Trace], keys: NDArray[np.int64], threads: int | None, progress: Progress | None = None
 ) -> list[Pair]:
     """The candidates that registration confirms, each pair once."""
     picture = lru_cache(_CACHED_PICTURES)(lambda record: _shrunk(read_pixels(record)))
@@ -330,11 +283,7 @@ def _compare(
             pictures = picture(first.record), picture(second.record)
         except ImageError:  # gone since it was read first
             return None
-        found = _register(pictures, (first, second), bool(key % 2))
-        if found is None or found.correlation < LOOKALIKE_CORRELATION:
-            return None
-        kind: Kind = "copy" if found.correlation >= COPY_CORRELATION else "lookalike"
-        return Pair(first.record, second.record, kind, found.correlation, found)
+        return _register(pictures, (first, second), bool(key % 2))
 
     best: dict[tuple[int, int], Pair] = {}
     for pair in in_threads(compare, keys.tolist(), threads, progress):
@@ -344,9 +293,6 @@ def _compare(
     return list(best.values())
 
 
-# ---- fingertraces
-
-
 def _shrunk(pixels: Grey) -> Grey:
     scale = min(1.0, _LONGEST / max(pixels.shape))
     size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
@@ -354,7 +300,7 @@ def _shrunk(pixels: Grey) -> Grey:
 
 
 def _content(picture: Grey) -> Box:
-    """The picture without uniform margins; the whole picture where hardly anything else is in it."""
+    """The picture without uniform margins; the whole picture where hardly anything is left."""
     height, width = picture.shape
     left, top, right, bottom = 0, 0, width, height
     for _ in range(2):  # once the margins above and below are gone, those at the sides show better
@@ -483,19 +429,15 @@ def _code_features(traces: Sequence[Trace]) -> list[sparse.csr_matrix]:
     rarity = np.log((2 + len(traces)) / (1 + counts)) * ((counts >= 1) & (counts <= common))
     features = []
     for documents in words:
-        weights = [rarity[document] for document in documents]
-        lengths = [max(float(np.linalg.norm(weight)), 1e-9) for weight in weights]
-        values = np.concatenate([*(w / n for w, n in zip(weights, lengths, strict=True)), np.zeros(0)])
-        starts = np.cumsum([0, *map(len, documents)])
         columns = np.concatenate([*documents, np.zeros(0, np.int64)])
+        starts = np.cumsum([0, *map(len, documents)])
         shape = (len(traces), len(rarity))
-        features.append(sparse.csr_matrix((values.astype(np.float32), columns, starts), shape=shape))
+        weights = sparse.csr_matrix((rarity[columns].astype(np.float32), columns, starts), shape=shape)
+        features.append(normalize(weights))
     return features
 
 
-def _register(
-    pictures: tuple[Grey, Grey], traces: tuple[Trace, Trace], mirrored: bool
-) -> Registration | None:
+def _register(pictures: tuple[Grey, Grey], traces: tuple[Trace, Trace], mirrored: bool) -> Pair | None:
     """Register two shrunk pictures and measure how far they agree; None where they do not."""
     (first, second), (one, other) = pictures, traces
     width = first.shape[1]
@@ -510,13 +452,14 @@ def _register(
             best = found
         if best is not None and best[0] >= COPY_CORRELATION:
             break
-    if best is None:
+    if best is None or best[0] < LOOKALIKE_CORRELATION:
         return None
     correlation, affine, overlap = best
+    kind: Kind = "copy" if correlation >= COPY_CORRELATION else "lookalike"
     to_stored, to_shrunk = other.size[0] / second.shape[1], width / one.size[0]
     stored = np.diag([to_stored, to_stored, 1]) @ affine @ np.diag([to_shrunk, to_shrunk, 1])
-    (a, b, c), (d, e, f) = stored[:2].tolist()
-    return Registration(correlation, ((a, b, c), (d, e, f)), mirrored, overlap)
+    rows = tuple(map(tuple, stored[:2].tolist()))
+    return Pair(one.record, other.record, kind, correlation, mirrored, rows, overlap)
 
 
 def _starts(one: Trace, other: Trace, boxes: tuple[Box, Box], mirror: int | None) -> Iterator[Affine]:
@@ -558,14 +501,12 @@ def _refined(
     correlation, overlap = 0.0, (0.0, 0.0)
     for side in _SIDES:
         view = _view(first, second, boxes, affine, side)
+        if view is not None:
+            affine = view[2] @ _aligned(view[0], view[1]) @ np.linalg.inv(view[2]) @ affine
+            view = _view(first, second, boxes, affine, side)
         if view is None:
             return None
-        change = _aligned(view[0], view[1])
-        affine = view[2] @ change @ np.linalg.inv(view[2]) @ affine
-        view = _view(first, second, boxes, affine, side)
-        if view is None:
-            return None
-        correlation, overlap = agreement(view[0], view[1]), view[3]
+        correlation, overlap = _agreement(view[0], view[1]), view[3]
         if correlation < _COARSE_CORRELATION:
             return None
     return correlation, affine, overlap
@@ -576,9 +517,8 @@ def _view(
 ) -> tuple[Grey, Grey, Affine, tuple[float, float]] | None:
     """What both pictures show, at a resolution that neither exceeds and at most ``side`` pixels long.
 
-    Returns:
-        Both views, what takes their pixels to those of the second picture, and the shares of the contents
-        that they cover; None where the contents hardly overlap.
+    Returns both views, what takes their pixels to those of the second picture, and the shares of the contents
+    that they cover; None where the contents hardly overlap.
     """
     corners = affine @ [boxes[0][::2], boxes[0][1::2], (1, 1)]
     placed = np.array([corners[:2].min(axis=1), corners[:2].max(axis=1)])
@@ -630,13 +570,8 @@ def _aligned(first: Grey, second: Grey) -> Affine:
     return np.asarray(np.linalg.inv(np.vstack([found, [0, 0, 1]])), np.float64)
 
 
-def agreement(first: Grey, second: Grey) -> float:
-    """Correlation of fine structure that 80 % of the places with strong structure exceed.
-
-    Args:
-        first: uint8, shape (H, W).
-        second: registered to the first, same shape.
-    """
+def _agreement(first: Grey, second: Grey) -> float:
+    """Correlation of fine structure, 1 to 5 of 256 pixels, that 80 % of the places with strong structure exceed."""
     unit = max(first.shape) / 256
     one, other = _structure(first, unit), _structure(second, unit)
     width = max(4 * unit, 1.2)
@@ -655,7 +590,6 @@ def agreement(first: Grey, second: Grey) -> float:
 
 
 def _structure(pixels: Grey, unit: float) -> NDArray[np.float32]:
-    """Structure between 1 and 5 pixels of a picture 256 pixels long."""
     grey = pixels.astype(np.float32)
     return _smooth(grey, max(0.8 * unit, 0.5)) - _smooth(grey, max(5 * unit, 1.5))
 

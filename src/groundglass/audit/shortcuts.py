@@ -8,12 +8,8 @@ for COVID-19 using chest radiographs and CT scans, Nature Machine Intelligence 3
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from groundglass.data.describe import label_name
 from groundglass.data.manifest import Label, Record
-from groundglass.errors import DataError
 from groundglass.evaluation.bootstrap import bootstrap
-from groundglass.evaluation.metrics import compute_metrics
-from groundglass.files import printable
 from groundglass.imaging.crop import find_lungs
 from groundglass.imaging.slice import CTSlice, Grey
 
@@ -127,23 +119,6 @@ class ShortcutBaselines:
     seed: int
     reason: str | None = None
 
-    @property
-    def strongest(self) -> Baseline | None:
-        """The shortcut with the largest cross-validated AUC."""
-        return max(self.baselines, key=lambda baseline: baseline.cross_validated.auc.value, default=None)
-
-
-@dataclass(frozen=True)
-class ReportedFigures:
-    """How well a network predicts the label, as a file reports it; ``bounds`` says what the bounds are."""
-
-    name: str
-    part: str
-    slices: int
-    auc: Figure
-    accuracy: Figure
-    bounds: str
-
 
 def shortcut_features(record: Record, image: CTSlice) -> ShortcutFeatures:
     """Measure a slice, given as its record and as it was read."""
@@ -163,50 +138,44 @@ def measure_shortcuts(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> ShortcutBaselines:
-    """Fit and evaluate all shortcut baselines.
+    """Fit and evaluate all shortcut baselines on the slices with a label; ``progress`` is called after each.
 
-    Args:
-        records: slices; those without a label are left out.
-        features: of each.
-        seed: of folds, trees and resamples: equal seeds give equal figures.
-        progress: called after each baseline.
+    Equal seeds (of folds, trees and resamples) give equal figures.
     """
-    kept = [index for index, record in enumerate(records) if record.label is not None]
-    records, features = [records[index] for index in kept], [features[index] for index in kept]
-    kinds = sorted({one.file_format for one in features})
+    labelled = [pair for pair in zip(records, features, strict=True) if pair[0].label is not None]
+    kinds = sorted({one.file_format for _, one in labelled})
     formats = {kind: {label.value: 0 for label in Label} for kind in kinds}
-    for record, one in zip(records, features, strict=True):
-        formats[one.file_format][label_name(record)] += 1
-    data = _Data.of(records, seed)
+    for record, one in labelled:
+        formats[one.file_format][record.label_name] += 1
+    data = _Data.of([record for record, _ in labelled], seed)
     if data.folds < 2:
         reason = "there are fewer than two patients of one of the labels"
         return ShortcutBaselines((), formats, data.folds, seed, reason)
-    shown = [np.array([one.file_format == kind for kind in kinds], np.float32) for one in features]
     baselines = []
-    for name, title, names, rows in (
-        ("file_format", "file format alone", kinds, shown),
-        ("size", "size alone", SIZE_FEATURES, [one.size for one in features]),
-        ("grey", "grey statistics alone", GREY_FEATURES, [one.grey for one in features]),
+    for name, title, columns, values in (
+        (
+            "file_format",
+            "file format alone",
+            kinds,
+            [_one_hot(one.file_format, kinds) for _, one in labelled],
+        ),
+        ("size", "size alone", SIZE_FEATURES, [one.size for _, one in labelled]),
+        ("grey", "grey statistics alone", GREY_FEATURES, [one.grey for _, one in labelled]),
         (
             "surroundings",
             "border and background alone, lungs blanked out",
             SURROUNDINGS_FEATURES,
-            [one.surroundings for one in features],
+            [one.surroundings for _, one in labelled],
         ),
     ):
-        values = np.stack(rows)
-        linear = name == "file_format"
-        telling = [abs(float(roc_auc_score(data.label, column)) - 0.5) + 0.5 for column in values.T]
-        best = int(np.argmax(telling))
-        baselines.append(
-            Baseline(
-                *(name, title, data.cross_validated(values, linear), data.tested(values, linear)),
-                (names[best], telling[best]),
-            )
-        )
+        baselines.append(data.baseline(name, title, columns, np.stack(values)))
         if progress is not None:
             progress(1)
     return ShortcutBaselines(tuple(baselines), formats, data.folds, seed)
+
+
+def _one_hot(kind: str, kinds: Sequence[str]) -> Values:
+    return np.array([kind == other for other in kinds], np.float32)
 
 
 @dataclass(frozen=True)
@@ -227,20 +196,21 @@ class _Data:
         folds = min(_FOLDS, *(len(np.unique(patient[label == value])) for value in (0, 1)))
         return cls(label, patient, part, folds, seed)
 
-    def cross_validated(self, values: Values, linear: bool) -> Performance:
-        """Each slice predicted by a model that has seen no slice of its patient."""
+    def baseline(self, name: str, title: str, columns: Sequence[str], values: Values) -> Baseline:
+        """Each slice predicted by a model that has seen no slice of its patient; and train to test part."""
+        linear = name == "file_format"
         probability = np.zeros(len(self.label))
         splitter = StratifiedGroupKFold(self.folds, shuffle=True, random_state=self.seed)
         for fitted, held in splitter.split(values, self.label, self.patient):
             probability[held] = self._predict(values, fitted, held, linear)
-        return self._performance(np.arange(len(self.label)), probability)
-
-    def tested(self, values: Values, linear: bool) -> Performance | None:
-        """Fitted on the train part, evaluated on the test part, if both hold both labels."""
         fitted, held = (np.flatnonzero(self.part == part) for part in ("train", "test"))
-        if len(np.unique(self.label[fitted])) < 2 or len(np.unique(self.label[held])) < 2:
-            return None
-        return self._performance(held, self._predict(values, fitted, held, linear))
+        tested = None
+        if min(len(np.unique(self.label[part])) for part in (fitted, held)) == 2:
+            tested = self._performance(held, self._predict(values, fitted, held, linear))
+        telling = [abs(float(roc_auc_score(self.label, column)) - 0.5) + 0.5 for column in values.T]
+        best = int(np.argmax(telling))
+        everything = self._performance(np.arange(len(self.label)), probability)
+        return Baseline(name, title, everything, tested, (columns[best], telling[best]))
 
     def _predict(
         self, values: Values, fitted: NDArray[np.intp], held: NDArray[np.intp], linear: bool
@@ -261,13 +231,12 @@ class _Data:
 
     def _performance(self, held: NDArray[np.intp], probability: NDArray[np.float64]) -> Performance:
         label, patient, probability = self.label[held], self.patient[held], np.clip(probability, 0, 1)
-        measured = compute_metrics(label, probability).values()
-        resampled = bootstrap(label, probability, patient, resamples=_RESAMPLES, seed=self.seed)
+        measured = bootstrap(label, probability, patient, resamples=_RESAMPLES, seed=self.seed)
         auc, accuracy = (
-            Figure(measured[name] or 0.0, resampled.intervals[name].low, resampled.intervals[name].high)
-            for name in ("auc", "accuracy")
+            Figure(each.value or 0.0, each.low, each.high)
+            for each in (measured.metrics["auc"], measured.metrics["accuracy"])
         )
-        return Performance(auc, accuracy, len(label), resampled.patients)
+        return Performance(auc, accuracy, len(label), measured.patients)
 
 
 def _grey_statistics(pixels: Grey) -> Values:
@@ -310,53 +279,3 @@ def _lungs_box(pixels: Grey) -> tuple[slice, slice]:
         left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
     margin = round(_MARGIN * max(height, width))
     return slice(max(top - margin, 0), bottom + margin), slice(max(left - margin, 0), right + margin)
-
-
-def read_reported(path: Path) -> ReportedFigures:
-    """Read a network's AUC and accuracy, on the test part where the file has several.
-
-    Args:
-        path: ``metrics.json`` of an evaluation, or a result of one or several seeds, whose interval is then
-            one standard deviation over the seeds to either side.
-
-    Raises:
-        DataError: the file cannot be read, or holds no such figures.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    try:
-        return _reported(printable(path.stem), json.loads(text))
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
-        raise DataError(
-            f"{path}: holds no figures of a network ({error}); expected metrics.json of "
-            "`groundglass evaluate` or summary.json of `groundglass paper seeds`"
-        ) from error
-
-
-def _reported(name: str, document: Mapping[str, Any]) -> ReportedFigures:
-    if "parts" in document:
-        part = "test" if "test" in document["parts"] else next(iter(document["parts"]))
-        measured = document["parts"][part]
-        name = str(document.get("network") or (document.get("recipe") or {}).get("name") or name)
-    else:
-        measured, part, name = document, str(document["data"]["part"]), str(document["run"]["network"])
-    slices = int(measured.get("slices") or measured["data"]["slices"])
-    seeds = len(document.get("seeds") or ())
-    bounds = f"one standard deviation over {seeds} seeds" if seeds else "95 % interval"
-    auc, accuracy = (_reported_figure(measured["metrics"][key]) for key in ("auc", "accuracy"))
-    return ReportedFigures(name, part, slices, auc, accuracy, bounds)
-
-
-def _reported_figure(measure: Mapping[str, Any]) -> Figure:
-    if "mean" in measure:
-        mean, deviation = float(measure["mean"]), float(measure["sd"])
-        value, low, high = mean, mean - deviation, mean + deviation
-    else:
-        value, low, high = (
-            math.nan if measure.get(key) is None else float(measure[key]) for key in ("value", "low", "high")
-        )
-    if not math.isfinite(value):
-        raise ValueError("a figure is undefined")
-    return Figure(value, low if math.isfinite(low) else None, high if math.isfinite(high) else None)

@@ -46,14 +46,7 @@ Conditions = Annotated[
 Outputs = Annotated[
     list[Path] | None,
     typer.Option(
-        "--output",
-        help="Folder for report.html, audit.md and audit.json, or one such file; can be repeated.",
-    ),
-]
-Network = Annotated[
-    Path | None,
-    typer.Option(
-        "--network", help="A network's metrics.json or predictions.csv, to compare the shortcuts with."
+        "--output", help="Folder for report.html, audit.md and audit.json, or one such file; can be repeated."
     ),
 ]
 
@@ -111,8 +104,7 @@ def download(
 
 @app.command()
 def describe(
-    path: DataSet,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no tables.")] = False,
+    path: DataSet, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no tables.")] = False
 ) -> None:
     """Count labels, patients, parts, sources, file formats, sizes and grey values."""
     from groundglass.data import describe as describing
@@ -138,7 +130,6 @@ def audit(
     split: Annotated[
         str | None, typer.Option("--split", help="Audit the parts of this split instead of the data's own.")
     ] = None,
-    network: Network = None,
     shortcuts: Annotated[
         bool, typer.Option("--shortcuts/--no-shortcuts", help="Measure the shortcut baselines as well.")
     ] = True,
@@ -148,7 +139,6 @@ def audit(
     """Find copies, leakage, label conflicts and shortcuts in a data set."""
     from groundglass.audit import audit as auditing
     from groundglass.audit.report import write_audit
-    from groundglass.audit.shortcuts import read_reported
     from groundglass.data.load import load_dataset
     from groundglass.data.splits import make_split
     from groundglass.files import printable
@@ -158,16 +148,9 @@ def audit(
     manifest = load_dataset(path)
     parts = None if split is None else make_split(manifest, split, seed, allow_overlap=True)
     auditing.check_conditions(conditions, manifest, parts, shortcuts=shortcuts)
-    reported = None if network is None else read_reported(network)
     with stages() as progress:
         audited = auditing.audit(
-            manifest,
-            parts,
-            shortcuts=shortcuts,
-            network=reported,
-            seed=seed,
-            threads=threads or None,
-            progress=progress,
+            manifest, parts, shortcuts=shortcuts, seed=seed, threads=threads or None, progress=progress
         )
     for target in output or ():
         write_audit(audited, target, printable(shlex.join(["groundglass", *sys.argv[1:]])))
@@ -198,8 +181,7 @@ def slices(
     output: Pictures,
     every: Annotated[int, typer.Option("--every", min=1, help="Take one slice of so many.")] = 10,
     least_lungs: Annotated[
-        float,
-        typer.Option("--least-lungs", min=0.01, max=0.9, help="Least share that is lung."),
+        float, typer.Option("--least-lungs", min=0.01, max=0.9, help="Least share that is lung.")
     ] = 0.05,
 ) -> None:
     """Cut axial lung slices out of CT volumes as grey PNGs in the lung window, naming no patient."""

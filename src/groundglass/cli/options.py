@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+INTERRUPTED = 130
+"""Exit status after an interruption from the keyboard."""
+
 Data = Annotated[
     Path, typer.Option("--data", help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
 ]
@@ -35,3 +38,7 @@ Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: 
 Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for preprocessed slices.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+BundlePath = Annotated[
+    Path | None, typer.Option("--bundle", help="Trained model; default: the installed one.")
+]
+EngineThreads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core but one.")]

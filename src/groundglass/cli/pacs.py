@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundglass.cli.predict import INTERRUPTED, BundlePath, Threads
+from groundglass.cli.options import INTERRUPTED, BundlePath, EngineThreads
 from groundglass.errors import PacsError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def pacs(
     since: Since = None,
     retry: Retry = 120.0,
     bundle: BundlePath = None,
-    threads: Threads = 0,
+    threads: EngineThreads = 0,
 ) -> None:
     """Classify the CT series of a DICOM archive and store report and heat maps beside them. Research use only.
 

@@ -6,7 +6,7 @@ import shlex
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -17,29 +17,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from groundglass.cli.options import INTERRUPTED, BundlePath, EngineThreads
 from groundglass.errors import PredictionError
 from groundglass.files import one_line
 from groundglass.inference.prediction import Prediction, Status
-from groundglass.inference.series import SeriesSummary, Totals
-from groundglass.inference.writers import Format, PredictionsWriter, predictions_writer
+from groundglass.inference.series import Curve, SeriesSummary, Totals
+from groundglass.inference.writers import Format, PredictionsWriter
 
 if TYPE_CHECKING:
     from groundglass.cluster.ray import RayClassifier
     from groundglass.inference.classifier import Classifier
-    from groundglass.inference.output import Output
 
-SOME_LEFT_OUT, NONE_CLASSIFIED, INTERRUPTED = 3, 4, 130
-"""Exit statuses beside 0, every lung slice classified, and 2, an error that the user can mend."""
+SOME_LEFT_OUT, NONE_CLASSIFIED = 3, 4
+"""Exit statuses beside 0, every lung slice classified, 2, an error that the user can mend, and 130."""
 
 Part = tuple[str, str]
 """Text and its style."""
@@ -49,10 +42,7 @@ _POSITION, _STATUS, _PROBABILITY, _LABEL = 9, 7, 5, 9
 _FIXED = _POSITION + _STATUS + _PROBABILITY + _LABEL + 5 * len(_GAP)
 _LEAST_FILE, _LEAST_NOTE = 12, 15
 _STYLES = {"COVID": "bold dark_orange", "uncertain": "yellow", "refused": "magenta", "failed": "bold red"}
-_LONGEST_REASON = 1000
-_SERIES = 28
-_PATHS_SHOWN = 8
-_BLOCKS, _ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
+_LONGEST_REASON, _SERIES, _PATHS_SHOWN, _CURVE = 1000, 28, 8, 40
 
 
 @dataclass
@@ -71,31 +61,31 @@ class PredictionsTable:
 
     def header(self, first: Prediction) -> list[Part]:
         """The names of the columns, above the first prediction."""
-        if self.width is None:
-            self._longest = max(self._longest, cell_len(first.file))
-        names = ("File", "Position", "Status", "Prob.", "Label", "Flags")
-        return [(self._line(*names), "bold")]
+        self._longest = max(self._longest, cell_len(first.file))
+        return [(self._line("File", "Position", "Status", "Prob.", "Label") + _GAP + "Flags", "bold")]
 
     def row(self, prediction: Prediction) -> Iterator[list[Part]]:
         """The lines of one prediction; more than one where a reason is long."""
         file = one_line(prediction.file, len(prediction.file) + 1)
-        if self.width is None:
-            self._longest = max(self._longest, cell_len(file))
+        self._longest = max(self._longest, cell_len(file))
         file = shorten_middle(file, self._file_width, unicode=self.unicode)
-        start = [self._cell(file, self._file_width), self._cell(where(prediction), _POSITION)]
-        status = prediction.status.value
+        status, label = prediction.status.value, str(prediction.label)
         if prediction.status is Status.OK:
-            label = str(prediction.label)
             probability = "" if prediction.probability is None else f"{prediction.probability:.3f}"
-            cells = [*start, self._cell(status, _STATUS), self._cell(probability, _PROBABILITY)]
             flags = f"{_GAP}{', '.join(prediction.flags)}" if prediction.flags else ""
-            label = label if not flags else self._cell(label, _LABEL)
-            yield [(_GAP.join(cells) + _GAP, ""), (label, _STYLES.get(label.strip(), "")), (flags, "")]
+            start = self._line(file, where(prediction), status, probability) + _GAP
+            yield [
+                (start, ""),
+                (_cell(label, _LABEL) if flags else label, _STYLES.get(label, "")),
+                (flags, ""),
+            ]
             return
-        head = _GAP.join(start) + _GAP
-        reason = self._wrapped(one_line(prediction.reason or "", _LONGEST_REASON))
-        yield [(head, ""), (self._cell(status, _STATUS), _STYLES[status]), (_GAP + reason[0], "")]
-        for line in reason[1:]:
+        head = self._line(file, where(prediction)) + _GAP
+        reason = one_line(prediction.reason or "", _LONGEST_REASON)
+        room = _PROBABILITY + _LABEL + self._note_width + 2 * len(_GAP)
+        first, *rest = [reason] if self.width is None else textwrap.wrap(reason, room) or [""]
+        yield [(head, ""), (_cell(status, _STATUS), _STYLES[status]), (_GAP + first, "")]
+        for line in rest:
             yield [(" " * (cell_len(head) + _STATUS) + _GAP + line, "")]
 
     @property
@@ -108,19 +98,13 @@ class PredictionsTable:
             return self._longest
         return max(_LEAST_FILE, self.width - _FIXED - self._note_width)
 
-    def _line(self, file: str, position: str, status: str, probability: str, label: str, note: str) -> str:
+    def _line(self, *cells: str) -> str:
         widths = (self._file_width, _POSITION, _STATUS, _PROBABILITY, _LABEL)
-        cells = zip((file, position, status, probability, label), widths, strict=True)
-        return _GAP.join([*(self._cell(text, width) for text, width in cells), note])
+        return _GAP.join(_cell(text, width) for text, width in zip(cells, widths, strict=False))
 
-    def _cell(self, text: str, width: int) -> str:
-        return text if cell_len(text) > width else set_cell_size(text, width)
 
-    def _wrapped(self, reason: str) -> list[str]:
-        if self.width is None:
-            return [reason]
-        room = _PROBABILITY + _LABEL + self._note_width + 2 * len(_GAP)
-        return textwrap.wrap(reason, room) or [""]
+def _cell(text: str, width: int) -> str:
+    return text if cell_len(text) > width else set_cell_size(text, width)
 
 
 def where(prediction: Prediction) -> str:
@@ -164,46 +148,25 @@ def series_lines(summary: SeriesSummary, width: int | None, *, unicode: bool) ->
         return
     yield f"  series score {summary.series_score:.3f} (no diagnosis)"
     curve = summary.curve
-    if len(curve.at) < 2:
-        return
-    first, last = (
-        _millimetres(end) if curve.axis == "mm" else f"{curve.axis} {end:g}"
-        for end in (curve.at[0], curve.at[-1])
-    )
-    line = _sparkline(curve.at, curve.probability, unicode=unicode)
-    yield f"  {first} {line} {last}, highest {max(curve.probability):.3f}"
+    if len(curve.at) > 1:
+        ends = (curve.at[0], curve.at[-1])
+        first, last = (_millimetres(end) if curve.axis == "mm" else f"{curve.axis} {end:g}" for end in ends)
+        line = _sparkline(curve, "▁▂▃▄▅▆▇█" if unicode else "_.:-=+*#")
+        yield f"  {first} {line} {last}, highest {max(curve.probability):.3f}"
 
 
-def _sparkline(
-    at: Sequence[float], probability: Sequence[float], width: int = 40, *, unicode: bool = True
-) -> str:
-    """A curve as one line of text: one character per slice, or per stretch where there are more of them.
-
-    Args:
-        at: where each slice lies, not falling.
-        probability: 0 to 1; of a stretch the mean is shown, and nothing where no slice lies in it.
-        width: most characters.
-        unicode: block characters; otherwise ASCII.
-    """
-    values: list[float | None] = list(probability)
-    if len(values) > width:
-        values = _means(at, probability, width)
-    blocks = _BLOCKS if unicode else _ASCII_BLOCKS
-    return "".join(
-        " " if value is None else blocks[min(int(max(value, 0.0) * len(blocks)), len(blocks) - 1)]
-        for value in values
-    )
-
-
-def _means(at: Sequence[float], probability: Sequence[float], width: int) -> list[float | None]:
-    first, span = at[0], at[-1] - at[0]
-    sums, counts = [0.0] * width, [0] * width
-    for index, value in enumerate(probability):
-        share = (at[index] - first) / span if span > 0 else index / len(probability)
-        place = min(int(share * width), width - 1)
-        sums[place] += value
-        counts[place] += 1
-    return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
+def _sparkline(curve: Curve, blocks: str) -> str:
+    """One character per slice, or per stretch where there are more than 40: of its mean, blank without a slice."""
+    stretches: list[list[float]] = [[value] for value in curve.probability]
+    if len(stretches) > _CURVE:
+        first, span, count = curve.at[0], curve.at[-1] - curve.at[0], len(stretches)
+        stretches = [[] for _ in range(_CURVE)]
+        for index, (at, value) in enumerate(zip(curve.at, curve.probability, strict=True)):
+            share = (at - first) / span if span > 0 else index / count
+            stretches[min(int(share * _CURVE), _CURVE - 1)].append(value)
+    means = [sum(values) / len(values) if values else None for values in stretches]
+    highest = len(blocks) - 1
+    return "".join(" " if mean is None else blocks[min(int(mean * len(blocks)), highest)] for mean in means)
 
 
 class Screen:
@@ -228,15 +191,12 @@ class Screen:
         self._console = Console() if on_terminal else Console(stderr=True)
         self._width = self._console.width if on_terminal else None
         self._unicode = _holds_unicode(sys.stdout.encoding)
-        self._table = None
+        self._table = None if printed or quiet else PredictionsTable(self._width, self._unicode)
         self._writer: PredictionsWriter | None = None
         if printed is not None:
-            self._writer = predictions_writer(printed, sys.stdout.buffer, keep_identifiers=keep_identifiers)
-        elif not quiet:
-            self._table = PredictionsTable(self._width, self._unicode)
+            self._writer = PredictionsWriter(printed, sys.stdout.buffer, keep_identifiers=keep_identifiers)
         watched = self._console.is_terminal and not (printed is not None and on_terminal)
         self._progress = _progress(self._console) if watched and not quiet else None
-        self._task = TaskID(0)
         self._file: str | None = None
         self._files = self._slices = 0
         self._start = time.monotonic()
@@ -254,7 +214,7 @@ class Screen:
         """Start the progress bar; ``count`` says for how many files, and is called only where one is shown."""
         self._start = time.monotonic()
         if self._progress is not None:
-            self._task = self._progress.add_task("Reading", total=count(), rate="")
+            self._progress.add_task("Reading", total=count(), rate="")
             self._progress.start()
 
     def show(self, prediction: Prediction) -> None:
@@ -268,8 +228,12 @@ class Screen:
             for line in self._table.row(prediction):
                 self._print(line)
         self._slices += 1
+        if prediction.file != self._file:
+            self._file, self._files = prediction.file, self._files + 1
         if self._progress is not None:
-            self._advance(self._progress, prediction)
+            rate = self._slices / max(time.monotonic() - self._start, 1e-3)
+            task = self._progress.task_ids[0]
+            self._progress.update(task, completed=self._files, rate=f"{rate:.1f} slices/s")
 
     def finish(self, *, writing: bool) -> None:
         """All predictions have come; ``writing`` says whether a report follows, which takes a while."""
@@ -277,18 +241,16 @@ class Screen:
             self._writer.close()
             sys.stdout.buffer.flush()
         if self._progress is not None:
-            words = "Writing the report" if writing else "Done"
-            self._progress.update(self._task, description=words, completed=self._files, total=self._files)
+            words, task = "Writing the report" if writing else "Done", self._progress.task_ids[0]
+            self._progress.update(task, description=words, completed=self._files, total=self._files)
 
     def conclude(self, totals: Totals, report: Path | None) -> None:
         """Show what all predictions say together: below the table, else on standard error."""
         if self._progress is not None:
             self._progress.stop()
-        if self._quiet:
-            return
         total = f"{totals.in_words}. Research use only, no diagnosis."
         if self._table is None:
-            sys.stderr.write(f"{total}\n")
+            sys.stderr.write("" if self._quiet else f"{total}\n")
             return
         if self._slices:
             self._print([])
@@ -299,12 +261,6 @@ class Screen:
         if report is not None:
             self._print([(f"Report: {report}", "")])
 
-    def _advance(self, progress: Progress, prediction: Prediction) -> None:
-        if prediction.file != self._file:
-            self._file, self._files = prediction.file, self._files + 1
-        seconds = max(time.monotonic() - self._start, 1e-3)
-        progress.update(self._task, completed=self._files, rate=f"{self._slices / seconds:.1f} slices/s")
-
     def _print(self, line: Sequence[Part]) -> None:
         if self._width is None:
             sys.stdout.write("".join(text for text, _ in line).rstrip() + "\n")
@@ -314,25 +270,16 @@ class Screen:
 
 
 def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("files {task.fields[rate]}"),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
+    text, rate = TextColumn("{task.description}"), TextColumn("files {task.fields[rate]}")
+    columns = (text, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(compact=True))
+    return Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
 
 
 def _holds_unicode(encoding: str | None) -> bool:
     try:
-        "▁…".encode(encoding or "ascii")
+        return bool("▁…".encode(encoding or "ascii"))
     except (UnicodeEncodeError, LookupError):
         return False
-    return True
 
 
 class Engine(str, Enum):
@@ -345,35 +292,37 @@ class Engine(str, Enum):
 Paths = Annotated[
     list[str],
     typer.Argument(
-        metavar="PATH...", help="Files, folders, zips, members (a.zip!b.png), 'patterns/**', manifest CSVs."
+        metavar="PATH...",
+        help="Files, folders, zips, members (a.zip!b.png), 'patterns/**', manifest CSVs.",
     ),
 ]
-BundlePath = Annotated[
-    Path | None, typer.Option("--bundle", help="Trained model; default: the installed one.")
-]
 AsParquet = Annotated[
-    bool, typer.Option("--parquet", help="Send Parquet to a pipe; with a folder: predictions.parquet too.")
+    bool,
+    typer.Option("--parquet", help="Send Parquet to a pipe; with a folder: predictions.parquet too."),
 ]
 OutputPath = Annotated[
     Path | None,
     typer.Option("--output", help="A .jsonl, .csv or .parquet file; or a folder: pictures and a report too."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Skip what --output has, retry what failed.")]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core but one.")]
-KeepIdentifiers = Annotated[
-    bool, typer.Option("--keep-identifiers", help="Add patient name, id and birth date to the predictions.")
-]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Exit status 3 for slices outside the lungs (neck, abdomen) as well.")
-]
 EngineName = Annotated[
-    Engine, typer.Option("--engine", help="local; or ray: many processes, also of a cluster, no pictures.")
+    Engine,
+    typer.Option("--engine", help="local; or ray: many processes, also of a cluster, no pictures."),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Processes of --engine ray; one per core unless given.")
+    int | None,
+    typer.Option("--workers", min=1, help="Processes of --engine ray; one per core unless given."),
 ]
 Address = Annotated[
     str | None, typer.Option("--address", help="Ray cluster to join: host:port, ray://host:port or auto.")
+]
+KeepIdentifiers = Annotated[
+    bool,
+    typer.Option("--keep-identifiers", help="Add patient name, id and birth date to the predictions."),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Exit status 3 for slices outside the lungs (neck, abdomen) as well."),
 ]
 
 
@@ -385,7 +334,7 @@ def predict(
     as_parquet: AsParquet = False,
     output: OutputPath = None,
     resume: Resume = False,
-    threads: Threads = 0,
+    threads: EngineThreads = 0,
     engine: EngineName = Engine.LOCAL,
     workers: Workers = None,
     address: Address = None,
@@ -417,20 +366,19 @@ def predict(
         from groundglass.inference.classifier import Classifier
 
         classifier = Classifier(opened, threads, keep_identifiers=keep_identifiers)
-    with (
-        _interruptible(plan.predictions),
-        Screen(printed, quiet=quiet, keep_identifiers=keep_identifiers) as screen,
-    ):
+    screen = Screen(printed, quiet=quiet, keep_identifiers=keep_identifiers)
+    with _interruptible(plan.predictions), screen:
         with open_output(plan, opened) as target:
             screen.expect(lambda: count_files(inputs, lambda file: not target.excludes(file)))
-            with closing(_predictions(classifier, inputs, target)) as predictions:
+            skip, evidence = target.done.has_slice, target.wants_evidence
+            found = classifier.predict_all(inputs, evidence=evidence, skip=skip, skip_file=target.excludes)
+            with closing(found) as predictions:
                 for prediction in predictions:
                     target.add(prediction)
                     screen.show(prediction)
             screen.finish(writing=plan.report is not None)
         screen.conclude(target.totals, plan.report)
-    status = exit_status(target.totals, strict=strict)
-    if status:
+    if status := exit_status(target.totals, strict=strict):
         raise typer.Exit(status)
 
 
@@ -446,7 +394,7 @@ def _command(paths: Sequence[str]) -> str:
 def _printed(as_json: bool, as_csv: bool, as_parquet: bool) -> Format | None:
     """What goes to standard output; None for the table."""
     wanted: dict[Format, bool] = {"jsonl": as_json, "csv": as_csv, "parquet": as_parquet}
-    chosen = [name for name, asked in wanted.items() if asked]
+    chosen = [name for name, requested in wanted.items() if requested]
     if len(chosen) > 1:
         raise PredictionError("--json, --csv and --parquet cannot all be printed; choose one")
     if chosen == ["parquet"] and sys.stdout.isatty():
@@ -459,14 +407,6 @@ def _check_engine(engine: Engine, threads: int, workers: int | None, address: st
         raise PredictionError("--workers and --address go with --engine ray")
     if engine is Engine.RAY and threads:
         raise PredictionError("--threads does not go with --engine ray, whose --workers have one thread each")
-
-
-def _predictions(
-    classifier: Classifier | RayClassifier, inputs: Sequence[Path], target: Output
-) -> Generator[Prediction, None, None]:
-    yield from classifier.predict_all(
-        inputs, evidence=target.wants_evidence, skip=target.done.has_slice, skip_file=target.excludes
-    )
 
 
 def exit_status(totals: Totals, *, strict: bool) -> int:
@@ -486,10 +426,6 @@ def _interruptible(predictions: Path | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = (
-            ""
-            if predictions is None
-            else f"; predictions so far are in {predictions}, continue with --resume"
-        )
+        kept = f"; predictions so far are in {predictions}, continue with --resume" if predictions else ""
         typer.echo(f"interrupted{kept}", err=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from groundglass.cli.predict import BundlePath
+from groundglass.cli.options import BundlePath
 from groundglass.errors import ServiceError
 
 Host = Annotated[
@@ -77,7 +77,8 @@ def serve(
         hint = "comes with `pip install '.[serve]'` in a clone of groundglass"
         raise ServiceError(f"serving needs {error.name}, which {hint}") from error
     from groundglass.inference.bundle import Bundle
-    from groundglass.serving.settings import MIB, READING_LIMITS, Settings, read_token
+    from groundglass.serving.security import read_token
+    from groundglass.serving.settings import MIB, READING_LIMITS, Settings
 
     settings = Settings(
         host=host, port=port, token=read_token(token_file), workers=workers,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -28,12 +27,10 @@ from groundglass.cli.options import (
     Split,
     Threads,
 )
-from groundglass.models.catalogue import MEASURED_AT, Entry, entries, find
+from groundglass.models.catalogue import MEASURED_AT, entries, find
 
 if TYPE_CHECKING:
     from groundglass.data.manifest import Record
-    from groundglass.inference.bundle import Precision
-    from groundglass.training.train import Job
 
 Output = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
 
@@ -64,15 +61,15 @@ def train(
 ) -> None:
     """Train a network; killed at any moment, it continues with --resume as if nothing had happened."""
     from groundglass.training.recipe import load_recipe
-    from groundglass.training.train import Job
     from groundglass.training.train import train as train_network
+    from groundglass.training.trainer import Job
 
     job = Job(
-        recipe=load_recipe(recipe, overrides or ()),
-        data=data,
-        split=split,
-        seed=seed,
-        output=output,
+        load_recipe(recipe, overrides or ()),
+        data,
+        split,
+        seed,
+        output,
         lesion_free=lesion_free,
         allow_overlap=allow_overlap,
         resume=resume,
@@ -84,7 +81,7 @@ def train(
         progress=not quiet,
     )
     if audit and job.rank == 0:
-        _warn(job)
+        _warn(data, split, seed, allow_overlap, threads)
     run = train_network(job)
     last = run.history()[-1]
     Console().print(
@@ -93,17 +90,17 @@ def train(
     )
 
 
-def _warn(job: Job) -> None:
-    """Say on standard error what the parts of the job's split share."""
+def _warn(data: Path, split: str, seed: int, allow_overlap: bool, threads: int) -> None:
+    """Say on standard error what the parts of the split share."""
     from groundglass.audit.audit import audit
     from groundglass.data.load import load_dataset
     from groundglass.data.splits import make_split
 
-    manifest = load_dataset(job.data)
-    split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
+    manifest = load_dataset(data)
+    parts = make_split(manifest, split, seed=seed, allow_overlap=allow_overlap)
     console = Console(stderr=True, soft_wrap=True)
     with console.status("Looking for what parts of the split share"):
-        audited = audit(manifest, split, shortcuts=False, quick=True, threads=job.threads or None)
+        audited = audit(manifest, parts, shortcuts=False, quick=True, threads=threads or None)
     for warning in audited.warnings():
         console.print(f"[bold yellow]warning:[/] {escape(warning)}")
 
@@ -132,22 +129,22 @@ def pretrain(
 ) -> None:
     """Pretrain a network by C2L on slices without labels; killed at any moment, it continues with --resume."""
     from groundglass.audit.duplicates import copies_of
-    from groundglass.training.c2l import BACKBONE, PretrainJob
+    from groundglass.training.c2l import BACKBONE
     from groundglass.training.c2l import pretrain as pretrain_network
     from groundglass.training.recipe import load_pretrain_recipe
-    from groundglass.training.trainer import HISTORY, read_history, read_info
+    from groundglass.training.trainer import HISTORY, Job, read_history, read_info
 
     def find_copies(held_out: Sequence[Record], unlabelled: Sequence[Record]) -> list[tuple[Record, Record]]:
         pairs = copies_of(held_out, unlabelled, threads=threads or None)
         return [(pair.first, pair.second) for pair in pairs]
 
-    job = PretrainJob(
-        recipe=load_pretrain_recipe(recipe, overrides or (), network),
-        output=output,
-        data=data,
+    job = Job(
+        load_pretrain_recipe(recipe, overrides or (), network),
+        data,
+        split,
+        seed,
+        output,
         images=tuple(images or ()),
-        split=split,
-        seed=seed,
         resume=resume,
         threads=threads,
         accelerator=accelerator,
@@ -163,14 +160,6 @@ def pretrain(
     )
 
 
-class Precisions(str, Enum):
-    """Number formats of a bundle's model."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    INT8 = "int8"
-
-
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     *,
@@ -178,8 +167,9 @@ def export(
     data: Data,
     lesion_free: LesionFree = None,
     precision: Annotated[
-        Precisions, typer.Option("--precision", help="auto: INT8 unless it loses validation AUC.")
-    ] = Precisions.AUTO,
+        Literal["auto", "fp32", "int8"],
+        typer.Option("--precision", help="auto: INT8 unless it loses validation AUC."),
+    ] = "auto",
     name: Annotated[str | None, typer.Option("--name", help="Of the model, for its card.")] = None,
     cache: Cache = None,
 ) -> None:
@@ -189,7 +179,7 @@ def export(
     from groundglass.training.export import export as export_run
     from groundglass.training.run import Run
 
-    chosen: Precision | None = None if precision is Precisions.AUTO else precision.value
+    chosen = None if precision == "auto" else precision
     console = Console(stderr=True)
     job = Export(Run.open(run), output, data, lesion_free, chosen, name, cache)
     export_run(job, lambda step: console.print(step, markup=False, highlight=False))
@@ -207,25 +197,20 @@ def models(
     """List the networks: parameters, multiply-accumulate operations, weights to start from."""
     chosen = [find(name) for name in names] if names else entries()
     if as_json:
-        rows = [_row(entry) for entry in chosen]
+        rows = [
+            {
+                "name": entry.name,
+                "family": entry.family,
+                "timm_name": entry.timm_name,
+                "parameters": entry.parameters,
+                "macs": entry.macs,
+                "weights": list(entry.weights),
+                "weights_package": entry.package,
+            }
+            for entry in chosen
+        ]
         typer.echo(json.dumps({"input_size": MEASURED_AT, "networks": rows}, indent=2))
-    else:
-        Console().print(_table(chosen))
-
-
-def _row(entry: Entry) -> dict[str, object]:
-    return {
-        "name": entry.name,
-        "family": entry.family,
-        "timm_name": entry.timm_name,
-        "parameters": entry.parameters,
-        "macs": entry.macs,
-        "weights": list(entry.weights),
-        "weights_package": entry.package,
-    }
-
-
-def _table(chosen: Sequence[Entry]) -> Table:
+        return
     table = Table(
         "Network",
         title=f"Networks for slices of {MEASURED_AT} x {MEASURED_AT} pixels",
@@ -236,8 +221,6 @@ def _table(chosen: Sequence[Entry]) -> Table:
     table.add_column("Weights")
     for entry in chosen:
         installed = {"imagenet": entry.package, "c2l": entry.pretrained_file}
-        weights = [f"{name}*" if installed.get(name) else name for name in entry.weights]
-        table.add_row(
-            entry.name, f"{entry.parameters / 1e6:.2f}", f"{entry.macs / 1e9:.3f}", ", ".join(weights)
-        )
-    return table
+        weights = ", ".join(f"{name}*" if installed.get(name) else name for name in entry.weights)
+        table.add_row(entry.name, f"{entry.parameters / 1e6:.2f}", f"{entry.macs / 1e9:.3f}", weights)
+    Console().print(table)

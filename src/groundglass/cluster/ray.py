@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -83,7 +83,7 @@ class RayClassifier:
         evidence: bool = False,
         skip: Callable[[str, int | None], bool] | None = None,
         skip_file: Callable[[str], bool] | None = None,
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """Classify every slice of files, folders, zips and manifests.
 
         Arguments and predictions, in their order, are those of ``Classifier.predict_all``, but ``evidence``
@@ -188,9 +188,11 @@ class _Run:
 def _classify(job: _Job, unit: Unit) -> list[Prediction] | str:
     """Runs in a worker: a unit's predictions, or why there is no use in continuing."""
     try:
-        predict = _load(*job).predict_files
-        found = ([item] if isinstance(item, Prediction) else predict([Path(item)]) for item in unit)
-        return [prediction for predictions in found for prediction in predictions]
+        classifier = _load(*job)
+        read = (
+            [item] if isinstance(item, Prediction) else classifier.read_files([Path(item)]) for item in unit
+        )
+        return [classifier.classify(each) for slices in read for each in slices]
     except GroundglassError as error:
         return str(error)
 

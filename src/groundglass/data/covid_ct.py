@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from groundglass.data.manifest import PARTS, Label, Manifest, Record, join_member
 from groundglass.errors import DataError, ImageError
 from groundglass.files import name_some, write_bytes
-from groundglass.imaging.source import DEFAULT_LIMITS, Source, open_archive
+from groundglass.imaging.source import DEFAULT_LIMITS, open_archive
 
 BASE_URL = "https://github.com/UCSD-AI4H/COVID-CT/raw/master"
 """Where ``Images-processed/CT_COVID.zip`` and ``CT_NonCOVID.zip`` lie."""
@@ -44,15 +44,7 @@ CLASS_FOLDERS = {Label.COVID: "CT_COVID", Label.NON_COVID: "CT_NonCOVID"}
 
 @dataclass(frozen=True)
 class Entry:
-    """One published image.
-
-    Attributes:
-        file: its file name, unique in the data set.
-        label: its class.
-        patient_id: from the meta files of the data set, unique over both classes.
-        split: its part of the official split.
-        sha256: hash of the file as published.
-    """
+    """One published image: file name (unique), class, patient (unique over both classes), part, SHA-256."""
 
     file: str
     label: Label
@@ -110,14 +102,7 @@ def looks_like(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy of the data set on disk.
-
-    Attributes:
-        images: its ``Images-processed`` folder.
-        found: path of every image that is there and is as published, by file name.
-        missing: images that are not there.
-        different: images whose content is not the one published.
-    """
+    """A copy on disk: its ``Images-processed`` folder, the path of every image as published by file name, the rest."""
 
     images: Path
     found: dict[str, Path]
@@ -235,22 +220,24 @@ def _contents(images: Path, label: Label) -> Iterator[tuple[Entry, Path, bytes]]
     if not rest or not zipped.is_file():
         return
     try:
-        with open_archive(zipped, DEFAULT_LIMITS) as sources:
-            members = {PurePosixPath(source.member).name: source for source in reversed(sources)}
-            for entry in rest:
-                if entry.file in members:
-                    source = members[entry.file]
-                    yield entry, join_member(zipped, source.member), _content(source)
+        for entry, member, content in _members(zipped, rest):
+            yield entry, join_member(zipped, member), content
     except ImageError as error:
         raise DataError(f"{error}; fetch it again") from error
 
 
-def _content(source: Source) -> bytes:
-    """A member's bytes; none where it is damaged, which then shows as a wrong hash."""
-    try:
-        return source.read(DEFAULT_LIMITS)
-    except ImageError:
-        return b""
+def _members(archive: Path, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, str, bytes]]:
+    """Those of the wanted images that are in a zip: name in it, and bytes; none where damaged, a wrong hash then."""
+    with open_archive(archive, DEFAULT_LIMITS) as sources:
+        members = {PurePosixPath(source.member).name: source for source in reversed(sources)}
+        for entry in wanted:
+            if entry.file in members:
+                source = members[entry.file]
+                try:
+                    content = source.read(DEFAULT_LIMITS)
+                except ImageError:
+                    content = b""
+                yield entry, source.member, content
 
 
 def _names(chosen: Sequence[Entry]) -> str:
@@ -277,7 +264,7 @@ def _check_split_files(folder: Path) -> None:
 
 
 def _fetch(url: str, target: Path, progress: Progress | None) -> None:
-    import requests
+    import requests  # noqa: PLC0415 - for a download alone
 
     try:
         target.parent.mkdir(exist_ok=True)
@@ -311,20 +298,16 @@ def _reason(error: OSError) -> str:
 
 def _extract(archive: Path, url: str, wanted: Sequence[Entry], folder: Path) -> list[str]:
     """Write the wanted images; returns names and faults of those that are not in the archive as published."""
-    faults: list[str] = []
+    faults = {entry.file: f"{entry.file} (not in the zip)" for entry in wanted}
     try:
-        with open_archive(archive, DEFAULT_LIMITS) as sources:
-            members = {PurePosixPath(source.member).name: source for source in reversed(sources)}
-            for entry in wanted:
-                content = _content(members[entry.file]) if entry.file in members else None
-                if content is None:
-                    faults.append(f"{entry.file} (not in the zip)")
-                elif sha256(content).hexdigest() != entry.sha256:
-                    faults.append(f"{entry.file} (not the image published)")
-                else:
-                    write_bytes(folder / entry.file, content)
+        for entry, _, content in _members(archive, wanted):
+            if sha256(content).hexdigest() == entry.sha256:
+                write_bytes(folder / entry.file, content)
+                del faults[entry.file]
+            else:
+                faults[entry.file] = f"{entry.file} (not the image published)"
     except ImageError as error:
         raise DataError(f"{url}: is not a usable zip file ({error.reason}); is the address right?") from error
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror})") from error
-    return faults
+    return list(faults.values())

@@ -11,25 +11,20 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
-from groundglass.data.manifest import PARTS, Label, Manifest, Record, read_record
+from groundglass.data.manifest import PARTS, UNLABELLED, Label, Manifest, Record, read_record
 from groundglass.errors import ImageError
 from groundglass.files import counted
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
-_UNLABELLED = "unlabelled"
 _SOURCES_SHOWN = 15
 
 
 @dataclass(frozen=True)
 class Group:
-    """Slices that have something in common: a part of the split, a source, or a file format.
+    """Slices of a part, a source, or a file format with its mode.
 
-    Attributes:
-        name: of the part, source, or file format with its pixel mode.
-        labels: slices per label; labels without slices are left out.
-        patients: number of known patients.
-        parts: parts of the data set's own split in which these slices lie.
+    Slices per label that there is, number of known patients, parts of the data set's own split they lie in.
     """
 
     name: str
@@ -111,7 +106,7 @@ def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Des
             continue
         formats.setdefault(f"{image.origin.file_format} {image.origin.mode}", []).append(record)
         shapes.append(image.pixels.shape)
-        label = label_name(record)
+        label = record.label_name
         histogram = np.bincount(image.pixels.ravel(), minlength=256)
         histograms[label] = histograms.get(label, 0) + histogram
     patients = {part: _known_patients(r for r in records if r.split == part) for part in PARTS}
@@ -134,13 +129,8 @@ def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Des
     )
 
 
-def label_name(record: Record) -> str:
-    """A record's label, or ``unlabelled``."""
-    return record.label.value if record.label else _UNLABELLED
-
-
 def _labels(present: Iterable[str]) -> list[str]:
-    order = [*(label.value for label in Label), _UNLABELLED]
+    order = [*(label.value for label in Label), UNLABELLED]
     return sorted(set(present), key=order.index)
 
 
@@ -149,7 +139,7 @@ def _known_patients(records: Iterable[Record]) -> set[str]:
 
 
 def _group(name: str, members: Sequence[Record]) -> Group:
-    counts = Counter(map(label_name, members))
+    counts = Counter(record.label_name for record in members)
     present = {record.split for record in members}
     return Group(
         name,

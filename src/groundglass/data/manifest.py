@@ -32,6 +32,8 @@ COLUMNS = ("path", "label", "patient_id", "source", "split")
 
 PARTS = ("train", "val", "test")
 
+UNLABELLED = "unlabelled"
+
 _UNKNOWN_PATIENT = "unknown:"
 
 
@@ -89,6 +91,11 @@ class Record:
         """Whether the data set says whose slice this is."""
         return not self.patient_id.startswith(_UNKNOWN_PATIENT)
 
+    @property
+    def label_name(self) -> str:
+        """The label, or ``unlabelled``."""
+        return self.label.value if self.label else UNLABELLED
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -140,7 +147,7 @@ def read_record(record: Record) -> CTSlice:
     if identify(content[:HEAD_BYTES]) not in RASTER:
         if not record.path.is_file():
             raise ImageError(name, "not a picture; unpack other files from the archive to read them")
-        from groundglass.imaging.read import read_slice
+        from groundglass.imaging.read import read_slice  # noqa: PLC0415 - readers are slow to import
 
         return read_slice(record.path)
     with guard(name, "picture"):

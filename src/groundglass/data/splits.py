@@ -24,21 +24,15 @@ LARGEST_PUBLICATION = 0.10
 
 Parts = dict[str, tuple[int, ...]]
 
-_TEST_FRACTION, _VAL_FRACTION = 0.25, 0.15
-"""Of a random split."""
-
-_VAL_FOLDS = 5
-"""In splits by patient or source, one fold in five of what is left after the test part is the val part."""
+_TEST_FRACTION, _VAL_FRACTION = 0.25, 0.15  # of a random split
+_VAL_FOLDS = 5  # one fold in five of what is left after the test part is the val part
 
 
 @dataclass(frozen=True)
 class Split:
-    """A named split.
+    """A named split: its specification, and as far as it has them ``train``, ``val`` and ``test``.
 
-    Attributes:
-        name: its specification.
-        parts: ``train``, ``val`` and ``test``, as far as the split has them, as ascending indices into the
-            manifest's records.
+    Parts are ascending indices into the manifest's records.
     """
 
     name: str
@@ -104,7 +98,7 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
     if kind.startswith("official") and not any(record.split for record in manifest):
         possible = ", ".join(_possible_splits(manifest))
         raise DataError(f"{manifest.root}: has no split of its own; possible instead of {kind}: {possible}")
-    parts = _MAKERS[kind](manifest, argument, seed)
+    parts = _MAKERS[kind](manifest, kind, argument, seed)
     ordered = {name: tuple(sorted(parts[name])) for name in PARTS if name in parts}
     _check_classes(manifest, spec, ordered)
     if not allow_overlap:
@@ -123,21 +117,19 @@ def patients_in_several_parts(manifest: Manifest, parts: Mapping[str, Sequence[i
 
 
 def _possible_splits(manifest: Manifest) -> list[str]:
-    possible = ["random"]
-    if any(record.patient_known for record in manifest):
-        possible.insert(0, "patients:FOLD/FOLDS")
-    if len({record.source for record in manifest}) > 1:
-        possible.insert(0, "leave-source-out:NAME")
-    return possible
+    known = any(record.patient_known for record in manifest)
+    several = len({record.source for record in manifest}) > 1
+    possible = {"leave-source-out:NAME": several, "patients:FOLD/FOLDS": known, "random": True}
+    return [name for name, holds in possible.items() if holds]
 
 
-def _official(manifest: Manifest, argument: str, seed: int) -> Parts:
+def _official(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
     if argument:
         raise DataError(f"split official takes nothing after a colon, not {argument!r}")
     return {part: indices for part in PARTS if (indices := _of_split(manifest, {part}))}
 
 
-def _random(manifest: Manifest, argument: str, seed: int) -> Parts:
+def _random(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
     if argument and not re.fullmatch(r"\d{1,9}", argument):
         raise DataError(f"split random:{argument} is not random:SEED, such as random:0")
     generator = np.random.default_rng(int(argument) if argument else seed)
@@ -153,14 +145,28 @@ def _random(manifest: Manifest, argument: str, seed: int) -> Parts:
     return {name: tuple(indices) for name, indices in parts.items()}
 
 
-def _patients(manifest: Manifest, argument: str, seed: int) -> Parts:
-    fold = _parse_fold(manifest, "patients", argument, seed)
-    rest, test = _grouped_fold(manifest, range(len(manifest)), fold)
-    train, val = _grouped_fold(manifest, rest, _Fold(1, _VAL_FOLDS, fold.seed))
-    return {"train": train, "val": val, "test": test}
+def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
+    """The splits by folds: of everything by patient, of the official train and val parts by patient or publication."""
+    fold = _parse_fold(manifest, kind, argument, seed)
+    if kind == "patients":
+        rest, test = _grouped_fold(manifest, range(len(manifest)), fold)
+        train, val = _grouped_fold(manifest, rest, _Fold(1, _VAL_FOLDS, fold.seed))
+        return {"train": train, "val": val, "test": test}
+    indices = _of_split(manifest, {"train", "val"})
+    sizes = Counter(manifest.records[index].source for index in indices)
+
+    def publication(record: Record) -> str:
+        small = sizes[record.source] <= LARGEST_PUBLICATION * len(indices)
+        return f"source:{record.source}" if small else record.patient_id
+
+    if kind == "official-cv":
+        train, val = _grouped_fold(manifest, indices, fold)
+    else:
+        train, val = _grouped_fold(manifest, indices, fold, "patients and publications", publication)
+    return {"train": train, "val": val}
 
 
-def _leave_source_out(manifest: Manifest, argument: str, seed: int) -> Parts:
+def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
     names = [name for name in argument.split("+") if name]
     sources = sorted({record.source for record in manifest})
     if not names:
@@ -180,32 +186,13 @@ def _leave_source_out(manifest: Manifest, argument: str, seed: int) -> Parts:
     return {"train": train, "val": val, "test": test}
 
 
-def _official_cv(manifest: Manifest, argument: str, seed: int) -> Parts:
-    fold = _parse_fold(manifest, "official-cv", argument, seed)
-    train, val = _grouped_fold(manifest, _of_split(manifest, {"train", "val"}), fold)
-    return {"train": train, "val": val}
-
-
-def _official_source_cv(manifest: Manifest, argument: str, seed: int) -> Parts:
-    fold = _parse_fold(manifest, "official-source-cv", argument, seed)
-    indices = _of_split(manifest, {"train", "val"})
-    sizes = Counter(manifest.records[index].source for index in indices)
-
-    def publication(record: Record) -> str:
-        small = sizes[record.source] <= LARGEST_PUBLICATION * len(indices)
-        return f"source:{record.source}" if small else record.patient_id
-
-    train, val = _grouped_fold(manifest, indices, fold, "patients and publications", publication)
-    return {"train": train, "val": val}
-
-
-_MAKERS: dict[str, Callable[[Manifest, str, int], Parts]] = {
+_MAKERS: dict[str, Callable[[Manifest, str, str, int], Parts]] = {
     "official": _official,
     "random": _random,
-    "patients": _patients,
+    "patients": _folds,
     "leave-source-out": _leave_source_out,
-    "official-cv": _official_cv,
-    "official-source-cv": _official_source_cv,
+    "official-cv": _folds,
+    "official-source-cv": _folds,
 }
 
 
@@ -217,7 +204,7 @@ def _grouped_fold(
     group: Callable[[Record], str] = lambda record: record.patient_id,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The other folds and this one of a label-stratified k-fold over groups, which ``words`` names."""
-    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 - slow to import
 
     ordered = _ordered(manifest, indices)
     chosen = [manifest.records[index] for index in ordered]
@@ -236,12 +223,11 @@ def _grouped_fold(
 
 def _ordered(manifest: Manifest, indices: Iterable[int]) -> list[int]:
     """Indices in an order that depends on neither where the files lie nor how they were listed."""
-
-    def key(index: int) -> tuple[str, str, str]:
-        record = manifest.records[index]
-        return record.path.name.rpartition("!")[2], record.patient_id, str(record.path)
-
-    return sorted(indices, key=key)
+    keys = {
+        index: (record.path.name.rpartition("!")[2], record.patient_id, str(record.path))
+        for index, record in ((index, manifest.records[index]) for index in indices)
+    }
+    return sorted(keys, key=keys.__getitem__)
 
 
 def _of_split(manifest: Manifest, names: set[str]) -> tuple[int, ...]:

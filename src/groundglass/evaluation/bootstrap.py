@@ -13,14 +13,21 @@ to lie high and may not even hold the part's own value.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from groundglass.evaluation.metrics import TITLES, Metrics, check_predictions, weighted_metrics
+from groundglass.evaluation.metrics import (
+    TITLES,
+    Estimate,
+    Metrics,
+    check_predictions,
+    compute_metrics,
+    weighted_metrics,
+)
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -32,32 +39,20 @@ _CELLS = 400_000
 Draws = Mapping[str, NDArray[np.float64]]
 """By the measures' keys, the measure in every resample, shape (R,); NaN where it is undefined."""
 
-_Weights = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Bounds of one measure, or None and the reason; and in how many resamples it is undefined."""
-
-    low: float | None
-    high: float | None
-    undefined: int = 0
-    reason: str | None = None
-
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Intervals of all measures.
+    """All measures with their intervals.
 
     Attributes:
-        intervals: by the measures' keys, in the order of ``TITLES``.
+        metrics: by their keys, in the order of ``TITLES``.
         patients: patients resampled.
         resamples: resamples drawn.
         one_class: resamples whose slices were all COVID or all NonCOVID.
         seed: of the random generator.
     """
 
-    intervals: Mapping[str, Interval]
+    metrics: Metrics
     patients: int
     resamples: int
     one_class: int
@@ -65,32 +60,8 @@ class Bootstrap:
 
     def method(self) -> dict[str, Any]:
         """How the intervals were made, as plain JSON values."""
-        return {
-            "level": LEVEL,
-            "method": "percentile bootstrap over patients",
-            "resamples": self.resamples,
-        }
-
-
-def with_intervals(metrics: Metrics, intervals: Bootstrap) -> dict[str, dict[str, Any]]:
-    """Value, reason, low and high of each measure by its key, as plain JSON values."""
-    return {
-        name: {
-            **asdict(metric),
-            "low": intervals.intervals[name].low,
-            "high": intervals.intervals[name].high,
-        }
-        for name, metric in metrics
-    }
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of slices, 0 to 1, and its 95 % interval over patients, which a single patient does not have."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
+        method = "percentile bootstrap over patients"
+        return {"level": LEVEL, "method": method, "resamples": self.resamples}
 
 
 def bootstrap(
@@ -101,7 +72,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Bootstrap:
-    """Intervals of every measure by resampling patients.
+    """Every measure, with its interval by resampling patients.
 
     Args:
         label: 1 for COVID and 0 for NonCOVID, shape (N,), N at least 1.
@@ -116,8 +87,9 @@ def bootstrap(
     """
     draws = resampled_metrics(label, probability, patient, resamples=resamples, seed=seed)
     patients = len(np.unique(patient))
-    intervals = {name: percentile_interval(draw, patients) for name, draw in draws.items()}
-    return Bootstrap(intervals, patients, resamples, int(np.isnan(draws["auc"]).sum()), seed)
+    measured = compute_metrics(label, probability)
+    metrics = {name: with_interval(each, draws[name], patients) for name, each in measured.items()}
+    return Bootstrap(metrics, patients, resamples, int(np.isnan(draws["auc"]).sum()), seed)
 
 
 def resampled_metrics(
@@ -137,60 +109,58 @@ def resampled_metrics(
         raise ValueError(f"patient must be of shape {label.shape}, not {patient.shape}")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, not {resamples}")
-    blocks = [
-        weighted_metrics(label, probability, weights)
-        for weights in _resampled_weights(patient, resamples, seed)
-    ]
+    weights = _resampled_weights(patient, resamples, seed)
+    blocks = [weighted_metrics(label, probability, each) for each in weights]
     return {name: np.concatenate([block[name] for block in blocks]) for name in TITLES}
 
 
-def percentile_interval(draws: NDArray[np.float64], patients: int) -> Interval:
-    """The middle 95 % of a measure's resamples.
+def with_interval(measured: Estimate, draws: NDArray[np.float64], patients: int) -> Estimate:
+    """A measure with the middle 95 % of its resamples.
 
     Args:
+        measured: its value.
         draws: the measure in every resample, shape (R,), NaN where it is undefined.
         patients: that were resampled; with fewer than two there are no bounds.
     """
     defined = draws[~np.isnan(draws)]
     undefined = len(draws) - len(defined)
     if patients < 2:
-        return Interval(None, None, undefined, "one patient only: patients cannot be resampled")
+        reason = "one patient only: patients cannot be resampled"
+        return replace(measured, undefined_resamples=undefined, interval_reason=reason)
     # With more undefined resamples than that, percentiles of the rest would describe another question.
     if undefined > _MAX_UNDEFINED_SHARE * len(draws):
-        return Interval(None, None, undefined, f"undefined in {undefined} of {len(draws)} resamples")
+        reason = f"undefined in {undefined} of {len(draws)} resamples"
+        return replace(measured, undefined_resamples=undefined, interval_reason=reason)
     low, high = np.percentile(defined, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return Interval(float(low), float(high), undefined)
+    return replace(measured, low=float(low), high=float(high), undefined_resamples=undefined)
 
 
 def share_of(
     holds: NDArray[np.bool_], patient: NDArray[np.str_], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Share:
-    """The share of slices of which something holds.
+) -> Estimate:
+    """The share of slices of which something holds, with its interval.
 
     Where it holds of none or of all, no resample differs, and the interval is Wilson's for as many
     independent cases as there are patients (E. B. Wilson, JASA 22, 1927).
 
     Args:
-        holds: of which slices it does, shape (N,).
+        holds: of which slices it does, shape (N,); without slices there is no share.
         patient: id of each slice's patient, shape (N,).
         resamples: number of resamples.
         seed: of the random generator.
     """
     if not len(holds):
-        return Share(None)
-    value, patients = float(holds.mean()), len(np.unique(patient))
-    if patients < 2:
-        return Share(value)
-    if value in {0.0, 1.0}:
-        wilson = binomtest(round(value * patients), patients).proportion_ci(LEVEL, "wilson")
-        return Share(value, float(wilson.low), float(wilson.high))
+        return Estimate(None)
+    share, patients = Estimate(float(holds.mean())), len(np.unique(patient))
+    if patients > 1 and share.value in {0.0, 1.0}:
+        wilson = binomtest(round(share.value * patients), patients).proportion_ci(LEVEL, "wilson")
+        return replace(share, low=float(wilson.low), high=float(wilson.high))
     blocks = _resampled_weights(patient, resamples, seed)
     draws = np.concatenate([weights @ holds / weights.sum(axis=1) for weights in blocks])
-    interval = percentile_interval(draws, patients)
-    return Share(value, interval.low, interval.high)
+    return with_interval(share, draws, patients)
 
 
-def _resampled_weights(patient: NDArray[np.str_], resamples: int, seed: int) -> Iterator[_Weights]:
+def _resampled_weights(patient: NDArray[np.str_], resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """Blocks of resamples: how often each slice counts, shape (block, N)."""
     member = np.unique(patient, return_inverse=True)[1].ravel()
     patients = int(member.max()) + 1

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from groundglass.evaluation.evaluate import Examined, NetworkOutputs
-from groundglass.imaging.crop import Preprocessing
-from groundglass.imaging.slice import CTSlice, Grey, Origin
+from groundglass.evaluation.evaluate import NetworkOutputs
+from groundglass.imaging.slice import CTSlice
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.calibration import Calibration
 
 
 class BundledRun:
@@ -26,29 +24,16 @@ class BundledRun:
         bundle: verified.
     """
 
+    record_folder: Path | None = None
+
     def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
-        self.path = bundle.path
+        self.bundle, self.path = bundle, bundle.path
+        self.preprocessing, self.calibration = bundle.preprocessing, bundle.calibration
         training, network = bundle.info.training, bundle.info.network
         names = SimpleNamespace(name=str(network.get("name", "")))
         self.recipe = SimpleNamespace(name=str(training.get("recipe", "")), network=names)
         self.seed = int(training.get("seed", 0))
         self.split_spec = str(training.get("split", ""))
-
-    @property
-    def record_folder(self) -> Path | None:
-        """None: a bundle is not written to once it is made."""
-        return None
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How slices are cropped."""
-        return self.bundle.preprocessing
-
-    @property
-    def calibration(self) -> Calibration:
-        """From logit to probability and prediction set."""
-        return self.bundle.calibration
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -65,27 +50,23 @@ class BundledRun:
         """Empty: a bundle does not carry it."""
         return ()
 
-    def predict(self, slices: Iterable[Grey]) -> NetworkOutputs:
-        """Predict grey slices, each of shape (H, W)."""
-        return self.examine(CTSlice(pixels, Origin("", "")) for pixels in slices)[0]
-
-    def examine(self, slices: Iterable[CTSlice]) -> tuple[NetworkOutputs, Examined]:
+    def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
         """Predict slices one by one as the bundle's users do; refused ones too, but with the reason."""
         check, reference, engine = self.bundle.input_check, self.bundle.reference, self.bundle.engine()
-        cropped, outputs, reasons = [], [], []
+        cropped, outputs, refused = [], [], []
         for ct_slice in slices:
             cut = self.preprocessing.apply(ct_slice.pixels)
             output = engine.run(self.preprocessing.normalise(cut.pixels[None]))
-            reasons.append(check.after(output.embedding[0], check.before(ct_slice, cut)).reason)
+            refused.append(check.after(output.embedding[0], check.before(ct_slice, cut)).reason)
             cropped.append(cut.pixels)
             outputs.append(output)
         logit = np.array([output.logit[0] for output in outputs], np.float64)
         embedding = np.concatenate([output.embedding for output in outputs])
-        bundled = NetworkOutputs(
+        return NetworkOutputs(
             logit,
             np.array([self.calibration.probability(value) for value in logit], np.float64),
             np.concatenate([output.activation_map for output in outputs]),
             np.array(cropped, np.uint8),
+            tuple(refused),
+            None if reference is None else reference.percentile(embedding),
         )
-        percentile = None if reference is None else reference.percentile(embedding)
-        return bundled, Examined(tuple(reasons), percentile)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.evaluation.bootstrap import RESAMPLES, Share, bootstrap, share_of, with_intervals
-from groundglass.evaluation.metrics import compute_metrics
+from groundglass.evaluation.bootstrap import RESAMPLES, bootstrap, share_of
+from groundglass.evaluation.metrics import Estimate
 from groundglass.evaluation.part import Part
 from groundglass.inference.calibration import Calibration
 from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
@@ -28,9 +28,18 @@ class PredictionSets:
     """
 
     nominal_coverage: float
-    coverage: Mapping[str, Share]
-    uncertain: Share
-    accuracy_where_certain: Share
+    coverage: Mapping[str, Estimate]
+    uncertain: Estimate
+    accuracy_where_certain: Estimate
+
+    def document(self) -> dict[str, Any]:
+        """Everything as plain JSON values."""
+        return {
+            "nominal_coverage": self.nominal_coverage,
+            "coverage": {name: share.bounds() for name, share in self.coverage.items()},
+            "uncertain": self.uncertain.bounds(),
+            "accuracy_where_certain": self.accuracy_where_certain.bounds(),
+        }
 
 
 def prediction_sets(
@@ -56,7 +65,7 @@ def prediction_sets(
     held = np.array([name in each for name, each in zip(truth, sets, strict=True)], np.bool_)
     certain = called != UNCERTAIN
 
-    def share(holds: NDArray[np.bool_], among: NDArray[np.bool_]) -> Share:
+    def share(holds: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
         return share_of(holds[among], part.patient[among], resamples=resamples, seed=seed)
 
     return PredictionSets(
@@ -76,14 +85,14 @@ def summary(part: Part, logit: NDArray[np.floating], calibration: Calibration) -
         calibration: from logit to probability and prediction set.
     """
     probability = np.array([calibration.probability(float(value)) for value in logit])
-    intervals = bootstrap(part.label, probability, part.patient)
+    measured = bootstrap(part.label, probability, part.patient)
     sets = prediction_sets(part, probability, calibration)
     return {
         "slices": len(part.records),
         "covid": int(part.label.sum()),
-        "patients": intervals.patients,
-        "metrics": with_intervals(compute_metrics(part.label, probability), intervals),
-        "interval": intervals.method(),
+        "patients": measured.patients,
+        "metrics": {name: asdict(each) for name, each in measured.metrics.items()},
+        "interval": measured.method(),
         "prediction_sets": {
             "nominal_coverage": sets.nominal_coverage,
             "coverage": {name: share.value for name, share in sets.coverage.items()},

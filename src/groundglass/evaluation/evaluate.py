@@ -6,11 +6,11 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,26 +18,13 @@ from numpy.typing import NDArray
 from groundglass.data.manifest import Manifest, Record, read_record
 from groundglass.errors import RunError
 from groundglass.evaluation import log
-from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, Share, bootstrap, share_of, with_intervals
+from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, bootstrap, share_of
 from groundglass.evaluation.calibration import PredictionSets, prediction_sets
-from groundglass.evaluation.metrics import (
-    BINS,
-    THRESHOLD,
-    Metrics,
-    compute_metrics,
-    reliability,
-    versions,
-)
-from groundglass.evaluation.part import (
-    Part,
-    content_hash,
-    fingerprint,
-    part_warnings,
-    select_part,
-)
+from groundglass.evaluation.metrics import BINS, THRESHOLD, Confusion, Estimate, reliability, versions
+from groundglass.evaluation.part import Part, content_hash, fingerprint, part_warnings, select_part
 from groundglass.files import printable
 from groundglass.imaging.crop import Preprocessing
-from groundglass.imaging.slice import CTSlice, Grey
+from groundglass.imaging.slice import CTSlice
 from groundglass.inference.calibration import Calibration
 
 FORMAT = 2
@@ -67,12 +54,17 @@ class NetworkOutputs:
         probability: of COVID, 0 to 1, shape (N,).
         activation_map: each place's contribution to the logit, shape (N, h, w).
         cropped: uint8, shape (N, size, size): what the network was shown, before normalisation.
+        refused: why the input check refuses each slice, None for those that it accepts; None without a check.
+        percentile: share of held-out slices that lie nearer to the training slices than each slice, 0 to 100,
+            shape (N,); None without a reference.
     """
 
     logit: NDArray[np.floating]
     probability: NDArray[np.floating]
     activation_map: NDArray[np.floating]
     cropped: NDArray[np.uint8]
+    refused: tuple[str | None, ...] | None = None
+    percentile: NDArray[np.float64] | None = None
 
 
 class TrainedRun(Protocol):
@@ -107,40 +99,18 @@ class TrainedRun(Protocol):
         """How slices are cropped."""
 
     @property
+    def calibration(self) -> Calibration | None:
+        """From logit to prediction set: a bundle's, which also has an input check; None of a run."""
+
+    @property
     def info(self) -> Mapping[str, Any]:
         """Facts about the training."""
 
     def history(self) -> Sequence[Mapping[str, float]]:
         """One mapping per epoch."""
 
-    def predict(self, slices: Iterable[Grey]) -> NetworkOutputs:
-        """Predict grey slices, each of shape (H, W)."""
-
-
-@dataclass(frozen=True)
-class Examined:
-    """What a bundle says of N slices beside their probability.
-
-    Attributes:
-        reason: why the input check refuses each slice, None for those that it accepts.
-        percentile: share of held-out slices that lie nearer to the training slices than each slice, 0 to 100,
-            shape (N,); None where the bundle holds no reference.
-    """
-
-    reason: tuple[str | None, ...]
-    percentile: NDArray[np.float64] | None
-
-
-@runtime_checkable
-class ExaminingRun(Protocol):
-    """A trained network with an input check, calibrated prediction sets and a reference: a bundle."""
-
-    @property
-    def calibration(self) -> Calibration:
-        """From logit to probability and prediction set."""
-
-    def examine(self, slices: Iterable[CTSlice]) -> tuple[NetworkOutputs, Examined]:
-        """Predict slices, and say which are refused and how far they lie from the training slices."""
+    def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
+        """Predict slices of any size, refused ones too."""
 
 
 @dataclass(frozen=True)
@@ -154,15 +124,20 @@ class Applicability:
         prediction_sets: what they are worth.
     """
 
-    refused: Share
+    refused: Estimate
     reasons: Mapping[str, int]
-    beyond_95: Share | None
+    beyond_95: Estimate | None
     prediction_sets: PredictionSets
 
     def document(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
-        beyond = None if self.beyond_95 is None else {**asdict(self.beyond_95), "meaning": BEYOND}
-        return {**asdict(self), "beyond_95": beyond}
+        beyond = None if self.beyond_95 is None else {**self.beyond_95.bounds(), "meaning": BEYOND}
+        return {
+            "refused": self.refused.bounds(),
+            "reasons": dict(self.reasons),
+            "beyond_95": beyond,
+            "prediction_sets": self.prediction_sets.document(),
+        }
 
 
 @dataclass(frozen=True)
@@ -174,8 +149,7 @@ class Evaluation:
         sha256: fingerprint of their contents and labels.
         logit: of COVID, shape (N,).
         probability: of COVID, shape (N,).
-        metrics: the measures.
-        bootstrap: their intervals.
+        measured: the measures with their intervals.
         warnings: what a reader must know before trusting them.
         times_evaluated: how often these slices have been evaluated with this run, this time included; 1 where
             evaluations are not counted.
@@ -189,8 +163,7 @@ class Evaluation:
     sha256: str
     logit: NDArray[np.float64]
     probability: NDArray[np.float64]
-    metrics: Metrics
-    bootstrap: Bootstrap
+    measured: Bootstrap
     warnings: tuple[str, ...]
     times_evaluated: int
     time: str
@@ -202,6 +175,11 @@ class Evaluation:
     def called(self) -> NDArray[np.bool_]:
         """Which slices are called COVID, shape (N,)."""
         return self.probability >= THRESHOLD
+
+    @property
+    def confusion(self) -> Confusion:
+        """Counts of right and wrong calls."""
+        return Confusion.of(self.part.label, self.probability)
 
 
 def evaluate(
@@ -243,17 +221,16 @@ def evaluate(
     hashes = [content_hash(record) for record in chosen.records]
     warnings = part_warnings(manifest, chosen, hashes, run.info.get("training_sha256", ()), run.split_spec)
     start = time.perf_counter()
-    logit, probability, examined = _predict(run, chosen, progress)
+    batches = _predict(run, chosen, progress)
     seconds = time.perf_counter() - start
-    metrics = compute_metrics(chosen.label, probability)
-    intervals = bootstrap(chosen.label, probability, chosen.patient, resamples=resamples, seed=seed)
+    logit, probability = _checked(run, chosen, batches)
+    measured = bootstrap(chosen.label, probability, chosen.patient, resamples=resamples, seed=seed)
     applicability = None
-    if isinstance(run, ExaminingRun) and examined is not None:
-        applicability = _applicability(chosen, probability, examined, run.calibration, resamples, seed)
+    if run.calibration is not None:
+        applicability = _applicability(chosen, probability, batches, run.calibration, resamples, seed)
     sha256, now = fingerprint(chosen, hashes), datetime.now(timezone.utc).isoformat(timespec="seconds")
     # A bundle is not written to once it is made.
-    log_folder = run.record_folder
-    times = 1 if log_folder is None else log.record(log_folder, chosen, sha256, now, output)
+    times = 1 if run.record_folder is None else log.record(run.record_folder, chosen, sha256, now, output)
     if times > 1 and part not in {"train", "val"}:
         warnings = (
             f"These slices have been evaluated with this run {times} times, this time included. Figures on a "
@@ -262,28 +239,26 @@ def evaluate(
         )
     command = _command(run, chosen, data or manifest.root, output, resamples, seed)
     return Evaluation(
-        chosen, sha256, logit, probability, metrics, intervals, warnings, times, now, seconds, command,
-        applicability,
-    )  # fmt: skip
+        chosen, sha256, logit, probability, measured, warnings, times, now, seconds, command, applicability
+    )
 
 
-def _predict(
-    run: TrainedRun, part: Part, progress: Progress | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], Examined | None]:
-    """Logits and probabilities of a part's slices, shape (N,) each, and what a bundle says beside."""
-    slices, count = _slices(part.records, progress), len(part.records)
-    outputs: list[NetworkOutputs] = []
-    examined: list[Examined] = []
-    for _ in range(0, count, _BATCH):
-        batch = islice(slices, _BATCH)
-        if isinstance(run, ExaminingRun):
-            output, beside = run.examine(batch)
-            examined.append(beside)
-        else:
-            output = run.predict(each.pixels for each in batch)
-        outputs.append(output)
-    logit = np.concatenate([np.asarray(each.logit, np.float64) for each in outputs])
-    probability = np.concatenate([np.asarray(each.probability, np.float64) for each in outputs])
+def _predict(run: TrainedRun, part: Part, progress: Progress | None) -> list[NetworkOutputs]:
+    """By batches, without maps and cropped slices, which need not fit into memory all at once."""
+    slices, batches = _slices(part.records, progress), []
+    for _ in range(0, len(part.records), _BATCH):
+        outputs = run.predict(islice(slices, _BATCH))
+        batches.append(replace(outputs, activation_map=np.empty(0), cropped=np.empty(0, np.uint8)))
+    return batches
+
+
+def _checked(
+    run: TrainedRun, part: Part, batches: Sequence[NetworkOutputs]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logits and probabilities, shape (N,) each, if there is a valid one for every slice."""
+    count = len(part.records)
+    logit = np.concatenate([np.asarray(each.logit, np.float64) for each in batches])
+    probability = np.concatenate([np.asarray(each.probability, np.float64) for each in batches])
     if logit.shape != (count,) or probability.shape != logit.shape:
         raise RunError(f"{run.path}: {count} slices gave {len(probability)} predictions")
     bad = np.flatnonzero(~(np.isfinite(logit) & (probability >= 0) & (probability <= 1)))
@@ -292,11 +267,7 @@ def _predict(
         raise RunError(
             f"{run.path}: the network gives no valid probability for {name}; was the training stable?"
         )
-    if not examined:
-        return logit, probability, None
-    known = [each.percentile for each in examined if each.percentile is not None]
-    reasons = tuple(chain.from_iterable(each.reason for each in examined))
-    return logit, probability, Examined(reasons, np.concatenate(known) if known else None)
+    return logit, probability
 
 
 def _slices(records: Sequence[Record], progress: Progress | None) -> Iterator[CTSlice]:
@@ -307,18 +278,19 @@ def _slices(records: Sequence[Record], progress: Progress | None) -> Iterator[CT
 
 
 def _applicability(
-    part: Part, probability: NDArray[np.float64], examined: Examined, calibration: Calibration,
-    resamples: int, seed: int,
+    part: Part, probability: NDArray[np.float64], batches: Sequence[NetworkOutputs],
+    calibration: Calibration, resamples: int, seed: int,
 ) -> Applicability:  # fmt: skip
-    def share(holds: NDArray[np.bool_]) -> Share:
+    def share(holds: NDArray[np.bool_]) -> Estimate:
         return share_of(holds, part.patient, resamples=resamples, seed=seed)
 
-    percentile = examined.percentile
-    reasons = [each.partition(" (")[0].partition(":")[0] for each in examined.reason if each is not None]
+    refused = [reason for batch in batches for reason in batch.refused or ()]
+    known = [batch.percentile for batch in batches if batch.percentile is not None]
+    reasons = [each.partition(" (")[0].partition(":")[0] for each in refused if each is not None]
     return Applicability(
-        share(np.array([reason is not None for reason in examined.reason])),
+        share(np.array([reason is not None for reason in refused])),
         dict(Counter(reasons).most_common()),
-        None if percentile is None else share(percentile >= _FAR),
+        share(np.concatenate(known) >= _FAR) if known else None,
         prediction_sets(part, probability, calibration, resamples=resamples, seed=seed),
     )
 
@@ -332,9 +304,8 @@ def _command(run: TrainedRun, part: Part, data: Path, output: Path, resamples: i
 
 def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
     """Everything measured and everything needed to measure it again, as plain JSON values."""
-    part, intervals = evaluation.part, evaluation.bootstrap
-    covid = int(part.label.sum())
-    applicability = evaluation.applicability
+    part, measured, applicability = evaluation.part, evaluation.measured, evaluation.applicability
+    covid, slices = int(part.label.sum()), len(part.records)
     return {
         "format": FORMAT,
         "run": {
@@ -351,28 +322,21 @@ def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
             "root": printable(part.root),
             "split": part.split,
             "part": part.name,
-            "slices": len(part.records),
+            "slices": slices,
             "covid": covid,
-            "non_covid": len(part.records) - covid,
-            "patients": intervals.patients,
+            "non_covid": slices - covid,
+            "patients": measured.patients,
             "unlabelled": part.unlabelled,
             "fingerprint": evaluation.sha256,
         },
         "positive": "COVID",
         "threshold": THRESHOLD,
-        "metrics": {
-            name: {
-                **values,
-                "undefined_resamples": intervals.intervals[name].undefined,
-                "interval_reason": intervals.intervals[name].reason,
-            }
-            for name, values in with_intervals(evaluation.metrics, intervals).items()
-        },
-        "confusion": asdict(evaluation.metrics.confusion),
+        "metrics": {name: asdict(each) for name, each in measured.metrics.items()},
+        "confusion": asdict(evaluation.confusion),
         "interval": {
-            **intervals.method(),
-            "one_class_resamples": intervals.one_class,
-            "seed": intervals.seed,
+            **measured.method(),
+            "one_class_resamples": measured.one_class,
+            "seed": measured.seed,
         },
         "calibration": {
             "bins": BINS,

@@ -7,7 +7,7 @@ AUC of slices of one class, is None and comes with the reason.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -34,20 +34,45 @@ TITLES: Mapping[str, str] = {
     "brier": "Brier score",
     "calibration_error": f"Calibration error ({BINS} bins)",
 }
-"""Every measure's key and its title, in the order in which they are reported everywhere."""
+"""Every measure's key and its title, in the order in which they are reported everywhere.
+
+Precision, recall, F1 and accuracy are equations 3 to 6 of Xu et al.; F1 is 2 TP / (2 TP + FP + FN), which is 0
+where COVID slices exist but none is called COVID. The average precision is the mean precision over the steps of
+recall, without interpolation; the Brier score the mean squared difference of probability and label, 0 best. The
+calibration error is the mean gap between probability and observed share of COVID over ``BINS`` bins, weighted by
+their slices (Naeini, Cooper and Hauskrecht, AAAI 2015, for the positive class); it is biased upwards on few slices.
+"""
 
 LOWER_IS_BETTER = frozenset({"brier", "calibration_error"})
 
-_NO_COVID = "no COVID slice in the part"
-_NO_NON_COVID = "no NonCOVID slice in the part"
-
 
 @dataclass(frozen=True)
-class Metric:
-    """One measure: a value, or None and the reason why there is none."""
+class Estimate:
+    """A measure or a share of slices, with its 95 % interval under resampling of patients.
+
+    Attributes:
+        value: None where the slices cannot answer; ``reason`` says why.
+        reason: why there is no value.
+        low: lower bound, None without an interval; ``interval_reason`` says why.
+        high: upper bound.
+        undefined_resamples: in which the measure is undefined; they are left out of the interval.
+        interval_reason: why there is no interval.
+    """
 
     value: float | None
     reason: str | None = None
+    low: float | None = None
+    high: float | None = None
+    undefined_resamples: int = 0
+    interval_reason: str | None = None
+
+    def bounds(self) -> dict[str, float | None]:
+        """``value``, ``low`` and ``high``."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+Metrics = Mapping[str, Estimate]
+"""By the keys of ``TITLES`` and in their order."""
 
 
 @dataclass(frozen=True)
@@ -59,48 +84,17 @@ class Confusion:
     true_negative: int
     false_negative: int
 
-
-@dataclass(frozen=True)
-class Metrics:
-    """All measures of one set of predictions; iterates in the order of ``TITLES``.
-
-    Attributes:
-        accuracy: (TP + TN) / all; equation 6 of Xu et al.
-        precision: TP / (TP + FP); equation 3 of Xu et al.
-        recall: TP / (TP + FN); equation 4 of Xu et al.
-        specificity: TN / (TN + FP).
-        f1: 2 TP / (2 TP + FP + FN), equation 5 of Xu et al. in the form that is 0 where COVID slices exist but
-            none is called COVID.
-        auc: area under the ROC curve.
-        average_precision: mean precision over the steps of recall, without interpolation.
-        brier: mean squared difference of probability and label, 0 best, 1 worst.
-        calibration_error: mean gap between probability and observed share of COVID over ``BINS`` bins, weighted
-            by their slices: the expected calibration error of Naeini, Cooper and Hauskrecht (AAAI 2015) for
-            the positive class. It depends on the bins and is biased upwards on few slices.
-        confusion: the counts behind them.
-    """
-
-    accuracy: Metric
-    precision: Metric
-    recall: Metric
-    specificity: Metric
-    f1: Metric
-    auc: Metric
-    average_precision: Metric
-    brier: Metric
-    calibration_error: Metric
-    confusion: Confusion
-
-    def __iter__(self) -> Iterator[tuple[str, Metric]]:
-        return ((name, getattr(self, name)) for name in TITLES)
-
-    def values(self) -> dict[str, float | None]:
-        """Each measure's value by its key, in the order of ``TITLES``."""
-        return {name: metric.value for name, metric in self}
+    @classmethod
+    def of(cls, label: NDArray[np.int8], probability: NDArray[np.float64]) -> Confusion:
+        """Count; arguments and errors as of :func:`compute_metrics`."""
+        check_predictions(label, probability)
+        positive, called = label == 1, probability >= THRESHOLD
+        kinds = positive & called, ~positive & called, ~positive & ~called, positive & ~called
+        return cls(*(int(kind.sum()) for kind in kinds))
 
 
-def compute_metrics(label: NDArray[np.int8], probability: NDArray[np.float64]) -> Metrics:
-    """Measure predictions against labels.
+def compute_metrics(label: NDArray[np.int8], probability: NDArray[np.float64]) -> dict[str, Estimate]:
+    """Measure predictions against labels, without intervals.
 
     Args:
         label: 1 for COVID and 0 for NonCOVID, shape (N,), N at least 1.
@@ -111,20 +105,17 @@ def compute_metrics(label: NDArray[np.int8], probability: NDArray[np.float64]) -
         ValueError: shapes differ, a label is neither 0 nor 1, or a probability is not within 0 to 1.
     """
     check_predictions(label, probability)
-    positive, called = label == 1, probability >= THRESHOLD
-    tp, fp = int(np.sum(positive & called)), int(np.sum(~positive & called))
-    tn, fn = int(np.sum(~positive & ~called)), int(np.sum(positive & ~called))
+    no_covid, no_other = "no COVID slice in the part", "no NonCOVID slice in the part"
     reasons = {
         "precision": "no slice was called COVID",
-        "specificity": _NO_NON_COVID,
-        "auc": _NO_NON_COVID if positive.any() else _NO_COVID,
+        "specificity": no_other,
+        "auc": no_other if label.any() else no_covid,
     }
     values = weighted_metrics(label, probability, np.ones((1, len(label))))
-    measured = {
-        name: Metric(None, reasons.get(name, _NO_COVID)) if np.isnan(value) else Metric(float(value))
+    return {
+        name: Estimate(None, reasons.get(name, no_covid)) if np.isnan(value) else Estimate(float(value))
         for name, (value,) in values.items()
     }
-    return Metrics(confusion=Confusion(tp, fp, tn, fn), **measured)
 
 
 def weighted_metrics(
@@ -145,7 +136,7 @@ def weighted_metrics(
     tp, fp = weights @ (positive & called), weights @ (~positive & called)
     tn, fn = weights @ (~positive & ~called), weights @ (positive & ~called)
     auc, average_precision = _weighted_rankings(positive, probability, weights)
-    gap = (probability - label)[:, None] * (bin_index(probability)[:, None] == np.arange(BINS))
+    gap = (probability - label)[:, None] * (_bin_index(probability)[:, None] == np.arange(BINS))
     return {
         "accuracy": (tp + tn) / total,
         "precision": _ratio(tp, tp + fp),
@@ -205,21 +196,15 @@ class ReliabilityBin:
     observed: float | None
 
 
-def bin_index(probability: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The bin of each probability, shape as given, 0 to ``BINS - 1``; 1.0 belongs to the last bin."""
+def _bin_index(probability: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The bin of each probability, 0 to ``BINS - 1``; 1.0 belongs to the last bin."""
     edges = np.arange(BINS + 1) / BINS
     return np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, BINS - 1)
 
 
 def reliability(label: NDArray[np.int8], probability: NDArray[np.float64]) -> tuple[ReliabilityBin, ...]:
-    """Mean probability and observed share of COVID in each of the ``BINS`` bins.
-
-    Args:
-        label: 1 for COVID and 0 for NonCOVID, shape (N,).
-        probability: of COVID, 0 to 1, shape (N,).
-    """
-    index = bin_index(probability)
-    bins = []
+    """Mean probability and observed share of COVID in each bin; arguments as of :func:`compute_metrics`."""
+    index, bins = _bin_index(probability), []
     for number in range(BINS):
         inside = index == number
         count = int(inside.sum())

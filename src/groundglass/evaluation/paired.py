@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm, rankdata
 
-from groundglass.evaluation.bootstrap import RESAMPLES, percentile_interval
+from groundglass.evaluation.bootstrap import RESAMPLES, with_interval
+from groundglass.evaluation.metrics import Estimate
 
 ALPHA = 0.05
 """A difference is shown where its corrected p-value is below this."""
@@ -26,23 +27,10 @@ _EQUAL = 1e-12
 
 @dataclass(frozen=True)
 class AucTest:
-    """DeLong's test: AUC of the first network less that of the second, its standard error, two-sided p."""
+    """DeLong's test: AUC of the first network less that of the second, and the two-sided p."""
 
     difference: float
-    standard_error: float
     p: float
-
-
-@dataclass(frozen=True)
-class McNemarTest:
-    """McNemar's test of two networks' calls: slices that only one called rightly, and the two-sided mid-p.
-
-    It is close to its level (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013).
-    """
-
-    first_only: int
-    second_only: int
-    mid_p: float
 
 
 @dataclass(frozen=True)
@@ -102,26 +90,27 @@ def delong_test(
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     error, difference = float(np.sqrt(max(variance, 0.0))), float(auc[0] - auc[1])
     if abs(difference) < _EQUAL:
-        p = 1.0
-    else:
-        p = float(2 * norm.sf(abs(difference) / error)) if error > _EQUAL else 0.0
-    return AucTest(difference, error, p)
+        return AucTest(difference, 1.0)
+    return AucTest(difference, float(2 * norm.sf(abs(difference) / error)) if error > _EQUAL else 0.0)
 
 
-def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> McNemarTest:
-    """Test whether two networks are right equally often on the same slices.
+def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> float:
+    """Two-sided mid-p of McNemar's test whether two networks are right equally often on the same slices.
+
+    It is close to its level (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013).
 
     Args:
         first_right: which slices the first network called rightly, shape (N,).
         second_right: the same of the second.
     """
-    first_only = int(np.sum(first_right & ~second_right))
-    second_only = int(np.sum(~first_right & second_right))
+    first_only, second_only = (
+        int((first_right & ~second_right).sum()),
+        int((~first_right & second_right).sum()),
+    )
     fewer, total = min(first_only, second_only), first_only + second_only
     if total == 0:
-        return McNemarTest(0, 0, 1.0)
-    mid_p = 2 * float(binom.cdf(fewer, total, 0.5)) - float(binom.pmf(fewer, total, 0.5))
-    return McNemarTest(first_only, second_only, min(1.0, mid_p))
+        return 1.0
+    return min(1.0, 2 * float(binom.cdf(fewer, total, 0.5)) - float(binom.pmf(fewer, total, 0.5)))
 
 
 def paired_difference(first: NDArray[np.float64], second: NDArray[np.float64], patients: int) -> Difference:
@@ -137,7 +126,7 @@ def paired_difference(first: NDArray[np.float64], second: NDArray[np.float64], p
         patients: that were resampled; with fewer than two nothing can be said.
     """
     difference = first - second
-    interval = percentile_interval(difference, patients)
+    interval = with_interval(Estimate(None), difference, patients)
     if interval.low is None:
         return Difference(None, None, None)
     defined = difference[~np.isnan(difference)]

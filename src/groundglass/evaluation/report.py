@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 from sklearn import metrics as sklearn
 
-from groundglass.data.manifest import read_pixels
-from groundglass.evaluation.bootstrap import Share
+from groundglass.data.manifest import read_record
 from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun, metrics_document
-from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, reliability
+from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Estimate, reliability
 from groundglass.files import printable, write_json, write_text
+from groundglass.inference.prediction import COVID, NON_COVID
 from groundglass.reporting import figures, overlay
 from groundglass.reporting.figures import inline_svg
 from groundglass.reporting.html import (
@@ -55,32 +55,30 @@ def write_report(run: TrainedRun, evaluation: Evaluation, output: Path) -> None:
 
 def predictions_csv(evaluation: Evaluation) -> str:
     """One line per slice: file, label, patient_id, source, split, probability, logit, prediction."""
-    text = io.StringIO()
+    text, part = io.StringIO(), evaluation.part
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "label", "patient_id", "source", "split", "probability", "logit", "prediction"])
-    for index, record in enumerate(evaluation.part.records):
-        patient, source = printable(record.patient_id), printable(record.source)
+    for index, record in enumerate(part.records):
         numbers = [f"{values[index]:.9g}" for values in (evaluation.probability, evaluation.logit)]
-        label = _label(evaluation.part.label[index] == 1)
-        called = _label(evaluation.called[index])
-        row = [evaluation.part.file(record), label, patient, source, record.split or "", *numbers, called]
-        writer.writerow(row)
+        whence = printable(record.patient_id), printable(record.source), record.split or ""
+        label, called = _label(part.label[index] == 1), _label(evaluation.called[index])
+        writer.writerow([part.file(record), label, *whence, *numbers, called])
     return text.getvalue()
 
 
 def _label(covid: np.bool_) -> str:
-    return "COVID" if covid else "NonCOVID"
+    return COVID if covid else NON_COVID
 
 
 def tables(evaluation: Evaluation) -> Iterator[Table]:
     """The measures, and for a bundle whether it can be relied on for these slices, for a terminal."""
-    patients, confusion = evaluation.bootstrap.patients, evaluation.metrics.confusion
+    measured, confusion = evaluation.measured, evaluation.confusion
     yield _table(
-        f"{evaluation.part.title}: {len(evaluation.part.records)} slices of {patients} patients",
+        f"{evaluation.part.title}: {len(evaluation.part.records)} slices of {measured.patients} patients",
         measure_rows(evaluation),
         f"COVID right {confusion.true_positive}, missed {confusion.false_negative}; "
         f"NonCOVID right {confusion.true_negative}, false alarms {confusion.false_positive}. "
-        f"Intervals: bootstrap over patients, {evaluation.bootstrap.resamples} resamples.",
+        f"Intervals: bootstrap over patients, {measured.resamples} resamples.",
     )
     if evaluation.applicability is not None:
         yield _table("Whether the bundle fits these slices", _fit_rows(evaluation.applicability))
@@ -99,22 +97,22 @@ def _table(title: str, rows: list[MeasureRow], caption: str | None = None) -> Ta
     return table
 
 
+def _row(title: str, estimate: Estimate, note: str = "", *, headline: bool = False) -> MeasureRow:
+    return MeasureRow(title, estimate.value, estimate.low, estimate.high, note, headline)
+
+
 def measure_rows(evaluation: Evaluation) -> list[MeasureRow]:
     """The measures in their order, with intervals and notes."""
-    rows, resamples = [], evaluation.bootstrap.resamples
-    for name, metric in evaluation.metrics:
-        interval = evaluation.bootstrap.intervals[name]
+    rows, resamples = [], evaluation.measured.resamples
+    for name, each in evaluation.measured.metrics.items():
         notes = ["lower is better"] if name in LOWER_IS_BETTER else []
-        if name == "calibration_error" and interval.low is not None:
+        if name == "calibration_error" and each.low is not None:
             notes.append("resampling raises it, so its interval lies high")
-        if reason := metric.reason or interval.reason:
+        if reason := each.reason or each.interval_reason:
             notes.append(reason)
-        elif interval.undefined > _UNDEFINED_WORTH_A_NOTE * resamples:
-            notes.append(f"undefined in {interval.undefined} of {resamples} resamples, left out")
-        note = "; ".join(notes)
-        rows.append(
-            MeasureRow(TITLES[name], metric.value, interval.low, interval.high, note, name in _HEADLINES)
-        )
+        elif each.undefined_resamples > _UNDEFINED_WORTH_A_NOTE * resamples:
+            notes.append(f"undefined in {each.undefined_resamples} of {resamples} resamples, left out")
+        rows.append(_row(TITLES[name], each, "; ".join(notes), headline=name in _HEADLINES))
     return rows
 
 
@@ -125,40 +123,36 @@ def _fit_rows(applicability: Applicability) -> list[MeasureRow]:
     unknown = "the bundle holds no reference of its training data"
     beyond = applicability.beyond_95
     return [
-        _share("Refused by the input check", applicability.refused, reasons),
-        _share("Far from the training data", beyond or Share(None), BEYOND if beyond else unknown),
+        _row("Refused by the input check", applicability.refused, reasons),
+        _row("Far from the training data", beyond or Estimate(None), BEYOND if beyond else unknown),
         *(
-            _share(f"Prediction sets that hold the label, {name} slices", share, nominal)
+            _row(f"Prediction sets that hold the label, {name} slices", share, nominal)
             for name, share in sets.coverage.items()
         ),
-        _share("Uncertain", sets.uncertain, "prediction set of both labels or none"),
-        _share("Accuracy where certain", sets.accuracy_where_certain),
+        _row("Uncertain", sets.uncertain, "prediction set of both labels or none"),
+        _row("Accuracy where certain", sets.accuracy_where_certain),
     ]
 
 
-def _share(title: str, share: Share, note: str = "") -> MeasureRow:
-    return MeasureRow(title, share.value, share.low, share.high, note)
-
-
 def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
-    part, bootstrap = evaluation.part, evaluation.bootstrap
+    part, measured = evaluation.part, evaluation.measured
     covid = int(part.label.sum())
     return Report(
         title=f"{run.recipe.name} on {part.title}",
         subtitle=(
-            f"{len(part.records)} slices of {bootstrap.patients} patients: {covid} COVID, "
+            f"{len(part.records)} slices of {measured.patients} patients: {covid} COVID, "
             f"{len(part.records) - covid} NonCOVID. COVID is the positive class."
         ),
         warnings=evaluation.warnings,
         measures=measure_rows(evaluation),
         measures_note=(
             f"A slice is called COVID where its probability is at least {THRESHOLD:g}. 95 % intervals: "
-            f"percentiles of {bootstrap.resamples:,} bootstrap resamples over patients, each drawn with all "
-            f"their slices (seed {bootstrap.seed}; {bootstrap.one_class} resamples held one class only)."
+            f"percentiles of {measured.resamples:,} bootstrap resamples over patients, each drawn with all "
+            f"their slices (seed {measured.seed}; {measured.one_class} resamples held one class only)."
         ),
         fit=[] if evaluation.applicability is None else _fit_rows(evaluation.applicability),
         figures=_panels(run, evaluation),
-        gallery=_gallery(run, evaluation),
+        gallery=list(_gallery(run, evaluation)),
         gallery_note=(
             "The most confident wrong calls. Colours show how each place of the cropped slice moves the "
             "logit, scaled to the strongest place of that slice; they do not compare between slices."
@@ -175,39 +169,36 @@ def _panel(
 
 
 def _panels(run: TrainedRun, evaluation: Evaluation) -> list[FigurePanel]:
-    label, probability = evaluation.part.label, evaluation.probability
-    confusion = evaluation.metrics.confusion
+    label, probability, confusion = evaluation.part.label, evaluation.probability, evaluation.confusion
+    right, missed = confusion.true_positive, confusion.false_negative
+    alarms, spared = confusion.false_positive, confusion.true_negative
     counts = (
-        f"{confusion.true_positive} COVID slices called COVID, {confusion.false_negative} missed; "
-        f"{confusion.true_negative} NonCOVID slices called NonCOVID, {confusion.false_positive} called COVID."
-    )
-    matrix = figures.confusion_figure(
-        [
-            [confusion.true_positive, confusion.false_negative],
-            [confusion.false_positive, confusion.true_negative],
-        ]
+        f"{right} COVID slices called COVID, {missed} missed; "
+        f"{spared} NonCOVID slices called NonCOVID, {alarms} called COVID."
     )
     histogram = figures.histogram_figure(probability[label == 1], probability[label == 0], THRESHOLD)
+    sides = (
+        "Slices labelled COVID count upwards, NonCOVID downwards; those on the wrong side of the "
+        "threshold are the errors."
+    )
     return [
         _roc(evaluation),
         _precision_recall(evaluation),
-        _panel("confusion", "Confusion matrix", matrix, counts),
         _panel(
-            "histogram",
-            "Probabilities by label",
-            histogram,
-            "Slices labelled COVID count upwards, NonCOVID downwards; those on the wrong side of the "
-            "threshold are the errors.",
-            "half",
+            "confusion",
+            "Confusion matrix",
+            figures.confusion_figure([[right, missed], [alarms, spared]]),
+            counts,
         ),
+        _panel("histogram", "Probabilities by label", histogram, sides, "half"),
         _reliability(evaluation),
         *_training(run),
     ]
 
 
 def _roc(evaluation: Evaluation) -> FigurePanel:
-    auc, recall = evaluation.metrics.auc, evaluation.metrics.recall.value
-    specificity = evaluation.metrics.specificity.value
+    metrics = evaluation.measured.metrics
+    auc, recall, specificity = metrics["auc"], metrics["recall"].value, metrics["specificity"].value
     if auc.value is None or recall is None or specificity is None:
         return _panel("roc", "ROC curve", None, f"Not drawn: {auc.reason}.")
     x, y, _ = sklearn.roc_curve(evaluation.part.label, evaluation.probability, drop_intermediate=False)
@@ -223,27 +214,26 @@ def _roc(evaluation: Evaluation) -> FigurePanel:
 
 def _precision_recall(evaluation: Evaluation) -> FigurePanel:
     title, name, label = "Precision and recall", "precision-recall", evaluation.part.label
-    average, recall = evaluation.metrics.average_precision, evaluation.metrics.recall.value
-    if average.value is None or recall is None:
+    metrics = evaluation.measured.metrics
+    average, recall, precision = (metrics[key] for key in ("average_precision", "recall", "precision"))
+    if average.value is None or recall.value is None:
         return _panel(name, title, None, f"Not drawn: {average.reason}.")
     y, x, _ = sklearn.precision_recall_curve(label, evaluation.probability)
-    precision = evaluation.metrics.precision.value
-    point = None if precision is None else (recall, precision)
+    point = None if precision.value is None else (recall.value, precision.value)
     names = "Recall (share of COVID slices found)", "Precision (share of COVID calls right)"
     chance, legend = float(label.mean()), f"average precision {average.value:.3f}"
     drawn = figures.curve_figure((x, y), legend, (chance, chance), point, names)
-    words = f"Average precision {average.value:.3f}; {label.mean():.1%} of the slices are COVID."
+    words = f"Average precision {average.value:.3f}; {chance:.1%} of the slices are COVID."
     return _panel(name, title, drawn, words)
 
 
 def _reliability(evaluation: Evaluation) -> FigurePanel:
-    bins = reliability(evaluation.part.label, evaluation.probability)
     points = [
-        figures.ReliabilityPoint(each.mean_probability, each.observed, each.count)
-        for each in bins
+        (each.mean_probability, each.observed, each.count)
+        for each in reliability(evaluation.part.label, evaluation.probability)
         if each.mean_probability is not None and each.observed is not None
     ]
-    error = evaluation.metrics.calibration_error.value or 0.0
+    error = evaluation.measured.metrics["calibration_error"].value or 0.0
     words = (
         f"Points below the diagonal: probabilities too high; above: too low. Numbers are slices in each of "
         f"the {len(points)} filled of {BINS} equal-width bins. Expected calibration error {error:.3f}."
@@ -263,60 +253,51 @@ def _training(run: TrainedRun) -> Iterator[FigurePanel]:
         yield _panel(name, f"Training: {name}", figure, words if figure else missing, "half")
 
 
-def _gallery(run: TrainedRun, evaluation: Evaluation) -> list[GalleryGroup]:
+def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[GalleryGroup]:
     label, called = evaluation.part.label == 1, evaluation.called
-    kinds = {
-        "Missed: labelled COVID, called NonCOVID": label & ~called,
-        "False alarms: labelled NonCOVID, called COVID": ~label & called,
-    }
-    return [_group(run, evaluation, title, np.flatnonzero(wrong)) for title, wrong in kinds.items()]
-
-
-def _group(run: TrainedRun, evaluation: Evaluation, title: str, errors: NDArray[np.intp]) -> GalleryGroup:
-    if not len(errors):
-        return GalleryGroup(title, "None.", ())
-    worst = errors[np.argsort(-np.abs(evaluation.logit[errors]), kind="stable")][:GALLERY]
-    few = len(worst) == len(errors)
-    shown = f"all {len(errors)}" if few else f"the {len(worst)} most confident of {len(errors)}"
-    return GalleryGroup(title, f"Shown: {shown}.", _items(run, evaluation, worst))
+    for title, wrong in (
+        ("Missed: labelled COVID, called NonCOVID", label & ~called),
+        ("False alarms: labelled NonCOVID, called COVID", ~label & called),
+    ):
+        errors = np.flatnonzero(wrong)
+        worst = errors[np.argsort(-np.abs(evaluation.logit[errors]), kind="stable")][:GALLERY]
+        few = len(worst) == len(errors)
+        shown = f"all {len(errors)}" if few else f"the {len(worst)} most confident of {len(errors)}"
+        words = f"Shown: {shown}." if len(errors) else "None."
+        yield GalleryGroup(title, words, _items(run, evaluation, worst) if len(errors) else ())
 
 
 def _items(run: TrainedRun, evaluation: Evaluation, indices: NDArray[np.intp]) -> list[GalleryItem]:
-    records = [evaluation.part.records[index] for index in indices]
-    slices = [read_pixels(record) for record in records]
+    part, items = evaluation.part, []
+    slices = [read_record(part.records[index]) for index in indices]
     outputs = run.predict(slices)
-    items = []
-    for number, (index, record) in enumerate(zip(indices, records, strict=True)):
+    for number, index in enumerate(indices):
+        record = part.records[index]
         patient = record.patient_id if record.patient_known else "not known"
         facts = [
             f"Probability of COVID {evaluation.probability[index]:.3f} (logit {evaluation.logit[index]:+.2f}); "
-            f"called {_label(evaluation.called[index])}, labelled {_label(evaluation.part.label[index] == 1)}",
+            f"called {_label(evaluation.called[index])}, labelled {_label(part.label[index] == 1)}",
             f"Patient {patient}, source {record.source}",
         ]
-        pictures = _pictures(run, slices[number], outputs.cropped[number], outputs.activation_map[number])
-        items.append(GalleryItem(evaluation.part.file(record), facts, pictures))
+        shown, activation_map = overlay.fit(outputs.cropped[number], _SIDE), outputs.activation_map[number]
+        pixels = slices[number].pixels
+        cut = run.preprocessing.apply(pixels)
+        original = "lungs found" if cut.found else "no lungs found, whole slice used"
+        outlined = overlay.outlined_slice(pixels, cut.lungs, cut.box, _SIDE)
+        pictures = [
+            GalleryPicture(caption, words, overlay.png_data_uri(picture))
+            for caption, words, picture in (
+                (f"original, {original}", "CT slice as stored, lungs and crop outlined", outlined),
+                ("cropped", "The cropped slice that the network sees", overlay.grey_picture(shown)),
+                (
+                    "activation map",
+                    "Activation map over the cropped slice",
+                    overlay.overlay(shown, activation_map),
+                ),
+            )
+        ]
+        items.append(GalleryItem(part.file(record), facts, pictures))
     return items
-
-
-def _pictures(
-    run: TrainedRun,
-    pixels: NDArray[np.uint8],
-    cropped: NDArray[np.uint8],
-    activation_map: NDArray[np.floating],
-) -> list[GalleryPicture]:
-    cut = run.preprocessing.apply(pixels)
-    found = "lungs found" if cut.found else "no lungs found, whole slice used"
-    original = overlay.outlined_slice(pixels, cut.lungs, cut.box, _SIDE)
-    shown = overlay.fit(cropped, _SIDE)
-    mapped = overlay.overlay(shown, activation_map)
-    return [
-        GalleryPicture(caption, words, overlay.png_data_uri(picture))
-        for caption, words, picture in (
-            (f"original, {found}", "CT slice as stored, lungs and crop outlined", original),
-            ("cropped", "The cropped slice that the network sees", overlay.grey_picture(shown)),
-            ("activation map", "Activation map over the cropped slice", mapped),
-        )
-    ]
 
 
 def _facts(run: TrainedRun, evaluation: Evaluation) -> list[tuple[str, str]]:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import DataError
-from groundglass.evaluation.bootstrap import RESAMPLES, Draws, percentile_interval, resampled_metrics
-from groundglass.evaluation.metrics import THRESHOLD, compute_metrics
+from groundglass.evaluation.bootstrap import RESAMPLES, Draws, resampled_metrics, with_interval
+from groundglass.evaluation.metrics import THRESHOLD, Estimate, compute_metrics
 from groundglass.evaluation.paired import (
     ALPHA,
     delong_test,
@@ -22,7 +22,7 @@ from groundglass.evaluation.paired import (
     paired_difference,
     resamples_for,
 )
-from groundglass.experiments.results import Predictions, RunResult
+from groundglass.experiments.results import Predictions, RunResult, flat
 
 TESTED = ("auc", "accuracy")
 """Measures that are tested between rows."""
@@ -121,24 +121,24 @@ class Comparison:
 class PairedRows:
     """Rows of one protocol that were evaluated on the same slices of one part.
 
-    ``seed`` is of the bootstrap over patients; ``incomplete`` names rows whose folds are not all there.
+    ``incomplete`` names rows whose folds are not all there.
 
     Raises:
         DataError: rows were evaluated on different slices, or a row's runs have different recipes.
     """
 
-    def __init__(self, results: Iterable[RunResult], part: str, *, seed: int = 0) -> None:
+    def __init__(self, results: Iterable[RunResult], part: str) -> None:
         self.part = part
-        self.seed = seed
         self.incomplete: dict[str, str] = {}
         by_row: dict[str, list[RunResult]] = {}
         for result in results:
             if part in result.predictions:
                 by_row.setdefault(result.identity.row, []).append(result)
-        rows = {name: self._row(name, runs) for name, runs in by_row.items()}
-        self.rows = {name: row for name, row in rows.items() if row.predictions}
-        self._check_same_slices()
-        self._kept: dict[tuple[str, tuple[int, ...], int], Draws] = {}
+        rows = [self._row(name, runs) for name, runs in by_row.items()]
+        self.rows = {row.name: row for row in rows if row.predictions}
+        for row in self.rows.values():
+            self._check_same_slices(row)
+        self._drawn: dict[tuple[str, tuple[int, ...], int], Draws] = {}
 
     @cached_property
     def slices(self) -> Predictions:
@@ -153,27 +153,25 @@ class PairedRows:
 
     def summary(self, name: str) -> dict[str, MeanSD]:
         """Every measure of a row over its seeds, by the measure's key."""
-        row = self.rows[name]
-        values = [
-            compute_metrics(self.slices.label, row.predictions[seed].probability).values()
-            for seed in row.seeds
-        ]
+        row, summaries = self.rows[name], {}
+        values = [compute_metrics(self.slices.label, row.predictions[seed].probability) for seed in row.seeds]
         draws = [self._draws(name, (seed,), RESAMPLES) for seed in row.seeds]
-        bounds = {
-            measure: percentile_interval(np.mean([draw[measure] for draw in draws], axis=0), self.patients)
-            for measure in values[0]
-        }
-        return {
-            measure: MeanSD.of([value[measure] for value in values], interval.low, interval.high)
-            for measure, interval in bounds.items()
-        }
+        for measure in values[0]:
+            mean = np.mean([draw[measure] for draw in draws], axis=0)
+            interval = with_interval(Estimate(None), mean, self.patients)
+            of_seeds = [value[measure].value for value in values]
+            summaries[measure] = MeanSD.of(of_seeds, interval.low, interval.high)
+        return summaries
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
         """Test pairs of rows; they are one family of Holm's correction, for each measure.
 
         A pair without a common seed is left out.
         """
-        common = {pair: self._common_seeds(*pair) for pair in pairs}
+        common = {
+            (one, other): tuple(sorted({*self.rows[one].seeds} & {*self.rows[other].seeds}))
+            for one, other in pairs
+        }
         tested = {pair: seeds for pair, seeds in common.items() if seeds}
         resamples = resamples_for(len(tested))
         compared = [self._compare(*pair, seeds, resamples) for pair, seeds in tested.items()]
@@ -189,12 +187,11 @@ class PairedRows:
             for index, each in enumerate(compared)
         ]
 
-    def _common_seeds(self, first: str, second: str) -> tuple[int, ...]:
-        return tuple(sorted(set(self.rows[first].predictions) & set(self.rows[second].predictions)))
-
     def _row(self, name: str, results: Sequence[RunResult]) -> Row:
+        first = dict(flat(results[0].recipe))
         for other in results[1:]:
-            if _contradict(other.recipe, results[0].recipe):
+            # A result may be older than some fields of a recipe.
+            if any(first.get(key, value) != value for key, value in flat(other.recipe)):
                 raise DataError(f"{other.path}: differs in its recipe from {results[0].path.name}")
         predictions: dict[int, Predictions] = {}
         for seed in sorted({result.identity.seed for result in results}):
@@ -202,58 +199,43 @@ class PairedRows:
             folds = runs[0].identity.folds
             if folds is not None and len(runs) < folds:
                 self.incomplete[f"{name}, seed {seed}"] = f"{len(runs)} of {folds} folds"
-                continue
-            predictions[seed] = _pooled([run.predictions[self.part] for run in runs], runs[0])
+            else:
+                predictions[seed] = _pooled([run.predictions[self.part] for run in runs], runs[0])
         return Row(name, results[0].identity.title, tuple(results), predictions)
 
-    def _check_same_slices(self) -> None:
-        for row in self.rows.values():
-            for seed, own in row.predictions.items():
-                if own.file != self.slices.file or not np.array_equal(own.label, self.slices.label):
-                    first = next(iter(self.rows.values()))
-                    raise DataError(
-                        f"{row.results[0].path}: seed {seed} was evaluated on other slices than "
-                        f"{first.results[0].path.name}; only the same slices can be compared"
-                    )
+    def _check_same_slices(self, row: Row) -> None:
+        for seed, own in row.predictions.items():
+            if own.file != self.slices.file or not np.array_equal(own.label, self.slices.label):
+                first = next(iter(self.rows.values()))
+                raise DataError(
+                    f"{row.results[0].path}: seed {seed} was evaluated on other slices than "
+                    f"{first.results[0].path.name}; only the same slices can be compared"
+                )
 
     def _draws(self, name: str, seeds: tuple[int, ...], resamples: int) -> Draws:
+        """Every measure in every resample of the patients, the same resamples for all rows."""
         key = (name, seeds, resamples)
-        if key not in self._kept:
+        if key not in self._drawn:
+            label, patient = self.slices.label, self.slices.patient
             probability = self.rows[name].probability(seeds)
-            self._kept[key] = resampled_metrics(
-                self.slices.label, probability, self.slices.patient, resamples=resamples, seed=self.seed
-            )
-        return self._kept[key]
+            self._drawn[key] = resampled_metrics(label, probability, patient, resamples=resamples)
+        return self._drawn[key]
 
     def _compare(self, first: str, second: str, seeds: tuple[int, ...], resamples: int) -> Comparison:
-        one, other = self._draws(first, seeds, resamples), self._draws(second, seeds, resamples)
-        measures = {}
-        for measure, (difference, p) in self._over_slices(first, second, seeds).items():
-            bounds = paired_difference(one[measure], other[measure], self.patients)
-            measures[measure] = MeasureTest(difference, bounds.low, bounds.high, p, bounds.p)
-        return Comparison(first, second, seeds, resamples, measures)
-
-    def _over_slices(
-        self, first: str, second: str, seeds: tuple[int, ...]
-    ) -> dict[str, tuple[float | None, float | None]]:
-        """Differences and p-values over slices, by measure."""
         label = self.slices.label
         one, other = self.rows[first].probability(seeds), self.rows[second].probability(seeds)
         auc = delong_test(label, one, other)
         right = [(probability >= THRESHOLD) == (label == 1) for probability in (one, other)]
-        accuracy = float(np.mean(right[0]) - np.mean(right[1]))
-        return {
+        over_slices = {
             "auc": (auc.difference, auc.p) if auc else (None, None),
-            "accuracy": (accuracy, mcnemar(*right).mid_p),
+            "accuracy": (float(right[0].mean() - right[1].mean()), mcnemar(*right)),
         }
-
-
-def _contradict(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether recipes differ in a field that both have; a result may be older than some fields."""
-    return any(
-        _contradict(one[key], other[key]) if isinstance(one[key], Mapping) else one[key] != other[key]
-        for key in one.keys() & other.keys()
-    )
+        draws = [self._draws(name, seeds, resamples) for name in (first, second)]
+        measures = {}
+        for measure, (difference, p) in over_slices.items():
+            bounds = paired_difference(draws[0][measure], draws[1][measure], self.patients)
+            measures[measure] = MeasureTest(difference, bounds.low, bounds.high, p, bounds.p)
+        return Comparison(first, second, seeds, resamples, measures)
 
 
 def _pooled(parts: Sequence[Predictions], run: RunResult) -> Predictions:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,8 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from groundglass.data.manifest import Label, Manifest
-from groundglass.errors import DataError, RecipeError
+from groundglass.errors import RecipeError
 from groundglass.experiments.results import DEFAULT, LEFT_OUT, PROTOCOLS, Identity
 from groundglass.files import name_some
 from groundglass.imaging.crop import Normalisation
@@ -29,9 +26,11 @@ NETWORKS = ("vgg-16", "resnet-50", "densenet-121", "efficientnet-lite0", "mask-e
 LEARNERS = ("resnet-18", "efficientnet-lite0")
 """Networks whose convergence is compared; ResNet-18 is the paper's."""
 
+LARGEST_SOURCES = "2020.02.25.20021568+medpix"
+"""COVID-CT's largest publication of COVID slices, and its largest collection, of NonCOVID slices alone."""
+
+# Families of Table I that are trained in folds too, unless networks are named.
 _IN_FOLDS = ("efficientnet", "mask-efficientnet")
-# A smaller source says too little of those that are not trained on.
-_LEAST_SLICES = 10
 # Slices of lesion synthesis per epoch where the default has none.
 _PAINTED = 320
 _SWITCHES = {"mask": "mask branch", "attention": "attention (channel gates)", "histogram": "histogram term"}
@@ -43,7 +42,7 @@ _PAPERS = ("translation", "rotation", "mirror", "noise")
 class Task:
     """One training of an experiment: a recipe from a kind of weights on a split, and the parts evaluated.
 
-    ``recipe`` may name a file of weights; ``allow_overlap`` lets patients be in several parts of the split.
+    ``recipe`` may name a file of weights.
     """
 
     identity: Identity
@@ -51,17 +50,31 @@ class Task:
     weights: str
     split: str
     parts: tuple[str, ...] = ("val", "test")
-    allow_overlap: bool = False
 
     @property
     def name(self) -> str:
         """Its place below an experiment's folders."""
         return self.identity.name
 
+    @property
+    def allow_overlap(self) -> bool:
+        """Whether patients may be in several parts of the split."""
+        return self.identity.protocol == "paper"
+
     def matches(self, pattern: str) -> bool:
         """Whether a pattern with ``*`` means its row, ``PROTOCOL/ROW``, or its whole name."""
         own = self.identity
         return any(fnmatchcase(name, pattern) for name in (own.row, f"{own.protocol}/{own.row}", own.name))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe from a kind of weights, and the row and title under which it is compared."""
+
+    row: str
+    title: str
+    recipe: Recipe
+    weights: str
 
 
 def chosen(tasks: Sequence[Task], only: Sequence[str]) -> list[Task]:
@@ -75,11 +88,10 @@ def chosen(tasks: Sequence[Task], only: Sequence[str]) -> list[Task]:
             rows = list(dict.fromkeys(task.identity.row for task in tasks))
             raise RecipeError(f"--only {pattern}: matches no run; rows are {name_some(rows, 20)}")
     kept = [task for task in tasks if not only or any(task.matches(pattern) for pattern in only)]
-    protocols = list(dict.fromkeys(task.identity.protocol for task in tasks))
+    protocols = list(dict.fromkeys(task.identity.protocol for task in kept))
 
     def place(task: Task) -> tuple[int, int, int]:
-        own = task.identity
-        return own.seed, protocols.index(own.protocol), own.fold or 0
+        return task.identity.seed, protocols.index(task.identity.protocol), task.identity.fold or 0
 
     return sorted(kept, key=place)
 
@@ -107,16 +119,15 @@ def table1_tasks(
     for protocol in protocols:
         # One random split for all seeds, so that all rows are tested on the same slices.
         splits: dict[int | None, str] = {None: "random:0" if protocol == "paper" else protocol}
+        own = networks or NETWORKS
         if protocol == "patients":
             splits = {fold: f"patients:{fold}/{folds}" for fold in range(1, folds + 1)}
-        for network in networks or NETWORKS:
-            if networks is None and protocol == "patients" and find(network).family not in _IN_FOLDS:
-                continue
-            for kind, recipe in _started(network, weights, overrides, files):
-                row, title = f"{network}-{kind}", f"{network} ({kind})"
-                for seed, (fold, split) in product(seeds, splits.items()):
-                    identity = Identity("table1", protocol, row, title, seed, fold, folds if fold else None)
-                    tasks.append(Task(identity, recipe, kind, split, allow_overlap=protocol == "paper"))
+            own = networks or [name for name in NETWORKS if find(name).family in _IN_FOLDS]
+        for each in _networks(own, weights, overrides, files):
+            for seed, (fold, split) in product(seeds, splits.items()):
+                of = folds if fold else None
+                identity = Identity("table1", protocol, each.row, each.title, seed, fold, of)
+                tasks.append(Task(identity, each.recipe, each.weights, split))
     return tasks
 
 
@@ -130,64 +141,51 @@ def convergence_tasks(
     files: Mapping[str, Path] | None = None,
 ) -> list[Task]:
     """Every training of the comparison of weights, as :func:`table1_tasks`; no test slice is evaluated by any."""
-    tasks = []
-    for network in networks:
-        for kind, recipe in _started(network, weights, overrides, files):
-            for seed in seeds:
-                row, title = f"{network}-{kind}", f"{network} ({kind})"
-                identity = Identity("convergence", _folder(split), row, title, seed)
-                tasks.append(Task(identity, recipe, kind, split, parts=()))
-    return tasks
+    rows = _networks(networks, weights, overrides, files)
+    return _tasks("convergence", _folder(split), rows, seeds, split, ())
 
 
-def seeds_tasks(recipe: Recipe, split: str, seeds: Sequence[int], parts: Sequence[str]) -> list[Task]:
+def seeds_tasks(
+    recipe: Recipe,
+    split: str,
+    seeds: Sequence[int],
+    parts: Sequence[str],
+    files: Mapping[str, Path] | None = None,
+) -> list[Task]:
     """One recipe on one split, trained with several seeds and evaluated on the parts named."""
-    return [
-        Task(
-            Identity("seeds", _folder(split), recipe.name, recipe.name, seed),
-            recipe,
-            _kind(recipe),
-            split,
-            tuple(parts),
-        )
-        for seed in seeds
-    ]
+    started = _starting_from(recipe, "c2l", files) if recipe.network.weights == "c2l" else recipe
+    row = Variant(recipe.name, recipe.name, started, _kind(recipe))
+    return _tasks("seeds", _folder(split), [row], seeds, split, tuple(parts))
 
 
 def ablation_tasks(
     recipe: Recipe,
-    manifest: Manifest,
     seeds: Sequence[int] = (0, 1, 2),
     *,
     protocols: Sequence[str] = ("official", LEFT_OUT),
-    left_out: str | None = None,
+    left_out: str = LARGEST_SOURCES,
     files: Mapping[str, Path] | None = None,
 ) -> list[Task]:
     """Every training of the ablation: the recipe, and with one thing changed at a time.
 
-    By ``official`` runs are evaluated on val and test, by ``left-out`` tested on sources not trained on: those
-    that ``left_out`` names as ``leave-source-out:`` takes them, else the manifest's :func:`largest_sources`.
+    By ``official`` runs are evaluated on val and test, by ``left-out`` tested on sources that they are not
+    trained on, ``left_out`` as ``leave-source-out:`` takes them.
 
     Raises:
         RecipeError: unknown protocol, or the recipe has no mask branch, attention and histogram to leave out.
-        DataError: no source can be left out.
     """
     _check_protocols(protocols, ("official", LEFT_OUT))
     tasks = []
     for protocol in protocols:
         outside = protocol == LEFT_OUT
-        split = f"leave-source-out:{left_out or largest_sources(manifest)}" if outside else protocol
+        split = f"leave-source-out:{left_out}" if outside else protocol
         parts = ("test",) if outside else ("val", "test")
-        for (name, title, variant, weights), seed in product(variants(recipe, files), seeds):
-            identity = Identity("ablation", protocol, name, title, seed)
-            tasks.append(Task(identity, variant, weights, split, parts))
+        tasks += _tasks("ablation", protocol, variants(recipe, files), seeds, split, parts)
     return tasks
 
 
-def variants(
-    recipe: Recipe, files: Mapping[str, Path] | None = None
-) -> Iterator[tuple[str, str, Recipe, str]]:
-    """Row, title, recipe and kind of weights of the default and of each variant that differs in one thing.
+def variants(recipe: Recipe, files: Mapping[str, Path] | None = None) -> Iterator[Variant]:
+    """The default and each variant that differs from it in one thing.
 
     Raises:
         RecipeError: the recipe is of a network without mask, attention and histogram.
@@ -198,13 +196,14 @@ def variants(
             "a mask-efficientnet"
         )
     weights = _kind(recipe)
-    yield DEFAULT, "default", recipe, weights
-    for name, title, section, fields in _changes(recipe):
+    yield Variant(DEFAULT, "default", recipe, weights)
+    for row, title, section, fields in _changes(recipe):
         changed = getattr(recipe, section).model_copy(update=fields)
-        yield name, title, recipe.model_copy(update={section: changed}), weights
+        yield Variant(row, title, recipe.model_copy(update={section: changed}), weights)
     for kind in KINDS:
         if kind != weights:
-            yield f"weights-{kind}", f"weights: {kind}", _starting_from(recipe, kind, files), kind
+            started = _starting_from(recipe, kind, files)
+            yield Variant(f"weights-{kind}", f"weights: {kind}", started, kind)
 
 
 def _changes(recipe: Recipe) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
@@ -223,46 +222,22 @@ def _changes(recipe: Recipe) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     papers = none | {name: getattr(recipe.augmentation, name) for name in _PAPERS}
     yield "augmentation-paper", "augmentation: the paper's four", "augmentation", papers
     yield "augmentation-none", "augmentation: none", "augmentation", none
-    painted = recipe.synthesis.slices_per_epoch
-    change, slices = ("no", 0) if painted else ("with", _PAINTED)
+    change, slices = ("no", 0) if recipe.synthesis.slices_per_epoch else ("with", _PAINTED)
     yield f"{change}-synthesis", f"{change} lesion synthesis", "synthesis", {"slices_per_epoch": slices}
 
 
-def largest_sources(manifest: Manifest) -> str:
-    """The sources to leave out, by size: enough to test on, and enough left to train on.
-
-    The largest source that holds at least ten slices of both labels and at most half of each; where no source
-    does, the largest source of each label among those that hold one label alone and at most half of it.
-
-    Returns:
-        As ``leave-source-out:`` takes them.
-
-    Raises:
-        DataError: there is none.
-    """
-    # A plus joins sources in a specification, so that a source with one in its name cannot be named.
-    records = [record for record in manifest if record.label is not None and "+" not in record.source]
-    counts = Counter((record.source, record.label) for record in records)
-    totals = Counter(record.label for record in manifest)
-    sources = sorted({record.source for record in records})
-
-    def fits(source: str, label: Label) -> bool:
-        return _LEAST_SLICES <= counts[source, label] <= totals[label] / 2
-
-    both = [source for source in sources if all(fits(source, label) for label in Label)]
-    if both:
-        return glob.escape(max(both, key=lambda source: sum(counts[source, label] for label in Label)))
-    largest = []
-    for label in Label:
-        others = [other for other in Label if other is not label]
-        alone = [each for each in sources if fits(each, label) and not any(counts[each, o] for o in others)]
-        if not alone:
-            raise DataError(
-                f"{manifest.root}: no source is large enough, and small enough, to be left out; name some of "
-                f"{name_some(sources, 12)} with --left-out, or leave the protocol {LEFT_OUT} out"
-            )
-        largest.append(glob.escape(max(alone, key=lambda source: counts[source, label])))
-    return "+".join(largest)
+def _tasks(
+    experiment: str,
+    protocol: str,
+    rows: Iterable[Variant],
+    seeds: Sequence[int],
+    split: str,
+    parts: tuple[str, ...],
+) -> list[Task]:
+    return [
+        Task(Identity(experiment, protocol, row.row, row.title, seed), row.recipe, row.weights, split, parts)
+        for row, seed in product(rows, seeds)
+    ]
 
 
 def _check_protocols(protocols: Sequence[str], known: Iterable[str]) -> None:
@@ -271,18 +246,23 @@ def _check_protocols(protocols: Sequence[str], known: Iterable[str]) -> None:
             raise RecipeError(f"protocol {protocol!r} is unknown; there are {', '.join(known)}")
 
 
-def _started(
-    network: str, weights: Sequence[str], overrides: Sequence[str], files: Mapping[str, Path] | None
-) -> Iterator[tuple[str, Recipe]]:
-    """The network's recipe from each kind of weights."""
+def _networks(
+    networks: Iterable[str],
+    weights: Sequence[str],
+    overrides: Sequence[str],
+    files: Mapping[str, Path] | None,
+) -> Iterator[Variant]:
+    """Each network's recipe from each kind of weights."""
+    options = {"network.name": "--networks", "network.weights": "--weights"}
     for override in overrides:
         field = override.partition("=")[0].strip()
-        if field in {"network.name", "network.weights"}:
-            option = "--networks" if field == "network.name" else "--weights"
-            raise RecipeError(f"--set {override}: the rows decide {field}; use {option}")
-    recipe = load_recipe(find(network).name, overrides)
-    for kind in weights:
-        yield kind, _starting_from(recipe, kind, files)
+        if field in options:
+            raise RecipeError(f"--set {override}: the rows decide {field}; use {options[field]}")
+    for network in networks:
+        recipe = load_recipe(find(network).name, overrides)
+        for kind in weights:
+            started = _starting_from(recipe, kind, files)
+            yield Variant(f"{network}-{kind}", f"{network} ({kind})", started, kind)
 
 
 def _starting_from(recipe: Recipe, weights: str, files: Mapping[str, Path] | None) -> Recipe:

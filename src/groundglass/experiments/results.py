@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +13,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from groundglass.data.manifest import Label
-from groundglass.errors import DataError, RunError
-from groundglass.evaluation.evaluate import Evaluation, TrainedRun, metrics_document
-from groundglass.files import printable, write_text
+from groundglass.errors import DataError
+from groundglass.files import write_text
 
 FORMAT = 2
 NOT_RUN = "not-run.json"
@@ -34,8 +32,6 @@ DEFAULT = "default"
 
 LEFT_OUT = "left-out"
 """The ablation's protocol that trains without some sources and tests on them."""
-
-_MEASURED = ("metrics", "confusion", "interval", "warnings", "evaluations_of_these_slices")
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,12 @@ class Predictions:
         """Of COVID, 0 to 1, shape (N,)."""
         return np.asarray(expit(self.logit), np.float64)
 
+    def rows(self) -> Iterator[list[Any]]:
+        """File, label, patient and logit of each slice; nine digits give a float32 back exactly."""
+        for file, covid, patient, logit in zip(self.file, self.label, self.patient, self.logit, strict=True):
+            label = Label.COVID if covid else Label.NON_COVID
+            yield [file, label.value, str(patient), float(f"{logit:.9g}")]
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -88,86 +90,34 @@ class RunResult:
     network: str
     weights: str
     pretraining: Mapping[str, Any] | None
-    recipe: Mapping[str, Any]
-    run: Mapping[str, Any]
     split: Mapping[str, Any]
+    run: Mapping[str, Any]
     cost: Mapping[str, int]
+    recipe: Mapping[str, Any]
     history: Sequence[Mapping[str, float]]
     parts: Mapping[str, Mapping[str, Any]]
     predictions: Mapping[str, Predictions]
 
 
-def run_result_document(
-    identity: Identity,
-    run: TrainedRun,
-    evaluations: Mapping[str, Evaluation],
-    *,
-    weights: str,
-    cost: Mapping[str, int],
-    pretraining: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Everything that is kept of a finished run, as plain JSON values.
-
-    ``evaluations`` are by part; ``pretraining`` is what the weights were pretrained on, where that is known.
-
-    Raises:
-        RunError: the history holds a value that is no number.
-    """
-    history = [dict(row) for row in run.history()]
-    for row in history:
-        if not all(math.isfinite(value) for value in row.values()):
-            raise RunError(
-                f"{run.path}: epoch {row['epoch']:.0f} has no finite loss; was the training stable?"
-            )
-    measured = {part: _measured(metrics_document(run, each)) for part, each in evaluations.items()}
-    return {
-        "format": FORMAT,
-        **asdict(identity),
-        "network": run.recipe.network.name,
-        "weights": weights,
-        "pretraining": pretraining,
-        "split": {
-            "specification": run.split_spec,
-            "train_and_val": run.info.get("fingerprint"),
-            "parts": {part: evaluation.sha256 for part, evaluation in evaluations.items()},
-        },
-        "run": {key: value for key, value in run.info.items() if key != "training_sha256"},
-        "cost": dict(cost),
-        "recipe": run.recipe.model_dump(mode="json"),
-        "history": history,
-        "parts": measured,
-        "predictions": {part: _rows(evaluation) for part, evaluation in evaluations.items()},
-    }
+# Fields of a result that stand in its file as they are.
+_PLAIN = [name for name in RunResult.__dataclass_fields__ if name not in {"path", "identity", "predictions"}]
 
 
-def _measured(document: Mapping[str, Any]) -> dict[str, Any]:
-    counts = {key: document["data"][key] for key in ("slices", "covid", "patients")}
-    return counts | {key: document[key] for key in _MEASURED}
-
-
-def _rows(evaluation: Evaluation) -> list[list[Any]]:
-    """File, label, patient and logit of each slice; nine digits give a float32 back exactly."""
-    part = evaluation.part
-    return [
-        [part.file(record), record.label.value if record.label else "", printable(record.patient_id), logit]
-        for record, logit in zip(part.records, (float(f"{x:.9g}") for x in evaluation.logit), strict=True)
-    ]
-
-
-def write_run_result(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a document atomically, indented, but each slice's prediction on one line."""
-    head = {key: value for key, value in document.items() if key != "predictions"}
+def write_run_result(result: RunResult) -> None:
+    """Write a result to its path atomically, indented, but each slice's prediction on one line."""
+    head = {"format": FORMAT, **asdict(result.identity), **{name: getattr(result, name) for name in _PLAIN}}
     text = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
     parts = []
-    for part, rows in document["predictions"].items():
-        lines = ",\n".join(f"      {json.dumps(row, ensure_ascii=False, allow_nan=False)}" for row in rows)
+    for part, predictions in result.predictions.items():
+        rows = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in predictions.rows())
+        lines = ",\n".join(f"      {row}" for row in rows)
         parts.append(f"    {json.dumps(part)}: [\n{lines}\n    ]")
-    predictions = "{\n" + ",\n".join(parts) + "\n  }" if parts else "{}"
-    write_text(path, f'{text},\n  "predictions": {predictions}\n}}\n')
+    listed = "{\n" + ",\n".join(parts) + "\n  }" if parts else "{}"
+    write_text(result.path, f'{text},\n  "predictions": {listed}\n}}\n')
 
 
 def read_run_result(path: Path) -> RunResult:
-    """Read what `write_run_result` wrote.
+    """Read what :func:`write_run_result` wrote.
 
     Raises:
         DataError: it cannot be read, is damaged, or is of a format this version does not know.
@@ -176,12 +126,11 @@ def read_run_result(path: Path) -> RunResult:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             raise DataError(f"is of format {document['format']}, this version reads {FORMAT}")
-        own = set(RunResult.__dataclass_fields__) - {"path", "identity", "predictions"}
         return RunResult(
             path=path,
             identity=Identity(**{field: document[field] for field in Identity.__dataclass_fields__}),
             predictions={part: _predictions(rows) for part, rows in document["predictions"].items()},
-            **{field: document[field] for field in own},
+            **{name: document[name] for name in _PLAIN},
         )
     except (DataError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -189,20 +138,9 @@ def read_run_result(path: Path) -> RunResult:
 
 
 def _predictions(rows: Sequence[Sequence[Any]]) -> Predictions:
-    label = np.array([Label(row[1]) is Label.COVID for row in rows], np.int8)
-    logit = np.array([float(row[3]) for row in rows], np.float64)
-    return Predictions(
-        tuple(str(row[0]) for row in rows), label, np.array([str(row[2]) for row in rows], np.str_), logit
-    )
-
-
-def flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Fields of a recipe as ``--set`` spells them."""
-    for key, value in recipe.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    file, label, patient, logit = zip(*rows, strict=True)
+    covid = np.array([Label(each) is Label.COVID for each in label], np.int8)
+    return Predictions(tuple(map(str, file)), covid, np.array(patient, np.str_), np.array(logit, np.float64))
 
 
 def read_run_results(folder: Path) -> list[RunResult]:
@@ -231,3 +169,12 @@ def read_not_run(folder: Path) -> dict[str, str]:
         return {str(name): str(why) for name, why in reasons if not (folder / f"{name}.json").exists()}
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); remove it") from None
+
+
+def flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields of a recipe as ``--set`` spells them."""
+    for key, value in recipe.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

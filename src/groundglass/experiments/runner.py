@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Manifest
 from groundglass.data.splits import make_split
 from groundglass.errors import RecipeError, RunError, WeightsError
-from groundglass.evaluation.evaluate import evaluate
-from groundglass.evaluation.report import write_report
+from groundglass.evaluation.evaluate import Evaluation, TrainedRun, evaluate, metrics_document
 from groundglass.experiments.plan import Task
 from groundglass.experiments.results import (
     NOT_RUN,
+    Predictions,
+    RunResult,
     flat,
     read_not_run,
     read_run_result,
-    run_result_document,
     write_run_result,
 )
-from groundglass.files import write_json
-from groundglass.models.catalogue import find
+from groundglass.files import printable, write_json
+from groundglass.models.catalogue import find, pretraining
 from groundglass.training.recipe import Recipe
 
 # Files of a run's folder, as training names them.
 _RECIPE, _INFO = "recipe.yaml", "run.json"
+# What is kept of a pretraining, and of the measures of a part.
 _PRETRAINING = ("recipe", "network", "weights", "data", "split", "images", "slices", "fingerprint", "seed")
+_MEASURED = ("metrics", "confusion", "interval", "warnings", "evaluations_of_these_slices")
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
             _check_settings(result.path, result.recipe, result.run, task, paths, same_weights)
         elif (folder / _INFO).exists():
             recipe = yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8"))
-            _check_settings(folder, recipe, json.loads((folder / _INFO).read_text()), task, paths, False)
+            info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
+            _check_settings(folder, recipe, info, task, paths, False)
     for task in {(task.split, task.identity.seed, task.parts): task for task in tasks}.values():
         split = make_split(manifest, task.split, task.identity.seed, task.allow_overlap)
         for part in ("train", "val", *task.parts):
@@ -100,13 +104,15 @@ def _check_settings(
     same_weights: bool,
 ) -> None:
     """Refuse what was made with other settings: mixing them would compare apples with pears."""
-    facts = ("split", "seed", "data")
-    was = dict(flat(recipe)) | {key: info.get(key) for key in facts}
+    was = dict(flat(recipe)) | {key: info.get(key) for key in ("split", "seed", "data")}
     wanted = dict(flat(task.recipe.model_dump(mode="json")))
     wanted |= {"split": task.split, "seed": task.identity.seed, "data": paths.data.resolve().name}
-    keys = [key for key in was | wanted if not (same_weights and key == "network.weights")]
+    if same_weights:
+        was["network.weights"] = wanted["network.weights"]
     changed = [
-        f"{key} was {was.get(key)}, is {wanted.get(key)}" for key in keys if was.get(key) != wanted.get(key)
+        f"{key} was {was.get(key)}, is {wanted.get(key)}"
+        for key in was | wanted
+        if was.get(key) != wanted.get(key)
     ]
     if changed:
         raise RunError(
@@ -143,7 +149,7 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
             continue
         say(f"{head}: started")
         try:
-            document = _work(task, paths, manifest)
+            result = _work(task, paths, manifest)
         except KeyboardInterrupt:
             say(f"{head}: stopped; the same command resumes it")
             raise
@@ -152,8 +158,8 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
             _note(paths.output, task, str(error))
             say(f"{head}: failed, {error}")
             continue
-        write_run_result(paths.result(task), document)
-        say(f"{head}: {_summary(document)}")
+        write_run_result(result)
+        say(f"{head}: {_summary(result)}")
     if (paths.output / NOT_RUN).exists():
         write_json(paths.output / NOT_RUN, read_not_run(paths.output))
     return failed
@@ -170,9 +176,10 @@ def _why_missing(network: str, weights: str) -> str | None:
     return None
 
 
-def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> dict[str, Any]:
+def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
     """Train or resume, evaluate, and gather everything that is kept."""
-    from groundglass.training.train import Job, trained  # noqa: PLC0415 - torch, which rendering does without
+    from groundglass.training.train import trained  # noqa: PLC0415 - torch, which rendering does without
+    from groundglass.training.trainer import Job  # noqa: PLC0415
 
     folder = paths.run(task)
     _clear_false_start(folder)
@@ -195,28 +202,65 @@ def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> dict[str, A
     except SystemExit:
         # Lightning ends the process when it is interrupted from the keyboard; what it had learned is kept.
         raise KeyboardInterrupt from None
-    evaluations = {}
-    for part in task.parts:
-        place = folder / f"evaluation-{part}"
-        evaluations[part] = evaluate(run, manifest, task.split, part, place, data=paths.data)
-        write_report(run, evaluations[part], place)
-    return run_result_document(
+    evaluations = {
+        part: evaluate(run, manifest, task.split, part, folder / f"evaluation-{part}", data=paths.data)
+        for part in task.parts
+    }
+    return gather(paths.result(task), task, run, evaluations)
+
+
+def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Evaluation]) -> RunResult:
+    """Everything that is kept of a finished run, to be written to ``path``; ``evaluations`` are by part.
+
+    Raises:
+        RunError: the history holds a value that is no number.
+    """
+    history = [dict(row) for row in run.history()]
+    for row in history:
+        if not all(math.isfinite(value) for value in row.values()):
+            raise RunError(
+                f"{run.path}: epoch {row['epoch']:.0f} has no finite loss; was the training stable?"
+            )
+    pretrained = pretraining(task.recipe.network.name, task.recipe.network.weights)
+    return RunResult(
+        path,
         task.identity,
-        run,
-        evaluations,
-        weights=task.weights,
-        cost=network_cost(task.recipe),
-        pretraining=_pretraining(task.recipe),
+        task.recipe.network.name,
+        task.weights,
+        pretrained and {key: pretrained.get(key) for key in _PRETRAINING},
+        split={
+            "specification": run.split_spec,
+            "train_and_val": run.info.get("fingerprint"),
+            "parts": {part: each.sha256 for part, each in evaluations.items()},
+        },
+        run={key: value for key, value in run.info.items() if key != "training_sha256"},
+        cost=_cost(task.recipe),
+        recipe=task.recipe.model_dump(mode="json"),
+        history=history,
+        parts={part: _measured(metrics_document(run, each)) for part, each in evaluations.items()},
+        predictions={part: _predictions(each) for part, each in evaluations.items()},
     )
 
 
-def network_cost(recipe: Recipe) -> dict[str, int]:
+def _measured(document: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {key: document["data"][key] for key in ("slices", "covid", "patients")}
+    return counts | {key: document[key] for key in _MEASURED}
+
+
+def _predictions(evaluation: Evaluation) -> Predictions:
+    part = evaluation.part
+    patient = np.array([printable(record.patient_id) for record in part.records], np.str_)
+    return Predictions(tuple(map(part.file, part.records)), part.label, patient, evaluation.logit)
+
+
+def _cost(recipe: Recipe) -> dict[str, int]:
     """Parameters, and multiply-accumulate operations for one cropped slice."""
     from groundglass.models.registry import measure  # noqa: PLC0415 - torch, which rendering does without
 
     section, size = recipe.network, recipe.preprocessing.size
-    switches = {"mask": section.mask, "attention": section.attention, "histogram": section.histogram}
-    cost = measure(section.name, size, **switches)
+    cost = measure(
+        section.name, size, mask=section.mask, attention=section.attention, histogram=section.histogram
+    )
     return {"parameters": cost.parameters, "macs": cost.macs, "input_size": size}
 
 
@@ -228,28 +272,13 @@ def _clear_false_start(folder: Path) -> None:
                 path.unlink()
 
 
-def _pretraining(recipe: Recipe) -> dict[str, Any] | None:
-    """What the weights in a file were pretrained on, where ``groundglass pretrain`` left it beside them."""
-    own = find(recipe.network.name).pretrained_file if recipe.network.weights == "c2l" else None
-    path = own or Path(recipe.network.weights)
-    if not path.is_file():
-        return None
-    beside = path.with_suffix(".json") if own else path.parent / _INFO
-    try:
-        info = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"sha256": digest} | {key: info.get(key) for key in _PRETRAINING}
-
-
 def _note(output: Path, task: Task, reason: str) -> None:
     write_json(output / NOT_RUN, {**read_not_run(output), task.name: reason})
 
 
-def _summary(document: Mapping[str, Any]) -> str:
-    words = [f"validation AUC {document['history'][-1]['val_auc']:.3f}"]
-    for part, measured in document["parts"].items():
+def _summary(result: RunResult) -> str:
+    words = [f"validation AUC {result.history[-1]['val_auc']:.3f}"]
+    for part, measured in result.parts.items():
         accuracy, auc = (measured["metrics"][name]["value"] for name in ("accuracy", "auc"))
         words.append(f"{part} accuracy {accuracy:.3f}" + (f", AUC {auc:.3f}" if auc is not None else ""))
-    return f"{'; '.join(words)}; {document['run']['training_seconds']:.0f} s of training"
+    return f"{'; '.join(words)}; {result.run['training_seconds']:.0f} s of training"

@@ -5,20 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from groundglass.errors import DataError, GroundglassError
+from groundglass.errors import DataError
 from groundglass.evaluation.metrics import TITLES
-from groundglass.evaluation.paired import ALPHA, holm
+from groundglass.evaluation.paired import ALPHA
 from groundglass.experiments.comparison import TESTED, Comparison, MeanSD, PairedRows, Row
 from groundglass.experiments.results import (
     DEFAULT,
@@ -30,7 +28,6 @@ from groundglass.experiments.results import (
     read_run_results,
 )
 from groundglass.files import counted, write_json, write_text
-from groundglass.models.catalogue import find
 from groundglass.reporting.figures import curves_figure, forest_figure, svg
 
 PAPER_ACCURACY: Mapping[str, float] = {
@@ -43,18 +40,16 @@ PAPER_ACCURACY: Mapping[str, float] = {
 """Table I of Xu, Wang and Xu, by the networks' families, in its order."""
 
 _PAPERS = "mask-efficientnet"
+# From the least to the most usual start, as rows are sorted.
 _WEIGHTS = ("none", "c2l", "imagenet")
 _HEADS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "auc": "AUC"}
-_LEAST_SEEDS = 3
 _CELL_NOTE = (
     "Mean ± standard deviation over the seeds, and the mean's 95 % interval (bootstrap over patients); a dash "
     "where a seed has no such value."
 )
 _AREA_NOTE = (
-    "The mean over epochs is the area under the curve: the sooner a network learns, the higher it is. Weights are "
-    f"compared by it with a paired t-test over the seeds both have, at least {_LEAST_SEEDS}, corrected after Holm "
-    "over all pairs; the test is of these validation slices only. Faster is said only where the corrected p is below "
-    f"{ALPHA:g} and the higher AUC is above chance: what has learned nothing is not fast."
+    "Mean ± standard deviation over the seeds. The mean over epochs is the area under the curve: the sooner a network "
+    "learns, the higher its AUC. Nothing is tested here."
 )
 
 
@@ -63,12 +58,12 @@ class _Section:
     """One protocol's rows on one part, and the tests of all of them against the reference row."""
 
     protocol: str
+    results: Sequence[RunResult]
     paired: PairedRows
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     measures: Mapping[str, Mapping[str, MeanSD]]
     reference: Row | None
-    against: tuple[Comparison, ...]
-    results: tuple[RunResult, ...]
+    against: Sequence[Comparison]
 
     @property
     def name(self) -> str:
@@ -96,17 +91,20 @@ def render_rows(folder: Path, reference: str | None = None) -> str:
     Raises:
         DataError: there is no result, results do not fit each other, or no row is called ``reference``.
     """
-    results = read_run_results(folder)
+    results, not_run = read_run_results(folder), read_not_run(folder)
     names = sorted({each.identity.row for each in results})
     if reference is not None and reference not in names:
         raise DataError(f"{folder}: no row is called {reference!r}; there are {', '.join(names)}")
     sections = [_section(results, protocol, part, reference) for protocol, part in _views(results)]
-    not_run, experiment = read_not_run(folder), results[0].identity.experiment
+    experiment = results[0].identity.experiment
     text = "\n\n".join(line for section in sections for line in _paragraphs(section, not_run)) + "\n"
     write_text(folder / f"{experiment}.md", text)
-    write_text(
-        folder / f"{experiment}.csv", _csv([_columns(each, row) for each in sections for row in each.rows])
-    )
+    columns = io.StringIO()
+    rows = [_columns(section, row) for section in sections for row in section.rows]
+    writer = csv.DictWriter(columns, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / f"{experiment}.csv", columns.getvalue())
     tests = [
         {"protocol": section.protocol, "part": section.paired.part, **each.document()}
         for section in sections
@@ -115,14 +113,7 @@ def render_rows(folder: Path, reference: str | None = None) -> str:
     write_json(folder / "comparisons.json", tests)
     for section in sections:
         if section.rows:
-            goal = {"Accuracy": PAPER_ACCURACY[_PAPERS]} if section.protocol == "paper" else None
-            panels = {
-                title: [section.measures[row.name][measure] for row in section.rows]
-                for measure, title in (("accuracy", "Accuracy"), ("auc", "AUC"))
-            }
-            titles, chosen = [row.title for row in section.rows], section.reference
-            figure = forest_figure(titles, panels, chosen.title if chosen else None, goal)
-            write_text(folder / f"{section.name}.svg", svg(figure))
+            write_text(folder / f"{section.name}.svg", _figure(section))
     return text
 
 
@@ -138,50 +129,51 @@ def _views(results: Sequence[RunResult]) -> list[tuple[str, str]]:
 
 
 def _section(results: Sequence[RunResult], protocol: str, part: str, reference: str | None) -> _Section:
-    own = tuple(each for each in results if each.identity.protocol == protocol)
-    paired = PairedRows(own, part)
-    rows = tuple(sorted(paired.rows.values(), key=_place))
-    chosen = paired.rows.get(reference or DEFAULT) or _papers_row(rows)
+    own = [each for each in results if each.identity.protocol == protocol]
+    paired, table1 = PairedRows(own, part), own[0].identity.experiment == "table1"
+    rows = sorted(paired.rows.values(), key=_place if table1 else lambda row: (row.name != DEFAULT, row.name))
+    # The last of the paper's network in Table I starts from ImageNet's weights, where there is such a row.
+    papers = [row for row in rows if table1 and _family(row) == _PAPERS]
+    chosen = paired.rows.get(reference or DEFAULT) or (papers[-1] if papers else None)
     others = [row.name for row in rows if chosen and row is not chosen]
     # Table I asks what its network gains over the others, the ablation what a change does to the default.
-    first = own[0].identity.experiment == "table1"
-    pairs = [(chosen.name, name) if first else (name, chosen.name) for name in others] if chosen else []
+    pairs = [(chosen.name, name) if table1 else (name, chosen.name) for name in others] if chosen else []
     measures = {row.name: paired.summary(row.name) for row in rows}
-    return _Section(protocol, paired, rows, measures, chosen, tuple(paired.compare(pairs)), own)
+    return _Section(protocol, own, paired, rows, measures, chosen, paired.compare(pairs))
 
 
-def _place(row: Row) -> tuple[bool, int, int, str]:
-    """The default first; families in the paper's order, one network from no weights to ImageNet's."""
-    families, family, weights = list(PAPER_ACCURACY), _family(row), row.results[0].weights
-    place = families.index(family) if family in families else len(families)
-    kind = _WEIGHTS.index(weights) if weights in _WEIGHTS and row.name.endswith(f"0-{weights}") else -1
-    return row.name != DEFAULT, place, kind, row.name
+def _place(row: Row) -> tuple[int, int, str]:
+    """Families in the paper's order, each from no weights to ImageNet's."""
+    families, weights = [*PAPER_ACCURACY, _family(row)], row.results[0].weights
+    return families.index(_family(row)), _WEIGHTS.index(weights), row.name
 
 
 def _family(row: Row) -> str:
-    try:
-        return find(row.results[0].network).family
-    except GroundglassError:
-        return row.results[0].network
+    return row.results[0].network.rpartition("-")[0]
 
 
-def _papers_row(rows: Sequence[Row]) -> Row | None:
-    own = [row for row in rows if _family(row) == _PAPERS and row.results[0].identity.experiment == "table1"]
-    return max(own, key=lambda row: _WEIGHTS.index(row.results[0].weights), default=None)
+def _figure(section: _Section) -> str:
+    panels = {
+        title: [section.measures[row.name][measure] for row in section.rows]
+        for measure, title in (("accuracy", "Accuracy"), ("auc", "AUC"))
+    }
+    goal = {"Accuracy": PAPER_ACCURACY[_PAPERS]} if section.protocol == "paper" else None
+    reference = section.reference.title if section.reference else None
+    return svg(forest_figure([row.title for row in section.rows], panels, reference, goal))
 
 
 def _paragraphs(section: _Section, not_run: Mapping[str, str]) -> list[str]:
     head = f"**{section.name}**: {PROTOCOLS.get(section.protocol, 'as its name says')}."
-    missing = _missing(not_run, section.protocol, section.paired.incomplete)
+    missing = _missing(not_run, section.protocol)
+    missing += [f"Not in the table yet: {row}, {state}." for row, state in section.paired.incomplete.items()]
     if not section.rows:
         return [head, *missing]
-    slices, results = section.paired.slices, section.results
+    slices, results, part = section.paired.slices, section.results, section.paired.part
     counts = f"{len(slices.label)} slices ({slices.label.sum()} COVID) of {section.paired.patients} patients"
-    warnings = Counter(
-        words for each in results for words in each.parts.get(section.paired.part, {}).get("warnings", ())
-    )
+    warnings = Counter(words for run in results for words in run.parts.get(part, {}).get("warnings", ()))
     return [
-        f"{head} {counts}, split `{results[0].split['specification']}`. {_settings(section.rows)}",
+        f"{head} {counts}, split `{results[0].split['specification']}`. "
+        + _settings({row.title: row.results[0] for row in section.rows}),
         _rows_table(section),
         _CELL_NOTE,
         f"![Accuracy and AUC of every row with intervals, {section.name}](./{section.name}.svg)",
@@ -191,20 +183,6 @@ def _paragraphs(section: _Section, not_run: Mapping[str, str]) -> list[str]:
         _trained_on(results),
         *missing,
     ]
-
-
-def _rows_table(section: _Section) -> str:
-    heads = ["", "seeds", "parameters, M", "MACs, G", *_HEADS.values(), "training, min"]
-    paper = section.table1 and section.protocol == "paper"
-    lines = []
-    for row in section.rows:
-        columns, measures = _columns(section, row), section.measures[row.name]
-        cells = [row.title, _seeds(row.seeds)]
-        cells += [f"{columns['parameters'] / 1e6:.2f}", f"{columns['macs'] / 1e9:.2f}"]
-        cells += [_cell(measures[measure]) for measure in _HEADS]
-        cells.append(f"{columns['training_seconds'] / 60:.1f}")
-        lines.append(cells + ([f"{PAPER_ACCURACY.get(_family(row), float('nan')):.3f}"] if paper else []))
-    return _markdown(heads + (["accuracy in the paper"] if paper else []), lines)
 
 
 def _columns(section: _Section, row: Row) -> dict[str, Any]:
@@ -226,6 +204,19 @@ def _columns(section: _Section, row: Row) -> dict[str, Any]:
     for measure, value in section.measures[row.name].items():
         columns |= {f"{measure}_{key}": getattr(value, key) for key in ("mean", "sd", "low", "high")}
     return columns
+
+
+def _rows_table(section: _Section) -> str:
+    heads = ["", "seeds", "parameters, M", "MACs, G", *_HEADS.values(), "training, min"]
+    paper = section.table1 and section.protocol == "paper"
+    lines = []
+    for row in section.rows:
+        columns, measures = _columns(section, row), section.measures[row.name]
+        cost = [f"{columns['parameters'] / 1e6:.2f}", f"{columns['macs'] / 1e9:.2f}"]
+        cells = [row.title, _seeds(row.seeds), *cost, *(_cell(measures[measure]) for measure in _HEADS)]
+        reported = [f"{PAPER_ACCURACY.get(_family(row), float('nan')):.3f}"] if paper else []
+        lines.append([*cells, f"{columns['training_seconds'] / 60:.1f}", *reported])
+    return _markdown(heads + (["accuracy in the paper"] if paper else []), lines)
 
 
 def _tests(section: _Section) -> list[str]:
@@ -258,33 +249,29 @@ def _tests(section: _Section) -> list[str]:
     return [_markdown(heads, lines), note, *([alone] if untested else [])]
 
 
-def _settings(rows: Sequence[Row]) -> str:
-    """What all rows were trained with, and in what single rows differ from the most usual.
+def _settings(runs: Mapping[str, RunResult]) -> str:
+    """What all rows, by title, were trained with, and in what single rows differ from the most usual.
 
     Of a field that only some rows know, because the others are older, these alone say what is usual.
     """
-    recipes = {row.title: dict(flat(row.results[0].recipe)) for row in rows}
     decided = {"name", "network.name", "network.weights"}
-    usual = {
-        key: Counter(repr(recipe[key]) for recipe in recipes.values() if key in recipe).most_common(1)[0][0]
-        for key in dict.fromkeys(key for recipe in recipes.values() for key in recipe if key not in decided)
-    }
-    unusual = {
-        title: [
-            f"`{key}={recipe[key]}`" for key in usual if key in recipe and repr(recipe[key]) != usual[key]
-        ]
-        for title, recipe in recipes.items()
-    }
-    plain = recipes[min(unusual, key=lambda title: len(unusual[title]))]
-    size, epochs = plain["preprocessing.size"], counted(plain["training.epochs"], "epoch")
-    text = (
-        f"{size} × {size} pixels, normalisation {plain['preprocessing.normalisation']}, {epochs} in batches of "
-        f"{plain['training.batch_size']}, {plain['synthesis.slices_per_epoch'] or 'no'} slices of lesion synthesis "
-        "per epoch."
-    )
-    return " ".join(
-        [text, *(f"{each} differs in {', '.join(keys)}." for each, keys in unusual.items() if keys)]
-    )
+    recipes = {title: dict(flat(run.recipe)) for title, run in runs.items()}
+    known: dict[str, Counter[str]] = {}
+    for recipe in recipes.values():
+        for key, value in recipe.items():
+            known.setdefault(key, Counter())[str(value)] += 1
+    usual = {key: values.most_common(1)[0][0] for key, values in known.items() if key not in decided}
+    size, epochs = usual["preprocessing.size"], counted(int(usual["training.epochs"]), "epoch")
+    painted = usual["synthesis.slices_per_epoch"].replace("None", "0")
+    sentences = [
+        f"{size} × {size} pixels, normalisation {usual['preprocessing.normalisation']}, {epochs} in batches of "
+        f"{usual['training.batch_size']}, {'no' if painted == '0' else painted} slices of lesion synthesis per epoch."
+    ]
+    for title, recipe in recipes.items():
+        keys = [key for key in usual if key in recipe and str(recipe[key]) != usual[key]]
+        if keys:
+            sentences.append(f"{title} differs in {', '.join(f'`{key}={recipe[key]}`' for key in keys)}.")
+    return " ".join(sentences)
 
 
 def _trained_on(results: Iterable[RunResult]) -> str:
@@ -314,15 +301,14 @@ def _pretraining(results: Sequence[RunResult]) -> list[str]:
     return [words] if titles else []
 
 
-def _missing(not_run: Mapping[str, str], protocol: str, incomplete: Mapping[str, str]) -> list[str]:
-    """Runs of a protocol that could not be made, or whose folds are not all there."""
+def _missing(not_run: Mapping[str, str], protocol: str) -> list[str]:
+    """Rows of a protocol that could not be made, by reason."""
     reasons: dict[str, dict[str, None]] = {}
     for name, reason in not_run.items():
         if name.startswith(f"{protocol}/"):
             row = re.sub(r"-seed-\d+(-fold-\d+)?$", "", name.removeprefix(f"{protocol}/"))
             reasons.setdefault(reason, {})[f"`{row}`"] = None
-    lines = [f"Not run: {', '.join(rows)}: {reason}." for reason, rows in reasons.items()]
-    return lines + [f"Not in the table yet: {row}, {state}." for row, state in incomplete.items()]
+    return [f"Not run: {', '.join(rows)}: {reason}." for reason, rows in reasons.items()]
 
 
 def render_seeds(folder: Path) -> str:
@@ -337,17 +323,12 @@ def render_seeds(folder: Path) -> str:
         if other.recipe != first.recipe or other.split["specification"] != first.split["specification"]:
             raise DataError(f"{other.path}: differs in its recipe or split from {first.path.name}")
 
-    def summary(values: Sequence[float | None]) -> dict[str, Any]:
-        of = MeanSD.of(values)
-        return {"mean": of.mean, "sd": of.sd, "values": list(values)}
+    def over_seeds(part: str, name: str) -> MeanSD:
+        return MeanSD.of([each.parts[part]["metrics"][name]["value"] for each in results])
 
-    parts, lines = {}, {title: [title] for title in TITLES.values()}
-    for part, own in first.parts.items():
-        values = {name: [each.parts[part]["metrics"][name]["value"] for each in results] for name in TITLES}
-        metrics = {name: summary(each) for name, each in values.items()}
-        parts[part] = {"slices": own["slices"], "patients": own["patients"], "metrics": metrics}
-        for name, title in TITLES.items():
-            lines[title].append(_cell(MeanSD.of(values[name])))
+    def plain(values: MeanSD) -> dict[str, Any]:
+        return {key: value for key, value in asdict(values).items() if key not in {"low", "high"}}
+
     facts = {
         "recipe": first.recipe["name"],
         "network": first.network,
@@ -355,120 +336,73 @@ def render_seeds(folder: Path) -> str:
         "epochs": first.recipe["training"]["epochs"],
         "split": first.split["specification"],
         "seeds": [each.identity.seed for each in results],
+        "training_seconds": plain(MeanSD.of([each.run["training_seconds"] for each in results])),
     }
-    seconds = summary([each.run["training_seconds"] for each in results])
-    write_json(folder / "summary.json", {**facts, "training_seconds": seconds, "parts": parts})
+    parts = {
+        part: {
+            "slices": own["slices"],
+            "patients": own["patients"],
+            "metrics": {name: plain(over_seeds(part, name)) for name in TITLES},
+        }
+        for part, own in first.parts.items()
+    }
+    write_json(folder / "summary.json", {**facts, "parts": parts})
     heads = [f"{part} ({own['slices']} slices, {own['patients']} patients)" for part, own in parts.items()]
+    lines = [[title, *(_cell(over_seeds(part, name)) for part in parts)] for name, title in TITLES.items()]
     text = (
         f"{facts['network']}, recipe `{facts['recipe']}`, {facts['size']} × {facts['size']} pixels, "
         f"{counted(facts['epochs'], 'epoch')}, split `{facts['split']}`, seeds {_seeds(facts['seeds'])}: mean ± "
-        f"standard deviation over the seeds.\n\n{_markdown(['', *heads], lines.values())}\n"
+        f"standard deviation over the seeds.\n\n{_markdown(['', *heads], lines)}\n"
     )
     write_text(folder / "summary.md", text)
     return text
 
 
 def render_convergence(folder: Path) -> str:
-    """Render the validation curves of every network from every kind of weights, and which learns faster.
+    """Render the validation curves of every network from every kind of weights.
 
-    Writes ``convergence.md``, ``convergence.json`` and ``convergence.svg`` beside the results.
+    Writes ``convergence.md`` and ``convergence.svg`` beside the results.
 
     Raises:
         DataError: there is no result.
     """
-    results, not_run = read_run_results(folder), read_not_run(folder)
-    runs: dict[tuple[str, str], dict[int, RunResult]] = {}
-    for run in sorted(
-        results,
-        key=lambda run: (run.network, ("none", "imagenet", "c2l").index(run.weights), run.identity.seed),
-    ):
-        runs.setdefault((run.network, run.weights), {})[run.identity.seed] = run
-    compared = [
-        _faster(second, first, runs)
-        for first, second in combinations(runs, 2)
-        if first[0] == second[0] and runs[first].keys() & runs[second].keys()
-    ]
-    for each, p in zip(compared, holm([each["p"] for each in compared]), strict=True):
-        each["p_corrected"] = p
+    order = ("none", "imagenet", "c2l")
+    results = sorted(
+        read_run_results(folder), key=lambda run: (run.network, order.index(run.weights), run.identity.seed)
+    )
+    rows: dict[tuple[str, str], list[RunResult]] = {}
+    for run in results:
+        rows.setdefault((run.network, run.weights), []).append(run)
     lines = []
-    panels = defaultdict[tuple[str, str], dict[str, list[list[float]]]](dict)
-    for (network, weights), seeds in runs.items():
-        aucs, losses = ([_curve(run, name) for run in seeds.values()] for name in ("val_auc", "val_loss"))
-        best, means = [max(curve) for curve in aucs], [[fmean(curve) for curve in x] for x in (aucs, losses)]
-        lines.append([network, weights, _seeds(list(seeds)), *(_cell(MeanSD.of(x)) for x in (best, *means))])
-        panels[network, "Validation loss"][weights] = losses
-        panels[network, "Validation AUC"][weights] = aucs
+    panels: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
+    for (network, weights), runs in rows.items():
+        losses, aucs = (
+            [[row[key] for row in run.history] for run in runs] for key in ("val_loss", "val_auc")
+        )
+        panels.setdefault((network, "Validation loss"), {})[weights] = losses
+        panels.setdefault((network, "Validation AUC"), {})[weights] = aucs
+        values = [list(map(max, aucs)), list(map(fmean, aucs)), list(map(fmean, losses))]
+        seeds = _seeds([run.identity.seed for run in runs])
+        lines.append([network, weights, seeds, *(_cell(MeanSD.of(each)) for each in values)])
     heads = ["network", "weights", "seeds", "best AUC", "mean AUC over epochs", "mean loss over epochs"]
-    tests = [_faster_cells(each) for each in compared]
-    first, rows = results[0], {run.identity.row: run for run in results}
+    first = results[0]
     paragraphs = [
         f"Validation part of split `{first.split['specification']}` ({first.run['counts']['val']} slices). "
-        + _settings([Row(name, run.identity.title, (run,), {}) for name, run in rows.items()]),
+        + _settings({run.identity.title: run for run in results}),
         "![Validation loss and AUC over the epochs, mean and every seed](./convergence.svg)",
         _markdown(heads, lines),
-        _markdown(["network", "weights", "against", "seeds", "Δ mean AUC", "p corrected", ""], tests),
         _AREA_NOTE,
         _trained_on(results),
-        *_missing(not_run, first.identity.protocol, {}),
+        *_missing(read_not_run(folder), first.identity.protocol),
     ]
-    text = "\n\n".join(filter(None, paragraphs)) + "\n"
+    text = "\n\n".join(paragraphs) + "\n"
     write_text(folder / "convergence.md", text)
-    write_json(folder / "convergence.json", {"format": 2, "comparisons": compared, "not_run": not_run})
     write_text(folder / "convergence.svg", svg(curves_figure(panels)))
     return text
 
 
-def _curve(run: RunResult, measure: str) -> list[float]:
-    return [row[measure] for row in run.history]
-
-
-def _faster(
-    one: tuple[str, str], other: tuple[str, str], runs: Mapping[tuple[str, str], Mapping[int, RunResult]]
-) -> dict[str, Any]:
-    """Two kinds of weights by the mean AUC over epochs, with a paired t-test over the seeds both have."""
-    seeds = sorted(runs[one].keys() & runs[other].keys())
-    first, second = ([fmean(_curve(runs[key][seed], "val_auc")) for seed in seeds] for key in (one, other))
-    low = high = p = None
-    if len(seeds) >= _LEAST_SEEDS and first != second:
-        test = stats.ttest_rel(first, second)
-        low, high = (float(bound) for bound in test.confidence_interval(0.95))
-        p = float(test.pvalue)
-    found = {
-        "network": one[0],
-        "first": one[1],
-        "second": other[1],
-        "seeds": seeds,
-        "low": low,
-        "high": high,
-        "p": p,
-    }
-    return found | {"auc": fmean(first) - fmean(second), "best_auc": max(fmean(first), fmean(second))}
-
-
-def _faster_cells(each: Mapping[str, Any]) -> list[str]:
-    interval = "" if each["low"] is None else f" ({_signed(each['low'])} to {_signed(each['high'])})"
-    verdict = "not tested" if each["p"] is None else "no difference shown"
-    if each["p"] is not None and each["p_corrected"] < ALPHA:
-        winner = each["first"] if each["auc"] > 0 else each["second"]
-        verdict = (
-            f"{winner} is faster"
-            if each["best_auc"] > 0.5
-            else f"{winner} is higher, but no better than chance"
-        )
-    pair = [each["network"], each["first"], each["second"], _seeds(each["seeds"])]
-    return [*pair, f"{_signed(each['auc'])}{interval}", _p(each["p_corrected"]), verdict]
-
-
 def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *rows])
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _cell(value: MeanSD) -> str:

@@ -1,6 +1,6 @@
 """Crop to the lungs, resize, normalise: the one way from a slice to what a network sees.
 
-Training, evaluation and prediction all frame through :class:`Preprocessing`; its fields travel with a trained
+Training, evaluation and prediction all crop through :class:`Preprocessing`; its fields travel with a trained
 model.
 """
 
@@ -25,13 +25,11 @@ be found it belongs to the abdomen or neck; what lies in between is nobody's exa
 
 # Lungs are looked for on a small copy: their box need not be known to the pixel, and it is 10 times faster.
 _SEARCH_SIDE = 192
-# A lung field takes at least this share of the picture; smaller dark spots are airways, bowel gas, print.
-_SMALLEST_LUNG = 0.008
-# At the picture's edge only a whole lung counts: skin folds, arms and table leave smaller dark regions.
-_SMALLEST_LUNG_AT_EDGE = 0.05
-# Share of its bounding box that a lung field fills; printed frames and rims of air fill less.
-_LEAST_COMPACT = 0.15
-_LEAST_COMPACT_AT_EDGE = 0.3
+# Least share of the picture of a lung field, and of its bounding box that it fills: smaller dark spots are airways,
+# bowel gas and print, sparser ones printed frames and rims of air. At the picture's edge, where skin folds, arms
+# and table leave dark regions, only a whole lung counts.
+_LEAST_AREA, _LEAST_AREA_AT_EDGE = 0.008, 0.05
+_LEAST_COMPACT, _LEAST_COMPACT_AT_EDGE = 0.15, 0.3
 # A lung's centre lies between these shares of the picture's height; the table's hollows lie lower.
 _LUNG_ROWS = (0.12, 0.85)
 # Pixels of the small copy that count as its edge, so that a printed frame does not hide the air behind it.
@@ -88,17 +86,19 @@ class Preprocessing:
             raise ValueError(f"normalisation must be one of {choices}, not {self.normalisation!r}")
 
     def apply(self, pixels: Grey) -> CroppedSlice:
-        """Frame one slice of any shape.
+        """Crop one slice of any shape.
 
         Args:
             pixels: uint8, shape (H, W).
         """
-        whole = shrunk(pixels, _SEARCH_SIDE)
+        whole = _shrunk(pixels)
         lungs, found = _lungs_of(pixels, whole)
-        height, width = pixels.shape
-        box: Box = (0, 0, width, height)
+        box: Box = (0, 0, pixels.shape[1], pixels.shape[0])
         if self.crop and found:
-            box = _widened(_bounding_box(lungs), self.margin)
+            columns, rows = np.flatnonzero(lungs.any(axis=0)), np.flatnonzero(lungs.any(axis=1))
+            left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+            dx, dy = round((right - left) * self.margin), round((bottom - top) * self.margin)
+            box = left - dx, top - dy, right + dx, bottom + dy
         return CroppedSlice(resize_box(pixels, box, self.size), box, lungs, found, whole)
 
     def normalise(self, pixels: Grey) -> NDArray[np.float32]:
@@ -130,17 +130,16 @@ def find_lungs(pixels: Grey) -> tuple[NDArray[np.bool_], bool]:
     Returns:
         A bool mask of shape (H, W), and whether it holds lungs.
     """
-    return _lungs_of(pixels, shrunk(pixels, _SEARCH_SIDE))
+    return _lungs_of(pixels, _shrunk(pixels))
 
 
-def shrunk(pixels: Grey, side: int) -> Grey:
-    """A copy whose longer side is ``side`` pixels; the picture itself, shape (H, W), where it is smaller."""
-    height, width = pixels.shape
-    scale = side / max(height, width)
+def _shrunk(pixels: Grey) -> Grey:
+    """The small copy on which lungs are looked for; the picture itself, shape (H, W), where it is smaller."""
+    scale = _SEARCH_SIDE / max(pixels.shape)
     if scale >= 1:
         return pixels
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+    height, width = (max(1, round(length * scale)) for length in pixels.shape)
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def resize_box(pixels: Grey, box: Box, size: int) -> Grey:
@@ -151,24 +150,8 @@ def resize_box(pixels: Grey, box: Box, size: int) -> Grey:
     padding = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
     if any(padding):
         cut = cv2.copyMakeBorder(cut, *padding, cv2.BORDER_REPLICATE)
-    shrinking = max(cut.shape) > size
-    return np.asarray(
-        cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
-    )
-
-
-def resize_mask(mask: NDArray[np.bool_], box: Box, size: int) -> NDArray[np.bool_]:
-    """A mask as :func:`resize_box` frames its picture: True where most of a pixel is; nothing lies beyond.
-
-    Args:
-        mask: bool, shape (H, W) of the picture.
-        box: as in :attr:`CroppedSlice.box`.
-        size: side of the cropped mask.
-    """
-    left, top, right, bottom = box
-    # Beyond the picture its edge is repeated, and this rim makes the edge of a mask empty.
-    rimmed = np.pad(mask.astype(np.uint8) * 255, 1)
-    return resize_box(rimmed, (left + 1, top + 1, right + 1, bottom + 1), size) > 127
+    interpolation = cv2.INTER_AREA if max(cut.shape) > size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(cut, (size, size), interpolation=interpolation))
 
 
 def grey_histogram(pixels: Grey) -> NDArray[np.float64]:
@@ -196,13 +179,11 @@ def otsu_anchors(pixels: Grey) -> tuple[float, float]:
 
 
 def _lungs_of(pixels: Grey, small: Grey) -> tuple[NDArray[np.bool_], bool]:
-    """As :func:`find_lungs`, with the small copy at hand."""
     fields = _lung_components(small)
     if fields.mean() < _SMALLEST_LUNGS:
         return np.zeros(pixels.shape, np.bool_), False
     if fields.shape != pixels.shape:
         fields = cv2.resize(fields, pixels.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    # Zeros and ones: the same bytes are False and True.
     return fields.view(np.bool_), True
 
 
@@ -240,37 +221,24 @@ def _dark_fields(dark: NDArray[np.uint8]) -> NDArray[np.uint8]:
     area = stats[:, cv2.CC_STAT_AREA] / dark.size
     boxes = stats[:, cv2.CC_STAT_WIDTH].astype(np.float64) * stats[:, cv2.CC_STAT_HEIGHT]
     compact = stats[:, cv2.CC_STAT_AREA] / np.maximum(boxes, 1)
+
+    def occur(part: NDArray[np.int32]) -> NDArray[np.bool_]:
+        occurring = np.zeros(count, np.bool_)
+        occurring[part] = True
+        return occurring
+
     rim = np.ones(labels.shape, np.bool_)
     rim[_RIM:-_RIM, _RIM:-_RIM] = False
     corner = rim.copy()
     corner[2 * _RIM : -2 * _RIM, :] = corner[:, 2 * _RIM : -2 * _RIM] = False
-    touching, cornered = _occurring(labels[rim], count), _occurring(labels[corner], count)
-    lung = (area >= _SMALLEST_LUNG) & (compact >= _LEAST_COMPACT) & ~touching
+    touching = occur(labels[rim])
+    lung = (area >= _LEAST_AREA) & (compact >= _LEAST_COMPACT) & ~touching
     # A picture cut closely lets lungs run into its edges, but hardly into its corners.
-    lung |= (area >= _SMALLEST_LUNG_AT_EDGE) & (compact >= _LEAST_COMPACT_AT_EDGE) & touching & ~cornered
-    lung &= (centres[:, 1] >= _LUNG_ROWS[0] * dark.shape[0]) & (
-        centres[:, 1] <= _LUNG_ROWS[1] * dark.shape[0]
-    )
+    at_edge = (area >= _LEAST_AREA_AT_EDGE) & (compact >= _LEAST_COMPACT_AT_EDGE)
+    lung |= at_edge & touching & ~occur(labels[corner])
+    low, high = (share * dark.shape[0] for share in _LUNG_ROWS)
+    lung &= (centres[:, 1] >= low) & (centres[:, 1] <= high)
     # What reaches from the left edge to the right one is the air between the body and a curved table.
-    across = _occurring(labels[:, :_RIM], count) & _occurring(labels[:, -_RIM:], count)
-    lung &= ~across
+    lung &= ~(occur(labels[:, :_RIM]) & occur(labels[:, -_RIM:]))
     lung[0] = False
     return np.asarray(lung[labels], np.uint8)
-
-
-def _occurring(labels: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
-    """Which of the labels 0 to ``count`` - 1 occur, shape (count,)."""
-    occurring = np.zeros(count, np.bool_)
-    occurring[labels] = True
-    return occurring
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> Box:
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def _widened(box: Box, margin: float) -> Box:
-    left, top, right, bottom = box
-    dx, dy = round((right - left) * margin), round((bottom - top) * margin)
-    return left - dx, top - dy, right + dx, bottom + dy

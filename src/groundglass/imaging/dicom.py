@@ -21,20 +21,12 @@ from groundglass.imaging.window import AIR, LUNG, Window, as_hounsfield, extent,
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-# Decoded by GDCM in a process of its own; pydicom decodes RLE, Pillow the other JPEG and JPEG 2000.
-_LOSSLESS_JPEG = frozenset(
-    {
-        "1.2.840.10008.1.2.4.57",  # JPEG Lossless (Process 14)
-        "1.2.840.10008.1.2.4.70",  # the same, Selection Value 1
-        "1.2.840.10008.1.2.4.80",  # JPEG-LS Lossless
-        "1.2.840.10008.1.2.4.81",  # JPEG-LS Near-Lossless
-    }
-)
+# JPEG Lossless (Process 14, and Selection Value 1), JPEG-LS Lossless and Near-Lossless: decoded by GDCM in a process
+# of its own; pydicom decodes RLE, Pillow the other JPEG and JPEG 2000.
+_LOSSLESS_JPEG = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70, 80, 81))
 _RLE = "1.2.840.10008.1.2.5"
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_IMPLICIT = "1.2.840.10008.1.2"
-_EXPLICIT = "1.2.840.10008.1.2.1"
-_EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+_DEFLATED, _EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 _NATIVE = frozenset({_IMPLICIT, _EXPLICIT, _DEFLATED, _EXPLICIT_BIG_ENDIAN})
 
 _PLACE = (
@@ -49,27 +41,18 @@ _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One image of a DICOM file, without its pixels.
+class _Frame:
+    """One image of a DICOM file without its pixels; lengths in mm, None where the file does not say."""
 
-    Attributes:
-        index: from 0, in the file.
-        slope: from stored values to Hounsfield units, or None where the file does not say.
-        intercept: likewise.
-        position: of the first pixel's centre in mm, or None.
-        orientation: direction cosines of rows, then columns, or None.
-        spacing: mm between rows and between columns, or None.
-    """
-
-    index: int
-    slope: float | None
+    index: int  # from 0, in the file
+    slope: float | None  # from stored values to Hounsfield units
     intercept: float
-    position: tuple[float, ...] | None
-    orientation: tuple[float, ...] | None
-    spacing: tuple[float, ...] | None
+    position: tuple[float, ...] | None  # of the first pixel's centre
+    orientation: tuple[float, ...] | None  # direction cosines of rows, then columns
+    spacing: tuple[float, ...] | None  # between rows and between columns
 
     def height(self) -> float | None:
-        """Position in mm along the slice normal, or None where the file does not say."""
+        """Position along the slice normal."""
         if self.position is None or self.orientation is None:
             return None
         return float(np.dot(self.position, np.cross(self.orientation[:3], self.orientation[3:])))
@@ -106,7 +89,7 @@ def read_dicom(
     """
     dataset = open_dataset(source, limits)
     _check(dataset, source.name, limits)
-    frames = describe_frames(dataset, limits)
+    frames = _frames(dataset, limits)
     for frame in frames:
         stored = _stored(dataset, frame.index, decoder)
         yield _slice(dataset, frame, stored, source.name, several=len(frames) > 1)
@@ -124,7 +107,7 @@ def place_in_series(source: Source, limits: Limits = DEFAULT_LIMITS) -> Place | 
             if _should_be_image(dataset):
                 raise ImageError(source.name, "a DICOM file without an image; it may be truncated")
             return None
-        frame = describe_frames(dataset, limits)[0]
+        frame = _frames(dataset, limits)[0]
         return Place(
             series=str(dataset.get("SeriesInstanceUID", "") or ""),
             orientation=tuple(round(cosine, 2) + 0.0 for cosine in frame.orientation or ()),
@@ -149,13 +132,11 @@ def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = No
     from pydicom.dataset import FileMetaDataset  # noqa: PLC0415 - slow to import
 
     source.check_size(limits)
-    if tags is None or _is_deflated(source.head()):
-        content = source.read(limits)
-        _check_deflated(content, limits)
-        stream: Any = io.BytesIO(content)
-    else:
-        stream = source.open()
-    with stream:
+    deflated = _is_deflated(source.head())
+    if deflated:
+        _check_deflated(source.read(limits), limits)
+    whole = deflated or tags is None
+    with io.BytesIO(source.read(limits)) if whole else source.open() as stream:
         dataset = dcmread(stream, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
     if not hasattr(dataset, "file_meta") or "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
@@ -166,13 +147,11 @@ def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = No
 
 
 def _is_deflated(head: bytes) -> bool:
-    return head[128:132] == b"DICM" and _DEFLATED.encode() in head
+    return head[128:132] == b"DICM" and _DEFLATED.encode() in head[:4096]
 
 
 def _check_deflated(content: bytes, limits: Limits) -> None:
     """Inflate a deflated data set piecewise, since pydicom would do it at once and without a bound."""
-    if not _is_deflated(content[:4096]):
-        return
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     rest, size = content[144 + int.from_bytes(content[140:144], "little") :], 0
     while rest and not inflate.eof:
@@ -187,14 +166,15 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
         one_line(str(dataset.get(keyword, "") or ""), 40)
         for keyword in ("Modality", "PhotometricInterpretation", "SOPClassUID")
     )
+    of = f"modality {modality or 'unknown'}"
     if "PixelData" not in dataset:
-        what = f"modality {modality or 'unknown'}, SOP class {kind or 'unknown'}"
-        raise ImageError(name, f"holds no pixel data ({what})")
+        raise ImageError(name, f"holds no pixel data ({of}, SOP class {kind or 'unknown'})")
     if int(dataset.get("SamplesPerPixel", 1) or 1) != 1 or photometric not in _MONOCHROME:
-        what = f"{photometric or 'unknown colours'}, modality {modality or 'unknown'}"
-        raise NotASliceError(name, f"a colour image ({what}), not a CT slice")
+        raise NotASliceError(
+            name, f"a colour image ({photometric or 'unknown colours'}, {of}), not a CT slice"
+        )
     if modality not in _MODALITIES:
-        raise NotASliceError(name, f"modality {modality}, not a CT slice")
+        raise NotASliceError(name, f"{of}, not a CT slice")
     if "LOCALIZER" in str(dataset.get("ImageType", "")).upper():
         raise NotASliceError(name, "a localizer, not a slice")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
@@ -204,34 +184,33 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
         raise ImageError(name, f"{columns} x {rows} pixels are more than the limit of {limits.pixels:,}")
 
 
-def describe_frames(dataset: Dataset, limits: Limits) -> list[Frame]:
+def _frames(dataset: Dataset, limits: Limits) -> list[_Frame]:
     """The frames of a data set; sorted along the slice normal where all of them have a position."""
     count = int(dataset.get("NumberOfFrames", 1) or 1)
     if not 1 <= count <= limits.frames:
         raise ValueError(f"{count:,} frames, 1 to {limits.frames:,} can be read")
     shared = _first(dataset, "SharedFunctionalGroupsSequence")
     by_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    frames = []
-    for index in range(count):
-        own = by_frame[index] if index < len(by_frame) else None
-        frames.append(_describe(index, [part for part in (own, shared) if part is not None], dataset))
-    heights = [frame.height() for frame in frames]
-    if any(height is None for height in heights):
+    frames = [
+        _frame(index, [by_frame[index] if index < len(by_frame) else None, shared], dataset)
+        for index in range(count)
+    ]
+    if any(frame.height() is None for frame in frames):
         return frames
     return sorted(frames, key=lambda frame: (frame.height() or 0.0, frame.index))
 
 
-def _describe(index: int, groups: list[Dataset], dataset: Dataset) -> Frame:
+def _frame(index: int, groups: list[Dataset | None], dataset: Dataset) -> _Frame:
     """A frame's geometry and rescaling from its functional groups, else from the data set itself."""
 
     def numbers(sequence: str, keyword: str, count: int) -> tuple[float, ...] | None:
-        places = [_first(group, sequence) for group in groups] + [dataset]
+        places = [_first(group, sequence) for group in groups if group is not None] + [dataset]
         found = (_numbers(place, keyword, count) for place in places if place is not None)
         return next((values for values in found if values is not None), None)
 
     slope = numbers("PixelValueTransformationSequence", "RescaleSlope", 1)
     intercept = numbers("PixelValueTransformationSequence", "RescaleIntercept", 1)
-    return Frame(
+    return _Frame(
         index=index,
         slope=None if slope is None and intercept is None else (slope or (1.0,))[0],
         intercept=(intercept or (0.0,))[0],
@@ -286,21 +265,15 @@ _WITHOUT_LENGTH = frozenset({0x01, 0xFF, *range(0xD0, 0xDA)})
 
 
 def _jpeg_precision(frame: bytes, rows: int, columns: int) -> int:
-    """Bits per sample of a JPEG stream, once it is sure to be as large as the DICOM header says.
-
-    Raises:
-        ValueError: no JPEG Lossless or JPEG-LS stream of one component and that size.
-    """
-    if frame[:2] != b"\xff\xd8":
-        raise ValueError("the compressed pixel data are no JPEG stream")
-    position = 2
+    """Bits per sample of a JPEG Lossless or JPEG-LS stream, once it is sure to be of the header's size."""
+    position = 2 if frame[:2] == b"\xff\xd8" else len(frame)
     while position + 4 <= len(frame) and frame[position] == 0xFF:
         marker = frame[position + 1]
         if marker in _START_OF_FRAME and position + 10 <= len(frame):
-            found = tuple(int.from_bytes(frame[position + at : position + at + 2], "big") for at in (5, 7))
-            if found != (rows, columns) or frame[position + 9] != 1:
+            height, width = (int.from_bytes(frame[position + at : position + at + 2], "big") for at in (5, 7))
+            if (height, width) != (rows, columns) or frame[position + 9] != 1:
                 raise ValueError(
-                    f"compressed pixel data of {found[1]} x {found[0]} do not fit the header's {columns} x {rows}"
+                    f"pixel data of {width} x {height} do not fit the header's {columns} x {rows}"
                 )
             return frame[position + 4]
         if marker in _WITHOUT_LENGTH:
@@ -311,7 +284,7 @@ def _jpeg_precision(frame: bytes, rows: int, columns: int) -> int:
 
 
 def _slice(
-    dataset: Dataset, frame: Frame, stored: NDArray[np.generic], name: str, *, several: bool
+    dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], name: str, *, several: bool
 ) -> CTSlice:
     if stored.ndim != 2:
         raise ValueError(f"pixel data of shape {stored.shape}")
@@ -342,39 +315,22 @@ def _text(dataset: Dataset, keyword: str) -> str | None:
 
 def _hounsfield(dataset: Dataset, slope: float, intercept: float, stored: NDArray[np.generic]) -> Hounsfield:
     values = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    if dataset.PhotometricInterpretation == "MONOCHROME1" and not _air_around(values):
-        # Stored as a negative: invert it within the range that the stored bits span.
-        bits = int(dataset.BitsStored)
-        ends = -1 if dataset.PixelRepresentation else 2**bits - 1  # lowest plus highest stored value
+    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    # MONOCHROME1 only says that a viewer shall show low values bright, but some makers store negatives with it:
+    # where the border is not air, they are inverted within the range that the stored bits span.
+    if dataset.PhotometricInterpretation == "MONOCHROME1" and not np.median(border) < -500:
+        ends = -1 if dataset.PixelRepresentation else 2 ** int(dataset.BitsStored) - 1  # lowest plus highest
         values = np.float32(ends) * np.float32(slope) + 2 * np.float32(intercept) - values
     hounsfield = as_hounsfield(values)
-    hounsfield[_padding(dataset, stored)] = AIR
+    padding = _numbers(dataset, "PixelPaddingValue", 1)
+    if padding is not None:  # outside the scanner's field of view
+        first, bits = int(padding[0]), int(dataset.BitsAllocated)
+        if dataset.PixelRepresentation and first >= 2 ** (bits - 1):  # written as unsigned by mistake
+            first -= 2**bits
+        limit = _numbers(dataset, "PixelPaddingRangeLimit", 1)
+        low, high = sorted((first, first if limit is None else int(limit[0])))
+        hounsfield[np.greater_equal(stored, low) & np.less_equal(stored, high)] = AIR
     return hounsfield
-
-
-def _air_around(values: NDArray[np.float32]) -> bool:
-    """Whether the image's border is air, as it is in Hounsfield units: then nothing is stored as a negative.
-
-    MONOCHROME1 only says that a viewer shall show low values bright; some makers store negatives with it.
-    """
-    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
-    return bool(np.median(border) < -500)
-
-
-def _padding(dataset: Dataset, stored: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Pixels outside the scanner's field of view, shape (rows, columns)."""
-    found = _numbers(dataset, "PixelPaddingValue", 1)
-    if found is None:
-        return np.zeros(stored.shape, bool)
-    bits = int(dataset.BitsAllocated)
-    first = int(found[0])
-    if dataset.PixelRepresentation and first >= 2 ** (bits - 1):  # written as unsigned by mistake
-        first -= 2**bits
-    other = _numbers(dataset, "PixelPaddingRangeLimit", 1)
-    last = first if other is None else int(other[0])
-    return np.asarray(
-        (np.greater_equal(stored, min(first, last)) & np.less_equal(stored, max(first, last))), np.bool_
-    )
 
 
 def _capture(dataset: Dataset, stored: NDArray[np.generic], origin: Origin) -> CTSlice:

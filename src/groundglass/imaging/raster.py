@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
 
 import cv2
 import numpy as np
@@ -59,7 +58,12 @@ def decode_raster(content: bytes, name: str, limits: Limits) -> Iterator[CTSlice
     # libtiff tells file descriptor 2 of every damage, whatever Python does about it.
     quiet = without_stderr if identify(content[:4]) is FileFormat.TIFF else nullcontext
     with quiet():
-        image = _open(content, name, limits)
+        try:
+            image = Image.open(io.BytesIO(content), formats=_FORMATS)
+        except Image.DecompressionBombError as error:
+            raise ImageError(name, f"more pixels than the limit of {limits.pixels:,}") from error
+        except UnidentifiedImageError as error:
+            raise ImageError(name, "its header is damaged") from error
         file_format = "JPEG" if image.format == "MPO" else str(image.format)
         pages = getattr(image, "n_frames", 1) if file_format == "TIFF" else 1
     if pages > limits.frames:
@@ -68,24 +72,13 @@ def decode_raster(content: bytes, name: str, limits: Limits) -> Iterator[CTSlice
         with quiet():
             if page:
                 image.seek(page)
-            _check_size(image, name, limits)
+            width, height = image.size
+            if width * height > limits.pixels:
+                raise ImageError(
+                    name, f"{width} x {height} pixels are more than the limit of {limits.pixels:,}"
+                )
             following = _slice(image, name, file_format, page if pages > 1 else None)
         yield following
-
-
-def _open(content: bytes, name: str, limits: Limits) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(content), formats=_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ImageError(name, f"more pixels than the limit of {limits.pixels:,}") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(name, "its header is damaged") from error
-
-
-def _check_size(image: Image.Image, name: str, limits: Limits) -> None:
-    width, height = image.size
-    if width * height > limits.pixels:
-        raise ImageError(name, f"{width} x {height} pixels are more than the limit of {limits.pixels:,}")
 
 
 def _slice(image: Image.Image, name: str, file_format: str, page: int | None) -> CTSlice:
@@ -104,42 +97,32 @@ def _grey(image: Image.Image, name: str) -> Grey:
     if image.mode in {"1", "L"} and not clear:
         return np.array(image.convert("L"))
     if clear:
-        image = _on_black(image)
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
+            black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+            black.alpha_composite(image)
+            image = black
     elif image.mode != "RGB":
         image = image.convert("RGB")
-    channels = cv2.split(np.asarray(image))[:3]
-    brightest, chroma = _brightest_and_chroma(channels)
-    share = _coloured_share(brightest, chroma)
+    channels = np.asarray(image)[..., :3]
+    share, grey = _colours(channels)
     if share > COLOURED_SHARE:
-        raise NotASliceError(
-            name, f"a colour photograph, not a CT slice: {share:.0%} of its pixels are coloured"
-        )
+        reason = f"a colour photograph, not a CT slice: {share:.0%} of its pixels are coloured"
+        raise NotASliceError(name, reason)
     # A CT slice in colours hardly ever has any, and then each of its channels is its grey.
-    return np.array(image.convert("L")) if cv2.countNonZero(chroma) else np.asarray(channels[0], np.uint8)
-
-
-def _on_black(image: Image.Image) -> Image.Image:
-    """The picture as RGBA, what is transparent in it over black."""
-    image = image.convert("RGBA")
-    if image.getchannel("A").getextrema() == (255, 255):
-        return image
-    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-    black.alpha_composite(image)
-    return black
+    return channels[..., 0].copy() if grey else np.array(image.convert("L"))
 
 
 def coloured_share(rgb: NDArray[np.uint8]) -> float:
     """Share of coloured among not nearly black pixels of an RGB image, shape (H, W, 3); 0 for a black one."""
-    return _coloured_share(*_brightest_and_chroma(cv2.split(rgb)))
+    return _colours(rgb)[0]
 
 
-def _brightest_and_chroma(channels: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Each pixel's largest channel, and how far its smallest lies below, from red, green and blue."""
-    red, green, blue = channels
+def _colours(rgb: NDArray[np.uint8]) -> tuple[float, bool]:
+    """Share of coloured among not nearly black pixels, and whether all channels are the same."""
+    red, green, blue = cv2.split(rgb)
     brightest = cv2.max(cv2.max(red, green), blue)
-    return brightest, cv2.subtract(brightest, cv2.min(cv2.min(red, green), blue))
-
-
-def _coloured_share(brightest: NDArray[Any], chroma: NDArray[Any]) -> float:
+    chroma = cv2.subtract(brightest, cv2.min(cv2.min(red, green), blue))
     visible = np.count_nonzero(brightest > COLOURED)
-    return float(np.count_nonzero(chroma > COLOURED) / visible) if visible else 0.0
+    share = float(np.count_nonzero(chroma > COLOURED) / visible) if visible else 0.0
+    return share, cv2.countNonZero(chroma) == 0

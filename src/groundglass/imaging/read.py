@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
 
 from groundglass.errors import ImageError
 from groundglass.imaging.dicom import Place, place_in_series, read_dicom
@@ -33,7 +32,6 @@ from groundglass.imaging.volume import is_gzipped_nifti, read_itk, read_nifti
 
 Skip = Callable[[str], bool]
 Image = tuple[Source, FileFormat]
-_Item = TypeVar("_Item")
 
 _KNOWN = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage, NRRD or zip"
 # In a folder, a file that is no image is an error only where its name says that it should be one.
@@ -71,11 +69,16 @@ def read_slices(
     with ExitStack() as stack:
         decoder = decoder or stack.enter_context(LosslessDecoder())
         for source, file_format in list_images(path, limits, report, skip):
-            if isinstance(source, FileSource) and file_format is FileFormat.ZIP:
-                slices = _read_archive(source, decoder, limits, report, skip)
-            else:
-                slices = _decode(source, file_format, decoder, limits)
-            yield from _until_error(slices, report)
+            with _reported(report):
+                if not isinstance(source, FileSource) or file_format is not FileFormat.ZIP:
+                    yield from _decode(source, file_format, decoder, limits)
+                    continue
+                with open_archive(source.path, limits) as members:
+                    for member, member_format in _images(
+                        source.path, [members], limits, _Noted(report), skip
+                    ):
+                        with _reported(report):
+                            yield from _decode(member, member_format, decoder, limits)
 
 
 def list_images(
@@ -102,30 +105,13 @@ def list_images(
         ImageError: as in :func:`read_slices`.
     """
     report = on_error or _raise
-    if not os.path.isdir(path):
-        yield from _until_error(_named(path, limits, skip), report)
+    if os.path.isdir(path):
+        noted = _Noted(report)
+        yield from _images(Path(path), directories_below(Path(path), noted), limits, noted, skip)
         return
-    empty = True
-
-    def noted(error: ImageError) -> None:
-        nonlocal empty
-        empty = False
-        report(error)
-
-    def wanted(sources: Iterable[Source]) -> Iterator[Source]:
-        nonlocal empty
-        for source in sources:
-            if skip is not None and skip(source.name):
-                empty = False
-            else:
-                yield source
-
-    for directory in directories_below(Path(path), noted):
-        for image in _in_order(_identified(wanted(directory), noted), limits, noted):
-            empty = False
-            yield image
-    if empty:
-        report(_no_image(path))
+    with _reported(report), open_source(path, limits) as source:
+        if skip is None or not skip(source.name):
+            yield source, _format_of(source)
 
 
 def read_source(
@@ -151,60 +137,54 @@ def read_slice(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> CT
     return slices[0]
 
 
-def _no_image(path: str | PathLike[str]) -> ImageError:
-    return ImageError(path, f"holds no image; looked for {_KNOWN}")
-
-
 def _raise(error: ImageError) -> None:
     raise error
 
 
-def _until_error(items: Iterator[_Item], report: OnError) -> Iterator[_Item]:
-    """The items up to the first ``ImageError``, which is reported."""
+@contextmanager
+def _reported(report: OnError) -> Iterator[None]:
+    """A block that ends with the first ``ImageError``, which is reported."""
     try:
-        yield from items
+        yield
     except ImageError as error:
         report(error)
 
 
-def _named(path: str | PathLike[str], limits: Limits, skip: Skip | None) -> Iterator[Image]:
-    with open_source(path, limits) as source:
-        if skip is None or not skip(source.name):
-            yield source, _format_of(source)
+class _Noted:
+    """Reports errors and notes whether there was anything that could have been an image."""
+
+    def __init__(self, report: OnError) -> None:
+        self.report, self.anything = report, False
+
+    def __call__(self, error: ImageError) -> None:
+        self.anything = True
+        self.report(error)
 
 
-def _read_archive(
-    source: FileSource, decoder: LosslessDecoder, limits: Limits, report: OnError, skip: Skip | None
-) -> Iterator[CTSlice]:
-    """Slices of all members, the DICOM files after the others, series by series."""
-    empty = True
-
-    def noted(error: ImageError) -> None:
-        nonlocal empty
-        empty = False
-        report(error)
-
-    with open_archive(source.path, limits) as members:
-        wanted = [member for member in members if skip is None or not skip(member.name)]
-        empty = len(wanted) == len(members)
-        for member, file_format in _in_order(_identified(wanted, noted), limits, noted):
-            empty = False
-            yield from _until_error(_decode(member, file_format, decoder, limits), noted)
-    if empty:
-        raise _no_image(source.path)
+def _images(
+    path: Path, groups: Iterable[Iterable[Source]], limits: Limits, noted: _Noted, skip: Skip | None
+) -> Iterator[Image]:
+    """The images of each group; an error where there is neither one, nor a file that is left out or fails."""
+    for group in groups:
+        for image in _in_order(_identified(group, noted, skip), limits, noted):
+            noted.anything = True
+            yield image
+    if not noted.anything:
+        noted.report(ImageError(path, f"holds no image; looked for {_KNOWN}"))
 
 
-def _identified(sources: Iterable[Source], report: OnError) -> Iterator[Image]:
+def _identified(sources: Iterable[Source], noted: _Noted, skip: Skip | None) -> Iterator[Image]:
     for source in sources:
+        if skip is not None and skip(source.name):
+            noted.anything = True
+            continue
         try:
-            file_format = _format_of(source)
+            yield source, _format_of(source)
         except _UnknownFormatError as error:
             if source.name.lower().endswith(_CLAIMING_SUFFIXES):
-                report(error)
+                noted(error)
         except ImageError as error:
-            report(error)
-        else:
-            yield source, file_format
+            noted(error)
 
 
 class _UnknownFormatError(ImageError):
@@ -212,11 +192,7 @@ class _UnknownFormatError(ImageError):
 
 
 def _format_of(source: Source) -> FileFormat:
-    """The format of a file.
-
-    Raises:
-        ImageError: it is empty, no image, or an archive within an archive.
-    """
+    """The format of a file that is neither empty, of another kind, nor an archive within an archive."""
     head = source.head()
     file_format = identify(head)
     if file_format is FileFormat.GZIP and not is_gzipped_nifti(head):
@@ -246,15 +222,10 @@ def _in_order(images: Iterable[Image], limits: Limits, report: OnError) -> Itera
         if file_format is not FileFormat.DICOM:
             yield source, file_format
             continue
-        try:
+        with _reported(report):
             place = place_in_series(source, limits)
-        except ImageError as error:
-            report(error)
-            continue
-        if place is not None:
-            series.setdefault(place.series or source.name, []).append((place, source))
+            if place is not None:
+                series.setdefault(place.series or source.name, []).append((place, source))
     for files in series.values():
-        files.sort(
-            key=lambda item: (item[0].orientation, item[0].height, item[0].number, natural_key(item[1].name))
-        )
+        files.sort(key=lambda item: (item[0], natural_key(item[1].name)))
         yield from ((source, FileFormat.DICOM) for _, source in files)

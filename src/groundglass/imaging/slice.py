@@ -72,6 +72,5 @@ class CTSlice:
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 2:
-            raise ValueError(
-                f"pixels must be uint8 of shape (H, W), not {self.pixels.dtype} {self.pixels.shape}"
-            )
+            found = f"{self.pixels.dtype} {self.pixels.shape}"
+            raise ValueError(f"pixels must be uint8 of shape (H, W), not {found}")

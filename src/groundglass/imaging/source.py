@@ -11,20 +11,21 @@ import struct
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import IO, Concatenate, ParamSpec
+from typing import IO, TypeVar, cast
 
 from groundglass.errors import GroundglassError, ImageError
 from groundglass.files import one_line
 from groundglass.imaging.slice import CTSlice
 
 OnError = Callable[[ImageError], None]
+_Reader = TypeVar("_Reader", bound=Callable[..., Iterator[CTSlice]])
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,8 @@ def _is_bare_dicom(head: bytes) -> bool:
     if len(head) < 16:
         return False
     group, element, length = struct.unpack("<HHI", head[:8])
-    if group not in {0x0002, 0x0008} or element > 0x0018:
-        return False
-    return head[4:6] in _DICOM_VALUE_REPRESENTATIONS or length <= 64
+    known = head[4:6] in _DICOM_VALUE_REPRESENTATIONS or length <= 64
+    return group in {0x0002, 0x0008} and element <= 0x0018 and known
 
 
 class Source(ABC):
@@ -132,13 +132,17 @@ class Source(ABC):
     def open(self) -> IO[bytes]:
         """A stream of its bytes."""
 
-    @abstractmethod
     def sibling(self, relative: str) -> Source | None:
         """The file of that relative path from this file's folder, or None where there is none.
 
         Raises:
             ImageError: ``relative`` points out of the folder.
         """
+        _check_inside(self.name, relative)
+        return self._beside(relative)
+
+    def _beside(self, relative: str) -> Source | None:
+        return None
 
     def head(self, count: int = HEAD_BYTES) -> bytes:
         """The first ``count`` bytes, or all where there are fewer."""
@@ -152,8 +156,7 @@ class Source(ABC):
             ImageError: it cannot be read, is empty, or is larger than ``limits.file_bytes``.
         """
         self.check_size(limits)
-        with guard(self.name, "a file"), self.open() as stream:
-            return stream.read()
+        return self.head(-1)
 
     def check_size(self, limits: Limits) -> None:
         """Raise ``ImageError`` where the file is empty or larger than ``limits.file_bytes``."""
@@ -169,21 +172,16 @@ class FileSource(Source):
     """A file on disk."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.name = str(path)
-        self.size = path.stat().st_size
+        self.path, self.name, self.size = path, str(path), path.stat().st_size
 
     def open(self) -> IO[bytes]:
         """A stream of its bytes."""
         return self.path.open("rb")
 
-    def sibling(self, relative: str) -> Source | None:
-        """The file of that relative path from this file's folder; never one outside it."""
-        _check_inside(self.name, relative)
-        folder = self.path.parent.resolve()
-        if not (folder / relative).resolve().is_relative_to(folder):
+    def _beside(self, relative: str) -> Source | None:
+        path, folder = self.path.parent / relative, self.path.parent.resolve()
+        if not path.resolve().is_relative_to(folder):
             raise ImageError(self.name, f"refers to {relative!r}, a link out of its own folder")
-        path = self.path.parent / relative
         return FileSource(path) if path.is_file() else None
 
 
@@ -191,47 +189,32 @@ class MemorySource(Source):
     """A file whose bytes are in memory; nothing lies beside it."""
 
     def __init__(self, name: str, content: bytes) -> None:
-        self.name = name
-        self.size = len(content)
-        self.content = content
+        self.name, self.size, self.content = name, len(content), content
 
     def open(self) -> IO[bytes]:
         """A stream of its bytes."""
         return io.BytesIO(self.content)
 
-    def sibling(self, relative: str) -> Source | None:
-        """None, or an error for a path out of the file's folder."""
-        _check_inside(self.name, relative)
-        return None
-
 
 class ZipSource(Source):
-    """A member of an open archive.
-
-    Attributes:
-        member: its path in the archive.
-    """
+    """A member of an open archive; ``member`` is its path there."""
 
     def __init__(self, archive: zipfile.ZipFile, path: str, member: zipfile.ZipInfo) -> None:
         self.name = f"{path}!{one_line(member.filename, 1000)}"
-        self.size = member.file_size
-        self.member = member.filename
+        self.size, self.member = member.file_size, member.filename
         self._archive, self._path, self._info = archive, path, member
 
     def open(self) -> IO[bytes]:
         """A stream of its bytes."""
         return self._archive.open(self._info)
 
-    def sibling(self, relative: str) -> Source | None:
-        """The member of that relative path from this member's folder; never one outside it."""
-        _check_inside(self.name, relative)
+    def _beside(self, relative: str) -> Source | None:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(self.member), relative))
         known = self._archive.NameToInfo.get(path)
         return None if known is None else ZipSource(self._archive, self._path, known)
 
 
 def _check_inside(name: str, relative: str) -> None:
-    """Refuse a path that could leave its folder: absolute, with a drive letter, or through ``..``."""
     parts = relative.replace("\\", "/").split("/")
     if parts[0] == "" or ".." in parts or ":" in parts[0] or "\0" in relative:
         raise ImageError(name, f"refers to {relative[:120]!r}, a path out of its own folder")
@@ -279,14 +262,13 @@ def split_member(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
     shortest that ends in ``.zip``.
     """
     text = Path(path).as_posix()
-    marks = [match.start() for match in re.finditer("!", text)]
-    if not marks or os.path.isfile(path):
+    if os.path.isfile(path):
         return None
-    archives = (
-        *(mark for mark in marks if os.path.isfile(text[:mark])),
-        *(mark for mark in marks if text[:mark].lower().endswith(".zip")),
-    )
-    return (Path(text[: archives[0]]), text[archives[0] + 1 :]) if archives else None
+    archives = [text[: match.start()] for match in re.finditer("!", text)]
+    archives = [name for name in archives if os.path.isfile(name)] or [
+        name for name in archives if name.lower().endswith(".zip")
+    ]
+    return (Path(archives[0]), text[len(archives[0]) + 1 :]) if archives else None
 
 
 @contextmanager
@@ -316,25 +298,21 @@ def _check_archive(archive: zipfile.ZipFile, path: str, limits: Limits) -> list[
     sources = []
     for member in sorted(members, key=lambda member: natural_key(member.filename)):
         _check_inside(path, member.filename)
-        if member.is_dir() or is_junk(PurePosixPath(member.filename)):
-            continue
-        source = ZipSource(archive, path, member)
-        _check_member(source.name, member, limits)
-        sources.append(source)
+        if not member.is_dir() and not is_junk(PurePosixPath(member.filename)):
+            sources.append(ZipSource(archive, path, member))
+            _check_member(sources[-1].name, member, limits)
     return sources
 
 
 def _check_member(name: str, member: zipfile.ZipInfo, limits: Limits) -> None:
+    size, packed = member.file_size, member.compress_size
     if member.flag_bits & 0x1:
         raise ImageError(name, "encrypted; unpack the archive with its password and read the folder")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise ImageError(name, "a link; links in archives are not followed")
-    if member.file_size > max(RATIO_FROM, limits.ratio * member.compress_size):
-        raise ImageError(
-            name,
-            f"unpacks {member.compress_size:,} to {member.file_size:,} bytes, "
-            f"more than {limits.ratio:g} times as much: taken for a decompression bomb",
-        )
+    if size > max(RATIO_FROM, limits.ratio * packed):
+        reason = f"{packed:,} bytes unpack to {size:,}, more than {limits.ratio:g} times as much"
+        raise ImageError(name, f"{reason}: taken for a decompression bomb")
 
 
 def files_below(folder: Path, on_error: OnError | None = None) -> Iterator[FileSource]:
@@ -358,21 +336,21 @@ def directories_below(folder: Path, on_error: OnError | None = None) -> Iterator
     try:
         with os.scandir(folder) as listed:
             for entry in listed:
-                (deeper if _is_directory(entry) else names).append(entry.name)
+                if not is_junk(PurePosixPath(entry.name)):
+                    (deeper if os.path.isdir(entry) else names).append(entry.name)
     except OSError as error:
         _report(error, folder, on_error)
         return
     yield _sources(folder, sorted(names, key=natural_key), on_error)
     for name in sorted(deeper, key=natural_key):
-        if not is_junk(PurePosixPath(name)) and not (folder / name).is_symlink():
+        if not (folder / name).is_symlink():
             yield from directories_below(folder / name, on_error)
 
 
 def _sources(folder: Path, names: list[str], on_error: OnError | None) -> Iterator[FileSource]:
-    for name in names:
-        path = folder / name
+    for path in (folder / name for name in names):
         try:
-            if not is_junk(PurePosixPath(name)) and (path.is_file() or not os.path.lexists(path)):
+            if path.is_file() or not os.path.lexists(path):
                 yield FileSource(path)
         except OSError as error:  # not allowed, or gone since the directory was listed
             _report(error, path, on_error)
@@ -381,13 +359,6 @@ def _sources(folder: Path, names: list[str], on_error: OnError | None) -> Iterat
 def _report(error: OSError, path: Path, on_error: OnError | None) -> None:
     if on_error is not None:
         on_error(ImageError(error.filename or path, f"not accessible: {error.strerror}"))
-
-
-def _is_directory(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a circle of links
-        return False
 
 
 _JUNK_FOLDERS = frozenset({"__MACOSX", "PaxHeader", "PaxHeaders"})
@@ -430,27 +401,20 @@ def guard(name: str, file_format: str) -> Iterator[None]:
         reason = error.strerror or one_line(str(error))
         raise ImageError(name, f"cannot be read as {file_format}: {reason}") from error
     except Exception as error:
-        raise ImageError(
-            name, f"damaged or not valid {file_format}: {one_line(str(error) or type(error).__name__)}"
-        ) from error
+        reason = one_line(str(error) or type(error).__name__)
+        raise ImageError(name, f"damaged or not valid {file_format}: {reason}") from error
 
 
-_Arguments = ParamSpec("_Arguments")
-_Reader = Callable[Concatenate[Source, _Arguments], Iterator[CTSlice]]
-
-
-def guarded(file_format: str) -> Callable[[_Reader[_Arguments]], _Reader[_Arguments]]:
+def guarded(file_format: str) -> Callable[[_Reader], _Reader]:
     """Guard a generator function that reads slices from a ``Source``, its first argument.
 
     Each step is guarded by itself, so that nothing is silenced while the caller works on a slice.
     """
 
-    def decorate(reader: _Reader[_Arguments]) -> _Reader[_Arguments]:
+    def decorate(reader: _Reader) -> _Reader:
         @wraps(reader)
-        def read(
-            source: Source, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
-        ) -> Generator[CTSlice, None, None]:
-            slices = reader(source, *args, **kwargs)
+        def read(source: Source, /, *arguments: object, **keywords: object) -> Iterator[CTSlice]:
+            slices = reader(source, *arguments, **keywords)
             while True:
                 with guard(source.name, file_format):
                     following = next(slices, None)
@@ -458,7 +422,7 @@ def guarded(file_format: str) -> Callable[[_Reader[_Arguments]], _Reader[_Argume
                     return
                 yield following
 
-        return read
+        return cast("_Reader", read)
 
     return decorate
 

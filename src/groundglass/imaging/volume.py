@@ -87,18 +87,19 @@ def _check_shape(
     shape = tuple(int(length) for length in shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
+    said = " x ".join(map(str, shape))
     if dtype.kind not in "iuf":
         raise ImageError(name, f"voxels of type {dtype}, not a CT")
     if not 2 <= len(shape) <= 3 or min(shape) < 1:
-        raise ImageError(name, f"an image of shape {' x '.join(map(str, shape))}, not one CT volume")
+        raise ImageError(name, f"an image of shape {said}, not one CT volume")
     width, height, depth = (*shape, 1)[:3]
-    voxels = width * height * depth
+    voxels, thinnest = width * height * depth, min(shape)
     if (
-        min(shape) > limits.frames
-        or voxels / min(shape) > limits.pixels
+        thinnest > limits.frames
+        or voxels > limits.pixels * thinnest
         or voxels * dtype.itemsize > limits.file_bytes
     ):
-        raise ImageError(name, f"{' x '.join(map(str, shape))} voxels are more than the limits allow")
+        raise ImageError(name, f"{said} voxels are more than the limits allow")
     return width, height, depth
 
 
@@ -116,9 +117,8 @@ def read_itk(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlic
     try:
         import SimpleITK as sitk  # noqa: N813, PLC0415 - an extra
     except ModuleNotFoundError:
-        raise ImageError(
-            source.name, "MetaImage and NRRD need SimpleITK; run `pip install '.[volumes]'` in a clone"
-        ) from None
+        reason = "MetaImage and NRRD need SimpleITK; run `pip install '.[volumes]'` in a clone"
+        raise ImageError(source.name, reason) from None
     is_nrrd = source.head(4) == b"NRRD"
     with tempfile.TemporaryDirectory(prefix="groundglass-") as folder, without_stderr():
         reader = sitk.ImageFileReader()
@@ -207,11 +207,11 @@ def _axial_slices(volume: _Volume, origin: Origin) -> Iterator[CTSlice]:
     """
     from nibabel import orientations  # noqa: PLC0415 - slow to import
 
-    if not np.isfinite(volume.affine).all():
-        raise ValueError("the orientation is not finite")
-    axes = orientations.io_orientation(volume.affine)
+    axes = (
+        orientations.io_orientation(volume.affine) if np.isfinite(volume.affine).all() else np.full(1, np.nan)
+    )
     if np.isnan(axes).any():
-        raise ValueError("the orientation is degenerate")
+        raise ValueError("the orientation is degenerate or not finite")
     upright = orientations.apply_orientation(volume.values, axes)
     affine = volume.affine @ orientations.inv_ornt_aff(axes, volume.values.shape)
     minimum, maximum = sorted(end * volume.slope + volume.intercept for end in extent(upright))
@@ -223,11 +223,11 @@ def _axial_slices(volume: _Volume, origin: Origin) -> Iterator[CTSlice]:
         plane = upright[::-1, ::-1, index].T.astype(np.float32)
         values = plane * np.float32(volume.slope) + np.float32(volume.intercept)
         pixels, hounsfield = interpret(values, minimum, maximum)
-        x, y, z = (affine @ (width - 1, height - 1, index, 1))[:3] * _LPS
+        x, y, z = ((affine @ (width - 1, height - 1, index, 1))[:3] * _LPS).tolist()
         place = replace(
             origin,
             frame=index,
-            position=(float(x), float(y), float(z)),
+            position=(x, y, z),
             orientation=(rx, ry, rz, cx, cy, cz),
             spacing=(float(lengths[1]), float(lengths[0])),
         )

@@ -36,36 +36,17 @@ class Window:
 LUNG = Window(level=-600.0, width=1500.0)
 """The lung window radiologists read pneumonia in; used whatever the file's header says."""
 
-
 AIR = -1024.0
 """Hounsfield units of nothing at all: no tissue lies below, paddings of -2000 and -3024 do."""
 
-_SURELY_HOUNSFIELD = -200.0
+_SURELY_HOUNSFIELD = -200.0  # grey values never reach down to it
 _FULL_SCALES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
-
-
-def holds_hounsfield(minimum: float) -> bool:
-    """Whether numbers that reach down to ``minimum`` can only be Hounsfield units: grey values never do."""
-    return minimum < _SURELY_HOUNSFIELD
 
 
 def as_hounsfield(values: NDArray[np.generic]) -> Hounsfield:
     """Hounsfield units as float32, paddings and missing values (NaN) raised to ``AIR``."""
     finite = np.nan_to_num(values.astype(np.float32), nan=AIR, posinf=AIR, neginf=AIR)
     return np.maximum(finite, np.float32(AIR))
-
-
-def as_grey(values: NDArray[np.generic], maximum: float) -> Grey:
-    """Grey values from numbers of unknown depth.
-
-    The full scale is the smallest of 1 (floating point only), 8, 10, 12, 14 and 16 bits that holds
-    ``maximum``, so that slices of one scanner are scaled alike; beyond 16 bits it is ``maximum``.
-    """
-    floating = np.issubdtype(values.dtype, np.floating)
-    scales = ((1.0,) if floating else ()) + _FULL_SCALES
-    full = next((scale for scale in scales if maximum <= scale), maximum)
-    finite = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=full, neginf=0.0)
-    return np.asarray(np.clip(np.rint(finite * np.float32(255.0 / full)), 0, 255), np.uint8)
 
 
 def extent(values: NDArray[np.generic]) -> tuple[float, float]:
@@ -86,12 +67,18 @@ def extent(values: NDArray[np.generic]) -> tuple[float, float]:
 def interpret(values: NDArray[np.generic], minimum: float, maximum: float) -> tuple[Grey, Hounsfield | None]:
     """Grey values for display and, where the numbers can only be that, Hounsfield units.
 
+    Of numbers of unknown depth, the full scale is the smallest of 1 (floating point only), 8, 10, 12, 14 and 16
+    bits that holds ``maximum``, so that slices of one scanner are scaled alike; beyond it is ``maximum``.
+
     Args:
         values: shape (H, W), any real type.
         minimum: smallest of the whole image or volume, so that its slices are treated alike.
         maximum: largest of it.
     """
-    if holds_hounsfield(minimum):
+    if minimum < _SURELY_HOUNSFIELD:
         hounsfield = as_hounsfield(values)
         return LUNG.apply(hounsfield), hounsfield
-    return as_grey(values, maximum), None
+    scales = (1.0, *_FULL_SCALES) if np.issubdtype(values.dtype, np.floating) else _FULL_SCALES
+    full = next((scale for scale in scales if maximum <= scale), maximum)
+    finite = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=full, neginf=0.0)
+    return np.asarray(np.clip(np.rint(finite * np.float32(255.0 / full)), 0, 255), np.uint8), None

@@ -1,4 +1,4 @@
-"""A trained model as people carry it: a folder or zip, verified before anything in it is used."""
+"""A trained model as people carry it, a folder or zip, verified before it is used; and ONNX Runtime, which runs it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from groundglass.errors import BundleError
-from groundglass.files import atomic_path, write_bytes
+from groundglass.files import atomic_path, one_line, usable_cores, write_bytes
 from groundglass.imaging.crop import Normalisation, Preprocessing
 from groundglass.inference.calibration import Calibration
-from groundglass.inference.engine import Engine
 from groundglass.inference.input_check import InputCheck
-
-if TYPE_CHECKING:
-    from groundglass.inference.embedding_reference import EmbeddingReference
+from groundglass.inference.reference import EmbeddingReference
 
 FORMAT = 2
 """Version of the bundle's format; another one is not read."""
 
 MODEL, INFO, REFERENCE = "classifier.onnx", "bundle.json", "reference.npz"
 SELF_TEST, CARD = "selftest.npz", "MODEL_CARD.md"
+
+INPUT = "image"
+OUTPUTS = ("logit", "activation_map", "embedding")
 
 Precision = Literal["fp32", "int8"]
 
@@ -46,6 +46,69 @@ _LARGEST_INFO = 2**20
 # Logits of the self-test may differ this much from those at export: fp32 sums in another order on other
 # machines; INT8 kernels round differently where the CPU has no VNNI instructions.
 _TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "int8": 0.25}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the network says of N cropped slices.
+
+    Attributes:
+        logit: float32, shape (N,).
+        activation_map: float32, shape (N, h, w).
+        embedding: float32, shape (N, channels).
+    """
+
+    logit: NDArray[np.float32]
+    activation_map: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+
+
+class Engine:
+    """One ONNX model on the CPU.
+
+    Args:
+        model: content of the ONNX file.
+        threads: of the matrix arithmetic; 0 for one per core but one, which reads and crops.
+        name: what messages call the model.
+
+    Raises:
+        BundleError: the model cannot be loaded, or has other inputs and outputs.
+    """
+
+    def __init__(self, model: bytes, threads: int = 0, name: str = MODEL) -> None:
+        import onnxruntime  # noqa: PLC0415 - 0.1 s, and `--help` does not need it
+
+        self._name = name
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or max(1, usable_cores() - 1)
+        options.log_severity_level = 4
+        # Threads that spin while they wait steal the cores from reading and cropping, which run beside them.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 - the runtime raises its own, undocumented kinds
+            raise BundleError(f"{name}: ONNX Runtime cannot load the model ({_one_line(error)})") from None
+        names = [output.name for output in self._session.get_outputs()]
+        if [each.name for each in self._session.get_inputs()] != [INPUT] or names != list(OUTPUTS):
+            raise BundleError(f"{name}: expected the input {INPUT} and the outputs {', '.join(OUTPUTS)}")
+
+    def run(self, images: NDArray[np.float32]) -> Outputs:
+        """Run the network on normalised cropped slices.
+
+        Args:
+            images: float32, shape (N, size, size), as ``Preprocessing.normalise`` makes them.
+
+        Raises:
+            BundleError: the model fails, or gives what is not a number.
+        """
+        try:
+            values = self._session.run(list(OUTPUTS), {INPUT: images[:, None]})
+        except Exception as error:  # noqa: BLE001 - see above
+            raise BundleError(f"{self._name}: the model cannot be run ({_one_line(error)})") from None
+        outputs = Outputs(*values)
+        if not np.isfinite(outputs.logit).all():
+            raise BundleError(f"{self._name}: the model gives a logit that is no number")
+        return outputs
 
 
 class _Section(BaseModel):
@@ -152,9 +215,12 @@ class Bundle:
             BundleError: it is missing, damaged, tampered with, or of another format.
         """
         place = DEFAULT if path is None or str(path) == DEFAULT_NAME else Path(path)
-        files = _Files(place)
-        info = _parse(place, files.read(INFO, _LARGEST_INFO))
-        model, reference, test = (files.verified(info, name) for name in (MODEL, REFERENCE, SELF_TEST))
+        if not place.exists():
+            raise BundleError(f"{place}: no such bundle; make one with `groundglass export`")
+        if not place.is_dir() and not zipfile.is_zipfile(place):
+            raise BundleError(f"{place}: neither a bundle's folder nor a zip")
+        info = _parse(place, _read(place, INFO, _LARGEST_INFO))
+        model, reference, test = (_verified(place, info, name) for name in (MODEL, REFERENCE, SELF_TEST))
         bundle = cls(place, info, model, _arrays(place, REFERENCE, reference))
         _self_test(bundle, _arrays(place, SELF_TEST, test), threads)
         return bundle
@@ -168,6 +234,14 @@ class Bundle:
     def precision(self) -> Precision:
         """Number format of the model."""
         return self.info.precision
+
+    @property
+    def card(self) -> str:
+        """The model card in Markdown; empty where the bundle has none."""
+        try:
+            return _read(self.path, CARD, _LARGEST_INFO).decode("utf-8", "replace")
+        except BundleError:
+            return ""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -197,8 +271,6 @@ class Bundle:
         Raises:
             BundleError: what it says is damaged.
         """
-        from groundglass.inference.embedding_reference import EmbeddingReference  # noqa: PLC0415 - for evaluation
-
         return EmbeddingReference.from_arrays(self.arrays)
 
     def engine(self, threads: int = 0) -> Engine:
@@ -258,46 +330,36 @@ def self_test(engine: Engine, preprocessing: Preprocessing, cropped: NDArray[np.
     return save_arrays({"image": cropped, "logit": np.asarray(logit, np.float64)})
 
 
-class _Files:
-    """The files of a bundle's folder or zip; nothing of a zip is unpacked to disk."""
+def _read(path: Path, name: str, limit: int) -> bytes:
+    """At most ``limit`` bytes of a bundle's file, and one more where it is longer; nothing is unpacked to disk."""
+    try:
+        if path.is_dir():
+            with (path / name).open("rb") as stream:
+                return stream.read(limit + 1)
+        with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+            return member.read(limit + 1)
+    except (FileNotFoundError, KeyError):
+        raise BundleError(f"{path}: {name} is missing") from None
+    except Exception as error:  # noqa: BLE001 - zipfile and zlib raise many kinds on damaged archives
+        raise BundleError(f"{path}: {name} cannot be read ({_one_line(error)})") from None
 
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
-            raise BundleError(f"{path}: no such bundle; make one with `groundglass export`")
-        if not path.is_dir() and not zipfile.is_zipfile(path):
-            raise BundleError(f"{path}: neither a bundle's folder nor a zip")
-        self._path = path
 
-    def read(self, name: str, limit: int) -> bytes:
-        """At most ``limit`` bytes of a file, and one more where it is longer."""
-        if self._path.is_dir():
-            try:
-                with (self._path / name).open("rb") as stream:
-                    return stream.read(limit + 1)
-            except FileNotFoundError:
-                raise BundleError(f"{self._path}: {name} is missing") from None
-            except OSError as error:
-                raise BundleError(f"{self._path / name}: cannot be read ({error.strerror})") from None
-        try:
-            with zipfile.ZipFile(self._path) as archive, archive.open(name) as member:
-                return member.read(limit + 1)
-        except KeyError:
-            raise BundleError(f"{self._path}: {name} is missing") from None
-        except Exception as error:  # noqa: BLE001 - zipfile and zlib raise many kinds on damaged archives
-            raise BundleError(f"{self._path}: damaged zip ({error})") from None
+def _verified(path: Path, info: BundleInfo, name: str) -> bytes:
+    """A file whose size and hash are those that ``bundle.json`` lists."""
+    if name not in info.files:
+        raise BundleError(f"{path}: {INFO} does not list {name}; the bundle is incomplete")
+    expected = info.files[name]
+    content = _read(path, name, expected.bytes)
+    if len(content) != expected.bytes:
+        size = "larger" if len(content) > expected.bytes else "truncated"
+        raise BundleError(f"{path}: {name} is {size}; copy or download the bundle again")
+    if hashlib.sha256(content).hexdigest() != expected.sha256:
+        raise BundleError(f"{path}: {name} was changed or damaged (its SHA-256 does not fit)")
+    return content
 
-    def verified(self, info: BundleInfo, name: str) -> bytes:
-        """A file whose size and hash are those that ``bundle.json`` lists."""
-        if name not in info.files:
-            raise BundleError(f"{self._path}: {INFO} does not list {name}; the bundle is incomplete")
-        expected = info.files[name]
-        content = self.read(name, expected.bytes)
-        if len(content) != expected.bytes:
-            size = "larger" if len(content) > expected.bytes else "truncated"
-            raise BundleError(f"{self._path}: {name} is {size}; copy or download the bundle again")
-        if hashlib.sha256(content).hexdigest() != expected.sha256:
-            raise BundleError(f"{self._path}: {name} was changed or damaged (its SHA-256 does not fit)")
-        return content
+
+def _one_line(error: Exception) -> str:
+    return one_line(str(error) or type(error).__name__, 200)
 
 
 def _parse(path: Path, content: bytes) -> BundleInfo:
@@ -307,16 +369,15 @@ def _parse(path: Path, content: bytes) -> BundleInfo:
         document = json.loads(content)
         version = document["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(f"{path}: damaged {INFO} ({str(error) or type(error).__name__})") from None
-    if type(version) is int and 0 < version < FORMAT:
-        raise BundleError(
-            f"{path}: bundle format {version} is no longer read; export the run again with `groundglass export`"
-        )
+        raise BundleError(f"{path}: damaged {INFO} ({_one_line(error)})") from None
     if type(version) is not int or version != FORMAT:
-        raise BundleError(
-            f"{path}: bundle format {version!r} is not known to this version, which reads {FORMAT}; "
-            "update groundglass"
-        )
+        if type(version) is int and 0 < version < FORMAT:
+            fault = f"format {version} is no longer read; export the run again with `groundglass export`"
+        else:
+            fault = (
+                f"format {version!r} is not known to this version, which reads {FORMAT}; update groundglass"
+            )
+        raise BundleError(f"{path}: bundle {fault}")
     if document.get("id") != _identity(document):
         raise BundleError(f"{path}: {INFO} was changed after it was written (its id does not fit)")
     try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from os import PathLike
 from queue import Full, Queue
-from typing import Generic, NoReturn, TypeVar
+from typing import NoReturn
 
 import numpy as np
 
@@ -28,8 +28,8 @@ Skip = Callable[[str, int | None], bool]
 SkipFile = Callable[[str], bool]
 """Given a file's name, says whether nothing in it needs a prediction, so that it need not be read."""
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+_Call = Callable[[], Prediction]
+"""Gives a result of :func:`_ahead`; None stands after the last."""
 
 _AHEAD = 16
 """Slices that may be read before the network has time for them."""
@@ -86,7 +86,7 @@ class Classifier:
         evidence: bool = False,
         skip: Skip | None = None,
         skip_file: SkipFile | None = None,
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """Classify every slice of files, folders and zips, as they are read.
 
         Memory holds no more than the names in one directory and the places of its DICOM files.
@@ -100,26 +100,8 @@ class Classifier:
             skip: leaves slices out.
             skip_file: leaves files out before they are read.
         """
-        read = self._read(chain.from_iterable(map(named_by, paths)), skip, skip_file)
-        with closing(_Ahead(read, partial(self.classify, evidence=evidence))) as results:
-            yield from results
-
-    def predict_slices(self, slices: Iterable[CTSlice], *, evidence: bool = False) -> Iterator[Prediction]:
-        """Classify slices that were read; one prediction each, in order."""
-        for ct_slice in slices:
-            yield self.classify(ct_slice, evidence=evidence)
-
-    def predict_files(self, files: Iterable[Path]) -> Iterator[Prediction]:
-        """Classify every slice of files, each by itself and in the calling thread alone."""
-        for item in self._read(files):
-            yield self.classify(item)
-
-    def read_files(self, files: Iterable[Path | Source]) -> Iterator[CTSlice | Prediction]:
-        """Every slice of files as they are read, each for :meth:`classify`; what cannot be read is a prediction.
-
-        No file stands for others: a manifest is no image.
-        """
-        return self._read(files)
+        read = self.read_files(chain.from_iterable(map(named_by, paths)), skip, skip_file)
+        yield from _ahead(read, partial(self.classify, evidence=evidence))
 
     def classify(self, item: CTSlice | Prediction, *, evidence: bool = False) -> Prediction:
         """Classify a slice of :meth:`read_files`; many threads may do so at the same time.
@@ -135,63 +117,45 @@ class Classifier:
             return item
         cropped = self._preprocessing.apply(item.pixels)
         verdict = self._check.before(item, cropped)
-        outputs = None
+        shown = Evidence(item, cropped) if evidence else None
         if verdict.reason is None:
             outputs = self._engine.run(self._preprocessing.normalise(cropped.pixels)[None])
             verdict = self._check.after(outputs.embedding[0], verdict)
-        if outputs is None or verdict.reason is not None:
-            shown = Evidence(item, cropped) if evidence else None
-            return self._prediction(
-                item.origin, Status.REFUSED, reason=verdict.reason, flags=verdict.flags, evidence=shown
-            )
+        if verdict.reason is not None:
+            refused = self._prediction(item.origin, Status.REFUSED, verdict.reason)
+            return replace(refused, flags=verdict.flags, evidence=shown)
         logit = float(outputs.logit[0])
         probability = self._calibration.probability(logit)
         prediction_set = self._calibration.prediction_set(probability)
-        shown = Evidence(item, cropped, outputs.activation_map[0], logit) if evidence else None
-        return self._prediction(
-            item.origin,
-            Status.OK,
+        return replace(
+            self._prediction(item.origin, Status.OK),
             probability=probability,
             label=self._calibration.label(prediction_set),
             prediction_set=prediction_set,
             flags=verdict.flags,
-            evidence=shown,
+            evidence=shown and replace(shown, activation_map=outputs.activation_map[0], logit=logit),
         )
 
-    def _prediction(
-        self,
-        origin: Origin,
-        status: Status,
-        *,
-        reason: str | None = None,
-        probability: float | None = None,
-        label: str | None = None,
-        prediction_set: tuple[str, ...] = (),
-        flags: tuple[str, ...] = (),
-        evidence: Evidence | None = None,
-    ) -> Prediction:
+    def _prediction(self, origin: Origin, status: Status, reason: str | None = None) -> Prediction:
         return Prediction(
-            status=status,
-            file=origin.file,
-            bundle=self.bundle.id,
-            reason=reason,
-            probability=probability,
-            label=label,
-            prediction_set=prediction_set,
-            flags=flags,
+            status,
+            origin.file,
+            self.bundle.id,
+            reason,
             frame=origin.frame,
             series=origin.series,
             position=None if origin.position is None else origin.position[2],
             patient=(origin.patient or Patient()) if self._keep_identifiers else None,
-            evidence=evidence,
         )
 
-    def _read(
-        self,
-        files: Iterable[Path | Source],
-        skip: Skip | None = None,
-        skip_file: SkipFile | None = None,
+    def read_files(
+        self, files: Iterable[Path | Source], skip: Skip | None = None, skip_file: SkipFile | None = None
     ) -> Iterator[CTSlice | Prediction]:
+        """Every slice of files as they are read, each for :meth:`classify`; what cannot be read is a prediction.
+
+        No file stands for others: a manifest is no image. ``skip`` and ``skip_file`` are those of
+        :meth:`predict_all`.
+        """
         failed: list[ImageError] = []
         with LosslessDecoder() as decoder:
             for file in files:
@@ -213,7 +177,7 @@ class Classifier:
         for error in failed:
             if skip is None or not skip(error.path, None):
                 status = Status.REFUSED if isinstance(error, NotASliceError) else Status.FAILED
-                yield self._prediction(Origin(error.path, ""), status, reason=error.reason)
+                yield self._prediction(Origin(error.path, ""), status, error.reason)
         failed.clear()
 
 
@@ -222,58 +186,52 @@ def load(path: Path | None = None, *, threads: int = 0) -> Classifier:
     return Classifier(Bundle.open(path, threads=threads), threads)
 
 
-class _Ahead(Generic[_Item, _Result]):
-    """Draws items in a thread, at most `_AHEAD` before they are asked for, and works on each; in their order.
+def _ahead(
+    items: Iterator[CTSlice | Prediction], work: Callable[[CTSlice | Prediction], Prediction]
+) -> Iterator[Prediction]:
+    """Draw items in a thread, at most `_AHEAD` before they are asked for, and work on each; in their order.
 
     The work is done by whichever thread has time for it: the drawing one while at least half of them wait, else
     the one that asks for the result. So both are busy, whichever has more to do. What the items or the work
     raise is raised where the results are asked for. Closing ends the thread, which closes the items.
     """
+    queue: Queue[_Call | None] = Queue(maxsize=_AHEAD)
+    unwanted = threading.Event()
 
-    def __init__(self, items: Iterator[_Item], work: Callable[[_Item], _Result]) -> None:
-        self._items, self._work = items, work
-        # Calls that give the results; None stands after the last.
-        self._queue: Queue[Callable[[], _Result] | None] = Queue(maxsize=_AHEAD)
-        self._unwanted = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="groundglass-reader", daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[_Result]:
-        for finish in iter(self._queue.get, None):
-            yield finish()
-
-    def close(self) -> None:
-        """End the thread, wherever it is."""
-        self._unwanted.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def run() -> None:
         try:
-            for item in self._items:
-                if self._queue.qsize() >= _AHEAD // 2:
-                    result = self._work(item)
-                    self._put(partial(_same, result))
-                else:
-                    self._put(partial(self._work, item))
-                if self._unwanted.is_set():
+            for item in items:
+                few = queue.qsize() < _AHEAD // 2
+                _put(queue, unwanted, partial(work, item) if few else partial(_same, work(item)))
+                if unwanted.is_set():
                     break
-            if isinstance(self._items, Generator):
-                self._items.close()
+            if isinstance(items, Generator):
+                items.close()
         except BaseException as error:  # noqa: BLE001 - raised where the results are asked for
-            self._put(partial(_raise, error))
+            _put(queue, unwanted, partial(_raise, error))
         else:
-            self._put(None)
+            _put(queue, unwanted, None)
 
-    def _put(self, call: Callable[[], _Result] | None) -> None:
-        while not self._unwanted.is_set():
-            try:
-                self._queue.put(call, timeout=_POLL)
-            except Full:
-                continue
-            return
+    thread = threading.Thread(target=run, name="groundglass-reader", daemon=True)
+    thread.start()
+    try:
+        for finish in iter(queue.get, None):
+            yield finish()
+    finally:
+        unwanted.set()
+        thread.join()
 
 
-def _same(result: _Result) -> _Result:
+def _put(queue: Queue[_Call | None], unwanted: threading.Event, call: _Call | None) -> None:
+    while not unwanted.is_set():
+        try:
+            queue.put(call, timeout=_POLL)
+        except Full:
+            continue
+        return
+
+
+def _same(result: Prediction) -> Prediction:
     return result
 
 

@@ -11,8 +11,7 @@ unified framework for detecting out-of-distribution samples, NeurIPS 2018).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -20,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import BundleError
-from groundglass.imaging.crop import CroppedSlice
+from groundglass.imaging.crop import Box, CroppedSlice, grey_histogram, otsu_anchors
 from groundglass.imaging.slice import CTSlice, Grey, Origin
-from groundglass.inference.appearance import VERSION, appearance
 from groundglass.inference.prediction import OUTSIDE_LUNGS
+from groundglass.inference.reference import OutOfDistributionModel, as_arrays
 
 LUNG = "lung"
 """Kind of the examples that are to be accepted."""
@@ -40,15 +39,24 @@ FLAGS: Mapping[str, str] = {
 }
 """What may be doubtful about a slice that is classified all the same, and what each flag means."""
 
-Features = NDArray[np.floating]
-"""Descriptions of N pictures, shape (N, d): appearance followed by embedding."""
-
 _PREFIX = "input_check."
 
-CLIP = 6.0
-"""Standard deviations at which a feature is clipped."""
-# The two distances stand beside a few thousand features that are small each.
-_DISTANCE_WEIGHT = 3.0
+# Appearance.
+_SIDE = 48
+_GREY_SIDE = 16
+_CELLS, _WHOLE_CELLS = 6, 4
+_DIRECTIONS = 8
+# Grey values and gradients below these are grain of the camera or scanner and shall not be blown up.
+_LEAST_CONTRAST, _LEAST_EDGES = 8.0, 200.0
+
+_SHAPES, _GREYS = 19, 10
+APPEARANCE = 2 * _GREY_SIDE**2 + (_CELLS**2 + _WHOLE_CELLS**2) * _DIRECTIONS + _SHAPES + _GREYS
+"""How many numbers `appearance` gives."""
+
+APPEARANCE_VERSION = 2
+"""Raised whenever the same picture gives other numbers, so that nothing fitted to the former ones is used."""
+
+# Refusals.
 _AERATED = (-950.0, -250.0)
 """Hounsfield units between air and tissue: lung, with ground glass in it too, and little else but bowel."""
 _LEAST_LUNG = 0.1
@@ -68,60 +76,6 @@ _GRID, _BLACK, _MOSTLY = 40, 4, 0.6
 _HALF = 0.56
 _ENLARGED = 0.75
 _OPPOSITE = -0.5
-
-
-@dataclass(frozen=True)
-class OutOfDistributionModel:
-    """A multinomial logistic regression on standardised features and two distances from lung slices.
-
-    Attributes:
-        centre: mean of lung slices, shape (d,).
-        spread: their standard deviation, shape (d,).
-        directions: principal directions of the standardised lung slices, shape (k, d).
-        scale: their standard deviation along these, shape (k,).
-        weights: shape (d + 2, 1 + kinds); the first column is that of lung slices.
-        bias: shape (1 + kinds,).
-        kinds: what a picture out of distribution may be.
-    """
-
-    centre: NDArray[np.float32]
-    spread: NDArray[np.float32]
-    directions: NDArray[np.floating]
-    scale: NDArray[np.float32]
-    weights: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    kinds: NDArray[np.str_]
-
-    def __post_init__(self) -> None:
-        count = len(self.centre)
-        expected = {
-            "spread": (count,),
-            "directions": (len(self.scale), count),
-            "weights": (count + 2, 1 + len(self.kinds)),
-            "bias": (1 + len(self.kinds),),
-        }
-        for name, shape in expected.items():
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"{name} is of shape {getattr(self, name).shape}, expected {shape}")
-
-    def odds(self, features: Features) -> NDArray[np.float32]:
-        """Log odds of each other kind against lung, shape (N, kinds)."""
-        scores = self.describe(features) @ self.weights + self.bias
-        return np.asarray(scores[:, 1:] - scores[:, :1], np.float32)
-
-    @cached_property
-    def _across(self) -> NDArray[np.float32]:
-        """The directions as columns in single precision: to convert them takes longer than to use them."""
-        return np.ascontiguousarray(self.directions.T, np.float32)
-
-    def describe(self, features: Features) -> NDArray[np.float32]:
-        """Standardised features and both distances, shape (N, d + 2)."""
-        standard = np.clip((features - self.centre) / self.spread, -CLIP, CLIP).astype(np.float32)
-        along = standard @ self._across
-        beside = np.maximum(np.square(standard).sum(axis=1) - np.square(along).sum(axis=1), 1e-6)
-        within = np.maximum(np.square(along / self.scale).sum(axis=1), 1e-6)
-        distances = _DISTANCE_WEIGHT / 2 * np.log(np.stack([beside, within], axis=1))
-        return np.concatenate([standard / np.sqrt(len(self.centre)), distances], axis=1, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -161,9 +115,9 @@ class InputCheck:
         own = {name.removeprefix(_PREFIX): each for name, each in arrays.items() if name.startswith(_PREFIX)}
         try:
             version, limit = int(own.pop("appearance_version")), float(own.pop("limit"))
-            if version != VERSION:
+            if version != APPEARANCE_VERSION:
                 raise BundleError(
-                    f"the bundle's input check has version {version}, this groundglass reads {VERSION}; "
+                    f"the bundle's input check has version {version}, this groundglass reads {APPEARANCE_VERSION}; "
                     "export the run again"
                 )
             return cls(OutOfDistributionModel(**own), limit)
@@ -172,8 +126,8 @@ class InputCheck:
 
     def as_arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays for a bundle's ``reference.npz``."""
-        own = {"limit": np.asarray(self.limit), "appearance_version": np.asarray(VERSION)}
-        return {f"{_PREFIX}{name}": array for name, array in {**_attributes(self.model), **own}.items()}
+        own = {"limit": np.asarray(self.limit), "appearance_version": np.asarray(APPEARANCE_VERSION)}
+        return {f"{_PREFIX}{name}": array for name, array in {**as_arrays(self.model), **own}.items()}
 
     def before(self, ct_slice: CTSlice, cropped: CroppedSlice) -> Verdict:
         """What the file's geometry and the picture say, before the network runs."""
@@ -198,10 +152,6 @@ class InputCheck:
         known = OUTSIDE_LUNGS if kind == OTHER_PART else "not recognised as an axial lung CT slice"
         reason = f"{known}: looks like {kind} (score {score:.1f}, limit {self.limit:.1f})"
         return Verdict(reason, so_far.flags)
-
-
-def _attributes(model: OutOfDistributionModel) -> dict[str, NDArray[Any]]:
-    return {each.name: getattr(model, each.name) for each in fields(model)}
 
 
 def _wrong_geometry(origin: Origin) -> str | None:
@@ -262,3 +212,112 @@ def _black_share(cropped: CroppedSlice, pixels: Grey) -> float:
     lungs = cv2.resize(cropped.lungs[rows, columns].view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     grey = cv2.resize(pixels[rows, columns], size, interpolation=cv2.INTER_NEAREST)
     return float(np.mean(grey[lungs] <= _BLACK)) if lungs.any() else 0.0
+
+
+def appearance(pixels: Grey, cropped: CroppedSlice) -> NDArray[np.float32]:
+    """Describe a picture in numbers that distinguish axial lung slices from other pictures, cheap to compute.
+
+    Everything is taken from small copies of the whole picture and of the cropped slice: their grey values, the
+    directions of their edges (histograms of oriented gradients: Dalal and Triggs, CVPR 2005), the shape and place
+    of the lungs found, noise and grey statistics.
+
+    Args:
+        pixels: uint8, shape (H, W).
+        cropped: the same, cropped.
+
+    Returns:
+        float32, shape (`APPEARANCE`,): grey values and edge directions of the cropped slice, those of the whole
+        picture, shapes, grey statistics.
+    """
+    inner, whole = _small(cropped.pixels), _small(cropped.whole)
+    return np.concatenate(
+        [
+            _grey_values(inner),
+            _edges(inner, _CELLS),
+            _grey_values(whole),
+            _edges(whole, _WHOLE_CELLS),
+            _shapes(pixels.shape, cropped),
+            _grey_statistics(cropped.pixels, inner),
+        ]
+    ).astype(np.float32)
+
+
+def _small(pixels: Grey) -> NDArray[np.float32]:
+    return np.asarray(cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _grey_values(small: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Standardised grey values of a coarse copy, shape (256,)."""
+    coarse = cv2.resize(small, (_GREY_SIDE, _GREY_SIDE), interpolation=cv2.INTER_AREA)
+    return np.asarray(((coarse - coarse.mean()) / (coarse.std() + _LEAST_CONTRAST)).ravel(), np.float32)
+
+
+def _edges(small: NDArray[np.float32], cells: int) -> NDArray[np.float32]:
+    """Square roots of the shares of edge strength by cell and direction, shape (cells * cells * 8,)."""
+    across = cv2.Sobel(small, cv2.CV_32F, 1, 0, ksize=1)
+    down = cv2.Sobel(small, cv2.CV_32F, 0, 1, ksize=1)
+    strength, turn = cv2.cartToPolar(across, down)
+    direction = (turn * (_DIRECTIONS / np.pi)).astype(np.intp) % _DIRECTIONS
+    cell = np.arange(_SIDE) * cells // _SIDE
+    place = (cell[:, None] * cells + cell[None, :]) * _DIRECTIONS + direction
+    shares = np.bincount(place.ravel(), strength.ravel(), cells * cells * _DIRECTIONS)
+    return np.asarray(np.sqrt(shares / (shares.sum() + _LEAST_EDGES)), np.float32)
+
+
+def _shapes(shape: tuple[int, ...], cropped: CroppedSlice) -> NDArray[np.float64]:
+    """Aspect of picture and box, and how the lungs fill their box, shape (19,)."""
+    left, top, right, bottom = cropped.box
+    height, width = shape
+    lungs = _in_box(cropped.lungs, cropped.box)
+    middle = _GREY_SIDE // 2
+    halves = lungs[:, :middle].mean(), lungs[:, middle:].mean()
+    share = float(lungs.mean())
+    quarters = _GREY_SIDE // 4 * np.arange(4)
+    return np.array(
+        [
+            np.log(width / height),
+            np.log((right - left) / (bottom - top)),
+            (right - left) / width,
+            (bottom - top) / height,
+            (left + right) / width - 1,
+            float(cropped.found),
+            cv2.countNonZero(cropped.lungs.view(np.uint8)) / cropped.lungs.size,
+            share,
+            min(halves),
+            abs(halves[0] - halves[1]) / (share + 0.05),
+            float(lungs[:, middle - 2 : middle + 2].mean()),
+            *np.sort(lungs.mean(axis=0))[quarters],
+            *np.sort(lungs.mean(axis=1))[quarters],
+        ]
+    )
+
+
+def _in_box(lungs: NDArray[np.bool_], box: Box) -> NDArray[np.float32]:
+    """Share of lung on a coarse grid over the box."""
+    left, top, right, bottom = box
+    cut = lungs[max(top, 0) : bottom, max(left, 0) : right].view(np.uint8)
+    small = cv2.resize(cut, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST).astype(np.float32)
+    return np.asarray(cv2.resize(small, (_GREY_SIDE, _GREY_SIDE), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _grey_statistics(pixels: Grey, small: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Symmetry, grain, the two Otsu classes and the histogram of the cropped slice, shape (10,)."""
+    dark, bright = otsu_anchors(pixels)
+    histogram = grey_histogram(pixels) / pixels.size
+    present = histogram[histogram > 0]
+    grain = cv2.Laplacian(pixels, cv2.CV_16S)
+    spread = (small - small.mean()) / (small.std() + 1)
+    return np.array(
+        [
+            (spread * spread[:, ::-1]).mean(),
+            (spread * spread[::-1]).mean(),
+            np.log1p(cv2.norm(grain, cv2.NORM_L1) / grain.size),
+            np.log1p(small.std()),
+            (bright - dark) / 255,
+            dark / 255,
+            bright / 255,
+            -(present * np.log(present)).sum(),
+            histogram.max(),
+            len(present) / 256,
+        ]
+    )

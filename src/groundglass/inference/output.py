@@ -16,13 +16,11 @@ from groundglass.inference.series import SERIES_SCORE, Totals
 from groundglass.inference.writers import (
     Done,
     Format,
-    JsonLinesWriter,
     PredictionsWriter,
     appending,
     drop_overtaken,
     file_errors,
     load_done,
-    predictions_writer,
     read_predictions,
 )
 
@@ -82,29 +80,32 @@ class OutputPlan:
             raise PredictionError("--resume needs --output with a folder or a file that ends in .jsonl")
         if self.path is None:
             return
-        if self.parquet and self.file_format not in {None, "parquet"}:
-            raise PredictionError(f"{self.path}: --parquet goes with a folder or a .parquet file")
-        if self.file_format is None and self.path.suffix.lower() in _OTHER_FILES:
-            raise PredictionError(
-                f"{self.path}: --output takes a folder, or a file that ends in .jsonl, .csv or .parquet"
-            )
         with file_errors(self.path, "opened"):
-            self._check_existing(self.path)
+            fault = self._fault(self.path)
+        if fault:
+            raise PredictionError(f"{self.path}: {fault}")
 
-    def _check_existing(self, path: Path) -> None:
-        if self.file_format is not None:
-            if path.is_dir():
-                raise PredictionError(f"{path}: is a folder; choose another name for the file")
-            if path.exists() and not self.resume:
-                advice = ", or resume it with --resume" if self.file_format == "jsonl" else ""
-                raise PredictionError(f"{path}: exists; remove it, choose another name{advice}")
-        elif path.exists() and not path.is_dir():
-            raise PredictionError(f"{path}: is a file; choose a folder, or a .jsonl, .csv or .parquet file")
-        elif path.is_dir() and any(path.iterdir()):
-            begun = (path / PREDICTIONS).is_file()
-            if not (begun and self.resume):
-                advice = "choose another one, or resume it with --resume" if begun else "choose another one"
-                raise PredictionError(f"{path}: the folder is not empty; {advice}")
+    def _fault(self, path: Path) -> str | None:
+        if self.parquet and self.file_format not in {None, "parquet"}:
+            return "--parquet goes with a folder or a .parquet file"
+        if self.file_format is None:
+            return self._fault_of_folder(path)
+        if path.is_dir():
+            return "is a folder; choose another name for the file"
+        advice = ", or resume it with --resume" if self.file_format == "jsonl" else ""
+        taken = path.exists() and not self.resume
+        return f"exists; remove it, choose another name{advice}" if taken else None
+
+    def _fault_of_folder(self, path: Path) -> str | None:
+        if path.suffix.lower() in _OTHER_FILES:
+            return "--output takes a folder, or a file that ends in .jsonl, .csv or .parquet"
+        if path.exists() and not path.is_dir():
+            return "is a file; choose a folder, or a .jsonl, .csv or .parquet file"
+        begun = (path / PREDICTIONS).is_file()
+        if (begun and self.resume) or not (path.is_dir() and any(path.iterdir())):
+            return None
+        advice = ", or resume it with --resume" if begun else ""
+        return f"the folder is not empty; choose another one{advice}"
 
 
 class Output:
@@ -138,8 +139,6 @@ class Output:
 
 
 class _Folder(Output):
-    """A folder of predictions, pictures and a report."""
-
     wants_evidence = True
 
     def __init__(self, folder: Path, inputs: Sequence[Path], writer: PredictionsWriter, done: Done) -> None:
@@ -190,7 +189,7 @@ def _table(path: Path, file_format: Format, keep_identifiers: bool) -> Iterator[
     with ExitStack() as stack:
         with file_errors(path):
             stream = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb", buffering=0))
-            writer = predictions_writer(file_format, stream, keep_identifiers=keep_identifiers)
+            writer = PredictionsWriter(file_format, stream, keep_identifiers=keep_identifiers)
         yield Output(path, writer)
         with file_errors(path):
             writer.close()
@@ -205,9 +204,9 @@ def _json_lines(plan: OutputPlan, path: Path, predictions: Path, bundle: Bundle)
     is_folder = plan.file_format is None
     if is_folder and plan.parquet:
         with open(os.devnull, "wb") as nowhere:  # fail now where pyarrow is missing, not after hours
-            predictions_writer("parquet", nowhere).close()
+            PredictionsWriter("parquet", nowhere).close()
     with appending(predictions) as stream:
-        writer = JsonLinesWriter(stream)
+        writer = PredictionsWriter("jsonl", stream)
         output = _Folder(path, plan.inputs, writer, done) if is_folder else Output(predictions, writer, done)
         yield output
     if done.predictions:
@@ -224,18 +223,11 @@ def _complete(folder: Path, plan: OutputPlan, bundle: Bundle, totals: Totals) ->
     """Write what follows from the predictions."""
     from groundglass.inference.report import write_report  # noqa: PLC0415 - brings Jinja
 
-    tables: dict[str, Format] = {TABLE: "csv"}
-    if plan.parquet:
-        tables[PARQUET] = "parquet"
-    for name, file_format in tables.items():
-        with _table(folder / name, file_format, plan.keep_identifiers) as table:
+    for name in (TABLE, PARQUET) if plan.parquet else (TABLE,):
+        with _table(folder / name, _FORMATS[Path(name).suffix], plan.keep_identifiers) as table:
             for prediction in read_predictions(folder / PREDICTIONS):
                 table.add(prediction)
-    document = {
-        "format": _SERIES_FORMAT,
-        "bundle": bundle.id,
-        "series_score": SERIES_SCORE,
-        "series": [summary.as_document() for summary in totals.summaries()],
-    }
-    write_json(folder / SERIES, document)
+    series = [summary.as_document() for summary in totals.summaries()]
+    about = {"format": _SERIES_FORMAT, "bundle": bundle.id, "series_score": SERIES_SCORE}
+    write_json(folder / SERIES, {**about, "series": series})
     write_report(folder / REPORT, folder / PREDICTIONS, folder / OVERLAYS, bundle, totals, plan.command)

@@ -7,7 +7,7 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -84,15 +84,10 @@ class Counts:
         Args:
             outside_lungs: how many of the refused slices show another part of the body.
         """
-        parts = [f"{self.ok:,} classified"]
-        if self.ok:
-            labels = f"{self.covid:,} COVID, {self.non_covid:,} NonCOVID, {self.uncertain:,} uncertain"
-            parts = [f"{parts[0]} ({labels})"]
-        others = {
-            "outside the lungs": outside_lungs,
-            "refused": self.refused - outside_lungs,
-            "failed": self.failed,
-        }
+        labels = f"{self.covid:,} COVID, {self.non_covid:,} NonCOVID, {self.uncertain:,} uncertain"
+        parts = [f"{self.ok:,} classified" + f" ({labels})" * (self.ok > 0)]
+        refused = self.refused - outside_lungs
+        others = {"outside the lungs": outside_lungs, "refused": refused, "failed": self.failed}
         parts += [f"{count:,} {name}" for name, count in others.items() if count]
         return f"{self.total:,} slice{'s' * (self.total != 1)}: {', '.join(parts)}"
 
@@ -147,7 +142,7 @@ class SeriesSummary:
 
     def as_document(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
-        counts = self.counts
+        counts, curve = self.counts, asdict(self.curve)
         return {
             "series": self.series,
             "place": self.place,
@@ -160,12 +155,8 @@ class SeriesSummary:
             "uncertain": counts.uncertain,
             "series_score": self.series_score,
             "slices_in_score": slices_in_score(counts.ok),
-            "curve": {each.name: _plain(getattr(self.curve, each.name)) for each in fields(self.curve)},
+            "curve": {key: list(each) if isinstance(each, tuple) else each for key, each in curve.items()},
         }
-
-
-def _plain(value: str | tuple[Any, ...]) -> str | list[Any]:
-    return value if isinstance(value, str) else list(value)
 
 
 @dataclass
@@ -204,12 +195,8 @@ class _Series:
         elif not any(map(math.isnan, self.frame)):
             axis, along = "frame", self.frame
         order = sorted(range(len(along)), key=along.__getitem__)
-        return Curve(
-            axis,
-            tuple(along[index] for index in order),
-            tuple(self.probability[index] for index in order),
-            tuple(self.label[index] for index in order),
-        )
+        at, probability = (tuple(values[index] for index in order) for values in (along, self.probability))
+        return Curve(axis, at, probability, tuple(self.label[index] for index in order))
 
 
 class Totals:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal
 
 from groundglass.errors import PredictionError
 from groundglass.files import atomic_path, printable
@@ -21,112 +21,78 @@ _ROW_GROUP = 8192
 """Rows of Parquet that are compressed together; so many are held in memory."""
 
 
-class PredictionsWriter(Protocol):
-    """Writes predictions in one format."""
+class PredictionsWriter:
+    """Writes predictions in one format.
 
-    def write(self, prediction: Prediction) -> None:
-        """Write one prediction."""
-
-    def close(self) -> None:
-        """Write what is left; the stream stays open."""
-
-
-def predictions_writer(
-    file_format: Format, stream: BinaryIO, *, keep_identifiers: bool = False
-) -> PredictionsWriter:
-    """A writer for one format.
+    JSON lines are flushed with each prediction, so that a killed process loses nothing; in CSV lists are joined by
+    semicolons; Parquet holds one group of rows in memory.
 
     Args:
         file_format: ``jsonl``, ``csv`` or ``parquet``.
-        stream: to write to; it need not be seekable.
+        stream: to write to; it need not be seekable, and stays open.
         keep_identifiers: predictions say who is on a slice, and so do three more columns.
 
     Raises:
         PredictionError: Parquet without pyarrow.
     """
-    columns = COLUMNS + IDENTIFIERS if keep_identifiers else COLUMNS
-    if file_format == "jsonl":
-        return JsonLinesWriter(stream)
-    return _CsvWriter(stream, columns) if file_format == "csv" else _ParquetWriter(stream, columns)
+
+    def __init__(self, file_format: Format, stream: BinaryIO, *, keep_identifiers: bool = False) -> None:
+        self._format, self._stream = file_format, stream
+        self._columns = COLUMNS + IDENTIFIERS if keep_identifiers else COLUMNS
+        self._rows: list[Mapping[str, Any]] = []
+        if file_format == "csv":
+            self._write_csv(self._columns)
+        elif file_format == "parquet":
+            self._open_parquet()
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one prediction."""
+        if self._format == "jsonl":
+            _write_all(self._stream, json_line(prediction))
+            self._stream.flush()
+            return
+        row = prediction.as_row()
+        if self._format == "csv":
+            values = [row[name] for name in self._columns]
+            self._write_csv([";".join(value) if isinstance(value, list) else value for value in values])
+            return
+        self._rows.append(row)
+        if len(self._rows) == _ROW_GROUP:
+            self._write_rows()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._format == "parquet":
+            self._write_rows()
+            self._parquet.close()
+
+    def _write_csv(self, values: Any) -> None:
+        line = io.StringIO(newline="")
+        csv.writer(line, lineterminator="\n").writerow(values)
+        _write_all(self._stream, line.getvalue().encode())
+
+    def _open_parquet(self) -> None:
+        try:
+            import pyarrow as pa  # noqa: PLC0415 - an extra, and 0.2 s
+            from pyarrow import parquet  # noqa: PLC0415
+        except ModuleNotFoundError:
+            advice = "install it with `pip install '.[parquet]'` from a clone"
+            raise PredictionError(f"Parquet needs pyarrow; {advice}") from None
+        kinds = {"frame": pa.int32(), "position": pa.float64(), "probability": pa.float64()}
+        kinds |= dict.fromkeys(("prediction_set", "flags"), pa.list_(pa.string()))
+        schema = pa.schema([(name, kinds.get(name, pa.string())) for name in self._columns])
+        self._table = pa.Table
+        self._parquet = parquet.ParquetWriter(_Counting(self._stream), schema, compression="zstd")
+
+    def _write_rows(self) -> None:
+        if self._rows:
+            self._parquet.write_table(self._table.from_pylist(self._rows, self._parquet.schema))
+        self._rows = []
 
 
 def json_line(prediction: Prediction) -> bytes:
     """A prediction as one line of JSON in UTF-8."""
     return (json.dumps(prediction.as_row(), ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-class JsonLinesWriter:
-    """One JSON object on each line, flushed with each, so that a killed process loses nothing."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def write(self, prediction: Prediction) -> None:
-        """Write one line."""
-        _write_all(self._stream, json_line(prediction))
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Nothing is left."""
-
-
-class _CsvWriter:
-    """A header line and one line per prediction; lists are joined by semicolons."""
-
-    def __init__(self, stream: BinaryIO, columns: tuple[str, ...]) -> None:
-        self._stream, self._columns = stream, columns
-        self._write(columns)
-
-    def write(self, prediction: Prediction) -> None:
-        row = prediction.as_row()
-        values = [row[name] for name in self._columns]
-        self._write([";".join(value) if isinstance(value, list) else value for value in values])
-
-    def close(self) -> None:
-        pass
-
-    def _write(self, values: Any) -> None:
-        line = io.StringIO(newline="")
-        csv.writer(line, lineterminator="\n").writerow(values)
-        _write_all(self._stream, line.getvalue().encode())
-
-
-class _ParquetWriter:
-    """Rows in groups, so that memory does not grow."""
-
-    def __init__(self, stream: BinaryIO, columns: tuple[str, ...]) -> None:
-        try:
-            import pyarrow as pa  # noqa: PLC0415 - an extra, and 0.2 s
-            from pyarrow import parquet  # noqa: PLC0415
-        except ModuleNotFoundError:
-            raise PredictionError(
-                "Parquet needs pyarrow; install it with `pip install '.[parquet]'` from a clone"
-            ) from None
-        kinds = {
-            "frame": pa.int32(),
-            "position": pa.float64(),
-            "probability": pa.float64(),
-            "prediction_set": pa.list_(pa.string()),
-            "flags": pa.list_(pa.string()),
-        }
-        self._schema = pa.schema([(name, kinds.get(name, pa.string())) for name in columns])
-        self._table = pa.Table
-        self._writer = parquet.ParquetWriter(_Counting(stream), self._schema, compression="zstd")
-        self._rows: list[Mapping[str, Any]] = []
-
-    def write(self, prediction: Prediction) -> None:
-        self._rows.append(prediction.as_row())
-        if len(self._rows) == _ROW_GROUP:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(self._table.from_pylist(self._rows, self._schema))
-        self._rows = []
 
 
 class _Counting(io.RawIOBase):
@@ -145,10 +111,6 @@ class _Counting(io.RawIOBase):
 
     def tell(self) -> int:
         return self._count
-
-    def flush(self) -> None:
-        if not self._stream.closed:
-            self._stream.flush()
 
 
 def _write_all(stream: BinaryIO, content: bytes) -> None:
@@ -221,12 +183,11 @@ class Done:
     def add(self, prediction: Prediction) -> None:
         """Take a prediction in; what failed is tried again."""
         self.predictions += 1
-        if prediction.status is Status.FAILED:
-            return
-        if prediction.frame is None:
-            self.files.add(prediction.file)
-        else:
-            self.frames.add((prediction.file, prediction.frame))
+        if prediction.status is not Status.FAILED:
+            if prediction.frame is None:
+                self.files.add(prediction.file)
+            else:
+                self.frames.add((prediction.file, prediction.frame))
 
 
 def load_done(path: Path, bundle: str, *, keep_identifiers: bool) -> Done:
@@ -250,10 +211,9 @@ def load_done(path: Path, bundle: str, *, keep_identifiers: bool) -> Done:
                 "bundle, or choose another output"
             )
         if (prediction.patient is not None) != keep_identifiers:
-            advice = "without" if keep_identifiers else "with"
             raise PredictionError(
-                f"{path}: these predictions were made {advice} --keep-identifiers; resume in the same way, or "
-                "choose another output"
+                f"{path}: these predictions were made {'without' if keep_identifiers else 'with'} "
+                "--keep-identifiers; resume in the same way, or choose another output"
             )
         done.add(prediction)
     return done
@@ -271,10 +231,9 @@ def drop_overtaken(path: Path) -> None:
             overtaken |= {failed.pop(place) for place in _within(prediction.file) if place in failed}
         if prediction.status is Status.FAILED:
             failed[prediction.file] = number
-    if not overtaken:
-        return
-    with file_errors(path), atomic_path(path) as temporary, temporary.open("wb") as target:
-        target.writelines(line for number, line in enumerate(_lines(path)) if number not in overtaken)
+    if overtaken:
+        with file_errors(path), atomic_path(path) as temporary, temporary.open("wb") as target:
+            target.writelines(line for number, line in enumerate(_lines(path)) if number not in overtaken)
 
 
 def _within(file: str) -> Iterator[str]:
@@ -303,11 +262,9 @@ def appending(path: Path) -> Iterator[BinaryIO]:
 def _lock(stream: BinaryIO, path: Path) -> None:
     try:
         import fcntl  # noqa: PLC0415 - not on Windows
-    except ModuleNotFoundError:
-        return
-    try:
+
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise PredictionError(f"{path}: another process is writing to it") from None
-    except OSError:
-        return  # a file system without locks
+    except (ModuleNotFoundError, OSError):
+        return  # Windows, or a file system without locks

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -108,19 +108,12 @@ def curve_figure(
         return figure
 
 
-class ReliabilityPoint(NamedTuple):
-    """A filled bin: mean predicted probability, observed share of COVID (both 0 to 1), and its slices."""
-
-    mean_probability: float
-    observed: float
-    slices: int
-
-
-def reliability_figure(points: Sequence[ReliabilityPoint], calibration_error: float) -> Figure:
+def reliability_figure(points: Sequence[tuple[float, float, int]], calibration_error: float) -> Figure:
     """Reliability diagram.
 
     Args:
-        points: the bins that hold slices, at least one.
+        points: mean predicted probability, observed share of COVID (both 0 to 1) and number of slices of the
+            bins that hold some, at least one.
         calibration_error: expected calibration error over the bins.
     """
     mean, observed, slices = zip(*points, strict=True)

@@ -35,11 +35,7 @@ def overlay(cropped: NDArray[np.uint8], activation_map: NDArray[np.floating]) ->
         cropped: grey pixels, shape (H, W).
         activation_map: contributions to the logit of COVID, shape (h, w); those that are not finite count as 0.
     """
-    height, width = cropped.shape
-    finite = np.nan_to_num(activation_map.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    smooth = cv2.resize(finite, (width, height), interpolation=cv2.INTER_CUBIC)
-    peak = float(np.abs(smooth).max())
-    share = smooth * np.float32(_STRENGTH / peak) if peak > 0 else np.zeros_like(smooth)
+    share = _opacity(activation_map, cropped.shape)
     speaking_for, against = np.maximum(share, 0), np.maximum(-share, 0)
     grey = cropped * (1 - speaking_for - against)
     # Channel by channel in single precision: 10 times as fast as arrays of shape (H, W, 3).
@@ -48,6 +44,52 @@ def overlay(cropped: NDArray[np.uint8], activation_map: NDArray[np.floating]) ->
         for warm, cold in zip(FOR_COVID, AGAINST_COVID, strict=True)
     ]
     return np.stack([np.clip(channel, 0, 255).astype(np.uint8) for channel in channels], axis=-1)
+
+
+def _opacity(activation_map: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """The map enlarged to ``shape``: -0.62 to 0.62, negative against COVID."""
+    finite = np.nan_to_num(activation_map.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    smooth = np.asarray(cv2.resize(finite, shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
+    peak = float(np.abs(smooth).max())
+    return smooth * np.float32(_STRENGTH / peak) if peak > 0 else np.zeros_like(smooth)
+
+
+def map_layer(
+    activation_map: NDArray[np.floating], box: tuple[int, int, int, int], shape: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """The colours of :func:`overlay` alone, to lie on the whole slice: blue, green, red, opacity, shape (H, W, 4).
+
+    Args:
+        activation_map: contributions to the logit of COVID, shape (h, w).
+        box: of the crop in the slice: left, top, right, bottom, the latter two outside; what of it lies outside
+            the slice is left out.
+        shape: (H, W) of the slice.
+    """
+    left, top, right, bottom = box
+    share = _opacity(activation_map, (max(1, bottom - top), max(1, right - left)))
+    colours = np.array([AGAINST_COVID[::-1], FOR_COVID[::-1]], np.uint8)[(share >= 0).astype(np.intp)]
+    opacity = np.rint(np.abs(share) * 255).astype(np.uint8)
+    layer = np.zeros((*shape, 4), np.uint8)
+    rows, columns = slice(max(top, 0), min(bottom, shape[0])), slice(max(left, 0), min(right, shape[1]))
+    inside = np.dstack([colours, opacity])[rows.start - top :, columns.start - left :]
+    layer[rows, columns] = inside[: rows.stop - rows.start, : columns.stop - columns.start]
+    return layer
+
+
+def outline_svg(lungs: NDArray[np.bool_], box: tuple[int, int, int, int]) -> str:
+    """Outlines of the lungs (H, W) and of the crop as an SVG of the slice's size: lines without a fill."""
+    rows, columns = lungs.shape
+    contours = cv2.findContours(lungs.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    lines = (" L".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in each[:, 0, :].tolist()) for each in contours)
+    path = " ".join(f"M{line} Z" for line in lines)
+    left, top, right, bottom = box
+    style = f'fill="none" stroke="rgb{OUTLINE}" vector-effect="non-scaling-stroke"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {columns} {rows}" width="{columns}" height="{rows}">'
+        f'<path class="lungs" d="{path}" {style} stroke-width="1"/>'
+        f'<rect class="crop" x="{left}" y="{top}" width="{right - left}" height="{bottom - top}" '
+        f'{style} stroke-width="2"/></svg>'
+    )
 
 
 def outline_mask(

@@ -1,99 +1,205 @@
-"""The HTTP API, version 2, and the web page: which address answers with what."""
+"""The HTTP API, version 2, and the web page: which address answers with what, and what every request passes."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
-from functools import partial
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from importlib.resources import files
-from pathlib import PurePath
-from typing import IO, Annotated, Any, cast, get_args
+from typing import IO, Annotated, Literal, cast
 
 import prometheus_client as prometheus
+from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, FastAPI, Header, Path, Query
+from fastapi import APIRouter, Depends, FastAPI, Header, Path
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from groundglass import __version__
+from groundglass.files import usable_cores
+from groundglass.inference.bundle import Bundle
+from groundglass.inference.classifier import Classifier
 from groundglass.inference.writers import json_line
-from groundglass.serving import schemas
-from groundglass.serving.jobs import Job, receive_files
-from groundglass.serving.results import Classified, Result, card_text, predictions_file, report_zip
-from groundglass.serving.schemas import (
-    API,
-    JSON_LINES,
-    MEDIA_TYPES,
-    RESULTS,
-    Export,
-    HeatMaps,
-    Layer,
-    Problem,
-    problem_responses,
-)
-from groundglass.serving.security import PAGE, PAGE_HEADERS
-from groundglass.serving.service import BrokenOffError, Middleware, RequestContext, Service
+from groundglass.serving.jobs import Upload, UploadDirectory, classify_files, receive_files
+from groundglass.serving.logs import log
+from groundglass.serving.problems import Problem, answer_error
+from groundglass.serving.results import RESULTS, Layer, Result, Results, predictions_file, report_zip
+from groundglass.serving.security import HEADERS, PAGE, PAGE_HEADERS, access_problem
+from groundglass.serving.settings import Settings
 
-ResultId = Annotated[str, Path(description="As the answer to the upload has it.", max_length=64)]
-Number = Annotated[int, Path(ge=0, le=2**31, description="Of the prediction, from 0.")]
-Accept = Annotated[str, Header(description="application/json or another media type of the address.")]
-
-_MARKDOWN = "text/markdown"
-_TEXT, _BINARY = {"type": "string"}, {"type": "string", "format": "binary"}
-_PAGE_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_JSON_LINES, _MARKDOWN = "application/x-ndjson", "text/markdown"
+_MEDIA_TYPES = {
+    "css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml", "png": "image/png",
+    "raw": "application/octet-stream", "jsonl": _JSON_LINES, "csv": "text/csv", "zip": "application/zip",
+}  # fmt: skip
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _LAST_WORD = 0.5
 """Seconds from the last line of an answer that breaks off to its end: browsers drop what comes with that."""
 
 
+class Service:
+    """What one running service holds, for one event loop.
+
+    Args:
+        bundle: verified; its engine has one thread, as each worker runs it by itself.
+        settings: of the service.
+        uploads: where uploads in flight lie.
+
+    Attributes:
+        draining: a signal has come to end it, and still answers.
+        workers: threads that read and classify.
+        heavy: held by a request with large files or archives, each of which may hold a volume in memory.
+        drawing: how many answers that take long to make are made beside the event loop at a time.
+        reporting: how many reports are.
+    """
+
+    def __init__(self, bundle: Bundle, settings: Settings, uploads: UploadDirectory) -> None:
+        self.bundle, self.settings, self.uploads = bundle, settings, uploads
+        self.classifier = Classifier(bundle, 1, settings.reading)
+        self.results = Results(settings)
+        self.threads = settings.workers or usable_cores()
+        self.workers = ThreadPoolExecutor(self.threads, "groundglass-worker")
+        self.heavy = asyncio.Semaphore(self.threads)
+        self.drawing, self.reporting = CapacityLimiter(2), CapacityLimiter(1)
+        self.draining, self.in_flight = False, 0
+        self._of_client = Counter[str]()
+        self.registry = registry = prometheus.CollectorRegistry()
+        prometheus.ProcessCollector(registry=registry)
+        named = partial(prometheus.Counter, namespace="groundglass", registry=registry)
+        self.requests = named("requests", "Requests answered.", ("method", "route", "status"))
+        self.received = named("received_bytes", "Bytes of request bodies.")
+        self.predictions = named("predictions", "Predictions made.", ("status", "label"))
+        self.latency = prometheus.Histogram(
+            "groundglass_request_seconds", "Of an answer.", ("route",), buckets=_SECONDS, registry=registry
+        )
+        for name, value in {
+            "uploads_in_flight": lambda: self.in_flight,
+            "upload_bytes": lambda: self.uploads.used,
+            "kept_results": lambda: len(self.results),
+            "kept_bytes": lambda: self.results.size,
+            "ready": lambda: not self.draining,
+        }.items():
+            described = f"{name.replace('_', ' ').capitalize()}, now."
+            prometheus.Gauge(f"groundglass_{name}", described, registry=registry).set_function(value)
+
+    @contextmanager
+    def admit(self, client: str) -> Iterator[None]:
+        """Count an upload of a client's address as in flight while the block lasts.
+
+        Raises:
+            Problem: there are as many as there may be.
+        """
+        most, of_client = self.settings.requests, self.settings.client_requests
+        if of_client is not None and self._of_client[client] >= of_client:
+            detail = f"{of_client} uploads of this client are in flight, as many as one may have."
+            raise Problem("too-many-requests", detail, retry_after=2)
+        if self.in_flight >= most:
+            raise Problem("busy", f"{most} uploads are in flight, as many as there may be.", retry_after=2)
+        self.in_flight += 1
+        self._of_client[client] += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self._of_client -= Counter((client,))  # which drops zeros
+
+
+async def _asked(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+_router = APIRouter()
+_Asked = Annotated[Service, Depends(_asked)]
+_Number = Annotated[int, Path(ge=0, le=2**31)]
+_Accept = Annotated[str, Header()]
+_Export = Literal["predictions.jsonl", "predictions.csv", "report.zip"]
+
+
+@dataclass
+class RequestContext:
+    """What is known of one request and its answer, for the log and the metrics; nothing that names anybody."""
+
+    request: str = field(default_factory=lambda: uuid.uuid4().hex)
+    status: int = 0  # of the answer; 0 as long as there is none
+    complete: bool = False  # the answer was sent to its end
+    received_bytes: int = 0
+    files: int = 0
+    slices: int = 0
+    problem: str | None = None  # kind of the problem that broke off an answer
+    client_gone: bool = False
+
+
+class _BrokenOffError(Exception):
+    """An answer that had begun ends early; its last line says why."""
+
+
 def create_app(service: Service) -> ASGIApp:
     """The application of a service, with all that every request passes."""
+    handled = (Problem, HTTPException, RequestValidationError, Exception)
     app = FastAPI(
-        title="groundglass",
-        version=__version__,
-        summary="Tells COVID-19 pneumonia from everything else on lung CT slices. Research use only.",
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        generate_unique_id_function=lambda route: _camel_case(route.name),
-        exception_handlers=dict.fromkeys(
-            (Problem, HTTPException, RequestValidationError, Exception), schemas.answer_error
-        ),
+        openapi_url=None, redirect_slashes=False, exception_handlers=dict.fromkeys(handled, answer_error)
     )
-    for router in (_predictions(service), _results(service), _service(service), _page()):
-        app.include_router(router)
-    app.openapi = lambda: _description(app, service)  # type: ignore[method-assign]
-    return Middleware(app, service)
+    app.state.service = service
+    app.include_router(_router)
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        context, started = RequestContext(), time.perf_counter()
+        scope["context"] = context
+        refused = access_problem(service.settings.token, scope["method"], scope["path"], Headers(scope=scope))
+        received, sent = partial(_receive, receive, context), partial(_send, send, context, service)
+        try:
+            await (app if refused is None else refused.response())(scope, received, sent)
+        except _BrokenOffError:
+            pass
+        except Exception as error:  # noqa: BLE001 - the last place to catch it; its text may name a patient
+            log("request failed", {"request": context.request}, error)
+        finally:
+            _record(service, scope, context, time.perf_counter() - started)
+
+    return answer
 
 
-def _camel_case(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(map(str.capitalize, rest))
+async def _receive(receive: Receive, context: RequestContext) -> Message:
+    message = await receive()
+    context.received_bytes += len(message.get("body", b""))
+    return message
 
 
-def _description(app: FastAPI, service: Service) -> dict[str, Any]:
-    """The OpenAPI description, made once."""
-    if app.openapi_schema is None:
-        described = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        parts = described["components"]["schemas"]
-        parts["ProblemDetails"] = schemas.ProblemDetails.model_json_schema()
-        for unused in ("HTTPValidationError", "ValidationError"):
-            parts.pop(unused, None)
-        # The framework leaves out what is null, which makes examples invalid.
-        answer = described["paths"][f"{API}/predictions"]["post"]["responses"]["200"]["content"]
-        extra = json.loads((files("groundglass.serving") / "openapi.json").read_text(encoding="utf-8"))
-        answer["application/json"]["examples"] = extra["examples"]
-        described["paths"][f"{API}/predictions"]["post"]["requestBody"] = extra["requestBody"]
-        if service.settings.token is not None:
-            described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-            described["security"] = [{"token": []}]
-        app.openapi_schema = described
-    return app.openapi_schema
+async def _send(send: Send, context: RequestContext, service: Service, message: Message) -> None:
+    if message["type"] == "http.response.start":
+        context.status = message["status"]
+        headers = MutableHeaders(scope=message)
+        for name, value in {**HEADERS, "X-Request-ID": context.request}.items():
+            headers.setdefault(name, value)
+        if service.draining:
+            headers["Connection"] = "close"
+    context.complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+    await send(message)
+
+
+def _record(service: Service, scope: Scope, context: RequestContext, seconds: float) -> None:
+    route: str = getattr(scope.get("route"), "path", None) or "other"
+    service.requests.labels(scope["method"], route, str(context.status)).inc()
+    service.latency.labels(route).observe(seconds)
+    service.received.inc(context.received_bytes)
+    known = {name: value for name, value in asdict(context).items() if value or name == "complete"}
+    entry = {"method": scope["method"], "route": route, "milliseconds": round(seconds * 1000, 1)}
+    log("request", entry | known)
 
 
 class _PredictionsResponse(Response):
@@ -101,18 +207,18 @@ class _PredictionsResponse(Response):
 
     Args:
         service: that answers.
-        heat_maps: how they are wanted.
+        keep: the result, with its slices.
         as_lines: each prediction as a line of JSON as soon as it is known, instead of one document.
     """
 
-    def __init__(self, service: Service, heat_maps: HeatMaps, *, as_lines: bool) -> None:
+    def __init__(self, service: Service, *, keep: bool, as_lines: bool) -> None:
         super().__init__()
-        self._service, self._heat_maps, self._as_lines = service, heat_maps, as_lines
+        self._service, self._keep, self._as_lines = service, keep, as_lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; where the client is gone, stop."""
         results, context = self._service.results, cast("RequestContext", scope["context"])
-        result = results.begin(self._service.bundle.id, keep=self._heat_maps == "link")
+        result = results.begin(self._service.bundle.id, keep=self._keep)
         try:
             await self._work(result, scope, receive, send)
         except ClientDisconnect:
@@ -127,7 +233,7 @@ class _PredictionsResponse(Response):
             context.problem = problem.kind
             await send({"type": "http.response.body", "body": problem.body() + b"\n", "more_body": True})
             await asyncio.sleep(_LAST_WORD)
-            raise BrokenOffError from None
+            raise _BrokenOffError from None
         if self._as_lines:
             await send({"type": "http.response.body", "body": b""})
         else:
@@ -136,16 +242,14 @@ class _PredictionsResponse(Response):
     async def _work(self, result: Result, scope: Scope, receive: Receive, send: Send) -> None:
         """Receive and classify within the time of a request, and as long as the client waits for it.
 
-        When it returns no worker has anything of the upload in hand any more, and the upload is removed.
+        When it returns no thread has anything of the upload in hand any more, and the upload is removed.
         """
         service, settings = self._service, self._service.settings
         client = scope["client"][0] if scope.get("client") else ""
         with service.admit(client), service.uploads.request() as directory:
-            uploaded = await receive_files(Request(scope, receive), directory, settings)
-            scope["context"].files = len(uploaded)
-            job = Job(service.classifier, uploaded, directory.path, self._heat_maps, settings.slices)
-            heavy = any(file.heavy for file in uploaded)
-            work = asyncio.create_task(self._classify(job, result, scope, send, heavy=heavy))
+            upload = await receive_files(Request(scope, receive), directory, settings)
+            scope["context"].files = len(upload.files)
+            work = asyncio.create_task(self._classify(upload, result, scope["context"], send))
             gone = asyncio.create_task(_disconnected(receive))
             try:
                 await asyncio.wait({work, gone}, timeout=settings.seconds, return_when="FIRST_COMPLETED")
@@ -161,33 +265,27 @@ class _PredictionsResponse(Response):
                 work.cancel()
                 await asyncio.wait({work})
 
-    async def _classify(self, job: Job, result: Result, scope: Scope, send: Send, *, heavy: bool) -> None:
-        service, context = self._service, cast("RequestContext", scope["context"])
-        turn: AbstractAsyncContextManager[object] = service.heavy if heavy else nullcontext()
-        async with turn, aclosing(job.predictions(service.workers)) as predictions:
+    async def _classify(self, upload: Upload, result: Result, context: RequestContext, send: Send) -> None:
+        service = self._service
+        turn: AbstractAsyncContextManager[object] = service.heavy if upload.heavy else nullcontext()
+        made = classify_files(
+            upload, service.classifier, service.workers,
+            keep=self._keep, most=service.settings.slices, ahead=service.threads,
+        )  # fmt: skip
+        async with turn, aclosing(made) as predictions:
             async for classified in predictions:
-                if classified.kept is not None:
-                    service.results.keep_slice(result, context.slices, classified.kept)
-                result.add(classified)
+                service.results.add(result, classified)
                 context.slices += 1
-                label = classified.prediction.label or ""
-                service.metrics.predictions.labels(classified.prediction.status.value, label).inc()
+                prediction = classified.prediction
+                service.predictions.labels(prediction.status.value, prediction.label or "").inc()
                 if self._as_lines:
-                    await self._send(self._line(classified), result, context, send)
-                elif self._heat_maps == "inline":
-                    result.heat_maps.append(classified.heat_map)
-        if self._as_lines and not context.status:
+                    await self._send(json_line(prediction), result, context, send)
+        if self._as_lines:
             await self._send(b"", result, context, send)
-
-    def _line(self, classified: Classified) -> bytes:
-        if self._heat_maps != "inline":
-            return json_line(classified.prediction)
-        row = {**classified.prediction.as_row(), "heat_map": classified.heat_map}
-        return json.dumps(row).encode() + b"\n"
 
     async def _send(self, line: bytes, result: Result, context: RequestContext, send: Send) -> None:
         if not context.status:
-            headers = [(b"content-type", JSON_LINES.encode())]
+            headers = [(b"content-type", _JSON_LINES.encode())]
             headers += [(b"content-location", result.address.encode())] if result.id else []
             await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": line, "more_body": True})
@@ -199,148 +297,109 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _predictions(service: Service) -> APIRouter:
-    router = APIRouter(prefix=API, tags=["predictions"])
-    answer = {
-        "model": schemas.Predictions,
-        "description": "The predictions; with Accept: application/x-ndjson line by line as they are made.",
-        "content": {JSON_LINES: {"schema": {**_TEXT, "description": "Each line is a PredictionRow."}}},
-    }
-
-    @router.post(
-        "/predictions",
-        responses={200: answer, **problem_responses(408, 413, 415, 422, 429, 503)},
-        response_class=Response,
-    )
-    async def create_predictions(
-        heat_maps: Annotated[
-            HeatMaps, Query(description="By link keeps pixels in memory for a while.")
-        ] = "none",
-        accept: Accept = "*/*",
-    ) -> Response:
-        """The model's prediction for every slice of one or many files."""
-        return _PredictionsResponse(service, heat_maps, as_lines=JSON_LINES in accept)
-
-    return router
+# openapi.json describes the addresses.
+@_router.post("/v2/predictions")
+async def _create_predictions(service: _Asked, keep: bool = False, accept: _Accept = "*/*") -> Response:
+    return _PredictionsResponse(service, keep=keep, as_lines=_JSON_LINES in accept)
 
 
-def _results(service: Service) -> APIRouter:
-    router = APIRouter(prefix=RESULTS + "/{result}", tags=["results"], responses=problem_responses(404, 422))
-
-    @router.get("", responses={200: {"model": schemas.Predictions}})
-    async def get_result(result: ResultId) -> Response:
-        """The answer to an upload once more, as far as it has come."""
-        found = service.results.get(result)
-        return JSONResponse(found.document(service.results.seconds_left(found)))
-
-    @router.delete("", status_code=204, response_class=Response)
-    async def delete_result(result: ResultId) -> Response:
-        """Forget a result now."""
-        service.results.forget(service.results.get(result).id)
-        return Response(status_code=204)
-
-    @router.get(
-        "/{export}",
-        responses={200: _content(get_args(Export)), **problem_responses(503)},
-        response_class=Response,
-    )
-    async def export_result(result: ResultId, export: Export) -> Response:
-        """What `groundglass predict` prints with --json or --csv, or writes with --output."""
-        found = service.results.get(result)
-        headers = {"Content-Disposition": f'attachment; filename="{export}"'}
-        if export != "report.zip":
-            content = predictions_file(found.predictions, export.rpartition(".")[2])
-            return Response(content, media_type=MEDIA_TYPES[export], headers=headers)
-        if service.reporting.statistics().tasks_waiting >= service.settings.requests:
-            raise Problem("busy", "As many reports are being made as there may be.", retry_after=30)
-        predictions, slices = list(found.predictions), dict(found.slices)
-        with service.uploads.request() as directory:
-            directory.path.mkdir()
-            make = partial(report_zip, service.bundle, predictions, slices, directory.path)
-            packed = await run_sync(make, limiter=service.reporting)
-        return StreamingResponse(_chunks(packed), media_type=MEDIA_TYPES[export], headers=headers)
-
-    @router.get(
-        "/slices/{number}/{layer}", responses={200: _content(get_args(Layer))}, response_class=Response
-    )
-    async def get_layer(result: ResultId, number: Number, layer: Layer) -> Response:
-        """One layer of a slice: in the lung window or grey; outlines; heat map; Hounsfield units (int16)."""
-        kept = service.results.slice(result, number)
-        content = await run_sync(kept.layer, layer, limiter=service.drawing)
-        if content is None:
-            raise Problem("no-such-layer", "The slice has none: see the links of its prediction.")
-        return Response(content, media_type=MEDIA_TYPES[layer])
-
-    return router
+@_router.get(RESULTS + "/{result}")
+async def _get_result(service: _Asked, result: str) -> Response:
+    found = service.results.get(result)
+    return JSONResponse(found.document(service.results.seconds_left(found)))
 
 
-def _service(service: Service) -> APIRouter:
-    router = APIRouter(tags=["service"], responses=problem_responses())
-
-    @router.get(
-        f"{API}/model",
-        responses={
-            200: {"model": schemas.Model, "content": {_MARKDOWN: {"schema": _TEXT}}},
-            **problem_responses(422),
-        },
-    )
-    async def get_model(accept: Accept = "*/*") -> Response:
-        """The model card; with Accept: text/markdown as people read it."""
-        bundle, card = service.bundle, card_text(service.bundle)
-        if _MARKDOWN in accept:
-            return Response(card, media_type=_MARKDOWN)
-        info = bundle.info.model_dump(mode="json", exclude={"files", "id", "format"})
-        return JSONResponse({**info, "bundle": bundle.id, "precision": bundle.precision, "card": card})
-
-    @router.get("/healthz", responses={200: {"model": schemas.Health}})
-    async def get_health() -> Response:
-        """Whether the process works; otherwise start another one."""
-        return JSONResponse({"status": "ok"})
-
-    @router.get("/readyz", responses={200: {"model": schemas.Health}, **problem_responses(503)})
-    async def get_readiness() -> Response:
-        """Whether new requests are welcome."""
-        if service.draining:
-            raise Problem("not-ready", "The service is ending; use another one.", retry_after=5)
-        return JSONResponse({"status": "ok"})
-
-    @router.get("/metrics", responses={200: _content(["text/plain"])}, response_class=Response)
-    async def get_metrics() -> Response:
-        """Figures for Prometheus."""
-        content = prometheus.generate_latest(service.metrics.registry)
-        return Response(content, headers={"Content-Type": prometheus.CONTENT_TYPE_LATEST})
-
-    return router
+@_router.delete(RESULTS + "/{result}")
+async def _delete_result(service: _Asked, result: str) -> Response:
+    service.results.forget(service.results.get(result).id)
+    return Response(status_code=204)
 
 
-def _page() -> APIRouter:
-    """The web page's files, which lie beside this module; they are no part of the API's description."""
-    router = APIRouter(include_in_schema=False)
-    entries = (files("groundglass.serving") / "page").iterdir()
-    known = {
-        entry.name: entry.read_bytes() for entry in entries if PurePath(entry.name).suffix in _PAGE_TYPES
-    }
-
-    @router.get("/")
-    @router.get(PAGE + "{name}")
-    async def get_page(name: str = "index.html") -> Response:
-        """The page, or a file of it."""
-        if name not in known:
-            raise HTTPException(404)
-        return Response(known[name], media_type=_PAGE_TYPES[PurePath(name).suffix], headers=PAGE_HEADERS)
-
-    return router
-
-
-def _content(names: Iterable[str]) -> dict[str, Any]:
-    """OpenAPI's description of files, by their names or media types."""
-    types = {MEDIA_TYPES.get(name, name) for name in names}
-    text = [each for each in types if each.startswith(("text/", JSON_LINES))]
-    content = {each: {"schema": _TEXT if each in text else _BINARY} for each in sorted(types)}
-    return {"description": "As the address says.", "content": content}
+@_router.get(RESULTS + "/{result}/{export}")
+async def _export_result(service: _Asked, result: str, export: _Export) -> Response:
+    found = service.results.get(result)
+    headers = {"Content-Disposition": f'attachment; filename="{export}"'}
+    if export != "report.zip":
+        content = predictions_file(found.predictions, "csv" if export == "predictions.csv" else "jsonl")
+        return Response(content, media_type=_media_type(export), headers=headers)
+    if service.reporting.statistics().tasks_waiting >= service.settings.requests:
+        raise Problem("busy", "As many reports are being made as there may be.", retry_after=30)
+    predictions, slices = list(found.predictions), dict(found.slices)
+    with service.uploads.request() as directory:
+        directory.path.mkdir()
+        make = partial(report_zip, service.bundle, predictions, slices, directory.path)
+        packed = await run_sync(make, limiter=service.reporting)
+    return StreamingResponse(_chunks(packed), media_type=_media_type(export), headers=headers)
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
     with stream:
-        while chunk := stream.read(2**16):
-            yield chunk
+        yield from iter(partial(stream.read, 2**16), b"")
+
+
+@_router.get(RESULTS + "/{result}/slices/{number}/{layer}")
+async def _get_layer(service: _Asked, result: str, number: _Number, layer: Layer) -> Response:
+    kept = service.results.get(result).slices.get(number)
+    if kept is None:
+        raise Problem("no-such-slice", "The result has no slice of this number, or its pixels are not kept.")
+    content = await run_sync(kept.layer, layer, limiter=service.drawing)
+    if content is None:
+        raise Problem("no-such-layer", "The slice has none: see the links of its prediction.")
+    return Response(content, media_type=_media_type(layer))
+
+
+@_router.get("/v2/model")
+async def _get_model(service: _Asked, accept: _Accept = "*/*") -> Response:
+    bundle = service.bundle
+    if _MARKDOWN in accept:
+        return Response(bundle.card, media_type=_MARKDOWN)
+    info = bundle.info.model_dump(mode="json", exclude={"files", "id", "format"})
+    return JSONResponse({**info, "bundle": bundle.id, "card": bundle.card})
+
+
+@_router.get("/healthz")
+async def _get_health() -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+@_router.get("/readyz")
+async def _get_readiness(service: _Asked) -> Response:
+    if service.draining:
+        raise Problem("not-ready", "The service is ending; use another one.", retry_after=5)
+    return JSONResponse({"status": "ok"})
+
+
+@_router.get("/metrics")
+async def _get_metrics(service: _Asked) -> Response:
+    content = prometheus.generate_latest(service.registry)
+    return Response(content, headers={"Content-Type": prometheus.CONTENT_TYPE_LATEST})
+
+
+@_router.get("/openapi.json")
+async def _get_description(service: _Asked) -> Response:
+    described = json.loads(_file("openapi.json"))
+    described["info"]["version"] = __version__
+    if service.settings.token is not None:
+        described["security"] = [{"token": []}]
+    return JSONResponse(described)
+
+
+@_router.get("/")
+@_router.get(PAGE + "{name}")
+async def _get_page(name: str = "index.html") -> Response:
+    if name not in _page_names():
+        raise HTTPException(404)
+    return Response(_file(f"page/{name}"), media_type=_media_type(name), headers=PAGE_HEADERS)
+
+
+@cache
+def _page_names() -> frozenset[str]:
+    return frozenset(entry.name for entry in (files("groundglass.serving") / "page").iterdir())
+
+
+def _file(name: str) -> bytes:
+    return (files("groundglass.serving") / name).read_bytes()
+
+
+def _media_type(name: str) -> str:
+    return _MEDIA_TYPES[name.rpartition(".")[2]]

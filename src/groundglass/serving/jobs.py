@@ -8,12 +8,14 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from anyio.to_thread import run_sync
 from python_multipart.multipart import parse_options_header
@@ -21,12 +23,13 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from groundglass.errors import ServiceError
 from groundglass.imaging.slice import CTSlice
 from groundglass.imaging.source import HEAD_BYTES, FileFormat, MemorySource, identify
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.prediction import Prediction
-from groundglass.serving.results import Classified, KeptSlice, heat_map_uri
-from groundglass.serving.schemas import HeatMaps, Problem
+from groundglass.serving.problems import Problem
+from groundglass.serving.results import Classified, KeptSlice
 from groundglass.serving.settings import MIB, Settings
 
 _PREFIX = "groundglass-serve-"
@@ -34,83 +37,67 @@ _ABANDONED = 60.0
 """Seconds after which a directory that no process has locked was left behind, and is not just being made."""
 _LARGE = 16 * MIB
 """Bytes above which a file is opened beside few others: it may be held in memory whole."""
+_PART_BYTES = 1024
+"""What the form may add to each file: its boundary and headers."""
 _LONGEST_NAME, _LONGEST_PART = 1000, 200
 
 
+@dataclass
 class UploadDirectory:
-    """A private directory of one service, with one of each request in it; used within ``with``.
+    """A private directory of one service, with one of each request in it.
 
-    It is locked as long as the process lives. What a killed service left behind in the ``parent`` directory, which
-    is the system's temporary one unless given, is removed by the next one that starts there.
+    Attributes:
+        path: of the directory.
+        limit: bytes that all requests together may hold.
+        used: bytes that they hold.
     """
 
-    def __init__(self, parent: Path | None, limit: int) -> None:
-        self._parent = Path(tempfile.gettempdir()) if parent is None else parent
-        self._limit = limit
-        self.used = 0
-
-    def __enter__(self) -> UploadDirectory:
-        for left in self._parent.glob(f"{_PREFIX}*"):
-            with suppress(OSError):
-                if left.is_symlink() or time.time() - left.stat().st_mtime < _ABANDONED:
-                    continue
-                lock = _locked(left)
-                if lock is not None:
-                    shutil.rmtree(left, ignore_errors=True)
-                    os.close(lock)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent))
-        self._lock = _locked(self.path)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
+    path: Path
+    limit: int
+    used: int = 0
 
     @contextmanager
     def request(self) -> Iterator[RequestDirectory]:
         """The directory of one request, removed with all that is in it when the block ends."""
-        directory = RequestDirectory(self)
+        directory = RequestDirectory(self, self.path / secrets.token_hex(8))
         try:
             yield directory
         finally:
             shutil.rmtree(directory.path, ignore_errors=True)
             self.used -= directory.used
 
-    def reserve(self, count: int) -> None:
-        """Set bytes aside.
 
-        Raises:
-            Problem: all requests together would hold more than the limit.
-        """
-        if self.used + count > self._limit:
-            detail = "The uploads in flight fill the space set aside for them; try again."
-            raise Problem("busy", detail, retry_after=10)
-        self.used += count
-
-
+@dataclass
 class RequestDirectory:
     """Where the files of one request lie; made for its first file that does not stay in memory.
 
     Attributes:
+        parent: directory of the service.
         path: of the directory.
         used: bytes set aside for the request.
     """
 
-    def __init__(self, parent: UploadDirectory) -> None:
-        self._parent, self.used = parent, 0
-        self.path = parent.path / secrets.token_hex(8)
+    parent: UploadDirectory
+    path: Path
+    used: int = 0
 
-    def reserve(self, count: int) -> None:
-        """Set bytes aside as long as the request lasts."""
-        self._parent.reserve(count)
-        self.used += count
+    def reserve(self, size: int) -> None:
+        """Set bytes aside as long as the request lasts.
+
+        Raises:
+            Problem: all requests together would hold more than the limit.
+        """
+        if self.parent.used + size > self.parent.limit:
+            detail = "The uploads in flight fill the space set aside for them; try again."
+            raise Problem("busy", detail, retry_after=10)
+        self.parent.used += size
+        self.used += size
 
     def open(self, name: str) -> BinaryIO:
         """A new file.
 
         Raises:
-            Problem: another file of the request has its name or that of its folder, or the disk is full.
+            Problem: another file of the request has its name or that of its folder.
         """
         path = self.path / name
         try:
@@ -122,10 +109,40 @@ class RequestDirectory:
             raise Problem("invalid-request", detail) from None
 
 
+@contextmanager
+def upload_directory(parent: Path | None, limit: int) -> Iterator[UploadDirectory]:
+    """The directory of one service, locked as long as its process lives, and removed when the block ends.
+
+    What a killed service left behind in the ``parent`` directory, which is the system's temporary one unless given,
+    is removed first.
+
+    Raises:
+        ServiceError: nothing can be written there.
+    """
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    for left in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            fresh = time.time() - left.lstat().st_mtime < _ABANDONED
+            if not (fresh or left.is_symlink()) and (lock := _locked(left)) is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(lock)
+    try:
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    except OSError as error:
+        raise ServiceError(f"{parent}: uploads cannot be stored there ({error.strerror})") from None
+    lock = _locked(path)
+    try:
+        yield UploadDirectory(path, limit)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
 def _locked(folder: Path) -> int | None:
     """A descriptor that holds the folder's lock; None where another process has it, or there are no locks."""
     try:
-        import fcntl  # not on Windows
+        import fcntl  # noqa: PLC0415 - not on Windows
     except ImportError:
         return None
     descriptor = os.open(folder, os.O_RDONLY)
@@ -135,20 +152,6 @@ def _locked(folder: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-@dataclass(frozen=True)
-class UploadedFile:
-    """One file of a request."""
-
-    source: MemorySource | Path
-    file_format: FileFormat | None  # by its first bytes; None for no image
-    size: int
-
-    @property
-    def heavy(self) -> bool:
-        """Whether reading it may take much memory."""
-        return self.size > _LARGE or self.file_format in {FileFormat.ZIP, FileFormat.GZIP}
 
 
 class _Parser(MultiPartParser):
@@ -166,7 +169,7 @@ class _Parser(MultiPartParser):
         if len(self.files) >= self._most:
             detail = f"More than {self._most:,} files in one request; send fewer, or a zip."
             raise Problem("too-many-files", detail)
-        self._directory.reserve(1024)  # so that many empty files are not for free
+        self._directory.reserve(_PART_BYTES)  # so that many empty files are not for free
         super().on_part_begin()
 
     def on_headers_finished(self) -> None:
@@ -186,42 +189,6 @@ class _Parser(MultiPartParser):
         self.complete = True
 
 
-async def receive_files(
-    request: Request, directory: RequestDirectory, settings: Settings
-) -> list[UploadedFile]:
-    """The files of a request, on disk or, where it is small and has only one, in memory.
-
-    Raises:
-        Problem: no form, a damaged one, one without images, larger than allowed, or too slow.
-        ClientDisconnect: the connection was closed.
-    """
-    if parse_options_header(request.headers.get("content-type", ""))[0] != b"multipart/form-data":
-        raise Problem("unsupported-media-type", "Send the files as multipart/form-data.")
-    if _length(request, 0) > settings.upload_bytes:
-        raise _too_large(settings)
-    parser = _Parser(request, directory, settings)
-    try:
-        await parser.parse()
-        if not parser.complete:
-            raise Problem("bad-request", "The multipart form is damaged: it ends before its last boundary.")
-        if not parser.files:
-            raise Problem("invalid-request", "The request holds no file; send one or more, each with a name.")
-        files = await run_sync(lambda: [_stored(*each, parser, directory) for each in parser.files.items()])
-    except MultiPartException as error:
-        raise Problem("bad-request", f"The multipart form is damaged: {error.message}") from None
-    except OSError:
-        detail = "The service has no space for the upload; try again later."
-        raise Problem("busy", detail, retry_after=30) from None
-    finally:
-        for file in parser.files.values():
-            file.file.close()
-    if all(file.file_format is None for file in files):
-        what = "The file is not" if len(files) == 1 else f"None of the {len(files):,} files is"
-        known = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage or zip"
-        raise Problem("unsupported-media-type", f"{what} an image that can be read: {known}.")
-    return files
-
-
 def _length(request: Request, unknown: int) -> int:
     """Bytes of the body as the request says."""
     length = request.headers.get("content-length", "")
@@ -232,8 +199,12 @@ async def _body(
     request: Request, directory: RequestDirectory, settings: Settings
 ) -> AsyncGenerator[bytes, None]:
     """The bytes of a request, as they come."""
-    deadline, received, more = time.monotonic() + settings.seconds, 0, True
+    most, received, more = settings.upload_bytes + _PART_BYTES * settings.files, 0, True
+    deadline, announced = time.monotonic() + settings.seconds, _length(request, 0)
     while more:
+        if max(announced, received) > most:
+            detail = f"The upload is larger than the {settings.upload_bytes:,} bytes of one request."
+            raise Problem("upload-too-large", detail)
         wait = min(settings.idle_seconds, deadline - time.monotonic())
         try:
             message = await asyncio.wait_for(request.receive(), wait)
@@ -245,15 +216,8 @@ async def _body(
             raise ClientDisconnect
         content, more = message.get("body", b""), message.get("more_body", False)
         received += len(content)
-        if received > settings.upload_bytes:
-            raise _too_large(settings)
         directory.reserve(len(content))
         yield content
-
-
-def _too_large(settings: Settings) -> Problem:
-    detail = f"The upload is larger than the {settings.upload_bytes:,} bytes of one request."
-    return Problem("upload-too-large", detail)
 
 
 def _checked_name(name: str, number: int) -> str:
@@ -267,115 +231,127 @@ def _checked_name(name: str, number: int) -> str:
     return "/".join(parts)
 
 
-def _stored(name: str, file: UploadFile, parser: _Parser, directory: RequestDirectory) -> UploadedFile:
-    """A file that was received, on disk where it is an archive or another one may refer to it."""
-    stream = file.file
-    stream.seek(0)
-    file_format = identify(stream.read(HEAD_BYTES))
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(0)
-    if not parser.in_memory:
-        stream.close()
-    elif len(parser.files) == 1 and file_format is not FileFormat.ZIP:
-        return UploadedFile(MemorySource(name, stream.read()), file_format, size)
-    else:
-        with directory.open(name) as target:
-            shutil.copyfileobj(stream, target)
-    return UploadedFile(directory.path / name, file_format, size)
+@dataclass(frozen=True)
+class Upload:
+    """The files of one request.
 
-
-class Job:
-    """The files of one request on their way to predictions, in threads that all requests share.
-
-    A thread draws one slice, puts the next one behind those of other requests, and classifies it: so reading
-    overlaps with classifying, all threads are busy with one request or with many, no large request holds up a
-    small one, and each thread holds one slice.
+    Attributes:
+        files: on disk or, where there is only a small one, in memory.
+        directory: that those on disk lie in.
+        heavy: reading them may take much memory.
     """
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        files: list[UploadedFile],
-        directory: Path,
-        heat_maps: HeatMaps,
-        most: int,
-    ) -> None:
-        self._classifier, self._heat_maps, self._most = classifier, heat_maps, most
-        self._prefix = f"{directory}{os.sep}"
-        items = classifier.read_files([file.source for file in files])
-        self._items = cast("Generator[CTSlice | Prediction, None, None]", items)
-        self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
-        self._ready: dict[int, Classified | None] = {}
-        self._done, self._total = 0, -1
-        self._error: BaseException | None = None
-        self._stopped = False
+    files: list[MemorySource | Path]
+    directory: Path
+    heavy: bool
 
-    async def predictions(self, workers: ThreadPoolExecutor) -> AsyncGenerator[Classified, None]:
-        """The prediction of each slice, in the order of reading, as soon as it is known.
 
-        When the generator is closed or cancelled, no worker has anything of the request in hand any more.
+async def receive_files(request: Request, directory: RequestDirectory, settings: Settings) -> Upload:
+    """Take a request's files in.
 
-        Raises:
-            Problem: there are too many slices.
-        """
-        workers.submit(self._step, workers, 0)
-        number = 0
-        try:
-            while number != self._total:
-                while (classified := self._ready.pop(number, None)) is not None:
-                    yield classified
-                    number += 1
-                if self._done == self._total:
-                    break
-                await self._wait()
-            if self._error is not None:
-                raise self._error
-        finally:
-            self._stopped = True
-            while self._done != self._total:
-                await self._wait()
+    Raises:
+        Problem: no form, a damaged one, one without images, larger than allowed, or too slow.
+        ClientDisconnect: the connection was closed.
+    """
+    if parse_options_header(request.headers.get("content-type", ""))[0] != b"multipart/form-data":
+        raise Problem("unsupported-media-type", "Send the files as multipart/form-data.")
+    parser = _Parser(request, directory, settings)
+    try:
+        await parser.parse()
+        if not parser.complete:
+            raise Problem("bad-request", "The multipart form is damaged: it ends before its last boundary.")
+        if not parser.files:
+            raise Problem("invalid-request", "The request holds no file; send one or more, each with a name.")
+        return await run_sync(_store, parser, directory)
+    except MultiPartException as error:
+        raise Problem("bad-request", f"The multipart form is damaged: {error.message}") from None
+    except OSError:
+        detail = "The service has no space for the upload; try again later."
+        raise Problem("busy", detail, retry_after=30) from None
+    finally:
+        for file in parser.files.values():
+            file.file.close()
 
-    async def _wait(self) -> None:
-        self._news.clear()
-        await self._news.wait()
 
-    def _step(self, workers: ThreadPoolExecutor, number: int) -> None:
-        """In a worker: draw a slice and classify it, unless the request has ended."""
-        item = classified = None
-        try:
-            item = None if self._stopped else next(self._items, None)
-            if item is not None and number >= self._most:
-                detail = f"The files hold more than {self._most:,} slices; send fewer."
-                raise Problem("too-many-slices", detail)
-        except BaseException as error:  # noqa: BLE001 - raised where the predictions are awaited
-            self._error, item = self._error or error, None
-        if item is None:
-            with suppress(Exception):  # as it has nothing to say about predictions that were made
-                self._items.close()
-            self._loop.call_soon_threadsafe(self._end, number)
-            return
-        workers.submit(self._step, workers, number + 1)
-        try:
-            classified = self._classify(item)
-        except BaseException as error:  # noqa: BLE001 - raised where the predictions are awaited
-            self._error, self._stopped = self._error or error, True
-        self._loop.call_soon_threadsafe(self._take, number, classified)
+def _store(parser: _Parser, directory: RequestDirectory) -> Upload:
+    """What was received, on disk where it is an archive or another file may refer to it."""
+    files: list[MemorySource | Path] = []
+    heavy, images, alone = False, False, len(parser.files) == 1
+    for name, received in parser.files.items():
+        stream = received.file
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        file_format = identify(stream.read(HEAD_BYTES))
+        stream.seek(0)
+        images |= file_format is not None
+        heavy |= size > _LARGE or file_format in {FileFormat.ZIP, FileFormat.GZIP}
+        if parser.in_memory and alone and file_format is not FileFormat.ZIP:
+            files.append(MemorySource(name, stream.read()))
+            continue
+        if parser.in_memory:
+            with directory.open(name) as target:
+                shutil.copyfileobj(stream, target)
+        stream.close()
+        files.append(directory.path / name)
+    if not images:
+        what = "The file is not" if alone else f"None of the {len(files):,} files is"
+        known = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage or zip"
+        raise Problem("unsupported-media-type", f"{what} an image that can be read: {known}.")
+    return Upload(files, directory.path, heavy)
 
-    def _classify(self, item: CTSlice | Prediction) -> Classified:
-        prediction = self._classifier.classify(item, evidence=self._heat_maps != "none")
-        evidence, wanted = prediction.evidence, self._heat_maps
-        kept = KeptSlice.of(evidence) if evidence is not None and wanted == "link" else None
-        heat_map = heat_map_uri(evidence) if evidence is not None and wanted == "inline" else None
+
+async def classify_files(
+    upload: Upload, classifier: Classifier, workers: ThreadPoolExecutor, *, keep: bool, most: int, ahead: int
+) -> AsyncGenerator[Classified, None]:
+    """The prediction of each slice, in the order of reading, as soon as it is known.
+
+    Reading a slice and classifying it are tasks for threads that all requests share, and each waits behind those
+    of other requests: so reading overlaps with classifying, and no large request holds up a small one. When the
+    generator is closed or cancelled, no thread has anything of the upload in hand any more.
+
+    Args:
+        upload: its files.
+        classifier: of the service.
+        workers: the threads.
+        keep: the slices.
+        most: slices that there may be.
+        ahead: slices that are read or classified while a prediction is waited for.
+
+    Raises:
+        Problem: there are too many slices.
+    """
+    prefix = f"{upload.directory}{os.sep}"
+    slices = cast("Generator[CTSlice | Prediction, None, None]", classifier.read_files(upload.files))
+
+    def classify(item: CTSlice | Prediction) -> Classified:
+        made = classifier.classify(item, evidence=keep)
+        kept = None if made.evidence is None else KeptSlice.of(made.evidence)
         # The client's name for a file is its path below the directory.
-        reason = prediction.reason and prediction.reason.replace(self._prefix, "")
-        file = prediction.file.removeprefix(self._prefix)
-        return Classified(replace(prediction, file=file, reason=reason, evidence=None), kept, heat_map)
+        reason = made.reason and made.reason.replace(prefix, "")
+        file = made.file.removeprefix(prefix)
+        return Classified(replace(made, file=file, reason=reason, evidence=None), kept)
 
-    def _take(self, number: int, classified: Classified | None) -> None:
-        self._ready[number] = classified
-        self._done += 1
-        self._news.set()
-
-    def _end(self, total: int) -> None:
-        self._total = total
-        self._news.set()
+    reading: Future[CTSlice | Prediction | None] = Future()
+    made = deque[Future[Classified]]()
+    try:
+        for number in count():
+            reading = workers.submit(next, slices, None)
+            item = await asyncio.wrap_future(reading)
+            if item is None:
+                break
+            if number >= most:
+                raise Problem("too-many-slices", f"The files hold more than {most:,} slices; send fewer.")
+            made.append(workers.submit(classify, item))
+            while made and (made[0].done() or len(made) > ahead):
+                yield await asyncio.wrap_future(made[0])
+                made.popleft()
+        while made:
+            yield await asyncio.wrap_future(made[0])
+            made.popleft()
+    finally:
+        tasks: list[Future[Any]] = [reading, *made]
+        left = [asyncio.wrap_future(task) for task in tasks if not task.cancel()]
+        if left:
+            await asyncio.wait(left)
+        with suppress(Exception):  # as it has nothing to say about predictions that were made
+            slices.close()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import secrets
 import tempfile
 import time
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,17 +19,18 @@ from numpy.typing import NDArray
 from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.slice import CTSlice, Grey, Origin
 from groundglass.imaging.window import LUNG
-from groundglass.inference.bundle import CARD, Bundle
+from groundglass.inference.bundle import Bundle
 from groundglass.inference.output import OutputPlan, open_output
 from groundglass.inference.prediction import Evidence, Prediction
 from groundglass.inference.series import SERIES_SCORE, Totals
-from groundglass.inference.writers import predictions_writer
-from groundglass.reporting.overlay import AGAINST_COVID, FOR_COVID, OUTLINE
-from groundglass.serving.schemas import RESULTS, Layer, Problem
+from groundglass.inference.writers import PredictionsWriter
+from groundglass.reporting.overlay import map_layer, outline_svg
+from groundglass.serving.problems import Problem
 from groundglass.serving.settings import Settings
 
-_OPACITY = 0.62
-"""Of the strongest place of a heat map, as in the report's pictures."""
+RESULTS = "/v2/results"
+Layer = Literal["picture.png", "outline.svg", "heat_map.png", "hounsfield.raw"]
+_LINKS = {"self": "", "jsonl": "/predictions.jsonl", "csv": "/predictions.csv", "report": "/report.zip"}
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,9 @@ class KeptSlice:
     """What a prediction was made from, packed: half a megabyte for a slice of 512 x 512 pixels."""
 
     shape: tuple[int, int]
-    grey: Grey | None  # shape (H, W); None where Hounsfield units are kept instead
-    hounsfield: NDArray[np.int16] | None  # shape (H, W), rounded; None where the file has none
+    pixels: (
+        Grey | NDArray[np.int16]
+    )  # shape (H, W): rounded Hounsfield units, or grey where the file has none
     lungs: NDArray[np.uint8]  # bits of the mask
     cropped: CroppedSlice  # without its mask
     activation_map: NDArray[np.float32] | None  # shape (h, w); None unless classified
@@ -49,84 +49,45 @@ class KeptSlice:
     def of(cls, evidence: Evidence) -> KeptSlice:
         """Pack what a prediction was made from."""
         units, short = evidence.slice.hounsfield, np.iinfo(np.int16)
-        rounded = None if units is None else np.clip(np.rint(units), short.min, short.max).astype(np.int16)
         rows, columns = evidence.slice.pixels.shape
-        grey = evidence.slice.pixels if rounded is None else None
+        pixels = evidence.slice.pixels
+        if units is not None:
+            pixels = np.clip(np.rint(units), short.min, short.max).astype(np.int16)
         cropped = replace(evidence.cropped, lungs=np.zeros((0, 0), np.bool_))
-        packed = np.packbits(evidence.cropped.lungs)
-        return cls((rows, columns), grey, rounded, packed, cropped, evidence.activation_map)
+        return cls(
+            (rows, columns), pixels, np.packbits(evidence.cropped.lungs), cropped, evidence.activation_map
+        )
+
+    @property
+    def has_hounsfield(self) -> bool:
+        """Whether the pixels are Hounsfield units."""
+        return self.pixels.dtype == np.int16
 
     @property
     def size(self) -> int:
         """Bytes."""
-        arrays = (self.grey, self.hounsfield, self.lungs, self.cropped.pixels, self.activation_map)
+        arrays = (self.pixels, self.lungs, self.cropped.pixels, self.activation_map)
         return sum(array.nbytes for array in arrays if array is not None)
 
     def evidence(self, file: str = "") -> Evidence:
         """What the prediction was made from, in the lung window, without Hounsfield units."""
-        pixels = (
-            LUNG.apply(self.hounsfield) if self.grey is None and self.hounsfield is not None else self.grey
-        )
-        assert pixels is not None  # noqa: S101 - one of the two is kept
+        grey = LUNG.apply(self.pixels) if self.has_hounsfield else np.asarray(self.pixels, np.uint8)
         mask = np.unpackbits(self.lungs, count=self.shape[0] * self.shape[1]).reshape(self.shape)
         cropped = replace(self.cropped, lungs=mask.astype(np.bool_))
-        return Evidence(CTSlice(pixels, Origin(file, "")), cropped, self.activation_map)
+        return Evidence(CTSlice(grey, Origin(file, "")), cropped, self.activation_map)
 
     def layer(self, layer: Layer) -> bytes | None:
         """One of the layers that lie on each other; None where the slice has none of the kind."""
         if layer == "hounsfield.raw":
-            return None if self.hounsfield is None else self.hounsfield.astype("<i2").tobytes()
+            return self.pixels.astype("<i2").tobytes() if self.has_hounsfield else None
         evidence = self.evidence()
-        if layer == "heat_map.png":
-            return _heat_map_png(evidence)
-        return _png(evidence.slice.pixels) if layer == "picture.png" else _outline_svg(evidence.cropped)
-
-
-def heat_map_uri(evidence: Evidence) -> str | None:
-    """The heat map as ``data:image/png;base64,...``; None unless the slice was classified."""
-    png = _heat_map_png(evidence)
-    return None if png is None else "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-def _heat_map_png(evidence: Evidence) -> bytes | None:
-    """The activation map on the whole slice, orange for COVID and blue against it, else transparent.
-
-    None unless the slice was classified. What of the crop lies outside the slice is left out.
-    """
-    if evidence.activation_map is None:
-        return None
-    shape, (left, top, right, bottom) = evidence.slice.pixels.shape, evidence.cropped.box
-    finite = np.nan_to_num(evidence.activation_map, nan=0.0, posinf=0.0, neginf=0.0)
-    size = (max(1, right - left), max(1, bottom - top))
-    smooth = np.asarray(cv2.resize(finite, size, interpolation=cv2.INTER_CUBIC), np.float32)
-    peak = float(np.abs(smooth).max())
-    opacity = np.rint(np.abs(smooth) * (255 * _OPACITY / peak if peak > 0 else 0)).astype(np.uint8)
-    colours = np.array([AGAINST_COVID[::-1], FOR_COVID[::-1]], np.uint8)[(smooth >= 0).astype(np.intp)]
-    picture = np.zeros((*shape, 4), np.uint8)  # blue, green, red, opacity
-    rows, columns = slice(max(top, 0), min(bottom, shape[0])), slice(max(left, 0), min(right, shape[1]))
-    inside = np.dstack([colours, opacity])[rows.start - top :, columns.start - left :]
-    picture[rows, columns] = inside[: rows.stop - rows.start, : columns.stop - columns.start]
-    return _png(picture)
-
-
-def _outline_svg(cropped: CroppedSlice) -> bytes:
-    """Outlines of the lungs and of the crop, as lines without a fill."""
-    rows, columns = cropped.lungs.shape
-    mask = cropped.lungs.astype(np.uint8)
-    contours = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    path = " ".join(
-        "M" + " L".join(f"{column + 0.5:g},{row + 0.5:g}" for column, row in contour[:, 0, :].tolist()) + " Z"
-        for contour in contours
-    )
-    left, top, right, bottom = cropped.box
-    style = f'fill="none" stroke="rgb{OUTLINE}" vector-effect="non-scaling-stroke"'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {columns} {rows}" '
-        f'width="{columns}" height="{rows}">'
-        f'<path class="lungs" d="{path}" {style} stroke-width="1"/>'
-        f'<rect class="crop" x="{left}" y="{top}" width="{right - left}" height="{bottom - top}" '
-        f'{style} stroke-width="2"/></svg>'
-    ).encode()
+        if layer == "outline.svg":
+            return outline_svg(evidence.cropped.lungs, evidence.cropped.box).encode()
+        if layer == "picture.png":
+            return _png(evidence.slice.pixels)
+        if self.activation_map is None:
+            return None
+        return _png(map_layer(self.activation_map, evidence.cropped.box, self.shape))
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
@@ -134,13 +95,11 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
 
 
-@dataclass(frozen=True)
-class Classified:
-    """A prediction ready to be answered; its file is named as the client named it."""
+class Classified(NamedTuple):
+    """A prediction ready to be answered, its file named as the client named it, and its slice where it is kept."""
 
     prediction: Prediction
-    kept: KeptSlice | None = None  # with heat_maps=link
-    heat_map: str | None = None  # with heat_maps=inline: PNG as data URI
+    kept: KeptSlice | None
 
 
 @dataclass
@@ -152,7 +111,6 @@ class Result:
     begun: float  # in the clock's seconds
     predictions: list[Prediction] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
-    heat_maps: list[str | None] = field(default_factory=list)  # with heat_maps=inline
     slices: dict[int, KeptSlice] = field(default_factory=dict)  # by the number of their prediction
     size: int = 0  # bytes of the slices
 
@@ -161,11 +119,6 @@ class Result:
         """Where it is found while it is kept."""
         return f"{RESULTS}/{self.id}"
 
-    def add(self, classified: Classified) -> None:
-        """Take the next prediction."""
-        self.predictions.append(classified.prediction)
-        self.totals.add(classified.prediction)
-
     def document(self, seconds_left: float) -> dict[str, Any]:
         """The answer to the upload."""
         series = [{**each.as_document(), "predictions": []} for each in self.totals.summaries()]
@@ -173,27 +126,17 @@ class Result:
             index = self.totals.number(prediction)
             if index is not None:
                 series[index - 1]["predictions"].append(number)
-        names = {
-            "self": "",
-            "jsonl": "/predictions.jsonl",
-            "csv": "/predictions.csv",
-            "report": "/report.zip",
-        }
-        links = {name: self.address + path for name, path in names.items()}
-        kept = {"id": self.id, "seconds_left": round(seconds_left), "links": links} if self.id else None
+        links = {name: self.address + path for name, path in _LINKS.items()}
         rows = [prediction.as_row() for prediction in self.predictions]
-        for number, row in enumerate(rows):
-            if self.id:
-                row["image"] = self._image(number)
-            if self.heat_maps:
-                row["heat_map"] = self.heat_maps[number]
+        if self.id:
+            rows = [{**row, "image": self._image(number)} for number, row in enumerate(rows)]
         return {
             "bundle": self.bundle,
             "counts": {"total": self.totals.counts.total, **asdict(self.totals.counts)},
             "series_score": SERIES_SCORE,
             "series": series,
             "predictions": rows,
-            "kept": kept,
+            "kept": {"id": self.id, "seconds_left": round(seconds_left), "links": links} if self.id else None,
         }
 
     def _image(self, number: int) -> dict[str, Any] | None:
@@ -206,7 +149,7 @@ class Result:
             "picture": f"{base}/picture.png",
             "outline": f"{base}/outline.svg",
             "heat_map": None if kept.activation_map is None else f"{base}/heat_map.png",
-            "hounsfield": None if kept.hounsfield is None else f"{base}/hounsfield.raw",
+            "hounsfield": f"{base}/hounsfield.raw" if kept.has_hounsfield else None,
         }
 
 
@@ -218,7 +161,7 @@ class Results:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings, self._clock = settings, clock
-        self._kept: OrderedDict[str, Result] = OrderedDict()
+        self._kept: dict[str, Result] = {}
         self.size = 0
 
     def __len__(self) -> int:
@@ -234,19 +177,24 @@ class Results:
             self._kept[result.id] = result
         return result
 
-    def keep_slice(self, result: Result, number: int, kept: KeptSlice) -> bool:
-        """Keep the slice of a prediction; False where there is no room for it, even without older results."""
-        if result.id not in self._kept:
-            return False
-        while self.size + kept.size > self._settings.kept_bytes:
+    def add(self, result: Result, classified: Classified) -> None:
+        """Take the next prediction of a result, and keep its slice where there is room."""
+        if classified.kept is not None and self._make_room(result, classified.kept.size):
+            result.slices[len(result.predictions)] = classified.kept
+        result.predictions.append(classified.prediction)
+        result.totals.add(classified.prediction)
+
+    def _make_room(self, result: Result, size: int) -> bool:
+        """Set bytes aside; False where there is no room for them, even without older results."""
+        while result.id in self._kept and self.size + size > self._settings.kept_bytes:
             oldest = next(iter(self._kept))
             if oldest == result.id:
                 return False
             self.forget(oldest)
-        result.slices[number] = kept
-        result.size += kept.size
-        self.size += kept.size
-        return True
+        if result.id in self._kept:
+            result.size += size
+            self.size += size
+        return result.id in self._kept
 
     def get(self, key: str) -> Result:
         """A result that is kept.
@@ -260,18 +208,6 @@ class Results:
             detail = f"No result of this id is kept; results are kept for {seconds:g} seconds, or less when "
             raise Problem("no-such-result", f"{detail}memory is full. Send the files again.")
         return self._kept[key]
-
-    def slice(self, key: str, number: int) -> KeptSlice:
-        """What a prediction of a kept result was made from.
-
-        Raises:
-            Problem: there is no such result, or the slice is not kept.
-        """
-        try:
-            return self.get(key).slices[number]
-        except KeyError:
-            detail = "The result has no slice of this number, or its pixels are not kept."
-            raise Problem("no-such-slice", detail) from None
 
     def forget(self, key: str) -> None:
         """Forget a result and its pixels, where it is kept."""
@@ -290,10 +226,10 @@ class Results:
             self.forget(key)
 
 
-def predictions_file(predictions: Sequence[Prediction], suffix: str) -> bytes:
-    """What ``groundglass predict --json`` (``jsonl``) or ``--csv`` (``csv``) prints."""
+def predictions_file(predictions: Sequence[Prediction], file_format: Literal["jsonl", "csv"]) -> bytes:
+    """What ``groundglass predict`` prints with ``--json`` or ``--csv``."""
     stream = io.BytesIO()
-    writer = predictions_writer("csv" if suffix == "csv" else "jsonl", stream)
+    writer = PredictionsWriter(file_format, stream)
     for prediction in predictions:
         writer.write(prediction)
     writer.close()
@@ -307,7 +243,7 @@ def report_zip(
 
     Made in an empty ``folder``. The file has no name, and is gone when it is closed.
     """
-    plan = OutputPlan(path=folder / "report", command=f"POST {RESULTS.rpartition('/')[0]}/predictions")
+    plan = OutputPlan(path=folder / "report", command="POST /v2/predictions")
     with open_output(plan, bundle) as output:
         for number, prediction in enumerate(predictions):
             kept = slices.get(number)
@@ -318,14 +254,3 @@ def report_zip(
             archive.write(path, path.relative_to(folder))
     packed.seek(0)
     return packed
-
-
-def card_text(bundle: Bundle) -> str:
-    """The model card in Markdown; empty where the bundle has none."""
-    try:
-        if bundle.path.is_dir():
-            return (bundle.path / CARD).read_text(encoding="utf-8")
-        with zipfile.ZipFile(bundle.path) as archive:
-            return archive.read(CARD).decode("utf-8")
-    except (OSError, KeyError, UnicodeDecodeError):
-        return ""

@@ -1,22 +1,19 @@
-"""Who may use the service, the headers that protect a browser's user, and logs that name no patient."""
+"""Who may use the service: the token, the host and origin of a request, and headers that protect a browser's user."""
 
 from __future__ import annotations
 
 import hmac
-import json
-import logging
-import sys
-import traceback
-import warnings
-from datetime import datetime, timezone
-from typing import Any
+import os
+from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from groundglass.serving.schemas import Problem
-from groundglass.serving.settings import Settings, is_loopback
+from groundglass.errors import ServiceError
+from groundglass.serving.problems import Problem
 
+TOKEN_VARIABLE = "GROUNDGLASS_TOKEN"  # noqa: S105 - the name of a variable, not its value
 PAGE = "/page/"
 HEADERS = {
     "Cache-Control": "no-store",
@@ -38,22 +35,53 @@ PAGE_HEADERS = {
 
 _PUBLIC = frozenset({"/", "/healthz", "/readyz"})
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_LOGGER = logging.getLogger("groundglass.serving")
 
 
-def access_problem(settings: Settings, method: str, path: str, headers: Headers) -> Problem | None:
-    """Why a request is rejected before anything of it is read; None where it is not."""
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address stands for this machine alone; of names only ``localhost`` does."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_token(path: Path | None) -> str | None:
+    """The token from a file, else from the environment; None where neither has one.
+
+    Raises:
+        ServiceError: the file cannot be read or is empty.
+    """
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE, "").strip() or None
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServiceError(f"{path}: the token cannot be read ({error})") from None
+    if not token:
+        raise ServiceError(f"{path}: holds no token")
+    return token
+
+
+def access_problem(token: str | None, method: str, path: str, headers: Headers) -> Problem | None:
+    """Why a request is rejected before anything of it is read; None where it is not.
+
+    Args:
+        token: of the service; None where it asks for none.
+        method: of the request.
+        path: of the request.
+        headers: of the request.
+    """
     host, origin = headers.get("host"), headers.get("origin")
     # Another site's name may be made to lead here (DNS rebinding), and its pages would count as our own.
-    if settings.token is None and host is not None and not is_loopback(_split(f"//{host}")[0]):
+    if token is None and host is not None and not is_loopback(_split(f"//{host}")[0]):
         detail = "This service answers to localhost and 127.0.0.1 only, as it asks for no token."
         return Problem("misdirected-request", detail)
     if origin is not None and method in _CHANGING and _split(origin)[1] != host:
         return Problem("cross-site", "Pages of other sites may not use this service.")
-    if settings.token is None or path in _PUBLIC or path.startswith(PAGE):
+    if token is None or path in _PUBLIC or path.startswith(PAGE):
         return None
     scheme, _, given = headers.get("authorization", "").partition(" ")
-    same = hmac.compare_digest(given.strip().encode(), settings.token.encode())
+    same = hmac.compare_digest(given.strip().encode(), token.encode())
     if same and scheme.lower() == "bearer":
         return None
     detail = "Send the header Authorization: Bearer, followed by the service's token."
@@ -67,46 +95,3 @@ def _split(url: str) -> tuple[str, str | None]:
         return parts.hostname or "", parts.netloc
     except ValueError:
         return "", None
-
-
-class _JsonFormatter(logging.Formatter):
-    """One line of JSON; of an exception its type and the places it came through, as its text may name a patient."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
-        entry: dict[str, Any] = {
-            "time": time,
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-        }
-        entry |= getattr(record, "fields", {})
-        if record.exc_info and record.exc_info[1] is not None:
-            frames = traceback.extract_tb(record.exc_info[2])[-8:]
-            entry["error"] = type(record.exc_info[1]).__name__
-            entry["through"] = [f"{_short(frame.filename)}:{frame.lineno}" for frame in frames]
-        return json.dumps(entry)
-
-
-def _short(file: str) -> str:
-    return file.rpartition("site-packages/")[2].rpartition("/src/")[2]
-
-
-def configure_logs() -> None:
-    """Log JSON lines to standard output, and silence other packages: they may quote a file's content.
-
-    Standard error is no place for it: it is closed for moments while pictures are decoded, so that codecs
-    cannot write there.
-    """
-    warnings.simplefilter("ignore")
-    logging.getLogger().handlers = [logging.NullHandler()]
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_JsonFormatter())
-    for logger, level in ((_LOGGER, logging.INFO), (logging.getLogger("uvicorn.error"), logging.WARNING)):
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
-
-
-def log(event: str, error: BaseException | None = None, **fields: Any) -> None:
-    """Log an event; an error without its text."""
-    level = logging.INFO if error is None else logging.ERROR
-    _LOGGER.log(level, event, exc_info=error, extra={"fields": fields})

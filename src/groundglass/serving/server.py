@@ -15,29 +15,29 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from groundglass.errors import ServiceError
 from groundglass.inference.bundle import Bundle
-from groundglass.serving.app import create_app
-from groundglass.serving.schemas import PROBLEM_JSON, Problem
-from groundglass.serving.security import configure_logs, log
-from groundglass.serving.service import Service
+from groundglass.serving.app import Service, create_app
+from groundglass.serving.jobs import upload_directory
+from groundglass.serving.logs import log, silence_others
 from groundglass.serving.settings import Settings
-
-_LAST_CALL = 0.5
-"""Seconds that a connection without a request yet has to send one when the service ends."""
 
 
 def serve(bundle: Bundle, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends the process at once.
 
     Raises:
-        ServiceError: the address cannot be listened at.
+        ServiceError: the address cannot be listened at, or uploads cannot be stored.
     """
     cv2.setNumThreads(1)  # the workers take all cores
-    configure_logs()
-    with Service(bundle, settings) as service:
-        Server(service).run()
+    silence_others()
+    with upload_directory(settings.upload_directory, settings.uploads_bytes) as uploads:
+        service = Service(bundle, settings, uploads)
+        try:
+            _Server(service).run()
+        finally:
+            service.workers.shutdown(cancel_futures=True)
 
 
-class Server(uvicorn.Server):
+class _Server(uvicorn.Server):
     """Uvicorn that answers for a moment longer after a signal to end.
 
     In that time ``/readyz`` says no and every answer closes its connection, so that clients go elsewhere and
@@ -47,13 +47,12 @@ class Server(uvicorn.Server):
     def __init__(self, service: Service) -> None:
         self._service, self._ends_at, self._signal = service, float("inf"), ""
         settings = service.settings
-        protocol = type("Protocol", (_TimedProtocol,), {"timeout": settings.idle_seconds})
         super().__init__(
             uvicorn.Config(
                 create_app(service),
                 host=settings.host,
                 port=settings.port,
-                http=protocol,
+                http=type("Protocol", (_TimedProtocol,), {"timeout": settings.idle_seconds}),
                 ws="none",
                 log_config=None,
                 access_log=False,
@@ -72,7 +71,7 @@ class Server(uvicorn.Server):
                 f"{address}: cannot be listened at; choose another --port, or check the name of the --host"
             ) from None
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        log("listening", host=host, port=port, bundle=self._service.bundle.id)
+        log("listening", {"host": host, "port": port, "bundle": self._service.bundle.id})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end, or end at once where that has begun."""
@@ -88,7 +87,7 @@ class Server(uvicorn.Server):
         """Called ten times a second: forget what was kept long enough, and end when it is time."""
         self._service.results.expire()
         if self._signal:
-            log("ending", signal=self._signal, in_flight=self._service.in_flight)
+            log("ending", {"signal": self._signal, "in_flight": self._service.in_flight})
             self._signal = ""
         self.should_exit = self.should_exit or time.monotonic() >= self._ends_at
         return await super().on_tick(counter)
@@ -96,11 +95,11 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what was accepted."""
         await super().shutdown(sockets)
-        log("ended", unfinished=self._service.in_flight)
+        log("ended", {"unfinished": self._service.in_flight})
 
 
 class _TimedProtocol(HttpToolsProtocol):
-    """Uvicorn's HTTP/1.1, closed where a client keeps the service waiting, with problem details for what is none."""
+    """Uvicorn's HTTP/1.1, closed where a client keeps the service waiting, for which uvicorn has no limit."""
 
     timeout = 20.0  # seconds for a request's headers to arrive, and for an answer to be taken
 
@@ -108,52 +107,34 @@ class _TimedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._headers_timer: asyncio.TimerHandle | None = None
         self._answer_timer: asyncio.TimerHandle | None = None
-        self._used = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._expect_headers(self.timeout)
+        self._headers_timer = self.loop.call_later(self.timeout, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._headers_timer, self._answer_timer):
-            if timer is not None:
-                timer.cancel()
+        _cancel(self._headers_timer, self._answer_timer)
         super().connection_lost(exc)
 
-    def on_headers_complete(self) -> None:
-        self._used = True
-        if self._headers_timer is not None:
-            self._headers_timer.cancel()
-        super().on_headers_complete()
+    def on_message_begin(self) -> None:
+        _cancel(self._headers_timer)
+        self._headers_timer = self.loop.call_later(self.timeout, self.transport.close)
+        super().on_message_begin()
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.timeout_keep_alive_task is not None:  # and no request that came early is under way
-            self._expect_headers(self.timeout)
+    def on_headers_complete(self) -> None:
+        _cancel(self._headers_timer)
+        super().on_headers_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._answer_timer = self.loop.call_later(self.timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
-        if self._answer_timer is not None:
-            self._answer_timer.cancel()
+        _cancel(self._answer_timer)
         super().resume_writing()
 
-    def shutdown(self) -> None:
-        # A connection that was just made may bring a request that is on its way.
-        if self._used:
-            super().shutdown()
-        else:
-            self._expect_headers(_LAST_CALL)
 
-    def send_400_response(self, msg: str) -> None:
-        body = Problem("bad-request", "The request is no valid HTTP/1.1.").body()
-        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}"
-        self.transport.write(f"{head}\r\nconnection: close\r\n\r\n".encode("ascii") + body)
-        self.transport.close()
-
-    def _expect_headers(self, seconds: float) -> None:
-        if self._headers_timer is not None:
-            self._headers_timer.cancel()
-        self._headers_timer = self.loop.call_later(seconds, self.transport.close)
+def _cancel(*timers: asyncio.TimerHandle | None) -> None:
+    for timer in timers:
+        if timer is not None:
+            timer.cancel()

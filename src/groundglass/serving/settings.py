@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 
 from groundglass.errors import ServiceError
 from groundglass.imaging.source import Limits
+from groundglass.serving.security import TOKEN_VARIABLE, is_loopback
 
 MIB = 2**20
 READING_LIMITS = Limits(
@@ -16,7 +15,6 @@ READING_LIMITS = Limits(
 )
 """What one uploaded file may unpack to: tighter than on the command line, whose files are the user's own."""
 
-_TOKEN_VARIABLE = "GROUNDGLASS_TOKEN"  # noqa: S105 - the name of a variable, not its value
 _SHORTEST_TOKEN = 16
 
 
@@ -34,7 +32,7 @@ class Settings:
     workers: int = 0  # threads that read and classify slices; 0: one per core
     requests: int = 64  # uploads received or worked on at the same time
     client_requests: int | None = None  # of these, by one client's address
-    upload_bytes: int = 512 * MIB  # of one request
+    upload_bytes: int = 512 * MIB  # of one request's files
     files: int = 2_000  # of one request
     slices: int = 5_000  # of one request
     uploads_bytes: int = 4096 * MIB  # of all requests in flight, on disk or in memory
@@ -56,30 +54,5 @@ class Settings:
         if self.token is None and not is_loopback(self.host):
             raise ServiceError(
                 f"{self.host}: refusing to listen beyond this machine without a token; "
-                f"set {_TOKEN_VARIABLE} or --token-file, or listen at 127.0.0.1"
+                f"set {TOKEN_VARIABLE} or --token-file, or listen at 127.0.0.1"
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address stands for this machine alone; of names only ``localhost`` does."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def read_token(path: Path | None) -> str | None:
-    """The token from a file, else from the environment; None where neither has one.
-
-    Raises:
-        ServiceError: the file cannot be read or is empty.
-    """
-    if path is None:
-        return os.environ.get(_TOKEN_VARIABLE, "").strip() or None
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ServiceError(f"{path}: the token cannot be read ({error})") from None
-    if not token:
-        raise ServiceError(f"{path}: holds no token")
-    return token

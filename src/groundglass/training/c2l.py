@@ -10,11 +10,10 @@ queue as in MoCo).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,27 +34,21 @@ from groundglass.models.layers import Network
 from groundglass.models.registry import build
 from groundglass.training.classify import adamw
 from groundglass.training.recipe import PretrainRecipe, SynthesisSection
-from groundglass.training.samples import CONTEXT, Augmentation, EpochBatches, SampleKey, load_cropped
-from groundglass.training.trainer import (
-    HISTORY,
-    WEIGHTS,
-    FitSettings,
-    History,
-    begin_run,
-    finish_run,
-    fit,
-    prepare,
-    save_weights,
+from groundglass.training.samples import (
+    CONTEXT,
+    Augmentation,
+    EpochBatches,
+    SampleKey,
+    load_cropped,
+    to_images,
 )
+from groundglass.training.trainer import WEIGHTS, Job, begin_run, finish_run, fit, prepare, save_weights
 
 BACKBONE = "backbone.safetensors"
 """The backbone alone under timm's names, in half precision: what other networks of the family start from."""
 
-TERMS = ("plain", "mixed", "feature_mixed")
-"""The three comparisons, each with a queue of its own."""
-
 Views = tuple[Tensor, Tensor, Tensor]
-"""First and second view, float32 (B, 1, H, W), and the slices' numbers, int64 (B,)."""
+"""First and second view, float32 (B, 1, H, W) in channels-last memory, and the slices' numbers, int64 (B,)."""
 
 FindCopies = Callable[[Sequence[Record], Sequence[Record]], Sequence[tuple[Record, Record]]]
 """Pairs of a record of the first and one of the second sequence that show the same slice."""
@@ -110,7 +103,7 @@ class C2L(LightningModule):
         self.recipe = recipe
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
-        self.register_buffer("queues", torch.zeros(len(TERMS), queue, contrast.dimensions))
+        self.register_buffer("queues", torch.zeros(3, queue, contrast.dimensions))
         # Number of the slice behind each key; -1 where no key has been written yet.
         self.register_buffer("owners", torch.full((queue,), -1, dtype=torch.int64))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
@@ -124,25 +117,18 @@ class C2L(LightningModule):
         """Mean of the three comparisons' losses."""
         first, second, owners = batch
         share, partner = self._mixture(len(first), batch_idx)
-        queries = {
-            "plain": self.student(first),
-            "mixed": self.student(_mix(first, share, partner)),
-        }
-        queries["feature_mixed"] = queries["mixed"]
+        plain = self.student(first)
+        mixed = self.student(_mix(first, share, partner))
         keys = self._keys(second, share, partner)
-        negatives = self._allowed(owners)
-        losses = [
-            info_nce(
-                F.normalize(queries[term]),
-                keys[term],
-                self.queues[number],
-                negatives,
-                self.recipe.contrast.temperature,
-            )
-            for number, term in enumerate(TERMS)
-        ]
-        self._enqueue([keys[term] for term in TERMS], owners)
-        loss = torch.stack(losses).mean()
+        allowed = (self.owners >= 0) & (self.owners != owners[:, None])
+        temperature = self.recipe.contrast.temperature
+        loss = torch.stack(
+            [
+                info_nce(F.normalize(query), key, queue, allowed, temperature)
+                for query, key, queue in zip((plain, mixed, mixed), keys, self.queues, strict=True)
+            ]
+        ).mean()
+        self._enqueue(keys, owners)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(first))
         return loss
 
@@ -152,19 +138,15 @@ class C2L(LightningModule):
         return adamw(self.student, self.recipe.optimiser, steps, self.steps_per_epoch)
 
     @torch.no_grad()
-    def _keys(self, second: Tensor, share: float, partner: Tensor) -> dict[str, Tensor]:
+    def _keys(self, second: Tensor, share: float, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The teacher's keys of each comparison, unit length, after it took a step towards the student."""
         momentum = self.recipe.contrast.momentum
         for mine, learned in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             mine.lerp_(learned, 1 - momentum)
         # Statistics of the batch: those it has gathered lag behind its parameters.
         self.teacher.train()
-        plain = self.teacher(second)
-        return {
-            "plain": F.normalize(plain),
-            "mixed": F.normalize(self.teacher(_mix(second, share, partner))),
-            "feature_mixed": F.normalize(_mix(plain, share, partner)),
-        }
+        plain, mixed = self.teacher(second), self.teacher(_mix(second, share, partner))
+        return F.normalize(plain), F.normalize(mixed), F.normalize(_mix(plain, share, partner))
 
     def _mixture(self, count: int, batch_idx: int) -> tuple[float, Tensor]:
         """The share of the slice itself, at least a half, and with which other each is mixed."""
@@ -172,16 +154,11 @@ class C2L(LightningModule):
         share = float(rng.beta(1, 1))
         return max(share, 1 - share), torch.from_numpy(rng.permutation(count)).to(self.device)
 
-    def _allowed(self, owners: Tensor) -> Tensor:
-        """Which key of the queue is a negative of which slice, bool (B, queue): none of its own."""
-        return (self.owners[None, :] >= 0) & (self.owners[None, :] != owners[:, None])
-
     @torch.no_grad()
-    def _enqueue(self, keys: list[Tensor], owners: Tensor) -> None:
+    def _enqueue(self, keys: Sequence[Tensor], owners: Tensor) -> None:
         """Replace the oldest keys."""
         places = (self.pointer + torch.arange(len(owners), device=self.device)) % len(self.owners)
-        for queue, fresh in zip(self.queues, keys, strict=True):
-            queue[places] = fresh
+        self.queues[:, places] = torch.stack(list(keys))
         self.owners[places] = owners
         self.pointer.copy_((self.pointer + len(owners)) % len(self.owners))
 
@@ -210,66 +187,30 @@ def _mix(values: Tensor, share: float, partner: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PretrainJob:
-    """One pretraining.
+class TwoViews(Dataset[Views]):
+    """Batches of two augmented views of each slice, made from keys.
 
     Attributes:
-        recipe: what is pretrained and how.
-        output: the run's folder.
-        data: a data set, of which the training part alone is used, labels unseen; or None.
-        images: files and folders of slices without labels.
-        split: of ``data``.
-        seed: of everything random.
-        resume: continue where an earlier start of the same job was stopped.
-        threads: CPU threads; 0 for one per core.
-        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
-        cache: folder for cropped slices.
-        progress: show a progress bar.
-    """
-
-    recipe: PretrainRecipe
-    output: Path
-    data: Path | None = None
-    images: tuple[Path, ...] = ()
-    split: str = "official"
-    seed: int = 0
-    resume: bool = False
-    threads: int = 0
-    accelerator: str = "auto"
-    cache: Path | None = None
-    progress: bool = True
-
-
-class TwoViews(Dataset[Views]):
-    """Batches of two augmented views of each slice.
-
-    Args:
         slices: uint8, with context, shape (N, C, C).
         preprocessing: normalises what augmentation gives.
         augmentation: draws the views.
     """
 
-    def __init__(
-        self, slices: NDArray[np.uint8], preprocessing: Preprocessing, augmentation: Augmentation
-    ) -> None:
-        self.slices = slices
-        self.preprocessing = preprocessing
-        self.augmentation = augmentation
+    slices: NDArray[np.uint8]
+    preprocessing: Preprocessing
+    augmentation: Augmentation
 
     def __getitem__(self, keys: list[SampleKey]) -> Views:
-        """First and second view, float32 (B, 1, size, size) channels-last, and the slices' numbers (B,)."""
-        size = self.preprocessing.size
-        pixels = np.empty((2, len(keys), size, size), np.uint8)
+        pixels = np.empty((2, len(keys), *[self.preprocessing.size] * 2), np.uint8)
         for row, key in enumerate(keys):
             rng = np.random.default_rng(key.seed)
             for view in pixels:
                 view[row] = self.augmentation(self.slices[key.index], rng)
-        images = torch.from_numpy(self.preprocessing.normalise(pixels)).unsqueeze(2)
-        first, second = (view.contiguous(memory_format=torch.channels_last) for view in images)
+        first, second = (to_images(view, self.preprocessing) for view in pixels)
         return first, second, torch.tensor([key.index for key in keys])
 
 
-def pretrain(job: PretrainJob, find_copies: FindCopies) -> None:
+def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
     """Pretrain, and leave the weights of the network and of its backbone in the run's folder.
 
     Args:
@@ -281,39 +222,38 @@ def pretrain(job: PretrainJob, find_copies: FindCopies) -> None:
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
     prepare(job.threads)
-    recipe = job.recipe
+    recipe, count = job.recipe, job.recipe.training.batch_size
     records = unlabelled_slices(job, find_copies)
     preprocessing = recipe.preprocessing.build()
     cropped = load_cropped(records, preprocessing, CONTEXT, job.cache)
-    if len(cropped) < 2 * recipe.training.batch_size:
-        raise DataError(
-            f"{len(cropped)} slices are too few to pretrain in batches of {recipe.training.batch_size}"
-        )
+    if len(cropped) < 2 * count:
+        raise DataError(f"{len(cropped)} slices are too few to pretrain in batches of {count}")
     torch.manual_seed(job.seed)
     network = build(recipe.network.name, recipe.network.weights)
-    batches = EpochBatches(len(cropped), 0, SynthesisSection(), recipe.training.batch_size, job.seed)
+    batches = EpochBatches(len(cropped), 0, SynthesisSection(), count, job.seed)
     # At most half the slices, so that no key is older than an epoch.
     half = len(cropped) // 2
     module = C2L(network, recipe, len(batches), min(recipe.contrast.queue or half, half), job.seed)
-    begin_run(job.output, recipe, _facts(job, cropped.sha256), job.resume)
-    history = History(job.output / HISTORY, len(batches) * recipe.training.batch_size)
-    settings = FitSettings(
-        job.output,
-        recipe.training.epochs,
-        recipe.optimiser.gradient_clip,
-        job.accelerator,
-        resume=job.resume,
-        progress=job.progress,
-    )
+    # These travel with the weights.
+    facts = {
+        "kind": "pretraining",
+        "weights": recipe.network.weights,
+        "preprocessing": recipe.preprocessing.model_dump(mode="json"),
+        "epochs": recipe.training.epochs,
+        "images": [path.resolve().name for path in job.images],
+        "slices": len(cropped),
+    }
+    begin_run(job, hashlib.sha256("".join(cropped.sha256).encode()).hexdigest(), facts)
     views = TwoViews(cropped.pixels, preprocessing, Augmentation(recipe.augmentation, preprocessing.size))
-    fit(module, DataLoader(views, batch_size=None, sampler=batches), None, [history], settings)
-    state = network.state_dict()
-    save_weights(state, job.output / WEIGHTS)
-    save_weights(_backbone(state), job.output / BACKBONE)
-    finish_run(job.output, {"training_seconds": history.seconds})
+    history = fit(job, module, DataLoader(views, batch_size=None, sampler=batches))
+    save_weights(network.state_dict(), job.output / WEIGHTS)
+    backbone = network.backbone.state_dict().items()
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in backbone}
+    save_weights(halved, job.output / BACKBONE)
+    finish_run(job, history, len(history.rows) - 1)
 
 
-def unlabelled_slices(job: PretrainJob, find_copies: FindCopies) -> list[Record]:
+def unlabelled_slices(job: Job[PretrainRecipe], find_copies: FindCopies) -> list[Record]:
     """The training part of the data set and the unlabelled slices; no slice that is held out for evaluation.
 
     Raises:
@@ -324,8 +264,7 @@ def unlabelled_slices(job: PretrainJob, find_copies: FindCopies) -> list[Record]
     held_out: list[Record] = []
     if job.data is not None:
         manifest = load_dataset(job.data)
-        split = make_split(manifest, job.split, seed=job.seed)
-        for name, indices in split.parts.items():
+        for name, indices in make_split(manifest, job.split, seed=job.seed).parts.items():
             (records if name == "train" else held_out).extend(manifest.records[index] for index in indices)
     unlabelled = [record for path in job.images for record in load_dataset(path).records]
     if held_out and unlabelled and (copies := find_copies(held_out, unlabelled)):
@@ -335,34 +274,6 @@ def unlabelled_slices(job: PretrainJob, find_copies: FindCopies) -> list[Record]
             f"{name}: shows the same slice as {copies[0][0].path}, which is held out for evaluation; "
             f"remove it{more} from --images"
         )
-    records.extend(unlabelled)
-    if not records:
+    if not (records := records + unlabelled):
         raise DataError("nothing to pretrain on: name a data set with --data, or slices with --images")
     return records
-
-
-def _facts(job: PretrainJob, hashes: Sequence[str]) -> dict[str, Any]:
-    """What ``run.json`` says of the job; it travels with the weights."""
-    return {
-        "kind": "pretraining",
-        "recipe": job.recipe.name,
-        "network": job.recipe.network.name,
-        "weights": job.recipe.network.weights,
-        "preprocessing": job.recipe.preprocessing.model_dump(mode="json"),
-        "epochs": job.recipe.training.epochs,
-        "seed": job.seed,
-        "split": job.split if job.data else None,
-        "data": job.data.resolve().name if job.data else None,
-        "images": [path.resolve().name for path in job.images],
-        "slices": len(hashes),
-        "fingerprint": hashlib.sha256("".join(hashes).encode()).hexdigest(),
-    }
-
-
-def _backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    start = "backbone."
-    return {
-        name.removeprefix(start): value.half() if value.is_floating_point() else value
-        for name, value in state.items()
-        if name.startswith(start)
-    }

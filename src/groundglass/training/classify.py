@@ -20,8 +20,8 @@ from groundglass.training.samples import Batch
 class Classifier(LightningModule):
     """Trains a network and keeps an exponential moving average of its weights, which is what is evaluated.
 
-    Everything random in a batch is seeded from (seed, epoch, batch), so that a resumed training repeats it
-    exactly.
+    Everything random in a batch is seeded from (seed, epoch, batch, process), so that a resumed training
+    repeats it exactly.
 
     Args:
         network: float32 (B, 1, H, W) to a ``NetworkOutput``.
@@ -40,45 +40,39 @@ class Classifier(LightningModule):
         self.recipe = recipe
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
-        self._val_logits: list[Tensor] = []
-        self._val_labels: list[Tensor] = []
+        self._validated: list[tuple[Tensor, Tensor]] = []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the batch: what else draws from torch's generator differs after a resume."""
-        torch.manual_seed(int(self._rng_seed(batch_idx).generate_state(1)[0]))
+        torch.manual_seed(int(self._entropy(batch_idx).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Binary cross-entropy against smoothed, possibly mixed labels."""
+        images, labels = batch
         smoothing = self.recipe.training.label_smoothing
-        batch = Batch(batch.images, batch.labels * (1 - smoothing) + smoothing / 2)
+        labels = labels * (1 - smoothing) + smoothing / 2
         if self.recipe.augmentation.mixup > 0:
-            batch = self._mixed(batch, batch_idx)
-        loss = binary_cross_entropy_with_logits(self.network(batch.images).logit, batch.labels)
-        self.log(
-            "train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.images)
-        )
+            images, labels = self._mixed(images, labels, batch_idx)
+        loss = binary_cross_entropy_with_logits(self.network(images).logit, labels)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))
         return loss
 
     def on_train_batch_end(self, *_: object) -> None:
         """Move the averaged weights a step towards the trained ones."""
         self.averaged.update(self.network, step=self.global_step)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the averaged network's logits."""
-        images, labels = batch
-        self._val_logits.append(self.averaged(images).logit)
-        self._val_labels.append(labels)
+        self._validated.append((self.averaged(batch[0]).logit, batch[1]))
 
     def on_validation_epoch_end(self) -> None:
         """Loss, AUC and accuracy over the whole validation part; every process sees all of it."""
-        logits, labels = torch.cat(self._val_logits), torch.cat(self._val_labels)
-        self._val_logits.clear()
-        self._val_labels.clear()
-        probabilities, truth = logits.sigmoid(), labels.int()
+        logits, labels = (torch.cat(each) for each in zip(*self._validated, strict=True))
+        self._validated.clear()
         measures = {
             "val_loss": binary_cross_entropy_with_logits(logits, labels),
-            "val_auc": binary_auroc(probabilities, truth),
-            "val_accuracy": binary_accuracy(probabilities, truth),
+            "val_auc": binary_auroc(logits.sigmoid(), labels.int()),
+            "val_accuracy": binary_accuracy(logits.sigmoid(), labels.int()),
         }
         self.log_dict(measures, prog_bar=True)
 
@@ -87,16 +81,17 @@ class Classifier(LightningModule):
         steps = self.steps_per_epoch * self.recipe.training.epochs
         return adamw(self.network, self.recipe.optimiser, steps, self.steps_per_epoch)
 
-    def _rng_seed(self, batch_idx: int) -> np.random.SeedSequence:
+    def _entropy(self, batch_idx: int) -> np.random.SeedSequence:
         return np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
 
-    def _mixed(self, batch: Batch, batch_idx: int) -> Batch:
+    def _mixed(self, images: Tensor, labels: Tensor, batch_idx: int) -> Batch:
         """Mixup (Zhang et al., ICLR 2018): pairs of images and labels blended by a share from Beta(a, a)."""
-        rng = np.random.default_rng(self._rng_seed(batch_idx))
-        share = float(rng.beta(self.recipe.augmentation.mixup, self.recipe.augmentation.mixup))
-        other = torch.from_numpy(rng.permutation(len(batch.images))).to(batch.images.device)
-        images, labels = (each.lerp(each[other], 1 - share) for each in batch)
-        return Batch(images.contiguous(memory_format=torch.channels_last), labels)
+        rng = np.random.default_rng(self._entropy(batch_idx))
+        alpha = self.recipe.augmentation.mixup
+        share = 1 - float(rng.beta(alpha, alpha))
+        other = torch.from_numpy(rng.permutation(len(images))).to(images.device)
+        blended = images.lerp(images[other], share).contiguous(memory_format=torch.channels_last)
+        return blended, labels.lerp(labels[other], share)
 
 
 def adamw(

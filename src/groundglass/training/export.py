@@ -29,22 +29,24 @@ from groundglass.evaluation.part import Part, fingerprint, select_part
 from groundglass.imaging.crop import MUCH_LUNG, Preprocessing, find_lungs
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import Grey
-from groundglass.inference.appearance import appearance
 from groundglass.inference.bundle import (
     CARD,
+    INPUT,
     MODEL,
+    OUTPUTS,
     REFERENCE,
     SELF_TEST,
+    Engine,
+    Outputs,
     Precision,
     save_arrays,
     self_test,
     write_bundle,
 )
 from groundglass.inference.calibration import Calibration
-from groundglass.inference.embedding_reference import EmbeddingReference
-from groundglass.inference.engine import INPUT, OUTPUTS, Engine, Outputs
-from groundglass.inference.input_check import LUNG, OTHER_PART, InputCheck
-from groundglass.inference.input_check_fit import Examples, fit_input_check
+from groundglass.inference.input_check import LUNG, OTHER_PART, InputCheck, appearance
+from groundglass.inference.reference import EmbeddingReference
+from groundglass.training.input_check_fit import Examples, fit_input_check
 from groundglass.training.onnx import CLOSE, OPSET, largest_difference, quantise, to_onnx
 from groundglass.training.run import Run
 from groundglass.training.samples import CroppedSet, load_cropped

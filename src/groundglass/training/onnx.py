@@ -27,7 +27,7 @@ from onnxruntime.quantization import (
 from torch import nn
 
 from groundglass.errors import RunError
-from groundglass.inference.engine import INPUT, OUTPUTS, Engine
+from groundglass.inference.bundle import INPUT, OUTPUTS, Engine
 
 OPSET = 18
 """Version of the ONNX operators; ONNX Runtime reads it since 1.14 (2023)."""

@@ -16,13 +16,10 @@ from groundglass.errors import RecipeError
 from groundglass.imaging.crop import Normalisation, Preprocessing
 from groundglass.models.catalogue import entries
 
-_Model = TypeVar("_Model", bound=BaseModel)
-
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
-_PRETRAINING = "pretraining"
 _DEFAULT = Preprocessing()
 
 
@@ -32,14 +29,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class NetworkSection(Section):
+class BackboneSection(Section):
+    """Which network, from which weights; all that a pretraining, which trains no head, asks of it."""
+
+    name: str
+    weights: str = "none"
+
+
+class NetworkSection(BackboneSection):
     """Which network, from which weights.
 
     ``mask``, ``attention`` and ``histogram`` are switches of Mask-EfficientNet, without meaning for others.
     """
 
-    name: str
-    weights: str = "none"
     mask: bool = True
     attention: bool = True
     histogram: bool = True
@@ -62,8 +64,8 @@ class PreprocessingSection(Section):
 class AugmentationSection(Section):
     """Ranges and probabilities of the augmentations; zero switches one off.
 
-    The first four are the paper's (section III-A), the others keep a network from reading the file format, the
-    window or the scanner instead of the lungs.
+    The first four are the paper's (section III-A), the others keep a network from reading the file format,
+    the window or the scanner instead of the lungs.
     """
 
     translation: Annotated[float, Field(ge=0, le=0.5)] = 0.06
@@ -103,21 +105,20 @@ class OptimiserSection(Section):
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0
 
 
-class TrainingSection(Section):
+class LengthSection(Section):
+    """Length and batches."""
+
+    epochs: Annotated[int, Field(ge=1)] = 40
+    batch_size: Annotated[int, Field(ge=2)] = 32
+
+
+class TrainingSection(LengthSection):
     """Length, batches, regularisation and which epoch is kept."""
 
     epochs: Annotated[int, Field(ge=1)] = 14
-    batch_size: Annotated[int, Field(ge=2)] = 32
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     selection: Literal["last", "val_auc", "val_loss"] = "last"
-
-
-class PretrainedSection(Section):
-    """Which network, from which weights; head and classifier are not trained."""
-
-    name: str
-    weights: str = "none"
 
 
 class ContrastSection(Section):
@@ -134,25 +135,22 @@ class ContrastSection(Section):
     queue: Annotated[int, Field(ge=1)] | None = None
 
 
-class PretrainingSection(Section):
-    """Length and batches."""
+class BaseRecipe(Section):
+    """What recipes for training and pretraining have in common."""
 
-    epochs: Annotated[int, Field(ge=1)] = 40
-    batch_size: Annotated[int, Field(ge=2)] = 32
-
-
-class _AnyRecipe(Section):
     name: str
+    network: BackboneSection
     preprocessing: PreprocessingSection = PreprocessingSection()
     augmentation: AugmentationSection = AugmentationSection()
     optimiser: OptimiserSection = OptimiserSection()
+    training: LengthSection = LengthSection()
 
     def to_yaml(self) -> str:
         """The recipe as YAML, every field spelled out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-class Recipe(_AnyRecipe):
+class Recipe(BaseRecipe):
     """Everything that decides a training, except data, split and seed."""
 
     network: NetworkSection
@@ -160,21 +158,20 @@ class Recipe(_AnyRecipe):
     training: TrainingSection = TrainingSection()
 
 
-class PretrainRecipe(_AnyRecipe):
+class PretrainRecipe(BaseRecipe):
     """Everything that decides a pretraining, except data, split and seed."""
 
-    network: PretrainedSection
     # Two views should resemble each other by what is in the lungs, not by a crop that is the same.
     augmentation: AugmentationSection = AugmentationSection(smallest_crop=0.35, rotation=20.0)
     contrast: ContrastSection = ContrastSection()
-    training: PretrainingSection = PretrainingSection()
+
+
+AnyRecipe_co = TypeVar("AnyRecipe_co", bound=BaseRecipe, covariant=True)
 
 
 def recipe_names(kind: str = "") -> list[str]:
     """Names of the recipes that come with the package, those of a subfolder where ``kind`` names one."""
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in _folder(kind).iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(path.name[:-5] for path in _folder(kind).iterdir() if path.name.endswith(".yaml"))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -196,20 +193,13 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 def load_pretrain_recipe(
     name: str, overrides: Sequence[str] = (), network: str | None = None
 ) -> PretrainRecipe:
-    """Read a pretraining recipe by name or from a YAML file.
-
-    Args:
-        name: of the recipe, or a path.
-        overrides: such as ``contrast.temperature=0.1``.
-        network: takes the place of the recipe's.
+    """Read a pretraining recipe like :func:`load_recipe`; ``network`` takes the place of the recipe's.
 
     Raises:
         RecipeError: for an unknown recipe, an unknown key (with a suggestion) or a value out of range.
     """
-    fields = _read(name, _PRETRAINING)
-    if network is not None:
-        fields.setdefault("network", {})["name"] = network
-    _override(fields, overrides)
+    fields = _read(name, "pretraining")
+    _override(fields, [f"network.name={network}", *overrides] if network else overrides)
     return _checked(PretrainRecipe, fields, name)
 
 
@@ -222,7 +212,7 @@ def parse_recipe(fields: dict[str, Any], name: str) -> Recipe:
     return _checked(Recipe, fields, name)
 
 
-def _checked(model: type[_Model], fields: dict[str, Any], name: str) -> _Model:
+def _checked(model: type[AnyRecipe_co], fields: dict[str, Any], name: str) -> AnyRecipe_co:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
@@ -230,16 +220,11 @@ def _checked(model: type[_Model], fields: dict[str, Any], name: str) -> _Model:
 
 
 def _read(name: str, kind: str = "") -> dict[str, Any]:
-    """The unchecked fields of a recipe that comes with the package, or of a YAML file."""
-    path = Path(name)
+    path = Path(name) if name.endswith((".yaml", ".yml")) else _shipped(name, kind)
     try:
-        if path.suffix in {".yaml", ".yml"}:
-            text = path.read_text(encoding="utf-8")
-        else:
-            text = _shipped(name, kind).read_text(encoding="utf-8")
-        fields = yaml.safe_load(text)
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as a recipe ({error})") from None
+        raise RecipeError(f"{name}: cannot be read as a recipe ({error})") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(fields, dict):
@@ -258,8 +243,7 @@ def _shipped(name: str, kind: str) -> Traversable:
 
 
 def _folder(kind: str) -> Traversable:
-    folder = resources.files("groundglass") / "recipes"
-    return folder / kind if kind else folder
+    return resources.files("groundglass") / "recipes" / kind
 
 
 def _override(fields: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -283,22 +267,13 @@ def _first_fault(error: ValidationError, model: type[BaseModel]) -> str:
     fault = error.errors()[0]
     *sections, last = map(str, fault["loc"])
     key = ".".join([*sections, last])
-    if fault["type"] == "extra_forbidden":
-        known = _keys(model, sections)
-        close = difflib.get_close_matches(last, known, 1, cutoff=0.5)
-        hint = (
-            f"did you mean {'.'.join([*sections, close[0]])}?" if close else f"known are: {', '.join(known)}"
-        )
-        return f"unknown key {key}; {hint}"
     if fault["type"] == "missing":
         return f"{key} is missing"
-    return f"{key}={fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
-
-
-def _keys(model: type[BaseModel], sections: Sequence[str]) -> list[str]:
+    if fault["type"] != "extra_forbidden":
+        return f"{key}={fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
     for section in sections:
-        annotation = model.model_fields[section].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+        model = model.model_fields[section].annotation  # type: ignore[assignment]
+    known = list(model.model_fields)
+    if close := difflib.get_close_matches(last, known, 1, cutoff=0.5):
+        return f"unknown key {key}; did you mean {'.'.join([*sections, close[0]])}?"
+    return f"unknown key {key}; known are: {', '.join(known)}"

@@ -20,10 +20,11 @@ from torch import nn
 from groundglass.errors import RunError
 from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.crop import Preprocessing
-from groundglass.imaging.slice import Grey
+from groundglass.imaging.slice import CTSlice
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
 from groundglass.training.recipe import Recipe, parse_recipe
+from groundglass.training.samples import to_images
 from groundglass.training.trainer import HISTORY, RECIPE, WEIGHTS, read_history, read_info, read_recipe
 
 _BATCH = 32
@@ -74,6 +75,10 @@ class Run:
         """How its slices are cropped and normalised."""
         return self.recipe.preprocessing.build()
 
+    @property
+    def calibration(self) -> None:
+        """None: export fits it for a bundle."""
+
     def history(self) -> list[dict[str, float]]:
         """One row per epoch; see :data:`groundglass.training.trainer.COLUMNS`."""
         return read_history(self.path / HISTORY)
@@ -99,19 +104,15 @@ class Run:
 
     @cached_property
     def _fast_network(self) -> nn.Module:
-        """The network on the GPU where there is one."""
+        # A copy: what is exported stays on the CPU.
         return deepcopy(self.network).to("cuda") if torch.cuda.is_available() else self.network
 
-    def predict(self, slices: Iterable[Grey]) -> NetworkOutputs:
-        """Predict slices of any shape, cropped as in training, in batches.
-
-        Args:
-            slices: uint8 arrays of shape (H, W).
-        """
-        preprocessing = self.preprocessing
-        cropped = [preprocessing.apply(pixels).pixels for pixels in slices]
-        pixels = np.array(cropped, np.uint8).reshape(-1, preprocessing.size, preprocessing.size)
-        return predict_cropped(self._fast_network, preprocessing, pixels)
+    def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
+        """Predict slices of any size, cropped as in training, in batches, on the GPU where there is one."""
+        size = self.preprocessing.size
+        cropped = [self.preprocessing.apply(each.pixels).pixels for each in slices]
+        pixels = np.array(cropped, np.uint8).reshape(-1, size, size)
+        return predict_cropped(self._fast_network, self.preprocessing, pixels)
 
 
 def predict_cropped(
@@ -125,16 +126,15 @@ def predict_cropped(
         cropped: uint8, shape (N, size, size).
     """
     device = next(network.parameters()).device
-    logits, maps = [np.empty(0, np.float32)], []
+    logit = np.empty(len(cropped), np.float32)
+    maps = [np.empty((0, 1, 1), np.float32)]
     with torch.inference_mode():
         for start in range(0, len(cropped), _BATCH):
-            images = torch.from_numpy(preprocessing.normalise(cropped[start : start + _BATCH])).unsqueeze(1)
-            output = network(images.to(device).contiguous(memory_format=torch.channels_last))
-            logits.append(output.logit.cpu().numpy())
+            batch = slice(start, start + _BATCH)
+            output = network(to_images(cropped[batch], preprocessing).to(device))
+            logit[batch] = output.logit.cpu().numpy()
             maps.append(output.activation_map.cpu().numpy())
-    logit = np.concatenate(logits)
-    activation_map = np.concatenate(maps) if maps else np.empty((0, 1, 1), np.float32)
-    return NetworkOutputs(logit, expit(logit), activation_map, cropped)
+    return NetworkOutputs(logit, expit(logit), np.concatenate(maps[1:] or maps), cropped)
 
 
 def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:

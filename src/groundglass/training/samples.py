@@ -11,10 +11,9 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 from zipfile import BadZipFile
 
 import cv2
@@ -86,62 +85,52 @@ def load_cropped(
     Raises:
         ImageError: a slice cannot be read.
     """
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        hashes = tuple(pool.map(_sha256, records))
+    hashes = tuple(hashlib.sha256(read_bytes(record)).hexdigest() for record in records)
     geometry = {key: value for key, value in asdict(preprocessing).items() if key != "normalisation"}
     key = json.dumps([_CACHE_VERSION, geometry, context, hashes])
     path = (cache or cache_folder()) / f"cropped-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
-    if (stored := _stored(path, len(records))) is not None:
-        return CroppedSet(*stored, hashes)
     side = round(preprocessing.size * (1 + 2 * context))
-    pixels = np.empty((len(records), side, side), np.uint8)
-    lungs = np.empty((len(records), side, side), np.bool_)
+    shape = (len(records), side, side)
+    # A damaged file is as good as none.
+    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(path) as stored:
+        lungs = np.unpackbits(stored["lungs"], count=math.prod(shape)).reshape(shape)
+        return CroppedSet(stored["pixels"].reshape(shape), lungs.astype(np.bool_), hashes)
+    pixels, lungs = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
     for index, record in enumerate(records):
         pixels[index], lungs[index] = _cropped(read_pixels(record), preprocessing, context, side)
     with atomic_path(path) as temporary:
         np.savez(temporary, pixels=pixels, lungs=np.packbits(lungs))
-    return CroppedSet(pixels, lungs, hashes)
+    return CroppedSet(pixels, lungs.astype(np.bool_), hashes)
 
 
-def _sha256(record: Record) -> str:
-    return hashlib.sha256(read_bytes(record)).hexdigest()
-
-
-def _stored(path: Path, count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
-    """What the cache holds, or None; a damaged file is as good as none."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            pixels = arrays["pixels"]
-            lungs = np.unpackbits(arrays["lungs"], count=pixels.size).astype(np.bool_).reshape(pixels.shape)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return None
-    return (pixels, lungs) if len(pixels) == count else None
-
-
-def _cropped(
-    pixels: Grey, preprocessing: Preprocessing, context: float, side: int
-) -> tuple[Grey, NDArray[np.uint8]]:
+def _cropped(pixels: Grey, preprocessing: Preprocessing, context: float, side: int) -> tuple[Grey, Grey]:
     cropped = preprocessing.apply(pixels)
     left, top, right, bottom = cropped.box
     dx, dy = round((right - left) * context), round((bottom - top) * context)
-    box = (left - dx, top - dy, right + dx, bottom + dy)
     # Beyond the picture its edge is repeated, but no lung continues there.
-    lungs = np.pad(cropped.lungs.astype(np.uint8), ((max(dy, 0) + 1,) * 2, (max(dx, 0) + 1,) * 2))
-    shifted = (box[0] + dx + 1, box[1] + dy + 1, box[2] + dx + 1, box[3] + dy + 1)
-    return resize_box(pixels, box, side), resize_box(lungs, shifted, side)
+    lungs = np.pad(cropped.lungs.astype(np.uint8), ((dy + 1,) * 2, (dx + 1,) * 2))
+    shifted = (left + 1, top + 1, right + 2 * dx + 1, bottom + 2 * dy + 1)
+    wider = (left - dx, top - dy, right + dx, bottom + dy)
+    return resize_box(pixels, wider, side), resize_box(lungs, shifted, side)
 
 
+def to_images(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
+    """Normalise cropped slices (N, size, size) to what networks take: float32 (N, 1, size, size), channels last."""
+    images = torch.from_numpy(preprocessing.normalise(pixels)).unsqueeze(1)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """Random augmentation of one cropped slice with context.
 
-    Args:
+    Attributes:
         section: ranges and probabilities.
         size: side of the augmented slice in pixels.
     """
 
-    def __init__(self, section: AugmentationSection, size: int) -> None:
-        self.section = section
-        self.size = size
+    section: AugmentationSection
+    size: int
 
     def __call__(self, pixels: Grey, rng: np.random.Generator) -> Grey:
         """Augment a slice of shape (C, C), C including the context, to (size, size)."""
@@ -153,9 +142,11 @@ class Augmentation:
         if rng.random() < s.blur:
             out = _blurred(out, rng)
         if rng.random() < s.noise:
-            out = _noisy(out, rng)
+            noise = rng.standard_normal(out.shape, dtype=np.float32) * rng.uniform(2, 12)
+            out = np.clip(np.rint(out + noise), 0, 255).astype(np.uint8)
         if rng.random() < s.jpeg:
-            out = _recompressed(out, rng)
+            _, jpeg = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 92))])
+            out = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE), np.uint8)
         if rng.random() < s.erasing:
             out = _erased(out, rng)
         return np.asarray(out, np.uint8)
@@ -173,26 +164,15 @@ class Augmentation:
         scale = np.diag([zoom * stretch * flip, zoom / stretch])
         # A smaller crop may lie anywhere inside the slice.
         slack = (1 - zoom) / 2 if zoom < 1 else 0.0
-        shift = rng.uniform(-1, 1, 2) * (slack + s.translation) * self.size
-        return self._resample(pixels, turn @ scale, (float(shift[0]), float(shift[1])))
-
-    def _resample(self, pixels: Grey, linear: NDArray[np.float64], shift: tuple[float, float]) -> Grey:
-        """Map output pixel p to source pixel ``linear @ (p - centre) + source centre + shift``."""
-        source = pixels.shape[0]
-        per_pixel = source / (self.size * (1 + 2 * CONTEXT))
-        linear = linear * per_pixel
-        centre = np.full(2, (self.size - 1) / 2)
-        offset = np.full(2, (source - 1) / 2) + np.asarray(shift) * per_pixel - linear @ centre
+        # Output pixel p shows source pixel linear @ (p - centre) + source centre + shift.
+        per_pixel = pixels.shape[0] / (self.size * (1 + 2 * CONTEXT))
+        shift = rng.uniform(-1, 1, 2) * (slack + s.translation) * self.size * per_pixel
+        linear = turn @ scale * per_pixel
+        offset = (pixels.shape[0] - 1) / 2 + shift - linear @ np.full(2, (self.size - 1) / 2)
         matrix = np.column_stack([linear, offset]).astype(np.float32)
-        return np.asarray(
-            cv2.warpAffine(
-                pixels,
-                matrix,
-                (self.size, self.size),
-                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-        )
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        side = (self.size, self.size)
+        return np.asarray(cv2.warpAffine(pixels, matrix, side, flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
 
 def _grey_curve(rng: np.random.Generator) -> Grey:
@@ -213,16 +193,6 @@ def _blurred(pixels: Grey, rng: np.random.Generator) -> Grey:
     small = max(16, round(side * rng.uniform(0.45, 0.9)))
     shrunk = cv2.resize(pixels, (small, small), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.resize(shrunk, (side, side), interpolation=cv2.INTER_LINEAR))
-
-
-def _noisy(pixels: Grey, rng: np.random.Generator) -> Grey:
-    noise = rng.standard_normal(pixels.shape, dtype=np.float32) * rng.uniform(2, 12)
-    return np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
-
-
-def _recompressed(pixels: Grey, rng: np.random.Generator) -> Grey:
-    _, stream = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 92))])
-    return np.asarray(cv2.imdecode(stream, cv2.IMREAD_GRAYSCALE))
 
 
 def _erased(pixels: Grey, rng: np.random.Generator) -> Grey:
@@ -253,13 +223,14 @@ class SampleKey:
     seed: tuple[int, int, int]
 
 
+@dataclass(eq=False)
 class EpochBatches(Sampler[list[SampleKey]]):
     """Batches of sample keys, drawn anew for each epoch from (seed, epoch) and nothing else.
 
     A training that is interrupted and resumed at an epoch's start therefore sees the same samples as one
     that ran through, and every process of a distributed training draws the same batches and takes its share.
 
-    Args:
+    Attributes:
         real: number of labelled slices; each is seen once an epoch.
         lesion_free: number of lesion-free slices to draw from.
         synthesis: how many of them are drawn an epoch, and the share that is painted.
@@ -268,34 +239,24 @@ class EpochBatches(Sampler[list[SampleKey]]):
         seed: of the run.
         rank: of this process.
         world_size: number of processes.
+        epoch: that is drawn next.
     """
 
-    def __init__(
-        self,
-        real: int,
-        lesion_free: int,
-        synthesis: SynthesisSection,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.real = real
-        self.lesion_free = lesion_free
-        self.synthesis = synthesis
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-
-    @property
-    def samples(self) -> int:
-        """Samples of one epoch."""
-        return self.real + (self.synthesis.slices_per_epoch if self.lesion_free else 0)
+    real: int
+    lesion_free: int
+    synthesis: SynthesisSection
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = 0
 
     def __len__(self) -> int:
-        return max(1, self.samples // self.batch_size)
+        return max(1, (self.real + self._synthetic) // self.batch_size)
+
+    @property
+    def _synthetic(self) -> int:
+        return self.synthesis.slices_per_epoch if self.lesion_free else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws."""
@@ -303,39 +264,26 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        drawn = self.samples - self.real
-        synthetic = (
-            rng.choice(self.lesion_free, drawn, replace=drawn > self.lesion_free) if drawn else np.empty(0)
-        )
-        painted = np.arange(drawn) < round(drawn * self.synthesis.painted)
         keys = [(index, False, False) for index in range(self.real)]
-        keys += [(int(index), True, bool(paint)) for index, paint in zip(synthetic, painted, strict=True)]
-        order = rng.permutation(len(keys))
-        for batch in range(len(self)):
-            positions = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            mine = positions[self.rank :: self.world_size]
-            yield [self._key(keys[position], int(position)) for position in mine]
-
-    def _key(self, drawn: tuple[int, bool, bool], position: int) -> SampleKey:
-        return SampleKey(*drawn, seed=(self.seed, self.epoch, position))
-
-
-class Batch(NamedTuple):
-    """Slices and their labels.
-
-    Attributes:
-        images: float32 (B, 1, size, size), in channels-last memory.
-        labels: float32 (B,), 1 COVID, 0 NonCOVID.
-    """
-
-    images: Tensor
-    labels: Tensor
+        if count := self._synthetic:
+            drawn = rng.choice(self.lesion_free, count, replace=count > self.lesion_free)
+            painted = np.arange(count) < round(count * self.synthesis.painted)
+            keys += [(int(index), True, bool(paint)) for index, paint in zip(drawn, painted, strict=True)]
+        order = rng.permutation(len(keys))[: len(self) * self.batch_size]
+        for start in range(0, len(order), self.batch_size):
+            mine = order[start : start + self.batch_size][self.rank :: self.world_size]
+            yield [SampleKey(*keys[place], (self.seed, self.epoch, place)) for place in map(int, mine)]
 
 
+Batch = tuple[Tensor, Tensor]
+"""Images, float32 (B, 1, size, size) in channels-last memory, and labels, float32 (B,): 1 COVID, 0 NonCOVID."""
+
+
+@dataclass(frozen=True)
 class TrainingSamples(Dataset[Batch]):
     """Batches of augmented, normalised slices and their labels, made from keys.
 
-    Args:
+    Attributes:
         real: labelled slices with context.
         labels: 1 COVID, 0 NonCOVID, for ``real``.
         lesion_free: slices with context to paint into, or None.
@@ -344,24 +292,14 @@ class TrainingSamples(Dataset[Batch]):
         synthesis: what is painted into lesion-free slices.
     """
 
-    def __init__(
-        self,
-        real: CroppedSet,
-        labels: NDArray[np.float32],
-        lesion_free: CroppedSet | None,
-        preprocessing: Preprocessing,
-        augmentation: Augmentation,
-        synthesis: SynthesisSection,
-    ) -> None:
-        self.real = real
-        self.labels = labels
-        self.lesion_free = lesion_free
-        self.preprocessing = preprocessing
-        self.augmentation = augmentation
-        self.synthesis = synthesis
+    real: CroppedSet
+    labels: NDArray[np.float32]
+    lesion_free: CroppedSet | None
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+    synthesis: SynthesisSection
 
     def __getitem__(self, keys: list[SampleKey]) -> Batch:
-        """The batch of these keys."""
         size = self.preprocessing.size
         pixels = np.empty((len(keys), size, size), np.uint8)
         labels = np.empty(len(keys), np.float32)
@@ -372,8 +310,7 @@ class TrainingSamples(Dataset[Batch]):
             else:
                 source, labels[row] = self.real.pixels[key.index], self.labels[key.index]
             pixels[row] = self.augmentation(source, rng)
-        images = torch.from_numpy(self.preprocessing.normalise(pixels)).unsqueeze(1)
-        return Batch(images.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels))
+        return to_images(pixels, self.preprocessing), torch.from_numpy(labels)
 
     def _paint(self, lesion_free: CroppedSet, key: SampleKey, rng: np.random.Generator) -> tuple[Grey, float]:
         """A lesion-free slice as its key wants it, and its label."""

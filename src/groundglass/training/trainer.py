@@ -1,4 +1,4 @@
-"""What every training here shares: Lightning's trainer, deterministic and resumable, and the folder of a run."""
+"""What every training here shares: the job, its folder, and Lightning's trainer, deterministic and resumable."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import cv2
 import torch
@@ -34,26 +35,16 @@ from torch.utils.data import DataLoader
 from groundglass import __version__
 from groundglass.errors import RunError
 from groundglass.files import atomic_path, usable_cores, write_json, write_text
-from groundglass.training.recipe import PretrainRecipe, Recipe
+from groundglass.training.recipe import AnyRecipe_co, BaseRecipe
 
 INFO, RECIPE, HISTORY, WEIGHTS = "run.json", "recipe.yaml", "history.csv", "weights.safetensors"
 CHECKPOINTS = "checkpoints"
 RUN_FORMAT = 2
 """Version of a run's folder, in ``run.json``; raised whenever older folders cannot be read any more."""
 
-COLUMNS = (
-    "epoch",
-    "lr",
-    "train_loss",
-    "val_loss",
-    "val_auc",
-    "val_accuracy",
-    "seconds",
-    "images_per_second",
-    "data_share",
-)
+_MEASURES = ("train_loss", "val_loss", "val_auc", "val_accuracy")
+COLUMNS = ("epoch", "lr", *_MEASURES, "seconds", "images_per_second", "data_share")
 """Of ``history.csv``."""
-
 
 # Data preparation costs a few per cent of a step, and worker processes would cost determinism and memory; the
 # averaged network stays in evaluation mode; a resumed run's folder is not empty.
@@ -66,28 +57,55 @@ _EXPECTED_WARNINGS = (
 
 
 @dataclass(frozen=True)
-class FitSettings:
-    """Where, how long and on what a network is trained.
+class Job(Generic[AnyRecipe_co]):
+    """One training or pretraining.
 
     Attributes:
-        output: folder of the run.
-        epochs: in all.
-        gradient_clip: largest norm of the gradient; 0 for any.
-        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
+        recipe: what is trained and how.
+        data: COVID-CT, a folder ``COVID/`` and ``NonCOVID/``, or a manifest; a pretraining, which uses the
+            training part alone and no labels, can do without.
+        split: which slices train and which validate; see :func:`groundglass.data.splits.make_split`.
+        seed: of everything random.
+        output: the run's folder.
+        lesion_free: folder of lesion-free slices for lesion synthesis.
+        images: files and folders of slices without labels, for a pretraining.
+        allow_overlap: accept patients who are in several parts of the split.
+        resume: continue where an earlier start of the same job was stopped.
         devices: processes (CPU) or accelerators per machine.
         nodes: machines.
-        resume: continue from the newest checkpoint.
+        threads: CPU threads per process; 0 for one per core.
+        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
+        cache: folder for cropped slices.
         progress: show a progress bar.
     """
 
+    recipe: AnyRecipe_co
+    data: Path | None
+    split: str
+    seed: int
     output: Path
-    epochs: int
-    gradient_clip: float
-    accelerator: str = "auto"
+    lesion_free: Path | None = None
+    images: tuple[Path, ...] = ()
+    allow_overlap: bool = False
+    resume: bool = False
     devices: int = 1
     nodes: int = 1
-    resume: bool = False
+    threads: int = 0
+    accelerator: str = "auto"
+    cache: Path | None = None
     progress: bool = True
+
+    @property
+    def processes(self) -> int:
+        """On all machines together."""
+        return self.devices * self.nodes
+
+    @property
+    def rank(self) -> int:
+        """This process's number among all, as torchrun or Lightning set it; the first has none set."""
+        if "RANK" in os.environ:
+            return int(os.environ["RANK"])
+        return int(os.environ.get("NODE_RANK", "0")) * self.devices + int(os.environ.get("LOCAL_RANK", "0"))
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -111,9 +129,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
         try:
             return dict(torch.load(path, map_location=map_location or "cpu", weights_only=True))
         except Exception as error:  # noqa: BLE001 - torch raises many types for a damaged file
-            raise RunError(
-                f"{path}: damaged checkpoint ({type(error).__name__}); remove it to start anew"
-            ) from None
+            what = f"damaged checkpoint ({type(error).__name__})"
+            raise RunError(f"{path}: {what}; remove it to start anew") from None
 
 
 class History(Callback):
@@ -131,12 +148,7 @@ class History(Callback):
         self.path = path
         self.samples = samples
         self.rows: list[dict[str, float]] = []
-        self._epoch_start = self._batch_end = self._waited = self._trained = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Of all epochs, to a tenth."""
-        return round(sum(row["seconds"] for row in self.rows), 1)
+        self._epoch_start = self._batch_end = self._waited = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -146,35 +158,30 @@ class History(Callback):
         """Take up the rows of the checkpoint."""
         self.rows = list(state_dict["rows"])
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, *_: object) -> None:
         """Start the clock."""
         self._epoch_start = self._batch_end = time.perf_counter()
-        self._waited = self._trained = 0.0
+        self._waited = 0.0
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *_: object) -> None:
         """Time since the last batch ended was spent preparing this one."""
         self._waited += time.perf_counter() - self._batch_end
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, *_: object) -> None:
         """Note when the batch ended."""
         self._batch_end = time.perf_counter()
-        self._trained = self._batch_end - self._epoch_start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch's row and write the file; a column that a row lacks stays empty."""
-        measured = {key: float(value) for key, value in trainer.callback_metrics.items() if key in COLUMNS}
+        trained = self._batch_end - self._epoch_start
         self.rows.append(
             {
                 "epoch": trainer.current_epoch,
                 "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
-                **measured,
+                **{key: float(value) for key, value in trainer.callback_metrics.items() if key in _MEASURES},
                 "seconds": time.perf_counter() - self._epoch_start,
-                "images_per_second": self.samples / self._trained,
-                "data_share": self._waited / self._trained,
+                "images_per_second": self.samples / trained,
+                "data_share": self._waited / trained,
             }
         )
         if trainer.is_global_zero:
@@ -190,9 +197,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as stream:
-        return [
-            {key: float(value) for key, value in row.items() if value != ""} for row in csv.DictReader(stream)
-        ]
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -211,9 +216,8 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise RunError(f"{folder}: damaged run ({error})") from None
     written = info.get("format", 1) if isinstance(info, dict) else None
     if written != RUN_FORMAT:
-        raise RunError(
-            f"{folder}: a run of format {written}, this version of groundglass reads {RUN_FORMAT}; train it again"
-        )
+        reads = f"this version of groundglass reads {RUN_FORMAT}; train it again"
+        raise RunError(f"{folder}: a run of format {written}, {reads}")
     return dict(info)
 
 
@@ -229,51 +233,73 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         raise RunError(f"{folder}: damaged run ({' '.join(str(error).split())})") from None
 
 
-def begin_run(output: Path, recipe: Recipe | PretrainRecipe, facts: Mapping[str, Any], resume: bool) -> None:
-    """Create a run's folder, or check that it holds the same job.
+def begin_run(job: Job[BaseRecipe], fingerprint: str, facts: Mapping[str, Any]) -> None:
+    """Create a job's folder, or check that it holds the same job where that is to be resumed.
 
     Args:
-        output: the folder.
-        recipe: that is trained.
-        facts: what ``run.json`` says of the job.
-        resume: accept a folder that holds the same job.
+        job: what is trained.
+        fingerprint: one hash of all slices that decide the result.
+        facts: what ``run.json`` says of this kind of job.
 
     Raises:
         RunError: the folder holds anything else.
     """
+    output = job.output
     if (output / INFO).exists():
-        if not resume:
-            raise RunError(
-                f"{output}: holds a run already; continue it with --resume or choose another --output"
-            )
-        check_same(output, recipe, facts)
+        if not job.resume:
+            advice = "continue it with --resume or choose another --output"
+            raise RunError(f"{output}: holds a run already; {advice}")
+        check_same(job, fingerprint)
     elif output.exists() and any(output.iterdir()):
         raise RunError(f"{output}: is not empty and holds no run; choose another --output")
-    write_text(output / RECIPE, recipe.to_yaml())
-    made = {"started": now(), "versions": versions(), "machine": _machine()}
-    write_json(output / INFO, {"format": RUN_FORMAT, "finished": False, **facts, **made})
+    write_text(output / RECIPE, job.recipe.to_yaml())
+    document = {
+        "format": RUN_FORMAT,
+        "finished": False,
+        "recipe": job.recipe.name,
+        "network": job.recipe.network.name,
+        "seed": job.seed,
+        "split": job.split if job.data else None,
+        "data": job.data.resolve().name if job.data else None,
+        **facts,
+        "fingerprint": fingerprint,
+        "started": now(),
+        "versions": versions(),
+        # In words that do not identify it.
+        "machine": {
+            "system": platform.system(),
+            "architecture": platform.machine(),
+            "cores": os.cpu_count() or 0,
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        },
+    }
+    write_json(output / INFO, document)
 
 
-def check_same(output: Path, recipe: Recipe | PretrainRecipe, facts: Mapping[str, Any]) -> None:
-    """Refuse to continue a run that was begun with another seed, split, recipe or other slices.
+def check_same(job: Job[BaseRecipe], fingerprint: str | None = None) -> None:
+    """Refuse to continue a run that was begun with another seed, split, recipe or, where given, other slices.
 
     Raises:
         RunError: it was.
     """
-    before = read_info(output)
-    for key in ("seed", "split", "fingerprint"):
-        if key in facts and before.get(key) != facts[key]:
-            raise RunError(
-                f"{output}: cannot resume, {key} was {before.get(key)}, is {facts[key]}; "
-                "choose another --output"
-            )
-    if read_recipe(output) != yaml.safe_load(recipe.to_yaml()):
-        raise RunError(f"{output}: cannot resume, the recipe has changed; choose another --output")
+    before, cannot = read_info(job.output), f"{job.output}: cannot resume"
+    asked = {"seed": job.seed, "split": job.split if job.data else None}
+    for key, value in (asked | ({"fingerprint": fingerprint} if fingerprint else {})).items():
+        if before.get(key) != value:
+            raise RunError(f"{cannot}, {key} was {before.get(key)}, is {value}; choose another --output")
+    if read_recipe(job.output) != yaml.safe_load(job.recipe.to_yaml()):
+        raise RunError(f"{cannot}, the recipe has changed; choose another --output")
 
 
-def finish_run(output: Path, facts: Mapping[str, Any]) -> None:
-    """Say in ``run.json`` that the run is finished, when, and ``facts``."""
-    write_json(output / INFO, {**read_info(output), "finished": True, "ended": now(), **facts})
+def finish_run(job: Job[BaseRecipe], history: History, selected_epoch: int) -> None:
+    """Say in ``run.json`` that the run is finished, when, how long it took, and whose epoch its weights are."""
+    facts = {
+        "selected_epoch": selected_epoch,
+        "training_seconds": round(sum(row["seconds"] for row in history.rows), 1),
+        "threads": torch.get_num_threads(),
+        "processes": job.processes,
+    }
+    write_json(job.output / INFO, {**read_info(job.output), "finished": True, "ended": now(), **facts})
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
@@ -284,27 +310,14 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
 
 def now() -> str:
     """The time in UTC, to the second, as ISO 8601."""
-    return datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:
     """Versions of what a training's result depends on."""
     names = ("torch", "timm", "lightning", "numpy", "opencv-python-headless")
-    return {
-        "groundglass": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in names},
-    }
-
-
-def _machine() -> dict[str, str | int]:
-    """The machine, in words that do not identify it."""
-    return {
-        "system": platform.system(),
-        "architecture": platform.machine(),
-        "cores": os.cpu_count() or 0,
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-    }
+    own = {"groundglass": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in names}
 
 
 def prepare(threads: int) -> None:
@@ -313,80 +326,68 @@ def prepare(threads: int) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     torch.set_num_threads(threads or usable_cores())
     cv2.setNumThreads(1)
-    _keep_memory()
+    if sys.platform.startswith("linux"):
+        # A step allocates the same activations again and again. By default glibc maps each, the kernel zeroes
+        # it, and it is unmapped, which costs up to a third of a step on a CPU: M_MMAP_MAX, M_TRIM_THRESHOLD
+        # and M_ARENA_MAX of mallopt(3) stop that.
+        with suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+            for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-8, 2)):
+                mallopt(parameter, value)
     # Deterministic mode would fill every new tensor with NaN first, for code that reads what it never wrote.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _keep_memory() -> None:
-    """Stop glibc's allocator from returning large blocks to the system after each use.
-
-    A training step allocates the same activations again and again; by default each is mapped, zeroed by the
-    kernel and unmapped, which costs up to a third of a step on a CPU.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    # M_MMAP_MAX, M_TRIM_THRESHOLD and M_ARENA_MAX of mallopt(3).
-    for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-8, 2)):
-        mallopt(parameter, value)
-
-
 def fit(
+    job: Job[BaseRecipe],
     module: LightningModule,
     training: DataLoader[Any],
-    validation: DataLoader[Any] | None,
-    callbacks: Sequence[Callback],
-    settings: FitSettings,
-) -> bool:
-    """Train to the end, from the newest checkpoint where the settings say so and there is one.
+    validation: DataLoader[Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> History:
+    """Train to the end, from the newest checkpoint where the job is to be resumed and there is one.
 
     Args:
+        job: where, how long and on what.
         module: what is trained.
         training: batches of one epoch.
         validation: batches, or None.
         callbacks: whose state goes into the checkpoint.
-        settings: where and on what.
-
-    Returns:
-        Whether this process is the first of all.
 
     Raises:
         RunError: the training was interrupted, or the checkpoint is damaged.
     """
-    checkpoints = settings.output / CHECKPOINTS
+    folder = job.output / CHECKPOINTS
+    history = History(job.output / HISTORY, len(training) * job.recipe.training.batch_size)
     # The newest checkpoint, to resume from; it comes last, so that it holds the state of all other callbacks.
     newest = ModelCheckpoint(
-        checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    several = settings.devices * settings.nodes > 1
+    several = job.processes > 1
     trainer = Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.nodes,
+        accelerator=job.accelerator,
+        devices=job.devices,
+        num_nodes=job.nodes,
         strategy=DDPStrategy(broadcast_buffers=True) if several else "auto",
-        max_epochs=settings.epochs,
-        gradient_clip_val=settings.gradient_clip or None,
-        logger=TensorBoardLogger(settings.output, name="", version="tensorboard"),
-        callbacks=[*callbacks, newest, *([RichProgressBar()] if settings.progress else [])],
+        max_epochs=job.recipe.training.epochs,
+        gradient_clip_val=job.recipe.optimiser.gradient_clip or None,
+        logger=TensorBoardLogger(job.output, name="", version="tensorboard"),
+        callbacks=[history, *callbacks, newest, *([RichProgressBar()] if job.progress else [])],
         plugins=[AtomicCheckpoints()],
         use_distributed_sampler=False,
-        sync_batchnorm=several and settings.accelerator == "gpu",
+        sync_batchnorm=several and job.accelerator == "gpu",
         deterministic=True,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
-        enable_progress_bar=settings.progress,
+        enable_progress_bar=job.progress,
         enable_model_summary=False,
     )
-    last = checkpoints / "last.ckpt"
-    resumed = last if settings.resume and last.exists() else None
+    last = folder / "last.ckpt"
     with warnings.catch_warnings():
         for message in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
+        resumed = last if job.resume and last.exists() else None
         trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)
     if trainer.interrupted:
-        raise RunError(f"{settings.output}: training was interrupted; continue it with --resume")
-    return bool(trainer.is_global_zero)
+        raise RunError(f"{job.output}: training was interrupted; continue it with --resume")
+    return history

@@ -2,7 +2,7 @@
 
 import { Problem, problemOf } from "./problems.js";
 
-const UPLOAD = "/v2/predictions?heat_maps=link";
+const UPLOAD = "/v2/predictions?keep=true";
 const LINES = "application/x-ndjson";
 
 export class Api {

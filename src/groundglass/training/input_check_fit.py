@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse.linalg import eigsh
 
-from groundglass.inference.appearance import COUNT
-from groundglass.inference.input_check import CLIP, LUNG, Features, InputCheck, OutOfDistributionModel
+from groundglass.inference.input_check import APPEARANCE, LUNG, InputCheck
+from groundglass.inference.reference import CLIP, Features, OutOfDistributionModel
 
 _Weights = NDArray[np.float64]
 
@@ -86,7 +86,7 @@ def accept_all(channels: int) -> InputCheck:
     Args:
         channels: of the network's embedding.
     """
-    features = np.random.default_rng(0).normal(0, 1, (4, COUNT + channels))
+    features = np.random.default_rng(0).normal(0, 1, (4, APPEARANCE + channels))
     examples = Examples(features, (LUNG, LUNG, "other", "other"), np.arange(4), np.ones(4))
     return InputCheck(fit_model(examples), float("inf"))
 

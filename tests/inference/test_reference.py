@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from groundglass.inference.embedding_reference import EmbeddingReference
+from groundglass.inference.reference import EmbeddingReference
 
 DIMENSIONS = 40
 

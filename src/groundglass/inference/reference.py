@@ -1,0 +1,193 @@
+"""Where lung slices and training slices lie: the two Gaussians in a bundle's ``reference.npz``.
+
+Slices are described by their principal directions and by what lies beside them (B. Moghaddam and A. Pentland,
+Probabilistic visual learning for object representation, IEEE TPAMI 19(7), 1997), which shrinks what a few hundred
+slices cannot tell of a thousand dimensions. Mahalanobis distances measure how unlike its training a network's input
+is (K. Lee et al., A simple unified framework for detecting out-of-distribution samples and adversarial attacks,
+NeurIPS 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundglass.errors import BundleError
+
+Features = NDArray[np.floating]
+"""Descriptions of N pictures, shape (N, d): appearance followed by embedding."""
+
+CLIP = 6.0
+"""Standard deviations at which a dimension is clipped: one broken number is no distance."""
+
+FEWEST = 20
+"""Held-out slices below which nothing can lie beyond 95 % of them."""
+
+_PREFIX = "embedding."
+_DIRECTIONS = 24
+# A dimension that hardly varies among the slices would otherwise dominate the distance.
+_LEAST_SPREAD = 0.25
+# The two distances stand beside a few thousand features that are small each.
+_DISTANCE_WEIGHT = 3.0
+
+
+def as_arrays(reference: OutOfDistributionModel | EmbeddingReference) -> dict[str, NDArray[Any]]:
+    """Its fields by name."""
+    return {each.name: getattr(reference, each.name) for each in fields(reference)}
+
+
+def _check_shapes(
+    reference: OutOfDistributionModel | EmbeddingReference, **expected: tuple[int, ...]
+) -> None:
+    for name, shape in expected.items():
+        if getattr(reference, name).shape != shape:
+            raise ValueError(f"{name} is of shape {getattr(reference, name).shape}, expected {shape}")
+
+
+@dataclass(frozen=True)
+class OutOfDistributionModel:
+    """A multinomial logistic regression on standardised features and two distances from lung slices.
+
+    Attributes:
+        centre: mean of lung slices, shape (d,).
+        spread: their standard deviation, shape (d,).
+        directions: principal directions of the standardised lung slices, shape (k, d).
+        scale: their standard deviation along these, shape (k,).
+        weights: shape (d + 2, 1 + kinds); the first column is that of lung slices.
+        bias: shape (1 + kinds,).
+        kinds: what a picture out of distribution may be.
+    """
+
+    centre: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    directions: NDArray[np.floating]
+    scale: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    kinds: NDArray[np.str_]
+
+    def __post_init__(self) -> None:
+        count, kinds = len(self.centre), 1 + len(self.kinds)
+        shapes = {"spread": (count,), "directions": (len(self.scale), count), "bias": (kinds,)}
+        _check_shapes(self, **shapes, weights=(count + 2, kinds))
+
+    def odds(self, features: Features) -> NDArray[np.float32]:
+        """Log odds of each other kind against lung, shape (N, kinds)."""
+        scores = self.describe(features) @ self.weights + self.bias
+        return np.asarray(scores[:, 1:] - scores[:, :1], np.float32)
+
+    @cached_property
+    def _across(self) -> NDArray[np.float32]:
+        """The directions as columns in single precision: to convert them takes longer than to use them."""
+        return np.ascontiguousarray(self.directions.T, np.float32)
+
+    def describe(self, features: Features) -> NDArray[np.float32]:
+        """Standardised features and both distances, shape (N, d + 2)."""
+        standard = np.clip((features - self.centre) / self.spread, -CLIP, CLIP).astype(np.float32)
+        along = standard @ self._across
+        beside = np.maximum(np.square(standard).sum(axis=1) - np.square(along).sum(axis=1), 1e-6)
+        within = np.maximum(np.square(along / self.scale).sum(axis=1), 1e-6)
+        distances = _DISTANCE_WEIGHT / 2 * np.log(np.stack([beside, within], axis=1))
+        return np.concatenate([standard / np.sqrt(len(self.centre)), distances], axis=1, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class EmbeddingReference:
+    """A Gaussian of the training slices' embeddings, and the distances of held-out slices.
+
+    A distance says nothing by itself: it is turned into the share of held-out slices that lie nearer (S. Bates et
+    al., Testing for outliers with conformal p-values, Annals of Statistics 51(1), 2023). Training slices would not
+    do: the network has learned them.
+
+    Attributes:
+        centre: shape (d,).
+        spread: standard deviation of each dimension, shape (d,).
+        directions: principal directions of the standardised embeddings, shape (k, d).
+        scale: standard deviation along these, shape (k,).
+        beside: mean variance in every other direction, infinite where there is none, shape ().
+        held_out: distances of the held-out slices, shape (M,).
+        slices: number of training slices, shape ().
+    """
+
+    centre: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    directions: NDArray[np.floating]
+    scale: NDArray[np.float32]
+    beside: NDArray[np.float32]
+    held_out: NDArray[np.float32]
+    slices: NDArray[np.integer]
+
+    def __post_init__(self) -> None:
+        count, held_out = len(self.centre), (self.held_out.size,)
+        shapes = {"spread": (count,), "directions": (len(self.scale), count), "held_out": held_out}
+        _check_shapes(self, **shapes, beside=(), slices=())
+
+    @classmethod
+    def fit(cls, training: NDArray[np.floating], held_out: NDArray[np.floating]) -> EmbeddingReference | None:
+        """Fit to the slices that a model learned from, and calibrate by slices of other patients.
+
+        Args:
+            training: embeddings, shape (N, d).
+            held_out: embeddings, shape (M, d).
+
+        Returns:
+            The reference, or None where there are fewer than `FEWEST` slices of either.
+        """
+        if min(len(training), len(held_out)) < FEWEST:
+            return None
+        centre, spread = training.mean(axis=0), training.std(axis=0)
+        spread = np.maximum(spread, _LEAST_SPREAD * np.median(spread) + 1e-6)
+        standard = np.clip((training - centre) / spread, -CLIP, CLIP)
+        count = min(_DIRECTIONS, len(training) - 1, training.shape[1])
+        _, singular, axes = np.linalg.svd(standard, full_matrices=False)
+        variances = np.square(singular) / len(training)
+        rest = training.shape[1] - count
+        fitted = cls(
+            np.asarray(centre, np.float32),
+            np.asarray(spread, np.float32),
+            # Half precision: the distances do not need more, and the bundle stays small.
+            np.asarray(axes[:count], np.float16),
+            np.asarray(np.sqrt(np.maximum(variances[:count], 1e-6)), np.float32),
+            np.asarray(max(variances[count:].sum() / rest, 1e-6) if rest else np.inf, np.float32),
+            np.zeros(0, np.float32),
+            np.asarray(len(training)),
+        )
+        return replace(fitted, held_out=fitted.distance(held_out))
+
+    def distance(self, embedding: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Mahalanobis distance of N embeddings, shape (N, d), from the training slices, shape (N,)."""
+        standard = np.clip((embedding - self.centre) / self.spread, -CLIP, CLIP).astype(np.float32)
+        along = standard @ np.asarray(self.directions, np.float32).T
+        beside = np.maximum(np.square(standard).sum(axis=1) - np.square(along).sum(axis=1), 0)
+        within = np.square(along / self.scale).sum(axis=1)
+        return np.asarray(np.sqrt(within + beside / float(self.beside)), np.float32)
+
+    def percentile(self, embedding: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Where N embeddings, shape (N, d), lie among the held-out slices: 0 to 100, shape (N,).
+
+        100 less the conformal p-value in per cent: 95 or more occurs to 5 % of new slices of the same kind.
+        """
+        nearer = np.searchsorted(np.sort(self.held_out), self.distance(embedding), side="left")
+        return np.asarray(100.0 * nearer / (len(self.held_out) + 1), np.float64)
+
+    def as_arrays(self) -> dict[str, NDArray[Any]]:
+        """Arrays for a bundle's ``reference.npz``."""
+        return {f"{_PREFIX}{name}": array for name, array in as_arrays(self).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> EmbeddingReference | None:
+        """The reference in a bundle's ``reference.npz``; None where it holds none.
+
+        Raises:
+            BundleError: the arrays do not fit together.
+        """
+        own = {name.removeprefix(_PREFIX): each for name, each in arrays.items() if name.startswith(_PREFIX)}
+        try:
+            return cls(**own) if own else None
+        except (TypeError, ValueError) as error:
+            raise BundleError(f"the bundle's embedding reference is damaged ({error})") from None

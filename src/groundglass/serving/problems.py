@@ -1,0 +1,84 @@
+"""What goes wrong with a request, as problem details (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from groundglass.errors import GroundglassError
+
+PROBLEM_JSON = "application/problem+json"
+_KINDS = {
+    400: "bad-request",
+    401: "unauthorized",
+    403: "cross-site",
+    404: "not-found no-such-result no-such-slice no-such-layer",
+    405: "method-not-allowed",
+    408: "upload-too-slow",
+    410: "gone",
+    413: "upload-too-large too-many-files too-many-slices",
+    415: "unsupported-media-type",
+    421: "misdirected-request",
+    422: "invalid-request",
+    429: "too-many-requests",
+    500: "internal-error",
+    503: "busy too-slow not-ready",
+}
+_STATUS = {kind: status for status, kinds in _KINDS.items() for kind in kinds.split()}
+
+
+class Problem(GroundglassError):  # noqa: N818 - the name RFC 9457 gives it
+    """A request that is not answered as it was meant to be.
+
+    Args:
+        kind: last part of the problem's ``type``.
+        detail: what is wrong with this request and what to do.
+        retry_after: seconds after which the same request may succeed.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        *,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.kind, self.headers = kind, dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
+
+    def body(self) -> bytes:
+        """The answer's content; text that UTF-8 cannot hold is escaped."""
+        title = self.kind.replace("-", " ").capitalize()
+        members = {"type": f"urn:groundglass:problem:{self.kind}", "title": title, "detail": str(self)}
+        return json.dumps({**members, "status": _STATUS[self.kind]}).encode()
+
+    def response(self) -> Response:
+        """The answer."""
+        return Response(self.body(), _STATUS[self.kind], self.headers, PROBLEM_JSON)
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """The answer to any error; of the service's own faults the client learns nothing."""
+    if isinstance(error, RequestValidationError):
+        wrong = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        error = Problem("invalid-request", f"{'; '.join(wrong)}.")
+    elif isinstance(error, HTTPException) and error.status_code == 405:
+        detail = "This address does not take this method; see the header Allow."
+        error = Problem("method-not-allowed", detail, headers=error.headers)
+    elif isinstance(error, HTTPException) and request.url.path.startswith("/v1/"):
+        error = Problem("gone", "Version 1 of this interface is gone; its successor is below /v2/.")
+    elif isinstance(error, HTTPException):
+        error = Problem("not-found", "There is nothing at this address; /openapi.json lists those there are.")
+    elif not isinstance(error, Problem):
+        detail = "The service failed on this request; its log says where, under the answer's X-Request-ID."
+        error = Problem("internal-error", detail)
+    return error.response()
