@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from groundglass.cli.main import main
 from groundglass.imaging.phantom import make_phantom
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
-]
+pytestmark = pytest.mark.slow
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +36,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(bundle: Path, *arguments: object) -> list[str]:
-    words = [sys.executable, "-m", "groundglass.cli.main", "predict", "--bundle", bundle, *arguments]
-    return [str(word) for word in words]
+    return [str(word) for word in ("groundglass", "predict", "--bundle", bundle, *arguments)]
 
 
-def run(bundle: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(bundle, *arguments), capture_output=True, text=True, timeout=300, check=False
-    )
+@pytest.fixture
+def run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process; gives exit status, output and errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", command(tiny_bundle, *arguments))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capfd.readouterr()
+
+    return run
 
 
 def test_a_manifest_becomes_the_rows_that_one_process_writes(
-    tiny_bundle: Path, folder: Path, tmp_path: Path
+    two_workers: None, run: Run, folder: Path, tmp_path: Path
 ) -> None:
     from pyarrow import parquet
 
@@ -57,23 +63,26 @@ def test_a_manifest_becomes_the_rows_that_one_process_writes(
     manifest.write_text(f"path\n{names}gone.png\n")
     tables = []
     for name, options in (("ray", ("--engine", "ray", "--workers", 2)), ("local", ())):
-        done = run(tiny_bundle, manifest, *options, "--json", "--output", tmp_path / f"{name}.parquet")
-        assert done.returncode == 3, done.stderr
-        assert done.stderr.count("\n") == 1, "a sum, and nothing of Ray's"
+        status, printed, errors = run(manifest, *options, "--json", "--output", tmp_path / f"{name}.parquet")
+        assert status == 3, errors
+        assert errors.count("\n") == 1, "a sum, and nothing of Ray's"
         tables.append(parquet.read_table(tmp_path / f"{name}.parquet"))
-        assert [json.loads(line) for line in done.stdout.splitlines()] == tables[-1].to_pylist()
+        assert [json.loads(line) for line in printed.splitlines()] == tables[-1].to_pylist()
     assert tables[0].num_rows == 302
     assert tables[0].equals(tables[1])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["local.parquet", "ray.parquet", "slices.csv"]
 
 
 def test_an_interrupted_run_leaves_predictions_to_go_on_from(
-    tiny_bundle: Path, folder: Path, tmp_path: Path
+    two_workers: None, run: Run, tiny_bundle: Path, folder: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
     options = (folder, "--engine", "ray", "--workers", 2, "--quiet", "--output", output)
     with subprocess.Popen(
-        command(tiny_bundle, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "groundglass.cli.main", *command(tiny_bundle, *options)[1:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as child:
         predictions = output / "predictions.jsonl"
         deadline = time.monotonic() + 120
@@ -86,8 +95,8 @@ def test_an_interrupted_run_leaves_predictions_to_go_on_from(
     assert "--resume" in errors
     begun = len(predictions.read_text().splitlines())
     assert 0 < begun < 301
-    done = run(tiny_bundle, *options, "--resume")
-    assert done.returncode == 3, done.stderr
+    status, _, errors = run(*options, "--resume")
+    assert status == 3, errors
     files = [json.loads(line)["file"] for line in predictions.read_text().splitlines()]
     assert len(files) == len(set(files)) == 301
     assert (output / "report.html").exists()
@@ -100,15 +109,13 @@ def test_an_interrupted_run_leaves_predictions_to_go_on_from(
         (("--workers", "2"), "--engine ray"),
         (("--address", "auto"), "--engine ray"),
         (("--engine", "ray", "--threads", "2"), "--threads"),
-        (("--engine", "ray", "--address", "127.0.0.1:1"), "no Ray cluster"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    tiny_bundle: Path, folder: Path, options: tuple[str, ...], message: str
+    run: Run, folder: Path, options: tuple[str, ...], message: str
 ) -> None:
-    done = run(tiny_bundle, folder / "0.png", *options)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    status, printed, errors = run(folder / "0.png", *options)
+    assert (status, printed) == (2, "")
+    assert errors.startswith("error: ")
+    assert message in errors
+    assert errors.count("\n") == 1

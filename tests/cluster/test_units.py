@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
@@ -13,9 +13,18 @@ import pytest
 from PIL import Image
 from tests.imaging.conftest import write_ct
 
-from groundglass.cluster.ray import LARGEST, Unit, steps
+from groundglass.cluster.ray import LARGEST, RayClassifier, Unit
 from groundglass.errors import DataError, ImageError
 from groundglass.imaging.read import read_slices
+from groundglass.inference.bundle import Bundle
+from groundglass.inference.prediction import Prediction
+
+Units = Callable[..., Iterator[Unit]]
+
+
+@pytest.fixture
+def units(bundle: Bundle) -> Units:
+    return RayClassifier(bundle).units
 
 
 @pytest.fixture
@@ -32,11 +41,11 @@ def tree(tmp_path: Path) -> Path:
     return folder
 
 
-def files(found: Iterable[Unit | ImageError]) -> list[str]:
-    return [file for step in found if isinstance(step, tuple) for file in step]
+def files(found: Iterable[Unit]) -> list[str]:
+    return [str(file) for unit in found for file in unit]
 
 
-def test_units_are_what_one_process_reads_in_its_order(tmp_path: Path, tree: Path) -> None:
+def test_units_are_what_one_process_reads_in_its_order(units: Units, tmp_path: Path, tree: Path) -> None:
     for index, height in enumerate((3, 1, 2)):
         place = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": [0, 0, height]}
         write_ct(tree / "a" / f"{index}.dcm", np.zeros((8, 8), np.int16), **place)
@@ -58,49 +67,51 @@ def test_units_are_what_one_process_reads_in_its_order(tmp_path: Path, tree: Pat
         return found
 
     cut: list[str] = []
-    for step in steps(paths):
-        cut += [str(step)] if isinstance(step, ImageError) else read(*step)
+    for item in chain.from_iterable(units(paths)):
+        cut += [f"{item.file}: {item.reason}"] if isinstance(item, Prediction) else read(item)
     assert cut == read(*paths)
     assert len(cut) == 160
 
 
-def test_units_are_small_and_what_may_hold_a_series_is_one_by_itself(tree: Path) -> None:
-    assert [len(unit) for unit in steps([tree]) if isinstance(unit, tuple)] == [LARGEST, LARGEST, 23]
+def test_units_are_small_and_what_may_hold_a_series_is_one_by_itself(units: Units, tree: Path) -> None:
+    assert [len(unit) for unit in units([tree])] == [LARGEST, LARGEST, 23]
     names = ("1.png", "2.png", "study.ZIP", "3.png", "volume.nii.gz")
-    assert [len(unit) for unit in steps([tree / name for name in names]) if isinstance(unit, tuple)] == [
+    assert [len(unit) for unit in units([tree / name for name in names])] == [
         3,
         2,
     ]
 
 
-def test_nothing_is_listed_before_it_is_asked_for(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_listed_before_it_is_asked_for(
+    units: Units, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened: list[Path] = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: opened.append(Path(path)) or scandir(path))
-    assert isinstance(next(steps([tree / "a", tree / "b"])), tuple)
+    assert len(next(units([tree / "a", tree / "b"]))) == LARGEST
     assert opened == [tree / "a"]
 
 
-def test_what_is_skipped_is_left_out_but_keeps_its_folder_from_being_empty(tree: Path) -> None:
-    listed = list(steps([tree / "b", tree / "a.png"], lambda name: not name.endswith("/3.png")))
+def test_what_is_skipped_is_left_out_but_keeps_its_folder_from_being_empty(units: Units, tree: Path) -> None:
+    listed = list(units([tree / "b", tree / "a.png"], lambda name: not name.endswith("/3.png")))
     assert listed == [(str(tree / "b" / "3.png"),)]
-    assert list(steps([tree / "b"], lambda _: True)) == []
+    assert list(units([tree / "b"], lambda _: True)) == []
 
 
-def test_a_manifest_stands_for_the_files_it_names(tree: Path, tmp_path: Path) -> None:
+def test_a_manifest_stands_for_the_files_it_names(units: Units, tree: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(f"path,label\ntree/a.png,COVID\n{tree}/gone.png,\nstudy.zip!1.png,NonCOVID\n")
     named = [str(tmp_path / "tree/a.png"), f"{tree}/gone.png", str(tmp_path / "study.zip!1.png")]
-    assert files(steps([manifest])) == named
-    assert files(steps([manifest], lambda name: name.endswith("gone.png"))) == [named[0], named[2]]
+    assert files(units([manifest])) == named
+    assert files(units([manifest], lambda name: name.endswith("gone.png"))) == [named[0], named[2]]
 
 
-def test_a_manifest_of_any_length_is_read_line_by_line(tmp_path: Path) -> None:
+def test_a_manifest_of_any_length_is_read_line_by_line(units: Units, tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.csv"
     with manifest.open("w") as stream:
         stream.write("path\n")
         stream.writelines(f"{number}.png\n" for number in range(100_000))
         stream.write(",broken\n")
-    assert len(list(islice(steps([manifest]), 100))) == 100, "the last line has not been read"
+    assert len(list(islice(units([manifest]), 100))) == 100, "the last line has not been read"
     with pytest.raises(DataError, match="line 100002"):
-        list(steps([manifest]))
+        list(units([manifest]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,17 +17,14 @@ if TYPE_CHECKING:
     from groundglass.pacs.worker import SeriesResult
 
 _SOME_POSTPONED = 3
+_warn = partial(typer.echo, err=True)
 
 Root = Annotated[str, typer.Option("--dicomweb", metavar="URL", help="DICOMweb root of the archive.")]
 Study = Annotated[str | None, typer.Option("--study", metavar="UID", help="Process this study alone.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Run for ever; process series as they arrive.")]
 Interval = Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between polls of --watch.")]
-Since = Annotated[
-    str | None, typer.Option("--since", metavar="YYYYMMDD", help="Leave out studies of earlier days.")
-]
-RetrySeconds = Annotated[
-    float, typer.Option("--retry", min=0, help="Seconds for which a request is retried if the server fails.")
-]
+Since = Annotated[str | None, typer.Option("--since", metavar="YYYYMMDD", help="Omit earlier studies.")]
+Retry = Annotated[float, typer.Option("--retry", min=0, help="Seconds of retries if the server fails.")]
 
 
 def pacs(
@@ -35,7 +33,7 @@ def pacs(
     watch: Watch = False,
     interval: Interval = 60.0,
     since: Since = None,
-    retry: RetrySeconds = 120.0,
+    retry: Retry = 120.0,
     bundle: BundlePath = None,
     threads: EngineThreads = 0,
 ) -> None:
@@ -53,9 +51,7 @@ def pacs(
         from groundglass.pacs.client import Archive
         from groundglass.pacs.worker import Poll, SeriesProcessor
     except ModuleNotFoundError as error:
-        raise PacsError(
-            f"{error.name} is missing; `groundglass pacs` needs `pip install '.[pacs]'` in a clone"
-        ) from None
+        raise PacsError(f"{error.name} is missing; run `pip install '.[pacs]'` in a clone") from None
     from groundglass.inference.bundle import Bundle
     from groundglass.inference.classifier import Classifier
 
@@ -93,7 +89,3 @@ def _show(results: Iterable[SeriesResult]) -> Counter[str]:
         elif result.reason is not None:
             _warn(f"{result.series}: postponed: {result.reason}")
     return states
-
-
-def _warn(line: str) -> None:
-    typer.echo(line, err=True)
