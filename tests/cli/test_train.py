@@ -72,11 +72,12 @@ def test_train_warns_of_what_parts_share_and_trains_all_the_same(
     leaking: Path, warnings_before_training: Callable[..., list[str]]
 ) -> None:
     # The copy stands under another patient's name, which splits by patient would not notice.
+    pair = "13.png and again [x].jpg."
     assert warnings_before_training(leaking) == [
-        "warning: 1 pair of slices in different parts show the same slice, 1 of them with opposite labels "
-        "(2 slices): 13.png and again [x].jpg.",
-        "warning: 1 pair of slices of different patients show the same slice: splits by patient do not keep "
-        "them together.",
+        f"warning: 1 pair of slices in different parts show the same slice: {pair}",
+        f"warning: 1 pair of slices with opposite labels show the same slice: {pair}",
+        "warning: 1 pair of slices of different patients show the same slice, so that splits by patient do not keep "
+        f"them together: {pair}",
     ]
 
 
