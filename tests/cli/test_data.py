@@ -53,3 +53,11 @@ def test_errors_are_one_line(tmp_path: Path, arguments: list[str], said: str) ->
     assert len(errors) == 1
     assert said in errors[0]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["data", "--help"], ["data", "audit", "--help"], ["train", "--help"]]
+)
+def test_completion_is_offered_by_the_program_not_by_its_commands(command: list[str]) -> None:
+    done = subprocess.run([*COMMAND[:-1], *command], capture_output=True, text=True, check=True)
+    assert ("--install-completion" in done.stdout) is (command == ["--help"])

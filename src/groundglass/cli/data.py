@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 FOUND = 5
 """Exit status where a condition of ``--fail-on`` holds."""
 
-app = typer.Typer(name="data", help="Download, describe, audit and prepare data sets.", no_args_is_help=True)
+app = typer.Typer(
+    name="data",
+    help="Download, describe, audit and prepare data sets.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 DataSet = Annotated[
     Path, typer.Argument(help="COVID-CT, a folder with COVID/ and NonCOVID/, a manifest CSV or slices.")

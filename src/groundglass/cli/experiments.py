@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from groundglass.experiments.plan import Task
 
 app = typer.Typer(
-    name="paper", help="The paper's experiments: networks, parts, weights, seeds.", no_args_is_help=True
+    name="paper",
+    help="The paper's experiments: networks, parts, weights, seeds.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 Protocols = Annotated[str, typer.Option(help="Ways to split, comma-separated.")]

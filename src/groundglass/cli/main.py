@@ -44,7 +44,7 @@ class _Commands(TyperGroup):
             return None
         module, panel = COMMANDS[cmd_name]
         loaded = import_module(f"groundglass.cli.{module}")
-        single = typer.Typer(pretty_exceptions_enable=False)
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         function = getattr(loaded, cmd_name, None)
         if function is not None:
             single.command(cmd_name)(function)
