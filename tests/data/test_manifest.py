@@ -16,6 +16,7 @@ from groundglass.data.manifest import (
     join_member,
     read_bytes,
     read_manifest,
+    read_mask,
     read_pixels,
     write_manifest,
 )
@@ -109,7 +110,7 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     save_image(tmp_path / "a.png")
     path = write_csv(tmp_path, "path\na.png\ngone.png\nlost.png\npacked.zip!x.png\n" + "n" * 300 + ".png\n")
     with pytest.raises(
-        DataError, match=r"4 of its images do not exist: .*gone\.png.*lost\.png.*packed\.zip!x"
+        DataError, match=r"4 of its files do not exist: .*gone\.png.*lost\.png.*packed\.zip!x"
     ):
         read_manifest(path)
 
@@ -181,3 +182,26 @@ def test_archives_are_read_within_their_limits(tmp_path: Path) -> None:
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(ImageError, match="links in archives are not followed"):
         read_bytes(Record(join_member(tmp_path / "link.zip", "a.png"), None, "p", "s", None))
+
+
+def test_masks_and_grade_travel_with_a_slice(tmp_path):
+    mask = np.zeros((40, 30), np.uint8)
+    mask[5:20, 4:9] = 255
+    for name in ("slice.png", "lung.png", "lesion.png"):
+        Image.fromarray(mask).save(tmp_path / name)
+    listed = tmp_path / "set.csv"
+    listed.write_text("path,label,lung_mask,lesion_mask,grade\nslice.png,COVID,lung.png,lesion.png,CT-2\n")
+    (record,) = read_manifest(listed)
+    assert (record.lung_mask, record.lesion_mask, record.grade) == (
+        tmp_path / "lung.png",
+        tmp_path / "lesion.png",
+        "CT-2",
+    )
+    write_manifest(read_manifest(listed), tmp_path / "again.csv")
+    assert read_manifest(tmp_path / "again.csv").records == (record,)
+    assert np.array_equal(read_mask(record.lung_mask, (40, 30)), mask > 0)
+    with pytest.raises(ImageError, match=r"lung\.png: a mask of 30 x 40 pixels for a slice of 40 x 30"):
+        read_mask(record.lung_mask, (30, 40))
+    (tmp_path / "lesion.png").unlink()
+    with pytest.raises(DataError, match=r"1 of its files do not exist: .*lesion\.png"):
+        read_manifest(listed)

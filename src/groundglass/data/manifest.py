@@ -12,6 +12,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from groundglass.errors import DataError, ImageError
 from groundglass.files import name_some, write_text
 from groundglass.imaging.raster import decode_raster
@@ -27,7 +30,7 @@ from groundglass.imaging.source import (
 )
 from groundglass.imaging.source import read_bytes as read_file
 
-COLUMNS = ("path", "label", "patient_id", "source", "split")
+COLUMNS = ("path", "label", "patient_id", "source", "split", "lung_mask", "lesion_mask", "grade")
 """Columns of a manifest CSV; only ``path`` is required. Other columns are ignored."""
 
 PARTS = ("train", "val", "test")
@@ -78,6 +81,9 @@ class Record:
         patient_id: whose slice it is; where unknown, an id of the file's own (`unknown_patient`).
         source: where it was published or scanned, as far as is known.
         split: the data set's own ``train``, ``val`` or ``test``, or None.
+        lung_mask: picture of the slice's shape, not 0 where it shows a lung, disease included; None where unknown.
+        lesion_mask: picture of the slice's shape, not 0 where it shows a lesion; None where unknown.
+        grade: of the disease, in the source's own words, such as ``CT-2``; empty where unknown.
     """
 
     path: Path
@@ -85,6 +91,9 @@ class Record:
     patient_id: str
     source: str
     split: str | None
+    lung_mask: Path | None = None
+    lesion_mask: Path | None = None
+    grade: str = ""
 
     @property
     def patient_known(self) -> bool:
@@ -162,11 +171,29 @@ def read_pixels(record: Record) -> Grey:
     return read_record(record).pixels
 
 
+def read_mask(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """A mask of a slice of ``shape`` (H, W): True where the picture is not black.
+
+    Raises:
+        ImageError: it cannot be read, or has another shape.
+    """
+    content = read_file(path)
+    with guard(str(path), "picture"):
+        pages = list(decode_raster(content, str(path), DEFAULT_LIMITS))
+    mask = pages[0].pixels > 0
+    if len(pages) != 1 or mask.shape != tuple(shape):
+        size, wanted = (" x ".join(map(str, each[::-1])) for each in (mask.shape, shape))
+        raise ImageError(
+            str(path), f"a mask of {size} pixels for a slice of {wanted}; both must be the same size"
+        )
+    return np.asarray(mask)
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest CSV with a header line naming some of `COLUMNS`.
 
-    Relative paths are relative to the CSV's folder. An empty ``label`` or ``split`` means none, an empty
-    ``patient_id`` an unknown patient, an empty ``source`` the CSV's own name.
+    Relative paths, of slices and masks, are relative to the CSV's folder. An empty ``label``, ``split`` or mask
+    means none, an empty ``patient_id`` an unknown patient, an empty ``source`` the CSV's own name.
 
     Raises:
         DataError: the file cannot be read, holds an unknown spelling (with its line), names a file twice or
@@ -196,17 +223,24 @@ def iterate_paths(path: Path) -> Iterator[Path]:
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write a manifest as CSV, atomically; images below the CSV's folder get relative paths."""
+    """Write a manifest as CSV, atomically; files below the CSV's folder get relative paths."""
     folder = path.absolute().parent
+
+    def place(file: Path | None) -> str:
+        if file is None:
+            return ""
+        whole = file.absolute()
+        return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).as_posix()
+
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for record in manifest.records:
-        image = record.path.absolute()
-        image = image.relative_to(folder) if image.is_relative_to(folder) else image
         label = record.label.value if record.label else ""
         patient = record.patient_id if record.patient_known else ""
-        writer.writerow([image.as_posix(), label, patient, record.source, record.split or ""])
+        masks = place(record.lung_mask), place(record.lesion_mask)
+        row = place(record.path), label, patient, record.source, record.split or "", *masks, record.grade
+        writer.writerow(row)
     write_text(path, text.getvalue())
 
 
@@ -264,6 +298,9 @@ def _parse_row(path: Path, row: dict[str, str]) -> Record:
         patient_id=fields["patient_id"] or unknown_patient(fields["path"]),
         source=fields["source"] or path.stem,
         split=split,
+        lung_mask=path.parent / fields["lung_mask"] if fields["lung_mask"] else None,
+        lesion_mask=path.parent / fields["lesion_mask"] if fields["lesion_mask"] else None,
+        grade=fields["grade"],
     )
 
 
@@ -271,6 +308,8 @@ def _check_presence(path: Path, records: Iterable[Record]) -> None:
     members: dict[Path, frozenset[str]] = {}
     missing: list[str] = []
     for record in records:
+        masks = (mask for mask in (record.lung_mask, record.lesion_mask) if mask is not None)
+        missing += [str(mask) for mask in masks if not _is_file(mask)]
         present = _is_file(record.path)
         member = None if present else split_member(record.path)
         if member is not None and _is_file(member[0]):
@@ -281,7 +320,7 @@ def _check_presence(path: Path, records: Iterable[Record]) -> None:
         if not present:
             missing.append(str(record.path))
     if missing:
-        raise DataError(f"{path}: {len(missing)} of its images do not exist: {name_some(missing)}")
+        raise DataError(f"{path}: {len(missing)} of its files do not exist: {name_some(missing)}")
 
 
 def _is_file(path: Path) -> bool:
