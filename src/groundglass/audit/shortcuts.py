@@ -20,7 +20,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from groundglass.data.manifest import Label, Record
 from groundglass.evaluation.bootstrap import bootstrap
-from groundglass.imaging.crop import find_lungs
+from groundglass.imaging.lungs import shipped
 from groundglass.imaging.slice import CTSlice, Grey
 
 SIZE_FEATURES = ("width", "height", "width to height", "pixels")
@@ -271,10 +271,10 @@ def _surroundings(pixels: Grey) -> Values:
 
 def _lungs_box(pixels: Grey) -> tuple[slice, slice]:
     height, width = pixels.shape
-    mask, found = find_lungs(pixels)
+    mask = shipped()(pixels)
     sides = zip(_MIDDLE, (width, height) * 2, strict=True)
     left, top, right, bottom = (round(share * side) for share, side in sides)
-    if found:
+    if mask.any():
         columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
         left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
     margin = round(_MARGIN * max(height, width))

@@ -13,6 +13,12 @@ INTERRUPTED = 130
 Data = Annotated[
     Path, typer.Option("--data", help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
 ]
+Pool = Annotated[
+    list[Path], typer.Option("--data", help="Like --data elsewhere; repeated for several data sets.")
+]
+Lungs = Annotated[
+    Path | None, typer.Option("--lungs", help="Model of the lung fields, .onnx; default: the installed one.")
+]
 Split = Annotated[
     str,
     typer.Option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,9 +18,10 @@ from groundglass.cli.options import (
     AllowOverlap,
     AsJson,
     Cache,
-    Data,
     LesionFree,
+    Lungs,
     Overrides,
+    Pool,
     Quiet,
     RecipeName,
     Resume,
@@ -36,7 +38,7 @@ Output = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
 
 
 def train(
-    data: Data,
+    data: Pool,
     output: Output,
     recipe: RecipeName = "mask-efficientnet",
     split: Split = "official",
@@ -50,6 +52,7 @@ def train(
     accelerator: Accelerator = "auto",
     threads: Threads = 0,
     cache: Cache = None,
+    lungs: Lungs = None,
     audit: Annotated[
         bool,
         typer.Option(
@@ -60,13 +63,24 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network; killed at any moment, it continues with --resume as if nothing had happened."""
-    from groundglass.training.recipe import load_recipe
+    from groundglass.training.recipe import load_lungs_recipe, load_recipe
     from groundglass.training.train import train as train_network
     from groundglass.training.trainer import Job
 
+    if (of_lungs := load_lungs_recipe(recipe, overrides or ())) is not None:
+        from groundglass.training.lungs import train_lungs
+
+        own = Job(
+            of_lungs, tuple(data), "", seed, output, resume=resume, threads=threads, accelerator=accelerator
+        )
+        dice = train_lungs(replace(own, progress=not quiet))
+        Console().print(
+            f"{output}: {of_lungs.network.name}, Dice {dice:.4f} of held-out patients after the last epoch"
+        )
+        return
     job = Job(
         load_recipe(recipe, overrides or ()),
-        data,
+        tuple(data),
         split,
         seed,
         output,
@@ -78,10 +92,11 @@ def train(
         threads=threads,
         accelerator=accelerator,
         cache=cache,
+        lungs=lungs,
         progress=not quiet,
     )
-    if audit and job.rank == 0:
-        _warn(data, split, seed, allow_overlap, threads)
+    if audit and job.rank == 0 and len(data) == 1:
+        _warn(data[0], split, seed, allow_overlap, threads)
     run = train_network(job)
     last = run.history()[-1]
     Console().print(
@@ -116,7 +131,7 @@ def pretrain(
         list[Path] | None, typer.Option("--images", help="Files and folders of slices without labels.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="A data set, of which only the training part is used.")
+        list[Path] | None, typer.Option("--data", help="Data sets, of which only the training part is used.")
     ] = None,
     split: Split = "official",
     seed: Seed = 0,
@@ -140,7 +155,7 @@ def pretrain(
 
     job = Job(
         load_pretrain_recipe(recipe, overrides or (), network),
-        data,
+        tuple(data or ()),
         split,
         seed,
         output,
@@ -163,8 +178,16 @@ def pretrain(
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     *,
-    output: Annotated[Path, typer.Option("--output", help="The bundle: a folder, or a name ending in .zip.")],
-    data: Data,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", help="The bundle: a folder, or a name ending in .zip; of a lung net, .onnx."
+        ),
+    ],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="The data sets it was trained on; a lung net needs none."),
+    ] = None,
     lesion_free: LesionFree = None,
     precision: Annotated[
         Literal["auto", "fp32", "int8"],
@@ -178,10 +201,17 @@ def export(
     from groundglass.training.export import Export
     from groundglass.training.export import export as export_run
     from groundglass.training.run import Run
+    from groundglass.training.trainer import read_info
 
+    if read_info(run).get("kind") == "lungs":
+        from groundglass.training.lungs import export_lungs
+
+        export_lungs(run, output)
+        typer.echo(f"{output}: lung net, {output.stat().st_size / 1e6:.1f} MB; use it with --lungs {output}")
+        return
     chosen = None if precision == "auto" else precision
     console = Console(stderr=True)
-    job = Export(Run.open(run), output, data, lesion_free, chosen, name, cache)
+    job = Export(Run.open(run), output, tuple(data or ()), lesion_free, chosen, name, cache)
     export_run(job, lambda step: console.print(step, markup=False, highlight=False))
     bundle = Bundle.open(output)
     size = len(bundle.model) / 1e6

@@ -39,6 +39,9 @@ _TIMEOUT = 30  # seconds without a byte
 NAME = "COVID-CT"
 IMAGES_FOLDER = "Images-processed"
 SPLIT_FOLDER = "Data-split"
+COLLECTION = "covid-ct"
+"""What a training with several sources calls all the publications of COVID-CT together."""
+
 CLASS_FOLDERS = {Label.COVID: "CT_COVID", Label.NON_COVID: "CT_NonCOVID"}
 
 
@@ -154,7 +157,14 @@ def load_covid_ct(path: Path) -> Manifest:
         )
     _check_split_files(path / SPLIT_FOLDER)
     records = tuple(
-        Record(copy.found[entry.file], entry.label, entry.patient_id, entry.source, entry.split)
+        Record(
+            copy.found[entry.file],
+            entry.label,
+            entry.patient_id,
+            entry.source,
+            entry.split,
+            collection=COLLECTION,
+        )
         for entry in entries()
     )
     return Manifest(name=NAME, root=path, records=records)

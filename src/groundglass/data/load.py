@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from groundglass.data.covid_ct import load_covid_ct, looks_like
@@ -43,6 +43,26 @@ def load_dataset(path: Path) -> Manifest:
         return _load_labelled(path, labelled) if labelled else _load_unlabelled(path)
     except OSError as error:
         raise DataError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
+
+
+def load_pool(paths: Sequence[Path]) -> Manifest:
+    """Several data sets as one, each read by :func:`load_dataset`.
+
+    Raises:
+        DataError: as there; or there is none, or two hold the same file.
+    """
+    manifests = [load_dataset(path) for path in paths]
+    if not manifests:
+        raise DataError("no data: name a data set with --data")
+    if len(manifests) == 1:
+        return manifests[0]
+    records = tuple(record for manifest in manifests for record in manifest)
+    seen: set[Path] = set()
+    for record in records:
+        if record.path in seen:
+            raise DataError(f"{record.path}: is in two of the data sets")
+        seen.add(record.path)
+    return Manifest("+".join(manifest.name for manifest in manifests), paths[0], records)
 
 
 def _label_folders(path: Path) -> list[tuple[Path, Label]]:

@@ -6,8 +6,8 @@ import csv
 import difflib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TextIO
@@ -84,6 +84,7 @@ class Record:
         lung_mask: picture of the slice's shape, not 0 where it shows a lung, disease included; None where unknown.
         lesion_mask: picture of the slice's shape, not 0 where it shows a lesion; None where unknown.
         grade: of the disease, in the source's own words, such as ``CT-2``; empty where unknown.
+        collection: of publications that count as one source, such as COVID-CT; empty where there is none.
     """
 
     path: Path
@@ -94,6 +95,12 @@ class Record:
     lung_mask: Path | None = None
     lesion_mask: Path | None = None
     grade: str = ""
+    collection: str = ""
+
+    @property
+    def hospital(self) -> str:
+        """The source that a training with several sources counts this slice to."""
+        return self.collection or self.source
 
     @property
     def patient_known(self) -> bool:
@@ -119,6 +126,14 @@ class Manifest:
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
+
+    def without(self, names: Collection[str]) -> Manifest:
+        """The data set without slices of the named sources, or of a grade of one, as in ``moscow:CT-1``."""
+        out = frozenset(names)
+        keep = (
+            each for each in self.records if out.isdisjoint((each.hospital, f"{each.hospital}:{each.grade}"))
+        )
+        return replace(self, records=tuple(keep))
 
     @property
     def labelled(self) -> bool:

@@ -16,8 +16,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from groundglass.imaging.anatomy import CORTEX, FAT, FLUID, GAS, MUSCLE, Canvas, Patient, ellipse
-from groundglass.imaging.crop import find_lungs
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic, smooth_noise
+from groundglass.imaging.lungs import shipped
 from groundglass.imaging.phantom import Scanner, make_phantom, scan, scan_abdomen
 from groundglass.imaging.slice import Grey, Hounsfield
 from groundglass.imaging.window import LUNG, Window
@@ -74,8 +74,8 @@ def paint_disease(pixels: Grey, rng: Generator) -> Grey:
         pixels: uint8, shape (H, W).
         rng: draws which disease, and how much of it.
     """
-    lungs, found = find_lungs(pixels)
-    if not found:
+    lungs = shipped()(pixels)
+    if not lungs.any():
         return pixels.copy()
     if rng.random() < 0.35:
         return paint_mimic(pixels, lungs, tuple(Mimic)[rng.integers(len(Mimic))], rng).pixels
@@ -84,10 +84,7 @@ def paint_disease(pixels: Grey, rng: Generator) -> Grey:
 
 
 def phantom_slices(count: int, seed: int) -> Iterator[Grey]:
-    """Phantoms, one patient each: of six one healthy, one of any severity, four severe.
-
-    Where disease fills the lungs, preprocessing often misses them: many such slices have to be learned from.
-    """
+    """Phantoms, one patient each: of six one healthy, one of any severity, four severe."""
     for index in range(count):
         rng = np.random.default_rng([_STREAM, seed, 1, index])
         severity = (0.0, rng.uniform(0.05, 0.7))[index % 6] if index % 6 < 2 else rng.uniform(0.7, 1)
@@ -121,19 +118,27 @@ def out_of_distribution_examples(
         volume = scan_volume(rng, size=192, severity=float(rng.uniform(0, 1) * (rng.random() < 0.5)))
         for view in [volume.coronal, volume.sagittal] * 3:
             yield OTHER_VIEW, _windowed(view(rng.uniform(0.2, 0.8)), rng)
-    yield from ((OTHER_PART, _windowed(scan_head(rng), rng)) for _ in count(90))
-    for _ in count(150):
-        patient = Patient.draw(rng)
-        below = scan_abdomen(patient, Scanner.draw(patient, rng), rng.uniform(0.02, 0.9), size=384)
-        yield OTHER_PART, _windowed(below, rng)
+    yield from ((OTHER_PART, pixels) for pixels in parts_without_lungs(rng, len(count(240)), 384))
     for draw, full in ((gradient, 40), (stripes, 40), (noise, 80), (chart, 60), (scenery, 200)):
         yield from ((NO_SCAN, draw(rng)) for _ in count(full))
 
 
+def parts_without_lungs(rng: Generator, count: int, size: int) -> Iterator[Grey]:
+    """Axial slices of the abdomen and, three in eight, of the head; uint8, (size, size)."""
+    for index in range(count):
+        if index % 8 < 3:
+            yield _windowed(scan_head(rng, size=size), rng)
+        else:
+            patient = Patient.draw(rng)
+            yield _windowed(
+                scan_abdomen(patient, Scanner.draw(patient, rng), rng.uniform(0.02, 0.9), size), rng
+            )
+
+
 def _cut(pixels: Grey, rng: Generator) -> Grey:
     """Cut away a part of what surrounds the lungs, at most up to their edge."""
-    lungs, found = find_lungs(pixels)
-    if not found or rng.random() < 0.4:
+    lungs = shipped()(pixels)
+    if not lungs.any() or rng.random() < 0.4:
         return pixels.copy()
     height, width = pixels.shape
     rows, columns = np.flatnonzero(lungs.any(axis=1)), np.flatnonzero(lungs.any(axis=0))

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
 from groundglass.files import write_bytes
-from groundglass.imaging.crop import Preprocessing, find_lungs
+from groundglass.imaging.crop import Preprocessing, resize_box
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic
+from groundglass.imaging.lungs import shipped
 from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import CTSlice, Grey
-from groundglass.reporting.overlay import AGAINST_COVID, FOR_COVID, grey_picture, outline_mask
+from groundglass.reporting.overlay import LESION, OTHER, grey_picture, outline_mask
 
 _Picture = NDArray[np.uint8]
 _SIDE = 256
@@ -67,19 +68,20 @@ def write_previews(
 
 
 def _tiles(pixels: Grey, preprocessing: Preprocessing, severity: float, rng: Generator) -> list[_Picture]:
-    cropped = preprocessing.apply(pixels)
+    found = shipped()(pixels)
+    cropped = preprocessing.apply(pixels, found)
     # The paper's binarised mask (its figure 12): white above Otsu's threshold.
     mask = np.asarray(cv2.threshold(pixels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1], np.uint8)
     tiles = [_tile(pixels, "slice"), _tile(mask, "binarised mask"), _tile(cropped.pixels, "crop")]
-    lungs, found = find_lungs(cropped.pixels)
-    if not found:
+    if not cropped.found:
         return tiles
+    lungs = resize_box(found.view(np.uint8), cropped.box, preprocessing.size) > 0
     for kind in Kind:
         painted = paint_lesion(cropped.pixels, lungs, kind, severity, rng)
-        tiles.append(_tile(painted.pixels, kind.value, painted.mask, FOR_COVID))
+        tiles.append(_tile(painted.pixels, kind.value, painted.mask, LESION))
     for mimic in Mimic:
         painted = paint_mimic(cropped.pixels, lungs, mimic, rng)
-        tiles.append(_tile(painted.pixels, mimic.value, painted.mask, AGAINST_COVID))
+        tiles.append(_tile(painted.pixels, mimic.value, painted.mask, OTHER))
     return tiles
 
 
@@ -87,7 +89,7 @@ def _tile(
     pixels: Grey,
     caption: str,
     mask: NDArray[np.bool_] | None = None,
-    colour: tuple[int, int, int] = FOR_COVID,
+    colour: tuple[int, int, int] = LESION,
 ) -> _Picture:
     picture = grey_picture(_resized(pixels, _SIDE))
     if mask is not None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from groundglass.errors import ImageError
 from groundglass.files import atomic_path
-from groundglass.imaging.crop import find_lungs
+from groundglass.imaging.lungs import shipped
 from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import CTSlice, Origin
 
@@ -41,8 +41,7 @@ class Selection:
         """Whether the slice of that index in its series is taken: axial, and enough lung in it."""
         if index % self.every or not _is_axial(image.origin):
             return False
-        lungs, found = find_lungs(image.pixels)
-        return found and float(lungs.mean()) >= self.least_lungs
+        return float(shipped()(image.pixels).mean()) >= self.least_lungs
 
 
 def cut_slices(

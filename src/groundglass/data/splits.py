@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ LARGEST_PUBLICATION = 0.10
 Parts = dict[str, tuple[int, ...]]
 
 _TEST_FRACTION, _VAL_FRACTION = 0.25, 0.15  # of a random split
+_VALIDATING = 10  # of sources without a split, one patient in so many
 _VAL_FOLDS = 5  # one fold in five of what is left after the test part is the val part
 
 
@@ -61,14 +63,16 @@ class _Fold:
 def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool = False) -> Split:
     """Split a manifest's records. The same records and seed give the same split, whatever their order.
 
-    - ``official``: as the data set's own ``split`` column says; records without one are left out.
+    - ``official``: as the data set's own ``split`` column says. Of a source without any split one patient in ten
+      validates and the others train; in a source with one, slices without are left out.
     - ``random``: stratified by label, 60/15/25, patients ignored. The paper says neither how it split
       COVID-CT nor into how large parts, nor whether by patient; this is the plainest reading. It puts slices
       of one patient on both sides, which flatters the result.
     - ``patients:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over patients is the test part; a
       fifth of the remaining patients the val part.
     - ``leave-source-out:NAME[+NAME...]``: all slices of these sources (``*`` as wildcard) are the test part;
-      a fifth of the remaining patients the val part. The test part may hold one class only.
+      a fifth of the remaining patients the val part; where the data have a split of their own, the remaining
+      slices keep it, but for its test part, which is left out. The test part may hold one class only.
     - ``official-cv:FOLD/FOLDS``: stratified k-fold over the patients of the official train and val parts:
       fold FOLD is the val part, the others the train part; there is no test part.
     - ``official-source-cv:FOLD/FOLDS``: the same, with all slices of one publication in one fold. Patients
@@ -126,7 +130,31 @@ def _possible_splits(manifest: Manifest) -> list[str]:
 def _official(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
     if argument:
         raise DataError(f"split official takes nothing after a colon, not {argument!r}")
-    return {part: indices for part in PARTS if (indices := _of_split(manifest, {part}))}
+    return {part: indices for part, indices in _own_parts(manifest, range(len(manifest))).items() if indices}
+
+
+def _own_parts(manifest: Manifest, indices: Sequence[int]) -> Parts:
+    """The parts that the data set's own split gives, and those of sources without one."""
+    records = manifest.records
+    split = {records[index].hospital for index in indices if records[index].split}
+    free = [index for index in indices if records[index].hospital not in split]
+    val = {free[place] for place in held_out([records[index] for index in free], _VALIDATING)}
+    parts = {part: [index for index in indices if records[index].split == part] for part in PARTS}
+    parts["val"] += sorted(val)
+    parts["train"] += [index for index in free if index not in val]
+    return {part: tuple(members) for part, members in parts.items()}
+
+
+def held_out(records: Sequence[Record], one_in: int) -> set[int]:
+    """Numbers of the slices of one patient in ``one_in`` of each source, chosen by a hash of the patient's id alone."""
+    patients: dict[str, set[str]] = {}
+    for record in records:
+        patients.setdefault(record.hospital, set()).add(record.patient_id)
+    chosen: set[tuple[str, str]] = set()
+    for source, ids in patients.items():
+        ordered = sorted(ids, key=lambda patient: hashlib.sha256(patient.encode()).digest())
+        chosen |= {(source, patient) for patient in ordered[: round(len(ids) / one_in)]}
+    return {number for number, each in enumerate(records) if (each.hospital, each.patient_id) in chosen}
 
 
 def _random(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
@@ -168,7 +196,7 @@ def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
 
 def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
     names = [name for name in argument.split("+") if name]
-    sources = sorted({record.source for record in manifest})
+    sources = sorted({name for record in manifest for name in (record.source, record.hospital)})
     if not names:
         listed = name_some(sources, 12)
         raise DataError(f"leave-source-out needs a source: leave-source-out:NAME with one of {listed}")
@@ -176,12 +204,16 @@ def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -
         if not any(fnmatchcase(source, name) for source in sources):
             raise DataError(f"leave-source-out: no source {name!r}; this data has {name_some(sources, 12)}")
     left_out = {source for source in sources if any(fnmatchcase(source, name) for name in names)}
-    if left_out.issuperset(sources):
+    out = [not left_out.isdisjoint((record.source, record.hospital)) for record in manifest]
+    if all(out):
         raise DataError(
             f"leave-source-out:{argument}: every slice is of these sources, none is left to train on"
         )
-    test = tuple(index for index, record in enumerate(manifest) if record.source in left_out)
-    rest = [index for index, record in enumerate(manifest) if record.source not in left_out]
+    test = tuple(index for index, left in enumerate(out) if left)
+    rest = [index for index, left in enumerate(out) if not left]
+    if any(manifest.records[index].split for index in rest):
+        own = _own_parts(manifest, rest)
+        return {"train": own["train"], "val": own["val"], "test": test}
     train, val = _grouped_fold(manifest, rest, _Fold(1, _VAL_FOLDS, seed))
     return {"train": train, "val": val, "test": test}
 

@@ -53,20 +53,21 @@ class BundledRun:
     def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
         """Predict slices one by one as the bundle's users do; refused ones too, but with the reason."""
         check, reference, engine = self.bundle.input_check, self.bundle.reference, self.bundle.engine()
-        cropped, outputs, refused = [], [], []
+        cuts, outputs, refused = [], [], []
         for ct_slice in slices:
-            cut = self.preprocessing.apply(ct_slice.pixels)
+            cut = self.preprocessing.apply(ct_slice.pixels, self.bundle.lungs(ct_slice.pixels))
             output = engine.run(self.preprocessing.normalise(cut.pixels[None]))
             refused.append(check.after(output.embedding[0], check.before(ct_slice, cut)).reason)
-            cropped.append(cut.pixels)
+            cuts.append(cut)
             outputs.append(output)
         logit = np.array([output.logit[0] for output in outputs], np.float64)
         embedding = np.concatenate([output.embedding for output in outputs])
+        maps = [output.lesion_map for output in outputs if output.lesion_map is not None]
         return NetworkOutputs(
             logit,
             np.array([self.calibration.probability(value) for value in logit], np.float64),
-            np.concatenate([output.activation_map for output in outputs]),
-            np.array(cropped, np.uint8),
+            np.concatenate(maps) if maps else None,
+            cuts,
             tuple(refused),
             None if reference is None else reference.percentile(embedding),
         )

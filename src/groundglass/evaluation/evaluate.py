@@ -23,7 +23,7 @@ from groundglass.evaluation.calibration import PredictionSets, prediction_sets
 from groundglass.evaluation.metrics import BINS, THRESHOLD, Confusion, Estimate, reliability, versions
 from groundglass.evaluation.part import Part, content_hash, fingerprint, part_warnings, select_part
 from groundglass.files import printable
-from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.crop import CroppedSlice, Preprocessing
 from groundglass.imaging.slice import CTSlice
 from groundglass.inference.calibration import Calibration
 
@@ -52,8 +52,8 @@ class NetworkOutputs:
     Attributes:
         logit: of COVID, before calibration, shape (N,).
         probability: of COVID, 0 to 1, shape (N,).
-        activation_map: each place's contribution to the logit, shape (N, h, w).
-        cropped: uint8, shape (N, size, size): what the network was shown, before normalisation.
+        lesion_map: logit of lesion of each place, shape (N, h, w); None of a network without lesion decoder.
+        cuts: what the network was shown, and the lungs of each slice.
         refused: why the input check refuses each slice, None for those that it accepts; None without a check.
         percentile: share of held-out slices that lie nearer to the training slices than each slice, 0 to 100,
             shape (N,); None without a reference.
@@ -61,8 +61,8 @@ class NetworkOutputs:
 
     logit: NDArray[np.floating]
     probability: NDArray[np.floating]
-    activation_map: NDArray[np.floating]
-    cropped: NDArray[np.uint8]
+    lesion_map: NDArray[np.floating] | None
+    cuts: Sequence[CroppedSlice]
     refused: tuple[str | None, ...] | None = None
     percentile: NDArray[np.float64] | None = None
 
@@ -248,7 +248,7 @@ def _predict(run: TrainedRun, part: Part, progress: Progress | None) -> list[Net
     slices, batches = _slices(part.records, progress), []
     for _ in range(0, len(part.records), _BATCH):
         outputs = run.predict(islice(slices, _BATCH))
-        batches.append(replace(outputs, activation_map=np.empty(0), cropped=np.empty(0, np.uint8)))
+        batches.append(replace(outputs, lesion_map=None, cuts=()))
     return batches
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,14 @@ class Part:
     name: str
     records: tuple[Record, ...]
     unlabelled: int = 0
+
+    def of_both_labels(self) -> Part:
+        """The slices of sources with both labels, where there are such: with one label a source tells little."""
+        labels: dict[str, set[Label | None]] = {}
+        for record in self.records:
+            labels.setdefault(record.hospital, set()).add(record.label)
+        both = tuple(each for each in self.records if len(labels[each.hospital]) > 1)
+        return replace(self, records=both) if both else self
 
     @property
     def label(self) -> NDArray[np.int8]:

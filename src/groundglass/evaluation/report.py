@@ -44,7 +44,7 @@ def write_report(run: TrainedRun, evaluation: Evaluation, output: Path) -> None:
     """Write ``predictions.csv``, ``report.html`` and ``metrics.json``.
 
     Args:
-        run: the trained network; it predicts the slices of the gallery once more for their activation maps.
+        run: the trained network; it predicts the slices of the gallery once more for their lesion maps.
         evaluation: what came out.
         output: folder for the files, made where it is missing.
     """
@@ -279,9 +279,8 @@ def _items(run: TrainedRun, evaluation: Evaluation, indices: NDArray[np.intp]) -
             f"called {_label(evaluation.called[index])}, labelled {_label(part.label[index] == 1)}",
             f"Patient {patient}, source {record.source}",
         ]
-        shown, activation_map = overlay.fit(outputs.cropped[number], _SIDE), outputs.activation_map[number]
-        pixels = slices[number].pixels
-        cut = run.preprocessing.apply(pixels)
+        cut, pixels = outputs.cuts[number], slices[number].pixels
+        shown = overlay.fit(cut.pixels, _SIDE)
         original = "lungs found" if cut.found else "no lungs found, whole slice used"
         outlined = overlay.outlined_slice(pixels, cut.lungs, cut.box, _SIDE)
         pictures = [
@@ -289,10 +288,9 @@ def _items(run: TrainedRun, evaluation: Evaluation, indices: NDArray[np.intp]) -
             for caption, words, picture in (
                 (f"original, {original}", "CT slice as stored, lungs and crop outlined", outlined),
                 ("cropped", "The cropped slice that the network sees", overlay.grey_picture(shown)),
-                (
-                    "activation map",
-                    "Activation map over the cropped slice",
-                    overlay.overlay(shown, activation_map),
+                *(
+                    ("lesion map", "Lesion map over the cropped slice", overlay.overlay(shown, lesion_map))
+                    for lesion_map in (() if outputs.lesion_map is None else outputs.lesion_map[number][None])
                 ),
             )
         ]

@@ -185,7 +185,7 @@ def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
     _clear_false_start(folder)
     job = Job(
         task.recipe,
-        paths.data,
+        (paths.data,),
         task.split,
         task.identity.seed,
         folder,

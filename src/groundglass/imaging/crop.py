@@ -1,4 +1,4 @@
-"""Crop to the lungs, resize, normalise: the one way from a slice to what a network sees.
+"""Crop to the lungs, resize, normalise: the one way from a slice and its lung mask to what a network sees.
 
 Training, evaluation and prediction all crop through :class:`Preprocessing`; its fields travel with a trained
 model.
@@ -23,19 +23,8 @@ MUCH_LUNG = 0.06
 """Of a slice cut from anywhere in a series: with this share of lung it is a lung slice; with none that could
 be found it belongs to the abdomen or neck; what lies in between is nobody's example."""
 
-# Lungs are looked for on a small copy: their box need not be known to the pixel, and it is 10 times faster.
-_SEARCH_SIDE = 192
-# Least share of the picture of a lung field, and of its bounding box that it fills: smaller dark spots are airways,
-# bowel gas and print, sparser ones printed frames and rims of air. At the picture's edge, where skin folds, arms
-# and table leave dark regions, only a whole lung counts.
-_LEAST_AREA, _LEAST_AREA_AT_EDGE = 0.008, 0.05
-_LEAST_COMPACT, _LEAST_COMPACT_AT_EDGE = 0.15, 0.3
-# A lung's centre lies between these shares of the picture's height; the table's hollows lie lower.
-_LUNG_ROWS = (0.12, 0.85)
-# Pixels of the small copy that count as its edge, so that a printed frame does not hide the air behind it.
-_RIM = 3
-# Below this share of the picture, what was found cannot be a pair of lungs in a thorax slice.
-_SMALLEST_LUNGS = 0.025
+# Side of the small copy of the whole picture.
+_WHOLE_SIDE = 192
 # Bring min-max values to the zero mean and unit spread that networks pretrained on standardised photographs
 # expect. Fixed for all slices, so that equal densities stay equal.
 _MIN_MAX_CENTRE, _MIN_MAX_SCALE = 0.45, 0.27
@@ -46,10 +35,10 @@ class CroppedSlice:
     """A slice cut to its lungs.
 
     Attributes:
-        pixels: uint8, shape (size, size): the lungs' box, resized, grey values as in the source.
-        box: where ``pixels`` lies in the source (may reach beyond its edges, which are padded by repetition).
-        lungs: bool, shape (H, W) of the source: the air-filled lung fields found; all False where none were.
-        found: whether lungs were found; otherwise ``box`` is the whole picture.
+        pixels: uint8, shape (size, size): a square around the lungs, resized, grey values as in the source.
+        box: where ``pixels`` lies in the source (may reach beyond its edges, where it is black).
+        lungs: bool, shape (H, W) of the source: the lung fields, disease included; all False where none were found.
+        found: whether lungs were found; otherwise ``box`` is around the whole picture.
         whole: uint8, the whole picture, its longer side at most 192 pixels.
     """
 
@@ -66,8 +55,8 @@ class Preprocessing:
 
     Attributes:
         size: side of the cropped slice in pixels.
-        crop: cut to the lungs' bounding box; otherwise the whole picture is resized.
-        margin: added on each side of the lungs' box, as a share of its width and height.
+        crop: cut to a square around the lungs, so that they keep their shape; otherwise the whole picture is resized.
+        margin: added on each side of the lungs' longer side, as a share of it.
         normalisation: ``zero-mean`` is the paper's choice (section III-A), ``min-max`` its alternative.
     """
 
@@ -85,21 +74,19 @@ class Preprocessing:
             choices = ", ".join(get_args(Normalisation))
             raise ValueError(f"normalisation must be one of {choices}, not {self.normalisation!r}")
 
-    def apply(self, pixels: Grey) -> CroppedSlice:
+    def apply(self, pixels: Grey, lungs: NDArray[np.bool_]) -> CroppedSlice:
         """Crop one slice of any shape.
 
         Args:
             pixels: uint8, shape (H, W).
+            lungs: bool, of the same shape: the lung fields, as :class:`groundglass.imaging.lungs.LungSegmenter`
+                finds them.
         """
-        whole = _shrunk(pixels)
-        lungs, found = _lungs_of(pixels, whole)
+        found = bool(lungs.any())
         box: Box = (0, 0, pixels.shape[1], pixels.shape[0])
-        if self.crop and found:
-            columns, rows = np.flatnonzero(lungs.any(axis=0)), np.flatnonzero(lungs.any(axis=1))
-            left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-            dx, dy = round((right - left) * self.margin), round((bottom - top) * self.margin)
-            box = left - dx, top - dy, right + dx, bottom + dy
-        return CroppedSlice(resize_box(pixels, box, self.size), box, lungs, found, whole)
+        if self.crop:
+            box = _square(_extent(lungs) if found else box, self.margin if found else 0)
+        return CroppedSlice(resize_box(pixels, box, self.size), box, lungs, found, _shrunk(pixels))
 
     def normalise(self, pixels: Grey) -> NDArray[np.float32]:
         """Normalise the grey values of cropped slices, each by itself.
@@ -118,24 +105,22 @@ class Preprocessing:
         return normalised.reshape(pixels.shape)
 
 
-def find_lungs(pixels: Grey) -> tuple[NDArray[np.bool_], bool]:
-    """The air-filled lung fields of a thorax slice, by Otsu's threshold and connected components.
+def _extent(mask: NDArray[np.bool_]) -> Box:
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
-    Dark regions inside the body are lung; those that touch the picture's edge are the air around it, unless
-    the picture is cut so closely that nothing else is dark.
 
-    Args:
-        pixels: uint8, shape (H, W), any window in which lung is darker than tissue.
-
-    Returns:
-        A bool mask of shape (H, W), and whether it holds lungs.
-    """
-    return _lungs_of(pixels, _shrunk(pixels))
+def _square(box: Box, margin: float) -> Box:
+    """The square around the middle of a box whose side is the box's longer one and a margin on both sides."""
+    left, top, right, bottom = box
+    side = round(max(right - left, bottom - top) * (1 + 2 * margin))
+    left, top = (left + right - side) // 2, (top + bottom - side) // 2
+    return left, top, left + side, top + side
 
 
 def _shrunk(pixels: Grey) -> Grey:
-    """The small copy on which lungs are looked for; the picture itself, shape (H, W), where it is smaller."""
-    scale = _SEARCH_SIDE / max(pixels.shape)
+    """The small copy; the picture itself, shape (H, W), where it is smaller."""
+    scale = _WHOLE_SIDE / max(pixels.shape)
     if scale >= 1:
         return pixels
     height, width = (max(1, round(length * scale)) for length in pixels.shape)
@@ -143,13 +128,13 @@ def _shrunk(pixels: Grey) -> Grey:
 
 
 def resize_box(pixels: Grey, box: Box, size: int) -> Grey:
-    """Cut ``box`` out of a picture and resize it to (size, size); beyond the picture its edge is repeated."""
+    """Cut ``box`` out of a picture and resize it to (size, size); beyond the picture it is black."""
     left, top, right, bottom = box
     height, width = pixels.shape
     cut = pixels[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
     padding = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
     if any(padding):
-        cut = cv2.copyMakeBorder(cut, *padding, cv2.BORDER_REPLICATE)
+        cut = cv2.copyMakeBorder(cut, *padding, cv2.BORDER_CONSTANT)
     interpolation = cv2.INTER_AREA if max(cut.shape) > size else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(cut, (size, size), interpolation=interpolation))
 
@@ -178,15 +163,6 @@ def otsu_anchors(pixels: Grey) -> tuple[float, float]:
     return float(dark[best]), float(bright[best])
 
 
-def _lungs_of(pixels: Grey, small: Grey) -> tuple[NDArray[np.bool_], bool]:
-    fields = _lung_components(small)
-    if fields.mean() < _SMALLEST_LUNGS:
-        return np.zeros(pixels.shape, np.bool_), False
-    if fields.shape != pixels.shape:
-        fields = cv2.resize(fields, pixels.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    return fields.view(np.bool_), True
-
-
 def _grey_table(plane: Grey, normalisation: Normalisation) -> NDArray[np.float32]:
     grey = np.arange(256, dtype=np.float32)
     if normalisation == "zero-mean":
@@ -195,50 +171,3 @@ def _grey_table(plane: Grey, normalisation: Normalisation) -> NDArray[np.float32
     low, high = float(plane.min()), float(plane.max())
     share = np.clip((grey - low) / max(high - low, 1.0), 0, 1)
     return np.asarray((share - _MIN_MAX_CENTRE) / _MIN_MAX_SCALE, np.float32)
-
-
-def _lung_components(small: Grey) -> NDArray[np.uint8]:
-    """Lung fields (1) on the small copy, by Otsu's threshold; by a second, lower one where the first fails.
-
-    In a soft-tissue window Otsu parts bone and contrast agent from the rest, and lungs flow into fat and air;
-    the threshold between the two halves of the dark class finds them again.
-    """
-    smooth = cv2.GaussianBlur(small, (3, 3), 0)
-    threshold, dark = cv2.threshold(smooth, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
-    fields = _dark_fields(dark)
-    if fields.mean() < _SMALLEST_LUNGS and dark.any():
-        lower, _ = cv2.threshold(smooth[smooth <= threshold], 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
-        fields = _dark_fields((smooth <= lower).astype(np.uint8))
-    # Vessels and small opacities are holes in the thresholded lung; they belong to it.
-    side = max(3, round(0.04 * max(small.shape)) | 1)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    return np.asarray(cv2.morphologyEx(fields, cv2.MORPH_CLOSE, kernel), np.uint8)
-
-
-def _dark_fields(dark: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Connected dark regions that can be lung: large, compact, and not the air around the body."""
-    count, labels, stats, centres = cv2.connectedComponentsWithStats(dark, connectivity=4, ltype=cv2.CV_32S)
-    area = stats[:, cv2.CC_STAT_AREA] / dark.size
-    boxes = stats[:, cv2.CC_STAT_WIDTH].astype(np.float64) * stats[:, cv2.CC_STAT_HEIGHT]
-    compact = stats[:, cv2.CC_STAT_AREA] / np.maximum(boxes, 1)
-
-    def occur(part: NDArray[np.int32]) -> NDArray[np.bool_]:
-        occurring = np.zeros(count, np.bool_)
-        occurring[part] = True
-        return occurring
-
-    rim = np.ones(labels.shape, np.bool_)
-    rim[_RIM:-_RIM, _RIM:-_RIM] = False
-    corner = rim.copy()
-    corner[2 * _RIM : -2 * _RIM, :] = corner[:, 2 * _RIM : -2 * _RIM] = False
-    touching = occur(labels[rim])
-    lung = (area >= _LEAST_AREA) & (compact >= _LEAST_COMPACT) & ~touching
-    # A picture cut closely lets lungs run into its edges, but hardly into its corners.
-    at_edge = (area >= _LEAST_AREA_AT_EDGE) & (compact >= _LEAST_COMPACT_AT_EDGE)
-    lung |= at_edge & touching & ~occur(labels[corner])
-    low, high = (share * dark.shape[0] for share in _LUNG_ROWS)
-    lung &= (centres[:, 1] >= low) & (centres[:, 1] <= high)
-    # What reaches from the left edge to the right one is the air between the body and a curved table.
-    lung &= ~(occur(labels[:, :_RIM]) & occur(labels[:, -_RIM:]))
-    lung[0] = False
-    return np.asarray(lung[labels], np.uint8)

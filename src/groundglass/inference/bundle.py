@@ -20,18 +20,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from groundglass.errors import BundleError
 from groundglass.files import atomic_path, one_line, usable_cores, write_bytes
 from groundglass.imaging.crop import Normalisation, Preprocessing
+from groundglass.imaging.lungs import LungSegmenter
 from groundglass.inference.calibration import Calibration
 from groundglass.inference.input_check import InputCheck
 from groundglass.inference.reference import EmbeddingReference
 
-FORMAT = 2
+FORMAT = 3
 """Version of the bundle's format; another one is not read."""
 
-MODEL, INFO, REFERENCE = "classifier.onnx", "bundle.json", "reference.npz"
+MODEL, LUNGS, INFO, REFERENCE = "classifier.onnx", "lungs.onnx", "bundle.json", "reference.npz"
 SELF_TEST, CARD = "selftest.npz", "MODEL_CARD.md"
 
 INPUT = "image"
-OUTPUTS = ("logit", "activation_map", "embedding")
+OUTPUTS = ("logit", "lesion_map", "embedding")
+"""Of the model; one without lesion decoder lacks the second."""
 
 Precision = Literal["fp32", "int8"]
 
@@ -46,6 +48,8 @@ _LARGEST_INFO = 2**20
 # Logits of the self-test may differ this much from those at export: fp32 sums in another order on other
 # machines; INT8 kernels round differently where the CPU has no VNNI instructions.
 _TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "int8": 0.25}
+# And the lungs' share of the slice this much.
+_LUNG_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,13 @@ class Outputs:
 
     Attributes:
         logit: float32, shape (N,).
-        activation_map: float32, shape (N, h, w).
         embedding: float32, shape (N, channels).
+        lesion_map: float32, shape (N, h, w): logits; None of a model without lesion decoder.
     """
 
     logit: NDArray[np.float32]
-    activation_map: NDArray[np.float32]
     embedding: NDArray[np.float32]
+    lesion_map: NDArray[np.float32] | None = None
 
 
 class Engine:
@@ -88,8 +92,9 @@ class Engine:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 - the runtime raises its own, undocumented kinds
             raise BundleError(f"{name}: ONNX Runtime cannot load the model ({_one_line(error)})") from None
-        names = [output.name for output in self._session.get_outputs()]
-        if [each.name for each in self._session.get_inputs()] != [INPUT] or names != list(OUTPUTS):
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        wanted = [[name for name in OUTPUTS if lesions or name != "lesion_map"] for lesions in (True, False)]
+        if [each.name for each in self._session.get_inputs()] != [INPUT] or self._outputs not in wanted:
             raise BundleError(f"{name}: expected the input {INPUT} and the outputs {', '.join(OUTPUTS)}")
 
     def run(self, images: NDArray[np.float32]) -> Outputs:
@@ -102,10 +107,10 @@ class Engine:
             BundleError: the model fails, or gives what is not a number.
         """
         try:
-            values = self._session.run(list(OUTPUTS), {INPUT: images[:, None]})
+            values = self._session.run(self._outputs, {INPUT: images[:, None]})
         except Exception as error:  # noqa: BLE001 - see above
             raise BundleError(f"{self._name}: the model cannot be run ({_one_line(error)})") from None
-        outputs = Outputs(*values)
+        outputs = Outputs(**dict(zip(self._outputs, values, strict=True)))
         if not np.isfinite(outputs.logit).all():
             raise BundleError(f"{self._name}: the model gives a logit that is no number")
         return outputs
@@ -195,12 +200,14 @@ class Bundle:
         path: of the folder or zip.
         info: content of ``bundle.json``.
         model: content of its ONNX file.
+        lungs: finds the lung fields.
         arrays: of the input check and the embedding reference, from ``reference.npz``.
     """
 
     path: Path
     info: BundleInfo
     model: bytes
+    lungs: LungSegmenter
     arrays: Mapping[str, NDArray[Any]]
 
     @classmethod
@@ -220,8 +227,10 @@ class Bundle:
         if not place.is_dir() and not zipfile.is_zipfile(place):
             raise BundleError(f"{place}: neither a bundle's folder nor a zip")
         info = _parse(place, _read(place, INFO, _LARGEST_INFO))
-        model, reference, test = (_verified(place, info, name) for name in (MODEL, REFERENCE, SELF_TEST))
-        bundle = cls(place, info, model, _arrays(place, REFERENCE, reference))
+        names = (MODEL, LUNGS, REFERENCE, SELF_TEST)
+        model, lungs, reference, test = (_verified(place, info, name) for name in names)
+        segmenter = LungSegmenter(lungs, f"{place}: {LUNGS}")
+        bundle = cls(place, info, model, segmenter, _arrays(place, REFERENCE, reference))
         _self_test(bundle, _arrays(place, SELF_TEST, test), threads)
         return bundle
 
@@ -324,10 +333,20 @@ def save_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return stream.getvalue()
 
 
-def self_test(engine: Engine, preprocessing: Preprocessing, cropped: NDArray[np.uint8]) -> bytes:
-    """Content of ``selftest.npz``: a cropped slice, uint8, shape (size, size), and the model's logit."""
-    logit = engine.run(preprocessing.normalise(cropped[None])).logit[0]
-    return save_arrays({"image": cropped, "logit": np.asarray(logit, np.float64)})
+def self_test(
+    engine: Engine, lungs: LungSegmenter, preprocessing: Preprocessing, pixels: NDArray[np.uint8]
+) -> bytes:
+    """Content of ``selftest.npz``: a slice, uint8, shape (H, W), its share of lung and the model's logit."""
+    share, logit = _tested(engine, lungs, preprocessing, pixels)
+    return save_arrays({"slice": pixels, "lung": np.asarray(share), "logit": np.asarray(logit)})
+
+
+def _tested(
+    engine: Engine, lungs: LungSegmenter, preprocessing: Preprocessing, pixels: NDArray[np.uint8]
+) -> tuple[float, float]:
+    cropped = preprocessing.apply(pixels, lungs(pixels))
+    logit = engine.run(preprocessing.normalise(cropped.pixels[None])).logit[0]
+    return float(cropped.lungs.mean()), float(logit)
 
 
 def _read(path: Path, name: str, limit: int) -> bytes:
@@ -406,15 +425,16 @@ def _arrays(path: Path, name: str, content: bytes) -> dict[str, NDArray[Any]]:
 
 
 def _self_test(bundle: Bundle, expected: Mapping[str, NDArray[Any]], threads: int) -> None:
-    """Run the stored slice through the model and compare."""
+    """Run the stored slice through both models and compare."""
     try:
-        image = bundle.preprocessing.normalise(expected["image"][None])
-        logit = float(expected["logit"])
+        pixels = np.asarray(expected["slice"], np.uint8)
+        share, logit = float(expected["lung"]), float(expected["logit"])
+        found, measured = _tested(bundle.engine(threads), bundle.lungs, bundle.preprocessing, pixels)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{bundle.path}: damaged {SELF_TEST} ({error})") from None
-    measured = float(bundle.engine(threads).run(image).logit[0])
-    if not abs(measured - logit) <= _TOLERANCE[bundle.precision]:
+    if not (abs(measured - logit) <= _TOLERANCE[bundle.precision] and abs(found - share) <= _LUNG_TOLERANCE):
         raise BundleError(
             f"{bundle.path}: the self-test gives another result than at export (logit {measured:.4f}, "
-            f"expected {logit:.4f}); the model or this machine's ONNX Runtime is at fault"
+            f"expected {logit:.4f}; lungs {found:.3f} of the slice, expected {share:.3f}); the models or "
+            "this machine's ONNX Runtime is at fault"
         )

@@ -12,15 +12,18 @@ from queue import Full, Queue
 from typing import NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, NotASliceError
+from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.lossless import LosslessDecoder
 from groundglass.imaging.read import read_slice, read_slices, read_source
 from groundglass.imaging.slice import CTSlice, Grey, Origin, Patient
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source
 from groundglass.inference.bundle import Bundle
+from groundglass.inference.input_check import DOUBTFUL
 from groundglass.inference.inputs import named_by
-from groundglass.inference.prediction import Evidence, Prediction, Status
+from groundglass.inference.prediction import COVID, NON_COVID, Evidence, Prediction, Status, lesion_mask
 
 Path = str | PathLike[str]
 Skip = Callable[[str, int | None], bool]
@@ -60,6 +63,7 @@ class Classifier:
         self._preprocessing = bundle.preprocessing
         self._calibration = bundle.calibration
         self._check = bundle.input_check
+        self._lungs = bundle.lungs
         self._limits = limits
         self._keep_identifiers = keep_identifiers
 
@@ -68,7 +72,7 @@ class Classifier:
 
         Args:
             source: a file that holds one slice, a slice that was read, or grey pixels, uint8, shape (H, W).
-            evidence: keep pixels and activation map in the prediction.
+            evidence: keep pixels and lesion map in the prediction.
 
         Raises:
             ImageError: the file cannot be read, or holds several slices; see :meth:`predict_all`.
@@ -96,7 +100,7 @@ class Classifier:
 
         Args:
             paths: files, folders, zips, members of zips (``archive.zip!member``), manifests (``.csv``).
-            evidence: keep pixels and activation map in the predictions.
+            evidence: keep pixels and lesion map in the predictions.
             skip: leaves slices out.
             skip_file: leaves files out before they are read.
         """
@@ -111,11 +115,11 @@ class Classifier:
 
         Args:
             item: a slice; a prediction is returned as it is.
-            evidence: keep pixels and activation map in the prediction.
+            evidence: keep pixels and lesion map in the prediction.
         """
         if isinstance(item, Prediction):
             return item
-        cropped = self._preprocessing.apply(item.pixels)
+        cropped = self._preprocessing.apply(item.pixels, self._lungs(item.pixels))
         verdict = self._check.before(item, cropped)
         shown = Evidence(item, cropped) if evidence else None
         if verdict.reason is None:
@@ -126,14 +130,18 @@ class Classifier:
             return replace(refused, flags=verdict.flags, evidence=shown)
         logit = float(outputs.logit[0])
         probability = self._calibration.probability(logit)
-        prediction_set = self._calibration.prediction_set(probability)
+        doubtful = not DOUBTFUL.isdisjoint(verdict.flags)
+        prediction_set = (COVID, NON_COVID) if doubtful else self._calibration.prediction_set(probability)
+        lesion_map = None if outputs.lesion_map is None else outputs.lesion_map[0]
         return replace(
             self._prediction(item.origin, Status.OK),
             probability=probability,
             label=self._calibration.label(prediction_set),
             prediction_set=prediction_set,
+            opacity=None if lesion_map is None else _opacity(lesion_map, cropped),
+            lung_cm2=_area(cropped, item.origin.spacing),
             flags=verdict.flags,
-            evidence=shown and replace(shown, activation_map=outputs.activation_map[0], logit=logit),
+            evidence=shown and replace(shown, lesion_map=lesion_map, logit=logit),
         )
 
     def _prediction(self, origin: Origin, status: Status, reason: str | None = None) -> Prediction:
@@ -179,6 +187,14 @@ class Classifier:
                 status = Status.REFUSED if isinstance(error, NotASliceError) else Status.FAILED
                 yield self._prediction(Origin(error.path, ""), status, error.reason)
         failed.clear()
+
+
+def _opacity(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> float:
+    return round(100 * float(lesion_mask(lesion_map, cropped).sum() / cropped.lungs.sum()), 2)
+
+
+def _area(cropped: CroppedSlice, spacing: tuple[float, float] | None) -> float | None:
+    return None if spacing is None else round(float(cropped.lungs.sum()) * spacing[0] * spacing[1] / 100, 2)
 
 
 def load(path: Path | None = None, *, threads: int = 0) -> Classifier:

@@ -31,13 +31,16 @@ OTHER_PART = "another part of the body"
 """Kind of axial CT slices that show no lung."""
 
 FLAGS: Mapping[str, str] = {
-    "lungs-not-found": "no lungs were found; the model was shown the whole picture",
-    "one-lung-found": "what was found lies in one half of the picture; the other lung was not shown",
+    "one-lung-found": "lung was found in one half of the picture alone; what the other lung shows is not known",
+    "lung-cut-off": "a lung leaves the picture; what its other part shows is not known",
     "soft-tissue-window": "most of the lung is black: the picture's window hides what the model looks for",
     "low-resolution": "the lungs take so few pixels that they were enlarged",
     "upside-down": "by the file's geometry the patient's back is up",
 }
 """What may be doubtful about a slice that is classified all the same, and what each flag means."""
+
+DOUBTFUL = frozenset({"one-lung-found", "lung-cut-off", "soft-tissue-window"})
+"""Flags of slices on which the network could not see what it should: their label is uncertain whatever it says."""
 
 _PREFIX = "input_check."
 
@@ -53,14 +56,10 @@ _SHAPES, _GREYS = 19, 10
 APPEARANCE = 2 * _GREY_SIDE**2 + (_CELLS**2 + _WHOLE_CELLS**2) * _DIRECTIONS + _SHAPES + _GREYS
 """How many numbers `appearance` gives."""
 
-APPEARANCE_VERSION = 2
+APPEARANCE_VERSION = 3
 """Raised whenever the same picture gives other numbers, so that nothing fitted to the former ones is used."""
 
 # Refusals.
-_AERATED = (-950.0, -250.0)
-"""Hounsfield units between air and tissue: lung, with ground glass in it too, and little else but bowel."""
-_LEAST_LUNG = 0.1
-"""Share of the body below which a slice in which no lungs were found has none worth classifying."""
 _AXIAL = 0.86
 """Least cosine between the slice normal and the body axis: gantries tilt by up to 30 degrees."""
 _UPRIGHT = 0.7
@@ -70,10 +69,12 @@ _BLANK = 4.0
 """Standard deviation of grey below which there is nothing to see."""
 
 # Flags: the grid on which the lungs' greys are sampled, what is black, and which share of the lungs is most of
-# them; the share of the width that one lung stays within; how much the lungs' box may be enlarged; and the least
-# vertical cosine of the picture's columns when the patient lies on the back.
+# them; the share of the width that one lung stays within; the share of a side of the lungs' box along which they
+# touch the picture's edge when they are cut off; how much the lungs' box may be enlarged; and the least vertical
+# cosine of the picture's columns when the patient lies on the back.
 _GRID, _BLACK, _MOSTLY = 40, 4, 0.6
 _HALF = 0.56
+_CUT_OFF = 0.35
 _ENLARGED = 0.75
 _OPPOSITE = -0.5
 
@@ -134,7 +135,7 @@ class InputCheck:
         reason = (
             _wrong_geometry(ct_slice.origin)
             or _nothing_to_see(ct_slice.pixels)
-            or _hardly_any_lung(ct_slice, cropped)
+            or (None if cropped.found else f"{OUTSIDE_LUNGS}: no lung was found")
         )
         if reason is not None:
             return Verdict(reason)
@@ -176,31 +177,23 @@ def _nothing_to_see(pixels: Grey) -> str | None:
     return None
 
 
-def _hardly_any_lung(ct_slice: CTSlice, cropped: CroppedSlice) -> str | None:
-    """By Hounsfield units, where they are known and no lungs were found: is there lung that disease hides?"""
-    if cropped.found or ct_slice.hounsfield is None:
-        return None
-    hollow = ct_slice.hounsfield <= _AERATED[1]
-    _, regions = cv2.connectedComponents(hollow.astype(np.uint8), connectivity=4, ltype=cv2.CV_32S)
-    rim = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
-    lung = hollow & (ct_slice.hounsfield >= _AERATED[0]) & ~np.isin(regions, rim)
-    if lung.sum() >= _LEAST_LUNG * np.count_nonzero(~hollow):
-        return None
-    return f"{OUTSIDE_LUNGS}: this slice shows hardly any lung"
-
-
 def _flags(ct_slice: CTSlice, cropped: CroppedSlice) -> tuple[str, ...]:
     """What the file's header and the picture give rise to; see :data:`FLAGS`."""
-    orientation = ct_slice.origin.orientation
-    found = {"upside-down": orientation is not None and orientation[4] <= _OPPOSITE}
-    if not cropped.found:
-        found["lungs-not-found"] = True
-    else:
-        left, top, right, bottom = cropped.box
-        width = ct_slice.pixels.shape[1]
-        found["one-lung-found"] = right < _HALF * width or left > (1 - _HALF) * width
-        found["low-resolution"] = max(right - left, bottom - top) < _ENLARGED * cropped.pixels.shape[0]
-        found["soft-tissue-window"] = _black_share(cropped, ct_slice.pixels) > _MOSTLY
+    orientation, lungs = ct_slice.origin.orientation, cropped.lungs
+    columns, rows = np.flatnonzero(lungs.any(axis=0)), np.flatnonzero(lungs.any(axis=1))
+    across, down = int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
+    width = lungs.shape[1]
+    touching = max(
+        max(np.count_nonzero(lungs[edge]) for edge in (0, -1)) / across,
+        max(np.count_nonzero(lungs[:, edge]) for edge in (0, -1)) / down,
+    )
+    found = {
+        "upside-down": orientation is not None and orientation[4] <= _OPPOSITE,
+        "one-lung-found": columns[-1] < _HALF * width or columns[0] > (1 - _HALF) * width,
+        "lung-cut-off": touching > _CUT_OFF,
+        "low-resolution": max(across, down) < _ENLARGED * cropped.pixels.shape[0],
+        "soft-tissue-window": _black_share(cropped, ct_slice.pixels) > _MOSTLY,
+    }
     return tuple(name for name, holds in found.items() if holds)
 
 

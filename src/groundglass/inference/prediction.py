@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,14 +36,34 @@ class Evidence:
     Attributes:
         slice: as it was read.
         cropped: what the network was shown.
-        activation_map: float32, shape (h, w): each position's share of the logit; None unless classified.
+        lesion_map: float32, shape (h, w), over the crop: logit of each place that it shows a lesion; None unless
+            classified by a network with lesion decoder.
         logit: of COVID, before calibration; None unless classified.
     """
 
     slice: CTSlice
     cropped: CroppedSlice
-    activation_map: NDArray[np.float32] | None = None
+    lesion_map: NDArray[np.float32] | None = None
     logit: float | None = None
+
+    def lesions(self) -> NDArray[np.bool_]:
+        """The lesions inside the lungs, shape (H, W) of the source; all False without lesion map."""
+        if self.lesion_map is None:
+            return np.zeros(self.slice.pixels.shape, np.bool_)
+        return lesion_mask(self.lesion_map, self.cropped)
+
+
+def lesion_mask(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> NDArray[np.bool_]:
+    """Lesions inside the lungs, bool (H, W) of the source, by a lesion map over the crop, logits (h, w)."""
+    left, top, right, bottom = cropped.box
+    height, width = cropped.lungs.shape
+    enlarged = cv2.resize(lesion_map, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR) > 0
+    rows, columns = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
+    mask = np.zeros_like(cropped.lungs)
+    mask[rows, columns] = enlarged[
+        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+    ]
+    return mask & cropped.lungs
 
 
 @dataclass(frozen=True)
@@ -57,12 +78,14 @@ class Prediction:
         probability: of COVID, calibrated, 0 to 1; None unless classified.
         label: ``COVID``, ``NonCOVID`` or ``uncertain``; None unless classified.
         prediction_set: the labels that cannot be ruled out at the bundle's coverage.
-        flags: what may be doubtful, such as ``lungs-not-found``.
+        opacity: percent of the lungs that is lesion; None unless classified by a network with lesion decoder.
+        lung_cm2: area of the lungs in cm2; None unless classified, or where the spacing is not known.
+        flags: what may be doubtful, such as ``one-lung-found``.
         frame: index within a file that holds several slices, else None.
         series: DICOM Series Instance UID, or None.
         position: along the body axis in mm, towards the head, or None.
         patient: who is on the slice, where identifiers were requested, else None.
-        evidence: pixels and activation map, where requested; in no output file.
+        evidence: pixels and lesion map, where requested; in no output file.
     """
 
     status: Status
@@ -72,6 +95,8 @@ class Prediction:
     probability: float | None = None
     label: str | None = None
     prediction_set: tuple[str, ...] = ()
+    opacity: float | None = None
+    lung_cm2: float | None = None
     flags: tuple[str, ...] = ()
     frame: int | None = None
     series: str | None = None
@@ -133,6 +158,8 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "probability": _NUMBER,
     "label": _TEXT,
     "prediction_set": (list,),
+    "opacity": _NUMBER,
+    "lung_cm2": _NUMBER,
     "flags": (list,),
     "bundle": (str,),
 }

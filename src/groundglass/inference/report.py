@@ -46,7 +46,7 @@ _AXES: Mapping[Axis, tuple[str, str]] = {
 
 
 def evidence_picture(evidence: Evidence) -> Picture:
-    """A slice and, where it was classified, its cropped slice under the activation map; 320 pixels high.
+    """A slice and, where it was classified, its cropped slice under the lesion map; 320 pixels high.
 
     Returns:
         Shape (320, W, 3).
@@ -57,7 +57,7 @@ def evidence_picture(evidence: Evidence) -> Picture:
     # Black above and below: what is very wide is not enlarged.
     missing = max(_HEIGHT - whole.shape[0], 0)
     whole = np.pad(whole, ((missing // 2, missing - missing // 2), (0, 0), (0, 0)))
-    shown, drawn = fit(cropped.pixels, _HEIGHT), evidence.activation_map
+    shown, drawn = fit(cropped.pixels, _HEIGHT), evidence.lesion_map
     return side_by_side([whole, grey_picture(shown) if drawn is None else overlay(shown, drawn)], _HEIGHT)
 
 

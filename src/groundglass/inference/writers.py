@@ -79,6 +79,7 @@ class PredictionsWriter:
             advice = "install it with `pip install '.[parquet]'` from a clone"
             raise PredictionError(f"Parquet needs pyarrow; {advice}") from None
         kinds = {"frame": pa.int32(), "position": pa.float64(), "probability": pa.float64()}
+        kinds |= dict.fromkeys(("opacity", "lung_cm2"), pa.float64())
         kinds |= dict.fromkeys(("prediction_set", "flags"), pa.list_(pa.string()))
         schema = pa.schema([(name, kinds.get(name, pa.string())) for name in self._columns])
         self._table = pa.Table

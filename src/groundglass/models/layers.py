@@ -1,4 +1,4 @@
-"""What all networks are built of: a backbone and a head of one logit, and layers that read the image itself.
+"""What all networks are built of: a backbone, a head of one logit, a lesion decoder, and layers that read the image.
 
 The binarised mask and the histogram are computed inside the network, not given to it, so that they always fit
 the augmented image and travel with the exported network. They read each image between its own minimum and
@@ -8,13 +8,15 @@ not depend on their order.
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
 _LEVELS = 256
+_STRIDES = (4, 8, 16, 32)
 
 
 class NetworkOutput(NamedTuple):
@@ -22,13 +24,13 @@ class NetworkOutput(NamedTuple):
 
     Attributes:
         logit: (B,), of COVID; its sigmoid is the probability.
-        activation_map: (B, h, w) class activation map: how much each position of the last feature map speaks
-            for COVID. Its mean plus the classifier's bias (plus a histogram's term, if any) is the logit.
+        lesion_map: (B, h, w), at a quarter of the input's side: logit of each place that it shows a lesion; None
+            of a network without lesion decoder.
         embedding: (B, D), the pooled last feature map.
     """
 
     logit: Tensor
-    activation_map: Tensor
+    lesion_map: Tensor | None
     embedding: Tensor
 
 
@@ -110,6 +112,52 @@ class SqueezeExcitation(nn.Module):
         return features * gates
 
 
+class LesionDecoder(nn.Module):
+    """Features of strides 4, 8, 16 and 32 joined from the coarsest to the finest into one map of lesions.
+
+    A feature pyramid (Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017) with separable
+    convolutions. What the map sees, its mean and its strongest place, adds to the logit; 0 at initialisation.
+
+    Args:
+        channels: of the features of each stride, the finest first.
+        width: channels of the pyramid.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int = 48) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(each, width, kernel_size=1) for each in channels)
+        self.smooth = nn.ModuleList(_separable(width) for _ in channels[1:])
+        self.map = nn.Conv2d(width, 1, kernel_size=1)
+        # Most places show no lesion.
+        nn.init.constant_(cast(Tensor, self.map.bias), -3.0)
+        self.term = nn.Linear(2, 1, bias=False)
+        nn.init.zeros_(self.term.weight)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Map features (B, channels, h, w), the finest first, to a lesion map (B, h, w) and the logit's term (B,)."""
+        lateral = [layer(each) for layer, each in zip(self.lateral, features, strict=True)]
+        joined = lateral.pop()
+        for each, smooth in zip(reversed(lateral), self.smooth, strict=True):
+            joined = smooth(each + F.interpolate(joined, size=each.shape[2:], mode="bilinear"))
+        lesion_map = self.map(joined)
+        lesion = lesion_map.sigmoid()
+        # Nine neighbours together: one cell alone is noise.
+        strongest = F.avg_pool2d(lesion, 3).amax(dim=(1, 2, 3))
+        seen = torch.stack(
+            [(lesion.mean(dim=(1, 2, 3)) + 1e-3).log() + 4, (strongest + 1e-2).log() + 2], dim=1
+        )
+        return lesion_map.squeeze(1), cast(Tensor, self.term(seen)).squeeze(1)
+
+
+def _separable(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width, bias=False),
+        nn.Conv2d(width, width, kernel_size=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    )
+
+
 class LogitHead(nn.Module):
     """Global average pooling, dropout and the logit of COVID.
 
@@ -127,19 +175,14 @@ class LogitHead(nn.Module):
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
 
-    def forward(self, features: Tensor) -> NetworkOutput:
-        """Map the last feature map (B, channels, h, w) to logit, activation map and embedding.
-
-        During training, dropout makes the logit differ from the activation map's mean plus the bias.
-        """
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the last feature map (B, channels, h, w) to logit and embedding."""
         embedding = features.mean(dim=(2, 3))
-        logit = self.classifier(self.dropout(embedding)).squeeze(1)
-        activation_map = F.conv2d(features, self.classifier.weight[:, :, None, None]).squeeze(1)
-        return NetworkOutput(logit, activation_map, embedding)
+        return self.classifier(self.dropout(embedding)).squeeze(1), embedding
 
 
 class Network(nn.Module):
-    """A backbone and a head; maps float32 (B, 1, H, W) to ``NetworkOutput``.
+    """A backbone, a head and a lesion decoder; maps float32 (B, 1, H, W) to ``NetworkOutput``.
 
     The input is expected to be roughly of zero mean and unit variance, as preprocessing makes it.
 
@@ -147,17 +190,34 @@ class Network(nn.Module):
         backbone: a timm model without a classifier.
         channels: of the last feature map.
         drop_rate: dropout before the logit, 0..1.
+        lesions: decode a lesion map, which adds to the logit.
     """
 
-    def __init__(self, backbone: nn.Module, channels: int, drop_rate: float) -> None:
+    def __init__(self, backbone: nn.Module, channels: int, drop_rate: float, *, lesions: bool = True) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = LogitHead(channels, drop_rate)
+        levels = list(enumerate(cast(Iterable[dict[str, Any]], backbone.feature_info)))
+        self._levels = [
+            (number, level["num_chs"]) for number, level in levels if level["reduction"] in _STRIDES
+        ]
+        self.decoder = LesionDecoder([channels for _, channels in self._levels]) if lesions else None
 
-    def features(self, images: Tensor) -> Tensor:
-        """The last feature map (B, channels, h, w) of images (B, 1, H, W)."""
-        return cast(Tensor, self.backbone.forward_features(images))  # type: ignore[operator]
+    def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The last feature map (B, channels, h, w) of images (B, 1, H, W), and those of strides 4 to 32."""
+        indices = [number for number, _ in self._levels]
+        return cast(
+            tuple[Tensor, list[Tensor]],
+            self.backbone.forward_intermediates(images, indices=indices),  # type: ignore[operator]
+        )
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """Map (B, 1, H, W) to logit, activation map and embedding."""
-        return cast(NetworkOutput, self.head(self.features(images)))
+        """Map (B, 1, H, W) to logit, lesion map and embedding."""
+        return self._decoded(*self.features(images))
+
+    def _decoded(self, last: Tensor, pyramid: Sequence[Tensor]) -> NetworkOutput:
+        logit, embedding = self.head(last)
+        if self.decoder is None:
+            return NetworkOutput(logit, None, embedding)
+        lesion_map, term = self.decoder(pyramid)
+        return NetworkOutput(logit + term, lesion_map, embedding)

@@ -2,13 +2,14 @@
 
 Xu, Wang and Xu, Image Classification of Covid-19 Pneumonia Based on Mask-EfficientNet. The binarised image
 passes a stem and a first stage of its own and joins the image's features after the first stage; every stage
-ends in a gate ("extrusion activation module"); the histogram adds to the logit.
+ends in a gate ("extrusion activation module"); the histogram adds to the logit. The lesion decoder is ours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import deepcopy
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,7 @@ class MaskEfficientNet(Network):
         mask: splice the binarised image in after the first stage.
         attention: end every stage in a channel gate.
         histogram: let the grey histogram add to the logit.
+        lesions: decode a lesion map, which adds to the logit.
         drop_rate: dropout before the logit, 0..1.
     """
 
@@ -91,22 +93,26 @@ class MaskEfficientNet(Network):
         mask: bool = True,
         attention: bool = True,
         histogram: bool = True,
+        lesions: bool = True,
         drop_rate: float = 0.2,
     ) -> None:
-        super().__init__(backbone, cast(int, backbone.num_features), drop_rate)
+        super().__init__(backbone, cast(int, backbone.num_features), drop_rate, lesions=lesions)
         widths = _stage_widths(cast(nn.Sequential, backbone.blocks))
         self.gates = nn.ModuleList(_gate(width, attention) for width in widths)
         self.mask_branch = MaskBranch(backbone, widths[0], attention) if mask else None
         self.histogram_term = HistogramTerm() if histogram else None
+        ends = (level["module"] for level in cast(Iterable[dict[str, Any]], backbone.feature_info))
+        stages = {number: int(end.rpartition(".")[2]) for number, end in enumerate(ends)}
+        self._stages = {stages[number] for number, _ in self._levels}
 
-    def features(self, images: Tensor) -> Tensor:
-        """The last feature map (B, channels, h, w) of images (B, 1, H, W)."""
+    def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The last feature map (B, channels, h, w) of images (B, 1, H, W), and those of strides 4 to 32."""
         return self._features(images, self._grey(images))
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """Map (B, 1, H, W) to logit, activation map and embedding."""
+        """Map (B, 1, H, W) to logit, lesion map and embedding."""
         grey = self._grey(images)
-        output: NetworkOutput = self.head(self._features(images, grey))
+        output = self._decoded(*self._features(images, grey))
         if self.histogram_term is None or grey is None:
             return output
         return output._replace(logit=output.logit + self.histogram_term(grey_histogram(grey, _BINS)))
@@ -115,14 +121,16 @@ class MaskEfficientNet(Network):
         """The images' grey levels, computed once for mask and histogram, where there is either."""
         return None if self.mask_branch is None and self.histogram_term is None else grey_levels(images)
 
-    def _features(self, images: Tensor, grey: GreyLevels | None) -> Tensor:
-        backbone = self.backbone
+    def _features(self, images: Tensor, grey: GreyLevels | None) -> tuple[Tensor, list[Tensor]]:
+        backbone, pyramid = self.backbone, []
         features = backbone.bn1(backbone.conv_stem(images))  # type: ignore[operator]
         for number, (stage, gate) in enumerate(zip(backbone.blocks, self.gates, strict=True)):  # type: ignore[arg-type]
             features = gate(stage(features))
             if number == 0 and self.mask_branch is not None and grey is not None:
                 features = self.mask_branch(binary_mask(grey), features)
-        return cast(Tensor, backbone.bn2(backbone.conv_head(features)))  # type: ignore[operator]
+            if number in self._stages:
+                pyramid.append(features)
+        return cast(Tensor, backbone.bn2(backbone.conv_head(features))), pyramid  # type: ignore[operator]
 
 
 def _gate(channels: int, attention: bool) -> nn.Module:

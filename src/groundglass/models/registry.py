@@ -21,15 +21,12 @@ from groundglass.models.weights import load_backbone, load_network, read_weights
 
 
 class VGG(Network):
-    """VGG with its two fully connected layers, as convolutions of 7 x 7 and 1 x 1.
+    """VGG with its two fully connected layers, as convolutions of 7 x 7 and 1 x 1."""
 
-    Its activation map is coarse: the first of them sees 7 x 7 positions at once, so up to an input of
-    224 x 224 pixels the map is a single position; smaller inputs are stretched to 7 x 7 positions.
-    """
-
-    def features(self, images: Tensor) -> Tensor:
-        """The 4096 features of each position, (B, 4096, h, w), of images (B, 1, H, W)."""
-        return cast(Tensor, self.backbone.pre_logits(super().features(images)))  # type: ignore[operator]
+    def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The 4096 features of each position, (B, 4096, h, w), of images (B, 1, H, W), and those of strides 4 to 32."""
+        last, pyramid = super().features(images)
+        return cast(Tensor, self.backbone.pre_logits(last)), pyramid  # type: ignore[operator]
 
 
 def build_backbone(entry: Entry) -> nn.Module:
@@ -49,6 +46,7 @@ def build(
     mask: bool = True,
     attention: bool = True,
     histogram: bool = True,
+    lesions: bool = True,
     drop_rate: float = 0.2,
 ) -> Network:
     """Build a network of one input channel and one logit.
@@ -61,6 +59,7 @@ def build(
         mask: give Mask-EfficientNet its mask branch; the baselines have none.
         attention: give Mask-EfficientNet its channel gates; the baselines have none.
         histogram: give Mask-EfficientNet its histogram term; the baselines have none.
+        lesions: give the network a lesion decoder.
         drop_rate: dropout before the logit, 0..1.
 
     Raises:
@@ -75,11 +74,16 @@ def build(
     network: Network
     if entry.family == "mask-efficientnet":
         network = MaskEfficientNet(
-            backbone, mask=mask, attention=attention, histogram=histogram, drop_rate=drop_rate
+            backbone,
+            mask=mask,
+            attention=attention,
+            histogram=histogram,
+            lesions=lesions,
+            drop_rate=drop_rate,
         )
     else:
         kind = VGG if entry.family == "vgg" else Network
-        network = kind(backbone, cast(int, backbone.head_hidden_size), drop_rate)
+        network = kind(backbone, cast(int, backbone.head_hidden_size), drop_rate, lesions=lesions)
     if state is not None and state.whole_network:
         load_network(network, state)
     return network
@@ -99,7 +103,13 @@ class Complexity:
 
 
 def measure(
-    name: str, size: int, *, mask: bool = True, attention: bool = True, histogram: bool = True
+    name: str,
+    size: int,
+    *,
+    mask: bool = True,
+    attention: bool = True,
+    histogram: bool = True,
+    lesions: bool = True,
 ) -> Complexity:
     """Count parameters and operations of a network by name, without holding its numbers or computing any.
 
@@ -109,12 +119,13 @@ def measure(
         mask: count Mask-EfficientNet with its mask branch.
         attention: count it with its channel gates.
         histogram: count it with its histogram term.
+        lesions: count any network with its lesion decoder.
 
     Raises:
         GroundglassError: unknown name.
     """
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network = build(name, mask=mask, attention=attention, histogram=histogram).eval()
+        network = build(name, mask=mask, attention=attention, histogram=histogram, lesions=lesions).eval()
         network(torch.empty(1, 1, size, size))
     # A multiply-accumulate operation is two floating-point operations.
     return Complexity(sum(each.numel() for each in network.parameters()), counter.get_total_flops() // 2)

@@ -1,4 +1,4 @@
-"""Pictures of slices for people: activation maps over cropped slices, outlines, and data URIs."""
+"""Pictures of slices for people: lesion maps over cropped slices, outlines, and data URIs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 Picture = NDArray[np.uint8]
 """Red, green, blue, shape (H, W, 3)."""
 
-FOR_COVID = (255, 124, 31)
-AGAINST_COVID = (64, 156, 255)
+LESION = (255, 124, 31)
+OTHER = (64, 156, 255)
 OUTLINE = (255, 221, 87)
 """Colours that stay apart on grey for colour-blind readers."""
 
@@ -25,54 +25,45 @@ def grey_picture(pixels: NDArray[np.uint8]) -> Picture:
     return np.asarray(np.repeat(pixels[:, :, None], 3, axis=2), np.uint8)
 
 
-def overlay(cropped: NDArray[np.uint8], activation_map: NDArray[np.floating]) -> Picture:
-    """Lay a class activation map over its cropped slice: a picture of shape (H, W, 3).
-
-    Orange speaks for COVID, blue against it; the largest magnitude of this map is the most opaque, so that
-    colours compare within a slice and not between slices.
+def overlay(cropped: NDArray[np.uint8], lesion_map: NDArray[np.floating]) -> Picture:
+    """Lay a lesion map over its cropped slice, orange, the more opaque the surer: a picture of shape (H, W, 3).
 
     Args:
         cropped: grey pixels, shape (H, W).
-        activation_map: contributions to the logit of COVID, shape (h, w); those that are not finite count as 0.
+        lesion_map: logits of lesion, shape (h, w); those that are not finite count as none.
     """
-    share = _opacity(activation_map, cropped.shape)
-    speaking_for, against = np.maximum(share, 0), np.maximum(-share, 0)
-    grey = cropped * (1 - speaking_for - against)
+    share = _opacity(lesion_map, cropped.shape)
+    grey = cropped * (1 - share)
     # Channel by channel in single precision: 10 times as fast as arrays of shape (H, W, 3).
-    channels = [
-        np.rint(grey + speaking_for * np.float32(warm) + against * np.float32(cold))
-        for warm, cold in zip(FOR_COVID, AGAINST_COVID, strict=True)
-    ]
-    return np.stack([np.clip(channel, 0, 255).astype(np.uint8) for channel in channels], axis=-1)
+    channels = [np.rint(grey + share * np.float32(colour)).astype(np.uint8) for colour in LESION]
+    return np.stack(channels, axis=-1)
 
 
-def _opacity(activation_map: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """The map enlarged to ``shape``: -0.62 to 0.62, negative against COVID."""
-    finite = np.nan_to_num(activation_map.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    smooth = np.asarray(cv2.resize(finite, shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
-    peak = float(np.abs(smooth).max())
-    return smooth * np.float32(_STRENGTH / peak) if peak > 0 else np.zeros_like(smooth)
+def _opacity(lesion_map: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """The probability of lesion, enlarged to ``shape``, as opacity 0 to 0.62."""
+    finite = np.nan_to_num(lesion_map.astype(np.float32), nan=-30.0, posinf=30.0, neginf=-30.0)
+    smooth = np.asarray(cv2.resize(finite, shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+    return np.asarray(np.float32(_STRENGTH) / (1 + np.exp(np.minimum(-smooth, 80))), np.float32)
 
 
 def map_layer(
-    activation_map: NDArray[np.floating], box: tuple[int, int, int, int], shape: tuple[int, int]
+    lesion_map: NDArray[np.floating], box: tuple[int, int, int, int], shape: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """The colours of :func:`overlay` alone, to lie on the whole slice: blue, green, red, opacity, shape (H, W, 4).
+    """The colour of :func:`overlay` alone, to lie on the whole slice: blue, green, red, opacity, shape (H, W, 4).
 
     Args:
-        activation_map: contributions to the logit of COVID, shape (h, w).
+        lesion_map: logits of lesion, shape (h, w).
         box: of the crop in the slice: left, top, right, bottom, the latter two outside; what of it lies outside
             the slice is left out.
         shape: (H, W) of the slice.
     """
     left, top, right, bottom = box
-    share = _opacity(activation_map, (max(1, bottom - top), max(1, right - left)))
-    colours = np.array([AGAINST_COVID[::-1], FOR_COVID[::-1]], np.uint8)[(share >= 0).astype(np.intp)]
-    opacity = np.rint(np.abs(share) * 255).astype(np.uint8)
+    opacity = _opacity(lesion_map, (max(1, bottom - top), max(1, right - left)))
     layer = np.zeros((*shape, 4), np.uint8)
+    layer[..., :3] = LESION[::-1]
     rows, columns = slice(max(top, 0), min(bottom, shape[0])), slice(max(left, 0), min(right, shape[1]))
-    inside = np.dstack([colours, opacity])[rows.start - top :, columns.start - left :]
-    layer[rows, columns] = inside[: rows.stop - rows.start, : columns.stop - columns.start]
+    inside = np.rint(opacity * 255)[rows.start - top :, columns.start - left :].astype(np.uint8)
+    layer[rows, columns, 3] = inside[: rows.stop - rows.start, : columns.stop - columns.start]
     return layer
 
 

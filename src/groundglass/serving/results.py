@@ -43,7 +43,7 @@ class KeptSlice:
     )  # shape (H, W): rounded Hounsfield units, or grey where the file has none
     lungs: NDArray[np.uint8]  # bits of the mask
     cropped: CroppedSlice  # without its mask
-    activation_map: NDArray[np.float32] | None  # shape (h, w); None unless classified
+    lesion_map: NDArray[np.float32] | None  # shape (h, w); None unless classified
 
     @classmethod
     def of(cls, evidence: Evidence) -> KeptSlice:
@@ -54,9 +54,7 @@ class KeptSlice:
         if units is not None:
             pixels = np.clip(np.rint(units), short.min, short.max).astype(np.int16)
         cropped = replace(evidence.cropped, lungs=np.zeros((0, 0), np.bool_))
-        return cls(
-            (rows, columns), pixels, np.packbits(evidence.cropped.lungs), cropped, evidence.activation_map
-        )
+        return cls((rows, columns), pixels, np.packbits(evidence.cropped.lungs), cropped, evidence.lesion_map)
 
     @property
     def has_hounsfield(self) -> bool:
@@ -66,7 +64,7 @@ class KeptSlice:
     @property
     def size(self) -> int:
         """Bytes."""
-        arrays = (self.pixels, self.lungs, self.cropped.pixels, self.activation_map)
+        arrays = (self.pixels, self.lungs, self.cropped.pixels, self.lesion_map)
         return sum(array.nbytes for array in arrays if array is not None)
 
     def evidence(self, file: str = "") -> Evidence:
@@ -74,7 +72,7 @@ class KeptSlice:
         grey = LUNG.apply(self.pixels) if self.has_hounsfield else np.asarray(self.pixels, np.uint8)
         mask = np.unpackbits(self.lungs, count=self.shape[0] * self.shape[1]).reshape(self.shape)
         cropped = replace(self.cropped, lungs=mask.astype(np.bool_))
-        return Evidence(CTSlice(grey, Origin(file, "")), cropped, self.activation_map)
+        return Evidence(CTSlice(grey, Origin(file, "")), cropped, self.lesion_map)
 
     def layer(self, layer: Layer) -> bytes | None:
         """One of the layers that lie on each other; None where the slice has none of the kind."""
@@ -85,9 +83,9 @@ class KeptSlice:
             return outline_svg(evidence.cropped.lungs, evidence.cropped.box).encode()
         if layer == "picture.png":
             return _png(evidence.slice.pixels)
-        if self.activation_map is None:
+        if self.lesion_map is None:
             return None
-        return _png(map_layer(self.activation_map, evidence.cropped.box, self.shape))
+        return _png(map_layer(self.lesion_map, evidence.cropped.box, self.shape))
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
@@ -148,7 +146,7 @@ class Result:
             "columns": kept.shape[1],
             "picture": f"{base}/picture.png",
             "outline": f"{base}/outline.svg",
-            "heat_map": None if kept.activation_map is None else f"{base}/heat_map.png",
+            "heat_map": None if kept.lesion_map is None else f"{base}/heat_map.png",
             "hounsfield": f"{base}/hounsfield.raw" if kept.has_hounsfield else None,
         }
 

@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from groundglass.data.load import load_dataset
+from groundglass.data.load import load_dataset, load_pool
 from groundglass.data.manifest import Record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError
 from groundglass.files import name_some
 from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.lungs import open_segmenter
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
 from groundglass.training.classify import adamw
@@ -205,7 +206,7 @@ class TwoViews(Dataset[Views]):
         for row, key in enumerate(keys):
             rng = np.random.default_rng(key.seed)
             for view in pixels:
-                view[row] = self.augmentation(self.slices[key.index], rng)
+                (view[row],) = self.augmentation(self.slices[key.index], rng)
         first, second = (to_images(view, self.preprocessing) for view in pixels)
         return first, second, torch.tensor([key.index for key in keys])
 
@@ -225,7 +226,7 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
     recipe, count = job.recipe, job.recipe.training.batch_size
     records = unlabelled_slices(job, find_copies)
     preprocessing = recipe.preprocessing.build()
-    cropped = load_cropped(records, preprocessing, CONTEXT, job.cache)
+    cropped = load_cropped(records, preprocessing, CONTEXT, job.cache, open_segmenter(job.lungs))
     if len(cropped) < 2 * count:
         raise DataError(f"{len(cropped)} slices are too few to pretrain in batches of {count}")
     torch.manual_seed(job.seed)
@@ -262,8 +263,8 @@ def unlabelled_slices(job: Job[PretrainRecipe], find_copies: FindCopies) -> list
     """
     records: list[Record] = []
     held_out: list[Record] = []
-    if job.data is not None:
-        manifest = load_dataset(job.data)
+    if job.data:
+        manifest = load_pool(job.data)
         for name, indices in make_split(manifest, job.split, seed=job.seed).parts.items():
             (records if name == "train" else held_out).extend(manifest.records[index] for index in indices)
     unlabelled = [record for path in job.images for record in load_dataset(path).records]

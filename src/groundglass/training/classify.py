@@ -9,12 +9,15 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torchmetrics.functional.classification import binary_accuracy, binary_auroc
 
 from groundglass.training.recipe import OptimiserSection, Recipe
 from groundglass.training.samples import Batch
+
+# Added to both sides of Dice, in pixels, so that a tiny lesion does not weigh as a large one.
+_SMOOTH = 20.0
 
 
 class Classifier(LightningModule):
@@ -47,21 +50,22 @@ class Classifier(LightningModule):
         torch.manual_seed(int(self._entropy(batch_idx).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Binary cross-entropy against smoothed, possibly mixed labels."""
-        images, labels = batch
+        """Binary cross-entropy against smoothed labels, and the loss of the lesion map where lesions are known."""
         smoothing = self.recipe.training.label_smoothing
-        labels = labels * (1 - smoothing) + smoothing / 2
-        if self.recipe.augmentation.mixup > 0:
-            images, labels = self._mixed(images, labels, batch_idx)
-        loss = binary_cross_entropy_with_logits(self.network(images).logit, labels)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(images))
+        output = self.network(batch.images)
+        loss = binary_cross_entropy_with_logits(output.logit, batch.labels * (1 - smoothing) + smoothing / 2)
+        if output.lesion_map is not None:
+            lesion = lesion_loss(output.lesion_map, batch.lesions, batch.known)
+            loss = loss + self.recipe.training.lesion_weight * lesion
+        count = len(batch.images)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=count)
         return loss
 
     def on_train_batch_end(self, *_: object) -> None:
         """Move the averaged weights a step towards the trained ones."""
         self.averaged.update(self.network, step=self.global_step)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Collect the averaged network's logits."""
         self._validated.append((self.averaged(batch[0]).logit, batch[1]))
 
@@ -84,14 +88,22 @@ class Classifier(LightningModule):
     def _entropy(self, batch_idx: int) -> np.random.SeedSequence:
         return np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
 
-    def _mixed(self, images: Tensor, labels: Tensor, batch_idx: int) -> Batch:
-        """Mixup (Zhang et al., ICLR 2018): pairs of images and labels blended by a share from Beta(a, a)."""
-        rng = np.random.default_rng(self._entropy(batch_idx))
-        alpha = self.recipe.augmentation.mixup
-        share = 1 - float(rng.beta(alpha, alpha))
-        other = torch.from_numpy(rng.permutation(len(images))).to(images.device)
-        blended = images.lerp(images[other], share).contiguous(memory_format=torch.channels_last)
-        return blended, labels.lerp(labels[other], share)
+
+def lesion_loss(lesion_map: Tensor, lesions: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy of every place, and Dice of the slices with a lesion, over slices whose lesions are known.
+
+    Args:
+        lesion_map: logits (B, h, w).
+        lesions: 1 where a lesion is, (B, H, W), a finer grid.
+        known: 1 for slices that count, (B,).
+    """
+    logit = interpolate(lesion_map[:, None], size=lesions.shape[1:], mode="bilinear")[:, 0]
+    entropy = binary_cross_entropy_with_logits(logit, lesions, reduction="none").mean(dim=(1, 2))
+    share, size = logit.sigmoid(), lesions.sum(dim=(1, 2))
+    overlap = 2 * (share * lesions).sum(dim=(1, 2)) + _SMOOTH
+    dice = 1 - overlap / (share.sum(dim=(1, 2)) + size + _SMOOTH)
+    each = 2 * entropy + dice * (size > 0)
+    return (each * known).sum() / known.sum().clamp_min(1)
 
 
 def adamw(

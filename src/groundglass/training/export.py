@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from groundglass.data.load import load_dataset
+from groundglass.data.load import load_dataset, load_pool
 from groundglass.data.manifest import PARTS, Record, read_pixels
 from groundglass.data.out_of_distribution import (
     out_of_distribution_examples,
@@ -26,14 +26,16 @@ from groundglass.errors import DataError, RunError
 from groundglass.evaluation import log
 from groundglass.evaluation.calibration import summary
 from groundglass.evaluation.part import Part, fingerprint, select_part
-from groundglass.imaging.crop import MUCH_LUNG, Preprocessing, find_lungs
+from groundglass.files import name_some
+from groundglass.imaging.crop import MUCH_LUNG, Preprocessing
+from groundglass.imaging.lungs import LungSegmenter
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import Grey
 from groundglass.inference.bundle import (
     CARD,
     INPUT,
+    LUNGS,
     MODEL,
-    OUTPUTS,
     REFERENCE,
     SELF_TEST,
     Engine,
@@ -47,7 +49,7 @@ from groundglass.inference.calibration import Calibration
 from groundglass.inference.input_check import LUNG, OTHER_PART, InputCheck, appearance
 from groundglass.inference.reference import EmbeddingReference
 from groundglass.training.input_check_fit import Examples, fit_input_check
-from groundglass.training.onnx import CLOSE, OPSET, largest_difference, quantise, to_onnx
+from groundglass.training.onnx import CLOSE, OPSET, largest_difference, outputs_of, quantise, to_onnx
 from groundglass.training.run import Run
 from groundglass.training.samples import CroppedSet, load_cropped
 from groundglass.training.trainer import now, versions
@@ -78,7 +80,7 @@ class Export:
     Attributes:
         run: finished.
         output: the bundle, a folder or a name that ends in ``.zip``.
-        data: the data set the run was trained on.
+        data: the data sets the run was trained on.
         lesion_free: folder of lesion-free slices, which the input check learns from as well.
         precision: of the model; None for INT8 where it is as good as fp32 on the validation part.
         name: of the model; network, split and seed unless given.
@@ -87,7 +89,7 @@ class Export:
 
     run: Run
     output: Path
-    data: Path
+    data: tuple[Path, ...]
     lesion_free: Path | None = None
     precision: Precision | None = None
     name: str | None = None
@@ -148,7 +150,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
         raise RunError(f"{run.path}: the training has not finished; resume it with --resume, then export")
     slices = _load(job)
     lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free).records
-    examples = gather_examples(run.preprocessing, slices.parts["train"].records, lesion_free)
+    examples = gather_examples(run.preprocessing, run.lungs, slices.parts["train"].records, lesion_free)
     tell("exporting to ONNX")
     model, precision, auc = _choose(job, slices, tell)
     engine = Engine(model)
@@ -172,7 +174,8 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     contents = {
         MODEL: model,
         REFERENCE: save_arrays({**check.as_arrays(), **(reference.as_arrays() if reference else {})}),
-        SELF_TEST: self_test(engine, run.preprocessing, run.preprocessing.apply(phantom).pixels),
+        LUNGS: run.lungs.model,
+        SELF_TEST: self_test(engine, run.lungs, run.preprocessing, phantom),
     }
     contents[CARD] = render_card(fields, contents).encode()
     write_bundle(job.output, fields, contents)
@@ -180,7 +183,11 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
 
 
 def gather_examples(
-    preprocessing: Preprocessing, slices: Sequence[Record], lesion_free: Sequence[Record] = (), seed: int = 0
+    preprocessing: Preprocessing,
+    lungs: LungSegmenter,
+    slices: Sequence[Record],
+    lesion_free: Sequence[Record] = (),
+    seed: int = 0,
 ) -> CheckExamples:
     """Read, synthesise, crop and describe everything the input check learns from; a minute for COVID-CT.
 
@@ -188,6 +195,7 @@ def gather_examples(
 
     Args:
         preprocessing: the model's.
+        lungs: finds the lungs.
         slices: of the training part, lung slices all of them.
         lesion_free: further slices, cut from anywhere in a series; may be empty.
         seed: of everything random.
@@ -201,10 +209,10 @@ def gather_examples(
     effort = min(1.0, len(slices) / _ENOUGH)
     own = [_Picture(read_pixels(record), LUNG, record.patient_id, _OWN, True) for record in slices]
     step = -(-len(lesion_free) // _MOST_LESION_FREE) or 1
-    cut = [picture for record in lesion_free[::step] if (picture := _lesion_free(record)) is not None]
+    cut = [picture for record in lesion_free[::step] if (picture := _lesion_free(record, lungs)) is not None]
     described, known = [], []
     for picture in chain(_lung_pictures(own, cut, seed, effort), _other_pictures(own, cut, seed, effort)):
-        cropped = preprocessing.apply(picture.pixels)
+        cropped = preprocessing.apply(picture.pixels, lungs(picture.pixels))
         described.append(appearance(picture.pixels, cropped))
         # Thousands of pictures are gathered, and only the small copies are kept.
         known.append(replace(picture, pixels=cropped.pixels))
@@ -267,13 +275,18 @@ def _interval(measure: Mapping[str, float | None]) -> str:
 
 
 def _load(job: Export) -> _Slices:
-    run, manifest = job.run, load_dataset(job.data)
+    run = job.run
+    manifest = load_pool(job.data).without(run.recipe.sampling.leave_out)
     parts = {name: select_part(manifest, run.split_spec, name, run.seed) for name in PARTS}
+    parts["test"] = parts["test"].of_both_labels()
     cropped = {
-        name: load_cropped(part.records, run.preprocessing, 0.0, job.cache) for name, part in parts.items()
+        name: load_cropped(part.records, run.preprocessing, 0.0, job.cache, run.lungs)
+        for name, part in parts.items()
     }
-    if set(cropped["train"].sha256) != set(run.info["training_sha256"]):
-        raise DataError(f"{job.data}: not the data that {run.path} was trained on")
+    if not set(run.info["training_sha256"]) <= set(cropped["train"].sha256):
+        raise DataError(
+            f"{name_some([str(path) for path in job.data])}: not the data that {run.path} was trained on"
+        )
     return _Slices(run, parts, cropped)
 
 
@@ -312,7 +325,10 @@ def _auc(label: NDArray[np.int8], logit: NDArray[np.float32]) -> float:
 
 def _run(engine: Engine, images: NDArray[np.float32]) -> Outputs:
     batches = [engine.run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
-    return Outputs(*(np.concatenate([getattr(batch, name) for batch in batches]) for name in OUTPUTS))
+    logit, embedding = (
+        np.concatenate([getattr(each, name) for each in batches]) for name in ("logit", "embedding")
+    )
+    return Outputs(logit, embedding)
 
 
 def _reference(slices: _Slices, outputs: Mapping[str, Outputs]) -> EmbeddingReference | None:
@@ -341,12 +357,14 @@ def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
         },
         "preprocessing": asdict(run.preprocessing),
         "positive": "COVID",
-        "onnx": {"opset": OPSET, "input": INPUT, "outputs": list(OUTPUTS)},
+        "onnx": {"opset": OPSET, "input": INPUT, "outputs": outputs_of(run.network)},
         "training": {
             "recipe": run.recipe.name,
             "seed": run.seed,
             "split": split,
             "data": info.get("data"),
+            "sources": info.get("sources"),
+            "lungs": info.get("lungs"),
             "lesion_free": info.get("lesion_free"),
             "slices": {name: len(part.records) for name, part in slices.parts.items()},
             "fingerprint": info.get("fingerprint"),
@@ -369,15 +387,15 @@ class _Picture:
     deciding: bool = False
 
 
-def _lesion_free(record: Record) -> _Picture | None:
+def _lesion_free(record: Record, find_lungs: LungSegmenter) -> _Picture | None:
     """A lesion-free slice as what it is; None where that is in doubt."""
     pixels = read_pixels(record)
-    lungs, found = find_lungs(pixels)
+    share = float(find_lungs(pixels).mean())
     # `groundglass data slices` names its files <series>_<index>.
     group = record.patient_id if record.patient_known else record.path.stem.rpartition("_")[0]
-    if not found:
+    if not share:
         return _Picture(pixels, OTHER_PART, group)
-    return _Picture(pixels, LUNG, group, _LESION_FREE) if lungs.mean() >= MUCH_LUNG else None
+    return _Picture(pixels, LUNG, group, _LESION_FREE) if share >= MUCH_LUNG else None
 
 
 def _lung_pictures(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,7 +29,11 @@ from onnxruntime.quantization import (
 from torch import nn
 
 from groundglass.errors import RunError
+from groundglass.imaging import lungs
+from groundglass.imaging.lungs import NOTES, SIDE
 from groundglass.inference.bundle import INPUT, OUTPUTS, Engine
+from groundglass.models.layers import Network
+from groundglass.models.lung_net import LungNet
 
 OPSET = 18
 """Version of the ONNX operators; ONNX Runtime reads it since 1.14 (2023)."""
@@ -51,24 +57,41 @@ _CALIBRATION_BATCH = 8
 _SEED = 0
 
 
-def to_onnx(network: nn.Module, size: int) -> bytes:
-    """Export a network in evaluation mode, with a batch of any length; of its outputs, those of ``OUTPUTS``.
+def to_onnx(network: Network, size: int) -> bytes:
+    """Export a network in evaluation mode, with a batch of any length.
 
     Args:
         network: float32 (B, 1, size, size) to a ``NetworkOutput``.
         size: side of the cropped slice in pixels.
     """
+    outputs = outputs_of(network)
+    return _exported(_Exported(network, outputs), size, INPUT, outputs)
+
+
+def lungs_to_onnx(network: LungNet, notes: Mapping[str, Any]) -> bytes:
+    """Export a trained LungNet with notes on how it was trained."""
+    model = onnx.load_from_string(_exported(network.eval(), SIDE, lungs.INPUT, [lungs.OUTPUT]))
+    helper.set_model_props(model, {NOTES: json.dumps(notes)})
+    return bytes(model.SerializeToString())
+
+
+def outputs_of(network: Network) -> list[str]:
+    """Names of the outputs of an exported network; one without lesion decoder has no lesion map."""
+    return [name for name in OUTPUTS if name != "lesion_map" or network.decoder is not None]
+
+
+def _exported(module: nn.Module, size: int, name: str, outputs: list[str]) -> bytes:
     # Two images: a batch of one would be taken for a constant. NCHW: the file's layout.
     example = torch.zeros(2, 1, size, size)
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Exported(network).to(memory_format=torch.contiguous_format),
+            module.to(memory_format=torch.contiguous_format),
             (example,),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            input_names=[name],
+            output_names=outputs,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
@@ -87,18 +110,18 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Exported(nn.Module):
-    """A network whose outputs are those of ``OUTPUTS``, in their order."""
+    """A network with the outputs of these names, in their order."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Network, outputs: list[str]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.outputs = network, outputs
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         output = self.network(images)
-        return tuple(getattr(output, name) for name in OUTPUTS)
+        return tuple(getattr(output, name) for name in self.outputs)
 
 
-def largest_difference(network: nn.Module, engine: Engine, images: NDArray[np.float32]) -> float:
+def largest_difference(network: Network, engine: Engine, images: NDArray[np.float32]) -> float:
     """Largest difference between the outputs of PyTorch and of ONNX Runtime, relative to values above 1.
 
     Args:
@@ -112,7 +135,7 @@ def largest_difference(network: nn.Module, engine: Engine, images: NDArray[np.fl
         with torch.inference_mode():
             expected = network(torch.from_numpy(batch).unsqueeze(1))
         outputs = engine.run(batch)
-        for name in OUTPUTS:
+        for name in outputs_of(network):
             values = getattr(expected, name).numpy()
             difference = np.abs(values - getattr(outputs, name)) / np.maximum(1, np.abs(values))
             worst = max(worst, float(difference.max()))
@@ -137,7 +160,7 @@ def quantise(model: bytes, calibration: NDArray[np.float32], compared: NDArray[n
     """A model in INT8: of few candidates the fastest of those that are closest to it.
 
     Weights per channel and activations are brought to 8 bits; gates of attention (but not their pooling), the
-    classifier, the activation map and, where it helps, the first convolutions stay in floating point.
+    classifier, the lesion map and, where it helps, the first convolutions stay in floating point.
 
     Args:
         model: content of the fp32 ONNX file.
@@ -224,15 +247,17 @@ def _quantised(
 
 
 def _kept_floating(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that stay in floating point whatever happens: gates, classifier, activation map.
+    """Names of the nodes that stay in floating point whatever happens: gates, classifier, lesion map.
 
     What is computed for a gate is one number per channel: in 8 bits it costs more to convert than to compute.
     """
     producers = {output: node for node in model.graph.node for output in node.output}
     single = {each.name for each in model.graph.initializer if np.prod(each.dims) == 1}
     kept = {node.name for node in model.graph.node if node.op_type in {"Gemm", "MatMul"}}
+    # A gate is multiplied with features; the lesion map's sigmoid is not.
+    consumers = {name for node in model.graph.node if node.op_type == "Mul" for name in node.input}
     for node in model.graph.node:
-        if node.op_type == "Sigmoid":
+        if node.op_type == "Sigmoid" and not consumers.isdisjoint(node.output):
             kept.update(_before_pooling(node, producers))
         elif node.op_type == "Mul" and single.intersection(node.input):
             kept.add(node.name)

@@ -20,6 +20,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
+LUNG_NET = "lung-net"
+"""What recipes call the network of lung fields."""
+
 _DEFAULT = Preprocessing()
 
 
@@ -39,12 +42,14 @@ class BackboneSection(Section):
 class NetworkSection(BackboneSection):
     """Which network, from which weights.
 
-    ``mask``, ``attention`` and ``histogram`` are switches of Mask-EfficientNet, without meaning for others.
+    ``mask``, ``attention`` and ``histogram`` are switches of Mask-EfficientNet, without meaning for others;
+    ``lesions`` gives any network a lesion decoder.
     """
 
     mask: bool = True
     attention: bool = True
     histogram: bool = True
+    lesions: bool = True
     dropout: Share = 0.2
 
 
@@ -65,7 +70,7 @@ class AugmentationSection(Section):
     """Ranges and probabilities of the augmentations; zero switches one off.
 
     The first four are the paper's (section III-A), the others keep a network from reading the file format,
-    the window or the scanner instead of the lungs.
+    the window or the scanner instead of the lungs. ``lungs_only`` blackens everything else, as some sources do.
     """
 
     translation: Annotated[float, Field(ge=0, le=0.5)] = 0.06
@@ -78,7 +83,24 @@ class AugmentationSection(Section):
     blur: Share = 0.25
     jpeg: Share = 0.3
     erasing: Share = 0.25
-    mixup: Annotated[float, Field(ge=0)] = 0.0
+    lungs_only: Share = 0.0
+
+
+class SamplingSection(Section):
+    """Which slices of several sources an epoch holds, and what those without lesion mask teach.
+
+    With ``draws`` slices are drawn: COVID and NonCOVID alike, of each label the named ``shares`` of sources and the
+    others by the square root of their number of slices, within a source every patient alike; 0: every slice once.
+    ``leave_out`` names sources, or a grade of one as in ``moscow:CT-1``. NonCOVID slices of the sources in
+    ``lesion_free`` teach an empty lesion map. COVID slices whose mask covers less than ``least_lesion`` of the lungs
+    are left out.
+    """
+
+    draws: Count = 0
+    shares: dict[str, Share] = {}
+    leave_out: tuple[str, ...] = ()
+    lesion_free: tuple[str, ...] = ()
+    least_lesion: Share = 0.01
 
 
 class SynthesisSection(Section):
@@ -113,11 +135,12 @@ class LengthSection(Section):
 
 
 class TrainingSection(LengthSection):
-    """Length, batches, regularisation and which epoch is kept."""
+    """Length, batches, regularisation, how much the lesion map counts beside the label, and which epoch is kept."""
 
     epochs: Annotated[int, Field(ge=1)] = 14
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    lesion_weight: Annotated[float, Field(ge=0)] = 1.0
     selection: Literal["last", "val_auc", "val_loss"] = "last"
 
 
@@ -136,12 +159,10 @@ class ContrastSection(Section):
 
 
 class BaseRecipe(Section):
-    """What recipes for training and pretraining have in common."""
+    """What all recipes have in common."""
 
     name: str
     network: BackboneSection
-    preprocessing: PreprocessingSection = PreprocessingSection()
-    augmentation: AugmentationSection = AugmentationSection()
     optimiser: OptimiserSection = OptimiserSection()
     training: LengthSection = LengthSection()
 
@@ -150,10 +171,26 @@ class BaseRecipe(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+class LungsRecipe(BaseRecipe):
+    """Everything that decides a training of LungNet, except data and seed.
+
+    Of ``draws`` slices an epoch ``phantoms`` are synthetic and ``empty`` show another part of the body; the others
+    are drawn by source, by the square root of its number of slices.
+    """
+
+    draws: Annotated[int, Field(ge=32)] = 1600
+    phantoms: Share = 0.1
+    empty: Share = 0.05
+    training: LengthSection = LengthSection(epochs=40, batch_size=16)
+
+
 class Recipe(BaseRecipe):
     """Everything that decides a training, except data, split and seed."""
 
     network: NetworkSection
+    preprocessing: PreprocessingSection = PreprocessingSection()
+    augmentation: AugmentationSection = AugmentationSection()
+    sampling: SamplingSection = SamplingSection()
     synthesis: SynthesisSection = SynthesisSection()
     training: TrainingSection = TrainingSection()
 
@@ -161,6 +198,7 @@ class Recipe(BaseRecipe):
 class PretrainRecipe(BaseRecipe):
     """Everything that decides a pretraining, except data, split and seed."""
 
+    preprocessing: PreprocessingSection = PreprocessingSection()
     # Two views should resemble each other by what is in the lungs, not by a crop that is the same.
     augmentation: AugmentationSection = AugmentationSection(smallest_crop=0.35, rotation=20.0)
     contrast: ContrastSection = ContrastSection()
@@ -172,6 +210,22 @@ AnyRecipe_co = TypeVar("AnyRecipe_co", bound=BaseRecipe, covariant=True)
 def recipe_names(kind: str = "") -> list[str]:
     """Names of the recipes that come with the package, those of a subfolder where ``kind`` names one."""
     return sorted(path.name[:-5] for path in _folder(kind).iterdir() if path.name.endswith(".yaml"))
+
+
+def load_lungs_recipe(name: str, overrides: Sequence[str] = ()) -> LungsRecipe | None:
+    """Read a recipe of LungNet like :func:`load_recipe`; None where ``name`` is a recipe of another network.
+
+    Raises:
+        RecipeError: for an unknown recipe, an unknown key (with a suggestion) or a value out of range.
+    """
+    if name in (entry.name for entry in entries()):
+        return None
+    fields = _read(name)
+    network = fields.get("network")
+    if not isinstance(network, dict) or network.get("name") != LUNG_NET:
+        return None
+    _override(fields, overrides)
+    return _checked(LungsRecipe, fields, name)
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

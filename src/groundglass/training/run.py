@@ -20,12 +20,16 @@ from torch import nn
 from groundglass.errors import RunError
 from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.lungs import LungSegmenter, open_segmenter
 from groundglass.imaging.slice import CTSlice
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
 from groundglass.training.recipe import Recipe, parse_recipe
 from groundglass.training.samples import to_images
 from groundglass.training.trainer import HISTORY, RECIPE, WEIGHTS, read_history, read_info, read_recipe
+
+LUNGS = "lungs.onnx"
+"""The model of the lung fields with which the slices were cropped."""
 
 _BATCH = 32
 
@@ -75,6 +79,15 @@ class Run:
         """How its slices are cropped and normalised."""
         return self.recipe.preprocessing.build()
 
+    @cached_property
+    def lungs(self) -> LungSegmenter:
+        """Finds the lungs as in training.
+
+        Raises:
+            BundleError: its model is missing or damaged.
+        """
+        return open_segmenter(self.path / LUNGS)
+
     @property
     def calibration(self) -> None:
         """None: export fits it for a bundle."""
@@ -109,16 +122,16 @@ class Run:
 
     def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
         """Predict slices of any size, cropped as in training, in batches, on the GPU where there is one."""
-        size = self.preprocessing.size
-        cropped = [self.preprocessing.apply(each.pixels).pixels for each in slices]
-        pixels = np.array(cropped, np.uint8).reshape(-1, size, size)
-        return predict_cropped(self._fast_network, self.preprocessing, pixels)
+        cuts = [self.preprocessing.apply(each.pixels, self.lungs(each.pixels)) for each in slices]
+        pixels = np.array([cut.pixels for cut in cuts], np.uint8).reshape(-1, *[self.preprocessing.size] * 2)
+        logit, lesion_map = predict_cropped(self._fast_network, self.preprocessing, pixels)
+        return NetworkOutputs(logit, expit(logit), lesion_map, cuts)
 
 
 def predict_cropped(
     network: nn.Module, preprocessing: Preprocessing, cropped: NDArray[np.uint8]
-) -> NetworkOutputs:
-    """Predict cropped slices.
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Logits (N,) and lesion maps (N, h, w), if the network has them, of cropped slices.
 
     Args:
         network: in evaluation mode, on the device that is to be used.
@@ -127,14 +140,15 @@ def predict_cropped(
     """
     device = next(network.parameters()).device
     logit = np.empty(len(cropped), np.float32)
-    maps = [np.empty((0, 1, 1), np.float32)]
+    maps = []
     with torch.inference_mode():
         for start in range(0, len(cropped), _BATCH):
             batch = slice(start, start + _BATCH)
             output = network(to_images(cropped[batch], preprocessing).to(device))
             logit[batch] = output.logit.cpu().numpy()
-            maps.append(output.activation_map.cpu().numpy())
-    return NetworkOutputs(logit, expit(logit), np.concatenate(maps[1:] or maps), cropped)
+            if output.lesion_map is not None:
+                maps.append(output.lesion_map.cpu().numpy())
+    return logit, np.concatenate(maps) if maps else None
 
 
 def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:
@@ -146,5 +160,6 @@ def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:
         mask=section.mask,
         attention=section.attention,
         histogram=section.histogram,
+        lesions=section.lesions,
         drop_rate=section.dropout,
     )

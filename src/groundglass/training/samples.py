@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 from zipfile import BadZipFile
 
 import cv2
@@ -23,10 +24,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from groundglass.data.manifest import Record, read_bytes, read_pixels
+from groundglass.data.manifest import Record, read_bytes, read_mask, read_pixels
 from groundglass.files import atomic_path
 from groundglass.imaging.crop import Preprocessing, resize_box
-from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic
+from groundglass.imaging.lesions import Kind, Mimic, Painted, paint_lesion, paint_mimic
+from groundglass.imaging.lungs import LungSegmenter, shipped
 from groundglass.imaging.slice import Grey
 from groundglass.training.recipe import AugmentationSection, SynthesisSection
 
@@ -34,13 +36,15 @@ CONTEXT = 0.125
 """Share of the cropped slice's side kept around it for training, for augmentation's crops and shifts."""
 
 # Raised whenever preprocessing or the layout of the cache changes, so that old files are not used.
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 # A lesion-free slice is used only where lungs fill this share of it, so that a lesion can be seen.
 _LEAST_LUNG = 0.12
 # A painted slice is COVID only where the lesion covers this share of its lungs; otherwise it stays as it was.
 _LEAST_LESION = 0.004
 _OTHER_KINDS = (Kind.CONSOLIDATION, Kind.CRAZY_PAVING, Kind.MIXED)
 _MIMICS = tuple(Mimic)
+# What lies so near the lungs is kept when everything else is blackened.
+_RIM = np.ones((5, 5), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,22 @@ class CroppedSet:
     Attributes:
         pixels: uint8, shape (N, C, C).
         lungs: bool, shape (N, C, C): the lung fields within ``pixels``.
+        lesions: bool, shape (N, C, C): the lesions; all False where they are not known.
         sha256: of each file's content, in order.
     """
 
     pixels: NDArray[np.uint8]
     lungs: NDArray[np.bool_]
+    lesions: NDArray[np.bool_]
     sha256: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def take(self, indices: NDArray[np.integer]) -> CroppedSet:
+        """The chosen slices."""
+        hashes = tuple(self.sha256[index] for index in indices)
+        return CroppedSet(self.pixels[indices], self.lungs[indices], self.lesions[indices], hashes)
 
 
 def cache_folder() -> Path:
@@ -69,49 +80,74 @@ def cache_folder() -> Path:
 
 
 def load_cropped(
-    records: Sequence[Record], preprocessing: Preprocessing, context: float, cache: Path | None = None
+    records: Sequence[Record],
+    preprocessing: Preprocessing,
+    context: float,
+    cache: Path | None = None,
+    segmenter: LungSegmenter | None = None,
 ) -> CroppedSet:
     """Crop the slices of ``records``, or take them from the cache.
 
-    The cache is keyed by the content of the files, the preprocessing's geometry and the context; normalisation
-    happens later and is no part of it.
+    The cache is keyed by the content of the files, the model of the lungs, the preprocessing's geometry and the
+    context; normalisation happens later and is no part of it.
 
     Args:
         records: which slices.
         preprocessing: how they are cropped.
         context: share of the cropped slice's side kept on every side around it; 0 for none.
         cache: folder of the cache; the default is :func:`cache_folder`.
+        segmenter: finds the lungs; the shipped one unless given.
 
     Raises:
-        ImageError: a slice cannot be read.
+        ImageError: a slice or a lesion mask cannot be read.
     """
+    find_lungs = segmenter or shipped()
     hashes = tuple(hashlib.sha256(read_bytes(record)).hexdigest() for record in records)
+    of_masks = [
+        each.lesion_mask and hashlib.sha256(each.lesion_mask.read_bytes()).hexdigest() for each in records
+    ]
     geometry = {key: value for key, value in asdict(preprocessing).items() if key != "normalisation"}
-    key = json.dumps([_CACHE_VERSION, geometry, context, hashes])
+    key = json.dumps([_CACHE_VERSION, geometry, context, hashes, of_masks, find_lungs.sha256])
     path = (cache or cache_folder()) / f"cropped-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     side = round(preprocessing.size * (1 + 2 * context))
     shape = (len(records), side, side)
     # A damaged file is as good as none.
     with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(path) as stored:
-        lungs = np.unpackbits(stored["lungs"], count=math.prod(shape)).reshape(shape)
-        return CroppedSet(stored["pixels"].reshape(shape), lungs.astype(np.bool_), hashes)
-    pixels, lungs = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+        masks = [
+            np.unpackbits(stored[name], count=math.prod(shape)).reshape(shape)
+            for name in ("lungs", "lesions")
+        ]
+        return CroppedSet(
+            stored["pixels"].reshape(shape), masks[0].view(np.bool_), masks[1].view(np.bool_), hashes
+        )
+    pixels, lungs, lesions = (np.empty(shape, np.uint8) for _ in range(3))
     for index, record in enumerate(records):
-        pixels[index], lungs[index] = _cropped(read_pixels(record), preprocessing, context, side)
+        pixels[index], lungs[index], lesions[index] = _cropped(
+            record, preprocessing, find_lungs, context, side
+        )
     with atomic_path(path) as temporary:
-        np.savez(temporary, pixels=pixels, lungs=np.packbits(lungs))
-    return CroppedSet(pixels, lungs.astype(np.bool_), hashes)
+        np.savez(temporary, pixels=pixels, lungs=np.packbits(lungs), lesions=np.packbits(lesions))
+    return CroppedSet(pixels, lungs.view(np.bool_), lesions.view(np.bool_), hashes)
 
 
-def _cropped(pixels: Grey, preprocessing: Preprocessing, context: float, side: int) -> tuple[Grey, Grey]:
-    cropped = preprocessing.apply(pixels)
+def _cropped(
+    record: Record, preprocessing: Preprocessing, find_lungs: LungSegmenter, context: float, side: int
+) -> tuple[Grey, Grey, Grey]:
+    pixels = read_pixels(record)
+    cropped = preprocessing.apply(pixels, find_lungs(pixels))
     left, top, right, bottom = cropped.box
     dx, dy = round((right - left) * context), round((bottom - top) * context)
-    # Beyond the picture its edge is repeated, but no lung continues there.
-    lungs = np.pad(cropped.lungs.astype(np.uint8), ((dy + 1,) * 2, (dx + 1,) * 2))
-    shifted = (left + 1, top + 1, right + 2 * dx + 1, bottom + 2 * dy + 1)
     wider = (left - dx, top - dy, right + dx, bottom + dy)
-    return resize_box(pixels, wider, side), resize_box(lungs, shifted, side)
+    lesions = np.zeros_like(pixels)
+    if record.lesion_mask is not None:
+        lesions = read_mask(record.lesion_mask, pixels.shape).view(np.uint8)
+    # Masks are resized as grey, so that their edges stay where they are.
+    masks = (
+        resize_box(mask * np.uint8(255), wider, side) > 127
+        for mask in (cropped.lungs.view(np.uint8), lesions)
+    )
+    lungs, lesions = (mask.astype(np.uint8) for mask in masks)
+    return resize_box(pixels, wider, side), lungs, lesions
 
 
 def to_images(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
@@ -132,11 +168,12 @@ class Augmentation:
     section: AugmentationSection
     size: int
 
-    def __call__(self, pixels: Grey, rng: np.random.Generator) -> Grey:
-        """Augment a slice of shape (C, C), C including the context, to (size, size)."""
+    def __call__(self, pixels: Grey, rng: np.random.Generator, *masks: Grey) -> tuple[Grey, ...]:
+        """Augment a slice and masks of 0 and 1, all of shape (C, C), C including the context, to (size, size)."""
         s = self.section
+        matrix = self._matrix(pixels.shape[0], rng)
+        out, *warped = (self._warped(each, matrix) for each in (pixels, *masks))
         # Resolution first, then noise and compression, in the order a picture suffers them.
-        out = self._warp(pixels, rng)
         if rng.random() < s.grey:
             out = cv2.LUT(out, _grey_curve(rng))
         if rng.random() < s.blur:
@@ -145,14 +182,17 @@ class Augmentation:
             noise = rng.standard_normal(out.shape, dtype=np.float32) * rng.uniform(2, 12)
             out = np.clip(np.rint(out + noise), 0, 255).astype(np.uint8)
         if rng.random() < s.jpeg:
-            _, jpeg = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 92))])
-            out = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE), np.uint8)
+            out = recompressed(out, rng)
         if rng.random() < s.erasing:
             out = _erased(out, rng)
-        return np.asarray(out, np.uint8)
+        return np.asarray(out, np.uint8), *warped
 
-    def _warp(self, pixels: Grey, rng: np.random.Generator) -> Grey:
-        """Crop, stretch, rotation, mirror and translation in one interpolation."""
+    def _warped(self, pixels: Grey, matrix: NDArray[np.float32]) -> Grey:
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return np.asarray(cv2.warpAffine(pixels, matrix, (self.size, self.size), flags=flags))
+
+    def _matrix(self, side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Crop, stretch, rotation, mirror and translation in one: from augmented to source pixels."""
         s = self.section
         zoom = 1.0
         if s.smallest_crop < 1:
@@ -165,21 +205,38 @@ class Augmentation:
         # A smaller crop may lie anywhere inside the slice.
         slack = (1 - zoom) / 2 if zoom < 1 else 0.0
         # Output pixel p shows source pixel linear @ (p - centre) + source centre + shift.
-        per_pixel = pixels.shape[0] / (self.size * (1 + 2 * CONTEXT))
+        per_pixel = side / (self.size * (1 + 2 * CONTEXT))
         shift = rng.uniform(-1, 1, 2) * (slack + s.translation) * self.size * per_pixel
         linear = turn @ scale * per_pixel
-        offset = (pixels.shape[0] - 1) / 2 + shift - linear @ np.full(2, (self.size - 1) / 2)
-        matrix = np.column_stack([linear, offset]).astype(np.float32)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        side = (self.size, self.size)
-        return np.asarray(cv2.warpAffine(pixels, matrix, side, flags=flags, borderMode=cv2.BORDER_REPLICATE))
+        offset = (side - 1) / 2 + shift - linear @ np.full(2, (self.size - 1) / 2)
+        return np.column_stack([linear, offset]).astype(np.float32)
 
 
-def _grey_curve(rng: np.random.Generator) -> Grey:
+def shaded(pixels: Grey, rng: np.random.Generator) -> Grey:
+    """A slice as another window, reconstruction kernel and JPEG encoder would show it."""
+    if rng.random() < 0.8:
+        pixels = np.asarray(cv2.LUT(pixels, _grey_curve(rng, strength=1.5)))
+    if rng.random() < 0.12:
+        pixels = np.asarray(cv2.createCLAHE(rng.uniform(1, 4), (8, 8)).apply(pixels))
+    if rng.random() < 0.3:
+        pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.3, 1.3)))
+    if rng.random() < 0.5:
+        noisy = pixels + rng.normal(0, rng.uniform(1, 14), pixels.shape)
+        pixels = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    return recompressed(pixels, rng) if rng.random() < 0.15 else pixels
+
+
+def recompressed(pixels: Grey, rng: np.random.Generator) -> Grey:
+    """A slice after a JPEG encoder."""
+    _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 92))])
+    return np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE), np.uint8)
+
+
+def _grey_curve(rng: np.random.Generator, strength: float = 1.0) -> Grey:
     """Gamma, contrast and a narrower window, as one look-up table."""
     grey = np.linspace(0, 1, 256)
-    grey = grey ** math.exp(rng.uniform(-0.35, 0.35))
-    low, high = rng.uniform(-0.12, 0.12), 1 + rng.uniform(-0.25, 0.15)
+    grey = grey ** math.exp(strength * rng.uniform(-0.35, 0.35))
+    low, high = strength * rng.uniform(-0.12, 0.12), 1 + strength * rng.uniform(-0.25, 0.15)
     grey = (grey - low) / (high - low)
     grey = 0.5 + (grey - 0.5) * rng.uniform(0.8, 1.1) + rng.uniform(-0.06, 0.06)
     return np.asarray(np.clip(np.rint(grey * 255), 0, 255), np.uint8)
@@ -231,7 +288,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
     that ran through, and every process of a distributed training draws the same batches and takes its share.
 
     Attributes:
-        real: number of labelled slices; each is seen once an epoch.
+        real: number of labelled slices an epoch holds.
         lesion_free: number of lesion-free slices to draw from.
         synthesis: how many of them are drawn an epoch, and the share that is painted.
         batch_size: samples of one batch over all processes; a smaller rest is dropped, as batch statistics
@@ -239,6 +296,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
         seed: of the run.
         rank: of this process.
         world_size: number of processes.
+        chances: how likely each labelled slice is drawn, shape (N,), summing to 1; None: each is seen once.
         epoch: that is drawn next.
     """
 
@@ -249,6 +307,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
     seed: int
     rank: int = 0
     world_size: int = 1
+    chances: NDArray[np.float64] | None = None
     epoch: int = 0
 
     def __len__(self) -> int:
@@ -264,7 +323,9 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        keys = [(index, False, False) for index in range(self.real)]
+        chances = self.chances
+        chosen = range(self.real) if chances is None else rng.choice(len(chances), self.real, p=chances)
+        keys = [(int(index), False, False) for index in chosen]
         if count := self._synthetic:
             drawn = rng.choice(self.lesion_free, count, replace=count > self.lesion_free)
             painted = np.arange(count) < round(count * self.synthesis.painted)
@@ -275,17 +336,30 @@ class EpochBatches(Sampler[list[SampleKey]]):
             yield [SampleKey(*keys[place], (self.seed, self.epoch, place)) for place in map(int, mine)]
 
 
-Batch = tuple[Tensor, Tensor]
-"""Images, float32 (B, 1, size, size) in channels-last memory, and labels, float32 (B,): 1 COVID, 0 NonCOVID."""
+class Batch(NamedTuple):
+    """What one step is trained on.
+
+    Attributes:
+        images: float32 (B, 1, size, size) in channels-last memory.
+        labels: float32 (B,): 1 COVID, 0 NonCOVID.
+        lesions: float32 (B, size, size): 1 where a lesion is.
+        known: float32 (B,): 1 where ``lesions`` is the truth, 0 where it is not known.
+    """
+
+    images: Tensor
+    labels: Tensor
+    lesions: Tensor
+    known: Tensor
 
 
 @dataclass(frozen=True)
 class TrainingSamples(Dataset[Batch]):
-    """Batches of augmented, normalised slices and their labels, made from keys.
+    """Batches of augmented, normalised slices, their labels and lesions, made from keys.
 
     Attributes:
         real: labelled slices with context.
         labels: 1 COVID, 0 NonCOVID, for ``real``.
+        known: whether the lesions of each of ``real`` are known.
         lesion_free: slices with context to paint into, or None.
         preprocessing: normalises what augmentation gives.
         augmentation: applied to every sample.
@@ -294,6 +368,7 @@ class TrainingSamples(Dataset[Batch]):
 
     real: CroppedSet
     labels: NDArray[np.float32]
+    known: NDArray[np.bool_]
     lesion_free: CroppedSet | None
     preprocessing: Preprocessing
     augmentation: Augmentation
@@ -301,20 +376,31 @@ class TrainingSamples(Dataset[Batch]):
 
     def __getitem__(self, keys: list[SampleKey]) -> Batch:
         size = self.preprocessing.size
-        pixels = np.empty((len(keys), size, size), np.uint8)
-        labels = np.empty(len(keys), np.float32)
+        pixels, lesions = (np.empty((len(keys), size, size), np.uint8) for _ in range(2))
+        labels, known = (np.empty(len(keys), np.float32) for _ in range(2))
         for row, key in enumerate(keys):
             rng = np.random.default_rng(key.seed)
             if key.lesion_free and self.lesion_free is not None:
-                source, labels[row] = self._paint(self.lesion_free, key, rng)
+                slices = self.lesion_free
+                painted, labels[row], known[row] = self._paint(slices, key, rng)
             else:
-                source, labels[row] = self.real.pixels[key.index], self.labels[key.index]
-            pixels[row] = self.augmentation(source, rng)
-        return to_images(pixels, self.preprocessing), torch.from_numpy(labels)
+                slices, labels[row], known[row] = self.real, self.labels[key.index], self.known[key.index]
+                painted = Painted(slices.pixels[key.index], slices.lesions[key.index])
+            source = painted.pixels
+            if self.augmentation.section.lungs_only and rng.random() < self.augmentation.section.lungs_only:
+                lungs = cv2.dilate(slices.lungs[key.index].view(np.uint8), _RIM)
+                source = np.where(lungs, source, 0).astype(np.uint8)
+            pixels[row], lesions[row] = self.augmentation(source, rng, painted.mask.view(np.uint8))
+        images = to_images(pixels, self.preprocessing)
+        return Batch(
+            images, *(torch.from_numpy(each) for each in (labels, lesions.astype(np.float32), known))
+        )
 
-    def _paint(self, lesion_free: CroppedSet, key: SampleKey, rng: np.random.Generator) -> tuple[Grey, float]:
-        """A lesion-free slice as its key wants it, and its label."""
-        pixels, lungs = lesion_free.pixels[key.index], lesion_free.lungs[key.index]
+    def _paint(
+        self, slices: CroppedSet, key: SampleKey, rng: np.random.Generator
+    ) -> tuple[Painted, float, float]:
+        """A lesion-free slice as its key wants it, its label, and whether its lesions are known."""
+        pixels, lungs = slices.pixels[key.index], slices.lungs[key.index]
         synthesis = self.synthesis
         if key.painted:
             kind = Kind.GROUND_GLASS
@@ -323,13 +409,15 @@ class TrainingSamples(Dataset[Batch]):
                 kind = _OTHER_KINDS[rng.integers(len(_OTHER_KINDS))]
             painted = paint_lesion(pixels, lungs, kind, rng.uniform(*synthesis.severity), rng)
             if painted.mask.sum() > _LEAST_LESION * lungs.sum():
-                return painted.pixels, 1.0
+                return painted, 1.0, 1.0
         elif synthesis.mimics > 0 and rng.random() < synthesis.mimics:
-            return paint_mimic(pixels, lungs, _MIMICS[rng.integers(len(_MIMICS))], rng).pixels, 0.0
-        return pixels, 0.0
+            mimic = paint_mimic(pixels, lungs, _MIMICS[rng.integers(len(_MIMICS))], rng)
+            # A shadow of another disease is neither a lesion of COVID-19 nor healthy lung.
+            return Painted(mimic.pixels, np.zeros_like(lungs)), 0.0, 0.0
+        return Painted(pixels, np.zeros_like(lungs)), 0.0, 1.0
 
 
 def with_lungs(slices: CroppedSet) -> CroppedSet:
     """The slices in which lungs fill enough of the picture to paint a lesion that can be seen."""
     keep = np.flatnonzero(slices.lungs.mean(axis=(1, 2)) >= _LEAST_LUNG)
-    return CroppedSet(slices.pixels[keep], slices.lungs[keep], tuple(slices.sha256[i] for i in keep))
+    return slices.take(keep)

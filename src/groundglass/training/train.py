@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +16,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, TensorDataset
 
-from groundglass.data.load import load_dataset
+from groundglass.data.load import load_dataset, load_pool
 from groundglass.data.manifest import Label, Manifest, Record
 from groundglass.data.splits import Split, make_split
 from groundglass.errors import DataError, RecipeError
+from groundglass.files import write_bytes
+from groundglass.imaging.lungs import LungSegmenter, open_segmenter
 from groundglass.models.catalogue import pretraining
 from groundglass.training.classify import Classifier
-from groundglass.training.recipe import Recipe
-from groundglass.training.run import Run, build_network
+from groundglass.training.recipe import Recipe, SamplingSection
+from groundglass.training.run import LUNGS, Run, build_network
 from groundglass.training.samples import (
     CONTEXT,
     Augmentation,
@@ -51,13 +55,17 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _TrainingData:
-    """The slices of one training, cropped."""
+    """The slices of one training, cropped; ``known``: whose lesions are known; ``chances``: see EpochBatches."""
 
     train: CroppedSet
     train_labels: NDArray[np.float32]
+    known: NDArray[np.bool_]
+    chances: NDArray[np.float64] | None
     val: CroppedSet
     val_labels: NDArray[np.float32]
     lesion_free: CroppedSet | None
+    sources: Mapping[str, int]
+    lungs: LungSegmenter
 
     @property
     def fingerprint(self) -> str:
@@ -67,6 +75,7 @@ class _TrainingData:
             for sha256 in part.sha256 if part else ():
                 digest.update(bytes.fromhex(sha256))
             digest.update(b"|")
+        digest.update(np.packbits(self.train.lesions).tobytes() + bytes.fromhex(self.lungs.sha256))
         return digest.hexdigest()
 
 
@@ -87,23 +96,26 @@ def train(job: Job[Recipe]) -> Run:
         if (warning := normalisation_warning(recipe)) is not None:
             _LOG.warning("warning: %s", warning)
         begin_run(job, slices.fingerprint, _facts(job, slices))
+        write_bytes(job.output / LUNGS, slices.lungs.model)
     preprocessing = recipe.preprocessing.build()
     samples = TrainingSamples(
         slices.train,
         slices.train_labels,
+        slices.known,
         slices.lesion_free,
         preprocessing,
         Augmentation(recipe.augmentation, preprocessing.size),
         recipe.synthesis,
     )
     batches = EpochBatches(
-        len(slices.train),
+        recipe.sampling.draws or len(slices.train),
         len(slices.lesion_free or ()),
         recipe.synthesis,
         recipe.training.batch_size,
         job.seed,
         job.rank,
         job.processes,
+        slices.chances,
     )
     module = Classifier(network, recipe, len(batches), job.seed)
     best = _best(job)
@@ -165,25 +177,65 @@ def _check(job: Job[Recipe]) -> None:
 
 def _load(job: Job[Recipe]) -> _TrainingData:
     """Read, split and crop the slices a job needs."""
-    if job.data is None:
-        raise DataError("nothing to train on: name a data set with --data")
-    preprocessing = job.recipe.preprocessing.build()
-    manifest = load_dataset(job.data)
+    recipe, lungs = job.recipe, open_segmenter(job.lungs)
+
+    def cropped(records: Sequence[Record], context: float) -> CroppedSet:
+        return load_cropped(records, recipe.preprocessing.build(), context, job.cache, lungs)
+
+    manifest = load_pool(job.data).without(recipe.sampling.leave_out)
     split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
-    train_records, val_records = (_labelled(manifest, split, part) for part in ("train", "val"))
+    records, val_records = (_labelled(manifest, split, part) for part in ("train", "val"))
+    train = cropped(records, CONTEXT)
+    keep = np.flatnonzero(_worth_teaching(records, train, recipe.sampling))
+    records, train = [records[index] for index in keep], train.take(keep)
     lesion_free = None
-    if job.lesion_free is not None and job.recipe.synthesis.slices_per_epoch:
-        records = load_dataset(job.lesion_free).records
-        lesion_free = with_lungs(load_cropped(records, preprocessing, CONTEXT, job.cache))
+    if job.lesion_free is not None and recipe.synthesis.slices_per_epoch:
+        free = load_dataset(job.lesion_free).records
+        lesion_free = with_lungs(cropped(free, CONTEXT))
         if not len(lesion_free):
-            raise DataError(f"{job.lesion_free}: lungs were found in none of its {len(records)} slices")
+            raise DataError(f"{job.lesion_free}: lungs were found in none of its {len(free)} slices")
     return _TrainingData(
-        load_cropped(train_records, preprocessing, CONTEXT, job.cache),
-        _targets(train_records),
-        load_cropped(val_records, preprocessing, 0.0, job.cache),
+        train,
+        _targets(records),
+        np.array([_known(record, recipe.sampling) for record in records], np.bool_),
+        _chances(records, recipe.sampling) if recipe.sampling.draws else None,
+        cropped(val_records, 0.0),
         _targets(val_records),
         lesion_free,
+        Counter(record.hospital for record in records),
+        lungs,
     )
+
+
+def _worth_teaching(
+    records: Sequence[Record], slices: CroppedSet, sampling: SamplingSection
+) -> NDArray[np.bool_]:
+    """False for COVID slices whose mask shows hardly any lesion: what they show is not what their label says."""
+    lesion = (slices.lesions & slices.lungs).sum(axis=(1, 2)) / np.maximum(slices.lungs.sum(axis=(1, 2)), 1)
+    masked = np.array([record.lesion_mask is not None and record.label is Label.COVID for record in records])
+    return np.asarray(~masked | (lesion >= sampling.least_lesion), np.bool_)
+
+
+def _known(record: Record, sampling: SamplingSection) -> bool:
+    """Whether a slice's lesions are known: from its mask, or because there are none."""
+    free = record.label is Label.NON_COVID and record.hospital in sampling.lesion_free
+    return free or record.lesion_mask is not None
+
+
+def _chances(records: Sequence[Record], sampling: SamplingSection) -> NDArray[np.float64]:
+    """How likely each slice is drawn; see :class:`groundglass.training.recipe.SamplingSection`."""
+    keys = [(record.label, record.hospital) for record in records]
+    people = [(key, record.patient_id) for key, record in zip(keys, records, strict=True)]
+    slices, of_person, persons = Counter(keys), Counter(people), Counter(key for key, _ in set(people))
+    share: dict[tuple[Label | None, str], float] = {}
+    for label in Label:
+        present = [key for key in slices if key[0] is label]
+        fixed = {key: sampling.shares[key[1]] for key in present if key[1] in sampling.shares}
+        roots = {key: math.sqrt(slices[key]) for key in present if key not in fixed}
+        rest = max(0.0, 1 - sum(fixed.values())) / (sum(roots.values()) or 1)
+        share |= {key: 0.5 * (fixed[key] if key in fixed else roots[key] * rest) for key in present}
+    chances = np.array([share[key] / persons[key] / of_person[key, person] for key, person in people])
+    return np.asarray(chances / chances.sum())
 
 
 def _labelled(manifest: Manifest, split: Split, part: str) -> list[Record]:
@@ -209,6 +261,8 @@ def _facts(job: Job[Recipe], slices: _TrainingData) -> dict[str, Any]:
     }
     return {
         "lesion_free": job.lesion_free.resolve().name if slices.lesion_free and job.lesion_free else None,
+        "sources": dict(sorted(slices.sources.items())),
+        "lungs": {"sha256": slices.lungs.sha256, **slices.lungs.notes},
         "counts": counts,
         "training_sha256": list(slices.train.sha256),
     }

@@ -42,7 +42,7 @@ CHECKPOINTS = "checkpoints"
 RUN_FORMAT = 2
 """Version of a run's folder, in ``run.json``; raised whenever older folders cannot be read any more."""
 
-_MEASURES = ("train_loss", "val_loss", "val_auc", "val_accuracy")
+_MEASURES = ("train_loss", "val_loss", "val_auc", "val_accuracy", "val_dice")
 COLUMNS = ("epoch", "lr", *_MEASURES, "seconds", "images_per_second", "data_share")
 """Of ``history.csv``."""
 
@@ -62,8 +62,8 @@ class Job(Generic[AnyRecipe_co]):
 
     Attributes:
         recipe: what is trained and how.
-        data: COVID-CT, a folder ``COVID/`` and ``NonCOVID/``, or a manifest; a pretraining, which uses the
-            training part alone and no labels, can do without.
+        data: COVID-CT, folders ``COVID/`` and ``NonCOVID/``, manifests; a pretraining, which uses the training
+            part alone and no labels, can do without.
         split: which slices train and which validate; see :func:`groundglass.data.splits.make_split`.
         seed: of everything random.
         output: the run's folder.
@@ -76,11 +76,12 @@ class Job(Generic[AnyRecipe_co]):
         threads: CPU threads per process; 0 for one per core.
         accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
         cache: folder for cropped slices.
+        lungs: ONNX model of the lung fields; None for the shipped one.
         progress: show a progress bar.
     """
 
     recipe: AnyRecipe_co
-    data: Path | None
+    data: tuple[Path, ...]
     split: str
     seed: int
     output: Path
@@ -93,6 +94,7 @@ class Job(Generic[AnyRecipe_co]):
     threads: int = 0
     accelerator: str = "auto"
     cache: Path | None = None
+    lungs: Path | None = None
     progress: bool = True
 
     @property
@@ -260,7 +262,7 @@ def begin_run(job: Job[BaseRecipe], fingerprint: str, facts: Mapping[str, Any]) 
         "network": job.recipe.network.name,
         "seed": job.seed,
         "split": job.split if job.data else None,
-        "data": job.data.resolve().name if job.data else None,
+        "data": [path.resolve().name for path in job.data],
         **facts,
         "fingerprint": fingerprint,
         "started": now(),

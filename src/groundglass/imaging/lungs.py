@@ -1,0 +1,126 @@
+"""The lung fields of a slice, disease included, by LungNet in ONNX Runtime; no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from groundglass.errors import BundleError
+from groundglass.files import one_line
+from groundglass.imaging.slice import Grey
+
+Lungs = NDArray[np.bool_]
+"""Lung mask, shape (H, W) of its slice."""
+
+SHIPPED = Path(__file__).parent.parent / "bundles" / "default" / "lungs.onnx"
+"""The model that comes with the installation."""
+
+SIDE = 192
+"""The network sees the slice in the middle of a black square, resized to so many pixels a side."""
+
+NOTES = "groundglass"
+"""Key of the model's metadata under which a JSON object says how it was trained and how well it does."""
+
+INPUT, OUTPUT = "slice", "lung"
+
+# Parts smaller than this share of the largest are specks, and with less lung than this share of the picture there is
+# none to be classified.
+_LEAST_PART, _LEAST_LUNG = 0.04, 0.01
+
+
+class LungSegmenter:
+    """Finds lung fields.
+
+    Args:
+        model: content of the ONNX file.
+        name: what messages call it.
+        threads: of the matrix arithmetic.
+
+    Raises:
+        BundleError: it is no such model.
+    """
+
+    def __init__(self, model: bytes, name: str = "lungs.onnx", threads: int = 1) -> None:
+        import onnxruntime  # noqa: PLC0415 - 0.1 s, and `--help` does not need it
+
+        self.model, self.sha256 = model, hashlib.sha256(model).hexdigest()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            ends = [each.name for each in (*self._session.get_inputs(), *self._session.get_outputs())]
+            self.notes: dict[str, Any] = json.loads(
+                self._session.get_modelmeta().custom_metadata_map.get(NOTES, "{}")
+            )
+        except Exception as error:  # noqa: BLE001 - the runtime raises its own, undocumented kinds
+            raise BundleError(f"{name}: cannot be loaded ({one_line(str(error), 200)})") from None
+        if ends != [INPUT, OUTPUT]:
+            raise BundleError(
+                f"{name}: no model of lung fields; expected the input {INPUT} and the output {OUTPUT}"
+            )
+
+    def __call__(self, pixels: Grey) -> Lungs:
+        """The lung mask of a slice, uint8, shape (H, W); all False where no lung is seen."""
+        height, width = pixels.shape
+        scale = SIDE / max(height, width)
+        logit = self._session.run([OUTPUT], {INPUT: squared(pixels)[None, None] * np.float32(1 / 255)})[0][
+            0, 0
+        ]
+        rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+        top, left = (SIDE - rows) // 2, (SIDE - columns) // 2
+        inner = _without_specks(logit[top : top + rows, left : left + columns])
+        # Logits are enlarged, not the mask: the edge stays smooth.
+        mask = cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR) > 0
+        return mask if mask.mean() >= _LEAST_LUNG else np.zeros_like(mask)
+
+
+def squared(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
+    """A picture (H, W) in the middle of a black square of ``side`` pixels, its aspect kept."""
+    scale = side / max(pixels.shape)
+    rows, columns = (max(1, round(length * scale)) for length in pixels.shape)
+    small = cv2.resize(
+        pixels, (columns, rows), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    square = np.zeros((side, side), np.uint8)
+    top, left = (side - rows) // 2, (side - columns) // 2
+    square[top : top + rows, left : left + columns] = small
+    return square
+
+
+@cache
+def shipped() -> LungSegmenter:
+    """The model that comes with the installation, loaded once."""
+    return LungSegmenter(SHIPPED.read_bytes(), str(SHIPPED))
+
+
+def open_segmenter(path: Path | None) -> LungSegmenter:
+    """A model by its path; the shipped one for None.
+
+    Raises:
+        BundleError: it cannot be read or is no such model.
+    """
+    if path is None:
+        return shipped()
+    try:
+        return LungSegmenter(path.read_bytes(), str(path))
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _without_specks(logit: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The logits with those of small separate parts pushed below 0."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((logit > 0).astype(np.uint8), connectivity=4)
+    if count <= 2:
+        return logit
+    area = stats[1:, cv2.CC_STAT_AREA]
+    small = np.concatenate([[False], area < _LEAST_PART * area.max()])
+    return np.where(small[labels], np.float32(-1), logit)

@@ -1,0 +1,367 @@
+"""Train LungNet on slices with lung masks, painted disease and phantoms, so that sick lung stays lung."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import cv2
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from numpy.random import Generator
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from groundglass.data.load import load_pool
+from groundglass.data.manifest import Record, read_mask, read_pixels
+from groundglass.data.out_of_distribution import parts_without_lungs
+from groundglass.data.splits import held_out
+from groundglass.errors import DataError, RunError
+from groundglass.files import write_bytes
+from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic, smooth_noise
+from groundglass.imaging.lungs import SIDE, squared
+from groundglass.imaging.phantom import make_phantom
+from groundglass.imaging.slice import Grey
+from groundglass.models.lung_net import LungNet
+from groundglass.training.classify import adamw
+from groundglass.training.onnx import lungs_to_onnx
+from groundglass.training.recipe import LungsRecipe
+from groundglass.training.samples import shaded
+from groundglass.training.trainer import (
+    HISTORY,
+    WEIGHTS,
+    Job,
+    begin_run,
+    finish_run,
+    fit,
+    prepare,
+    read_history,
+    read_info,
+    save_weights,
+)
+
+HELD_OUT = 5
+"""One patient in five of each source validates."""
+
+# Slices are kept in squares of this side and warped from there to what the network sees.
+_KEPT = 256
+_PHANTOMS, _EMPTY = 300, 90
+_DENSE = (Kind.CONSOLIDATION, Kind.MIXED, Kind.MIXED, Kind.GROUND_GLASS, Kind.CRAZY_PAVING)
+_SOLID = (Mimic.MASS, Mimic.LOBAR_CONSOLIDATION, Mimic.NODULE)
+_EMA, _SMOOTH = 0.995, 50.0
+_PHANTOM, _NOTHING = "phantom", "empty"
+
+_Mask = NDArray[np.uint8]
+
+
+class LungSlice(NamedTuple):
+    """A slice and its lungs, (256, 256) each; ``partial``: the mask holds lesions alone, all else is unknown."""
+
+    source: str
+    pixels: Grey
+    lungs: _Mask
+    partial: bool = False
+
+
+class LungTrainer(LightningModule):
+    """Trains LungNet by cross-entropy and Dice; the averaged weights are what is validated and kept."""
+
+    def __init__(self, recipe: LungsRecipe, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.network = LungNet().to(memory_format=torch.channels_last)
+        self.averaged = ModelEmaV3(
+            self.network, _EMA, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0
+        ).requires_grad_(False)
+        self.recipe, self.steps_per_epoch = recipe, steps_per_epoch
+        self._dice: list[Tensor] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Loss where the truth is known."""
+        slices, lungs, known = batch
+        logit = self.network(slices)
+        entropy = binary_cross_entropy_with_logits(logit, lungs, reduction="none") * known
+        share, lungs = logit.sigmoid() * known, lungs * known
+        overlap = 2 * (share * lungs).sum(dim=(1, 2, 3)) + _SMOOTH
+        dice = overlap / (share.sum(dim=(1, 2, 3)) + lungs.sum(dim=(1, 2, 3)) + _SMOOTH)
+        loss = entropy.sum() / known.sum().clamp_min(1) + (1 - dice).mean()
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(slices))
+        return cast(Tensor, loss)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Move the averaged weights a step towards the trained ones."""
+        self.averaged.update(self.network, step=self.global_step)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Dice of each slice."""
+        found, lungs = self.averaged(batch[0]) > 0, batch[1] > 0
+        both = (found & lungs).sum(dim=(1, 2, 3))
+        self._dice.append(2 * both / (found.sum(dim=(1, 2, 3)) + lungs.sum(dim=(1, 2, 3))).clamp_min(1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Mean over the slices."""
+        self.log("val_dice", torch.cat(self._dice).mean(), prog_bar=True)
+        self._dice.clear()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW with warm-up and cosine; see :func:`groundglass.training.classify.adamw`."""
+        steps = self.steps_per_epoch * self.recipe.training.epochs
+        return adamw(self.network, self.recipe.optimiser, steps, self.steps_per_epoch)
+
+
+@dataclass(frozen=True)
+class LungSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Batches of augmented slices, lungs and where these are known, made from slice numbers and seeds."""
+
+    slices: Sequence[LungSlice]
+
+    def __getitem__(self, keys: list[tuple[int, tuple[int, int, int]]]) -> tuple[Tensor, Tensor, Tensor]:
+        drawn = [(self.slices[index], np.random.default_rng(seed)) for index, seed in keys]
+        pixels, lungs = (np.stack(each) for each in zip(*(augmented(*one) for one in drawn), strict=True))
+        known = np.stack(
+            [lung if one.partial else np.ones_like(lung) for (one, _), lung in zip(drawn, lungs, strict=True)]
+        )
+        return _image(pixels) / 255, _image(lungs), _image(known)
+
+
+@dataclass(eq=False)
+class LungBatches(Sampler[list[tuple[int, tuple[int, int, int]]]]):
+    """Batches of slice numbers and seeds, drawn from (seed, epoch) and nothing else."""
+
+    chances: NDArray[np.float64]
+    draws: int
+    batch_size: int
+    seed: int
+    epoch: int = 0
+
+    def __len__(self) -> int:
+        return self.draws // self.batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Any:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        drawn = rng.choice(len(self.chances), len(self) * self.batch_size, p=self.chances)
+        keys = [(int(index), (self.seed, self.epoch, place)) for place, index in enumerate(drawn)]
+        yield from (keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size))
+
+
+def train_lungs(job: Job[LungsRecipe]) -> float:
+    """Train, and leave a run with ``weights.safetensors`` behind.
+
+    Returns:
+        Mean Dice of the held-out slices after the last epoch.
+
+    Raises:
+        DataError: the data hold no slices with lung masks.
+        RunError: the folder holds another run, or one to be resumed with ``resume``.
+    """
+    prepare(job.threads)
+    recipe = job.recipe
+    records = [record for record in load_pool(job.data).records if record.split != "test"]
+    masked = [record for record in records if record.lung_mask is not None]
+    if not masked:
+        raise DataError("nothing to learn lungs from: name a manifest with a column lung_mask with --data")
+    validating = {masked[index] for index in held_out(masked, HELD_OUT)}
+    training = [load_lung_slice(record) for record in masked if record not in validating]
+    training += [
+        load_lung_slice(record) for record in records if record.lung_mask is None and record.lesion_mask
+    ]
+    validation = [load_lung_slice(record) for record in masked if record in validating]
+    synthetic = [*_phantoms(job.seed), *_without_lungs(job.seed)]
+    digest = hashlib.sha256(
+        b"".join(each.pixels.tobytes() + each.lungs.tobytes() for each in [*training, *validation])
+    )
+    torch.manual_seed(job.seed)
+    module = LungTrainer(recipe, recipe.draws // recipe.training.batch_size)
+    facts = {
+        "kind": "lungs",
+        "sources": sorted({each.source for each in training}),
+        "counts": {"train": len(training), "val": len(validation)},
+        "parameters": sum(each.numel() for each in module.network.parameters()),
+    }
+    begin_run(job, digest.hexdigest(), facts)
+    slices = [*training, *synthetic]
+    batches = LungBatches(_chances(slices, recipe), recipe.draws, recipe.training.batch_size, job.seed)
+    seen = (
+        [squared(each.pixels, SIDE) for each in validation],
+        [squared(each.lungs * 255, SIDE) for each in validation],
+    )
+    held = [
+        (_image(np.array([p]))[0] / 255, _image(np.array([m]) > 127)[0]) for p, m in zip(*seen, strict=True)
+    ]
+    history = fit(
+        job,
+        module,
+        DataLoader(LungSamples(slices), batch_size=None, sampler=batches),
+        DataLoader(held, batch_size=64),  # type: ignore[arg-type]
+    )
+    save_weights(module.averaged.module.state_dict(), job.output / WEIGHTS)
+    finish_run(job, history, len(history.rows) - 1)
+    return history.rows[-1]["val_dice"]
+
+
+def export_lungs(run: Path, output: Path) -> None:
+    """Write a finished run's network as the ONNX model that finds lungs everywhere else, with notes on its training.
+
+    Raises:
+        RunError: the run is unfinished or damaged.
+    """
+    info, weights = read_info(run), run / WEIGHTS
+    if not weights.is_file():
+        raise RunError(f"{run}: the training has not finished; resume it with --resume, then export")
+    network = LungNet()
+    network.load_state_dict(load_file(weights))
+    names = (
+        "recipe",
+        "seed",
+        "sources",
+        "counts",
+        "parameters",
+        "fingerprint",
+        "training_seconds",
+        "versions",
+    )
+    dice = read_history(run / HISTORY)[-1]["val_dice"]
+    write_bytes(
+        output,
+        lungs_to_onnx(network, {**{name: info[name] for name in names}, "held_out_dice": round(dice, 4)}),
+    )
+
+
+def load_lung_slice(record: Record) -> LungSlice:
+    """A slice with its lung mask, or where there is none with its lesion mask.
+
+    Raises:
+        ImageError: slice or mask cannot be read, or they do not fit.
+    """
+    pixels = read_pixels(record)
+    path = record.lung_mask or record.lesion_mask
+    mask = read_mask(path or Path(), pixels.shape).astype(np.uint8)
+    # Reduced as grey, so that the mask's edge stays where it is.
+    kept = squared(pixels, _KEPT), (squared(mask * 255, _KEPT) > 127).astype(np.uint8)
+    return LungSlice(record.source, *kept, partial=record.lung_mask is None)
+
+
+def _phantoms(seed: int) -> list[LungSlice]:
+    rng = np.random.default_rng([seed, 1])
+    drawn = (
+        make_phantom(
+            rng, float(rng.choice([0, rng.uniform(0.3, 1), 1])), float(rng.uniform(0.03, 0.97)), _KEPT
+        )
+        for _ in range(_PHANTOMS)
+    )
+    return [LungSlice(_PHANTOM, each.slice.pixels, each.lungs.astype(np.uint8)) for each in drawn]
+
+
+def _without_lungs(seed: int) -> list[LungSlice]:
+    rng = np.random.default_rng([seed, 2])
+    nothing = np.zeros((_KEPT, _KEPT), np.uint8)
+    return [
+        LungSlice(_NOTHING, squared(each, _KEPT), nothing) for each in parts_without_lungs(rng, _EMPTY, _KEPT)
+    ]
+
+
+def _chances(slices: Sequence[LungSlice], recipe: LungsRecipe) -> NDArray[np.float64]:
+    """How likely each slice is drawn."""
+    source = np.array([each.source for each in slices])
+    names, counts = np.unique(source, return_counts=True)
+    fixed = {_PHANTOM: recipe.phantoms, _NOTHING: recipe.empty}
+    roots = {
+        str(name): float(count) ** 0.5 for name, count in zip(names, counts, strict=True) if name not in fixed
+    }
+    rest = (1 - sum(fixed.values())) / sum(roots.values())
+    shares = fixed | {name: root * rest for name, root in roots.items()}
+    share = {name: shares[name] / count for name, count in zip(names, counts, strict=True)}
+    chances = np.array([share[name] for name in source])
+    return np.asarray(chances / chances.sum())
+
+
+def augmented(one: LungSlice, rng: Generator) -> tuple[Grey, _Mask]:
+    """A slice as another patient, scanner, window and publication might show it, and its lungs, (192, 192) each."""
+    pixels, lungs = one.pixels, one.lungs
+    if not one.partial and lungs.sum() > 300:
+        pixels = _diseased(one, rng)
+        if rng.random() < 0.06:
+            pixels = np.where(cv2.dilate(lungs, np.ones((3, 3))) > 0, pixels, 0).astype(np.uint8)
+    pixels, lungs = _warped(pixels, lungs, rng)
+    return _printed(shaded(pixels, rng), rng), lungs
+
+
+def _diseased(one: LungSlice, rng: Generator) -> Grey:
+    """The mask stays what it was: painted lung is lung, however dense."""
+    pixels, lung, chance = one.pixels, one.lungs.astype(np.bool_), rng.random()
+    if one.source != _PHANTOM and chance < 0.45:
+        pixels = paint_lesion(pixels, lung, _DENSE[rng.integers(5)], float(rng.uniform(0.3, 1)), rng).pixels
+    elif one.source != _PHANTOM and chance < 0.55:
+        pixels = paint_mimic(pixels, lung, _SOLID[rng.integers(3)], rng).pixels
+    return _solid(pixels, lung, rng) if rng.random() < 0.15 else pixels
+
+
+def _solid(pixels: Grey, lung: NDArray[np.bool_], rng: Generator) -> Grey:
+    """One whole lung, or the back of both, as dense as tissue."""
+    count, labels = cv2.connectedComponents(lung.astype(np.uint8))
+    rows = np.flatnonzero(lung.any(axis=1))
+    behind = np.arange(len(lung))[:, None] > rows[0] + rng.uniform(0.3, 0.9) * np.ptp(rows)
+    part = labels == rng.integers(1, count) if rng.random() < 0.5 else lung & behind
+    bright = pixels[~lung & (pixels > 60)]
+    tissue = np.percentile(bright, 60) if len(bright) else 180.0
+    grain = smooth_noise(pixels.shape, 32, rng) * rng.uniform(3, 14)
+    opacity = cv2.GaussianBlur(part.astype(np.float32), (0, 0), 1.0) * rng.uniform(0.7, 1)
+    solid = pixels + opacity * (tissue * rng.uniform(0.75, 1.05) + grain - pixels)
+    return np.asarray(np.clip(solid, 0, 255), np.uint8)
+
+
+def _warped(pixels: Grey, lungs: _Mask, rng: Generator) -> tuple[Grey, _Mask]:
+    """Crop, rotation, stretch, mirror and padding."""
+    centre, reach = np.full(2, _KEPT / 2), _KEPT * rng.uniform(0.8, 1.5)
+    if lungs.any() and rng.random() < 0.5:  # as close to the lungs as figures are cut
+        rows, columns = np.flatnonzero(lungs.any(axis=1)), np.flatnonzero(lungs.any(axis=0))
+        centre = np.array([columns[0] + columns[-1], rows[0] + rows[-1]]) / 2
+        reach = max(np.ptp(columns), np.ptp(rows), 60) * rng.uniform(0.95, 1.6)
+    scale, stretch = SIDE / reach, np.exp(rng.normal(0, 0.12))
+    angle = np.deg2rad(rng.normal(0, 7) if rng.random() < 0.9 else rng.uniform(-30, 30))
+    mirror, upside = (-1 if rng.random() < 0.5 else 1), (-1 if rng.random() < 0.12 else 1)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = turn @ np.diag([mirror * scale * stretch, upside * scale / stretch])
+    shift = SIDE / 2 + rng.normal(0, 0.04, 2) * SIDE - linear @ centre
+    matrix, side = np.column_stack([linear, shift]), (SIDE, SIDE)
+    fill = 0 if rng.random() < 0.75 else int((255, rng.integers(0, 256))[rng.integers(2)])
+    out = cv2.warpAffine(pixels, matrix, side, flags=cv2.INTER_LINEAR, borderValue=fill)
+    mask = cv2.warpAffine(lungs * np.uint8(255), matrix, side, flags=cv2.INTER_LINEAR) > 127
+    return np.asarray(out, np.uint8), mask.astype(np.uint8)
+
+
+def _printed(pixels: Grey, rng: Generator) -> Grey:
+    """A frame and letters, as figures carry them."""
+    if rng.random() < 0.12:
+        inner = int(rng.integers(1, 14))
+        framed = np.full_like(pixels, rng.integers(0, 256))
+        framed[inner:-inner, inner:-inner] = pixels[inner:-inner, inner:-inner]
+        pixels = framed
+    if rng.random() < 0.15:
+        for _ in range(int(rng.integers(1, 4))):
+            text, place = (
+                "".join(rng.choice(list("ABCDEFRL0123456789"), 4)),
+                rng.integers(0, SIDE - 20, 2).tolist(),
+            )
+            size, shade = float(rng.uniform(0.25, 0.7)), int(rng.choice([0, 255]))
+            pixels = np.asarray(
+                cv2.putText(pixels, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, shade, 1), np.uint8
+            )
+    return pixels
+
+
+def _image(planes: NDArray[Any]) -> Tensor:
+    """(N, S, S) as float32 (N, 1, S, S) in channels-last memory."""
+    return torch.from_numpy(planes).float().unsqueeze(1).contiguous(memory_format=torch.channels_last)
