@@ -39,3 +39,9 @@ def luna_slices() -> Path:
 def dicom_samples() -> Path:
     """DICOM files of several makers, planes and transfer syntaxes."""
     return _shared("dicom")
+
+
+@pytest.fixture(scope="session")
+def hospitals() -> Path:
+    """Slices of thirteen sources with lung and lesion masks for some, named by a manifest."""
+    return _shared("hospitals")

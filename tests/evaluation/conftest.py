@@ -44,12 +44,13 @@ class BrightnessRun:
         return self.rows
 
     def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
-        cropped = np.array([self.preprocessing.apply(each.pixels).pixels for each in slices])
+        cuts = [self.preprocessing.apply(each.pixels, each.pixels < 150) for each in slices]
+        cropped = np.array([cut.pixels for cut in cuts])
         self.predicted += len(cropped)
         grey = cropped[:, 16:48, 16:48].astype(float)
-        activation_map = cv2.resize((grey[0] - 100) / 20, (4, 4))[None].repeat(len(cropped), 0)
+        lesion_map = cv2.resize((grey[0] - 100) / 20, (4, 4))[None].repeat(len(cropped), 0)
         logit = (grey.mean(axis=(1, 2)) - 100) / 20
-        return NetworkOutputs(logit, expit(logit), activation_map, cropped)
+        return NetworkOutputs(logit, expit(logit), lesion_map, cuts)
 
 
 def draw(path: Path, grey: int, seed: int) -> None:

@@ -103,8 +103,9 @@ def test_a_bundle_says_what_the_classifier_says(bundle: Path, make_manifest: Mak
     assert list(outputs.refused or ()) == [prediction.reason for prediction in predictions]
     expected = [prediction.probability for prediction in predictions if prediction.probability is not None]
     np.testing.assert_allclose(np.delete(outputs.probability, 1), expected, atol=1e-6)
-    assert outputs.activation_map.shape == (5, 8, 8)
-    assert outputs.cropped.shape == (5, 64, 64)
+    assert outputs.lesion_map is not None
+    assert outputs.lesion_map.shape == (5, 8, 8)
+    assert [cut.pixels.shape for cut in outputs.cuts] == [(64, 64)] * 5
 
 
 def test_a_bundle_is_evaluated_and_nothing_written_into_it(
@@ -128,7 +129,8 @@ def test_a_bundle_knows_how_far_the_data_lie_from_its_training_data(
 ) -> None:
     fields, contents = tiny_parts()
     opened = BundledRun(Bundle.open(bundle))
-    seen = [opened.preprocessing.apply(read_slice(record.path).pixels).pixels for record in make_manifest()]
+    slices = [read_slice(record.path).pixels for record in make_manifest()]
+    seen = [opened.preprocessing.apply(pixels, opened.bundle.lungs(pixels)).pixels for pixels in slices]
     embedding = opened.bundle.engine().run(opened.preprocessing.normalise(np.stack(seen))).embedding
     held_out = embedding + np.random.default_rng(0).normal(0, 0.01, embedding.shape)
     reference = EmbeddingReference.fit(embedding + shift, held_out + shift)

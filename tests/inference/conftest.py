@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.lungs import shipped
 from groundglass.imaging.phantom import make_phantom
 from groundglass.inference import bundle as bundles
 from groundglass.inference.bundle import INPUT, OUTPUTS, Engine
@@ -22,13 +23,13 @@ SIZE = 64
 
 
 def tiny_model(gain: float = 4.0) -> bytes:
-    """Cropped slices (N, 1, 64, 64) to logit (N,), activation map (N, 8, 8) and embedding (N, 64)."""
+    """Cropped slices (N, 1, 64, 64) to logit (N,), lesion map (N, 8, 8) and embedding (N, 64)."""
     nodes = [
         helper.make_node("AveragePool", [INPUT], ["pooled"], kernel_shape=[8, 8], strides=[8, 8]),
         helper.make_node("Mul", ["pooled", "gain"], ["scaled"]),
-        helper.make_node("Squeeze", ["scaled", "channel"], ["activation_map"]),
+        helper.make_node("Squeeze", ["scaled", "channel"], ["lesion_map"]),
         helper.make_node("Flatten", ["pooled"], ["embedding"]),
-        helper.make_node("ReduceMean", ["activation_map", "sides"], ["logit"], keepdims=0),
+        helper.make_node("ReduceMean", ["lesion_map", "sides"], ["logit"], keepdims=0),
     ]
     graph = helper.make_graph(
         nodes,
@@ -53,9 +54,7 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
     """Fields of ``bundle.json`` and the other files."""
     preprocessing, model = Preprocessing(size=SIZE, normalisation="min-max"), tiny_model()
     engine = Engine(model, threads=1)
-    cropped = preprocessing.apply(
-        make_phantom(np.random.default_rng(0), 0.5, 0.5, size=128).slice.pixels
-    ).pixels
+    pixels = make_phantom(np.random.default_rng(0), 0.5, 0.5, size=128).slice.pixels
     fields = {
         "name": "tiny",
         "created": "2026-01-01T00:00:00+00:00",
@@ -79,7 +78,8 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
     contents = {
         "classifier.onnx": model,
         "reference.npz": bundles.save_arrays(accept_all(channels=64).as_arrays()),
-        "selftest.npz": bundles.self_test(engine, preprocessing, cropped),
+        "lungs.onnx": shipped().model,
+        "selftest.npz": bundles.self_test(engine, shipped(), preprocessing, pixels),
     }
     return fields, contents
 

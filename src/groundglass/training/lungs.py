@@ -54,7 +54,7 @@ HELD_OUT = 5
 
 # Slices are kept in squares of this side and warped from there to what the network sees.
 _KEPT = 256
-_PHANTOMS, _EMPTY = 300, 90
+_PHANTOMS, _EMPTY = 300, 240
 _DENSE = (Kind.CONSOLIDATION, Kind.MIXED, Kind.MIXED, Kind.GROUND_GLASS, Kind.CRAZY_PAVING)
 _SOLID = (Mimic.MASS, Mimic.LOBAR_CONSOLIDATION, Mimic.NODULE)
 _EMA, _SMOOTH = 0.995, 50.0
@@ -103,8 +103,9 @@ class LungTrainer(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Dice of each slice."""
         found, lungs = self.averaged(batch[0]) > 0, batch[1] > 0
-        both = (found & lungs).sum(dim=(1, 2, 3))
-        self._dice.append(2 * both / (found.sum(dim=(1, 2, 3)) + lungs.sum(dim=(1, 2, 3))).clamp_min(1))
+        both, either = (each.sum(dim=(1, 2, 3)) for each in (found & lungs, found.int() + lungs.int()))
+        # Nothing found where there is nothing is right.
+        self._dice.append((2 * both + 1) / (either + 1))
 
     def on_validation_epoch_end(self) -> None:
         """Mean over the slices."""
@@ -328,7 +329,7 @@ def _warped(pixels: Grey, lungs: _Mask, rng: Generator) -> tuple[Grey, _Mask]:
     if lungs.any() and rng.random() < 0.5:  # as close to the lungs as figures are cut
         rows, columns = np.flatnonzero(lungs.any(axis=1)), np.flatnonzero(lungs.any(axis=0))
         centre = np.array([columns[0] + columns[-1], rows[0] + rows[-1]]) / 2
-        reach = max(np.ptp(columns), np.ptp(rows), 60) * rng.uniform(0.95, 1.6)
+        reach = max(int(np.ptp(columns)), int(np.ptp(rows)), 60) * rng.uniform(0.95, 1.6)
     scale, stretch = SIDE / reach, np.exp(rng.normal(0, 0.12))
     angle = np.deg2rad(rng.normal(0, 7) if rng.random() < 0.9 else rng.uniform(-30, 30))
     mirror, upside = (-1 if rng.random() < 0.5 else 1), (-1 if rng.random() < 0.12 else 1)
@@ -336,7 +337,7 @@ def _warped(pixels: Grey, lungs: _Mask, rng: Generator) -> tuple[Grey, _Mask]:
     linear = turn @ np.diag([mirror * scale * stretch, upside * scale / stretch])
     shift = SIDE / 2 + rng.normal(0, 0.04, 2) * SIDE - linear @ centre
     matrix, side = np.column_stack([linear, shift]), (SIDE, SIDE)
-    fill = 0 if rng.random() < 0.75 else int((255, rng.integers(0, 256))[rng.integers(2)])
+    fill = 0 if rng.random() < 0.75 else int(rng.integers(0, 256))
     out = cv2.warpAffine(pixels, matrix, side, flags=cv2.INTER_LINEAR, borderValue=fill)
     mask = cv2.warpAffine(lungs * np.uint8(255), matrix, side, flags=cv2.INTER_LINEAR) > 127
     return np.asarray(out, np.uint8), mask.astype(np.uint8)

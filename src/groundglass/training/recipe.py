@@ -180,8 +180,8 @@ class LungsRecipe(BaseRecipe):
 
     draws: Annotated[int, Field(ge=32)] = 1600
     phantoms: Share = 0.1
-    empty: Share = 0.05
-    training: LengthSection = LengthSection(epochs=40, batch_size=16)
+    empty: Share = 0.1
+    training: LengthSection = LengthSection(epochs=60, batch_size=16)
 
 
 class Recipe(BaseRecipe):

@@ -1,0 +1,92 @@
+"""Preprocessing: slices are cut to their lungs and normalised, whatever the picture."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from groundglass.imaging.crop import Preprocessing, otsu_anchors, resize_box
+
+
+def thorax(height: int = 400, width: int = 500) -> np.ndarray:
+    """A schematic thorax: black air, grey body, two dark lungs."""
+    picture = np.zeros((height, width), np.uint8)
+    cv2.ellipse(picture, (width // 2, height // 2), (width * 9 // 20, height * 9 // 20), 0, 0, 360, 200, -1)
+    for side in (-1, 1):
+        centre = (width // 2 + side * width // 5, height // 2)
+        cv2.ellipse(picture, centre, (width // 8, height // 4), 0, 0, 360, 40, -1)
+    return picture
+
+
+def test_the_crop_is_a_square_around_both_lungs_with_the_margin() -> None:
+    lungs = thorax() == 40
+    cropped = Preprocessing(margin=0.1).apply(thorax(), lungs)
+    rows, columns = np.nonzero(lungs)
+    width = columns.max() - columns.min() + 1
+    left, top, right, bottom = cropped.box
+    assert cropped.found
+    assert right - left == bottom - top == round(1.2 * width)
+    assert (left + right) / 2 == pytest.approx((columns.min() + columns.max()) / 2, abs=1)
+    assert (top + bottom) / 2 == pytest.approx((rows.min() + rows.max()) / 2, abs=1)
+
+
+@pytest.mark.parametrize("shape", [(90, 120), (120, 90)])
+def test_without_lungs_the_whole_picture_lies_in_the_square(shape: tuple[int, int]) -> None:
+    picture = np.full(shape, 128, np.uint8)
+    cropped = Preprocessing(size=64).apply(picture, np.zeros(shape, bool))
+    left, top, right, bottom = cropped.box
+    assert not cropped.found
+    assert right - left == bottom - top == 120
+    assert (cropped.pixels > 100).mean() == pytest.approx(0.75, abs=0.03)
+    assert np.isfinite(Preprocessing(size=64).normalise(cropped.pixels)).all()
+
+
+def test_without_crop_the_whole_picture_is_resized() -> None:
+    picture = thorax()
+    cropped = Preprocessing(size=80, crop=False).apply(picture, picture == 40)
+    np.testing.assert_array_equal(cropped.pixels, cv2.resize(picture, (80, 80), interpolation=cv2.INTER_AREA))
+
+
+@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=70)))
+@settings(max_examples=150, deadline=None)
+def test_any_picture_is_cropped(picture: np.ndarray) -> None:
+    preprocessing = Preprocessing(size=32)
+    cropped = preprocessing.apply(picture, picture > 128)
+    assert cropped.pixels.shape == (32, 32)
+    assert cropped.lungs.shape == picture.shape
+    assert cropped.lungs.any() == cropped.found
+    assert np.isfinite(preprocessing.normalise(cropped.pixels)).all()
+
+
+def test_zero_mean_is_zero_mean_of_unit_spread() -> None:
+    normalised = Preprocessing(normalisation="zero-mean").normalise(thorax())
+    assert normalised.mean() == pytest.approx(0, abs=1e-4)
+    assert normalised.std() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_batch_is_normalised_slice_by_slice() -> None:
+    batch = np.stack([thorax(), 255 - thorax() // 2])
+    preprocessing = Preprocessing()
+    np.testing.assert_array_equal(preprocessing.normalise(batch)[1], preprocessing.normalise(batch[1]))
+
+
+def test_anchors_are_the_class_means() -> None:
+    picture = np.array([[10, 20, 200, 220]], np.uint8)
+    assert otsu_anchors(picture) == (15.0, 210.0)
+
+
+def test_beyond_the_picture_it_is_black() -> None:
+    grown = resize_box(np.full((10, 10), 7, np.uint8), (-5, -5, 15, 15), 20)
+    assert (grown[5:15, 5:15] == 7).all()
+    assert grown.sum() == 700
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size": 8}, {"margin": -0.1}, {"margin": 1.0}, {"normalisation": "histogram"}]
+)
+def test_values_out_of_range_are_named(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Preprocessing(**wrong)  # type: ignore[arg-type]

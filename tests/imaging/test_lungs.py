@@ -1,0 +1,94 @@
+"""Lung fields by the shipped network: on phantoms, real slices and what shows no lung."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from groundglass.data.out_of_distribution import parts_without_lungs
+from groundglass.errors import BundleError
+from groundglass.imaging.lungs import SHIPPED, SIDE, LungSegmenter, open_segmenter, shipped, squared
+from groundglass.imaging.phantom import make_phantom
+from groundglass.imaging.read import read_slice, read_slices
+
+
+def dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+
+
+def test_no_lung_of_a_severely_ill_phantom_is_lost() -> None:
+    rng = np.random.default_rng(11)
+    for number in range(60):
+        phantom = make_phantom(rng, severity=float(rng.uniform(0.9, 1)), size=256)
+        assert dice(shipped()(phantom.slice.pixels), phantom.lungs) > 0.85, number
+
+
+def test_abdomen_and_head_show_no_lung() -> None:
+    shares = [shipped()(pixels).mean() for pixels in parts_without_lungs(np.random.default_rng(3), 40, 256)]
+    assert np.mean([share == 0 for share in shares]) >= 0.9
+    assert max(shares) < 0.05
+
+
+@pytest.mark.parametrize("shape", [(40, 300), (300, 40), (1, 1), (700, 500)])
+def test_the_mask_has_the_pictures_shape(shape: tuple[int, int]) -> None:
+    mask = shipped()(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    assert mask.shape == shape
+    assert mask.dtype == np.bool_
+
+
+def test_a_picture_lies_in_the_middle_of_its_square() -> None:
+    square = squared(np.full((100, 200), 9, np.uint8))
+    rows, columns = np.nonzero(square)
+    assert square.shape == (SIDE, SIDE)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (48, 143, 0, 191)
+
+
+def test_other_models_are_refused_in_one_line(tmp_path: Path) -> None:
+    damaged = tmp_path / "lungs.onnx"
+    damaged.write_bytes(b"no model")
+    with pytest.raises(BundleError, match=r"lungs\.onnx: cannot be loaded"):
+        open_segmenter(damaged)
+    with pytest.raises(BundleError, match=r"gone\.onnx: cannot be read"):
+        open_segmenter(tmp_path / "gone.onnx")
+    with pytest.raises(BundleError, match="no model of lung fields"):
+        LungSegmenter((SHIPPED.parent / "classifier.onnx").read_bytes())
+
+
+def test_both_lungs_of_a_severely_ill_patient_are_outlined(dicom_samples: Path) -> None:
+    mask = shipped()(read_slice(dicom_samples / "mixed" / "axial-toshiba.dcm").pixels)
+    count, _, stats, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    large = [number for number in range(1, count) if stats[number, cv2.CC_STAT_AREA] > 0.03 * mask.size]
+    assert len(large) == 2
+    left, right = sorted(centres[number][0] / mask.shape[1] for number in large)
+    assert left < 0.45
+    assert right > 0.55
+
+
+def test_lungs_are_found_in_nearly_all_published_slices(covid_ct: Path) -> None:
+    files = sorted((covid_ct / "Images-processed").glob("*/*"))[::6]
+    assert np.mean([shipped()(read_slice(file).pixels).any() for file in files]) > 0.97
+
+
+def test_the_air_between_body_and_curved_table_is_no_lung(dicom_samples: Path) -> None:
+    masks = [shipped()(piece.pixels) for piece in read_slices(dicom_samples / "lung-series")]
+    widths = [np.ptp(np.flatnonzero(mask.any(axis=0))) / mask.shape[1] for mask in masks if mask.any()]
+    assert len(widths) >= 15, "the lowest slices show hardly any lung"
+    assert max(widths) < 0.95
+
+
+def test_lungs_drawn_by_radiologists_are_found(hospitals: Path) -> None:
+    """Slices that the network has not learned from are among them; the figure is measured by `evaluate`."""
+    with (hospitals / "manifest.csv").open(encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["lung_mask"]][::25]
+    scores = []
+    for row in rows:
+        pixels, mask = (cv2.imread(str(hospitals / row[name]), 0) for name in ("path", "lung_mask"))
+        assert pixels is not None
+        assert mask is not None
+        scores.append(dice(shipped()(pixels), mask > 0))
+    assert np.mean(scores) > 0.97
