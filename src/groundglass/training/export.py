@@ -230,12 +230,12 @@ def gather_examples(
 
 def _spread(slices: Sequence[Record], rng: np.random.Generator) -> list[Record]:
     """At most 600 slices, of each source as many as of any other, as far as it has them."""
-    if len(slices) <= _MOST_OWN:
-        return list(slices)
     turn: Counter[str] = Counter()
-    shuffled = [slices[index] for index in rng.permutation(len(slices))]
-    place = {id(each): turn[each.hospital] for each in shuffled if turn.update([each.hospital]) is None}
-    return sorted(shuffled, key=lambda each: place[id(each)])[:_MOST_OWN]
+    ordered = []
+    for index in rng.permutation(len(slices)):
+        turn[slices[index].hospital] += 1
+        ordered.append((turn[slices[index].hospital], index))
+    return [slices[index] for _, index in sorted(ordered)[:_MOST_OWN]]
 
 
 def fit_check(examples: CheckExamples, engine: Engine, preprocessing: Preprocessing) -> InputCheck:
