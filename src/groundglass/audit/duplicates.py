@@ -37,7 +37,8 @@ LOOKALIKE_CORRELATION = 0.6
 Kind = Literal["file", "pixels", "copy", "lookalike"]
 """Same content, same pixels in another file, verified copy, or merely very much alike."""
 
-Progress = Callable[[int], None]  # called with how many more pairs were compared
+Progress = Callable[[str, int, int | None], None]
+"""Called with a stage (``reading``, ``comparing``, ``fitting``), steps just done, and all steps if known."""
 
 Affine = NDArray[np.float64]  # takes x and y of one picture, in pixels, to those of another; shape (3, 3)
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -276,7 +277,7 @@ def _compare(
     best: dict[tuple[int, int], Pair] = {}
     for pair in _in_threads(compare, keys.tolist(), threads):
         if progress is not None:
-            progress(1)
+            progress("comparing", 1, len(keys))
         if pair is not None:
             either = id(pair.first), id(pair.second)
             best[either] = max(best.get(either, pair), pair, key=lambda one: one.correlation)
