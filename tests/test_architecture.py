@@ -46,7 +46,7 @@ CEILINGS = {
     "data": 2_330,
     "training": 2_950,
     "inference": 2_820,
-    "evaluation": 1_830,
+    "evaluation": 1_890,
     "reporting": 650,
     "cli": 1_700,
     "experiments": 1_430,
@@ -258,7 +258,7 @@ def test_little_stands_behind_a_prediction(tmp_path: Path) -> None:
 def test_no_more_than_they_need_stands_behind_the_experiments() -> None:
     files = closure("groundglass.cli.experiments")
     assert len(files) <= 60
-    assert lines_of(files) <= 9_300
+    assert lines_of(files) <= 9_600
 
 
 def without_torch(*modules: str) -> subprocess.CompletedProcess[str]:

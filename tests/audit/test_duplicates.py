@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
-from groundglass.audit.duplicates import Pair, Trace, copies_of, find_pairs, groups_of, read_traces
+from groundglass.audit.duplicates import Pair, Trace, copies_of, find_pairs, groups_of, read_all, take_trace
 from groundglass.data.manifest import Label, Record, join_member, unknown_patient
 from groundglass.errors import ImageError
 from groundglass.imaging.phantom import make_phantom, write_dicom
@@ -42,7 +42,7 @@ def records(phantoms: list[Grey], tmp_path: Path) -> list[Record]:
 
 
 def pairs_of(records: Sequence[Record]) -> list[Pair]:
-    return find_pairs([trace for trace in read_traces(records) if isinstance(trace, Trace)])
+    return find_pairs([trace for trace in read_all(records, take_trace) if isinstance(trace, Trace)])
 
 
 def recoded(pixels: Grey) -> Grey:
@@ -201,7 +201,7 @@ def test_a_slice_gone_after_it_was_read_is_passed_over(
     records: list[Record], phantoms: list[Grey], tmp_path: Path
 ) -> None:
     copy = save(recoded(phantoms[0]), tmp_path / "copy.png")
-    traces = [trace for trace in read_traces([*records, copy]) if isinstance(trace, Trace)]
+    traces = [trace for trace in read_all([*records, copy], take_trace) if isinstance(trace, Trace)]
     copy.path.unlink()
     assert find_pairs(traces) == []
 

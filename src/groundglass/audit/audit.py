@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from groundglass.audit.duplicates import Pair, Trace, find_pairs, in_threads, take_trace
+from groundglass.audit.duplicates import Pair, Trace, find_pairs, read_all, take_trace
 from groundglass.audit.shortcuts import (
     ShortcutBaselines,
     ShortcutFeatures,
     measure_shortcuts,
     shortcut_features,
 )
-from groundglass.data.manifest import PARTS, Manifest, Record, read_record
+from groundglass.data.manifest import PARTS, Manifest, Record
 from groundglass.data.splits import LARGEST_PUBLICATION, Split
 from groundglass.errors import DataError, ImageError
 from groundglass.files import counted, name_some, printable
+from groundglass.imaging.slice import CTSlice
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a stage (``reading``, ``comparing``, ``fitting``), steps just done, and all steps if known."""
@@ -93,7 +94,7 @@ class Audit:
     @property
     def counted_twice(self) -> tuple[Pair, ...]:
         """Copies that are said to be of two patients."""
-        return tuple(pair for pair in self.copies if pair.across_patients and pair.patients_known)
+        return tuple(pair for pair in self.copies if pair.counted_twice)
 
     @property
     def patients(self) -> tuple[Crossing, ...]:
@@ -297,17 +298,12 @@ def _parse_condition(text: str) -> tuple[str, float]:
 def _read(
     manifest: Manifest, shortcuts: bool, patches: bool, threads: int | None, advance: Progress
 ) -> tuple[list[Trace], list[ShortcutFeatures], list[str]]:
-    def examine(record: Record) -> tuple[Trace, ShortcutFeatures | None] | ImageError:
-        try:
-            image = read_record(record)
-            trace = take_trace(record, image, patches)
-            return trace, shortcut_features(record, image) if shortcuts else None
-        except ImageError as error:
-            return error
+    def measure(record: Record, image: CTSlice) -> tuple[Trace, ShortcutFeatures | None]:
+        return take_trace(record, image, patches), shortcut_features(record, image) if shortcuts else None
 
     traces, features, unreadable = [], [], []
-    progress = lambda steps: advance("reading", steps, len(manifest))  # noqa: E731
-    for result in in_threads(examine, manifest.records, threads, progress):
+    for result in read_all(manifest.records, measure, threads):
+        advance("reading", 1, len(manifest))
         if isinstance(result, ImageError):
             unreadable.append(printable(str(result)))
             continue

@@ -227,7 +227,7 @@ def _pair_row(pair: Pair) -> tuple[str, ...]:
     concerns = {
         "opposite labels": pair.across_labels,
         "leakage": pair.across_parts,
-        "other patient": pair.across_patients and pair.patients_known,
+        "other patient": pair.counted_twice,
     }
     held = "\n".join(words for words, holds in concerns.items() if holds)
     mirrored = ", mirrored" if pair.mirrored else ""
