@@ -23,7 +23,7 @@ LAYERS = {
     "cli": 8,
     "experiments": 7,
     "training": 6,
-    "audit": 6,
+    "audit": 1_450,
     "cluster": 6,
     "serving": 6,
     "pacs": 6,
@@ -51,7 +51,7 @@ CEILINGS = {
     "cli": 1_700,
     "experiments": 1_430,
     "audit": 1_450,
-    "serving": 1_440,
+    "serving": 1_330,
     "pacs": 1_120,
     "cluster": 310,
 }

@@ -31,6 +31,21 @@ BOUNDARY = b"0123456789"
 TOKEN = "not-the-only-token-there-is"  # noqa: S105
 
 
+def slow(seconds: float) -> str:
+    """Code that makes a service classify slowly, and say so on standard error."""
+    return f"""
+import sys, time
+from groundglass.inference.classifier import Classifier
+classify = Classifier.classify
+def slow(self, item, **options):
+    print("classifying", file=sys.stderr, flush=True)
+    time.sleep({seconds})
+    print("done", file=sys.stderr, flush=True)
+    return classify(self, item, **options)
+Classifier.classify = slow
+"""
+
+
 @dataclass
 class Running:
     """A service that runs."""

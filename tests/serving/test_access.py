@@ -88,7 +88,7 @@ def test_pages_of_other_sites_may_not_ask(service: Running, png: bytes) -> None:
 
 
 def test_a_port_that_is_taken(service: Running, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("groundglass.serving.server.silence_others", lambda: None)
+    monkeypatch.setattr("logging.disable", lambda: None)
     done = CliRunner().invoke(app, ["serve", "--port", str(service.port), "--bundle", str(tiny_bundle)])
     assert isinstance(done.exception, ServiceError)
     assert "cannot be listened at" in str(done.exception)

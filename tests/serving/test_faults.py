@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from tests.serving.conftest import Running, Start, connection, form, is_problem, parts, send_head, wait_for
+from tests.serving.conftest import (
+    Running,
+    Start,
+    connection,
+    form,
+    is_problem,
+    parts,
+    send_head,
+    slow,
+    wait_for,
+)
 
 NAMED = "Zwiebelfisch"
 FAILS = f"""
@@ -15,17 +25,6 @@ def fail(self, item, **options):
         raise RuntimeError("{NAMED} in " + item.origin.file)
     return classify(self, item, **options)
 Classifier.classify = fail
-"""
-SLOW = """
-import sys, time
-from groundglass.inference.classifier import Classifier
-classify = Classifier.classify
-def slow(self, item, **options):
-    print("classifying", file=sys.stderr, flush=True)
-    time.sleep(1.5)
-    print("done", file=sys.stderr, flush=True)
-    return classify(self, item, **options)
-Classifier.classify = slow
 """
 
 
@@ -66,7 +65,7 @@ def test_a_fault_breaks_off_an_answer_that_had_begun(faulty: Running, png: bytes
 
 
 def test_a_place_is_free_only_when_the_work_for_it_has_ended(start: Start, png: bytes) -> None:
-    service, content = start("--requests", "1", code=SLOW), form("a.png", png)
+    service, content = start("--requests", "1", code=slow(1.5)), form("a.png", png)
     with connection(service) as opened:
         send_head(opened, len(content))
         opened.sendall(content)
@@ -79,7 +78,7 @@ def test_a_place_is_free_only_when_the_work_for_it_has_ended(start: Start, png: 
 
 
 def test_requests_sent_ahead_are_answered_in_turn(start: Start, png: bytes) -> None:
-    service, content = start("--idle-seconds", "1", "--workers", "1", code=SLOW), form("a.png", png)
+    service, content = start("--idle-seconds", "1", "--workers", "1", code=slow(1.5)), form("a.png", png)
     with connection(service) as opened:
         for _ in range(2):
             send_head(opened, len(content))

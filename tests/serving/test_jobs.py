@@ -48,7 +48,7 @@ async def predicted(
     upload = Upload([folder / f"{number}.png" for number in range(count)], folder, heavy=False)
     made = classify_files(upload, reader, workers, keep=False, most=most, ahead=2)  # type: ignore[arg-type]
     async with aclosing(made) as found:
-        return [each.prediction async for each in found]
+        return [prediction async for prediction, _ in found]
 
 
 def calls(count: int) -> int:
@@ -147,23 +147,6 @@ def test_a_request_that_ends_early_leaves_nothing_running() -> None:
     asyncio.run(run())
 
 
-def test_a_directory_is_private_and_gone_in_the_end_and_requests_share_its_room(tmp_path: Path) -> None:
-    with upload_directory(tmp_path, 100) as uploads:
-        with uploads.request() as first, uploads.request() as second:
-            first.open("a").close()
-            modes = {stat.S_IMODE(path.stat().st_mode) for path in (first.path, uploads.path)}
-            assert modes == {0o700}
-            first.reserve(60)
-            second.reserve(40)
-            with pytest.raises(Problem) as refused:
-                second.reserve(1)
-            assert refused.value.kind == "busy"
-            assert int(refused.value.headers["Retry-After"]) > 0
-        assert list(uploads.path.iterdir()) == []
-        assert uploads.used == 0
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_is_not_the_services_own_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "file").touch()
@@ -174,7 +157,8 @@ def test_what_is_not_the_services_own_is_left_alone(tmp_path: Path) -> None:
     os.utime(tmp_path / "groundglass-serve-old", (0, 0))
     os.utime(tmp_path / "elsewhere", (0, 0))
     os.utime(link, (0, 0), follow_symlinks=False)
-    with upload_directory(tmp_path, 100):
-        pass
+    with upload_directory(tmp_path) as uploads:
+        assert stat.S_IMODE(uploads.stat().st_mode) == 0o700
+    assert not uploads.exists()
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
     assert left == ["elsewhere", "elsewhere/file", "groundglass-serve-link", "groundglass-serve-new"]

@@ -18,7 +18,7 @@ def classified() -> Classified:
     phantom = make_phantom(np.random.default_rng(0), 0.5, 0.5, size=96).slice
     evidence = Evidence(phantom, Preprocessing(size=64).apply(phantom.pixels), np.ones((8, 8), np.float32))
     prediction = Prediction(Status.REFUSED, "a.png", "bundle", reason="no lungs")
-    return Classified(prediction, KeptSlice.of(evidence))
+    return prediction, KeptSlice.of(evidence)
 
 
 def test_results_expire(classified: Classified) -> None:
@@ -27,7 +27,7 @@ def test_results_expire(classified: Classified) -> None:
     result = results.begin("bundle", keep=True)
     results.add(result, classified)
     now = 9.9
-    assert results.get(result.id).slices == {0: classified.kept}
+    assert results.get(result.id).slices == {0: classified[1]}
     now = 10
     with pytest.raises(Problem):
         results.get(result.id)
@@ -35,12 +35,13 @@ def test_results_expire(classified: Classified) -> None:
 
 
 def test_the_oldest_makes_room(classified: Classified) -> None:
-    assert classified.kept is not None
-    results = Results(Settings(kept_bytes=3 * classified.kept.size, kept_results=3))
+    kept = classified[1]
+    assert kept is not None
+    results = Results(Settings(kept_bytes=3 * kept.size, kept_results=3))
     first, second = (results.begin("bundle", keep=True) for _ in range(2))
     for result in (first, first, second):
         results.add(result, classified)
-    assert results.size == 3 * classified.kept.size
+    assert results.size == 3 * kept.size
     for result in (second, second, second, first):
         results.add(result, classified)
     with pytest.raises(Problem, match="Send the files again"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -12,7 +11,6 @@ from starlette.responses import Response
 
 from groundglass.errors import GroundglassError
 
-PROBLEM_JSON = "application/problem+json"
 _KINDS = {
     400: "bad-request",
     401: "unauthorized",
@@ -38,22 +36,13 @@ class Problem(GroundglassError):  # noqa: N818 - the name RFC 9457 gives it
     Args:
         kind: last part of the problem's ``type``.
         detail: what is wrong with this request and what to do.
-        retry_after: seconds after which the same request may succeed.
-        headers: of the answer.
+        headers: of the answer, with ``_`` for ``-``, such as ``Retry_After=2`` (seconds).
     """
 
-    def __init__(
-        self,
-        kind: str,
-        detail: str,
-        *,
-        retry_after: int | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, kind: str, detail: str, **headers: object) -> None:
         super().__init__(detail)
-        self.kind, self.headers = kind, dict(headers or {})
-        if retry_after is not None:
-            self.headers["Retry-After"] = str(retry_after)
+        self.kind = kind
+        self.headers = {name.replace("_", "-"): str(value) for name, value in headers.items()}
 
     def body(self) -> bytes:
         """The answer's content; text that UTF-8 cannot hold is escaped."""
@@ -63,7 +52,7 @@ class Problem(GroundglassError):  # noqa: N818 - the name RFC 9457 gives it
 
     def response(self) -> Response:
         """The answer."""
-        return Response(self.body(), _STATUS[self.kind], self.headers, PROBLEM_JSON)
+        return Response(self.body(), _STATUS[self.kind], self.headers, "application/problem+json")
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
@@ -73,7 +62,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
         error = Problem("invalid-request", f"{'; '.join(wrong)}.")
     elif isinstance(error, HTTPException) and error.status_code == 405:
         detail = "This address does not take this method; see the header Allow."
-        error = Problem("method-not-allowed", detail, headers=error.headers)
+        error = Problem("method-not-allowed", detail, **(error.headers or {}))
     elif isinstance(error, HTTPException) and request.url.path.startswith("/v1/"):
         error = Problem("gone", "Version 1 of this interface is gone; its successor is below /v2/.")
     elif isinstance(error, HTTPException):

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from groundglass.errors import ServiceError
 from groundglass.serving.problems import Problem
@@ -34,7 +35,7 @@ PAGE_HEADERS = {
 """Of the page, which talks to this service and to nobody else."""
 
 _PUBLIC = frozenset({"/", "/healthz", "/readyz"})
-_CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def is_loopback(host: str) -> bool:
@@ -62,21 +63,20 @@ def read_token(path: Path | None) -> str | None:
     return token
 
 
-def access_problem(token: str | None, method: str, path: str, headers: Headers) -> Problem | None:
+def access_problem(token: str | None, scope: Scope) -> Problem | None:
     """Why a request is rejected before anything of it is read; None where it is not.
 
     Args:
         token: of the service; None where it asks for none.
-        method: of the request.
-        path: of the request.
-        headers: of the request.
+        scope: of the request.
     """
+    headers, path = Headers(scope=scope), scope["path"]
     host, origin = headers.get("host"), headers.get("origin")
     # Another site's name may be made to lead here (DNS rebinding), and its pages would count as our own.
-    if token is None and host is not None and not is_loopback(_split(f"//{host}")[0]):
+    if token is None and host is not None and not _leads_to_this_machine(host):
         detail = "This service answers to localhost and 127.0.0.1 only, as it asks for no token."
         return Problem("misdirected-request", detail)
-    if origin is not None and method in _CHANGING and _split(origin)[1] != host:
+    if origin is not None and scope["method"] not in _READING and origin.partition("://")[2] != host:
         return Problem("cross-site", "Pages of other sites may not use this service.")
     if token is None or path in _PUBLIC or path.startswith(PAGE):
         return None
@@ -85,13 +85,11 @@ def access_problem(token: str | None, method: str, path: str, headers: Headers) 
     if same and scheme.lower() == "bearer":
         return None
     detail = "Send the header Authorization: Bearer, followed by the service's token."
-    return Problem("unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+    return Problem("unauthorized", detail, WWW_Authenticate="Bearer")
 
 
-def _split(url: str) -> tuple[str, str | None]:
-    """Host name without port, and host with port; of what is no URL neither."""
+def _leads_to_this_machine(host: str) -> bool:
     try:
-        parts = urlsplit(url)
-        return parts.hostname or "", parts.netloc
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
-        return "", None
+        return False
