@@ -23,7 +23,7 @@ LAYERS = {
     "cli": 8,
     "experiments": 7,
     "training": 6,
-    "audit": 1_450,
+    "audit": 6,
     "cluster": 6,
     "serving": 6,
     "pacs": 6,
