@@ -53,7 +53,7 @@ CEILINGS = {
     "audit": 1_430,
     "serving": 1_330,
     "pacs": 1_120,
-    "cluster": 310,
+    "cluster": 305,
 }
 LINES, FILES, LINES_OF_TESTS = 22_300, 110, 18_200
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
