@@ -124,7 +124,7 @@ def _among_themselves(records: Sequence[Record]) -> dict[str, Any]:
     """Pairs called copies or lookalikes, and processor time for each slice read and each pair compared."""
     compared = 0
 
-    def count(steps: int) -> None:
+    def count(stage: str, steps: int, total: int | None) -> None:
         nonlocal compared
         compared += steps
 

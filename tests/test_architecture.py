@@ -50,7 +50,7 @@ CEILINGS = {
     "reporting": 650,
     "cli": 1_700,
     "experiments": 1_430,
-    "audit": 1_550,
+    "audit": 1_430,
     "serving": 1_250,
     "pacs": 1_120,
     "cluster": 310,

@@ -20,7 +20,7 @@ from typing import Literal, TypeVar, get_args
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, sparse
+from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from groundglass.data.manifest import Record, read_bytes, read_pixels, read_record
@@ -37,7 +37,8 @@ LOOKALIKE_CORRELATION = 0.6
 Kind = Literal["file", "pixels", "copy", "lookalike"]
 """Same content, same pixels in another file, verified copy, or merely very much alike."""
 
-Progress = Callable[[int], None]  # called with how many more pairs were compared
+Progress = Callable[[str, int, int | None], None]
+"""Called with a stage (``reading``, ``comparing``, ``fitting``), steps just done, and all steps if known."""
 
 Affine = NDArray[np.float64]  # takes x and y of one picture, in pixels, to those of another; shape (3, 3)
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -276,7 +277,7 @@ def _compare(
     best: dict[tuple[int, int], Pair] = {}
     for pair in _in_threads(compare, keys.tolist(), threads):
         if progress is not None:
-            progress(1)
+            progress("comparing", 1, len(keys))
         if pair is not None:
             either = id(pair.first), id(pair.second)
             best[either] = max(best.get(either, pair), pair, key=lambda one: one.correlation)
@@ -291,15 +292,13 @@ def _shrunk(pixels: Grey) -> Grey:
 
 def _content(picture: Grey) -> Box:
     """The picture without uniform margins; the whole picture where hardly anything is left."""
-    height, width = picture.shape
-    left, top, right, bottom = 0, 0, width, height
+    left, top, right, bottom = whole = (0, 0, picture.shape[1], picture.shape[0])
     for _ in range(2):  # once the margins above and below are gone, those at the sides show better
         inside = picture[top:bottom, left:right]
         rows, columns = _varied(inside[:, ::3]), _varied(inside[::3].T)
-        if np.ptp(rows) < _LEAST_CONTENT * height or np.ptp(columns) < _LEAST_CONTENT * width:
-            return 0, 0, width, height
-        left, right = left + int(columns[0]), left + int(columns[-1])
-        top, bottom = top + int(rows[0]), top + int(rows[-1])
+        if np.ptp(rows) < _LEAST_CONTENT * whole[3] or np.ptp(columns) < _LEAST_CONTENT * whole[2]:
+            return whole
+        left, right, top, bottom = left + columns[0], left + columns[1], top + rows[0], top + rows[1]
     return left, top, right, bottom
 
 
@@ -347,32 +346,19 @@ def _patches(content: Grey) -> tuple[NDArray[np.uint16], Values]:
 
 
 def _encode(descriptors: Values) -> NDArray[np.uint16]:
-    """Codes of SIFT descriptors, shape (N, 128): signs of some of their slowest frequencies.
+    """Codes of SIFT descriptors, shape (N, 128): the sides of random planes on which they lie, other planes for each.
 
-    A descriptor is a histogram of 8 gradient directions at 4 x 4 places. Each code takes other frequencies:
-    one that agrees makes two patches alike.
+    Source: M. Charikar, Similarity Estimation Techniques from Rounding Algorithms, STOC 2002.
     """
     share = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6))
-    places = fft.dctn(share.reshape(-1, 4, 4, 8), axes=(1, 2))
-    waves = fft.rfft(places, axis=3)
-    features = np.concatenate([waves.real, waves.imag[..., 1:4]], axis=3).reshape(len(share), -1)
-    bits = features[:, _CHOSEN] > 0
-    return np.asarray(bits @ (1 << np.arange(_BITS)), np.uint16)
+    sides = (share - share.mean(axis=1, keepdims=True)) @ _PLANES > 0
+    return np.asarray(sides.reshape(-1, _TABLES, _BITS) @ (1 << np.arange(_BITS)), np.uint16)
 
 
-def _slowest(count: int) -> NDArray[np.intp]:
-    """Which features are slowest but for the constant one: noise and recompression change them least."""
-    row, column, wave = np.meshgrid(np.arange(4), np.arange(4), [0, 1, 2, 3, 4, 1, 2, 3], indexing="ij")
-    return np.argsort((row**2 + column**2 + 0.35 * wave**2).ravel(), kind="stable")[1 : count + 1]
-
-
-# The mirror image has its places from right to left, and direction k becomes 4 - k.
+# A descriptor holds 8 gradient directions at 4 x 4 places. The mirror image has these from right to left, and direction
+# k becomes 4 - k.
 _MIRROR = np.arange(128).reshape(4, 4, 8)[:, ::-1, (4 - np.arange(8)) % 8].ravel()
-_CHOSEN = np.stack(
-    [np.random.default_rng(table).choice(_slowest(40), _BITS, replace=False) for table in range(_TABLES)]
-)
-
-
+_PLANES = np.random.default_rng(0).normal(size=(128, _TABLES * _BITS)).astype(np.float32)
 _NO_PATCHES = (np.zeros((2, 0, _TABLES), np.uint16), np.zeros((0, 2), np.float32))
 
 
