@@ -35,10 +35,9 @@ from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.writers import json_line
 from groundglass.serving.jobs import Upload, classify_files, receive_files, upload_size
-from groundglass.serving.logs import log
 from groundglass.serving.problems import Problem, answer_error
-from groundglass.serving.results import RESULTS, Layer, Result, Results, predictions_file, report_zip
-from groundglass.serving.security import HEADERS, PAGE, PAGE_HEADERS, access_problem
+from groundglass.serving.results import RESULTS, Layer, Results, predictions_file, report_zip
+from groundglass.serving.security import HEADERS, PAGE, PAGE_HEADERS, access_problem, log
 from groundglass.serving.settings import Settings
 
 _JSON_LINES, _MARKDOWN = "application/x-ndjson", "text/markdown"
@@ -54,17 +53,13 @@ _LAST_WORD = 0.5
 
 
 class Service:
-    """What one running service holds, for one event loop.
-
-    Args:
-        bundle: verified; its engine has one thread, as each worker runs it by itself.
-        settings: of the service.
-        uploads: directory in which uploads in flight lie.
-    """
+    """What one running service holds, for one event loop; ``uploads`` is where its uploads in flight lie."""
 
     def __init__(self, bundle: Bundle, settings: Settings, uploads: Path) -> None:
         self.bundle, self.settings, self.uploads = bundle, settings, uploads
-        self.classifier = Classifier(bundle, 1, settings.reading)
+        self.classifier = Classifier(
+            bundle, 1, settings.reading
+        )  # one thread, as each worker runs it by itself
         self.results = Results(settings)
         self.threads = settings.workers or usable_cores()
         self.workers = ThreadPoolExecutor(self.threads, "groundglass-worker")  # which read and classify
@@ -182,42 +177,36 @@ def create_app(service: Service) -> ASGIApp:
 
 
 class _PredictionsResponse(Response):
-    """Takes an upload when it is sent; what was uploaded is gone before the answer is complete.
-
-    Args:
-        service: that answers.
-        keep: the result, with its slices.
-        as_lines: each prediction as a line of JSON as soon as it is known, instead of one document.
-    """
+    """Takes an upload when it is sent; what was uploaded is gone before the answer is complete."""
 
     def __init__(self, service: Service, *, keep: bool, as_lines: bool) -> None:
         super().__init__()
         self._service, self._keep, self._as_lines = service, keep, as_lines
+        self._result = service.results.begin(service.bundle.id, keep=keep)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; where the client is gone, stop."""
-        results, entry = self._service.results, scope["entry"]
-        result = results.begin(self._service.bundle.id, keep=self._keep)
+        results, self._entry, self._send = self._service.results, scope["entry"], send
         try:
-            await self._work(result, Request(scope, receive), send)
+            await self._work(Request(scope, receive))
         except ClientDisconnect:
-            results.forget(result.id)
-            entry["client_gone"] = True
+            results.forget(self._result.id)
+            self._entry["client_gone"] = True
         except Exception as problem:
-            results.forget(result.id)
-            if not entry["status"] or not isinstance(problem, Problem):
+            results.forget(self._result.id)
+            if not self._entry["status"] or not isinstance(problem, Problem):
                 raise
             # Too late for another status: the problem is the last line, and the answer stays without its end.
-            entry["problem"] = problem.kind
-            await send({"type": "http.response.body", "body": problem.body() + b"\n", "more_body": True})
+            self._entry["problem"] = problem.kind
+            await self._line(problem.body() + b"\n")
             await asyncio.sleep(_LAST_WORD)
         else:
             if self._as_lines:
-                await send({"type": "http.response.body"})
+                await self._line(b"", more=False)
             else:
-                await JSONResponse(results.document(result))(scope, receive, send)
+                await JSONResponse(results.document(self._result))(scope, receive, send)
 
-    async def _work(self, result: Result, request: Request, send: Send) -> None:
+    async def _work(self, request: Request) -> None:
         """Receive and classify within the time of a request, and as long as the client waits for it.
 
         When it returns no thread has anything of the upload in hand any more, and the upload is removed.
@@ -225,8 +214,8 @@ class _PredictionsResponse(Response):
         settings, size = self._service.settings, upload_size(request, self._service.settings)
         with self._service.admit(request.client.host if request.client else "", size) as directory:
             upload = await receive_files(request, size, directory, settings)
-            request.scope["entry"]["files"] = len(upload.files)
-            work = asyncio.create_task(self._classify(upload, result, request.scope["entry"], send))
+            self._entry["files"] = len(upload.files)
+            work = asyncio.create_task(self._classify(upload))
             gone = asyncio.create_task(_disconnected(request.receive))
             try:
                 await asyncio.wait({work, gone}, timeout=settings.seconds, return_when="FIRST_COMPLETED")
@@ -242,33 +231,29 @@ class _PredictionsResponse(Response):
                 work.cancel()
                 await asyncio.wait({work})
 
-    async def _classify(self, upload: Upload, result: Result, entry: dict[str, Any], send: Send) -> None:
+    async def _classify(self, upload: Upload) -> None:
         service = self._service
         made = classify_files(
             upload, service.classifier, service.workers,
             keep=self._keep, most=service.settings.slices, ahead=service.threads,
         )  # fmt: skip
         async with service.heavy if upload.heavy else nullcontext(), aclosing(made) as predictions:
-            async for classified in predictions:
-                service.results.add(result, classified)
-                prediction = classified[0]
-                entry["slices"] = len(result.predictions)
+            async for prediction, kept in predictions:
+                service.results.add(self._result, prediction, kept)
+                self._entry["slices"] = len(self._result.predictions)
                 service.predictions.labels(prediction.status.value, prediction.label or "").inc()
                 if self._as_lines:
-                    await self._send(json_line(prediction), result, entry, send)
-        if self._as_lines:
-            await self._send(b"", result, entry, send)
+                    await self._line(json_line(prediction))
 
-    async def _send(self, line: bytes, result: Result, entry: dict[str, Any], send: Send) -> None:
-        if not entry["status"]:
+    async def _line(self, line: bytes, *, more: bool = True) -> None:
+        if not self._entry["status"]:
             headers = [(b"content-type", _JSON_LINES.encode())]
-            headers += [(b"content-location", result.address.encode())] if result.id else []
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": line, "more_body": True})
+            headers += [(b"content-location", self._result.address.encode())] if self._keep else []
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": line, "more_body": more})
 
 
 async def _disconnected(receive: Receive) -> None:
-    """Wait until the client closes the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -310,9 +295,9 @@ async def _get_layer(service: _Asked, result: str, number: _Number, layer: Layer
     kept = service.results.get(result).slices.get(number)
     if kept is None:
         raise Problem("no-such-slice", "The result has no slice of this number, or its pixels are not kept.")
-    content = await run_sync(kept.layer, layer, limiter=service.drawing)
-    if content is None:
+    if not kept.has(layer):
         raise Problem("no-such-layer", "The slice has none: see the links of its prediction.")
+    content = await run_sync(kept.layer, layer, limiter=service.drawing)
     return Response(content, media_type=_media_type(layer))
 
 

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from anyio.to_thread import run_sync
 from python_multipart.multipart import parse_options_header
@@ -24,11 +24,11 @@ from starlette.requests import ClientDisconnect, Request
 
 from groundglass.errors import ServiceError
 from groundglass.imaging.slice import CTSlice
-from groundglass.imaging.source import HEAD_BYTES, FileFormat, MemorySource, identify
+from groundglass.imaging.source import FileFormat, FileSource, MemorySource, identify
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.prediction import Prediction
 from groundglass.serving.problems import Problem
-from groundglass.serving.results import Classified, KeptSlice
+from groundglass.serving.results import KeptSlice
 from groundglass.serving.settings import MIB, Settings
 
 _PREFIX = "groundglass-serve-"
@@ -94,15 +94,14 @@ def upload_size(request: Request, settings: Settings) -> int:
     """
     most = min(settings.upload_bytes + _PART_BYTES * settings.files, settings.uploads_bytes)
     length = request.headers.get("content-length", "")
-    size = int(length) if length.isdecimal() else most
+    return _within(int(length), most, settings) if length.isdecimal() else most
+
+
+def _within(size: int, most: int, settings: Settings) -> int:
     if size > most:
-        raise _too_large(settings)
+        detail = f"The upload is larger than the {settings.upload_bytes:,} bytes of one request."
+        raise Problem("upload-too-large", detail)
     return size
-
-
-def _too_large(settings: Settings) -> Problem:
-    detail = f"The upload is larger than the {settings.upload_bytes:,} bytes of one request."
-    return Problem("upload-too-large", detail)
 
 
 async def _body(request: Request, size: int, settings: Settings) -> AsyncGenerator[bytes, None]:
@@ -118,9 +117,7 @@ async def _body(request: Request, size: int, settings: Settings) -> AsyncGenerat
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         content, more = message.get("body", b""), message.get("more_body", False)
-        received += len(content)
-        if received > size:
-            raise _too_large(settings)
+        received = _within(received + len(content), size, settings)
         yield content
 
 
@@ -183,19 +180,12 @@ def _create(directory: Path, name: str) -> BinaryIO:
         raise Problem("invalid-request", detail) from None
 
 
-@dataclass(frozen=True)
-class Upload:
-    """The files of one request.
+class Upload(NamedTuple):
+    """The files of one request."""
 
-    Attributes:
-        files: on disk or, where there is only a small one, in memory.
-        directory: that those on disk lie in.
-        heavy: reading them may take much memory.
-    """
-
-    files: list[MemorySource | Path]
-    directory: Path
-    heavy: bool
+    files: list[MemorySource | Path]  # on disk or, where there is only a small one, in memory
+    directory: Path  # that those on disk lie in
+    heavy: bool  # reading them may take much memory
 
 
 async def receive_files(request: Request, size: int, directory: Path, settings: Settings) -> Upload:
@@ -228,53 +218,44 @@ async def receive_files(request: Request, size: int, directory: Path, settings: 
 def _store(parser: _Parser, directory: Path) -> Upload:
     """What was received, on disk where it is an archive or another file may refer to it."""
     files: list[MemorySource | Path] = []
-    heavy, images, alone = False, False, len(parser.files) == 1
+    formats, large, alone = set[FileFormat | None](), False, len(parser.files) == 1
     for name, received in parser.files.items():
         path = directory / name
-        with received.file if parser.in_memory else path.open("rb") as stream:
-            head = stream.read(HEAD_BYTES)
-            file_format, size = identify(head), stream.seek(0, os.SEEK_END)
-            images |= file_format is not None
-            heavy |= size > _LARGE or file_format in {FileFormat.ZIP, FileFormat.GZIP}
-            stream.seek(0)
-            if parser.in_memory and alone and file_format is not FileFormat.ZIP:
-                files.append(MemorySource(name, stream.read()))
-                continue
-            if parser.in_memory:
-                with _create(directory, name) as target:
-                    shutil.copyfileobj(stream, target)
+        source = MemorySource(name, received.file.read()) if parser.in_memory else FileSource(path)
+        file_format = identify(source.head())
+        formats.add(file_format)
+        large |= source.size > _LARGE
+        if isinstance(source, MemorySource) and alone and file_format is not FileFormat.ZIP:
+            files.append(source)
+            continue
+        if isinstance(source, MemorySource):
+            with _create(directory, name) as target:
+                target.write(source.content)
         files.append(path)
-    if not images:
+    if formats == {None}:
         what = "The file is not" if alone else f"None of the {len(files):,} files is"
         known = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage or zip"
         raise Problem("unsupported-media-type", f"{what} an image that can be read: {known}.")
-    return Upload(files, directory, heavy)
+    return Upload(files, directory, large or not formats.isdisjoint({FileFormat.ZIP, FileFormat.GZIP}))
 
 
 async def classify_files(
     upload: Upload, classifier: Classifier, workers: ThreadPoolExecutor, *, keep: bool, most: int, ahead: int
-) -> AsyncGenerator[Classified, None]:
-    """The prediction of each slice, in the order of reading, as soon as it is known.
+) -> AsyncGenerator[tuple[Prediction, KeptSlice | None], None]:
+    """The prediction of each slice, in the order of reading, as soon as it is known; with what to ``keep`` of it.
 
     Reading a slice and classifying it are tasks for threads that all requests share, and each waits behind those
     of other requests: so reading overlaps with classifying, and no large request holds up a small one. When the
-    generator is closed or cancelled, no thread has anything of the upload in hand any more.
-
-    Args:
-        upload: its files.
-        classifier: of the service.
-        workers: the threads.
-        keep: the slices.
-        most: slices that there may be.
-        ahead: slices that are read or classified while a prediction is waited for.
+    generator is closed or cancelled, no thread has anything of the upload in hand any more. No more slices are
+    read ``ahead`` while a prediction is waited for.
 
     Raises:
-        Problem: there are too many slices.
+        Problem: there are more slices than ``most``.
     """
     prefix = f"{upload.directory}{os.sep}"
     slices = cast("Generator[CTSlice | Prediction, None, None]", classifier.read_files(upload.files))
 
-    def classify(item: CTSlice | Prediction) -> Classified:
+    def classify(item: CTSlice | Prediction) -> tuple[Prediction, KeptSlice | None]:
         made = classifier.classify(item, evidence=keep)
         # The client's name for a file is its path below the directory.
         reason = made.reason and made.reason.replace(prefix, "")

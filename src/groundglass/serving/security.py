@@ -1,17 +1,17 @@
-"""Who may use the service: the token, the host and origin of a request, and headers that protect a browser's user."""
+"""Who may use the service and what is told of it: token, host, origin, a browser's headers, a log that names nobody."""
 
 from __future__ import annotations
 
 import hmac
-import os
+import json
+import traceback
+from datetime import datetime, timezone
 from ipaddress import ip_address
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from groundglass.errors import ServiceError
 from groundglass.serving.problems import Problem
 
 TOKEN_VARIABLE = "GROUNDGLASS_TOKEN"  # noqa: S105 - the name of a variable, not its value
@@ -46,23 +46,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def read_token(path: Path | None) -> str | None:
-    """The token from a file, else from the environment; None where neither has one.
-
-    Raises:
-        ServiceError: the file cannot be read or is empty.
-    """
-    if path is None:
-        return os.environ.get(TOKEN_VARIABLE, "").strip() or None
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ServiceError(f"{path}: the token cannot be read ({error})") from None
-    if not token:
-        raise ServiceError(f"{path}: holds no token")
-    return token
-
-
 def access_problem(token: str | None, scope: Scope) -> Problem | None:
     """Why a request is rejected before anything of it is read; None where it is not.
 
@@ -93,3 +76,22 @@ def _leads_to_this_machine(host: str) -> bool:
         return is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return False
+
+
+def log(event: str, error: BaseException | None = None, **fields: object) -> None:
+    """Log an event as a line of JSON on standard output.
+
+    Of an error it has the type and the places it came through, as its text may name a patient.
+
+    Standard error is no place for it: it is closed for moments while pictures are decoded, so that codecs
+    cannot write there.
+    """
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    entry = {"time": now, "level": "info" if error is None else "error", "event": event, **fields}
+    if error is not None:
+        entry["error"] = type(error).__name__
+        entry["through"] = [
+            f"{frame.filename.rpartition('site-packages/')[2].rpartition('/src/')[2]}:{frame.lineno}"
+            for frame in traceback.extract_tb(error.__traceback__)[-8:]
+        ]
+    print(json.dumps(entry), flush=True)  # noqa: T201 - the log

@@ -18,7 +18,7 @@ from groundglass.errors import ServiceError
 from groundglass.inference.bundle import Bundle
 from groundglass.serving.app import Service, create_app
 from groundglass.serving.jobs import upload_directory
-from groundglass.serving.logs import log
+from groundglass.serving.security import log
 from groundglass.serving.settings import Settings
 
 
@@ -113,10 +113,6 @@ class _TimedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._headers = self.loop.call_later(self.timeout, transport.close)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        _cancel(self._headers, self._answer)
-        super().connection_lost(exc)
-
     def on_message_begin(self) -> None:
         _cancel(self._headers)
         self._headers = self.loop.call_later(self.timeout, self.transport.close)
@@ -135,7 +131,6 @@ class _TimedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
 
-def _cancel(*timers: asyncio.TimerHandle | None) -> None:
-    for timer in timers:
-        if timer is not None:
-            timer.cancel()
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
