@@ -49,7 +49,7 @@ CEILINGS = {
     "evaluation": 1_890,
     "reporting": 650,
     "cli": 1_700,
-    "experiments": 1_430,
+    "experiments": 1_401,
     "audit": 1_430,
     "serving": 1_250,
     "pacs": 1_120,
