@@ -43,7 +43,7 @@ def test_a_bundle_opens_and_knows_itself(tiny_bundle: Path) -> None:
     assert bundle.preprocessing == Preprocessing(size=64, normalisation="min-max")
     assert bundle.calibration.temperature == 2.0
     assert bundle.id == f"{bundle.info.id[:12]}-fp32"
-    assert bundle.engine().run(np.zeros((3, 64, 64), np.float32)).activation_map.shape == (3, 8, 8)
+    assert bundle.engine().run(np.zeros((3, 64, 64), np.float32)).lesion_map.shape == (3, 8, 8)
 
 
 def test_a_zip_is_as_good_as_a_folder_and_always_the_same(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_file_that_is_no_model_is_told(copy: Path) -> None:
         Bundle.open(copy)
 
 
-@pytest.mark.parametrize("version", [3, 99, 0, -1, "1", None, 1.5, True])
+@pytest.mark.parametrize("version", [4, 99, 0, -1, "1", None, 1.5, True])
 def test_another_format_is_refused(copy: Path, version: object) -> None:
     rewrite(copy, format=version)
     with pytest.raises(BundleError, match=r"format .* is not known"):
@@ -114,8 +114,8 @@ def test_another_format_is_refused(copy: Path, version: object) -> None:
 
 
 def test_the_former_format_says_to_export_again(copy: Path) -> None:
-    rewrite(copy, format=1, threshold=0.5)
-    with pytest.raises(BundleError, match=r"bundle format 1 is no longer read; export the run again"):
+    rewrite(copy, format=2)
+    with pytest.raises(BundleError, match=r"bundle format 2 is no longer read; export the run again"):
         Bundle.open(copy)
 
 

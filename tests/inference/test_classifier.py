@@ -62,7 +62,7 @@ def test_probability_follows_the_calibration(classifier: Classifier, folder: Pat
     assert prediction.evidence is not None
     logit = prediction.evidence.logit
     assert prediction.probability == pytest.approx(1 / (1 + np.exp(-logit / 2)), abs=1e-6)
-    assert prediction.evidence.activation_map.mean() == pytest.approx(logit, abs=1e-4)
+    assert prediction.evidence.lesion_map.mean() == pytest.approx(logit, abs=1e-4)
     expected = tuple(
         label
         for label, p in (("COVID", prediction.probability), ("NonCOVID", 1 - prediction.probability))
@@ -146,7 +146,7 @@ def test_evidence_only_where_asked_for(classifier: Classifier, folder: Path) -> 
     with_it = next(classifier.predict_all([folder / "0.png"], evidence=True)).evidence
     assert with_it is not None
     assert with_it.cropped.pixels.shape == (64, 64)
-    assert with_it.activation_map.shape == (8, 8)
+    assert with_it.lesion_map.shape == (8, 8)
 
 
 def test_the_thread_that_reads_asks_the_network_too(

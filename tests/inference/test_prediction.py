@@ -86,7 +86,7 @@ def test_a_refused_slice_can_be_shown(tiny_bundle: Path, tmp_path: Path, named: 
     prediction = next(predictions)
     assert prediction.status is Status.REFUSED
     assert prediction.evidence is not None
-    assert prediction.evidence.activation_map is None
+    assert prediction.evidence.lesion_map is None
     assert prediction.evidence.slice.pixels.shape == (128, 128)
     assert classifier.predict(named).evidence is None
 

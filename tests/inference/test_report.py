@@ -163,9 +163,12 @@ def test_one_slice_is_no_curve_and_long_series_stay_small(tmp_path: Path, tiny_b
     assert svg.find("circle") is None, "markers would cover each other"
 
 
-def evidence(pixels: np.ndarray, activation_map: np.ndarray | None) -> Evidence:
+def evidence(pixels: np.ndarray, lesion_map: np.ndarray | None) -> Evidence:
     return Evidence(
-        CTSlice(pixels, Origin("x", "PNG")), Preprocessing(size=64).apply(pixels), activation_map, None
+        CTSlice(pixels, Origin("x", "PNG")),
+        Preprocessing(size=64).apply(pixels, pixels < 120),
+        lesion_map,
+        None,
     )
 
 

@@ -13,26 +13,28 @@ from groundglass.reporting import overlay
 GREY = np.full((64, 64), 100, np.uint8)
 
 
-def test_orange_where_the_map_speaks_for_covid_blue_where_against() -> None:
-    activation_map = np.zeros((4, 4), np.float32)
-    activation_map[0, 0], activation_map[3, 3] = 5, -5
-    picture = overlay.overlay(GREY, activation_map)
+def test_lesions_are_orange_the_surer_the_stronger() -> None:
+    lesion_map = np.full((4, 4), -9, np.float32)
+    lesion_map[0, 0], lesion_map[3, 3] = 9, 0
+    picture = overlay.overlay(GREY, lesion_map).astype(int)
     assert picture.shape == (64, 64, 3)
-    assert picture.dtype == np.uint8
-    red, _, blue = picture[4, 4].astype(int)
-    assert red > blue + 50
-    red, _, blue = picture[60, 60].astype(int)
-    assert blue > red + 50
-    assert np.abs(picture[32, 4].astype(int) - 100).max() <= 12
+    sure, even, none = picture[4, 4], picture[60, 60], picture[4, 60]
+    assert sure[0] - sure[2] > 1.7 * (even[0] - even[2]) > 60
+    assert np.abs(none - 100).max() <= 1
 
 
-def test_only_the_shape_of_the_map_matters() -> None:
+def test_a_map_that_is_no_number_shows_nothing() -> None:
     plain = overlay.grey_picture(GREY)
-    assert (overlay.overlay(GREY, np.zeros((3, 3))) == plain).all()
     assert (overlay.overlay(GREY, np.full((3, 3), np.nan)) == plain).all()
-    activation_map = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
-    once, scaled = (overlay.overlay(GREY, activation_map * scale).astype(int) for scale in (1, 1000))
-    assert np.abs(once - scaled).max() <= 1
+    assert (overlay.overlay(GREY, np.full((3, 3), -np.inf)) == plain).all()
+
+
+def test_a_layer_is_opaque_over_lesions_of_its_box_alone() -> None:
+    layer = overlay.map_layer(np.full((4, 4), 9, np.float32), (-10, 20, 30, 60), (50, 70))
+    rows, columns = np.nonzero(layer[..., 3])
+    assert layer.shape == (50, 70, 4)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 49, 0, 29)
+    assert layer[30, 5].tolist() == pytest.approx([*overlay.LESION[::-1], 158], abs=2)
 
 
 def test_outlines_are_drawn_on_copies() -> None:
