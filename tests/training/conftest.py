@@ -42,7 +42,8 @@ def write_data_set(folder: Path, count: int, size: int, place: Callable[[int], s
 
 def job(recipe: AnyRecipe_co, data: Path | None, output: Path, **changes: object) -> Job[AnyRecipe_co]:
     """A quiet training or pretraining on one thread."""
-    plain = Job(recipe, data, "official", 0, output, threads=1, accelerator="cpu", progress=False)
+    sets = () if data is None else (data,)
+    plain = Job(recipe, sets, "official", 0, output, threads=1, accelerator="cpu", progress=False)
     return replace(plain, cache=output.parent / "cache", **changes)  # type: ignore[arg-type]
 
 

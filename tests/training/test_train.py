@@ -52,8 +52,9 @@ def test_it_learns_phantoms_and_predicts_them_as_it_trained(
     loss = -np.log(np.where(truth, predictions.probability, 1 - predictions.probability)).mean()
     # The stored weights, preprocessing and reading give what validation measured during training.
     assert loss == pytest.approx(history[-1]["val_loss"], abs=1e-3)
-    assert predictions.cropped.shape == (8, 96, 96)
-    assert predictions.activation_map.shape[0] == 8
+    assert np.stack([cut.pixels for cut in predictions.cuts]).shape == (8, 96, 96)
+    assert predictions.lesion_map is not None
+    assert predictions.lesion_map.shape == (8, 24, 24)
     assert run.info["finished"]
     assert run.info["format"] == 2
     assert run.info["selected_epoch"] == 4
