@@ -160,13 +160,7 @@ def test_lung_net_is_small_and_answers_every_pixel(side: int) -> None:
         logit = network(slices)
         torch.testing.assert_close(network(slices + 0.3), logit, atol=1e-4, rtol=1e-4, msg="brightness")
     assert logit.shape == (2, 1, side, side)
-    assert logit.std() > 0
-
-
-def test_every_parameter_of_lung_net_learns() -> None:
-    torch.manual_seed(0)
-    network = LungNet().train()
-    network(torch.rand(2, 1, 64, 64)).square().mean().backward()
+    network.train()(slices).square().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name

@@ -34,9 +34,8 @@ from groundglass.training.onnx import CLOSE, OPSET, largest_difference, outputs_
 from groundglass.training.recipe import load_recipe
 from groundglass.training.run import Run
 from groundglass.training.train import train
-from groundglass.training.trainer import Job
 
-from .conftest import QUICK
+from .conftest import QUICK, job, write_data_set
 
 pytestmark = pytest.mark.slow
 
@@ -47,24 +46,16 @@ PREPROCESSING = Preprocessing(size=64)
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty-eight phantoms, half of them diseased, with all three parts."""
     folder = tmp_path_factory.mktemp("phantoms")
-    lines = ["path,label,patient_id,source,split"]
-    for number in range(48):
-        rng = np.random.default_rng(number)
-        phantom = make_phantom(rng, severity=0.8 * (number % 2), level=0.5, size=128)
-        cv2.imwrite(str(folder / f"{number}.png"), phantom.slice.pixels)
-        part = ("val", "test", "train")[min(number // 12, 2)]
-        label = "COVID" if number % 2 else "NonCOVID"
-        lines.append(f"{number}.png,{label},p{number},phantom,{part}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    parts = ["val", "test", "train", "train"]
+    write_data_set(folder, 48, 128, lambda number: f"phantom,{parts[number // 12]}")
     return folder / "manifest.csv"
 
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Mask-EfficientNet after one epoch."""
-    folder = tmp_path_factory.mktemp("run")
     recipe = load_recipe("phantom-demo", [*QUICK, "training.epochs=1"])
-    return train(Job(recipe, (data,), "official", 0, folder / "run", threads=1, accelerator="cpu", cache=folder, progress=False))  # fmt: skip
+    return train(job(recipe, data, tmp_path_factory.mktemp("run") / "run"))
 
 
 @pytest.fixture(scope="module")

@@ -179,12 +179,7 @@ def test_it_learns_to_tell_slices_apart_and_says_how(done: Path) -> None:
     assert info["finished"]
     assert info["slices"] == 24, "the training part alone"
     assert info["kind"] == "pretraining"
-    assert info["preprocessing"] == {
-        "size": 64,
-        "crop": True,
-        "margin": 0.06,
-        "normalisation": "zero-mean",
-    }
+    assert info["preprocessing"] == {"size": 64, "crop": True, "margin": 0.06, "normalisation": "zero-mean"}
 
 
 @pytest.mark.slow
@@ -228,9 +223,7 @@ def test_what_it_learned_starts_other_networks(phantoms: Path, small: PretrainRe
 
 
 @pytest.mark.slow
-def test_a_recipe_with_another_normalisation_is_warned_and_one_with_the_same_is_not(
-    done: Path,
-) -> None:
+def test_a_recipe_with_another_normalisation_is_warned_and_one_with_the_same_is_not(done: Path) -> None:
     start = f"network.weights={done / BACKBONE}"
     assert normalisation_warning(load_recipe("phantom-demo", [start])) is None
     other = load_recipe("phantom-demo", [start, "preprocessing.normalisation=min-max"])
