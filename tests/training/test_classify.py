@@ -104,12 +104,9 @@ def test_lesion_loss_is_cross_entropy_and_of_slices_with_a_lesion_dice() -> None
     entropy = -(4 * math.log(seen) + 4 * math.log(1 - seen) + 8 * math.log(1 - unseen)) / 16
     dice = 1 - (2 * 4 * seen + 20) / (8 * seen + 8 * unseen + 4 + 20)
     with_lesion, without = 2 * entropy + dice, -2 * math.log(1 - unseen)
-    for known, expected in (
-        ([1.0, 1.0], (with_lesion + without) / 2),
-        ([1.0, 0.0], with_lesion),
-        ([0.0, 1.0], without),
-        ([0.0, 0.0], 0.0),
-    ):
+    both = (with_lesion + without) / 2
+    cases = ((1.0, 1.0), both), ((1.0, 0.0), with_lesion), ((0.0, 1.0), without), ((0.0, 0.0), 0.0)
+    for known, expected in cases:
         assert lesion_loss(LOGIT, LESIONS, torch.tensor(known)).item() == pytest.approx(expected, rel=1e-5)
 
 

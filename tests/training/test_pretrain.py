@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +27,7 @@ from groundglass.training.recipe import PretrainRecipe, load_pretrain_recipe, lo
 from groundglass.training.train import normalisation_warning
 from groundglass.training.trainer import HISTORY, WEIGHTS, read_history, read_info
 
-from .conftest import job
+from .conftest import job, kill_after_an_epoch
 
 SMALL = (
     "network.weights=none",
@@ -190,13 +186,7 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(
     command += ["--output", str(tmp_path / "killed"), "--threads", "1", "--quiet", "--accelerator", "cpu"]
     command += ["--cache", str(tmp_path / "cache")]
     command += [part for each in SMALL for part in ("--set", each)]
-    process = subprocess.Popen(command)
-    checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 240
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_after_an_epoch(command, tmp_path / "killed")
     assert len(read_history(tmp_path / "killed" / HISTORY)) < 4
     pretrain(job(small, phantoms, tmp_path / "killed", resume=True), no_copies)
     one, other = (load_file(run / WEIGHTS) for run in (done, tmp_path / "killed"))

@@ -50,15 +50,9 @@ def test_both_labels_are_drawn_alike(named: dict[str, float]) -> None:
 def test_hospitals_get_their_named_share_and_the_others_by_the_root_of_their_slices() -> None:
     found = shares(lambda each: (each.label, each.hospital), shares={"papers": 0.3})
     root5, root45 = 5**0.5, 45**0.5
-    assert found == pytest.approx(
-        {
-            (COVID, "papers"): 0.5 * 0.3,
-            (COVID, "small"): 0.5 * 0.7 * root5 / (root5 + root45),
-            (COVID, "large"): 0.5 * 0.7 * root45 / (root5 + root45),
-            (OTHER, "small"): 0.5 * 3 / 7,
-            (OTHER, "third"): 0.5 * 4 / 7,
-        }
-    )
+    covid = {"papers": 0.3, "small": 0.7 * root5 / (root5 + root45), "large": 0.7 * root45 / (root5 + root45)}
+    expected = {(COVID, name): share / 2 for name, share in covid.items()}
+    assert found == pytest.approx(expected | {(OTHER, "small"): 3 / 14, (OTHER, "third"): 4 / 14})
 
 
 def test_within_a_hospital_every_patient_is_drawn_alike() -> None:
@@ -73,11 +67,8 @@ def test_covid_slices_whose_mask_is_all_but_empty_are_left_out() -> None:
     lungs, lesions = np.zeros((5, 10, 10), np.bool_), np.zeros((5, 10, 10), np.bool_)
     lungs[:, :5] = True
     lesions[2, 0, 0] = lesions[3, 9, 9] = True
-    records = [
-        record(COVID, "a"),
-        *(record(COVID, "a", mask=True) for _ in range(3)),
-        record(OTHER, "a", mask=True),
-    ]
+    masked = record(COVID, "a", mask=True)
+    records = [record(COVID, "a"), masked, masked, masked, record(OTHER, "a", mask=True)]
     slices = CroppedSet(np.zeros((5, 10, 10), np.uint8), lungs, lesions, tuple("abcde"))
     assert _worth_teaching(records, slices, SamplingSection()).tolist() == [True, False, True, False, True]
     strict = SamplingSection(least_lesion=0.03)
@@ -86,15 +77,6 @@ def test_covid_slices_whose_mask_is_all_but_empty_are_left_out() -> None:
 
 def test_lesions_are_known_from_a_mask_or_where_there_are_none() -> None:
     section = SamplingSection(lesion_free=("clean", "papers"))
-    known = [
-        _known(each, section)
-        for each in (
-            record(COVID, "a", mask=True),
-            record(COVID, "a"),
-            record(OTHER, "a"),
-            record(OTHER, "clean"),
-            record(COVID, "clean"),
-            record(OTHER, "paper", collection="papers"),
-        )
-    ]
-    assert known == [True, False, False, True, False, True]
+    sure = [record(COVID, "a", mask=True), record(OTHER, "clean"), record(OTHER, "x", collection="papers")]
+    open_ = [record(COVID, "a"), record(OTHER, "a"), record(COVID, "clean")]
+    assert [_known(each, section) for each in (*sure, *open_)] == [True] * 3 + [False] * 3
