@@ -28,7 +28,7 @@ TOOLS := build/tools
 demo: $(VENV)/.installed
 	rm -rf demo/series demo/predictions
 	$(BIN)/groundglass data phantoms --series 0,0.2,0.5,0.9 --output demo/series
-	$(BIN)/groundglass predict demo/series $(if $(DATA),"$(DATA)") --output demo/predictions || [ $$? -eq 3 ]
+	$(BIN)/groundglass predict demo/series/severity-* $(if $(DATA),"$(DATA)") --output demo/predictions || [ $$? -eq 3 ]
 	@echo "The report is at $(CURDIR)/demo/predictions/report.html"
 
 demo-train: demo/train/report.html

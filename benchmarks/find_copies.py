@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import typer
 
-from groundglass.audit.duplicates import Trace, copies_of, find_pairs, read_traces
+from groundglass.audit.duplicates import Trace, copies_of, find_pairs, read_all, take_trace
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Record, read_pixels, unknown_patient
 from groundglass.imaging.phantom import make_phantom
@@ -124,12 +124,12 @@ def _among_themselves(records: Sequence[Record]) -> dict[str, Any]:
     """Pairs called copies or lookalikes, and processor time for each slice read and each pair compared."""
     compared = 0
 
-    def count(steps: int) -> None:
+    def count(stage: str, steps: int, total: int | None) -> None:
         nonlocal compared
         compared += steps
 
     started = time.process_time()
-    traces = [trace for trace in read_traces(records) if isinstance(trace, Trace)]
+    traces = [trace for trace in read_all(records, take_trace) if isinstance(trace, Trace)]
     read = time.process_time() - started
     pairs = find_pairs(traces, progress=count)
     seconds = time.process_time() - started - read

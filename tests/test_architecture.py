@@ -46,14 +46,14 @@ CEILINGS = {
     "data": 2_330,
     "training": 2_950,
     "inference": 2_820,
-    "evaluation": 1_830,
+    "evaluation": 1_890,
     "reporting": 650,
     "cli": 1_700,
-    "experiments": 1_430,
-    "audit": 1_550,
-    "serving": 1_440,
+    "experiments": 1_401,
+    "audit": 1_430,
+    "serving": 1_250,
     "pacs": 1_120,
-    "cluster": 310,
+    "cluster": 305,
 }
 LINES, FILES, LINES_OF_TESTS = 22_300, 110, 18_200
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
@@ -258,7 +258,7 @@ def test_little_stands_behind_a_prediction(tmp_path: Path) -> None:
 def test_no_more_than_they_need_stands_behind_the_experiments() -> None:
     files = closure("groundglass.cli.experiments")
     assert len(files) <= 60
-    assert lines_of(files) <= 9_300
+    assert lines_of(files) <= 9_600
 
 
 def without_torch(*modules: str) -> subprocess.CompletedProcess[str]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from groundglass.cli.main import app
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import Label
+from groundglass.data.manifest import Label, read_mask
 from groundglass.data.phantoms import Severities, write_phantoms
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError
+from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.read import read_slices
 
 
@@ -34,8 +36,21 @@ def test_the_same_arguments_write_the_same_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_phantoms(tmp_path / name, 2, Severities(0.5, 0.5), seed=4, size=96)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
-    assert len(files) == 3
+    assert len(files) == 7
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+
+
+def test_masks_of_lungs_and_lesions_lie_beside_the_slices_in_one_bit(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "p", 2, Severities(0.6, 0.6), seed=3, size=128)
+    ill, healthy = np.random.default_rng([3, 0]), np.random.default_rng([3, 1])
+    truth = make_phantom(ill, ill.uniform(0.6, 0.6), size=128), make_phantom(healthy, size=128)
+    for record, phantom in zip(load_dataset(tmp_path / "p" / "manifest.csv"), truth, strict=True):
+        assert record.lung_mask == tmp_path / "p" / "masks" / f"{record.path.stem}-lungs.png"
+        assert record.lesion_mask == tmp_path / "p" / "masks" / f"{record.path.stem}-lesions.png"
+        np.testing.assert_array_equal(read_mask(record.lung_mask, (128, 128)), phantom.lungs)
+        np.testing.assert_array_equal(read_mask(record.lesion_mask, (128, 128)), phantom.lesions)
+        assert phantom.lesions.any() == (record.label is Label.COVID)
+        assert record.lung_mask.read_bytes()[24] == 1, "bits per pixel in the PNG's header"
 
 
 @pytest.mark.parametrize("text", ["", "a:b", "0.5:0.2", "0:0.5", "0.5:1.5", "nan", "0.1:0.2:0.3"])
@@ -79,6 +94,16 @@ def test_series_are_written_from_apex_to_base_each_of_a_patient_of_its_own(tmp_p
     healthy, ill = (list(read_slices(output / f"severity-{severity}")) for severity in ("0.00", "0.90"))
     assert len(healthy) == len(ill) == 3
     assert len({piece.origin.series for piece in [*healthy, *ill]}) == 2
+    manifest = load_dataset(output)
+    assert len(manifest) == 6
+    assert len({record.patient_id for record in manifest}) == 2
+    for record in manifest:
+        assert record.lung_mask is not None
+        assert record.lesion_mask is not None
+        lungs, lesions = (read_mask(path, (96, 96)) for path in (record.lung_mask, record.lesion_mask))
+        assert not (lesions & ~lungs).any()
+        assert (record.label is Label.COVID) == lesions.any()
+        assert "severity-0.90" in str(record.path) or not lesions.any()
     heights = [piece.origin.position[2] for piece in ill if piece.origin.position is not None]
     assert len(set(heights)) == 3
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,20 @@ from groundglass.imaging.phantom import make_phantom
 __all__ = ["chest", "recompress", "tiny_bundle", "volume", "write_dicom", "write_metaimage"]
 
 PATIENCE = 60
-BOUNDARY = b"0123456789"
+FORM = {"Content-Type": "multipart/form-data; boundary=0123456789"}
 TOKEN = "not-the-only-token-there-is"  # noqa: S105
+CLASSIFY = """
+import sys, time
+from groundglass.inference.classifier import Classifier
+classify = Classifier.classify
+def changed(self, item, **options):
+    {}
+    return classify(self, item, **options)
+Classifier.classify = changed
+"""
+SLOW = CLASSIFY.format(
+    "print('classifying', file=sys.stderr, flush=True); time.sleep(0.5); print('done', file=sys.stderr, flush=True)"
+)
 
 
 @dataclass
@@ -51,25 +63,54 @@ class Running:
         return httpx.Client(base_url=self.url, timeout=PATIENCE, headers=headers, trust_env=False, **options)
 
     def post(self, *files: tuple[str, bytes], **parameters: str) -> httpx.Response:
-        with self.client() as client:
-            return client.post("/v2/predictions", files=parts(*files), params=parameters)
+        return self.ask("POST", "/v2/predictions", files=parts(*files), params=parameters)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
-        with self.client() as client:
-            return client.get(path, headers=headers)
+        return self.ask("GET", path, headers=headers)
 
-    def log(self) -> list[dict[str, Any]]:
-        lines = self.out.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        with self.client() as client:
+            return client.request(method, path, **options)
+
+    def lines(self, *files: tuple[str, bytes]) -> tuple[list[str], bool]:
+        """The lines of an answer, and whether it broke off."""
+        received: list[str] = []
+        headers = {"Accept": "application/x-ndjson"}
+        with (
+            self.client() as client,
+            client.stream("POST", "/v2/predictions", files=parts(*files), headers=headers) as answer,
+        ):
+            assert answer.headers["content-type"] == "application/x-ndjson"
+            with suppress(httpx.RemoteProtocolError):
+                received.extend(answer.iter_lines())
+                return received, False
+        return received, True
+
+    @contextmanager
+    def connection(
+        self, content: bytes = b"", count: int | None = None, query: str = ""
+    ) -> Iterator[socket.socket]:
+        """A connection on which the head of an upload and the first bytes of its form have been sent."""
+        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as opened:
+            if content:
+                opened.sendall(head(content, query) + content[:count])
+            yield opened
+
+    def log(self, event: str = "") -> list[dict[str, Any]]:
+        entries = [json.loads(line) for line in self.out.read_text(encoding="utf-8").splitlines()]
+        return [entry for entry in entries if event in {"", entry["event"]}]
+
+    def logged(self) -> str:
+        return self.out.read_text() + self.err.read_text()
 
     def gauge(self, name: str) -> float:
-        line = next(
-            line for line in self.get("/metrics").text.splitlines() if line.startswith(f"groundglass_{name} ")
-        )
-        return float(line.split()[1])
+        figures = dict(line.rsplit(" ", 1) for line in self.get("/metrics").text.splitlines())
+        return float(figures[f"groundglass_{name}"])
 
-    def wait_until_idle(self) -> None:
+    def is_clean(self) -> bool:
+        """Whether nothing of any upload is left, once nothing is worked on any more."""
         wait_for(lambda: self.gauge("uploads_in_flight") == 0)
+        return not self.uploads_on_disk() and self.gauge("upload_bytes") == 0
 
     def uploads_on_disk(self) -> list[Path]:
         return [path for path in self.uploads.rglob("*") if path.parent != self.uploads]
@@ -81,6 +122,21 @@ class Running:
 
 def parts(*files: tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
     return [("files", file) for file in files]
+
+
+def form(name: str, content: bytes) -> bytes:
+    head = f'Content-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    return b"--0123456789\r\n" + head + content + b"\r\n--0123456789--\r\n"
+
+
+def head(content: bytes, query: str = "") -> bytes:
+    fields = {"Host": "localhost", "Content-Length": len(content), **FORM}
+    lines = [f"POST /v2/predictions{query} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def everything(opened: socket.socket) -> bytes:
+    return b"".join(iter(lambda: opened.recv(65536), b""))
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -96,11 +152,10 @@ def running(
 ) -> Iterator[Running]:
     """A service for as long as the block lasts; it runs the code before it starts."""
     uploads = folder / "uploads"
-    uploads.mkdir()
+    uploads.mkdir(parents=True)
     command = [sys.executable, "-m", "groundglass.cli.main", "serve", "--port", "0", "--bundle", str(bundle)]
     environment = {**os.environ, "TMPDIR": str(uploads), "PYTHONWARNINGS": "default"}
-    if token:
-        environment["GROUNDGLASS_TOKEN"] = token
+    environment |= {"GROUNDGLASS_TOKEN": token} if token else {}
     if code:
         (folder / "sitecustomize.py").write_text(code)
         environment["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
@@ -113,8 +168,7 @@ def running(
         service.port = service.log()[0]["port"]
         yield service
     finally:
-        if process.poll() is None:
-            process.kill()
+        process.kill()
         process.wait(PATIENCE)
 
 
@@ -125,8 +179,8 @@ Start = Callable[..., Running]
 def start(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Iterator[Start]:
     """A function that starts a service with options of the command line; it runs until the module's end."""
     with ExitStack() as stack:
-        yield lambda *options, token=None, code="": stack.enter_context(
-            running(tmp_path_factory.mktemp("service"), tiny_bundle, *options, token=token, code=code)
+        yield lambda *options, token=None, code="", bundle=tiny_bundle: stack.enter_context(
+            running(tmp_path_factory.mktemp("service"), bundle, *options, token=token, code=code)
         )
 
 
@@ -147,38 +201,15 @@ def png() -> bytes:
     return picture(1)
 
 
-def is_problem(answer: httpx.Response, status: int, kind: str) -> dict[str, object]:
-    """The members of an answer that must be problem details of that kind."""
+def is_problem(answer: httpx.Response, status: int, kind: str, told: str = "") -> None:
+    """Assert that an answer is problem details of that kind, whose detail tells something."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    members: dict[str, object] = answer.json()
+    members = answer.json()
     assert members["type"] == f"urn:groundglass:problem:{kind}"
     assert members["status"] == status
     assert members["title"]
-    assert str(members["detail"]).endswith(".")
-    return members
-
-
-def form(name: str, content: bytes) -> bytes:
-    head = f'Content-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
-    return b"--" + BOUNDARY + b"\r\n" + head + content + b"\r\n--" + BOUNDARY + b"--\r\n"
-
-
-@contextmanager
-def connection(service: Running) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", service.port), PATIENCE) as opened:
-        yield opened
-
-
-def send_head(opened: socket.socket, length: int, target: str = "/v2/predictions") -> None:
-    opened.sendall(
-        f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n"
-        f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n\r\n".encode()
-    )
-
-
-def everything(opened: socket.socket) -> bytes:
-    received = b""
-    while chunk := opened.recv(65536):
-        received += chunk
-    return received
+    assert told in members["detail"]
+    assert members["detail"].endswith(".")
+    if status in {429, 503}:
+        assert int(answer.headers["retry-after"]) > 0

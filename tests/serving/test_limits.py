@@ -6,23 +6,21 @@ import io
 import socket
 import time
 import zipfile
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import cv2
-import httpx
 import numpy as np
 import pytest
 from tests.serving.conftest import (
-    BOUNDARY,
+    FORM,
     PATIENCE,
+    SLOW,
     Running,
     Start,
-    connection,
     everything,
     form,
     is_problem,
     picture,
-    send_head,
     wait_for,
 )
 
@@ -41,91 +39,84 @@ def tight(start: Start) -> Running:
 
 @pytest.fixture(scope="module")
 def hasty(start: Start) -> Running:
-    """A service that gives a request half a second."""
-    return start("--seconds", "0.5", "--workers", "1")
+    """A service that gives a request a second, and classifies two slices in it."""
+    return start("--seconds", "1", "--workers", "1", code=SLOW)
 
 
-def many(count: int) -> bytes:
-    """A zip of so many slices."""
-    stream, content = io.BytesIO(), picture(1, size=256)
-    with zipfile.ZipFile(stream, "w") as archive:
-        for number in range(count):
+def zipped(*contents: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, content in enumerate(contents):
             archive.writestr(f"{number}.png", content)
     return stream.getvalue()
 
 
 def test_too_large_an_upload(tight: Running, png: bytes) -> None:
     assert tight.post(("a.png", png + bytes(MIB - len(png)))).status_code == 200, "the form does not count"
-    problem = is_problem(tight.post(("a.png", bytes(MIB + 4096))), 413, "upload-too-large")
-    assert "1,048,576 bytes" in str(problem["detail"])
-    with tight.client() as client:  # in chunks, without a size in its headers
-        headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
-        answer = client.post(
-            "/v2/predictions", content=iter([form("a.png", bytes(3 * MIB))]), headers=headers
-        )
-    is_problem(answer, 413, "upload-too-large")
+    is_problem(tight.post(("a.png", bytes(MIB + 4096))), 413, "upload-too-large", "1,048,576 bytes")
+    chunks = iter([form("a.png", bytes(3 * MIB))])  # without a size in its headers
+    is_problem(tight.ask("POST", "/v2/predictions", content=chunks, headers=FORM), 413, "upload-too-large")
+    chunks = iter([form("a.png", png)])
+    assert tight.ask("POST", "/v2/predictions", content=chunks, headers=FORM).status_code == 200
 
 
 def test_too_many_files_and_slices(tight: Running, png: bytes) -> None:
     is_problem(tight.post(*((f"{number}.png", png) for number in range(4))), 413, "too-many-files")
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for number in range(5):
-            archive.writestr(f"{number}.png", png)
-    is_problem(tight.post(("a.zip", stream.getvalue())), 413, "too-many-slices")
+    is_problem(tight.post(("a.zip", zipped(*[png] * 5))), 413, "too-many-slices")
 
 
 def test_too_many_pixels_and_too_much_to_unpack_are_predictions_that_say_so(
     tight: Running, png: bytes
 ) -> None:
     wide = bytes(cv2.imencode(".png", np.zeros((150, 150), np.uint8))[1])
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("large.png", png + bytes(2 * MIB))
-    rows = tight.post(("wide.png", wide), ("a.zip", stream.getvalue()), ("good.png", png)).json()[
-        "predictions"
-    ]
+    files = ("wide.png", wide), ("a.zip", zipped(png + bytes(2 * MIB))), ("good.png", png)
+    rows = tight.post(*files).json()["predictions"]
     assert [row["status"] for row in rows] == ["failed", "failed", "ok"]
     assert "150 x 150 pixels are more than the limit of 20,000" in rows[0]["reason"]
     assert "bytes are more than the limit of 1,048,576" in rows[1]["reason"]
 
 
-def test_what_is_no_form_no_file_no_image(tight: Running, png: bytes) -> None:
-    with tight.client() as client:
-        is_problem(client.post("/v2/predictions", content=png), 415, "unsupported-media-type")
-        is_problem(client.post("/v2/predictions", json={}), 415, "unsupported-media-type")
-        headers = {"Content-Type": "multipart/form-data"}
-        is_problem(client.post("/v2/predictions", content=png, headers=headers), 400, "bad-request")
-        headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
-        for content in (b"", png, form("a.png", png)[:-20], form("a.png", png)[5:]):
-            is_problem(client.post("/v2/predictions", content=content, headers=headers), 400, "bad-request")
-        nothing = b"--" + BOUNDARY + b"--\r\n"
-        assert client.post("/v2/predictions", content=nothing, headers=headers).status_code in {400, 422}
-        field = form("", b"x").replace(b'; filename=""', b"")
-        is_problem(client.post("/v2/predictions", content=field, headers=headers), 422, "invalid-request")
-    problem = is_problem(tight.post(("a.txt", b"text"), ("b.png", b"")), 415, "unsupported-media-type")
-    assert "None of the 2 files" in str(problem["detail"])
-    problem = is_problem(tight.post(("a.png", png), keep="perhaps"), 422, "invalid-request")
-    assert "keep" in str(problem["detail"])
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "kind"),
+    [
+        (b"no form", {}, 415, "unsupported-media-type"),
+        (b"{}", {"Content-Type": "application/json"}, 415, "unsupported-media-type"),
+        (b"no boundary", {"Content-Type": "multipart/form-data"}, 400, "bad-request"),
+        (b"", FORM, 400, "bad-request"),
+        (b"no part", FORM, 400, "bad-request"),
+        (form("a.png", b"x")[:-20], FORM, 400, "bad-request"),
+        (form("a.png", b"x")[5:], FORM, 400, "bad-request"),
+        (form("", b"x").replace(b'; filename=""', b""), FORM, 422, "invalid-request"),
+    ],
+)
+def test_what_is_no_form_and_no_file(
+    tight: Running, content: bytes, headers: dict[str, str], status: int, kind: str
+) -> None:
+    is_problem(tight.ask("POST", "/v2/predictions", content=content, headers=headers), status, kind)
 
 
-NAMES = (
-    "../a.png", "/etc/a.png", "a/../../b.png", "..\\a.png", "\\\\host\\a.png", "a/", "..", "a\x01.png", "x" * 300,
-)  # fmt: skip
+def test_what_is_no_image_and_no_option(tight: Running, png: bytes) -> None:
+    answer = tight.post(("a.txt", b"text"), ("b.png", b""))
+    is_problem(answer, 415, "unsupported-media-type", "None of the 2 files")
+    is_problem(tight.post(("a.png", png), keep="perhaps"), 422, "invalid-request", "keep")
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_more_files_than_a_process_may_have_open(start: Start) -> None:
+    service = start(code="import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))")
+    content = picture(1)
+    answer = service.post(*((f"{number}.png", content) for number in range(300)))
+    assert len(content) * 300 > MIB, "more than stays in memory"
+    assert answer.json()["counts"]["total"] == 300
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../a.png", "/etc/a.png", "a/../../b.png", "..\\\\a.png", "a/", "..", "a\x01.png", "x" * 300],
+)
 def test_names_that_lead_out_of_their_folder(tight: Running, png: bytes, name: str) -> None:
-    opened_name = name.replace("\\", "\\\\")
-    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
-    with tight.client() as client:
-        answer = client.post("/v2/predictions", content=form(opened_name, png), headers=headers)
-    if name.startswith("\\\\"):  # as old browsers send it; the parser keeps the last part
-        assert answer.status_code == 200
-        assert answer.json()["predictions"][0]["file"] == "a.png"
-    else:
-        is_problem(answer, 422, "invalid-request")
-    assert tight.uploads_on_disk() == []
+    answer = tight.ask("POST", "/v2/predictions", content=form(name, png), headers=FORM)
+    is_problem(answer, 422, "invalid-request")
+    assert tight.is_clean()
 
 
 def test_two_files_of_one_name(tight: Running, png: bytes) -> None:
@@ -136,100 +127,95 @@ def test_two_files_of_one_name(tight: Running, png: bytes) -> None:
 
 def test_as_many_requests_as_there_may_be(tight: Running, png: bytes) -> None:
     content = form("a.png", png)
-    with ExitStack() as stack:
-        slow = [stack.enter_context(connection(tight)) for _ in range(2)]
-        for opened in slow:
-            send_head(opened, len(content))
-            opened.sendall(content[:100])
+    with tight.connection(content, 100), tight.connection(content, 100):
         wait_for(lambda: tight.gauge("uploads_in_flight") == 2)
-        answer = tight.post(("a.png", png))
-        is_problem(answer, 503, "busy")
-        assert int(answer.headers["retry-after"]) > 0
-    tight.wait_until_idle()
+        is_problem(tight.post(("a.png", png)), 503, "busy", "2 uploads are in flight")
+    assert tight.is_clean()
     assert tight.post(("a.png", png)).status_code == 200
 
 
-def test_as_many_requests_as_one_client_may_have(start: Start, png: bytes) -> None:
+def test_as_many_requests_and_bytes_as_one_client_and_all_may_have(start: Start, png: bytes) -> None:
     service = start("--client-requests", "1")
     content = form("a.png", png)
-    with connection(service) as opened:
-        send_head(opened, len(content))
+    with service.connection(content, 0) as opened:
         wait_for(lambda: service.gauge("uploads_in_flight") == 1)
-        answer = service.post(("a.png", png))
-        is_problem(answer, 429, "too-many-requests")
-        assert int(answer.headers["retry-after"]) > 0
+        is_problem(service.post(("a.png", png)), 429, "too-many-requests")
         opened.sendall(content)
         assert opened.recv(65536).startswith(b"HTTP/1.1 200 ")
+    service = start("--uploads-mib", "1")
+    with service.connection(form("a.png", bytes(MIB - 2000)), 100):
+        wait_for(lambda: service.gauge("upload_bytes") > 0)
+        is_problem(service.post(("a.png", png)), 503, "busy", "fill the space")
 
 
 def test_a_slow_upload_is_ended(tight: Running, png: bytes) -> None:
-    content = form("a.png", png)
-    with connection(tight) as opened:
-        send_head(opened, len(content))
-        opened.sendall(content[:200])
+    with tight.connection(form("a.png", png), 200) as opened:
         answer = everything(opened)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"upload-too-slow" in answer
-    tight.wait_until_idle()
-    assert tight.uploads_on_disk() == []
+    assert tight.is_clean()
 
 
 def test_a_client_that_trickles_bytes_is_ended_when_its_time_is_up(hasty: Running, png: bytes) -> None:
-    content = form("a.png", png * 50)
-    with connection(hasty) as opened:
-        send_head(opened, len(content))
+    content, answer = form("a.png", png * 50), b""
+    with hasty.connection(content, 0) as opened:
         opened.settimeout(0.1)
-        answer = b""
         for byte in content:  # which would take many minutes
             opened.sendall(bytes([byte]))
             with suppress(TimeoutError):
                 answer = opened.recv(65536)
                 break
     assert answer.startswith(b"HTTP/1.1 408 ")
-    hasty.wait_until_idle()
-    assert hasty.uploads_on_disk() == []
+    assert hasty.is_clean()
 
 
-def test_headers_that_do_not_come(tight: Running) -> None:
-    with connection(tight) as opened:
-        opened.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-")
-        assert everything(opened) == b""
+def test_work_that_takes_too_long_is_ended(hasty: Running, png: bytes) -> None:
+    content = zipped(*[png] * 9)
+    is_problem(hasty.post(("a.zip", content)), 503, "too-slow")
+    assert hasty.is_clean()
+    lines, broke = hasty.lines(("a.zip", content))
+    assert broke
+    assert "too-slow" in lines[-1], "the last line says why the answer ends without its end"
+
+
+def test_headers_that_do_not_come_and_what_is_no_http(tight: Running) -> None:
+    for sent, answer in (
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-", b""),
+        (b"", b""),
+        (b"x\r\n\r\n", b"HTTP/1.1 400 "),
+    ):
+        with tight.connection() as opened:
+            opened.sendall(sent)
+            assert everything(opened)[:13] == answer
 
 
 def test_an_answer_that_is_not_taken_is_given_up(start: Start) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500), np.uint8)
     service = start("--idle-seconds", "1")
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500), np.uint8)
     content = bytes(cv2.imencode(".png", noise)[1])
     link = service.post(("a.png", content), keep="true").json()["predictions"][0]["image"]["picture"]
     with socket.socket() as opened:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         opened.settimeout(PATIENCE)
         opened.connect(("127.0.0.1", service.port))
-        asked = 8
+        asked, received = 8, b""
         opened.sendall(f"GET {link} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * asked)
         wait_for(lambda: any(entry.get("route", "").endswith("{layer}") for entry in service.log()))
         time.sleep(3)
-        received = b""
-        try:
+        with suppress(ConnectionResetError):
             received = everything(opened)
-        except ConnectionResetError:
-            received = b""
     assert len(received) < asked * len(content)
     assert service.get("/healthz").status_code == 200
 
 
-def test_a_client_that_goes_away(service: Running) -> None:
-    content = form("many.zip", many(400))
-    with connection(service) as opened:
-        send_head(opened, len(content), "/v2/predictions?keep=true")
-        opened.sendall(content)
+def test_a_client_that_goes_away(start: Start, png: bytes) -> None:
+    service = start(code=SLOW)
+    with service.connection(form("many.zip", zipped(*[png] * 90)), query="?keep=true"):
         wait_for(lambda: service.gauge("kept_bytes") > 0)
-    service.wait_until_idle()
-    wait_for(lambda: any(entry.get("client_gone") for entry in service.log()))
-    gone = next(entry for entry in service.log() if entry.get("client_gone"))
-    assert 0 < gone["slices"] < 400
+    assert service.is_clean()
+    (gone,) = (entry for entry in service.log() if entry.get("client_gone"))
+    assert 0 < gone["slices"] < 90
     assert not gone["complete"]
-    assert service.uploads_on_disk() == []
     assert service.gauge("kept_results") == 0
 
 
@@ -237,41 +223,22 @@ def test_results_are_forgotten_after_a_while(tight: Running, png: bytes) -> None
     link = tight.post(("a.png", png), keep="true").json()["kept"]["links"]["self"]
     assert tight.get(link).status_code == 200
     wait_for(lambda: tight.gauge("kept_results") == 0)
-    is_problem(tight.get(link), 404, "no-such-result")
+    is_problem(tight.get(link), 404, "no-such-result", "Send the files again")
 
 
-def test_work_that_takes_too_long_is_ended(hasty: Running) -> None:
-    service, content = hasty, many(1500)
-    answer = service.post(("a.zip", content))
-    if answer.status_code == 408:
-        pytest.skip("the machine is too slow to receive the upload in time")
-    is_problem(answer, 503, "too-slow")
-    assert int(answer.headers["retry-after"]) > 0
-    service.wait_until_idle()
-    with (
-        service.client() as client,
-        client.stream(
-            "POST",
-            "/v2/predictions",
-            files={"files": ("a.zip", content)},
-            headers={"Accept": "application/x-ndjson"},
-        ) as lines,
-    ):
-        received: list[str] = []
-        with pytest.raises(httpx.RemoteProtocolError):
-            received.extend(lines.iter_lines())
-    assert "too-slow" in received[-1], "the last line says why the answer ends without its end"
-
-
-def test_unknown_addresses_and_methods(tight: Running) -> None:
-    with tight.client() as client:
-        is_problem(client.get("/nothing"), 404, "not-found")
-        is_problem(client.post("/v1/findings"), 410, "gone")
-        answer = client.put("/v2/predictions")
-        is_problem(answer, 405, "method-not-allowed")
-        assert answer.headers["allow"] == "POST"
-        is_problem(client.get("/v2/results/none/slices/x/picture.png"), 422, "invalid-request")
-        is_problem(client.get("/v2/results/none/slices/0/picture.png"), 404, "no-such-result")
-    with connection(tight) as opened:
-        opened.sendall(b"no HTTP at all\r\n\r\n")
-        assert everything(opened).startswith(b"HTTP/1.1 400 ")
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", "/nothing", 404, "not-found"),
+        ("POST", "/v1/findings", 410, "gone"),
+        ("PUT", "/v2/predictions", 405, "method-not-allowed"),
+        ("GET", "/v2/results/none/slices/x/picture.png", 422, "invalid-request"),
+        ("GET", "/v2/results/none/slices/0/picture.png", 404, "no-such-result"),
+    ],
+)
+def test_unknown_addresses_and_methods(
+    tight: Running, method: str, path: str, status: int, kind: str
+) -> None:
+    answer = tight.ask(method, path)
+    is_problem(answer, status, kind)
+    assert (answer.headers.get("allow") == "POST") == (status == 405)

@@ -17,13 +17,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.serving.conftest import PATIENCE, Running, parts, picture
+from tests.serving.conftest import PATIENCE, Running, picture
 
-LINES = {"Accept": "application/x-ndjson"}
+Uploads = list[tuple[str, bytes]]
 
 
 @pytest.fixture(scope="module")
-def files(
+def folder(
     tmp_path_factory: pytest.TempPathFactory,
     volume: NDArray[np.int16],
     chest: NDArray[np.int16],
@@ -42,104 +42,73 @@ def files(
         archive.writestr("inner/10.png", picture(4))
         archive.writestr("inner/bad.png", picture(4)[:100])
     (folder / "f.dcm").write_bytes((folder / "c.dcm").read_bytes()[:2000])
-    (folder / "g.csv").write_text("path,label\na.png,COVID\n")
     return folder
 
 
 @pytest.fixture(scope="module")
-def uploads(files: Path) -> list[tuple[str, bytes]]:
-    found = sorted(path for path in files.rglob("*") if path.is_file())
-    return [(path.relative_to(files).as_posix(), path.read_bytes()) for path in found]
+def uploads(folder: Path) -> Uploads:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in found]
 
 
 @pytest.fixture(scope="module")
-def predicted(files: Path, uploads: list[tuple[str, bytes]], tiny_bundle: Path) -> str:
-    """What ``groundglass predict --json`` prints; of the manifest, which is no image to a service, nothing."""
-    names = [name for name, _ in uploads if name != "g.csv"]
-    command = [
-        sys.executable,
-        "-m",
-        "groundglass.cli.main",
-        "predict",
-        "--json",
-        "--bundle",
-        str(tiny_bundle),
-    ]
-    done = subprocess.run([*command, *names], cwd=files, capture_output=True, timeout=PATIENCE, check=False)
+def predicted(folder: Path, uploads: Uploads, tiny_bundle: Path) -> list[str]:
+    """What ``groundglass predict --json`` prints."""
+    options = ["predict", "--json", "--bundle", str(tiny_bundle), *(name for name, _ in uploads)]
+    command = [sys.executable, "-m", "groundglass.cli.main", *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=PATIENCE, check=False)
     assert done.returncode == 3, done.stderr
-    return done.stdout.decode()
+    return done.stdout.decode().splitlines()
 
 
-def test_predictions_are_those_of_predict(
-    service: Running, uploads: list[tuple[str, bytes]], predicted: str
-) -> None:
-    answer = service.post(*uploads)
-    assert answer.status_code == 200
-    document = answer.json()
-    rows = [row for row in document["predictions"] if row["file"] != "g.csv"]
-    assert rows == [json.loads(line) for line in predicted.splitlines()]
+def test_predictions_are_those_of_predict(service: Running, uploads: Uploads, predicted: list[str]) -> None:
+    document = service.post(*uploads).json()
+    rows = document["predictions"]
+    assert rows == [json.loads(line) for line in predicted]
     assert {row["status"] for row in rows} == {"ok", "failed"}
-    assert document["counts"]["total"] == len(document["predictions"])
+    assert document["counts"]["total"] == len(rows)
     assert [len(series["predictions"]) for series in document["series"]] == [1, 5]
+    assert service.lines(*uploads) == (predicted, False), "byte for byte"
+    # A small file alone is classified from memory, and unlike archives and files with company never written.
+    alone = [row for upload in uploads for row in service.post(upload).json()["predictions"]]
+    assert alone == rows
 
 
-def test_a_manifest_reads_no_file_of_the_server(service: Running, uploads: list[tuple[str, bytes]]) -> None:
-    (row,) = (row for row in service.post(*uploads).json()["predictions"] if row["file"] == "g.csv")
-    assert row["status"] == "failed"
-    alone = service.post(("g.csv", b"path,label\n/etc/passwd,COVID\n"))
-    assert alone.status_code == 415
-
-
-def test_lines_are_byte_for_byte_those_of_predict(
-    service: Running, uploads: list[tuple[str, bytes]], predicted: str
-) -> None:
-    files = [upload for upload in uploads if upload[0] != "g.csv"]
-    with service.client() as client:
-        answer = client.post("/v2/predictions", files=parts(*files), headers=LINES)
-    assert answer.headers["content-type"] == "application/x-ndjson"
-    assert answer.text == predicted
-
-
-def test_a_file_sent_alone_is_judged_as_among_others(
-    service: Running, uploads: list[tuple[str, bytes]], predicted: str
-) -> None:
-    """A small file alone is judged from memory, and unlike archives and files with company never written."""
-    alone = [
-        row
-        for name, content in uploads
-        if name != "g.csv"
-        for row in service.post((name, content)).json()["predictions"]
-    ]
-    assert alone == [json.loads(line) for line in predicted.splitlines()]
+def test_a_manifest_reads_no_file_of_the_server(service: Running, png: bytes) -> None:
+    manifest = ("g.csv", b"path,label\n/etc/passwd,COVID\na.png,COVID\n")
+    rows = service.post(("a.png", png), manifest).json()["predictions"]
+    assert [row["status"] for row in rows] == ["ok", "failed"]
+    assert service.post(manifest).status_code == 415
 
 
 def test_layers_lie_on_the_slice(
-    service: Running, tmp_path: Path, chest: NDArray[np.int16], write_dicom: Callable[..., Path]
+    service: Running, tmp_path: Path, chest: NDArray[np.int16], write_dicom: Callable[..., Path], png: bytes
 ) -> None:
+    def fetched(layer: str) -> NDArray[np.uint8]:
+        return np.frombuffer(service.get(image[layer]).content, np.uint8)
+
     stored = np.kron(chest, np.ones((2, 2), np.int16))
     content = write_dicom(tmp_path / "a.dcm", stored).read_bytes()
-    document = service.post(("a.dcm", content), keep="true").json()
-    image = document["predictions"][0]["image"]
+    image = service.post(("a.dcm", content), keep="true").json()["predictions"][0]["image"]
     assert (image["rows"], image["columns"]) == stored.shape
-    grey = cv2.imdecode(np.frombuffer(service.get(image["picture"]).content, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert grey.shape == stored.shape
-    colours = cv2.imdecode(
-        np.frombuffer(service.get(image["heat_map"]).content, np.uint8), cv2.IMREAD_UNCHANGED
-    )
+    assert cv2.imdecode(fetched("picture"), cv2.IMREAD_UNCHANGED).shape == stored.shape
+    colours = cv2.imdecode(fetched("heat_map"), cv2.IMREAD_UNCHANGED)
     assert colours.shape == (*stored.shape, 4)
     assert colours[:, :, 3].max() > 100
-    units = np.frombuffer(service.get(image["hounsfield"]).content, "<i2").reshape(stored.shape)
+    units = fetched("hounsfield").view("<i2").reshape(stored.shape)
     np.testing.assert_array_equal(units, np.clip(stored, -1024, None))
     outline = ET.fromstring(service.get(image["outline"]).text)  # noqa: S314 - our own
     assert outline.attrib["viewBox"] == f"0 0 {stored.shape[1]} {stored.shape[0]}"
     assert {child.attrib["class"] for child in outline} == {"lungs", "crop"}
+    grey = service.post(("a.png", png), keep="true").json()["predictions"][0]["image"]
+    assert grey["hounsfield"] is None
+    assert service.get(grey["picture"].replace("picture.png", "hounsfield.raw")).status_code == 404
 
 
 def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running, png: bytes) -> None:
     document = service.post(("a.png", png), ("bad.png", png[:60]), keep="true").json()
     links = document["kept"]["links"]
-    again = service.get(links["self"]).json()
-    assert again["predictions"] == document["predictions"]
+    assert service.get(links["self"]).json()["predictions"] == document["predictions"]
     table = list(csv.DictReader(io.StringIO(service.get(links["csv"]).text)))
     assert [row["status"] for row in table] == ["ok", "failed"]
     lines = [json.loads(line) for line in service.get(links["jsonl"]).text.splitlines()]
@@ -147,12 +116,9 @@ def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running, 
     packed = service.get(links["report"])
     assert "attachment" in packed.headers["content-disposition"]
     with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
-        names = archive.namelist()
-        page = archive.read("report/report.html").decode()
-    assert sum(name.startswith("report/overlays/") for name in names) == 1
-    assert "a.png" in page
-    with service.client() as client:
-        assert client.delete(links["self"]).status_code == 204
+        assert sum(name.startswith("report/overlays/") for name in archive.namelist()) == 1
+        assert "a.png" in archive.read("report/report.html").decode()
+    assert service.ask("DELETE", links["self"]).status_code == 204
     for link in (*links.values(), document["predictions"][0]["image"]["picture"]):
         assert service.get(link).status_code == 404
     assert service.uploads_on_disk() == []

@@ -13,16 +13,14 @@ from collections import Counter
 from pathlib import Path
 
 from tests.serving.conftest import (
-    BOUNDARY,
+    FORM,
     PATIENCE,
     Running,
     Start,
-    connection,
     everything,
     form,
     picture,
     running,
-    send_head,
     wait_for,
 )
 
@@ -31,12 +29,11 @@ CLIENTS = 6
 
 def ask(service: Running, content: bytes, outcomes: Counter[str]) -> None:
     """Ask again and again, on connections kept as long as the service keeps them, until nobody listens."""
-    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
     kept: http.client.HTTPConnection | None = None
     while True:
         opened = kept or http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
         try:
-            opened.request("POST", "/v2/predictions", content, headers)
+            opened.request("POST", "/v2/predictions", content, FORM)
             answer = opened.getresponse()
         except ConnectionRefusedError:
             return
@@ -64,28 +61,23 @@ def test_under_load_no_accepted_request_is_lost(start: Start) -> None:
     assert service.stop() == 0
     for client in clients:
         client.join(PATIENCE)
-    requests = [entry for entry in service.log() if entry["event"] == "request"]
+    requests = service.log("request")
     assert outcomes["200"] > before, "those in flight were answered"
-    assert outcomes["broken off"] == 0
-    assert set(outcomes) <= {"200", "not accepted"}
+    assert set(outcomes) <= {"200", "not accepted"}, "none was broken off"
     assert len(requests) == outcomes["200"], "every request that reached the service got its answer"
     assert all(entry["complete"] for entry in requests)
     assert outcomes["not accepted"] <= CLIENTS
-    assert service.log()[-1]["event"] == "ended"
-    assert service.log()[-1]["unfinished"] == 0
+    assert (service.log()[-1]["event"], service.log()[-1]["unfinished"]) == ("ended", 0)
     assert list(service.uploads.iterdir()) == []
     assert service.err.read_text() == ""
 
 
 def test_an_upload_that_had_begun_is_finished(start: Start) -> None:
-    service = start("--drain-seconds", "0.2")
-    content = form("a.png", picture(1))
-    with connection(service) as opened, connection(service) as idle:
-        send_head(opened, len(content))
-        opened.sendall(content[:300])
+    service, content = start("--drain-seconds", "0.2"), form("a.png", picture(1))
+    with service.connection(content, 300) as opened, service.connection() as idle:
         wait_for(lambda: service.gauge("uploads_in_flight") == 1)
         service.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: service.log()[-1]["event"] == "ending")
+        wait_for(lambda: service.log("ending") != [])
         time.sleep(0.8)
         opened.sendall(content[300:])
         answer = everything(opened)
@@ -109,26 +101,22 @@ def test_while_it_ends_it_is_not_ready(start: Start) -> None:
 
 def test_the_next_service_removes_what_a_killed_one_left(tmp_path: Path, tiny_bundle: Path) -> None:
     content = form("a.png", bytes(3 * 2**20))  # more than stays in memory
-    (tmp_path / "first").mkdir()
-    (tmp_path / "second").mkdir()
-    with running(tmp_path / "first", tiny_bundle) as killed, connection(killed) as opened:
-        send_head(opened, len(content))
-        opened.sendall(content[:-50])
+    with running(tmp_path / "first", tiny_bundle) as killed, killed.connection(content, -50):
         wait_for(lambda: killed.uploads_on_disk() != [])
-        with running(tmp_path / "second", tiny_bundle, "--upload-directory", str(killed.uploads)) as second:
+        same = ("--upload-directory", str(killed.uploads))
+        with running(tmp_path / "second", tiny_bundle, *same) as second:
             assert killed.uploads_on_disk() != [], "another service's folder is its own as long as it lives"
             assert second.stop() == 0
         killed.process.kill()
         killed.process.wait(PATIENCE)
     (left,) = killed.uploads.iterdir()
     os.utime(left, (0, 0))
-    (tmp_path / "third").mkdir()
-    with running(tmp_path / "third", tiny_bundle, "--upload-directory", str(killed.uploads)):
+    with running(tmp_path / "third", tiny_bundle, *same):
         assert not left.exists()
 
 
 def test_serve_says_what_it_needs() -> None:
-    blocked = "import sys; sys.modules['fastapi'] = None; from groundglass.cli.main import main; sys.argv[1:] = ['serve']; main()"
+    blocked = "import sys; sys.modules['fastapi'] = None; sys.argv[1:] = ['serve']; import groundglass.cli.main as m; m.main()"
     done = subprocess.run(
         [sys.executable, "-c", blocked], capture_output=True, text=True, timeout=PATIENCE, check=False
     )

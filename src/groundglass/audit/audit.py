@@ -5,24 +5,22 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from groundglass.audit.duplicates import Pair, Trace, find_pairs, in_threads, take_trace
+from groundglass.audit.duplicates import Pair, Progress, Trace, find_pairs, read_all, take_trace
 from groundglass.audit.shortcuts import (
     ShortcutBaselines,
     ShortcutFeatures,
     measure_shortcuts,
     shortcut_features,
 )
-from groundglass.data.manifest import PARTS, Manifest, Record, read_record
+from groundglass.data.manifest import PARTS, Manifest, Record
 from groundglass.data.splits import LARGEST_PUBLICATION, Split
 from groundglass.errors import DataError, ImageError
 from groundglass.files import counted, name_some, printable
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with a stage (``reading``, ``comparing``, ``fitting``), steps just done, and all steps if known."""
+from groundglass.imaging.slice import CTSlice
 
 SHORTCUT_AUC = 0.7
 """AUC from which ``shortcuts`` holds unless another is named."""
@@ -30,13 +28,10 @@ SHORTCUT_AUC = 0.7
 
 @dataclass(frozen=True)
 class Crossing:
-    """A patient or a source with slices in several parts.
+    """A patient or a source with slices in several parts, and how many there are in each.
 
-    Attributes:
-        name: of the patient or source.
-        parts: slices per part.
-        collection: whether this is a source of so many slices that it is a collection of many hospitals and
-            not one publication (`splits.LARGEST_PUBLICATION`).
+    A ``collection`` is a source of so many slices that it is of many hospitals and not one publication
+    (`splits.LARGEST_PUBLICATION`).
     """
 
     name: str
@@ -81,6 +76,11 @@ class Audit:
         return tuple(pair for pair in self.pairs if pair.kind == "lookalike")
 
     @property
+    def strangers(self) -> tuple[Pair, ...]:
+        """Lookalikes in different parts."""
+        return tuple(pair for pair in self.lookalikes if pair.across_parts)
+
+    @property
     def leaks(self) -> tuple[Pair, ...]:
         """Copies in different parts."""
         return tuple(pair for pair in self.copies if pair.across_parts)
@@ -93,7 +93,7 @@ class Audit:
     @property
     def counted_twice(self) -> tuple[Pair, ...]:
         """Copies that are said to be of two patients."""
-        return tuple(pair for pair in self.copies if pair.across_patients and pair.patients_known)
+        return tuple(pair for pair in self.copies if pair.counted_twice)
 
     @property
     def patients(self) -> tuple[Crossing, ...]:
@@ -126,67 +126,47 @@ class Audit:
     def warnings(self) -> tuple[str, ...]:
         """One sentence on each thing found that makes figures better than they are, the worst first."""
         said = [
-            f"{counted(len(things), finding.noun)} {finding.words}: {_names(things)}."
-            for finding in _FINDINGS
-            if finding.words and (things := finding.things(self))
+            f"{counted(len(things), noun)} {words}: {_names(things)}."
+            for _, attribute, noun, words in _FINDINGS
+            if words and (things := getattr(self, attribute))
         ]
-        said += [
-            f"The label is predicted with an AUC of {auc:.3f} from {title}: a network that is no better may "
-            "have learnt nothing else."
-            for title, auc in self.strong_shortcuts(SHORTCUT_AUC)[:1]
-        ]
-        return tuple(said)
+        return (
+            *said,
+            *(
+                f"The label is predicted with an AUC of {auc:.3f} from {title}: a network that is no better may "
+                "have learnt nothing else."
+                for title, auc in self.strong_shortcuts(SHORTCUT_AUC)[:1]
+            ),
+        )
 
     def strong_shortcuts(self, least: float) -> list[tuple[str, float]]:
         """Title and cross-validated AUC of the shortcuts that reach an AUC, the strongest first."""
         baselines = self.shortcuts.baselines if self.shortcuts else ()
-        aucs = [(one.title, one.cross_validated.auc.value) for one in baselines]
+        aucs = [(one.title, one.cross_validated.auc.value or 0.0) for one in baselines]
         return sorted((one for one in aucs if one[1] >= least), key=lambda one: -one[1])
 
 
-@dataclass(frozen=True)
-class _Finding:
-    """Something to be found: the condition it belongs to, and the words of its warning, if it has one."""
-
-    condition: str
-    things: Callable[[Audit], Sequence[Pair | Crossing | str]]
-    noun: str = ""
-    words: str = ""
-
-
+# What may be found: the condition it belongs to, its attribute, and noun and words of its warning, if it has one.
 _FINDINGS = (
-    _Finding(
-        "leakage", lambda audited: audited.leaks, "pair", "of slices in different parts show the same slice"
-    ),
-    _Finding("leakage", lambda audited: audited.patients, "patient", "in several parts"),
-    _Finding("duplicates", lambda audited: audited.copies),
-    _Finding(
-        "conflicts",
-        lambda audited: audited.conflicts,
-        "pair",
-        "of slices with opposite labels show the same slice",
-    ),
-    _Finding(
-        "",
-        lambda audited: audited.counted_twice,
-        "pair",
+    ("leakage", "leaks", "pair", "of slices in different parts show the same slice"),
+    ("leakage", "patients", "patient", "in several parts"),
+    ("duplicates", "copies", "", ""),
+    ("conflicts", "conflicts", "pair", "of slices with opposite labels show the same slice"),
+    (
+        *("", "counted_twice", "pair"),
         "of slices of different patients show the same slice, so that splits by patient do not keep them together",
     ),
-    _Finding(
-        "lookalikes",
-        lambda audited: [pair for pair in audited.lookalikes if pair.across_parts],
-        "pair",
+    (
+        *("lookalikes", "strangers", "pair"),
         "of slices in different parts look like neighbouring slices of one patient, though not said to be",
     ),
-    _Finding(
-        "sources",
-        lambda audited: audited.publications,
-        "publication",
+    (
+        *("sources", "publications", "publication"),
         "in several parts, whose slices share window, scanner and layout",
     ),
-    _Finding("unreadable", lambda audited: audited.unreadable, "slice", "left out, as they cannot be read"),
+    ("unreadable", "unreadable", "slice", "left out, as they cannot be read"),
 )
-_CONDITIONS = tuple(dict.fromkeys(finding.condition for finding in _FINDINGS if finding.condition))
+_CONDITIONS = tuple(dict.fromkeys(condition for condition, *_ in _FINDINGS if condition))
 _OF_PARTS = {"leakage", "lookalikes", "sources"}
 
 
@@ -215,32 +195,29 @@ def audit(
         DataError: none of the slices can be read.
     """
     start = time.monotonic()
-    advance = progress or (lambda stage, steps, total: None)
-    compared = 0
+    done: Counter[str] = Counter()
 
-    def count(steps: int) -> None:
-        nonlocal compared
-        compared += steps
-        advance("comparing", steps, None)
+    def advance(stage: str, steps: int, total: int | None) -> None:
+        done[stage] += steps
+        if progress is not None:
+            progress(stage, steps, total)
 
     if split is not None:
         parts = {index: part for part, indices in split.parts.items() for index in indices}
-        records = enumerate(manifest.records)
-        placed = (replace(record, split=parts[index]) for index, record in records if index in parts)
-        manifest = replace(manifest, records=tuple(placed))
+        placed = {index: replace(manifest.records[index], split=part) for index, part in parts.items()}
+        manifest = replace(manifest, records=tuple(placed[index] for index in sorted(placed)))
     traces, features, unreadable = _read(manifest, shortcuts, not quick, threads, advance)
     readable = [trace.record for trace in traces]
-    pairs = find_pairs(traces, threads=threads, progress=count)
-    fitted = lambda steps: advance("fitting", steps, 4)  # noqa: E731
+    pairs = find_pairs(traces, threads=threads, progress=advance)
     return Audit(
         name=manifest.name,
         root=manifest.root,
         split=None if split is None else split.name,
         records=manifest.records,
         pairs=tuple(sorted(pairs, key=_concern)),
-        shortcuts=measure_shortcuts(readable, features, seed, fitted) if shortcuts else None,
+        shortcuts=measure_shortcuts(readable, features, seed, advance) if shortcuts else None,
         unreadable=tuple(unreadable),
-        compared=compared,
+        compared=done["comparing"],
         seconds=time.monotonic() - start,
     )
 
@@ -254,15 +231,14 @@ def found(audited: Audit, conditions: Sequence[str]) -> list[str]:
     held: list[str] = []
     for name, limit in map(_parse_condition, conditions):
         if name in _CONDITIONS:
-            count = sum(len(finding.things(audited)) for finding in _FINDINGS if finding.condition == name)
+            count = sum(len(getattr(audited, attribute)) for own, attribute, *_ in _FINDINGS if own == name)
             held += [f"{name}: {count}"] if count else []
         elif audited.shortcuts is None or audited.shortcuts.reason:
             reason = audited.shortcuts.reason if audited.shortcuts else "they were not measured"
             raise DataError(f"{audited.root}: shortcuts cannot be checked: {reason}")
         else:
-            held += [
-                f"{name}: {title} has an AUC of {auc:.3f}" for title, auc in audited.strong_shortcuts(limit)
-            ]
+            strong = audited.strong_shortcuts(limit)
+            held += [f"{name}: {title} has an AUC of {auc:.3f}" for title, auc in strong]
     return held
 
 
@@ -297,17 +273,12 @@ def _parse_condition(text: str) -> tuple[str, float]:
 def _read(
     manifest: Manifest, shortcuts: bool, patches: bool, threads: int | None, advance: Progress
 ) -> tuple[list[Trace], list[ShortcutFeatures], list[str]]:
-    def examine(record: Record) -> tuple[Trace, ShortcutFeatures | None] | ImageError:
-        try:
-            image = read_record(record)
-            trace = take_trace(record, image, patches)
-            return trace, shortcut_features(record, image) if shortcuts else None
-        except ImageError as error:
-            return error
+    def measure(record: Record, image: CTSlice) -> tuple[Trace, ShortcutFeatures | None]:
+        return take_trace(record, image, patches), shortcut_features(record, image) if shortcuts else None
 
     traces, features, unreadable = [], [], []
-    progress = lambda steps: advance("reading", steps, len(manifest))  # noqa: E731
-    for result in in_threads(examine, manifest.records, threads, progress):
+    for result in read_all(manifest.records, measure, threads):
+        advance("reading", 1, len(manifest))
         if isinstance(result, ImageError):
             unreadable.append(printable(str(result)))
             continue

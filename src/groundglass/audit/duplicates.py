@@ -1,11 +1,10 @@
 """Slices that are in a data set twice: the same file, the same pixels, or a copy that was edited.
 
-Of each slice a fingerprint of a few kilobytes is kept: a perceptual hash of the whole and codes of its most
-distinct patches. Slices whose hashes or rare codes are alike are candidates; slices of different people are
-alike as well, and neighbouring slices of one person even more so. What distinguishes a copy is that its fine
-structure, vessels above all, lies at the same places. So candidates are registered, slow changes of grey are
-removed, and the correlation is measured around every place with strong structure. A copy correlates nearly
-everywhere; arrows and letters drawn onto it leave it unchanged elsewhere.
+Of each slice a perceptual hash and codes of its most distinct patches are kept. Slices whose hashes or rare codes
+are alike are candidates, and so are slices of different people at times. What distinguishes a copy is that its fine
+structure, vessels above all, lies at the same places: candidates are registered, slow changes of grey removed, and
+the correlation is measured around every place with strong structure. A copy correlates nearly everywhere; arrows
+and letters drawn onto it leave it unchanged elsewhere.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, TypeVar, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, sparse
-from sklearn.preprocessing import normalize
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from groundglass.data.manifest import Record, read_bytes, read_pixels, read_record
 from groundglass.errors import ImageError
@@ -38,10 +37,12 @@ LOOKALIKE_CORRELATION = 0.6
 Kind = Literal["file", "pixels", "copy", "lookalike"]
 """Same content, same pixels in another file, verified copy, or merely very much alike."""
 
-Progress = Callable[[int], None]  # called with how many more slices were read or pairs compared
+Progress = Callable[[str, int, int | None], None]
+"""Called with a stage (``reading``, ``comparing``, ``fitting``), steps just done, and all steps if known."""
 
 Affine = NDArray[np.float64]  # takes x and y of one picture, in pixels, to those of another; shape (3, 3)
 Box = tuple[int, int, int, int]  # left, top, right, bottom
+Values = NDArray[np.float32]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -58,7 +59,7 @@ _PATCHES, _TABLES, _BITS = 100, 6, 16
 # Candidates: from which likeness on, and how many for each slice. Of 500,000 pairs of LUNA16 slices 1 differs
 # in 40 or fewer bits of the hash. Codes that more slices have than a share (at least and at most so many) say
 # nothing and cost most. A product's blocks of _CELLS entries bound memory to about 100 MB.
-_LEAST_CODES, _MOST_BY_CODES, _HASH_DISTANCE, _MOST_BY_HASH = 0.012, 4, 40, 16
+_LEAST_CODES, _MOST_BY_CODES, _HASH_LIKENESS, _MOST_BY_HASH = 0.012, 4, 1 - 2 * 40.5 / 255, 16
 _COMMON_SHARE, _COMMON_LEAST, _COMMON_MOST, _CELLS = 0.02, 20, 1000, 12_000_000
 # Registration. Refining may change an entry of the matrix by _LARGEST_CHANGE: more is a picture bent until it
 # fits. Below _COARSE_CORRELATION of the coarse pictures a finer look finds nothing either. The correlation is
@@ -78,7 +79,7 @@ class Trace:
         pixels_sha256: of its grey pixels and their shape.
         size: width and height of the slice as stored, in pixels.
         box: the picture without uniform margins.
-        hashes: of the content and of its mirror image, bool, shape (2, 255); None where nothing is visible.
+        hashes: of the content and of its mirror image, -1 and 1, int8, shape (2, 255); 0 where nothing is visible.
         codes: of the patches and of their mirror images, uint16, shape (2, N, tables).
         points: centres of the patches in the picture, x and y, float32, shape (N, 2).
     """
@@ -88,9 +89,9 @@ class Trace:
     pixels_sha256: str
     size: tuple[int, int]
     box: Box
-    hashes: NDArray[np.bool_] | None = field(repr=False)
+    hashes: NDArray[np.int8] = field(repr=False)
     codes: NDArray[np.uint16] = field(repr=False)
-    points: NDArray[np.float32] = field(repr=False)
+    points: Values = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -133,19 +134,13 @@ class Pair:
         return self.first.patient_id != self.second.patient_id
 
     @property
-    def patients_known(self) -> bool:
-        """Whether the data set says whose both slices are."""
-        return self.first.patient_known and self.second.patient_known
+    def counted_twice(self) -> bool:
+        """Whether they are of different patients, both known."""
+        return self.across_patients and self.first.patient_known and self.second.patient_known
 
 
 def take_trace(record: Record, image: CTSlice, patches: bool = True) -> Trace:
-    """What is kept of a slice to find its copies.
-
-    Without ``patches``, crops are not found, in a fifth of the time.
-
-    Raises:
-        ImageError: the file cannot be read.
-    """
+    """What is kept of a slice to find its copies; without ``patches``, crops are not found, in a fifth of the time."""
     shape = np.array(image.pixels.shape, "<i8").tobytes()
     picture = _shrunk(image.pixels)
     left, top, right, bottom = box = _content(picture)
@@ -163,16 +158,18 @@ def take_trace(record: Record, image: CTSlice, patches: bool = True) -> Trace:
     )
 
 
-def read_traces(records: Sequence[Record], *, threads: int | None = None) -> Iterator[Trace | ImageError]:
-    """The trace of each slice, or why it cannot be read, in the order of the records."""
+def read_all(
+    records: Sequence[Record], measure: Callable[[Record, CTSlice], _Result], threads: int | None = None
+) -> Iterator[_Result | ImageError]:
+    """What ``measure`` gives of each slice, or why it cannot be read, in the order of the records."""
 
-    def attempt(record: Record) -> Trace | ImageError:
+    def attempt(record: Record) -> _Result | ImageError:
         try:
-            return take_trace(record, read_record(record))
+            return measure(record, read_record(record))
         except ImageError as error:
             return error
 
-    return in_threads(attempt, records, threads)
+    return _in_threads(attempt, records, threads)
 
 
 def find_pairs(
@@ -204,22 +201,18 @@ def copies_of(
         ImageError: a held-out slice cannot be read.
     """
     traces: list[Trace] = []
-    for trace in read_traces(held_out, threads=threads):
+    for trace in read_all(held_out, take_trace, threads):
         if isinstance(trace, ImageError):
             raise trace
         traces.append(trace)
     held, ours = len(traces), {id(trace.record) for trace in traces}
-    read = read_traces(candidates, threads=threads)
+    read = read_all(candidates, take_trace, threads)
     traces += [trace for trace in read if isinstance(trace, Trace)]
     keys = _candidates(traces, held, np.repeat([0, 1], [held, len(traces) - held]))
-    compared = _compare(traces, keys, threads)
-    pairs = [*_identical(traces)[0], *(pair for pair in compared if pair.kind == "copy")]
-    across = {
-        (id(pair.first), id(pair.second)): pair
-        for pair in reversed(pairs)  # the same files and pixels have the last word
-        if id(pair.first) in ours and id(pair.second) not in ours
-    }
-    return _in_order(across.values())
+    copies = [pair for pair in _compare(traces, keys, threads) if pair.kind == "copy"]
+    # The same files and pixels have the last word.
+    across = {(id(pair.first), id(pair.second)): pair for pair in [*copies, *reversed(_identical(traces)[0])]}
+    return _in_order(pair for (one, other), pair in across.items() if one in ours and other not in ours)
 
 
 def groups_of(pairs: Iterable[Pair]) -> list[list[Record]]:
@@ -234,35 +227,31 @@ def groups_of(pairs: Iterable[Pair]) -> list[list[Record]]:
     return list({id(members): members for members in group.values()}.values())
 
 
-def in_threads(
-    function: Callable[[_Item], _Result],
-    items: Iterable[_Item],
-    threads: int | None = None,
-    progress: Progress | None = None,
+def _in_threads(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int | None
 ) -> Iterator[_Result]:
     """``function`` of each item, in order, a few hundred at a time: most of the work holds no Python lock."""
     remaining = iter(items)
     with ThreadPoolExecutor(threads or usable_cores()) as pool:
         while some := list(itertools.islice(remaining, 256)):
-            for result in pool.map(function, some):
-                if progress is not None:
-                    progress(1)
-                yield result
+            yield from pool.map(function, some)
 
 
 def _identical(traces: Sequence[Trace]) -> tuple[list[Pair], list[Trace]]:
     """Pairs with the same file or pixels, and one trace of each that is there."""
     pairs: list[Pair] = []
     kept = list(traces)
-    for kind in _KINDS[:2]:
+    for kind, key in zip(_KINDS[:2], ("sha256", "pixels_sha256"), strict=True):
         same: dict[str, list[Trace]] = {}
         for trace in kept:
-            key = trace.sha256 if kind == "file" else trace.pixels_sha256
-            same.setdefault(key, []).append(trace)
+            same.setdefault(getattr(trace, key), []).append(trace)
         for members in same.values():
-            few = len(members) <= _ALL_PAIRS
-            others = itertools.combinations(members, 2) if few else ((members[0], m) for m in members[1:])
-            pairs += [Pair(first.record, second.record, kind) for first, second in others]
+            alike = members if len(members) <= _ALL_PAIRS else members[:1]
+            pairs += [
+                Pair(one.record, other.record, kind)
+                for number, one in enumerate(alike)
+                for other in members[number + 1 :]
+            ]
         kept = [members[0] for members in same.values()]
     return pairs, kept
 
@@ -286,7 +275,9 @@ def _compare(
         return _register(pictures, (first, second), bool(key % 2))
 
     best: dict[tuple[int, int], Pair] = {}
-    for pair in in_threads(compare, keys.tolist(), threads, progress):
+    for pair in _in_threads(compare, keys.tolist(), threads):
+        if progress is not None:
+            progress("comparing", 1, len(keys))
         if pair is not None:
             either = id(pair.first), id(pair.second)
             best[either] = max(best.get(either, pair), pair, key=lambda one: one.correlation)
@@ -301,15 +292,13 @@ def _shrunk(pixels: Grey) -> Grey:
 
 def _content(picture: Grey) -> Box:
     """The picture without uniform margins; the whole picture where hardly anything is left."""
-    height, width = picture.shape
-    left, top, right, bottom = 0, 0, width, height
+    left, top, right, bottom = whole = (0, 0, picture.shape[1], picture.shape[0])
     for _ in range(2):  # once the margins above and below are gone, those at the sides show better
         inside = picture[top:bottom, left:right]
         rows, columns = _varied(inside[:, ::3]), _varied(inside[::3].T)
-        if np.ptp(rows) < _LEAST_CONTENT * height or np.ptp(columns) < _LEAST_CONTENT * width:
-            return 0, 0, width, height
-        left, right = left + int(columns[0]), left + int(columns[-1])
-        top, bottom = top + int(rows[0]), top + int(rows[-1])
+        if np.ptp(rows) < _LEAST_CONTENT * whole[3] or np.ptp(columns) < _LEAST_CONTENT * whole[2]:
+            return whole
+        left, right, top, bottom = left + columns[0], left + columns[1], top + rows[0], top + rows[1]
     return left, top, right, bottom
 
 
@@ -320,22 +309,20 @@ def _varied(lines: Grey) -> tuple[int, int]:
     return (int(varied[0]), int(varied[-1]) + 1) if len(varied) else (0, 0)
 
 
-def _perceptual_hashes(content: Grey) -> NDArray[np.bool_] | None:
+def _perceptual_hashes(content: Grey) -> NDArray[np.int8]:
     """Signs of the slowest frequencies of the discrete cosine transform, grey values equalised.
 
     Source: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2;
     here with 255 instead of 64 bits, as chest slices resemble each other.
     """
     small = cv2.resize(content, (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
-    if np.ptp(small) < _FLAT:  # all blank pictures would be alike
-        return None
     waves = cv2.dct(cv2.equalizeHist(small).astype(np.float32))[:_HASH_FREQUENCIES, :_HASH_FREQUENCIES]
-    # Frequencies that are odd from left to right change their sign in the mirror image.
-    mirrored = waves * (-1) ** np.arange(_HASH_FREQUENCIES)
-    return np.stack([waves.ravel()[1:] > 0, mirrored.ravel()[1:] > 0])
+    # Frequencies that are odd from left to right change their sign in the mirror image. Blank pictures are not alike.
+    sides = np.stack([waves, waves * (-1) ** np.arange(_HASH_FREQUENCIES)]).reshape(2, -1)[:, 1:]
+    return np.where(sides > 0, 1, -1).astype(np.int8) * np.int8(np.ptp(small) >= _FLAT)
 
 
-def _patches(content: Grey) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+def _patches(content: Grey) -> tuple[NDArray[np.uint16], Values]:
     """Codes and centres of the most distinct patches, found and described by SIFT, upright.
 
     Source: D. G. Lowe, Distinctive Image Features from Scale-Invariant Keypoints, IJCV 60(2), 2004. Slices
@@ -358,33 +345,20 @@ def _patches(content: Grey) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
     return np.stack([_encode(descriptors), _encode(descriptors[:, _MIRROR])]), (points + 0.5) * enlarge - 0.5
 
 
-def _encode(descriptors: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Codes of SIFT descriptors, shape (N, 128): signs of some of their slowest frequencies.
+def _encode(descriptors: Values) -> NDArray[np.uint16]:
+    """Codes of SIFT descriptors, shape (N, 128): the sides of random planes on which they lie, other planes for each.
 
-    A descriptor is a histogram of 8 gradient directions at 4 x 4 places. Each code takes other frequencies:
-    one that agrees makes two patches alike.
+    Source: M. Charikar, Similarity Estimation Techniques from Rounding Algorithms, STOC 2002.
     """
     share = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6))
-    places = fft.dctn(share.reshape(-1, 4, 4, 8), axes=(1, 2))
-    waves = fft.rfft(places, axis=3)
-    features = np.concatenate([waves.real, waves.imag[..., 1:4]], axis=3).reshape(len(share), -1)
-    bits = features[:, _CHOSEN] > 0
-    return np.asarray(bits @ (1 << np.arange(_BITS)), np.uint16)
+    sides = (share - share.mean(axis=1, keepdims=True)) @ _PLANES > 0
+    return np.asarray(sides.reshape(-1, _TABLES, _BITS) @ (1 << np.arange(_BITS)), np.uint16)
 
 
-def _slowest(count: int) -> NDArray[np.intp]:
-    """Which features are slowest but for the constant one: noise and recompression change them least."""
-    row, column, wave = np.meshgrid(np.arange(4), np.arange(4), [0, 1, 2, 3, 4, 1, 2, 3], indexing="ij")
-    return np.argsort((row**2 + column**2 + 0.35 * wave**2).ravel(), kind="stable")[1 : count + 1]
-
-
-# The mirror image has its places from right to left, and direction k becomes 4 - k.
+# A descriptor holds 8 gradient directions at 4 x 4 places. The mirror image has these from right to left, and direction
+# k becomes 4 - k.
 _MIRROR = np.arange(128).reshape(4, 4, 8)[:, ::-1, (4 - np.arange(8)) % 8].ravel()
-_CHOSEN = np.stack(
-    [np.random.default_rng(table).choice(_slowest(40), _BITS, replace=False) for table in range(_TABLES)]
-)
-
-
+_PLANES = np.random.default_rng(0).normal(size=(128, _TABLES * _BITS)).astype(np.float32)
 _NO_PATCHES = (np.zeros((2, 0, _TABLES), np.uint16), np.zeros((0, 2), np.float32))
 
 
@@ -394,15 +368,17 @@ def _candidates(traces: Sequence[Trace], rows: int, groups: NDArray[np.int64]) -
     Returns:
         Sorted keys ``(first * slices + second) * 2 + mirrored`` with first < second.
     """
-    count = len(traces)
-    keys = [np.zeros(0, np.int64)]
+    count, keys = len(traces), [np.zeros(0, np.int64)]
     bits = _HASH_FREQUENCIES**2 - 1
-    by_codes, by_hash = (_LEAST_CODES, _MOST_BY_CODES), (1 - 2 * _HASH_DISTANCE / bits, _MOST_BY_HASH)
-    for (least, most), features in ((by_codes, _code_features(traces)), (by_hash, _hash_features(traces))):
+    hashes = (
+        np.array([one.hashes for one in traces], np.float32).reshape(-1, 2, bits).swapaxes(0, 1) / bits**0.5
+    )
+    by_codes = _LEAST_CODES, _MOST_BY_CODES, _code_features(traces)
+    for least, most, features in (by_codes, (_HASH_LIKENESS, _MOST_BY_HASH, hashes)):
         for mirrored, start in itertools.product((0, 1), range(0, rows, max(1, _CELLS // max(count, 1)))):
             block = slice(start, min(rows, start + max(1, _CELLS // count)))
             likeness = features[mirrored][block] @ features[0].T
-            likeness = likeness.toarray() if sparse.issparse(likeness) else likeness
+            likeness = likeness.toarray() if isinstance(likeness, sparse.csr_matrix) else likeness
             likeness[groups[block, None] == groups] = -1
             nearest = np.argpartition(-likeness, min(most, count) - 1, axis=1)[:, :most]
             row, place = np.nonzero(np.take_along_axis(likeness, nearest, axis=1) >= least)
@@ -411,43 +387,28 @@ def _candidates(traces: Sequence[Trace], rows: int, groups: NDArray[np.int64]) -
     return np.unique(np.concatenate(keys))
 
 
-def _hash_features(traces: Sequence[Trace]) -> list[NDArray[np.float32]]:
-    """Bits as -1 and 1 over their root; zeros, which resemble nothing, where there is no hash."""
-    features = np.zeros((2, len(traces), _HASH_FREQUENCIES**2 - 1), np.float32)
-    for index, one in enumerate(traces):
-        if one.hashes is not None:
-            features[:, index] = np.where(one.hashes, 1, -1) / np.sqrt(features.shape[2])
-    return list(features)
-
-
 def _code_features(traces: Sequence[Trace]) -> list[sparse.csr_matrix]:
     """Codes as words in a document, each the heavier the rarer it is; rows of unit length."""
     tables = np.arange(_TABLES) << _BITS
-    words = [[np.unique(one.codes[side] + tables) for one in traces] for side in (0, 1)]
-    counts = np.bincount(np.concatenate([*words[0], np.zeros(0, np.int64)]), minlength=_TABLES << _BITS)
-    common = min(max(_COMMON_LEAST, _COMMON_SHARE * len(traces)), _COMMON_MOST)
-    rarity = np.log((2 + len(traces)) / (1 + counts)) * ((counts >= 1) & (counts <= common))
-    features = []
-    for documents in words:
-        columns = np.concatenate([*documents, np.zeros(0, np.int64)])
-        starts = np.cumsum([0, *map(len, documents)])
-        shape = (len(traces), len(rarity))
-        weights = sparse.csr_matrix((rarity[columns].astype(np.float32), columns, starts), shape=shape)
-        features.append(normalize(weights))
-    return features
+    common = min(max(_COMMON_LEAST, int(_COMMON_SHARE * len(traces))), _COMMON_MOST)
+    words = TfidfVectorizer(
+        analyzer=lambda codes: (codes + tables).ravel().tolist(), binary=True, max_df=common, dtype=np.float32
+    )
+    sides = [[one.codes[side] for one in traces] for side in (0, 1)]
+    try:
+        return [words.fit_transform(sides[0]), words.transform(sides[1])]
+    except ValueError:  # no slice has a code, or all have the same
+        return [sparse.csr_matrix(np.zeros((len(traces), 1), np.float32))] * 2
 
 
 def _register(pictures: tuple[Grey, Grey], traces: tuple[Trace, Trace], mirrored: bool) -> Pair | None:
     """Register two shrunk pictures and measure how far they agree; None where they do not."""
     (first, second), (one, other) = pictures, traces
-    width = first.shape[1]
-    left, top, right, bottom = one.box
     if mirrored:
-        first, left, right = np.ascontiguousarray(first[:, ::-1]), width - right, width - left
-    boxes = ((left, top, right, bottom), other.box)
+        first, one = _mirror_image(first, one)
     best: tuple[float, Affine, tuple[float, float]] | None = None
-    for start in _starts(one, other, boxes, width if mirrored else None):
-        found = _refined(first, second, boxes, start)
+    for start in _starts(one, other):
+        found = _refined(first, second, (one.box, other.box), start)
         if found is not None and (best is None or found[0] > best[0]):
             best = found
         if best is not None and best[0] >= COPY_CORRELATION:
@@ -456,32 +417,36 @@ def _register(pictures: tuple[Grey, Grey], traces: tuple[Trace, Trace], mirrored
         return None
     correlation, affine, overlap = best
     kind: Kind = "copy" if correlation >= COPY_CORRELATION else "lookalike"
-    to_stored, to_shrunk = other.size[0] / second.shape[1], width / one.size[0]
+    to_stored, to_shrunk = other.size[0] / second.shape[1], first.shape[1] / one.size[0]
     stored = np.diag([to_stored, to_stored, 1]) @ affine @ np.diag([to_shrunk, to_shrunk, 1])
     rows = tuple(map(tuple, stored[:2].tolist()))
     return Pair(one.record, other.record, kind, correlation, mirrored, rows, overlap)
 
 
-def _starts(one: Trace, other: Trace, boxes: tuple[Box, Box], mirror: int | None) -> Iterator[Affine]:
+def _mirror_image(picture: Grey, trace: Trace) -> tuple[Grey, Trace]:
+    width, (left, top, right, bottom) = picture.shape[1], trace.box
+    box, points = (width - right, top, width - left, bottom), trace.points * (-1, 1) + (width - 1, 0)
+    mirrored = replace(trace, box=box, hashes=trace.hashes[::-1], codes=trace.codes[::-1], points=points)
+    return np.ascontiguousarray(picture[:, ::-1]), mirrored
+
+
+def _starts(one: Trace, other: Trace) -> Iterator[Affine]:
     """Where the second picture has the first one's patches, and what brings one content onto the other."""
-    points = one.points if mirror is None else one.points * (-1, 1) + (mirror - 1, 0)
-    shared = (one.codes[int(mirror is not None), :, None] == other.codes[0][None]).sum(axis=2)
+    (left, top, right, bottom), (left2, top2, right2, bottom2) = one.box, other.box
+    shared = (one.codes[0, :, None] == other.codes[0][None]).sum(axis=2)
     here, there = np.nonzero(shared)
     best = np.argsort(-shared[here, there], kind="stable")[:_MOST_MATCHES]
     here, there = here[best], there[best]
-    (left, top, right, bottom), (left2, top2, right2, bottom2) = boxes
     if len(here) >= _LEAST_PATCHES:
         tolerance = _TOLERANCE * max(right2 - left2, bottom2 - top2)
         affine, agree = cv2.estimateAffine2D(
-            points[here], other.points[there], method=cv2.RANSAC, ransacReprojThreshold=tolerance
+            one.points[here], other.points[there], method=cv2.RANSAC, ransacReprojThreshold=tolerance
         )
-        if affine is not None and _plausible(affine):
-            inside = agree.ravel() > 0
-            if min(len(set(here[inside])), len(set(there[inside]))) >= _LEAST_PATCHES:
-                yield np.vstack([affine, [0, 0, 1]])
-    if one.hashes is None or other.hashes is None:
-        return
-    if (one.hashes[int(mirror is not None)] != other.hashes[0]).sum() <= _HASH_DISTANCE:
+        inside = agree.ravel() > 0
+        fewest = min(len(set(here[inside])), len(set(there[inside])))
+        if affine is not None and fewest >= _LEAST_PATCHES and _plausible(affine):
+            yield np.vstack([affine, [0, 0, 1]])
+    if np.mean(one.hashes[0] * other.hashes[0]) >= _HASH_LIKENESS:
         across, down = (right2 - left2) / (right - left), (bottom2 - top2) / (bottom - top)
         yield np.array([[across, 0, left2 - across * left], [0, down, top2 - down * top], [0, 0, 1]])
 
@@ -502,11 +467,13 @@ def _refined(
     for side in _SIDES:
         view = _view(first, second, boxes, affine, side)
         if view is not None:
-            affine = view[2] @ _aligned(view[0], view[1]) @ np.linalg.inv(view[2]) @ affine
+            one, other, to_second, _ = view
+            affine = to_second @ _aligned(one, other) @ np.linalg.inv(to_second) @ affine
             view = _view(first, second, boxes, affine, side)
         if view is None:
             return None
-        correlation, overlap = _agreement(view[0], view[1]), view[3]
+        one, other, _, overlap = view
+        correlation = _agreement(one, other)
         if correlation < _COARSE_CORRELATION:
             return None
     return correlation, affine, overlap
@@ -514,20 +481,20 @@ def _refined(
 
 def _view(
     first: Grey, second: Grey, boxes: tuple[Box, Box], affine: Affine, side: int
-) -> tuple[Grey, Grey, Affine, tuple[float, float]] | None:
-    """What both pictures show, at a resolution that neither exceeds and at most ``side`` pixels long.
+) -> tuple[Values, Values, Affine, tuple[float, float]] | None:
+    """Fine structure of what both show, at a resolution that neither exceeds and at most ``side`` pixels long.
 
     Returns both views, what takes their pixels to those of the second picture, and the shares of the contents
     that they cover; None where the contents hardly overlap.
     """
     corners = affine @ [boxes[0][::2], boxes[0][1::2], (1, 1)]
-    placed = np.array([corners[:2].min(axis=1), corners[:2].max(axis=1)])
-    content = np.array(boxes[1], np.float64).reshape(2, 2)
-    start, end = np.maximum(placed[0], content[0]), np.minimum(placed[1], content[1])
-    extent = np.maximum(end - start, 0)
-    areas = [max(float(np.prod(box[1] - box[0])), 1e-6) for box in (placed, content)]
-    overlap = float(np.prod(extent)) / areas[0], float(np.prod(extent)) / areas[1]
-    if max(overlap) < _LEAST_OVERLAP:
+    placed, content = np.sort(corners[:2], axis=1), np.array([boxes[1][::2], boxes[1][1::2]], np.float64)
+    start = np.maximum(placed[:, 0], content[:, 0])
+    extent = (np.minimum(placed[:, 1], content[:, 1]) - start).clip(0)
+    one, other = (
+        float(np.prod(extent) / max(np.prod(np.ptp(box, axis=1)), 1e-6)) for box in (placed, content)
+    )
+    if max(one, other) < _LEAST_OVERLAP:
         return None
     resolution = min(1.0, 1 / float(np.diag(affine)[:2].max()), side / float(extent.max()))
     size = round(extent[0] * resolution), round(extent[1] * resolution)
@@ -537,32 +504,30 @@ def _view(
     to_second = np.diag([*step, 1.0])
     to_second[:2, 2] = start + step / 2 - 0.5
     to_first = np.asarray(np.linalg.inv(affine) @ to_second, np.float64)
-    return _sample(first, to_first, size), _sample(second, to_second, size), to_second, overlap
+    return _structure(first, to_first, size), _structure(second, to_second, size), to_second, (one, other)
 
 
-def _sample(pixels: Grey, to_pixels: Affine, size: tuple[int, int]) -> Grey:
-    """A picture of ``size`` whose pixels ``to_pixels`` takes to those of ``pixels``."""
+def _structure(pixels: Grey, to_pixels: Affine, size: tuple[int, int]) -> Values:
+    """A picture at a view's ``size``, whose pixels ``to_pixels`` takes to its own: details of 1 to 5 of 256 pixels."""
     shrinking = float(np.abs(np.diag(to_pixels)[:2]).max())
     if shrinking > 1.3:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), 0.42 * shrinking), np.uint8)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    sampled = cv2.warpAffine(pixels, to_pixels[:2], size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(sampled, np.uint8)
+    view = cv2.warpAffine(pixels, to_pixels[:2], size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    grey, unit = view.astype(np.float32), max(size) / 256
+    return _smooth(grey, max(0.8 * unit, 0.5)) - _smooth(grey, max(5 * unit, 1.5))
 
 
-def _aligned(first: Grey, second: Grey) -> Affine:
-    """What takes the first view to the second, by maximising their correlation (ECC).
+def _aligned(one: Values, other: Values) -> Affine:
+    """What takes the first view's structure to the second's, by maximising their correlation (ECC).
 
     Source: G. D. Evangelidis, E. Z. Psarakis, Parametric Image Alignment Using Enhanced Correlation
     Coefficient Maximization, IEEE TPAMI 30(10), 2008.
     """
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
-    unit = max(first.shape) / 256
-    one, other = _structure(first, unit), _structure(second, unit)
+    start = np.eye(2, 3, dtype=np.float32)
     try:
-        _, found = cv2.findTransformECC(
-            other, one, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, stop, None, 5
-        )
+        found = cv2.findTransformECC(other, one, start, cv2.MOTION_AFFINE, stop, None, 5)[1]
     except cv2.error:  # it does not converge
         return np.eye(3)
     if not np.isfinite(found).all() or np.abs(found[:, :2] - np.eye(2)).max() > _LARGEST_CHANGE:
@@ -570,14 +535,12 @@ def _aligned(first: Grey, second: Grey) -> Affine:
     return np.asarray(np.linalg.inv(np.vstack([found, [0, 0, 1]])), np.float64)
 
 
-def _agreement(first: Grey, second: Grey) -> float:
-    """Correlation of fine structure, 1 to 5 of 256 pixels, that 80 % of the places with strong structure exceed."""
-    unit = max(first.shape) / 256
-    one, other = _structure(first, unit), _structure(second, unit)
-    width = max(4 * unit, 1.2)
-    edge = min(round(1.5 * width), min(first.shape) // 4)
+def _agreement(one: Values, other: Values) -> float:
+    """Correlation of fine structure that 80 % of the places with strong structure exceed."""
+    width = max(4 * max(one.shape) / 256, 1.2)
+    edge = min(round(1.5 * width), min(one.shape) // 4)
 
-    def covariance(here: NDArray[np.float32], there: NDArray[np.float32]) -> NDArray[np.float32]:
+    def covariance(here: Values, there: Values) -> Values:
         around = _smooth(here * there, width) - _smooth(here, width) * _smooth(there, width)
         return around[edge : len(around) - edge, edge : around.shape[1] - edge]
 
@@ -589,10 +552,5 @@ def _agreement(first: Grey, second: Grey) -> float:
     return float(np.percentile(strong, _COVERED))
 
 
-def _structure(pixels: Grey, unit: float) -> NDArray[np.float32]:
-    grey = pixels.astype(np.float32)
-    return _smooth(grey, max(0.8 * unit, 0.5)) - _smooth(grey, max(5 * unit, 1.5))
-
-
-def _smooth(values: NDArray[np.float32], width: float) -> NDArray[np.float32]:
+def _smooth(values: Values, width: float) -> Values:
     return np.asarray(cv2.GaussianBlur(values, (0, 0), width), np.float32)

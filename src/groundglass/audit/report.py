@@ -16,10 +16,10 @@ from rich.table import Table
 
 from groundglass.audit.audit import Audit, Crossing
 from groundglass.audit.duplicates import Affine, Pair, groups_of
-from groundglass.audit.shortcuts import Figure, Performance, ShortcutBaselines
+from groundglass.audit.shortcuts import Performance, ShortcutBaselines
 from groundglass.data.manifest import PARTS, Label, Record, read_pixels
 from groundglass.errors import ImageError
-from groundglass.evaluation.metrics import versions
+from groundglass.evaluation.metrics import Estimate, versions
 from groundglass.files import counted, one_line, printable, write_json, write_text
 from groundglass.imaging.slice import Grey
 from groundglass.reporting.html import DATA_NOTICE, NOTICE, GalleryItem, GalleryPicture, environment
@@ -85,7 +85,21 @@ def document(audited: Audit) -> dict[str, Any]:
             "publications_in_several_parts": len(audited.publications),
             "pairs_compared": audited.compared,
         },
-        "pairs": [_pair_document(audited, pair) for pair in audited.pairs],
+        "pairs": [
+            {
+                "kind": pair.kind,
+                "correlation": round(pair.correlation, 4),
+                "first": _side(audited, pair.first),
+                "second": _side(audited, pair.second),
+                "across_parts": pair.across_parts,
+                "across_labels": pair.across_labels,
+                "across_patients": pair.across_patients,
+                "mirrored": pair.mirrored,
+                "affine": None if pair.affine is None else np.round(pair.affine, 4).tolist(),
+                "overlap": None if pair.affine is None else [round(share, 3) for share in pair.overlap],
+            }
+            for pair in audited.pairs
+        ],
         "patients_in_several_parts": [asdict(crossing) for crossing in audited.patients],
         "sources_in_several_parts": [asdict(crossing) for crossing in audited.sources],
         "shortcuts": None if audited.shortcuts is None else asdict(audited.shortcuts),
@@ -94,28 +108,14 @@ def document(audited: Audit) -> dict[str, Any]:
     }
 
 
-def _pair_document(audited: Audit, pair: Pair) -> dict[str, Any]:
-    def side(record: Record) -> dict[str, str | None]:
-        path, root = record.path, audited.root
-        return {
-            "file": printable(path.relative_to(root) if path.is_relative_to(root) else path),
-            "label": record.label.value if record.label else None,
-            "part": record.split,
-            "patient": printable(record.patient_id) if record.patient_known else None,
-            "source": printable(record.source),
-        }
-
+def _side(audited: Audit, record: Record) -> dict[str, str | None]:
+    path, root = record.path, audited.root
     return {
-        "kind": pair.kind,
-        "correlation": round(pair.correlation, 4),
-        "first": side(pair.first),
-        "second": side(pair.second),
-        "across_parts": pair.across_parts,
-        "across_labels": pair.across_labels,
-        "across_patients": pair.across_patients,
-        "mirrored": pair.mirrored,
-        "affine": None if pair.affine is None else np.round(pair.affine, 4).tolist(),
-        "overlap": None if pair.affine is None else [round(share, 3) for share in pair.overlap],
+        "file": printable(path.relative_to(root) if path.is_relative_to(root) else path),
+        "label": record.label.value if record.label else None,
+        "part": record.split,
+        "patient": printable(record.patient_id) if record.patient_known else None,
+        "source": printable(record.source),
     }
 
 
@@ -168,19 +168,8 @@ def _page(audited: Audit, command: str) -> str:
         "warnings": audited.warnings(),
     }
     pictured = [_item(audited, pair) for pair in audited.pairs[:_PAIRS_PICTURED]]
-    return (
-        environment()
-        .get_template("audit.html.j2")
-        .render(
-            report=report,
-            pairs=pairs,
-            pictured=pictured,
-            tables=others,
-            command=command,
-            notice=NOTICE,
-            data_notice=DATA_NOTICE,
-        )
-    )
+    shown = {"report": report, "pairs": pairs, "pictured": pictured, "tables": others, "command": command}
+    return environment().get_template("audit.html.j2").render(shown, notice=NOTICE, data_notice=DATA_NOTICE)
 
 
 def _overview(audited: Audit) -> str:
@@ -202,17 +191,13 @@ def _sections(audited: Audit) -> list[Section]:
     )
     columns = ("what", "correlation, scale", "slices", "concern")
     crossing = "Slices of one publication share window, scanner and layout; collections hold many hospitals."
+    unreadable = [(line,) for line in audited.unreadable]
     sections = [
         Section("Slices that show the same", words, columns, [_pair_row(pair) for pair in audited.pairs]),
         _crossings("Patients in several parts", "Slices of a patient are alike.", audited.patients),
         _crossings("Sources in several parts", crossing, audited.sources),
         *(_shortcuts(audited.shortcuts) if audited.shortcuts else ()),
-        Section(
-            "Cannot be read",
-            "Left out of all but the counts.",
-            ("slice",),
-            [(line,) for line in audited.unreadable],
-        ),
+        Section("Cannot be read", "Left out of all but the counts.", ("slice",), unreadable),
     ]
     return [section for section in sections if section.rows]
 
@@ -227,7 +212,7 @@ def _pair_row(pair: Pair) -> tuple[str, ...]:
     concerns = {
         "opposite labels": pair.across_labels,
         "leakage": pair.across_parts,
-        "other patient": pair.across_patients and pair.patients_known,
+        "other patient": pair.counted_twice,
     }
     held = "\n".join(words for words, holds in concerns.items() if holds)
     mirrored = ", mirrored" if pair.mirrored else ""
@@ -235,13 +220,9 @@ def _pair_row(pair: Pair) -> tuple[str, ...]:
 
 
 def _crossings(title: str, words: str, crossings: Sequence[Crossing]) -> Section:
-    ordered = sorted(crossings, key=lambda crossing: (crossing.collection, crossing.name))
     rows = [
-        (
-            f"{crossing.name} (a collection)" if crossing.collection else crossing.name,
-            *(str(crossing.parts.get(part, 0)) for part in PARTS),
-        )
-        for crossing in ordered
+        (each.name + " (a collection)" * each.collection, *(str(each.parts.get(part, 0)) for part in PARTS))
+        for each in sorted(crossings, key=lambda each: (each.collection, each.name))
     ]
     return Section(title, words, ("", *PARTS), rows)
 
@@ -262,34 +243,29 @@ def _shortcuts(measured: ShortcutBaselines) -> Iterator[Section]:
     )
     columns = ("seen", "AUC, cross-validated", "accuracy", "AUC, tested", "accuracy", "most telling")
     shown = [
-        (one.title, *_performance(one.cross_validated), *_performance(one.tested), one.telling[0])
+        (one.title, *_figures(one.cross_validated), *_figures(one.tested), one.telling[0])
         for one in measured.baselines
     ]
     yield Section(title, words, columns, shown)
 
 
-def _performance(measured: Performance | None) -> tuple[str, str]:
+def _figures(measured: Performance | None) -> tuple[str, str]:
     return ("–", "–") if measured is None else (_figure(measured.auc), _figure(measured.accuracy))
 
 
-def _figure(figure: Figure) -> str:
-    if figure.low is None or figure.high is None:
-        return f"{figure.value:.3f}"
-    return f"{figure.value:.3f} ({figure.low:.3f}–{figure.high:.3f})"
+def _figure(figure: Estimate) -> str:
+    interval = "" if figure.low is None else f" ({figure.low:.3f}–{figure.high:.3f})"
+    return f"{figure.value:.3f}{interval}"
 
 
 def _item(audited: Audit, pair: Pair) -> GalleryItem:
     kind, correlation, _, concern = _pair_row(pair)
-    known = _pair_document(audited, pair)
-    facts = [
-        ", ".join(f"{name} {value}" for name, value in known[side].items() if value)
-        for side in ("first", "second")
-    ]
+    sides = (_side(audited, pair.first), _side(audited, pair.second))
+    facts = [", ".join(f"{name} {value}" for name, value in side.items() if value) for side in sides]
     if pair.affine is not None:
         one, other = (min(share, 1) for share in pair.overlap)
         facts.append(f"What both show is {one:.0%} of the first and {other:.0%} of the second")
-    correlation = correlation.replace("\n", ", scale ")
-    title = f"{kind.capitalize()}, correlation {correlation}"
+    title = f"{kind.capitalize()}, correlation {correlation}".replace("\n", ", scale ")
     return GalleryItem(title, [*concern.split("\n"), *facts], _pictures(pair))
 
 

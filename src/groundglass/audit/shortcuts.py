@@ -20,29 +20,33 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from groundglass.data.manifest import Label, Record
 from groundglass.evaluation.bootstrap import bootstrap
+from groundglass.evaluation.metrics import Estimate
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.slice import CTSlice, Grey
 
 SIZE_FEATURES = ("width", "height", "width to height", "pixels")
 
+_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+_MOMENTS = ("mean", "standard deviation")
 GREY_FEATURES = (
-    *("mean", "standard deviation"),
-    *(f"{percent} % percentile" for percent in (1, 5, 25, 50, 75, 95, 99)),
+    *_MOMENTS,
+    *(f"{percent} % percentile" for percent in _PERCENTILES),
     *("share of black", "share of white", "entropy"),
 )
 
 SURROUNDINGS_FEATURES = (
     *(f"{name} outside the lungs' box" for name in GREY_FEATURES),
-    *(
-        f"{name} of the {edge} edge"
-        for edge in ("top", "bottom", "left", "right")
-        for name in GREY_FEATURES[:2]
-    ),
+    *(f"{name} of the {edge} edge" for edge in ("top", "bottom", "left", "right") for name in _MOMENTS),
 )
 
 Values = NDArray[np.float32]
 
-_PERCENTILES = (0.01, 0.05, 0.25, 0.50, 0.75, 0.95, 0.99)
+_TITLES = {
+    "file_format": "file format alone",
+    "size": "size alone",
+    "grey": "grey statistics alone",
+    "surroundings": "border and background alone, lungs blanked out",
+}
 # The middle of the picture, where lungs are, is blanked where none were found: left, top, right, bottom.
 _MIDDLE = (0.15, 0.20, 0.85, 0.80)
 _MARGIN = 0.02
@@ -56,13 +60,9 @@ _SLICES_PER_TREE = 5000
 
 @dataclass(frozen=True)
 class ShortcutFeatures:
-    """What is measured of a slice without its lungs.
+    """What is measured of a slice without its lungs: arrays are float32, of the features named above.
 
-    Attributes:
-        file_format: format, pixel mode and suffix, such as ``PNG RGBA .png``.
-        size: `SIZE_FEATURES`, float32.
-        grey: `GREY_FEATURES`, float32.
-        surroundings: `SURROUNDINGS_FEATURES`, float32.
+    ``file_format`` is format, pixel mode and suffix, such as ``PNG RGBA .png``.
     """
 
     file_format: str
@@ -72,20 +72,11 @@ class ShortcutFeatures:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A measure with its interval; bounds are None where there is none."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
 class Performance:
     """AUC and accuracy (at a probability of 0.5), with 95 % intervals over patients."""
 
-    auc: Figure
-    accuracy: Figure
+    auc: Estimate
+    accuracy: Estimate
     slices: int
     patients: int
 
@@ -123,12 +114,11 @@ class ShortcutBaselines:
 def shortcut_features(record: Record, image: CTSlice) -> ShortcutFeatures:
     """Measure a slice, given as its record and as it was read."""
     height, width = image.pixels.shape
-    suffix = record.path.suffix.lower()
     return ShortcutFeatures(
-        file_format=f"{image.origin.file_format} {image.origin.mode} {suffix}".strip(),
-        size=np.array([width, height, width / height, width * height], np.float32),
-        grey=_grey_statistics(image.pixels),
-        surroundings=_surroundings(image.pixels),
+        f"{image.origin.file_format} {image.origin.mode} {record.path.suffix.lower()}".strip(),
+        np.array([width, height, width / height, width * height], np.float32),
+        _grey_statistics(image.pixels),
+        _surroundings(image.pixels),
     )
 
 
@@ -136,13 +126,15 @@ def measure_shortcuts(
     records: Sequence[Record],
     features: Sequence[ShortcutFeatures],
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[str, int, int | None], None] = lambda stage, steps, total: None,
 ) -> ShortcutBaselines:
     """Fit and evaluate all shortcut baselines on the slices with a label; ``progress`` is called after each.
 
     Equal seeds (of folds, trees and resamples) give equal figures.
     """
-    labelled = [pair for pair in zip(records, features, strict=True) if pair[0].label is not None]
+    labelled = [
+        (record, one) for record, one in zip(records, features, strict=True) if record.label is not None
+    ]
     kinds = sorted({one.file_format for _, one in labelled})
     formats = {kind: {label.value: 0 for label in Label} for kind in kinds}
     for record, one in labelled:
@@ -151,31 +143,14 @@ def measure_shortcuts(
     if data.folds < 2:
         reason = "there are fewer than two patients of one of the labels"
         return ShortcutBaselines((), formats, data.folds, seed, reason)
+    columns = dict(zip(_TITLES, (kinds, SIZE_FEATURES, GREY_FEATURES, SURROUNDINGS_FEATURES), strict=True))
+    seen = {name: [getattr(one, name) for _, one in labelled] for name in _TITLES}
+    seen["file_format"] = [[kind == own for kind in kinds] for own in seen["file_format"]]
     baselines = []
-    for name, title, columns, values in (
-        (
-            "file_format",
-            "file format alone",
-            kinds,
-            [_one_hot(one.file_format, kinds) for _, one in labelled],
-        ),
-        ("size", "size alone", SIZE_FEATURES, [one.size for _, one in labelled]),
-        ("grey", "grey statistics alone", GREY_FEATURES, [one.grey for _, one in labelled]),
-        (
-            "surroundings",
-            "border and background alone, lungs blanked out",
-            SURROUNDINGS_FEATURES,
-            [one.surroundings for _, one in labelled],
-        ),
-    ):
-        baselines.append(data.baseline(name, title, columns, np.stack(values)))
-        if progress is not None:
-            progress(1)
+    for name, title in _TITLES.items():
+        baselines.append(data.baseline(name, title, columns[name], np.array(seen[name], np.float32)))
+        progress("fitting", 1, len(_TITLES))
     return ShortcutBaselines(tuple(baselines), formats, data.folds, seed)
-
-
-def _one_hot(kind: str, kinds: Sequence[str]) -> Values:
-    return np.array([kind == other for other in kinds], np.float32)
 
 
 @dataclass(frozen=True)
@@ -203,50 +178,42 @@ class _Data:
         splitter = StratifiedGroupKFold(self.folds, shuffle=True, random_state=self.seed)
         for fitted, held in splitter.split(values, self.label, self.patient):
             probability[held] = self._predict(values, fitted, held, linear)
+        cross_validated = self._performance(np.arange(len(self.label)), probability)
         fitted, held = (np.flatnonzero(self.part == part) for part in ("train", "test"))
         tested = None
         if min(len(np.unique(self.label[part])) for part in (fitted, held)) == 2:
             tested = self._performance(held, self._predict(values, fitted, held, linear))
         telling = [abs(float(roc_auc_score(self.label, column)) - 0.5) + 0.5 for column in values.T]
         best = int(np.argmax(telling))
-        everything = self._performance(np.arange(len(self.label)), probability)
-        return Baseline(name, title, everything, tested, (columns[best], telling[best]))
+        return Baseline(name, title, cross_validated, tested, (columns[best], telling[best]))
 
     def _predict(
         self, values: Values, fitted: NDArray[np.intp], held: NDArray[np.intp], linear: bool
     ) -> NDArray[np.float64]:
-        label = self.label[fitted]
+        label, most = self.label[fitted], _SLICES_PER_TREE if len(fitted) > _SLICES_PER_TREE else None
         if len(np.unique(label)) < 2:  # a fold that left one label only
             return np.full(len(held), float(label.mean()))
-        if linear:  # categories
-            model = LogisticRegression(max_iter=2000, random_state=self.seed)
-        else:  # numbers, whose effect need not be monotone
-            model = RandomForestClassifier(
-                _TREES,
-                min_samples_leaf=_LEAST_LEAF,
-                max_samples=_SLICES_PER_TREE if len(fitted) > _SLICES_PER_TREE else None,
-                random_state=self.seed,
-            )
+        model = LogisticRegression(max_iter=2000, random_state=self.seed)  # of categories
+        if not linear:  # numbers, whose effect need not be monotone
+            leaf, seed = _LEAST_LEAF, self.seed
+            model = RandomForestClassifier(_TREES, min_samples_leaf=leaf, max_samples=most, random_state=seed)
         return np.asarray(model.fit(values[fitted], label).predict_proba(values[held])[:, 1], np.float64)
 
     def _performance(self, held: NDArray[np.intp], probability: NDArray[np.float64]) -> Performance:
         label, patient, probability = self.label[held], self.patient[held], np.clip(probability, 0, 1)
         measured = bootstrap(label, probability, patient, resamples=_RESAMPLES, seed=self.seed)
-        auc, accuracy = (
-            Figure(each.value or 0.0, each.low, each.high)
-            for each in (measured.metrics["auc"], measured.metrics["accuracy"])
-        )
+        auc, accuracy = measured.metrics["auc"], measured.metrics["accuracy"]
         return Performance(auc, accuracy, len(label), measured.patients)
 
 
 def _grey_statistics(pixels: Grey) -> Values:
     share = np.bincount(pixels.ravel(), minlength=256) / max(pixels.size, 1)
     grey = np.arange(256)
-    mean = float((share * grey).sum())
-    deviation = float(np.sqrt((share * (grey - mean) ** 2).sum()))
-    percentiles = np.searchsorted(np.cumsum(share), _PERCENTILES)
+    mean = share @ grey
+    deviation = np.sqrt(share @ (grey - mean) ** 2)
+    percentiles = np.searchsorted(np.cumsum(share), np.array(_PERCENTILES) / 100)
     present = share[share > 0]
-    entropy = -float((present * np.log2(present)).sum())
+    entropy = -(present @ np.log2(present))
     return np.array([mean, deviation, *percentiles, share[0], share[255], entropy], np.float32)
 
 
@@ -256,16 +223,14 @@ def _surroundings(pixels: Grey) -> Values:
     The box hides mediastinum and heart as well. Neither its size nor its place is shown: they change with the
     disease.
     """
-    height, width = pixels.shape
     outside = np.ones(pixels.shape, np.bool_)
     outside[_lungs_box(pixels)] = False
     around = pixels[outside]
-    statistics = np.zeros(len(GREY_FEATURES), np.float32)
-    if len(around) >= _LEAST_PIXELS:
-        statistics = _grey_statistics(around)
-    rows, columns = max(1, round(_EDGE * height)), max(1, round(_EDGE * width))
+    enough = len(around) >= _LEAST_PIXELS
+    statistics = _grey_statistics(around) if enough else np.zeros(len(GREY_FEATURES), np.float32)
+    rows, columns = (max(1, round(_EDGE * side)) for side in pixels.shape)
     edges = (pixels[:rows], pixels[-rows:], pixels[:, :columns], pixels[:, -columns:])
-    moments = [moment for edge in edges for moment in (float(edge.mean()), float(edge.std()))]
+    moments = [moment for edge in edges for moment in (edge.mean(), edge.std())]
     return np.concatenate([statistics, np.array(moments, np.float32)])
 
 

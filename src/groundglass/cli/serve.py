@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,9 @@ Host = Annotated[
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")]
 TokenFile = Annotated[
     Path | None,
-    typer.Option("--token-file", help="Holds the bearer token; otherwise GROUNDGLASS_TOKEN does."),
+    typer.Option(
+        exists=True, dir_okay=False, help="Holds the bearer token; otherwise GROUNDGLASS_TOKEN does."
+    ),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Threads that classify; 0: one per core.")]
 UploadDirectory = Annotated[
@@ -77,11 +80,12 @@ def serve(
         hint = "comes with `pip install '.[serve]'` in a clone of groundglass"
         raise ServiceError(f"serving needs {error.name}, which {hint}") from error
     from groundglass.inference.bundle import Bundle
-    from groundglass.serving.security import read_token
+    from groundglass.serving.security import TOKEN_VARIABLE
     from groundglass.serving.settings import MIB, READING_LIMITS, Settings
 
+    given = token_file.read_text(errors="replace") if token_file else os.environ.get(TOKEN_VARIABLE) or None
     settings = Settings(
-        host=host, port=port, token=read_token(token_file), workers=workers,
+        host=host, port=port, token=given and given.strip(), workers=workers,
         upload_directory=upload_directory, requests=requests, client_requests=client_requests,
         upload_bytes=upload_mib * MIB, uploads_bytes=uploads_mib * MIB, files=files, slices=slices,
         seconds=seconds, idle_seconds=idle_seconds, kept_bytes=keep_mib * MIB, kept_seconds=keep_seconds,

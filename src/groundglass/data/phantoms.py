@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from groundglass.data.manifest import Label, Manifest, Record, write_manifest
 from groundglass.errors import DataError
-from groundglass.imaging.phantom import make_phantom, make_series, write_dicom, write_png
+from groundglass.files import write_bytes
+from groundglass.imaging.phantom import Phantom, make_phantom, make_series, write_dicom, write_png
 
 # One slice in five validates and one in five tests, in both classes alike.
 _PARTS = ("train", "train", "val", "train", "test")
@@ -49,8 +52,9 @@ def write_phantoms(
 ) -> Manifest:
     """Write ``count`` phantoms, each of a patient of its own, every other one with lesions.
 
-    Slices with lesions go to ``COVID/``, healthy ones to ``NonCOVID/``; ``manifest.csv`` splits them
-    into train, val and test. The same arguments write the same files.
+    Slices with lesions go to ``COVID/``, healthy ones to ``NonCOVID/``, the masks of lungs and lesions to
+    ``masks/``; ``manifest.csv`` names them all and splits them into train, val and test. The same arguments
+    write the same files.
 
     Raises:
         DataError: if the count, the format or the folder will not do.
@@ -70,7 +74,7 @@ def write_phantoms(
         path = folder / label.value / f"phantom-{seed}-{index:05d}{suffix}"
         write(phantom, path)
         part = _PARTS[index // 2 % len(_PARTS)]
-        records.append(Record(path, label, phantom.patient_id, "phantom", part))
+        records.append(_record(phantom, path, label, part, folder / "masks" / path.stem))
     manifest = Manifest("phantoms", folder, tuple(records))
     write_manifest(manifest, folder / "manifest.csv")
     return manifest
@@ -80,6 +84,8 @@ def write_series(
     folder: Path, severities: Sequence[float], count: int, seed: int = 0, size: int = 512
 ) -> list[Path]:
     """Write one DICOM series per severity, each of a patient of its own, from the lungs' apex to their base.
+
+    The masks of lungs and lesions go to ``masks/``; ``manifest.csv`` names all slices, COVID where a lesion shows.
 
     Args:
         folder: new; gets a folder ``severity-0.25`` and so on for each.
@@ -102,10 +108,29 @@ def write_series(
         raise DataError("each severity can be given once")
     _require_new(folder)
     written = [folder / f"severity-{severity:.2f}" for severity in severities]
+    records = []
     for number, (severity, series) in enumerate(zip(severities, written, strict=True)):
         for phantom in make_series(np.random.default_rng([seed, number]), count, severity, size):
-            write_dicom(phantom, series / f"{phantom.instance:04d}.dcm")
+            path = series / f"{phantom.instance:04d}.dcm"
+            write_dicom(phantom, path)
+            label = Label.COVID if phantom.lesions.any() else Label.NON_COVID
+            records.append(_record(phantom, path, label, None, folder / "masks" / series.name / path.stem))
+    write_manifest(Manifest("phantoms", folder, tuple(records)), folder / "manifest.csv")
     return written
+
+
+def _record(phantom: Phantom, path: Path, label: Label, part: str | None, masks: Path) -> Record:
+    """Write a phantom's masks, as ``masks`` with an ending each; returns what the manifest says of it."""
+    lungs, lesions = (masks.with_name(f"{masks.name}-{what}.png") for what in ("lungs", "lesions"))
+    _write_mask(phantom.lungs, lungs)
+    _write_mask(phantom.lesions, lesions)
+    return Record(path, label, phantom.patient_id, "phantom", part, lungs, lesions)
+
+
+def _write_mask(mask: NDArray[np.bool_], path: Path) -> None:
+    """Write a mask as PNG of one bit per pixel, atomically."""
+    _, png = cv2.imencode(".png", mask.astype(np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])
+    write_bytes(path, png.tobytes())
 
 
 def _require_new(folder: Path) -> None:

@@ -12,7 +12,7 @@ to lie high and may not even hold the part's own value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -158,6 +158,32 @@ def share_of(
     blocks = _resampled_weights(patient, resamples, seed)
     draws = np.concatenate([weights @ holds / weights.sum(axis=1) for weights in blocks])
     return with_interval(share, draws, patients)
+
+
+def figure_of(
+    statistic: Callable[[NDArray[np.float64]], float],
+    values: NDArray[np.float64],
+    patient: NDArray[np.str_],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """A figure made of some values of each slice, with its interval.
+
+    Args:
+        statistic: from the values of any slices, shape (M, C), to the figure; NaN where it is undefined.
+        values: of each slice, shape (N, C); without slices there is no figure.
+        patient: id of each slice's patient, shape (N,).
+        resamples: number of resamples.
+        seed: of the random generator.
+    """
+    if not len(values):
+        return Estimate(None, "no such slice")
+    value = float(statistic(values))
+    weights = (row for block in _resampled_weights(patient, resamples, seed) for row in block)
+    draws = np.array([statistic(np.repeat(values, row.astype(np.intp), axis=0)) for row in weights])
+    measured = Estimate(None, "undefined for these slices") if np.isnan(value) else Estimate(value)
+    return with_interval(measured, draws, len(np.unique(patient)))
 
 
 def _resampled_weights(patient: NDArray[np.str_], resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:

@@ -78,12 +78,12 @@ class Prediction:
         probability: of COVID, calibrated, 0 to 1; None unless classified.
         label: ``COVID``, ``NonCOVID`` or ``uncertain``; None unless classified.
         prediction_set: the labels that cannot be ruled out at the bundle's coverage.
-        opacity: percent of the lungs that is lesion; None unless classified by a network with lesion decoder.
-        lung_cm2: area of the lungs in cm2; None unless classified, or where the spacing is not known.
         flags: what may be doubtful, such as ``one-lung-found``.
         frame: index within a file that holds several slices, else None.
         series: DICOM Series Instance UID, or None.
         position: along the body axis in mm, towards the head, or None.
+        opacity: percent of the lungs that is lesion; None unless classified by a network with lesion decoder.
+        lung_cm2: area of the lungs in cm2; None unless classified, or where the spacing is not known.
         patient: who is on the slice, where identifiers were requested, else None.
         evidence: pixels and lesion map, where requested; in no output file.
     """
@@ -95,12 +95,12 @@ class Prediction:
     probability: float | None = None
     label: str | None = None
     prediction_set: tuple[str, ...] = ()
-    opacity: float | None = None
-    lung_cm2: float | None = None
     flags: tuple[str, ...] = ()
     frame: int | None = None
     series: str | None = None
     position: float | None = None
+    opacity: float | None = None
+    lung_cm2: float | None = None
     patient: Patient | None = field(default=None, repr=False)
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
+import shutil
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from contextlib import aclosing, contextmanager, nullcontext
+from functools import partial
 from importlib.resources import files
-from typing import IO, Annotated, Literal, cast
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import prometheus_client as prometheus
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, FastAPI, Header, Path
+from fastapi import APIRouter, Depends, FastAPI, Header
+from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -31,11 +34,10 @@ from groundglass.files import usable_cores
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.writers import json_line
-from groundglass.serving.jobs import Upload, UploadDirectory, classify_files, receive_files
-from groundglass.serving.logs import log
+from groundglass.serving.jobs import Upload, classify_files, receive_files, upload_size
 from groundglass.serving.problems import Problem, answer_error
-from groundglass.serving.results import RESULTS, Layer, Result, Results, predictions_file, report_zip
-from groundglass.serving.security import HEADERS, PAGE, PAGE_HEADERS, access_problem
+from groundglass.serving.results import RESULTS, Layer, Results, predictions_file, report_zip
+from groundglass.serving.security import HEADERS, PAGE, PAGE_HEADERS, access_problem, log
 from groundglass.serving.settings import Settings
 
 _JSON_LINES, _MARKDOWN = "application/x-ndjson", "text/markdown"
@@ -43,36 +45,28 @@ _MEDIA_TYPES = {
     "css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml", "png": "image/png",
     "raw": "application/octet-stream", "jsonl": _JSON_LINES, "csv": "text/csv", "zip": "application/zip",
 }  # fmt: skip
+_HERE = files("groundglass.serving")
+_PAGE_FILES = {entry.name: entry.read_bytes() for entry in (_HERE / "page").iterdir()}
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _LAST_WORD = 0.5
 """Seconds from the last line of an answer that breaks off to its end: browsers drop what comes with that."""
 
 
 class Service:
-    """What one running service holds, for one event loop.
+    """What one running service holds, for one event loop; ``uploads`` is where its uploads in flight lie."""
 
-    Args:
-        bundle: verified; its engine has one thread, as each worker runs it by itself.
-        settings: of the service.
-        uploads: where uploads in flight lie.
-
-    Attributes:
-        draining: a signal has come to end it, and still answers.
-        workers: threads that read and classify.
-        heavy: held by a request with large files or archives, each of which may hold a volume in memory.
-        drawing: how many answers that take long to make are made beside the event loop at a time.
-        reporting: how many reports are.
-    """
-
-    def __init__(self, bundle: Bundle, settings: Settings, uploads: UploadDirectory) -> None:
+    def __init__(self, bundle: Bundle, settings: Settings, uploads: Path) -> None:
         self.bundle, self.settings, self.uploads = bundle, settings, uploads
-        self.classifier = Classifier(bundle, 1, settings.reading)
+        self.classifier = Classifier(
+            bundle, 1, settings.reading
+        )  # one thread, as each worker runs it by itself
         self.results = Results(settings)
         self.threads = settings.workers or usable_cores()
-        self.workers = ThreadPoolExecutor(self.threads, "groundglass-worker")
-        self.heavy = asyncio.Semaphore(self.threads)
+        self.workers = ThreadPoolExecutor(self.threads, "groundglass-worker")  # which read and classify
+        self.heavy = asyncio.Semaphore(self.threads)  # of requests that may each hold a volume in memory
         self.drawing, self.reporting = CapacityLimiter(2), CapacityLimiter(1)
-        self.draining, self.in_flight = False, 0
+        self.draining = False  # a signal has come to end it, and still answers
+        self.upload_bytes = 0
         self._of_client = Counter[str]()
         self.registry = registry = prometheus.CollectorRegistry()
         prometheus.ProcessCollector(registry=registry)
@@ -85,7 +79,7 @@ class Service:
         )
         for name, value in {
             "uploads_in_flight": lambda: self.in_flight,
-            "upload_bytes": lambda: self.uploads.used,
+            "upload_bytes": lambda: self.upload_bytes,
             "kept_results": lambda: len(self.results),
             "kept_bytes": lambda: self.results.size,
             "ready": lambda: not self.draining,
@@ -93,25 +87,35 @@ class Service:
             described = f"{name.replace('_', ' ').capitalize()}, now."
             prometheus.Gauge(f"groundglass_{name}", described, registry=registry).set_function(value)
 
+    @property
+    def in_flight(self) -> int:
+        """Uploads that are received or worked on."""
+        return self._of_client.total()
+
     @contextmanager
-    def admit(self, client: str) -> Iterator[None]:
-        """Count an upload of a client's address as in flight while the block lasts.
+    def admit(self, client: str, size: int) -> Iterator[Path]:
+        """Take on an upload of a client's address while the block lasts; gives its directory, which is removed then.
 
         Raises:
-            Problem: there are as many as there may be.
+            Problem: there are as many as there may be, or they hold as many bytes.
         """
-        most, of_client = self.settings.requests, self.settings.client_requests
+        limits, of_client = self.settings, self.settings.client_requests
         if of_client is not None and self._of_client[client] >= of_client:
             detail = f"{of_client} uploads of this client are in flight, as many as one may have."
-            raise Problem("too-many-requests", detail, retry_after=2)
-        if self.in_flight >= most:
-            raise Problem("busy", f"{most} uploads are in flight, as many as there may be.", retry_after=2)
-        self.in_flight += 1
+            raise Problem("too-many-requests", detail, Retry_After=2)
+        if self.in_flight >= limits.requests:
+            detail = f"{limits.requests} uploads are in flight, as many as there may be."
+            raise Problem("busy", detail, Retry_After=2)
+        if self.upload_bytes + size > limits.uploads_bytes:
+            raise Problem("busy", "The uploads in flight fill the space set aside for them.", Retry_After=10)
         self._of_client[client] += 1
+        self.upload_bytes += size
+        directory = self.uploads / secrets.token_hex(8)
         try:
-            yield
+            yield directory
         finally:
-            self.in_flight -= 1
+            shutil.rmtree(directory, ignore_errors=True)
+            self.upload_bytes -= size
             self._of_client -= Counter((client,))  # which drops zeros
 
 
@@ -122,27 +126,9 @@ async def _asked(request: Request) -> Service:
 
 _router = APIRouter()
 _Asked = Annotated[Service, Depends(_asked)]
-_Number = Annotated[int, Path(ge=0, le=2**31)]
+_Number = Annotated[int, InPath(ge=0, le=2**31)]
 _Accept = Annotated[str, Header()]
 _Export = Literal["predictions.jsonl", "predictions.csv", "report.zip"]
-
-
-@dataclass
-class RequestContext:
-    """What is known of one request and its answer, for the log and the metrics; nothing that names anybody."""
-
-    request: str = field(default_factory=lambda: uuid.uuid4().hex)
-    status: int = 0  # of the answer; 0 as long as there is none
-    complete: bool = False  # the answer was sent to its end
-    received_bytes: int = 0
-    files: int = 0
-    slices: int = 0
-    problem: str | None = None  # kind of the problem that broke off an answer
-    client_gone: bool = False
-
-
-class _BrokenOffError(Exception):
-    """An answer that had begun ends early; its last line says why."""
 
 
 def create_app(service: Service) -> ASGIApp:
@@ -155,102 +141,82 @@ def create_app(service: Service) -> ASGIApp:
     app.include_router(_router)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await app(scope, receive, send)
-            return
-        context, started = RequestContext(), time.perf_counter()
-        scope["context"] = context
-        refused = access_problem(service.settings.token, scope["method"], scope["path"], Headers(scope=scope))
-        received, sent = partial(_receive, receive, context), partial(_send, send, context, service)
+        # What the log says of a request and its answer; nothing that names anybody.
+        request, started = uuid.uuid4().hex, time.perf_counter()
+        entry: dict[str, Any] = {"request": request, "status": 0, "complete": False, "received_bytes": 0}
+        scope["entry"] = entry
+
+        async def received() -> Message:
+            message = await receive()
+            entry["received_bytes"] += len(message.get("body", b""))
+            return message
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                entry["status"] = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in {**HEADERS, "X-Request-ID": request}.items():
+                    headers.setdefault(name, value)
+                if service.draining:
+                    headers["Connection"] = "close"
+            entry["complete"] = message["type"] == "http.response.body" and not message.get("more_body")
+            await send(message)
+
+        refused = access_problem(service.settings.token, scope)
         try:
             await (app if refused is None else refused.response())(scope, received, sent)
-        except _BrokenOffError:
-            pass
         except Exception as error:  # noqa: BLE001 - the last place to catch it; its text may name a patient
-            log("request failed", {"request": context.request}, error)
-        finally:
-            _record(service, scope, context, time.perf_counter() - started)
+            log("request failed", error, request=request)
+        seconds, route = time.perf_counter() - started, getattr(scope.get("route"), "path", None) or "other"
+        service.requests.labels(scope["method"], route, str(entry["status"])).inc()
+        service.latency.labels(route).observe(seconds)
+        service.received.inc(entry["received_bytes"])
+        log("request", method=scope["method"], route=route, milliseconds=round(seconds * 1000, 1), **entry)
 
     return answer
 
 
-async def _receive(receive: Receive, context: RequestContext) -> Message:
-    message = await receive()
-    context.received_bytes += len(message.get("body", b""))
-    return message
-
-
-async def _send(send: Send, context: RequestContext, service: Service, message: Message) -> None:
-    if message["type"] == "http.response.start":
-        context.status = message["status"]
-        headers = MutableHeaders(scope=message)
-        for name, value in {**HEADERS, "X-Request-ID": context.request}.items():
-            headers.setdefault(name, value)
-        if service.draining:
-            headers["Connection"] = "close"
-    context.complete = message["type"] == "http.response.body" and not message.get("more_body", False)
-    await send(message)
-
-
-def _record(service: Service, scope: Scope, context: RequestContext, seconds: float) -> None:
-    route: str = getattr(scope.get("route"), "path", None) or "other"
-    service.requests.labels(scope["method"], route, str(context.status)).inc()
-    service.latency.labels(route).observe(seconds)
-    service.received.inc(context.received_bytes)
-    known = {name: value for name, value in asdict(context).items() if value or name == "complete"}
-    entry = {"method": scope["method"], "route": route, "milliseconds": round(seconds * 1000, 1)}
-    log("request", entry | known)
-
-
 class _PredictionsResponse(Response):
-    """Takes an upload when it is sent; what was uploaded is gone before the answer is complete.
-
-    Args:
-        service: that answers.
-        keep: the result, with its slices.
-        as_lines: each prediction as a line of JSON as soon as it is known, instead of one document.
-    """
+    """Takes an upload when it is sent; what was uploaded is gone before the answer is complete."""
 
     def __init__(self, service: Service, *, keep: bool, as_lines: bool) -> None:
         super().__init__()
         self._service, self._keep, self._as_lines = service, keep, as_lines
+        self._result = service.results.begin(service.bundle.id, keep=keep)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; where the client is gone, stop."""
-        results, context = self._service.results, cast("RequestContext", scope["context"])
-        result = results.begin(self._service.bundle.id, keep=self._keep)
+        results, self._entry, self._send = self._service.results, scope["entry"], send
         try:
-            await self._work(result, scope, receive, send)
+            await self._work(Request(scope, receive))
         except ClientDisconnect:
-            results.forget(result.id)
-            context.client_gone = True
-            return
+            results.forget(self._result.id)
+            self._entry["client_gone"] = True
         except Exception as problem:
-            results.forget(result.id)
-            if not context.status or not isinstance(problem, Problem):
+            results.forget(self._result.id)
+            if not self._entry["status"] or not isinstance(problem, Problem):
                 raise
             # Too late for another status: the problem is the last line, and the answer stays without its end.
-            context.problem = problem.kind
-            await send({"type": "http.response.body", "body": problem.body() + b"\n", "more_body": True})
+            self._entry["problem"] = problem.kind
+            await self._line(problem.body() + b"\n")
             await asyncio.sleep(_LAST_WORD)
-            raise _BrokenOffError from None
-        if self._as_lines:
-            await send({"type": "http.response.body", "body": b""})
         else:
-            await JSONResponse(result.document(results.seconds_left(result)))(scope, receive, send)
+            if self._as_lines:
+                await self._line(b"", more=False)
+            else:
+                await JSONResponse(results.document(self._result))(scope, receive, send)
 
-    async def _work(self, result: Result, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _work(self, request: Request) -> None:
         """Receive and classify within the time of a request, and as long as the client waits for it.
 
         When it returns no thread has anything of the upload in hand any more, and the upload is removed.
         """
-        service, settings = self._service, self._service.settings
-        client = scope["client"][0] if scope.get("client") else ""
-        with service.admit(client), service.uploads.request() as directory:
-            upload = await receive_files(Request(scope, receive), directory, settings)
-            scope["context"].files = len(upload.files)
-            work = asyncio.create_task(self._classify(upload, result, scope["context"], send))
-            gone = asyncio.create_task(_disconnected(receive))
+        settings, size = self._service.settings, upload_size(request, self._service.settings)
+        with self._service.admit(request.client.host if request.client else "", size) as directory:
+            upload = await receive_files(request, size, directory, settings)
+            self._entry["files"] = len(upload.files)
+            work = asyncio.create_task(self._classify(upload))
+            gone = asyncio.create_task(_disconnected(request.receive))
             try:
                 await asyncio.wait({work, gone}, timeout=settings.seconds, return_when="FIRST_COMPLETED")
                 if work.done():
@@ -259,40 +225,35 @@ class _PredictionsResponse(Response):
                     raise ClientDisconnect
                 else:
                     detail = f"The request took more than {settings.seconds:g} seconds; send fewer files at a time."
-                    raise Problem("too-slow", detail, retry_after=30)
+                    raise Problem("too-slow", detail, Retry_After=30)
             finally:
                 gone.cancel()
                 work.cancel()
                 await asyncio.wait({work})
 
-    async def _classify(self, upload: Upload, result: Result, context: RequestContext, send: Send) -> None:
+    async def _classify(self, upload: Upload) -> None:
         service = self._service
-        turn: AbstractAsyncContextManager[object] = service.heavy if upload.heavy else nullcontext()
         made = classify_files(
             upload, service.classifier, service.workers,
             keep=self._keep, most=service.settings.slices, ahead=service.threads,
         )  # fmt: skip
-        async with turn, aclosing(made) as predictions:
-            async for classified in predictions:
-                service.results.add(result, classified)
-                context.slices += 1
-                prediction = classified.prediction
+        async with service.heavy if upload.heavy else nullcontext(), aclosing(made) as predictions:
+            async for prediction, kept in predictions:
+                service.results.add(self._result, prediction, kept)
+                self._entry["slices"] = len(self._result.predictions)
                 service.predictions.labels(prediction.status.value, prediction.label or "").inc()
                 if self._as_lines:
-                    await self._send(json_line(prediction), result, context, send)
-        if self._as_lines:
-            await self._send(b"", result, context, send)
+                    await self._line(json_line(prediction))
 
-    async def _send(self, line: bytes, result: Result, context: RequestContext, send: Send) -> None:
-        if not context.status:
+    async def _line(self, line: bytes, *, more: bool = True) -> None:
+        if not self._entry["status"]:
             headers = [(b"content-type", _JSON_LINES.encode())]
-            headers += [(b"content-location", result.address.encode())] if result.id else []
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": line, "more_body": True})
+            headers += [(b"content-location", self._result.address.encode())] if self._keep else []
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": line, "more_body": more})
 
 
 async def _disconnected(receive: Receive) -> None:
-    """Wait until the client closes the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -305,8 +266,7 @@ async def _create_predictions(service: _Asked, keep: bool = False, accept: _Acce
 
 @_router.get(RESULTS + "/{result}")
 async def _get_result(service: _Asked, result: str) -> Response:
-    found = service.results.get(result)
-    return JSONResponse(found.document(service.results.seconds_left(found)))
+    return JSONResponse(service.results.document(service.results.get(result)))
 
 
 @_router.delete(RESULTS + "/{result}")
@@ -323,18 +283,11 @@ async def _export_result(service: _Asked, result: str, export: _Export) -> Respo
         content = predictions_file(found.predictions, "csv" if export == "predictions.csv" else "jsonl")
         return Response(content, media_type=_media_type(export), headers=headers)
     if service.reporting.statistics().tasks_waiting >= service.settings.requests:
-        raise Problem("busy", "As many reports are being made as there may be.", retry_after=30)
-    predictions, slices = list(found.predictions), dict(found.slices)
-    with service.uploads.request() as directory:
-        directory.path.mkdir()
-        make = partial(report_zip, service.bundle, predictions, slices, directory.path)
-        packed = await run_sync(make, limiter=service.reporting)
-    return StreamingResponse(_chunks(packed), media_type=_media_type(export), headers=headers)
-
-
-def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    with stream:
-        yield from iter(partial(stream.read, 2**16), b"")
+        raise Problem("busy", "As many reports are being made as there may be.", Retry_After=30)
+    make = partial(report_zip, service.bundle, list(found.predictions), dict(found.slices), service.uploads)
+    packed = await run_sync(make, limiter=service.reporting)
+    chunks = iter(partial(packed.read, 2**16), b"")  # which ends the file, as nothing else holds it
+    return StreamingResponse(chunks, media_type=_media_type(export), headers=headers)
 
 
 @_router.get(RESULTS + "/{result}/slices/{number}/{layer}")
@@ -342,9 +295,9 @@ async def _get_layer(service: _Asked, result: str, number: _Number, layer: Layer
     kept = service.results.get(result).slices.get(number)
     if kept is None:
         raise Problem("no-such-slice", "The result has no slice of this number, or its pixels are not kept.")
-    content = await run_sync(kept.layer, layer, limiter=service.drawing)
-    if content is None:
+    if not kept.has(layer):
         raise Problem("no-such-layer", "The slice has none: see the links of its prediction.")
+    content = await run_sync(kept.layer, layer, limiter=service.drawing)
     return Response(content, media_type=_media_type(layer))
 
 
@@ -365,7 +318,7 @@ async def _get_health() -> Response:
 @_router.get("/readyz")
 async def _get_readiness(service: _Asked) -> Response:
     if service.draining:
-        raise Problem("not-ready", "The service is ending; use another one.", retry_after=5)
+        raise Problem("not-ready", "The service is ending; use another one.", Retry_After=5)
     return JSONResponse({"status": "ok"})
 
 
@@ -377,7 +330,7 @@ async def _get_metrics(service: _Asked) -> Response:
 
 @_router.get("/openapi.json")
 async def _get_description(service: _Asked) -> Response:
-    described = json.loads(_file("openapi.json"))
+    described = json.loads((_HERE / "openapi.json").read_bytes())
     described["info"]["version"] = __version__
     if service.settings.token is not None:
         described["security"] = [{"token": []}]
@@ -387,18 +340,9 @@ async def _get_description(service: _Asked) -> Response:
 @_router.get("/")
 @_router.get(PAGE + "{name}")
 async def _get_page(name: str = "index.html") -> Response:
-    if name not in _page_names():
+    if name not in _PAGE_FILES:
         raise HTTPException(404)
-    return Response(_file(f"page/{name}"), media_type=_media_type(name), headers=PAGE_HEADERS)
-
-
-@cache
-def _page_names() -> frozenset[str]:
-    return frozenset(entry.name for entry in (files("groundglass.serving") / "page").iterdir())
-
-
-def _file(name: str) -> bytes:
-    return (files("groundglass.serving") / name).read_bytes()
+    return Response(_PAGE_FILES[name], media_type=_media_type(name), headers=PAGE_HEADERS)
 
 
 def _media_type(name: str) -> str:

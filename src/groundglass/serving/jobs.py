@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import shutil
 import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from anyio.to_thread import run_sync
 from python_multipart.multipart import parse_options_header
@@ -25,11 +24,11 @@ from starlette.requests import ClientDisconnect, Request
 
 from groundglass.errors import ServiceError
 from groundglass.imaging.slice import CTSlice
-from groundglass.imaging.source import HEAD_BYTES, FileFormat, MemorySource, identify
+from groundglass.imaging.source import FileFormat, FileSource, MemorySource, identify
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.prediction import Prediction
 from groundglass.serving.problems import Problem
-from groundglass.serving.results import Classified, KeptSlice
+from groundglass.serving.results import KeptSlice
 from groundglass.serving.settings import MIB, Settings
 
 _PREFIX = "groundglass-serve-"
@@ -42,76 +41,9 @@ _PART_BYTES = 1024
 _LONGEST_NAME, _LONGEST_PART = 1000, 200
 
 
-@dataclass
-class UploadDirectory:
-    """A private directory of one service, with one of each request in it.
-
-    Attributes:
-        path: of the directory.
-        limit: bytes that all requests together may hold.
-        used: bytes that they hold.
-    """
-
-    path: Path
-    limit: int
-    used: int = 0
-
-    @contextmanager
-    def request(self) -> Iterator[RequestDirectory]:
-        """The directory of one request, removed with all that is in it when the block ends."""
-        directory = RequestDirectory(self, self.path / secrets.token_hex(8))
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory.path, ignore_errors=True)
-            self.used -= directory.used
-
-
-@dataclass
-class RequestDirectory:
-    """Where the files of one request lie; made for its first file that does not stay in memory.
-
-    Attributes:
-        parent: directory of the service.
-        path: of the directory.
-        used: bytes set aside for the request.
-    """
-
-    parent: UploadDirectory
-    path: Path
-    used: int = 0
-
-    def reserve(self, size: int) -> None:
-        """Set bytes aside as long as the request lasts.
-
-        Raises:
-            Problem: all requests together would hold more than the limit.
-        """
-        if self.parent.used + size > self.parent.limit:
-            detail = "The uploads in flight fill the space set aside for them; try again."
-            raise Problem("busy", detail, retry_after=10)
-        self.parent.used += size
-        self.used += size
-
-    def open(self, name: str) -> BinaryIO:
-        """A new file.
-
-        Raises:
-            Problem: another file of the request has its name or that of its folder.
-        """
-        path = self.path / name
-        try:
-            self.path.mkdir(mode=0o700, exist_ok=True)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return path.open("xb+")
-        except (FileExistsError, NotADirectoryError, IsADirectoryError):
-            detail = f"Two files of the request are named {name}; send them with their folders, as a/{name}."
-            raise Problem("invalid-request", detail) from None
-
-
 @contextmanager
-def upload_directory(parent: Path | None, limit: int) -> Iterator[UploadDirectory]:
-    """The directory of one service, locked as long as its process lives, and removed when the block ends.
+def upload_directory(parent: Path | None) -> Iterator[Path]:
+    """A private directory of one service, locked as long as its process lives, and removed when the block ends.
 
     What a killed service left behind in the ``parent`` directory, which is the system's temporary one unless given,
     is removed first.
@@ -121,58 +53,95 @@ def upload_directory(parent: Path | None, limit: int) -> Iterator[UploadDirector
     """
     parent = Path(tempfile.gettempdir()) if parent is None else parent
     for left in parent.glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            fresh = time.time() - left.lstat().st_mtime < _ABANDONED
-            if not (fresh or left.is_symlink()) and (lock := _locked(left)) is not None:
-                shutil.rmtree(left, ignore_errors=True)
-                os.close(lock)
-    try:
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    except OSError as error:
-        raise ServiceError(f"{parent}: uploads cannot be stored there ({error.strerror})") from None
-    lock = _locked(path)
-    try:
-        yield UploadDirectory(path, limit)
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        with suppress(OSError, ModuleNotFoundError):
+            if time.time() - left.lstat().st_mtime > _ABANDONED:
+                with _locked(left):
+                    shutil.rmtree(left, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True)
+            path = Path(stack.enter_context(made))
+        except OSError as error:
+            raise ServiceError(f"{parent}: uploads cannot be stored there ({error.strerror})") from None
+        with suppress(OSError, ModuleNotFoundError):
+            stack.enter_context(_locked(path))
+        yield path
 
 
-def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the folder's lock; None where another process has it, or there are no locks."""
-    try:
-        import fcntl  # noqa: PLC0415 - not on Windows
-    except ImportError:
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process.
+
+    Raises:
+        OSError: another process holds it, it is a link, or the file system knows no locks.
+        ModuleNotFoundError: the system knows none (Windows).
+    """
+    import fcntl  # noqa: PLC0415 - not on Windows
+
+    descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        yield
+    finally:
         os.close(descriptor)
-        return None
-    return descriptor
+
+
+def upload_size(request: Request, settings: Settings) -> int:
+    """Bytes that a request's body may have: as many as it says, or where it does not as any may.
+
+    Raises:
+        Problem: it says more than any may.
+    """
+    most = min(settings.upload_bytes + _PART_BYTES * settings.files, settings.uploads_bytes)
+    length = request.headers.get("content-length", "")
+    return _within(int(length), most, settings) if length.isdecimal() else most
+
+
+def _within(size: int, most: int, settings: Settings) -> int:
+    if size > most:
+        detail = f"The upload is larger than the {settings.upload_bytes:,} bytes of one request."
+        raise Problem("upload-too-large", detail)
+    return size
+
+
+async def _body(request: Request, size: int, settings: Settings) -> AsyncGenerator[bytes, None]:
+    """The bytes of a request, as they come."""
+    received, more, deadline = 0, True, time.monotonic() + settings.seconds
+    while more:
+        wait = min(settings.idle_seconds, deadline - time.monotonic())
+        try:
+            message = await asyncio.wait_for(request.receive(), wait)
+        except asyncio.TimeoutError:
+            limits = f"for {settings.idle_seconds:g} seconds, or took more than {settings.seconds:g} in all."
+            raise Problem("upload-too-slow", f"The upload stopped {limits}", Connection="close") from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        content, more = message.get("body", b""), message.get("more_body", False)
+        received = _within(received + len(content), size, settings)
+        yield content
+
+
+class _StoredFile(UploadFile):
+    async def seek(self, offset: int) -> None:
+        """Called when the file is complete, and closes it: of many files only one is open at a time."""
+        self.file.close()
 
 
 class _Parser(MultiPartParser):
     """Takes files and nothing else, under names that stay below the directory of their request."""
 
-    def __init__(self, request: Request, directory: RequestDirectory, settings: Settings) -> None:
-        super().__init__(request.headers, _body(request, directory, settings), max_files=settings.files)
+    def __init__(self, request: Request, size: int, directory: Path, settings: Settings) -> None:
+        super().__init__(request.headers, _body(request, size, settings), max_files=settings.files)
         # Writing a file costs more than all else that is done to receive one slice.
-        self.in_memory = _length(request, MIB + 1) <= MIB
-        self._directory, self._most = directory, settings.files
+        self.in_memory = size <= MIB
+        self._directory = directory
         self.files: dict[str, UploadFile] = {}
         self.complete = False
 
-    def on_part_begin(self) -> None:
-        if len(self.files) >= self._most:
-            detail = f"More than {self._most:,} files in one request; send fewer, or a zip."
-            raise Problem("too-many-files", detail)
-        self._directory.reserve(_PART_BYTES)  # so that many empty files are not for free
-        super().on_part_begin()
-
     def on_headers_finished(self) -> None:
+        if len(self.files) >= self.max_files:
+            detail = f"More than {self.max_files:,} files in one request; send fewer, or a zip."
+            raise Problem("too-many-files", detail)
         super().on_headers_finished()
         file = self._current_part.file
         if file is None:
@@ -180,44 +149,13 @@ class _Parser(MultiPartParser):
             raise Problem("invalid-request", detail)
         name = _checked_name(file.filename or "", len(self.files) + 1)
         if not self.in_memory:
-            file = self._current_part.file = UploadFile(self._directory.open(name))
+            file = self._current_part.file = _StoredFile(_create(self._directory, name))
         elif name in self.files:
             raise Problem("invalid-request", f"Two files of the request are named {name}.")
         self.files[name] = file
 
     def on_end(self) -> None:
         self.complete = True
-
-
-def _length(request: Request, unknown: int) -> int:
-    """Bytes of the body as the request says."""
-    length = request.headers.get("content-length", "")
-    return int(length) if length.isdecimal() else unknown
-
-
-async def _body(
-    request: Request, directory: RequestDirectory, settings: Settings
-) -> AsyncGenerator[bytes, None]:
-    """The bytes of a request, as they come."""
-    most, received, more = settings.upload_bytes + _PART_BYTES * settings.files, 0, True
-    deadline, announced = time.monotonic() + settings.seconds, _length(request, 0)
-    while more:
-        if max(announced, received) > most:
-            detail = f"The upload is larger than the {settings.upload_bytes:,} bytes of one request."
-            raise Problem("upload-too-large", detail)
-        wait = min(settings.idle_seconds, deadline - time.monotonic())
-        try:
-            message = await asyncio.wait_for(request.receive(), wait)
-        except asyncio.TimeoutError:
-            limits = f"for {settings.idle_seconds:g} seconds, or took more than {settings.seconds:g} in all."
-            headers = {"Connection": "close"}
-            raise Problem("upload-too-slow", f"The upload stopped {limits}", headers=headers) from None
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        content, more = message.get("body", b""), message.get("more_body", False)
-        received += len(content)
-        directory.reserve(len(content))
-        yield content
 
 
 def _checked_name(name: str, number: int) -> str:
@@ -231,23 +169,27 @@ def _checked_name(name: str, number: int) -> str:
     return "/".join(parts)
 
 
-@dataclass(frozen=True)
-class Upload:
-    """The files of one request.
-
-    Attributes:
-        files: on disk or, where there is only a small one, in memory.
-        directory: that those on disk lie in.
-        heavy: reading them may take much memory.
-    """
-
-    files: list[MemorySource | Path]
-    directory: Path
-    heavy: bool
+def _create(directory: Path, name: str) -> BinaryIO:
+    """A new file; where another one has its name, or that of its folder, it is a problem."""
+    path = directory / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        detail = f"Two files of the request are named {name}; send them with their folders, as a/{name}."
+        raise Problem("invalid-request", detail) from None
 
 
-async def receive_files(request: Request, directory: RequestDirectory, settings: Settings) -> Upload:
-    """Take a request's files in.
+class Upload(NamedTuple):
+    """The files of one request."""
+
+    files: list[MemorySource | Path]  # on disk or, where there is only a small one, in memory
+    directory: Path  # that those on disk lie in
+    heavy: bool  # reading them may take much memory
+
+
+async def receive_files(request: Request, size: int, directory: Path, settings: Settings) -> Upload:
+    """Take a request's files in, of ``size`` bytes at most.
 
     Raises:
         Problem: no form, a damaged one, one without images, larger than allowed, or too slow.
@@ -255,7 +197,7 @@ async def receive_files(request: Request, directory: RequestDirectory, settings:
     """
     if parse_options_header(request.headers.get("content-type", ""))[0] != b"multipart/form-data":
         raise Problem("unsupported-media-type", "Send the files as multipart/form-data.")
-    parser = _Parser(request, directory, settings)
+    parser = _Parser(request, size, directory, settings)
     try:
         await parser.parse()
         if not parser.complete:
@@ -267,90 +209,76 @@ async def receive_files(request: Request, directory: RequestDirectory, settings:
         raise Problem("bad-request", f"The multipart form is damaged: {error.message}") from None
     except OSError:
         detail = "The service has no space for the upload; try again later."
-        raise Problem("busy", detail, retry_after=30) from None
+        raise Problem("busy", detail, Retry_After=30) from None
     finally:
         for file in parser.files.values():
             file.file.close()
 
 
-def _store(parser: _Parser, directory: RequestDirectory) -> Upload:
+def _store(parser: _Parser, directory: Path) -> Upload:
     """What was received, on disk where it is an archive or another file may refer to it."""
     files: list[MemorySource | Path] = []
-    heavy, images, alone = False, False, len(parser.files) == 1
+    formats, large, alone = set[FileFormat | None](), False, len(parser.files) == 1
     for name, received in parser.files.items():
-        stream = received.file
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(0)
-        file_format = identify(stream.read(HEAD_BYTES))
-        stream.seek(0)
-        images |= file_format is not None
-        heavy |= size > _LARGE or file_format in {FileFormat.ZIP, FileFormat.GZIP}
-        if parser.in_memory and alone and file_format is not FileFormat.ZIP:
-            files.append(MemorySource(name, stream.read()))
+        path = directory / name
+        source = MemorySource(name, received.file.read()) if parser.in_memory else FileSource(path)
+        file_format = identify(source.head())
+        formats.add(file_format)
+        large |= source.size > _LARGE
+        if isinstance(source, MemorySource) and alone and file_format is not FileFormat.ZIP:
+            files.append(source)
             continue
-        if parser.in_memory:
-            with directory.open(name) as target:
-                shutil.copyfileobj(stream, target)
-        stream.close()
-        files.append(directory.path / name)
-    if not images:
+        if isinstance(source, MemorySource):
+            with _create(directory, name) as target:
+                target.write(source.content)
+        files.append(path)
+    if formats == {None}:
         what = "The file is not" if alone else f"None of the {len(files):,} files is"
         known = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage or zip"
         raise Problem("unsupported-media-type", f"{what} an image that can be read: {known}.")
-    return Upload(files, directory.path, heavy)
+    return Upload(files, directory, large or not formats.isdisjoint({FileFormat.ZIP, FileFormat.GZIP}))
 
 
 async def classify_files(
     upload: Upload, classifier: Classifier, workers: ThreadPoolExecutor, *, keep: bool, most: int, ahead: int
-) -> AsyncGenerator[Classified, None]:
-    """The prediction of each slice, in the order of reading, as soon as it is known.
+) -> AsyncGenerator[tuple[Prediction, KeptSlice | None], None]:
+    """The prediction of each slice, in the order of reading, as soon as it is known; with what to ``keep`` of it.
 
     Reading a slice and classifying it are tasks for threads that all requests share, and each waits behind those
     of other requests: so reading overlaps with classifying, and no large request holds up a small one. When the
-    generator is closed or cancelled, no thread has anything of the upload in hand any more.
-
-    Args:
-        upload: its files.
-        classifier: of the service.
-        workers: the threads.
-        keep: the slices.
-        most: slices that there may be.
-        ahead: slices that are read or classified while a prediction is waited for.
+    generator is closed or cancelled, no thread has anything of the upload in hand any more. No more slices are
+    read ``ahead`` while a prediction is waited for.
 
     Raises:
-        Problem: there are too many slices.
+        Problem: there are more slices than ``most``.
     """
     prefix = f"{upload.directory}{os.sep}"
     slices = cast("Generator[CTSlice | Prediction, None, None]", classifier.read_files(upload.files))
 
-    def classify(item: CTSlice | Prediction) -> Classified:
+    def classify(item: CTSlice | Prediction) -> tuple[Prediction, KeptSlice | None]:
         made = classifier.classify(item, evidence=keep)
-        kept = None if made.evidence is None else KeptSlice.of(made.evidence)
         # The client's name for a file is its path below the directory.
         reason = made.reason and made.reason.replace(prefix, "")
-        file = made.file.removeprefix(prefix)
-        return Classified(replace(made, file=file, reason=reason, evidence=None), kept)
+        named = replace(made, file=made.file.removeprefix(prefix), reason=reason, evidence=None)
+        return named, None if made.evidence is None else KeptSlice.of(made.evidence)
 
-    reading: Future[CTSlice | Prediction | None] = Future()
-    made = deque[Future[Classified]]()
+    reading: Future[Any] = Future()
+    made = deque[Future[Any]]()
     try:
         for number in count():
             reading = workers.submit(next, slices, None)
             item = await asyncio.wrap_future(reading)
-            if item is None:
-                break
-            if number >= most:
+            if item is not None and number >= most:
                 raise Problem("too-many-slices", f"The files hold more than {most:,} slices; send fewer.")
-            made.append(workers.submit(classify, item))
-            while made and (made[0].done() or len(made) > ahead):
+            if item is not None:
+                made.append(workers.submit(classify, item))
+            while made and (item is None or made[0].done() or len(made) > ahead):
                 yield await asyncio.wrap_future(made[0])
                 made.popleft()
-        while made:
-            yield await asyncio.wrap_future(made[0])
-            made.popleft()
+            if item is None:
+                break
     finally:
-        tasks: list[Future[Any]] = [reading, *made]
-        left = [asyncio.wrap_future(task) for task in tasks if not task.cancel()]
+        left = [asyncio.wrap_future(task) for task in (reading, *made) if not task.cancel()]
         if left:
             await asyncio.wait(left)
         with suppress(Exception):  # as it has nothing to say about predictions that were made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -12,24 +11,14 @@ from starlette.responses import Response
 
 from groundglass.errors import GroundglassError
 
-PROBLEM_JSON = "application/problem+json"
-_KINDS = {
-    400: "bad-request",
-    401: "unauthorized",
-    403: "cross-site",
-    404: "not-found no-such-result no-such-slice no-such-layer",
-    405: "method-not-allowed",
-    408: "upload-too-slow",
-    410: "gone",
-    413: "upload-too-large too-many-files too-many-slices",
-    415: "unsupported-media-type",
-    421: "misdirected-request",
-    422: "invalid-request",
-    429: "too-many-requests",
-    500: "internal-error",
-    503: "busy too-slow not-ready",
-}
-_STATUS = {kind: status for status, kinds in _KINDS.items() for kind in kinds.split()}
+_STATUS = {
+    "bad-request": 400, "unauthorized": 401, "cross-site": 403,
+    "not-found": 404, "no-such-result": 404, "no-such-slice": 404, "no-such-layer": 404,
+    "method-not-allowed": 405, "upload-too-slow": 408, "gone": 410,
+    "upload-too-large": 413, "too-many-files": 413, "too-many-slices": 413,
+    "unsupported-media-type": 415, "misdirected-request": 421, "invalid-request": 422, "too-many-requests": 429,
+    "internal-error": 500, "busy": 503, "too-slow": 503, "not-ready": 503,
+}  # fmt: skip
 
 
 class Problem(GroundglassError):  # noqa: N818 - the name RFC 9457 gives it
@@ -38,22 +27,13 @@ class Problem(GroundglassError):  # noqa: N818 - the name RFC 9457 gives it
     Args:
         kind: last part of the problem's ``type``.
         detail: what is wrong with this request and what to do.
-        retry_after: seconds after which the same request may succeed.
-        headers: of the answer.
+        headers: of the answer, with ``_`` for ``-``, such as ``Retry_After=2`` (seconds).
     """
 
-    def __init__(
-        self,
-        kind: str,
-        detail: str,
-        *,
-        retry_after: int | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, kind: str, detail: str, **headers: object) -> None:
         super().__init__(detail)
-        self.kind, self.headers = kind, dict(headers or {})
-        if retry_after is not None:
-            self.headers["Retry-After"] = str(retry_after)
+        self.kind = kind
+        self.headers = {name.replace("_", "-"): str(value) for name, value in headers.items()}
 
     def body(self) -> bytes:
         """The answer's content; text that UTF-8 cannot hold is escaped."""
@@ -63,7 +43,7 @@ class Problem(GroundglassError):  # noqa: N818 - the name RFC 9457 gives it
 
     def response(self) -> Response:
         """The answer."""
-        return Response(self.body(), _STATUS[self.kind], self.headers, PROBLEM_JSON)
+        return Response(self.body(), _STATUS[self.kind], self.headers, "application/problem+json")
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
@@ -73,7 +53,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
         error = Problem("invalid-request", f"{'; '.join(wrong)}.")
     elif isinstance(error, HTTPException) and error.status_code == 405:
         detail = "This address does not take this method; see the header Allow."
-        error = Problem("method-not-allowed", detail, headers=error.headers)
+        error = Problem("method-not-allowed", detail, **(error.headers or {}))
     elif isinstance(error, HTTPException) and request.url.path.startswith("/v1/"):
         error = Problem("gone", "Version 1 of this interface is gone; its successor is below /v2/.")
     elif isinstance(error, HTTPException):

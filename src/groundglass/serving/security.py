@@ -1,16 +1,17 @@
-"""Who may use the service: the token, the host and origin of a request, and headers that protect a browser's user."""
+"""Who may use the service and what is told of it: token, host, origin, a browser's headers, a log that names nobody."""
 
 from __future__ import annotations
 
 import hmac
-import os
+import json
+import traceback
+from datetime import datetime, timezone
 from ipaddress import ip_address
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
-from groundglass.errors import ServiceError
 from groundglass.serving.problems import Problem
 
 TOKEN_VARIABLE = "GROUNDGLASS_TOKEN"  # noqa: S105 - the name of a variable, not its value
@@ -34,7 +35,7 @@ PAGE_HEADERS = {
 """Of the page, which talks to this service and to nobody else."""
 
 _PUBLIC = frozenset({"/", "/healthz", "/readyz"})
-_CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def is_loopback(host: str) -> bool:
@@ -45,38 +46,20 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def read_token(path: Path | None) -> str | None:
-    """The token from a file, else from the environment; None where neither has one.
-
-    Raises:
-        ServiceError: the file cannot be read or is empty.
-    """
-    if path is None:
-        return os.environ.get(TOKEN_VARIABLE, "").strip() or None
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ServiceError(f"{path}: the token cannot be read ({error})") from None
-    if not token:
-        raise ServiceError(f"{path}: holds no token")
-    return token
-
-
-def access_problem(token: str | None, method: str, path: str, headers: Headers) -> Problem | None:
+def access_problem(token: str | None, scope: Scope) -> Problem | None:
     """Why a request is rejected before anything of it is read; None where it is not.
 
     Args:
         token: of the service; None where it asks for none.
-        method: of the request.
-        path: of the request.
-        headers: of the request.
+        scope: of the request.
     """
+    headers, path = Headers(scope=scope), scope["path"]
     host, origin = headers.get("host"), headers.get("origin")
     # Another site's name may be made to lead here (DNS rebinding), and its pages would count as our own.
-    if token is None and host is not None and not is_loopback(_split(f"//{host}")[0]):
+    if token is None and host is not None and not _leads_to_this_machine(host):
         detail = "This service answers to localhost and 127.0.0.1 only, as it asks for no token."
         return Problem("misdirected-request", detail)
-    if origin is not None and method in _CHANGING and _split(origin)[1] != host:
+    if origin is not None and scope["method"] not in _READING and origin.partition("://")[2] != host:
         return Problem("cross-site", "Pages of other sites may not use this service.")
     if token is None or path in _PUBLIC or path.startswith(PAGE):
         return None
@@ -85,13 +68,30 @@ def access_problem(token: str | None, method: str, path: str, headers: Headers) 
     if same and scheme.lower() == "bearer":
         return None
     detail = "Send the header Authorization: Bearer, followed by the service's token."
-    return Problem("unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+    return Problem("unauthorized", detail, WWW_Authenticate="Bearer")
 
 
-def _split(url: str) -> tuple[str, str | None]:
-    """Host name without port, and host with port; of what is no URL neither."""
+def _leads_to_this_machine(host: str) -> bool:
     try:
-        parts = urlsplit(url)
-        return parts.hostname or "", parts.netloc
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
-        return "", None
+        return False
+
+
+def log(event: str, error: BaseException | None = None, **fields: object) -> None:
+    """Log an event as a line of JSON on standard output.
+
+    Of an error it has the type and the places it came through, as its text may name a patient.
+
+    Standard error is no place for it: it is closed for moments while pictures are decoded, so that codecs
+    cannot write there.
+    """
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    entry = {"time": now, "level": "info" if error is None else "error", "event": event, **fields}
+    if error is not None:
+        entry["error"] = type(error).__name__
+        entry["through"] = [
+            f"{frame.filename.rpartition('site-packages/')[2].rpartition('/src/')[2]}:{frame.lineno}"
+            for frame in traceback.extract_tb(error.__traceback__)[-8:]
+        ]
+    print(json.dumps(entry), flush=True)  # noqa: T201 - the log

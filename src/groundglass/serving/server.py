@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import time
+import warnings
 from types import FrameType
-from typing import Any
 
 import cv2
 import uvicorn
@@ -17,7 +18,7 @@ from groundglass.errors import ServiceError
 from groundglass.inference.bundle import Bundle
 from groundglass.serving.app import Service, create_app
 from groundglass.serving.jobs import upload_directory
-from groundglass.serving.logs import log, silence_others
+from groundglass.serving.security import log
 from groundglass.serving.settings import Settings
 
 
@@ -28,8 +29,10 @@ def serve(bundle: Bundle, settings: Settings) -> None:
         ServiceError: the address cannot be listened at, or uploads cannot be stored.
     """
     cv2.setNumThreads(1)  # the workers take all cores
-    silence_others()
-    with upload_directory(settings.upload_directory, settings.uploads_bytes) as uploads:
+    # Other packages say nothing: they may quote a file's content.
+    warnings.simplefilter("ignore")
+    logging.disable()
+    with upload_directory(settings.upload_directory) as uploads:
         service = Service(bundle, settings, uploads)
         try:
             _Server(service).run()
@@ -54,6 +57,7 @@ class _Server(uvicorn.Server):
                 port=settings.port,
                 http=type("Protocol", (_TimedProtocol,), {"timeout": settings.idle_seconds}),
                 ws="none",
+                lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -71,7 +75,7 @@ class _Server(uvicorn.Server):
                 f"{address}: cannot be listened at; choose another --port, or check the name of the --host"
             ) from None
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        log("listening", {"host": host, "port": port, "bundle": self._service.bundle.id})
+        log("listening", host=host, port=port, bundle=self._service.bundle.id)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end, or end at once where that has begun."""
@@ -87,7 +91,7 @@ class _Server(uvicorn.Server):
         """Called ten times a second: forget what was kept long enough, and end when it is time."""
         self._service.results.expire()
         if self._signal:
-            log("ending", {"signal": self._signal, "in_flight": self._service.in_flight})
+            log("ending", signal=self._signal, in_flight=self._service.in_flight)
             self._signal = ""
         self.should_exit = self.should_exit or time.monotonic() >= self._ends_at
         return await super().on_tick(counter)
@@ -95,46 +99,38 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what was accepted."""
         await super().shutdown(sockets)
-        log("ended", {"unfinished": self._service.in_flight})
+        log("ended", unfinished=self._service.in_flight)
 
 
 class _TimedProtocol(HttpToolsProtocol):
     """Uvicorn's HTTP/1.1, closed where a client keeps the service waiting, for which uvicorn has no limit."""
 
     timeout = 20.0  # seconds for a request's headers to arrive, and for an answer to be taken
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._headers_timer: asyncio.TimerHandle | None = None
-        self._answer_timer: asyncio.TimerHandle | None = None
+    _headers: asyncio.TimerHandle | None = None
+    _answer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._headers_timer = self.loop.call_later(self.timeout, transport.close)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        _cancel(self._headers_timer, self._answer_timer)
-        super().connection_lost(exc)
+        self._headers = self.loop.call_later(self.timeout, transport.close)
 
     def on_message_begin(self) -> None:
-        _cancel(self._headers_timer)
-        self._headers_timer = self.loop.call_later(self.timeout, self.transport.close)
+        _cancel(self._headers)
+        self._headers = self.loop.call_later(self.timeout, self.transport.close)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        _cancel(self._headers_timer)
+        _cancel(self._headers)
         super().on_headers_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._answer_timer = self.loop.call_later(self.timeout, self.transport.abort)
+        self._answer = self.loop.call_later(self.timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
-        _cancel(self._answer_timer)
+        _cancel(self._answer)
         super().resume_writing()
 
 
-def _cancel(*timers: asyncio.TimerHandle | None) -> None:
-    for timer in timers:
-        if timer is not None:
-            timer.cancel()
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

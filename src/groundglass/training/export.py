@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -68,7 +69,7 @@ _BATCH = 32
 
 # The input check's examples: pictures are synthesised in full number for _ENOUGH slices or more.
 _PHANTOMS, _FEWEST_PHANTOMS = 450, 12
-_ENOUGH, _MOST_LESION_FREE = 200, 2000
+_ENOUGH, _MOST_OWN, _MOST_LESION_FREE = 200, 600, 600
 # How much one slice of each source counts: the data set's own decide, variations and others support.
 _OWN, _VARIED, _LESION_FREE, _PHANTOM = 2.0, 1.0, 0.6, 2.0
 
@@ -207,8 +208,9 @@ def gather_examples(
     if not slices:
         raise ValueError("the input check learns from the training part's slices, and there are none")
     effort = min(1.0, len(slices) / _ENOUGH)
-    own = [_Picture(read_pixels(record), LUNG, record.patient_id, _OWN, True) for record in slices]
-    step = -(-len(lesion_free) // _MOST_LESION_FREE) or 1
+    chosen = _spread(slices, np.random.default_rng([seed, 0]))
+    own = [_Picture(read_pixels(record), LUNG, record.patient_id, _OWN, True) for record in chosen]
+    step = -(-len(lesion_free) // _MOST_LESION_FREE) or 1  # of a folder sorted by series
     cut = [picture for record in lesion_free[::step] if (picture := _lesion_free(record, lungs)) is not None]
     described, known = [], []
     for picture in chain(_lung_pictures(own, cut, seed, effort), _other_pictures(own, cut, seed, effort)):
@@ -224,6 +226,16 @@ def gather_examples(
         np.array([picture.weight for picture in known]),
         np.array([picture.deciding for picture in known]),
     )
+
+
+def _spread(slices: Sequence[Record], rng: np.random.Generator) -> list[Record]:
+    """At most 600 slices, of each source as many as of any other, as far as it has them."""
+    turn: Counter[str] = Counter()
+    ordered = []
+    for index in rng.permutation(len(slices)):
+        turn[slices[index].hospital] += 1
+        ordered.append((turn[slices[index].hospital], index))
+    return [slices[index] for _, index in sorted(ordered)[:_MOST_OWN]]
 
 
 def fit_check(examples: CheckExamples, engine: Engine, preprocessing: Preprocessing) -> InputCheck:

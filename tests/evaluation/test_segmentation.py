@@ -1,0 +1,159 @@
+"""Segmentation against true masks: every figure by hand, by scipy and scikit-learn, and at its edges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from sklearn.metrics import f1_score
+
+from groundglass.data.manifest import Label, Record
+from groundglass.errors import ImageError
+from groundglass.evaluation.metrics import Estimate
+from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, Figure, Masks, Segmentation, read_masks
+
+SHAPE = (20, 30)
+
+
+def box(top: int = 0, left: int = 0, bottom: int = 0, right: int = 0) -> NDArray[np.bool_]:
+    mask = np.zeros(SHAPE, bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def peak(row: int, column: int) -> NDArray[np.float32]:
+    lesion_map = np.full(SHAPE, -4, np.float32)
+    lesion_map[row, column] = 3
+    return lesion_map
+
+
+LUNGS = box(0, 0, 10, 10)  # 100 pixels
+NOTHING = box()
+
+
+def figures(tally: Segmentation) -> dict[str, Figure]:
+    return tally.figures(resamples=100, seed=0)
+
+
+def test_figures_of_two_ill_slices_and_a_clear_one() -> None:
+    tally = Segmentation()
+    # Found half of a lesion of 20 pixels, nothing else; the map is highest in it.
+    tally.add("a", Masks(LUNGS, box(0, 0, 2, 10)), LUNGS, box(0, 0, 1, 10), peak(0, 4))
+    # A lesion of 40 pixels of which the predicted lungs hold 20; found beside it; higher still outside the lungs.
+    beside, outside = peak(9, 9), box(19, 19, 20, 20)
+    beside[outside] = 9
+    tally.add("b", Masks(LUNGS, box(0, 0, 4, 10)), box(2, 0, 10, 10), box(8, 0, 10, 10), beside)
+    tally.add("c", Masks(LUNGS, NOTHING), LUNGS, box(5, 0, 6, 10), peak(0, 0))
+    measured = figures(tally)
+    assert list(measured) == list(SEGMENTATION_TITLES)
+    assert {name: (each.slices, each.estimate.value) for name, each in measured.items()} == {
+        "lung_dice": (3, pytest.approx((1 + 160 / 180 + 1) / 3)),
+        "lesion_dice": (2, pytest.approx((20 / 30 + 0) / 2)),
+        "lesion_dice_pooled": (3, pytest.approx(20 / (30 + 60 + 10))),
+        "pointing": (2, 0.5),
+        "lesion_in_lungs": (2, pytest.approx(40 / 60)),
+        "opacity_spearman": (3, pytest.approx(spearmanr([20, 40, 0], [10, 25, 10]).statistic)),
+        "opacity_error": (3, pytest.approx((10 + 15 + 10) / 3)),
+        "clear_opacity_median": (1, 10.0),
+        "clear_opacity_95": (1, 10.0),
+    }
+
+
+def test_many_random_slices_agree_with_scikit_learn_and_scipy() -> None:
+    rng, tally, dice, opacity = np.random.default_rng(3), Segmentation(), [], []
+    for number in range(40):
+        lungs, lesions = rng.random(SHAPE) < 0.7, rng.random(SHAPE) < rng.random()
+        found = lesions ^ (rng.random(SHAPE) < 0.3)
+        tally.add(f"patient {number // 2}", Masks(lungs, lesions), lungs, found, rng.random(SHAPE))
+        dice.append(f1_score(lesions.ravel(), found.ravel()))
+        opacity.append([100 * mask[lungs].mean() for mask in (lesions, found)])
+    measured = figures(tally)
+    assert measured["lesion_dice"].estimate.value == pytest.approx(np.mean(dice))
+    expected = spearmanr(*np.transpose(opacity)).statistic
+    assert measured["opacity_spearman"].estimate.value == pytest.approx(expected)
+    for name in ("lesion_dice", "lesion_dice_pooled", "opacity_spearman", "opacity_error"):
+        estimate = measured[name].estimate
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert estimate.value is not None
+        assert estimate.low < estimate.value < estimate.high
+
+
+def test_intervals_resample_patients_and_not_slices() -> None:
+    alone, together = Segmentation(), Segmentation()
+    for number in range(40):
+        shift = number // 10  # ten like slices each
+        true, lungs = Masks(LUNGS, None), box(shift, 0, 10 + shift, 10)
+        alone.add(str(number), true, lungs)
+        together.add(str(shift), true, lungs)
+    one, other = (figures(tally)["lung_dice"].estimate for tally in (alone, together))
+    assert one.value == other.value
+    assert one.low is not None
+    assert other.low is not None
+    assert other.low < one.low
+
+
+def test_what_is_not_known_is_left_out_and_said() -> None:
+    tally = Segmentation()
+    tally.add("a", Masks(LUNGS, None), LUNGS, NOTHING, peak(0, 0))
+    tally.add("b", Masks(None, box(0, 0, 2, 10)), LUNGS, box(0, 0, 2, 10), peak(0, 0))
+    tally.add("c", Masks(None, None), LUNGS, NOTHING, peak(0, 0))
+    measured = figures(tally)
+    counts = {name: each.slices for name, each in measured.items()}
+    assert counts == dict.fromkeys(SEGMENTATION_TITLES, 0) | {
+        "lung_dice": 1, "lesion_dice": 1, "lesion_dice_pooled": 1, "pointing": 1, "lesion_in_lungs": 1,
+    }  # fmt: skip
+    assert measured["opacity_error"].estimate == Estimate(None, "no such slice")
+    assert (
+        measured["lesion_dice"].estimate.interval_reason == "one patient only: patients cannot be resampled"
+    )
+
+
+def test_a_network_without_a_lesion_map_is_measured_by_its_lungs() -> None:
+    tally = Segmentation()
+    tally.add("a", Masks(LUNGS, box(0, 0, 2, 10)), LUNGS)
+    measured = figures(tally)
+    assert {name for name, each in measured.items() if each.slices} == {"lung_dice", "lesion_in_lungs"}
+
+
+def test_lungs_that_were_not_found_miss_the_lesion_and_have_no_opacity() -> None:
+    tally = Segmentation()
+    tally.add("a", Masks(LUNGS, box(0, 0, 2, 10)), NOTHING, NOTHING, peak(0, 0))
+    measured = figures(tally)
+    for name in ("lung_dice", "lesion_dice", "pointing", "lesion_in_lungs"):
+        assert (measured[name].slices, measured[name].estimate.value) == (1, 0.0)
+    assert measured["opacity_error"].slices == 0
+
+
+def test_a_slice_without_lungs_counts_only_where_lungs_are_predicted() -> None:
+    tally = Segmentation()
+    tally.add("a", Masks(NOTHING, None), NOTHING)
+    assert figures(tally)["lung_dice"].slices == 0
+    tally.add("b", Masks(NOTHING, None), LUNGS)
+    assert (figures(tally)["lung_dice"].slices, figures(tally)["lung_dice"].estimate.value) == (1, 0.0)
+
+
+def test_equal_opacities_have_no_rank_correlation() -> None:
+    tally = Segmentation()
+    for patient in "abc":
+        tally.add(patient, Masks(LUNGS, NOTHING), LUNGS, NOTHING, peak(0, 0))
+    measured = figures(tally)
+    assert measured["opacity_spearman"].estimate.value is None
+    assert measured["opacity_spearman"].estimate.reason == "undefined for these slices"
+    assert measured["lesion_dice_pooled"].estimate.value is None
+    assert measured["clear_opacity_95"].estimate.value == 0.0
+
+
+def test_true_masks_come_from_the_manifest(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "lungs.png"), LUNGS.astype(np.uint8) * 255)
+    record = Record(tmp_path / "a.png", Label.COVID, "a", "s", None, lung_mask=tmp_path / "lungs.png")
+    masks = read_masks(record, SHAPE)
+    assert masks.lungs is not None
+    np.testing.assert_array_equal(masks.lungs, LUNGS)
+    assert masks.lesions is None
+    with pytest.raises(ImageError, match=r"lungs\.png.*30 x 20 pixels for a slice of 20 x 20"):
+        read_masks(record, (20, 20))
