@@ -12,7 +12,7 @@ from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.series import Totals
 
 OK = Prediction(
-    Status.OK, "series/1.dcm", "b", None, 0.12345, "NonCOVID", ("NonCOVID",), ("lungs-not-found",),
+    Status.OK, "series/1.dcm", "b", None, 0.12345, "NonCOVID", ("NonCOVID",), ("one-lung-found",),
     series="1.2", position=-312.55,
 )  # fmt: skip
 REFUSED = Prediction(
@@ -44,7 +44,7 @@ def test_columns_stay_in_place_and_within_the_terminal(width: int, file: str) ->
         ("Position", "-312.6 mm"),
         ("Status", "ok"),
         ("Prob.", "0.123"),
-        ("Flags", "lungs-not-found"),
+        ("Flags", "one-lung-found"),
     ):
         assert cell_len(first[: first.index(value)]) == header.index(title)
     assert cell_len(second[: second.index("refused")]) == header.index("Status")
@@ -60,7 +60,7 @@ def test_a_pipe_gets_everything_unshortened() -> None:
     _, short, first, second = lines(table, OK, long, replace(REFUSED, reason="word " * 100))
     assert long.file in first
     assert second.count("word") == 100
-    assert short.split() == ["series/1.dcm", "-312.6", "mm", "ok", "0.123", "NonCOVID", "lungs-not-found"]
+    assert short.split() == ["series/1.dcm", "-312.6", "mm", "ok", "0.123", "NonCOVID", "one-lung-found"]
     assert cell_len(second[: second.index("refused")]) == cell_len(first[: first.index("ok ")])
 
 

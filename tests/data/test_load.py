@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groundglass.data.load import load_dataset
+from groundglass.data.load import load_dataset, load_pool
 from groundglass.data.manifest import Label, read_pixels
 from groundglass.errors import DataError
 
@@ -112,3 +112,18 @@ def test_paths_that_are_no_data_set(tmp_path: Path) -> None:
         load_dataset(tmp_path / "absent")
     with pytest.raises(DataError, match=r"a\.png: a data set is a folder or a manifest CSV"):
         load_dataset(save_image(tmp_path / "a.png"))
+
+
+def test_several_data_sets_are_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for label in ("COVID", "NonCOVID"):
+            save_image(tmp_path / name / label / "1.png")
+    one, other = tmp_path / "a", tmp_path / "b"
+    pool = load_pool([one, other])
+    assert (pool.name, pool.root) == ("a+b", one)
+    assert pool.records == (*load_dataset(one).records, *load_dataset(other).records)
+    assert load_pool([one]) == load_dataset(one)
+    with pytest.raises(DataError, match=r"1\.png: is in two of the data sets"):
+        load_pool([one, other, one])
+    with pytest.raises(DataError, match="name a data set with --data"):
+        load_pool([])

@@ -205,3 +205,24 @@ def test_masks_and_grade_travel_with_a_slice(tmp_path):
     (tmp_path / "lesion.png").unlink()
     with pytest.raises(DataError, match=r"1 of its files do not exist: .*lesion\.png"):
         read_manifest(listed)
+
+
+def test_sources_and_grades_are_left_out_by_name() -> None:
+    described = [
+        ("moscow", "CT-1", ""),
+        ("moscow", "CT-2", ""),
+        ("luna", "CT-1", ""),
+        ("paper", "", "covid-ct"),
+    ]
+    records = tuple(
+        Record(Path(f"{number}.png"), None, "p", source, None, grade=grade, collection=collection)
+        for number, (source, grade, collection) in enumerate(described)
+    )
+    manifest = Manifest("set", Path(), records)
+    for names, kept in (
+        ((), (0, 1, 2, 3)),
+        (("moscow:CT-1",), (1, 2, 3)),
+        (("luna", "covid-ct"), (0, 1)),
+        (("paper", "CT-1"), (0, 1, 2, 3)),
+    ):
+        assert manifest.without(names).records == tuple(records[number] for number in kept)

@@ -10,7 +10,7 @@ import pytest
 
 from groundglass.data.covid_ct import load_covid_ct
 from groundglass.data.manifest import Label, Manifest, Record
-from groundglass.data.splits import Split, make_split, patients_in_several_parts
+from groundglass.data.splits import Split, held_out, make_split, patients_in_several_parts
 from groundglass.errors import DataError
 
 
@@ -117,12 +117,54 @@ def test_leave_source_out(published: Manifest) -> None:
     assert len(sources["test"]) > 5
     assert all(source == "medpix" or source.startswith("2020.03.2") for source in sources["test"])
     assert sources["test"].isdisjoint(sources["train"] | sources["val"])
-    of_test = [record for record in published if record.split == "test"]
-    used = {published.records[i].path for indices in split.parts.values() for i in indices}
-    kept = [record for record in of_test if record.path in used]
-    assert {record.source for record in kept} <= sources["test"], "the official test part is not trained on"
-    assert len(used) == 746 - len(of_test) + len(kept)
+    # What the data set itself tests on trains nobody, not even where another source is left out.
+    own = {name: {published.records[i].split for i in indices} for name, indices in split.parts.items()}
+    assert (own["train"], own["val"]) == ({"train"}, {"val"})
+    used = {i for indices in split.parts.values() for i in indices}
+    assert {record.split for i, record in enumerate(published) if i not in used} == {"test"}
     assert_disjoint(published, split)
+
+
+def pooled(published: Manifest) -> Manifest:
+    """COVID-CT and four wards without a split of their own."""
+    return Manifest("pool", Path(), (*published.records, *make_manifest().records))
+
+
+def test_sources_without_a_split_validate_with_one_patient_in_ten(published: Manifest) -> None:
+    manifest = pooled(published)
+    split = make_split(manifest, "official")
+    assert_disjoint(manifest, split)
+    for name, indices in make_split(published, "official").parts.items():
+        assert {i for i in split.parts[name] if i < 746} == set(indices), name
+    val = [manifest.records[i] for i in split.parts["val"] if i >= 746]
+    assert Counter(record.source for record in val) == {f"ward-{ward}": 3 for ward in range(4)}
+    assert len({record.patient_id for record in val}) == 4
+    assert sum(map(len, split.parts.values())) == 746 + 120
+
+
+def test_all_publications_of_covid_ct_can_be_left_out_together(published: Manifest) -> None:
+    manifest = pooled(published)
+    assert {record.hospital for record in published} == {"covid-ct"}
+    split = make_split(manifest, "leave-source-out:covid-ct")
+    assert split.parts["test"] == tuple(range(746))
+    one = make_split(manifest, "leave-source-out:ward-1")
+    assert {manifest.records[i].source for i in one.parts["test"]} == {"ward-1"}
+    taught = [manifest.records[i] for i in (*one.parts["train"], *one.parts["val"])]
+    assert "test" not in {record.split for record in taught}
+    assert {record.hospital for record in taught} == {"covid-ct", "ward-0", "ward-2", "ward-3"}
+
+
+def test_who_is_held_out_depends_on_the_patients_of_a_source_alone() -> None:
+    records = list(make_manifest().records)
+    chosen = {records[number].patient_id for number in held_out(records, 5)}
+    assert Counter(int(patient[1:]) % 4 for patient in chosen) == dict.fromkeys(range(4), 2)
+    assert held_out(records, 5) == {n for n, each in enumerate(records) if each.patient_id in chosen}
+    random.Random(0).shuffle(records)
+    alone = [record for record in records if record.source != "ward-3"]
+    assert {alone[number].patient_id for number in held_out(alone, 5)} == {
+        patient for patient in chosen if int(patient[1:]) % 4 != 3
+    }
+    assert held_out(records[:1], 5) == held_out([], 5) == set()
 
 
 def test_leave_source_out_reports_a_patient_seen_elsewhere() -> None:

@@ -18,7 +18,7 @@ from groundglass.inference.classifier import Classifier
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status
 
 PREDICTION = Prediction(
-    Status.OK, "a.zip!b/ä.dcm", "abc-fp32", None, 0.25, "NonCOVID", ("NonCOVID",), ("lungs-not-found",),
+    Status.OK, "a.zip!b/ä.dcm", "abc-fp32", None, 0.25, "NonCOVID", ("NonCOVID",), ("one-lung-found",),
     frame=3, series="1.2.3", position=-12.5,
 )  # fmt: skip
 

@@ -32,7 +32,7 @@ from groundglass.inference.writers import json_line
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "<script>alert('x')</script>\"&\n"
 OK = Prediction(
-    Status.OK, "d/a.png", "b", None, 0.91234, "COVID", ("COVID",), ("lungs-not-found",), 3, "1.2", -12.5
+    Status.OK, "d/a.png", "b", None, 0.91234, "COVID", ("COVID",), ("one-lung-found",), 3, "1.2", -12.5
 )
 GREY = np.full((4, 8, 3), 90, np.uint8)
 
@@ -95,12 +95,12 @@ def test_numbers_and_reasons_are_shown(tmp_path: Path, tiny_bundle: Path) -> Non
     outside = Prediction(Status.REFUSED, "d/n.dcm", "b", "outside the lungs: this slice shows hardly any lung", series="1.2")  # fmt: skip
     html = page_of(tmp_path, tiny_bundle, OK, none, failed, outside)
     for text in (
-        "0.912", "lungs-not-found", "frame 3, −12.5 mm", 'data-probability="0.91234"',
+        "0.912", "one-lung-found", "frame 3, −12.5 mm", 'data-probability="0.91234"',
         'data-probability="0.0"', "frame 0, 0.0 mm", 'data-probability=""', "truncated", "1 file could not be read",
         '<span class="place">d/</span>a.png', '<span class="place">x\\</span>y.png', "Outside the lungs",
         "4 slices: 2 classified (1 COVID, 1 NonCOVID, 0 uncertain), 1 outside the lungs, 1 failed",
         "highest 0.912 at −12.5 mm, lowest 0.000", "A slice is labelled COVID above a probability of 0.600",
-        "1 slice is flagged lungs-not-found: no lungs were found",
+        "1 slice is flagged one-lung-found: lung was found in one half",
     ):  # fmt: skip
         assert text in html, text
     assert html.count("<img") == 3, "what failed has no picture"

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from groundglass.training.onnx import to_onnx
+from groundglass.models.layers import Network, NetworkOutput
+from groundglass.training.onnx import outputs_of, to_onnx
 
-OUTPUTS = ["logit", "activation_map", "embedding"]
+OUTPUTS = list(NetworkOutput._fields)
 
 
 def _move_zeros(network: nn.Module) -> None:
@@ -43,16 +44,17 @@ def _quick_export(network: nn.Module, size: int) -> bytes:
     return buffer.getvalue()
 
 
-def _assert_exports(network: nn.Module, size: int, *, quick: bool = True) -> None:
+def _assert_exports(network: Network, size: int, *, quick: bool = True) -> None:
     network.eval()
     model = _quick_export(network, size) if quick else to_onnx(network, size)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     images = torch.randn(3, 1, size, size)
     with torch.no_grad():
         expected = network(images)
-    answer = session.run(OUTPUTS, {"image": images.numpy()})
-    for given, wanted in zip(answer, expected, strict=True):
-        np.testing.assert_allclose(given, wanted.numpy(), rtol=1e-4, atol=1e-4)
+    names = [output.name for output in session.get_outputs()]
+    assert names == outputs_of(network)
+    for name, given in zip(names, session.run(names, {"image": images.numpy()}), strict=True):
+        np.testing.assert_allclose(given, getattr(expected, name).numpy(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from groundglass.models.layers import SqueezeExcitation, binary_mask, grey_histogram, grey_levels
+from groundglass.models.layers import (
+    LesionDecoder,
+    SqueezeExcitation,
+    binary_mask,
+    grey_histogram,
+    grey_levels,
+)
+from groundglass.models.lung_net import LungNet
 
 
 def smooth_picture(rng: np.random.Generator, size: int = 96) -> np.ndarray:
@@ -96,3 +103,53 @@ def test_gate_starts_at_exactly_one_and_learns() -> None:
         optimiser.step()
     assert not torch.equal(gate(features), features)
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in gate.parameters())
+
+
+PYRAMID = [torch.randn(2, channels, side, side) for channels, side in ((8, 18), (12, 9), (16, 5), (24, 3))]
+
+
+def test_decoder_answers_at_the_finest_stride_is_silent_at_first_and_listens_to_every_stride() -> None:
+    torch.manual_seed(0)
+    decoder = LesionDecoder([8, 12, 16, 24], width=6).eval()
+    with torch.no_grad():
+        lesion_map, term = decoder(PYRAMID)
+        assert lesion_map.shape == (2, 18, 18)
+        assert torch.equal(term, torch.zeros(2))
+        assert lesion_map.sigmoid().mean() < 0.2, "most places show no lesion"
+        for level in range(4):
+            changed = [each + (number == level) for number, each in enumerate(PYRAMID)]
+            assert not torch.allclose(decoder(changed)[0], lesion_map, atol=1e-3)
+
+
+def test_term_grows_with_the_mean_and_the_strongest_place_of_the_map() -> None:
+    decoder, maps = LesionDecoder([1], width=1).eval(), torch.full((4, 1, 12, 12), -6.0)
+    maps[1, :, 4, 4] = maps[2, :, 3:6, 3:6] = maps[3, :, :6] = 6
+    with torch.no_grad():
+        for layer in (decoder.lateral[0], decoder.map):
+            layer.weight.fill_(1)
+            layer.bias.zero_()
+        terms = []
+        for row in ([1.0, 0.0], [0.0, 1.0]):
+            decoder.term.weight.copy_(torch.tensor([row]))
+            terms.append(decoder([maps])[1].tolist())
+        low, high = torch.tensor([-6.0, 6.0]).sigmoid().tolist()
+    means = [low, (143 * low + high) / 144, (135 * low + 9 * high) / 144, (low + high) / 2]
+    strongest = [low, (8 * low + high) / 9, high, high]
+    assert terms[0] == pytest.approx([np.log(mean + 1e-3) + 4 for mean in means], abs=1e-4)
+    assert terms[1] == pytest.approx([np.log(place + 1e-2) + 2 for place in strongest], abs=1e-4)
+
+
+@pytest.mark.parametrize("side", [64, 192])
+def test_lung_net_is_small_and_answers_every_pixel(side: int) -> None:
+    torch.manual_seed(0)
+    network = LungNet().eval()
+    assert sum(each.numel() for each in network.parameters()) == pytest.approx(142_000, rel=0.01)
+    slices = torch.rand(2, 1, side, side)
+    with torch.no_grad():
+        logit = network(slices)
+        torch.testing.assert_close(network(slices + 0.3), logit, atol=1e-4, rtol=1e-4, msg="brightness")
+    assert logit.shape == (2, 1, side, side)
+    network.train()(slices).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name

@@ -12,7 +12,7 @@ from groundglass.models.registry import build, build_backbone
 NAME = "mask-efficientnet-lite0"
 SWITCHES = [
     {},
-    *({switch: False} for switch in ("mask", "attention", "histogram")),
+    *({switch: False} for switch in ("mask", "attention", "histogram", "lesions")),
     {"mask": False, "attention": False, "histogram": False},
 ]
 
@@ -37,12 +37,18 @@ def test_computes_its_backbone_at_initialisation(timm_name: str, training: bool)
     images = torch.randn(4, 1, 64, 64)
     with torch.no_grad():
         features = backbone.forward_features(images)
-        torch.testing.assert_close(network.features(images), features, rtol=1e-5, atol=1e-5)
+        last, pyramid = network.features(images)
+        torch.testing.assert_close(last, features, rtol=1e-5, atol=1e-5)
         output = network(images)
+        _, levels = backbone.forward_intermediates(images, indices=[1, 2, 3, 4])
+    assert [each.shape[-1] for each in pyramid] == [16, 8, 4, 2]
+    if not training:
+        torch.testing.assert_close(pyramid, levels, rtol=1e-5, atol=1e-5)
     if not training:
         torch.testing.assert_close(output.embedding, features.mean(dim=(2, 3)), rtol=1e-5, atol=1e-5)
     assert torch.equal(output.logit, torch.zeros(4))
-    assert torch.equal(output.activation_map, torch.zeros(4, 2, 2))
+    assert output.lesion_map is not None
+    assert output.lesion_map.shape == (4, 16, 16)
 
 
 def test_pretrained_network_computes_its_pretrained_backbone() -> None:
@@ -78,20 +84,33 @@ def test_every_switch_trains_and_exports(
 
 
 @pytest.mark.parametrize("histogram", [True, False])
-def test_activation_map_is_exact(histogram: bool, leave_initialisation) -> None:
-    network = build(NAME, histogram=histogram).eval()
+@pytest.mark.parametrize("lesions", [True, False])
+def test_logit_is_the_sum_of_its_terms(histogram: bool, lesions: bool, leave_initialisation) -> None:
+    torch.manual_seed(0)
+    network = build(NAME, histogram=histogram, lesions=lesions).eval()
     leave_initialisation(network)
     images = torch.randn(3, 1, 96, 96)
     with torch.no_grad():
         output = network(images)
-        rebuilt = output.activation_map.mean(dim=(1, 2)) + network.head.classifier.bias
+        last, pyramid = network.features(images)
+        rebuilt, terms = network.head(last)[0], []
+        if network.decoder is not None:
+            lesion_map, term = network.decoder(pyramid)
+            assert torch.equal(output.lesion_map, lesion_map)
+            assert lesion_map.shape == (3, 24, 24)
+            assert lesion_map.std() > 0
+            terms.append(term)
         if network.histogram_term is not None:
-            term = network.histogram_term(grey_histogram(grey_levels(images), 32))
-            assert term.abs().min() > 0
-            rebuilt = rebuilt + term
-    assert output.activation_map.shape == (3, 3, 3)
-    assert output.activation_map.std() > 0
-    torch.testing.assert_close(rebuilt, output.logit, rtol=1e-4, atol=1e-5)
+            terms.append(network.histogram_term(grey_histogram(grey_levels(images), 32)))
+    assert (output.lesion_map is not None, len(terms)) == (lesions, histogram + lesions)
+    assert all(term.abs().min() > 0 for term in terms)
+    torch.testing.assert_close(sum(terms, rebuilt), output.logit, rtol=1e-4, atol=1e-5)
+
+
+def test_it_exports_without_lesion_map(leave_initialisation, assert_exports) -> None:
+    network = build(NAME, lesions=False)
+    leave_initialisation(network)
+    assert_exports(network, size=64, quick=False)
 
 
 def test_mask_branch_speaks_once_trained(leave_initialisation) -> None:

@@ -47,7 +47,7 @@ def test_every_network_has_the_published_size_and_one_logit(name: str) -> None:
         counted = sum(each.numel() for part in (network.backbone, network.head) for each in part.parameters())
         assert counted == published_for_one_channel_and_logit(name.removeprefix("mask-"))
         output = network(torch.empty(2, 1, SIZE, SIZE))
-        assert output.activation_map.shape == (2, *network.features(torch.empty(2, 1, SIZE, SIZE)).shape[2:])
+        assert output.lesion_map.shape == (2, SIZE // 4, SIZE // 4)
     assert output.logit.shape == (2,)
     assert output.embedding.shape == (2, network.head.classifier.in_features)
 
@@ -60,6 +60,10 @@ def test_each_family_trains_and_exports(name: str, leave_initialisation, assert_
     network = build(name).train()
     images = torch.randn(2, 1, SIZE, SIZE)
     assert torch.equal(network(images).logit, torch.zeros(2))
+    with torch.no_grad():
+        own, backbones = network.eval()(images).embedding, network.backbone(images)
+    torch.testing.assert_close(own, backbones, rtol=1e-4, atol=1e-5)
+    network.train()
     leave_initialisation(network)
     labels = torch.tensor([0.0, 1.0])
     torch.nn.functional.binary_cross_entropy_with_logits(network(images).logit, labels).backward()
@@ -71,14 +75,10 @@ def test_each_family_trains_and_exports(name: str, leave_initialisation, assert_
     assert_exports(network, SIZE, quick=not name.startswith("vgg"))
 
 
-def test_vgg_activation_map_is_coarse_and_exact() -> None:
-    network = build("vgg-11").eval()
+@pytest.mark.parametrize("name", ["resnet-18", "densenet-121"])
+def test_sides_that_no_stride_divides_are_decoded_too(name: str) -> None:
     with torch.no_grad():
-        torch.nn.init.normal_(network.head.classifier.weight)
-        output = network(torch.randn(1, 1, 288, 256))
-        assert output.activation_map.shape == (1, 3, 2)
-        rebuilt = output.activation_map.mean(dim=(1, 2)) + network.head.classifier.bias
-        torch.testing.assert_close(rebuilt, output.logit, rtol=1e-4, atol=1e-4)
+        assert build(name).eval()(torch.randn(1, 1, 72, 100)).lesion_map.shape == (1, 18, 25)
 
 
 @pytest.mark.parametrize(
@@ -134,10 +134,13 @@ def test_the_catalogue_says_what_every_network_costs() -> None:
     ],
 )
 def test_operations_agree_with_published(name: str, published: float, first_layer: int) -> None:
-    assert measure(name, 224).macs == pytest.approx(published - first_layer, rel=0.01)
+    assert measure(name, 224, lesions=False).macs == pytest.approx(published - first_layer, rel=0.01)
 
 
 def test_what_is_switched_off_costs_nothing_and_the_mask_less_than_a_tenth() -> None:
     plain, masked = (measure(name, 64) for name in ("efficientnet-lite0", "mask-efficientnet-lite0"))
     assert measure("mask-efficientnet-lite0", 64, mask=False, attention=False, histogram=False) == plain
     assert plain.macs < masked.macs < 1.1 * plain.macs
+    bare = measure("efficientnet-lite0", 64, lesions=False)
+    assert bare.macs < plain.macs < 1.1 * bare.macs
+    assert 0 < plain.parameters - bare.parameters < 40_000

@@ -146,10 +146,7 @@ except WeightsError as error:
 
 @pytest.mark.parametrize(
     "environment",
-    [
-        {"HF_HUB_OFFLINE": "1"},
-        {"HF_ENDPOINT": "http://hub.invalid", "no_proxy": "hub.invalid"},
-    ],
+    [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://hub.invalid", "no_proxy": "hub.invalid"}],
     ids=["told", "unresolved"],
 )
 def test_without_a_network_it_says_so_at_once(environment, tmp_path) -> None:

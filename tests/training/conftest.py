@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -42,8 +44,19 @@ def write_data_set(folder: Path, count: int, size: int, place: Callable[[int], s
 
 def job(recipe: AnyRecipe_co, data: Path | None, output: Path, **changes: object) -> Job[AnyRecipe_co]:
     """A quiet training or pretraining on one thread."""
-    plain = Job(recipe, data, "official", 0, output, threads=1, accelerator="cpu", progress=False)
+    sets = () if data is None else (data,)
+    plain = Job(recipe, sets, "official", 0, output, threads=1, accelerator="cpu", progress=False)
     return replace(plain, cache=output.parent / "cache", **changes)  # type: ignore[arg-type]
+
+
+def kill_after_an_epoch(command: list[str], run: Path) -> None:
+    """Start a training and kill it, without a warning, as soon as there is a checkpoint to resume from."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint, deadline = run / "checkpoints" / "last.ckpt", time.monotonic() + 240
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture(scope="session")

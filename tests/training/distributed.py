@@ -29,7 +29,7 @@ class Small(nn.Module):
         """One logit per image."""
         features = self.features(images)
         embedding = features.mean((2, 3))
-        return NetworkOutput(self.classifier(embedding)[:, 0], features.mean(1), embedding)
+        return NetworkOutput(self.classifier(embedding)[:, 0], None, embedding)
 
 
 def small_job(data: Path, output: Path, devices: int) -> Job:
@@ -42,7 +42,7 @@ def small_job(data: Path, output: Path, devices: int) -> Job:
     )
     return Job(
         load_recipe("phantom-demo", settings),
-        data,
+        (data,),
         "official",
         0,
         output,

@@ -1,4 +1,4 @@
-"""The schedule, the averaged weights and mixup."""
+"""The schedule, the averaged weights and the losses."""
 
 from __future__ import annotations
 
@@ -8,18 +8,29 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from groundglass.models.registry import build
-from groundglass.training.classify import Classifier, adamw
+from groundglass.training.classify import Classifier, adamw, lesion_loss
 from groundglass.training.recipe import OptimiserSection, load_recipe
+from groundglass.training.run import build_network
+from groundglass.training.samples import Batch
 
 
 def module(*settings: str) -> Classifier:
     recipe = load_recipe("phantom-demo", ["network.weights=none", *settings])
     torch.manual_seed(0)
-    made = Classifier(build(recipe.network.name), recipe, steps_per_epoch=3, seed=0).train()
+    made = Classifier(build_network(recipe), recipe, steps_per_epoch=3, seed=0).train()
     made.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
     return made
+
+
+def batch_of(known: float) -> Batch:
+    """Eight pictures, every other one brighter, COVID, and with a lesion in its upper half."""
+    labels = torch.arange(8) % 2.0
+    images = torch.randn(8, 1, 64, 64, generator=torch.Generator().manual_seed(7)) + labels.view(8, 1, 1, 1)
+    lesions = torch.zeros(8, 64, 64)
+    lesions[1::2, :32] = 1
+    return Batch(images, labels, lesions, torch.full((8,), known))
 
 
 def rates(section: OptimiserSection, steps: int, steps_per_epoch: int) -> list[float]:
@@ -82,27 +93,65 @@ def test_averaged_weights_start_at_the_network_and_lag_behind(monkeypatch: pytes
     assert 0 < gaps[0] < 0.2, "at first it remembers little"
 
 
-def test_mixup_blends_images_and_labels_alike() -> None:
-    made = module("augmentation.mixup=1.0")
-    labels = torch.arange(16) % 2.0
-    images = labels.view(-1, 1, 1, 1).expand(16, 1, 64, 64)
-    mixed, blended = made._mixed(images, labels, 0)
-    torch.testing.assert_close(mixed[:, 0, 0, 0], blended)
-    assert ((blended > 0.05) & (blended < 0.95)).any()
+LOGIT, LESIONS = torch.full((2, 4, 4), -2.0), torch.zeros(2, 4, 4)
+LOGIT[0, :2] = 1.0
+LESIONS[0, 0] = 1
 
 
-def test_three_steps_give_the_losses_recorded_with_these_images() -> None:
-    generator = torch.Generator().manual_seed(7)
-    labels = torch.arange(8) % 2.0
-    images = torch.randn(8, 1, 64, 64, generator=generator) + labels.view(8, 1, 1, 1)
+def test_lesion_loss_is_cross_entropy_and_of_slices_with_a_lesion_dice() -> None:
+    """By hand: a lesion of 4 of 16 places, of which all 4 and 4 more are called lesion, and a slice without."""
+    seen, unseen = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(2))
+    entropy = -(4 * math.log(seen) + 4 * math.log(1 - seen) + 8 * math.log(1 - unseen)) / 16
+    dice = 1 - (2 * 4 * seen + 20) / (8 * seen + 8 * unseen + 4 + 20)
+    with_lesion, without = 2 * entropy + dice, -2 * math.log(1 - unseen)
+    both = (with_lesion + without) / 2
+    cases = ((1.0, 1.0), both), ((1.0, 0.0), with_lesion), ((0.0, 1.0), without), ((0.0, 0.0), 0.0)
+    for known, expected in cases:
+        assert lesion_loss(LOGIT, LESIONS, torch.tensor(known)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_coarse_map_is_compared_on_the_fine_grid() -> None:
+    fine = LESIONS.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    right, wrong = 12 * LESIONS - 6, 6 - 12 * LESIONS
+    known = torch.ones(2)
+    assert 0 < lesion_loss(right, fine, known) < 1 < lesion_loss(wrong, fine, known)
+
+
+def test_slices_of_unknown_lesions_teach_the_map_nothing() -> None:
+    logit = LOGIT.clone().requires_grad_()
+    lesion_loss(logit, LESIONS, torch.tensor([0.0, 1.0])).backward()
+    assert logit.grad is not None
+    assert not logit.grad[0].any()
+    assert logit.grad[1].all()
+
+
+@pytest.mark.parametrize("setting", ["training.lesion_weight=0.5", "network.lesions=false"])
+def test_the_step_adds_what_the_map_is_worth(setting: str) -> None:
+    made = module("training.label_smoothing=0.1", "network.dropout=0", setting).eval()
+    batch = batch_of(known=1.0)
+    with torch.no_grad():
+        output = made.network(batch.images)
+        expected = binary_cross_entropy_with_logits(output.logit, batch.labels * 0.9 + 0.05)
+        if output.lesion_map is not None:
+            expected = expected + 0.5 * lesion_loss(output.lesion_map, batch.lesions, batch.known)
+        assert (output.lesion_map is None) == (setting == "network.lesions=false")
+        torch.testing.assert_close(made.training_step(batch, 0), expected)
+
+
+@pytest.mark.parametrize(
+    ("known", "recorded"),
+    [(0.0, [0.6931472, 0.6822374, 0.6623514]), (1.0, [2.8257420, 2.7286186, 2.6541934])],
+)
+def test_three_steps_give_the_losses_recorded_with_these_images(known: float, recorded: list[float]) -> None:
+    batch = batch_of(known)
     made = module()
     optimiser = made.configure_optimizers()["optimizer"]
     losses = []
     for number in range(3):
-        made.on_train_batch_start((images, labels), number)
+        made.on_train_batch_start(batch, number)
         optimiser.zero_grad()
-        loss = made.training_step((images, labels), number)
+        loss = made.training_step(batch, number)
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses == pytest.approx([0.6931472, 0.6822374, 0.6623514], rel=1e-4)
+    assert losses == pytest.approx(recorded, rel=1e-4)

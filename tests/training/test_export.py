@@ -20,6 +20,7 @@ from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
 from groundglass.imaging.anatomy import Patient
 from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.lungs import shipped
 from groundglass.imaging.phantom import Scanner, make_phantom, scan
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference import reference as embedding_reference
@@ -29,13 +30,12 @@ from groundglass.inference.input_check import LUNG, InputCheck
 from groundglass.models.registry import build
 from groundglass.training import export as exporting
 from groundglass.training.export import CheckExamples, Export, export, fit_check, gather_examples
-from groundglass.training.onnx import CLOSE, OPSET, largest_difference, quantise, to_onnx
+from groundglass.training.onnx import CLOSE, OPSET, largest_difference, outputs_of, quantise, to_onnx
 from groundglass.training.recipe import load_recipe
 from groundglass.training.run import Run
 from groundglass.training.train import train
-from groundglass.training.trainer import Job
 
-from .conftest import QUICK
+from .conftest import QUICK, job, write_data_set
 
 pytestmark = pytest.mark.slow
 
@@ -46,24 +46,16 @@ PREPROCESSING = Preprocessing(size=64)
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty-eight phantoms, half of them diseased, with all three parts."""
     folder = tmp_path_factory.mktemp("phantoms")
-    lines = ["path,label,patient_id,source,split"]
-    for number in range(48):
-        rng = np.random.default_rng(number)
-        phantom = make_phantom(rng, severity=0.8 * (number % 2), level=0.5, size=128)
-        cv2.imwrite(str(folder / f"{number}.png"), phantom.slice.pixels)
-        part = ("val", "test", "train")[min(number // 12, 2)]
-        label = "COVID" if number % 2 else "NonCOVID"
-        lines.append(f"{number}.png,{label},p{number},phantom,{part}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    parts = ["val", "test", "train", "train"]
+    write_data_set(folder, 48, 128, lambda number: f"phantom,{parts[number // 12]}")
     return folder / "manifest.csv"
 
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Mask-EfficientNet after one epoch."""
-    folder = tmp_path_factory.mktemp("run")
     recipe = load_recipe("phantom-demo", [*QUICK, "training.epochs=1"])
-    return train(Job(recipe, data, "official", 0, folder / "run", threads=1, accelerator="cpu", cache=folder, progress=False))  # fmt: skip
+    return train(job(recipe, data, tmp_path_factory.mktemp("run") / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +64,19 @@ def bundle(run: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     path = tmp_path_factory.mktemp("bundle") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedding_reference, "FEWEST", 10)
-        assert export(Export(run, path, data, precision="fp32", cache=path.parent), lambda _: None) == "fp32"
+        assert (
+            export(Export(run, path, (data,), precision="fp32", cache=path.parent), lambda _: None) == "fp32"
+        )
     return path
 
 
 def test_the_bundle_says_what_the_run_says(run: Run, bundle: Path, data: Path) -> None:
     records = [record for record in load_dataset(data).records if record.split == "test"]
     expected = run.predict(read_record(record) for record in records)
-    outputs = Bundle.open(bundle).engine().run(run.preprocessing.normalise(expected.cropped))
+    cropped = np.stack([cut.pixels for cut in expected.cuts])
+    outputs = Bundle.open(bundle).engine().run(run.preprocessing.normalise(cropped))
     np.testing.assert_allclose(outputs.logit, expected.logit, atol=CLOSE, rtol=CLOSE)
-    np.testing.assert_allclose(outputs.activation_map, expected.activation_map, atol=CLOSE, rtol=CLOSE)
+    np.testing.assert_allclose(outputs.lesion_map, expected.lesion_map, atol=CLOSE, rtol=CLOSE)
     assert Classifier(Bundle.open(bundle)).predict(records[0].path).bundle.endswith("-fp32")
 
 
@@ -92,7 +87,13 @@ def test_it_carries_everything_a_reader_asks_for(run: Run, bundle: Path, data: P
     assert info.onnx["opset"] == OPSET
     assert info.training["fingerprint"] == run.info["fingerprint"]
     assert info.training["slices"] == {"train": 24, "val": 12, "test": 12}
-    assert set(info.files) == {"MODEL_CARD.md", "classifier.onnx", "reference.npz", "selftest.npz"}
+    assert set(info.files) == {
+        "MODEL_CARD.md",
+        "classifier.onnx",
+        "lungs.onnx",
+        "reference.npz",
+        "selftest.npz",
+    }
     assert info.metrics["test"]["slices"] == 12
     assert (info.precision, set(info.validation_auc)) == ("fp32", {"fp32"})
     model = onnx.load(bundle / "classifier.onnx")
@@ -104,7 +105,8 @@ def test_it_carries_everything_a_reader_asks_for(run: Run, bundle: Path, data: P
     assert reference is not None
     assert (int(reference.slices), len(reference.held_out)) == (24, 12)
     val = [read_pixels(record) for record in load_dataset(data).records if record.split == "val"]
-    cropped = np.stack([run.preprocessing.apply(pixels).pixels for pixels in val])
+    assert opened.lungs.sha256 == run.lungs.sha256 == info.training["lungs"]["sha256"]
+    cropped = np.stack([run.preprocessing.apply(pixels, opened.lungs(pixels)).pixels for pixels in val])
     embedding = opened.engine().run(run.preprocessing.normalise(cropped)).embedding
     np.testing.assert_allclose(reference.distance(embedding), reference.held_out, rtol=1e-3)
 
@@ -148,7 +150,7 @@ def test_int8_is_chosen_on_validation_and_a_better_one_is_kept(
     aucs = iter((0.7, 0.7 - val))
     monkeypatch.setattr(exporting, "_auc", lambda label, _: next(aucs) if len(label) == 12 else 0.7 - test)
     told: list[str] = []
-    assert export(Export(run, tmp_path / "bundle", data, cache=tmp_path), told.append) == kept
+    assert export(Export(run, tmp_path / "bundle", (data,), cache=tmp_path), told.append) == kept
     opened = Bundle.open(tmp_path / "bundle")
     assert opened.precision == kept
     assert opened.info.validation_auc == {"fp32": 0.7, "int8": pytest.approx(0.7 - val)}
@@ -166,7 +168,7 @@ def test_int8_that_loses_too_much_is_refused_where_it_was_asked_for(
     with pytest.raises(
         RunError, match=r"INT8 loses 0\.1000 of the validation AUC \(limit 0\.005\); export fp32"
     ):
-        export(Export(run, tmp_path / "int8", data, precision="int8", cache=tmp_path), lambda _: None)
+        export(Export(run, tmp_path / "int8", (data,), precision="int8", cache=tmp_path), lambda _: None)
     assert not (tmp_path / "int8").exists()
 
 
@@ -180,10 +182,10 @@ def test_other_data_and_unfinished_runs_are_refused(run: Run, data: Path, tmp_pa
     other = data.parent / "other.csv"
     other.write_text("\n".join(lines[:-2]) + "\n")
     with pytest.raises(DataError, match="not the data"):
-        export(Export(run, tmp_path / "x", other, cache=tmp_path), lambda _: None)
+        export(Export(run, tmp_path / "x", (other,), cache=tmp_path), lambda _: None)
     unfinished = Run(run.path, run.recipe, {**run.info, "finished": False})
     with pytest.raises(RunError, match="has not finished"):
-        export(Export(unfinished, tmp_path / "x", data, cache=tmp_path), lambda _: None)
+        export(Export(unfinished, tmp_path / "x", (data,), cache=tmp_path), lambda _: None)
     assert not (tmp_path / "x").exists()
 
 
@@ -199,7 +201,8 @@ def test_the_default_network_is_exported_faithfully_and_quantised_on_real_slices
     network.eval()
     preprocessing, manifest = Preprocessing(normalisation="zero-mean"), load_dataset(covid_ct)
     chosen = make_split(manifest, "official").parts["train"][:12]
-    pixels = np.stack([preprocessing.apply(read_pixels(manifest.records[index])).pixels for index in chosen])
+    sources = [read_pixels(manifest.records[index]) for index in chosen]
+    pixels = np.stack([preprocessing.apply(source, shipped()(source)).pixels for source in sources])
     images = preprocessing.normalise(pixels)
     model = to_onnx(network, preprocessing.size)
     assert largest_difference(network, Engine(model), images) < CLOSE
@@ -209,7 +212,23 @@ def test_the_default_network_is_exported_faithfully_and_quantised_on_real_slices
     assert {"QuantizeLinear", "GlobalAveragePool"} <= {
         node.op_type for node in onnx.load_from_string(int8).graph.node
     }
-    assert np.corrcoef(Engine(int8).run(images).logit, Engine(model).run(images).logit)[0, 1] > 0.9
+    coarse, fine = (Engine(each).run(images) for each in (int8, model))
+    assert np.corrcoef(coarse.logit, fine.logit)[0, 1] > 0.9
+    assert coarse.lesion_map is not None
+    assert fine.lesion_map is not None
+    assert np.corrcoef(coarse.lesion_map.ravel(), fine.lesion_map.ravel())[0, 1] > 0.9
+
+
+def test_outputs_are_named_by_what_the_network_has() -> None:
+    assert outputs_of(build("efficientnet-lite0")) == ["logit", "lesion_map", "embedding"]
+    network = build("efficientnet-lite0", lesions=False).eval()
+    assert outputs_of(network) == ["logit", "embedding"]
+    engine, images = (
+        Engine(to_onnx(network, 64)),
+        np.random.default_rng(0).normal(size=(2, 64, 64)).astype(np.float32),
+    )
+    assert engine.run(images).lesion_map is None
+    assert largest_difference(network, engine, images) < CLOSE
 
 
 class CoarseEngine:
@@ -217,7 +236,7 @@ class CoarseEngine:
 
     def run(self, images: NDArray[np.float32]) -> Outputs:
         embedding = images.reshape(len(images), 8, 8, 8, 8).mean(axis=(2, 4)).reshape(len(images), 64)
-        return Outputs(embedding.mean(axis=1), embedding.reshape(-1, 8, 8), embedding)
+        return Outputs(embedding.mean(axis=1), embedding)
 
 
 def _write(path: Path, pixels: NDArray[np.uint8]) -> Path:
@@ -261,7 +280,7 @@ def lesion_free(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 
 @pytest.fixture(scope="module")
 def examples(records: list[Record], lesion_free: list[Record]) -> CheckExamples:
-    return gather_examples(PREPROCESSING, records, lesion_free)
+    return gather_examples(PREPROCESSING, shipped(), records, lesion_free)
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +317,7 @@ def test_what_was_cut_where_no_lung_is_counts_as_another_part(
 
 def test_the_fitted_check_accepts_phantoms_and_nothing_else(check: InputCheck) -> None:
     def refused(pixels: NDArray[np.uint8]) -> bool:
-        cropped = PREPROCESSING.apply(pixels)
+        cropped = PREPROCESSING.apply(pixels, shipped()(pixels))
         outputs = CoarseEngine().run(PREPROCESSING.normalise(cropped.pixels[None]))
         verdict = check.before(CTSlice(pixels, Origin("a", "PNG")), cropped)
         return check.after(outputs.embedding[0], verdict).reason is not None
@@ -315,13 +334,13 @@ def test_the_fitted_check_accepts_phantoms_and_nothing_else(check: InputCheck) -
 def test_the_same_seed_gives_the_same_examples(
     examples: CheckExamples, records: list[Record], lesion_free: list[Record]
 ) -> None:
-    again = gather_examples(PREPROCESSING, records, lesion_free)
+    again = gather_examples(PREPROCESSING, shipped(), records, lesion_free)
     np.testing.assert_array_equal(again.appearance, examples.appearance)
     assert again.kind == examples.kind
 
 
 def test_one_slice_is_enough_and_none_is_an_error(records: list[Record]) -> None:
-    few = gather_examples(PREPROCESSING, records[:1])
+    few = gather_examples(PREPROCESSING, shipped(), records[:1])
     assert fit_check(few, CoarseEngine(), PREPROCESSING).limit >= 0  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there are none"):
-        gather_examples(PREPROCESSING, [])
+        gather_examples(PREPROCESSING, shipped(), [])

@@ -9,30 +9,78 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from groundglass.errors import BundleError
 from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.lungs import shipped
+from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.models.layers import NetworkOutput
+from groundglass.models.layers import Network, NetworkOutput
 from groundglass.models.registry import build
 from groundglass.training.recipe import load_recipe
-from groundglass.training.run import Run, predict_cropped
+from groundglass.training.run import LUNGS, Run, predict_cropped
+from groundglass.training.samples import to_images
 
 CROPPED = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
 
 
-def test_the_probability_is_the_logits_sigmoid() -> None:
-    network = build("mask-efficientnet-lite0").eval()
+def run_of(network: nn.Module) -> Run:
+    """A run at 64 pixels with that network, whose files do not exist."""
+    run = Run(Path("run"), load_recipe("phantom-demo", ["preprocessing.size=64"]), {})
+    run.__dict__.update(network=network, lungs=shipped())
+    return run
+
+
+def speaking(*, lesions: bool = True) -> Network:
+    """A network whose logits differ."""
+    network = build("mask-efficientnet-lite0", lesions=lesions).eval()
     nn.init.normal_(network.head.classifier.weight, std=0.05)
-    said = predict_cropped(network, Preprocessing(size=64), CROPPED)
+    return network
+
+
+@pytest.mark.parametrize("lesions", [True, False])
+def test_batches_say_what_single_slices_say(lesions: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, preprocessing = speaking(lesions=lesions), Preprocessing(size=64)
+    monkeypatch.setattr("groundglass.training.run._BATCH", 2)
+    logit, lesion_map = predict_cropped(network, preprocessing, CROPPED)
+    with torch.no_grad():
+        single = [network(to_images(CROPPED[n : n + 1], preprocessing)) for n in range(3)]
+    logits = torch.cat([each.logit for each in single]).numpy()
+    np.testing.assert_allclose(logit, logits, rtol=1e-4, atol=1e-5)
+    assert logit.std() > 0
+    assert (lesion_map is not None) == lesions
+    if lesion_map is not None:
+        assert lesion_map.shape == (3, 16, 16)
+        maps = torch.cat([each.lesion_map for each in single]).numpy()
+        np.testing.assert_allclose(lesion_map, maps, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_crops_to_the_lungs_and_gives_the_logits_sigmoid() -> None:
+    phantoms = [make_phantom(np.random.default_rng(seed), level=0.5, size=128).slice for seed in range(2)]
+    run = run_of(speaking())
+    said = run.predict(phantoms)
     assert said.probability == pytest.approx(1 / (1 + np.exp(-said.logit)))
-    assert said.logit.std() > 0
-    assert said.activation_map.shape == (3, 2, 2)
-    assert said.logit.dtype == said.probability.dtype == np.float32
+    for phantom, cut in zip(phantoms, said.cuts, strict=True):
+        assert cut.found
+        np.testing.assert_array_equal(cut.lungs, shipped()(phantom.pixels))
+    np.testing.assert_array_equal(
+        said.logit,
+        predict_cropped(run.network, run.preprocessing, np.stack([c.pixels for c in said.cuts]))[0],
+    )
 
 
 def test_no_slice_gives_no_prediction() -> None:
-    said = predict_cropped(build("efficientnet-lite0").eval(), Preprocessing(size=64), CROPPED[:0])
+    said = run_of(build("efficientnet-lite0").eval()).predict([])
     assert said.logit.shape == said.probability.shape == (0,)
-    assert len(said.activation_map) == 0
+    assert said.lesion_map is None
+    assert said.cuts == []
+
+
+def test_a_run_finds_lungs_with_its_own_model(tmp_path: Path) -> None:
+    run = Run(tmp_path, load_recipe("phantom-demo"), {})
+    with pytest.raises(BundleError, match=r"lungs\.onnx: cannot be read"):
+        _ = run.lungs
+    (tmp_path / LUNGS).write_bytes(shipped().model)
+    assert run.lungs.sha256 == shipped().sha256
 
 
 class Elsewhere(nn.Module):
@@ -61,9 +109,7 @@ def test_a_run_predicts_on_the_gpu_where_there_is_one(monkeypatch: pytest.Monkey
         network.weight = nn.Parameter(torch.empty(1, device="meta"))
         return network
 
-    recipe = load_recipe("phantom-demo", ["preprocessing.size=64"])
-    run = Run(Path("run"), recipe, {})
-    run.__dict__["network"] = Elsewhere()
+    run = run_of(Elsewhere())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(Elsewhere, "to", move)
     run.predict([CTSlice(np.zeros((80, 80), np.uint8), Origin("x", "PNG"))] * 2)
@@ -74,5 +120,5 @@ def test_a_run_predicts_on_the_gpu_where_there_is_one(monkeypatch: pytest.Monkey
 
 def test_confident_logits_do_not_overflow() -> None:
     with np.errstate(all="raise", under="ignore"):
-        said = predict_cropped(Elsewhere(-2000.0), Preprocessing(size=64), CROPPED)
+        said = run_of(Elsewhere(-2000.0)).predict([CTSlice(CROPPED[0], Origin("x", "PNG"))] * 3)
     assert said.probability.tolist() == [0.0] * 3

@@ -1,20 +1,24 @@
-"""What an epoch holds: cropped slices from a cache, every real slice once, painted ones, each augmented."""
+"""What an epoch holds: cropped slices from a cache, drawn once or by chance, painted ones, each augmented."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundglass.data.load import load_dataset
+from groundglass.data.manifest import Record
 from groundglass.errors import GroundglassError
 from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.lungs import LungSegmenter, shipped
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.read import read_slice
 from groundglass.training import samples as module
@@ -34,18 +38,9 @@ from groundglass.training.samples import (
 
 PREPROCESSING = Preprocessing(size=64)
 SYNTHESIS = SynthesisSection(slices_per_epoch=16, painted=0.5)
-OFF = {
-    "translation": 0,
-    "rotation": 0,
-    "mirror": 0,
-    "noise": 0,
-    "smallest_crop": 1,
-    "stretch": 0,
-    "grey": 0,
-    "blur": 0,
-    "jpeg": 0,
-    "erasing": 0,
-}
+OFF = dict.fromkeys(
+    ("translation", "rotation", "mirror", "noise", "stretch", "grey", "blur", "jpeg", "erasing"), 0
+) | {"smallest_crop": 1}
 
 
 def augmentation(**on: float) -> Augmentation:
@@ -64,8 +59,35 @@ def test_without_context_it_is_the_cropped_slice(phantoms: Path, tmp_path: Path)
     records = load_dataset(phantoms).records[:5]
     cropped = load_cropped(records, PREPROCESSING, 0.0, tmp_path)
     for pixels, record in zip(cropped.pixels, records, strict=True):
-        np.testing.assert_array_equal(pixels, PREPROCESSING.apply(read_slice(record.path).pixels).pixels)
+        source = read_slice(record.path).pixels
+        np.testing.assert_array_equal(pixels, PREPROCESSING.apply(source, shipped()(source)).pixels)
     assert cropped.lungs.any(axis=(1, 2)).all()
+    assert not cropped.lesions.any()
+
+
+@pytest.fixture
+def masked(tmp_path: Path) -> Record:
+    """A bright lesion on black, where no lung is seen, with its mask."""
+    mask = cv2.circle(np.zeros((90, 120), np.uint8), (70, 30), 18, 255, -1)
+    for name, pixels in (("slice.png", mask // 2), ("mask.png", mask)):
+        cv2.imwrite(str(tmp_path / name), pixels)
+    return Record(tmp_path / "slice.png", None, "p", "x", None, lesion_mask=tmp_path / "mask.png")
+
+
+def test_lesions_are_cropped_as_the_slice_is(masked: Record, tmp_path: Path) -> None:
+    cropped = load_cropped([masked], PREPROCESSING, 0.125, tmp_path / "cache")
+    assert cropped.lesions.sum() > 100
+    np.testing.assert_array_equal(cropped.lesions, cropped.pixels > 63)
+    again = load_cropped([masked], PREPROCESSING, 0.125, tmp_path / "cache")
+    np.testing.assert_array_equal(cropped.lesions, again.lesions)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    # Other truth or other lungs are other slices.
+    cv2.imwrite(str(masked.lesion_mask), np.zeros((90, 120), np.uint8))
+    assert not load_cropped([masked], PREPROCESSING, 0.125, tmp_path / "cache").lesions.any()
+    model = onnx.load_from_string(shipped().model)
+    model.doc_string = "another"
+    load_cropped([masked], PREPROCESSING, 0.125, tmp_path / "cache", LungSegmenter(model.SerializeToString()))
+    assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
 def test_the_second_time_comes_from_the_cache(
@@ -81,6 +103,7 @@ def test_the_second_time_comes_from_the_cache(
     again = load_cropped(records, Preprocessing(size=64, normalisation="min-max"), 0.125, tmp_path)
     np.testing.assert_array_equal(first.pixels, again.pixels)
     np.testing.assert_array_equal(first.lungs, again.lungs)
+    assert again.lungs.dtype == again.lesions.dtype == np.bool_
     assert first.sha256 == again.sha256
     with pytest.raises(AssertionError, match="read again"):
         load_cropped(records, Preprocessing(size=72), 0.125, tmp_path)
@@ -119,10 +142,22 @@ def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None
 @settings(max_examples=60, deadline=None)
 def test_shape_type_and_determinism(seed: int) -> None:
     augment = Augmentation(AugmentationSection(), 64)
-    first, again = (augment(gradient(), np.random.default_rng(seed)) for _ in range(2))
-    assert first.shape == (64, 64)
-    assert first.dtype == np.uint8
+    (first,), (again,) = (augment(gradient(), np.random.default_rng(seed)) for _ in range(2))
+    assert (first.shape, first.dtype) == ((64, 64), np.uint8)
     np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_masks_move_with_the_slice(seed: int) -> None:
+    mask = cv2.ellipse(np.zeros((80, 80), np.uint8), (46, 34), (21, 9), 30, 0, 360, 1, -1)
+    moving = augmentation(translation=0.1, rotation=40, mirror=0.5, smallest_crop=0.6, stretch=0.2)
+    pixels, moved = moving(mask * np.uint8(254), np.random.default_rng(seed), mask)
+    (still,) = augmentation()(mask, np.random.default_rng(0))
+    assert set(np.unique(moved)) == {0, 1}
+    assert (moved != (pixels > 127)).mean() < 0.002
+    assert (moved != still).mean() > 0.02
+    (alone,) = moving(mask * np.uint8(254), np.random.default_rng(seed))
+    np.testing.assert_array_equal(alone, pixels, "a mask draws nothing")
 
 
 def test_switched_off_it_is_the_slice_that_evaluation_sees() -> None:
@@ -130,9 +165,10 @@ def test_switched_off_it_is_the_slice_that_evaluation_sees() -> None:
     context = round(300 * CONTEXT)
     wider = picture[50 - context : 350 + context, 50 - context : 350 + context]
     with_context = cv2.resize(wider, (80, 80), interpolation=cv2.INTER_AREA)
-    seen = Preprocessing(size=64, crop=False).apply(picture[50:350, 50:350]).pixels
+    whole, nothing = Preprocessing(size=64, crop=False), np.zeros((300, 300), np.bool_)
+    seen = whole.apply(picture[50:350, 50:350], nothing).pixels
     for seed in range(5):
-        training = augmentation()(with_context, np.random.default_rng(seed))
+        (training,) = augmentation()(with_context, np.random.default_rng(seed))
         assert np.abs(training.astype(int) - seen).mean() < 2
 
 
@@ -140,7 +176,7 @@ def test_switched_off_it_is_the_slice_that_evaluation_sees() -> None:
 def test_each_operation_changes_the_picture(operation: str) -> None:
     picture = np.random.default_rng(1).integers(0, 256, (80, 80), np.uint8)
     plain, changed = (
-        each(picture, np.random.default_rng(7)).astype(int)
+        each(picture, np.random.default_rng(7))[0].astype(int)
         for each in (augmentation(), augmentation(**{operation: 1.0}))
     )
     assert np.abs(plain - changed).mean() > 1
@@ -148,7 +184,7 @@ def test_each_operation_changes_the_picture(operation: str) -> None:
 
 def test_noise_neither_darkens_nor_brightens() -> None:
     picture = np.full((80, 80), 128, np.uint8)
-    means = [augmentation(noise=1.0)(picture, np.random.default_rng(seed)).mean() for seed in range(40)]
+    means = [augmentation(noise=1.0)(picture, np.random.default_rng(seed))[0].mean() for seed in range(40)]
     assert np.mean(means) == pytest.approx(128, abs=0.1)
 
 
@@ -175,6 +211,18 @@ def test_epochs_differ_and_repeat_by_seed() -> None:
     assert keys(batches, 0) != keys(EpochBatches(32, 40, SYNTHESIS, 8, seed=2), 0)
 
 
+def test_with_chances_slices_are_drawn_by_them() -> None:
+    chances = np.array([0.0, 0.1, 0.6, 0.3])
+    batches = EpochBatches(400, 0, SYNTHESIS, 8, seed=1, chances=chances)
+    assert len(batches) == 50
+    first = [key.index for key in keys(batches, 0)]
+    share = np.bincount(first, minlength=4) / 400
+    assert share[0] == 0
+    assert share == pytest.approx(chances, abs=0.06)
+    assert first != [key.index for key in keys(batches, 1)]
+    assert first == [key.index for key in keys(replace(batches), 0)]
+
+
 def test_processes_share_each_batch_without_loss() -> None:
     whole = EpochBatches(32, 40, SYNTHESIS, 8, seed=3)
     shares = [EpochBatches(32, 40, SYNTHESIS, 8, 3, rank=rank, world_size=2) for rank in range(2)]
@@ -191,60 +239,86 @@ def test_processes_share_each_batch_without_loss() -> None:
 def cropped() -> CroppedSet:
     phantoms = [make_phantom(np.random.default_rng(n), level=0.5, size=80) for n in range(4)]
     pixels = np.stack([phantom.slice.pixels for phantom in phantoms])
-    return CroppedSet(pixels, np.stack([phantom.lungs for phantom in phantoms]), ("a", "b", "c", "d"))
+    lungs = np.stack([phantom.lungs for phantom in phantoms])
+    return CroppedSet(pixels, lungs, lungs & (np.arange(80) < 40), ("a", "b", "c", "d"))
+
+
+def samples(
+    cropped: CroppedSet, lesion_free: CroppedSet | None, synthesis: SynthesisSection, **on: float
+) -> TrainingSamples:
+    """Slices of which the second and third are COVID, and the lesions of the last two are known."""
+    labels, known = np.array([0, 1, 1, 0], np.float32), np.array([False, False, True, True])
+    return TrainingSamples(cropped, labels, known, lesion_free, PREPROCESSING, augmentation(**on), synthesis)
 
 
 def drawn(
     cropped: CroppedSet, painted: bool, lesion_free: CroppedSet | None = None, **synthesis: object
 ) -> Batch:
     """Twelve lesion-free slices, painted or not, without augmentation."""
-    samples = TrainingSamples(
-        cropped,
-        np.zeros(4, np.float32),
-        lesion_free or cropped,
-        PREPROCESSING,
-        augmentation(),
-        SynthesisSection(severity=(0.7, 0.9), **synthesis),  # type: ignore[arg-type]
-    )
-    return samples[[SampleKey(number % 4, True, painted, (0, 0, number)) for number in range(12)]]
+    section = SynthesisSection(severity=(0.7, 0.9), **synthesis)  # type: ignore[arg-type]
+    keys = [SampleKey(number % 4, True, painted, (0, 0, number)) for number in range(12)]
+    return samples(cropped, lesion_free or cropped, section)[keys]
 
 
-def test_real_slices_keep_their_labels(cropped: CroppedSet) -> None:
-    samples = TrainingSamples(
-        cropped, np.array([0, 1, 0, 1], np.float32), None, PREPROCESSING, augmentation(), SynthesisSection()
-    )
-    images, labels = samples[[SampleKey(index, False, False, (0, 0, 0)) for index in (1, 0)]]
-    assert labels.tolist() == [1, 0]
-    assert images.shape == (2, 1, 64, 64)
-    assert images.dtype == torch.float32
+def real(cropped: CroppedSet, *indices: int, **on: float) -> Batch:
+    """Labelled slices, of all augmentations those switched on."""
+    keys = [SampleKey(index, False, False, (0, 0, 0)) for index in indices]
+    return samples(cropped, None, SynthesisSection(), **on)[keys]
+
+
+def test_real_slices_keep_their_labels_and_lesions(cropped: CroppedSet) -> None:
+    images, labels, lesions, known = real(cropped, 1, 0, 3)
+    assert (labels.tolist(), known.tolist()) == ([1, 0, 0], [0, 0, 1])
+    # The context is an eighth of the side on every side.
+    np.testing.assert_array_equal(lesions.numpy(), cropped.lesions[[1, 0, 3], 8:72, 8:72])
+    assert (images.shape, images.dtype, lesions.dtype) == ((3, 1, 64, 64), torch.float32, torch.float32)
     assert images.is_contiguous(memory_format=torch.channels_last)
-    own = PREPROCESSING.normalise(augmentation()(cropped.pixels[1], np.random.default_rng(0)))
+    own = PREPROCESSING.normalise(augmentation()(cropped.pixels[1], np.random.default_rng(0))[0])
     np.testing.assert_array_equal(images[0, 0].numpy(), own)
 
 
 @pytest.mark.parametrize("ground_glass", [1.0, 0.0])
 def test_painted_slices_are_positive_and_show_it(cropped: CroppedSet, ground_glass: float) -> None:
-    images, labels = drawn(cropped, painted=True, ground_glass=ground_glass)
-    untouched, negative = drawn(cropped, painted=False)
-    assert labels.all()
-    assert not negative.any()
+    images, labels, lesions, known = drawn(cropped, painted=True, ground_glass=ground_glass)
+    untouched, negative, none, also_known = drawn(cropped, painted=False)
+    assert (labels * known * also_known).all()
+    assert torch.equal(torch.zeros(12), negative)
+    assert not none.any(), "a lesion-free slice has no lesion, whatever its set says"
+    changed = (images - untouched).abs()[:, 0]
+    for each, lesion in zip(changed, lesions, strict=True):
+        assert 0 < lesion.sum() < 64 * 64 / 2
+        assert each[lesion > 0].mean() > 2 * each[lesion == 0].mean(), "the mask lies where it was painted"
     assert ((images - untouched).abs().amax(dim=(1, 2, 3)) > 0.5).all()
 
 
 def test_mimics_are_painted_and_stay_negative(cropped: CroppedSet) -> None:
-    images, labels = drawn(cropped, painted=False, mimics=1.0)
-    assert not labels.any()
+    images, labels, lesions, known = drawn(cropped, painted=False, mimics=1.0)
+    assert not torch.cat([labels, lesions.ravel()]).any()
+    assert not known.any(), "another disease's shadow is neither a lesion nor healthy"
     assert (images != drawn(cropped, painted=False)[0]).any()
 
 
+def test_outside_the_lungs_it_is_black_where_asked(cropped: CroppedSet) -> None:
+    lungs = cropped.lungs[1, 8:72, 8:72]
+    away = cv2.dilate(lungs.view(np.uint8), np.ones((7, 7), np.uint8)) == 0
+    only, whole = (real(cropped, 1, lungs_only=share).images[0, 0].numpy() for share in (1.0, 0.0))
+    assert len(np.unique(only[away])) == 1
+    assert len(np.unique(whole[away])) > 10
+    # Normalised by another mean and spread, lung stays what it was.
+    assert np.corrcoef(only[lungs], whole[lungs])[0, 1] > 0.999
+    assert torch.equal(real(cropped, 2, lungs_only=1.0).lesions, real(cropped, 2).lesions)
+
+
 def test_a_painted_slice_without_lungs_stays_negative(cropped: CroppedSet) -> None:
-    blind = CroppedSet(cropped.pixels, np.zeros_like(cropped.lungs), cropped.sha256)
-    assert not drawn(cropped, True, blind, mimics=1.0, ground_glass=0.0)[1].any()
+    blind = replace(cropped, lungs=np.zeros_like(cropped.lungs))
+    batch = drawn(cropped, True, blind, mimics=1.0, ground_glass=0.0)
+    assert not torch.cat([batch.labels, batch.lesions.ravel()]).any()
 
 
 def test_slices_without_lungs_are_left_out(cropped: CroppedSet) -> None:
     lungs = cropped.lungs.copy()
     lungs[1] = False
-    kept = with_lungs(CroppedSet(cropped.pixels, lungs, cropped.sha256))
+    kept = with_lungs(replace(cropped, lungs=lungs))
     assert kept.sha256 == ("a", "c", "d")
+    np.testing.assert_array_equal(kept.lesions, cropped.lesions[[0, 2, 3]])
     assert len(kept) == 3

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +22,7 @@ from groundglass.training.run import Run
 from groundglass.training.train import train, trained
 
 from . import distributed
-from .conftest import QUICK, job
+from .conftest import QUICK, job, kill_after_an_epoch
 
 HERE = Path(__file__).parent
 
@@ -52,8 +49,9 @@ def test_it_learns_phantoms_and_predicts_them_as_it_trained(
     loss = -np.log(np.where(truth, predictions.probability, 1 - predictions.probability)).mean()
     # The stored weights, preprocessing and reading give what validation measured during training.
     assert loss == pytest.approx(history[-1]["val_loss"], abs=1e-3)
-    assert predictions.cropped.shape == (8, 96, 96)
-    assert predictions.activation_map.shape[0] == 8
+    assert np.stack([cut.pixels for cut in predictions.cuts]).shape == (8, 96, 96)
+    assert predictions.lesion_map is not None
+    assert predictions.lesion_map.shape == (8, 24, 24)
     assert run.info["finished"]
     assert run.info["format"] == 2
     assert run.info["selected_epoch"] == 4
@@ -72,14 +70,7 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(
     phantoms: Path, quick: Recipe, through: Run, tmp_path: Path
 ) -> None:
     killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(phantoms, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 240
-    while not (killed / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_after_an_epoch(command(phantoms, killed), killed)
     assert not (killed / "weights.safetensors").exists()
     assert not json.loads((killed / "run.json").read_text())["finished"]
     with pytest.raises(RunError, match="not finished"):

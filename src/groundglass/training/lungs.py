@@ -164,7 +164,7 @@ def train_lungs(job: Job[LungsRecipe]) -> float:
         Mean Dice of the held-out slices after the last epoch.
 
     Raises:
-        DataError: the data hold no slices with lung masks.
+        DataError: the data hold no slices with lung masks, or of too few patients.
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
     prepare(job.threads)
@@ -174,6 +174,8 @@ def train_lungs(job: Job[LungsRecipe]) -> float:
     if not masked:
         raise DataError("nothing to learn lungs from: name a manifest with a column lung_mask with --data")
     validating = {masked[index] for index in held_out(masked, HELD_OUT)}
+    if not validating:
+        raise DataError("too few patients with lung masks: of one source there must be three or more")
     training = [load_lung_slice(record) for record in masked if record not in validating]
     training += [
         load_lung_slice(record) for record in records if record.lung_mask is None and record.lesion_mask

@@ -233,7 +233,9 @@ def _chances(records: Sequence[Record], sampling: SamplingSection) -> NDArray[np
         fixed = {key: sampling.shares[key[1]] for key in present if key[1] in sampling.shares}
         roots = {key: math.sqrt(slices[key]) for key in present if key not in fixed}
         rest = max(0.0, 1 - sum(fixed.values())) / (sum(roots.values()) or 1)
-        share |= {key: 0.5 * (fixed[key] if key in fixed else roots[key] * rest) for key in present}
+        weight = {key: fixed[key] if key in fixed else roots[key] * rest for key in present}
+        # Named shares alone need not sum to 1, and both labels are drawn alike.
+        share |= {key: each / (sum(weight.values()) or 1) for key, each in weight.items()}
     chances = np.array([share[key] / persons[key] / of_person[key, person] for key, person in people])
     return np.asarray(chances / chances.sum())
 

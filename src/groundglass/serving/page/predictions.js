@@ -8,8 +8,8 @@ const names = new Intl.Collator(undefined, { numeric: true });
 const LAST = { ok: 0, refused: 1, failed: 2 };
 
 export const FLAGS = {
-  "lungs-not-found": "No lungs were found; the model saw the whole picture.",
-  "one-lung-found": "Only one lung was found; the model did not see the other one.",
+  "one-lung-found": "Lung was found in one half of the picture alone; the other lung was not seen.",
+  "lung-cut-off": "A lung leaves the picture; its other part was not seen.",
   "soft-tissue-window": "Most of the lung is black: the picture's window hides lung tissue.",
   "low-resolution": "The lungs cover so few pixels that they were enlarged.",
   "upside-down": "According to the file, the back of the patient points up in this picture.",

@@ -1,0 +1,197 @@
+"""LungNet from slices with masks to the model that finds lungs everywhere else."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from groundglass.cli.main import app
+from groundglass.data.load import load_dataset
+from groundglass.errors import DataError, RecipeError, RunError
+from groundglass.imaging.lungs import SIDE, LungSegmenter, squared
+from groundglass.imaging.phantom import Phantom, make_phantom
+from groundglass.models.lung_net import LungNet
+from groundglass.training import lungs as training
+from groundglass.training.lungs import LungSamples, LungSlice, LungTrainer, load_lung_slice, train_lungs
+from groundglass.training.recipe import LungsRecipe, load_lungs_recipe
+from groundglass.training.trainer import WEIGHTS, read_info
+
+from .conftest import job
+
+SETTINGS = ("draws=32", "training.epochs=2", "training.batch_size=8", "phantoms=0.125", "empty=0.125")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_synthetic() -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_PHANTOMS", 4)
+        patch.setattr(training, "_EMPTY", 4)
+        yield
+
+
+def phantom(number: int) -> Phantom:
+    return make_phantom(np.random.default_rng(number), 0.5 * (number % 2), 0.5, size=128)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten phantoms with lung masks, one that tests, two with lesion masks alone, and one with neither."""
+    folder = tmp_path_factory.mktemp("lungs")
+    lines = ["path,patient_id,source,split,lung_mask,lesion_mask"]
+    for number in range(14):
+        drawn = phantom(number)
+        masks = f"{number}-lungs.png," if number < 11 else f",{number}-lungs.png" if number < 13 else ","
+        cv2.imwrite(str(folder / f"{number}.png"), drawn.slice.pixels)
+        cv2.imwrite(str(folder / f"{number}-lungs.png"), drawn.lungs.astype(np.uint8) * 255)
+        lines.append(f"{number}.png,p{number},ward,{'test' if number == 10 else ''},{masks}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder / "manifest.csv"
+
+
+def recipe(*settings: str) -> LungsRecipe:
+    made = load_lungs_recipe("lungs", [*SETTINGS, *settings])
+    assert made is not None
+    return made
+
+
+@pytest.fixture(scope="module")
+def through(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained to its end by the command; not to be written to."""
+    run = tmp_path_factory.mktemp("through") / "run"
+    settings = [part for each in SETTINGS for part in ("--set", each)]
+    command = ["train", "--recipe", "lungs", "--data", str(data), "--output", str(run), "--threads", "1"]
+    result = CliRunner().invoke(app, [*command, "--accelerator", "cpu", "--quiet", *settings])
+    assert result.exit_code == 0, result.output
+    assert "lung-net, Dice" in result.output
+    return run
+
+
+@pytest.mark.slow
+def test_a_run_says_what_it_learned_from_and_its_export_is_the_averaged_network(
+    through: Path, tmp_path: Path
+) -> None:
+    info = read_info(through)
+    assert (info["kind"], info["finished"], info["sources"]) == ("lungs", True, ["ward"])
+    # Two of ten patients are held out; two slices with lesion masks teach, the test part is left alone.
+    assert info["counts"] == {"train": 10, "val": 2}
+    assert info["parameters"] < 500_000
+    result = CliRunner().invoke(app, ["export", str(through), "--output", str(tmp_path / "lungs.onnx")])
+    assert result.exit_code == 0, result.output
+    segmenter = LungSegmenter((tmp_path / "lungs.onnx").read_bytes())
+    assert segmenter.notes["fingerprint"] == info["fingerprint"]
+    assert 0 <= segmenter.notes["held_out_dice"] <= 1
+    network = LungNet().eval()
+    network.load_state_dict(load_file(through / WEIGHTS))
+    slices = np.stack([squared(phantom(number).slice.pixels) for number in range(2)])[:, None]
+    slices = slices / np.float32(255)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(slices)).numpy()
+    np.testing.assert_allclose(segmenter._session.run(None, {"slice": slices})[0], expected, atol=1e-3)
+    assert segmenter(phantom(0).slice.pixels).shape == (128, 128)
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_it_ends_with_the_same_weights(
+    data: Path, through: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: LungTrainer) -> None:
+        if self.current_epoch == 1:
+            raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LungTrainer, "on_train_epoch_start", stop, raising=False)
+        with pytest.raises(InterruptedError):
+            train_lungs(job(recipe(), data, tmp_path / "run", split=""))
+    with pytest.raises(RunError, match="has not finished"):
+        training.export_lungs(tmp_path / "run", tmp_path / "lungs.onnx")
+    with pytest.raises(RunError, match="cannot resume, seed was 0, is 1"):
+        train_lungs(job(recipe(), data, tmp_path / "run", split="", seed=1, resume=True))
+    train_lungs(job(recipe(), data, tmp_path / "run", split="", resume=True))
+    one, other = (load_file(run / WEIGHTS) for run in (through, tmp_path / "run"))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("kept", "message"), [(0, "a column lung_mask"), (2, "too few patients")])
+def test_too_little_to_learn_from_is_said(data: Path, tmp_path: Path, kept: int, message: str) -> None:
+    lines = data.read_text().splitlines()
+    few = data.with_name(f"few-{kept}.csv")
+    few.write_text("\n".join([lines[0], *lines[1 : kept + 1], lines[-1]]) + "\n")
+    with pytest.raises(DataError, match=message):
+        train_lungs(job(recipe(), few, tmp_path / "run", split=""))
+    assert not (tmp_path / "run").exists()
+
+
+def test_recipes_of_lung_net_are_told_from_others() -> None:
+    assert recipe("training.epochs=3").training.epochs == 3
+    assert load_lungs_recipe("phantom-demo") is load_lungs_recipe("resnet-18") is None
+    with pytest.raises(RecipeError, match="did you mean phantoms"):
+        recipe("phantom=0.1")
+
+
+def test_a_mask_of_lesions_alone_says_nothing_of_the_rest(data: Path) -> None:
+    records = load_dataset(data).records
+    whole, partial = load_lung_slice(records[0]), load_lung_slice(records[11])
+    assert (whole.partial, partial.partial) == (False, True)
+    assert whole.lungs.mean() == pytest.approx(phantom(0).lungs.mean(), rel=0.02)
+    keys = [(0, (0, 0, 1)), (1, (0, 0, 2))]
+    slices, lungs, known = LungSamples([whole, partial])[keys]
+    assert slices.shape == lungs.shape == known.shape == (2, 1, SIDE, SIDE)
+    assert 0 <= slices.min() < slices.max() <= 1
+    assert set(lungs.unique().tolist()) == {0, 1}
+    assert known[0].all()
+    assert torch.equal(known[1], lungs[1])
+
+
+def test_lungs_stay_in_sight_and_disease_is_painted_into_them(data: Path) -> None:
+    one = load_lung_slice(load_dataset(data).records[0])
+    seen = [training.augmented(one, np.random.default_rng(seed)) for seed in range(12)]
+    for pixels, lungs in seen:
+        assert pixels.shape == lungs.shape == (SIDE, SIDE)
+        assert 0.03 < lungs.mean() < 0.9
+    np.testing.assert_array_equal(seen[3], training.augmented(one, np.random.default_rng(3)))
+    solid = training._solid(one.pixels, one.lungs.astype(np.bool_), np.random.default_rng(0))
+    assert solid[one.lungs > 0].mean() > one.pixels[one.lungs > 0].mean() + 20
+    np.testing.assert_allclose(solid[:20].astype(int), one.pixels[:20].astype(int), atol=1)
+
+
+def test_draws_follow_shares_and_the_root_of_a_sources_slices() -> None:
+    nothing = np.zeros((2, 2), np.uint8)
+    names = ["a"] * 4 + ["b"] * 16 + ["phantom"] * 3 + ["empty"] * 2
+    chances = training._chances([LungSlice(name, nothing, nothing) for name in names], recipe())
+    found = {name: float(chances[np.array(names) == name].sum()) for name in set(names)}
+    assert found == pytest.approx({"a": 0.25, "b": 0.5, "phantom": 0.125, "empty": 0.125})
+    batches = training.LungBatches(chances, 64, 8, seed=0)
+    first = [key for batch in batches for key in batch]
+    assert (len(batches), len(first), len({seed for _, seed in first})) == (8, 64, 64)
+    batches.set_epoch(1)
+    assert first != [key for batch in batches for key in batch]
+
+
+def test_the_loss_counts_known_places_alone() -> None:
+    made = LungTrainer(recipe(), 4)
+    made.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
+    logit = torch.zeros(1, 1, 4, 4)
+    logit[..., 2:, :] = 9.0
+    made.network.forward = lambda slices: logit  # type: ignore[method-assign]
+    lungs, known = torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    known[..., 2:, :] = 0
+    expected = math.log(2) + 1 - (2 * 8 * 0.5 + 50) / (8 * 0.5 + 8 + 50)
+    assert made.training_step((logit, lungs, known), 0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_nothing_found_where_nothing_is_counts_as_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, said = LungTrainer(recipe(), 4), {}
+    monkeypatch.setattr(made, "log", lambda name, value, **_: said.update({name: float(value)}))
+    found, lungs = -torch.ones(3, 1, 4, 4), torch.zeros(3, 1, 4, 4)
+    found[1:, :, :2], lungs[1, :, 1:] = 1, 1
+    made.averaged.module.forward = lambda slices: slices  # type: ignore[method-assign]
+    made.validation_step((found, lungs), 0)
+    made.on_validation_epoch_end()
+    assert said["val_dice"] == pytest.approx((1 + 9 / 21 + 1 / 9) / 3)
