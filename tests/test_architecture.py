@@ -49,11 +49,11 @@ CEILINGS = {
     "evaluation": 1_890,
     "reporting": 650,
     "cli": 1_700,
-    "experiments": 1_430,
+    "experiments": 1_401,
     "audit": 1_430,
-    "serving": 1_250,
+    "serving": 1_240,
     "pacs": 985,
-    "cluster": 310,
+    "cluster": 305,
 }
 LINES, FILES, LINES_OF_TESTS = 22_300, 110, 18_200
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
