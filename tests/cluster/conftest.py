@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from tests.inference.conftest import tiny_bundle
 
 from groundglass.cluster.ray import ray_session
+from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.inference.bundle import Bundle
 
 __all__ = ["tiny_bundle"]
@@ -35,6 +39,30 @@ raster.decode_raster = kill
 @pytest.fixture(scope="session")
 def bundle(tiny_bundle: Path) -> Bundle:
     return Bundle.open(tiny_bundle, threads=1)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 slices in ``many``, ten, a series, a zip, and what can go wrong: broken, coloured, empty, no image, no UTF-8."""
+    folder = tmp_path_factory.mktemp("slices")
+    for name in ("many", "series"):
+        (folder / name).mkdir()
+    for number in range(10):
+        phantom = make_phantom(np.random.default_rng(number), 0.4, 0.5, size=128)
+        cv2.imwrite(str(folder / f"{number}.png"), phantom.slice.pixels)
+        if number < 3:
+            write_dicom(phantom, folder / "series" / f"{number}.dcm")
+    for number in range(300):
+        os.link(folder / f"{number % 10}.png", folder / "many" / f"{number}.png")
+    (folder / "3b.png").write_bytes((folder / "3.png").read_bytes()[:500])
+    (folder / "empty.png").touch()
+    (folder / "notes.txt").write_text("no image")
+    os.link(folder / "3.png", folder / "ä\udcff.png")
+    cv2.imwrite(str(folder / "5b.png"), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    with zipfile.ZipFile(folder / "study.zip", "w") as archive:
+        for name in ("0.png", "3b.png"):
+            archive.write(folder / name, f"inside/{name}")
+    return folder
 
 
 @pytest.fixture(scope="session")

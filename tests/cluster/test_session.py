@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,21 +19,6 @@ from groundglass.errors import PredictionError
 
 # Not imported here: Ray must be told to keep to this machine before it is.
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-
-
-@pytest.fixture
-def closed_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def silent_port() -> Iterator[int]:
-    """A port where somebody listens and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
 
 
 def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,25 +43,36 @@ for address in sys.argv[1:]:
 """
 
 
-@pytest.mark.slow
-def test_a_cluster_that_cannot_be_joined_is_one_line_each(closed_port: int, silent_port: int) -> None:
-    addresses = [f"127.0.0.1:{silent_port}", f"127.0.0.1:{closed_port}", f"ray://127.0.0.1:{closed_port}"]
-    addresses = [*addresses[1:], "nonsense", "host:port", "ray://", "1.2.3.4:99999", addresses[0]]
-    done = subprocess.run(
-        [sys.executable, "-c", JOIN, *addresses], capture_output=True, text=True, timeout=120, check=False
+def child(code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """A Python without what a Ray of other tests has set in this process."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], **pipes, text=True, env={**clean, **environment}
     )
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    assert len(lines) == len(addresses)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_cannot_be_joined_is_one_line_each() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        says_nothing, nobody = (f"127.0.0.1:{each.getsockname()[1]}" for each in (silent, unheard))
+        addresses = [
+            nobody,
+            f"ray://{nobody}",
+            "nonsense",
+            "host:port",
+            "ray://",
+            "1.2.3.4:99999",
+            says_nothing,
+        ]
+        printed, errors = child(JOIN, *addresses).communicate(timeout=120)
+    assert errors == ""
+    lines = printed.splitlines()
     for line, address in zip(lines, addresses, strict=True):
         assert line.startswith(f"PredictionError {address}: no Ray cluster")
         assert "host:port" in line
     assert "does not answer" in lines[-1]
-
-
-def without_ray() -> dict[str, str]:
-    """This process' environment without what a Ray of other tests has set in it."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
 ALONE = """
@@ -99,30 +95,19 @@ def test_a_local_ray_listens_to_this_machine_only_and_leaves_nothing(tmp_path: P
     home.mkdir()
     # A folder of its own, with a short path: sockets lie in it, and other tests may have a Ray of theirs in the usual one.
     temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    environment = {**without_ray(), "HOME": str(home), "TMPDIR": str(temporary)}
-    child = subprocess.Popen(
-        [sys.executable, "-c", ALONE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    assert child.stdout is not None
+    started = child(ALONE, HOME=str(home), TMPDIR=str(temporary))
+    assert started.stdout is not None
     try:
-        assert child.stdout.readline() == '[2, "token"]\n'
-        assert child.stdout.readline() == "ready\n"
-        family = descendants(child.pid)
+        assert started.stdout.readline() == '[2, "token"]\n'
+        assert started.stdout.readline() == "ready\n"
+        family = descendants(started.pid)
         assert any("raylet" in name for name in family.values()), family
-        open_to_all = [
-            (family[pid], address) for pid, address in listening(set(family)) if not is_loopback(address)
-        ]
-        assert not open_to_all
-        assert listening(set(family)), "the sockets were found at all"
+        addresses = listening(set(family))
+        assert addresses, "the sockets were found at all"
+        assert addresses <= LOOPBACK
     finally:
-        rest, errors = child.communicate(timeout=60)
-    assert rest == "done False\n"
-    assert errors == ""
+        rest, errors = started.communicate(timeout=60)
+    assert (rest, errors) == ("done False\n", "")
     assert not list(home.iterdir()), "no token is left in the home"
     assert not list(temporary.glob("groundglass-*"))
     deadline = time.monotonic() + 30
@@ -133,15 +118,8 @@ def test_a_local_ray_listens_to_this_machine_only_and_leaves_nothing(tmp_path: P
 
 @pytest.mark.slow
 def test_a_ray_that_cannot_be_kept_to_this_machine_is_not_started() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "import ray\n" + JOIN, ""],
-        env=without_ray(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.stdout.startswith("PredictionError Ray was imported before"), done.stderr
+    printed, errors = child("import ray\n" + JOIN, "").communicate(timeout=120)
+    assert printed.startswith("PredictionError Ray was imported before"), errors
 
 
 def descendants(pid: int) -> dict[int, str]:
@@ -159,28 +137,18 @@ def descendants(pid: int) -> dict[int, str]:
     return {one: Path(f"/proc/{one}/cmdline").read_text(errors="replace") for one in family}
 
 
-def listening(pids: set[int]) -> list[tuple[int, str]]:
-    """Process id and address (hexadecimal, as the kernel writes it) of each listening TCP socket."""
-    sockets: dict[str, str] = {}
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A":
-                sockets[fields[9]] = fields[1].partition(":")[0]
-    found = []
-    for pid in pids:
-        for link in Path(f"/proc/{pid}/fd").glob("*"):
-            try:
-                target = os.readlink(link)
-            except OSError:
-                continue
-            inode = target.removeprefix("socket:[").removesuffix("]")
-            if inode in sockets:
-                found.append((pid, sockets[inode]))
-    return found
+# 127.0.0.1, the same as IPv6 has it, and ::1, hexadecimal as the kernel writes them.
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
-def is_loopback(address: str) -> bool:
-    """Whether an address of ``/proc/net/tcp`` or ``tcp6`` is 127.0.0.1 or ::1, in whatever dress."""
-    mapped = "0000000000000000FFFF0000"
-    return address.removeprefix(mapped) == "0100007F" or address == "00000000000000000000000001000000"
+def listening(pids: set[int]) -> set[str]:
+    """Addresses of the listening TCP sockets of processes."""
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()
+    ]
+    sockets = {f"socket:[{line[9]}]": line[1].partition(":")[0] for line in lines if line[3] == "0A"}
+    found = set()
+    for link in (link for pid in pids for link in Path(f"/proc/{pid}/fd").glob("*")):
+        with suppress(OSError):
+            found.add(sockets.get(os.readlink(link), ""))
+    return found - {""}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,9 @@ from groundglass.inference.classifier import Classifier
 from groundglass.inference.inputs import named_by
 from groundglass.inference.prediction import Prediction, Status
 
-# Files of a unit: a third of a second's work, so that the last worker does not keep the others waiting.
-LARGEST = 64
-# Units that may take their workers down before these are taken to die of something else.
-MOST_LOST = 16
-# Seconds after which a cluster that does not answer is given up.
-TIMEOUT = 20.0
+LARGEST = 64  # files of a unit: a third of a second's work, so that the last worker does not keep the others waiting
+MOST_LOST = 16  # units that may take their workers down before these are taken to die of something else
+TIMEOUT = 20.0  # seconds after which a cluster that does not answer is given up
 # Each of these may hold a whole series, and is a unit by itself.
 _OF_MANY_SLICES = (".zip", ".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".nhdr")
 # Of a unit whose worker died: workers die of many things, but hardly three times at the same files.
@@ -100,7 +98,7 @@ class RayClassifier:
     def units(self, paths: Iterable[Path], skip: Callable[[str], bool] | None = None) -> Iterator[Unit]:
         """Units in the order in which one process reads the paths, see :meth:`predict_all`."""
         waiting: list[str | Prediction] = []
-        for item in (item for path in paths for item in self._listed(path, skip)):
+        for item in chain.from_iterable(self._listed(path, skip) for path in paths):
             waiting.append(item)
             alone = isinstance(item, str) and item.lower().endswith(_OF_MANY_SLICES)
             if alone or len(waiting) >= LARGEST:
@@ -113,13 +111,13 @@ class RayClassifier:
         if not path.is_dir():
             yield from (str(file) for file in named_by(path) if skip is None or not skip(str(file)))
             return
-        found: list[str | Prediction] = []
-        for source, _ in list_images(
-            path, on_error=lambda error: found.append(self.failed(error)), skip=skip
-        ):
-            yield from [*found, source.name]
-            found.clear()
-        yield from found
+        broken: list[Prediction] = []
+        listed = list_images(path, on_error=lambda error: broken.append(self.failed(error)), skip=skip)
+        for source, _ in listed:
+            yield from broken
+            yield source.name
+            broken.clear()
+        yield from broken
 
     def failed(self, error: ImageError) -> Prediction:
         """The prediction of a file that cannot be read."""
@@ -132,11 +130,10 @@ class _Run:
 
     def __init__(self, classifier: RayClassifier, workers: int) -> None:
         self._ray, self._classifier, self._lost = _import_ray(), classifier, 0
-        bundle = classifier.bundle
+        bundle, self._ahead = classifier.bundle, workers * _AHEAD
         self._job = (str(bundle.path.absolute()), bundle.id, classifier.keep_identifiers, __version__)
         # A process that classifies one unit at a time, and is kept for the next.
         self._task = self._ray.remote(num_cpus=1)(_classify)
-        self._ahead = workers * _AHEAD
 
     def predictions(self, units: Iterator[Unit]) -> Iterator[Prediction]:
         """What is predicted of units, in their order; a bounded number of them is under way."""
@@ -157,8 +154,7 @@ class _Run:
 
     def _taken(self, unit: Unit, task: Any) -> Iterator[Prediction]:
         """A unit's predictions; if it took its workers down, file by file: the one that does so is named."""
-        predicted = self._result(task)
-        if predicted is not None:
+        if (predicted := self._result(task)) is not None:
             yield from predicted
             return
         self._lost += 1
@@ -166,9 +162,8 @@ class _Run:
             raise PredictionError(f"workers died of {self._lost} groups of files; have they enough memory?")
         for item in unit:
             known = [item] if isinstance(item, Prediction) else self._result(self._begin((item,), 0))
-            if known is None:
-                known = [self._classifier.failed(ImageError(str(item), "reading it ended its process"))]
-            yield from known
+            deadly = ImageError(str(item), "reading it ended its process")
+            yield from [self._classifier.failed(deadly)] if known is None else known
 
     def _result(self, task: Any) -> list[Prediction] | None:
         """What a task predicted; None where its process died. Raises what makes it useless to continue."""
@@ -191,7 +186,7 @@ def _classify(job: _Job, unit: Unit) -> list[Prediction] | str:
         read = (
             [item] if isinstance(item, Prediction) else classifier.read_files([Path(item)]) for item in unit
         )
-        return [classifier.classify(each) for slices in read for each in slices]
+        return [classifier.classify(each) for each in chain.from_iterable(read)]
     except GroundglassError as error:
         return str(error)
 
@@ -291,13 +286,12 @@ def _join(ray: Any, address: str) -> None:
             failed[:] = [_last_line(error)]
 
     # Ray has no time limit of its own for whoever listens but does not speak its language.
-    thread = threading.Thread(target=join, name="groundglass-join", daemon=True)
+    thread = threading.Thread(target=join, daemon=True)
     thread.start()
     thread.join(TIMEOUT)
     if failed:
-        raise PredictionError(
-            f"{address}: no Ray cluster ({failed[0]}); use host:port, ray://host:port or auto"
-        )
+        ways = "use host:port, ray://host:port or auto"
+        raise PredictionError(f"{address}: no Ray cluster ({failed[0]}); {ways}")
 
 
 def _last_line(error: BaseException) -> str:

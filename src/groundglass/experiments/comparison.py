@@ -137,7 +137,13 @@ class PairedRows:
         rows = [self._row(name, runs) for name, runs in by_row.items()]
         self.rows = {row.name: row for row in rows if row.predictions}
         for row in self.rows.values():
-            self._check_same_slices(row)
+            for seed, own in row.predictions.items():
+                if own.file != self.slices.file or not np.array_equal(own.label, self.slices.label):
+                    other = next(iter(self.rows.values())).results[0].path.name
+                    raise DataError(
+                        f"{row.results[0].path}: seed {seed} was evaluated on other slices than {other}; only the same "
+                        "slices can be compared"
+                    )
         self._drawn: dict[tuple[str, tuple[int, ...], int], Draws] = {}
 
     @cached_property
@@ -158,9 +164,8 @@ class PairedRows:
         draws = [self._draws(name, (seed,), RESAMPLES) for seed in row.seeds]
         for measure in values[0]:
             mean = np.mean([draw[measure] for draw in draws], axis=0)
-            interval = with_interval(Estimate(None), mean, self.patients)
-            of_seeds = [value[measure].value for value in values]
-            summaries[measure] = MeanSD.of(of_seeds, interval.low, interval.high)
+            bounds = with_interval(Estimate(None), mean, self.patients)
+            summaries[measure] = MeanSD.of([each[measure].value for each in values], bounds.low, bounds.high)
         return summaries
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
@@ -168,23 +173,16 @@ class PairedRows:
 
         A pair without a common seed is left out.
         """
-        common = {
-            (one, other): tuple(sorted({*self.rows[one].seeds} & {*self.rows[other].seeds}))
-            for one, other in pairs
-        }
-        tested = {pair: seeds for pair, seeds in common.items() if seeds}
+        common = {(one, other): {*self.rows[one].seeds} & {*self.rows[other].seeds} for one, other in pairs}
+        tested = {pair: tuple(sorted(seeds)) for pair, seeds in common.items() if seeds}
         resamples = resamples_for(len(tested))
         compared = [self._compare(*pair, seeds, resamples) for pair, seeds in tested.items()]
         corrected = {measure: holm([each.measures[measure].p for each in compared]) for measure in TESTED}
         return [
             replace(
-                each,
-                measures={
-                    measure: replace(test, p_corrected=corrected[measure][index])
-                    for measure, test in each.measures.items()
-                },
+                each, measures={m: replace(t, p_corrected=corrected[m][i]) for m, t in each.measures.items()}
             )
-            for index, each in enumerate(compared)
+            for i, each in enumerate(compared)
         ]
 
     def _row(self, name: str, results: Sequence[RunResult]) -> Row:
@@ -202,15 +200,6 @@ class PairedRows:
             else:
                 predictions[seed] = _pooled([run.predictions[self.part] for run in runs], runs[0])
         return Row(name, results[0].identity.title, tuple(results), predictions)
-
-    def _check_same_slices(self, row: Row) -> None:
-        for seed, own in row.predictions.items():
-            if own.file != self.slices.file or not np.array_equal(own.label, self.slices.label):
-                first = next(iter(self.rows.values()))
-                raise DataError(
-                    f"{row.results[0].path}: seed {seed} was evaluated on other slices than "
-                    f"{first.results[0].path.name}; only the same slices can be compared"
-                )
 
     def _draws(self, name: str, seeds: tuple[int, ...], resamples: int) -> Draws:
         """Every measure in every resample of the patients, the same resamples for all rows."""

@@ -40,16 +40,12 @@ _PAPERS = ("translation", "rotation", "mirror", "noise")
 
 @dataclass(frozen=True)
 class Task:
-    """One training of an experiment: a recipe from a kind of weights on a split, and the parts evaluated.
-
-    ``recipe`` may name a file of weights.
-    """
+    """One training of an experiment: a recipe on a split, and the parts evaluated."""
 
     identity: Identity
     recipe: Recipe
-    weights: str
     split: str
-    parts: tuple[str, ...] = ("val", "test")
+    parts: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -57,43 +53,46 @@ class Task:
         return self.identity.name
 
     @property
+    def weights(self) -> str:
+        """Kind of the recipe's weights; a file is taken for C2L's."""
+        return _kind(self.recipe)
+
+    @property
     def allow_overlap(self) -> bool:
         """Whether patients may be in several parts of the split."""
         return self.identity.protocol == "paper"
 
-    def matches(self, pattern: str) -> bool:
-        """Whether a pattern with ``*`` means its row, ``PROTOCOL/ROW``, or its whole name."""
-        own = self.identity
-        return any(fnmatchcase(name, pattern) for name in (own.row, f"{own.protocol}/{own.row}", own.name))
-
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe from a kind of weights, and the row and title under which it is compared."""
+    """A recipe, and the row and title under which it is compared."""
 
     row: str
     title: str
     recipe: Recipe
-    weights: str
 
 
 def chosen(tasks: Sequence[Task], only: Sequence[str]) -> list[Task]:
     """The tasks that match one of the patterns, or all; seed by seed, so that rows can soon be compared.
 
+    A pattern with ``*`` means a row, ``PROTOCOL/ROW``, or a whole name.
+
     Raises:
         RecipeError: a pattern matches nothing.
     """
+
+    def means(pattern: str, task: Task) -> bool:
+        own = task.identity
+        return any(fnmatchcase(name, pattern) for name in (own.row, f"{own.protocol}/{own.row}", own.name))
+
     for pattern in only:
-        if not any(task.matches(pattern) for task in tasks):
+        if not any(means(pattern, task) for task in tasks):
             rows = list(dict.fromkeys(task.identity.row for task in tasks))
             raise RecipeError(f"--only {pattern}: matches no run; rows are {name_some(rows, 20)}")
-    kept = [task for task in tasks if not only or any(task.matches(pattern) for pattern in only)]
+    kept = [task for task in tasks if not only or any(means(pattern, task) for pattern in only)]
     protocols = list(dict.fromkeys(task.identity.protocol for task in kept))
-
-    def place(task: Task) -> tuple[int, int, int]:
-        return task.identity.seed, protocols.index(task.identity.protocol), task.identity.fold or 0
-
-    return sorted(kept, key=place)
+    places = {task.name: (protocols.index(task.identity.protocol), task.identity.fold or 0) for task in kept}
+    return sorted(kept, key=lambda task: (task.identity.seed, *places[task.name]))
 
 
 def table1_tasks(
@@ -123,11 +122,8 @@ def table1_tasks(
         if protocol == "patients":
             splits = {fold: f"patients:{fold}/{folds}" for fold in range(1, folds + 1)}
             own = networks or [name for name in NETWORKS if find(name).family in _IN_FOLDS]
-        for each in _networks(own, weights, overrides, files):
-            for seed, (fold, split) in product(seeds, splits.items()):
-                of = folds if fold else None
-                identity = Identity("table1", protocol, each.row, each.title, seed, fold, of)
-                tasks.append(Task(identity, each.recipe, each.weights, split))
+        rows = _networks(own, weights, overrides, files)
+        tasks += _tasks("table1", protocol, rows, seeds, splits, ("val", "test"))
     return tasks
 
 
@@ -142,7 +138,7 @@ def convergence_tasks(
 ) -> list[Task]:
     """Every training of the comparison of weights, as :func:`table1_tasks`; no test slice is evaluated by any."""
     rows = _networks(networks, weights, overrides, files)
-    return _tasks("convergence", _folder(split), rows, seeds, split, ())
+    return _tasks("convergence", _folder(split), rows, seeds, {None: split}, ())
 
 
 def seeds_tasks(
@@ -154,8 +150,8 @@ def seeds_tasks(
 ) -> list[Task]:
     """One recipe on one split, trained with several seeds and evaluated on the parts named."""
     started = _starting_from(recipe, "c2l", files) if recipe.network.weights == "c2l" else recipe
-    row = Variant(recipe.name, recipe.name, started, _kind(recipe))
-    return _tasks("seeds", _folder(split), [row], seeds, split, tuple(parts))
+    row = Variant(recipe.name, recipe.name, started)
+    return _tasks("seeds", _folder(split), [row], seeds, {None: split}, tuple(parts))
 
 
 def ablation_tasks(
@@ -175,12 +171,14 @@ def ablation_tasks(
         RecipeError: unknown protocol, or the recipe has no mask branch, attention and histogram to leave out.
     """
     _check_protocols(protocols, ("official", LEFT_OUT))
+    splits = {
+        "official": ("official", ("val", "test")),
+        LEFT_OUT: (f"leave-source-out:{left_out}", ("test",)),
+    }
     tasks = []
     for protocol in protocols:
-        outside = protocol == LEFT_OUT
-        split = f"leave-source-out:{left_out}" if outside else protocol
-        parts = ("test",) if outside else ("val", "test")
-        tasks += _tasks("ablation", protocol, variants(recipe, files), seeds, split, parts)
+        split, parts = splits[protocol]
+        tasks += _tasks("ablation", protocol, variants(recipe, files), seeds, {None: split}, parts)
     return tasks
 
 
@@ -191,19 +189,15 @@ def variants(recipe: Recipe, files: Mapping[str, Path] | None = None) -> Iterato
         RecipeError: the recipe is of a network without mask, attention and histogram.
     """
     if find(recipe.network.name).family != "mask-efficientnet":
-        raise RecipeError(
-            f"recipe {recipe.name}: {recipe.network.name} has no mask branch to leave out; the ablation needs "
-            "a mask-efficientnet"
-        )
-    weights = _kind(recipe)
-    yield Variant(DEFAULT, "default", recipe, weights)
+        lacks = f"{recipe.network.name} has no mask branch to leave out"
+        raise RecipeError(f"recipe {recipe.name}: {lacks}; the ablation needs a mask-efficientnet")
+    yield Variant(DEFAULT, "default", recipe)
     for row, title, section, fields in _changes(recipe):
         changed = getattr(recipe, section).model_copy(update=fields)
-        yield Variant(row, title, recipe.model_copy(update={section: changed}), weights)
+        yield Variant(row, title, recipe.model_copy(update={section: changed}))
     for kind in KINDS:
-        if kind != weights:
-            started = _starting_from(recipe, kind, files)
-            yield Variant(f"weights-{kind}", f"weights: {kind}", started, kind)
+        if kind != _kind(recipe):
+            yield Variant(f"weights-{kind}", f"weights: {kind}", _starting_from(recipe, kind, files))
 
 
 def _changes(recipe: Recipe) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
@@ -231,13 +225,16 @@ def _tasks(
     protocol: str,
     rows: Iterable[Variant],
     seeds: Sequence[int],
-    split: str,
+    splits: Mapping[int | None, str],
     parts: tuple[str, ...],
 ) -> list[Task]:
-    return [
-        Task(Identity(experiment, protocol, row.row, row.title, seed), row.recipe, row.weights, split, parts)
-        for row, seed in product(rows, seeds)
-    ]
+    """Every row with every seed on every split, by fold where there are folds."""
+    tasks = []
+    for row, seed, (fold, split) in product(rows, seeds, splits.items()):
+        folds = None if fold is None else len(splits)
+        identity = Identity(experiment, protocol, row.row, row.title, seed, fold, folds)
+        tasks.append(Task(identity, row.recipe, split, parts))
+    return tasks
 
 
 def _check_protocols(protocols: Sequence[str], known: Iterable[str]) -> None:
@@ -261,8 +258,7 @@ def _networks(
     for network in networks:
         recipe = load_recipe(find(network).name, overrides)
         for kind in weights:
-            started = _starting_from(recipe, kind, files)
-            yield Variant(f"{network}-{kind}", f"{network} ({kind})", started, kind)
+            yield Variant(f"{network}-{kind}", f"{network} ({kind})", _starting_from(recipe, kind, files))
 
 
 def _starting_from(recipe: Recipe, weights: str, files: Mapping[str, Path] | None) -> Recipe:
@@ -273,10 +269,9 @@ def _starting_from(recipe: Recipe, weights: str, files: Mapping[str, Path] | Non
     return recipe.model_copy(update={"network": section})
 
 
-def _kind(recipe: Recipe) -> str:
-    """Kind of a recipe's weights; a file is taken for C2L's."""
-    return recipe.network.weights if recipe.network.weights in KINDS else "c2l"
-
-
 def _folder(split: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", split)
+
+
+def _kind(recipe: Recipe) -> str:
+    return recipe.network.weights if recipe.network.weights in KINDS else "c2l"

@@ -71,12 +71,6 @@ class Predictions:
         """Of COVID, 0 to 1, shape (N,)."""
         return np.asarray(expit(self.logit), np.float64)
 
-    def rows(self) -> Iterator[list[Any]]:
-        """File, label, patient and logit of each slice; nine digits give a float32 back exactly."""
-        for file, covid, patient, logit in zip(self.file, self.label, self.patient, self.logit, strict=True):
-            label = Label.COVID if covid else Label.NON_COVID
-            yield [file, label.value, str(patient), float(f"{logit:.9g}")]
-
 
 @dataclass(frozen=True)
 class RunResult:
@@ -108,10 +102,14 @@ def write_run_result(result: RunResult) -> None:
     head = {"format": FORMAT, **asdict(result.identity), **{name: getattr(result, name) for name in _PLAIN}}
     text = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
     parts = []
-    for part, predictions in result.predictions.items():
-        rows = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in predictions.rows())
-        lines = ",\n".join(f"      {row}" for row in rows)
-        parts.append(f"    {json.dumps(part)}: [\n{lines}\n    ]")
+    for part, own in result.predictions.items():
+        labels = [(Label.COVID if covid else Label.NON_COVID).value for covid in own.label]
+        # Nine digits give a float32 back exactly.
+        logits = [float(f"{logit:.9g}") for logit in own.logit]
+        rows = zip(own.file, labels, own.patient.tolist(), logits, strict=True)
+        lines = (f"      {json.dumps(row, ensure_ascii=False, allow_nan=False)}" for row in rows)
+        listing = ",\n".join(lines)
+        parts.append(f"    {json.dumps(part)}: [\n{listing}\n    ]")
     listed = "{\n" + ",\n".join(parts) + "\n  }" if parts else "{}"
     write_text(result.path, f'{text},\n  "predictions": {listed}\n}}\n')
 

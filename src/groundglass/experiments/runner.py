@@ -83,12 +83,12 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
         if paths.result(task).exists():
             result = read_run_result(paths.result(task))
             # The same kind of weights may lie elsewhere now; which file it was stands in the result.
-            same_weights = result.weights == task.weights
-            _check_settings(result.path, result.recipe, result.run, task, paths, same_weights)
+            own = {"network.weights": task.recipe.network.weights} if result.weights == task.weights else {}
+            _check_settings(result.path, dict(flat(result.recipe)) | own, result.run, task, paths)
         elif (folder / _INFO).exists():
             recipe = yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8"))
             info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
-            _check_settings(folder, recipe, info, task, paths, False)
+            _check_settings(folder, dict(flat(recipe)), info, task, paths)
     for task in {(task.split, task.identity.seed, task.parts): task for task in tasks}.values():
         split = make_split(manifest, task.split, task.identity.seed, task.allow_overlap)
         for part in ("train", "val", *task.parts):
@@ -96,29 +96,20 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
 
 
 def _check_settings(
-    path: Path,
-    recipe: Mapping[str, Any],
-    info: Mapping[str, Any],
-    task: Task,
-    paths: ExperimentPaths,
-    same_weights: bool,
+    path: Path, recipe: Mapping[str, Any], info: Mapping[str, Any], task: Task, paths: ExperimentPaths
 ) -> None:
     """Refuse what was made with other settings: mixing them would compare apples with pears."""
-    was = dict(flat(recipe)) | {key: info.get(key) for key in ("split", "seed", "data")}
+    was = {**recipe, **{key: info.get(key) for key in ("split", "seed", "data")}}
     wanted = dict(flat(task.recipe.model_dump(mode="json")))
     wanted |= {"split": task.split, "seed": task.identity.seed, "data": paths.data.resolve().name}
-    if same_weights:
-        was["network.weights"] = wanted["network.weights"]
     changed = [
         f"{key} was {was.get(key)}, is {wanted.get(key)}"
         for key in was | wanted
         if was.get(key) != wanted.get(key)
     ]
     if changed:
-        raise RunError(
-            f"{path}: has other settings ({'; '.join(changed[:3])}); choose another --output and --runs, or "
-            "remove it"
-        )
+        differs = f"{path}: has other settings ({'; '.join(changed[:3])})"
+        raise RunError(f"{differs}; choose another --output and --runs, or remove it")
 
 
 def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], None]) -> list[str]:
@@ -218,9 +209,8 @@ def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Ev
     history = [dict(row) for row in run.history()]
     for row in history:
         if not all(math.isfinite(value) for value in row.values()):
-            raise RunError(
-                f"{run.path}: epoch {row['epoch']:.0f} has no finite loss; was the training stable?"
-            )
+            epoch = f"{run.path}: epoch {row['epoch']:.0f}"
+            raise RunError(f"{epoch} has no finite loss; was the training stable?")
     pretrained = pretraining(task.recipe.network.name, task.recipe.network.weights)
     return RunResult(
         path,
@@ -258,9 +248,8 @@ def _cost(recipe: Recipe) -> dict[str, int]:
     from groundglass.models.registry import measure  # noqa: PLC0415 - torch, which rendering does without
 
     section, size = recipe.network, recipe.preprocessing.size
-    cost = measure(
-        section.name, size, mask=section.mask, attention=section.attention, histogram=section.histogram
-    )
+    parts = {name: getattr(section, name) for name in ("mask", "attention", "histogram")}
+    cost = measure(section.name, size, **parts)
     return {"parameters": cost.parameters, "macs": cost.macs, "input_size": size}
 
 

@@ -7,7 +7,8 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -99,21 +100,18 @@ def render_rows(folder: Path, reference: str | None = None) -> str:
     experiment = results[0].identity.experiment
     text = "\n\n".join(line for section in sections for line in _paragraphs(section, not_run)) + "\n"
     write_text(folder / f"{experiment}.md", text)
-    columns = io.StringIO()
+    columns, tests = io.StringIO(), []
     rows = [_columns(section, row) for section in sections for row in section.rows]
     writer = csv.DictWriter(columns, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / f"{experiment}.csv", columns.getvalue())
-    tests = [
-        {"protocol": section.protocol, "part": section.paired.part, **each.document()}
-        for section in sections
-        for each in section.against
-    ]
-    write_json(folder / "comparisons.json", tests)
     for section in sections:
+        view = {"protocol": section.protocol, "part": section.paired.part}
+        tests += [{**view, **each.document()} for each in section.against]
         if section.rows:
             write_text(folder / f"{section.name}.svg", _figure(section))
+    write_json(folder / "comparisons.json", tests)
     return text
 
 
@@ -207,16 +205,17 @@ def _columns(section: _Section, row: Row) -> dict[str, Any]:
 
 
 def _rows_table(section: _Section) -> str:
-    heads = ["", "seeds", "parameters, M", "MACs, G", *_HEADS.values(), "training, min"]
     paper = section.table1 and section.protocol == "paper"
+    heads = ["", "seeds", "parameters, M", "MACs, G", *_HEADS.values(), "training, min"]
+    heads += ["accuracy in the paper"] if paper else []
     lines = []
     for row in section.rows:
         columns, measures = _columns(section, row), section.measures[row.name]
         cost = [f"{columns['parameters'] / 1e6:.2f}", f"{columns['macs'] / 1e9:.2f}"]
         cells = [row.title, _seeds(row.seeds), *cost, *(_cell(measures[measure]) for measure in _HEADS)]
-        reported = [f"{PAPER_ACCURACY.get(_family(row), float('nan')):.3f}"] if paper else []
-        lines.append([*cells, f"{columns['training_seconds'] / 60:.1f}", *reported])
-    return _markdown(heads + (["accuracy in the paper"] if paper else []), lines)
+        cells.append(f"{columns['training_seconds'] / 60:.1f}")
+        lines.append([*cells, f"{PAPER_ACCURACY.get(_family(row), float('nan')):.3f}"][: len(heads)])
+    return _markdown(heads, lines)
 
 
 def _tests(section: _Section) -> list[str]:
@@ -291,14 +290,10 @@ def _pretraining(results: Sequence[RunResult]) -> list[str]:
     titles: dict[str, None] = {}
     for each in results:
         known = each.pretraining or {"data": "unknown"}
-        apart = known.get("data") is None or known.get("split") == each.split["specification"]
-        if each.weights == "c2l" and not apart:
+        if each.weights == "c2l" and known.get("data") and known.get("split") != each.split["specification"]:
             titles[each.identity.title] = None
-    words = (
-        f"{', '.join(titles)}: the pretraining kept another split apart or does not say which, so that these slices "
-        "may have been among those it saw, without their labels."
-    )
-    return [words] if titles else []
+    words = "the pretraining kept another split apart or does not say which, so that these slices may have been among"
+    return [f"{', '.join(titles)}: {words} those it saw, without their labels."] if titles else []
 
 
 def _missing(not_run: Mapping[str, str], protocol: str) -> list[str]:
@@ -323,11 +318,8 @@ def render_seeds(folder: Path) -> str:
         if other.recipe != first.recipe or other.split["specification"] != first.split["specification"]:
             raise DataError(f"{other.path}: differs in its recipe or split from {first.path.name}")
 
-    def over_seeds(part: str, name: str) -> MeanSD:
-        return MeanSD.of([each.parts[part]["metrics"][name]["value"] for each in results])
-
     def plain(values: MeanSD) -> dict[str, Any]:
-        return {key: value for key, value in asdict(values).items() if key not in {"low", "high"}}
+        return {"mean": values.mean, "sd": values.sd, "values": values.values}
 
     facts = {
         "recipe": first.recipe["name"],
@@ -338,21 +330,20 @@ def render_seeds(folder: Path) -> str:
         "seeds": [each.identity.seed for each in results],
         "training_seconds": plain(MeanSD.of([each.run["training_seconds"] for each in results])),
     }
-    parts = {
-        part: {
-            "slices": own["slices"],
-            "patients": own["patients"],
-            "metrics": {name: plain(over_seeds(part, name)) for name in TITLES},
-        }
-        for part, own in first.parts.items()
-    }
+    parts, columns = {}, []
+    for part, own in first.parts.items():
+        values = {name: [each.parts[part]["metrics"][name]["value"] for each in results] for name in TITLES}
+        over_seeds = {name: MeanSD.of(each) for name, each in values.items()}
+        metrics = {name: plain(each) for name, each in over_seeds.items()}
+        parts[part] = {"slices": own["slices"], "patients": own["patients"], "metrics": metrics}
+        head = f"{part} ({own['slices']} slices, {own['patients']} patients)"
+        columns.append([head, *map(_cell, over_seeds.values())])
     write_json(folder / "summary.json", {**facts, "parts": parts})
-    heads = [f"{part} ({own['slices']} slices, {own['patients']} patients)" for part, own in parts.items()]
-    lines = [[title, *(_cell(over_seeds(part, name)) for part in parts)] for name, title in TITLES.items()]
+    heads, *lines = zip(["", *TITLES.values()], *columns, strict=True)
     text = (
         f"{facts['network']}, recipe `{facts['recipe']}`, {facts['size']} × {facts['size']} pixels, "
         f"{counted(facts['epochs'], 'epoch')}, split `{facts['split']}`, seeds {_seeds(facts['seeds'])}: mean ± "
-        f"standard deviation over the seeds.\n\n{_markdown(['', *heads], lines)}\n"
+        f"standard deviation over the seeds.\n\n{_markdown(heads, lines)}\n"
     )
     write_text(folder / "summary.md", text)
     return text
@@ -367,15 +358,12 @@ def render_convergence(folder: Path) -> str:
         DataError: there is no result.
     """
     order = ("none", "imagenet", "c2l")
-    results = sorted(
-        read_run_results(folder), key=lambda run: (run.network, order.index(run.weights), run.identity.seed)
-    )
-    rows: dict[tuple[str, str], list[RunResult]] = {}
-    for run in results:
-        rows.setdefault((run.network, run.weights), []).append(run)
+    results = read_run_results(folder)
+    results.sort(key=lambda run: (run.network, order.index(run.weights), run.identity.seed))
     lines = []
     panels: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
-    for (network, weights), runs in rows.items():
+    for (network, weights), group in groupby(results, lambda run: (run.network, run.weights)):
+        runs = list(group)
         losses, aucs = (
             [[row[key] for row in run.history] for run in runs] for key in ("val_loss", "val_auc")
         )
