@@ -29,7 +29,6 @@ from groundglass.imaging.source import OnError, files_below, guard, natural_key
 _MOST = 20  # slices of a volume that are taken unless the user says which
 _LEAST_LUNG = 0.01  # share of a slice
 _SAME_PLACE = 1.0  # mm by which a mask may lie apart from its slice
-_LUNA_TRACHEA = 5
 _NII = r"\.nii(?:\.gz)?$"
 _PICTURE = r"[^/]+\.(?:png|jpe?g)$"
 
@@ -75,12 +74,10 @@ class _Tree:
             files = list(group)
             yield files[0][1], [path for path, _ in files]
 
-    def record(
-        self, path: Path, label: Label, patient: str | None, grade: str = "", split: str | None = None
-    ) -> Record:
+    def record(self, path: Path, label: Label, patient: str = "", grade: str = "") -> Record:
         """What the collection says of the slices of a file or folder."""
         patient = patient or unknown_patient(path.relative_to(self.root).as_posix())
-        return Record(path, label, patient, self.name, split, grade=grade)
+        return Record(path, label, patient, self.name, split=None, grade=grade)
 
     def thinned(self, slices: Sequence[_Item]) -> list[_Item]:
         """One slice of so many, evenly."""
@@ -153,9 +150,7 @@ def _write(found: _Found, name: str, made: Path, folder: Path) -> Record:
     return replace(found.record, path=folder / f"{name}.png", lung_mask=lungs, lesion_mask=lesions)
 
 
-def _volume(
-    tree: _Tree, record: Record, lungs: Path | None = None, lesions: Path | None = None
-) -> Iterator[_Found]:
+def _volume(tree: _Tree, record: Record, lungs: Path | None, lesions: Path | None) -> Iterator[_Found]:
     """Slices with lung where that is known, else with lesions where they are known, else of the middle half."""
     try:
         slices = [(each.pixels, each.origin) for each in read_slices(record.path)]
@@ -182,7 +177,7 @@ def _masks(path: Path, slices: Sequence[tuple[Grey, Origin]]) -> list[Mask]:
     )
     if not alike:
         raise ImageError(path, f"does not lie where its volume {slices[0][1].file} does; both are left out")
-    return [(mask.pixels > 0) & (mask.pixels != _LUNA_TRACHEA) for mask in masks]
+    return [(mask.pixels > 0) & (mask.pixels != 5) for mask in masks]  # 5 is the trachea, in LUNA16
 
 
 def _middle(slices: Sequence[_Item]) -> list[_Item]:
@@ -191,11 +186,7 @@ def _middle(slices: Sequence[_Item]) -> list[_Item]:
 
 
 def _series(
-    tree: _Tree,
-    files: Sequence[Path],
-    record: Record,
-    infected: NDArray[Any] | None = None,
-    outlines: _Outlines | None = None,
+    tree: _Tree, files: list[Path], record: Record, infected: NDArray[Any] | None, outlines: _Outlines | None
 ) -> Iterator[_Found]:
     """Slices of a DICOM series: the infected ones, else those with outlines of lesions, else the middle half.
 
@@ -243,7 +234,7 @@ def _mosmeddata(tree: _Tree) -> Iterator[_Found]:
     for path, match in tree.matching(rf"(CT-[0-4])/([^/]+?){_NII}"):
         label = Label.NON_COVID if match[1].upper() == "CT-0" else Label.COVID
         record = tree.record(path, label, match[2], match[1].upper())
-        yield from _volume(tree, record, lesions=masks.get(match[2]))
+        yield from _volume(tree, record, None, masks.get(match[2]))
 
 
 def _zenodo_3757476(tree: _Tree) -> Iterator[_Found]:
@@ -251,24 +242,24 @@ def _zenodo_3757476(tree: _Tree) -> Iterator[_Found]:
     number = rf"/[^/]*?(\d+(?:_\d+)*)\D*{_NII}"
     lungs, lesions = (tree.by_name(f"{kind}_Mask{number}") for kind in ("Lung", "Infection"))
     for path, match in tree.matching(f"COVID-19-CT-Seg_20cases{number}"):
-        record = tree.record(path, Label.COVID, match[1])
-        yield from _volume(tree, record, lungs.get(match[1]), lesions.get(match[1]))
+        case = match[1]
+        yield from _volume(tree, tree.record(path, Label.COVID, case), lungs.get(case), lesions.get(case))
 
 
 def _luna16(tree: _Tree) -> Iterator[_Found]:
     lungs = tree.by_name(r"seg-lungs-LUNA16/([^/]+)\.mhd$")
     for path, match in tree.matching(r"subset\d/(?:[^/]+/)?([^/]+)\.mhd$"):
-        yield from _volume(tree, tree.record(path, Label.NON_COVID, match[1]), lungs.get(match[1]))
+        yield from _volume(tree, tree.record(path, Label.NON_COVID, match[1]), lungs.get(match[1]), None)
 
 
 def _finding_lungs(tree: _Tree) -> Iterator[_Found]:
     masks = tree.by_name(r"2d_masks/([^/]+\.tiff?)$")
     for path, match in tree.matching(r"2d_images/((ID_\d+)[^/]*\.tiff?)$"):
-        record = tree.record(path, Label.NON_COVID, match[2])
-        yield _Found(replace(record, lung_mask=masks.get(match[1])))
+        yield _Found(replace(tree.record(path, Label.NON_COVID, match[2]), lung_mask=masks.get(match[1])))
     lungs = tree.by_name(rf"3d_images/MASK_(\d+){_NII}")
     for path, match in tree.matching(rf"3d_images/IMG_(\d+){_NII}"):
-        yield from _volume(tree, tree.record(path, Label.NON_COVID, f"ID_{match[1]}"), lungs.get(match[1]))
+        record = tree.record(path, Label.NON_COVID, f"ID_{match[1]}")
+        yield from _volume(tree, record, lungs.get(match[1]), None)
 
 
 def _covid_ct_md(tree: _Tree) -> Iterator[_Found]:
@@ -277,7 +268,7 @@ def _covid_ct_md(tree: _Tree) -> Iterator[_Found]:
     for match, files in scans:
         label = Label.COVID if match[1].upper() == "COVID-19" else Label.NON_COVID
         record = tree.record(files[0].parent, label, match[2], match[1])
-        yield from _series(tree, files, record, labels.get(match[2]))
+        yield from _series(tree, files, record, labels.get(match[2]), None)
 
 
 def _slice_labels(tree: _Tree, scans: Sequence[_Scan]) -> dict[str, NDArray[Any]]:
@@ -314,8 +305,7 @@ def _slice_labels(tree: _Tree, scans: Sequence[_Scan]) -> dict[str, NDArray[Any]
 def _ricord_1a(tree: _Tree) -> Iterator[_Found]:
     outlines = _outlines(tree)
     for match, files in tree.scans(r"(MIDRC-RICORD-1A-\d+-\d+)/(?:[^/]+/)*[^/]+\.dcm$"):
-        record = tree.record(files[0].parent, Label.COVID, match[1])
-        yield from _series(tree, files, record, outlines=outlines)
+        yield from _series(tree, files, tree.record(files[0].parent, Label.COVID, match[1]), None, outlines)
 
 
 def _outlines(tree: _Tree) -> _Outlines | None:
@@ -363,8 +353,9 @@ def _covidx_ct(tree: _Tree) -> Iterator[_Found]:
         for (scan, kind), group in groupby(rows, lambda row: (re.sub(r"[-_][^-_]*$", "", row[0]), row[1])):
             label = Label.COVID if kind == "2" else Label.NON_COVID
             person = re.match(r"(?:NCP|CP|Normal)_\d+|.*?patient\d+", scan)
-            about = label, person[0] if person else scan, classes[kind], part[1].lower()
-            yield from (_Found(tree.record(images[row[0]], *about)) for row in tree.thinned(list(group)))
+            about = label, person[0] if person else scan, classes[kind]
+            taken = (tree.record(images[row[0]], *about) for row in tree.thinned(list(group)))
+            yield from (_Found(replace(record, split=part[1].lower())) for record in taken)
 
 
 def _covid_semiseg(tree: _Tree) -> Iterator[_Found]:
@@ -383,14 +374,12 @@ def _covid_semiseg(tree: _Tree) -> Iterator[_Found]:
         slices = [(path, read_slice(path).pixels) for path in files if path.stem in masks]
         lying = bool(slices) and np.median([_uprightness(pixels) for _, pixels in slices]) < 0
         for path, pixels in slices:
-            record = tree.record(path, Label.COVID, None, split=split)
+            record = replace(tree.record(path, Label.COVID), split=split)
             mask = read_slice(masks[path.stem]).pixels > 0
             if mask.shape != pixels.shape:
                 raise DataError(f"{masks[path.stem]}: {mask.shape} pixels for a slice of {pixels.shape}")
-            if lying:
-                yield _Found(record, pixels.T.copy(), lesions=mask.T.copy())
-            else:
-                yield _Found(replace(record, lesion_mask=masks[path.stem]))
+            turned = _Found(record, pixels.T.copy(), lesions=mask.T.copy())
+            yield turned if lying else _Found(replace(record, lesion_mask=masks[path.stem]))
 
 
 def _uprightness(pixels: Grey) -> float:
@@ -403,14 +392,14 @@ def _uprightness(pixels: Grey) -> float:
 def _iq_oth_nccd(tree: _Tree) -> Iterator[_Found]:
     grades = {"b": "benign", "m": "malignant", "n": "normal"}
     for path, match in tree.matching(rf"(Bengin|Benign|Malignant|Normal) cases/{_PICTURE}"):
-        yield _Found(tree.record(path, Label.NON_COVID, None, grades[match[1][0].lower()]))
+        yield _Found(tree.record(path, Label.NON_COVID, "", grades[match[1][0].lower()]))
 
 
 COLLECTIONS: Mapping[str, tuple[Callable[[_Tree], Iterator[_Found]], str]] = {
     "mosmeddata": (_mosmeddata, "studies/CT-0/study_0001.nii.gz and so on, masks/study_0255_mask.nii.gz"),
     "covid-ct-md": (
         _covid_ct_md,
-        "COVID-19 Cases/P001/*.dcm, Cap Cases, Normal Cases, Index.csv, *labels.npy",
+        "COVID-19 Cases/P001/*.dcm, Cap Cases, Normal Cases, *labels.npy, Index.csv",
     ),
     "cc-ccii": (_cc_ccii, "NCP/PATIENT/SCAN/0000.jpg, CP, Normal, lesions_slices.csv"),
     "covidx-ct": (_covidx_ct, "2A_images/*.png and train_, val_ and test_COVIDx_CT-2A.txt"),
