@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, PredictionError
-from groundglass.files import atomic_path, printable, write_bytes
+from groundglass.files import atomic_path, write_bytes
 from groundglass.imaging.dicom import open_dataset
 from groundglass.imaging.slice import Origin, VoxelGrid
 from groundglass.imaging.source import DEFAULT_LIMITS, guard, open_source
@@ -218,7 +218,7 @@ def _last_files(first: Prediction) -> list[str]:
 
 
 def _slice_stem(file: str, frame: int | None) -> str:
-    return picture_name(printable(file), frame).removesuffix(".png")
+    return picture_name(file, frame).removesuffix(".png")
 
 
 def _volume_stem(file: str) -> str:

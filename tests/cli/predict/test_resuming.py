@@ -88,6 +88,7 @@ def test_bundles_are_not_mixed(run: Run, pictures: Path, tmp_path: Path, tiny_bu
 
 
 def test_masks_are_completed(run: Run, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "5.png").rename(pictures / "5\udcff.png")
     volume = np.stack([pixels(number).T.astype(np.int16) for number in range(5)], axis=-1)
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "v.nii.gz")
     out, arguments = tmp_path / "out", (pictures, tmp_path / "v.nii.gz", "--masks")
