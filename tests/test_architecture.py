@@ -43,7 +43,7 @@ CEILINGS = {
     "top": 200,
     "imaging": 3_240,
     "models": 940,
-    "data": 2_375,
+    "data": 2_360,
     "training": 2_950,
     "inference": 3_440,
     "evaluation": 1_890,

@@ -20,7 +20,7 @@ from PIL import Image
 
 from groundglass.data.manifest import Label, Manifest, Record, unknown_patient, write_manifest, write_mask
 from groundglass.errors import DataError, ImageError, NotASliceError
-from groundglass.files import counted, one_line
+from groundglass.files import one_line
 from groundglass.imaging.lossless import LosslessDecoder
 from groundglass.imaging.read import read_slice, read_slices
 from groundglass.imaging.slice import Grey, Origin
@@ -111,9 +111,8 @@ def import_collection(
     """
     adapter, layout = COLLECTIONS[name]
     folder = output.with_name(f"{output.stem}-slices")
-    for target in (output, folder):
-        if target.exists():
-            raise DataError(f"{target}: exists already; remove it, or name another manifest")
+    if present := [str(target) for target in (output, folder) if target.exists()]:
+        raise DataError(f"{present[0]}: exists already; remove it, or name another manifest")
     files = tuple(file.path for file in files_below(path.absolute()))
     tree = _Tree(name, path.absolute(), files, every, on_error)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -122,8 +121,7 @@ def import_collection(
         made.mkdir()
         records: list[Record] = []
         for found in adapter(tree):
-            written = found.pixels is not None
-            records.append(_write(found, f"{len(records):06d}", made, folder) if written else found.record)
+            records.append(_placed(found, f"{len(records):06d}", made, folder))
             progress("importing", 1, None)
         if not records:
             raise DataError(f"{path}: holds no slices of {name}; expected {layout}")
@@ -137,17 +135,18 @@ def import_collection(
     return manifest
 
 
-def _write(found: _Found, name: str, made: Path, folder: Path) -> Record:
-    """Write a slice and its masks to ``made``, which will be ``folder``; returns its record there."""
-    Image.fromarray(np.asarray(found.pixels)).save(made / f"{name}.png")
-
-    def place(mask: Mask | None, what: str) -> Path | None:
+def _placed(found: _Found, name: str, made: Path, folder: Path) -> Record:
+    """A slice's record; what has to be written is written to ``made``, which will be ``folder``."""
+    if found.pixels is None:
+        return found.record
+    Image.fromarray(found.pixels).save(made / f"{name}.png")
+    placed: dict[str, Path | None] = dict.fromkeys(("lungs", "lesions"))
+    for what, mask in (("lungs", found.lungs), ("lesions", found.lesions)):
         if mask is not None:
             write_mask(mask, made / f"{name}-{what}.png")
-        return None if mask is None else folder / f"{name}-{what}.png"
-
-    lungs, lesions = place(found.lungs, "lungs"), place(found.lesions, "lesions")
-    return replace(found.record, path=folder / f"{name}.png", lung_mask=lungs, lesion_mask=lesions)
+            placed[what] = folder / f"{name}-{what}.png"
+    path, lungs, lesions = folder / f"{name}.png", placed["lungs"], placed["lesions"]
+    return replace(found.record, path=path, lung_mask=lungs, lesion_mask=lesions)
 
 
 def _volume(tree: _Tree, record: Record, lungs: Path | None, lesions: Path | None) -> Iterator[_Found]:
@@ -158,12 +157,9 @@ def _volume(tree: _Tree, record: Record, lungs: Path | None, lesions: Path | Non
     except ImageError as error:
         tree.report(error)
         return
-    chosen = _middle(range(len(slices)))
-    if lung_masks:
-        chosen = [index for index, mask in enumerate(lung_masks) if mask.mean() >= _LEAST_LUNG]
-    elif lesion_masks:
-        chosen = [index for index, mask in enumerate(lesion_masks) if mask.any()]
-    for index in tree.thinned(chosen):
+    least = _LEAST_LUNG if lung_masks else 0.0
+    showing = [index for index, mask in enumerate(lung_masks or lesion_masks or ()) if mask.mean() > least]
+    for index in tree.thinned(showing if lung_masks or lesion_masks else _middle(range(len(slices)))):
         lung, lesion = (each[index] if each else None for each in (lung_masks, lesion_masks))
         yield _Found(record, slices[index][0], lung, lesion)
 
@@ -242,8 +238,8 @@ def _zenodo_3757476(tree: _Tree) -> Iterator[_Found]:
     number = rf"/[^/]*?(\d+(?:_\d+)*)\D*{_NII}"
     lungs, lesions = (tree.by_name(f"{kind}_Mask{number}") for kind in ("Lung", "Infection"))
     for path, match in tree.matching(f"COVID-19-CT-Seg_20cases{number}"):
-        case = match[1]
-        yield from _volume(tree, tree.record(path, Label.COVID, case), lungs.get(case), lesions.get(case))
+        masks = lungs.get(match[1]), lesions.get(match[1])
+        yield from _volume(tree, tree.record(path, Label.COVID, match[1]), *masks)
 
 
 def _luna16(tree: _Tree) -> Iterator[_Found]:
@@ -253,13 +249,10 @@ def _luna16(tree: _Tree) -> Iterator[_Found]:
 
 
 def _finding_lungs(tree: _Tree) -> Iterator[_Found]:
+    """Its single slices; the four volumes in ``3d_images`` are left out."""
     masks = tree.by_name(r"2d_masks/([^/]+\.tiff?)$")
     for path, match in tree.matching(r"2d_images/((ID_\d+)[^/]*\.tiff?)$"):
         yield _Found(replace(tree.record(path, Label.NON_COVID, match[2]), lung_mask=masks.get(match[1])))
-    lungs = tree.by_name(rf"3d_images/MASK_(\d+){_NII}")
-    for path, match in tree.matching(rf"3d_images/IMG_(\d+){_NII}"):
-        record = tree.record(path, Label.NON_COVID, f"ID_{match[1]}")
-        yield from _volume(tree, record, lungs.get(match[1]), None)
 
 
 def _covid_ct_md(tree: _Tree) -> Iterator[_Found]:
@@ -274,8 +267,7 @@ def _covid_ct_md(tree: _Tree) -> Iterator[_Found]:
 def _slice_labels(tree: _Tree, scans: Sequence[_Scan]) -> dict[str, NDArray[Any]]:
     """Which slices are infected, of the cases of which that is known.
 
-    ``Index.csv`` numbers these cases with a gap, where the array has none. Without it the rows have to be those of
-    all cases, of all but the normal ones or of those of COVID-19.
+    ``Index.csv`` numbers them with a gap, the array has none. Without it, rows have to be those of all cases of a kind.
     """
     arrays = tree.by_name(r"(Slice-level-labels[^/]*\.npy)$")
     if not arrays:
@@ -290,15 +282,11 @@ def _slice_labels(tree: _Tree, scans: Sequence[_Scan]) -> dict[str, NDArray[Any]
             cases = [case for _, case in sorted((int(row["Label Index"]), row["Folder/ID"]) for row in table)]
             rows = {len(cases)}
     except (EOFError, KeyError, OSError, TypeError, ValueError) as error:
-        expected = (
-            "expected an array without pickles, and Index.csv with the columns Folder/ID and Label Index"
-        )
+        expected = "expected an array without pickles; Index.csv with columns Folder/ID and Label Index"
         raise DataError(f"{path}: {expected} ({one_line(str(error))})") from error
     if labels.ndim != 2 or len(labels) not in rows:
-        expected = "expected a row for each case of Index.csv and a column for each slice"
-        raise DataError(
-            f"{path}: an array of shape {labels.shape} for {counted(len(cases), 'case')}; {expected}"
-        )
+        expected = f"expected {len(cases)} cases (Index.csv says which) by slices"
+        raise DataError(f"{path}: an array of shape {labels.shape}; {expected}")
     return dict(zip(cases, labels, strict=False))
 
 
@@ -310,9 +298,9 @@ def _ricord_1a(tree: _Tree) -> Iterator[_Found]:
 
 def _outlines(tree: _Tree) -> _Outlines | None:
     """Outlines of infections, int32 (N, 1, 2), x before y, by the SOP instance that they were drawn on."""
-    found: _Outlines = {}
-    annotations = [path for path, _ in tree.matching(r"MIDRC-RICORD-1A[^/]*annotations[^/]*\.json$")]
-    for path in annotations:
+    found: _Outlines | None = None
+    for path, _ in tree.matching(r"MIDRC-RICORD-1A[^/]*annotations[^/]*\.json$"):
+        found = found or {}
         try:
             content = json.loads(path.read_bytes())
             labels = (label for group in content["labelGroups"] for label in group["labels"])
@@ -324,7 +312,7 @@ def _outlines(tree: _Tree) -> _Outlines | None:
                     found.setdefault(drawn["SOPInstanceUID"], []).append(outline)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: expected an export of MD.ai with labelGroups and datasets") from error
-    return found if annotations else None
+    return found
 
 
 def _cc_ccii(tree: _Tree) -> Iterator[_Found]:
@@ -346,8 +334,8 @@ def _covidx_ct(tree: _Tree) -> Iterator[_Found]:
         rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         wrong = [row for row in rows if len(row) < 2 or row[1] not in classes or row[0] not in images]
         if wrong:
-            text = one_line(" ".join(wrong[0]))
-            raise DataError(f"{path}: {text!r} is no `file class ...` with a class of 0 to 2 and a picture")
+            line = " ".join(wrong[0])[:80]
+            raise DataError(f"{path}: {line!r} is no `file class ...` with a class of 0 to 2 and a picture")
         rows.sort(key=lambda row: natural_key(row[0]))
         # A file is called after its scan and, last, its slice: NCP_96_1328_0032.png, COVIDCTMD-P001-IM0001.png
         for (scan, kind), group in groupby(rows, lambda row: (re.sub(r"[-_][^-_]*$", "", row[0]), row[1])):
