@@ -43,7 +43,7 @@ CEILINGS = {
     "top": 200,
     "imaging": 3_240,
     "models": 940,
-    "data": 2_330,
+    "data": 2_375,
     "training": 2_950,
     "inference": 3_440,
     "evaluation": 1_890,
@@ -51,7 +51,7 @@ CEILINGS = {
     "cli": 1_700,
     "experiments": 1_401,
     "audit": 1_430,
-    "serving": 1_240,
+    "serving": 1_230,
     "pacs": 985,
     "cluster": 305,
 }
