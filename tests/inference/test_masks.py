@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
@@ -196,9 +197,11 @@ def series(tmp_path: Path) -> Path:
 def change(folder: Path, number: int, **elements: Any) -> None:
     path = sorted(folder.iterdir())[number]
     dataset = pydicom.dcmread(path)
-    for keyword, value in elements.items():
-        setattr(dataset, keyword, value)
-    dataset.save_as(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for keyword, value in elements.items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(path)
 
 
 def check_segmentation(path: Path, sources: Iterable[Path]) -> None:
@@ -279,7 +282,10 @@ def test_a_series_without_lungs_or_lesions_says_so(tmp_path: Path, series: Path,
         {"FrameOfReferenceUID": "1.2.3"},
         {"ImagePositionPatient": None},
         {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
+        {"SOPInstanceUID": "../../1.2"},
         {"PixelSpacing": [2, 2]},
+        {"PixelSpacing": [0, 0]},
+        {"ImageOrientationPatient": [1, 0, 0, 0.5, 1, 0]},
         {"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]},
     ],
 )
@@ -292,6 +298,37 @@ def test_a_series_that_is_no_stack_becomes_pictures(
     names = [each.name for each in (tmp_path / "masks").iterdir()]
     assert len(names) == 8
     assert all(name.endswith(".png") for name in names)
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"PatientBirthDate": "00000000", "StudyTime": "256199"},
+        {"SliceThickness": "1e400"},
+        {"SliceThickness": "-3", "PatientName": "a=b=c=d=e^^^^^^^^", "PatientID": "é"},
+    ],
+)
+def test_a_damaged_header_costs_no_masks(
+    tmp_path: Path, series: Path, bundle: Bundle, elements: dict[str, Any]
+) -> None:
+    for number in range(4):
+        change(series, number, **elements)
+    seg = pydicom.dcmread(write(tmp_path / "masks", bundle, predictions_of(series))[".dcm"])
+    assert not seg.PatientBirthDate
+    assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness > 0
+
+
+def test_a_series_with_a_hostile_uid_stays_in_its_folder(
+    tmp_path: Path, series: Path, bundle: Bundle
+) -> None:
+    for number in range(4):
+        change(series, number, SeriesInstanceUID="../../1.2")
+    folder = tmp_path / "deep" / "masks"
+    folder.parent.mkdir()
+    predictions = predictions_of(series)
+    assert set(write(folder, bundle, predictions)) == {"-lungs.png", "-lesions.png"}
+    assert [path.name for path in folder.parent.iterdir()] == ["masks"]
+    assert list(without_masks(folder, predictions)) == []
 
 
 def test_a_series_of_which_a_file_is_gone_or_of_another_size_becomes_pictures(
@@ -307,22 +344,16 @@ def test_a_series_of_which_a_file_is_gone_or_of_another_size_becomes_pictures(
     assert set(write(tmp_path / "gone", bundle, predictions)) == {"-lungs.png", "-lesions.png"}
 
 
-def test_a_series_in_parts_with_a_hostile_name_overwrites_nothing(
-    tmp_path: Path, series: Path, bundle: Bundle
-) -> None:
-    for number in range(4):
-        change(series, number, SeriesInstanceUID="../../1.2")
+def test_a_series_in_parts_overwrites_nothing(tmp_path: Path, series: Path, bundle: Bundle) -> None:
     cv2.imwrite(str(tmp_path / "other.png"), np.zeros((40, 40), np.uint8))
     first, *_, last = sorted(series.iterdir())
     volume = tmp_path / "v.nii"
     nibabel.save(nibabel.Nifti1Image(VOXELS, np.eye(4)), volume)
-    folder = tmp_path / "deep" / "masks"
-    folder.parent.mkdir()
+    folder = tmp_path / "masks"
     write(folder, bundle, predictions_of(first, tmp_path / "other.png", volume, last))
     names = [each.name for each in folder.iterdir()]
     assert len([name for name in names if name.endswith(".dcm")]) == 2
     assert len(names) == 6
-    assert [path.name for path in folder.parent.iterdir()] == ["masks"]
 
 
 def test_nothing_of_a_series_under_way_is_left(tmp_path: Path, series: Path, bundle: Bundle) -> None:

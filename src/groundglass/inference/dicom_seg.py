@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage
-from pydicom.valuerep import DSfloat
+from pydicom.valuerep import DA, TM, DSfloat
 
 from groundglass import __version__
 from groundglass.imaging.slice import Origin
@@ -36,11 +36,13 @@ LONGEST_TEXT = 64
 _MASKS_NUMBER = 9903
 _ALIKE = 1e-3
 """Most by which direction cosines and spacing in mm may differ within a stack."""
+_THICKEST = 1e4
+"""Millimetres that no slice has."""
 _NAMESPACE = uuid.UUID("6c1b5d0e-3a84-5f0e-9d5a-6f2a1f6f3c10")
 _LUNGS = (codes.SCT.AnatomicalStructure, codes.SCT.Lung)
 _LESIONS = (codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion)
 
-_GEOMETRY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality")
+_UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 
 _TEXTS = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientSex", "PatientAge"),
@@ -75,13 +77,24 @@ def patient_and_study(image: Dataset) -> Dataset:
     header.StudyInstanceUID = str(image.StudyInstanceUID)
     for keyword in (*_TEXTS, *_DATES_AND_TIMES):
         value = _text(image, keyword)
-        if keyword in _FORMS and not _FORMS[keyword].fullmatch(value):
+        if not _fits(keyword, value):
             value = ""
         if value or keyword in _REQUIRED:
             setattr(header, keyword, value)
     if not all(_text(header, keyword).isascii() for keyword in _TEXTS):
         header.SpecificCharacterSet = "ISO_IR 192"
     return header
+
+
+def _fits(keyword: str, value: str) -> bool:
+    """Whether a value has its element's form; a day like 00000000 has not."""
+    if keyword in _FORMS and not _FORMS[keyword].fullmatch(value):
+        return False
+    try:
+        (DA if keyword.endswith("Date") else TM if keyword.endswith("Time") else str)(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
@@ -152,7 +165,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-OF_SOURCE = (*PATIENT_AND_STUDY, *_GEOMETRY, "SliceThickness")
+OF_SOURCE = (*PATIENT_AND_STUDY, *_UIDS, "SliceThickness")
 """What :func:`segmentation` reads of an image's header."""
 
 
@@ -169,11 +182,17 @@ class SourceImage:
     origin: Origin
 
     def can_be_referenced(self) -> bool:
-        """Whether it is a CT image of one frame with a complete place in space."""
-        geometry = self.origin.position, self.origin.orientation, self.origin.spacing
-        complete = None not in geometry and self.origin.frame is None
-        named = all(_text(self.header, keyword) for keyword in (*_GEOMETRY, "StudyInstanceUID"))
-        return complete and named and self.header.SOPClassUID == CTImageStorage
+        """Whether it is a CT image of one frame with UIDs and a complete place in space."""
+        if self.origin.frame is not None or self.origin.position is None or len(self.plane()) != 8:
+            return False
+        axes, spacing = self.plane()[:6].reshape(2, 3), self.plane()[6:]
+        uids = [_text(self.header, keyword) for keyword in ("StudyInstanceUID", *_UIDS)]
+        return (
+            bool(np.allclose(axes @ axes.T, np.eye(2), atol=_ALIKE))
+            and float(spacing.min()) > 0
+            and all(re.fullmatch(r"[0-9.]{1,64}", uid) for uid in uids)
+            and self.header.SOPClassUID == CTImageStorage
+        )
 
     def plane(self) -> NDArray[np.float64]:
         """Direction cosines of rows and columns, then spacing in mm."""
@@ -187,7 +206,7 @@ class SourceImage:
     def dataset(self, thickness: float) -> Dataset:
         """The elements that highdicom asks for, of an image of one pixel."""
         header = patient_and_study(self.header)
-        for keyword in _GEOMETRY:
+        for keyword in _UIDS:
             setattr(header, keyword, _text(self.header, keyword))
         header.Rows = header.Columns = 1
         header.ImagePositionPatient = [_decimal(value) for value in self.origin.position or ()]
@@ -286,10 +305,13 @@ def _set_pixels(seg: Segmentation, masks: Mapping[str, NDArray[np.uint8]], shape
 def _thickness(sources: Sequence[SourceImage]) -> float:
     """Of the slices in mm as the first header has it, else their usual distance."""
     try:
-        return float(_text(sources[0].header, "SliceThickness"))
+        thickness = float(_text(sources[0].header, "SliceThickness"))
     except ValueError:
-        heights = sorted(source.height() for source in sources)
-        return float(np.median(np.diff(heights))) if len(heights) > 1 else 0.0
+        thickness = 0.0
+    heights = sorted(source.height() for source in sources)
+    if not 0 < thickness < _THICKEST and len(heights) > 1:
+        thickness = float(np.median(np.diff(heights)))
+    return thickness if 0 < thickness < _THICKEST else 0.0
 
 
 def _form_a_stack(sources: Sequence[SourceImage]) -> bool:
