@@ -22,7 +22,7 @@ from groundglass.evaluation.part import select_part
 from groundglass.imaging.phantom import make_phantom
 from groundglass.inference.bundle import DEFAULT, Bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.prediction import Status
+from groundglass.inference.prediction import UNCERTAIN, Status
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +113,11 @@ def test_other_planes_and_parts_of_the_body_are_refused(classifier: Classifier, 
     by_name = {
         Path(prediction.file).stem: prediction for prediction in classifier.predict_all([dicom_samples])
     }
-    for name in ("coronal-ge", "coronal-toshiba-616", "sagittal-ge", "abdomen-toshiba"):
+    for name in ("coronal-ge", "coronal-toshiba-616", "sagittal-ge"):
         assert by_name[name].status is Status.REFUSED, name
-    for name in ("axial-ge", "1-053", "1-130"):
+    # A rim of lung above the liver: too little for a firm label.
+    assert by_name["abdomen-toshiba"].label in {None, UNCERTAIN}
+    for name in ("axial-ge", "axial-toshiba", "1-053", "1-130"):
         assert by_name[name].status is Status.OK, name
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -33,6 +33,8 @@ from groundglass.models.catalogue import MEASURED_AT, entries, find
 
 if TYPE_CHECKING:
     from groundglass.data.manifest import Record
+    from groundglass.training.recipe import LungsRecipe
+    from groundglass.training.trainer import Job
 
 Output = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
 
@@ -67,19 +69,9 @@ def train(
     from groundglass.training.train import train as train_network
     from groundglass.training.trainer import Job
 
-    if (of_lungs := load_lungs_recipe(recipe, overrides or ())) is not None:
-        from groundglass.training.lungs import train_lungs
-
-        own = Job(
-            of_lungs, tuple(data), "", seed, output, resume=resume, threads=threads, accelerator=accelerator
-        )
-        dice = train_lungs(replace(own, progress=not quiet))
-        Console().print(
-            f"{output}: {of_lungs.network.name}, Dice {dice:.4f} of held-out patients after the last epoch"
-        )
-        return
-    job = Job(
-        load_recipe(recipe, overrides or ()),
+    of_lungs = load_lungs_recipe(recipe, overrides or ())
+    job: Job[Any] = Job(
+        of_lungs or load_recipe(recipe, overrides or ()),
         tuple(data),
         split,
         seed,
@@ -95,6 +87,9 @@ def train(
         lungs=lungs,
         progress=not quiet,
     )
+    if of_lungs is not None:
+        _train_lungs(replace(job, recipe=of_lungs))
+        return
     if audit and job.rank == 0 and len(data) == 1:
         _warn(data[0], split, seed, allow_overlap, threads)
     run = train_network(job)
@@ -103,6 +98,14 @@ def train(
         f"{run.path}: {run.recipe.network.name}, {len(run.history())} epochs, "
         f"validation AUC {last['val_auc']:.3f}, accuracy {last['val_accuracy']:.3f} after the last"
     )
+
+
+def _train_lungs(job: Job[LungsRecipe]) -> None:
+    from groundglass.training.lungs import train_lungs
+
+    dice = train_lungs(job)
+    known = "no patient was held out" if dice is None else f"Dice {dice:.4f} of held-out patients"
+    Console().print(f"{job.output}: {job.recipe.network.name}, {known} after the last epoch")
 
 
 def _warn(data: Path, split: str, seed: int, allow_overlap: bool, threads: int) -> None:

@@ -290,7 +290,7 @@ def _items(run: TrainedRun, evaluation: Evaluation, indices: NDArray[np.intp]) -
                 ("cropped", "The cropped slice that the network sees", overlay.grey_picture(shown)),
                 *(
                     ("lesion map", "Lesion map over the cropped slice", overlay.overlay(shown, lesion_map))
-                    for lesion_map in (() if outputs.lesion_map is None else outputs.lesion_map[number][None])
+                    for lesion_map in (() if outputs.lesion_map is None else (outputs.lesion_map[number],))
                 ),
             )
         ]

@@ -32,6 +32,7 @@ OTHER_PART = "another part of the body"
 
 FLAGS: Mapping[str, str] = {
     "one-lung-found": "lung was found in one half of the picture alone; what the other lung shows is not known",
+    "little-lung": "the slice shows little lung, as at the apices and bases",
     "lung-cut-off": "a lung leaves the picture; what its other part shows is not known",
     "soft-tissue-window": "most of the lung is black: the picture's window hides what the model looks for",
     "low-resolution": "the lungs take so few pixels that they were enlarged",
@@ -39,7 +40,7 @@ FLAGS: Mapping[str, str] = {
 }
 """What may be doubtful about a slice that is classified all the same, and what each flag means."""
 
-DOUBTFUL = frozenset({"one-lung-found", "lung-cut-off", "soft-tissue-window"})
+DOUBTFUL = frozenset({"one-lung-found", "little-lung", "lung-cut-off", "soft-tissue-window"})
 """Flags of slices on which the network could not see what it should: their label is uncertain whatever it says."""
 
 _PREFIX = "input_check."
@@ -70,11 +71,13 @@ _BLANK = 4.0
 
 # Flags: the grid on which the lungs' greys are sampled, what is black, and which share of the lungs is most of
 # them; the share of the width that one lung stays within; the share of a side of the lungs' box along which they
-# touch the picture's edge when they are cut off; how much the lungs' box may be enlarged; and the least vertical
-# cosine of the picture's columns when the patient lies on the back.
+# touch the picture's edge when they are cut off; the share of the picture below which there is little lung; how much
+# the lungs' box may be enlarged; and the least vertical cosine of the picture's columns when the patient lies on the
+# back.
 _GRID, _BLACK, _MOSTLY = 40, 4, 0.6
 _HALF = 0.56
 _CUT_OFF = 0.35
+_LITTLE = 0.04
 _ENLARGED = 0.75
 _OPPOSITE = -0.5
 
@@ -190,6 +193,7 @@ def _flags(ct_slice: CTSlice, cropped: CroppedSlice) -> tuple[str, ...]:
     found = {
         "upside-down": orientation is not None and orientation[4] <= _OPPOSITE,
         "one-lung-found": columns[-1] < _HALF * width or columns[0] > (1 - _HALF) * width,
+        "little-lung": float(lungs.mean()) < _LITTLE,
         "lung-cut-off": touching > _CUT_OFF,
         "low-resolution": max(across, down) < _ENLARGED * cropped.pixels.shape[0],
         "soft-tissue-window": _black_share(cropped, ct_slice.pixels) > _MOSTLY,

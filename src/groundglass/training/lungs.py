@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +50,13 @@ from groundglass.training.trainer import (
     save_weights,
 )
 
-HELD_OUT = 5
-"""One patient in five of each source validates."""
-
 # Slices are kept in squares of this side and warped from there to what the network sees.
 _KEPT = 256
 _PHANTOMS, _EMPTY = 300, 240
 _DENSE = (Kind.CONSOLIDATION, Kind.MIXED, Kind.MIXED, Kind.GROUND_GLASS, Kind.CRAZY_PAVING)
 _SOLID = (Mimic.MASS, Mimic.LOBAR_CONSOLIDATION, Mimic.NODULE)
+# Below this share of the picture lungs are at their ends: no whole lung there is made solid, for shoulders look alike.
+_APEX, _APEX_WEIGHT = 0.05, 4.0
 _EMA, _SMOOTH = 0.995, 50.0
 _PHANTOM, _NOTHING = "phantom", "empty"
 
@@ -157,11 +157,11 @@ class LungBatches(Sampler[list[tuple[int, tuple[int, int, int]]]]):
         yield from (keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size))
 
 
-def train_lungs(job: Job[LungsRecipe]) -> float:
+def train_lungs(job: Job[LungsRecipe]) -> float | None:
     """Train, and leave a run with ``weights.safetensors`` behind.
 
     Returns:
-        Mean Dice of the held-out slices after the last epoch.
+        Mean Dice of the held-out slices after the last epoch; None where none are held out.
 
     Raises:
         DataError: the data hold no slices with lung masks, or of too few patients.
@@ -173,8 +173,8 @@ def train_lungs(job: Job[LungsRecipe]) -> float:
     masked = [record for record in records if record.lung_mask is not None]
     if not masked:
         raise DataError("nothing to learn lungs from: name a manifest with a column lung_mask with --data")
-    validating = {masked[index] for index in held_out(masked, HELD_OUT)}
-    if not validating:
+    validating = {masked[index] for index in held_out(masked, recipe.held_out)} if recipe.held_out else set()
+    if recipe.held_out and not validating:
         raise DataError("too few patients with lung masks: of one source there must be three or more")
     training = [load_lung_slice(record) for record in masked if record not in validating]
     training += [
@@ -207,11 +207,11 @@ def train_lungs(job: Job[LungsRecipe]) -> float:
         job,
         module,
         DataLoader(LungSamples(slices), batch_size=None, sampler=batches),
-        DataLoader(held, batch_size=64),  # type: ignore[arg-type]
+        DataLoader(held, batch_size=64) if held else None,  # type: ignore[arg-type]
     )
     save_weights(module.averaged.module.state_dict(), job.output / WEIGHTS)
     finish_run(job, history, len(history.rows) - 1)
-    return history.rows[-1]["val_dice"]
+    return history.rows[-1].get("val_dice")
 
 
 def export_lungs(run: Path, output: Path) -> None:
@@ -235,10 +235,12 @@ def export_lungs(run: Path, output: Path) -> None:
         "training_seconds",
         "versions",
     )
-    dice = read_history(run / HISTORY)[-1]["val_dice"]
+    dice = read_history(run / HISTORY)[-1].get("val_dice")
     write_bytes(
         output,
-        lungs_to_onnx(network, {**{name: info[name] for name in names}, "held_out_dice": round(dice, 4)}),
+        lungs_to_onnx(
+            network, {**{name: info[name] for name in names}, "held_out_dice": dice and round(dice, 4)}
+        ),
     )
 
 
@@ -276,29 +278,41 @@ def _without_lungs(seed: int) -> list[LungSlice]:
 
 
 def _chances(slices: Sequence[LungSlice], recipe: LungsRecipe) -> NDArray[np.float64]:
-    """How likely each slice is drawn."""
-    source = np.array([each.source for each in slices])
-    names, counts = np.unique(source, return_counts=True)
+    """How likely each slice is drawn; those at the ends of the lungs, which are few, more often."""
     fixed = {_PHANTOM: recipe.phantoms, _NOTHING: recipe.empty}
-    roots = {
-        str(name): float(count) ** 0.5 for name, count in zip(names, counts, strict=True) if name not in fixed
-    }
+    counts = Counter(each.source for each in slices)
+    roots = {name: count**0.5 for name, count in counts.items() if name not in fixed}
     rest = (1 - sum(fixed.values())) / sum(roots.values())
     shares = fixed | {name: root * rest for name, root in roots.items()}
-    share = {name: shares[name] / count for name, count in zip(names, counts, strict=True)}
-    chances = np.array([share[name] for name in source])
+    weight = [_APEX_WEIGHT if 0 < each.lungs.mean() < _APEX else 1.0 for each in slices]
+    total: dict[str, float] = dict.fromkeys(counts, 0.0)
+    for each, one in zip(slices, weight, strict=True):
+        total[each.source] += one
+    chances = np.array(
+        [shares[each.source] * one / total[each.source] for each, one in zip(slices, weight, strict=True)]
+    )
     return np.asarray(chances / chances.sum())
 
 
 def augmented(one: LungSlice, rng: Generator) -> tuple[Grey, _Mask]:
     """A slice as another patient, scanner, window and publication might show it, and its lungs, (192, 192) each."""
     pixels, lungs = one.pixels, one.lungs
-    if not one.partial and lungs.sum() > 300:
+    if not one.partial and 0 < lungs.mean() < _APEX and rng.random() < 0.5:
+        pixels, lungs = _neck(pixels, lungs, rng), np.zeros_like(lungs)
+    elif not one.partial and lungs.sum() > 300:
         pixels = _diseased(one, rng)
         if rng.random() < 0.06:
             pixels = np.where(cv2.dilate(lungs, np.ones((3, 3))) > 0, pixels, 0).astype(np.uint8)
     pixels, lungs = _warped(pixels, lungs, rng)
     return _printed(shaded(pixels, rng), rng), lungs
+
+
+def _neck(pixels: Grey, lungs: _Mask, rng: Generator) -> Grey:
+    """A slice through the apices or bases as if a little farther away: tissue in the place of the lungs."""
+    hole = cv2.dilate(lungs, np.ones((5, 5), np.uint8))
+    filled = cv2.inpaint(pixels, hole, 3, cv2.INPAINT_TELEA)
+    grain = smooth_noise(pixels.shape, 128, rng) * rng.uniform(2, 10) * hole
+    return np.asarray(np.clip(filled + grain, 0, 255), np.uint8)
 
 
 def _diseased(one: LungSlice, rng: Generator) -> Grey:
@@ -308,7 +322,7 @@ def _diseased(one: LungSlice, rng: Generator) -> Grey:
         pixels = paint_lesion(pixels, lung, _DENSE[rng.integers(5)], float(rng.uniform(0.3, 1)), rng).pixels
     elif one.source != _PHANTOM and chance < 0.55:
         pixels = paint_mimic(pixels, lung, _SOLID[rng.integers(3)], rng).pixels
-    return _solid(pixels, lung, rng) if rng.random() < 0.15 else pixels
+    return _solid(pixels, lung, rng) if lung.mean() > _APEX and rng.random() < 0.15 else pixels
 
 
 def _solid(pixels: Grey, lung: NDArray[np.bool_], rng: Generator) -> Grey:

@@ -175,9 +175,11 @@ class LungsRecipe(BaseRecipe):
     """Everything that decides a training of LungNet, except data and seed.
 
     Of ``draws`` slices an epoch ``phantoms`` are synthetic and ``empty`` show another part of the body; the others
-    are drawn by source, by the square root of its number of slices.
+    are drawn by source, by the square root of its number of slices. One patient in ``held_out`` of each source
+    validates; 0: all of them are trained on, and nothing is validated.
     """
 
+    held_out: Count = 5
     draws: Annotated[int, Field(ge=32)] = 1600
     phantoms: Share = 0.1
     empty: Share = 0.1

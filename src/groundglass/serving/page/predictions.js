@@ -9,6 +9,7 @@ const LAST = { ok: 0, refused: 1, failed: 2 };
 
 export const FLAGS = {
   "one-lung-found": "Lung was found in one half of the picture alone; the other lung was not seen.",
+  "little-lung": "The slice shows little lung, as at the apices and bases.",
   "lung-cut-off": "A lung leaves the picture; its other part was not seen.",
   "soft-tissue-window": "Most of the lung is black: the picture's window hides lung tissue.",
   "low-resolution": "The lungs cover so few pixels that they were enlarged.",
