@@ -305,7 +305,7 @@ def test_every_control_is_reached_with_the_tabulator(two_series: Page) -> None:
         reached.append(two_series.run(script))
     wanted = (
         "open-upload open-card open-keys sort filter series-filter option csv json jsonl report canvas previous next "
-        "tool-window preset level width heat-map opacity outline zoom-in zoom-out fit curve SUMMARY"
+        "tool-window preset level width lesions opacity outline zoom-in zoom-out fit curve SUMMARY"
     )
     assert set(wanted.split()) <= set(reached)
     assert reached.count("option") <= 2, "the gallery is one stop, not fourteen"
@@ -370,7 +370,7 @@ def test_refused_and_failed_slices_say_why(page: Page, service: Running, samples
         assert card["reason"] in page["prediction"].text
         assert card["label"] in page["prediction"].text
     assert page["stage-text"].is_displayed(), "a file that cannot be read has no picture"
-    assert not page["heat-map"].is_enabled()
+    assert not page["lesions"].is_enabled()
     page.show(refused["number"])
     assert page["corner-name"].text == HOSTILE, "a hostile name is shown as text"
     assert page.run("return [window.hacked, document.querySelectorAll('img').length]") == [None, 0]
@@ -395,7 +395,7 @@ def test_the_model_card_is_one_press_away(two_series: Page, service: Running) ->
     two_series["letters"].click()
     two_series.press(Keys.ESCAPE)
     two_series.press("h")
-    assert two_series["heat-map"].is_selected(), "single keys are off"
+    assert two_series["lesions"].is_selected(), "single keys are off"
 
 
 def test_another_upload_makes_the_service_forget_the_last(

@@ -92,7 +92,7 @@ def test_layers_lie_on_the_slice(
     image = service.post(("a.dcm", content), keep="true").json()["predictions"][0]["image"]
     assert (image["rows"], image["columns"]) == stored.shape
     assert cv2.imdecode(fetched("picture"), cv2.IMREAD_UNCHANGED).shape == stored.shape
-    colours = cv2.imdecode(fetched("heat_map"), cv2.IMREAD_UNCHANGED)
+    colours = cv2.imdecode(fetched("lesions"), cv2.IMREAD_UNCHANGED)
     assert colours.shape == (*stored.shape, 4)
     assert colours[:, :, 3].max() > 100
     units = fetched("hounsfield").view("<i2").reshape(stored.shape)

@@ -146,7 +146,8 @@ def series_lines(summary: SeriesSummary, width: int | None, *, unicode: bool) ->
     yield f"  {summary.in_words}"
     if summary.series_score is None:
         return
-    yield f"  series score {summary.series_score:.3f} (no diagnosis)"
+    opacity = "" if summary.opacity is None else f"; {summary.opacity.in_words}"
+    yield f"  series score {summary.series_score:.3f} (no diagnosis){opacity}"
     curve = summary.curve
     if len(curve.at) > 1:
         ends = (curve.at[0], curve.at[-1])

@@ -8,6 +8,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -110,6 +111,47 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Opacity:
+    """How much of a series' lungs is lesion.
+
+    Attributes:
+        percent: of the lungs in all classified slices together; their mean where the spacing is not known.
+        lung_ml: volume of the lungs in the classified slices, in ml; None where spacing or positions are not known.
+        lesion_ml: volume of the lesions in ml, or None.
+    """
+
+    percent: float
+    lung_ml: float | None = None
+    lesion_ml: float | None = None
+
+    @classmethod
+    def of(
+        cls, percent: Sequence[float], lung_cm2: Sequence[float], position: Sequence[float]
+    ) -> Opacity | None:
+        """That of slices with these opacities, areas and positions in mm, NaN where one is not known."""
+        known = [number for number, value in enumerate(percent) if not math.isnan(value)]
+        if not known:
+            return None
+        area = [lung_cm2[number] for number in known]
+        if any(map(math.isnan, area)) or not sum(area):
+            return cls(round(math.fsum(percent[number] for number in known) / len(known), 2))
+        lesion = math.fsum(percent[number] / 100 * lung_cm2[number] for number in known)
+        share = round(100 * lesion / math.fsum(area), 2)
+        at = sorted({position[number] for number in known})
+        if any(map(math.isnan, at)) or len(at) < 2:
+            return cls(share)
+        # The median gap, so that a slice that was left out does not count twice.
+        gap = sorted(second - first for first, second in pairwise(at))[(len(at) - 1) // 2] / 10
+        return cls(share, round(math.fsum(area) * gap, 1), round(lesion * gap, 1))
+
+    @property
+    def in_words(self) -> str:
+        """Such as ``lung opacity 12.3 %, 410 of 3,330 ml``."""
+        volume = "" if self.lung_ml is None else f", {self.lesion_ml:,.0f} of {self.lung_ml:,.0f} ml"
+        return f"lung opacity {self.percent:.1f} %{volume}"
+
+
+@dataclass(frozen=True)
 class SeriesSummary:
     """What is said of one series or volume.
 
@@ -120,6 +162,7 @@ class SeriesSummary:
             lies in that folder.
         outside_lungs: how many of the refused slices show another part of the body.
         series_score: see :data:`SERIES_SCORE`.
+        opacity: see :class:`Opacity`; None where no slice has one.
         curve: of the classified slices.
     """
 
@@ -128,6 +171,7 @@ class SeriesSummary:
     counts: Counts
     outside_lungs: int
     series_score: float | None
+    opacity: Opacity | None
     curve: Curve
 
     @property
@@ -155,6 +199,7 @@ class SeriesSummary:
             "uncertain": counts.uncertain,
             "series_score": self.series_score,
             "slices_in_score": slices_in_score(counts.ok),
+            "opacity": None if self.opacity is None else asdict(self.opacity),
             "curve": {key: list(each) if isinstance(each, tuple) else each for key, each in curve.items()},
         }
 
@@ -171,21 +216,25 @@ class _Series:
     position: array[float] = field(default_factory=lambda: array("d"))
     frame: array[float] = field(default_factory=lambda: array("d"))
     probability: array[float] = field(default_factory=lambda: array("d"))
+    opacity: array[float] = field(default_factory=lambda: array("d"))
+    lung_cm2: array[float] = field(default_factory=lambda: array("d"))
     label: list[str] = field(default_factory=list)
 
     def add(self, prediction: Prediction) -> None:
         self.counts.add(prediction)
         self.outside_lungs += prediction.outside_lungs
         if prediction.status is Status.OK and prediction.probability is not None:
-            self.position.append(math.nan if prediction.position is None else prediction.position)
-            self.frame.append(math.nan if prediction.frame is None else prediction.frame)
+            for name in ("position", "frame", "opacity", "lung_cm2"):
+                value = getattr(prediction, name)
+                getattr(self, name).append(math.nan if value is None else value)
             self.probability.append(prediction.probability)
             self.label.append(sys.intern(str(prediction.label)))  # one text for all slices
 
     def summary(self, failed: int) -> SeriesSummary:
         counts = replace(self.counts, failed=self.counts.failed + failed)
         score = series_score(self.probability)
-        return SeriesSummary(self.uid, self.place, counts, self.outside_lungs, score, self._curve())
+        opacity = Opacity.of(self.opacity, self.lung_cm2, self.position)
+        return SeriesSummary(self.uid, self.place, counts, self.outside_lungs, score, opacity, self._curve())
 
     def _curve(self) -> Curve:
         axis: Axis = "order"

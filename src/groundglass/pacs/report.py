@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from groundglass.inference.dicom_seg import NAME, RESEARCH_USE, Algorithm, derived_uid
 from groundglass.inference.prediction import Prediction, Status
-from groundglass.inference.series import SERIES_SCORE, series_score, slices_in_score
+from groundglass.inference.series import SERIES_SCORE, Opacity, series_score, slices_in_score
 from groundglass.pacs.client import InstanceEntry
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ _COUNTS = {
     Status.FAILED: _own("SLICES_FAILED", "Slices failed"),
 }
 _SLICES_IN_SCORE = _own("SLICES_IN_SCORE", "Slices in the series score")
+_OPACITY = _own("LUNG_OPACITY", "Share of the lungs that is lesion")
+_LUNG_VOLUME, _LESION_VOLUME = _own("LUNG_VOLUME", "Lung volume"), _own("LESION_VOLUME", "Lesion volume")
+_PERCENT, _MILLILITRE = CodedConcept("%", "UCUM", "percent"), CodedConcept("mL", "UCUM", "millilitre")
 _SLICES = CodedConcept("{slices}", "UCUM", "slices")
 _NO_UNITS = CodedConcept("1", "UCUM", "no units")
 _CT_CHEST = CodedConcept("24627-2", "LN", "CT Chest")
@@ -106,6 +110,14 @@ class SeriesReport:
     report_series: str
     images: tuple[InstanceEntry, ...]
     slices: tuple[ReportedSlice, ...]
+
+    @property
+    def opacity(self) -> Opacity | None:
+        """How much of the lungs is lesion."""
+        said = [each.prediction for each in self.slices if each.classified]
+        values = [(each.opacity, each.lung_cm2, each.position) for each in said]
+        numbers = [tuple(math.nan if value is None else value for value in each) for each in values]
+        return Opacity.of(*zip(*numbers, strict=True)) if numbers else None
 
     @property
     def series_score(self) -> float | None:
@@ -171,6 +183,7 @@ def _series_group(report: SeriesReport, algorithm: Algorithm) -> MeasurementsAnd
         in_score = slices_in_score(sum(each.classified for each in report.slices))
         measurements.insert(0, _number(_SERIES_SCORE, score, _NO_UNITS))
         measurements.append(_number(_SLICES_IN_SCORE, in_score, _SLICES))
+        measurements += _opacity(report.opacity)
         comment = SERIES_SCORE
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(report, "Series"),
@@ -182,15 +195,24 @@ def _series_group(report: SeriesReport, algorithm: Algorithm) -> MeasurementsAnd
     return _add_comment(group, comment)
 
 
+def _opacity(opacity: Opacity | None) -> Iterator[Measurement]:
+    if opacity is not None:
+        yield _number(_OPACITY, opacity.percent, _PERCENT)
+        if opacity.lung_ml is not None and opacity.lesion_ml is not None:
+            yield _number(_LUNG_VOLUME, opacity.lung_ml, _MILLILITRE)
+            yield _number(_LESION_VOLUME, opacity.lesion_ml, _MILLILITRE)
+
+
 def _slice_group(
     report: SeriesReport, number: int, each: ReportedSlice, algorithm: Algorithm
 ) -> MeasurementsAndQualitativeEvaluations:
     prediction = each.prediction
+    opacity = None if prediction.opacity is None else Opacity(prediction.opacity)
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(report, f"Slice {number}"),
         finding_type=_PREDICTIONS[str(prediction.label)],
         algorithm_id=algorithm.identification(),
-        measurements=[_number(_PROBABILITY, prediction.probability or 0.0, _NO_UNITS)],
+        measurements=[_number(_PROBABILITY, prediction.probability or 0.0, _NO_UNITS), *_opacity(opacity)],
         qualitative_evaluations=[
             QualitativeEvaluation(_NOT_RULED_OUT, _PREDICTIONS[label]) for label in prediction.prediction_set
         ],
@@ -261,7 +283,8 @@ def secondary_capture(
         number: from 1, of the picture in that series.
     """
     shown, prediction = of.image, of.prediction
-    result = f"{prediction.label}, probability of COVID {prediction.probability:.2f}"
+    opacity = "" if prediction.opacity is None else f", lung opacity {prediction.opacity:.1f} %"
+    result = f"{prediction.label}, probability of COVID {prediction.probability:.2f}{opacity}"
     captioned = _captioned(picture, f"{NAME}: {RESEARCH_USE}. {result}")
     image = SCImage.from_ref_dataset(
         header,
@@ -285,9 +308,7 @@ def secondary_capture(
     image.LossyImageCompression = "01"
     image.LossyImageCompressionRatio = f"{captioned.nbytes / len(image.PixelData):.2f}"
     image.LossyImageCompressionMethod = "ISO_10918_1"
-    image.DerivationDescription = (
-        f"Lungs outlined, and activation map over the cropped slice. {RESEARCH_USE}."
-    )
+    image.DerivationDescription = f"Lungs outlined, and lesion map over the cropped slice. {RESEARCH_USE}."
     source = Dataset()
     source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = shown.sop_class, shown.uid
     if prediction.frame is not None:

@@ -29,7 +29,7 @@ from groundglass.serving.problems import Problem
 from groundglass.serving.settings import Settings
 
 RESULTS = "/v2/results"
-Layer = Literal["picture.png", "outline.svg", "heat_map.png", "hounsfield.raw"]
+Layer = Literal["picture.png", "outline.svg", "lesions.png", "hounsfield.raw"]
 _LINKS = {"self": "", "jsonl": "/predictions.jsonl", "csv": "/predictions.csv", "report": "/report.zip"}
 
 
@@ -75,7 +75,7 @@ class KeptSlice:
     def has(self, layer: Layer) -> bool:
         """Whether the slice has a layer of the kind."""
         missing = {
-            "heat_map.png": self.lesion_map is None,
+            "lesions.png": self.lesion_map is None,
             "hounsfield.raw": self.pixels.dtype != np.int16,
         }
         return not missing.get(layer)
@@ -94,7 +94,7 @@ class KeptSlice:
         pixels, cropped = evidence.slice.pixels, evidence.cropped
         if layer == "outline.svg":
             return outline_svg(cropped.lungs, cropped.box).encode()
-        if layer == "heat_map.png" and evidence.lesion_map is not None:
+        if layer == "lesions.png" and evidence.lesion_map is not None:
             pixels = map_layer(evidence.lesion_map, cropped.box, pixels.shape)
         # Level 1 is 4 times as fast as the default, and the files are a tenth larger.
         return bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())

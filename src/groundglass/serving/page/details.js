@@ -35,6 +35,7 @@ function facts(prediction, series) {
   const rows = [];
   if (prediction.status === "ok") {
     rows.push(["Probability of COVID", `${probabilityText(prediction.probability)}, calibrated`]);
+    if (prediction.opacity !== null) rows.push(["Lung opacity", `${prediction.opacity.toFixed(1)} % of the lungs is lesion`]);
     rows.push(["Prediction set", prediction.prediction_set.join(", ") || "empty: neither label fits"]);
   }
   rows.push(["File", prediction.file]);
@@ -46,9 +47,9 @@ function facts(prediction, series) {
 }
 
 function legend(prediction) {
-  if (!prediction.image?.heat_map) return [];
+  if (!prediction.image?.lesions) return [];
   const colour = (kind) => element("span", { class: kind, "aria-hidden": "true" });
-  return [element("p", { class: "muted" }, "Heat map: ", colour("heat"), " orange for COVID, ", colour("heat against"), " blue against it.")];
+  return [element("p", { class: "muted" }, "Lesions: ", colour("heat"), " orange, the stronger the surer.")];
 }
 
 function flags(prediction) {
@@ -67,10 +68,13 @@ export function describeSeries(box, series, meaning) {
     score === null
       ? element("p", { class: "score", text: "No series score: no slice of this series could be classified." })
       : element("p", { class: "score" }, "Series score ", element("strong", { text: probabilityText(score) }), ` from ${count} slice${count === 1 ? "" : "s"}. Not a diagnosis.`),
+    ...(series.opacity ? [element("p", { class: "score" }, "Lung opacity ", element("strong", { text: `${series.opacity.percent.toFixed(1)} %` }), volumeText(series.opacity))] : []),
     element("p", { class: "muted", text: `${series.classified} classified: ${series.positive} COVID, ${series.negative} NonCOVID, ${series.uncertain} uncertain; ${series.refused} refused, ${series.failed} failed.` }),
     element("details", {}, element("summary", { text: "What the series score is" }), element("p", { class: "muted", text: meaning })),
   );
 }
+
+const volumeText = ({ lung_ml: lung, lesion_ml: lesion }) => (lung === null ? " of the lungs is lesion." : `, ${Math.round(lesion)} of ${Math.round(lung)} ml.`);
 
 function list(rows) {
   return element("dl", { class: "facts" }, ...rows.flatMap(([name, value]) => [element("dt", { text: name }), element("dd", { text: value })]));

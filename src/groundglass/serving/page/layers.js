@@ -1,4 +1,4 @@
-// What a slice is drawn from: values, heat map, outline. The last few are kept, the next one is fetched ahead.
+// What a slice is drawn from: values, lesions, outline. The last few are kept, the next one is fetched ahead.
 
 const MOST_BYTES = 96 * 2 ** 20;
 
@@ -8,7 +8,7 @@ const MOST_BYTES = 96 * 2 ** 20;
  * @property {number} columns
  * @property {"hounsfield"|"grey"} unit of the values.
  * @property {Int16Array} values row by row.
- * @property {?ImageBitmap} heatMap of the slice's size.
+ * @property {?ImageBitmap} lesions of the slice's size.
  * @property {?{lungs: Path2D, crop: number[]}} outline in pixels of the slice.
  */
 
@@ -51,7 +51,7 @@ export class Layers {
 
   #settle(number, entry, layers) {
     if (this.#kept.get(number) !== entry) return;
-    entry.bytes = layers.rows * layers.columns * (layers.heatMap ? 6 : 2);
+    entry.bytes = layers.rows * layers.columns * (layers.lesions ? 6 : 2);
     this.#bytes += entry.bytes;
     for (const oldest of [...this.#kept.keys()]) {
       if (this.#bytes <= MOST_BYTES || oldest === number) break;
@@ -71,12 +71,12 @@ export class Layers {
 }
 
 async function fetched(api, image) {
-  const [{ unit, values }, heatMap, outline] = await Promise.all([
+  const [{ unit, values }, lesions, outline] = await Promise.all([
     image.hounsfield ? hounsfield(api, image) : grey(api, image),
-    image.heat_map ? api.blob(image.heat_map).then(createImageBitmap) : null,
+    image.lesions ? api.blob(image.lesions).then(createImageBitmap) : null,
     api.text(image.outline).then(outlineOf),
   ]);
-  return { rows: image.rows, columns: image.columns, unit, values, heatMap, outline };
+  return { rows: image.rows, columns: image.columns, unit, values, lesions, outline };
 }
 
 async function hounsfield(api, image) {

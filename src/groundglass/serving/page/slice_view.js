@@ -92,7 +92,7 @@ export class SliceView {
     byId("stage").classList.remove("loading");
     Object.assign(byId("stage-text"), { textContent: text, hidden: !text });
     for (const id of ["level", "width", "preset"]) byId(id).disabled = !layers;
-    for (const id of ["heat-map", "opacity"]) byId(id).disabled = !layers?.heatMap;
+    for (const id of ["lesions", "opacity"]) byId(id).disabled = !layers?.lesions;
     byId("outline").disabled = !layers?.outline;
     this.histogram.show(layers);
     this.viewer.show(layers);
@@ -100,7 +100,7 @@ export class SliceView {
 
   #listen() {
     const { viewer } = this;
-    for (const id of ["heat-map", "outline", "opacity", "tool-window", "tool-pan"]) byId(id).addEventListener("input", () => this.#apply());
+    for (const id of ["lesions", "outline", "opacity", "tool-window", "tool-pan"]) byId(id).addEventListener("input", () => this.#apply());
     byId("preset").addEventListener("change", () => this.preset(byId("preset").selectedIndex - 1));
     const typed = () => viewer.setWindow({ level: byId("level").valueAsNumber, width: byId("width").valueAsNumber });
     for (const id of ["level", "width"]) byId(id).addEventListener("change", typed);
@@ -113,7 +113,7 @@ export class SliceView {
   #apply() {
     const { viewer } = this;
     viewer.opacity = byId("opacity").valueAsNumber / 100;
-    viewer.showHeatMap = byId("heat-map").checked;
+    viewer.showLesions = byId("lesions").checked;
     viewer.showOutline = byId("outline").checked;
     byId("opacity-text").textContent = `${byId("opacity").value} %`;
     byId("canvas").classList.toggle("panning", byId("tool-pan").checked);

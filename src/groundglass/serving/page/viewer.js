@@ -1,4 +1,4 @@
-// One slice, large: values in a window, heat map and outline upon them, zoomed and moved.
+// One slice, large: values in a window, lesions and outline upon them, zoomed and moved.
 
 import { listenToPointers } from "./gestures.js";
 import { bounded, dragged, paint, PRESETS } from "./windowing.js";
@@ -27,7 +27,7 @@ export class Viewer {
    * @param {{tool: () => string, changed: () => void, hovered: (text: string) => void}} listeners
    */
   constructor(canvas, listeners) {
-    Object.assign(this, { canvas, listeners, context: canvas.getContext("2d"), opacity: 0.6, showHeatMap: true, showOutline: true });
+    Object.assign(this, { canvas, listeners, context: canvas.getContext("2d"), opacity: 0.6, showLesions: true, showOutline: true });
     new ResizeObserver(() => this.draw()).observe(canvas);
     listenToPointers(canvas, {
       tool: listeners.tool,
@@ -122,7 +122,7 @@ export class Viewer {
     Object.assign(canvas, { width: Math.round(canvas.clientWidth * dots), height: Math.round(canvas.clientHeight * dots) });
     if (!this.#layers || !canvas.width) return;
     this.#paint();
-    const { columns, heatMap, outline } = this.#layers;
+    const { columns, lesions, outline } = this.#layers;
     const [width, height] = this.#size(this.#view.zoom);
     const scale = width / columns;
     context.setTransform(dots, 0, 0, dots, 0, 0);
@@ -130,9 +130,9 @@ export class Viewer {
     context.imageSmoothingEnabled = scale < NEAREST_FROM;
     context.imageSmoothingQuality = "high";
     context.drawImage(this.#grey, 0, 0, width, height);
-    if (heatMap && this.showHeatMap) {
+    if (lesions && this.showLesions) {
       context.globalAlpha = this.opacity;
-      context.drawImage(heatMap, 0, 0, width, height);
+      context.drawImage(lesions, 0, 0, width, height);
       context.globalAlpha = 1;
     }
     if (outline && this.showOutline) this.#trace(outline, scale);
