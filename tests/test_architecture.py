@@ -46,7 +46,7 @@ CEILINGS = {
     "data": 2_360,
     "training": 2_950,
     "inference": 3_440,
-    "evaluation": 1_890,
+    "evaluation": 1_940,
     "reporting": 650,
     "cli": 1_700,
     "experiments": 1_401,

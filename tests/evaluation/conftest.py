@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from groundglass.data.manifest import Label, Manifest, Record
@@ -44,13 +45,18 @@ class BrightnessRun:
         return self.rows
 
     def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
-        cuts = [self.preprocessing.apply(each.pixels, each.pixels < 150) for each in slices]
+        cuts = [self.preprocessing.apply(each.pixels, lungs_of(each.pixels)) for each in slices]
         cropped = np.array([cut.pixels for cut in cuts])
         self.predicted += len(cropped)
         grey = cropped[:, 16:48, 16:48].astype(float)
         lesion_map = cv2.resize((grey[0] - 100) / 20, (4, 4))[None].repeat(len(cropped), 0)
         logit = (grey.mean(axis=(1, 2)) - 100) / 20
         return NetworkOutputs(logit, expit(logit), lesion_map, cuts)
+
+
+def lungs_of(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The lungs of a drawn slice: darker than the body, brighter than the air around it."""
+    return (pixels > 25) & (pixels < 150)
 
 
 def draw(path: Path, grey: int, seed: int) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from groundglass.cli.main import app, main
 from groundglass.data.manifest import Manifest, write_manifest
+from groundglass.data.phantoms import Severities, write_phantoms
 from groundglass.evaluation.bundled import BundledRun
 from groundglass.evaluation.metrics import TITLES
 from groundglass.evaluation.part import content_hash
@@ -121,6 +122,15 @@ def test_a_bundle_is_evaluated_and_nothing_written_into_it(
     assert sorted(path.name for path in bundle.iterdir()) == before
     monkeypatch.setattr("groundglass.inference.bundle.DEFAULT", bundle)
     assert "Whether the bundle fits these slices" in command("default", data).stdout
+
+
+def test_phantoms_are_evaluated_against_their_masks(bundle: Path, tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "phantoms", 6, Severities(0.3, 0.9), size=128)
+    result = command(bundle, tmp_path / "phantoms" / "manifest.csv", "--json")
+    section = json.loads(result.stdout)["segmentation"]
+    assert section["lung_dice"]["slices"] == 6
+    assert section["lung_dice"]["value"] > 0.8
+    assert {section[name]["slices"] for name in ("lesion_dice", "pointing", "clear_opacity_95")} == {3}
 
 
 @pytest.mark.parametrize(("shift", "beyond"), [(0.0, 0.0), (9.0, 1.0)])

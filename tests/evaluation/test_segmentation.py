@@ -14,7 +14,13 @@ from sklearn.metrics import f1_score
 from groundglass.data.manifest import Label, Record
 from groundglass.errors import ImageError
 from groundglass.evaluation.metrics import Estimate
-from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, Figure, Masks, Segmentation, read_masks
+from groundglass.evaluation.segmentation import (
+    SEGMENTATION_TITLES,
+    CountedEstimate,
+    Masks,
+    Segmentation,
+    read_masks,
+)
 
 SHAPE = (20, 30)
 
@@ -35,7 +41,7 @@ LUNGS = box(0, 0, 10, 10)  # 100 pixels
 NOTHING = box()
 
 
-def figures(tally: Segmentation) -> dict[str, Figure]:
+def measure(tally: Segmentation) -> dict[str, CountedEstimate]:
     return tally.figures(resamples=100, seed=0)
 
 
@@ -48,7 +54,7 @@ def test_figures_of_two_ill_slices_and_a_clear_one() -> None:
     beside[outside] = 9
     tally.add("b", Masks(LUNGS, box(0, 0, 4, 10)), box(2, 0, 10, 10), box(8, 0, 10, 10), beside)
     tally.add("c", Masks(LUNGS, NOTHING), LUNGS, box(5, 0, 6, 10), peak(0, 0))
-    measured = figures(tally)
+    measured = measure(tally)
     assert list(measured) == list(SEGMENTATION_TITLES)
     assert {name: (each.slices, each.estimate.value) for name, each in measured.items()} == {
         "lung_dice": (3, pytest.approx((1 + 160 / 180 + 1) / 3)),
@@ -71,7 +77,7 @@ def test_many_random_slices_agree_with_scikit_learn_and_scipy() -> None:
         tally.add(f"patient {number // 2}", Masks(lungs, lesions), lungs, found, rng.random(SHAPE))
         dice.append(f1_score(lesions.ravel(), found.ravel()))
         opacity.append([100 * mask[lungs].mean() for mask in (lesions, found)])
-    measured = figures(tally)
+    measured = measure(tally)
     assert measured["lesion_dice"].estimate.value == pytest.approx(np.mean(dice))
     expected = spearmanr(*np.transpose(opacity)).statistic
     assert measured["opacity_spearman"].estimate.value == pytest.approx(expected)
@@ -90,7 +96,7 @@ def test_intervals_resample_patients_and_not_slices() -> None:
         true, lungs = Masks(LUNGS, None), box(shift, 0, 10 + shift, 10)
         alone.add(str(number), true, lungs)
         together.add(str(shift), true, lungs)
-    one, other = (figures(tally)["lung_dice"].estimate for tally in (alone, together))
+    one, other = (measure(tally)["lung_dice"].estimate for tally in (alone, together))
     assert one.value == other.value
     assert one.low is not None
     assert other.low is not None
@@ -102,7 +108,7 @@ def test_what_is_not_known_is_left_out_and_said() -> None:
     tally.add("a", Masks(LUNGS, None), LUNGS, NOTHING, peak(0, 0))
     tally.add("b", Masks(None, box(0, 0, 2, 10)), LUNGS, box(0, 0, 2, 10), peak(0, 0))
     tally.add("c", Masks(None, None), LUNGS, NOTHING, peak(0, 0))
-    measured = figures(tally)
+    measured = measure(tally)
     counts = {name: each.slices for name, each in measured.items()}
     assert counts == dict.fromkeys(SEGMENTATION_TITLES, 0) | {
         "lung_dice": 1, "lesion_dice": 1, "lesion_dice_pooled": 1, "pointing": 1, "lesion_in_lungs": 1,
@@ -116,14 +122,14 @@ def test_what_is_not_known_is_left_out_and_said() -> None:
 def test_a_network_without_a_lesion_map_is_measured_by_its_lungs() -> None:
     tally = Segmentation()
     tally.add("a", Masks(LUNGS, box(0, 0, 2, 10)), LUNGS)
-    measured = figures(tally)
+    measured = measure(tally)
     assert {name for name, each in measured.items() if each.slices} == {"lung_dice", "lesion_in_lungs"}
 
 
 def test_lungs_that_were_not_found_miss_the_lesion_and_have_no_opacity() -> None:
     tally = Segmentation()
     tally.add("a", Masks(LUNGS, box(0, 0, 2, 10)), NOTHING, NOTHING, peak(0, 0))
-    measured = figures(tally)
+    measured = measure(tally)
     for name in ("lung_dice", "lesion_dice", "pointing", "lesion_in_lungs"):
         assert (measured[name].slices, measured[name].estimate.value) == (1, 0.0)
     assert measured["opacity_error"].slices == 0
@@ -132,16 +138,16 @@ def test_lungs_that_were_not_found_miss_the_lesion_and_have_no_opacity() -> None
 def test_a_slice_without_lungs_counts_only_where_lungs_are_predicted() -> None:
     tally = Segmentation()
     tally.add("a", Masks(NOTHING, None), NOTHING)
-    assert figures(tally)["lung_dice"].slices == 0
+    assert measure(tally)["lung_dice"].slices == 0
     tally.add("b", Masks(NOTHING, None), LUNGS)
-    assert (figures(tally)["lung_dice"].slices, figures(tally)["lung_dice"].estimate.value) == (1, 0.0)
+    assert (measure(tally)["lung_dice"].slices, measure(tally)["lung_dice"].estimate.value) == (1, 0.0)
 
 
 def test_equal_opacities_have_no_rank_correlation() -> None:
     tally = Segmentation()
     for patient in "abc":
         tally.add(patient, Masks(LUNGS, NOTHING), LUNGS, NOTHING, peak(0, 0))
-    measured = figures(tally)
+    measured = measure(tally)
     assert measured["opacity_spearman"].estimate.value is None
     assert measured["opacity_spearman"].estimate.reason == "undefined for these slices"
     assert measured["lesion_dice_pooled"].estimate.value is None

@@ -11,11 +11,12 @@ import pydicom
 import pytest
 from PIL import Image
 
+from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.imaging.slice import Patient
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status
+from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status, in_slice, lesion_mask
 
 PREDICTION = Prediction(
     Status.OK, "a.zip!b/ä.dcm", "abc-fp32", None, 0.25, "NonCOVID", ("NonCOVID",), ("one-lung-found",),
@@ -97,3 +98,19 @@ def test_files_that_are_done_are_not_read(tiny_bundle: Path, named: Path) -> Non
     folder = named.parent
     assert [prediction.status for prediction in classifier.predict_all([folder])] == [Status.FAILED]
     assert list(classifier.predict_all([folder], skip_file=lambda name: name == str(named))) == []
+
+
+def test_a_lesion_map_lies_where_the_crop_lay_and_lesions_inside_the_lungs() -> None:
+    lungs = np.zeros((10, 16), bool)
+    lungs[2:8, 4:12] = True
+    # The crop reaches two rows beyond the slice above and below; the lesion is its right half.
+    cropped = CroppedSlice(
+        np.zeros((4, 4), np.uint8), (1, -2, 15, 12), lungs, True, np.zeros((4, 4), np.uint8)
+    )
+    lesion_map = np.array([[-3, -3, 3, 3]] * 4, np.float32)
+    placed = in_slice(lesion_map, cropped)
+    assert np.isneginf(placed[:, [0, 15]]).all()
+    np.testing.assert_array_equal(
+        placed > 0, np.broadcast_to((np.arange(16) >= 8) & (np.arange(16) < 15), (10, 16))
+    )
+    np.testing.assert_array_equal(lesion_mask(lesion_map, cropped), lungs & (np.arange(16) >= 8))

@@ -17,6 +17,7 @@ REPORT = Report(
     measures=[MeasureRow("Accuracy", 0.83211, 0.7, 0.9, "a note", headline=True)],
     measures_note="about the measures",
     fit=[],
+    segmentation=[],
     figures=[],
     gallery=[],
     gallery_note="about the gallery",
@@ -32,11 +33,12 @@ def test_every_text_is_escaped() -> None:
     figures = [FigurePanel("name", HOSTILE, None, HOSTILE)]
     html = render(
         Report(
-            HOSTILE, HOSTILE, [HOSTILE], [row], HOSTILE, [row], figures, gallery, HOSTILE, [(HOSTILE, HOSTILE)], HOSTILE
+            HOSTILE, HOSTILE, [HOSTILE], [row], HOSTILE, [row], [row], figures, gallery, HOSTILE,
+            [(HOSTILE, HOSTILE)], HOSTILE,
         )
     )  # fmt: skip
     assert "<b " not in html
-    assert html.count("&lt;b onclick=&#39;x&#39;&gt;&amp;&lt;/b&gt;") >= 15
+    assert html.count("&lt;b onclick=&#39;x&#39;&gt;&amp;&lt;/b&gt;") >= 17
 
 
 def test_a_page_says_its_numbers_makes_no_requests_and_fits_phones() -> None:

@@ -6,7 +6,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -22,10 +22,12 @@ from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, bootstrap, sh
 from groundglass.evaluation.calibration import PredictionSets, prediction_sets
 from groundglass.evaluation.metrics import BINS, THRESHOLD, Confusion, Estimate, reliability, versions
 from groundglass.evaluation.part import Part, content_hash, fingerprint, part_warnings, select_part
+from groundglass.evaluation.segmentation import CountedEstimate, Segmentation, read_masks
 from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice, Preprocessing
 from groundglass.imaging.slice import CTSlice
 from groundglass.inference.calibration import Calibration
+from groundglass.inference.prediction import in_slice, lesion_mask
 
 FORMAT = 2
 """Version of ``metrics.json``."""
@@ -157,6 +159,7 @@ class Evaluation:
         seconds: how long reading and predicting took.
         command: reproduces the evaluation.
         applicability: of a bundle; None for a run, which has neither input check nor prediction sets.
+        segmentation: by the keys of ``SEGMENTATION_TITLES``; empty where the manifest names no masks of the slices.
     """
 
     part: Part
@@ -170,6 +173,7 @@ class Evaluation:
     seconds: float
     command: str
     applicability: Applicability | None = None
+    segmentation: Mapping[str, CountedEstimate] = field(default_factory=dict)
 
     @property
     def called(self) -> NDArray[np.bool_]:
@@ -221,7 +225,8 @@ def evaluate(
     hashes = [content_hash(record) for record in chosen.records]
     warnings = part_warnings(manifest, chosen, hashes, run.info.get("training_sha256", ()), run.split_spec)
     start = time.perf_counter()
-    batches = _predict(run, chosen, progress)
+    masks = Segmentation()
+    batches = _predict(run, chosen, masks, progress)
     seconds = time.perf_counter() - start
     logit, probability = _checked(run, chosen, batches)
     measured = bootstrap(chosen.label, probability, chosen.patient, resamples=resamples, seed=seed)
@@ -238,18 +243,37 @@ def evaluate(
             *warnings,
         )
     command = _command(run, chosen, data or manifest.root, output, resamples, seed)
+    segmentation = masks.figures(resamples=resamples, seed=seed)
     return Evaluation(
-        chosen, sha256, logit, probability, measured, warnings, times, now, seconds, command, applicability
-    )
+        chosen, sha256, logit, probability, measured, warnings, times, now, seconds, command, applicability,
+        segmentation,
+    )  # fmt: skip
 
 
-def _predict(run: TrainedRun, part: Part, progress: Progress | None) -> list[NetworkOutputs]:
+def _predict(
+    run: TrainedRun, part: Part, masks: Segmentation, progress: Progress | None
+) -> list[NetworkOutputs]:
     """By batches, without maps and cropped slices, which need not fit into memory all at once."""
     slices, batches = _slices(part.records, progress), []
-    for _ in range(0, len(part.records), _BATCH):
+    for start in range(0, len(part.records), _BATCH):
         outputs = run.predict(islice(slices, _BATCH))
+        _count_masks(masks, part.records[start : start + _BATCH], outputs)
         batches.append(replace(outputs, lesion_map=None, cuts=()))
     return batches
+
+
+def _count_masks(masks: Segmentation, records: Sequence[Record], outputs: NetworkOutputs) -> None:
+    """Count the slices of which the manifest names masks."""
+    for index, (record, cut) in enumerate(zip(records, outputs.cuts, strict=True)):
+        if record.lung_mask is None and record.lesion_mask is None:
+            continue
+        true = read_masks(record, cut.lungs.shape)
+        if outputs.lesion_map is None:
+            masks.add(record.patient_id, true, cut.lungs)
+        else:
+            lesion_map = outputs.lesion_map[index]
+            lesions, whole_map = lesion_mask(lesion_map, cut), in_slice(lesion_map, cut)
+            masks.add(record.patient_id, true, cut.lungs, lesions, whole_map)
 
 
 def _checked(
@@ -302,6 +326,12 @@ def _command(run: TrainedRun, part: Part, data: Path, output: Path, resamples: i
     return shlex.join([*words, "--bootstrap", str(resamples), "--seed", str(seed)])
 
 
+def _segmentation_document(figures: Mapping[str, CountedEstimate]) -> dict[str, Any]:
+    """Empty without masks: then there is no such section."""
+    section = {name: {**each.estimate.bounds(), "slices": each.slices} for name, each in figures.items()}
+    return {"segmentation": section} if section else {}
+
+
 def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
     """Everything measured and everything needed to measure it again, as plain JSON values."""
     part, measured, applicability = evaluation.part, evaluation.measured, evaluation.applicability
@@ -343,6 +373,7 @@ def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
             "reliability": [asdict(each) for each in reliability(part.label, evaluation.probability)],
         },
         "applicability": None if applicability is None else applicability.document(),
+        **_segmentation_document(evaluation.segmentation),
         "warnings": list(evaluation.warnings),
         "evaluations_of_these_slices": evaluation.times_evaluated,
         "time": evaluation.time,

@@ -18,7 +18,8 @@ from sklearn import metrics as sklearn
 from groundglass.data.manifest import read_record
 from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun, metrics_document
 from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Estimate, reliability
-from groundglass.files import printable, write_json, write_text
+from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, CountedEstimate
+from groundglass.files import counted, printable, write_json, write_text
 from groundglass.inference.prediction import COVID, NON_COVID
 from groundglass.reporting import figures, overlay
 from groundglass.reporting.figures import inline_svg
@@ -82,6 +83,8 @@ def tables(evaluation: Evaluation) -> Iterator[Table]:
     )
     if evaluation.applicability is not None:
         yield _table("Whether the bundle fits these slices", _fit_rows(evaluation.applicability))
+    if evaluation.segmentation:
+        yield _table("Lungs and lesions against their masks", _segmentation_rows(evaluation.segmentation))
 
 
 def _table(title: str, rows: list[MeasureRow], caption: str | None = None) -> Table:
@@ -134,6 +137,13 @@ def _fit_rows(applicability: Applicability) -> list[MeasureRow]:
     ]
 
 
+def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[MeasureRow]:
+    return [
+        _row(SEGMENTATION_TITLES[name], each.estimate, counted(each.slices, "slice"))
+        for name, each in segmentation.items()
+    ]
+
+
 def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
     part, measured = evaluation.part, evaluation.measured
     covid = int(part.label.sum())
@@ -151,6 +161,7 @@ def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
             f"their slices (seed {measured.seed}; {measured.one_class} resamples held one class only)."
         ),
         fit=[] if evaluation.applicability is None else _fit_rows(evaluation.applicability),
+        segmentation=_segmentation_rows(evaluation.segmentation),
         figures=_panels(run, evaluation),
         gallery=list(_gallery(run, evaluation)),
         gallery_note=(

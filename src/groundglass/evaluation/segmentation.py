@@ -48,8 +48,8 @@ class Masks:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure with its interval, and the slices that it was measured on."""
+class CountedEstimate:
+    """A figure with its interval, and how many slices it was measured on."""
 
     estimate: Estimate
     slices: int
@@ -108,19 +108,26 @@ class Segmentation:
         self._rows.append(row)
         self._patients.append(patient)
 
-    def figures(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Figure]:
-        """Every figure, by the keys of ``SEGMENTATION_TITLES``, with its interval by resampling patients."""
+    def figures(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, CountedEstimate]:
+        """Every figure, by the keys of ``SEGMENTATION_TITLES``, with its interval by resampling patients.
+
+        Empty where no slice was counted.
+        """
+        if not self._rows:
+            return {}
         table = np.array(self._rows, np.float64).reshape(-1, len(_Row._fields))
         column = dict(zip(_Row._fields, table.T, strict=True))
         patient = np.array(self._patients, np.str_)
         lesion, true, opacity = column["lesion"], column["true_opacity"], column["opacity"]
         overlap, both = 2 * column["overlap"], column["predicted"] + lesion
 
-        def figure(statistic: Statistic, *values: NDArray[np.float64], among: NDArray[np.bool_]) -> Figure:
+        def figure(
+            statistic: Statistic, *values: NDArray[np.float64], among: NDArray[np.bool_]
+        ) -> CountedEstimate:
             chosen = among & np.isfinite(values).all(axis=0)
             stacked = np.stack(values, axis=1)[chosen]
             estimate = figure_of(statistic, stacked, patient[chosen], resamples=resamples, seed=seed)
-            return Figure(estimate, len(stacked))
+            return CountedEstimate(estimate, len(stacked))
 
         every, ill, clear = np.full(len(table), True), lesion > 0, lesion == 0
         pointed = ill & np.isfinite(column["pointed"])
@@ -129,7 +136,7 @@ class Segmentation:
             "lung_dice": figure(np.mean, column["lung_dice"], among=every),
             "lesion_dice": figure(np.mean, overlap / np.maximum(both, 1), among=ill),
             "lesion_dice_pooled": figure(_ratio, overlap, both, among=every),
-            "pointing": Figure(points, int(pointed.sum())),
+            "pointing": CountedEstimate(points, int(pointed.sum())),
             "lesion_in_lungs": figure(_ratio, column["lesion_in_lungs"], lesion, among=ill),
             "opacity_spearman": figure(_spearman, true, opacity, among=every),
             "opacity_error": figure(np.mean, np.abs(true - opacity), among=every),

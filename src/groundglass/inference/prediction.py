@@ -55,15 +55,20 @@ class Evidence:
 
 def lesion_mask(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> NDArray[np.bool_]:
     """Lesions inside the lungs, bool (H, W) of the source, by a lesion map over the crop, logits (h, w)."""
+    return (in_slice(lesion_map, cropped) > 0) & cropped.lungs
+
+
+def in_slice(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> NDArray[np.float32]:
+    """A lesion map over the crop, logits (h, w), in its place in the source: (H, W), -inf outside the crop."""
     left, top, right, bottom = cropped.box
     height, width = cropped.lungs.shape
-    enlarged = cv2.resize(lesion_map, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR) > 0
+    enlarged = cv2.resize(lesion_map, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
     rows, columns = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
-    mask = np.zeros_like(cropped.lungs)
-    mask[rows, columns] = enlarged[
+    placed = np.full(cropped.lungs.shape, -np.inf, np.float32)
+    placed[rows, columns] = enlarged[
         rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
     ]
-    return mask & cropped.lungs
+    return placed
 
 
 @dataclass(frozen=True)

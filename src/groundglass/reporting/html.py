@@ -97,7 +97,8 @@ class GalleryGroup:
 class Report:
     """Everything a report says, in the order in which it says it.
 
-    ``fit`` says whether a bundle can be relied on for the slices; it is empty for a run.
+    ``fit`` says whether a bundle can be relied on for the slices; it is empty for a run. ``segmentation`` compares
+    masks, on scales of their own; it is empty where no slice has one.
     """
 
     title: str
@@ -106,6 +107,7 @@ class Report:
     measures: Sequence[MeasureRow]
     measures_note: str
     fit: Sequence[MeasureRow]
+    segmentation: Sequence[MeasureRow]
     figures: Sequence[FigurePanel]
     gallery: Sequence[GalleryGroup]
     gallery_note: str
