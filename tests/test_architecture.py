@@ -51,7 +51,7 @@ CEILINGS = {
     "cli": 1_700,
     "experiments": 1_401,
     "audit": 1_430,
-    "serving": 1_250,
+    "serving": 1_240,
     "pacs": 1_120,
     "cluster": 305,
 }

@@ -51,9 +51,13 @@ def test_a_token_must_be_long_enough_and_readable(tmp_path: Path) -> None:
     assert TOKEN not in repr(Settings(token=TOKEN))
 
 
-def test_a_port_that_is_taken(service: Running, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_is_taken_and_a_directory_that_is_not_there(
+    service: Running, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("logging.disable", lambda: None)
-    assert "cannot be listened at" in refusal("--port", str(service.port), "--bundle", str(tiny_bundle))
+    bundle = ("--bundle", str(tiny_bundle))
+    assert "cannot be listened at" in refusal(*bundle, "--port", str(service.port))
+    assert "/none: uploads cannot be stored there" in refusal(*bundle, "--upload-directory", "/none")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-"""A fault of the service itself: the client learns nothing of it, the log only where it was."""
+"""Requests beside each other: a fault is its own request's, a small one need not wait, a place is free in the end."""
 
 from __future__ import annotations
 
 import pytest
-from tests.serving.conftest import CLASSIFY, SLOW, Running, Start, form, head, is_problem, wait_for
+from tests.serving.conftest import CLASSIFY, SLOW, Running, Start, form, head, is_problem, wait_for, zipped
 
 NAMED = "Zwiebelfisch"
 FAILS = f"if item.origin.file.endswith('bad.png'): raise RuntimeError('{NAMED} in ' + item.origin.file)"
@@ -52,3 +52,11 @@ def test_requests_sent_ahead_are_answered_in_turn(start: Start, png: bytes) -> N
             assert chunk, "closed before the second answer"
             received += chunk
     assert received.count(b"HTTP/1.1 200 ") == 2
+
+
+def test_a_small_request_does_not_wait_for_a_large_one(start: Start, png: bytes) -> None:
+    service = start("--workers", "1", code=SLOW)
+    with service.connection(form("a.zip", zipped(*[png] * 200))):
+        wait_for(lambda: service.err.read_text().count("done") == 3)
+        assert service.post(("a.png", png)).status_code == 200
+        assert service.err.read_text().count("done") < 10, "its turn comes between two slices of the other"

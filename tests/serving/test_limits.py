@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import socket
 import time
-import zipfile
 from contextlib import suppress
 
 import cv2
@@ -22,6 +20,7 @@ from tests.serving.conftest import (
     is_problem,
     picture,
     wait_for,
+    zipped,
 )
 
 MIB = 2**20
@@ -41,14 +40,6 @@ def tight(start: Start) -> Running:
 def hasty(start: Start) -> Running:
     """A service that gives a request a second, and classifies two slices in it."""
     return start("--seconds", "1", "--workers", "1", code=SLOW)
-
-
-def zipped(*contents: bytes) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for number, content in enumerate(contents):
-            archive.writestr(f"{number}.png", content)
-    return stream.getvalue()
 
 
 def test_too_large_an_upload(tight: Running, png: bytes) -> None:
@@ -84,6 +75,7 @@ def test_too_many_pixels_and_too_much_to_unpack_are_predictions_that_say_so(
         (b"no boundary", {"Content-Type": "multipart/form-data"}, 400, "bad-request"),
         (b"", FORM, 400, "bad-request"),
         (b"no part", FORM, 400, "bad-request"),
+        (b"--0123456789--\r\n", FORM, 422, "invalid-request"),
         (form("a.png", b"x")[:-20], FORM, 400, "bad-request"),
         (form("a.png", b"x")[5:], FORM, 400, "bad-request"),
         (form("", b"x").replace(b'; filename=""', b""), FORM, 422, "invalid-request"),
@@ -224,6 +216,32 @@ def test_results_are_forgotten_after_a_while(tight: Running, png: bytes) -> None
     assert tight.get(link).status_code == 200
     wait_for(lambda: tight.gauge("kept_results") == 0)
     is_problem(tight.get(link), 404, "no-such-result", "Send the files again")
+
+
+def test_results_share_bounded_memory_and_the_oldest_are_forgotten(start: Start, png: bytes) -> None:
+    service, content = start("--keep-mib", "1"), picture(1, size=512)
+
+    def kept(count: int) -> tuple[str, int]:
+        """The address of a new result of so many slices, and of how many it has pictures."""
+        document = service.post(("a.zip", zipped(*[content] * count)), keep="true").json()
+        assert len(document["predictions"]) == count
+        return document["kept"]["links"]["self"], sum(
+            row["image"] is not None for row in document["predictions"]
+        )
+
+    def known(*results: tuple[str, int]) -> list[bool]:
+        return [service.get(address).status_code == 200 for address, _ in results]
+
+    first, second = kept(1), kept(1)
+    assert known(first, second) == [True, True]
+    third = kept(2)
+    assert known(first, second, third) == [False, True, True]
+    assert 0 < kept(9)[1] < 9, "one result alone cannot grow without bounds"
+    assert known(second, third) == [False, False]
+    assert service.gauge("kept_bytes") <= MIB
+    for _ in range(101):
+        service.post(("a.png", png), keep="true")
+    assert service.gauge("kept_results") <= 100
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -113,6 +114,25 @@ def test_the_next_service_removes_what_a_killed_one_left(tmp_path: Path, tiny_bu
     os.utime(left, (0, 0))
     with running(tmp_path / "third", tiny_bundle, *same):
         assert not left.exists()
+
+
+def test_the_directory_is_private_and_what_is_not_the_services_own_is_left_alone(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    for name in ("elsewhere", "groundglass-serve-new", "groundglass-serve-old"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "elsewhere" / "file").touch()
+    link = tmp_path / "groundglass-serve-link"
+    link.symlink_to(tmp_path / "elsewhere")
+    for path in (tmp_path / "groundglass-serve-old", tmp_path / "elsewhere", link):
+        os.utime(path, (0, 0), follow_symlinks=False)
+    before = set(tmp_path.rglob("*"))
+    with running(tmp_path / "run", tiny_bundle, "--upload-directory", str(tmp_path)) as service:
+        (own,) = set(tmp_path.glob("groundglass-serve-*")) - before
+        assert stat.S_IMODE(own.stat().st_mode) == 0o700
+        assert service.stop() == 0
+    assert before - set(tmp_path.rglob("*")) == {tmp_path / "groundglass-serve-old"}
+    assert not own.exists()
 
 
 def test_serve_says_what_it_needs() -> None:

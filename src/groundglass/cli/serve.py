@@ -12,41 +12,29 @@ import typer
 from groundglass.cli.options import BundlePath
 from groundglass.errors import ServiceError
 
-Host = Annotated[
-    str, typer.Option("--host", help="Address to listen at; beyond this machine only with a token.")
-]
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")]
+Host = Annotated[str, typer.Option(help="Address to listen at; beyond this machine only with a token.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")]
 TokenFile = Annotated[
     Path | None,
     typer.Option(
         exists=True, dir_okay=False, help="Holds the bearer token; otherwise GROUNDGLASS_TOKEN does."
     ),
 ]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Threads that classify; 0: one per core.")]
-UploadDirectory = Annotated[
-    Path | None, typer.Option("--upload-directory", help="Of uploads in flight; in memory: /dev/shm.")
-]
-Requests = Annotated[int, typer.Option("--requests", min=1, help="Uploads in flight.")]
-ClientRequests = Annotated[
-    int | None, typer.Option("--client-requests", min=1, help="Of them by one client's address.")
-]
-UploadMib = Annotated[int, typer.Option("--upload-mib", min=1, help="Size of one upload.")]
-UploadsMib = Annotated[int, typer.Option("--uploads-mib", min=1, help="Size of all uploads in flight.")]
-UnpackedMib = Annotated[
-    int, typer.Option("--unpacked-mib", min=1, help="Size of one file after decompression.")
-]
-Pixels = Annotated[int, typer.Option("--pixels", min=1, help="Of one slice.")]
-Files = Annotated[int, typer.Option("--files", min=1, help="Of one upload.")]
-Slices = Annotated[int, typer.Option("--slices", min=1, help="Of one upload.")]
-Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="That one request may take.")]
-IdleSeconds = Annotated[
-    float, typer.Option("--idle-seconds", min=0.1, help="That a client may keep the service waiting.")
-]
-KeepMib = Annotated[int, typer.Option("--keep-mib", min=0, help="Size of results kept in memory.")]
-KeepSeconds = Annotated[float, typer.Option("--keep-seconds", min=0, help="How long they are kept.")]
-DrainSeconds = Annotated[
-    float, typer.Option("--drain-seconds", min=0, help="New requests are still accepted after SIGTERM.")
-]
+Workers = Annotated[int, typer.Option(min=0, help="Threads that classify; 0: one per core.")]
+UploadDirectory = Annotated[Path | None, typer.Option(help="Of uploads in flight; in memory: /dev/shm.")]
+Requests = Annotated[int, typer.Option(min=1, help="Uploads in flight.")]
+ClientRequests = Annotated[int | None, typer.Option(min=1, help="Of them by one client's address.")]
+UploadMib = Annotated[int, typer.Option(min=1, help="Size of one upload.")]
+UploadsMib = Annotated[int, typer.Option(min=1, help="Size of all uploads in flight.")]
+UnpackedMib = Annotated[int, typer.Option(min=1, help="Size of one file after decompression.")]
+Pixels = Annotated[int, typer.Option(min=1, help="Of one slice.")]
+Files = Annotated[int, typer.Option(min=1, help="Of one upload.")]
+Slices = Annotated[int, typer.Option(min=1, help="Of one upload.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="That one request may take.")]
+IdleSeconds = Annotated[float, typer.Option(min=0.1, help="That a client may keep the service waiting.")]
+KeepMib = Annotated[int, typer.Option(min=0, help="Size of results kept in memory.")]
+KeepSeconds = Annotated[float, typer.Option(min=0, help="How long they are kept.")]
+DrainSeconds = Annotated[float, typer.Option(min=0, help="New requests are still accepted after SIGTERM.")]
 
 
 def serve(

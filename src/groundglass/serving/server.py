@@ -36,6 +36,7 @@ def serve(bundle: Bundle, settings: Settings) -> None:
         service = Service(bundle, settings, uploads)
         try:
             _Server(service).run()
+            log("ended", unfinished=service.in_flight)
         finally:
             service.workers.shutdown(cancel_futures=True)
 
@@ -95,11 +96,6 @@ class _Server(uvicorn.Server):
             self._signal = ""
         self.should_exit = self.should_exit or time.monotonic() >= self._ends_at
         return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what was accepted."""
-        await super().shutdown(sockets)
-        log("ended", unfinished=self._service.in_flight)
 
 
 class _TimedProtocol(HttpToolsProtocol):
