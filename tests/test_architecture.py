@@ -50,7 +50,7 @@ CEILINGS = {
     "reporting": 650,
     "cli": 1_700,
     "experiments": 1_401,
-    "audit": 1_430,
+    "audit": 1_418,
     "serving": 1_240,
     "pacs": 1_120,
     "cluster": 305,

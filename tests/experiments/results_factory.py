@@ -63,7 +63,9 @@ def document(
     return {
         "format": FORMAT,
         **asdict(identity),
-        "network": network, "weights": weights, "pretraining": None,
+        "network": network,
+        "weights": weights,
+        "pretraining": None,
         "split": {"specification": protocol, "train_and_val": "0" * 64, "parts": {}},
         "run": run,
         "cost": {"parameters": 3_400_000, "macs": 200_000_000, "input_size": 160},
