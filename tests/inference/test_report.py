@@ -209,6 +209,9 @@ def test_names_follow_from_file_and_frame_and_are_never_shared() -> None:
     ]
     assert len(set(names)) == len(names)
     assert picture_name("a/1.png", None) == picture_name("a/1.png", None)
+    assert picture_name("\udcff.png", 1) == picture_name(r"\udcff.png", 1), (
+        "as predictions that are read again say"
+    )
     for name in names:
         assert name.isascii()
         assert name.endswith(".png")

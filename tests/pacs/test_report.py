@@ -14,14 +14,12 @@ import pydicom
 import pytest
 from pydicom import Dataset
 
+from groundglass.inference.dicom_seg import Algorithm, derived_uid, patient_and_study
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.pacs.client import InstanceEntry
 from groundglass.pacs.report import (
-    Algorithm,
     ReportedSlice,
     SeriesReport,
-    derived_uid,
-    patient_and_study,
     secondary_capture,
     structured_report,
 )

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from tests.pacs.conftest import ID, NAME, Asked, Orthanc, Said, Server, forward
@@ -53,7 +54,7 @@ def sop_instances(paths: list[Path]) -> set[str]:
     return {str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in paths}
 
 
-def test_report_and_heat_maps_lie_beside_the_images(
+def test_report_heat_maps_and_masks_lie_beside_the_images(
     orthanc: Orthanc, classifier: Classifier, series: list[Path], tmp_path: Path
 ) -> None:
     study = upload(orthanc, series)
@@ -61,7 +62,7 @@ def test_report_and_heat_maps_lie_beside_the_images(
     assert outcome.state is State.REPORTED
     assert outcome.counts is not None
     assert outcome.counts.ok == len(series)
-    report, pictures = the_report(orthanc), orthanc.objects("OT")
+    report, pictures, masks = the_report(orthanc), orthanc.objects("OT"), orthanc.objects("SEG")
     assert len(pictures) == len(series)
     told = words(report)
     assert told.count("Finding=") == len(series)
@@ -70,14 +71,35 @@ def test_report_and_heat_maps_lie_beside_the_images(
     assert {item.ReferencedSOPInstanceUID for item in evidence.ReferencedSOPSequence} == sop_instances(series)
     shown = [pydicom.dcmread(io.BytesIO(content)) for content in pictures.values()]
     assert {each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in shown} == sop_instances(series)
-    for made in (report, *shown):
+    (segmentation,) = (pydicom.dcmread(io.BytesIO(content)) for content in masks.values())
+    check_masks(segmentation, classifier, series)
+    for made in (report, *shown, segmentation):
         assert (made.StudyInstanceUID, made.PatientName, made.PatientID) == (study, NAME, ID)
         assert made.SeriesInstanceUID != outcome.series
     assert len({each.SeriesInstanceUID for each in shown}) == 1
-    for name, content in (orthanc.objects("SR") | pictures).items():
+    for name, content in (orthanc.objects("SR") | pictures | masks).items():
         path = tmp_path / f"{name}.dcm"
         path.write_bytes(content)
         check(path, report=content in orthanc.objects("SR").values())
+
+
+def check_masks(segmentation: pydicom.Dataset, classifier: Classifier, series: list[Path]) -> None:
+    """Each frame holds the lungs or lesions that are found on the image that it names, and lies where that lies."""
+    assert [each.SegmentLabel for each in segmentation.SegmentSequence] == ["Lungs", "Lesions"]
+    images = {pydicom.dcmread(path).SOPInstanceUID: path for path in series}
+    labels = set()
+    for item, mask in zip(
+        segmentation.PerFrameFunctionalGroupsSequence, segmentation.pixel_array, strict=True
+    ):
+        path = images[item.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID]
+        evidence = classifier.predict(path, evidence=True).evidence
+        assert evidence is not None
+        number = item.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        np.testing.assert_array_equal(mask, evidence.cropped.lungs if number == 1 else evidence.lesions())
+        place = pydicom.dcmread(path).ImagePositionPatient
+        np.testing.assert_allclose(item.PlanePositionSequence[0].ImagePositionPatient, place)
+        labels.add(number)
+    assert labels == {1, 2}
 
 
 def check(path: Path, *, report: bool) -> None:
@@ -132,6 +154,7 @@ def test_real_series(orthanc: Orthanc, classifier: Classifier, dicom_samples: Pa
     assert states(poll(orthanc.url, classifier).all()) == [State.REPORTED, State.REPORTED]
     assert len(orthanc.objects("SR")) == 2
     assert len(orthanc.objects("OT")) == len(compressed) + len(lungs)
+    assert len(orthanc.objects("SEG")) == 2
 
 
 def test_where_nothing_can_be_judged_the_report_says_so(
@@ -148,7 +171,7 @@ def test_where_nothing_can_be_judged_the_report_says_so(
     assert "Finding=" not in told
     assert f"Slices refused={len(series)}" in told
     assert "coronal" in told
-    assert not orthanc.objects("OT")
+    assert not orthanc.objects("OT") | orthanc.objects("SEG")
 
 
 def test_an_image_that_the_archive_refuses_is_said(

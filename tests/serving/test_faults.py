@@ -60,3 +60,11 @@ def test_a_small_request_does_not_wait_for_a_large_one(start: Start, png: bytes)
         wait_for(lambda: service.err.read_text().count("done") == 3)
         assert service.post(("a.png", png)).status_code == 200
         assert service.err.read_text().count("done") < 10, "its turn comes between two slices of the other"
+
+
+def test_archives_are_worked_on_one_after_another_by_one_worker(start: Start, png: bytes) -> None:
+    service, content = start("--workers", "1", code=SLOW), form("a.zip", zipped(*[png] * 4))
+    with service.connection(content), service.connection(content):
+        wait_for(lambda: any(entry["route"] == "/v2/predictions" for entry in service.log("request")))
+        assert service.err.read_text().count("done") < 6, "taking turns, they would end together"
+        wait_for(lambda: service.err.read_text().count("done") == 8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 import pytest
 import schemathesis
@@ -29,14 +28,9 @@ FEW = settings(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def described(service: Running) -> dict[str, Any]:
-    document: dict[str, Any] = service.get("/openapi.json").json()
-    return document
-
-
-def test_the_description_names_every_operation(described: dict[str, Any]) -> None:
-    operations = [each for methods in described["paths"].values() for each in methods.values()]
+def test_the_description_names_every_operation(service: Running) -> None:
+    paths = service.get("/openapi.json").json()["paths"]
+    operations = [each for methods in paths.values() for each in methods.values()]
     assert {each["operationId"] for each in operations} == OPERATIONS
     assert all(each["description"] for each in operations)
 

@@ -62,6 +62,21 @@ class Published(str, Enum):
     COVID_CT = "covid-ct"
 
 
+class PublicCollection(str, Enum):
+    """A collection that can be imported as its authors publish it."""
+
+    MOSMEDDATA = "mosmeddata"
+    COVID_CT_MD = "covid-ct-md"
+    CC_CCII = "cc-ccii"
+    COVIDX_CT = "covidx-ct"
+    COVID_SEMISEG = "covid-semiseg"
+    ZENODO_3757476 = "zenodo-3757476"
+    IQ_OTH_NCCD = "iq-oth-nccd"
+    FINDING_LUNGS = "finding-lungs"
+    LUNA16 = "luna16"
+    RICORD_1A = "ricord-1a"
+
+
 class PhantomFormat(str, Enum):
     """File formats that phantoms are written in."""
 
@@ -105,6 +120,27 @@ def download(
     with stages() as progress:
         fetched = download_covid_ct(output, base_url or BASE_URL, progress)
     typer.echo(f"{output}: {fetched} images fetched, all others were there; all are as published")
+
+
+@app.command("import")
+def import_(
+    collection: Annotated[PublicCollection, typer.Argument(help="Which collection.")],
+    path: Annotated[Path, typer.Argument(help="Folder that it was unpacked to.")],
+    output: Annotated[Path, typer.Option("--output", help="New manifest; slices go to a folder beside it.")],
+    every: Annotated[
+        int | None,
+        typer.Option("--every", min=1, help="Take one slice of so many; default: at most 20 of each volume."),
+    ] = None,
+) -> None:
+    """Bring a public collection into a manifest: slices in the lung window, labels, masks, patients."""
+    from groundglass.data.collections import import_collection
+
+    failed: list[ImageError] = []
+    with stages() as progress:
+        manifest = import_collection(collection.value, path, output, every, failed.append, progress)
+    lungs = sum(record.lung_mask is not None for record in manifest)
+    lesions = sum(record.lesion_mask is not None for record in manifest)
+    _written(output, len(manifest), f"slices ({lungs} with lung masks, {lesions} with lesion masks)", failed)
 
 
 @app.command()

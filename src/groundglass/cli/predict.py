@@ -305,6 +305,13 @@ OutputPath = Annotated[
     typer.Option("--output", help="A .jsonl, .csv or .parquet file; or a folder: pictures and a report too."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Skip what --output has, retry what failed.")]
+Masks = Annotated[
+    bool,
+    typer.Option(
+        "--masks",
+        help="With a folder: lung and lesion masks; PNG, NIfTI, or DICOM SEG, which names the patient.",
+    ),
+]
 EngineName = Annotated[
     Engine,
     typer.Option("--engine", help="local; or ray: many processes, also of a cluster, no pictures."),
@@ -333,6 +340,7 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_parquet: AsParquet = False,
     output: OutputPath = None,
+    masks: Masks = False,
     resume: Resume = False,
     threads: EngineThreads = 0,
     engine: EngineName = Engine.LOCAL,
@@ -350,11 +358,11 @@ def predict(
     from groundglass.inference.inputs import count_files, expand
     from groundglass.inference.output import OutputPlan, open_output
 
-    _check_engine(engine, threads, workers, address)
+    _check_engine(engine, threads, workers, address, masks)
     printed = _printed(as_json, as_csv, as_parquet and output is None)
     inputs = expand(paths)
     beside = as_parquet and output is not None
-    plan = OutputPlan(output, resume, beside, keep_identifiers, inputs, _command(paths))
+    plan = OutputPlan(output, resume, beside, masks, keep_identifiers, inputs, _command(paths))
     plan.check()
     opened = Bundle.open(bundle, threads)
     classifier: Classifier | RayClassifier
@@ -402,9 +410,13 @@ def _printed(as_json: bool, as_csv: bool, as_parquet: bool) -> Format | None:
     return chosen[0] if chosen else None
 
 
-def _check_engine(engine: Engine, threads: int, workers: int | None, address: str | None) -> None:
+def _check_engine(
+    engine: Engine, threads: int, workers: int | None, address: str | None, masks: bool
+) -> None:
     if engine is Engine.LOCAL and not (workers is None and address is None):
         raise PredictionError("--workers and --address go with --engine ray")
+    if engine is Engine.RAY and masks:
+        raise PredictionError("--masks does not go with --engine ray, which brings no pictures")
     if engine is Engine.RAY and threads:
         raise PredictionError("--threads does not go with --engine ray, whose --workers have one thread each")
 

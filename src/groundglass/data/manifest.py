@@ -12,11 +12,12 @@ from enum import Enum
 from pathlib import Path
 from typing import TextIO
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import DataError, ImageError
-from groundglass.files import name_some, write_text
+from groundglass.files import name_some, write_bytes, write_text
 from groundglass.imaging.raster import decode_raster
 from groundglass.imaging.slice import CTSlice, Grey
 from groundglass.imaging.source import (
@@ -187,6 +188,12 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
             str(path), f"a mask of {size} pixels for a slice of {wanted}; both must be the same size"
         )
     return np.asarray(mask)
+
+
+def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
+    """Write a mask, shape (H, W), as PNG of one bit per pixel, atomically."""
+    _, png = cv2.imencode(".png", mask.astype(np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])
+    write_bytes(path, png.tobytes())
 
 
 def read_manifest(path: Path) -> Manifest:

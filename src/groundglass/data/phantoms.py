@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from groundglass.data.manifest import Label, Manifest, Record, write_manifest
+from groundglass.data.manifest import Label, Manifest, Record, write_manifest, write_mask
 from groundglass.errors import DataError
-from groundglass.files import write_bytes
 from groundglass.imaging.phantom import Phantom, make_phantom, make_series, write_dicom, write_png
 
 # One slice in five validates and one in five tests, in both classes alike.
@@ -122,15 +119,9 @@ def write_series(
 def _record(phantom: Phantom, path: Path, label: Label, part: str | None, masks: Path) -> Record:
     """Write a phantom's masks, as ``masks`` with an ending each; returns what the manifest says of it."""
     lungs, lesions = (masks.with_name(f"{masks.name}-{what}.png") for what in ("lungs", "lesions"))
-    _write_mask(phantom.lungs, lungs)
-    _write_mask(phantom.lesions, lesions)
+    write_mask(phantom.lungs, lungs)
+    write_mask(phantom.lesions, lesions)
     return Record(path, label, phantom.patient_id, "phantom", part, lungs, lesions)
-
-
-def _write_mask(mask: NDArray[np.bool_], path: Path) -> None:
-    """Write a mask as PNG of one bit per pixel, atomically."""
-    _, png = cv2.imencode(".png", mask.astype(np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])
-    write_bytes(path, png.tobytes())
 
 
 def _require_new(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.files import one_line
 from groundglass.imaging.lossless import FrameLayout, LosslessDecoder
-from groundglass.imaging.slice import CTSlice, Hounsfield, Origin, Patient
+from groundglass.imaging.slice import CTSlice, Hounsfield, Origin, Patient, VoxelGrid
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guard, guarded
 from groundglass.imaging.window import AIR, LUNG, Window, as_hounsfield, extent, interpret
 
@@ -36,6 +36,8 @@ _PLACE = (
 )
 _IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate")
 _LONGEST_TEXT = 324  # of a Person Name: five components of 64 characters, and the carets between them
+_EVEN = 0.01
+"""Most mm by which a step between two frames of an even stack may differ from their mean."""
 _MODALITIES = frozenset({"CT", "OT", "SC", ""})
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
 
@@ -90,9 +92,13 @@ def read_dicom(
     dataset = open_dataset(source, limits)
     _check(dataset, source.name, limits)
     frames = _frames(dataset, limits)
+    grid = _grid(frames, int(dataset.Columns), int(dataset.Rows))
     for frame in frames:
-        stored = _stored(dataset, frame.index, decoder)
-        yield _slice(dataset, frame, stored, source.name, several=len(frames) > 1)
+        ct_slice = _slice(dataset, frame, _stored(dataset, frame.index, decoder), source.name)
+        if len(frames) > 1:
+            origin = replace(ct_slice.origin, frame=frame.index, grid=grid)
+            ct_slice = replace(ct_slice, origin=origin)
+        yield ct_slice
 
 
 def place_in_series(source: Source, limits: Limits = DEFAULT_LIMITS) -> Place | None:
@@ -283,16 +289,33 @@ def _jpeg_precision(frame: bytes, rows: int, columns: int) -> int:
     raise ValueError("the compressed pixel data hold no JPEG frame header")
 
 
-def _slice(
-    dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], name: str, *, several: bool
-) -> CTSlice:
+def _grid(frames: Sequence[_Frame], columns: int, rows: int) -> VoxelGrid | None:
+    """The voxels of sorted frames; None where they are not one evenly spaced stack."""
+    first, positions = frames[0], [frame.position for frame in frames]
+    alike = all((frame.orientation, frame.spacing) == (first.orientation, first.spacing) for frame in frames)
+    if first.orientation is None or first.spacing is None or None in positions or not alike:
+        return None
+    places = np.array(positions, np.float64)
+    steps = np.diff(places, axis=0)
+    if not len(steps) or np.abs(steps - steps.mean(axis=0)).max() > _EVEN or not np.any(steps[0]):
+        return None
+    along_row, along_column = np.reshape(first.orientation, (2, 3))
+    affine = np.eye(4)
+    affine[:3] = np.column_stack(
+        [along_row * first.spacing[1], along_column * first.spacing[0], steps.mean(axis=0), places[0]]
+    )
+    affine[:2] *= -1  # to RAS
+    order = tuple(frame.index for frame in frames)
+    return VoxelGrid((columns, rows, len(frames)), tuple(map(tuple, affine.tolist())), frames=order)
+
+
+def _slice(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], name: str) -> CTSlice:
     if stored.ndim != 2:
         raise ValueError(f"pixel data of shape {stored.shape}")
     origin = Origin(
         file=name,
         file_format="DICOM",
         mode=str(dataset.PhotometricInterpretation),
-        frame=frame.index if several else None,
         series=str(dataset.get("SeriesInstanceUID", "") or "") or None,
         position=frame.position,  # type: ignore[arg-type]
         orientation=frame.orientation,  # type: ignore[arg-type]

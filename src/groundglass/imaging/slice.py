@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +31,35 @@ class Patient:
 
 
 @dataclass(frozen=True)
+class VoxelGrid:
+    """The voxels of a file that holds a volume, and how planes are cut from them.
+
+    Attributes:
+        shape: (I, J, K).
+        affine: four rows, from voxel indices to mm rightwards, forwards and upwards (RAS).
+        axes: for each axis of the voxels the axis of the planes along which it runs, 0 columns, 1 rows, 2 planes,
+            and 1 or -1 for the direction.
+        frames: of the file in the order of the planes; empty where they are in order.
+    """
+
+    shape: tuple[int, int, int]
+    affine: tuple[tuple[float, ...], ...]
+    axes: tuple[tuple[int, int], ...] = ((0, 1), (1, 1), (2, 1))
+    frames: tuple[int, ...] = ()
+
+    @property
+    def order(self) -> Sequence[int]:
+        """The frame of each plane."""
+        count = next(length for length, (axis, _) in zip(self.shape, self.axes, strict=True) if axis == 2)
+        return self.frames or range(count)
+
+    def voxels(self, planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Planes, shape (N, H, W), as an array of the grid's shape."""
+        columns_first = planes.transpose(2, 1, 0).transpose([axis for axis, _ in self.axes])
+        return columns_first[tuple(slice(None, None, direction) for _, direction in self.axes)]
+
+
+@dataclass(frozen=True)
 class Origin:
     """Where a slice came from.
 
@@ -42,6 +72,7 @@ class Origin:
         position: patient coordinates of the first pixel's centre in mm (DICOM's LPS), or None.
         orientation: direction cosines of rows then columns (DICOM's ImageOrientationPatient), or None.
         spacing: mm between rows and between columns, or None.
+        grid: of a volume, of which ``frame`` is a plane; None where the file has none, or not evenly spaced.
         patient: identifiers from a DICOM header, else None; in no representation of the origin.
     """
 
@@ -53,6 +84,7 @@ class Origin:
     position: tuple[float, float, float] | None = None
     orientation: tuple[float, float, float, float, float, float] | None = None
     spacing: tuple[float, float] | None = None
+    grid: VoxelGrid | None = field(default=None, repr=False)
     patient: Patient | None = field(default=None, repr=False)
 
 

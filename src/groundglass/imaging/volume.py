@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
-from groundglass.imaging.slice import CTSlice, Origin
+from groundglass.imaging.slice import CTSlice, Origin, VoxelGrid
 from groundglass.imaging.source import DEFAULT_LIMITS, FileSource, Limits, Source, guarded, without_stderr
 from groundglass.imaging.window import extent, interpret
 
@@ -219,6 +219,9 @@ def _axial_slices(volume: _Volume, origin: Origin) -> Iterator[CTSlice]:
     along_row, along_column = (-affine[:3, axis] / lengths[axis] * _LPS for axis in (0, 1))
     rx, ry, rz, cx, cy, cz = (float(cosine) + 0.0 for cosine in (*along_row, *along_column))
     width, height, count = upright.shape
+    # Columns and rows run against the axes of RAS.
+    runs = tuple((int(axis), int(-way if axis < 2 else way)) for axis, way in axes)
+    grid = VoxelGrid(volume.values.shape, tuple(map(tuple, volume.affine.tolist())), runs)
     for index in range(count):
         plane = upright[::-1, ::-1, index].T.astype(np.float32)
         values = plane * np.float32(volume.slope) + np.float32(volume.intercept)
@@ -230,5 +233,6 @@ def _axial_slices(volume: _Volume, origin: Origin) -> Iterator[CTSlice]:
             position=(x, y, z),
             orientation=(rx, ry, rz, cx, cy, cz),
             spacing=(float(lengths[1]), float(lengths[0])),
+            grid=grid,
         )
         yield CTSlice(pixels, place, hounsfield)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from groundglass.errors import PredictionError
 from groundglass.files import atomic_path, write_json
@@ -24,8 +25,11 @@ from groundglass.inference.writers import (
     read_predictions,
 )
 
+if TYPE_CHECKING:
+    from groundglass.inference.masks import MaskWriter
+
 PREDICTIONS, TABLE, PARQUET = "predictions.jsonl", "predictions.csv", "predictions.parquet"
-SERIES, OVERLAYS, REPORT = "series.json", "overlays", "report.html"
+SERIES, OVERLAYS, MASKS, REPORT = "series.json", "overlays", "masks", "report.html"
 
 _SERIES_FORMAT = 2
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
@@ -41,6 +45,7 @@ class OutputPlan:
         path: a file that ends in ``.jsonl``, ``.csv`` or ``.parquet``, or a folder; None for nothing.
         resume: continue what is there.
         parquet: a folder gets ``predictions.parquet`` too.
+        masks: a folder gets lung and lesion masks too.
         keep_identifiers: predictions say who is on a slice.
         inputs: what is read, so that a folder in it does not read its own pictures.
         command: as it was given, for the report.
@@ -49,6 +54,7 @@ class OutputPlan:
     path: Path | None = None
     resume: bool = False
     parquet: bool = False
+    masks: bool = False
     keep_identifiers: bool = False
     inputs: Sequence[Path] = ()
     command: str = ""
@@ -78,6 +84,8 @@ class OutputPlan:
         """
         if self.resume and self.predictions is None:
             raise PredictionError("--resume needs --output with a folder or a file that ends in .jsonl")
+        if self.masks and (self.path is None or self.file_format is not None):
+            raise PredictionError("--masks needs --output with a folder")
         if self.path is None:
             return
         with file_errors(self.path, "opened"):
@@ -141,8 +149,16 @@ class Output:
 class _Folder(Output):
     wants_evidence = True
 
-    def __init__(self, folder: Path, inputs: Sequence[Path], writer: PredictionsWriter, done: Done) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Sequence[Path],
+        writer: PredictionsWriter,
+        done: Done,
+        masks: MaskWriter | None,
+    ) -> None:
         super().__init__(folder / PREDICTIONS, writer, done)
+        self._masks = masks
         self._overlays = folder / OVERLAYS
         with file_errors(self._overlays):
             self._overlays.mkdir(exist_ok=True)
@@ -162,6 +178,8 @@ class _Folder(Output):
             path = self._overlays / picture_name(prediction.file, prediction.frame)
             save_picture(evidence_picture(prediction.evidence), path)
         super().add(prediction)
+        if self._masks is not None:
+            self._masks.add(prediction)
 
 
 @contextmanager
@@ -205,9 +223,12 @@ def _json_lines(plan: OutputPlan, path: Path, predictions: Path, bundle: Bundle)
     if is_folder and plan.parquet:
         with open(os.devnull, "wb") as nowhere:  # fail now where pyarrow is missing, not after hours
             PredictionsWriter("parquet", nowhere).close()
-    with appending(predictions) as stream:
+    with appending(predictions) as stream, ExitStack() as stack:
         writer = PredictionsWriter("jsonl", stream)
-        output = _Folder(path, plan.inputs, writer, done) if is_folder else Output(predictions, writer, done)
+        output = Output(predictions, writer, done)
+        if is_folder:
+            masks = stack.enter_context(_masks(path, bundle, done)) if plan.masks else None
+            output = _Folder(path, plan.inputs, writer, done, masks)
         yield output
     if done.predictions:
         drop_overtaken(predictions)
@@ -217,6 +238,16 @@ def _json_lines(plan: OutputPlan, path: Path, predictions: Path, bundle: Bundle)
     if is_folder:
         with file_errors(path):
             _complete(path, plan, bundle, output.totals)
+
+
+def _masks(folder: Path, bundle: Bundle, done: Done) -> MaskWriter:
+    """A writer of masks; predictions of an earlier run without masks are not done."""
+    from groundglass.inference.masks import MaskWriter, without_masks  # noqa: PLC0415 - brings the report's
+
+    if done.predictions:
+        for prediction in without_masks(folder / MASKS, read_predictions(folder / PREDICTIONS)):
+            done.forget(prediction)
+    return MaskWriter(folder / MASKS, bundle)
 
 
 def _complete(folder: Path, plan: OutputPlan, bundle: Bundle, totals: Totals) -> None:

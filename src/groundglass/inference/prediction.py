@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,6 +44,19 @@ class Evidence:
     cropped: CroppedSlice
     activation_map: NDArray[np.float32] | None = None
     logit: float | None = None
+
+    def lesions(self) -> NDArray[np.bool_]:
+        """The lesions inside the lungs, shape (H, W) of the source; all False without a map."""
+        mask = np.zeros_like(self.cropped.lungs)
+        if self.activation_map is not None:
+            left, top, right, bottom = self.cropped.box
+            height, width = mask.shape
+            enlarged = cv2.resize(self.activation_map, (right - left, bottom - top)) > 0
+            rows, columns = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
+            mask[rows, columns] = enlarged[
+                rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+            ]
+        return mask & self.cropped.lungs
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def evidence_picture(evidence: Evidence) -> Picture:
 
 def picture_name(file: str, frame: int | None) -> str:
     """Name of a prediction's picture: follows from file and frame alone, and no two share one."""
-    key = f"{printable(file)}\0{frame}".encode()
+    file = printable(file)
+    key = f"{file}\0{frame}".encode()
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(file.replace("!", "/")).stem)[:_LONGEST_STEM].lstrip("._-")
     parts = [stem or "slice", *([] if frame is None else [str(frame)]), hashlib.sha256(key).hexdigest()[:12]]
     return "-".join(parts) + ".png"

@@ -189,6 +189,12 @@ class Done:
             else:
                 self.frames.add((prediction.file, prediction.frame))
 
+    def forget(self, prediction: Prediction) -> None:
+        """Have a slice predicted again; the later prediction will count."""
+        self.files.discard(prediction.file)
+        if prediction.frame is not None:
+            self.frames.discard((prediction.file, prediction.frame))
+
 
 def load_done(path: Path, bundle: str, *, keep_identifiers: bool) -> Done:
     """Read the predictions of an earlier run, and cut off a line that it did not finish.
@@ -220,13 +226,17 @@ def load_done(path: Path, bundle: str, *, keep_identifiers: bool) -> Done:
 
 
 def drop_overtaken(path: Path) -> None:
-    """Leave out the failures that later predictions have overtaken: the file could be read after all.
+    """Leave out what later predictions have overtaken: the file could be read after all, or was predicted again.
 
     A failure of a folder or zip is overtaken by any later prediction of what lies in it.
     """
     failed: dict[str, int] = {}
+    latest: dict[tuple[str, int | None], int] = {}
     overtaken = set()
     for number, prediction in enumerate(read_predictions(path)):
+        key = prediction.file, prediction.frame
+        overtaken |= {latest[key]} if key in latest else set()
+        latest[key] = number
         if failed:
             overtaken |= {failed.pop(place) for place in _within(prediction.file) if place in failed}
         if prediction.status is Status.FAILED:

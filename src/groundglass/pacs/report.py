@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import numpy as np
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sc import SCImage
 from highdicom.sr import (
-    AlgorithmIdentification,
     CodedConcept,
     DeviceObserverIdentifyingAttributes,
     EnhancedSR,
@@ -33,6 +30,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import JPEGBaseline8Bit
 
+from groundglass.inference.dicom_seg import NAME, RESEARCH_USE, Algorithm, derived_uid
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.series import SERIES_SCORE, series_score, slices_in_score
 from groundglass.pacs.client import InstanceEntry
@@ -72,106 +70,12 @@ _NO_UNITS = CodedConcept("1", "UCUM", "no units")
 _CT_CHEST = CodedConcept("24627-2", "LN", "CT Chest")
 _COMMENT = CodedConcept("121106", "DCM", "Comment")
 
-_NAME = "groundglass"
-_RESEARCH_USE = "Research use only, no diagnosis"
 _WARNING = (
     "Research use only. Made by software without a person's review; it is no diagnosis and must not be used "
     "for decisions about a patient."
 )
 _HEAT_MAPS_NUMBER, _REPORT_NUMBER = 9901, 9902
 _CAPTION_HEIGHT = 28
-_LONGEST = 64
-_NAMESPACE = uuid.UUID("6c1b5d0e-3a84-5f0e-9d5a-6f2a1f6f3c10")
-
-_TEXTS = (
-    *("PatientName", "PatientID", "IssuerOfPatientID", "PatientSex", "PatientAge"),
-    *("PatientIdentityRemoved", "DeidentificationMethod", "StudyID", "StudyDescription", "AccessionNumber"),
-    "ReferringPhysicianName",
-)
-_DATES_AND_TIMES = ("PatientBirthDate", "StudyDate", "StudyTime")
-_FORMS = {
-    "PatientSex": re.compile("[MFO]"),
-    "PatientBirthDate": re.compile(r"\d{8}"),
-    "StudyDate": re.compile(r"\d{8}"),
-    "StudyTime": re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?"),
-}
-# Elements that must be there, if only empty.
-_REQUIRED = frozenset(
-    {"PatientName", "PatientID", "PatientSex", "StudyID", "AccessionNumber", "ReferringPhysicianName"}
-) | frozenset(_DATES_AND_TIMES)
-PATIENT_AND_STUDY = (*_TEXTS, *_DATES_AND_TIMES, "SpecificCharacterSet", "StudyInstanceUID")
-"""What is copied from an image; objects of one study must agree on it."""
-
-
-def patient_and_study(image: Dataset) -> Dataset:
-    """Patient and study modules as an image has them, fit to be written into another object.
-
-    Text is decoded; it is written as UTF-8 where it is not plain ASCII. What breaks the standard, such as a
-    date that is none, is left empty: a damaged header costs no report.
-
-    Args:
-        image: holds the elements of :data:`PATIENT_AND_STUDY` that its file has.
-    """
-    header = Dataset()
-    header.StudyInstanceUID = str(image.StudyInstanceUID)
-    for keyword in (*_TEXTS, *_DATES_AND_TIMES):
-        value = _text(image, keyword)
-        if keyword in _FORMS and not _FORMS[keyword].fullmatch(value):
-            value = ""
-        if value or keyword in _REQUIRED:
-            setattr(header, keyword, value)
-    if not all(_text(header, keyword).isascii() for keyword in _TEXTS):
-        header.SpecificCharacterSet = "ISO_IR 192"
-    return header
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    """An element's text, or nothing where it is missing, damaged or longer than the standard allows."""
-    try:
-        value = str(dataset.get(keyword, "") or "").strip()
-    except Exception:  # noqa: BLE001 - pydicom decodes when asked, and raises whatever the value provokes
-        return ""
-    longest = 3 * _LONGEST + 2 if keyword.endswith("Name") else _LONGEST
-    return value if len(value) <= longest and value.isprintable() else ""
-
-
-def derived_uid(*parts: str) -> str:
-    """A UID that follows from its parts alone (UUID version 5, under DICOM's 2.25 root).
-
-    The same series and bundle give objects of the same UIDs, so that to store them twice does no harm.
-    """
-    return f"2.25.{uuid.uuid5(_NAMESPACE, chr(0).join(parts)).int}"
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """What made the predictions.
-
-    Attributes:
-        version: of groundglass.
-        bundle: short id of the trained model, as predictions have it.
-        bundle_hash: its full id.
-        model: the trained model's name.
-    """
-
-    version: str
-    bundle: str
-    bundle_hash: str
-    model: str
-
-    @property
-    def equipment(self) -> dict[str, Any]:
-        """The equipment module, as highdicom's objects take it."""
-        return {
-            "manufacturer": _NAME,
-            "manufacturer_model_name": self.model[:_LONGEST],
-            "device_serial_number": self.bundle,
-            "software_versions": self.version,
-        }
-
-    def identification(self, *more: str) -> AlgorithmIdentification:
-        """Name, version and bundle for a group of measurements, and further parameters."""
-        return AlgorithmIdentification(_NAME, self.version, parameters=[f"bundle {self.bundle}", *more])
 
 
 @dataclass(frozen=True)
@@ -219,15 +123,15 @@ def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorith
 
     Args:
         report: what to say.
-        header: what :func:`patient_and_study` gives.
+        header: what :func:`groundglass.inference.dicom_seg.patient_and_study` gives.
         algorithm: what made the predictions.
     """
     classified = [each for each in report.slices if each.classified]
     classified.sort(key=lambda each: each.prediction.position or 0.0)
     device = DeviceObserverIdentifyingAttributes(
         uid=derived_uid("device", algorithm.bundle),
-        name=_NAME,
-        manufacturer_name=_NAME,
+        name=NAME,
+        manufacturer_name=NAME,
         model_name=algorithm.model,
         serial_number=algorithm.bundle,
     )
@@ -241,14 +145,14 @@ def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorith
     )
     _add_comment(content, _WARNING)
     scheme = CodingSchemeIdentificationItem(
-        designator=_SCHEME, name=_NAME, responsible_organization="The groundglass maintainers"
+        designator=_SCHEME, name=NAME, responsible_organization="The groundglass maintainers"
     )
     return EnhancedSR(
         evidence=[_evidence(header, report.series, image) for image in report.images],
         content=content[0],
         series_instance_uid=report.report_series,
         series_number=_REPORT_NUMBER,
-        series_description=f"{_NAME}: {_RESEARCH_USE}",
+        series_description=f"{NAME}: {RESEARCH_USE}",
         sop_instance_uid=derived_uid(report.report_series, "report"),
         instance_number=1,
         **algorithm.equipment,
@@ -351,14 +255,14 @@ def secondary_capture(
     Args:
         picture: red, green, blue, shape (H, W, 3).
         of: the classified slice that it shows.
-        header: what :func:`patient_and_study` gives.
+        header: what :func:`groundglass.inference.dicom_seg.patient_and_study` gives.
         algorithm: what made the prediction.
         series: Series Instance UID of the heat maps.
         number: from 1, of the picture in that series.
     """
     shown, prediction = of.image, of.prediction
     result = f"{prediction.label}, probability of COVID {prediction.probability:.2f}"
-    captioned = _captioned(picture, f"{_NAME}: {_RESEARCH_USE}. {result}")
+    captioned = _captioned(picture, f"{NAME}: {RESEARCH_USE}. {result}")
     image = SCImage.from_ref_dataset(
         header,
         captioned,
@@ -371,7 +275,7 @@ def secondary_capture(
         sop_instance_uid=derived_uid(series, shown.uid, str(prediction.frame)),
         instance_number=number,
         **algorithm.equipment,
-        series_description=f"{_NAME} heat maps: {_RESEARCH_USE}",
+        series_description=f"{NAME} heat maps: {RESEARCH_USE}",
         transfer_syntax_uid=JPEGBaseline8Bit,
     )
     image.update(header)
@@ -382,7 +286,7 @@ def secondary_capture(
     image.LossyImageCompressionRatio = f"{captioned.nbytes / len(image.PixelData):.2f}"
     image.LossyImageCompressionMethod = "ISO_10918_1"
     image.DerivationDescription = (
-        f"Lungs outlined, and activation map over the cropped slice. {_RESEARCH_USE}."
+        f"Lungs outlined, and activation map over the cropped slice. {RESEARCH_USE}."
     )
     source = Dataset()
     source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = shown.sop_class, shown.uid

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from pydicom import Dataset
 from pydicom.uid import UID
 
-from groundglass import __version__
 from groundglass.errors import ImageError, NotASliceError, PacsError, PacsRefusedError, PacsUnavailableError
 from groundglass.imaging.dicom import open_dataset, read_dicom
 from groundglass.imaging.lossless import LosslessDecoder
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, MemorySource, guard
 from groundglass.inference.classifier import Classifier
+from groundglass.inference.dicom_seg import (
+    OF_SOURCE,
+    Algorithm,
+    derived_uid,
+    patient_and_study,
+    quiet,
+)
+from groundglass.inference.masks import PackedMasks, series_segmentation
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.report import evidence_picture
 from groundglass.inference.series import Counts
 from groundglass.pacs.client import Archive, InstanceEntry, SeriesEntry
 from groundglass.pacs.report import (
-    PATIENT_AND_STUDY,
-    Algorithm,
     ReportedSlice,
     SeriesReport,
-    derived_uid,
-    patient_and_study,
     secondary_capture,
     structured_report,
 )
@@ -68,7 +68,7 @@ class SeriesResult:
 
 
 class SeriesProcessor:
-    """Classifies series, and stores heat maps and a report beside them.
+    """Classifies series, and stores heat maps, masks and a report beside them.
 
     Args:
         archive: where the images are and the results go.
@@ -80,7 +80,7 @@ class SeriesProcessor:
         bundle = classifier.bundle
         self._archive, self._classifier, self._limits = archive, classifier, limits
         self._key = f"{bundle.info.id}-{bundle.precision}"
-        self._algorithm = Algorithm(__version__, bundle.id, bundle.info.id, bundle.info.name)
+        self._algorithm = Algorithm.of(bundle)
 
     def report_series(self, series: str, images: int) -> str:
         """Series Instance UID of this bundle's report on a series of so many images.
@@ -90,9 +90,9 @@ class SeriesProcessor:
         return derived_uid(series, self._key, "report", str(images))
 
     def process(self, series: SeriesEntry, instances: Sequence[InstanceEntry]) -> SeriesResult:
-        """Classify a series and store heat maps and report; the report last, so that where it is, all is.
+        """Classify a series and store heat maps, masks and report; the report last, so that where it is, all is.
 
-        Memory holds one image at a time, and nothing is written to disk.
+        Memory holds one image at a time and the masks of all, a bit a pixel; nothing is written to disk.
 
         Args:
             series: to be classified.
@@ -105,14 +105,19 @@ class SeriesProcessor:
         images = tuple(each for each in instances if "Image Storage" in UID(each.sop_class).name)
         heat_maps = derived_uid(series.uid, self._key, "heat maps")
         header, counts, slices, classified = None, Counts(), list[ReportedSlice](), 0
+        headers, masks = list[Dataset](), list[PackedMasks]()
         for image, found, prediction in self._predictions(series, images):
-            header = header or found
             counts.add(prediction)
+            if found is not None:
+                header = header or patient_and_study(found)
+                if prediction.evidence is not None:
+                    headers.append(found)
+                    masks.append(PackedMasks.of(prediction.evidence))
             slices.append(ReportedSlice(image, replace(prediction, evidence=None)))
             if header is not None and slices[-1].classified and prediction.evidence is not None:
                 classified += 1
                 picture = evidence_picture(prediction.evidence)
-                with _quiet():
+                with quiet():
                     capture = secondary_capture(
                         picture, slices[-1], header, self._algorithm, series=heat_maps, number=classified
                     )
@@ -120,9 +125,11 @@ class SeriesProcessor:
         if header is None:
             reasons = sorted({each.prediction.reason or "" for each in slices})
             raise PacsRefusedError(f"none of its images is available ({'; '.join(reasons) or 'it has none'})")
+        if classified and (seg := series_segmentation(headers, masks, self._algorithm)) is not None:
+            self._archive.store(seg)
         report_series = self.report_series(series.uid, len(instances))
         report = SeriesReport(series.uid, report_series, images, tuple(slices))
-        with _quiet():
+        with quiet():
             document = structured_report(report, header, self._algorithm)
         self._archive.store(document)
         return SeriesResult(series.uid, State.REPORTED, counts, report.series_score)
@@ -149,27 +156,13 @@ class SeriesProcessor:
                 yield image, header, Prediction(status, image.uid, self._algorithm.bundle, reason=reason)
 
     def _header(self, source: MemorySource, series: SeriesEntry, instance: InstanceEntry) -> Dataset:
-        """Patient and study of an image, once it is sure that it is the one that was requested."""
+        """The header of an image, once it is sure that it is the one that was requested."""
         with guard(source.name, "DICOM"):
-            found = open_dataset(source, self._limits, [*PATIENT_AND_STUDY, *_IDENTITY])
+            found = open_dataset(source, self._limits, [*OF_SOURCE, *_IDENTITY])
             received = tuple(str(found.get(keyword, "")) for keyword in _IDENTITY)
             if received != (series.study, series.uid, instance.uid):
                 raise ImageError(source.name, "the archive sent another image than the one asked for")
-            return patient_and_study(found)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress highdicom's warnings, which quote patients' names."""
-    logger = logging.getLogger("highdicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+            return found
 
 
 @dataclass

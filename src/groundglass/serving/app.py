@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
-import shutil
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, nullcontext
+from contextlib import aclosing, nullcontext
 from functools import partial
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import prometheus_client as prometheus
-from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, FastAPI, Header
-from fastapi import Path as InPath
+from fastapi import APIRouter, Depends, FastAPI, Header, Path
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -30,15 +22,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from groundglass import __version__
-from groundglass.files import usable_cores
-from groundglass.inference.bundle import Bundle
-from groundglass.inference.classifier import Classifier
 from groundglass.inference.writers import json_line
-from groundglass.serving.jobs import Upload, classify_files, receive_files, upload_size
+from groundglass.serving.jobs import Service, Upload, receive_files, upload_size
 from groundglass.serving.problems import Problem, answer_error
-from groundglass.serving.results import RESULTS, Layer, Results, predictions_file, report_zip
+from groundglass.serving.results import RESULTS, Layer, predictions_file, report_zip
 from groundglass.serving.security import HEADERS, PAGE, PAGE_HEADERS, access_problem, log
-from groundglass.serving.settings import Settings
 
 _JSON_LINES, _MARKDOWN = "application/x-ndjson", "text/markdown"
 _MEDIA_TYPES = {
@@ -47,74 +35,8 @@ _MEDIA_TYPES = {
 }  # fmt: skip
 _HERE = files("groundglass.serving")
 _PAGE_FILES = {entry.name: entry.read_bytes() for entry in (_HERE / "page").iterdir()}
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _LAST_WORD = 0.5
 """Seconds from the last line of an answer that breaks off to its end: browsers drop what comes with that."""
-
-
-class Service:
-    """What one running service holds, for one event loop; ``uploads`` is where its uploads in flight lie."""
-
-    def __init__(self, bundle: Bundle, settings: Settings, uploads: Path) -> None:
-        self.bundle, self.settings, self.uploads = bundle, settings, uploads
-        self.classifier = Classifier(bundle, 1, settings.reading)  # each worker runs it by itself
-        self.results = Results(settings)
-        self.threads = settings.workers or usable_cores()
-        self.workers = ThreadPoolExecutor(self.threads, "groundglass-worker")  # which read and classify
-        self.heavy = asyncio.Semaphore(self.threads)  # of requests that may each hold a volume in memory
-        self.drawing, self.reporting = CapacityLimiter(2), CapacityLimiter(1)
-        self.draining = False  # a signal has come to end it, and still answers
-        self.upload_bytes = 0
-        self._of_client = Counter[str]()
-        self.registry = registry = prometheus.CollectorRegistry()
-        prometheus.ProcessCollector(registry=registry)
-        named = partial(prometheus.Counter, namespace="groundglass", registry=registry)
-        self.requests = named("requests", "Requests answered.", ("method", "route", "status"))
-        self.received = named("received_bytes", "Bytes of request bodies.")
-        self.predictions = named("predictions", "Predictions made.", ("status", "label"))
-        self.latency = prometheus.Histogram(
-            "groundglass_request_seconds", "Of an answer.", ("route",), buckets=_SECONDS, registry=registry
-        )
-        for name, value in {
-            "uploads_in_flight": lambda: self.in_flight,
-            "upload_bytes": lambda: self.upload_bytes,
-            "kept_results": lambda: len(self.results),
-            "kept_bytes": lambda: self.results.size,
-            "ready": lambda: not self.draining,
-        }.items():
-            described = f"{name.replace('_', ' ').capitalize()}, now."
-            prometheus.Gauge(f"groundglass_{name}", described, registry=registry).set_function(value)
-
-    @property
-    def in_flight(self) -> int:
-        """Uploads that are received or worked on."""
-        return self._of_client.total()
-
-    @contextmanager
-    def admit(self, client: str, size: int) -> Iterator[Path]:
-        """Take on an upload of a client's address while the block lasts; gives its directory, which is removed then.
-
-        Raises:
-            Problem: there are as many as there may be, or they hold as many bytes.
-        """
-        limits, of_client = self.settings, self.settings.client_requests
-        if of_client is not None and self._of_client[client] >= of_client:
-            detail = f"{of_client} uploads of this client are in flight, as many as one may have."
-            raise Problem("too-many-requests", detail, Retry_After=2)
-        if self.in_flight >= limits.requests:
-            detail = f"{limits.requests} uploads are in flight, as many as there may be."
-            raise Problem("busy", detail, Retry_After=2)
-        if self.upload_bytes + size > limits.uploads_bytes:
-            raise Problem("busy", "The uploads in flight fill the space set aside for them.", Retry_After=10)
-        self._of_client[client] += 1
-        self.upload_bytes += size
-        directory = self.uploads / secrets.token_hex(8)
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
-            self.upload_bytes -= size
-            self._of_client -= Counter((client,))  # which drops zeros
 
 
 async def _asked(request: Request) -> Service:
@@ -124,7 +46,7 @@ async def _asked(request: Request) -> Service:
 
 _router = APIRouter()
 _Asked = Annotated[Service, Depends(_asked)]
-_Number = Annotated[int, InPath(ge=0, le=2**31)]
+_Number = Annotated[int, Path(ge=0, le=2**31)]
 _Accept = Annotated[str, Header()]
 _Export = Literal["predictions.jsonl", "predictions.csv", "report.zip"]
 
@@ -230,16 +152,12 @@ class _PredictionsResponse(Response):
                 await asyncio.wait({work})
 
     async def _classify(self, upload: Upload) -> None:
-        service = self._service
-        made = classify_files(
-            upload, service.classifier, service.workers,
-            keep=self._keep, most=service.settings.slices, ahead=service.threads,
-        )  # fmt: skip
+        service, made = self._service, self._service.classify(upload, keep=self._keep)
         async with service.heavy if upload.heavy else nullcontext(), aclosing(made) as predictions:
             async for prediction, kept in predictions:
                 service.results.add(self._result, prediction, kept)
-                self._entry["slices"] = len(self._result.predictions)
                 service.predictions.labels(prediction.status.value, prediction.label or "").inc()
+                self._entry["slices"] = len(self._result.predictions)
                 if self._as_lines:
                     await self._line(json_line(prediction))
 

@@ -1,21 +1,25 @@
-"""One upload on its way to predictions: received within limits, stored for the time of its request, classified."""
+"""A service and its uploads: admitted and received within limits, stored for the time of a request, classified."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
+import prometheus_client as prometheus
+from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
@@ -23,12 +27,14 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from groundglass.errors import ServiceError
+from groundglass.files import usable_cores
 from groundglass.imaging.slice import CTSlice
 from groundglass.imaging.source import FileFormat, FileSource, MemorySource, identify
+from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.prediction import Prediction
 from groundglass.serving.problems import Problem
-from groundglass.serving.results import KeptSlice
+from groundglass.serving.results import KeptSlice, Results
 from groundglass.serving.settings import MIB, Settings
 
 _PREFIX = "groundglass-serve-"
@@ -39,6 +45,7 @@ _LARGE = 16 * MIB
 _PART_BYTES = 1024
 """What the form may add to each file: its boundary and headers."""
 _LONGEST_NAME, _LONGEST_PART = 1000, 200
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 @contextmanager
@@ -239,47 +246,111 @@ def _store(parser: _Parser, directory: Path) -> Upload:
     return Upload(files, directory, large or not formats.isdisjoint({FileFormat.ZIP, FileFormat.GZIP}))
 
 
-async def classify_files(
-    upload: Upload, classifier: Classifier, workers: ThreadPoolExecutor, *, keep: bool, most: int, ahead: int
-) -> AsyncGenerator[tuple[Prediction, KeptSlice | None], None]:
-    """The prediction of each slice, in the order of reading, as soon as it is known; with what to ``keep`` of it.
+class Service:
+    """What one running service holds, for one event loop; ``uploads`` is where its uploads in flight lie."""
 
-    Reading a slice and classifying it are tasks for threads that all requests share, and each waits behind those
-    of other requests: so reading overlaps with classifying, and no large request holds up a small one. When the
-    generator is closed or cancelled, no thread has anything of the upload in hand any more. No more slices are
-    read ``ahead`` while a prediction is waited for.
+    def __init__(self, bundle: Bundle, settings: Settings, uploads: Path) -> None:
+        self.bundle, self.settings, self.uploads = bundle, settings, uploads
+        self.classifier = Classifier(bundle, 1, settings.reading)  # each worker runs it by itself
+        self.results = Results(settings)
+        self.threads = settings.workers or usable_cores()
+        self.workers = ThreadPoolExecutor(self.threads, "groundglass-worker")  # which read and classify
+        self.heavy = asyncio.Semaphore(self.threads)  # of requests that may each hold a volume in memory
+        self.drawing, self.reporting = CapacityLimiter(2), CapacityLimiter(1)
+        self.draining = False  # a signal has come to end it, and still answers
+        self.upload_bytes = 0
+        self._of_client = Counter[str]()
+        self.registry = registry = prometheus.CollectorRegistry()
+        prometheus.ProcessCollector(registry=registry)
+        named = partial(prometheus.Counter, namespace="groundglass", registry=registry)
+        self.requests = named("requests", "Requests answered.", ("method", "route", "status"))
+        self.received = named("received_bytes", "Bytes of request bodies.")
+        self.predictions = named("predictions", "Predictions made.", ("status", "label"))
+        self.latency = prometheus.Histogram(
+            "groundglass_request_seconds", "Of an answer.", ("route",), buckets=_SECONDS, registry=registry
+        )
+        for name, value in {
+            "uploads_in_flight": lambda: self.in_flight,
+            "upload_bytes": lambda: self.upload_bytes,
+            "kept_results": lambda: len(self.results),
+            "kept_bytes": lambda: self.results.size,
+            "ready": lambda: not self.draining,
+        }.items():
+            described = f"{name.replace('_', ' ').capitalize()}, now."
+            prometheus.Gauge(f"groundglass_{name}", described, registry=registry).set_function(value)
 
-    Raises:
-        Problem: there are more slices than ``most``.
-    """
-    prefix = f"{upload.directory}{os.sep}"
-    slices = cast("Generator[CTSlice | Prediction, None, None]", classifier.read_files(upload.files))
+    @property
+    def in_flight(self) -> int:
+        """Uploads that are received or worked on."""
+        return self._of_client.total()
 
-    def classify(item: CTSlice | Prediction) -> tuple[Prediction, KeptSlice | None]:
-        made = classifier.classify(item, evidence=keep)
-        # The client's name for a file is its path below the directory.
-        reason = made.reason and made.reason.replace(prefix, "")
-        named = replace(made, file=made.file.removeprefix(prefix), reason=reason, evidence=None)
-        return named, None if made.evidence is None else KeptSlice.of(made.evidence)
+    @contextmanager
+    def admit(self, client: str, size: int) -> Iterator[Path]:
+        """Take on an upload of a client's address while the block lasts; gives its directory, which is removed then.
 
-    reading: Future[Any] = Future()
-    made = deque[Future[Any]]()
-    try:
-        for number in count():
-            reading = workers.submit(next, slices, None)
-            item = await asyncio.wrap_future(reading)
-            if item is not None and number >= most:
-                raise Problem("too-many-slices", f"The files hold more than {most:,} slices; send fewer.")
-            if item is not None:
-                made.append(workers.submit(classify, item))
-            while made and (item is None or made[0].done() or len(made) > ahead):
-                yield await asyncio.wrap_future(made[0])
-                made.popleft()
-            if item is None:
-                break
-    finally:
-        left = [asyncio.wrap_future(task) for task in (reading, *made) if not task.cancel()]
-        if left:
-            await asyncio.wait(left)
-        with suppress(Exception):  # as it has nothing to say about predictions that were made
-            slices.close()
+        Raises:
+            Problem: there are as many as there may be, or they hold as many bytes.
+        """
+        limits, of_client = self.settings, self.settings.client_requests
+        if of_client is not None and self._of_client[client] >= of_client:
+            detail = f"{of_client} uploads of this client are in flight, as many as one may have."
+            raise Problem("too-many-requests", detail, Retry_After=2)
+        if self.in_flight >= limits.requests:
+            detail = f"{limits.requests} uploads are in flight, as many as there may be."
+            raise Problem("busy", detail, Retry_After=2)
+        if self.upload_bytes + size > limits.uploads_bytes:
+            raise Problem("busy", "The uploads in flight fill the space set aside for them.", Retry_After=10)
+        self._of_client[client] += 1
+        self.upload_bytes += size
+        directory = self.uploads / secrets.token_hex(8)
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+            self.upload_bytes -= size
+            self._of_client -= Counter((client,))  # which drops zeros
+
+    async def classify(
+        self, upload: Upload, *, keep: bool
+    ) -> AsyncGenerator[tuple[Prediction, KeptSlice | None], None]:
+        """The prediction of each slice, in the order of reading, as soon as it is known; with what to ``keep`` of it.
+
+        Reading a slice and classifying it are tasks for threads that all requests share, and each waits behind
+        those of other requests: so reading overlaps with classifying, and no large request holds up a small one.
+        When the generator is closed or cancelled, no thread has anything of the upload in hand any more.
+
+        Raises:
+            Problem: there are too many slices.
+        """
+        prefix = f"{upload.directory}{os.sep}"
+        slices = cast("Generator[CTSlice | Prediction, None, None]", self.classifier.read_files(upload.files))
+
+        def classify(item: CTSlice | Prediction) -> tuple[Prediction, KeptSlice | None]:
+            made = self.classifier.classify(item, evidence=keep)
+            # The client's name for a file is its path below the directory.
+            reason = made.reason and made.reason.replace(prefix, "")
+            named = replace(made, file=made.file.removeprefix(prefix), reason=reason, evidence=None)
+            return named, None if made.evidence is None else KeptSlice.of(made.evidence)
+
+        reading: Future[Any] = Future()
+        made = deque[Future[Any]]()
+        try:
+            for number in count():
+                reading = self.workers.submit(next, slices, None)
+                item = await asyncio.wrap_future(reading)
+                if item is not None and number >= self.settings.slices:
+                    detail = f"The files hold more than {self.settings.slices:,} slices; send fewer."
+                    raise Problem("too-many-slices", detail)
+                if item is not None:
+                    made.append(self.workers.submit(classify, item))
+                while made and (item is None or made[0].done() or len(made) > self.threads):
+                    yield await asyncio.wrap_future(made[0])
+                    made.popleft()
+                if item is None:
+                    break
+        finally:
+            left = [asyncio.wrap_future(task) for task in (reading, *made) if not task.cancel()]
+            if left:
+                await asyncio.wait(left)
+            with suppress(Exception):  # as it has nothing to say about predictions that were made
+                slices.close()

@@ -16,8 +16,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from groundglass.errors import ServiceError
 from groundglass.inference.bundle import Bundle
-from groundglass.serving.app import Service, create_app
-from groundglass.serving.jobs import upload_directory
+from groundglass.serving.app import create_app
+from groundglass.serving.jobs import Service, upload_directory
 from groundglass.serving.security import log
 from groundglass.serving.settings import Settings
 

@@ -85,3 +85,25 @@ def test_bundles_are_not_mixed(run: Run, pictures: Path, tmp_path: Path, tiny_bu
     assert "bundle" in done.err
     assert len(done.err.splitlines()) == 1
     assert path.read_bytes() == before
+
+
+def test_masks_are_completed(run: Run, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "5.png").rename(pictures / "5\udcff.png")
+    volume = np.stack([pixels(number).T.astype(np.int16) for number in range(5)], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "v.nii.gz")
+    out, arguments = tmp_path / "out", (pictures, tmp_path / "v.nii.gz", "--masks")
+    assert run(*arguments, "--output", out).status == 0
+    before = {path.name: path.read_bytes() for path in (out / "masks").iterdir()}
+    assert len(before) == 6 * 2 + 2
+    assert run(*arguments, "--output", out, "--resume", "--json").rows == [], "all masks are there"
+    # As after an interruption in the volume: half of its lines, and none of its masks.
+    lines = (out / "predictions.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "predictions.jsonl").write_bytes(b"".join(lines[:8]))
+    halves = [path for path in (out / "masks").iterdir() if path.name.startswith("v-")]
+    assert len(halves) == 2
+    for path in halves:
+        path.unlink()
+    done = run(*arguments, "--output", out, "--resume", "--json")
+    assert [row["frame"] for row in done.rows] == [0, 1, 2, 3, 4]
+    assert {path.name: path.read_bytes() for path in (out / "masks").iterdir()} == before
+    assert b"".join(lines) == (out / "predictions.jsonl").read_bytes(), "each slice has one line"

@@ -2,18 +2,12 @@
 
 const DELAY = 60_000;
 
-export const EXPORTS = {
-  csv: { address: (kept) => kept.links.csv, name: "predictions.csv" },
-  json: { address: (kept) => kept.links.self, name: "predictions.json" },
-  jsonl: { address: (kept) => kept.links.jsonl, name: "predictions.jsonl" },
-  report: { address: (kept) => kept.links.report, name: "report.zip" },
-};
+const NAMES = { csv: "predictions.csv", json: "predictions.json", jsonl: "predictions.jsonl", report: "report.zip" };
 
 /** Fetches one kind of export and saves it. */
 export async function download(api, kept, kind) {
-  const { address, name } = EXPORTS[kind];
-  const url = URL.createObjectURL(await api.blob(address(kept)));
-  const link = Object.assign(document.createElement("a"), { href: url, download: name });
+  const url = URL.createObjectURL(await api.blob(kept.links[kind === "json" ? "self" : kind]));
+  const link = Object.assign(document.createElement("a"), { href: url, download: NAMES[kind] });
   link.click();
   // The browser reads it after the click; how long that takes it does not say.
   setTimeout(() => URL.revokeObjectURL(url), DELAY);

@@ -1,0 +1,401 @@
+"""Public collections as their authors publish them: an adapter for each makes a manifest with slices and masks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from groundglass.data.manifest import Label, Manifest, Record, unknown_patient, write_manifest, write_mask
+from groundglass.errors import DataError, ImageError, NotASliceError
+from groundglass.files import one_line
+from groundglass.imaging.lossless import LosslessDecoder
+from groundglass.imaging.read import read_slice, read_slices
+from groundglass.imaging.slice import Grey, Origin
+from groundglass.imaging.source import OnError, files_below, guard, natural_key
+
+_MOST = 20  # slices of a volume that are taken unless the user says which
+_LEAST_LUNG = 0.01  # share of a slice
+_SAME_PLACE = 1.0  # mm by which a mask may lie apart from its slice
+_NII = r"\.nii(?:\.gz)?$"
+_PICTURE = r"[^/]+\.(?:png|jpe?g)$"
+
+Mask = NDArray[np.bool_]
+_Scan = tuple[re.Match[str], list[Path]]
+_Outlines = dict[str, list[NDArray[np.int32]]]
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A slice to be written with its masks, or without pixels a picture that stays where it is."""
+
+    record: Record
+    pixels: Grey | None = None
+    lungs: Mask | None = None
+    lesions: Mask | None = None
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """All files of a collection, absolute and in natural order, and how its slices are taken."""
+
+    name: str
+    root: Path
+    files: tuple[Path, ...]
+    every: int | None
+    report: OnError
+
+    def matching(self, pattern: str) -> Iterator[tuple[Path, re.Match[str]]]:
+        """The files whose path ends in what a regular expression says, whatever its case."""
+        compiled = re.compile(f"/{pattern}", re.IGNORECASE)
+        found = ((path, compiled.search(path.as_posix())) for path in self.files)
+        return ((path, match) for path, match in found if match)
+
+    def by_name(self, pattern: str) -> dict[str, Path]:
+        """Such files by what the pattern's first group matched."""
+        return {match[1]: path for path, match in self.matching(pattern)}
+
+    def scans(self, pattern: str) -> Iterator[_Scan]:
+        """Such files, folder by folder, with the match of the first."""
+        for _, group in groupby(self.matching(pattern), lambda found: found[0].parent):
+            files = list(group)
+            yield files[0][1], [path for path, _ in files]
+
+    def record(self, path: Path, label: Label, patient: str = "", grade: str = "") -> Record:
+        """What the collection says of the slices of a file or folder."""
+        patient = patient or unknown_patient(path.relative_to(self.root).as_posix())
+        return Record(path, label, patient, self.name, split=None, grade=grade)
+
+    def thinned(self, slices: Sequence[_Item]) -> list[_Item]:
+        """One slice of so many, evenly."""
+        step = self.every or -(-len(slices) // _MOST) or 1
+        return list(slices[min(step, len(slices)) // 2 :: step])
+
+
+def import_collection(
+    name: str,
+    path: Path,
+    output: Path,
+    every: int | None = None,
+    on_error: OnError = lambda _: None,
+    progress: Callable[[str, int, int | None], None] = lambda *_: None,
+) -> Manifest:
+    """Write the manifest of a public collection, and beside it what has to be cut out of its volumes.
+
+    Slices of volumes become 8-bit PNGs in the lung window and their masks 1-bit PNGs, in a folder that is called
+    like the manifest with ``-slices`` added; pictures stay where they are. Both appear whole or not at all.
+
+    Args:
+        name: one of `COLLECTIONS`.
+        path: the folder that the collection was unpacked to, or one above it.
+        output: the manifest CSV; neither it nor the folder beside it may exist.
+        every: one slice of so many is taken of each volume or scan, at least 1; None: at most 20, evenly.
+        on_error: called with the error of each file that cannot be used, which is left out.
+        progress: called with the stage, the slices done since the last call, and None.
+
+    Raises:
+        DataError: the collection is not there or laid out otherwise, or the output exists.
+    """
+    adapter, layout = COLLECTIONS[name]
+    folder = output.with_name(f"{output.stem}-slices")
+    if present := [str(target) for target in (output, folder) if target.exists()]:
+        raise DataError(f"{present[0]}: exists already; remove it, or name another manifest")
+    files = tuple(file.path for file in files_below(path.absolute()))
+    tree = _Tree(name, path.absolute(), files, every, on_error)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=output.parent) as temporary:
+        made = Path(temporary) / folder.name
+        made.mkdir()
+        records: list[Record] = []
+        for found in adapter(tree):
+            records.append(_placed(found, f"{len(records):06d}", made, folder))
+            progress("importing", 1, None)
+        if not records:
+            raise DataError(f"{path}: holds no slices of {name}; expected {layout}")
+        if any(made.iterdir()):
+            made.rename(folder)
+        try:
+            write_manifest(manifest := Manifest(name, output.parent, tuple(records)), output)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    return manifest
+
+
+def _placed(found: _Found, name: str, made: Path, folder: Path) -> Record:
+    """A slice's record; what has to be written is written to ``made``, which will be ``folder``."""
+    if found.pixels is None:
+        return found.record
+    Image.fromarray(found.pixels).save(made / f"{name}.png")
+    placed: dict[str, Path | None] = dict.fromkeys(("lungs", "lesions"))
+    for what, mask in (("lungs", found.lungs), ("lesions", found.lesions)):
+        if mask is not None:
+            write_mask(mask, made / f"{name}-{what}.png")
+            placed[what] = folder / f"{name}-{what}.png"
+    path, lungs, lesions = folder / f"{name}.png", placed["lungs"], placed["lesions"]
+    return replace(found.record, path=path, lung_mask=lungs, lesion_mask=lesions)
+
+
+def _volume(tree: _Tree, record: Record, lungs: Path | None, lesions: Path | None) -> Iterator[_Found]:
+    """Slices with lung where that is known, else with lesions where they are known, else of the middle half."""
+    try:
+        slices = [(each.pixels, each.origin) for each in read_slices(record.path)]
+        lung_masks, lesion_masks = (each and _masks(each, slices) for each in (lungs, lesions))
+    except ImageError as error:
+        tree.report(error)
+        return
+    least = _LEAST_LUNG if lung_masks else 0.0
+    showing = [index for index, mask in enumerate(lung_masks or lesion_masks or ()) if mask.mean() > least]
+    for index in tree.thinned(showing if lung_masks or lesion_masks else _middle(range(len(slices)))):
+        lung, lesion = (each[index] if each else None for each in (lung_masks, lesion_masks))
+        yield _Found(record, slices[index][0], lung, lesion)
+
+
+def _masks(path: Path, slices: Sequence[tuple[Grey, Origin]]) -> list[Mask]:
+    masks = list(read_slices(path))
+    alike = len(masks) == len(slices) and all(
+        mask.pixels.shape == pixels.shape
+        and np.allclose(mask.origin.position or 0, origin.position or 0, rtol=0, atol=_SAME_PLACE)
+        for mask, (pixels, origin) in zip(masks, slices, strict=True)
+    )
+    if not alike:
+        raise ImageError(path, f"does not lie where its volume {slices[0][1].file} does; both are left out")
+    return [(mask.pixels > 0) & (mask.pixels != 5) for mask in masks]  # 5 is the trachea, in LUNA16
+
+
+def _middle(slices: Sequence[_Item]) -> list[_Item]:
+    """The middle half, which shows lung where nothing says which slices do."""
+    return list(slices[len(slices) // 4 : len(slices) - len(slices) // 4])
+
+
+def _series(
+    tree: _Tree, files: list[Path], record: Record, infected: NDArray[Any] | None, outlines: _Outlines | None
+) -> Iterator[_Found]:
+    """Slices of a DICOM series: the infected ones, else those with outlines of lesions, else the middle half.
+
+    ``infected`` is in descending slice location; ``outlines`` are by SOP instance. None: not known of any slice.
+    """
+    try:
+        ordered = sorted(((*_header(path), path) for path in files), reverse=True)
+    except ImageError as error:
+        tree.report(error)
+        return
+    drawn = [(path, (outlines or {}).get(instance, [])) for _, instance, path in ordered]
+    if infected is not None:
+        chosen = [each for each, ill in zip(drawn, infected, strict=False) if ill]
+    else:
+        chosen = _middle(drawn) if outlines is None else [each for each in drawn if each[1]]
+    with LosslessDecoder() as decoder:
+        for path, lesions in tree.thinned(chosen):
+            try:
+                pixels = next(read_slices(path, decoder=decoder)).pixels
+            except NotASliceError:
+                continue  # a localizer
+            except ImageError as error:
+                tree.report(error)
+                continue
+            mask = None
+            if outlines is not None:
+                mask = cv2.fillPoly(np.zeros(pixels.shape, np.uint8), lesions, 1).astype(np.bool_)
+            yield _Found(record, pixels, lesions=mask)
+
+
+def _header(path: Path) -> tuple[float, str]:
+    """Slice location in mm, rising to the head, and SOP instance."""
+    from pydicom import dcmread  # noqa: PLC0415 - slow to import
+
+    with guard(str(path), "DICOM with a slice location"):
+        tags = ["SOPInstanceUID", "SliceLocation", "ImagePositionPatient"]
+        header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+        location = header.get("SliceLocation")
+        height = float(header.ImagePositionPatient[2] if location is None else location)
+        return height, str(header.get("SOPInstanceUID"))
+
+
+def _mosmeddata(tree: _Tree) -> Iterator[_Found]:
+    masks = tree.by_name(rf"masks/([^/]+)_mask{_NII}")
+    for path, match in tree.matching(rf"(CT-[0-4])/([^/]+?){_NII}"):
+        label = Label.NON_COVID if match[1].upper() == "CT-0" else Label.COVID
+        record = tree.record(path, label, match[2], match[1].upper())
+        yield from _volume(tree, record, None, masks.get(match[2]))
+
+
+def _zenodo_3757476(tree: _Tree) -> Iterator[_Found]:
+    """Copies name a case's files differently; its last number, such as ``14_85914_0``, is what they share."""
+    number = rf"/[^/]*?(\d+(?:_\d+)*)\D*{_NII}"
+    lungs, lesions = (tree.by_name(f"{kind}_Mask{number}") for kind in ("Lung", "Infection"))
+    for path, match in tree.matching(f"COVID-19-CT-Seg_20cases{number}"):
+        masks = lungs.get(match[1]), lesions.get(match[1])
+        yield from _volume(tree, tree.record(path, Label.COVID, match[1]), *masks)
+
+
+def _luna16(tree: _Tree) -> Iterator[_Found]:
+    lungs = tree.by_name(r"seg-lungs-LUNA16/([^/]+)\.mhd$")
+    for path, match in tree.matching(r"subset\d/(?:[^/]+/)?([^/]+)\.mhd$"):
+        yield from _volume(tree, tree.record(path, Label.NON_COVID, match[1]), lungs.get(match[1]), None)
+
+
+def _finding_lungs(tree: _Tree) -> Iterator[_Found]:
+    """Its single slices; the four volumes in ``3d_images`` are left out."""
+    masks = tree.by_name(r"2d_masks/([^/]+\.tiff?)$")
+    for path, match in tree.matching(r"2d_images/((ID_\d+)[^/]*\.tiff?)$"):
+        yield _Found(replace(tree.record(path, Label.NON_COVID, match[2]), lung_mask=masks.get(match[1])))
+
+
+def _covid_ct_md(tree: _Tree) -> Iterator[_Found]:
+    scans = list(tree.scans(r"(COVID-19|Cap|Normal) Cases/([^/]+)/[^/]+\.dcm$"))
+    labels = _slice_labels(tree, scans)
+    for match, files in scans:
+        label = Label.COVID if match[1].upper() == "COVID-19" else Label.NON_COVID
+        record = tree.record(files[0].parent, label, match[2], match[1])
+        yield from _series(tree, files, record, labels.get(match[2]), None)
+
+
+def _slice_labels(tree: _Tree, scans: Sequence[_Scan]) -> dict[str, NDArray[Any]]:
+    """Which slices are infected, of the cases of which that is known.
+
+    ``Index.csv`` numbers them with a gap, the array has none. Without it, rows have to be those of all cases of a kind.
+    """
+    arrays = tree.by_name(r"(Slice-level-labels[^/]*\.npy)$")
+    if not arrays:
+        return {}
+    path = arrays[max(arrays, key=lambda name: ("updated" in name, natural_key(name)))]
+    cases, kinds = [match[2] for match, _ in scans], [match[1].upper() for match, _ in scans]
+    rows = {len(kinds), len(kinds) - kinds.count("NORMAL"), kinds.count("COVID-19")}
+    try:
+        labels = np.load(path, allow_pickle=False)
+        for index in tree.by_name(r"(Index\.csv)$").values():
+            table = csv.DictReader(index.read_text(encoding="utf-8-sig").splitlines())
+            cases = [case for _, case in sorted((int(row["Label Index"]), row["Folder/ID"]) for row in table)]
+            rows = {len(cases)}
+    except (EOFError, KeyError, OSError, TypeError, ValueError) as error:
+        expected = "expected an array without pickles; Index.csv with columns Folder/ID and Label Index"
+        raise DataError(f"{path}: {expected} ({one_line(str(error))})") from error
+    if labels.ndim != 2 or len(labels) not in rows:
+        expected = f"expected {len(cases)} cases (Index.csv says which) by slices"
+        raise DataError(f"{path}: an array of shape {labels.shape}; {expected}")
+    return dict(zip(cases, labels, strict=False))
+
+
+def _ricord_1a(tree: _Tree) -> Iterator[_Found]:
+    outlines = _outlines(tree)
+    for match, files in tree.scans(r"(MIDRC-RICORD-1A-\d+-\d+)/(?:[^/]+/)*[^/]+\.dcm$"):
+        yield from _series(tree, files, tree.record(files[0].parent, Label.COVID, match[1]), None, outlines)
+
+
+def _outlines(tree: _Tree) -> _Outlines | None:
+    """Outlines of infections, int32 (N, 1, 2), x before y, by the SOP instance that they were drawn on."""
+    found: _Outlines | None = None
+    for path, _ in tree.matching(r"MIDRC-RICORD-1A[^/]*annotations[^/]*\.json$"):
+        found = found or {}
+        try:
+            content = json.loads(path.read_bytes())
+            labels = (label for group in content["labelGroups"] for label in group["labels"])
+            names = {label["id"]: label["name"] for label in labels}
+            for drawn in (each for dataset in content["datasets"] for each in dataset["annotations"]):
+                vertices = (drawn.get("data") or {}).get("vertices")
+                if vertices and names[drawn["labelId"]].startswith("Infectious"):
+                    outline = np.rint(vertices).astype(np.int32).reshape(-1, 1, 2)
+                    found.setdefault(drawn["SOPInstanceUID"], []).append(outline)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: expected an export of MD.ai with labelGroups and datasets") from error
+    return found
+
+
+def _cc_ccii(tree: _Tree) -> Iterator[_Found]:
+    """Slices listed to show a lesion; of normal scans, and of all without that list, the middle half."""
+    lists = [path.read_text(encoding="utf-8") for path, _ in tree.matching(r"lesions?_slices\.csv$")]
+    listed = {tuple(line.strip('" ').split("/")[-4:]) for text in lists for line in text.splitlines()}
+    for match, files in tree.scans(rf"(NCP|CP|Normal)/([^/]+)/[^/]+/{_PICTURE}"):
+        label = Label.COVID if match[1].upper() == "NCP" else Label.NON_COVID
+        about = label, f"{match[1]}-{match[2]}", match[1]
+        known = listed and match[1].upper() != "NORMAL"
+        chosen = [path for path in files if path.parts[-4:] in listed] if known else _middle(files)
+        yield from (_Found(tree.record(path, *about)) for path in tree.thinned(chosen))
+
+
+def _covidx_ct(tree: _Tree) -> Iterator[_Found]:
+    images = tree.by_name(r"\d[AB]_images/([^/]+\.png)$")
+    classes = {"0": "normal", "1": "pneumonia", "2": "COVID-19"}
+    for path, part in tree.matching(r"(train|val|test)_COVIDx[_-]CT[^/]*\.txt$"):
+        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        wrong = [row for row in rows if len(row) < 2 or row[1] not in classes or row[0] not in images]
+        if wrong:
+            line = " ".join(wrong[0])[:80]
+            raise DataError(f"{path}: {line!r} is no `file class ...` with a class of 0 to 2 and a picture")
+        rows.sort(key=lambda row: natural_key(row[0]))
+        # A file is called after its scan and, last, its slice: NCP_96_1328_0032.png, COVIDCTMD-P001-IM0001.png
+        for (scan, kind), group in groupby(rows, lambda row: (re.sub(r"[-_][^-_]*$", "", row[0]), row[1])):
+            label = Label.COVID if kind == "2" else Label.NON_COVID
+            person = re.match(r"(?:NCP|CP|Normal)_\d+|.*?patient\d+", scan)
+            about = label, person[0] if person else scan, classes[kind]
+            taken = (tree.record(images[row[0]], *about) for row in tree.thinned(list(group)))
+            yield from (_Found(replace(record, split=part[1].lower())) for record in taken)
+
+
+def _covid_semiseg(tree: _Tree) -> Iterator[_Found]:
+    """Slices that physicians outlined; pseudo labels and the same slices' multi-class labels are left out.
+
+    Copies of this benchmark were saved with the axes exchanged, so that the patient lies on the side. A chest is more
+    like its mirror image than like itself upside down, and the pictures of a folder tell together which is which.
+    """
+    parts = {"TrainingSet": "train", "TestingSet": "test"}
+    for _, files in tree.scans(f"Imgs/{_PICTURE}"):
+        folder = files[0].parents[1]
+        if folder.name.startswith(("Pseudo", "Multi")):
+            continue
+        split = next((parts[name] for name in folder.parts if name in parts), None)
+        masks = {path.stem: path for path in tree.files if path.parent == folder / "GT"}
+        slices = [(path, read_slice(path).pixels) for path in files if path.stem in masks]
+        lying = bool(slices) and np.median([_uprightness(pixels) for _, pixels in slices]) < 0
+        for path, pixels in slices:
+            record = replace(tree.record(path, Label.COVID), split=split)
+            mask = read_slice(masks[path.stem]).pixels > 0
+            if mask.shape != pixels.shape:
+                raise DataError(f"{masks[path.stem]}: {mask.shape} pixels for a slice of {pixels.shape}")
+            turned = _Found(record, pixels.T.copy(), lesions=mask.T.copy())
+            yield turned if lying else _Found(replace(record, lesion_mask=masks[path.stem]))
+
+
+def _uprightness(pixels: Grey) -> float:
+    """How much more a slice is like its mirror image than like itself upside down, -2 to 2."""
+    small = cv2.resize(pixels, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = (small - small.mean()) / (small.std() + 1e-6)
+    return float((small * small[:, ::-1]).mean() - (small * small[::-1]).mean())
+
+
+def _iq_oth_nccd(tree: _Tree) -> Iterator[_Found]:
+    grades = {"b": "benign", "m": "malignant", "n": "normal"}
+    for path, match in tree.matching(rf"(Bengin|Benign|Malignant|Normal) cases/{_PICTURE}"):
+        yield _Found(tree.record(path, Label.NON_COVID, "", grades[match[1][0].lower()]))
+
+
+COLLECTIONS: Mapping[str, tuple[Callable[[_Tree], Iterator[_Found]], str]] = {
+    "mosmeddata": (_mosmeddata, "studies/CT-0/study_0001.nii.gz and so on, masks/study_0255_mask.nii.gz"),
+    "covid-ct-md": (
+        _covid_ct_md,
+        "COVID-19 Cases/P001/*.dcm, Cap Cases, Normal Cases, *labels.npy, Index.csv",
+    ),
+    "cc-ccii": (_cc_ccii, "NCP/PATIENT/SCAN/0000.jpg, CP, Normal, lesions_slices.csv"),
+    "covidx-ct": (_covidx_ct, "2A_images/*.png and train_, val_ and test_COVIDx_CT-2A.txt"),
+    "covid-semiseg": (_covid_semiseg, "a folder Imgs (*.jpg) beside a folder GT (*.png)"),
+    "zenodo-3757476": (_zenodo_3757476, "COVID-19-CT-Seg_20cases/*.nii.gz, Lung_Mask, Infection_Mask"),
+    "iq-oth-nccd": (_iq_oth_nccd, "Bengin cases/*.jpg, Malignant cases, Normal cases"),
+    "finding-lungs": (_finding_lungs, "2d_images/ID_0000_Z_0142.tif and so on, 2d_masks with the same names"),
+    "luna16": (_luna16, "subset0/*.mhd and so on, seg-lungs-LUNA16/*.mhd"),
+    "ricord-1a": (_ricord_1a, "MIDRC-RICORD-1A-*/STUDY/SERIES/*.dcm, MIDRC-RICORD-1a_annotations*.json"),
+}
+"""Adapter of each collection, and the layout that it expects."""

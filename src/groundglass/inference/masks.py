@@ -1,0 +1,247 @@
+"""Lung and lesion masks in the geometry of what they were found on: PNG, NIfTI or DICOM SEG."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from groundglass.errors import ImageError, PredictionError
+from groundglass.files import atomic_path, write_bytes
+from groundglass.imaging.dicom import open_dataset
+from groundglass.imaging.slice import Origin, VoxelGrid
+from groundglass.imaging.source import DEFAULT_LIMITS, guard, open_source
+from groundglass.inference.bundle import Bundle
+from groundglass.inference.prediction import Evidence, Prediction, Status
+from groundglass.inference.report import picture_name
+from groundglass.inference.writers import file_errors
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation
+    from pydicom import Dataset
+
+    from groundglass.inference.dicom_seg import Algorithm
+
+_LUNGS, _LESIONS = "-lungs", "-lesions"
+_LONGEST_UID = 64
+
+
+@dataclass(frozen=True)
+class PackedMasks:
+    """Masks of one slice, a bit a pixel.
+
+    Attributes:
+        origin: where the slice came from.
+        shape: of the slice, (H, W).
+        bits: uint8, shape (2, B): lungs, then lesions, row by row, lowest bit first.
+    """
+
+    origin: Origin
+    shape: tuple[int, int]
+    bits: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> PackedMasks:
+        """The masks that a prediction was drawn from."""
+        masks = np.stack([evidence.cropped.lungs, evidence.lesions()])
+        height, width = masks.shape[1:]
+        bits = np.packbits(masks.reshape(2, -1), axis=1, bitorder="little")
+        return cls(evidence.slice.origin, (height, width), bits)
+
+    def unpacked(self) -> NDArray[np.bool_]:
+        """Lungs and lesions, shape (2, H, W)."""
+        count = self.shape[0] * self.shape[1]
+        masks = np.unpackbits(self.bits, axis=1, count=count, bitorder="little")
+        return masks.reshape(2, *self.shape).view(np.bool_)
+
+
+def series_segmentation(
+    headers: Sequence[Dataset], slices: Sequence[PackedMasks], algorithm: Algorithm
+) -> Segmentation | None:
+    """The masks of a DICOM series as :func:`groundglass.inference.dicom_seg.segmentation` gives them.
+
+    Args:
+        headers: of the slices' images.
+        slices: at least one.
+        algorithm: what made the masks.
+
+    Returns:
+        None where the images do not form one stack of one shape.
+    """
+    from groundglass.inference.dicom_seg import SourceImage, segmentation  # noqa: PLC0415 - an extra
+
+    if len({each.shape for each in slices}) > 1:
+        return None
+    sources = [SourceImage(header, each.origin) for header, each in zip(headers, slices, strict=True)]
+    return segmentation(sources, [each.bits for each in slices], slices[0].shape, algorithm)
+
+
+class MaskWriter:
+    """Writes the masks of predictions into a folder.
+
+    Pictures get two PNG files (0 and 255) at once; a volume or DICOM series gets its files when the next one
+    begins, or when the block ends without an error: NIfTI with the voxel grid of the file, or one DICOM SEG. What
+    has no geometry for either gets PNG files. Memory holds the masks of one volume or series, a bit a pixel, and
+    while a volume is written a byte a voxel.
+
+    Args:
+        folder: is made where it is not there.
+        bundle: that makes the predictions.
+    """
+
+    def __init__(self, folder: Path, bundle: Bundle) -> None:
+        self._folder, self._bundle = folder, bundle
+        self._group: str | None = None
+        self._slices: list[PackedMasks] = []
+        with file_errors(folder):
+            folder.mkdir(exist_ok=True)
+
+    def __enter__(self) -> MaskWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._write_group()
+
+    def add(self, prediction: Prediction) -> None:
+        """Take the masks of one prediction; without evidence it has none.
+
+        Raises:
+            PredictionError: a DICOM series comes and highdicom is missing, or the masks cannot be written.
+        """
+        if prediction.evidence is None:
+            return
+        masks, group = PackedMasks.of(prediction.evidence), _group_of(prediction)
+        if group is None:
+            self._write_pictures([masks])
+            return
+        if group != self._group:
+            self._write_group()
+            if prediction.frame is None:
+                _check_highdicom()
+        self._group = group
+        self._slices.append(masks)
+
+    def _write_group(self) -> None:
+        slices, self._slices, self._group = self._slices, [], None
+        if not slices:
+            return
+        first = slices[0].origin
+        if first.frame is not None and first.grid is not None:
+            self._write_volume(slices, first.grid)
+        elif first.frame is not None or not self._write_series(slices):
+            self._write_pictures(slices)
+
+    def _write_pictures(self, slices: Sequence[PackedMasks]) -> None:
+        # The first slice's lungs come last: where they are, all is.
+        for each in reversed(slices):
+            stem = _slice_stem(each.origin.file, each.origin.frame)
+            lungs, lesions = each.unpacked()
+            for mask, name in ((lesions, _LESIONS), (lungs, _LUNGS)):
+                _, content = cv2.imencode(".png", np.where(mask, 255, 0).astype(np.uint8))
+                with file_errors(self._folder):
+                    write_bytes(self._folder / f"{stem}{name}.png", content.tobytes())
+
+    def _write_volume(self, slices: Sequence[PackedMasks], grid: VoxelGrid) -> None:
+        from nibabel import Nifti1Image  # noqa: PLC0415 - slow to import
+
+        for index, name in ((1, _LESIONS), (0, _LUNGS)):
+            planes = np.zeros((len(grid.order), *slices[0].shape), np.uint8)
+            for each in slices:
+                planes[grid.order.index(each.origin.frame)] = each.unpacked()[index]
+            image = Nifti1Image(grid.voxels(planes), np.array(grid.affine))
+            image.header.set_xyzt_units("mm")
+            path = self._folder / f"{_volume_stem(slices[0].origin.file)}{name}.nii.gz"
+            with (
+                file_errors(path),
+                atomic_path(path) as temporary,
+                temporary.open("wb") as target,
+                gzip.GzipFile("", "wb", 6, target, mtime=0) as stream,
+            ):
+                image.to_stream(stream)
+
+    def _write_series(self, slices: Sequence[PackedMasks]) -> bool:
+        """Write a DICOM SEG, and say whether the series allows it."""
+        from groundglass.inference.dicom_seg import Algorithm  # noqa: PLC0415 - an extra
+
+        try:
+            headers = list(_headers(slices))
+        except ImageError:  # gone or changed since
+            return False
+        made = series_segmentation(headers, slices, Algorithm.of(self._bundle))
+        if made is None:
+            return False
+        first = slices[0].origin
+        path = self._folder / f"{_series_stem(first.series or '', first.file)}.dcm"
+        with file_errors(path), atomic_path(path) as temporary:
+            made.save_as(temporary)
+        return True
+
+
+def without_masks(folder: Path, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    """Predictions of an earlier run, in its order, whose masks were not written or not completely."""
+    group, complete = None, True
+    for prediction in predictions:
+        if prediction.status is Status.FAILED:
+            continue
+        following = _group_of(prediction)
+        if following is None or following != group:
+            complete = any((folder / name).is_file() for name in _last_files(prediction))
+            group = following
+        if not complete:
+            yield prediction
+
+
+def _group_of(prediction: Prediction) -> str | None:
+    """What masks are written together: a series, or the planes of a file; None for a picture."""
+    return prediction.file if prediction.frame is not None else prediction.series
+
+
+def _last_files(first: Prediction) -> list[str]:
+    """The last file written for a volume, series or picture that begins with a prediction, whichever it is."""
+    names = [f"{_slice_stem(first.file, first.frame)}{_LUNGS}.png"]
+    if first.frame is not None:
+        names.append(f"{_volume_stem(first.file)}{_LUNGS}.nii.gz")
+    elif first.series is not None:
+        names.append(f"{_series_stem(first.series, first.file)}.dcm")
+    return names
+
+
+def _slice_stem(file: str, frame: int | None) -> str:
+    return picture_name(file, frame).removesuffix(".png")
+
+
+def _volume_stem(file: str) -> str:
+    return _slice_stem(file, None).replace(".nii-", "-")  # of a .nii.gz
+
+
+def _series_stem(series: str, first_file: str) -> str:
+    """UID, and a digest of the first file: a series that comes in several parts overwrites none."""
+    uid = re.sub(r"[^0-9A-Za-z.]+", "_", series)[:_LONGEST_UID].lstrip("._")
+    return f"{uid or 'series'}-{_slice_stem(first_file, None).rpartition('-')[2]}"
+
+
+def _headers(slices: Iterable[PackedMasks]) -> Iterator[Dataset]:
+    from groundglass.inference.dicom_seg import OF_SOURCE  # noqa: PLC0415 - an extra
+
+    for each in slices:
+        with open_source(each.origin.file) as source, guard(source.name, "DICOM"):
+            yield open_dataset(source, DEFAULT_LIMITS, OF_SOURCE)
+
+
+def _check_highdicom() -> None:
+    try:
+        import highdicom  # noqa: F401, PLC0415 - an extra
+    except ModuleNotFoundError:
+        advice = "install it with `pip install '.[pacs]'` from a clone"
+        raise PredictionError(f"the masks of DICOM series need highdicom; {advice}") from None
