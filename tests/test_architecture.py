@@ -50,7 +50,7 @@ CEILINGS = {
     "reporting": 650,
     "cli": 1_700,
     "experiments": 1_401,
-    "audit": 1_430,
+    "audit": 1_418,
     "serving": 1_230,
     "pacs": 985,
     "cluster": 305,

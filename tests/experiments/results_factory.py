@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,17 @@ import numpy as np
 from groundglass.evaluation.metrics import TITLES
 from groundglass.experiments.results import FORMAT, Identity
 
-MACHINE = {"system": "Linux", "architecture": "x86_64", "cores": 2, "accelerator": "none"}
+RUN = {
+    "counts": {"train": 400, "val": 100},
+    "machine": {"system": "Linux", "architecture": "x86_64", "cores": 2, "accelerator": "none"},
+    "versions": {"torch": "2.9"},
+    "threads": 2,
+}
+RECIPE = {
+    "preprocessing": {"size": 160, "normalisation": "zero-mean"},
+    "synthesis": {"slices_per_epoch": 320, "severity": [0.08, 0.8]},
+    "training": {"epochs": 14, "batch_size": 32},
+}
 
 
 def document(
@@ -43,39 +54,22 @@ def document(
             for each in chosen
         ]
     network = network or row.removesuffix(f"-{weights}")
+    title = row if experiment == "ablation" else f"{network} ({weights})"
+    identity = Identity(experiment, protocol, row, title, seed, fold, None if fold is None else folds)
     metrics = {name: {"value": 0.8 + seed / 100} for name in TITLES}
     measured = {"slices": 100, "patients": 50, "metrics": metrics, "warnings": list(warnings)}
+    run = {"seed": seed, "split": protocol, "data": "drawn", "training_seconds": 120.0 + seed, **RUN}
+    own = {"name": network, "network": {"name": network, "weights": weights}}
     return {
         "format": FORMAT,
-        "experiment": experiment,
-        "protocol": protocol,
-        "row": row,
-        "title": f"{network} ({weights})" if experiment != "ablation" else row,
-        "seed": seed,
-        "fold": fold,
-        "folds": None if fold is None else folds,
+        **asdict(identity),
         "network": network,
         "weights": weights,
         "pretraining": None,
         "split": {"specification": protocol, "train_and_val": "0" * 64, "parts": {}},
-        "run": {
-            "seed": seed,
-            "split": protocol,
-            "data": "drawn",
-            "counts": {"train": 400, "val": 100},
-            "machine": MACHINE,
-            "versions": {"torch": "2.9"},
-            "threads": 2,
-            "training_seconds": 120.0 + seed,
-        },
+        "run": run,
         "cost": {"parameters": 3_400_000, "macs": 200_000_000, "input_size": 160},
-        "recipe": {
-            "name": network,
-            "network": {"name": network, "weights": weights},
-            "preprocessing": {"size": 160, "normalisation": "zero-mean"},
-            "synthesis": {"slices_per_epoch": 320, "severity": [0.08, 0.8]},
-            "training": {"epochs": 14, "batch_size": 32},
-        },
+        "recipe": {**own, **{section: dict(fields) for section, fields in RECIPE.items()}},
         "history": [{"epoch": float(epoch), "val_loss": 0.7, "val_auc": 0.5} for epoch in range(14)],
         "parts": dict.fromkeys(parts, measured),
         "predictions": predictions,

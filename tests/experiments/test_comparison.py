@@ -25,17 +25,13 @@ def paired(folder: Path, *documents: dict[str, Any]) -> PairedRows:
 
 def test_mean_spread_and_interval(tmp_path: Path) -> None:
     rows = paired(tmp_path, *seeds("vgg-16-none", 1.5))
-    spread = rows.summary("vgg-16-none")["accuracy"]
-    row = rows.rows["vgg-16-none"]
-    values = [
-        compute_metrics(each.label, each.probability)["accuracy"].value for each in row.predictions.values()
-    ]
+    spread, own = rows.summary("vgg-16-none")["accuracy"], rows.rows["vgg-16-none"].predictions
+    values = [compute_metrics(each.label, each.probability)["accuracy"].value for each in own.values()]
     assert spread.values == pytest.approx(values)
-    assert spread.mean == pytest.approx(np.mean(values))
-    assert spread.sd == pytest.approx(np.std(values, ddof=1))
+    assert (spread.mean, spread.sd) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
     assert spread.low is not None
     assert spread.high is not None
-    assert spread.low < spread.mean < spread.high
+    assert spread.low < np.mean(values) < spread.high
 
 
 def test_one_seed_has_the_interval_of_its_evaluation(tmp_path: Path) -> None:
@@ -65,22 +61,12 @@ def test_the_tests_are_those_of_the_averaged_probabilities(tmp_path: Path) -> No
 
 
 def test_better_is_said_of_a_true_difference_only(tmp_path: Path) -> None:
-    rows = paired(
-        tmp_path,
-        *seeds("mask-efficientnet-lite0-none", 3.0),
-        *seeds("vgg-16-none", 0.5),
-        *seeds("resnet-50-none", 3.0),
-    )
-    better, same = rows.compare(
-        [
-            ("mask-efficientnet-lite0-none", "vgg-16-none"),
-            ("mask-efficientnet-lite0-none", "resnet-50-none"),
-        ]
-    )
-    assert {test.verdict for test in better.measures.values()} == {"better"}
-    assert {test.verdict for test in same.measures.values()} == {"no difference shown"}
-    (worse,) = rows.compare([("vgg-16-none", "mask-efficientnet-lite0-none")])
-    assert {test.verdict for test in worse.measures.values()} == {"worse"}
+    skills = {"mask-efficientnet-lite0-none": 3.0, "vgg-16-none": 0.5, "resnet-50-none": 3.0}
+    rows = paired(tmp_path, *(run for row, skill in skills.items() for run in seeds(row, skill)))
+    mask, vgg, resnet = skills
+    compared = [*rows.compare([(mask, vgg), (mask, resnet)]), *rows.compare([(vgg, mask)])]
+    verdicts = [{test.verdict for test in each.measures.values()} for each in compared]
+    assert verdicts == [{"better"}, {"no difference shown"}, {"worse"}]
 
 
 @pytest.mark.parametrize(
@@ -103,10 +89,8 @@ def test_both_tests_must_agree(
 
 def test_the_correction_grows_with_the_family(tmp_path: Path) -> None:
     rows = paired(tmp_path, *(document(f"vgg-{depth}-none", 1.0) for depth in (11, 13, 16, 19)))
-    (alone,) = rows.compare([("vgg-11-none", "vgg-13-none")])
-    compared = rows.compare(
-        [("vgg-11-none", "vgg-13-none"), ("vgg-11-none", "vgg-16-none"), ("vgg-11-none", "vgg-19-none")]
-    )
+    pairs = [("vgg-11-none", f"vgg-{depth}-none") for depth in (13, 16, 19)]
+    (alone,), compared = rows.compare(pairs[:1]), rows.compare(pairs)
     for measure, test in alone.measures.items():
         assert test.p_corrected == test.p
         family = [each.measures[measure] for each in compared]
@@ -116,10 +100,8 @@ def test_the_correction_grows_with_the_family(tmp_path: Path) -> None:
 
 def test_folds_are_pooled(tmp_path: Path) -> None:
     whole = document("vgg-16-none", 1.0)
-    folds = [
-        document("vgg-16-c2l", 1.0, protocol="patients", weights="c2l", fold=fold, folds=5)
-        for fold in (5, 3, 1, 2, 4)
-    ]
+    more = {"protocol": "patients", "weights": "c2l", "folds": 5}
+    folds = [document("vgg-16-c2l", 1.0, fold=fold, **more) for fold in (5, 3, 1, 2, 4)]
     rows = paired(tmp_path / "folds", *folds)
     own = rows.rows["vgg-16-c2l"].predictions[0]
     assert own.file == tuple(row[0] for row in whole["predictions"]["test"])
@@ -152,26 +134,22 @@ def test_without_a_common_seed_nothing_is_compared(tmp_path: Path) -> None:
     assert rows.compare([("vgg-16-none", "vgg-11-none")]) == []
 
 
-def other_file(run: dict[str, Any]) -> None:
-    run["predictions"]["test"][0][0] = "other.png"
+def first_slices(field: int, *values: str) -> Callable[[dict[str, Any]], None]:
+    """Change a field of a run's first slices: file, label or patient."""
 
+    def change(run: dict[str, Any]) -> None:
+        for row, value in zip(run["predictions"]["test"], values, strict=False):
+            row[field] = value
 
-def other_label(run: dict[str, Any]) -> None:
-    first = run["predictions"]["test"][0]
-    first[1] = "NonCOVID" if first[1] == "COVID" else "COVID"
-
-
-def a_slice_twice(run: dict[str, Any]) -> None:
-    rows = run["predictions"]["test"]
-    rows[1][0] = rows[0][0]
+    return change
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (other_file, "seed 1 was evaluated on other slices than .*vgg-16"),
-        (other_label, "other slices"),
-        (a_slice_twice, "evaluated twice"),
+        (first_slices(0, "other.png"), "seed 1 was evaluated on other slices than .*vgg-16"),
+        (first_slices(1, "COVID", "NonCOVID"), "other slices"),
+        (first_slices(0, "twice.png", "twice.png"), "evaluated twice"),
         (lambda run: run["recipe"]["training"].update(epochs=3), r"seed-1\.json: differs in its recipe"),
         (lambda run: run["recipe"]["training"].update(older_runs_lack_it=1.0), None),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -27,46 +28,41 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A strong Mask-EfficientNet, an equal EfficientNet and a weak VGG under two protocols."""
-    for protocol in ("paper", "official"):
-        write(
-            tmp_path,
-            *seeds(f"{MASK}-imagenet", 3.0, weights="imagenet", protocol=protocol),
-            *seeds("efficientnet-lite0-imagenet", 3.0, weights="imagenet", protocol=protocol),
-            document("vgg-16-none", 0.4, protocol=protocol),
-        )
+    for own in ({"protocol": "paper"}, {"protocol": "official"}):
+        for row in (f"{MASK}-imagenet", "efficientnet-lite0-imagenet"):
+            write(tmp_path, *seeds(row, 3.0, weights="imagenet", **own))
+        write(tmp_path, document("vgg-16-none", 0.4, **own))
     return tmp_path
 
 
 def test_rows_columns_and_files(results: Path) -> None:
-    text = render_rows(results)
-    files = {path.name: path.read_bytes() for path in results.iterdir() if path.is_file()}
-    assert files["table1.md"].decode() == text
-    assert set(files) == {
-        "table1.md",
-        "table1.csv",
-        "comparisons.json",
-        "paper-test.svg",
-        "official-test.svg",
-    }
+    def files() -> dict[str, str]:
+        return {path.name: path.read_text() for path in results.iterdir() if path.is_file()}
+
+    text, written = render_rows(results), files()
+    figures = ("paper-test.svg", "official-test.svg")
+    assert set(written) == {"table1.md", "table1.csv", "comparisons.json", *figures}
+    assert written["table1.md"] == text
     rows = read_csv(results / "table1.csv")
     # The paper's order of protocols and of networks.
     names = ["vgg-16-none", "efficientnet-lite0-imagenet", f"{MASK}-imagenet"]
-    assert [(row["protocol"], row["row"]) for row in rows] == [
-        (protocol, name) for protocol in ("paper", "official") for name in names
-    ]
-    mask = rows[2]
-    accuracy = f"{float(mask['accuracy_mean']):.3f} ± {float(mask['accuracy_sd']):.3f}"
-    interval = f"({float(mask['accuracy_low']):.3f}–{float(mask['accuracy_high']):.3f})"
-    assert f"| {MASK} (imagenet) | 0–2 | 3.40 | 0.20 | {accuracy} {interval} |" in text
-    assert "| 2.0 | 0.921 |" in text
+    ordered = [(protocol, name) for protocol in ("paper", "official") for name in names]
+    assert [(row["protocol"], row["row"]) for row in rows] == ordered
+    mean, sd, low, high = (float(rows[2][f"accuracy_{key}"]) for key in ("mean", "sd", "low", "high"))
+    accuracy = f"{mean:.3f} ± {sd:.3f} ({low:.3f}–{high:.3f})"
+    for words in (
+        f"| {MASK} (imagenet) | 0–2 | 3.40 | 0.20 | {accuracy} |",
+        "| 2.0 | 0.921 |",
+        "100 slices (50 COVID) of 50 patients",
+        "14 epochs in batches of 32, 320 slices of lesion synthesis",
+        "Linux x86_64, 2 cores, no accelerator, 2 threads, torch 2.9",
+    ):
+        assert words in text
     assert text.count("accuracy in the paper") == 1, "beside the paper's protocol only"
-    assert "100 slices (50 COVID) of 50 patients" in text
-    assert "14 epochs in batches of 32, 320 slices of lesion synthesis" in text
-    assert "Linux x86_64, 2 cores, no accelerator, 2 threads, torch 2.9" in text
-    for words in (b"vgg-16 (none)", b"Accuracy", b"#ffffff"):
-        assert words in files["paper-test.svg"]
+    for words in ("vgg-16 (none)", "Accuracy", "#ffffff"):
+        assert words in written["paper-test.svg"]
     assert render_rows(results) == text
-    assert {path.name: path.read_bytes() for path in results.iterdir() if path.is_file()} == files
+    assert files() == written
 
 
 def test_every_row_is_tested_against_one_reference(results: Path) -> None:
@@ -111,16 +107,13 @@ def test_nothing_is_called_better_among_equals(tmp_path: Path) -> None:
     names = ("vgg-16-none", "resnet-50-none", "densenet-121-none", "efficientnet-lite0-none", f"{MASK}-none")
     text = render_rows(write(tmp_path, *(each for name in names for each in seeds(name, 2.0))))
     assert "the 4 comparisons of this table" in text
-    assert "| better |" not in text
-    assert "| worse |" not in text
+    assert not re.search(r"\| (better|worse) \|", text)
 
 
 def test_folds_that_are_missing_are_named(tmp_path: Path) -> None:
-    folds = [
-        document(f"{MASK}-none", 2.0, protocol="patients", fold=fold, folds=5, seed=seed)
-        for seed in (0, 1)
-        for fold in range(1, 6)
-    ]
+    own = {"protocol": "patients", "folds": 5}
+    runs = [(seed, fold) for seed in (0, 1) for fold in range(1, 6)]
+    folds = [document(f"{MASK}-none", 2.0, seed=seed, fold=fold, **own) for seed, fold in runs]
     text = render_rows(write(tmp_path, *folds[:8]))
     assert "100 slices (50 COVID)" in text
     assert f"Not in the table yet: {MASK}-none, seed 1, 3 of 5 folds." in text
@@ -162,37 +155,21 @@ def test_pretraining_that_may_have_met_the_slices_is_named(
 
 
 def variant(row: str, skill: float, seed: int, protocol: str, **changes: Any) -> dict[str, Any]:
-    own = {
-        "experiment": "ablation",
-        "protocol": protocol,
-        "network": MASK,
-        "seed": seed,
-        "parts": ("val", "test"),
-    }
-    return document(row, skill, **own, **changes)
+    more = {"experiment": "ablation", "network": MASK, "parts": ("val", "test"), **changes}
+    return document(row, skill, protocol=protocol, seed=seed, **more)
 
 
 def test_the_ablation_tests_every_variant_against_the_default(tmp_path: Path) -> None:
     rows = {"default": 3.0, "no-mask": 3.0, "weights-none": 0.4}
-    write(
-        tmp_path,
-        *(
-            variant(row, skill, seed, protocol)
-            for row, skill in rows.items()
-            for seed in range(3)
-            for protocol in ("official", "left-out")
-        ),
-    )
+    for (row, skill), seed, protocol in product(rows.items(), range(3), ("official", "left-out")):
+        write(tmp_path, variant(row, skill, seed, protocol))
     text = render_rows(tmp_path)
     for view in ("official-val", "official-test", "left-out-test"):
         assert f"**{view}**" in text
         assert (tmp_path / f"{view}.svg").exists()
     assert "left-out-val" not in text
     for row, verdict in (("no-mask", "no difference shown"), ("weights-none", "worse")):
-        tests = [
-            line for line in text.splitlines() if line.startswith(f"| {row} | 0–2 |") and verdict in line
-        ]
-        assert len(tests) == 3, row
+        assert len(re.findall(rf"\| {row} \| 0–2 \|.*{verdict}", text)) == 3, row
     assert {each["second"] for each in json.loads((tmp_path / "comparisons.json").read_text())} == {"default"}
     for path in tmp_path.glob("*/default-seed-*.json"):
         path.unlink()

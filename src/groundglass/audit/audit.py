@@ -76,11 +76,6 @@ class Audit:
         return tuple(pair for pair in self.pairs if pair.kind == "lookalike")
 
     @property
-    def strangers(self) -> tuple[Pair, ...]:
-        """Lookalikes in different parts."""
-        return tuple(pair for pair in self.lookalikes if pair.across_parts)
-
-    @property
     def leaks(self) -> tuple[Pair, ...]:
         """Copies in different parts."""
         return tuple(pair for pair in self.copies if pair.across_parts)
@@ -98,9 +93,7 @@ class Audit:
     @property
     def patients(self) -> tuple[Crossing, ...]:
         """Known patients with slices in several parts, by name."""
-        return _crossings(
-            (record.patient_id, record.split) for record in self.records if record.patient_known
-        )
+        return _crossings((one.patient_id, one.split) for one in self.records if one.patient_known)
 
     @property
     def sources(self) -> tuple[Crossing, ...]:
@@ -123,21 +116,36 @@ class Audit:
         present = [part for part in PARTS if any(counts[part, label] for label in labels)]
         return {part: {label: counts[part, label] for label in labels} for part in present}
 
+    def findings(self) -> list[tuple[str, Sequence[Pair | Crossing | str], str, str]]:
+        """The condition that each thing found belongs to, and noun and words of its warning, if it has one."""
+        strangers = [pair for pair in self.lookalikes if pair.across_parts]
+        split = "show the same slice, so that splits by patient do not keep them together"
+        unsaid = "look like neighbouring slices of one patient, though not said to be"
+        layout = "in several parts, whose slices share window, scanner and layout"
+        return [
+            ("leakage", self.leaks, "pair", "of slices in different parts show the same slice"),
+            ("leakage", self.patients, "patient", "in several parts"),
+            ("duplicates", self.copies, "", ""),
+            ("conflicts", self.conflicts, "pair", "of slices with opposite labels show the same slice"),
+            ("", self.counted_twice, "pair", f"of slices of different patients {split}"),
+            ("lookalikes", strangers, "pair", f"of slices in different parts {unsaid}"),
+            ("sources", self.publications, "publication", layout),
+            ("unreadable", self.unreadable, "slice", "left out, as they cannot be read"),
+        ]
+
     def warnings(self) -> tuple[str, ...]:
         """One sentence on each thing found that makes figures better than they are, the worst first."""
         said = [
             f"{counted(len(things), noun)} {words}: {_names(things)}."
-            for _, attribute, noun, words in _FINDINGS
-            if words and (things := getattr(self, attribute))
+            for _, things, noun, words in self.findings()
+            if words and things
         ]
-        return (
-            *said,
-            *(
+        for title, auc in self.strong_shortcuts(SHORTCUT_AUC)[:1]:
+            said.append(
                 f"The label is predicted with an AUC of {auc:.3f} from {title}: a network that is no better may "
                 "have learnt nothing else."
-                for title, auc in self.strong_shortcuts(SHORTCUT_AUC)[:1]
-            ),
-        )
+            )
+        return tuple(said)
 
     def strong_shortcuts(self, least: float) -> list[tuple[str, float]]:
         """Title and cross-validated AUC of the shortcuts that reach an AUC, the strongest first."""
@@ -146,27 +154,7 @@ class Audit:
         return sorted((one for one in aucs if one[1] >= least), key=lambda one: -one[1])
 
 
-# What may be found: the condition it belongs to, its attribute, and noun and words of its warning, if it has one.
-_FINDINGS = (
-    ("leakage", "leaks", "pair", "of slices in different parts show the same slice"),
-    ("leakage", "patients", "patient", "in several parts"),
-    ("duplicates", "copies", "", ""),
-    ("conflicts", "conflicts", "pair", "of slices with opposite labels show the same slice"),
-    (
-        *("", "counted_twice", "pair"),
-        "of slices of different patients show the same slice, so that splits by patient do not keep them together",
-    ),
-    (
-        *("lookalikes", "strangers", "pair"),
-        "of slices in different parts look like neighbouring slices of one patient, though not said to be",
-    ),
-    (
-        *("sources", "publications", "publication"),
-        "in several parts, whose slices share window, scanner and layout",
-    ),
-    ("unreadable", "unreadable", "slice", "left out, as they cannot be read"),
-)
-_CONDITIONS = tuple(dict.fromkeys(condition for condition, *_ in _FINDINGS if condition))
+_CONDITIONS = ("leakage", "duplicates", "conflicts", "lookalikes", "sources", "unreadable")
 _OF_PARTS = {"leakage", "lookalikes", "sources"}
 
 
@@ -231,7 +219,7 @@ def found(audited: Audit, conditions: Sequence[str]) -> list[str]:
     held: list[str] = []
     for name, limit in map(_parse_condition, conditions):
         if name in _CONDITIONS:
-            count = sum(len(getattr(audited, attribute)) for own, attribute, *_ in _FINDINGS if own == name)
+            count = sum(len(things) for condition, things, *_ in audited.findings() if condition == name)
             held += [f"{name}: {count}"] if count else []
         elif audited.shortcuts is None or audited.shortcuts.reason:
             reason = audited.shortcuts.reason if audited.shortcuts else "they were not measured"
@@ -253,9 +241,8 @@ def check_conditions(
     parts = split is not None or any(record.split for record in manifest)
     for name, _ in map(_parse_condition, conditions):
         if name in _OF_PARTS and not parts:
-            raise DataError(
-                f"{manifest.root}: {name} cannot be checked: no slice is in a part; name a split to audit"
-            )
+            reason = "no slice is in a part; name a split to audit"
+            raise DataError(f"{manifest.root}: {name} cannot be checked: {reason}")
         if name == "shortcuts" and not shortcuts:
             raise DataError("shortcuts cannot be checked together with --no-shortcuts")
 
@@ -264,9 +251,8 @@ def _parse_condition(text: str) -> tuple[str, float]:
     """A condition's name and the AUC from which shortcuts count."""
     match = re.fullmatch(r"shortcuts(?::(0?\.\d+|[01]))?", text)
     if match is None and text not in _CONDITIONS:
-        raise DataError(
-            f"condition {text!r} is not one of {', '.join(_CONDITIONS)}, shortcuts or shortcuts:AUC"
-        )
+        known = ", ".join(_CONDITIONS)
+        raise DataError(f"condition {text!r} is not one of {known}, shortcuts or shortcuts:AUC")
     return ("shortcuts", float(match[1] or SHORTCUT_AUC)) if match else (text, SHORTCUT_AUC)
 
 
@@ -307,10 +293,6 @@ def _crossings(places: Iterable[tuple[str, str | None]]) -> tuple[Crossing, ...]
 
 
 def _names(things: Sequence[Pair | Crossing | str]) -> str:
-    names = []
-    for thing in things:
-        if isinstance(thing, Pair):
-            names.append(printable(f"{thing.first.path.name} and {thing.second.path.name}"))
-        else:
-            names.append(printable(thing.name if isinstance(thing, Crossing) else thing))
-    return name_some(names)
+    pairs = [f"{one.first.path.name} and {one.second.path.name}" for one in things if isinstance(one, Pair)]
+    others = [one.name if isinstance(one, Crossing) else one for one in things if not isinstance(one, Pair)]
+    return name_some([printable(name) for name in (*pairs, *others)])

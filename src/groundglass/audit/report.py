@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -209,14 +210,15 @@ def _pair_row(pair: Pair) -> tuple[str, ...]:
         f"{one_line(record.path.name)} ({record.label_name}, {record.split or 'no part'})"
         for record in (pair.first, pair.second)
     ]
-    concerns = {
-        "opposite labels": pair.across_labels,
-        "leakage": pair.across_parts,
-        "other patient": pair.counted_twice,
-    }
-    held = "\n".join(words for words, holds in concerns.items() if holds)
-    mirrored = ", mirrored" if pair.mirrored else ""
-    return f"{kind}{mirrored}", f"{pair.correlation:.3f}{scale}", "\n".join(sides), held
+    words = ("opposite labels", "leakage", "other patient")
+    holds = (pair.across_labels, pair.across_parts, pair.counted_twice)
+    concern = "\n".join(compress(words, holds))
+    return (
+        f"{kind}{', mirrored' * pair.mirrored}",
+        f"{pair.correlation:.3f}{scale}",
+        "\n".join(sides),
+        concern,
+    )
 
 
 def _crossings(title: str, words: str, crossings: Sequence[Crossing]) -> Section:
@@ -229,8 +231,9 @@ def _crossings(title: str, words: str, crossings: Sequence[Crossing]) -> Section
 
 def _shortcuts(measured: ShortcutBaselines) -> Iterator[Section]:
     labels = tuple(label.value for label in Label)
-    formats = measured.file_formats.items()
-    rows = [(name, *(str(counts[label]) for label in labels)) for name, counts in formats]
+    rows = [
+        (name, *(str(counts[label]) for label in labels)) for name, counts in measured.file_formats.items()
+    ]
     words = "Where the columns differ, the file gives its label away."
     yield Section("File format, pixel mode and suffix", words, ("", *labels), rows)
     title = "How well the label is predicted without a lung"
