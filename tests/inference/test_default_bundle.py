@@ -117,6 +117,10 @@ def test_other_planes_and_parts_of_the_body_are_refused(classifier: Classifier, 
         assert by_name[name].status is Status.REFUSED, name
     # A rim of lung above the liver: too little for a firm label.
     assert by_name["abdomen-toshiba"].label in {None, UNCERTAIN}
+    severe = by_name["axial-toshiba"]
+    assert severe.label != "NonCOVID", "both lungs are full of disease"
+    assert severe.opacity is not None
+    assert severe.opacity > 30
     for name in ("axial-ge", "axial-toshiba", "1-053", "1-130"):
         assert by_name[name].status is Status.OK, name
 

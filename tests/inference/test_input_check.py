@@ -298,6 +298,7 @@ def test_doubtful_slices_are_flagged_and_plain_ones_are_not() -> None:
         "soft-tissue-window",
         "one-lung-found",
         "little-lung",
+        "much-opacity",
         "lung-cut-off",
     }
     assert set(FLAGS) > DOUBTFUL

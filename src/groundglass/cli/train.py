@@ -198,6 +198,7 @@ def export(
     ] = "auto",
     name: Annotated[str | None, typer.Option("--name", help="Of the model, for its card.")] = None,
     cache: Cache = None,
+    lungs: Lungs = None,
 ) -> None:
     """Write a run as a bundle: ONNX model, calibration, input check, self-test, measured figures, model card."""
     from groundglass.inference.bundle import Bundle
@@ -214,7 +215,7 @@ def export(
         return
     chosen = None if precision == "auto" else precision
     console = Console(stderr=True)
-    job = Export(Run.open(run), output, tuple(data or ()), lesion_free, chosen, name, cache)
+    job = Export(Run.open(run), output, tuple(data or ()), lesion_free, chosen, name, cache, lungs)
     export_run(job, lambda step: console.print(step, markup=False, highlight=False))
     bundle = Bundle.open(output)
     size = len(bundle.model) / 1e6

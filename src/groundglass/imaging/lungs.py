@@ -33,6 +33,8 @@ INPUT, OUTPUT = "slice", "lung"
 # Parts smaller than this share of the largest are specks, and with less lung than this share of the picture there is
 # none to be classified.
 _LEAST_PART, _LEAST_LUNG = 0.04, 0.01
+# Even a lung full of pneumonia holds air somewhere: a twentieth of it is darker than this grey. Shoulders are brighter.
+_AIR_PERCENTILE, _BRIGHTEST_AIR = 5, 150
 
 
 class LungSegmenter:
@@ -72,12 +74,12 @@ class LungSegmenter:
         """The lung mask of a slice, uint8, shape (H, W); all False where no lung is seen."""
         height, width = pixels.shape
         scale = SIDE / max(height, width)
-        logit = self._session.run([OUTPUT], {INPUT: squared(pixels)[None, None] * np.float32(1 / 255)})[0][
-            0, 0
-        ]
+        square = squared(pixels)
+        logit = self._session.run([OUTPUT], {INPUT: square[None, None] * np.float32(1 / 255)})[0][0, 0]
         rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
         top, left = (SIDE - rows) // 2, (SIDE - columns) // 2
-        inner = _without_specks(logit[top : top + rows, left : left + columns])
+        inside = np.s_[top : top + rows, left : left + columns]
+        inner = _of_lungs(logit[inside], square[inside])
         # Logits are enlarged, not the mask: the edge stays smooth.
         mask = cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR) > 0
         return mask if mask.mean() >= _LEAST_LUNG else np.zeros_like(mask)
@@ -116,11 +118,12 @@ def open_segmenter(path: Path | None) -> LungSegmenter:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _without_specks(logit: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The logits with those of small separate parts pushed below 0."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((logit > 0).astype(np.uint8), connectivity=4)
-    if count <= 2:
-        return logit
-    area = stats[1:, cv2.CC_STAT_AREA]
-    small = np.concatenate([[False], area < _LEAST_PART * area.max()])
-    return np.where(small[labels], np.float32(-1), logit)
+def _of_lungs(logit: NDArray[np.float32], square: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The logits with those of separate parts that are no lung pushed below 0: specks, and tissue without any air."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((logit > 0).astype(np.uint8), connectivity=4)
+    area = stats[:, cv2.CC_STAT_AREA]
+    wrong = area < _LEAST_PART * area[1:].max(initial=0)
+    for part in np.flatnonzero(~wrong[1:]) + 1:
+        wrong[part] = np.percentile(square[labels == part], _AIR_PERCENTILE) > _BRIGHTEST_AIR
+    wrong[0] = False
+    return np.where(wrong[labels], np.float32(-1), logit) if wrong.any() else logit

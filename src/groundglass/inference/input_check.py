@@ -35,6 +35,7 @@ FLAGS: Mapping[str, str] = {
     "little-lung": "the slice shows little lung, as at the apices and bases",
     "lung-cut-off": "a lung leaves the picture; what its other part shows is not known",
     "soft-tissue-window": "most of the lung is black: the picture's window hides what the model looks for",
+    "much-opacity": "the model leans to NonCOVID, though it sees lesions in more than a fifth of the lungs",
     "low-resolution": "the lungs take so few pixels that they were enlarged",
     "upside-down": "by the file's geometry the patient's back is up",
 }

@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from groundglass.evaluation.calibration import summary
 from groundglass.evaluation.part import Part, fingerprint, select_part
 from groundglass.files import name_some
 from groundglass.imaging.crop import MUCH_LUNG, Preprocessing
-from groundglass.imaging.lungs import LungSegmenter
+from groundglass.imaging.lungs import LungSegmenter, open_segmenter
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import Grey
 from groundglass.inference.bundle import (
@@ -59,8 +60,8 @@ LARGEST_LOSS = 0.005
 """INT8 is chosen unless its validation AUC is lower than that of fp32 by more than this."""
 
 LICENCE = (
-    "Apache-2.0 for the weights. The images they were learned from remain under their publishers' terms. "
-    "Research use only, no medical device."
+    "Research use only, no medical device: most of the collections that the weights were learned from allow "
+    "research alone. Their images remain under their publishers' terms."
 )
 
 _COVERAGE = 0.9
@@ -86,6 +87,8 @@ class Export:
         precision: of the model; None for INT8 where it is as good as fp32 on the validation part.
         name: of the model; network, split and seed unless given.
         cache: folder for cropped slices.
+        lungs: ONNX model of the lung fields that goes into the bundle and with which everything is measured; None
+            for the one of the training.
     """
 
     run: Run
@@ -95,6 +98,12 @@ class Export:
     precision: Precision | None = None
     name: str | None = None
     cache: Path | None = None
+    lungs: Path | None = None
+
+    @cached_property
+    def segmenter(self) -> LungSegmenter:
+        """Finds the lungs."""
+        return self.run.lungs if self.lungs is None else open_segmenter(self.lungs)
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
         raise RunError(f"{run.path}: the training has not finished; resume it with --resume, then export")
     slices = _load(job)
     lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free).records
-    examples = gather_examples(run.preprocessing, run.lungs, slices.parts["train"].records, lesion_free)
+    examples = gather_examples(run.preprocessing, job.segmenter, slices.parts["train"].records, lesion_free)
     tell("exporting to ONNX")
     model, precision, auc = _choose(job, slices, tell)
     engine = Engine(model)
@@ -175,8 +184,8 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     contents = {
         MODEL: model,
         REFERENCE: save_arrays({**check.as_arrays(), **(reference.as_arrays() if reference else {})}),
-        LUNGS: run.lungs.model,
-        SELF_TEST: self_test(engine, run.lungs, run.preprocessing, phantom),
+        LUNGS: job.segmenter.model,
+        SELF_TEST: self_test(engine, job.segmenter, run.preprocessing, phantom),
     }
     contents[CARD] = render_card(fields, contents).encode()
     write_bundle(job.output, fields, contents)
@@ -292,7 +301,7 @@ def _load(job: Export) -> _Slices:
     parts = {name: select_part(manifest, run.split_spec, name, run.seed) for name in PARTS}
     parts["test"] = parts["test"].of_both_labels()
     cropped = {
-        name: load_cropped(part.records, run.preprocessing, 0.0, job.cache, run.lungs)
+        name: load_cropped(part.records, run.preprocessing, 0.0, job.cache, job.segmenter)
         for name, part in parts.items()
     }
     if not set(run.info["training_sha256"]) <= set(cropped["train"].sha256):
@@ -376,7 +385,7 @@ def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
             "split": split,
             "data": info.get("data"),
             "sources": info.get("sources"),
-            "lungs": info.get("lungs"),
+            "lungs": {"sha256": job.segmenter.sha256, **job.segmenter.notes},
             "lesion_free": info.get("lesion_free"),
             "slices": {name: len(part.records) for name, part in slices.parts.items()},
             "fingerprint": info.get("fingerprint"),

@@ -51,6 +51,7 @@ COLUMNS = ("epoch", "lr", *_MEASURES, "seconds", "images_per_second", "data_shar
 _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",
     ".*in eval mode at the start of training.*",
+    ".*no `val_dataloader`.*",
     ".*isinstance.treespec, LeafSpec.*",
     ".*Checkpoint directory .* exists and is not empty.*",
 )

@@ -12,6 +12,7 @@ export const FLAGS = {
   "little-lung": "The slice shows little lung, as at the apices and bases.",
   "lung-cut-off": "A lung leaves the picture; its other part was not seen.",
   "soft-tissue-window": "Most of the lung is black: the picture's window hides lung tissue.",
+  "much-opacity": "The model leans to NonCOVID, though it sees lesions in more than a fifth of the lungs.",
   "low-resolution": "The lungs cover so few pixels that they were enlarged.",
   "upside-down": "According to the file, the back of the patient points up in this picture.",
 };
