@@ -1,4 +1,4 @@
-"""Writes docs/gallery.md: overlays of the installed bundle on phantoms and on slices whose licence allows it, as they come.
+"""Writes docs/gallery.md: overlays of the installed model on phantoms and on slices whose licence allows it.
 
 Usage: python results/gallery.py MANIFEST, which names slices of the sources masks20, iraq and tcga.
 """
@@ -27,18 +27,19 @@ SOURCES = {
 }
 INTRODUCTION = """# Gallery
 
-What the installed model shows on twenty slices, five of each kind, taken at even distances from their lists: nobody chose
-them, and failures stay. Left the slice with the outlines of lungs and crop, right the crop under the lesion map, orange,
-the stronger the surer. The network was trained on `masks20` and `iraq`; `tcga` it has not seen, and not all of `tcga`
-shows lung. `python results/gallery.py MANIFEST` writes this page. Licences and authors are named in
-[NOTICE](../NOTICE)."""
+What the installed model shows on twenty slices, five of each kind, taken at even distances from their lists: nobody
+chose them, and failures stay. Left the slice with the outlines of lungs and crop, right the crop under the lesion map,
+orange, the stronger the surer. The network was trained on `masks20` and `iraq`; `tcga` it has not seen, and not all of
+`tcga` shows lung. `python results/gallery.py MANIFEST` writes this page. [NOTICE](../NOTICE) names authors and licences.
+"""
 SEVERITIES = (0.0, 0.15, 0.4, 0.7, 1.0)
 
 
 def line(classifier: Classifier, ct_slice: CTSlice, name: str) -> str:
     """Write a slice's picture and say what the model says of it."""
     said = classifier.classify(ct_slice, evidence=True)
-    assert said.evidence is not None
+    if said.evidence is None:
+        raise SystemExit(f"{name}: could not be read")
     path = DOCS / "images" / "gallery" / f"{name}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = cv2.cvtColor(evidence_picture(said.evidence), cv2.COLOR_RGB2BGR)

@@ -42,8 +42,8 @@ def quality() -> str:
     dice, pointing = lesions["lesion_dice"], lesions["pointing"]
     return (
         f"| | slices | AUC | accuracy |\n|---|---|---|---|\n{lines}\n\n"
-        f"One training each, 95 % intervals over patients. Lesions on {dice['slices']} slices of MedSeg that were not trained on: "
-        f"Dice {_interval(dice)}; the strongest place lies in a lesion on {100 * pointing['value']:.0f} %.\n"
+        f"One training each, 95 % intervals over patients. Lesions on {dice['slices']} slices of MedSeg that were not "
+        f"trained on: Dice {_interval(dice)}; the strongest place lies in a lesion on {100 * pointing['value']:.0f} %.\n"
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.slice import CTSlice
-from groundglass.inference.bundle import Bundle
+from groundglass.inference.bundle import DEFAULT, DEFAULT_NAME, Bundle
 
 
 class BundledRun:
@@ -27,7 +27,8 @@ class BundledRun:
     record_folder: Path | None = None
 
     def __init__(self, bundle: Bundle) -> None:
-        self.bundle, self.path = bundle, bundle.path
+        # The installed one has the same name on every machine.
+        self.bundle, self.path = bundle, Path(DEFAULT_NAME) if bundle.path == DEFAULT else bundle.path
         self.preprocessing, self.calibration = bundle.preprocessing, bundle.calibration
         training, network = bundle.info.training, bundle.info.network
         names = SimpleNamespace(name=str(network.get("name", "")))
