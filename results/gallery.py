@@ -30,7 +30,7 @@ INTRODUCTION = """# Gallery
 What the installed model shows on twenty slices, five of each kind, taken at even distances from their lists: nobody
 chose them, and failures stay. Left the slice with the outlines of lungs and crop, right the crop under the lesion map,
 orange, the stronger the surer. The network was trained on `masks20` and `iraq`; `tcga` it has not seen, and not all of
-`tcga` shows lung. `python results/gallery.py MANIFEST` writes this page. [NOTICE](../NOTICE) names authors and licences.
+`tcga` shows lung. `python results/gallery.py MANIFEST` writes this page. Authors and licences: [NOTICE](../NOTICE).
 """
 SEVERITIES = (0.0, 0.15, 0.4, 0.7, 1.0)
 

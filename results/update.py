@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from groundglass.evaluation.segmentation import SEGMENTATION_TITLES
 from groundglass.experiments.tables import render_convergence, render_rows, render_seeds
 from groundglass.files import write_text
 
@@ -25,7 +26,7 @@ def quality() -> str:
     # The audit's first rule sees the file's format, pixel mode and suffix alone.
     rule = json.loads((RESULTS / "audit" / "audit.json").read_text())["shortcuts"]["baselines"][0]["tested"]
     outside = _hospital("moscow-left-out")
-    test, lesions = bundle["metrics"]["test"], _hospital("medseg-test")["segmentation"]["figures"]
+    test, lesions = bundle["metrics"]["test"], _hospital("medseg-test")["segmentation"]
     rows = [
         ("Official test part of COVID-CT", test["slices"], test["metrics"]),
         ("A rule on the file format alone, same slices", test["slices"], rule),
@@ -43,8 +44,18 @@ def quality() -> str:
     return (
         f"| | slices | AUC | accuracy |\n|---|---|---|---|\n{lines}\n\n"
         f"One training each, 95 % intervals over patients. Lesions on {dice['slices']} slices of MedSeg that were not "
-        f"trained on: Dice {_interval(dice)}; the strongest place lies in a lesion on {100 * pointing['value']:.0f} %.\n"
+        f"trained on: Dice {_interval(dice)}; on {100 * pointing['value']:.0f} % the strongest place is a lesion.\n"
     )
+
+
+def phantoms() -> str:
+    """How well lungs, lesions and lung opacity of phantoms are found."""
+    figures = _hospital("phantoms")["segmentation"]
+    lines = [
+        f"| {SEGMENTATION_TITLES[name]} | {each['slices']} | {_interval(each)} |"
+        for name, each in figures.items()
+    ]
+    return "| On phantoms | slices | |\n|---|---|---|\n" + "\n".join(lines) + "\n"
 
 
 def _hospital(name: str) -> dict[str, Any]:
@@ -76,6 +87,7 @@ def main() -> None:
     audit = (RESULTS / "audit" / "audit.md").read_text(encoding="utf-8")
     put(ROOT / "docs" / "audit.md", "audit", re.sub(r"^#", "###", audit, flags=re.MULTILINE))
     put(ROOT / "README.md", "quality", quality())
+    put(RESULTS / "README.md", "phantoms", phantoms())
 
 
 if __name__ == "__main__":
