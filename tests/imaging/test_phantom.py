@@ -11,6 +11,7 @@ import pytest
 from pydicom.uid import UID, CTImageStorage
 
 from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.lungs import shipped
 from groundglass.imaging.phantom import Phantom, make_phantom, make_series, write_dicom, write_png
 from groundglass.imaging.read import read_slice, read_slices
 from groundglass.imaging.window import LUNG
@@ -39,7 +40,8 @@ def test_two_lungs_lie_left_and_right_of_the_middle_and_are_found(seed: int) -> 
     left, right = made.lungs[:, :128].sum(), made.lungs[:, 128:].sum()
     assert 0.5 < left / right < 2
     assert made.lungs.mean() > 0.06
-    cropped = Preprocessing(size=160).apply(LUNG.apply(made.hounsfield))
+    pixels = LUNG.apply(made.hounsfield)
+    cropped = Preprocessing(size=160).apply(pixels, shipped()(pixels))
     assert cropped.found
     first, top, last, bottom = cropped.box
     rows, columns = np.nonzero(made.lungs)

@@ -154,4 +154,4 @@ def test_three_steps_give_the_losses_recorded_with_these_images(known: float, re
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses == pytest.approx(recorded, rel=1e-4)
+    assert losses == pytest.approx(recorded, rel=5e-4)

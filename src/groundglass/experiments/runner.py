@@ -101,7 +101,7 @@ def _check_settings(
     """Refuse what was made with other settings: mixing them would compare apples with pears."""
     was = {**recipe, **{key: info.get(key) for key in ("split", "seed", "data")}}
     wanted = dict(flat(task.recipe.model_dump(mode="json")))
-    wanted |= {"split": task.split, "seed": task.identity.seed, "data": paths.data.resolve().name}
+    wanted |= {"split": task.split, "seed": task.identity.seed, "data": [paths.data.resolve().name]}
     changed = [
         f"{key} was {was.get(key)}, is {wanted.get(key)}"
         for key in was | wanted

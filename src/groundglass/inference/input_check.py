@@ -71,13 +71,13 @@ _BLANK = 4.0
 """Standard deviation of grey below which there is nothing to see."""
 
 # Flags: the grid on which the lungs' greys are sampled, what is black, and which share of the lungs is most of
-# them; the share of the width that one lung stays within; the share of a side of the lungs' box along which they
-# touch the picture's edge when they are cut off; the share of the picture below which there is little lung; how much
-# the lungs' box may be enlarged; and the least vertical cosine of the picture's columns when the patient lies on the
-# back.
+# them; the share of the width that one lung stays within; how near the picture's edge is, as a share of its side, and
+# the share of a side of the lungs' box along which they lie there when they are cut off; the share of the picture
+# below which there is little lung; how much the lungs' box may be enlarged; and the least vertical cosine of the
+# picture's columns when the patient lies on the back.
 _GRID, _BLACK, _MOSTLY = 40, 4, 0.6
 _HALF = 0.56
-_CUT_OFF = 0.35
+_EDGE, _CUT_OFF = 0.015, 0.5
 _LITTLE = 0.04
 _ENLARGED = 0.75
 _OPPOSITE = -0.5
@@ -187,9 +187,10 @@ def _flags(ct_slice: CTSlice, cropped: CroppedSlice) -> tuple[str, ...]:
     columns, rows = np.flatnonzero(lungs.any(axis=0)), np.flatnonzero(lungs.any(axis=1))
     across, down = int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
     width = lungs.shape[1]
+    across_edge, along_edge = (max(1, round(_EDGE * side)) for side in (width, lungs.shape[0]))
     touching = max(
-        max(np.count_nonzero(lungs[edge]) for edge in (0, -1)) / across,
-        max(np.count_nonzero(lungs[:, edge]) for edge in (0, -1)) / down,
+        *(part.any(axis=1).sum() / down for part in (lungs[:, :across_edge], lungs[:, -across_edge:])),
+        *(part.any(axis=0).sum() / across for part in (lungs[:along_edge], lungs[-along_edge:])),
     )
     found = {
         "upside-down": orientation is not None and orientation[4] <= _OPPOSITE,
