@@ -135,7 +135,7 @@ def test_a_run_of_an_older_format_is_refused(through: Run, tmp_path: Path) -> No
     info = {key: value for key, value in through.info.items() if key != "format"}
     (tmp_path / "run.json").write_text(json.dumps(info))
     with pytest.raises(
-        RunError, match="a run of format 1, this version of groundglass reads 2; train it again"
+        RunError, match="a run of format 1, this version of groundglass reads 3; train it again"
     ):
         Run.open(tmp_path)
 

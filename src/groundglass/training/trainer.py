@@ -39,7 +39,7 @@ from groundglass.training.recipe import AnyRecipe_co, BaseRecipe
 
 INFO, RECIPE, HISTORY, WEIGHTS = "run.json", "recipe.yaml", "history.csv", "weights.safetensors"
 CHECKPOINTS = "checkpoints"
-RUN_FORMAT = 2
+RUN_FORMAT = 3
 """Version of a run's folder, in ``run.json``; raised whenever older folders cannot be read any more."""
 
 _MEASURES = ("train_loss", "val_loss", "val_auc", "val_accuracy", "val_dice")
