@@ -53,7 +53,7 @@ def test_it_learns_phantoms_and_predicts_them_as_it_trained(
     assert predictions.lesion_map is not None
     assert predictions.lesion_map.shape == (8, 24, 24)
     assert run.info["finished"]
-    assert run.info["format"] == 2
+    assert run.info["format"] == 3
     assert run.info["selected_epoch"] == 4
     assert run.info["counts"] == {"train": 24, "val": 8, "lesion_free": 6}
 
