@@ -34,6 +34,11 @@ def test_abdomen_and_head_show_no_lung() -> None:
     assert max(shares) < 0.05
 
 
+@pytest.mark.parametrize("grey", [0, 60, 128, 200, 255])
+def test_a_blank_picture_shows_no_lung(grey: int) -> None:
+    assert not shipped()(np.full((64, 90), grey, np.uint8)).any()
+
+
 @pytest.mark.parametrize("shape", [(40, 300), (300, 40), (1, 1), (700, 500)])
 def test_the_mask_has_the_pictures_shape(shape: tuple[int, int]) -> None:
     mask = shipped()(np.random.default_rng(0).integers(0, 256, shape, np.uint8))

@@ -35,6 +35,8 @@ INPUT, OUTPUT = "slice", "lung"
 _LEAST_PART, _LEAST_LUNG = 0.04, 0.01
 # Even a lung full of pneumonia holds air somewhere: a twentieth of it is darker than this grey. Shoulders are brighter.
 _AIR_PERCENTILE, _BRIGHTEST_AIR = 5, 150
+# Below this standard deviation of grey there is nothing to see, whatever the network makes of it.
+_BLANK = 4.0
 
 
 class LungSegmenter:
@@ -79,6 +81,8 @@ class LungSegmenter:
         rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
         top, left = (SIDE - rows) // 2, (SIDE - columns) // 2
         inside = np.s_[top : top + rows, left : left + columns]
+        if square[inside].std() < _BLANK:
+            return np.zeros(pixels.shape, np.bool_)
         inner = _of_lungs(logit[inside], square[inside])
         # Logits are enlarged, not the mask: the edge stays smooth.
         mask = cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR) > 0
