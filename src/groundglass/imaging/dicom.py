@@ -16,7 +16,7 @@ from groundglass.files import one_line
 from groundglass.imaging.lossless import FrameLayout, LosslessDecoder
 from groundglass.imaging.slice import CTSlice, Hounsfield, Origin, Patient, VoxelGrid
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guard, guarded
-from groundglass.imaging.window import AIR, LUNG, Window, as_hounsfield, extent, interpret
+from groundglass.imaging.window import AIR, LUNG, Window, as_hounsfield, find_scale
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -358,7 +358,7 @@ def _hounsfield(dataset: Dataset, slope: float, intercept: float, stored: NDArra
 
 def _capture(dataset: Dataset, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
     """A slice whose file does not say how its values relate to Hounsfield units."""
-    pixels, hounsfield = interpret(stored, *extent(stored))
+    pixels, hounsfield = find_scale(stored, origin.file).apply(stored)
     level, width = (_numbers(dataset, keyword) for keyword in ("WindowCenter", "WindowWidth"))
     if hounsfield is None and level and width and width[0] > 0:
         pixels = Window(level[0], width[0]).apply(stored)
