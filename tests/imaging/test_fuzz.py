@@ -139,16 +139,13 @@ def test_sound_files_are_read(generated: dict[str, bytes], tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("name", GENERATED)
-def test_damaged_files_are_slices_or_an_error(
-    generated: dict[str, bytes], tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_files_are_slices_or_an_error(generated: dict[str, bytes], tmp_path: Path, name: str) -> None:
     @_SETTINGS
     @given(damages(generated[name]))
     def check(content: bytes) -> None:
         _read(tmp_path / "damaged", content)
 
     check()
-    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["dicom/compressed/1-130.dcm", "dicom/mixed/axial-ge.dcm"])
