@@ -7,12 +7,14 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from groundglass.files import printable
+from groundglass.imaging.slice import is_uid
 from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN, Prediction, Status
 
 Axis = Literal["mm", "frame", "order"]
@@ -44,6 +46,18 @@ def series_score(probabilities: Sequence[float]) -> float | None:
 def slices_in_score(count: int) -> int:
     """How many of so many classified slices a series score is the mean of."""
     return min(count, max(_LEAST, math.ceil(_SHARE * count)))
+
+
+class _Key(NamedTuple):
+    """What a series is known by; slices without UID also by their folder."""
+
+    study: str | None
+    series: str | None
+    stack: str | None
+
+
+_Part = tuple[_Key, str]
+"""Key and place of what lies in one folder."""
 
 
 @dataclass
@@ -79,18 +93,20 @@ class Counts:
         for name in names:
             setattr(self, name, getattr(self, name) + 1)
 
-    def in_words(self, outside_lungs: int = 0) -> str:
+    def in_words(self, outside_lungs: int = 0, copies: int = 0) -> str:
         """Such as ``25 slices: 20 classified (1 COVID, 16 NonCOVID, 3 uncertain), 4 outside the lungs, 1 failed``.
 
         Args:
             outside_lungs: how many of the refused slices show another part of the body.
+            copies: of slices that were counted, beside them.
         """
         labels = f"{self.covid:,} COVID, {self.non_covid:,} NonCOVID, {self.uncertain:,} uncertain"
         parts = [f"{self.ok:,} classified" + f" ({labels})" * (self.ok > 0)]
         refused = self.refused - outside_lungs
         others = {"outside the lungs": outside_lungs, "refused": refused, "failed": self.failed}
         parts += [f"{count:,} {name}" for name, count in others.items() if count]
-        return f"{self.total:,} slice{'s' * (self.total != 1)}: {', '.join(parts)}"
+        more = f"; {copies:,} {'copies' if copies > 1 else 'copy'} of these left out" if copies else ""
+        return f"{self.total:,} slice{'s' * (self.total != 1)}: {', '.join(parts)}{more}"
 
 
 @dataclass(frozen=True)
@@ -156,8 +172,10 @@ class SeriesSummary:
     """What is said of one series or volume.
 
     Attributes:
-        series: DICOM Series Instance UID, or None for a volume without.
-        place: the folder that its files lie in, or the file that holds it.
+        study: DICOM Study Instance UID, or None.
+        series: DICOM Series Instance UID, or None for what has none.
+        stack: see :class:`groundglass.inference.prediction.Prediction`.
+        place: the first folder that its files lie in, or the file that holds it.
         counts: of its slices; files of the folder that could not be read count as failed where nothing else
             lies in that folder.
         outside_lungs: how many of the refused slices show another part of the body.
@@ -166,7 +184,9 @@ class SeriesSummary:
         curve: of the classified slices.
     """
 
+    study: str | None
     series: str | None
+    stack: str | None
     place: str
     counts: Counts
     outside_lungs: int
@@ -188,7 +208,9 @@ class SeriesSummary:
         """Plain values for a JSON file."""
         counts, curve = self.counts, asdict(self.curve)
         return {
+            "study": self.study,
             "series": self.series,
+            "stack": self.stack,
             "place": self.place,
             "slices": counts.total,
             "classified": counts.ok,
@@ -206,10 +228,9 @@ class SeriesSummary:
 
 @dataclass
 class _Series:
-    """A series as it comes; a few bytes a slice."""
+    """A series as it comes, of one folder; a few bytes a slice."""
 
-    number: int
-    uid: str | None
+    key: _Key
     place: str
     counts: Counts = field(default_factory=Counts)
     outside_lungs: int = 0
@@ -234,7 +255,23 @@ class _Series:
         counts = replace(self.counts, failed=self.counts.failed + failed)
         score = series_score(self.probability)
         opacity = Opacity.of(self.opacity, self.lung_cm2, self.position)
-        return SeriesSummary(self.uid, self.place, counts, self.outside_lungs, score, opacity, self._curve())
+        return SeriesSummary(*self.key, self.place, counts, self.outside_lungs, score, opacity, self._curve())
+
+    def joined(self, other: _Series) -> _Series:
+        """This and the other one as a new series."""
+        both = deepcopy(self)
+        both.outside_lungs += other.outside_lungs
+        for name, count in asdict(other.counts).items():
+            setattr(both.counts, name, getattr(both.counts, name) + count)
+        for column in fields(self):
+            if isinstance(values := getattr(both, column.name), array | list):
+                values.extend(getattr(other, column.name))
+        return both
+
+    def shares_a_place(self, other: _Series) -> bool:
+        """Whether slices of both lie at one position, as in two scans and not in two parts of one."""
+        mine, others = ({round(place, 2) for place in each.position} for each in (self, other))
+        return not mine.isdisjoint(others)
 
     def _curve(self) -> Curve:
         axis: Axis = "order"
@@ -254,27 +291,32 @@ class Totals:
     Attributes:
         counts: over all predictions.
         outside_lungs: refused slices of another part of the body.
+        copies: of slices that were counted.
     """
 
     def __init__(self) -> None:
         self.counts = Counts()
-        self.outside_lungs = 0
-        self._series: dict[str, _Series] = {}
-        self._by_place: dict[str, set[str]] = {}
+        self.outside_lungs = self.copies = 0
+        self._series: dict[_Part, _Series] = {}
+        self._whole: tuple[list[_Series], dict[_Part, int]] | None = None
+        self._by_place: dict[str, set[_Part]] = {}
         self._loose: set[str] = set()
         self._failed: list[str] = []
 
     def add(self, prediction: Prediction) -> None:
-        """Take one prediction in; pictures that belong to no series are counted only."""
+        """Take one prediction in; pictures that belong to no series and copies are counted only."""
+        if prediction.is_copy:
+            self.copies += 1
+            return
         self.counts.add(prediction)
         self.outside_lungs += prediction.outside_lungs
-        key, file = _key(prediction), printable(prediction.file)
-        if key is not None:
-            place = file if prediction.series is None else _folder(file)
-            number = len(self._series) + 1
-            self._series.setdefault(key, _Series(number, prediction.series, place)).add(prediction)
+        part, file = _part(prediction), printable(prediction.file)
+        if part is not None:
+            key, place = part
+            self._series.setdefault(part, _Series(key, place)).add(prediction)
+            self._whole = None
             for known in {place, file} if prediction.frame is not None else {place}:
-                self._by_place.setdefault(known, set()).add(key)
+                self._by_place.setdefault(known, set()).add(part)
         elif prediction.status is Status.FAILED:
             self._failed.append(file)
         else:
@@ -283,7 +325,7 @@ class Totals:
     @property
     def in_words(self) -> str:
         """How many slices came out how."""
-        return self.counts.in_words(self.outside_lungs)
+        return self.counts.in_words(self.outside_lungs, self.copies)
 
     @property
     def left_out(self) -> int:
@@ -292,31 +334,58 @@ class Totals:
         Those outside the lungs are no failure where the rest of their series was classified: every chest CT
         holds neck and abdomen.
         """
-        expected = sum(each.outside_lungs for each in self._series.values() if each.counts.ok)
+        expected = sum(each.outside_lungs for each in self._joined()[0] if each.counts.ok)
         return self.counts.refused + self.counts.failed - expected
 
     def number(self, prediction: Prediction) -> int | None:
         """The number from 1 of a prediction's series among :meth:`summaries`, None where it has none."""
-        series = self._series.get(_key(prediction) or "")
-        return None if series is None else series.number
+        part = None if prediction.is_copy else _part(prediction)
+        return None if part is None else self._joined()[1].get(part)
 
     def summaries(self) -> list[SeriesSummary]:
         """The series and volumes, in the order in which they came."""
-        failed = Counter(self._owner(file) for file in self._failed)
-        return [series.summary(failed[key]) for key, series in self._series.items()]
+        whole, numbers = self._joined()
+        failed = Counter(numbers.get(part) for part in map(self._owner, self._failed) if part)
+        return [series.summary(failed[number]) for number, series in enumerate(whole, 1)]
 
-    def _owner(self, file: str) -> str | None:
+    def _joined(self) -> tuple[list[_Series], dict[_Part, int]]:
+        """The series, and the number of the one that each part belongs to.
+
+        Parts in several folders are one series where their UID can be one, unless they lie on each other: some
+        anonymisers give all series one UID.
+        """
+        if self._whole is None:
+            whole: list[_Series] = []
+            numbers: dict[_Part, int] = {}
+            known: dict[_Key, list[int]] = {}
+            for part, series in self._series.items():
+                alike = known.setdefault(series.key, []) if is_uid(series.key.series) else []
+                free = (index for index in alike if not whole[index].shares_a_place(series))
+                index = next(free, len(whole))
+                if index == len(whole):
+                    alike.append(index)
+                    whole.append(series)
+                else:
+                    whole[index] = whole[index].joined(series)
+                numbers[part] = index + 1
+            self._whole = whole, numbers
+        return self._whole
+
+    def _owner(self, file: str) -> _Part | None:
         """The one series that a file which could not be read must belong to, or None."""
         own, folder = self._by_place.get(file), _folder(file)
-        keys = own if own is not None else self._by_place.get(folder, set())
-        if len(keys) != 1 or (own is None and folder in self._loose):
+        parts = own if own is not None else self._by_place.get(folder, set())
+        if len(parts) != 1 or (own is None and folder in self._loose):
             return None
-        return next(iter(keys))
+        return next(iter(parts))
 
 
-def _key(prediction: Prediction) -> str | None:
-    """What a prediction's series is known by: its UID, or for a volume without one its file."""
-    return prediction.series or (printable(prediction.file) if prediction.frame is not None else None)
+def _part(prediction: Prediction) -> _Part | None:
+    """What the part of a series that lies in one folder is known by; a file of several slices without UID is one."""
+    file, key = printable(prediction.file), _Key(prediction.study, prediction.series, prediction.stack)
+    if prediction.series is None and prediction.frame is not None:
+        return key, file
+    return None if prediction.series is None and prediction.stack is None else (key, _folder(file))
 
 
 def _folder(file: str) -> str:
