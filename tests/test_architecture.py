@@ -45,17 +45,17 @@ CEILINGS = {
     "models": 920,
     "data": 2_440,
     "training": 3_330,
-    "inference": 3_320,
-    "evaluation": 1_940,
+    "inference": 3_465,
+    "evaluation": 1_980,
     "reporting": 640,
     "cli": 1_710,
     "experiments": 1_390,
     "audit": 1_410,
     "serving": 1_220,
-    "pacs": 995,
+    "pacs": 1_030,
     "cluster": 305,
 }
-LINES, FILES, LINES_OF_TESTS = 23_050, 110, 18_750
+LINES, FILES, LINES_OF_TESTS = 23_250, 110, 18_850
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
