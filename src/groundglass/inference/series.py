@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import sys
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from groundglass.files import printable
 from groundglass.imaging.slice import is_uid
+from groundglass.inference.calibration import MUCH_OPACITY, Conformal
 from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN, Prediction, Status
 
 Axis = Literal["mm", "frame", "order"]
@@ -27,6 +31,7 @@ SERIES_SCORE = (
 )
 
 _SHARE, _LEAST = 0.2, 3
+_RESAMPLES, _MOST_CARRIERS = 500, 10
 _MEMBER = ".zip!"
 _LABELS = {COVID: "covid", NON_COVID: "non_covid", UNCERTAIN: "uncertain"}
 
@@ -58,6 +63,34 @@ class _Key(NamedTuple):
 
 _Part = tuple[_Key, str]
 """Key and place of what lies in one folder."""
+
+
+def score_interval(probabilities: Sequence[float]) -> tuple[float, float] | None:
+    """Where 95 % of the scores lie when the slices are drawn again with replacement; None for a single slice.
+
+    It tells how much hangs on single slices. Neighbours look alike, so another scan would vary more.
+    """
+    count = len(probabilities)
+    if count < 2:
+        return None
+    values, rng = np.sort(probabilities), np.random.default_rng(0)
+    highest = slices_in_score(count)
+    scores = [
+        # Positions in the sorted values, so that a partial sort of integers does.
+        values[np.partition(rng.integers(count, size=count), count - highest)[count - highest :]].mean()
+        for _ in range(_RESAMPLES)
+    ]
+    low, high = np.percentile(scores, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def series_label(score: float | None, opacity: Opacity | None, rule: Conformal | None) -> str | None:
+    """The label of a series; ``uncertain`` for NonCOVID in lungs as opaque as makes a slice uncertain."""
+    if score is None or rule is None:
+        return None
+    label = rule.label(rule.prediction_set(score))
+    much = opacity is not None and opacity.percent > MUCH_OPACITY
+    return UNCERTAIN if label == NON_COVID and much else label
 
 
 @dataclass
@@ -168,6 +201,23 @@ class Opacity:
 
 
 @dataclass(frozen=True)
+class Carrier:
+    """A slice that the score of its series rests on.
+
+    Attributes:
+        file: as in its prediction.
+        frame: index in the file, or None.
+        position: towards the head in mm, or None.
+        probability: of COVID, calibrated.
+    """
+
+    file: str
+    frame: int | None
+    position: float | None
+    probability: float
+
+
+@dataclass(frozen=True)
 class SeriesSummary:
     """What is said of one series or volume.
 
@@ -179,7 +229,11 @@ class SeriesSummary:
         counts: of its slices; files of the folder that could not be read count as failed where nothing else
             lies in that folder.
         outside_lungs: how many of the refused slices show another part of the body.
+        label: COVID, NonCOVID or ``uncertain`` by the bundle's rule on the score, no diagnosis; None where nothing
+            was classified or the bundle has no rule.
         series_score: see :data:`SERIES_SCORE`.
+        interval: see :func:`score_interval`.
+        carriers: the slices of the highest probability that are in the score, at most ten.
         opacity: see :class:`Opacity`; None where no slice has one.
         curve: of the classified slices.
     """
@@ -190,7 +244,10 @@ class SeriesSummary:
     place: str
     counts: Counts
     outside_lungs: int
+    label: str | None
     series_score: float | None
+    interval: tuple[float, float] | None
+    carriers: tuple[Carrier, ...]
     opacity: Opacity | None
     curve: Curve
 
@@ -219,7 +276,10 @@ class SeriesSummary:
             "positive": counts.covid,
             "negative": counts.non_covid,
             "uncertain": counts.uncertain,
+            "label": self.label,
             "series_score": self.series_score,
+            "interval": self.interval and list(self.interval),
+            "carriers": [asdict(each) for each in self.carriers],
             "slices_in_score": slices_in_score(counts.ok),
             "opacity": None if self.opacity is None else asdict(self.opacity),
             "curve": {key: list(each) if isinstance(each, tuple) else each for key, each in curve.items()},
@@ -240,6 +300,7 @@ class _Series:
     opacity: array[float] = field(default_factory=lambda: array("d"))
     lung_cm2: array[float] = field(default_factory=lambda: array("d"))
     label: list[str] = field(default_factory=list)
+    highest: list[tuple[float, int, Carrier]] = field(default_factory=list)  # a heap
 
     def add(self, prediction: Prediction) -> None:
         self.counts.add(prediction)
@@ -250,28 +311,43 @@ class _Series:
                 getattr(self, name).append(math.nan if value is None else value)
             self.probability.append(prediction.probability)
             self.label.append(sys.intern(str(prediction.label)))  # one text for all slices
+            carrier = Carrier(
+                printable(prediction.file), prediction.frame, prediction.position, prediction.probability
+            )
+            entry = (prediction.probability, -len(self.label), carrier)
+            (heapq.heappush if len(self.highest) < _MOST_CARRIERS else heapq.heappushpop)(self.highest, entry)
 
-    def summary(self, failed: int) -> SeriesSummary:
-        counts = replace(self.counts, failed=self.counts.failed + failed)
+    def summary(self, failed: int, rule: Conformal | None) -> SeriesSummary:
         score = series_score(self.probability)
         opacity = Opacity.of(self.opacity, self.lung_cm2, self.position)
-        return SeriesSummary(*self.key, self.place, counts, self.outside_lungs, score, opacity, self._curve())
+        carriers = [entry[2] for entry in sorted(self.highest, key=itemgetter(0, 1), reverse=True)]
+        return SeriesSummary(
+            **self.key._asdict(),
+            place=self.place,
+            counts=replace(self.counts, failed=self.counts.failed + failed),
+            outside_lungs=self.outside_lungs,
+            label=series_label(score, opacity, rule),
+            series_score=score,
+            interval=score_interval(self.probability),
+            carriers=tuple(carriers[: min(_MOST_CARRIERS, slices_in_score(len(self.probability)))]),
+            opacity=opacity,
+            curve=self._curve(),
+        )
 
-    def joined(self, other: _Series) -> _Series:
-        """This and the other one as a new series."""
-        both = deepcopy(self)
-        both.outside_lungs += other.outside_lungs
-        for name, count in asdict(other.counts).items():
-            setattr(both.counts, name, getattr(both.counts, name) + count)
-        for column in fields(self):
-            if isinstance(values := getattr(both, column.name), array | list):
-                values.extend(getattr(other, column.name))
-        return both
-
-    def shares_a_place(self, other: _Series) -> bool:
-        """Whether slices of both lie at one position, as in two scans and not in two parts of one."""
-        mine, others = ({round(place, 2) for place in each.position} for each in (self, other))
-        return not mine.isdisjoint(others)
+    @classmethod
+    def joined(cls, parts: Sequence[_Series]) -> _Series:
+        """Parts of one series as a whole; at least one."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = cls(parts[0].key, parts[0].place)
+        for part in parts:
+            whole.outside_lungs += part.outside_lungs
+            for name, count in asdict(part.counts).items():
+                setattr(whole.counts, name, getattr(whole.counts, name) + count)
+            for column in fields(cls):
+                if isinstance(values := getattr(whole, column.name), array | list):
+                    values.extend(getattr(part, column.name))
+        return whole
 
     def _curve(self) -> Curve:
         axis: Axis = "order"
@@ -288,14 +364,18 @@ class _Series:
 class Totals:
     """Sums predictions up as they come.
 
+    Args:
+        rule: from a series score to a label.
+
     Attributes:
         counts: over all predictions.
         outside_lungs: refused slices of another part of the body.
         copies: of slices that were counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rule: Conformal | None = None) -> None:
         self.counts = Counts()
+        self._rule = rule
         self.outside_lungs = self.copies = 0
         self._series: dict[_Part, _Series] = {}
         self._whole: tuple[list[_Series], dict[_Part, int]] | None = None
@@ -346,7 +426,7 @@ class Totals:
         """The series and volumes, in the order in which they came."""
         whole, numbers = self._joined()
         failed = Counter(numbers.get(part) for part in map(self._owner, self._failed) if part)
-        return [series.summary(failed[number]) for number, series in enumerate(whole, 1)]
+        return [series.summary(failed[number], self._rule) for number, series in enumerate(whole, 1)]
 
     def _joined(self) -> tuple[list[_Series], dict[_Part, int]]:
         """The series, and the number of the one that each part belongs to.
@@ -355,20 +435,22 @@ class Totals:
         anonymisers give all series one UID.
         """
         if self._whole is None:
-            whole: list[_Series] = []
+            parts: list[list[_Series]] = []
+            places: list[set[float]] = []
             numbers: dict[_Part, int] = {}
             known: dict[_Key, list[int]] = {}
             for part, series in self._series.items():
+                at = {round(place, 2) for place in series.position}
                 alike = known.setdefault(series.key, []) if is_uid(series.key.series) else []
-                free = (index for index in alike if not whole[index].shares_a_place(series))
-                index = next(free, len(whole))
-                if index == len(whole):
+                index = next((index for index in alike if places[index].isdisjoint(at)), len(parts))
+                if index == len(parts):
                     alike.append(index)
-                    whole.append(series)
-                else:
-                    whole[index] = whole[index].joined(series)
+                    parts.append([])
+                    places.append(set())
+                parts[index].append(series)
+                places[index] |= at
                 numbers[part] = index + 1
-            self._whole = whole, numbers
+            self._whole = [_Series.joined(each) for each in parts], numbers
         return self._whole
 
     def _owner(self, file: str) -> _Part | None:
