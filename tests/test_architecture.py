@@ -44,18 +44,18 @@ CEILINGS = {
     "imaging": 3_410,
     "models": 920,
     "data": 2_440,
-    "training": 3_330,
+    "training": 3_460,
     "inference": 3_320,
     "evaluation": 1_940,
     "reporting": 640,
-    "cli": 1_710,
+    "cli": 1_735,
     "experiments": 1_390,
     "audit": 1_410,
     "serving": 1_220,
     "pacs": 995,
     "cluster": 305,
 }
-LINES, FILES, LINES_OF_TESTS = 23_170, 110, 18_990
+LINES, FILES, LINES_OF_TESTS = 23_320, 110, 19_090
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
@@ -258,7 +258,7 @@ def test_little_stands_behind_a_prediction(tmp_path: Path) -> None:
 def test_no_more_than_they_need_stands_behind_the_experiments() -> None:
     files = closure("groundglass.cli.experiments")
     assert len(files) <= 60
-    assert lines_of(files) <= 10_150
+    assert lines_of(files) <= 10_250
 
 
 def without_torch(*modules: str) -> subprocess.CompletedProcess[str]:
