@@ -128,10 +128,14 @@ class Output:
     wants_evidence = False
 
     def __init__(
-        self, path: Path | None = None, writer: PredictionsWriter | None = None, done: Done | None = None
+        self,
+        totals: Totals,
+        path: Path | None = None,
+        writer: PredictionsWriter | None = None,
+        done: Done | None = None,
     ) -> None:
         self.done = done or Done()
-        self.totals = Totals()
+        self.totals = totals
         self._path, self._writer = path, writer
 
     def excludes(self, file: str) -> bool:
@@ -151,13 +155,14 @@ class _Folder(Output):
 
     def __init__(
         self,
+        totals: Totals,
         folder: Path,
         inputs: Sequence[Path],
         writer: PredictionsWriter,
         done: Done,
         masks: MaskWriter | None,
     ) -> None:
-        super().__init__(folder / PREDICTIONS, writer, done)
+        super().__init__(totals, folder / PREDICTIONS, writer, done)
         self._masks = masks
         self._overlays = folder / OVERLAYS
         with file_errors(self._overlays):
@@ -193,22 +198,22 @@ def open_output(plan: OutputPlan, bundle: Bundle) -> Iterator[Output]:
         PredictionError: nothing can be written there, or what is there cannot be resumed.
     """
     if plan.path is None:
-        yield Output()
+        yield Output(Totals(bundle.series_rule))
     elif plan.predictions is not None:
         with _json_lines(plan, plan.path, plan.predictions, bundle) as output:
             yield output
     elif plan.file_format is not None:
-        with _table(plan.path, plan.file_format, plan.keep_identifiers) as output:
-            yield output
+        with _table(plan.path, plan.file_format, plan.keep_identifiers) as writer:
+            yield Output(Totals(bundle.series_rule), plan.path, writer)
 
 
 @contextmanager
-def _table(path: Path, file_format: Format, keep_identifiers: bool) -> Iterator[Output]:
+def _table(path: Path, file_format: Format, keep_identifiers: bool) -> Iterator[PredictionsWriter]:
     with ExitStack() as stack:
         with file_errors(path):
             stream = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb", buffering=0))
             writer = PredictionsWriter(file_format, stream, keep_identifiers=keep_identifiers)
-        yield Output(path, writer)
+        yield writer
         with file_errors(path):
             writer.close()
             stack.close()
@@ -225,14 +230,14 @@ def _json_lines(plan: OutputPlan, path: Path, predictions: Path, bundle: Bundle)
             PredictionsWriter("parquet", nowhere).close()
     with appending(predictions) as stream, ExitStack() as stack:
         writer = PredictionsWriter("jsonl", stream)
-        output = Output(predictions, writer, done)
+        output = Output(Totals(bundle.series_rule), predictions, writer, done)
         if is_folder:
             masks = stack.enter_context(_masks(path, bundle, done)) if plan.masks else None
-            output = _Folder(path, plan.inputs, writer, done, masks)
+            output = _Folder(output.totals, path, plan.inputs, writer, done, masks)
         yield output
     if done.predictions:
         drop_overtaken(predictions)
-        output.totals = Totals()
+        output.totals = Totals(bundle.series_rule)
         for prediction in read_predictions(predictions):
             output.totals.add(prediction)
     if is_folder:
@@ -257,7 +262,7 @@ def _complete(folder: Path, plan: OutputPlan, bundle: Bundle, totals: Totals) ->
     for name in (TABLE, PARQUET) if plan.parquet else (TABLE,):
         with _table(folder / name, _FORMATS[Path(name).suffix], plan.keep_identifiers) as table:
             for prediction in read_predictions(folder / PREDICTIONS):
-                table.add(prediction)
+                table.write(prediction)
     series = [summary.as_document() for summary in totals.summaries()]
     about = {"format": _SERIES_FORMAT, "bundle": bundle.id, "series_score": SERIES_SCORE}
     write_json(folder / SERIES, {**about, "series": series})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import sys
 from array import array
@@ -12,7 +13,10 @@ from itertools import pairwise
 from pathlib import PurePath
 from typing import Any, Literal
 
+import numpy as np
+
 from groundglass.files import printable
+from groundglass.inference.calibration import MUCH_OPACITY, Conformal
 from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN, Prediction, Status
 
 Axis = Literal["mm", "frame", "order"]
@@ -25,6 +29,7 @@ SERIES_SCORE = (
 )
 
 _SHARE, _LEAST = 0.2, 3
+_RESAMPLES, _MOST_CARRIERS = 500, 10
 _MEMBER = ".zip!"
 _LABELS = {COVID: "covid", NON_COVID: "non_covid", UNCERTAIN: "uncertain"}
 
@@ -44,6 +49,34 @@ def series_score(probabilities: Sequence[float]) -> float | None:
 def slices_in_score(count: int) -> int:
     """How many of so many classified slices a series score is the mean of."""
     return min(count, max(_LEAST, math.ceil(_SHARE * count)))
+
+
+def score_interval(probabilities: Sequence[float]) -> tuple[float, float] | None:
+    """Where 95 % of the scores lie when the slices are drawn again with replacement; None for a single slice.
+
+    It tells how much hangs on single slices. Neighbours look alike, so another scan would vary more.
+    """
+    count = len(probabilities)
+    if count < 2:
+        return None
+    values, rng = np.sort(probabilities), np.random.default_rng(0)
+    highest = slices_in_score(count)
+    scores = [
+        # Positions in the sorted values, so that a partial sort of integers does.
+        values[np.partition(rng.integers(count, size=count), count - highest)[count - highest :]].mean()
+        for _ in range(_RESAMPLES)
+    ]
+    low, high = np.percentile(scores, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def series_label(score: float | None, opacity: Opacity | None, rule: Conformal | None) -> str | None:
+    """The label of a series; ``uncertain`` for NonCOVID in lungs as opaque as makes a slice uncertain."""
+    if score is None or rule is None:
+        return None
+    label = rule.label(rule.prediction_set(score))
+    much = opacity is not None and opacity.percent > MUCH_OPACITY
+    return UNCERTAIN if label == NON_COVID and much else label
 
 
 @dataclass
@@ -152,6 +185,23 @@ class Opacity:
 
 
 @dataclass(frozen=True)
+class Carrier:
+    """A slice that the score of its series rests on.
+
+    Attributes:
+        file: as in its prediction.
+        frame: index in the file, or None.
+        position: towards the head in mm, or None.
+        probability: of COVID, calibrated.
+    """
+
+    file: str
+    frame: int | None
+    position: float | None
+    probability: float
+
+
+@dataclass(frozen=True)
 class SeriesSummary:
     """What is said of one series or volume.
 
@@ -161,7 +211,11 @@ class SeriesSummary:
         counts: of its slices; files of the folder that could not be read count as failed where nothing else
             lies in that folder.
         outside_lungs: how many of the refused slices show another part of the body.
+        label: COVID, NonCOVID or ``uncertain`` by the bundle's rule on the score, no diagnosis; None where nothing
+            was classified or the bundle has no rule.
         series_score: see :data:`SERIES_SCORE`.
+        interval: see :func:`score_interval`.
+        carriers: the slices of the highest probability that are in the score, at most ten.
         opacity: see :class:`Opacity`; None where no slice has one.
         curve: of the classified slices.
     """
@@ -170,7 +224,10 @@ class SeriesSummary:
     place: str
     counts: Counts
     outside_lungs: int
+    label: str | None
     series_score: float | None
+    interval: tuple[float, float] | None
+    carriers: tuple[Carrier, ...]
     opacity: Opacity | None
     curve: Curve
 
@@ -197,7 +254,10 @@ class SeriesSummary:
             "positive": counts.covid,
             "negative": counts.non_covid,
             "uncertain": counts.uncertain,
+            "label": self.label,
             "series_score": self.series_score,
+            "interval": self.interval and list(self.interval),
+            "carriers": [asdict(each) for each in self.carriers],
             "slices_in_score": slices_in_score(counts.ok),
             "opacity": None if self.opacity is None else asdict(self.opacity),
             "curve": {key: list(each) if isinstance(each, tuple) else each for key, each in curve.items()},
@@ -219,6 +279,7 @@ class _Series:
     opacity: array[float] = field(default_factory=lambda: array("d"))
     lung_cm2: array[float] = field(default_factory=lambda: array("d"))
     label: list[str] = field(default_factory=list)
+    highest: list[tuple[float, int, Carrier]] = field(default_factory=list)  # a heap
 
     def add(self, prediction: Prediction) -> None:
         self.counts.add(prediction)
@@ -229,12 +290,28 @@ class _Series:
                 getattr(self, name).append(math.nan if value is None else value)
             self.probability.append(prediction.probability)
             self.label.append(sys.intern(str(prediction.label)))  # one text for all slices
+            carrier = Carrier(
+                printable(prediction.file), prediction.frame, prediction.position, prediction.probability
+            )
+            entry = (prediction.probability, -len(self.label), carrier)
+            (heapq.heappush if len(self.highest) < _MOST_CARRIERS else heapq.heappushpop)(self.highest, entry)
 
-    def summary(self, failed: int) -> SeriesSummary:
-        counts = replace(self.counts, failed=self.counts.failed + failed)
+    def summary(self, failed: int, rule: Conformal | None) -> SeriesSummary:
         score = series_score(self.probability)
         opacity = Opacity.of(self.opacity, self.lung_cm2, self.position)
-        return SeriesSummary(self.uid, self.place, counts, self.outside_lungs, score, opacity, self._curve())
+        carriers = [entry[2] for entry in sorted(self.highest, reverse=True)]
+        return SeriesSummary(
+            series=self.uid,
+            place=self.place,
+            counts=replace(self.counts, failed=self.counts.failed + failed),
+            outside_lungs=self.outside_lungs,
+            label=series_label(score, opacity, rule),
+            series_score=score,
+            interval=score_interval(self.probability),
+            carriers=tuple(carriers[: slices_in_score(len(self.probability))]),
+            opacity=opacity,
+            curve=self._curve(),
+        )
 
     def _curve(self) -> Curve:
         axis: Axis = "order"
@@ -251,13 +328,17 @@ class _Series:
 class Totals:
     """Sums predictions up as they come.
 
+    Args:
+        rule: from a series score to a label.
+
     Attributes:
         counts: over all predictions.
         outside_lungs: refused slices of another part of the body.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rule: Conformal | None = None) -> None:
         self.counts = Counts()
+        self._rule = rule
         self.outside_lungs = 0
         self._series: dict[str, _Series] = {}
         self._by_place: dict[str, set[str]] = {}
@@ -303,7 +384,7 @@ class Totals:
     def summaries(self) -> list[SeriesSummary]:
         """The series and volumes, in the order in which they came."""
         failed = Counter(self._owner(file) for file in self._failed)
-        return [series.summary(failed[key]) for key, series in self._series.items()]
+        return [series.summary(failed[key], self._rule) for key, series in self._series.items()]
 
     def _owner(self, file: str) -> str | None:
         """The one series that a file which could not be read must belong to, or None."""

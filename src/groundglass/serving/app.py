@@ -102,7 +102,7 @@ class _PredictionsResponse(Response):
     def __init__(self, service: Service, *, keep: bool, as_lines: bool) -> None:
         super().__init__()
         self._service, self._keep, self._as_lines = service, keep, as_lines
-        self._result = service.results.begin(service.bundle.id, keep=keep)
+        self._result = service.results.begin(service.bundle, keep=keep)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; where the client is gone, stop."""

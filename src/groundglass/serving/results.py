@@ -107,8 +107,8 @@ class Result:
     id: str  # that nobody can guess; empty where the result is not kept
     bundle: str
     ends: float  # when it is forgotten, in the clock's seconds
+    totals: Totals
     predictions: list[Prediction] = field(default_factory=list)
-    totals: Totals = field(default_factory=Totals)
     slices: dict[int, KeptSlice] = field(default_factory=dict)  # by the number of their prediction
     size: int = 0  # bytes of the slices
 
@@ -157,10 +157,12 @@ class Results:
         """Bytes of all slices."""
         return sum(result.size for result in self._kept.values())
 
-    def begin(self, bundle: str, *, keep: bool) -> Result:
+    def begin(self, bundle: Bundle, *, keep: bool) -> Result:
         """A new result, found at its address from now on where it is to be kept."""
         ends = self._clock() + self._settings.kept_seconds
-        result = Result(secrets.token_urlsafe(16) if keep else "", bundle, ends)
+        result = Result(
+            secrets.token_urlsafe(16) if keep else "", bundle.id, ends, totals=Totals(bundle.series_rule)
+        )
         if keep:
             while len(self._kept) >= self._settings.kept_results:
                 self.forget(next(iter(self._kept)))
