@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,12 +55,18 @@ def test_unsigned_twelve_bit(tmp_path: Path, write_dicom: WriteDicom, chest: Che
 
 
 @pytest.mark.parametrize("padding", [-2000, 2**16 - 2000, 3000])
-def test_padding_becomes_air(tmp_path: Path, write_dicom: WriteDicom, chest: Chest, padding: int) -> None:
-    stored = chest.copy()
-    stored[:5] = np.array(padding).astype(np.int16)
-    path = write_dicom(tmp_path / "a.dcm", stored)
+@pytest.mark.parametrize(
+    ("dtype", "intercept", "bits"), [("i2", 0, 16), ("u2", -1024, 16), ("u2", -1024, 12)]
+)
+def test_padding_of_either_sign_becomes_air(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, padding: int, dtype: str, intercept: int, bits: int
+) -> None:
     import pydicom
 
+    stored = (chest - intercept).astype(dtype)
+    stored[:5] = np.array(padding % 2**bits).astype(dtype)
+    elements = {"RescaleIntercept": intercept, "BitsStored": bits, "HighBit": bits - 1}
+    path = write_dicom(tmp_path / "a.dcm", stored, **elements)
     dataset = pydicom.dcmread(path)
     dataset.add_new(0x00280120, "US" if padding >= 0 else "SS", padding)
     dataset.save_as(path)
@@ -91,20 +98,200 @@ def test_monochrome1_that_only_asks_for_an_inverse_display_keeps_its_hounsfield_
     np.testing.assert_array_equal(_hounsfield(read_slice(path)), chest)
 
 
-def test_a_capture_without_rescaling_is_shown_in_its_own_first_window(
-    tmp_path: Path, write_dicom: WriteDicom
+CT, ENHANCED_CT, CAPTURE, MR = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "2.1", "7", "4"))
+
+
+def _grey_by_pydicom(path: Path) -> NDArray[np.float64]:
+    """Grey as pydicom's pipeline has it: modality, then the first window; 0 black to 255 white."""
+    import pydicom
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    dataset = pydicom.dcmread(path)
+    grey = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset) * 1.0
+    count = 2 ** int(dataset.BitsStored)
+    low = (-count / 2 if dataset.PixelRepresentation else 0) * float(dataset.get("RescaleSlope", 1))
+    return (grey - low - float(dataset.get("RescaleIntercept", 0))) / (count - 1) * 255
+
+
+@pytest.mark.parametrize("unit", [None, "", "HU", "Houndsfield Unit", "US", "OD", "Z_EFF", "HU_MOD"])
+@pytest.mark.parametrize(
+    ("kind", "modality"),
+    [
+        (CT, "CT"),
+        (CT, ""),
+        (ENHANCED_CT, "CT"),
+        ("", "CT"),
+        (CT, "OT"),
+        (CAPTURE, "CT"),
+        (CAPTURE, "OT"),
+        (MR, "CT"),
+    ],
+)
+def test_values_are_hounsfield_units_where_the_file_says_so_or_is_a_ct_image(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, kind: str, modality: str, unit: str | None
 ) -> None:
-    stored = np.arange(0, 2560, 40, dtype=np.uint16).reshape(8, 8)
-    removed = {"RescaleSlope": None, "RescaleIntercept": None}
-    path = write_dicom(tmp_path / "a.dcm", stored, WindowCenter=[1000, 5], WindowWidth=[2000, 6], **removed)
+    import pydicom
+    from pydicom.pixels import apply_modality_lut
+
+    elements = {"RescaleType": unit} if unit is not None else {}
+    window = {"WindowCenter": [-500, 40], "WindowWidth": [1400, 400], "RescaleIntercept": -24}
+    path = write_dicom(
+        tmp_path / "a.dcm", chest + np.int16(24), SOPClassUID=kind, Modality=modality, **window, **elements
+    )
+    read, dataset = read_slice(path), pydicom.dcmread(path)
+    of_ct = kind in {CT, ENHANCED_CT, ""} and modality != "OT"
+    if unit in {"HU", "Houndsfield Unit"} or (of_ct and unit in {None, "", "US"}):
+        np.testing.assert_array_equal(_hounsfield(read), apply_modality_lut(dataset.pixel_array, dataset))
+        np.testing.assert_array_equal(read.pixels, LUNG.apply(_hounsfield(read)))
+    else:
+        assert read.hounsfield is None
+        np.testing.assert_allclose(read.pixels, _grey_by_pydicom(path), atol=0.51)
+
+
+@pytest.mark.parametrize("kind", [CT, CAPTURE])
+@pytest.mark.parametrize("unit", ["HU", "US", ""])
+@pytest.mark.parametrize(("dtype", "intercept"), [("u1", 0), ("u1", -1024), ("u2", 0)])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_captures_that_cannot_reach_from_air_to_water_are_grey(
+    tmp_path: Path,
+    write_dicom: WriteDicom,
+    chest: Chest,
+    kind: str,
+    unit: str,
+    dtype: str,
+    intercept: int,
+    photometric: str,
+) -> None:
+    grey = LUNG.apply(chest).astype(dtype)
+    elements = {"RescaleType": unit, "RescaleIntercept": intercept, "PhotometricInterpretation": photometric}
+    window = {"WindowCenter": 128 + intercept, "WindowWidth": 256}
+    path = write_dicom(
+        tmp_path / "a.dcm", np.stack([grey, grey[::-1]]), SOPClassUID=kind, **elements, **window
+    )
+    for read, expected in zip(read_slices(path), (grey, grey[::-1]), strict=True):
+        assert read.hounsfield is None
+        np.testing.assert_array_equal(
+            read.pixels, 255 - expected if photometric == "MONOCHROME1" else expected
+        )
+
+
+@pytest.mark.parametrize(
+    ("window", "counts"),
+    [
+        ((1000, 2000), True),
+        ((424, 1500), True),
+        ((-600, 1500), False),
+        ((40, 400), False),
+        ((9000, 100), False),
+    ],
+)
+def test_values_without_rescaling_are_shown_in_a_window_that_meets_them(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, window: tuple[int, int], counts: bool
+) -> None:
+    elements = {"RescaleSlope": None, "RescaleIntercept": "", "WindowCenter": [window[0], 5]}
+    stored = (chest + 1024).astype(np.uint16)
+    path = write_dicom(tmp_path / "a.dcm", stored, **elements, WindowWidth=[window[1], 6])
     read = read_slice(path)
     assert read.hounsfield is None
-    np.testing.assert_allclose(read.pixels, np.clip(stored / 2000 * 255, 0, 255), atol=0.51)
-    eight_bit = write_dicom(tmp_path / "b.dcm", (stored // 11).astype(np.uint8), **removed)
-    np.testing.assert_array_equal(read_slice(eight_bit).pixels, stored // 11)
-    inverse = {"PhotometricInterpretation": "MONOCHROME1"}
-    eight_bit = write_dicom(tmp_path / "c.dcm", (stored // 11).astype(np.uint8), **removed, **inverse)
-    np.testing.assert_array_equal(read_slice(eight_bit).pixels, 255 - stored // 11)
+    import pydicom
+
+    dataset = pydicom.dcmread(path)
+    del dataset.RescaleIntercept
+    dataset.save_as(path)
+    expected = _grey_by_pydicom(path) if counts else stored / 4095 * 255
+    np.testing.assert_allclose(read.pixels, expected, atol=0.51)
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "meant"),
+    [(0, -24, (1, -24)), ("", -24, (1, -24)), (None, -24, (1, -24)), (2, "", (2, 0)), (2, None, (2, 0))],
+)
+def test_a_rescaling_that_is_zero_empty_or_missing_in_part(
+    tmp_path: Path,
+    write_dicom: WriteDicom,
+    chest: Chest,
+    slope: object,
+    intercept: object,
+    meant: tuple[int, int],
+) -> None:
+    path = write_dicom(tmp_path / "a.dcm", chest, RescaleSlope=slope, RescaleIntercept=intercept)
+    expected = np.maximum(chest * 1.0 * meant[0] + meant[1], -1024)
+    np.testing.assert_array_equal(_hounsfield(read_slice(path)), expected)
+
+
+def _spoil(path: Path, before: bytes, after: bytes) -> Path:
+    """Replace a text that the file holds once by one of the same length."""
+    content = path.read_bytes()
+    assert content.count(before) == 1
+    assert len(before) == len(after)
+    path.write_bytes(content.replace(before, after))
+    return path
+
+
+@pytest.mark.parametrize("bad", ["1,0625", "1.0\\62", "abcdef", "NaN   ", "1e9999"])
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+def test_a_rescaling_that_is_no_number_is_named(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, keyword: str, bad: str
+) -> None:
+    path = write_dicom(tmp_path / "a.dcm", chest, **{keyword: "1.0625"})
+    _spoil(path, b"1.0625", bad.encode())
+    with pytest.raises(ImageError, match=rf"a\.dcm: .*{keyword} is no number but '") as error:
+        read_slice(path)
+    assert repr(bad.strip()) in str(error.value)
+
+
+@pytest.mark.parametrize("photometric", [None, "", "MONOCHROME", "monochrome2", "GREY", "RGB"])
+def test_one_sample_is_grey_whatever_it_is_called(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, photometric: str | None
+) -> None:
+    elements = {"PhotometricInterpretation": photometric, "SamplesPerPixel": None}
+    np.testing.assert_array_equal(
+        _hounsfield(read_slice(write_dicom(tmp_path / "a.dcm", chest, **elements))), chest
+    )
+
+
+def _coloured(kind: str, grey: NDArray[np.uint8], share: float) -> tuple[NDArray[Any], dict[str, object]]:
+    """Stored values and elements of a grey image as colours; a share of its columns is red."""
+    rgb = np.stack([grey] * 3, axis=-1)
+    rgb[:, : round(share * grey.shape[1]), 1:] = 0
+    elements: dict[str, object] = {"RescaleSlope": None, "RescaleIntercept": None, "SOPClassUID": CAPTURE}
+    if "PALETTE" in kind:
+        entries = np.arange(256)
+        for channel, name in enumerate(("Red", "Green", "Blue")):
+            ramp = 255 - entries if channel == 0 or not share else np.zeros(256, int)
+            width = int(kind.rsplit(maxsplit=1)[-1])
+            table = (ramp * 257).astype("<u2") if width == 16 else ramp.astype(np.uint8)
+            elements[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, width]
+            elements[f"{name}PaletteColorLookupTableData"] = table.tobytes()
+        return 255 - grey, {**elements, "PhotometricInterpretation": "PALETTE COLOR"}
+    if kind == "YBR_FULL":
+        from pydicom.pixels import convert_color_space
+
+        rgb = convert_color_space(rgb, "RGB", kind)
+    if kind == "RGB 16":
+        rgb = rgb.astype(np.uint16) * 257
+    planar = kind == "RGB planar"
+    elements |= {
+        "SamplesPerPixel": 3,
+        "PlanarConfiguration": int(planar),
+        "PhotometricInterpretation": kind.split(maxsplit=1)[0],
+    }
+    elements |= {"Rows": grey.shape[0], "Columns": grey.shape[1], "NumberOfFrames": None}
+    return (rgb.transpose(2, 0, 1) if planar else rgb), elements
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGB planar", "RGB 16", "YBR_FULL", "PALETTE 8", "PALETTE 16"])
+def test_grey_in_colours_is_grey_and_colours_are_refused(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, kind: str
+) -> None:
+    grey = LUNG.apply(chest)
+    stored, elements = _coloured(kind, grey, 0.0)
+    read = read_slice(write_dicom(tmp_path / "grey.dcm", stored, **elements))
+    np.testing.assert_array_equal(read.pixels, grey)
+    assert read.hounsfield is None
+    stored, elements = _coloured(kind, np.full_like(grey, 200), 0.5)
+    with pytest.raises(NotASliceError, match=r"red\.dcm: a colour image .*are coloured"):
+        read_slice(write_dicom(tmp_path / "red.dcm", stored, **elements))
 
 
 SYNTAXES = {
@@ -223,6 +410,51 @@ def test_a_series_is_sorted_along_the_slice_normal(
     assert order == [1, 2, 4, 3, 0]
 
 
+@pytest.mark.parametrize("tilt", [0.0, 0.005, 0.3])
+@pytest.mark.parametrize("jitter", [0.0, 1e-6, 1e-3])
+@pytest.mark.parametrize("wrong", ["nothing", "a number", "an orientation", "all orientations"])
+def test_a_series_rises_without_a_jump(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, tilt: float, jitter: float, wrong: str
+) -> None:
+    if wrong == "all orientations" and tilt:
+        pytest.skip("heights along an unknown normal")
+    heights = [30.0, -10.0, 0.0, 20.0, 10.0]
+    for index, height in enumerate(heights):
+        sine = tilt + jitter * (-1) ** index
+        zero = wrong == "all orientations" or (wrong == "an orientation" and index == 1)
+        orientation = [0] * 6 if zero else [1, 0, 0, 0, round(np.sqrt(1 - sine**2), 9), round(sine, 9)]
+        position = [-170, round(-170 - tilt * height, 9), round(height * np.sqrt(1 - tilt**2), 9)]
+        path = write_dicom(
+            tmp_path / f"{index}.dcm",
+            chest,
+            InstanceNumber=70012300 + index,
+            ImageOrientationPatient=orientation,
+            ImagePositionPatient=position,
+        )
+        if wrong == "a number":
+            bad = [b"A0012300", b"1\\2", b"", b"1.5x", b"\xff\xfe01"][index].ljust(8)
+            _spoil(path, f"{70012300 + index}".encode(), bad)
+    read = list(read_slices(tmp_path))
+    assert [int(Path(item.origin.file).stem) for item in read] == [1, 2, 4, 3, 0]
+    assert (read[0].origin.orientation is None) == ("orientation" in wrong)
+
+
+@pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
+@pytest.mark.parametrize("bad", ["0,1234", "abcdef", "0.1234", "0.0\\1 ", "NaN   "])
+def test_a_position_that_cannot_be_counts_as_missing(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, keyword: str, bad: str
+) -> None:
+    sound = {"ImagePositionPatient": [0, 1, 0.123456], "ImageOrientationPatient": [1, 0.123456, 0, 0, 1, 0]}
+    path = write_dicom(
+        tmp_path / "a.dcm", chest, **{keyword: {**sound, "PixelSpacing": [0.7, 0.123456]}[keyword]}
+    )
+    _spoil(path, b"0.123456", bad.encode().ljust(8))
+    origin, name = read_slice(path).origin, {"PixelSpacing": "spacing"}.get(keyword, keyword[5:-7].lower())
+    expected = (0, 1, 0.1234) if bad == "0.1234" and name == "position" else None
+    expected = (0.7, 0.1234) if bad == "0.1234" and name == "spacing" else expected
+    assert getattr(origin, name) == expected or (name == "orientation" and bad == "0.1234")
+
+
 def test_series_are_kept_apart_and_directories_passed_over(
     tmp_path: Path, write_dicom: WriteDicom, chest: Chest
 ) -> None:
@@ -288,8 +520,9 @@ def test_a_deflated_bomb_is_refused(tmp_path: Path, write_dicom: WriteDicom, che
     ("elements", "reason"),
     [
         ({"PixelData": None}, "no pixel data"),
-        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "Modality": "US"}, "RGB, modality US"),
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour image"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "Modality": "US"}, "modality US"),
+        ({"SamplesPerPixel": 4, "PhotometricInterpretation": "ARGB"}, r"colour image \(ARGB"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "damaged or not valid"),
         ({"Modality": "MR"}, "modality MR"),
         ({"Rows": 40_000, "Columns": 40_000}, "more than the limit"),
         ({"Rows": 60}, "damaged or not valid"),

@@ -174,6 +174,7 @@ def test_what_is_no_slice_at_all_is_a_type_error(classifier: Classifier, tmp_pat
 def test_a_series_has_one_answer(classifier: Classifier, folder: Path) -> None:
     by_folder = classifier.predict_series(folder)
     assert (by_folder.series, by_folder.counts.ok, by_folder.curve.at) == ("1.2.3", 4, (0, 10, 20, 30))
+    assert classifier.predict_series([folder, folder]).counts.ok == 4, "copies count once"
     headers = [pydicom.dcmread(path) for path in folder.iterdir()]
     assert classifier.predict_series(headers).curve == by_folder.curve
     assert classifier.predict_series(classifier.predict(folder)) == by_folder, "nothing is classified twice"

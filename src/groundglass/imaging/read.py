@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 
 from groundglass.errors import ImageError
-from groundglass.imaging.dicom import Place, place_in_series, read_dicom
+from groundglass.imaging.dicom import Place, place_in_series, read_dicom, stack_order
 from groundglass.imaging.lossless import LosslessDecoder
 from groundglass.imaging.raster import read_raster
 from groundglass.imaging.slice import CTSlice
@@ -227,5 +227,5 @@ def _in_order(images: Iterable[Image], limits: Limits, report: OnError) -> Itera
             if place is not None:
                 series.setdefault(place.series or source.name, []).append((place, source))
     for files in series.values():
-        files.sort(key=lambda item: (item[0], natural_key(item[1].name)))
-        yield from ((source, FileFormat.DICOM) for _, source in files)
+        files.sort(key=lambda item: natural_key(item[1].name))
+        yield from ((files[at][1], FileFormat.DICOM) for at in stack_order([place for place, _ in files]))

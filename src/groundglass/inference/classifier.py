@@ -25,9 +25,9 @@ from groundglass.imaging.read import read_slices, read_source
 from groundglass.imaging.slice import CTSlice, Origin, Patient
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source
 from groundglass.inference.bundle import CPU, Bundle, Engine
+from groundglass.inference.calibration import MUCH_OPACITY
 from groundglass.inference.input_check import DOUBTFUL
-from groundglass.inference.inputs import named_by
-from groundglass.inference.objects import from_object
+from groundglass.inference.inputs import Copies, named_by
 from groundglass.inference.prediction import (
     COVID,
     NON_COVID,
@@ -47,8 +47,6 @@ SkipFile = Callable[[str], bool]
 
 _AHEAD = 16
 """Slices that may be read before the network has time for them."""
-_MUCH_OPACITY = 20.0
-"""Percent of the lungs. Of ten validation slices that were labelled NonCOVID with more of it, four were COVID."""
 
 
 class Classifier:
@@ -148,9 +146,9 @@ class Classifier:
         return summaries[0]
 
     def _summaries(self, predictions: Iterable[Prediction]) -> list[SeriesSummary]:
-        totals = Totals()
+        totals, copies = Totals(self.bundle.series_rule), Copies()
         for prediction in predictions:
-            totals.add(prediction)
+            totals.add(copies.checked(prediction))
         return totals.summaries()
 
     def _read(self, source: Any, number: int | None, hu: bool) -> Iterator[CTSlice | Prediction]:
@@ -163,6 +161,8 @@ class Classifier:
             for inner, each in enumerate(source):
                 yield from self._read(each, inner, hu)
         else:
+            from groundglass.inference.objects import from_object  # noqa: PLC0415 - not for files
+
             try:
                 read = from_object(source, number, hu=hu)
                 yield from self.read_files([read]) if isinstance(read, Source) else read
@@ -225,7 +225,7 @@ class Classifier:
         prediction_set, flags = self._calibration.prediction_set(probability), verdict.flags
         lesion_map = None if outputs.lesion_map is None else outputs.lesion_map[0]
         opacity = None if lesion_map is None else _opacity(lesion_map, cropped)
-        contradicted = prediction_set == (NON_COVID,) and opacity is not None and opacity > _MUCH_OPACITY
+        contradicted = prediction_set == (NON_COVID,) and opacity is not None and opacity > MUCH_OPACITY
         flags += ("much-opacity",) * contradicted
         if contradicted or not DOUBTFUL.isdisjoint(flags):
             prediction_set = (COVID, NON_COVID)
@@ -247,7 +247,11 @@ class Classifier:
             self.bundle.id,
             reason,
             frame=origin.frame,
+            study=origin.study,
             series=origin.series,
+            instance=origin.instance,
+            slice_number=origin.number if origin.frame is None else origin.frame + 1,
+            stack=origin.stack,
             position=None if origin.position is None else origin.position[2],
             patient=(origin.patient or Patient()) if self._keep_identifiers else None,
         )
