@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from groundglass.inference.calibration import Conformal
-from groundglass.inference.prediction import Prediction, Status
+from groundglass.inference.prediction import COPY, Prediction, Status
 from groundglass.inference.series import Counts, Totals, score_interval, series_score, slices_in_score
 
 
@@ -24,6 +24,42 @@ def ok(
     return Prediction(
         Status.OK, file, "b", None, probability, label, (label,), (), frame=frame, series=series, position=position
     )  # fmt: skip
+
+
+def of(
+    file: str, study: str = "1", series: str | None = "1.2", stack: str = "aaaa", z: float = 0.0
+) -> Prediction:
+    """A slice of a DICOM series."""
+    return replace(ok(file, 0.5, z, series), study=study, stack=stack)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "expected"),
+    [
+        ((of("a/1"), of("a/2", z=1)), [2]),
+        ((of("a/1"), of("b/2", z=1), of("c/3", z=2)), [3]),  # in several folders
+        ((of("a/1"), of("a/2", study="9")), [1, 1]),
+        ((of("a/1"), of("a/2", series="1.9")), [1, 1]),
+        ((of("a/1"), of("a/2", stack="bbbb")), [1, 1]),  # another patient or geometry
+        ((of("a/1", series=None), of("a/2", series=None), of("b/1", series=None, z=7)), [2, 1]),
+        ((of("a/1", series="REMOVED"), of("b/1", series="REMOVED", z=7)), [1, 1]),
+        ((of("a/1"), of("a/2", z=1), of("b/1"), of("b/2", z=1), of("c/3", z=2)), [3, 2]),  # on each other: two scans
+    ],
+)  # fmt: skip
+def test_what_is_one_series(predictions: tuple[Prediction, ...], expected: list[int]) -> None:
+    totals = summed(*predictions)
+    assert [summary.counts.ok for summary in totals.summaries()] == expected
+    assert [len(summary.curve.at) for summary in totals.summaries()] == expected
+    numbers = [totals.number(prediction) for prediction in predictions]
+    assert [numbers.count(number) for number in range(1, len(expected) + 1)] == expected
+
+
+def test_a_copy_counts_nowhere_and_is_mentioned() -> None:
+    copy = Prediction(Status.REFUSED, "b/1", "b", f"{COPY} of a/1", series="1.2", stack="aaaa", study="1")
+    totals = summed(of("a/1"), copy, of("a/2", z=1))
+    assert (totals.counts.total, totals.left_out, totals.copies, totals.number(copy)) == (2, 0, 1, None)
+    assert totals.summaries()[0].counts.total == 2
+    assert totals.in_words.endswith("; 1 copy of these left out")
 
 
 def failed(file: str) -> Prediction:

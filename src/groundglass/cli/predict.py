@@ -385,8 +385,7 @@ def predict(
             found = classifier.predict_all(inputs, evidence=evidence, skip=skip, skip_file=target.excludes)
             with closing(found) as predictions:
                 for prediction in predictions:
-                    target.add(prediction)
-                    screen.show(prediction)
+                    screen.show(target.add(prediction))
             screen.finish(writing=plan.report is not None)
         screen.conclude(target.totals, plan.report)
     if status := exit_status(target.totals, strict=strict):

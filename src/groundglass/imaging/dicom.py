@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +20,7 @@ from groundglass.errors import ImageError, NotASliceError
 from groundglass.files import one_line
 from groundglass.imaging.compressed import FrameDecoder, FrameLayout
 from groundglass.imaging.raster import COLOURED_SHARE, coloured_share
-from groundglass.imaging.slice import CTSlice, Grey, Hounsfield, Origin, Patient, VoxelGrid
+from groundglass.imaging.slice import CTSlice, Grey, Hounsfield, Origin, Patient, VoxelGrid, is_uid
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guard, guarded
 from groundglass.imaging.window import AIR, LUNG, SURELY_HOUNSFIELD, Window, as_hounsfield, extent, interpret
 
@@ -35,13 +37,14 @@ _CODED = frozenset(
 )
 _JPEG, _JPEG_LS, _JPEG_2000 = (f"1.2.840.10008.1.2.4.{number}" for number in (57, 80, 90))
 
+_IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate")
 _PLACE = (
-    *("SOPClassUID", "SeriesInstanceUID", "InstanceNumber", "Rows", "NumberOfFrames"),
-    *("ImagePositionPatient", "ImageOrientationPatient"),
+    *_IDENTIFIERS,
+    *("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber", "Rows", "Columns"),
+    *("NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 _Value = TypeVar("_Value")
-_IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate")
 _LONGEST_TEXT = 324  # of a Person Name: five components of 64 characters, and the carets between them
 _EVEN = 0.01
 """Most mm by which a step between two frames of an even stack may differ from their mean."""
@@ -60,7 +63,7 @@ class Place:
     """Where a slice lies; None where the file does not say, or says what cannot be.
 
     Attributes:
-        series: Series Instance UID, empty where the file does not say.
+        series: what its series is known by; empty for a file that belongs to none.
         number: Instance Number, 0 where unknown; of a frame its index.
         position: of the first pixel's centre, in mm.
         orientation: direction cosines of rows, then columns.
@@ -155,8 +158,11 @@ def place_in_series(source: Source, limits: Limits = DEFAULT_LIMITS) -> Place | 
             if _should_be_image(dataset):
                 raise ImageError(source.name, "a DICOM file without an image; it may be truncated")
             return None
-        first, number = _frames(dataset, limits)[0], _numbers(dataset, "InstanceNumber", 1)
-        return Place(first.series, int(number[0]) if number else 0, first.position, first.orientation)
+        first = _frames(dataset, limits)[0]
+        stack = _stack_digits(dataset, first)
+        folder = "" if is_uid(first.series) else source.name.rpartition("/")[0]
+        series = f"{_text(dataset, 'StudyInstanceUID')} {first.series} {stack} {folder}" if stack else ""
+        return Place(series, _instance_number(dataset) or 0, first.position, first.orientation)
 
 
 def _should_be_image(dataset: Dataset) -> bool:
@@ -398,7 +404,11 @@ def _slice(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], name: s
         file=name,
         file_format="DICOM",
         mode=str(dataset.PhotometricInterpretation),
-        series=frame.series or None,
+        study=_text(dataset, "StudyInstanceUID"),
+        series=_text(dataset, "SeriesInstanceUID"),
+        instance=_text(dataset, "SOPInstanceUID"),
+        number=_instance_number(dataset),
+        stack=_stack_digits(dataset, frame),
         position=frame.position,  # type: ignore[arg-type]
         orientation=frame.orientation,  # type: ignore[arg-type]
         spacing=frame.spacing,  # type: ignore[arg-type]
@@ -459,6 +469,30 @@ def _text(dataset: Dataset, keyword: str) -> str | None:
         return one_line(str(dataset.get(keyword, "") or ""), _LONGEST_TEXT) or None
     except Exception:  # noqa: BLE001 - pydicom converts when asked, and raises whatever the value provokes
         return None
+
+
+def _instance_number(dataset: Dataset) -> int | None:
+    numbers = _numbers(dataset, "InstanceNumber", 1)
+    return int(numbers[0]) if numbers else None
+
+
+def _stack_digits(dataset: Dataset, frame: _Frame) -> str | None:
+    """Four hexadecimal digits of patient and size, without a UID of geometry too; None for what is of no series.
+
+    So two patients under the same UIDs are two series. The digits are too few to find out who the patient is: many
+    people have the same.
+    """
+    series = _text(dataset, "SeriesInstanceUID")
+    if series is None and frame.position is None and _instance_number(dataset) is None:
+        return None
+    who = [(_text(dataset, keyword) or "").casefold().rstrip("^ ") for keyword in _IDENTIFIERS]
+    known = [series, _text(dataset, "StudyInstanceUID"), *who, dataset.get("Rows"), dataset.get("Columns")]
+    if not is_uid(series):
+        # Steps of a third and of 4 %, set off so that no usual value lies near the end of one: what is written with
+        # other decimals in another slice is the same.
+        known += [math.floor(3 * cosine + 0.137) for cosine in frame.orientation or ()]
+        known += [math.floor(18 * math.log2(length) + 0.137) for length in frame.spacing or ()]
+    return hashlib.blake2b(repr(known).encode(), digest_size=2).hexdigest()
 
 
 def _hounsfield(dataset: Dataset, slope: float, intercept: float, stored: NDArray[np.generic]) -> Hounsfield:

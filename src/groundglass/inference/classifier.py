@@ -156,7 +156,11 @@ class Classifier:
             self.bundle.id,
             reason,
             frame=origin.frame,
+            study=origin.study,
             series=origin.series,
+            instance=origin.instance,
+            slice_number=origin.number if origin.frame is None else origin.frame + 1,
+            stack=origin.stack,
             position=None if origin.position is None else origin.position[2],
             patient=(origin.patient or Patient()) if self._keep_identifiers else None,
         )

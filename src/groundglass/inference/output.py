@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,12 +142,14 @@ class Output:
         """Whether a file needs no prediction: it has one already."""
         return self.done.has_file(file)
 
-    def add(self, prediction: Prediction) -> None:
-        """Take one prediction."""
+    def add(self, prediction: Prediction) -> Prediction:
+        """Take one prediction; gives what counts, for a copy of an earlier slice says nothing else of it."""
+        prediction = self.done.copies.checked(prediction)
         if self._path is not None and self._writer is not None:
             with file_errors(self._path):
                 self._writer.write(prediction)
         self.totals.add(prediction)
+        return prediction
 
 
 class _Folder(Output):
@@ -175,16 +177,19 @@ class _Folder(Output):
         own = self._within_inputs and Path(os.path.realpath(file)).is_relative_to(self._own)
         return own or super().excludes(file)
 
-    def add(self, prediction: Prediction) -> None:
+    def add(self, prediction: Prediction) -> Prediction:
         """Save the picture, then append the line: where there is a line, there is a picture."""
         from groundglass.inference.report import evidence_picture, picture_name, save_picture  # noqa: PLC0415
 
+        prediction = self.done.copies.checked(prediction)
         if prediction.evidence is not None:
-            path = self._overlays / picture_name(prediction.file, prediction.frame)
-            save_picture(evidence_picture(prediction.evidence), path)
-        super().add(prediction)
+            name = picture_name(prediction.file, prediction.frame)
+            save_picture(evidence_picture(prediction.evidence), self._overlays / name)
+            prediction = replace(prediction, overlay=f"{OVERLAYS}/{name}")
+        prediction = super().add(prediction)
         if self._masks is not None:
             self._masks.add(prediction)
+        return prediction
 
 
 @contextmanager
