@@ -595,17 +595,69 @@ def test_the_real_series_is_sorted(dicom_samples: Path) -> None:
     assert heights == sorted(heights)
 
 
+@pytest.mark.parametrize("encoding", ["implicit", "explicit", "big-endian"])
+@pytest.mark.parametrize(
+    ("first", "value"),
+    [
+        *(("LengthToEnd", 4), ("SpecificCharacterSet", "ISO_IR 100"), ("LanguageCodeSequence", [])),
+        *(("ImageType", ["ORIGINAL", "PRIMARY", "AXIAL", "X" * 16, *["Y" * 16] * 10]), ("SOPClassUID", CT)),
+        *(("StudyDate", "20200101"), ("StudyTime", "101010"), ("AccessionNumber", "7"), ("Modality", "CT")),
+        *(("Manufacturer", "M" * 64), ("InstitutionAddress", "A" * 256), ("ReferringPhysicianName", "B^C")),
+        *(("StudyDescription", ""), ("ReferencedStudySequence", 1), ("EventElapsedTimes", 2.5)),
+    ],
+)
 def test_a_file_without_preamble_and_meta_header(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, encoding: str, first: str, value: Any
+) -> None:
+    import pydicom
+    from pydicom.dataset import Dataset
+
+    whole = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", chest))
+    dataset = Dataset()
+    if (isinstance(value, list) and "Sequence" in first) or value == 1:
+        value = [Dataset(), Dataset()]
+        value[0].CodeValue = "en"
+    setattr(dataset, first, value)
+    dataset.update({tag: whole[tag] for tag in sorted(whole.keys()) if tag > dataset[first].tag})
+    if encoding == "big-endian":
+        dataset["PixelData"].value = chest.astype(">i2").tobytes()
+    dataset.save_as(
+        tmp_path / "bare", implicit_vr=encoding == "implicit", little_endian=encoding != "big-endian"
+    )
+    assert (tmp_path / "bare").read_bytes()[128:132] != b"DICM"
+    np.testing.assert_array_equal(_hounsfield(read_slice(tmp_path / "bare")), chest)
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x08\x00", b"\x00\x08", b"\x08\x00\x05\x00CS\x0a\x00", b"\x02\x00\x10\x00UI"]
+)
+@pytest.mark.parametrize(
+    "rest", [bytes(600), b"\xff" * 600, b"\x08\x00" * 300, b"\x00\x08" * 300, b"text " * 200]
+)
+def test_what_only_begins_like_a_data_set_is_no_image(tmp_path: Path, head: bytes, rest: bytes) -> None:
+    (tmp_path / "other").write_bytes(head + rest)
+    with pytest.raises(ImageError, match="not an image that can be read"):
+        read_slice(tmp_path / "other")
+
+
+def test_a_dicomdir_named_by_itself_is_told_what_to_do(
     tmp_path: Path, write_dicom: WriteDicom, chest: Chest
 ) -> None:
     import pydicom
+    from pydicom.fileset import FileSet
 
-    dataset = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", chest))
-    del dataset.file_meta
-    dataset.preamble = None
-    dataset.save_as(tmp_path / "bare", implicit_vr=True, little_endian=True)
-    assert (tmp_path / "bare").read_bytes()[128:132] != b"DICM"
-    np.testing.assert_array_equal(_hounsfield(read_slice(tmp_path / "bare")), chest)
+    write_dicom(
+        tmp_path / "a.dcm", chest, StudyInstanceUID="1.2", StudyID="1", SeriesNumber=1, InstanceNumber=1
+    )
+    files = FileSet()
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.StudyDate, dataset.StudyTime, dataset.AccessionNumber = "20200101", "101010", ""
+    files.add(dataset)
+    files.write(tmp_path / "disc")
+    with pytest.raises(ImageError, match=r"DICOMDIR: a DICOMDIR, .*; name its folder instead"):
+        read_slice(tmp_path / "disc" / "DICOMDIR")
+    (read,) = read_slices(tmp_path / "disc")
+    np.testing.assert_array_equal(_hounsfield(read), chest)
 
 
 def _deflated(path: Path, write_dicom: WriteDicom, chest: Chest) -> Path:
