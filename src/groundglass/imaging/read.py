@@ -10,8 +10,8 @@ from os import PathLike
 from pathlib import Path
 
 from groundglass.errors import ImageError
+from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.dicom import Place, place_in_series, read_dicom, stack_order
-from groundglass.imaging.lossless import LosslessDecoder
 from groundglass.imaging.raster import read_raster
 from groundglass.imaging.slice import CTSlice
 from groundglass.imaging.source import (
@@ -78,7 +78,7 @@ def read_slices(
     on_error: OnError | None = None,
     skip: Skip | None = None,
     *,
-    decoder: LosslessDecoder | None = None,
+    decoder: FrameDecoder | None = None,
 ) -> Iterator[CTSlice]:
     """All slices that a file, folder or zip archive holds.
 
@@ -98,7 +98,7 @@ def read_slices(
     """
     report = on_error or _raise
     with ExitStack() as stack:
-        decoder = decoder or stack.enter_context(LosslessDecoder())
+        decoder = decoder or stack.enter_context(FrameDecoder())
         for source, file_format in list_images(path, limits, report, skip):
             with _reported(report):
                 if file_format is not FileFormat.ZIP:
@@ -149,9 +149,7 @@ def list_images(
             yield source, _format_of(source)
 
 
-def read_source(
-    source: Source, decoder: LosslessDecoder, limits: Limits = DEFAULT_LIMITS
-) -> Iterator[CTSlice]:
+def read_source(source: Source, decoder: FrameDecoder, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlice]:
     """All slices of one file that is no archive, wherever its bytes are.
 
     Raises:
@@ -261,7 +259,7 @@ def _format_of(source: Source) -> FileFormat:
 
 
 def _decode(
-    source: Source, file_format: FileFormat, decoder: LosslessDecoder, limits: Limits
+    source: Source, file_format: FileFormat, decoder: FrameDecoder, limits: Limits
 ) -> Iterator[CTSlice]:
     if file_format is FileFormat.DICOM:
         return read_dicom(source, decoder, limits)

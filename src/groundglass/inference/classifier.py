@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, NotASliceError
+from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.crop import CroppedSlice
-from groundglass.imaging.lossless import LosslessDecoder
 from groundglass.imaging.read import read_slice, read_slices, read_source
 from groundglass.imaging.slice import CTSlice, Grey, Origin, Patient
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source
@@ -174,7 +174,7 @@ class Classifier:
         :meth:`predict_all`.
         """
         failed: list[ImageError] = []
-        with LosslessDecoder() as decoder:
+        with FrameDecoder() as decoder:
             for file in files:
                 if isinstance(file, Source):
                     slices = read_source(file, decoder, self._limits)
