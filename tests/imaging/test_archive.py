@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from groundglass.errors import ImageError
-from groundglass.imaging.lossless import LosslessDecoder
+from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.read import read_slice, read_slices, read_source
 from groundglass.imaging.source import Limits, MemorySource, read_bytes, split_member
 
@@ -151,7 +151,7 @@ def test_an_archive_in_memory_and_from_a_pipe(tmp_path: Path, png: bytes) -> Non
     os.close(read)
     np.testing.assert_array_equal(image.pixels, np.arange(64).reshape(8, 8))
     assert [error.reason for error in errors] == ["an archive within an archive; unpack it first"]
-    with LosslessDecoder() as decoder, pytest.raises(ImageError, match="an archive where an image is wanted"):
+    with FrameDecoder() as decoder, pytest.raises(ImageError, match="an archive where an image is wanted"):
         list(read_source(MemorySource("a", path.read_bytes()), decoder))
 
 
