@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -220,11 +222,11 @@ def test_a_rescaling_that_is_zero_empty_or_missing_in_part(
 
 
 def _spoil(path: Path, before: bytes, after: bytes) -> Path:
-    """Replace a text that the file holds once by one of the same length."""
+    """Replace the first place of a text in a file by one of the same length."""
     content = path.read_bytes()
-    assert content.count(before) == 1
+    assert before in content
     assert len(before) == len(after)
-    path.write_bytes(content.replace(before, after))
+    path.write_bytes(content.replace(before, after, 1))
     return path
 
 
@@ -299,12 +301,14 @@ SYNTAXES = {
     "JPEGLosslessProcess14": "1.2.840.10008.1.2.4.57",
     "JPEGLosslessProcess14_1": "1.2.840.10008.1.2.4.70",
     "JPEGLSLossless": "1.2.840.10008.1.2.4.80",
+    "JPEGLSNearLossless": "1.2.840.10008.1.2.4.81",
     "JPEG2000Lossless": "1.2.840.10008.1.2.4.90",
+    "JPEG2000": "1.2.840.10008.1.2.4.91",
 }
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES.values(), ids=SYNTAXES.keys())
-@pytest.mark.parametrize("kind", ["signed", "unsigned", "several frames"])
+@pytest.mark.parametrize("kind", ["signed", "signed 12 bits", "unsigned 12 bits", "8 bits", "several frames"])
 def test_compressed_pixels_are_those_of_the_uncompressed_file(
     tmp_path: Path,
     write_dicom: WriteDicom,
@@ -315,18 +319,129 @@ def test_compressed_pixels_are_those_of_the_uncompressed_file(
 ) -> None:
     import pydicom
 
-    if kind == "unsigned":
-        elements = {"RescaleIntercept": -1024, "BitsStored": 12, "HighBit": 11}
-        plain = write_dicom(tmp_path / "plain.dcm", (chest + 1024).astype(np.uint16), **elements)
-    else:
-        stored = np.stack([chest, chest[::-1], chest + 5]) if kind == "several frames" else chest
-        plain = write_dicom(tmp_path / "plain.dcm", stored)
+    stored, elements = chest, {"BitsStored": 12, "HighBit": 11} if "12 bits" in kind else {}
+    if kind == "unsigned 12 bits":
+        stored, elements = (chest + 1024).astype(np.uint16), {"RescaleIntercept": -1024, **elements}
+    elif kind == "8 bits":
+        stored, elements = LUNG.apply(chest), {"RescaleIntercept": -1350, "RescaleSlope": 6}
+    elif kind == "several frames":
+        stored = np.stack([chest, chest[::-1], chest + 5])
+    plain = write_dicom(tmp_path / "plain.dcm", stored, **elements)
     packed = recompress(plain, tmp_path / "packed.dcm", syntax)
     assert pydicom.dcmread(packed).file_meta.TransferSyntaxUID == syntax
     pairs = list(zip(read_slices(plain), read_slices(packed), strict=True))
     assert len(pairs) == (3 if kind == "several frames" else 1)
     for expected, read in pairs:
         np.testing.assert_array_equal(_hounsfield(read), _hounsfield(expected))
+
+
+# Each 8 times the squared distance from a centre; made by imagecodecs, which encodes both.
+_TWELVE_BIT_JPEG = """
+/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB
+AQEBAQH/wQALDAAYACABAREA/8QAFwAAAwEAAAAAAAAAAAAAAAAACg0ODP/EACcQAAADBQgDAQAAAAAAAAAAAAUHCQAMGTdVBAYIJCgpR2UKQ2EL
+/9oACAEBAAA/AAf349ea5R6I8r7uBmBMA8uThSqjvaNO/wD+pA81yj0R7ETuBmBMC9PJwpVbX2jD/wDgBPNco9EeJTcDMCYF3+ThSq2ftGfADlzP
+Nco9EeSg3AzAmAS3JwpVQTtGx/78e4klHojyvufMCYB5e0Uqo79ad/8A9SDEko9EexE58wJgXp9opVbX9Yf/AMALEko9EeJTPmBMC7/tFKrZ/rPg
+By5sSSj0R5KDPmBMAlvaKVUE+s0AH49d3RR6I8r7oaMCYB5cdilVHeuad/8A9SB3dFHoj2InQ0YEwL08dilVtfXMP/4ATu6KPRHiU0NGBMC7/HYp
+VbP1zPgBy5nd0UeiPJQaGjAmAS3HYpVQTrm//9k="""
+_HIGH_THROUGHPUT = """
+/0//UQApQAAAAAAQAAAADAAAAAAAAAAAAAAAEAAAAAwAAAAAAAAAAAABjwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQkJCQ
+iIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAO0AAf+TwAAlcAGHdAAAwAATQAATAJH9Awd0ANf+Aod0AMAAFVAABOD/f9822/4BQrQA
+k5zkAKI0AMAAFrQAAWqA/3//f/98xzvv/v9/8e4Az+YwALG4AP9//3//f/9f5549e/4CT3MAADG4AMAALtoAAXdA/3//f/9//3//eMOnz/9//3//f/9/
+f/zw6fP/f/9//3//fx8/fPr8Gdr9ZfO1+suIIsYkMb8A/3//f/9//3//f/9//3//f/9//3//fx8+fvj44eOHjx8+fvj44eOHjwAAACCAAAMf16/WXJDG
+JDGyAf/Z"""
+
+
+def _bowl(height: int, width: int, step: int) -> Chest:
+    rows, columns = np.mgrid[0:height:step, 0:width:step]
+    return (8 * ((rows - height // 2) ** 2 + (columns - width // 2) ** 2) - 1000).astype(np.int16)
+
+
+def _packed(path: Path, frame: bytes, syntax: str) -> Path:
+    """Give a file a compressed frame for its pixels."""
+    import pydicom
+    from pydicom.encaps import encapsulate
+
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = syntax if "." in syntax else f"1.2.840.10008.1.2.4.{syntax}"
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(path, implicit_vr=False, little_endian=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("syntax", "content", "step", "error"),
+    [("51", _TWELVE_BIT_JPEG, 1, 1), *((number, _HIGH_THROUGHPUT, 2, 0) for number in ("201", "202", "203"))],
+)
+def test_twelve_bit_jpeg_and_high_throughput_jpeg_2000(
+    tmp_path: Path, write_dicom: WriteDicom, syntax: str, content: str, step: int, error: int
+) -> None:
+    expected = _bowl(24, 32, step)
+    elements = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": -1024} if step == 1 else {}
+    stored = (expected + 1024).astype(np.uint16) if step == 1 else expected
+    path = _packed(write_dicom(tmp_path / "a.dcm", stored, **elements), base64.b64decode(content), syntax)
+    np.testing.assert_allclose(_hounsfield(read_slice(path)), expected, atol=error)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL_422"])
+@pytest.mark.parametrize(("file_format", "syntax"), [("JPEG", "50"), ("JPEG", "55"), ("JPEG2000", "91")])
+def test_eight_bit_captures_in_jpeg(
+    tmp_path: Path,
+    write_dicom: WriteDicom,
+    chest: Chest,
+    mode: str,
+    photometric: str,
+    file_format: str,
+    syntax: str,
+) -> None:
+    from PIL import Image
+
+    if file_format == "JPEG2000" and mode == "RGB":
+        photometric = "YBR_RCT"
+    grey, stream = LUNG.apply(chest), io.BytesIO()
+    options = (
+        {"no_jp2": True} if file_format == "JPEG2000" else {"quality": 95, "progressive": syntax == "55"}
+    )
+    Image.fromarray(grey).convert(mode).save(stream, file_format, **options)
+    removed = {"RescaleSlope": None, "RescaleIntercept": None}
+    colours = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": photometric}
+    path = write_dicom(tmp_path / "a.dcm", grey, **removed, **(colours if mode == "RGB" else {}))
+    read = read_slice(_packed(path, stream.getvalue(), syntax))
+    np.testing.assert_allclose(read.pixels * 1.0, np.asarray(Image.open(stream).convert("L")), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "name"),
+    [
+        *(
+            ("110", r"4\.110"),
+            ("102", "MPEG-4"),
+            ("107", "HEVC"),
+            ("52", "JPEG"),
+            ("92", "JPEG 2000"),
+        ),
+        ("1.2.3.4", r"1\.2\.3\.4"),
+    ],
+)
+def test_a_compression_that_is_not_supported_is_called_so(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, syntax: str, name: str
+) -> None:
+    known = "102" if syntax == "110" else syntax  # pydicom does not write what it does not know
+    path = _packed(write_dicom(tmp_path / "a.dcm", chest), b"\xff\x0a" + bytes(40), known)
+    if known != syntax:
+        _spoil(path, b"1.2.4.102", b"1.2.4.110")
+    with pytest.raises(ImageError, match=rf"a\.dcm: its compression \(.*{name}.*\) is not supported"):
+        read_slice(path)
+
+
+@pytest.mark.parametrize("frame", [b"\xff\xd8", b"\xff\x4f\xff\x51" + bytes(8), bytes(100), "another size"])
+def test_a_compressed_frame_that_contradicts_its_header_is_damaged(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, frame: bytes | str
+) -> None:
+    content = base64.b64decode(_TWELVE_BIT_JPEG) if isinstance(frame, str) else frame
+    with pytest.raises(ImageError, match=r"a\.dcm: damaged or not valid DICOM"):
+        read_slice(_packed(write_dicom(tmp_path / "a.dcm", chest), content, "51"))
 
 
 def test_real_jpeg_lossless_files(dicom_samples: Path) -> None:
@@ -480,17 +595,69 @@ def test_the_real_series_is_sorted(dicom_samples: Path) -> None:
     assert heights == sorted(heights)
 
 
+@pytest.mark.parametrize("encoding", ["implicit", "explicit", "big-endian"])
+@pytest.mark.parametrize(
+    ("first", "value"),
+    [
+        *(("LengthToEnd", 4), ("SpecificCharacterSet", "ISO_IR 100"), ("LanguageCodeSequence", [])),
+        *(("ImageType", ["ORIGINAL", "PRIMARY", "AXIAL", "X" * 16, *["Y" * 16] * 10]), ("SOPClassUID", CT)),
+        *(("StudyDate", "20200101"), ("StudyTime", "101010"), ("AccessionNumber", "7"), ("Modality", "CT")),
+        *(("Manufacturer", "M" * 64), ("InstitutionAddress", "A" * 256), ("ReferringPhysicianName", "B^C")),
+        *(("StudyDescription", ""), ("ReferencedStudySequence", 1), ("EventElapsedTimes", 2.5)),
+    ],
+)
 def test_a_file_without_preamble_and_meta_header(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, encoding: str, first: str, value: Any
+) -> None:
+    import pydicom
+    from pydicom.dataset import Dataset
+
+    whole = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", chest))
+    dataset = Dataset()
+    if (isinstance(value, list) and "Sequence" in first) or value == 1:
+        value = [Dataset(), Dataset()]
+        value[0].CodeValue = "en"
+    setattr(dataset, first, value)
+    dataset.update({tag: whole[tag] for tag in sorted(whole.keys()) if tag > dataset[first].tag})
+    if encoding == "big-endian":
+        dataset["PixelData"].value = chest.astype(">i2").tobytes()
+    dataset.save_as(
+        tmp_path / "bare", implicit_vr=encoding == "implicit", little_endian=encoding != "big-endian"
+    )
+    assert (tmp_path / "bare").read_bytes()[128:132] != b"DICM"
+    np.testing.assert_array_equal(_hounsfield(read_slice(tmp_path / "bare")), chest)
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x08\x00", b"\x00\x08", b"\x08\x00\x05\x00CS\x0a\x00", b"\x02\x00\x10\x00UI"]
+)
+@pytest.mark.parametrize(
+    "rest", [bytes(600), b"\xff" * 600, b"\x08\x00" * 300, b"\x00\x08" * 300, b"text " * 200]
+)
+def test_what_only_begins_like_a_data_set_is_no_image(tmp_path: Path, head: bytes, rest: bytes) -> None:
+    (tmp_path / "other").write_bytes(head + rest)
+    with pytest.raises(ImageError, match="not an image that can be read"):
+        read_slice(tmp_path / "other")
+
+
+def test_a_dicomdir_named_by_itself_is_told_what_to_do(
     tmp_path: Path, write_dicom: WriteDicom, chest: Chest
 ) -> None:
     import pydicom
+    from pydicom.fileset import FileSet
 
-    dataset = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", chest))
-    del dataset.file_meta
-    dataset.preamble = None
-    dataset.save_as(tmp_path / "bare", implicit_vr=True, little_endian=True)
-    assert (tmp_path / "bare").read_bytes()[128:132] != b"DICM"
-    np.testing.assert_array_equal(_hounsfield(read_slice(tmp_path / "bare")), chest)
+    write_dicom(
+        tmp_path / "a.dcm", chest, StudyInstanceUID="1.2", StudyID="1", SeriesNumber=1, InstanceNumber=1
+    )
+    files = FileSet()
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.StudyDate, dataset.StudyTime, dataset.AccessionNumber = "20200101", "101010", ""
+    files.add(dataset)
+    files.write(tmp_path / "disc")
+    with pytest.raises(ImageError, match=r"DICOMDIR: a DICOMDIR, .*; name its folder instead"):
+        read_slice(tmp_path / "disc" / "DICOMDIR")
+    (read,) = read_slices(tmp_path / "disc")
+    np.testing.assert_array_equal(_hounsfield(read), chest)
 
 
 def _deflated(path: Path, write_dicom: WriteDicom, chest: Chest) -> Path:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, NotASliceError, PredictionError
 from groundglass.files import name_some
+from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.crop import CroppedSlice
-from groundglass.imaging.lossless import LosslessDecoder
 from groundglass.imaging.read import read_slices, read_source
 from groundglass.imaging.slice import CTSlice, Origin, Patient
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source
@@ -265,7 +265,7 @@ class Classifier:
         :meth:`predict_all`.
         """
         failed: list[ImageError] = []
-        with LosslessDecoder() as decoder:
+        with FrameDecoder() as decoder:
             for file in files:
                 if isinstance(file, Source):
                     slices = read_source(file, decoder, self._limits)

@@ -11,8 +11,8 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from groundglass.errors import ImageError, NotASliceError, PacsError, PacsRefusedError, PacsUnavailableError
+from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.dicom import open_dataset, read_dicom
-from groundglass.imaging.lossless import LosslessDecoder
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, MemorySource, guard
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.dicom_seg import (
@@ -139,7 +139,7 @@ class SeriesProcessor:
         self, series: SeriesEntry, images: Sequence[InstanceEntry]
     ) -> Iterator[tuple[InstanceEntry, Dataset | None, Prediction]]:
         """Every image, its header where it could be read, and a prediction for each of its slices."""
-        with LosslessDecoder() as decoder:
+        with FrameDecoder() as decoder:
             for image in images:
                 header, status = None, Status.FAILED
                 try:
