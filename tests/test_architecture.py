@@ -258,7 +258,7 @@ def test_little_stands_behind_a_prediction(tmp_path: Path) -> None:
 def test_no_more_than_they_need_stands_behind_the_experiments() -> None:
     files = closure("groundglass.cli.experiments")
     assert len(files) <= 60
-    assert lines_of(files) <= 11_420
+    assert lines_of(files) <= 11_500
 
 
 def without_torch(*modules: str) -> subprocess.CompletedProcess[str]:
