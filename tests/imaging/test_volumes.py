@@ -20,6 +20,7 @@ from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import LABELS
 from groundglass.imaging.source import Limits
 from groundglass.imaging.window import LUNG
+from groundglass.inference.inputs import expand
 
 Voxels = NDArray[np.int16]
 WriteMetaImage = Callable[..., Path]
@@ -169,7 +170,7 @@ def test_damaged_nifti(tmp_path: Path, volume: Voxels, capfd: pytest.CaptureFixt
         with pytest.raises(ImageError, match="truncated"):
             list(read_slices(path))
     packed.write_bytes(gzip.compress(b"something else " * 100))
-    with pytest.raises(ImageError, match="not an image"):
+    with pytest.raises(ImageError, match="a compressed file is not read"):
         list(read_slices(packed))
     assert capfd.readouterr().err == ""
 
@@ -196,6 +197,9 @@ def test_a_nifti_pair(
     kind(volume, AFFINE).to_filename(tmp_path / f"a.hdr{suffix}")
     _assert_chest(tmp_path / f"a.hdr{suffix}", chest, "NIfTI")
     assert len(list(read_slices(tmp_path))) == 5, "the voxels' file is no image of its own"
+    assert expand([str(tmp_path / "a.*")]) == [tmp_path / f"a.hdr{suffix}"], "nor where a pattern names it"
+    with pytest.raises(ImageError, match=rf"a\.img{suffix}: the voxels of .*a\.hdr{suffix}; name that file"):
+        list(read_slices(tmp_path / f"a.img{suffix}"))
     (tmp_path / f"a.img{suffix}").unlink()
     with pytest.raises(ImageError, match=r"a\.hdr.*its voxels are missing: no file a\.img"):
         list(read_slices(tmp_path / f"a.hdr{suffix}"))
@@ -417,6 +421,7 @@ def test_metaimage_may_begin_with_anything(
     path = write_metaimage(tmp_path / "a.mhd", itk)
     path.write_text(f"{first}\n{path.read_text()}")
     _assert_chest(path, chest, "MetaImage")
+    assert expand([str(tmp_path / "a.*")]) == [path], "the voxels' file is no image of its own"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from groundglass.cli.options import INTERRUPTED, BundlePath, EngineThreads
+from groundglass.cli.options import INTERRUPTED, BundlePath, Device, EngineThreads
 from groundglass.errors import PredictionError
 from groundglass.files import one_line
 from groundglass.inference.prediction import Prediction, Status
@@ -147,7 +147,9 @@ def series_lines(summary: SeriesSummary, width: int | None, *, unicode: bool) ->
     if summary.series_score is None:
         return
     opacity = "" if summary.opacity is None else f"; {summary.opacity.in_words}"
-    yield f"  series score {summary.series_score:.3f} (no diagnosis){opacity}"
+    label = f"{summary.label}, " if summary.label else ""
+    between = " ({:.3f} to {:.3f})".format(*summary.interval) if summary.interval else ""
+    yield f"  {label}series score {summary.series_score:.3f}{between}{opacity}; no diagnosis"
     curve = summary.curve
     if len(curve.at) > 1:
         ends = (curve.at[0], curve.at[-1])
@@ -344,6 +346,7 @@ def predict(
     masks: Masks = False,
     resume: Resume = False,
     threads: EngineThreads = 0,
+    device: Device = "cpu",
     engine: EngineName = Engine.LOCAL,
     workers: Workers = None,
     address: Address = None,
@@ -365,7 +368,7 @@ def predict(
     beside = as_parquet and output is not None
     plan = OutputPlan(output, resume, beside, masks, keep_identifiers, inputs, _command(paths))
     plan.check()
-    opened = Bundle.open(bundle, threads)
+    opened = Bundle.open(bundle, threads, device)
     classifier: Classifier | RayClassifier
     if engine is Engine.RAY:
         from groundglass.cluster.ray import RayClassifier
@@ -383,8 +386,7 @@ def predict(
             found = classifier.predict_all(inputs, evidence=evidence, skip=skip, skip_file=target.excludes)
             with closing(found) as predictions:
                 for prediction in predictions:
-                    target.add(prediction)
-                    screen.show(prediction)
+                    screen.show(target.add(prediction))
             screen.finish(writing=plan.report is not None)
         screen.conclude(target.totals, plan.report)
     if status := exit_status(target.totals, strict=strict):

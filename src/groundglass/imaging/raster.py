@@ -30,7 +30,7 @@ fourteen colour photographs that come with scikit-image, scikit-learn and matplo
 reaches 0.38 (``tests/imaging/test_raster.py`` measures both).
 """
 
-_BESIDE = 12.0  # of 255, by which the chroma of a tinted picture's pixels may differ from one hue
+_BESIDE = 8.0  # of 255, by which the chroma of a tinted picture's pixels may differ from one hue
 _FORMATS = ("PNG", "JPEG", "BMP")
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _GREY, _RGB, _PALETTE, _CMYK, _YCBCR = frozenset({0, 1}), 2, 3, 5, 6  # TIFF's photometric interpretations
@@ -63,10 +63,19 @@ def decode_raster(content: bytes, name: str, limits: Limits) -> Iterator[CTSlice
     except UnidentifiedImageError as error:
         raise ImageError(name, "its header is damaged") from error
     _check_size(*image.size, name, limits)
-    origin = Origin(name, "JPEG" if image.format == "MPO" else str(image.format), image.mode)
+    yield read_picture(image, name, "JPEG" if image.format == "MPO" else str(image.format))
+
+
+def read_picture(image: Image.Image, name: str, file_format: str) -> CTSlice:
+    """An open picture as a slice; it is turned upright in place.
+
+    Raises:
+        NotASliceError: a colour photograph, or numbers of no known scale.
+    """
+    origin = Origin(name, file_format, image.mode)
     ImageOps.exif_transpose(image, in_place=True)
     deep = image.mode in {"I", "F"} or image.mode.startswith("I;16")
-    yield _deep(np.asarray(image), origin) if deep else CTSlice(_grey(image, name), origin)
+    return _deep(np.asarray(image), origin) if deep else CTSlice(_grey(image, name), origin)
 
 
 def _check_size(width: int, height: int, name: str, limits: Limits) -> None:
@@ -211,7 +220,7 @@ def _untinted(rgb: NDArray[np.uint8]) -> Grey | None:
     tint = np.array([red.mean(), blue.mean()])
     across, along = tint / max(float(np.linalg.norm(tint)), 1e-6)
     beside = (np.abs(red * along - blue * across) > _BESIDE) | (red * across + blue * along < -_BESIDE)
-    if beside.mean() > COLOURED_SHARE / 4:
+    if beside.mean() > COLOURED_SHARE / 10:
         return None
     return np.asarray(np.clip(np.rint(brightness * (rgb.max() / brightness.max())), 0, 255), np.uint8)
 

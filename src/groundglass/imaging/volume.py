@@ -88,12 +88,27 @@ def _nifti_affine(header: Any) -> NDArray[np.float64]:
 
 def _other_half(source: Source) -> Source:
     """The file with the voxels that belong to a header: ``a.img`` or ``a.img.gz`` to ``a.hdr``."""
-    stem = re.sub(r"\.hdr(\.gz)?$", "", PurePath(source.name.rpartition("!")[2]).name, flags=re.IGNORECASE)
-    for suffix in (".img", ".img.gz", ".IMG"):
-        found = source.sibling(stem + suffix)
-        if found is not None:
-            return found
-    raise ImageError(source.name, f"its voxels are missing: no file {stem}.img beside it")
+    stem = re.sub(r"\.hdr(\.gz)?$", "", _own_name(source), flags=re.IGNORECASE)
+    found = (source.sibling(stem + suffix) for suffix in (".img", ".img.gz", ".IMG"))
+    voxels = next(filter(None, found), None)
+    if voxels is None:
+        raise ImageError(source.name, f"its voxels are missing: no file {stem}.img beside it")
+    return voxels
+
+
+def _own_name(source: Source) -> str:
+    return PurePath(source.name.rpartition("!")[2]).name
+
+
+def header_of(source: Source) -> Source | None:
+    """The header beside a file that is no image of its own but holds that header's voxels, or None."""
+    name = _own_name(source)
+    match = re.fullmatch(r"(.+?)\.(img|z?raw|bin|dat)(\.gz)?", name, re.IGNORECASE)
+    for suffix in (".hdr", ".hdr.gz", ".mhd", ".nhdr") if match else ():
+        header = source.sibling(match[1] + suffix)  # type: ignore[index]
+        if header is not None and (suffix.startswith(".hdr") or name.encode() in header.head()):
+            return header
+    return None
 
 
 def is_gzipped_nifti(head: bytes) -> bool:
@@ -174,15 +189,39 @@ def read_itk(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlic
             image = reader.Execute()
         except (EOFError, RuntimeError, zlib.error) as error:  # ITK's text quotes the temporary folder
             raise ImageError(source.name, "damaged, or fewer voxels than its header says") from error
-    values = sitk.GetArrayViewFromImage(image).T.reshape(shape, order="F")
+    origin = Origin(file=source.name, file_format="NRRD" if is_nrrd else "MetaImage", mode=dtype.name)
+    yield from slices_of_voxels(*itk_voxels(image), origin, limits)
+
+
+def itk_voxels(image: Any) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+    """Values, shape (I, J) or (I, J, K), and affine to mm in RAS of a SimpleITK image that outlives them.
+
+    Raises:
+        ValueError: its voxels have several components.
+    """
+    import SimpleITK as sitk  # noqa: N813, PLC0415 - an extra
+
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise ValueError("voxels of several components, no CT")
     used = min(image.GetDimension(), 3)
-    direction = np.reshape(image.GetDirection(), (image.GetDimension(), -1))[:used, :used]
     affine = np.eye(4)
+    direction = np.reshape(image.GetDirection(), (image.GetDimension(), -1))[:used, :used]
     affine[:used, :used] = direction * np.array(image.GetSpacing()[:used])
     affine[:used, 3] = image.GetOrigin()[:used]
     affine[:3] *= _LPS[:, None]
-    origin = Origin(file=source.name, file_format="NRRD" if is_nrrd else "MetaImage", mode=dtype.name)
-    yield from _axial_slices(_Volume(values, affine), origin)
+    return sitk.GetArrayViewFromImage(image).T, affine
+
+
+def slices_of_voxels(
+    values: NDArray[np.generic], affine: NDArray[np.float64], origin: Origin, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[CTSlice]:
+    """Every axial plane of a volume in memory, its affine to mm in RAS; see :func:`read_nifti`.
+
+    Raises:
+        ImageError: it is not one real-valued volume, or beyond ``limits``.
+    """
+    shape = _check_shape(values.shape, values.dtype, origin.file, limits)
+    yield from _axial_slices(_Volume(values.reshape(shape, order="F"), affine), origin)
 
 
 def _dtype(itk: str, name: str) -> np.dtype[Any]:

@@ -40,7 +40,9 @@ LUNG = Window(level=-600.0, width=1500.0)
 AIR = -1024.0
 """Hounsfield units of nothing at all: no tissue lies below, paddings of -2000 and -3024 do."""
 
-_SHOWS_AIR = -500.0  # lungs reach below it, and whatever else a picture's numbers mean hardly ever does
+SURELY_HOUNSFIELD = -500.0
+"""Grey values never reach down to it, every chest CT does."""
+
 _OFFSETS = (1024.0, 2048.0, 8192.0, 32768.0)  # that are added to Hounsfield units where no sign can be stored
 _FULL_SCALES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1)
 _SAMPLES = 128  # along each axis, of which a volume's scale is found
@@ -52,7 +54,7 @@ def as_hounsfield(values: NDArray[np.generic]) -> Hounsfield:
     return np.maximum(finite, np.float32(AIR))
 
 
-def _extent(values: NDArray[np.generic]) -> tuple[float, float]:
+def extent(values: NDArray[np.generic]) -> tuple[float, float]:
     """Smallest and largest finite value.
 
     Raises:
@@ -92,7 +94,9 @@ class Scale:
         return np.asarray(np.clip(np.rint(grey), 0, 255), np.uint8), None
 
 
-def find_scale(values: NDArray[np.generic], name: str, slope: float = 1.0, intercept: float = 0.0) -> Scale:
+def find_scale(
+    values: NDArray[np.generic], name: str, slope: float = 1.0, intercept: float = 0.0, *, grey: bool = False
+) -> Scale:
     """What the numbers of an image or volume mean that does not say it, from all of them, so that slices agree.
 
     Numbers that reach below -500, and those that look like a chest with 1024, 2048, 8192 or 32768 added, are
@@ -104,21 +108,22 @@ def find_scale(values: NDArray[np.generic], name: str, slope: float = 1.0, inter
         name: the file, as messages should call it.
         slope: what they are multiplied by to get the numbers that are meant.
         intercept: what is then added.
+        grey: whether they are known not to be Hounsfield units.
 
     Raises:
         NotASliceError: they fit neither, such as numbers from -1 to 1 and standardised ones.
         ValueError: not one of them is finite.
     """
-    minimum, maximum = sorted(end * slope + intercept for end in _extent(values))
+    minimum, maximum = sorted(end * slope + intercept for end in extent(values))
     sample = values[tuple(slice(None, None, -(-length // _SAMPLES)) for length in values.shape)].astype(
         np.float64
     )
     sample = np.append(sample[np.isfinite(sample)] * slope + intercept, (minimum, maximum))
-    if minimum < 0 and _is_hounsfield(sample, minimum):
+    if minimum < 0 and not grey and _is_hounsfield(sample, minimum):
         return Scale(offset=0.0)
     if values.dtype == np.int8:
         return Scale(black=-128.0 if minimum < 0 else 0.0, white=127.0)
-    if minimum >= 0 and maximum > _FULL_SCALES[1]:
+    if minimum >= 0 and maximum > _FULL_SCALES[1] and not grey:
         offset = next((each for each in _OFFSETS if _is_chest(sample - each)), None)
         if offset is not None:
             return Scale(offset=offset)
@@ -138,7 +143,9 @@ def find_scale(values: NDArray[np.generic], name: str, slope: float = 1.0, inter
 def _is_hounsfield(sample: NDArray[np.float64], minimum: float) -> bool:
     """Whether numbers reach down to air and lie within a scanner's range, but for one padding below it."""
     above = sample[sample > minimum]
-    return minimum < _SHOWS_AIR and bool(not above.size or np.mean((above > -1100) & (above < 4000)) > 0.9)
+    return minimum < SURELY_HOUNSFIELD and bool(
+        not above.size or np.mean((above > -1100) & (above < 4000)) > 0.9
+    )
 
 
 def _is_chest(sample: NDArray[np.float64]) -> bool:
@@ -147,7 +154,7 @@ def _is_chest(sample: NDArray[np.float64]) -> bool:
     return bool(
         above.size > 1
         and np.mean((above > -1100) & (above < 4000)) > 0.95
-        and np.mean(sample < _SHOWS_AIR) > 0.05
+        and np.mean(sample < SURELY_HOUNSFIELD) > 0.05
         and np.mean(np.abs(above) < 150) > 0.05
         and np.mean(above > 600) < 0.1
     )
