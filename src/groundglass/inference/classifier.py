@@ -37,6 +37,8 @@ _Call = Callable[[], Prediction]
 
 _AHEAD = 16
 """Slices that may be read before the network has time for them."""
+_PATIENCE = 2.0
+"""Seconds for which a thread that is no longer wanted is waited for: it may hang on a pipe."""
 _POLL = 0.1
 """Seconds after which a thread that waits for room checks whether it is still wanted."""
 
@@ -244,7 +246,7 @@ def _ahead(
             yield finish()
     finally:
         unwanted.set()
-        thread.join()
+        thread.join(_PATIENCE)
 
 
 def _put(queue: Queue[_Call | None], unwanted: threading.Event, call: _Call | None) -> None:
