@@ -55,6 +55,7 @@ _CT_CLASSES = frozenset(
     f"1.2.840.10008.5.1.4.1.1.2{more}" for more in ("", ".1", ".2")
 )  # plain, enhanced, converted
 _HOUNSFIELD = frozenset({"HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT"})
+_DIRECTORY = "1.2.840.10008.1.3.10"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -94,22 +95,18 @@ def stack_order(places: Sequence[Place]) -> list[int]:
     puts it, or last; places of one height are ordered by their numbers.
     """
     normals: list[NDArray[np.float64]] = []
+    known: dict[int, list[tuple[int, float]]] = {}
     stacks = [_stack(place, normals) for place in places]
-    heights = [
-        None if place.position is None else round(float(np.dot(place.position, normals[stack])), 3)
-        for place, stack in zip(places, stacks, strict=True)
-    ]
-
-    def key(index: int) -> tuple[int, float, int]:
-        stack, height, number = stacks[index], heights[index], places[index].number
-        if height is None:
-            each = zip(stacks, places, heights, strict=True)
-            known = sorted((place.number, at) for its, place, at in each if its == stack and at is not None)
-            numbers, at = np.array(known, np.float64).reshape(-1, 2).T
-            height = float(np.interp(number, numbers, at)) if number and known else np.inf
-        return stack, height, number
-
-    return sorted(range(len(places)), key=key)
+    heights = [np.inf] * len(places)
+    for index, (place, stack) in enumerate(zip(places, stacks, strict=True)):
+        if place.position is not None:
+            heights[index] = round(float(np.dot(place.position, normals[stack])), 3)
+            known.setdefault(stack, []).append((place.number, heights[index]))
+    lines = {stack: np.array(sorted(pairs)).T for stack, pairs in known.items()}
+    for index, (place, stack) in enumerate(zip(places, stacks, strict=True)):
+        if place.position is None and place.number and stack in lines:
+            heights[index] = float(np.interp(place.number, *lines[stack]))
+    return sorted(range(len(places)), key=lambda index: (stacks[index], heights[index], places[index].number))
 
 
 def _stack(place: Place, normals: list[NDArray[np.float64]]) -> int:
@@ -217,6 +214,8 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
     """Refuse what is no slice of a CT, and complete what the pixels' decoders insist on."""
     modality = (_text(dataset, "Modality") or "").upper()
     of = f"modality {modality or 'unknown'}"
+    if _kind(dataset) == _DIRECTORY:
+        raise ImageError(name, "a DICOMDIR, which lists images and holds none; name its folder instead")
     if not any(keyword in dataset for keyword in _PIXELS):
         raise ImageError(name, f"holds no pixel data ({of}, SOP class {_kind(dataset) or 'unknown'})")
     if modality not in _MODALITIES:

@@ -10,16 +10,14 @@ import select
 import stat
 import struct
 import sys
-import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
 from pathlib import Path, PurePath, PurePosixPath
-from threading import Lock
 from typing import IO, TypeVar, cast
 
 from groundglass.errors import GroundglassError, ImageError
@@ -94,7 +92,9 @@ _MAGIC = (
     (b"\x1f\x8b\x08", FileFormat.GZIP),
 )
 _BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
-_DICOM_VALUE_REPRESENTATIONS = frozenset({b"UL", b"UI", b"CS", b"SH", b"LO", b"OB", b"DA"})
+_SHORT_VALUES = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
+_LONG_VALUES = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
+"""DICOM's value representations, by the bytes that the length takes."""
 _META_IMAGE_KEYS = (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType")
 
 
@@ -116,12 +116,34 @@ def identify(head: bytes) -> FileFormat | None:
 
 
 def _is_bare_dicom(head: bytes) -> bool:
-    """Whether the head looks like a data set without preamble, as old archives hold them."""
-    if len(head) < 16:
-        return False
-    group, element, length = struct.unpack("<HHI", head[:8])
-    known = head[4:6] in _DICOM_VALUE_REPRESENTATIONS or length <= 64
-    return group in {0x0002, 0x0008} and element <= 0x0018 and known
+    """Whether the head is that of a data set without preamble, as old archives hold them, of either byte order.
+
+    It begins with an element of group 2 or 8, of at most 256 bytes or of items, and goes on in the same encoding with a
+    later one.
+    """
+    for order in "<>":
+        for explicit in (True, False) if order == "<" else (True,):
+            tag, start, length = _element(head, 0, order, explicit=explicit)
+            if tag[0] not in {0x0002, 0x0008}:
+                continue
+            if _element(head, start, order, explicit=False)[0] == (0xFFFE, 0xE000):
+                return True
+            following = _element(head, start + length, order, explicit=explicit)[0]
+            if length <= 256 and tag < following < (0x7FE0, 0xFFFF):
+                return True
+    return False
+
+
+def _element(head: bytes, at: int, order: str, *, explicit: bool) -> tuple[tuple[int, int], int, int]:
+    """Group and element, where the value starts, and its length; zeros where there is no element."""
+    kind = head[at + 4 : at + 6]
+    if len(head) < at + 12 or (explicit and kind not in _SHORT_VALUES + _LONG_VALUES):
+        return (0, 0), 0, 0
+    group, element = struct.unpack_from(f"{order}HH", head, at)
+    if explicit and kind in _LONG_VALUES:
+        return (group, element), at + 12, *struct.unpack_from(f"{order}I", head, at + 8)
+    size = f"{order}H" if explicit else f"{order}I"
+    return (group, element), at + 8, *struct.unpack_from(size, head, at + 6 if explicit else at + 4)
 
 
 class Source(ABC):
@@ -258,6 +280,14 @@ def open_source(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -
         if found is None:
             raise refused.get(f"{split[0]}!{split[1]}") or ImageError(path, "the archive has no such member")
         yield found
+
+
+def held(path: str | os.PathLike[str] | Source, limits: Limits) -> str | os.PathLike[str] | Source:
+    """What comes out of a pipe or standard input; any other path as it is, and so where nothing comes."""
+    if not isinstance(path, Source) and is_stream(path):
+        with suppress(ImageError):
+            return MemorySource(str(path), _drained(Path(path), limits))
+    return path
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
@@ -472,7 +502,7 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 
 @contextmanager
 def guard(name: str, file_format: str) -> Iterator[None]:
-    """Turn every exception of the block into ``ImageError`` and keep the decoders' warnings off stderr.
+    """Turn every exception of the block into ``ImageError``.
 
     Args:
         name: the file, as messages should call it.
@@ -482,9 +512,7 @@ def guard(name: str, file_format: str) -> Iterator[None]:
         ImageError: where the block raised anything that is not a ``GroundglassError``.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except GroundglassError:
         raise
     except MemoryError as error:
@@ -497,40 +525,24 @@ def guard(name: str, file_format: str) -> Iterator[None]:
         raise ImageError(name, f"damaged or not valid {file_format}: {reason}") from error
 
 
-def guarded(file_format: str) -> Callable[[_Reader], _Reader]:
-    """Guard a generator function that reads slices from a ``Source``, its first argument.
+def guard_each(slices: Iterator[CTSlice], name: str, file_format: str) -> Iterator[CTSlice]:
+    """The slices, each step guarded by itself, so that the caller's own exceptions stay what they are."""
+    while True:
+        with guard(name, file_format):
+            following = next(slices, None)
+        if following is None:
+            return
+        yield following
 
-    Each step is guarded by itself, so that nothing is silenced while the caller works on a slice.
-    """
+
+def guarded(file_format: str) -> Callable[[_Reader], _Reader]:
+    """Guard a generator function that reads slices from a ``Source``, its first argument; see :func:`guard_each`."""
 
     def decorate(reader: _Reader) -> _Reader:
         @wraps(reader)
         def read(source: Source, /, *arguments: object, **keywords: object) -> Iterator[CTSlice]:
-            slices = reader(source, *arguments, **keywords)
-            while True:
-                with guard(source.name, file_format):
-                    following = next(slices, None)
-                if following is None:
-                    return
-                yield following
+            return guard_each(reader(source, *arguments, **keywords), source.name, file_format)
 
         return cast("_Reader", read)
 
     return decorate
-
-
-_ONE_AT_A_TIME = Lock()
-
-
-@contextmanager
-def without_stderr() -> Iterator[None]:
-    """Send what C libraries print to file descriptor 2 to nowhere. One thread at a time; others wait."""
-    with _ONE_AT_A_TIME:
-        nowhere, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
-        try:
-            os.dup2(nowhere, 2)
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            os.close(nowhere)
