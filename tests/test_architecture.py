@@ -48,14 +48,14 @@ CEILINGS = {
     "inference": 3_980,
     "evaluation": 2_000,
     "reporting": 700,
-    "cli": 1_830,
+    "cli": 1_960,
     "experiments": 1_450,
     "audit": 1_410,
     "serving": 1_410,
     "pacs": 1_080,
     "cluster": 310,
 }
-LINES, FILES, LINES_OF_TESTS = 24_900, 117, 20_200
+LINES, FILES, LINES_OF_TESTS = 25_000, 117, 20_400
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
