@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -220,11 +221,11 @@ def test_a_rescaling_that_is_zero_empty_or_missing_in_part(
 
 
 def _spoil(path: Path, before: bytes, after: bytes) -> Path:
-    """Replace a text that the file holds once by one of the same length."""
+    """Replace the first place of a text in a file by one of the same length."""
     content = path.read_bytes()
-    assert content.count(before) == 1
+    assert before in content
     assert len(before) == len(after)
-    path.write_bytes(content.replace(before, after))
+    path.write_bytes(content.replace(before, after, 1))
     return path
 
 
@@ -299,12 +300,14 @@ SYNTAXES = {
     "JPEGLosslessProcess14": "1.2.840.10008.1.2.4.57",
     "JPEGLosslessProcess14_1": "1.2.840.10008.1.2.4.70",
     "JPEGLSLossless": "1.2.840.10008.1.2.4.80",
+    "JPEGLSNearLossless": "1.2.840.10008.1.2.4.81",
     "JPEG2000Lossless": "1.2.840.10008.1.2.4.90",
+    "JPEG2000": "1.2.840.10008.1.2.4.91",
 }
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES.values(), ids=SYNTAXES.keys())
-@pytest.mark.parametrize("kind", ["signed", "unsigned", "several frames"])
+@pytest.mark.parametrize("kind", ["signed", "signed 12 bits", "unsigned 12 bits", "8 bits", "several frames"])
 def test_compressed_pixels_are_those_of_the_uncompressed_file(
     tmp_path: Path,
     write_dicom: WriteDicom,
@@ -315,18 +318,114 @@ def test_compressed_pixels_are_those_of_the_uncompressed_file(
 ) -> None:
     import pydicom
 
-    if kind == "unsigned":
-        elements = {"RescaleIntercept": -1024, "BitsStored": 12, "HighBit": 11}
-        plain = write_dicom(tmp_path / "plain.dcm", (chest + 1024).astype(np.uint16), **elements)
-    else:
-        stored = np.stack([chest, chest[::-1], chest + 5]) if kind == "several frames" else chest
-        plain = write_dicom(tmp_path / "plain.dcm", stored)
+    stored, elements = chest, {"BitsStored": 12, "HighBit": 11} if "12 bits" in kind else {}
+    if kind == "unsigned 12 bits":
+        stored, elements = (chest + 1024).astype(np.uint16), {"RescaleIntercept": -1024, **elements}
+    elif kind == "8 bits":
+        stored, elements = LUNG.apply(chest), {"RescaleIntercept": -1350, "RescaleSlope": 6}
+    elif kind == "several frames":
+        stored = np.stack([chest, chest[::-1], chest + 5])
+    plain = write_dicom(tmp_path / "plain.dcm", stored, **elements)
     packed = recompress(plain, tmp_path / "packed.dcm", syntax)
     assert pydicom.dcmread(packed).file_meta.TransferSyntaxUID == syntax
     pairs = list(zip(read_slices(plain), read_slices(packed), strict=True))
     assert len(pairs) == (3 if kind == "several frames" else 1)
     for expected, read in pairs:
         np.testing.assert_array_equal(_hounsfield(read), _hounsfield(expected))
+
+
+@pytest.mark.parametrize(("syntax", "error"), [("51", 1), ("201", 0), ("202", 0), ("203", 0)])
+def test_twelve_bit_jpeg_and_high_throughput_jpeg_2000(
+    tmp_path: Path, write_coded: Callable[[Path, str], NDArray[np.int16]], syntax: str, error: int
+) -> None:
+    expected = write_coded(tmp_path / "a.dcm", syntax)
+    np.testing.assert_allclose(_hounsfield(read_slice(tmp_path / "a.dcm")), expected, atol=error)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL_422"])
+@pytest.mark.parametrize(("file_format", "syntax"), [("JPEG", "50"), ("JPEG", "55"), ("JPEG2000", "91")])
+def test_eight_bit_captures_in_jpeg(
+    tmp_path: Path,
+    write_dicom: WriteDicom,
+    pack_frame: Callable[[Path, bytes, str], Path],
+    chest: Chest,
+    mode: str,
+    photometric: str,
+    file_format: str,
+    syntax: str,
+) -> None:
+    from PIL import Image
+
+    if file_format == "JPEG2000" and mode == "RGB":
+        photometric = "YBR_RCT"
+    grey, stream = LUNG.apply(chest), io.BytesIO()
+    options = (
+        {"no_jp2": True} if file_format == "JPEG2000" else {"quality": 95, "progressive": syntax == "55"}
+    )
+    Image.fromarray(grey).convert(mode).save(stream, file_format, **options)
+    removed = {"RescaleSlope": None, "RescaleIntercept": None}
+    colours = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": photometric}
+    path = write_dicom(tmp_path / "a.dcm", grey, **removed, **(colours if mode == "RGB" else {}))
+    read = read_slice(pack_frame(path, stream.getvalue(), syntax))
+    np.testing.assert_allclose(read.pixels * 1.0, np.asarray(Image.open(stream).convert("L")), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "name"),
+    [
+        *(
+            ("110", r"4\.110"),
+            ("102", "MPEG-4"),
+            ("107", "HEVC"),
+            ("52", "JPEG"),
+            ("92", "JPEG 2000"),
+        ),
+        ("1.2.3.4", r"1\.2\.3\.4"),
+    ],
+)
+def test_a_compression_that_is_not_supported_is_called_so(
+    tmp_path: Path,
+    write_dicom: WriteDicom,
+    pack_frame: Callable[[Path, bytes, str], Path],
+    chest: Chest,
+    syntax: str,
+    name: str,
+) -> None:
+    known = "102" if syntax == "110" else syntax  # pydicom does not write what it does not know
+    path = pack_frame(write_dicom(tmp_path / "a.dcm", chest), b"\xff\x0a" + bytes(40), known)
+    if known != syntax:
+        _spoil(path, b"1.2.4.102", b"1.2.4.110")
+    with pytest.raises(ImageError, match=rf"a\.dcm: its compression \(.*{name}.*\) is not supported"):
+        read_slice(path)
+
+
+@pytest.mark.parametrize("frame", [b"\xff\xd8", b"\xff\x4f\xff\x51" + bytes(8), bytes(100)])
+def test_a_compressed_frame_that_contradicts_its_header_is_damaged(
+    tmp_path: Path,
+    write_dicom: WriteDicom,
+    pack_frame: Callable[[Path, bytes, str], Path],
+    chest: Chest,
+    frame: bytes,
+) -> None:
+    path = pack_frame(write_dicom(tmp_path / "a.dcm", chest), frame, "51")
+    with pytest.raises(ImageError, match=r"a\.dcm: damaged or not valid DICOM"):
+        read_slice(path)
+
+
+def test_a_compressed_frame_of_another_size_is_damaged(
+    tmp_path: Path, write_dicom: WriteDicom, recompress: Callable[[Path, Path, str], Path], chest: Chest
+) -> None:
+    import pydicom
+
+    for name, syntax in SYNTAXES.items():
+        path = recompress(write_dicom(tmp_path / "a.dcm", chest), tmp_path / f"{name}.dcm", syntax)
+        dataset = pydicom.dcmread(path)
+        dataset.Rows, dataset.Columns = dataset.Columns, dataset.Rows
+        dataset.save_as(path)
+        if name != "RLELossless":  # whose frames have no header
+            with pytest.raises(ImageError, match=rf"{name}\.dcm: .*do not fit the header's 48 x 64"):
+                read_slice(path)
 
 
 def test_real_jpeg_lossless_files(dicom_samples: Path) -> None:
@@ -480,17 +579,69 @@ def test_the_real_series_is_sorted(dicom_samples: Path) -> None:
     assert heights == sorted(heights)
 
 
+@pytest.mark.parametrize("encoding", ["implicit", "explicit", "big-endian"])
+@pytest.mark.parametrize(
+    ("first", "value"),
+    [
+        *(("LengthToEnd", 4), ("SpecificCharacterSet", "ISO_IR 100"), ("LanguageCodeSequence", [])),
+        *(("ImageType", ["ORIGINAL", "PRIMARY", "AXIAL", "X" * 16, *["Y" * 16] * 10]), ("SOPClassUID", CT)),
+        *(("StudyDate", "20200101"), ("StudyTime", "101010"), ("AccessionNumber", "7"), ("Modality", "CT")),
+        *(("Manufacturer", "M" * 64), ("InstitutionAddress", "A" * 256), ("ReferringPhysicianName", "B^C")),
+        *(("StudyDescription", ""), ("ReferencedStudySequence", 1), ("EventElapsedTimes", 2.5)),
+    ],
+)
 def test_a_file_without_preamble_and_meta_header(
+    tmp_path: Path, write_dicom: WriteDicom, chest: Chest, encoding: str, first: str, value: Any
+) -> None:
+    import pydicom
+    from pydicom.dataset import Dataset
+
+    whole = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", chest))
+    dataset = Dataset()
+    if (isinstance(value, list) and "Sequence" in first) or value == 1:
+        value = [Dataset(), Dataset()]
+        value[0].CodeValue = "en"
+    setattr(dataset, first, value)
+    dataset.update({tag: whole[tag] for tag in sorted(whole.keys()) if tag > dataset[first].tag})
+    if encoding == "big-endian":
+        dataset["PixelData"].value = chest.astype(">i2").tobytes()
+    dataset.save_as(
+        tmp_path / "bare", implicit_vr=encoding == "implicit", little_endian=encoding != "big-endian"
+    )
+    assert (tmp_path / "bare").read_bytes()[128:132] != b"DICM"
+    np.testing.assert_array_equal(_hounsfield(read_slice(tmp_path / "bare")), chest)
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x08\x00", b"\x00\x08", b"\x08\x00\x05\x00CS\x0a\x00", b"\x02\x00\x10\x00UI"]
+)
+@pytest.mark.parametrize(
+    "rest", [bytes(600), b"\xff" * 600, b"\x08\x00" * 300, b"\x00\x08" * 300, b"text " * 200]
+)
+def test_what_only_begins_like_a_data_set_is_no_image(tmp_path: Path, head: bytes, rest: bytes) -> None:
+    (tmp_path / "other").write_bytes(head + rest)
+    with pytest.raises(ImageError, match="not an image that can be read"):
+        read_slice(tmp_path / "other")
+
+
+def test_a_dicomdir_named_by_itself_is_told_what_to_do(
     tmp_path: Path, write_dicom: WriteDicom, chest: Chest
 ) -> None:
     import pydicom
+    from pydicom.fileset import FileSet
 
-    dataset = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", chest))
-    del dataset.file_meta
-    dataset.preamble = None
-    dataset.save_as(tmp_path / "bare", implicit_vr=True, little_endian=True)
-    assert (tmp_path / "bare").read_bytes()[128:132] != b"DICM"
-    np.testing.assert_array_equal(_hounsfield(read_slice(tmp_path / "bare")), chest)
+    write_dicom(
+        tmp_path / "a.dcm", chest, StudyInstanceUID="1.2", StudyID="1", SeriesNumber=1, InstanceNumber=1
+    )
+    files = FileSet()
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.StudyDate, dataset.StudyTime, dataset.AccessionNumber = "20200101", "101010", ""
+    files.add(dataset)
+    files.write(tmp_path / "disc")
+    with pytest.raises(ImageError, match=r"DICOMDIR: a DICOMDIR, .*; name its folder instead"):
+        read_slice(tmp_path / "disc" / "DICOMDIR")
+    (read,) = read_slices(tmp_path / "disc")
+    np.testing.assert_array_equal(_hounsfield(read), chest)
 
 
 def _deflated(path: Path, write_dicom: WriteDicom, chest: Chest) -> Path:

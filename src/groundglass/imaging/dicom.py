@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.files import one_line
-from groundglass.imaging.lossless import FrameLayout, LosslessDecoder
+from groundglass.imaging.compressed import FrameDecoder, FrameLayout
 from groundglass.imaging.raster import COLOURED_SHARE, coloured_share
 from groundglass.imaging.slice import CTSlice, Grey, Hounsfield, Origin, Patient, VoxelGrid, is_uid
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guard, guarded
@@ -26,13 +27,15 @@ from groundglass.imaging.window import AIR, LUNG, SURELY_HOUNSFIELD, Window, as_
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-# JPEG Lossless (Process 14, and Selection Value 1), JPEG-LS Lossless and Near-Lossless: decoded by GDCM in a process
-# of its own; pydicom decodes RLE, Pillow the other JPEG and JPEG 2000.
-_LOSSLESS_JPEG = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70, 80, 81))
-_RLE = "1.2.840.10008.1.2.5"
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _DEFLATED, _EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
-_NATIVE = frozenset({_IMPLICIT, _EXPLICIT, _DEFLATED, _EXPLICIT_BIG_ENDIAN})
+# Pixels that pydicom reads by itself: not compressed, or by RLE.
+_PLAIN = frozenset({_IMPLICIT, _EXPLICIT, _DEFLATED, _EXPLICIT_BIG_ENDIAN, "1.2.840.10008.1.2.5"})
+# Those that GDCM decodes: every Huffman-coded JPEG, JPEG-LS, JPEG 2000 and High-Throughput JPEG 2000.
+_CODED = frozenset(
+    f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 57, 70, 80, 81, 90, 91, 201, 202, 203)
+)
+_JPEG, _JPEG_LS, _JPEG_2000 = (f"1.2.840.10008.1.2.4.{number}" for number in (57, 80, 90))
 
 _IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate")
 _PLACE = (
@@ -52,6 +55,7 @@ _CT_CLASSES = frozenset(
     f"1.2.840.10008.5.1.4.1.1.2{more}" for more in ("", ".1", ".2")
 )  # plain, enhanced, converted
 _HOUNSFIELD = frozenset({"HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT"})
+_DIRECTORY = "1.2.840.10008.1.3.10"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -91,22 +95,18 @@ def stack_order(places: Sequence[Place]) -> list[int]:
     puts it, or last; places of one height are ordered by their numbers.
     """
     normals: list[NDArray[np.float64]] = []
+    known: dict[int, list[tuple[int, float]]] = {}
     stacks = [_stack(place, normals) for place in places]
-    heights = [
-        None if place.position is None else round(float(np.dot(place.position, normals[stack])), 3)
-        for place, stack in zip(places, stacks, strict=True)
-    ]
-
-    def key(index: int) -> tuple[int, float, int]:
-        stack, height, number = stacks[index], heights[index], places[index].number
-        if height is None:
-            each = zip(stacks, places, heights, strict=True)
-            known = sorted((place.number, at) for its, place, at in each if its == stack and at is not None)
-            numbers, at = np.array(known, np.float64).reshape(-1, 2).T
-            height = float(np.interp(number, numbers, at)) if number and known else np.inf
-        return stack, height, number
-
-    return sorted(range(len(places)), key=key)
+    heights = [np.inf] * len(places)
+    for index, (place, stack) in enumerate(zip(places, stacks, strict=True)):
+        if place.position is not None:
+            heights[index] = round(float(np.dot(place.position, normals[stack])), 3)
+            known.setdefault(stack, []).append((place.number, heights[index]))
+    lines = {stack: np.array(sorted(pairs)).T for stack, pairs in known.items()}
+    for index, (place, stack) in enumerate(zip(places, stacks, strict=True)):
+        if place.position is None and place.number and stack in lines:
+            heights[index] = float(np.interp(place.number, *lines[stack]))
+    return sorted(range(len(places)), key=lambda index: (stacks[index], heights[index], places[index].number))
 
 
 def _stack(place: Place, normals: list[NDArray[np.float64]]) -> int:
@@ -122,9 +122,7 @@ def _stack(place: Place, normals: list[NDArray[np.float64]]) -> int:
 
 
 @guarded("DICOM")
-def read_dicom(
-    source: Source, decoder: LosslessDecoder, limits: Limits = DEFAULT_LIMITS
-) -> Iterator[CTSlice]:
+def read_dicom(source: Source, decoder: FrameDecoder, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlice]:
     """Every frame of a DICOM file, those of a multi-frame file sorted along the slice normal.
 
     Stored values of a CT image are rescaled to Hounsfield units and shown in the lung window, whatever window the
@@ -216,12 +214,18 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
     """Refuse what is no slice of a CT, and complete what the pixels' decoders insist on."""
     modality = (_text(dataset, "Modality") or "").upper()
     of = f"modality {modality or 'unknown'}"
+    if _kind(dataset) == _DIRECTORY:
+        raise ImageError(name, "a DICOMDIR, which lists images and holds none; name its folder instead")
     if not any(keyword in dataset for keyword in _PIXELS):
         raise ImageError(name, f"holds no pixel data ({of}, SOP class {_kind(dataset) or 'unknown'})")
     if modality not in _MODALITIES:
         raise NotASliceError(name, f"{of}, not a CT slice")
     if "LOCALIZER" in str(dataset.get("ImageType", "")).upper():
         raise NotASliceError(name, "a localizer, not a slice")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax not in _PLAIN | _CODED:
+        reason = f"its compression ({one_line(syntax.name, 80)}) is not supported"
+        raise ImageError(name, f"{reason}; store it uncompressed, in JPEG, JPEG-LS, JPEG 2000 or RLE")
     rows, columns, samples = (
         int(_number(dataset, key) or 0) for key in ("Rows", "Columns", "SamplesPerPixel")
     )
@@ -303,15 +307,13 @@ def _numbers(dataset: Dataset, keyword: str, count: int | None = None) -> tuple[
 
 def _number(dataset: Dataset, keyword: str) -> float | None:
     """The element's number, None where it is missing or empty; ValueError where it is something else."""
-    raw = dataset.get_item(keyword)
-    text = "" if raw is None or raw.value is None else raw.value
-    text = text.decode("latin-1") if isinstance(text, bytes) else str(text)
-    if not text.strip(" \0"):
-        return None
-    values = _numbers(dataset, keyword, 1)
-    if values is None:
+    raw, values = dataset.get_item(keyword), _numbers(dataset, keyword, 1)
+    if values is not None or raw is None or raw.value is None:
+        return None if values is None else values[0]
+    text = raw.value.decode("latin-1") if isinstance(raw.value, bytes) else str(raw.value)
+    if text.strip(" \0"):
         raise ValueError(f"{keyword} is no number but {one_line(text, 40)!r}")
-    return values[0]
+    return None
 
 
 def _directions(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
@@ -323,50 +325,55 @@ def _directions(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
     return values if np.abs(products - np.eye(2)).max() < 0.1 else None
 
 
-def _stored(dataset: Dataset, index: int, decoder: LosslessDecoder) -> NDArray[np.generic]:
-    """Stored values of one frame, shape (rows, columns), any integer type."""
+def _stored(dataset: Dataset, index: int, decoder: FrameDecoder) -> NDArray[Any]:
+    """Stored values of one frame, shape (rows, columns), or (rows, columns, 3) in red, green and blue."""
     from pydicom.encaps import get_frame  # noqa: PLC0415 - slow to import
-    from pydicom.pixels import pixel_array  # noqa: PLC0415 - slow to import
+    from pydicom.pixels import convert_color_space, pixel_array  # noqa: PLC0415 - slow to import
 
-    syntax = str(dataset.file_meta.TransferSyntaxUID)
-    if syntax not in _LOSSLESS_JPEG:
-        plugin = "" if syntax in _NATIVE else "pydicom" if syntax == _RLE else "pillow"
-        values: NDArray[np.generic] = pixel_array(dataset, index=index, decoding_plugin=plugin)
-        return values
-    count = int(dataset.get("NumberOfFrames", 1) or 1)
-    frame = get_frame(dataset.PixelData, index, number_of_frames=count)
-    rows, columns, signed = int(dataset.Rows), int(dataset.Columns), bool(dataset.PixelRepresentation)
-    allocated = 8 if _jpeg_precision(frame, rows, columns) <= 8 else 16
-    bits = min(int(dataset.BitsStored), allocated)
-    if dataset.BitsAllocated not in {8, 16} or not 2 <= int(dataset.BitsStored) <= dataset.BitsAllocated:
-        raise ValueError(f"{dataset.BitsStored} bits stored in {dataset.BitsAllocated}")
-    pixels = decoder.decode(frame, FrameLayout(syntax, rows, columns, allocated, bits, signed))
+    if dataset.file_meta.TransferSyntaxUID in _PLAIN:
+        return np.asarray(pixel_array(dataset, index=index))
+    frame = get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames", 1) or 1))
+    syntax, precision, *shape = _frame_header(frame)
+    rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)
+    if shape != [rows, columns, samples]:
+        raise ValueError(f"pixel data of {shape[1]} x {shape[0]} do not fit the header's {columns} x {rows}")
+    allocated = next(bits for bits in (8, 16, 32) if precision <= bits)
+    bits = min(int(dataset.BitsStored), allocated) if syntax == _JPEG else precision
+    signed, unused = bool(dataset.PixelRepresentation), allocated - min(bits, int(dataset.BitsStored))
+    pixels = decoder.decode(frame, FrameLayout(syntax, rows, columns, samples, allocated, bits, signed))
     stored = np.frombuffer(pixels, f"<{'i' if signed else 'u'}{allocated // 8}")
-    unused = allocated - bits if signed else 0
-    return ((stored << unused) >> unused).reshape(rows, columns)  # the sign bit is the highest stored one
+    stored = ((stored << unused) >> unused).reshape(
+        rows, columns, -1
+    )  # the sign bit is the highest stored one
+    if samples == 1:
+        return stored[..., 0]
+    ybr = (
+        dataset.PhotometricInterpretation.startswith("YBR_FULL") or frame[6:10] == b"JFIF"
+    )  # it is, by definition
+    return np.asarray(convert_color_space(stored, "YBR_FULL", "RGB") if ybr else stored)
 
 
-_START_OF_FRAME = frozenset({0xC3, 0xF7})
 _WITHOUT_LENGTH = frozenset({0x01, 0xFF, *range(0xD0, 0xDA)})
 
 
-def _jpeg_precision(frame: bytes, rows: int, columns: int) -> int:
-    """Bits per sample of a JPEG Lossless or JPEG-LS stream, once it is sure to be of the header's size."""
+def _frame_header(frame: bytes) -> tuple[str, int, int, int, int]:
+    """What a compressed frame says of itself: how it is decoded, bits per sample, rows, columns, samples per pixel."""
+    start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)  # of JPEG 2000, maybe behind the boxes of a file
+    if frame[:2] != b"\xff\xd8" and start >= 0:
+        width, height, left, top = struct.unpack_from(">4I", frame, start + 8)
+        samples, bits = struct.unpack_from(">HB", frame, start + 40)
+        return _JPEG_2000, (bits & 0x7F) + 1, height - top, width - left, samples
     position = 2 if frame[:2] == b"\xff\xd8" else len(frame)
-    while position + 4 <= len(frame) and frame[position] == 0xFF:
+    while position + 10 <= len(frame) and frame[position] == 0xFF:
         marker = frame[position + 1]
-        if marker in _START_OF_FRAME and position + 10 <= len(frame):
-            height, width = (int.from_bytes(frame[position + at : position + at + 2], "big") for at in (5, 7))
-            if (height, width) != (rows, columns) or frame[position + 9] != 1:
-                raise ValueError(
-                    f"pixel data of {width} x {height} do not fit the header's {columns} x {rows}"
-                )
-            return frame[position + 4]
+        if marker in {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}:
+            syntax = _JPEG_LS if marker == 0xF7 else _JPEG
+            return syntax, *struct.unpack_from(">BHHB", frame, position + 4)
         if marker in _WITHOUT_LENGTH:
             position += 1 if marker == 0xFF else 2
         else:
             position += 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
-    raise ValueError("the compressed pixel data hold no JPEG frame header")
+    raise ValueError("the compressed pixel data hold no frame header that can be read")
 
 
 def _grid(frames: Sequence[_Frame], columns: int, rows: int) -> VoxelGrid | None:

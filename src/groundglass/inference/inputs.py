@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from groundglass.data.manifest import iterate_paths
 from groundglass.errors import PredictionError
-from groundglass.imaging.source import is_junk, natural_key, split_member
+from groundglass.imaging.source import files_below, is_junk, natural_key, split_member
 from groundglass.inference.prediction import COPY, Prediction, Status
 
 # A folder holds files that are passed over without a word; the commonest are left out of the count.
@@ -32,6 +32,8 @@ def expand(arguments: Sequence[str]) -> list[Path]:
 
 
 def _named(argument: str) -> list[Path]:
+    if argument == "-" and not os.path.exists(argument):
+        return [Path(argument)]
     if os.path.lexists(argument):
         if not os.path.exists(argument):
             raise PredictionError(f"{argument}: a link to nothing")
@@ -107,16 +109,10 @@ def count_files(paths: Sequence[Path], wanted: Callable[[str], bool] = lambda _:
 
 
 def _count(path: Path, wanted: Callable[[str], bool]) -> int:
-    if not path.is_dir():
-        return _members(str(path)) if wanted(str(path)) else 0
-    count = 0
-    for parent, folders, files in os.walk(path):
-        folders[:] = [name for name in folders if not is_junk(PurePosixPath(name))]
-        for name in files:
-            if not is_junk(PurePosixPath(name)) and not name.lower().endswith(_NOT_COUNTED):
-                file = os.path.join(parent, name)
-                count += _members(file) if wanted(file) else 0
-    return count
+    files = [str(path)]
+    if path.is_dir():
+        files = [file.name for file in files_below(path) if not file.name.lower().endswith(_NOT_COUNTED)]
+    return sum(_members(file) for file in files if wanted(file))
 
 
 def _members(file: str) -> int:
