@@ -13,7 +13,7 @@ import sys
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
@@ -270,6 +270,14 @@ def open_source(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -
         if found is None:
             raise refused.get(f"{split[0]}!{split[1]}") or ImageError(path, "the archive has no such member")
         yield found
+
+
+def held(path: str | os.PathLike[str] | Source, limits: Limits) -> str | os.PathLike[str] | Source:
+    """What comes out of a pipe or standard input; any other path as it is, and so where nothing comes."""
+    if not isinstance(path, Source) and is_stream(path):
+        with suppress(ImageError):
+            return MemorySource(str(path), _drained(Path(path), limits))
+    return path
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
