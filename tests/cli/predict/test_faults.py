@@ -142,6 +142,7 @@ def test_usage(run: Run) -> None:
 def test_odd_dicom_headers_cost_no_slice_and_what_cannot_be_read_is_named(run: Run, tmp_path: Path) -> None:
     def variant(name: str, before: bytes = b"", after: bytes = b"", **elements: object) -> None:
         dataset = pydicom.dcmread(tmp_path / "base.dcm")
+        dataset.SOPInstanceUID = pydicom.uid.generate_uid()
         for keyword, value in elements.items():
             if value is None:
                 delattr(dataset, keyword)
