@@ -7,7 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from groundglass.cli.options import INTERRUPTED, BundlePath, EngineThreads
+from groundglass.cli.options import INTERRUPTED, BundlePath, Device, EngineThreads
 from groundglass.errors import PredictionError
 from groundglass.files import one_line
+from groundglass.imaging.source import is_stream
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.series import Curve, SeriesSummary, Totals
 from groundglass.inference.writers import Format, PredictionsWriter
@@ -147,7 +148,9 @@ def series_lines(summary: SeriesSummary, width: int | None, *, unicode: bool) ->
     if summary.series_score is None:
         return
     opacity = "" if summary.opacity is None else f"; {summary.opacity.in_words}"
-    yield f"  series score {summary.series_score:.3f} (no diagnosis){opacity}"
+    label = f"{summary.label}, " if summary.label else ""
+    between = " ({:.3f} to {:.3f})".format(*summary.interval) if summary.interval else ""
+    yield f"  {label}series score {summary.series_score:.3f}{between}{opacity}; no diagnosis"
     curve = summary.curve
     if len(curve.at) > 1:
         ends = (curve.at[0], curve.at[-1])
@@ -251,7 +254,8 @@ class Screen:
             self._progress.stop()
         total = f"{totals.in_words}. Research use only, no diagnosis."
         if self._table is None:
-            sys.stderr.write("" if self._quiet else f"{total}\n")
+            with suppress(OSError):  # what is said of the predictions changes nothing about them
+                sys.stderr.write("" if self._quiet else f"{total}\n")
             return
         if self._slices:
             self._print([])
@@ -344,6 +348,7 @@ def predict(
     masks: Masks = False,
     resume: Resume = False,
     threads: EngineThreads = 0,
+    device: Device = "cpu",
     engine: EngineName = Engine.LOCAL,
     workers: Workers = None,
     address: Address = None,
@@ -359,13 +364,13 @@ def predict(
     from groundglass.inference.inputs import count_files, expand
     from groundglass.inference.output import OutputPlan, open_output
 
-    _check_engine(engine, threads, workers, address, masks)
+    _check_engine(paths, engine, threads, workers, address, masks)
     printed = _printed(as_json, as_csv, as_parquet and output is None)
     inputs = expand(paths)
     beside = as_parquet and output is not None
     plan = OutputPlan(output, resume, beside, masks, keep_identifiers, inputs, _command(paths))
     plan.check()
-    opened = Bundle.open(bundle, threads)
+    opened = Bundle.open(bundle, threads, device)
     classifier: Classifier | RayClassifier
     if engine is Engine.RAY:
         from groundglass.cluster.ray import RayClassifier
@@ -383,8 +388,7 @@ def predict(
             found = classifier.predict_all(inputs, evidence=evidence, skip=skip, skip_file=target.excludes)
             with closing(found) as predictions:
                 for prediction in predictions:
-                    target.add(prediction)
-                    screen.show(prediction)
+                    screen.show(target.add(prediction))
             screen.finish(writing=plan.report is not None)
         screen.conclude(target.totals, plan.report)
     if status := exit_status(target.totals, strict=strict):
@@ -412,12 +416,16 @@ def _printed(as_json: bool, as_csv: bool, as_parquet: bool) -> Format | None:
 
 
 def _check_engine(
-    engine: Engine, threads: int, workers: int | None, address: str | None, masks: bool
+    paths: Sequence[str], engine: Engine, threads: int, workers: int | None, address: str | None, masks: bool
 ) -> None:
     if engine is Engine.LOCAL and not (workers is None and address is None):
         raise PredictionError("--workers and --address go with --engine ray")
     if engine is Engine.RAY and masks:
         raise PredictionError("--masks does not go with --engine ray, which brings no pictures")
+    if engine is Engine.RAY and any(map(is_stream, paths)):
+        raise PredictionError(
+            "pipes and standard input do not go with --engine ray, whose workers cannot read them"
+        )
     if engine is Engine.RAY and threads:
         raise PredictionError("--threads does not go with --engine ray, whose --workers have one thread each")
 
