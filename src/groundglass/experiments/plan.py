@@ -173,9 +173,9 @@ def ablation_tasks(
     _check_protocols(protocols, (*PROTOCOLS, LEFT_OUT))
     tasks = []
     for protocol in protocols:
-        splits, parts = protocol_splits(protocol, folds), ("val", "test")
-        if protocol == LEFT_OUT:
-            splits, parts = {None: f"leave-source-out:{left_out}"}, parts[1:]
+        out = protocol == LEFT_OUT
+        splits = {None: f"leave-source-out:{left_out}"} if out else protocol_splits(protocol, folds)
+        parts = ("test",) if out else ("val", "test")
         tasks += _tasks("ablation", protocol, variants(recipe, files), seeds, splits, parts)
     return tasks
 

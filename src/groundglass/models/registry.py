@@ -130,8 +130,9 @@ def measure(
         GroundglassError: unknown name.
     """
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        parts = {"mask": mask, "attention": attention, "histogram": histogram, "lesions": lesions}
-        network = build(name, gates=gates, **parts).eval()
+        network = build(
+            name, mask=mask, attention=attention, gates=gates, histogram=histogram, lesions=lesions
+        ).eval()
         network(torch.empty(1, 1, size, size))
     # A multiply-accumulate operation is two floating-point operations.
     return Complexity(sum(each.numel() for each in network.parameters()), counter.get_total_flops() // 2)
