@@ -173,9 +173,8 @@ def ablation_tasks(
     _check_protocols(protocols, (*PROTOCOLS, LEFT_OUT))
     tasks = []
     for protocol in protocols:
-        out = protocol == LEFT_OUT
-        splits = {None: f"leave-source-out:{left_out}"} if out else protocol_splits(protocol, folds)
-        parts = ("test",) if out else ("val", "test")
+        splits = protocol_splits(protocol, folds, left_out)
+        parts = ("test",) if protocol == LEFT_OUT else ("val", "test")
         tasks += _tasks("ablation", protocol, variants(recipe, files), seeds, splits, parts)
     return tasks
 
@@ -239,10 +238,10 @@ def _tasks(
     return tasks
 
 
-def protocol_splits(protocol: str, folds: int) -> dict[int | None, str]:
+def protocol_splits(protocol: str, folds: int, left_out: str = LARGEST_SOURCES) -> dict[int | None, str]:
     """A protocol's splits by fold. Folds over slices are the same for all seeds, those over patients are drawn anew."""
     if protocol not in _FOLDED:
-        return {None: protocol}
+        return {None: f"leave-source-out:{left_out}" if protocol == LEFT_OUT else protocol}
     seed = ":0" if protocol == "random" else ""
     return {fold: f"{protocol}:{fold}/{folds}{seed}" for fold in range(1, folds + 1)}
 
