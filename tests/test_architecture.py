@@ -45,9 +45,9 @@ CEILINGS = {
     "models": 920,
     "data": 2_440,
     "training": 3_330,
-    "inference": 3_320,
+    "inference": 3_465,
     "evaluation": 1_940,
-    "reporting": 640,
+    "reporting": 665,
     "cli": 1_710,
     "experiments": 1_390,
     "audit": 1_410,
@@ -55,7 +55,7 @@ CEILINGS = {
     "pacs": 995,
     "cluster": 305,
 }
-LINES, FILES, LINES_OF_TESTS = 23_050, 110, 18_750
+LINES, FILES, LINES_OF_TESTS = 23_130, 110, 18_750
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
@@ -251,7 +251,7 @@ def test_little_stands_behind_a_prediction(tmp_path: Path) -> None:
     files = [Path(line) for line in done.stdout.splitlines() if line.endswith(".py")]
     assert len(files) > 10
     assert len(files) <= 41
-    assert lines_of(files) <= 6_250
+    assert lines_of(files) <= 6_380
     assert (tmp_path / "out" / "report.html").is_file()
 
 

@@ -172,11 +172,11 @@ class _Folder(Output):
 
     def add(self, prediction: Prediction) -> None:
         """Save the picture, then append the line: where there is a line, there is a picture."""
-        from groundglass.inference.report import evidence_picture, picture_name, save_picture  # noqa: PLC0415
+        from groundglass.inference.report import picture_name, save_picture  # noqa: PLC0415
 
         if prediction.evidence is not None:
             path = self._overlays / picture_name(prediction.file, prediction.frame)
-            save_picture(evidence_picture(prediction.evidence), path)
+            save_picture(prediction.evidence, path)
         super().add(prediction)
         if self._masks is not None:
             self._masks.add(prediction)
