@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from groundglass.cli.main import app
 from groundglass.errors import RunError
 from groundglass.imaging.phantom import make_phantom
+from groundglass.training.recipe import load_recipe
 from groundglass.training.trainer import Job
 
 SETTINGS = ("network.weights=none", "preprocessing.size=64", "training.batch_size=4", "training.epochs=1")
@@ -94,6 +95,30 @@ def test_train_audits_the_split_that_it_trains_on(
     # The two slices are of the official train and test parts, of which the last is in no part of this split.
     warnings = warnings_before_training(leaking, "--split", "official-cv:1/2")
     assert not [warning for warning in warnings if "in different parts" in warning]
+
+
+@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "NODE_RANK"])
+def test_only_the_first_process_says_how_it_ended(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    class Done:
+        path, recipe = tmp_path, load_recipe("phantom-demo")
+
+        def history(self) -> list[dict[str, float]]:
+            return [{"val_auc": 0.5, "val_accuracy": 0.5}]
+
+    monkeypatch.setattr("groundglass.training.train.train", lambda _: Done())
+    for rank, lines in (("1", 0), ("0", 1)):
+        monkeypatch.setenv(variable, rank)
+        result = CliRunner().invoke(app, arguments(data, tmp_path, "--no-audit"))
+        assert result.stdout.count("1 epochs, validation AUC") == lines
+
+
+@pytest.mark.parametrize("option", ["--split=random", "--cache=x", "--devices=2", "--lesion-free=x"])
+def test_what_a_training_of_lungs_has_no_use_for_is_refused(data: Path, tmp_path: Path, option: str) -> None:
+    given = ["train", "--recipe", "lungs", "--data", str(data), "--output", str(tmp_path / "run"), option]
+    result = CliRunner().invoke(app, given)
+    assert f"recipe lungs has no use for {option.partition('=')[0]}:" in str(result.exception)
 
 
 @pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "NODE_RANK"])

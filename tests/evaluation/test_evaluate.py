@@ -264,7 +264,7 @@ def test_what_is_not_known_is_said(go: Go, make_manifest: MakeManifest) -> None:
 class CheckedRun(BrightnessRun):
     """As a bundle does, it checks its input and knows how far a slice lies from its training data."""
 
-    calibration = Calibration(1.0, 0.9, {"COVID": 0.7, "NonCOVID": 0.7})
+    calibration = Calibration(temperature=1.0, coverage=0.9, quantiles={"COVID": 0.7, "NonCOVID": 0.7})
 
     def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
         outputs = super().predict(slices)

@@ -134,6 +134,16 @@ def test_weights_nobody_has_are_skipped_and_noted(
     assert noted == {task.name: "no hub here" for task in listed}
 
 
+def test_rows_with_synthesis_are_skipped_in_a_list_without_it(
+    paths: ExperimentPaths, untrained: list[str]
+) -> None:
+    listed = [*tasks(more=("synthesis.slices_per_epoch=0",)), *tasks(more=("synthesis.slices_per_epoch=8",))]
+    said: list[str] = []
+    run_all(listed, paths, said.append)
+    assert untrained == [listed[0].name]
+    assert said[-1].endswith("skipped, has no lesion-free slices to paint into")
+
+
 def test_a_run_that_fails_does_not_stop_the_others(paths: ExperimentPaths, untrained: list[str]) -> None:
     listed = tasks("official", "paper", seeds=(0, 1))
     assert run_all(listed, paths, lambda _: None) == untrained == [task.name for task in listed]

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pydicom
 import pytest
@@ -16,7 +17,15 @@ from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.imaging.slice import Patient
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status, in_slice, lesion_mask
+from groundglass.inference.prediction import (
+    COLUMNS,
+    IDENTIFIERS,
+    Prediction,
+    Status,
+    in_slice,
+    lesion_mask,
+    row_schema,
+)
 
 PREDICTION = Prediction(
     Status.OK, "a.zip!b/ä.dcm", "abc-fp32", None, 0.25, "NonCOVID", ("NonCOVID",), ("one-lung-found",),
@@ -114,3 +123,17 @@ def test_a_lesion_map_lies_where_the_crop_lay_and_lesions_inside_the_lungs() -> 
         placed > 0, np.broadcast_to((np.arange(16) >= 8) & (np.arange(16) < 15), (10, 16))
     )
     np.testing.assert_array_equal(lesion_mask(lesion_map, cropped), lungs & (np.arange(16) >= 8))
+
+
+def test_the_schema_is_published_and_holds_of_rows() -> None:
+    published = Path(__file__).parents[2] / "docs" / "prediction.schema.json"
+    assert json.loads(published.read_text(encoding="utf-8")) == row_schema(), "write row_schema() there again"
+    check = jsonschema.Draft202012Validator(row_schema())
+    made = Prediction(
+        Status.OK, "a", "b", None, 0.5, "uncertain", ("COVID", "NonCOVID"), ("one-lung-found",), 3, "1.2"
+    )
+    named = replace(made, patient=Patient("Doe^Jane", None, None))
+    for prediction in (made, named, Prediction(Status.FAILED, "a", "b", "damaged")):
+        check.validate(prediction.as_row())
+    for wrong in ({"probability": 1.5}, {"frame": 0.5}, {"status": "fine"}, {"label": "ill"}, {"more": 1}):
+        assert not check.is_valid(made.as_row() | wrong)

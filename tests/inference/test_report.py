@@ -18,6 +18,7 @@ from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.bundle import Bundle
+from groundglass.inference.calibration import Conformal
 from groundglass.inference.prediction import Evidence, Prediction, Status
 from groundglass.inference.report import evidence_picture, picture_name, save_picture, write_report
 from groundglass.inference.series import Totals
@@ -41,7 +42,7 @@ SEEN = evidence(PHANTOM, np.tile(np.float32([9, -9]), (4, 2)))
 
 def write(folder: Path, bundle: Path, predictions: Sequence[Prediction], command: str = "groundglass") -> str:
     """The page of predictions, each with the picture of a phantom unless it failed."""
-    totals = Totals()
+    totals = Totals(Conformal(coverage=0.9, quantiles={"COVID": 0.4, "NonCOVID": 0.4}))
     (folder / "overlays").mkdir(parents=True)
     save_picture(SEEN, folder / "picture.svg")
     with (folder / "predictions.jsonl").open("wb") as stream:
@@ -104,7 +105,8 @@ def test_a_series_comes_with_its_answer_its_three_slices_and_the_rest_from_feet_
 ) -> None:
     page = Page(write(tmp_path / "out", tiny_bundle, [*SERIES, NECK, FAILED]))
     assert page.slices() == [3, 1, 2, 0, 4, 5], "by probability, then 0, 30 and 90 mm"
-    assert "Series score 0.700 mean of the 3 highest probabilities" in page.text["series-1"]
+    assert "Label COVID of the series" in page.text["series-1"]
+    assert "Series score 0.700 mean of the 3 highest probabilities; 0.316–" in page.text["series-1"]
     assert (
         "6 slices: 5 classified (2 COVID, 2 NonCOVID, 1 uncertain), 1 outside the lungs"
         in page.text["series-1"]

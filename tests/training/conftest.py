@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -46,17 +47,20 @@ def job(recipe: AnyRecipe_co, data: Path | None, output: Path, **changes: object
     """A quiet training or pretraining on one thread."""
     sets = () if data is None else (data,)
     plain = Job(recipe, sets, "official", 0, output, threads=1, accelerator="cpu", progress=False)
-    return replace(plain, cache=output.parent / "cache", **changes)  # type: ignore[arg-type]
+    return replace(plain, **{"cache": output.parent / "cache", **changes})  # type: ignore[arg-type]
 
 
-def kill_after_an_epoch(command: list[str], run: Path) -> None:
-    """Start a training and kill it, without a warning, as soon as there is a checkpoint to resume from."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def kill_after_an_epoch(
+    command: list[str], run: Path, by: signal.Signals = signal.SIGKILL
+) -> tuple[int, str]:
+    """Start a training and end it as soon as there is a checkpoint to resume from: exit status and standard error."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     checkpoint, deadline = run / "checkpoints" / "last.ckpt", time.monotonic() + 240
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    process.send_signal(by)
+    said = process.communicate()[1]
+    return process.returncode, said
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ("training.epochs=0", "training.epochs=0"),
         ("optimiser.lr=fast", "optimiser.lr='fast'"),
         ("preprocessing.normalisation=two-anchor", "'zero-mean' or 'min-max'"),
+        ("synthesis.severity=[0.8, 0.1]", "the smaller number comes first, as in [0.1, 0.8]"),
         ("name.x=1", "is a value, not a section"),
         ("epochs", "KEY=VALUE"),
         ("training.epochs=[", "not a valid value"),

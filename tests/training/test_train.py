@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from groundglass.data.load import load_dataset
-from groundglass.errors import GroundglassError, RecipeError, RunError
+from groundglass.errors import GroundglassError, RunError
 from groundglass.imaging.read import read_slice
 from groundglass.models.catalogue import entries
 from groundglass.training.recipe import Recipe, load_recipe
@@ -85,6 +87,12 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(
 
 
 @pytest.mark.slow
+def test_an_interrupt_ends_in_one_line_that_names_resume(phantoms: Path, tmp_path: Path) -> None:
+    ended = kill_after_an_epoch(command(phantoms, tmp_path / "run"), tmp_path / "run", signal.SIGINT)
+    assert ended == (130, f"{tmp_path / 'run'}: interrupted, continue it with --resume\n")
+
+
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,21 +156,53 @@ def test_a_folder_of_anything_else_is_left_alone(phantoms: Path, quick: Recipe, 
         Run.open(tmp_path)
 
 
-def test_what_cannot_be_trained_leaves_nothing_behind(
-    phantoms: Path, lesion_free: Path, tmp_path: Path
+def test_what_cannot_be_trained_is_refused_before_slices_are_read_and_leaves_nothing_behind(
+    phantoms: Path, lesion_free: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    quick = load_recipe("phantom-demo", QUICK)
     nowhere = load_recipe("phantom-demo", [*QUICK, "network.weights=/nowhere/weights.safetensors"])
-    for recipe, data, message in (
-        (load_recipe("mask-efficientnet"), phantoms, "--lesion-free"),
-        (load_recipe("phantom-demo", QUICK), lesion_free, "."),
-        (nowhere, phantoms, "nowhere"),
-    ):
+    (tmp_path / "file").touch()
+    no_val = phantoms.parent / "no-val.csv"
+    no_val.write_text(phantoms.read_text().replace(",val", ",train"))
+    monkeypatch.setattr("groundglass.training.train.load_cropped", None)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 0, 10**11))
+    attempts: list[tuple[Recipe, Path, dict[str, object], str]] = [
+        (quick, lesion_free, {}, "."),
+        (quick, no_val, {}, "split official leaves nothing for the part val; training needs train and val"),
+        (nowhere, phantoms, {}, "nowhere"),
+        (quick, phantoms, {"devices": 3}, "cannot be shared by 3 processes"),
+        (quick, phantoms, {"accelerator": "moon"}, "--accelerator moon --devices 1: not on this machine"),
+        (quick, phantoms, {"output": tmp_path / "file" / "run"}, "choose another --output"),
+        (quick, phantoms, {"cache": tmp_path / "file"}, "choose another --cache"),
+    ]
+    if not torch.cuda.is_available():
+        attempts.append((quick, phantoms, {"accelerator": "gpu"}, "not on this machine"))
+
+    def refused(recipe: Recipe, data: Path, changes: dict[str, object], message: str) -> None:
         with pytest.raises(GroundglassError, match=message) as error:
-            train(job(recipe, data, tmp_path / "run"))
+            train(job(recipe, data, **{"output": tmp_path / "run", **changes}))  # type: ignore[arg-type]
         assert "\n" not in str(error.value)
         assert not (tmp_path / "run").exists()
-    with pytest.raises(RecipeError, match="cannot be shared by 3 processes"):
-        train(job(load_recipe("phantom-demo", QUICK), phantoms, tmp_path / "run", devices=3))
+
+    for attempt in attempts:
+        refused(*attempt)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    refused(quick, phantoms, {}, "1 MB are free and its checkpoints need 167")
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_ends_the_training_in_one_line(
+    phantoms: Path, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672]\nNo space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.save", full)
+        with pytest.raises(RunError, match=r"best\.ckpt: cannot be written .*--resume$") as error:
+            train(job(quick, phantoms, tmp_path / "run"))
+    assert "\n" not in str(error.value)
+    assert train(job(quick, phantoms, tmp_path / "run", resume=True)).info["finished"]
 
 
 @pytest.fixture
@@ -189,6 +229,16 @@ def test_weights_pretrained_with_another_normalisation_are_warned_of(
     assert "has zero-mean" in warning
     assert "\n" not in warning
     assert warnings("none", "network.weights=none") == []
+
+
+def test_without_lesion_free_slices_nothing_is_painted_and_that_is_said(
+    phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, stopped: None
+) -> None:
+    settings = [each for each in QUICK if "batch" not in each]
+    with pytest.raises(InterruptedError):
+        train(job(load_recipe("mask-efficientnet", settings), phantoms, tmp_path / "run"))
+    assert Run.open(tmp_path / "run").recipe.synthesis.slices_per_epoch == 0
+    assert "trained without lesion synthesis" in caplog.text
 
 
 def test_every_recipe_normalises_as_the_code_and_pretraining_do() -> None:

@@ -84,7 +84,11 @@ def _show(results: Iterable[SeriesResult]) -> Counter[str]:
         states[result.state.value] += 1
         if result.counts is not None:
             score = result.series_score
-            scored = "nothing classified" if score is None else f"series score {score:.3f}"
+            scored = (
+                "nothing classified"
+                if score is None
+                else f"series score {score:.3f}" + f", {result.label}" * (result.label is not None)
+            )
             typer.echo(f"{result.series}: {result.counts.in_words()}; {scored}")
         elif result.reason is not None:
             _warn(f"{result.series}: postponed: {result.reason}")

@@ -147,7 +147,9 @@ def series_lines(summary: SeriesSummary, width: int | None, *, unicode: bool) ->
     if summary.series_score is None:
         return
     opacity = "" if summary.opacity is None else f"; {summary.opacity.in_words}"
-    yield f"  series score {summary.series_score:.3f} (no diagnosis){opacity}"
+    label = f"{summary.label}, " if summary.label else ""
+    between = " ({:.3f} to {:.3f})".format(*summary.interval) if summary.interval else ""
+    yield f"  {label}series score {summary.series_score:.3f}{between}{opacity}; no diagnosis"
     curve = summary.curve
     if len(curve.at) > 1:
         ends = (curve.at[0], curve.at[-1])
@@ -383,8 +385,7 @@ def predict(
             found = classifier.predict_all(inputs, evidence=evidence, skip=skip, skip_file=target.excludes)
             with closing(found) as predictions:
                 for prediction in predictions:
-                    target.add(prediction)
-                    screen.show(prediction)
+                    screen.show(target.add(prediction))
             screen.finish(writing=plan.report is not None)
         screen.conclude(target.totals, plan.report)
     if status := exit_status(target.totals, strict=strict):

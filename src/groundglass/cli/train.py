@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from groundglass.cli.options import (
+    INTERRUPTED,
     Accelerator,
     AllowOverlap,
     AsJson,
@@ -92,7 +94,10 @@ def train(
         return
     if audit and job.rank == 0 and len(data) == 1:
         _warn(data[0], split, seed, allow_overlap, threads)
-    run = train_network(job)
+    with _interruptible(output):
+        run = train_network(job)
+    if job.rank:
+        return
     last = run.history()[-1]
     Console().print(
         f"{run.path}: {run.recipe.network.name}, {len(run.history())} epochs, "
@@ -100,10 +105,24 @@ def train(
     )
 
 
+@contextmanager
+def _interruptible(output: Path) -> Iterator[None]:
+    """An interruption from the keyboard ends in one line and status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        begun = (output / "run.json").exists()
+        typer.echo(
+            f"{output}: interrupted{', continue it with --resume' if begun else ' before it began'}", err=True
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
 def _train_lungs(job: Job[LungsRecipe]) -> None:
     from groundglass.training.lungs import train_lungs
 
-    dice = train_lungs(job)
+    with _interruptible(job.output):
+        dice = train_lungs(job)
     known = "no patient was held out" if dice is None else f"Dice {dice:.4f} of held-out patients"
     Console().print(f"{job.output}: {job.recipe.network.name}, {known} after the last epoch")
 
@@ -169,7 +188,8 @@ def pretrain(
         cache=cache,
         progress=not quiet,
     )
-    pretrain_network(job, find_copies)
+    with _interruptible(output):
+        pretrain_network(job, find_copies)
     history, info = read_history(output / HISTORY), read_info(output)
     typer.echo(
         f"{output}: {info['network']}, {len(history)} epochs over {info['slices']} slices, "

@@ -73,12 +73,13 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
         RunError: a run or a result that exists already has other settings.
         DataError: a result is damaged, or the data set has no such split or part.
     """
+    # A list whose first row needs none goes without the rows that do.
+    if tasks and _lacks_slices(tasks[0], paths):
+        raise RecipeError(
+            f"{tasks[0].name}: paints lesions into lesion-free slices; name their folder with --lesion-free, "
+            "or switch it off with --set synthesis.slices_per_epoch=0"
+        )
     for task in tasks:
-        if task.recipe.synthesis.slices_per_epoch and paths.lesion_free is None:
-            raise RecipeError(
-                f"{task.name}: paints lesions into lesion-free slices; name their folder with --lesion-free, "
-                "or switch it off with --set synthesis.slices_per_epoch=0"
-            )
         folder = paths.run(task)
         if paths.result(task).exists():
             result = read_run_result(paths.result(task))
@@ -134,7 +135,8 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
             say(f"{head}: exists already")
             continue
         network = task.recipe.network
-        if (reason := why_missing(network.name, network.weights)) is not None:
+        reason = "has no lesion-free slices to paint into" if _lacks_slices(task, paths) else None
+        if (reason := reason or why_missing(network.name, network.weights)) is not None:
             _note(paths.output, task, reason)
             say(f"{head}: skipped, {reason}")
             continue
@@ -154,6 +156,10 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
     if (paths.output / NOT_RUN).exists():
         write_json(paths.output / NOT_RUN, read_not_run(paths.output))
     return failed
+
+
+def _lacks_slices(task: Task, paths: ExperimentPaths) -> bool:
+    return bool(task.recipe.synthesis.slices_per_epoch) and paths.lesion_free is None
 
 
 def _why_missing(network: str, weights: str) -> str | None:
@@ -188,11 +194,7 @@ def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
         cache=paths.cache,
         progress=paths.progress,
     )
-    try:
-        run = trained(job)
-    except SystemExit:
-        # Lightning ends the process when it is interrupted from the keyboard; what it had learned is kept.
-        raise KeyboardInterrupt from None
+    run = trained(job)
     evaluations = {
         part: evaluate(run, manifest, task.split, part, folder / f"evaluation-{part}", data=paths.data)
         for part in task.parts

@@ -21,7 +21,7 @@ from groundglass.errors import BundleError
 from groundglass.files import atomic_path, one_line, usable_cores, write_bytes
 from groundglass.imaging.crop import Normalisation, Preprocessing
 from groundglass.imaging.lungs import LungSegmenter
-from groundglass.inference.calibration import Calibration
+from groundglass.inference.calibration import Calibration, Conformal
 from groundglass.inference.input_check import InputCheck
 from groundglass.inference.reference import EmbeddingReference
 
@@ -136,13 +136,11 @@ class PreprocessingInfo(_Section):
     normalisation: Normalisation
 
 
-class CalibrationInfo(_Section):
-    """How logits become predictions; see :class:`groundglass.inference.calibration.Calibration`."""
+class ConformalInfo(_Section):
+    """How scores become labels; see :class:`groundglass.inference.calibration.Conformal`."""
 
-    temperature: float = Field(gt=0)
     coverage: float = Field(gt=0, lt=1)
     quantiles: dict[Literal["COVID", "NonCOVID"], float]
-    slices: int = Field(ge=0)
 
     @field_validator("quantiles")
     @classmethod
@@ -150,6 +148,26 @@ class CalibrationInfo(_Section):
         if len(value) != 2 or not all(0 <= quantile <= 1 for quantile in value.values()):
             raise ValueError("needs one number in 0..1 for COVID and one for NonCOVID")
         return value
+
+    def build(self) -> Conformal:
+        """The rule."""
+        return Conformal(
+            coverage=self.coverage, quantiles={str(key): value for key, value in self.quantiles.items()}
+        )
+
+
+class CalibrationInfo(ConformalInfo):
+    """How logits become predictions; see :class:`groundglass.inference.calibration.Calibration`."""
+
+    temperature: float = Field(gt=0)
+    slices: int = Field(ge=0)
+
+
+class SeriesInfo(ConformalInfo):
+    """How series scores become labels; ``patients`` of each label it was fitted on, ``sources`` of both."""
+
+    patients: dict[Literal["COVID", "NonCOVID"], int]
+    sources: dict[str, int]
 
 
 class BundleInfo(_Section):
@@ -164,7 +182,8 @@ class BundleInfo(_Section):
         preprocessing: how slices are cropped.
         positive: the class a logit above 0 speaks for.
         precision: of the model.
-        calibration: temperature and conformal quantiles; labels follow from them alone.
+        calibration: temperature and conformal quantiles; the labels of slices follow from them alone.
+        series: conformal quantiles of series scores; None where there were too few patients with several slices.
         onnx: opset, input and outputs.
         training: recipe, seed, split, hash of the training data, versions.
         metrics: measured results, by part.
@@ -183,6 +202,7 @@ class BundleInfo(_Section):
     positive: Literal["COVID"]
     precision: Precision
     calibration: CalibrationInfo
+    series: SeriesInfo | None = None
     onnx: dict[str, Any]
     training: dict[str, Any]
     metrics: dict[str, Any]
@@ -261,8 +281,12 @@ class Bundle:
     def calibration(self) -> Calibration:
         """From logit to probability and label."""
         section = self.info.calibration
-        quantiles = {str(label): value for label, value in section.quantiles.items()}
-        return Calibration(section.temperature, section.coverage, quantiles)
+        return Calibration(temperature=section.temperature, **vars(section.build()))
+
+    @property
+    def series_rule(self) -> Conformal | None:
+        """From a series score to a label; None where none could be fitted."""
+        return None if self.info.series is None else self.info.series.build()
 
     @property
     def input_check(self) -> InputCheck:

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, NotASliceError
+from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.crop import CroppedSlice
-from groundglass.imaging.lossless import LosslessDecoder
 from groundglass.imaging.read import read_slice, read_slices, read_source
 from groundglass.imaging.slice import CTSlice, Grey, Origin, Patient
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source
 from groundglass.inference.bundle import Bundle
+from groundglass.inference.calibration import MUCH_OPACITY
 from groundglass.inference.input_check import DOUBTFUL
 from groundglass.inference.inputs import named_by
 from groundglass.inference.prediction import COVID, NON_COVID, Evidence, Prediction, Status, lesion_mask
@@ -36,8 +37,6 @@ _Call = Callable[[], Prediction]
 
 _AHEAD = 16
 """Slices that may be read before the network has time for them."""
-_MUCH_OPACITY = 20.0
-"""Percent of the lungs. Of ten validation slices that were labelled NonCOVID with more of it, four were COVID."""
 _POLL = 0.1
 """Seconds after which a thread that waits for room checks whether it is still wanted."""
 
@@ -135,7 +134,7 @@ class Classifier:
         prediction_set, flags = self._calibration.prediction_set(probability), verdict.flags
         lesion_map = None if outputs.lesion_map is None else outputs.lesion_map[0]
         opacity = None if lesion_map is None else _opacity(lesion_map, cropped)
-        contradicted = prediction_set == (NON_COVID,) and opacity is not None and opacity > _MUCH_OPACITY
+        contradicted = prediction_set == (NON_COVID,) and opacity is not None and opacity > MUCH_OPACITY
         flags += ("much-opacity",) * contradicted
         if contradicted or not DOUBTFUL.isdisjoint(flags):
             prediction_set = (COVID, NON_COVID)
@@ -157,7 +156,11 @@ class Classifier:
             self.bundle.id,
             reason,
             frame=origin.frame,
+            study=origin.study,
             series=origin.series,
+            instance=origin.instance,
+            slice_number=origin.number if origin.frame is None else origin.frame + 1,
+            stack=origin.stack,
             position=None if origin.position is None else origin.position[2],
             patient=(origin.patient or Patient()) if self._keep_identifiers else None,
         )
@@ -171,7 +174,7 @@ class Classifier:
         :meth:`predict_all`.
         """
         failed: list[ImageError] = []
-        with LosslessDecoder() as decoder:
+        with FrameDecoder() as decoder:
             for file in files:
                 if isinstance(file, Source):
                     slices = read_source(file, decoder, self._limits)

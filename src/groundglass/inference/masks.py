@@ -204,7 +204,9 @@ def without_masks(folder: Path, predictions: Iterable[Prediction]) -> Iterator[P
 
 def _group_of(prediction: Prediction) -> str | None:
     """What masks are written together: a series, or the planes of a file; None for a picture."""
-    return prediction.file if prediction.frame is not None else prediction.series
+    if prediction.frame is not None or prediction.series is None:
+        return None if prediction.frame is None else prediction.file
+    return f"{prediction.study} {prediction.series} {prediction.stack}"
 
 
 def _last_files(first: Prediction) -> list[str]:

@@ -20,6 +20,9 @@ COVID, NON_COVID, UNCERTAIN = "COVID", "NonCOVID", "uncertain"
 OUTSIDE_LUNGS = "outside the lungs"
 """Beginning of the reason of slices refused because they show another part of the body, such as the neck."""
 
+COPY = "a copy"
+"""Beginning of the reason of slices refused because the same DICOM image was read before."""
+
 
 class Status(str, Enum):
     """Whether a slice could be classified."""
@@ -89,6 +92,11 @@ class Prediction:
         position: along the body axis in mm, towards the head, or None.
         opacity: percent of the lungs that is lesion; None unless classified by a network with lesion decoder.
         lung_cm2: area of the lungs in cm2; None unless classified, or where the spacing is not known.
+        study: DICOM Study Instance UID, or None.
+        instance: DICOM SOP Instance UID, or None.
+        slice_number: as viewers show it: DICOM Instance Number, in a file of several slices their number from 1; or None.
+        stack: four digits that differ where patients or geometries share the UIDs; None where there is no series.
+        overlay: path of the picture of lungs and lesions, from the folder that the predictions lie in; or None.
         patient: who is on the slice, where identifiers were requested, else None.
         evidence: pixels and lesion map, where requested; in no output file.
     """
@@ -106,6 +114,11 @@ class Prediction:
     position: float | None = None
     opacity: float | None = None
     lung_cm2: float | None = None
+    study: str | None = None
+    instance: str | None = None
+    slice_number: int | None = None
+    stack: str | None = None
+    overlay: str | None = None
     patient: Patient | None = field(default=None, repr=False)
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
@@ -113,6 +126,11 @@ class Prediction:
     def outside_lungs(self) -> bool:
         """Whether the slice was refused because it shows another part of the body."""
         return self.status is Status.REFUSED and (self.reason or "").startswith(OUTSIDE_LUNGS)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the slice was refused because the same DICOM image was read before."""
+        return self.status is Status.REFUSED and (self.reason or "").startswith(COPY)
 
     def as_row(self) -> dict[str, Any]:
         """Plain values that JSON and UTF-8 can hold, one per column of :data:`COLUMNS`.
@@ -133,12 +151,13 @@ class Prediction:
         Raises:
             ValueError: a column is missing, or holds what it cannot hold.
         """
-        try:
-            values = {name: row[name] for name in COLUMNS}
-            who = [row[name] for name in IDENTIFIERS] if IDENTIFIERS[0] in row else None
-        except KeyError as error:
-            raise ValueError(f"column {error.args[0]} is missing") from None
-        for name, kinds in _KINDS.items():
+        values: dict[str, Any] = {
+            name: row.get(name) for name in COLUMNS
+        }  # earlier versions had fewer columns
+        who = [row.get(name) for name in IDENTIFIERS] if IDENTIFIERS[0] in row else None
+        for name, column in _COLUMNS.items():
+            types = [column["type"]] if isinstance(column["type"], str) else column["type"]
+            kinds = tuple(kind for each in types for kind in _KINDS[each])
             if not isinstance(values[name], kinds) or isinstance(values[name], bool):
                 raise ValueError(f"{name} cannot be {values[name]!r:.80}")
         lists = {name: tuple(str(item) for item in values[name]) for name in ("prediction_set", "flags")}
@@ -152,25 +171,51 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-_TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    "file": (str,),
-    "frame": (int, type(None)),
+_TEXT, _WHOLE, _NUMBER = ({"type": [kind, "null"]} for kind in ("string", "integer", "number"))
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+_COLUMNS: Mapping[str, Mapping[str, Any]] = {
+    "file": {"type": "string"},
+    "frame": _WHOLE,
+    "study": _TEXT,
     "series": _TEXT,
+    "instance": _TEXT,
+    "slice_number": _WHOLE,
+    "stack": _TEXT,
     "position": _NUMBER,
-    "status": (str,),
+    "status": {"type": "string", "enum": [status.value for status in Status]},
     "reason": _TEXT,
-    "probability": _NUMBER,
-    "label": _TEXT,
-    "prediction_set": (list,),
-    "opacity": _NUMBER,
-    "lung_cm2": _NUMBER,
-    "flags": (list,),
-    "bundle": (str,),
+    "probability": _NUMBER | {"minimum": 0, "maximum": 1},
+    "label": _TEXT | {"enum": [COVID, NON_COVID, UNCERTAIN, None]},
+    "prediction_set": _TEXTS | {"items": {"enum": [COVID, NON_COVID]}},
+    "opacity": _NUMBER | {"minimum": 0, "maximum": 100},
+    "lung_cm2": _NUMBER | {"minimum": 0},
+    "flags": _TEXTS,
+    "overlay": _TEXT,
+    "bundle": {"type": "string"},
+}
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "array": (list,),
+    "null": (type(None),),
 }
 
-COLUMNS = tuple(_KINDS)
+COLUMNS = tuple(_COLUMNS)
 """Names and order of a prediction's fields in every output."""
 
 IDENTIFIERS = ("patient_name", "patient_id", "birth_date")
 """Columns that follow where identifiers are kept."""
+
+
+def row_schema() -> dict[str, Any]:
+    """The JSON schema of a row, with or without identifiers; ``docs/prediction.schema.json`` is a copy."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Prediction",
+        "description": "The prediction of one slice: a line of what ``groundglass predict --json`` prints.",
+        "type": "object",
+        "properties": {**_COLUMNS, **dict.fromkeys(IDENTIFIERS, _TEXT)},
+        "required": list(COLUMNS),
+        "additionalProperties": False,
+    }

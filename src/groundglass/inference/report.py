@@ -209,7 +209,8 @@ def _survey(predictions: Path, totals: Totals) -> _Survey:
         if prediction.status is not Status.OK:
             survey.refuse(prediction)
         series = totals.number(prediction)
-        if prediction.status is not Status.FAILED and (series is None or series in axes):
+        pictured = prediction.status is not Status.FAILED and not prediction.is_copy
+        if pictured and (series is None or series in axes):
             axis = None if series is None else axes[series]
             survey.groups.setdefault(series, []).append(_Member.of(number, prediction, axis))
     return survey
@@ -222,14 +223,14 @@ class _Panel:
     Attributes:
         number: of the series, from 1.
         summary: what is said of it.
-        answer: what the figure in large print is, its value, and what it rests on.
+        answers: see :func:`_answers`.
         plan: which of its slices are shown.
         drawing: of its curve, None where one slice is all.
     """
 
     number: int
     summary: SeriesSummary
-    answer: tuple[str, str, str]
+    answers: Sequence[tuple[str, str, str]]
     plan: _Plan
     drawing: _Drawing | None
 
@@ -237,14 +238,23 @@ class _Panel:
 def _panel(number: int, summary: SeriesSummary, plan: _Plan) -> _Panel:
     shown = {*plan.carriers, *plan.rest}
     links = [each if each in shown else None for each in plan.classified]
-    return _Panel(number, summary, _answer(summary), plan, _draw(summary.curve, links))
+    return _Panel(number, summary, tuple(_answers(summary)), plan, _draw(summary.curve, links))
 
 
-def _answer(summary: SeriesSummary) -> tuple[str, str, str]:
-    """What is said of a series that has a classified slice."""
-    used = slices_in_score(summary.counts.ok)
-    words = "that slice's probability" if used == 1 else f"mean of the {used} highest probabilities"
-    return "Series score", f"{summary.series_score:.3f}", words
+def _answers(summary: SeriesSummary) -> Iterator[tuple[str, str, str]]:
+    """What stands in large print: what it is, its value, and what it rests on."""
+    if summary.label is not None:
+        yield "Label", summary.label, "of the series, by its score; no diagnosis"
+    if summary.series_score is not None:
+        used = slices_in_score(summary.counts.ok)
+        words = "that slice's probability" if used == 1 else f"mean of the {used} highest probabilities"
+        if summary.interval is not None:
+            words += f"; {summary.interval[0]:.3f}–{summary.interval[1]:.3f} when slices are drawn again"
+        yield "Series score", f"{summary.series_score:.3f}", words
+    if summary.opacity is not None:
+        percent, lesion, lung = summary.opacity.percent, summary.opacity.lesion_ml, summary.opacity.lung_ml
+        volume = "share of the lungs that is lesion" if lung is None else f"{lesion:,.0f} of {lung:,.0f} ml"
+        yield "Lung opacity", f"{percent:.1f} %", volume
 
 
 def _layers(overlays: Path, prediction: Prediction, *, small: bool) -> Layers | None:

@@ -11,8 +11,8 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from groundglass.errors import ImageError, NotASliceError, PacsError, PacsRefusedError, PacsUnavailableError
+from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.dicom import open_dataset, read_dicom
-from groundglass.imaging.lossless import LosslessDecoder
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, MemorySource, guard
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.dicom_seg import (
@@ -57,6 +57,7 @@ class SeriesResult:
         state: what became of it.
         counts: of its slices, where it was reported now.
         series_score: None where nothing was classified.
+        label: of the series; None where nothing was classified or the bundle has no rule for it.
         reason: why it was postponed.
     """
 
@@ -64,6 +65,7 @@ class SeriesResult:
     state: State
     counts: Counts | None = None
     series_score: float | None = None
+    label: str | None = None
     reason: str | None = None
 
 
@@ -128,17 +130,19 @@ class SeriesProcessor:
         if classified and (seg := series_segmentation(headers, masks, self._algorithm)) is not None:
             self._archive.store(seg)
         report_series = self.report_series(series.uid, len(instances))
-        report = SeriesReport(series.uid, report_series, images, tuple(slices))
+        report = SeriesReport(
+            series.uid, report_series, images, tuple(slices), self._classifier.bundle.series_rule
+        )
         with quiet():
             document = structured_report(report, header, self._algorithm)
         self._archive.store(document)
-        return SeriesResult(series.uid, State.REPORTED, counts, report.series_score)
+        return SeriesResult(series.uid, State.REPORTED, counts, report.series_score, report.label)
 
     def _predictions(
         self, series: SeriesEntry, images: Sequence[InstanceEntry]
     ) -> Iterator[tuple[InstanceEntry, Dataset | None, Prediction]]:
         """Every image, its header where it could be read, and a prediction for each of its slices."""
-        with LosslessDecoder() as decoder:
+        with FrameDecoder() as decoder:
             for image in images:
                 header, status = None, Status.FAILED
                 try:

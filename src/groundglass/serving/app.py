@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from groundglass import __version__
+from groundglass.inference.prediction import row_schema
 from groundglass.inference.writers import json_line
 from groundglass.serving.jobs import Service, Upload, receive_files, upload_size
 from groundglass.serving.problems import Problem, answer_error
@@ -102,7 +103,7 @@ class _PredictionsResponse(Response):
     def __init__(self, service: Service, *, keep: bool, as_lines: bool) -> None:
         super().__init__()
         self._service, self._keep, self._as_lines = service, keep, as_lines
-        self._result = service.results.begin(service.bundle.id, keep=keep)
+        self._result = service.results.begin(service.bundle, keep=keep)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; where the client is gone, stop."""
@@ -155,7 +156,7 @@ class _PredictionsResponse(Response):
         service, made = self._service, self._service.classify(upload, keep=self._keep)
         async with service.heavy if upload.heavy else nullcontext(), aclosing(made) as predictions:
             async for prediction, kept in predictions:
-                service.results.add(self._result, prediction, kept)
+                prediction = service.results.add(self._result, prediction, kept)  # noqa: PLW2901 - or that of a copy
                 service.predictions.labels(prediction.status.value, prediction.label or "").inc()
                 self._entry["slices"] = len(self._result.predictions)
                 if self._as_lines:
@@ -248,6 +249,9 @@ async def _get_metrics(service: _Asked) -> Response:
 async def _get_description(service: _Asked) -> Response:
     described = json.loads((_HERE / "openapi.json").read_bytes())
     described["info"]["version"] = __version__
+    row, image = row_schema(), {"$ref": "#/components/schemas/ImageLinks"}
+    row["properties"]["image"] = {"anyOf": [image, {"type": "null"}], "description": "With keep=true."}
+    described["components"]["schemas"]["PredictionRow"] = row
     if service.settings.token is not None:
         described["security"] = [{"token": []}]
     return JSONResponse(described)

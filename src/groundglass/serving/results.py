@@ -20,6 +20,7 @@ from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.slice import CTSlice, Grey, Origin
 from groundglass.imaging.window import LUNG
 from groundglass.inference.bundle import Bundle
+from groundglass.inference.inputs import Copies
 from groundglass.inference.output import OutputPlan, open_output
 from groundglass.inference.prediction import Evidence, Prediction
 from groundglass.inference.series import SERIES_SCORE, Totals
@@ -107,8 +108,9 @@ class Result:
     id: str  # that nobody can guess; empty where the result is not kept
     bundle: str
     ends: float  # when it is forgotten, in the clock's seconds
+    totals: Totals
     predictions: list[Prediction] = field(default_factory=list)
-    totals: Totals = field(default_factory=Totals)
+    copies: Copies = field(default_factory=Copies)
     slices: dict[int, KeptSlice] = field(default_factory=dict)  # by the number of their prediction
     size: int = 0  # bytes of the slices
 
@@ -127,7 +129,8 @@ class Result:
                 series[index - 1]["predictions"].append(number)
             if self.id:
                 kept = self.slices.get(number)
-                rows[number]["image"] = kept and kept.links(f"{self.address}/slices/{number}")
+                image = kept and kept.links(f"{self.address}/slices/{number}")
+                rows[number] |= {"image": image, "overlay": image and image["lesions"]}
         links = {name: self.address + path for name, path in _LINKS.items()}
         return {
             "bundle": self.bundle,
@@ -157,19 +160,26 @@ class Results:
         """Bytes of all slices."""
         return sum(result.size for result in self._kept.values())
 
-    def begin(self, bundle: str, *, keep: bool) -> Result:
+    def begin(self, bundle: Bundle, *, keep: bool) -> Result:
         """A new result, found at its address from now on where it is to be kept."""
         ends = self._clock() + self._settings.kept_seconds
-        result = Result(secrets.token_urlsafe(16) if keep else "", bundle, ends)
+        result = Result(
+            secrets.token_urlsafe(16) if keep else "", bundle.id, ends, totals=Totals(bundle.series_rule)
+        )
         if keep:
             while len(self._kept) >= self._settings.kept_results:
                 self.forget(next(iter(self._kept)))
             self._kept[result.id] = result
         return result
 
-    def add(self, result: Result, prediction: Prediction, kept: KeptSlice | None) -> None:
-        """Take the next prediction of a result; keep its slice where there is room, of older results if need be."""
-        if kept is not None and result.id in self._kept:
+    def add(self, result: Result, prediction: Prediction, kept: KeptSlice | None) -> Prediction:
+        """Take the next prediction of a result; keep its slice where there is room, of older results if need be.
+
+        Returns:
+            What counts: another prediction where the slice is a copy of an earlier one.
+        """
+        prediction = result.copies.checked(prediction)
+        if kept is not None and not prediction.is_copy and result.id in self._kept:
             while self.size + kept.size > self._settings.kept_bytes and result.id != next(iter(self._kept)):
                 self.forget(next(iter(self._kept)))
             if self.size + kept.size <= self._settings.kept_bytes:
@@ -177,6 +187,7 @@ class Results:
                 result.size += kept.size
         result.predictions.append(prediction)
         result.totals.add(prediction)
+        return prediction
 
     def get(self, key: str) -> Result:
         """A result that is kept.

@@ -43,7 +43,16 @@ from groundglass.training.samples import (
     load_cropped,
     to_images,
 )
-from groundglass.training.trainer import WEIGHTS, Job, begin_run, finish_run, fit, prepare, save_weights
+from groundglass.training.trainer import (
+    WEIGHTS,
+    Job,
+    begin_run,
+    check_space,
+    finish_run,
+    fit,
+    prepare,
+    save_weights,
+)
 
 BACKBONE = "backbone.safetensors"
 """The backbone alone under timm's names, in half precision: what other networks of the family start from."""
@@ -222,15 +231,20 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
         DataError: there are no slices, or an unlabelled one is a held-out slice of the data set.
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
-    prepare(job.threads)
+    prepare(job)
     recipe, count = job.recipe, job.recipe.training.batch_size
+    torch.manual_seed(job.seed)
+    network = build(recipe.network.name, recipe.network.weights)
+    check_space(job.output, network)
     records = unlabelled_slices(job, find_copies)
     preprocessing = recipe.preprocessing.build()
     cropped = load_cropped(records, preprocessing, CONTEXT, job.cache, open_segmenter(job.lungs))
     if len(cropped) < 2 * count:
-        raise DataError(f"{len(cropped)} slices are too few to pretrain in batches of {count}")
-    torch.manual_seed(job.seed)
-    network = build(recipe.network.name, recipe.network.weights)
+        few = f"{len(cropped)} slices are too few to pretrain in batches of {count}, {2 * count} would do"
+        fits = len(cropped) // 2
+        raise DataError(
+            f"{few}; or make batches smaller with --set training.batch_size={fits}" if fits > 1 else few
+        )
     batches = EpochBatches(len(cropped), 0, SynthesisSection(), count, job.seed)
     # At most half the slices, so that no key is older than an epoch.
     half = len(cropped) // 2

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from groundglass.errors import RecipeError
 from groundglass.imaging.crop import Normalisation, Preprocessing
@@ -19,6 +19,13 @@ from groundglass.models.catalogue import entries
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+
+
+def _ascending(span: tuple[float, float]) -> tuple[float, float]:
+    if span[0] > span[1]:
+        raise ValueError(f"the smaller number comes first, as in [{span[1]}, {span[0]}]")
+    return span
+
 
 LUNG_NET = "lung-net"
 """What recipes call the network of lung fields."""
@@ -112,7 +119,7 @@ class SynthesisSection(Section):
 
     slices_per_epoch: Count = 0
     painted: Share = 0.5
-    severity: tuple[Share, Share] = (0.08, 0.8)
+    severity: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (0.08, 0.8)
     ground_glass: Share = 1.0
     mimics: Share = 0.0
 

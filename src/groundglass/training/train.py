@@ -7,7 +7,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ from groundglass.training.trainer import (
     Job,
     begin_run,
     check_same,
+    check_space,
     finish_run,
     fit,
     prepare,
@@ -80,19 +81,28 @@ class _TrainingData:
 
 
 def train(job: Job[Recipe]) -> Run:
-    """Train, and leave a run with ``weights.safetensors`` behind.
+    """Train, and leave a run with ``weights.safetensors`` behind; without lesion-free slices, nothing is painted.
 
     Raises:
         DataError: the data, the split or the lesion-free slices do not fit.
-        RunError: the folder holds another run, or one to be resumed with ``resume``.
+        RunError: the folder holds another run, or one to be resumed with ``resume``; what the job needs is not there.
     """
+    asked, job = job.recipe, _without_synthesis(job)
     recipe = job.recipe
-    _check(job)
-    prepare(job.threads)
-    slices = _load(job)
+    if recipe.training.batch_size % job.processes:
+        shared = f"cannot be shared by {job.processes} processes"
+        raise RecipeError(f"training.batch_size={recipe.training.batch_size} {shared}; choose a multiple")
+    prepare(job)
     torch.manual_seed(job.seed)
     network = build_network(recipe)
     if job.rank == 0:
+        check_space(job.output, network)
+    slices = _load(job)
+    if job.rank == 0:
+        if recipe != asked:
+            _LOG.warning(
+                "warning: trained without lesion synthesis; --lesion-free names slices to paint into"
+            )
         if (warning := normalisation_warning(recipe)) is not None:
             _LOG.warning("warning: %s", warning)
         begin_run(job, slices.fingerprint, _facts(job, slices))
@@ -147,7 +157,7 @@ def trained(job: Job[Recipe]) -> Run:
     if (job.output / INFO).exists():
         run = Run.open(job.output)
         if run.info.get("finished"):
-            check_same(job)
+            check_same(_without_synthesis(job))
             return run
     return train(job)
 
@@ -164,15 +174,13 @@ def normalisation_warning(recipe: Recipe) -> str | None:
     )
 
 
-def _check(job: Job[Recipe]) -> None:
-    if job.recipe.synthesis.slices_per_epoch and job.lesion_free is None:
-        raise RecipeError(
-            f"recipe {job.recipe.name} paints lesions into lesion-free slices: name their folder with "
-            "--lesion-free, or switch it off with --set synthesis.slices_per_epoch=0"
-        )
-    if (count := job.recipe.training.batch_size) % job.processes:
-        shared = f"cannot be shared by {job.processes} processes"
-        raise RecipeError(f"training.batch_size={count} {shared}; choose a multiple")
+def _without_synthesis(job: Job[Recipe]) -> Job[Recipe]:
+    """The job, without lesion synthesis where it has no lesion-free slices."""
+    recipe = job.recipe
+    if not recipe.synthesis.slices_per_epoch or job.lesion_free is not None:
+        return job
+    off = recipe.synthesis.model_copy(update={"slices_per_epoch": 0})
+    return replace(job, recipe=recipe.model_copy(update={"synthesis": off}))
 
 
 def _load(job: Job[Recipe]) -> _TrainingData:
@@ -241,9 +249,10 @@ def _chances(records: Sequence[Record], sampling: SamplingSection) -> NDArray[np
 
 
 def _labelled(manifest: Manifest, split: Split, part: str) -> list[Record]:
-    records = [manifest.records[index] for index in split.parts[part]]
+    records = [manifest.records[index] for index in split.parts.get(part, ())]
     if not records:
-        raise DataError(f"{manifest.name}: the split's part {part} is empty; training needs train and val")
+        advice = "training needs train and val; --split patients:1/5 makes them, and test, from the patients"
+        raise DataError(f"{manifest.root}: split {split.name} leaves nothing for the part {part}; {advice}")
     unlabelled = next((record for record in records if record.label is None), None)
     if unlabelled is not None:
         raise DataError(f"{unlabelled.path}: has no label; training needs COVID or NonCOVID for every slice")

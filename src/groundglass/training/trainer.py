@@ -9,7 +9,10 @@ import json
 import logging
 import os
 import platform
+import shutil
+import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,18 +27,21 @@ import cv2
 import torch
 import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from pydantic import ValidationError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from groundglass import __version__
 from groundglass.errors import RunError
-from groundglass.files import atomic_path, usable_cores, write_json, write_text
+from groundglass.files import atomic_path, one_line, usable_cores, write_json, write_text
 from groundglass.training.recipe import AnyRecipe_co, BaseRecipe
+from groundglass.training.samples import cache_folder
 
 INFO, RECIPE, HISTORY, WEIGHTS = "run.json", "recipe.yaml", "history.csv", "weights.safetensors"
 CHECKPOINTS = "checkpoints"
@@ -117,9 +123,17 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write to a temporary file beside ``path`` that then takes its place."""
-        with atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        """Write to a temporary file beside ``path`` that then takes its place.
+
+        Raises:
+            RunError: it cannot be written, as on a full disk.
+        """
+        try:
+            with atomic_path(Path(path)) as temporary:
+                torch.save(checkpoint, temporary)
+        except (OSError, RuntimeError) as error:
+            reason = one_line(str(error).splitlines()[0])
+            raise RunError(f"{path}: cannot be written ({reason}); make room, then use --resume") from None
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -236,8 +250,76 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         raise RunError(f"{folder}: damaged run ({' '.join(str(error).split())})") from None
 
 
+def check_writable(path: Path, option: str) -> None:
+    """Refuse a path at which nothing can be written, without leaving anything there.
+
+    Raises:
+        RunError: it lies below a file, in a folder that is read-only, or on a full disk.
+    """
+    try:
+        place = path
+        while not place.exists():
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place) as probe:
+            probe.write(bytes(4096))
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror}); choose another {option}"
+        raise RunError(f"{path}: {reason}") from None
+
+
+def check_space(output: Path, network: nn.Module) -> None:
+    """Refuse a disk on which two checkpoints of a network do not fit: one is written beside the one it replaces.
+
+    Raises:
+        RunError: they do not.
+    """
+    place = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    # Weights, their average and two moments of the optimiser, twice; the best epoch's; the weights at the end.
+    needed = 12 * sum(each.numel() * each.element_size() for each in network.parameters())
+    if free < needed:
+        room = f"{free / 1e6:.0f} MB are free and its checkpoints need {needed / 1e6:.0f}"
+        raise RunError(f"{output}: {room}; make room, or choose another --output")
+
+
+def _check_folder(job: Job[BaseRecipe]) -> None:
+    """Refuse a folder that holds anything but the same job, to be resumed, or that cannot be written."""
+    output = job.output
+    check_writable(output, "--output")
+    check_writable(job.cache or cache_folder(), "--cache")
+    if (output / INFO).exists():
+        if not job.resume:
+            advice = "continue it with --resume or choose another --output"
+            raise RunError(f"{output}: holds a run already; {advice}")
+        check_same(job)
+    # A start that was killed between its first two files has begun nothing.
+    elif output.exists() and any(each.name != RECIPE and each.name[0] != "." for each in output.iterdir()):
+        raise RunError(f"{output}: is not empty and holds no run; choose another --output")
+
+
+def _check_machine(job: Job[BaseRecipe]) -> None:
+    """Refuse accelerators that are not there."""
+    try:
+        Trainer(**_place(job), logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        reason = one_line(str(error), 200)
+        raise RunError(
+            f"--accelerator {job.accelerator} --devices {job.devices}: not on this machine ({reason})"
+        ) from None
+
+
+def _place(job: Job[BaseRecipe]) -> dict[str, Any]:
+    """Lightning's arguments that say where a job is trained."""
+    return {
+        "accelerator": job.accelerator,
+        "devices": job.devices,
+        "num_nodes": job.nodes,
+        "strategy": DDPStrategy(broadcast_buffers=True) if job.processes > 1 else "auto",
+    }
+
+
 def begin_run(job: Job[BaseRecipe], fingerprint: str, facts: Mapping[str, Any]) -> None:
-    """Create a job's folder, or check that it holds the same job where that is to be resumed.
+    """Create a job's folder, or check that it holds the same slices where it is to be resumed.
 
     Args:
         job: what is trained.
@@ -245,16 +327,11 @@ def begin_run(job: Job[BaseRecipe], fingerprint: str, facts: Mapping[str, Any]) 
         facts: what ``run.json`` says of this kind of job.
 
     Raises:
-        RunError: the folder holds anything else.
+        RunError: it holds others.
     """
     output = job.output
     if (output / INFO).exists():
-        if not job.resume:
-            advice = "continue it with --resume or choose another --output"
-            raise RunError(f"{output}: holds a run already; {advice}")
         check_same(job, fingerprint)
-    elif output.exists() and any(output.iterdir()):
-        raise RunError(f"{output}: is not empty and holds no run; choose another --output")
     write_text(output / RECIPE, job.recipe.to_yaml())
     document = {
         "format": RUN_FORMAT,
@@ -290,7 +367,12 @@ def check_same(job: Job[BaseRecipe], fingerprint: str | None = None) -> None:
     for key, value in (asked | ({"fingerprint": fingerprint} if fingerprint else {})).items():
         if before.get(key) != value:
             raise RunError(f"{cannot}, {key} was {before.get(key)}, is {value}; choose another --output")
-    if read_recipe(job.output) != yaml.safe_load(job.recipe.to_yaml()):
+    try:
+        # Checked, so that fields which are newer than the run have their defaults.
+        same = type(job.recipe).model_validate(read_recipe(job.output)) == job.recipe
+    except ValidationError:
+        same = False
+    if not same:
         raise RunError(f"{cannot}, the recipe has changed; choose another --output")
 
 
@@ -323,11 +405,18 @@ def versions() -> dict[str, str]:
     return own | {name: version(name) for name in names}
 
 
-def prepare(threads: int) -> None:
-    """Settings of the process: threads (0 for one per core), memory, and what Lightning says of itself."""
+def prepare(job: Job[BaseRecipe]) -> None:
+    """Check what can be checked before slices are read; set threads, memory, and what Lightning says of itself.
+
+    Raises:
+        RunError: the folder holds something else or cannot be written, or accelerators are not there.
+    """
     # Lightning greets, advertises and lists hardware at this level; the command line speaks for itself.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    torch.set_num_threads(threads or usable_cores())
+    if job.rank == 0:
+        _check_folder(job)
+        _check_machine(job)
+    torch.set_num_threads(job.threads or usable_cores())
     cv2.setNumThreads(1)
     if sys.platform.startswith("linux"):
         # A step allocates the same activations again and again. By default glibc maps each, the kernel zeroes
@@ -358,7 +447,8 @@ def fit(
         callbacks: whose state goes into the checkpoint.
 
     Raises:
-        RunError: the training was interrupted, or the checkpoint is damaged.
+        RunError: the checkpoint is damaged, or the disk is full.
+        KeyboardInterrupt: the training was interrupted from the keyboard.
     """
     folder = job.output / CHECKPOINTS
     history = History(job.output / HISTORY, len(training) * job.recipe.training.batch_size)
@@ -366,19 +456,15 @@ def fit(
     newest = ModelCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    several = job.processes > 1
     trainer = Trainer(
-        accelerator=job.accelerator,
-        devices=job.devices,
-        num_nodes=job.nodes,
-        strategy=DDPStrategy(broadcast_buffers=True) if several else "auto",
+        **_place(job),
         max_epochs=job.recipe.training.epochs,
         gradient_clip_val=job.recipe.optimiser.gradient_clip or None,
         logger=TensorBoardLogger(job.output, name="", version="tensorboard"),
         callbacks=[history, *callbacks, newest, *([RichProgressBar()] if job.progress else [])],
         plugins=[AtomicCheckpoints()],
         use_distributed_sampler=False,
-        sync_batchnorm=several and job.accelerator == "gpu",
+        sync_batchnorm=job.processes > 1 and job.accelerator == "gpu",
         deterministic=True,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
@@ -390,7 +476,13 @@ def fit(
         for message in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
         resumed = last if job.resume and last.exists() else None
-        trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)
-    if trainer.interrupted:
-        raise RunError(f"{job.output}: training was interrupted; continue it with --resume")
+        try:
+            trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)
+        except SystemExit:
+            # How Lightning ends an interrupted process, deaf to further interrupts.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from None
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror or error}); make room, then use --resume"
+            raise RunError(f"{error.filename or job.output}: {reason}") from None
     return history

@@ -22,7 +22,15 @@ def test_one_bad_file_never_stops_the_rest(run: Run, bad: Path) -> None:
     assert rows["0.png"]["status"] == "ok"
     assert rows["9-photograph.png"]["status"] == "refused"
     failed = {name for name, row in rows.items() if row["status"] == "failed"}
-    assert failed == {"1-truncated.png", "2-empty.png", "3-text.jpg", "5-bomb.zip", "8-damaged.dcm"}
+    assert failed == {
+        "1-truncated.png",
+        "2-empty.png",
+        "3-text.jpg",
+        "5-bomb.zip",
+        "8-damaged.dcm",
+        "6-pipe.png",
+        "7-gone.png",
+    }
     assert "bomb" in rows["5-bomb.zip"]["reason"]
     assert all(row["reason"].isprintable() for row in rows.values() if row["reason"])
     assert "Traceback" not in done.err
@@ -31,18 +39,21 @@ def test_one_bad_file_never_stops_the_rest(run: Run, bad: Path) -> None:
 def test_the_table_says_why(run: Run, bad: Path) -> None:
     done = run(bad)
     assert re.search(r"2-empty\.png +failed +the file is empty", done.out)
-    assert "7 slices: 1 classified" in done.out
-    assert "1 refused, 5 failed" in done.out
+    assert "9 slices: 1 classified" in done.out
+    assert "1 refused, 7 failed" in done.out
 
 
-def test_named_one_by_one_they_do_not_stop_the_rest_either(run: Run, bad: Path) -> None:
+def test_named_one_by_one_they_do_not_stop_the_rest_either(
+    run: Run, bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groundglass.imaging.source._WAIT", 0.05)
     paths = sorted(path for path in bad.iterdir() if path.exists())
     done = run(*paths, "--json")
     assert done.status == 3
     assert [row["status"] for row in done.rows].count("ok") == 1
     reasons = {Path(row["file"]).name: row["reason"] for row in done.rows}
     assert "holds no image" in reasons["4-folder.png"]
-    assert "neither a file nor a folder" in reasons["6-pipe.png"]
+    assert "a pipe that nobody writes to" in reasons["6-pipe.png"]
 
 
 def test_a_file_that_vanishes_meanwhile_fails_alone(
