@@ -45,7 +45,7 @@ CEILINGS = {
     "models": 990,
     "data": 2_560,
     "training": 3_560,
-    "inference": 3_805,
+    "inference": 3_980,
     "evaluation": 2_000,
     "reporting": 675,
     "cli": 1_830,
@@ -53,9 +53,9 @@ CEILINGS = {
     "audit": 1_410,
     "serving": 1_410,
     "pacs": 1_080,
-    "cluster": 305,
+    "cluster": 310,
 }
-LINES, FILES, LINES_OF_TESTS = 24_730, 116, 19_980
+LINES, FILES, LINES_OF_TESTS = 24_900, 117, 20_200
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
@@ -251,14 +251,14 @@ def test_little_stands_behind_a_prediction(tmp_path: Path) -> None:
     files = [Path(line) for line in done.stdout.splitlines() if line.endswith(".py")]
     assert len(files) > 10
     assert len(files) <= 44
-    assert lines_of(files) <= 7_000
+    assert lines_of(files) <= 7_260
     assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_no_more_than_they_need_stands_behind_the_experiments() -> None:
     files = closure("groundglass.cli.experiments")
     assert len(files) <= 60
-    assert lines_of(files) <= 11_350
+    assert lines_of(files) <= 11_500
 
 
 def without_torch(*modules: str) -> subprocess.CompletedProcess[str]:

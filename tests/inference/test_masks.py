@@ -380,7 +380,7 @@ def test_what_has_its_masks_is_known(tmp_path: Path, series: Path, bundle: Bundl
     write_frames(tmp_path / "f.dcm", [0.0, 1, 5])
     paths = [tmp_path / name for name in ("a.png", "v.nii", "f.dcm")] + [series]
     predictions = [*predictions_of(*paths), Prediction(Status.FAILED, "gone.png", "b", "damaged")]
-    stored = [Prediction.from_row(each.as_row()) for each in predictions]
+    stored = [Prediction.from_dict(each.to_dict()) for each in predictions]
     folder = tmp_path / "masks"
     files = write(folder, bundle, predictions)
     assert list(without_masks(folder, stored)) == []

@@ -192,7 +192,7 @@ def test_counts_in_words() -> None:
 
 def test_a_document_is_json_and_says_what_the_score_used() -> None:
     (summary,) = summed(*(ok(f"s/{z}.dcm", z / 100, float(z), "1.2") for z in range(20))).summaries()
-    document = json.loads(json.dumps(summary.as_document(), allow_nan=False))
+    document = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
     assert document["slices_in_score"] == 4
     assert document["series_score"] == pytest.approx((0.16 + 0.17 + 0.18 + 0.19) / 4)
     assert len(document["curve"]["at"]) == len(document["curve"]["probability"]) == 20
@@ -220,7 +220,7 @@ def test_the_label_of_a_series_follows_from_its_score_by_the_rule(
     for z in range(4):
         totals.add(replace(ok(f"s/{z}.dcm", probability, float(z), "1.2"), opacity=opacity))
     (summary,) = totals.summaries()
-    assert summary.label == summary.as_document()["label"] == label
+    assert summary.label == summary.to_dict()["label"] == label
     assert summary.interval == pytest.approx((probability, probability))
 
 

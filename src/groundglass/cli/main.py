@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import platform
 import sys
-from collections.abc import Mapping
-from importlib import import_module
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from enum import Enum
+from importlib import import_module, metadata
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -31,6 +37,25 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "data": ("data", "Data"),
     "paper": ("experiments", "Paper"),
 }
+
+
+_TRAINING = {name for name, (_, panel) in COMMANDS.items() if panel in {"Train", "Paper"}}
+_SILENT = logging.NullHandler()
+# Modules whose warnings tell of files, as a regular expression.
+_READERS = r"(dicomweb_client|groundglass|highdicom|nibabel|PIL|pydicom)\b"
+_LIBRARIES = (
+    *(
+        "numpy",
+        "onnxruntime",
+        "opencv-python-headless",
+        "pillow",
+        "pydicom",
+        "python-gdcm",
+        "nibabel",
+        "SimpleITK",
+    ),
+    *("highdicom", "fastapi", "ray", "torch", "lightning", "timm"),
+)
 
 
 class _Commands(TyperGroup):
@@ -62,19 +87,86 @@ app = typer.Typer(
 )
 
 
-def _version(show: bool) -> None:
+class LogLevel(str, Enum):
+    """Least severe messages that are shown."""
+
+    ERROR, WARNING, INFO, DEBUG = "error", "warning", "info", "debug"
+
+
+def _version(context: typer.Context, show: bool) -> None:
     if show:
-        typer.echo(f"groundglass {__version__}")
+        for line in _versions(verbose=context.params["verbose"]):
+            typer.echo(line)
         raise typer.Exit
+
+
+def _versions(*, verbose: bool) -> Iterator[str]:
+    yield f"groundglass {__version__}"
+    if not verbose:
+        return
+    from onnxruntime import get_available_providers
+
+    yield f"Python {platform.python_version()} on {platform.platform()}"
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            yield f"{name} {metadata.version(name)}"
+    providers = (each.removesuffix("ExecutionProvider").lower() for each in get_available_providers())
+    yield f"devices: {', '.join(providers)}"
 
 
 @app.callback()
 def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    context: typer.Context,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", is_eager=True, help="With --version: of the libraries and devices too."),
     ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, help="Print the version and exit.")
+    ] = False,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option("--log-level", help="debug: of libraries too, which may quote patients' headers."),
+    ] = LogLevel.WARNING,
 ) -> None:
     """Options that belong to every command."""
+    if log_level is LogLevel.DEBUG:
+        logging.basicConfig(level=logging.DEBUG)
+        return
+    logging.getLogger().addHandler(_SILENT)
+    ours = logging.getLogger("groundglass")
+    ours.handlers = [logging.StreamHandler()]
+    ours.setLevel(log_level.value.upper())
+    context.with_resource(_libraries_kept_quiet(training=context.invoked_subcommand in _TRAINING))
+
+
+@contextmanager
+def _libraries_kept_quiet(*, training: bool) -> Iterator[None]:
+    """Libraries warn of damaged files, and C libraries print to file descriptor 2: both may quote a header.
+
+    That is switched off here, for the whole process that a command is, and nowhere in the library. Training keeps
+    what is printed: there it may be a driver's last word.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=_READERS)
+        stderr = sys.stderr
+        if training or stderr is None:
+            yield
+            return
+        own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        with suppress(OSError, ValueError):  # what has no descriptor stays
+            if stderr.fileno() == 2:
+                sys.stderr = open(  # noqa: SIM115 - closed below
+                    own, "w", buffering=1, encoding=stderr.encoding, errors=stderr.errors, closefd=False
+                )
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(own, 2)
+            sys.stderr = stderr
+            os.close(own)
+            os.close(nowhere)
 
 
 def main() -> None:

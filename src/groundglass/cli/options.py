@@ -47,4 +47,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BundlePath = Annotated[
     Path | None, typer.Option("--bundle", help="Trained model; default: the installed one.")
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", help="ONNX Runtime's provider: cpu, cuda, ...; `--version --verbose` lists them."
+    ),
+]
 EngineThreads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core but one.")]

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from groundglass.cli.options import INTERRUPTED, BundlePath, EngineThreads
+from groundglass.cli.options import INTERRUPTED, BundlePath, Device, EngineThreads
 from groundglass.errors import PredictionError
 from groundglass.files import one_line
 from groundglass.inference.prediction import Prediction, Status
@@ -346,6 +346,7 @@ def predict(
     masks: Masks = False,
     resume: Resume = False,
     threads: EngineThreads = 0,
+    device: Device = "cpu",
     engine: EngineName = Engine.LOCAL,
     workers: Workers = None,
     address: Address = None,
@@ -367,7 +368,7 @@ def predict(
     beside = as_parquet and output is not None
     plan = OutputPlan(output, resume, beside, masks, keep_identifiers, inputs, _command(paths))
     plan.check()
-    opened = Bundle.open(bundle, threads)
+    opened = Bundle.open(bundle, threads, device)
     classifier: Classifier | RayClassifier
     if engine is Engine.RAY:
         from groundglass.cluster.ray import RayClassifier

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from groundglass.cli.options import BundlePath
+from groundglass.cli.options import BundlePath, Device
 from groundglass.errors import ServiceError
 
 Host = Annotated[str, typer.Option(help="Address to listen at; beyond this machine only with a token.")]
@@ -42,6 +42,7 @@ def serve(
     port: Port = 8000,
     token_file: TokenFile = None,
     bundle: BundlePath = None,
+    device: Device = "cpu",
     workers: Workers = 0,
     upload_directory: UploadDirectory = None,
     requests: Requests = 64,
@@ -80,4 +81,4 @@ def serve(
         drain_seconds=drain_seconds,
         reading=replace(READING_LIMITS, pixels=pixels, file_bytes=unpacked_mib * MIB),
     )  # fmt: skip
-    server.serve(Bundle.open(bundle, threads=1), settings)
+    server.serve(Bundle.open(bundle, 1, device), settings)

@@ -10,7 +10,6 @@ import select
 import stat
 import struct
 import sys
-import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
 from pathlib import Path, PurePath, PurePosixPath
-from threading import Lock
 from typing import IO, TypeVar, cast
 
 from groundglass.errors import GroundglassError, ImageError
@@ -496,7 +494,7 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 
 @contextmanager
 def guard(name: str, file_format: str) -> Iterator[None]:
-    """Turn every exception of the block into ``ImageError`` and keep the decoders' warnings off stderr.
+    """Turn every exception of the block into ``ImageError``.
 
     Args:
         name: the file, as messages should call it.
@@ -506,9 +504,7 @@ def guard(name: str, file_format: str) -> Iterator[None]:
         ImageError: where the block raised anything that is not a ``GroundglassError``.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except GroundglassError:
         raise
     except MemoryError as error:
@@ -521,40 +517,24 @@ def guard(name: str, file_format: str) -> Iterator[None]:
         raise ImageError(name, f"damaged or not valid {file_format}: {reason}") from error
 
 
-def guarded(file_format: str) -> Callable[[_Reader], _Reader]:
-    """Guard a generator function that reads slices from a ``Source``, its first argument.
+def guard_each(slices: Iterator[CTSlice], name: str, file_format: str) -> Iterator[CTSlice]:
+    """The slices, each step guarded by itself, so that the caller's own exceptions stay what they are."""
+    while True:
+        with guard(name, file_format):
+            following = next(slices, None)
+        if following is None:
+            return
+        yield following
 
-    Each step is guarded by itself, so that nothing is silenced while the caller works on a slice.
-    """
+
+def guarded(file_format: str) -> Callable[[_Reader], _Reader]:
+    """Guard a generator function that reads slices from a ``Source``, its first argument; see :func:`guard_each`."""
 
     def decorate(reader: _Reader) -> _Reader:
         @wraps(reader)
         def read(source: Source, /, *arguments: object, **keywords: object) -> Iterator[CTSlice]:
-            slices = reader(source, *arguments, **keywords)
-            while True:
-                with guard(source.name, file_format):
-                    following = next(slices, None)
-                if following is None:
-                    return
-                yield following
+            return guard_each(reader(source, *arguments, **keywords), source.name, file_format)
 
         return cast("_Reader", read)
 
     return decorate
-
-
-_ONE_AT_A_TIME = Lock()
-
-
-@contextmanager
-def without_stderr() -> Iterator[None]:
-    """Send what C libraries print to file descriptor 2 to nowhere. One thread at a time; others wait."""
-    with _ONE_AT_A_TIME:
-        nowhere, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
-        try:
-            os.dup2(nowhere, 2)
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            os.close(nowhere)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -34,6 +35,9 @@ SELF_TEST, CARD = "selftest.npz", "MODEL_CARD.md"
 INPUT = "image"
 OUTPUTS = ("logit", "lesion_map", "embedding")
 """Of the model; one without lesion decoder lacks the second."""
+
+CPU = ("cpu",)
+"""Providers of ONNX Runtime, the preferred one first."""
 
 Precision = Literal["fp32", "int8"]
 
@@ -68,18 +72,21 @@ class Outputs:
 
 
 class Engine:
-    """One ONNX model on the CPU.
+    """One ONNX model.
 
     Args:
         model: content of the ONNX file.
         threads: of the matrix arithmetic; 0 for one per core but one, which reads and crops.
         name: what messages call the model.
+        providers: of ONNX Runtime, the preferred one first, such as ``cuda`` or ``CUDAExecutionProvider``.
 
     Raises:
-        BundleError: the model cannot be loaded, or has other inputs and outputs.
+        BundleError: the model cannot be loaded, has other inputs and outputs, or a provider is not there.
     """
 
-    def __init__(self, model: bytes, threads: int = 0, name: str = MODEL) -> None:
+    def __init__(
+        self, model: bytes, threads: int = 0, name: str = MODEL, providers: Sequence[str] = CPU
+    ) -> None:
         import onnxruntime  # noqa: PLC0415 - 0.1 s, and `--help` does not need it
 
         self._name = name
@@ -89,7 +96,12 @@ class Engine:
         # Threads that spin while they wait steal the cores from reading and cropping, which run beside them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            chosen = _providers(providers, onnxruntime.get_available_providers())
+            self._session = onnxruntime.InferenceSession(model, options, providers=chosen)
+            if self._session.get_providers()[0] != chosen[0]:  # ONNX Runtime falls back by itself
+                raise BundleError(f"{chosen[0]} does not start on this machine; choose cpu")
+        except BundleError:
+            raise
         except Exception as error:  # noqa: BLE001 - the runtime raises its own, undocumented kinds
             raise BundleError(f"{name}: ONNX Runtime cannot load the model ({_one_line(error)})") from None
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -114,6 +126,18 @@ class Engine:
         if not np.isfinite(outputs.logit).all():
             raise BundleError(f"{self._name}: the model gives a logit that is no number")
         return outputs
+
+
+def _providers(names: Sequence[str], available: Sequence[str]) -> list[str]:
+    """ONNX Runtime's names of providers."""
+    known = {name.removesuffix("ExecutionProvider").lower(): name for name in available}
+    try:
+        return [known[name.removesuffix("ExecutionProvider").lower()] for name in names]
+    except KeyError as error:
+        choices = ", ".join(known)
+        raise BundleError(
+            f"{error.args[0]}: this ONNX Runtime has no such provider; choose of {choices}"
+        ) from None
 
 
 class _Section(BaseModel):
@@ -222,6 +246,7 @@ class Bundle:
         model: content of its ONNX file.
         lungs: finds the lung fields.
         arrays: of the input check and the embedding reference, from ``reference.npz``.
+        providers: of ONNX Runtime, which run the model; lungs are found on the CPU.
     """
 
     path: Path
@@ -229,17 +254,21 @@ class Bundle:
     model: bytes
     lungs: LungSegmenter
     arrays: Mapping[str, NDArray[Any]]
+    providers: tuple[str, ...] = CPU
 
     @classmethod
-    def open(cls, path: str | PathLike[str] | None = None, threads: int = 0) -> Bundle:
+    def open(
+        cls, path: str | PathLike[str] | None = None, threads: int = 0, providers: Sequence[str] = CPU
+    ) -> Bundle:
         """Open a bundle and verify format version, sizes, hashes and the self-test.
 
         Args:
             path: folder or zip; ``default`` or None for the bundle that comes with the installation.
             threads: of the engine; 0 for one per core but one.
+            providers: of ONNX Runtime, see :class:`Engine`.
 
         Raises:
-            BundleError: it is missing, damaged, tampered with, or of another format.
+            BundleError: it is missing, damaged, tampered with, or of another format, or a provider is not there.
         """
         place = DEFAULT if path is None or str(path) == DEFAULT_NAME else Path(path)
         if not place.exists():
@@ -250,7 +279,9 @@ class Bundle:
         names = (MODEL, LUNGS, REFERENCE, SELF_TEST)
         model, lungs, reference, test = (_verified(place, info, name) for name in names)
         segmenter = LungSegmenter(lungs, f"{place}: {LUNGS}")
-        bundle = cls(place, info, model, segmenter, _arrays(place, REFERENCE, reference))
+        arrays = _arrays(place, REFERENCE, reference)
+        chosen = (providers,) if isinstance(providers, str) else tuple(providers)
+        bundle = cls(place, info, model, segmenter, arrays, chosen)
         _self_test(bundle, _arrays(place, SELF_TEST, test), threads)
         return bundle
 
@@ -308,13 +339,13 @@ class Bundle:
 
     def engine(self, threads: int = 0) -> Engine:
         """The model, loaded; the one that ran the self-test where the threads agree."""
-        engines = self._engines
-        if threads not in engines:
-            engines[threads] = Engine(self.model, threads, f"{self.path}: {MODEL}")
-        return engines[threads]
+        key = (threads, os.getpid())  # a forked process has none of the threads
+        if key not in self._engines:
+            self._engines[key] = Engine(self.model, threads, f"{self.path}: {MODEL}", self.providers)
+        return self._engines[key]
 
     @cached_property
-    def _engines(self) -> dict[int, Engine]:
+    def _engines(self) -> dict[tuple[int, int], Engine]:
         return {}
 
 

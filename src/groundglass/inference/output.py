@@ -268,7 +268,7 @@ def _complete(folder: Path, plan: OutputPlan, bundle: Bundle, totals: Totals) ->
         with _table(folder / name, _FORMATS[Path(name).suffix], plan.keep_identifiers) as table:
             for prediction in read_predictions(folder / PREDICTIONS):
                 table.write(prediction)
-    series = [summary.as_document() for summary in totals.summaries()]
+    series = [summary.to_dict() for summary in totals.summaries()]
     about = {"format": _SERIES_FORMAT, "bundle": bundle.id, "series_score": SERIES_SCORE}
     write_json(folder / SERIES, {**about, "series": series})
     write_report(folder / REPORT, folder / PREDICTIONS, folder / OVERLAYS, bundle, totals, plan.command)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from html import escape
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from groundglass.errors import PredictionError
 from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.slice import CTSlice, Patient
+from groundglass.reporting.overlay import LESION, Picture, fit, grey_picture, outline_mask, png_data_uri
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COVID, NON_COVID, UNCERTAIN = "COVID", "NonCOVID", "uncertain"
 
@@ -22,6 +31,10 @@ OUTSIDE_LUNGS = "outside the lungs"
 
 COPY = "a copy"
 """Beginning of the reason of slices refused because the same DICOM image was read before."""
+
+
+_SIDE, _SHOWN = 256, 24
+"""Pixels of a picture in a notebook, and most predictions shown there."""
 
 
 class Status(str, Enum):
@@ -54,6 +67,11 @@ class Evidence:
         if self.lesion_map is None:
             return np.zeros(self.slice.pixels.shape, np.bool_)
         return lesion_mask(self.lesion_map, self.cropped)
+
+    def picture(self) -> Picture:
+        """The slice with the outlines of its lungs, yellow, and lesions, orange; shape (H, W, 3)."""
+        lungs = outline_mask(grey_picture(self.slice.pixels), self.cropped.lungs)
+        return outline_mask(lungs, self.lesions(), LESION)
 
 
 def lesion_mask(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> NDArray[np.bool_]:
@@ -128,11 +146,52 @@ class Prediction:
         return self.status is Status.REFUSED and (self.reason or "").startswith(OUTSIDE_LUNGS)
 
     @property
+    def lung_mask(self) -> NDArray[np.bool_] | None:
+        """The lungs, disease included, shape (H, W) of the slice; None without evidence."""
+        return None if self.evidence is None else self.evidence.cropped.lungs
+
+    @property
+    def lesion_mask(self) -> NDArray[np.bool_] | None:
+        """The lesions inside the lungs, shape (H, W) of the slice; None without evidence."""
+        return None if self.evidence is None else self.evidence.lesions()
+
+    def save_overlay(self, path: str | PathLike[str]) -> None:
+        """Write the slice with the outlines of lungs and lesions, in the format that the path's suffix names.
+
+        Raises:
+            PredictionError: there is no evidence, or the file cannot be written.
+        """
+        if self.evidence is None:
+            raise PredictionError(
+                f"{self.file}: no pixels were kept; predict with evidence=True, or see its reason"
+            )
+        try:
+            Image.fromarray(self.evidence.picture()).save(path)
+        except (OSError, ValueError) as error:  # ValueError: Pillow knows no such suffix
+            raise PredictionError(f"{path}: cannot be written ({error})") from None
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas table of one row, see :meth:`Predictions.to_frame`."""
+        return Predictions([self]).to_frame()
+
+    def _repr_html_(self) -> str:
+        names = ("file", "status", "reason", "label", "probability", "opacity", "flags")
+        values = {
+            name: value for name, value in self.to_dict().items() if name in names and value not in (None, [])
+        }
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in values.items()
+        )
+        picture = self.evidence and png_data_uri(fit(self.evidence.picture(), _SIDE))
+        image = f'<img src="{picture}" alt="slice, lungs and lesions outlined">' if picture else ""
+        return f'<div style="display:inline-flex;gap:1em;margin:1em">{image}<table>{rows}</table></div>'
+
+    @property
     def is_copy(self) -> bool:
         """Whether the slice was refused because the same DICOM image was read before."""
         return self.status is Status.REFUSED and (self.reason or "").startswith(COPY)
 
-    def as_row(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON and UTF-8 can hold, one per column of :data:`COLUMNS`.
 
         Those of :data:`IDENTIFIERS` come last where they were requested.
@@ -145,8 +204,8 @@ class Prediction:
         return {name: _plain(value) for name, value in values.items()}
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Prediction:
-        """The prediction that :meth:`as_row` gave.
+    def from_dict(cls, row: Mapping[str, Any]) -> Prediction:
+        """The prediction that :meth:`to_dict` gave.
 
         Raises:
             ValueError: a column is missing, or holds what it cannot hold.
@@ -163,6 +222,67 @@ class Prediction:
         lists = {name: tuple(str(item) for item in values[name]) for name in ("prediction_set", "flags")}
         patient = None if who is None else Patient(*(None if text is None else str(text) for text in who))
         return cls(**{**values, **lists, "status": Status(values["status"]), "patient": patient})
+
+
+class Predictions(list[Prediction]):
+    """What is said of several slices, in their order: a list with what notebooks need."""
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Plain values of each, see :meth:`Prediction.to_dict`."""
+        return [each.to_dict() for each in self]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas table, one row for each slice, with the columns of :meth:`Prediction.to_dict`.
+
+        Raises:
+            PredictionError: pandas is not installed.
+        """
+        try:
+            import pandas as pd  # noqa: PLC0415 - not required
+        except ModuleNotFoundError:
+            raise PredictionError("to_frame needs pandas; run `pip install pandas`") from None
+        return pd.DataFrame(self.to_dict(), columns=None if self else list(COLUMNS))
+
+    @property
+    def lung_mask(self) -> NDArray[np.bool_] | None:
+        """The lungs as voxels of the volume that the slices are, see :meth:`lesion_mask`."""
+        return self._voxels([each.lung_mask for each in self])
+
+    @property
+    def lesion_mask(self) -> NDArray[np.bool_] | None:
+        """The lesions as voxels of the volume that the slices are.
+
+        Of a file with a voxel grid (NIfTI, nibabel, SimpleITK) it has the shape and order of its voxels (I, J, K),
+        which is SimpleITK's GetArrayFromImage transposed; else it is the slices stacked, (N, H, W). None without
+        evidence, and where the slices differ in shape.
+        """
+        return self._voxels([each.lesion_mask for each in self])
+
+    def _voxels(self, masks: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
+        planes = [mask for mask in masks if mask is not None]
+        if len(planes) < len(masks) or len({plane.shape for plane in planes}) != 1:
+            return None
+        stack = np.stack(planes)
+        grids = {each.evidence.slice.origin.grid for each in self if each.evidence}
+        grid = grids.pop()
+        if grids or grid is None or grid.frames or len(grid.order) != len(stack):
+            return stack
+        return grid.voxels(stack.view(np.uint8)).view(np.bool_)
+
+    def save_overlay(self, folder: str | PathLike[str]) -> None:
+        """Write a numbered PNG of each slice that has evidence, see :meth:`Prediction.save_overlay`.
+
+        Raises:
+            PredictionError: a file cannot be written.
+        """
+        for number, each in enumerate(self):
+            if each.evidence is not None:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                each.save_overlay(Path(folder) / f"{number:04}.png")
+
+    def _repr_html_(self) -> str:
+        more = f"<p>{len(self) - _SHOWN} more</p>" if len(self) > _SHOWN else ""
+        return "".join(each._repr_html_() for each in self[:_SHOWN]) + more
 
 
 def _plain(value: Any) -> Any:

@@ -261,7 +261,7 @@ class SeriesSummary:
         """How many slices came out how."""
         return self.counts.in_words(self.outside_lungs)
 
-    def as_document(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         counts, curve = self.counts, asdict(self.curve)
         return {

@@ -52,7 +52,7 @@ class PredictionsWriter:
             _write_all(self._stream, json_line(prediction))
             self._stream.flush()
             return
-        row = prediction.as_row()
+        row = prediction.to_dict()
         if self._format == "csv":
             values = [row[name] for name in self._columns]
             self._write_csv([";".join(value) if isinstance(value, list) else value for value in values])
@@ -99,7 +99,7 @@ class PredictionsWriter:
 
 def json_line(prediction: Prediction) -> bytes:
     """A prediction as one line of JSON in UTF-8."""
-    return (json.dumps(prediction.as_row(), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(prediction.to_dict(), ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 class _Counting(io.RawIOBase):
@@ -158,7 +158,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def _parse(path: Path, number: int, line: bytes) -> Prediction:
     try:
-        return Prediction.from_row(json.loads(line))
+        return Prediction.from_dict(json.loads(line))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error) or type(error).__name__
         raise PredictionError(f"{path}: line {number} is no prediction ({reason:.160})") from None

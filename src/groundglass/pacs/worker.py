@@ -20,7 +20,6 @@ from groundglass.inference.dicom_seg import (
     Algorithm,
     derived_uid,
     patient_and_study,
-    quiet,
 )
 from groundglass.inference.masks import PackedMasks, series_segmentation
 from groundglass.inference.prediction import Prediction, Status
@@ -119,10 +118,9 @@ class SeriesProcessor:
             if header is not None and slices[-1].classified and prediction.evidence is not None:
                 classified += 1
                 picture = evidence_picture(prediction.evidence)
-                with quiet():
-                    capture = secondary_capture(
-                        picture, slices[-1], header, self._algorithm, series=heat_maps, number=classified
-                    )
+                capture = secondary_capture(
+                    picture, slices[-1], header, self._algorithm, series=heat_maps, number=classified
+                )
                 self._archive.store(capture)
         if header is None:
             reasons = sorted({each.prediction.reason or "" for each in slices})
@@ -133,8 +131,7 @@ class SeriesProcessor:
         report = SeriesReport(
             series.uid, report_series, images, tuple(slices), self._classifier.bundle.series_rule
         )
-        with quiet():
-            document = structured_report(report, header, self._algorithm)
+        document = structured_report(report, header, self._algorithm)
         self._archive.store(document)
         return SeriesResult(series.uid, State.REPORTED, counts, report.series_score, report.label)
 

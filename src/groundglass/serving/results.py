@@ -121,8 +121,8 @@ class Result:
 
     def document(self, seconds_left: float) -> dict[str, Any]:
         """The answer to the upload."""
-        series = [{**each.as_document(), "predictions": []} for each in self.totals.summaries()]
-        rows = [prediction.as_row() for prediction in self.predictions]
+        series = [{**each.to_dict(), "predictions": []} for each in self.totals.summaries()]
+        rows = [prediction.to_dict() for prediction in self.predictions]
         for number, prediction in enumerate(self.predictions):
             index = self.totals.number(prediction)
             if index is not None:
