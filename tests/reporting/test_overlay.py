@@ -56,6 +56,15 @@ def test_fit_keeps_the_proportions() -> None:
     assert overlay.fit(np.zeros((10, 2000, 3), np.uint8), 100).shape == (1, 100, 3)
 
 
+def test_data_uri_holds_the_picture() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    head, _, body = overlay.png_data_uri(picture).partition(",")
+    assert head == "data:image/png;base64"
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(body), np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    assert (decoded[:, :, ::-1] == picture).all()
+
+
 @pytest.mark.parametrize("channels", [(), (3,)], ids=["grey", "colour"])
 def test_pictures_side_by_side(channels: tuple[int, ...]) -> None:
     pictures = [np.zeros((10, 20, *channels), np.uint8), np.zeros((40, 40, *channels), np.uint8)]

@@ -15,9 +15,6 @@ from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
-
 from groundglass import __version__
 from groundglass.files import atomic_path, counted, printable
 from groundglass.inference.bundle import Bundle
@@ -26,16 +23,7 @@ from groundglass.inference.prediction import Evidence, Prediction, Status
 from groundglass.inference.series import SERIES_SCORE, Axis, Curve, SeriesSummary, Totals, slices_in_score
 from groundglass.inference.writers import file_errors, read_predictions
 from groundglass.reporting.html import CITATION, NOTICE, environment
-from groundglass.reporting.overlay import (
-    LESION,
-    OUTLINE,
-    Layers,
-    Picture,
-    fit,
-    grey_picture,
-    outline_mask,
-    side_by_side,
-)
+from groundglass.reporting.overlay import Layers, Picture, fit, grey_picture, side_by_side
 
 SERIES, SLICES, CARRIERS = 200, 1000, 3
 """Most series on the page, most slices beside those that carry an answer, and how many of these each series shows."""
@@ -56,12 +44,8 @@ def evidence_picture(evidence: Evidence) -> Picture:
     Returns:
         Shape (H, W, 3).
     """
-    grey = grey_picture(fit(evidence.slice.pixels, _HEIGHT))
-    drawn, size = grey, grey.shape[1::-1]
-    for mask, colour in ((evidence.lesions(), LESION), (evidence.cropped.lungs, OUTLINE)):
-        small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_AREA)
-        drawn = outline_mask(drawn, small > 0, colour)
-    return side_by_side([grey, drawn], grey.shape[0])
+    pair = grey_picture(evidence.slice.pixels), evidence.picture()
+    return side_by_side([fit(each, _HEIGHT) for each in pair], min(_HEIGHT, fit(pair[0], _HEIGHT).shape[0]))
 
 
 def picture_name(file: str, frame: int | None) -> str:

@@ -163,6 +163,14 @@ def fit(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(pixels, size, interpolation=interpolation), np.uint8)
 
 
+def png_data_uri(picture: Picture) -> str:
+    """A picture as ``data:image/png;base64,...``; one without colour is stored as grey."""
+    is_grey = bool((picture == picture[:, :, :1]).all())
+    pixels = picture[:, :, 0] if is_grey else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 6])[1]
+    return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
+
+
 def side_by_side(pictures: Sequence[NDArray[np.uint8]], height: int, gap: int = 6) -> NDArray[np.uint8]:
     """Pictures brought to one height and set in a row with white gaps.
 
