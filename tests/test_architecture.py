@@ -32,7 +32,7 @@ LAYERS = {
     "data": 3,
     "imaging": 2,
     "models": 1,
-    "reporting": 1,
+    "reporting": 690,
     "errors": 0,
     "files": 0,
     "__init__": 0,
@@ -47,15 +47,15 @@ CEILINGS = {
     "training": 3_560,
     "inference": 3_980,
     "evaluation": 2_000,
-    "reporting": 675,
-    "cli": 1_830,
+    "reporting": 690,
+    "cli": 1_960,
     "experiments": 1_450,
     "audit": 1_410,
     "serving": 1_410,
     "pacs": 1_080,
     "cluster": 310,
 }
-LINES, FILES, LINES_OF_TESTS = 24_900, 117, 20_200
+LINES, FILES, LINES_OF_TESTS = 25_000, 117, 20_400
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
