@@ -52,7 +52,7 @@ class Layers:
         """Those of grey pixels and masks, shape (H, W) each."""
         height, width = pixels.shape
         picture = _jpeg(pixels, min(_LONGEST, max(pixels.shape)), _QUALITY)
-        return cls(width, height, picture, outline(lesions), outline(lungs))
+        return cls(width, height, picture, _contours(lesions), _contours(lungs))
 
     @classmethod
     def read(cls, text: str) -> Layers | None:
@@ -91,13 +91,6 @@ def _jpeg(pixels: NDArray[np.uint8], side: int, quality: int) -> str:
     return base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
-def outline(mask: NDArray[np.bool_]) -> str:
-    """The outlines of a mask (H, W), holes included, as data of an SVG path; empty for an empty mask."""
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_TC89_L1)
-    lines = (" L".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in each[:, 0, :].tolist()) for each in contours)
-    return " ".join(f"M{line} Z" for line in lines)
-
-
 def grey_picture(pixels: NDArray[np.uint8]) -> Picture:
     """Grey pixels (H, W) as a picture (H, W, 3)."""
     return np.asarray(np.repeat(pixels[:, :, None], 3, axis=2), np.uint8)
@@ -131,17 +124,32 @@ def map_layer(
     return layer
 
 
-def outline_svg(lungs: NDArray[np.bool_], box: tuple[int, int, int, int]) -> str:
-    """Outlines of the lungs (H, W) and of the crop as an SVG of the slice's size: lines without a fill."""
+def outline_svg(
+    lungs: NDArray[np.bool_], lesions: NDArray[np.bool_], box: tuple[int, int, int, int] | None = None
+) -> str:
+    """Outlines of lungs and lesions (H, W), and of the crop where given, as an SVG of that size: lines, no fill."""
     rows, columns = lungs.shape
-    left, top, right, bottom = box
-    style = f'fill="none" stroke="rgb{OUTLINE}" vector-effect="non-scaling-stroke"'
+    shapes = [
+        f'<path class="{name}" d="{_contours(mask)}" stroke="rgb{colour}" vector-effect="non-scaling-stroke"/>'
+        for name, mask, colour in (("lungs", lungs, OUTLINE), ("lesions", lesions, LESION))
+    ]
+    if box is not None:
+        left, top, right, bottom = box
+        size = f'width="{right - left}" height="{bottom - top}"'
+        shapes.append(
+            f'<rect class="crop" x="{left}" y="{top}" {size} stroke="rgb{OUTLINE}" vector-effect="non-scaling-stroke"/>'
+        )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {columns} {rows}" width="{columns}" height="{rows}">'
-        f'<path class="lungs" d="{outline(lungs)}" {style} stroke-width="1"/>'
-        f'<rect class="crop" x="{left}" y="{top}" width="{right - left}" height="{bottom - top}" '
-        f'{style} stroke-width="2"/></svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {columns} {rows}" width="{columns}" height="{rows}" '
+        f'fill="none">{"".join(shapes)}</svg>'
     )
+
+
+def _contours(mask: NDArray[np.bool_]) -> str:
+    """Closed polygons around a mask's parts and holes, for the attribute ``d`` of a path."""
+    found = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)[0]
+    lines = (" L".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in each[:, 0, :].tolist()) for each in found)
+    return " ".join(f"M{line} Z" for line in lines)
 
 
 def outline_mask(
