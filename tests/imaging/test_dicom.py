@@ -613,7 +613,7 @@ def test_a_file_without_preamble_and_meta_header(
 
 
 @pytest.mark.parametrize(
-    "head", [b"\x08\x00", b"\x00\x08", b"\x08\x00\x05\x00CS\x0a\x00", b"\x02\x00\x10\x00UI"]
+    "head", [b"\x08\x00", b"\x00\x08", b"\x08\x00\x05\x00cs\x0a\x00", b"\x02\x00\x10\x00XY"]
 )
 @pytest.mark.parametrize(
     "rest", [bytes(600), b"\xff" * 600, b"\x08\x00" * 300, b"\x00\x08" * 300, b"text " * 200]

@@ -17,6 +17,7 @@ from groundglass.cli.options import (
     Accelerator,
     Cache,
     LesionFree,
+    Lungs,
     Overrides,
     Quiet,
     RecipeName,
@@ -45,7 +46,10 @@ class _Shared:
     """Options that every experiment has."""
 
     data: Annotated[
-        Path | None, typer.Option(help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
+        list[Path] | None,
+        typer.Option(
+            help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV; repeat for more."
+        ),
     ] = None
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/EXPERIMENT.")] = None
     output: Annotated[
@@ -66,6 +70,7 @@ class _Shared:
     accelerator: Accelerator = "auto"
     threads: Threads = 0
     cache: Cache = None
+    lungs: Lungs = None
     quiet: Quiet = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and which are done.")] = (
         False
@@ -213,19 +218,20 @@ def _experiment(
     if shared.render_only:
         console.print(render(output))
         return
-    if shared.data is None:
+    if not shared.data:
         raise GroundglassError("name the data set with --data; without it only --render-only is possible")
     from groundglass.experiments.plan import chosen
     from groundglass.experiments.runner import ExperimentPaths, run_all
 
     paths = ExperimentPaths(
-        shared.data,
+        tuple(shared.data),
         shared.runs or Path("runs", name),
         output,
         shared.lesion_free,
         shared.threads,
         shared.accelerator,
         shared.cache,
+        shared.lungs,
         progress=not shared.quiet,
     )
     listed = chosen(tasks(_numbers(shared.seeds)), _words(shared.only) if shared.only else ())

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import Enum
 from importlib import import_module, metadata
-from typing import Annotated, Any, NoReturn
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -130,6 +132,8 @@ def root(
     ] = LogLevel.WARNING,
 ) -> None:
     """Options that belong to every command."""
+    if context.invoked_subcommand != "serve" and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)  # serve finishes what it has accepted first
     if log_level is LogLevel.DEBUG:
         logging.basicConfig(level=logging.DEBUG)
         return
@@ -172,10 +176,17 @@ def _libraries_kept_quiet(*, training: bool) -> Iterator[None]:
 def main() -> None:
     """Entry point. A ``GroundglassError`` ends in one line on stderr and exit status 2.
 
-    So does a missing package that training needs: most commands of an installation without it do not.
+    So does a missing package that training needs: most commands of an installation without it do not; and so does
+    standard output that cannot be written.
     """
+    _open_streams()
     try:
         app()
+    except SystemExit:
+        if isinstance(fault := _settled(sys.stdout), GroundglassError):
+            _fail(str(fault))
+        _settled(sys.stderr)
+        raise
     except GroundglassError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
@@ -189,8 +200,58 @@ def main() -> None:
 
 
 def _fail(words: str) -> NoReturn:
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(words)}")
+    with suppress(OSError):
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(words)}")
+    _settled(sys.stdout)
+    _settled(sys.stderr)
     sys.exit(2)
+
+
+class _StandardOutput(FileIO):
+    """Standard output that says so where it cannot be written: no error of a file does."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise GroundglassError(f"standard output cannot be written ({error.strerror})") from None
+
+
+def _open_streams() -> None:
+    """Let closed standard streams lead nowhere, or the next file that is opened would become one."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if number and getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout = TextIOWrapper(
+            BufferedWriter(_StandardOutput(1, "w", closefd=False)),
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            line_buffering=sys.stdout.line_buffering,
+            write_through=sys.stdout.write_through,
+        )
+
+
+def _settled(stream: TextIO) -> Exception | None:
+    """Write what a stream holds; where that fails drop it, or Python would end with a status of its own."""
+    try:
+        stream.flush()
+    except (OSError, GroundglassError) as error:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, suppress(OSError, ValueError):
+            os.dup2(nowhere.fileno(), stream.fileno())
+        return error
+    return None
+
+
+def _terminated(number: int, _frame: object) -> NoReturn:
+    """End as after an error, so that temporary files are removed."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -23,6 +23,7 @@ from rich.text import Text
 from groundglass.cli.options import INTERRUPTED, BundlePath, Device, EngineThreads
 from groundglass.errors import PredictionError
 from groundglass.files import one_line
+from groundglass.imaging.source import is_stream
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.series import Curve, SeriesSummary, Totals
 from groundglass.inference.writers import Format, PredictionsWriter
@@ -253,7 +254,8 @@ class Screen:
             self._progress.stop()
         total = f"{totals.in_words}. Research use only, no diagnosis."
         if self._table is None:
-            sys.stderr.write("" if self._quiet else f"{total}\n")
+            with suppress(OSError):  # what is said of the predictions changes nothing about them
+                sys.stderr.write("" if self._quiet else f"{total}\n")
             return
         if self._slices:
             self._print([])
@@ -362,7 +364,7 @@ def predict(
     from groundglass.inference.inputs import count_files, expand
     from groundglass.inference.output import OutputPlan, open_output
 
-    _check_engine(engine, threads, workers, address, masks)
+    _check_engine(paths, engine, threads, workers, address, masks)
     printed = _printed(as_json, as_csv, as_parquet and output is None)
     inputs = expand(paths)
     beside = as_parquet and output is not None
@@ -414,12 +416,16 @@ def _printed(as_json: bool, as_csv: bool, as_parquet: bool) -> Format | None:
 
 
 def _check_engine(
-    engine: Engine, threads: int, workers: int | None, address: str | None, masks: bool
+    paths: Sequence[str], engine: Engine, threads: int, workers: int | None, address: str | None, masks: bool
 ) -> None:
     if engine is Engine.LOCAL and not (workers is None and address is None):
         raise PredictionError("--workers and --address go with --engine ray")
     if engine is Engine.RAY and masks:
         raise PredictionError("--masks does not go with --engine ray, which brings no pictures")
+    if engine is Engine.RAY and any(map(is_stream, paths)):
+        raise PredictionError(
+            "pipes and standard input do not go with --engine ray, whose workers cannot read them"
+        )
     if engine is Engine.RAY and threads:
         raise PredictionError("--threads does not go with --engine ray, whose --workers have one thread each")
 

@@ -53,7 +53,7 @@ _ALIKE = 0.05
 _MODALITIES = frozenset({"CT", "OT", "SC", ""})
 _CT_CLASSES = frozenset(
     f"1.2.840.10008.5.1.4.1.1.2{more}" for more in ("", ".1", ".2")
-)  # plain, enhanced, converted
+)  # enhanced, converted
 _HOUNSFIELD = frozenset({"HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT"})
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -81,6 +81,7 @@ class _Frame(Place):
     """One image of a DICOM file without its pixels; None where the file does not say."""
 
     spacing: tuple[float, ...] | None  # between rows and between columns, in mm
+    thickness: float | None  # in mm
     slope: float | None  # from stored values to those of ``unit``
     intercept: float
     unit: str  # Rescale Type
@@ -90,35 +91,27 @@ class _Frame(Place):
 def stack_order(places: Sequence[Place]) -> list[int]:
     """Indices of places stack by stack, each from the lowest to the highest position along its normal.
 
-    Normals that differ by less than a tolerance are one stack's, whose first one counts for all, as it does for a
-    place of no orientation; without one before it is the patient's axis. A place of no position comes where its number
-    puts it, or last; places of one height are ordered by their numbers.
+    Normals that differ by less than a tolerance are one stack's, whose first one counts for all. A place of no
+    orientation has the first one that there is, or is axial. One of no position comes where its number puts it, or
+    last; places of one height are ordered by their numbers.
     """
+    default = next((place.orientation for place in places if place.orientation), (1, 0, 0, 0, 1, 0))
     normals: list[NDArray[np.float64]] = []
     known: dict[int, list[tuple[int, float]]] = {}
-    stacks = [_stack(place, normals) for place in places]
-    heights = [np.inf] * len(places)
-    for index, (place, stack) in enumerate(zip(places, stacks, strict=True)):
+    stacks, heights = [], [np.inf] * len(places)
+    for index, place in enumerate(places):
+        normal = np.cross(*np.reshape(place.orientation or default, (2, 3)))
+        alike = (at for at, other in enumerate(normals) if np.abs(normal - other).max() < _ALIKE)
+        stacks.append(next(alike, len(normals)))
+        normals += [normal] * (stacks[-1] == len(normals))
         if place.position is not None:
-            heights[index] = round(float(np.dot(place.position, normals[stack])), 3)
-            known.setdefault(stack, []).append((place.number, heights[index]))
+            heights[index] = round(float(np.dot(place.position, normals[stacks[-1]])), 3)
+            known.setdefault(stacks[-1], []).append((place.number, heights[index]))
     lines = {stack: np.array(sorted(pairs)).T for stack, pairs in known.items()}
     for index, (place, stack) in enumerate(zip(places, stacks, strict=True)):
         if place.position is None and place.number and stack in lines:
             heights[index] = float(np.interp(place.number, *lines[stack]))
     return sorted(range(len(places)), key=lambda index: (stacks[index], heights[index], places[index].number))
-
-
-def _stack(place: Place, normals: list[NDArray[np.float64]]) -> int:
-    """Index of the first normal that is the place's within the tolerance; a new one is added."""
-    if place.orientation is None and normals:
-        return 0
-    rows, columns = np.reshape(place.orientation or (1, 0, 0, 0, 1, 0), (2, 3))
-    normal = np.cross(rows, columns)
-    alike = [at for at, other in enumerate(normals) if np.abs(normal - other).max() < _ALIKE]
-    if not alike:
-        normals.append(normal)
-    return alike[0] if alike else len(normals) - 1
 
 
 @guarded("DICOM")
@@ -239,11 +232,10 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
         known = {"MONOCHROME1", "PALETTE COLOR"}
         dataset.PhotometricInterpretation = photometric if photometric in known else "MONOCHROME2"
     elif samples == 3:
+        dataset.PhotometricInterpretation = photometric or "RGB"
         dataset.PlanarConfiguration = int(_number(dataset, "PlanarConfiguration") or 0)
     else:
-        raise NotASliceError(
-            name, f"a colour image ({photometric or 'unknown colours'}, {of}), not a CT slice"
-        )
+        raise NotASliceError(name, f"a colour image ({photometric or 'unknown'}, {of}), not a CT slice")
 
 
 def _frames(dataset: Dataset, limits: Limits) -> list[_Frame]:
@@ -282,6 +274,7 @@ def _frame(index: int, groups: list[Dataset | None], dataset: Dataset) -> _Frame
         position=found("PlanePositionSequence", "ImagePositionPatient", partial(_numbers, count=3)),
         orientation=found("PlaneOrientationSequence", "ImageOrientationPatient", _directions),
         spacing=spacing if spacing and min(spacing) > 0 else None,
+        thickness=found("PixelMeasuresSequence", "SliceThickness", _number),
         slope=None if slope is None and intercept is None else slope or 1.0,  # 0 would leave nothing
         intercept=intercept or 0.0,
         unit=(found("PixelValueTransformationSequence", "RescaleType", _text) or "").upper(),
@@ -341,16 +334,14 @@ def _stored(dataset: Dataset, index: int, decoder: FrameDecoder) -> NDArray[Any]
     bits = min(int(dataset.BitsStored), allocated) if syntax == _JPEG else precision
     signed, unused = bool(dataset.PixelRepresentation), allocated - min(bits, int(dataset.BitsStored))
     pixels = decoder.decode(frame, FrameLayout(syntax, rows, columns, samples, allocated, bits, signed))
-    stored = np.frombuffer(pixels, f"<{'i' if signed else 'u'}{allocated // 8}")
-    stored = ((stored << unused) >> unused).reshape(
-        rows, columns, -1
-    )  # the sign bit is the highest stored one
-    if samples == 1:
-        return stored[..., 0]
-    ybr = (
-        dataset.PhotometricInterpretation.startswith("YBR_FULL") or frame[6:10] == b"JFIF"
-    )  # it is, by definition
-    return np.asarray(convert_color_space(stored, "YBR_FULL", "RGB") if ybr else stored)
+    stored = np.frombuffer(pixels, f"<{'i' if signed else 'u'}{allocated // 8}").reshape(
+        rows, columns, samples
+    )
+    stored = (stored << unused) >> unused  # the sign bit is the highest stored one
+    # JFIF is by definition in these colours, whatever the header calls them.
+    if samples == 3 and (dataset.PhotometricInterpretation.startswith("YBR_FULL") or frame[6:10] == b"JFIF"):
+        return np.asarray(convert_color_space(stored, "YBR_FULL", "RGB"))
+    return stored[..., 0] if samples == 1 else stored
 
 
 _WITHOUT_LENGTH = frozenset({0x01, 0xFF, *range(0xD0, 0xDA)})
@@ -411,6 +402,8 @@ def _slice(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], name: s
         position=frame.position,  # type: ignore[arg-type]
         orientation=frame.orientation,  # type: ignore[arg-type]
         spacing=frame.spacing,  # type: ignore[arg-type]
+        thickness=frame.thickness,
+        description=_text(dataset, "SeriesDescription"),
         patient=Patient(*(_text(dataset, keyword) for keyword in _IDENTIFIERS)),
     )
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
@@ -429,10 +422,9 @@ def _grey(colours: NDArray[Any], name: str, dataset: Dataset) -> Grey:
     """The grey of an image whose colours, shape (H, W, 3 or 4), are hardly any."""
     bits = 8 * colours.dtype.itemsize if dataset.SamplesPerPixel == 1 else int(dataset.BitsStored)
     rgb = np.ascontiguousarray(colours[..., :3] >> max(bits - 8, 0), np.uint8)
-    share = coloured_share(rgb)
-    if share > COLOURED_SHARE:
-        reason = f"a colour image ({dataset.PhotometricInterpretation}), not a CT slice: {share:.0%} of its pixels are coloured"
-        raise NotASliceError(name, reason)
+    if (share := coloured_share(rgb)) > COLOURED_SHARE:
+        kind = f"a colour image ({dataset.PhotometricInterpretation}), not a CT slice"
+        raise NotASliceError(name, f"{kind}: {share:.0%} of its pixels are coloured")
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -73,7 +73,7 @@ _TEXTS = ".txt .csv .tsv .json .jsonl .log .md .html .xml .yaml .yml .sql .py .p
 
 
 def read_slices(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | Source,
     limits: Limits = DEFAULT_LIMITS,
     on_error: OnError | None = None,
     skip: Skip | None = None,
@@ -86,7 +86,7 @@ def read_slices(
     among all members. Volumes come as axial planes from feet to head.
 
     Args:
-        path: a file, folder, zip archive, or a member of one (``archive.zip!member``).
+        path: a file, folder, zip archive, or a member of one (``archive.zip!member``); or a file in memory.
         limits: what a single input may ask for.
         on_error: called with the error of each file that cannot be read, which is then left out, and of
             ``path`` where nothing in it is an image; without it the first one is raised.
@@ -117,7 +117,7 @@ def read_slices(
 
 
 def list_images(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | Source,
     limits: Limits = DEFAULT_LIMITS,
     on_error: OnError | None = None,
     skip: Skip | None = None,
@@ -140,25 +140,16 @@ def list_images(
         ImageError: as in :func:`read_slices`.
     """
     report = on_error or _raise
-    if os.path.isdir(path):
+    if not isinstance(path, Source) and os.path.isdir(path):
         noted = _Noted(report)
         yield from _images(Path(path), directories_below(Path(path), noted), limits, noted, skip)
         return
-    with _reported(report), open_source(path, limits) as source:
+    with (
+        _reported(report),
+        nullcontext(path) if isinstance(path, Source) else open_source(path, limits) as source,
+    ):
         if skip is None or not skip(source.name):
             yield source, _format_of(source)
-
-
-def read_source(source: Source, decoder: FrameDecoder, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlice]:
-    """All slices of one file that is no archive, wherever its bytes are.
-
-    Raises:
-        ImageError: it cannot be read, or is an archive.
-    """
-    file_format = _format_of(source)
-    if file_format is FileFormat.ZIP:
-        raise ImageError(source.name, "an archive where an image is wanted; unpack it first")
-    yield from _decode(source, file_format, decoder, limits)
 
 
 def read_slice(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> CTSlice:

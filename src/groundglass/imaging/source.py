@@ -13,7 +13,7 @@ import sys
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
@@ -92,9 +92,9 @@ _MAGIC = (
     (b"\x1f\x8b\x08", FileFormat.GZIP),
 )
 _BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
-_SHORT_VALUES = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
-_LONG_VALUES = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
-"""DICOM's value representations, by the bytes that the length takes."""
+_DICOM_VALUES = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
+)
 _META_IMAGE_KEYS = (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType")
 
 
@@ -116,34 +116,24 @@ def identify(head: bytes) -> FileFormat | None:
 
 
 def _is_bare_dicom(head: bytes) -> bool:
-    """Whether the head is that of a data set without preamble, as old archives hold them, of either byte order.
+    """Whether the head looks like a data set without preamble, as old archives hold them, in any encoding.
 
-    It begins with an element of group 2 or 8, of at most 256 bytes or of items, and goes on in the same encoding with a
-    later one.
+    It begins with an element of group 2 or 8 and at most 256 bytes. Where no letters say of which kind that is, a
+    later element follows, or the first item of a sequence.
     """
+    if len(head) < 16:
+        return False
     for order in "<>":
-        for explicit in (True, False) if order == "<" else (True,):
-            tag, start, length = _element(head, 0, order, explicit=explicit)
-            if tag[0] not in {0x0002, 0x0008}:
-                continue
-            if _element(head, start, order, explicit=False)[0] == (0xFFFE, 0xE000):
-                return True
-            following = _element(head, start + length, order, explicit=explicit)[0]
-            if length <= 256 and tag < following < (0x7FE0, 0xFFFF):
-                return True
-    return False
-
-
-def _element(head: bytes, at: int, order: str, *, explicit: bool) -> tuple[tuple[int, int], int, int]:
-    """Group and element, where the value starts, and its length; zeros where there is no element."""
-    kind = head[at + 4 : at + 6]
-    if len(head) < at + 12 or (explicit and kind not in _SHORT_VALUES + _LONG_VALUES):
-        return (0, 0), 0, 0
-    group, element = struct.unpack_from(f"{order}HH", head, at)
-    if explicit and kind in _LONG_VALUES:
-        return (group, element), at + 12, *struct.unpack_from(f"{order}I", head, at + 8)
-    size = f"{order}H" if explicit else f"{order}I"
-    return (group, element), at + 8, *struct.unpack_from(size, head, at + 6 if explicit else at + 4)
+        group, _, kind, length = struct.unpack_from(f"{order}HH2sH", head)
+        if (
+            group in {0x0002, 0x0008} and kind in _DICOM_VALUES and length <= 256
+        ):  # 0 where the length comes later
+            return True
+    group, element, length = struct.unpack_from("<HHI", head)
+    start = 8 + length if length <= min(256, len(head) - 12) else 8
+    following = struct.unpack_from("<HH", head, start)
+    later = start == 8 + length and (group, element) < following < (0x7FE0, 0xFFFF)
+    return group == 0x0008 and (later or following == (0xFFFE, 0xE000))
 
 
 class Source(ABC):
@@ -280,6 +270,14 @@ def open_source(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -
         if found is None:
             raise refused.get(f"{split[0]}!{split[1]}") or ImageError(path, "the archive has no such member")
         yield found
+
+
+def held(path: str | os.PathLike[str] | Source, limits: Limits) -> str | os.PathLike[str] | Source:
+    """What comes out of a pipe or standard input; any other path as it is, and so where nothing comes."""
+    if not isinstance(path, Source) and is_stream(path):
+        with suppress(ImageError):
+            return MemorySource(str(path), _drained(Path(path), limits))
+    return path
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:

@@ -21,9 +21,9 @@ from groundglass.errors import ImageError, NotASliceError, PredictionError
 from groundglass.files import name_some
 from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.crop import CroppedSlice
-from groundglass.imaging.read import read_slices, read_source
+from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import CTSlice, Origin, Patient
-from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source
+from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, held
 from groundglass.inference.bundle import CPU, Bundle, Engine
 from groundglass.inference.calibration import MUCH_OPACITY
 from groundglass.inference.input_check import DOUBTFUL
@@ -176,7 +176,7 @@ class Classifier:
 
     def predict_all(
         self,
-        paths: Path | Iterable[Path],
+        paths: Path | Iterable[Path | Source],
         *,
         evidence: bool = False,
         skip: Skip | None = None,
@@ -196,7 +196,11 @@ class Classifier:
             skip_file: leaves files out before they are read.
         """
         paths = [paths] if isinstance(paths, str | PathLike) else paths
-        read = self.read_files(chain.from_iterable(map(named_by, paths)), skip, skip_file)
+        if isinstance(paths, Sequence):  # here, where an interruption ends the wait for a pipe
+            paths = [held(path, self._limits) for path in paths]
+        files: Iterator[Path | Source]
+        files = chain.from_iterable([path] if isinstance(path, Source) else named_by(path) for path in paths)
+        read = self.read_files(files, skip, skip_file)
         yield from _ahead(read, partial(self.classify, evidence=evidence))
 
     def classify(self, item: CTSlice | Prediction, *, evidence: bool = False) -> Prediction:
@@ -267,10 +271,7 @@ class Classifier:
         failed: list[ImageError] = []
         with FrameDecoder() as decoder:
             for file in files:
-                if isinstance(file, Source):
-                    slices = read_source(file, decoder, self._limits)
-                else:
-                    slices = read_slices(file, self._limits, failed.append, skip_file, decoder=decoder)
+                slices = read_slices(file, self._limits, failed.append, skip_file, decoder=decoder)
                 try:
                     for ct_slice in slices:
                         yield from self._failures(failed, skip)

@@ -112,7 +112,8 @@ class _Counting(io.RawIOBase):
         return True
 
     def write(self, content: Any) -> int:
-        _write_all(self._stream, content)
+        if not self._stream.closed:  # after an interruption pyarrow still writes what it has
+            _write_all(self._stream, content)
         self._count += len(content)
         return len(content)
 

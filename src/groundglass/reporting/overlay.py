@@ -67,20 +67,32 @@ def map_layer(
     return layer
 
 
-def outline_svg(lungs: NDArray[np.bool_], box: tuple[int, int, int, int]) -> str:
-    """Outlines of the lungs (H, W) and of the crop as an SVG of the slice's size: lines without a fill."""
+def outline_svg(
+    lungs: NDArray[np.bool_], lesions: NDArray[np.bool_], box: tuple[int, int, int, int] | None = None
+) -> str:
+    """Outlines of lungs and lesions (H, W), and of the crop where given, as an SVG of that size: lines, no fill."""
     rows, columns = lungs.shape
-    contours = cv2.findContours(lungs.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    lines = (" L".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in each[:, 0, :].tolist()) for each in contours)
-    path = " ".join(f"M{line} Z" for line in lines)
-    left, top, right, bottom = box
-    style = f'fill="none" stroke="rgb{OUTLINE}" vector-effect="non-scaling-stroke"'
+    shapes = [
+        f'<path class="{name}" d="{_contours(mask)}" stroke="rgb{colour}" vector-effect="non-scaling-stroke"/>'
+        for name, mask, colour in (("lungs", lungs, OUTLINE), ("lesions", lesions, LESION))
+    ]
+    if box is not None:
+        left, top, right, bottom = box
+        size = f'width="{right - left}" height="{bottom - top}"'
+        shapes.append(
+            f'<rect class="crop" x="{left}" y="{top}" {size} stroke="rgb{OUTLINE}" vector-effect="non-scaling-stroke"/>'
+        )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {columns} {rows}" width="{columns}" height="{rows}">'
-        f'<path class="lungs" d="{path}" {style} stroke-width="1"/>'
-        f'<rect class="crop" x="{left}" y="{top}" width="{right - left}" height="{bottom - top}" '
-        f'{style} stroke-width="2"/></svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {columns} {rows}" width="{columns}" height="{rows}" '
+        f'fill="none">{"".join(shapes)}</svg>'
     )
+
+
+def _contours(mask: NDArray[np.bool_]) -> str:
+    """Closed polygons around a mask's parts and holes, for the attribute ``d`` of a path."""
+    found = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)[0]
+    lines = (" L".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in each[:, 0, :].tolist()) for each in found)
+    return " ".join(f"M{line} Z" for line in lines)
 
 
 def outline_mask(
