@@ -4,7 +4,7 @@
 #   make demo-train   train a small Mask-EfficientNet on generated phantoms, evaluate it, write a report
 #   make test         lint, type check and test, as continuous integration does
 #   make figures      render the recorded results again and put their tables into README, results and docs
-#   make picture      look at the web page in Chromium and put its picture into docs/images; needs chromium-driver
+#   make picture      look at the web page in Chromium and put its pictures into docs/images; needs chromium-driver
 #   make sbom         what an installation with EXTRAS brings, as CycloneDX: build/product.cdx.json
 #   make audit-dependencies   hold it against the databases of known vulnerabilities; needs a network
 # PYTHON chooses the interpreter (3.10 or newer), VENV the environment's folder.
@@ -51,7 +51,9 @@ figures: $(VENV)/.installed
 
 picture: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/serving/test_page.py -k screenshots
-	cp build/screenshots/desktop-dark.png docs/images/serve.png
+	cp build/screenshots/desktop-dark.webp docs/images/serve.webp
+	cp build/screenshots/desktop-light.webp docs/images/serve-light.webp
+	cp build/screenshots/phone-dark.webp docs/images/serve-phone.webp
 
 sbom: $(PRODUCT)/.installed-$(EXTRAS) $(TOOLS)/.installed
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \

@@ -11,10 +11,11 @@ INTERRUPTED = 130
 """Exit status after an interruption from the keyboard."""
 
 Data = Annotated[
-    Path, typer.Option("--data", help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
-]
-Pool = Annotated[
-    list[Path], typer.Option("--data", help="Like --data elsewhere; repeated for several data sets.")
+    list[Path],
+    typer.Option(
+        "--data",
+        help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV; repeat it for several data sets.",
+    ),
 ]
 Lungs = Annotated[
     Path | None, typer.Option("--lungs", help="Model of the lung fields, .onnx; default: the installed one.")

@@ -81,6 +81,7 @@ class _Frame(Place):
     """One image of a DICOM file without its pixels; None where the file does not say."""
 
     spacing: tuple[float, ...] | None  # between rows and between columns, in mm
+    thickness: float | None  # in mm
     slope: float | None  # from stored values to those of ``unit``
     intercept: float
     unit: str  # Rescale Type
@@ -273,6 +274,7 @@ def _frame(index: int, groups: list[Dataset | None], dataset: Dataset) -> _Frame
         position=found("PlanePositionSequence", "ImagePositionPatient", partial(_numbers, count=3)),
         orientation=found("PlaneOrientationSequence", "ImageOrientationPatient", _directions),
         spacing=spacing if spacing and min(spacing) > 0 else None,
+        thickness=found("PixelMeasuresSequence", "SliceThickness", _number),
         slope=None if slope is None and intercept is None else slope or 1.0,  # 0 would leave nothing
         intercept=intercept or 0.0,
         unit=(found("PixelValueTransformationSequence", "RescaleType", _text) or "").upper(),
@@ -400,6 +402,8 @@ def _slice(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], name: s
         position=frame.position,  # type: ignore[arg-type]
         orientation=frame.orientation,  # type: ignore[arg-type]
         spacing=frame.spacing,  # type: ignore[arg-type]
+        thickness=frame.thickness,
+        description=_text(dataset, "SeriesDescription"),
         patient=Patient(*(_text(dataset, keyword) for keyword in _IDENTIFIERS)),
     )
     if dataset.PhotometricInterpretation == "PALETTE COLOR":

@@ -83,6 +83,8 @@ class Origin:
         position: patient coordinates of the first pixel's centre in mm (DICOM's LPS), or None.
         orientation: direction cosines of rows then columns (DICOM's ImageOrientationPatient), or None.
         spacing: mm between rows and between columns, or None.
+        thickness: of the slice in mm, or None.
+        description: of the series, as its file has it, or None.
         grid: of a volume, of which ``frame`` is a plane; None where the file has none, or not evenly spaced.
         patient: identifiers from a DICOM header, else None; in no representation of the origin.
     """
@@ -99,6 +101,8 @@ class Origin:
     position: tuple[float, float, float] | None = None
     orientation: tuple[float, float, float, float, float, float] | None = None
     spacing: tuple[float, float] | None = None
+    thickness: float | None = None
+    description: str | None = field(default=None, repr=False)
     grid: VoxelGrid | None = field(default=None, repr=False)
     patient: Patient | None = field(default=None, repr=False)
 

@@ -226,7 +226,7 @@ def _last_files(first: Prediction) -> list[str]:
 
 
 def _slice_stem(file: str, frame: int | None) -> str:
-    return picture_name(file, frame).removesuffix(".png")
+    return picture_name(file, frame).removesuffix(".svg")
 
 
 def _volume_stem(file: str) -> str:

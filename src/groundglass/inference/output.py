@@ -183,12 +183,12 @@ class _Folder(Output):
 
     def add(self, prediction: Prediction) -> Prediction:
         """Save the picture, then append the line: where there is a line, there is a picture."""
-        from groundglass.inference.report import evidence_picture, picture_name, save_picture  # noqa: PLC0415
+        from groundglass.inference.report import picture_name, save_picture  # noqa: PLC0415
 
         prediction = self.done.copies.checked(prediction)
         if prediction.evidence is not None:
             name = picture_name(prediction.file, prediction.frame)
-            save_picture(evidence_picture(prediction.evidence), self._overlays / name)
+            save_picture(prediction.evidence, self._overlays / name)
             prediction = replace(prediction, overlay=f"{OVERLAYS}/{name}")
         prediction = super().add(prediction)
         if self._masks is not None:

@@ -26,7 +26,15 @@ from groundglass.inference.prediction import row_schema
 from groundglass.inference.writers import json_line
 from groundglass.serving.jobs import Service, Upload, receive_files, upload_size
 from groundglass.serving.problems import Problem, answer_error
-from groundglass.serving.results import RESULTS, Layer, predictions_file, report_zip
+from groundglass.serving.results import (
+    RESULTS,
+    Layer,
+    Plane,
+    PlaneLayer,
+    predictions_file,
+    report_zip,
+    synthetic_zip,
+)
 from groundglass.serving.security import HEADERS, PAGE, PAGE_HEADERS, access_problem, log
 
 _JSON_LINES, _MARKDOWN = "application/x-ndjson", "text/markdown"
@@ -199,12 +207,38 @@ async def _export_result(service: _Asked, result: str, export: _Export) -> Respo
     if export != "report.zip":
         content = predictions_file(found.predictions, "csv" if export == "predictions.csv" else "jsonl")
         return Response(content, media_type=_media_type(export), headers=headers)
-    if service.reporting.statistics().tasks_waiting >= service.settings.requests:
-        raise Problem("busy", "As many reports are being made as there may be.", Retry_After=30)
+    _check_room(service)
     make = partial(report_zip, service.bundle, list(found.predictions), dict(found.slices), service.uploads)
     packed = await run_sync(make, limiter=service.reporting)
     chunks = iter(partial(packed.read, 2**16), b"")  # which ends the file, as nothing else holds it
     return StreamingResponse(chunks, media_type=_media_type(export), headers=headers)
+
+
+def _check_room(service: Service) -> None:
+    if service.reporting.statistics().tasks_waiting >= service.settings.requests:
+        raise Problem("busy", "As many archives are being made as there may be.", Retry_After=30)
+
+
+@_router.get("/v2/synthetic.zip")
+async def _get_synthetic(service: _Asked) -> Response:
+    _check_room(service)
+    content = await run_sync(synthetic_zip, service.uploads, limiter=service.reporting)
+    return Response(content, media_type=_media_type("zip"))
+
+
+@_router.get(RESULTS + "/{result}/series/{number}/{plane}/{index}/{layer}")
+async def _get_plane(
+    service: _Asked, result: str, number: _Number, plane: Plane, index: _Number, layer: PlaneLayer
+) -> Response:
+    volume = service.results.get(result).volume(number)
+    content = b""
+    if volume is not None:
+        content = await run_sync(volume.layer, plane, index, layer, limiter=service.drawing)
+    if not content:
+        raise Problem(
+            "no-such-layer", "The series has no such plane: see its volume, and the size of its slices."
+        )
+    return Response(content, media_type=_media_type(layer))
 
 
 @_router.get(RESULTS + "/{result}/slices/{number}/{layer}")
