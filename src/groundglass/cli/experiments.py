@@ -38,6 +38,7 @@ app = typer.Typer(
 
 Protocols = Annotated[str, typer.Option(help="Ways to split, comma-separated.")]
 Networks = Annotated[str | None, typer.Option(help="Comma-separated; see docs/experiments.md.")]
+Folds = Annotated[int, typer.Option(min=2, help="Of protocols `random` and `patients`.")]
 Weights = Annotated[str, typer.Option(help="Kinds of weights, comma-separated.")]
 
 
@@ -123,10 +124,10 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 @_command
 def table1(
     shared: _Shared,
-    protocols: Protocols = "paper,official,patients",
+    protocols: Protocols = "random,official,patients",
     networks: Networks = None,
-    weights: Weights = "none,imagenet,c2l",
-    folds: Annotated[int, typer.Option(min=2, help="Of protocol `patients`.")] = 5,
+    weights: Weights = "imagenet,c2l",
+    folds: Folds = 5,
     reference: Annotated[
         str | None, typer.Option(help="Row that all others are tested against; default Mask-EfficientNet's.")
     ] = None,
@@ -147,13 +148,14 @@ def table1(
 @_command
 def ablation(
     shared: _Shared,
-    recipe: RecipeName = "mask-efficientnet",
-    protocols: Protocols = "official,left-out",
+    recipe: RecipeName = "paper",
+    protocols: Protocols = "random,official,patients",
+    folds: Folds = 5,
     left_out: Annotated[
         str | None, typer.Option(help="Sources to train without: NAME[+NAME...]; default COVID-CT's largest.")
     ] = None,
 ) -> None:
-    """What each part of the default recipe is worth: one change at a time, tested against the default."""
+    """What each part of a recipe is worth: one change at a time, tested against the recipe as it is."""
     from groundglass.experiments.tables import render_rows
 
     def tasks(numbers: Sequence[int]) -> list[Task]:
@@ -162,7 +164,8 @@ def ablation(
 
         default, names = load_recipe(recipe, shared.settings), _words(protocols)
         sources = left_out or LARGEST_SOURCES
-        return ablation_tasks(default, numbers, protocols=names, left_out=sources, files=shared.files)
+        files = shared.files
+        return ablation_tasks(default, numbers, protocols=names, folds=folds, left_out=sources, files=files)
 
     _experiment("ablation", shared, tasks, render_rows)
 

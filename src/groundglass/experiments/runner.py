@@ -260,7 +260,7 @@ def _cost(recipe: Recipe) -> dict[str, int]:
     from groundglass.models.registry import measure  # noqa: PLC0415 - torch, which rendering does without
 
     section, size = recipe.network, recipe.preprocessing.size
-    parts = {name: getattr(section, name) for name in ("mask", "attention", "histogram")}
+    parts = {name: getattr(section, name) for name in ("mask", "attention", "gates", "histogram", "lesions")}
     cost = measure(section.name, size, **parts)
     return {"parameters": cost.parameters, "macs": cost.macs, "input_size": size}
 

@@ -86,6 +86,10 @@ class OutputPlan:
             raise PredictionError("--resume needs --output with a folder or a file that ends in .jsonl")
         if self.masks and (self.path is None or self.file_format is not None):
             raise PredictionError("--masks needs --output with a folder")
+        if self.masks:
+            from groundglass.inference.masks import check_masks_of  # noqa: PLC0415 - brings the report's
+
+            check_masks_of(self.inputs)
         if self.path is None:
             return
         with file_errors(self.path, "opened"):
@@ -179,12 +183,12 @@ class _Folder(Output):
 
     def add(self, prediction: Prediction) -> Prediction:
         """Save the picture, then append the line: where there is a line, there is a picture."""
-        from groundglass.inference.report import evidence_picture, picture_name, save_picture  # noqa: PLC0415
+        from groundglass.inference.report import picture_name, save_picture  # noqa: PLC0415
 
         prediction = self.done.copies.checked(prediction)
         if prediction.evidence is not None:
             name = picture_name(prediction.file, prediction.frame)
-            save_picture(evidence_picture(prediction.evidence), self._overlays / name)
+            save_picture(prediction.evidence, self._overlays / name)
             prediction = replace(prediction, overlay=f"{OVERLAYS}/{name}")
         prediction = super().add(prediction)
         if self._masks is not None:

@@ -335,7 +335,7 @@ def secondary_capture(
     image.LossyImageCompression = "01"
     image.LossyImageCompressionRatio = f"{captioned.nbytes / len(image.PixelData):.2f}"
     image.LossyImageCompressionMethod = "ISO_10918_1"
-    image.DerivationDescription = f"Lungs outlined, and lesion map over the cropped slice. {RESEARCH_USE}."
+    image.DerivationDescription = f"The slice, and beside it its lungs and lesions outlined. {RESEARCH_USE}."
     source = Dataset()
     source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = shown.sop_class, shown.uid
     if prediction.frame is not None:
