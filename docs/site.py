@@ -15,6 +15,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return _LINK.sub(_within, _INCLUDED.sub(_part, markdown))
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Called by MkDocs with each page in HTML; roles such as ``:class:`` are Sphinx's."""
+    return re.sub(r":(?:class|data|func|meth):", "", html)
+
+
 def _part(found: re.Match[str]) -> str:
     text = (ROOT / found[1]).read_text(encoding="utf-8")
     start = text.index(found[2])
