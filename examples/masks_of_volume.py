@@ -1,4 +1,4 @@
-"""Lungs and lesions of a volume in its own voxel grid: python masks_of_volume.py CT.nii.gz MASK.nii.gz"""
+"""Lungs and lesions of a volume in its own voxel grid: ``python masks_of_volume.py CT.nii.gz MASK.nii.gz``."""
 
 import sys
 
