@@ -265,6 +265,7 @@ def _frame(index: int, groups: list[Dataset | None], dataset: Dataset) -> _Frame
 
     slope = found("PixelValueTransformationSequence", "RescaleSlope", _number)
     intercept = found("PixelValueTransformationSequence", "RescaleIntercept", _number)
+    thickness = found("PixelMeasuresSequence", "SliceThickness", partial(_numbers, count=1))
     spacing = found("PixelMeasuresSequence", "PixelSpacing", partial(_numbers, count=2))
     level = found("FrameVOILUTSequence", "WindowCenter", _numbers)
     width = found("FrameVOILUTSequence", "WindowWidth", _numbers)
@@ -274,7 +275,7 @@ def _frame(index: int, groups: list[Dataset | None], dataset: Dataset) -> _Frame
         position=found("PlanePositionSequence", "ImagePositionPatient", partial(_numbers, count=3)),
         orientation=found("PlaneOrientationSequence", "ImageOrientationPatient", _directions),
         spacing=spacing if spacing and min(spacing) > 0 else None,
-        thickness=found("PixelMeasuresSequence", "SliceThickness", _number),
+        thickness=thickness[0] if thickness else None,
         slope=None if slope is None and intercept is None else slope or 1.0,  # 0 would leave nothing
         intercept=intercept or 0.0,
         unit=(found("PixelValueTransformationSequence", "RescaleType", _text) or "").upper(),
