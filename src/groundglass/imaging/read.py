@@ -99,21 +99,32 @@ def read_slices(
     report = on_error or _raise
     with ExitStack() as stack:
         decoder = decoder or stack.enter_context(FrameDecoder())
-        for source, file_format in list_images(path, limits, report, skip):
+        for source, file_format in images_within(path, limits, report, skip):
             with _reported(report):
-                if file_format is not FileFormat.ZIP:
-                    yield from _decode(source, file_format, decoder, limits)
-                    continue
-                noted = _Noted(report)
-                archive = (
-                    source.path
-                    if isinstance(source, FileSource)
-                    else MemorySource(source.name, source.read(limits))
-                )
-                with open_archive(archive, limits, noted) as members:
-                    for member, member_format in _images(Path(source.name), [members], limits, noted, skip):
-                        with _reported(report):
-                            yield from _decode(member, member_format, decoder, limits)
+                yield from _decode(source, file_format, decoder, limits)
+
+
+def images_within(
+    path: str | PathLike[str] | Source,
+    limits: Limits = DEFAULT_LIMITS,
+    on_error: OnError | None = None,
+    skip: Skip | None = None,
+) -> Iterator[Image]:
+    """As :func:`list_images`, but the images in zip archives one by one; each can be read until the next is asked for."""
+    report = on_error or _raise
+    for source, file_format in list_images(path, limits, report, skip):
+        if file_format is not FileFormat.ZIP:
+            yield source, file_format
+            continue
+        with _reported(report):
+            noted = _Noted(report)
+            archive = (
+                source.path
+                if isinstance(source, FileSource)
+                else MemorySource(source.name, source.read(limits))
+            )
+            with open_archive(archive, limits, noted) as members:
+                yield from _images(Path(source.name), [members], limits, noted, skip)
 
 
 def list_images(
