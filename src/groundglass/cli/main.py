@@ -137,11 +137,11 @@ def root(
     if log_level is LogLevel.DEBUG:
         logging.basicConfig(level=logging.DEBUG)
         return
+    context.with_resource(_libraries_kept_quiet(training=context.invoked_subcommand in _TRAINING))
     logging.getLogger().addHandler(_SILENT)
     ours = logging.getLogger("groundglass")
     ours.handlers = [logging.StreamHandler()]
     ours.setLevel(log_level.value.upper())
-    context.with_resource(_libraries_kept_quiet(training=context.invoked_subcommand in _TRAINING))
 
 
 @contextmanager
@@ -167,6 +167,8 @@ def _libraries_kept_quiet(*, training: bool) -> Iterator[None]:
             os.dup2(nowhere, 2)
             yield
         finally:
+            with suppress(OSError, AttributeError):
+                sys.stderr.flush()
             os.dup2(own, 2)
             sys.stderr = stderr
             os.close(own)
