@@ -384,7 +384,9 @@ def render_convergence(folder: Path) -> str:
         )
         panels.setdefault((network, "Validation loss"), {})[weights] = losses
         panels.setdefault((network, "Validation AUC"), {})[weights] = aucs
-        reached = [next(i for i, auc in enumerate(each, 1) if auc >= _NEARLY * each[-1]) for each in aucs]
+        reached = [
+            float(next(i for i, auc in enumerate(each, 1) if auc >= _NEARLY * each[-1])) for each in aucs
+        ]
         values = [reached, list(map(max, aucs)), list(map(fmean, aucs)), list(map(fmean, losses))]
         seeds = _seeds([run.identity.seed for run in runs])
         lines.append([network, weights, seeds, *(_cell(MeanSD.of(each)) for each in values)])
