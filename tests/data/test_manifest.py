@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from groundglass.data.load import load_dataset
 from groundglass.data.manifest import (
     Label,
     Manifest,
     Record,
     join_member,
+    map_labels,
     read_bytes,
     read_manifest,
     read_mask,
@@ -69,7 +71,7 @@ def test_label_spellings(tmp_path: Path, spelling: str, label: Label) -> None:
     [
         ("a.png,1,p,s,train", "line 3: label '1'"),
         ("a.png,healthy,p,s,train", "line 3: label 'healthy'"),
-        ("a.png,COVID,p,s,dev", "line 3: split 'dev'"),
+        ("a.png,COVID,p,s,held", "line 3: split 'held'"),
         ("a,b.png,COVID,p,s,train", "line 3: has more fields than columns"),
         (",COVID,p,s,train", "line 3: `path` is empty"),
         ("sub/../b.png,COVID,p,s,train", "sub/../b.png is already on line 2"),
@@ -92,6 +94,7 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path: Path, row: str, said: str
         ("file,label", "`path`"),
         ("path,patient", "did you mean 'patient_id'"),
         ("path,lable", "did you mean 'label'"),
+        ("Path;label", "column 'Path' is not known; did you mean 'path'"),
         ("path, label", "without spaces"),
         ("path,label,label", "unique"),
     ],
@@ -99,6 +102,38 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path: Path, row: str, said: str
 def test_misspelt_columns_are_errors(tmp_path: Path, header: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
         read_manifest(write_csv(tmp_path, f"{header}\na.png,COVID\n"))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("split", ["val", "valid", "Validation", "dev"])
+def test_delimiters_and_names_of_the_val_part(tmp_path: Path, delimiter: str, split: str) -> None:
+    save_image(tmp_path / "a,b.png" if delimiter != "," else tmp_path / "a.png")
+    rows = ["path", "label", "split"], ["a.png" if delimiter == "," else "a,b.png", "covid", split]
+    (record,) = read_manifest(write_csv(tmp_path, "\n".join(map(delimiter.join, rows))))
+    assert (record.label, record.split) == (Label.COVID, "val")
+
+
+def test_labels_are_mapped_as_the_user_says(tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png")
+    save_image(tmp_path / "b.png")
+    path = write_csv(tmp_path, "path,label\na.png,Positive\nb.png,CAP\n")
+    with pytest.raises(DataError, match=r"line 2: label 'Positive' .*: --map-label Positive=COVID"):
+        read_manifest(path)
+    try:
+        map_labels(["positive=COVID,CAP=non-covid"])
+        assert [record.label for record in read_manifest(path)] == [Label.COVID, Label.NON_COVID]
+        for folder in ("positive", "cap", "NonCOVID"):
+            save_image(tmp_path / "set" / folder / "a.png")
+        assert [record.label_name for record in load_dataset(tmp_path / "set")] == [
+            "NonCOVID",
+            "NonCOVID",
+            "COVID",
+        ]
+    finally:
+        map_labels([])
+    for wrong, said in (("CAP", "maps no label"), ("a=b", "label 'b'"), ("COVID=NonCOVID", "its opposite")):
+        with pytest.raises(DataError, match=said):
+            map_labels([wrong])
 
 
 def test_other_columns_are_left_alone(tmp_path: Path) -> None:

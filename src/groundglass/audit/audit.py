@@ -45,7 +45,7 @@ class Audit:
 
     Attributes:
         name: of the data set.
-        root: folder or file it was read from.
+        root: folder that its files lie in.
         split: specification of the audited split, or None for the data set's own parts.
         records: its slices, those that cannot be read included.
         pairs: slices that show the same: opposite labels first, then across parts, across patients, the rest.
@@ -223,7 +223,7 @@ def found(audited: Audit, conditions: Sequence[str]) -> list[str]:
             held += [f"{name}: {count}"] if count else []
         elif audited.shortcuts is None or audited.shortcuts.reason:
             reason = audited.shortcuts.reason if audited.shortcuts else "they were not measured"
-            raise DataError(f"{audited.root}: shortcuts cannot be checked: {reason}")
+            raise DataError(f"{audited.name}: shortcuts cannot be checked: {reason}")
         else:
             strong = audited.strong_shortcuts(limit)
             held += [f"{name}: {title} has an AUC of {auc:.3f}" for title, auc in strong]
@@ -242,7 +242,7 @@ def check_conditions(
     for name, _ in map(_parse_condition, conditions):
         if name in _OF_PARTS and not parts:
             reason = "no slice is in a part; name a split to audit"
-            raise DataError(f"{manifest.root}: {name} cannot be checked: {reason}")
+            raise DataError(f"{manifest}: {name} cannot be checked: {reason}")
         if name == "shortcuts" and not shortcuts:
             raise DataError("shortcuts cannot be checked together with --no-shortcuts")
 
@@ -271,7 +271,7 @@ def _read(
         traces.append(result[0])
         features += [result[1]] if result[1] else []
     if not traces:
-        raise DataError(f"{manifest.root}: none of its {len(manifest)} slices can be read: {unreadable[:1]}")
+        raise DataError(f"{manifest}: none of its {len(manifest)} slices can be read: {unreadable[:1]}")
     return traces, features, unreadable
 
 

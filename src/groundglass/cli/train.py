@@ -23,6 +23,7 @@ from groundglass.cli.options import (
     Data,
     LesionFree,
     Lungs,
+    MapLabel,
     Overrides,
     Quiet,
     RecipeName,
@@ -44,6 +45,7 @@ Output = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
 def train(
     data: Data,
     output: Output,
+    map_label: MapLabel = None,
     recipe: RecipeName = "mask-efficientnet",
     split: Split = "official",
     seed: Seed = 0,
@@ -92,8 +94,8 @@ def train(
     if of_lungs is not None:
         _train_lungs(replace(job, recipe=of_lungs))
         return
-    if audit and job.rank == 0 and len(data) == 1:
-        _warn(data[0], split, seed, allow_overlap, threads)
+    if audit and job.rank == 0:
+        _warn(data, split, seed, allow_overlap, threads)
     with _interruptible(output):
         run = train_network(job)
     if job.rank:
@@ -127,13 +129,13 @@ def _train_lungs(job: Job[LungsRecipe]) -> None:
     Console().print(f"{job.output}: {job.recipe.network.name}, {known} after the last epoch")
 
 
-def _warn(data: Path, split: str, seed: int, allow_overlap: bool, threads: int) -> None:
+def _warn(data: Sequence[Path], split: str, seed: int, allow_overlap: bool, threads: int) -> None:
     """Say on standard error what the parts of the split share."""
     from groundglass.audit.audit import audit
-    from groundglass.data.load import load_dataset
+    from groundglass.data.load import load_pool
     from groundglass.data.splits import make_split
 
-    manifest = load_dataset(data)
+    manifest = load_pool(data)
     parts = make_split(manifest, split, seed=seed, allow_overlap=allow_overlap)
     console = Console(stderr=True, soft_wrap=True)
     with console.status("Looking for what parts of the split share"):
@@ -155,6 +157,7 @@ def pretrain(
     data: Annotated[
         list[Path] | None, typer.Option("--data", help="Data sets, of which only the training part is used.")
     ] = None,
+    map_label: MapLabel = None,
     split: Split = "official",
     seed: Seed = 0,
     overrides: Overrides = None,
@@ -211,6 +214,7 @@ def export(
         list[Path] | None,
         typer.Option("--data", help="The data sets it was trained on; a lung net needs none."),
     ] = None,
+    map_label: MapLabel = None,
     lesion_free: LesionFree = None,
     precision: Annotated[
         Literal["auto", "fp32", "int8"],

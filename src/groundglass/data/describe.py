@@ -57,7 +57,7 @@ class Description:
 
     Attributes:
         name: of the data set.
-        root: the path it was read from.
+        root: the paths it was read from.
         total: all of its slices.
         slices_of_unknown_patients: number of slices whose patient is not known.
         patients_in_several_parts: known patients whose slices lie in more than one part.
@@ -113,7 +113,7 @@ def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Des
     several = Counter(patient for part in patients.values() for patient in part)
     return Description(
         name=manifest.name,
-        root=str(manifest.root),
+        root=str(manifest),
         total=_group("all", records),
         slices_of_unknown_patients=sum(not record.patient_known for record in records),
         patients_in_several_parts=tuple(sorted(patient for patient, parts in several.items() if parts > 1)),

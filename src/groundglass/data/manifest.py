@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import TextIO
 
@@ -39,6 +41,7 @@ PARTS = ("train", "val", "test")
 UNLABELLED = "unlabelled"
 
 _UNKNOWN_PATIENT = "unknown:"
+_LOG = logging.getLogger(__name__)
 
 
 class Label(str, Enum):
@@ -58,18 +61,47 @@ class Label(str, Enum):
         """
         label = cls.spelt(text)
         if label is None:
-            raise DataError(f"label {text!r} is neither COVID nor NonCOVID (case and hyphens do not matter)")
+            raise DataError(
+                f"label {text!r} is neither COVID nor NonCOVID (case and hyphens do not matter); say which it is: "
+                f"--map-label {text}=COVID"
+            )
         return label
 
     @classmethod
     def spelt(cls, text: str) -> Label | None:
         """Like `parse`, but None for any other spelling."""
+        if mapped := MAPPED.get(text.strip().casefold()):
+            return mapped
         letters = "".join(character for character in text.lower() if character.isalnum())
         return _LABEL_SPELLINGS.get(letters.removeprefix("ct").removesuffix("19"))
 
 
 _LABEL_SPELLINGS = {"covid": Label.COVID, "noncovid": Label.NON_COVID}
-_SPLIT_SPELLINGS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+MAPPED: dict[str, Label] = {}
+"""Spellings of labels that `map_labels` was told, in lower case."""
+
+_SPLITS = {"train": "train", **dict.fromkeys(("val", "valid", "validation", "dev"), "val"), "test": "test"}
+_DELIMITERS = ",;\t"
+
+
+def map_labels(given: Iterable[str]) -> None:
+    """Read labels of another spelling, of manifests and folders, as said: ``positive=COVID,CAP=NonCOVID``.
+
+    It holds for the process, and takes the place of what was said before.
+
+    Raises:
+        DataError: it is not said in this way, or a label would become another one.
+    """
+    MAPPED.clear()
+    mapped: dict[str, Label] = {}
+    for pair in (each for text in given for each in text.split(",")):
+        spelling, equals, label = pair.rpartition("=")
+        if not (equals and spelling.strip()):
+            raise DataError(f"{pair!r} maps no label; write it as positive=COVID,CAP=NonCOVID")
+        if Label.spelt(spelling) not in {None, Label.parse(label)}:
+            raise DataError(f"{pair!r} makes a label of its opposite")
+        mapped[spelling.strip().casefold()] = Label.parse(label)
+    MAPPED.update(mapped)
 
 
 @dataclass(frozen=True)
@@ -116,11 +148,23 @@ class Record:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set: its name, the folder or file it was read from, and its records in a stable order."""
+    """A data set.
+
+    Attributes:
+        name: what it is called.
+        root: folder that all of its files lie in, as far as there is one.
+        records: its slices in a stable order.
+        given: manifests and folders it was read from; empty: ``root``.
+    """
 
     name: str
     root: Path
     records: tuple[Record, ...]
+    given: tuple[Path, ...] = ()
+
+    def __str__(self) -> str:
+        """What a message calls it."""
+        return ", ".join(map(str, self.given or (self.root,)))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -140,6 +184,12 @@ class Manifest:
     def labelled(self) -> bool:
         """Whether every record has a label."""
         return all(record.label is not None for record in self.records)
+
+
+@cache
+def say(message: str) -> None:
+    """Warn the user of what was taken for granted, once."""
+    _LOG.warning(message)
 
 
 def unknown_patient(relative: str) -> str:
@@ -214,7 +264,7 @@ def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest CSV with a header line naming some of `COLUMNS`.
 
-    Relative paths, of slices and masks, are relative to the CSV's folder. An empty ``label``, ``split`` or mask
+    Its fields are separated by commas, semicolons or tabs. Relative paths, of slices and masks, are relative to the CSV's folder. An empty ``label``, ``split`` or mask
     means none, an empty ``patient_id`` an unknown patient, an empty ``source`` the CSV's own name.
 
     Raises:
@@ -230,7 +280,7 @@ def read_manifest(path: Path) -> Manifest:
         lines[key] = line
         records.append(record)
     _check_presence(path, records)
-    return Manifest(name=path.stem, root=path.parent, records=tuple(records))
+    return Manifest(name=path.stem, root=path.parent, records=tuple(records), given=(path,))
 
 
 def iterate_paths(path: Path) -> Iterator[Path]:
@@ -282,7 +332,9 @@ def _rows(path: Path) -> Iterator[tuple[int, Record]]:
 
 
 def _parse(path: Path, stream: TextIO) -> Iterator[tuple[int, Record]]:
-    reader = csv.DictReader(stream, restkey="")
+    header = stream.readline()
+    stream.seek(0)
+    reader = csv.DictReader(stream, restkey="", delimiter=max(_DELIMITERS, key=header.count))
     _check_header(path, reader.fieldnames or ())
     try:
         for row in reader:
@@ -294,24 +346,24 @@ def _parse(path: Path, stream: TextIO) -> Iterator[tuple[int, Record]]:
 def _check_header(path: Path, names: Sequence[str]) -> None:
     """A misspelt column would silently be lost, and with it, say, the patients: so it is an error."""
     header = [name.strip() for name in names]
-    if "path" not in header:
-        columns = ", ".join(COLUMNS)
-        raise DataError(f"{path}: the first line must name the columns, `path` among them ({columns})")
     if list(names) != header or len(set(header)) != len(header):
         raise DataError(f"{path}: column names must be unique and without spaces around: {', '.join(header)}")
     for name in header:
         likeness = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.75)
         if name not in COLUMNS and likeness and likeness[0] not in header:
             raise DataError(f"{path}: column {name!r} is not known; did you mean {likeness[0]!r}?")
+    if "path" not in header:
+        columns = ", ".join(COLUMNS)
+        raise DataError(f"{path}: the first line must name the columns, `path` among them ({columns})")
 
 
 def _parse_row(path: Path, row: dict[str, str]) -> Record:
     if "" in row:
-        raise DataError("has more fields than columns; put quotes around a path with commas")
+        raise DataError("has more fields than columns; put quotes around a path that holds the delimiter")
     fields = {name: (row.get(name) or "").strip() for name in COLUMNS}
     if not fields["path"]:
         raise DataError("`path` is empty")
-    split = _SPLIT_SPELLINGS.get(fields["split"].lower()) if fields["split"] else None
+    split = _SPLITS.get(fields["split"].lower()) if fields["split"] else None
     if fields["split"] and split is None:
         raise DataError(f"split {fields['split']!r} is not one of {', '.join(PARTS)}")
     return Record(

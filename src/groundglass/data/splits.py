@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from groundglass.data.manifest import PARTS, Label, Manifest, Record
+from groundglass.data.manifest import PARTS, Label, Manifest, Record, say
 from groundglass.errors import DataError
 from groundglass.files import counted, name_some
 
@@ -64,7 +64,8 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
     """Split a manifest's records. The same records and seed give the same split, whatever their order.
 
     - ``official``: as the data set's own ``split`` column says. Of a source without any split one patient in ten
-      validates and the others train; in a source with one, slices without are left out.
+      validates and the others train; in a source with one, slices without are left out. Where no slice has one,
+      a fifth of the patients tests and a fifth of the others validates, both stratified by label.
     - ``random:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over slices, patients ignored, is the test
       part, an eighth of the others the val part; ``random`` is the first of five. The paper says neither how it
       split COVID-CT nor into how large parts, nor whether by patient; this is the plainest reading. It puts
@@ -97,12 +98,10 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
         raise DataError(f"split {spec!r} is unknown; choose one of: {SPECIFICATIONS}")
     if not manifest.labelled:
         count = sum(record.label is None for record in manifest)
-        raise DataError(
-            f"{manifest.root}: {count} of {len(manifest)} slices have no label, so it cannot be split"
-        )
-    if kind.startswith("official") and not any(record.split for record in manifest):
+        raise DataError(f"{manifest}: {count} of {len(manifest)} slices have no label, so it cannot be split")
+    if kind.startswith("official-") and not any(record.split for record in manifest):
         possible = ", ".join(_possible_splits(manifest))
-        raise DataError(f"{manifest.root}: has no split of its own; possible instead of {kind}: {possible}")
+        raise DataError(f"{manifest}: has no split of its own; possible instead of {kind}: {possible}")
     parts = _MAKERS[kind](manifest, kind, argument, seed)
     ordered = {name: tuple(sorted(parts[name])) for name in PARTS if name in parts}
     _check_classes(manifest, spec, ordered)
@@ -131,7 +130,23 @@ def _possible_splits(manifest: Manifest) -> list[str]:
 def _official(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
     if argument:
         raise DataError(f"split official takes nothing after a colon, not {argument!r}")
-    return {part: indices for part, indices in _own_parts(manifest, range(len(manifest))).items() if indices}
+    every = range(len(manifest))
+    if any(record.split for record in manifest):
+        return {part: indices for part, indices in _own_parts(manifest, every).items() if indices}
+    people = [len({each.patient_id for each in manifest if each.label is label}) for label in Label]
+    folds = min(_VAL_FOLDS, *people)
+    known = any(record.patient_known for record in manifest)
+    if folds < len(PARTS) or not known:
+        why = f"{min(people)} patients of a label are too few to make one" if known else "names no patients"
+        raise DataError(
+            f"{manifest}: has no split of its own and {why}; give it a column `split`, or patients in folders of "
+            "their own or a column `patient_id`, or take --split random"
+        )
+    rest, test = _grouped_fold(manifest, every, _Fold(1, folds, 0))
+    train, val = _grouped_fold(manifest, rest, _Fold(1, folds - 1, 0))
+    counts = f"train {len(train)}, val {len(val)}, test {len(test)} slices"
+    say(f"{manifest}: has no split of its own, so its patients were parted, each whole: {counts}")
+    return {"train": train, "val": val, "test": test}
 
 
 def _own_parts(manifest: Manifest, indices: Sequence[int]) -> Parts:
@@ -236,9 +251,7 @@ def _grouped_fold(
     for label in Label:
         count = len({*groups[labels == (label is Label.COVID)]})
         if count < fold.folds:
-            raise DataError(
-                f"{manifest.root}: {count} {label.value} {words} are too few for {fold.folds} folds"
-            )
+            raise DataError(f"{manifest}: {count} {label.value} {words} are too few for {fold.folds} folds")
     splitter = StratifiedGroupKFold(n_splits=fold.folds, shuffle=True, random_state=fold.seed)
     others, held = list(splitter.split(labels, labels, groups))[fold.number - 1]
     return tuple(ordered[i] for i in others), tuple(ordered[i] for i in held)
@@ -267,7 +280,7 @@ def _parse_fold(manifest: Manifest, kind: str, argument: str, seed: int) -> _Fol
     # With every patient unknown, a split by patient would quietly be one by image.
     if kind != "random" and not any(record.patient_known for record in manifest):
         raise DataError(
-            f"{manifest.root}: names no patients, so {kind} is impossible; put each patient's files in a "
+            f"{manifest}: names no patients, so {kind} is impossible; put each patient's files in a "
             "folder of their own or give patient_id in a manifest CSV"
         )
     return _Fold(int(match[1]), int(match[2]), seed if match[3] is None else int(match[3]))

@@ -311,7 +311,7 @@ def evaluate(
             "test part hold only if nothing was chosen by them.",
             *warnings,
         )
-    command = _command(run, chosen, data or (manifest.root,), output, resamples, seed)
+    command = _command(run, chosen, data or manifest.given or (manifest.root,), output, resamples, seed)
     return Evaluation(
         chosen, sha256, logit, probability, measured, warnings, times, now, seconds, command, applicability,
         segmentation=masks.figures(resamples=resamples, seed=seed),

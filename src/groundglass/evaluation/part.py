@@ -93,7 +93,7 @@ def select_part(manifest: Manifest, split: str | None, part: str, seed: int) -> 
         records = tuple(manifest.records[index] for index in indices)
     labelled = tuple(record for record in records if record.label is not None)
     if not labelled:
-        what = f"the {part} part of {manifest.name}" if split else f"{manifest.name} ({manifest.root})"
+        what = f"the {part} part of {manifest.name}" if split else f"{manifest.name} ({manifest})"
         why = f"none of its {len(records)} slices has a label" if records else "it is empty"
         raise DataError(f"{what} cannot be evaluated: {why}")
     return Part(manifest.name, manifest.root, split, part, labelled, len(records) - len(labelled))
