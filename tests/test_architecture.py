@@ -46,8 +46,8 @@ CEILINGS = {
     "data": 2_560,
     "training": 3_700,
     "inference": 4_150,
-    "evaluation": 1_965,
-    "reporting": 676,
+    "evaluation": 2_152,
+    "reporting": 687,
     "cli": 1_950,
     "experiments": 1_450,
     "audit": 1_410,
@@ -55,7 +55,7 @@ CEILINGS = {
     "pacs": 1_080,
     "cluster": 310,
 }
-LINES, FILES, LINES_OF_TESTS = 25_000, 118, 20_640
+LINES, FILES, LINES_OF_TESTS = 25_150, 118, 20_640
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}

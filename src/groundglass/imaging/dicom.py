@@ -302,12 +302,11 @@ def _numbers(dataset: Dataset, keyword: str, count: int | None = None) -> tuple[
 def _number(dataset: Dataset, keyword: str) -> float | None:
     """The element's number, None where it is missing or empty; ValueError where it is something else."""
     raw, values = dataset.get_item(keyword), _numbers(dataset, keyword, 1)
-    if values is not None or raw is None or raw.value is None:
-        return None if values is None else values[0]
-    text = raw.value.decode("latin-1") if isinstance(raw.value, bytes) else str(raw.value)
-    if text.strip(" \0"):
+    text = "" if raw is None or raw.value is None else raw.value
+    text = text.decode("latin-1") if isinstance(text, bytes) else str(text)
+    if values is None and text.strip(" \0"):
         raise ValueError(f"{keyword} is no number but {one_line(text, 40)!r}")
-    return None
+    return values[0] if values else None
 
 
 def _directions(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
@@ -345,9 +344,6 @@ def _stored(dataset: Dataset, index: int, decoder: FrameDecoder) -> NDArray[Any]
     return stored[..., 0] if samples == 1 else stored
 
 
-_WITHOUT_LENGTH = frozenset({0x01, 0xFF, *range(0xD0, 0xDA)})
-
-
 def _frame_header(frame: bytes) -> tuple[str, int, int, int, int]:
     """What a compressed frame says of itself: how it is decoded, bits per sample, rows, columns, samples per pixel."""
     start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)  # of JPEG 2000, maybe behind the boxes of a file
@@ -361,10 +357,8 @@ def _frame_header(frame: bytes) -> tuple[str, int, int, int, int]:
         if marker in {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}:
             syntax = _JPEG_LS if marker == 0xF7 else _JPEG
             return syntax, *struct.unpack_from(">BHHB", frame, position + 4)
-        if marker in _WITHOUT_LENGTH:
-            position += 1 if marker == 0xFF else 2
-        else:
-            position += 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
+        # Fill bytes may stand before a marker; every other segment up to the frame's has a length.
+        position += 1 if marker == 0xFF else 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
     raise ValueError("the compressed pixel data hold no frame header that can be read")
 
 
