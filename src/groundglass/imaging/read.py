@@ -30,7 +30,7 @@ from groundglass.imaging.source import (
     open_archive,
     open_source,
 )
-from groundglass.imaging.volume import is_gzipped_nifti, read_itk, read_nifti
+from groundglass.imaging.volume import header_of, is_gzipped_nifti, read_itk, read_nifti
 
 Skip = Callable[[str], bool]
 Image = tuple[Source, FileFormat]
@@ -218,6 +218,8 @@ def _identified(sources: Iterable[Source], noted: _Noted, skip: Skip | None) -> 
             continue
         try:
             yield source, _format_of(source)
+        except _VoxelsError:
+            continue  # its header is there too
         except _UnknownFormatError as error:
             if _claims(source):
                 noted(error)
@@ -246,6 +248,10 @@ class _UnknownFormatError(ImageError):
     """A file is no image, empty, or a compressed text."""
 
 
+class _VoxelsError(ImageError):
+    """A file is part of an image, whose header is another file."""
+
+
 def _format_of(source: Source) -> FileFormat:
     """The format of a file that is neither empty, of another kind, nor an archive within an archive."""
     head = source.head()
@@ -256,6 +262,9 @@ def _format_of(source: Source) -> FileFormat:
         raise ImageError(source.name, "an archive within an archive; unpack it first")
     if file_format is not None:
         return file_format
+    header = header_of(source)
+    if header is not None:
+        raise _VoxelsError(source.name, f"the voxels of {header.name}; name that file")
     for reason, magics in _NOT_READ:
         if source.name.lower().endswith(".nii.gz"):
             break  # damaged, and no volume inside to be unpacked
