@@ -48,7 +48,7 @@ CEILINGS = {
     "inference": 4_150,
     "evaluation": 2_152,
     "reporting": 687,
-    "cli": 1_950,
+    "cli": 1_970,
     "experiments": 1_450,
     "audit": 1_410,
     "serving": 1_410,
