@@ -24,6 +24,18 @@ Uploads = list[tuple[str, bytes]]
 
 
 @pytest.fixture(scope="module")
+def chest(chest: NDArray[np.int16]) -> NDArray[np.int16]:
+    """With noise as of a scanner: a picture of few grey values is refused."""
+    return chest + np.random.default_rng(0).integers(-100, 100, chest.shape).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def volume(chest: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Five planes of it."""
+    return np.stack([chest[::-1, ::-1].T - index for index in range(5)], axis=-1).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
 def folder(
     tmp_path_factory: pytest.TempPathFactory,
     volume: NDArray[np.int16],
