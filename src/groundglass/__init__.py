@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from importlib import import_module
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from groundglass.errors import GroundglassError
     from groundglass.inference.classifier import Classifier
+    from groundglass.inference.prediction import Prediction, Predictions
+    from groundglass.inference.series import SeriesSummary
 
-__all__ = ["__version__", "load"]
+__all__ = [  # noqa: RUF022 - the first to be asked for comes first
+    "load",
+    "Classifier",
+    "Prediction",
+    "Predictions",
+    "SeriesSummary",
+    "GroundglassError",
+    "__version__",
+]
 __version__ = "0.1.0"
 
 # ONNX Runtime 1.29 and later report models and machines to their maker unless this is set before they are
@@ -17,18 +30,36 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-def load(bundle: str | PathLike[str] | None = None, *, threads: int = 0) -> Classifier:
-    """Open a bundle and make it ready to classify slices.
+_PLACES = {
+    "GroundglassError": "errors",
+    "Classifier": "inference.classifier",
+    "SeriesSummary": "inference.series",
+}
 
-    >>> groundglass.load().predict("slice.png").probability  # doctest: +SKIP
+
+def __getattr__(name: str) -> Any:
+    """The other public names, imported when they are asked for: that takes 0.3 s."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES.get(name, 'inference.prediction')}"), name)
+
+
+def load(
+    bundle: str | PathLike[str] | None = None, *, threads: int = 0, providers: str | Sequence[str] = "cpu"
+) -> Classifier:
+    """Open a bundle and make it ready to classify slices.
 
     Args:
         bundle: folder or zip; ``default`` or None for the one that comes with the installation.
         threads: of the matrix arithmetic; 0 for one per core but one.
+        providers: of ONNX Runtime, the preferred one first, such as ``cuda`` or ``CUDAExecutionProvider``.
 
     Raises:
-        BundleError: it is missing, damaged, tampered with, or of another format.
+        BundleError: it is missing, damaged, tampered with, or of another format, or a provider is not there.
+
+    Examples:
+        >>> groundglass.load().predict("slice.png").probability  # doctest: +SKIP
     """
     from groundglass.inference.classifier import load as load_classifier  # noqa: PLC0415 - 0.3 s
 
-    return load_classifier(bundle, threads=threads)
+    return load_classifier(bundle, threads=threads, providers=providers)

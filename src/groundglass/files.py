@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,5 +75,26 @@ def name_some(names: Sequence[str], shown: int = 3) -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may run on, by its affinity and by its control groups' CPU quota, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *(math.ceil(quota) for quota in _quotas())]))
+
+
+def _quotas(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
+    """Cores that each control group of this process, and those it lies in, may use."""
+    with suppress(OSError):
+        for line in proc.read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            if number != "0" and "cpu" not in controllers.split(","):
+                continue
+            top = root if number == "0" else root / "cpu"  # version 2, or 1
+            own = top / path.lstrip("/")
+            for folder in (own, *(each for each in own.parents if each.is_relative_to(top))):
+                with suppress(OSError, ValueError, ZeroDivisionError):
+                    quota, period = (
+                        (folder / "cpu.max").read_text().split()
+                        if top == root
+                        else [(folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
+                    )
+                    if float(quota) > 0:  # "max" is no number, -1 no limit
+                        yield float(quota) / float(period)

@@ -66,8 +66,12 @@ def test_random_on_covid_ct_needs_the_flag(published: Manifest) -> None:
     assert sum(map(len, split.parts.values())) == 746
     sizes = counts(published, split)
     for label, total in ((0, 349), (1, 397)):
-        assert sizes["test"][label] == pytest.approx(0.25 * total, abs=1)
-        assert sizes["val"][label] == pytest.approx(0.15 * total, abs=1)
+        assert sizes["test"][label] == pytest.approx(0.2 * total, abs=1)
+        assert sizes["val"][label] == pytest.approx(0.1 * total, abs=1)
+    draws = [make_split(published, f"random:{draw}/5", allow_overlap=True) for draw in range(1, 6)]
+    assert draws[0].parts == split.parts
+    tested = [index for draw in draws for index in draw.part("test")]
+    assert sorted(tested) == list(range(746)), "no slice is tested twice"
 
 
 @pytest.mark.parametrize("kind", ["random", "patients:1/4", "official-cv:1/4", "official-source-cv:1/4"])

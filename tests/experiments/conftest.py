@@ -31,4 +31,4 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def paths(data: Path, tmp_path: Path) -> ExperimentPaths:
     """Folders of a test's own, and a cache that all tests share."""
     runs, output, cache = tmp_path / "runs", tmp_path / "results", data.parent / "cache"
-    return ExperimentPaths(data, runs, output, threads=1, accelerator="cpu", cache=cache, progress=False)
+    return ExperimentPaths((data,), runs, output, threads=1, accelerator="cpu", cache=cache, progress=False)

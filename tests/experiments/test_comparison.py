@@ -107,9 +107,11 @@ def test_folds_are_pooled(tmp_path: Path) -> None:
     assert own.file == tuple(row[0] for row in whole["predictions"]["test"])
     expected = {row[0]: row[3] for each in folds for row in each["predictions"]["test"]}
     assert list(own.logit) == [expected[file] for file in own.file]
-    rows = paired(tmp_path / "four", *folds[:4])
-    assert not rows.rows
-    assert rows.incomplete == {"vgg-16-c2l, seed 0": "4 of 5 folds"}
+    others = [document("vgg-11-c2l", 1.0, fold=fold, **more) for fold in (1, 2, 3, 4)]
+    rows = paired(tmp_path / "four", *folds, *others)
+    assert list(rows.rows) == ["vgg-16-c2l"]
+    assert rows.incomplete == {"vgg-11-c2l, seed 0": "4 of 5 folds"}
+    assert [*paired(tmp_path / "same", *folds[1:], *others).rows] == ["vgg-11-c2l", "vgg-16-c2l"]
 
 
 def test_one_class_has_no_auc_and_one_patient_no_interval(tmp_path: Path) -> None:

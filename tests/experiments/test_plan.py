@@ -23,7 +23,7 @@ from groundglass.experiments.plan import (
 from groundglass.experiments.results import flat
 from groundglass.training.recipe import Recipe, load_recipe
 
-DEFAULT = load_recipe("mask-efficientnet")
+DEFAULT, PAPER = load_recipe("mask-efficientnet"), load_recipe("paper")
 
 
 def fields(recipe: Recipe) -> dict[str, object]:
@@ -33,13 +33,18 @@ def fields(recipe: Recipe) -> dict[str, object]:
 def test_the_whole_table() -> None:
     tasks = table1_tasks()
     names = [task.name for task in tasks]
-    assert len(set(names)) == len(names) == 2 * 5 * 3 * 3 + 2 * 3 * 3 * 5
+    assert len(set(names)) == len(names) == 5 * 2 * 3 * (5 + 1) + 2 * 2 * 3 * 5
     assert "official/vgg-16-c2l-seed-2" in names
-    assert "patients/mask-efficientnet-lite0-imagenet-seed-0-fold-5" in names
+    assert "patients/mask-efficientnet-b0-imagenet-seed-0-fold-5" in names
     assert not [name for name in names if name.startswith("patients/vgg")]
     splits = {task.split for task in tasks}
-    assert splits == {"random:0", "official", *(f"patients:{fold}/5" for fold in range(1, 6))}
-    assert all(task.allow_overlap == (task.identity.protocol == "paper") for task in tasks)
+    folds = range(1, 6)
+    assert splits == {
+        "official",
+        *(f"random:{fold}/5:0" for fold in folds),
+        *(f"patients:{fold}/5" for fold in folds),
+    }
+    assert all(task.allow_overlap == (task.identity.protocol == "random") for task in tasks)
     assert {task.parts for task in tasks} == {("val", "test")}
     named = table1_tasks(["patients"], ["vgg-16"], ["none"], [4], folds=3)
     assert [(task.split, task.identity.folds) for task in named] == [
@@ -47,13 +52,14 @@ def test_the_whole_table() -> None:
     ]
 
 
-def test_all_networks_have_one_recipe_but_for_vggs_learning_rate() -> None:
+def test_all_networks_have_the_papers_recipe_but_for_vggs_learning_rate() -> None:
     tasks = table1_tasks(["official"], weights=["imagenet"], seeds=[0], overrides=["training.epochs=3"])
     recipes = {task.recipe.network.name: fields(task.recipe) for task in tasks}
     assert list(recipes) == list(NETWORKS)
-    default = recipes["mask-efficientnet-lite0"]
+    default = recipes["mask-efficientnet-b0"]
+    assert default == fields(load_recipe("paper", ["training.epochs=3"]))
     for name, recipe in recipes.items():
-        differs = {key for key in default if recipe[key] != default[key]} - {"name", "network.name"}
+        differs = {key for key in default if recipe[key] != default[key]} - {"network.name"}
         assert differs == ({"optimiser.lr"} if name == "vgg-16" else set())
         assert recipe["training.epochs"] == 3
 
@@ -82,8 +88,11 @@ def test_one_recipe_over_seeds() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: table1_tasks(["cv"]), "there are paper, official, patients"),
-        (lambda: ablation_tasks(DEFAULT, protocols=["paper"]), "there are official, left-out"),
+        (lambda: table1_tasks(["cv"]), "there are random, official, patients"),
+        (
+            lambda: ablation_tasks(DEFAULT, protocols=["paper"]),
+            "there are random, official, patients, left-out",
+        ),
         (lambda: table1_tasks(networks=["vgg-17"]), "did you mean"),
         (lambda: table1_tasks(weights=["imagnet"]), "there are none, imagenet, c2l"),
         (lambda: table1_tasks(overrides=["network.weights=none"]), "use --weights"),
@@ -125,6 +134,7 @@ def test_every_variant_changes_one_thing() -> None:
         "no-mask": {"network.mask"},
         "no-attention": {"network.attention"},
         "no-histogram": {"network.histogram"},
+        "gates-blocks": {"network.gates"},
         "no-crop": {"preprocessing.crop"},
         "normalisation-min-max": {"preprocessing.normalisation"},
         "augmentation-paper": {f"augmentation.{name}" for name in rest},
@@ -140,6 +150,17 @@ def test_every_variant_changes_one_thing() -> None:
     assert recipes["with-synthesis"].synthesis.slices_per_epoch == 320
 
 
+def test_the_papers_recipe_is_the_paper_and_nothing_else() -> None:
+    rows = [each.row for each in variants(PAPER)]
+    assert not {"augmentation-paper", "gates-blocks"} & {*rows}, "no row is the default under another name"
+    assert {"no-mask", "no-attention", "no-histogram", "with-crop", "with-synthesis"} < {*rows}
+    assert (PAPER.network.name, PAPER.preprocessing.size) == ("mask-efficientnet-b0", 224)
+    assert (PAPER.preprocessing.crop, PAPER.synthesis.slices_per_epoch, PAPER.network.lesions) == (0, 0, 0)
+    silent = PAPER.augmentation.model_dump(exclude={"translation", "rotation", "mirror", "noise"})
+    assert silent.pop("smallest_crop") == 1
+    assert set(silent.values()) == {0}
+
+
 def test_on_covid_ct_a_collection_and_a_publication_are_left_out(covid_ct: Path) -> None:
     data = load_dataset(covid_ct)
     (task, *_) = ablation_tasks(DEFAULT, [0], protocols=["left-out"])
@@ -147,4 +168,4 @@ def test_on_covid_ct_a_collection_and_a_publication_are_left_out(covid_ct: Path)
     test = make_split(data, task.split).part("test")
     assert {data.records[index].label for index in test} == set(Label)
     tasks = ablation_tasks(DEFAULT, [0, 1], left_out="crawled")
-    assert {task.split for task in tasks} == {"official", "leave-source-out:crawled"}
+    assert "leave-source-out:crawled" not in {task.split for task in tasks}, "only where it is asked for"

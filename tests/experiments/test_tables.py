@@ -28,7 +28,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A strong Mask-EfficientNet, an equal EfficientNet and a weak VGG under two protocols."""
-    for own in ({"protocol": "paper"}, {"protocol": "official"}):
+    for own in ({"protocol": "random"}, {"protocol": "official"}):
         for row in (f"{MASK}-imagenet", "efficientnet-lite0-imagenet"):
             write(tmp_path, *seeds(row, 3.0, weights="imagenet", **own))
         write(tmp_path, document("vgg-16-none", 0.4, **own))
@@ -40,13 +40,13 @@ def test_rows_columns_and_files(results: Path) -> None:
         return {path.name: path.read_text() for path in results.iterdir() if path.is_file()}
 
     text, written = render_rows(results), files()
-    figures = ("paper-test.svg", "official-test.svg")
+    figures = ("random-test.svg", "official-test.svg")
     assert set(written) == {"table1.md", "table1.csv", "comparisons.json", *figures}
     assert written["table1.md"] == text
     rows = read_csv(results / "table1.csv")
     # The paper's order of protocols and of networks.
     names = ["vgg-16-none", "efficientnet-lite0-imagenet", f"{MASK}-imagenet"]
-    ordered = [(protocol, name) for protocol in ("paper", "official") for name in names]
+    ordered = [(protocol, name) for protocol in ("random", "official") for name in names]
     assert [(row["protocol"], row["row"]) for row in rows] == ordered
     mean, sd, low, high = (float(rows[2][f"accuracy_{key}"]) for key in ("mean", "sd", "low", "high"))
     accuracy = f"{mean:.3f} ± {sd:.3f} ({low:.3f}–{high:.3f})"
@@ -60,7 +60,7 @@ def test_rows_columns_and_files(results: Path) -> None:
         assert words in text
     assert text.count("accuracy in the paper") == 1, "beside the paper's protocol only"
     for words in ("vgg-16 (none)", "Accuracy", "#ffffff"):
-        assert words in written["paper-test.svg"]
+        assert words in written["random-test.svg"]
     assert render_rows(results) == text
     assert files() == written
 
@@ -70,7 +70,7 @@ def test_every_row_is_tested_against_one_reference(results: Path) -> None:
     tests = json.loads((results / "comparisons.json").read_text())
     assert [(each["protocol"], each["first"], each["second"]) for each in tests] == [
         (protocol, f"{MASK}-imagenet", other)
-        for protocol in ("paper", "official")
+        for protocol in ("random", "official")
         for other in ("vgg-16-none", "efficientnet-lite0-imagenet")
     ]
     for each in tests:
@@ -118,7 +118,9 @@ def test_folds_that_are_missing_are_named(tmp_path: Path) -> None:
     assert "100 slices (50 COVID)" in text
     assert f"Not in the table yet: {MASK}-none, seed 1, 3 of 5 folds." in text
     assert [row["seeds"] for row in read_csv(tmp_path / "table1.csv")] == ["0"]
-    assert "2 of 5 folds" in render_rows(write(tmp_path / "begun", *folds[:2]))
+    begun = render_rows(write(tmp_path / "begun", *folds[:2]))
+    assert "40 slices" in begun
+    assert "folds 1, 2 of 5" in begun
 
 
 def test_what_could_not_be_run_and_what_differs_is_said(results: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,59 @@ def write_ct(path: Path, stored: NDArray[Any], **elements: object) -> Path:
         warnings.simplefilter("ignore")
         dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+# Each 8 times the squared distance from a centre; made by imagecodecs, which encodes both.
+_TWELVE_BIT_JPEG = """
+/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB
+AQEBAQH/wQALDAAYACABAREA/8QAFwAAAwEAAAAAAAAAAAAAAAAACg0ODP/EACcQAAADBQgDAQAAAAAAAAAAAAUHCQAMGTdVBAYIJCgpR2UKQ2EL
+/9oACAEBAAA/AAf349ea5R6I8r7uBmBMA8uThSqjvaNO/wD+pA81yj0R7ETuBmBMC9PJwpVbX2jD/wDgBPNco9EeJTcDMCYF3+ThSq2ftGfADlzP
+Nco9EeSg3AzAmAS3JwpVQTtGx/78e4klHojyvufMCYB5e0Uqo79ad/8A9SDEko9EexE58wJgXp9opVbX9Yf/AMALEko9EeJTPmBMC7/tFKrZ/rPg
+By5sSSj0R5KDPmBMAlvaKVUE+s0AH49d3RR6I8r7oaMCYB5cdilVHeuad/8A9SB3dFHoj2InQ0YEwL08dilVtfXMP/4ATu6KPRHiU0NGBMC7/HYp
+VbP1zPgBy5nd0UeiPJQaGjAmAS3HYpVQTrm//9k="""
+_HIGH_THROUGHPUT = """
+/0//UQApQAAAAAAQAAAADAAAAAAAAAAAAAAAEAAAAAwAAAAAAAAAAAABjwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQkJCQ
+iIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAO0AAf+TwAAlcAGHdAAAwAATQAATAJH9Awd0ANf+Aod0AMAAFVAABOD/f9822/4BQrQA
+k5zkAKI0AMAAFrQAAWqA/3//f/98xzvv/v9/8e4Az+YwALG4AP9//3//f/9f5549e/4CT3MAADG4AMAALtoAAXdA/3//f/9//3//eMOnz/9//3//f/9/
+f/zw6fP/f/9//3//fx8/fPr8Gdr9ZfO1+suIIsYkMb8A/3//f/9//3//f/9//3//f/9//3//fx8+fvj44eOHjx8+fvj44eOHjwAAACCAAAMf16/WXJDG
+JDGyAf/Z"""
+
+
+@pytest.fixture(scope="session")
+def pack_frame() -> Callable[[Path, bytes, str], Path]:
+    """A function that gives a DICOM file a frame for its pixels, in a UID's or usual UID's last number's compression."""
+    return _pack_frame
+
+
+def _pack_frame(path: Path, frame: bytes, syntax: str) -> Path:
+    import pydicom
+    from pydicom.encaps import encapsulate
+
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = syntax if "." in syntax else f"1.2.840.10008.1.2.4.{syntax}"
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(path, implicit_vr=False, little_endian=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_coded() -> Callable[[Path, str], NDArray[np.int16]]:
+    """A function that writes a CT file in 12-bit JPEG or HTJ2K, and returns its Hounsfield units."""
+
+    def write(path: Path, syntax: str) -> NDArray[np.int16]:
+        step = 1 if syntax == "51" else 2
+        rows, columns = np.mgrid[0:24:step, 0:32:step]
+        hounsfield = (8 * ((rows - 12) ** 2 + (columns - 16) ** 2) - 1000).astype(np.int16)
+        if syntax == "51":
+            stored, bits = (hounsfield + 1024).astype(np.uint16), {"BitsStored": 12, "HighBit": 11}
+            write_ct(path, stored, RescaleIntercept=-1024, **bits)
+        else:
+            write_ct(path, hounsfield)
+        _pack_frame(path, b64decode(_TWELVE_BIT_JPEG if syntax == "51" else _HIGH_THROUGHPUT), syntax)
+        return hounsfield
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
+import re
+import shutil
+import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -77,9 +84,6 @@ def test_missing_and_unreadable_paths(tmp_path: Path) -> None:
         read_slice(tmp_path / "missing.png")
     with pytest.raises(ImageError, match="holds no image"):
         list(read_slices(tmp_path))
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ImageError, match="neither a file nor a folder"):
-        list(read_slices(tmp_path / "pipe"))
     with pytest.raises(ImageError):
         read_slice(tmp_path / ("x" * 300))
     with pytest.raises(ImageError):
@@ -226,6 +230,102 @@ def test_a_folder_is_read_as_it_is_listed(
     assert len(opened) == 1
     assert len(list(slices)) == 39
     assert len(opened) == 40
+
+
+HEADS = {
+    "a.heic": b"\0\0\0\x18ftypheic", "b.avif": b"\0\0\0\x20ftypavif", "c.webp": b"RIFF\x10\0\0\0WEBPVP8L",
+    "d.gif": b"GIF89a", "e.jp2": b"\0\0\0\x0cjP  \r\n\x87\n", "f.j2k": b"\xff\x4f\xff\x51\0\x29", "g.jxl": b"\xff\x0a\xfa",
+    "h.exr": b"v/1\x01\2\0", "i.psd": b"8BPS\0\1", "j.npy": b"\x93NUMPY\1\0", "k.mnc": b"\x89HDF\r\n\x1a\n",
+    "l.fits": b"SIMPLE  =                    T", "m.hdr": b"\x5c\1\0\0" + bytes(344), "n.tar": bytes(257) + b"ustar\x0000",
+    "o.7z": b"7z\xbc\xaf\x27\x1c\0\4", "p.rar": b"Rar!\x1a\x07\1\0", "q.dcm.gz": gzip.compress(b"x"), "r.ima.bz2": bz2.compress(b"x"),
+    "s.dcm.xz": lzma.compress(b"x"), "t.nii.zst": b"\x28\xb5\x2f\xfd\0", "u.cab": b"MSCF\0\0\0\0",
+}  # fmt: skip
+NAMES = ("a.pgm", "b.mgz", "c.IMA", "d.par", "e.iso", "f.dcm.Z", "g.npz", "h.Gif")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_other_image_formats_and_archives_get_a_row(
+    tmp_path: Path, pixels: NDArray[np.uint8], zipped: bool
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    Image.fromarray(pixels).save(folder / "0.png")
+    wanted = {**HEADS, **{f"bare-{name[0]}": head for name, head in HEADS.items()}}
+    for name, head in wanted.items() | dict.fromkeys(NAMES, b"of some kind").items():
+        (folder / name).write_bytes(head + bytes(40))
+    silent = {
+        "labels.csv.gz": gzip.compress(b"a,b"),
+        "notes.txt": b"GI",
+        "scan.raw": bytes(40),
+        "x.json.xz": lzma.compress(b"{}"),
+    }
+    for name, head in silent.items():
+        (folder / name).write_bytes(head)
+    (folder / "empty.webp").touch()
+    path = Path(shutil.make_archive(str(folder), "zip", folder)) if zipped else folder
+    errors: list[ImageError] = []
+    assert len(list(read_slices(path, on_error=errors.append))) == 1
+    reasons = {Path(error.path.rpartition("!")[2]).name: error.reason for error in errors}
+    assert set(reasons) == {*wanted, *NAMES, "empty.webp"}
+    for name in wanted:
+        assert re.search("is not read; (convert it to PNG|unpack it first)", reasons[name]), name
+    assert reasons["c.webp"].startswith("a WebP picture")
+    assert reasons["bare-q"] == reasons["r.ima.bz2"] == "a compressed file is not read; unpack it first"
+    assert reasons["empty.webp"] == "the file is empty"
+
+
+def test_links_are_followed_once_or_named(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    for name in ("in/a/1.png", "in/.store/2.png", "out/x/3.png", "out/4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / name)
+    links = {
+        "in/same": "a", "in/hidden": ".store", "in/one": "../out", "in/two": "../out", "in/three": "../out/x",
+        "in/a/loop": "..", "in/up": "../..", "out/x/back": "../../in", "in/gone.txt": "nowhere", "in/circle": "circle",
+        "in/5.png": "../out/4.png",
+    }  # fmt: skip
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    errors: list[ImageError] = []
+    read = [
+        str(Path(each.origin.file).relative_to(tmp_path))
+        for each in read_slices(tmp_path / "in", on_error=errors.append)
+    ]
+    assert read == ["in/5.png", "in/a/1.png", "in/hidden/2.png", "in/one/4.png", "in/one/x/3.png"]
+    reasons = {Path(error.path).name: error.reason for error in errors}
+    assert set(reasons) == {"up", "gone.txt", "circle", "pipe.png"}
+    assert reasons["up"].startswith("a link to a folder that holds what is read already")
+    assert reasons["gone.txt"] == reasons["circle"] == "a link to nothing"
+    assert reasons["pipe.png"] == "neither a file nor a folder"
+
+
+def test_volumes_without_simpleitk_are_named(
+    tmp_path: Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    Image.fromarray(pixels).save(tmp_path / "0.png")
+    (tmp_path / "6.nrrd").write_bytes(b"NRRD0004\ntype: short\n")
+    errors: list[ImageError] = []
+    assert len(list(read_slices(tmp_path, on_error=errors.append))) == 1
+    assert [(Path(error.path).name, "pip install '.[volumes]'" in error.reason) for error in errors] == [
+        ("6.nrrd", True)
+    ]
+
+
+def test_a_pipe_is_read(tmp_path: Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes((tmp_path / "a.png").read_bytes()))
+    writer.start()
+    np.testing.assert_array_equal(read_slice(pipe).pixels, pixels)
+    writer.join()
+    monkeypatch.setattr("groundglass.imaging.source._WAIT", 0.05)
+    with pytest.raises(ImageError, match="pipe: a pipe that nobody writes to"):
+        read_slice(pipe)
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ImageError, match="-: standard input holds no file"):
+        read_slice("-")
 
 
 def _bytes_read() -> int:

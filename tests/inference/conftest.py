@@ -95,4 +95,4 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def calibration() -> Calibration:
     """That of the tiny bundle."""
-    return Calibration(2.0, 0.9, {"COVID": 0.6, "NonCOVID": 0.6})
+    return Calibration(temperature=2.0, coverage=0.9, quantiles={"COVID": 0.6, "NonCOVID": 0.6})

@@ -113,7 +113,9 @@ def test_a_set_of_one_names_the_label_and_any_other_is_uncertain(calibration: Ca
 @pytest.mark.parametrize("quantiles", [(0.7533, 0.7361), (0.4, 0.45)])
 def test_labels_follow_from_the_two_limits_that_are_stated(quantiles: tuple[float, float]) -> None:
     """Where the sets overlap and where they leave a gap: below the lower limit NonCOVID, above the upper COVID."""
-    calibration = Calibration(1.0, 0.9, dict(zip((COVID, NON_COVID), quantiles, strict=True)))
+    calibration = Calibration(
+        temperature=1.0, coverage=0.9, quantiles=dict(zip((COVID, NON_COVID), quantiles, strict=True))
+    )
     low, high = calibration.uncertain
     for probability in np.linspace(0, 1, 997):
         expected = NON_COVID if probability < low else COVID if probability > high else UNCERTAIN

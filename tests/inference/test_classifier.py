@@ -40,14 +40,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_one_slice_gives_one_prediction(classifier: Classifier, folder: Path) -> None:
-    prediction = classifier.predict(folder / "0.png")
+    prediction = classifier.predict(folder / "0.png", evidence=False)
     assert prediction.status is Status.OK
     assert prediction.file == str(folder / "0.png")
     assert prediction.bundle == classifier.bundle.id
     assert prediction.probability is not None
     assert 0 < prediction.probability < 1
     assert prediction.evidence is None
-    assert set(prediction.as_row()) == set(COLUMNS)
+    assert set(prediction.to_dict()) == set(COLUMNS)
 
 
 def test_file_slice_and_pixels_give_the_same(classifier: Classifier, folder: Path) -> None:
@@ -149,7 +149,7 @@ def test_evidence_only_where_asked_for(classifier: Classifier, folder: Path) -> 
     assert with_it.lesion_map.shape == (8, 8)
 
 
-def test_the_thread_that_reads_asks_the_network_too(
+def test_two_threads_read_and_ask_the_network(
     classifier: Classifier, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: set[str] = set()
@@ -163,10 +163,10 @@ def test_the_thread_that_reads_asks_the_network_too(
     alone = list(map(classifier.classify, classifier.read_files([folder])))
     monkeypatch.setattr(classifier._engine, "run", slow)
     assert list(classifier.predict_all([folder])) == alone, "the same predictions in the same order"
-    assert threads == {threading.current_thread().name, "groundglass-reader"}
+    assert len(threads - {threading.current_thread().name}) == 2
 
 
-def test_stopping_early_ends_the_reader(classifier: Classifier, folder: Path) -> None:
+def test_stopping_early_ends_the_threads(classifier: Classifier, folder: Path) -> None:
     before = threading.active_count()
     predictions = classifier.predict_all([folder])
     next(predictions)

@@ -27,6 +27,7 @@ from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.masks import MaskWriter, without_masks
+from groundglass.inference.output import OutputPlan
 from groundglass.inference.prediction import Evidence, Prediction, Status
 
 LEFT = np.array([[1, 1, -1, -1]] * 4, np.float32)
@@ -366,6 +367,26 @@ def test_nothing_of_a_series_under_way_is_left(tmp_path: Path, series: Path, bun
     assert list((tmp_path / "masks").iterdir()) == []
 
 
+def test_without_highdicom_dicom_series_are_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    pictures, series = tmp_path / "pictures", tmp_path / "mixed"
+    for folder in (pictures, series):
+        folder.mkdir()
+        cv2.imwrite(str(folder / "a.png"), np.zeros((40, 40), np.uint8))
+    write_ct(series / "b", np.zeros((40, 40), np.int16))
+    write_frames(pictures / "frames.dcm", [0.0, 1, 5])
+    archive = Path(shutil.make_archive(str(tmp_path / "zipped"), "zip", series))
+    listed = tmp_path / "files.csv"
+    listed.write_text("path\nmixed/b\n")
+    OutputPlan(tmp_path / "out", masks=True, inputs=[pictures]).check()
+    OutputPlan(tmp_path / "out", masks=False, inputs=[series]).check()
+    for inputs in ([pictures, series], [archive], [listed]):
+        with pytest.raises(PredictionError, match=r"b: the masks of DICOM series need highdicom; .*\[pacs\]"):
+            OutputPlan(tmp_path / "out", masks=True, inputs=inputs).check()
+
+
 def test_without_highdicom_one_line(
     tmp_path: Path, series: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,7 +401,7 @@ def test_what_has_its_masks_is_known(tmp_path: Path, series: Path, bundle: Bundl
     write_frames(tmp_path / "f.dcm", [0.0, 1, 5])
     paths = [tmp_path / name for name in ("a.png", "v.nii", "f.dcm")] + [series]
     predictions = [*predictions_of(*paths), Prediction(Status.FAILED, "gone.png", "b", "damaged")]
-    stored = [Prediction.from_row(each.as_row()) for each in predictions]
+    stored = [Prediction.from_dict(each.to_dict()) for each in predictions]
     folder = tmp_path / "masks"
     files = write(folder, bundle, predictions)
     assert list(without_masks(folder, stored)) == []

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pydicom
 import pytest
@@ -16,7 +17,15 @@ from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.imaging.slice import Patient
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status, in_slice, lesion_mask
+from groundglass.inference.prediction import (
+    COLUMNS,
+    IDENTIFIERS,
+    Prediction,
+    Status,
+    in_slice,
+    lesion_mask,
+    row_schema,
+)
 
 PREDICTION = Prediction(
     Status.OK, "a.zip!b/ä.dcm", "abc-fp32", None, 0.25, "NonCOVID", ("NonCOVID",), ("one-lung-found",),
@@ -44,9 +53,9 @@ def named(tmp_path: Path) -> Path:
     ],
 )
 def test_a_row_gives_the_prediction_back(prediction: Prediction) -> None:
-    row = json.loads(json.dumps(prediction.as_row()))
+    row = json.loads(json.dumps(prediction.to_dict()))
     assert tuple(row) == COLUMNS + (IDENTIFIERS if prediction.patient else ())
-    assert Prediction.from_row(row) == prediction
+    assert Prediction.from_dict(row) == prediction
 
 
 @pytest.mark.parametrize(
@@ -58,23 +67,23 @@ def test_a_row_gives_the_prediction_back(prediction: Prediction) -> None:
 )  # fmt: skip
 def test_a_row_that_cannot_be_a_prediction_is_refused(column: str, value: object) -> None:
     with pytest.raises(ValueError, match=column if column != "status" else "fine"):
-        Prediction.from_row({**PREDICTION.as_row(), column: value})
+        Prediction.from_dict({**PREDICTION.to_dict(), column: value})
     with pytest.raises(ValueError, match="bundle"):
-        Prediction.from_row({name: each for name, each in PREDICTION.as_row().items() if name != "bundle"})
+        Prediction.from_dict({name: each for name, each in PREDICTION.to_dict().items() if name != "bundle"})
 
 
 def test_identifiers_are_kept_only_where_asked_for(tiny_bundle: Path, named: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     prediction = Classifier(bundle, 1).predict(named)
     assert prediction.patient is None
-    assert not set(prediction.as_row()) & set(IDENTIFIERS)
+    assert not set(prediction.to_dict()) & set(IDENTIFIERS)
 
     keeping = Classifier(bundle, 1, keep_identifiers=True)
     prediction = keeping.predict(named)
     assert prediction.patient == Patient("Doe^Jane", "MRN-77", "19500102")
     assert "Jane" not in repr(prediction)
     (tmp_path / "broken.png").write_bytes(b"broken")
-    assert next(keeping.predict_all([tmp_path / "broken.png"])).as_row()["patient_name"] is None
+    assert next(keeping.predict_all([tmp_path / "broken.png"])).to_dict()["patient_name"] is None
 
 
 def test_a_refused_slice_can_be_shown(tiny_bundle: Path, tmp_path: Path, named: Path) -> None:
@@ -89,7 +98,7 @@ def test_a_refused_slice_can_be_shown(tiny_bundle: Path, tmp_path: Path, named: 
     assert prediction.evidence is not None
     assert prediction.evidence.lesion_map is None
     assert prediction.evidence.slice.pixels.shape == (128, 128)
-    assert classifier.predict(named).evidence is None
+    assert classifier.predict(named, evidence=False).evidence is None
 
 
 def test_files_that_are_done_are_not_read(tiny_bundle: Path, named: Path) -> None:
@@ -114,3 +123,17 @@ def test_a_lesion_map_lies_where_the_crop_lay_and_lesions_inside_the_lungs() -> 
         placed > 0, np.broadcast_to((np.arange(16) >= 8) & (np.arange(16) < 15), (10, 16))
     )
     np.testing.assert_array_equal(lesion_mask(lesion_map, cropped), lungs & (np.arange(16) >= 8))
+
+
+def test_the_schema_is_published_and_holds_of_rows() -> None:
+    published = Path(__file__).parents[2] / "docs" / "prediction.schema.json"
+    assert json.loads(published.read_text(encoding="utf-8")) == row_schema(), "write row_schema() there again"
+    check = jsonschema.Draft202012Validator(row_schema())
+    made = Prediction(
+        Status.OK, "a", "b", None, 0.5, "uncertain", ("COVID", "NonCOVID"), ("one-lung-found",), 3, "1.2"
+    )
+    named = replace(made, patient=Patient("Doe^Jane", None, None))
+    for prediction in (made, named, Prediction(Status.FAILED, "a", "b", "damaged")):
+        check.validate(prediction.to_dict())
+    for wrong in ({"probability": 1.5}, {"frame": 0.5}, {"status": "fine"}, {"label": "ill"}, {"more": 1}):
+        assert not check.is_valid(made.to_dict() | wrong)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
-from groundglass.inference.prediction import Prediction, Status
-from groundglass.inference.series import Counts, Totals, series_score, slices_in_score
+from groundglass.inference.calibration import Conformal
+from groundglass.inference.prediction import COPY, Prediction, Status
+from groundglass.inference.series import Counts, Totals, score_interval, series_score, slices_in_score
 
 
 def ok(
@@ -22,6 +24,42 @@ def ok(
     return Prediction(
         Status.OK, file, "b", None, probability, label, (label,), (), frame=frame, series=series, position=position
     )  # fmt: skip
+
+
+def of(
+    file: str, study: str = "1", series: str | None = "1.2", stack: str = "aaaa", z: float = 0.0
+) -> Prediction:
+    """A slice of a DICOM series."""
+    return replace(ok(file, 0.5, z, series), study=study, stack=stack)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "expected"),
+    [
+        ((of("a/1"), of("a/2", z=1)), [2]),
+        ((of("a/1"), of("b/2", z=1), of("c/3", z=2)), [3]),  # in several folders
+        ((of("a/1"), of("a/2", study="9")), [1, 1]),
+        ((of("a/1"), of("a/2", series="1.9")), [1, 1]),
+        ((of("a/1"), of("a/2", stack="bbbb")), [1, 1]),  # another patient or geometry
+        ((of("a/1", series=None), of("a/2", series=None), of("b/1", series=None, z=7)), [2, 1]),
+        ((of("a/1", series="REMOVED"), of("b/1", series="REMOVED", z=7)), [1, 1]),
+        ((of("a/1"), of("a/2", z=1), of("b/1"), of("b/2", z=1), of("c/3", z=2)), [3, 2]),  # on each other: two scans
+    ],
+)  # fmt: skip
+def test_what_is_one_series(predictions: tuple[Prediction, ...], expected: list[int]) -> None:
+    totals = summed(*predictions)
+    assert [summary.counts.ok for summary in totals.summaries()] == expected
+    assert [len(summary.curve.at) for summary in totals.summaries()] == expected
+    numbers = [totals.number(prediction) for prediction in predictions]
+    assert [numbers.count(number) for number in range(1, len(expected) + 1)] == expected
+
+
+def test_a_copy_counts_nowhere_and_is_mentioned() -> None:
+    copy = Prediction(Status.REFUSED, "b/1", "b", f"{COPY} of a/1", series="1.2", stack="aaaa", study="1")
+    totals = summed(of("a/1"), copy, of("a/2", z=1))
+    assert (totals.counts.total, totals.left_out, totals.copies, totals.number(copy)) == (2, 0, 1, None)
+    assert totals.summaries()[0].counts.total == 2
+    assert totals.in_words.endswith("; 1 copy of these left out")
 
 
 def failed(file: str) -> Prediction:
@@ -154,8 +192,63 @@ def test_counts_in_words() -> None:
 
 def test_a_document_is_json_and_says_what_the_score_used() -> None:
     (summary,) = summed(*(ok(f"s/{z}.dcm", z / 100, float(z), "1.2") for z in range(20))).summaries()
-    document = json.loads(json.dumps(summary.as_document(), allow_nan=False))
+    document = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
     assert document["slices_in_score"] == 4
     assert document["series_score"] == pytest.approx((0.16 + 0.17 + 0.18 + 0.19) / 4)
     assert len(document["curve"]["at"]) == len(document["curve"]["probability"]) == 20
     assert document["slices"] == document["classified"] == document["negative"] == 20
+
+
+RULE = Conformal(coverage=0.9, quantiles={"COVID": 0.4, "NonCOVID": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("probability", "opacity", "label"),
+    [
+        (0.9, 5.0, "COVID"),
+        (0.1, 5.0, "NonCOVID"),
+        (0.5, 5.0, "uncertain"),
+        # The network leans to NonCOVID in lungs full of lesions: no firm label.
+        (0.1, 40.0, "uncertain"),
+        (0.1, None, "NonCOVID"),
+    ],
+)
+def test_the_label_of_a_series_follows_from_its_score_by_the_rule(
+    probability: float, opacity: float | None, label: str
+) -> None:
+    totals = Totals(RULE)
+    for z in range(4):
+        totals.add(replace(ok(f"s/{z}.dcm", probability, float(z), "1.2"), opacity=opacity))
+    (summary,) = totals.summaries()
+    assert summary.label == summary.to_dict()["label"] == label
+    assert summary.interval == pytest.approx((probability, probability))
+
+
+def test_without_a_rule_or_a_classified_slice_a_series_has_no_label() -> None:
+    assert summed(ok("s/1.dcm", 0.9, 1.0, "1.2")).summaries()[0].label is None
+    totals = Totals(RULE)
+    totals.add(Prediction(Status.REFUSED, "s/1.dcm", "b", reason="head", series="1.2"))
+    (summary,) = totals.summaries()
+    assert (summary.label, summary.interval, summary.carriers) == (None, None, ())
+
+
+def test_the_interval_widens_where_the_score_hangs_on_single_slices() -> None:
+    assert score_interval([0.7]) is None
+    steady, single = score_interval([0.5] * 19 + [0.6]), score_interval([0.0] * 19 + [1.0])
+    assert steady is not None
+    assert single is not None
+    assert 0.5 <= steady[0] <= series_score([0.5] * 19 + [0.6]) <= steady[1] <= 0.6
+    # Of 20 slices with one of them at 1, the four highest hold between none and three copies of it.
+    assert single == pytest.approx((0, 0.75))
+
+
+def test_the_slices_that_carry_a_series_are_named_the_highest_first() -> None:
+    values = {z: z / 40 for z in range(40)}
+    order = list(values)
+    random.Random(1).shuffle(order)
+    (summary,) = summed(*(ok(f"s/{z}.dcm", values[z], float(z), "1.2") for z in order)).summaries()
+    assert [each.file for each in summary.carriers] == [f"s/{z}.dcm" for z in range(39, 31, -1)]
+    assert (summary.carriers[0].position, summary.carriers[0].probability) == (39.0, 39 / 40)
+    (long,) = summed(*(ok("v.nii", 0.5, frame=frame) for frame in range(200))).summaries()
+    # Equal ones: the first read.
+    assert [each.frame for each in long.carriers] == list(range(10))

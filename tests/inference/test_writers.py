@@ -93,7 +93,7 @@ def test_parquet_has_types_and_row_groups(monkeypatch: pytest.MonkeyPatch) -> No
     file = parquet.ParquetFile(io.BytesIO(written("parquet", PREDICTIONS)))
     assert file.metadata.num_row_groups == 2
     rows = file.read().to_pylist()
-    assert rows == [prediction.as_row() for prediction in PREDICTIONS]
+    assert rows == [prediction.to_dict() for prediction in PREDICTIONS]
     types = {field.name: str(field.type) for field in file.schema_arrow}
     assert types["frame"] == "int32"
     assert types["probability"] == types["position"] == "double"

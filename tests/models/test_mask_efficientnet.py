@@ -123,6 +123,19 @@ def test_mask_branch_speaks_once_trained(leave_initialisation) -> None:
         assert not torch.allclose(network(images).embedding, silent, atol=1e-3)
 
 
+@pytest.mark.parametrize(("name", "added"), [(NAME, True), ("mask-efficientnet-b0", False)])
+def test_attention_may_be_inside_the_blocks(name: str, added: bool) -> None:
+    bare, inside = build(name, attention=False, lesions=False), build(name, gates="blocks", lesions=False)
+    more = {*inside.state_dict()} - {*bare.state_dict()}
+    assert bool(more) == added, "blocks that have a gate keep it"
+    assert all(".se." in key for key in more)
+    assert {key for key in more if key.startswith("mask_branch")} or not added
+    inside.load_state_dict(bare.state_dict(), strict=False)
+    images = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(inside.eval()(images).logit, bare.eval()(images).logit)
+
+
 def test_the_answer_is_the_same_for_the_same_seed_again_and_channels_last(leave_initialisation) -> None:
     networks = []
     for _ in range(2):

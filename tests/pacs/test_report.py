@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from pydicom import Dataset
 
+from groundglass.inference.calibration import Conformal
 from groundglass.inference.dicom_seg import Algorithm, derived_uid, patient_and_study
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.pacs.client import InstanceEntry
@@ -125,6 +126,17 @@ def test_a_report_on_nothing_classified_has_no_prediction() -> None:
         assert absent not in text
     assert "Slices refused=4" in text
     assert "No slice could be classified" in text
+
+
+@pytest.mark.parametrize(
+    ("quantile", "finding"), [(0.6, "Anything but COVID-19 pneumonia"), (0.4, "Uncertain")]
+)
+def test_the_label_of_the_series_is_its_finding(quantile: float, finding: str) -> None:
+    rule = Conformal(coverage=0.9, quantiles={"COVID": 0.4, "NonCOVID": quantile})
+    series = words(report_of(replace(REPORT, rule=rule))).split("Tracking Identifier=Slice 1")[0]
+    assert f"Finding={finding}" in series, "the score is 0.5"
+    assert "95 % interval over its slices 0.125 to 0.875" in series
+    assert "Finding=" not in words(report_of()).split("Tracking Identifier=Slice 1")[0]
 
 
 def test_frames_are_numbered_from_one() -> None:

@@ -60,6 +60,11 @@ class Running:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def greeting(self) -> str:
+        """What it says on standard error, and all that it says there."""
+        return f"groundglass is at {self.url}/\n"
+
     def client(self, **options: Any) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         return httpx.Client(base_url=self.url, timeout=PATIENCE, headers=headers, trust_env=False, **options)

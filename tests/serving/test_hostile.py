@@ -104,4 +104,4 @@ def test_nobody_is_named_in_the_log(
     assert service.stop() == 0
     secrets = (NAME, ID, "xyz", "987654321", links["self"].rpartition("/")[2], str(service.uploads))
     assert not [secret for secret in secrets if secret in service.logged()]
-    assert service.err.read_text() == ""
+    assert service.err.read_text() == service.greeting

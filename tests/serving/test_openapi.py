@@ -18,8 +18,8 @@ from schemathesis.specs.openapi.checks import (
 from tests.serving.conftest import Running
 
 OPERATIONS = {
-    "createPredictions", "getResult", "deleteResult", "exportResult", "getLayer",
-    "getModel", "getHealth", "getReadiness", "getMetrics",
+    "createPredictions", "getResult", "deleteResult", "exportResult", "getLayer", "getPlane",
+    "getSynthetic", "getModel", "getHealth", "getReadiness", "getMetrics",
 }  # fmt: skip
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 FEW = settings(
@@ -42,6 +42,7 @@ def test_fuzzing_from_the_description(service: Running, mode: GenerationMode) ->
     description = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
     operations = [found.ok() for found in description.get_all_operations()]
     assert len(operations) == len(OPERATIONS)
+    assert service.get("/v2/synthetic.zip").status_code == 200, "made once, and kept"
     asked = 0
     for operation in operations:
 

@@ -69,12 +69,12 @@ def evaluate(
     from rich.markup import escape
     from rich.progress import Progress
 
-    from groundglass.data.load import load_dataset
+    from groundglass.data.load import load_pool
     from groundglass.evaluation.evaluate import evaluate as evaluate_run
     from groundglass.evaluation.evaluate import metrics_document
     from groundglass.evaluation.report import tables, write_report
 
-    opened, manifest = _open(run), load_dataset(data)
+    opened, manifest = _open(run), load_pool(data)
     if part is None:
         part = "all" if split is None else "test"
     elif split is None and part != "all":

@@ -17,6 +17,7 @@ from groundglass.cli.options import (
     Accelerator,
     Cache,
     LesionFree,
+    Lungs,
     Overrides,
     Quiet,
     RecipeName,
@@ -37,6 +38,7 @@ app = typer.Typer(
 
 Protocols = Annotated[str, typer.Option(help="Ways to split, comma-separated.")]
 Networks = Annotated[str | None, typer.Option(help="Comma-separated; see docs/experiments.md.")]
+Folds = Annotated[int, typer.Option(min=2, help="Of protocols `random` and `patients`.")]
 Weights = Annotated[str, typer.Option(help="Kinds of weights, comma-separated.")]
 
 
@@ -45,7 +47,10 @@ class _Shared:
     """Options that every experiment has."""
 
     data: Annotated[
-        Path | None, typer.Option(help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
+        list[Path] | None,
+        typer.Option(
+            help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV; repeat for more."
+        ),
     ] = None
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/EXPERIMENT.")] = None
     output: Annotated[
@@ -66,6 +71,7 @@ class _Shared:
     accelerator: Accelerator = "auto"
     threads: Threads = 0
     cache: Cache = None
+    lungs: Lungs = None
     quiet: Quiet = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and which are done.")] = (
         False
@@ -118,10 +124,10 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 @_command
 def table1(
     shared: _Shared,
-    protocols: Protocols = "paper,official,patients",
+    protocols: Protocols = "random,official,patients",
     networks: Networks = None,
-    weights: Weights = "none,imagenet,c2l",
-    folds: Annotated[int, typer.Option(min=2, help="Of protocol `patients`.")] = 5,
+    weights: Weights = "imagenet,c2l",
+    folds: Folds = 5,
     reference: Annotated[
         str | None, typer.Option(help="Row that all others are tested against; default Mask-EfficientNet's.")
     ] = None,
@@ -142,13 +148,14 @@ def table1(
 @_command
 def ablation(
     shared: _Shared,
-    recipe: RecipeName = "mask-efficientnet",
-    protocols: Protocols = "official,left-out",
+    recipe: RecipeName = "paper",
+    protocols: Protocols = "random,official,patients",
+    folds: Folds = 5,
     left_out: Annotated[
         str | None, typer.Option(help="Sources to train without: NAME[+NAME...]; default COVID-CT's largest.")
     ] = None,
 ) -> None:
-    """What each part of the default recipe is worth: one change at a time, tested against the default."""
+    """What each part of a recipe is worth: one change at a time, tested against the recipe as it is."""
     from groundglass.experiments.tables import render_rows
 
     def tasks(numbers: Sequence[int]) -> list[Task]:
@@ -157,7 +164,8 @@ def ablation(
 
         default, names = load_recipe(recipe, shared.settings), _words(protocols)
         sources = left_out or LARGEST_SOURCES
-        return ablation_tasks(default, numbers, protocols=names, left_out=sources, files=shared.files)
+        files = shared.files
+        return ablation_tasks(default, numbers, protocols=names, folds=folds, left_out=sources, files=files)
 
     _experiment("ablation", shared, tasks, render_rows)
 
@@ -213,19 +221,20 @@ def _experiment(
     if shared.render_only:
         console.print(render(output))
         return
-    if shared.data is None:
+    if not shared.data:
         raise GroundglassError("name the data set with --data; without it only --render-only is possible")
     from groundglass.experiments.plan import chosen
     from groundglass.experiments.runner import ExperimentPaths, run_all
 
     paths = ExperimentPaths(
-        shared.data,
+        tuple(shared.data),
         shared.runs or Path("runs", name),
         output,
         shared.lesion_free,
         shared.threads,
         shared.accelerator,
         shared.cache,
+        shared.lungs,
         progress=not shared.quiet,
     )
     listed = chosen(tasks(_numbers(shared.seeds)), _words(shared.only) if shared.only else ())

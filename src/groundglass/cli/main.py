@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import platform
+import signal
 import sys
-from collections.abc import Mapping
-from importlib import import_module
-from typing import Annotated, Any, NoReturn
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from enum import Enum
+from importlib import import_module, metadata
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -31,6 +39,25 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "data": ("data", "Data"),
     "paper": ("experiments", "Paper"),
 }
+
+
+_TRAINING = {name for name, (_, panel) in COMMANDS.items() if panel in {"Train", "Paper"}}
+_SILENT = logging.NullHandler()
+# Modules whose warnings tell of files, as a regular expression.
+_READERS = r"(dicomweb_client|groundglass|highdicom|nibabel|PIL|pydicom)\b"
+_LIBRARIES = (
+    *(
+        "numpy",
+        "onnxruntime",
+        "opencv-python-headless",
+        "pillow",
+        "pydicom",
+        "python-gdcm",
+        "nibabel",
+        "SimpleITK",
+    ),
+    *("highdicom", "fastapi", "ray", "torch", "lightning", "timm"),
+)
 
 
 class _Commands(TyperGroup):
@@ -62,28 +89,106 @@ app = typer.Typer(
 )
 
 
-def _version(show: bool) -> None:
+class LogLevel(str, Enum):
+    """Least severe messages that are shown."""
+
+    ERROR, WARNING, INFO, DEBUG = "error", "warning", "info", "debug"
+
+
+def _version(context: typer.Context, show: bool) -> None:
     if show:
-        typer.echo(f"groundglass {__version__}")
+        for line in _versions(verbose=context.params["verbose"]):
+            typer.echo(line)
         raise typer.Exit
+
+
+def _versions(*, verbose: bool) -> Iterator[str]:
+    yield f"groundglass {__version__}"
+    if not verbose:
+        return
+    from onnxruntime import get_available_providers
+
+    yield f"Python {platform.python_version()} on {platform.platform()}"
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            yield f"{name} {metadata.version(name)}"
+    providers = (each.removesuffix("ExecutionProvider").lower() for each in get_available_providers())
+    yield f"devices: {', '.join(providers)}"
 
 
 @app.callback()
 def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    context: typer.Context,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", is_eager=True, help="With --version: of the libraries and devices too."),
     ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, help="Print the version and exit.")
+    ] = False,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option("--log-level", help="debug: of libraries too, which may quote patients' headers."),
+    ] = LogLevel.WARNING,
 ) -> None:
     """Options that belong to every command."""
+    if context.invoked_subcommand != "serve" and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)  # serve finishes what it has accepted first
+    if log_level is LogLevel.DEBUG:
+        logging.basicConfig(level=logging.DEBUG)
+        return
+    context.with_resource(_libraries_kept_quiet(training=context.invoked_subcommand in _TRAINING))
+    logging.getLogger().addHandler(_SILENT)
+    ours = logging.getLogger("groundglass")
+    ours.handlers = [logging.StreamHandler()]
+    ours.setLevel(log_level.value.upper())
+
+
+@contextmanager
+def _libraries_kept_quiet(*, training: bool) -> Iterator[None]:
+    """Libraries warn of damaged files, and C libraries print to file descriptor 2: both may quote a header.
+
+    That is switched off here, for the whole process that a command is, and nowhere in the library. Training keeps
+    what is printed: there it may be a driver's last word.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=_READERS)
+        stderr = sys.stderr
+        if training or stderr is None:
+            yield
+            return
+        own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        with suppress(OSError, ValueError):  # what has no descriptor stays
+            if stderr.fileno() == 2:
+                sys.stderr = open(  # noqa: SIM115 - closed below
+                    own, "w", buffering=1, encoding=stderr.encoding, errors=stderr.errors, closefd=False
+                )
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            with suppress(OSError, AttributeError):
+                sys.stderr.flush()
+            os.dup2(own, 2)
+            sys.stderr = stderr
+            os.close(own)
+            os.close(nowhere)
 
 
 def main() -> None:
     """Entry point. A ``GroundglassError`` ends in one line on stderr and exit status 2.
 
-    So does a missing package that training needs: most commands of an installation without it do not.
+    So does a missing package that training needs: most commands of an installation without it do not; and so does
+    standard output that cannot be written.
     """
+    _open_streams()
     try:
         app()
+    except SystemExit:
+        if isinstance(fault := _settled(sys.stdout), GroundglassError):
+            _fail(str(fault))
+        _settled(sys.stderr)
+        raise
     except GroundglassError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
@@ -97,8 +202,58 @@ def main() -> None:
 
 
 def _fail(words: str) -> NoReturn:
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(words)}")
+    with suppress(OSError):
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(words)}")
+    _settled(sys.stdout)
+    _settled(sys.stderr)
     sys.exit(2)
+
+
+class _StandardOutput(FileIO):
+    """Standard output that says so where it cannot be written: no error of a file does."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise GroundglassError(f"standard output cannot be written ({error.strerror})") from None
+
+
+def _open_streams() -> None:
+    """Let closed standard streams lead nowhere, or the next file that is opened would become one."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if number and getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout = TextIOWrapper(
+            BufferedWriter(_StandardOutput(1, "w", closefd=False)),
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            line_buffering=sys.stdout.line_buffering,
+            write_through=sys.stdout.write_through,
+        )
+
+
+def _settled(stream: TextIO) -> Exception | None:
+    """Write what a stream holds; where that fails drop it, or Python would end with a status of its own."""
+    try:
+        stream.flush()
+    except (OSError, GroundglassError) as error:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, suppress(OSError, ValueError):
+            os.dup2(nowhere.fileno(), stream.fileno())
+        return error
+    return None
+
+
+def _terminated(number: int, _frame: object) -> NoReturn:
+    """End as after an error, so that temporary files are removed."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

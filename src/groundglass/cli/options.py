@@ -11,10 +11,11 @@ INTERRUPTED = 130
 """Exit status after an interruption from the keyboard."""
 
 Data = Annotated[
-    Path, typer.Option("--data", help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV.")
-]
-Pool = Annotated[
-    list[Path], typer.Option("--data", help="Like --data elsewhere; repeated for several data sets.")
+    list[Path],
+    typer.Option(
+        "--data",
+        help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV; repeat it for several data sets.",
+    ),
 ]
 Lungs = Annotated[
     Path | None, typer.Option("--lungs", help="Model of the lung fields, .onnx; default: the installed one.")
@@ -46,5 +47,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BundlePath = Annotated[
     Path | None, typer.Option("--bundle", help="Trained model; default: the installed one.")
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", help="ONNX Runtime's provider: cpu, cuda, ...; `--version --verbose` lists them."
+    ),
 ]
 EngineThreads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core but one.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundglass.cli.options import INTERRUPTED, BundlePath, EngineThreads
+from groundglass.cli.options import INTERRUPTED, BundlePath, Device, EngineThreads
 from groundglass.errors import PacsError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def pacs(
     retry: Retry = 120.0,
     bundle: BundlePath = None,
     threads: EngineThreads = 0,
+    device: Device = "cpu",
 ) -> None:
     """Classify the CT series of a DICOM archive and store report and heat maps beside them. Research use only.
 
@@ -60,7 +61,7 @@ def pacs(
         _warn("the credentials travel unencrypted; use https")
     if not watch:
         archive.check()
-    classifier = Classifier(Bundle.open(bundle, threads), threads)
+    classifier = Classifier(Bundle.open(bundle, threads, device), threads)
     poll = Poll(archive, SeriesProcessor(archive, classifier), settle=watch)
     if watch:
         results = poll.forever(interval, since, lambda reason: _warn(f"{reason}; asking again later"))
@@ -84,7 +85,11 @@ def _show(results: Iterable[SeriesResult]) -> Counter[str]:
         states[result.state.value] += 1
         if result.counts is not None:
             score = result.series_score
-            scored = "nothing classified" if score is None else f"series score {score:.3f}"
+            scored = (
+                "nothing classified"
+                if score is None
+                else f"series score {score:.3f}" + f", {result.label}" * (result.label is not None)
+            )
             typer.echo(f"{result.series}: {result.counts.in_words()}; {scored}")
         elif result.reason is not None:
             _warn(f"{result.series}: postponed: {result.reason}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +21,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from groundglass.cli.options import INTERRUPTED, BundlePath, EngineThreads
+from groundglass.cli.options import INTERRUPTED, BundlePath, Device, EngineThreads
 from groundglass.errors import PredictionError
 from groundglass.files import one_line
-from groundglass.inference.prediction import Prediction, Status
+from groundglass.imaging.source import is_stream
+from groundglass.inference.prediction import COPY, Prediction, Status
 from groundglass.inference.series import Curve, SeriesSummary, Totals
 from groundglass.inference.writers import Format, PredictionsWriter
 
@@ -40,14 +42,14 @@ Part = tuple[str, str]
 _GAP = "  "
 _POSITION, _STATUS, _PROBABILITY, _LABEL = 9, 7, 5, 9
 _FIXED = _POSITION + _STATUS + _PROBABILITY + _LABEL + 5 * len(_GAP)
-_LEAST_FILE, _LEAST_NOTE = 12, 15
+_LEAST_FILE, _LEAST_NOTE = 12, 19
 _STYLES = {"COVID": "bold dark_orange", "uncertain": "yellow", "refused": "magenta", "failed": "bold red"}
 _LONGEST_REASON, _SERIES, _PATHS_SHOWN, _CURVE = 1000, 28, 8, 40
 
 
 @dataclass
 class PredictionsTable:
-    """Lays predictions out.
+    """Lays predictions out. On a terminal what was refused for a reason that was given before is summed up at the end.
 
     Attributes:
         width: columns of the terminal; None where the output is no terminal: then nothing is shortened or
@@ -58,6 +60,7 @@ class PredictionsTable:
     width: int | None
     unicode: bool = True
     _longest: int = 4
+    _reasons: dict[str, int] = field(default_factory=dict)
 
     def header(self, first: Prediction) -> list[Part]:
         """The names of the columns, above the first prediction."""
@@ -72,21 +75,37 @@ class PredictionsTable:
         status, label = prediction.status.value, str(prediction.label)
         if prediction.status is Status.OK:
             probability = "" if prediction.probability is None else f"{prediction.probability:.3f}"
-            flags = f"{_GAP}{', '.join(prediction.flags)}" if prediction.flags else ""
             start = self._line(file, where(prediction), status, probability) + _GAP
-            yield [
-                (start, ""),
-                (_cell(label, _LABEL) if flags else label, _STYLES.get(label, "")),
-                (flags, ""),
-            ]
+            first, *rest = self._wrapped(", ".join(prediction.flags), self._note_width)
+            shown = _cell(label, _LABEL) + _GAP if first else label
+            yield [(start, ""), (shown, _STYLES.get(label, "")), (first, "")]
+            for line in rest:
+                yield [(" " * (cell_len(start) + _LABEL) + _GAP + line, "")]
+            return
+        said = f"{status}: {COPY if prediction.is_copy else _without_numbers(prediction.reason or '')}"
+        self._reasons[said] = self._reasons.get(said, 0) + 1
+        if self.width is not None and self._reasons[said] > 1:
             return
         head = self._line(file, where(prediction)) + _GAP
         reason = one_line(prediction.reason or "", _LONGEST_REASON)
         room = _PROBABILITY + _LABEL + self._note_width + 2 * len(_GAP)
-        first, *rest = [reason] if self.width is None else textwrap.wrap(reason, room) or [""]
+        first, *rest = self._wrapped(reason, room)
         yield [(head, ""), (_cell(status, _STATUS), _STYLES[status]), (_GAP + first, "")]
         for line in rest:
             yield [(" " * (cell_len(head) + _STATUS) + _GAP + line, "")]
+
+    def repeated(self) -> Iterator[str]:
+        """On a terminal, how often each reason was given that was given more than once."""
+        for said, count in self._reasons.items():
+            if self.width is not None and count > 1:
+                yield f"{count:,} {said}"
+
+    def _wrapped(self, text: str, width: int) -> list[str]:
+        """Lines of whole words; a word that is longer than a line is shortened in the middle."""
+        if self.width is None:
+            return [text]
+        words = (shorten_middle(word, width, unicode=self.unicode) for word in text.split())
+        return textwrap.wrap(" ".join(words), width, break_long_words=False, break_on_hyphens=False) or [""]
 
     @property
     def _note_width(self) -> int:
@@ -101,6 +120,11 @@ class PredictionsTable:
     def _line(self, *cells: str) -> str:
         widths = (self._file_width, _POSITION, _STATUS, _PROBABILITY, _LABEL)
         return _GAP.join(_cell(text, width) for text, width in zip(cells, widths, strict=False))
+
+
+def _without_numbers(reason: str) -> str:
+    """A reason without the measurements that differ from slice to slice."""
+    return re.sub(r"\d[\d.,]*", "…", re.sub(r" \([^)]*\d[^)]*\)", "", one_line(reason, _LONGEST_REASON)))
 
 
 def _cell(text: str, width: int) -> str:
@@ -147,7 +171,9 @@ def series_lines(summary: SeriesSummary, width: int | None, *, unicode: bool) ->
     if summary.series_score is None:
         return
     opacity = "" if summary.opacity is None else f"; {summary.opacity.in_words}"
-    yield f"  series score {summary.series_score:.3f} (no diagnosis){opacity}"
+    label = f"{summary.label}, " if summary.label else ""
+    between = " ({:.3f} to {:.3f})".format(*summary.interval) if summary.interval else ""
+    yield f"  {label}series score {summary.series_score:.3f}{between}{opacity}; no diagnosis"
     curve = summary.curve
     if len(curve.at) > 1:
         ends = (curve.at[0], curve.at[-1])
@@ -251,16 +277,31 @@ class Screen:
             self._progress.stop()
         total = f"{totals.in_words}. Research use only, no diagnosis."
         if self._table is None:
-            sys.stderr.write("" if self._quiet else f"{total}\n")
+            with suppress(OSError):  # what is said of the predictions changes nothing about them
+                sys.stderr.write("" if self._quiet else f"{total}\n")
             return
         if self._slices:
             self._print([])
+        for text in self._table.repeated():
+            self._print_wrapped(text)
         for summary in totals.summaries():
-            for line in series_lines(summary, self._width, unicode=self._unicode):
-                self._print([(line, "")])
-        self._print([(total, "bold")])
+            for text in series_lines(summary, self._width, unicode=self._unicode):
+                self._print_wrapped(text)
+        self._print_wrapped(total, "bold")
         if report is not None:
             self._print([(f"Report: {report}", "")])
+
+    def _print_wrapped(self, text: str, style: str = "") -> None:
+        """Print a line, on a terminal as several of whole words where it is too long."""
+        lines = [text]
+        if self._width is not None and cell_len(text) > self._width:
+            indent = " " * (len(text) - len(text.lstrip()))
+            whole = textwrap.TextWrapper(
+                self._width, indent, indent + "  ", break_long_words=False, break_on_hyphens=False
+            )
+            lines = whole.wrap(text.strip())
+        for line in lines:
+            self._print([(line, style)])
 
     def _print(self, line: Sequence[Part]) -> None:
         if self._width is None:
@@ -344,6 +385,7 @@ def predict(
     masks: Masks = False,
     resume: Resume = False,
     threads: EngineThreads = 0,
+    device: Device = "cpu",
     engine: EngineName = Engine.LOCAL,
     workers: Workers = None,
     address: Address = None,
@@ -359,13 +401,13 @@ def predict(
     from groundglass.inference.inputs import count_files, expand
     from groundglass.inference.output import OutputPlan, open_output
 
-    _check_engine(engine, threads, workers, address, masks)
+    _check_engine(paths, engine, threads, workers, address, masks)
     printed = _printed(as_json, as_csv, as_parquet and output is None)
     inputs = expand(paths)
     beside = as_parquet and output is not None
     plan = OutputPlan(output, resume, beside, masks, keep_identifiers, inputs, _command(paths))
     plan.check()
-    opened = Bundle.open(bundle, threads)
+    opened = Bundle.open(bundle, threads, device)
     classifier: Classifier | RayClassifier
     if engine is Engine.RAY:
         from groundglass.cluster.ray import RayClassifier
@@ -383,8 +425,7 @@ def predict(
             found = classifier.predict_all(inputs, evidence=evidence, skip=skip, skip_file=target.excludes)
             with closing(found) as predictions:
                 for prediction in predictions:
-                    target.add(prediction)
-                    screen.show(prediction)
+                    screen.show(target.add(prediction))
             screen.finish(writing=plan.report is not None)
         screen.conclude(target.totals, plan.report)
     if status := exit_status(target.totals, strict=strict):
@@ -412,12 +453,16 @@ def _printed(as_json: bool, as_csv: bool, as_parquet: bool) -> Format | None:
 
 
 def _check_engine(
-    engine: Engine, threads: int, workers: int | None, address: str | None, masks: bool
+    paths: Sequence[str], engine: Engine, threads: int, workers: int | None, address: str | None, masks: bool
 ) -> None:
     if engine is Engine.LOCAL and not (workers is None and address is None):
         raise PredictionError("--workers and --address go with --engine ray")
     if engine is Engine.RAY and masks:
         raise PredictionError("--masks does not go with --engine ray, which brings no pictures")
+    if engine is Engine.RAY and any(map(is_stream, paths)):
+        raise PredictionError(
+            "pipes and standard input do not go with --engine ray, whose workers cannot read them"
+        )
     if engine is Engine.RAY and threads:
         raise PredictionError("--threads does not go with --engine ray, whose --workers have one thread each")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from groundglass.cli.options import BundlePath
+from groundglass.cli.options import BundlePath, Device
 from groundglass.errors import ServiceError
 
 Host = Annotated[str, typer.Option(help="Address to listen at; beyond this machine only with a token.")]
@@ -34,6 +34,7 @@ Seconds = Annotated[float, typer.Option(min=0.1, help="That one request may take
 IdleSeconds = Annotated[float, typer.Option(min=0.1, help="That a client may keep the service waiting.")]
 KeepMib = Annotated[int, typer.Option(min=0, help="Size of results kept in memory.")]
 KeepSeconds = Annotated[float, typer.Option(min=0, help="How long they are kept.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 DrainSeconds = Annotated[float, typer.Option(min=0, help="New requests are still accepted after SIGTERM.")]
 
 
@@ -42,6 +43,7 @@ def serve(
     port: Port = 8000,
     token_file: TokenFile = None,
     bundle: BundlePath = None,
+    device: Device = "cpu",
     workers: Workers = 0,
     upload_directory: UploadDirectory = None,
     requests: Requests = 64,
@@ -54,13 +56,14 @@ def serve(
     slices: Slices = 5_000,
     seconds: Seconds = 300.0,
     idle_seconds: IdleSeconds = 20.0,
-    keep_mib: KeepMib = 512,
+    keep_mib: KeepMib = 1024,
     keep_seconds: KeepSeconds = 900.0,
     drain_seconds: DrainSeconds = 1.0,
+    open_page: Open = False,
 ) -> None:
     """Predictions for uploaded slices over HTTP, and a page to view them. Research use only, never a diagnosis.
 
-    Logs JSON lines to standard output. SIGTERM finishes what was accepted.
+    Says where it is on standard error, and logs JSON lines to standard output. SIGTERM finishes what was accepted.
     """
     try:
         from groundglass.serving import server
@@ -80,4 +83,4 @@ def serve(
         drain_seconds=drain_seconds,
         reading=replace(READING_LIMITS, pixels=pixels, file_bytes=unpacked_mib * MIB),
     )  # fmt: skip
-    server.serve(Bundle.open(bundle, threads=1), settings)
+    server.serve(Bundle.open(bundle, 1, device), settings, open_page=open_page)

@@ -20,10 +20,10 @@ from groundglass.cli.options import (
     AllowOverlap,
     AsJson,
     Cache,
+    Data,
     LesionFree,
     Lungs,
     Overrides,
-    Pool,
     Quiet,
     RecipeName,
     Resume,
@@ -42,7 +42,7 @@ Output = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
 
 
 def train(
-    data: Pool,
+    data: Data,
     output: Output,
     recipe: RecipeName = "mask-efficientnet",
     split: Split = "official",

@@ -23,7 +23,6 @@ from groundglass.errors import BundleError, GroundglassError, ImageError, Predic
 from groundglass.files import usable_cores
 from groundglass.imaging.read import list_images
 from groundglass.imaging.slice import Patient
-from groundglass.imaging.source import without_stderr
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.inputs import named_by
@@ -54,7 +53,7 @@ _LOCAL = {"address": "local", "num_gpus": 0, "include_dashboard": False, "object
 # Paths of files that a worker classifies in one go, and predictions of those that cannot be read.
 Unit = tuple[str | Prediction, ...]
 # The bundle's path and id, whether to keep identifiers, and the version of groundglass.
-_Job = tuple[str, str, bool, str]
+_Job = tuple[str, str, bool, tuple[str, ...], str]
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,13 @@ class _Run:
     def __init__(self, classifier: RayClassifier, workers: int) -> None:
         self._ray, self._classifier, self._lost = _import_ray(), classifier, 0
         bundle, self._ahead = classifier.bundle, workers * _AHEAD
-        self._job = (str(bundle.path.absolute()), bundle.id, classifier.keep_identifiers, __version__)
+        self._job = (
+            str(bundle.path.absolute()),
+            bundle.id,
+            classifier.keep_identifiers,
+            bundle.providers,
+            __version__,
+        )
         # A process that classifies one unit at a time, and is kept for the next.
         self._task = self._ray.remote(num_cpus=1)(_classify)
 
@@ -192,7 +197,9 @@ def _classify(job: _Job, unit: Unit) -> list[Prediction] | str:
 
 
 @lru_cache(maxsize=1)
-def _load(bundle_path: str, bundle_id: str, keep_identifiers: bool, version: str) -> Classifier:
+def _load(
+    bundle_path: str, bundle_id: str, keep_identifiers: bool, providers: tuple[str, ...], version: str
+) -> Classifier:
     import cv2  # noqa: PLC0415 - not needed where work is only sent from
 
     cv2.setNumThreads(1)
@@ -200,7 +207,7 @@ def _load(bundle_path: str, bundle_id: str, keep_identifiers: bool, version: str
         raise PredictionError(f"a worker has groundglass {__version__}, not {version}; install one version")
     # The installed bundle may lie elsewhere on another machine.
     path = Path(bundle_path)
-    bundle = Bundle.open(path if path.exists() else None, threads=1)
+    bundle = Bundle.open(path if path.exists() else None, threads=1, providers=providers)
     if bundle.id != bundle_id:
         raise BundleError(f"{path}: changed, or not there where the workers run; put the same bundle there")
     return Classifier(bundle, threads=1, keep_identifiers=keep_identifiers)
@@ -229,9 +236,7 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[int]:
         ray = _import_ray()
         started = not ray.is_initialized()
         if started:
-            # Ray prints that it was given a log level.
-            with without_stderr():
-                _join(ray, address) if address else _start(ray, workers or usable_cores(), folder)
+            _join(ray, address) if address else _start(ray, workers or usable_cores(), folder)
         try:
             cores, wanted = int(ray.cluster_resources().get("CPU", 0)), workers or 1
             if cores < wanted:

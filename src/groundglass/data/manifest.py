@@ -336,7 +336,7 @@ def _check_presence(path: Path, records: Iterable[Record]) -> None:
         member = None if present else split_member(record.path)
         if member is not None and _is_file(member[0]):
             if member[0] not in members:
-                with open_archive(member[0], DEFAULT_LIMITS) as sources:
+                with open_archive(member[0], DEFAULT_LIMITS, lambda _: None) as sources:
                     members[member[0]] = frozenset(source.member for source in sources)
             present = member[1] in members[member[0]]
         if not present:

@@ -16,7 +16,7 @@ from groundglass.errors import DataError
 from groundglass.files import counted, name_some
 
 SPECIFICATIONS = (
-    "official, random[:SEED], patients:FOLD/FOLDS[:SEED], leave-source-out:NAME[+NAME...], "
+    "official, random[:SEED], random:FOLD/FOLDS[:SEED], patients:FOLD/FOLDS[:SEED], leave-source-out:NAME[+NAME...], "
     "official-cv:FOLD/FOLDS[:SEED], official-source-cv:FOLD/FOLDS[:SEED]"
 )
 
@@ -25,9 +25,9 @@ LARGEST_PUBLICATION = 0.10
 
 Parts = dict[str, tuple[int, ...]]
 
-_TEST_FRACTION, _VAL_FRACTION = 0.25, 0.15  # of a random split
 _VALIDATING = 10  # of sources without a split, one patient in so many
 _VAL_FOLDS = 5  # one fold in five of what is left after the test part is the val part
+_RANDOM_FOLDS, _RANDOM_VAL_FOLDS = 5, 8  # slices split at random: 70 % train, 10 % val, 20 % test
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,10 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
 
     - ``official``: as the data set's own ``split`` column says. Of a source without any split one patient in ten
       validates and the others train; in a source with one, slices without are left out.
-    - ``random``: stratified by label, 60/15/25, patients ignored. The paper says neither how it split
-      COVID-CT nor into how large parts, nor whether by patient; this is the plainest reading. It puts slices
-      of one patient on both sides, which flatters the result.
+    - ``random:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over slices, patients ignored, is the test
+      part, an eighth of the others the val part; ``random`` is the first of five. The paper says neither how it
+      split COVID-CT nor into how large parts, nor whether by patient; this is the plainest reading. It puts
+      slices of one patient on both sides, which flatters the result.
     - ``patients:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over patients is the test part; a
       fifth of the remaining patients the val part.
     - ``leave-source-out:NAME[+NAME...]``: all slices of these sources (``*`` as wildcard) are the test part;
@@ -157,25 +158,15 @@ def held_out(records: Sequence[Record], one_in: int) -> set[int]:
     return {number for number, each in enumerate(records) if (each.hospital, each.patient_id) in chosen}
 
 
-def _random(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
-    if argument and not re.fullmatch(r"\d{1,9}", argument):
-        raise DataError(f"split random:{argument} is not random:SEED, such as random:0")
-    generator = np.random.default_rng(int(argument) if argument else seed)
-    parts: dict[str, list[int]] = {name: [] for name in PARTS}
-    for label in Label:
-        members = _ordered(manifest, (i for i, record in enumerate(manifest) if record.label is label))
-        shuffled = [members[i] for i in generator.permutation(len(members))]
-        test = round(_TEST_FRACTION * len(shuffled))
-        val = test + round(_VAL_FRACTION * len(shuffled))
-        parts["test"] += shuffled[:test]
-        parts["val"] += shuffled[test:val]
-        parts["train"] += shuffled[val:]
-    return {name: tuple(indices) for name, indices in parts.items()}
-
-
 def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
-    """The splits by folds: of everything by patient, of the official train and val parts by patient or publication."""
+    """The splits by folds: of everything by slice or patient, of the official train and val parts by patient or source."""
+    if kind == "random" and re.fullmatch(r"\d{0,9}", argument):
+        argument = f"1/{_RANDOM_FOLDS}:{argument or seed}"
     fold = _parse_fold(manifest, kind, argument, seed)
+    if kind == "random":
+        rest, test = _grouped_fold(manifest, range(len(manifest)), fold, "slices", None)
+        train, val = _grouped_fold(manifest, rest, _Fold(1, _RANDOM_VAL_FOLDS, fold.seed), "slices", None)
+        return {"train": train, "val": val, "test": test}
     if kind == "patients":
         rest, test = _grouped_fold(manifest, range(len(manifest)), fold)
         train, val = _grouped_fold(manifest, rest, _Fold(1, _VAL_FOLDS, fold.seed))
@@ -220,7 +211,7 @@ def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -
 
 _MAKERS: dict[str, Callable[[Manifest, str, str, int], Parts]] = {
     "official": _official,
-    "random": _random,
+    "random": _folds,
     "patients": _folds,
     "leave-source-out": _leave_source_out,
     "official-cv": _folds,
@@ -233,21 +224,21 @@ def _grouped_fold(
     indices: Sequence[int],
     fold: _Fold,
     words: str = "patients",
-    group: Callable[[Record], str] = lambda record: record.patient_id,
+    group: Callable[[Record], str] | None = lambda record: record.patient_id,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The other folds and this one of a label-stratified k-fold over groups, which ``words`` names."""
+    """The other folds and this one of a label-stratified k-fold over groups, which ``words`` names; None: slices."""
     from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 - slow to import
 
     ordered = _ordered(manifest, indices)
     chosen = [manifest.records[index] for index in ordered]
+    groups = np.array([group(record) if group else str(place) for place, record in enumerate(chosen)])
+    labels = np.array([record.label is Label.COVID for record in chosen], dtype=np.int64)
     for label in Label:
-        count = len({group(record) for record in chosen if record.label is label})
+        count = len({*groups[labels == (label is Label.COVID)]})
         if count < fold.folds:
             raise DataError(
                 f"{manifest.root}: {count} {label.value} {words} are too few for {fold.folds} folds"
             )
-    labels = np.array([record.label is Label.COVID for record in chosen], dtype=np.int64)
-    groups = np.array([group(record) for record in chosen])
     splitter = StratifiedGroupKFold(n_splits=fold.folds, shuffle=True, random_state=fold.seed)
     others, held = list(splitter.split(labels, labels, groups))[fold.number - 1]
     return tuple(ordered[i] for i in others), tuple(ordered[i] for i in held)
@@ -274,7 +265,7 @@ def _parse_fold(manifest: Manifest, kind: str, argument: str, seed: int) -> _Fol
             f"{kind}:FOLD/FOLDS:SEED"
         )
     # With every patient unknown, a split by patient would quietly be one by image.
-    if not any(record.patient_known for record in manifest):
+    if kind != "random" and not any(record.patient_known for record in manifest):
         raise DataError(
             f"{manifest.root}: names no patients, so {kind} is impossible; put each patient's files in a "
             "folder of their own or give patient_id in a manifest CSV"

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from groundglass.evaluation.bootstrap import RESAMPLES, bootstrap, share_of
 from groundglass.evaluation.metrics import Estimate
 from groundglass.evaluation.part import Part
-from groundglass.inference.calibration import Calibration
+from groundglass.inference.calibration import Calibration, Conformal
 from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
+from groundglass.inference.series import series_score
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,46 @@ def prediction_sets(
         share(~certain, np.ones_like(certain)),
         share(called == truth, certain),
     )
+
+
+def series_scores(
+    part: Part, probability: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int8], tuple[str, ...]]:
+    """Series score, label and source of each known patient with several slices of one label.
+
+    Args:
+        part: the slices; a patient's are taken for a series.
+        probability: of COVID, calibrated, shape (N,).
+    """
+    of: dict[tuple[str, str], list[int]] = {}
+    for index, record in enumerate(part.records):
+        if record.patient_known:
+            of.setdefault((record.hospital, record.patient_id), []).append(index)
+    several = {
+        key: indices for key, indices in of.items() if len(indices) > 1 and np.ptp(part.label[indices]) == 0
+    }
+    scores = [series_score(probability[indices].tolist()) for indices in several.values()]
+    labels = [part.label[indices[0]] for indices in several.values()]
+    return np.array(scores, np.float64), np.array(labels, np.int8), tuple(source for source, _ in several)
+
+
+def series_rule(
+    part: Part, probability: NDArray[np.float64], coverage: float
+) -> tuple[Conformal, dict[str, Any]] | None:
+    """The rule from a series score to a label, and on whom it was fitted; None for too few patients.
+
+    Args:
+        part: slices that the network was not trained on.
+        probability: of COVID, calibrated, shape (N,).
+        coverage: share of patients, of each label, whose true label is not to be ruled out.
+    """
+    score, label, source = series_scores(part, probability)
+    # Fewer cannot rule a label out at this coverage.
+    if min(np.sum(label == 1), np.sum(label == 0)) < coverage / (1 - coverage):
+        return None
+    patients = {COVID: int(np.sum(label == 1)), NON_COVID: int(np.sum(label == 0))}
+    sources = {name: source.count(name) for name in sorted(set(source))}
+    return Conformal.of_scores(score, label, coverage), {"patients": patients, "sources": sources}
 
 
 def summary(part: Part, logit: NDArray[np.floating], calibration: Calibration) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def evaluate(
     part: str,
     output: Path,
     *,
-    data: Path | None = None,
+    data: Sequence[Path] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Progress | None = None,
@@ -206,7 +206,7 @@ def evaluate(
         split: specification of the split, or None where ``part`` is ``all``.
         part: ``train``, ``val``, ``test``, or ``all`` for every slice.
         output: folder that gets the report; see :func:`groundglass.evaluation.report.write_report`.
-        data: path that the manifest was read from, for the command to reproduce; the manifest's root unless
+        data: paths that the manifest was read from, for the command to reproduce; the manifest's root unless
             given.
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
@@ -242,7 +242,7 @@ def evaluate(
             "test part hold only if nothing was chosen by them.",
             *warnings,
         )
-    command = _command(run, chosen, data or manifest.root, output, resamples, seed)
+    command = _command(run, chosen, data or (manifest.root,), output, resamples, seed)
     segmentation = masks.figures(resamples=resamples, seed=seed)
     return Evaluation(
         chosen, sha256, logit, probability, measured, warnings, times, now, seconds, command, applicability,
@@ -319,8 +319,11 @@ def _applicability(
     )
 
 
-def _command(run: TrainedRun, part: Part, data: Path, output: Path, resamples: int, seed: int) -> str:
-    words = ["groundglass", "evaluate", printable(run.path), "--data", printable(data)]
+def _command(
+    run: TrainedRun, part: Part, data: Sequence[Path], output: Path, resamples: int, seed: int
+) -> str:
+    words = ["groundglass", "evaluate", printable(run.path)]
+    words += [word for path in data for word in ("--data", printable(path))]
     words += ["--split", part.split] if part.split is not None else []
     words += ["--part", part.name, "--output", printable(output)]
     return shlex.join([*words, "--bootstrap", str(resamples), "--seed", str(seed)])

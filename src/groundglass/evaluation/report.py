@@ -20,24 +20,23 @@ from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, T
 from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Estimate, reliability
 from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, CountedEstimate
 from groundglass.files import counted, printable, write_json, write_text
-from groundglass.inference.prediction import COVID, NON_COVID
-from groundglass.reporting import figures, overlay
+from groundglass.inference.prediction import COVID, NON_COVID, lesion_mask
+from groundglass.reporting import figures
 from groundglass.reporting.figures import inline_svg
 from groundglass.reporting.html import (
     FigurePanel,
     GalleryGroup,
     GalleryItem,
-    GalleryPicture,
     MeasureRow,
     Report,
     render,
 )
+from groundglass.reporting.overlay import Layers
 
 GALLERY = 6
 """Slices shown of each kind of error."""
 
 _HEADLINES = frozenset({"accuracy", "auc", "recall", "specificity"})
-_SIDE = 320
 _UNDEFINED_WORTH_A_NOTE = 0.001
 
 
@@ -164,10 +163,7 @@ def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
         segmentation=_segmentation_rows(evaluation.segmentation),
         figures=_panels(run, evaluation),
         gallery=list(_gallery(run, evaluation)),
-        gallery_note=(
-            "The most confident wrong calls. Colours show how each place of the cropped slice moves the "
-            "logit, scaled to the strongest place of that slice; they do not compare between slices."
-        ),
+        gallery_note=("The most confident wrong calls, with the lungs and lesions that were found."),
         facts=_facts(run, evaluation),
         command=evaluation.command,
     )
@@ -291,21 +287,10 @@ def _items(run: TrainedRun, evaluation: Evaluation, indices: NDArray[np.intp]) -
             f"Patient {patient}, source {record.source}",
         ]
         cut, pixels = outputs.cuts[number], slices[number].pixels
-        shown = overlay.fit(cut.pixels, _SIDE)
-        original = "lungs found" if cut.found else "no lungs found, whole slice used"
-        outlined = overlay.outlined_slice(pixels, cut.lungs, cut.box, _SIDE)
-        pictures = [
-            GalleryPicture(caption, words, overlay.png_data_uri(picture))
-            for caption, words, picture in (
-                (f"original, {original}", "CT slice as stored, lungs and crop outlined", outlined),
-                ("cropped", "The cropped slice that the network sees", overlay.grey_picture(shown)),
-                *(
-                    ("lesion map", "Lesion map over the cropped slice", overlay.overlay(shown, lesion_map))
-                    for lesion_map in (() if outputs.lesion_map is None else (outputs.lesion_map[number],))
-                ),
-            )
-        ]
-        items.append(GalleryItem(part.file(record), facts, pictures))
+        lesions = np.zeros_like(cut.lungs)
+        if outputs.lesion_map is not None:
+            lesions = lesion_mask(outputs.lesion_map[number], cut)
+        items.append(GalleryItem(part.file(record), facts, layers=Layers.of(pixels, cut.lungs, lesions)))
     return items
 
 

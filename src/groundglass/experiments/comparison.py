@@ -130,10 +130,11 @@ class PairedRows:
     def __init__(self, results: Iterable[RunResult], part: str) -> None:
         self.part = part
         self.incomplete: dict[str, str] = {}
+        evaluated = [result for result in results if part in result.predictions]
+        self.folds = {result.identity.fold for result in evaluated}
         by_row: dict[str, list[RunResult]] = {}
-        for result in results:
-            if part in result.predictions:
-                by_row.setdefault(result.identity.row, []).append(result)
+        for result in evaluated:
+            by_row.setdefault(result.identity.row, []).append(result)
         rows = [self._row(name, runs) for name, runs in by_row.items()]
         self.rows = {row.name: row for row in rows if row.predictions}
         for row in self.rows.values():
@@ -194,9 +195,8 @@ class PairedRows:
         predictions: dict[int, Predictions] = {}
         for seed in sorted({result.identity.seed for result in results}):
             runs = [result for result in results if result.identity.seed == seed]
-            folds = runs[0].identity.folds
-            if folds is not None and len(runs) < folds:
-                self.incomplete[f"{name}, seed {seed}"] = f"{len(runs)} of {folds} folds"
+            if len(runs) < len(self.folds):
+                self.incomplete[f"{name}, seed {seed}"] = f"{len(runs)} of {len(self.folds)} folds"
             else:
                 predictions[seed] = _pooled([run.predictions[self.part] for run in runs], runs[0])
         return Row(name, results[0].identity.title, tuple(results), predictions)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from groundglass.errors import RecipeError
-from groundglass.experiments.results import DEFAULT, LEFT_OUT, PROTOCOLS, Identity
+from groundglass.experiments.results import DEFAULT, LEFT_OUT, PAPER, PROTOCOLS, Identity
 from groundglass.files import name_some
 from groundglass.imaging.crop import Normalisation
 from groundglass.models.catalogue import find
@@ -20,8 +20,8 @@ from groundglass.training.recipe import AugmentationSection, Recipe, load_recipe
 KINDS = ("none", "imagenet", "c2l")
 """Weights that experiments compare."""
 
-NETWORKS = ("vgg-16", "resnet-50", "densenet-121", "efficientnet-lite0", "mask-efficientnet-lite0")
-"""Table I's rows, with Lite0 in place of the paper's EfficientNet-B0."""
+NETWORKS = ("vgg-16", "resnet-50", "densenet-121", "efficientnet-b0", "mask-efficientnet-b0")
+"""Table I's rows."""
 
 LEARNERS = ("resnet-18", "efficientnet-lite0")
 """Networks whose convergence is compared; ResNet-18 is the paper's."""
@@ -29,8 +29,11 @@ LEARNERS = ("resnet-18", "efficientnet-lite0")
 LARGEST_SOURCES = "2020.02.25.20021568+medpix"
 """COVID-CT's largest publication of COVID slices, and its largest collection, of NonCOVID slices alone."""
 
-# Families of Table I that are trained in folds too, unless networks are named.
-_IN_FOLDS = ("efficientnet", "mask-efficientnet")
+_FOLDED = ("random", "patients")
+# Families of Table I that are tested by patient in folds, unless networks are named.
+_BY_PATIENT = ("efficientnet", "mask-efficientnet")
+# Without batch normalisation VGG bears a smaller learning rate.
+_RATES = {"vgg": "optimiser.lr=2e-4"}
 # Slices of lesion synthesis per epoch where the default has none.
 _PAINTED = 320
 _SWITCHES = {"mask": "mask branch", "attention": "attention (channel gates)", "histogram": "histogram term"}
@@ -60,7 +63,7 @@ class Task:
     @property
     def allow_overlap(self) -> bool:
         """Whether patients may be in several parts of the split."""
-        return self.identity.protocol == "paper"
+        return self.split.startswith("random")
 
 
 @dataclass(frozen=True)
@@ -98,17 +101,17 @@ def chosen(tasks: Sequence[Task], only: Sequence[str]) -> list[Task]:
 def table1_tasks(
     protocols: Sequence[str] = tuple(PROTOCOLS),
     networks: Sequence[str] | None = None,
-    weights: Sequence[str] = KINDS,
+    weights: Sequence[str] = KINDS[1:],
     seeds: Sequence[int] = (0, 1, 2),
     overrides: Sequence[str] = (),
     *,
     folds: int = 5,
     files: Mapping[str, Path] | None = None,
 ) -> list[Task]:
-    """Every training of Table I: each network by its family's recipe, which differ in VGG's learning rate alone.
+    """Every training of Table I: each network by the paper's recipe, VGG with a smaller learning rate.
 
-    ``networks`` are all five unless given, and by protocol ``patients``, in so many ``folds``, then only the two
-    EfficientNets; ``files`` are C2L weights by network, where they are not those that come with the package.
+    ``networks`` are all five unless given, by protocol ``patients`` then only the two EfficientNets; ``random`` and
+    ``patients`` are in so many ``folds``; ``files`` are C2L weights by network, where they are not those that come with the package.
 
     Raises:
         GroundglassError: unknown protocol or network, or an override of what the rows decide.
@@ -116,14 +119,10 @@ def table1_tasks(
     _check_protocols(protocols, PROTOCOLS)
     tasks = []
     for protocol in protocols:
-        # One random split for all seeds, so that all rows are tested on the same slices.
-        splits: dict[int | None, str] = {None: "random:0" if protocol == "paper" else protocol}
-        own = networks or NETWORKS
-        if protocol == "patients":
-            splits = {fold: f"patients:{fold}/{folds}" for fold in range(1, folds + 1)}
-            own = networks or [name for name in NETWORKS if find(name).family in _IN_FOLDS]
+        by_patient = [name for name in NETWORKS if find(name).family in _BY_PATIENT]
+        own = networks or (by_patient if protocol == "patients" else NETWORKS)
         rows = _networks(own, weights, overrides, files)
-        tasks += _tasks("table1", protocol, rows, seeds, splits, ("val", "test"))
+        tasks += _tasks("table1", protocol, rows, seeds, protocol_splits(protocol, folds), ("val", "test"))
     return tasks
 
 
@@ -158,27 +157,25 @@ def ablation_tasks(
     recipe: Recipe,
     seeds: Sequence[int] = (0, 1, 2),
     *,
-    protocols: Sequence[str] = ("official", LEFT_OUT),
+    protocols: Sequence[str] = tuple(PROTOCOLS),
+    folds: int = 5,
     left_out: str = LARGEST_SOURCES,
     files: Mapping[str, Path] | None = None,
 ) -> list[Task]:
     """Every training of the ablation: the recipe, and with one thing changed at a time.
 
-    By ``official`` runs are evaluated on val and test, by ``left-out`` tested on sources that they are not
-    trained on, ``left_out`` as ``leave-source-out:`` takes them.
+    Protocols are those of Table I, and ``left-out``, which tests on sources that it does not train on, ``left_out``
+    as ``leave-source-out:`` takes them.
 
     Raises:
         RecipeError: unknown protocol, or the recipe has no mask branch, attention and histogram to leave out.
     """
-    _check_protocols(protocols, ("official", LEFT_OUT))
-    splits = {
-        "official": ("official", ("val", "test")),
-        LEFT_OUT: (f"leave-source-out:{left_out}", ("test",)),
-    }
+    _check_protocols(protocols, (*PROTOCOLS, LEFT_OUT))
     tasks = []
     for protocol in protocols:
-        split, parts = splits[protocol]
-        tasks += _tasks("ablation", protocol, variants(recipe, files), seeds, {None: split}, parts)
+        splits = protocol_splits(protocol, folds, left_out)
+        parts = ("test",) if protocol == LEFT_OUT else ("val", "test")
+        tasks += _tasks("ablation", protocol, variants(recipe, files), seeds, splits, parts)
     return tasks
 
 
@@ -194,7 +191,8 @@ def variants(recipe: Recipe, files: Mapping[str, Path] | None = None) -> Iterato
     yield Variant(DEFAULT, "default", recipe)
     for row, title, section, fields in _changes(recipe):
         changed = getattr(recipe, section).model_copy(update=fields)
-        yield Variant(row, title, recipe.model_copy(update={section: changed}))
+        if changed != getattr(recipe, section):
+            yield Variant(row, title, recipe.model_copy(update={section: changed}))
     for kind in KINDS:
         if kind != _kind(recipe):
             yield Variant(f"weights-{kind}", f"weights: {kind}", _starting_from(recipe, kind, files))
@@ -206,6 +204,9 @@ def _changes(recipe: Recipe) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
         on = getattr(recipe.network, switch)
         change = "no" if on else "with"
         yield f"{change}-{switch}", f"{change} {words}", "network", {switch: not on}
+    # The others' blocks have gates of their own.
+    if recipe.network.attention and "lite" in recipe.network.name:
+        yield "gates-blocks", "attention inside the blocks", "network", {"gates": "blocks"}
     crop = recipe.preprocessing.crop
     change = "no" if crop else "with"
     yield f"{change}-crop", f"{change} crop to the lungs", "preprocessing", {"crop": not crop}
@@ -237,6 +238,14 @@ def _tasks(
     return tasks
 
 
+def protocol_splits(protocol: str, folds: int, left_out: str = LARGEST_SOURCES) -> dict[int | None, str]:
+    """A protocol's splits by fold. Folds over slices are the same for all seeds, those over patients are drawn anew."""
+    if protocol not in _FOLDED:
+        return {None: f"leave-source-out:{left_out}" if protocol == LEFT_OUT else protocol}
+    seed = ":0" if protocol == "random" else ""
+    return {fold: f"{protocol}:{fold}/{folds}{seed}" for fold in range(1, folds + 1)}
+
+
 def _check_protocols(protocols: Sequence[str], known: Iterable[str]) -> None:
     for protocol in protocols:
         if protocol not in known:
@@ -249,14 +258,16 @@ def _networks(
     overrides: Sequence[str],
     files: Mapping[str, Path] | None,
 ) -> Iterator[Variant]:
-    """Each network's recipe from each kind of weights."""
+    """The paper's recipe with each network from each kind of weights."""
     options = {"network.name": "--networks", "network.weights": "--weights"}
     for override in overrides:
         field = override.partition("=")[0].strip()
         if field in options:
             raise RecipeError(f"--set {override}: the rows decide {field}; use {options[field]}")
     for network in networks:
-        recipe = load_recipe(find(network).name, overrides)
+        entry = find(network)
+        own = [f"network.name={entry.name}", _RATES.get(entry.family, "")]
+        recipe = load_recipe(PAPER, [*filter(None, own), *overrides])
         for kind in weights:
             yield Variant(f"{network}-{kind}", f"{network} ({kind})", _starting_from(recipe, kind, files))
 

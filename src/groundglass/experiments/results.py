@@ -21,11 +21,14 @@ NOT_RUN = "not-run.json"
 """File of an experiment's folder that says which runs could not be made, and why."""
 
 PROTOCOLS: Mapping[str, str] = {
-    "paper": "slices split at random, stratified by label; patients are not kept apart",
+    "random": "draws of a fifth of the slices, stratified by label; patients are not kept apart",
     "official": "the data set's own split",
     "patients": "folds over patients; every slice is tested once, by networks that have not seen its patient",
 }
 """Protocols of Table I in its order, and what they mean."""
+
+PAPER = "paper"
+"""The recipe of Table I and of convergence."""
 
 DEFAULT = "default"
 """The ablation's row that all others are compared with."""

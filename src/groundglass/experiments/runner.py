@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from groundglass.data.load import load_dataset
+from groundglass.data.load import load_pool
 from groundglass.data.manifest import Manifest
 from groundglass.data.splits import make_split
 from groundglass.errors import RecipeError, RunError, WeightsError
@@ -30,7 +30,7 @@ from groundglass.experiments.results import (
 )
 from groundglass.files import printable, write_json
 from groundglass.models.catalogue import find, pretraining
-from groundglass.training.recipe import Recipe
+from groundglass.training.recipe import Recipe, parse_recipe
 
 # Files of a run's folder, as training names them.
 _RECIPE, _INFO = "recipe.yaml", "run.json"
@@ -44,16 +44,18 @@ class ExperimentPaths:
     """Where and on what an experiment's trainings are made: ``runs`` grow large, ``output`` gets the results.
 
     ``lesion_free`` is a folder of slices for lesion synthesis, ``threads`` 0 for one per core, ``accelerator``
-    ``cpu``, ``gpu`` or ``auto``; all runs share the ``cache`` of cropped slices.
+    ``cpu``, ``gpu`` or ``auto``; all runs share the ``cache`` of cropped slices; ``lungs`` is the model of the lung
+    fields, None for the shipped one.
     """
 
-    data: Path
+    data: tuple[Path, ...]
     runs: Path
     output: Path
     lesion_free: Path | None = None
     threads: int = 0
     accelerator: str = "auto"
     cache: Path | None = None
+    lungs: Path | None = None
     progress: bool = True
 
     def result(self, task: Task) -> Path:
@@ -87,7 +89,9 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
             own = {"network.weights": task.recipe.network.weights} if result.weights == task.weights else {}
             _check_settings(result.path, dict(flat(result.recipe)) | own, result.run, task, paths)
         elif (folder / _INFO).exists():
-            recipe = yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8"))
+            # A field that the recipe was written without has its default.
+            written = yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8"))
+            recipe = parse_recipe(written, str(folder / _RECIPE)).model_dump(mode="json")
             info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
             _check_settings(folder, dict(flat(recipe)), info, task, paths)
     for task in {(task.split, task.identity.seed, task.parts): task for task in tasks}.values():
@@ -102,7 +106,11 @@ def _check_settings(
     """Refuse what was made with other settings: mixing them would compare apples with pears."""
     was = {**recipe, **{key: info.get(key) for key in ("split", "seed", "data")}}
     wanted = dict(flat(task.recipe.model_dump(mode="json")))
-    wanted |= {"split": task.split, "seed": task.identity.seed, "data": [paths.data.resolve().name]}
+    wanted |= {
+        "split": task.split,
+        "seed": task.identity.seed,
+        "data": [path.resolve().name for path in paths.data],
+    }
     changed = [
         f"{key} was {was.get(key)}, is {wanted.get(key)}"
         for key in was | wanted
@@ -125,7 +133,7 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
     Raises:
         GroundglassError: as :func:`check`; the data cannot be read or do not fit.
     """
-    manifest = load_dataset(paths.data)
+    manifest = load_pool(paths.data)
     check(tasks, paths, manifest)
     why_missing = cache(_why_missing)
     failed: list[str] = []
@@ -182,7 +190,7 @@ def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
     _clear_false_start(folder)
     job = Job(
         task.recipe,
-        (paths.data,),
+        paths.data,
         task.split,
         task.identity.seed,
         folder,
@@ -192,11 +200,13 @@ def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
         threads=paths.threads,
         accelerator=paths.accelerator,
         cache=paths.cache,
+        lungs=paths.lungs,
         progress=paths.progress,
     )
     run = trained(job)
+    kept = manifest.without(task.recipe.sampling.leave_out)
     evaluations = {
-        part: evaluate(run, manifest, task.split, part, folder / f"evaluation-{part}", data=paths.data)
+        part: evaluate(run, kept, task.split, part, folder / f"evaluation-{part}", data=paths.data)
         for part in task.parts
     }
     return gather(paths.result(task), task, run, evaluations)
@@ -250,7 +260,7 @@ def _cost(recipe: Recipe) -> dict[str, int]:
     from groundglass.models.registry import measure  # noqa: PLC0415 - torch, which rendering does without
 
     section, size = recipe.network, recipe.preprocessing.size
-    parts = {name: getattr(section, name) for name in ("mask", "attention", "histogram")}
+    parts = {name: getattr(section, name) for name in ("mask", "attention", "gates", "histogram", "lesions")}
     cost = measure(section.name, size, **parts)
     return {"parameters": cost.parameters, "macs": cost.macs, "input_size": size}
 

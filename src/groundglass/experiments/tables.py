@@ -22,6 +22,7 @@ from groundglass.experiments.comparison import TESTED, Comparison, MeanSD, Paire
 from groundglass.experiments.results import (
     DEFAULT,
     LEFT_OUT,
+    PAPER,
     PROTOCOLS,
     RunResult,
     flat,
@@ -155,7 +156,7 @@ def _figure(section: _Section) -> str:
         title: [section.measures[row.name][measure] for row in section.rows]
         for measure, title in (("accuracy", "Accuracy"), ("auc", "AUC"))
     }
-    goal = {"Accuracy": PAPER_ACCURACY[_PAPERS]} if section.protocol == "paper" else None
+    goal = {"Accuracy": PAPER_ACCURACY[_PAPERS]} if section.protocol == "random" else None
     reference = section.reference.title if section.reference else None
     return svg(forest_figure([row.title for row in section.rows], panels, reference, goal))
 
@@ -168,6 +169,9 @@ def _paragraphs(section: _Section, not_run: Mapping[str, str]) -> list[str]:
         return [head, *missing]
     slices, results, part = section.paired.slices, section.results, section.paired.part
     counts = f"{len(slices.label)} slices ({slices.label.sum()} COVID) of {section.paired.patients} patients"
+    folds = sorted(filter(None, section.paired.folds))
+    if folds and len(folds) < (every := results[0].identity.folds or 0):
+        counts += f", folds {', '.join(map(str, folds))} of {every}"
     warnings = Counter(words for run in results for words in run.parts.get(part, {}).get("warnings", ()))
     return [
         f"{head} {counts}, split `{results[0].split['specification']}`. "
@@ -177,6 +181,7 @@ def _paragraphs(section: _Section, not_run: Mapping[str, str]) -> list[str]:
         f"![Accuracy and AUC of every row with intervals, {section.name}](./{section.name}.svg)",
         *_tests(section),
         *(words for words, count in warnings.items() if count == len(results)),
+        *_stand_in(section),
         *_pretraining(results),
         _trained_on(results),
         *missing,
@@ -205,7 +210,7 @@ def _columns(section: _Section, row: Row) -> dict[str, Any]:
 
 
 def _rows_table(section: _Section) -> str:
-    paper = section.table1 and section.protocol == "paper"
+    paper = section.table1 and section.protocol == "random"
     heads = ["", "seeds", "parameters, M", "MACs, G", *_HEADS.values(), "training, min"]
     heads += ["accuracy in the paper"] if paper else []
     lines = []
@@ -283,6 +288,13 @@ def _trained_on(results: Iterable[RunResult]) -> str:
         system = f"{machine['system']} {machine['architecture']}"
         machines.add(f"{system}, {cores}, {accelerator}, {threads}, torch {torch}")
     return f"Trained on {' and on '.join(sorted(machines))}."
+
+
+def _stand_in(section: _Section) -> list[str]:
+    """Says so where Table I has Lite0 in place of the paper's EfficientNet-B0."""
+    networks = {run.network for run in section.results if run.network.endswith("-lite0")}
+    words = "EfficientNet-Lite0 stands for the paper's EfficientNet-B0: its blocks have no attention of their own."
+    return [words] if networks and section.results[0].recipe["name"] == PAPER else []
 
 
 def _pretraining(results: Sequence[RunResult]) -> list[str]:

@@ -2,89 +2,124 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
+import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.files import one_line
-from groundglass.imaging.lossless import FrameLayout, LosslessDecoder
-from groundglass.imaging.slice import CTSlice, Hounsfield, Origin, Patient, VoxelGrid
+from groundglass.imaging.compressed import FrameDecoder, FrameLayout
+from groundglass.imaging.raster import COLOURED_SHARE, coloured_share
+from groundglass.imaging.slice import CTSlice, Grey, Hounsfield, Origin, Patient, VoxelGrid, is_uid
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guard, guarded
-from groundglass.imaging.window import AIR, LUNG, Window, as_hounsfield, extent, interpret
+from groundglass.imaging.window import AIR, LUNG, SURELY_HOUNSFIELD, Window, as_hounsfield, extent, interpret
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-# JPEG Lossless (Process 14, and Selection Value 1), JPEG-LS Lossless and Near-Lossless: decoded by GDCM in a process
-# of its own; pydicom decodes RLE, Pillow the other JPEG and JPEG 2000.
-_LOSSLESS_JPEG = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70, 80, 81))
-_RLE = "1.2.840.10008.1.2.5"
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _DEFLATED, _EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
-_NATIVE = frozenset({_IMPLICIT, _EXPLICIT, _DEFLATED, _EXPLICIT_BIG_ENDIAN})
+# Pixels that pydicom reads by itself: not compressed, or by RLE.
+_PLAIN = frozenset({_IMPLICIT, _EXPLICIT, _DEFLATED, _EXPLICIT_BIG_ENDIAN, "1.2.840.10008.1.2.5"})
+# Those that GDCM decodes: every Huffman-coded JPEG, JPEG-LS, JPEG 2000 and High-Throughput JPEG 2000.
+_CODED = frozenset(
+    f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 57, 70, 80, 81, 90, 91, 201, 202, 203)
+)
+_JPEG, _JPEG_LS, _JPEG_2000 = (f"1.2.840.10008.1.2.4.{number}" for number in (57, 80, 90))
 
+_IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate")
 _PLACE = (
-    *("SOPClassUID", "SeriesInstanceUID", "InstanceNumber", "Rows", "NumberOfFrames"),
-    *("ImagePositionPatient", "ImageOrientationPatient"),
+    *_IDENTIFIERS,
+    *("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber", "Rows", "Columns"),
+    *("NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
-_IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate")
+_Value = TypeVar("_Value")
 _LONGEST_TEXT = 324  # of a Person Name: five components of 64 characters, and the carets between them
 _EVEN = 0.01
 """Most mm by which a step between two frames of an even stack may differ from their mean."""
+_ALIKE = 0.05
+"""Most by which two normals may differ along an axis and still be those of one stack."""
 _MODALITIES = frozenset({"CT", "OT", "SC", ""})
-_MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
+_CT_CLASSES = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.2{more}" for more in ("", ".1", ".2")
+)  # enhanced, converted
+_HOUNSFIELD = frozenset({"HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT"})
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """One image of a DICOM file without its pixels; lengths in mm, None where the file does not say."""
-
-    index: int  # from 0, in the file
-    slope: float | None  # from stored values to Hounsfield units
-    intercept: float
-    position: tuple[float, ...] | None  # of the first pixel's centre
-    orientation: tuple[float, ...] | None  # direction cosines of rows, then columns
-    spacing: tuple[float, ...] | None  # between rows and between columns
-
-    def height(self) -> float | None:
-        """Position along the slice normal."""
-        if self.position is None or self.orientation is None:
-            return None
-        return float(np.dot(self.position, np.cross(self.orientation[:3], self.orientation[3:])))
-
-
-@dataclass(frozen=True, order=True)
 class Place:
-    """Where a DICOM file belongs; places of one series sort along the slice normal.
+    """Where a slice lies; None where the file does not say, or says what cannot be.
 
     Attributes:
-        series: Series Instance UID, empty where the file does not say.
-        orientation: direction cosines of rows, then columns, to two decimals; empty where unknown.
-        height: mm along the slice normal, 0 where unknown.
-        number: Instance Number, 0 where unknown.
+        series: what its series is known by; empty for a file that belongs to none.
+        number: Instance Number, 0 where unknown; of a frame its index.
+        position: of the first pixel's centre, in mm.
+        orientation: direction cosines of rows, then columns.
     """
 
     series: str
-    orientation: tuple[float, ...]
-    height: float
     number: int
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class _Frame(Place):
+    """One image of a DICOM file without its pixels; None where the file does not say."""
+
+    spacing: tuple[float, ...] | None  # between rows and between columns, in mm
+    thickness: float | None  # in mm
+    slope: float | None  # from stored values to those of ``unit``
+    intercept: float
+    unit: str  # Rescale Type
+    window: tuple[float, float] | None  # the first level and width
+
+
+def stack_order(places: Sequence[Place]) -> list[int]:
+    """Indices of places stack by stack, each from the lowest to the highest position along its normal.
+
+    Normals that differ by less than a tolerance are one stack's, whose first one counts for all. A place of no
+    orientation has the first one that there is, or is axial. One of no position comes where its number puts it, or
+    last; places of one height are ordered by their numbers.
+    """
+    default = next((place.orientation for place in places if place.orientation), (1, 0, 0, 0, 1, 0))
+    normals: list[NDArray[np.float64]] = []
+    known: dict[int, list[tuple[int, float]]] = {}
+    stacks, heights = [], [np.inf] * len(places)
+    for index, place in enumerate(places):
+        normal = np.cross(*np.reshape(place.orientation or default, (2, 3)))
+        alike = (at for at, other in enumerate(normals) if np.abs(normal - other).max() < _ALIKE)
+        stacks.append(next(alike, len(normals)))
+        normals += [normal] * (stacks[-1] == len(normals))
+        if place.position is not None:
+            heights[index] = round(float(np.dot(place.position, normals[stacks[-1]])), 3)
+            known.setdefault(stacks[-1], []).append((place.number, heights[index]))
+    lines = {stack: np.array(sorted(pairs)).T for stack, pairs in known.items()}
+    for index, (place, stack) in enumerate(zip(places, stacks, strict=True)):
+        if place.position is None and place.number and stack in lines:
+            heights[index] = float(np.interp(place.number, *lines[stack]))
+    return sorted(range(len(places)), key=lambda index: (stacks[index], heights[index], places[index].number))
 
 
 @guarded("DICOM")
-def read_dicom(
-    source: Source, decoder: LosslessDecoder, limits: Limits = DEFAULT_LIMITS
-) -> Iterator[CTSlice]:
+def read_dicom(source: Source, decoder: FrameDecoder, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlice]:
     """Every frame of a DICOM file, those of a multi-frame file sorted along the slice normal.
 
-    Stored values are rescaled to Hounsfield units and shown in the lung window, whatever window the header
-    asks for. A file that states no rescaling (a secondary capture) is shown in its own first window.
+    Stored values of a CT image are rescaled to Hounsfield units and shown in the lung window, whatever window the
+    header asks for. Values of another unit, or of none (a secondary capture), are shown in their own first window.
 
     Raises:
         ImageError: damaged, no pixel data, in colour, not a CT, or larger than ``limits`` allow.
@@ -94,9 +129,9 @@ def read_dicom(
     frames = _frames(dataset, limits)
     grid = _grid(frames, int(dataset.Columns), int(dataset.Rows))
     for frame in frames:
-        ct_slice = _slice(dataset, frame, _stored(dataset, frame.index, decoder), source.name)
+        ct_slice = _slice(dataset, frame, _stored(dataset, frame.number, decoder), source.name)
         if len(frames) > 1:
-            origin = replace(ct_slice.origin, frame=frame.index, grid=grid)
+            origin = replace(ct_slice.origin, frame=frame.number, grid=grid)
             ct_slice = replace(ct_slice, origin=origin)
         yield ct_slice
 
@@ -113,23 +148,24 @@ def place_in_series(source: Source, limits: Limits = DEFAULT_LIMITS) -> Place | 
             if _should_be_image(dataset):
                 raise ImageError(source.name, "a DICOM file without an image; it may be truncated")
             return None
-        frame = _frames(dataset, limits)[0]
-        return Place(
-            series=str(dataset.get("SeriesInstanceUID", "") or ""),
-            orientation=tuple(round(cosine, 2) + 0.0 for cosine in frame.orientation or ()),
-            height=round(frame.height() or 0.0, 3),
-            number=int(dataset.get("InstanceNumber", 0) or 0),
-        )
+        first = _frames(dataset, limits)[0]
+        stack = _stack_digits(dataset, first)
+        folder = "" if is_uid(first.series) else source.name.rpartition("/")[0]
+        series = f"{_text(dataset, 'StudyInstanceUID')} {first.series} {stack} {folder}" if stack else ""
+        return Place(series, _instance_number(dataset) or 0, first.position, first.orientation)
 
 
 def _should_be_image(dataset: Dataset) -> bool:
     """Whether a DICOM file that holds no image should hold one: its class says so, or is lost."""
     from pydicom.uid import UID  # noqa: PLC0415 - slow to import
 
-    kind = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
-    if kind:
-        return "Image Storage" in UID(str(kind)).name
-    return getattr(dataset, "preamble", None) is not None
+    kind = _kind(dataset)
+    return "Image Storage" in UID(kind).name if kind else getattr(dataset, "preamble", None) is not None
+
+
+def _kind(dataset: Dataset) -> str:
+    """SOP class, or nothing where the file does not say."""
+    return _text(dataset, "SOPClassUID") or _text(dataset.file_meta, "MediaStorageSOPClassUID") or ""
 
 
 def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = None) -> Dataset:
@@ -168,31 +204,44 @@ def _check_deflated(content: bytes, limits: Limits) -> None:
 
 
 def _check(dataset: Dataset, name: str, limits: Limits) -> None:
-    modality, photometric, kind = (
-        one_line(str(dataset.get(keyword, "") or ""), 40)
-        for keyword in ("Modality", "PhotometricInterpretation", "SOPClassUID")
-    )
+    """Refuse what is no slice of a CT, and complete what the pixels' decoders insist on."""
+    modality = (_text(dataset, "Modality") or "").upper()
     of = f"modality {modality or 'unknown'}"
-    if "PixelData" not in dataset:
-        raise ImageError(name, f"holds no pixel data ({of}, SOP class {kind or 'unknown'})")
-    if int(dataset.get("SamplesPerPixel", 1) or 1) != 1 or photometric not in _MONOCHROME:
-        raise NotASliceError(
-            name, f"a colour image ({photometric or 'unknown colours'}, {of}), not a CT slice"
-        )
+    if _kind(dataset) == _DIRECTORY:
+        raise ImageError(name, "a DICOMDIR, which lists images and holds none; name its folder instead")
+    if not any(keyword in dataset for keyword in _PIXELS):
+        raise ImageError(name, f"holds no pixel data ({of}, SOP class {_kind(dataset) or 'unknown'})")
     if modality not in _MODALITIES:
         raise NotASliceError(name, f"{of}, not a CT slice")
     if "LOCALIZER" in str(dataset.get("ImageType", "")).upper():
         raise NotASliceError(name, "a localizer, not a slice")
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax not in _PLAIN | _CODED:
+        reason = f"its compression ({one_line(syntax.name, 80)}) is not supported"
+        raise ImageError(name, f"{reason}; store it uncompressed, in JPEG, JPEG-LS, JPEG 2000 or RLE")
+    rows, columns, samples = (
+        int(_number(dataset, key) or 0) for key in ("Rows", "Columns", "SamplesPerPixel")
+    )
     if rows < 1 or columns < 1:
         raise ImageError(name, f"an image of {columns} x {rows} pixels")
     if rows * columns > limits.pixels:
         raise ImageError(name, f"{columns} x {rows} pixels are more than the limit of {limits.pixels:,}")
+    dataset.SamplesPerPixel = samples = samples or 1
+    photometric = (_text(dataset, "PhotometricInterpretation") or "").upper()
+    if samples == 1:  # one sample is grey, whatever it is called, unless a palette gives it a colour
+        known = {"MONOCHROME1", "PALETTE COLOR"}
+        dataset.PhotometricInterpretation = photometric if photometric in known else "MONOCHROME2"
+    elif samples == 3:
+        dataset.PhotometricInterpretation = photometric or "RGB"
+        dataset.PlanarConfiguration = int(_number(dataset, "PlanarConfiguration") or 0)
+    else:
+        raise NotASliceError(name, f"a colour image ({photometric or 'unknown'}, {of}), not a CT slice")
 
 
 def _frames(dataset: Dataset, limits: Limits) -> list[_Frame]:
     """The frames of a data set; sorted along the slice normal where all of them have a position."""
-    count = int(dataset.get("NumberOfFrames", 1) or 1)
+    stated = _number(dataset, "NumberOfFrames")
+    count = 1 if stated is None else int(stated) or 1
     if not 1 <= count <= limits.frames:
         raise ValueError(f"{count:,} frames, 1 to {limits.frames:,} can be read")
     shared = _first(dataset, "SharedFunctionalGroupsSequence")
@@ -201,28 +250,36 @@ def _frames(dataset: Dataset, limits: Limits) -> list[_Frame]:
         _frame(index, [by_frame[index] if index < len(by_frame) else None, shared], dataset)
         for index in range(count)
     ]
-    if any(frame.height() is None for frame in frames):
+    if any(frame.position is None for frame in frames):
         return frames
-    return sorted(frames, key=lambda frame: (frame.height() or 0.0, frame.index))
+    return [frames[index] for index in stack_order(frames)]
 
 
 def _frame(index: int, groups: list[Dataset | None], dataset: Dataset) -> _Frame:
     """A frame's geometry and rescaling from its functional groups, else from the data set itself."""
 
-    def numbers(sequence: str, keyword: str, count: int) -> tuple[float, ...] | None:
+    def found(sequence: str, keyword: str, read: Callable[[Dataset, str], _Value | None]) -> _Value | None:
         places = [_first(group, sequence) for group in groups if group is not None] + [dataset]
-        found = (_numbers(place, keyword, count) for place in places if place is not None)
-        return next((values for values in found if values is not None), None)
+        values = (read(place, keyword) for place in places if place is not None)
+        return next((value for value in values if value is not None), None)
 
-    slope = numbers("PixelValueTransformationSequence", "RescaleSlope", 1)
-    intercept = numbers("PixelValueTransformationSequence", "RescaleIntercept", 1)
+    slope = found("PixelValueTransformationSequence", "RescaleSlope", _number)
+    intercept = found("PixelValueTransformationSequence", "RescaleIntercept", _number)
+    thickness = found("PixelMeasuresSequence", "SliceThickness", partial(_numbers, count=1))
+    spacing = found("PixelMeasuresSequence", "PixelSpacing", partial(_numbers, count=2))
+    level = found("FrameVOILUTSequence", "WindowCenter", _numbers)
+    width = found("FrameVOILUTSequence", "WindowWidth", _numbers)
     return _Frame(
-        index=index,
-        slope=None if slope is None and intercept is None else (slope or (1.0,))[0],
-        intercept=(intercept or (0.0,))[0],
-        position=numbers("PlanePositionSequence", "ImagePositionPatient", 3),
-        orientation=numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6),
-        spacing=numbers("PixelMeasuresSequence", "PixelSpacing", 2),
+        series=_text(dataset, "SeriesInstanceUID") or "",
+        number=index,
+        position=found("PlanePositionSequence", "ImagePositionPatient", partial(_numbers, count=3)),
+        orientation=found("PlaneOrientationSequence", "ImageOrientationPatient", _directions),
+        spacing=spacing if spacing and min(spacing) > 0 else None,
+        thickness=thickness[0] if thickness else None,
+        slope=None if slope is None and intercept is None else slope or 1.0,  # 0 would leave nothing
+        intercept=intercept or 0.0,
+        unit=(found("PixelValueTransformationSequence", "RescaleType", _text) or "").upper(),
+        window=(level[0], width[0]) if level and width and width[0] >= 1 else None,
     )
 
 
@@ -233,67 +290,85 @@ def _first(dataset: Dataset, sequence: str) -> Any:
 
 def _numbers(dataset: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
     """The element's finite numbers, ``count`` where given; None where it is missing, empty or malformed."""
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        return None
     try:
-        values = tuple(float(number) for number in (value if isinstance(value, Sequence | list) else [value]))
-    except TypeError:
+        value = dataset.get(keyword)
+        one = value is None or isinstance(value, str | bytes) or not isinstance(value, Sequence)
+        values = tuple(float(number) for number in ([value] if one else value))
+    except Exception:  # noqa: BLE001 - pydicom converts when asked, and raises whatever the value provokes
         return None
     return values if count in {None, len(values)} and values and np.isfinite(values).all() else None
 
 
-def _stored(dataset: Dataset, index: int, decoder: LosslessDecoder) -> NDArray[np.generic]:
-    """Stored values of one frame, shape (rows, columns), any integer type."""
+def _number(dataset: Dataset, keyword: str) -> float | None:
+    """The element's number, None where it is missing or empty; ValueError where it is something else."""
+    raw, values = dataset.get_item(keyword), _numbers(dataset, keyword, 1)
+    text = "" if raw is None or raw.value is None else raw.value
+    text = text.decode("latin-1") if isinstance(text, bytes) else str(text)
+    if values is None and text.strip(" \0"):
+        raise ValueError(f"{keyword} is no number but {one_line(text, 40)!r}")
+    return values[0] if values else None
+
+
+def _directions(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
+    """Direction cosines of rows and columns; None where they are missing, or no two directions at right angles."""
+    values = _numbers(dataset, keyword, 6)
+    if values is None:
+        return None
+    products = np.reshape(values, (2, 3)) @ np.reshape(values, (2, 3)).T
+    return values if np.abs(products - np.eye(2)).max() < 0.1 else None
+
+
+def _stored(dataset: Dataset, index: int, decoder: FrameDecoder) -> NDArray[Any]:
+    """Stored values of one frame, shape (rows, columns), or (rows, columns, 3) in red, green and blue."""
     from pydicom.encaps import get_frame  # noqa: PLC0415 - slow to import
-    from pydicom.pixels import pixel_array  # noqa: PLC0415 - slow to import
+    from pydicom.pixels import convert_color_space, pixel_array  # noqa: PLC0415 - slow to import
 
-    syntax = str(dataset.file_meta.TransferSyntaxUID)
-    if syntax not in _LOSSLESS_JPEG:
-        plugin = "" if syntax in _NATIVE else "pydicom" if syntax == _RLE else "pillow"
-        values: NDArray[np.generic] = pixel_array(dataset, index=index, decoding_plugin=plugin)
-        return values
-    count = int(dataset.get("NumberOfFrames", 1) or 1)
-    frame = get_frame(dataset.PixelData, index, number_of_frames=count)
-    rows, columns, signed = int(dataset.Rows), int(dataset.Columns), bool(dataset.PixelRepresentation)
-    allocated = 8 if _jpeg_precision(frame, rows, columns) <= 8 else 16
-    bits = min(int(dataset.BitsStored), allocated)
-    if dataset.BitsAllocated not in {8, 16} or not 2 <= int(dataset.BitsStored) <= dataset.BitsAllocated:
-        raise ValueError(f"{dataset.BitsStored} bits stored in {dataset.BitsAllocated}")
-    pixels = decoder.decode(frame, FrameLayout(syntax, rows, columns, allocated, bits, signed))
-    stored = np.frombuffer(pixels, f"<{'i' if signed else 'u'}{allocated // 8}")
-    unused = allocated - bits if signed else 0
-    return ((stored << unused) >> unused).reshape(rows, columns)  # the sign bit is the highest stored one
+    if dataset.file_meta.TransferSyntaxUID in _PLAIN:
+        return np.asarray(pixel_array(dataset, index=index))
+    frame = get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames", 1) or 1))
+    syntax, precision, *shape = _frame_header(frame)
+    rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)
+    if shape != [rows, columns, samples]:
+        raise ValueError(f"pixel data of {shape[1]} x {shape[0]} do not fit the header's {columns} x {rows}")
+    allocated = next(bits for bits in (8, 16, 32) if precision <= bits)
+    bits = min(int(dataset.BitsStored), allocated) if syntax == _JPEG else precision
+    signed, unused = bool(dataset.PixelRepresentation), allocated - min(bits, int(dataset.BitsStored))
+    pixels = decoder.decode(frame, FrameLayout(syntax, rows, columns, samples, allocated, bits, signed))
+    stored = np.frombuffer(pixels, f"<{'i' if signed else 'u'}{allocated // 8}").reshape(
+        rows, columns, samples
+    )
+    stored = (stored << unused) >> unused  # the sign bit is the highest stored one
+    # JFIF is by definition in these colours, whatever the header calls them.
+    if samples == 3 and (dataset.PhotometricInterpretation.startswith("YBR_FULL") or frame[6:10] == b"JFIF"):
+        return np.asarray(convert_color_space(stored, "YBR_FULL", "RGB"))
+    return stored[..., 0] if samples == 1 else stored
 
 
-_START_OF_FRAME = frozenset({0xC3, 0xF7})
-_WITHOUT_LENGTH = frozenset({0x01, 0xFF, *range(0xD0, 0xDA)})
-
-
-def _jpeg_precision(frame: bytes, rows: int, columns: int) -> int:
-    """Bits per sample of a JPEG Lossless or JPEG-LS stream, once it is sure to be of the header's size."""
+def _frame_header(frame: bytes) -> tuple[str, int, int, int, int]:
+    """What a compressed frame says of itself: how it is decoded, bits per sample, rows, columns, samples per pixel."""
+    start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)  # of JPEG 2000, maybe behind the boxes of a file
+    if frame[:2] != b"\xff\xd8" and start >= 0:
+        width, height, left, top = struct.unpack_from(">4I", frame, start + 8)
+        samples, bits = struct.unpack_from(">HB", frame, start + 40)
+        return _JPEG_2000, (bits & 0x7F) + 1, height - top, width - left, samples
     position = 2 if frame[:2] == b"\xff\xd8" else len(frame)
-    while position + 4 <= len(frame) and frame[position] == 0xFF:
+    while position + 10 <= len(frame) and frame[position] == 0xFF:
         marker = frame[position + 1]
-        if marker in _START_OF_FRAME and position + 10 <= len(frame):
-            height, width = (int.from_bytes(frame[position + at : position + at + 2], "big") for at in (5, 7))
-            if (height, width) != (rows, columns) or frame[position + 9] != 1:
-                raise ValueError(
-                    f"pixel data of {width} x {height} do not fit the header's {columns} x {rows}"
-                )
-            return frame[position + 4]
-        if marker in _WITHOUT_LENGTH:
-            position += 1 if marker == 0xFF else 2
-        else:
-            position += 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
-    raise ValueError("the compressed pixel data hold no JPEG frame header")
+        if marker in {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}:
+            syntax = _JPEG_LS if marker == 0xF7 else _JPEG
+            return syntax, *struct.unpack_from(">BHHB", frame, position + 4)
+        # Fill bytes may stand before a marker; every other segment up to the frame's has a length.
+        position += 1 if marker == 0xFF else 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
+    raise ValueError("the compressed pixel data hold no frame header that can be read")
 
 
 def _grid(frames: Sequence[_Frame], columns: int, rows: int) -> VoxelGrid | None:
     """The voxels of sorted frames; None where they are not one evenly spaced stack."""
     first, positions = frames[0], [frame.position for frame in frames]
-    alike = all((frame.orientation, frame.spacing) == (first.orientation, first.spacing) for frame in frames)
-    if first.orientation is None or first.spacing is None or None in positions or not alike:
+    if first.orientation is None or first.spacing is None or None in positions:
+        return None
+    planes = [(*(frame.orientation or ()), *(frame.spacing or ())) for frame in frames]
+    if any(len(plane) != len(planes[0]) or not np.allclose(plane, planes[0], atol=1e-3) for plane in planes):
         return None
     places = np.array(positions, np.float64)
     steps = np.diff(places, axis=0)
@@ -305,27 +380,73 @@ def _grid(frames: Sequence[_Frame], columns: int, rows: int) -> VoxelGrid | None
         [along_row * first.spacing[1], along_column * first.spacing[0], steps.mean(axis=0), places[0]]
     )
     affine[:2] *= -1  # to RAS
-    order = tuple(frame.index for frame in frames)
+    order = tuple(frame.number for frame in frames)
     return VoxelGrid((columns, rows, len(frames)), tuple(map(tuple, affine.tolist())), frames=order)
 
 
 def _slice(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], name: str) -> CTSlice:
-    if stored.ndim != 2:
-        raise ValueError(f"pixel data of shape {stored.shape}")
     origin = Origin(
         file=name,
         file_format="DICOM",
         mode=str(dataset.PhotometricInterpretation),
-        series=str(dataset.get("SeriesInstanceUID", "") or "") or None,
+        study=_text(dataset, "StudyInstanceUID"),
+        series=_text(dataset, "SeriesInstanceUID"),
+        instance=_text(dataset, "SOPInstanceUID"),
+        number=_instance_number(dataset),
+        stack=_stack_digits(dataset, frame),
         position=frame.position,  # type: ignore[arg-type]
         orientation=frame.orientation,  # type: ignore[arg-type]
         spacing=frame.spacing,  # type: ignore[arg-type]
+        thickness=frame.thickness,
+        description=_text(dataset, "SeriesDescription"),
         patient=Patient(*(_text(dataset, keyword) for keyword in _IDENTIFIERS)),
     )
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        from pydicom.pixels import apply_color_lut  # noqa: PLC0415 - slow to import
+
+        stored = apply_color_lut(stored, dataset)
+    if stored.ndim == 3:
+        return CTSlice(_grey(stored, name, dataset), origin)
+    if _is_hounsfield(dataset, frame, stored):
+        hounsfield = _hounsfield(dataset, frame.slope or 1.0, frame.intercept, stored)
+        return CTSlice(LUNG.apply(hounsfield), origin, hounsfield)
+    return _capture(dataset, frame, stored, origin)
+
+
+def _grey(colours: NDArray[Any], name: str, dataset: Dataset) -> Grey:
+    """The grey of an image whose colours, shape (H, W, 3 or 4), are hardly any."""
+    bits = 8 * colours.dtype.itemsize if dataset.SamplesPerPixel == 1 else int(dataset.BitsStored)
+    rgb = np.ascontiguousarray(colours[..., :3] >> max(bits - 8, 0), np.uint8)
+    if (share := coloured_share(rgb)) > COLOURED_SHARE:
+        kind = f"a colour image ({dataset.PhotometricInterpretation}), not a CT slice"
+        raise NotASliceError(name, f"{kind}: {share:.0%} of its pixels are coloured")
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _ends(dataset: Dataset) -> tuple[float, float]:
+    """Lowest and highest value that can be stored."""
+    if "PixelData" not in dataset:
+        return -np.inf, np.inf
+    count = 2 ** int(dataset.BitsStored)
+    return (-count // 2, count // 2 - 1) if dataset.PixelRepresentation else (0, count - 1)
+
+
+def _is_hounsfield(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic]) -> bool:
+    """Whether rescaled values are Hounsfield units.
+
+    The file says so, or is a CT image and says of no other unit; and its values can reach from air to water, which
+    those of an 8-bit picture do not. Of the unit ``US``, unspecified, which GDCM writes into every file that it
+    transcodes, are values of a CT image that do reach down to air.
+    """
     if frame.slope is None:
-        return _capture(dataset, stored, origin)
-    hounsfield = _hounsfield(dataset, frame.slope, frame.intercept, stored)
-    return CTSlice(LUNG.apply(hounsfield), origin, hounsfield)
+        return False
+    kind, modality = _kind(dataset), (_text(dataset, "Modality") or "").upper()
+    of_ct = modality in {"CT", ""} and (kind in _CT_CLASSES or not kind)
+    if frame.unit not in _HOUNSFIELD and not (of_ct and frame.unit in {"", "US"}):
+        return False
+    ends = extent(stored) if frame.unit == "US" else _ends(dataset)
+    lowest, highest = sorted(frame.slope * end + frame.intercept for end in ends)
+    return lowest < SURELY_HOUNSFIELD and highest >= 0
 
 
 def _text(dataset: Dataset, keyword: str) -> str | None:
@@ -336,32 +457,58 @@ def _text(dataset: Dataset, keyword: str) -> str | None:
         return None
 
 
+def _instance_number(dataset: Dataset) -> int | None:
+    numbers = _numbers(dataset, "InstanceNumber", 1)
+    return int(numbers[0]) if numbers else None
+
+
+def _stack_digits(dataset: Dataset, frame: _Frame) -> str | None:
+    """Four hexadecimal digits of patient and size, without a UID of geometry too; None for what is of no series.
+
+    So two patients under the same UIDs are two series. The digits are too few to find out who the patient is: many
+    people have the same.
+    """
+    series = _text(dataset, "SeriesInstanceUID")
+    if series is None and frame.position is None and _instance_number(dataset) is None:
+        return None
+    who = [(_text(dataset, keyword) or "").casefold().rstrip("^ ") for keyword in _IDENTIFIERS]
+    known = [series, _text(dataset, "StudyInstanceUID"), *who, dataset.get("Rows"), dataset.get("Columns")]
+    if not is_uid(series):
+        # Steps of a third and of 4 %, set off so that no usual value lies near the end of one: what is written with
+        # other decimals in another slice is the same.
+        known += [math.floor(3 * cosine + 0.137) for cosine in frame.orientation or ()]
+        known += [math.floor(18 * math.log2(length) + 0.137) for length in frame.spacing or ()]
+    return hashlib.blake2b(repr(known).encode(), digest_size=2).hexdigest()
+
+
 def _hounsfield(dataset: Dataset, slope: float, intercept: float, stored: NDArray[np.generic]) -> Hounsfield:
-    values = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    values = stored.astype(np.float64) * slope + intercept
     border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
     # MONOCHROME1 only says that a viewer shall show low values bright, but some makers store negatives with it:
     # where the border is not air, they are inverted within the range that the stored bits span.
     if dataset.PhotometricInterpretation == "MONOCHROME1" and not np.median(border) < -500:
-        ends = -1 if dataset.PixelRepresentation else 2 ** int(dataset.BitsStored) - 1  # lowest plus highest
-        values = np.float32(ends) * np.float32(slope) + 2 * np.float32(intercept) - values
+        values = sum(_ends(dataset)) * slope + 2 * intercept - values
     hounsfield = as_hounsfield(values)
     padding = _numbers(dataset, "PixelPaddingValue", 1)
     if padding is not None:  # outside the scanner's field of view
-        first, bits = int(padding[0]), int(dataset.BitsAllocated)
-        if dataset.PixelRepresentation and first >= 2 ** (bits - 1):  # written as unsigned by mistake
-            first -= 2**bits
-        limit = _numbers(dataset, "PixelPaddingRangeLimit", 1)
-        low, high = sorted((first, first if limit is None else int(limit[0])))
+        lowest, highest = _ends(dataset)
+        limit = _numbers(dataset, "PixelPaddingRangeLimit", 1) or padding
+        # Written with the other sign by mistake, they are brought to what is stored.
+        low, high = sorted((value - lowest) % (highest - lowest + 1) + lowest for value in (*padding, *limit))
         hounsfield[np.greater_equal(stored, low) & np.less_equal(stored, high)] = AIR
     return hounsfield
 
 
-def _capture(dataset: Dataset, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
-    """A slice whose file does not say how its values relate to Hounsfield units."""
+def _capture(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
+    """A slice whose values are not, or not said to be, Hounsfield units."""
     pixels, hounsfield = interpret(stored, *extent(stored))
-    level, width = (_numbers(dataset, keyword) for keyword in ("WindowCenter", "WindowWidth"))
-    if hounsfield is None and level and width and width[0] > 0:
-        pixels = Window(level[0], width[0]).apply(stored)
+    if frame.slope is not None:
+        stored, hounsfield = stored.astype(np.float64) * frame.slope + frame.intercept, None
+    if hounsfield is None and frame.window is not None:
+        level, width = frame.window
+        lowest, highest = extent(stored)
+        if min(lowest, frame.intercept) + width / 4 <= level <= highest:  # else it was made for other values
+            pixels = Window(level - 0.5, max(width - 1, 0.01)).apply(stored)  # DICOM's linear function
     if hounsfield is None and dataset.PhotometricInterpretation == "MONOCHROME1":
         pixels = np.subtract(255, pixels, dtype=np.uint8)
     return CTSlice(pixels, origin, hounsfield)

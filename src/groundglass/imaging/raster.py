@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -13,15 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.slice import CTSlice, Grey, Origin
-from groundglass.imaging.source import (
-    DEFAULT_LIMITS,
-    FileFormat,
-    Limits,
-    Source,
-    guarded,
-    identify,
-    without_stderr,
-)
+from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guarded
 from groundglass.imaging.window import extent, interpret
 
 COLOURED = 32
@@ -55,33 +46,31 @@ def read_raster(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTS
 
 def decode_raster(content: bytes, name: str, limits: Limits) -> Iterator[CTSlice]:
     """As ``read_raster``, from bytes, and not guarded against a decoder's exceptions."""
-    # libtiff tells file descriptor 2 of every damage, whatever Python does about it.
-    quiet = without_stderr if identify(content[:4]) is FileFormat.TIFF else nullcontext
-    with quiet():
-        try:
-            image = Image.open(io.BytesIO(content), formats=_FORMATS)
-        except Image.DecompressionBombError as error:
-            raise ImageError(name, f"more pixels than the limit of {limits.pixels:,}") from error
-        except UnidentifiedImageError as error:
-            raise ImageError(name, "its header is damaged") from error
-        file_format = "JPEG" if image.format == "MPO" else str(image.format)
-        pages = getattr(image, "n_frames", 1) if file_format == "TIFF" else 1
+    try:
+        image = Image.open(io.BytesIO(content), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(name, f"more pixels than the limit of {limits.pixels:,}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(name, "its header is damaged") from error
+    file_format = "JPEG" if image.format == "MPO" else str(image.format)
+    pages = getattr(image, "n_frames", 1) if file_format == "TIFF" else 1
     if pages > limits.frames:
         raise ImageError(name, f"{pages:,} pages are more than the limit of {limits.frames:,}")
     for page in range(pages):
-        with quiet():
-            if page:
-                image.seek(page)
-            width, height = image.size
-            if width * height > limits.pixels:
-                raise ImageError(
-                    name, f"{width} x {height} pixels are more than the limit of {limits.pixels:,}"
-                )
-            following = _slice(image, name, file_format, page if pages > 1 else None)
-        yield following
+        if page:
+            image.seek(page)
+        width, height = image.size
+        if width * height > limits.pixels:
+            raise ImageError(name, f"{width} x {height} pixels are more than the limit of {limits.pixels:,}")
+        yield read_picture(image, name, file_format, page if pages > 1 else None)
 
 
-def _slice(image: Image.Image, name: str, file_format: str, page: int | None) -> CTSlice:
+def read_picture(image: Image.Image, name: str, file_format: str, page: int | None = None) -> CTSlice:
+    """An open picture as a slice; it may be turned upright in place.
+
+    Raises:
+        NotASliceError: a colour photograph.
+    """
     origin = Origin(file=name, file_format=file_format, mode=image.mode, frame=page)
     if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
         values = np.asarray(image)

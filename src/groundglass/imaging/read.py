@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import islice
 from os import PathLike
 from pathlib import Path
 
 from groundglass.errors import ImageError
-from groundglass.imaging.dicom import Place, place_in_series, read_dicom
-from groundglass.imaging.lossless import LosslessDecoder
+from groundglass.imaging.compressed import FrameDecoder
+from groundglass.imaging.dicom import Place, place_in_series, read_dicom, stack_order
 from groundglass.imaging.raster import read_raster
 from groundglass.imaging.slice import CTSlice
 from groundglass.imaging.source import (
@@ -20,8 +20,10 @@ from groundglass.imaging.source import (
     FileFormat,
     FileSource,
     Limits,
+    MemorySource,
     OnError,
     Source,
+    ZipSource,
     directories_below,
     identify,
     natural_key,
@@ -34,20 +36,49 @@ Skip = Callable[[str], bool]
 Image = tuple[Source, FileFormat]
 
 _KNOWN = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage, NRRD or zip"
-# In a folder, a file that is no image is an error only where its name says that it should be one.
-_CLAIMING_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"),
-    *(".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".nhdr", ".zip"),
+_CONVERT, _UNPACK = "is not read; convert it to PNG, NIfTI or DICOM", "is not read; unpack it first"
+# fmt: off
+# What is known and not read, by bytes at an offset.
+_NOT_READ: tuple[tuple[str, tuple[tuple[int, bytes], ...]], ...] = (
+    (f"a HEIC or AVIF picture {_CONVERT}",
+     tuple((4, b"ftyp" + brand) for brand in (b"hei", b"hev", b"mif1", b"msf1", b"avi"))),
+    (f"a WebP picture {_CONVERT}", ((8, b"WEBP"),)),
+    (f"a GIF picture {_CONVERT}", ((0, b"GIF8"),)),
+    (f"a JPEG 2000 picture {_CONVERT}", ((4, b"jP  \r\n"), (0, b"\xff\x4f\xff\x51"))),
+    (f"a JPEG XL picture {_CONVERT}", ((4, b"JXL \r\n"), (0, b"\xff\x0a"))),
+    (f"an OpenEXR picture {_CONVERT}", ((0, b"v/1\x01"),)),
+    (f"a Photoshop or GIMP picture {_CONVERT}", ((0, b"8BPS"), (0, b"gimp xcf"))),
+    (f"a NumPy array {_CONVERT}", ((0, b"\x93NUMPY"),)),
+    (f"an HDF5, NetCDF or MINC file {_CONVERT}", ((0, b"\x89HDF\r\n"), (0, b"CDF\x01"), (0, b"CDF\x02"))),
+    (f"a FITS file {_CONVERT}", ((0, b"SIMPLE  ="),)),
+    (f"an Analyze volume {_CONVERT}", ((0, b"\x5c\x01\0\0"), (0, b"\0\0\x01\x5c"))),
+    (f"a tar archive {_UNPACK}", ((257, b"ustar"),)),
+    (f"a 7-Zip archive {_UNPACK}", ((0, b"7z\xbc\xaf\x27\x1c"),)),
+    (f"a RAR archive {_UNPACK}", ((0, b"Rar!\x1a\x07"),)),
+    (f"a cabinet {_UNPACK}", ((0, b"MSCF"),)),
+    (f"a compressed file {_UNPACK}",
+     tuple((0, magic) for magic in (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"LZIP", b"\x04\x22\x4d\x18"))),
 )
+# In a folder, any other file that is no image is an error only where its name says that it should be one.
+_COMPRESSED = ".gz .bz2 .xz .zst .lz .lz4 .lzma .z .br"
+_CLAIMING = f"""
+    .png .jpg .jpeg .jfif .tif .tiff .bmp .dib .dcm .dicom .dic .ima .nii .mhd .mha .nrrd .nhdr .zip
+    .heic .heif .hif .avif .webp .gif .jp2 .j2k .j2c .jpc .jpf .jpx .jph .jxl .jls .jxr .wdp .exr .psd .psb
+    .xcf .pgm .ppm .pnm .pbm .pfm .pam .tga .pcx .dds .dng .npy .npz .h5 .hdf5 .mnc .nc .fits .fit .fts
+    .hdr .mgh .mgz .par .rec .gipl .mif .mih .brik .isq .vti .ecat .czi .nd2 .lif
+    .tar .tgz .tbz .tbz2 .txz .7z .rar .cab .iso .dmg .arj .lzh .ace .z01 .001 {_COMPRESSED}
+"""
+_TEXTS = ".txt .csv .tsv .json .jsonl .log .md .html .xml .yaml .yml .sql .py .pdf"
+# fmt: on
 
 
 def read_slices(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | Source,
     limits: Limits = DEFAULT_LIMITS,
     on_error: OnError | None = None,
     skip: Skip | None = None,
     *,
-    decoder: LosslessDecoder | None = None,
+    decoder: FrameDecoder | None = None,
 ) -> Iterator[CTSlice]:
     """All slices that a file, folder or zip archive holds.
 
@@ -55,7 +86,7 @@ def read_slices(
     among all members. Volumes come as axial planes from feet to head.
 
     Args:
-        path: a file, folder, zip archive, or a member of one (``archive.zip!member``).
+        path: a file, folder, zip archive, or a member of one (``archive.zip!member``); or a file in memory.
         limits: what a single input may ask for.
         on_error: called with the error of each file that cannot be read, which is then left out, and of
             ``path`` where nothing in it is an image; without it the first one is raised.
@@ -67,22 +98,37 @@ def read_slices(
     """
     report = on_error or _raise
     with ExitStack() as stack:
-        decoder = decoder or stack.enter_context(LosslessDecoder())
-        for source, file_format in list_images(path, limits, report, skip):
+        decoder = decoder or stack.enter_context(FrameDecoder())
+        for source, file_format in images_within(path, limits, report, skip):
             with _reported(report):
-                if not isinstance(source, FileSource) or file_format is not FileFormat.ZIP:
-                    yield from _decode(source, file_format, decoder, limits)
-                    continue
-                with open_archive(source.path, limits) as members:
-                    for member, member_format in _images(
-                        source.path, [members], limits, _Noted(report), skip
-                    ):
-                        with _reported(report):
-                            yield from _decode(member, member_format, decoder, limits)
+                yield from _decode(source, file_format, decoder, limits)
+
+
+def images_within(
+    path: str | PathLike[str] | Source,
+    limits: Limits = DEFAULT_LIMITS,
+    on_error: OnError | None = None,
+    skip: Skip | None = None,
+) -> Iterator[Image]:
+    """As :func:`list_images`, but the images in zip archives one by one; each can be read until the next is asked for."""
+    report = on_error or _raise
+    for source, file_format in list_images(path, limits, report, skip):
+        if file_format is not FileFormat.ZIP:
+            yield source, file_format
+            continue
+        with _reported(report):
+            noted = _Noted(report)
+            archive = (
+                source.path
+                if isinstance(source, FileSource)
+                else MemorySource(source.name, source.read(limits))
+            )
+            with open_archive(archive, limits, noted) as members:
+                yield from _images(Path(source.name), [members], limits, noted, skip)
 
 
 def list_images(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | Source,
     limits: Limits = DEFAULT_LIMITS,
     on_error: OnError | None = None,
     skip: Skip | None = None,
@@ -105,24 +151,16 @@ def list_images(
         ImageError: as in :func:`read_slices`.
     """
     report = on_error or _raise
-    if os.path.isdir(path):
+    if not isinstance(path, Source) and os.path.isdir(path):
         noted = _Noted(report)
         yield from _images(Path(path), directories_below(Path(path), noted), limits, noted, skip)
         return
-    with _reported(report), open_source(path, limits) as source:
+    with (
+        _reported(report),
+        nullcontext(path) if isinstance(path, Source) else open_source(path, limits) as source,
+    ):
         if skip is None or not skip(source.name):
             yield source, _format_of(source)
-
-
-def read_source(
-    source: Source, decoder: LosslessDecoder, limits: Limits = DEFAULT_LIMITS
-) -> Iterator[CTSlice]:
-    """All slices of one file that is no archive, wherever its bytes are.
-
-    Raises:
-        ImageError: it cannot be read, or is an archive.
-    """
-    yield from _decode(source, _format_of(source), decoder, limits)
 
 
 def read_slice(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> CTSlice:
@@ -181,14 +219,28 @@ def _identified(sources: Iterable[Source], noted: _Noted, skip: Skip | None) -> 
         try:
             yield source, _format_of(source)
         except _UnknownFormatError as error:
-            if source.name.lower().endswith(_CLAIMING_SUFFIXES):
+            if _claims(source):
                 noted(error)
         except ImageError as error:
             noted(error)
 
 
+def _claims(source: Source) -> bool:
+    """Whether a file that is no image says that it is one; a colon in a zip hides what a name says on Windows."""
+    suffix = os.path.splitext(source.name.lower())[1]
+    if _is_packed_text(source):
+        return False
+    return suffix in _CLAIMING.split() or (isinstance(source, ZipSource) and ":" in source.member)
+
+
+def _is_packed_text(source: Source) -> bool:
+    """Whether nobody misses a compressed file among images."""
+    base, suffix = os.path.splitext(source.name.lower())
+    return suffix in _COMPRESSED.split() and os.path.splitext(base)[1] in _TEXTS.split()
+
+
 class _UnknownFormatError(ImageError):
-    """A file is no image, or empty."""
+    """A file is no image, empty, or a compressed text."""
 
 
 def _format_of(source: Source) -> FileFormat:
@@ -197,16 +249,19 @@ def _format_of(source: Source) -> FileFormat:
     file_format = identify(head)
     if file_format is FileFormat.GZIP and not is_gzipped_nifti(head):
         file_format = None
-    if file_format is FileFormat.ZIP and not isinstance(source, FileSource):
+    if file_format is FileFormat.ZIP and isinstance(source, ZipSource):
         raise ImageError(source.name, "an archive within an archive; unpack it first")
-    if file_format is None:
-        reason = f"not an image that can be read ({_KNOWN})" if head else "the file is empty"
-        raise _UnknownFormatError(source.name, reason)
-    return file_format
+    if file_format is not None:
+        return file_format
+    for reason, magics in _NOT_READ:
+        if any(head.startswith(magic, offset) for offset, magic in magics):
+            raise (_UnknownFormatError if _is_packed_text(source) else ImageError)(source.name, reason)
+    reason = f"not an image that can be read ({_KNOWN})" if head else "the file is empty"
+    raise _UnknownFormatError(source.name, reason)
 
 
 def _decode(
-    source: Source, file_format: FileFormat, decoder: LosslessDecoder, limits: Limits
+    source: Source, file_format: FileFormat, decoder: FrameDecoder, limits: Limits
 ) -> Iterator[CTSlice]:
     if file_format is FileFormat.DICOM:
         return read_dicom(source, decoder, limits)
@@ -227,5 +282,5 @@ def _in_order(images: Iterable[Image], limits: Limits, report: OnError) -> Itera
             if place is not None:
                 series.setdefault(place.series or source.name, []).append((place, source))
     for files in series.values():
-        files.sort(key=lambda item: (item[0], natural_key(item[1].name)))
-        yield from ((source, FileFormat.DICOM) for _, source in files)
+        files.sort(key=lambda item: natural_key(item[1].name))
+        yield from ((files[at][1], FileFormat.DICOM) for at in stack_order([place for place, _ in files]))

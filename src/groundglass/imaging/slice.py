@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,11 @@ Grey = NDArray[np.uint8]
 
 Hounsfield = NDArray[np.float32]
 """Hounsfield units, shape (H, W): air -1000, water 0."""
+
+
+def is_uid(text: str | None) -> bool:
+    """Whether text can be a DICOM UID; what anonymisers write in its place, such as ``REMOVED``, cannot."""
+    return bool(re.fullmatch(r"[0-2](\.[0-9]+)+", text or ""))
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,17 @@ class Origin:
         file_format: value of :class:`groundglass.imaging.source.FileFormat`, such as ``DICOM``.
         mode: pixel mode as stored (Pillow's name, or DICOM's photometric interpretation).
         frame: index of the frame or axial plane in a file that holds several, else None.
+        study: DICOM Study Instance UID, or None.
         series: DICOM Series Instance UID, or None.
+        instance: DICOM SOP Instance UID, or None.
+        number: DICOM Instance Number, or None.
+        stack: four digits that differ between the stacks that share these UIDs, see
+            :mod:`groundglass.imaging.dicom`; None for what belongs to no series.
         position: patient coordinates of the first pixel's centre in mm (DICOM's LPS), or None.
         orientation: direction cosines of rows then columns (DICOM's ImageOrientationPatient), or None.
         spacing: mm between rows and between columns, or None.
+        thickness: of the slice in mm, or None.
+        description: of the series, as its file has it, or None.
         grid: of a volume, of which ``frame`` is a plane; None where the file has none, or not evenly spaced.
         patient: identifiers from a DICOM header, else None; in no representation of the origin.
     """
@@ -80,10 +93,16 @@ class Origin:
     file_format: str
     mode: str = "L"
     frame: int | None = None
+    study: str | None = None
     series: str | None = None
+    instance: str | None = None
+    number: int | None = None
+    stack: str | None = None
     position: tuple[float, float, float] | None = None
     orientation: tuple[float, float, float, float, float, float] | None = None
     spacing: tuple[float, float] | None = None
+    thickness: float | None = None
+    description: str | None = field(default=None, repr=False)
     grid: VoxelGrid | None = field(default=None, repr=False)
     patient: Patient | None = field(default=None, repr=False)
 

@@ -6,18 +6,18 @@ import io
 import os
 import posixpath
 import re
+import select
 import stat
 import struct
-import warnings
+import sys
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
-from pathlib import Path, PurePosixPath
-from threading import Lock
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, TypeVar, cast
 
 from groundglass.errors import GroundglassError, ImageError
@@ -55,6 +55,11 @@ DEFAULT_LIMITS = Limits()
 RATIO_FROM = 16 * 2**20
 """Smaller members may have any compression ratio: an empty picture compresses very well."""
 
+_PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
+_OTHER_PACKINGS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}
+_WAIT = 5.0
+"""Seconds for which somebody is waited for who writes to a named pipe."""
+
 HEAD_BYTES = 4096
 """As much of a file's beginning as ``identify`` needs."""
 
@@ -87,7 +92,9 @@ _MAGIC = (
     (b"\x1f\x8b\x08", FileFormat.GZIP),
 )
 _BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
-_DICOM_VALUE_REPRESENTATIONS = frozenset({b"UL", b"UI", b"CS", b"SH", b"LO", b"OB", b"DA"})
+_DICOM_VALUES = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
+)
 _META_IMAGE_KEYS = (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType")
 
 
@@ -109,12 +116,24 @@ def identify(head: bytes) -> FileFormat | None:
 
 
 def _is_bare_dicom(head: bytes) -> bool:
-    """Whether the head looks like a data set without preamble, as old archives hold them."""
+    """Whether the head looks like a data set without preamble, as old archives hold them, in any encoding.
+
+    It begins with an element of group 2 or 8 and at most 256 bytes. Where no letters say of which kind that is, a
+    later element follows, or the first item of a sequence.
+    """
     if len(head) < 16:
         return False
-    group, element, length = struct.unpack("<HHI", head[:8])
-    known = head[4:6] in _DICOM_VALUE_REPRESENTATIONS or length <= 64
-    return group in {0x0002, 0x0008} and element <= 0x0018 and known
+    for order in "<>":
+        group, _, kind, length = struct.unpack_from(f"{order}HH2sH", head)
+        if (
+            group in {0x0002, 0x0008} and kind in _DICOM_VALUES and length <= 256
+        ):  # 0 where the length comes later
+            return True
+    group, element, length = struct.unpack_from("<HHI", head)
+    start = 8 + length if length <= min(256, len(head) - 12) else 8
+    following = struct.unpack_from("<HH", head, start)
+    later = start == 8 + length and (group, element) < following < (0x7FE0, 0xFFFF)
+    return group == 0x0008 and (later or following == (0xFFFE, 0xE000))
 
 
 class Source(ABC):
@@ -215,9 +234,14 @@ class ZipSource(Source):
 
 
 def _check_inside(name: str, relative: str) -> None:
-    parts = relative.replace("\\", "/").split("/")
-    if parts[0] == "" or ".." in parts or ":" in parts[0] or "\0" in relative:
+    if _leads_out(relative) or ":" in relative.partition("/")[0]:
         raise ImageError(name, f"refers to {relative[:120]!r}, a path out of its own folder")
+
+
+def _leads_out(relative: str) -> bool:
+    parts = relative.replace("\\", "/").split("/")
+    drive = re.match(r"[A-Za-z]:", parts[0]) is not None
+    return parts[0] == "" or ".." in parts or drive or "\0" in relative
 
 
 @contextmanager
@@ -230,6 +254,9 @@ def open_source(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -
     path = Path(path)
     split = split_member(path)
     if split is None:
+        if is_stream(path):
+            yield MemorySource(str(path), _drained(path, limits))
+            return
         if not os.path.isfile(path):
             what = "neither a file nor a folder" if os.path.lexists(path) else "no such file or folder"
             raise ImageError(path, what)
@@ -237,11 +264,47 @@ def open_source(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -
             source = FileSource(path)
         yield source
         return
-    with open_archive(split[0], limits) as members:
+    refused: dict[str, ImageError] = {}
+    with open_archive(split[0], limits, lambda error: refused.update({error.path: error})) as members:
         found = next((member for member in members if member.member == split[1]), None)
         if found is None:
-            raise ImageError(path, "the archive has no such member")
+            raise refused.get(f"{split[0]}!{split[1]}") or ImageError(path, "the archive has no such member")
         yield found
+
+
+def held(path: str | os.PathLike[str] | Source, limits: Limits) -> str | os.PathLike[str] | Source:
+    """What comes out of a pipe or standard input; any other path as it is, and so where nothing comes."""
+    if not isinstance(path, Source) and is_stream(path):
+        with suppress(ImageError):
+            return MemorySource(str(path), _drained(Path(path), limits))
+    return path
+
+
+def is_stream(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a pipe, or ``-`` for standard input: it can be read once."""
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return os.fspath(path) == "-"
+
+
+def _drained(path: Path, limits: Limits) -> bytes:
+    """All bytes of a pipe or of standard input, a little more than the limit at most."""
+    with guard(str(path), "a stream"):
+        if path.exists():
+            stream: IO[bytes] = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+            # Both ends of a pipe without a name are open; for one with a name nobody may ever write.
+            named = os.path.exists(os.path.realpath(path))
+            if not select.select([stream], [], [], _WAIT if named else None)[0]:
+                stream.close()
+                raise ImageError(path, "a pipe that nobody writes to")
+            os.set_blocking(stream.fileno(), True)
+        elif sys.stdin is None or sys.stdin.isatty():
+            raise ImageError(path, "standard input holds no file; send one into it, such as < slice.png")
+        else:
+            stream = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+        with stream:
+            return stream.read(limits.file_bytes + 1)
 
 
 def read_bytes(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> bytes:
@@ -272,40 +335,63 @@ def split_member(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
 
 
 @contextmanager
-def open_archive(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[list[ZipSource]]:
+def open_archive(
+    archive: Path | MemorySource, limits: Limits = DEFAULT_LIMITS, on_error: OnError | None = None
+) -> Iterator[list[ZipSource]]:
     """The files in a zip archive in natural order, without junk; readable while the block lasts.
 
     Nothing is unpacked to disk.
 
+    Args:
+        archive: on disk or in memory.
+        limits: what it may ask for.
+        on_error: called for each member that is left out: encrypted, a link, of a name that leads out of the
+            archive, too large for what it is packed to, packed as cannot be read; without it the first is raised.
+
     Raises:
-        ImageError: damaged, encrypted, holds a path that leaves it or a link, or more than ``limits`` allow.
+        ImageError: damaged, or it holds more than ``limits`` allow.
     """
-    with guard(str(path), "zip"):
-        archive = zipfile.ZipFile(path)
-    with archive:
-        with guard(str(path), "zip"):
-            sources = _check_archive(archive, str(path), limits)
+    name = archive.name if isinstance(archive, MemorySource) else str(archive)
+    with guard(name, "zip"):
+        opened = zipfile.ZipFile(archive.open() if isinstance(archive, MemorySource) else archive)
+    with opened:
+        with guard(name, "zip"):
+            sources = list(_checked_members(opened, name, limits, on_error))
+            total = sum(source.size for source in sources)
+            if total > limits.archive_bytes:
+                reason = f"unpacks to {total:,} bytes, more than the limit of {limits.archive_bytes:,}"
+                raise ImageError(name, reason)
         yield sources
 
 
-def _check_archive(archive: zipfile.ZipFile, path: str, limits: Limits) -> list[ZipSource]:
+def _checked_members(
+    archive: zipfile.ZipFile, path: str, limits: Limits, on_error: OnError | None
+) -> Iterator[ZipSource]:
     members = archive.infolist()
     if len(members) > limits.members:
         raise ImageError(path, f"{len(members):,} members are more than the limit of {limits.members:,}")
-    total = sum(member.file_size for member in members)
-    if total > limits.archive_bytes:
-        raise ImageError(path, f"unpacks to {total:,} bytes, more than the limit of {limits.archive_bytes:,}")
-    sources = []
     for member in sorted(members, key=lambda member: natural_key(member.filename)):
-        _check_inside(path, member.filename)
-        if not member.is_dir() and not is_junk(PurePosixPath(member.filename)):
-            sources.append(ZipSource(archive, path, member))
-            _check_member(sources[-1].name, member, limits)
-    return sources
+        junk = is_junk(PurePosixPath(member.filename)) and not _leads_out(member.filename)
+        if member.is_dir() or junk:
+            continue
+        source = ZipSource(archive, path, member)
+        try:
+            _check_member(source.name, member, limits)
+        except ImageError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+        else:
+            yield source
 
 
 def _check_member(name: str, member: zipfile.ZipInfo, limits: Limits) -> None:
     size, packed = member.file_size, member.compress_size
+    if _leads_out(member.orig_filename):
+        raise ImageError(name, "its name leads out of the archive; rename it")
+    if member.compress_type not in _PACKED:
+        method = _OTHER_PACKINGS.get(member.compress_type, f"method {member.compress_type}")
+        raise ImageError(name, f"packed by {method}, which cannot be read; unpack it first")
     if member.flag_bits & 0x1:
         raise ImageError(name, "encrypted; unpack the archive with its password and read the folder")
     if stat.S_ISLNK(member.external_attr >> 16):
@@ -318,12 +404,12 @@ def _check_member(name: str, member: zipfile.ZipInfo, limits: Limits) -> None:
 def files_below(folder: Path, on_error: OnError | None = None) -> Iterator[FileSource]:
     """Every file below a folder without junk: a directory's own files, then its sub-directories'.
 
-    Both come in natural order; linked directories are left out.
+    Both come in natural order. A linked directory is followed once, unless it is read under its own name anyway.
 
     Args:
         folder: where to look.
-        on_error: called for each directory that cannot be listed and each file that is not accessible, which
-            are left out with or without it.
+        on_error: called for what is left out with or without it: directories that cannot be listed, links to
+            nothing or to a directory that holds this one, and files that are not accessible.
     """
     for files in directories_below(folder, on_error):
         yield from files
@@ -331,6 +417,10 @@ def files_below(folder: Path, on_error: OnError | None = None) -> Iterator[FileS
 
 def directories_below(folder: Path, on_error: OnError | None = None) -> Iterator[Iterator[FileSource]]:
     """As ``files_below``, the files of one directory at a time: no more than its names are kept in memory."""
+    yield from _directories(folder, on_error, [Path(os.path.realpath(folder))])
+
+
+def _directories(folder: Path, on_error: OnError | None, roots: list[Path]) -> Iterator[Iterator[FileSource]]:
     names: list[str] = []
     deeper: list[str] = []
     try:
@@ -339,12 +429,26 @@ def directories_below(folder: Path, on_error: OnError | None = None) -> Iterator
                 if not is_junk(PurePosixPath(entry.name)):
                     (deeper if os.path.isdir(entry) else names).append(entry.name)
     except OSError as error:
-        _report(error, folder, on_error)
+        _report(_reason(error), error.filename or folder, on_error)
         return
     yield _sources(folder, sorted(names, key=natural_key), on_error)
     for name in sorted(deeper, key=natural_key):
-        if not (folder / name).is_symlink():
-            yield from directories_below(folder / name, on_error)
+        path = folder / name
+        if not path.is_symlink() or _follows(path, roots, on_error):
+            yield from _directories(path, on_error, roots)
+
+
+def _follows(link: Path, roots: list[Path], on_error: OnError | None) -> bool:
+    """Whether a linked directory is read here; it then is a root as well."""
+    target = Path(os.path.realpath(link))
+    if any(target.is_relative_to(root) and not is_junk(target.relative_to(root)) for root in roots):
+        return False
+    if any(root.is_relative_to(target) for root in roots):
+        reason = "a link to a folder that holds what is read already; name what else is to be read in it"
+        _report(reason, link, on_error)
+        return False
+    roots.append(target)
+    return True
 
 
 def _sources(folder: Path, names: list[str], on_error: OnError | None) -> Iterator[FileSource]:
@@ -352,20 +456,28 @@ def _sources(folder: Path, names: list[str], on_error: OnError | None) -> Iterat
         try:
             if path.is_file() or not os.path.lexists(path):
                 yield FileSource(path)
+            elif path.is_symlink():
+                _report("a link to nothing", path, on_error)
+            else:
+                _report("neither a file nor a folder", path, on_error)
         except OSError as error:  # not allowed, or gone since the directory was listed
-            _report(error, path, on_error)
+            _report(_reason(error), error.filename or path, on_error)
 
 
-def _report(error: OSError, path: Path, on_error: OnError | None) -> None:
+def _reason(error: OSError) -> str:
+    return f"not accessible: {error.strerror}"
+
+
+def _report(reason: str, path: Path, on_error: OnError | None) -> None:
     if on_error is not None:
-        on_error(ImageError(error.filename or path, f"not accessible: {error.strerror}"))
+        on_error(ImageError(path, reason))
 
 
 _JUNK_FOLDERS = frozenset({"__MACOSX", "PaxHeader", "PaxHeaders"})
 _JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
 
 
-def is_junk(path: PurePosixPath) -> bool:
+def is_junk(path: PurePath) -> bool:
     """Whether an operating system or archiver left a path behind: dotfiles, ``__MACOSX``, ``PaxHeader``."""
     return path.name.lower() in _JUNK_FILES or any(
         part in _JUNK_FOLDERS or (part.startswith(".") and part not in {".", ".."}) for part in path.parts
@@ -380,7 +492,7 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 
 @contextmanager
 def guard(name: str, file_format: str) -> Iterator[None]:
-    """Turn every exception of the block into ``ImageError`` and keep the decoders' warnings off stderr.
+    """Turn every exception of the block into ``ImageError``.
 
     Args:
         name: the file, as messages should call it.
@@ -390,9 +502,7 @@ def guard(name: str, file_format: str) -> Iterator[None]:
         ImageError: where the block raised anything that is not a ``GroundglassError``.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except GroundglassError:
         raise
     except MemoryError as error:
@@ -405,40 +515,24 @@ def guard(name: str, file_format: str) -> Iterator[None]:
         raise ImageError(name, f"damaged or not valid {file_format}: {reason}") from error
 
 
-def guarded(file_format: str) -> Callable[[_Reader], _Reader]:
-    """Guard a generator function that reads slices from a ``Source``, its first argument.
+def guard_each(slices: Iterator[CTSlice], name: str, file_format: str) -> Iterator[CTSlice]:
+    """The slices, each step guarded by itself, so that the caller's own exceptions stay what they are."""
+    while True:
+        with guard(name, file_format):
+            following = next(slices, None)
+        if following is None:
+            return
+        yield following
 
-    Each step is guarded by itself, so that nothing is silenced while the caller works on a slice.
-    """
+
+def guarded(file_format: str) -> Callable[[_Reader], _Reader]:
+    """Guard a generator function that reads slices from a ``Source``, its first argument; see :func:`guard_each`."""
 
     def decorate(reader: _Reader) -> _Reader:
         @wraps(reader)
         def read(source: Source, /, *arguments: object, **keywords: object) -> Iterator[CTSlice]:
-            slices = reader(source, *arguments, **keywords)
-            while True:
-                with guard(source.name, file_format):
-                    following = next(slices, None)
-                if following is None:
-                    return
-                yield following
+            return guard_each(reader(source, *arguments, **keywords), source.name, file_format)
 
         return cast("_Reader", read)
 
     return decorate
-
-
-_ONE_AT_A_TIME = Lock()
-
-
-@contextmanager
-def without_stderr() -> Iterator[None]:
-    """Send what C libraries print to file descriptor 2 to nowhere. One thread at a time; others wait."""
-    with _ONE_AT_A_TIME:
-        nowhere, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
-        try:
-            os.dup2(nowhere, 2)
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            os.close(nowhere)

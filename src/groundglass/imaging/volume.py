@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
 from groundglass.imaging.slice import CTSlice, Origin, VoxelGrid
-from groundglass.imaging.source import DEFAULT_LIMITS, FileSource, Limits, Source, guarded, without_stderr
+from groundglass.imaging.source import DEFAULT_LIMITS, FileSource, Limits, Source, guarded
 from groundglass.imaging.window import extent, interpret
 
 _HEADER_BYTES = 65536
@@ -120,7 +120,7 @@ def read_itk(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlic
         reason = "MetaImage and NRRD need SimpleITK; run `pip install '.[volumes]'` in a clone"
         raise ImageError(source.name, reason) from None
     is_nrrd = source.head(4) == b"NRRD"
-    with tempfile.TemporaryDirectory(prefix="groundglass-") as folder, without_stderr():
+    with tempfile.TemporaryDirectory(prefix="groundglass-") as folder:
         reader = sitk.ImageFileReader()
         reader.SetImageIO("NrrdImageIO" if is_nrrd else "MetaImageIO")
         header, voxels = _copied(source, Path(folder), limits, is_nrrd=is_nrrd)
@@ -134,15 +134,39 @@ def read_itk(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlic
             image = reader.Execute()
         except RuntimeError as error:  # its text quotes the temporary folder
             raise ImageError(source.name, "damaged, or fewer voxels than its header says") from error
-    values = sitk.GetArrayViewFromImage(image).T.reshape(shape, order="F")
+    origin = Origin(file=source.name, file_format="NRRD" if is_nrrd else "MetaImage", mode=dtype.name)
+    yield from slices_of_voxels(*itk_voxels(image), origin, limits)
+
+
+def itk_voxels(image: Any) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+    """Values, shape (I, J) or (I, J, K), and affine to mm in RAS of a SimpleITK image that outlives them.
+
+    Raises:
+        ValueError: its voxels have several components.
+    """
+    import SimpleITK as sitk  # noqa: N813, PLC0415 - an extra
+
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise ValueError("voxels of several components, no CT")
     used = min(image.GetDimension(), 3)
-    direction = np.reshape(image.GetDirection(), (image.GetDimension(), -1))[:used, :used]
     affine = np.eye(4)
+    direction = np.reshape(image.GetDirection(), (image.GetDimension(), -1))[:used, :used]
     affine[:used, :used] = direction * np.array(image.GetSpacing()[:used])
     affine[:used, 3] = image.GetOrigin()[:used]
     affine[:3] *= _LPS[:, None]
-    origin = Origin(file=source.name, file_format="NRRD" if is_nrrd else "MetaImage", mode=dtype.name)
-    yield from _axial_slices(_Volume(values, affine), origin)
+    return sitk.GetArrayViewFromImage(image).T, affine
+
+
+def slices_of_voxels(
+    values: NDArray[np.generic], affine: NDArray[np.float64], origin: Origin, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[CTSlice]:
+    """Every axial plane of a volume in memory, its affine to mm in RAS; see :func:`read_nifti`.
+
+    Raises:
+        ImageError: it is not one real-valued volume, or beyond ``limits``.
+    """
+    shape = _check_shape(values.shape, values.dtype, origin.file, limits)
+    yield from _axial_slices(_Volume(values.reshape(shape, order="F"), affine), origin)
 
 
 def _dtype(itk: str, name: str) -> np.dtype[Any]:

@@ -39,7 +39,9 @@ LUNG = Window(level=-600.0, width=1500.0)
 AIR = -1024.0
 """Hounsfield units of nothing at all: no tissue lies below, paddings of -2000 and -3024 do."""
 
-_SURELY_HOUNSFIELD = -200.0  # grey values never reach down to it
+SURELY_HOUNSFIELD = -200.0
+"""Grey values never reach down to it, every chest CT does."""
+
 _FULL_SCALES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 
 
@@ -75,7 +77,7 @@ def interpret(values: NDArray[np.generic], minimum: float, maximum: float) -> tu
         minimum: smallest of the whole image or volume, so that its slices are treated alike.
         maximum: largest of it.
     """
-    if minimum < _SURELY_HOUNSFIELD:
+    if minimum < SURELY_HOUNSFIELD:
         hounsfield = as_hounsfield(values)
         return LUNG.apply(hounsfield), hounsfield
     scales = (1.0, *_FULL_SCALES) if np.issubdtype(values.dtype, np.floating) else _FULL_SCALES

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -21,7 +22,7 @@ from groundglass.errors import BundleError
 from groundglass.files import atomic_path, one_line, usable_cores, write_bytes
 from groundglass.imaging.crop import Normalisation, Preprocessing
 from groundglass.imaging.lungs import LungSegmenter
-from groundglass.inference.calibration import Calibration
+from groundglass.inference.calibration import Calibration, Conformal
 from groundglass.inference.input_check import InputCheck
 from groundglass.inference.reference import EmbeddingReference
 
@@ -34,6 +35,9 @@ SELF_TEST, CARD = "selftest.npz", "MODEL_CARD.md"
 INPUT = "image"
 OUTPUTS = ("logit", "lesion_map", "embedding")
 """Of the model; one without lesion decoder lacks the second."""
+
+CPU = ("cpu",)
+"""Providers of ONNX Runtime, the preferred one first."""
 
 Precision = Literal["fp32", "int8"]
 
@@ -68,18 +72,21 @@ class Outputs:
 
 
 class Engine:
-    """One ONNX model on the CPU.
+    """One ONNX model.
 
     Args:
         model: content of the ONNX file.
         threads: of the matrix arithmetic; 0 for one per core but one, which reads and crops.
         name: what messages call the model.
+        providers: of ONNX Runtime, the preferred one first, such as ``cuda`` or ``CUDAExecutionProvider``.
 
     Raises:
-        BundleError: the model cannot be loaded, or has other inputs and outputs.
+        BundleError: the model cannot be loaded, has other inputs and outputs, or a provider is not there.
     """
 
-    def __init__(self, model: bytes, threads: int = 0, name: str = MODEL) -> None:
+    def __init__(
+        self, model: bytes, threads: int = 0, name: str = MODEL, providers: Sequence[str] = CPU
+    ) -> None:
         import onnxruntime  # noqa: PLC0415 - 0.1 s, and `--help` does not need it
 
         self._name = name
@@ -89,7 +96,12 @@ class Engine:
         # Threads that spin while they wait steal the cores from reading and cropping, which run beside them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            chosen = _providers(providers, onnxruntime.get_available_providers())
+            self._session = onnxruntime.InferenceSession(model, options, providers=chosen)
+            if self._session.get_providers()[0] != chosen[0]:  # ONNX Runtime falls back by itself
+                raise BundleError(f"{chosen[0]} does not start on this machine; choose cpu")
+        except BundleError:
+            raise
         except Exception as error:  # noqa: BLE001 - the runtime raises its own, undocumented kinds
             raise BundleError(f"{name}: ONNX Runtime cannot load the model ({_one_line(error)})") from None
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -116,6 +128,18 @@ class Engine:
         return outputs
 
 
+def _providers(names: Sequence[str], available: Sequence[str]) -> list[str]:
+    """ONNX Runtime's names of providers."""
+    known = {name.removesuffix("ExecutionProvider").lower(): name for name in available}
+    try:
+        return [known[name.removesuffix("ExecutionProvider").lower()] for name in names]
+    except KeyError as error:
+        choices = ", ".join(known)
+        raise BundleError(
+            f"{error.args[0]}: this ONNX Runtime has no such provider; choose of {choices}"
+        ) from None
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -136,13 +160,11 @@ class PreprocessingInfo(_Section):
     normalisation: Normalisation
 
 
-class CalibrationInfo(_Section):
-    """How logits become predictions; see :class:`groundglass.inference.calibration.Calibration`."""
+class ConformalInfo(_Section):
+    """How scores become labels; see :class:`groundglass.inference.calibration.Conformal`."""
 
-    temperature: float = Field(gt=0)
     coverage: float = Field(gt=0, lt=1)
     quantiles: dict[Literal["COVID", "NonCOVID"], float]
-    slices: int = Field(ge=0)
 
     @field_validator("quantiles")
     @classmethod
@@ -150,6 +172,26 @@ class CalibrationInfo(_Section):
         if len(value) != 2 or not all(0 <= quantile <= 1 for quantile in value.values()):
             raise ValueError("needs one number in 0..1 for COVID and one for NonCOVID")
         return value
+
+    def build(self) -> Conformal:
+        """The rule."""
+        return Conformal(
+            coverage=self.coverage, quantiles={str(key): value for key, value in self.quantiles.items()}
+        )
+
+
+class CalibrationInfo(ConformalInfo):
+    """How logits become predictions; see :class:`groundglass.inference.calibration.Calibration`."""
+
+    temperature: float = Field(gt=0)
+    slices: int = Field(ge=0)
+
+
+class SeriesInfo(ConformalInfo):
+    """How series scores become labels; ``patients`` of each label it was fitted on, ``sources`` of both."""
+
+    patients: dict[Literal["COVID", "NonCOVID"], int]
+    sources: dict[str, int]
 
 
 class BundleInfo(_Section):
@@ -164,7 +206,8 @@ class BundleInfo(_Section):
         preprocessing: how slices are cropped.
         positive: the class a logit above 0 speaks for.
         precision: of the model.
-        calibration: temperature and conformal quantiles; labels follow from them alone.
+        calibration: temperature and conformal quantiles; the labels of slices follow from them alone.
+        series: conformal quantiles of series scores; None where there were too few patients with several slices.
         onnx: opset, input and outputs.
         training: recipe, seed, split, hash of the training data, versions.
         metrics: measured results, by part.
@@ -183,6 +226,7 @@ class BundleInfo(_Section):
     positive: Literal["COVID"]
     precision: Precision
     calibration: CalibrationInfo
+    series: SeriesInfo | None = None
     onnx: dict[str, Any]
     training: dict[str, Any]
     metrics: dict[str, Any]
@@ -202,6 +246,7 @@ class Bundle:
         model: content of its ONNX file.
         lungs: finds the lung fields.
         arrays: of the input check and the embedding reference, from ``reference.npz``.
+        providers: of ONNX Runtime, which run the model; lungs are found on the CPU.
     """
 
     path: Path
@@ -209,17 +254,21 @@ class Bundle:
     model: bytes
     lungs: LungSegmenter
     arrays: Mapping[str, NDArray[Any]]
+    providers: tuple[str, ...] = CPU
 
     @classmethod
-    def open(cls, path: str | PathLike[str] | None = None, threads: int = 0) -> Bundle:
+    def open(
+        cls, path: str | PathLike[str] | None = None, threads: int = 0, providers: Sequence[str] = CPU
+    ) -> Bundle:
         """Open a bundle and verify format version, sizes, hashes and the self-test.
 
         Args:
             path: folder or zip; ``default`` or None for the bundle that comes with the installation.
             threads: of the engine; 0 for one per core but one.
+            providers: of ONNX Runtime, see :class:`Engine`.
 
         Raises:
-            BundleError: it is missing, damaged, tampered with, or of another format.
+            BundleError: it is missing, damaged, tampered with, or of another format, or a provider is not there.
         """
         place = DEFAULT if path is None or str(path) == DEFAULT_NAME else Path(path)
         if not place.exists():
@@ -230,7 +279,9 @@ class Bundle:
         names = (MODEL, LUNGS, REFERENCE, SELF_TEST)
         model, lungs, reference, test = (_verified(place, info, name) for name in names)
         segmenter = LungSegmenter(lungs, f"{place}: {LUNGS}")
-        bundle = cls(place, info, model, segmenter, _arrays(place, REFERENCE, reference))
+        arrays = _arrays(place, REFERENCE, reference)
+        chosen = (providers,) if isinstance(providers, str) else tuple(providers)
+        bundle = cls(place, info, model, segmenter, arrays, chosen)
         _self_test(bundle, _arrays(place, SELF_TEST, test), threads)
         return bundle
 
@@ -261,8 +312,12 @@ class Bundle:
     def calibration(self) -> Calibration:
         """From logit to probability and label."""
         section = self.info.calibration
-        quantiles = {str(label): value for label, value in section.quantiles.items()}
-        return Calibration(section.temperature, section.coverage, quantiles)
+        return Calibration(temperature=section.temperature, **vars(section.build()))
+
+    @property
+    def series_rule(self) -> Conformal | None:
+        """From a series score to a label; None where none could be fitted."""
+        return None if self.info.series is None else self.info.series.build()
 
     @property
     def input_check(self) -> InputCheck:
@@ -284,13 +339,13 @@ class Bundle:
 
     def engine(self, threads: int = 0) -> Engine:
         """The model, loaded; the one that ran the self-test where the threads agree."""
-        engines = self._engines
-        if threads not in engines:
-            engines[threads] = Engine(self.model, threads, f"{self.path}: {MODEL}")
-        return engines[threads]
+        key = (threads, os.getpid())  # a forked process has none of the threads
+        if key not in self._engines:
+            self._engines[key] = Engine(self.model, threads, f"{self.path}: {MODEL}", self.providers)
+        return self._engines[key]
 
     @cached_property
-    def _engines(self) -> dict[int, Engine]:
+    def _engines(self) -> dict[tuple[int, int], Engine]:
         return {}
 
 

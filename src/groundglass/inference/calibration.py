@@ -11,60 +11,52 @@ from numpy.typing import NDArray
 
 from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
 
+MUCH_OPACITY = 20.0
+"""Percent of the lungs. Of ten validation slices that were labelled NonCOVID with more of it, four were COVID."""
+
 _TEMPERATURES = np.geomspace(0.2, 10, 400)
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """From logit to probability, prediction set and label.
+@dataclass(frozen=True, kw_only=True)
+class Conformal:
+    """From a number between 0 and 1 that speaks for COVID to a prediction set and a label.
 
     Attributes:
-        temperature: the logit is divided by it (Guo et al., On calibration of modern neural networks, ICML
-            2017).
-        coverage: share of slices, of each label, whose prediction set holds the true label, as fitted.
+        coverage: share, of each label, whose prediction set holds the true label, as fitted.
         quantiles: for each label, the largest nonconformity 1 - p(label) with which it stays in the set.
     """
 
-    temperature: float
     coverage: float
     quantiles: Mapping[str, float]
 
     @classmethod
-    def fit(
-        cls, logit: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9
-    ) -> Calibration:
-        """Fit on slices that the network was not trained on.
+    def of_scores(
+        cls, score: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9
+    ) -> Conformal:
+        """Fit to scores of slices, or of patients, that the network was not trained on.
 
         Quantiles are split conformal, one per label (Vovk, Conditional validity of inductive conformal
         predictors, ACML 2012), so that the rarer or harder label is covered as often as the other.
 
         Args:
-            logit: of COVID, shape (N,).
-            label: 1 for COVID and 0 for NonCOVID, shape (N,); both must occur.
+            score: 0..1, shape (N,).
+            label: 1 for COVID and 0 for NonCOVID, shape (N,).
             coverage: above 0 and below 1.
 
         Raises:
-            ValueError: a label does not occur, or the coverage is out of range.
+            ValueError: the coverage is out of range.
         """
         if not 0 < coverage < 1:
             raise ValueError(f"coverage must lie between 0 and 1, not {coverage}")
-        values, covid = np.asarray(logit, np.float64), np.asarray(label) == 1
-        if covid.all() or not covid.any():
-            raise ValueError("calibration needs slices of both labels")
-        temperature = _fit_temperature(values, covid)
-        nonconformity = 1 - _sigmoid(np.where(covid, values, -values) / temperature)
+        values, covid = np.asarray(score, np.float64), np.asarray(label) == 1
         quantiles = {
-            COVID: _conformal_quantile(nonconformity[covid], coverage),
-            NON_COVID: _conformal_quantile(nonconformity[~covid], coverage),
+            COVID: _conformal_quantile(1 - values[covid], coverage),
+            NON_COVID: _conformal_quantile(values[~covid], coverage),
         }
-        return cls(temperature, coverage, quantiles)
-
-    def probability(self, logit: float) -> float:
-        """Calibrated probability of COVID, 0 to 1."""
-        return float(_sigmoid(np.float64(logit) / self.temperature))
+        return cls(coverage=coverage, quantiles=quantiles)
 
     def prediction_set(self, probability: float) -> tuple[str, ...]:
-        """The labels that cannot be ruled out; empty where the slice fits neither."""
+        """The labels that cannot be ruled out; empty where neither fits."""
         nonconformity = {COVID: 1 - probability, NON_COVID: probability}
         return tuple(label for label, value in nonconformity.items() if value <= self.quantiles[label])
 
@@ -77,6 +69,43 @@ class Calibration:
         """The probabilities between which the label is ``uncertain``: NonCOVID below, COVID above."""
         low, high = sorted((1 - self.quantiles[COVID], self.quantiles[NON_COVID]))
         return low, high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(Conformal):
+    """From a slice's logit to probability, prediction set and label.
+
+    Attributes:
+        temperature: the logit is divided by it (Guo et al., On calibration of modern neural networks, ICML
+            2017).
+    """
+
+    temperature: float
+
+    @classmethod
+    def fit(
+        cls, logit: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9
+    ) -> Calibration:
+        """Fit on slices that the network was not trained on.
+
+        Args:
+            logit: of COVID, shape (N,).
+            label: 1 for COVID and 0 for NonCOVID, shape (N,); both must occur.
+            coverage: above 0 and below 1.
+
+        Raises:
+            ValueError: a label does not occur, or the coverage is out of range.
+        """
+        values, covid = np.asarray(logit, np.float64), np.asarray(label) == 1
+        if covid.all() or not covid.any():
+            raise ValueError("calibration needs slices of both labels")
+        temperature = _fit_temperature(values, covid)
+        fitted = Conformal.of_scores(_sigmoid(values / temperature), label, coverage)
+        return cls(temperature=temperature, coverage=coverage, quantiles=fitted.quantiles)
+
+    def probability(self, logit: float) -> float:
+        """Calibrated probability of COVID, 0 to 1."""
+        return float(_sigmoid(np.float64(logit) / self.temperature))
 
 
 def _fit_temperature(logit: NDArray[np.float64], covid: NDArray[np.bool_]) -> float:

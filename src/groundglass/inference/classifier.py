@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from os import PathLike
-from queue import Full, Queue
-from typing import NoReturn
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.errors import ImageError, NotASliceError
+from groundglass.errors import ImageError, NotASliceError, PredictionError
+from groundglass.files import name_some
+from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.crop import CroppedSlice
-from groundglass.imaging.lossless import LosslessDecoder
-from groundglass.imaging.read import read_slice, read_slices, read_source
-from groundglass.imaging.slice import CTSlice, Grey, Origin, Patient
-from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source
-from groundglass.inference.bundle import Bundle
+from groundglass.imaging.read import read_slices
+from groundglass.imaging.slice import CTSlice, Origin, Patient
+from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, held
+from groundglass.inference.bundle import CPU, Bundle, Engine
+from groundglass.inference.calibration import MUCH_OPACITY
 from groundglass.inference.input_check import DOUBTFUL
-from groundglass.inference.inputs import named_by
-from groundglass.inference.prediction import COVID, NON_COVID, Evidence, Prediction, Status, lesion_mask
+from groundglass.inference.inputs import Copies, named_by
+from groundglass.inference.prediction import (
+    COVID,
+    NON_COVID,
+    Evidence,
+    Prediction,
+    Predictions,
+    Status,
+    lesion_mask,
+)
+from groundglass.inference.series import SeriesSummary, Totals
 
 Path = str | PathLike[str]
 Skip = Callable[[str, int | None], bool]
@@ -31,19 +45,12 @@ Skip = Callable[[str, int | None], bool]
 SkipFile = Callable[[str], bool]
 """Given a file's name, says whether nothing in it needs a prediction, so that it need not be read."""
 
-_Call = Callable[[], Prediction]
-"""Gives a result of :func:`_ahead`; None stands after the last."""
-
 _AHEAD = 16
 """Slices that may be read before the network has time for them."""
-_MUCH_OPACITY = 20.0
-"""Percent of the lungs. Of ten validation slices that were labelled NonCOVID with more of it, four were COVID."""
-_POLL = 0.1
-"""Seconds after which a thread that waits for room checks whether it is still wanted."""
 
 
 class Classifier:
-    """A bundle, ready to classify slices.
+    """A bundle, ready to classify slices. Threads may share it; to a process it goes by the bundle's path.
 
     Args:
         bundle: verified.
@@ -61,7 +68,7 @@ class Classifier:
         keep_identifiers: bool = False,
     ) -> None:
         self.bundle = bundle
-        self._engine = bundle.engine(threads)
+        self._threads = threads
         self._preprocessing = bundle.preprocessing
         self._calibration = bundle.calibration
         self._check = bundle.input_check
@@ -69,25 +76,107 @@ class Classifier:
         self._limits = limits
         self._keep_identifiers = keep_identifiers
 
-    def predict(self, source: Path | CTSlice | Grey, *, evidence: bool = False) -> Prediction:
-        """Classify one slice.
+    def __reduce__(self) -> tuple[Any, ...]:
+        chosen = (self._threads, self.bundle.providers, self._limits, self._keep_identifiers)
+        return _reopened, (str(self.bundle.path.absolute()), *chosen)
+
+    @property
+    def _engine(self) -> Engine:
+        return self.bundle.engine(self._threads)
+
+    def predict(self, source: Any, *, hu: bool = False, evidence: bool = True) -> Prediction | Predictions:
+        """Classify whatever holds slices; never a diagnosis.
+
+        A picture that is no axial lung CT gives a prediction that is ``refused`` and says why. So does what cannot
+        be read among others, as ``failed``.
 
         Args:
-            source: a file that holds one slice, a slice that was read, or grey pixels, uint8, shape (H, W).
-            evidence: keep pixels and lesion map in the prediction.
+            source: a path (``str`` or ``PathLike``) of a file, folder, zip, member of one or manifest, see
+                :meth:`predict_all`; an array, (H, W) or (N, H, W) from the feet to the head, grey of 8 or 16 bits, or
+                (H, W, 3) that is grey; a Pillow image; a pydicom data set; a nibabel or SimpleITK image; a file's
+                content as bytes or an open file; a :class:`CTSlice`; or a list or tuple of these.
+            hu: arrays and Pillow images are Hounsfield units. The others say so themselves.
+            evidence: keep pixels, masks and lesion map, about 0.6 MB for a slice of 512 x 512 pixels.
+
+        Returns:
+            A :class:`Prediction` of the one slice that the source holds; :class:`Predictions` of several, and of
+            every folder, list and tuple.
 
         Raises:
-            ImageError: the file cannot be read, or holds several slices; see :meth:`predict_all`.
+            ImageError: nothing of the source can be read, and it is no list or tuple.
+            DataError: a manifest is damaged.
+            TypeError: the source is nothing of the kind.
         """
-        if isinstance(source, np.ndarray):
-            source = CTSlice(source, Origin("array", "array"))
-        elif not isinstance(source, CTSlice):
-            source = read_slice(source, self._limits)
-        return self.classify(source, evidence=evidence)
+        several = isinstance(source, list | tuple)
+        listed = enumerate(source) if several else [(None, source)]
+        read = (item for number, each in listed for item in self._read(each, number, hu))
+        found = Predictions(_ahead(read, partial(self._classify_lightly, evidence=evidence)))
+        if several:
+            return found
+        if found and all(each.status is Status.FAILED for each in found):
+            raise ImageError(found[0].file, str(found[0].reason))
+        folder = isinstance(source, str | PathLike) and os.path.isdir(source)
+        return found if folder or len(found) != 1 else found[0]
+
+    def predict_series(self, source: Any, *, hu: bool = False) -> SeriesSummary:
+        """What the slices of one series or volume say together; no diagnosis.
+
+        Args:
+            source: as for :meth:`predict`, or what that gave. Pictures and arrays that belong to no series are
+                taken for one, in their order.
+            hu: as for :meth:`predict`.
+
+        Raises:
+            ImageError: nothing of the source can be read.
+            PredictionError: it holds several series.
+        """
+        known = isinstance(source, Prediction | Predictions)
+        found = source if known else self.predict(source, hu=hu, evidence=False)
+        predictions = [found] if isinstance(found, Prediction) else list(found)
+        summaries = self._summaries(predictions)
+        if not summaries:
+            place = "" if known or not isinstance(source, str | PathLike) else str(source)
+            together = [replace(each, series=place or "slices") for each in predictions]
+            summaries = [
+                replace(each, series=None, place=place or each.place) for each in self._summaries(together)
+            ]
+        if len(summaries) != 1:
+            places = name_some([each.name for each in summaries]) or "nothing"
+            raise PredictionError(f"one series is wanted, and here are {len(summaries)}: {places}")
+        return summaries[0]
+
+    def _summaries(self, predictions: Iterable[Prediction]) -> list[SeriesSummary]:
+        totals, copies = Totals(self.bundle.series_rule), Copies()
+        for prediction in predictions:
+            totals.add(copies.checked(prediction))
+        return totals.summaries()
+
+    def _read(self, source: Any, number: int | None, hu: bool) -> Iterator[CTSlice | Prediction]:
+        """The slices of an object; what is refused or cannot be read is a prediction."""
+        if isinstance(source, str | PathLike):
+            yield from self.read_files(named_by(source))
+        elif isinstance(source, CTSlice):
+            yield source
+        elif isinstance(source, list | tuple):
+            for inner, each in enumerate(source):
+                yield from self._read(each, inner, hu)
+        else:
+            from groundglass.inference.objects import from_object  # noqa: PLC0415 - not for files
+
+            try:
+                read = from_object(source, number, hu=hu)
+                yield from self.read_files([read]) if isinstance(read, Source) else read
+            except ImageError as error:
+                yield from self._failures([error], None)
+
+    def _classify_lightly(self, item: CTSlice | Prediction, *, evidence: bool) -> Prediction:
+        """Without Hounsfield units in the evidence, which nobody needs and are most of a volume's memory."""
+        light = replace(item, hounsfield=None) if isinstance(item, CTSlice) else item
+        return self.classify(light, evidence=evidence)
 
     def predict_all(
         self,
-        paths: Iterable[Path],
+        paths: Path | Iterable[Path | Source],
         *,
         evidence: bool = False,
         skip: Skip | None = None,
@@ -97,16 +186,21 @@ class Classifier:
 
         Memory holds no more than the names in one directory and the places of its DICOM files.
 
-        What cannot be read gives a prediction that says so, and never stops the rest. Files are read in a thread
-        of its own, which classifies slices as well while more are read than this one has classified.
+        What cannot be read gives a prediction that says so, and never stops the rest. Two threads read
+        and classify ahead of what is asked for.
 
         Args:
-            paths: files, folders, zips, members of zips (``archive.zip!member``), manifests (``.csv``).
+            paths: files, folders, zips, members of zips (``archive.zip!member``), manifests (``.csv``); or one.
             evidence: keep pixels and lesion map in the predictions.
             skip: leaves slices out.
             skip_file: leaves files out before they are read.
         """
-        read = self.read_files(chain.from_iterable(map(named_by, paths)), skip, skip_file)
+        paths = [paths] if isinstance(paths, str | PathLike) else paths
+        if isinstance(paths, Sequence):  # here, where an interruption ends the wait for a pipe
+            paths = [held(path, self._limits) for path in paths]
+        files: Iterator[Path | Source]
+        files = chain.from_iterable([path] if isinstance(path, Source) else named_by(path) for path in paths)
+        read = self.read_files(files, skip, skip_file)
         yield from _ahead(read, partial(self.classify, evidence=evidence))
 
     def classify(self, item: CTSlice | Prediction, *, evidence: bool = False) -> Prediction:
@@ -135,7 +229,7 @@ class Classifier:
         prediction_set, flags = self._calibration.prediction_set(probability), verdict.flags
         lesion_map = None if outputs.lesion_map is None else outputs.lesion_map[0]
         opacity = None if lesion_map is None else _opacity(lesion_map, cropped)
-        contradicted = prediction_set == (NON_COVID,) and opacity is not None and opacity > _MUCH_OPACITY
+        contradicted = prediction_set == (NON_COVID,) and opacity is not None and opacity > MUCH_OPACITY
         flags += ("much-opacity",) * contradicted
         if contradicted or not DOUBTFUL.isdisjoint(flags):
             prediction_set = (COVID, NON_COVID)
@@ -157,26 +251,27 @@ class Classifier:
             self.bundle.id,
             reason,
             frame=origin.frame,
+            study=origin.study,
             series=origin.series,
+            instance=origin.instance,
+            slice_number=origin.number if origin.frame is None else origin.frame + 1,
+            stack=origin.stack,
             position=None if origin.position is None else origin.position[2],
             patient=(origin.patient or Patient()) if self._keep_identifiers else None,
         )
 
     def read_files(
         self, files: Iterable[Path | Source], skip: Skip | None = None, skip_file: SkipFile | None = None
-    ) -> Iterator[CTSlice | Prediction]:
+    ) -> Generator[CTSlice | Prediction, None, None]:
         """Every slice of files as they are read, each for :meth:`classify`; what cannot be read is a prediction.
 
         No file stands for others: a manifest is no image. ``skip`` and ``skip_file`` are those of
         :meth:`predict_all`.
         """
         failed: list[ImageError] = []
-        with LosslessDecoder() as decoder:
+        with FrameDecoder() as decoder:
             for file in files:
-                if isinstance(file, Source):
-                    slices = read_source(file, decoder, self._limits)
-                else:
-                    slices = read_slices(file, self._limits, failed.append, skip_file, decoder=decoder)
+                slices = read_slices(file, self._limits, failed.append, skip_file, decoder=decoder)
                 try:
                     for ct_slice in slices:
                         yield from self._failures(failed, skip)
@@ -203,59 +298,48 @@ def _area(cropped: CroppedSlice, spacing: tuple[float, float] | None) -> float |
     return None if spacing is None else round(float(cropped.lungs.sum()) * spacing[0] * spacing[1] / 100, 2)
 
 
-def load(path: Path | None = None, *, threads: int = 0) -> Classifier:
+def load(path: Path | None = None, *, threads: int = 0, providers: Sequence[str] = CPU) -> Classifier:
     """Open a bundle, verify it, and make it ready; arguments and errors are those of :meth:`Bundle.open`."""
-    return Classifier(Bundle.open(path, threads=threads), threads)
+    return Classifier(Bundle.open(path, threads, providers), threads)
+
+
+def _reopened(
+    path: str, threads: int, providers: tuple[str, ...], limits: Limits, keep_identifiers: bool
+) -> Classifier:
+    """A classifier in another process."""
+    opened = Bundle.open(path, threads, providers)
+    return Classifier(opened, threads, limits, keep_identifiers=keep_identifiers)
 
 
 def _ahead(
-    items: Iterator[CTSlice | Prediction], work: Callable[[CTSlice | Prediction], Prediction]
+    items: Generator[CTSlice | Prediction, None, None], work: Callable[[CTSlice | Prediction], Prediction]
 ) -> Iterator[Prediction]:
-    """Draw items in a thread, at most `_AHEAD` before they are asked for, and work on each; in their order.
+    """The results of work on each item, in order, made by two threads that draw one item at a time and work on it.
 
-    The work is done by whichever thread has time for it: the drawing one while at least half of them wait, else
-    the one that asks for the result. So both are busy, whichever has more to do. What the items or the work
-    raise is raised where the results are asked for. Closing ends the thread, which closes the items.
+    So both are busy, whether drawing or working takes longer. At most `_AHEAD` results wait to be asked for; what is
+    raised is raised there. Closing ends the threads and closes the items.
     """
-    queue: Queue[_Call | None] = Queue(maxsize=_AHEAD)
-    unwanted = threading.Event()
+    drawn: SimpleQueue[Future[Prediction | None]] = SimpleQueue()
+    turn = Lock()
 
-    def run() -> None:
+    def step() -> None:
+        made: Future[Prediction | None] = Future()
         try:
-            for item in items:
-                few = queue.qsize() < _AHEAD // 2
-                _put(queue, unwanted, partial(work, item) if few else partial(_same, work(item)))
-                if unwanted.is_set():
-                    break
-            if isinstance(items, Generator):
-                items.close()
+            with turn:
+                try:
+                    item = next(items, None)
+                finally:
+                    drawn.put(made)
+            made.set_result(None if item is None else work(item))
         except BaseException as error:  # noqa: BLE001 - raised where the results are asked for
-            _put(queue, unwanted, partial(_raise, error))
-        else:
-            _put(queue, unwanted, None)
+            made.set_exception(error)
 
-    thread = threading.Thread(target=run, name="groundglass-reader", daemon=True)
-    thread.start()
-    try:
-        for finish in iter(queue.get, None):
-            yield finish()
-    finally:
-        unwanted.set()
-        thread.join()
-
-
-def _put(queue: Queue[_Call | None], unwanted: threading.Event, call: _Call | None) -> None:
-    while not unwanted.is_set():
+    with closing(items), ThreadPoolExecutor(2, "groundglass") as pool:
+        for _ in range(_AHEAD):
+            pool.submit(step)
         try:
-            queue.put(call, timeout=_POLL)
-        except Full:
-            continue
-        return
-
-
-def _same(result: Prediction) -> Prediction:
-    return result
-
-
-def _raise(error: BaseException) -> NoReturn:
-    raise error
+            while (result := drawn.get().result()) is not None:
+                yield result
+                pool.submit(step)
+        finally:
+            pool.shutdown(cancel_futures=True)

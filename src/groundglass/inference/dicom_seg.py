@@ -5,12 +5,9 @@ They share patient and study, UIDs, and the algorithm. highdicom is a dependency
 
 from __future__ import annotations
 
-import logging
 import re
 import uuid
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,20 +148,6 @@ class Algorithm:
         return AlgorithmIdentification(NAME, self.version, parameters=[f"bundle {self.bundle}", *more])
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Suppress highdicom's warnings, which quote patients' names."""
-    logger = logging.getLogger("highdicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 OF_SOURCE = (*PATIENT_AND_STUDY, *_UIDS, "SliceThickness")
 """What :func:`segmentation` reads of an image's header."""
 
@@ -268,21 +251,20 @@ def segmentation(
             (("Lungs", _LUNGS, None), ("Lesions", _LESIONS, [codes.SCT.Lung])), 1
         )
     ]
-    with quiet():
-        seg = Segmentation(
-            source_images=images,
-            pixel_array=np.array([mask.any(axis=1) for mask in masks]).reshape(-1, 1, 1, 2),
-            segmentation_type="BINARY",
-            segment_descriptions=segments,
-            series_instance_uid=derived_uid(*made, "masks"),
-            series_number=_MASKS_NUMBER,
-            series_description=f"{NAME} masks: {RESEARCH_USE}",
-            sop_instance_uid=derived_uid(*made, "mask"),
-            instance_number=1,
-            content_label="LUNGS_LESIONS",
-            content_description=RESEARCH_USE,
-            **algorithm.equipment,
-        )
+    seg = Segmentation(
+        source_images=images,
+        pixel_array=np.array([mask.any(axis=1) for mask in masks]).reshape(-1, 1, 1, 2),
+        segmentation_type="BINARY",
+        segment_descriptions=segments,
+        series_instance_uid=derived_uid(*made, "masks"),
+        series_number=_MASKS_NUMBER,
+        series_description=f"{NAME} masks: {RESEARCH_USE}",
+        sop_instance_uid=derived_uid(*made, "mask"),
+        instance_number=1,
+        content_label="LUNGS_LESIONS",
+        content_description=RESEARCH_USE,
+        **algorithm.equipment,
+    )
     by_image = {image.SOPInstanceUID: mask for image, mask in zip(images, masks, strict=True)}
     _set_pixels(seg, by_image, shape)
     return seg

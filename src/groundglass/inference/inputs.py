@@ -6,11 +6,13 @@ import glob
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from groundglass.data.manifest import iterate_paths
 from groundglass.errors import PredictionError
-from groundglass.imaging.source import is_junk, natural_key, split_member
+from groundglass.imaging.source import files_below, is_junk, natural_key, split_member
+from groundglass.inference.prediction import COPY, Prediction, Status
 
 # A folder holds files that are passed over without a word; the commonest are left out of the count.
 _NOT_COUNTED = (".txt", ".csv", ".json", ".jsonl", ".md", ".html", ".xml", ".yaml", ".log", ".raw", ".zraw")
@@ -30,6 +32,8 @@ def expand(arguments: Sequence[str]) -> list[Path]:
 
 
 def _named(argument: str) -> list[Path]:
+    if argument == "-" and not os.path.exists(argument):
+        return [Path(argument)]
     if os.path.lexists(argument):
         if not os.path.exists(argument):
             raise PredictionError(f"{argument}: a link to nothing")
@@ -105,16 +109,10 @@ def count_files(paths: Sequence[Path], wanted: Callable[[str], bool] = lambda _:
 
 
 def _count(path: Path, wanted: Callable[[str], bool]) -> int:
-    if not path.is_dir():
-        return _members(str(path)) if wanted(str(path)) else 0
-    count = 0
-    for parent, folders, files in os.walk(path):
-        folders[:] = [name for name in folders if not is_junk(PurePosixPath(name))]
-        for name in files:
-            if not is_junk(PurePosixPath(name)) and not name.lower().endswith(_NOT_COUNTED):
-                file = os.path.join(parent, name)
-                count += _members(file) if wanted(file) else 0
-    return count
+    files = [str(path)]
+    if path.is_dir():
+        files = [file.name for file in files_below(path) if not file.name.lower().endswith(_NOT_COUNTED)]
+    return sum(_members(file) for file in files if wanted(file))
 
 
 def _members(file: str) -> int:
@@ -128,3 +126,49 @@ def _members(file: str) -> int:
             )
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         return 1
+
+
+class Copies:
+    """Finds DICOM images that were predicted before: the same SOP Instance UID, place and outcome.
+
+    What has the same UID and looks different is no copy: some anonymisers give all images one UID. Memory holds
+    the names of the DICOM images and about 150 bytes for each.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[int, str] = {}
+
+    def checked(self, prediction: Prediction) -> Prediction:
+        """The prediction, or that of a copy where the image was predicted before."""
+        key = _image(prediction)
+        if key is None or prediction.is_copy:
+            return prediction
+        first = self._files.setdefault(key, prediction.file)
+        if first is prediction.file:
+            return prediction
+        return replace(
+            prediction,
+            status=Status.REFUSED,
+            reason=f"{COPY} of {first}, which counts: both have one SOP Instance UID",
+            probability=None,
+            label=None,
+            prediction_set=(),
+            opacity=None,
+            lung_cm2=None,
+            flags=(),
+            evidence=None,
+        )
+
+    def forget(self, prediction: Prediction) -> None:
+        """Take an image for one that was not predicted yet."""
+        self._files.pop(_image(prediction) or 0, None)
+
+
+def _image(prediction: Prediction) -> int | None:
+    """What an image is known again by; None where it has no SOP Instance UID, or nothing else is known of it."""
+    told = prediction.position is not None or prediction.probability is not None
+    if prediction.instance is None or not told:
+        return None
+    names = ("study", "series", "stack", "instance", "slice_number", "frame", "position", "status", "reason")
+    seen = tuple(getattr(prediction, name) for name in names)
+    return hash((*seen, prediction.probability and round(prediction.probability, 4)))

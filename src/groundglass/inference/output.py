@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +86,10 @@ class OutputPlan:
             raise PredictionError("--resume needs --output with a folder or a file that ends in .jsonl")
         if self.masks and (self.path is None or self.file_format is not None):
             raise PredictionError("--masks needs --output with a folder")
+        if self.masks:
+            from groundglass.inference.masks import check_masks_of  # noqa: PLC0415 - brings the report's
+
+            check_masks_of(self.inputs)
         if self.path is None:
             return
         with file_errors(self.path, "opened"):
@@ -128,22 +132,28 @@ class Output:
     wants_evidence = False
 
     def __init__(
-        self, path: Path | None = None, writer: PredictionsWriter | None = None, done: Done | None = None
+        self,
+        totals: Totals,
+        path: Path | None = None,
+        writer: PredictionsWriter | None = None,
+        done: Done | None = None,
     ) -> None:
         self.done = done or Done()
-        self.totals = Totals()
+        self.totals = totals
         self._path, self._writer = path, writer
 
     def excludes(self, file: str) -> bool:
         """Whether a file needs no prediction: it has one already."""
         return self.done.has_file(file)
 
-    def add(self, prediction: Prediction) -> None:
-        """Take one prediction."""
+    def add(self, prediction: Prediction) -> Prediction:
+        """Take one prediction; gives what counts, for a copy of an earlier slice says nothing else of it."""
+        prediction = self.done.copies.checked(prediction)
         if self._path is not None and self._writer is not None:
             with file_errors(self._path):
                 self._writer.write(prediction)
         self.totals.add(prediction)
+        return prediction
 
 
 class _Folder(Output):
@@ -151,13 +161,14 @@ class _Folder(Output):
 
     def __init__(
         self,
+        totals: Totals,
         folder: Path,
         inputs: Sequence[Path],
         writer: PredictionsWriter,
         done: Done,
         masks: MaskWriter | None,
     ) -> None:
-        super().__init__(folder / PREDICTIONS, writer, done)
+        super().__init__(totals, folder / PREDICTIONS, writer, done)
         self._masks = masks
         self._overlays = folder / OVERLAYS
         with file_errors(self._overlays):
@@ -170,16 +181,19 @@ class _Folder(Output):
         own = self._within_inputs and Path(os.path.realpath(file)).is_relative_to(self._own)
         return own or super().excludes(file)
 
-    def add(self, prediction: Prediction) -> None:
+    def add(self, prediction: Prediction) -> Prediction:
         """Save the picture, then append the line: where there is a line, there is a picture."""
-        from groundglass.inference.report import evidence_picture, picture_name, save_picture  # noqa: PLC0415
+        from groundglass.inference.report import picture_name, save_picture  # noqa: PLC0415
 
+        prediction = self.done.copies.checked(prediction)
         if prediction.evidence is not None:
-            path = self._overlays / picture_name(prediction.file, prediction.frame)
-            save_picture(evidence_picture(prediction.evidence), path)
-        super().add(prediction)
+            name = picture_name(prediction.file, prediction.frame)
+            save_picture(prediction.evidence, self._overlays / name)
+            prediction = replace(prediction, overlay=f"{OVERLAYS}/{name}")
+        prediction = super().add(prediction)
         if self._masks is not None:
             self._masks.add(prediction)
+        return prediction
 
 
 @contextmanager
@@ -193,22 +207,22 @@ def open_output(plan: OutputPlan, bundle: Bundle) -> Iterator[Output]:
         PredictionError: nothing can be written there, or what is there cannot be resumed.
     """
     if plan.path is None:
-        yield Output()
+        yield Output(Totals(bundle.series_rule))
     elif plan.predictions is not None:
         with _json_lines(plan, plan.path, plan.predictions, bundle) as output:
             yield output
     elif plan.file_format is not None:
-        with _table(plan.path, plan.file_format, plan.keep_identifiers) as output:
-            yield output
+        with _table(plan.path, plan.file_format, plan.keep_identifiers) as writer:
+            yield Output(Totals(bundle.series_rule), plan.path, writer)
 
 
 @contextmanager
-def _table(path: Path, file_format: Format, keep_identifiers: bool) -> Iterator[Output]:
+def _table(path: Path, file_format: Format, keep_identifiers: bool) -> Iterator[PredictionsWriter]:
     with ExitStack() as stack:
         with file_errors(path):
             stream = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb", buffering=0))
             writer = PredictionsWriter(file_format, stream, keep_identifiers=keep_identifiers)
-        yield Output(path, writer)
+        yield writer
         with file_errors(path):
             writer.close()
             stack.close()
@@ -225,14 +239,14 @@ def _json_lines(plan: OutputPlan, path: Path, predictions: Path, bundle: Bundle)
             PredictionsWriter("parquet", nowhere).close()
     with appending(predictions) as stream, ExitStack() as stack:
         writer = PredictionsWriter("jsonl", stream)
-        output = Output(predictions, writer, done)
+        output = Output(Totals(bundle.series_rule), predictions, writer, done)
         if is_folder:
             masks = stack.enter_context(_masks(path, bundle, done)) if plan.masks else None
-            output = _Folder(path, plan.inputs, writer, done, masks)
+            output = _Folder(output.totals, path, plan.inputs, writer, done, masks)
         yield output
     if done.predictions:
         drop_overtaken(predictions)
-        output.totals = Totals()
+        output.totals = Totals(bundle.series_rule)
         for prediction in read_predictions(predictions):
             output.totals.add(prediction)
     if is_folder:
@@ -257,8 +271,8 @@ def _complete(folder: Path, plan: OutputPlan, bundle: Bundle, totals: Totals) ->
     for name in (TABLE, PARQUET) if plan.parquet else (TABLE,):
         with _table(folder / name, _FORMATS[Path(name).suffix], plan.keep_identifiers) as table:
             for prediction in read_predictions(folder / PREDICTIONS):
-                table.add(prediction)
-    series = [summary.as_document() for summary in totals.summaries()]
+                table.write(prediction)
+    series = [summary.to_dict() for summary in totals.summaries()]
     about = {"format": _SERIES_FORMAT, "bundle": bundle.id, "series_score": SERIES_SCORE}
     write_json(folder / SERIES, {**about, "series": series})
     write_report(folder / REPORT, folder / PREDICTIONS, folder / OVERLAYS, bundle, totals, plan.command)

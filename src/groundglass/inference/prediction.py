@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from html import escape
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from groundglass.errors import PredictionError
 from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.slice import CTSlice, Patient
+from groundglass.reporting.overlay import LESION, Picture, fit, grey_picture, outline_mask, png_data_uri
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COVID, NON_COVID, UNCERTAIN = "COVID", "NonCOVID", "uncertain"
 
 OUTSIDE_LUNGS = "outside the lungs"
 """Beginning of the reason of slices refused because they show another part of the body, such as the neck."""
+
+COPY = "a copy"
+"""Beginning of the reason of slices refused because the same DICOM image was read before."""
+
+
+_SIDE, _SHOWN = 256, 24
+"""Pixels of a picture in a notebook, and most predictions shown there."""
 
 
 class Status(str, Enum):
@@ -51,6 +67,11 @@ class Evidence:
         if self.lesion_map is None:
             return np.zeros(self.slice.pixels.shape, np.bool_)
         return lesion_mask(self.lesion_map, self.cropped)
+
+    def picture(self) -> Picture:
+        """The slice with the outlines of its lungs, yellow, and lesions, orange; shape (H, W, 3)."""
+        lungs = outline_mask(grey_picture(self.slice.pixels), self.cropped.lungs)
+        return outline_mask(lungs, self.lesions(), LESION)
 
 
 def lesion_mask(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> NDArray[np.bool_]:
@@ -89,6 +110,11 @@ class Prediction:
         position: along the body axis in mm, towards the head, or None.
         opacity: percent of the lungs that is lesion; None unless classified by a network with lesion decoder.
         lung_cm2: area of the lungs in cm2; None unless classified, or where the spacing is not known.
+        study: DICOM Study Instance UID, or None.
+        instance: DICOM SOP Instance UID, or None.
+        slice_number: as viewers show it: DICOM Instance Number, in a file of several slices their number from 1; or None.
+        stack: four digits that differ where patients or geometries share the UIDs; None where there is no series.
+        overlay: path of the picture of lungs and lesions, from the folder that the predictions lie in; or None.
         patient: who is on the slice, where identifiers were requested, else None.
         evidence: pixels and lesion map, where requested; in no output file.
     """
@@ -106,6 +132,11 @@ class Prediction:
     position: float | None = None
     opacity: float | None = None
     lung_cm2: float | None = None
+    study: str | None = None
+    instance: str | None = None
+    slice_number: int | None = None
+    stack: str | None = None
+    overlay: str | None = None
     patient: Patient | None = field(default=None, repr=False)
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
@@ -114,7 +145,53 @@ class Prediction:
         """Whether the slice was refused because it shows another part of the body."""
         return self.status is Status.REFUSED and (self.reason or "").startswith(OUTSIDE_LUNGS)
 
-    def as_row(self) -> dict[str, Any]:
+    @property
+    def lung_mask(self) -> NDArray[np.bool_] | None:
+        """The lungs, disease included, shape (H, W) of the slice; None without evidence."""
+        return None if self.evidence is None else self.evidence.cropped.lungs
+
+    @property
+    def lesion_mask(self) -> NDArray[np.bool_] | None:
+        """The lesions inside the lungs, shape (H, W) of the slice; None without evidence."""
+        return None if self.evidence is None else self.evidence.lesions()
+
+    def save_overlay(self, path: str | PathLike[str]) -> None:
+        """Write the slice with the outlines of lungs and lesions, in the format that the path's suffix names.
+
+        Raises:
+            PredictionError: there is no evidence, or the file cannot be written.
+        """
+        if self.evidence is None:
+            raise PredictionError(
+                f"{self.file}: no pixels were kept; predict with evidence=True, or see its reason"
+            )
+        try:
+            Image.fromarray(self.evidence.picture()).save(path)
+        except (OSError, ValueError) as error:  # ValueError: Pillow knows no such suffix
+            raise PredictionError(f"{path}: cannot be written ({error})") from None
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas table of one row, see :meth:`Predictions.to_frame`."""
+        return Predictions([self]).to_frame()
+
+    def _repr_html_(self) -> str:
+        names = ("file", "status", "reason", "label", "probability", "opacity", "flags")
+        values = {
+            name: value for name, value in self.to_dict().items() if name in names and value not in (None, [])
+        }
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in values.items()
+        )
+        picture = self.evidence and png_data_uri(fit(self.evidence.picture(), _SIDE))
+        image = f'<img src="{picture}" alt="slice, lungs and lesions outlined">' if picture else ""
+        return f'<div style="display:inline-flex;gap:1em;margin:1em">{image}<table>{rows}</table></div>'
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the slice was refused because the same DICOM image was read before."""
+        return self.status is Status.REFUSED and (self.reason or "").startswith(COPY)
+
+    def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON and UTF-8 can hold, one per column of :data:`COLUMNS`.
 
         Those of :data:`IDENTIFIERS` come last where they were requested.
@@ -127,23 +204,85 @@ class Prediction:
         return {name: _plain(value) for name, value in values.items()}
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Prediction:
-        """The prediction that :meth:`as_row` gave.
+    def from_dict(cls, row: Mapping[str, Any]) -> Prediction:
+        """The prediction that :meth:`to_dict` gave.
 
         Raises:
             ValueError: a column is missing, or holds what it cannot hold.
         """
-        try:
-            values = {name: row[name] for name in COLUMNS}
-            who = [row[name] for name in IDENTIFIERS] if IDENTIFIERS[0] in row else None
-        except KeyError as error:
-            raise ValueError(f"column {error.args[0]} is missing") from None
-        for name, kinds in _KINDS.items():
+        values: dict[str, Any] = {
+            name: row.get(name) for name in COLUMNS
+        }  # earlier versions had fewer columns
+        who = [row.get(name) for name in IDENTIFIERS] if IDENTIFIERS[0] in row else None
+        for name, column in _COLUMNS.items():
+            types = [column["type"]] if isinstance(column["type"], str) else column["type"]
+            kinds = tuple(kind for each in types for kind in _KINDS[each])
             if not isinstance(values[name], kinds) or isinstance(values[name], bool):
                 raise ValueError(f"{name} cannot be {values[name]!r:.80}")
         lists = {name: tuple(str(item) for item in values[name]) for name in ("prediction_set", "flags")}
         patient = None if who is None else Patient(*(None if text is None else str(text) for text in who))
         return cls(**{**values, **lists, "status": Status(values["status"]), "patient": patient})
+
+
+class Predictions(list[Prediction]):
+    """What is said of several slices, in their order: a list with what notebooks need."""
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Plain values of each, see :meth:`Prediction.to_dict`."""
+        return [each.to_dict() for each in self]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas table, one row for each slice, with the columns of :meth:`Prediction.to_dict`.
+
+        Raises:
+            PredictionError: pandas is not installed.
+        """
+        try:
+            import pandas as pd  # noqa: PLC0415 - not required
+        except ModuleNotFoundError:
+            raise PredictionError("to_frame needs pandas; run `pip install pandas`") from None
+        return pd.DataFrame(self.to_dict(), columns=None if self else list(COLUMNS))
+
+    @property
+    def lung_mask(self) -> NDArray[np.bool_] | None:
+        """The lungs as voxels of the volume that the slices are, see :meth:`lesion_mask`."""
+        return self._voxels([each.lung_mask for each in self])
+
+    @property
+    def lesion_mask(self) -> NDArray[np.bool_] | None:
+        """The lesions as voxels of the volume that the slices are.
+
+        Of a file with a voxel grid (NIfTI, nibabel, SimpleITK) it has the shape and order of its voxels (I, J, K),
+        which is SimpleITK's GetArrayFromImage transposed; else it is the slices stacked, (N, H, W). None without
+        evidence, and where the slices differ in shape.
+        """
+        return self._voxels([each.lesion_mask for each in self])
+
+    def _voxels(self, masks: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
+        planes = [mask for mask in masks if mask is not None]
+        if len(planes) < len(masks) or len({plane.shape for plane in planes}) != 1:
+            return None
+        stack = np.stack(planes)
+        grids = {each.evidence.slice.origin.grid for each in self if each.evidence}
+        grid = grids.pop()
+        if grids or grid is None or grid.frames or len(grid.order) != len(stack):
+            return stack
+        return grid.voxels(stack.view(np.uint8)).view(np.bool_)
+
+    def save_overlay(self, folder: str | PathLike[str]) -> None:
+        """Write a numbered PNG of each slice that has evidence, see :meth:`Prediction.save_overlay`.
+
+        Raises:
+            PredictionError: a file cannot be written.
+        """
+        for number, each in enumerate(self):
+            if each.evidence is not None:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                each.save_overlay(Path(folder) / f"{number:04}.png")
+
+    def _repr_html_(self) -> str:
+        more = f"<p>{len(self) - _SHOWN} more</p>" if len(self) > _SHOWN else ""
+        return "".join(each._repr_html_() for each in self[:_SHOWN]) + more
 
 
 def _plain(value: Any) -> Any:
@@ -152,25 +291,51 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-_TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    "file": (str,),
-    "frame": (int, type(None)),
+_TEXT, _WHOLE, _NUMBER = ({"type": [kind, "null"]} for kind in ("string", "integer", "number"))
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+_COLUMNS: Mapping[str, Mapping[str, Any]] = {
+    "file": {"type": "string"},
+    "frame": _WHOLE,
+    "study": _TEXT,
     "series": _TEXT,
+    "instance": _TEXT,
+    "slice_number": _WHOLE,
+    "stack": _TEXT,
     "position": _NUMBER,
-    "status": (str,),
+    "status": {"type": "string", "enum": [status.value for status in Status]},
     "reason": _TEXT,
-    "probability": _NUMBER,
-    "label": _TEXT,
-    "prediction_set": (list,),
-    "opacity": _NUMBER,
-    "lung_cm2": _NUMBER,
-    "flags": (list,),
-    "bundle": (str,),
+    "probability": _NUMBER | {"minimum": 0, "maximum": 1},
+    "label": _TEXT | {"enum": [COVID, NON_COVID, UNCERTAIN, None]},
+    "prediction_set": _TEXTS | {"items": {"enum": [COVID, NON_COVID]}},
+    "opacity": _NUMBER | {"minimum": 0, "maximum": 100},
+    "lung_cm2": _NUMBER | {"minimum": 0},
+    "flags": _TEXTS,
+    "overlay": _TEXT,
+    "bundle": {"type": "string"},
+}
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "array": (list,),
+    "null": (type(None),),
 }
 
-COLUMNS = tuple(_KINDS)
+COLUMNS = tuple(_COLUMNS)
 """Names and order of a prediction's fields in every output."""
 
 IDENTIFIERS = ("patient_name", "patient_id", "birth_date")
 """Columns that follow where identifiers are kept."""
+
+
+def row_schema() -> dict[str, Any]:
+    """The JSON schema of a row, with or without identifiers; ``docs/prediction.schema.json`` is a copy."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Prediction",
+        "description": "The prediction of one slice: a line of what ``groundglass predict --json`` prints.",
+        "type": "object",
+        "properties": {**_COLUMNS, **dict.fromkeys(IDENTIFIERS, _TEXT)},
+        "required": list(COLUMNS),
+        "additionalProperties": False,
+    }

@@ -1,42 +1,35 @@
-"""The HTML report of predictions: one file, its only script named by its hash, and the pictures it shows."""
+"""The HTML report of predictions: one file without a script, and the pictures that it shows."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import heapq
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
-
-import cv2
-import numpy as np
-from markupsafe import Markup
+from functools import partial
+from itertools import islice, pairwise
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from groundglass import __version__
 from groundglass.files import atomic_path, counted, printable
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.input_check import FLAGS
 from groundglass.inference.prediction import Evidence, Prediction, Status
-from groundglass.inference.series import SERIES_SCORE, Axis, Counts, Curve, Totals, slices_in_score
+from groundglass.inference.series import SERIES_SCORE, Axis, Curve, SeriesSummary, Totals, slices_in_score
 from groundglass.inference.writers import file_errors, read_predictions
-from groundglass.reporting.html import NOTICE, environment
-from groundglass.reporting.overlay import Picture, fit, grey_picture, outlined_slice, overlay, side_by_side
+from groundglass.reporting.html import CITATION, NOTICE, environment
+from groundglass.reporting.overlay import Layers, Picture, fit, grey_picture, side_by_side
 
-GALLERY, UNCLASSIFIED = 1000, 100
-"""Most slices shown, and how many of these may be refused and failed ones where there are more in all."""
+SERIES, SLICES, CARRIERS = 200, 1000, 3
+"""Most series on the page, most slices beside those that carry an answer, and how many of these each series shows."""
 
-PANELS = 200
-"""Most series shown."""
-
-_HEIGHT = 320
-_SMALL_WIDTH, _QUALITY = 420, 80
+_REASONS, _EXAMPLES = 50, 3
+_HEIGHT, _SMALL = 320, 224
 _LONGEST_STEM = 60
 _AXES: Mapping[Axis, tuple[str, str]] = {
     "mm": ("mm", "position towards the head, mm"),
@@ -46,19 +39,13 @@ _AXES: Mapping[Axis, tuple[str, str]] = {
 
 
 def evidence_picture(evidence: Evidence) -> Picture:
-    """A slice and, where it was classified, its cropped slice under the lesion map; 320 pixels high.
+    """A slice, and beside it the same with its lungs and lesions outlined; 320 pixels high, or less if very wide.
 
     Returns:
-        Shape (320, W, 3).
+        Shape (H, W, 3).
     """
-    pixels, cropped = evidence.slice.pixels, evidence.cropped
-    side = min(round(_HEIGHT * max(pixels.shape) / pixels.shape[0]), 2 * _HEIGHT)
-    whole = outlined_slice(pixels, cropped.lungs, cropped.box, side)
-    # Black above and below: what is very wide is not enlarged.
-    missing = max(_HEIGHT - whole.shape[0], 0)
-    whole = np.pad(whole, ((missing // 2, missing - missing // 2), (0, 0), (0, 0)))
-    shown, drawn = fit(cropped.pixels, _HEIGHT), evidence.lesion_map
-    return side_by_side([whole, grey_picture(shown) if drawn is None else overlay(shown, drawn)], _HEIGHT)
+    pair = grey_picture(evidence.slice.pixels), evidence.picture()
+    return side_by_side([fit(each, _HEIGHT) for each in pair], min(_HEIGHT, fit(pair[0], _HEIGHT).shape[0]))
 
 
 def picture_name(file: str, frame: int | None) -> str:
@@ -67,22 +54,20 @@ def picture_name(file: str, frame: int | None) -> str:
     key = f"{file}\0{frame}".encode()
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(file.replace("!", "/")).stem)[:_LONGEST_STEM].lstrip("._-")
     parts = [stem or "slice", *([] if frame is None else [str(frame)]), hashlib.sha256(key).hexdigest()[:12]]
-    return "-".join(parts) + ".png"
+    return "-".join(parts) + ".svg"
 
 
-def save_picture(picture: Picture, path: Path) -> None:
-    """Write a picture as PNG without any metadata."""
-    # Level 1 is 4 times as fast as the default, and the files are a tenth larger.
-    colours = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    _, content = cv2.imencode(".png", colours, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+def save_picture(evidence: Evidence, path: Path) -> None:
+    """Write a slice with the outlines of its lungs and lesions as SVG, without any metadata."""
+    layers = Layers.of(evidence.slice.pixels, evidence.cropped.lungs, evidence.lesions())
     with file_errors(path):
-        path.write_bytes(content.tobytes())
+        path.write_text(layers.svg(), encoding="ascii")
 
 
 def write_report(
     path: Path, predictions: Path, overlays: Path, bundle: Bundle, totals: Totals, command: str
 ) -> None:
-    """Write ``report.html``, holding a few slices of it at a time.
+    """Write ``report.html``, holding one picture of it at a time.
 
     Args:
         path: of the page.
@@ -92,90 +77,217 @@ def write_report(
         totals: what all predictions say together.
         command: as it was given.
     """
-    choice, summaries = _choose(predictions, totals.counts), totals.summaries()
-    script = (files("groundglass.reporting") / "templates" / "gallery.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    survey, summaries = _survey(predictions, totals), totals.summaries()
+    room = SLICES // max(1, len(survey.groups))
+    plans = {key: _Plan.of(members, room, thin=key is not None) for key, members in survey.groups.items()}
+    wanted = {number for plan in plans.values() for number in (*plan.carriers, *plan.rest)}
+    said = {number: each for number, each in enumerate(read_predictions(predictions)) if number in wanted}
     page = environment()
     page.filters["minus"] = lambda text: text.replace("-", "−")
+    page.filters["place"] = _place
+    page.filters["middle"] = _shortened
     parts = page.get_template("prediction.html.j2").stream(
-        totals=totals,
-        counts=totals.counts,
-        bundle=bundle,
         report={
             "title": f"Predictions in {counted(totals.counts.total, 'slice')}",
             "subtitle": f"{totals.in_words}. Model: {bundle.info.name}.",
-            "warnings": _warnings(totals.counts, choice.flags),
+            "warnings": _warnings(totals, survey.flags),
         },
-        measured=_measured(bundle.info.metrics),
-        choice=choice,
-        series=[(each, slices_in_score(each.counts.ok), _draw(each.curve)) for each in summaries[:PANELS]],
+        limits=bundle.calibration.uncertain,
+        coverage=bundle.calibration.coverage,
+        series=[
+            _panel(number, summaries[number - 1], plan)
+            for number, plan in sorted((key, plan) for key, plan in plans.items() if key is not None)
+        ],
         series_count=len(summaries),
-        series_score=SERIES_SCORE,
-        slices=_slices(predictions, overlays, choice, totals),
-        overlays=overlays.name,
-        written=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC by groundglass {__version__}",
+        score_meaning=SERIES_SCORE,
+        loose=plans.get(None),
+        refusals=sorted(survey.refusals.items(), key=lambda item: -item[1].count),
+        said=said,
+        layers=partial(_layers, overlays),
+        picture=lambda each: f"{overlays.name}/{picture_name(each.file, each.frame)}",
+        facts=_facts(bundle),
         command=printable(command),
+        citation=CITATION,
         notice=NOTICE,
-        script=Markup(script),  # noqa: S704 - own script
-        digest=Markup(digest),  # noqa: S704 - own hash
     )
-    parts.enable_buffering(64)
+    parts.enable_buffering(8)
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.writelines(parts)
 
 
+class _Member(NamedTuple):
+    """A slice of a series: its place, its number among the predictions, its probability (NaN unless classified)."""
+
+    at: float
+    number: int
+    probability: float
+
+    @classmethod
+    def of(cls, number: int, prediction: Prediction, axis: Axis | None) -> _Member:
+        probability = math.nan if prediction.probability is None else prediction.probability
+        places = {"mm": prediction.position, "frame": prediction.frame, "order": number, None: -probability}
+        place = places[axis]
+        return cls(math.inf if place is None or math.isnan(place) else place, number, probability)
+
+
 @dataclass(frozen=True)
-class _Choice:
-    """Which predictions the gallery shows, by their number; None for all."""
+class _Plan:
+    """Which slices of a series are shown, by their number among the predictions.
 
-    numbers: frozenset[int] | None
-    flags: Counter[str]
-    highest: int = 0  # how many are classified ones
-    others: int = 0  # and how many refused or failed
+    Attributes:
+        carriers: those that carry the answer, in large.
+        rest: the others, along the body, or by falling probability where they form no series.
+        classified: all that were classified, as they lie on the curve.
+        left_out: how many are not shown.
+    """
 
+    carriers: Sequence[int]
+    rest: Sequence[int]
+    classified: Sequence[int]
+    left_out: int
 
-def _choose(predictions: Path, counts: Counts) -> _Choice:
-    """Choose the slices with most to see, holding no more of them in memory than are shown."""
-    flags: Counter[str] = Counter()
-    others: list[int] = []
-
-    def classified() -> Iterator[tuple[float, int]]:
-        for number, prediction in enumerate(read_predictions(predictions)):
-            flags.update(prediction.flags)
-            if prediction.status is Status.OK:
-                yield prediction.probability or 0.0, -number
-            elif len(others) < GALLERY:
-                others.append(number)
-
-    room = GALLERY - min(UNCLASSIFIED, counts.refused + counts.failed)
-    highest = [-number for _, number in heapq.nlargest(room, classified())]
-    if counts.total <= GALLERY:
-        return _Choice(None, flags)
-    shown = others[: GALLERY - len(highest)]
-    return _Choice(frozenset(highest + shown), flags, len(highest), len(shown))
+    @classmethod
+    def of(cls, members: list[_Member], room: int, *, thin: bool) -> _Plan:
+        ordered = sorted(members)
+        classified = [each for each in ordered if not math.isnan(each.probability)]
+        carriers = heapq.nlargest(CARRIERS, classified, key=lambda each: each.probability)
+        rest = [each.number for each in ordered if each not in carriers]
+        shown = rest[:: math.ceil(len(rest) / room) or 1] if thin else rest[:room]
+        large, curve = ([each.number for each in chosen] for chosen in (carriers, classified))
+        return cls(large, shown, curve, len(rest) - len(shown))
 
 
-def _slices(
-    predictions: Path, overlays: Path, choice: _Choice, totals: Totals
-) -> Iterator[tuple[int, Prediction, int | None, str | None, str]]:
-    """Number, prediction, its series' number if that is shown, and data URI and name of its picture."""
+@dataclass
+class _Refusal:
+    """How many slices were refused, or files not read, for one reason, and some of them."""
+
+    status: str
+    count: int = 0
+    examples: list[Prediction] = field(default_factory=list)
+
+
+@dataclass
+class _Survey:
+    """What one reading of the predictions tells; ``groups`` by the number of the series, None for loose slices."""
+
+    groups: dict[int | None, list[_Member]] = field(default_factory=dict)
+    refusals: dict[str, _Refusal] = field(default_factory=dict)
+    flags: Counter[str] = field(default_factory=Counter)
+
+    def refuse(self, prediction: Prediction) -> None:
+        reason = re.sub(r" \([^)]*\d[^)]*\)", "", prediction.reason or "no reason given")
+        if reason not in self.refusals and len(self.refusals) >= _REASONS:
+            reason = "other reasons; predictions.csv has them"
+        refusal = self.refusals.setdefault(reason, _Refusal(prediction.status.value))
+        refusal.count += 1
+        if len(refusal.examples) < _EXAMPLES:
+            refusal.examples.append(prediction)
+
+
+def _survey(predictions: Path, totals: Totals) -> _Survey:
+    survey = _Survey()
+    answered = ((number, each) for number, each in enumerate(totals.summaries(), 1) if each.counts.ok)
+    axes = {number: each.curve.axis for number, each in islice(answered, SERIES)}
     for number, prediction in enumerate(read_predictions(predictions)):
-        if choice.numbers is None or number in choice.numbers:
-            name, series = picture_name(prediction.file, prediction.frame), totals.number(prediction)
-            failed = prediction.status is Status.FAILED
-            picture = None if failed else _small_data_uri(overlays / name)
-            yield number, prediction, series if series and series <= PANELS else None, picture, name
+        survey.flags.update(prediction.flags)
+        if prediction.status is not Status.OK:
+            survey.refuse(prediction)
+        series = totals.number(prediction)
+        pictured = prediction.status is not Status.FAILED and not prediction.is_copy
+        if pictured and (series is None or series in axes):
+            axis = None if series is None else axes[series]
+            survey.groups.setdefault(series, []).append(_Member.of(number, prediction, axis))
+    return survey
 
 
-def _warnings(counts: Counts, flags: Counter[str]) -> list[str]:
-    warnings = ["No slice could be classified."] if counts.ok == 0 else []
-    if counts.failed:
-        failed = counted(counts.failed, "file")
-        warnings.append(f"{failed} could not be read; the slices in them are missing here.")
+@dataclass(frozen=True)
+class _Panel:
+    """One series on the page.
+
+    Attributes:
+        number: of the series, from 1.
+        summary: what is said of it.
+        answers: see :func:`_answers`.
+        plan: which of its slices are shown.
+        drawing: of its curve, None where one slice is all.
+    """
+
+    number: int
+    summary: SeriesSummary
+    answers: Sequence[tuple[str, str, str]]
+    plan: _Plan
+    drawing: _Drawing | None
+
+
+def _panel(number: int, summary: SeriesSummary, plan: _Plan) -> _Panel:
+    shown = {*plan.carriers, *plan.rest}
+    links = [each if each in shown else None for each in plan.classified]
+    return _Panel(number, summary, tuple(_answers(summary)), plan, _draw(summary.curve, links))
+
+
+def _answers(summary: SeriesSummary) -> Iterator[tuple[str, str, str]]:
+    """What stands in large print: what it is, its value, and what it rests on."""
+    if summary.label is not None:
+        yield "Label", summary.label, "of the series, by its score; no diagnosis"
+    if summary.series_score is not None:
+        used = slices_in_score(summary.counts.ok)
+        words = "that slice's probability" if used == 1 else f"mean of the {used} highest probabilities"
+        if summary.interval is not None:
+            words += f"; {summary.interval[0]:.3f}–{summary.interval[1]:.3f} when slices are drawn again"
+        yield "Series score", f"{summary.series_score:.3f}", words
+    if summary.opacity is not None:
+        percent, lesion, lung = summary.opacity.percent, summary.opacity.lesion_ml, summary.opacity.lung_ml
+        volume = "share of the lungs that is lesion" if lung is None else f"{lesion:,.0f} of {lung:,.0f} ml"
+        yield "Lung opacity", f"{percent:.1f} %", volume
+
+
+def _layers(overlays: Path, prediction: Prediction, *, small: bool) -> Layers | None:
+    """A saved picture; None where it is missing or damaged."""
+    try:
+        text = (overlays / picture_name(prediction.file, prediction.frame)).read_text(encoding="ascii")
+        layers = Layers.read(text)
+        return layers.small(_SMALL) if layers and small else layers
+    except (OSError, ValueError):
+        return None
+
+
+def _place(prediction: Prediction) -> str:
+    """Where a slice lies in its series: ``−12.5 mm``, ``frame 3``, or nothing."""
+    if prediction.position is not None:
+        return f"{round(prediction.position, 1) + 0.0:.1f} mm".replace("-", "−")
+    return "" if prediction.frame is None else f"frame {prediction.frame}"
+
+
+def _shortened(file: str, width: int = 40) -> str:
+    """A name of a file without its folders, shortened in the middle."""
+    name = PurePosixPath(file.replace("\\", "/").replace("!", "/")).name or file
+    return name if len(name) <= width else f"{name[: width // 3]}…{name[-(width - width // 3 - 1) :]}"
+
+
+def _warnings(totals: Totals, flags: Counter[str]) -> Iterator[str]:
+    if totals.counts.ok == 0:
+        yield "No slice could be classified."
+    if totals.counts.failed:
+        failed = counted(totals.counts.failed, "file")
+        yield f"{failed} could not be read; the slices in them are missing here."
     for flag, count in sorted(flags.items()):
         meaning = f": {FLAGS[flag]}" if flag in FLAGS else ""
-        warnings.append(f"{counted(count, 'slice')} {'is' if count == 1 else 'are'} flagged {flag}{meaning}.")
-    return warnings
+        yield f"{counted(count, 'slice')} {'is' if count == 1 else 'are'} flagged {flag}{meaning}."
+
+
+def _facts(bundle: Bundle) -> dict[str, str]:
+    """How the predictions were made; without what the bundle does not say."""
+    info = bundle.info
+    facts = {
+        "Version": f"groundglass {__version__}",
+        "Model": f"{info.name}, network {info.network.get('name')}, made {info.created}",
+        "Bundle": bundle.id,
+        "Measured": _measured(info.metrics),
+        "Licence of the weights": info.licence,
+        "Written": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        "Beside this page": "predictions.jsonl, predictions.csv, series.json, and the pictures in overlays",
+    }
+    return {name: text for name, text in facts.items() if text}
 
 
 def _measured(metrics: Mapping[str, Any]) -> str:
@@ -190,31 +302,30 @@ def _measured(metrics: Mapping[str, Any]) -> str:
         return ""
 
 
-def _small_data_uri(path: Path) -> str | None:
-    """A saved picture made small, as a data URI; None where it is missing or damaged."""
-    try:
-        content = np.frombuffer(path.read_bytes(), np.uint8)
-        picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
-    except (OSError, cv2.error):
-        return None
-    if picture is None:
-        return None
-    small = fit(np.asarray(picture, np.uint8), min(_SMALL_WIDTH, max(picture.shape[:2])))
-    _, encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
+@dataclass(frozen=True)
+class _Point:
+    """A slice on a curve: its place, its label, the column that belongs to it, and the slice that it leads to."""
+
+    x: float
+    y: float
+    label: str
+    words: str
+    left: float
+    width: float
+    link: int | None
 
 
 @dataclass(frozen=True)
 class _Drawing:
-    """A curve on a drawing of 640 x 200: places of its slices with their labels, ticks, axis, its highest place."""
+    """A curve on a drawing of 512 x 220: its slices, ticks, axis, and what it shows in words."""
 
-    points: Sequence[tuple[float, float, str]]
+    points: Sequence[_Point]
     ticks: Sequence[tuple[float, str]]
     axis: str
-    peak: str
+    words: str
 
 
-def _draw(curve: Curve) -> _Drawing | None:
+def _draw(curve: Curve, links: Sequence[int | None]) -> _Drawing | None:
     """None where one slice is all."""
     if len(curve.at) < 2:
         return None
@@ -222,15 +333,34 @@ def _draw(curve: Curve) -> _Drawing | None:
     unit, axis = _AXES[curve.axis]
 
     def x(value: float) -> float:
-        return 48 + 570 * ((value - first) / span if span > 0 else 0.5)
+        return 44 + 452 * ((value - first) / span if span > 0 else 0.5)
 
+    def named(value: float) -> str:
+        return f"{round(value, 1) + 0.0:g} {unit}".strip()
+
+    places = [x(at) for at in curve.at]
+    edges = [36.0, *((one + other) / 2 for one, other in pairwise(places)), 504.0]
     points = [
-        (x(at), 12 + 142 * (1 - probability), label)
-        for at, probability, label in zip(curve.at, curve.probability, curve.label, strict=True)
+        _Point(
+            place,
+            12 + 156 * (1 - value),
+            label,
+            f"{named(at)}: {value:.3f}, {label}",
+            left,
+            right - left,
+            link,
+        )
+        for place, at, value, label, left, right, link in zip(
+            places, curve.at, curve.probability, curve.label, edges[:-1], edges[1:], links, strict=True
+        )
     ]
-    peak = curve.at[max(range(len(points)), key=curve.probability.__getitem__)]
+    highest = max(range(len(points)), key=curve.probability.__getitem__)
+    words = (
+        f"Probability of COVID in {len(points)} slices: highest {curve.probability[highest]:.3f} at "
+        f"{named(curve.at[highest])}, lowest {min(curve.probability):.3f}."
+    )
     ticks = [(x(value), f"{value + 0.0:g}") for value in _ticks(first, span)]
-    return _Drawing(points, ticks, axis, f"{round(peak, 1) + 0.0:g} {unit}".strip())
+    return _Drawing(points, ticks, axis, words)
 
 
 def _ticks(first: float, span: float) -> Sequence[float]:

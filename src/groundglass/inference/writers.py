@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Literal
 
 from groundglass.errors import PredictionError
 from groundglass.files import atomic_path, printable
+from groundglass.inference.inputs import Copies
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status
 
 Format = Literal["jsonl", "csv", "parquet"]
@@ -51,7 +52,7 @@ class PredictionsWriter:
             _write_all(self._stream, json_line(prediction))
             self._stream.flush()
             return
-        row = prediction.as_row()
+        row = prediction.to_dict()
         if self._format == "csv":
             values = [row[name] for name in self._columns]
             self._write_csv([";".join(value) if isinstance(value, list) else value for value in values])
@@ -78,7 +79,12 @@ class PredictionsWriter:
         except ModuleNotFoundError:
             advice = "install it with `pip install '.[parquet]'` from a clone"
             raise PredictionError(f"Parquet needs pyarrow; {advice}") from None
-        kinds = {"frame": pa.int32(), "position": pa.float64(), "probability": pa.float64()}
+        kinds = {
+            "frame": pa.int32(),
+            "slice_number": pa.int32(),
+            "position": pa.float64(),
+            "probability": pa.float64(),
+        }
         kinds |= dict.fromkeys(("opacity", "lung_cm2"), pa.float64())
         kinds |= dict.fromkeys(("prediction_set", "flags"), pa.list_(pa.string()))
         schema = pa.schema([(name, kinds.get(name, pa.string())) for name in self._columns])
@@ -93,7 +99,7 @@ class PredictionsWriter:
 
 def json_line(prediction: Prediction) -> bytes:
     """A prediction as one line of JSON in UTF-8."""
-    return (json.dumps(prediction.as_row(), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(prediction.to_dict(), ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 class _Counting(io.RawIOBase):
@@ -106,7 +112,8 @@ class _Counting(io.RawIOBase):
         return True
 
     def write(self, content: Any) -> int:
-        _write_all(self._stream, content)
+        if not self._stream.closed:  # after an interruption pyarrow still writes what it has
+            _write_all(self._stream, content)
         self._count += len(content)
         return len(content)
 
@@ -152,7 +159,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def _parse(path: Path, number: int, line: bytes) -> Prediction:
     try:
-        return Prediction.from_row(json.loads(line))
+        return Prediction.from_dict(json.loads(line))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error) or type(error).__name__
         raise PredictionError(f"{path}: line {number} is no prediction ({reason:.160})") from None
@@ -167,11 +174,13 @@ class Done:
         files: names of files of one slice.
         frames: file and frame of the slices of others. Such a file is read again, for only its end shows
             whether it is done.
+        copies: knows the DICOM images among them.
     """
 
     predictions: int = 0
     files: set[str] = field(default_factory=set)
     frames: set[tuple[str, int]] = field(default_factory=set)
+    copies: Copies = field(default_factory=Copies)
 
     def has_file(self, file: str) -> bool:
         """Whether nothing in a file needs a prediction."""
@@ -185,6 +194,7 @@ class Done:
         """Take a prediction in; what failed is tried again."""
         self.predictions += 1
         if prediction.status is not Status.FAILED:
+            self.copies.checked(prediction)
             if prediction.frame is None:
                 self.files.add(prediction.file)
             else:
@@ -192,6 +202,7 @@ class Done:
 
     def forget(self, prediction: Prediction) -> None:
         """Have a slice predicted again; the later prediction will count."""
+        self.copies.forget(prediction)
         self.files.discard(prediction.file)
         if prediction.frame is not None:
             self.frames.discard((prediction.file, prediction.frame))

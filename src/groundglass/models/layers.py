@@ -65,7 +65,7 @@ def binary_mask(grey: GreyLevels) -> Tensor:
     OpenCV's for the image scaled to 0..255 by its minimum and maximum. (Otsu, A threshold selection method from
     gray-level histograms, IEEE Transactions on Systems, Man, and Cybernetics 9, 1979.)
     """
-    counts = grey.counts
+    counts = grey.counts.long()  # whole sums are exact, and deterministic on a GPU too
     levels = torch.arange(_LEVELS, device=counts.device, dtype=counts.dtype)
     dark, dark_sum = counts.cumsum(1), (counts * levels).cumsum(1)
     bright, bright_sum = dark[:, -1:] - dark, dark_sum[:, -1:] - dark_sum

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from groundglass.models.layers import (
     grey_histogram,
     grey_levels,
 )
+
+Gates = Literal["stages", "blocks"]
+"""Where attention's gates are: at the end of every stage, or inside every block that has none of its own."""
 
 _BINS, _HIDDEN = 32, 32
 
@@ -80,7 +83,8 @@ class MaskEfficientNet(Network):
     Args:
         backbone: a timm EfficientNet with one input channel and no classifier, its weights already loaded.
         mask: splice the binarised image in after the first stage.
-        attention: end every stage in a channel gate.
+        attention: gate the channels.
+        gates: where ``attention`` does so: at the end of every stage, or inside the blocks.
         histogram: let the grey histogram add to the logit.
         lesions: decode a lesion map, which adds to the logit.
         drop_rate: dropout before the logit, 0..1.
@@ -92,11 +96,15 @@ class MaskEfficientNet(Network):
         *,
         mask: bool = True,
         attention: bool = True,
+        gates: Gates = "stages",
         histogram: bool = True,
         lesions: bool = True,
         drop_rate: float = 0.2,
     ) -> None:
         super().__init__(backbone, cast(int, backbone.num_features), drop_rate, lesions=lesions)
+        if attention and gates == "blocks":
+            _gate_blocks(backbone)
+            attention = False
         widths = _stage_widths(cast(nn.Sequential, backbone.blocks))
         self.gates = nn.ModuleList(_gate(width, attention) for width in widths)
         self.mask_branch = MaskBranch(backbone, widths[0], attention) if mask else None
@@ -131,6 +139,15 @@ class MaskEfficientNet(Network):
             if number in self._stages:
                 pyramid.append(features)
         return cast(Tensor, backbone.bn2(backbone.conv_head(features))), pyramid  # type: ignore[operator]
+
+
+def _gate_blocks(backbone: nn.Module) -> None:
+    """Gate every block where EfficientNet-B0 has its gates, and as wide; those that a network has already stay."""
+    for block in backbone.get_submodule("blocks").modules():
+        if isinstance(getattr(block, "se", None), nn.Identity):
+            width = cast(nn.Conv2d, block.conv_dw).out_channels
+            entering = next(layer for layer in block.modules() if isinstance(layer, nn.Conv2d)).in_channels
+            block.se = SqueezeExcitation(width, reduction=4 * width // entering)
 
 
 def _gate(channels: int, attention: bool) -> nn.Module:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from groundglass.models.catalogue import Entry, find
 from groundglass.models.layers import Network
-from groundglass.models.mask_efficientnet import MaskEfficientNet
+from groundglass.models.mask_efficientnet import Gates, MaskEfficientNet
 from groundglass.models.weights import load_backbone, load_network, read_weights
 
 
@@ -45,6 +45,7 @@ def build(
     *,
     mask: bool = True,
     attention: bool = True,
+    gates: Gates = "stages",
     histogram: bool = True,
     lesions: bool = True,
     drop_rate: float = 0.2,
@@ -58,6 +59,7 @@ def build(
             network.
         mask: give Mask-EfficientNet its mask branch; the baselines have none.
         attention: give Mask-EfficientNet its channel gates; the baselines have none.
+        gates: where they are: at the end of every stage, or inside the blocks.
         histogram: give Mask-EfficientNet its histogram term; the baselines have none.
         lesions: give the network a lesion decoder.
         drop_rate: dropout before the logit, 0..1.
@@ -77,6 +79,7 @@ def build(
             backbone,
             mask=mask,
             attention=attention,
+            gates=gates,
             histogram=histogram,
             lesions=lesions,
             drop_rate=drop_rate,
@@ -108,6 +111,7 @@ def measure(
     *,
     mask: bool = True,
     attention: bool = True,
+    gates: Gates = "stages",
     histogram: bool = True,
     lesions: bool = True,
 ) -> Complexity:
@@ -118,6 +122,7 @@ def measure(
         size: side of the square input, in pixels, at least 32.
         mask: count Mask-EfficientNet with its mask branch.
         attention: count it with its channel gates.
+        gates: where it has them.
         histogram: count it with its histogram term.
         lesions: count any network with its lesion decoder.
 
@@ -125,7 +130,9 @@ def measure(
         GroundglassError: unknown name.
     """
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network = build(name, mask=mask, attention=attention, histogram=histogram, lesions=lesions).eval()
+        network = build(
+            name, mask=mask, attention=attention, gates=gates, histogram=histogram, lesions=lesions
+        ).eval()
         network(torch.empty(1, 1, size, size))
     # A multiply-accumulate operation is two floating-point operations.
     return Complexity(sum(each.numel() for each in network.parameters()), counter.get_total_flops() // 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -194,7 +193,7 @@ class Archive:
 
     def _store(self, dataset: Dataset) -> Dataset:
         try:
-            return _quietly(partial(self._client.store_instances, [dataset], dataset.StudyInstanceUID))
+            return self._client.store_instances([dataset], dataset.StudyInstanceUID)
         except requests.RequestException:
             raise
         except Exception as error:
@@ -215,7 +214,7 @@ class Archive:
 
     def _query(self, search: Callable[[], Any], seconds: float) -> list[_Entry]:
         try:
-            results = self._retried(partial(_quietly, search), seconds)
+            results = self._retried(search, seconds)
         except PacsRefusedError as error:
             raise PacsRefusedError(f"{error}; is this the DICOMweb root?") from None
         if not isinstance(results, list) or not all(isinstance(entry, dict) for entry in results):
@@ -271,13 +270,6 @@ def _retry_after(error: Exception) -> float:
         return 0.0 if response is None else Retry().parse_retry_after(response.headers["Retry-After"])
     except (KeyError, InvalidHeader):
         return 0.0
-
-
-def _quietly(work: Callable[[], Any]) -> Any:
-    """Warnings of the library may quote what is in a patient's header."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return work()
 
 
 def _checked(url: str) -> str:

@@ -33,10 +33,18 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from groundglass.inference.dicom_seg import NAME, RESEARCH_USE, Algorithm, derived_uid
 from groundglass.inference.prediction import Prediction, Status
-from groundglass.inference.series import SERIES_SCORE, Opacity, series_score, slices_in_score
+from groundglass.inference.series import (
+    SERIES_SCORE,
+    Opacity,
+    score_interval,
+    series_label,
+    series_score,
+    slices_in_score,
+)
 from groundglass.pacs.client import InstanceEntry
 
 if TYPE_CHECKING:
+    from groundglass.inference.calibration import Conformal
     from groundglass.reporting.overlay import Picture
 
 _SCHEME = "99GROUNDGLASS"
@@ -104,12 +112,14 @@ class SeriesReport:
         report_series: Series Instance UID of the report.
         images: every image of the series.
         slices: every slice, and every file that could not be read, in the order of reading.
+        rule: from the series score to a label, where the bundle has one.
     """
 
     series: str
     report_series: str
     images: tuple[InstanceEntry, ...]
     slices: tuple[ReportedSlice, ...]
+    rule: Conformal | None = None
 
     @property
     def opacity(self) -> Opacity | None:
@@ -122,7 +132,21 @@ class SeriesReport:
     @property
     def series_score(self) -> float | None:
         """See :data:`groundglass.inference.series.SERIES_SCORE`; None where nothing was classified."""
-        return series_score([each.prediction.probability or 0.0 for each in self.slices if each.classified])
+        return series_score(self._probabilities)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """See :func:`groundglass.inference.series.score_interval`."""
+        return score_interval(self._probabilities)
+
+    @property
+    def label(self) -> str | None:
+        """See :func:`groundglass.inference.series.series_label`."""
+        return series_label(self.series_score, self.opacity, self.rule)
+
+    @property
+    def _probabilities(self) -> list[float]:
+        return [each.prediction.probability or 0.0 for each in self.slices if each.classified]
 
 
 def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorithm) -> Dataset:
@@ -175,7 +199,7 @@ def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorith
 
 
 def _series_group(report: SeriesReport, algorithm: Algorithm) -> MeasurementsAndQualitativeEvaluations:
-    """Counts and series score; no prediction, since there is no threshold on the score."""
+    """Counts, series score and, where the bundle has a rule for it, the label of the series."""
     counts = Counter(each.prediction.status for each in report.slices)
     measurements = [_number(name, counts[status], _SLICES) for status, name in _COUNTS.items()]
     score, comment = report.series_score, "No slice could be classified; there is no prediction."
@@ -185,8 +209,11 @@ def _series_group(report: SeriesReport, algorithm: Algorithm) -> MeasurementsAnd
         measurements.append(_number(_SLICES_IN_SCORE, in_score, _SLICES))
         measurements += _opacity(report.opacity)
         comment = SERIES_SCORE
+        if report.interval is not None:
+            comment += " 95 % interval over its slices {:.3f} to {:.3f}.".format(*report.interval)
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(report, "Series"),
+        finding_type=None if report.label is None else _PREDICTIONS[report.label],
         algorithm_id=algorithm.identification(
             f"model {algorithm.model}", f"bundle SHA-256 {algorithm.bundle_hash}"
         ),
@@ -308,7 +335,7 @@ def secondary_capture(
     image.LossyImageCompression = "01"
     image.LossyImageCompressionRatio = f"{captioned.nbytes / len(image.PixelData):.2f}"
     image.LossyImageCompressionMethod = "ISO_10918_1"
-    image.DerivationDescription = f"Lungs outlined, and lesion map over the cropped slice. {RESEARCH_USE}."
+    image.DerivationDescription = f"The slice, and beside it its lungs and lesions outlined. {RESEARCH_USE}."
     source = Dataset()
     source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = shown.sop_class, shown.uid
     if prediction.frame is not None:

@@ -11,8 +11,8 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from groundglass.errors import ImageError, NotASliceError, PacsError, PacsRefusedError, PacsUnavailableError
+from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.dicom import open_dataset, read_dicom
-from groundglass.imaging.lossless import LosslessDecoder
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, MemorySource, guard
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.dicom_seg import (
@@ -20,7 +20,6 @@ from groundglass.inference.dicom_seg import (
     Algorithm,
     derived_uid,
     patient_and_study,
-    quiet,
 )
 from groundglass.inference.masks import PackedMasks, series_segmentation
 from groundglass.inference.prediction import Prediction, Status
@@ -57,6 +56,7 @@ class SeriesResult:
         state: what became of it.
         counts: of its slices, where it was reported now.
         series_score: None where nothing was classified.
+        label: of the series; None where nothing was classified or the bundle has no rule for it.
         reason: why it was postponed.
     """
 
@@ -64,6 +64,7 @@ class SeriesResult:
     state: State
     counts: Counts | None = None
     series_score: float | None = None
+    label: str | None = None
     reason: str | None = None
 
 
@@ -117,10 +118,9 @@ class SeriesProcessor:
             if header is not None and slices[-1].classified and prediction.evidence is not None:
                 classified += 1
                 picture = evidence_picture(prediction.evidence)
-                with quiet():
-                    capture = secondary_capture(
-                        picture, slices[-1], header, self._algorithm, series=heat_maps, number=classified
-                    )
+                capture = secondary_capture(
+                    picture, slices[-1], header, self._algorithm, series=heat_maps, number=classified
+                )
                 self._archive.store(capture)
         if header is None:
             reasons = sorted({each.prediction.reason or "" for each in slices})
@@ -128,17 +128,18 @@ class SeriesProcessor:
         if classified and (seg := series_segmentation(headers, masks, self._algorithm)) is not None:
             self._archive.store(seg)
         report_series = self.report_series(series.uid, len(instances))
-        report = SeriesReport(series.uid, report_series, images, tuple(slices))
-        with quiet():
-            document = structured_report(report, header, self._algorithm)
+        report = SeriesReport(
+            series.uid, report_series, images, tuple(slices), self._classifier.bundle.series_rule
+        )
+        document = structured_report(report, header, self._algorithm)
         self._archive.store(document)
-        return SeriesResult(series.uid, State.REPORTED, counts, report.series_score)
+        return SeriesResult(series.uid, State.REPORTED, counts, report.series_score, report.label)
 
     def _predictions(
         self, series: SeriesEntry, images: Sequence[InstanceEntry]
     ) -> Iterator[tuple[InstanceEntry, Dataset | None, Prediction]]:
         """Every image, its header where it could be read, and a prediction for each of its slices."""
-        with LosslessDecoder() as decoder:
+        with FrameDecoder() as decoder:
             for image in images:
                 header, status = None, Status.FAILED
                 try:

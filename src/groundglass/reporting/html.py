@@ -8,10 +8,18 @@ from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from groundglass import __version__
+from groundglass.reporting.overlay import Layers
+
 NOTICE = (
     "Research use only. Not a medical device: no prediction in this report may guide the care of a patient."
 )
 
+CITATION = (
+    f"groundglass {__version__}; X. Xu, W. Wang, Q. Xu: Image Classification of Covid-19 Pneumonia Based on "
+    "Mask-EfficientNet, 2022."
+)
+"""How to cite what made a report."""
 
 DATA_NOTICE = (
     "Slices shown here belong to their publishers, authors and patients. The images of COVID-CT were taken "
@@ -77,11 +85,12 @@ class GalleryPicture:
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """One slice of the gallery, with the facts printed below its pictures."""
+    """One slice of the gallery, with the facts printed below its pictures or its layers."""
 
     file: str
     facts: Sequence[str]
-    pictures: Sequence[GalleryPicture]
+    pictures: Sequence[GalleryPicture] = ()
+    layers: Layers | None = None
 
 
 @dataclass(frozen=True)

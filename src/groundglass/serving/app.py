@@ -22,10 +22,19 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from groundglass import __version__
+from groundglass.inference.prediction import row_schema
 from groundglass.inference.writers import json_line
 from groundglass.serving.jobs import Service, Upload, receive_files, upload_size
 from groundglass.serving.problems import Problem, answer_error
-from groundglass.serving.results import RESULTS, Layer, predictions_file, report_zip
+from groundglass.serving.results import (
+    RESULTS,
+    Layer,
+    Plane,
+    PlaneLayer,
+    predictions_file,
+    report_zip,
+    synthetic_zip,
+)
 from groundglass.serving.security import HEADERS, PAGE, PAGE_HEADERS, access_problem, log
 
 _JSON_LINES, _MARKDOWN = "application/x-ndjson", "text/markdown"
@@ -102,7 +111,7 @@ class _PredictionsResponse(Response):
     def __init__(self, service: Service, *, keep: bool, as_lines: bool) -> None:
         super().__init__()
         self._service, self._keep, self._as_lines = service, keep, as_lines
-        self._result = service.results.begin(service.bundle.id, keep=keep)
+        self._result = service.results.begin(service.bundle, keep=keep)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; where the client is gone, stop."""
@@ -155,7 +164,7 @@ class _PredictionsResponse(Response):
         service, made = self._service, self._service.classify(upload, keep=self._keep)
         async with service.heavy if upload.heavy else nullcontext(), aclosing(made) as predictions:
             async for prediction, kept in predictions:
-                service.results.add(self._result, prediction, kept)
+                prediction = service.results.add(self._result, prediction, kept)  # noqa: PLW2901 - or that of a copy
                 service.predictions.labels(prediction.status.value, prediction.label or "").inc()
                 self._entry["slices"] = len(self._result.predictions)
                 if self._as_lines:
@@ -198,12 +207,38 @@ async def _export_result(service: _Asked, result: str, export: _Export) -> Respo
     if export != "report.zip":
         content = predictions_file(found.predictions, "csv" if export == "predictions.csv" else "jsonl")
         return Response(content, media_type=_media_type(export), headers=headers)
-    if service.reporting.statistics().tasks_waiting >= service.settings.requests:
-        raise Problem("busy", "As many reports are being made as there may be.", Retry_After=30)
+    _check_room(service)
     make = partial(report_zip, service.bundle, list(found.predictions), dict(found.slices), service.uploads)
     packed = await run_sync(make, limiter=service.reporting)
     chunks = iter(partial(packed.read, 2**16), b"")  # which ends the file, as nothing else holds it
     return StreamingResponse(chunks, media_type=_media_type(export), headers=headers)
+
+
+def _check_room(service: Service) -> None:
+    if service.reporting.statistics().tasks_waiting >= service.settings.requests:
+        raise Problem("busy", "As many archives are being made as there may be.", Retry_After=30)
+
+
+@_router.get("/v2/synthetic.zip")
+async def _get_synthetic(service: _Asked) -> Response:
+    _check_room(service)
+    content = await run_sync(synthetic_zip, service.uploads, limiter=service.reporting)
+    return Response(content, media_type=_media_type("zip"))
+
+
+@_router.get(RESULTS + "/{result}/series/{number}/{plane}/{index}/{layer}")
+async def _get_plane(
+    service: _Asked, result: str, number: _Number, plane: Plane, index: _Number, layer: PlaneLayer
+) -> Response:
+    volume = service.results.get(result).volume(number)
+    content = b""
+    if volume is not None:
+        content = await run_sync(volume.layer, plane, index, layer, limiter=service.drawing)
+    if not content:
+        raise Problem(
+            "no-such-layer", "The series has no such plane: see its volume, and the size of its slices."
+        )
+    return Response(content, media_type=_media_type(layer))
 
 
 @_router.get(RESULTS + "/{result}/slices/{number}/{layer}")
@@ -248,6 +283,9 @@ async def _get_metrics(service: _Asked) -> Response:
 async def _get_description(service: _Asked) -> Response:
     described = json.loads((_HERE / "openapi.json").read_bytes())
     described["info"]["version"] = __version__
+    row, image = row_schema(), {"$ref": "#/components/schemas/ImageLinks"}
+    row["properties"]["image"] = {"anyOf": [image, {"type": "null"}], "description": "With keep=true."}
+    described["components"]["schemas"]["PredictionRow"] = row
     if service.settings.token is not None:
         described["security"] = [{"token": []}]
     return JSONResponse(described)

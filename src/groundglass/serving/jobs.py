@@ -9,14 +9,14 @@ import shutil
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 import prometheus_client as prometheus
 from anyio import CapacityLimiter
@@ -323,7 +323,7 @@ class Service:
             Problem: there are too many slices.
         """
         prefix = f"{upload.directory}{os.sep}"
-        slices = cast("Generator[CTSlice | Prediction, None, None]", self.classifier.read_files(upload.files))
+        slices = self.classifier.read_files(upload.files)
 
         def classify(item: CTSlice | Prediction) -> tuple[Prediction, KeptSlice | None]:
             made = self.classifier.classify(item, evidence=keep)

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import signal
 import socket
+import sys
 import time
 import warnings
+import webbrowser
 from types import FrameType
 
 import cv2
@@ -22,8 +24,13 @@ from groundglass.serving.security import log
 from groundglass.serving.settings import Settings
 
 
-def serve(bundle: Bundle, settings: Settings) -> None:
+def serve(bundle: Bundle, settings: Settings, *, open_page: bool = False) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends the process at once.
+
+    Args:
+        bundle: whose predictions.
+        settings: where, for whom, and how much.
+        open_page: in the browser of this machine.
 
     Raises:
         ServiceError: the address cannot be listened at, or uploads cannot be stored.
@@ -35,7 +42,7 @@ def serve(bundle: Bundle, settings: Settings) -> None:
     with upload_directory(settings.upload_directory) as uploads:
         service = Service(bundle, settings, uploads)
         try:
-            _Server(service).run()
+            _Server(service, open_page=open_page).run()
             log("ended", unfinished=service.in_flight)
         finally:
             service.workers.shutdown(cancel_futures=True)
@@ -48,8 +55,9 @@ class _Server(uvicorn.Server):
     none is cut off in the middle.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, open_page: bool) -> None:
         self._service, self._ends_at, self._signal = service, float("inf"), ""
+        self._open_page = open_page
         settings = service.settings
         super().__init__(
             uvicorn.Config(
@@ -77,6 +85,11 @@ class _Server(uvicorn.Server):
             ) from None
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         log("listening", host=host, port=port, bundle=self._service.bundle.id)
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+        address = f"http://{shown}:{port}/"
+        print(f"groundglass is at {address}", file=sys.stderr, flush=True)  # noqa: T201 - for people; the log is for machines
+        if self._open_page:
+            await asyncio.to_thread(webbrowser.open, address)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end, or end at once where that has begun."""

@@ -39,7 +39,7 @@ class Settings:
     upload_directory: Path | None = None  # the system's temporary directory unless given
     seconds: float = 300.0  # that a request may take to arrive, and again to be worked on
     idle_seconds: float = 20.0  # that a client may keep the service waiting
-    kept_bytes: int = 512 * MIB  # of results kept in memory for links
+    kept_bytes: int = 1024 * MIB  # of results kept in memory for links
     kept_results: int = 100
     kept_seconds: float = 900.0
     drain_seconds: float = 1.0  # that new requests are still accepted after SIGTERM

@@ -27,7 +27,7 @@ from groundglass.data.out_of_distribution import (
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
 from groundglass.evaluation import log
-from groundglass.evaluation.calibration import summary
+from groundglass.evaluation.calibration import series_rule, summary
 from groundglass.evaluation.part import Part, fingerprint, select_part
 from groundglass.files import name_some
 from groundglass.imaging.crop import MUCH_LUNG, Preprocessing
@@ -191,6 +191,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
         **_fields(job, slices),
         "precision": precision,
         "calibration": {**asdict(calibration), "slices": len(slices.parts["val"].records)},
+        "series": _series_rule(slices.parts["val"], outputs["val"].logit, calibration),
         "metrics": {
             name: summary(part, outputs[name].logit, calibration)
             | {"by_source": _by_source(part, outputs[name].logit, calibration)}
@@ -385,6 +386,12 @@ def _run(
         np.concatenate([getattr(each, name) for each in batches]) for name in ("logit", "embedding")
     )
     return Outputs(logit, embedding)
+
+
+def _series_rule(part: Part, logit: NDArray[np.float32], calibration: Calibration) -> dict[str, Any] | None:
+    probability = np.array([calibration.probability(float(value)) for value in logit])
+    fitted = series_rule(part, probability, _COVERAGE)
+    return fitted and {**asdict(fitted[0]), **fitted[1]}
 
 
 def _reference(slices: _Slices, outputs: Mapping[str, Outputs]) -> EmbeddingReference | None:

@@ -49,12 +49,13 @@ class BackboneSection(Section):
 class NetworkSection(BackboneSection):
     """Which network, from which weights.
 
-    ``mask``, ``attention`` and ``histogram`` are switches of Mask-EfficientNet, without meaning for others;
-    ``lesions`` gives any network a lesion decoder.
+    ``mask``, ``attention`` and ``histogram`` are switches of Mask-EfficientNet, without meaning for others, and
+    ``gates`` says where its attention is; ``lesions`` gives any network a lesion decoder.
     """
 
     mask: bool = True
     attention: bool = True
+    gates: Literal["stages", "blocks"] = "stages"
     histogram: bool = True
     lesions: bool = True
     dropout: Share = 0.2

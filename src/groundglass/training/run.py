@@ -159,6 +159,7 @@ def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:
         weights=section.weights if pretrained else "none",
         mask=section.mask,
         attention=section.attention,
+        gates=section.gates,
         histogram=section.histogram,
         lesions=section.lesions,
         drop_rate=section.dropout,

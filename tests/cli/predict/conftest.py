@@ -105,7 +105,8 @@ def series(tmp_path: Path) -> Path:
         path = folder / f"IM{number}"
         write_dicom(make_phantom(np.random.default_rng(number), 0.1 * number, 0.5, size=96), path)
         dataset = pydicom.dcmread(path)
-        dataset.SeriesInstanceUID = "1.2.3.4"
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", "1.2.3.4"
+        dataset.PixelSpacing = [3.7, 3.7]
         dataset.ImagePositionPatient = [0, 0, -10.0 * number]
         dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = NAME, ID, BIRTH
         dataset.save_as(path)

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from tests.cli.predict.conftest import Run
 
+from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 
@@ -22,7 +23,15 @@ def test_one_bad_file_never_stops_the_rest(run: Run, bad: Path) -> None:
     assert rows["0.png"]["status"] == "ok"
     assert rows["9-photograph.png"]["status"] == "refused"
     failed = {name for name, row in rows.items() if row["status"] == "failed"}
-    assert failed == {"1-truncated.png", "2-empty.png", "3-text.jpg", "5-bomb.zip", "8-damaged.dcm"}
+    assert failed == {
+        "1-truncated.png",
+        "2-empty.png",
+        "3-text.jpg",
+        "5-bomb.zip",
+        "8-damaged.dcm",
+        "6-pipe.png",
+        "7-gone.png",
+    }
     assert "bomb" in rows["5-bomb.zip"]["reason"]
     assert all(row["reason"].isprintable() for row in rows.values() if row["reason"])
     assert "Traceback" not in done.err
@@ -31,18 +40,21 @@ def test_one_bad_file_never_stops_the_rest(run: Run, bad: Path) -> None:
 def test_the_table_says_why(run: Run, bad: Path) -> None:
     done = run(bad)
     assert re.search(r"2-empty\.png +failed +the file is empty", done.out)
-    assert "7 slices: 1 classified" in done.out
-    assert "1 refused, 5 failed" in done.out
+    assert "9 slices: 1 classified" in done.out
+    assert "1 refused, 7 failed" in done.out
 
 
-def test_named_one_by_one_they_do_not_stop_the_rest_either(run: Run, bad: Path) -> None:
+def test_named_one_by_one_they_do_not_stop_the_rest_either(
+    run: Run, bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groundglass.imaging.source._WAIT", 0.05)
     paths = sorted(path for path in bad.iterdir() if path.exists())
     done = run(*paths, "--json")
     assert done.status == 3
     assert [row["status"] for row in done.rows].count("ok") == 1
     reasons = {Path(row["file"]).name: row["reason"] for row in done.rows}
     assert "holds no image" in reasons["4-folder.png"]
-    assert "neither a file nor a folder" in reasons["6-pipe.png"]
+    assert "a pipe that nobody writes to" in reasons["6-pipe.png"]
 
 
 def test_a_file_that_vanishes_meanwhile_fails_alone(
@@ -125,3 +137,37 @@ def test_slices_outside_the_lungs_of_a_series_are_no_failure(run: Run, chest: Pa
 
 def test_usage(run: Run) -> None:
     assert run("--json").status == 2, "no path"
+
+
+def test_odd_dicom_headers_cost_no_slice_and_what_cannot_be_read_is_named(run: Run, tmp_path: Path) -> None:
+    def variant(name: str, before: bytes = b"", after: bytes = b"", **elements: object) -> None:
+        dataset = pydicom.dcmread(tmp_path / "base.dcm")
+        dataset.SOPInstanceUID = pydicom.uid.generate_uid()
+        for keyword, value in elements.items():
+            if value is None:
+                delattr(dataset, keyword)
+            else:
+                setattr(dataset, keyword, value)
+        dataset.save_as(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        assert before in content
+        (tmp_path / name).write_bytes(content.replace(before, after))
+
+    write_dicom(make_phantom(np.random.default_rng(0), 0.0, 0.5, size=96), tmp_path / "base.dcm")
+    variant("number.dcm", b"7654", b"A6\\4", InstanceNumber=7654)
+    variant("orientation.dcm", ImageOrientationPatient=[0] * 6)
+    variant("photometric.dcm", PhotometricInterpretation=None)
+    variant("slope-0.dcm", RescaleSlope=0)
+    variant("comma.dcm", b"1.25", b"1,25", RescaleSlope=1.25)
+    variant("video.dcm", b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0")
+    done = run(tmp_path, "--json")
+    assert done.status == 3
+    rows = {Path(row["file"]).stem: row for row in done.rows}
+    assert len(rows) == 7
+    assert {row["status"] for row in rows.values()} == {"ok", "failed"}
+    failed = {name: row["reason"] for name, row in rows.items() if row["status"] == "failed"}
+    assert failed.keys() == {"comma", "video"}
+    assert "RescaleSlope is no number but '1,25'" in failed["comma"]
+    assert "is not supported" in failed["video"]
+    read = [row for row in rows.values() if row["status"] == "ok"]
+    assert len({row["probability"] for row in read}) == 1

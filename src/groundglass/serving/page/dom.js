@@ -1,26 +1,16 @@
 // Elements from data. Text goes in as text, never as markup: names of files are whatever a client made them.
 
-const SVG = "http://www.w3.org/2000/svg";
-
 /** The element of an id. */
 export const byId = (id) => document.getElementById(id);
 
 /**
  * A new element.
  * @param {string} tag
- * @param {Object<string, unknown>} attributes `class`, `text`, handlers such as `onclick`, else attributes as they are.
+ * @param {Object<string, unknown>} attributes `text`, handlers such as `onclick`, else attributes as they are.
  * @param {...(Node|string)} children
  */
 export function element(tag, attributes = {}, ...children) {
-  return filled(document.createElement(tag), attributes, children);
-}
-
-/** The same for pictures in SVG. */
-export function drawn(tag, attributes = {}, ...children) {
-  return filled(document.createElementNS(SVG, tag), attributes, children);
-}
-
-function filled(node, attributes, children) {
+  const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (name === "text") node.textContent = value;
@@ -31,12 +21,30 @@ function filled(node, attributes, children) {
   return node;
 }
 
-/** Draws into a box, and again whenever its width changes. */
-export function redrawn(box, draw) {
-  let width = 0;
-  new ResizeObserver(([entry]) => {
-    if (Math.round(entry.contentRect.width) === width) return;
-    width = Math.round(entry.contentRect.width);
-    draw();
-  }).observe(box);
+/** An icon of index.html. */
+export function icon(name) {
+  const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  use.setAttribute("href", `#i-${name}`);
+  picture.append(use);
+  return picture;
+}
+
+/** Presses or releases a toggle. */
+export const press = (button, pressed) => button.setAttribute("aria-pressed", String(pressed));
+
+/**
+ * Shows one line that says what went wrong.
+ * @param {string} text
+ * @param {[string, () => void][]} ways on: buttons; each also closes the line.
+ */
+export function showMessage(text, ways = []) {
+  const buttons = [...ways, ["Dismiss", () => {}]].map(([name, act]) =>
+    element("button", { type: "button", text: name, onclick: () => { hideMessage(); act(); } }));
+  byId("message").replaceChildren(element("p", { text }), ...buttons);
+  byId("message").hidden = false;
+}
+
+export function hideMessage() {
+  byId("message").hidden = true;
 }

@@ -1,98 +1,155 @@
-// The page: files in, predictions out, one slice at a time.
+// The page: files in, answers out, one slice at a time; a result is found again at its address.
 
-import { Api } from "./api.js";
-import { Curve } from "./curve.js";
-import { describePrediction, describeSeries } from "./details.js";
-import { byId, element } from "./dom.js";
-import { download } from "./downloads.js";
-import { arranged, counted, KINDS, seriesName, summary } from "./predictions.js";
-import { Gallery } from "./gallery.js";
-import { listenToKeys } from "./keyboard.js";
+import { byId, hideMessage, showMessage } from "./dom.js";
+import { listenForFiles, Progress } from "./files.js";
+import { listenToKeys } from "./keys.js";
 import { fromMarkdown } from "./markdown.js";
-import { hideMessage, showMessage } from "./message.js";
-import { inWords } from "./problems.js";
-import { Result } from "./result.js";
-import { SliceView } from "./slice_view.js";
-import { askForToken } from "./token.js";
-import { listenForFiles, Progress } from "./upload.js";
+import { Cards, describeSeries, describeSlice } from "./panels.js";
+import { Pixels } from "./pixels.js";
+import { Result, summary } from "./result.js";
+import { Api, inWords } from "./service.js";
+import { Viewer } from "./viewer.js";
+
+/** Milliseconds between two looks at a result that is still growing, at least. */
+const LOOK = 400;
+/** Milliseconds that the address waits for the slice to stay. */
+const SETTLED = 300;
+const ADDRESS = /^#([\w-]{16,64})(?:\/(\d+))?$/;
 
 class Page {
   #api = new Api();
   #result = null;
   #current = null;
-  #chosenFiles = [];
+  #files = [];
   #upload = null;
-  #tried = false;
+  #touched = false;
+  #looking = 0;
   #forgets = 0;
+  #settles = 0;
+  #tried = false;
 
   constructor() {
     this.progress = new Progress();
-    this.gallery = new Gallery(byId("gallery"), this.#api, (number) => this.show(number));
-    this.curve = new Curve(byId("curve"), (number) => this.show(number));
-    this.view = new SliceView(this.#api, (error) => this.#tell(error, () => this.show(this.#current?.number)));
+    this.cards = new Cards(this.#api, (slice) => this.choose(slice));
+    this.viewer = new Viewer(new Pixels(this.#api), {
+      moved: (slice) => this.#moved(slice),
+      failed: (error) => this.#tell(error, () => this.viewer.step(0)),
+    });
     byId("host").textContent = location.host;
     listenForFiles((chosen) => this.send(chosen));
-    this.#listen();
     listenToKeys(this.#keys(), byId("keys"), () => byId("letters").checked);
+    this.#listen();
   }
 
-  /** Learns whether the service answers, and whether it wants a token. */
+  /** Learns whether the service answers, and opens the result that the address names. */
   async begin() {
     try {
-      await this.#api.json("/v2/model");
+      this.#tellTested(await this.#api.json("/v2/model"));
+      await this.#follow();
     } catch (error) {
       this.#tell(error, () => this.begin());
     }
   }
 
-  /** Sends files and shows what comes; what was there before is forgotten. */
+  /** Sends files and shows what comes. */
   async send(chosen) {
     this.#upload?.abort();
     const upload = new AbortController();
     this.#upload = upload;
-    this.#chosenFiles = chosen;
+    this.#files = chosen;
     this.#empty();
     this.progress.start(chosen);
+    let address = "";
+    let found = 0;
     try {
       await this.#api.upload(chosen, {
         sent: (share) => this.progress.sent(share),
-        begun: (address) => this.#open(new Result(address)),
-        found: (rows) => this.#found(rows),
+        begun: (at) => (address = at),
+        found: (rows) => {
+          found += rows.length;
+          this.progress.found(found);
+          this.#look(address);
+        },
       }, upload.signal);
-      if (this.#upload === upload) await this.#complete();
+      if (this.#upload !== upload) return;
+      clearTimeout(this.#looking);
+      history.pushState(null, "", `#${address.split("/").pop()}`);
+      await this.#show(address);
+      if (!this.#touched) this.choose(this.#result.strongest());
+      byId("announce").textContent = `Done. ${summary(this.#result.predictions)}`;
     } catch (error) {
       if (this.#upload !== upload) return;
       this.#empty();
       if (error.name !== "AbortError") this.#tell(error, () => this.send(chosen));
     } finally {
-      if (this.#upload === upload) this.#end();
+      if (this.#upload === upload) {
+        clearTimeout(this.#looking);
+        this.#looking = 0;
+        this.#upload = null;
+        this.progress.end();
+      }
     }
   }
 
-  /** Shows one slice. */
-  show(number, focus = false) {
-    const prediction = this.#result?.predictions[number];
-    if (!prediction || !this.#result.kept) return;
-    const series = this.#result.seriesOf(prediction);
-    const back = number === this.gallery.beside(-1);
-    if (this.#current?.group !== prediction.group || !this.#current) this.#showSeries(prediction, series);
-    this.#current = prediction;
-    this.gallery.mark(number, focus);
-    this.curve.mark(number);
-    describePrediction(byId("prediction"), prediction, series);
-    const following = this.#result.predictions[this.gallery.beside(back ? -1 : 1)];
-    this.view.show(prediction, this.gallery.placeInWords(), following === prediction ? null : following);
+  /** Shows one slice of the result. */
+  choose(slice) {
+    if (!slice) return;
+    this.#touched = this.#touched || Boolean(this.#current);
+    this.viewer.open(this.#result.address, slice.stack, slice.place);
   }
 
-  #step(by) {
-    const number = this.gallery.beside(by);
-    if (number !== null) this.show(number);
+  /** Looks at a result that is still growing, now and then: the more it takes, the less often. */
+  #look(address) {
+    if (this.#looking) return;
+    const started = performance.now();
+    this.#looking = -1;
+    this.#show(address).catch(() => {}).finally(() => {
+      if (!this.#upload) return;
+      const pause = Math.max(LOOK, 6 * (performance.now() - started));
+      this.#looking = setTimeout(() => {
+        this.#looking = 0;
+        if (this.#upload) this.#look(address);
+      }, pause);
+    });
   }
 
-  #open(result) {
-    this.#result = result;
-    byId("workspace").classList.add("coming");
+  /** Shows the result of an address as far as it has come. */
+  async #show(address, number = null) {
+    const upload = this.#upload;
+    const document = await this.#api.json(address);
+    if (this.#upload !== upload) return;
+    this.#result = new Result(document);
     this.#turn(true);
+    const { predictions } = this.#result;
+    const current = predictions[number ?? this.#current?.number] ?? this.#result.stacks[0]?.slices[0];
+    if (!current) return;
+    this.cards.show(this.#result.stacks);
+    this.#current = null;
+    this.viewer.open(this.#result.address, current.stack, current.place);
+    this.#tellHowLong(document.kept.seconds_left);
+  }
+
+  /** Shows what the address of the page names. */
+  async #follow() {
+    const [, id, number] = ADDRESS.exec(location.hash) ?? [];
+    if (!id || this.#result?.kept.id === id) {
+      this.#turn(Boolean(id));
+      return;
+    }
+    this.#empty();
+    await this.#show(`/v2/results/${id}`, number ? Number(number) : null);
+    if (!number) this.choose(this.#result.strongest());
+  }
+
+  #moved(slice) {
+    if (this.#current?.stack !== slice.stack) describeSeries(slice.stack, this.#result.meaning, (each) => this.choose(each));
+    this.#current = slice;
+    this.cards.mark(slice);
+    describeSlice(slice);
+    for (const button of byId("carriers").children) button.setAttribute("aria-pressed", String(Number(button.dataset.number) === slice.number));
+    clearTimeout(this.#settles);
+    // Browsers bear few changes of the address a second.
+    this.#settles = setTimeout(() => !this.#upload && history.replaceState(null, "", `#${this.#result.kept.id}/${slice.number}`), SETTLED);
   }
 
   /** Shows the slices, or where files go in. */
@@ -103,71 +160,30 @@ class Page {
     byId("back").hidden = !this.#result;
   }
 
-  #found(rows) {
-    this.gallery.add(this.#result.add(rows), (prediction) => this.#result.pictureOf(prediction));
-    this.progress.found(this.#result.predictions.length, summary(this.#result.predictions));
-  }
-
-  async #complete() {
-    const result = this.#result;
-    const document = await this.#api.json(result.address);
-    result.complete(document);
-    byId("workspace").classList.remove("coming");
-    byId("summary").textContent = summary(result.predictions);
-    byId("announce").textContent = `Done. ${summary(result.predictions)}`;
-    this.#offerFilters();
-    this.#arrange();
-    this.#tellHowLong(document.kept.seconds_left);
-    this.show(this.gallery.beside(0), true);
-  }
-
-  #end() {
-    this.#upload = null;
-    this.progress.end();
-  }
-
   #empty() {
-    const before = this.#result?.address;
-    if (before) this.#api.forget(before);
     this.#result = this.#current = null;
+    this.#touched = false;
     clearTimeout(this.#forgets);
+    clearTimeout(this.#settles);
     hideMessage();
-    this.gallery.clear();
-    this.view.clear();
+    this.viewer.clear();
     this.#turn(false);
-    byId("sort").value = "probability";
-  }
-
-  #showSeries(prediction, series) {
-    describeSeries(byId("series"), series, this.#result.meaning);
-    byId("curve").hidden = !series?.classified;
-    this.curve.show(series ? this.#result.along(prediction.group) : [], series?.curve.axis ?? "order");
-  }
-
-  #offerFilters() {
-    const counts = counted(this.#result.predictions);
-    const kinds = Object.keys(KINDS).filter((kind) => kind === "all" || counts[kind]);
-    byId("filter").replaceChildren(...kinds.map((kind) => element("option", { value: kind, text: `${KINDS[kind][0]} (${counts[kind]})` })));
-    const { series } = this.#result;
-    byId("series-choice").hidden = series.length < 2;
-    byId("series-filter").replaceChildren(
-      element("option", { value: "", text: "all" }),
-      ...series.map((each, group) => element("option", { value: group, text: `${seriesName(each)} (${each.slices})` })),
-    );
-  }
-
-  #arrange() {
-    const group = byId("series-filter").value === "" ? null : Number(byId("series-filter").value);
-    const shown = arranged(this.#result.predictions, { sort: byId("sort").value, kind: byId("filter").value, group });
-    this.gallery.arrange(shown);
-    byId("nothing").hidden = shown.length > 0;
-    if (this.#current) this.show(shown.includes(this.#current) ? this.#current.number : this.gallery.beside(0));
   }
 
   #tellHowLong(seconds) {
     const end = new Date(Date.now() + seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    byId("kept").textContent = `The service keeps the pixels until ${end}, or until its memory is full.`;
+    byId("kept").textContent = `The service keeps it until ${end}, or until its memory is full; until then the address of this page leads back here.`;
+    clearTimeout(this.#forgets);
     this.#forgets = setTimeout(() => (byId("kept").textContent = "The service has forgotten the pixels."), seconds * 1000);
+  }
+
+  /** On whom the model was tested, as its bundle has it. */
+  #tellTested({ metrics, training }) {
+    const { test } = metrics ?? {};
+    if (!test?.metrics?.auc) return;
+    const { value, low, high } = test.metrics.auc;
+    const source = training?.data?.[0] ? ` of ${training.data[0].replace(/\.csv$/, "").toUpperCase()}` : "";
+    byId("tested").textContent = `Tested on ${test.slices} slices of ${test.patients} patients${source}: AUC ${value.toFixed(2)} (${low.toFixed(2)} to ${high.toFixed(2)}).`;
   }
 
   /** Says what went wrong, and offers the way on. */
@@ -177,16 +193,32 @@ class Page {
       this.#askForToken(retry);
       return;
     }
-    const again = ["Send the files again", () => this.send(this.#chosenFiles)];
+    const again = this.#files.length ? ["Send the files again", () => this.send(this.#files)] : ["Choose files", () => byId("choose-files").click()];
     const ways = { retry: [["Try again", retry]], again: [again], choose: [["Choose files", () => byId("choose-files").click()]], none: [] };
     showMessage(text, ways[way]);
   }
 
-  async #askForToken(retry) {
-    const entered = await askForToken(this.#api, this.#tried);
-    this.#tried = entered;
-    if (entered) retry();
-    else showMessage("The service answers only with its token.", [["Enter the token", () => this.#askForToken(retry)]]);
+  /** Asks for the service's token; it goes to the API's object and nowhere else. */
+  #askForToken(retry) {
+    const [dialog, form, input, error] = ["token-dialog", "token-form", "token", "token-error"].map(byId);
+    if (dialog.open) return;
+    error.textContent = this.#tried ? "The service did not accept this token." : "";
+    let entered = false;
+    form.onsubmit = (event) => {
+      event.preventDefault();
+      // A header holds no line breaks and nothing beyond Latin-1; such a token is none.
+      this.#api.token = input.value.trim().replace(/[^\x21-\x7e]/g, "?");
+      entered = true;
+      dialog.close();
+    };
+    dialog.onclose = () => {
+      input.value = "";
+      this.#tried = entered;
+      if (entered) retry();
+      else showMessage("The service answers only with its token.", [["Enter the token", () => this.#askForToken(retry)]]);
+    };
+    dialog.showModal();
+    input.focus();
   }
 
   async #showCard() {
@@ -201,56 +233,94 @@ class Page {
     }
   }
 
-  async #export(button) {
+  /** Works on something behind a button that cannot be pressed meanwhile. */
+  async #busy(button, work) {
     button.disabled = true;
     try {
-      await download(this.#api, this.#result.kept, button.dataset.export);
+      await work();
     } catch (error) {
-      this.#tell(error, () => this.#export(button));
+      this.#tell(error, () => this.#busy(button, work));
     } finally {
       button.disabled = false;
     }
   }
 
-  #listen() {
-    byId("open-upload").addEventListener("click", () => this.#turn(false));
-    byId("back").addEventListener("click", () => this.#turn(true));
-    byId("open-card").addEventListener("click", () => this.#showCard());
-    byId("open-keys").addEventListener("click", () => byId("keys-dialog").showModal());
-    byId("cancel").addEventListener("click", () => this.#upload?.abort());
-    byId("previous").addEventListener("click", () => this.#step(-1));
-    byId("next").addEventListener("click", () => this.#step(1));
-    for (const id of ["sort", "filter", "series-filter"]) byId(id).addEventListener("change", () => this.#arrange());
-    for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
-    for (const button of document.querySelectorAll("[data-export]")) button.addEventListener("click", () => this.#export(button));
-    window.addEventListener("pagehide", (event) => {
-      if (!event.persisted && this.#result?.address) this.#api.forget(this.#result.address);
-    });
+  /** Classifies the synthetic series of the package as if it had been chosen. */
+  async #try() {
+    const content = await this.#api.blob("/v2/synthetic.zip");
+    await this.send([{ file: content, name: "Synthetic chest CT.zip" }]);
   }
 
-  /** Keys, a line of the list each. */
+  async #forget() {
+    await this.#api.request(this.#result.address, { method: "DELETE" });
+    this.#empty();
+    history.replaceState(null, "", "#");
+  }
+
+  #listen() {
+    const clicked = (id, act) => byId(id).addEventListener("click", () => act(byId(id)));
+    clicked("open-upload", () => this.#turn(false));
+    clicked("back", () => this.#turn(true));
+    clicked("try", (button) => this.#busy(button, () => this.#try()));
+    clicked("open-card", () => this.#showCard());
+    clicked("open-keys", () => byId("keys-dialog").showModal());
+    clicked("cancel", () => this.#upload?.abort());
+    clicked("forget", (button) => this.#busy(button, () => this.#forget()));
+    clicked("copy", (button) => this.#busy(button, () => navigator.clipboard.writeText(location.href)));
+    for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
+    for (const button of document.querySelectorAll("[data-export]")) {
+      button.addEventListener("click", () => this.#busy(button, () => this.#api.save(this.#result.kept.links, button.dataset.export)));
+    }
+    window.addEventListener("popstate", () => this.#follow().catch((error) => this.#tell(error, () => this.#follow())));
+  }
+
+  /** The series, or the single pictures, before or after the present one. */
+  #leap(by) {
+    const { stacks } = this.#result ?? { stacks: [] };
+    const stack = stacks[stacks.indexOf(this.#current?.stack) + by];
+    if (stack) this.choose(stack.slices[0]);
+  }
+
+  /** The next slice that carries the answer. */
+  #carrier() {
+    const buttons = [...byId("carriers").children];
+    const at = buttons.findIndex((button) => button.getAttribute("aria-pressed") === "true");
+    buttons[(at + 1) % buttons.length]?.click();
+  }
+
+  /** Keys, a line of the list each: what they are, how they are shown, what they do. */
   #keys() {
-    const { view } = this;
-    const key = (keys, shown, what, act) => ({ keys, shown, what, act });
-    const move = (right, down) => () => view.viewer.pan(right, down);
+    const { viewer } = this;
+    const move = (right, down) => () => viewer.focused.pan(right, down);
+    const measure = (right, down, whole) => () => viewer.moveMeasure(right, down, whole);
+    const arrows = (before, shown, what, act) => ({
+      shown, what, keys: { [`${before}ArrowLeft`]: act(-1, 0), [`${before}ArrowRight`]: act(1, 0), [`${before}ArrowUp`]: act(0, -1), [`${before}ArrowDown`]: act(0, 1) },
+    });
+    const step = (by) => () => viewer.stepFocused(by);
     return [
-      [key(["ArrowRight", "ArrowDown"], "→ ↓", "next slice of the list", () => this.#step(1))],
-      [key(["ArrowLeft", "ArrowUp"], "← ↑", "previous slice of the list", () => this.#step(-1))],
-      [key(["PageDown"], "Page down", "ten slices on, or back", () => this.#step(10)), key(["PageUp"], "Page up", "", () => this.#step(-10))],
-      [key(["Home"], "Home", "first or last slice", () => this.#step(-Infinity)), key(["End"], "End", "", () => this.#step(Infinity))],
-      [key([","], ",", "one slice towards the feet, or the head", () => this.show(this.curve.beside(-1))), key(["."], ".", "", () => this.show(this.curve.beside(1)))],
-      [key(["+", "="], "+", "zoom in, out", () => view.viewer.zoom(1.25)), key(["-"], "−", "", () => view.viewer.zoom(1 / 1.25))],
-      [key(["0"], "0", "the whole slice", () => view.viewer.fit()), key([], "Double click", "")],
-      [key(["Shift+ArrowLeft"], "Shift + arrows", "move the slice", move(40, 0)), key(["Shift+ArrowRight"], "", "", move(-40, 0)), key(["Shift+ArrowUp"], "", "", move(0, 40)), key(["Shift+ArrowDown"], "", "", move(0, -40))],
-      [...["1", "2", "3", "4"].map((digit, index) => key([digit], digit, "window: lung, soft tissue, bone, everything", () => view.preset(index)))],
-      [key(["w"], "W", "dragging changes the window, or pans", () => view.tool("window")), key(["p"], "P", "", () => view.tool("pan"))],
-      [key(["h"], "H", "lesions on or off", () => view.toggle("lesions"))],
-      [key(["["], "[", "lesions fainter, stronger", () => view.changeOpacity(-10)), key(["]"], "]", "", () => view.changeOpacity(10))],
-      [key(["o"], "O", "outline on or off", () => view.toggle("outline"))],
-      [key(["m"], "M", "model card", () => this.#showCard())],
-      [key(["?"], "?", "this list", () => byId("keys-dialog").showModal())],
-      [key([], "Wheel", "zoom about the pointer")],
-      [key([], "Drag", "window (right: wider, down: darker), or pan; with Shift or another button always pan")],
+      arrows("", "Arrows, wheel", "slice by slice; the wheel over a plane, or arrows in it, moves that plane", (right, down) => step(right + down)),
+      { shown: "Page up, Page down", what: "ten slices", keys: { PageUp: step(-10), PageDown: step(10) } },
+      { shown: "Home, End", what: "first, last slice", keys: { Home: step(-Infinity), End: step(Infinity) } },
+      { shown: "N B", what: "next series, the one before", keys: { n: () => this.#leap(1), b: () => this.#leap(-1) } },
+      { shown: "C", what: "next slice that carries the answer", keys: { c: () => this.#carrier() } },
+      { shown: "Space", what: "cine", keys: { " ": () => viewer.play() } },
+      { shown: "1 2 3 4", what: "window: lung, mediastinum, bone, all", keys: Object.fromEntries([0, 1, 2, 3].map((number) => [String(number + 1), () => viewer.preset(number)])) },
+      { shown: "Left drag", what: "window: right is wider, down is darker; or the tool that is chosen", keys: {} },
+      { shown: "W S Z P", what: "tool: window, scroll, zoom, pan", keys: Object.fromEntries(Object.entries({ w: "window", s: "scroll", z: "zoom", p: "pan" }).map(([key, tool]) => [key, () => viewer.tool(tool)])) },
+      { shown: "Right drag, + −", what: "zoom; Ctrl and wheel as well", keys: { "+": () => viewer.focused.zoom(1.25), "=": () => viewer.focused.zoom(1.25), "-": () => viewer.focused.zoom(0.8) } },
+      arrows("Shift+", "Middle drag, Shift + arrows", "move the slice; Shift and drag as well", (right, down) => move(-40 * right, -40 * down)),
+      { shown: "0, double click", what: "fit", keys: { 0: () => viewer.focused.fit() } },
+      { shown: "L O", what: "lesions, outline of the lungs on or off", keys: { l: () => viewer.toggle("lesions"), o: () => viewer.toggle("lungs") } },
+      { shown: "[ ]", what: "fill of the lesions fainter, stronger", keys: { "[": () => viewer.changeFill(-10), "]": () => viewer.changeFill(10) } },
+      { shown: "M", what: "coronal and sagittal planes", keys: { m: () => viewer.togglePlanes() } },
+      { shown: "R E X", what: "tool: ruler, region with mean and spread, crosshair of the planes", keys: { r: () => viewer.tool("ruler"), e: () => viewer.tool("roi"), x: () => byId("tool-cross").disabled || viewer.tool("cross") } },
+      { shown: "A", what: "with ruler or region: put one in the middle", keys: { a: () => viewer.place() } },
+      arrows("Alt+", "Alt + arrows", "move the end of the last measurement; with Shift all of it", (right, down) => measure(2 * right, 2 * down, false)),
+      arrows("Alt+Shift+", "", "", (right, down) => measure(2 * right, 2 * down, true)),
+      { shown: "Delete", what: "remove the last measurement of the slice", keys: { Delete: () => viewer.removeMeasure(), Backspace: () => viewer.removeMeasure() } },
+      { shown: "One finger, two fingers", what: "scroll; zoom and move", keys: {} },
+      { shown: "I", what: "model card", keys: { i: () => this.#showCard() } },
+      { shown: "?", what: "this list", keys: { "?": () => byId("keys-dialog").showModal() } },
     ];
   }
 }

@@ -1,173 +1,444 @@
-// One slice, large: values in a window, lesions and outline upon them, zoomed and moved.
+// The centre of the page: a stack of slices, its planes, its tools, cine and the bar that scrolls it.
 
-import { listenToPointers } from "./gestures.js";
-import { bounded, dragged, paint, PRESETS } from "./windowing.js";
+import { byId, element, icon, press } from "./dom.js";
+import { measured, Measures } from "./measures.js";
+import { colourOf, labelOf, positionText, probabilityText, shortName } from "./result.js";
+import { Display, PRESETS, Viewport } from "./viewport.js";
 
-const OUTLINE = "rgb(255,221,87)";
-const MOST_ZOOM = 40;
-const NEAREST_FROM = 6;
-
-/**
- * @typedef {object} View
- * @property {number} zoom 1 for the whole slice.
- * @property {number} x middle of the stage, as a share of the slice's width.
- * @property {number} y
- */
+/** Slices that pass faster than this, in ms, are not fetched. */
+const HASTE = 40;
+const TOOLS = [
+  ["window", "Window", "W"], ["scroll", "Scroll", "S"], ["zoom", "Zoom (right button)", "Z"], ["pan", "Pan (middle button)", "P"],
+  ["ruler", "Ruler", "R"], ["roi", "Region: mean and spread", "E"], ["cross", "Crosshair", "X"],
+];
 
 export class Viewer {
-  #layers = null;
-  #grey = new OffscreenCanvas(1, 1);
-  #painted = false;
-  #requested = false;
-  #windows = { hounsfield: { ...PRESETS.hounsfield[0][1] }, grey: { ...PRESETS.grey[0][1] } };
-  #view = { zoom: 1, x: 0.5, y: 0.5 };
+  #stack = null;
+  #index = 0;
+  #address = "";
+  #planes = false;
+  #at = { coronal: 0, sagittal: 0 };
+  #cine = 0;
+  #waiting = 0;
+  #views = {};
 
   /**
-   * @param {HTMLCanvasElement} canvas
-   * @param {{tool: () => string, changed: () => void, hovered: (text: string) => void}} listeners
+   * @param {import("./pixels.js").Pixels} pixels
+   * @param {{moved: (slice: object) => void, failed: (error: Error) => void}} to
    */
-  constructor(canvas, listeners) {
-    Object.assign(this, { canvas, listeners, context: canvas.getContext("2d"), opacity: 0.6, showLesions: true, showOutline: true });
-    new ResizeObserver(() => this.draw()).observe(canvas);
-    listenToPointers(canvas, {
-      tool: listeners.tool,
-      window: (right, down) => this.#layers && this.setWindow(dragged(this.window, this.unit, right, down)),
-      pan: (right, down) => this.pan(right, down),
-      zoom: (factor, x, y) => this.zoom(factor, x, y),
-      hover: (x, y) => listeners.hovered(this.#valueAt(x, y)),
-    });
-    canvas.addEventListener("dblclick", () => this.fit());
+  constructor(pixels, to) {
+    Object.assign(this, { pixels, to, display: new Display(), measures: new Measures() });
+    for (const pane of document.querySelectorAll(".pane")) this.#furnish(pane, pane.dataset.plane);
+    this.bar = new ScrollBar(byId("scrollbar"), (index) => this.show(index));
+    this.#listen();
+    this.#tell();
   }
 
-  /** Shows layers, or nothing; window and zoom stay, so that slices can be compared. */
-  show(layers) {
-    this.#layers = layers;
-    this.#painted = false;
-    this.listeners.changed();
-    this.draw();
+  get slice() {
+    return this.#stack?.slices[this.#index] ?? null;
   }
 
-  get unit() {
-    return this.#layers?.unit ?? "hounsfield";
+  /** Shows a stack from one of its slices on; what was shown stays as it is looked at. */
+  open(address, stack, index) {
+    if (this.#stack?.index !== stack.index || this.#address !== address) this.stop();
+    this.#stack = stack;
+    this.#address = address;
+    byId("planes").disabled = !stack.volume;
+    if (!stack.volume) this.#arrange(false);
+    const middle = stack.slices[0].image;
+    if (middle && !this.#at.coronal) this.#at = { coronal: middle.rows >> 1, sagittal: middle.columns >> 1 };
+    this.bar.show(stack.slices);
+    this.show(index);
   }
 
-  get window() {
-    return this.#windows[this.unit];
+  /** Shows nothing and forgets all pixels. */
+  clear() {
+    this.stop();
+    this.#stack = null;
+    this.#at = { coronal: 0, sagittal: 0 };
+    this.pixels.clear();
+    this.measures.clear();
+    for (const view of Object.values(this.#views)) view.show(null);
   }
 
-  get view() {
-    return { ...this.#view };
+  /** Shows a slice of the stack. */
+  show(index) {
+    if (!this.#stack) return;
+    const back = index < this.#index;
+    this.#index = Math.min(Math.max(index, 0), this.#stack.slices.length - 1);
+    const { slice } = this;
+    this.bar.mark(this.#index);
+    const raster = this.pixels.get(slice);
+    if (raster || !slice.image) this.#put(raster, slice.image ? "" : (slice.reason ?? "The service had no room to keep the pixels of this slice."));
+    else this.#fetch(slice);
+    this.#ahead(back);
+    if (this.#planes) this.#cut();
+    this.#tell();
+    this.to.moved(slice);
   }
 
-  setWindow(window) {
-    this.#windows[this.unit] = bounded(window, this.unit);
-    this.#painted = false;
-    this.listeners.changed();
-    this.draw();
+  step(by) {
+    this.show(this.#index + by);
   }
 
-  fit() {
-    this.#look({ zoom: 1, x: 0.5, y: 0.5 });
+  /** Steps through the pane that has the focus: slices, or one of the planes. */
+  stepFocused(by) {
+    const plane = document.activeElement?.closest?.(".pane")?.dataset.plane ?? "axial";
+    this.#scroll(plane, by);
   }
 
-  /** Zooms about a place on the stage, or its middle. */
-  zoom(factor, x = this.canvas.clientWidth / 2, y = this.canvas.clientHeight / 2) {
-    const zoom = Math.min(Math.max(this.#view.zoom * factor, 1), MOST_ZOOM);
-    const [width, height] = this.#size(this.#view.zoom);
-    if (!width) return;
-    const away = { x: (x - this.canvas.clientWidth / 2) / width, y: (y - this.canvas.clientHeight / 2) / height };
-    const kept = 1 - this.#view.zoom / zoom;
-    this.#look({ zoom, x: this.#view.x + away.x * kept, y: this.#view.y + away.y * kept });
+  /** The view that has the focus. */
+  get focused() {
+    return this.#views[document.activeElement?.closest?.(".pane")?.dataset.plane] ?? this.#views.axial;
   }
 
-  /** Moves the slice by pixels of the page. */
-  pan(right, down) {
-    const [width, height] = this.#size(this.#view.zoom);
-    if (width) this.#look({ ...this.#view, x: this.#view.x - right / width, y: this.#view.y - down / height });
+  tool(name) {
+    this.display.tool = name;
+    byId(`tool-${name}`).checked = true;
+    for (const { canvas } of Object.values(this.#views)) canvas.dataset.tool = name;
   }
 
-  /** Draws before the next frame, once. */
-  draw() {
-    if (this.#requested) return;
-    this.#requested = true;
-    requestAnimationFrame(() => {
-      this.#requested = false;
-      this.#render();
-    });
+  preset(number) {
+    const preset = PRESETS[this.display.unit][number];
+    if (preset) this.#window(preset[1], preset[2]);
   }
 
-  #look({ zoom, x, y }) {
-    const inside = (value) => Math.min(Math.max(value, 0), 1);
-    this.#view = zoom === 1 ? { zoom, x: 0.5, y: 0.5 } : { zoom, x: inside(x), y: inside(y) };
-    this.listeners.changed();
-    this.draw();
+  toggle(name) {
+    if (byId(name).disabled) return;
+    this.display[name] = !this.display[name];
+    press(byId(name), this.display[name]);
+    this.#draw();
   }
 
-  /** Width and height of the slice in pixels of the page. */
-  #size(zoom) {
-    if (!this.#layers) return [0, 0];
-    const { rows, columns } = this.#layers;
-    const scale = Math.min(this.canvas.clientWidth / columns, this.canvas.clientHeight / rows) * zoom;
-    return [columns * scale, rows * scale];
+  changeFill(by) {
+    byId("fill").value = Number(byId("fill").value) + by;
+    byId("fill").dispatchEvent(new Event("input"));
   }
 
-  #corner() {
-    const [width, height] = this.#size(this.#view.zoom);
-    return [this.canvas.clientWidth / 2 - this.#view.x * width, this.canvas.clientHeight / 2 - this.#view.y * height];
+  togglePlanes() {
+    if (!this.#stack?.volume) return;
+    this.#arrange(!this.#planes);
+    if (this.#planes) this.#cut();
   }
 
-  #render() {
-    const { canvas, context } = this;
-    const dots = window.devicePixelRatio || 1;
-    Object.assign(canvas, { width: Math.round(canvas.clientWidth * dots), height: Math.round(canvas.clientHeight * dots) });
-    if (!this.#layers || !canvas.width) return;
-    this.#paint();
-    const { columns, lesions, outline } = this.#layers;
-    const [width, height] = this.#size(this.#view.zoom);
-    const scale = width / columns;
-    context.setTransform(dots, 0, 0, dots, 0, 0);
-    context.translate(...this.#corner());
-    context.imageSmoothingEnabled = scale < NEAREST_FROM;
-    context.imageSmoothingQuality = "high";
-    context.drawImage(this.#grey, 0, 0, width, height);
-    if (lesions && this.showLesions) {
-      context.globalAlpha = this.opacity;
-      context.drawImage(lesions, 0, 0, width, height);
-      context.globalAlpha = 1;
+  /** A measurement in the middle of the view, or the last one's end moved: with keys all can be measured. */
+  place() {
+    const { raster, canvas } = this.focused;
+    const { tool } = this.display;
+    if (!raster || (tool !== "ruler" && tool !== "roi")) return;
+    const [x, y] = [canvas.clientWidth / 2, canvas.clientHeight / 2];
+    const ends = [[x - 40, y - 30], [x + 40, y + 30]].map((place) => this.focused.onSlice(place));
+    this.#announce(this.focused, this.measures.add(raster.key, tool, ...ends));
+    this.#draw();
+  }
+
+  moveMeasure(right, down, whole) {
+    const { raster } = this.focused;
+    const last = raster && this.measures.on(raster.key).at(-1);
+    if (!last) return;
+    for (const end of whole ? ["from", "to"] : ["to"]) last[end] = [last[end][0] + right, last[end][1] + down];
+    this.#announce(this.focused, last);
+    this.#draw();
+  }
+
+  removeMeasure(all = false) {
+    const { raster } = this.focused;
+    if (!raster) return;
+    this.measures.remove(raster.key, all ? null : this.measures.on(raster.key).at(-1));
+    this.#draw();
+  }
+
+  /** Plays or stops. */
+  play() {
+    if (this.#cine) {
+      this.stop();
+      return;
     }
-    if (outline && this.showOutline) this.#trace(outline, scale);
+    if (!this.#stack || this.#stack.slices.length < 2) return;
+    press(byId("cine"), true);
+    byId("cine").replaceChildren(icon("stop"));
+    let last = performance.now();
+    const tick = (now) => {
+      this.#cine = requestAnimationFrame(tick);
+      if (now - last < 1000 / Number(byId("rate").value) - 2) return;
+      last = now;
+      this.show((this.#index + 1) % this.#stack.slices.length);
+    };
+    this.#cine = requestAnimationFrame(tick);
   }
 
-  #paint() {
-    if (this.#painted) return;
-    const { rows, columns, values } = this.#layers;
-    Object.assign(this.#grey, { width: columns, height: rows });
-    const context = this.#grey.getContext("2d");
-    const image = context.createImageData(columns, rows);
-    paint(values, this.window, image);
-    context.putImageData(image, 0, 0);
-    this.#painted = true;
+  stop() {
+    cancelAnimationFrame(this.#cine);
+    this.#cine = 0;
+    press(byId("cine"), false);
+    byId("cine").replaceChildren(icon("play"));
   }
 
-  #trace({ lungs, crop }, scale) {
-    const { context } = this;
-    context.scale(scale, scale);
-    context.strokeStyle = OUTLINE;
-    context.lineWidth = 1.25 / scale;
-    context.stroke(lungs);
-    context.setLineDash([6 / scale, 4 / scale]);
-    context.strokeRect(...crop);
-    context.setLineDash([]);
+  #furnish(pane, plane) {
+    const canvas = element("canvas", { tabindex: 0, role: "img", "aria-label": "No slice" });
+    const corners = ["top-left", "top-right", "bottom-left", "bottom-right"].map((place) => element("div", { class: `corner ${place}`, "aria-hidden": "true" }));
+    const sides = ["left", "right", "top", "bottom"].map((side) => element("span", { class: "side", "data-side": side, "aria-hidden": "true" }));
+    pane.append(canvas, ...corners, ...sides, element("span", { class: "bar", "aria-hidden": "true" }), element("p", { class: "pane-text", hidden: true }));
+    this.#views[plane] = new Viewport(canvas, this.display, this.measures, {
+      scroll: (steps) => this.#scroll(plane, steps),
+      hovered: (text) => (corners[2].textContent = text),
+      crossed: (x, y) => this.#cross(plane, x, y),
+      measured: (measure) => this.#announce(this.#views[plane], measure),
+      changed: () => {
+        this.#tell();
+        this.#draw();
+      },
+    });
   }
 
-  /** What lies under the pointer. */
-  #valueAt(x, y) {
-    if (!this.#layers || x === undefined) return "";
-    const { rows, columns, values, unit } = this.#layers;
-    const [left, top] = this.#corner();
-    const scale = this.#size(this.#view.zoom)[0] / columns;
-    const [column, row] = [Math.floor((x - left) / scale), Math.floor((y - top) / scale)];
-    if (column < 0 || row < 0 || column >= columns || row >= rows) return "";
-    return `x ${column} y ${row}: ${values[row * columns + column]}${unit === "hounsfield" ? " HU" : ""}`;
+  async #fetch(slice) {
+    const mine = (this.#waiting += 1);
+    await new Promise((resolve) => setTimeout(resolve, HASTE));
+    if (mine !== this.#waiting || this.slice !== slice) return;
+    this.#pane("axial").classList.add("loading");
+    try {
+      const raster = await this.pixels.load(slice);
+      if (this.slice === slice) this.#put(raster, "");
+    } catch (error) {
+      if (this.slice !== slice) return;
+      this.#put(null, "The pixels could not be fetched.");
+      this.to.failed(error);
+    }
   }
+
+  /** Fetches what comes next first, and then the rest of the stack from here on. */
+  #ahead(back) {
+    const { slices } = this.#stack;
+    const distance = (index) => (back ? this.#index - index : index - this.#index);
+    const order = slices.map((_, index) => index).sort((a, b) => cost(distance(a)) - cost(distance(b)));
+    this.pixels.ahead(order.map((index) => slices[index]));
+  }
+
+  #put(raster, text) {
+    const pane = this.#pane("axial");
+    pane.classList.remove("loading");
+    Object.assign(pane.querySelector(".pane-text"), { textContent: text, hidden: !text });
+    if (raster) this.display.unit = raster.unit;
+    for (const id of ["level", "width", "fill", "lungs", "lesions"]) byId(id).disabled = !raster;
+    if (raster && !raster.hasLesions) for (const id of ["lesions", "fill"]) byId(id).disabled = true;
+    this.#views.axial.show(raster);
+    this.#tell();
+  }
+
+  /** Fetches and shows the planes through the crosshair. */
+  async #cut() {
+    for (const plane of ["coronal", "sagittal"]) {
+      const index = this.#at[plane];
+      this.pixels.plane(this.#address, this.#stack, plane, index).then(
+        (raster) => {
+          if (!this.#planes || this.#at[plane] !== index) return;
+          this.#views[plane].show(raster);
+          this.#tell();
+        },
+        (error) => this.to.failed(error),
+      );
+    }
+    this.#views.axial.cross = [this.#at.sagittal + 0.5, this.#at.coronal + 0.5];
+    this.#views.coronal.cross = [this.#at.sagittal + 0.5, this.#index + 0.5];
+    this.#views.sagittal.cross = [this.#at.coronal + 0.5, this.#index + 0.5];
+    this.#draw();
+    this.#tell();
+  }
+
+  #scroll(plane, steps) {
+    if (plane === "axial") {
+      this.stop();
+      this.step(steps);
+      return;
+    }
+    this.#move({ [plane]: this.#at[plane] + steps });
+  }
+
+  #cross(plane, x, y) {
+    if (!this.#planes) return;
+    const [column, row] = [Math.floor(x), Math.floor(y)];
+    if (plane === "axial") this.#move({ sagittal: column, coronal: row });
+    else {
+      this.#move({ [plane === "coronal" ? "sagittal" : "coronal"]: column });
+      this.show(row);
+    }
+  }
+
+  #move(to) {
+    const { rows, columns } = this.#stack.slices[0].image;
+    const inside = (value, end) => Math.min(Math.max(value, 0), end - 1);
+    const { coronal, sagittal } = { ...this.#at, ...to };
+    this.#at = { coronal: inside(coronal, rows), sagittal: inside(sagittal, columns) };
+    this.#cut();
+  }
+
+  #arrange(planes) {
+    if (planes === this.#planes) return;
+    this.#planes = planes;
+    press(byId("planes"), planes);
+    byId("panes").classList.toggle("three", planes);
+    for (const plane of ["coronal", "sagittal"]) this.#pane(plane).hidden = !planes;
+    byId("tool-cross").disabled = !planes;
+    this.#views.axial.cross = null;
+    this.tool(planes ? "cross" : "window");
+    this.#draw();
+    this.#tell();
+  }
+
+  /** Says what a measurement says to those who do not see it. */
+  #announce({ raster }, measure) {
+    byId("announce").textContent = `${measure.kind === "ruler" ? "Ruler" : "Region"}: ${measured(measure, raster).join(", ")}`;
+  }
+
+  #pane(plane) {
+    return document.querySelector(`.pane[data-plane=${plane}]`);
+  }
+
+  #window(level, width) {
+    this.display.setWindow(level, width);
+    this.#draw();
+    this.#tell();
+  }
+
+  #draw() {
+    for (const view of Object.values(this.#views)) view.draw();
+  }
+
+  #listen() {
+    const tools = document.querySelector(".tools");
+    for (const [name, title, key] of TOOLS) {
+      tools.append(
+        element("input", { type: "radio", class: "unseen", name: "tool", id: `tool-${name}`, value: name, "aria-label": title, checked: name === "window", disabled: name === "cross", onchange: () => this.tool(name) }),
+        element("label", { for: `tool-${name}`, class: "icon", title: `${title} (${key})` }, icon(name)),
+      );
+    }
+    const typed = () => this.#window(byId("level").valueAsNumber, byId("width").valueAsNumber);
+    for (const id of ["level", "width"]) byId(id).addEventListener("change", typed);
+    for (const id of ["lesions", "lungs"]) byId(id).addEventListener("click", () => this.toggle(id));
+    byId("fill").addEventListener("input", () => {
+      this.display.fill = byId("fill").valueAsNumber / 100;
+      this.#draw();
+    });
+    byId("planes").addEventListener("click", () => this.togglePlanes());
+    byId("cine").addEventListener("click", () => this.play());
+    byId("fit").addEventListener("click", () => Object.values(this.#views).forEach((view) => view.fit()));
+    byId("drop-measures").addEventListener("click", () => this.removeMeasure(true));
+    this.tool("window");
+  }
+
+  /** Words at the corners, the numbers of the window and what the canvas is called follow what is shown. */
+  #tell() {
+    const { slice, display } = this;
+    const [level, width] = display.window;
+    this.#offerPresets();
+    byId("level").value = level;
+    byId("width").value = width;
+    if (!slice) return;
+    const { slices, name } = this.#stack;
+    const place = [`${this.#stack.series ? "Slice" : "Picture"} ${this.#index + 1} of ${slices.length}`];
+    if (slice.position !== null) place.push(positionText(slice.position));
+    if (slice.image?.thickness) place.push(`${slice.image.thickness} mm thick`);
+    else if (this.#stack.volume) place.push(`every ${this.#stack.volume.gap} mm`);
+    const zoom = (plane) => `${Math.round(this.#views[plane].zoomed * 100)} %`;
+    const seen = `L ${level}  W ${width}\n${zoom("axial")}`;
+    this.#say("axial", [name, shortName(slice)].filter((each, index, all) => all.indexOf(each) === index).join("\n"), place.join("\n"), seen);
+    this.#say("coronal", "Coronal", `row ${this.#at.coronal + 1}`, zoom("coronal"));
+    this.#say("sagittal", "Sagittal", `column ${this.#at.sagittal + 1}`, zoom("sagittal"));
+    const answer = `${labelOf(slice)}${slice.probability === null ? "" : `, probability ${probabilityText(slice.probability)}`}`;
+    this.#views.axial.canvas.setAttribute("aria-label", `${place.join(", ")}, ${shortName(slice)}: ${answer}`);
+  }
+
+  #say(plane, topLeft, topRight, bottomRight) {
+    const [first, second, , fourth] = this.#pane(plane).querySelectorAll(".corner");
+    first.textContent = topLeft;
+    second.textContent = topRight;
+    fourth.textContent = bottomRight;
+    this.#pane(plane).querySelectorAll(".side").forEach((side, index) => (side.textContent = this.#views[plane].sides[index]));
+    const { bar } = this.#views[plane];
+    const drawn = this.#pane(plane).querySelector(".bar");
+    Object.assign(drawn, { hidden: !bar, textContent: bar ? `${bar.length} mm` : "" });
+    if (bar) drawn.style.height = `${bar.pixels}px`;
+    if (plane !== "axial") this.#views[plane].canvas.setAttribute("aria-label", `${topLeft} plane, ${topRight}`);
+  }
+
+  #offerPresets() {
+    const presets = PRESETS[this.display.unit];
+    const [level, width] = this.display.window;
+    const box = byId("presets");
+    if (box.dataset.unit !== this.display.unit) {
+      box.dataset.unit = this.display.unit;
+      box.replaceChildren(...presets.map(([name], number) => element("button", { type: "button", text: name, title: `${name} (${number + 1})`, onclick: () => this.preset(number) })));
+    }
+    presets.forEach(([, ...preset], number) => press(box.children[number], preset[0] === level && preset[1] === width));
+  }
+}
+
+/** Ahead costs less than behind, and near less than far. */
+const cost = (distance) => (distance >= 0 ? distance : -2.5 * distance);
+
+/** The bar beside the stack: a band of colour for each slice, by its probability; hatched where it was refused. */
+class ScrollBar {
+  #slices = [];
+  #index = 0;
+
+  constructor(box, choose) {
+    Object.assign(this, { box, choose, canvas: box.querySelector("canvas"), thumb: box.querySelector(".thumb") });
+    new ResizeObserver(() => this.#draw()).observe(box);
+    box.addEventListener("pointerdown", (event) => {
+      box.setPointerCapture(event.pointerId);
+      this.#go(event);
+    });
+    box.addEventListener("pointermove", (event) => event.buttons && this.#go(event));
+    box.addEventListener("wheel", (event) => choose(this.#index + Math.sign(event.deltaY)), { passive: true });
+  }
+
+  show(slices) {
+    this.#slices = slices;
+    this.box.hidden = slices.length < 2;
+    this.#draw();
+  }
+
+  mark(index) {
+    this.#index = index;
+    const slice = this.#slices[index];
+    const share = 100 / this.#slices.length;
+    this.thumb.style.top = `${share * index}%`;
+    this.thumb.style.height = `max(5px, ${share}%)`;
+    const said = { valuemin: 1, valuemax: this.#slices.length, valuenow: index + 1 };
+    said.valuetext = `slice ${index + 1} of ${this.#slices.length}, ${labelOf(slice)}${slice.probability === null ? "" : `, probability ${probabilityText(slice.probability)}`}`;
+    for (const [name, value] of Object.entries(said)) this.box.setAttribute(`aria-${name}`, String(value));
+  }
+
+  #go(event) {
+    const box = this.box.getBoundingClientRect();
+    this.choose(Math.min(Math.floor(((event.clientY - box.top) / box.height) * this.#slices.length), this.#slices.length - 1));
+  }
+
+  #draw() {
+    const [width, height] = [this.box.clientWidth, this.box.clientHeight];
+    if (!width || !height) return;
+    Object.assign(this.canvas, { width, height });
+    const context = this.canvas.getContext("2d");
+    const share = height / Math.max(this.#slices.length, 1);
+    const hatch = hatched(context);
+    this.#slices.forEach((slice, index) => {
+      context.fillStyle = colourOf(slice) ?? hatch;
+      context.fillRect(0, index * share, width, Math.ceil(share));
+    });
+  }
+}
+
+/** How slices without a probability are filled. */
+export function hatched(context) {
+  const tile = new OffscreenCanvas(6, 6);
+  const lines = tile.getContext("2d");
+  Object.assign(lines, { fillStyle: "#2a3038", strokeStyle: "#7d8793", lineWidth: 1.2 });
+  lines.fillRect(0, 0, 6, 6);
+  lines.beginPath();
+  for (const shift of [-6, 0, 6]) {
+    lines.moveTo(shift, 6);
+    lines.lineTo(shift + 6, 0);
+  }
+  lines.stroke();
+  return context.createPattern(tile, "repeat");
 }

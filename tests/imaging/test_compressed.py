@@ -11,7 +11,7 @@ from time import sleep
 import numpy as np
 import pytest
 
-from groundglass.imaging.lossless import FrameLayout, LosslessDecoder
+from groundglass.imaging.compressed import FrameDecoder, FrameLayout
 
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 
@@ -35,7 +35,9 @@ def frame(tmp_path_factory: pytest.TempPathFactory, stored: np.ndarray, write_di
 
 @pytest.fixture
 def layout() -> FrameLayout:
-    return FrameLayout(JPEG_LOSSLESS, rows=40, columns=56, bits_allocated=16, bits_stored=16, signed=True)
+    return FrameLayout(
+        JPEG_LOSSLESS, rows=40, columns=56, samples=1, bits_allocated=16, bits_stored=16, signed=True
+    )
 
 
 def _children() -> set[str]:
@@ -46,7 +48,7 @@ def test_frames_are_decoded_by_one_child_that_ends_with_the_block(
     frame: bytes, layout: FrameLayout, stored: np.ndarray
 ) -> None:
     before = _children()
-    with LosslessDecoder() as decoder:
+    with FrameDecoder() as decoder:
         assert _children() == before
         for _ in range(3):
             assert decoder.decode(frame, layout) == stored.tobytes()
@@ -58,7 +60,7 @@ def test_the_next_frame_after_a_killed_child_is_decoded(
     frame: bytes, layout: FrameLayout, stored: np.ndarray
 ) -> None:
     before = _children()
-    with LosslessDecoder() as decoder:
+    with FrameDecoder() as decoder:
         decoder.decode(frame, layout)
         (child,) = _children() - before
         os.kill(int(child), signal.SIGKILL)
@@ -70,7 +72,7 @@ def test_the_next_frame_after_a_killed_child_is_decoded(
 def test_a_frame_that_ends_gdcm_is_an_error(frame: bytes, layout: FrameLayout, stored: np.ndarray) -> None:
     rng = np.random.default_rng(0)
     before, seen = _children(), set()
-    with LosslessDecoder() as decoder:
+    with FrameDecoder() as decoder:
         for _ in range(80):
             damaged = bytearray(frame)
             for position in rng.integers(2, 60, 3):
@@ -83,5 +85,5 @@ def test_a_frame_that_ends_gdcm_is_an_error(frame: bytes, layout: FrameLayout, s
 
 
 def test_a_child_that_takes_too_long_is_ended(frame: bytes, layout: FrameLayout) -> None:
-    with LosslessDecoder(timeout=0.0) as decoder, pytest.raises(ValueError, match="cannot be decoded"):
+    with FrameDecoder(timeout=0.0) as decoder, pytest.raises(ValueError, match="cannot be decoded"):
         decoder.decode(frame, layout)

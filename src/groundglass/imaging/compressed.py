@@ -1,7 +1,7 @@
-"""JPEG Lossless and JPEG-LS frames, decoded by GDCM in a process that may die of a damaged one.
+"""Compressed DICOM frames, all decoded by GDCM in one process that may die of a damaged one.
 
 GDCM ends its process on some damaged frames, which must not be the reader's. So this file is also a script,
-``python -I -S lossless.py FOLDER`` with the folder that holds GDCM: without ``site`` and the package it starts in
+``python -I -S compressed.py FOLDER`` with the folder that holds GDCM: without ``site`` and the package it starts in
 a tenth of a second. It reads a JSON line (``length`` and the layout) and ``length`` bytes for each frame, and
 answers with eight bytes, the little-endian length of the pixels or 0 for a failure, and the pixels.
 """
@@ -25,21 +25,22 @@ _MEMORY = 4 * 2**30
 
 @dataclass(frozen=True)
 class FrameLayout:
-    """What is known of a compressed frame of one sample per pixel.
+    """What is known of a compressed frame.
 
-    ``transfer_syntax`` is its UID, ``bits_allocated`` 8 or 16, ``bits_stored`` at most that; ``signed`` samples are
-    two's complement.
+    ``transfer_syntax`` is its UID, ``bits_allocated`` 8, 16 or 32, ``bits_stored`` at most that; ``signed`` samples
+    are two's complement.
     """
 
     transfer_syntax: str
     rows: int
     columns: int
+    samples: int
     bits_allocated: int
     bits_stored: int
     signed: bool
 
 
-class LosslessDecoder:
+class FrameDecoder:
     """Decodes frames in a child process that starts with the first one and ends with the ``with`` block.
 
     A frame that kills the child costs a ``ValueError``; the next frame gets a new child. Not thread-safe.
@@ -52,14 +53,14 @@ class LosslessDecoder:
         self._timeout = timeout
         self._child: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> LosslessDecoder:
+    def __enter__(self) -> FrameDecoder:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop()
 
     def decode(self, frame: bytes, layout: FrameLayout) -> bytes:
-        """Stored values, little-endian, ``rows`` times ``columns``.
+        """Stored values, little-endian, ``rows`` times ``columns`` times ``samples``.
 
         Raises:
             ValueError: the frame is damaged or contradicts its layout, or GDCM is not installed.
@@ -75,7 +76,7 @@ class LosslessDecoder:
             answer = child.stdout.read(8)
             pixels = child.stdout.read(int.from_bytes(answer, "little"))
         watchdog.cancel()
-        if len(pixels) * 8 != layout.rows * layout.columns * layout.bits_allocated:
+        if len(pixels) * 8 != layout.rows * layout.columns * layout.samples * layout.bits_allocated:
             self._stop()  # it may have died, and even a frame that it only refused is rare
             raise ValueError("the compressed pixel data cannot be decoded")
         return pixels
@@ -120,7 +121,7 @@ def _answer_requests() -> None:
 
 
 def _decode(gdcm: Any, frame: bytes, layout: FrameLayout) -> bytes:
-    """Pixels of one monochrome frame, or nothing where GDCM cannot decode it."""
+    """Pixels of one frame, or nothing where GDCM cannot decode it."""
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(frame)
     fragments = gdcm.SequenceOfFragments.New()
@@ -132,10 +133,12 @@ def _decode(gdcm: Any, frame: bytes, layout: FrameLayout) -> bytes:
     image.SetDimensions((layout.columns, layout.rows, 1))
     image.SetDataElement(element)
     kind = gdcm.PhotometricInterpretation
-    image.SetPhotometricInterpretation(kind(kind.GetPIType("MONOCHROME2")))
+    image.SetPhotometricInterpretation(kind(kind.GetPIType("MONOCHROME2" if layout.samples == 1 else "RGB")))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(layout.transfer_syntax)))
     bits = layout.bits_stored
-    image.SetPixelFormat(gdcm.PixelFormat(1, layout.bits_allocated, bits, bits - 1, int(layout.signed)))
+    image.SetPixelFormat(
+        gdcm.PixelFormat(layout.samples, layout.bits_allocated, bits, bits - 1, int(layout.signed))
+    )
     try:
         # GDCM hands bytes out as str.
         pixels: bytes = image.GetBuffer().encode("utf-8", "surrogateescape")

@@ -1,0 +1,55 @@
+"""What belongs to every command: versions, levels of messages, and who may print to standard error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from groundglass import __version__
+
+
+def groundglass(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "groundglass.cli.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("options", [["--version"], ["--version", "--verbose"], ["--verbose", "--version"]])
+def test_versions(options: list[str]) -> None:
+    done = groundglass(*options)
+    first, *more = done.stdout.splitlines()
+    assert (done.returncode, done.stderr, first) == (0, "", f"groundglass {__version__}")
+    names = {line.split()[0] for line in more}
+    assert (
+        names == set()
+        if len(options) == 1
+        else names >= {"Python", "numpy", "onnxruntime", "pydicom", "devices:"}
+    )
+
+
+def test_libraries_are_heard_only_when_asked_for(tmp_path: Path, tiny_bundle: Path) -> None:
+    path = tmp_path / "damaged.tif"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(
+        path, compression="tiff_lzw"
+    )
+    content = bytearray(path.read_bytes())
+    content[100:1000] = b"\xff" * 900
+    path.write_bytes(content)
+    quiet = groundglass("predict", path, "--json", "--bundle", tiny_bundle)
+    assert "1 slice" in quiet.stderr
+    assert len(quiet.stderr.splitlines()) == 1
+    loud = groundglass("--log-level", "debug", "predict", path, "--json", "--bundle", tiny_bundle)
+    assert len(loud.stderr.splitlines()) > 1
+    assert loud.stdout == quiet.stdout
+    assert groundglass("--log-level", "loud", "predict", path).returncode == 2
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path, tiny_bundle: Path) -> None:
+    Image.new("L", (64, 64)).save(tmp_path / "a.png")
+    done = groundglass("predict", tmp_path / "a.png", "--device", "tpu", "--bundle", tiny_bundle)
+    assert done.returncode == 2
+    assert "error: tpu: this ONNX Runtime has no such provider" in done.stderr

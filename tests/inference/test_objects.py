@@ -1,0 +1,299 @@
+"""Whatever Python holds a slice in is predicted as the file of the same content is; results tell what notebooks ask."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import multiprocessing
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from PIL import Image
+from pydicom.filebase import DicomBytesIO
+
+import groundglass
+from groundglass import Classifier, Prediction, Predictions
+from groundglass.errors import BundleError, ImageError, PredictionError
+from groundglass.imaging.phantom import make_phantom, write_dicom
+from groundglass.inference.prediction import COLUMNS, Status
+
+PHANTOM = make_phantom(np.random.default_rng(1), 0.4, 0.5, size=128)
+PIXELS = PHANTOM.slice.pixels
+HU = np.rint(PHANTOM.slice.hounsfield).astype(np.int16)
+RGB = np.stack([PIXELS] * 3, axis=2)
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_bundle: Path) -> Classifier:
+    return groundglass.load(tiny_bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A series of four slices."""
+    folder = tmp_path_factory.mktemp("series")
+    for number in range(4):
+        path = folder / f"{number}.dcm"
+        write_dicom(PHANTOM, path)
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID, dataset.SOPInstanceUID = "1.2.3", f"1.2.3.{number}"
+        dataset.ImagePositionPatient = [0, 0, 10.0 * number]
+        dataset.save_as(path)
+    return folder
+
+
+def saved(image: Image.Image, name: str) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, name)
+    return stream.getvalue()
+
+
+def without_meta(dataset: pydicom.Dataset) -> pydicom.Dataset:
+    """As a data set that a program has put together."""
+    return pydicom.Dataset(dataset)
+
+
+def in_nifti() -> Any:
+    return nibabel.Nifti1Image(HU.T[::-1, ::-1, None].astype(np.float32), np.eye(4))
+
+
+GREY: dict[str, Callable[[], Any]] = {
+    "uint16": lambda: PIXELS.astype(np.uint16) * 257,
+    "RGB": lambda: RGB,
+    "RGBA": lambda: np.dstack([RGB, np.full_like(PIXELS, 255)]),
+    "one channel": lambda: PIXELS[..., None],
+    "one plane": lambda: PIXELS[None],
+    "float": lambda: RGB / 255,
+    "not contiguous": lambda: np.asfortranarray(PIXELS),
+    "Pillow L": lambda: Image.fromarray(PIXELS),
+    "Pillow I;16": lambda: Image.fromarray(PIXELS.astype(np.uint16) * 257),
+    "Pillow P": lambda: Image.fromarray(PIXELS).convert("P"),
+    "bytes": lambda: saved(Image.fromarray(PIXELS), "PNG"),
+    "open file": lambda: io.BytesIO(saved(Image.fromarray(RGB), "BMP")),
+}
+HOUNSFIELD: dict[str, Callable[[pydicom.Dataset], Any]] = {
+    "data set": lambda dataset: dataset,
+    "data set without meta": without_meta,
+    "nibabel": lambda _: in_nifti(),
+    "SimpleITK": lambda _: sitk.GetImageFromArray(HU[None]),
+    "SimpleITK in 2D": lambda _: sitk.GetImageFromArray(HU),
+    "bytes": lambda dataset: (stream := DicomBytesIO(), dataset.save_as(stream), stream.getvalue())[2],
+}
+
+
+@pytest.mark.parametrize("kind", GREY)
+def test_grey_values_are_those_of_the_array(classifier: Classifier, kind: str) -> None:
+    found = classifier.predict(GREY[kind]())
+    assert isinstance(found, Prediction)
+    assert found.status is Status.OK
+    assert found.probability == classifier.predict(PIXELS).probability
+
+
+@pytest.mark.parametrize("kind", [*HOUNSFIELD, "array", "Pillow"])
+def test_hounsfield_units_are_those_of_the_file(classifier: Classifier, folder: Path, kind: str) -> None:
+    arrays = {"array": HU, "Pillow": Image.fromarray(HU.astype(np.int32))}
+    dataset = pydicom.dcmread(folder / "0.dcm")
+    before = dataset.to_json()
+    thing = arrays[kind] if kind in arrays else HOUNSFIELD[kind](dataset)
+    found, expected = classifier.predict(thing, hu=kind in arrays), classifier.predict(folder / "0.dcm")
+    assert isinstance(found, Prediction)
+    assert found.probability == pytest.approx(expected.probability, abs=1e-3)
+    assert np.abs(found.evidence.slice.pixels.astype(int) - expected.evidence.slice.pixels).max() <= 1
+    assert found.evidence.slice.hounsfield is None
+    assert dataset.to_json() == before, "the caller's stays as it is"
+
+
+def test_a_list_a_folder_and_a_volume_give_predictions(classifier: Classifier, folder: Path) -> None:
+    mixed = classifier.predict(
+        [str(folder / "0.dcm"), PIXELS, [Image.fromarray(PIXELS)], b"damaged", PIXELS[:0]]
+    )
+    assert isinstance(mixed, Predictions)
+    assert [each.status.value for each in mixed] == ["ok", "ok", "ok", "failed", "refused"]
+    assert [each.file for each in mixed[1:]] == ["array[1]", "PIL[0]", "bytes[3]", "array[4]"]
+    assert [each.position for each in classifier.predict(folder)] == [0, 10, 20, 30]
+    assert len(classifier.predict(np.stack([HU] * 3), hu=True)) == 3
+    assert classifier.predict([]) == []
+    one = [each.file for each in classifier.predict_all(str(folder / "0.dcm"))]
+    assert one == [str(folder / "0.dcm")], "a text is a path, not its letters"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (np.zeros((0, 0), np.uint8), "without a pixel"),
+        (np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), "colour photograph"),
+        (np.random.default_rng(0).random((64, 64, 3)), "in colour"),
+        (np.full((64, 64), 100, np.uint8), ""),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_a_result(classifier: Classifier, source: Any, words: str) -> None:
+    found = classifier.predict(source)
+    assert found.status is Status.REFUSED
+    assert words in found.reason
+    assert found.probability is None
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (b"damaged", "bytes: not an image"),
+        (np.zeros(9), r"array: an array of float64, shape \(9,\)"),
+        (np.array([["a"]]), "array: an array of"),
+        (np.full((8, 8), np.nan), "array: .*not one finite value"),
+        (pydicom.Dataset(), "pydicom: "),
+        (sitk.Image(8, 8, sitk.sitkVectorUInt8), "SimpleITK: .*several components"),
+        ("nowhere.png", r"nowhere\.png: no such file"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_an_error_that_names_it(
+    classifier: Classifier, source: Any, words: str
+) -> None:
+    with pytest.raises(ImageError, match=words):
+        classifier.predict(source)
+    assert classifier.predict([source])[0].status is Status.FAILED
+
+
+def test_what_is_no_slice_at_all_is_a_type_error(classifier: Classifier, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="dict: no slice"):
+        classifier.predict({})
+    with pytest.raises(ImageError, match="holds no image"):
+        classifier.predict(tmp_path)
+
+
+def test_a_series_has_one_answer(classifier: Classifier, folder: Path) -> None:
+    by_folder = classifier.predict_series(folder)
+    assert (by_folder.series, by_folder.counts.ok, by_folder.curve.at) == ("1.2.3", 4, (0, 10, 20, 30))
+    assert classifier.predict_series([folder, folder]).counts.ok == 4, "copies count once"
+    headers = [pydicom.dcmread(path) for path in folder.iterdir()]
+    assert classifier.predict_series(headers).curve == by_folder.curve
+    assert classifier.predict_series(classifier.predict(folder)) == by_folder, "nothing is classified twice"
+    volume = classifier.predict_series(np.stack([HU] * 3), hu=True)
+    assert (volume.series, volume.counts.ok, volume.curve.axis) == (None, 3, "frame")
+    loose = classifier.predict_series([PIXELS, PIXELS])
+    assert (loose.series, loose.counts.ok, loose.curve.axis) == (None, 2, "order")
+    with pytest.raises(PredictionError, match="here are 2"):
+        classifier.predict_series([folder, np.stack([PIXELS] * 2)])
+
+
+def test_masks_lie_in_the_image(classifier: Classifier, folder: Path) -> None:
+    one = classifier.predict(folder / "0.dcm")
+    assert one.lung_mask.shape == one.lesion_mask.shape == PIXELS.shape
+    assert one.lung_mask.any()
+    assert not (one.lesion_mask & ~one.lung_mask).any()
+    assert classifier.predict(folder / "0.dcm", evidence=False).lung_mask is None
+    np.testing.assert_array_equal(classifier.predict(folder).lung_mask, np.stack([one.lung_mask] * 4))
+    voxels = np.stack([HU.T] * 3, axis=2)
+    upside_down = nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, -4.0, 1.0]))
+    for image in (upside_down, sitk.GetImageFromArray(voxels.T)):
+        mask = classifier.predict(image).lung_mask
+        assert (mask.shape, mask.dtype) == (voxels.shape, np.dtype(bool))
+        np.testing.assert_array_equal(mask, np.stack([one.lung_mask.T] * 3, axis=2))
+
+
+def test_results_are_shown_and_tabled(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
+    several = classifier.predict([folder, "<b>.png"])
+    assert several.to_dict()[0] == several[0].to_dict()
+    frame = several.to_frame()
+    assert (tuple(frame.columns), len(frame), frame.status[4]) == (COLUMNS, 5, "failed")
+    assert tuple(several[0].to_frame().columns) == tuple(Predictions().to_frame().columns) == COLUMNS
+    html = several._repr_html_()
+    assert html.count("data:image/png;base64,") == 4
+    assert "&lt;b&gt;.png" in html
+    assert "more" in Predictions([several[4]] * 30)._repr_html_()
+    several[0].save_overlay(tmp_path / "one.png")
+    assert Image.open(tmp_path / "one.png").size == PIXELS.shape
+    several.save_overlay(tmp_path / "all")
+    assert [path.name for path in sorted((tmp_path / "all").iterdir())] == [f"000{n}.png" for n in range(4)]
+    for prediction, path in ((several[4], "no.png"), (several[0], "no.suffix")):
+        with pytest.raises(PredictionError):
+            prediction.save_overlay(tmp_path / path)
+
+
+def test_a_table_needs_pandas(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(PredictionError, match="pip install pandas"):
+        classifier.predict(PIXELS).to_frame()
+
+
+def probability(classifier: Classifier, path: Path) -> float | None:
+    found = classifier.predict(path)
+    return found.probability
+
+
+def test_threads_and_processes_share_it(classifier: Classifier, folder: Path) -> None:
+    paths = sorted(folder.iterdir())
+    expected = [probability(classifier, path) for path in paths]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(probability, [classifier] * 4, paths)) == expected
+    assert len(pickle.dumps(classifier)) < 1000, "its bundle's path, not its networks"
+    assert probability(pickle.loads(pickle.dumps(classifier)), paths[0]) == expected[0]  # noqa: S301
+    for way in ("spawn", "fork"):
+        with multiprocessing.get_context(way).Pool(1) as pool:
+            assert pool.apply(probability, (classifier, paths[0])) == expected[0]
+
+
+def test_a_forked_process_has_threads_of_its_own(tiny_bundle: Path, folder: Path) -> None:
+    """What is inherited, not sent: ONNX Runtime's threads are gone there."""
+    several = groundglass.load(tiny_bundle, threads=2)
+    expected = probability(several, folder / "0.dcm")
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: os._exit(0 if probability(several, folder / "0.dcm") == expected else 1)
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def test_the_process_stays_the_callers(
+    classifier: Classifier, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither warnings nor file descriptor 2 are switched while the library works."""
+    packed = saved(Image.fromarray(PIXELS), "TIFF")
+    shown = 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        for _ in classifier.predict_all([folder] * 4):
+            warnings.warn("mine", stacklevel=1)
+            os.write(2, b"x")
+            classifier.predict(packed)
+            shown += 1
+        assert warnings.filters == before
+        assert sum(str(each.message) == "mine" for each in caught) == shown
+    assert capfd.readouterr().err.count("x") == shown
+
+
+@pytest.mark.parametrize("names", ["CPU", ["CPUExecutionProvider"], ("cpu",)])
+def test_a_provider_goes_by_any_of_its_names(tiny_bundle: Path, names: Any) -> None:
+    assert groundglass.load(tiny_bundle, providers=names).predict(PIXELS).status is Status.OK
+
+
+def test_a_provider_that_is_not_there_is_named(tiny_bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"tpu: .* choose of .*cpu"):
+        groundglass.load(tiny_bundle, providers="tpu")
+
+
+@pytest.mark.parametrize("name", [each for each in groundglass.__all__ if each != "__version__"])
+def test_every_public_name_is_documented_and_typed(name: str) -> None:
+    thing = getattr(groundglass, name)
+    members = inspect.getmembers(thing) if inspect.isclass(thing) else []
+    own = [each for key, each in members if not key.startswith("_") and key in vars(thing)]
+    for each in [thing, *own]:
+        function = each.fget if isinstance(each, property) else getattr(each, "__func__", each)
+        if inspect.isfunction(function):
+            assert inspect.getdoc(function), function
+            assert "return" in function.__annotations__, function
+    assert inspect.getdoc(thing)
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = groundglass.nothing

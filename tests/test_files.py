@@ -1,0 +1,49 @@
+"""How many cores there are, by affinity and by the quota of control groups."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from groundglass import files
+
+
+@pytest.mark.parametrize(
+    ("groups", "settings", "cores"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "200000 100000"}, 2),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 2),  # rounded up
+        ("0::/a/b\n", {"a/b/cpu.max": "400000 100000", "a/cpu.max": "30000 100000"}, 1),
+        ("0::/\n", {"cpu.max": "max 100000"}, 8),
+        ("0::/\n", {"cpu.max": "9900000 100000"}, 8),  # no more than there are
+        ("0::/../gone\n", {"cpu.max": "300000 100000"}, 3),
+        (
+            "3:cpu,cpuacct:/x\n0::/\n",
+            {"cpu/x/cpu.cfs_quota_us": "250000", "cpu/x/cpu.cfs_period_us": "100000"},
+            3,
+        ),
+        (
+            "3:cpu,cpuacct:/docker/x\n",
+            {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "50000"},
+            2,
+        ),
+        ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ("5:memory:/x\n", {"x/cpu.max": "100000 100000"}, 8),
+        ("0::/\n", {"cpu.max": "nonsense"}, 8),
+        (None, {}, 8),
+    ],
+)
+def test_cores_follow_the_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str | None, settings: dict[str, str], cores: int
+) -> None:
+    proc, root = tmp_path / "cgroup", tmp_path / "root"
+    if groups is not None:
+        proc.write_text(groups)
+    for name, text in settings.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"{text}\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(files._quotas, "__defaults__", (proc, root))
+    assert files.usable_cores() == cores
