@@ -24,7 +24,7 @@ from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import CTSlice
 from groundglass.imaging.source import HEAD_BYTES, identify
 from groundglass.imaging.window import AIR
-from record import RESULTS, Table, report
+from record import RESULTS, Goal, Table, report
 
 COLLECTIONS = {"pydicom": "data/test_files", "data_store": "data", "nibabel": "tests/data"}
 """Packages, pydicom-data's ``data_store`` among them, and where their test files lie."""
@@ -95,7 +95,11 @@ def main(
             [(*about, str(count)) for about, count in sorted(reasons.items())],
         ),
     ]
-    report("readers", output or (None if quick else RESULTS), [asdict(each) for each in compared], [], tables)
+    largest = max((each.difference or 0.0 for each in compared), default=0.0)
+    goals = [Goal("largest difference of Hounsfield units", EQUAL, True, largest)]
+    report(
+        "readers", output or (None if quick else RESULTS), [asdict(each) for each in compared], goals, tables
+    )
 
 
 def _shown(difference: float | None) -> str | float:
