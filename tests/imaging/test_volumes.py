@@ -170,7 +170,7 @@ def test_damaged_nifti(tmp_path: Path, volume: Voxels, capfd: pytest.CaptureFixt
         with pytest.raises(ImageError, match="truncated"):
             list(read_slices(path))
     packed.write_bytes(gzip.compress(b"something else " * 100))
-    with pytest.raises(ImageError, match="a compressed file is not read"):
+    with pytest.raises(ImageError, match="not an image|compressed"):
         list(read_slices(packed))
     assert capfd.readouterr().err == ""
 
