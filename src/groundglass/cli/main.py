@@ -131,8 +131,10 @@ def root(
     ] = LogLevel.WARNING,
 ) -> None:
     """Options that belong to every command."""
-    if context.invoked_subcommand != "serve" and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminated)  # serve finishes what it has accepted first
+    for name in ("SIGTERM", "SIGHUP") if context.invoked_subcommand != "serve" else ():
+        number = getattr(signal, name, None)  # serve finishes what it has accepted first
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not below nohup
+            signal.signal(number, _terminated)
     if log_level is LogLevel.DEBUG:
         logging.basicConfig(level=logging.DEBUG)
         return

@@ -137,8 +137,8 @@ def curve_bands(
             if covid[-1] and other[-1]:
                 recall = covid / covid[-1]
                 roc.append(recall[np.searchsorted(other / other[-1], grid, side="right") - 1])
-                first = np.maximum(np.searchsorted(recall, grid), 1)
-                precision.append(covid[first] / np.maximum(covid[first] + other[first], 1))
+                first = np.searchsorted(recall, np.maximum(grid, 1e-9))
+                precision.append(covid[first] / (covid[first] + other[first]))
     edges = 50 * (1 - LEVEL), 50 * (1 + LEVEL)
     first_band, second_band = (np.percentile(each, edges, axis=0) for each in (roc, precision))
     return (grid, *first_band), (grid, *second_band)

@@ -42,6 +42,7 @@ GALLERY = 6
 
 _HEADLINES = frozenset({"accuracy", "auc", "recall", "specificity"})
 _DICE = frozenset({"lung_dice", "lesion_dice"})
+_BASELINE = " File format alone: a baseline that sees format, pixel mode and suffix, cross-validated over the same patients."
 _UNDEFINED_WORTH_A_NOTE = 0.001
 
 
@@ -192,6 +193,7 @@ def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[Meas
 
 def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
     part, measured, fit = evaluation.part, evaluation.measured, evaluation.applicability
+    rows = measure_rows(evaluation)
     covid = int(part.label.sum())
     return Report(
         title=f"{run.recipe.name} on {part.title}",
@@ -201,12 +203,12 @@ def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
         ),
         warnings=evaluation.warnings,
         follows=_follows(evaluation),
-        measures=measure_rows(evaluation),
+        measures=rows,
         measures_note=(
             f"A slice is called COVID where its probability is at least {THRESHOLD:g}. 95 % intervals: "
             f"percentiles of {measured.resamples:,} bootstrap resamples over patients, each drawn with all "
-            f"their slices (seed {measured.seed}; {measured.one_class} resamples held one class only). File format "
-            "alone: a baseline that sees format, pixel mode and suffix, cross-validated over the same patients."
+            f"their slices (seed {measured.seed}; {measured.one_class} resamples held one class only)."
+            f"{_BASELINE if any(row.beside for row in rows) else ''}"
         ),
         fit=[] if fit is None else _fit_rows(fit),
         fit_words="" if fit is None else _fit_words(fit),

@@ -128,7 +128,7 @@ def reliability_figure(points: Sequence[tuple[float, float, float, float]], coun
         bars, style = [observed - low, high - observed], {"color": NON_COVID, "capsize": 3}
         axes.errorbar(mean, observed, bars, fmt="o-", linewidth=1.2, label="observed, 95 % interval", **style)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="Observed share of COVID")
-        axes.legend(loc="upper left")
+        axes.legend(loc="best")
         middle = (np.arange(len(counts)) + 0.5) / len(counts)
         below.bar(middle, counts, 0.9 / len(counts), color=NON_COVID, alpha=0.5)
         for x, number in zip(middle, counts, strict=True):
