@@ -151,7 +151,7 @@ def test_every_text_is_escaped_and_nothing_is_run_or_fetched(tmp_path: Path, tin
 
 def test_memory_does_not_grow_with_the_pictures(tmp_path: Path, tiny_bundle: Path) -> None:
     folder = tmp_path / "out"
-    write(folder, tiny_bundle, [replace(OK, file=f"{n}.png", frame=None, series=None) for n in range(500)])
+    write(folder, tiny_bundle, [replace(OK, file=f"{n}.png", frame=None, series=None) for n in range(900)])
     noise = np.random.default_rng(0).integers(0, 256, (224, 224), np.uint8)
     nothing = np.zeros((1, 1), bool)
     (folder / "picture.svg").write_text(Layers.of(noise, nothing, nothing).svg())
@@ -160,8 +160,7 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path: Path, tiny_bundle: Pat
     write_report(folder / "again.html", folder / "predictions.jsonl", folder / "overlays", opened, totals, "")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (folder / "again.html").stat().st_size > 15e6
-    assert peak < 6e6
+    assert peak < 0.7 * (folder / "again.html").stat().st_size, "twice as much where the page is held"
 
 
 @pytest.mark.parametrize("span", [0, 1e-6, 0.7, 3, 99.5, 1234, 1e7])
