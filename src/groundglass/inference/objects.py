@@ -72,8 +72,8 @@ def _content(dataset: Any) -> bytes:
 
 def _of_volume(image: Any, origin: Origin, _: bool) -> Iterator[CTSlice]:
     nifti = origin.file_format == "nibabel"
-    voxels = (np.asanyarray(image.dataobj), image.affine) if nifti else itk_voxels(image)
-    yield from slices_of_voxels(*voxels, origin)
+    values, affine = (np.asanyarray(image.dataobj), image.affine) if nifti else itk_voxels(image)
+    yield from slices_of_voxels(values, affine, origin)
 
 
 def _of_picture(image: Image.Image, origin: Origin, _: bool) -> Iterator[CTSlice]:
