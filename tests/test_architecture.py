@@ -45,7 +45,7 @@ CEILINGS = {
     "models": 990,
     "data": 2_560,
     "training": 3_700,
-    "inference": 4_150,
+    "inference": 4_175,
     "evaluation": 2_120,
     "reporting": 640,
     "cli": 1_970,
