@@ -137,8 +137,8 @@ def curve_bands(
             if covid[-1] and other[-1]:
                 recall = covid / covid[-1]
                 roc.append(recall[np.searchsorted(other / other[-1], grid, side="right") - 1])
-                first = np.maximum(np.searchsorted(recall, grid), 1)
-                precision.append(covid[first] / np.maximum(covid[first] + other[first], 1))
+                first = np.searchsorted(recall, np.maximum(grid, 1e-9))
+                precision.append(covid[first] / (covid[first] + other[first]))
     edges = 50 * (1 - LEVEL), 50 * (1 + LEVEL)
     first_band, second_band = (np.percentile(each, edges, axis=0) for each in (roc, precision))
     return (grid, *first_band), (grid, *second_band)
@@ -168,16 +168,10 @@ def with_interval(measured: Estimate, draws: NDArray[np.float64], patients: int)
 def share_of(
     holds: NDArray[np.bool_], patient: NDArray[np.str_], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """The share of slices of which something holds, with its interval.
+    """The share of slices of which ``holds``, shape (N,), is true, with its interval; see :func:`figure_of`.
 
     Where it holds of none or of all, no resample differs, and the interval is Wilson's for as many
     independent cases as there are patients (E. B. Wilson, JASA 22, 1927).
-
-    Args:
-        holds: of which slices it does, shape (N,); without slices there is no share.
-        patient: id of each slice's patient, shape (N,).
-        resamples: number of resamples.
-        seed: of the random generator.
     """
     if not len(holds):
         return Estimate(None)

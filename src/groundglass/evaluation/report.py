@@ -42,6 +42,7 @@ GALLERY = 6
 
 _HEADLINES = frozenset({"accuracy", "auc", "recall", "specificity"})
 _DICE = frozenset({"lung_dice", "lesion_dice"})
+_BASELINE = " File format alone: a baseline that sees format, pixel mode and suffix, cross-validated over the same patients."
 _UNDEFINED_WORTH_A_NOTE = 0.001
 
 
@@ -128,7 +129,7 @@ def measure_rows(evaluation: Evaluation) -> list[MeasureRow]:
             notes.append(reason)
         elif each.undefined_resamples > _UNDEFINED_WORTH_A_NOTE * resamples:
             notes.append(f"undefined in {each.undefined_resamples} of {resamples} resamples, left out")
-        beside = _in_words(baseline.measured.metrics[name]) if baseline and baseline.formats > 1 else ""
+        beside = _in_words(baseline.metrics[name]) if baseline and baseline.formats > 1 else ""
         rows.append(_row(TITLES[name], each, "; ".join(notes), headline=name in _HEADLINES, beside=beside))
         if name == "auc" and (patients := evaluation.by_patient) is not None:
             note = f"series score of each of {patients.slices} patients"
@@ -141,15 +142,15 @@ def _follows(evaluation: Evaluation) -> str:
     auc, baseline = evaluation.measured.metrics["auc"], evaluation.file_format
     if auc.value is None:
         return f"How well the labels are told apart cannot be said: {auc.reason}."
-    if baseline is None or baseline.difference.low is None or baseline.difference.high is None:
+    if baseline is None or baseline.auc_difference.low is None or baseline.auc_difference.high is None:
         return f"The AUC is {_in_words(auc)}; too few patients to say what the file format alone gives away."
     if baseline.formats == 1:
         return f"The AUC is {_in_words(auc)}; all slices have one file format, which gives nothing away."
-    seen = f"AUC {auc.value:.3f} against {baseline.measured.metrics['auc'].value:.3f}"
-    gap = f"difference {_in_words(baseline.difference)}"
-    if baseline.difference.low > 0:
+    seen = f"AUC {auc.value:.3f} against {baseline.metrics['auc'].value:.3f}"
+    gap = f"difference {_in_words(baseline.auc_difference)}"
+    if baseline.auc_difference.low > 0:
         return f"The network tells the labels apart better than the file format alone does ({seen}, {gap})."
-    worse = "worse" if baseline.difference.high < 0 else "no better, as far as these slices can show,"
+    worse = "worse" if baseline.auc_difference.high < 0 else "no better, as far as these slices can show,"
     return (
         f"The network tells the labels apart {worse} than the file format alone does ({seen}, {gap}): these slices "
         "do not show that it recognises the disease."
@@ -192,6 +193,7 @@ def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[Meas
 
 def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
     part, measured, fit = evaluation.part, evaluation.measured, evaluation.applicability
+    rows = measure_rows(evaluation)
     covid = int(part.label.sum())
     return Report(
         title=f"{run.recipe.name} on {part.title}",
@@ -201,12 +203,12 @@ def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
         ),
         warnings=evaluation.warnings,
         follows=_follows(evaluation),
-        measures=measure_rows(evaluation),
+        measures=rows,
         measures_note=(
             f"A slice is called COVID where its probability is at least {THRESHOLD:g}. 95 % intervals: "
             f"percentiles of {measured.resamples:,} bootstrap resamples over patients, each drawn with all "
-            f"their slices (seed {measured.seed}; {measured.one_class} resamples held one class only). File format "
-            "alone: a baseline that sees format, pixel mode and suffix, cross-validated over the same patients."
+            f"their slices (seed {measured.seed}; {measured.one_class} resamples held one class only)."
+            f"{_BASELINE if any(row.beside for row in rows) else ''}"
         ),
         fit=[] if fit is None else _fit_rows(fit),
         fit_words="" if fit is None else _fit_words(fit),

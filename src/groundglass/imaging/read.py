@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import islice
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from groundglass.errors import ImageError
 from groundglass.imaging.compressed import FrameDecoder
@@ -65,7 +65,7 @@ _CLAIMING = f"""
     .png .jpg .jpeg .jfif .tif .tiff .bmp .dib .dcm .dicom .dic .ima .nii .mhd .mha .nrrd .nhdr .zip
     .heic .heif .hif .avif .webp .gif .jp2 .j2k .j2c .jpc .jpf .jpx .jph .jxl .jls .jxr .wdp .exr .psd .psb
     .xcf .pgm .ppm .pnm .pbm .pfm .pam .tga .pcx .dds .dng .npy .npz .h5 .hdf5 .mnc .nc .fits .fit .fts
-    .hdr .mgh .mgz .par .rec .gipl .mif .mih .brik .isq .vti .ecat .czi .nd2 .lif
+    .hdr .img .mgh .mgz .par .rec .gipl .mif .mih .brik .isq .vti .ecat .czi .nd2 .lif
     .tar .tgz .tbz .tbz2 .txz .7z .rar .cab .iso .dmg .arj .lzh .ace .z01 .001 {_COMPRESSED}
 """
 _TEXTS = ".txt .csv .tsv .json .jsonl .log .md .html .xml .yaml .yml .sql .py .pdf"
@@ -232,6 +232,9 @@ def _claims(source: Source) -> bool:
     suffix = os.path.splitext(source.name.lower())[1]
     if _is_packed_text(source):
         return False
+    if suffix == ".img":  # the voxels of an Analyze or NIfTI pair, whose header has its own row
+        with suppress(ImageError):  # of a name that cannot be beside another
+            return source.sibling(f"{PurePath(source.name.replace('!', '/')).stem}.hdr") is None
     return suffix in _CLAIMING.split() or (isinstance(source, ZipSource) and ":" in source.member)
 
 
@@ -263,6 +266,8 @@ def _format_of(source: Source) -> FileFormat:
     if header is not None:
         raise _VoxelsError(source.name, f"the voxels of {header.name}; name that file")
     for reason, magics in _NOT_READ:
+        if source.name.lower().endswith(".nii.gz"):
+            break  # damaged, and no volume inside to be unpacked
         if any(head.startswith(magic, offset) for offset, magic in magics):
             raise (_UnknownFormatError if _is_packed_text(source) else ImageError)(source.name, reason)
     reason = f"not an image that can be read ({_KNOWN})" if head else "the file is empty"

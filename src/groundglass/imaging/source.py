@@ -259,6 +259,7 @@ def open_source(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -
             return
         if not os.path.isfile(path):
             what = "neither a file nor a folder" if os.path.lexists(path) else "no such file or folder"
+            what = "a link to nothing" if os.path.islink(path) and not os.path.exists(path) else what
             raise ImageError(path, what)
         with guard(str(path), "a file"):
             source = FileSource(path)

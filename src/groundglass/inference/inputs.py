@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from groundglass.data.manifest import iterate_paths
 from groundglass.errors import PredictionError
 from groundglass.imaging.source import FileSource, files_below, is_junk, natural_key, split_member
 from groundglass.imaging.volume import header_of
@@ -100,6 +99,8 @@ def named_by(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     if path.suffix.lower() == ".csv" and path.is_file():
+        from groundglass.data.manifest import iterate_paths  # noqa: PLC0415 - Pillow, which --help can do without
+
         yield from iterate_paths(path)
     else:
         yield path
