@@ -9,12 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from groundglass.data.covid_ct import load_covid_ct, looks_like
-from groundglass.data.manifest import MAPPED, Label, Manifest, Record, read_manifest, say, unknown_patient
+from groundglass.data.manifest import (
+    MAPPED,
+    PICTURES,
+    Label,
+    Manifest,
+    Record,
+    read_manifest,
+    say,
+    unknown_patient,
+)
 from groundglass.errors import DataError
 from groundglass.files import name_some
 from groundglass.imaging.source import HEAD_BYTES, RASTER, FileFormat, FileSource, files_below, identify
-
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 
 
 def load_dataset(path: Path) -> Manifest:
@@ -160,14 +167,14 @@ def _records(folder: Path, source: str, label: Label | None) -> Iterator[Record]
         yield Record(file.path, label, patient, source, None)
     if empty:
         raise DataError(
-            f"{folder}: holds no slices (expected {', '.join(sorted(_SUFFIXES))} or DICOM files; "
+            f"{folder}: holds no slices (expected {', '.join(sorted(PICTURES))} or DICOM files; "
             "`groundglass data slices` cuts slices out of volumes)"
         )
 
 
 def _is_slice(file: FileSource) -> bool:
     """A damaged picture counts, so that reading it tells the user; DICOM files often have no suffix."""
-    if file.path.suffix.lower() in _SUFFIXES:
+    if file.path.suffix.lower() in PICTURES:
         return True
     formats = RASTER | {FileFormat.DICOM}
     return file.path.name.upper() != "DICOMDIR" and identify(file.head(HEAD_BYTES)) in formats

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import io
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import re
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TextIO
 
@@ -32,15 +36,32 @@ from groundglass.imaging.source import (
     split_member,
 )
 from groundglass.imaging.source import read_bytes as read_file
+from groundglass.imaging.window import Scale
 
-COLUMNS = ("path", "label", "patient_id", "source", "split", "lung_mask", "lesion_mask", "grade")
+COLUMNS = (
+    "path",
+    "label",
+    "patient_id",
+    "source",
+    "split",
+    "lung_mask",
+    "lesion_mask",
+    "grade",
+    "slice",
+    "unit",
+)
 """Columns of a manifest CSV; only ``path`` is required. Other columns are ignored."""
 
 PARTS = ("train", "val", "test")
 
 UNLABELLED = "unlabelled"
 
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+"""Suffixes of pictures."""
+
+_UNIT = re.compile(r"HU(?:\+(?P<offset>\d+))?|grey/(?P<white>[1-9]\d*)", re.IGNORECASE)
 _UNKNOWN_PATIENT = "unknown:"
+_Expand = Callable[["Record"], Iterable["Record"]]
 _LOG = logging.getLogger(__name__)
 
 
@@ -109,7 +130,7 @@ class Record:
     """One slice of a data set.
 
     Attributes:
-        path: the image file; for a zip's member ``archive.zip!member``.
+        path: the image file; for a zip's member ``archive.zip!member``, for a slice of a volume ``volume.nii!57``.
         label: what it shows, or None where it is not known.
         patient_id: whose slice it is; where unknown, an id of the file's own (`unknown_patient`).
         source: where it was published or scanned, as far as is known.
@@ -117,6 +138,7 @@ class Record:
         lung_mask: picture of the slice's shape, not 0 where it shows a lung, disease included; None where unknown.
         lesion_mask: picture of the slice's shape, not 0 where it shows a lesion; None where unknown.
         grade: of the disease, in the source's own words, such as ``CT-2``; empty where unknown.
+        unit: of a picture's numbers, ``HU+1024`` or ``grey/4095``; empty where it is guessed.
         collection: of publications that count as one source, such as COVID-CT; empty where there is none.
     """
 
@@ -128,6 +150,7 @@ class Record:
     lung_mask: Path | None = None
     lesion_mask: Path | None = None
     grade: str = ""
+    unit: str = ""
     collection: str = ""
 
     @property
@@ -139,6 +162,11 @@ class Record:
     def patient_known(self) -> bool:
         """Whether the data set says whose slice this is."""
         return not self.patient_id.startswith(_UNKNOWN_PATIENT)
+
+    @property
+    def suffix(self) -> str:
+        """Of the file's name, in lower case."""
+        return Path(re.sub(r"!\d+$", "", self.path.name)).suffix.lower()
 
     @property
     def label_name(self) -> str:
@@ -202,34 +230,85 @@ def join_member(archive: Path, member: str) -> Path:
     return Path(f"{archive}!{member}")
 
 
-def read_bytes(record: Record) -> bytes:
-    """The content of a record's file, within the limits that hold for every file and archive.
+def file_hash(path: Path, unit: str = "") -> str:
+    """SHA-256 of the content of a slice's or mask's file, and of the plane and unit where there are such.
 
     Raises:
         ImageError: it cannot be read, or its archive is damaged, encrypted or a decompression bomb.
     """
-    return read_file(record.path)
+    plane = _plane(path)
+    sha256 = _volume_hash(plane[0]) if plane else hashlib.sha256(read_file(path)).hexdigest()
+    more = [str(each) for each in (plane[1] if plane else None, unit or None) if each is not None]
+    return hashlib.sha256(" ".join([sha256, *more]).encode()).hexdigest() if more else sha256
+
+
+@lru_cache(maxsize=4)
+def _volume_hash(path: Path) -> str:
+    return hashlib.sha256(read_file(path)).hexdigest()
+
+
+def content_hash(record: Record) -> str:
+    """`file_hash` of a slice: equal for the same slice, wherever it lies."""
+    return file_hash(record.path, record.unit)
 
 
 def read_record(record: Record) -> CTSlice:
     """A record's slice; pictures are decoded straight from their bytes, in a few milliseconds.
 
     Raises:
-        ImageError: if the file is damaged or does not hold exactly one slice.
+        ImageError: if the file is damaged, does not hold exactly one slice or no such plane, or is of another unit.
     """
-    content = read_bytes(record)
-    name = str(record.path)
-    if identify(content[:HEAD_BYTES]) not in RASTER:
-        if not record.path.is_file():
-            raise ImageError(name, "not a picture; unpack other files from the archive to read them")
-        from groundglass.imaging.read import read_slice  # noqa: PLC0415 - readers are slow to import
+    return _read(record.path, record.unit)
 
-        return read_slice(record.path)
+
+def _read(path: Path, unit: str = "") -> CTSlice:
+    plane, name = _plane(path), str(path)
+    content = b"" if plane else read_file(path)
+    if identify(content[:HEAD_BYTES]) not in RASTER:
+        from groundglass.imaging.read import read_slice, read_slices  # noqa: PLC0415 - readers are slow to import
+
+        if unit:
+            raise ImageError(name, f"is no picture, so its unit cannot be {unit!r}; leave `unit` empty")
+        if not plane:
+            return read_slice(path)
+        found = next(islice(read_slices(plane[0]), plane[1], None), None)
+        if found is None:
+            raise ImageError(name, "has no such slice; the first one is 0")
+        return found
     with guard(name, "picture"):
-        slices = list(decode_raster(content, name, DEFAULT_LIMITS))
+        slices = list(decode_raster(content, name, DEFAULT_LIMITS, _scale(unit)))
     if len(slices) != 1:
-        raise ImageError(name, f"holds {len(slices)} pages; a record is one slice")
+        raise ImageError(name, f"holds {len(slices)} pages; name one in the column `slice`")
+    mode = slices[0].origin.mode
+    deep = mode in {"I", "F"} or mode.startswith("I;16")
+    if unit and not deep:
+        raise ImageError(
+            name, f"has 8 bits for each pixel, so its unit cannot be {unit!r}; leave `unit` empty"
+        )
+    if deep and not unit:
+        guessed = "grey values" if slices[0].hounsfield is None else "Hounsfield units"
+        say(
+            f"{path.parent}: numbers of more than 8 bits are taken for {guessed}, which is a guess; the column `unit` "
+            "of a manifest says what they are, such as HU, HU+1024 or grey/4095"
+        )
     return slices[0]
+
+
+def _scale(unit: str) -> Scale | None:
+    match = _UNIT.fullmatch(unit)
+    if match is None:
+        return None
+    return Scale(white=float(match["white"])) if match["white"] else Scale(offset=float(match["offset"] or 0))
+
+
+def _plane(path: Path) -> tuple[Path, int] | None:
+    """Volume and number of a path such as ``volume.nii.gz!57``; None for any other one."""
+    name, _, number = str(path).rpartition("!")
+    volume = Path(name)
+    if not (name and number.isdecimal()) or _is_file(path):
+        return None
+    known = not zipfile.is_zipfile(volume) if _is_file(volume) else split_member(volume) is not None
+    return (volume, int(number)) if known else None
 
 
 def read_pixels(record: Record) -> Grey:
@@ -238,16 +317,13 @@ def read_pixels(record: Record) -> Grey:
 
 
 def read_mask(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """A mask of a slice of ``shape`` (H, W): True where the picture is not black.
+    """A mask of a slice of ``shape`` (H, W): True where it is not black.
 
     Raises:
         ImageError: it cannot be read, or has another shape.
     """
-    content = read_file(path)
-    with guard(str(path), "picture"):
-        pages = list(decode_raster(content, str(path), DEFAULT_LIMITS))
-    mask = pages[0].pixels > 0
-    if len(pages) != 1 or mask.shape != tuple(shape):
+    mask = _read(path).pixels > 0
+    if mask.shape != tuple(shape):
         size, wanted = (" x ".join(map(str, each[::-1])) for each in (mask.shape, shape))
         raise ImageError(
             str(path), f"a mask of {size} pixels for a slice of {wanted}; both must be the same size"
@@ -265,7 +341,9 @@ def read_manifest(path: Path) -> Manifest:
     """Read a manifest CSV with a header line naming some of `COLUMNS`.
 
     Its fields are separated by commas, semicolons or tabs. Relative paths, of slices and masks, are relative to the CSV's folder. An empty ``label``, ``split`` or mask
-    means none, an empty ``patient_id`` an unknown patient, an empty ``source`` the CSV's own name.
+    means none, an empty ``patient_id`` an unknown patient, an empty ``source`` the CSV's own name. A folder or zip
+    stands for all slices in it, in the order of :func:`groundglass.imaging.read.list_images`, of one patient;
+    ``slice``, from 0, names one of them, of a volume, or of a file of several pages.
 
     Raises:
         DataError: the file cannot be read, holds an unknown spelling (with its line), names a file twice or
@@ -273,7 +351,7 @@ def read_manifest(path: Path) -> Manifest:
     """
     lines: dict[str, int] = {}
     records: list[Record] = []
-    for line, record in _rows(path):
+    for line, record in _rows(path, _expanded):
         key = os.path.normpath(record.path)
         if key in lines:
             raise DataError(f"{path}: line {line}: {record.path} is already on line {lines[key]}")
@@ -286,12 +364,13 @@ def read_manifest(path: Path) -> Manifest:
 def iterate_paths(path: Path) -> Iterator[Path]:
     """The files that a manifest CSV names, one by one, for manifests of any length.
 
-    Whether they exist or are named twice is not checked.
+    Whether they exist or are named twice is not checked. A volume of which slices are named is named itself.
 
     Raises:
         DataError: the file cannot be read, does not say which column holds the paths, or names no file.
     """
-    return (record.path for _, record in _rows(path))
+    planes = ((_plane(record.path), record.path) for _, record in _rows(path))
+    return (file for file, _ in groupby(plane[0] if plane else whole for plane, whole in planes))
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -311,17 +390,27 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         label = record.label.value if record.label else ""
         patient = record.patient_id if record.patient_known else ""
         masks = place(record.lung_mask), place(record.lesion_mask)
-        row = place(record.path), label, patient, record.source, record.split or "", *masks, record.grade
+        row = (
+            place(record.path),
+            label,
+            patient,
+            record.source,
+            record.split or "",
+            *masks,
+            record.grade,
+            "",
+            record.unit,
+        )
         writer.writerow(row)
     write_text(path, text.getvalue())
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Record]]:
+def _rows(path: Path, expand: _Expand = lambda record: [record]) -> Iterator[tuple[int, Record]]:
     """Line number and record of each row, streamed."""
     line = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            for line, record in _parse(path, stream):
+            for line, record in _parse(path, stream, expand):
                 yield line, record
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text; save the manifest as CSV in UTF-8") from error
@@ -331,15 +420,15 @@ def _rows(path: Path) -> Iterator[tuple[int, Record]]:
         raise DataError(f"{path}: has no rows, only a header line")
 
 
-def _parse(path: Path, stream: TextIO) -> Iterator[tuple[int, Record]]:
+def _parse(path: Path, stream: TextIO, expand: _Expand) -> Iterator[tuple[int, Record]]:
     header = stream.readline()
     stream.seek(0)
     reader = csv.DictReader(stream, restkey="", delimiter=max(_DELIMITERS, key=header.count))
     _check_header(path, reader.fieldnames or ())
     try:
         for row in reader:
-            yield reader.line_num, _parse_row(path, row)
-    except (DataError, csv.Error) as error:
+            yield from ((reader.line_num, record) for record in expand(_parse_row(path, row)))
+    except (DataError, ImageError, csv.Error) as error:
         raise DataError(f"{path}: line {reader.line_num}: {error}") from error
 
 
@@ -366,33 +455,68 @@ def _parse_row(path: Path, row: dict[str, str]) -> Record:
     split = _SPLITS.get(fields["split"].lower()) if fields["split"] else None
     if fields["split"] and split is None:
         raise DataError(f"split {fields['split']!r} is not one of {', '.join(PARTS)}")
+    if fields["unit"] and not _UNIT.fullmatch(fields["unit"]):
+        raise DataError(f"unit {fields['unit']!r} is none of HU, HU+1024 and grey/4095, with any number")
+    if fields["slice"] and not fields["slice"].isdecimal():
+        raise DataError(f"slice {fields['slice']!r} is no number; the first slice is 0")
+
+    def place(column: str, pictures: Collection[str] = ()) -> Path | None:
+        file = path.parent / fields[column] if fields[column] else None
+        plane = file is not None and fields["slice"] and file.suffix.lower() not in pictures
+        return join_member(file, fields["slice"]) if file is not None and plane else file
+
     return Record(
-        path=path.parent / fields["path"],
+        path=place("path") or path,
         label=Label.parse(fields["label"]) if fields["label"] else None,
         patient_id=fields["patient_id"] or unknown_patient(fields["path"]),
         source=fields["source"] or path.stem,
         split=split,
-        lung_mask=path.parent / fields["lung_mask"] if fields["lung_mask"] else None,
-        lesion_mask=path.parent / fields["lesion_mask"] if fields["lesion_mask"] else None,
+        lung_mask=place("lung_mask", PICTURES),
+        lesion_mask=place("lesion_mask", PICTURES),
         grade=fields["grade"],
+        unit=fields["unit"],
     )
+
+
+def _expanded(record: Record) -> Iterator[Record]:
+    """A record of each slice of a folder or zip, or of the one that is named; any other record as it is."""
+    name, _, number = str(record.path).rpartition("!")
+    holder = Path(name) if name and number.isdecimal() and not _is_file(record.path) else record.path
+    if not (holder.is_dir() or (_is_file(holder) and holder.suffix.lower() == ".zip")):
+        yield record
+        return
+    from groundglass.imaging.read import images_within  # noqa: PLC0415 - readers are slow to import
+
+    files = [source.name for source, _ in images_within(holder)]
+    if holder != record.path and str(record.path) not in files:
+        files = files[int(number) : int(number) + 1]
+        if not files:
+            raise DataError(f"{holder} has no slice {number}; the first one is 0")
+    elif holder != record.path:
+        files = [str(record.path)]
+    if len(files) > 1 and (record.lung_mask or record.lesion_mask):
+        raise DataError(
+            f"{holder} holds {len(files)} slices and a mask is of one; name it in the column `slice`"
+        )
+    yield from (replace(record, path=Path(file)) for file in files)
 
 
 def _check_presence(path: Path, records: Iterable[Record]) -> None:
     members: dict[Path, frozenset[str]] = {}
-    missing: list[str] = []
-    for record in records:
-        masks = (mask for mask in (record.lung_mask, record.lesion_mask) if mask is not None)
-        missing += [str(mask) for mask in masks if not _is_file(mask)]
-        present = _is_file(record.path)
-        member = None if present else split_member(record.path)
-        if member is not None and _is_file(member[0]):
-            if member[0] not in members:
-                with open_archive(member[0], DEFAULT_LIMITS, lambda _: None) as sources:
-                    members[member[0]] = frozenset(source.member for source in sources)
-            present = member[1] in members[member[0]]
-        if not present:
-            missing.append(str(record.path))
+
+    def present(path: Path) -> bool:
+        plane = _plane(path)
+        path = plane[0] if plane else path
+        member = None if _is_file(path) else split_member(path)
+        if member is None or not _is_file(member[0]):
+            return _is_file(path)
+        if member[0] not in members:
+            with open_archive(member[0], DEFAULT_LIMITS, lambda _: None) as sources:
+                members[member[0]] = frozenset(source.member for source in sources)
+        return member[1] in members[member[0]]
+
+    named = (file for each in records for file in (each.path, each.lung_mask, each.lesion_mask) if file)
+    missing = [str(file) for file in named if not present(file)]
     if missing:
         raise DataError(f"{path}: {len(missing)} of its files do not exist: {name_some(missing)}")
 
