@@ -84,8 +84,7 @@ def _check_size(width: int, height: int, name: str, limits: Limits) -> None:
 
 
 def _deep(values: NDArray[Any], origin: Origin, slope: float = 1.0, intercept: float = 0.0) -> CTSlice:
-    scale = find_scale(values, origin.file, slope, intercept)
-    pixels, hounsfield = scale.apply(values * np.float32(slope) + np.float32(intercept))
+    pixels, hounsfield = find_scale(values, origin.file, slope, intercept).apply(values)
     return CTSlice(pixels, origin, hounsfield)
 
 

@@ -342,7 +342,6 @@ def _axial_slices(volume: _Volume, origin: Origin) -> Iterator[CTSlice]:
         raise ValueError("the orientation is degenerate or not finite")
     upright = orientations.apply_orientation(volume.values, axes)
     affine = volume.affine @ orientations.inv_ornt_aff(axes, volume.values.shape)
-    slope, intercept = np.float32(volume.slope), np.float32(volume.intercept)
     scale = find_scale(upright, origin.file, volume.slope, volume.intercept)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     along_row, along_column = (-affine[:3, axis] / lengths[axis] * _LPS for axis in (0, 1))
@@ -352,8 +351,7 @@ def _axial_slices(volume: _Volume, origin: Origin) -> Iterator[CTSlice]:
     runs = tuple((int(axis), int(-way if axis < 2 else way)) for axis, way in axes)
     grid = VoxelGrid(volume.values.shape, tuple(map(tuple, volume.affine.tolist())), runs)
     for index in range(count):
-        plane = upright[::-1, ::-1, index].T.astype(np.float32)
-        pixels, hounsfield = scale.apply(plane * slope + intercept)
+        pixels, hounsfield = scale.apply(upright[::-1, ::-1, index].T)
         x, y, z = ((affine @ (width - 1, height - 1, index, 1))[:3] * _LPS).tolist()
         place = replace(
             origin,
