@@ -122,6 +122,27 @@ def test_a_series_comes_with_its_answer_its_three_slices_and_the_rest_from_feet_
     assert all((tmp_path / "out" / str(link)).is_file() for link in links if not str(link).startswith("#"))
 
 
+def test_several_series_are_listed_first_and_those_without_a_classified_slice_summed_up(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    alone = replace(OK, file="d/alone.dcm", series="1.7", opacity=12.0)
+    abdomen = replace(NECK, file="d/abdomen.dcm", series="1.8")
+    page = Page(write(tmp_path / "out", tiny_bundle, [alone, *SERIES, abdomen]))
+    listed = page.text["series"].partition("Slices")[2]
+    assert listed.split() == [
+        "1.",
+        "alone.dcm",
+        "COVID",
+        "0.912",
+        "12.0",
+        "%",
+        "1",
+        *["2.", "d", "COVID", "0.700", "–", "5"],
+    ]
+    assert "1 of 3 series are not shown: those without a classified slice" in page.text["series"]
+    assert "outside the lungs: hardly any lung 1 abdomen.dcm" in page.text["refused"]
+
+
 def test_loose_slices_stand_by_probability_and_equal_refusals_are_summed_up(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:
