@@ -125,7 +125,9 @@ def find_scale(
         np.float64
     )
     sample = np.append(sample[np.isfinite(sample)] * slope + intercept, (minimum, maximum))
-    if minimum < 0 and not grey and _is_hounsfield(sample, minimum):
+    above = sample[sample > minimum]  # of which one may be padding
+    in_range = not above.size or np.mean((above > -1100) & (above < 4000)) > 0.9
+    if minimum < SURELY_HOUNSFIELD and in_range and not grey:
         return Scale(slope, intercept, offset=0.0)
     if values.dtype == np.int8 and slope == 1:
         return Scale(slope, intercept, black=-128.0 if minimum < 0 else 0.0, white=127.0)
@@ -144,14 +146,6 @@ def find_scale(
         return Scale(slope, intercept, white=white)
     known = "neither Hounsfield units nor grey values of 0 to 1, or of 8, 10, 12, 14, 16 or 32 bits"
     raise NotASliceError(name, f"its numbers, from {minimum:g} to {maximum:g}, fit no known scale: {known}")
-
-
-def _is_hounsfield(sample: NDArray[np.float64], minimum: float) -> bool:
-    """Whether numbers reach down to air and lie within a scanner's range, but for one padding below it."""
-    above = sample[sample > minimum]
-    return minimum < SURELY_HOUNSFIELD and bool(
-        not above.size or np.mean((above > -1100) & (above < 4000)) > 0.9
-    )
 
 
 def _is_chest(sample: NDArray[np.float64]) -> bool:
