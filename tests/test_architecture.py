@@ -46,7 +46,7 @@ CEILINGS = {
     "data": 2_560,
     "training": 3_700,
     "inference": 4_175,
-    "evaluation": 2_120,
+    "evaluation": 2_100,
     "reporting": 640,
     "cli": 1_970,
     "experiments": 1_450,
