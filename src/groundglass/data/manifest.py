@@ -261,7 +261,7 @@ def read_record(record: Record) -> CTSlice:
     return _read(record.path, record.unit)
 
 
-def _read(path: Path, unit: str = "") -> CTSlice:
+def _read(path: Path, unit: str = "", *, mask: bool = False) -> CTSlice:
     plane, name = _plane(path), str(path)
     content = b"" if plane else read_file(path)
     if identify(content[:HEAD_BYTES]) not in RASTER:
@@ -285,7 +285,7 @@ def _read(path: Path, unit: str = "") -> CTSlice:
         raise ImageError(
             name, f"has 8 bits for each pixel, so its unit cannot be {unit!r}; leave `unit` empty"
         )
-    if deep and not unit:
+    if deep and not unit and not mask:
         guessed = "grey values" if slices[0].hounsfield is None else "Hounsfield units"
         say(
             f"{path.parent}: numbers of more than 8 bits are taken for {guessed}, which is a guess; the column `unit` "
@@ -305,9 +305,9 @@ def _plane(path: Path) -> tuple[Path, int] | None:
     """Volume and number of a path such as ``volume.nii.gz!57``; None for any other one."""
     name, _, number = str(path).rpartition("!")
     volume = Path(name)
-    if not (name and number.isdecimal()) or _is_file(path):
+    if not (name and number.isdecimal()) or os.path.isfile(path):
         return None
-    known = not zipfile.is_zipfile(volume) if _is_file(volume) else split_member(volume) is not None
+    known = not zipfile.is_zipfile(volume) if os.path.isfile(volume) else split_member(volume) is not None
     return (volume, int(number)) if known else None
 
 
@@ -322,7 +322,7 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     Raises:
         ImageError: it cannot be read, or has another shape.
     """
-    mask = _read(path).pixels > 0
+    mask = _read(path, mask=True).pixels > 0
     if mask.shape != tuple(shape):
         size, wanted = (" x ".join(map(str, each[::-1])) for each in (mask.shape, shape))
         raise ImageError(
@@ -481,8 +481,8 @@ def _parse_row(path: Path, row: dict[str, str]) -> Record:
 def _expanded(record: Record) -> Iterator[Record]:
     """A record of each slice of a folder or zip, or of the one that is named; any other record as it is."""
     name, _, number = str(record.path).rpartition("!")
-    holder = Path(name) if name and number.isdecimal() and not _is_file(record.path) else record.path
-    if not (holder.is_dir() or (_is_file(holder) and holder.suffix.lower() == ".zip")):
+    holder = Path(name) if name and number.isdecimal() and not os.path.isfile(record.path) else record.path
+    if not (os.path.isdir(holder) or (os.path.isfile(holder) and holder.suffix.lower() == ".zip")):
         yield record
         return
     from groundglass.imaging.read import images_within  # noqa: PLC0415 - readers are slow to import
@@ -507,9 +507,9 @@ def _check_presence(path: Path, records: Iterable[Record]) -> None:
     def present(path: Path) -> bool:
         plane = _plane(path)
         path = plane[0] if plane else path
-        member = None if _is_file(path) else split_member(path)
-        if member is None or not _is_file(member[0]):
-            return _is_file(path)
+        member = None if os.path.isfile(path) else split_member(path)
+        if member is None or not os.path.isfile(member[0]):
+            return os.path.isfile(path)
         if member[0] not in members:
             with open_archive(member[0], DEFAULT_LIMITS, lambda _: None) as sources:
                 members[member[0]] = frozenset(source.member for source in sources)
@@ -519,10 +519,3 @@ def _check_presence(path: Path, records: Iterable[Record]) -> None:
     missing = [str(file) for file in named if not present(file)]
     if missing:
         raise DataError(f"{path}: {len(missing)} of its files do not exist: {name_some(missing)}")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name longer than the file system allows, a folder that may not be entered
-        return False
