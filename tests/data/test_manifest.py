@@ -231,6 +231,8 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
         assert np.array_equal(read_pixels(record), plane.pixels)
         assert np.array_equal(read_mask(record.lesion_mask, plane.pixels.shape), plane.hounsfield > 0)
     assert second.suffix == ".gz"
+    save_image(series / "a.png")
+    assert read_manifest(write_csv(series, "path,slice\na.png,57\n")).records[0].path == series / "a.png"
     assert (
         len({content_hash(record) for record in manifest}) == 5
     )  # one is there in the folder and in the zip
@@ -280,7 +282,7 @@ def test_the_unit_of_deep_pictures_is_as_the_manifest_says_or_guessed_and_told(
     )
     with pytest.raises(DataError, match="line 2: unit 'mm' is none of HU"):
         pixels("mm")
-    with pytest.raises(ImageError, match=r"eight\.png: has 8 bits .* cannot be 'HU'"):
+    with pytest.raises(ImageError, match=r"eight\.png: has pixels of 8 bits.* cannot be 'HU'"):
         pixels("HU", "eight.png")
 
 

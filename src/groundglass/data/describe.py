@@ -23,10 +23,7 @@ _SOURCES_SHOWN = 15
 
 @dataclass(frozen=True)
 class Group:
-    """Slices of a part, a source, or a file format with its mode.
-
-    Slices per label that there is, number of known patients, parts of the data set's own split they lie in.
-    """
+    """Of a part, source or file format: slices of each label, known patients, parts of the data set's own split."""
 
     name: str
     labels: dict[str, int]
@@ -68,12 +65,7 @@ class Description:
 
 
 def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Description:
-    """Describe a data set; every file is read.
-
-    Args:
-        manifest: what to describe.
-        watched: the manifest's records, wrapped so that progress can be shown.
-    """
+    """Describe a data set; every file is read. ``watched``: its records, wrapped so that progress can be shown."""
     records = manifest.records
     sources: dict[str, list[Record]] = {}
     formats: dict[str, list[Record]] = {}
@@ -125,9 +117,7 @@ def _group(name: str, members: Sequence[Record]) -> Group:
 
 
 def _lengths(lengths: Sequence[int]) -> dict[str, float]:
-    if not lengths:
-        return {}
-    return {"min": min(lengths), "median": float(np.median(lengths)), "max": max(lengths)}
+    return {"min": min(lengths), "median": float(np.median(lengths)), "max": max(lengths)} if lengths else {}
 
 
 def _grey_values(histogram: NDArray[np.int64]) -> dict[str, Any]:
@@ -167,8 +157,7 @@ def description_tables(found: Description) -> Iterator[Table]:
     yield groups("Sources", largest[:_SOURCES_SHOWN], caption)
     yield groups("File formats and pixel modes", found.file_formats)
     if found.width:
-        sides = ("width", found.width), ("height", found.height)
-        sizes = [(name, *map("{:g}".format, each.values())) for name, each in sides]
+        sizes = [(name, *map("{:g}".format, getattr(found, name).values())) for name in ("width", "height")]
         yield _table("Size in pixels", ("", "min", "median", "max"), sizes)
         rows = [
             (label, f"{grey['mean']:.1f}", f"{grey['std']:.1f}", *grey["percentiles"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,33 +92,32 @@ def _renamed(manifest: Manifest, name: str) -> Manifest:
 def _with_patients_apart(manifests: Sequence[Manifest]) -> Iterator[Record]:
     """All records; ids that several data sets use for different people are told apart."""
     sources: dict[str, dict[str, set[str]]] = {}
-    for manifest in manifests:
-        for record in manifest:
-            sources.setdefault(record.patient_id, {}).setdefault(manifest.name, set()).add(record.hospital)
-    several = {patient for patient, named in sources.items() if len(named) > 1}
     same: set[str] = set()
     for manifest in manifests:
         for record in manifest:
+            sources.setdefault(record.patient_id, {}).setdefault(manifest.name, set()).add(record.hospital)
+    several = {patient: named for patient, named in sources.items() if len(named) > 1}
+    # Where a data set does not say where its slices come from, their source is its own name.
+    apart = {
+        patient
+        for patient, named in several.items()
+        if not set.intersection(*named.values()) and not any(name in own for name, own in named.items())
+    }
+    for manifest in manifests:
+        for record in manifest:
             patient = record.patient_id
-            if patient not in several:
-                yield record
-            elif not record.patient_known:
-                yield replace(record, patient_id=unknown_patient(f"{manifest.name}/{patient}"))
-            elif set.intersection(*sources[patient].values()) or _unnamed(sources[patient]):
+            if patient in several and not record.patient_known:
+                patient = unknown_patient(f"{manifest.name}/{patient}")
+            elif patient in apart:
+                patient = f"{record.hospital}/{patient}"
+            elif patient in several:
                 same.add(patient)
-                yield record
-            else:
-                yield replace(record, patient_id=f"{record.hospital}/{patient}")
+            yield replace(record, patient_id=patient)
     if same:
         say(
             f"{name_some(sorted(same))}: patients of several data sets, taken for the same people; where they are "
             "not, name their hospitals in a column `source`"
         )
-
-
-def _unnamed(sources: Mapping[str, set[str]]) -> bool:
-    """Whether one of the data sets does not say where its slices come from: their source is its own name."""
-    return any(name in named for name, named in sources.items())
 
 
 def _label_folders(path: Path) -> list[tuple[Path, Label]]:

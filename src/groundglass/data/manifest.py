@@ -14,9 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache, lru_cache
-from itertools import groupby, islice
+from itertools import chain, compress, groupby, islice
 from pathlib import Path
-from typing import TextIO
 
 import cv2
 import numpy as np
@@ -39,17 +38,8 @@ from groundglass.imaging.source import read_bytes as read_file
 from groundglass.imaging.window import Scale
 
 COLUMNS = (
-    "path",
-    "label",
-    "patient_id",
-    "source",
-    "split",
-    "lung_mask",
-    "lesion_mask",
-    "grade",
-    "slice",
-    "unit",
-)
+    "path", "label", "patient_id", "source", "split", "lung_mask", "lesion_mask", "grade", "slice", "unit",
+)  # fmt: skip
 """Columns of a manifest CSV; only ``path`` is required. Other columns are ignored."""
 
 PARTS = ("train", "val", "test")
@@ -203,10 +193,8 @@ class Manifest:
     def without(self, names: Collection[str]) -> Manifest:
         """The data set without slices of the named sources, or of a grade of one, as in ``moscow:CT-1``."""
         out = frozenset(names)
-        keep = (
-            each for each in self.records if out.isdisjoint((each.hospital, f"{each.hospital}:{each.grade}"))
-        )
-        return replace(self, records=tuple(keep))
+        keep = [out.isdisjoint((each.hospital, f"{each.hospital}:{each.grade}")) for each in self.records]
+        return replace(self, records=tuple(compress(self.records, keep)))
 
     @property
     def labelled(self) -> bool:
@@ -275,16 +263,18 @@ def _read(path: Path, unit: str = "", *, mask: bool = False) -> CTSlice:
         if found is None:
             raise ImageError(name, "has no such slice; the first one is 0")
         return found
+    match, scale = _UNIT.fullmatch(unit), None
+    if match:
+        white, offset = match["white"], match["offset"] or 0
+        scale = Scale(white=float(white)) if white else Scale(offset=float(offset))
     with guard(name, "picture"):
-        slices = list(decode_raster(content, name, DEFAULT_LIMITS, _scale(unit)))
+        slices = list(decode_raster(content, name, DEFAULT_LIMITS, scale))
     if len(slices) != 1:
         raise ImageError(name, f"holds {len(slices)} pages; name one in the column `slice`")
     mode = slices[0].origin.mode
     deep = mode in {"I", "F"} or mode.startswith("I;16")
     if unit and not deep:
-        raise ImageError(
-            name, f"has 8 bits for each pixel, so its unit cannot be {unit!r}; leave `unit` empty"
-        )
+        raise ImageError(name, f"has pixels of 8 bits, so its unit cannot be {unit!r}; leave `unit` empty")
     if deep and not unit and not mask:
         guessed = "grey values" if slices[0].hounsfield is None else "Hounsfield units"
         say(
@@ -294,21 +284,20 @@ def _read(path: Path, unit: str = "", *, mask: bool = False) -> CTSlice:
     return slices[0]
 
 
-def _scale(unit: str) -> Scale | None:
-    match = _UNIT.fullmatch(unit)
-    if match is None:
-        return None
-    return Scale(white=float(match["white"])) if match["white"] else Scale(offset=float(match["offset"] or 0))
+def _numbered(path: Path) -> tuple[Path, int] | None:
+    """What stands before and after the mark in ``volume.nii.gz!57``; None for any other path, and for a file."""
+    name, _, number = str(path).rpartition("!")
+    return (Path(name), int(number)) if name and number.isdecimal() and not os.path.isfile(path) else None
 
 
 def _plane(path: Path) -> tuple[Path, int] | None:
-    """Volume and number of a path such as ``volume.nii.gz!57``; None for any other one."""
-    name, _, number = str(path).rpartition("!")
-    volume = Path(name)
-    if not (name and number.isdecimal()) or os.path.isfile(path):
+    """Volume and plane of a path that is numbered and no member of an archive."""
+    found = _numbered(path)
+    if found is None:
         return None
+    volume = found[0]
     known = not zipfile.is_zipfile(volume) if os.path.isfile(volume) else split_member(volume) is not None
-    return (volume, int(number)) if known else None
+    return found if known else None
 
 
 def read_pixels(record: Record) -> Grey:
@@ -325,9 +314,8 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     mask = _read(path, mask=True).pixels > 0
     if mask.shape != tuple(shape):
         size, wanted = (" x ".join(map(str, each[::-1])) for each in (mask.shape, shape))
-        raise ImageError(
-            str(path), f"a mask of {size} pixels for a slice of {wanted}; both must be the same size"
-        )
+        reason = f"a mask of {size} pixels for a slice of {wanted}; both must be the same size"
+        raise ImageError(str(path), reason)
     return np.asarray(mask)
 
 
@@ -340,10 +328,11 @@ def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest CSV with a header line naming some of `COLUMNS`.
 
-    Its fields are separated by commas, semicolons or tabs. Relative paths, of slices and masks, are relative to the CSV's folder. An empty ``label``, ``split`` or mask
-    means none, an empty ``patient_id`` an unknown patient, an empty ``source`` the CSV's own name. A folder or zip
-    stands for all slices in it, in the order of :func:`groundglass.imaging.read.list_images`, of one patient;
-    ``slice``, from 0, names one of them, of a volume, or of a file of several pages.
+    Its fields are separated by commas, semicolons or tabs. Relative paths, of slices and masks, are relative to the
+    CSV's folder. An empty ``label``, ``split`` or mask means none, an empty ``patient_id`` an unknown patient, an empty
+    ``source`` the CSV's own name. A folder or zip stands for all slices in it, of one patient, in the order of
+    :func:`groundglass.imaging.read.list_images`; ``slice``, from 0, names one of them, of a volume, or of a file of
+    several pages.
 
     Raises:
         DataError: the file cannot be read, holds an unknown spelling (with its line), names a file twice or
@@ -390,46 +379,30 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         label = record.label.value if record.label else ""
         patient = record.patient_id if record.patient_known else ""
         masks = place(record.lung_mask), place(record.lesion_mask)
-        row = (
-            place(record.path),
-            label,
-            patient,
-            record.source,
-            record.split or "",
-            *masks,
-            record.grade,
-            "",
-            record.unit,
-        )
-        writer.writerow(row)
+        row = (place(record.path), label, patient, record.source, record.split or "", *masks, record.grade)
+        writer.writerow((*row, "", record.unit))
     write_text(path, text.getvalue())
 
 
 def _rows(path: Path, expand: _Expand = lambda record: [record]) -> Iterator[tuple[int, Record]]:
     """Line number and record of each row, streamed."""
-    line = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            for line, record in _parse(path, stream, expand):
-                yield line, record
+            first = stream.readline()
+            delimiter = max(_DELIMITERS, key=first.count)
+            reader = csv.DictReader(chain([first], stream), restkey="", delimiter=delimiter)
+            _check_header(path, reader.fieldnames or ())
+            try:
+                for row in reader:
+                    yield from ((reader.line_num, record) for record in expand(_parse_row(path, row)))
+            except (DataError, ImageError, csv.Error) as error:
+                raise DataError(f"{path}: line {reader.line_num}: {error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text; save the manifest as CSV in UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if not line:
+    if reader.line_num < 2:
         raise DataError(f"{path}: has no rows, only a header line")
-
-
-def _parse(path: Path, stream: TextIO, expand: _Expand) -> Iterator[tuple[int, Record]]:
-    header = stream.readline()
-    stream.seek(0)
-    reader = csv.DictReader(stream, restkey="", delimiter=max(_DELIMITERS, key=header.count))
-    _check_header(path, reader.fieldnames or ())
-    try:
-        for row in reader:
-            yield from ((reader.line_num, record) for record in expand(_parse_row(path, row)))
-    except (DataError, ImageError, csv.Error) as error:
-        raise DataError(f"{path}: line {reader.line_num}: {error}") from error
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
@@ -460,19 +433,19 @@ def _parse_row(path: Path, row: dict[str, str]) -> Record:
     if fields["slice"] and not fields["slice"].isdecimal():
         raise DataError(f"slice {fields['slice']!r} is no number; the first slice is 0")
 
-    def place(column: str, pictures: Collection[str] = ()) -> Path | None:
+    def place(column: str, pictures: Collection[str] = PICTURES) -> Path | None:
         file = path.parent / fields[column] if fields[column] else None
         plane = file is not None and fields["slice"] and file.suffix.lower() not in pictures
         return join_member(file, fields["slice"]) if file is not None and plane else file
 
     return Record(
-        path=place("path") or path,
+        path=place("path", PICTURES - {".tif", ".tiff"}) or path,
         label=Label.parse(fields["label"]) if fields["label"] else None,
         patient_id=fields["patient_id"] or unknown_patient(fields["path"]),
         source=fields["source"] or path.stem,
         split=split,
-        lung_mask=place("lung_mask", PICTURES),
-        lesion_mask=place("lesion_mask", PICTURES),
+        lung_mask=place("lung_mask"),
+        lesion_mask=place("lesion_mask"),
         grade=fields["grade"],
         unit=fields["unit"],
     )
@@ -480,24 +453,20 @@ def _parse_row(path: Path, row: dict[str, str]) -> Record:
 
 def _expanded(record: Record) -> Iterator[Record]:
     """A record of each slice of a folder or zip, or of the one that is named; any other record as it is."""
-    name, _, number = str(record.path).rpartition("!")
-    holder = Path(name) if name and number.isdecimal() and not os.path.isfile(record.path) else record.path
+    holder, number = _numbered(record.path) or (record.path, None)
     if not (os.path.isdir(holder) or (os.path.isfile(holder) and holder.suffix.lower() == ".zip")):
         yield record
         return
     from groundglass.imaging.read import images_within  # noqa: PLC0415 - readers are slow to import
 
     files = [source.name for source, _ in images_within(holder)]
-    if holder != record.path and str(record.path) not in files:
-        files = files[int(number) : int(number) + 1]
-        if not files:
-            raise DataError(f"{holder} has no slice {number}; the first one is 0")
-    elif holder != record.path:
-        files = [str(record.path)]
+    if number is not None:
+        # A member of an archive may be called by a number.
+        files = [str(record.path)] if str(record.path) in files else files[number : number + 1]
+    if not files:
+        raise DataError(f"{holder} has no slice {number}; the first one is 0")
     if len(files) > 1 and (record.lung_mask or record.lesion_mask):
-        raise DataError(
-            f"{holder} holds {len(files)} slices and a mask is of one; name it in the column `slice`"
-        )
+        raise DataError(f"{holder} holds {len(files)} slices and a mask is of one; name it in `slice`")
     yield from (replace(record, path=Path(file)) for file in files)
 
 

@@ -67,9 +67,8 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
       validates and the others train; in a source with one, slices without are left out. Where no slice has one,
       a fifth of the patients tests and a fifth of the others validates, both stratified by label.
     - ``random:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over slices, patients ignored, is the test
-      part, an eighth of the others the val part; ``random`` is the first of five. The paper says neither how it
-      split COVID-CT nor into how large parts, nor whether by patient; this is the plainest reading. It puts
-      slices of one patient on both sides, which flatters the result.
+      part, an eighth of the others the val part; ``random`` is the first of five. The paper does not say how it split;
+      this is the plainest reading. It puts slices of one patient on both sides, which flatters the result.
     - ``patients:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over patients is the test part; a
       fifth of the remaining patients the val part.
     - ``leave-source-out:NAME[+NAME...]``: all slices of these sources (``*`` as wildcard) are the test part;
@@ -84,14 +83,9 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
     ``random:SEED``, and folds that end in ``:SEED``, are the same for every ``seed``, so that trainings of
     several seeds are evaluated on the same slices.
 
-    Args:
-        manifest: labelled records.
-        spec: one of the above.
-        seed: decides every random choice.
-        allow_overlap: accept patients that are in more than one part.
-
     Raises:
-        DataError: if ``spec`` is unknown or impossible for this data, or patients are in several parts.
+        DataError: if ``spec`` is unknown or impossible for this data, a record has no label, or patients are in
+            several parts and ``allow_overlap`` does not accept that.
     """
     kind, _, argument = spec.partition(":")
     if kind not in _MAKERS:
@@ -100,8 +94,8 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
         count = sum(record.label is None for record in manifest)
         raise DataError(f"{manifest}: {count} of {len(manifest)} slices have no label, so it cannot be split")
     if kind.startswith("official-") and not any(record.split for record in manifest):
-        possible = ", ".join(_possible_splits(manifest))
-        raise DataError(f"{manifest}: has no split of its own; possible instead of {kind}: {possible}")
+        instead = "official, patients:FOLD/FOLDS, leave-source-out:NAME or random"
+        raise DataError(f"{manifest}: has no split of its own, which {kind} needs; take {instead}")
     parts = _MAKERS[kind](manifest, kind, argument, seed)
     ordered = {name: tuple(sorted(parts[name])) for name in PARTS if name in parts}
     _check_classes(manifest, spec, ordered)
@@ -118,13 +112,6 @@ def patients_in_several_parts(manifest: Manifest, parts: Mapping[str, Sequence[i
             if record.patient_known:
                 seen.setdefault(record.patient_id, set()).add(name)
     return sorted(patient for patient, names in seen.items() if len(names) > 1)
-
-
-def _possible_splits(manifest: Manifest) -> list[str]:
-    known = any(record.patient_known for record in manifest)
-    several = len({record.source for record in manifest}) > 1
-    possible = {"leave-source-out:NAME": several, "patients:FOLD/FOLDS": known, "random": True}
-    return [name for name, holds in possible.items() if holds]
 
 
 def _official(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
@@ -174,7 +161,7 @@ def held_out(records: Sequence[Record], one_in: int) -> set[int]:
 
 
 def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
-    """The splits by folds: of everything by slice or patient, of the official train and val parts by patient or source."""
+    """The splits by folds: of everything by slice or patient, of official train and val parts by patient or source."""
     if kind == "random" and re.fullmatch(r"\d{0,9}", argument):
         argument = f"1/{_RANDOM_FOLDS}:{argument or seed}"
     fold = _parse_fold(manifest, kind, argument, seed)
@@ -186,7 +173,7 @@ def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
         rest, test = _grouped_fold(manifest, range(len(manifest)), fold)
         train, val = _grouped_fold(manifest, rest, _Fold(1, _VAL_FOLDS, fold.seed))
         return {"train": train, "val": val, "test": test}
-    indices = _of_split(manifest, {"train", "val"})
+    indices = [index for index, record in enumerate(manifest) if record.split in {"train", "val"}]
     sizes = Counter(manifest.records[index].source for index in indices)
 
     def publication(record: Record) -> str:
@@ -212,9 +199,7 @@ def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -
     left_out = {source for source in sources if any(fnmatchcase(source, name) for name in names)}
     out = [not left_out.isdisjoint((record.source, record.hospital)) for record in manifest]
     if all(out):
-        raise DataError(
-            f"leave-source-out:{argument}: every slice is of these sources, none is left to train on"
-        )
+        raise DataError(f"leave-source-out:{argument}: all slices are of these, none is left to train on")
     test = tuple(index for index, left in enumerate(out) if left)
     rest = [index for index, left in enumerate(out) if not left]
     if any(manifest.records[index].split for index in rest):
@@ -264,10 +249,6 @@ def _ordered(manifest: Manifest, indices: Iterable[int]) -> list[int]:
         for index, record in ((index, manifest.records[index]) for index in indices)
     }
     return sorted(keys, key=keys.__getitem__)
-
-
-def _of_split(manifest: Manifest, names: set[str]) -> tuple[int, ...]:
-    return tuple(index for index, record in enumerate(manifest) if record.split in names)
 
 
 def _parse_fold(manifest: Manifest, kind: str, argument: str, seed: int) -> _Fold:
