@@ -43,19 +43,19 @@ CEILINGS = {
     "top": 240,
     "imaging": 3_945,
     "models": 990,
-    "data": 2_560,
+    "data": 2_434,
     "training": 3_700,
     "inference": 4_175,
     "evaluation": 2_100,
     "reporting": 640,
-    "cli": 1_970,
+    "cli": 1_946,
     "experiments": 1_450,
     "audit": 1_410,
     "serving": 1_410,
     "pacs": 1_080,
     "cluster": 310,
 }
-LINES, FILES, LINES_OF_TESTS = 25_630, 120, 21_420
+LINES, FILES, LINES_OF_TESTS = 25_560, 120, 21_375
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
