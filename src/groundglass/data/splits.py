@@ -199,7 +199,7 @@ def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -
     left_out = {source for source in sources if any(fnmatchcase(source, name) for name in names)}
     out = [not left_out.isdisjoint((record.source, record.hospital)) for record in manifest]
     if all(out):
-        raise DataError(f"leave-source-out:{argument}: all slices are of these, none is left to train on")
+        raise DataError(f"{manifest}: every slice is of these sources, none is left to train on")
     test = tuple(index for index, left in enumerate(out) if left)
     rest = [index for index, left in enumerate(out) if not left]
     if any(manifest.records[index].split for index in rest):
