@@ -40,6 +40,13 @@ if TYPE_CHECKING:
     from groundglass.training.trainer import Job
 
 Output = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
+AuditFirst = Annotated[
+    bool,
+    typer.Option(
+        "--audit/--no-audit",
+        help="First look for copies, patients and publications that parts of the split share, and warn.",
+    ),
+]
 
 
 def train(
@@ -59,13 +66,7 @@ def train(
     threads: Threads = 0,
     cache: Cache = None,
     lungs: Lungs = None,
-    audit: Annotated[
-        bool,
-        typer.Option(
-            "--audit/--no-audit",
-            help="First look for copies, patients and publications that parts of the split share, and warn.",
-        ),
-    ] = True,
+    audit: AuditFirst = True,
     quiet: Quiet = False,
 ) -> None:
     """Train a network; killed at any moment, it continues with --resume as if nothing had happened."""
