@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,6 +64,11 @@ class Audit:
     unreadable: tuple[str, ...]
     compared: int
     seconds: float
+
+    def file(self, record: Record) -> str:
+        """A record's path, from the data set's folder where it lies there."""
+        path = record.path
+        return printable(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
 
     @property
     def copies(self) -> tuple[Pair, ...]:
@@ -136,7 +141,7 @@ class Audit:
     def warnings(self) -> tuple[str, ...]:
         """One sentence on each thing found that makes figures better than they are, the worst first."""
         said = [
-            f"{counted(len(things), noun)} {words}: {_names(things)}."
+            f"{counted(len(things), noun)} {words}: {_names(things, self.file)}."
             for _, things, noun, words in self.findings()
             if words and things
         ]
@@ -292,7 +297,7 @@ def _crossings(places: Iterable[tuple[str, str | None]]) -> tuple[Crossing, ...]
     )
 
 
-def _names(things: Sequence[Pair | Crossing | str]) -> str:
-    pairs = [f"{one.first.path.name} and {one.second.path.name}" for one in things if isinstance(one, Pair)]
+def _names(things: Sequence[Pair | Crossing | str], file: Callable[[Record], str]) -> str:
+    pairs = [f"{file(one.first)} and {file(one.second)}" for one in things if isinstance(one, Pair)]
     others = [one.name if isinstance(one, Crossing) else one for one in things if not isinstance(one, Pair)]
     return name_some([printable(name) for name in (*pairs, *others)])

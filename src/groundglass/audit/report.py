@@ -110,9 +110,8 @@ def document(audited: Audit) -> dict[str, Any]:
 
 
 def _side(audited: Audit, record: Record) -> dict[str, str | None]:
-    path, root = record.path, audited.root
     return {
-        "file": printable(path.relative_to(root) if path.is_relative_to(root) else path),
+        "file": audited.file(record),
         "label": record.label.value if record.label else None,
         "part": record.split,
         "patient": printable(record.patient_id) if record.patient_known else None,
@@ -209,7 +208,7 @@ def _pair_row(audited: Audit, pair: Pair) -> tuple[str, ...]:
     kind = {"file": "same file", "pixels": "same pixels"}.get(pair.kind, pair.kind)
     scale = "" if pair.affine is None else f"\n{pair.affine[0][0]:.2f} × {pair.affine[1][1]:.2f}"
     sides = [
-        f"{one_line(str(_side(audited, record)['file']))} ({record.label_name}, {record.split or 'no part'})"
+        f"{one_line(audited.file(record))} ({record.label_name}, {record.split or 'no part'})"
         for record in (pair.first, pair.second)
     ]
     words = ("opposite labels", "leakage", "other patient")
