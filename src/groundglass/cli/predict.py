@@ -23,7 +23,7 @@ from rich.text import Text
 
 from groundglass.cli.options import INTERRUPTED, BundlePath, Device, EngineThreads
 from groundglass.errors import PredictionError
-from groundglass.files import one_line
+from groundglass.files import one_line, usable_cores
 from groundglass.imaging.source import is_stream
 from groundglass.inference.prediction import COPY, Prediction, Status
 from groundglass.inference.series import Curve, SeriesSummary, Totals
@@ -397,6 +397,8 @@ def predict(
 
     Exit status: 0 every lung slice classified, 2 usage or bundle error, 3 some refused or failed, 4 none classified.
     """
+    import cv2
+
     from groundglass.inference.bundle import Bundle
     from groundglass.inference.inputs import count_files, expand
     from groundglass.inference.output import OutputPlan, open_output
@@ -407,6 +409,7 @@ def predict(
     beside = as_parquet and output is not None
     plan = OutputPlan(output, resume, beside, masks, keep_identifiers, inputs, _command(paths))
     plan.check()
+    cv2.setNumThreads(threads or usable_cores())
     opened = Bundle.open(bundle, threads, device)
     classifier: Classifier | RayClassifier
     if engine is Engine.RAY:

@@ -26,6 +26,7 @@ from groundglass.evaluation.metrics import (
     Metrics,
     check_predictions,
     compute_metrics,
+    ranked,
     weighted_metrics,
 )
 
@@ -35,6 +36,9 @@ LEVEL = 0.95
 _MAX_UNDEFINED_SHARE = 0.5
 # Resamples are drawn in blocks of about this many weights: they fit the processor's cache.
 _CELLS = 400_000
+
+Band = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+"""False positive rates or recalls from 0 to 1, and the lower and upper edge at each, shape (G,) each."""
 
 Draws = Mapping[str, NDArray[np.float64]]
 """By the measures' keys, the measure in every resample, shape (R,); NaN where it is undefined."""
@@ -114,6 +118,32 @@ def resampled_metrics(
     return {name: np.concatenate([block[name] for block in blocks]) for name in TITLES}
 
 
+def curve_bands(
+    label: NDArray[np.int8],
+    probability: NDArray[np.float64],
+    patient: NDArray[np.str_],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[Band, Band]:
+    """Between which heights 95 % of the resampled ROC and precision-recall curves run.
+
+    Arguments as of :func:`bootstrap`, with slices of both labels and at least two patients.
+    """
+    grid, roc, precision = np.linspace(0, 1, 101), [], []
+    for weights in _resampled_weights(patient, resamples, seed):
+        steps = ranked(label == 1, probability, weights)
+        for covid, other in zip(*(np.pad(each, ((0, 0), (1, 0))) for each in steps), strict=True):
+            if covid[-1] and other[-1]:
+                recall = covid / covid[-1]
+                roc.append(recall[np.searchsorted(other / other[-1], grid, side="right") - 1])
+                first = np.searchsorted(recall, np.maximum(grid, 1e-9))
+                precision.append(covid[first] / (covid[first] + other[first]))
+    edges = 50 * (1 - LEVEL), 50 * (1 + LEVEL)
+    first_band, second_band = (np.percentile(each, edges, axis=0) for each in (roc, precision))
+    return (grid, *first_band), (grid, *second_band)
+
+
 def with_interval(measured: Estimate, draws: NDArray[np.float64], patients: int) -> Estimate:
     """A measure with the middle 95 % of its resamples.
 
@@ -138,16 +168,10 @@ def with_interval(measured: Estimate, draws: NDArray[np.float64], patients: int)
 def share_of(
     holds: NDArray[np.bool_], patient: NDArray[np.str_], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """The share of slices of which something holds, with its interval.
+    """The share of slices of which ``holds``, shape (N,), is true, with its interval; see :func:`figure_of`.
 
     Where it holds of none or of all, no resample differs, and the interval is Wilson's for as many
     independent cases as there are patients (E. B. Wilson, JASA 22, 1927).
-
-    Args:
-        holds: of which slices it does, shape (N,); without slices there is no share.
-        patient: id of each slice's patient, shape (N,).
-        resamples: number of resamples.
-        seed: of the random generator.
     """
     if not len(holds):
         return Estimate(None)

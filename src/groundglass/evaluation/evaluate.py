@@ -6,7 +6,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -14,17 +14,34 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from groundglass.data.manifest import Manifest, Record, read_record
 from groundglass.errors import RunError
 from groundglass.evaluation import log
-from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, bootstrap, share_of
-from groundglass.evaluation.calibration import PredictionSets, prediction_sets
-from groundglass.evaluation.metrics import BINS, THRESHOLD, Confusion, Estimate, reliability, versions
+from groundglass.evaluation.bootstrap import (
+    RESAMPLES,
+    Bootstrap,
+    bootstrap,
+    resampled_metrics,
+    share_of,
+    with_interval,
+)
+from groundglass.evaluation.calibration import PredictionSets, prediction_sets, series_scores
+from groundglass.evaluation.metrics import (
+    BINS,
+    THRESHOLD,
+    Confusion,
+    Estimate,
+    Metrics,
+    reliability,
+    versions,
+)
 from groundglass.evaluation.part import Part, content_hash, fingerprint, part_warnings, select_part
 from groundglass.evaluation.segmentation import CountedEstimate, Segmentation, read_masks
 from groundglass.files import printable
-from groundglass.imaging.crop import CroppedSlice, Preprocessing
+from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.slice import CTSlice
 from groundglass.inference.calibration import Calibration
 from groundglass.inference.prediction import in_slice, lesion_mask
@@ -97,10 +114,6 @@ class TrainedRun(Protocol):
         """Specification of the split that it was trained on."""
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """How slices are cropped."""
-
-    @property
     def calibration(self) -> Calibration | None:
         """From logit to prediction set: a bundle's, which also has an input check; None of a run."""
 
@@ -131,15 +144,42 @@ class Applicability:
     beyond_95: Estimate | None
     prediction_sets: PredictionSets
 
-    def document(self) -> dict[str, Any]:
-        """Everything as plain JSON values."""
-        beyond = None if self.beyond_95 is None else {**self.beyond_95.bounds(), "meaning": BEYOND}
-        return {
-            "refused": self.refused.bounds(),
-            "reasons": dict(self.reasons),
-            "beyond_95": beyond,
-            "prediction_sets": self.prediction_sets.document(),
-        }
+
+@dataclass(frozen=True)
+class FormatBaseline:
+    """A baseline that sees of each slice its file format, pixel mode and suffix, cross-validated over patients.
+
+    Attributes:
+        formats: how many there are among the slices.
+        metrics: its measures on the same slices.
+        auc_difference: AUC of the network less its AUC, paired.
+    """
+
+    formats: int
+    metrics: Metrics
+    auc_difference: Estimate
+
+    @classmethod
+    def fit(
+        cls, part: Part, formats: Sequence[str], probability: NDArray[np.float64], measured: Bootstrap
+    ) -> FormatBaseline | None:
+        """Beside the network's probabilities and measures; None where a label has fewer than two patients."""
+        label, patient, kinds = part.label, part.patient, np.unique(formats)
+        folds = min(5, *(len(np.unique(patient[label == value])) for value in (0, 1)))
+        if folds < 2:
+            return None
+        seen, resampling = np.full(len(label), 0.5), {"resamples": measured.resamples, "seed": measured.seed}
+        if len(kinds) > 1:
+            splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=measured.seed)
+            columns, how = np.array(formats)[:, None] == kinds, {"cv": splitter, "method": "predict_proba"}
+            fitted = cross_val_predict(LogisticRegression(), columns, label, groups=patient, **how)
+            seen = np.clip(fitted[:, 1], 0, 1)
+        ours, theirs = (
+            resampled_metrics(label, each, patient, **resampling)["auc"] for each in (probability, seen)
+        )
+        metrics = bootstrap(label, seen, patient, **resampling).metrics
+        gap = (measured.metrics["auc"].value or 0.0) - (metrics["auc"].value or 0.0)
+        return cls(len(kinds), metrics, with_interval(Estimate(gap), ours - theirs, measured.patients))
 
 
 @dataclass(frozen=True)
@@ -160,6 +200,9 @@ class Evaluation:
         command: reproduces the evaluation.
         applicability: of a bundle; None for a run, which has neither input check nor prediction sets.
         segmentation: by the keys of ``SEGMENTATION_TITLES``; empty where the manifest names no masks of the slices.
+        file_format: what the file format alone gives away; None where it cannot be measured.
+        by_patient: AUC of the series scores of patients whose slices all have one label, and how many they are;
+            None where no patient is known to have several slices.
     """
 
     part: Part
@@ -174,6 +217,8 @@ class Evaluation:
     command: str
     applicability: Applicability | None = None
     segmentation: Mapping[str, CountedEstimate] = field(default_factory=dict)
+    file_format: FormatBaseline | None = None
+    by_patient: CountedEstimate | None = None
 
     @property
     def called(self) -> NDArray[np.bool_]:
@@ -225,8 +270,8 @@ def evaluate(
     hashes = [content_hash(record) for record in chosen.records]
     warnings = part_warnings(manifest, chosen, hashes, run.info.get("training_sha256", ()), run.split_spec)
     start = time.perf_counter()
-    masks = Segmentation()
-    batches = _predict(run, chosen, masks, progress)
+    masks, formats = Segmentation(), list[str]()
+    batches = _predict(run, chosen, masks, formats, progress)
     seconds = time.perf_counter() - start
     logit, probability = _checked(run, chosen, batches)
     measured = bootstrap(chosen.label, probability, chosen.patient, resamples=resamples, seed=seed)
@@ -243,18 +288,30 @@ def evaluate(
             *warnings,
         )
     command = _command(run, chosen, data or (manifest.root,), output, resamples, seed)
-    segmentation = masks.figures(resamples=resamples, seed=seed)
     return Evaluation(
         chosen, sha256, logit, probability, measured, warnings, times, now, seconds, command, applicability,
-        segmentation,
+        segmentation=masks.figures(resamples=resamples, seed=seed),
+        file_format=FormatBaseline.fit(chosen, formats, probability, measured),
+        by_patient=_by_patient(chosen, probability, resamples, seed),
     )  # fmt: skip
 
 
+def _by_patient(
+    part: Part, probability: NDArray[np.float64], resamples: int, seed: int
+) -> CountedEstimate | None:
+    if not len(series_scores(part, probability)[0]):
+        return None
+    score, label, _ = series_scores(part, probability, least=1)
+    each = np.arange(len(score)).astype(np.str_)
+    measured = bootstrap(label, np.clip(score, 0, 1), each, resamples=resamples, seed=seed)
+    return CountedEstimate(measured.metrics["auc"], len(score))
+
+
 def _predict(
-    run: TrainedRun, part: Part, masks: Segmentation, progress: Progress | None
+    run: TrainedRun, part: Part, masks: Segmentation, formats: list[str], progress: Progress | None
 ) -> list[NetworkOutputs]:
     """By batches, without maps and cropped slices, which need not fit into memory all at once."""
-    slices, batches = _slices(part.records, progress), []
+    slices, batches = _slices(part.records, formats, progress), []
     for start in range(0, len(part.records), _BATCH):
         outputs = run.predict(islice(slices, _BATCH))
         _count_masks(masks, part.records[start : start + _BATCH], outputs)
@@ -294,9 +351,11 @@ def _checked(
     return logit, probability
 
 
-def _slices(records: Sequence[Record], progress: Progress | None) -> Iterator[CTSlice]:
+def _slices(records: Sequence[Record], formats: list[str], progress: Progress | None) -> Iterator[CTSlice]:
     for number, record in enumerate(records, 1):
-        yield read_record(record)
+        ct_slice = read_record(record)
+        formats.append(f"{ct_slice.origin.file_format} {ct_slice.origin.mode} {record.path.suffix.lower()}")
+        yield ct_slice
         if progress is not None:
             progress(number, len(records))
 
@@ -329,15 +388,24 @@ def _command(
     return shlex.join([*words, "--bootstrap", str(resamples), "--seed", str(seed)])
 
 
-def _segmentation_document(figures: Mapping[str, CountedEstimate]) -> dict[str, Any]:
-    """Empty without masks: then there is no such section."""
-    section = {name: {**each.estimate.bounds(), "slices": each.slices} for name, each in figures.items()}
-    return {"segmentation": section} if section else {}
+def plain(value: Any) -> Any:
+    """Data classes and mappings as JSON values, of estimates their value and bounds."""
+    if isinstance(value, Estimate):
+        return value.bounds()
+    if isinstance(value, CountedEstimate):
+        return {**value.estimate.bounds(), "slices": value.slices}
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    return {name: plain(each) for name, each in value.items()} if isinstance(value, Mapping) else value
 
 
 def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
     """Everything measured and everything needed to measure it again, as plain JSON values."""
-    part, measured, applicability = evaluation.part, evaluation.measured, evaluation.applicability
+    part, measured = evaluation.part, evaluation.measured
+    segmentation, applicability = plain(evaluation.segmentation), plain(evaluation.applicability)
+    patients = evaluation.by_patient
+    if applicability and applicability["beyond_95"]:
+        applicability["beyond_95"]["meaning"] = BEYOND
     covid, slices = int(part.label.sum()), len(part.records)
     return {
         "format": FORMAT,
@@ -375,8 +443,10 @@ def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
             "bins": BINS,
             "reliability": [asdict(each) for each in reliability(part.label, evaluation.probability)],
         },
-        "applicability": None if applicability is None else applicability.document(),
-        **_segmentation_document(evaluation.segmentation),
+        "applicability": applicability,
+        **({"segmentation": segmentation} if segmentation else {}),
+        "file_format_baseline": plain(evaluation.file_format),
+        "by_patient": patients and {"auc": patients.estimate.bounds(), "patients": patients.slices},
         "warnings": list(evaluation.warnings),
         "evaluations_of_these_slices": evaluation.times_evaluated,
         "time": evaluation.time,

@@ -22,7 +22,7 @@ from groundglass.imaging.compressed import FrameDecoder, FrameLayout
 from groundglass.imaging.raster import COLOURED_SHARE, coloured_share
 from groundglass.imaging.slice import CTSlice, Grey, Hounsfield, Origin, Patient, VoxelGrid, is_uid
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guard, guarded
-from groundglass.imaging.window import AIR, LUNG, SURELY_HOUNSFIELD, Window, as_hounsfield, extent, interpret
+from groundglass.imaging.window import AIR, LUNG, SURELY_HOUNSFIELD, Window, as_hounsfield, extent, find_scale
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -501,14 +501,16 @@ def _hounsfield(dataset: Dataset, slope: float, intercept: float, stored: NDArra
 
 def _capture(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
     """A slice whose values are not, or not said to be, Hounsfield units."""
-    pixels, hounsfield = interpret(stored, *extent(stored))
-    if frame.slope is not None:
-        stored, hounsfield = stored.astype(np.float64) * frame.slope + frame.intercept, None
-    if hounsfield is None and frame.window is not None:
-        level, width = frame.window
-        lowest, highest = extent(stored)
-        if min(lowest, frame.intercept) + width / 4 <= level <= highest:  # else it was made for other values
-            pixels = Window(level - 0.5, max(width - 1, 0.01)).apply(stored)  # DICOM's linear function
+    values = stored if frame.slope is None else stored.astype(np.float64) * frame.slope + frame.intercept
+    lowest, highest = extent(values)
+    level, width = frame.window or (np.inf, 0.0)
+    # A window that does not meet the values was made for others.
+    windowed = min(lowest, frame.intercept) + width / 4 <= level <= highest
+    grey, hounsfield = frame.slope is not None or lowest >= SURELY_HOUNSFIELD, None
+    if windowed and grey:
+        pixels = Window(level - 0.5, max(width - 1, 0.01)).apply(values)  # DICOM's linear function
+    else:
+        pixels, hounsfield = find_scale(stored, origin.file, grey=grey).apply(stored)
     if hounsfield is None and dataset.PhotometricInterpretation == "MONOCHROME1":
         pixels = np.subtract(255, pixels, dtype=np.uint8)
     return CTSlice(pixels, origin, hounsfield)
