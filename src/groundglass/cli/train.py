@@ -168,6 +168,16 @@ def _interruptible(output: Path) -> Iterator[None]:
 def _train_lungs(job: Job[LungsRecipe]) -> None:
     from groundglass.training.lungs import train_lungs
 
+    meaningless = {
+        "--split": job.split != "official",
+        "--cache": job.cache is not None,
+        "--devices": job.processes > 1,
+        "--lesion-free": job.lesion_free is not None,
+        "--lungs": job.lungs is not None,
+    }
+    if given := [option for option, used in meaningless.items() if used]:
+        why = "it holds out patients of each source (held_out), caches nothing and is trained by one process"
+        raise RecipeError(f"recipe {job.recipe.name} has no use for {' and '.join(given)}: {why}")
     with _interruptible(job.output):
         dice = train_lungs(job)
     known = "no patient was held out" if dice is None else f"Dice {dice:.4f} of held-out patients"

@@ -23,7 +23,7 @@ from groundglass.data.load import load_pool
 from groundglass.data.manifest import Record, read_mask, read_pixels
 from groundglass.data.out_of_distribution import parts_without_lungs
 from groundglass.data.splits import held_out
-from groundglass.errors import DataError, RecipeError, RunError
+from groundglass.errors import DataError, RunError
 from groundglass.files import write_bytes
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic, smooth_noise
 from groundglass.imaging.lungs import SIDE, squared
@@ -150,16 +150,6 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
         DataError: the data hold no slices with lung masks, or of too few patients.
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
-    meaningless = {
-        "--split": job.split != "official",
-        "--cache": job.cache is not None,
-        "--devices": job.processes > 1,
-        "--lesion-free": job.lesion_free is not None,
-        "--lungs": job.lungs is not None,
-    }
-    if given := [option for option, used in meaningless.items() if used]:
-        why = "it holds out patients of each source (held_out), caches nothing and is trained by one process"
-        raise RecipeError(f"recipe {job.recipe.name} has no use for {' and '.join(given)}: {why}")
     prepare(job)
     recipe = job.recipe
     records = [record for record in load_pool(job.data).records if record.split != "test"]
