@@ -45,17 +45,17 @@ CEILINGS = {
     "models": 990,
     "data": 2_560,
     "training": 3_900,
-    "inference": 4_150,
-    "evaluation": 2_125,
-    "reporting": 645,
-    "cli": 2_030,
+    "inference": 4_175,
+    "evaluation": 2_100,
+    "reporting": 640,
+    "cli": 2_045,
     "experiments": 1_450,
     "audit": 1_410,
     "serving": 1_410,
     "pacs": 1_080,
     "cluster": 310,
 }
-LINES, FILES, LINES_OF_TESTS = 25_940, 120, 21_250
+LINES, FILES, LINES_OF_TESTS = 25_960, 120, 21_390
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
