@@ -55,7 +55,7 @@ CEILINGS = {
     "pacs": 1_080,
     "cluster": 310,
 }
-LINES, FILES, LINES_OF_TESTS = 25_960, 120, 21_390
+LINES, FILES, LINES_OF_TESTS = 25_960, 120, 21_440
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
