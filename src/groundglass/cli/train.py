@@ -40,6 +40,20 @@ if TYPE_CHECKING:
     from groundglass.training.trainer import Job
 
 Output = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
+Devices = Annotated[
+    str | None,
+    typer.Option("--devices", help="Processes or GPUs per machine, or GPUs by index: 0,2 or 1,"),
+]
+Audit = Annotated[
+    bool,
+    typer.Option(
+        "--audit/--no-audit",
+        help="First look for copies, patients and publications that parts of the split share, and warn.",
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only print the recipe, the slices and about how long it takes.")
+]
 
 
 def train(
@@ -52,25 +66,14 @@ def train(
     overrides: Overrides = None,
     resume: Resume = False,
     allow_overlap: AllowOverlap = False,
-    devices: Annotated[
-        str | None,
-        typer.Option("--devices", help="Processes or GPUs per machine, or GPUs by index: 0,2 or 1,"),
-    ] = None,
+    devices: Devices = None,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
     accelerator: Accelerator = "auto",
     threads: Threads = 0,
     cache: Cache = None,
     lungs: Lungs = None,
-    audit: Annotated[
-        bool,
-        typer.Option(
-            "--audit/--no-audit",
-            help="First look for copies, patients and publications that parts of the split share, and warn.",
-        ),
-    ] = True,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print the recipe, the slices and about how long it takes.")
-    ] = False,
+    audit: Audit = True,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a network; killed at any moment, it continues with --resume as if nothing had happened."""
