@@ -101,6 +101,7 @@ def write_report(
             for number, plan in sorted((key, plan) for key, plan in plans.items() if key is not None)
         ],
         series_count=len(summaries),
+        most=SERIES,
         score_meaning=SERIES_SCORE,
         loose=plans.get(None),
         refusals=sorted(survey.refusals.items(), key=lambda item: -item[1].count),
@@ -219,6 +220,12 @@ class _Panel:
     answers: Sequence[tuple[str, str, str]]
     plan: _Plan
     drawing: _Drawing | None
+
+    @property
+    def name(self) -> str:
+        """Of its folder or file; of a single slice its file's, as the folder may hold many such series."""
+        only = self.summary.counts.total == 1 and self.summary.carriers
+        return only[0].file if only else self.summary.name
 
 
 def _panel(number: int, summary: SeriesSummary, plan: _Plan) -> _Panel:
