@@ -51,11 +51,11 @@ CEILINGS = {
     "cli": 1_970,
     "experiments": 1_450,
     "audit": 1_410,
-    "serving": 1_410,
+    "serving": 1_460,
     "pacs": 1_080,
     "cluster": 310,
 }
-LINES, FILES, LINES_OF_TESTS = 25_560, 120, 21_269
+LINES, FILES, LINES_OF_TESTS = 25_600, 120, 21_390
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
