@@ -162,7 +162,7 @@ def _frames(traced: list[dict[str, Any]]) -> tuple[list[float], float]:
 
 @contextmanager
 def _service() -> Iterator[str]:
-    options = "serve --port 0 --upload-mib 1024 --seconds 3000".split()
+    options = ["serve", "--port", "0", "--upload-mib", "1024", "--seconds", "3000"]
     command = [sys.executable, "-m", "groundglass.cli.main", *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None  # noqa: S101 - for the type checker
