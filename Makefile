@@ -3,6 +3,7 @@
 #                     DATA=path classifies slices of yours as well
 #   make demo-train   train a small Mask-EfficientNet on generated phantoms, evaluate it, write a report
 #   make test         lint, type check and test, as continuous integration does
+#   make docs         build the documentation into build/site; a dead link ends it
 #   make figures      render the recorded results again and put their tables into README, results and docs
 #   make picture      look at the web page in Chromium and put its pictures into docs/images; needs chromium-driver
 #   make sbom         what an installation with EXTRAS brings, as CycloneDX: build/product.cdx.json
@@ -17,7 +18,7 @@ WORKERS ?= auto
 SOURCES := $(shell find src -name '*.py' -o -name '*.yaml' -o -name '*.html' -o -name '*.j2' -o -name '*.css' -o -name '*.js')
 
 .DELETE_ON_ERROR:
-.PHONY: demo demo-train test lint types pytest figures picture sbom audit-dependencies clean
+.PHONY: demo demo-train test lint types docs pytest figures picture sbom audit-dependencies clean
 
 # What make sbom and make audit-dependencies look at, installed by itself: a developer's tools are no part of it.
 EXTRAS ?= serve
@@ -34,7 +35,7 @@ demo: $(VENV)/.installed
 demo-train: demo/train/report.html
 	@echo "The report is at $(CURDIR)/demo/train/report.html"
 
-test: lint types pytest
+test: lint types docs pytest
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -42,6 +43,9 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 pytest: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --durations=25 --cov --cov-report=term

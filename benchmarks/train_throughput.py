@@ -37,7 +37,7 @@ from record import RESULTS, Goal, Table, report
 SIZE, BATCH, THREADS = 160, 32, 2
 PLAIN = ("plain loop, main process", "plain loop, 2 workers")
 OURS = {
-    "groundglass, EfficientNet-Lite0": "efficientnet",
+    "groundglass, EfficientNet-Lite0": "efficientnet-lite0",
     "groundglass, Mask-EfficientNet-Lite0": "mask-efficientnet",
 }
 RATIO_GOAL, DATA_GOAL, MEMORY_GOAL = 2.0, 0.10, 4.0
@@ -149,7 +149,7 @@ def _listed(records: Sequence[Record]) -> list[tuple[str, int]]:
 def _preprocessing_seconds(parts: dict[str, list[Record]], cache: Path) -> float:
     """What a training does before its first epoch: hash all files, frame them or take them from the cache."""
     cv2.setNumThreads(1)
-    preprocessing = load_recipe("efficientnet", [f"preprocessing.size={SIZE}"]).preprocessing.build()
+    preprocessing = load_recipe("efficientnet-lite0", [f"preprocessing.size={SIZE}"]).preprocessing.build()
     start = time.perf_counter()
     load_cropped(parts["train"], preprocessing, CONTEXT, cache)
     load_cropped(parts["val"], preprocessing, 0.0, cache)

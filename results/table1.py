@@ -56,7 +56,7 @@ def train(options: argparse.Namespace) -> None:
     tested, output, tasks = options.protocols, options.output, []
     manifest = options.data / "manifest.csv"
     paths = ExperimentPaths(
-        manifest if manifest.exists() else options.data,
+        (manifest if manifest.exists() else options.data,),
         options.runs / "table1",
         output,
         threads=options.threads,

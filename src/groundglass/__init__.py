@@ -49,8 +49,6 @@ def load(
 ) -> Classifier:
     """Open a bundle and make it ready to classify slices.
 
-    >>> groundglass.load().predict("slice.png").probability  # doctest: +SKIP
-
     Args:
         bundle: folder or zip; ``default`` or None for the one that comes with the installation.
         threads: of the matrix arithmetic; 0 for one per core but one.
@@ -58,6 +56,9 @@ def load(
 
     Raises:
         BundleError: it is missing, damaged, tampered with, or of another format, or a provider is not there.
+
+    Examples:
+        >>> groundglass.load().predict("slice.png").probability  # doctest: +SKIP
     """
     from groundglass.inference.classifier import load as load_classifier  # noqa: PLC0415 - 0.3 s
 

@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 from groundglass.cli.predict import PredictionsTable, series_lines, shorten_middle, where
-from groundglass.inference.prediction import Prediction, Status
+from groundglass.inference.prediction import COPY, Prediction, Status
 from groundglass.inference.series import Totals
 
 OK = Prediction(
@@ -52,6 +52,43 @@ def test_columns_stay_in_place_and_within_the_terminal(width: int, file: str) ->
         "none of it is lost"
     )
     assert file[-9:].strip() in first
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_words_are_never_split(width: int) -> None:
+    flags = ("one-lung-found", "soft-tissue-window", "low-resolution", "upside-down")
+    uid = "1.2.826.0.1.3680043.8.498." + "1" * 38
+    odd = replace(
+        REFUSED, reason=f"refers to /a/folder/of-some-length/{'x' * 40}.raw, of {uid} and nothing else"
+    )
+    _, *rows = lines(PredictionsTable(width), replace(OK, flags=flags), odd)
+    assert all(cell_len(row) <= width for row in rows)
+    words = " ".join(rows).replace(",", " ").split()
+    assert set(flags) <= set(words)
+    for word in ("refers", "to", "of", "and", "nothing", "else"):
+        assert word in words
+    (path,) = [word for word in words if word.startswith("/a")]
+    assert path.endswith(".raw")
+
+
+def test_what_is_refused_for_one_reason_is_summed_up_on_a_terminal_alone() -> None:
+    many = [
+        replace(
+            REFUSED, file=f"{number}.png", reason=f"outside the lungs: no lung (score {number}.5, limit 2.0)"
+        )
+        for number in range(30)
+    ]
+    copy = replace(REFUSED, reason=f"{COPY} of a.dcm, which counts")
+    table = PredictionsTable(80)
+    shown = "\n".join(
+        lines(table, many[0], OK, *many[1:], replace(REFUSED, status=Status.FAILED), copy, copy)
+    )
+    assert shown.count("outside the lungs") == 1
+    assert shown.count(".png") == 3  # the first of each reason
+    assert list(table.repeated()) == ["30 refused: outside the lungs: no lung", "2 refused: a copy"]
+    table = PredictionsTable(None)
+    assert "\n".join(lines(table, *many)).count("outside the lungs") == 30
+    assert list(table.repeated()) == []
 
 
 def test_a_pipe_gets_everything_unshortened() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -50,6 +51,25 @@ def test_slices_of_a_series(tmp_path: Path, dicom_series: Path, phantoms: list[P
         assert image.mode == "L"
         assert image.info == {}
         np.testing.assert_array_equal(np.array(image), LUNG.apply(phantoms[index].hounsfield))
+
+
+@pytest.mark.parametrize(
+    "second", [{"PatientID": "another"}, {"StudyInstanceUID": "1.9"}, {"SeriesInstanceUID": ""}]
+)
+def test_two_series_get_two_names(tmp_path: Path, dicom_series: Path, second: dict[str, str]) -> None:
+    for path in dicom_series.iterdir():
+        (tmp_path / "in").mkdir(exist_ok=True)
+        dataset = pydicom.dcmread(path)
+        dataset.save_as(tmp_path / "in" / path.name)
+        dataset.PixelData = np.maximum(dataset.pixel_array, 10).tobytes()  # another scan
+        for keyword, value in second.items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(tmp_path / "in" / f"second-{path.name}")
+    written = [
+        path.stem.split("_") for path in cut_slices(tmp_path / "in", tmp_path / "out", Selection(every=1))
+    ]
+    assert len({name for name, _ in written}) == 2
+    assert max(int(index) for _, index in written) < COUNT
 
 
 def test_nothing_of_the_patient_is_in_the_pictures(

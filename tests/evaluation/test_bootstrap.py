@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn
 
-from groundglass.evaluation.bootstrap import bootstrap, share_of
+from groundglass.evaluation.bootstrap import bootstrap, curve_bands, share_of
 from groundglass.evaluation.metrics import TITLES, Estimate, compute_metrics, weighted_metrics
 
 
@@ -140,3 +140,27 @@ def test_a_share_of_all_or_none_is_not_certain(all_or_none: bool) -> None:
     # Wilson's interval of 0 among 20: R. G. Newcombe, Statistics in Medicine 17 (1998), table I.
     low, high = (1 - 0.1611, 1.0) if all_or_none else (0.0, 0.1611)
     assert (share.low, share.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_bands_hold_the_middle_of_the_resampled_curves() -> None:
+    """Each patient has one COVID and one other slice: every resample can be drawn by hand."""
+    rng = np.random.default_rng(1)
+    label, patient = np.tile([1, 0], 30).astype(np.int8), np.repeat(np.arange(30), 2).astype(np.str_)
+    probability = np.clip(0.3 * label + rng.random(60) * 0.7, 0, 1)
+    roc, precision = curve_bands(label, probability, patient, resamples=300, seed=0)
+    for (grid, low, high), (y, x) in (
+        (roc, sklearn.roc_curve(label, probability)[1::-1]),
+        (precision, sklearn.precision_recall_curve(label, probability)[:2]),
+    ):
+        assert (grid[0], grid[-1]) == (0, 1)
+        order = np.argsort(x, kind="stable")
+        middle = np.interp(grid[5:-5], x[order], y[order])
+        assert np.mean((low[5:-5] <= middle) & (middle <= high[5:-5])) > 0.9
+        assert 0.1 < np.mean(high - low) < 0.5
+    again = curve_bands(label, probability, patient, resamples=300, seed=0)
+    assert all(np.array_equal(one, other) for one, other in zip(roc, again[0], strict=True))
+    # Twice the patients make it narrower by the square root of two, about.
+    twice = curve_bands(
+        np.tile(label, 2), np.tile(probability, 2), np.repeat(np.arange(60), 2).astype(np.str_)
+    )
+    assert np.mean(twice[0][2] - twice[0][1]) < 0.85 * np.mean(roc[2] - roc[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import io
@@ -141,13 +142,16 @@ def test_part_of_one_class_is_reported_with_reasons(
     assert document["metrics"]["auc"]["value"] is None
     assert document["metrics"]["auc"]["reason"] == "no COVID slice in the part"
     assert document["interval"]["one_class_resamples"] == 200
-    assert "Not drawn: no COVID slice in the part." in Page(tmp_path / "out" / "report.html").text
+    page = Page(tmp_path / "out" / "report.html")
+    assert "cannot be said: no COVID slice in the part." in page.text
+    assert "ROC curve" not in page.text
+    assert "Missed" not in page.text, "nothing can be missed"
 
 
 def test_command_can_be_typed_again(
     run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
-    evaluation = go(make_manifest(), out="out put", data=tmp_path / "the data.csv", seed=5)
+    evaluation = go(make_manifest(), out="out put", data=[tmp_path / "the data.csv"], seed=5)
     assert evaluation.command == (
         f"groundglass evaluate {run.path} --data '{tmp_path}/the data.csv' --split official --part test "
         f"--output '{tmp_path}/out put' --bootstrap 200 --seed 5"
@@ -285,7 +289,8 @@ def test_a_bundle_says_whether_it_fits_the_slices(
     assert applicability["prediction_sets"]["nominal_coverage"] == 0.9
     assert len(list(tables(evaluation))) == 2
     page = Page(tmp_path / "out" / "report.html")
-    assert "Whether the bundle fits these slices" in page.text
+    assert "the input check refuses 8 %, and 8 % lie far from the training data" in page.text
+    assert [tag for tag, _ in page.tags if tag in {"details", "summary"}] == ["details", "summary"]
     assert "Prediction sets that hold the label, COVID slices" in page.text
 
 
@@ -332,6 +337,7 @@ def test_masks_of_the_manifest_are_compared_with_what_is_found(
     text = Page(tmp_path / "out" / "report.html").text
     assert "Lungs and lesions against their masks" in text
     assert "Strongest place of the map lies in a lesion6 slices" in text
+    assert text.index("Lung Dice") < text.index("Measures"), "on top too"
 
 
 def test_without_masks_or_lesion_map_there_is_nothing_said_of_them(
@@ -344,7 +350,7 @@ def test_without_masks_or_lesion_map_there_is_nothing_said_of_them(
     monkeypatch.setattr(run, "predict", lambda slices: replace(sound(slices), lesion_map=None))
     section = go(masked, out="again").segmentation
     assert {name for name, each in section.items() if each.slices} == {"lung_dice", "lesion_in_lungs"}
-    assert "undefined" in Page(tmp_path / "again" / "report.html").text
+    assert "Lesion Dice" not in Page(tmp_path / "again" / "report.html").text
 
 
 def test_a_mask_of_another_size_is_named(go: Go, masked: Manifest, tmp_path: Path) -> None:
@@ -352,6 +358,69 @@ def test_a_mask_of_another_size_is_named(go: Go, masked: Manifest, tmp_path: Pat
     with pytest.raises(ImageError, match=r"3-lesions\.png: a mask of 96 x 96 pixels for a slice of 128 x 96"):
         go(masked)
     assert not (tmp_path / "out").exists()
+
+
+def test_figures_are_downloaded_as_svg_and_csv(go: Go, make_manifest: MakeManifest, tmp_path: Path) -> None:
+    evaluation = go(make_manifest())
+    files = {
+        attributes["download"]: base64.b64decode(str(attributes["href"]).partition(",")[2]).decode()
+        for _, attributes in Page(tmp_path / "out" / "report.html").tags
+        if "download" in attributes
+    }
+    names = ("roc", "precision-recall", "reliability", "confusion", "histogram")
+    assert sorted(map(str, files)) == sorted(
+        f"{name}.{suffix}" for name in names for suffix in ("csv", "svg")
+    )
+    table = {name: list(csv.DictReader(io.StringIO(files[f"{name}.csv"]))) for name in names}
+    x, y = (
+        [float(row[key]) for row in table["roc"] if row[key]]
+        for key in ("false positive rate", "true positive rate")
+    )
+    assert np.trapezoid(y, x) == pytest.approx(evaluation.measured.metrics["auc"].value)
+    assert len([row for row in table["roc"] if float(row["low"]) <= float(row["high"])]) == 101
+    assert [row["called COVID"] for row in table["confusion"]] == ["5", "2"]
+    assert sum(int(row["count"]) for row in table["reliability"]) == len(table["histogram"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("suffix", "words", "formats"),
+    [
+        ({Label.COVID: "png", Label.NON_COVID: "png"}, "one file format, which gives nothing away", 1),
+        (
+            {Label.COVID: "png", Label.NON_COVID: "jpg"},
+            "no better, as far as these slices can show, than the file format alone",
+            2,
+        ),
+    ],
+)
+def test_figures_stand_beside_what_the_file_format_alone_gives_away(
+    go: Go, make_manifest: MakeManifest, tmp_path: Path, suffix: dict[Label, str], words: str, formats: int
+) -> None:
+    labels = [record.label for record in make_manifest()]
+    names = {number: f"{number}.{suffix[label]}" for number, label in enumerate(labels) if label}
+    baseline = go(make_manifest(names)).file_format
+    assert baseline is not None
+    assert baseline.formats == formats
+    assert baseline.measured.metrics["auc"].value == {1: 0.5, 2: 1.0}[formats]
+    document = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert document["file_format_baseline"]["metrics"]["auc"]["value"] == {1: 0.5, 2: 1.0}[formats]
+    text = Page(tmp_path / "out" / "report.html").text
+    assert words in text
+    assert ("file format alone 1.000" in " ".join(text.split())) == (formats == 2)
+
+
+def test_patients_are_told_apart_by_their_series_scores(
+    go: Go, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    evaluation = go(make_manifest())
+    assert evaluation.by_patient is not None
+    assert evaluation.by_patient.slices == 6
+    mean = evaluation.probability.reshape(6, 2).mean(axis=1)
+    covid = evaluation.part.label[::2] == 1
+    assert evaluation.by_patient.estimate.value == np.mean(mean[covid][:, None] > mean[~covid])
+    assert "AUC by patients" in Page(tmp_path / "out" / "report.html").text
+    alone = [replace(record, patient_id=str(number)) for number, record in enumerate(make_manifest())]
+    assert go(Manifest("alone", tmp_path / "data", tuple(alone)), out="again").by_patient is None
 
 
 def test_large_parts_are_predicted_in_batches(

@@ -82,3 +82,5 @@ def test_reliability_bins_hold_every_slice_once() -> None:
     assert [part.count for part in bins] == [1, 1, 0, 1, 0, 0, 0, 1, 0, 2]
     assert bins[2].mean_probability is None
     assert bins[9].observed == pytest.approx(0.5)
+    # Wilson's interval of 1 of 2, by hand: (1 + z²/2 ± z sqrt(1/2 + z²/4)) / (2 + z²) with z = 1.96.
+    assert (bins[9].observed_low, bins[9].observed_high) == pytest.approx((0.0945, 0.9055), abs=1e-4)

@@ -77,8 +77,8 @@ def test_a_run_is_kept_whole_and_not_made_twice(paths: ExperimentPaths, data: Pa
     paths.result(task).unlink()
     # Nor by a version that knows more fields than its recipe was written with.
     written = paths.run(task) / "recipe.yaml"
-    written.write_text(written.read_text().replace("  lesions: true\n", ""))
-    assert "lesions" not in written.read_text()
+    written.write_text(written.read_text().replace("  gates: stages\n", ""))
+    assert "gates" not in written.read_text()
     weights = (paths.run(task) / "weights.safetensors").stat().st_mtime_ns
     run_all([task], paths, said.append)
     assert (paths.run(task) / "weights.safetensors").stat().st_mtime_ns == weights

@@ -84,6 +84,9 @@ def test_missing_and_unreadable_paths(tmp_path: Path) -> None:
         read_slice(tmp_path / "missing.png")
     with pytest.raises(ImageError, match="holds no image"):
         list(read_slices(tmp_path))
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(ImageError, match="link: a link to nothing"):
+        list(read_slices(tmp_path / "link"))
     with pytest.raises(ImageError):
         read_slice(tmp_path / ("x" * 300))
     with pytest.raises(ImageError):
@@ -118,7 +121,7 @@ def test_a_folder_holds_volume_and_voxels_as_one(
 ) -> None:
     write_metaimage(tmp_path / "scan.mhd", np.stack([chest] * 3, axis=-1), compressed=True)
     assert [item.origin.frame for item in read_slices(tmp_path)] == [0, 1, 2]
-    with pytest.raises(ImageError, match=r"scan\.zraw: not an image"):
+    with pytest.raises(ImageError, match=r"scan\.zraw: the voxels of"):
         list(read_slices(tmp_path / "scan.zraw"))
 
 
@@ -240,7 +243,7 @@ HEADS = {
     "o.7z": b"7z\xbc\xaf\x27\x1c\0\4", "p.rar": b"Rar!\x1a\x07\1\0", "q.dcm.gz": gzip.compress(b"x"), "r.ima.bz2": bz2.compress(b"x"),
     "s.dcm.xz": lzma.compress(b"x"), "t.nii.zst": b"\x28\xb5\x2f\xfd\0", "u.cab": b"MSCF\0\0\0\0",
 }  # fmt: skip
-NAMES = ("a.pgm", "b.mgz", "c.IMA", "d.par", "e.iso", "f.dcm.Z", "g.npz", "h.Gif")
+NAMES = ("lone.img", "x.nii.gz", "a.pgm", "b.mgz", "c.IMA", "d.par", "e.iso", "f.dcm.Z", "g.npz", "h.Gif")
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -258,6 +261,7 @@ def test_other_image_formats_and_archives_get_a_row(
         "notes.txt": b"GI",
         "scan.raw": bytes(40),
         "x.json.xz": lzma.compress(b"{}"),
+        "m.img": bytes(40),  # beside its header
     }
     for name, head in silent.items():
         (folder / name).write_bytes(head)

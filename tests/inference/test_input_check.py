@@ -107,6 +107,17 @@ def test_a_blank_picture(accepting: InputCheck, value: int) -> None:
     assert "blank" in str(_look(accepting, np.full((300, 300), value, np.uint8)))
 
 
+@pytest.mark.parametrize("levels", [2, 5, 30, 64])
+def test_a_label_map(accepting: InputCheck, levels: int) -> None:
+    rows, columns = np.mgrid[:256, :256]
+    labels = ((rows // 16 * 16 + columns // 16) % levels * (240 // levels) + 8).astype(np.uint8)
+    assert f"a label map, mask or drawing: it has only {levels} grey values" in str(_look(accepting, labels))
+    blurred = cv2.GaussianBlur(
+        ((rows // 64 + columns // 64) % min(levels, 5) * 50).astype(np.uint8), (3, 3), 0
+    )
+    assert "a label map, mask or drawing" in str(_look(accepting, blurred))
+
+
 def _examples(rng: np.random.Generator) -> tuple[Examples, NDArray[np.bool_]]:
     """Looks and embeddings of slices around 0 and of pictures around 3."""
     count = APPEARANCE + CHANNELS
@@ -396,6 +407,7 @@ def test_real_reformats_are_refused(shipped: Classifier, dicom_samples: Path, na
 def test_a_slice_without_lung_is_refused(accepting: InputCheck) -> None:
     rows, columns = np.mgrid[-1:1:256j, -1:1:256j]
     pixels = np.where(rows**2 + columns**2 < 0.7, 236, 0).astype(np.uint8)
-    # Gas in the bowel, with an edge of its own.
+    # Gas in the bowel, with an edge of its own; and grain, without which this would be a drawing.
     pixels[(rows + 0.2) ** 2 + columns**2 < 0.01] = 60
+    pixels = np.clip(pixels + np.random.default_rng(0).normal(0, 14, pixels.shape), 0, 255).astype(np.uint8)
     assert _look(accepting, pixels) == "outside the lungs: no lung was found"

@@ -27,6 +27,7 @@ from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.masks import MaskWriter, without_masks
+from groundglass.inference.output import OutputPlan
 from groundglass.inference.prediction import Evidence, Prediction, Status
 
 LEFT = np.array([[1, 1, -1, -1]] * 4, np.float32)
@@ -364,6 +365,26 @@ def test_nothing_of_a_series_under_way_is_left(tmp_path: Path, series: Path, bun
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "masks", bundle, interrupted())
     assert list((tmp_path / "masks").iterdir()) == []
+
+
+def test_without_highdicom_dicom_series_are_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    pictures, series = tmp_path / "pictures", tmp_path / "mixed"
+    for folder in (pictures, series):
+        folder.mkdir()
+        cv2.imwrite(str(folder / "a.png"), np.zeros((40, 40), np.uint8))
+    write_ct(series / "b", np.zeros((40, 40), np.int16))
+    write_frames(pictures / "frames.dcm", [0.0, 1, 5])
+    archive = Path(shutil.make_archive(str(tmp_path / "zipped"), "zip", series))
+    listed = tmp_path / "files.csv"
+    listed.write_text("path\nmixed/b\n")
+    OutputPlan(tmp_path / "out", masks=True, inputs=[pictures]).check()
+    OutputPlan(tmp_path / "out", masks=False, inputs=[series]).check()
+    for inputs in ([pictures, series], [archive], [listed]):
+        with pytest.raises(PredictionError, match=r"b: the masks of DICOM series need highdicom; .*\[pacs\]"):
+            OutputPlan(tmp_path / "out", masks=True, inputs=inputs).check()
 
 
 def test_without_highdicom_one_line(

@@ -17,11 +17,15 @@ LOSSES = {"train_loss": "training", "val_loss": "validation"}
 HISTORY = [{"epoch": 0, "train_loss": 0.7, "val_auc": 0.6}, {"epoch": 1, "train_loss": 0.5, "val_loss": None}]
 
 DRAWN: dict[str, Callable[[], Figure | None]] = {
-    "roc": lambda: figures.curve_figure((STEPS, STEPS), "AUC 0.500", (0, 1), (0.25, 0.25), ("x", "y")),
+    "roc": lambda: figures.curve_figure(
+        (STEPS, STEPS), "AUC 0.500", (0, 1), (0.25, 0.25), ("x", "y"), (STEPS,) * 3
+    ),
     "precision-recall": lambda: figures.curve_figure(
         (STEPS[::-1], STEPS), "0.5", (0.4, 0.4), None, ("x", "y")
     ),
-    "reliability": lambda: figures.reliability_figure([(0.1, 0.2, 3), (0.9, 0.7, 5)], 0.1),
+    "reliability": lambda: figures.reliability_figure(
+        [(0.1, 0.2, 0.1, 0.4), (0.9, 0.7, 0.5, 0.8)], [3, 0, 5]
+    ),
     "confusion": lambda: figures.confusion_figure([[3, 0], [2, 0]]),
     "histogram": lambda: figures.histogram_figure(STEPS, np.array([]), 0.5),
     "loss": lambda: figures.history_figure(HISTORY, LOSSES, "Loss", 1),
@@ -33,7 +37,7 @@ def test_inline_figure_is_reproducible_well_formed_and_the_pages_own(name: str) 
     texts = []
     for figure in (DRAWN[name](), DRAWN[name]()):
         assert figure is not None
-        texts.append(figures.inline_svg(figure, name))
+        texts.append(figures.inline_svg(figures.svg(figure), name))
     text, again = texts
     assert text == again
     root = ET.fromstring(text.replace("<svg ", '<svg xmlns:xlink="x" ', 1))  # noqa: S314 - our own

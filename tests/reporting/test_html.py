@@ -9,6 +9,7 @@ from importlib.resources import files
 import pytest
 
 from groundglass.reporting.html import FigurePanel, GalleryGroup, GalleryItem, MeasureRow, Report, render
+from groundglass.reporting.overlay import Layers
 
 REPORT = Report(
     title="title",
@@ -16,11 +17,12 @@ REPORT = Report(
     warnings=(),
     measures=[MeasureRow("Accuracy", 0.83211, 0.7, 0.9, "a note", headline=True)],
     measures_note="about the measures",
+    follows="what follows",
     fit=[],
+    fit_words="",
     segmentation=[],
     figures=[],
     gallery=[],
-    gallery_note="about the gallery",
     facts=[("Recipe", "name")],
     command="groundglass evaluate",
 )
@@ -29,11 +31,13 @@ HOSTILE = "<b onclick='x'>&</b>"
 
 def test_every_text_is_escaped() -> None:
     row = MeasureRow(HOSTILE, None, None, None, HOSTILE, headline=True)
-    gallery = [GalleryGroup(HOSTILE, HOSTILE, [GalleryItem(HOSTILE, [HOSTILE], [])])]
-    figures = [FigurePanel("name", HOSTILE, None, HOSTILE)]
+    gallery = [
+        GalleryGroup(HOSTILE, HOSTILE, [GalleryItem(HOSTILE, [HOSTILE], layers=Layers(1, 1, "", "", ""))])
+    ]
+    figures = [FigurePanel("name", HOSTILE, "<svg></svg>", HOSTILE, {"csv": HOSTILE})]
     html = render(
         Report(
-            HOSTILE, HOSTILE, [HOSTILE], [row], HOSTILE, [row], [row], figures, gallery, HOSTILE,
+            HOSTILE, HOSTILE, [HOSTILE], HOSTILE, [row], HOSTILE, [row], HOSTILE, [row], figures, gallery,
             [(HOSTILE, HOSTILE)], HOSTILE,
         )
     )  # fmt: skip
@@ -43,7 +47,14 @@ def test_every_text_is_escaped() -> None:
 
 def test_a_page_says_its_numbers_makes_no_requests_and_fits_phones() -> None:
     html = render(REPORT)
-    for shown in ("0.832", "0.700–0.900", "a note", "width=device-width", "prefers-color-scheme: dark"):
+    for shown in (
+        "0.832",
+        "0.700–0.900",
+        "a note",
+        "what follows",
+        "width=device-width",
+        "prefers-color-scheme: dark",
+    ):
         assert shown in html
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in html
     assert "Read these figures with care" not in html

@@ -15,11 +15,24 @@ from xml.etree import ElementTree as ET
 import cv2
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from numpy.typing import NDArray
 from tests.serving.conftest import PATIENCE, Running, picture
 
 Uploads = list[tuple[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def chest(chest: NDArray[np.int16]) -> NDArray[np.int16]:
+    """With noise as of a scanner: a picture of few grey values is refused."""
+    return chest + np.random.default_rng(0).integers(-100, 100, chest.shape).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def volume(chest: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Five planes of it."""
+    return np.stack([chest[::-1, ::-1].T - index for index in range(5)], axis=-1).astype(np.int16)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +92,24 @@ def test_a_manifest_reads_no_file_of_the_server(service: Running, png: bytes) ->
     rows = service.post(("a.png", png), manifest).json()["predictions"]
     assert [row["status"] for row in rows] == ["ok", "failed"]
     assert service.post(manifest).status_code == 415
+
+
+def test_rows_can_be_joined_and_a_copy_counts_once(
+    service: Running, tmp_path: Path, chest: NDArray[np.int16], write_dicom: Callable[..., Path]
+) -> None:
+    content = write_dicom(
+        tmp_path / "a.dcm", np.kron(chest, np.ones((2, 2), np.int16)), InstanceNumber=7
+    ).read_bytes()
+    uid = str(pydicom.dcmread(tmp_path / "a.dcm").SOPInstanceUID)
+    document = service.post(("a.dcm", content), ("copy.dcm", content), keep="true").json()
+    first, copy = document["predictions"]
+    assert (first["series"], first["instance"], first["slice_number"]) == ("1.2.3.4", uid, 7)
+    assert first["overlay"] == first["image"]["lesions"]
+    assert (copy["status"], copy["reason"][:15], copy["overlay"]) == ("refused", "a copy of a.dcm", None)
+    assert document["counts"]["total"] == 1
+    assert [series["predictions"] for series in document["series"]] == [[0]]
+    lines, _ = service.lines(("a.dcm", content), ("copy.dcm", content))
+    assert [json.loads(line)["status"] for line in lines] == ["ok", "refused"]
 
 
 def test_layers_lie_on_the_slice(

@@ -18,7 +18,9 @@ def test_every_recipe_is_valid_and_names_itself(name: str) -> None:
 
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
 def test_every_network_has_a_recipe(entry: Entry) -> None:
-    assert load_recipe(entry.name).network.name == entry.name
+    recipe = load_recipe(entry.name)
+    assert recipe.network.name == recipe.name == entry.name
+    assert recipe.optimiser.lr == (2e-4 if entry.family == "vgg" else 1e-3), "VGG bears less"
 
 
 def test_overrides_reach_every_section() -> None:

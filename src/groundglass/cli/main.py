@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import Enum
-from importlib import import_module, metadata
+from importlib import import_module
 from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import Annotated, Any, NoReturn, TextIO
 
@@ -95,17 +94,18 @@ class LogLevel(str, Enum):
     ERROR, WARNING, INFO, DEBUG = "error", "warning", "info", "debug"
 
 
-def _version(context: typer.Context, show: bool) -> None:
+def _version(show: bool) -> None:
     if show:
-        for line in _versions(verbose=context.params["verbose"]):
-            typer.echo(line)
+        typer.echo(f"groundglass {__version__}")
+        if "--verbose" in sys.argv:  # which may not have been looked at yet
+            typer.echo("\n".join(_versions()))
         raise typer.Exit
 
 
-def _versions(*, verbose: bool) -> Iterator[str]:
-    yield f"groundglass {__version__}"
-    if not verbose:
-        return
+def _versions() -> Iterator[str]:
+    import platform
+    from importlib import metadata
+
     from onnxruntime import get_available_providers
 
     yield f"Python {platform.python_version()} on {platform.platform()}"
@@ -120,11 +120,10 @@ def _versions(*, verbose: bool) -> Iterator[str]:
 def root(
     context: typer.Context,
     verbose: Annotated[
-        bool,
-        typer.Option("--verbose", is_eager=True, help="With --version: of the libraries and devices too."),
+        bool, typer.Option("--verbose", help="With --version: of the libraries and devices too.")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     log_level: Annotated[
         LogLevel,
@@ -132,16 +131,18 @@ def root(
     ] = LogLevel.WARNING,
 ) -> None:
     """Options that belong to every command."""
-    if context.invoked_subcommand != "serve" and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminated)  # serve finishes what it has accepted first
+    for name in ("SIGTERM", "SIGHUP") if context.invoked_subcommand != "serve" else ():
+        number = getattr(signal, name, None)  # serve finishes what it has accepted first
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not below nohup
+            signal.signal(number, _terminated)
     if log_level is LogLevel.DEBUG:
         logging.basicConfig(level=logging.DEBUG)
         return
+    context.with_resource(_libraries_kept_quiet(training=context.invoked_subcommand in _TRAINING))
     logging.getLogger().addHandler(_SILENT)
     ours = logging.getLogger("groundglass")
     ours.handlers = [logging.StreamHandler()]
     ours.setLevel(log_level.value.upper())
-    context.with_resource(_libraries_kept_quiet(training=context.invoked_subcommand in _TRAINING))
 
 
 @contextmanager
@@ -167,6 +168,8 @@ def _libraries_kept_quiet(*, training: bool) -> Iterator[None]:
             os.dup2(nowhere, 2)
             yield
         finally:
+            with suppress(OSError, AttributeError):
+                sys.stderr.flush()
             os.dup2(own, 2)
             sys.stderr = stderr
             os.close(own)

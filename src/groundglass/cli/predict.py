@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -22,9 +23,9 @@ from rich.text import Text
 
 from groundglass.cli.options import INTERRUPTED, BundlePath, Device, EngineThreads
 from groundglass.errors import PredictionError
-from groundglass.files import one_line
+from groundglass.files import one_line, usable_cores
 from groundglass.imaging.source import is_stream
-from groundglass.inference.prediction import Prediction, Status
+from groundglass.inference.prediction import COPY, Prediction, Status
 from groundglass.inference.series import Curve, SeriesSummary, Totals
 from groundglass.inference.writers import Format, PredictionsWriter
 
@@ -41,14 +42,14 @@ Part = tuple[str, str]
 _GAP = "  "
 _POSITION, _STATUS, _PROBABILITY, _LABEL = 9, 7, 5, 9
 _FIXED = _POSITION + _STATUS + _PROBABILITY + _LABEL + 5 * len(_GAP)
-_LEAST_FILE, _LEAST_NOTE = 12, 15
+_LEAST_FILE, _LEAST_NOTE = 12, 19
 _STYLES = {"COVID": "bold dark_orange", "uncertain": "yellow", "refused": "magenta", "failed": "bold red"}
 _LONGEST_REASON, _SERIES, _PATHS_SHOWN, _CURVE = 1000, 28, 8, 40
 
 
 @dataclass
 class PredictionsTable:
-    """Lays predictions out.
+    """Lays predictions out. On a terminal what was refused for a reason that was given before is summed up at the end.
 
     Attributes:
         width: columns of the terminal; None where the output is no terminal: then nothing is shortened or
@@ -59,6 +60,7 @@ class PredictionsTable:
     width: int | None
     unicode: bool = True
     _longest: int = 4
+    _reasons: dict[str, int] = field(default_factory=dict)
 
     def header(self, first: Prediction) -> list[Part]:
         """The names of the columns, above the first prediction."""
@@ -73,21 +75,37 @@ class PredictionsTable:
         status, label = prediction.status.value, str(prediction.label)
         if prediction.status is Status.OK:
             probability = "" if prediction.probability is None else f"{prediction.probability:.3f}"
-            flags = f"{_GAP}{', '.join(prediction.flags)}" if prediction.flags else ""
             start = self._line(file, where(prediction), status, probability) + _GAP
-            yield [
-                (start, ""),
-                (_cell(label, _LABEL) if flags else label, _STYLES.get(label, "")),
-                (flags, ""),
-            ]
+            first, *rest = self._wrapped(", ".join(prediction.flags), self._note_width)
+            shown = _cell(label, _LABEL) + _GAP if first else label
+            yield [(start, ""), (shown, _STYLES.get(label, "")), (first, "")]
+            for line in rest:
+                yield [(" " * (cell_len(start) + _LABEL) + _GAP + line, "")]
+            return
+        said = f"{status}: {COPY if prediction.is_copy else _without_numbers(prediction.reason or '')}"
+        self._reasons[said] = self._reasons.get(said, 0) + 1
+        if self.width is not None and self._reasons[said] > 1:
             return
         head = self._line(file, where(prediction)) + _GAP
         reason = one_line(prediction.reason or "", _LONGEST_REASON)
         room = _PROBABILITY + _LABEL + self._note_width + 2 * len(_GAP)
-        first, *rest = [reason] if self.width is None else textwrap.wrap(reason, room) or [""]
+        first, *rest = self._wrapped(reason, room)
         yield [(head, ""), (_cell(status, _STATUS), _STYLES[status]), (_GAP + first, "")]
         for line in rest:
             yield [(" " * (cell_len(head) + _STATUS) + _GAP + line, "")]
+
+    def repeated(self) -> Iterator[str]:
+        """On a terminal, how often each reason was given that was given more than once."""
+        for said, count in self._reasons.items():
+            if self.width is not None and count > 1:
+                yield f"{count:,} {said}"
+
+    def _wrapped(self, text: str, width: int) -> list[str]:
+        """Lines of whole words; a word that is longer than a line is shortened in the middle."""
+        if self.width is None:
+            return [text]
+        words = (shorten_middle(word, width, unicode=self.unicode) for word in text.split())
+        return textwrap.wrap(" ".join(words), width, break_long_words=False, break_on_hyphens=False) or [""]
 
     @property
     def _note_width(self) -> int:
@@ -102,6 +120,11 @@ class PredictionsTable:
     def _line(self, *cells: str) -> str:
         widths = (self._file_width, _POSITION, _STATUS, _PROBABILITY, _LABEL)
         return _GAP.join(_cell(text, width) for text, width in zip(cells, widths, strict=False))
+
+
+def _without_numbers(reason: str) -> str:
+    """A reason without the measurements that differ from slice to slice."""
+    return re.sub(r"\d[\d.,]*", "…", re.sub(r" \([^)]*\d[^)]*\)", "", one_line(reason, _LONGEST_REASON)))
 
 
 def _cell(text: str, width: int) -> str:
@@ -259,12 +282,26 @@ class Screen:
             return
         if self._slices:
             self._print([])
+        for text in self._table.repeated():
+            self._print_wrapped(text)
         for summary in totals.summaries():
-            for line in series_lines(summary, self._width, unicode=self._unicode):
-                self._print([(line, "")])
-        self._print([(total, "bold")])
+            for text in series_lines(summary, self._width, unicode=self._unicode):
+                self._print_wrapped(text)
+        self._print_wrapped(total, "bold")
         if report is not None:
             self._print([(f"Report: {report}", "")])
+
+    def _print_wrapped(self, text: str, style: str = "") -> None:
+        """Print a line, on a terminal as several of whole words where it is too long."""
+        lines = [text]
+        if self._width is not None and cell_len(text) > self._width:
+            indent = " " * (len(text) - len(text.lstrip()))
+            whole = textwrap.TextWrapper(
+                self._width, indent, indent + "  ", break_long_words=False, break_on_hyphens=False
+            )
+            lines = whole.wrap(text.strip())
+        for line in lines:
+            self._print([(line, style)])
 
     def _print(self, line: Sequence[Part]) -> None:
         if self._width is None:
@@ -360,6 +397,8 @@ def predict(
 
     Exit status: 0 every lung slice classified, 2 usage or bundle error, 3 some refused or failed, 4 none classified.
     """
+    import cv2
+
     from groundglass.inference.bundle import Bundle
     from groundglass.inference.inputs import count_files, expand
     from groundglass.inference.output import OutputPlan, open_output
@@ -370,6 +409,7 @@ def predict(
     beside = as_parquet and output is not None
     plan = OutputPlan(output, resume, beside, masks, keep_identifiers, inputs, _command(paths))
     plan.check()
+    cv2.setNumThreads(threads or usable_cores())
     opened = Bundle.open(bundle, threads, device)
     classifier: Classifier | RayClassifier
     if engine is Engine.RAY:

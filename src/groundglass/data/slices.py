@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,7 +17,7 @@ from groundglass.errors import ImageError
 from groundglass.files import atomic_path
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.read import read_slices
-from groundglass.imaging.slice import CTSlice, Origin
+from groundglass.imaging.slice import CTSlice, Origin, is_uid
 
 _NAME_DIGITS = 16
 # Cosine between the slice normal and the patient's long axis from which a slice counts as axial: gantries
@@ -70,7 +71,7 @@ def cut_slices(
     """
     try:
         slices = read_slices(path, on_error=on_error)
-        for _, series in groupby(slices, key=lambda image: image.origin.series or image.origin.file):
+        for _, series in groupby(slices, key=lambda image: _series(image.origin)):
             name = None
             for index, image in enumerate(series):
                 if not selection.takes(index, image):
@@ -84,6 +85,14 @@ def cut_slices(
         if on_error is None:
             raise
         on_error(error)
+
+
+def _series(origin: Origin) -> tuple[str | None, ...]:
+    """What the series of a slice is known by."""
+    if origin.stack is None or (origin.series is None and origin.frame is not None):
+        return (origin.file,)
+    folder = None if is_uid(origin.series) else os.path.dirname(origin.file)
+    return origin.study, origin.series, origin.stack, folder
 
 
 def _is_axial(origin: Origin) -> bool:

@@ -26,6 +26,7 @@ from groundglass.evaluation.metrics import (
     Metrics,
     check_predictions,
     compute_metrics,
+    ranked,
     weighted_metrics,
 )
 
@@ -35,6 +36,9 @@ LEVEL = 0.95
 _MAX_UNDEFINED_SHARE = 0.5
 # Resamples are drawn in blocks of about this many weights: they fit the processor's cache.
 _CELLS = 400_000
+
+Band = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+"""False positive rates or recalls from 0 to 1, and the lower and upper edge at each, shape (G,) each."""
 
 Draws = Mapping[str, NDArray[np.float64]]
 """By the measures' keys, the measure in every resample, shape (R,); NaN where it is undefined."""
@@ -112,6 +116,32 @@ def resampled_metrics(
     weights = _resampled_weights(patient, resamples, seed)
     blocks = [weighted_metrics(label, probability, each) for each in weights]
     return {name: np.concatenate([block[name] for block in blocks]) for name in TITLES}
+
+
+def curve_bands(
+    label: NDArray[np.int8],
+    probability: NDArray[np.float64],
+    patient: NDArray[np.str_],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[Band, Band]:
+    """Between which heights 95 % of the resampled ROC and precision-recall curves run.
+
+    Arguments as of :func:`bootstrap`, with slices of both labels and at least two patients.
+    """
+    grid, roc, precision = np.linspace(0, 1, 101), [], []
+    for weights in _resampled_weights(patient, resamples, seed):
+        steps = ranked(label == 1, probability, weights)
+        for covid, other in zip(*(np.pad(each, ((0, 0), (1, 0))) for each in steps), strict=True):
+            if covid[-1] and other[-1]:
+                recall = covid / covid[-1]
+                roc.append(recall[np.searchsorted(other / other[-1], grid, side="right") - 1])
+                first = np.searchsorted(recall, np.maximum(grid, 1e-9))
+                precision.append(covid[first] / (covid[first] + other[first]))
+    edges = 50 * (1 - LEVEL), 50 * (1 + LEVEL)
+    first_band, second_band = (np.percentile(each, edges, axis=0) for each in (roc, precision))
+    return (grid, *first_band), (grid, *second_band)
 
 
 def with_interval(measured: Estimate, draws: NDArray[np.float64], patients: int) -> Estimate:

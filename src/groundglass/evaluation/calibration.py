@@ -78,20 +78,23 @@ def prediction_sets(
 
 
 def series_scores(
-    part: Part, probability: NDArray[np.float64]
+    part: Part, probability: NDArray[np.float64], least: int = 2
 ) -> tuple[NDArray[np.float64], NDArray[np.int8], tuple[str, ...]]:
-    """Series score, label and source of each known patient with several slices of one label.
+    """Series score, label and source of each known patient whose slices all have one label.
 
     Args:
         part: the slices; a patient's are taken for a series.
         probability: of COVID, calibrated, shape (N,).
+        least: slices that a patient must have.
     """
     of: dict[tuple[str, str], list[int]] = {}
     for index, record in enumerate(part.records):
         if record.patient_known:
             of.setdefault((record.hospital, record.patient_id), []).append(index)
     several = {
-        key: indices for key, indices in of.items() if len(indices) > 1 and np.ptp(part.label[indices]) == 0
+        key: indices
+        for key, indices in of.items()
+        if len(indices) >= least and np.ptp(part.label[indices]) == 0
     }
     scores = [series_score(probability[indices].tolist()) for indices in several.values()]
     labels = [part.label[indices[0]] for indices in several.values()]

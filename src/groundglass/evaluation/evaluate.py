@@ -14,13 +14,30 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from groundglass.data.manifest import Manifest, Record, read_record
 from groundglass.errors import RunError
 from groundglass.evaluation import log
-from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, bootstrap, share_of
-from groundglass.evaluation.calibration import PredictionSets, prediction_sets
-from groundglass.evaluation.metrics import BINS, THRESHOLD, Confusion, Estimate, reliability, versions
+from groundglass.evaluation.bootstrap import (
+    RESAMPLES,
+    Bootstrap,
+    bootstrap,
+    resampled_metrics,
+    share_of,
+    with_interval,
+)
+from groundglass.evaluation.calibration import PredictionSets, prediction_sets, series_scores
+from groundglass.evaluation.metrics import (
+    BINS,
+    THRESHOLD,
+    Confusion,
+    Estimate,
+    compute_metrics,
+    reliability,
+    versions,
+)
 from groundglass.evaluation.part import Part, content_hash, fingerprint, part_warnings, select_part
 from groundglass.evaluation.segmentation import CountedEstimate, Segmentation, read_masks
 from groundglass.files import printable
@@ -143,6 +160,53 @@ class Applicability:
 
 
 @dataclass(frozen=True)
+class FormatBaseline:
+    """A baseline that sees of each slice its file format, pixel mode and suffix, cross-validated over patients.
+
+    Attributes:
+        formats: how many there are among the slices.
+        measured: its measures on the same slices.
+        difference: AUC of the network less its AUC, paired.
+    """
+
+    formats: int
+    measured: Bootstrap
+    difference: Estimate
+
+    @classmethod
+    def fit(
+        cls, part: Part, formats: Sequence[str], probability: NDArray[np.float64], resamples: int, seed: int
+    ) -> FormatBaseline | None:
+        """None where a label has fewer than two patients."""
+        label, patient, kinds = part.label, part.patient, np.unique(formats)
+        folds = min(5, *(len(np.unique(patient[label == value])) for value in (0, 1)))
+        if folds < 2:
+            return None
+        seen = np.full(len(label), 0.5)
+        if len(kinds) > 1:
+            splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+            columns, model = np.array(formats)[:, None] == kinds, LogisticRegression()
+            fitted = cross_val_predict(
+                model, columns, label, groups=patient, cv=splitter, method="predict_proba"
+            )
+            seen = np.clip(fitted[:, 1], 0, 1)
+        drawn = [
+            resampled_metrics(label, each, patient, resamples=resamples, seed=seed)["auc"]
+            for each in (probability, seen)
+        ]
+        measured = bootstrap(label, seen, patient, resamples=resamples, seed=seed)
+        ours = compute_metrics(label, probability)["auc"].value
+        theirs = measured.metrics["auc"].value
+        gap = Estimate(None if ours is None or theirs is None else ours - theirs)
+        return cls(len(kinds), measured, with_interval(gap, drawn[0] - drawn[1], measured.patients))
+
+    def document(self) -> dict[str, Any]:
+        """Everything as plain JSON values."""
+        metrics = {name: each.bounds() for name, each in self.measured.metrics.items()}
+        return {"formats": self.formats, "metrics": metrics, "auc_difference": self.difference.bounds()}
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What was evaluated and what came out.
 
@@ -160,6 +224,9 @@ class Evaluation:
         command: reproduces the evaluation.
         applicability: of a bundle; None for a run, which has neither input check nor prediction sets.
         segmentation: by the keys of ``SEGMENTATION_TITLES``; empty where the manifest names no masks of the slices.
+        file_format: what the file format alone gives away; None where it cannot be measured.
+        by_patient: AUC of the series scores of patients whose slices all have one label, and how many they are;
+            None where no patient is known to have several slices.
     """
 
     part: Part
@@ -174,6 +241,8 @@ class Evaluation:
     command: str
     applicability: Applicability | None = None
     segmentation: Mapping[str, CountedEstimate] = field(default_factory=dict)
+    file_format: FormatBaseline | None = None
+    by_patient: CountedEstimate | None = None
 
     @property
     def called(self) -> NDArray[np.bool_]:
@@ -225,8 +294,8 @@ def evaluate(
     hashes = [content_hash(record) for record in chosen.records]
     warnings = part_warnings(manifest, chosen, hashes, run.info.get("training_sha256", ()), run.split_spec)
     start = time.perf_counter()
-    masks = Segmentation()
-    batches = _predict(run, chosen, masks, progress)
+    masks, formats = Segmentation(), list[str]()
+    batches = _predict(run, chosen, masks, formats, progress)
     seconds = time.perf_counter() - start
     logit, probability = _checked(run, chosen, batches)
     measured = bootstrap(chosen.label, probability, chosen.patient, resamples=resamples, seed=seed)
@@ -243,18 +312,30 @@ def evaluate(
             *warnings,
         )
     command = _command(run, chosen, data or (manifest.root,), output, resamples, seed)
-    segmentation = masks.figures(resamples=resamples, seed=seed)
     return Evaluation(
         chosen, sha256, logit, probability, measured, warnings, times, now, seconds, command, applicability,
-        segmentation,
+        segmentation=masks.figures(resamples=resamples, seed=seed),
+        file_format=FormatBaseline.fit(chosen, formats, probability, resamples, seed),
+        by_patient=_by_patient(chosen, probability, resamples, seed),
     )  # fmt: skip
 
 
+def _by_patient(
+    part: Part, probability: NDArray[np.float64], resamples: int, seed: int
+) -> CountedEstimate | None:
+    if not len(series_scores(part, probability)[0]):
+        return None
+    score, label, _ = series_scores(part, probability, least=1)
+    each = np.arange(len(score)).astype(np.str_)
+    measured = bootstrap(label, np.clip(score, 0, 1), each, resamples=resamples, seed=seed)
+    return CountedEstimate(measured.metrics["auc"], len(score))
+
+
 def _predict(
-    run: TrainedRun, part: Part, masks: Segmentation, progress: Progress | None
+    run: TrainedRun, part: Part, masks: Segmentation, formats: list[str], progress: Progress | None
 ) -> list[NetworkOutputs]:
     """By batches, without maps and cropped slices, which need not fit into memory all at once."""
-    slices, batches = _slices(part.records, progress), []
+    slices, batches = _slices(part.records, formats, progress), []
     for start in range(0, len(part.records), _BATCH):
         outputs = run.predict(islice(slices, _BATCH))
         _count_masks(masks, part.records[start : start + _BATCH], outputs)
@@ -294,9 +375,11 @@ def _checked(
     return logit, probability
 
 
-def _slices(records: Sequence[Record], progress: Progress | None) -> Iterator[CTSlice]:
+def _slices(records: Sequence[Record], formats: list[str], progress: Progress | None) -> Iterator[CTSlice]:
     for number, record in enumerate(records, 1):
-        yield read_record(record)
+        ct_slice = read_record(record)
+        formats.append(f"{ct_slice.origin.file_format} {ct_slice.origin.mode} {record.path.suffix.lower()}")
+        yield ct_slice
         if progress is not None:
             progress(number, len(records))
 
@@ -377,6 +460,9 @@ def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
         },
         "applicability": None if applicability is None else applicability.document(),
         **_segmentation_document(evaluation.segmentation),
+        "file_format_baseline": evaluation.file_format and evaluation.file_format.document(),
+        "by_patient": evaluation.by_patient
+        and {"auc": evaluation.by_patient.estimate.bounds(), "patients": evaluation.by_patient.slices},
         "warnings": list(evaluation.warnings),
         "evaluations_of_these_slices": evaluation.times_evaluated,
         "time": evaluation.time,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from groundglass import __version__
 from groundglass.errors import DataError
@@ -135,7 +136,7 @@ def weighted_metrics(
     total = weights.sum(axis=1)
     tp, fp = weights @ (positive & called), weights @ (~positive & called)
     tn, fn = weights @ (~positive & ~called), weights @ (positive & ~called)
-    auc, average_precision = _weighted_rankings(positive, probability, weights)
+    auc, average_precision = _weighted_rankings(*ranked(positive, probability, weights))
     gap = (probability - label)[:, None] * (_bin_index(probability)[:, None] == np.arange(BINS))
     return {
         "accuracy": (tp + tn) / total,
@@ -154,15 +155,21 @@ def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
 
-def _weighted_rankings(
+def ranked(
     positive: NDArray[np.bool_], probability: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """AUC and average precision, each (R,); slices of equal probability make one step of the curve."""
+    """COVID and other slices at and above each step of the ranking, (R, S) each; equal probabilities are one step."""
     order = np.argsort(-probability, kind="stable")
-    ranked = probability[order]
-    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    ends = np.append(np.flatnonzero(np.diff(probability[order])), len(order) - 1)
     covid = np.cumsum(weights[:, order] * positive[order], axis=1)[:, ends]
     other = np.cumsum(weights[:, order] * ~positive[order], axis=1)[:, ends]
+    return covid, other
+
+
+def _weighted_rankings(
+    covid: NDArray[np.float64], other: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """AUC and average precision, each (R,), of what :func:`ranked` gave."""
     covid_step = np.diff(covid, axis=1, prepend=0.0)
     other_step = np.diff(other, axis=1, prepend=0.0)
     # A NonCOVID slice is beaten by all COVID slices above it and by half of those it is tied with.
@@ -187,13 +194,19 @@ def check_predictions(label: NDArray[np.int8], probability: NDArray[np.float64])
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """One bin: its edges, its slices, their mean probability and share of COVID (None without slices)."""
+    """One bin: its edges, its slices, their mean probability and share of COVID (None without slices).
+
+    ``observed_low`` and ``observed_high`` are Wilson's 95 % binomial interval of that share, for which slices count
+    as independent.
+    """
 
     low: float
     high: float
     count: int
-    mean_probability: float | None
-    observed: float | None
+    mean_probability: float | None = None
+    observed: float | None = None
+    observed_low: float | None = None
+    observed_high: float | None = None
 
 
 def _bin_index(probability: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -207,10 +220,16 @@ def reliability(label: NDArray[np.int8], probability: NDArray[np.float64]) -> tu
     index, bins = _bin_index(probability), []
     for number in range(BINS):
         inside = index == number
-        count = int(inside.sum())
-        mean = float(probability[inside].mean()) if count else None
-        observed = float(label[inside].mean()) if count else None
-        bins.append(ReliabilityBin(number / BINS, (number + 1) / BINS, count, mean, observed))
+        one = ReliabilityBin(number / BINS, (number + 1) / BINS, int(inside.sum()))
+        if one.count:
+            covid = int(label[inside].sum())
+            bounds = binomtest(covid, one.count).proportion_ci(0.95, "wilson")
+            mean = float(probability[inside].mean())
+            one = replace(
+                one, mean_probability=mean, observed=covid / one.count,
+                observed_low=float(bounds.low), observed_high=float(bounds.high),
+            )  # fmt: skip
+        bins.append(one)
     return tuple(bins)
 
 

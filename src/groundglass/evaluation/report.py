@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,19 +18,21 @@ from rich.table import Table
 from sklearn import metrics as sklearn
 
 from groundglass.data.manifest import read_record
+from groundglass.evaluation.bootstrap import Band, curve_bands
 from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun, metrics_document
 from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Estimate, reliability
 from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, CountedEstimate
 from groundglass.files import counted, printable, write_json, write_text
 from groundglass.inference.prediction import COVID, NON_COVID, lesion_mask
 from groundglass.reporting import figures
-from groundglass.reporting.figures import inline_svg
+from groundglass.reporting.figures import inline_svg, svg
 from groundglass.reporting.html import (
     FigurePanel,
     GalleryGroup,
     GalleryItem,
     MeasureRow,
     Report,
+    data_uri,
     render,
 )
 from groundglass.reporting.overlay import Layers
@@ -37,6 +41,8 @@ GALLERY = 6
 """Slices shown of each kind of error."""
 
 _HEADLINES = frozenset({"accuracy", "auc", "recall", "specificity"})
+_DICE = frozenset({"lung_dice", "lesion_dice"})
+_BASELINE = " File format alone: a baseline that sees format, pixel mode and suffix, cross-validated over the same patients."
 _UNDEFINED_WORTH_A_NOTE = 0.001
 
 
@@ -99,13 +105,22 @@ def _table(title: str, rows: list[MeasureRow], caption: str | None = None) -> Ta
     return table
 
 
-def _row(title: str, estimate: Estimate, note: str = "", *, headline: bool = False) -> MeasureRow:
-    return MeasureRow(title, estimate.value, estimate.low, estimate.high, note, headline)
+def _row(title: str, estimate: Estimate, note: str = "", **more: Any) -> MeasureRow:
+    return MeasureRow(title, estimate.value, estimate.low, estimate.high, note, **more)
+
+
+def _in_words(estimate: Estimate) -> str:
+    """``0.812 (0.700–0.901)``, without what is not known."""
+    if estimate.value is None:
+        return ""
+    to = " to " if (estimate.low or 0) < 0 else "–"
+    bounds = "" if estimate.low is None else f" ({estimate.low:.3f}{to}{estimate.high:.3f})"
+    return f"{estimate.value:.3f}{bounds}".replace("-", "−")
 
 
 def measure_rows(evaluation: Evaluation) -> list[MeasureRow]:
-    """The measures in their order, with intervals and notes."""
-    rows, resamples = [], evaluation.measured.resamples
+    """The measures in their order, with intervals and notes, and the AUC by patients after that by slices."""
+    rows, resamples, baseline = [], evaluation.measured.resamples, evaluation.file_format
     for name, each in evaluation.measured.metrics.items():
         notes = ["lower is better"] if name in LOWER_IS_BETTER else []
         if name == "calibration_error" and each.low is not None:
@@ -114,8 +129,32 @@ def measure_rows(evaluation: Evaluation) -> list[MeasureRow]:
             notes.append(reason)
         elif each.undefined_resamples > _UNDEFINED_WORTH_A_NOTE * resamples:
             notes.append(f"undefined in {each.undefined_resamples} of {resamples} resamples, left out")
-        rows.append(_row(TITLES[name], each, "; ".join(notes), headline=name in _HEADLINES))
+        beside = _in_words(baseline.measured.metrics[name]) if baseline and baseline.formats > 1 else ""
+        rows.append(_row(TITLES[name], each, "; ".join(notes), headline=name in _HEADLINES, beside=beside))
+        if name == "auc" and (patients := evaluation.by_patient) is not None:
+            note = f"series score of each of {patients.slices} patients"
+            rows.append(_row("AUC by patients", patients.estimate, note, headline=True))
     return rows
+
+
+def _follows(evaluation: Evaluation) -> str:
+    """What the figures come to, in one sentence."""
+    auc, baseline = evaluation.measured.metrics["auc"], evaluation.file_format
+    if auc.value is None:
+        return f"How well the labels are told apart cannot be said: {auc.reason}."
+    if baseline is None or baseline.difference.low is None or baseline.difference.high is None:
+        return f"The AUC is {_in_words(auc)}; too few patients to say what the file format alone gives away."
+    if baseline.formats == 1:
+        return f"The AUC is {_in_words(auc)}; all slices have one file format, which gives nothing away."
+    seen = f"AUC {auc.value:.3f} against {baseline.measured.metrics['auc'].value:.3f}"
+    gap = f"difference {_in_words(baseline.difference)}"
+    if baseline.difference.low > 0:
+        return f"The network tells the labels apart better than the file format alone does ({seen}, {gap})."
+    worse = "worse" if baseline.difference.high < 0 else "no better, as far as these slices can show,"
+    return (
+        f"The network tells the labels apart {worse} than the file format alone does ({seen}, {gap}): these slices "
+        "do not show that it recognises the disease."
+    )
 
 
 def _fit_rows(applicability: Applicability) -> list[MeasureRow]:
@@ -136,15 +175,25 @@ def _fit_rows(applicability: Applicability) -> list[MeasureRow]:
     ]
 
 
+def _fit_words(applicability: Applicability) -> str:
+    beyond, refused = applicability.beyond_95, applicability.refused.value or 0.0
+    far = "how far they lie from the training data is not known"
+    if beyond is not None and beyond.value is not None:
+        far = f"{100 * beyond.value:.0f} % lie far from the training data, where 5 % are expected of data like it"
+    return f"Of these slices the input check refuses {100 * refused:.0f} %, and {far}."
+
+
 def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[MeasureRow]:
     return [
-        _row(SEGMENTATION_TITLES[name], each.estimate, counted(each.slices, "slice"))
+        _row(SEGMENTATION_TITLES[name], each.estimate, counted(each.slices, "slice"), headline=name in _DICE)
         for name, each in segmentation.items()
+        if each.slices
     ]
 
 
 def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
-    part, measured = evaluation.part, evaluation.measured
+    part, measured, fit = evaluation.part, evaluation.measured, evaluation.applicability
+    rows = measure_rows(evaluation)
     covid = int(part.label.sum())
     return Report(
         title=f"{run.recipe.name} on {part.title}",
@@ -153,99 +202,110 @@ def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
             f"{len(part.records) - covid} NonCOVID. COVID is the positive class."
         ),
         warnings=evaluation.warnings,
-        measures=measure_rows(evaluation),
+        follows=_follows(evaluation),
+        measures=rows,
         measures_note=(
             f"A slice is called COVID where its probability is at least {THRESHOLD:g}. 95 % intervals: "
             f"percentiles of {measured.resamples:,} bootstrap resamples over patients, each drawn with all "
             f"their slices (seed {measured.seed}; {measured.one_class} resamples held one class only)."
+            f"{_BASELINE if any(row.beside for row in rows) else ''}"
         ),
-        fit=[] if evaluation.applicability is None else _fit_rows(evaluation.applicability),
+        fit=[] if fit is None else _fit_rows(fit),
+        fit_words="" if fit is None else _fit_words(fit),
         segmentation=_segmentation_rows(evaluation.segmentation),
-        figures=_panels(run, evaluation),
+        figures=[*_curves(evaluation), *_calls(evaluation), *_training(run)],
         gallery=list(_gallery(run, evaluation)),
-        gallery_note=("The most confident wrong calls, with the lungs and lesions that were found."),
         facts=_facts(run, evaluation),
         command=evaluation.command,
     )
 
 
 def _panel(
-    name: str, title: str, figure: Figure | None, words: str, width: Literal["third", "half"] = "third"
+    name: str, title: str, figure: Figure, words: str, columns: Mapping[str, Sequence[Any]]
 ) -> FigurePanel:
-    return FigurePanel(name, title, None if figure is None else inline_svg(figure, name), words, width)
+    """A figure, to be downloaded as SVG and its numbers as CSV."""
+    drawn, table = svg(figure), io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerows([list(columns), *zip_longest(*columns.values())])
+    files = {"svg": data_uri(drawn, "image/svg+xml"), "csv": data_uri(table.getvalue(), "text/csv")}
+    return FigurePanel(name, title, inline_svg(drawn, name), words, files)
 
 
-def _panels(run: TrainedRun, evaluation: Evaluation) -> list[FigurePanel]:
+def _curves(evaluation: Evaluation) -> Iterator[FigurePanel]:
+    """ROC and precision-recall, with bootstrap bands where patients can be resampled; nothing for one label."""
+    metrics, measured, part = evaluation.measured.metrics, evaluation.measured, evaluation.part
+    auc, average, recall, precision, specificity = (
+        metrics[name].value for name in ("auc", "average_precision", "recall", "precision", "specificity")
+    )
+    if auc is None or average is None or recall is None or specificity is None:
+        return
+    bands: tuple[Band, Band] | tuple[None, None] = (None, None)
+    shaded = ""
+    if metrics["auc"].low is not None:
+        bands = curve_bands(
+            part.label, evaluation.probability, part.patient,
+            resamples=measured.resamples, seed=measured.seed,
+        )  # fmt: skip
+        shaded = " Shaded: pointwise 95 % interval over patients."
+    chance, point = float(part.label.mean()), (1 - specificity, recall)
+    x, y, _ = sklearn.roc_curve(part.label, evaluation.probability, drop_intermediate=False)
+    words = (
+        f"At the threshold {THRESHOLD:g} the network finds {recall:.1%} of the COVID slices and takes "
+        f"{1 - specificity:.1%} of the NonCOVID slices for COVID. Area under the curve {auc:.3f}.{shaded}"
+    )
+    names = "False positive rate (1 − specificity)", "True positive rate (recall)"
+    figure = figures.curve_figure((x, y), f"AUC {auc:.3f}", (0, 1), point, names, bands[0])
+    yield _panel("roc", "ROC curve", figure, words, _numbers((x, y), names, bands[0]))
+    y, x, _ = sklearn.precision_recall_curve(part.label, evaluation.probability)
+    names = "Recall (share of COVID slices found)", "Precision (share of COVID calls right)"
+    words = f"Average precision {average:.3f}; {chance:.1%} of the slices are COVID.{shaded}"
+    used = None if precision is None else (recall, precision)
+    legend, level = f"average precision {average:.3f}", (chance, chance)
+    figure = figures.curve_figure((x, y), legend, level, used, names, bands[1])
+    yield _panel("precision-recall", "Precision and recall", figure, words, _numbers((x, y), names, bands[1]))
+
+
+def _numbers(
+    curve: tuple[NDArray[np.float64], NDArray[np.float64]], names: tuple[str, str], band: Band | None
+) -> dict[str, Sequence[Any]]:
+    """Columns of a curve and of the band around it."""
+    along, height = (axis.partition(" (")[0].lower() for axis in names)
+    columns: dict[str, Sequence[Any]] = {along: list(curve[0]), height: list(curve[1])}
+    if band is not None:
+        columns |= dict(zip((f"{along} of the band", "low", "high"), map(list, band), strict=True))
+    return columns
+
+
+def _calls(evaluation: Evaluation) -> Iterator[FigurePanel]:
+    """Confusion, probabilities by label, reliability."""
     label, probability, confusion = evaluation.part.label, evaluation.probability, evaluation.confusion
     right, missed = confusion.true_positive, confusion.false_negative
     alarms, spared = confusion.false_positive, confusion.true_negative
-    counts = (
-        f"{right} COVID slices called COVID, {missed} missed; "
-        f"{spared} NonCOVID slices called NonCOVID, {alarms} called COVID."
-    )
-    histogram = figures.histogram_figure(probability[label == 1], probability[label == 0], THRESHOLD)
-    sides = (
-        "Slices labelled COVID count upwards, NonCOVID downwards; those on the wrong side of the "
-        "threshold are the errors."
-    )
-    return [
-        _roc(evaluation),
-        _precision_recall(evaluation),
-        _panel(
-            "confusion",
-            "Confusion matrix",
-            figures.confusion_figure([[right, missed], [alarms, spared]]),
-            counts,
-        ),
-        _panel("histogram", "Probabilities by label", histogram, sides, "half"),
-        _reliability(evaluation),
-        *_training(run),
-    ]
-
-
-def _roc(evaluation: Evaluation) -> FigurePanel:
-    metrics = evaluation.measured.metrics
-    auc, recall, specificity = metrics["auc"], metrics["recall"].value, metrics["specificity"].value
-    if auc.value is None or recall is None or specificity is None:
-        return _panel("roc", "ROC curve", None, f"Not drawn: {auc.reason}.")
-    x, y, _ = sklearn.roc_curve(evaluation.part.label, evaluation.probability, drop_intermediate=False)
-    words = (
-        f"At the threshold {THRESHOLD:g} the network finds {recall:.1%} of the COVID slices and takes "
-        f"{1 - specificity:.1%} of the NonCOVID slices for COVID. Area under the curve {auc.value:.3f}."
-    )
-    names = "False positive rate (1 − specificity)", "True positive rate (recall)"
-    point = (1 - specificity, recall)
-    drawn = figures.curve_figure((x, y), f"AUC {auc.value:.3f}", (0.0, 1.0), point, names)
-    return _panel("roc", "ROC curve", drawn, words)
-
-
-def _precision_recall(evaluation: Evaluation) -> FigurePanel:
-    title, name, label = "Precision and recall", "precision-recall", evaluation.part.label
-    metrics = evaluation.measured.metrics
-    average, recall, precision = (metrics[key] for key in ("average_precision", "recall", "precision"))
-    if average.value is None or recall.value is None:
-        return _panel(name, title, None, f"Not drawn: {average.reason}.")
-    y, x, _ = sklearn.precision_recall_curve(label, evaluation.probability)
-    point = None if precision.value is None else (recall.value, precision.value)
-    names = "Recall (share of COVID slices found)", "Precision (share of COVID calls right)"
-    chance, legend = float(label.mean()), f"average precision {average.value:.3f}"
-    drawn = figures.curve_figure((x, y), legend, (chance, chance), point, names)
-    words = f"Average precision {average.value:.3f}; {chance:.1%} of the slices are COVID."
-    return _panel(name, title, drawn, words)
-
-
-def _reliability(evaluation: Evaluation) -> FigurePanel:
+    bins = reliability(label, probability)
+    filled = [each for each in bins if each.count]
     points = [
-        (each.mean_probability, each.observed, each.count)
-        for each in reliability(evaluation.part.label, evaluation.probability)
-        if each.mean_probability is not None and each.observed is not None
+        (each.mean_probability, each.observed, each.observed_low, each.observed_high) for each in filled
     ]
     error = evaluation.measured.metrics["calibration_error"].value or 0.0
-    words = (
-        f"Points below the diagonal: probabilities too high; above: too low. Numbers are slices in each of "
-        f"the {len(points)} filled of {BINS} equal-width bins. Expected calibration error {error:.3f}."
-    )
-    return _panel("reliability", "Reliability", figures.reliability_figure(points, error), words, "half")
+    counts = [each.count for each in bins]
+    columns = {name: [getattr(each, name) for each in bins] for name in asdict(bins[0])}
+    yield _panel(
+        "reliability", "Reliability", figures.reliability_figure(points, counts),  # type: ignore[arg-type]
+        f"Below the diagonal probabilities are too high, above too low. Expected calibration error {error:.3f} over "
+        f"{BINS} bins of equal width; below, slices per bin.", columns,
+    )  # fmt: skip
+    yield _panel(
+        "confusion", "Confusion matrix", figures.confusion_figure([[right, missed], [alarms, spared]]),
+        f"{right} COVID slices called COVID, {missed} missed; {spared} NonCOVID slices called NonCOVID, {alarms} "
+        "called COVID.",
+        {"label": [COVID, NON_COVID], "called COVID": [right, alarms], "called NonCOVID": [missed, spared]},
+    )  # fmt: skip
+    yield _panel(
+        "histogram", "Probabilities by label",
+        figures.histogram_figure(probability[label == 1], probability[label == 0], THRESHOLD),
+        "Slices labelled COVID count upwards, NonCOVID downwards; those on the wrong side of the threshold are the "
+        "errors.", {"label": list(label), "probability": list(probability)},
+    )  # fmt: skip
 
 
 def _training(run: TrainedRun) -> Iterator[FigurePanel]:
@@ -255,9 +315,10 @@ def _training(run: TrainedRun) -> Iterator[FigurePanel]:
         ("validation", {"val_auc": "AUC", "val_accuracy": "accuracy"}, "Measure on the validation part"),
     ):
         figure = figures.history_figure(history, curves, label, selected)
-        words = f"After each epoch: {label}; {' and '.join(curves.values())}."
-        missing = "Not drawn: the run holds no such history of its training."
-        yield _panel(name, f"Training: {name}", figure, words if figure else missing, "half")
+        if figure is not None:
+            words = f"After each epoch: {label}; {' and '.join(curves.values())}."
+            columns = {key: [row.get(key) for row in history] for key in ("epoch", *curves)}
+            yield _panel(name, f"Training: {name}", figure, words, columns)
 
 
 def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[GalleryGroup]:
@@ -270,8 +331,8 @@ def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[GalleryGroup]:
         worst = errors[np.argsort(-np.abs(evaluation.logit[errors]), kind="stable")][:GALLERY]
         few = len(worst) == len(errors)
         shown = f"all {len(errors)}" if few else f"the {len(worst)} most confident of {len(errors)}"
-        words = f"Shown: {shown}." if len(errors) else "None."
-        yield GalleryGroup(title, words, _items(run, evaluation, worst) if len(errors) else ())
+        if len(errors):
+            yield GalleryGroup(title, f"Shown: {shown}.", _items(run, evaluation, worst))
 
 
 def _items(run: TrainedRun, evaluation: Evaluation, indices: NDArray[np.intp]) -> list[GalleryItem]:

@@ -15,7 +15,7 @@ from groundglass.experiments.results import DEFAULT, LEFT_OUT, PAPER, PROTOCOLS,
 from groundglass.files import name_some
 from groundglass.imaging.crop import Normalisation
 from groundglass.models.catalogue import find
-from groundglass.training.recipe import AugmentationSection, Recipe, load_recipe
+from groundglass.training.recipe import RATES, AugmentationSection, Recipe, load_recipe
 
 KINDS = ("none", "imagenet", "c2l")
 """Weights that experiments compare."""
@@ -32,8 +32,6 @@ LARGEST_SOURCES = "2020.02.25.20021568+medpix"
 _FOLDED = ("random", "patients")
 # Families of Table I that are tested by patient in folds, unless networks are named.
 _BY_PATIENT = ("efficientnet", "mask-efficientnet")
-# Without batch normalisation VGG bears a smaller learning rate.
-_RATES = {"vgg": "optimiser.lr=2e-4"}
 # Slices of lesion synthesis per epoch where the default has none.
 _PAINTED = 320
 _SWITCHES = {"mask": "mask branch", "attention": "attention (channel gates)", "histogram": "histogram term"}
@@ -266,8 +264,8 @@ def _networks(
             raise RecipeError(f"--set {override}: the rows decide {field}; use {options[field]}")
     for network in networks:
         entry = find(network)
-        own = [f"network.name={entry.name}", _RATES.get(entry.family, "")]
-        recipe = load_recipe(PAPER, [*filter(None, own), *overrides])
+        rate = [f"optimiser.lr={RATES[entry.family]}"] if entry.family in RATES else []
+        recipe = load_recipe(PAPER, [f"network.name={entry.name}", *rate, *overrides])
         for kind in weights:
             yield Variant(f"{network}-{kind}", f"{network} ({kind})", _starting_from(recipe, kind, files))
 

@@ -42,6 +42,8 @@ PAPER_ACCURACY: Mapping[str, float] = {
 """Table I of Xu, Wang and Xu, by the networks' families, in its order."""
 
 _PAPERS = "mask-efficientnet"
+# The share of its last validation AUC at which a network has converged.
+_NEARLY = 0.95
 # From the least to the most usual start, as rows are sorted.
 _WEIGHTS = ("none", "c2l", "imagenet")
 _HEADS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "auc": "AUC"}
@@ -51,7 +53,8 @@ _CELL_NOTE = (
 )
 _AREA_NOTE = (
     "Mean ± standard deviation over the seeds. The mean over epochs is the area under the curve: the sooner a network "
-    "learns, the higher its AUC. Nothing is tested here."
+    "learns, the higher its AUC. What ends near an AUC of 0.5 has learnt nothing, however soon it got there. Nothing is "
+    "tested here."
 )
 
 
@@ -171,7 +174,7 @@ def _paragraphs(section: _Section, not_run: Mapping[str, str]) -> list[str]:
     counts = f"{len(slices.label)} slices ({slices.label.sum()} COVID) of {section.paired.patients} patients"
     folds = sorted(filter(None, section.paired.folds))
     if folds and len(folds) < (every := results[0].identity.folds or 0):
-        counts += f", folds {', '.join(map(str, folds))} of {every}"
+        counts += f", fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))} of {every}"
     warnings = Counter(words for run in results for words in run.parts.get(part, {}).get("warnings", ()))
     return [
         f"{head} {counts}, split `{results[0].split['specification']}`. "
@@ -381,10 +384,21 @@ def render_convergence(folder: Path) -> str:
         )
         panels.setdefault((network, "Validation loss"), {})[weights] = losses
         panels.setdefault((network, "Validation AUC"), {})[weights] = aucs
-        values = [list(map(max, aucs)), list(map(fmean, aucs)), list(map(fmean, losses))]
+        reached = [
+            float(next(i for i, auc in enumerate(each, 1) if auc >= _NEARLY * each[-1])) for each in aucs
+        ]
+        values = [reached, list(map(max, aucs)), list(map(fmean, aucs)), list(map(fmean, losses))]
         seeds = _seeds([run.identity.seed for run in runs])
         lines.append([network, weights, seeds, *(_cell(MeanSD.of(each)) for each in values)])
-    heads = ["network", "weights", "seeds", "best AUC", "mean AUC over epochs", "mean loss over epochs"]
+    heads = [
+        "network",
+        "weights",
+        "seeds",
+        "epochs to 95 % of the last AUC",
+        "best AUC",
+        "mean AUC over epochs",
+        "mean loss over epochs",
+    ]
     first = results[0]
     paragraphs = [
         f"Validation part of split `{first.split['specification']}` ({first.run['counts']['val']} slices). "

@@ -22,7 +22,7 @@ from groundglass.imaging.compressed import FrameDecoder, FrameLayout
 from groundglass.imaging.raster import COLOURED_SHARE, coloured_share
 from groundglass.imaging.slice import CTSlice, Grey, Hounsfield, Origin, Patient, VoxelGrid, is_uid
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guard, guarded
-from groundglass.imaging.window import AIR, LUNG, SURELY_HOUNSFIELD, Window, as_hounsfield, extent, interpret
+from groundglass.imaging.window import AIR, LUNG, SURELY_HOUNSFIELD, Window, as_hounsfield, extent, find_scale
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -265,6 +265,7 @@ def _frame(index: int, groups: list[Dataset | None], dataset: Dataset) -> _Frame
 
     slope = found("PixelValueTransformationSequence", "RescaleSlope", _number)
     intercept = found("PixelValueTransformationSequence", "RescaleIntercept", _number)
+    thickness = found("PixelMeasuresSequence", "SliceThickness", partial(_numbers, count=1))
     spacing = found("PixelMeasuresSequence", "PixelSpacing", partial(_numbers, count=2))
     level = found("FrameVOILUTSequence", "WindowCenter", _numbers)
     width = found("FrameVOILUTSequence", "WindowWidth", _numbers)
@@ -274,7 +275,7 @@ def _frame(index: int, groups: list[Dataset | None], dataset: Dataset) -> _Frame
         position=found("PlanePositionSequence", "ImagePositionPatient", partial(_numbers, count=3)),
         orientation=found("PlaneOrientationSequence", "ImageOrientationPatient", _directions),
         spacing=spacing if spacing and min(spacing) > 0 else None,
-        thickness=found("PixelMeasuresSequence", "SliceThickness", _number),
+        thickness=thickness[0] if thickness else None,
         slope=None if slope is None and intercept is None else slope or 1.0,  # 0 would leave nothing
         intercept=intercept or 0.0,
         unit=(found("PixelValueTransformationSequence", "RescaleType", _text) or "").upper(),
@@ -301,12 +302,11 @@ def _numbers(dataset: Dataset, keyword: str, count: int | None = None) -> tuple[
 def _number(dataset: Dataset, keyword: str) -> float | None:
     """The element's number, None where it is missing or empty; ValueError where it is something else."""
     raw, values = dataset.get_item(keyword), _numbers(dataset, keyword, 1)
-    if values is not None or raw is None or raw.value is None:
-        return None if values is None else values[0]
-    text = raw.value.decode("latin-1") if isinstance(raw.value, bytes) else str(raw.value)
-    if text.strip(" \0"):
+    text = "" if raw is None or raw.value is None else raw.value
+    text = text.decode("latin-1") if isinstance(text, bytes) else str(text)
+    if values is None and text.strip(" \0"):
         raise ValueError(f"{keyword} is no number but {one_line(text, 40)!r}")
-    return None
+    return values[0] if values else None
 
 
 def _directions(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
@@ -344,9 +344,6 @@ def _stored(dataset: Dataset, index: int, decoder: FrameDecoder) -> NDArray[Any]
     return stored[..., 0] if samples == 1 else stored
 
 
-_WITHOUT_LENGTH = frozenset({0x01, 0xFF, *range(0xD0, 0xDA)})
-
-
 def _frame_header(frame: bytes) -> tuple[str, int, int, int, int]:
     """What a compressed frame says of itself: how it is decoded, bits per sample, rows, columns, samples per pixel."""
     start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)  # of JPEG 2000, maybe behind the boxes of a file
@@ -360,10 +357,8 @@ def _frame_header(frame: bytes) -> tuple[str, int, int, int, int]:
         if marker in {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}:
             syntax = _JPEG_LS if marker == 0xF7 else _JPEG
             return syntax, *struct.unpack_from(">BHHB", frame, position + 4)
-        if marker in _WITHOUT_LENGTH:
-            position += 1 if marker == 0xFF else 2
-        else:
-            position += 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
+        # Fill bytes may stand before a marker; every other segment up to the frame's has a length.
+        position += 1 if marker == 0xFF else 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
     raise ValueError("the compressed pixel data hold no frame header that can be read")
 
 
@@ -506,14 +501,16 @@ def _hounsfield(dataset: Dataset, slope: float, intercept: float, stored: NDArra
 
 def _capture(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
     """A slice whose values are not, or not said to be, Hounsfield units."""
-    pixels, hounsfield = interpret(stored, *extent(stored))
-    if frame.slope is not None:
-        stored, hounsfield = stored.astype(np.float64) * frame.slope + frame.intercept, None
-    if hounsfield is None and frame.window is not None:
-        level, width = frame.window
-        lowest, highest = extent(stored)
-        if min(lowest, frame.intercept) + width / 4 <= level <= highest:  # else it was made for other values
-            pixels = Window(level - 0.5, max(width - 1, 0.01)).apply(stored)  # DICOM's linear function
+    values = stored if frame.slope is None else stored.astype(np.float64) * frame.slope + frame.intercept
+    lowest, highest = extent(values)
+    level, width = frame.window or (np.inf, 0.0)
+    # A window that does not meet the values was made for others.
+    windowed = min(lowest, frame.intercept) + width / 4 <= level <= highest
+    grey, hounsfield = frame.slope is not None or lowest >= SURELY_HOUNSFIELD, None
+    if windowed and grey:
+        pixels = Window(level - 0.5, max(width - 1, 0.01)).apply(values)  # DICOM's linear function
+    else:
+        pixels, hounsfield = find_scale(stored, origin.file, grey=grey).apply(stored)
     if hounsfield is None and dataset.PhotometricInterpretation == "MONOCHROME1":
         pixels = np.subtract(255, pixels, dtype=np.uint8)
     return CTSlice(pixels, origin, hounsfield)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
+from itertools import islice
+from math import prod
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,8 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.slice import CTSlice, Grey, Origin
-from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guarded
-from groundglass.imaging.window import extent, interpret
+from groundglass.imaging.source import DEFAULT_LIMITS, FileFormat, Limits, Source, guarded, identify
+from groundglass.imaging.window import find_scale
 
 COLOURED = 32
 """A pixel is coloured where its largest and smallest channel differ by more than this (of 255)."""
@@ -26,59 +30,161 @@ fourteen colour photographs that come with scikit-image, scikit-learn and matplo
 reaches 0.38 (``tests/imaging/test_raster.py`` measures both).
 """
 
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-_DEEP_MODES = frozenset({"I", "F"})
+_BESIDE = 8.0  # of 255, by which the chroma of a tinted picture's pixels may differ from one hue
+_FORMATS = ("PNG", "JPEG", "BMP")
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+_GREY, _RGB, _PALETTE, _CMYK, _YCBCR = frozenset({0, 1}), 2, 3, 5, 6  # TIFF's photometric interpretations
+_JPEG = frozenset({6, 7})  # TIFF's compressions whose colours tifffile converts
+_CHANNELS = 8
+_QUIET = logging.NullHandler()  # tifffile logs what it notices; without any handler Python would print that
 
 
 @guarded("picture")
 def read_raster(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlice]:
     """Every page of a picture file as a slice; only TIFF has more than one.
 
-    Transparent pixels lie on black. 16-bit, 32-bit and floating-point pixels are Hounsfield units where they
-    reach below any grey value, else they are scaled by their depth.
+    Transparent pixels lie on black. What deeper pixels than of 8 bits mean, `find_scale` finds out.
 
     Raises:
-        ImageError: damaged, larger than ``limits`` allow, or a colour photograph.
+        ImageError: damaged, larger than ``limits`` allow, a colour photograph, or numbers of no known scale.
     """
     yield from decode_raster(source.read(limits), source.name, limits)
 
 
 def decode_raster(content: bytes, name: str, limits: Limits) -> Iterator[CTSlice]:
     """As ``read_raster``, from bytes, and not guarded against a decoder's exceptions."""
+    if identify(content[:4]) is FileFormat.TIFF:
+        yield from _tiff(content, name, limits)
+        return
     try:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(name, f"more pixels than the limit of {limits.pixels:,}") from error
     except UnidentifiedImageError as error:
         raise ImageError(name, "its header is damaged") from error
-    file_format = "JPEG" if image.format == "MPO" else str(image.format)
-    pages = getattr(image, "n_frames", 1) if file_format == "TIFF" else 1
-    if pages > limits.frames:
-        raise ImageError(name, f"{pages:,} pages are more than the limit of {limits.frames:,}")
-    for page in range(pages):
-        if page:
-            image.seek(page)
-        width, height = image.size
-        if width * height > limits.pixels:
-            raise ImageError(name, f"{width} x {height} pixels are more than the limit of {limits.pixels:,}")
-        yield read_picture(image, name, file_format, page if pages > 1 else None)
+    _check_size(*image.size, name, limits)
+    yield read_picture(image, name, "JPEG" if image.format == "MPO" else str(image.format))
 
 
-def read_picture(image: Image.Image, name: str, file_format: str, page: int | None = None) -> CTSlice:
-    """An open picture as a slice; it may be turned upright in place.
+def read_picture(image: Image.Image, name: str, file_format: str) -> CTSlice:
+    """An open picture as a slice; it is turned upright in place.
 
     Raises:
-        NotASliceError: a colour photograph.
+        NotASliceError: a colour photograph, or numbers of no known scale.
     """
-    origin = Origin(file=name, file_format=file_format, mode=image.mode, frame=page)
-    if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        pixels, hounsfield = interpret(values, *extent(values))
-        return CTSlice(pixels, origin, hounsfield)
-    if file_format != "TIFF":  # Pillow turns TIFF upright by itself
-        ImageOps.exif_transpose(image, in_place=True)
-    return CTSlice(_grey(image, name), origin)
+    origin = Origin(name, file_format, image.mode)
+    ImageOps.exif_transpose(image, in_place=True)
+    deep = image.mode in {"I", "F"} or image.mode.startswith("I;16")
+    return _deep(np.asarray(image), origin) if deep else CTSlice(_grey(image, name), origin)
+
+
+def _check_size(width: int, height: int, name: str, limits: Limits) -> None:
+    if width * height > limits.pixels:
+        raise ImageError(name, f"{width} x {height} pixels are more than the limit of {limits.pixels:,}")
+
+
+def _deep(values: NDArray[Any], origin: Origin, slope: float = 1.0, intercept: float = 0.0) -> CTSlice:
+    scale = find_scale(values, origin.file, slope, intercept)
+    pixels, hounsfield = scale.apply(values * np.float32(slope) + np.float32(intercept))
+    return CTSlice(pixels, origin, hounsfield)
+
+
+def _tiff(content: bytes, name: str, limits: Limits) -> Iterator[CTSlice]:
+    """Every page that is neither a smaller copy of another one nor a mask, and every plane of ImageJ's stacks."""
+    from tifffile import TiffFile  # noqa: PLC0415 - slow to import
+
+    logging.getLogger("tifffile").addHandler(_QUIET)
+    with TiffFile(io.BytesIO(content)) as file:
+        pages: list[Any] = list(islice(file.pages, limits.frames + 1))
+        pages = [page for page in pages if not (page.is_reduced or page.is_mask)] or pages
+        about = (file.imagej_metadata or {}) if file.is_imagej else {}
+        planes = int(about.get("images", 1))
+        count = max(len(pages), planes)
+        if count > limits.frames:
+            raise ImageError(name, f"{count:,} pages are more than the limit of {limits.frames:,}")
+        # ImageJ's calibration, where it is a straight line; this is how it keeps the sign of 16 bits.
+        line = (float(about["c1"]), float(about["c0"])) if about.get("cf") == 0 else (1.0, 0.0)
+        for index in range(count):
+            page = pages[index] if planes <= len(pages) else pages[0]
+            _check_page(page, name, limits)
+            values = (
+                _plane(content, page, planes, index) if planes > len(pages) else page.asarray(maxworkers=1)
+            )
+            yield _tiff_slice(page, values, name, index if count > 1 else None, line)
+
+
+def _check_page(page: Any, name: str, limits: Limits) -> None:
+    """Whether a page can be decoded, and within the limits, before anything of it is."""
+    _check_size(page.imagewidth, page.imagelength, name, limits)
+    what = f"TIFF pixels of {page.bitspersample} bits in {page.samplesperpixel} channels"
+    if page.dtype is None or page.samplesperpixel > _CHANNELS or page.imagedepth != 1:
+        raise ImageError(name, f"{what} are not supported; save it as grey of 8 or 16 bits")
+    if len(page.dataoffsets) < prod(page.chunked) or 0 in page.databytecounts:
+        raise ImageError(name, "damaged: some of its pixels are missing")
+    if prod(page.chunks) > _CHANNELS * limits.pixels:
+        raise ImageError(name, f"tiles of {page.chunks} pixels are more than the limit of {limits.pixels:,}")
+
+
+def _plane(content: bytes, page: Any, planes: int, index: int) -> NDArray[Any]:
+    """A plane of ImageJ's stack, whose planes follow the only page's pixels and have no pages of their own."""
+    if page.compression != 1 or page.dataoffsets[0] + planes * page.nbytes > len(content):
+        raise ValueError(f"ImageJ says that it holds {planes:,} images, but there are fewer")
+    dtype = page.dtype.newbyteorder(page.parent.byteorder)
+    begin = page.dataoffsets[0] + index * page.nbytes
+    return np.frombuffer(content, dtype, prod(page.shape), begin).reshape(page.shape).astype(page.dtype)
+
+
+def _tiff_slice(
+    page: Any, values: NDArray[Any], name: str, frame: int | None, line: tuple[float, float]
+) -> CTSlice:
+    bits, photometric = page.bitspersample, int(page.photometric)
+    if page.samplesperpixel > 1 and page.planarconfig == 2:
+        values = np.moveaxis(values, 0, -1)
+    if photometric == _PALETTE:
+        shift = 8 if page.colormap.max() > 255 else 0
+        index, *opacity = np.moveaxis(values, -1, 0) if values.ndim == 3 else [values]
+        values = np.dstack([*(page.colormap >> shift).astype(np.uint8)[:, index], *opacity])
+    values = _upright(values, page.tags.valueof(274, 1))
+    if photometric in _GREY:
+        grey = values if values.ndim == 2 else values[..., 0]
+        if photometric == 0 and grey.dtype.kind == "f":
+            raise ImageError(name, "floating-point pixels of which zero is white are not supported")
+        full = 2**bits - 1
+        if photometric == 0:
+            grey = ~grey if grey.dtype.kind in "bi" else (full - grey).astype(grey.dtype)
+        if grey.dtype not in {np.dtype(np.uint8), np.dtype(np.bool_)}:
+            mode = {"f": "F", "i": "I"}.get(grey.dtype.kind, "I;16" if grey.itemsize == 2 else "I")
+            return _deep(grey, Origin(name, "TIFF", mode, frame), *line)
+        grey = np.asarray(grey * (255 // full), np.uint8)
+        values = np.dstack([grey, values[..., 1]]) if 2 in page.extrasamples else grey
+    else:
+        values = _rgb(page, values, name)
+    image = Image.fromarray(np.ascontiguousarray(values))
+    mode = "P" if photometric == _PALETTE else "1" if bits == 1 else image.mode
+    return CTSlice(_grey(image, name), Origin(name, "TIFF", mode, frame))
+
+
+def _rgb(page: Any, values: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """Colours and, where it is not multiplied into them, opacity."""
+    photometric = int(page.photometric)
+    if values.dtype == np.uint16:
+        values = (values >> 8).astype(np.uint8)
+    if values.dtype != np.uint8 or photometric not in {_RGB, _PALETTE, _CMYK, _YCBCR}:
+        raise ImageError(name, "TIFF of these colours is not supported; save it as grey or as RGB of 8 bits")
+    if photometric == _CMYK:
+        inks = 255 - values[..., :4].astype(np.uint16)
+        values = inks[..., :3] * inks[..., 3:] // 255
+    elif photometric == _YCBCR and page.compression not in _JPEG:
+        ycbcr = Image.frombytes("YCbCr", values.shape[1::-1], values[..., :3].tobytes())
+        values = np.asarray(ycbcr.convert("RGB"))
+    return values[..., : 4 if 2 in page.extrasamples[:1] else 3].astype(np.uint8)
+
+
+def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """The picture turned and mirrored as TIFF's orientation, 1 to 8, says that it is to be shown."""
+    values = values.swapaxes(0, 1) if orientation >= 5 else values
+    values = values[:, ::-1] if orientation in {2, 3, 6, 7} else values
+    return values[::-1] if orientation in {3, 4, 7, 8} else values
 
 
 def _grey(image: Image.Image, name: str) -> Grey:
@@ -96,10 +202,27 @@ def _grey(image: Image.Image, name: str) -> Grey:
     channels = np.asarray(image)[..., :3]
     share, grey = _colours(channels)
     if share > COLOURED_SHARE:
-        reason = f"a colour photograph, not a CT slice: {share:.0%} of its pixels are coloured"
-        raise NotASliceError(name, reason)
+        untinted = _untinted(channels)
+        if untinted is None:
+            reason = f"a colour photograph, not a CT slice: {share:.0%} of its pixels are coloured"
+            raise NotASliceError(name, reason)
+        return untinted
     # A CT slice in colours hardly ever has any, and then each of its channels is its grey.
     return channels[..., 0].copy() if grey else np.array(image.convert("L"))
+
+
+def _untinted(rgb: NDArray[np.uint8]) -> Grey | None:
+    """The grey picture that one tint was laid over, which dimmed its white; None of one in several colours."""
+    brightness, *chroma = (
+        channel.astype(np.float32) for channel in cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb))
+    )
+    red, blue = (channel - 128 for channel in chroma)
+    tint = np.array([red.mean(), blue.mean()])
+    across, along = tint / max(float(np.linalg.norm(tint)), 1e-6)
+    beside = (np.abs(red * along - blue * across) > _BESIDE) | (red * across + blue * along < -_BESIDE)
+    if beside.mean() > COLOURED_SHARE / 10:
+        return None
+    return np.asarray(np.clip(np.rint(brightness * (rgb.max() / brightness.max())), 0, 255), np.uint8)
 
 
 def coloured_share(rgb: NDArray[np.uint8]) -> float:

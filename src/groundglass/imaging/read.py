@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import islice
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from groundglass.errors import ImageError
 from groundglass.imaging.compressed import FrameDecoder
@@ -30,7 +30,7 @@ from groundglass.imaging.source import (
     open_archive,
     open_source,
 )
-from groundglass.imaging.volume import is_gzipped_nifti, read_itk, read_nifti
+from groundglass.imaging.volume import header_of, is_gzipped_nifti, read_itk, read_nifti
 
 Skip = Callable[[str], bool]
 Image = tuple[Source, FileFormat]
@@ -65,7 +65,7 @@ _CLAIMING = f"""
     .png .jpg .jpeg .jfif .tif .tiff .bmp .dib .dcm .dicom .dic .ima .nii .mhd .mha .nrrd .nhdr .zip
     .heic .heif .hif .avif .webp .gif .jp2 .j2k .j2c .jpc .jpf .jpx .jph .jxl .jls .jxr .wdp .exr .psd .psb
     .xcf .pgm .ppm .pnm .pbm .pfm .pam .tga .pcx .dds .dng .npy .npz .h5 .hdf5 .mnc .nc .fits .fit .fts
-    .hdr .mgh .mgz .par .rec .gipl .mif .mih .brik .isq .vti .ecat .czi .nd2 .lif
+    .hdr .img .mgh .mgz .par .rec .gipl .mif .mih .brik .isq .vti .ecat .czi .nd2 .lif
     .tar .tgz .tbz .tbz2 .txz .7z .rar .cab .iso .dmg .arj .lzh .ace .z01 .001 {_COMPRESSED}
 """
 _TEXTS = ".txt .csv .tsv .json .jsonl .log .md .html .xml .yaml .yml .sql .py .pdf"
@@ -99,21 +99,32 @@ def read_slices(
     report = on_error or _raise
     with ExitStack() as stack:
         decoder = decoder or stack.enter_context(FrameDecoder())
-        for source, file_format in list_images(path, limits, report, skip):
+        for source, file_format in images_within(path, limits, report, skip):
             with _reported(report):
-                if file_format is not FileFormat.ZIP:
-                    yield from _decode(source, file_format, decoder, limits)
-                    continue
-                noted = _Noted(report)
-                archive = (
-                    source.path
-                    if isinstance(source, FileSource)
-                    else MemorySource(source.name, source.read(limits))
-                )
-                with open_archive(archive, limits, noted) as members:
-                    for member, member_format in _images(Path(source.name), [members], limits, noted, skip):
-                        with _reported(report):
-                            yield from _decode(member, member_format, decoder, limits)
+                yield from _decode(source, file_format, decoder, limits)
+
+
+def images_within(
+    path: str | PathLike[str] | Source,
+    limits: Limits = DEFAULT_LIMITS,
+    on_error: OnError | None = None,
+    skip: Skip | None = None,
+) -> Iterator[Image]:
+    """As :func:`list_images`, but the images in zip archives one by one; each can be read until the next is asked for."""
+    report = on_error or _raise
+    for source, file_format in list_images(path, limits, report, skip):
+        if file_format is not FileFormat.ZIP:
+            yield source, file_format
+            continue
+        with _reported(report):
+            noted = _Noted(report)
+            archive = (
+                source.path
+                if isinstance(source, FileSource)
+                else MemorySource(source.name, source.read(limits))
+            )
+            with open_archive(archive, limits, noted) as members:
+                yield from _images(Path(source.name), [members], limits, noted, skip)
 
 
 def list_images(
@@ -207,6 +218,8 @@ def _identified(sources: Iterable[Source], noted: _Noted, skip: Skip | None) -> 
             continue
         try:
             yield source, _format_of(source)
+        except _VoxelsError:
+            continue  # its header is there too
         except _UnknownFormatError as error:
             if _claims(source):
                 noted(error)
@@ -219,6 +232,9 @@ def _claims(source: Source) -> bool:
     suffix = os.path.splitext(source.name.lower())[1]
     if _is_packed_text(source):
         return False
+    if suffix == ".img":  # the voxels of an Analyze or NIfTI pair, whose header has its own row
+        with suppress(ImageError):  # of a name that cannot be beside another
+            return source.sibling(f"{PurePath(source.name.replace('!', '/')).stem}.hdr") is None
     return suffix in _CLAIMING.split() or (isinstance(source, ZipSource) and ":" in source.member)
 
 
@@ -232,6 +248,10 @@ class _UnknownFormatError(ImageError):
     """A file is no image, empty, or a compressed text."""
 
 
+class _VoxelsError(ImageError):
+    """A file is part of an image, whose header is another file."""
+
+
 def _format_of(source: Source) -> FileFormat:
     """The format of a file that is neither empty, of another kind, nor an archive within an archive."""
     head = source.head()
@@ -242,7 +262,12 @@ def _format_of(source: Source) -> FileFormat:
         raise ImageError(source.name, "an archive within an archive; unpack it first")
     if file_format is not None:
         return file_format
+    header = header_of(source)
+    if header is not None:
+        raise _VoxelsError(source.name, f"the voxels of {header.name}; name that file")
     for reason, magics in _NOT_READ:
+        if source.name.lower().endswith(".nii.gz"):
+            break  # damaged, and no volume inside to be unpacked
         if any(head.startswith(magic, offset) for offset, magic in magics):
             raise (_UnknownFormatError if _is_packed_text(source) else ImageError)(source.name, reason)
     reason = f"not an image that can be read ({_KNOWN})" if head else "the file is empty"

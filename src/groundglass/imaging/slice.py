@@ -15,6 +15,9 @@ Grey = NDArray[np.uint8]
 Hounsfield = NDArray[np.float32]
 """Hounsfield units, shape (H, W): air -1000, water 0."""
 
+LABELS = "labels"
+"""`Origin.mode` of a volume whose header says that it is a label map."""
+
 
 def is_uid(text: str | None) -> bool:
     """Whether text can be a DICOM UID; what anonymisers write in its place, such as ``REMOVED``, cannot."""

@@ -95,7 +95,7 @@ _BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 _DICOM_VALUES = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
 )
-_META_IMAGE_KEYS = (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType")
+_META_IMAGE = re.compile(rb"[^\0]*?^[ \t]*NDims[ \t]*[=:][ \t]*\d", re.MULTILINE)  # whatever comes before
 
 
 def identify(head: bytes) -> FileFormat | None:
@@ -110,7 +110,7 @@ def identify(head: bytes) -> FileFormat | None:
         return FileFormat.NIFTI
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
         return FileFormat.BMP
-    if head.lstrip().startswith(_META_IMAGE_KEYS) and b"=" in head[:256]:
+    if _META_IMAGE.match(head):
         return FileFormat.META_IMAGE
     return None
 
@@ -259,6 +259,7 @@ def open_source(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -
             return
         if not os.path.isfile(path):
             what = "neither a file nor a folder" if os.path.lexists(path) else "no such file or folder"
+            what = "a link to nothing" if os.path.islink(path) and not os.path.exists(path) else what
             raise ImageError(path, what)
         with guard(str(path), "a file"):
             source = FileSource(path)

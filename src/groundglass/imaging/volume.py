@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from math import prod
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
-from groundglass.imaging.slice import CTSlice, Origin, VoxelGrid
+from groundglass.imaging.slice import LABELS, CTSlice, Origin, VoxelGrid
 from groundglass.imaging.source import DEFAULT_LIMITS, FileSource, Limits, Source, guarded
-from groundglass.imaging.window import extent, interpret
+from groundglass.imaging.window import find_scale
 
-_HEADER_BYTES = 65536
+_HEADER_BYTES = 2**20
 _COMPRESSED = re.compile(rb"^\s*CompressedData\s*[=:]\s*[Tt1Yy]", re.MULTILINE)
+_TEXT = re.compile(rb"^\s*BinaryData\s*[=:]\s*[Ff0Nn]", re.MULTILINE)
+_LABEL_INTENTS = frozenset({1002, 1003})  # NIfTI's intents of label maps
 _LPS = np.array([-1.0, -1.0, 1.0])
 """From mm rightwards, forwards and upwards (RAS) to DICOM's and ITK's axes, and back."""
 
@@ -37,47 +42,97 @@ class _Volume:
 
 @guarded("NIfTI")
 def read_nifti(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlice]:
-    """Every axial plane of a NIfTI-1 or NIfTI-2 volume, gzip-compressed or not.
+    """Every axial plane of a NIfTI-1 or NIfTI-2 volume, gzip-compressed or not, or of a ``.hdr``/``.img`` pair.
 
     Raises:
-        ImageError: damaged, a ``.hdr``/``.img`` pair, not one real-valued volume, or beyond ``limits``.
+        ImageError: damaged, not one real-valued volume, or beyond ``limits``.
     """
     from nibabel import Nifti1Header, Nifti2Header  # noqa: PLC0415 - slow to import
-    from nibabel.imageglobals import LoggingOutputSuppressor  # noqa: PLC0415 - slow to import
 
     content = source.read(limits)
-    head = _plain(content, 540, exact=False)
-    if head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0":
-        raise ImageError(source.name, "a NIfTI header without its voxels; convert the pair to one .nii file")
-    with LoggingOutputSuppressor():
-        header = (Nifti1Header if head[344:348] == b"n+1\0" else Nifti2Header).from_fileobj(io.BytesIO(head))
-        affine = np.asarray(header.get_best_affine(), np.float64)
-        slope, intercept = header.get_slope_inter()
+    head = _plain(content, 540)
+    kind = Nifti2Header if _is_nifti(head, b"2") else Nifti1Header
+    size = kind.template_dtype.itemsize
+    # Neither extensions nor nibabel's own repairs, which it logs to standard error, are wanted.
+    header = kind(head[:size], check=False)
     shape = _check_shape(header.get_data_shape(), header.get_data_dtype(), source.name, limits)
-    dtype, start = header.get_data_dtype(), int(header.get_data_offset())
-    count = int(np.prod(shape, dtype=np.int64))
-    plain = _plain(content, start + count * dtype.itemsize)
-    values = np.frombuffer(plain, dtype, count, offset=start).reshape(shape, order="F")
-    origin = Origin(file=source.name, file_format="NIfTI", mode=dtype.name)
-    yield from _axial_slices(_Volume(values, affine, slope or 1.0, intercept or 0.0), origin)
+    start, least = float(header["vox_offset"]), size + 4
+    if bytes(header["magic"]).startswith(b"ni"):
+        voxels = _other_half(source)
+        content, least = voxels.read(limits), 0
+    if not least <= start <= limits.file_bytes or start % 1:
+        raise ImageError(source.name, f"its vox_offset, {start:g}, is no place for voxels; set it to {least}")
+    dtype, count = header.get_data_dtype(), prod(shape)
+    plain = _plain(content, int(start) + count * dtype.itemsize)
+    if len(plain) < int(start) + count * dtype.itemsize:
+        raise ValueError(f"truncated: {len(plain):,} of {int(start) + count * dtype.itemsize:,} bytes")
+    values = np.frombuffer(plain, dtype, count, offset=int(start)).reshape(shape, order="F")
+    slope, intercept = header.get_slope_inter()
+    mode = LABELS if int(header["intent_code"]) in _LABEL_INTENTS else dtype.name
+    origin = Origin(file=source.name, file_format="NIfTI", mode=mode)
+    yield from _axial_slices(_Volume(values, _nifti_affine(header), slope or 1.0, intercept or 0.0), origin)
+
+
+def _nifti_affine(header: Any) -> NDArray[np.float64]:
+    """The first usable of sform, qform and the voxels' sizes alone."""
+    sizes, handed = np.nan_to_num(header["pixdim"][1:4], posinf=0, neginf=0), header["pixdim"][0]
+    header["pixdim"][1:4] = np.where(sizes == 0, 1, np.abs(sizes))
+    header["pixdim"][0] = -1 if handed == -1 else 1
+    for read in (header.get_sform, header.get_qform):
+        with suppress(ValueError):  # the quaternion is none
+            affine, code = read(coded=True)
+            if code and np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3:
+                return np.asarray(affine, np.float64)
+    return np.asarray(header.get_base_affine(), np.float64)
+
+
+def _other_half(source: Source) -> Source:
+    """The file with the voxels that belong to a header: ``a.img`` or ``a.img.gz`` to ``a.hdr``."""
+    stem = re.sub(r"\.hdr(\.gz)?$", "", _own_name(source), flags=re.IGNORECASE)
+    found = (source.sibling(stem + suffix) for suffix in (".img", ".img.gz", ".IMG"))
+    voxels = next(filter(None, found), None)
+    if voxels is None:
+        raise ImageError(source.name, f"its voxels are missing: no file {stem}.img beside it")
+    return voxels
+
+
+def _own_name(source: Source) -> str:
+    return PurePath(source.name.rpartition("!")[2]).name
+
+
+def header_of(source: Source) -> Source | None:
+    """The header beside a file that is no image of its own but holds that header's voxels, or None."""
+    name = _own_name(source)
+    match = re.fullmatch(r"(.+?)\.(img|z?raw|bin|dat)(\.gz)?", name, re.IGNORECASE)
+    for suffix in (".hdr", ".hdr.gz", ".mhd", ".nhdr") if match else ():
+        header = source.sibling(match[1] + suffix)  # type: ignore[index]
+        if header is not None and (suffix.startswith(".hdr") or name.encode() in header.head()):
+            return header
+    return None
 
 
 def is_gzipped_nifti(head: bytes) -> bool:
-    """Whether a gzip-compressed file's beginning is that of a single-file NIfTI volume."""
+    """Whether a gzip-compressed file's beginning is that of a NIfTI volume."""
     try:
-        plain = _plain(head, 348, exact=False)
-    except zlib.error:
+        plain = _plain(head, 348)
+    except (OSError, zlib.error):
         return False
-    return plain[344:348] == b"n+1\0" or plain[4:8] == b"n+2\0"
+    return _is_nifti(plain, b"1") or _is_nifti(plain, b"2")
 
 
-def _plain(content: bytes, count: int, *, exact: bool = True, zipped: bool = False) -> bytes:
-    """At least the first ``count`` bytes of content, decompressed no further where it is compressed."""
-    if zipped or content.startswith(b"\x1f\x8b"):
-        content = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(content, count)
-    if exact and len(content) < count:
-        raise ValueError(f"truncated: {len(content):,} of {count:,} bytes")
-    return content
+def _is_nifti(head: bytes, version: bytes) -> bool:
+    return (head[344:348] if version == b"1" else head[4:8]) in {b"n+%b\0" % version, b"ni%b\0" % version}
+
+
+def _plain(content: bytes, count: int) -> bytes:
+    """The first ``count`` bytes of content, or fewer where it ends; no more are decompressed where it is gzip."""
+    if not content.startswith(b"\x1f\x8b"):
+        return content[:count]
+    plain = bytearray()
+    with suppress(EOFError), gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+        while len(plain) < count and (part := stream.read1(count - len(plain))):
+            plain += part
+    return bytes(plain)
 
 
 def _check_shape(
@@ -129,10 +184,10 @@ def read_itk(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlic
             reader.ReadImageInformation()
             dtype = _dtype(sitk.GetPixelIDValueAsString(reader.GetPixelID()), source.name)
             shape = _check_shape(reader.GetSize(), dtype, source.name, limits)
-            if not is_nrrd and _COMPRESSED.search(header.read_bytes()):  # ITK does not see all damage
-                _plain(voxels.read_bytes(), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, zipped=True)
+            if not is_nrrd:
+                _check_voxels(header, voxels, prod(shape) * dtype.itemsize)
             image = reader.Execute()
-        except RuntimeError as error:  # its text quotes the temporary folder
+        except (EOFError, RuntimeError, zlib.error) as error:  # ITK's text quotes the temporary folder
             raise ImageError(source.name, "damaged, or fewer voxels than its header says") from error
     origin = Origin(file=source.name, file_format="NRRD" if is_nrrd else "MetaImage", mode=dtype.name)
     yield from slices_of_voxels(*itk_voxels(image), origin, limits)
@@ -178,50 +233,96 @@ def _dtype(itk: str, name: str) -> np.dtype[Any]:
     return np.dtype(f"{kind}{int(found[1]) // 8}")
 
 
-def _copied(source: Source, folder: Path, limits: Limits, *, is_nrrd: bool) -> tuple[Path, Path]:
-    """A header in ``folder`` that refers to voxels in it and to nothing else, and these voxels."""
-    header, file, start = _split_header(source.head(_HEADER_BYTES), is_nrrd=is_nrrd)
-    voxels = folder / "voxels"
-    if file is None:
-        voxels.write_bytes(source.read(limits)[start:])
-    elif file.upper().startswith("LIST") or "%" in file:
-        raise ImageError(source.name, "voxels spread over several files; convert it to one file")
-    else:
-        data = source.sibling(file)
+def _copied(source: Source, folder: Path, limits: Limits, *, is_nrrd: bool) -> tuple[Path, list[Path]]:
+    """A header in ``folder`` that refers to voxels in it and to nothing else, and the files of these voxels."""
+    header, said, rest = _split_header(source.head(_HEADER_BYTES), is_nrrd=is_nrrd)
+    if is_nrrd and re.search(rb"^encoding:\s*bz", header, re.MULTILINE | re.IGNORECASE):
+        raise ImageError(
+            source.name, "its voxels are packed by bzip2, which cannot be read; save it with gzip"
+        )
+    names, listed = ([], "") if said is None else _voxel_files(said, rest, limits)
+    copies = [folder / f"voxels{number}" for number in range(max(1, len(names)))]
+    if said is None:
+        copies[0].write_bytes(source.read(limits)[len(source.head(_HEADER_BYTES)) - len(rest) :])
+    for name, copy in zip(names, copies, strict=False):
+        data = source.sibling(name)
         if data is None:
-            raise ImageError(source.name, f"its voxels are missing: no file {file[:120]!r} beside it")
+            raise ImageError(source.name, f"its voxels are missing: no file {name[:120]!r} beside it")
         data.check_size(limits)
         if isinstance(data, FileSource):
-            voxels.symlink_to(data.path.resolve())
+            copy.symlink_to(data.path.resolve())
         else:
-            voxels.write_bytes(data.read(limits))
+            copy.write_bytes(data.read(limits))
+    files = "\n".join([*filter(None, [listed]), *(copy.name for copy in copies)])
     copied = folder / ("header.nhdr" if is_nrrd else "header.mhd")
-    copied.write_bytes(header + (b"data file: voxels\n" if is_nrrd else b"ElementDataFile = voxels\n"))
-    return copied, voxels
+    copied.write_bytes(header + f"{'data file:' if is_nrrd else 'ElementDataFile ='} {files}\n".encode())
+    return copied, copies
 
 
-def _split_header(head: bytes, *, is_nrrd: bool) -> tuple[bytes, str | None, int]:
-    """A header without the line that names the voxels' file; that name; and where voxels in this file begin.
+def _split_header(head: bytes, *, is_nrrd: bool) -> tuple[bytes, str | None, bytes]:
+    """A header without the line that says where its voxels are; what that says; and what follows the header.
 
-    The name is None for voxels in the same file. MetaImage ends with that line, NRRD with an empty one.
+    It says None of voxels in the same file. MetaImage ends with that line, NRRD with an empty one. MetaIO wants
+    the dimensions first and complains of lines that say nothing; whoever wrote them does not care.
     """
-    kept, file, position = b"", None, 0
-    for line in head.splitlines(keepends=True):
-        position += len(line)
+    kept: list[bytes] = []
+    said, rest = None, head
+    while rest and (not is_nrrd or said is None or not said.upper().startswith("LIST")):
+        line, _, rest = rest.partition(b"\n")
         text = line.decode("utf-8", "replace").strip()
         if is_nrrd and not text:
-            return kept, file, position
+            return b"".join(kept), said, rest
         key, value = (*re.split(r"\s*[:=]\s*", text, maxsplit=1), "")[:2]
         key = key.lower().replace(" ", "")
         if is_nrrd and key == "datafile":
-            file = value
-        elif not is_nrrd and "elementdatafile" in key:
-            return kept, None if value.upper() == "LOCAL" else value, position
-        else:
-            kept += line
-    if file is None:
+            said = value
+        elif not is_nrrd and key == "elementdatafile":
+            return b"".join(kept), None if value.upper() == "LOCAL" else value, rest
+        elif is_nrrd or value:
+            kept.insert(0 if key == "ndims" else len(kept), line + b"\n")
+    if said is None:
         raise ValueError("the header has no end")
-    return kept, file, position
+    return b"".join(kept), said, rest
+
+
+def _voxel_files(said: str, rest: bytes, limits: Limits) -> tuple[list[str], str]:
+    """Names of the files with the voxels, and how a header begins to list them, empty where it does not.
+
+    Both formats list several as ``LIST``, one name a line, or count them: ``slice%03d.raw 1 120 1``.
+    """
+    first, *words = said.split() or [""]
+    if first.upper() == "LIST":
+        names = [line.strip() for line in rest.decode("utf-8", "replace").splitlines() if line.strip()]
+    elif re.fullmatch(r"[^%]*%0?\d?d[^%]*", first) and len(words) >= 2:
+        begin, end, step = (int(word) for word in (*words[:3], "1")[:3])
+        names, words = (
+            [first % number for number in range(begin, end + 1, step)[: limits.frames + 1]],
+            words[3:],
+        )
+    else:
+        return [said], ""
+    if not 1 <= len(names) <= limits.frames:
+        raise ValueError(
+            f"its voxels are spread over {len(names):,} files, 1 to {limits.frames:,} can be read"
+        )
+    return names, " ".join(["LIST", *words])
+
+
+def _check_voxels(header: Path, voxels: list[Path], size: int) -> None:
+    """Whether a MetaImage has all its voxels: MetaIO does not see all damage, and prints the rest."""
+    about = header.read_bytes()
+    if _TEXT.search(about):
+        raise ValueError(
+            "its voxels are text (BinaryData = False), which cannot be read; save them as binary"
+        )
+    if _COMPRESSED.search(about):
+        complete = (
+            len(zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(voxels[0].read_bytes(), size)) >= size
+        )
+    else:
+        complete = all(file.stat().st_size >= size // len(voxels) for file in voxels)
+    if not complete:
+        raise EOFError
 
 
 def _axial_slices(volume: _Volume, origin: Origin) -> Iterator[CTSlice]:
@@ -238,7 +339,8 @@ def _axial_slices(volume: _Volume, origin: Origin) -> Iterator[CTSlice]:
         raise ValueError("the orientation is degenerate or not finite")
     upright = orientations.apply_orientation(volume.values, axes)
     affine = volume.affine @ orientations.inv_ornt_aff(axes, volume.values.shape)
-    minimum, maximum = sorted(end * volume.slope + volume.intercept for end in extent(upright))
+    slope, intercept = np.float32(volume.slope), np.float32(volume.intercept)
+    scale = find_scale(upright, origin.file, volume.slope, volume.intercept)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     along_row, along_column = (-affine[:3, axis] / lengths[axis] * _LPS for axis in (0, 1))
     rx, ry, rz, cx, cy, cz = (float(cosine) + 0.0 for cosine in (*along_row, *along_column))
@@ -248,8 +350,7 @@ def _axial_slices(volume: _Volume, origin: Origin) -> Iterator[CTSlice]:
     grid = VoxelGrid(volume.values.shape, tuple(map(tuple, volume.affine.tolist())), runs)
     for index in range(count):
         plane = upright[::-1, ::-1, index].T.astype(np.float32)
-        values = plane * np.float32(volume.slope) + np.float32(volume.intercept)
-        pixels, hounsfield = interpret(values, minimum, maximum)
+        pixels, hounsfield = scale.apply(plane * slope + intercept)
         x, y, z = ((affine @ (width - 1, height - 1, index, 1))[:3] * _LPS).tolist()
         place = replace(
             origin,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from groundglass.errors import NotASliceError
 from groundglass.imaging.slice import Grey, Hounsfield
 
 
@@ -39,10 +40,12 @@ LUNG = Window(level=-600.0, width=1500.0)
 AIR = -1024.0
 """Hounsfield units of nothing at all: no tissue lies below, paddings of -2000 and -3024 do."""
 
-SURELY_HOUNSFIELD = -200.0
+SURELY_HOUNSFIELD = -500.0
 """Grey values never reach down to it, every chest CT does."""
 
-_FULL_SCALES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
+_OFFSETS = (1024.0, 2048.0, 8192.0, 32768.0)  # that are added to Hounsfield units where no sign can be stored
+_FULL_SCALES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1)
+_SAMPLES = 128  # along each axis, of which a volume's scale is found
 
 
 def as_hounsfield(values: NDArray[np.generic]) -> Hounsfield:
@@ -66,21 +69,92 @@ def extent(values: NDArray[np.generic]) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
-def interpret(values: NDArray[np.generic], minimum: float, maximum: float) -> tuple[Grey, Hounsfield | None]:
-    """Grey values for display and, where the numbers can only be that, Hounsfield units.
+@dataclass(frozen=True)
+class Scale:
+    """What the numbers of an image or volume mean.
 
-    Of numbers of unknown depth, the full scale is the smallest of 1 (floating point only), 8, 10, 12, 14 and 16
-    bits that holds ``maximum``, so that slices of one scanner are scaled alike; beyond it is ``maximum``.
+    Attributes:
+        offset: subtracted from them, it leaves Hounsfield units; None where they are grey values.
+        black: number that is shown black, of grey values.
+        white: number that is shown white, of grey values.
+    """
+
+    offset: float | None = None
+    black: float = 0.0
+    white: float = 255.0
+
+    def apply(self, values: NDArray[np.generic]) -> tuple[Grey, Hounsfield | None]:
+        """Grey values for display and, where the numbers mean that, Hounsfield units."""
+        numbers = values.astype(np.float32)
+        if self.offset is not None:
+            hounsfield = as_hounsfield(numbers - np.float32(self.offset))
+            return LUNG.apply(hounsfield), hounsfield
+        finite = np.nan_to_num(numbers, nan=self.black, posinf=self.white, neginf=self.black)
+        grey = (finite - np.float32(self.black)) * np.float32(255.0 / (self.white - self.black))
+        return np.asarray(np.clip(np.rint(grey), 0, 255), np.uint8), None
+
+
+def find_scale(
+    values: NDArray[np.generic], name: str, slope: float = 1.0, intercept: float = 0.0, *, grey: bool = False
+) -> Scale:
+    """What the numbers of an image or volume mean that does not say it, from all of them, so that slices agree.
+
+    Numbers that reach below -500, and those that look like a chest with 1024, 2048, 8192 or 32768 added, are
+    Hounsfield units. Else they are grey, and white is the smallest of 1 (floating point only), 8, 10, 12, 14, 16,
+    31 and 32 bits that holds the largest of them.
 
     Args:
-        values: shape (H, W), any real type.
-        minimum: smallest of the whole image or volume, so that its slices are treated alike.
-        maximum: largest of it.
+        values: any shape and real type.
+        name: the file, as messages should call it.
+        slope: what they are multiplied by to get the numbers that are meant.
+        intercept: what is then added.
+        grey: whether they are known not to be Hounsfield units.
+
+    Raises:
+        NotASliceError: they fit neither, such as numbers from -1 to 1 and standardised ones.
+        ValueError: not one of them is finite.
     """
-    if minimum < SURELY_HOUNSFIELD:
-        hounsfield = as_hounsfield(values)
-        return LUNG.apply(hounsfield), hounsfield
-    scales = (1.0, *_FULL_SCALES) if np.issubdtype(values.dtype, np.floating) else _FULL_SCALES
-    full = next((scale for scale in scales if maximum <= scale), maximum)
-    finite = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=full, neginf=0.0)
-    return np.asarray(np.clip(np.rint(finite * np.float32(255.0 / full)), 0, 255), np.uint8), None
+    minimum, maximum = sorted(end * slope + intercept for end in extent(values))
+    sample = values[tuple(slice(None, None, -(-length // _SAMPLES)) for length in values.shape)].astype(
+        np.float64
+    )
+    sample = np.append(sample[np.isfinite(sample)] * slope + intercept, (minimum, maximum))
+    if minimum < 0 and not grey and _is_hounsfield(sample, minimum):
+        return Scale(offset=0.0)
+    if values.dtype == np.int8:
+        return Scale(black=-128.0 if minimum < 0 else 0.0, white=127.0)
+    if minimum >= 0 and maximum > _FULL_SCALES[1] and not grey:
+        offset = next((each for each in _OFFSETS if _is_chest(sample - each)), None)
+        if offset is not None:
+            return Scale(offset=offset)
+    whole = bool((sample == np.rint(sample)).all())
+    scales = _FULL_SCALES if values.dtype.kind in "biu" and slope == 1 else (1.0, *_FULL_SCALES)
+    white = next((scale for scale in scales if maximum <= 1.01 * scale), np.inf)
+    # A picture uses much of its scale. Masks, whose numbers are few, small and whole, are read as well.
+    used = (maximum - minimum) / white
+    if minimum >= -0.01 * white and (
+        used >= (0.25 if whole else 0.5) or (whole and white <= _FULL_SCALES[0])
+    ):
+        return Scale(white=white)
+    known = "neither Hounsfield units nor grey values of 0 to 1, or of 8, 10, 12, 14, 16 or 32 bits"
+    raise NotASliceError(name, f"its numbers, from {minimum:g} to {maximum:g}, fit no known scale: {known}")
+
+
+def _is_hounsfield(sample: NDArray[np.float64], minimum: float) -> bool:
+    """Whether numbers reach down to air and lie within a scanner's range, but for one padding below it."""
+    above = sample[sample > minimum]
+    return minimum < SURELY_HOUNSFIELD and bool(
+        not above.size or np.mean((above > -1100) & (above < 4000)) > 0.9
+    )
+
+
+def _is_chest(sample: NDArray[np.float64]) -> bool:
+    """Whether numbers could be the Hounsfield units of a chest: air, soft tissue, and little beyond bone."""
+    above = sample[sample > sample.min()]
+    return bool(
+        above.size > 1
+        and np.mean((above > -1100) & (above < 4000)) > 0.95
+        and np.mean(sample < SURELY_HOUNSFIELD) > 0.05
+        and np.mean(np.abs(above) < 150) > 0.05
+        and np.mean(above > 600) < 0.1
+    )

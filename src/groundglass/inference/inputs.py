@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from groundglass.data.manifest import iterate_paths
 from groundglass.errors import PredictionError
-from groundglass.imaging.source import files_below, is_junk, natural_key, split_member
+from groundglass.imaging.source import FileSource, files_below, is_junk, natural_key, split_member
+from groundglass.imaging.volume import header_of
 from groundglass.inference.prediction import COPY, Prediction, Status
 
 # A folder holds files that are passed over without a word; the commonest are left out of the count.
@@ -63,7 +63,7 @@ def _check_member(argument: str, archive: Path, member: str) -> None:
 
 
 def _without_covered(paths: Sequence[Path]) -> list[Path]:
-    """The paths without those that stand there twice or lie in another one."""
+    """The paths without those that stand there twice, lie in another one, or are the voxels of a header."""
     if len(paths) < 2:
         return list(paths)
     places = [_place(path) for path in paths]
@@ -75,7 +75,8 @@ def _without_covered(paths: Sequence[Path]) -> list[Path]:
             parent in named and not is_junk(PurePosixPath(place.relative_to(parent)))
             for parent in place.parents
         )
-        if not covered:
+        header = header_of(FileSource(path)) if path.is_file() else None
+        if not covered and (header is None or _place(Path(header.name)) not in named):
             kept.setdefault(place, path)
     return list(kept.values())
 
@@ -98,6 +99,8 @@ def named_by(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     if path.suffix.lower() == ".csv" and path.is_file():
+        from groundglass.data.manifest import iterate_paths  # noqa: PLC0415 - Pillow, which --help can do without
+
         yield from iterate_paths(path)
     else:
         yield path

@@ -6,6 +6,7 @@ import gzip
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 from groundglass.errors import ImageError, PredictionError
 from groundglass.files import atomic_path, write_bytes
 from groundglass.imaging.dicom import open_dataset
+from groundglass.imaging.read import images_within
 from groundglass.imaging.slice import Origin, VoxelGrid
-from groundglass.imaging.source import DEFAULT_LIMITS, guard, open_source
+from groundglass.imaging.source import DEFAULT_LIMITS, FileFormat, Source, guard, is_stream, open_source
 from groundglass.inference.bundle import Bundle
+from groundglass.inference.inputs import named_by
 from groundglass.inference.prediction import Evidence, Prediction, Status
 from groundglass.inference.report import picture_name
 from groundglass.inference.writers import file_errors
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 
 _LUNGS, _LESIONS = "-lungs", "-lesions"
 _LONGEST_UID = 64
+_WITHOUT_HIGHDICOM = (
+    "the masks of DICOM series need highdicom; install it with `pip install '.[pacs]'` from a clone"
+)
 
 
 @dataclass(frozen=True)
@@ -127,8 +133,8 @@ class MaskWriter:
             return
         if group != self._group:
             self._write_group()
-            if prediction.frame is None:
-                _check_highdicom()
+            if prediction.frame is None and find_spec("highdicom") is None:
+                raise PredictionError(_WITHOUT_HIGHDICOM)
         self._group = group
         self._slices.append(masks)
 
@@ -241,9 +247,25 @@ def _headers(slices: Iterable[PackedMasks]) -> Iterator[Dataset]:
             yield open_dataset(source, DEFAULT_LIMITS, OF_SOURCE)
 
 
-def _check_highdicom() -> None:
+def check_masks_of(paths: Iterable[Path]) -> None:
+    """Find out before anything is predicted whether the masks can be written; reads headers if they may not.
+
+    Raises:
+        PredictionError: a path holds a DICOM series, and highdicom is missing.
+    """
+    if find_spec("highdicom") is not None:
+        return
+    for path in paths:
+        for file in [] if is_stream(path) else named_by(path):
+            for source, file_format in images_within(file, on_error=lambda _: None):
+                if file_format is FileFormat.DICOM and _is_of_a_series(source):
+                    raise PredictionError(f"{source.name}: {_WITHOUT_HIGHDICOM}")
+
+
+def _is_of_a_series(source: Source) -> bool:
     try:
-        import highdicom  # noqa: F401, PLC0415 - an extra
-    except ModuleNotFoundError:
-        advice = "install it with `pip install '.[pacs]'` from a clone"
-        raise PredictionError(f"the masks of DICOM series need highdicom; {advice}") from None
+        with guard(source.name, "DICOM"):
+            header = open_dataset(source, DEFAULT_LIMITS, ["NumberOfFrames", "SeriesInstanceUID"])
+            return int(header.get("NumberOfFrames") or 1) == 1 and bool(header.get("SeriesInstanceUID"))
+    except ImageError:
+        return False

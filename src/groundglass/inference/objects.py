@@ -13,10 +13,10 @@ from PIL import Image
 
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.raster import read_picture
-from groundglass.imaging.slice import CTSlice, Origin
+from groundglass.imaging.slice import CTSlice, Hounsfield, Origin
 from groundglass.imaging.source import MemorySource, Source, guard, guard_each
 from groundglass.imaging.volume import itk_voxels, slices_of_voxels
-from groundglass.imaging.window import LUNG, as_hounsfield, extent, interpret
+from groundglass.imaging.window import LUNG, as_hounsfield, find_scale
 
 
 def from_object(thing: Any, number: int | None = None, *, hu: bool = False) -> Source | Iterator[CTSlice]:
@@ -94,15 +94,16 @@ def _of_array(thing: Any, origin: Origin, hu: bool) -> Iterator[CTSlice]:
     if values.ndim != 3 or values.dtype.kind not in "buif":
         shape = f"an array of {values.dtype}, shape {values.shape}"
         raise ImageError(origin.file, f"{shape}; a slice is numbers of shape (H, W), a volume (N, H, W)")
-    ends = extent(values)
+    scale = None if hu or values.dtype == np.uint8 else find_scale(values, origin.file)
     for number, plane in enumerate(values):
+        hounsfield: Hounsfield | None
         if hu:
             hounsfield = as_hounsfield(plane)
             pixels = LUNG.apply(hounsfield)
-        elif plane.dtype == np.uint8:
-            pixels, hounsfield = np.ascontiguousarray(plane), None
+        elif scale is not None:
+            pixels, hounsfield = scale.apply(plane)
         else:
-            pixels, hounsfield = interpret(plane, *ends)
+            pixels, hounsfield = np.ascontiguousarray(plane), None
         yield CTSlice(pixels, replace(origin, frame=number if len(values) > 1 else None), hounsfield)
 
 

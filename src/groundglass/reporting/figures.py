@@ -86,6 +86,7 @@ def curve_figure(
     chance: tuple[float, float],
     point: tuple[float, float] | None,
     names: tuple[str, str],
+    band: tuple[_Values, _Values, _Values] | None = None,
 ) -> Figure:
     """ROC or precision-recall curve, as steps.
 
@@ -95,10 +96,13 @@ def curve_figure(
         chance: height at the left and at the right edge of the line that chance would give.
         point: of the threshold in use, None where it is undefined.
         names: of both axes.
+        band: 95 % interval of the curve's height: places along the axis, lower and upper edge, shape (G,) each.
     """
     with _axes() as (figure, axes):
         _unit_square(axes)
         axes.plot([0, 1], chance, label="chance", **_GUIDE)
+        if band is not None:
+            axes.fill_between(*band, color=NON_COVID, alpha=0.18, linewidth=0, label="95 % interval")
         axes.step(*curve, color=NON_COVID, where="post", label=label)
         if point is not None:
             label = "threshold in use"
@@ -108,28 +112,30 @@ def curve_figure(
         return figure
 
 
-def reliability_figure(points: Sequence[tuple[float, float, int]], calibration_error: float) -> Figure:
-    """Reliability diagram.
+def reliability_figure(points: Sequence[tuple[float, float, float, float]], counts: Sequence[int]) -> Figure:
+    """Reliability diagram, with the slices of each bin below.
 
     Args:
-        points: mean predicted probability, observed share of COVID (both 0 to 1) and number of slices of the
-            bins that hold some, at least one.
-        calibration_error: expected calibration error over the bins.
+        points: mean predicted probability, observed share of COVID and its 95 % interval, 0 to 1, of each bin that
+            holds slices, at least one.
+        counts: slices of every bin of equal width over 0 to 1.
     """
-    mean, observed, slices = zip(*points, strict=True)
-    with _axes() as (figure, axes):
-        _unit_square(axes)
+    mean, observed, low, high = (np.asarray(each) for each in zip(*points, strict=True))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 4.6), layout="constrained")
+        axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         axes.plot([0, 1], [0, 1], label="perfect", **_GUIDE)
-        label = f"calibration error {calibration_error:.3f}"
-        axes.plot(mean, observed, color=NON_COVID, linewidth=1.2, label=label)
-        area = 24 + 160 * np.asarray(slices) / max(slices)
-        axes.scatter(mean, observed, s=area, color=NON_COVID, zorder=3, clip_on=False)
-        for x, y, number in points:
-            offset, side = ((0, -10), "top") if y > 0.5 else ((0, 10), "bottom")
-            text: dict[str, Any] = {"ha": "center", "va": side, "fontsize": 9, "color": MUTED}
-            axes.annotate(str(number), (x, y), xytext=offset, textcoords="offset points", **text)
-        axes.set(xlabel="Mean predicted probability of COVID", ylabel="Observed share of COVID")
-        axes.legend(loc="upper left")
+        bars, style = [observed - low, high - observed], {"color": NON_COVID, "capsize": 3}
+        axes.errorbar(mean, observed, bars, fmt="o-", linewidth=1.2, label="observed, 95 % interval", **style)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="Observed share of COVID")
+        axes.legend(loc="best")
+        middle = (np.arange(len(counts)) + 0.5) / len(counts)
+        below.bar(middle, counts, 0.9 / len(counts), color=NON_COVID, alpha=0.5)
+        for x, number in zip(middle, counts, strict=True):
+            below.annotate(str(number), (x, number), ha="center", va="bottom", fontsize=8, color=MUTED)
+        below.set(xlabel="Mean predicted probability of COVID", ylabel="Slices", ylim=(0, 1.35 * max(counts)))
+        below.grid(visible=False)
+        below.set_yticks([])
         return figure
 
 
@@ -323,14 +329,13 @@ def svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def inline_svg(figure: Figure, name: str) -> str:
-    """A figure as an ``<svg>`` element for an HTML page.
+def inline_svg(text: str, name: str) -> str:
+    """An SVG document of :func:`svg` as an ``<svg>`` element for an HTML page.
 
     It takes its colours from the page's CSS variables, its ids start with ``name`` so that several figures do
     not collide, and it holds no address at all (namespaces are implied within HTML). It is hidden from screen
     readers: the page says in words what it shows.
     """
-    text = svg(figure)
     text = text[text.index("<svg") :]
     text = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", text)
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -43,8 +43,8 @@ def environment() -> Environment:
 class MeasureRow:
     """A measure and its interval, each None where it is undefined.
 
-    ``note`` says what should be known of it, such as why it is undefined; the report shows a ``headline`` in
-    large print at the top.
+    ``note`` says what should be known of it, such as why it is undefined; ``beside`` what the baseline has; the report
+    shows a ``headline`` in large print at the top.
     """
 
     title: str
@@ -53,6 +53,7 @@ class MeasureRow:
     high: float | None
     note: str = ""
     headline: bool = False
+    beside: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,21 @@ class FigurePanel:
     Attributes:
         name: unique within the report, letters and hyphens.
         title: heading.
-        svg: an ``<svg>`` element that this package drew, put into the page as it is; None where there is none.
-        words: what the figure shows, or why there is none; read by everybody, screen readers included.
-        width: share of a row on a wide screen.
+        svg: an ``<svg>`` element that this package drew, put into the page as it is.
+        words: what the figure shows, read by everybody, screen readers included.
+        files: what can be downloaded, as data URIs by the suffix of the file.
     """
 
     name: str
     title: str
-    svg: str | None
+    svg: str
     words: str
-    width: Literal["third", "half"] = "third"
+    files: Mapping[str, str]
+
+
+def data_uri(text: str, kind: str) -> str:
+    """Text as ``data:KIND;base64,...``."""
+    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode('ascii')}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class GalleryGroup:
-    """Slices of one kind, such as missed COVID; ``words`` introduces them or says that there are none."""
+    """Slices of one kind, such as missed COVID; ``words`` introduces them."""
 
     title: str
     words: str
@@ -106,20 +112,22 @@ class GalleryGroup:
 class Report:
     """Everything a report says, in the order in which it says it.
 
-    ``fit`` says whether a bundle can be relied on for the slices; it is empty for a run. ``segmentation`` compares
-    masks, on scales of their own; it is empty where no slice has one.
+    ``follows`` is the one sentence that the figures come to. ``fit`` says whether a bundle can be relied on for the
+    slices, ``fit_words`` the same in a sentence; both are empty for a run. ``segmentation`` compares masks, on scales
+    of their own; it is empty where no slice has one.
     """
 
     title: str
     subtitle: str
     warnings: Sequence[str]
+    follows: str
     measures: Sequence[MeasureRow]
     measures_note: str
     fit: Sequence[MeasureRow]
+    fit_words: str
     segmentation: Sequence[MeasureRow]
     figures: Sequence[FigurePanel]
     gallery: Sequence[GalleryGroup]
-    gallery_note: str
     facts: Sequence[tuple[str, str]]
     command: str
 
@@ -127,4 +135,4 @@ class Report:
 def render(report: Report) -> str:
     """The report as a self-contained HTML page."""
     template = environment().get_template("report.html.j2")
-    return template.render(report=report, notice=NOTICE, data_notice=DATA_NOTICE)
+    return template.render(report=report, notice=NOTICE, data_notice=DATA_NOTICE, citation=CITATION)

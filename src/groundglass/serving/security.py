@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import traceback
+from contextlib import suppress
 from datetime import datetime, timezone
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from groundglass.errors import GroundglassError
 from groundglass.serving.problems import Problem
 
 TOKEN_VARIABLE = "GROUNDGLASS_TOKEN"  # noqa: S105 - the name of a variable, not its value
@@ -94,4 +96,5 @@ def log(event: str, error: BaseException | None = None, **fields: object) -> Non
             f"{frame.filename.rpartition('site-packages/')[2].rpartition('/src/')[2]}:{frame.lineno}"
             for frame in traceback.extract_tb(error.__traceback__)[-8:]
         ]
-    print(json.dumps(entry), flush=True)  # noqa: T201 - the log
+    with suppress(OSError, GroundglassError):  # a full disk is no reason not to answer
+        print(json.dumps(entry), flush=True)  # noqa: T201 - the log

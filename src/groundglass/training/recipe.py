@@ -30,6 +30,9 @@ def _ascending(span: tuple[float, float]) -> tuple[float, float]:
 LUNG_NET = "lung-net"
 """What recipes call the network of lung fields."""
 
+RATES = {"vgg": 2e-4}
+"""Learning rates of families that bear less than the others: VGG has no batch normalisation."""
+
 _DEFAULT = Preprocessing()
 
 
@@ -241,15 +244,16 @@ def load_lungs_recipe(name: str, overrides: Sequence[str] = ()) -> LungsRecipe |
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by name or from a YAML file, with overrides such as ``optimiser.lr=3e-4``.
 
-    A network's name stands for its family's recipe with that network: ``resnet-18`` for ``resnet``.
+    A network's name stands for recipe ``mask-efficientnet`` with that network.
 
     Raises:
         RecipeError: for an unknown recipe, an unknown key (with a suggestion) or a value out of range.
     """
     family = next((entry.family for entry in entries() if entry.name == name), None)
-    fields = _read(family or name)
+    fields = _read("mask-efficientnet" if family else name)
     if family:
         fields["name"] = fields["network"]["name"] = name
+        fields["optimiser"] = {"lr": RATES[family]} if family in RATES else {}
     _override(fields, overrides)
     return parse_recipe(fields, name)
 

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from tests.cli.predict.conftest import Run
 
+from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 
@@ -136,3 +137,37 @@ def test_slices_outside_the_lungs_of_a_series_are_no_failure(run: Run, chest: Pa
 
 def test_usage(run: Run) -> None:
     assert run("--json").status == 2, "no path"
+
+
+def test_odd_dicom_headers_cost_no_slice_and_what_cannot_be_read_is_named(run: Run, tmp_path: Path) -> None:
+    def variant(name: str, before: bytes = b"", after: bytes = b"", **elements: object) -> None:
+        dataset = pydicom.dcmread(tmp_path / "base.dcm")
+        dataset.SOPInstanceUID = pydicom.uid.generate_uid()
+        for keyword, value in elements.items():
+            if value is None:
+                delattr(dataset, keyword)
+            else:
+                setattr(dataset, keyword, value)
+        dataset.save_as(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        assert before in content
+        (tmp_path / name).write_bytes(content.replace(before, after))
+
+    write_dicom(make_phantom(np.random.default_rng(0), 0.0, 0.5, size=96), tmp_path / "base.dcm")
+    variant("number.dcm", b"7654", b"A6\\4", InstanceNumber=7654)
+    variant("orientation.dcm", ImageOrientationPatient=[0] * 6)
+    variant("photometric.dcm", PhotometricInterpretation=None)
+    variant("slope-0.dcm", RescaleSlope=0)
+    variant("comma.dcm", b"1.25", b"1,25", RescaleSlope=1.25)
+    variant("video.dcm", b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0")
+    done = run(tmp_path, "--json")
+    assert done.status == 3
+    rows = {Path(row["file"]).stem: row for row in done.rows}
+    assert len(rows) == 7
+    assert {row["status"] for row in rows.values()} == {"ok", "failed"}
+    failed = {name: row["reason"] for name, row in rows.items() if row["status"] == "failed"}
+    assert failed.keys() == {"comma", "video"}
+    assert "RescaleSlope is no number but '1,25'" in failed["comma"]
+    assert "is not supported" in failed["video"]
+    read = [row for row in rows.values() if row["status"] == "ok"]
+    assert len({row["probability"] for row in read}) == 1

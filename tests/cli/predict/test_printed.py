@@ -129,6 +129,20 @@ def test_on_a_terminal_rows_and_progress_share_it(pictures: Path, tiny_bundle: P
     assert "6 slices: 6 classified" in text
 
 
+def test_nothing_is_wider_than_a_terminal(series: Path, bad: Path, tiny_bundle: Path) -> None:
+    watched, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "dumb", "COLUMNS": "80", "NO_COLOR": "1"}
+    folder = bad.rename(bad.with_name("a-folder-of-a-name-" + "x" * 80))
+    words = command(tiny_bundle, series, folder)
+    process = subprocess.Popen(words, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    text = re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", everything_shown(watched).decode())
+    assert process.wait() == 3
+    lines = [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n")]
+    assert max(map(len, lines)) <= 80
+    assert "Research use only, no diagnosis." in " ".join(text.split())
+
+
 def test_a_reader_that_goes_away_ends_it_quietly(pictures: Path, tiny_bundle: Path) -> None:
     for _ in range(3):
         process = subprocess.Popen(

@@ -76,8 +76,18 @@ def test_nothing_on_standard_input_is_explained(run: Run, tiny_bundle: Path, pic
     assert "do not go with --engine ray" in done.err
 
 
-@pytest.mark.parametrize("name", ["out.csv", "out.parquet", "out"])
-def test_told_to_end_it_leaves_no_temporary(tmp_path: Path, tiny_bundle: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "signalled"),
+    [
+        ("out.csv", signal.SIGTERM),
+        ("out.parquet", signal.SIGTERM),
+        ("out", signal.SIGTERM),
+        ("out.csv", signal.SIGHUP),
+    ],
+)
+def test_told_to_end_it_leaves_no_temporary(
+    tmp_path: Path, tiny_bundle: Path, name: str, signalled: signal.Signals
+) -> None:
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow")
     many, temporaries = write_pictures(tmp_path / "many", 400), tmp_path / "tmp"
@@ -90,9 +100,9 @@ def test_told_to_end_it_leaves_no_temporary(tmp_path: Path, tiny_bundle: Path, n
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signalled)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + signalled
     assert err == b""
     left = {path.name for path in tmp_path.iterdir()} - {"many", "tmp"}
     assert left == ({"out"} if name == "out" else set())

@@ -1,0 +1,58 @@
+"""The wheel, and the clone, installed by the tools that users have; without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from groundglass import __version__
+from groundglass.imaging.phantom import make_phantom, write_png
+
+ROOT = Path(__file__).parents[1]
+OFFLINE = re.compile(r"dns error|resolve|[Cc]onnection|timed out|unreachable")
+
+
+def run(*command: object, **environment: object) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    clean |= {name: str(value) for name, value in environment.items()}
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, env=clean, timeout=900
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("hatchling", reason="builds the wheel")
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tool", "what"), [("pipx", "wheel"), ("uv", "clone")])
+def test_what_is_installed_predicts(tool: str, what: str, wheel: Path, tmp_path: Path) -> None:
+    pytest.importorskip(tool)
+    source, python = wheel if what == "wheel" else ROOT, sys.executable
+    verb = ("install",) if tool == "pipx" else ("tool", "install")
+    places = {"PIPX_HOME": tmp_path / "home", "UV_TOOL_DIR": tmp_path / "home"}
+    places |= {"PIPX_BIN_DIR": tmp_path / "bin", "UV_TOOL_BIN_DIR": tmp_path / "bin"}
+    made = run(python, "-m", tool, *verb, "--python", python, source, **places)
+    if made.returncode and OFFLINE.search(made.stderr):
+        pytest.skip(f"no package index can be reached: {made.stderr.splitlines()[-1]}")
+    assert made.returncode == 0, made.stderr
+    groundglass = tmp_path / "bin" / "groundglass"
+    versions = run(groundglass, "--version", "--verbose").stdout.splitlines()
+    assert versions[0] == f"groundglass {__version__}"
+    assert not {"torch", "timm", "lightning"} & {line.split()[0] for line in versions}
+    write_png(make_phantom(np.random.default_rng(1), 0.4, 0.5, size=256), tmp_path / "slice.png")
+    done = run(groundglass, "predict", tmp_path / "slice.png", "--json")
+    assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "ok"), done.stderr
