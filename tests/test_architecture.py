@@ -46,8 +46,8 @@ CEILINGS = {
     "data": 2_560,
     "training": 3_700,
     "inference": 4_150,
-    "evaluation": 2_154,
-    "reporting": 687,
+    "evaluation": 2_125,
+    "reporting": 645,
     "cli": 1_970,
     "experiments": 1_450,
     "audit": 1_410,
@@ -55,7 +55,7 @@ CEILINGS = {
     "pacs": 1_080,
     "cluster": 310,
 }
-LINES, FILES, LINES_OF_TESTS = 25_495, 120, 21_150
+LINES, FILES, LINES_OF_TESTS = 25_560, 120, 21_150
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}

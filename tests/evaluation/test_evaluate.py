@@ -401,7 +401,7 @@ def test_figures_stand_beside_what_the_file_format_alone_gives_away(
     baseline = go(make_manifest(names)).file_format
     assert baseline is not None
     assert baseline.formats == formats
-    assert baseline.measured.metrics["auc"].value == {1: 0.5, 2: 1.0}[formats]
+    assert baseline.metrics["auc"].value == {1: 0.5, 2: 1.0}[formats]
     document = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert document["file_format_baseline"]["metrics"]["auc"]["value"] == {1: 0.5, 2: 1.0}[formats]
     text = Page(tmp_path / "out" / "report.html").text

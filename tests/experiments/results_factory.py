@@ -20,7 +20,8 @@ RUN = {
     "threads": 2,
 }
 RECIPE = {
-    "preprocessing": {"size": 160, "normalisation": "zero-mean"},
+    "preprocessing": {"size": 160, "crop": False, "normalisation": "zero-mean"},
+    "optimiser": {"lr": 0.0003},
     "synthesis": {"slices_per_epoch": 320, "severity": [0.08, 0.8]},
     "training": {"epochs": 14, "batch_size": 32},
 }

@@ -170,7 +170,7 @@ def test_damaged_nifti(tmp_path: Path, volume: Voxels, capfd: pytest.CaptureFixt
         with pytest.raises(ImageError, match="truncated"):
             list(read_slices(path))
     packed.write_bytes(gzip.compress(b"something else " * 100))
-    with pytest.raises(ImageError, match="a compressed file is not read"):
+    with pytest.raises(ImageError, match=r"not an image|compressed"):
         list(read_slices(packed))
     assert capfd.readouterr().err == ""
 
@@ -392,6 +392,8 @@ def test_metaimage_byte_order_synonyms_and_header_size(
         ({"DimSize": "64 48 -5"}, "limit"),
         ({"DimSize": "many 48 5"}, "damaged"),
         ({"ElementType": "MET_STRING"}, "not a CT"),
+        ({"ElementType": None}, "has no ElementType"),
+        ({"DimSize": None}, "has no DimSize"),
         ({"ElementNumberOfChannels": "3"}, "not a CT"),
         ({"TransformMatrix": "0 0 0 0 0 0 0 0 0"}, "damaged"),
         ({"TransformMatrix": "1 0 0 1"}, "damaged"),

@@ -28,7 +28,7 @@ from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.masks import MaskWriter, without_masks
 from groundglass.inference.output import OutputPlan
-from groundglass.inference.prediction import Evidence, Prediction, Status
+from groundglass.inference.prediction import COPY, Evidence, Prediction, Status
 
 LEFT = np.array([[1, 1, -1, -1]] * 4, np.float32)
 """A lesion map over the picture's left half."""
@@ -355,6 +355,22 @@ def test_a_series_in_parts_overwrites_nothing(tmp_path: Path, series: Path, bund
     names = [each.name for each in folder.iterdir()]
     assert len([name for name in names if name.endswith(".dcm")]) == 2
     assert len(names) == 6
+
+
+def test_series_of_one_uid_get_a_file_each(tmp_path: Path, series: Path, bundle: Bundle) -> None:
+    shutil.copytree(series, tmp_path / "scans" / "a")
+    shutil.copytree(series, tmp_path / "scans" / "b")
+    shutil.copytree(series, tmp_path / "scans" / "c")
+    for number, _ in enumerate(series.iterdir()):
+        change(tmp_path / "scans" / "c", number, PatientID="another")
+    predictions = predictions_of(tmp_path / "scans")
+    write(tmp_path / "masks", bundle, predictions)
+    assert [path.suffix for path in (tmp_path / "masks").iterdir()] == [".dcm"] * 3
+    stored = [Prediction.from_dict(each.to_dict()) for each in predictions]
+    copies = [
+        replace(each, status=Status.REFUSED, reason=f"{COPY} of x", file=f"z/{each.file}") for each in stored
+    ]
+    assert list(without_masks(tmp_path / "masks", [*stored, *copies])) == []
 
 
 def test_nothing_of_a_series_under_way_is_left(tmp_path: Path, series: Path, bundle: Bundle) -> None:

@@ -122,6 +122,27 @@ def test_a_series_comes_with_its_answer_its_three_slices_and_the_rest_from_feet_
     assert all((tmp_path / "out" / str(link)).is_file() for link in links if not str(link).startswith("#"))
 
 
+def test_several_series_are_listed_first_and_those_without_a_classified_slice_summed_up(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    alone = replace(OK, file="d/alone.dcm", series="1.7", opacity=12.0)
+    abdomen = replace(NECK, file="d/abdomen.dcm", series="1.8")
+    page = Page(write(tmp_path / "out", tiny_bundle, [alone, *SERIES, abdomen]))
+    listed = page.text["series"].partition("Slices")[2]
+    assert listed.split() == [
+        "1.",
+        "alone.dcm",
+        "COVID",
+        "0.912",
+        "12.0",
+        "%",
+        "1",
+        *["2.", "d", "COVID", "0.700", "–", "5"],
+    ]
+    assert "1 of 3 series are not shown: those without a classified slice" in page.text["series"]
+    assert "outside the lungs: hardly any lung 1 abdomen.dcm" in page.text["refused"]
+
+
 def test_loose_slices_stand_by_probability_and_equal_refusals_are_summed_up(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:
@@ -151,7 +172,7 @@ def test_every_text_is_escaped_and_nothing_is_run_or_fetched(tmp_path: Path, tin
 
 def test_memory_does_not_grow_with_the_pictures(tmp_path: Path, tiny_bundle: Path) -> None:
     folder = tmp_path / "out"
-    write(folder, tiny_bundle, [replace(OK, file=f"{n}.png", frame=None, series=None) for n in range(500)])
+    write(folder, tiny_bundle, [replace(OK, file=f"{n}.png", frame=None, series=None) for n in range(900)])
     noise = np.random.default_rng(0).integers(0, 256, (224, 224), np.uint8)
     nothing = np.zeros((1, 1), bool)
     (folder / "picture.svg").write_text(Layers.of(noise, nothing, nothing).svg())
@@ -160,8 +181,7 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path: Path, tiny_bundle: Pat
     write_report(folder / "again.html", folder / "predictions.jsonl", folder / "overlays", opened, totals, "")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (folder / "again.html").stat().st_size > 15e6
-    assert peak < 6e6
+    assert peak < 0.7 * (folder / "again.html").stat().st_size, "twice as much where the page is held"
 
 
 @pytest.mark.parametrize("span", [0, 1e-6, 0.7, 3, 99.5, 1234, 1e7])

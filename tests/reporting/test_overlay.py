@@ -63,11 +63,3 @@ def test_data_uri_holds_the_picture() -> None:
     decoded = cv2.imdecode(np.frombuffer(base64.b64decode(body), np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
     assert (decoded[:, :, ::-1] == picture).all()
-
-
-@pytest.mark.parametrize("channels", [(), (3,)], ids=["grey", "colour"])
-def test_pictures_side_by_side(channels: tuple[int, ...]) -> None:
-    pictures = [np.zeros((10, 20, *channels), np.uint8), np.zeros((40, 40, *channels), np.uint8)]
-    row = overlay.side_by_side(pictures, 20, gap=4)
-    assert row.shape == (20, 40 + 4 + 20, *channels)
-    assert (row[:, 40:44] == 255).all()

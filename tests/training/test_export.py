@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -121,6 +122,44 @@ def test_the_card_is_made_of_the_measured_figures(bundle: Path) -> None:
     assert "threshold" not in document
     assert "no medical device" in card
     assert "None" not in card
+    assert "COVID-CT" not in card
+    by_source = document["metrics"]["test"]["by_source"]["phantom"]
+    assert {truth: sum(given.values()) for truth, given in by_source.items()} == {"COVID": 6, "NonCOVID": 6}
+    assert f"| phantom | COVID | 6 | {by_source['COVID'].get('COVID', 0)} |" in card
+    assert "The weights were learned from phantom" in card
+
+
+def test_the_documented_lines_predict_from_the_files_what_predict_does(
+    bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "predict.md").read_text(encoding="utf-8")
+    lines = page.partition("## From the files of a bundle")[2].partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "first").symlink_to(bundle)
+    monkeypatch.chdir(tmp_path)
+    classifier = Classifier(Bundle.open(bundle))
+    for record in load_dataset(data).records[:4]:
+        (tmp_path / "slice.png").write_bytes(record.path.read_bytes())
+        known: dict[str, Any] = {}
+        exec(lines, known)  # noqa: S102
+        said = classifier.predict(record.path)
+        assert known["probability"] == pytest.approx(said.probability, abs=1e-4)
+        assert set(known["prediction_set"]) <= set(said.prediction_set), "flags only add to it"
+
+
+def test_a_split_without_test_part_is_exported_and_the_card_says_so(
+    run: Run, data: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "to_onnx", lambda *_: (bundle / "classifier.onnx").read_bytes())
+    untested = data.parent / "untested.csv"
+    untested.write_text("".join(f"{line}\n" for line in data.read_text().split() if "test" not in line))
+    export(Export(run, tmp_path / "b", (untested,), precision="fp32", cache=tmp_path), lambda _: None)
+    opened = Bundle.open(tmp_path / "b")
+    assert set(opened.info.metrics) == {"val"}
+    assert "The split has no test part" in opened.card
+    for output in (data / "x", tmp_path / "x"):
+        cache = data if output.parent == tmp_path else tmp_path
+        with pytest.raises(RunError, match="cannot be written"):
+            export(Export(run, output, (data,), cache=cache), lambda _: None)
 
 
 def shifted(model: bytes, sign: float) -> bytes:

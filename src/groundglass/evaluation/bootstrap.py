@@ -168,16 +168,10 @@ def with_interval(measured: Estimate, draws: NDArray[np.float64], patients: int)
 def share_of(
     holds: NDArray[np.bool_], patient: NDArray[np.str_], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """The share of slices of which something holds, with its interval.
+    """The share of slices of which ``holds``, shape (N,), is true, with its interval; see :func:`figure_of`.
 
     Where it holds of none or of all, no resample differs, and the interval is Wilson's for as many
     independent cases as there are patients (E. B. Wilson, JASA 22, 1927).
-
-    Args:
-        holds: of which slices it does, shape (N,); without slices there is no share.
-        patient: id of each slice's patient, shape (N,).
-        resamples: number of resamples.
-        seed: of the random generator.
     """
     if not len(holds):
         return Estimate(None)

@@ -33,15 +33,6 @@ class PredictionSets:
     uncertain: Estimate
     accuracy_where_certain: Estimate
 
-    def document(self) -> dict[str, Any]:
-        """Everything as plain JSON values."""
-        return {
-            "nominal_coverage": self.nominal_coverage,
-            "coverage": {name: share.bounds() for name, share in self.coverage.items()},
-            "uncertain": self.uncertain.bounds(),
-            "accuracy_where_certain": self.accuracy_where_certain.bounds(),
-        }
-
 
 def prediction_sets(
     part: Part,

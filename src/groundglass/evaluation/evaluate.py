@@ -6,7 +6,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -34,14 +34,14 @@ from groundglass.evaluation.metrics import (
     THRESHOLD,
     Confusion,
     Estimate,
-    compute_metrics,
+    Metrics,
     reliability,
     versions,
 )
 from groundglass.evaluation.part import Part, content_hash, fingerprint, part_warnings, select_part
 from groundglass.evaluation.segmentation import CountedEstimate, Segmentation, read_masks
 from groundglass.files import printable
-from groundglass.imaging.crop import CroppedSlice, Preprocessing
+from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.slice import CTSlice
 from groundglass.inference.calibration import Calibration
 from groundglass.inference.prediction import in_slice, lesion_mask
@@ -114,10 +114,6 @@ class TrainedRun(Protocol):
         """Specification of the split that it was trained on."""
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """How slices are cropped."""
-
-    @property
     def calibration(self) -> Calibration | None:
         """From logit to prediction set: a bundle's, which also has an input check; None of a run."""
 
@@ -148,16 +144,6 @@ class Applicability:
     beyond_95: Estimate | None
     prediction_sets: PredictionSets
 
-    def document(self) -> dict[str, Any]:
-        """Everything as plain JSON values."""
-        beyond = None if self.beyond_95 is None else {**self.beyond_95.bounds(), "meaning": BEYOND}
-        return {
-            "refused": self.refused.bounds(),
-            "reasons": dict(self.reasons),
-            "beyond_95": beyond,
-            "prediction_sets": self.prediction_sets.document(),
-        }
-
 
 @dataclass(frozen=True)
 class FormatBaseline:
@@ -165,45 +151,35 @@ class FormatBaseline:
 
     Attributes:
         formats: how many there are among the slices.
-        measured: its measures on the same slices.
-        difference: AUC of the network less its AUC, paired.
+        metrics: its measures on the same slices.
+        auc_difference: AUC of the network less its AUC, paired.
     """
 
     formats: int
-    measured: Bootstrap
-    difference: Estimate
+    metrics: Metrics
+    auc_difference: Estimate
 
     @classmethod
     def fit(
-        cls, part: Part, formats: Sequence[str], probability: NDArray[np.float64], resamples: int, seed: int
+        cls, part: Part, formats: Sequence[str], probability: NDArray[np.float64], measured: Bootstrap
     ) -> FormatBaseline | None:
-        """None where a label has fewer than two patients."""
+        """Beside the network's probabilities and measures; None where a label has fewer than two patients."""
         label, patient, kinds = part.label, part.patient, np.unique(formats)
         folds = min(5, *(len(np.unique(patient[label == value])) for value in (0, 1)))
         if folds < 2:
             return None
-        seen = np.full(len(label), 0.5)
+        seen, resampling = np.full(len(label), 0.5), {"resamples": measured.resamples, "seed": measured.seed}
         if len(kinds) > 1:
-            splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-            columns, model = np.array(formats)[:, None] == kinds, LogisticRegression()
-            fitted = cross_val_predict(
-                model, columns, label, groups=patient, cv=splitter, method="predict_proba"
-            )
+            splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=measured.seed)
+            columns, how = np.array(formats)[:, None] == kinds, {"cv": splitter, "method": "predict_proba"}
+            fitted = cross_val_predict(LogisticRegression(), columns, label, groups=patient, **how)
             seen = np.clip(fitted[:, 1], 0, 1)
-        drawn = [
-            resampled_metrics(label, each, patient, resamples=resamples, seed=seed)["auc"]
-            for each in (probability, seen)
-        ]
-        measured = bootstrap(label, seen, patient, resamples=resamples, seed=seed)
-        ours = compute_metrics(label, probability)["auc"].value
-        theirs = measured.metrics["auc"].value
-        gap = Estimate(None if ours is None or theirs is None else ours - theirs)
-        return cls(len(kinds), measured, with_interval(gap, drawn[0] - drawn[1], measured.patients))
-
-    def document(self) -> dict[str, Any]:
-        """Everything as plain JSON values."""
-        metrics = {name: each.bounds() for name, each in self.measured.metrics.items()}
-        return {"formats": self.formats, "metrics": metrics, "auc_difference": self.difference.bounds()}
+        ours, theirs = (
+            resampled_metrics(label, each, patient, **resampling)["auc"] for each in (probability, seen)
+        )
+        metrics = bootstrap(label, seen, patient, **resampling).metrics
+        gap = (measured.metrics["auc"].value or 0.0) - (metrics["auc"].value or 0.0)
+        return cls(len(kinds), metrics, with_interval(Estimate(gap), ours - theirs, measured.patients))
 
 
 @dataclass(frozen=True)
@@ -315,7 +291,7 @@ def evaluate(
     return Evaluation(
         chosen, sha256, logit, probability, measured, warnings, times, now, seconds, command, applicability,
         segmentation=masks.figures(resamples=resamples, seed=seed),
-        file_format=FormatBaseline.fit(chosen, formats, probability, resamples, seed),
+        file_format=FormatBaseline.fit(chosen, formats, probability, measured),
         by_patient=_by_patient(chosen, probability, resamples, seed),
     )  # fmt: skip
 
@@ -412,15 +388,24 @@ def _command(
     return shlex.join([*words, "--bootstrap", str(resamples), "--seed", str(seed)])
 
 
-def _segmentation_document(figures: Mapping[str, CountedEstimate]) -> dict[str, Any]:
-    """Empty without masks: then there is no such section."""
-    section = {name: {**each.estimate.bounds(), "slices": each.slices} for name, each in figures.items()}
-    return {"segmentation": section} if section else {}
+def plain(value: Any) -> Any:
+    """Data classes and mappings as JSON values, of estimates their value and bounds."""
+    if isinstance(value, Estimate):
+        return value.bounds()
+    if isinstance(value, CountedEstimate):
+        return {**value.estimate.bounds(), "slices": value.slices}
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    return {name: plain(each) for name, each in value.items()} if isinstance(value, Mapping) else value
 
 
 def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
     """Everything measured and everything needed to measure it again, as plain JSON values."""
-    part, measured, applicability = evaluation.part, evaluation.measured, evaluation.applicability
+    part, measured = evaluation.part, evaluation.measured
+    segmentation, applicability = plain(evaluation.segmentation), plain(evaluation.applicability)
+    patients = evaluation.by_patient
+    if applicability and applicability["beyond_95"]:
+        applicability["beyond_95"]["meaning"] = BEYOND
     covid, slices = int(part.label.sum()), len(part.records)
     return {
         "format": FORMAT,
@@ -458,11 +443,10 @@ def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
             "bins": BINS,
             "reliability": [asdict(each) for each in reliability(part.label, evaluation.probability)],
         },
-        "applicability": None if applicability is None else applicability.document(),
-        **_segmentation_document(evaluation.segmentation),
-        "file_format_baseline": evaluation.file_format and evaluation.file_format.document(),
-        "by_patient": evaluation.by_patient
-        and {"auc": evaluation.by_patient.estimate.bounds(), "patients": evaluation.by_patient.slices},
+        "applicability": applicability,
+        **({"segmentation": segmentation} if segmentation else {}),
+        "file_format_baseline": plain(evaluation.file_format),
+        "by_patient": patients and {"auc": patients.estimate.bounds(), "patients": patients.slices},
         "warnings": list(evaluation.warnings),
         "evaluations_of_these_slices": evaluation.times_evaluated,
         "time": evaluation.time,

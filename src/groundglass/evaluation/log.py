@@ -9,25 +9,14 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from groundglass.errors import RunError
 from groundglass.evaluation.part import Part
 from groundglass.files import printable, write_json
 
 FILE = "evaluations.json"
-
-
-@dataclass(frozen=True)
-class _Entry:
-    data: str
-    split: str | None
-    part: str
-    slices: int
-    fingerprint: str
-    time: str
-    output: str
 
 
 def record(run: Path, part: Part, sha256: str, time: str, output: Path) -> int:
@@ -46,24 +35,27 @@ def record(run: Path, part: Part, sha256: str, time: str, output: Path) -> int:
     Raises:
         RunError: the log is damaged or cannot be written.
     """
-    where = printable(output.absolute())
-    entry = _Entry(part.data, part.split, part.name, len(part.records), sha256, time, where)
+    entry = {
+        "data": part.data, "split": part.split, "part": part.name, "slices": len(part.records),
+        "fingerprint": sha256, "time": time, "output": printable(output.absolute()),
+    }  # fmt: skip
+    path = run / FILE
     try:
         with _locked(run):
-            entries = (*_read(run / FILE), entry)
-            write_json(run / FILE, {"format": 1, "evaluations": [asdict(each) for each in entries]})
+            entries = [*_read(path), entry]
+            write_json(path, {"format": 1, "evaluations": entries})
     except OSError as error:
-        raise RunError(
-            f"{run / FILE}: the evaluation cannot be recorded ({error}); make the run writable"
-        ) from None
-    return sum(each.fingerprint == sha256 for each in entries)
+        advice = f"the evaluation cannot be recorded ({error}); make the run writable"
+        raise RunError(f"{path}: {advice}") from None
+    return sum(each["fingerprint"] == sha256 for each in entries)
 
 
-def _read(path: Path) -> tuple[_Entry, ...]:
+def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        return tuple(_Entry(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["evaluations"])
+        entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
+        return [{**each, "fingerprint": each["fingerprint"]} for each in entries]
     except FileNotFoundError:
-        return ()
+        return []
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{path}: the evaluation log cannot be read ({error}); repair or remove it") from None
 

@@ -129,7 +129,7 @@ def measure_rows(evaluation: Evaluation) -> list[MeasureRow]:
             notes.append(reason)
         elif each.undefined_resamples > _UNDEFINED_WORTH_A_NOTE * resamples:
             notes.append(f"undefined in {each.undefined_resamples} of {resamples} resamples, left out")
-        beside = _in_words(baseline.measured.metrics[name]) if baseline and baseline.formats > 1 else ""
+        beside = _in_words(baseline.metrics[name]) if baseline and baseline.formats > 1 else ""
         rows.append(_row(TITLES[name], each, "; ".join(notes), headline=name in _HEADLINES, beside=beside))
         if name == "auc" and (patients := evaluation.by_patient) is not None:
             note = f"series score of each of {patients.slices} patients"
@@ -142,15 +142,15 @@ def _follows(evaluation: Evaluation) -> str:
     auc, baseline = evaluation.measured.metrics["auc"], evaluation.file_format
     if auc.value is None:
         return f"How well the labels are told apart cannot be said: {auc.reason}."
-    if baseline is None or baseline.difference.low is None or baseline.difference.high is None:
+    if baseline is None or baseline.auc_difference.low is None or baseline.auc_difference.high is None:
         return f"The AUC is {_in_words(auc)}; too few patients to say what the file format alone gives away."
     if baseline.formats == 1:
         return f"The AUC is {_in_words(auc)}; all slices have one file format, which gives nothing away."
-    seen = f"AUC {auc.value:.3f} against {baseline.measured.metrics['auc'].value:.3f}"
-    gap = f"difference {_in_words(baseline.difference)}"
-    if baseline.difference.low > 0:
+    seen = f"AUC {auc.value:.3f} against {baseline.metrics['auc'].value:.3f}"
+    gap = f"difference {_in_words(baseline.auc_difference)}"
+    if baseline.auc_difference.low > 0:
         return f"The network tells the labels apart better than the file format alone does ({seen}, {gap})."
-    worse = "worse" if baseline.difference.high < 0 else "no better, as far as these slices can show,"
+    worse = "worse" if baseline.auc_difference.high < 0 else "no better, as far as these slices can show,"
     return (
         f"The network tells the labels apart {worse} than the file format alone does ({seen}, {gap}): these slices "
         "do not show that it recognises the disease."

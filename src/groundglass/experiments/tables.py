@@ -270,9 +270,14 @@ def _settings(runs: Mapping[str, RunResult]) -> str:
     usual = {key: values.most_common(1)[0][0] for key, values in known.items() if key not in decided}
     size, epochs = usual["preprocessing.size"], counted(int(usual["training.epochs"]), "epoch")
     painted = usual["synthesis.slices_per_epoch"].replace("None", "0")
+    seen = {"True": " around the lungs", "False": " of the whole slice"}.get(
+        usual.get("preprocessing.crop", ""), ""
+    )
+    rate = f", learning rate {usual['optimiser.lr']}" if "optimiser.lr" in usual else ""
     sentences = [
-        f"{size} × {size} pixels, normalisation {usual['preprocessing.normalisation']}, {epochs} in batches of "
-        f"{usual['training.batch_size']}, {'no' if painted == '0' else painted} slices of lesion synthesis per epoch."
+        f"{size} × {size} pixels{seen}, normalisation {usual['preprocessing.normalisation']}, {epochs} in batches of "
+        f"{usual['training.batch_size']}{rate}, {'no' if painted == '0' else painted} slices of lesion synthesis per "
+        "epoch."
     ]
     for title, recipe in recipes.items():
         keys = [key for key in usual if key in recipe and str(recipe[key]) != usual[key]]

@@ -236,6 +236,9 @@ def _dtype(itk: str, name: str) -> np.dtype[Any]:
 def _copied(source: Source, folder: Path, limits: Limits, *, is_nrrd: bool) -> tuple[Path, list[Path]]:
     """A header in ``folder`` that refers to voxels in it and to nothing else, and the files of these voxels."""
     header, said, rest = _split_header(source.head(_HEADER_BYTES), is_nrrd=is_nrrd)
+    for key in () if is_nrrd else (b"NDims", b"DimSize", b"ElementType"):  # MetaIO prints what it misses
+        if not re.search(rb"^\s*%b\s*[=:]\s*\S" % key, header, re.MULTILINE):
+            raise ValueError(f"its header has no {key.decode()}")
     if is_nrrd and re.search(rb"^encoding:\s*bz", header, re.MULTILINE | re.IGNORECASE):
         raise ImageError(
             source.name, "its voxels are packed by bzip2, which cannot be read; save it with gzip"

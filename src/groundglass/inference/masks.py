@@ -198,7 +198,7 @@ def without_masks(folder: Path, predictions: Iterable[Prediction]) -> Iterator[P
     """Predictions of an earlier run, in its order, whose masks were not written or not completely."""
     group, complete = None, True
     for prediction in predictions:
-        if prediction.status is Status.FAILED:
+        if prediction.status is Status.FAILED or prediction.is_copy:
             continue
         following = _group_of(prediction)
         if following is None or following != group:
@@ -209,10 +209,11 @@ def without_masks(folder: Path, predictions: Iterable[Prediction]) -> Iterator[P
 
 
 def _group_of(prediction: Prediction) -> str | None:
-    """What masks are written together: a series, or the planes of a file; None for a picture."""
+    """What masks are written together: a series in a folder or zip, the planes of a file; None for a picture."""
     if prediction.frame is not None or prediction.series is None:
         return None if prediction.frame is None else prediction.file
-    return f"{prediction.study} {prediction.series} {prediction.stack}"
+    place = Path(prediction.file.partition("!")[0]).parent
+    return f"{prediction.study} {prediction.series} {prediction.stack} {place}"
 
 
 def _last_files(first: Prediction) -> list[str]:

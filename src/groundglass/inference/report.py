@@ -15,6 +15,8 @@ from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from groundglass import __version__
 from groundglass.files import atomic_path, counted, printable
 from groundglass.inference.bundle import Bundle
@@ -23,7 +25,7 @@ from groundglass.inference.prediction import Evidence, Prediction, Status
 from groundglass.inference.series import SERIES_SCORE, Axis, Curve, SeriesSummary, Totals, slices_in_score
 from groundglass.inference.writers import file_errors, read_predictions
 from groundglass.reporting.html import CITATION, NOTICE, environment
-from groundglass.reporting.overlay import Layers, Picture, fit, grey_picture, side_by_side
+from groundglass.reporting.overlay import Layers, Picture, fit, grey_picture
 
 SERIES, SLICES, CARRIERS = 200, 1000, 3
 """Most series on the page, most slices beside those that carry an answer, and how many of these each series shows."""
@@ -44,8 +46,8 @@ def evidence_picture(evidence: Evidence) -> Picture:
     Returns:
         Shape (H, W, 3).
     """
-    pair = grey_picture(evidence.slice.pixels), evidence.picture()
-    return side_by_side([fit(each, _HEIGHT) for each in pair], min(_HEIGHT, fit(pair[0], _HEIGHT).shape[0]))
+    grey, drawn = (fit(each, _HEIGHT) for each in (grey_picture(evidence.slice.pixels), evidence.picture()))
+    return np.hstack([grey, np.full((len(grey), 6, 3), 255, np.uint8), drawn])
 
 
 def picture_name(file: str, frame: int | None) -> str:
@@ -99,6 +101,7 @@ def write_report(
             for number, plan in sorted((key, plan) for key, plan in plans.items() if key is not None)
         ],
         series_count=len(summaries),
+        most=SERIES,
         score_meaning=SERIES_SCORE,
         loose=plans.get(None),
         refusals=sorted(survey.refusals.items(), key=lambda item: -item[1].count),
@@ -217,6 +220,12 @@ class _Panel:
     answers: Sequence[tuple[str, str, str]]
     plan: _Plan
     drawing: _Drawing | None
+
+    @property
+    def name(self) -> str:
+        """Of its folder or file; of a single slice its file's, as the folder may hold many such series."""
+        only = self.summary.counts.total == 1 and self.summary.carriers
+        return only[0].file if only else self.summary.name
 
 
 def _panel(number: int, summary: SeriesSummary, plan: _Plan) -> _Panel:

@@ -25,43 +25,20 @@ from numpy.typing import NDArray
 INK, MUTED, LINE = "#1f2328", "#5b6470", "#d5dae1"
 COVID, NON_COVID = "#d55e00", "#0072b2"
 
-PAGE_COLOURS: Mapping[str, str] = MappingProxyType(
-    {
-        INK: "var(--ink)",
-        MUTED: "var(--muted)",
-        LINE: "var(--line)",
-        COVID: "var(--covid)",
-        NON_COVID: "var(--other)",
-    }
-)
+PAGE_COLOURS: Mapping[str, str] = MappingProxyType({
+    INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", COVID: "var(--covid)", NON_COVID: "var(--other)",
+})  # fmt: skip
 """Colours of a figure and the CSS variables that replace them within a page."""
 
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "groundglass",
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 10,
-    "lines.linewidth": 1.8,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-}
+    "svg.fonttype": "none", "svg.hashsalt": "groundglass",
+    "font.family": "sans-serif", "font.size": 11, "text.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": MUTED, "axes.labelcolor": INK,
+    "axes.linewidth": 0.8, "axes.grid": True, "axes.axisbelow": True, "grid.color": LINE, "grid.linewidth": 0.6,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "legend.frameon": False, "legend.fontsize": 10, "lines.linewidth": 1.8,
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+}  # fmt: skip
 
 _NO_METADATA: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _GUIDE: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
@@ -88,15 +65,15 @@ def curve_figure(
     names: tuple[str, str],
     band: tuple[_Values, _Values, _Values] | None = None,
 ) -> Figure:
-    """ROC or precision-recall curve, as steps.
+    """ROC or precision-recall curve, as steps, and the line that chance would give, from edge to edge.
 
     Args:
         curve: values of each step along both axes, 0 to 1, shape (S,) each.
         label: what the legend says of the curve.
-        chance: height at the left and at the right edge of the line that chance would give.
+        chance: height of that line at both edges.
         point: of the threshold in use, None where it is undefined.
         names: of both axes.
-        band: 95 % interval of the curve's height: places along the axis, lower and upper edge, shape (G,) each.
+        band: 95 % interval of the curve: places along the axis, lower and upper edge, shape (G,) each.
     """
     with _axes() as (figure, axes):
         _unit_square(axes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -58,14 +59,9 @@ class MeasureRow:
 
 @dataclass(frozen=True)
 class FigurePanel:
-    """One figure.
+    """One figure: an ``<svg>`` element of this package, put into the page as it is, and what it shows in words.
 
-    Attributes:
-        name: unique within the report, letters and hyphens.
-        title: heading.
-        svg: an ``<svg>`` element that this package drew, put into the page as it is.
-        words: what the figure shows, read by everybody, screen readers included.
-        files: what can be downloaded, as data URIs by the suffix of the file.
+    ``name``, of letters and hyphens, is unique within the report; ``files`` are data URIs by the suffix of a file.
     """
 
     name: str
@@ -80,8 +76,7 @@ def data_uri(text: str, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(text.encode()).decode('ascii')}"
 
 
-@dataclass(frozen=True)
-class GalleryPicture:
+class GalleryPicture(NamedTuple):
     """A picture of a slice: a short caption, what it shows in words, and its data URI."""
 
     caption: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -96,13 +95,6 @@ def grey_picture(pixels: NDArray[np.uint8]) -> Picture:
     return np.asarray(np.repeat(pixels[:, :, None], 3, axis=2), np.uint8)
 
 
-def _opacity(lesion_map: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """The probability of lesion, enlarged to ``shape``, as opacity 0 to 0.62."""
-    finite = np.nan_to_num(lesion_map.astype(np.float32), nan=-30.0, posinf=30.0, neginf=-30.0)
-    smooth = np.asarray(cv2.resize(finite, shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
-    return np.asarray(np.float32(_STRENGTH) / (1 + np.exp(np.minimum(-smooth, 80))), np.float32)
-
-
 def map_layer(
     lesion_map: NDArray[np.floating], box: tuple[int, int, int, int], shape: tuple[int, int]
 ) -> NDArray[np.uint8]:
@@ -115,7 +107,10 @@ def map_layer(
         shape: (H, W) of the slice.
     """
     left, top, right, bottom = box
-    opacity = _opacity(lesion_map, (max(1, bottom - top), max(1, right - left)))
+    finite = np.nan_to_num(lesion_map.astype(np.float32), nan=-30.0, posinf=30.0, neginf=-30.0)
+    size = max(1, right - left), max(1, bottom - top)
+    smooth = np.asarray(cv2.resize(finite, size, interpolation=cv2.INTER_LINEAR), np.float32)
+    opacity = _STRENGTH / (1 + np.exp(np.minimum(-smooth, 80)))
     layer = np.zeros((*shape, 4), np.uint8)
     layer[..., :3] = LESION[::-1]
     rows, columns = slice(max(top, 0), min(bottom, shape[0])), slice(max(left, 0), min(right, shape[1]))
@@ -177,22 +172,3 @@ def png_data_uri(picture: Picture) -> str:
     pixels = picture[:, :, 0] if is_grey else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 6])[1]
     return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
-
-
-def side_by_side(pictures: Sequence[NDArray[np.uint8]], height: int, gap: int = 6) -> NDArray[np.uint8]:
-    """Pictures brought to one height and set in a row with white gaps.
-
-    Args:
-        pictures: uint8, shapes (H, W) grey, or all of them (H, W, 3) in colour; so is the row.
-        height: of the row in pixels.
-        gap: width of the white space between two pictures in pixels.
-    """
-    row: list[NDArray[np.uint8]] = []
-    for picture in pictures:
-        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-        shrinking = picture.shape[0] > height
-        resized = cv2.resize(
-            picture, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-        )
-        row += [np.full((height, gap, *picture.shape[2:]), 255, np.uint8), np.asarray(resized, np.uint8)]
-    return np.hstack(row[1:])

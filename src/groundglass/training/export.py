@@ -24,6 +24,7 @@ from groundglass.data.out_of_distribution import (
     phantom_slices,
     vary,
 )
+from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
 from groundglass.evaluation import log
 from groundglass.evaluation.calibration import series_rule, summary
@@ -51,18 +52,22 @@ from groundglass.inference.calibration import Calibration
 from groundglass.inference.input_check import LUNG, OTHER_PART, InputCheck, appearance
 from groundglass.inference.reference import EmbeddingReference
 from groundglass.training.input_check_fit import Examples, fit_input_check
-from groundglass.training.onnx import CLOSE, OPSET, largest_difference, outputs_of, quantise, to_onnx
+from groundglass.training.onnx import (
+    CALIBRATING,
+    CLOSE,
+    OPSET,
+    described,
+    largest_difference,
+    outputs_of,
+    quantise,
+    to_onnx,
+)
 from groundglass.training.run import Run
-from groundglass.training.samples import CroppedSet, load_cropped
-from groundglass.training.trainer import now, versions
+from groundglass.training.samples import CroppedSet, cache_folder, load_cropped
+from groundglass.training.trainer import check_writable, now, versions
 
 LARGEST_LOSS = 0.005
 """INT8 is chosen unless its validation AUC is lower than that of fp32 by more than this."""
-
-LICENCE = (
-    "Research use only, no medical device: most of the collections that the weights were learned from allow "
-    "research alone. Their images remain under their publishers' terms."
-)
 
 _COVERAGE = 0.9
 _COMPARED = 32
@@ -70,7 +75,7 @@ _BATCH = 32
 
 # The input check's examples: pictures are synthesised in full number for _ENOUGH slices or more.
 _PHANTOMS, _FEWEST_PHANTOMS = 450, 12
-_ENOUGH, _MOST_OWN, _MOST_LESION_FREE = 200, 600, 600
+_ENOUGH, _MOST_OWN, _MOST_LESION_FREE = 400, 600, 600
 # How much one slice of each source counts: the data set's own decide, variations and others support.
 _OWN, _VARIED, _LESION_FREE, _PHANTOM = 2.0, 1.0, 0.6, 2.0
 
@@ -135,13 +140,16 @@ class _Slices:
     parts: Mapping[str, Part]
     cropped: Mapping[str, CroppedSet]
 
-    def images(self, name: str) -> NDArray[np.float32]:
-        """Normalised, shape (N, size, size)."""
-        return self.run.preprocessing.normalise(self.cropped[name].pixels)
+    def images(self, name: str, at_most: int | None = None) -> NDArray[np.float32]:
+        """Normalised, shape (N, size, size); of more than ``at_most`` slices so many, drawn."""
+        pixels = self.cropped[name].pixels
+        if at_most is not None:
+            pixels = pixels[np.random.default_rng(0).permutation(len(pixels))[:at_most]]
+        return self.run.preprocessing.normalise(pixels)
 
 
 def export(job: Export, tell: Callable[[str], None]) -> Precision:
-    """Write a bundle; the test part is evaluated once more, which the run's evaluation log records.
+    """Write a bundle; a test part is evaluated once more, which the run's evaluation log records.
 
     Args:
         job: run, data and output.
@@ -151,39 +159,50 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
         The precision of the model in the bundle.
 
     Raises:
-        RunError: the run is unfinished, its network cannot be exported faithfully, or INT8 was asked for and
-            loses too much.
+        RunError: the run is unfinished, its network cannot be exported faithfully, INT8 was asked for and loses
+            too much, or the bundle cannot be written.
         DataError: the data are not those the run was trained on.
     """
     run = job.run
     if not run.info.get("finished", False):
         raise RunError(f"{run.path}: the training has not finished; resume it with --resume, then export")
-    slices = _load(job)
+    check_writable(job.output, "--output")
+    check_writable(job.cache or cache_folder(), "--cache")
+    slices = _load(job, tell)
     lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free).records
+    tell("gathering pictures that the input check is to accept and to refuse")
     examples = gather_examples(run.preprocessing, job.segmenter, slices.parts["train"].records, lesion_free)
     tell("exporting to ONNX")
     model, precision, auc = _choose(job, slices, tell)
     engine = Engine(model)
-    outputs = {name: _run(engine, slices.images(name)) for name in slices.parts}
+    tell("predicting and measuring")
+    normalise = run.preprocessing.normalise
+    outputs = {name: _run(engine, each.pixels, normalise) for name, each in slices.cropped.items()}
     calibration = Calibration.fit(outputs["val"].logit, slices.parts["val"].label, _COVERAGE)
     check = fit_check(examples, engine, run.preprocessing)
     reference = _reference(slices, outputs)
     if reference is None:
         tell("too few validation slices of other patients: how far other data lie will not be known")
-    _record(job, slices)
+    if "test" in slices.parts:
+        part = slices.parts["test"]
+        sha256 = fingerprint(part, slices.cropped["test"].sha256)
+        log.record(run.path, part, sha256, now(), job.output)
     fields = {
         **_fields(job, slices),
         "precision": precision,
         "calibration": {**asdict(calibration), "slices": len(slices.parts["val"].records)},
         "series": _series_rule(slices.parts["val"], outputs["val"].logit, calibration),
         "metrics": {
-            name: summary(slices.parts[name], outputs[name].logit, calibration) for name in ("val", "test")
+            name: summary(part, outputs[name].logit, calibration)
+            | {"by_source": _by_source(part, outputs[name].logit, calibration)}
+            for name, part in slices.parts.items()
+            if name != "train"
         },
         "validation_auc": auc,
     }
     phantom = make_phantom(np.random.default_rng(0), severity=0.5, level=0.5).slice.pixels
     contents = {
-        MODEL: model,
+        MODEL: described(model, run.preprocessing, calibration),
         REFERENCE: save_arrays({**check.as_arrays(), **(reference.as_arrays() if reference else {})}),
         LUNGS: job.segmenter.model,
         SELF_TEST: self_test(engine, job.segmenter, run.preprocessing, phantom),
@@ -256,7 +275,7 @@ def fit_check(examples: CheckExamples, engine: Engine, preprocessing: Preprocess
         engine: the model.
         preprocessing: whose normalisation is applied.
     """
-    embedding = _run(engine, preprocessing.normalise(examples.cropped)).embedding
+    embedding = _run(engine, examples.cropped, preprocessing.normalise).embedding
     features = np.concatenate([examples.appearance, embedding], axis=1)
     described = Examples(features, examples.kind, examples.group, examples.weight)
     return fit_input_check(described, examples.deciding)
@@ -296,11 +315,19 @@ def _interval(measure: Mapping[str, float | None]) -> str:
     return f"{_figure(measure['value'])} ({_figure(measure['low'])}–{_figure(measure['high'])})"
 
 
-def _load(job: Export) -> _Slices:
+def _load(job: Export, tell: Callable[[str], None]) -> _Slices:
+    """The parts that the split has; folds of the official training part, for instance, have no test part."""
     run = job.run
     manifest = load_pool(job.data).without(run.recipe.sampling.leave_out)
-    parts = {name: select_part(manifest, run.split_spec, name, run.seed) for name in PARTS}
-    parts["test"] = parts["test"].of_both_labels()
+    split = make_split(manifest, run.split_spec, run.seed, allow_overlap=True)
+    parts = {
+        name: select_part(manifest, run.split_spec, name, run.seed)
+        for name in PARTS
+        if name != "test" or split.parts.get(name)
+    }
+    if "test" in parts:
+        parts["test"] = parts["test"].of_both_labels()
+    tell(f"cropping {sum(len(part.records) for part in parts.values())} slices")
     cropped = {
         name: load_cropped(part.records, run.preprocessing, 0.0, job.cache, job.segmenter)
         for name, part in parts.items()
@@ -318,18 +345,19 @@ def _choose(
     """The model, its precision, and the validation AUC of each precision that was compared."""
     run, images, label = job.run, slices.images("val"), slices.parts["val"].label
     fp32 = to_onnx(run.network, run.preprocessing.size)
-    engine = Engine(fp32)
+    engine, pixels = Engine(fp32), slices.cropped["val"].pixels
     difference = largest_difference(run.network, engine, images[:_COMPARED])
     if difference > CLOSE:
         raise RunError(
             f"{run.path}: the exported network differs from PyTorch's by {difference:.2g} (limit {CLOSE})"
         )
-    auc: dict[Precision, float] = {"fp32": _auc(label, _run(engine, images).logit)}
+    normalise = run.preprocessing.normalise
+    auc: dict[Precision, float] = {"fp32": _auc(label, _run(engine, pixels, normalise).logit)}
     if job.precision == "fp32":
         return fp32, "fp32", auc
     tell("quantising to INT8")
-    int8 = quantise(fp32, slices.images("train"), images)
-    auc["int8"] = _auc(label, _run(Engine(int8), images).logit)
+    int8 = quantise(fp32, slices.images("train", CALIBRATING), images)
+    auc["int8"] = _auc(label, _run(Engine(int8), pixels, normalise).logit)
     loss = auc["fp32"] - auc["int8"]
     if loss <= LARGEST_LOSS:
         return int8, "int8", auc
@@ -345,8 +373,15 @@ def _auc(label: NDArray[np.int8], logit: NDArray[np.float32]) -> float:
     return float(roc_auc_score(label, logit))
 
 
-def _run(engine: Engine, images: NDArray[np.float32]) -> Outputs:
-    batches = [engine.run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+def _run(
+    engine: Engine,
+    pixels: NDArray[np.uint8],
+    normalise: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+) -> Outputs:
+    """Logits and embeddings; slices are normalised batch by batch, as floating point takes four times their memory."""
+    batches = [
+        engine.run(normalise(pixels[start : start + _BATCH])) for start in range(0, len(pixels), _BATCH)
+    ]
     logit, embedding = (
         np.concatenate([getattr(each, name) for each in batches]) for name in ("logit", "embedding")
     )
@@ -365,10 +400,16 @@ def _reference(slices: _Slices, outputs: Mapping[str, Outputs]) -> EmbeddingRefe
     return EmbeddingReference.fit(outputs["train"].embedding, outputs["val"].embedding[other])
 
 
-def _record(job: Export, slices: _Slices) -> None:
-    part = slices.parts["test"]
-    sha256 = fingerprint(part, slices.cropped["test"].sha256)
-    log.record(job.run.path, part, sha256, now(), job.output)
+def _by_source(
+    part: Part, logit: NDArray[np.float32], calibration: Calibration
+) -> dict[str, dict[str, dict[str, int]]]:
+    """By source and true label: how many slices got each label."""
+    table: dict[str, dict[str, Counter[str]]] = {}
+    for record, each in zip(part.records, logit, strict=True):
+        label = calibration.label(calibration.prediction_set(calibration.probability(float(each))))
+        source = table.setdefault(record.hospital, {})
+        source.setdefault(str(record.label and record.label.value), Counter())[label] += 1
+    return {name: {key: dict(each) for key, each in table[name].items()} for name in sorted(table)}
 
 
 def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
@@ -395,15 +436,25 @@ def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
             "lungs": {"sha256": job.segmenter.sha256, **job.segmenter.notes},
             "lesion_free": info.get("lesion_free"),
             "slices": {name: len(part.records) for name, part in slices.parts.items()},
+            "one_label": _one_label(slices.parts["train"]),
             "fingerprint": info.get("fingerprint"),
             "sha256": info["training_sha256"],
             "epochs": run.recipe.training.epochs,
             "seconds": info.get("training_seconds"),
             "versions": info.get("versions"),
         },
-        "licence": LICENCE,
+        "licence": "Research use only, no medical device. The weights were learned from "
+        f"{', '.join(info.get('sources') or info['data'])}: what the owners of these slices allow holds for the weights.",
         "versions": versions(),
     }
+
+
+def _one_label(part: Part) -> dict[str, str]:
+    """Sources of which every slice has one label, and that label."""
+    labels: dict[str, set[str]] = {}
+    for record in part.records:
+        labels.setdefault(record.hospital, set()).add(str(record.label and record.label.value))
+    return {name: min(each) for name, each in sorted(labels.items()) if len(each) == 1}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,11 @@ from torch import nn
 
 from groundglass.errors import RunError
 from groundglass.imaging import lungs
+from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import NOTES, SIDE
 from groundglass.inference.bundle import INPUT, OUTPUTS, Engine
+from groundglass.inference.calibration import Calibration
+from groundglass.inference.prediction import COVID, NON_COVID
 from groundglass.models.layers import Network
 from groundglass.models.lung_net import LungNet
 
@@ -51,10 +55,9 @@ _FLOATING = (4, 10, 20)
 # Candidates that differ from the fp32 model by no more than this share above the least difference are as good
 # as the closest; of these the one with the fewest convolutions in floating point is smallest and fastest.
 _AS_GOOD = 0.15
-# Calibration by extremes: more slices only bring more outliers.
-_CALIBRATING = 192
+CALIBRATING = 192
+"""Slices with which INT8 is calibrated; by extremes: more only bring more outliers."""
 _CALIBRATION_BATCH = 8
-_SEED = 0
 
 
 def to_onnx(network: Network, size: int) -> bytes:
@@ -73,6 +76,19 @@ def lungs_to_onnx(network: LungNet, notes: Mapping[str, Any]) -> bytes:
     model = onnx.load_from_string(_exported(network.eval(), SIDE, lungs.INPUT, [lungs.OUTPUT]))
     helper.set_model_props(model, {NOTES: json.dumps(notes)})
     return bytes(model.SerializeToString())
+
+
+def described(model: bytes, preprocessing: Preprocessing, calibration: Calibration) -> bytes:
+    """The model with what turns a slice into a label in its metadata, so that the file stands alone."""
+    proto = onnx.load_from_string(model)
+    values = {
+        "preprocessing": json.dumps(asdict(preprocessing)),
+        "labels": json.dumps([NON_COVID, COVID]),
+        "temperature": json.dumps(calibration.temperature),
+        "quantiles": json.dumps(dict(calibration.quantiles)),
+    }
+    helper.set_model_props(proto, values)
+    return bytes(proto.SerializeToString())
 
 
 def outputs_of(network: Network) -> list[str]:
@@ -164,18 +180,15 @@ def quantise(model: bytes, calibration: NDArray[np.float32], compared: NDArray[n
 
     Args:
         model: content of the fp32 ONNX file.
-        calibration: normalised cropped slices of the training part, shape (N, size, size).
+        calibration: normalised cropped slices of the training part, shape (N, size, size), about `CALIBRATING`.
         compared: others, shape (M, size, size), on which the candidates' logits are compared; no label is used.
     """
     expected = Engine(model).run(compared).logit
-    chosen = np.random.default_rng(_SEED).permutation(len(calibration))[:_CALIBRATING]
     with tempfile.TemporaryDirectory() as folder, _quiet_quantiser():
         folded = _folded(model, Path(folder))
         _pool_in_8_bits(folded)
         kept = _kept_floating(onnx.load(folded))
-        candidates = [
-            _quantised(folded, calibration[chosen], kept, count, Path(folder)) for count in _FLOATING
-        ]
+        candidates = [_quantised(folded, calibration, kept, count, Path(folder)) for count in _FLOATING]
     differences = [
         float(np.abs(Engine(candidate).run(compared).logit - expected).mean()) for candidate in candidates
     ]
@@ -242,6 +255,8 @@ def _quantised(
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
+        # The candidates' ranges are the same, and are measured once.
+        calibration_cache_path=folder / "ranges.json",
     )
     return output.read_bytes()
 

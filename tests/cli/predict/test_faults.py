@@ -112,7 +112,11 @@ def chest(series: Path) -> Path:
     body = dataset.pixel_array
     body[:] = -1000 - float(dataset.RescaleIntercept)
     rows, columns = np.mgrid[-1 : 1 : body.shape[0] * 1j, -1 : 1 : body.shape[1] * 1j]
-    body[rows**2 + columns**2 < 0.6] = 40 - float(dataset.RescaleIntercept)
+    inside = rows**2 + columns**2 < 0.6
+    noise = np.random.default_rng(0).normal(
+        40, 150, body.shape
+    )  # as of a scanner: few grey values are no slice
+    body[inside] = noise[inside] - float(dataset.RescaleIntercept)
     for name, position in (("neck", 40), ("abdomen", -90)):
         dataset.PixelData = body.tobytes()
         dataset.ImagePositionPatient = [0, 0, position]

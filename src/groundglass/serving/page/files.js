@@ -113,6 +113,12 @@ export class Progress {
     this.sent(0);
   }
 
+  /** Something of unknown length goes on. */
+  wait(text) {
+    byId("progress").hidden = false;
+    this.#say(text, null);
+  }
+
   sent(share) {
     this.#say(share < 1 ? `Sending ${this.#count()}, ${this.#mebibytes}: ${Math.floor(share * 100)} %` : "Sent. Waiting for the first prediction.", share < 1 ? share : null);
   }

@@ -123,7 +123,7 @@ class Page {
     const { predictions } = this.#result;
     const current = predictions[number ?? this.#current?.number] ?? this.#result.stacks[0]?.slices[0];
     if (!current) return;
-    this.cards.show(this.#result.stacks);
+    this.cards.show(this.#result.address, this.#result.stacks);
     this.#current = null;
     this.viewer.open(this.#result.address, current.stack, current.place);
     this.#tellHowLong(document.kept.seconds_left);
@@ -247,7 +247,8 @@ class Page {
 
   /** Classifies the synthetic series of the package as if it had been chosen. */
   async #try() {
-    const content = await this.#api.blob("/v2/synthetic.zip");
+    this.progress.wait("Drawing a synthetic series.");
+    const content = await this.#api.blob("/v2/synthetic.zip").finally(() => this.progress.end());
     await this.send([{ file: content, name: "Synthetic chest CT.zip" }]);
   }
 

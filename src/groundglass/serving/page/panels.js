@@ -13,6 +13,7 @@ const FULL = 50;
 
 /** Small pictures, fetched only while they are in sight, a few at a time. */
 class Thumbnails {
+  #known = new Map();
   #waiting = [];
   #running = 0;
 
@@ -25,16 +26,20 @@ class Thumbnails {
 
   /** A canvas on which the slice's picture appears once it is in sight. */
   of(slice) {
+    const path = slice?.image?.picture;
+    if (this.#known.has(path)) return this.#known.get(path);
     const canvas = element("canvas", { class: "thumbnail", width: 1, height: 1, "aria-hidden": "true" });
-    if (!slice?.image) return canvas;
-    canvas.path = slice.image.picture;
+    if (!path) return canvas;
+    canvas.path = path;
+    this.#known.set(path, canvas);
     this.observer.observe(canvas);
     return canvas;
   }
 
-  clear() {
-    this.observer.disconnect();
-    this.#waiting = [];
+  /** Forgets all but those of this result. */
+  keep(address) {
+    for (const path of this.#known.keys()) if (!path.startsWith(address)) this.#known.delete(path);
+    this.#waiting = this.#waiting.filter((canvas) => this.#known.has(canvas.path));
   }
 
   #want(canvas) {
@@ -79,10 +84,10 @@ export class Cards {
     });
   }
 
-  /** Shows the stacks of a result. */
-  show(stacks) {
+  /** Shows the stacks of the result at an address. */
+  show(address, stacks) {
     this.#stacks = stacks;
-    this.thumbnails.clear();
+    this.thumbnails.keep(address);
     const series = stacks.filter((stack) => stack.series);
     byId("left-title").hidden = !series.length;
     this.list.replaceChildren(...series.map((stack) => element("li", {}, this.#card(stack))));
@@ -143,7 +148,7 @@ export class Cards {
 function seriesLabel(series) {
   if (series.label) return element("strong", { class: `label ${kindOf(series)}`, text: series.label });
   const score = series.series_score;
-  return element("strong", { class: "label uncertain", text: score === null ? "no answer" : `score ${probabilityText(score)}` });
+  return element("strong", { class: "label", text: score === null ? "no answer" : `score ${probabilityText(score)}` });
 }
 
 function stripText({ slices }) {
@@ -207,12 +212,12 @@ function seriesWords(stack, meaning) {
 
 function answer(series) {
   const interval = series.interval ? ` (${series.interval.map(probabilityText).join(" to ")})` : "";
-  const score = series.series_score === null || series.series_score === undefined ? "" : `series score ${probabilityText(series.series_score)}${interval}`;
+  const score = typeof series.series_score === "number" ? `score ${probabilityText(series.series_score)}` : "";
   if (series.label) {
-    return element("p", { class: `verdict ${kindOf(series)}` }, element("strong", { class: "label", text: series.label }), ` ${score}`);
+    return element("p", { class: `verdict ${kindOf(series)}` }, element("strong", { class: "label", text: series.label }), element("span", { class: "muted", text: ` ${score}${interval}` }));
   }
   const why = series.classified ? (series.reason ?? "No label: no rule for series has been fitted.") : "No label: no slice of this series could be classified.";
-  return element("div", {}, ...(score ? [element("p", { class: "verdict" }, element("strong", { text: probabilityText(series.series_score) }), ` series score${interval}`)] : []), element("p", { class: "muted", text: why }));
+  return element("div", {}, ...(score ? [element("p", { class: "verdict" }, element("strong", { text: probabilityText(series.series_score) }), ` series score`, element("span", { class: "muted", text: interval }))] : []), element("p", { class: "muted", text: why }));
 }
 
 const volumeText = ({ lung_ml: lung, lesion_ml: lesion }) => (lung === null ? "" : `: ${Math.round(lesion).toLocaleString("en")} of ${Math.round(lung).toLocaleString("en")} ml`);

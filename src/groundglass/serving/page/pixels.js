@@ -84,11 +84,12 @@ export class Pixels {
    */
   plane(address, stack, plane, index) {
     const base = `${address}/series/${stack.index}/${plane}/${index}`;
-    if (!this.#planes.has(base)) {
-      this.#planes.set(base, this.#across(base, stack, plane));
+    const key = `${base} ${stack.slices.length}`; // a stack may still grow
+    if (!this.#planes.has(key)) {
+      this.#planes.set(key, this.#across(base, stack, plane));
       if (this.#planes.size > PLANES) this.#planes.delete(this.#planes.keys().next().value);
     }
-    return this.#planes.get(base);
+    return this.#planes.get(key);
   }
 
   #next() {
@@ -141,11 +142,11 @@ export class Pixels {
 
   async #across(base, { slices, volume }, plane) {
     const [bytes, outlines] = await Promise.all([this.api.bytes(`${base}/hounsfield.raw`), this.api.text(`${base}/outline.svg`)]);
-    const { spacing, orientation } = slices[0].image;
+    const { spacing, orientation, rows, columns } = slices[0].image;
     const values = new Int16Array(bytes);
-    const [across, along] = plane === "coronal" ? [spacing[1], orientation.slice(0, 3)] : [spacing[0], orientation.slice(3)];
+    const [width, across, along] = plane === "coronal" ? [columns, spacing[1], orientation.slice(0, 3)] : [rows, spacing[0], orientation.slice(3)];
     return {
-      width: values.length / slices.length, height: slices.length, values, unit: "hounsfield",
+      width, height: values.length / width, values, unit: "hounsfield",
       spacing: [volume.gap, across], directions: [along, [0, 0, -1]], key: base, ...contours(outlines, CUT.plane),
     };
   }

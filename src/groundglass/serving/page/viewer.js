@@ -40,22 +40,27 @@ export class Viewer {
 
   /** Shows a stack from one of its slices on; what was shown stays as it is looked at. */
   open(address, stack, index) {
-    if (this.#stack?.index !== stack.index || this.#address !== address) this.stop();
+    if (this.#stack?.index !== stack.index || this.#address !== address) this.#begin(stack);
     this.#stack = stack;
     this.#address = address;
     byId("planes").disabled = !stack.volume;
     if (!stack.volume) this.#arrange(false);
-    const middle = stack.slices[0].image;
-    if (middle && !this.#at.coronal) this.#at = { coronal: middle.rows >> 1, sagittal: middle.columns >> 1 };
     this.bar.show(stack.slices);
     this.show(index);
+  }
+
+  /** Another stack begins whole, with its planes through the middle. */
+  #begin({ slices }) {
+    this.stop();
+    const { rows, columns } = slices[0].image ?? { rows: 0, columns: 0 };
+    this.#at = { coronal: rows >> 1, sagittal: columns >> 1 };
+    for (const view of Object.values(this.#views)) view.fit();
   }
 
   /** Shows nothing and forgets all pixels. */
   clear() {
     this.stop();
     this.#stack = null;
-    this.#at = { coronal: 0, sagittal: 0 };
     this.pixels.clear();
     this.measures.clear();
     for (const view of Object.values(this.#views)) view.show(null);
