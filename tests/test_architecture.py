@@ -45,9 +45,9 @@ CEILINGS = {
     "models": 990,
     "data": 2_560,
     "training": 3_700,
-    "inference": 4_150,
-    "evaluation": 2_125,
-    "reporting": 645,
+    "inference": 4_175,
+    "evaluation": 2_100,
+    "reporting": 640,
     "cli": 1_970,
     "experiments": 1_450,
     "audit": 1_410,
@@ -55,7 +55,7 @@ CEILINGS = {
     "pacs": 1_080,
     "cluster": 310,
 }
-LINES, FILES, LINES_OF_TESTS = 25_560, 120, 21_150
+LINES, FILES, LINES_OF_TESTS = 25_560, 120, 21_269
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}

@@ -398,7 +398,9 @@ def test_figures_stand_beside_what_the_file_format_alone_gives_away(
 ) -> None:
     labels = [record.label for record in make_manifest()]
     names = {number: f"{number}.{suffix[label]}" for number, label in enumerate(labels) if label}
-    baseline = go(make_manifest(names)).file_format
+    evaluation = go(make_manifest(names))
+    assert words in str(next(tables(evaluation)).caption)
+    baseline = evaluation.file_format
     assert baseline is not None
     assert baseline.formats == formats
     assert baseline.metrics["auc"].value == {1: 0.5, 2: 1.0}[formats]

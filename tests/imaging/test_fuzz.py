@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -52,7 +55,19 @@ DICOM_KINDS: dict[str, dict[str, object]] = {
     },
 }
 BARE = {"dicom-implicit": (True, True), "dicom-explicit": (False, True), "dicom-big-endian": (False, False)}
+TIFF_KINDS: dict[str, dict[str, Any]] = {
+    "tiff-tiled": {"tile": (16, 32), "compression": "lzw", "predictor": True},
+    "tiff-big": {"bigtiff": True, "byteorder": ">"},
+    "tiff-inverse": {"photometric": "miniswhite", "compression": "packbits"},
+    "tiff-jpeg": {"compression": "jpeg"},
+    "tiff-zstd": {"compression": "zstd"},
+    "tiff-stack": {"imagej": True, "metadata": {"axes": "ZYX"}},
+    "tiff-float": {"compression": "zlib", "predictor": True},
+    "tiff-colours": {"photometric": "rgb", "planarconfig": "separate"},
+}
 GENERATED = [
+    *TIFF_KINDS,
+    *("tiff-pyramid", "nifti-extension", "nifti-members", "nifti-label", "metaimage-key"),
     *("png", "png-alpha", "png-palette", "png-16", "jpeg", "bmp"),
     *("tiff", "tiff-lzw", "tiff-deflate", "tiff-pages", "dicom", "dicom-frames", *COMPRESSED),
     *("dicom-enhanced", "dicom-deflated", "jpeg-12-bit", "htj2k", *DICOM_KINDS, *BARE),
@@ -114,6 +129,10 @@ def generated(
         bare = pydicom.Dataset()
         bare.update(dataset)
         bare.save_as(folder / name, implicit_vr=implicit, little_endian=little)
+    _write_odd_kinds(folder, chest, volume)
+    write_metaimage(folder / "k.mha", volume).rename(folder / "metaimage-key")
+    key = (folder / "metaimage-key").read_bytes()
+    (folder / "metaimage-key").write_bytes(b"Modality = MET_MOD_CT\nwords\n" + key)
     nib.Nifti1Image(volume, np.eye(4)).to_filename(folder / "a.nii")
     nib.Nifti1Image(volume, np.eye(4)).to_filename(folder / "a.nii.gz")
     (folder / "a.nii").rename(folder / "nifti")
@@ -127,6 +146,33 @@ def generated(
         for name in ("png", "jpeg", "jpeg-lossless", "metaimage"):
             archive.write(folder / name, f"{name}.bin")
     return {name: (folder / name).read_bytes() for name in GENERATED}
+
+
+def _write_odd_kinds(folder: Path, chest: NDArray[np.int16], volume: NDArray[np.int16]) -> None:
+    """Kinds of TIFF and NIfTI that other software writes."""
+    grey = LUNG.apply(chest)
+    for name, options in TIFF_KINDS.items():
+        shaped = {
+            "tiff-stack": np.stack([grey] * 3),
+            "tiff-colours": np.stack([grey] * 3),
+            "tiff-float": chest / 1.0,
+        }
+        tifffile.imwrite(folder / name, shaped.get(name, grey), **options)
+    with tifffile.TiffWriter(folder / "tiff-pyramid") as file:
+        file.write(grey, subifds=1)
+        file.write(grey[::2, ::2], subfiletype=1)
+        file.write(grey)
+    nifti = nib.Nifti1Image(volume, np.eye(4))
+    nifti.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"x" * 400))
+    nifti.to_filename(folder / "a.nii")
+    (folder / "a.nii").rename(folder / "nifti-extension")
+    content = (folder / "nifti-extension").read_bytes()
+    parts = [content[start : start + 4000] for start in range(0, len(content), 4000)]
+    (folder / "nifti-members").write_bytes(b"".join(map(gzip.compress, parts)))
+    labels = nib.Nifti2Image((volume > 0).astype(np.uint8), np.eye(4))
+    labels.header.set_intent("label")
+    labels.to_filename(folder / "a.nii")
+    (folder / "a.nii").rename(folder / "nifti-label")
 
 
 def _place(draw: st.DrawFn, size: int) -> int:

@@ -178,6 +178,8 @@ def test_a_series_has_one_answer(classifier: Classifier, folder: Path) -> None:
     headers = [pydicom.dcmread(path) for path in folder.iterdir()]
     assert classifier.predict_series(headers).curve == by_folder.curve
     assert classifier.predict_series(classifier.predict(folder)) == by_folder, "nothing is classified twice"
+    assert by_folder.to_frame()["at"].tolist() == [0, 10, 20, 30]
+    assert f"<b>{by_folder.label or 'no label'}</b>, series score" in by_folder._repr_html_()
     volume = classifier.predict_series(np.stack([HU] * 3), hu=True)
     assert (volume.series, volume.counts.ok, volume.curve.axis) == (None, 3, "frame")
     loose = classifier.predict_series([PIXELS, PIXELS])
@@ -279,7 +281,12 @@ def test_a_provider_goes_by_any_of_its_names(tiny_bundle: Path, names: Any) -> N
     assert groundglass.load(tiny_bundle, providers=names).predict(PIXELS).status is Status.OK
 
 
-def test_a_provider_that_is_not_there_is_named(tiny_bundle: Path) -> None:
+def test_a_provider_that_is_not_there_is_named(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    with monkeypatch.context() as patch:
+        patch.setattr("onnxruntime.get_available_providers", lambda: listed)
+        with pytest.raises(BundleError, match=r"CUDA.* does not start on this"):
+            groundglass.load(tiny_bundle, providers="cuda")  # ONNX Runtime would fall back without a word
     with pytest.raises(BundleError, match=r"tpu: .* choose of .*cpu"):
         groundglass.load(tiny_bundle, providers="tpu")
 

@@ -42,15 +42,7 @@ def prediction_sets(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> PredictionSets:
-    """Measure the prediction sets of a part's slices.
-
-    Args:
-        part: the slices.
-        probability: of COVID, calibrated, shape (N,).
-        calibration: whose prediction sets are measured.
-        resamples: of the bootstrap over patients.
-        seed: of the bootstrap.
-    """
+    """Measure the prediction sets of a part's slices by their calibrated probabilities of COVID, shape (N,)."""
     sets = [calibration.prediction_set(float(value)) for value in probability]
     called = np.array([calibration.label(each) for each in sets])
     truth = np.where(part.label == 1, COVID, NON_COVID)
@@ -114,10 +106,7 @@ def series_rule(
 def summary(part: Part, logit: NDArray[np.floating], calibration: Calibration) -> dict[str, Any]:
     """Measures of calibrated probabilities with intervals, and what the prediction sets are worth.
 
-    Args:
-        part: the slices.
-        logit: of COVID, before calibration, shape (N,).
-        calibration: from logit to probability and prediction set.
+    ``logit``, shape (N,), are those of a part's slices before calibration.
     """
     probability = np.array([calibration.probability(float(value)) for value in logit])
     measured = bootstrap(part.label, probability, part.patient)

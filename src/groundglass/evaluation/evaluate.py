@@ -410,35 +410,20 @@ def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "run": {
-            "path": printable(run.path),
-            "recipe": run.recipe.name,
-            "network": run.recipe.network.name,
-            "seed": run.seed,
-            "split": run.split_spec,
-            "training_seconds": run.info.get("training_seconds"),
+            "path": printable(run.path), "recipe": run.recipe.name, "network": run.recipe.network.name,
+            "seed": run.seed, "split": run.split_spec, "training_seconds": run.info.get("training_seconds"),
             "versions": run.info.get("versions"),
         },
         "data": {
-            "name": part.data,
-            "root": printable(part.root),
-            "split": part.split,
-            "part": part.name,
-            "slices": slices,
-            "covid": covid,
-            "non_covid": slices - covid,
-            "patients": measured.patients,
-            "unlabelled": part.unlabelled,
-            "fingerprint": evaluation.sha256,
+            "name": part.data, "root": printable(part.root), "split": part.split, "part": part.name,
+            "slices": slices, "covid": covid, "non_covid": slices - covid, "patients": measured.patients,
+            "unlabelled": part.unlabelled, "fingerprint": evaluation.sha256,
         },
         "positive": "COVID",
         "threshold": THRESHOLD,
         "metrics": {name: asdict(each) for name, each in measured.metrics.items()},
         "confusion": asdict(evaluation.confusion),
-        "interval": {
-            **measured.method(),
-            "one_class_resamples": measured.one_class,
-            "seed": measured.seed,
-        },
+        "interval": {**measured.method(), "one_class_resamples": measured.one_class, "seed": measured.seed},
         "calibration": {
             "bins": BINS,
             "reliability": [asdict(each) for each in reliability(part.label, evaluation.probability)],
@@ -453,4 +438,4 @@ def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
         "seconds": round(evaluation.seconds, 3),
         "versions": versions(),
         "command": evaluation.command,
-    }
+    }  # fmt: skip

@@ -84,7 +84,7 @@ def tables(evaluation: Evaluation) -> Iterator[Table]:
         measure_rows(evaluation),
         f"COVID right {confusion.true_positive}, missed {confusion.false_negative}; "
         f"NonCOVID right {confusion.true_negative}, false alarms {confusion.false_positive}. "
-        f"Intervals: bootstrap over patients, {measured.resamples} resamples.",
+        f"Intervals: bootstrap over patients, {measured.resamples} resamples. {_follows(evaluation)}",
     )
     if evaluation.applicability is not None:
         yield _table("Whether the bundle fits these slices", _fit_rows(evaluation.applicability))

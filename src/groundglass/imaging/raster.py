@@ -84,8 +84,7 @@ def _check_size(width: int, height: int, name: str, limits: Limits) -> None:
 
 
 def _deep(values: NDArray[Any], origin: Origin, slope: float = 1.0, intercept: float = 0.0) -> CTSlice:
-    scale = find_scale(values, origin.file, slope, intercept)
-    pixels, hounsfield = scale.apply(values * np.float32(slope) + np.float32(intercept))
+    pixels, hounsfield = find_scale(values, origin.file, slope, intercept).apply(values)
     return CTSlice(pixels, origin, hounsfield)
 
 
@@ -169,14 +168,12 @@ def _rgb(page: Any, values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     photometric = int(page.photometric)
     if values.dtype == np.uint16:
         values = (values >> 8).astype(np.uint8)
-    if values.dtype != np.uint8 or photometric not in {_RGB, _PALETTE, _CMYK, _YCBCR}:
+    known = photometric in {_RGB, _PALETTE, _CMYK} or (photometric == _YCBCR and page.compression in _JPEG)
+    if values.dtype != np.uint8 or not known:
         raise ImageError(name, "TIFF of these colours is not supported; save it as grey or as RGB of 8 bits")
     if photometric == _CMYK:
         inks = 255 - values[..., :4].astype(np.uint16)
         values = inks[..., :3] * inks[..., 3:] // 255
-    elif photometric == _YCBCR and page.compression not in _JPEG:
-        ycbcr = Image.frombytes("YCbCr", values.shape[1::-1], values[..., :3].tobytes())
-        values = np.asarray(ycbcr.convert("RGB"))
     return values[..., : 4 if 2 in page.extrasamples[:1] else 3].astype(np.uint8)
 
 

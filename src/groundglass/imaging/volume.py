@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
 from groundglass.imaging.slice import LABELS, CTSlice, Origin, VoxelGrid
-from groundglass.imaging.source import DEFAULT_LIMITS, FileSource, Limits, Source, guarded
+from groundglass.imaging.source import (
+    DEFAULT_LIMITS,
+    FileFormat,
+    FileSource,
+    Limits,
+    Source,
+    ZipSource,
+    guarded,
+    identify,
+)
 from groundglass.imaging.window import find_scale
 
 _HEADER_BYTES = 2**20
@@ -51,7 +60,7 @@ def read_nifti(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSl
 
     content = source.read(limits)
     head = _plain(content, 540)
-    kind = Nifti2Header if _is_nifti(head, b"2") else Nifti1Header
+    kind = Nifti2Header if head[4:8] in {b"n+2\0", b"ni2\0"} else Nifti1Header
     size = kind.template_dtype.itemsize
     # Neither extensions nor nibabel's own repairs, which it logs to standard error, are wanted.
     header = kind(head[:size], check=False)
@@ -97,13 +106,13 @@ def _other_half(source: Source) -> Source:
 
 
 def _own_name(source: Source) -> str:
-    return PurePath(source.name.rpartition("!")[2]).name
+    return PurePath(source.member if isinstance(source, ZipSource) else source.name).name
 
 
 def header_of(source: Source) -> Source | None:
     """The header beside a file that is no image of its own but holds that header's voxels, or None."""
     name = _own_name(source)
-    match = re.fullmatch(r"(.+?)\.(img|z?raw|bin|dat)(\.gz)?", name, re.IGNORECASE)
+    match = re.fullmatch(r"([^:]+?)\.(img|z?raw|bin|dat)(\.gz)?", name, re.IGNORECASE)
     for suffix in (".hdr", ".hdr.gz", ".mhd", ".nhdr") if match else ():
         header = source.sibling(match[1] + suffix)  # type: ignore[index]
         if header is not None and (suffix.startswith(".hdr") or name.encode() in header.head()):
@@ -113,15 +122,9 @@ def header_of(source: Source) -> Source | None:
 
 def is_gzipped_nifti(head: bytes) -> bool:
     """Whether a gzip-compressed file's beginning is that of a NIfTI volume."""
-    try:
-        plain = _plain(head, 348)
-    except (OSError, zlib.error):
-        return False
-    return _is_nifti(plain, b"1") or _is_nifti(plain, b"2")
-
-
-def _is_nifti(head: bytes, version: bytes) -> bool:
-    return (head[344:348] if version == b"1" else head[4:8]) in {b"n+%b\0" % version, b"ni%b\0" % version}
+    with suppress(OSError, zlib.error):
+        return identify(_plain(head, 348)) is FileFormat.NIFTI
+    return False
 
 
 def _plain(content: bytes, count: int) -> bytes:
@@ -342,7 +345,6 @@ def _axial_slices(volume: _Volume, origin: Origin) -> Iterator[CTSlice]:
         raise ValueError("the orientation is degenerate or not finite")
     upright = orientations.apply_orientation(volume.values, axes)
     affine = volume.affine @ orientations.inv_ornt_aff(axes, volume.values.shape)
-    slope, intercept = np.float32(volume.slope), np.float32(volume.intercept)
     scale = find_scale(upright, origin.file, volume.slope, volume.intercept)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     along_row, along_column = (-affine[:3, axis] / lengths[axis] * _LPS for axis in (0, 1))
@@ -352,8 +354,7 @@ def _axial_slices(volume: _Volume, origin: Origin) -> Iterator[CTSlice]:
     runs = tuple((int(axis), int(-way if axis < 2 else way)) for axis, way in axes)
     grid = VoxelGrid(volume.values.shape, tuple(map(tuple, volume.affine.tolist())), runs)
     for index in range(count):
-        plane = upright[::-1, ::-1, index].T.astype(np.float32)
-        pixels, hounsfield = scale.apply(plane * slope + intercept)
+        pixels, hounsfield = scale.apply(upright[::-1, ::-1, index].T)
         x, y, z = ((affine @ (width - 1, height - 1, index, 1))[:3] * _LPS).tolist()
         place = replace(
             origin,

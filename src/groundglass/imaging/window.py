@@ -74,18 +74,23 @@ class Scale:
     """What the numbers of an image or volume mean.
 
     Attributes:
-        offset: subtracted from them, it leaves Hounsfield units; None where they are grey values.
+        slope: the stored values are multiplied by it,
+        intercept: and this is added.
+        offset: subtracted from that, it leaves Hounsfield units; None where they are grey values.
         black: number that is shown black, of grey values.
         white: number that is shown white, of grey values.
     """
 
+    slope: float = 1.0
+    intercept: float = 0.0
     offset: float | None = None
     black: float = 0.0
     white: float = 255.0
 
+    @np.errstate(over="ignore", invalid="ignore")  # of damaged files
     def apply(self, values: NDArray[np.generic]) -> tuple[Grey, Hounsfield | None]:
         """Grey values for display and, where the numbers mean that, Hounsfield units."""
-        numbers = values.astype(np.float32)
+        numbers = values.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
         if self.offset is not None:
             hounsfield = as_hounsfield(numbers - np.float32(self.offset))
             return LUNG.apply(hounsfield), hounsfield
@@ -94,6 +99,7 @@ class Scale:
         return np.asarray(np.clip(np.rint(grey), 0, 255), np.uint8), None
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of damaged files
 def find_scale(
     values: NDArray[np.generic], name: str, slope: float = 1.0, intercept: float = 0.0, *, grey: bool = False
 ) -> Scale:
@@ -119,14 +125,16 @@ def find_scale(
         np.float64
     )
     sample = np.append(sample[np.isfinite(sample)] * slope + intercept, (minimum, maximum))
-    if minimum < 0 and not grey and _is_hounsfield(sample, minimum):
-        return Scale(offset=0.0)
-    if values.dtype == np.int8:
-        return Scale(black=-128.0 if minimum < 0 else 0.0, white=127.0)
+    above = sample[sample > minimum]  # of which one may be padding
+    in_range = not above.size or np.mean((above > -1100) & (above < 4000)) > 0.9
+    if minimum < SURELY_HOUNSFIELD and in_range and not grey:
+        return Scale(slope, intercept, offset=0.0)
+    if values.dtype == np.int8 and slope == 1:
+        return Scale(slope, intercept, black=-128.0 if minimum < 0 else 0.0, white=127.0)
     if minimum >= 0 and maximum > _FULL_SCALES[1] and not grey:
         offset = next((each for each in _OFFSETS if _is_chest(sample - each)), None)
         if offset is not None:
-            return Scale(offset=offset)
+            return Scale(slope, intercept, offset)
     whole = bool((sample == np.rint(sample)).all())
     scales = _FULL_SCALES if values.dtype.kind in "biu" and slope == 1 else (1.0, *_FULL_SCALES)
     white = next((scale for scale in scales if maximum <= 1.01 * scale), np.inf)
@@ -135,17 +143,9 @@ def find_scale(
     if minimum >= -0.01 * white and (
         used >= (0.25 if whole else 0.5) or (whole and white <= _FULL_SCALES[0])
     ):
-        return Scale(white=white)
+        return Scale(slope, intercept, white=white)
     known = "neither Hounsfield units nor grey values of 0 to 1, or of 8, 10, 12, 14, 16 or 32 bits"
     raise NotASliceError(name, f"its numbers, from {minimum:g} to {maximum:g}, fit no known scale: {known}")
-
-
-def _is_hounsfield(sample: NDArray[np.float64], minimum: float) -> bool:
-    """Whether numbers reach down to air and lie within a scanner's range, but for one padding below it."""
-    above = sample[sample > minimum]
-    return minimum < SURELY_HOUNSFIELD and bool(
-        not above.size or np.mean((above > -1100) & (above < 4000)) > 0.9
-    )
 
 
 def _is_chest(sample: NDArray[np.float64]) -> bool:

@@ -49,7 +49,9 @@ def from_object(thing: Any, number: int | None = None, *, hu: bool = False) -> S
         raise TypeError(
             f"{type(thing).__name__}: no slice; give a path, array, image, data set or a list of these"
         )
-    slices = {"nibabel": _of_nibabel, "SimpleITK": _of_itk, "PIL": _of_picture}.get(kind, _of_array)
+    slices = (
+        _of_picture if kind == "PIL" and not hu else _of_array if kind in {"PIL", "array"} else _of_volume
+    )
     return guard_each(slices(thing, Origin(name, kind), hu), name, kind)
 
 
@@ -68,19 +70,14 @@ def _content(dataset: Any) -> bytes:
     return stream.getvalue()
 
 
-def _of_nibabel(image: Any, origin: Origin, _: bool) -> Iterator[CTSlice]:
-    yield from slices_of_voxels(np.asanyarray(image.dataobj), image.affine, origin)
+def _of_volume(image: Any, origin: Origin, _: bool) -> Iterator[CTSlice]:
+    nifti = origin.file_format == "nibabel"
+    values, affine = (np.asanyarray(image.dataobj), image.affine) if nifti else itk_voxels(image)
+    yield from slices_of_voxels(values, affine, origin)
 
 
-def _of_itk(image: Any, origin: Origin, _: bool) -> Iterator[CTSlice]:
-    yield from slices_of_voxels(*itk_voxels(image), origin)
-
-
-def _of_picture(image: Image.Image, origin: Origin, hu: bool) -> Iterator[CTSlice]:
-    if hu:
-        yield from _of_array(np.asarray(image), origin, hu)
-    else:
-        yield read_picture(image.copy(), origin.file, image.format or origin.file_format)
+def _of_picture(image: Image.Image, origin: Origin, _: bool) -> Iterator[CTSlice]:
+    yield read_picture(image.copy(), origin.file, image.format or origin.file_format)
 
 
 def _of_array(thing: Any, origin: Origin, hu: bool) -> Iterator[CTSlice]:

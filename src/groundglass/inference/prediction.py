@@ -225,6 +225,19 @@ class Prediction:
         return cls(**{**values, **lists, "status": Status(values["status"]), "patient": patient})
 
 
+def frame_of(values: Any) -> pd.DataFrame:
+    """Rows or columns as a pandas table.
+
+    Raises:
+        PredictionError: pandas is not installed.
+    """
+    try:
+        import pandas as pd  # noqa: PLC0415 - not required
+    except ModuleNotFoundError:
+        raise PredictionError("to_frame needs pandas; run `pip install pandas`") from None
+    return pd.DataFrame(values)
+
+
 class Predictions(list[Prediction]):
     """What is said of several slices, in their order: a list with what notebooks need."""
 
@@ -238,11 +251,7 @@ class Predictions(list[Prediction]):
         Raises:
             PredictionError: pandas is not installed.
         """
-        try:
-            import pandas as pd  # noqa: PLC0415 - not required
-        except ModuleNotFoundError:
-            raise PredictionError("to_frame needs pandas; run `pip install pandas`") from None
-        return pd.DataFrame(self.to_dict(), columns=None if self else list(COLUMNS))
+        return frame_of(self.to_dict() or {name: [] for name in COLUMNS})
 
     @property
     def lung_mask(self) -> NDArray[np.bool_] | None:

@@ -9,17 +9,21 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from html import escape
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import PurePath
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from groundglass.files import printable
 from groundglass.imaging.slice import is_uid
 from groundglass.inference.calibration import MUCH_OPACITY, Conformal
-from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN, Prediction, Status
+from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN, Prediction, Status, frame_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Axis = Literal["mm", "frame", "order"]
 """What a curve runs along: position towards the head in mm, index in a file, or order of reading."""
@@ -284,6 +288,20 @@ class SeriesSummary:
             "opacity": None if self.opacity is None else asdict(self.opacity),
             "curve": {key: list(each) if isinstance(each, tuple) else each for key, each in curve.items()},
         }
+
+    def to_frame(self) -> pd.DataFrame:
+        """The curve as a pandas table: ``at``, ``probability`` and ``label`` of each classified slice.
+
+        Raises:
+            PredictionError: pandas is not installed.
+        """
+        return frame_of(self.to_dict()["curve"])
+
+    def _repr_html_(self) -> str:
+        score = "" if self.series_score is None else f", series score {self.series_score:.3f} (no diagnosis)"
+        opacity = "" if self.opacity is None else f", {self.opacity.in_words}"
+        answer = f"<b>{self.label or 'no label'}</b>{score}{opacity}"
+        return f"<p>{escape(self.name)}: {answer}<br>{escape(self.in_words)}</p>"
 
 
 @dataclass
