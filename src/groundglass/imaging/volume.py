@@ -33,6 +33,7 @@ from groundglass.imaging.window import find_scale
 
 _HEADER_BYTES = 2**20
 _COMPRESSED = re.compile(rb"^\s*CompressedData\s*[=:]\s*[Tt1Yy]", re.MULTILINE)
+_REQUIRED = {b"NDims": rb"\d+", b"DimSize": rb"-?\d+([ \t]+-?\d+)+", b"ElementType": rb"MET_\w+"}
 _TEXT = re.compile(rb"^\s*BinaryData\s*[=:]\s*[Ff0Nn]", re.MULTILINE)
 _LABEL_INTENTS = frozenset({1002, 1003})  # NIfTI's intents of label maps
 _LPS = np.array([-1.0, -1.0, 1.0])
@@ -239,9 +240,9 @@ def _dtype(itk: str, name: str) -> np.dtype[Any]:
 def _copied(source: Source, folder: Path, limits: Limits, *, is_nrrd: bool) -> tuple[Path, list[Path]]:
     """A header in ``folder`` that refers to voxels in it and to nothing else, and the files of these voxels."""
     header, said, rest = _split_header(source.head(_HEADER_BYTES), is_nrrd=is_nrrd)
-    for key in () if is_nrrd else (b"NDims", b"DimSize", b"ElementType"):  # MetaIO prints what it misses
-        if not re.search(rb"^\s*%b\s*[=:]\s*\S" % key, header, re.MULTILINE):
-            raise ValueError(f"its header has no {key.decode()}")
+    for key, value in () if is_nrrd else _REQUIRED.items():  # MetaIO prints what it misses
+        if not re.search(rb"^\s*%b\s*[=:]\s*%b\s*$" % (key, value), header, re.MULTILINE):
+            raise ValueError(f"its header has no {key.decode()} that can be read")
     if is_nrrd and re.search(rb"^encoding:\s*bz", header, re.MULTILINE | re.IGNORECASE):
         raise ImageError(
             source.name, "its voxels are packed by bzip2, which cannot be read; save it with gzip"

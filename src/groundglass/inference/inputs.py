@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 
 from groundglass.errors import PredictionError
 from groundglass.imaging.source import FileSource, files_below, is_junk, natural_key, split_member
-from groundglass.imaging.volume import header_of
 from groundglass.inference.prediction import COPY, Prediction, Status
 
 # A folder holds files that are passed over without a word; the commonest are left out of the count.
@@ -68,6 +67,8 @@ def _without_covered(paths: Sequence[Path]) -> list[Path]:
         return list(paths)
     places = [_place(path) for path in paths]
     named = set(places)
+    from groundglass.imaging.volume import header_of  # noqa: PLC0415 - not for --help
+
     kept: dict[Path, Path] = {}
     for path, place in zip(paths, places, strict=True):
         # What is hidden in a folder is passed over there, and read only because it was named itself.
