@@ -73,18 +73,3 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, tiny_bundle: Path, signal
     assert sorted(int(Path(row["file"]).stem) for row in rows) == list(range(150))
     assert len(list((out / "overlays").iterdir())) == 150
     assert (out / "report.html").exists()
-
-
-def test_an_interrupted_csv_does_not_appear(tmp_path: Path, tiny_bundle: Path) -> None:
-    pictures, out = write_pictures(tmp_path / "many", 400), tmp_path / "out.csv"
-    with subprocess.Popen(
-        command(tiny_bundle, pictures, "--output", out, "--json"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["many"]
