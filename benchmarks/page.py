@@ -163,7 +163,18 @@ def _frames(traced: list[dict[str, Any]]) -> tuple[list[float], float]:
 
 @contextmanager
 def _service() -> Iterator[str]:
-    command = [sys.executable, "-m", "groundglass.cli.main", "serve", "--port", "0", "--upload-mib", "1024"]
+    command = [
+        sys.executable,
+        "-m",
+        "groundglass.cli.main",
+        "serve",
+        "--port",
+        "0",
+        "--upload-mib",
+        "1024",
+        "--seconds",
+        "3000",
+    ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ
     ) as process:
@@ -196,6 +207,8 @@ def _browser() -> Iterator[Chrome]:
 
 def _until(browser: Chrome, condition: str) -> None:
     while not browser.execute_script(f"return {condition}"):
+        if problem := browser.execute_script("return document.getElementById('message').textContent"):
+            raise RuntimeError(problem)
         time.sleep(0.2)
 
 

@@ -118,7 +118,10 @@ def test_folds_that_are_missing_are_named(tmp_path: Path) -> None:
     assert "100 slices (50 COVID)" in text
     assert f"Not in the table yet: {MASK}-none, seed 1, 3 of 5 folds." in text
     assert [row["seeds"] for row in read_csv(tmp_path / "table1.csv")] == ["0"]
+    for number, each in enumerate(folds[:2]):
+        each["parts"]["test"]["warnings"] = [f"{number} of 20 slices were met in training"]
     begun = render_rows(write(tmp_path / "begun", *folds[:2]))
+    assert "0 of 20 slices" in begun, "what is said of a fold by all of its rows stands under the table"
     assert "40 slices" in begun
     assert "folds 1, 2 of 5" in begun
 

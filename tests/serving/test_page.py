@@ -283,19 +283,14 @@ def test_the_empty_page_says_what_it_is_for(page: Page, service: Running) -> Non
     page.open(service)
     assert "Research use only" in page.find("header").text
     tested = service.get("/v2/model").json()["metrics"]["test"]
-    page.wait(
-        lambda: (
-            f"Tested on {tested['slices']} slices of {tested['patients']} patients" in page["purpose"].text
-        )
-    )
+    told = f"Tested on {tested['slices']} slices of {tested['patients']} patients"
+    page.wait(lambda: told in page["purpose"].text)
     assert "not a medical device" in page.find(".limits").text
     page["try"].click()
     page.wait(lambda: page.run(DONE))
     (card,) = page.texts(".card")
     assert "40 slices" in card
-    assert page.run("return document.querySelector('.card .thumbnail').width > 1 || null") or page.wait(
-        lambda: page.run("return document.querySelector('.card .thumbnail').width > 1")
-    )
+    page.wait(lambda: page.run("return document.querySelector('.card .thumbnail').width > 1"))
     assert "2.25." not in page.find("body").text, "no UID is shown"
     page.run("for (const each of document.querySelectorAll('#series details')) each.open = true")
     assert "2.25." in page["series"].text, "unless asked for"
@@ -457,7 +452,7 @@ def test_cine_runs_through_the_stack(opened: Page) -> None:
     assert opened.place() == place
 
 
-def test_planes_are_linked_by_a_crosshair(opened: Page, study: dict[str, Any], service: Running) -> None:
+def test_planes_are_linked_by_a_crosshair(opened: Page) -> None:
     opened.press("m")
     opened.wait(lambda: len(set(opened.pixels("coronal"))) > 20 and len(set(opened.pixels("sagittal"))) > 20)
     assert opened.texts("[data-plane=coronal] .side") == ["R", "L", "H", "F"]
@@ -476,15 +471,6 @@ def test_planes_are_linked_by_a_crosshair(opened: Page, study: dict[str, Any], s
     coronal.send_keys(Keys.ARROW_DOWN)
     assert opened.corner("top-right", "coronal") != row, "arrows move the plane that has the focus"
     opened.wheel(2, "sagittal")
-    volume = study["series"][1]["volume"]
-    units = [
-        service.get(study["predictions"][number]["image"]["hounsfield"]).content
-        for number in volume["predictions"]
-    ]
-    stack = np.stack([np.frombuffer(each, "<i2").reshape(256, 256) for each in units])
-    for plane, expected in (("coronal/100", stack[:, 100]), ("sagittal/90", stack[:, :, 90])):
-        content = service.get(f"{study['kept']['links']['self']}/series/1/{plane}/hounsfield.raw").content
-        np.testing.assert_array_equal(np.frombuffer(content, "<i2").reshape(SLICES, 256), expected)
     opened.press("m")
     assert not coronal.is_displayed()
 

@@ -18,7 +18,10 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
-from tests.serving.conftest import PATIENCE, Running, picture
+from tests.serving.conftest import PATIENCE, Running, is_problem, picture
+
+from groundglass.imaging.phantom import make_series
+from groundglass.imaging.phantom import write_dicom as write_phantom
 
 Uploads = list[tuple[str, bytes]]
 
@@ -134,6 +137,31 @@ def test_layers_lie_on_the_slice(
     grey = service.post(("a.png", png), keep="true").json()["predictions"][0]["image"]
     assert grey["hounsfield"] is None
     assert service.get(grey["picture"].replace("picture.png", "hounsfield.raw")).status_code == 404
+
+
+def test_planes_cross_the_slices_of_a_complete_series(service: Running, tmp_path: Path) -> None:
+    phantoms = list(make_series(np.random.default_rng(1), 9, 0.5, size=96))
+    for phantom in phantoms:
+        write_phantom(phantom, tmp_path / f"{phantom.instance}.dcm")
+    files = [(path.name, path.read_bytes()) for path in sorted(tmp_path.iterdir(), reverse=True)]
+    document = service.post(*files, keep="true").json()
+    (series,), base = document["series"], document["kept"]["links"]["self"]
+    assert series["description"] == "Phantom, not a patient"
+    assert [document["predictions"][number]["file"] for number in series["volume"]["predictions"]] == [
+        f"{number}.dcm" for number in range(1, 10)
+    ]
+    stack = np.stack([phantom.hounsfield for phantom in phantoms])
+    for plane, expected in (("coronal/40", stack[:, 40]), ("sagittal/30", stack[:, :, 30])):
+        content = service.get(f"{base}/series/0/{plane}/hounsfield.raw").content
+        np.testing.assert_array_equal(np.frombuffer(content, "<i2").reshape(9, 96), expected)
+        outline = ET.fromstring(service.get(f"{base}/series/0/{plane}/outline.svg").text)  # noqa: S314 - our own
+        assert outline.attrib["viewBox"] == "0 0 96 9"
+    for wrong in ("0/coronal/96", "1/coronal/0"):
+        is_problem(
+            service.get(f"{base}/series/{wrong}/hounsfield.raw"), 404, "no-such-layer", "no such plane"
+        )
+    (gap,) = service.post(*files[:4], *files[5:], keep="true").json()["series"]
+    assert gap["volume"] is None, "a slice is missing"
 
 
 def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running, png: bytes) -> None:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from groundglass.data.manifest import Label, Manifest, Record, write_manifest, write_mask
 from groundglass.errors import DataError
-from groundglass.imaging.phantom import Phantom, make_phantom, make_series, write_dicom, write_png
+from groundglass.imaging.anatomy import Patient
+from groundglass.imaging.phantom import (
+    Phantom,
+    Scanner,
+    make_phantom,
+    make_series,
+    scan,
+    scan_abdomen,
+    write_dicom,
+    write_png,
+)
 
 # One slice in five validates and one in five tests, in both classes alike.
 _PARTS = ("train", "train", "val", "train", "test")
 _WRITERS = {"png": (write_png, ".png"), "dicom": (write_dicom, ".dcm")}
 _MOST, _MOST_SLICES = 100_000, 2_000
+_SIDE = 320  # pixels of the slices to try the page with
 
 
 @dataclass(frozen=True)
@@ -127,3 +142,27 @@ def _record(phantom: Phantom, path: Path, label: Label, part: str | None, masks:
 def _require_new(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: is not an empty folder; name a new one")
+
+
+@cache
+def synthetic_zip(parent: Path) -> bytes:
+    """A series with lesions, from the lungs' apex to the liver, as a zip of DICOM files that pass through a folder."""
+    rng, packed = np.random.default_rng(3), io.BytesIO()
+    patient = Patient.draw(rng)
+    scanner = Scanner.draw(patient, rng)
+    levels = np.linspace(0, 1.15, 40)
+    with (
+        TemporaryDirectory(dir=parent) as folder,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
+        for instance, level in enumerate(levels.tolist(), 1):
+            phantom = scan(patient, scanner, min(level, 1.0), 0.2, _SIDE, instance)
+            if level > 1:
+                below = scan_abdomen(patient, scanner, level - 1, _SIDE)
+                x, y, _ = phantom.slice.origin.position or (0.0, 0.0, 0.0)
+                origin = replace(phantom.slice.origin, position=(x, y, -level * patient.height))
+                phantom = replace(phantom, hounsfield=below, slice=replace(phantom.slice, origin=origin))
+            path = Path(folder, f"{instance:03}.dcm")
+            write_dicom(phantom, path)
+            archive.write(path, f"Synthetic chest CT/{path.name}")
+    return packed.getvalue()

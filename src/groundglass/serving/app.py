@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from groundglass import __version__
+from groundglass.data.phantoms import synthetic_zip
 from groundglass.inference.prediction import row_schema
 from groundglass.inference.writers import json_line
 from groundglass.serving.jobs import Service, Upload, receive_files, upload_size
@@ -33,7 +34,6 @@ from groundglass.serving.results import (
     PlaneLayer,
     predictions_file,
     report_zip,
-    synthetic_zip,
 )
 from groundglass.serving.security import HEADERS, PAGE, PAGE_HEADERS, access_problem, log
 
