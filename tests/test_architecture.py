@@ -44,18 +44,18 @@ CEILINGS = {
     "imaging": 3_935,
     "models": 990,
     "data": 2_560,
-    "training": 3_700,
+    "training": 3_900,
     "inference": 4_175,
     "evaluation": 2_100,
     "reporting": 640,
-    "cli": 1_970,
+    "cli": 2_045,
     "experiments": 1_450,
     "audit": 1_410,
     "serving": 1_410,
     "pacs": 1_080,
     "cluster": 310,
 }
-LINES, FILES, LINES_OF_TESTS = 25_560, 120, 21_269
+LINES, FILES, LINES_OF_TESTS = 25_960, 120, 21_440
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}

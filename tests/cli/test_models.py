@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from groundglass.cli.main import app
 from groundglass.models.catalogue import entries
+from groundglass.training.recipe import recipe_names
 
 
 def run(*arguments: str) -> str:
@@ -42,6 +43,14 @@ def test_json_of_all() -> None:
     rows = json.loads(run("--json"))["networks"]
     assert [row["name"] for row in rows] == [entry.name for entry in entries()]
     assert all(row["macs"] > row["parameters"] for row in rows if row["family"] != "vgg")
+
+
+def test_recipes_say_what_they_are() -> None:
+    listed = {each["use"]: each["description"] for each in json.loads(run("--recipes", "--json"))}
+    assert {f"train --recipe {name}" for name in recipe_names()} < set(listed)
+    assert "pretrain --recipe c2l" in listed
+    assert all(listed.values())
+    assert "train --recipe phantom-demo" in run("--recipes")
 
 
 def test_unknown_name_is_one_line_and_status_2() -> None:

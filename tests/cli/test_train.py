@@ -58,7 +58,7 @@ def warnings_before_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
     def begin(job: Job) -> None:
         raise RunError("begun")
 
-    monkeypatch.setattr("groundglass.training.train.train", begin)
+    monkeypatch.setattr("groundglass.training.train.train_job", begin)
 
     def start(data: Path, *more: str) -> list[str]:
         result = CliRunner().invoke(app, arguments(data, data.parent / "run", *more))
@@ -107,11 +107,21 @@ def test_only_the_first_process_says_how_it_ended(
         def history(self) -> list[dict[str, float]]:
             return [{"val_auc": 0.5, "val_accuracy": 0.5}]
 
-    monkeypatch.setattr("groundglass.training.train.train", lambda _: Done())
+    monkeypatch.setattr("groundglass.training.train.train_job", lambda _: Done())
     for rank, lines in (("1", 0), ("0", 1)):
         monkeypatch.setenv(variable, rank)
         result = CliRunner().invoke(app, arguments(data, tmp_path, "--no-audit"))
         assert result.stdout.count("1 epochs, validation AUC") == lines
+
+
+def test_a_dry_run_prints_a_recipe_to_train_with(data: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, arguments(data, tmp_path / "run", "--dry-run"))
+    (tmp_path / "mine.yaml").write_text(result.stdout)
+    assert load_recipe(str(tmp_path / "mine.yaml")) == load_recipe("phantom-demo", SETTINGS)
+    assert "1 epochs of 2 batches: about " in result.stderr
+    assert not (tmp_path / "run").exists()
+    failed = CliRunner().invoke(app, arguments(data, tmp_path / "run", "--devices", "both"))
+    assert "--devices both: expected a number such as 2, or GPUs" in str(failed.exception)
 
 
 @pytest.mark.parametrize("option", ["--split=random", "--cache=x", "--devices=2", "--lesion-free=x"])

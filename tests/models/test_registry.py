@@ -35,6 +35,19 @@ def published_for_one_channel_and_logit(name: str) -> int:
     return PUBLISHED[name] - 999 * (features + 1) - 2 * first.weight.numel()
 
 
+def test_any_network_of_timm_with_a_pyramid_is_built_and_others_are_refused() -> None:
+    network = build("resnet10t", options={"stem_width": 16}).eval()
+    output = network(torch.zeros(2, 1, 64, 64))
+    assert output.lesion_map is not None
+    assert (output.logit.shape, output.lesion_map.shape, output.embedding.shape) == (
+        (2,),
+        (2, 16, 16),
+        (2, 512),
+    )
+    with pytest.raises(GroundglassError, match="vit_tiny_patch16_224: gives no features at strides"):
+        build("vit_tiny_patch16_224")
+
+
 def test_every_baseline_has_a_published_count() -> None:
     assert {name for name in NAMES if not name.startswith("mask-")} == set(PUBLISHED)
     assert len(NAMES) == len(set(NAMES))
@@ -84,7 +97,7 @@ def test_sides_that_no_stride_divides_are_decoded_too(name: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "near"),
     [
-        ("resnet18", "'resnet-18'"),
+        ("resnet19", "'resnet-18'"),
         ("mask_efficientnet_lite0", "'mask-efficientnet-lite0'"),
         ("MASK-EFFICIENTNET-B0", "'mask-efficientnet-b0'"),
         ("zebra", "groundglass models"),

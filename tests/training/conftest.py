@@ -16,7 +16,7 @@ import pytest
 from groundglass.imaging.phantom import make_phantom
 from groundglass.training.recipe import AnyRecipe_co, Recipe, load_recipe
 from groundglass.training.run import Run
-from groundglass.training.train import train
+from groundglass.training.train import train_job
 from groundglass.training.trainer import Job
 
 QUICK = (
@@ -90,4 +90,4 @@ def quick() -> Recipe:
 @pytest.fixture(scope="session")
 def through(phantoms: Path, quick: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The quick recipe trained to its end; not to be written to."""
-    return train(job(quick, phantoms, tmp_path_factory.mktemp("through") / "run"))
+    return train_job(job(quick, phantoms, tmp_path_factory.mktemp("through") / "run"))

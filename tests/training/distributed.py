@@ -9,11 +9,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from numpy.random import Generator
 from torch import Tensor, nn
 
+from groundglass.imaging.slice import Grey
 from groundglass.models.layers import NetworkOutput
 from groundglass.training import train as training
 from groundglass.training.recipe import load_recipe
+from groundglass.training.samples import Augmentation
 from groundglass.training.trainer import Job
 
 
@@ -30,6 +33,15 @@ class Small(nn.Module):
         features = self.features(images)
         embedding = features.mean((2, 3))
         return NetworkOutput(self.classifier(embedding)[:, 0], None, embedding)
+
+
+class Still(Augmentation):
+    """An augmentation of one's own, which only cuts."""
+
+    def __call__(self, pixels: Grey, rng: Generator, *masks: Grey) -> tuple[Grey, ...]:
+        """The middle of slice and masks."""
+        edge = (len(pixels) - self.size) // 2
+        return tuple(each[edge:][: self.size, edge:][:, : self.size] for each in (pixels, *masks))
 
 
 def small_job(data: Path, output: Path, devices: int) -> Job:
@@ -56,4 +68,4 @@ def small_job(data: Path, output: Path, devices: int) -> Job:
 
 if __name__ == "__main__":
     training.build_network = lambda recipe: Small()
-    training.train(small_job(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
+    training.train_job(small_job(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))

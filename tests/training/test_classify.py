@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from groundglass.training.classify import Classifier, adamw, lesion_loss
-from groundglass.training.recipe import OptimiserSection, load_recipe
+from groundglass.training.classify import Classifier, lesion_loss
+from groundglass.training.recipe import load_recipe
 from groundglass.training.run import build_network
 from groundglass.training.samples import Batch
 
@@ -33,30 +33,58 @@ def batch_of(known: float) -> Batch:
     return Batch(images, labels, lesions, torch.full((8,), known))
 
 
-def rates(section: OptimiserSection, steps: int, steps_per_epoch: int) -> list[float]:
-    configured = adamw(nn.Linear(2, 1), section, steps, steps_per_epoch)
+def rates(epochs: int, *settings: str) -> list[float]:
+    """The learning rate before each step of epochs of ten steps, and after the last."""
+    recipe = load_recipe("phantom-demo", [f"training.epochs={epochs}", *settings])
+    configured = Classifier(nn.Linear(2, 1), recipe, 10, 0).configure_optimizers()
     optimiser, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    seen = []
-    for _ in range(steps):
+    seen = [optimiser.param_groups[0]["lr"]]
+    for step in range(10 * epochs):
+        schedule.step_update(step + 1)
         seen.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
-        schedule.step()
-    return [*seen, optimiser.param_groups[0]["lr"]]
+    return seen
 
 
 def test_learning_rate_warms_up_linearly_and_ends_low_after_half_a_cosine() -> None:
-    seen = rates(OptimiserSection(lr=2e-3, final_lr_share=0.01), 100, 10)
+    seen = rates(10, "optimiser.lr=2e-3")
     assert seen[:10] == pytest.approx([2e-3 * (step + 1) / 11 for step in range(10)])
     cosine = [0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / 90)) for step in range(91)]
     assert seen[10:] == pytest.approx([2e-3 * share for share in cosine])
     assert all(a >= b for a, b in pairwise(seen[10:]))
 
 
-@pytest.mark.parametrize(("warmup", "steps"), [(0.0, 20), (1.0, 10), (3.0, 10)])
-def test_trainings_without_or_with_nothing_but_warm_up(warmup: float, steps: int) -> None:
-    seen = rates(OptimiserSection(lr=1e-3, warmup_epochs=warmup), steps, 10)
+@pytest.mark.parametrize(("warmup", "epochs"), [(0.0, 2), (1.0, 1), (3.0, 1)])
+def test_trainings_without_or_with_nothing_but_warm_up(warmup: float, epochs: int) -> None:
+    seen = rates(epochs, f"optimiser.warmup_epochs={warmup}")
     assert all(0 < rate <= 1e-3 * (1 + 1e-9) for rate in seen[:-1])
     assert seen[0] == pytest.approx(1e-3 / (10 * warmup + 1))
+
+
+def test_timm_gives_optimisers_and_schedules_by_name() -> None:
+    made = module("optimiser.name=lion", "optimiser.options={betas: [0.8, 0.9]}", "optimiser.schedule=none")
+    assert set(configured := made.configure_optimizers()) == {"optimizer"}
+    assert type(configured["optimizer"]).__name__ == "Lion"
+    assert configured["optimizer"].defaults["betas"] == [0.8, 0.9]
+    options = "optimiser.schedule_options={decay_epochs: 1}"
+    steps = rates(2, "optimiser.schedule=step", "optimiser.warmup_epochs=0", options)
+    assert (steps[0], steps[10], steps[20]) == pytest.approx((1e-3, 1e-4, 1e-5))
+    halved = rates(2, "trainer.accumulate_grad_batches=2")
+    assert halved[10] == pytest.approx(1e-5), "half as many steps"
+
+
+def test_losses_are_focal_or_weighted_by_class() -> None:
+    logit, labels = torch.tensor([2.0, -1.0]), torch.tensor([1.0, 0.0])
+    plain = [math.log(1 + math.exp(-2)), math.log(1 + math.exp(-1))]
+    missed = [1 - 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(1))]
+    focal = module("training.label_smoothing=0", "training.loss=focal")._label_loss(logit, labels)
+    assert focal.item() == pytest.approx(sum(each * p**2 for each, p in zip(plain, missed, strict=True)) / 2)
+    weighted = module("training.label_smoothing=0", "training.class_weights=[3, 1]")._label_loss(
+        logit, labels
+    )
+    assert weighted.item() == pytest.approx((plain[0] + 3 * plain[1]) / 2)
+    recipe = load_recipe("phantom-demo", ["training.class_weights=balanced"])
+    balanced = Classifier(nn.Linear(2, 1), recipe, 1, 0, covid=0.25)
+    assert balanced.class_weights.tolist() == pytest.approx([2 / 3, 2])
 
 
 def test_only_matrices_decay() -> None:

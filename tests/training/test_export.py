@@ -34,7 +34,7 @@ from groundglass.training.export import CheckExamples, Export, export, fit_check
 from groundglass.training.onnx import CLOSE, OPSET, largest_difference, outputs_of, quantise, to_onnx
 from groundglass.training.recipe import load_recipe
 from groundglass.training.run import Run
-from groundglass.training.train import train
+from groundglass.training.train import train_job
 
 from .conftest import QUICK, job, write_data_set
 
@@ -56,7 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Mask-EfficientNet after one epoch."""
     recipe = load_recipe("phantom-demo", [*QUICK, "training.epochs=1"])
-    return train(job(recipe, data, tmp_path_factory.mktemp("run") / "run"))
+    return train_job(job(recipe, data, tmp_path_factory.mktemp("run") / "run"))
 
 
 @pytest.fixture(scope="module")

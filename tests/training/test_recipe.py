@@ -43,11 +43,12 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
     [
         ("optimiser.lrr=1", "did you mean optimiser.lr?"),
         ("optimizer.lr=1", "did you mean optimiser?"),
-        ("network.opacity=true", "unknown key network.opacity; known are: name, weights, mask"),
+        ("network.opacity=true", "unknown key network.opacity; known are: name, weights, options, mask"),
         ("training.epochs=0", "training.epochs=0"),
         ("optimiser.lr=fast", "optimiser.lr='fast'"),
         ("preprocessing.normalisation=two-anchor", "'zero-mean' or 'min-max'"),
         ("synthesis.severity=[0.8, 0.1]", "the smaller number comes first, as in [0.1, 0.8]"),
+        ("trainer.precision=8", "'32-true', 'bf16-mixed' or '16-mixed'"),
         ("name.x=1", "is a value, not a section"),
         ("epochs", "KEY=VALUE"),
         ("training.epochs=[", "not a valid value"),

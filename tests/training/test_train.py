@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from groundglass.data.load import load_dataset
-from groundglass.errors import GroundglassError, RunError
+from groundglass.errors import GroundglassError, RecipeError, RunError
 from groundglass.imaging.read import read_slice
 from groundglass.models.catalogue import entries
 from groundglass.training.recipe import Recipe, load_recipe
 from groundglass.training.run import Run
-from groundglass.training.train import train, trained
+from groundglass.training.train import plan, train, train_job, trained
 
 from . import distributed
 from .conftest import QUICK, job, kill_after_an_epoch
@@ -41,7 +43,7 @@ def test_it_learns_phantoms_and_predicts_them_as_it_trained(
         "preprocessing.size=96",
     ]
     recipe = load_recipe("phantom-demo", [*settings, "training.ema_decay=0.7"])
-    run = train(job(recipe, phantoms, tmp_path / "run", lesion_free=lesion_free))
+    run = train_job(job(recipe, phantoms, tmp_path / "run", lesion_free=lesion_free))
     history = run.history()
     assert [row["epoch"] for row in history] == [0, 1, 2, 3, 4]
     assert history[-1]["val_auc"] >= 0.9
@@ -100,7 +102,7 @@ def test_two_processes_train_what_one_does(
     done = subprocess.run(script, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     monkeypatch.setattr("groundglass.training.train.build_network", lambda _: distributed.Small())
-    train(distributed.small_job(phantoms, tmp_path / "1", 1))
+    train_job(distributed.small_job(phantoms, tmp_path / "1", 1))
     one, two = (load_file(tmp_path / devices / "weights.safetensors") for devices in ("1", "2"))
     assert Run.open(tmp_path / "2").info["processes"] == 2
     for key in one:
@@ -114,11 +116,11 @@ def test_a_finished_run_is_opened_and_no_other_is_mixed_with_it(
     before = (through.path / "weights.safetensors").stat().st_mtime_ns
     assert trained(job(quick, phantoms, through.path)).info == through.info
     with pytest.raises(RunError, match="--resume"):
-        train(job(quick, phantoms, through.path))
+        train_job(job(quick, phantoms, through.path))
     with pytest.raises(RunError, match="seed was 0, is 1"):
         trained(job(quick, phantoms, through.path, seed=1))
     with pytest.raises(RunError, match="recipe has changed"):
-        train(job(load_recipe("phantom-demo", QUICK), phantoms, through.path, resume=True))
+        train_job(job(load_recipe("phantom-demo", QUICK), phantoms, through.path, resume=True))
     assert (through.path / "weights.safetensors").stat().st_mtime_ns == before
 
 
@@ -128,7 +130,7 @@ def test_what_is_damaged_is_named(phantoms: Path, quick: Recipe, through: Run, t
     checkpoint = run / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
     with pytest.raises(RunError, match=r"last\.ckpt: damaged"):
-        train(job(quick, phantoms, run, resume=True))
+        train_job(job(quick, phantoms, run, resume=True))
     (run / "weights.safetensors").write_bytes(b"junk")
     with pytest.raises(RunError, match=r"weights\.safetensors: damaged"):
         _ = Run.open(run).network
@@ -151,7 +153,7 @@ def test_a_run_of_an_older_format_is_refused(through: Run, tmp_path: Path) -> No
 def test_a_folder_of_anything_else_is_left_alone(phantoms: Path, quick: Recipe, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(RunError, match="holds no run"):
-        train(job(quick, phantoms, tmp_path))
+        train_job(job(quick, phantoms, tmp_path))
     with pytest.raises(RunError, match="no run here"):
         Run.open(tmp_path)
 
@@ -159,8 +161,10 @@ def test_a_folder_of_anything_else_is_left_alone(phantoms: Path, quick: Recipe, 
 def test_what_cannot_be_trained_is_refused_before_slices_are_read_and_leaves_nothing_behind(
     phantoms: Path, lesion_free: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = load_recipe("phantom-demo", QUICK)
-    nowhere = load_recipe("phantom-demo", [*QUICK, "network.weights=/nowhere/weights.safetensors"])
+    def with_(*settings: str) -> Recipe:
+        return load_recipe("phantom-demo", [*QUICK, *settings])
+
+    quick, nowhere = with_(), with_("network.weights=/nowhere/weights.safetensors")
     (tmp_path / "file").touch()
     no_val = phantoms.parent / "no-val.csv"
     no_val.write_text(phantoms.read_text().replace(",val", ",train"))
@@ -171,6 +175,10 @@ def test_what_cannot_be_trained_is_refused_before_slices_are_read_and_leaves_not
         (quick, no_val, {}, "split official leaves nothing for the part val; training needs train and val"),
         (nowhere, phantoms, {}, "nowhere"),
         (quick, phantoms, {"devices": 3}, "cannot be shared by 3 processes"),
+        (with_("optimiser.name=adamv"), phantoms, {}, "timm has no such optimiser; it has adam"),
+        (with_("trainer.loggers=[mlflow]"), phantoms, {}, "mlflow is not installed; `pip install mlflow`"),
+        (with_("network.name=nowhere:Net"), phantoms, {}, "network nowhere:Net: cannot be made"),
+        (with_("augmenter=nowhere:Own"), phantoms, {}, "augmenter=nowhere:Own"),
         (quick, phantoms, {"accelerator": "moon"}, "--accelerator moon --devices 1: not on this machine"),
         (quick, phantoms, {"output": tmp_path / "file" / "run"}, "choose another --output"),
         (quick, phantoms, {"cache": tmp_path / "file"}, "choose another --cache"),
@@ -180,7 +188,7 @@ def test_what_cannot_be_trained_is_refused_before_slices_are_read_and_leaves_not
 
     def refused(recipe: Recipe, data: Path, changes: dict[str, object], message: str) -> None:
         with pytest.raises(GroundglassError, match=message) as error:
-            train(job(recipe, data, **{"output": tmp_path / "run", **changes}))  # type: ignore[arg-type]
+            train_job(job(recipe, data, **{"output": tmp_path / "run", **changes}))  # type: ignore[arg-type]
         assert "\n" not in str(error.value)
         assert not (tmp_path / "run").exists()
 
@@ -200,9 +208,68 @@ def test_a_disk_that_fills_up_ends_the_training_in_one_line(
     with monkeypatch.context() as patch:
         patch.setattr("torch.save", full)
         with pytest.raises(RunError, match=r"best\.ckpt: cannot be written .*--resume$") as error:
-            train(job(quick, phantoms, tmp_path / "run"))
+            train_job(job(quick, phantoms, tmp_path / "run"))
     assert "\n" not in str(error.value)
-    assert train(job(quick, phantoms, tmp_path / "run", resume=True)).info["finished"]
+    assert train_job(job(quick, phantoms, tmp_path / "run", resume=True)).info["finished"]
+
+
+@pytest.mark.slow
+def test_own_network_augmentation_callbacks_and_loggers_are_trained_from_python(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    epochs: list[int] = []
+
+    class Watch(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: object) -> None:
+            epochs.append(trainer.current_epoch)
+
+    settings = [
+        "network.name=tests.training.distributed:Small",
+        "augmenter=tests.training.distributed:Still",
+        "trainer={loggers: [tensorboard, csv], accumulate_grad_batches: 2, precision: bf16-mixed}",
+        # Nothing is learned, and so the second epoch is the last.
+        "training.selection=val_auc",
+        "training.early_stopping=1",
+        "optimiser.lr=1e-12",
+    ]
+    cache, output = tmp_path / "cache", tmp_path / "run"
+    run = train(
+        "phantom-demo", phantoms, output, overrides=[*QUICK, *settings], threads=1, accelerator="cpu",
+        cache=cache, callbacks=[Watch()],
+    )  # fmt: skip
+    assert epochs == [row["epoch"] for row in run.history()] == [0, 1]
+    assert run.predict([phantoms.parent / "0.png"]).probability.shape == (1,)
+    assert [axes.get_title() for axes in run.plot().axes[:2]] == ["Loss", "Validation"]
+    assert (output / "curves.svg").read_text().startswith("<?xml")
+    assert "lr-AdamW" in (output / "csv" / "metrics.csv").read_text().splitlines()[0]
+    logged = EventAccumulator(str(output / "tensorboard")).Reload().Tags()["scalars"]
+    assert any(tag.startswith("lr-AdamW") for tag in logged)
+    assert "phantom-demo" in (output / "tensorboard" / "hparams.yaml").read_text()
+    with pytest.raises(RecipeError, match="overrides change a recipe that is named"):
+        train(run.recipe, phantoms, output, overrides=["training.epochs=2"])
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(phantoms: Path, quick: Recipe, through: Run, tmp_path: Path) -> None:
+    two = quick.model_copy(update={"trainer": quick.trainer.model_copy(update={"workers": 2})})
+    run = train_job(job(two, phantoms, tmp_path / "run"))
+    one, other = (load_file(each.path / "weights.safetensors") for each in (through, run))
+    assert all(np.array_equal(one[key], other[key]) for key in one)
+    assert trained(job(quick, phantoms, run.path)).info["finished"], "and may differ where it is resumed"
+
+
+def test_a_plan_counts_times_and_leaves_nothing(phantoms: Path, quick: Recipe, tmp_path: Path) -> None:
+    known = plan(job(quick, phantoms, tmp_path / "run"))
+    parts = {(part, label): count for (part, _, label), count in known.counts.items()}
+    assert parts == {
+        ("train", "COVID"): 12,
+        ("train", "NonCOVID"): 12,
+        ("val", "COVID"): 4,
+        ("val", "NonCOVID"): 4,
+    }
+    assert known.batches == 3
+    assert known.seconds > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
@@ -221,7 +288,7 @@ def test_weights_pretrained_with_another_normalisation_are_warned_of(
     def warnings(name: str, *settings: str) -> list[str]:
         caplog.clear()
         with caplog.at_level(logging.WARNING), pytest.raises(InterruptedError):
-            train(job(load_recipe("phantom-demo", [*QUICK, *settings]), phantoms, tmp_path / name))
+            train_job(job(load_recipe("phantom-demo", [*QUICK, *settings]), phantoms, tmp_path / name))
         return [each.getMessage() for each in caplog.records if each.name.startswith("groundglass")]
 
     (warning,) = warnings("c2l", "network.weights=c2l")
@@ -236,7 +303,7 @@ def test_without_lesion_free_slices_nothing_is_painted_and_that_is_said(
 ) -> None:
     settings = [each for each in QUICK if "batch" not in each]
     with pytest.raises(InterruptedError):
-        train(job(load_recipe("mask-efficientnet", settings), phantoms, tmp_path / "run"))
+        train_job(job(load_recipe("mask-efficientnet", settings), phantoms, tmp_path / "run"))
     assert Run.open(tmp_path / "run").recipe.synthesis.slices_per_epoch == 0
     assert "trained without lesion synthesis" in caplog.text
 

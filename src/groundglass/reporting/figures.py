@@ -271,9 +271,9 @@ def curves_figure(panels: Mapping[tuple[str, str], Mapping[str, Sequence[Sequenc
         panels: by title and label of the vertical axis; by name in the legend, one curve per seed.
     """
     with mpl.rc_context(STYLE):
-        height = (len(panels) + 1) // 2
-        figure = _on_white((9.2, 3.5 * height))
-        grid = figure.subplots(height, 2, squeeze=False)
+        height, width = (len(panels) + 1) // 2, min(2, len(panels))
+        figure = _on_white((4.6 * width, 3.5 * height))
+        grid = figure.subplots(height, width, squeeze=False)
         for axes, ((title, label), curves) in zip(grid.flat, panels.items(), strict=True):
             for number, (name, seeds) in enumerate(curves.items()):
                 colour, dashes = _COLOURS[number % len(_COLOURS)], _DASHES[number % len(_DASHES)]

@@ -18,8 +18,6 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -33,7 +31,6 @@ from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import open_segmenter
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
-from groundglass.training.classify import adamw
 from groundglass.training.recipe import PretrainRecipe, SynthesisSection
 from groundglass.training.samples import (
     CONTEXT,
@@ -46,6 +43,7 @@ from groundglass.training.samples import (
 from groundglass.training.trainer import (
     WEIGHTS,
     Job,
+    Scheduled,
     begin_run,
     check_space,
     finish_run,
@@ -86,7 +84,7 @@ class Encoder(nn.Module):
         return cast(Tensor, self.projection(self.network(images).embedding))
 
 
-class C2L(LightningModule):
+class C2L(Scheduled):
     """Pretrains a network by three comparisons; queues and their pointer are part of its state.
 
     Args:
@@ -97,6 +95,7 @@ class C2L(LightningModule):
         seed: of the run.
     """
 
+    recipe: PretrainRecipe
     queues: Tensor
     owners: Tensor
     pointer: Tensor
@@ -104,14 +103,12 @@ class C2L(LightningModule):
     def __init__(
         self, network: Network, recipe: PretrainRecipe, steps_per_epoch: int, queue: int, seed: int
     ) -> None:
-        super().__init__()
+        super().__init__(recipe, steps_per_epoch)
         contrast = recipe.contrast
         self.student = Encoder(network, contrast.hidden, contrast.dimensions).to(
             memory_format=torch.channels_last
         )
         self.teacher = deepcopy(self.student).requires_grad_(False)
-        self.recipe = recipe
-        self.steps_per_epoch = steps_per_epoch
         self.seed = seed
         self.register_buffer("queues", torch.zeros(3, queue, contrast.dimensions))
         # Number of the slice behind each key; -1 where no key has been written yet.
@@ -142,10 +139,10 @@ class C2L(LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(first))
         return loss
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with warm-up and cosine; see :func:`groundglass.training.classify.adamw`."""
-        steps = self.steps_per_epoch * self.recipe.training.epochs
-        return adamw(self.student, self.recipe.optimiser, steps, self.steps_per_epoch)
+    @property
+    def learner(self) -> nn.Module:
+        """The student; the teacher follows it."""
+        return self.student
 
     @torch.no_grad()
     def _keys(self, second: Tensor, share: float, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -234,7 +231,7 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
     prepare(job)
     recipe, count = job.recipe, job.recipe.training.batch_size
     torch.manual_seed(job.seed)
-    network = build(recipe.network.name, recipe.network.weights)
+    network = build(recipe.network.name, recipe.network.weights, options=recipe.network.options)
     check_space(job.output, network)
     records = unlabelled_slices(job, find_copies)
     preprocessing = recipe.preprocessing.build()

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
-from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torchmetrics.functional.classification import binary_accuracy, binary_auroc
+from torchvision.ops import sigmoid_focal_loss
 
-from groundglass.training.recipe import OptimiserSection, Recipe
+from groundglass.training.recipe import Recipe
 from groundglass.training.samples import Batch
+from groundglass.training.trainer import Averaging
 
 # Added to both sides of Dice, in pixels, so that a tiny lesion does not weigh as a large one.
 _SMOOTH = 20.0
 
 
-class Classifier(LightningModule):
+class Classifier(Averaging):
     """Trains a network and keeps an exponential moving average of its weights, which is what is evaluated.
 
     Everything random in a batch is seeded from (seed, epoch, batch, process), so that a resumed training
@@ -31,18 +30,20 @@ class Classifier(LightningModule):
         recipe: loss, optimiser and schedule.
         steps_per_epoch: batches of one epoch, for the schedule.
         seed: of the run.
+        covid: share of COVID among the slices drawn, which balanced class weights make up for.
     """
 
-    def __init__(self, network: nn.Module, recipe: Recipe, steps_per_epoch: int, seed: int) -> None:
-        super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
-        # The average's memory grows with the steps seen, n / (n + 9), up to the decay.
-        self.averaged = ModelEmaV3(
-            network, recipe.training.ema_decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0
-        ).requires_grad_(False)
-        self.recipe = recipe
-        self.steps_per_epoch = steps_per_epoch
+    recipe: Recipe
+    class_weights: Tensor
+
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, steps_per_epoch: int, seed: int, covid: float = 0.5
+    ) -> None:
+        super().__init__(network, recipe, steps_per_epoch, recipe.training.ema_decay)
         self.seed = seed
+        given = recipe.training.class_weights
+        weights = (0.5 / (1 - covid), 0.5 / covid) if given == "balanced" else given
+        self.register_buffer("class_weights", torch.tensor(weights or (1.0, 1.0)), persistent=False)
         self._validated: list[tuple[Tensor, Tensor]] = []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -50,10 +51,9 @@ class Classifier(LightningModule):
         torch.manual_seed(int(self._entropy(batch_idx).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Binary cross-entropy against smoothed labels, and the loss of the lesion map where lesions are known."""
-        smoothing = self.recipe.training.label_smoothing
+        """The loss against smoothed labels, and that of the lesion map where lesions are known."""
         output = self.network(batch.images)
-        loss = binary_cross_entropy_with_logits(output.logit, batch.labels * (1 - smoothing) + smoothing / 2)
+        loss = self._label_loss(output.logit, batch.labels)
         if output.lesion_map is not None:
             lesion = lesion_loss(output.lesion_map, batch.lesions, batch.known)
             loss = loss + self.recipe.training.lesion_weight * lesion
@@ -61,13 +61,18 @@ class Classifier(LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=count)
         return loss
 
-    def on_train_batch_end(self, *_: object) -> None:
-        """Move the averaged weights a step towards the trained ones."""
-        self.averaged.update(self.network, step=self.global_step)
+    def _label_loss(self, logit: Tensor, labels: Tensor) -> Tensor:
+        training = self.recipe.training
+        target = labels * (1 - training.label_smoothing) + training.label_smoothing / 2
+        weight = self.class_weights[labels.long()] if training.class_weights else None
+        if training.loss == "bce":
+            return binary_cross_entropy_with_logits(logit, target, weight)
+        each = sigmoid_focal_loss(logit, target, alpha=-1, gamma=training.focal_gamma)
+        return cast(Tensor, (each if weight is None else each * weight).mean())
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Collect the averaged network's logits."""
-        self._validated.append((self.averaged(batch[0]).logit, batch[1]))
+        self._validated.append((self.averaged(batch[0]).logit.float(), batch[1]))
 
     def on_validation_epoch_end(self) -> None:
         """Loss, AUC and accuracy over the whole validation part; every process sees all of it."""
@@ -79,11 +84,6 @@ class Classifier(LightningModule):
             "val_accuracy": binary_accuracy(logits.sigmoid(), labels.int()),
         }
         self.log_dict(measures, prog_bar=True)
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with warm-up and cosine; see :func:`adamw`."""
-        steps = self.steps_per_epoch * self.recipe.training.epochs
-        return adamw(self.network, self.recipe.optimiser, steps, self.steps_per_epoch)
 
     def _entropy(self, batch_idx: int) -> np.random.SeedSequence:
         return np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
@@ -104,25 +104,3 @@ def lesion_loss(lesion_map: Tensor, lesions: Tensor, known: Tensor) -> Tensor:
     dice = 1 - overlap / (share.sum(dim=(1, 2)) + size + _SMOOTH)
     each = 2 * entropy + dice * (size > 0)
     return (each * known).sum() / known.sum().clamp_min(1)
-
-
-def adamw(
-    network: nn.Module, section: OptimiserSection, steps: int, steps_per_epoch: int
-) -> OptimizerLRSchedulerConfig:
-    """AdamW without decay on biases and norms; linear warm-up and half a cosine, by the step.
-
-    Args:
-        network: its parameters that ask for gradients are trained.
-        section: rates and decay.
-        steps: of the whole training.
-        steps_per_epoch: for the warm-up, which is given in epochs.
-    """
-    groups = param_groups_weight_decay(network, section.weight_decay)
-    optimiser = torch.optim.AdamW(groups, lr=section.lr, fused=True)
-    warmup = round(section.warmup_epochs * steps_per_epoch)
-    lowest = section.lr * section.final_lr_share
-    schedule: LRScheduler = CosineAnnealingLR(optimiser, max(1, steps - warmup), eta_min=lowest)
-    if warmup:
-        rise = LinearLR(optimiser, 1 / (warmup + 1), total_iters=warmup)
-        schedule = SequentialLR(optimiser, [rise, schedule], milestones=[warmup])
-    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

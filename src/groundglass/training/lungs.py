@@ -12,12 +12,9 @@ from typing import Any, NamedTuple, cast
 import cv2
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from numpy.random import Generator
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -26,20 +23,20 @@ from groundglass.data.load import load_pool
 from groundglass.data.manifest import Record, read_mask, read_pixels
 from groundglass.data.out_of_distribution import parts_without_lungs
 from groundglass.data.splits import held_out
-from groundglass.errors import DataError, RecipeError, RunError
+from groundglass.errors import DataError, RunError
 from groundglass.files import write_bytes
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic, smooth_noise
 from groundglass.imaging.lungs import SIDE, squared
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import Grey
 from groundglass.models.lung_net import LungNet
-from groundglass.training.classify import adamw
 from groundglass.training.onnx import lungs_to_onnx
 from groundglass.training.recipe import LungsRecipe
 from groundglass.training.samples import shaded
 from groundglass.training.trainer import (
     HISTORY,
     WEIGHTS,
+    Averaging,
     Job,
     begin_run,
     finish_run,
@@ -72,16 +69,11 @@ class LungSlice(NamedTuple):
     partial: bool = False
 
 
-class LungTrainer(LightningModule):
+class LungTrainer(Averaging):
     """Trains LungNet by cross-entropy and Dice; the averaged weights are what is validated and kept."""
 
     def __init__(self, recipe: LungsRecipe, steps_per_epoch: int) -> None:
-        super().__init__()
-        self.network = LungNet().to(memory_format=torch.channels_last)
-        self.averaged = ModelEmaV3(
-            self.network, _EMA, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0
-        ).requires_grad_(False)
-        self.recipe, self.steps_per_epoch = recipe, steps_per_epoch
+        super().__init__(LungNet(), recipe, steps_per_epoch, _EMA)
         self._dice: list[Tensor] = []
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -96,10 +88,6 @@ class LungTrainer(LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(slices))
         return cast(Tensor, loss)
 
-    def on_train_batch_end(self, *_: object) -> None:
-        """Move the averaged weights a step towards the trained ones."""
-        self.averaged.update(self.network, step=self.global_step)
-
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Dice of each slice."""
         found, lungs = self.averaged(batch[0]) > 0, batch[1] > 0
@@ -111,11 +99,6 @@ class LungTrainer(LightningModule):
         """Mean over the slices."""
         self.log("val_dice", torch.cat(self._dice).mean(), prog_bar=True)
         self._dice.clear()
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with warm-up and cosine; see :func:`groundglass.training.classify.adamw`."""
-        steps = self.steps_per_epoch * self.recipe.training.epochs
-        return adamw(self.network, self.recipe.optimiser, steps, self.steps_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -167,16 +150,6 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
         DataError: the data hold no slices with lung masks, or of too few patients.
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
-    meaningless = {
-        "--split": job.split != "official",
-        "--cache": job.cache is not None,
-        "--devices": job.processes > 1,
-        "--lesion-free": job.lesion_free is not None,
-        "--lungs": job.lungs is not None,
-    }
-    if given := [option for option, used in meaningless.items() if used]:
-        why = "it holds out patients of each source (held_out), caches nothing and is trained by one process"
-        raise RecipeError(f"recipe {job.recipe.name} has no use for {' and '.join(given)}: {why}")
     prepare(job)
     recipe = job.recipe
     records = [record for record in load_pool(job.data).records if record.split != "test"]

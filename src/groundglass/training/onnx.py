@@ -93,7 +93,7 @@ def described(model: bytes, preprocessing: Preprocessing, calibration: Calibrati
 
 def outputs_of(network: Network) -> list[str]:
     """Names of the outputs of an exported network; one without lesion decoder has no lesion map."""
-    return [name for name in OUTPUTS if name != "lesion_map" or network.decoder is not None]
+    return [name for name in OUTPUTS if name != "lesion_map" or getattr(network, "decoder", None) is not None]
 
 
 def _exported(module: nn.Module, size: int, name: str, outputs: list[str]) -> bytes:

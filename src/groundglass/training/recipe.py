@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -47,11 +48,14 @@ class BackboneSection(Section):
 
     name: str
     weights: str = "none"
+    options: dict[str, Any] = {}
 
 
 class NetworkSection(BackboneSection):
     """Which network, from which weights.
 
+    One of the catalogue, any of timm with features at strides 4 to 32, or ``module:Class`` for one of your own;
+    ``options`` go to the class or to timm.
     ``mask``, ``attention`` and ``histogram`` are switches of Mask-EfficientNet, without meaning for others, and
     ``gates`` says where its attention is; ``lesions`` gives any network a lesion decoder.
     """
@@ -129,13 +133,32 @@ class SynthesisSection(Section):
 
 
 class OptimiserSection(Section):
-    """AdamW with a cosine schedule after a linear warm-up."""
+    """Optimiser and schedule by timm's names and with its options; before the schedule the rate rises linearly."""
 
+    name: str = "adamw"
+    options: dict[str, Any] = {}
+    schedule: Literal["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "none"] = (
+        "cosine"
+    )
+    schedule_options: dict[str, Any] = {}
     lr: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
     final_lr_share: Share = 0.01
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0
+
+
+class TrainerSection(Section):
+    """What Lightning's ``Trainer`` is given. ``workers``, ``devices`` and ``loggers`` decide nothing of the result.
+
+    ``devices`` is a number, or a list of GPUs by index. ``wandb`` and ``mlflow`` log where they are installed.
+    """
+
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accumulate_grad_batches: Annotated[int, Field(ge=1)] = 1
+    workers: Count = 0
+    devices: Annotated[int, Field(ge=1)] | tuple[Count, ...] = 1
+    loggers: tuple[Literal["tensorboard", "csv", "wandb", "mlflow"], ...] = ("tensorboard",)
 
 
 class LengthSection(Section):
@@ -146,13 +169,22 @@ class LengthSection(Section):
 
 
 class TrainingSection(LengthSection):
-    """Length, batches, regularisation, how much the lesion map counts beside the label, and which epoch is kept."""
+    """Length, batches, loss, regularisation, how much the lesion map counts beside the label, which epoch is kept.
+
+    ``loss`` is binary cross-entropy or focal loss with ``focal_gamma``. ``class_weights`` are those of NonCOVID and
+    COVID; ``balanced`` takes them from how often each is drawn. A training stops early once ``selection`` (``val_loss``
+    for ``last``) has not improved for ``early_stopping`` epochs; 0: never.
+    """
 
     epochs: Annotated[int, Field(ge=1)] = 14
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     lesion_weight: Annotated[float, Field(ge=0)] = 1.0
     selection: Literal["last", "val_auc", "val_loss"] = "last"
+    loss: Literal["bce", "focal"] = "bce"
+    focal_gamma: Annotated[float, Field(ge=0)] = 2.0
+    class_weights: Literal["balanced"] | tuple[Positive, Positive] | None = None
+    early_stopping: Count = 0
 
 
 class ContrastSection(Section):
@@ -176,6 +208,13 @@ class BaseRecipe(Section):
     network: BackboneSection
     optimiser: OptimiserSection = OptimiserSection()
     training: LengthSection = LengthSection()
+    trainer: TrainerSection = TrainerSection()
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """Every field that decides the result."""
+        free: Any = {"trainer": {"workers", "devices", "loggers"}}
+        return self.model_dump(mode="json", exclude=free)
 
     def to_yaml(self) -> str:
         """The recipe as YAML, every field spelled out."""
@@ -198,9 +237,14 @@ class LungsRecipe(BaseRecipe):
 
 
 class Recipe(BaseRecipe):
-    """Everything that decides a training, except data, split and seed."""
+    """Everything that decides a training, except data, split and seed.
+
+    ``augmenter`` names a class ``module:Class`` that is used like
+    :class:`groundglass.training.samples.Augmentation`.
+    """
 
     network: NetworkSection
+    augmenter: str = "groundglass.training.samples:Augmentation"
     preprocessing: PreprocessingSection = PreprocessingSection()
     augmentation: AugmentationSection = AugmentationSection()
     sampling: SamplingSection = SamplingSection()
@@ -223,6 +267,17 @@ AnyRecipe_co = TypeVar("AnyRecipe_co", bound=BaseRecipe, covariant=True)
 def recipe_names(kind: str = "") -> list[str]:
     """Names of the recipes that come with the package, those of a subfolder where ``kind`` names one."""
     return sorted(path.name[:-5] for path in _folder(kind).iterdir() if path.name.endswith(".yaml"))
+
+
+def described_recipes() -> list[tuple[str, str, str]]:
+    """Kind, name and first comment of every recipe that comes with the package; the kind of a training is empty."""
+    found = []
+    for kind in ("", "pretraining"):
+        for name in recipe_names(kind):
+            lines = (_folder(kind) / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+            comment = takewhile(lambda line: line.startswith("#"), lines)
+            found.append((kind, name, " ".join(line.lstrip("# ") for line in comment)))
+    return found
 
 
 def load_lungs_recipe(name: str, overrides: Sequence[str] = ()) -> LungsRecipe | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,12 +22,21 @@ from groundglass.errors import RunError
 from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import LungSegmenter, open_segmenter
+from groundglass.imaging.read import read_slice
 from groundglass.imaging.slice import CTSlice
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
 from groundglass.training.recipe import Recipe, parse_recipe
 from groundglass.training.samples import to_images
-from groundglass.training.trainer import HISTORY, RECIPE, WEIGHTS, read_history, read_info, read_recipe
+from groundglass.training.trainer import (
+    HISTORY,
+    RECIPE,
+    WEIGHTS,
+    learning_curves,
+    read_history,
+    read_info,
+    read_recipe,
+)
 
 LUNGS = "lungs.onnx"
 """The model of the lung fields with which the slices were cropped."""
@@ -120,9 +130,18 @@ class Run:
         # A copy: what is exported stays on the CPU.
         return deepcopy(self.network).to("cuda") if torch.cuda.is_available() else self.network
 
-    def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
-        """Predict slices of any size, cropped as in training, in batches, on the GPU where there is one."""
-        cuts = [self.preprocessing.apply(each.pixels, self.lungs(each.pixels)) for each in slices]
+    def plot(self) -> Figure:
+        """Loss, AUC and accuracy over the epochs; ``curves.svg`` in the folder is the same."""
+        return learning_curves(self.history())
+
+    def predict(self, slices: Iterable[CTSlice | str | Path]) -> NetworkOutputs:
+        """Predict slices, or files of one, cropped as in training, in batches, on the GPU where there is one.
+
+        Raises:
+            ImageError: a file cannot be read as a slice.
+        """
+        read = (each if isinstance(each, CTSlice) else read_slice(Path(each)) for each in slices)
+        cuts = [self.preprocessing.apply(each.pixels, self.lungs(each.pixels)) for each in read]
         pixels = np.array([cut.pixels for cut in cuts], np.uint8).reshape(-1, *[self.preprocessing.size] * 2)
         logit, lesion_map = predict_cropped(self._fast_network, self.preprocessing, pixels)
         return NetworkOutputs(logit, expit(logit), lesion_map, cuts)
@@ -163,4 +182,5 @@ def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:
         histogram=section.histogram,
         lesions=section.lesions,
         drop_rate=section.dropout,
+        options=section.options,
     )

@@ -5,14 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -23,12 +30,14 @@ from groundglass.errors import DataError, RecipeError
 from groundglass.files import write_bytes
 from groundglass.imaging.lungs import LungSegmenter, open_segmenter
 from groundglass.models.catalogue import pretraining
+from groundglass.models.layers import Network
 from groundglass.training.classify import Classifier
-from groundglass.training.recipe import Recipe, SamplingSection
+from groundglass.training.recipe import AugmentationSection, Recipe, SamplingSection, load_recipe
 from groundglass.training.run import LUNGS, Run, build_network
 from groundglass.training.samples import (
     CONTEXT,
     Augmentation,
+    Batch,
     CroppedSet,
     EpochBatches,
     TrainingSamples,
@@ -80,7 +89,78 @@ class _TrainingData:
         return digest.hexdigest()
 
 
-def train(job: Job[Recipe]) -> Run:
+def train(
+    recipe: Recipe | str | PathLike[str],
+    data: str | PathLike[str] | Sequence[str | PathLike[str]],
+    output: str | PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    split: str = "official",
+    seed: int = 0,
+    lesion_free: str | PathLike[str] | None = None,
+    resume: bool = False,
+    allow_overlap: bool = False,
+    devices: int | Sequence[int] | None = None,
+    accelerator: str = "auto",
+    threads: int = 0,
+    cache: str | PathLike[str] | None = None,
+    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] | None = None,
+) -> Run:
+    """Train a network, as ``groundglass train`` does.
+
+    >>> run = train("resnet-18", "covid-ct", "runs/first", overrides=["training.epochs=3"])  # doctest: +SKIP
+    >>> run.history()[-1]["val_auc"], run.predict(["slice.png"]).probability  # doctest: +SKIP
+
+    Args:
+        recipe: a recipe, its name, a network's name, or a YAML file.
+        data: one data set or several: COVID-CT, folders with ``COVID/`` and ``NonCOVID/``, manifests.
+        output: folder of the run.
+        overrides: of the recipe's fields, such as ``optimiser.lr=3e-4``.
+        split: which slices train and which validate; see :func:`groundglass.data.splits.make_split`.
+        seed: of everything random.
+        lesion_free: folder of lesion-free slices; without it nothing is painted.
+        resume: continue where an earlier start of the same training was stopped.
+        allow_overlap: accept patients who are in several parts of the split.
+        devices: processes (CPU) or GPUs, or which GPUs; None for the recipe's.
+        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
+        threads: CPU threads per process; 0 for one per core.
+        cache: folder for cropped slices.
+        progress: show a progress bar.
+        callbacks: Lightning's or your own; their state goes into the checkpoint.
+        loggers: Lightning's or your own, in place of the recipe's.
+
+    Raises:
+        GroundglassError: recipe, data, split, folder or machine do not fit; nothing is trained then.
+        KeyboardInterrupt: interrupted; the same call with ``resume`` continues.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(str(recipe), overrides)
+    elif overrides:
+        raise RecipeError("overrides change a recipe that is named, not one that is given; change it itself")
+    sets = (data,) if isinstance(data, str | PathLike) else data
+    job = Job(
+        recipe,
+        tuple(map(Path, sets)),
+        split,
+        seed,
+        Path(output),
+        lesion_free=Path(lesion_free) if lesion_free is not None else None,
+        allow_overlap=allow_overlap,
+        resume=resume,
+        devices=devices if isinstance(devices, int | None) else tuple(devices),
+        threads=threads,
+        accelerator=accelerator,
+        cache=Path(cache) if cache is not None else None,
+        progress=progress,
+        callbacks=tuple(callbacks),
+        loggers=None if loggers is None else tuple(loggers),
+    )
+    return train_job(job)
+
+
+def train_job(job: Job[Recipe]) -> Run:
     """Train, and leave a run with ``weights.safetensors`` behind; without lesion-free slices, nothing is painted.
 
     Raises:
@@ -93,11 +173,12 @@ def train(job: Job[Recipe]) -> Run:
         shared = f"cannot be shared by {job.processes} processes"
         raise RecipeError(f"training.batch_size={recipe.training.batch_size} {shared}; choose a multiple")
     prepare(job)
+    _augmenter(recipe)
     torch.manual_seed(job.seed)
     network = build_network(recipe)
     if job.rank == 0:
         check_space(job.output, network)
-    slices = _load(job)
+    slices = _cropped(job, *_records(job))
     if job.rank == 0:
         if recipe != asked:
             _LOG.warning(
@@ -107,6 +188,32 @@ def train(job: Job[Recipe]) -> Run:
             _LOG.warning("warning: %s", warning)
         begin_run(job, slices.fingerprint, _facts(job, slices))
         write_bytes(job.output / LUNGS, slices.lungs.model)
+    training, module = _assembled(job, slices, network)
+    best = _best(job)
+    images = to_images(slices.val.pixels, recipe.preprocessing.build())
+    history = fit(
+        job,
+        module,
+        training,
+        DataLoader(TensorDataset(images, torch.from_numpy(slices.val_labels)), batch_size=64),
+        [*([best] if best else []), *_early_stopping(recipe)],
+    )
+    if job.rank == 0:
+        selected = len(history.rows) - 1
+        if best is not None:
+            checkpoint = AtomicCheckpoints().load_checkpoint(best.best_model_path)
+            module.load_state_dict(checkpoint["state_dict"])
+            selected = int(checkpoint["epoch"])
+        save_weights(module.averaged.module.state_dict(), job.output / WEIGHTS)
+        finish_run(job, history, selected)
+    return Run.open(job.output)
+
+
+def _assembled(
+    job: Job[Recipe], slices: _TrainingData, network: Network
+) -> tuple[DataLoader[Batch], Classifier]:
+    """Batches and what learns from them."""
+    recipe = job.recipe
     preprocessing = recipe.preprocessing.build()
     samples = TrainingSamples(
         slices.train,
@@ -114,7 +221,7 @@ def train(job: Job[Recipe]) -> Run:
         slices.known,
         slices.lesion_free,
         preprocessing,
-        Augmentation(recipe.augmentation, preprocessing.size),
+        _augmenter(recipe)(recipe.augmentation, preprocessing.size),
         recipe.synthesis,
     )
     batches = EpochBatches(
@@ -127,25 +234,91 @@ def train(job: Job[Recipe]) -> Run:
         job.processes,
         slices.chances,
     )
-    module = Classifier(network, recipe, len(batches), job.seed)
-    best = _best(job)
-    images = to_images(slices.val.pixels, preprocessing)
-    history = fit(
-        job,
-        module,
-        DataLoader(samples, batch_size=None, sampler=batches),
-        DataLoader(TensorDataset(images, torch.from_numpy(slices.val_labels)), batch_size=64),
-        [best] if best else [],
+    # Whoever prepares a batch, it is drawn and seeded here: workers change nothing of it.
+    loader = DataLoader(samples, None, sampler=batches, num_workers=recipe.trainer.workers)
+    covid = float(np.average(slices.train_labels, weights=slices.chances))
+    return loader, Classifier(network, recipe, len(batches), job.seed, covid)
+
+
+def _augmenter(recipe: Recipe) -> Callable[[AugmentationSection, int], Augmentation]:
+    try:
+        return cast(Callable[[AugmentationSection, int], Augmentation], resolve_name(recipe.augmenter))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(f"augmenter={recipe.augmenter}: {error}; is its module on PYTHONPATH?") from None
+
+
+def _early_stopping(recipe: Recipe) -> list[Callback]:
+    patience, selection = recipe.training.early_stopping, recipe.training.selection
+    measure = "val_loss" if selection == "last" else selection
+    mode = "max" if measure == "val_auc" else "min"
+    return [EarlyStopping(measure, patience=patience, mode=mode)] if patience else []
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training would do.
+
+    Attributes:
+        recipe: resolved, as it would be trained.
+        counts: slices by part, source and label.
+        batches: of one epoch.
+        seconds: that the whole training takes, from a few steps on this machine.
+    """
+
+    recipe: Recipe
+    counts: Mapping[tuple[str, str, str], int]
+    batches: int
+    seconds: float
+
+
+def plan(job: Job[Recipe]) -> Plan:
+    """Check a training, time a few of its steps, and leave nothing behind.
+
+    Raises:
+        GroundglassError: as :func:`train_job`.
+    """
+    job = _without_synthesis(job)
+    prepare(job)
+    network, recipe = build_network(job.recipe), job.recipe
+    check_space(job.output, network)
+    train, val, free = _records(job)
+    draws = (recipe.sampling.draws or len(train)) + (recipe.synthesis.slices_per_epoch if free else 0)
+    batches, size = max(1, draws // recipe.training.batch_size), recipe.training.batch_size
+    every = max(1, len(train) // size)
+    with tempfile.TemporaryDirectory() as folder:
+        brief = replace(job, cache=Path(folder))
+        start = time.perf_counter()
+        slices = _cropped(brief, train[::every][:size], val[:2], free[:size])
+        reading = (time.perf_counter() - start) / (len(slices.train) + len(slices.val) + len(free[:size]))
+    loader, module = _assembled(brief, slices, network)
+    step = _seconds_per_step(module, loader, job.accelerator)
+    # Validation costs a third of a step of training, slice for slice.
+    epoch = batches * step + len(val) * step / size / 3
+    seconds = reading * (len(train) + len(val) + len(free)) + recipe.training.epochs * epoch
+    parts = {"train": train, "val": val, "lesion-free": free}
+    counts = Counter(
+        (name, record.hospital, str(record.label.value if record.label else "none"))
+        for name, records in parts.items()
+        for record in records
     )
-    if job.rank == 0:
-        selected = len(history.rows) - 1
-        if best is not None:
-            checkpoint = AtomicCheckpoints().load_checkpoint(best.best_model_path)
-            module.load_state_dict(checkpoint["state_dict"])
-            selected = int(checkpoint["epoch"])
-        save_weights(module.averaged.module.state_dict(), job.output / WEIGHTS)
-        finish_run(job, history, selected)
-    return Run.open(job.output)
+    return Plan(recipe, counts, batches, seconds)
+
+
+def _seconds_per_step(module: Classifier, loader: DataLoader[Batch], accelerator: str) -> float:
+    """Of the faster of two steps after a first one, without what Lightning adds."""
+    device = "cuda" if torch.cuda.is_available() and accelerator != "cpu" else "cpu"
+    module.to(device).log = lambda *_, **__: None  # type: ignore[method-assign]
+    optimiser, times = module.configure_optimizers()["optimizer"], []
+    samples, batches = loader.dataset, list(loader.sampler)
+    for number in range(3):
+        start = time.perf_counter()
+        batch = Batch(*(each.to(device) for each in samples[batches[number % len(batches)]]))
+        optimiser.zero_grad()
+        module.training_step(batch, number).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        module.averaged.update(module.network, step=number)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
 
 
 def trained(job: Job[Recipe]) -> Run:
@@ -159,7 +332,7 @@ def trained(job: Job[Recipe]) -> Run:
         if run.info.get("finished"):
             check_same(_without_synthesis(job))
             return run
-    return train(job)
+    return train_job(job)
 
 
 def normalisation_warning(recipe: Recipe) -> str | None:
@@ -183,22 +356,29 @@ def _without_synthesis(job: Job[Recipe]) -> Job[Recipe]:
     return replace(job, recipe=recipe.model_copy(update={"synthesis": off}))
 
 
-def _load(job: Job[Recipe]) -> _TrainingData:
-    """Read, split and crop the slices a job needs."""
+def _records(job: Job[Recipe]) -> tuple[list[Record], list[Record], list[Record]]:
+    """The slices that train, that validate, and that lesions are painted into."""
+    manifest = load_pool(job.data).without(job.recipe.sampling.leave_out)
+    split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
+    free = job.lesion_free if job.recipe.synthesis.slices_per_epoch else None
+    train, val = (_labelled(manifest, split, part) for part in ("train", "val"))
+    return train, val, list(load_dataset(free).records) if free is not None else []
+
+
+def _cropped(
+    job: Job[Recipe], records: Sequence[Record], val_records: Sequence[Record], free: Sequence[Record]
+) -> _TrainingData:
+    """Read and crop the slices a job needs."""
     recipe, lungs = job.recipe, open_segmenter(job.lungs)
 
     def cropped(records: Sequence[Record], context: float) -> CroppedSet:
         return load_cropped(records, recipe.preprocessing.build(), context, job.cache, lungs)
 
-    manifest = load_pool(job.data).without(recipe.sampling.leave_out)
-    split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
-    records, val_records = (_labelled(manifest, split, part) for part in ("train", "val"))
     train = cropped(records, CONTEXT)
     keep = np.flatnonzero(_worth_teaching(records, train, recipe.sampling))
-    records, train = [records[index] for index in keep], train.take(keep)
+    records, train = [records[int(index)] for index in keep], train.take(keep)
     lesion_free = None
-    if job.lesion_free is not None and recipe.synthesis.slices_per_epoch:
-        free = load_dataset(job.lesion_free).records
+    if free:
         lesion_free = with_lungs(cropped(free, CONTEXT))
         if not len(lesion_free):
             raise DataError(f"{job.lesion_free}: lungs were found in none of its {len(free)} slices")

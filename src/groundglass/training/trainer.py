@@ -15,11 +15,13 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from difflib import get_close_matches
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic
 
@@ -29,22 +31,27 @@ import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
+from matplotlib.figure import Figure
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from groundglass import __version__
-from groundglass.errors import RunError
+from groundglass.errors import RecipeError, RunError
 from groundglass.files import atomic_path, one_line, usable_cores, write_json, write_text
+from groundglass.reporting.figures import curves_figure, svg
 from groundglass.training.recipe import AnyRecipe_co, BaseRecipe
 from groundglass.training.samples import cache_folder
 
 INFO, RECIPE, HISTORY, WEIGHTS = "run.json", "recipe.yaml", "history.csv", "weights.safetensors"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, CURVES = "checkpoints", "curves.svg"
 RUN_FORMAT = 3
 """Version of a run's folder, in ``run.json``; raised whenever older folders cannot be read any more."""
 
@@ -78,13 +85,15 @@ class Job(Generic[AnyRecipe_co]):
         images: files and folders of slices without labels, for a pretraining.
         allow_overlap: accept patients who are in several parts of the split.
         resume: continue where an earlier start of the same job was stopped.
-        devices: processes (CPU) or accelerators per machine.
+        devices: processes (CPU) or accelerators per machine, GPUs by index, or None for the recipe's.
         nodes: machines.
         threads: CPU threads per process; 0 for one per core.
         accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
         cache: folder for cropped slices.
         lungs: ONNX model of the lung fields; None for the shipped one.
         progress: show a progress bar.
+        callbacks: further ones of Lightning.
+        loggers: Lightning's, in place of the recipe's.
     """
 
     recipe: AnyRecipe_co
@@ -96,25 +105,121 @@ class Job(Generic[AnyRecipe_co]):
     images: tuple[Path, ...] = ()
     allow_overlap: bool = False
     resume: bool = False
-    devices: int = 1
+    devices: int | tuple[int, ...] | None = None
     nodes: int = 1
     threads: int = 0
     accelerator: str = "auto"
     cache: Path | None = None
     lungs: Path | None = None
     progress: bool = True
+    callbacks: tuple[Callback, ...] = ()
+    loggers: tuple[Logger, ...] | None = None
+
+    @property
+    def chosen_devices(self) -> int | list[int]:
+        """How many per machine, or which GPUs."""
+        chosen = self.recipe.trainer.devices if self.devices is None else self.devices
+        return chosen if isinstance(chosen, int) else list(chosen)
 
     @property
     def processes(self) -> int:
         """On all machines together."""
-        return self.devices * self.nodes
+        return self._per_machine * self.nodes
+
+    @property
+    def _per_machine(self) -> int:
+        return self.chosen_devices if isinstance(self.chosen_devices, int) else len(self.chosen_devices)
 
     @property
     def rank(self) -> int:
         """This process's number among all, as torchrun or Lightning set it; the first has none set."""
         if "RANK" in os.environ:
             return int(os.environ["RANK"])
-        return int(os.environ.get("NODE_RANK", "0")) * self.devices + int(os.environ.get("LOCAL_RANK", "0"))
+        node, local = (int(os.environ.get(name, "0")) for name in ("NODE_RANK", "LOCAL_RANK"))
+        return node * self._per_machine + local
+
+
+class Scheduled(LightningModule):
+    """Learns by the optimiser and the schedule that a recipe names.
+
+    Args:
+        recipe: optimiser, schedule and length.
+        steps_per_epoch: batches of one epoch, for the schedule.
+    """
+
+    def __init__(self, recipe: BaseRecipe, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.recipe, self.steps_per_epoch = recipe, steps_per_epoch
+
+    @property
+    def learner(self) -> nn.Module:
+        """Whose parameters are trained; those that ask for no gradients stay."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Any:
+        """Timm's optimiser, without decay on biases and norms, and its schedule, by the step."""
+        section, trainer = self.recipe.optimiser, self.recipe.trainer
+        # Lightning clips no gradients of a fused optimiser in mixed precision.
+        fused = {"fused": True} if section.name == "adamw" and trainer.precision == "32-true" else {}
+        optimiser = create_optimizer_v2(
+            self.learner, section.name, section.lr, section.weight_decay, **{**fused, **section.options}
+        )
+        per_epoch = -(-self.steps_per_epoch // trainer.accumulate_grad_batches)
+        rise = round(section.warmup_epochs * per_epoch)
+        after = max(1, per_epoch * self.recipe.training.epochs - rise)
+        epochs: Any = {"num_epochs": after / per_epoch, "warmup_epochs": rise / per_epoch}
+        schedule, _ = create_scheduler_v2(
+            optimiser,
+            section.schedule,
+            **epochs,
+            warmup_lr=section.lr / (rise + 1),
+            min_lr=section.lr * section.final_lr_share,
+            warmup_prefix=True,
+            step_on_epochs=False,
+            updates_per_epoch=per_epoch,
+            **section.schedule_options,
+        )
+        scheduled = {"lr_scheduler": {"scheduler": schedule, "interval": "step"}} if schedule else {}
+        return {"optimizer": optimiser, **scheduled}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """As timm's schedules are stepped."""
+        scheduler.step_update(num_updates=self.global_step)
+
+
+class Averaging(Scheduled):
+    """Keeps an exponential moving average of a network's weights, which is what is evaluated.
+
+    Args:
+        network: is trained.
+        recipe: optimiser, schedule and length.
+        steps_per_epoch: batches of one epoch, for the schedule.
+        decay: of the average; its memory grows with the steps seen, n / (n + 9), up to this.
+    """
+
+    def __init__(self, network: nn.Module, recipe: BaseRecipe, steps_per_epoch: int, decay: float) -> None:
+        super().__init__(recipe, steps_per_epoch)
+        self.network = network.to(memory_format=torch.channels_last)
+        self.averaged = ModelEmaV3(
+            network, decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0
+        ).requires_grad_(False)
+        self._steps = 0
+
+    @property
+    def learner(self) -> nn.Module:
+        """The network."""
+        return self.network
+
+    def on_train_epoch_start(self) -> None:
+        """Whole steps are taken by an epoch's end."""
+        self._steps = self.global_step
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """After a step of the optimiser, move the averaged weights towards the trained ones."""
+        step = self.global_step
+        if step != self._steps:
+            self._steps = step
+            self.averaged.update(self.network, step=step)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -209,6 +314,23 @@ class History(Callback):
             write_text(self.path, text.getvalue())
 
 
+def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss and the measures of the validation part over the epochs of a ``history.csv``."""
+    panels = {
+        ("Loss", "loss"): {"training": "train_loss", "validation": "val_loss"},
+        ("Validation", "value"): {"AUC": "val_auc", "accuracy": "val_accuracy", "Dice": "val_dice"},
+    }
+    found = {
+        title: {
+            name: [[row[key] for row in rows if key in row]]
+            for name, key in curves.items()
+            if any(key in row for row in rows)
+        }
+        for title, curves in panels.items()
+    }
+    return curves_figure({title: curves for title, curves in found.items() if curves})
+
+
 def read_history(path: Path) -> list[dict[str, float]]:
     """The rows of a ``history.csv``; empty where there is none."""
     if not path.exists():
@@ -298,13 +420,19 @@ def _check_folder(job: Job[BaseRecipe]) -> None:
 
 
 def _check_machine(job: Job[BaseRecipe]) -> None:
-    """Refuse accelerators that are not there."""
+    """Refuse accelerators, loggers and optimisers that are not there."""
+    for package in {"wandb", "mlflow"}.intersection(job.recipe.trainer.loggers):
+        if find_spec(package) is None:
+            raise RecipeError(f"trainer.loggers: {package} is not installed; `pip install {package}`")
+    if (name := job.recipe.optimiser.name) not in list_optimizers():
+        near = ", ".join(get_close_matches(name, map(str, list_optimizers()), 3)) or "adamw, sgd, lion"
+        raise RecipeError(f"optimiser.name={name}: timm has no such optimiser; it has {near} and others")
     try:
         Trainer(**_place(job), logger=False, enable_checkpointing=False, enable_progress_bar=False)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         reason = one_line(str(error), 200)
         raise RunError(
-            f"--accelerator {job.accelerator} --devices {job.devices}: not on this machine ({reason})"
+            f"--accelerator {job.accelerator} --devices {job.chosen_devices}: not on this machine ({reason})"
         ) from None
 
 
@@ -312,7 +440,7 @@ def _place(job: Job[BaseRecipe]) -> dict[str, Any]:
     """Lightning's arguments that say where a job is trained."""
     return {
         "accelerator": job.accelerator,
-        "devices": job.devices,
+        "devices": job.chosen_devices,
         "num_nodes": job.nodes,
         "strategy": DDPStrategy(broadcast_buffers=True) if job.processes > 1 else "auto",
     }
@@ -369,7 +497,8 @@ def check_same(job: Job[BaseRecipe], fingerprint: str | None = None) -> None:
             raise RunError(f"{cannot}, {key} was {before.get(key)}, is {value}; choose another --output")
     try:
         # Checked, so that fields which are newer than the run have their defaults.
-        same = type(job.recipe).model_validate(read_recipe(job.output)) == job.recipe
+        was = type(job.recipe).model_validate(read_recipe(job.output))
+        same = was.deciding == job.recipe.deciding
     except ValidationError:
         same = False
     if not same:
@@ -384,6 +513,7 @@ def finish_run(job: Job[BaseRecipe], history: History, selected_epoch: int) -> N
         "threads": torch.get_num_threads(),
         "processes": job.processes,
     }
+    write_text(job.output / CURVES, svg(learning_curves(history.rows)))
     write_json(job.output / INFO, {**read_info(job.output), "finished": True, "ended": now(), **facts})
 
 
@@ -456,12 +586,20 @@ def fit(
     newest = ModelCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
+    loggers = _loggers(job)
+    for logger in loggers:
+        logger.log_hyperparams(job.recipe.model_dump(mode="json"))
+    shown: list[Callback] = [RichProgressBar()] if job.progress else []
+    if loggers:
+        shown.append(LearningRateMonitor("epoch"))
     trainer = Trainer(
         **_place(job),
         max_epochs=job.recipe.training.epochs,
         gradient_clip_val=job.recipe.optimiser.gradient_clip or None,
-        logger=TensorBoardLogger(job.output, name="", version="tensorboard"),
-        callbacks=[history, *callbacks, newest, *([RichProgressBar()] if job.progress else [])],
+        precision=job.recipe.trainer.precision,
+        accumulate_grad_batches=job.recipe.trainer.accumulate_grad_batches,
+        logger=loggers,
+        callbacks=[history, *callbacks, *job.callbacks, *shown, newest],
         plugins=[AtomicCheckpoints()],
         use_distributed_sampler=False,
         sync_batchnorm=job.processes > 1 and job.accelerator == "gpu",
@@ -486,3 +624,15 @@ def fit(
             reason = f"cannot be written ({error.strerror or error}); make room, then use --resume"
             raise RunError(f"{error.filename or job.output}: {reason}") from None
     return history
+
+
+def _loggers(job: Job[BaseRecipe]) -> list[Logger]:
+    if job.loggers is not None:
+        return list(job.loggers)
+    made: Mapping[str, Callable[[], Logger]] = {
+        "tensorboard": lambda: TensorBoardLogger(job.output, name="", version="tensorboard"),
+        "csv": lambda: CSVLogger(job.output, name="", version="csv"),
+        "wandb": lambda: WandbLogger(name=job.output.name, save_dir=job.output, project="groundglass"),
+        "mlflow": lambda: MLFlowLogger("groundglass", job.output.name),
+    }
+    return [made[name]() for name in job.recipe.trainer.loggers]
