@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -163,24 +162,12 @@ def _frames(traced: list[dict[str, Any]]) -> tuple[list[float], float]:
 
 @contextmanager
 def _service() -> Iterator[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "groundglass.cli.main",
-        "serve",
-        "--port",
-        "0",
-        "--upload-mib",
-        "1024",
-        "--seconds",
-        "3000",
-    ]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ
-    ) as process:
-        assert process.stdout is not None  # noqa: S101 - for the type checker
+    options = ["serve", "--port", "0", "--upload-mib", "1024", "--seconds", "3000"]
+    command = [sys.executable, "-m", "groundglass.cli.main", *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None  # noqa: S101 - for the type checker
         try:
-            yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}/"
+            yield process.stderr.readline().split()[-1]
         finally:
             process.terminate()
 
