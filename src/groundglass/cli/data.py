@@ -40,6 +40,7 @@ DataSets = Annotated[
         help="COVID-CT, a folder with COVID/ and NonCOVID/, a manifest CSV or slices; or several."
     ),
 ]
+Slices = Annotated[Path, typer.Argument(help="File, folder or zip of slices.")]
 Pictures = Annotated[Path, typer.Option("--output", help="Folder for the pictures.")]
 NewFolder = Annotated[Path, typer.Option("--output", help="New folder to write to.")]
 Conditions = Annotated[
@@ -216,6 +217,32 @@ def slices(
     selection = Selection(every, least_lungs)
     written = sum(1 for volume in volumes for _ in cut_slices(volume, output, selection, failed.append))
     _written(output, written, "slices", failed)
+
+
+@app.command()
+def preview(
+    path: Slices,
+    output: Pictures,
+    size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the cropped slice.")] = 256,
+    severity: Annotated[float, typer.Option(min=0, max=1, help="Of the painted lesions, 0 to 1.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the painted lesions.")] = 0,
+    most: Annotated[int | None, typer.Option("--most", min=1, help="Slices; default: all.")] = None,
+) -> None:
+    """Write one PNG per slice: the slice, its mask, its crop, and the crop with painted lesions."""
+    from groundglass.data.preview import write_previews
+    from groundglass.imaging.crop import Preprocessing
+
+    failed: list[ImageError] = []
+    pictures = write_previews(
+        path,
+        output,
+        Preprocessing(size=size),
+        severity=severity,
+        seed=seed,
+        most=most,
+        on_error=failed.append,
+    )
+    _written(output, sum(1 for _ in pictures), "pictures", failed)
 
 
 @app.command()
