@@ -50,8 +50,11 @@ _SAMPLES = 128  # along each axis, of which a volume's scale is found
 
 def as_hounsfield(values: NDArray[np.generic]) -> Hounsfield:
     """Hounsfield units as float32, paddings and missing values (NaN) raised to ``AIR``."""
-    finite = np.nan_to_num(values.astype(np.float32), nan=AIR, posinf=AIR, neginf=AIR)
-    return np.maximum(finite, np.float32(AIR))
+    hounsfield = np.maximum(values.astype(np.float32), np.float32(AIR))
+    # Hardly any slice holds what is not finite, and one sum finds it.
+    if not np.isfinite(hounsfield.sum(dtype=np.float64)):
+        hounsfield[~np.isfinite(hounsfield)] = AIR
+    return hounsfield
 
 
 def extent(values: NDArray[np.generic]) -> tuple[float, float]:
