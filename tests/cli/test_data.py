@@ -39,6 +39,19 @@ def test_describe_as_json(folder: Path) -> None:
     assert described["width"]["median"] == 6
 
 
+def test_labels_of_other_names_are_mapped(folder: Path) -> None:
+    (folder / "own.csv").write_text("path;label\nCOVID/[bold]/a.png;positive\nNonCOVID/b.png;CAP\n")
+    done = run("describe", str(folder / "own.csv"), "--json", "--map-label", "positive=COVID,CAP=NonCOVID")
+    assert json.loads(done.stdout)["total"]["labels"] == {"COVID": 1, "NonCOVID": 1}, done.stderr
+
+
+def test_describe_of_several(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    Image.fromarray(np.full((8, 6), 90, np.uint8)).save(other / "a.png")
+    described = json.loads(run("describe", str(folder), str(other), "--json").stdout)
+    assert [source["name"] for source in described["sources"]] == sorted([folder.name, other.name])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

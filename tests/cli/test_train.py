@@ -82,6 +82,20 @@ def test_train_warns_of_what_parts_share_and_trains_all_the_same(
     ]
 
 
+def test_train_audits_several_data_sets_as_one(
+    data: Path,
+    leaking: Path,
+    warnings_before_training: Callable[..., list[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    lines, other = leaking.read_text().splitlines(), tmp_path_factory.mktemp("other") / "other.csv"
+    other.write_text(f"{lines[0]}\n{data}/{lines[-1]}\n")
+    (said, *_) = warnings_before_training(data / "manifest.csv", "--data", str(other))
+    assert (
+        f"in different parts show the same slice: {data.name}/13.png and {data.name}/again [x].jpg." in said
+    )
+
+
 def test_train_says_nothing_where_there_is_nothing_to_say(
     data: Path, leaking: Path, warnings_before_training: Callable[..., list[str]]
 ) -> None:

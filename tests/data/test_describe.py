@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groundglass.data.describe import PERCENTILES, Lengths, describe, description_tables
+from groundglass.data.describe import PERCENTILES, describe, description_tables
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, Manifest, Record
 
@@ -35,9 +35,8 @@ def test_covid_ct(covid_ct: Path) -> None:
         (Counter(labels) for name, labels in formats.items() if name.startswith("JPEG")), Counter[str]()
     )
     assert jpeg == {"COVID": 34, "NonCOVID": 202}
-    assert found.width is not None
-    assert found.height is not None
-    assert (found.width.min, found.width.max, found.height.min, found.height.max) == (115, 1671, 61, 1225)
+    lengths = [each[end] for each in (found.width, found.height) for end in ("min", "max")]
+    assert lengths == [115, 1671, 61, 1225]
 
 
 def test_grey_values_are_exact(tmp_path: Path) -> None:
@@ -50,12 +49,12 @@ def test_grey_values_are_exact(tmp_path: Path) -> None:
     found = describe(load_dataset(tmp_path))
     together = np.concatenate([picture.ravel() for picture in pixels])
     grey = found.grey["COVID"]
-    assert (grey.mean, grey.std) == (pytest.approx(together.mean()), pytest.approx(together.std()))
-    assert grey.percentiles == tuple(
+    assert (grey["mean"], grey["std"]) == (pytest.approx(together.mean()), pytest.approx(together.std()))
+    assert grey["percentiles"] == tuple(
         np.percentile(together, percent, method="inverted_cdf") for percent in PERCENTILES
     )
-    assert (found.grey["NonCOVID"].mean, found.grey["NonCOVID"].std) == (7, 0)
-    assert found.width == Lengths(6, 30.0, 30)
+    assert (found.grey["NonCOVID"]["mean"], found.grey["NonCOVID"]["std"]) == (7, 0)
+    assert found.width == {"min": 6, "median": 30.0, "max": 30}
 
 
 def test_unreadable_unlabelled_and_leaking(tmp_path: Path) -> None:

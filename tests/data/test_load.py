@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from groundglass.data.load import load_dataset, load_pool
-from groundglass.data.manifest import Label, read_pixels
+from groundglass.data.manifest import Label, read_pixels, say
 from groundglass.errors import DataError
 
 
@@ -120,10 +120,36 @@ def test_several_data_sets_are_one(tmp_path: Path) -> None:
             save_image(tmp_path / name / label / "1.png")
     one, other = tmp_path / "a", tmp_path / "b"
     pool = load_pool([one, other])
-    assert (pool.name, pool.root) == ("a+b", one)
-    assert pool.records == (*load_dataset(one).records, *load_dataset(other).records)
+    assert (pool.name, pool.root, str(pool)) == ("a+b", tmp_path, f"{one}, {other}")
+    assert [record.source for record in pool] == ["a", "a", "b", "b"]
+    assert len({record.patient_id for record in pool}) == 4
     assert load_pool([one]) == load_dataset(one)
     with pytest.raises(DataError, match=r"1\.png: is in two of the data sets"):
         load_pool([one, other, one])
     with pytest.raises(DataError, match="name a data set with --data"):
         load_pool([])
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected", "same"),
+    [
+        (("", ""), [("a/own", "7"), ("b/own", "7")], True),
+        (("rome", ""), [("rome", "7"), ("b/own", "7")], True),
+        (("rome", "rome"), [("rome", "7"), ("rome", "7")], True),
+        (("rome", "oslo"), [("rome", "rome/7"), ("oslo", "oslo/7")], False),
+    ],
+)
+def test_sources_and_patients_of_several_data_sets_are_kept_apart(
+    tmp_path: Path,
+    sources: tuple[str, str],
+    expected: list[tuple[str, str]],
+    same: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    say.cache_clear()
+    for name, source in zip("ab", sources, strict=True):
+        save_image(tmp_path / name / "1.png")
+        (tmp_path / name / "own.csv").write_text(f"path,patient_id,source\n1.png,7,{source}\n")
+    pool = load_pool([tmp_path / name / "own.csv" for name in "ab"])
+    assert [(record.source, record.patient_id) for record in pool] == expected
+    assert ("7: patients of several data sets, taken for the same people" in caplog.text) is same

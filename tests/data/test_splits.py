@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from groundglass.data.covid_ct import load_covid_ct
-from groundglass.data.manifest import Label, Manifest, Record
+from groundglass.data.manifest import Label, Manifest, Record, say
 from groundglass.data.splits import Split, held_out, make_split, patients_in_several_parts
 from groundglass.errors import DataError
 
@@ -211,8 +212,10 @@ def test_same_seed_same_split_whatever_the_order_and_place(spec: str) -> None:
         ("leave-source-out:", "needs a source"),
         ("leave-source-out:ward-9", "no source 'ward-9'; this data has ward-0, ward-1"),
         ("leave-source-out:*", "none is left to train on"),
-        ("official", r"no split .*: leave-source-out:NAME, patients:FOLD/FOLDS, random"),
-        ("official-cv:1/5", "has no split of its own"),
+        (
+            "official-cv:1/5",
+            "no split of its own, which official-cv needs; take official, patients:FOLD/FOLDS, leave",
+        ),
     ],
 )
 def test_impossible_specifications(spec: str, said: str) -> None:
@@ -226,6 +229,25 @@ def test_data_that_says_too_little() -> None:
     unlabelled = Manifest("set", Path("set"), (Record(Path("a.png"), None, "p", "s", "train"),))
     with pytest.raises(DataError, match="1 of 1 slices have no label"):
         make_split(unlabelled, "official")
+
+
+def test_without_a_split_patients_are_parted_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    manifest = make_manifest()
+    say.cache_clear()
+    parts = named_parts(manifest, make_split(manifest, "official"))
+    sizes = {part: len(names) for part, names in parts.items()}
+    assert list(sizes) == ["train", "val", "test"]
+    assert sizes["train"] > sizes["val"] + sizes["test"]
+    said = f"train {sizes['train']}, val {sizes['val']}, test {sizes['test']} slices"
+    assert f"set: has no split of its own, so its patients were parted, each whole: {said}" in caplog.text
+    assert parts == named_parts(manifest, make_split(manifest, "official", seed=9))
+    few = replace(manifest, records=tuple(each for each in manifest if each.patient_id in {"p0", "p1"}))
+    for data, why in (
+        (few, "patients of a label are too few"),
+        (make_manifest(known=False), "names no patients"),
+    ):
+        with pytest.raises(DataError, match=f"no split of its own and .*{why}.*--split random"):
+            make_split(data, "official")
 
 
 def test_an_official_split_may_have_a_test_part_only() -> None:

@@ -17,11 +17,10 @@ from tests.inference.conftest import tiny_parts
 from typer.testing import CliRunner, Result
 
 from groundglass.cli.main import app, main
-from groundglass.data.manifest import Manifest, write_manifest
+from groundglass.data.manifest import Manifest, content_hash, write_manifest
 from groundglass.data.phantoms import Severities, write_phantoms
 from groundglass.evaluation.bundled import BundledRun
 from groundglass.evaluation.metrics import TITLES
-from groundglass.evaluation.part import content_hash
 from groundglass.imaging.read import read_slice
 from groundglass.inference.bundle import Bundle, save_arrays, write_bundle
 from groundglass.inference.classifier import Classifier

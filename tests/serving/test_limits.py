@@ -78,7 +78,8 @@ def test_too_many_pixels_and_too_much_to_unpack_are_predictions_that_say_so(
         (b"--0123456789--\r\n", FORM, 422, "invalid-request"),
         (form("a.png", b"x")[:-20], FORM, 400, "bad-request"),
         (form("a.png", b"x")[5:], FORM, 400, "bad-request"),
-        (form("", b"x").replace(b'; filename=""', b""), FORM, 422, "invalid-request"),
+        (form("", b"x").replace(b'; filename=""', b""), FORM, 415, "unsupported-media-type"),
+        (b"-" * 5000 + form("a.png", b"x"), FORM, 400, "bad-request"),
     ],
 )
 def test_what_is_no_form_and_no_file(
@@ -101,20 +102,95 @@ def test_more_files_than_a_process_may_have_open(start: Start) -> None:
     assert answer.json()["counts"]["total"] == 300
 
 
+# What a client sends as the name of a file, and what the predictions call it.
+NAMES = {
+    "Screenshot 2024-05-01 at 9.41.00\u202fAM.png": "Screenshot 2024-05-01 at 9.41.00 AM.png",
+    "CT\u00a012.dcm": "CT 12.dcm",
+    "\u80ba\u3000CT.dcm": "\u80ba CT.dcm",
+    "\u05e8\u05d9\u05d0\u05d5\u05ea\u200f.dcm": "\u05e8\u05d9\u05d0\u05d5\u05ea.dcm",
+    "\u202egnp.exe": "gnp.exe",
+    "\ufeffx\u00ad.dcm": "x.dcm",
+    "Lu\u0308nge.dcm": "Lu\u0308nge.dcm",
+    "x\ue000\x01\x7f.dcm": "x___.dcm",
+    "a\u2028b\tc.dcm": "a b c.dcm",
+    "2024-05-01T12:30:00.dcm": "2024-05-01T12_30_00.dcm",
+    "\u80ba" * 80 + ".dcm": "\u80ba" * 80 + ".dcm",
+    "x" * 996 + ".dcm": "x" * 180 + "\u2026" + "x" * 56 + ".dcm",
+    "a/" * 40 + "b.png": "a/" * 31 + "b.png",
+    "CON.dcm": "CON.dcm",
+    "~/x.dcm": "~/x.dcm",
+    "%2e%2e%2fa%20b.png": "%2e%2e%2fa%20b.png",
+    "../a.png": "a.png",
+    "/etc/a.png": "etc/a.png",
+    "a/../../b.png": "a/b.png",
+    "..\\\\a.png": "a.png",
+    "a/": "a",
+    "...": "file",
+    " / . /..": "file",
+}
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_odd_names_are_cleaned(service: Running, png: bytes, name: str) -> None:
+    content = form(name, png).replace(b'name="files"; ', b"")
+    for body in (content, content + bytes(MIB)):  # in memory; on disk
+        answer = service.ask("POST", "/v2/predictions", content=body, headers=FORM)
+        assert [(row["status"], row["file"]) for row in answer.json()["predictions"]] == [("ok", NAMES[name])]
+    assert service.is_clean()
+
+
 @pytest.mark.parametrize(
-    "name",
-    ["../a.png", "/etc/a.png", "a/../../b.png", "..\\\\a.png", "a/", "..", "a\x01.png", "x" * 300],
+    ("disposition", "name"),
+    [
+        (b"form-data; name=files; filename*=UTF-8''%e8%82%ba%2F..%2F1.png", "\u80ba/1.png"),
+        (b"form-data; name=files; filename*=iso-8859-1'de'L%fcnge.png", "L\u00fcnge.png"),
+        (b"form-data; filename*0*=UTF-8''a%20; filename*1=b.png", "a b.png"),
+        (b"form-data; filename=a.png; filename*=UTF-8''b.png", "a.png"),
+        (b"form-data; name=scan; filename*=undefined''%ff", "scan"),
+        (b'form-data; name="L\xfcnge"; filename=""', "L\u00fcnge"),
+        (b'form-data; filename="L\xfcnge.png"', "L\u00fcnge.png"),
+        (b"form-data; name=files", "files"),
+        (b"", "file"),
+    ],
 )
-def test_names_that_lead_out_of_their_folder(tight: Running, png: bytes, name: str) -> None:
-    answer = tight.ask("POST", "/v2/predictions", content=form(name, png), headers=FORM)
-    is_problem(answer, 422, "invalid-request")
-    assert tight.is_clean()
+def test_what_is_named_in_another_way_or_not_at_all(
+    service: Running, png: bytes, disposition: bytes, name: str
+) -> None:
+    body = b"Some programs write this.\r\n-- \r\n--0123456789\r\nContent-Disposition: " + disposition
+    body += b"\r\n\r\n" + png + b"\r\n--0123456789--\r\nand that"
+    charset = {"Content-Type": FORM["Content-Type"] + "; charset=undefined"}
+    (row,) = service.ask("POST", "/v2/predictions", content=body, headers=charset).json()["predictions"]
+    assert (row["status"], row["file"]) == ("ok", name)
 
 
-def test_two_files_of_one_name(tight: Running, png: bytes) -> None:
-    is_problem(tight.post(("a.png", png), ("a.png", png)), 422, "invalid-request")
-    is_problem(tight.post(("a", png), ("a/b.png", png)), 422, "invalid-request")
-    assert tight.post(("a/1.png", png), ("b/1.png", png)).status_code == 200
+def test_files_of_one_name_are_numbered(service: Running, png: bytes) -> None:
+    names = ["a.png", "A.png", "a.png", "b", "b/1.png", "b/1.png", "c/1.png", "c"]
+    told = ["a.png", "A-2.png", "a-3.png", "b", "b-5/1.png", "b-6/1.png", "c/1.png", "c-8"]
+    for padding in (b"", bytes(MIB)):
+        rows = service.post(*((name, png + padding) for name in names)).json()["predictions"]
+        assert sorted(row["file"] for row in rows) == sorted(told)
+        assert {row["status"] for row in rows} == {"ok"}
+
+
+def test_an_uploaded_folder_behaves_as_a_folder(service: Running, png: bytes) -> None:
+    left_out = [(name, b"no image") for name in ("ct/notes.txt", "ct/.DS_Store", "ct/__MACOSX/._1.png")]
+    files = [("ct/10.png", png), ("ct/2.png", png), ("ct/.3.png", png), ("ct/4.webp", b"RIFF\0\0\0\0WEBP")]
+    rows = service.post(*left_out, *files, ("notes.txt", b"no image")).json()["predictions"]
+    assert [row["file"] for row in rows] == ["ct/2.png", "ct/4.webp", "ct/10.png", "notes.txt"]
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok", "failed"]
+    assert "WebP" in rows[1]["reason"]
+    is_problem(service.post(*left_out, ("ct/.3.png", png)), 415, "unsupported-media-type")
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/healthz", "/v2/model", "/openapi.json", "/nothing", "/v2/predictions"]
+)
+def test_head_is_get_without_the_content(service: Running, path: str) -> None:
+    head, whole = service.ask("HEAD", path), service.get(path)
+    assert head.status_code == whole.status_code
+    assert head.content == b""
+    for name in ("content-type", "content-length", "content-security-policy"):
+        assert head.headers[name] == whole.headers[name]
 
 
 def test_as_many_requests_as_there_may_be(tight: Running, png: bytes) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,17 @@ def test_only_the_training_part_and_the_unlabelled_slices_enter(
     train = {record.path for record in load_dataset(phantoms).records if record.split == "train"}
     outside = {record.path for record in load_dataset(lesion_free).records}
     assert {record.path for record in records} == train | outside
+
+
+def test_of_several_data_sets_the_training_parts_enter(
+    phantoms: Path, lesion_free: Path, small: PretrainRecipe, tmp_path: Path
+) -> None:
+    first, second, *_ = (record.path for record in load_dataset(lesion_free).records)
+    other = tmp_path / "other.csv"
+    other.write_text(f"path,label,split\n{first},NonCOVID,train\n{second},NonCOVID,test\n")
+    several = replace(job(small, phantoms, tmp_path / "r"), data=(phantoms, other))
+    train = {record.path for record in load_dataset(phantoms).records if record.split == "train"}
+    assert {record.path for record in unlabelled_slices(several, no_copies)} == train | {first}
 
 
 def test_copies_of_held_out_slices_are_refused_in_one_line(

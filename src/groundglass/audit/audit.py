@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Audit:
 
     Attributes:
         name: of the data set.
-        root: folder or file it was read from.
+        root: folder that its files lie in.
         split: specification of the audited split, or None for the data set's own parts.
         records: its slices, those that cannot be read included.
         pairs: slices that show the same: opposite labels first, then across parts, across patients, the rest.
@@ -64,6 +64,11 @@ class Audit:
     unreadable: tuple[str, ...]
     compared: int
     seconds: float
+
+    def file(self, record: Record) -> str:
+        """A record's path, from the data set's folder where it lies there."""
+        path = record.path
+        return printable(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
 
     @property
     def copies(self) -> tuple[Pair, ...]:
@@ -136,7 +141,7 @@ class Audit:
     def warnings(self) -> tuple[str, ...]:
         """One sentence on each thing found that makes figures better than they are, the worst first."""
         said = [
-            f"{counted(len(things), noun)} {words}: {_names(things)}."
+            f"{counted(len(things), noun)} {words}: {_names(things, self.file)}."
             for _, things, noun, words in self.findings()
             if words and things
         ]
@@ -223,7 +228,7 @@ def found(audited: Audit, conditions: Sequence[str]) -> list[str]:
             held += [f"{name}: {count}"] if count else []
         elif audited.shortcuts is None or audited.shortcuts.reason:
             reason = audited.shortcuts.reason if audited.shortcuts else "they were not measured"
-            raise DataError(f"{audited.root}: shortcuts cannot be checked: {reason}")
+            raise DataError(f"{audited.name}: shortcuts cannot be checked: {reason}")
         else:
             strong = audited.strong_shortcuts(limit)
             held += [f"{name}: {title} has an AUC of {auc:.3f}" for title, auc in strong]
@@ -242,7 +247,7 @@ def check_conditions(
     for name, _ in map(_parse_condition, conditions):
         if name in _OF_PARTS and not parts:
             reason = "no slice is in a part; name a split to audit"
-            raise DataError(f"{manifest.root}: {name} cannot be checked: {reason}")
+            raise DataError(f"{manifest}: {name} cannot be checked: {reason}")
         if name == "shortcuts" and not shortcuts:
             raise DataError("shortcuts cannot be checked together with --no-shortcuts")
 
@@ -271,7 +276,7 @@ def _read(
         traces.append(result[0])
         features += [result[1]] if result[1] else []
     if not traces:
-        raise DataError(f"{manifest.root}: none of its {len(manifest)} slices can be read: {unreadable[:1]}")
+        raise DataError(f"{manifest}: none of its {len(manifest)} slices can be read: {unreadable[:1]}")
     return traces, features, unreadable
 
 
@@ -292,7 +297,7 @@ def _crossings(places: Iterable[tuple[str, str | None]]) -> tuple[Crossing, ...]
     )
 
 
-def _names(things: Sequence[Pair | Crossing | str]) -> str:
-    pairs = [f"{one.first.path.name} and {one.second.path.name}" for one in things if isinstance(one, Pair)]
+def _names(things: Sequence[Pair | Crossing | str], file: Callable[[Record], str]) -> str:
+    pairs = [f"{file(one.first)} and {file(one.second)}" for one in things if isinstance(one, Pair)]
     others = [one.name if isinstance(one, Crossing) else one for one in things if not isinstance(one, Pair)]
     return name_some([printable(name) for name in (*pairs, *others)])

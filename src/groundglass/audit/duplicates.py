@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from groundglass.data.manifest import Record, read_bytes, read_pixels, read_record
+from groundglass.data.manifest import Record, content_hash, read_pixels, read_record
 from groundglass.errors import ImageError
 from groundglass.files import usable_cores
 from groundglass.imaging.slice import CTSlice, Grey
@@ -148,7 +148,7 @@ def take_trace(record: Record, image: CTSlice, patches: bool = True) -> Trace:
     codes, points = _patches(content) if patches else _NO_PATCHES
     return Trace(
         record=record,
-        sha256=hashlib.sha256(read_bytes(record)).hexdigest(),
+        sha256=content_hash(record),
         pixels_sha256=hashlib.sha256(shape + image.pixels.tobytes()).hexdigest(),
         size=(image.pixels.shape[1], image.pixels.shape[0]),
         box=box,

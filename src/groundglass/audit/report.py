@@ -110,9 +110,8 @@ def document(audited: Audit) -> dict[str, Any]:
 
 
 def _side(audited: Audit, record: Record) -> dict[str, str | None]:
-    path, root = record.path, audited.root
     return {
-        "file": printable(path.relative_to(root) if path.is_relative_to(root) else path),
+        "file": audited.file(record),
         "label": record.label.value if record.label else None,
         "part": record.split,
         "patient": printable(record.patient_id) if record.patient_known else None,
@@ -194,7 +193,9 @@ def _sections(audited: Audit) -> list[Section]:
     crossing = "Slices of one publication share window, scanner and layout; collections hold many hospitals."
     unreadable = [(line,) for line in audited.unreadable]
     sections = [
-        Section("Slices that show the same", words, columns, [_pair_row(pair) for pair in audited.pairs]),
+        Section(
+            "Slices that show the same", words, columns, [_pair_row(audited, pair) for pair in audited.pairs]
+        ),
         _crossings("Patients in several parts", "Slices of a patient are alike.", audited.patients),
         _crossings("Sources in several parts", crossing, audited.sources),
         *(_shortcuts(audited.shortcuts) if audited.shortcuts else ()),
@@ -203,11 +204,11 @@ def _sections(audited: Audit) -> list[Section]:
     return [section for section in sections if section.rows]
 
 
-def _pair_row(pair: Pair) -> tuple[str, ...]:
+def _pair_row(audited: Audit, pair: Pair) -> tuple[str, ...]:
     kind = {"file": "same file", "pixels": "same pixels"}.get(pair.kind, pair.kind)
     scale = "" if pair.affine is None else f"\n{pair.affine[0][0]:.2f} × {pair.affine[1][1]:.2f}"
     sides = [
-        f"{one_line(record.path.name)} ({record.label_name}, {record.split or 'no part'})"
+        f"{one_line(audited.file(record))} ({record.label_name}, {record.split or 'no part'})"
         for record in (pair.first, pair.second)
     ]
     words = ("opposite labels", "leakage", "other patient")
@@ -262,7 +263,7 @@ def _figure(figure: Estimate) -> str:
 
 
 def _item(audited: Audit, pair: Pair) -> GalleryItem:
-    kind, correlation, _, concern = _pair_row(pair)
+    kind, correlation, _, concern = _pair_row(audited, pair)
     sides = (_side(audited, pair.first), _side(audited, pair.second))
     facts = [", ".join(f"{name} {value}" for name, value in side.items() if value) for side in sides]
     if pair.affine is not None:

@@ -115,7 +115,7 @@ def shortcut_features(record: Record, image: CTSlice) -> ShortcutFeatures:
     """Measure a slice, given as its record and as it was read."""
     height, width = image.pixels.shape
     return ShortcutFeatures(
-        f"{image.origin.file_format} {image.origin.mode} {record.path.suffix.lower()}".strip(),
+        f"{image.origin.file_format} {image.origin.mode} {record.suffix}".strip(),
         np.array([width, height, width / height, width * height], np.float32),
         _grey_statistics(image.pixels),
         _surroundings(image.pixels),

@@ -8,14 +8,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, track
+
+from groundglass.cli.options import MapLabel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +34,12 @@ app = typer.Typer(
     add_completion=False,
 )
 
-DataSet = Annotated[
-    Path, typer.Argument(help="COVID-CT, a folder with COVID/ and NonCOVID/, a manifest CSV or slices.")
+DataSets = Annotated[
+    list[Path],
+    typer.Argument(
+        help="COVID-CT, a folder with COVID/ and NonCOVID/, a manifest CSV or slices; or several."
+    ),
 ]
-Slices = Annotated[Path, typer.Argument(help="File, folder or zip of slices.")]
 Pictures = Annotated[Path, typer.Option("--output", help="Folder for the pictures.")]
 NewFolder = Annotated[Path, typer.Option("--output", help="New folder to write to.")]
 Conditions = Annotated[
@@ -56,32 +59,10 @@ Outputs = Annotated[
 ]
 
 
-class Published(str, Enum):
-    """A data set that can be downloaded."""
-
-    COVID_CT = "covid-ct"
-
-
-class PublicCollection(str, Enum):
-    """A collection that can be imported as its authors publish it."""
-
-    MOSMEDDATA = "mosmeddata"
-    COVID_CT_MD = "covid-ct-md"
-    CC_CCII = "cc-ccii"
-    COVIDX_CT = "covidx-ct"
-    COVID_SEMISEG = "covid-semiseg"
-    ZENODO_3757476 = "zenodo-3757476"
-    IQ_OTH_NCCD = "iq-oth-nccd"
-    FINDING_LUNGS = "finding-lungs"
-    LUNA16 = "luna16"
-    RICORD_1A = "ricord-1a"
-
-
-class PhantomFormat(str, Enum):
-    """File formats that phantoms are written in."""
-
-    PNG = "png"
-    DICOM = "dicom"
+PublicCollection = Literal[
+    "mosmeddata", "covid-ct-md", "cc-ccii", "covidx-ct", "covid-semiseg", "zenodo-3757476", "iq-oth-nccd",
+    "finding-lungs", "luna16", "ricord-1a",
+]  # fmt: skip
 
 
 @contextmanager
@@ -102,7 +83,7 @@ def stages() -> Iterator[Callable[[str, int, int | None], None]]:
 
 @app.command()
 def download(
-    name: Annotated[Published, typer.Argument(help="Which data set.")],
+    name: Annotated[Literal["covid-ct"], typer.Argument(help="Which data set.")],
     output: Annotated[Path, typer.Option("--output", help="Folder to put it in.")],
     base_url: Annotated[
         str | None,
@@ -137,7 +118,7 @@ def import_(
 
     failed: list[ImageError] = []
     with stages() as progress:
-        manifest = import_collection(collection.value, path, output, every, failed.append, progress)
+        manifest = import_collection(collection, path, output, every, failed.append, progress)
     lungs = sum(record.lung_mask is not None for record in manifest)
     lesions = sum(record.lesion_mask is not None for record in manifest)
     _written(output, len(manifest), f"slices ({lungs} with lung masks, {lesions} with lesion masks)", failed)
@@ -145,13 +126,15 @@ def import_(
 
 @app.command()
 def describe(
-    path: DataSet, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no tables.")] = False
+    data: DataSets,
+    map_label: MapLabel = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no tables.")] = False,
 ) -> None:
     """Count labels, patients, parts, sources, file formats, sizes and grey values."""
     from groundglass.data import describe as describing
-    from groundglass.data.load import load_dataset
+    from groundglass.data.load import load_pool
 
-    manifest = load_dataset(path)
+    manifest = load_pool(data)
     watched = track(manifest.records, "Reading", console=Console(stderr=True), transient=True)
     description = describing.describe(manifest, watched)
     if as_json:
@@ -163,8 +146,9 @@ def describe(
 
 @app.command()
 def audit(
-    path: DataSet,
+    data: DataSets,
     *,
+    map_label: MapLabel = None,
     output: Outputs = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead of tables.")] = False,
     fail_on: Conditions = None,
@@ -180,13 +164,13 @@ def audit(
     """Find copies, leakage, label conflicts and shortcuts in a data set."""
     from groundglass.audit import audit as auditing
     from groundglass.audit.report import write_audit
-    from groundglass.data.load import load_dataset
+    from groundglass.data.load import load_pool
     from groundglass.data.splits import make_split
     from groundglass.files import printable
 
     # An empty one is rejected: a CI job whose variable is not set must not pass for that.
     conditions = [condition.strip() for given in fail_on or () for condition in given.split(",")]
-    manifest = load_dataset(path)
+    manifest = load_pool(data)
     parts = None if split is None else make_split(manifest, split, seed, allow_overlap=True)
     auditing.check_conditions(conditions, manifest, parts, shortcuts=shortcuts)
     with stages() as progress:
@@ -235,32 +219,6 @@ def slices(
 
 
 @app.command()
-def preview(
-    path: Slices,
-    output: Pictures,
-    size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the cropped slice.")] = 256,
-    severity: Annotated[float, typer.Option(min=0, max=1, help="Of the painted lesions, 0 to 1.")] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the painted lesions.")] = 0,
-    most: Annotated[int | None, typer.Option("--most", min=1, help="Slices; default: all.")] = None,
-) -> None:
-    """Write one PNG per slice: the slice, its mask, its crop, and the crop with painted lesions."""
-    from groundglass.data.preview import write_previews
-    from groundglass.imaging.crop import Preprocessing
-
-    failed: list[ImageError] = []
-    pictures = write_previews(
-        path,
-        output,
-        Preprocessing(size=size),
-        severity=severity,
-        seed=seed,
-        most=most,
-        on_error=failed.append,
-    )
-    _written(output, sum(1 for _ in pictures), "pictures", failed)
-
-
-@app.command()
 def phantoms(
     output: NewFolder,
     count: Annotated[
@@ -277,8 +235,8 @@ def phantoms(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same slices.")] = 0,
     file_format: Annotated[
-        PhantomFormat, typer.Option("--format", help="File format of the slices.")
-    ] = PhantomFormat.PNG,
+        Literal["png", "dicom"], typer.Option("--format", help="File format of the slices.")
+    ] = "png",
     size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along each side.")] = 512,
 ) -> None:
     """Synthesise chest CT slices, healthy and with lesions, as a data set to train on or as series."""
@@ -286,9 +244,7 @@ def phantoms(
     from groundglass.errors import DataError
 
     if series is None:
-        manifest = write_phantoms(
-            output, count or 200, Severities.parse(severity), seed, file_format.value, size
-        )
+        manifest = write_phantoms(output, count or 200, Severities.parse(severity), seed, file_format, size)
         typer.echo(f"{len(manifest)} phantoms in {output}, listed in {output / 'manifest.csv'}")
         return
     try:

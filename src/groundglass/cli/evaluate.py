@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundglass.cli.options import Data
+from groundglass.cli.options import Data, MapLabel
 from groundglass.errors import RunError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def evaluate(
     output: Annotated[
         Path, typer.Option("--output", help="Folder for report.html, metrics.json, predictions.csv.")
     ],
+    map_label: MapLabel = None,
     split: Split = None,
     part: Annotated[
         str | None,

@@ -18,6 +18,7 @@ from groundglass.cli.options import (
     Cache,
     LesionFree,
     Lungs,
+    MapLabel,
     Overrides,
     Quiet,
     RecipeName,
@@ -52,6 +53,7 @@ class _Shared:
             help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV; repeat for more."
         ),
     ] = None
+    map_label: MapLabel = None
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/EXPERIMENT.")] = None
     output: Annotated[
         Path | None, typer.Option(help="Folder of the results; default results/EXPERIMENT.")

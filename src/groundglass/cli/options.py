@@ -17,6 +17,22 @@ Data = Annotated[
         help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV; repeat it for several data sets.",
     ),
 ]
+
+
+def _map_labels(given: list[str] | None) -> list[str] | None:
+    from groundglass.data.manifest import map_labels
+
+    map_labels(given or ())
+    return given
+
+
+MapLabel = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map-label", metavar="NAME=LABEL", callback=_map_labels,
+        help="Read labels of other names: positive=COVID,CAP=NonCOVID.",
+    ),
+]  # fmt: skip
 Lungs = Annotated[
     Path | None, typer.Option("--lungs", help="Model of the lung fields, .onnx; default: the installed one.")
 ]

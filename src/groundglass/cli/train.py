@@ -23,6 +23,7 @@ from groundglass.cli.options import (
     Data,
     LesionFree,
     Lungs,
+    MapLabel,
     Overrides,
     Quiet,
     RecipeName,
@@ -59,6 +60,7 @@ DryRun = Annotated[
 def train(
     data: Data,
     output: Output,
+    map_label: MapLabel = None,
     recipe: RecipeName = "mask-efficientnet",
     split: Split = "official",
     seed: Seed = 0,
@@ -100,15 +102,13 @@ def train(
         progress=not quiet,
     )
     if of_lungs is not None:
-        if dry_run:
-            raise RecipeError("--dry-run knows recipes of classifiers alone")
-        _train_lungs(replace(job, recipe=of_lungs))
+        _train_lungs(replace(job, recipe=of_lungs), dry_run)
         return
     if dry_run:
         _plan(job)
         return
-    if audit and job.rank == 0 and len(data) == 1:
-        _warn(data[0], split, seed, allow_overlap, threads)
+    if audit and job.rank == 0:
+        _warn(data, split, seed, allow_overlap, threads)
     with _interruptible(output):
         run = train_job(job)
     if job.rank:
@@ -168,9 +168,11 @@ def _interruptible(output: Path) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _train_lungs(job: Job[LungsRecipe]) -> None:
+def _train_lungs(job: Job[LungsRecipe], dry_run: bool) -> None:
     from groundglass.training.lungs import train_lungs
 
+    if dry_run:
+        raise RecipeError("--dry-run knows recipes of classifiers alone")
     meaningless = {
         "--split": job.split != "official",
         "--cache": job.cache is not None,
@@ -187,13 +189,13 @@ def _train_lungs(job: Job[LungsRecipe]) -> None:
     Console().print(f"{job.output}: {job.recipe.network.name}, {known} after the last epoch")
 
 
-def _warn(data: Path, split: str, seed: int, allow_overlap: bool, threads: int) -> None:
+def _warn(data: Sequence[Path], split: str, seed: int, allow_overlap: bool, threads: int) -> None:
     """Say on standard error what the parts of the split share."""
     from groundglass.audit.audit import audit
-    from groundglass.data.load import load_dataset
+    from groundglass.data.load import load_pool
     from groundglass.data.splits import make_split
 
-    manifest = load_dataset(data)
+    manifest = load_pool(data)
     parts = make_split(manifest, split, seed=seed, allow_overlap=allow_overlap)
     console = Console(stderr=True, soft_wrap=True)
     with console.status("Looking for what parts of the split share"):
@@ -215,6 +217,7 @@ def pretrain(
     data: Annotated[
         list[Path] | None, typer.Option("--data", help="Data sets, of which only the training part is used.")
     ] = None,
+    map_label: MapLabel = None,
     split: Split = "official",
     seed: Seed = 0,
     overrides: Overrides = None,
@@ -271,6 +274,7 @@ def export(
         list[Path] | None,
         typer.Option("--data", help="The data sets it was trained on; a lung net needs none."),
     ] = None,
+    map_label: MapLabel = None,
     lesion_free: LesionFree = None,
     precision: Annotated[
         Literal["auto", "fp32", "int8"],

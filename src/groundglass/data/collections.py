@@ -103,7 +103,7 @@ def import_collection(
         path: the folder that the collection was unpacked to, or one above it.
         output: the manifest CSV; neither it nor the folder beside it may exist.
         every: one slice of so many is taken of each volume or scan, at least 1; None: at most 20, evenly.
-        on_error: called with the error of each file that cannot be used, which is left out.
+        on_error: called for each file that cannot be used and is left out.
         progress: called with the stage, the slices done since the last call, and None.
 
     Raises:
@@ -385,10 +385,7 @@ def _iq_oth_nccd(tree: _Tree) -> Iterator[_Found]:
 
 COLLECTIONS: Mapping[str, tuple[Callable[[_Tree], Iterator[_Found]], str]] = {
     "mosmeddata": (_mosmeddata, "studies/CT-0/study_0001.nii.gz and so on, masks/study_0255_mask.nii.gz"),
-    "covid-ct-md": (
-        _covid_ct_md,
-        "COVID-19 Cases/P001/*.dcm, Cap Cases, Normal Cases, *labels.npy, Index.csv",
-    ),
+    "covid-ct-md": (_covid_ct_md, "COVID-19 Cases/P001/*.dcm, Cap Cases, Normal Cases, Index.csv"),
     "cc-ccii": (_cc_ccii, "NCP/PATIENT/SCAN/0000.jpg, CP, Normal, lesions_slices.csv"),
     "covidx-ct": (_covidx_ct, "2A_images/*.png and train_, val_ and test_COVIDx_CT-2A.txt"),
     "covid-semiseg": (_covid_semiseg, "a folder Imgs (*.jpg) beside a folder GT (*.png)"),

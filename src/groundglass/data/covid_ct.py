@@ -59,11 +59,10 @@ class Entry:
     def source(self) -> str:
         """Where the image was published, as its file name says.
 
-        COVID: the preprint (bioRxiv and medRxiv DOI suffix such as ``2020.03.12.20034686``) or the journal
-        article (``kjr-21-e24``, ``PIIS0140673620301549``, ...) whose figure it was cut from; images of one
-        article may still show scanners of several hospitals. NonCOVID: names hold only numbers, so that
-        only the collection is known: ``medpix`` for the ``.png`` (MedPix teaching files) and ``crawled`` for
-        the ``.jpg`` (figures from LUNA, Radiopaedia and PubMed Central, not separated by the data set).
+        COVID: the preprint (its DOI's suffix, ``2020.03.12.20034686``) or the article (``kjr-21-e24``) whose figure it
+        was cut from, perhaps of several hospitals. NonCOVID: names are numbers, so that only the collection is known:
+        ``medpix`` for the ``.png`` (MedPix teaching files) and ``crawled`` for the ``.jpg`` (figures from LUNA,
+        Radiopaedia and PubMed Central, not separated by the data set).
         """
         if self.label is Label.NON_COVID:
             return "medpix" if self.file.endswith(".png") else "crawled"
@@ -96,11 +95,12 @@ def looks_like(path: Path) -> bool:
 
     A folder whose ``CT_COVID`` and ``CT_NonCOVID`` hold none of the published file names is another data set.
     """
-    if (path / IMAGES_FOLDER).is_dir():
-        return True
-    if any((path / f"{name}.zip").is_file() for name in CLASS_FOLDERS.values()):
-        return True
-    return any((path / CLASS_FOLDERS[entry.label] / entry.file).is_file() for entry in entries())
+    zips = ((path / f"{name}.zip").is_file() for name in CLASS_FOLDERS.values())
+    return (
+        (path / IMAGES_FOLDER).is_dir()
+        or any(zips)
+        or any((path / CLASS_FOLDERS[entry.label] / entry.file).is_file() for entry in entries())
+    )
 
 
 @dataclass(frozen=True)
@@ -143,31 +143,25 @@ def load_covid_ct(path: Path) -> Manifest:
     Raises:
         DataError: naming and counting images that are missing or differ, and a split file that disagrees.
     """
-    copy = examine(path)
-    if copy.missing:
+    copy, command = examine(path), "`groundglass data download covid-ct`"
+    missing, different = ([each.file for each in listed] for listed in (copy.missing, copy.different))
+    if missing:
         raise DataError(
-            f"{copy.images}: {len(copy.missing)} of the {len(entries())} COVID-CT images are missing: "
-            f"{_names(copy.missing)}; `groundglass data download covid-ct` fetches what is missing"
+            f"{copy.images}: {len(missing)} of the {len(entries())} COVID-CT images are missing: "
+            f"{name_some(missing)}; {command} fetches what is missing"
         )
-    if copy.different:
+    if different:
         raise DataError(
-            f"{copy.images}: {len(copy.different)} images differ from those published (SHA-256): "
-            f"{_names(copy.different)}; `groundglass data download covid-ct` replaces them; images of your "
-            "own belong in folders COVID/ and NonCOVID/ or a manifest CSV"
+            f"{copy.images}: {len(different)} images differ from those published (SHA-256): "
+            f"{name_some(different)}; {command} replaces them; images of your own belong in folders COVID/ and "
+            "NonCOVID/ or a manifest CSV"
         )
     _check_split_files(path / SPLIT_FOLDER)
     records = tuple(
-        Record(
-            copy.found[entry.file],
-            entry.label,
-            entry.patient_id,
-            entry.source,
-            entry.split,
-            collection=COLLECTION,
-        )
-        for entry in entries()
+        Record(copy.found[e.file], e.label, e.patient_id, e.source, e.split, collection=COLLECTION)
+        for e in entries()
     )
-    return Manifest(name=NAME, root=path, records=records)
+    return Manifest(NAME, path, records, (path,))
 
 
 def download_covid_ct(folder: Path, base_url: str = BASE_URL, progress: Progress | None = None) -> int:
@@ -176,13 +170,8 @@ def download_covid_ct(folder: Path, base_url: str = BASE_URL, progress: Progress
     Images that are there and as published are kept, so an interrupted download resumes; a zip is fetched only
     if one of its images is missing. Images appear whole and verified or not at all.
 
-    Args:
-        folder: receives ``Images-processed/CT_COVID/`` and ``CT_NonCOVID/``; created where it is missing.
-        base_url: where to fetch from; in it lies ``Images-processed/``.
-        progress: see `Progress`.
-
-    Returns:
-        The number of images written.
+    The folder, made where it is missing, gets ``Images-processed/CT_COVID/`` and ``CT_NonCOVID/``, as they lie at
+    ``base_url``. The number of images written is returned.
 
     Raises:
         DataError: the server cannot be reached or breaks off, or images in its zips are missing or are not
@@ -248,10 +237,6 @@ def _members(archive: Path, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, st
                 except ImageError:
                     content = b""
                 yield entry, source.member, content
-
-
-def _names(chosen: Sequence[Entry]) -> str:
-    return name_some([entry.file for entry in chosen])
 
 
 def _check_split_files(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,7 @@ _SOURCES_SHOWN = 15
 
 @dataclass(frozen=True)
 class Group:
-    """Slices of a part, a source, or a file format with its mode.
-
-    Slices per label that there is, number of known patients, parts of the data set's own split they lie in.
-    """
+    """Of a part, source or file format: slices of each label, known patients, parts of the data set's own split."""
 
     name: str
     labels: dict[str, int]
@@ -34,39 +32,21 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Smallest, median and largest width or height in pixels."""
-
-    min: int
-    median: float
-    max: int
-
-
-@dataclass(frozen=True)
-class GreyValues:
-    """Grey values, 0 to 255, over all pixels of a label's slices, with their `PERCENTILES`."""
-
-    mean: float
-    std: float
-    percentiles: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Description:
     """A data set described.
 
     Attributes:
         name: of the data set.
-        root: the path it was read from.
+        root: the paths it was read from.
         total: all of its slices.
         slices_of_unknown_patients: number of slices whose patient is not known.
         patients_in_several_parts: known patients whose slices lie in more than one part.
         splits: parts of the data set's own split; empty if it has none.
         sources: by name.
         file_formats: by name and mode. Where their labels differ, the file gives its label away.
-        width: None where no slice can be read.
+        width: ``min``, ``median`` and ``max`` in pixels; empty where no slice can be read.
         height: likewise.
-        grey: grey values per label.
+        grey: by label ``mean``, ``std`` and ``percentiles`` (`PERCENTILES`) over all pixels of its slices, 0 to 255.
         unreadable: one line for each file that cannot be read; it is left out of the figures on pixels.
     """
 
@@ -78,27 +58,24 @@ class Description:
     splits: tuple[Group, ...]
     sources: tuple[Group, ...]
     file_formats: tuple[Group, ...]
-    width: Lengths | None
-    height: Lengths | None
-    grey: dict[str, GreyValues]
+    width: dict[str, float]
+    height: dict[str, float]
+    grey: dict[str, dict[str, Any]]
     unreadable: tuple[str, ...]
 
 
 def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Description:
-    """Describe a data set; every file is read.
-
-    Args:
-        manifest: what to describe.
-        watched: the manifest's records, wrapped so that progress can be shown.
-    """
+    """Describe a data set; every file is read. ``watched``: its records, wrapped so that progress can be shown."""
     records = manifest.records
     sources: dict[str, list[Record]] = {}
     formats: dict[str, list[Record]] = {}
+    parts: dict[str, list[Record]] = {}
     histograms: dict[str, NDArray[np.int64]] = {}
     shapes: list[tuple[int, ...]] = []
     unreadable: list[str] = []
     for record in watched if watched is not None else records:
         sources.setdefault(record.source, []).append(record)
+        parts.setdefault(record.split or "", []).append(record)
         try:
             image = read_record(record)
         except ImageError as error:
@@ -106,24 +83,22 @@ def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Des
             continue
         formats.setdefault(f"{image.origin.file_format} {image.origin.mode}", []).append(record)
         shapes.append(image.pixels.shape)
-        label = record.label_name
         histogram = np.bincount(image.pixels.ravel(), minlength=256)
-        histograms[label] = histograms.get(label, 0) + histogram
-    patients = {part: _known_patients(r for r in records if r.split == part) for part in PARTS}
-    several = Counter(patient for part in patients.values() for patient in part)
+        histograms[record.label_name] = histograms.get(record.label_name, 0) + histogram
+    owned = {(each.patient_id, each.split) for each in records if each.patient_known and each.split}
+    several = Counter(patient for patient, _ in owned)
+    height, width = (_lengths(lengths) for lengths in (zip(*shapes, strict=True) if shapes else ((), ())))
     return Description(
         name=manifest.name,
-        root=str(manifest.root),
+        root=str(manifest),
         total=_group("all", records),
         slices_of_unknown_patients=sum(not record.patient_known for record in records),
-        patients_in_several_parts=tuple(sorted(patient for patient, parts in several.items() if parts > 1)),
-        splits=tuple(
-            _group(part, members) for part in PARTS if (members := [r for r in records if r.split == part])
-        ),
+        patients_in_several_parts=tuple(sorted(patient for patient, count in several.items() if count > 1)),
+        splits=tuple(_group(part, parts[part]) for part in PARTS if part in parts),
         sources=tuple(_group(source, members) for source, members in sorted(sources.items())),
         file_formats=tuple(_group(name, members) for name, members in sorted(formats.items())),
-        width=_lengths([shape[1] for shape in shapes]),
-        height=_lengths([shape[0] for shape in shapes]),
+        width=width,
+        height=height,
         grey={label: _grey_values(histograms[label]) for label in _labels(histograms)},
         unreadable=tuple(unreadable),
     )
@@ -134,75 +109,73 @@ def _labels(present: Iterable[str]) -> list[str]:
     return sorted(set(present), key=order.index)
 
 
-def _known_patients(records: Iterable[Record]) -> set[str]:
-    return {record.patient_id for record in records if record.patient_known}
-
-
 def _group(name: str, members: Sequence[Record]) -> Group:
     counts = Counter(record.label_name for record in members)
-    present = {record.split for record in members}
-    return Group(
-        name,
-        {label: counts[label] for label in _labels(counts)},
-        len(_known_patients(members)),
-        tuple(part for part in PARTS if part in present),
-    )
+    patients = {record.patient_id for record in members if record.patient_known}
+    parts = tuple(part for part in PARTS if any(record.split == part for record in members))
+    return Group(name, {label: counts[label] for label in _labels(counts)}, len(patients), parts)
 
 
-def _lengths(lengths: Sequence[int]) -> Lengths | None:
-    return Lengths(min(lengths), float(np.median(lengths)), max(lengths)) if lengths else None
+def _lengths(lengths: Sequence[int]) -> dict[str, float]:
+    return {"min": min(lengths), "median": float(np.median(lengths)), "max": max(lengths)} if lengths else {}
 
 
-def _grey_values(histogram: NDArray[np.int64]) -> GreyValues:
+def _grey_values(histogram: NDArray[np.int64]) -> dict[str, Any]:
     values = np.arange(256)
     mean = float(np.average(values, weights=histogram))
     std = float(np.sqrt(np.average((values - mean) ** 2, weights=histogram)))
-    share = np.cumsum(histogram) / histogram.sum()
-    return GreyValues(mean, std, tuple(int(np.searchsorted(share, percent / 100)) for percent in PERCENTILES))
+    places = np.searchsorted(np.cumsum(histogram) / histogram.sum(), np.array(PERCENTILES) / 100)
+    return {"mean": mean, "std": std, "percentiles": tuple(places.tolist())}
 
 
 def description_tables(found: Description) -> Iterator[Table]:
     """Tables of counts, sources, file formats, sizes and grey values, one after the other."""
     labels = list(found.total.labels)
-    title = f"{escape(found.name)}: {counted(sum(found.total.labels.values()), 'slice')}"
-    table = _groups_table(title, [*found.splits, found.total], labels)
-    if found.slices_of_unknown_patients:
-        table.caption = f"{counted(found.slices_of_unknown_patients, 'slice')} of unknown patients"
+
+    def groups(title: str, shown: Sequence[Group], caption: str | None = None) -> Table:
+        rows = [
+            (
+                each.name,
+                *(each.labels.get(label, 0) for label in labels),
+                each.patients,
+                ", ".join(each.parts),
+            )
+            for each in shown
+        ]
+        return _table(title, ("", *labels, "known patients", "parts"), rows, caption)
+
+    caption = None
     if found.patients_in_several_parts:
-        table.caption = f"{counted(len(found.patients_in_several_parts), 'patient')} in several parts"
-    yield table
+        caption = f"{counted(len(found.patients_in_several_parts), 'patient')} in several parts"
+    elif found.slices_of_unknown_patients:
+        caption = f"{counted(found.slices_of_unknown_patients, 'slice')} of unknown patients"
+    title = f"{escape(found.name)}: {counted(sum(found.total.labels.values()), 'slice')}"
+    yield groups(title, [*found.splits, found.total], caption)
     largest = sorted(found.sources, key=lambda source: (-sum(source.labels.values()), source.name))
-    table = _groups_table("Sources", largest[:_SOURCES_SHOWN], labels)
-    if len(largest) > _SOURCES_SHOWN:
-        table.caption = f"{len(largest) - _SOURCES_SHOWN} smaller sources are not shown; --json has them all"
-    yield table
-    yield _groups_table("File formats and pixel modes", found.file_formats, labels)
-    if found.width and found.height:
-        table = _table("Size in pixels", "", "min", "median", "max")
-        for name, lengths in (("width", found.width), ("height", found.height)):
-            table.add_row(name, str(lengths.min), f"{lengths.median:g}", str(lengths.max))
-        yield table
-        table = _table("Grey values, 0 to 255", "", "mean", "std", *map("{} %".format, PERCENTILES))
-        for label, grey in found.grey.items():
-            table.add_row(label, f"{grey.mean:.1f}", f"{grey.std:.1f}", *map(str, grey.percentiles))
-        yield table
+    rest = len(largest) - _SOURCES_SHOWN
+    caption = f"{rest} smaller sources are not shown; --json has them all" if rest > 0 else None
+    yield groups("Sources", largest[:_SOURCES_SHOWN], caption)
+    yield groups("File formats and pixel modes", found.file_formats)
+    if found.width:
+        sizes = [(name, *map("{:g}".format, getattr(found, name).values())) for name in ("width", "height")]
+        yield _table("Size in pixels", ("", "min", "median", "max"), sizes)
+        rows = [
+            (label, f"{grey['mean']:.1f}", f"{grey['std']:.1f}", *grey["percentiles"])
+            for label, grey in found.grey.items()
+        ]
+        columns = ("", "mean", "std", *map("{} %".format, PERCENTILES))
+        yield _table("Grey values, 0 to 255", columns, rows)
     if found.unreadable:
-        table = _table(f"{counted(len(found.unreadable), 'file')} cannot be read", "")
-        for line in found.unreadable:
-            table.add_row(escape(line))
-        yield table
+        title = f"{counted(len(found.unreadable), 'file')} cannot be read"
+        yield _table(title, ("",), [(line,) for line in found.unreadable])
 
 
-def _groups_table(title: str, groups: Sequence[Group], labels: Sequence[str]) -> Table:
-    table = _table(title, "", *labels, "known patients", "parts")
-    for group in groups:
-        counts = (str(group.labels.get(label, 0)) for label in labels)
-        table.add_row(escape(group.name), *counts, str(group.patients), ", ".join(group.parts))
-    return table
-
-
-def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(first, title=title, title_justify="left")
-    for name in others:
+def _table(
+    title: str, columns: Sequence[str], rows: Iterable[Iterable[object]], caption: str | None = None
+) -> Table:
+    table = Table(columns[0], title=title, title_justify="left", caption=caption)
+    for name in columns[1:]:
         table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(escape(str(each)) for each in row))
     return table

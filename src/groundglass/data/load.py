@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from groundglass.data.covid_ct import load_covid_ct, looks_like
-from groundglass.data.manifest import Label, Manifest, Record, read_manifest, unknown_patient
+from groundglass.data.manifest import (
+    MAPPED,
+    PICTURES,
+    Label,
+    Manifest,
+    Record,
+    read_manifest,
+    say,
+    unknown_patient,
+)
 from groundglass.errors import DataError
 from groundglass.files import name_some
 from groundglass.imaging.source import HEAD_BYTES, RASTER, FileFormat, FileSource, files_below, identify
-
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 
 
 def load_dataset(path: Path) -> Manifest:
@@ -29,7 +39,7 @@ def load_dataset(path: Path) -> Manifest:
         DataError: nothing is there, or what is there is none of these or incomplete.
     """
     if path.is_file():
-        if path.suffix.lower() == ".csv":
+        if path.suffix.lower() in {".csv", ".tsv"}:
             return read_manifest(path)
         raise DataError(f"{path}: a data set is a folder or a manifest CSV, not a single file")
     if not path.is_dir():
@@ -48,6 +58,9 @@ def load_dataset(path: Path) -> Manifest:
 def load_pool(paths: Sequence[Path]) -> Manifest:
     """Several data sets as one, each read by :func:`load_dataset`.
 
+    Data sets of the same name, and sources called after them, are called after their paths instead. Patients of
+    one id in data sets that name different sources are different people, and called after their source.
+
     Raises:
         DataError: as there; or there is none, or two hold the same file.
     """
@@ -56,13 +69,55 @@ def load_pool(paths: Sequence[Path]) -> Manifest:
         raise DataError("no data: name a data set with --data")
     if len(manifests) == 1:
         return manifests[0]
-    records = tuple(record for manifest in manifests for record in manifest)
+    root = Path(os.path.commonpath([manifest.root.absolute() for manifest in manifests]))
+    names = Counter(manifest.name for manifest in manifests)
+    for number, (path, manifest) in enumerate(zip(paths, manifests, strict=True)):
+        place = path.absolute().with_suffix("")
+        if names[manifest.name] > 1 and place != root:
+            manifests[number] = _renamed(manifest, place.relative_to(root).as_posix())
     seen: set[Path] = set()
-    for record in records:
+    for record in (record for manifest in manifests for record in manifest):
         if record.path in seen:
             raise DataError(f"{record.path}: is in two of the data sets")
         seen.add(record.path)
-    return Manifest("+".join(manifest.name for manifest in manifests), paths[0], records)
+    name, given = "+".join(each.name for each in manifests), sum((each.given for each in manifests), ())
+    return Manifest(name, root, tuple(_with_patients_apart(manifests)), given)
+
+
+def _renamed(manifest: Manifest, name: str) -> Manifest:
+    records = (replace(each, source=name) if each.source == manifest.name else each for each in manifest)
+    return replace(manifest, name=name, records=tuple(records))
+
+
+def _with_patients_apart(manifests: Sequence[Manifest]) -> Iterator[Record]:
+    """All records; ids that several data sets use for different people are told apart."""
+    sources: dict[str, dict[str, set[str]]] = {}
+    same: set[str] = set()
+    for manifest in manifests:
+        for record in manifest:
+            sources.setdefault(record.patient_id, {}).setdefault(manifest.name, set()).add(record.hospital)
+    several = {patient: named for patient, named in sources.items() if len(named) > 1}
+    # Where a data set does not say where its slices come from, their source is its own name.
+    apart = {
+        patient
+        for patient, named in several.items()
+        if not set.intersection(*named.values()) and not any(name in own for name, own in named.items())
+    }
+    for manifest in manifests:
+        for record in manifest:
+            patient = record.patient_id
+            if patient in several and not record.patient_known:
+                patient = unknown_patient(f"{manifest.name}/{patient}")
+            elif patient in apart:
+                patient = f"{record.hospital}/{patient}"
+            elif patient in several:
+                same.add(patient)
+            yield replace(record, patient_id=patient)
+    if same:
+        say(
+            f"{name_some(sorted(same))}: patients of several data sets, taken for the same people; where they are "
+            "not, name their hospitals in a column `source`"
+        )
 
 
 def _label_folders(path: Path) -> list[tuple[Path, Label]]:
@@ -74,14 +129,14 @@ def _label_folders(path: Path) -> list[tuple[Path, Label]]:
 def _load_labelled(path: Path, folders: list[tuple[Path, Label]]) -> Manifest:
     for label in Label:
         count = sum(spelt is label for _, spelt in folders)
-        if count != 1:
+        if not count or (count > 1 and not MAPPED.keys() & {folder.name.casefold() for folder, _ in folders}):
             raise DataError(
                 f"{path}: has {'too many' if count else 'no'} sub-folders for {label.value}; expected one "
                 "COVID/ and one NonCOVID/ (case and hyphens do not matter)"
             )
     name = path.resolve().name
     records = tuple(record for folder, label in folders for record in _records(folder, name, label))
-    return Manifest(name=name, root=path, records=records)
+    return Manifest(name, path, records, (path,))
 
 
 def _load_unlabelled(path: Path) -> Manifest:
@@ -93,7 +148,7 @@ def _load_unlabelled(path: Path) -> Manifest:
             f"{path}: folders named like labels lie deeper, in {name_some(deeper)}; "
             "give that folder, or a manifest CSV"
         )
-    return Manifest(name=path.resolve().name, root=path, records=records)
+    return Manifest(path.resolve().name, path, records, (path,))
 
 
 def _records(folder: Path, source: str, label: Label | None) -> Iterator[Record]:
@@ -111,14 +166,14 @@ def _records(folder: Path, source: str, label: Label | None) -> Iterator[Record]
         yield Record(file.path, label, patient, source, None)
     if empty:
         raise DataError(
-            f"{folder}: holds no slices (expected {', '.join(sorted(_SUFFIXES))} or DICOM files; "
+            f"{folder}: holds no slices (expected {', '.join(sorted(PICTURES))} or DICOM files; "
             "`groundglass data slices` cuts slices out of volumes)"
         )
 
 
 def _is_slice(file: FileSource) -> bool:
     """A damaged picture counts, so that reading it tells the user; DICOM files often have no suffix."""
-    if file.path.suffix.lower() in _SUFFIXES:
+    if file.path.suffix.lower() in PICTURES:
         return True
     formats = RASTER | {FileFormat.DICOM}
     return file.path.name.upper() != "DICOMDIR" and identify(file.head(HEAD_BYTES)) in formats

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import io
+import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import re
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache, lru_cache
+from itertools import chain, compress, groupby, islice
 from pathlib import Path
-from typing import TextIO
 
 import cv2
 import numpy as np
@@ -30,15 +35,24 @@ from groundglass.imaging.source import (
     split_member,
 )
 from groundglass.imaging.source import read_bytes as read_file
+from groundglass.imaging.window import Scale
 
-COLUMNS = ("path", "label", "patient_id", "source", "split", "lung_mask", "lesion_mask", "grade")
+COLUMNS = (
+    "path", "label", "patient_id", "source", "split", "lung_mask", "lesion_mask", "grade", "slice", "unit",
+)  # fmt: skip
 """Columns of a manifest CSV; only ``path`` is required. Other columns are ignored."""
 
 PARTS = ("train", "val", "test")
 
 UNLABELLED = "unlabelled"
 
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+"""Suffixes of pictures."""
+
+_UNIT = re.compile(r"HU(?:\+(?P<offset>\d+))?|grey/(?P<white>[1-9]\d*)", re.IGNORECASE)
 _UNKNOWN_PATIENT = "unknown:"
+_Expand = Callable[["Record"], Iterable["Record"]]
+_LOG = logging.getLogger(__name__)
 
 
 class Label(str, Enum):
@@ -58,18 +72,47 @@ class Label(str, Enum):
         """
         label = cls.spelt(text)
         if label is None:
-            raise DataError(f"label {text!r} is neither COVID nor NonCOVID (case and hyphens do not matter)")
+            raise DataError(
+                f"label {text!r} is neither COVID nor NonCOVID (case and hyphens do not matter); say which it is: "
+                f"--map-label {text}=COVID"
+            )
         return label
 
     @classmethod
     def spelt(cls, text: str) -> Label | None:
         """Like `parse`, but None for any other spelling."""
+        if mapped := MAPPED.get(text.strip().casefold()):
+            return mapped
         letters = "".join(character for character in text.lower() if character.isalnum())
         return _LABEL_SPELLINGS.get(letters.removeprefix("ct").removesuffix("19"))
 
 
 _LABEL_SPELLINGS = {"covid": Label.COVID, "noncovid": Label.NON_COVID}
-_SPLIT_SPELLINGS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+MAPPED: dict[str, Label] = {}
+"""Spellings of labels that `map_labels` was told, in lower case."""
+
+_SPLITS = {"train": "train", **dict.fromkeys(("val", "valid", "validation", "dev"), "val"), "test": "test"}
+_DELIMITERS = ",;\t"
+
+
+def map_labels(given: Iterable[str]) -> None:
+    """Read labels of another spelling, of manifests and folders, as said: ``positive=COVID,CAP=NonCOVID``.
+
+    It holds for the process, and takes the place of what was said before.
+
+    Raises:
+        DataError: it is not said in this way, or a label would become another one.
+    """
+    MAPPED.clear()
+    mapped: dict[str, Label] = {}
+    for pair in (each for text in given for each in text.split(",")):
+        spelling, equals, label = pair.rpartition("=")
+        if not (equals and spelling.strip()):
+            raise DataError(f"{pair!r} maps no label; write it as positive=COVID,CAP=NonCOVID")
+        if Label.spelt(spelling) not in {None, Label.parse(label)}:
+            raise DataError(f"{pair!r} makes a label of its opposite")
+        mapped[spelling.strip().casefold()] = Label.parse(label)
+    MAPPED.update(mapped)
 
 
 @dataclass(frozen=True)
@@ -77,7 +120,7 @@ class Record:
     """One slice of a data set.
 
     Attributes:
-        path: the image file; for a zip's member ``archive.zip!member``.
+        path: the image file; for a zip's member ``archive.zip!member``, for a slice of a volume ``volume.nii!57``.
         label: what it shows, or None where it is not known.
         patient_id: whose slice it is; where unknown, an id of the file's own (`unknown_patient`).
         source: where it was published or scanned, as far as is known.
@@ -85,6 +128,7 @@ class Record:
         lung_mask: picture of the slice's shape, not 0 where it shows a lung, disease included; None where unknown.
         lesion_mask: picture of the slice's shape, not 0 where it shows a lesion; None where unknown.
         grade: of the disease, in the source's own words, such as ``CT-2``; empty where unknown.
+        unit: of a picture's numbers, ``HU+1024`` or ``grey/4095``; empty where it is guessed.
         collection: of publications that count as one source, such as COVID-CT; empty where there is none.
     """
 
@@ -96,6 +140,7 @@ class Record:
     lung_mask: Path | None = None
     lesion_mask: Path | None = None
     grade: str = ""
+    unit: str = ""
     collection: str = ""
 
     @property
@@ -109,6 +154,11 @@ class Record:
         return not self.patient_id.startswith(_UNKNOWN_PATIENT)
 
     @property
+    def suffix(self) -> str:
+        """Of the file's name, in lower case."""
+        return Path(re.sub(r"!\d+$", "", self.path.name)).suffix.lower()
+
+    @property
     def label_name(self) -> str:
         """The label, or ``unlabelled``."""
         return self.label.value if self.label else UNLABELLED
@@ -116,11 +166,23 @@ class Record:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set: its name, the folder or file it was read from, and its records in a stable order."""
+    """A data set.
+
+    Attributes:
+        name: what it is called.
+        root: folder that all of its files lie in, as far as there is one.
+        records: its slices in a stable order.
+        given: manifests and folders it was read from; empty: ``root``.
+    """
 
     name: str
     root: Path
     records: tuple[Record, ...]
+    given: tuple[Path, ...] = ()
+
+    def __str__(self) -> str:
+        """What a message calls it."""
+        return ", ".join(map(str, self.given or (self.root,)))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -131,15 +193,19 @@ class Manifest:
     def without(self, names: Collection[str]) -> Manifest:
         """The data set without slices of the named sources, or of a grade of one, as in ``moscow:CT-1``."""
         out = frozenset(names)
-        keep = (
-            each for each in self.records if out.isdisjoint((each.hospital, f"{each.hospital}:{each.grade}"))
-        )
-        return replace(self, records=tuple(keep))
+        keep = [out.isdisjoint((each.hospital, f"{each.hospital}:{each.grade}")) for each in self.records]
+        return replace(self, records=tuple(compress(self.records, keep)))
 
     @property
     def labelled(self) -> bool:
         """Whether every record has a label."""
         return all(record.label is not None for record in self.records)
+
+
+@cache
+def say(message: str) -> None:
+    """Warn the user of what was taken for granted, once."""
+    _LOG.warning(message)
 
 
 def unknown_patient(relative: str) -> str:
@@ -152,34 +218,86 @@ def join_member(archive: Path, member: str) -> Path:
     return Path(f"{archive}!{member}")
 
 
-def read_bytes(record: Record) -> bytes:
-    """The content of a record's file, within the limits that hold for every file and archive.
+def file_hash(path: Path, unit: str = "") -> str:
+    """SHA-256 of the content of a slice's or mask's file, and of the plane and unit where there are such.
 
     Raises:
         ImageError: it cannot be read, or its archive is damaged, encrypted or a decompression bomb.
     """
-    return read_file(record.path)
+    plane = _plane(path)
+    sha256 = _volume_hash(plane[0]) if plane else hashlib.sha256(read_file(path)).hexdigest()
+    more = [str(each) for each in (plane[1] if plane else None, unit or None) if each is not None]
+    return hashlib.sha256(" ".join([sha256, *more]).encode()).hexdigest() if more else sha256
+
+
+@lru_cache(maxsize=4)
+def _volume_hash(path: Path) -> str:
+    return hashlib.sha256(read_file(path)).hexdigest()
+
+
+def content_hash(record: Record) -> str:
+    """`file_hash` of a slice: equal for the same slice, wherever it lies."""
+    return file_hash(record.path, record.unit)
 
 
 def read_record(record: Record) -> CTSlice:
     """A record's slice; pictures are decoded straight from their bytes, in a few milliseconds.
 
     Raises:
-        ImageError: if the file is damaged or does not hold exactly one slice.
+        ImageError: if the file is damaged, does not hold exactly one slice or no such plane, or is of another unit.
     """
-    content = read_bytes(record)
-    name = str(record.path)
-    if identify(content[:HEAD_BYTES]) not in RASTER:
-        if not record.path.is_file():
-            raise ImageError(name, "not a picture; unpack other files from the archive to read them")
-        from groundglass.imaging.read import read_slice  # noqa: PLC0415 - readers are slow to import
+    return _read(record.path, record.unit)
 
-        return read_slice(record.path)
+
+def _read(path: Path, unit: str = "", *, mask: bool = False) -> CTSlice:
+    plane, name = _plane(path), str(path)
+    content = b"" if plane else read_file(path)
+    if identify(content[:HEAD_BYTES]) not in RASTER:
+        from groundglass.imaging.read import read_slice, read_slices  # noqa: PLC0415 - readers are slow to import
+
+        if unit:
+            raise ImageError(name, f"is no picture, so its unit cannot be {unit!r}; leave `unit` empty")
+        if not plane:
+            return read_slice(path)
+        found = next(islice(read_slices(plane[0]), plane[1], None), None)
+        if found is None:
+            raise ImageError(name, "has no such slice; the first one is 0")
+        return found
+    match, scale = _UNIT.fullmatch(unit), None
+    if match:
+        white, offset = match["white"], match["offset"] or 0
+        scale = Scale(white=float(white)) if white else Scale(offset=float(offset))
     with guard(name, "picture"):
-        slices = list(decode_raster(content, name, DEFAULT_LIMITS))
+        slices = list(decode_raster(content, name, DEFAULT_LIMITS, scale))
     if len(slices) != 1:
-        raise ImageError(name, f"holds {len(slices)} pages; a record is one slice")
+        raise ImageError(name, f"holds {len(slices)} pages; name one in the column `slice`")
+    mode = slices[0].origin.mode
+    deep = mode in {"I", "F"} or mode.startswith("I;16")
+    if unit and not deep:
+        raise ImageError(name, f"has pixels of 8 bits, so its unit cannot be {unit!r}; leave `unit` empty")
+    if deep and not unit and not mask:
+        guessed = "grey values" if slices[0].hounsfield is None else "Hounsfield units"
+        say(
+            f"{path.parent}: numbers of more than 8 bits are taken for {guessed}, which is a guess; the column `unit` "
+            "of a manifest says what they are, such as HU, HU+1024 or grey/4095"
+        )
     return slices[0]
+
+
+def _numbered(path: Path) -> tuple[Path, int] | None:
+    """What stands before and after the mark in ``volume.nii.gz!57``; None for any other path, and for a file."""
+    name, _, number = str(path).rpartition("!")
+    return (Path(name), int(number)) if name and number.isdecimal() and not os.path.isfile(path) else None
+
+
+def _plane(path: Path) -> tuple[Path, int] | None:
+    """Volume and plane of a path that is numbered and no member of an archive."""
+    found = _numbered(path)
+    if found is None:
+        return None
+    volume = found[0]
+    known = not zipfile.is_zipfile(volume) if os.path.isfile(volume) else split_member(volume) is not None
+    return found if known else None
 
 
 def read_pixels(record: Record) -> Grey:
@@ -188,20 +306,16 @@ def read_pixels(record: Record) -> Grey:
 
 
 def read_mask(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """A mask of a slice of ``shape`` (H, W): True where the picture is not black.
+    """A mask of a slice of ``shape`` (H, W): True where it is not black.
 
     Raises:
         ImageError: it cannot be read, or has another shape.
     """
-    content = read_file(path)
-    with guard(str(path), "picture"):
-        pages = list(decode_raster(content, str(path), DEFAULT_LIMITS))
-    mask = pages[0].pixels > 0
-    if len(pages) != 1 or mask.shape != tuple(shape):
+    mask = _read(path, mask=True).pixels > 0
+    if mask.shape != tuple(shape):
         size, wanted = (" x ".join(map(str, each[::-1])) for each in (mask.shape, shape))
-        raise ImageError(
-            str(path), f"a mask of {size} pixels for a slice of {wanted}; both must be the same size"
-        )
+        reason = f"a mask of {size} pixels for a slice of {wanted}; both must be the same size"
+        raise ImageError(str(path), reason)
     return np.asarray(mask)
 
 
@@ -214,8 +328,11 @@ def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest CSV with a header line naming some of `COLUMNS`.
 
-    Relative paths, of slices and masks, are relative to the CSV's folder. An empty ``label``, ``split`` or mask
-    means none, an empty ``patient_id`` an unknown patient, an empty ``source`` the CSV's own name.
+    Its fields are separated by commas, semicolons or tabs. Relative paths, of slices and masks, are relative to the
+    CSV's folder. An empty ``label``, ``split`` or mask means none, an empty ``patient_id`` an unknown patient, an empty
+    ``source`` the CSV's own name. A folder or zip stands for all slices in it, of one patient, in the order of
+    :func:`groundglass.imaging.read.list_images`; ``slice``, from 0, names one of them, of a volume, or of a file of
+    several pages.
 
     Raises:
         DataError: the file cannot be read, holds an unknown spelling (with its line), names a file twice or
@@ -223,25 +340,26 @@ def read_manifest(path: Path) -> Manifest:
     """
     lines: dict[str, int] = {}
     records: list[Record] = []
-    for line, record in _rows(path):
+    for line, record in _rows(path, _expanded):
         key = os.path.normpath(record.path)
         if key in lines:
             raise DataError(f"{path}: line {line}: {record.path} is already on line {lines[key]}")
         lines[key] = line
         records.append(record)
     _check_presence(path, records)
-    return Manifest(name=path.stem, root=path.parent, records=tuple(records))
+    return Manifest(name=path.stem, root=path.parent, records=tuple(records), given=(path,))
 
 
 def iterate_paths(path: Path) -> Iterator[Path]:
     """The files that a manifest CSV names, one by one, for manifests of any length.
 
-    Whether they exist or are named twice is not checked.
+    Whether they exist or are named twice is not checked. A volume of which slices are named is named itself.
 
     Raises:
         DataError: the file cannot be read, does not say which column holds the paths, or names no file.
     """
-    return (record.path for _, record in _rows(path))
+    planes = ((_plane(record.path), record.path) for _, record in _rows(path))
+    return (file for file, _ in groupby(plane[0] if plane else whole for plane, whole in planes))
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -261,92 +379,112 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         label = record.label.value if record.label else ""
         patient = record.patient_id if record.patient_known else ""
         masks = place(record.lung_mask), place(record.lesion_mask)
-        row = place(record.path), label, patient, record.source, record.split or "", *masks, record.grade
-        writer.writerow(row)
+        row = (place(record.path), label, patient, record.source, record.split or "", *masks, record.grade)
+        writer.writerow((*row, "", record.unit))
     write_text(path, text.getvalue())
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Record]]:
+def _rows(path: Path, expand: _Expand = lambda record: [record]) -> Iterator[tuple[int, Record]]:
     """Line number and record of each row, streamed."""
-    line = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            for line, record in _parse(path, stream):
-                yield line, record
+            first = stream.readline()
+            delimiter = max(_DELIMITERS, key=first.count)
+            reader = csv.DictReader(chain([first], stream), restkey="", delimiter=delimiter)
+            _check_header(path, reader.fieldnames or ())
+            try:
+                for row in reader:
+                    yield from ((reader.line_num, record) for record in expand(_parse_row(path, row)))
+            except (DataError, ImageError, csv.Error) as error:
+                raise DataError(f"{path}: line {reader.line_num}: {error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text; save the manifest as CSV in UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if not line:
+    if reader.line_num < 2:
         raise DataError(f"{path}: has no rows, only a header line")
-
-
-def _parse(path: Path, stream: TextIO) -> Iterator[tuple[int, Record]]:
-    reader = csv.DictReader(stream, restkey="")
-    _check_header(path, reader.fieldnames or ())
-    try:
-        for row in reader:
-            yield reader.line_num, _parse_row(path, row)
-    except (DataError, csv.Error) as error:
-        raise DataError(f"{path}: line {reader.line_num}: {error}") from error
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
     """A misspelt column would silently be lost, and with it, say, the patients: so it is an error."""
     header = [name.strip() for name in names]
-    if "path" not in header:
-        columns = ", ".join(COLUMNS)
-        raise DataError(f"{path}: the first line must name the columns, `path` among them ({columns})")
     if list(names) != header or len(set(header)) != len(header):
         raise DataError(f"{path}: column names must be unique and without spaces around: {', '.join(header)}")
     for name in header:
         likeness = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.75)
         if name not in COLUMNS and likeness and likeness[0] not in header:
             raise DataError(f"{path}: column {name!r} is not known; did you mean {likeness[0]!r}?")
+    if "path" not in header:
+        columns = ", ".join(COLUMNS)
+        raise DataError(f"{path}: the first line must name the columns, `path` among them ({columns})")
 
 
 def _parse_row(path: Path, row: dict[str, str]) -> Record:
     if "" in row:
-        raise DataError("has more fields than columns; put quotes around a path with commas")
+        raise DataError("has more fields than columns; put quotes around a path that holds the delimiter")
     fields = {name: (row.get(name) or "").strip() for name in COLUMNS}
     if not fields["path"]:
         raise DataError("`path` is empty")
-    split = _SPLIT_SPELLINGS.get(fields["split"].lower()) if fields["split"] else None
+    split = _SPLITS.get(fields["split"].lower()) if fields["split"] else None
     if fields["split"] and split is None:
         raise DataError(f"split {fields['split']!r} is not one of {', '.join(PARTS)}")
+    if fields["unit"] and not _UNIT.fullmatch(fields["unit"]):
+        raise DataError(f"unit {fields['unit']!r} is none of HU, HU+1024 and grey/4095, with any number")
+    if fields["slice"] and not fields["slice"].isdecimal():
+        raise DataError(f"slice {fields['slice']!r} is no number; the first slice is 0")
+
+    def place(column: str, pictures: Collection[str] = PICTURES) -> Path | None:
+        file = path.parent / fields[column] if fields[column] else None
+        plane = file is not None and fields["slice"] and file.suffix.lower() not in pictures
+        return join_member(file, fields["slice"]) if file is not None and plane else file
+
     return Record(
-        path=path.parent / fields["path"],
+        path=place("path", PICTURES - {".tif", ".tiff"}) or path,
         label=Label.parse(fields["label"]) if fields["label"] else None,
         patient_id=fields["patient_id"] or unknown_patient(fields["path"]),
         source=fields["source"] or path.stem,
         split=split,
-        lung_mask=path.parent / fields["lung_mask"] if fields["lung_mask"] else None,
-        lesion_mask=path.parent / fields["lesion_mask"] if fields["lesion_mask"] else None,
+        lung_mask=place("lung_mask"),
+        lesion_mask=place("lesion_mask"),
         grade=fields["grade"],
+        unit=fields["unit"],
     )
+
+
+def _expanded(record: Record) -> Iterator[Record]:
+    """A record of each slice of a folder or zip, or of the one that is named; any other record as it is."""
+    holder, number = _numbered(record.path) or (record.path, None)
+    if not (os.path.isdir(holder) or (os.path.isfile(holder) and holder.suffix.lower() == ".zip")):
+        yield record
+        return
+    from groundglass.imaging.read import images_within  # noqa: PLC0415 - readers are slow to import
+
+    files = [source.name for source, _ in images_within(holder)]
+    if number is not None:
+        # A member of an archive may be called by a number.
+        files = [str(record.path)] if str(record.path) in files else files[number : number + 1]
+    if not files:
+        raise DataError(f"{holder} has no slice {number}; the first one is 0")
+    if len(files) > 1 and (record.lung_mask or record.lesion_mask):
+        raise DataError(f"{holder} holds {len(files)} slices and a mask is of one; name it in `slice`")
+    yield from (replace(record, path=Path(file)) for file in files)
 
 
 def _check_presence(path: Path, records: Iterable[Record]) -> None:
     members: dict[Path, frozenset[str]] = {}
-    missing: list[str] = []
-    for record in records:
-        masks = (mask for mask in (record.lung_mask, record.lesion_mask) if mask is not None)
-        missing += [str(mask) for mask in masks if not _is_file(mask)]
-        present = _is_file(record.path)
-        member = None if present else split_member(record.path)
-        if member is not None and _is_file(member[0]):
-            if member[0] not in members:
-                with open_archive(member[0], DEFAULT_LIMITS, lambda _: None) as sources:
-                    members[member[0]] = frozenset(source.member for source in sources)
-            present = member[1] in members[member[0]]
-        if not present:
-            missing.append(str(record.path))
+
+    def present(path: Path) -> bool:
+        plane = _plane(path)
+        path = plane[0] if plane else path
+        member = None if os.path.isfile(path) else split_member(path)
+        if member is None or not os.path.isfile(member[0]):
+            return os.path.isfile(path)
+        if member[0] not in members:
+            with open_archive(member[0], DEFAULT_LIMITS, lambda _: None) as sources:
+                members[member[0]] = frozenset(source.member for source in sources)
+        return member[1] in members[member[0]]
+
+    named = (file for each in records for file in (each.path, each.lung_mask, each.lesion_mask) if file)
+    missing = [str(file) for file in named if not present(file)]
     if missing:
         raise DataError(f"{path}: {len(missing)} of its files do not exist: {name_some(missing)}")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name longer than the file system allows, a folder that may not be entered
-        return False

@@ -42,12 +42,7 @@ _RESONANCE_GREY = (0, 60, 240, 220, 40, 60, 150, 120, 60, 10)
 
 
 def vary(pixels: Grey, rng: Generator) -> Grey:
-    """Show a lung slice as another publication might: cut, in another window, smaller, padded, marked.
-
-    Args:
-        pixels: uint8, shape (H, W).
-        rng: draws how.
-    """
+    """A lung slice, shape (H, W), as another might publish it: cut, in another window, smaller, padded, marked."""
     picture = _cut(pixels, rng)
     if rng.random() < _SOFT_TISSUE:
         low, high = rng.uniform(60, 130), rng.uniform(180, 230)
@@ -68,12 +63,7 @@ def vary(pixels: Grey, rng: Generator) -> Grey:
 
 
 def paint_disease(pixels: Grey, rng: Generator) -> Grey:
-    """Paint heavy disease into a lung slice, where lungs are found: grave illness must not be refused.
-
-    Args:
-        pixels: uint8, shape (H, W).
-        rng: draws which disease, and how much of it.
-    """
+    """A lung slice, shape (H, W), with heavy disease where lungs are found: grave illness must not be refused."""
     lungs = shipped()(pixels)
     if not lungs.any():
         return pixels.copy()
@@ -211,14 +201,9 @@ class Volume:
 def scan_volume(
     rng: Generator, planes: int = 64, size: int = 256, severity: float = 0.0, below: float = 0.4
 ) -> Volume:
-    """Scan chest and upper abdomen of a synthetic patient.
+    """Scan chest, in at least 2 planes of size x size pixels, and upper abdomen of a synthetic patient.
 
-    Args:
-        rng: draws everything; the same state gives the same volume.
-        planes: of the chest, at least 2.
-        size: pixels along each side of a plane.
-        severity: of the lesions, 0 healthy to 1.
-        below: length of the abdomen that is scanned, as a share of the lungs' height.
+    The lesions' severity is 0 healthy to 1; ``below`` is the abdomen's length as a share of the lungs' height.
     """
     patient = Patient.draw(rng)
     scanner = Scanner.draw(patient, rng)
@@ -230,15 +215,9 @@ def scan_volume(
 
 
 def scan_head(rng: Generator, level: float | None = None, size: int = 512) -> Hounsfield:
-    """Scan one slice of a synthetic head: scalp, skull, brain with ventricles, air-filled sinuses lower down.
+    """Scan one slice (size, size) of a synthetic head: scalp, skull, brain with ventricles, sinuses lower down.
 
-    Args:
-        rng: draws everything; the same state gives the same slice.
-        level: 0 vertex to 1 base of the skull; drawn when None.
-        size: pixels along each side.
-
-    Returns:
-        float32, shape (size, size), Hounsfield units.
+    ``level`` is 0 at the vertex to 1 at the base of the skull; drawn when None.
     """
     level = rng.uniform(0, 1) if level is None else level
     a, b = np.array([rng.uniform(66, 80), rng.uniform(82, 100)]) * (0.55 + 0.45 * min(1.0, level / 0.35))

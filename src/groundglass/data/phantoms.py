@@ -54,7 +54,7 @@ class Severities:
             raise DataError(f"severity {text!r} must be LO:HI, such as 0.2:0.6") from error
         if not 0 < lowest <= highest <= 1:
             raise DataError(
-                f"severity {text!r} must be a range above 0 and at most 1; half the slices stay healthy"
+                f"severity {text!r} must lie above 0 and not above 1; half the slices are healthy"
             )
         return cls(lowest, highest)
 
@@ -97,17 +97,9 @@ def write_series(
 ) -> list[Path]:
     """Write one DICOM series per severity, each of a patient of its own, from the lungs' apex to their base.
 
-    The masks of lungs and lesions go to ``masks/``; ``manifest.csv`` names all slices, COVID where a lesion shows.
-
-    Args:
-        folder: new; gets a folder ``severity-0.25`` and so on for each.
-        severities: 0 healthy to 1.
-        count: slices per series, at least 1.
-        seed: the same seed writes the same files.
-        size: pixels along each side.
-
-    Returns:
-        The folders, in the order of the severities.
+    The new ``folder`` gets a folder ``severity-0.25`` and so on for each, which are returned, and masks of lungs
+    and lesions in ``masks/``; ``manifest.csv`` names all slices, COVID where a lesion shows. The same arguments write
+    the same.
 
     Raises:
         DataError: a severity, the count or the folder will not do.

@@ -57,17 +57,10 @@ def cut_slices(
     pixels: the same for the same input, and nothing of the patient, file or study can be read from it or
     guessed at by digesting likely names. The files carry no metadata.
 
-    Args:
-        path: anything ``read_slices`` reads.
-        output: folder, made where it is missing; files in it that have the same names are replaced.
-        selection: which slices are taken.
-        on_error: called with the error of each file that cannot be read, which is then left out.
-
-    Yields:
-        The path of each picture written.
+    The path of each picture is yielded once it is written; files of its name in the folder ``output`` are replaced.
 
     Raises:
-        ImageError: a file cannot be read and there is no ``on_error``.
+        ImageError: a file cannot be read and there is no ``on_error`` to be called with this instead.
     """
     try:
         slices = read_slices(path, on_error=on_error)

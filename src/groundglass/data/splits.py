@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from groundglass.data.manifest import PARTS, Label, Manifest, Record
+from groundglass.data.manifest import PARTS, Label, Manifest, Record, say
 from groundglass.errors import DataError
 from groundglass.files import counted, name_some
 
@@ -64,11 +64,11 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
     """Split a manifest's records. The same records and seed give the same split, whatever their order.
 
     - ``official``: as the data set's own ``split`` column says. Of a source without any split one patient in ten
-      validates and the others train; in a source with one, slices without are left out.
+      validates and the others train; in a source with one, slices without are left out. Where no slice has one,
+      a fifth of the patients tests and a fifth of the others validates, both stratified by label.
     - ``random:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over slices, patients ignored, is the test
-      part, an eighth of the others the val part; ``random`` is the first of five. The paper says neither how it
-      split COVID-CT nor into how large parts, nor whether by patient; this is the plainest reading. It puts
-      slices of one patient on both sides, which flatters the result.
+      part, an eighth of the others the val part; ``random`` is the first of five. The paper does not say how it split;
+      this is the plainest reading. It puts slices of one patient on both sides, which flatters the result.
     - ``patients:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over patients is the test part; a
       fifth of the remaining patients the val part.
     - ``leave-source-out:NAME[+NAME...]``: all slices of these sources (``*`` as wildcard) are the test part;
@@ -83,26 +83,19 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
     ``random:SEED``, and folds that end in ``:SEED``, are the same for every ``seed``, so that trainings of
     several seeds are evaluated on the same slices.
 
-    Args:
-        manifest: labelled records.
-        spec: one of the above.
-        seed: decides every random choice.
-        allow_overlap: accept patients that are in more than one part.
-
     Raises:
-        DataError: if ``spec`` is unknown or impossible for this data, or patients are in several parts.
+        DataError: if ``spec`` is unknown or impossible for this data, a record has no label, or patients are in
+            several parts and ``allow_overlap`` does not accept that.
     """
     kind, _, argument = spec.partition(":")
     if kind not in _MAKERS:
         raise DataError(f"split {spec!r} is unknown; choose one of: {SPECIFICATIONS}")
     if not manifest.labelled:
         count = sum(record.label is None for record in manifest)
-        raise DataError(
-            f"{manifest.root}: {count} of {len(manifest)} slices have no label, so it cannot be split"
-        )
-    if kind.startswith("official") and not any(record.split for record in manifest):
-        possible = ", ".join(_possible_splits(manifest))
-        raise DataError(f"{manifest.root}: has no split of its own; possible instead of {kind}: {possible}")
+        raise DataError(f"{manifest}: {count} of {len(manifest)} slices have no label, so it cannot be split")
+    if kind.startswith("official-") and not any(record.split for record in manifest):
+        instead = "official, patients:FOLD/FOLDS, leave-source-out:NAME or random"
+        raise DataError(f"{manifest}: has no split of its own, which {kind} needs; take {instead}")
     parts = _MAKERS[kind](manifest, kind, argument, seed)
     ordered = {name: tuple(sorted(parts[name])) for name in PARTS if name in parts}
     _check_classes(manifest, spec, ordered)
@@ -121,17 +114,26 @@ def patients_in_several_parts(manifest: Manifest, parts: Mapping[str, Sequence[i
     return sorted(patient for patient, names in seen.items() if len(names) > 1)
 
 
-def _possible_splits(manifest: Manifest) -> list[str]:
-    known = any(record.patient_known for record in manifest)
-    several = len({record.source for record in manifest}) > 1
-    possible = {"leave-source-out:NAME": several, "patients:FOLD/FOLDS": known, "random": True}
-    return [name for name, holds in possible.items() if holds]
-
-
 def _official(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
     if argument:
         raise DataError(f"split official takes nothing after a colon, not {argument!r}")
-    return {part: indices for part, indices in _own_parts(manifest, range(len(manifest))).items() if indices}
+    every = range(len(manifest))
+    if any(record.split for record in manifest):
+        return {part: indices for part, indices in _own_parts(manifest, every).items() if indices}
+    people = [len({each.patient_id for each in manifest if each.label is label}) for label in Label]
+    folds = min(_VAL_FOLDS, *people)
+    known = any(record.patient_known for record in manifest)
+    if folds < len(PARTS) or not known:
+        why = f"{min(people)} patients of a label are too few to make one" if known else "names no patients"
+        raise DataError(
+            f"{manifest}: has no split of its own and {why}; give it a column `split`, or patients in folders of "
+            "their own or a column `patient_id`, or take --split random"
+        )
+    rest, test = _grouped_fold(manifest, every, _Fold(1, folds, 0))
+    train, val = _grouped_fold(manifest, rest, _Fold(1, folds - 1, 0))
+    counts = f"train {len(train)}, val {len(val)}, test {len(test)} slices"
+    say(f"{manifest}: has no split of its own, so its patients were parted, each whole: {counts}")
+    return {"train": train, "val": val, "test": test}
 
 
 def _own_parts(manifest: Manifest, indices: Sequence[int]) -> Parts:
@@ -159,7 +161,7 @@ def held_out(records: Sequence[Record], one_in: int) -> set[int]:
 
 
 def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
-    """The splits by folds: of everything by slice or patient, of the official train and val parts by patient or source."""
+    """The splits by folds: of everything by slice or patient, of official train and val parts by patient or source."""
     if kind == "random" and re.fullmatch(r"\d{0,9}", argument):
         argument = f"1/{_RANDOM_FOLDS}:{argument or seed}"
     fold = _parse_fold(manifest, kind, argument, seed)
@@ -171,7 +173,7 @@ def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
         rest, test = _grouped_fold(manifest, range(len(manifest)), fold)
         train, val = _grouped_fold(manifest, rest, _Fold(1, _VAL_FOLDS, fold.seed))
         return {"train": train, "val": val, "test": test}
-    indices = _of_split(manifest, {"train", "val"})
+    indices = [index for index, record in enumerate(manifest) if record.split in {"train", "val"}]
     sizes = Counter(manifest.records[index].source for index in indices)
 
     def publication(record: Record) -> str:
@@ -197,9 +199,7 @@ def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -
     left_out = {source for source in sources if any(fnmatchcase(source, name) for name in names)}
     out = [not left_out.isdisjoint((record.source, record.hospital)) for record in manifest]
     if all(out):
-        raise DataError(
-            f"leave-source-out:{argument}: every slice is of these sources, none is left to train on"
-        )
+        raise DataError(f"{manifest}: every slice is of these sources, none is left to train on")
     test = tuple(index for index, left in enumerate(out) if left)
     rest = [index for index, left in enumerate(out) if not left]
     if any(manifest.records[index].split for index in rest):
@@ -236,9 +236,7 @@ def _grouped_fold(
     for label in Label:
         count = len({*groups[labels == (label is Label.COVID)]})
         if count < fold.folds:
-            raise DataError(
-                f"{manifest.root}: {count} {label.value} {words} are too few for {fold.folds} folds"
-            )
+            raise DataError(f"{manifest}: {count} {label.value} {words} are too few for {fold.folds} folds")
     splitter = StratifiedGroupKFold(n_splits=fold.folds, shuffle=True, random_state=fold.seed)
     others, held = list(splitter.split(labels, labels, groups))[fold.number - 1]
     return tuple(ordered[i] for i in others), tuple(ordered[i] for i in held)
@@ -253,10 +251,6 @@ def _ordered(manifest: Manifest, indices: Iterable[int]) -> list[int]:
     return sorted(keys, key=keys.__getitem__)
 
 
-def _of_split(manifest: Manifest, names: set[str]) -> tuple[int, ...]:
-    return tuple(index for index, record in enumerate(manifest) if record.split in names)
-
-
 def _parse_fold(manifest: Manifest, kind: str, argument: str, seed: int) -> _Fold:
     match = re.fullmatch(r"(\d+)/(\d+)(?::(\d{1,9}))?", argument)
     if match is None or int(match[2]) < 2 or not 1 <= int(match[1]) <= int(match[2]):
@@ -267,7 +261,7 @@ def _parse_fold(manifest: Manifest, kind: str, argument: str, seed: int) -> _Fol
     # With every patient unknown, a split by patient would quietly be one by image.
     if kind != "random" and not any(record.patient_known for record in manifest):
         raise DataError(
-            f"{manifest.root}: names no patients, so {kind} is impossible; put each patient's files in a "
+            f"{manifest}: names no patients, so {kind} is impossible; put each patient's files in a "
             "folder of their own or give patient_id in a manifest CSV"
         )
     return _Fold(int(match[1]), int(match[2]), seed if match[3] is None else int(match[3]))

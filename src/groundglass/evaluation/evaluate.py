@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-from groundglass.data.manifest import Manifest, Record, read_record
+from groundglass.data.manifest import Manifest, Record, content_hash, read_record
 from groundglass.errors import RunError
 from groundglass.evaluation import log
 from groundglass.evaluation.bootstrap import (
@@ -38,7 +38,7 @@ from groundglass.evaluation.metrics import (
     reliability,
     versions,
 )
-from groundglass.evaluation.part import Part, content_hash, fingerprint, part_warnings, select_part
+from groundglass.evaluation.part import Part, fingerprint, part_warnings, select_part
 from groundglass.evaluation.segmentation import CountedEstimate, Segmentation, read_masks
 from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice
@@ -287,7 +287,7 @@ def evaluate(
             "test part hold only if nothing was chosen by them.",
             *warnings,
         )
-    command = _command(run, chosen, data or (manifest.root,), output, resamples, seed)
+    command = _command(run, chosen, data or manifest.given or (manifest.root,), output, resamples, seed)
     return Evaluation(
         chosen, sha256, logit, probability, measured, warnings, times, now, seconds, command, applicability,
         segmentation=masks.figures(resamples=resamples, seed=seed),
@@ -354,7 +354,7 @@ def _checked(
 def _slices(records: Sequence[Record], formats: list[str], progress: Progress | None) -> Iterator[CTSlice]:
     for number, record in enumerate(records, 1):
         ct_slice = read_record(record)
-        formats.append(f"{ct_slice.origin.file_format} {ct_slice.origin.mode} {record.path.suffix.lower()}")
+        formats.append(f"{ct_slice.origin.file_format} {ct_slice.origin.mode} {record.suffix}")
         yield ct_slice
         if progress is not None:
             progress(number, len(records))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.data.manifest import Label, Manifest, Record, read_bytes
+from groundglass.data.manifest import Label, Manifest, Record, content_hash
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, ImageError
 from groundglass.files import printable
@@ -93,19 +93,10 @@ def select_part(manifest: Manifest, split: str | None, part: str, seed: int) -> 
         records = tuple(manifest.records[index] for index in indices)
     labelled = tuple(record for record in records if record.label is not None)
     if not labelled:
-        what = f"the {part} part of {manifest.name}" if split else f"{manifest.name} ({manifest.root})"
+        what = f"the {part} part of {manifest.name}" if split else f"{manifest.name} ({manifest})"
         why = f"none of its {len(records)} slices has a label" if records else "it is empty"
         raise DataError(f"{what} cannot be evaluated: {why}")
     return Part(manifest.name, manifest.root, split, part, labelled, len(records) - len(labelled))
-
-
-def content_hash(record: Record) -> str:
-    """SHA-256 of the content of a slice's file.
-
-    Raises:
-        ImageError: the file cannot be read.
-    """
-    return hashlib.sha256(read_bytes(record)).hexdigest()
 
 
 def fingerprint(part: Part, hashes: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from math import prod
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.slice import CTSlice, Grey, Origin
 from groundglass.imaging.source import DEFAULT_LIMITS, FileFormat, Limits, Source, guarded, identify
-from groundglass.imaging.window import find_scale
+from groundglass.imaging.window import Scale, find_scale
 
 COLOURED = 32
 """A pixel is coloured where its largest and smallest channel differ by more than this (of 255)."""
@@ -51,10 +52,10 @@ def read_raster(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTS
     yield from decode_raster(source.read(limits), source.name, limits)
 
 
-def decode_raster(content: bytes, name: str, limits: Limits) -> Iterator[CTSlice]:
-    """As ``read_raster``, from bytes, and not guarded against a decoder's exceptions."""
+def decode_raster(content: bytes, name: str, limits: Limits, scale: Scale | None = None) -> Iterator[CTSlice]:
+    """As ``read_raster``, from bytes, not guarded against a decoder's exceptions; ``scale``, where it is known."""
     if identify(content[:4]) is FileFormat.TIFF:
-        yield from _tiff(content, name, limits)
+        yield from _tiff(content, name, limits, scale)
         return
     try:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
@@ -63,10 +64,10 @@ def decode_raster(content: bytes, name: str, limits: Limits) -> Iterator[CTSlice
     except UnidentifiedImageError as error:
         raise ImageError(name, "its header is damaged") from error
     _check_size(*image.size, name, limits)
-    yield read_picture(image, name, "JPEG" if image.format == "MPO" else str(image.format))
+    yield read_picture(image, name, "JPEG" if image.format == "MPO" else str(image.format), scale)
 
 
-def read_picture(image: Image.Image, name: str, file_format: str) -> CTSlice:
+def read_picture(image: Image.Image, name: str, file_format: str, scale: Scale | None = None) -> CTSlice:
     """An open picture as a slice; it is turned upright in place.
 
     Raises:
@@ -75,7 +76,7 @@ def read_picture(image: Image.Image, name: str, file_format: str) -> CTSlice:
     origin = Origin(name, file_format, image.mode)
     ImageOps.exif_transpose(image, in_place=True)
     deep = image.mode in {"I", "F"} or image.mode.startswith("I;16")
-    return _deep(np.asarray(image), origin) if deep else CTSlice(_grey(image, name), origin)
+    return _deep(np.asarray(image), origin, scale) if deep else CTSlice(_grey(image, name), origin)
 
 
 def _check_size(width: int, height: int, name: str, limits: Limits) -> None:
@@ -83,12 +84,16 @@ def _check_size(width: int, height: int, name: str, limits: Limits) -> None:
         raise ImageError(name, f"{width} x {height} pixels are more than the limit of {limits.pixels:,}")
 
 
-def _deep(values: NDArray[Any], origin: Origin, slope: float = 1.0, intercept: float = 0.0) -> CTSlice:
-    pixels, hounsfield = find_scale(values, origin.file, slope, intercept).apply(values)
+def _deep(
+    values: NDArray[Any], origin: Origin, scale: Scale | None, slope: float = 1.0, intercept: float = 0.0
+) -> CTSlice:
+    found = scale and replace(scale, slope=slope, intercept=intercept)
+    found = found or find_scale(values, origin.file, slope, intercept)
+    pixels, hounsfield = found.apply(values)
     return CTSlice(pixels, origin, hounsfield)
 
 
-def _tiff(content: bytes, name: str, limits: Limits) -> Iterator[CTSlice]:
+def _tiff(content: bytes, name: str, limits: Limits, scale: Scale | None) -> Iterator[CTSlice]:
     """Every page that is neither a smaller copy of another one nor a mask, and every plane of ImageJ's stacks."""
     from tifffile import TiffFile  # noqa: PLC0415 - slow to import
 
@@ -109,7 +114,7 @@ def _tiff(content: bytes, name: str, limits: Limits) -> Iterator[CTSlice]:
             values = (
                 _plane(content, page, planes, index) if planes > len(pages) else page.asarray(maxworkers=1)
             )
-            yield _tiff_slice(page, values, name, index if count > 1 else None, line)
+            yield _tiff_slice(page, values, name, index if count > 1 else None, line, scale)
 
 
 def _check_page(page: Any, name: str, limits: Limits) -> None:
@@ -134,7 +139,12 @@ def _plane(content: bytes, page: Any, planes: int, index: int) -> NDArray[Any]:
 
 
 def _tiff_slice(
-    page: Any, values: NDArray[Any], name: str, frame: int | None, line: tuple[float, float]
+    page: Any,
+    values: NDArray[Any],
+    name: str,
+    frame: int | None,
+    line: tuple[float, float],
+    scale: Scale | None,
 ) -> CTSlice:
     bits, photometric = page.bitspersample, int(page.photometric)
     if page.samplesperpixel > 1 and page.planarconfig == 2:
@@ -153,7 +163,7 @@ def _tiff_slice(
             grey = ~grey if grey.dtype.kind in "bi" else (full - grey).astype(grey.dtype)
         if grey.dtype not in {np.dtype(np.uint8), np.dtype(np.bool_)}:
             mode = {"f": "F", "i": "I"}.get(grey.dtype.kind, "I;16" if grey.itemsize == 2 else "I")
-            return _deep(grey, Origin(name, "TIFF", mode, frame), *line)
+            return _deep(grey, Origin(name, "TIFF", mode, frame), scale, *line)
         grey = np.asarray(grey * (255 // full), np.uint8)
         values = np.dstack([grey, values[..., 1]]) if 2 in page.extrasamples else grey
     else:

@@ -91,16 +91,18 @@ def create_app(service: Service) -> ASGIApp:
             entry["complete"] = message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
 
-        refused = access_problem(service.settings.token, scope)
+        refused, method = access_problem(service.settings.token, scope), scope["method"]
+        if method == "HEAD":  # the server leaves the content out
+            scope = {**scope, "method": "GET"}
         try:
             await (app if refused is None else refused.response())(scope, received, sent)
         except Exception as error:  # noqa: BLE001 - the last place to catch it; its text may name a patient
             log("request failed", error, request=request)
         seconds, route = time.perf_counter() - started, getattr(scope.get("route"), "path", None) or "other"
-        service.requests.labels(scope["method"], route, str(entry["status"])).inc()
+        service.requests.labels(method, route, str(entry["status"])).inc()
         service.latency.labels(route).observe(seconds)
         service.received.inc(entry["received_bytes"])
-        log("request", method=scope["method"], route=route, milliseconds=round(seconds * 1000, 1), **entry)
+        log("request", method=method, route=route, milliseconds=round(seconds * 1000, 1), **entry)
 
     return answer
 
@@ -143,7 +145,7 @@ class _PredictionsResponse(Response):
         settings, size = self._service.settings, upload_size(request, self._service.settings)
         with self._service.admit(request.client.host if request.client else "", size) as directory:
             upload = await receive_files(request, size, directory, settings)
-            self._entry["files"] = len(upload.files)
+            self._entry["files"] = upload.received
             work = asyncio.create_task(self._classify(upload))
             gone = asyncio.create_task(_disconnected(request.receive))
             try:

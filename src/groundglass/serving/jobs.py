@@ -13,10 +13,12 @@ from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from email.message import Message
 from functools import partial
 from itertools import count
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, NamedTuple, cast
+from unicodedata import category, normalize
 
 import prometheus_client as prometheus
 from anyio import CapacityLimiter
@@ -29,7 +31,7 @@ from starlette.requests import ClientDisconnect, Request
 from groundglass.errors import ServiceError
 from groundglass.files import usable_cores
 from groundglass.imaging.slice import CTSlice
-from groundglass.imaging.source import FileFormat, FileSource, MemorySource, identify
+from groundglass.imaging.source import FileFormat, FileSource, MemorySource, identify, is_junk
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.prediction import Prediction
@@ -44,7 +46,9 @@ _LARGE = 16 * MIB
 """Bytes above which a file is opened beside few others: it may be held in memory whole."""
 _PART_BYTES = 1024
 """What the form may add to each file: its boundary and headers."""
-_LONGEST_NAME, _LONGEST_PART = 1000, 200
+_LONGEST_NAME, _LONGEST_PART, _DEEPEST = 2000, 255, 32
+"""Bytes of a name and of each of its parts, as file systems bound them, and how many parts it has."""
+_LONGEST_PREAMBLE = 4096
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -134,63 +138,118 @@ class _StoredFile(UploadFile):
         self.file.close()
 
 
-class _Parser(MultiPartParser):
-    """Takes files and nothing else, under names that stay below the directory of their request."""
+async def _without_preamble(
+    body: AsyncGenerator[bytes, None], boundary: bytes
+) -> AsyncGenerator[bytes, None]:
+    """A form from its first boundary on; some programs write a line for people before it."""
+    begun, head = False, b""
+    async for content in body:
+        if not begun:
+            head += content
+            start = (b"\r\n" + head).find(b"\r\n--" + boundary + b"\r\n")
+            begun = start >= 0 or len(head) > _LONGEST_PREAMBLE
+            content = head[max(start, 0) :] if begun else b""  # noqa: PLW2901
+        yield content
+    if not begun:
+        yield head
 
-    def __init__(self, request: Request, size: int, directory: Path, settings: Settings) -> None:
-        super().__init__(request.headers, _body(request, size, settings), max_files=settings.files)
+
+class _Parser(MultiPartParser):
+    """Takes every part as a file, under a name of its own that stays below the directory of its request."""
+
+    def __init__(
+        self, request: Request, boundary: bytes, size: int, directory: Path, settings: Settings
+    ) -> None:
+        body = _without_preamble(_body(request, size, settings), boundary)
+        super().__init__(request.headers, body, max_files=settings.files)
         # Writing a file costs more than all else that is done to receive one slice.
         self.in_memory = size <= MIB
         self._directory = directory
         self.files: dict[str, UploadFile] = {}
+        self._paths: dict[str, bool] = {}  # of files and their folders; whether it is a folder
         self.complete = False
 
     def on_headers_finished(self) -> None:
         if len(self.files) >= self.max_files:
             detail = f"More than {self.max_files:,} files in one request; send fewer, or a zip."
             raise Problem("too-many-files", detail)
-        super().on_headers_finished()
-        file = self._current_part.file
-        if file is None:
-            detail = "A part of the request is no file (it has no file name); options belong in the address."
-            raise Problem("invalid-request", detail)
-        name = _checked_name(file.filename or "", len(self.files) + 1)
-        if not self.in_memory:
-            file = self._current_part.file = _StoredFile(_create(self._directory, name))
-        elif name in self.files:
-            raise Problem("invalid-request", f"Two files of the request are named {name}.")
-        self.files[name] = file
+        name = self._free(_plain_parts(_sent_name(self._current_part.content_disposition)) or ["file"])
+        self._current_part.file = self.files[name] = (
+            UploadFile(cast("BinaryIO", tempfile.SpooledTemporaryFile(MIB)))  # noqa: SIM115
+            if self.in_memory
+            else _StoredFile(_create(self._directory, name))
+        )
+
+    def _free(self, parts: list[str]) -> str:
+        """The name with a number in it where another file has it, or is called as one of its folders."""
+        for depth, part in enumerate(parts, start=1):
+            suffix = PurePosixPath(part).suffix if len(part) < _LONGEST_PART // 8 else ""
+            folder, number = depth < len(parts), len(self.files)
+            # Some file systems know neither case nor how an accent is written.
+            while (path := normalize("NFC", "/".join(parts[:depth])).casefold()) in self._paths and not (
+                folder and self._paths[path]
+            ):
+                number += 1
+                parts[depth - 1] = _shortened(f"{part.removesuffix(suffix)}-{number}{suffix}")
+            self._paths[path] = folder
+        return "/".join(parts)
 
     def on_end(self) -> None:
         self.complete = True
 
 
-def _checked_name(name: str, number: int) -> str:
-    """The name of the file of that number as a relative path; one that leads out of its folder is a problem."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part != "."]
-    outside = not parts or ".." in parts or "" in parts or ":" in parts[0]
-    too_long = len(name) > _LONGEST_NAME or any(len(part.encode()) > _LONGEST_PART for part in parts)
-    if outside or too_long or not name.isprintable():
-        detail = f"The name of file {number} of the request is empty, too long, leads out of its folder, or cannot "
-        raise Problem("invalid-request", f"{detail}be printed; send a plain name, or a relative path.")
-    return "/".join(parts)
+def _sent_name(disposition: bytes | None) -> str:
+    """What a part of a form calls its file; else, as it may be a file all the same, what it calls itself."""
+    options = parse_options_header(disposition)[1]
+    name = options.get(b"filename")
+    if not name:
+        message = Message()  # which knows of filename*, and of filename*0
+        message["Content-Disposition"] = (disposition or b"").decode("latin-1")
+        with suppress(ValueError):  # no such character set
+            if extended := message.get_filename():
+                return extended
+        name = options.get(b"name", b"")
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("latin-1")
+
+
+def _plain_parts(name: str) -> list[str]:
+    """The folders and the file of a name that stays below its directory and can be printed."""
+    parts = ["".join(map(_plain, part)).strip() for part in name.replace("\\", "/").split("/")]
+    parts = [_shortened(part) for part in parts if part.strip(". ")]
+    while len(parts) > _DEEPEST or len("/".join(parts).encode()) > _LONGEST_NAME:
+        del parts[0]
+    return parts
+
+
+def _plain(character: str) -> str:
+    if character.isspace():
+        return " "
+    if category(character) == "Cf":  # such as marks of direction, and joiners
+        return ""
+    return character if character.isprintable() and character != ":" else "_"
+
+
+def _shortened(part: str) -> str:
+    content = part.encode()
+    if len(content) <= _LONGEST_PART:
+        return part
+    return f"{content[:180].decode(errors='ignore')}…{content[-60:].decode(errors='ignore')}"
 
 
 def _create(directory: Path, name: str) -> BinaryIO:
-    """A new file; where another one has its name, or that of its folder, it is a problem."""
     path = directory / name
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("xb")
-    except (FileExistsError, NotADirectoryError, IsADirectoryError):
-        detail = f"Two files of the request are named {name}; send them with their folders, as a/{name}."
-        raise Problem("invalid-request", detail) from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("xb")
 
 
 class Upload(NamedTuple):
     """The files of one request."""
 
-    files: list[MemorySource | Path]  # on disk or, where there is only a small one, in memory
+    received: int
+    files: list[MemorySource | Path]  # with folders; on disk or, where there is only a small one, in memory
     directory: Path  # that those on disk lie in
     heavy: bool  # reading them may take much memory
 
@@ -202,15 +261,16 @@ async def receive_files(request: Request, size: int, directory: Path, settings: 
         Problem: no form, a damaged one, one without images, larger than allowed, or too slow.
         ClientDisconnect: the connection was closed.
     """
-    if parse_options_header(request.headers.get("content-type", ""))[0] != b"multipart/form-data":
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data":
         raise Problem("unsupported-media-type", "Send the files as multipart/form-data.")
-    parser = _Parser(request, size, directory, settings)
+    parser = _Parser(request, options.get(b"boundary", b""), size, directory, settings)
     try:
         await parser.parse()
         if not parser.complete:
             raise Problem("bad-request", "The multipart form is damaged: it ends before its last boundary.")
         if not parser.files:
-            raise Problem("invalid-request", "The request holds no file; send one or more, each with a name.")
+            raise Problem("invalid-request", "The request holds no file; send one or more.")
         return await run_sync(_store, parser, directory)
     except MultiPartException as error:
         raise Problem("bad-request", f"The multipart form is damaged: {error.message}") from None
@@ -224,26 +284,29 @@ async def receive_files(request: Request, size: int, directory: Path, settings: 
 
 def _store(parser: _Parser, directory: Path) -> Upload:
     """What was received, on disk where it is an archive or another file may refer to it."""
-    files: list[MemorySource | Path] = []
+    files: dict[
+        MemorySource | Path, None
+    ] = {}  # in their order; what has a folder's name is read as a folder
     formats, large, alone = set[FileFormat | None](), False, len(parser.files) == 1
     for name, received in parser.files.items():
         path = directory / name
         source = MemorySource(name, received.file.read()) if parser.in_memory else FileSource(path)
         file_format = identify(source.head())
-        formats.add(file_format)
+        formats.add(None if "/" in name and is_junk(PurePosixPath(name)) else file_format)
         large |= source.size > _LARGE
         if isinstance(source, MemorySource) and alone and file_format is not FileFormat.ZIP:
-            files.append(source)
+            files[source] = None
             continue
         if isinstance(source, MemorySource):
             with _create(directory, name) as target:
                 target.write(source.content)
-        files.append(path)
+        files[directory / name.partition("/")[0]] = None
     if formats == {None}:
-        what = "The file is not" if alone else f"None of the {len(files):,} files is"
+        what = "The file is not" if alone else f"None of the {len(parser.files):,} files is"
         known = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage or zip"
         raise Problem("unsupported-media-type", f"{what} an image that can be read: {known}.")
-    return Upload(files, directory, large or not formats.isdisjoint({FileFormat.ZIP, FileFormat.GZIP}))
+    heavy = large or not formats.isdisjoint({FileFormat.ZIP, FileFormat.GZIP})
+    return Upload(len(parser.files), list(files), directory, heavy)
 
 
 class Service:

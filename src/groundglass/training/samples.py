@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from groundglass.data.manifest import Record, read_bytes, read_mask, read_pixels
+from groundglass.data.manifest import Record, content_hash, file_hash, read_mask, read_pixels
 from groundglass.files import atomic_path
 from groundglass.imaging.crop import Preprocessing, resize_box
 from groundglass.imaging.lesions import Kind, Mimic, Painted, paint_lesion, paint_mimic
@@ -102,10 +102,8 @@ def load_cropped(
         ImageError: a slice or a lesion mask cannot be read.
     """
     find_lungs = segmenter or shipped()
-    hashes = tuple(hashlib.sha256(read_bytes(record)).hexdigest() for record in records)
-    of_masks = [
-        each.lesion_mask and hashlib.sha256(each.lesion_mask.read_bytes()).hexdigest() for each in records
-    ]
+    hashes = tuple(content_hash(record) for record in records)
+    of_masks = [each.lesion_mask and file_hash(each.lesion_mask) for each in records]
     geometry = {key: value for key, value in asdict(preprocessing).items() if key != "normalisation"}
     key = json.dumps([_CACHE_VERSION, geometry, context, hashes, of_masks, find_lungs.sha256])
     path = (cache or cache_folder()) / f"cropped-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"

@@ -432,7 +432,7 @@ def _labelled(manifest: Manifest, split: Split, part: str) -> list[Record]:
     records = [manifest.records[index] for index in split.parts.get(part, ())]
     if not records:
         advice = "training needs train and val; --split patients:1/5 makes them, and test, from the patients"
-        raise DataError(f"{manifest.root}: split {split.name} leaves nothing for the part {part}; {advice}")
+        raise DataError(f"{manifest}: split {split.name} leaves nothing for the part {part}; {advice}")
     unlabelled = next((record for record in records if record.label is None), None)
     if unlabelled is not None:
         raise DataError(f"{unlabelled.path}: has no label; training needs COVID or NonCOVID for every slice")
