@@ -52,10 +52,10 @@ CEILINGS = {
     "experiments": 1_450,
     "audit": 1_410,
     "serving": 1_445,
-    "pacs": 1_080,
+    "pacs": 1_100,
     "cluster": 310,
 }
-LINES, FILES, LINES_OF_TESTS = 26_030, 120, 21_620
+LINES, FILES, LINES_OF_TESTS = 26_110, 120, 21_765
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}

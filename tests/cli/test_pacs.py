@@ -110,7 +110,7 @@ def test_a_refused_token_is_not_repeated(run: Run, server: Server, monkeypatch: 
 def test_without_the_extra_the_command_says_how_to_get_it() -> None:
     script = (
         "import sys\n"
-        "sys.modules['dicomweb_client'] = None\n"
+        "sys.modules['requests'] = None\n"
         "sys.argv = ['groundglass', 'pacs', '--dicomweb', 'http://pacs/dicom-web']\n"
         "from groundglass.cli.main import main\nmain()"
     )

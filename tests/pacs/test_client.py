@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 import socket
 import ssl
@@ -174,8 +175,15 @@ def test_days_and_modality_are_asked_for(server: Server) -> None:
 @pytest.mark.parametrize("uid", ["../../admin", "..", "1.2/3", "1." * 40 + "1", "1.2\n", ""])
 def test_what_is_no_uid_never_becomes_part_of_a_url(server: Server, uid: str) -> None:
     server.answer = lambda asked: Said.json([study(uid)])
-    with pytest.raises(PacsError, match="no UID"):
-        list(Archive(server.url).studies())
+    archive = Archive(server.url)
+    (listed,) = archive.studies()
+    asked = len(server.asked)
+    for odd in (listed.uid, uid):
+        with pytest.raises(PacsRefusedError, match="no UID"):
+            archive.series(odd)
+        with pytest.raises(PacsRefusedError, match="no UID"):
+            archive.fetch(SERIES, InstanceEntry(INSTANCE.sop_class, odd))
+    assert len(server.asked) == asked
 
 
 def test_the_host_header_names_the_port(server: Server) -> None:
@@ -216,11 +224,111 @@ def test_parts() -> None:
         only_part(quoted, b"\r\n--a b\r\nX: y\r\n\r\nbo")
 
 
-def test_an_answer_that_is_not_stored_is_an_error(server: Server) -> None:
-    failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
-    server.answer = lambda asked: Said.json(failed)
-    with pytest.raises(PacsRefusedError, match="0xa700"):
+FAILED = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
+FAILED_XML = (
+    b"<?xml version='1.0'?><NativeDicomModel><DicomAttribute tag='00081198' vr='SQ'><Item number='1'>"
+    b"<DicomAttribute tag='00081197' vr='US'><Value number='1'>42752</Value></DicomAttribute></Item>"
+    b"</DicomAttribute></NativeDicomModel>"
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "reason"),
+    [
+        ("application/dicom+json", json.dumps(FAILED).encode(), "0xa700"),
+        ("application/json; charset=utf-8", json.dumps([FAILED]).encode(), "0xa700"),
+        ("application/dicom+xml", FAILED_XML, "0xa700"),
+        ("text/xml; charset=utf-8", FAILED_XML, "0xa700"),
+        ("application/dicom+json", b'{"00081198": {"Value": [{"00081197": null}]}}', "0x0000"),
+        ("application/dicom+json", b"[", "cannot be understood"),
+        ("application/dicom+json", b"7", "cannot be understood"),
+        ("application/dicom+json", b'{"00081198": {"vr": "SQ", "Value": null}, "00081199": null}', None),
+        ("application/dicom+xml", b"<NativeDicomModel/>", None),
+        ("text/plain", b"", None),
+    ],
+)
+def test_what_is_said_of_an_upload(server: Server, kind: str, body: bytes, reason: str | None) -> None:
+    server.answer = lambda asked: Said(200, body, {"Content-Type": kind})
+    if reason is None:
         Archive(server.url).store(small_object())
+    else:
+        with pytest.raises(PacsRefusedError, match=reason):
+            Archive(server.url).store(small_object())
+    assert [asked.headers["Accept"] for asked in server.asked] == ["application/dicom+json"]
+
+
+@pytest.mark.parametrize("status", [400, 406])
+def test_what_is_not_understood_is_asked_more_plainly(server: Server, status: int) -> None:
+    def answer(asked: Asked) -> Said:
+        plain = (
+            "," not in asked.headers["Accept"]
+            and "includefield" not in asked.path
+            and "*" not in asked.headers["Accept"]
+        )
+        if not plain and asked.method == "GET":
+            return Said(status)
+        if "/instances/" in asked.path:
+            return multipart(b"DICM")
+        return Said.json(
+            [
+                entry(
+                    **{
+                        "0020000D": "1.2",
+                        "0020000E": "1.2.3",
+                        "00080018": "1.2.3.4",
+                        "00080016": INSTANCE.sop_class,
+                    }
+                )
+            ]
+        )
+
+    server.answer = answer
+    archive = Archive(server.url)
+    archive.check()
+    assert [each.uid for each in archive.studies()] == ["1.2"]
+    assert archive.series("1.2") == [SeriesEntry("1.2", "1.2.3", "", None)]
+    (instance,) = archive.instances(SERIES)
+    assert instance.is_ct
+    assert archive.fetch(SERIES, instance) == b"DICM"
+    server.answer = lambda asked: Said(status)
+    with pytest.raises(PacsRefusedError, match=str(status)):
+        archive.series("1.2")
+
+
+def test_earlier_days_are_left_out_where_the_server_does_not(server: Server) -> None:
+    listed = [entry(**{"0020000D": f"1.{day}", "00080020": f"202601{day}"}) for day in (30, 31)]
+    server.answer = lambda asked: Said(400) if "?" in asked.path else Said.json([*listed, study("1.9")])
+    assert [each.uid for each in Archive(server.url).studies("20260131")] == ["1.31", "1.9"]
+
+
+def test_odd_values_in_a_listing(server: Server) -> None:
+    odd = [
+        {},
+        {"0020000E": None},
+        {"0020000E": {"vr": "UI"}},
+        {"0020000E": {"Value": [None]}},
+        {"0020000E": {"Value": [7]}},
+    ]
+    padded = {
+        "0020000E": {"Value": ["1.2.3\0"]},
+        "00080060": {"Value": ["ct "]},
+        "00201209": {"Value": ["5"]},
+    }
+    endless = {
+        "0020000E": {"Value": ["1.2.4"]},
+        "00080060": {"Value": None},
+        "00201209": {"Value": [float("inf")]},
+    }
+    server.answer = lambda asked: Said.json([*odd, padded, endless])
+    *without, first, second = Archive(server.url).series("1.2")
+    assert [(each.uid, each.modality, each.images) for each in without] == [("", "", None)] * len(odd)
+    assert first == SeriesEntry("1.2", "1.2.3", "CT", 5)
+    assert second == SeriesEntry("1.2", "1.2.4", "", None)
+    server.answer = lambda asked: Said(204)
+    assert Archive(server.url).series("1.2") == []
+
+
+def test_an_answer_that_is_not_stored_is_an_error(server: Server) -> None:
     server.answer = lambda asked: Said(409)
     with pytest.raises(PacsRefusedError, match="409"):
         Archive(server.url).store(small_object())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import shutil
 import subprocess
 import threading
@@ -275,6 +276,38 @@ def test_a_server_that_stays_away_ends_the_run(proxy: Server, classifier: Classi
     proxy.answer = lambda asked: Said(502)
     with pytest.raises(PacsUnavailableError, match="502"):
         list(poll(proxy.url, classifier, retry_seconds=0).all())
+
+
+def test_an_odd_series_is_put_off_alone_and_a_modality_is_looked_up(
+    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
+) -> None:
+    study = upload(orthanc, series)
+    pass_on = forward(orthanc)
+    odd = [{"0020000E": {"vr": "UI", "Value": ["../1"]}, "00080060": {"vr": "CS", "Value": ["CT"]}}]
+    odd.append({"0020000E": {"vr": "UI", "Value": ["1.9"]}, "00080060": {"vr": "CS", "Value": ["CT"]}})
+
+    def answer(asked: Asked) -> Said:
+        """A study without UID, one that is refused, and one whose second series has an odd UID, the third no list."""
+        path, said = asked.path.partition("?")[0], pass_on(asked)
+        if "/series/1.9/" in path or "/studies/1.7/" in path:
+            return Said(404)
+        if path.endswith("/studies") and asked.method == "GET" and said.body not in {b"", b"[]"}:
+            listed = [{"0020000D": {}}, {"0020000D": {"Value": ["1.7"]}}, *json.loads(said.body)]
+            return Said.json(listed)
+        if path.endswith(f"/{study}/series") and "offset=0" in asked.path:
+            found = json.loads(said.body)
+            for each in found:
+                del each["00080060"]
+            return Said.json([*odd, *found])
+        return said
+
+    proxy.answer = answer
+    outcomes = list(poll(proxy.url, classifier, retry_seconds=0).all())
+    assert [outcome.state for outcome in outcomes] == [State.POSTPONED] * 4 + [State.REPORTED]
+    assert all(outcome.reason for outcome in outcomes[:4])
+    assert len(orthanc.objects("SR")) == 1
+    again = poll(proxy.url, classifier, retry_seconds=0).study(study)
+    assert states(again) == [State.POSTPONED, State.POSTPONED, State.KNOWN], "report and pictures are no CT"
 
 
 class EnoughError(Exception):

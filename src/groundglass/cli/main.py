@@ -43,7 +43,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 _TRAINING = {name for name, (_, panel) in COMMANDS.items() if panel in {"Train", "Paper"}}
 _SILENT = logging.NullHandler()
 # Modules whose warnings tell of files, as a regular expression.
-_READERS = r"(dicomweb_client|groundglass|highdicom|nibabel|PIL|pydicom)\b"
+_READERS = r"(groundglass|highdicom|nibabel|PIL|pydicom)\b"
 _LIBRARIES = (
     *(
         "numpy",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
+from xml.etree import ElementTree as ET
 
 import requests
-from dicomweb_client.web import DICOMwebClient
+from pydicom import dcmwrite
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 from urllib3 import Retry
@@ -40,11 +45,24 @@ _TEMPORARY, _FORBIDDEN = frozenset({408, 425, 429, 500, 502, 503, 504}), frozens
 _LARGEST_LISTING = 256 * 2**20
 
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
-_SOP_CLASS, _MODALITY, _NUMBER = "00080016", "00080060", "00200013"
+_SOP_CLASS, _MODALITY, _NUMBER, _DATE = "00080016", "00080060", "00200013", "00080020"
+_FAILED, _REASON = "00081198", "00081197"
+_CT_IMAGES = frozenset(f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2"))
 _IMAGES_IN_SERIES, _IMAGES_IN_STUDY = "00201209", "00201208"
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*")
 _BOUNDARY = re.compile(r"""boundary=(?:"([^"]+)"|([^;\s]+))""", re.IGNORECASE)
-_AS_STORED = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
+_NOT_UNDERSTOOD = frozenset({400, 406, 415, 422, 501})
+_PART = 'multipart/related; type="application/dicom"'
+# What is asked for, from the best to the plainest, as not every server understands the best.
+_AS_STORED = (f"{_PART}; transfer-syntax=*", _PART, "application/dicom")
+_LISTINGS = (
+    (
+        "application/dicom+json, application/json",
+        {"limit", "offset", "StudyDate", "ModalitiesInStudy", "includefield"},
+    ),
+    ("application/dicom+json", {"limit", "offset", "StudyDate"}),
+    ("application/json", set[str]()),
+)
 
 _Result = TypeVar("_Result")
 _Entry = Mapping[str, Any]
@@ -65,7 +83,7 @@ class SeriesEntry:
     Attributes:
         study: Study Instance UID.
         uid: Series Instance UID.
-        modality: such as ``CT``.
+        modality: such as ``CT``; empty where the archive does not say.
         images: how many objects it has; None where the archive does not say.
     """
 
@@ -82,6 +100,12 @@ class InstanceEntry:
     sop_class: str
     uid: str
     number: int = 0
+    modality: str = ""
+
+    @property
+    def is_ct(self) -> bool:
+        """Whether it is of modality CT; where the archive does not say, whether it is stored as a CT image."""
+        return self.modality == "CT" if self.modality else self.sop_class in _CT_IMAGES
 
 
 class Archive:
@@ -113,15 +137,6 @@ class Archive:
         self.url = _checked(url)
         self._session = _open_session(limits.file_bytes)
         self._seconds, self._on_wait = retry_seconds, on_wait
-        try:
-            # In one piece: not every server accepts chunked uploads.
-            self._client = DICOMwebClient(
-                self.url, self._session, chunk_size=2**31, permissive_uid=True, timeout=_TIMEOUT
-            )
-        except ValueError:
-            raise PacsError(f"{self.url}: not the URL of a DICOMweb service") from None
-        # It would neither wait for a server that is away nor heed Retry-After.
-        self._client.set_http_retry_params(retry=False)
 
     @property
     def sends_credentials_in_the_clear(self) -> bool:
@@ -132,36 +147,46 @@ class Archive:
 
     def check(self) -> None:
         """Make sure that a DICOMweb service responds, with retries of at most five seconds."""
-        search = partial(self._client.search_for_studies, limit=1)
-        self._query(search, min(_FIRST_CONTACT, self._seconds))
+        self._query(f"{self.url}/studies", {"limit": 1}, min(_FIRST_CONTACT, self._seconds))
 
     def studies(self, since: str | None = None) -> Iterator[StudyEntry]:
         """Studies that have CT images, from the day ``since`` (YYYYMMDD) on."""
         filters = {"ModalitiesInStudy": "CT"} | ({} if since is None else {"StudyDate": f"{since}-"})
-        for entry in self._all(partial(self._client.search_for_studies, search_filters=filters), _STUDY):
-            yield StudyEntry(_uid(entry, _STUDY), _count(entry, _IMAGES_IN_STUDY))
+        for entry in self._all(f"{self.url}/studies", filters, _STUDY):
+            if since is None or (_text(entry, _DATE) or since) >= since:  # not every server heeds the filter
+                yield StudyEntry(_uid(entry, _STUDY), _count(entry, _IMAGES_IN_STUDY))
 
     def series(self, study: str) -> list[SeriesEntry]:
-        """All series of a study, of whatever modality; none where there is no such study."""
-        fields = ["NumberOfSeriesRelatedInstances", "Modality"]
-        search = partial(self._client.search_for_series, study, fields=fields)
+        """All series of a study, of whatever modality; none where there is no such study.
+
+        Raises:
+            PacsRefusedError: as from every method that takes a UID, also where the archive gave one that is none.
+        """
+        fields = {"includefield": ["NumberOfSeriesRelatedInstances", "Modality"]}
         return [
             SeriesEntry(
                 study,
                 _uid(entry, _SERIES),
-                str(_value(entry, _MODALITY) or ""),
+                _text(entry, _MODALITY).upper(),
                 _count(entry, _IMAGES_IN_SERIES),
             )
-            for entry in self._all(search, _SERIES)
+            for entry in self._all(self._url(study, "series"), fields, _SERIES)
         ]
 
     def instances(self, series: SeriesEntry) -> list[InstanceEntry]:
         """All objects of a series by Instance Number."""
-        search = partial(self._client.search_for_instances, series.study, series.uid)
+        url = self._url(series.study, "series", series.uid, "instances")
         found = [
-            InstanceEntry(_uid(entry, _SOP_CLASS), _uid(entry, _INSTANCE), _count(entry, _NUMBER) or 0)
-            for entry in self._all(search, _INSTANCE)
+            InstanceEntry(
+                _uid(entry, _SOP_CLASS),
+                _uid(entry, _INSTANCE),
+                _count(entry, _NUMBER) or 0,
+                _text(entry, _MODALITY).upper(),
+            )
+            for entry in self._all(url, {"includefield": ["Modality"]}, _INSTANCE)
         ]
+        if not all(each.uid and each.sop_class for each in found):
+            raise PacsRefusedError(f"{self.url}: lists an object of the series without a valid UID")
         return sorted(found, key=lambda each: (each.number, each.uid))
 
     def fetch(self, series: SeriesEntry, instance: InstanceEntry) -> bytes:
@@ -170,14 +195,16 @@ class Archive:
         Raises:
             PacsRefusedError: the archive does not send it, or it is larger than the limit.
         """
-        url = f"{self.url}/studies/{series.study}/series/{series.uid}/instances/{instance.uid}"
+        url = self._url(series.study, "series", series.uid, "instances", instance.uid)
 
-        def once() -> bytes:
-            with self._session.get(url, headers=_AS_STORED, stream=True, timeout=_TIMEOUT) as response:
+        def once(accept: str) -> bytes:
+            with self._session.get(
+                url, headers={"Accept": accept}, stream=True, timeout=_TIMEOUT
+            ) as response:
                 response.raise_for_status()
                 return only_part(response.headers.get("Content-Type", ""), response.content)
 
-        return self._retried(once, self._seconds)
+        return self._plainer([partial(once, accept) for accept in _AS_STORED], self._seconds)
 
     def store(self, dataset: Dataset) -> None:
         """Store an object; to store the same one again does no harm.
@@ -185,41 +212,73 @@ class Archive:
         Raises:
             PacsRefusedError: the archive does not accept it.
         """
-        response = self._retried(partial(self._store, dataset), self._seconds)
-        failed = response.get("FailedSOPSequence")
-        if failed:
-            reason = int(failed[0].get("FailureReason", 0) or 0)
-            raise PacsRefusedError(f"{self.url}: does not store the result (failure reason {reason:#06x})")
+        stream, boundary = io.BytesIO(), uuid.uuid4().hex
+        dcmwrite(stream, dataset)
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n"
+        body = head.encode() + stream.getvalue() + f"\r\n--{boundary}--\r\n".encode()
+        kind = f"{_PART}; boundary={boundary}"
 
-    def _store(self, dataset: Dataset) -> Dataset:
+        def once(accept: str) -> requests.Response:
+            headers = {"Content-Type": kind, "Accept": accept}
+            url = self._url(str(dataset.StudyInstanceUID))
+            response = self._session.post(url, body, headers=headers, timeout=_TIMEOUT)
+            response.raise_for_status()
+            return response
+
+        attempts = [partial(once, accept) for accept in ("application/dicom+json", "*/*")]
+        response = self._plainer(attempts, self._seconds)
         try:
-            return self._client.store_instances([dataset], dataset.StudyInstanceUID)
-        except requests.RequestException:
-            raise
-        except Exception as error:
+            reason = _failure(response.headers.get("Content-Type", ""), response.content)
+        except (ValueError, TypeError, AttributeError, ET.ParseError) as error:
             raise PacsRefusedError(
                 f"{self.url}: its response to an upload cannot be understood ({type(error).__name__})"
             ) from error
+        if reason is not None:
+            raise PacsRefusedError(f"{self.url}: does not store the result (failure reason {reason:#06x})")
 
-    def _all(self, search: Callable[..., list[dict[str, dict[Any, Any]]]], uid_tag: str) -> Iterator[_Entry]:
+    def _url(self, study: str, *below: str) -> str:
+        if not all(_UID.fullmatch(part) for part in (study, *below[1::2])):
+            raise PacsRefusedError(f"{self.url}: lists an object whose UID is missing or no UID")
+        return "/".join((self.url, "studies", study, *below))
+
+    def _all(self, url: str, asked: Mapping[str, Any], uid_tag: str) -> Iterator[_Entry]:
         """Results page by page, each once; servers may send as few at a time as they like."""
-        seen: set[str] = set()
+        seen, offset = set[str](), 0
         while True:
-            page = self._query(partial(search, offset=len(seen)), self._seconds)
-            fresh = {uid: entry for entry in page if (uid := _uid(entry, uid_tag)) not in seen}
+            page = self._query(url, {**asked, "offset": offset}, self._seconds)
+            offset += len(page)
+            fresh = {key: entry for entry in page if (key := _uid(entry, uid_tag) or str(entry)) not in seen}
             if not fresh:
                 return
             seen |= fresh.keys()
             yield from fresh.values()
 
-    def _query(self, search: Callable[[], Any], seconds: float) -> list[_Entry]:
+    def _query(self, url: str, asked: Mapping[str, Any], seconds: float) -> list[_Entry]:
+        def once(accept: str, understood: set[str]) -> Any:
+            parameters = {name: value for name, value in asked.items() if name in understood}
+            with self._session.get(
+                url, params=parameters, headers={"Accept": accept}, timeout=_TIMEOUT
+            ) as response:
+                response.raise_for_status()
+                return json.loads(response.content) if response.content else []
+
         try:
-            results = self._retried(search, seconds)
+            results = self._plainer([partial(once, *each) for each in _LISTINGS], seconds)
         except PacsRefusedError as error:
-            raise PacsRefusedError(f"{error}; is this the DICOMweb root?") from None
+            raise type(error)(f"{error}; is this the DICOMweb root?") from None
+        except ValueError:
+            raise PacsRefusedError(f"{self.url}: not a DICOMweb service (its response is no JSON)") from None
+        results = [results] if isinstance(results, dict) else results
         if not isinstance(results, list) or not all(isinstance(entry, dict) for entry in results):
-            raise PacsError(f"{self.url}: not a DICOMweb service (its response is no list of objects)")
+            raise PacsRefusedError(f"{self.url}: not a DICOMweb service (its response is no list of objects)")
         return results
+
+    def _plainer(self, attempts: Sequence[Callable[[], _Result]], seconds: float) -> _Result:
+        """The result of the first attempt that the server understands."""
+        for attempt in attempts[:-1]:
+            with suppress(_NotUnderstoodError):
+                return self._retried(attempt, seconds)
+        return self._retried(attempts[-1], seconds)
 
     def _retried(self, work: Callable[[], _Result], seconds: float) -> _Result:
         # urllib3 counts attempts, not seconds, and does not repeat a transfer that breaks off in its body.
@@ -248,12 +307,11 @@ def _passing_fault(error: Exception, url: str) -> str:
         if status in _TEMPORARY:
             return f"has a fault (HTTP status {status})"
         if status not in _FORBIDDEN:
-            raise PacsRefusedError(f"{url}: refuses the request (HTTP status {status})") from None
+            kind = _NotUnderstoodError if status in _NOT_UNDERSTOOD else PacsRefusedError
+            raise kind(f"{url}: refuses the request (HTTP status {status})") from None
         problem = f"denies access (HTTP status {status}); {_CREDENTIALS_ADVICE}"
     elif isinstance(error, requests.exceptions.SSLError):
         problem = _CERTIFICATE_ADVICE
-    elif isinstance(error, requests.exceptions.JSONDecodeError):
-        problem = "not a DICOMweb service (its response is no JSON)"
     elif isinstance(error, requests.Timeout):
         return "no response in time"
     elif isinstance(error, requests.ConnectionError):
@@ -289,19 +347,40 @@ def _value(entry: _Entry, tag: str) -> Any:
     return values[0] if isinstance(values, list) and values else None
 
 
-def _uid(entry: _Entry, tag: str) -> str:
-    """A UID, which becomes part of a URL and therefore must be one."""
+def _text(entry: _Entry, tag: str) -> str:
     value = _value(entry, tag)
-    if not isinstance(value, str) or not _UID.fullmatch(value):
-        raise PacsError(f"the archive lists an object whose element {tag} is no UID")
-    return value
+    return value.strip(" \0") if isinstance(value, str) else ""
+
+
+def _uid(entry: _Entry, tag: str) -> str:
+    """A UID without its padding; empty where there is none, or what stands there is none."""
+    found = _text(entry, tag)
+    return found if _UID.fullmatch(found) else ""
 
 
 def _count(entry: _Entry, tag: str) -> int | None:
     try:
-        return int(_value(entry, tag))
-    except (TypeError, ValueError):
+        return int(float(_value(entry, tag)))
+    except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _failure(kind: str, body: bytes) -> int | None:
+    """Why an upload was not stored, 0 where the answer does not say; None where it was stored."""
+    if "json" in kind.lower() and body:
+        answer = json.loads(body)
+        failed = (answer[0] if isinstance(answer, list) else answer).get(_FAILED) or {}
+        items = failed.get("Value") or []
+        return (_count(items[0], _REASON) or 0) if items else None
+    if "xml" in kind.lower() and body:
+        item = ET.fromstring(body).find(f".//*[@tag='{_FAILED}']/*")  # noqa: S314 - expat bounds entities
+        reason = None if item is None else item.findtext(f"*[@tag='{_REASON}']/*")
+        return None if item is None else int(reason or 0)
+    return None
+
+
+class _NotUnderstoodError(PacsRefusedError):
+    """The archive does not understand what it is asked; it may understand less."""
 
 
 class BrokenOffError(Exception):
@@ -352,8 +431,7 @@ class _Adapter(HTTPAdapter):
         self._image_bytes = image_bytes
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send the request with the Host header that belongs to it; dicomweb-client's lacks the port."""
-        request.headers.pop("Host", None)
+        """Send the request."""
         response = super().send(request, *args, **kwargs)
         kind = str(response.headers.get("Content-Type", "")).lower()
         limit = self._image_bytes if "dicom" in kind and "json" not in kind else _LARGEST_LISTING

@@ -193,7 +193,7 @@ class Poll:
     def __init__(self, archive: Archive, processor: SeriesProcessor, *, settle: bool = False) -> None:
         self._archive, self._processor, self._settle = archive, processor, settle
         self._complete: dict[str, int] = {}
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[tuple[str, str], _Seen] = {}
 
     def all(self, since: str | None = None) -> Iterator[SeriesResult]:
         """Go once through the studies with CT images.
@@ -207,8 +207,13 @@ class Poll:
         for study in self._archive.studies(since):
             if study.images is not None and self._complete.get(study.uid) == study.images:
                 continue  # nothing was added since all its series had their reports
+            try:
+                listed = self._archive.series(study.uid)
+            except (PacsUnavailableError, PacsRefusedError) as error:
+                yield SeriesResult(study.uid or "a study", State.POSTPONED, reason=str(error))
+                continue
             states = []
-            for result in self._results(self._archive.series(study.uid)):
+            for result in self._results(listed):
                 states.append(result.state)
                 yield result
             if study.images is not None and set(states) <= {State.KNOWN}:
@@ -250,27 +255,36 @@ class Poll:
 
     def _results(self, listed: list[SeriesEntry]) -> Iterator[SeriesResult]:
         present = {each.uid for each in listed}
-        yield from (self._result(series, present) for series in listed if series.modality == "CT")
+        for series in listed:
+            if series.modality not in {"CT", ""}:
+                continue
+            if series.images is not None and self._has_report(series, series.images, present):
+                yield SeriesResult(series.uid, State.KNOWN)
+            elif (result := self._result(series, present)) is not None:
+                yield result
 
-    def _result(self, series: SeriesEntry, present: set[str]) -> SeriesResult:
-        if series.images is not None and self._has_report(series, series.images, present):
-            return SeriesResult(series.uid, State.KNOWN)
-        seen = self._seen.setdefault(series.uid, _Seen())
+    def _result(self, series: SeriesEntry, present: set[str]) -> SeriesResult | None:
+        """What became of a series; None where the archive does not tell its modality, and it has no CT image."""
+        seen = self._seen.setdefault((series.study, series.uid), _Seen())
         if seen.left_out:
             seen.left_out -= 1
             return SeriesResult(series.uid, State.POSTPONED)
-        instances = self._archive.instances(series)
-        if self._has_report(series, len(instances), present):
-            return SeriesResult(series.uid, State.KNOWN)
-        if self._settle and seen.images != len(instances):
-            seen.images = len(instances)
-            return SeriesResult(series.uid, State.GROWING)
         try:
+            instances = self._archive.instances(series)
+            if not series.modality and not any(each.is_ct for each in instances):
+                return None
+            if self._has_report(series, len(instances), present):
+                return SeriesResult(series.uid, State.KNOWN)
+            if self._settle and seen.images != len(instances):
+                seen.images = len(instances)
+                return SeriesResult(series.uid, State.GROWING)
             result = self._processor.process(series, instances)
         except (PacsUnavailableError, PacsRefusedError) as error:
             seen.pause()
-            return SeriesResult(series.uid, State.POSTPONED, reason=str(error))
-        del self._seen[series.uid]
+            return SeriesResult(
+                series.uid or f"a series of {series.study}", State.POSTPONED, reason=str(error)
+            )
+        del self._seen[series.study, series.uid]
         return result
 
     def _has_report(self, series: SeriesEntry, images: int, present: set[str]) -> bool:
