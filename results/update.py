@@ -20,9 +20,9 @@ from groundglass.files import write_text
 RESULTS = Path(__file__).resolve().parent
 ROOT = RESULTS.parent
 LEFT_OUT = {
-    "moscow": "Moscow left out of the training: no lesion against moderate to critical",
-    "china": "China left out: COVID-19 against other pneumonia and normal, eight patients",
-    "wuhan": "Wuhan left out: COVID-19 against bacterial pneumonia and healthy, lungs cut out",
+    "moscow": "Moscow left out: COVID-19, moderate to critical, against no lesion",
+    "china": "China left out: against other pneumonia and normal, eight patients",
+    "wuhan": "Wuhan left out: against bacterial pneumonia and healthy",
 }
 _SHOWN = ("auc", "accuracy")
 
@@ -51,9 +51,9 @@ def quality() -> str:
     )
     return (
         "| | slices | trainings | AUC | accuracy |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
-        "Mean ± standard deviation over trainings with other seeds. Lesions on the "
-        f"{lesions[0]['data']['slices']} test slices of MedSeg: Dice {dice}; share of slices on which the strongest "
-        f"place is a lesion: {pointing}. {_coverage()}\n"
+        "Mean ± SD over seeds. Lesions on the "
+        f"{lesions[0]['data']['slices']} test slices of MedSeg: Dice {dice}; strongest place in a "
+        f"lesion: {pointing}. {_coverage()}\n"
     )
 
 
@@ -63,8 +63,8 @@ def _coverage() -> str:
         covid, other = json.loads(path.read_text())["prediction_sets"]["coverage"].values()
         held.append(f"{path.stem.removeprefix('coverage-').title()} {covid:.0%} and {other:.0%}")
     return (
-        "Prediction sets that hold the truth nine times in ten where they were fitted hold it, for COVID and NonCOVID "
-        f"slices of a hospital left out: {', '.join(held)}."
+        "Prediction sets made to hold the truth in 90% hold it at a left-out hospital, COVID and NonCOVID: "
+        f"{', '.join(held)}."
     )
 
 
