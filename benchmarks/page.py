@@ -76,7 +76,7 @@ def _write(folder: Path, slices: int) -> None:
 def _measured(browser: Chrome, url: str, series: Path, slices: int) -> dict[str, Any]:
     browser.get(url)
     browser.execute_script(
-        "window.marks = {};"
+        "performance.setResourceTimingBufferSize(100000); window.marks = {};"
         "const seen = () => { const done = document.querySelector('#workspace:not([hidden]) .card');"
         "if (done && !window.marks.first) window.marks.first = performance.now();"
         "if (document.getElementById('progress-text').textContent.startsWith('Sent')) window.marks.sent ??= performance.now();"
@@ -88,7 +88,6 @@ def _measured(browser: Chrome, url: str, series: Path, slices: int) -> dict[str,
     )
     marks = browser.execute_script("return {...window.marks, done: performance.now()}")
     requests = "performance.getEntriesByType('resource').filter(each => each.name.endsWith('/hounsfield.raw')).length"
-    browser.execute_script("performance.setResourceTimingBufferSize(100000)")
     _until(browser, f"{requests} > 0")
     count = -1
     while count != (count := browser.execute_script(f"return {requests}")):
