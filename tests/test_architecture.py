@@ -55,7 +55,7 @@ CEILINGS = {
     "pacs": 1_100,
     "cluster": 310,
 }
-LINES, FILES, LINES_OF_TESTS = 26_110, 120, 21_765
+LINES, FILES, LINES_OF_TESTS = 26_110, 120, 21_815
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}

@@ -120,7 +120,7 @@ def server() -> Iterator[Server]:
 class Orthanc:
     """A real archive, which can be killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, example: Mapping[str, Any] | None = None) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -128,6 +128,7 @@ class Orthanc:
         self._log = folder / "orthanc.log"
         self._process: subprocess.Popen[bytes] | None = None
         settings = {
+            **(example or {}),
             "StorageDirectory": str(folder / "storage"),
             "IndexDirectory": str(folder / "storage"),
             "HttpPort": self.port,
