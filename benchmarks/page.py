@@ -1,4 +1,4 @@
-"""The page with a series of a thousand slices: time to its answers, and what each frame costs, in Chromium's own trace."""
+"""The page with a series of a thousand slices: time to its answers, and each frame's cost in Chromium's own trace."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def _measured(browser: Chrome, url: str, series: Path, slices: int) -> dict[str,
         "performance.setResourceTimingBufferSize(100000); window.marks = {};"
         "const seen = () => { const done = document.querySelector('#workspace:not([hidden]) .card');"
         "if (done && !window.marks.first) window.marks.first = performance.now();"
-        "if (document.getElementById('progress-text').textContent.startsWith('Sent')) window.marks.sent ??= performance.now();"
+        "if (document.getElementById('progress-text').textContent.startsWith('Sent'))"
+        " window.marks.sent ??= performance.now();"
         "if (!window.marks.first) requestAnimationFrame(seen); }; seen();"
     )
     browser.find_element(By.ID, "choose-folder").send_keys(str(series))
@@ -107,8 +108,15 @@ def _measured(browser: Chrome, url: str, series: Path, slices: int) -> dict[str,
         "performance.getEntriesByType('resource').filter(each => each.name.endsWith('/picture.png')).length"
     )
     return {
-        "slices": slices, "first_seconds": (marks["first"] - marks["sent"]) / 1000, "all_seconds": (marks["done"] - marks["sent"]) / 1000,
-        "loaded": count, "passed": passed, "frames": len(busy), "frames_a_second": len(busy) / seconds, "frame_ms": statistics.median(busy), "frame_ms_95": float(np.percentile(busy, 95)),
+        "slices": slices,
+        "first_seconds": (marks["first"] - marks["sent"]) / 1000,
+        "all_seconds": (marks["done"] - marks["sent"]) / 1000,
+        "loaded": count,
+        "passed": passed,
+        "frames": len(busy),
+        "frames_a_second": len(busy) / seconds,
+        "frame_ms": statistics.median(busy),
+        "frame_ms_95": float(np.percentile(busy, 95)),
         "thumbnails": browser.execute_script(f"return {pictures}"),
     }  # fmt: skip
 
@@ -139,7 +147,7 @@ class _Trace:
 
 
 def _frames(traced: list[dict[str, Any]]) -> tuple[list[float], float]:
-    """Processor time in ms of the page's thread from one drawn frame to the next, and the seconds of all, by the trace."""
+    """Processor time in ms of the page's thread from one drawn frame to the next, and the seconds of all."""
     fired = [each for each in traced if each.get("name") == "FireAnimationFrame"]
     thread = statistics.mode((each["pid"], each["tid"]) for each in fired)
     tasks = [

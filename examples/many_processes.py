@@ -1,4 +1,4 @@
-"""One series a process: python many_processes.py FOLDER FOLDER ... A classifier goes to a process by its bundle's path."""
+"""One series a process: python many_processes.py FOLDER FOLDER ... A classifier travels as its bundle's path."""
 
 import sys
 from concurrent.futures import ProcessPoolExecutor

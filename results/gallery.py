@@ -28,7 +28,7 @@ SOURCES = {
 INTRODUCTION = """# Gallery
 
 What the installed model shows on twenty slices, five of each kind, taken at even distances from their lists: nobody
-chose them, and failures stay. Left the slice, right the same with the lungs outlined in yellow and lesions in orange. The
+chose them, and failures stay. Left the slice, right the same with lungs outlined in yellow and lesions in orange. The
 network was trained on `masks20` and `iraq`; `tcga` it has not seen, and not all of
 `tcga` shows lung. `python results/gallery.py MANIFEST` writes this page. Authors and licences: [NOTICE](../NOTICE).
 """

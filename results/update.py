@@ -28,7 +28,7 @@ _SHOWN = ("auc", "accuracy")
 
 
 def quality() -> str:
-    """How good the recipe of the installed model is, beside what the file format alone gives away and left-out hospitals."""
+    """How good the recipe of the installed model is, beside the file format alone and left-out hospitals."""
     # The audit's first rule sees the file's format, pixel mode and suffix alone.
     rule = json.loads((RESULTS / "audit" / "audit.json").read_text())["shortcuts"]["baselines"][0]["tested"]
     tested, lesions = _seeds("official"), _seeds("lesions")

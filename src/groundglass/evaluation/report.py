@@ -42,7 +42,9 @@ GALLERY = 6
 
 _HEADLINES = frozenset({"accuracy", "auc", "recall", "specificity"})
 _DICE = frozenset({"lung_dice", "lesion_dice"})
-_BASELINE = " File format alone: a baseline that sees format, pixel mode and suffix, cross-validated over the same patients."
+_BASELINE = (
+    " File format alone: a baseline of format, pixel mode and suffix, cross-validated over the same patients."
+)
 _UNDEFINED_WORTH_A_NOTE = 0.001
 
 

@@ -109,7 +109,7 @@ def table1_tasks(
     """Every training of Table I: each network by the paper's recipe, VGG with a smaller learning rate.
 
     ``networks`` are all five unless given, by protocol ``patients`` then only the two EfficientNets; ``random`` and
-    ``patients`` are in so many ``folds``; ``files`` are C2L weights by network, where they are not those that come with the package.
+    ``patients`` are in so many ``folds``; ``files`` are C2L weights by network, where they are not the package's own.
 
     Raises:
         GroundglassError: unknown protocol or network, or an override of what the rows decide.

@@ -53,8 +53,8 @@ _CELL_NOTE = (
 )
 _AREA_NOTE = (
     "Mean ± standard deviation over the seeds. The mean over epochs is the area under the curve: the sooner a network "
-    "learns, the higher its AUC. What ends near an AUC of 0.5 has learnt nothing, however soon it got there. Nothing is "
-    "tested here."
+    "learns, the higher its AUC. What ends near an AUC of 0.5 has learnt nothing, however soon it got there. Nothing "
+    "is tested here."
 )
 
 

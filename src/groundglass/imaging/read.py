@@ -57,7 +57,8 @@ _NOT_READ: tuple[tuple[str, tuple[tuple[int, bytes], ...]], ...] = (
     (f"a RAR archive {_UNPACK}", ((0, b"Rar!\x1a\x07"),)),
     (f"a cabinet {_UNPACK}", ((0, b"MSCF"),)),
     (f"a compressed file {_UNPACK}",
-     tuple((0, magic) for magic in (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"LZIP", b"\x04\x22\x4d\x18"))),
+     tuple((0, magic) for magic in
+           (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"LZIP", b"\x04\x22\x4d\x18"))),
 )
 # In a folder, any other file that is no image is an error only where its name says that it should be one.
 _COMPRESSED = ".gz .bz2 .xz .zst .lz .lz4 .lzma .z .br"
@@ -110,7 +111,7 @@ def images_within(
     on_error: OnError | None = None,
     skip: Skip | None = None,
 ) -> Iterator[Image]:
-    """As :func:`list_images`, but the images in zip archives one by one; each can be read until the next is asked for."""
+    """As :func:`list_images`, but images in zip archives one by one; each can be read until the next is asked for."""
     report = on_error or _raise
     for source, file_format in list_images(path, limits, report, skip):
         if file_format is not FileFormat.ZIP:

@@ -111,7 +111,7 @@ class Prediction:
         lung_cm2: area of the lungs in cm2; None unless classified, or where the spacing is not known.
         study: DICOM Study Instance UID, or None.
         instance: DICOM SOP Instance UID, or None.
-        slice_number: as viewers show it: DICOM Instance Number, in a file of several slices their number from 1; or None.
+        slice_number: as viewers show it: DICOM Instance Number, in a file of several slices from 1; or None.
         stack: four digits that differ where patients or geometries share the UIDs; None where there is no series.
         overlay: path of the picture of lungs and lesions, from the folder that the predictions lie in; or None.
         patient: who is on the slice, where identifiers were requested, else None.

@@ -444,7 +444,7 @@ def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
             "versions": info.get("versions"),
         },
         "licence": "Research use only, no medical device. The weights were learned from "
-        f"{', '.join(info.get('sources') or info['data'])}: what the owners of these slices allow holds for the weights.",
+        f"{', '.join(info.get('sources') or info['data'])}: what these slices' owners allow holds for the weights.",
         "versions": versions(),
     }
 
