@@ -105,9 +105,7 @@ def out_of_distribution_examples(
         yield from ((kind, spoil(lungs[index], rng)) for index in chosen)
     yield from ((TURNED, _turn(pixels, rng)) for pixels in phantom_slices(len(count(80)), seed + 1))
     for _ in count(20):
-        volume = scan_volume(
-            rng, planes=32, size=192, severity=float(rng.uniform(0, 1) * (rng.random() < 0.5))
-        )
+        volume = scan_volume(rng, size=192, severity=float(rng.uniform(0, 1) * (rng.random() < 0.5)))
         for view in [volume.coronal, volume.sagittal] * 3:
             yield OTHER_VIEW, _windowed(view(rng.uniform(0.2, 0.8)), rng)
     yield from ((OTHER_PART, pixels) for pixels in parts_without_lungs(rng, len(count(240)), 384))
