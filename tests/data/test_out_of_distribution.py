@@ -179,7 +179,7 @@ def test_disease_shows_in_other_views() -> None:
 def test_the_shipped_bundle_refuses_what_is_documented(
     tmp_path: Path, dicom_samples: Path, taught: list[tuple[str, Grey]]
 ) -> None:
-    """337 of 355 (94.9 %), and no picture of the set is among the examples."""
+    """341 of 355 (96.1 %), and no picture of the set is among the examples."""
     pytest.importorskip("skimage", reason="its sample pictures are part of the set")
     pytest.importorskip("matplotlib", reason="its sample pictures are part of the set")
     files = write_documented_set(tmp_path, dicom_samples / "mixed")
@@ -190,5 +190,5 @@ def test_the_shipped_bundle_refuses_what_is_documented(
     predictions = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(predictions) == 355
     refused = Counter(Path(each["file"]).parent.name for each in predictions if each["status"] == "refused")
-    assert sum(refused.values()) / 355 == pytest.approx(337 / 355, abs=0.01)
+    assert sum(refused.values()) / 355 == pytest.approx(341 / 355, abs=0.01)
     assert all(refused[kind.replace(" ", "-")] >= 17 for kind in KINDS), refused
