@@ -93,6 +93,7 @@ class Export:
         cache: folder for cropped slices.
         lungs: ONNX model of the lung fields that goes into the bundle and with which everything is measured; None
             for the one of the training.
+        map_label: labels of other names in the data; see :func:`groundglass.data.load.load_pool`.
     """
 
     run: Run
@@ -103,6 +104,7 @@ class Export:
     name: str | None = None
     cache: Path | None = None
     lungs: Path | None = None
+    map_label: tuple[str, ...] = ()
 
     @cached_property
     def segmenter(self) -> LungSegmenter:
@@ -168,7 +170,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     check_writable(job.output, "--output")
     check_writable(job.cache or cache_folder(), "--cache")
     slices = _load(job, tell)
-    lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free).records
+    lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free, job.map_label).records
     tell("gathering pictures that the input check is to accept and to refuse")
     examples = gather_examples(run.preprocessing, job.segmenter, slices.parts["train"].records, lesion_free)
     tell("exporting to ONNX")
@@ -317,7 +319,7 @@ def _interval(measure: Mapping[str, float | None]) -> str:
 def _load(job: Export, tell: Callable[[str], None]) -> _Slices:
     """The parts that the split has; folds of the official training part, for instance, have no test part."""
     run = job.run
-    manifest = load_pool(job.data).without(run.recipe.sampling.leave_out)
+    manifest = load_pool(job.data, job.map_label).without(run.recipe.sampling.leave_out)
     split = make_split(manifest, run.split_spec, run.seed, allow_overlap=True)
     parts = {
         name: select_part(manifest, run.split_spec, name, run.seed)
