@@ -17,7 +17,7 @@ from groundglass.data.manifest import read_record
 from groundglass.errors import DataError, RecipeError, RunError, WeightsError
 from groundglass.evaluation.metrics import compute_metrics
 from groundglass.experiments import runner
-from groundglass.experiments.plan import Task, table1_tasks
+from groundglass.experiments.plan import Task, from_files, table1_tasks
 from groundglass.experiments.results import read_run_result
 from groundglass.experiments.runner import ExperimentPaths, check, run_all
 from groundglass.models.registry import build, measure
@@ -110,7 +110,8 @@ def test_c2l_weights_from_a_file_say_what_they_saw(paths: ExperimentPaths, tmp_p
     seen = {"kind": "pretraining", "network": LITE, "data": "covid-ct", "split": "official", "slices": 1300}
     (file.parent / "run.json").write_text(json.dumps({**seen, "machine": "left out"}))
     settings = [*QUICK, "training.epochs=1"]
-    (task,) = table1_tasks(["official"], [LITE], ["c2l"], [0], settings, files={LITE: file})
+    (moved,) = table1_tasks(["official"], [LITE], ["c2l"], [0], settings)
+    (task,) = from_files([moved], {LITE: file})
     run_all([task], paths, lambda _: None)
     result = read_run_result(paths.result(task))
     assert result.weights == "c2l"
@@ -118,7 +119,6 @@ def test_c2l_weights_from_a_file_say_what_they_saw(paths: ExperimentPaths, tmp_p
     assert result.pretraining["split"] == "official"
     assert "machine" not in result.pretraining
     # The same weights at another place are the same row.
-    (moved,) = table1_tasks(["official"], [LITE], ["c2l"], [0], settings)
     check([moved], paths, load_pool(paths.data))
 
 
