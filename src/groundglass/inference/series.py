@@ -192,11 +192,6 @@ class SeriesSlice(NamedTuple):
     opacity: float | None
     lung_cm2: float | None
 
-    def along(self, axis: Axis, number: int) -> float:
-        """The place on an axis, ``number`` in the order of reading; infinite where it is not known."""
-        place = {"mm": self.position, "frame": self.frame, "order": number}[axis]
-        return math.inf if place is None else place
-
 
 @dataclass(frozen=True)
 class SeriesSummary:
@@ -273,6 +268,12 @@ class SeriesSummary:
         return f"<p>{escape(self.name)}: {answer}<br>{escape(self.in_words)}</p>"
 
 
+def place_on(axis: Axis, predicted: Prediction | SeriesSlice, number: int) -> float:
+    """The place of a slice on an axis; ``number`` in the order of reading. Infinite where it is not known."""
+    place = {"mm": predicted.position, "frame": predicted.frame, "order": number}[axis]
+    return math.inf if place is None else place
+
+
 class _Part(NamedTuple):
     """What the part of a series that lies in one folder is known by; a file of several slices without UID is one."""
 
@@ -307,7 +308,7 @@ class _Series:
         score, opacity = series_score(probability), Opacity.of(seen)
         axis: Axis = "order" if any(each.frame is None for each in seen) else "frame"
         axis = axis if any(each.position is None for each in seen) else "mm"
-        ordered = sorted((each.along(axis, number), number) for number, each in enumerate(seen))
+        ordered = sorted((place_on(axis, each, number), number) for number, each in enumerate(seen))
         highest = sorted(range(len(seen)), key=probability.__getitem__, reverse=True)
         return SeriesSummary(
             **self.part._asdict(),
