@@ -16,18 +16,12 @@ from tests.pacs.conftest import ID, NAME, Asked, Orthanc, Said, Server
 from tests.pacs.test_report import accepted_by_others, words
 
 from groundglass.errors import PacsError, PacsUnavailableError
-from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.pacs.client import Archive
 from groundglass.pacs.worker import Poll, SeriesProcessor, SeriesResult, State
 
 MakePoll = Callable[..., Poll]
 SLICES = 5
-
-
-@pytest.fixture(scope="module")
-def classifier(tiny_bundle: Path) -> Classifier:
-    return Classifier(Bundle.open(tiny_bundle, threads=1), threads=1)
 
 
 @pytest.fixture

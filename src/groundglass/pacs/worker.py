@@ -13,7 +13,7 @@ from pydicom.uid import UID
 from groundglass.errors import ImageError, NotASliceError, PacsError, PacsRefusedError, PacsUnavailableError
 from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.dicom import open_dataset, read_dicom
-from groundglass.imaging.source import DEFAULT_LIMITS, MemorySource, guard
+from groundglass.imaging.source import DEFAULT_LIMITS, MemorySource, guard, guard_each
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.dicom_seg import OF_SOURCE, Algorithm, derived_uid, patient_and_study
 from groundglass.inference.masks import PackedMasks, series_segmentation
@@ -121,7 +121,9 @@ class SeriesProcessor:
                 try:
                     source = MemorySource(image.uid, self._archive.fetch(series, image))
                     header = self._header(source, series, image)
-                    for ct_slice in read_dicom(source, decoder, DEFAULT_LIMITS):
+                    for ct_slice in guard_each(
+                        read_dicom(source, decoder, DEFAULT_LIMITS), image.uid, "DICOM"
+                    ):
                         yield image, header, self._classifier.classify(ct_slice, evidence=True)
                     continue
                 except PacsRefusedError as error:
