@@ -19,11 +19,8 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from tests.inference.conftest import tiny_bundle
 
 from groundglass.imaging.phantom import make_series, write_dicom
-
-__all__ = ["tiny_bundle"]
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 NAME, ID = "Zwiebelfisch^Xaver", "MRN-4711-XZ"

@@ -19,15 +19,9 @@ from tests.pacs.conftest import ID, NAME, Asked, Orthanc, Said, Server, forward
 from tests.pacs.test_report import words
 
 from groundglass.errors import PacsError, PacsUnavailableError
-from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.pacs.client import Archive
 from groundglass.pacs.worker import Poll, SeriesProcessor, SeriesResult, State
-
-
-@pytest.fixture(scope="module")
-def classifier(tiny_bundle: Path) -> Classifier:
-    return Classifier(Bundle.open(tiny_bundle, threads=1), threads=1)
 
 
 def poll(url: str, classifier: Classifier, retry_seconds: float = 60, *, settle: bool = False) -> Poll:

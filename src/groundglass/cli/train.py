@@ -99,6 +99,7 @@ def train(
         cache=cache,
         lungs=lungs,
         progress=not quiet,
+        map_label=tuple(map_label or ()),
     )
     if of_lungs is not None:
         _train_lungs(job, dry_run)
@@ -185,7 +186,7 @@ def _warn(job: Job[Recipe]) -> None:
     from groundglass.data.load import load_pool
     from groundglass.data.splits import make_split
 
-    manifest = load_pool(job.data)
+    manifest = load_pool(job.data, job.map_label)
     parts = make_split(manifest, job.split, job.seed, job.allow_overlap)
     console = Console(stderr=True, soft_wrap=True)
     with console.status("Looking for what parts of the split share"):
@@ -241,6 +242,7 @@ def pretrain(
         accelerator=accelerator,
         cache=cache,
         progress=not quiet,
+        map_label=tuple(map_label or ()),
     )
     with _interruptible(output):
         pretrain_network(job, find_copies)
@@ -289,7 +291,8 @@ def export(
         typer.echo(f"{output}: lung net, {output.stat().st_size / 1e6:.1f} MB; use it with --lungs {output}")
         return
     chosen = None if precision == "auto" else precision
-    job = Export(Run.open(run), output, tuple(data or ()), lesion_free, chosen, name, cache, lungs)
+    labels = tuple(map_label or ())
+    job = Export(Run.open(run), output, tuple(data or ()), lesion_free, chosen, name, cache, lungs, labels)
     console = Console(stderr=True)
     export_run(job, lambda step: console.print(step, markup=False, highlight=False))
     bundle = Bundle.open(output)

@@ -151,7 +151,8 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
     prepare(job)
-    recipe, records = job.recipe, [each for each in load_pool(job.data).records if each.split != "test"]
+    recipe = job.recipe
+    records = [record for record in load_pool(job.data, job.map_label).records if record.split != "test"]
     masked = [record for record in records if record.lung_mask is not None]
     if not masked:
         raise DataError("nothing to learn lungs from: name a manifest with a column lung_mask with --data")

@@ -79,6 +79,7 @@ def train(
     progress: bool = False,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] | None = None,
+    map_label: Sequence[str] = (),
 ) -> Run:
     """Train a network, as ``groundglass train`` does.
 
@@ -113,6 +114,7 @@ def train(
         progress=progress,
         callbacks=tuple(callbacks),
         loggers=None if loggers is None else tuple(loggers),
+        map_label=tuple(map_label),
     )
     return train_job(job)
 
@@ -259,7 +261,7 @@ def _without_synthesis(job: Job[Recipe]) -> Job[Recipe]:
 
 def _records(job: Job[Recipe]) -> tuple[list[Record], list[Record], list[Record]]:
     """The slices that train, that validate, and that lesions are painted into."""
-    manifest = load_pool(job.data).without(job.recipe.sampling.leave_out)
+    manifest = load_pool(job.data, job.map_label).without(job.recipe.sampling.leave_out)
     split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
     train, val = (
         [manifest.records[index] for index in split.parts.get(part, ())] for part in ("train", "val")
@@ -274,7 +276,7 @@ def _records(job: Job[Recipe]) -> tuple[list[Record], list[Record], list[Record]
         if record.label is None:
             raise DataError(f"{record.path}: has no label; training needs COVID or NonCOVID for every slice")
     free = job.lesion_free if job.recipe.synthesis.slices_per_epoch else None
-    return train, val, list(load_dataset(free).records) if free is not None else []
+    return train, val, list(load_dataset(free, job.map_label).records) if free is not None else []
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ class Job(Generic[AnyRecipe_co]):
         progress: show a progress bar.
         callbacks: Lightning's or your own; their state goes into the checkpoint.
         loggers: Lightning's or your own, in place of the recipe's.
+        map_label: labels of other names in the data, such as ``CAP=NonCOVID``.
     """
 
     recipe: AnyRecipe_co
@@ -113,6 +114,7 @@ class Job(Generic[AnyRecipe_co]):
     progress: bool = True
     callbacks: tuple[Callback, ...] = ()
     loggers: tuple[Logger, ...] | None = None
+    map_label: tuple[str, ...] = ()
 
     @property
     def chosen_devices(self) -> int | list[int]:
