@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def test_the_training_parts_and_the_unlabelled_slices_enter(
     assert {record.path for record in records} == train | {first, second, *others}
     other = tmp_path / "other.csv"
     other.write_text(f"path,label,split\n{first},NonCOVID,train\n{second},NonCOVID,test\n")
-    several = job(small, phantoms, tmp_path / "r", data=(phantoms, other))
+    several = replace(with_images, data=(phantoms, other), images=())
     assert {record.path for record in unlabelled_slices(several, no_copies)} == train | {first}
 
 
