@@ -1,13 +1,39 @@
-"""Fixtures shared by all tests: real data where it lies beside the checkout, skipped with a reason where not."""
+"""Fixtures shared by all tests: real data where it lies beside the checkout, and a bundle in miniature."""
 
 from __future__ import annotations
 
 import signal
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx.parser
 import pytest
 
+import groundglass
+from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.lungs import shipped
+from groundglass.imaging.phantom import make_phantom
+from groundglass.inference import bundle as bundles
+from groundglass.inference.bundle import INPUT, OUTPUTS, Engine
+from groundglass.inference.classifier import Classifier
+from groundglass.training.input_check_fit import accept_all
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+TINY_MODEL = """
+    <ir_version: 9, opset_import: ["": 18]>
+    tiny (float[batch, 1, 64, 64] image)
+        => (float[batch] logit, float[batch, 8, 8] lesion_map, float[batch, 64] embedding)
+        <float gain = {GAIN}, int64[1] channel = {1}, int64[2] sides = {1, 2}> {
+        pooled = AveragePool <kernel_shape = [8, 8], strides = [8, 8]> (image)
+        scaled = Mul (pooled, gain)
+        lesion_map = Squeeze (scaled, channel)
+        embedding = Flatten (pooled)
+        logit = ReduceMean <keepdims = 0> (lesion_map, sides)
+    }
+"""
 
 
 def pytest_configure() -> None:
@@ -45,3 +71,51 @@ def dicom_samples() -> Path:
 def hospitals() -> Path:
     """Slices of thirteen sources with lung and lesion masks for some, named by a manifest."""
     return _shared("hospitals")
+
+
+def tiny_model(gain: float = 4.0) -> bytes:
+    """A network without weights: its logit grows with the bright area of the cropped slice."""
+    return bytes(onnx.parser.parse_model(TINY_MODEL.replace("GAIN", str(gain))).SerializeToString())
+
+
+def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Fields of the miniature's ``bundle.json`` and its other files."""
+    preprocessing, model = Preprocessing(size=64, normalisation="min-max"), tiny_model()
+    pixels = make_phantom(np.random.default_rng(0), 0.5, 0.5, size=128).slice.pixels
+    quantiles = {"COVID": 0.6, "NonCOVID": 0.6}
+    fields = {
+        "name": "tiny",
+        "created": "2026-01-01T00:00:00+00:00",
+        "network": {"name": "tiny", "input_size": 64},
+        "preprocessing": asdict(preprocessing),
+        "positive": "COVID",
+        "precision": "fp32",
+        "calibration": {"temperature": 2.0, "coverage": 0.9, "quantiles": quantiles, "slices": 10},
+        "onnx": {"opset": 18, "input": INPUT, "outputs": list(OUTPUTS)},
+        "training": {},
+        "metrics": {},
+        "validation_auc": {"fp32": 0.9},
+        "licence": "Apache-2.0",
+        "versions": {},
+    }
+    contents = {
+        "classifier.onnx": model,
+        "reference.npz": bundles.save_arrays(accept_all(channels=64).as_arrays()),
+        "lungs.onnx": shipped().model,
+        "selftest.npz": bundles.self_test(Engine(model, threads=1), shipped(), preprocessing, pixels),
+    }
+    return fields, contents
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle's folder, made without torch; not to be written to."""
+    path = tmp_path_factory.mktemp("bundle") / "tiny"
+    bundles.write_bundle(path, *tiny_parts())
+    return path
+
+
+@pytest.fixture(scope="session")
+def classifier(tiny_bundle: Path) -> Classifier:
+    """The tiny bundle, ready to classify."""
+    return groundglass.load(tiny_bundle, threads=1)

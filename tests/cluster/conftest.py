@@ -11,13 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.inference.conftest import tiny_bundle
 
 from groundglass.cluster.ray import ray_session
 from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.inference.bundle import Bundle
-
-__all__ = ["tiny_bundle"]
 
 DEADLY = """
 import os, signal

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.inference.conftest import tiny_parts
+from tests.conftest import tiny_parts
 from typer.testing import CliRunner, Result
 
 from groundglass.cli.main import app, main

@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.conftest import tiny_model, tiny_parts
 
 from groundglass.errors import BundleError
 from groundglass.imaging.crop import Preprocessing
 from groundglass.inference.bundle import DEFAULT, Bundle, save_arrays, write_bundle
 from groundglass.inference.reference import EmbeddingReference
-
-from .conftest import tiny_model, tiny_parts
 
 
 @pytest.fixture

@@ -11,6 +11,11 @@ from groundglass.inference.calibration import Calibration
 from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
 
 
+@pytest.fixture
+def calibration() -> Calibration:
+    return Calibration(temperature=2.0, coverage=0.9, quantiles={"COVID": 0.6, "NonCOVID": 0.6})
+
+
 def _drawn(
     rng: np.random.Generator, count: int, temperature: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -21,11 +21,6 @@ from groundglass.inference.prediction import COLUMNS, Status
 
 
 @pytest.fixture(scope="module")
-def classifier(tiny_bundle: Path) -> Classifier:
-    return groundglass.load(tiny_bundle, threads=1)
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty slices, a broken one, a photograph and a text."""
     folder = tmp_path_factory.mktemp("slices")

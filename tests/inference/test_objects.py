@@ -35,11 +35,6 @@ RGB = np.stack([PIXELS] * 3, axis=2)
 
 
 @pytest.fixture(scope="module")
-def classifier(tiny_bundle: Path) -> Classifier:
-    return groundglass.load(tiny_bundle, threads=1)
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A series of four slices."""
     folder = tmp_path_factory.mktemp("series")

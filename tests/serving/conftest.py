@@ -22,11 +22,10 @@ import httpx
 import numpy as np
 import pytest
 from tests.imaging.conftest import chest, recompress, volume, write_coded, write_dicom, write_metaimage
-from tests.inference.conftest import tiny_bundle
 
 from groundglass.imaging.phantom import make_phantom
 
-__all__ = ["chest", "recompress", "tiny_bundle", "volume", "write_coded", "write_dicom", "write_metaimage"]
+__all__ = ["chest", "recompress", "volume", "write_coded", "write_dicom", "write_metaimage"]
 
 PATIENCE = 60
 FORM = {"Content-Type": "multipart/form-data; boundary=0123456789"}
