@@ -26,9 +26,8 @@ from groundglass.data.out_of_distribution import (
 )
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
-from groundglass.evaluation import log
 from groundglass.evaluation.calibration import series_rule, summary
-from groundglass.evaluation.part import Part, fingerprint, select_part
+from groundglass.evaluation.part import Part, fingerprint, record_evaluation, select_part
 from groundglass.files import name_some
 from groundglass.imaging.crop import MUCH_LUNG, Preprocessing
 from groundglass.imaging.lungs import LungSegmenter, open_segmenter
@@ -188,7 +187,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     if "test" in slices.parts:
         part = slices.parts["test"]
         sha256 = fingerprint(part, slices.cropped["test"].sha256)
-        log.record(run.path, part, sha256, now(), job.output)
+        record_evaluation(run.path, part, sha256, now(), job.output)
     fields = {
         **_fields(job, slices),
         "precision": precision,
