@@ -130,8 +130,10 @@ def test_a_zipped_bundle_knows_its_training_data(
     (fields, contents), manifest = tiny_parts(), make_manifest()
     opened = BundledRun(Bundle.open(bundle))
     slices = [read_slice(record.path).pixels for record in manifest]
-    seen = [opened.preprocessing.apply(pixels, opened.bundle.lungs(pixels)).pixels for pixels in slices]
-    embedding = opened.bundle.engine().run(opened.preprocessing.normalise(np.stack(seen))).embedding
+    seen = [
+        opened.bundle.preprocessing.apply(pixels, opened.bundle.lungs(pixels)).pixels for pixels in slices
+    ]
+    embedding = opened.bundle.engine().run(opened.bundle.preprocessing.normalise(np.stack(seen))).embedding
     held_out = embedding + np.random.default_rng(0).normal(0, 0.01, embedding.shape)
     reference = EmbeddingReference.fit(embedding + shift, held_out + shift)
     assert reference is not None

@@ -14,7 +14,6 @@ from sklearn.metrics import f1_score
 
 from groundglass.data.manifest import Label, Record
 from groundglass.errors import ImageError
-from groundglass.evaluation.metrics import Estimate
 from groundglass.evaluation.segmentation import (
     SEGMENTATION_TITLES,
     CountedEstimate,
@@ -128,20 +127,6 @@ def test_what_is_not_known_is_left_out(
     measured = measure(tally)
     assert list(measured) == list(SEGMENTATION_TITLES)
     assert all(each.estimate.low is None for each in measured.values()), "one patient only"
-
-
-def test_equal_opacities_have_no_rank_correlation() -> None:
-    tally = Segmentation()
-    for patient in "abc":
-        tally.add(patient, Masks(LUNGS, NOTHING), LUNGS, NOTHING, peak(0, 0))
-    measured = measure(tally)
-    assert measured["opacity_spearman"].estimate == Estimate(
-        None, "undefined for these slices", undefined_resamples=100,
-        interval_reason="undefined in 100 of 100 resamples",
-    )  # fmt: skip
-    assert measured["lesion_dice_pooled"].estimate.value is None
-    assert measured["clear_opacity_95"].estimate.value == 0.0
-    assert measured["lesion_dice"].estimate == Estimate(None, "no such slice")
 
 
 def test_true_masks_come_from_the_manifest(tmp_path: Path) -> None:

@@ -79,20 +79,13 @@ def evaluate(
     if part is None:
         part = "all" if split is None else "test"
     elif split is None and part != "all":
-        split = opened.split_spec
+        split = opened.info["split"]
     with Progress(console=Console(stderr=True), transient=True) as display:
         task = display.add_task("Evaluating", total=None)
         evaluation = evaluate_run(
-            opened,
-            manifest,
-            split,
-            part,
-            output,
-            data=data,
-            resamples=resamples,
-            seed=seed,
+            opened, manifest, split, part, output, data=data, resamples=resamples, seed=seed,
             progress=lambda done, total: display.update(task, completed=done, total=total),
-        )
+        )  # fmt: skip
     write_report(opened, evaluation, output)
     for warning in evaluation.warnings:
         Console(stderr=True, soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(warning)}")

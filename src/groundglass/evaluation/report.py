@@ -204,7 +204,7 @@ def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
     part, measured, fit = evaluation.part, evaluation.measured, evaluation.applicability
     rows, covid = _measure_rows(evaluation), int(part.label.sum())
     return Report(
-        title=f"{run.recipe.name} on {part.title}",
+        title=f"{run.info['recipe']} on {part.title}",
         subtitle=(
             f"{len(part.records)} slices of {measured.patients} patients: {covid} COVID, "
             f"{len(part.records) - covid} NonCOVID. COVID is the positive class."
