@@ -65,15 +65,6 @@ def command(name: object, data: Path, *more: str) -> Result:
     return result
 
 
-def test_prints_the_table_and_where_the_report_lies(trained: Path, data: Path, tmp_path: Path) -> None:
-    result = command(trained, data, "--split", "official")
-    shown = " ".join(result.stdout.replace("│", " ").split())
-    assert "12 slices of 6 patients" in shown
-    assert all(title.split(" (")[0] in shown for title in TITLES.values())
-    assert str(tmp_path / "out" / "report.html") in result.stdout
-    assert "does not say which slices" in result.stderr
-
-
 @pytest.mark.parametrize(
     ("options", "split", "part", "slices"),
     [
@@ -85,7 +76,9 @@ def test_prints_the_table_and_where_the_report_lies(trained: Path, data: Path, t
 def test_which_part_is_meant(
     trained: Path, data: Path, options: tuple[str, ...], split: str | None, part: str, slices: int
 ) -> None:
-    document = json.loads(command(trained, data, "--json", *options).stdout)
+    result = command(trained, data, "--json", *options)
+    assert "does not say which slices" in result.stderr
+    document = json.loads(result.stdout)
     assert document == json.loads((data.parents[1] / "out" / "metrics.json").read_text())
     assert document["format"] == 2
     found = document["data"]
@@ -119,7 +112,11 @@ def test_a_bundle_is_evaluated_and_nothing_written_into_it(
     assert "holds no reference of its training data" in (data.parents[1] / "out" / "report.html").read_text()
     assert sorted(path.name for path in bundle.iterdir()) == before
     monkeypatch.setattr("groundglass.inference.bundle.DEFAULT", bundle)
-    assert "Whether the bundle fits these slices" in command("default", data).stdout
+    shown = " ".join(command("default", data).stdout.replace("│", " ").split())
+    assert "24 slices of 12 patients" in shown
+    assert all(title.split(" (")[0] in shown for title in TITLES.values())
+    assert "Whether the bundle fits these slices" in shown
+    assert shown.endswith(f"Report: {data.parents[1] / 'out' / 'report.html'}")
 
 
 @pytest.mark.parametrize(("shift", "beyond"), [(0.0, 0.0), (9.0, 1.0)])
