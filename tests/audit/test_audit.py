@@ -97,20 +97,16 @@ def test_files_are_written_and_the_page_is_self_contained(audited: Audit, tmp_pa
         assert "twin" in (tmp_path / "new" / f"result{suffix}").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("conditions", "expected"),
-    [
-        (["leakage"], ["leakage: 2"]),
-        (["duplicates"], ["duplicates: 2"]),
-        (["conflicts", "sources"], ["conflicts: 1", "sources: 1"]),
-        (["lookalikes"], []),
-        (["unreadable"], ["unreadable: 1"]),
-        (["shortcuts:1"], []),
-        ([], []),
-    ],
-)
-def test_conditions(audited: Audit, conditions: Sequence[str], expected: list[str]) -> None:
-    assert found(audited, conditions) == expected
+def test_conditions(audited: Audit) -> None:
+    for condition, count in {
+        "leakage": 2,
+        "duplicates": 2,
+        "conflicts": 1,
+        "sources": 1,
+        "unreadable": 1,
+    }.items():
+        assert found(audited, [condition]) == [f"{condition}: {count}"]
+    assert found(audited, ["lookalikes", "conflicts", "shortcuts:1"]) == ["conflicts: 1"]
 
 
 def test_conditions_that_do_not_exist_or_cannot_be_judged(clean: Manifest) -> None:
@@ -201,10 +197,8 @@ def test_file_formats_of_covid_ct_predict_four_labels_in_five(covid_ct_audit: Au
 
 
 def test_the_quick_audit_finds_the_mislabelled_twins(covid_ct: Path) -> None:
-    data, twins = (
-        load_dataset(covid_ct),
-        {"71%0.jpg", "71%1.jpg", "kjr-21-e24-p5-29.png", "kjr-21-e24-p5-31.png"},
-    )
+    data = load_dataset(covid_ct)
+    twins = {"71%0.jpg", "71%1.jpg", "kjr-21-e24-p5-29.png", "kjr-21-e24-p5-31.png"}
     some = tuple(each for number, each in enumerate(data) if number % 6 == 0 or each.path.name in twins)
     quick = audit(replace(data, records=some), shortcuts=False, quick=True)
     assert {path.path.name for pair in quick.conflicts for path in (pair.first, pair.second)} == twins

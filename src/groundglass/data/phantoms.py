@@ -66,9 +66,7 @@ def write_phantoms(
     Raises:
         DataError: the count or the folder will not do.
     """
-    if not 1 <= count <= _MOST:
-        raise DataError(f"count {count} must lie in 1..{_MOST}")
-    _require_new(folder)
+    _check(folder, count, _MOST)
     write, suffix = _WRITERS[file_format]
     records = []
     for index in range(count):
@@ -97,13 +95,11 @@ def write_series(
     Raises:
         DataError: a severity, the count or the folder will not do.
     """
-    if not 1 <= count <= _MOST_SLICES:
-        raise DataError(f"count {count} must lie in 1..{_MOST_SLICES}")
     if not severities or any(not 0 <= severity <= 1 for severity in severities):
         raise DataError("severities must be numbers from 0 to 1, such as 0,0.3,0.9")
     if len(set(severities)) < len(severities):
         raise DataError("each severity can be given once")
-    _require_new(folder)
+    _check(folder, count, _MOST_SLICES)
     written = [folder / f"severity-{severity:.2f}" for severity in severities]
     records = []
     for number, (severity, series) in enumerate(zip(severities, written, strict=True)):
@@ -124,7 +120,9 @@ def _record(phantom: Phantom, path: Path, label: Label, part: str | None, masks:
     return Record(path, label, phantom.patient_id, "phantom", part, lungs, lesions)
 
 
-def _require_new(folder: Path) -> None:
+def _check(folder: Path, count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise DataError(f"count {count} must lie in 1..{most}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: is not an empty folder; name a new one")
 
