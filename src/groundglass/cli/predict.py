@@ -115,11 +115,9 @@ def predict(
     try:
         with Screen(printed, quiet=quiet, keep_identifiers=keep_identifiers) as screen:
             with open_output(plan, opened) as target:
-                screen.expect(lambda: count_files(inputs, lambda file: not target.excludes(file)))
-                skip, evidence = target.done.has_slice, target.wants_evidence
-                found = classifier.predict_all(
-                    inputs, evidence=evidence, skip=skip, skip_file=target.excludes
-                )
+                skip, evidence = target.excludes, target.wants_evidence
+                screen.expect(lambda: count_files(inputs, lambda file: not skip(file)))
+                found = classifier.predict_all(inputs, evidence=evidence, skip=skip, skip_file=skip)
                 with closing(found) as predictions:
                     for prediction in predictions:
                         screen.show(target.add(prediction))
