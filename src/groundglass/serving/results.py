@@ -40,19 +40,12 @@ _LINKS = {"self": "", "jsonl": "/predictions.jsonl", "csv": "/predictions.csv", 
 
 @dataclass(frozen=True)
 class KeptSlice:
-    """What a prediction was made from, packed: half a megabyte for a slice of 512 x 512 pixels.
+    """What a prediction was made from, packed: half a megabyte for a slice of 512 x 512 pixels."""
 
-    Attributes:
-        pixels: shape (H, W): rounded Hounsfield units, or grey where the file has none.
-        masks: of lungs and lesions; their origin is without identifiers.
-        cropped: without its mask.
-        lesion_map: shape (h, w); None unless classified.
-    """
-
-    pixels: Grey | NDArray[np.int16]
-    masks: PackedMasks
-    cropped: CroppedSlice
-    lesion_map: NDArray[np.float32] | None
+    pixels: Grey | NDArray[np.int16]  # (H, W): rounded Hounsfield units, or grey where the file has none
+    masks: PackedMasks  # of lungs and lesions; their origin is without identifiers
+    cropped: CroppedSlice  # without its mask
+    lesion_map: NDArray[np.float32] | None  # (h, w); None unless classified
 
     @classmethod
     def of(cls, evidence: Evidence) -> KeptSlice:
