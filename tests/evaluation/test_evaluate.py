@@ -93,6 +93,9 @@ def test_writes_what_it_measured(
         "path": "", "recipe": "brightness", "network": "mean-grey", "seed": 0, "split": "official",
         "training_seconds": None, "versions": None,
     }  # fmt: skip
+    mean, covid = evaluation.probability.reshape(6, 2).mean(axis=1), evaluation.part.label[::2] == 1
+    auc = np.mean(mean[covid][:, None] > mean[~covid])  # of the series scores of two slices each
+    assert (written["by_patient"]["patients"], written["by_patient"]["auc"]["value"]) == (6, auc)
     rows = list(csv.DictReader(io.StringIO((out / "predictions.csv").read_text())))
     assert ",".join(rows[0]) == "file,label,patient_id,source,split,probability,logit,prediction"
     assert sum(row["label"] == row["prediction"] for row in rows) == 9
@@ -257,7 +260,9 @@ def test_what_is_not_known_is_said(go: Go, make_manifest: MakeManifest) -> None:
         replace(record, patient_id=f"unknown:{number}", label=record.label if number else None)
         for number, record in enumerate(manifest)
     )
-    warnings = "\n".join(go(replace(manifest, records=records), "all", None).warnings)
+    evaluation = go(replace(manifest, records=records), "all", None)
+    assert evaluation.by_patient is None
+    warnings = "\n".join(evaluation.warnings)
     for words in (
         "does not say which slices",
         "patient of 23 of 23 slices is not known",
@@ -366,16 +371,3 @@ def test_figures_stand_beside_what_the_file_format_alone_gives_away(
     text = " ".join(Page(out).text.split())
     assert words in text
     assert ("file format alone 1.000" in text) == (suffix == "jpg")
-
-
-def test_patients_are_told_apart_by_their_series_scores(
-    go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path
-) -> None:
-    evaluation = go(make_manifest())
-    mean = evaluation.probability.reshape(6, 2).mean(axis=1)
-    covid = evaluation.part.label[::2] == 1
-    auc = document(out)["by_patient"]
-    assert (auc["patients"], auc["auc"]["value"]) == (6, np.mean(mean[covid][:, None] > mean[~covid]))
-    assert "AUC by patients" in Page(out).text
-    alone = [replace(record, patient_id=str(number)) for number, record in enumerate(make_manifest())]
-    assert go(Manifest("alone", tmp_path / "data", tuple(alone))).by_patient is None

@@ -67,30 +67,6 @@ def test_mcnemar_on_counts(counts: tuple[int, int, int, int], p: float) -> None:
     assert mcnemar(*right) == pytest.approx(p, abs=5e-5)
 
 
-def rejected(p: list[float]) -> float:
-    return float(np.mean(np.array(p) < 0.05))
-
-
-@pytest.mark.slow
-def test_only_resampling_patients_keeps_its_level_where_slices_resemble_each_other() -> None:
-    rng = np.random.default_rng(3)
-    slices, patients = 8, 40
-    resampling = Resampling(np.repeat([f"p{number}" for number in range(patients)], slices), 200)
-    label = (np.repeat(np.arange(patients), slices) % 2).astype(np.int8)
-    by_slice, by_patient = [], []
-    for _ in range(300):
-        # What each network thinks of a patient shows in all of the patient's slices.
-        opinion = np.repeat(rng.normal(size=(2, patients)), slices, axis=1)
-        scores = label * 1.5 + opinion + 0.3 * rng.normal(size=(2, len(label)))
-        test = delong_test(label, *scores)
-        assert test is not None
-        by_slice.append(test.p)
-        first, second = (resampling.draws(label, 1 / (1 + np.exp(-each)))["auc"] for each in scores)
-        by_patient.append(paired_difference(first, second, patients).p or 0.0)
-    assert rejected(by_slice) > 0.25
-    assert rejected(by_patient) == pytest.approx(0.05, abs=0.04)
-
-
 def test_resamples_are_paired_and_weigh_patients() -> None:
     rng = np.random.default_rng(4)
     label = (np.arange(30) // 3 % 2).astype(np.int8)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
-from sklearn.metrics import f1_score
 
 from groundglass.data.manifest import Label, Record
 from groundglass.errors import ImageError
@@ -67,23 +66,6 @@ def test_figures_of_two_ill_slices_and_a_clear_one() -> None:
         "clear_opacity_median": (1, 10.0),
         "clear_opacity_95": (1, 10.0),
     }
-
-
-def test_many_random_slices_agree_with_scikit_learn_and_scipy() -> None:
-    rng, tally, dice, opacity = np.random.default_rng(3), Segmentation(), [], []
-    for number in range(40):
-        lungs, lesions = rng.random(SHAPE) < 0.7, rng.random(SHAPE) < rng.random()
-        found = lesions ^ (rng.random(SHAPE) < 0.3)
-        tally.add(f"patient {number // 2}", Masks(lungs, lesions), lungs, found, rng.random(SHAPE))
-        dice.append(f1_score(lesions.ravel(), found.ravel()))
-        opacity.append([100 * mask[lungs].mean() for mask in (lesions, found)])
-    measured = measure(tally)
-    assert measured["lesion_dice"].estimate.value == pytest.approx(np.mean(dice))
-    expected = spearmanr(*np.transpose(opacity)).statistic
-    assert measured["opacity_spearman"].estimate.value == pytest.approx(expected)
-    for name in ("lesion_dice", "lesion_dice_pooled", "opacity_spearman", "opacity_error"):
-        estimate = measured[name].estimate
-        assert (estimate.low or np.nan) < (estimate.value or np.nan) < (estimate.high or np.nan)
 
 
 def known(tally: Segmentation) -> dict[str, float | None]:

@@ -35,14 +35,6 @@ def _open(name: str) -> TrainedRun:
     return Run.open(path)
 
 
-Split = Annotated[
-    str | None,
-    typer.Option(
-        "--split", help="As for `groundglass train`. With --part alone: the split the run was trained on."
-    ),
-]
-
-
 def evaluate(
     run: Annotated[
         str,
@@ -54,15 +46,18 @@ def evaluate(
         Path, typer.Option("--output", help="Folder for report.html, metrics.json, predictions.csv.")
     ],
     map_label: MapLabel = None,
-    split: Split = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="As for `groundglass train`. With --part alone: the split the run was trained on."),
+    ] = None,
     part: Annotated[
         str | None,
-        typer.Option("--part", help="train, val, test, or all for every slice. Test with --split, else all."),
+        typer.Option(help="train, val, test, or all for every slice. Test with --split, else all."),
     ] = None,
     resamples: Annotated[
         int, typer.Option("--bootstrap", min=1, metavar="N", help="Resamples of patients for the intervals.")
     ] = 2000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
 ) -> None:
     """Measure a run or bundle on a part of a data set, with intervals, and write a report."""
