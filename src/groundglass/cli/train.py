@@ -112,10 +112,9 @@ def train(
             run = train_job(job)
         history = run.history()
         if job.rank == 0:
-            Console().print(
-                f"{run.path}: {run.recipe.network.name}, {len(history)} epochs, validation AUC "
-                f"{history[-1]['val_auc']:.3f}, accuracy {history[-1]['val_accuracy']:.3f} after the last"
-            )
+            auc, accuracy = (history[-1][name] for name in ("val_auc", "val_accuracy"))
+            ended = f"validation AUC {auc:.3f}, accuracy {accuracy:.3f} after the last"
+            Console().print(f"{run.path}: {run.recipe.network.name}, {len(history)} epochs, {ended}")
 
 
 def _devices(text: str | None) -> int | tuple[int, ...] | None:
@@ -226,8 +225,8 @@ def pretrain(
     from groundglass.training.trainer import Job, read_history, read_info
 
     def find_copies(held_out: Sequence[Record], unlabelled: Sequence[Record]) -> list[tuple[Record, Record]]:
-        pairs = copies_of(held_out, unlabelled, threads=threads or None)
-        return [(pair.first, pair.second) for pair in pairs]
+        found = copies_of(held_out, unlabelled, threads=threads or None)
+        return [(pair.first, pair.second) for pair in found]
 
     named = [f"network.name={network}"] if network else []
     job = Job(

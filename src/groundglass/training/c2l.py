@@ -44,7 +44,6 @@ from groundglass.training.trainer import (
     Job,
     Scheduled,
     begin_run,
-    check_space,
     finish_run,
     fit,
     prepare,
@@ -193,11 +192,10 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
         DataError: there are no slices, or an unlabelled one is a held-out slice of the data set.
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
-    prepare(job)
     recipe, count = job.recipe, job.recipe.training.batch_size
     torch.manual_seed(job.seed)
     network = build(recipe.network.name, recipe.network.weights, options=recipe.network.options)
-    check_space(job.output, network)
+    prepare(job, network)
     records = unlabelled_slices(job, find_copies)
     preprocessing = recipe.preprocessing.build()
     cropped = load_cropped(records, preprocessing, CONTEXT, job.cache, open_segmenter(job.lungs))

@@ -150,8 +150,10 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
         DataError: the data hold no slices with lung masks, or of too few patients.
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
-    prepare(job)
     recipe = job.recipe
+    torch.manual_seed(job.seed)
+    module = LungTrainer(recipe, recipe.draws // recipe.training.batch_size)
+    prepare(job, module.network)
     records = [record for record in load_pool(job.data, job.map_label).records if record.split != "test"]
     masked = [record for record in records if record.lung_mask is not None]
     if not masked:
@@ -164,8 +166,6 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
     training = [load_lung_slice(record) for record in learned]
     validation = [load_lung_slice(masked[number]) for number in sorted(out)]
     content = b"".join(each.pixels.tobytes() + each.lungs.tobytes() for each in [*training, *validation])
-    torch.manual_seed(job.seed)
-    module = LungTrainer(recipe, recipe.draws // recipe.training.batch_size)
     facts = {
         "kind": "lungs",
         "sources": sorted({each.source for each in training}),

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from scipy.special import expit
@@ -45,13 +44,7 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Run:
-    """A training's folder.
-
-    Attributes:
-        path: of the folder.
-        recipe: that was trained.
-        info: content of ``run.json``: seed, split, versions, data, times, whether it is finished.
-    """
+    """A training's folder, its recipe, and the content of its ``run.json``."""
 
     path: Path
     recipe: Recipe
@@ -88,30 +81,18 @@ class Run:
         """How its slices are cropped and normalised."""
         return self.recipe.preprocessing.build()
 
-    @cached_property
-    def lungs(self) -> LungSegmenter:
-        """Finds the lungs as in training.
-
-        Raises:
-            BundleError: its model is missing or damaged.
-        """
-        return open_segmenter(self.path / LUNGS)
-
     @property
     def calibration(self) -> None:
         """None: export fits it for a bundle."""
 
-    def history(self) -> list[dict[str, float]]:
-        """One row per epoch."""
-        return read_history(self.path)
+    @cached_property
+    def lungs(self) -> LungSegmenter:
+        """Finds the lungs as in training; a BundleError where its model is missing or damaged."""
+        return open_segmenter(self.path / LUNGS)
 
     @cached_property
     def network(self) -> Network:
-        """The trained network on the CPU, in evaluation mode.
-
-        Raises:
-            RunError: the weights are missing or damaged.
-        """
+        """The trained network on the CPU, in evaluation mode; a RunError where its weights are missing or damaged."""
         weights = self.path / WEIGHTS
         if not weights.is_file():
             what = f"training is not finished ({WEIGHTS} is missing)"
@@ -128,6 +109,10 @@ class Run:
         # A copy: what is exported stays on the CPU.
         return deepcopy(self.network).to("cuda") if torch.cuda.is_available() else self.network
 
+    def history(self) -> list[dict[str, float]]:
+        """One row per epoch."""
+        return read_history(self.path)
+
     def plot(self) -> Figure:
         """Loss, AUC and accuracy over the epochs; ``curves.svg`` in the folder is the same."""
         return learning_curves(self.history())
@@ -140,25 +125,16 @@ class Run:
         """
         read = (each if isinstance(each, CTSlice) else read_slice(Path(each)) for each in slices)
         cuts = [self.preprocessing.apply(each.pixels, self.lungs(each.pixels)) for each in read]
-        pixels = np.array([cut.pixels for cut in cuts], np.uint8).reshape(-1, *[self.preprocessing.size] * 2)
-        logit, lesion_map = predict_cropped(self._fast_network, self.preprocessing, pixels)
-        return NetworkOutputs(logit, expit(logit), lesion_map, cuts)
-
-
-def predict_cropped(
-    network: nn.Module, preprocessing: Preprocessing, cropped: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Logits (N,) and lesion maps (N, h, w), if the network has them, of cropped slices, uint8 (N, size, size)."""
-    device = next(network.parameters()).device
-    logit, maps = np.empty(len(cropped), np.float32), []
-    with torch.inference_mode():
-        for start in range(0, len(cropped), _BATCH):
-            batch = slice(start, start + _BATCH)
-            output = network(to_images(cropped[batch], preprocessing).to(device))
-            logit[batch] = output.logit.cpu().numpy()
-            if output.lesion_map is not None:
-                maps.append(output.lesion_map.cpu().numpy())
-    return logit, np.concatenate(maps) if maps else None
+        logit, maps = np.empty(len(cuts), np.float32), []
+        with torch.inference_mode():
+            for start in range(0, len(cuts), _BATCH):
+                batch = slice(start, start + _BATCH)
+                images = to_images(np.stack([cut.pixels for cut in cuts[batch]]), self.preprocessing)
+                output = self._fast_network(images.to(next(self._fast_network.parameters()).device))
+                logit[batch] = output.logit.cpu().numpy()
+                if output.lesion_map is not None:
+                    maps.append(output.lesion_map.cpu().numpy())
+        return NetworkOutputs(logit, expit(logit), np.concatenate(maps) if maps else None, cuts)
 
 
 def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:

@@ -52,7 +52,6 @@ from groundglass.training.trainer import (
     Job,
     begin_run,
     check_same,
-    check_space,
     finish_run,
     fit,
     prepare,
@@ -131,11 +130,9 @@ def train_job(job: Job[Recipe]) -> Run:
     if recipe.training.batch_size % job.processes:
         shared = f"cannot be shared by {job.processes} processes"
         raise RecipeError(f"training.batch_size={recipe.training.batch_size} {shared}; choose a multiple")
-    prepare(job)
     torch.manual_seed(job.seed)
     network = build_network(recipe)
-    if job.rank == 0:
-        check_space(job.output, network)
+    prepare(job, network)
     data = _read(job, *_records(job))
     if job.rank == 0:
         if recipe != asked:
@@ -162,11 +159,7 @@ def train_job(job: Job[Recipe]) -> Run:
 
 
 def trained(job: Job[Recipe]) -> Run:
-    """The job's run: trained or resumed where it is not finished, opened where it is.
-
-    Raises:
-        DataError, RunError: as :func:`train`; also when the finished run is of another recipe.
-    """
+    """The job's run: trained or resumed where it is not finished; where it is, opened if it is of the same recipe."""
     if (job.output / INFO).exists():
         run = Run.open(job.output)
         if run.info.get("finished"):
@@ -177,14 +170,7 @@ def trained(job: Job[Recipe]) -> Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training would do.
-
-    Attributes:
-        recipe: resolved, as it would be trained.
-        counts: slices by part, source and label.
-        batches: of one epoch.
-        seconds: that the whole training takes, from a few steps on this machine.
-    """
+    """What a training would do: its recipe, slices by part, source and label, batches of an epoch, and how long."""
 
     recipe: Recipe
     counts: Mapping[tuple[str, str, str], int]
@@ -193,15 +179,10 @@ class Plan:
 
 
 def plan(job: Job[Recipe]) -> Plan:
-    """Check a training, time a few of its steps, and leave nothing behind.
-
-    Raises:
-        GroundglassError: as :func:`train_job`.
-    """
+    """Check a training, time a few of its steps, and leave nothing behind; errors are those of :func:`train_job`."""
     job = _without_synthesis(job)
-    prepare(job)
     network, recipe, size = build_network(job.recipe), job.recipe, job.recipe.training.batch_size
-    check_space(job.output, network)
+    prepare(job, network)
     train, val, free = _records(job)
     draws = (recipe.sampling.draws or len(train)) + (recipe.synthesis.slices_per_epoch if free else 0)
     batches, some = max(1, draws // size), (train[:: max(1, len(train) // size)][:size], val[:2], free[:size])
@@ -372,16 +353,11 @@ def _selection(job: Job[Recipe]) -> tuple[list[ModelCheckpoint], list[EarlyStopp
     """What keeps the best epoch on validation and what stops early, where the recipe asks for them."""
     training = job.recipe.training
     measure = "val_loss" if training.selection == "last" else training.selection
-    mode = "max" if measure == "val_auc" else "min"
-    options: Any = {
-        "monitor": measure,
-        "mode": mode,
-        "save_weights_only": True,
-        "save_on_train_epoch_end": True,
-    }
-    best = ModelCheckpoint(job.output / CHECKPOINTS, "best", enable_version_counter=False, **options)
-    stopping = [EarlyStopping(measure, patience=training.early_stopping, mode=mode)]
-    return [best] * (training.selection != "last"), stopping if training.early_stopping else []
+    better: Any = {"monitor": measure, "mode": "max" if measure == "val_auc" else "min"}
+    kept: Any = {"save_weights_only": True, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = [ModelCheckpoint(job.output / CHECKPOINTS, "best", **kept, **better)]
+    stopping = [EarlyStopping(patience=training.early_stopping, **better)]
+    return best if training.selection != "last" else [], stopping if training.early_stopping else []
 
 
 def _worth_teaching(

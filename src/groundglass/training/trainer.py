@@ -314,48 +314,31 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """Content of a run's ``run.json``.
-
-    Raises:
-        RunError: there is none, it is damaged, or of another format.
-    """
-    try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    """Content of a run's ``run.json``; a RunError where there is none, it is damaged, or of another format."""
+    if not (folder / INFO).exists():
         what = f"no run here ({INFO} is missing); train one with `groundglass train`"
-        raise RunError(f"{folder}: {what}") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder}: damaged run ({error})") from None
-    written = info.get("format", 1) if isinstance(info, dict) else None
-    if written != RUN_FORMAT:
+        raise RunError(f"{folder}: {what}")
+    info = _parsed(folder / INFO, json.loads)
+    if (written := info.get("format", 1)) != RUN_FORMAT:
         reads = f"this version of groundglass reads {RUN_FORMAT}; train it again"
         raise RunError(f"{folder}: a run of format {written}, {reads}")
-    return dict(info)
+    return info
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:
-    """The unchecked fields of a run's ``recipe.yaml``.
+    """The unchecked fields of a run's ``recipe.yaml``; a RunError where it is missing or damaged."""
+    return _parsed(folder / RECIPE, yaml.safe_load)
 
-    Raises:
-        RunError: it is missing or damaged.
-    """
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
-        return dict(yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8")))
+        return dict(parse(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{folder}: damaged run ({' '.join(str(error).split())})") from None
-
-
-def _place(path: Path) -> Path:
-    """The innermost folder around a path that is there."""
-    return next(each for each in (path, *path.absolute().parents) if each.exists())
+        raise RunError(f"{path.parent}: damaged run ({' '.join(str(error).split())})") from None
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Refuse a path at which nothing can be written, without leaving anything there.
-
-    Raises:
-        RunError: it lies below a file, in a folder that is read-only, or on a full disk.
-    """
+    """Refuse by a RunError a path at which nothing can be written, without leaving anything there."""
     try:
         with tempfile.TemporaryFile(dir=_place(path)) as probe:
             probe.write(bytes(4096))
@@ -364,21 +347,12 @@ def check_writable(path: Path, option: str) -> None:
         raise RunError(f"{path}: {reason}") from None
 
 
-def check_space(output: Path, network: nn.Module) -> None:
-    """Refuse a disk on which two checkpoints of a network do not fit: one is written beside the one it replaces.
-
-    Raises:
-        RunError: they do not.
-    """
-    free = shutil.disk_usage(_place(output)).free
-    # Weights, their average and two moments of the optimiser, twice; the best epoch's; the weights at the end.
-    needed = 12 * sum(each.numel() * each.element_size() for each in network.parameters())
-    if free < needed:
-        room = f"{free / 1e6:.0f} MB are free and its checkpoints need {needed / 1e6:.0f}"
-        raise RunError(f"{output}: {room}; make room, or choose another --output")
+def _place(path: Path) -> Path:
+    """The innermost folder around a path that is there."""
+    return next(each for each in (path, *path.absolute().parents) if each.exists())
 
 
-def _check_folder(job: Job[BaseRecipe]) -> None:
+def _check_folder(job: Job[BaseRecipe], network: nn.Module) -> None:
     """Refuse a folder that holds anything but the same job, to be resumed, or that cannot be written."""
     output = job.output
     check_writable(output, "--output")
@@ -391,6 +365,13 @@ def _check_folder(job: Job[BaseRecipe]) -> None:
     # A start that was killed between its first two files has begun nothing.
     elif output.exists() and any(each.name != RECIPE and each.name[0] != "." for each in output.iterdir()):
         raise RunError(f"{output}: is not empty and holds no run; choose another --output")
+    free = shutil.disk_usage(_place(output)).free
+    # Weights, their average and two moments of the optimiser, twice, as a checkpoint is written beside the one that it
+    # replaces; the best epoch's; the weights at the end.
+    needed = 12 * sum(each.numel() * each.element_size() for each in network.parameters())
+    if free < needed:
+        room = f"{free / 1e6:.0f} MB are free and its checkpoints need {needed / 1e6:.0f}"
+        raise RunError(f"{output}: {room}; make room, or choose another --output")
 
 
 def _check_machine(job: Job[BaseRecipe]) -> None:
@@ -419,15 +400,9 @@ def _devices(job: Job[BaseRecipe]) -> dict[str, Any]:
 
 
 def begin_run(job: Job[BaseRecipe], fingerprint: str, facts: Mapping[str, Any]) -> None:
-    """Create a job's folder, or check that it holds the same slices where it is to be resumed.
+    """Create a job's folder, or check that it holds the same slices where it is to be resumed; a RunError where not.
 
-    Args:
-        job: what is trained.
-        fingerprint: one hash of all slices that decide the result.
-        facts: what ``run.json`` says of this kind of job.
-
-    Raises:
-        RunError: it holds others.
+    ``fingerprint`` is one hash of all slices that decide the result, ``facts`` are what ``run.json`` says of this kind.
     """
     output = job.output
     if (output / INFO).exists():
@@ -457,11 +432,7 @@ def begin_run(job: Job[BaseRecipe], fingerprint: str, facts: Mapping[str, Any]) 
 
 
 def check_same(job: Job[BaseRecipe], fingerprint: str | None = None) -> None:
-    """Refuse to continue a run that was begun with another seed, split, recipe or, where given, other slices.
-
-    Raises:
-        RunError: it was.
-    """
+    """Refuse by a RunError a run that was begun with another seed, split, recipe or, where given, other slices."""
     before, cannot = read_info(job.output), f"{job.output}: cannot resume"
     asked = {"seed": job.seed, "split": job.split if job.data else None}
     for key, value in (asked | ({"fingerprint": fingerprint} if fingerprint else {})).items():
@@ -509,16 +480,16 @@ def versions() -> dict[str, str]:
     return own | {name: version(name) for name in names}
 
 
-def prepare(job: Job[BaseRecipe]) -> None:
+def prepare(job: Job[BaseRecipe], network: nn.Module) -> None:
     """Check what can be checked before slices are read; set threads, memory, and what Lightning says of itself.
 
     Raises:
-        RunError: the folder holds something else or cannot be written, or accelerators are not there.
+        RecipeError, RunError: folder, disk or machine do not fit.
     """
     # Lightning greets, advertises and lists hardware at this level; the command line speaks for itself.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if job.rank == 0:
-        _check_folder(job)
+        _check_folder(job, network)
         _check_machine(job)
     torch.set_num_threads(job.threads or usable_cores())
     cv2.setNumThreads(1)
@@ -542,8 +513,6 @@ def fit(
     callbacks: Sequence[Callback] = (),
 ) -> History:
     """Train to the end, from the newest checkpoint where the job is to be resumed and there is one.
-
-    The state of ``callbacks`` goes into the checkpoint.
 
     Raises:
         RunError: the checkpoint is damaged, or the disk is full.
