@@ -184,7 +184,7 @@ def _why_missing(network: str, weights: str) -> str | None:
 
 def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
     """Train or resume, evaluate, and gather everything that is kept."""
-    from groundglass.training.train import trained  # noqa: PLC0415 - torch, which rendering does without
+    from groundglass.training.train import train_job  # noqa: PLC0415 - torch, which rendering does without
     from groundglass.training.trainer import Job  # noqa: PLC0415
 
     folder = paths.run(task)
@@ -205,7 +205,7 @@ def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
         progress=paths.progress,
         map_label=paths.map_label,
     )
-    run = trained(job)
+    run = train_job(job)
     kept = manifest.without(task.recipe.sampling.leave_out)
     evaluations = {
         part: evaluate(run, kept, task.split, part, folder / f"evaluation-{part}", data=paths.data)

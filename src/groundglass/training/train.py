@@ -121,6 +121,8 @@ def train(
 def train_job(job: Job[Recipe]) -> Run:
     """Train, and leave a run with ``weights.safetensors`` behind; without lesion-free slices, nothing is painted.
 
+    A finished run of the same job is opened where it is to be resumed.
+
     Raises:
         DataError: the data, the split or the lesion-free slices do not fit.
         RunError: the folder holds another run, or one to be resumed with ``resume``; what the job needs is not there.
@@ -130,6 +132,9 @@ def train_job(job: Job[Recipe]) -> Run:
     if recipe.training.batch_size % job.processes:
         shared = f"cannot be shared by {job.processes} processes"
         raise RecipeError(f"training.batch_size={recipe.training.batch_size} {shared}; choose a multiple")
+    if job.resume and (job.output / INFO).exists() and (run := Run.open(job.output)).info.get("finished"):
+        check_same(job)
+        return run
     torch.manual_seed(job.seed)
     network = build_network(recipe)
     prepare(job, network)
@@ -156,16 +161,6 @@ def train_job(job: Job[Recipe]) -> Run:
             selected = int(checkpoint["epoch"])
         finish_run(job, history, module.averaged.module.state_dict(), selected)
     return Run.open(job.output)
-
-
-def trained(job: Job[Recipe]) -> Run:
-    """The job's run: trained or resumed where it is not finished; where it is, opened if it is of the same recipe."""
-    if (job.output / INFO).exists():
-        run = Run.open(job.output)
-        if run.info.get("finished"):
-            check_same(_without_synthesis(job))
-            return run
-    return train_job(job)
 
 
 @dataclass(frozen=True)
