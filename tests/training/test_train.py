@@ -255,7 +255,7 @@ def test_what_is_changed_or_doubtful_is_said_before_it_begins(
     def stop(*_: object, **__: object) -> None:
         raise InterruptedError
 
-    monkeypatch.setattr("groundglass.training.train.fit", stop)
+    monkeypatch.setattr("groundglass.training.trainer.Job.fit", stop)
 
     def warnings(recipe: Recipe, name: str) -> list[str]:
         caplog.clear()

@@ -222,7 +222,8 @@ def pretrain(
     from groundglass.training.c2l import BACKBONE
     from groundglass.training.c2l import pretrain as pretrain_network
     from groundglass.training.recipe import load_pretrain_recipe
-    from groundglass.training.trainer import Job, read_history, read_info
+    from groundglass.training.run import read_history, read_info
+    from groundglass.training.trainer import Job
 
     def find_copies(held_out: Sequence[Record], unlabelled: Sequence[Record]) -> list[tuple[Record, Record]]:
         found = copies_of(held_out, unlabelled, threads=threads or None)
@@ -280,8 +281,7 @@ def export(
     from groundglass.inference.bundle import Bundle
     from groundglass.training.export import Export
     from groundglass.training.export import export as export_run
-    from groundglass.training.run import Run
-    from groundglass.training.trainer import read_info
+    from groundglass.training.run import Run, read_info
 
     if read_info(run).get("kind") == "lungs":
         from groundglass.training.lungs import export_lungs

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from matplotlib.figure import Figure
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -25,19 +28,16 @@ from groundglass.imaging.read import read_slice
 from groundglass.imaging.slice import CTSlice
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
+from groundglass.reporting.figures import curves_figure
 from groundglass.training.recipe import Recipe, parse_recipe
 from groundglass.training.samples import to_images
-from groundglass.training.trainer import (
-    RECIPE,
-    WEIGHTS,
-    learning_curves,
-    read_history,
-    read_info,
-    read_recipe,
-)
 
+INFO, RECIPE, HISTORY, WEIGHTS = "run.json", "recipe.yaml", "history.csv", "weights.safetensors"
 LUNGS = "lungs.onnx"
 """The model of the lung fields with which the slices were cropped."""
+
+FORMAT = 3
+"""Of a run's folder, in ``run.json``; raised whenever older folders cannot be read any more."""
 
 _BATCH = 32
 
@@ -143,3 +143,55 @@ def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:
     weights = section.weights if pretrained else "none"
     switches = section.model_dump(exclude={"name", "weights", "dropout"})
     return build(section.name, weights, drop_rate=section.dropout, **switches)
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Content of a run's ``run.json``; a RunError where there is none, it is damaged, or of another format."""
+    if not (folder / INFO).exists():
+        what = f"no run here ({INFO} is missing); train one with `groundglass train`"
+        raise RunError(f"{folder}: {what}")
+    info = _parsed(folder / INFO, json.loads)
+    if (written := info.get("format", 1)) != FORMAT:
+        reads = f"this version of groundglass reads {FORMAT}; train it again"
+        raise RunError(f"{folder}: a run of format {written}, {reads}")
+    return info
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """The unchecked fields of a run's ``recipe.yaml``; a RunError where it is missing or damaged."""
+    return _parsed(folder / RECIPE, yaml.safe_load)
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        return dict(parse(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{path.parent}: damaged run ({' '.join(str(error).split())})") from None
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's ``history.csv``; empty where there is none."""
+    try:
+        with (folder / HISTORY).open(encoding="utf-8", newline="") as stream:
+            return [
+                {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)
+            ]
+    except FileNotFoundError:
+        return []
+
+
+def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss and the measures of the validation part over the epochs of a history."""
+    panels = {
+        ("Loss", "loss"): {"training": "train_loss", "validation": "val_loss"},
+        ("Validation", "value"): {"AUC": "val_auc", "accuracy": "val_accuracy", "Dice": "val_dice"},
+    }
+    found = {
+        title: {
+            name: [values]
+            for name, key in keys.items()
+            if (values := [row[key] for row in rows if key in row])
+        }
+        for title, keys in panels.items()
+    }
+    return curves_figure({title: curves for title, curves in found.items() if curves})

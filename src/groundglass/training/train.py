@@ -33,7 +33,7 @@ from groundglass.models.catalogue import pretraining
 from groundglass.models.layers import Network
 from groundglass.training.classify import Classifier
 from groundglass.training.recipe import Recipe, SamplingSection, load_recipe
-from groundglass.training.run import LUNGS, Run, build_network
+from groundglass.training.run import INFO, LUNGS, Run, build_network
 from groundglass.training.samples import (
     CONTEXT,
     Augmentation,
@@ -45,17 +45,7 @@ from groundglass.training.samples import (
     to_images,
     with_lungs,
 )
-from groundglass.training.trainer import (
-    CHECKPOINTS,
-    INFO,
-    AtomicCheckpoints,
-    Job,
-    begin_run,
-    check_same,
-    finish_run,
-    fit,
-    prepare,
-)
+from groundglass.training.trainer import CHECKPOINTS, AtomicCheckpoints, Job
 
 _LOG = logging.getLogger(__name__)
 
@@ -133,11 +123,11 @@ def train_job(job: Job[Recipe]) -> Run:
         shared = f"cannot be shared by {job.processes} processes"
         raise RecipeError(f"training.batch_size={recipe.training.batch_size} {shared}; choose a multiple")
     if job.resume and (job.output / INFO).exists() and (run := Run.open(job.output)).info.get("finished"):
-        check_same(job)
+        job.check_same()
         return run
     torch.manual_seed(job.seed)
     network = build_network(recipe)
-    prepare(job, network)
+    job.prepare(network)
     data = _read(job, *_records(job))
     if job.rank == 0:
         if recipe != asked:
@@ -146,20 +136,20 @@ def train_job(job: Job[Recipe]) -> Run:
             )
         if (warning := _normalisation_warning(recipe)) is not None:
             _LOG.warning("warning: %s", warning)
-        begin_run(job, data.fingerprint, data.facts(job))
+        job.begin(data.fingerprint, data.facts(job))
         write_bytes(job.output / LUNGS, data.lungs.model)
     training, module = _assembled(job, data, network)
     best, stopping = _selection(job)
     images = to_images(data.val.pixels, recipe.preprocessing.build())
     validation = DataLoader(TensorDataset(images, torch.from_numpy(data.val_labels)), batch_size=64)
-    history = fit(job, module, training, validation, [*best, *stopping])
+    history = job.fit(module, training, validation, [*best, *stopping])
     if job.rank == 0:
         selected = None
         for kept in best:
             checkpoint = AtomicCheckpoints().load_checkpoint(kept.best_model_path)
             module.load_state_dict(checkpoint["state_dict"])
             selected = int(checkpoint["epoch"])
-        finish_run(job, history, module.averaged.module.state_dict(), selected)
+        job.finish(history, module.averaged.module.state_dict(), selected)
     return Run.open(job.output)
 
 
@@ -177,7 +167,7 @@ def plan(job: Job[Recipe]) -> Plan:
     """Check a training, time a few of its steps, and leave nothing behind; errors are those of :func:`train_job`."""
     job = _without_synthesis(job)
     network, recipe, size = build_network(job.recipe), job.recipe, job.recipe.training.batch_size
-    prepare(job, network)
+    job.prepare(network)
     train, val, free = _records(job)
     draws = (recipe.sampling.draws or len(train)) + (recipe.synthesis.slices_per_epoch if free else 0)
     batches, some = max(1, draws // size), (train[:: max(1, len(train) // size)][:size], val[:2], free[:size])
