@@ -27,7 +27,7 @@ from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference import reference as embedding_reference
 from groundglass.inference.bundle import Bundle, Engine, Outputs
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.input_check import LUNG, InputCheck
+from groundglass.inference.input_check import LUNG, InputCheck, appearance, unfit
 from groundglass.models.registry import build
 from groundglass.training import export as exporting
 from groundglass.training.export import CheckExamples, Export, export, fit_check, gather_examples
@@ -358,8 +358,9 @@ def test_the_fitted_check_accepts_phantoms_and_nothing_else(check: InputCheck) -
     def refused(pixels: NDArray[np.uint8]) -> bool:
         cropped = PREPROCESSING.apply(pixels, shipped()(pixels))
         outputs = CoarseEngine().run(PREPROCESSING.normalise(cropped.pixels[None]))
-        verdict = check.before(CTSlice(pixels, Origin("a", "PNG")), cropped)
-        return check.after(outputs.embedding[0], verdict).reason is not None
+        if unfit(CTSlice(pixels, Origin("a", "PNG")), cropped):
+            return True
+        return check.refusal(appearance(pixels, cropped), outputs.embedding[0]) is not None
 
     fresh = [
         make_phantom(np.random.default_rng([9, seed]), 0.3, 0.5, size=160).slice.pixels for seed in range(12)

@@ -419,7 +419,7 @@ def predict(
     else:
         from groundglass.inference.classifier import Classifier
 
-        classifier = Classifier(opened, threads, keep_identifiers=keep_identifiers)
+        classifier = Classifier(opened, keep_identifiers=keep_identifiers)
     screen = Screen(printed, quiet=quiet, keep_identifiers=keep_identifiers)
     with _interruptible(plan.predictions), screen:
         with open_output(plan, opened) as target:

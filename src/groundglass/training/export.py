@@ -190,7 +190,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     fields = {
         **_fields(job, slices),
         "precision": precision,
-        "calibration": {**asdict(calibration), "slices": len(slices.parts["val"].records)},
+        "calibration": calibration.model_dump(),
         "series": _series_rule(slices.parts["val"], outputs["val"].logit, calibration),
         "metrics": {
             name: summary(part, outputs[name].logit, calibration)
@@ -298,9 +298,8 @@ def render_card(fields: Mapping[str, Any], contents: Mapping[str, bytes]) -> str
     environment.filters["figure"] = _figure
     environment.filters["interval"] = _interval
     environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.0%}"
-    known = {name: fields["calibration"][name] for name in ("temperature", "coverage", "quantiles")}
     sizes = {name: len(content) for name, content in contents.items()}
-    uncertain = Calibration(**known).uncertain
+    uncertain = Calibration(**fields["calibration"]).uncertain
     return environment.get_template("model_card.md.j2").render(**fields, sizes=sizes, uncertain=uncertain)
 
 
@@ -391,7 +390,7 @@ def _run(
 def _series_rule(part: Part, logit: NDArray[np.float32], calibration: Calibration) -> dict[str, Any] | None:
     probability = np.array([calibration.probability(float(value)) for value in logit])
     fitted = series_rule(part, probability, _COVERAGE)
-    return fitted and {**asdict(fitted[0]), **fitted[1]}
+    return fitted and {**fitted[0].model_dump(), **fitted[1]}
 
 
 def _reference(slices: _Slices, outputs: Mapping[str, Outputs]) -> EmbeddingReference | None:
