@@ -135,7 +135,7 @@ def describe(
     from groundglass.data import describe as describing
     from groundglass.data.load import load_pool
 
-    manifest = load_pool(data)
+    manifest = load_pool(data, map_label or ())
     watched = track(manifest.records, "Reading", console=Console(stderr=True), transient=True)
     description = describing.describe(manifest, watched)
     if as_json:
@@ -171,7 +171,7 @@ def audit(
 
     # An empty one is rejected: a CI job whose variable is not set must not pass for that.
     conditions = [condition.strip() for given in fail_on or () for condition in given.split(",")]
-    manifest = load_pool(data)
+    manifest = load_pool(data, map_label or ())
     parts = None if split is None else make_split(manifest, split, seed, allow_overlap=True)
     auditing.check_conditions(conditions, manifest, parts, shortcuts=shortcuts)
     with stages() as progress:

@@ -75,7 +75,7 @@ def evaluate(
     from groundglass.evaluation.evaluate import metrics_document
     from groundglass.evaluation.report import tables, write_report
 
-    opened, manifest = _open(run), load_pool(data)
+    opened, manifest = _open(run), load_pool(data, map_label or ())
     if part is None:
         part = "all" if split is None else "test"
     elif split is None and part != "all":

@@ -238,6 +238,7 @@ def _experiment(
         shared.cache,
         shared.lungs,
         progress=not shared.quiet,
+        map_label=tuple(shared.map_label or ()),
     )
     listed = chosen(tasks(_numbers(shared.seeds)), _words(shared.only) if shared.only else ())
     if shared.dry_run:

@@ -19,20 +19,12 @@ Data = Annotated[
 ]
 
 
-def _map_labels(given: list[str] | None) -> list[str] | None:
-    from groundglass.data.manifest import map_labels
-
-    map_labels(given or ())
-    return given
-
-
 MapLabel = Annotated[
     list[str] | None,
     typer.Option(
-        "--map-label", metavar="NAME=LABEL", callback=_map_labels,
-        help="Read labels of other names: positive=COVID,CAP=NonCOVID.",
+        "--map-label", metavar="NAME=LABEL", help="Read labels of other names: positive=COVID,CAP=NonCOVID."
     ),
-]  # fmt: skip
+]
 Lungs = Annotated[
     Path | None, typer.Option("--lungs", help="Model of the lung fields, .onnx; default: the installed one.")
 ]

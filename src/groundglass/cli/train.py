@@ -100,6 +100,7 @@ def train(
         cache=cache,
         lungs=lungs,
         progress=not quiet,
+        map_label=tuple(map_label or ()),
     )
     if of_lungs is not None:
         _train_lungs(replace(job, recipe=of_lungs), dry_run)
@@ -108,7 +109,7 @@ def train(
         _plan(job)
         return
     if audit and job.rank == 0:
-        _warn(data, split, seed, allow_overlap, threads)
+        _warn(job)
     with _interruptible(output):
         run = train_job(job)
     if job.rank:
@@ -189,17 +190,17 @@ def _train_lungs(job: Job[LungsRecipe], dry_run: bool) -> None:
     Console().print(f"{job.output}: {job.recipe.network.name}, {known} after the last epoch")
 
 
-def _warn(data: Sequence[Path], split: str, seed: int, allow_overlap: bool, threads: int) -> None:
+def _warn(job: Job[Any]) -> None:
     """Say on standard error what the parts of the split share."""
     from groundglass.audit.audit import audit
     from groundglass.data.load import load_pool
     from groundglass.data.splits import make_split
 
-    manifest = load_pool(data)
-    parts = make_split(manifest, split, seed=seed, allow_overlap=allow_overlap)
+    manifest = load_pool(job.data, job.map_label)
+    parts = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
     console = Console(stderr=True, soft_wrap=True)
     with console.status("Looking for what parts of the split share"):
-        audited = audit(manifest, parts, shortcuts=False, quick=True, threads=threads or None)
+        audited = audit(manifest, parts, shortcuts=False, quick=True, threads=job.threads or None)
     for warning in audited.warnings():
         console.print(f"[bold yellow]warning:[/] {escape(warning)}")
 
@@ -250,6 +251,7 @@ def pretrain(
         accelerator=accelerator,
         cache=cache,
         progress=not quiet,
+        map_label=tuple(map_label or ()),
     )
     with _interruptible(output):
         pretrain_network(job, find_copies)
@@ -299,7 +301,17 @@ def export(
         return
     chosen = None if precision == "auto" else precision
     console = Console(stderr=True)
-    job = Export(Run.open(run), output, tuple(data or ()), lesion_free, chosen, name, cache, lungs)
+    job = Export(
+        Run.open(run),
+        output,
+        tuple(data or ()),
+        lesion_free,
+        chosen,
+        name,
+        cache,
+        lungs,
+        tuple(map_label or ()),
+    )
     export_run(job, lambda step: console.print(step, markup=False, highlight=False))
     bundle = Bundle.open(output)
     size = len(bundle.model) / 1e6

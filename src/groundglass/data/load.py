@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from groundglass.data.covid_ct import load_covid_ct, looks_like
 from groundglass.data.manifest import (
-    MAPPED,
     PICTURES,
     Label,
+    LabelNames,
     Manifest,
     Record,
+    label_names,
     read_manifest,
     say,
     unknown_patient,
@@ -24,8 +25,8 @@ from groundglass.files import name_some
 from groundglass.imaging.source import HEAD_BYTES, RASTER, FileFormat, FileSource, files_below, identify
 
 
-def load_dataset(path: Path) -> Manifest:
-    """Read the data set at ``path``.
+def load_dataset(path: Path, map_label: Iterable[str] = ()) -> Manifest:
+    """Read the data set at ``path``; ``map_label`` says what labels of other names mean: ``positive=COVID``.
 
     A CSV file is a manifest. A folder is, in this order: COVID-CT (clone, extracted or its image folder), a
     folder with a ``manifest.csv``, a folder with ``COVID/`` and ``NonCOVID/``, or a folder of slices without
@@ -38,9 +39,10 @@ def load_dataset(path: Path) -> Manifest:
     Raises:
         DataError: nothing is there, or what is there is none of these or incomplete.
     """
+    names = label_names(map_label)
     if path.is_file():
         if path.suffix.lower() in {".csv", ".tsv"}:
-            return read_manifest(path)
+            return read_manifest(path, names)
         raise DataError(f"{path}: a data set is a folder or a manifest CSV, not a single file")
     if not path.is_dir():
         raise DataError(f"{path}: no such folder or file")
@@ -48,14 +50,14 @@ def load_dataset(path: Path) -> Manifest:
         if looks_like(path):
             return load_covid_ct(path)
         if (path / "manifest.csv").is_file():
-            return read_manifest(path / "manifest.csv")
-        labelled = _label_folders(path)
-        return _load_labelled(path, labelled) if labelled else _load_unlabelled(path)
+            return read_manifest(path / "manifest.csv", names)
+        labelled = _label_folders(path, names)
+        return _load_labelled(path, labelled, names) if labelled else _load_unlabelled(path, names)
     except OSError as error:
         raise DataError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
 
 
-def load_pool(paths: Sequence[Path]) -> Manifest:
+def load_pool(paths: Sequence[Path], map_label: Iterable[str] = ()) -> Manifest:
     """Several data sets as one, each read by :func:`load_dataset`.
 
     Data sets of the same name, and sources called after them, are called after their paths instead. Patients of
@@ -64,7 +66,7 @@ def load_pool(paths: Sequence[Path]) -> Manifest:
     Raises:
         DataError: as there; or there is none, or two hold the same file.
     """
-    manifests = [load_dataset(path) for path in paths]
+    manifests = [load_dataset(path, map_label) for path in paths]
     if not manifests:
         raise DataError("no data: name a data set with --data")
     if len(manifests) == 1:
@@ -120,16 +122,16 @@ def _with_patients_apart(manifests: Sequence[Manifest]) -> Iterator[Record]:
         )
 
 
-def _label_folders(path: Path) -> list[tuple[Path, Label]]:
+def _label_folders(path: Path, names: LabelNames) -> list[tuple[Path, Label]]:
     """Sub-folders of ``path`` whose names spell a label (``COVID``, ``non-covid``, ``CT_NonCOVID``, ...)."""
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir())
-    return [(folder, label) for folder in folders if (label := Label.spelt(folder.name)) is not None]
+    return [(folder, label) for folder in folders if (label := Label.spelt(folder.name, names)) is not None]
 
 
-def _load_labelled(path: Path, folders: list[tuple[Path, Label]]) -> Manifest:
+def _load_labelled(path: Path, folders: list[tuple[Path, Label]], names: LabelNames) -> Manifest:
     for label in Label:
         count = sum(spelt is label for _, spelt in folders)
-        if not count or (count > 1 and not MAPPED.keys() & {folder.name.casefold() for folder, _ in folders}):
+        if not count or (count > 1 and not names.keys() & {folder.name.casefold() for folder, _ in folders}):
             raise DataError(
                 f"{path}: has {'too many' if count else 'no'} sub-folders for {label.value}; expected one "
                 "COVID/ and one NonCOVID/ (case and hyphens do not matter)"
@@ -139,10 +141,10 @@ def _load_labelled(path: Path, folders: list[tuple[Path, Label]]) -> Manifest:
     return Manifest(name, path, records, (path,))
 
 
-def _load_unlabelled(path: Path) -> Manifest:
+def _load_unlabelled(path: Path, names: LabelNames) -> Manifest:
     records = tuple(_records(path, path.resolve().name, None))
     below = {folder for record in records for folder in record.path.relative_to(path).parents}
-    deeper = sorted({str(path / folder.parent) for folder in below if Label.spelt(folder.name)})
+    deeper = sorted({str(path / folder.parent) for folder in below if Label.spelt(folder.name, names)})
     if deeper:
         raise DataError(
             f"{path}: folders named like labels lie deeper, in {name_some(deeper)}; "

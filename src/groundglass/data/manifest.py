@@ -10,12 +10,13 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache, lru_cache
 from itertools import chain, compress, groupby, islice
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -62,15 +63,15 @@ class Label(str, Enum):
     NON_COVID = "NonCOVID"
 
     @classmethod
-    def parse(cls, text: str) -> Label:
-        """The label spelt by ``text``; case and punctuation do not matter.
+    def parse(cls, text: str, names: LabelNames = MappingProxyType({})) -> Label:
+        """The label spelt by ``text``, or by another name; case and punctuation do not matter.
 
         Numbers are rejected: published scripts disagree on which class counts as 1.
 
         Raises:
             DataError: for any other spelling.
         """
-        label = cls.spelt(text)
+        label = cls.spelt(text, names)
         if label is None:
             raise DataError(
                 f"label {text!r} is neither COVID nor NonCOVID (case and hyphens do not matter); say which it is: "
@@ -79,40 +80,37 @@ class Label(str, Enum):
         return label
 
     @classmethod
-    def spelt(cls, text: str) -> Label | None:
+    def spelt(cls, text: str, names: LabelNames = MappingProxyType({})) -> Label | None:
         """Like `parse`, but None for any other spelling."""
-        if mapped := MAPPED.get(text.strip().casefold()):
-            return mapped
+        if named := names.get(text.strip().casefold()):
+            return named
         letters = "".join(character for character in text.lower() if character.isalnum())
         return _LABEL_SPELLINGS.get(letters.removeprefix("ct").removesuffix("19"))
 
 
-_LABEL_SPELLINGS = {"covid": Label.COVID, "noncovid": Label.NON_COVID}
-MAPPED: dict[str, Label] = {}
-"""Spellings of labels that `map_labels` was told, in lower case."""
+LabelNames = Mapping[str, Label]
+"""Labels by names of the user's own, case-folded."""
 
+_LABEL_SPELLINGS = {"covid": Label.COVID, "noncovid": Label.NON_COVID}
 _SPLITS = {"train": "train", **dict.fromkeys(("val", "valid", "validation", "dev"), "val"), "test": "test"}
 _DELIMITERS = ",;\t"
 
 
-def map_labels(given: Iterable[str]) -> None:
-    """Read labels of another spelling, of manifests and folders, as said: ``positive=COVID,CAP=NonCOVID``.
-
-    It holds for the process, and takes the place of what was said before.
+def label_names(given: Iterable[str]) -> LabelNames:
+    """What labels of other names mean, from ``positive=COVID,CAP=NonCOVID``.
 
     Raises:
         DataError: it is not said in this way, or a label would become another one.
     """
-    MAPPED.clear()
-    mapped: dict[str, Label] = {}
+    named: dict[str, Label] = {}
     for pair in (each for text in given for each in text.split(",")):
         spelling, equals, label = pair.rpartition("=")
         if not (equals and spelling.strip()):
             raise DataError(f"{pair!r} maps no label; write it as positive=COVID,CAP=NonCOVID")
         if Label.spelt(spelling) not in {None, Label.parse(label)}:
             raise DataError(f"{pair!r} makes a label of its opposite")
-        mapped[spelling.strip().casefold()] = Label.parse(label)
-    MAPPED.update(mapped)
+        named[spelling.strip().casefold()] = Label.parse(label)
+    return named
 
 
 @dataclass(frozen=True)
@@ -325,7 +323,7 @@ def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
     write_bytes(path, png.tobytes())
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, names: LabelNames = MappingProxyType({})) -> Manifest:
     """Read a manifest CSV with a header line naming some of `COLUMNS`.
 
     Its fields are separated by commas, semicolons or tabs. Relative paths, of slices and masks, are relative to the
@@ -340,7 +338,7 @@ def read_manifest(path: Path) -> Manifest:
     """
     lines: dict[str, int] = {}
     records: list[Record] = []
-    for line, record in _rows(path, _expanded):
+    for line, record in _rows(path, _expanded, names):
         key = os.path.normpath(record.path)
         if key in lines:
             raise DataError(f"{path}: line {line}: {record.path} is already on line {lines[key]}")
@@ -384,7 +382,9 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def _rows(path: Path, expand: _Expand = lambda record: [record]) -> Iterator[tuple[int, Record]]:
+def _rows(
+    path: Path, expand: _Expand = lambda record: [record], names: LabelNames = MappingProxyType({})
+) -> Iterator[tuple[int, Record]]:
     """Line number and record of each row, streamed."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -394,7 +394,7 @@ def _rows(path: Path, expand: _Expand = lambda record: [record]) -> Iterator[tup
             _check_header(path, reader.fieldnames or ())
             try:
                 for row in reader:
-                    yield from ((reader.line_num, record) for record in expand(_parse_row(path, row)))
+                    yield from ((reader.line_num, record) for record in expand(_parse_row(path, row, names)))
             except (DataError, ImageError, csv.Error) as error:
                 raise DataError(f"{path}: line {reader.line_num}: {error}") from error
     except UnicodeDecodeError as error:
@@ -419,7 +419,7 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
         raise DataError(f"{path}: the first line must name the columns, `path` among them ({columns})")
 
 
-def _parse_row(path: Path, row: dict[str, str]) -> Record:
+def _parse_row(path: Path, row: dict[str, str], names: LabelNames) -> Record:
     if "" in row:
         raise DataError("has more fields than columns; put quotes around a path that holds the delimiter")
     fields = {name: (row.get(name) or "").strip() for name in COLUMNS}
@@ -440,7 +440,7 @@ def _parse_row(path: Path, row: dict[str, str]) -> Record:
 
     return Record(
         path=place("path", PICTURES - {".tif", ".tiff"}) or path,
-        label=Label.parse(fields["label"]) if fields["label"] else None,
+        label=Label.parse(fields["label"], names) if fields["label"] else None,
         patient_id=fields["patient_id"] or unknown_patient(fields["path"]),
         source=fields["source"] or path.stem,
         split=split,

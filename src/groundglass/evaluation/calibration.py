@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.evaluation.bootstrap import RESAMPLES, bootstrap, share_of
+from groundglass.evaluation.bootstrap import Resampling, bootstrap
 from groundglass.evaluation.metrics import Estimate
 from groundglass.evaluation.part import Part
 from groundglass.inference.calibration import Calibration, Conformal
@@ -35,53 +35,38 @@ class PredictionSets:
 
 
 def prediction_sets(
-    part: Part,
-    probability: NDArray[np.float64],
-    calibration: Calibration,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    label: NDArray[np.int8], probability: NDArray[np.float64], patients: Resampling, calibration: Calibration
 ) -> PredictionSets:
-    """Measure the prediction sets of a part's slices by their calibrated probabilities of COVID, shape (N,)."""
+    """Measure the prediction sets of slices, labelled 1 for COVID, by calibrated probabilities, shape (N,) each."""
     sets = [calibration.prediction_set(float(value)) for value in probability]
     called = np.array([calibration.label(each) for each in sets])
-    truth = np.where(part.label == 1, COVID, NON_COVID)
+    truth = np.where(label == 1, COVID, NON_COVID)
     held = np.array([name in each for name, each in zip(truth, sets, strict=True)], np.bool_)
     certain = called != UNCERTAIN
-
-    def share(holds: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
-        return share_of(holds[among], part.patient[among], resamples=resamples, seed=seed)
-
     return PredictionSets(
         calibration.coverage,
-        {name: share(held, truth == name) for name in (COVID, NON_COVID)},
-        share(~certain, np.ones_like(certain)),
-        share(called == truth, certain),
+        {name: patients.among(truth == name).share(held[truth == name]) for name in (COVID, NON_COVID)},
+        patients.share(~certain),
+        patients.among(certain).share((called == truth)[certain]),
     )
 
 
 def series_scores(
     part: Part, probability: NDArray[np.float64], least: int = 2
 ) -> tuple[NDArray[np.float64], NDArray[np.int8], tuple[str, ...]]:
-    """Series score, label and source of each known patient whose slices all have one label.
+    """Series score, label and source of each known patient with slices of one label only, ``least`` at least.
 
-    Args:
-        part: the slices; a patient's are taken for a series.
-        probability: of COVID, calibrated, shape (N,).
-        least: slices that a patient must have.
+    A patient's slices are taken for a series; ``probability`` of COVID is calibrated, shape (N,).
     """
     of: dict[tuple[str, str], list[int]] = {}
     for index, record in enumerate(part.records):
         if record.patient_known:
             of.setdefault((record.hospital, record.patient_id), []).append(index)
-    several = {
-        key: indices
-        for key, indices in of.items()
-        if len(indices) >= least and np.ptp(part.label[indices]) == 0
-    }
-    scores = [series_score(probability[indices].tolist()) for indices in several.values()]
-    labels = [part.label[indices[0]] for indices in several.values()]
-    return np.array(scores, np.float64), np.array(labels, np.int8), tuple(source for source, _ in several)
+    label = part.label
+    kept = {key: own for key, own in of.items() if len(own) >= least and len({*label[own]}) == 1}
+    scores = [series_score(probability[own].tolist()) for own in kept.values()]
+    labels = [label[own[0]] for own in kept.values()]
+    return np.array(scores, np.float64), np.array(labels, np.int8), tuple(source for source, _ in kept)
 
 
 def series_rule(
@@ -110,7 +95,7 @@ def summary(part: Part, logit: NDArray[np.floating], calibration: Calibration) -
     """
     probability = np.array([calibration.probability(float(value)) for value in logit])
     measured = bootstrap(part.label, probability, part.patient)
-    sets = prediction_sets(part, probability, calibration)
+    sets = prediction_sets(part.label, probability, Resampling(part.patient), calibration)
     return {
         "slices": len(part.records),
         "covid": int(part.label.sum()),

@@ -6,7 +6,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -17,17 +17,9 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-from groundglass.data.manifest import Manifest, Record, content_hash, read_record
+from groundglass.data.manifest import Manifest, content_hash, read_record
 from groundglass.errors import RunError
-from groundglass.evaluation import log
-from groundglass.evaluation.bootstrap import (
-    RESAMPLES,
-    Bootstrap,
-    bootstrap,
-    resampled_metrics,
-    share_of,
-    with_interval,
-)
+from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, Resampling, bootstrap, with_interval
 from groundglass.evaluation.calibration import PredictionSets, prediction_sets, series_scores
 from groundglass.evaluation.metrics import (
     BINS,
@@ -38,7 +30,7 @@ from groundglass.evaluation.metrics import (
     reliability,
     versions,
 )
-from groundglass.evaluation.part import Part, fingerprint, part_warnings, select_part
+from groundglass.evaluation.part import Part, fingerprint, part_warnings, record_evaluation, select_part
 from groundglass.evaluation.segmentation import CountedEstimate, Segmentation, read_masks
 from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice
@@ -132,11 +124,8 @@ class TrainedRun(Protocol):
 class Applicability:
     """Whether a bundle's answers can be relied on for the evaluated slices.
 
-    Attributes:
-        refused: share of the slices that its input check refuses.
-        reasons: how often each reason was given, without the numbers in it.
-        beyond_95: see ``BEYOND``; None where the bundle holds no reference.
-        prediction_sets: what they are worth.
+    ``refused`` is the share that its input check refuses, and ``reasons`` how often each was given; ``beyond_95`` is
+    explained by ``BEYOND``, None where the bundle holds no reference.
     """
 
     refused: Estimate
@@ -149,37 +138,12 @@ class Applicability:
 class FormatBaseline:
     """A baseline that sees of each slice its file format, pixel mode and suffix, cross-validated over patients.
 
-    Attributes:
-        formats: how many there are among the slices.
-        metrics: its measures on the same slices.
-        auc_difference: AUC of the network less its AUC, paired.
+    ``formats`` counts these; ``auc_difference`` is the network's AUC less the baseline's, paired.
     """
 
     formats: int
     metrics: Metrics
     auc_difference: Estimate
-
-    @classmethod
-    def fit(
-        cls, part: Part, formats: Sequence[str], probability: NDArray[np.float64], measured: Bootstrap
-    ) -> FormatBaseline | None:
-        """Beside the network's probabilities and measures; None where a label has fewer than two patients."""
-        label, patient, kinds = part.label, part.patient, np.unique(formats)
-        folds = min(5, *(len(np.unique(patient[label == value])) for value in (0, 1)))
-        if folds < 2:
-            return None
-        seen, resampling = np.full(len(label), 0.5), {"resamples": measured.resamples, "seed": measured.seed}
-        if len(kinds) > 1:
-            splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=measured.seed)
-            columns, how = np.array(formats)[:, None] == kinds, {"cv": splitter, "method": "predict_proba"}
-            fitted = cross_val_predict(LogisticRegression(), columns, label, groups=patient, **how)
-            seen = np.clip(fitted[:, 1], 0, 1)
-        ours, theirs = (
-            resampled_metrics(label, each, patient, **resampling)["auc"] for each in (probability, seen)
-        )
-        metrics = bootstrap(label, seen, patient, **resampling).metrics
-        gap = (measured.metrics["auc"].value or 0.0) - (metrics["auc"].value or 0.0)
-        return cls(len(kinds), metrics, with_interval(Estimate(gap), ours - theirs, measured.patients))
 
 
 @dataclass(frozen=True)
@@ -215,10 +179,10 @@ class Evaluation:
     time: str
     seconds: float
     command: str
-    applicability: Applicability | None = None
-    segmentation: Mapping[str, CountedEstimate] = field(default_factory=dict)
-    file_format: FormatBaseline | None = None
-    by_patient: CountedEstimate | None = None
+    applicability: Applicability | None
+    segmentation: Mapping[str, CountedEstimate]
+    file_format: FormatBaseline | None
+    by_patient: CountedEstimate | None
 
     @property
     def called(self) -> NDArray[np.bool_]:
@@ -269,77 +233,71 @@ def evaluate(
     chosen = select_part(manifest, split, part, run.seed)
     hashes = [content_hash(record) for record in chosen.records]
     warnings = part_warnings(manifest, chosen, hashes, run.info.get("training_sha256", ()), run.split_spec)
-    start = time.perf_counter()
-    masks, formats = Segmentation(), list[str]()
-    batches = _predict(run, chosen, masks, formats, progress)
+    start, masks = time.perf_counter(), Segmentation()
+    outputs, formats = _predict(run, chosen, masks, progress)
     seconds = time.perf_counter() - start
-    logit, probability = _checked(run, chosen, batches)
+    logit, probability = _checked(run, chosen, outputs)
+    patients = Resampling(chosen.patient, resamples, seed)
     measured = bootstrap(chosen.label, probability, chosen.patient, resamples=resamples, seed=seed)
     applicability = None
     if run.calibration is not None:
-        applicability = _applicability(chosen, probability, batches, run.calibration, resamples, seed)
+        applicability = _applicability(chosen.label, probability, patients, outputs, run.calibration)
     sha256, now = fingerprint(chosen, hashes), datetime.now(timezone.utc).isoformat(timespec="seconds")
-    # A bundle is not written to once it is made.
-    times = 1 if run.record_folder is None else log.record(run.record_folder, chosen, sha256, now, output)
+    times = 1  # A bundle is not written to once it is made.
+    if run.record_folder is not None:
+        times = record_evaluation(run.record_folder, chosen, sha256, now, output)
     if times > 1 and part not in {"train", "val"}:
         warnings = (
             f"These slices have been evaluated with this run {times} times, this time included. Figures on a "
             "test part hold only if nothing was chosen by them.",
             *warnings,
         )
-    command = _command(run, chosen, data or manifest.given or (manifest.root,), output, resamples, seed)
     return Evaluation(
-        chosen, sha256, logit, probability, measured, warnings, times, now, seconds, command, applicability,
-        segmentation=masks.figures(resamples=resamples, seed=seed),
-        file_format=FormatBaseline.fit(chosen, formats, probability, measured),
-        by_patient=_by_patient(chosen, probability, resamples, seed),
+        chosen, sha256, logit, probability, measured, warnings, times, now, seconds,
+        _command(run, chosen, data or manifest.given or (manifest.root,), output, patients), applicability,
+        masks.figures(resamples=resamples, seed=seed), _file_format(chosen, formats, measured),
+        _by_patient(chosen, probability, measured),
     )  # fmt: skip
 
 
-def _by_patient(
-    part: Part, probability: NDArray[np.float64], resamples: int, seed: int
-) -> CountedEstimate | None:
-    if not len(series_scores(part, probability)[0]):
-        return None
-    score, label, _ = series_scores(part, probability, least=1)
-    each = np.arange(len(score)).astype(np.str_)
-    measured = bootstrap(label, np.clip(score, 0, 1), each, resamples=resamples, seed=seed)
-    return CountedEstimate(measured.metrics["auc"], len(score))
-
-
 def _predict(
-    run: TrainedRun, part: Part, masks: Segmentation, formats: list[str], progress: Progress | None
-) -> list[NetworkOutputs]:
-    """By batches, without maps and cropped slices, which need not fit into memory all at once."""
-    slices, batches = _slices(part.records, formats, progress), []
-    for start in range(0, len(part.records), _BATCH):
-        outputs = run.predict(islice(slices, _BATCH))
-        _count_masks(masks, part.records[start : start + _BATCH], outputs)
+    run: TrainedRun, part: Part, masks: Segmentation, progress: Progress | None
+) -> tuple[list[NetworkOutputs], list[str]]:
+    """By batches, without maps and cropped slices, which need not fit into memory all at once; and the file formats."""
+    formats, batches, count = list[str](), list[NetworkOutputs](), len(part.records)
+
+    def slices() -> Iterator[CTSlice]:
+        for number, record in enumerate(part.records, 1):
+            ct_slice = read_record(record)
+            formats.append(f"{ct_slice.origin.file_format} {ct_slice.origin.mode} {record.suffix}")
+            yield ct_slice
+            if progress is not None:
+                progress(number, count)
+
+    reading = slices()
+    for start in range(0, count, _BATCH):
+        outputs = run.predict(islice(reading, _BATCH))
+        records = part.records[start : start + _BATCH]
+        for index, (record, cut) in enumerate(zip(records, outputs.cuts, strict=True)):
+            if record.lung_mask is not None or record.lesion_mask is not None:
+                true, lesions, whole_map = read_masks(record, cut.lungs.shape), None, None
+                if outputs.lesion_map is not None:
+                    lesions = lesion_mask(outputs.lesion_map[index], cut)
+                    whole_map = in_slice(outputs.lesion_map[index], cut)
+                masks.add(record.patient_id, true, cut.lungs, lesions, whole_map)
         batches.append(replace(outputs, lesion_map=None, cuts=()))
-    return batches
-
-
-def _count_masks(masks: Segmentation, records: Sequence[Record], outputs: NetworkOutputs) -> None:
-    """Count the slices of which the manifest names masks."""
-    for index, (record, cut) in enumerate(zip(records, outputs.cuts, strict=True)):
-        if record.lung_mask is None and record.lesion_mask is None:
-            continue
-        true = read_masks(record, cut.lungs.shape)
-        if outputs.lesion_map is None:
-            masks.add(record.patient_id, true, cut.lungs)
-        else:
-            lesion_map = outputs.lesion_map[index]
-            lesions, whole_map = lesion_mask(lesion_map, cut), in_slice(lesion_map, cut)
-            masks.add(record.patient_id, true, cut.lungs, lesions, whole_map)
+    return batches, formats
 
 
 def _checked(
-    run: TrainedRun, part: Part, batches: Sequence[NetworkOutputs]
+    run: TrainedRun, part: Part, outputs: Sequence[NetworkOutputs]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Logits and probabilities, shape (N,) each, if there is a valid one for every slice."""
     count = len(part.records)
-    logit = np.concatenate([np.asarray(each.logit, np.float64) for each in batches])
-    probability = np.concatenate([np.asarray(each.probability, np.float64) for each in batches])
+    logit, probability = (
+        np.concatenate([np.asarray(getattr(each, name), np.float64) for each in outputs])
+        for name in ("logit", "probability")
+    )
     if logit.shape != (count,) or probability.shape != logit.shape:
         raise RunError(f"{run.path}: {count} slices gave {len(probability)} predictions")
     bad = np.flatnonzero(~(np.isfinite(logit) & (probability >= 0) & (probability <= 1)))
@@ -351,58 +309,73 @@ def _checked(
     return logit, probability
 
 
-def _slices(records: Sequence[Record], formats: list[str], progress: Progress | None) -> Iterator[CTSlice]:
-    for number, record in enumerate(records, 1):
-        ct_slice = read_record(record)
-        formats.append(f"{ct_slice.origin.file_format} {ct_slice.origin.mode} {record.suffix}")
-        yield ct_slice
-        if progress is not None:
-            progress(number, len(records))
-
-
 def _applicability(
-    part: Part, probability: NDArray[np.float64], batches: Sequence[NetworkOutputs],
-    calibration: Calibration, resamples: int, seed: int,
+    label: NDArray[np.int8], probability: NDArray[np.float64], patients: Resampling,
+    outputs: Sequence[NetworkOutputs], calibration: Calibration,
 ) -> Applicability:  # fmt: skip
-    def share(holds: NDArray[np.bool_]) -> Estimate:
-        return share_of(holds, part.patient, resamples=resamples, seed=seed)
-
-    refused = [reason for batch in batches for reason in batch.refused or ()]
-    known = [batch.percentile for batch in batches if batch.percentile is not None]
+    refused = [reason for each in outputs for reason in each.refused or ()]
+    known = [each.percentile for each in outputs if each.percentile is not None]
     reasons = [each.partition(" (")[0].partition(":")[0] for each in refused if each is not None]
     return Applicability(
-        share(np.array([reason is not None for reason in refused])),
+        patients.share(np.array([reason is not None for reason in refused])),
         dict(Counter(reasons).most_common()),
-        share(np.concatenate(known) >= _FAR) if known else None,
-        prediction_sets(part, probability, calibration, resamples=resamples, seed=seed),
+        patients.share(np.concatenate(known) >= _FAR) if known else None,
+        prediction_sets(label, probability, patients, calibration),
     )
 
 
-def _command(
-    run: TrainedRun, part: Part, data: Sequence[Path], output: Path, resamples: int, seed: int
-) -> str:
+def _file_format(part: Part, formats: Sequence[str], measured: Bootstrap) -> FormatBaseline | None:
+    """Beside the network's measures; None where a label has fewer than two patients."""
+    label, patient, kinds = part.label, part.patient, np.unique(formats)
+    folds = min(5, *(len(np.unique(patient[label == value])) for value in (0, 1)))
+    if folds < 2:
+        return None
+    seen = np.full(len(label), 0.5)
+    if len(kinds) > 1:
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=measured.seed)
+        columns, how = np.array(formats)[:, None] == kinds, {"cv": splitter, "method": "predict_proba"}
+        fitted = cross_val_predict(LogisticRegression(), columns, label, groups=patient, **how)
+        seen = np.clip(fitted[:, 1], 0, 1)
+    alone = bootstrap(label, seen, patient, resamples=measured.resamples, seed=measured.seed)
+    gap = (measured.metrics["auc"].value or 0.0) - (alone.metrics["auc"].value or 0.0)
+    draws = measured.draws["auc"] - alone.draws["auc"]
+    return FormatBaseline(len(kinds), alone.metrics, with_interval(Estimate(gap), draws, measured.patients))
+
+
+def _by_patient(part: Part, probability: NDArray[np.float64], measured: Bootstrap) -> CountedEstimate | None:
+    if not len(series_scores(part, probability)[0]):
+        return None
+    score, label, _ = series_scores(part, probability, least=1)
+    patient, how = (
+        np.arange(len(score)).astype(np.str_),
+        {"resamples": measured.resamples, "seed": measured.seed},
+    )
+    return CountedEstimate(bootstrap(label, np.clip(score, 0, 1), patient, **how).metrics["auc"], len(score))
+
+
+def _command(run: TrainedRun, part: Part, data: Sequence[Path], output: Path, patients: Resampling) -> str:
     words = ["groundglass", "evaluate", printable(run.path)]
     words += [word for path in data for word in ("--data", printable(path))]
     words += ["--split", part.split] if part.split is not None else []
     words += ["--part", part.name, "--output", printable(output)]
-    return shlex.join([*words, "--bootstrap", str(resamples), "--seed", str(seed)])
+    return shlex.join([*words, "--bootstrap", str(patients.resamples), "--seed", str(patients.seed)])
 
 
-def plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """Data classes and mappings as JSON values, of estimates their value and bounds."""
     if isinstance(value, Estimate):
         return value.bounds()
     if isinstance(value, CountedEstimate):
         return {**value.estimate.bounds(), "slices": value.slices}
     if is_dataclass(value):
-        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
-    return {name: plain(each) for name, each in value.items()} if isinstance(value, Mapping) else value
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    return {name: _plain(each) for name, each in value.items()} if isinstance(value, Mapping) else value
 
 
 def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
     """Everything measured and everything needed to measure it again, as plain JSON values."""
     part, measured = evaluation.part, evaluation.measured
-    segmentation, applicability = plain(evaluation.segmentation), plain(evaluation.applicability)
+    segmentation, applicability = _plain(evaluation.segmentation), _plain(evaluation.applicability)
     patients = evaluation.by_patient
     if applicability and applicability["beyond_95"]:
         applicability["beyond_95"]["meaning"] = BEYOND
@@ -430,7 +403,7 @@ def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
         },
         "applicability": applicability,
         **({"segmentation": segmentation} if segmentation else {}),
-        "file_format_baseline": plain(evaluation.file_format),
+        "file_format_baseline": _plain(evaluation.file_format),
         "by_patient": patients and {"auc": patients.estimate.bounds(), "patients": patients.slices},
         "warnings": list(evaluation.warnings),
         "evaluations_of_these_slices": evaluation.times_evaluated,

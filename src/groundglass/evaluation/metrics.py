@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
@@ -51,13 +51,8 @@ LOWER_IS_BETTER = frozenset({"brier", "calibration_error"})
 class Estimate:
     """A measure or a share of slices, with its 95 % interval under resampling of patients.
 
-    Attributes:
-        value: None where the slices cannot answer; ``reason`` says why.
-        reason: why there is no value.
-        low: lower bound, None without an interval; ``interval_reason`` says why.
-        high: upper bound.
-        undefined_resamples: in which the measure is undefined; they are left out of the interval.
-        interval_reason: why there is no interval.
+    ``reason`` says why there is no value, ``interval_reason`` why there are no bounds; resamples in which the measure
+    is undefined are left out of the interval.
     """
 
     value: float | None
@@ -136,7 +131,11 @@ def weighted_metrics(
     total = weights.sum(axis=1)
     tp, fp = weights @ (positive & called), weights @ (~positive & called)
     tn, fn = weights @ (~positive & ~called), weights @ (positive & ~called)
-    auc, average_precision = _weighted_rankings(*ranked(positive, probability, weights))
+    covid, other = ranked(positive, probability, weights)
+    covid_step, other_step = (np.diff(each, axis=1, prepend=0.0) for each in (covid, other))
+    # A NonCOVID slice is beaten by all COVID slices above it and by half of those it is tied with.
+    beaten = np.sum(other_step * (covid - 0.5 * covid_step), axis=1)
+    precise = np.sum(covid_step * np.nan_to_num(_ratio(covid, covid + other)), axis=1)
     gap = (probability - label)[:, None] * (_bin_index(probability)[:, None] == np.arange(BINS))
     return {
         "accuracy": (tp + tn) / total,
@@ -144,8 +143,8 @@ def weighted_metrics(
         "recall": _ratio(tp, tp + fn),
         "specificity": _ratio(tn, tn + fp),
         "f1": np.where(tp + fn > 0, _ratio(2 * tp, 2 * tp + fp + fn), np.nan),
-        "auc": auc,
-        "average_precision": average_precision,
+        "auc": _ratio(beaten, covid[:, -1] * other[:, -1]),
+        "average_precision": _ratio(precise, covid[:, -1]),
         "brier": weights @ (probability - label) ** 2 / total,
         "calibration_error": np.abs(weights @ gap).sum(axis=1) / total,
     }
@@ -166,20 +165,6 @@ def ranked(
     return covid, other
 
 
-def _weighted_rankings(
-    covid: NDArray[np.float64], other: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """AUC and average precision, each (R,), of what :func:`ranked` gave."""
-    covid_step = np.diff(covid, axis=1, prepend=0.0)
-    other_step = np.diff(other, axis=1, prepend=0.0)
-    # A NonCOVID slice is beaten by all COVID slices above it and by half of those it is tied with.
-    beaten = np.sum(other_step * (covid - 0.5 * covid_step), axis=1)
-    auc = _ratio(beaten, covid[:, -1] * other[:, -1])
-    precision = np.nan_to_num(_ratio(covid, covid + other))
-    average_precision = _ratio(np.sum(covid_step * precision, axis=1), covid[:, -1])
-    return auc, average_precision
-
-
 def check_predictions(label: NDArray[np.int8], probability: NDArray[np.float64]) -> None:
     """Raise what ``compute_metrics`` documents unless labels and probabilities can be measured."""
     if label.ndim != 1 or label.shape != probability.shape:
@@ -190,6 +175,12 @@ def check_predictions(label: NDArray[np.int8], probability: NDArray[np.float64])
         raise ValueError("labels must be 1 (COVID) or 0 (NonCOVID)")
     if not ((probability >= 0) & (probability <= 1)).all():  # also false for NaN
         raise ValueError("probabilities must lie within 0 and 1")
+
+
+def _bin_index(probability: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The bin of each probability, 0 to ``BINS - 1``; 1.0 belongs to the last bin."""
+    edges = np.arange(BINS + 1) / BINS
+    return np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, BINS - 1)
 
 
 @dataclass(frozen=True)
@@ -209,35 +200,25 @@ class ReliabilityBin:
     observed_high: float | None = None
 
 
-def _bin_index(probability: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The bin of each probability, 0 to ``BINS - 1``; 1.0 belongs to the last bin."""
-    edges = np.arange(BINS + 1) / BINS
-    return np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, BINS - 1)
-
-
 def reliability(label: NDArray[np.int8], probability: NDArray[np.float64]) -> tuple[ReliabilityBin, ...]:
     """Mean probability and observed share of COVID in each bin; arguments as of :func:`compute_metrics`."""
     index, bins = _bin_index(probability), []
     for number in range(BINS):
         inside = index == number
-        one = ReliabilityBin(number / BINS, (number + 1) / BINS, int(inside.sum()))
-        if one.count:
-            covid = int(label[inside].sum())
-            bounds = binomtest(covid, one.count).proportion_ci(0.95, "wilson")
-            mean = float(probability[inside].mean())
-            one = replace(
-                one, mean_probability=mean, observed=covid / one.count,
-                observed_low=float(bounds.low), observed_high=float(bounds.high),
-            )  # fmt: skip
-        bins.append(one)
+        edges, count, covid = (
+            (number / BINS, (number + 1) / BINS),
+            int(inside.sum()),
+            int(label[inside].sum()),
+        )
+        share: tuple[float, ...] = ()
+        if count:
+            wilson = binomtest(covid, count).proportion_ci(0.95, "wilson")
+            share = float(probability[inside].mean()), covid / count, float(wilson.low), float(wilson.high)
+        bins.append(ReliabilityBin(*edges, count, *share))
     return tuple(bins)
 
 
 def versions() -> dict[str, str]:
     """Versions of what computes the figures: this package, Python, and the packages that they depend on."""
-    packages = ("numpy", "scikit-learn", "opencv-python-headless")
-    return {
-        "groundglass": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
+    packages = {name: version(name) for name in ("numpy", "scikit-learn", "opencv-python-headless")}
+    return {"groundglass": __version__, "python": platform.python_version(), **packages}

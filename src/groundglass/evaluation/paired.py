@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +25,14 @@ ALPHA = 0.05
 _EQUAL = 1e-12
 
 
-@dataclass(frozen=True)
-class AucTest:
+class AucTest(NamedTuple):
     """DeLong's test: AUC of the first network less that of the second, and the two-sided p."""
 
     difference: float
     p: float
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """95 % interval and two-sided p of a difference; None where too few resamples define the measure."""
 
     low: float | None
@@ -45,7 +43,7 @@ class Difference:
 def delong(
     label: NDArray[np.int8], score: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """AUCs of K networks on the same slices and their covariance.
+    """AUCs of K networks on the same slices, shape (K,), and their covariance, shape (K, K).
 
     DeLong, DeLong and Clarke-Pearson (Biometrics 44:837, 1988) by the midranks of Sun and Xu (IEEE Signal
     Processing Letters 21:1389, 2014), which take N log N steps instead of a comparison of every pair.
@@ -53,9 +51,6 @@ def delong(
     Args:
         label: 1 for COVID and 0 for NonCOVID, shape (N,), at least two of each.
         score: logits or probabilities, higher for COVID, shape (K, N).
-
-    Returns:
-        AUCs, shape (K,), and their covariance, shape (K, K).
 
     Raises:
         ValueError: shapes do not fit, or a class has fewer than two slices.
@@ -77,12 +72,9 @@ def delong(
 def delong_test(
     label: NDArray[np.int8], first: NDArray[np.float64], second: NDArray[np.float64]
 ) -> AucTest | None:
-    """Test whether two AUCs on the same slices differ; None where a class has fewer than two slices.
+    """Test whether two networks' AUCs differ; None where a class has fewer than two slices.
 
-    Args:
-        label: 1 for COVID and 0 for NonCOVID, shape (N,).
-        first: scores of the first network, shape (N,).
-        second: scores of the second.
+    Arguments as of :func:`delong`, scores of one network each, shape (N,).
     """
     if min(np.sum(label == 1), np.sum(label == 0)) < 2:
         return None
@@ -95,34 +87,25 @@ def delong_test(
 
 
 def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> float:
-    """Two-sided mid-p of McNemar's test whether two networks are right equally often on the same slices.
+    """Two-sided mid-p of McNemar's test whether two networks are right on equally many of N slices, shape (N,) each.
 
     It is close to its level (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013).
-
-    Args:
-        first_right: which slices the first network called rightly, shape (N,).
-        second_right: the same of the second.
     """
-    first_only, second_only = (
-        int((first_right & ~second_right).sum()),
-        int((~first_right & second_right).sum()),
-    )
-    fewer, total = min(first_only, second_only), first_only + second_only
-    if total == 0:
-        return 1.0
+    alone = int((first_right & ~second_right).sum()), int((~first_right & second_right).sum())
+    fewer, total = min(alone), sum(alone)
     return min(1.0, 2 * float(binom.cdf(fewer, total, 0.5)) - float(binom.pmf(fewer, total, 0.5)))
 
 
 def paired_difference(first: NDArray[np.float64], second: NDArray[np.float64], patients: int) -> Difference:
-    """Interval and p-value of a difference from paired draws.
+    """Interval and p-value of the difference of a measure between two networks.
 
     The interval holds the middle 95 % of the differences. p is twice the smaller share of differences at or
     beyond 0 on either side, the observed sample counted among the resamples, so that it is never 0.
 
     Args:
-        first: a measure of the first network in every resample, shape (R,), NaN where undefined; see
-            :func:`groundglass.evaluation.bootstrap.resampled_metrics`.
-        second: the same of the second.
+        first: the measure in every resample, shape (R,), NaN where undefined; see
+            :meth:`groundglass.evaluation.bootstrap.Resampling.draws`.
+        second: the same of the second network, from the same resamples.
         patients: that were resampled; with fewer than two nothing can be said.
     """
     difference = first - second
@@ -136,14 +119,11 @@ def paired_difference(first: NDArray[np.float64], second: NDArray[np.float64], p
 
 
 def resamples_for(comparisons: int) -> int:
-    """Resamples with which a family of comparisons can show a difference.
+    """Resamples with which a family of so many comparisons can show a difference.
 
     The smallest p-value that R resamples can give is 2 / (R + 1), and Holm's correction multiplies it by the
     number of comparisons. It is kept at a tenth of ``ALPHA``, so that p-values near ``ALPHA`` are
     not decided by a handful of resamples.
-
-    Args:
-        comparisons: in the family.
     """
     return max(RESAMPLES, math.ceil(10 * 2 * comparisons / ALPHA))
 
@@ -152,10 +132,7 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
     """p-values corrected for their number (Holm, Scandinavian Journal of Statistics 6:65, 1979).
 
     Rejecting those at or below the level keeps the chance of any wrong rejection below it, whatever the
-    dependence between the tests.
-
-    Args:
-        p: of each test; None for one that could not be made, which counts for nothing.
+    dependence between the tests. None, a test that could not be made, counts for nothing.
     """
     made = sorted((value, index) for index, value in enumerate(p) if value is not None)
     corrected: list[float | None] = [None] * len(p)

@@ -1,22 +1,32 @@
-"""The slices of a data set that are evaluated, their fingerprint, and what they share with the training."""
+"""The slices of a data set that are evaluated, what they share with the training, and the log of evaluations.
+
+A test part says something only while nothing is chosen on it. Evaluating it again is not forbidden, but counted
+in a run's folder.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+import json
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.data.manifest import Label, Manifest, Record, content_hash
 from groundglass.data.splits import make_split
-from groundglass.errors import DataError, ImageError
-from groundglass.files import printable
+from groundglass.errors import DataError, ImageError, RunError
+from groundglass.files import printable, write_json
 
 ALL = "all"
 """Name of the part that holds every slice of a data set, whatever its split."""
+
+LOG = "evaluations.json"
 
 
 @dataclass(frozen=True)
@@ -60,9 +70,8 @@ class Part:
     @property
     def title(self) -> str:
         """The part in words, such as ``COVID-CT, test part (split official)``."""
-        return f"{self.data}, " + (
-            "all slices" if self.split is None else f"{self.name} part (split {self.split})"
-        )
+        which = "all slices" if self.split is None else f"{self.name} part (split {self.split})"
+        return f"{self.data}, {which}"
 
     def file(self, record: Record) -> str:
         """A record's path below the data set's folder, as text that can always be written as UTF-8."""
@@ -121,7 +130,7 @@ def part_warnings(
         trained: SHA-256 of the content of every training slice; empty where that is not known.
         trained_on: specification of the split that was trained on.
     """
-    trained, count = frozenset(trained), len(hashes)
+    known, trained, count = dict(zip(part.records, hashes, strict=True)), frozenset(trained), len(hashes)
     warnings = []
     if not trained:
         warnings.append(
@@ -138,7 +147,7 @@ def part_warnings(
             f"{seen} of {count} slices have the same content as a slice that the network was trained "
             "on: the figures are too good."
         )
-    patients = _trained_patients(manifest, part, hashes, trained)
+    patients = _trained_patients(manifest, known, trained) if trained else set()
     if shared := [record.patient_id for record in part.records if record.patient_id in patients]:
         warnings.append(
             f"{len(shared)} of {count} slices belong to {len(set(shared))} patients of whom the network was "
@@ -158,19 +167,67 @@ def part_warnings(
     return tuple(warnings)
 
 
-def _trained_patients(
-    manifest: Manifest, part: Part, hashes: Sequence[str], trained: frozenset[str]
-) -> set[str]:
+def _trained_patients(manifest: Manifest, known: dict[Record, str], trained: frozenset[str]) -> set[str]:
     """Known patients of the data set's slices that were trained on."""
-    known = dict(zip(part.records, hashes, strict=True))
     patients: set[str] = set()
-    for record in manifest.records if trained else ():
-        if not record.patient_known or record.patient_id in patients:
-            continue
-        try:
-            sha256 = known.get(record) or content_hash(record)
-        except ImageError:
-            continue  # It lies outside the part, and what cannot be read was not trained on.
-        if sha256 in trained:
-            patients.add(record.patient_id)
+    for record in manifest.records:
+        if record.patient_known and record.patient_id not in patients:
+            # What cannot be read lies outside the part and was not trained on.
+            with suppress(ImageError):
+                if (known.get(record) or content_hash(record)) in trained:
+                    patients.add(record.patient_id)
     return patients
+
+
+def record_evaluation(run: Path, part: Part, sha256: str, time: str, output: Path) -> int:
+    """Add an evaluation to the log in a run's folder.
+
+    Args:
+        run: folder of the run.
+        part: the slices that were evaluated.
+        sha256: fingerprint of their contents and labels.
+        time: when, ISO 8601 in UTC.
+        output: folder that gets the report.
+
+    Returns:
+        How often these very slices have been evaluated with this run, this time included.
+
+    Raises:
+        RunError: the log is damaged or cannot be written.
+    """
+    entry = {
+        "data": part.data, "split": part.split, "part": part.name, "slices": len(part.records),
+        "fingerprint": sha256, "time": time, "output": printable(output.absolute()),
+    }  # fmt: skip
+    path = run / LOG
+    try:
+        with _locked(run):
+            entries = [*_read_log(path), entry]
+            write_json(path, {"format": 1, "evaluations": entries})
+    except OSError as error:
+        advice = f"the evaluation cannot be recorded ({error}); make the run writable"
+        raise RunError(f"{path}: {advice}") from None
+    return sum(each["fingerprint"] == sha256 for each in entries)
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
+        return [{**each, "fingerprint": each["fingerprint"]} for each in entries]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path}: the evaluation log cannot be read ({error}); repair or remove it") from None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two evaluations that end at once must not lose each other's entry."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl  # noqa: PLC0415 - not there on Windows
+
+    with (folder / f".{LOG}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

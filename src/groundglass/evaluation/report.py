@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
@@ -18,7 +18,7 @@ from rich.table import Table
 from sklearn import metrics as sklearn
 
 from groundglass.data.manifest import read_record
-from groundglass.evaluation.bootstrap import Band, curve_bands
+from groundglass.evaluation.bootstrap import Band, Resampling
 from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun, metrics_document
 from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Estimate, reliability
 from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, CountedEstimate
@@ -36,6 +36,8 @@ from groundglass.reporting.html import (
     render,
 )
 from groundglass.reporting.overlay import Layers
+
+_Values = NDArray[np.float64]
 
 GALLERY = 6
 """Slices shown of each kind of error."""
@@ -56,22 +58,26 @@ def write_report(run: TrainedRun, evaluation: Evaluation, output: Path) -> None:
         evaluation: what came out.
         output: folder for the files, made where it is missing.
     """
-    write_text(output / "predictions.csv", predictions_csv(evaluation))
+    write_text(output / "predictions.csv", _csv(_predictions(evaluation)))
     write_text(output / "report.html", render(_build_report(run, evaluation)))
     write_json(output / "metrics.json", metrics_document(run, evaluation))
 
 
-def predictions_csv(evaluation: Evaluation) -> str:
-    """One line per slice: file, label, patient_id, source, split, probability, logit, prediction."""
-    text, part = io.StringIO(), evaluation.part
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "label", "patient_id", "source", "split", "probability", "logit", "prediction"])
+def _csv(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _predictions(evaluation: Evaluation) -> Iterator[Sequence[str]]:
+    """One row per slice."""
+    part = evaluation.part
+    yield ["file", "label", "patient_id", "source", "split", "probability", "logit", "prediction"]
     for index, record in enumerate(part.records):
         numbers = [f"{values[index]:.9g}" for values in (evaluation.probability, evaluation.logit)]
         whence = printable(record.patient_id), printable(record.source), record.split or ""
         label, called = _label(part.label[index] == 1), _label(evaluation.called[index])
-        writer.writerow([part.file(record), label, *whence, *numbers, called])
-    return text.getvalue()
+        yield [part.file(record), label, *whence, *numbers, called]
 
 
 def _label(covid: np.bool_) -> str:
@@ -83,7 +89,7 @@ def tables(evaluation: Evaluation) -> Iterator[Table]:
     measured, confusion = evaluation.measured, evaluation.confusion
     yield _table(
         f"{evaluation.part.title}: {len(evaluation.part.records)} slices of {measured.patients} patients",
-        measure_rows(evaluation),
+        _measure_rows(evaluation),
         f"COVID right {confusion.true_positive}, missed {confusion.false_negative}; "
         f"NonCOVID right {confusion.true_negative}, false alarms {confusion.false_positive}. "
         f"Intervals: bootstrap over patients, {measured.resamples} resamples. {_follows(evaluation)}",
@@ -120,7 +126,7 @@ def _in_words(estimate: Estimate) -> str:
     return f"{estimate.value:.3f}{bounds}".replace("-", "−")
 
 
-def measure_rows(evaluation: Evaluation) -> list[MeasureRow]:
+def _measure_rows(evaluation: Evaluation) -> list[MeasureRow]:
     """The measures in their order, with intervals and notes, and the AUC by patients after that by slices."""
     rows, resamples, baseline = [], evaluation.measured.resamples, evaluation.file_format
     for name, each in evaluation.measured.metrics.items():
@@ -195,7 +201,7 @@ def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[Meas
 
 def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
     part, measured, fit = evaluation.part, evaluation.measured, evaluation.applicability
-    rows = measure_rows(evaluation)
+    rows = _measure_rows(evaluation)
     covid = int(part.label.sum())
     return Report(
         title=f"{run.recipe.name} on {part.title}",
@@ -217,84 +223,80 @@ def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
         segmentation=_segmentation_rows(evaluation.segmentation),
         figures=[*_curves(evaluation), *_calls(evaluation), *_training(run)],
         gallery=list(_gallery(run, evaluation)),
-        facts=_facts(run, evaluation),
+        facts=list(_facts(run, evaluation)),
         command=evaluation.command,
     )
 
 
 def _panel(
-    name: str, title: str, figure: Figure, words: str, columns: Mapping[str, Sequence[Any]]
+    name: str, title: str, figure: Figure, words: str, columns: Mapping[str, Iterable[Any]]
 ) -> FigurePanel:
     """A figure, to be downloaded as SVG and its numbers as CSV."""
-    drawn, table = svg(figure), io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerows([list(columns), *zip_longest(*columns.values())])
-    files = {"svg": data_uri(drawn, "image/svg+xml"), "csv": data_uri(table.getvalue(), "text/csv")}
+    drawn, table = svg(figure), _csv([list(columns), *zip_longest(*columns.values())])
+    files = {"svg": data_uri(drawn, "image/svg+xml"), "csv": data_uri(table, "text/csv")}
     return FigurePanel(name, title, inline_svg(drawn, name), words, files)
 
 
 def _curves(evaluation: Evaluation) -> Iterator[FigurePanel]:
     """ROC and precision-recall, with bootstrap bands where patients can be resampled; nothing for one label."""
-    metrics, measured, part = evaluation.measured.metrics, evaluation.measured, evaluation.part
-    auc, average, recall, precision, specificity = (
-        metrics[name].value for name in ("auc", "average_precision", "recall", "precision", "specificity")
+    measured, label, probability = evaluation.measured, evaluation.part.label, evaluation.probability
+    value = {name: each.value for name, each in measured.metrics.items()}
+    auc, average, recall, specificity = (
+        value[name] for name in ("auc", "average_precision", "recall", "specificity")
     )
     if auc is None or average is None or recall is None or specificity is None:
         return
-    bands: tuple[Band, Band] | tuple[None, None] = (None, None)
+    bands: tuple[Band | None, Band | None] = (None, None)
     shaded = ""
-    if metrics["auc"].low is not None:
-        bands = curve_bands(
-            part.label, evaluation.probability, part.patient,
-            resamples=measured.resamples, seed=measured.seed,
-        )  # fmt: skip
+    if measured.metrics["auc"].low is not None:
+        bands = Resampling(evaluation.part.patient, measured.resamples, measured.seed).bands(
+            label, probability
+        )
         shaded = " Shaded: pointwise 95 % interval over patients."
-    chance, point = float(part.label.mean()), (1 - specificity, recall)
-    x, y, _ = sklearn.roc_curve(part.label, evaluation.probability, drop_intermediate=False)
-    words = (
+
+    def panel(
+        name: str, title: str, words: str, curve: tuple[_Values, _Values], legend: str,
+        chance: tuple[float, float], point: tuple[float, float] | None, names: tuple[str, str],
+    ) -> FigurePanel:  # fmt: skip
+        along, height = (axis.partition(" (")[0].lower() for axis in names)
+        columns, band = {along: curve[0], height: curve[1]}, bands[name != "roc"]
+        if band is not None:
+            columns |= dict(zip((f"{along} of the band", "low", "high"), band, strict=True))
+        figure = figures.curve_figure(curve, legend, chance, point, names, band)
+        return _panel(name, title, figure, words + shaded, columns)
+
+    x, y, _ = sklearn.roc_curve(label, probability, drop_intermediate=False)
+    yield panel(
+        "roc", "ROC curve",
         f"At the threshold {THRESHOLD:g} the network finds {recall:.1%} of the COVID slices and takes "
-        f"{1 - specificity:.1%} of the NonCOVID slices for COVID. Area under the curve {auc:.3f}.{shaded}"
-    )
-    names = "False positive rate (1 − specificity)", "True positive rate (recall)"
-    figure = figures.curve_figure((x, y), f"AUC {auc:.3f}", (0, 1), point, names, bands[0])
-    yield _panel("roc", "ROC curve", figure, words, _numbers((x, y), names, bands[0]))
-    y, x, _ = sklearn.precision_recall_curve(part.label, evaluation.probability)
-    names = "Recall (share of COVID slices found)", "Precision (share of COVID calls right)"
-    words = f"Average precision {average:.3f}; {chance:.1%} of the slices are COVID.{shaded}"
-    used = None if precision is None else (recall, precision)
-    legend, level = f"average precision {average:.3f}", (chance, chance)
-    figure = figures.curve_figure((x, y), legend, level, used, names, bands[1])
-    yield _panel("precision-recall", "Precision and recall", figure, words, _numbers((x, y), names, bands[1]))
-
-
-def _numbers(
-    curve: tuple[NDArray[np.float64], NDArray[np.float64]], names: tuple[str, str], band: Band | None
-) -> dict[str, Sequence[Any]]:
-    """Columns of a curve and of the band around it."""
-    along, height = (axis.partition(" (")[0].lower() for axis in names)
-    columns: dict[str, Sequence[Any]] = {along: list(curve[0]), height: list(curve[1])}
-    if band is not None:
-        columns |= dict(zip((f"{along} of the band", "low", "high"), map(list, band), strict=True))
-    return columns
+        f"{1 - specificity:.1%} of the NonCOVID slices for COVID. Area under the curve {auc:.3f}.",
+        (x, y), f"AUC {auc:.3f}", (0, 1), (1 - specificity, recall),
+        ("False positive rate (1 − specificity)", "True positive rate (recall)"),
+    )  # fmt: skip
+    chance, precision = float(label.mean()), value["precision"]
+    y, x, _ = sklearn.precision_recall_curve(label, probability)
+    yield panel(
+        "precision-recall", "Precision and recall",
+        f"Average precision {average:.3f}; {chance:.1%} of the slices are COVID.",
+        (x, y), f"average precision {average:.3f}", (chance, chance),
+        None if precision is None else (recall, precision),
+        ("Recall (share of COVID slices found)", "Precision (share of COVID calls right)"),
+    )  # fmt: skip
 
 
 def _calls(evaluation: Evaluation) -> Iterator[FigurePanel]:
-    """Confusion, probabilities by label, reliability."""
-    label, probability, confusion = evaluation.part.label, evaluation.probability, evaluation.confusion
-    right, missed = confusion.true_positive, confusion.false_negative
-    alarms, spared = confusion.false_positive, confusion.true_negative
-    bins = reliability(label, probability)
-    filled = [each for each in bins if each.count]
-    points = [
-        (each.mean_probability, each.observed, each.observed_low, each.observed_high) for each in filled
-    ]
+    """Reliability, confusion, probabilities by label."""
+    label, probability = evaluation.part.label, evaluation.probability
+    right, alarms, spared, missed = asdict(evaluation.confusion).values()
+    bins = [asdict(each) for each in reliability(label, probability)]
+    points = [tuple(each.values())[3:] for each in bins if each["count"]]
     error = evaluation.measured.metrics["calibration_error"].value or 0.0
-    counts = [each.count for each in bins]
-    columns = {name: [getattr(each, name) for each in bins] for name in asdict(bins[0])}
     yield _panel(
-        "reliability", "Reliability", figures.reliability_figure(points, counts),  # type: ignore[arg-type]
+        "reliability", "Reliability",
+        figures.reliability_figure(points, [each["count"] for each in bins]),
         f"Below the diagonal probabilities are too high, above too low. Expected calibration error {error:.3f} over "
-        f"{BINS} bins of equal width; below, slices per bin.", columns,
+        f"{BINS} bins of equal width; below, slices per bin.",
+        {name: [each[name] for each in bins] for name in bins[0]},
     )  # fmt: skip
     yield _panel(
         "confusion", "Confusion matrix", figures.confusion_figure([[right, missed], [alarms, spared]]),
@@ -306,7 +308,7 @@ def _calls(evaluation: Evaluation) -> Iterator[FigurePanel]:
         "histogram", "Probabilities by label",
         figures.histogram_figure(probability[label == 1], probability[label == 0], THRESHOLD),
         "Slices labelled COVID count upwards, NonCOVID downwards; those on the wrong side of the threshold are the "
-        "errors.", {"label": list(label), "probability": list(probability)},
+        "errors.", {"label": label, "probability": probability},
     )  # fmt: skip
 
 
@@ -357,21 +359,16 @@ def _items(run: TrainedRun, evaluation: Evaluation, indices: NDArray[np.intp]) -
     return items
 
 
-def _facts(run: TrainedRun, evaluation: Evaluation) -> list[tuple[str, str]]:
+def _facts(run: TrainedRun, evaluation: Evaluation) -> Iterator[tuple[str, str]]:
     document, times = metrics_document(run, evaluation), evaluation.times_evaluated
-    facts = [
-        (f"{section}: {name.replace('_', ' ')}", _words(value))
-        for section in ("run", "data")
-        for name, value in document[section].items()
-        if value not in (None, {}, "")
-    ]
+    for section in ("run", "data"):
+        for name, value in document[section].items():
+            if value not in (None, {}, ""):
+                yield f"{section}: {name.replace('_', ' ')}", _words(value)
     count = f"{'once' if times == 1 else f'{times} times'}, this time included"
-    return [
-        *facts,
-        ("these slices evaluated with this run", count),
-        ("evaluated", f"{evaluation.time} in {evaluation.seconds:.1f} s"),
-        ("versions", _words(document["versions"])),
-    ]
+    yield "these slices evaluated with this run", count
+    yield "evaluated", f"{evaluation.time} in {evaluation.seconds:.1f} s"
+    yield "versions", _words(document["versions"])
 
 
 def _words(value: Any) -> str:

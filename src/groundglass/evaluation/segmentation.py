@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from groundglass.data.manifest import Record, read_mask
-from groundglass.evaluation.bootstrap import RESAMPLES, figure_of, share_of
+from groundglass.evaluation.bootstrap import RESAMPLES, Resampling
 from groundglass.evaluation.metrics import Estimate
 
 Mask = NDArray[np.bool_]
@@ -39,8 +39,7 @@ none and are left out of its figures. "Without lesions" are slices whose lesion 
 """
 
 
-@dataclass(frozen=True)
-class Masks:
+class Masks(NamedTuple):
     """The masks of one slice, shape (H, W) each, None where they are not known."""
 
     lungs: Mask | None
@@ -94,17 +93,16 @@ class Segmentation:
         """
         row = _Row(np.nan if true.lungs is None else _dice(true.lungs, lungs))
         if true.lesions is not None:
-            lesion, inside = _size(true.lesions), _size(true.lesions & lungs)
-            row = row._replace(lesion=lesion, lesion_in_lungs=inside)
-        if true.lesions is not None and true.lungs is not None:
-            row = row._replace(true_opacity=_opacity(true.lesions, true.lungs))
-        if true.lesions is not None and lesions is not None and lesion_map is not None:
-            row = row._replace(
-                predicted=_size(lesions),
-                overlap=_size(lesions & true.lesions),
-                pointed=_points_at(true.lesions, lungs, lesion_map),
-                opacity=_opacity(lesions, lungs),
-            )
+            row = row._replace(lesion=_size(true.lesions), lesion_in_lungs=_size(true.lesions & lungs))
+            if true.lungs is not None:
+                row = row._replace(true_opacity=_opacity(true.lesions, true.lungs))
+            if lesions is not None and lesion_map is not None:
+                row = row._replace(
+                    predicted=_size(lesions),
+                    overlap=_size(lesions & true.lesions),
+                    pointed=_points_at(true.lesions, lungs, lesion_map),
+                    opacity=_opacity(lesions, lungs),
+                )
         self._rows.append(row)
         self._patients.append(patient)
 
@@ -115,31 +113,29 @@ class Segmentation:
         """
         if not self._rows:
             return {}
-        table = np.array(self._rows, np.float64).reshape(-1, len(_Row._fields))
-        column = dict(zip(_Row._fields, table.T, strict=True))
-        patient = np.array(self._patients, np.str_)
+        column = dict(zip(_Row._fields, np.array(self._rows, np.float64).T, strict=True))
+        patients = Resampling(np.array(self._patients, np.str_), resamples, seed)
         lesion, true, opacity = column["lesion"], column["true_opacity"], column["opacity"]
         overlap, both = 2 * column["overlap"], column["predicted"] + lesion
+        every, ill, clear = np.full(len(lesion), True), lesion > 0, lesion == 0
 
         def figure(
-            statistic: Statistic, *values: NDArray[np.float64], among: NDArray[np.bool_]
+            of: Statistic | None, *values: NDArray[np.float64], among: NDArray[np.bool_] = every
         ) -> CountedEstimate:
-            chosen = among & np.isfinite(values).all(axis=0)
-            stacked = np.stack(values, axis=1)[chosen]
-            estimate = figure_of(statistic, stacked, patient[chosen], resamples=resamples, seed=seed)
+            stacked = np.stack(values, axis=1)
+            chosen = np.isfinite(stacked).all(axis=1) & among
+            stacked, own = stacked[chosen], patients.among(chosen)
+            estimate = own.figure(of, stacked) if of else own.share(stacked[:, 0] > 0)
             return CountedEstimate(estimate, len(stacked))
 
-        every, ill, clear = np.full(len(table), True), lesion > 0, lesion == 0
-        pointed = ill & np.isfinite(column["pointed"])
-        points = share_of(column["pointed"][pointed] > 0, patient[pointed], resamples=resamples, seed=seed)
         return {
-            "lung_dice": figure(np.mean, column["lung_dice"], among=every),
+            "lung_dice": figure(np.mean, column["lung_dice"]),
             "lesion_dice": figure(np.mean, overlap / np.maximum(both, 1), among=ill),
-            "lesion_dice_pooled": figure(_ratio, overlap, both, among=every),
-            "pointing": CountedEstimate(points, int(pointed.sum())),
+            "lesion_dice_pooled": figure(_ratio, overlap, both),
+            "pointing": figure(None, column["pointed"], among=ill),
             "lesion_in_lungs": figure(_ratio, column["lesion_in_lungs"], lesion, among=ill),
-            "opacity_spearman": figure(_spearman, true, opacity, among=every),
-            "opacity_error": figure(np.mean, np.abs(true - opacity), among=every),
+            "opacity_spearman": figure(_spearman, true, opacity),
+            "opacity_error": figure(np.mean, np.abs(true - opacity)),
             "clear_opacity_median": figure(np.median, opacity, among=clear),
             "clear_opacity_95": figure(lambda values: float(np.percentile(values, 95)), opacity, among=clear),
         }

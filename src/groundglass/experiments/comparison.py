@@ -5,23 +5,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import DataError
-from groundglass.evaluation.bootstrap import RESAMPLES, Draws, resampled_metrics, with_interval
+from groundglass.evaluation.bootstrap import RESAMPLES, Draws, Resampling, with_interval
 from groundglass.evaluation.metrics import THRESHOLD, Estimate, compute_metrics
-from groundglass.evaluation.paired import (
-    ALPHA,
-    delong_test,
-    holm,
-    mcnemar,
-    paired_difference,
-    resamples_for,
-)
+from groundglass.evaluation.paired import ALPHA, delong_test, holm, mcnemar, paired_difference, resamples_for
 from groundglass.experiments.results import Predictions, RunResult, flat
 
 TESTED = ("auc", "accuracy")
@@ -58,9 +51,13 @@ class Row:
     """One row of a table: its runs, and by seed the predictions of one part, all folds together, by file."""
 
     name: str
-    title: str
-    results: tuple[RunResult, ...]
+    results: Sequence[RunResult]
     predictions: Mapping[int, Predictions]
+
+    @property
+    def title(self) -> str:
+        """What a table calls it."""
+        return self.results[0].identity.title
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -128,7 +125,7 @@ class PairedRows:
     """
 
     def __init__(self, results: Iterable[RunResult], part: str) -> None:
-        self.part = part
+        self.part, self._draws = part, cache(self._resampled)
         self.incomplete: dict[str, str] = {}
         evaluated = [result for result in results if part in result.predictions]
         self.folds = {result.identity.fold for result in evaluated}
@@ -145,7 +142,6 @@ class PairedRows:
                         f"{row.results[0].path}: seed {seed} was evaluated on other slices than {other}; only the same "
                         "slices can be compared"
                     )
-        self._drawn: dict[tuple[str, tuple[int, ...], int], Draws] = {}
 
     @cached_property
     def slices(self) -> Predictions:
@@ -153,10 +149,10 @@ class PairedRows:
         row = next(iter(self.rows.values()))
         return row.predictions[row.seeds[0]]
 
-    @property
+    @cached_property
     def patients(self) -> int:
         """Patients of the slices."""
-        return len(np.unique(self.slices.patient))
+        return Resampling(self.slices.patient).count
 
     def summary(self, name: str) -> dict[str, MeanSD]:
         """Every measure of a row over its seeds, by the measure's key."""
@@ -179,12 +175,10 @@ class PairedRows:
         resamples = resamples_for(len(tested))
         compared = [self._compare(*pair, seeds, resamples) for pair, seeds in tested.items()]
         corrected = {measure: holm([each.measures[measure].p for each in compared]) for measure in TESTED}
-        return [
-            replace(
-                each, measures={m: replace(t, p_corrected=corrected[m][i]) for m, t in each.measures.items()}
-            )
-            for i, each in enumerate(compared)
-        ]
+        for number, each in enumerate(compared):
+            tests = {m: replace(test, p_corrected=corrected[m][number]) for m, test in each.measures.items()}
+            compared[number] = replace(each, measures=tests)
+        return compared
 
     def _row(self, name: str, results: Sequence[RunResult]) -> Row:
         first = dict(flat(results[0].recipe))
@@ -199,30 +193,22 @@ class PairedRows:
                 self.incomplete[f"{name}, seed {seed}"] = f"{len(runs)} of {len(self.folds)} folds"
             else:
                 predictions[seed] = _pooled([run.predictions[self.part] for run in runs], runs[0])
-        return Row(name, results[0].identity.title, tuple(results), predictions)
+        return Row(name, results, predictions)
 
-    def _draws(self, name: str, seeds: tuple[int, ...], resamples: int) -> Draws:
+    def _resampled(self, name: str, seeds: tuple[int, ...], resamples: int) -> Draws:
         """Every measure in every resample of the patients, the same resamples for all rows."""
-        key = (name, seeds, resamples)
-        if key not in self._drawn:
-            label, patient = self.slices.label, self.slices.patient
-            probability = self.rows[name].probability(seeds)
-            self._drawn[key] = resampled_metrics(label, probability, patient, resamples=resamples)
-        return self._drawn[key]
+        probability = self.rows[name].probability(seeds)
+        return Resampling(self.slices.patient, resamples).draws(self.slices.label, probability)
 
     def _compare(self, first: str, second: str, seeds: tuple[int, ...], resamples: int) -> Comparison:
-        label = self.slices.label
-        one, other = self.rows[first].probability(seeds), self.rows[second].probability(seeds)
-        auc = delong_test(label, one, other)
+        label, measures = self.slices.label, {}
+        one, other = (self.rows[name].probability(seeds) for name in (first, second))
         right = [(probability >= THRESHOLD) == (label == 1) for probability in (one, other)]
-        over_slices = {
-            "auc": (auc.difference, auc.p) if auc else (None, None),
-            "accuracy": (float(right[0].mean() - right[1].mean()), mcnemar(*right)),
-        }
-        draws = [self._draws(name, seeds, resamples) for name in (first, second)]
-        measures = {}
+        accuracy = float(right[0].mean() - right[1].mean()), mcnemar(*right)
+        over_slices = {"auc": delong_test(label, one, other) or (None, None), "accuracy": accuracy}
         for measure, (difference, p) in over_slices.items():
-            bounds = paired_difference(draws[0][measure], draws[1][measure], self.patients)
+            draws, others = (self._draws(name, seeds, resamples)[measure] for name in (first, second))
+            bounds = paired_difference(draws, others, self.patients)
             measures[measure] = MeasureTest(difference, bounds.low, bounds.high, p, bounds.p)
         return Comparison(first, second, seeds, resamples, measures)
 

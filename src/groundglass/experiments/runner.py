@@ -45,7 +45,7 @@ class ExperimentPaths:
 
     ``lesion_free`` is a folder of slices for lesion synthesis, ``threads`` 0 for one per core, ``accelerator``
     ``cpu``, ``gpu`` or ``auto``; all runs share the ``cache`` of cropped slices; ``lungs`` is the model of the lung
-    fields, None for the shipped one.
+    fields, None for the shipped one; ``map_label`` names labels as for :func:`groundglass.data.load.load_pool`.
     """
 
     data: tuple[Path, ...]
@@ -57,6 +57,7 @@ class ExperimentPaths:
     cache: Path | None = None
     lungs: Path | None = None
     progress: bool = True
+    map_label: tuple[str, ...] = ()
 
     def result(self, task: Task) -> Path:
         """Where a task's result is written."""
@@ -133,7 +134,7 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
     Raises:
         GroundglassError: as :func:`check`; the data cannot be read or do not fit.
     """
-    manifest = load_pool(paths.data)
+    manifest = load_pool(paths.data, paths.map_label)
     check(tasks, paths, manifest)
     why_missing = cache(_why_missing)
     failed: list[str] = []
@@ -202,6 +203,7 @@ def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
         cache=paths.cache,
         lungs=paths.lungs,
         progress=paths.progress,
+        map_label=paths.map_label,
     )
     run = trained(job)
     kept = manifest.without(task.recipe.sampling.leave_out)

@@ -25,28 +25,22 @@ _MEMORY = 4 * 2**30
 
 @dataclass(frozen=True)
 class FrameLayout:
-    """What is known of a compressed frame.
+    """What is known of a compressed frame."""
 
-    ``transfer_syntax`` is its UID, ``bits_allocated`` 8, 16 or 32, ``bits_stored`` at most that; ``signed`` samples
-    are two's complement.
-    """
-
-    transfer_syntax: str
+    transfer_syntax: str  # UID
     rows: int
     columns: int
     samples: int
-    bits_allocated: int
+    bits_allocated: int  # 8, 16 or 32
     bits_stored: int
-    signed: bool
+    signed: bool  # two's complement
 
 
 class FrameDecoder:
     """Decodes frames in a child process that starts with the first one and ends with the ``with`` block.
 
-    A frame that kills the child costs a ``ValueError``; the next frame gets a new child. Not thread-safe.
-
-    Args:
-        timeout: seconds that one frame may take.
+    A frame that kills the child, or takes more seconds than ``timeout``, costs a ``ValueError``; the next frame gets
+    a new child. Not thread-safe.
     """
 
     def __init__(self, timeout: float = 60.0) -> None:

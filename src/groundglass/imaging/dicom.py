@@ -21,7 +21,7 @@ from groundglass.files import one_line
 from groundglass.imaging.compressed import FrameDecoder, FrameLayout
 from groundglass.imaging.raster import COLOURED_SHARE, coloured_share
 from groundglass.imaging.slice import CTSlice, Grey, Hounsfield, Origin, Patient, VoxelGrid, is_uid
-from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, guard, guarded
+from groundglass.imaging.source import Limits, Source, guard
 from groundglass.imaging.window import AIR, LUNG, SURELY_HOUNSFIELD, Window, as_hounsfield, extent, find_scale
 
 if TYPE_CHECKING:
@@ -46,14 +46,10 @@ _PLACE = (
 )
 _Value = TypeVar("_Value")
 _LONGEST_TEXT = 324  # of a Person Name: five components of 64 characters, and the carets between them
-_EVEN = 0.01
-"""Most mm by which a step between two frames of an even stack may differ from their mean."""
-_ALIKE = 0.05
-"""Most by which two normals may differ along an axis and still be those of one stack."""
+_EVEN = 0.01  # mm by which a step between two frames of an even stack may differ from their mean
+_ALIKE = 0.05  # by which two normals may differ along an axis and still be those of one stack
 _MODALITIES = frozenset({"CT", "OT", "SC", ""})
-_CT_CLASSES = frozenset(
-    f"1.2.840.10008.5.1.4.1.1.2{more}" for more in ("", ".1", ".2")
-)  # enhanced, converted
+_CT_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.2{end}" for end in ("", ".1", ".2"))  # enhanced, converted
 _HOUNSFIELD = frozenset({"HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT"})
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -61,19 +57,12 @@ _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a slice lies; None where the file does not say, or says what cannot be.
+    """Where a slice lies; None where the file does not say, or says what cannot be."""
 
-    Attributes:
-        series: what its series is known by; empty for a file that belongs to none.
-        number: Instance Number, 0 where unknown; of a frame its index.
-        position: of the first pixel's centre, in mm.
-        orientation: direction cosines of rows, then columns.
-    """
-
-    series: str
-    number: int
-    position: tuple[float, ...] | None
-    orientation: tuple[float, ...] | None
+    series: str  # what its series is known by; empty for a file that belongs to none
+    number: int  # Instance Number, 0 where unknown; of a frame its index
+    position: tuple[float, ...] | None  # of the first pixel's centre, in mm
+    orientation: tuple[float, ...] | None  # direction cosines of rows, then columns
 
 
 @dataclass(frozen=True)
@@ -114,38 +103,39 @@ def stack_order(places: Sequence[Place]) -> list[int]:
     return sorted(range(len(places)), key=lambda index: (stacks[index], heights[index], places[index].number))
 
 
-@guarded("DICOM")
-def read_dicom(source: Source, decoder: FrameDecoder, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlice]:
+def read_dicom(source: Source, decoder: FrameDecoder, limits: Limits) -> Iterator[CTSlice]:
     """Every frame of a DICOM file, those of a multi-frame file sorted along the slice normal.
 
     Stored values of a CT image are rescaled to Hounsfield units and shown in the lung window, whatever window the
     header asks for. Values of another unit, or of none (a secondary capture), are shown in their own first window.
-
-    Raises:
-        ImageError: damaged, no pixel data, in colour, not a CT, or larger than ``limits`` allow.
+    A file that is damaged, without pixel data, in colour, not of a CT or too large raises an error, any but an
+    ``ImageError`` for the caller to guard.
     """
     dataset = open_dataset(source, limits)
     _check(dataset, source.name, limits)
     frames = _frames(dataset, limits)
     grid = _grid(frames, int(dataset.Columns), int(dataset.Rows))
     for frame in frames:
-        ct_slice = _slice(dataset, frame, _stored(dataset, frame.number, decoder), source.name)
+        origin = _origin(dataset, frame, source.name)
         if len(frames) > 1:
-            origin = replace(ct_slice.origin, frame=frame.number, grid=grid)
-            ct_slice = replace(ct_slice, origin=origin)
-        yield ct_slice
+            origin = replace(origin, frame=frame.number, grid=grid)
+        yield _slice(dataset, frame, _stored(dataset, frame.number, decoder), origin)
 
 
-def place_in_series(source: Source, limits: Limits = DEFAULT_LIMITS) -> Place | None:
+def place_in_series(source: Source, limits: Limits) -> Place | None:
     """A DICOM file's place from its header alone, or None where it is a directory, a report or the like.
 
     Raises:
         ImageError: damaged, or an image without rows.
     """
+    from pydicom.uid import UID  # noqa: PLC0415 - slow to import
+
     with guard(source.name, "DICOM"):
         dataset = open_dataset(source, limits, _PLACE)
         if "Rows" not in dataset:
-            if _should_be_image(dataset):
+            kind = _kind(dataset)
+            lost = not kind and getattr(dataset, "preamble", None) is not None
+            if lost or "Image Storage" in UID(kind).name:
                 raise ImageError(source.name, "a DICOM file without an image; it may be truncated")
             return None
         first = _frames(dataset, limits)[0]
@@ -153,14 +143,6 @@ def place_in_series(source: Source, limits: Limits = DEFAULT_LIMITS) -> Place | 
         folder = "" if is_uid(first.series) else source.name.rpartition("/")[0]
         series = f"{_text(dataset, 'StudyInstanceUID')} {first.series} {stack} {folder}" if stack else ""
         return Place(series, _instance_number(dataset) or 0, first.position, first.orientation)
-
-
-def _should_be_image(dataset: Dataset) -> bool:
-    """Whether a DICOM file that holds no image should hold one: its class says so, or is lost."""
-    from pydicom.uid import UID  # noqa: PLC0415 - slow to import
-
-    kind = _kind(dataset)
-    return "Image Storage" in UID(kind).name if kind else getattr(dataset, "preamble", None) is not None
 
 
 def _kind(dataset: Dataset) -> str:
@@ -174,11 +156,12 @@ def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = No
     from pydicom.dataset import FileMetaDataset  # noqa: PLC0415 - slow to import
 
     source.check_size(limits)
-    deflated = _is_deflated(source.head())
-    if deflated:
-        _check_deflated(source.read(limits), limits)
-    whole = deflated or tags is None
-    with io.BytesIO(source.read(limits)) if whole else source.open() as stream:
+    head = source.head()
+    deflated = head[128:132] == b"DICM" and _DEFLATED.encode() in head
+    content = source.read(limits) if deflated or tags is None else None
+    if deflated and content:
+        _check_deflated(content, limits)
+    with source.open() if content is None else io.BytesIO(content) as stream:
         dataset = dcmread(stream, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
     if not hasattr(dataset, "file_meta") or "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
@@ -186,10 +169,6 @@ def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = No
         explicit = _EXPLICIT if little else _EXPLICIT_BIG_ENDIAN
         dataset.file_meta.TransferSyntaxUID = _IMPLICIT if implicit else explicit
     return dataset
-
-
-def _is_deflated(head: bytes) -> bool:
-    return head[128:132] == b"DICM" and _DEFLATED.encode() in head[:4096]
 
 
 def _check_deflated(content: bytes, limits: Limits) -> None:
@@ -219,9 +198,7 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
     if syntax not in _PLAIN | _CODED:
         reason = f"its compression ({one_line(syntax.name, 80)}) is not supported"
         raise ImageError(name, f"{reason}; store it uncompressed, in JPEG, JPEG-LS, JPEG 2000 or RLE")
-    rows, columns, samples = (
-        int(_number(dataset, key) or 0) for key in ("Rows", "Columns", "SamplesPerPixel")
-    )
+    rows, columns, samples = (int(_number(dataset, k) or 0) for k in ("Rows", "Columns", "SamplesPerPixel"))
     if rows < 1 or columns < 1:
         raise ImageError(name, f"an image of {columns} x {rows} pixels")
     if rows * columns > limits.pixels:
@@ -246,10 +223,8 @@ def _frames(dataset: Dataset, limits: Limits) -> list[_Frame]:
         raise ValueError(f"{count:,} frames, 1 to {limits.frames:,} can be read")
     shared = _first(dataset, "SharedFunctionalGroupsSequence")
     by_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    frames = [
-        _frame(index, [by_frame[index] if index < len(by_frame) else None, shared], dataset)
-        for index in range(count)
-    ]
+    own = [[by_frame[index]] if index < len(by_frame) else [] for index in range(count)]
+    frames = [_frame(index, [*groups, shared], dataset) for index, groups in enumerate(own)]
     if any(frame.position is None for frame in frames):
         return frames
     return [frames[index] for index in stack_order(frames)]
@@ -384,8 +359,8 @@ def _grid(frames: Sequence[_Frame], columns: int, rows: int) -> VoxelGrid | None
     return VoxelGrid((columns, rows, len(frames)), tuple(map(tuple, affine.tolist())), frames=order)
 
 
-def _slice(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], name: str) -> CTSlice:
-    origin = Origin(
+def _origin(dataset: Dataset, frame: _Frame, name: str) -> Origin:
+    return Origin(
         file=name,
         file_format="DICOM",
         mode=str(dataset.PhotometricInterpretation),
@@ -401,12 +376,15 @@ def _slice(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], name: s
         description=_text(dataset, "SeriesDescription"),
         patient=Patient(*(_text(dataset, keyword) for keyword in _IDENTIFIERS)),
     )
+
+
+def _slice(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         from pydicom.pixels import apply_color_lut  # noqa: PLC0415 - slow to import
 
         stored = apply_color_lut(stored, dataset)
     if stored.ndim == 3:
-        return CTSlice(_grey(stored, name, dataset), origin)
+        return CTSlice(_grey(stored, origin.file, dataset), origin)
     if _is_hounsfield(dataset, frame, stored):
         hounsfield = _hounsfield(dataset, frame.slope or 1.0, frame.intercept, stored)
         return CTSlice(LUNG.apply(hounsfield), origin, hounsfield)

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.slice import CTSlice, Grey, Origin
-from groundglass.imaging.source import DEFAULT_LIMITS, FileFormat, Limits, Source, guarded, identify
+from groundglass.imaging.source import FileFormat, Limits, Source, identify
 from groundglass.imaging.window import Scale, find_scale
 
 COLOURED = 32
@@ -40,20 +40,23 @@ _CHANNELS = 8
 _QUIET = logging.NullHandler()  # tifffile logs what it notices; without any handler Python would print that
 
 
-@guarded("picture")
-def read_raster(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlice]:
-    """Every page of a picture file as a slice; only TIFF has more than one.
-
-    Transparent pixels lie on black. What deeper pixels than of 8 bits mean, `find_scale` finds out.
-
-    Raises:
-        ImageError: damaged, larger than ``limits`` allow, a colour photograph, or numbers of no known scale.
-    """
+def read_raster(source: Source, limits: Limits) -> Iterator[CTSlice]:
+    """Every page of a picture file as a slice, see :func:`decode_raster`."""
     yield from decode_raster(source.read(limits), source.name, limits)
 
 
 def decode_raster(content: bytes, name: str, limits: Limits, scale: Scale | None = None) -> Iterator[CTSlice]:
-    """As ``read_raster``, from bytes, not guarded against a decoder's exceptions; ``scale``, where it is known."""
+    """Every page of a picture file as a slice; only TIFF has more than one. Transparent pixels lie on black.
+
+    An error where it is damaged, too large, a colour photograph, or holds numbers of no known scale; any but an
+    ``ImageError`` is for the caller to guard.
+
+    Args:
+        content: of the file.
+        name: of the file, as messages should call it.
+        limits: what it may ask for.
+        scale: what pixels deeper than 8 bits mean, where it is known; `find_scale` finds it out.
+    """
     if identify(content[:4]) is FileFormat.TIFF:
         yield from _tiff(content, name, limits, scale)
         return
@@ -109,12 +112,12 @@ def _tiff(content: bytes, name: str, limits: Limits, scale: Scale | None) -> Ite
         # ImageJ's calibration, where it is a straight line; this is how it keeps the sign of 16 bits.
         line = (float(about["c1"]), float(about["c0"])) if about.get("cf") == 0 else (1.0, 0.0)
         for index in range(count):
-            page = pages[index] if planes <= len(pages) else pages[0]
+            stacked = planes > len(pages)
+            page = pages[0 if stacked else index]
             _check_page(page, name, limits)
-            values = (
-                _plane(content, page, planes, index) if planes > len(pages) else page.asarray(maxworkers=1)
-            )
-            yield _tiff_slice(page, values, name, index if count > 1 else None, line, scale)
+            values = _plane(content, page, planes, index) if stacked else page.asarray(maxworkers=1)
+            origin = Origin(name, "TIFF", frame=index if count > 1 else None)
+            yield _tiff_slice(page, values, origin, line, scale)
 
 
 def _check_page(page: Any, name: str, limits: Limits) -> None:
@@ -139,14 +142,9 @@ def _plane(content: bytes, page: Any, planes: int, index: int) -> NDArray[Any]:
 
 
 def _tiff_slice(
-    page: Any,
-    values: NDArray[Any],
-    name: str,
-    frame: int | None,
-    line: tuple[float, float],
-    scale: Scale | None,
+    page: Any, values: NDArray[Any], origin: Origin, line: tuple[float, float], scale: Scale | None
 ) -> CTSlice:
-    bits, photometric = page.bitspersample, int(page.photometric)
+    bits, photometric, name = page.bitspersample, int(page.photometric), origin.file
     if page.samplesperpixel > 1 and page.planarconfig == 2:
         values = np.moveaxis(values, 0, -1)
     if photometric == _PALETTE:
@@ -163,14 +161,14 @@ def _tiff_slice(
             grey = ~grey if grey.dtype.kind in "bi" else (full - grey).astype(grey.dtype)
         if grey.dtype not in {np.dtype(np.uint8), np.dtype(np.bool_)}:
             mode = {"f": "F", "i": "I"}.get(grey.dtype.kind, "I;16" if grey.itemsize == 2 else "I")
-            return _deep(grey, Origin(name, "TIFF", mode, frame), scale, *line)
+            return _deep(grey, replace(origin, mode=mode), scale, *line)
         grey = np.asarray(grey * (255 // full), np.uint8)
         values = np.dstack([grey, values[..., 1]]) if 2 in page.extrasamples else grey
     else:
         values = _rgb(page, values, name)
     image = Image.fromarray(np.ascontiguousarray(values))
     mode = "P" if photometric == _PALETTE else "1" if bits == 1 else image.mode
-    return CTSlice(_grey(image, name), Origin(name, "TIFF", mode, frame))
+    return CTSlice(_grey(image, name), replace(origin, mode=mode))
 
 
 def _rgb(page: Any, values: NDArray[Any], name: str) -> NDArray[np.uint8]:

@@ -18,17 +18,17 @@ from groundglass.imaging.source import (
     DEFAULT_LIMITS,
     RASTER,
     FileFormat,
-    FileSource,
     Limits,
-    MemorySource,
     OnError,
     Source,
     ZipSource,
     directories_below,
+    guard_each,
     identify,
     natural_key,
     open_archive,
     open_source,
+    raise_error,
 )
 from groundglass.imaging.volume import header_of, is_gzipped_nifti, read_itk, read_nifti
 
@@ -97,12 +97,20 @@ def read_slices(
     Raises:
         ImageError: naming the file at fault, or ``path`` where nothing in it is an image.
     """
-    report = on_error or _raise
+    report = on_error or raise_error
     with ExitStack() as stack:
         decoder = decoder or stack.enter_context(FrameDecoder())
         for source, file_format in images_within(path, limits, report, skip):
             with _reported(report):
                 yield from _decode(source, file_format, decoder, limits)
+
+
+def read_slice(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> CTSlice:
+    """The one slice of a file or archive member; ``ImageError`` where it cannot be read or holds several."""
+    slices = list(islice(read_slices(path, limits), 2))
+    if len(slices) != 1:
+        raise ImageError(path, "holds several slices where one is wanted")
+    return slices[0]
 
 
 def images_within(
@@ -112,20 +120,14 @@ def images_within(
     skip: Skip | None = None,
 ) -> Iterator[Image]:
     """As :func:`list_images`, but images in zip archives one by one; each can be read until the next is asked for."""
-    report = on_error or _raise
+    report = on_error or raise_error
     for source, file_format in list_images(path, limits, report, skip):
         if file_format is not FileFormat.ZIP:
             yield source, file_format
             continue
-        with _reported(report):
-            noted = _Noted(report)
-            archive = (
-                source.path
-                if isinstance(source, FileSource)
-                else MemorySource(source.name, source.read(limits))
-            )
-            with open_archive(archive, limits, noted) as members:
-                yield from _images(Path(source.name), [members], limits, noted, skip)
+        finder = _Finder(limits, report, skip)
+        with _reported(report), open_archive(source, limits, finder.report) as members:
+            yield from finder.images(source.name, [members])
 
 
 def list_images(
@@ -140,21 +142,13 @@ def list_images(
     before its sub-directories, both in natural order; a directory's DICOM files come after its other images,
     series by series, sorted along the slice normal. So memory holds the names of one directory and the places
     of its DICOM files, of which only the headers are read. Files that are no images, and do not claim to be by
-    their suffix, are left out, and so is junk, see :func:`groundglass.imaging.source.is_junk`.
-
-    Args:
-        path: a file, folder, or member of an archive.
-        limits: what a single input may ask for.
-        on_error: as in :func:`read_slices`.
-        skip: as in :func:`read_slices`.
-
-    Raises:
-        ImageError: as in :func:`read_slices`.
+    their suffix, are left out, and so is junk, see :func:`groundglass.imaging.source.is_junk`. Arguments and errors
+    are those of :func:`read_slices`.
     """
-    report = on_error or _raise
+    report = on_error or raise_error
     if not isinstance(path, Source) and os.path.isdir(path):
-        noted = _Noted(report)
-        yield from _images(Path(path), directories_below(Path(path), noted), limits, noted, skip)
+        finder = _Finder(limits, report, skip)
+        yield from finder.images(path, directories_below(Path(path), finder.report))
         return
     with (
         _reported(report),
@@ -162,22 +156,6 @@ def list_images(
     ):
         if skip is None or not skip(source.name):
             yield source, _format_of(source)
-
-
-def read_slice(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> CTSlice:
-    """The one slice of a file or of an archive's member.
-
-    Raises:
-        ImageError: it cannot be read, or holds more than one slice.
-    """
-    slices = list(islice(read_slices(path, limits), 2))
-    if len(slices) != 1:
-        raise ImageError(path, "holds several slices where one is wanted")
-    return slices[0]
-
-
-def _raise(error: ImageError) -> None:
-    raise error
 
 
 @contextmanager
@@ -189,113 +167,85 @@ def _reported(report: OnError) -> Iterator[None]:
         report(error)
 
 
-class _Noted:
-    """Reports errors and notes whether there was anything that could have been an image."""
+class _Finder:
+    """Finds the images among files, and notes whether there was anything that could have been one."""
 
-    def __init__(self, report: OnError) -> None:
-        self.report, self.anything = report, False
+    def __init__(self, limits: Limits, on_error: OnError, skip: Skip | None) -> None:
+        self._limits, self._on_error, self._skip, self._anything = limits, on_error, skip, False
 
-    def __call__(self, error: ImageError) -> None:
-        self.anything = True
-        self.report(error)
+    def report(self, error: ImageError) -> None:
+        self._anything = True
+        self._on_error(error)
 
+    def images(self, path: str | PathLike[str], groups: Iterable[Iterable[Source]]) -> Iterator[Image]:
+        """The images of each group; an error where there is neither one, nor a file that is left out or fails."""
+        for group in groups:
+            for image in self._in_order(group):
+                self._anything = True
+                yield image
+        if not self._anything:
+            self.report(ImageError(path, f"holds no image; looked for {_KNOWN}"))
 
-def _images(
-    path: Path, groups: Iterable[Iterable[Source]], limits: Limits, noted: _Noted, skip: Skip | None
-) -> Iterator[Image]:
-    """The images of each group; an error where there is neither one, nor a file that is left out or fails."""
-    for group in groups:
-        for image in _in_order(_identified(group, noted, skip), limits, noted):
-            noted.anything = True
-            yield image
-    if not noted.anything:
-        noted.report(ImageError(path, f"holds no image; looked for {_KNOWN}"))
-
-
-def _identified(sources: Iterable[Source], noted: _Noted, skip: Skip | None) -> Iterator[Image]:
-    for source in sources:
-        if skip is not None and skip(source.name):
-            noted.anything = True
-            continue
-        try:
-            yield source, _format_of(source)
-        except _VoxelsError:
-            continue  # its header is there too
-        except _UnknownFormatError as error:
-            if _claims(source):
-                noted(error)
-        except ImageError as error:
-            noted(error)
+    def _in_order(self, group: Iterable[Source]) -> Iterator[Image]:
+        """Images as they come, then DICOM files series by series, each sorted along the slice normal."""
+        series: dict[str, list[tuple[Place, Source]]] = {}
+        for source in group:
+            if self._skip is not None and self._skip(source.name):
+                self._anything = True
+                continue
+            with _reported(self.report), suppress(_PassedOverError):
+                file_format = _format_of(source)
+                if file_format is not FileFormat.DICOM:
+                    yield source, file_format
+                elif place := place_in_series(source, self._limits):
+                    series.setdefault(place.series or source.name, []).append((place, source))
+        for files in series.values():
+            files.sort(key=lambda item: natural_key(item[1].name))
+            yield from ((files[at][1], FileFormat.DICOM) for at in stack_order([place for place, _ in files]))
 
 
-def _claims(source: Source) -> bool:
-    """Whether a file that is no image says that it is one; a colon in a zip hides what a name says on Windows."""
-    suffix = os.path.splitext(source.name.lower())[1]
-    if _is_packed_text(source):
-        return False
-    if suffix == ".img":  # the voxels of an Analyze or NIfTI pair, whose header has its own row
-        with suppress(ImageError):  # of a name that cannot be beside another
-            return source.sibling(f"{PurePath(source.name.replace('!', '/')).stem}.hdr") is None
-    return suffix in _CLAIMING.split() or (isinstance(source, ZipSource) and ":" in source.member)
-
-
-def _is_packed_text(source: Source) -> bool:
-    """Whether nobody misses a compressed file among images."""
-    base, suffix = os.path.splitext(source.name.lower())
-    return suffix in _COMPRESSED.split() and os.path.splitext(base)[1] in _TEXTS.split()
-
-
-class _UnknownFormatError(ImageError):
-    """A file is no image, empty, or a compressed text."""
-
-
-class _VoxelsError(ImageError):
-    """A file is part of an image, whose header is another file."""
+class _PassedOverError(ImageError):
+    """A file is no image of its own, and among others nobody misses it."""
 
 
 def _format_of(source: Source) -> FileFormat:
     """The format of a file that is neither empty, of another kind, nor an archive within an archive."""
     head = source.head()
     file_format = identify(head)
-    if file_format is FileFormat.GZIP and not is_gzipped_nifti(head):
-        file_format = None
     if file_format is FileFormat.ZIP and isinstance(source, ZipSource):
         raise ImageError(source.name, "an archive within an archive; unpack it first")
-    if file_format is not None:
+    if file_format is not None and (file_format is not FileFormat.GZIP or is_gzipped_nifti(head)):
         return file_format
-    header = header_of(source)
-    if header is not None:
-        raise _VoxelsError(source.name, f"the voxels of {header.name}; name that file")
-    for reason, magics in _NOT_READ:
-        if source.name.lower().endswith(".nii.gz"):
-            break  # damaged, and no volume inside to be unpacked
+    if header := header_of(source):
+        raise _PassedOverError(source.name, f"the voxels of {header.name}; name that file")
+    name = source.name.lower()
+    base, suffix = os.path.splitext(name)
+    is_packed_text = suffix in _COMPRESSED.split() and os.path.splitext(base)[1] in _TEXTS.split()
+    for reason, magics in (
+        () if name.endswith(".nii.gz") else _NOT_READ
+    ):  # damaged, and nothing to be unpacked
         if any(head.startswith(magic, offset) for offset, magic in magics):
-            raise (_UnknownFormatError if _is_packed_text(source) else ImageError)(source.name, reason)
+            raise (_PassedOverError if is_packed_text else ImageError)(source.name, reason)
+    claims = not is_packed_text and _claims(source, suffix)
     reason = f"not an image that can be read ({_KNOWN})" if head else "the file is empty"
-    raise _UnknownFormatError(source.name, reason)
+    raise (ImageError if claims else _PassedOverError)(source.name, reason)
+
+
+def _claims(source: Source, suffix: str) -> bool:
+    """Whether a file that is no image says that it is one; a colon in a zip hides what a name says on Windows."""
+    if suffix == ".img":  # the voxels of an Analyze or NIfTI pair, whose header has its own row
+        with suppress(ImageError):  # of a name that cannot be beside another
+            return source.sibling(f"{PurePath(source.name.replace('!', '/')).stem}.hdr") is None
+    return suffix in _CLAIMING.split() or (isinstance(source, ZipSource) and ":" in source.member)
 
 
 def _decode(
     source: Source, file_format: FileFormat, decoder: FrameDecoder, limits: Limits
 ) -> Iterator[CTSlice]:
     if file_format is FileFormat.DICOM:
-        return read_dicom(source, decoder, limits)
+        return guard_each(read_dicom(source, decoder, limits), source.name, "DICOM")
     if file_format in {FileFormat.META_IMAGE, FileFormat.NRRD}:
-        return read_itk(source, limits)
-    return read_raster(source, limits) if file_format in RASTER else read_nifti(source, limits)
-
-
-def _in_order(images: Iterable[Image], limits: Limits, report: OnError) -> Iterator[Image]:
-    """Images as they come, then DICOM files series by series, each sorted along the slice normal."""
-    series: dict[str, list[tuple[Place, Source]]] = {}
-    for source, file_format in images:
-        if file_format is not FileFormat.DICOM:
-            yield source, file_format
-            continue
-        with _reported(report):
-            place = place_in_series(source, limits)
-            if place is not None:
-                series.setdefault(place.series or source.name, []).append((place, source))
-    for files in series.values():
-        files.sort(key=lambda item: natural_key(item[1].name))
-        yield from ((files[at][1], FileFormat.DICOM) for at in stack_order([place for place, _ in files]))
+        return guard_each(read_itk(source, limits), source.name, "MetaImage or NRRD")
+    if file_format in RASTER:
+        return guard_each(read_raster(source, limits), source.name, "picture")
+    return guard_each(read_nifti(source, limits), source.name, "NIfTI")

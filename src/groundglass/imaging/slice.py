@@ -26,17 +26,11 @@ def is_uid(text: str | None) -> bool:
 
 @dataclass(frozen=True)
 class Patient:
-    """Who is on a slice, as its file says; None where it does not. Handed out only to those who ask for it.
+    """Who is on a slice, as its file says; None where it does not. Handed out only to those who ask for it."""
 
-    Attributes:
-        name: DICOM's Patient's Name, such as ``Doe^Jane``.
-        id: DICOM's Patient ID.
-        birth_date: DICOM's form, YYYYMMDD.
-    """
-
-    name: str | None = None
+    name: str | None = None  # in DICOM's form, Doe^Jane
     id: str | None = None
-    birth_date: str | None = None
+    birth_date: str | None = None  # in DICOM's form, YYYYMMDD
 
 
 @dataclass(frozen=True)
@@ -70,55 +64,33 @@ class VoxelGrid:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a slice came from.
+    """Where a slice came from; None for what its file does not say."""
 
-    Attributes:
-        file: path of the file; for a zip's member ``archive.zip!member``.
-        file_format: value of :class:`groundglass.imaging.source.FileFormat`, such as ``DICOM``.
-        mode: pixel mode as stored (Pillow's name, or DICOM's photometric interpretation).
-        frame: index of the frame or axial plane in a file that holds several, else None.
-        study: DICOM Study Instance UID, or None.
-        series: DICOM Series Instance UID, or None.
-        instance: DICOM SOP Instance UID, or None.
-        number: DICOM Instance Number, or None.
-        stack: four digits that differ between the stacks that share these UIDs, see
-            :mod:`groundglass.imaging.dicom`; None for what belongs to no series.
-        position: patient coordinates of the first pixel's centre in mm (DICOM's LPS), or None.
-        orientation: direction cosines of rows then columns (DICOM's ImageOrientationPatient), or None.
-        spacing: mm between rows and between columns, or None.
-        thickness: of the slice in mm, or None.
-        description: of the series, as its file has it, or None.
-        grid: of a volume, of which ``frame`` is a plane; None where the file has none, or not evenly spaced.
-        patient: identifiers from a DICOM header, else None; in no representation of the origin.
-    """
-
-    file: str
-    file_format: str
-    mode: str = "L"
-    frame: int | None = None
-    study: str | None = None
+    file: str  # its path; of a zip's member `archive.zip!member`
+    file_format: str  # such as `DICOM`
+    mode: str = "L"  # of the pixels as stored: Pillow's name, or DICOM's photometric interpretation
+    frame: int | None = None  # index of the frame or axial plane in a file that holds several
+    study: str | None = None  # DICOM's UIDs
     series: str | None = None
     instance: str | None = None
-    number: int | None = None
-    stack: str | None = None
-    position: tuple[float, float, float] | None = None
-    orientation: tuple[float, float, float, float, float, float] | None = None
-    spacing: tuple[float, float] | None = None
-    thickness: float | None = None
-    description: str | None = field(default=None, repr=False)
-    grid: VoxelGrid | None = field(default=None, repr=False)
+    number: int | None = None  # DICOM's Instance Number
+    stack: str | None = None  # four digits that differ between the stacks that share these UIDs
+    position: tuple[float, float, float] | None = None  # of the first pixel's centre in mm (DICOM's LPS)
+    orientation: tuple[float, float, float, float, float, float] | None = (
+        None  # cosines of rows, then columns
+    )
+    spacing: tuple[float, float] | None = None  # mm between rows and between columns
+    thickness: float | None = None  # in mm
+    description: str | None = field(default=None, repr=False)  # of the series
+    grid: VoxelGrid | None = field(
+        default=None, repr=False
+    )  # of the volume of which `frame` is an even plane
     patient: Patient | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class CTSlice:
-    """Grey pixels, Hounsfield units where the file has them, and their origin.
-
-    Attributes:
-        pixels: uint8, shape (H, W); windowed from ``hounsfield`` where that is known.
-        origin: where the slice came from.
-        hounsfield: float32, shape (H, W), or None for picture files.
-    """
+    """Grey pixels, shape (H, W), windowed from Hounsfield units where the file has them, and their origin."""
 
     pixels: Grey
     origin: Origin

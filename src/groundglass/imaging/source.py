@@ -13,55 +13,43 @@ import sys
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
-from functools import wraps
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO, TypeVar, cast
+from typing import IO
 
 from groundglass.errors import GroundglassError, ImageError
 from groundglass.files import one_line
 from groundglass.imaging.slice import CTSlice
 
 OnError = Callable[[ImageError], None]
-_Reader = TypeVar("_Reader", bound=Callable[..., Iterator[CTSlice]])
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds that are checked before anything is allocated or decompressed.
+    """Bounds that are checked before anything is allocated or decompressed."""
 
-    Attributes:
-        pixels: per image or plane, rows times columns.
-        file_bytes: of one file or archive member, after decompression.
-        archive_bytes: of all members of an archive together, after decompression.
-        ratio: of decompressed to compressed size of an archive member larger than ``RATIO_FROM`` bytes.
-        members: files in an archive.
-        frames: images, frames or planes in one file.
-    """
-
-    pixels: int = 64_000_000
-    file_bytes: int = 4 * 2**30
-    archive_bytes: int = 32 * 2**30
-    ratio: float = 200.0
-    members: int = 100_000
-    frames: int = 20_000
+    pixels: int = 64_000_000  # per image or plane, rows times columns
+    file_bytes: int = 4 * 2**30  # of one file or archive member, after decompression
+    archive_bytes: int = 32 * 2**30  # of all members of an archive together, after decompression
+    ratio: float = 200.0  # of decompressed to compressed size of an archive member that is not small
+    members: int = 100_000  # files in an archive
+    frames: int = 20_000  # images, frames or planes in one file
 
 
 DEFAULT_LIMITS = Limits()
 """Generous for every CT that a scanner makes, far below what a decompression bomb needs."""
 
-RATIO_FROM = 16 * 2**20
-"""Smaller members may have any compression ratio: an empty picture compresses very well."""
-
-_PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
-_OTHER_PACKINGS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}
-_WAIT = 5.0
-"""Seconds for which somebody is waited for who writes to a named pipe."""
-
 HEAD_BYTES = 4096
 """As much of a file's beginning as ``identify`` needs."""
+
+_SMALL = 16 * 2**20  # bytes that may have any compression ratio: an empty picture compresses very well
+_WAIT = 5.0  # seconds for which somebody is waited for who writes to a named pipe
+_PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
+_OTHER_PACKINGS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}
+_JUNK_FOLDERS = frozenset({"__MACOSX", "PaxHeader", "PaxHeaders"})
+_JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
 
 
 class FileFormat(str, Enum):
@@ -110,9 +98,7 @@ def identify(head: bytes) -> FileFormat | None:
         return FileFormat.NIFTI
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
         return FileFormat.BMP
-    if _META_IMAGE.match(head):
-        return FileFormat.META_IMAGE
-    return None
+    return FileFormat.META_IMAGE if _META_IMAGE.match(head) else None
 
 
 def _is_bare_dicom(head: bytes) -> bool:
@@ -124,10 +110,8 @@ def _is_bare_dicom(head: bytes) -> bool:
     if len(head) < 16:
         return False
     for order in "<>":
-        group, _, kind, length = struct.unpack_from(f"{order}HH2sH", head)
-        if (
-            group in {0x0002, 0x0008} and kind in _DICOM_VALUES and length <= 256
-        ):  # 0 where the length comes later
+        group, _, kind, length = struct.unpack_from(f"{order}HH2sH", head)  # 0 where the length comes later
+        if group in {0x0002, 0x0008} and kind in _DICOM_VALUES and length <= 256:
             return True
     group, element, length = struct.unpack_from("<HHI", head)
     start = 8 + length if length <= min(256, len(head) - 12) else 8
@@ -137,12 +121,7 @@ def _is_bare_dicom(head: bytes) -> bool:
 
 
 class Source(ABC):
-    """A file to be read.
-
-    Attributes:
-        name: how messages and ``Origin.file`` call it.
-        size: bytes, decompressed.
-    """
+    """A file to be read: its name, as messages and ``Origin.file`` have it, and decompressed size in bytes."""
 
     name: str
     size: int
@@ -157,7 +136,8 @@ class Source(ABC):
         Raises:
             ImageError: ``relative`` points out of the folder.
         """
-        _check_inside(self.name, relative)
+        if _leads_out(relative) or ":" in relative.partition("/")[0]:
+            raise ImageError(self.name, f"refers to {relative[:120]!r}, a path out of its own folder")
         return self._beside(relative)
 
     def _beside(self, relative: str) -> Source | None:
@@ -169,11 +149,7 @@ class Source(ABC):
             return stream.read(count)
 
     def read(self, limits: Limits = DEFAULT_LIMITS) -> bytes:
-        """All bytes.
-
-        Raises:
-            ImageError: it cannot be read, is empty, or is larger than ``limits.file_bytes``.
-        """
+        """All bytes; ``ImageError`` where they cannot be read, or as in :meth:`check_size`."""
         self.check_size(limits)
         return self.head(-1)
 
@@ -182,9 +158,8 @@ class Source(ABC):
         if self.size == 0:
             raise ImageError(self.name, "the file is empty")
         if self.size > limits.file_bytes:
-            raise ImageError(
-                self.name, f"{self.size:,} bytes are more than the limit of {limits.file_bytes:,}"
-            )
+            reason = f"{self.size:,} bytes are more than the limit of {limits.file_bytes:,}"
+            raise ImageError(self.name, reason)
 
 
 class FileSource(Source):
@@ -232,10 +207,21 @@ class ZipSource(Source):
         known = self._archive.NameToInfo.get(path)
         return None if known is None else ZipSource(self._archive, self._path, known)
 
-
-def _check_inside(name: str, relative: str) -> None:
-    if _leads_out(relative) or ":" in relative.partition("/")[0]:
-        raise ImageError(name, f"refers to {relative[:120]!r}, a path out of its own folder")
+    def check_member(self, limits: Limits) -> None:
+        """Raise ``ImageError`` where it cannot be read, or is out to do harm."""
+        info, unpacked, packed = self._info, self.size, self._info.compress_size
+        if _leads_out(info.orig_filename):
+            raise ImageError(self.name, "its name leads out of the archive; rename it")
+        if info.compress_type not in _PACKED:
+            method = _OTHER_PACKINGS.get(info.compress_type, f"method {info.compress_type}")
+            raise ImageError(self.name, f"packed by {method}, which cannot be read; unpack it first")
+        if info.flag_bits & 0x1:
+            raise ImageError(self.name, "encrypted; unpack the archive with its password and read the folder")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise ImageError(self.name, "a link; links in archives are not followed")
+        if unpacked > max(_SMALL, limits.ratio * packed):
+            reason = f"{packed:,} bytes unpack to {unpacked:,}, more than {limits.ratio:g} times as much"
+            raise ImageError(self.name, f"{reason}: taken for a decompression bomb")
 
 
 def _leads_out(relative: str) -> bool:
@@ -244,9 +230,14 @@ def _leads_out(relative: str) -> bool:
     return parts[0] == "" or ".." in parts or drive or "\0" in relative
 
 
+def raise_error(error: ImageError) -> None:
+    """What is done with an error where nobody wants to be called with it."""
+    raise error
+
+
 @contextmanager
 def open_source(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Iterator[Source]:
-    """The file or archive member that a path names, readable while the block lasts.
+    """The file or archive member (``archive.zip!member``) that a path names, readable while the block lasts.
 
     Raises:
         ImageError: there is no such file or member, or the archive is damaged or refused.
@@ -254,16 +245,7 @@ def open_source(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -
     path = Path(path)
     split = split_member(path)
     if split is None:
-        if is_stream(path):
-            yield MemorySource(str(path), _drained(path, limits))
-            return
-        if not os.path.isfile(path):
-            what = "neither a file nor a folder" if os.path.lexists(path) else "no such file or folder"
-            what = "a link to nothing" if os.path.islink(path) and not os.path.exists(path) else what
-            raise ImageError(path, what)
-        with guard(str(path), "a file"):
-            source = FileSource(path)
-        yield source
+        yield MemorySource(str(path), _drained(path, limits)) if is_stream(path) else _file(path)
         return
     refused: dict[str, ImageError] = {}
     with open_archive(split[0], limits, lambda error: refused.update({error.path: error})) as members:
@@ -271,6 +253,24 @@ def open_source(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -
         if found is None:
             raise refused.get(f"{split[0]}!{split[1]}") or ImageError(path, "the archive has no such member")
         yield found
+
+
+def read_bytes(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The content of a file or archive member; ``ImageError`` as of :func:`open_source` and ``Source.read``."""
+    with open_source(path, limits) as source:
+        return source.read(limits)
+
+
+def _file(path: Path) -> FileSource:
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            return FileSource(path)
+        reason = "neither a file nor a folder"
+    except PermissionError as error:
+        reason = f"not accessible: {error.strerror}"
+    except (OSError, ValueError):
+        reason = "a link to nothing" if os.path.islink(path) else "no such file or folder"
+    raise ImageError(path, reason)
 
 
 def held(path: str | os.PathLike[str] | Source, limits: Limits) -> str | os.PathLike[str] | Source:
@@ -308,17 +308,6 @@ def _drained(path: Path, limits: Limits) -> bytes:
             return stream.read(limits.file_bytes + 1)
 
 
-def read_bytes(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """The content of a file or of an archive's member (``archive.zip!member``), within the limits.
-
-    Raises:
-        ImageError: it cannot be read, is empty, or is larger than the limits allow; for a member also where
-            the archive is refused, see :func:`open_archive`.
-    """
-    with open_source(path, limits) as source:
-        return source.read(limits)
-
-
 def split_member(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
     """Archive and member of ``archive.zip!folder/slice.png``; None for any other path and an existing file.
 
@@ -328,16 +317,14 @@ def split_member(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
     text = Path(path).as_posix()
     if os.path.isfile(path):
         return None
-    archives = [text[: match.start()] for match in re.finditer("!", text)]
-    archives = [name for name in archives if os.path.isfile(name)] or [
-        name for name in archives if name.lower().endswith(".zip")
-    ]
-    return (Path(archives[0]), text[len(archives[0]) + 1 :]) if archives else None
+    names = [text[: match.start()] for match in re.finditer("!", text)]
+    names = list(filter(os.path.isfile, names)) or [name for name in names if name.lower().endswith(".zip")]
+    return (Path(names[0]), text[len(names[0]) + 1 :]) if names else None
 
 
 @contextmanager
 def open_archive(
-    archive: Path | MemorySource, limits: Limits = DEFAULT_LIMITS, on_error: OnError | None = None
+    archive: Path | Source, limits: Limits = DEFAULT_LIMITS, on_error: OnError | None = None
 ) -> Iterator[list[ZipSource]]:
     """The files in a zip archive in natural order, without junk; readable while the block lasts.
 
@@ -352,12 +339,27 @@ def open_archive(
     Raises:
         ImageError: damaged, or it holds more than ``limits`` allow.
     """
-    name = archive.name if isinstance(archive, MemorySource) else str(archive)
-    with guard(name, "zip"):
-        opened = zipfile.ZipFile(archive.open() if isinstance(archive, MemorySource) else archive)
-    with opened:
+    name, sources = archive.name if isinstance(archive, Source) else str(archive), []
+    with ExitStack() as stack:
         with guard(name, "zip"):
-            sources = list(_checked_members(opened, name, limits, on_error))
+            file = archive if isinstance(archive, Source) else FileSource(archive)
+            if isinstance(file, MemorySource):
+                file.check_size(limits)
+            opened = stack.enter_context(zipfile.ZipFile(stack.enter_context(file.open())))
+            members = opened.infolist()
+            if len(members) > limits.members:
+                reason = f"{len(members):,} members are more than the limit of {limits.members:,}"
+                raise ImageError(name, reason)
+            for member in sorted(members, key=lambda member: natural_key(member.filename)):
+                junk = is_junk(PurePosixPath(member.filename)) and not _leads_out(member.filename)
+                if member.is_dir() or junk:
+                    continue
+                source = ZipSource(opened, name, member)
+                try:
+                    source.check_member(limits)
+                    sources.append(source)
+                except ImageError as error:
+                    (on_error or raise_error)(error)
             total = sum(source.size for source in sources)
             if total > limits.archive_bytes:
                 reason = f"unpacks to {total:,} bytes, more than the limit of {limits.archive_bytes:,}"
@@ -365,44 +367,7 @@ def open_archive(
         yield sources
 
 
-def _checked_members(
-    archive: zipfile.ZipFile, path: str, limits: Limits, on_error: OnError | None
-) -> Iterator[ZipSource]:
-    members = archive.infolist()
-    if len(members) > limits.members:
-        raise ImageError(path, f"{len(members):,} members are more than the limit of {limits.members:,}")
-    for member in sorted(members, key=lambda member: natural_key(member.filename)):
-        junk = is_junk(PurePosixPath(member.filename)) and not _leads_out(member.filename)
-        if member.is_dir() or junk:
-            continue
-        source = ZipSource(archive, path, member)
-        try:
-            _check_member(source.name, member, limits)
-        except ImageError as error:
-            if on_error is None:
-                raise
-            on_error(error)
-        else:
-            yield source
-
-
-def _check_member(name: str, member: zipfile.ZipInfo, limits: Limits) -> None:
-    size, packed = member.file_size, member.compress_size
-    if _leads_out(member.orig_filename):
-        raise ImageError(name, "its name leads out of the archive; rename it")
-    if member.compress_type not in _PACKED:
-        method = _OTHER_PACKINGS.get(member.compress_type, f"method {member.compress_type}")
-        raise ImageError(name, f"packed by {method}, which cannot be read; unpack it first")
-    if member.flag_bits & 0x1:
-        raise ImageError(name, "encrypted; unpack the archive with its password and read the folder")
-    if stat.S_ISLNK(member.external_attr >> 16):
-        raise ImageError(name, "a link; links in archives are not followed")
-    if size > max(RATIO_FROM, limits.ratio * packed):
-        reason = f"{packed:,} bytes unpack to {size:,}, more than {limits.ratio:g} times as much"
-        raise ImageError(name, f"{reason}: taken for a decompression bomb")
-
-
-def files_below(folder: Path, on_error: OnError | None = None) -> Iterator[FileSource]:
+def files_below(folder: Path, on_error: OnError = lambda _: None) -> Iterator[FileSource]:
     """Every file below a folder without junk: a directory's own files, then its sub-directories'.
 
     Both come in natural order. A linked directory is followed once, unless it is read under its own name anyway.
@@ -416,66 +381,43 @@ def files_below(folder: Path, on_error: OnError | None = None) -> Iterator[FileS
         yield from files
 
 
-def directories_below(folder: Path, on_error: OnError | None = None) -> Iterator[Iterator[FileSource]]:
+def directories_below(folder: Path, on_error: OnError) -> Iterator[Iterator[FileSource]]:
     """As ``files_below``, the files of one directory at a time: no more than its names are kept in memory."""
-    yield from _directories(folder, on_error, [Path(os.path.realpath(folder))])
+    roots = [Path(os.path.realpath(folder))]
+
+    def unlisted(error: OSError) -> None:
+        on_error(ImageError(error.filename or folder, f"not accessible: {error.strerror}"))
+
+    for path, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
+        yield _sources(Path(path), names, on_error)
+        inner = sorted((name for name in folders if not is_junk(PurePath(name))), key=natural_key)
+        folders[:] = [name for name in inner if _is_followed(Path(path, name), roots, on_error)]
 
 
-def _directories(folder: Path, on_error: OnError | None, roots: list[Path]) -> Iterator[Iterator[FileSource]]:
-    names: list[str] = []
-    deeper: list[str] = []
-    try:
-        with os.scandir(folder) as listed:
-            for entry in listed:
-                if not is_junk(PurePosixPath(entry.name)):
-                    (deeper if os.path.isdir(entry) else names).append(entry.name)
-    except OSError as error:
-        _report(_reason(error), error.filename or folder, on_error)
-        return
-    yield _sources(folder, sorted(names, key=natural_key), on_error)
-    for name in sorted(deeper, key=natural_key):
-        path = folder / name
-        if not path.is_symlink() or _follows(path, roots, on_error):
-            yield from _directories(path, on_error, roots)
-
-
-def _follows(link: Path, roots: list[Path], on_error: OnError | None) -> bool:
-    """Whether a linked directory is read here; it then is a root as well."""
-    target = Path(os.path.realpath(link))
+def _is_followed(path: Path, roots: list[Path], on_error: OnError) -> bool:
+    """Whether a directory is read under this name; where that is a link, its target then is a root as well."""
+    if not path.is_symlink():
+        return True
+    target = Path(os.path.realpath(path))
     if any(target.is_relative_to(root) and not is_junk(target.relative_to(root)) for root in roots):
         return False
     if any(root.is_relative_to(target) for root in roots):
         reason = "a link to a folder that holds what is read already; name what else is to be read in it"
-        _report(reason, link, on_error)
+        on_error(ImageError(path, reason))
         return False
     roots.append(target)
     return True
 
 
-def _sources(folder: Path, names: list[str], on_error: OnError | None) -> Iterator[FileSource]:
-    for path in (folder / name for name in names):
-        try:
-            if path.is_file() or not os.path.lexists(path):
-                yield FileSource(path)
-            elif path.is_symlink():
-                _report("a link to nothing", path, on_error)
+def _sources(folder: Path, names: list[str], on_error: OnError) -> Iterator[FileSource]:
+    for name in sorted(names, key=natural_key):
+        if not is_junk(PurePath(name)):
+            try:
+                source = _file(folder / name)
+            except ImageError as error:
+                on_error(error)
             else:
-                _report("neither a file nor a folder", path, on_error)
-        except OSError as error:  # not allowed, or gone since the directory was listed
-            _report(_reason(error), error.filename or path, on_error)
-
-
-def _reason(error: OSError) -> str:
-    return f"not accessible: {error.strerror}"
-
-
-def _report(reason: str, path: Path, on_error: OnError | None) -> None:
-    if on_error is not None:
-        on_error(ImageError(path, reason))
-
-
-_JUNK_FOLDERS = frozenset({"__MACOSX", "PaxHeader", "PaxHeaders"})
-_JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
+                yield source
 
 
 def is_junk(path: PurePath) -> bool:
@@ -493,14 +435,11 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 
 @contextmanager
 def guard(name: str, file_format: str) -> Iterator[None]:
-    """Turn every exception of the block into ``ImageError``.
+    """Turn every exception of the block that is no ``GroundglassError`` into ``ImageError``.
 
     Args:
         name: the file, as messages should call it.
         file_format: what the file is taken for, such as ``PNG``.
-
-    Raises:
-        ImageError: where the block raised anything that is not a ``GroundglassError``.
     """
     try:
         yield
@@ -524,16 +463,3 @@ def guard_each(slices: Iterator[CTSlice], name: str, file_format: str) -> Iterat
         if following is None:
             return
         yield following
-
-
-def guarded(file_format: str) -> Callable[[_Reader], _Reader]:
-    """Guard a generator function that reads slices from a ``Source``, its first argument; see :func:`guard_each`."""
-
-    def decorate(reader: _Reader) -> _Reader:
-        @wraps(reader)
-        def read(source: Source, /, *arguments: object, **keywords: object) -> Iterator[CTSlice]:
-            return guard_each(reader(source, *arguments, **keywords), source.name, file_format)
-
-        return cast("_Reader", read)
-
-    return decorate

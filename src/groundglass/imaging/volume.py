@@ -9,7 +9,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path, PurePath
 from typing import Any
@@ -26,7 +26,6 @@ from groundglass.imaging.source import (
     Limits,
     Source,
     ZipSource,
-    guarded,
     identify,
 )
 from groundglass.imaging.window import find_scale
@@ -36,26 +35,15 @@ _COMPRESSED = re.compile(rb"^\s*CompressedData\s*[=:]\s*[Tt1Yy]", re.MULTILINE)
 _REQUIRED = {b"NDims": rb"\d+", b"DimSize": rb"-?\d+([ \t]+-?\d+)+", b"ElementType": rb"MET_\w+"}
 _TEXT = re.compile(rb"^\s*BinaryData\s*[=:]\s*[Ff0Nn]", re.MULTILINE)
 _LABEL_INTENTS = frozenset({1002, 1003})  # NIfTI's intents of label maps
-_LPS = np.array([-1.0, -1.0, 1.0])
-"""From mm rightwards, forwards and upwards (RAS) to DICOM's and ITK's axes, and back."""
+_LPS = np.array(
+    [-1.0, -1.0, 1.0]
+)  # from mm rightwards, forwards and upwards (RAS) to DICOM's and ITK's axes, and back
 
 
-@dataclass(frozen=True)
-class _Volume:
-    """Stored values, shape (I, J, K), their affine to mm in RAS, and how they become Hounsfield units."""
-
-    values: NDArray[np.generic]
-    affine: NDArray[np.float64]
-    slope: float = 1.0
-    intercept: float = 0.0
-
-
-@guarded("NIfTI")
-def read_nifti(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlice]:
+def read_nifti(source: Source, limits: Limits) -> Iterator[CTSlice]:
     """Every axial plane of a NIfTI-1 or NIfTI-2 volume, gzip-compressed or not, or of a ``.hdr``/``.img`` pair.
 
-    Raises:
-        ImageError: damaged, not one real-valued volume, or beyond ``limits``.
+    Raises an error where it is damaged, not one real-valued volume, or beyond the limits.
     """
     from nibabel import Nifti1Header, Nifti2Header  # noqa: PLC0415 - slow to import
 
@@ -73,14 +61,16 @@ def read_nifti(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSl
     if not least <= start <= limits.file_bytes or start % 1:
         raise ImageError(source.name, f"its vox_offset, {start:g}, is no place for voxels; set it to {least}")
     dtype, count = header.get_data_dtype(), prod(shape)
-    plain = _plain(content, int(start) + count * dtype.itemsize)
-    if len(plain) < int(start) + count * dtype.itemsize:
-        raise ValueError(f"truncated: {len(plain):,} of {int(start) + count * dtype.itemsize:,} bytes")
+    end = int(start) + count * dtype.itemsize
+    plain = _plain(content, end)
+    if len(plain) < end:
+        raise ValueError(f"truncated: {len(plain):,} of {end:,} bytes")
     values = np.frombuffer(plain, dtype, count, offset=int(start)).reshape(shape, order="F")
     slope, intercept = header.get_slope_inter()
     mode = LABELS if int(header["intent_code"]) in _LABEL_INTENTS else dtype.name
     origin = Origin(file=source.name, file_format="NIfTI", mode=mode)
-    yield from _axial_slices(_Volume(values, _nifti_affine(header), slope or 1.0, intercept or 0.0), origin)
+    scale = (slope or 1.0, intercept or 0.0)
+    yield from slices_of_voxels(values, _nifti_affine(header), origin, limits, scale)
 
 
 def _nifti_affine(header: Any) -> NDArray[np.float64]:
@@ -96,6 +86,10 @@ def _nifti_affine(header: Any) -> NDArray[np.float64]:
     return np.asarray(header.get_base_affine(), np.float64)
 
 
+def _own_name(source: Source) -> str:
+    return PurePath(source.member if isinstance(source, ZipSource) else source.name).name
+
+
 def _other_half(source: Source) -> Source:
     """The file with the voxels that belong to a header: ``a.img`` or ``a.img.gz`` to ``a.hdr``."""
     stem = re.sub(r"\.hdr(\.gz)?$", "", _own_name(source), flags=re.IGNORECASE)
@@ -104,10 +98,6 @@ def _other_half(source: Source) -> Source:
     if voxels is None:
         raise ImageError(source.name, f"its voxels are missing: no file {stem}.img beside it")
     return voxels
-
-
-def _own_name(source: Source) -> str:
-    return PurePath(source.member if isinstance(source, ZipSource) else source.name).name
 
 
 def header_of(source: Source) -> Source | None:
@@ -153,25 +143,18 @@ def _check_shape(
         raise ImageError(name, f"an image of shape {said}, not one CT volume")
     width, height, depth = (*shape, 1)[:3]
     voxels, thinnest = width * height * depth, min(shape)
-    if (
-        thinnest > limits.frames
-        or voxels > limits.pixels * thinnest
-        or voxels * dtype.itemsize > limits.file_bytes
-    ):
+    most = min(limits.pixels * thinnest, limits.file_bytes // dtype.itemsize)
+    if thinnest > limits.frames or voxels > most:
         raise ImageError(name, f"{said} voxels are more than the limits allow")
     return width, height, depth
 
 
-@guarded("MetaImage or NRRD")
-def read_itk(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlice]:
+def read_itk(source: Source, limits: Limits) -> Iterator[CTSlice]:
     """Every axial plane of a MetaImage (.mha; .mhd with .raw or .zraw) or NRRD volume (.nrrd; .nhdr).
 
     ITK never sees the file name that a header gives for its voxels, which could be any file of the machine: it
-    reads a copy of the header beside the voxels, which are searched in the header's own folder only.
-
-    Raises:
-        ImageError: SimpleITK is not installed; or damaged, its voxels are missing or elsewhere, not one real
-            volume, or beyond ``limits``.
+    reads a copy of the header beside the voxels, which are searched in the header's own folder only. Raises an error
+    where SimpleITK is not installed; or damaged, the voxels missing, not one real volume, or beyond the limits.
     """
     try:
         import SimpleITK as sitk  # noqa: N813, PLC0415 - an extra
@@ -186,7 +169,11 @@ def read_itk(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[CTSlic
         reader.SetFileName(str(header))
         try:
             reader.ReadImageInformation()
-            dtype = _dtype(sitk.GetPixelIDValueAsString(reader.GetPixelID()), source.name)
+            itk = sitk.GetPixelIDValueAsString(reader.GetPixelID())  # such as "16-bit signed integer"
+            kind = re.fullmatch(r"(\d+)-bit (?:(u)nsigned |s(i)gned )?(?:integer|(f)loat)", itk)
+            if kind is None:
+                raise ImageError(source.name, f"voxels of type {itk}, not a CT")
+            dtype = np.dtype(f"{kind[2] or kind[3] or kind[4]}{int(kind[1]) // 8}")
             shape = _check_shape(reader.GetSize(), dtype, source.name, limits)
             if not is_nrrd:
                 _check_voxels(header, voxels, prod(shape) * dtype.itemsize)
@@ -217,24 +204,53 @@ def itk_voxels(image: Any) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
 
 
 def slices_of_voxels(
-    values: NDArray[np.generic], affine: NDArray[np.float64], origin: Origin, limits: Limits = DEFAULT_LIMITS
+    values: NDArray[np.generic],
+    affine: NDArray[np.float64],
+    origin: Origin,
+    limits: Limits = DEFAULT_LIMITS,
+    rescale: tuple[float, float] = (1.0, 0.0),
 ) -> Iterator[CTSlice]:
-    """Every axial plane of a volume in memory, its affine to mm in RAS; see :func:`read_nifti`.
+    """Every axial plane of a volume in memory, from the feet to the head, the patient's right at the image's left.
+
+    The axes nearest to the patient's are taken; nothing is resampled, so that a tilted volume stays tilted.
+
+    Args:
+        values: shape (I, J, K), or (I, J); axes of length 1 may follow.
+        affine: from voxel indices to mm in RAS, shape (4, 4).
+        origin: of the volume.
+        limits: what it may ask for.
+        rescale: slope and intercept that make Hounsfield units, or what else is meant, of the values.
 
     Raises:
         ImageError: it is not one real-valued volume, or beyond ``limits``.
+        ValueError: its orientation is degenerate.
     """
+    from nibabel import orientations  # noqa: PLC0415 - slow to import
+
     shape = _check_shape(values.shape, values.dtype, origin.file, limits)
-    yield from _axial_slices(_Volume(values.reshape(shape, order="F"), affine), origin)
-
-
-def _dtype(itk: str, name: str) -> np.dtype[Any]:
-    """NumPy's type for ITK's name of one, such as ``16-bit signed integer``."""
-    found = re.fullmatch(r"(\d+)-bit (unsigned |signed )?(integer|float)", itk)
-    if found is None:
-        raise ImageError(name, f"voxels of type {itk}, not a CT")
-    kind = "f" if found[3] == "float" else "u" if found[2] == "unsigned " else "i"
-    return np.dtype(f"{kind}{int(found[1]) // 8}")
+    axes = orientations.io_orientation(affine) if np.isfinite(affine).all() else np.full(1, np.nan)
+    if np.isnan(axes).any():
+        raise ValueError("the orientation is degenerate or not finite")
+    upright = orientations.apply_orientation(values.reshape(shape, order="F"), axes)
+    scale = find_scale(upright, origin.file, *rescale)
+    # Columns and rows run against the axes of RAS.
+    runs = tuple((int(axis), int(-way if axis < 2 else way)) for axis, way in axes)
+    grid = VoxelGrid(shape, tuple(map(tuple, affine.tolist())), runs)
+    turned = affine @ orientations.inv_ornt_aff(axes, shape)
+    lengths = np.linalg.norm(turned[:3, :3], axis=0)
+    along_row, along_column = (-turned[:3, axis] / lengths[axis] * _LPS + 0.0 for axis in (0, 1))
+    for index in range(upright.shape[2]):
+        pixels, hounsfield = scale.apply(upright[::-1, ::-1, index].T)
+        first = (turned @ (upright.shape[0] - 1, upright.shape[1] - 1, index, 1))[:3] * _LPS
+        place = replace(
+            origin,
+            frame=index,
+            position=tuple(first.tolist()),
+            orientation=(*along_row.tolist(), *along_column.tolist()),
+            spacing=(float(lengths[1]), float(lengths[0])),
+            grid=grid,
+        )
+        yield CTSlice(pixels, place, hounsfield)
 
 
 def _copied(source: Source, folder: Path, limits: Limits, *, is_nrrd: bool) -> tuple[Path, list[Path]]:
@@ -302,10 +318,8 @@ def _voxel_files(said: str, rest: bytes, limits: Limits) -> tuple[list[str], str
         names = [line.strip() for line in rest.decode("utf-8", "replace").splitlines() if line.strip()]
     elif re.fullmatch(r"[^%]*%0?\d?d[^%]*", first) and len(words) >= 2:
         begin, end, step = (int(word) for word in (*words[:3], "1")[:3])
-        names, words = (
-            [first % number for number in range(begin, end + 1, step)[: limits.frames + 1]],
-            words[3:],
-        )
+        names = [first % number for number in range(begin, end + 1, step)[: limits.frames + 1]]
+        words = words[3:]
     else:
         return [said], ""
     if not 1 <= len(names) <= limits.frames:
@@ -323,46 +337,9 @@ def _check_voxels(header: Path, voxels: list[Path], size: int) -> None:
             "its voxels are text (BinaryData = False), which cannot be read; save them as binary"
         )
     if _COMPRESSED.search(about):
-        complete = (
-            len(zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(voxels[0].read_bytes(), size)) >= size
-        )
+        content = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(voxels[0].read_bytes(), size)
+        complete = len(content) >= size
     else:
         complete = all(file.stat().st_size >= size // len(voxels) for file in voxels)
     if not complete:
         raise EOFError
-
-
-def _axial_slices(volume: _Volume, origin: Origin) -> Iterator[CTSlice]:
-    """Axial planes from the feet to the head: the patient's right at the image's left, anterior up.
-
-    The axes nearest to the patient's are taken; nothing is resampled, so that a tilted volume stays tilted.
-    """
-    from nibabel import orientations  # noqa: PLC0415 - slow to import
-
-    axes = (
-        orientations.io_orientation(volume.affine) if np.isfinite(volume.affine).all() else np.full(1, np.nan)
-    )
-    if np.isnan(axes).any():
-        raise ValueError("the orientation is degenerate or not finite")
-    upright = orientations.apply_orientation(volume.values, axes)
-    affine = volume.affine @ orientations.inv_ornt_aff(axes, volume.values.shape)
-    scale = find_scale(upright, origin.file, volume.slope, volume.intercept)
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    along_row, along_column = (-affine[:3, axis] / lengths[axis] * _LPS for axis in (0, 1))
-    rx, ry, rz, cx, cy, cz = (float(cosine) + 0.0 for cosine in (*along_row, *along_column))
-    width, height, count = upright.shape
-    # Columns and rows run against the axes of RAS.
-    runs = tuple((int(axis), int(-way if axis < 2 else way)) for axis, way in axes)
-    grid = VoxelGrid(volume.values.shape, tuple(map(tuple, volume.affine.tolist())), runs)
-    for index in range(count):
-        pixels, hounsfield = scale.apply(upright[::-1, ::-1, index].T)
-        x, y, z = ((affine @ (width - 1, height - 1, index, 1))[:3] * _LPS).tolist()
-        place = replace(
-            origin,
-            frame=index,
-            position=(x, y, z),
-            orientation=(rx, ry, rz, cx, cy, cz),
-            spacing=(float(lengths[1]), float(lengths[0])),
-            grid=grid,
-        )
-        yield CTSlice(pixels, place, hounsfield)

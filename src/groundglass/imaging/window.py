@@ -13,12 +13,7 @@ from groundglass.imaging.slice import Grey, Hounsfield
 
 @dataclass(frozen=True)
 class Window:
-    """A CT display window.
-
-    Attributes:
-        level: centre, in Hounsfield units.
-        width: range shown from black to white, in Hounsfield units; positive.
-    """
+    """A CT display window, in Hounsfield units: its centre, and the range shown from black to white."""
 
     level: float
     width: float
@@ -58,11 +53,7 @@ def as_hounsfield(values: NDArray[np.generic]) -> Hounsfield:
 
 
 def extent(values: NDArray[np.generic]) -> tuple[float, float]:
-    """Smallest and largest finite value.
-
-    Raises:
-        ValueError: there is none, or the numbers are complex.
-    """
+    """Smallest and largest finite value; ``ValueError`` where there is none, or the numbers are complex."""
     if np.iscomplexobj(values):
         raise ValueError("complex numbers are no CT")
     if np.issubdtype(values.dtype, np.floating):
@@ -74,20 +65,12 @@ def extent(values: NDArray[np.generic]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Scale:
-    """What the numbers of an image or volume mean.
-
-    Attributes:
-        slope: the stored values are multiplied by it,
-        intercept: and this is added.
-        offset: subtracted from that, it leaves Hounsfield units; None where they are grey values.
-        black: number that is shown black, of grey values.
-        white: number that is shown white, of grey values.
-    """
+    """What the numbers of an image or volume mean: stored values times ``slope`` and ``intercept``."""
 
     slope: float = 1.0
     intercept: float = 0.0
-    offset: float | None = None
-    black: float = 0.0
+    offset: float | None = None  # subtracted, it leaves Hounsfield units; None where they are grey values
+    black: float = 0.0  # numbers that are shown black and white, of grey values
     white: float = 255.0
 
     @np.errstate(over="ignore", invalid="ignore")  # of damaged files
@@ -113,10 +96,10 @@ def find_scale(
     31 and 32 bits that holds the largest of them.
 
     Args:
-        values: any shape and real type.
+        values: any shape and real type; times ``slope`` and ``intercept`` they are the numbers that are meant.
         name: the file, as messages should call it.
-        slope: what they are multiplied by to get the numbers that are meant.
-        intercept: what is then added.
+        slope: see ``values``.
+        intercept: see ``values``.
         grey: whether they are known not to be Hounsfield units.
 
     Raises:
@@ -124,9 +107,8 @@ def find_scale(
         ValueError: not one of them is finite.
     """
     minimum, maximum = sorted(end * slope + intercept for end in extent(values))
-    sample = values[tuple(slice(None, None, -(-length // _SAMPLES)) for length in values.shape)].astype(
-        np.float64
-    )
+    steps = tuple(slice(None, None, -(-length // _SAMPLES)) for length in values.shape)
+    sample = values[steps].astype(np.float64)
     sample = np.append(sample[np.isfinite(sample)] * slope + intercept, (minimum, maximum))
     above = sample[sample > minimum]  # of which one may be padding
     in_range = not above.size or np.mean((above > -1100) & (above < 4000)) > 0.9
@@ -135,17 +117,15 @@ def find_scale(
     if values.dtype == np.int8 and slope == 1:
         return Scale(slope, intercept, black=-128.0 if minimum < 0 else 0.0, white=127.0)
     if minimum >= 0 and maximum > _FULL_SCALES[1] and not grey:
-        offset = next((each for each in _OFFSETS if _is_chest(sample - each)), None)
-        if offset is not None:
-            return Scale(slope, intercept, offset)
+        for offset in _OFFSETS:
+            if _is_chest(sample - offset):
+                return Scale(slope, intercept, offset)
     whole = bool((sample == np.rint(sample)).all())
     scales = _FULL_SCALES if values.dtype.kind in "biu" and slope == 1 else (1.0, *_FULL_SCALES)
     white = next((scale for scale in scales if maximum <= 1.01 * scale), np.inf)
     # A picture uses much of its scale. Masks, whose numbers are few, small and whole, are read as well.
-    used = (maximum - minimum) / white
-    if minimum >= -0.01 * white and (
-        used >= (0.25 if whole else 0.5) or (whole and white <= _FULL_SCALES[0])
-    ):
+    much = (maximum - minimum) / white >= (0.25 if whole else 0.5)
+    if minimum >= -0.01 * white and (much or (whole and white <= _FULL_SCALES[0])):
         return Scale(slope, intercept, white=white)
     known = "neither Hounsfield units nor grey values of 0 to 1, or of 8, 10, 12, 14, 16 or 32 bits"
     raise NotASliceError(name, f"its numbers, from {minimum:g} to {maximum:g}, fit no known scale: {known}")

@@ -13,7 +13,7 @@ from pydicom.uid import UID
 from groundglass.errors import ImageError, NotASliceError, PacsError, PacsRefusedError, PacsUnavailableError
 from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.dicom import open_dataset, read_dicom
-from groundglass.imaging.source import DEFAULT_LIMITS, Limits, MemorySource, guard
+from groundglass.imaging.source import DEFAULT_LIMITS, Limits, MemorySource, guard, guard_each
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.dicom_seg import (
     OF_SOURCE,
@@ -145,7 +145,7 @@ class SeriesProcessor:
                 try:
                     source = MemorySource(image.uid, self._archive.fetch(series, image))
                     header = self._header(source, series, image)
-                    for ct_slice in read_dicom(source, decoder, self._limits):
+                    for ct_slice in guard_each(read_dicom(source, decoder, self._limits), image.uid, "DICOM"):
                         yield image, header, self._classifier.classify(ct_slice, evidence=True)
                     continue
                 except PacsRefusedError as error:

@@ -275,10 +275,10 @@ def unlabelled_slices(job: Job[PretrainRecipe], find_copies: FindCopies) -> list
     records: list[Record] = []
     held_out: list[Record] = []
     if job.data:
-        manifest = load_pool(job.data)
+        manifest = load_pool(job.data, job.map_label)
         for name, indices in make_split(manifest, job.split, seed=job.seed).parts.items():
             (records if name == "train" else held_out).extend(manifest.records[index] for index in indices)
-    unlabelled = [record for path in job.images for record in load_dataset(path).records]
+    unlabelled = [record for path in job.images for record in load_dataset(path, job.map_label).records]
     if held_out and unlabelled and (copies := find_copies(held_out, unlabelled)):
         name, *others = dict.fromkeys(str(copy.path) for _, copy in copies)
         more = f" and {len(others)} more such copies ({name_some(others)})" if others else ""

@@ -26,9 +26,8 @@ from groundglass.data.out_of_distribution import (
 )
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
-from groundglass.evaluation import log
 from groundglass.evaluation.calibration import series_rule, summary
-from groundglass.evaluation.part import Part, fingerprint, select_part
+from groundglass.evaluation.part import Part, fingerprint, record_evaluation, select_part
 from groundglass.files import name_some
 from groundglass.imaging.crop import MUCH_LUNG, Preprocessing
 from groundglass.imaging.lungs import LungSegmenter, open_segmenter
@@ -94,6 +93,7 @@ class Export:
         cache: folder for cropped slices.
         lungs: ONNX model of the lung fields that goes into the bundle and with which everything is measured; None
             for the one of the training.
+        map_label: labels of other names in the data; see :func:`groundglass.data.load.load_pool`.
     """
 
     run: Run
@@ -104,6 +104,7 @@ class Export:
     name: str | None = None
     cache: Path | None = None
     lungs: Path | None = None
+    map_label: tuple[str, ...] = ()
 
     @cached_property
     def segmenter(self) -> LungSegmenter:
@@ -169,7 +170,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     check_writable(job.output, "--output")
     check_writable(job.cache or cache_folder(), "--cache")
     slices = _load(job, tell)
-    lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free).records
+    lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free, job.map_label).records
     tell("gathering pictures that the input check is to accept and to refuse")
     examples = gather_examples(run.preprocessing, job.segmenter, slices.parts["train"].records, lesion_free)
     tell("exporting to ONNX")
@@ -186,7 +187,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     if "test" in slices.parts:
         part = slices.parts["test"]
         sha256 = fingerprint(part, slices.cropped["test"].sha256)
-        log.record(run.path, part, sha256, now(), job.output)
+        record_evaluation(run.path, part, sha256, now(), job.output)
     fields = {
         **_fields(job, slices),
         "precision": precision,
@@ -317,7 +318,7 @@ def _interval(measure: Mapping[str, float | None]) -> str:
 def _load(job: Export, tell: Callable[[str], None]) -> _Slices:
     """The parts that the split has; folds of the official training part, for instance, have no test part."""
     run = job.run
-    manifest = load_pool(job.data).without(run.recipe.sampling.leave_out)
+    manifest = load_pool(job.data, job.map_label).without(run.recipe.sampling.leave_out)
     split = make_split(manifest, run.split_spec, run.seed, allow_overlap=True)
     parts = {
         name: select_part(manifest, run.split_spec, name, run.seed)

@@ -152,7 +152,7 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
     """
     prepare(job)
     recipe = job.recipe
-    records = [record for record in load_pool(job.data).records if record.split != "test"]
+    records = [record for record in load_pool(job.data, job.map_label).records if record.split != "test"]
     masked = [record for record in records if record.lung_mask is not None]
     if not masked:
         raise DataError("nothing to learn lungs from: name a manifest with a column lung_mask with --data")

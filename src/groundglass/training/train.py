@@ -107,6 +107,7 @@ def train(
     progress: bool = False,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] | None = None,
+    map_label: Sequence[str] = (),
 ) -> Run:
     """Train a network, as ``groundglass train`` does.
 
@@ -130,6 +131,7 @@ def train(
         progress: show a progress bar.
         callbacks: Lightning's or your own; their state goes into the checkpoint.
         loggers: Lightning's or your own, in place of the recipe's.
+        map_label: labels of other names, such as ``CAP=NonCOVID``.
 
     Raises:
         GroundglassError: recipe, data, split, folder or machine do not fit; nothing is trained then.
@@ -156,6 +158,7 @@ def train(
         progress=progress,
         callbacks=tuple(callbacks),
         loggers=None if loggers is None else tuple(loggers),
+        map_label=tuple(map_label),
     )
     return train_job(job)
 
@@ -358,11 +361,11 @@ def _without_synthesis(job: Job[Recipe]) -> Job[Recipe]:
 
 def _records(job: Job[Recipe]) -> tuple[list[Record], list[Record], list[Record]]:
     """The slices that train, that validate, and that lesions are painted into."""
-    manifest = load_pool(job.data).without(job.recipe.sampling.leave_out)
+    manifest = load_pool(job.data, job.map_label).without(job.recipe.sampling.leave_out)
     split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
     free = job.lesion_free if job.recipe.synthesis.slices_per_epoch else None
     train, val = (_labelled(manifest, split, part) for part in ("train", "val"))
-    return train, val, list(load_dataset(free).records) if free is not None else []
+    return train, val, list(load_dataset(free, job.map_label).records) if free is not None else []
 
 
 def _cropped(

@@ -94,6 +94,7 @@ class Job(Generic[AnyRecipe_co]):
         progress: show a progress bar.
         callbacks: further ones of Lightning.
         loggers: Lightning's, in place of the recipe's.
+        map_label: labels of other names in the data; see :func:`groundglass.data.load.load_pool`.
     """
 
     recipe: AnyRecipe_co
@@ -114,6 +115,7 @@ class Job(Generic[AnyRecipe_co]):
     progress: bool = True
     callbacks: tuple[Callback, ...] = ()
     loggers: tuple[Logger, ...] | None = None
+    map_label: tuple[str, ...] = ()
 
     @property
     def chosen_devices(self) -> int | list[int]:
