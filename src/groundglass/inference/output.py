@@ -86,10 +86,6 @@ class OutputPlan:
             raise PredictionError("--resume needs --output with a folder or a file that ends in .jsonl")
         if self.masks and (self.path is None or self.file_format is not None):
             raise PredictionError("--masks needs --output with a folder")
-        if self.masks:
-            from groundglass.inference.masks import check_masks_of  # noqa: PLC0415 - brings the report's
-
-            check_masks_of(self.inputs)
         if self.path is None:
             return
         with file_errors(self.path, "opened"):

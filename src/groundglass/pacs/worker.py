@@ -20,8 +20,9 @@ from groundglass.inference.dicom_seg import (
     Algorithm,
     derived_uid,
     patient_and_study,
+    segmentation,
 )
-from groundglass.inference.masks import PackedMasks, series_segmentation
+from groundglass.inference.masks import PackedMasks
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.report import evidence_picture
 from groundglass.inference.series import Counts
@@ -125,7 +126,7 @@ class SeriesProcessor:
         if header is None:
             reasons = sorted({each.prediction.reason or "" for each in slices})
             raise PacsRefusedError(f"none of its images is available ({'; '.join(reasons) or 'it has none'})")
-        if classified and (seg := series_segmentation(headers, masks, self._algorithm)) is not None:
+        if classified and (seg := segmentation(headers, masks, self._algorithm)) is not None:
             self._archive.store(seg)
         report_series = self.report_series(series.uid, len(instances))
         report = SeriesReport(
