@@ -6,7 +6,16 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+
+def save_image(path: Path, value: int = 90) -> Path:
+    """Write a grey picture of 6 x 8 pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 6), value, np.uint8)).save(path)
+    return path
 
 
 def pack(folder: Path, archive: Path) -> None:

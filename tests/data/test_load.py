@@ -5,25 +5,20 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from groundglass.data.load import load_dataset, load_pool
 from groundglass.data.manifest import Label, read_pixels, say
 from groundglass.errors import DataError
 
-
-def save_image(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((8, 6), 90, np.uint8)).save(path)
-    return path
+from .conftest import save_image
 
 
 def test_every_form_of_covid_ct(covid_ct: Path, clone: Path, packed_images: Path) -> None:
     for path in (covid_ct, covid_ct / "Images-processed", clone, packed_images):
         manifest = load_dataset(path)
-        assert (manifest.name, len(manifest), manifest.labelled) == ("COVID-CT", 746, True)
+        assert (manifest.name, len(manifest)) == ("COVID-CT", 746)
+        assert all(record.label for record in manifest)
     manifest = load_dataset(covid_ct / "manifest.csv")
     assert (manifest.name, len(manifest)) == ("manifest", 746)
     assert len({record.patient_id for record in manifest}) == 384
@@ -34,9 +29,8 @@ def test_every_form_of_covid_ct(covid_ct: Path, clone: Path, packed_images: Path
 )
 def test_two_folders(tmp_path: Path, positive: str, negative: str) -> None:
     root = tmp_path / "ward-7"
-    save_image(root / positive / "a.png")
-    save_image(root / negative / "b.JPG")
-    save_image(root / negative / ".hidden.png")
+    for name in (f"{positive}/a.png", f"{negative}/b.JPG", f"{negative}/.hidden.png"):
+        save_image(root / name)
     (root / negative / "notes.txt").write_text("no slice")
     manifest = load_dataset(root)
     labels = {record.path.name: record.label for record in manifest}
@@ -46,12 +40,11 @@ def test_two_folders(tmp_path: Path, positive: str, negative: str) -> None:
 
 
 def test_sub_folders_are_patients_and_names_give_the_order(tmp_path: Path) -> None:
-    for name in ("p1/10.png", "p1/series/2.png", "c.png"):
-        save_image(tmp_path / "COVID" / name)
-    for name in ("c.png", "p2/10.png", "p2/2.png"):
-        save_image(tmp_path / "NonCOVID" / name)
-    manifest = load_dataset(tmp_path)
-    patients = {record.path.relative_to(tmp_path).as_posix(): record.patient_id for record in manifest}
+    for name in ("COVID/p1/10.png", "COVID/p1/series/2.png", "COVID/c.png"):
+        save_image(tmp_path / name)
+    for name in ("NonCOVID/c.png", "NonCOVID/p2/10.png", "NonCOVID/p2/2.png"):
+        save_image(tmp_path / name)
+    patients = {r.path.relative_to(tmp_path).as_posix(): r.patient_id for r in load_dataset(tmp_path)}
     assert patients["COVID/p1/10.png"] == patients["COVID/p1/series/2.png"] == "p1"
     assert patients["COVID/c.png"] != patients["NonCOVID/c.png"]
     assert list(patients)[-2:] == ["NonCOVID/p2/2.png", "NonCOVID/p2/10.png"]
@@ -68,22 +61,15 @@ def test_dicom_without_suffix(tmp_path: Path, dicom_samples: Path) -> None:
 
 def test_unlabelled(luna_slices: Path) -> None:
     manifest = load_dataset(luna_slices)
-    assert (manifest.name, len(manifest)) == ("luna-slices", 1000)
-    assert all(record.label is None for record in manifest)
+    assert (manifest.name, {record.label for record in manifest}) == ("luna-slices", {None})
     assert len({record.patient_id for record in manifest}) == 1000
 
 
 def test_a_folder_is_read_by_the_manifest_in_it(tmp_path: Path) -> None:
     save_image(tmp_path / "COVID" / "a.png")
     (tmp_path / "manifest.csv").write_text("path,label,patient_id,split\nCOVID/a.png,COVID,p7,test\n")
-    (record,) = load_dataset(tmp_path).records
+    (record,) = load_dataset(tmp_path)
     assert (record.patient_id, record.split) == ("p7", "test")
-
-
-def test_own_images_under_the_names_of_covid_cts_folders(tmp_path: Path) -> None:
-    for name in ("CT_COVID", "CT_NonCOVID"):
-        save_image(tmp_path / name / "mine.png")
-    assert len(load_dataset(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(
@@ -98,11 +84,8 @@ def test_own_images_under_the_names_of_covid_cts_folders(tmp_path: Path) -> None
 )
 def test_folders_that_are_no_data_set(tmp_path: Path, files: list[str], said: str) -> None:
     for name in files:
-        if name.endswith(".png"):
-            save_image(tmp_path / name)
-        else:
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text("text")
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
     with pytest.raises(DataError, match=said):
         load_dataset(tmp_path)
 
@@ -115,9 +98,8 @@ def test_paths_that_are_no_data_set(tmp_path: Path) -> None:
 
 
 def test_several_data_sets_are_one(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        for label in ("COVID", "NonCOVID"):
-            save_image(tmp_path / name / label / "1.png")
+    for name in ("a/COVID", "a/NonCOVID", "b/COVID", "b/NonCOVID"):
+        save_image(tmp_path / name / "1.png")
     one, other = tmp_path / "a", tmp_path / "b"
     pool = load_pool([one, other])
     assert (pool.name, pool.root, str(pool)) == ("a+b", tmp_path, f"{one}, {other}")

@@ -211,11 +211,11 @@ def slices(
     ] = 0.05,
 ) -> None:
     """Cut axial lung slices out of CT volumes as grey PNGs in the lung window, naming no patient."""
-    from groundglass.data.slices import Selection, cut_slices
+    from groundglass.data.slices import cut_slices
 
     failed: list[ImageError] = []
-    selection = Selection(every, least_lungs)
-    written = sum(1 for volume in volumes for _ in cut_slices(volume, output, selection, failed.append))
+    cut = (cut_slices(volume, output, every, least_lungs, failed.append) for volume in volumes)
+    written = sum(1 for pictures in cut for _ in pictures)
     _written(output, written, "slices", failed)
 
 

@@ -15,15 +15,10 @@ from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from groundglass import __version__
 from groundglass.errors import GroundglassError
-
-TRAINING = frozenset({"torch", "torchmetrics", "torchvision", "timm", "lightning", "onnx", "safetensors"})
-"""Packages that the extra ``train`` brings and a plain installation lacks."""
 
 # Name, module and panel of each command; "data" and "paper" have commands of their own.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -39,23 +34,14 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "paper": ("experiments", "Paper"),
 }
 
-
-_TRAINING = {name for name, (_, panel) in COMMANDS.items() if panel in {"Train", "Paper"}}
+# Packages that the extra "train" brings and a plain installation lacks.
+_TRAINING = frozenset({"torch", "torchmetrics", "torchvision", "timm", "lightning", "onnx", "safetensors"})
 _SILENT = logging.NullHandler()
 # Modules whose warnings tell of files, as a regular expression.
 _READERS = r"(groundglass|highdicom|nibabel|PIL|pydicom)\b"
 _LIBRARIES = (
-    *(
-        "numpy",
-        "onnxruntime",
-        "opencv-python-headless",
-        "pillow",
-        "pydicom",
-        "python-gdcm",
-        "nibabel",
-        "SimpleITK",
-    ),
-    *("highdicom", "fastapi", "ray", "torch", "lightning", "timm"),
+    "numpy onnxruntime opencv-python-headless pillow pydicom python-gdcm nibabel SimpleITK highdicom fastapi ray "
+    "torch lightning timm"
 )
 
 
@@ -109,7 +95,7 @@ def _versions() -> Iterator[str]:
     from onnxruntime import get_available_providers
 
     yield f"Python {platform.python_version()} on {platform.platform()}"
-    for name in _LIBRARIES:
+    for name in _LIBRARIES.split():
         with suppress(metadata.PackageNotFoundError):
             yield f"{name} {metadata.version(name)}"
     providers = (each.removesuffix("ExecutionProvider").lower() for each in get_available_providers())
@@ -135,10 +121,11 @@ def root(
         number = getattr(signal, name, None)  # serve finishes what it has accepted first
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not below nohup
             signal.signal(number, _terminated)
+    _, panel = COMMANDS.get(context.invoked_subcommand or "", ("", ""))
     if log_level is LogLevel.DEBUG:
         logging.basicConfig(level=logging.DEBUG)
         return
-    context.with_resource(_libraries_kept_quiet(training=context.invoked_subcommand in _TRAINING))
+    context.with_resource(_libraries_kept_quiet(training=panel in {"Train", "Paper"}))
     logging.getLogger().addHandler(_SILENT)
     ours = logging.getLogger("groundglass")
     ours.handlers = [logging.StreamHandler()]
@@ -155,20 +142,18 @@ def _libraries_kept_quiet(*, training: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=_READERS)
         stderr = sys.stderr
-        if training or stderr is None:
+        if training:
             yield
             return
         own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
         with suppress(OSError, ValueError):  # what has no descriptor stays
             if stderr.fileno() == 2:
-                sys.stderr = open(  # noqa: SIM115 - closed below
-                    own, "w", buffering=1, encoding=stderr.encoding, errors=stderr.errors, closefd=False
-                )
+                sys.stderr = os.fdopen(own, "w", 1, stderr.encoding, stderr.errors, closefd=False)
         try:
             os.dup2(nowhere, 2)
             yield
         finally:
-            with suppress(OSError, AttributeError):
+            with suppress(OSError):
                 sys.stderr.flush()
             os.dup2(own, 2)
             sys.stderr = stderr
@@ -193,7 +178,7 @@ def main() -> None:
     except GroundglassError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
-        if error.name not in TRAINING:
+        if error.name not in _TRAINING:
             raise
         _fail(
             f"this command needs {error.name}: `pip install '.[train]'` in a clone of groundglass brings it"
@@ -203,6 +188,9 @@ def main() -> None:
 
 
 def _fail(words: str) -> NoReturn:
+    from rich.console import Console
+    from rich.markup import escape
+
     with suppress(OSError):
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(words)}")
     _settled(sys.stdout)
@@ -216,9 +204,9 @@ class _StandardOutput(FileIO):
     def write(self, content: Any) -> int:
         try:
             return super().write(content)
-        except BrokenPipeError:
-            raise
         except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
             raise GroundglassError(f"standard output cannot be written ({error.strerror})") from None
 
 
@@ -232,13 +220,14 @@ def _open_streams() -> None:
         if number and getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout = TextIOWrapper(
-            BufferedWriter(_StandardOutput(1, "w", closefd=False)),
-            encoding=sys.stdout.encoding,
-            errors=sys.stdout.errors,
-            line_buffering=sys.stdout.line_buffering,
-            write_through=sys.stdout.write_through,
+        ways = (
+            sys.stdout.encoding,
+            sys.stdout.errors,
+            None,
+            sys.stdout.line_buffering,
+            sys.stdout.write_through,
         )
+        sys.stdout = TextIOWrapper(BufferedWriter(_StandardOutput(1, "w", closefd=False)), *ways)
 
 
 def _settled(stream: TextIO) -> Exception | None:

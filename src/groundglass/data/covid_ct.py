@@ -17,10 +17,10 @@ from hashlib import sha256
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
-from groundglass.data.manifest import PARTS, Label, Manifest, Record, join_member
+from groundglass.data.manifest import PARTS, Label, Manifest, Record
 from groundglass.errors import DataError, ImageError
 from groundglass.files import name_some, write_bytes
-from groundglass.imaging.source import DEFAULT_LIMITS, open_archive
+from groundglass.imaging.source import open_archive
 
 BASE_URL = "https://github.com/UCSD-AI4H/COVID-CT/raw/master"
 """Where ``Images-processed/CT_COVID.zip`` and ``CT_NonCOVID.zip`` lie."""
@@ -33,16 +33,13 @@ NOTICE = (
 Progress = Callable[[str, int, int | None], None]
 """Called with the file being fetched, the bytes just received, and their total where it is known."""
 
-_DOWNLOADS = ".download"
+_IMAGES = "Images-processed"
+_CLASS_FOLDERS = {Label.COVID: "CT_COVID", Label.NON_COVID: "CT_NonCOVID"}
+# What a training with several sources calls all the publications together.
+_COLLECTION = "covid-ct"
 _TIMEOUT = 30  # seconds without a byte
-
-NAME = "COVID-CT"
-IMAGES_FOLDER = "Images-processed"
-SPLIT_FOLDER = "Data-split"
-COLLECTION = "covid-ct"
-"""What a training with several sources calls all the publications of COVID-CT together."""
-
-CLASS_FOLDERS = {Label.COVID: "CT_COVID", Label.NON_COVID: "CT_NonCOVID"}
+# Figures were named <article>-p<page>-<number on page>[_<row>][%<panel>].
+_ARTICLE = re.compile(r"(\d{4}\.\d\d\.\d\d\.\d+|PIIS\d+|.+?(?=-p\d+-\d))")
 
 
 @dataclass(frozen=True)
@@ -66,18 +63,13 @@ class Entry:
         """
         if self.label is Label.NON_COVID:
             return "medpix" if self.file.endswith(".png") else "crawled"
-        match = _IDENTIFIER.match(self.file) or _PAGE.match(self.file)
-        return match.group(1) if match else "unknown"
+        match = _ARTICLE.match(self.file)
+        return match[0] if match else "unknown"
 
     @property
     def path(self) -> PurePosixPath:
         """Where the image lies in an extracted copy of the data set."""
-        return PurePosixPath(IMAGES_FOLDER, CLASS_FOLDERS[self.label], self.file)
-
-
-# Figures were named <article>-p<page>-<number on page>[_<row>][%<panel>].
-_IDENTIFIER = re.compile(r"(\d{4}\.\d\d\.\d\d\.\d+|PIIS\d+)")
-_PAGE = re.compile(r"(.+?)-p\d+-\d")
+        return PurePosixPath(_IMAGES, _CLASS_FOLDERS[self.label], self.file)
 
 
 @lru_cache(maxsize=1)
@@ -95,12 +87,9 @@ def looks_like(path: Path) -> bool:
 
     A folder whose ``CT_COVID`` and ``CT_NonCOVID`` hold none of the published file names is another data set.
     """
-    zips = ((path / f"{name}.zip").is_file() for name in CLASS_FOLDERS.values())
-    return (
-        (path / IMAGES_FOLDER).is_dir()
-        or any(zips)
-        or any((path / CLASS_FOLDERS[entry.label] / entry.file).is_file() for entry in entries())
-    )
+    zips = ((path / f"{name}.zip").is_file() for name in _CLASS_FOLDERS.values())
+    plain = ((path / _CLASS_FOLDERS[entry.label] / entry.file).is_file() for entry in entries())
+    return (path / _IMAGES).is_dir() or any(zips) or any(plain)
 
 
 @dataclass(frozen=True)
@@ -122,7 +111,7 @@ def examine(path: Path) -> Copy:
     Raises:
         DataError: a zip is damaged.
     """
-    images = path / IMAGES_FOLDER if (path / IMAGES_FOLDER).is_dir() else path
+    images = path / _IMAGES if (path / _IMAGES).is_dir() else path
     found: dict[str, Path] = {}
     different: list[Entry] = []
     for label in Label:
@@ -156,22 +145,19 @@ def load_covid_ct(path: Path) -> Manifest:
             f"{name_some(different)}; {command} replaces them; images of your own belong in folders COVID/ and "
             "NonCOVID/ or a manifest CSV"
         )
-    _check_split_files(path / SPLIT_FOLDER)
+    _check_split_files(path / "Data-split")
     records = tuple(
-        Record(copy.found[e.file], e.label, e.patient_id, e.source, e.split, collection=COLLECTION)
+        Record(copy.found[e.file], e.label, e.patient_id, e.source, e.split, collection=_COLLECTION)
         for e in entries()
     )
-    return Manifest(NAME, path, records, (path,))
+    return Manifest("COVID-CT", path, records, (path,))
 
 
 def download_covid_ct(folder: Path, base_url: str = BASE_URL, progress: Progress | None = None) -> int:
-    """Bring ``folder`` to hold all images of COVID-CT as published.
+    """Bring ``folder``, made where it is missing, to hold all images as published, and return how many were written.
 
     Images that are there and as published are kept, so an interrupted download resumes; a zip is fetched only
     if one of its images is missing. Images appear whole and verified or not at all.
-
-    The folder, made where it is missing, gets ``Images-processed/CT_COVID/`` and ``CT_NonCOVID/``, as they lie at
-    ``base_url``. The number of images written is returned.
 
     Raises:
         DataError: the server cannot be reached or breaks off, or images in its zips are missing or are not
@@ -179,21 +165,19 @@ def download_covid_ct(folder: Path, base_url: str = BASE_URL, progress: Progress
     """
     try:
         # Made first, so that `examine` and this function agree on where the images lie.
-        (folder / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
+        (folder / _IMAGES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder}: cannot be made a folder ({error.strerror})") from error
     before = examine(folder)
     absent = (*before.missing, *before.different)
-    downloads = before.images / _DOWNLOADS
+    downloads = before.images / ".download"
     faults: list[str] = []
     try:
-        for label, name in CLASS_FOLDERS.items():
-            wanted = [entry for entry in absent if entry.label is label]
-            if wanted:
-                url = f"{base_url.rstrip('/')}/{IMAGES_FOLDER}/{name}.zip"
-                archive = downloads / f"{name}.zip"
-                _fetch(url, archive, progress)
-                faults += _extract(archive, url, wanted, before.images / name)
+        for label, name in _CLASS_FOLDERS.items():
+            if wanted := [entry for entry in absent if entry.label is label]:
+                url = f"{base_url.rstrip('/')}/{_IMAGES}/{name}.zip"
+                _fetch(url, downloads / f"{name}.zip", progress)
+                faults += _extract(downloads / f"{name}.zip", url, wanted, before.images / name)
     finally:
         shutil.rmtree(downloads, ignore_errors=True)
     if faults:
@@ -205,42 +189,35 @@ def download_covid_ct(folder: Path, base_url: str = BASE_URL, progress: Progress
 
 def _contents(images: Path, label: Label) -> Iterator[tuple[Entry, Path, bytes]]:
     """The images of one class that are there, with their places and bytes; a zip is opened once."""
-    folder = images / CLASS_FOLDERS[label]
+    folder = images / _CLASS_FOLDERS[label]
     rest: list[Entry] = []
-    for entry in entries():
-        if entry.label is not label:
-            continue
-        plain = folder / entry.file
-        if plain.is_file():
+    for entry in (each for each in entries() if each.label is label):
+        if (plain := folder / entry.file).is_file():
             yield entry, plain, plain.read_bytes()
         else:
             rest.append(entry)
     zipped = images / f"{folder.name}.zip"
-    if not rest or not zipped.is_file():
-        return
-    try:
-        for entry, member, content in _members(zipped, rest):
-            yield entry, join_member(zipped, member), content
-    except ImageError as error:
-        raise DataError(f"{error}; fetch it again") from error
+    if rest and zipped.is_file():
+        try:
+            yield from _members(zipped, rest)
+        except ImageError as error:
+            raise DataError(f"{error}; fetch it again") from error
 
 
-def _members(archive: Path, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, str, bytes]]:
-    """Those of the wanted images that are in a zip: name in it, and bytes; none where damaged, a wrong hash then."""
-    with open_archive(archive, DEFAULT_LIMITS) as sources:
+def _members(archive: Path, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, Path, bytes]]:
+    """Those of the wanted images that are in a zip, their places and bytes; none where damaged, a wrong hash then."""
+    with open_archive(archive) as sources:
         members = {PurePosixPath(source.member).name: source for source in reversed(sources)}
-        for entry in wanted:
-            if entry.file in members:
-                source = members[entry.file]
-                try:
-                    content = source.read(DEFAULT_LIMITS)
-                except ImageError:
-                    content = b""
-                yield entry, source.member, content
+        for entry, source in ((entry, members[entry.file]) for entry in wanted if entry.file in members):
+            try:
+                content = source.read()
+            except ImageError:
+                content = b""
+            yield entry, Path(f"{archive}!{source.member}"), content
 
 
 def _check_split_files(folder: Path) -> None:
-    for label, name in CLASS_FOLDERS.items():
+    for label, name in _CLASS_FOLDERS.items():
         for part in PARTS:
             file = folder / label.value / f"{part}{name}.txt"
             if not file.is_file():
@@ -273,8 +250,9 @@ def _fetch(url: str, target: Path, progress: Progress | None) -> None:
     except ValueError as error:  # an address without scheme or host; requests' other errors are OSErrors
         raise DataError(f"{url}: is not an address to fetch from ({error})") from error
     except requests.RequestException as error:
+        reason = _reason(error)
         raise DataError(
-            f"{url}: cannot be fetched ({_reason(error)}); run the command again, it keeps what it has"
+            f"{url}: cannot be fetched ({reason}); run the command again, it keeps what it has"
         ) from error
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror})") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
-from groundglass.data.manifest import PARTS, UNLABELLED, Label, Manifest, Record, read_record
+from groundglass.data.manifest import PARTS, Manifest, Record, read_record
 from groundglass.errors import ImageError
 from groundglass.files import counted
 
@@ -29,6 +29,14 @@ class Group:
     labels: dict[str, int]
     patients: int
     parts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, members: Sequence[Record]) -> Group:
+        """Count some records."""
+        counts = Counter(record.label_name for record in members)
+        patients = {record.patient_id for record in members if record.patient_known}
+        splits = {record.split for record in members}
+        return cls(name, dict(sorted(counts.items())), len(patients), tuple(p for p in PARTS if p in splits))
 
 
 @dataclass(frozen=True)
@@ -66,54 +74,38 @@ class Description:
 
 def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Description:
     """Describe a data set; every file is read. ``watched``: its records, wrapped so that progress can be shown."""
-    records = manifest.records
-    sources: dict[str, list[Record]] = {}
-    formats: dict[str, list[Record]] = {}
-    parts: dict[str, list[Record]] = {}
-    histograms: dict[str, NDArray[np.int64]] = {}
+    sources, formats, parts = (defaultdict[str, list[Record]](list) for _ in range(3))
+    histograms = defaultdict[str, NDArray[np.int64]](lambda: np.zeros(256, np.int64))
     shapes: list[tuple[int, ...]] = []
     unreadable: list[str] = []
-    for record in watched if watched is not None else records:
-        sources.setdefault(record.source, []).append(record)
-        parts.setdefault(record.split or "", []).append(record)
+    for record in watched if watched is not None else manifest:
+        sources[record.source].append(record)
+        parts[record.split or ""].append(record)
         try:
             image = read_record(record)
         except ImageError as error:
             unreadable.append(str(error))
             continue
-        formats.setdefault(f"{image.origin.file_format} {image.origin.mode}", []).append(record)
+        formats[f"{image.origin.file_format} {image.origin.mode}"].append(record)
         shapes.append(image.pixels.shape)
-        histogram = np.bincount(image.pixels.ravel(), minlength=256)
-        histograms[record.label_name] = histograms.get(record.label_name, 0) + histogram
-    owned = {(each.patient_id, each.split) for each in records if each.patient_known and each.split}
+        histograms[record.label_name] += np.bincount(image.pixels.ravel(), minlength=256)
+    owned = {(each.patient_id, each.split) for each in manifest if each.patient_known and each.split}
     several = Counter(patient for patient, _ in owned)
     height, width = (_lengths(lengths) for lengths in (zip(*shapes, strict=True) if shapes else ((), ())))
     return Description(
         name=manifest.name,
         root=str(manifest),
-        total=_group("all", records),
-        slices_of_unknown_patients=sum(not record.patient_known for record in records),
+        total=Group.of("all", manifest.records),
+        slices_of_unknown_patients=sum(not record.patient_known for record in manifest),
         patients_in_several_parts=tuple(sorted(patient for patient, count in several.items() if count > 1)),
-        splits=tuple(_group(part, parts[part]) for part in PARTS if part in parts),
-        sources=tuple(_group(source, members) for source, members in sorted(sources.items())),
-        file_formats=tuple(_group(name, members) for name, members in sorted(formats.items())),
+        splits=tuple(Group.of(part, parts[part]) for part in PARTS if part in parts),
+        sources=tuple(Group.of(source, members) for source, members in sorted(sources.items())),
+        file_formats=tuple(Group.of(name, members) for name, members in sorted(formats.items())),
         width=width,
         height=height,
-        grey={label: _grey_values(histograms[label]) for label in _labels(histograms)},
+        grey={label: _grey_values(histogram) for label, histogram in sorted(histograms.items())},
         unreadable=tuple(unreadable),
     )
-
-
-def _labels(present: Iterable[str]) -> list[str]:
-    order = [*(label.value for label in Label), UNLABELLED]
-    return sorted(set(present), key=order.index)
-
-
-def _group(name: str, members: Sequence[Record]) -> Group:
-    counts = Counter(record.label_name for record in members)
-    patients = {record.patient_id for record in members if record.patient_known}
-    parts = tuple(part for part in PARTS if any(record.split == part for record in members))
-    return Group(name, {label: counts[label] for label in _labels(counts)}, len(patients), parts)
 
 
 def _lengths(lengths: Sequence[int]) -> dict[str, float]:
@@ -133,7 +125,7 @@ def description_tables(found: Description) -> Iterator[Table]:
     labels = list(found.total.labels)
 
     def groups(title: str, shown: Sequence[Group], caption: str | None = None) -> Table:
-        rows = [
+        rows = (
             (
                 each.name,
                 *(each.labels.get(label, 0) for label in labels),
@@ -141,7 +133,7 @@ def description_tables(found: Description) -> Iterator[Table]:
                 ", ".join(each.parts),
             )
             for each in shown
-        ]
+        )
         return _table(title, ("", *labels, "known patients", "parts"), rows, caption)
 
     caption = None
@@ -159,12 +151,12 @@ def description_tables(found: Description) -> Iterator[Table]:
     if found.width:
         sizes = [(name, *map("{:g}".format, getattr(found, name).values())) for name in ("width", "height")]
         yield _table("Size in pixels", ("", "min", "median", "max"), sizes)
-        rows = [
+        greys = [
             (label, f"{grey['mean']:.1f}", f"{grey['std']:.1f}", *grey["percentiles"])
             for label, grey in found.grey.items()
         ]
         columns = ("", "mean", "std", *map("{} %".format, PERCENTILES))
-        yield _table("Grey values, 0 to 255", columns, rows)
+        yield _table("Grey values, 0 to 255", columns, greys)
     if found.unreadable:
         title = f"{counted(len(found.unreadable), 'file')} cannot be read"
         yield _table(title, ("",), [(line,) for line in found.unreadable])

@@ -51,8 +51,7 @@ def load_dataset(path: Path, map_label: Iterable[str] = ()) -> Manifest:
             return load_covid_ct(path)
         if (path / "manifest.csv").is_file():
             return read_manifest(path / "manifest.csv", names)
-        labelled = _label_folders(path, names)
-        return _load_labelled(path, labelled, names) if labelled else _load_unlabelled(path, names)
+        return _load_folder(path, names)
     except OSError as error:
         raise DataError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
 
@@ -76,19 +75,14 @@ def load_pool(paths: Sequence[Path], map_label: Iterable[str] = ()) -> Manifest:
     for number, (path, manifest) in enumerate(zip(paths, manifests, strict=True)):
         place = path.absolute().with_suffix("")
         if names[manifest.name] > 1 and place != root:
-            manifests[number] = _renamed(manifest, place.relative_to(root).as_posix())
-    seen: set[Path] = set()
-    for record in (record for manifest in manifests for record in manifest):
-        if record.path in seen:
-            raise DataError(f"{record.path}: is in two of the data sets")
-        seen.add(record.path)
+            name = place.relative_to(root).as_posix()
+            records = (replace(r, source=name) if r.source == manifest.name else r for r in manifest)
+            manifests[number] = replace(manifest, name=name, records=tuple(records))
+    files = Counter(record.path for manifest in manifests for record in manifest)
+    if twice := next((file for file, count in files.items() if count > 1), None):
+        raise DataError(f"{twice}: is in two of the data sets")
     name, given = "+".join(each.name for each in manifests), sum((each.given for each in manifests), ())
     return Manifest(name, root, tuple(_with_patients_apart(manifests)), given)
-
-
-def _renamed(manifest: Manifest, name: str) -> Manifest:
-    records = (replace(each, source=name) if each.source == manifest.name else each for each in manifest)
-    return replace(manifest, name=name, records=tuple(records))
 
 
 def _with_patients_apart(manifests: Sequence[Manifest]) -> Iterator[Record]:
@@ -122,55 +116,42 @@ def _with_patients_apart(manifests: Sequence[Manifest]) -> Iterator[Record]:
         )
 
 
-def _label_folders(path: Path, names: LabelNames) -> list[tuple[Path, Label]]:
-    """Sub-folders of ``path`` whose names spell a label (``COVID``, ``non-covid``, ``CT_NonCOVID``, ...)."""
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir())
-    return [(folder, label) for folder in folders if (label := Label.spelt(folder.name, names)) is not None]
-
-
-def _load_labelled(path: Path, folders: list[tuple[Path, Label]], names: LabelNames) -> Manifest:
-    for label in Label:
-        count = sum(spelt is label for _, spelt in folders)
-        if not count or (count > 1 and not names.keys() & {folder.name.casefold() for folder, _ in folders}):
+def _load_folder(path: Path, names: LabelNames) -> Manifest:
+    """Slices in sub-folders whose names spell a label, else without labels."""
+    source, folders = path.resolve().name, sorted(entry for entry in path.iterdir() if entry.is_dir())
+    labelled = [(folder, label) for folder in folders if (label := Label.spelt(folder.name, names))]
+    for label in Label if labelled else ():
+        count = sum(spelt is label for _, spelt in labelled)
+        if not count or (count > 1 and not names.keys() & {folder.name.casefold() for folder, _ in labelled}):
             raise DataError(
                 f"{path}: has {'too many' if count else 'no'} sub-folders for {label.value}; expected one "
                 "COVID/ and one NonCOVID/ (case and hyphens do not matter)"
             )
-    name = path.resolve().name
-    records = tuple(record for folder, label in folders for record in _records(folder, name, label))
-    return Manifest(name, path, records, (path,))
-
-
-def _load_unlabelled(path: Path, names: LabelNames) -> Manifest:
-    records = tuple(_records(path, path.resolve().name, None))
+    if labelled:
+        records = [record for folder, label in labelled for record in _records(folder, source, label)]
+        return Manifest(source, path, tuple(records), (path,))
+    records = list(_records(path, source, None))
     below = {folder for record in records for folder in record.path.relative_to(path).parents}
-    deeper = sorted({str(path / folder.parent) for folder in below if Label.spelt(folder.name, names)})
-    if deeper:
+    if deeper := sorted({str(path / folder.parent) for folder in below if Label.spelt(folder.name, names)}):
         raise DataError(
             f"{path}: folders named like labels lie deeper, in {name_some(deeper)}; "
             "give that folder, or a manifest CSV"
         )
-    return Manifest(path.resolve().name, path, records, (path,))
+    return Manifest(source, path, tuple(records), (path,))
 
 
 def _records(folder: Path, source: str, label: Label | None) -> Iterator[Record]:
     """Records of all slices below ``folder``, in natural order of their names."""
-    empty = True
-    for file in files_below(folder):
-        if not _is_slice(file):
-            continue
-        empty = False
-        relative = file.path.relative_to(folder)
-        if len(relative.parts) > 1:
-            patient = relative.parts[0]
-        else:
-            patient = unknown_patient(f"{label.value}/{relative}" if label else str(relative))
-        yield Record(file.path, label, patient, source, None)
-    if empty:
+    files = [file.path for file in files_below(folder) if _is_slice(file)]
+    if not files:
         raise DataError(
             f"{folder}: holds no slices (expected {', '.join(sorted(PICTURES))} or DICOM files; "
             "`groundglass data slices` cuts slices out of volumes)"
         )
+    for file in files:
+        relative = file.relative_to(folder)
+        alone = unknown_patient(f"{label.value}/{relative}" if label else str(relative))
+        yield Record(file, label, relative.parts[0] if len(relative.parts) > 1 else alone, source, None)
 
 
 def _is_slice(file: FileSource) -> bool:

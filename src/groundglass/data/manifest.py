@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache, lru_cache
-from itertools import chain, compress, groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from types import MappingProxyType
 
@@ -38,21 +38,17 @@ from groundglass.imaging.source import (
 from groundglass.imaging.source import read_bytes as read_file
 from groundglass.imaging.window import Scale
 
-COLUMNS = (
+PARTS = ("train", "val", "test")
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+
+# Columns of a manifest; only `path` is required. Other columns are ignored.
+_COLUMNS = (
     "path", "label", "patient_id", "source", "split", "lung_mask", "lesion_mask", "grade", "slice", "unit",
 )  # fmt: skip
-"""Columns of a manifest CSV; only ``path`` is required. Other columns are ignored."""
-
-PARTS = ("train", "val", "test")
-
-UNLABELLED = "unlabelled"
-
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
-"""Suffixes of pictures."""
-
+_DELIMITERS = ",;\t"
+_SPLITS = {"train": "train", **dict.fromkeys(("val", "valid", "validation", "dev"), "val"), "test": "test"}
 _UNIT = re.compile(r"HU(?:\+(?P<offset>\d+))?|grey/(?P<white>[1-9]\d*)", re.IGNORECASE)
 _UNKNOWN_PATIENT = "unknown:"
-_Expand = Callable[["Record"], Iterable["Record"]]
 _LOG = logging.getLogger(__name__)
 
 
@@ -63,37 +59,28 @@ class Label(str, Enum):
     NON_COVID = "NonCOVID"
 
     @classmethod
-    def parse(cls, text: str, names: LabelNames = MappingProxyType({})) -> Label:
-        """The label spelt by ``text``, or by another name; case and punctuation do not matter.
+    def spelt(cls, text: str, names: LabelNames = MappingProxyType({})) -> Label | None:
+        """The label spelt by ``text``, or by a name of the user's; case and punctuation do not matter.
 
-        Numbers are rejected: published scripts disagree on which class counts as 1.
-
-        Raises:
-            DataError: for any other spelling.
+        Numbers spell none: published scripts disagree on which class counts as 1.
         """
-        label = cls.spelt(text, names)
-        if label is None:
+        letters = "".join(filter(str.isalnum, text.lower())).removeprefix("ct").removesuffix("19")
+        spellings = {"covid": cls.COVID, "noncovid": cls.NON_COVID}
+        return names.get(text.strip().casefold()) or spellings.get(letters)
+
+    @classmethod
+    def parse(cls, text: str, names: LabelNames = MappingProxyType({})) -> Label:
+        """Like `spelt`, but a `DataError` where ``text`` spells none."""
+        if (label := cls.spelt(text, names)) is None:
             raise DataError(
                 f"label {text!r} is neither COVID nor NonCOVID (case and hyphens do not matter); say which it is: "
                 f"--map-label {text}=COVID"
             )
         return label
 
-    @classmethod
-    def spelt(cls, text: str, names: LabelNames = MappingProxyType({})) -> Label | None:
-        """Like `parse`, but None for any other spelling."""
-        if named := names.get(text.strip().casefold()):
-            return named
-        letters = "".join(character for character in text.lower() if character.isalnum())
-        return _LABEL_SPELLINGS.get(letters.removeprefix("ct").removesuffix("19"))
-
 
 LabelNames = Mapping[str, Label]
 """Labels by names of the user's own, case-folded."""
-
-_LABEL_SPELLINGS = {"covid": Label.COVID, "noncovid": Label.NON_COVID}
-_SPLITS = {"train": "train", **dict.fromkeys(("val", "valid", "validation", "dev"), "val"), "test": "test"}
-_DELIMITERS = ",;\t"
 
 
 def label_names(given: Iterable[str]) -> LabelNames:
@@ -159,7 +146,7 @@ class Record:
     @property
     def label_name(self) -> str:
         """The label, or ``unlabelled``."""
-        return self.label.value if self.label else UNLABELLED
+        return self.label.value if self.label else "unlabelled"
 
 
 @dataclass(frozen=True)
@@ -188,16 +175,11 @@ class Manifest:
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
 
-    def without(self, names: Collection[str]) -> Manifest:
+    def without(self, names: Iterable[str]) -> Manifest:
         """The data set without slices of the named sources, or of a grade of one, as in ``moscow:CT-1``."""
         out = frozenset(names)
-        keep = [out.isdisjoint((each.hospital, f"{each.hospital}:{each.grade}")) for each in self.records]
-        return replace(self, records=tuple(compress(self.records, keep)))
-
-    @property
-    def labelled(self) -> bool:
-        """Whether every record has a label."""
-        return all(record.label is not None for record in self.records)
+        kept = (each for each in self if out.isdisjoint((each.hospital, f"{each.hospital}:{each.grade}")))
+        return replace(self, records=tuple(kept))
 
 
 @cache
@@ -211,20 +193,15 @@ def unknown_patient(relative: str) -> str:
     return f"{_UNKNOWN_PATIENT}{relative}"
 
 
-def join_member(archive: Path, member: str) -> Path:
-    """The path ``archive.zip!member``."""
-    return Path(f"{archive}!{member}")
-
-
 def file_hash(path: Path, unit: str = "") -> str:
     """SHA-256 of the content of a slice's or mask's file, and of the plane and unit where there are such.
 
     Raises:
         ImageError: it cannot be read, or its archive is damaged, encrypted or a decompression bomb.
     """
-    plane = _plane(path)
-    sha256 = _volume_hash(plane[0]) if plane else hashlib.sha256(read_file(path)).hexdigest()
-    more = [str(each) for each in (plane[1] if plane else None, unit or None) if each is not None]
+    file, plane = _plane(path)
+    sha256 = hashlib.sha256(read_file(file)).hexdigest() if plane is None else _volume_hash(file)
+    more = [str(each) for each in (plane, unit or None) if each is not None]
     return hashlib.sha256(" ".join([sha256, *more]).encode()).hexdigest() if more else sha256
 
 
@@ -247,57 +224,6 @@ def read_record(record: Record) -> CTSlice:
     return _read(record.path, record.unit)
 
 
-def _read(path: Path, unit: str = "", *, mask: bool = False) -> CTSlice:
-    plane, name = _plane(path), str(path)
-    content = b"" if plane else read_file(path)
-    if identify(content[:HEAD_BYTES]) not in RASTER:
-        from groundglass.imaging.read import read_slice, read_slices  # noqa: PLC0415 - readers are slow to import
-
-        if unit:
-            raise ImageError(name, f"is no picture, so its unit cannot be {unit!r}; leave `unit` empty")
-        if not plane:
-            return read_slice(path)
-        found = next(islice(read_slices(plane[0]), plane[1], None), None)
-        if found is None:
-            raise ImageError(name, "has no such slice; the first one is 0")
-        return found
-    match, scale = _UNIT.fullmatch(unit), None
-    if match:
-        white, offset = match["white"], match["offset"] or 0
-        scale = Scale(white=float(white)) if white else Scale(offset=float(offset))
-    with guard(name, "picture"):
-        slices = list(decode_raster(content, name, DEFAULT_LIMITS, scale))
-    if len(slices) != 1:
-        raise ImageError(name, f"holds {len(slices)} pages; name one in the column `slice`")
-    mode = slices[0].origin.mode
-    deep = mode in {"I", "F"} or mode.startswith("I;16")
-    if unit and not deep:
-        raise ImageError(name, f"has pixels of 8 bits, so its unit cannot be {unit!r}; leave `unit` empty")
-    if deep and not unit and not mask:
-        guessed = "grey values" if slices[0].hounsfield is None else "Hounsfield units"
-        say(
-            f"{path.parent}: numbers of more than 8 bits are taken for {guessed}, which is a guess; the column `unit` "
-            "of a manifest says what they are, such as HU, HU+1024 or grey/4095"
-        )
-    return slices[0]
-
-
-def _numbered(path: Path) -> tuple[Path, int] | None:
-    """What stands before and after the mark in ``volume.nii.gz!57``; None for any other path, and for a file."""
-    name, _, number = str(path).rpartition("!")
-    return (Path(name), int(number)) if name and number.isdecimal() and not os.path.isfile(path) else None
-
-
-def _plane(path: Path) -> tuple[Path, int] | None:
-    """Volume and plane of a path that is numbered and no member of an archive."""
-    found = _numbered(path)
-    if found is None:
-        return None
-    volume = found[0]
-    known = not zipfile.is_zipfile(volume) if os.path.isfile(volume) else split_member(volume) is not None
-    return found if known else None
-
-
 def read_pixels(record: Record) -> Grey:
     """A record's grey pixels, uint8, shape (H, W). Raises as `read_record` does."""
     return read_record(record).pixels
@@ -309,11 +235,10 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     Raises:
         ImageError: it cannot be read, or has another shape.
     """
-    mask = _read(path, mask=True).pixels > 0
+    mask = _read(path, is_mask=True).pixels > 0
     if mask.shape != tuple(shape):
         size, wanted = (" x ".join(map(str, each[::-1])) for each in (mask.shape, shape))
-        reason = f"a mask of {size} pixels for a slice of {wanted}; both must be the same size"
-        raise ImageError(str(path), reason)
+        raise ImageError(path, f"a mask of {size} pixels for a slice of {wanted}; both must be the same size")
     return np.asarray(mask)
 
 
@@ -323,22 +248,74 @@ def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
     write_bytes(path, png.tobytes())
 
 
-def read_manifest(path: Path, names: LabelNames = MappingProxyType({})) -> Manifest:
-    """Read a manifest CSV with a header line naming some of `COLUMNS`.
+def _read(path: Path, unit: str = "", *, is_mask: bool = False) -> CTSlice:
+    file, plane = _plane(path)
+    content = read_file(path) if plane is None else b""
+    if identify(content[:HEAD_BYTES]) in RASTER:
+        return _decoded(content, path, unit, is_mask)
+    from groundglass.imaging.read import read_slice, read_slices  # noqa: PLC0415 - readers are slow to import
 
-    Its fields are separated by commas, semicolons or tabs. Relative paths, of slices and masks, are relative to the
-    CSV's folder. An empty ``label``, ``split`` or mask means none, an empty ``patient_id`` an unknown patient, an empty
-    ``source`` the CSV's own name. A folder or zip stands for all slices in it, of one patient, in the order of
-    :func:`groundglass.imaging.read.list_images`; ``slice``, from 0, names one of them, of a volume, or of a file of
-    several pages.
+    if unit:
+        raise ImageError(path, f"is no picture, so its unit cannot be {unit!r}; leave `unit` empty")
+    if plane is None:
+        return read_slice(path)
+    found = next(islice(read_slices(file), plane, None), None)
+    if found is None:
+        raise ImageError(path, "has no such slice; the first one is 0")
+    return found
+
+
+def _decoded(content: bytes, path: Path, unit: str, is_mask: bool) -> CTSlice:
+    scale = None
+    if match := _UNIT.fullmatch(unit):
+        white, offset = match["white"], match["offset"] or 0
+        scale = Scale(white=float(white)) if white else Scale(offset=float(offset))
+    with guard(str(path), "picture"):
+        slices = list(decode_raster(content, str(path), DEFAULT_LIMITS, scale))
+    if len(slices) != 1:
+        raise ImageError(path, f"holds {len(slices)} pages; name one in the column `slice`")
+    mode = slices[0].origin.mode
+    deep = mode in {"I", "F"} or mode.startswith("I;16")
+    if unit and not deep:
+        raise ImageError(path, f"has pixels of 8 bits, so its unit cannot be {unit!r}; leave `unit` empty")
+    if deep and not unit and not is_mask:
+        guessed = "grey values" if slices[0].hounsfield is None else "Hounsfield units"
+        say(
+            f"{path.parent}: numbers of more than 8 bits are taken for {guessed}, which is a guess; the column `unit` "
+            "of a manifest says what they are, such as HU, HU+1024 or grey/4095"
+        )
+    return slices[0]
+
+
+def _numbered(path: Path) -> tuple[Path, int | None]:
+    """What stands before and after the mark in ``volume.nii.gz!57``; no number in any other path, and in a file's."""
+    name, _, number = str(path).rpartition("!")
+    numbered = name and number.isdecimal() and not os.path.isfile(path)
+    return (Path(name), int(number)) if numbered else (path, None)
+
+
+def _plane(path: Path) -> tuple[Path, int | None]:
+    """Volume and plane of a path that is numbered and no member of an archive."""
+    volume, number = _numbered(path)
+    if number is None:
+        return path, None
+    known = not zipfile.is_zipfile(volume) if os.path.isfile(volume) else split_member(volume) is not None
+    return (volume, number) if known else (path, None)
+
+
+def read_manifest(path: Path, names: LabelNames = MappingProxyType({})) -> Manifest:
+    """Read a manifest CSV with a header line; ``names`` says what labels of other names mean.
+
+    Paths are relative to its folder. A folder or zip stands for all slices in it, of one patient, in the order of
+    :func:`groundglass.imaging.read.list_images`; ``slice``, from 0, names one of them, of a volume, or of a TIFF.
 
     Raises:
-        DataError: the file cannot be read, holds an unknown spelling (with its line), names a file twice or
-            one that does not exist.
+        DataError: it cannot be read, holds an unknown spelling (with its line), or names a file twice or one that
+            does not exist.
     """
     lines: dict[str, int] = {}
     records: list[Record] = []
-    for line, record in _rows(path, _expanded, names):
+    for line, record in _rows(path, names, _expanded):
         key = os.path.normpath(record.path)
         if key in lines:
             raise DataError(f"{path}: line {line}: {record.path} is already on line {lines[key]}")
@@ -349,41 +326,42 @@ def read_manifest(path: Path, names: LabelNames = MappingProxyType({})) -> Manif
 
 
 def iterate_paths(path: Path) -> Iterator[Path]:
-    """The files that a manifest CSV names, one by one, for manifests of any length.
-
-    Whether they exist or are named twice is not checked. A volume of which slices are named is named itself.
+    """The files that a manifest CSV of any length names, one by one and unchecked; volumes instead of their slices.
 
     Raises:
         DataError: the file cannot be read, does not say which column holds the paths, or names no file.
     """
-    planes = ((_plane(record.path), record.path) for _, record in _rows(path))
-    return (file for file, _ in groupby(plane[0] if plane else whole for plane, whole in planes))
+    return (file for file, _ in groupby(_plane(record.path)[0] for _, record in _rows(path)))
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write a manifest as CSV, atomically; files below the CSV's folder get relative paths."""
     folder = path.absolute().parent
 
-    def place(file: Path | None) -> str:
+    def place(file: Path | None) -> str | None:
         if file is None:
-            return ""
+            return None
         whole = file.absolute()
         return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).as_posix()
 
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for record in manifest.records:
-        label = record.label.value if record.label else ""
-        patient = record.patient_id if record.patient_known else ""
+    writer.writerow(_COLUMNS)
+    for record in manifest:
+        label, patient = (
+            record.label and record.label.value,
+            record.patient_id if record.patient_known else None,
+        )
         masks = place(record.lung_mask), place(record.lesion_mask)
-        row = (place(record.path), label, patient, record.source, record.split or "", *masks, record.grade)
-        writer.writerow((*row, "", record.unit))
+        row = (place(record.path), label, patient, record.source, record.split, *masks, record.grade)
+        writer.writerow((*row, None, record.unit))
     write_text(path, text.getvalue())
 
 
 def _rows(
-    path: Path, expand: _Expand = lambda record: [record], names: LabelNames = MappingProxyType({})
+    path: Path,
+    names: LabelNames = MappingProxyType({}),
+    expand: Callable[[Record], Iterable[Record]] = lambda record: [record],
 ) -> Iterator[tuple[int, Record]]:
     """Line number and record of each row, streamed."""
     try:
@@ -394,7 +372,7 @@ def _rows(
             _check_header(path, reader.fieldnames or ())
             try:
                 for row in reader:
-                    yield from ((reader.line_num, record) for record in expand(_parse_row(path, row, names)))
+                    yield from ((reader.line_num, each) for each in expand(_parse_row(path, row, names)))
             except (DataError, ImageError, csv.Error) as error:
                 raise DataError(f"{path}: line {reader.line_num}: {error}") from error
     except UnicodeDecodeError as error:
@@ -411,49 +389,48 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
     if list(names) != header or len(set(header)) != len(header):
         raise DataError(f"{path}: column names must be unique and without spaces around: {', '.join(header)}")
     for name in header:
-        likeness = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.75)
-        if name not in COLUMNS and likeness and likeness[0] not in header:
+        likeness = difflib.get_close_matches(name.lower(), _COLUMNS, n=1, cutoff=0.75)
+        if name not in _COLUMNS and likeness and likeness[0] not in header:
             raise DataError(f"{path}: column {name!r} is not known; did you mean {likeness[0]!r}?")
     if "path" not in header:
-        columns = ", ".join(COLUMNS)
+        columns = ", ".join(_COLUMNS)
         raise DataError(f"{path}: the first line must name the columns, `path` among them ({columns})")
 
 
-def _parse_row(path: Path, row: dict[str, str], names: LabelNames) -> Record:
+def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames) -> Record:
     if "" in row:
         raise DataError("has more fields than columns; put quotes around a path that holds the delimiter")
-    fields = {name: (row.get(name) or "").strip() for name in COLUMNS}
-    if not fields["path"]:
+    given = {name: (row.get(name) or "").strip() for name in _COLUMNS}
+    number, unit, split = given["slice"], given["unit"], _SPLITS.get(given["split"].lower())
+    if not given["path"]:
         raise DataError("`path` is empty")
-    split = _SPLITS.get(fields["split"].lower()) if fields["split"] else None
-    if fields["split"] and split is None:
-        raise DataError(f"split {fields['split']!r} is not one of {', '.join(PARTS)}")
-    if fields["unit"] and not _UNIT.fullmatch(fields["unit"]):
-        raise DataError(f"unit {fields['unit']!r} is none of HU, HU+1024 and grey/4095, with any number")
-    if fields["slice"] and not fields["slice"].isdecimal():
-        raise DataError(f"slice {fields['slice']!r} is no number; the first slice is 0")
+    if given["split"] and split is None:
+        raise DataError(f"split {given['split']!r} is not one of {', '.join(PARTS)}")
+    if unit and not _UNIT.fullmatch(unit):
+        raise DataError(f"unit {unit!r} is none of HU, HU+1024 and grey/4095, with any number")
+    if number and not number.isdecimal():
+        raise DataError(f"slice {number!r} is no number; the first slice is 0")
 
-    def place(column: str, pictures: Collection[str] = PICTURES) -> Path | None:
-        file = path.parent / fields[column] if fields[column] else None
-        plane = file is not None and fields["slice"] and file.suffix.lower() not in pictures
-        return join_member(file, fields["slice"]) if file is not None and plane else file
+    def place(name: str, whole: Collection[str] = PICTURES) -> Path:
+        file = path.parent / name
+        return Path(f"{file}!{number}") if number and file.suffix.lower() not in whole else file
 
     return Record(
-        path=place("path", PICTURES - {".tif", ".tiff"}) or path,
-        label=Label.parse(fields["label"], names) if fields["label"] else None,
-        patient_id=fields["patient_id"] or unknown_patient(fields["path"]),
-        source=fields["source"] or path.stem,
-        split=split,
-        lung_mask=place("lung_mask"),
-        lesion_mask=place("lesion_mask"),
-        grade=fields["grade"],
-        unit=fields["unit"],
+        place(given["path"], PICTURES - {".tif", ".tiff"}),
+        Label.parse(given["label"], names) if given["label"] else None,
+        given["patient_id"] or unknown_patient(given["path"]),
+        given["source"] or path.stem,
+        split,
+        place(given["lung_mask"]) if given["lung_mask"] else None,
+        place(given["lesion_mask"]) if given["lesion_mask"] else None,
+        given["grade"],
+        unit,
     )
 
 
 def _expanded(record: Record) -> Iterator[Record]:
     """A record of each slice of a folder or zip, or of the one that is named; any other record as it is."""
-    holder, number = _numbered(record.path) or (record.path, None)
+    holder, number = _numbered(record.path)
     if not (os.path.isdir(holder) or (os.path.isfile(holder) and holder.suffix.lower() == ".zip")):
         yield record
         return
@@ -471,18 +448,16 @@ def _expanded(record: Record) -> Iterator[Record]:
 
 
 def _check_presence(path: Path, records: Iterable[Record]) -> None:
-    members: dict[Path, frozenset[str]] = {}
+    @cache
+    def members(archive: Path) -> frozenset[str]:
+        with open_archive(archive, on_error=lambda _: None) as sources:
+            return frozenset(source.member for source in sources)
 
-    def present(path: Path) -> bool:
-        plane = _plane(path)
-        path = plane[0] if plane else path
-        member = None if os.path.isfile(path) else split_member(path)
-        if member is None or not os.path.isfile(member[0]):
-            return os.path.isfile(path)
-        if member[0] not in members:
-            with open_archive(member[0], DEFAULT_LIMITS, lambda _: None) as sources:
-                members[member[0]] = frozenset(source.member for source in sources)
-        return member[1] in members[member[0]]
+    def present(file: Path) -> bool:
+        file, _ = _plane(file)
+        member = split_member(file)
+        found = member is not None and os.path.isfile(member[0]) and member[1] in members(member[0])
+        return found or os.path.isfile(file)
 
     named = (file for each in records for file in (each.path, each.lung_mask, each.lesion_mask) if file)
     missing = [str(file) for file in named if not present(file)]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import groupby
 from os import PathLike
 from pathlib import Path
@@ -17,7 +16,8 @@ from groundglass.errors import ImageError
 from groundglass.files import atomic_path
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.read import read_slices
-from groundglass.imaging.slice import CTSlice, Origin, is_uid
+from groundglass.imaging.slice import Origin, is_uid
+from groundglass.imaging.source import OnError
 
 _NAME_DIGITS = 16
 # Cosine between the slice normal and the patient's long axis from which a slice counts as axial: gantries
@@ -25,49 +25,42 @@ _NAME_DIGITS = 16
 _AXIAL = 0.86
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Which slices of a series are taken."""
-
-    every: int = 10  # the first of every so many slices, if it shows enough lung; at least 1
-    least_lungs: float = 0.05  # share of the picture that lung must take, above 0 and below 1
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, not {self.every}")
-        if not 0 < self.least_lungs < 1:
-            raise ValueError(f"least_lungs must lie between 0 and 1, not {self.least_lungs}")
-
-    def takes(self, index: int, image: CTSlice) -> bool:
-        """Whether the slice of that index in its series is taken: axial, and enough lung in it."""
-        if index % self.every or not _is_axial(image.origin):
-            return False
-        return float(shipped()(image.pixels).mean()) >= self.least_lungs
-
-
 def cut_slices(
     path: str | PathLike[str],
     output: Path,
-    selection: Selection,
-    on_error: Callable[[ImageError], None] | None = None,
+    every: int = 10,
+    least_lungs: float = 0.05,
+    on_error: OnError | None = None,
 ) -> Iterator[Path]:
-    """Write the selected slices of every series and volume below a path as grey PNGs in the lung window.
+    """Write slices of every series and volume below a path as grey PNGs in the lung window.
 
-    They are called ``<series>_<index>.png``. The series' name is a digest of its first selected slice's
+    They are called ``<series>_<index>.png``. The series' name is a digest of its first such slice's
     pixels: the same for the same input, and nothing of the patient, file or study can be read from it or
     guessed at by digesting likely names. The files carry no metadata.
 
     The path of each picture is yielded once it is written; files of its name in the folder ``output`` are replaced.
 
+    Args:
+        path: file, folder or zip.
+        output: folder for the pictures.
+        every: the first of so many slices is taken, at least 1, if it is axial and shows enough lung.
+        least_lungs: share of the picture that lung must take, above 0 and below 1.
+        on_error: called for each file that cannot be read; without it, the first is raised.
+
     Raises:
-        ImageError: a file cannot be read and there is no ``on_error`` to be called with this instead.
+        ImageError: a file cannot be read and there is no ``on_error``.
     """
+    find_lungs = shipped()
     try:
         slices = read_slices(path, on_error=on_error)
         for _, series in groupby(slices, key=lambda image: _series(image.origin)):
             name = None
             for index, image in enumerate(series):
-                if not selection.takes(index, image):
+                if (
+                    index % every
+                    or not _is_axial(image.origin)
+                    or find_lungs(image.pixels).mean() < least_lungs
+                ):
                     continue
                 name = name or hashlib.sha256(image.pixels.tobytes()).hexdigest()[:_NAME_DIGITS]
                 target = output / f"{name}_{index:04d}.png"

@@ -15,16 +15,17 @@ from groundglass.data.manifest import PARTS, Label, Manifest, Record, say
 from groundglass.errors import DataError
 from groundglass.files import counted, name_some
 
-SPECIFICATIONS = (
-    "official, random[:SEED], random:FOLD/FOLDS[:SEED], patients:FOLD/FOLDS[:SEED], leave-source-out:NAME[+NAME...], "
-    "official-cv:FOLD/FOLDS[:SEED], official-source-cv:FOLD/FOLDS[:SEED]"
-)
-
 LARGEST_PUBLICATION = 0.10
 """A source with more than this share of the slices is a collection of many hospitals, not one publication."""
 
 Parts = dict[str, tuple[int, ...]]
+_Fold = tuple[int, int, int]  # number (from 1), of so many, seed
 
+_SPECIFICATIONS = (
+    "official, random[:SEED], random:FOLD/FOLDS[:SEED], patients:FOLD/FOLDS[:SEED], leave-source-out:NAME[+NAME...], "
+    "official-cv:FOLD/FOLDS[:SEED], official-source-cv:FOLD/FOLDS[:SEED]"
+)
+_KINDS = ("official", "random", "patients", "leave-source-out", "official-cv", "official-source-cv")
 _VALIDATING = 10  # of sources without a split, one patient in so many
 _VAL_FOLDS = 5  # one fold in five of what is left after the test part is the val part
 _RANDOM_FOLDS, _RANDOM_VAL_FOLDS = 5, 8  # slices split at random: 70 % train, 10 % val, 20 % test
@@ -41,23 +42,10 @@ class Split:
     parts: Parts
 
     def part(self, name: str) -> tuple[int, ...]:
-        """Indices of one part.
-
-        Raises:
-            DataError: if the split has no such part.
-        """
+        """Indices of one part; a `DataError` if the split has no such part."""
         if name not in self.parts:
             raise DataError(f"split {self.name} has no part {name!r}, only {', '.join(self.parts)}")
         return self.parts[name]
-
-
-@dataclass(frozen=True)
-class _Fold:
-    """Fold ``number`` (from 1) of ``folds``, drawn by ``seed``."""
-
-    number: int
-    folds: int
-    seed: int
 
 
 def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool = False) -> Split:
@@ -88,64 +76,40 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
             several parts and ``allow_overlap`` does not accept that.
     """
     kind, _, argument = spec.partition(":")
-    if kind not in _MAKERS:
-        raise DataError(f"split {spec!r} is unknown; choose one of: {SPECIFICATIONS}")
-    if not manifest.labelled:
-        count = sum(record.label is None for record in manifest)
+    if kind not in _KINDS:
+        raise DataError(f"split {spec!r} is unknown; choose one of: {_SPECIFICATIONS}")
+    if count := sum(record.label is None for record in manifest):
         raise DataError(f"{manifest}: {count} of {len(manifest)} slices have no label, so it cannot be split")
     if kind.startswith("official-") and not any(record.split for record in manifest):
         instead = "official, patients:FOLD/FOLDS, leave-source-out:NAME or random"
         raise DataError(f"{manifest}: has no split of its own, which {kind} needs; take {instead}")
-    parts = _MAKERS[kind](manifest, kind, argument, seed)
-    ordered = {name: tuple(sorted(parts[name])) for name in PARTS if name in parts}
-    _check_classes(manifest, spec, ordered)
-    if not allow_overlap:
-        _check_overlap(manifest, spec, ordered)
-    return Split(name=spec, parts=ordered)
+    makers = {"official": _official, "leave-source-out": _leave_source_out}
+    found = makers.get(kind, _folds)(manifest, kind, argument, seed)
+    parts = {name: tuple(sorted(found[name])) for name in PARTS if name in found}
+    for name in ("train", "val"):
+        present = {manifest.records[index].label for index in parts.get(name, ())}
+        if name in parts and (absent := [label.value for label in Label if label not in present]):
+            raise DataError(f"split {spec}: its {name} part would hold no {absent[0]} slice")
+    if not allow_overlap and (patients := patients_in_several_parts(manifest, parts)):
+        ignored = "a random split ignores patients; " if kind == "random" else ""
+        raise DataError(
+            f"split {spec}: {counted(len(patients), 'patient')} in several parts: {name_some(patients)}; "
+            f"{ignored}split by patients:FOLD/FOLDS instead, or allow the overlap explicitly"
+        )
+    return Split(spec, parts)
 
 
 def patients_in_several_parts(manifest: Manifest, parts: Mapping[str, Sequence[int]]) -> list[str]:
     """Known patients with slices in more than one part, sorted."""
-    seen: dict[str, set[str]] = {}
-    for name, indices in parts.items():
-        for record in (manifest.records[index] for index in indices):
-            if record.patient_known:
-                seen.setdefault(record.patient_id, set()).add(name)
-    return sorted(patient for patient, names in seen.items() if len(names) > 1)
-
-
-def _official(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
-    if argument:
-        raise DataError(f"split official takes nothing after a colon, not {argument!r}")
-    every = range(len(manifest))
-    if any(record.split for record in manifest):
-        return {part: indices for part, indices in _own_parts(manifest, every).items() if indices}
-    people = [len({each.patient_id for each in manifest if each.label is label}) for label in Label]
-    folds = min(_VAL_FOLDS, *people)
-    known = any(record.patient_known for record in manifest)
-    if folds < len(PARTS) or not known:
-        why = f"{min(people)} patients of a label are too few to make one" if known else "names no patients"
-        raise DataError(
-            f"{manifest}: has no split of its own and {why}; give it a column `split`, or patients in folders of "
-            "their own or a column `patient_id`, or take --split random"
-        )
-    rest, test = _grouped_fold(manifest, every, _Fold(1, folds, 0))
-    train, val = _grouped_fold(manifest, rest, _Fold(1, folds - 1, 0))
-    counts = f"train {len(train)}, val {len(val)}, test {len(test)} slices"
-    say(f"{manifest}: has no split of its own, so its patients were parted, each whole: {counts}")
-    return {"train": train, "val": val, "test": test}
-
-
-def _own_parts(manifest: Manifest, indices: Sequence[int]) -> Parts:
-    """The parts that the data set's own split gives, and those of sources without one."""
     records = manifest.records
-    split = {records[index].hospital for index in indices if records[index].split}
-    free = [index for index in indices if records[index].hospital not in split]
-    val = {free[place] for place in held_out([records[index] for index in free], _VALIDATING)}
-    parts = {part: [index for index in indices if records[index].split == part] for part in PARTS}
-    parts["val"] += sorted(val)
-    parts["train"] += [index for index in free if index not in val]
-    return {part: tuple(members) for part, members in parts.items()}
+    places = {
+        (records[i].patient_id, name)
+        for name, part in parts.items()
+        for i in part
+        if records[i].patient_known
+    }
+    seen = Counter(patient for patient, _ in places)
+    return sorted(patient for patient, count in seen.items() if count > 1)
 
 
 def held_out(records: Sequence[Record], one_in: int) -> set[int]:
@@ -160,19 +124,66 @@ def held_out(records: Sequence[Record], one_in: int) -> set[int]:
     return {number for number, each in enumerate(records) if (each.hospital, each.patient_id) in chosen}
 
 
+def _official(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
+    if argument:
+        raise DataError(f"split official takes nothing after a colon, not {argument!r}")
+    if any(record.split for record in manifest):
+        return {name: part for name, part in _own_parts(manifest, range(len(manifest))).items() if part}
+    people = [len({each.patient_id for each in manifest if each.label is label}) for label in Label]
+    folds = min(_VAL_FOLDS, *people)
+    known = any(record.patient_known for record in manifest)
+    if folds < len(PARTS) or not known:
+        why = f"{min(people)} patients of a label are too few to make one" if known else "names no patients"
+        raise DataError(
+            f"{manifest}: has no split of its own and {why}; give it a column `split`, or patients in folders of "
+            "their own or a column `patient_id`, or take --split random"
+        )
+    parts = _three_parts(manifest, (1, folds, 0), folds - 1)
+    counts = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
+    say(f"{manifest}: has no split of its own, so its patients were parted, each whole: {counts} slices")
+    return parts
+
+
+def _own_parts(manifest: Manifest, indices: Sequence[int]) -> Parts:
+    """The parts that the data set's own split gives, and those of sources without one."""
+    records = manifest.records
+    split = {records[index].hospital for index in indices if records[index].split}
+    free = [index for index in indices if records[index].hospital not in split]
+    val = {free[place] for place in held_out([records[index] for index in free], _VALIDATING)}
+    further = {"train": [index for index in free if index not in val], "val": sorted(val), "test": []}
+    own = {part: [index for index in indices if records[index].split == part] for part in PARTS}
+    return {part: (*own[part], *further[part]) for part in PARTS}
+
+
+def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
+    names = [name for name in argument.split("+") if name]
+    sources = sorted({name for record in manifest for name in (record.source, record.hospital)})
+    if not names:
+        listed = name_some(sources, 12)
+        raise DataError(f"leave-source-out needs a source: leave-source-out:NAME with one of {listed}")
+    for name in names:
+        if not any(fnmatchcase(source, name) for source in sources):
+            raise DataError(f"leave-source-out: no source {name!r}; this data has {name_some(sources, 12)}")
+    left_out = {source for source in sources if any(fnmatchcase(source, name) for name in names)}
+    test = [i for i, each in enumerate(manifest) if not left_out.isdisjoint((each.source, each.hospital))]
+    rest = sorted({*range(len(manifest))}.difference(test))
+    if not rest:
+        raise DataError(f"{manifest}: every slice is of these sources, none is left to train on")
+    if any(manifest.records[index].split for index in rest):
+        return {**_own_parts(manifest, rest), "test": tuple(test)}
+    train, val = _grouped_fold(manifest, rest, (1, _VAL_FOLDS, seed))
+    return {"train": train, "val": val, "test": tuple(test)}
+
+
 def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
     """The splits by folds: of everything by slice or patient, of official train and val parts by patient or source."""
     if kind == "random" and re.fullmatch(r"\d{0,9}", argument):
         argument = f"1/{_RANDOM_FOLDS}:{argument or seed}"
     fold = _parse_fold(manifest, kind, argument, seed)
     if kind == "random":
-        rest, test = _grouped_fold(manifest, range(len(manifest)), fold, "slices", None)
-        train, val = _grouped_fold(manifest, rest, _Fold(1, _RANDOM_VAL_FOLDS, fold.seed), "slices", None)
-        return {"train": train, "val": val, "test": test}
+        return _three_parts(manifest, fold, _RANDOM_VAL_FOLDS, "slices", None)
     if kind == "patients":
-        rest, test = _grouped_fold(manifest, range(len(manifest)), fold)
-        train, val = _grouped_fold(manifest, rest, _Fold(1, _VAL_FOLDS, fold.seed))
-        return {"train": train, "val": val, "test": test}
+        return _three_parts(manifest, fold, _VAL_FOLDS)
     indices = [index for index, record in enumerate(manifest) if record.split in {"train", "val"}]
     sizes = Counter(manifest.records[index].source for index in indices)
 
@@ -187,41 +198,22 @@ def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
     return {"train": train, "val": val}
 
 
-def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
-    names = [name for name in argument.split("+") if name]
-    sources = sorted({name for record in manifest for name in (record.source, record.hospital)})
-    if not names:
-        listed = name_some(sources, 12)
-        raise DataError(f"leave-source-out needs a source: leave-source-out:NAME with one of {listed}")
-    for name in names:
-        if not any(fnmatchcase(source, name) for source in sources):
-            raise DataError(f"leave-source-out: no source {name!r}; this data has {name_some(sources, 12)}")
-    left_out = {source for source in sources if any(fnmatchcase(source, name) for name in names)}
-    out = [not left_out.isdisjoint((record.source, record.hospital)) for record in manifest]
-    if all(out):
-        raise DataError(f"{manifest}: every slice is of these sources, none is left to train on")
-    test = tuple(index for index, left in enumerate(out) if left)
-    rest = [index for index, left in enumerate(out) if not left]
-    if any(manifest.records[index].split for index in rest):
-        own = _own_parts(manifest, rest)
-        return {"train": own["train"], "val": own["val"], "test": test}
-    train, val = _grouped_fold(manifest, rest, _Fold(1, _VAL_FOLDS, seed))
+def _three_parts(
+    manifest: Manifest,
+    fold: _Fold,
+    val_folds: int,
+    words: str = "patients",
+    group: Callable[[Record], str] | None = lambda record: record.patient_id,
+) -> Parts:
+    """A fold of everything tests, the first of ``val_folds`` of the rest validates."""
+    rest, test = _grouped_fold(manifest, range(len(manifest)), fold, words, group)
+    train, val = _grouped_fold(manifest, rest, (1, val_folds, fold[2]), words, group)
     return {"train": train, "val": val, "test": test}
-
-
-_MAKERS: dict[str, Callable[[Manifest, str, str, int], Parts]] = {
-    "official": _official,
-    "random": _folds,
-    "patients": _folds,
-    "leave-source-out": _leave_source_out,
-    "official-cv": _folds,
-    "official-source-cv": _folds,
-}
 
 
 def _grouped_fold(
     manifest: Manifest,
-    indices: Sequence[int],
+    indices: Iterable[int],
     fold: _Fold,
     words: str = "patients",
     group: Callable[[Record], str] | None = lambda record: record.patient_id,
@@ -229,26 +221,23 @@ def _grouped_fold(
     """The other folds and this one of a label-stratified k-fold over groups, which ``words`` names; None: slices."""
     from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 - slow to import
 
-    ordered = _ordered(manifest, indices)
+    def place(index: int) -> tuple[str, str, str]:
+        record = manifest.records[index]
+        return record.path.name.rpartition("!")[2], record.patient_id, str(record.path)
+
+    number, folds, seed = fold
+    # An order that depends on neither where the files lie nor how they were listed.
+    ordered = sorted(indices, key=place)
     chosen = [manifest.records[index] for index in ordered]
     groups = np.array([group(record) if group else str(place) for place, record in enumerate(chosen)])
     labels = np.array([record.label is Label.COVID for record in chosen], dtype=np.int64)
     for label in Label:
         count = len({*groups[labels == (label is Label.COVID)]})
-        if count < fold.folds:
-            raise DataError(f"{manifest}: {count} {label.value} {words} are too few for {fold.folds} folds")
-    splitter = StratifiedGroupKFold(n_splits=fold.folds, shuffle=True, random_state=fold.seed)
-    others, held = list(splitter.split(labels, labels, groups))[fold.number - 1]
+        if count < folds:
+            raise DataError(f"{manifest}: {count} {label.value} {words} are too few for {folds} folds")
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    others, held = list(splitter.split(labels, labels, groups))[number - 1]
     return tuple(ordered[i] for i in others), tuple(ordered[i] for i in held)
-
-
-def _ordered(manifest: Manifest, indices: Iterable[int]) -> list[int]:
-    """Indices in an order that depends on neither where the files lie nor how they were listed."""
-    keys = {
-        index: (record.path.name.rpartition("!")[2], record.patient_id, str(record.path))
-        for index, record in ((index, manifest.records[index]) for index in indices)
-    }
-    return sorted(keys, key=keys.__getitem__)
 
 
 def _parse_fold(manifest: Manifest, kind: str, argument: str, seed: int) -> _Fold:
@@ -264,22 +253,4 @@ def _parse_fold(manifest: Manifest, kind: str, argument: str, seed: int) -> _Fol
             f"{manifest}: names no patients, so {kind} is impossible; put each patient's files in a "
             "folder of their own or give patient_id in a manifest CSV"
         )
-    return _Fold(int(match[1]), int(match[2]), seed if match[3] is None else int(match[3]))
-
-
-def _check_classes(manifest: Manifest, spec: str, parts: Parts) -> None:
-    for name in ("train", "val"):
-        present = {manifest.records[index].label for index in parts.get(name, ())}
-        for label in Label:
-            if name in parts and label not in present:
-                raise DataError(f"split {spec}: its {name} part would hold no {label.value} slice")
-
-
-def _check_overlap(manifest: Manifest, spec: str, parts: Parts) -> None:
-    patients = patients_in_several_parts(manifest, parts)
-    if patients:
-        ignored = "a random split ignores patients; " if spec.startswith("random") else ""
-        raise DataError(
-            f"split {spec}: {counted(len(patients), 'patient')} in several parts: {name_some(patients)}; "
-            f"{ignored}split by patients:FOLD/FOLDS instead, or allow the overlap explicitly"
-        )
+    return int(match[1]), int(match[2]), seed if match[3] is None else int(match[3])

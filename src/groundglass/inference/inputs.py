@@ -1,4 +1,4 @@
-"""What a user names on the command line, as paths that exist: patterns expanded, nothing read twice."""
+"""What a user names on the command line, as paths that exist: patterns expanded, nothing predicted twice."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from groundglass.errors import PredictionError
 from groundglass.imaging.source import FileSource, files_below, is_junk, natural_key, split_member
@@ -27,48 +28,44 @@ def expand(arguments: Sequence[str]) -> list[Path]:
     Raises:
         PredictionError: a path does not exist, or a pattern matches nothing.
     """
-    return _without_covered([path for argument in arguments for path in _named(argument)])
+    paths = [path for argument in arguments for path in _named(argument)]
+    return _without_covered(paths) if len(paths) > 1 else paths
 
 
 def _named(argument: str) -> list[Path]:
-    if argument == "-" and not os.path.exists(argument):
+    if argument == "-" or os.path.exists(argument):
         return [Path(argument)]
     if os.path.lexists(argument):
-        if not os.path.exists(argument):
-            raise PredictionError(f"{argument}: a link to nothing")
-        return [Path(argument)]
+        raise PredictionError(f"{argument}: a link to nothing")
     member = split_member(Path(argument))
     if member is not None and member[0].exists():
-        _check_member(argument, *member)
+        if member[1] not in (_members(member[0]) or [member[1]]):
+            raise PredictionError(f"{argument}: the archive has no such member")
         return [Path(argument)]
     if not glob.has_magic(argument):
         raise PredictionError(f"{argument}: no such file or folder")
     # A pattern that ends in ** gives its beginning back, whether that exists or not.
-    matches = filter(os.path.lexists, glob.glob(argument, recursive=True))
-    found = sorted(matches, key=natural_key)
+    found = sorted(filter(os.path.lexists, glob.glob(argument, recursive=True)), key=natural_key)
     if not found:
         raise PredictionError(f"{argument}: no file matches this pattern")
     return [Path(path) for path in found]
 
 
-def _check_member(argument: str, archive: Path, member: str) -> None:
+def _members(archive: str | Path) -> list[str] | None:
+    """The names of an archive's members; None where it is damaged, which whoever reads it says."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            known = member in opened.NameToInfo
+            return opened.namelist()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return  # whoever reads it says what is wrong with it
-    if not known:
-        raise PredictionError(f"{argument}: the archive has no such member")
+        return None
 
 
 def _without_covered(paths: Sequence[Path]) -> list[Path]:
     """The paths without those that stand there twice, lie in another one, or are the voxels of a header."""
-    if len(paths) < 2:
-        return list(paths)
+    from groundglass.imaging.volume import header_of  # noqa: PLC0415 - not for a single path
+
     places = [_place(path) for path in paths]
     named = set(places)
-    from groundglass.imaging.volume import header_of  # noqa: PLC0415 - not for --help
-
     kept: dict[Path, Path] = {}
     for path, place in zip(paths, places, strict=True):
         # What is hidden in a folder is passed over there, and read only because it was named itself.
@@ -100,7 +97,7 @@ def named_by(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     if path.suffix.lower() == ".csv" and path.is_file():
-        from groundglass.data.manifest import iterate_paths  # noqa: PLC0415 - Pillow, which --help can do without
+        from groundglass.data.manifest import iterate_paths  # noqa: PLC0415 - for manifests alone
 
         yield from iterate_paths(path)
     else:
@@ -109,27 +106,16 @@ def named_by(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def count_files(paths: Sequence[Path], wanted: Callable[[str], bool] = lambda _: True) -> int:
     """How many files there are to read, roughly: nothing is opened but the directories of zips."""
-    return sum(_count(file, wanted) for path in paths for file in named_by(path))
-
-
-def _count(path: Path, wanted: Callable[[str], bool]) -> int:
-    files = [str(path)]
-    if path.is_dir():
-        files = [file.name for file in files_below(path) if not file.name.lower().endswith(_NOT_COUNTED)]
-    return sum(_members(file) for file in files if wanted(file))
-
-
-def _members(file: str) -> int:
-    if not file.lower().endswith(".zip"):
-        return 1
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return sum(
-                not member.is_dir() and not is_junk(PurePosixPath(member.filename))
-                for member in archive.infolist()
-            )
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return 1
+    count = 0
+    for path in (file for each in paths for file in named_by(each)):
+        files = [str(path)]
+        if path.is_dir():
+            files = [each.name for each in files_below(path) if not each.name.lower().endswith(_NOT_COUNTED)]
+        for file in filter(wanted, files):
+            members = _members(file) if file.lower().endswith(".zip") else None
+            images = (name[-1:] != "/" and not is_junk(PurePosixPath(name)) for name in members or ())
+            count += 1 if members is None else sum(images)
+    return count
 
 
 class Copies:
@@ -150,18 +136,10 @@ class Copies:
         first = self._files.setdefault(key, prediction.file)
         if first is prediction.file:
             return prediction
-        return replace(
-            prediction,
-            status=Status.REFUSED,
-            reason=f"{COPY} of {first}, which counts: both have one SOP Instance UID",
-            probability=None,
-            label=None,
-            prediction_set=(),
-            opacity=None,
-            lung_cm2=None,
-            flags=(),
-            evidence=None,
-        )
+        reason = f"{COPY} of {first}, which counts: both have one SOP Instance UID"
+        said: dict[str, Any] = dict.fromkeys(("probability", "label", "opacity", "lung_cm2", "evidence"))
+        said |= {"prediction_set": (), "flags": (), "status": Status.REFUSED, "reason": reason}
+        return replace(prediction, **said)
 
     def forget(self, prediction: Prediction) -> None:
         """Take an image for one that was not predicted yet."""
@@ -170,8 +148,7 @@ class Copies:
 
 def _image(prediction: Prediction) -> int | None:
     """What an image is known again by; None where it has no SOP Instance UID, or nothing else is known of it."""
-    told = prediction.position is not None or prediction.probability is not None
-    if prediction.instance is None or not told:
+    if prediction.instance is None or (prediction.position is None and prediction.probability is None):
         return None
     names = ("study", "series", "stack", "instance", "slice_number", "frame", "position", "status", "reason")
     seen = tuple(getattr(prediction, name) for name in names)

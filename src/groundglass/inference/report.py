@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -22,7 +21,15 @@ from groundglass.files import atomic_path, counted, printable
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.input_check import FLAGS
 from groundglass.inference.prediction import Evidence, Prediction, Status
-from groundglass.inference.series import SERIES_SCORE, Axis, Curve, SeriesSummary, Totals, slices_in_score
+from groundglass.inference.series import (
+    SERIES_SCORE,
+    Axis,
+    Curve,
+    SeriesSummary,
+    Totals,
+    place_on,
+    slices_in_score,
+)
 from groundglass.inference.writers import file_errors, read_predictions
 from groundglass.reporting.html import CITATION, NOTICE, environment
 from groundglass.reporting.overlay import Layers, Picture, fit, grey_picture
@@ -79,15 +86,24 @@ def write_report(
         totals: what all predictions say together.
         command: as it was given.
     """
-    survey, summaries = _survey(predictions, totals), totals.summaries()
+    summaries, survey = totals.summaries(), _Survey(totals)
+    for number, prediction in enumerate(read_predictions(predictions)):
+        survey.add(number, prediction)
     room = SLICES // max(1, len(survey.groups))
-    plans = {key: _Plan.of(members, room, thin=key is not None) for key, members in survey.groups.items()}
+    plans = {key: _Plan.of(each, room, thin=key is not None) for key, each in survey.groups.items()}
     wanted = {number for plan in plans.values() for number in (*plan.carriers, *plan.rest)}
-    said = {number: each for number, each in enumerate(read_predictions(predictions)) if number in wanted}
+
+    def layers(prediction: Prediction, *, small: bool) -> Layers | None:
+        """A saved picture; None where it is missing or damaged."""
+        try:
+            name = picture_name(prediction.file, prediction.frame)
+            found = Layers.read((overlays / name).read_text(encoding="ascii"))
+            return found.small(_SMALL) if found and small else found
+        except (OSError, ValueError):
+            return None
+
     page = environment()
-    page.filters["minus"] = lambda text: text.replace("-", "−")
-    page.filters["place"] = _place
-    page.filters["middle"] = _shortened
+    page.filters |= {"minus": lambda text: text.replace("-", "−"), "place": _place, "middle": _shortened}
     parts = page.get_template("prediction.html.j2").stream(
         report={
             "title": f"Predictions in {counted(totals.counts.total, 'slice')}",
@@ -96,17 +112,14 @@ def write_report(
         },
         limits=bundle.calibration.uncertain,
         coverage=bundle.calibration.coverage,
-        series=[
-            _panel(number, summaries[number - 1], plan)
-            for number, plan in sorted((key, plan) for key, plan in plans.items() if key is not None)
-        ],
+        series=[_Panel.of(key, summaries[key - 1], plans[key]) for key in sorted(filter(None, plans))],
         series_count=len(summaries),
         most=SERIES,
         score_meaning=SERIES_SCORE,
         loose=plans.get(None),
         refusals=sorted(survey.refusals.items(), key=lambda item: -item[1].count),
-        said=said,
-        layers=partial(_layers, overlays),
+        said={number: each for number, each in enumerate(read_predictions(predictions)) if number in wanted},
+        layers=layers,
         picture=lambda each: f"{overlays.name}/{picture_name(each.file, each.frame)}",
         facts=_facts(bundle),
         command=printable(command),
@@ -119,18 +132,11 @@ def write_report(
 
 
 class _Member(NamedTuple):
-    """A slice of a series: its place, its number among the predictions, its probability (NaN unless classified)."""
+    """A slice of a series: its place, its number among the predictions, its probability."""
 
     at: float
     number: int
-    probability: float
-
-    @classmethod
-    def of(cls, number: int, prediction: Prediction, axis: Axis | None) -> _Member:
-        probability = math.nan if prediction.probability is None else prediction.probability
-        places = {"mm": prediction.position, "frame": prediction.frame, "order": number, None: -probability}
-        place = places[axis]
-        return cls(math.inf if place is None or math.isnan(place) else place, number, probability)
+    probability: float | None
 
 
 @dataclass(frozen=True)
@@ -152,8 +158,8 @@ class _Plan:
     @classmethod
     def of(cls, members: list[_Member], room: int, *, thin: bool) -> _Plan:
         ordered = sorted(members)
-        classified = [each for each in ordered if not math.isnan(each.probability)]
-        carriers = heapq.nlargest(CARRIERS, classified, key=lambda each: each.probability)
+        classified = [each for each in ordered if each.probability is not None]
+        carriers = heapq.nlargest(CARRIERS, classified, key=lambda each: each.probability or 0)
         rest = [each.number for each in ordered if each not in carriers]
         shown = rest[:: math.ceil(len(rest) / room) or 1] if thin else rest[:room]
         large, curve = ([each.number for each in chosen] for chosen in (carriers, classified))
@@ -169,51 +175,37 @@ class _Refusal:
     examples: list[Prediction] = field(default_factory=list)
 
 
-@dataclass
 class _Survey:
     """What one reading of the predictions tells; ``groups`` by the number of the series, None for loose slices."""
 
-    groups: dict[int | None, list[_Member]] = field(default_factory=dict)
-    refusals: dict[str, _Refusal] = field(default_factory=dict)
-    flags: Counter[str] = field(default_factory=Counter)
+    def __init__(self, totals: Totals) -> None:
+        self.groups: dict[int | None, list[_Member]] = {}
+        self.refusals: dict[str, _Refusal] = {}
+        self.flags: Counter[str] = Counter()
+        self._totals = totals
+        answered = [(number, each) for number, each in enumerate(totals.summaries(), 1) if each.counts.ok]
+        self._axes = {number: each.curve.axis for number, each in answered[:SERIES]}
 
-    def refuse(self, prediction: Prediction) -> None:
-        reason = re.sub(r" \([^)]*\d[^)]*\)", "", prediction.reason or "no reason given")
-        if reason not in self.refusals and len(self.refusals) >= _REASONS:
-            reason = "other reasons; predictions.csv has them"
-        refusal = self.refusals.setdefault(reason, _Refusal(prediction.status.value))
-        refusal.count += 1
-        if len(refusal.examples) < _EXAMPLES:
-            refusal.examples.append(prediction)
-
-
-def _survey(predictions: Path, totals: Totals) -> _Survey:
-    survey = _Survey()
-    answered = ((number, each) for number, each in enumerate(totals.summaries(), 1) if each.counts.ok)
-    axes = {number: each.curve.axis for number, each in islice(answered, SERIES)}
-    for number, prediction in enumerate(read_predictions(predictions)):
-        survey.flags.update(prediction.flags)
+    def add(self, number: int, prediction: Prediction) -> None:
+        self.flags.update(prediction.flags)
         if prediction.status is not Status.OK:
-            survey.refuse(prediction)
-        series = totals.number(prediction)
-        pictured = prediction.status is not Status.FAILED and not prediction.is_copy
-        if pictured and (series is None or series in axes):
-            axis = None if series is None else axes[series]
-            survey.groups.setdefault(series, []).append(_Member.of(number, prediction, axis))
-    return survey
+            reason = re.sub(r" \([^)]*\d[^)]*\)", "", prediction.reason or "no reason given")
+            if reason not in self.refusals and len(self.refusals) >= _REASONS:
+                reason = "other reasons; predictions.csv has them"
+            refusal = self.refusals.setdefault(reason, _Refusal(prediction.status.value))
+            refusal.count += 1
+            refusal.examples += [prediction] * (len(refusal.examples) < _EXAMPLES)
+        if prediction.status is Status.FAILED or prediction.is_copy:
+            return
+        series, probability = self._totals.number(prediction), prediction.probability
+        if series is None or series in self._axes:
+            at = math.inf if probability is None else -probability
+            at = at if series is None else place_on(self._axes[series], prediction, number)
+            self.groups.setdefault(series, []).append(_Member(at, number, probability))
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """One series on the page.
-
-    Attributes:
-        number: of the series, from 1.
-        summary: what is said of it.
-        answers: see :func:`_answers`.
-        plan: which of its slices are shown.
-        drawing: of its curve, None where one slice is all.
-    """
+class _Panel(NamedTuple):
+    """One series on the page: its number from 1, what is said of it, what is shown, and its curve."""
 
     number: int
     summary: SeriesSummary
@@ -221,17 +213,17 @@ class _Panel:
     plan: _Plan
     drawing: _Drawing | None
 
+    @classmethod
+    def of(cls, number: int, summary: SeriesSummary, plan: _Plan) -> _Panel:
+        shown = {*plan.carriers, *plan.rest}
+        links = [each if each in shown else None for each in plan.classified]
+        return cls(number, summary, tuple(_answers(summary)), plan, _draw(summary.curve, links))
+
     @property
     def name(self) -> str:
         """Of its folder or file; of a single slice its file's, as the folder may hold many such series."""
         only = self.summary.counts.total == 1 and self.summary.carriers
         return only[0].file if only else self.summary.name
-
-
-def _panel(number: int, summary: SeriesSummary, plan: _Plan) -> _Panel:
-    shown = {*plan.carriers, *plan.rest}
-    links = [each if each in shown else None for each in plan.classified]
-    return _Panel(number, summary, tuple(_answers(summary)), plan, _draw(summary.curve, links))
 
 
 def _answers(summary: SeriesSummary) -> Iterator[tuple[str, str, str]]:
@@ -242,22 +234,12 @@ def _answers(summary: SeriesSummary) -> Iterator[tuple[str, str, str]]:
         used = slices_in_score(summary.counts.ok)
         words = "that slice's probability" if used == 1 else f"mean of the {used} highest probabilities"
         if summary.interval is not None:
-            words += f"; {summary.interval[0]:.3f}–{summary.interval[1]:.3f} when slices are drawn again"
+            words += "; {:.3f}–{:.3f} when slices are drawn again".format(*summary.interval)
         yield "Series score", f"{summary.series_score:.3f}", words
     if summary.opacity is not None:
         percent, lesion, lung = summary.opacity.percent, summary.opacity.lesion_ml, summary.opacity.lung_ml
         volume = "share of the lungs that is lesion" if lung is None else f"{lesion:,.0f} of {lung:,.0f} ml"
         yield "Lung opacity", f"{percent:.1f} %", volume
-
-
-def _layers(overlays: Path, prediction: Prediction, *, small: bool) -> Layers | None:
-    """A saved picture; None where it is missing or damaged."""
-    try:
-        text = (overlays / picture_name(prediction.file, prediction.frame)).read_text(encoding="ascii")
-        layers = Layers.read(text)
-        return layers.small(_SMALL) if layers and small else layers
-    except (OSError, ValueError):
-        return None
 
 
 def _place(prediction: Prediction) -> str:
@@ -301,18 +283,19 @@ def _facts(bundle: Bundle) -> dict[str, str]:
 
 def _measured(metrics: Mapping[str, Any]) -> str:
     """What the bundle says was measured on its test part; empty where it does not."""
+    titles = {"accuracy": "accuracy", "auc": "AUC", "recall": "recall"}
     try:
-        test, words = metrics["test"], []
-        for name in ("accuracy", "auc", "recall"):
-            measure, title = test["metrics"][name], "AUC" if name == "auc" else name
-            words.append(f"{title} {measure['value']:.3f} ({measure['low']:.3f}–{measure['high']:.3f})")
+        test = metrics["test"]
+        words = [
+            "{} {value:.3f} ({low:.3f}–{high:.3f})".format(title, **test["metrics"][name])
+            for name, title in titles.items()
+        ]
         return f"{', '.join(words)} on {test['slices']:,} slices the model had not seen"
     except (KeyError, TypeError, ValueError):
         return ""
 
 
-@dataclass(frozen=True)
-class _Point:
+class _Point(NamedTuple):
     """A slice on a curve: its place, its label, the column that belongs to it, and the slice that it leads to."""
 
     x: float
@@ -324,8 +307,7 @@ class _Point:
     link: int | None
 
 
-@dataclass(frozen=True)
-class _Drawing:
+class _Drawing(NamedTuple):
     """A curve on a drawing of 512 x 220: its slices, ticks, axis, and what it shows in words."""
 
     points: Sequence[_Point]
@@ -344,39 +326,20 @@ def _draw(curve: Curve, links: Sequence[int | None]) -> _Drawing | None:
     def x(value: float) -> float:
         return 44 + 452 * ((value - first) / span if span > 0 else 0.5)
 
-    def named(value: float) -> str:
-        return f"{round(value, 1) + 0.0:g} {unit}".strip()
-
-    places = [x(at) for at in curve.at]
+    at = [f"{round(value, 1) + 0.0:g} {unit}".strip() for value in curve.at]
+    places = [x(value) for value in curve.at]
     edges = [36.0, *((one + other) / 2 for one, other in pairwise(places)), 504.0]
+    columns = zip(places, at, curve.probability, curve.label, pairwise(edges), links, strict=True)
     points = [
-        _Point(
-            place,
-            12 + 156 * (1 - value),
-            label,
-            f"{named(at)}: {value:.3f}, {label}",
-            left,
-            right - left,
-            link,
-        )
-        for place, at, value, label, left, right, link in zip(
-            places, curve.at, curve.probability, curve.label, edges[:-1], edges[1:], links, strict=True
-        )
+        _Point(place, 168 - 156 * value, label, f"{named}: {value:.3f}, {label}", left, right - left, link)
+        for place, named, value, label, (left, right), link in columns
     ]
-    highest = max(range(len(points)), key=curve.probability.__getitem__)
+    highest = max(curve.probability)
     words = (
-        f"Probability of COVID in {len(points)} slices: highest {curve.probability[highest]:.3f} at "
-        f"{named(curve.at[highest])}, lowest {min(curve.probability):.3f}."
+        f"Probability of COVID in {len(points)} slices: highest {highest:.3f} at "
+        f"{at[curve.probability.index(highest)]}, lowest {min(curve.probability):.3f}."
     )
-    ticks = [(x(value), f"{value + 0.0:g}") for value in _ticks(first, span)]
-    return _Drawing(points, ticks, axis, words)
-
-
-def _ticks(first: float, span: float) -> Sequence[float]:
-    """Round numbers within the span, about six; the first alone where there is none."""
-    if span <= 0:
-        return [first]
-    magnitude = 10.0 ** math.floor(math.log10(span / 6))
-    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= span / 6)
+    step = float(f"{span / 6:.0e}") if span > 0 else math.inf  # one digit, so about six ticks
     start, end = math.ceil(first / step - 1e-9), math.floor((first + span) / step + 1e-9)
-    return [round(index * step, 6) for index in range(start, end + 1)]
+    ticks = [round(index * step, 6) for index in range(start, end + 1)] if span > 0 else [first]
+    return _Drawing(points, [(x(value), f"{value + 0.0:g}") for value in ticks], axis, words)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 import math
-import sys
-from array import array
+import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, astuple, dataclass, field
 from html import escape
 from itertools import pairwise
-from operator import itemgetter
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -34,10 +31,13 @@ SERIES_SCORE = (
     "probability of disease."
 )
 
-_SHARE, _LEAST = 0.2, 3
-_RESAMPLES, _MOST_CARRIERS = 500, 10
-_MEMBER = ".zip!"
+_SHARE, _LEAST, _RESAMPLES, _MOST_CARRIERS = 0.2, 3, 500, 10
 _LABELS = {COVID: "covid", NON_COVID: "non_covid", UNCERTAIN: "uncertain"}
+
+
+def slices_in_score(count: int) -> int:
+    """How many of so many classified slices a series score is the mean of."""
+    return min(count, max(_LEAST, math.ceil(_SHARE * count)))
 
 
 def series_score(probabilities: Sequence[float]) -> float | None:
@@ -46,27 +46,8 @@ def series_score(probabilities: Sequence[float]) -> float | None:
     Lesions fill a part of the lung only: the mean over all slices would drown them, the maximum would hang on
     a single one.
     """
-    if not probabilities:
-        return None
     highest = sorted(probabilities, reverse=True)[: slices_in_score(len(probabilities))]
-    return math.fsum(highest) / len(highest)
-
-
-def slices_in_score(count: int) -> int:
-    """How many of so many classified slices a series score is the mean of."""
-    return min(count, max(_LEAST, math.ceil(_SHARE * count)))
-
-
-class _Key(NamedTuple):
-    """What a series is known by; slices without UID also by their folder."""
-
-    study: str | None
-    series: str | None
-    stack: str | None
-
-
-_Part = tuple[_Key, str]
-"""Key and place of what lies in one folder."""
+    return math.fsum(highest) / len(highest) if highest else None
 
 
 def score_interval(probabilities: Sequence[float]) -> tuple[float, float] | None:
@@ -78,10 +59,10 @@ def score_interval(probabilities: Sequence[float]) -> tuple[float, float] | None
     if count < 2:
         return None
     values, rng = np.sort(probabilities), np.random.default_rng(0)
-    highest = slices_in_score(count)
+    rest = count - slices_in_score(count)
     scores = [
         # Positions in the sorted values, so that a partial sort of integers does.
-        values[np.partition(rng.integers(count, size=count), count - highest)[count - highest :]].mean()
+        values[np.partition(rng.integers(count, size=count), rest)[rest:]].mean()
         for _ in range(_RESAMPLES)
     ]
     low, high = np.percentile(scores, (2.5, 97.5))
@@ -122,12 +103,10 @@ class Counts:
         """All slices; a file that could not be read counts as one."""
         return self.ok + self.refused + self.failed
 
-    def add(self, prediction: Prediction) -> None:
+    def add(self, prediction: Prediction | SeriesSlice) -> None:
         """Count one prediction."""
-        names = [prediction.status.value]
-        if prediction.status is Status.OK and prediction.label in _LABELS:
-            names.append(_LABELS[prediction.label])
-        for name in names:
+        label = _LABELS.get(prediction.label or "") if prediction.status is Status.OK else None
+        for name in filter(None, (prediction.status.value, label)):
             setattr(self, name, getattr(self, name) + 1)
 
     def in_words(self, outside_lungs: int = 0, copies: int = 0) -> str:
@@ -137,8 +116,8 @@ class Counts:
             outside_lungs: how many of the refused slices show another part of the body.
             copies: of slices that were counted, beside them.
         """
-        labels = f"{self.covid:,} COVID, {self.non_covid:,} NonCOVID, {self.uncertain:,} uncertain"
-        parts = [f"{self.ok:,} classified" + f" ({labels})" * (self.ok > 0)]
+        labels = f" ({self.covid:,} COVID, {self.non_covid:,} NonCOVID, {self.uncertain:,} uncertain)"
+        parts = [f"{self.ok:,} classified{labels if self.ok else ''}"]
         refused = self.refused - outside_lungs
         others = {"outside the lungs": outside_lungs, "refused": refused, "failed": self.failed}
         parts += [f"{count:,} {name}" for name, count in others.items() if count]
@@ -178,20 +157,16 @@ class Opacity:
     lesion_ml: float | None = None
 
     @classmethod
-    def of(
-        cls, percent: Sequence[float], lung_cm2: Sequence[float], position: Sequence[float]
-    ) -> Opacity | None:
-        """That of slices with these opacities, areas and positions in mm, NaN where one is not known."""
-        known = [number for number, value in enumerate(percent) if not math.isnan(value)]
-        if not known:
-            return None
-        area = [lung_cm2[number] for number in known]
-        if any(map(math.isnan, area)) or not sum(area):
-            return cls(round(math.fsum(percent[number] for number in known) / len(known), 2))
-        lesion = math.fsum(percent[number] / 100 * lung_cm2[number] for number in known)
+    def of(cls, classified: Iterable[Prediction | SeriesSlice]) -> Opacity | None:
+        """That of classified slices; None where none has one."""
+        known = [each for each in classified if each.opacity is not None]
+        percent, area = ([each.opacity or 0 for each in known], [each.lung_cm2 or 0 for each in known])
+        if not all(area) or not known:
+            return cls(round(math.fsum(percent) / len(known), 2)) if known else None
+        lesion = math.fsum(share / 100 * lungs for share, lungs in zip(percent, area, strict=True))
         share = round(100 * lesion / math.fsum(area), 2)
-        at = sorted({position[number] for number in known})
-        if any(map(math.isnan, at)) or len(at) < 2:
+        at = sorted({math.nan if each.position is None else each.position for each in known})
+        if len(at) < 2 or any(map(math.isnan, at)):
             return cls(share)
         # The median gap, so that a slice that was left out does not count twice.
         gap = sorted(second - first for first, second in pairwise(at))[(len(at) - 1) // 2] / 10
@@ -204,21 +179,18 @@ class Opacity:
         return f"lung opacity {self.percent:.1f} %{volume}"
 
 
-@dataclass(frozen=True)
-class Carrier:
-    """A slice that the score of its series rests on.
-
-    Attributes:
-        file: as in its prediction.
-        frame: index in the file, or None.
-        position: towards the head in mm, or None.
-        probability: of COVID, calibrated.
-    """
+class SeriesSlice(NamedTuple):
+    """What is remembered of the prediction of a slice of a series; some 200 bytes."""
 
     file: str
     frame: int | None
     position: float | None
-    probability: float
+    probability: float | None
+    label: str | None
+    status: Status
+    outside_lungs: bool
+    opacity: float | None
+    lung_cm2: float | None
 
 
 @dataclass(frozen=True)
@@ -251,7 +223,7 @@ class SeriesSummary:
     label: str | None
     series_score: float | None
     interval: tuple[float, float] | None
-    carriers: tuple[Carrier, ...]
+    carriers: tuple[SeriesSlice, ...]
     opacity: Opacity | None
     curve: Curve
 
@@ -267,26 +239,18 @@ class SeriesSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
-        counts, curve = self.counts, asdict(self.curve)
+        counted = ("classified", "refused", "failed", "positive", "negative", "uncertain")
         return {
-            "study": self.study,
-            "series": self.series,
-            "stack": self.stack,
-            "place": self.place,
-            "slices": counts.total,
-            "classified": counts.ok,
-            "refused": counts.refused,
-            "failed": counts.failed,
-            "positive": counts.covid,
-            "negative": counts.non_covid,
-            "uncertain": counts.uncertain,
+            **{name: getattr(self, name) for name in ("study", "series", "stack", "place")},
+            "slices": self.counts.total,
+            **dict(zip(counted, astuple(self.counts), strict=True)),
             "label": self.label,
             "series_score": self.series_score,
             "interval": self.interval and list(self.interval),
-            "carriers": [asdict(each) for each in self.carriers],
-            "slices_in_score": slices_in_score(counts.ok),
-            "opacity": None if self.opacity is None else asdict(self.opacity),
-            "curve": {key: list(each) if isinstance(each, tuple) else each for key, each in curve.items()},
+            "carriers": [dict(zip(each._fields[:4], each[:4], strict=True)) for each in self.carriers],
+            "slices_in_score": slices_in_score(self.counts.ok),
+            "opacity": self.opacity and asdict(self.opacity),
+            "curve": asdict(self.curve),
         }
 
     def to_frame(self) -> pd.DataFrame:
@@ -295,7 +259,7 @@ class SeriesSummary:
         Raises:
             PredictionError: pandas is not installed.
         """
-        return frame_of(self.to_dict()["curve"])
+        return frame_of(asdict(self.curve))
 
     def _repr_html_(self) -> str:
         score = "" if self.series_score is None else f", series score {self.series_score:.3f} (no diagnosis)"
@@ -304,79 +268,66 @@ class SeriesSummary:
         return f"<p>{escape(self.name)}: {answer}<br>{escape(self.in_words)}</p>"
 
 
-@dataclass
-class _Series:
-    """A series as it comes, of one folder; a few bytes a slice."""
+def place_on(axis: Axis, predicted: Prediction | SeriesSlice, number: int) -> float:
+    """The place of a slice on an axis; ``number`` in the order of reading. Infinite where it is not known."""
+    place = {"mm": predicted.position, "frame": predicted.frame, "order": number}[axis]
+    return math.inf if place is None else place
 
-    key: _Key
+
+class _Part(NamedTuple):
+    """What the part of a series that lies in one folder is known by; a file of several slices without UID is one."""
+
+    study: str | None
+    series: str | None
+    stack: str | None
     place: str
-    counts: Counts = field(default_factory=Counts)
-    outside_lungs: int = 0
-    position: array[float] = field(default_factory=lambda: array("d"))
-    frame: array[float] = field(default_factory=lambda: array("d"))
-    probability: array[float] = field(default_factory=lambda: array("d"))
-    opacity: array[float] = field(default_factory=lambda: array("d"))
-    lung_cm2: array[float] = field(default_factory=lambda: array("d"))
-    label: list[str] = field(default_factory=list)
-    highest: list[tuple[float, int, Carrier]] = field(default_factory=list)  # a heap
-
-    def add(self, prediction: Prediction) -> None:
-        self.counts.add(prediction)
-        self.outside_lungs += prediction.outside_lungs
-        if prediction.status is Status.OK and prediction.probability is not None:
-            for name in ("position", "frame", "opacity", "lung_cm2"):
-                value = getattr(prediction, name)
-                getattr(self, name).append(math.nan if value is None else value)
-            self.probability.append(prediction.probability)
-            self.label.append(sys.intern(str(prediction.label)))  # one text for all slices
-            carrier = Carrier(
-                printable(prediction.file), prediction.frame, prediction.position, prediction.probability
-            )
-            entry = (prediction.probability, -len(self.label), carrier)
-            (heapq.heappush if len(self.highest) < _MOST_CARRIERS else heapq.heappushpop)(self.highest, entry)
-
-    def summary(self, failed: int, rule: Conformal | None) -> SeriesSummary:
-        score = series_score(self.probability)
-        opacity = Opacity.of(self.opacity, self.lung_cm2, self.position)
-        carriers = [entry[2] for entry in sorted(self.highest, key=itemgetter(0, 1), reverse=True)]
-        return SeriesSummary(
-            **self.key._asdict(),
-            place=self.place,
-            counts=replace(self.counts, failed=self.counts.failed + failed),
-            outside_lungs=self.outside_lungs,
-            label=series_label(score, opacity, rule),
-            series_score=score,
-            interval=score_interval(self.probability),
-            carriers=tuple(carriers[: min(_MOST_CARRIERS, slices_in_score(len(self.probability)))]),
-            opacity=opacity,
-            curve=self._curve(),
-        )
 
     @classmethod
-    def joined(cls, parts: Sequence[_Series]) -> _Series:
-        """Parts of one series as a whole; at least one."""
-        if len(parts) == 1:
-            return parts[0]
-        whole = cls(parts[0].key, parts[0].place)
-        for part in parts:
-            whole.outside_lungs += part.outside_lungs
-            for name, count in asdict(part.counts).items():
-                setattr(whole.counts, name, getattr(whole.counts, name) + count)
-            for column in fields(cls):
-                if isinstance(values := getattr(whole, column.name), array | list):
-                    values.extend(getattr(part, column.name))
-        return whole
+    def of(cls, prediction: Prediction) -> _Part | None:
+        file, uids = printable(prediction.file), (prediction.study, prediction.series, prediction.stack)
+        if prediction.series is None and prediction.frame is not None:
+            return cls(*uids, file)
+        return None if uids[1:] == (None, None) else cls(*uids, _folder(file))
 
-    def _curve(self) -> Curve:
-        axis: Axis = "order"
-        along: Sequence[float] = range(len(self.probability))
-        if not any(map(math.isnan, self.position)):
-            axis, along = "mm", self.position
-        elif not any(map(math.isnan, self.frame)):
-            axis, along = "frame", self.frame
-        order = sorted(range(len(along)), key=along.__getitem__)
-        at, probability = (tuple(values[index] for index in order) for values in (along, self.probability))
-        return Curve(axis, at, probability, tuple(self.label[index] for index in order))
+
+@dataclass
+class _Series:
+    """Parts of one series, the first of which names it."""
+
+    part: _Part
+    number: int
+    slices: list[SeriesSlice] = field(default_factory=list)
+    at: set[float] = field(default_factory=set)
+
+    def summary(self, failed: int, rule: Conformal | None) -> SeriesSummary:
+        counts = Counts(failed=failed)
+        for each in self.slices:
+            counts.add(each)
+        seen = [each for each in self.slices if each.status is Status.OK]
+        probability = [each.probability or 0 for each in seen]
+        score, opacity = series_score(probability), Opacity.of(seen)
+        axis: Axis = "order" if any(each.frame is None for each in seen) else "frame"
+        axis = axis if any(each.position is None for each in seen) else "mm"
+        ordered = sorted((place_on(axis, each, number), number) for number, each in enumerate(seen))
+        highest = sorted(range(len(seen)), key=probability.__getitem__, reverse=True)
+        return SeriesSummary(
+            **self.part._asdict(),
+            counts=counts,
+            outside_lungs=sum(each.outside_lungs for each in self.slices),
+            label=series_label(score, opacity, rule),
+            series_score=score,
+            interval=score_interval(probability),
+            carriers=tuple(
+                seen[number] for number in highest[: min(_MOST_CARRIERS, slices_in_score(len(seen)))]
+            ),
+            opacity=opacity,
+            curve=Curve(
+                axis,
+                tuple(at for at, _ in ordered),
+                tuple(probability[number] for _, number in ordered),
+                tuple(str(seen[number].label) for _, number in ordered),
+            ),
+        )
 
 
 class Totals:
@@ -393,32 +344,32 @@ class Totals:
 
     def __init__(self, rule: Conformal | None = None) -> None:
         self.counts = Counts()
-        self._rule = rule
         self.outside_lungs = self.copies = 0
-        self._series: dict[_Part, _Series] = {}
-        self._whole: tuple[list[_Series], dict[_Part, int]] | None = None
-        self._by_place: dict[str, set[_Part]] = {}
-        self._loose: set[str] = set()
+        self._rule = rule
+        self._parts: dict[_Part, list[SeriesSlice]] = {}
+        # What lies in a folder, or in a file of several slices; None is what belongs to no series.
+        self._lies_in: dict[str, set[_Part | None]] = {}
         self._failed: list[str] = []
+        self._whole: tuple[list[SeriesSummary], dict[_Part, int]] | None = None
 
     def add(self, prediction: Prediction) -> None:
         """Take one prediction in; pictures that belong to no series and copies are counted only."""
         if prediction.is_copy:
             self.copies += 1
             return
+        self._whole = None
         self.counts.add(prediction)
         self.outside_lungs += prediction.outside_lungs
-        part, file = _part(prediction), printable(prediction.file)
-        if part is not None:
-            key, place = part
-            self._series.setdefault(part, _Series(key, place)).add(prediction)
-            self._whole = None
-            for known in {place, file} if prediction.frame is not None else {place}:
-                self._by_place.setdefault(known, set()).add(part)
-        elif prediction.status is Status.FAILED:
+        part, file = _Part.of(prediction), printable(prediction.file)
+        if part is None and prediction.status is Status.FAILED:
             self._failed.append(file)
-        else:
-            self._loose.add(_folder(file))
+            return
+        places = {part.place if part else _folder(file), *([] if prediction.frame is None else [file])}
+        for place in places:
+            self._lies_in.setdefault(place, set()).add(part)
+        if part is not None:
+            values = [getattr(prediction, name) for name in SeriesSlice._fields[1:]]
+            self._parts.setdefault(part, []).append(SeriesSlice(file, *values))
 
     @property
     def in_words(self) -> str:
@@ -432,67 +383,52 @@ class Totals:
         Those outside the lungs are no failure where the rest of their series was classified: every chest CT
         holds neck and abdomen.
         """
-        expected = sum(each.outside_lungs for each in self._joined()[0] if each.counts.ok)
+        expected = sum(each.outside_lungs for each in self.summaries() if each.counts.ok)
         return self.counts.refused + self.counts.failed - expected
 
     def number(self, prediction: Prediction) -> int | None:
         """The number from 1 of a prediction's series among :meth:`summaries`, None where it has none."""
-        part = None if prediction.is_copy else _part(prediction)
-        return None if part is None else self._joined()[1].get(part)
+        part = None if prediction.is_copy else _Part.of(prediction)
+        return self._joined()[1].get(part) if part else None
 
     def summaries(self) -> list[SeriesSummary]:
         """The series and volumes, in the order in which they came."""
-        whole, numbers = self._joined()
-        failed = Counter(numbers.get(part) for part in map(self._owner, self._failed) if part)
-        return [series.summary(failed[number], self._rule) for number, series in enumerate(whole, 1)]
+        return self._joined()[0]
 
-    def _joined(self) -> tuple[list[_Series], dict[_Part, int]]:
+    def _joined(self) -> tuple[list[SeriesSummary], dict[_Part, int]]:
         """The series, and the number of the one that each part belongs to.
 
         Parts in several folders are one series where their UID can be one, unless they lie on each other: some
-        anonymisers give all series one UID.
+        anonymisers give all series one UID. What could not be read belongs to the one series that lies where it lies.
         """
-        if self._whole is None:
-            parts: list[list[_Series]] = []
-            places: list[set[float]] = []
-            numbers: dict[_Part, int] = {}
-            known: dict[_Key, list[int]] = {}
-            for part, series in self._series.items():
-                at = {round(place, 2) for place in series.position}
-                alike = known.setdefault(series.key, []) if is_uid(series.key.series) else []
-                index = next((index for index in alike if places[index].isdisjoint(at)), len(parts))
-                if index == len(parts):
-                    alike.append(index)
-                    parts.append([])
-                    places.append(set())
-                parts[index].append(series)
-                places[index] |= at
-                numbers[part] = index + 1
-            self._whole = [_Series.joined(each) for each in parts], numbers
+        if self._whole is not None:
+            return self._whole
+        series: list[_Series] = []
+        numbers: dict[_Part, int] = {}
+        alike: dict[tuple[str | None, ...], list[_Series]] = {}
+        for part, slices in self._parts.items():
+            placed = (each.position for each in slices if each.status is Status.OK)
+            at = {round(position, 2) for position in placed if position is not None}
+            known = alike.setdefault(part[:3] if is_uid(part.series) else part, [])
+            own = next((each for each in known if each.at.isdisjoint(at)), None)
+            if own is None:
+                own = _Series(part, len(series) + 1)
+                known.append(own)
+                series.append(own)
+            own.slices += slices
+            own.at |= at
+            numbers[part] = own.number
+        around = (self._lies_in.get(file, self._lies_in.get(_folder(file), set())) for file in self._failed)
+        failed = Counter(numbers[part] for parts in around if len(parts) == 1 for part in parts if part)
+        summaries = [each.summary(failed[each.number], self._rule) for each in series]
+        self._whole = summaries, numbers
         return self._whole
-
-    def _owner(self, file: str) -> _Part | None:
-        """The one series that a file which could not be read must belong to, or None."""
-        own, folder = self._by_place.get(file), _folder(file)
-        parts = own if own is not None else self._by_place.get(folder, set())
-        if len(parts) != 1 or (own is None and folder in self._loose):
-            return None
-        return next(iter(parts))
-
-
-def _part(prediction: Prediction) -> _Part | None:
-    """What the part of a series that lies in one folder is known by; a file of several slices without UID is one."""
-    file, key = printable(prediction.file), _Key(prediction.study, prediction.series, prediction.stack)
-    if prediction.series is None and prediction.frame is not None:
-        return key, file
-    return None if prediction.series is None and prediction.stack is None else (key, _folder(file))
 
 
 def _folder(file: str) -> str:
     """The folder of a file, or that of a zip's member within the zip, or the zip itself."""
-    end = file.lower().find(_MEMBER)
-    if end < 0:
-        return str(PurePath(file).parent)
-    archive, member = file[: end + len(_MEMBER) - 1], file[end + len(_MEMBER) :]
-    inner = member.rpartition("/")[0]
+    archive, *member = re.split(r"(?<=\.zip)!", file, maxsplit=1, flags=re.IGNORECASE)
+    if not member:
+        return str(PurePath(archive).parent)
+    inner = member[0].rpartition("/")[0]
     return f"{archive}!{inner}" if inner else archive

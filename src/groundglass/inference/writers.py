@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO, Literal
 from groundglass.errors import PredictionError
 from groundglass.files import atomic_path, printable
 from groundglass.inference.inputs import Copies
-from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status
+from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status, row_schema
 
 Format = Literal["jsonl", "csv", "parquet"]
 
@@ -40,7 +41,7 @@ class PredictionsWriter:
     def __init__(self, file_format: Format, stream: BinaryIO, *, keep_identifiers: bool = False) -> None:
         self._format, self._stream = file_format, stream
         self._columns = COLUMNS + IDENTIFIERS if keep_identifiers else COLUMNS
-        self._rows: list[Mapping[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []
         if file_format == "csv":
             self._write_csv(self._columns)
         elif file_format == "parquet":
@@ -79,15 +80,10 @@ class PredictionsWriter:
         except ModuleNotFoundError:
             advice = "install it with `pip install '.[parquet]'` from a clone"
             raise PredictionError(f"Parquet needs pyarrow; {advice}") from None
-        kinds = {
-            "frame": pa.int32(),
-            "slice_number": pa.int32(),
-            "position": pa.float64(),
-            "probability": pa.float64(),
-        }
-        kinds |= dict.fromkeys(("opacity", "lung_cm2"), pa.float64())
-        kinds |= dict.fromkeys(("prediction_set", "flags"), pa.list_(pa.string()))
-        schema = pa.schema([(name, kinds.get(name, pa.string())) for name in self._columns])
+        kinds = {"integer": pa.int32(), "number": pa.float64(), "array": pa.list_(pa.string())}
+        types = {name: column["type"] for name, column in row_schema()["properties"].items()}
+        columns = [(name, [kinds[kind] for kind in kinds if kind in types[name]]) for name in self._columns]
+        schema = pa.schema([(name, *(kind or [pa.string()])) for name, kind in columns])
         self._table = pa.Table
         self._parquet = parquet.ParquetWriter(_Counting(self._stream), schema, compression="zstd")
 
@@ -179,7 +175,7 @@ class Done:
 
     predictions: int = 0
     files: set[str] = field(default_factory=set)
-    frames: set[tuple[str, int]] = field(default_factory=set)
+    frames: set[tuple[str, int | None]] = field(default_factory=set)
     copies: Copies = field(default_factory=Copies)
 
     def has_file(self, file: str) -> bool:
@@ -188,7 +184,7 @@ class Done:
 
     def has_slice(self, file: str, frame: int | None) -> bool:
         """Whether a slice needs no prediction."""
-        return frame is not None and (printable(file), frame) in self.frames
+        return (printable(file), frame) in self.frames
 
     def add(self, prediction: Prediction) -> None:
         """Take a prediction in; what failed is tried again."""
@@ -204,8 +200,7 @@ class Done:
         """Have a slice predicted again; the later prediction will count."""
         self.copies.forget(prediction)
         self.files.discard(prediction.file)
-        if prediction.frame is not None:
-            self.frames.discard((prediction.file, prediction.frame))
+        self.frames.discard((prediction.file, prediction.frame))
 
 
 def load_done(path: Path, bundle: str, *, keep_identifiers: bool) -> Done:
@@ -215,24 +210,20 @@ def load_done(path: Path, bundle: str, *, keep_identifiers: bool) -> Done:
         PredictionError: they are of another bundle, keep identifiers where these do not or the other way
             round, or are damaged.
     """
-    done, whole = Done(), 0
+    done, whole, advice = Done(), 0, "or choose another output"
     for number, line in enumerate(_lines(path), 1):
         if not line.endswith(b"\n"):  # a killed process leaves the beginning of one
             with file_errors(path), path.open("r+b") as stream:
                 stream.truncate(whole)
             break
         whole += len(line)
-        prediction = _parse(path, number, line)
+        prediction, these = _parse(path, number, line), f"{path}: these predictions"
         if prediction.bundle != bundle:
-            raise PredictionError(
-                f"{path}: these predictions are of bundle {prediction.bundle}, not of {bundle}; resume with that "
-                "bundle, or choose another output"
-            )
+            are = f"are of bundle {prediction.bundle}, not of {bundle}; resume with that bundle"
+            raise PredictionError(f"{these} {are}, {advice}")
         if (prediction.patient is not None) != keep_identifiers:
-            raise PredictionError(
-                f"{path}: these predictions were made {'without' if keep_identifiers else 'with'} "
-                "--keep-identifiers; resume in the same way, or choose another output"
-            )
+            made = f"were made {'without' if keep_identifiers else 'with'} --keep-identifiers"
+            raise PredictionError(f"{these} {made}; resume in the same way, {advice}")
         done.add(prediction)
     return done
 
@@ -246,24 +237,17 @@ def drop_overtaken(path: Path) -> None:
     latest: dict[tuple[str, int | None], int] = {}
     overtaken = set()
     for number, prediction in enumerate(read_predictions(path)):
-        key = prediction.file, prediction.frame
+        file, key = prediction.file, (prediction.file, prediction.frame)
         overtaken |= {latest[key]} if key in latest else set()
         latest[key] = number
         if failed:
-            overtaken |= {failed.pop(place) for place in _within(prediction.file) if place in failed}
+            within = {file, *(file[: mark.start()] or mark[0] for mark in re.finditer(r"[/\\!]", file))}
+            overtaken |= {failed.pop(place) for place in within & failed.keys()}
         if prediction.status is Status.FAILED:
-            failed[prediction.file] = number
+            failed[file] = number
     if overtaken:
         with file_errors(path), atomic_path(path) as temporary, temporary.open("wb") as target:
             target.writelines(line for number, line in enumerate(_lines(path)) if number not in overtaken)
-
-
-def _within(file: str) -> Iterator[str]:
-    """A file, and every folder and archive that it lies in."""
-    yield file
-    for index, character in enumerate(file):
-        if character in "/\\!":
-            yield file[:index] or file[: index + 1]
 
 
 @contextmanager
@@ -277,16 +261,12 @@ def appending(path: Path) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("ab", buffering=0)
     with stream:
-        _lock(stream, path)
+        try:
+            import fcntl  # noqa: PLC0415 - not on Windows
+
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PredictionError(f"{path}: another process is writing to it") from None
+        except (ModuleNotFoundError, OSError):
+            pass  # Windows, or a file system without locks
         yield stream
-
-
-def _lock(stream: BinaryIO, path: Path) -> None:
-    try:
-        import fcntl  # noqa: PLC0415 - not on Windows
-
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise PredictionError(f"{path}: another process is writing to it") from None
-    except (ModuleNotFoundError, OSError):
-        return  # Windows, or a file system without locks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,10 +123,7 @@ class SeriesReport:
     @property
     def opacity(self) -> Opacity | None:
         """How much of the lungs is lesion."""
-        said = [each.prediction for each in self.slices if each.classified]
-        values = [(each.opacity, each.lung_cm2, each.position) for each in said]
-        numbers = [tuple(math.nan if value is None else value for value in each) for each in values]
-        return Opacity.of(*zip(*numbers, strict=True)) if numbers else None
+        return Opacity.of(each.prediction for each in self.slices if each.classified)
 
     @property
     def series_score(self) -> float | None:

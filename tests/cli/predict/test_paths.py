@@ -74,5 +74,6 @@ def test_of_many_paths_the_report_names_a_few(run: Run, pictures: Path, tmp_path
     assert paths[5] in (tmp_path / "few" / "report.html").read_text().split("<dt>Command</dt>")[1]
     run(*paths, *(f"{pictures}/./{number}.png" for number in range(6)), "--output", tmp_path / "many")
     command = (tmp_path / "many" / "report.html").read_text().split("<dt>Command</dt>")[1]
-    assert "4 more paths" in command
-    assert f"--output {tmp_path / 'many'}" in command
+    assert command.count(".png") < 12
+    assert "…" in command
+    assert f"--output {tmp_path / 'many'}" in command.replace(" --bundle", "")

@@ -1,0 +1,284 @@
+"""What ``groundglass predict`` shows: the table, the series, the sums and the progress; or the predictions as data."""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from groundglass.files import one_line
+from groundglass.inference.prediction import COPY, Prediction, Status
+from groundglass.inference.series import Curve, SeriesSummary, Totals
+from groundglass.inference.writers import Format, PredictionsWriter
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_GAP = "  "
+_POSITION, _STATUS, _PROBABILITY, _LABEL = 9, 7, 5, 9
+_FIXED = _POSITION + _STATUS + _PROBABILITY + _LABEL + 5 * len(_GAP)
+_LEAST_FILE, _LEAST_NOTE = 12, 19
+_STYLES = {"COVID": "bold dark_orange", "uncertain": "yellow", "refused": "magenta", "failed": "bold red"}
+_LONGEST_REASON, _SERIES, _CURVE = 1000, 28, 40
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_ASCII = str.maketrans(f"…{_BLOCKS}", "~_.:-=+*#")  # of terminals without Unicode
+
+
+class PredictionsTable:
+    """Lays predictions out. On a terminal what was refused for a reason that was given before is summed up at the end.
+
+    Args:
+        width: columns of the terminal; None where the output is no terminal: then nothing is shortened or
+            wrapped, and the first column is as wide as the longest name so far.
+    """
+
+    def __init__(self, width: int | None) -> None:
+        self._width = width
+        self._note_width = max(_LEAST_NOTE, round(0.4 * ((width or 0) - _FIXED)))
+        self._file_width = 0 if width is None else max(_LEAST_FILE, width - _FIXED - self._note_width)
+        self._begun = False
+        self._reasons: Counter[str] = Counter()
+
+    def lines(self, prediction: Prediction) -> Iterator[Text]:
+        """Those of one prediction, several where a reason is long; before the first the names of the columns."""
+        file = one_line(prediction.file, len(prediction.file) + 1)
+        if self._width is None:
+            self._file_width = max(4, self._file_width, cell_len(file))
+        if not self._begun:
+            yield Text(self._cells("File", "Position", "Status", "Prob.", "Label") + _GAP + "Flags", "bold")
+        self._begun = True
+        cells, status = [shorten_middle(file, self._file_width), where(prediction)], prediction.status.value
+        if prediction.status is Status.OK:
+            cells += [status, "" if prediction.probability is None else f"{prediction.probability:.3f}"]
+            word, column, note, room = (
+                str(prediction.label),
+                _LABEL,
+                ", ".join(prediction.flags),
+                self._note_width,
+            )
+        else:
+            reason = one_line(prediction.reason or "", _LONGEST_REASON)
+            # Without the measurements that differ from slice to slice.
+            kind = re.sub(r"\d[\d.,]*", "…", re.sub(r" \([^)]*\d[^)]*\)", "", reason))
+            said = f"{status}: {COPY if prediction.is_copy else kind}"
+            self._reasons[said] += 1
+            if self._width is not None and self._reasons[said] > 1:
+                return
+            room = _PROBABILITY + _LABEL + self._note_width + 2 * len(_GAP)
+            word, column, note = status, _STATUS, reason
+        head = self._cells(*cells) + _GAP
+        first, *rest = self._wrapped(note, room)
+        yield Text.assemble(head, (_cell(word, column), _STYLES.get(word, "")), _GAP, first)
+        indent = " " * (cell_len(head) + column) + _GAP
+        yield from (Text(indent + line) for line in rest)
+
+    def repeated(self) -> Iterator[str]:
+        """On a terminal, how often each reason was given that was given more than once."""
+        for said, count in self._reasons.items():
+            if self._width is not None and count > 1:
+                yield f"{count:,} {said}"
+
+    def _wrapped(self, text: str, width: int) -> list[str]:
+        """Lines of whole words; a word that is longer than a line is shortened in the middle."""
+        if self._width is None:
+            return [text]
+        words = " ".join(shorten_middle(word, width) for word in text.split())
+        return textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+    def _cells(self, *texts: str) -> str:
+        widths = (self._file_width, _POSITION, _STATUS, _PROBABILITY, _LABEL)
+        return _GAP.join(_cell(text, width) for text, width in zip(texts, widths, strict=False))
+
+
+def _cell(text: str, width: int) -> str:
+    return text + " " * (width - cell_len(text))
+
+
+def where(prediction: Prediction) -> str:
+    """Position in mm, else the frame's number, else nothing."""
+    if prediction.position is not None:
+        return _millimetres(prediction.position)
+    return "" if prediction.frame is None else f"#{prediction.frame}"
+
+
+def _millimetres(position: float) -> str:
+    digits = 1 if abs(position) < 1000 else 0
+    return f"{round(position, digits) + 0.0:.{digits}f} mm"
+
+
+def shorten_middle(text: str, width: int) -> str:
+    """Text of at most so many terminal columns; more of its end is kept than of its beginning."""
+    if cell_len(text) <= width:
+        return text
+    head, tail = 0, len(text)
+    while cell_len(text[: head + 1]) <= (width - 1) // 3:
+        head += 1
+    while cell_len(text[:head]) + 1 + cell_len(text[tail - 1 :]) <= width:
+        tail -= 1
+    return f"{text[:head]}…{text[tail:]}"
+
+
+def series_lines(summary: SeriesSummary, width: int | None) -> Iterator[str]:
+    """What is printed of a series: counts, series score, curve."""
+    place, uid = one_line(summary.place, len(summary.place) + 1), one_line(summary.series or "", 64)
+    if width is not None:
+        uid = shorten_middle(uid, _SERIES)
+        place = shorten_middle(place, width - len(", series ") - _SERIES)
+    yield f"{place}, series {uid}" if uid else place
+    yield f"  {summary.in_words}"
+    if summary.series_score is None:
+        return
+    opacity = "" if summary.opacity is None else f"; {summary.opacity.in_words}"
+    label = f"{summary.label}, " if summary.label else ""
+    between = " ({:.3f} to {:.3f})".format(*summary.interval) if summary.interval else ""
+    yield f"  {label}series score {summary.series_score:.3f}{between}{opacity}; no diagnosis"
+    curve = summary.curve
+    if len(curve.at) > 1:
+        first, last = (
+            _millimetres(end) if curve.axis == "mm" else f"{curve.axis} {end:g}"
+            for end in curve.at[:: len(curve.at) - 1]
+        )
+        yield f"  {first} {_sparkline(curve)} {last}, highest {max(curve.probability):.3f}"
+
+
+def _sparkline(curve: Curve) -> str:
+    """One character per slice, or per stretch where there are more than 40: of its mean, blank without a slice."""
+    stretches: list[list[float]] = [[value] for value in curve.probability]
+    if len(stretches) > _CURVE:
+        first, span, count = curve.at[0], curve.at[-1] - curve.at[0], len(stretches)
+        stretches = [[] for _ in range(_CURVE)]
+        for index, (at, value) in enumerate(zip(curve.at, curve.probability, strict=True)):
+            share = (at - first) / span if span > 0 else index / count
+            stretches[min(int(share * _CURVE), _CURVE - 1)].append(value)
+    means = [sum(values) / len(values) if values else None for values in stretches]
+    return "".join(" " if mean is None else _BLOCKS[min(int(mean * 8), 7)] for mean in means)
+
+
+class Screen:
+    """Shows predictions as they come, and holds none of them.
+
+    The progress bar is drawn only where a terminal shows nothing else but the table, so that no output is
+    disturbed by it.
+
+    Args:
+        printed: format on standard output; None for the table.
+        quiet: print nothing but predictions in the format requested.
+        keep_identifiers: predictions say who is on a slice.
+    """
+
+    def __init__(
+        self, printed: Format | None, *, quiet: bool = False, keep_identifiers: bool = False
+    ) -> None:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        on_terminal = sys.stdout.isatty()
+        self._quiet = quiet
+        self._console = Console(stderr=not on_terminal)
+        self._width = self._console.width if on_terminal else None
+        self._table = None if printed or quiet else PredictionsTable(self._width)
+        self._writer: PredictionsWriter | None = None
+        if printed is not None:
+            self._writer = PredictionsWriter(printed, sys.stdout.buffer, keep_identifiers=keep_identifiers)
+        self._watched = self._console.is_terminal and not quiet and not (printed and on_terminal)
+        self._progress: Progress | None = None
+        self._file: str | None = None
+        self._files = self._slices = 0
+        self._start = time.monotonic()
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def expect(self, count: Callable[[], int]) -> None:
+        """Start the progress bar; ``count`` says for how many files, and is called only where one is shown."""
+        self._start = time.monotonic()
+        if self._watched:
+            self._progress = _progress(self._console)
+            self._progress.add_task("Reading", total=count(), rate="")
+            self._progress.start()
+
+    def show(self, prediction: Prediction) -> None:
+        """Show one prediction."""
+        if self._writer is not None:
+            self._writer.write(prediction)
+            sys.stdout.buffer.flush()
+        for line in self._table.lines(prediction) if self._table else ():
+            self._print(line)
+        self._slices += 1
+        if prediction.file != self._file:
+            self._file, self._files = prediction.file, self._files + 1
+        if self._progress is not None:
+            rate = f"{self._slices / max(time.monotonic() - self._start, 1e-3):.1f} slices/s"
+            self._progress.update(self._progress.task_ids[0], completed=self._files, rate=rate)
+
+    def finish(self, *, writing: bool) -> None:
+        """All predictions have come; ``writing`` says whether a report follows, which takes a while."""
+        if self._writer is not None:
+            self._writer.close()
+            sys.stdout.buffer.flush()
+        if self._progress is not None:
+            words, files = "Writing the report" if writing else "Done", self._files
+            self._progress.update(self._progress.task_ids[0], description=words, completed=files, total=files)
+
+    def conclude(self, totals: Totals, report: Path | None) -> None:
+        """Show what all predictions say together: below the table, else on standard error."""
+        if self._progress is not None:
+            self._progress.stop()
+        total = f"{totals.in_words}. Research use only, no diagnosis."
+        if self._table is None:
+            with suppress(OSError):  # what is said of the predictions changes nothing about them
+                sys.stderr.write("" if self._quiet else f"{total}\n")
+            return
+        if self._slices:
+            self._print(Text())
+        texts = [*self._table.repeated()]
+        texts += [text for summary in totals.summaries() for text in series_lines(summary, self._width)]
+        for text in texts:
+            self._print_wrapped(text)
+        self._print_wrapped(total, "bold")
+        if report is not None:
+            self._print(Text(f"Report: {report}"))
+
+    def _print_wrapped(self, text: str, style: str = "") -> None:
+        """Print a line, on a terminal as several of whole words where it is too long."""
+        lines = [text]
+        if self._width is not None and cell_len(text) > self._width:
+            indent = " " * (len(text) - len(text.lstrip()))
+            whole = textwrap.TextWrapper(
+                self._width, indent, indent + "  ", break_long_words=False, break_on_hyphens=False
+            )
+            lines = whole.wrap(text.strip())
+        for line in lines:
+            self._print(Text(line, style))
+
+    def _print(self, line: Text) -> None:
+        try:
+            _BLOCKS.encode(sys.stdout.encoding or "ascii")
+        except (UnicodeEncodeError, LookupError):
+            line = Text(line.plain.translate(_ASCII))
+        if self._width is None:
+            sys.stdout.write(line.plain.rstrip() + "\n")
+            sys.stdout.flush()
+        else:
+            self._console.print(line, soft_wrap=True, highlight=False)
+
+
+def _progress(console: Console) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    text, rate = TextColumn("{task.description}"), TextColumn("files {task.fields[rate]}")
+    columns = (text, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(compact=True))
+    return Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
