@@ -8,30 +8,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from tests.training.conftest import QUICK, command, write_data_set
 from typer.testing import CliRunner
 
 from groundglass.cli.main import app
 from groundglass.errors import RunError
-from groundglass.imaging.phantom import make_phantom
 from groundglass.training.recipe import load_recipe
 from groundglass.training.trainer import Job
-
-SETTINGS = ("network.weights=none", "preprocessing.size=64", "training.batch_size=4", "training.epochs=1")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    lines = ["path,label,patient_id,source,split"]
-    for number in range(16):
-        covid = number % 2 == 1
-        phantom = make_phantom(
-            np.random.default_rng(number), severity=0.8 if covid else 0.0, level=0.5, size=96
-        )
-        cv2.imwrite(str(folder / f"{number}.png"), phantom.slice.pixels)
-        part = ("val", "val", "test", "test", "train", "train", "train", "train")[number // 2]
-        lines.append(f"{number}.png,{'COVID' if covid else 'NonCOVID'},p{number},phantom,{part}")
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    parts = ("val", "val", "test", "test", "train", "train", "train", "train")
+    write_data_set(folder, 16, 96, lambda number: f"phantom,{parts[number // 2]}")
     return folder
 
 
@@ -46,9 +36,7 @@ def leaking(data: Path) -> Path:
 
 
 def arguments(data: Path, output: Path, *more: str) -> list[str]:
-    sets = [part for setting in SETTINGS for part in ("--set", setting)]
-    given = ["--recipe", "phantom-demo", "--data", str(data), "--output", str(output), "--threads", "1"]
-    return ["train", *given, "--quiet", "--accelerator", "cpu", *sets, *more]
+    return command("train", data, output, QUICK, "--recipe", "phantom-demo", *more)[3:]
 
 
 @pytest.fixture
@@ -70,7 +58,7 @@ def warnings_before_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
 
 
 def test_train_warns_of_what_parts_share_and_trains_all_the_same(
-    leaking: Path, warnings_before_training: Callable[..., list[str]]
+    data: Path, leaking: Path, warnings_before_training: Callable[..., list[str]]
 ) -> None:
     # The copy stands under another patient's name, which splits by patient would not notice.
     pair = "13.png and again [x].jpg."
@@ -80,27 +68,18 @@ def test_train_warns_of_what_parts_share_and_trains_all_the_same(
         "warning: 1 pair of slices of different patients show the same slice, so that splits by patient do not keep "
         f"them together: {pair}",
     ]
+    assert warnings_before_training(data / "manifest.csv") == []
+    assert warnings_before_training(leaking, "--no-audit") == []
 
 
 def test_train_audits_several_data_sets_as_one(
-    data: Path,
-    leaking: Path,
-    warnings_before_training: Callable[..., list[str]],
-    tmp_path_factory: pytest.TempPathFactory,
+    data: Path, leaking: Path, warnings_before_training: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    lines, other = leaking.read_text().splitlines(), tmp_path_factory.mktemp("other") / "other.csv"
+    lines, other = leaking.read_text().splitlines(), tmp_path / "other.csv"
     other.write_text(f"{lines[0]}\n{data}/{lines[-1]}\n")
     (said, *_) = warnings_before_training(data / "manifest.csv", "--data", str(other))
-    assert (
-        f"in different parts show the same slice: {data.name}/13.png and {data.name}/again [x].jpg." in said
-    )
-
-
-def test_train_says_nothing_where_there_is_nothing_to_say(
-    data: Path, leaking: Path, warnings_before_training: Callable[..., list[str]]
-) -> None:
-    assert warnings_before_training(data / "manifest.csv") == []
-    assert warnings_before_training(leaking, "--no-audit") == []
+    pair = f"{data.name}/13.png and {data.name}/again [x].jpg."
+    assert f"in different parts show the same slice: {pair}" in said
 
 
 def test_train_audits_the_split_that_it_trains_on(
@@ -112,40 +91,6 @@ def test_train_audits_the_split_that_it_trains_on(
 
 
 @pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "NODE_RANK"])
-def test_only_the_first_process_says_how_it_ended(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
-) -> None:
-    class Done:
-        path, recipe = tmp_path, load_recipe("phantom-demo")
-
-        def history(self) -> list[dict[str, float]]:
-            return [{"val_auc": 0.5, "val_accuracy": 0.5}]
-
-    monkeypatch.setattr("groundglass.training.train.train_job", lambda _: Done())
-    for rank, lines in (("1", 0), ("0", 1)):
-        monkeypatch.setenv(variable, rank)
-        result = CliRunner().invoke(app, arguments(data, tmp_path, "--no-audit"))
-        assert result.stdout.count("1 epochs, validation AUC") == lines
-
-
-def test_a_dry_run_prints_a_recipe_to_train_with(data: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, arguments(data, tmp_path / "run", "--dry-run"))
-    (tmp_path / "mine.yaml").write_text(result.stdout)
-    assert load_recipe(str(tmp_path / "mine.yaml")) == load_recipe("phantom-demo", SETTINGS)
-    assert "1 epochs of 2 batches: about " in result.stderr
-    assert not (tmp_path / "run").exists()
-    failed = CliRunner().invoke(app, arguments(data, tmp_path / "run", "--devices", "both"))
-    assert "--devices both: expected a number such as 2, or GPUs" in str(failed.exception)
-
-
-@pytest.mark.parametrize("option", ["--split=random", "--cache=x", "--devices=2", "--lesion-free=x"])
-def test_what_a_training_of_lungs_has_no_use_for_is_refused(data: Path, tmp_path: Path, option: str) -> None:
-    given = ["train", "--recipe", "lungs", "--data", str(data), "--output", str(tmp_path / "run"), option]
-    result = CliRunner().invoke(app, given)
-    assert f"recipe lungs has no use for {option.partition('=')[0]}:" in str(result.exception)
-
-
-@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "NODE_RANK"])
 def test_only_the_first_process_warns(
     leaking: Path,
     warnings_before_training: Callable[..., list[str]],
@@ -154,5 +99,21 @@ def test_only_the_first_process_warns(
 ) -> None:
     monkeypatch.setenv(variable, "1")
     assert warnings_before_training(leaking) == []
-    monkeypatch.setenv(variable, "0")
-    assert "in different parts" in warnings_before_training(leaking)[0]
+
+
+def test_a_dry_run_prints_a_recipe_to_train_with(data: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, arguments(data, tmp_path / "run", "--dry-run"))
+    (tmp_path / "mine.yaml").write_text(result.stdout)
+    assert load_recipe(str(tmp_path / "mine.yaml")) == load_recipe("phantom-demo", QUICK)
+    assert "3 epochs of 1 batches: about " in result.stderr
+    assert not (tmp_path / "run").exists()
+    failed = CliRunner().invoke(app, arguments(data, tmp_path / "run", "--devices", "both"))
+    assert "--devices both: expected a number such as 2, or GPUs" in str(failed.exception)
+
+
+@pytest.mark.parametrize("option", ["--split=random", "--cache=x", "--devices=2", "--lesion-free=x"])
+def test_what_a_training_of_lungs_has_no_use_for_is_refused(data: Path, tmp_path: Path, option: str) -> None:
+    result = CliRunner().invoke(
+        app, command("train", data, tmp_path / "run", (), "--recipe", "lungs", option)[3:]
+    )
+    assert f"recipe lungs has no use for {option.partition('=')[0]}:" in str(result.exception)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from groundglass.imaging.phantom import make_phantom
 from groundglass.training.recipe import AnyRecipe_co, Recipe, load_recipe
@@ -47,7 +49,15 @@ def job(recipe: AnyRecipe_co, data: Path | None, output: Path, **changes: object
     """A quiet training or pretraining on one thread."""
     sets = () if data is None else (data,)
     plain = Job(recipe, sets, "official", 0, output, threads=1, accelerator="cpu", progress=False)
-    return replace(plain, **{"cache": output.parent / "cache", **changes})  # type: ignore[arg-type]
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def command(name: str, data: Path, output: Path, settings: Sequence[str], *more: str) -> list[str]:
+    """The same from the command line."""
+    quiet = ["--threads", "1", "--accelerator", "cpu", "--quiet"]
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    start = [sys.executable, "-m", "groundglass.cli.main", name, *quiet, "--data", str(data)]
+    return [*start, "--output", str(output), *overrides, *more]
 
 
 def kill_after_an_epoch(
@@ -61,6 +71,22 @@ def kill_after_an_epoch(
     process.send_signal(by)
     said = process.communicate()[1]
     return process.returncode, said
+
+
+def assert_same_weights(one: Path, other: Path, tolerance: float = 0.0) -> None:
+    """Two runs ended with the same weights."""
+    weights, others = (load_file(run / "weights.safetensors") for run in (one, other))
+    assert weights.keys() == others.keys()
+    for name in weights:
+        np.testing.assert_allclose(weights[name], others[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Cropped slices are shared by all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GROUNDGLASS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

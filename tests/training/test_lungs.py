@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from groundglass.cli.main import app
 from groundglass.data.load import load_dataset
-from groundglass.errors import DataError, RecipeError, RunError
+from groundglass.errors import DataError, RunError
 from groundglass.imaging.lungs import SIDE, LungSegmenter, squared
 from groundglass.imaging.phantom import Phantom, make_phantom
 from groundglass.models.lung_net import LungNet
@@ -23,7 +23,7 @@ from groundglass.training.lungs import LungSamples, LungSlice, LungTrainer, load
 from groundglass.training.recipe import LungsRecipe, load_lungs_recipe
 from groundglass.training.trainer import WEIGHTS, read_info
 
-from .conftest import job
+from .conftest import assert_same_weights, command, job
 
 SETTINGS = ("draws=32", "training.epochs=2", "training.batch_size=8", "phantoms=0.125", "empty=0.125")
 
@@ -65,9 +65,7 @@ def recipe(*settings: str) -> LungsRecipe:
 def through(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained to its end by the command; not to be written to."""
     run = tmp_path_factory.mktemp("through") / "run"
-    settings = [part for each in SETTINGS for part in ("--set", each)]
-    command = ["train", "--recipe", "lungs", "--data", str(data), "--output", str(run), "--threads", "1"]
-    result = CliRunner().invoke(app, [*command, "--accelerator", "cpu", "--quiet", *settings])
+    result = CliRunner().invoke(app, command("train", data, run, SETTINGS, "--recipe", "lungs")[3:])
     assert result.exit_code == 0, result.output
     assert "lung-net, Dice" in result.output
     return run
@@ -89,8 +87,9 @@ def test_a_run_says_what_it_learned_from_and_its_export_is_the_averaged_network(
     assert 0 <= segmenter.notes["held_out_dice"] <= 1
     network = LungNet().eval()
     network.load_state_dict(load_file(through / WEIGHTS))
-    slices = np.stack([squared(phantom(number).slice.pixels) for number in range(2)])[:, None]
-    slices = slices / np.float32(255)
+    slices = np.stack([squared(phantom(number).slice.pixels) for number in range(2)])[:, None] / np.float32(
+        255
+    )
     with torch.no_grad():
         expected = network(torch.from_numpy(slices)).numpy()
     np.testing.assert_allclose(segmenter._session.run(None, {"slice": slices})[0], expected, atol=1e-3)
@@ -114,8 +113,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_weights(
     with pytest.raises(RunError, match="cannot resume, seed was 0, is 1"):
         train_lungs(job(recipe(), data, tmp_path / "run", split="", seed=1, resume=True))
     train_lungs(job(recipe(), data, tmp_path / "run", split="", resume=True))
-    one, other = (load_file(run / WEIGHTS) for run in (through, tmp_path / "run"))
-    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert_same_weights(through, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("kept", "message"), [(0, "a column lung_mask"), (2, "too few patients")])
@@ -126,13 +124,6 @@ def test_too_little_to_learn_from_is_said(data: Path, tmp_path: Path, kept: int,
     with pytest.raises(DataError, match=message):
         train_lungs(job(recipe(), few, tmp_path / "run", split=""))
     assert not (tmp_path / "run").exists()
-
-
-def test_recipes_of_lung_net_are_told_from_others() -> None:
-    assert recipe("training.epochs=3").training.epochs == 3
-    assert load_lungs_recipe("phantom-demo") is load_lungs_recipe("resnet-18") is None
-    with pytest.raises(RecipeError, match="did you mean phantoms"):
-        recipe("phantom=0.1")
 
 
 def test_a_mask_of_lesions_alone_says_nothing_of_the_rest(data: Path) -> None:

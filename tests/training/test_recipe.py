@@ -7,33 +7,32 @@ from pathlib import Path
 import pytest
 
 from groundglass.errors import RecipeError
-from groundglass.models.catalogue import Entry, entries
-from groundglass.training.recipe import load_pretrain_recipe, load_recipe, parse_recipe, recipe_names
+from groundglass.imaging.crop import Preprocessing
+from groundglass.models.catalogue import entries
+from groundglass.training.recipe import (
+    load_lungs_recipe,
+    load_pretrain_recipe,
+    load_recipe,
+    parse_recipe,
+    recipe_names,
+)
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_is_valid_and_names_itself(name: str) -> None:
-    assert load_recipe(name).name == name
+@pytest.mark.parametrize("name", [*recipe_names(), *(entry.name for entry in entries())])
+def test_every_recipe_and_network_gives_a_recipe_that_names_itself(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    # As the code and pretraining do.
+    assert recipe.preprocessing.normalisation == Preprocessing().normalisation == "zero-mean"
+    if name not in recipe_names():
+        assert recipe.network.name == name
+        assert recipe.optimiser.lr == (2e-4 if name.startswith("vgg") else 1e-3), "VGG bears less"
 
 
-@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
-def test_every_network_has_a_recipe(entry: Entry) -> None:
-    recipe = load_recipe(entry.name)
-    assert recipe.network.name == recipe.name == entry.name
-    assert recipe.optimiser.lr == (2e-4 if entry.family == "vgg" else 1e-3), "VGG bears less"
-
-
-def test_overrides_reach_every_section() -> None:
-    recipe = load_recipe(
-        "mask-efficientnet", ["optimiser.lr=3e-4", "network.mask=false", "synthesis.severity=[0.2, 0.4]"]
-    )
-    assert recipe.optimiser.lr == 3e-4
-    assert recipe.network.mask is False
-    assert recipe.synthesis.severity == (0.2, 0.4)
-
-
-def test_yaml_round_trip(tmp_path: Path) -> None:
-    recipe = load_recipe("resnet-18", ["training.epochs=3"])
+def test_overrides_reach_every_section_and_yaml_keeps_them(tmp_path: Path) -> None:
+    settings = ["optimiser.lr=3e-4", "network.mask=false", "synthesis.severity=[0.2, 0.4]"]
+    recipe = load_recipe("mask-efficientnet", settings)
+    assert (recipe.optimiser.lr, recipe.network.mask, recipe.synthesis.severity) == (3e-4, False, (0.2, 0.4))
     (tmp_path / "mine.yaml").write_text(recipe.to_yaml())
     assert load_recipe(str(tmp_path / "mine.yaml")) == recipe
 
@@ -68,6 +67,15 @@ def test_unknown_recipes_get_a_suggestion() -> None:
         load_pretrain_recipe("c2k")
     with pytest.raises(RecipeError, match=r"unknown key contrast\.temprature; did you mean"):
         load_pretrain_recipe("c2l", ["contrast.temprature=0.1"])
+
+
+def test_recipes_of_lung_net_are_told_from_others() -> None:
+    recipe = load_lungs_recipe("lungs", ["training.epochs=3"])
+    assert recipe is not None
+    assert recipe.training.epochs == 3
+    assert load_lungs_recipe("phantom-demo") is load_lungs_recipe("resnet-18") is None
+    with pytest.raises(RecipeError, match="did you mean phantoms"):
+        load_lungs_recipe("lungs", ["phantom=0.1"])
 
 
 @pytest.mark.parametrize("content", ["[1, 2", "- a\n- b\n", "name: x\n", "\x00"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,34 +33,30 @@ POOL = [
 ]
 
 
-def shares(of: Callable[[Record], object], **sampling: object) -> dict[object, float]:
+def shares(of: Callable[[Record], object], named: dict[str, float]) -> dict[object, float]:
     """The chances' sum for each value of ``of``."""
-    chances = _chances(POOL, SamplingSection(draws=100, **sampling))  # type: ignore[arg-type]
-    assert chances.sum() == pytest.approx(1)
-    found: dict[object, float] = {}
+    found: dict[object, float] = defaultdict(float)
+    chances = _chances(POOL, SamplingSection(draws=100, shares=named))
     for each, chance in zip(POOL, chances, strict=True):
-        found[of(each)] = found.get(of(each), 0.0) + float(chance)
+        found[of(each)] += float(chance)
     return found
 
 
 @pytest.mark.parametrize("named", [{}, {"papers": 0.3}, {"small": 0.2, "third": 0.2}, {"large": 1.0}])
-def test_both_labels_are_drawn_alike(named: dict[str, float]) -> None:
-    assert shares(lambda each: each.label, shares=named) == pytest.approx({COVID: 0.5, OTHER: 0.5})
+def test_both_labels_and_within_a_hospital_every_patient_are_drawn_alike(named: dict[str, float]) -> None:
+    assert shares(lambda each: each.label, named) == pytest.approx({COVID: 0.5, OTHER: 0.5})
+    found = shares(lambda each: (each.label, each.hospital, each.patient_id), named)
+    assert found[COVID, "small", "p"] == pytest.approx(found[COVID, "small", "q"])
+    chances = _chances(POOL, SamplingSection(shares=named))
+    assert chances[:4] == pytest.approx([chances[4] / 4] * 4)
 
 
 def test_hospitals_get_their_named_share_and_the_others_by_the_root_of_their_slices() -> None:
-    found = shares(lambda each: (each.label, each.hospital), shares={"papers": 0.3})
+    found = shares(lambda each: (each.label, each.hospital), {"papers": 0.3})
     root5, root45 = 5**0.5, 45**0.5
     covid = {"papers": 0.3, "small": 0.7 * root5 / (root5 + root45), "large": 0.7 * root45 / (root5 + root45)}
     expected = {(COVID, name): share / 2 for name, share in covid.items()}
     assert found == pytest.approx(expected | {(OTHER, "small"): 3 / 14, (OTHER, "third"): 4 / 14})
-
-
-def test_within_a_hospital_every_patient_is_drawn_alike() -> None:
-    found = shares(lambda each: (each.label, each.hospital, each.patient_id))
-    assert found[COVID, "small", "p"] == pytest.approx(found[COVID, "small", "q"])
-    chances = _chances(POOL, SamplingSection())
-    assert chances[:4] == pytest.approx([chances[4] / 4] * 4)
 
 
 def test_covid_slices_whose_mask_is_all_but_empty_are_left_out() -> None:
@@ -70,9 +67,9 @@ def test_covid_slices_whose_mask_is_all_but_empty_are_left_out() -> None:
     masked = record(COVID, "a", mask=True)
     records = [record(COVID, "a"), masked, masked, masked, record(OTHER, "a", mask=True)]
     slices = CroppedSet(np.zeros((5, 10, 10), np.uint8), lungs, lesions, tuple("abcde"))
-    assert _worth_teaching(records, slices, SamplingSection()).tolist() == [True, False, True, False, True]
-    strict = SamplingSection(least_lesion=0.03)
-    assert _worth_teaching(records, slices, strict).tolist() == [True, False, False, False, True]
+    for least, third in ((0.01, True), (0.03, False)):
+        found = _worth_teaching(records, slices, SamplingSection(least_lesion=least))
+        assert found.tolist() == [True, False, third, False, True]
 
 
 def test_lesions_are_known_from_a_mask_or_where_there_are_none() -> None:

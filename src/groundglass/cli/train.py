@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -37,7 +36,7 @@ from groundglass.models.catalogue import MEASURED_AT, entries, find
 
 if TYPE_CHECKING:
     from groundglass.data.manifest import Record
-    from groundglass.training.recipe import LungsRecipe
+    from groundglass.training.recipe import LungsRecipe, Recipe
     from groundglass.training.trainer import Job
 
 Output = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
@@ -103,22 +102,20 @@ def train(
         map_label=tuple(map_label or ()),
     )
     if of_lungs is not None:
-        _train_lungs(replace(job, recipe=of_lungs), dry_run)
-        return
-    if dry_run:
+        _train_lungs(job, dry_run)
+    elif dry_run:
         _plan(job)
-        return
-    if audit and job.rank == 0:
-        _warn(job)
-    with _interruptible(output):
-        run = train_job(job)
-    if job.rank:
-        return
-    last = run.history()[-1]
-    Console().print(
-        f"{run.path}: {run.recipe.network.name}, {len(run.history())} epochs, "
-        f"validation AUC {last['val_auc']:.3f}, accuracy {last['val_accuracy']:.3f} after the last"
-    )
+    else:
+        if audit and job.rank == 0:
+            _warn(job)
+        with _interruptible(output):
+            run = train_job(job)
+        history = run.history()
+        if job.rank == 0:
+            Console().print(
+                f"{run.path}: {run.recipe.network.name}, {len(history)} epochs, validation AUC "
+                f"{history[-1]['val_auc']:.3f}, accuracy {history[-1]['val_accuracy']:.3f} after the last"
+            )
 
 
 def _devices(text: str | None) -> int | tuple[int, ...] | None:
@@ -128,12 +125,11 @@ def _devices(text: str | None) -> int | tuple[int, ...] | None:
             return None if text is None else int(text)
         return tuple(int(each) for each in text.split(",") if each.strip())
     except ValueError:
-        raise RecipeError(
-            f"--devices {text}: expected a number such as 2, or GPUs such as 0,2 or 1,"
-        ) from None
+        wanted = "expected a number such as 2, or GPUs such as 0,2 or 1,"
+        raise RecipeError(f"--devices {text}: {wanted}") from None
 
 
-def _plan(job: Job[Any]) -> None:
+def _plan(job: Job[Recipe]) -> None:
     """Print the recipe as YAML and, on standard error, which slices it would see and about how long it would take."""
     from groundglass.training.train import plan
 
@@ -145,15 +141,10 @@ def _plan(job: Job[Any]) -> None:
         table.add_row(part, escape(source), label, str(count))
     console = Console(stderr=True, soft_wrap=True)
     console.print(table)
-    epochs = known.recipe.training.epochs
-    console.print(f"{epochs} epochs of {known.batches} batches: about {_duration(known.seconds)}")
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return (
-        f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-    )
+    seconds, minutes = known.seconds, round(known.seconds / 60)
+    longer = f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+    about = f"{seconds:.0f} s" if seconds < 90 else longer
+    console.print(f"{known.recipe.training.epochs} epochs of {known.batches} batches: about {about}")
 
 
 @contextmanager
@@ -163,9 +154,8 @@ def _interruptible(output: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         begun = (output / "run.json").exists()
-        typer.echo(
-            f"{output}: interrupted{', continue it with --resume' if begun else ' before it began'}", err=True
-        )
+        advice = ", continue it with --resume" if begun else " before it began"
+        typer.echo(f"{output}: interrupted{advice}", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -190,14 +180,14 @@ def _train_lungs(job: Job[LungsRecipe], dry_run: bool) -> None:
     Console().print(f"{job.output}: {job.recipe.network.name}, {known} after the last epoch")
 
 
-def _warn(job: Job[Any]) -> None:
+def _warn(job: Job[Recipe]) -> None:
     """Say on standard error what the parts of the split share."""
     from groundglass.audit.audit import audit
     from groundglass.data.load import load_pool
     from groundglass.data.splits import make_split
 
     manifest = load_pool(job.data, job.map_label)
-    parts = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
+    parts = make_split(manifest, job.split, job.seed, job.allow_overlap)
     console = Console(stderr=True, soft_wrap=True)
     with console.status("Looking for what parts of the split share"):
         audited = audit(manifest, parts, shortcuts=False, quick=True, threads=job.threads or None)
@@ -233,14 +223,15 @@ def pretrain(
     from groundglass.training.c2l import BACKBONE
     from groundglass.training.c2l import pretrain as pretrain_network
     from groundglass.training.recipe import load_pretrain_recipe
-    from groundglass.training.trainer import HISTORY, Job, read_history, read_info
+    from groundglass.training.trainer import Job, read_history, read_info
 
     def find_copies(held_out: Sequence[Record], unlabelled: Sequence[Record]) -> list[tuple[Record, Record]]:
         pairs = copies_of(held_out, unlabelled, threads=threads or None)
         return [(pair.first, pair.second) for pair in pairs]
 
+    named = [f"network.name={network}"] if network else []
     job = Job(
-        load_pretrain_recipe(recipe, overrides or (), network),
+        load_pretrain_recipe(recipe, [*named, *(overrides or ())]),
         tuple(data or ()),
         split,
         seed,
@@ -255,7 +246,7 @@ def pretrain(
     )
     with _interruptible(output):
         pretrain_network(job, find_copies)
-    history, info = read_history(output / HISTORY), read_info(output)
+    history, info = read_history(output), read_info(output)
     typer.echo(
         f"{output}: {info['network']}, {len(history)} epochs over {info['slices']} slices, "
         f"loss {history[-1]['train_loss']:.3f} after the last; start from it with "
@@ -300,18 +291,9 @@ def export(
         typer.echo(f"{output}: lung net, {output.stat().st_size / 1e6:.1f} MB; use it with --lungs {output}")
         return
     chosen = None if precision == "auto" else precision
+    labels = tuple(map_label or ())
+    job = Export(Run.open(run), output, tuple(data or ()), lesion_free, chosen, name, cache, lungs, labels)
     console = Console(stderr=True)
-    job = Export(
-        Run.open(run),
-        output,
-        tuple(data or ()),
-        lesion_free,
-        chosen,
-        name,
-        cache,
-        lungs,
-        tuple(map_label or ()),
-    )
     export_run(job, lambda step: console.print(step, markup=False, highlight=False))
     bundle = Bundle.open(output)
     size = len(bundle.model) / 1e6
@@ -331,17 +313,9 @@ def models(
         return
     chosen = [find(name) for name in names] if names else entries()
     if as_json:
+        shown = ("name", "family", "timm_name", "parameters", "macs", "weights")
         rows = [
-            {
-                "name": entry.name,
-                "family": entry.family,
-                "timm_name": entry.timm_name,
-                "parameters": entry.parameters,
-                "macs": entry.macs,
-                "weights": list(entry.weights),
-                "weights_package": entry.package,
-            }
-            for entry in chosen
+            {key: getattr(each, key) for key in shown} | {"weights_package": each.package} for each in chosen
         ]
         typer.echo(json.dumps({"input_size": MEASURED_AT, "networks": rows}, indent=2))
         return
@@ -364,8 +338,12 @@ def _list_recipes(as_json: bool) -> None:
     """Names, with what a recipe's file says of itself in its first lines."""
     from groundglass.training.recipe import described_recipes
 
-    commands = {"": "train", "pretraining": "pretrain"}
-    rows = [(f"{commands[kind]} --recipe {name}", said) for kind, name, said in described_recipes()]
+    kinds = {"train": "", "pretrain": "pretraining"}
+    rows = [
+        (f"{command} --recipe {name}", said)
+        for command, kind in kinds.items()
+        for name, said in described_recipes(kind).items()
+    ]
     if as_json:
         typer.echo(json.dumps([{"use": use, "description": said} for use, said in rows], indent=2))
         return

@@ -41,7 +41,6 @@ from groundglass.training.samples import (
     to_images,
 )
 from groundglass.training.trainer import (
-    WEIGHTS,
     Job,
     Scheduled,
     begin_run,
@@ -50,6 +49,7 @@ from groundglass.training.trainer import (
     fit,
     prepare,
     save_weights,
+    seed_torch,
 )
 
 BACKBONE = "backbone.safetensors"
@@ -63,13 +63,7 @@ FindCopies = Callable[[Sequence[Record], Sequence[Record]], Sequence[tuple[Recor
 
 
 class Encoder(nn.Module):
-    """A network and the projection that is thrown away after pretraining.
-
-    Args:
-        network: whose pooled embedding is projected.
-        hidden: width of the projection's hidden layer.
-        dimensions: of the projection.
-    """
+    """A network and the projection of its pooled embedding, which is thrown away after pretraining."""
 
     def __init__(self, network: Network, hidden: int, dimensions: int) -> None:
         super().__init__()
@@ -85,15 +79,7 @@ class Encoder(nn.Module):
 
 
 class C2L(Scheduled):
-    """Pretrains a network by three comparisons; queues and their pointer are part of its state.
-
-    Args:
-        network: is trained in place.
-        recipe: contrast, optimiser and schedule.
-        steps_per_epoch: batches of one epoch, for the schedule.
-        queue: keys kept for each comparison.
-        seed: of the run.
-    """
+    """Pretrains a network in place by three comparisons; of each ``queue`` keys are kept, a part of its state."""
 
     recipe: PretrainRecipe
     queues: Tensor
@@ -117,15 +103,13 @@ class C2L(Scheduled):
 
     def on_train_batch_start(self, batch: Views, batch_idx: int) -> None:
         """Seed what draws from torch's generator by the batch, so that a resumed training repeats it."""
-        entropy = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx])
-        torch.manual_seed(int(entropy.generate_state(1)[0]))
+        seed_torch(self.seed, self.current_epoch, batch_idx)
 
     def training_step(self, batch: Views, batch_idx: int) -> Tensor:
         """Mean of the three comparisons' losses."""
         first, second, owners = batch
         share, partner = self._mixture(len(first), batch_idx)
-        plain = self.student(first)
-        mixed = self.student(_mix(first, share, partner))
+        plain, mixed = self.student(first), self.student(_mix(first, share, partner))
         keys = self._keys(second, share, partner)
         allowed = (self.owners >= 0) & (self.owners != owners[:, None])
         temperature = self.recipe.contrast.temperature
@@ -136,13 +120,8 @@ class C2L(Scheduled):
             ]
         ).mean()
         self._enqueue(keys, owners)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(first))
+        self.log_loss(loss, len(first))
         return loss
-
-    @property
-    def learner(self) -> nn.Module:
-        """The student; the teacher follows it."""
-        return self.student
 
     @torch.no_grad()
     def _keys(self, second: Tensor, share: float, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,14 +150,10 @@ class C2L(Scheduled):
 
 
 def info_nce(query: Tensor, key: Tensor, queue: Tensor, allowed: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of finding each query's key among the queue's (van den Oord et al., 2018).
+    """Cross-entropy of finding each query's own key among the queue's (van den Oord et al., 2018).
 
-    Args:
-        query: unit vectors, (B, d).
-        key: unit vectors, (B, d), the queries' own.
-        queue: unit vectors, (K, d).
-        allowed: bool (B, K): which of the queue count as negatives.
-        temperature: similarities are divided by it.
+    ``query``, ``key`` (B, d) and ``queue`` (K, d) are unit vectors, whose similarities are divided by ``temperature``;
+    ``allowed``, bool (B, K), says which of the queue count as negatives.
     """
     own = (query * key).sum(dim=1, keepdim=True)
     # A copy: the queue is written to before the gradient is computed.
@@ -195,13 +170,7 @@ def _mix(values: Tensor, share: float, partner: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TwoViews(Dataset[Views]):
-    """Batches of two augmented views of each slice, made from keys.
-
-    Attributes:
-        slices: uint8, with context, shape (N, C, C).
-        preprocessing: normalises what augmentation gives.
-        augmentation: draws the views.
-    """
+    """Batches of two augmented views of each of ``slices``, uint8 (N, C, C) with context, made from keys."""
 
     slices: NDArray[np.uint8]
     preprocessing: Preprocessing
@@ -220,10 +189,6 @@ class TwoViews(Dataset[Views]):
 def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
     """Pretrain, and leave the weights of the network and of its backbone in the run's folder.
 
-    Args:
-        job: what is asked for.
-        find_copies: looks for copies of held-out slices among the unlabelled ones.
-
     Raises:
         DataError: there are no slices, or an unlabelled one is a held-out slice of the data set.
         RunError: the folder holds another run, or one to be resumed with ``resume``.
@@ -236,15 +201,13 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
     records = unlabelled_slices(job, find_copies)
     preprocessing = recipe.preprocessing.build()
     cropped = load_cropped(records, preprocessing, CONTEXT, job.cache, open_segmenter(job.lungs))
-    if len(cropped) < 2 * count:
+    half = len(cropped) // 2
+    if half < count:
         few = f"{len(cropped)} slices are too few to pretrain in batches of {count}, {2 * count} would do"
-        fits = len(cropped) // 2
-        raise DataError(
-            f"{few}; or make batches smaller with --set training.batch_size={fits}" if fits > 1 else few
-        )
+        smaller = f"; or make batches smaller with --set training.batch_size={half}" if half > 1 else ""
+        raise DataError(few + smaller)
     batches = EpochBatches(len(cropped), 0, SynthesisSection(), count, job.seed)
     # At most half the slices, so that no key is older than an epoch.
-    half = len(cropped) // 2
     module = C2L(network, recipe, len(batches), min(recipe.contrast.queue or half, half), job.seed)
     # These travel with the weights.
     facts = {
@@ -258,11 +221,10 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
     begin_run(job, hashlib.sha256("".join(cropped.sha256).encode()).hexdigest(), facts)
     views = TwoViews(cropped.pixels, preprocessing, Augmentation(recipe.augmentation, preprocessing.size))
     history = fit(job, module, DataLoader(views, batch_size=None, sampler=batches))
-    save_weights(network.state_dict(), job.output / WEIGHTS)
     backbone = network.backbone.state_dict().items()
     halved = {name: value.half() if value.is_floating_point() else value for name, value in backbone}
     save_weights(halved, job.output / BACKBONE)
-    finish_run(job, history, len(history.rows) - 1)
+    finish_run(job, history, network.state_dict())
 
 
 def unlabelled_slices(job: Job[PretrainRecipe], find_copies: FindCopies) -> list[Record]:

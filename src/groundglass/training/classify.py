@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
@@ -13,24 +12,16 @@ from torchvision.ops import sigmoid_focal_loss
 
 from groundglass.training.recipe import Recipe
 from groundglass.training.samples import Batch
-from groundglass.training.trainer import Averaging
+from groundglass.training.trainer import Averaging, seed_torch
 
 # Added to both sides of Dice, in pixels, so that a tiny lesion does not weigh as a large one.
 _SMOOTH = 20.0
 
 
 class Classifier(Averaging):
-    """Trains a network and keeps an exponential moving average of its weights, which is what is evaluated.
+    """Trains a network, float32 (B, 1, H, W) to a ``NetworkOutput``; its averaged weights are evaluated.
 
-    Everything random in a batch is seeded from (seed, epoch, batch, process), so that a resumed training
-    repeats it exactly.
-
-    Args:
-        network: float32 (B, 1, H, W) to a ``NetworkOutput``.
-        recipe: loss, optimiser and schedule.
-        steps_per_epoch: batches of one epoch, for the schedule.
-        seed: of the run.
-        covid: share of COVID among the slices drawn, which balanced class weights make up for.
+    ``covid`` is the share of COVID among the slices drawn, which balanced class weights make up for.
     """
 
     recipe: Recipe
@@ -48,7 +39,7 @@ class Classifier(Averaging):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the batch: what else draws from torch's generator differs after a resume."""
-        torch.manual_seed(int(self._entropy(batch_idx).generate_state(1)[0]))
+        seed_torch(self.seed, self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss against smoothed labels, and that of the lesion map where lesions are known."""
@@ -57,8 +48,7 @@ class Classifier(Averaging):
         if output.lesion_map is not None:
             lesion = lesion_loss(output.lesion_map, batch.lesions, batch.known)
             loss = loss + self.recipe.training.lesion_weight * lesion
-        count = len(batch.images)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=count)
+        self.log_loss(loss, len(batch.images))
         return loss
 
     def _label_loss(self, logit: Tensor, labels: Tensor) -> Tensor:
@@ -85,17 +75,12 @@ class Classifier(Averaging):
         }
         self.log_dict(measures, prog_bar=True)
 
-    def _entropy(self, batch_idx: int) -> np.random.SeedSequence:
-        return np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
-
 
 def lesion_loss(lesion_map: Tensor, lesions: Tensor, known: Tensor) -> Tensor:
     """Cross-entropy of every place, and Dice of the slices with a lesion, over slices whose lesions are known.
 
-    Args:
-        lesion_map: logits (B, h, w).
-        lesions: 1 where a lesion is, (B, H, W), a finer grid.
-        known: 1 for slices that count, (B,).
+    ``lesion_map`` holds logits (B, h, w); ``lesions``, a finer grid (B, H, W), is 1 where a lesion is; ``known`` (B,) 1
+    for slices that count.
     """
     logit = interpolate(lesion_map[:, None], size=lesions.shape[1:], mode="bilinear")[:, 0]
     entropy = binary_cross_entropy_with_logits(logit, lesions, reduction="none").mean(dim=(1, 2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -34,7 +34,6 @@ from groundglass.training.onnx import lungs_to_onnx
 from groundglass.training.recipe import LungsRecipe
 from groundglass.training.samples import shaded
 from groundglass.training.trainer import (
-    HISTORY,
     WEIGHTS,
     Averaging,
     Job,
@@ -44,7 +43,6 @@ from groundglass.training.trainer import (
     prepare,
     read_history,
     read_info,
-    save_weights,
 )
 
 # Slices are kept in squares of this side and warped from there to what the network sees.
@@ -56,8 +54,11 @@ _SOLID = (Mimic.MASS, Mimic.LOBAR_CONSOLIDATION, Mimic.NODULE)
 _APEX, _APEX_WEIGHT = 0.05, 4.0
 _EMA, _SMOOTH = 0.995, 50.0
 _PHANTOM, _NOTHING = "phantom", "empty"
+# What the exported model says of its training.
+_NOTED = ("recipe", "seed", "sources", "counts", "parameters", "fingerprint", "training_seconds", "versions")
 
 _Mask = NDArray[np.uint8]
+_Key = tuple[int, tuple[int, int, int]]
 
 
 class LungSlice(NamedTuple):
@@ -85,7 +86,7 @@ class LungTrainer(Averaging):
         overlap = 2 * (share * lungs).sum(dim=(1, 2, 3)) + _SMOOTH
         dice = overlap / (share.sum(dim=(1, 2, 3)) + lungs.sum(dim=(1, 2, 3)) + _SMOOTH)
         loss = entropy.sum() / known.sum().clamp_min(1) + (1 - dice).mean()
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(slices))
+        self.log_loss(loss, len(slices))
         return cast(Tensor, loss)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -107,17 +108,16 @@ class LungSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     slices: Sequence[LungSlice]
 
-    def __getitem__(self, keys: list[tuple[int, tuple[int, int, int]]]) -> tuple[Tensor, Tensor, Tensor]:
-        drawn = [(self.slices[index], np.random.default_rng(seed)) for index, seed in keys]
-        pixels, lungs = (np.stack(each) for each in zip(*(augmented(*one) for one in drawn), strict=True))
-        known = np.stack(
-            [lung if one.partial else np.ones_like(lung) for (one, _), lung in zip(drawn, lungs, strict=True)]
-        )
+    def __getitem__(self, keys: list[_Key]) -> tuple[Tensor, Tensor, Tensor]:
+        slices = [self.slices[index] for index, _ in keys]
+        seeds = [np.random.default_rng(seed) for _, seed in keys]
+        pixels, lungs = zip(*map(augmented, slices, seeds), strict=True)
+        known = [own if each.partial else np.ones_like(own) for each, own in zip(slices, lungs, strict=True)]
         return _image(pixels) / 255, _image(lungs), _image(known)
 
 
 @dataclass(eq=False)
-class LungBatches(Sampler[list[tuple[int, tuple[int, int, int]]]]):
+class LungBatches(Sampler[list[_Key]]):
     """Batches of slice numbers and seeds, drawn from (seed, epoch) and nothing else."""
 
     chances: NDArray[np.float64]
@@ -133,7 +133,7 @@ class LungBatches(Sampler[list[tuple[int, tuple[int, int, int]]]]):
         """Choose the epoch that the next iteration draws."""
         self.epoch = epoch
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[list[_Key]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         drawn = rng.choice(len(self.chances), len(self) * self.batch_size, p=self.chances)
         keys = [(int(index), (self.seed, self.epoch, place)) for place, index in enumerate(drawn)]
@@ -156,18 +156,14 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
     masked = [record for record in records if record.lung_mask is not None]
     if not masked:
         raise DataError("nothing to learn lungs from: name a manifest with a column lung_mask with --data")
-    validating = {masked[index] for index in held_out(masked, recipe.held_out)} if recipe.held_out else set()
-    if recipe.held_out and not validating:
+    out = held_out(masked, recipe.held_out) if recipe.held_out else set()
+    if recipe.held_out and not out:
         raise DataError("too few patients with lung masks: of one source there must be three or more")
-    training = [load_lung_slice(record) for record in masked if record not in validating]
-    training += [
-        load_lung_slice(record) for record in records if record.lung_mask is None and record.lesion_mask
-    ]
-    validation = [load_lung_slice(record) for record in masked if record in validating]
-    synthetic = [*_phantoms(job.seed), *_without_lungs(job.seed)]
-    digest = hashlib.sha256(
-        b"".join(each.pixels.tobytes() + each.lungs.tobytes() for each in [*training, *validation])
-    )
+    lesions_alone = [record for record in records if record.lung_mask is None and record.lesion_mask]
+    learned = [record for number, record in enumerate(masked) if number not in out] + lesions_alone
+    training = [load_lung_slice(record) for record in learned]
+    validation = [load_lung_slice(masked[number]) for number in sorted(out)]
+    content = b"".join(each.pixels.tobytes() + each.lungs.tobytes() for each in [*training, *validation])
     torch.manual_seed(job.seed)
     module = LungTrainer(recipe, recipe.draws // recipe.training.batch_size)
     facts = {
@@ -176,15 +172,12 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
         "counts": {"train": len(training), "val": len(validation)},
         "parameters": sum(each.numel() for each in module.network.parameters()),
     }
-    begin_run(job, digest.hexdigest(), facts)
-    slices = [*training, *synthetic]
+    begin_run(job, hashlib.sha256(content).hexdigest(), facts)
+    slices = [*training, *_phantoms(job.seed), *_without_lungs(job.seed)]
     batches = LungBatches(_chances(slices, recipe), recipe.draws, recipe.training.batch_size, job.seed)
-    seen = (
-        [squared(each.pixels, SIDE) for each in validation],
-        [squared(each.lungs * 255, SIDE) for each in validation],
-    )
     held = [
-        (_image(np.array([p]))[0] / 255, _image(np.array([m]) > 127)[0]) for p, m in zip(*seen, strict=True)
+        (_image([squared(each.pixels, SIDE)])[0] / 255, _image([squared(each.lungs * 255, SIDE) > 127])[0])
+        for each in validation
     ]
     history = fit(
         job,
@@ -192,8 +185,7 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
         DataLoader(LungSamples(slices), batch_size=None, sampler=batches),
         DataLoader(held, batch_size=64) if held else None,  # type: ignore[arg-type]
     )
-    save_weights(module.averaged.module.state_dict(), job.output / WEIGHTS)
-    finish_run(job, history, len(history.rows) - 1)
+    finish_run(job, history, module.averaged.module.state_dict())
     return history.rows[-1].get("val_dice")
 
 
@@ -206,25 +198,10 @@ def export_lungs(run: Path, output: Path) -> None:
     info, weights = read_info(run), run / WEIGHTS
     if not weights.is_file():
         raise RunError(f"{run}: the training has not finished; resume it with --resume, then export")
-    network = LungNet()
+    network, dice = LungNet(), read_history(run)[-1].get("val_dice")
     network.load_state_dict(load_file(weights))
-    names = (
-        "recipe",
-        "seed",
-        "sources",
-        "counts",
-        "parameters",
-        "fingerprint",
-        "training_seconds",
-        "versions",
-    )
-    dice = read_history(run / HISTORY)[-1].get("val_dice")
-    write_bytes(
-        output,
-        lungs_to_onnx(
-            network, {**{name: info[name] for name in names}, "held_out_dice": dice and round(dice, 4)}
-        ),
-    )
+    notes = {name: info[name] for name in _NOTED} | {"held_out_dice": dice and round(dice, 4)}
+    write_bytes(output, lungs_to_onnx(network, notes))
 
 
 def load_lung_slice(record: Record) -> LungSlice:
@@ -241,39 +218,28 @@ def load_lung_slice(record: Record) -> LungSlice:
     return LungSlice(record.source, *kept, partial=record.lung_mask is None)
 
 
-def _phantoms(seed: int) -> list[LungSlice]:
+def _phantoms(seed: int) -> Iterator[LungSlice]:
     rng = np.random.default_rng([seed, 1])
-    drawn = (
-        make_phantom(
-            rng, float(rng.choice([0, rng.uniform(0.3, 1), 1])), float(rng.uniform(0.03, 0.97)), _KEPT
-        )
-        for _ in range(_PHANTOMS)
-    )
-    return [LungSlice(_PHANTOM, each.slice.pixels, each.lungs.astype(np.uint8)) for each in drawn]
+    for _ in range(_PHANTOMS):
+        severity = float(rng.choice([0, rng.uniform(0.3, 1), 1]))
+        drawn = make_phantom(rng, severity, float(rng.uniform(0.03, 0.97)), _KEPT)
+        yield LungSlice(_PHANTOM, drawn.slice.pixels, drawn.lungs.astype(np.uint8))
 
 
-def _without_lungs(seed: int) -> list[LungSlice]:
-    rng = np.random.default_rng([seed, 2])
-    nothing = np.zeros((_KEPT, _KEPT), np.uint8)
-    return [
-        LungSlice(_NOTHING, squared(each, _KEPT), nothing) for each in parts_without_lungs(rng, _EMPTY, _KEPT)
-    ]
+def _without_lungs(seed: int) -> Iterator[LungSlice]:
+    for pixels in parts_without_lungs(np.random.default_rng([seed, 2]), _EMPTY, _KEPT):
+        yield LungSlice(_NOTHING, squared(pixels, _KEPT), np.zeros((_KEPT, _KEPT), np.uint8))
 
 
 def _chances(slices: Sequence[LungSlice], recipe: LungsRecipe) -> NDArray[np.float64]:
     """How likely each slice is drawn; those at the ends of the lungs, which are few, more often."""
-    fixed = {_PHANTOM: recipe.phantoms, _NOTHING: recipe.empty}
-    counts = Counter(each.source for each in slices)
-    roots = {name: count**0.5 for name, count in counts.items() if name not in fixed}
+    fixed, sources = {_PHANTOM: recipe.phantoms, _NOTHING: recipe.empty}, [each.source for each in slices]
+    roots = {name: count**0.5 for name, count in Counter(sources).items() if name not in fixed}
     rest = (1 - sum(fixed.values())) / sum(roots.values())
     shares = fixed | {name: root * rest for name, root in roots.items()}
-    weight = [_APEX_WEIGHT if 0 < each.lungs.mean() < _APEX else 1.0 for each in slices]
-    total: dict[str, float] = dict.fromkeys(counts, 0.0)
-    for each, one in zip(slices, weight, strict=True):
-        total[each.source] += one
-    chances = np.array(
-        [shares[each.source] * one / total[each.source] for each, one in zip(slices, weight, strict=True)]
-    )
+    weight = np.array([_APEX_WEIGHT if 0 < each.lungs.mean() < _APEX else 1.0 for each in slices])
+    total = {name: weight[[each == name for each in sources]].sum() for name in set(sources)}
+    chances = np.array([shares[name] for name in sources]) * weight / [total[name] for name in sources]
     return np.asarray(chances / chances.sum())
 
 
@@ -351,17 +317,16 @@ def _printed(pixels: Grey, rng: Generator) -> Grey:
         pixels = framed
     if rng.random() < 0.15:
         for _ in range(int(rng.integers(1, 4))):
-            text, place = (
-                "".join(rng.choice(list("ABCDEFRL0123456789"), 4)),
-                rng.integers(0, SIDE - 20, 2).tolist(),
-            )
-            size, shade = float(rng.uniform(0.25, 0.7)), int(rng.choice([0, 255]))
-            pixels = np.asarray(
-                cv2.putText(pixels, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, shade, 1), np.uint8
-            )
+            text = "".join(rng.choice(list("ABCDEFRL0123456789"), 4))
+            place, size = rng.integers(0, SIDE - 20, 2).tolist(), float(rng.uniform(0.25, 0.7))
+            shade = int(rng.choice([0, 255]))
+            drawn = cv2.putText(pixels, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, shade, 1)
+            pixels = np.asarray(drawn, np.uint8)
     return pixels
 
 
-def _image(planes: NDArray[Any]) -> Tensor:
+def _image(planes: Sequence[NDArray[Any]]) -> Tensor:
     """(N, S, S) as float32 (N, 1, S, S) in channels-last memory."""
-    return torch.from_numpy(planes).float().unsqueeze(1).contiguous(memory_format=torch.channels_last)
+    return (
+        torch.from_numpy(np.stack(planes)).float().unsqueeze(1).contiguous(memory_format=torch.channels_last)
+    )

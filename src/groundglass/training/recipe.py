@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import resources
 from importlib.resources.abc import Traversable
 from itertools import takewhile
@@ -52,11 +52,9 @@ class BackboneSection(Section):
 
 
 class NetworkSection(BackboneSection):
-    """Which network, from which weights.
+    """One of the catalogue, any of timm with features at strides 4 to 32, or ``module:Class`` for one of your own.
 
-    One of the catalogue, any of timm with features at strides 4 to 32, or ``module:Class`` for one of your own;
-    ``options`` go to the class or to timm.
-    ``mask``, ``attention`` and ``histogram`` are switches of Mask-EfficientNet, without meaning for others, and
+    ``options`` go to the class or to timm. ``mask``, ``attention`` and ``histogram`` are switches of Mask-EfficientNet,
     ``gates`` says where its attention is; ``lesions`` gives any network a lesion decoder.
     """
 
@@ -269,31 +267,15 @@ def recipe_names(kind: str = "") -> list[str]:
     return sorted(path.name[:-5] for path in _folder(kind).iterdir() if path.name.endswith(".yaml"))
 
 
-def described_recipes() -> list[tuple[str, str, str]]:
-    """Kind, name and first comment of every recipe that comes with the package; the kind of a training is empty."""
-    found = []
-    for kind in ("", "pretraining"):
-        for name in recipe_names(kind):
-            lines = (_folder(kind) / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-            comment = takewhile(lambda line: line.startswith("#"), lines)
-            found.append((kind, name, " ".join(line.lstrip("# ") for line in comment)))
-    return found
-
-
-def load_lungs_recipe(name: str, overrides: Sequence[str] = ()) -> LungsRecipe | None:
-    """Read a recipe of LungNet like :func:`load_recipe`; None where ``name`` is a recipe of another network.
-
-    Raises:
-        RecipeError: for an unknown recipe, an unknown key (with a suggestion) or a value out of range.
-    """
-    if name in (entry.name for entry in entries()):
-        return None
-    fields = _read(name)
-    network = fields.get("network")
-    if not isinstance(network, dict) or network.get("name") != LUNG_NET:
-        return None
-    _override(fields, overrides)
-    return _checked(LungsRecipe, fields, name)
+def described_recipes(kind: str = "") -> dict[str, str]:
+    """The recipes that come with the package, and the comment that each begins with."""
+    texts = {
+        name: (_folder(kind) / f"{name}.yaml").read_text(encoding="utf-8") for name in recipe_names(kind)
+    }
+    comments = {
+        name: takewhile(lambda line: line[0] == "#", text.splitlines()) for name, text in texts.items()
+    }
+    return {name: " ".join(line.lstrip("# ") for line in lines) for name, lines in comments.items()}
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -304,26 +286,20 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: for an unknown recipe, an unknown key (with a suggestion) or a value out of range.
     """
-    family = next((entry.family for entry in entries() if entry.name == name), None)
-    fields = _read("mask-efficientnet" if family else name)
-    if family:
-        fields["name"] = fields["network"]["name"] = name
-        fields["optimiser"] = {"lr": RATES[family]} if family in RATES else {}
-    _override(fields, overrides)
-    return parse_recipe(fields, name)
+    return parse_recipe(_fields(name, overrides), name)
 
 
-def load_pretrain_recipe(
-    name: str, overrides: Sequence[str] = (), network: str | None = None
-) -> PretrainRecipe:
-    """Read a pretraining recipe like :func:`load_recipe`; ``network`` takes the place of the recipe's.
+def load_lungs_recipe(name: str, overrides: Sequence[str] = ()) -> LungsRecipe | None:
+    """Read a recipe of LungNet like :func:`load_recipe`; None where ``name`` is a recipe of another network."""
+    fields = _fields(name, overrides)
+    network = fields.get("network")
+    of_lungs = isinstance(network, dict) and network.get("name") == LUNG_NET
+    return _checked(LungsRecipe, fields, name) if of_lungs else None
 
-    Raises:
-        RecipeError: for an unknown recipe, an unknown key (with a suggestion) or a value out of range.
-    """
-    fields = _read(name, "pretraining")
-    _override(fields, [f"network.name={network}", *overrides] if network else overrides)
-    return _checked(PretrainRecipe, fields, name)
+
+def load_pretrain_recipe(name: str, overrides: Sequence[str] = ()) -> PretrainRecipe:
+    """Read a pretraining recipe like :func:`load_recipe`."""
+    return _checked(PretrainRecipe, _fields(name, overrides, "pretraining"), name)
 
 
 def parse_recipe(fields: dict[str, Any], name: str) -> Recipe:
@@ -339,37 +315,34 @@ def _checked(model: type[AnyRecipe_co], fields: dict[str, Any], name: str) -> An
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise RecipeError(f"recipe {name}: {_first_fault(error, model)}") from None
+        fault = error.errors()[0]
+    *sections, last = map(str, fault["loc"])
+    key = ".".join([*sections, last])
+    if fault["type"] == "missing":
+        said = f"{key} is missing"
+    elif fault["type"] == "extra_forbidden":
+        section: Any = model
+        for each in sections:
+            section = section.model_fields[each].annotation
+        close = get_close_matches(last, section.model_fields, 1, cutoff=0.5)
+        known = (
+            f"did you mean {'.'.join([*sections, *close])}?"
+            if close
+            else f"known are: {', '.join(section.model_fields)}"
+        )
+        said = f"unknown key {key}; {known}"
+    else:
+        said = f"{key}={fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    raise RecipeError(f"recipe {name}: {said}")
 
 
-def _read(name: str, kind: str = "") -> dict[str, Any]:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else _shipped(name, kind)
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{name}: cannot be read as a recipe ({error})") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{name}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(fields, dict):
-        raise RecipeError(f"{name}: a recipe is a mapping of sections, not {type(fields).__name__}")
-    return fields
-
-
-def _shipped(name: str, kind: str) -> Traversable:
-    names = recipe_names(kind)
-    if name not in names:
-        known = names if kind else [*names, *(entry.name for entry in entries())]
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
-        raise RecipeError(f"no {kind} recipe named {name!r}; {hint}".replace("  ", " "))
-    return _folder(kind) / f"{name}.yaml"
-
-
-def _folder(kind: str) -> Traversable:
-    return resources.files("groundglass") / "recipes" / kind
-
-
-def _override(fields: dict[str, Any], overrides: Sequence[str]) -> None:
+def _fields(name: str, overrides: Sequence[str], kind: str = "") -> dict[str, Any]:
+    """A recipe's fields, not yet checked."""
+    network = next((entry for entry in entries() if entry.name == name and not kind), None)
+    fields = _read("mask-efficientnet" if network else name, kind)
+    if network is not None:
+        fields["name"] = fields["network"]["name"] = name
+        fields["optimiser"] = {"lr": RATES[network.family]} if network.family in RATES else {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
@@ -384,19 +357,29 @@ def _override(fields: dict[str, Any], overrides: Sequence[str]) -> None:
             place[last] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise RecipeError(f"--set {override}: {value!r} is not a valid value") from None
+    return fields
 
 
-def _first_fault(error: ValidationError, model: type[BaseModel]) -> str:
-    fault = error.errors()[0]
-    *sections, last = map(str, fault["loc"])
-    key = ".".join([*sections, last])
-    if fault["type"] == "missing":
-        return f"{key} is missing"
-    if fault["type"] != "extra_forbidden":
-        return f"{key}={fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
-    for section in sections:
-        model = model.model_fields[section].annotation  # type: ignore[assignment]
-    known = list(model.model_fields)
-    if close := difflib.get_close_matches(last, known, 1, cutoff=0.5):
-        return f"unknown key {key}; did you mean {'.'.join([*sections, close[0]])}?"
-    return f"unknown key {key}; known are: {', '.join(known)}"
+def _read(name: str, kind: str) -> dict[str, Any]:
+    path: Path | Traversable = Path(name)
+    if not name.endswith((".yaml", ".yml")):
+        path = _folder(kind) / f"{name}.yaml"
+        if name not in (names := recipe_names(kind)):
+            close = get_close_matches(
+                name, names if kind else [*names, *(entry.name for entry in entries())], 1
+            )
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
+            raise RecipeError(f"no {kind}{' ' * bool(kind)}recipe named {name!r}; {hint}")
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{name}: cannot be read as a recipe ({error})") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(fields, dict):
+        raise RecipeError(f"{name}: a recipe is a mapping of sections, not {type(fields).__name__}")
+    return fields
+
+
+def _folder(kind: str) -> Traversable:
+    return resources.files("groundglass") / "recipes" / kind

@@ -29,7 +29,6 @@ from groundglass.models.registry import build
 from groundglass.training.recipe import Recipe, parse_recipe
 from groundglass.training.samples import to_images
 from groundglass.training.trainer import (
-    HISTORY,
     RECIPE,
     WEIGHTS,
     learning_curves,
@@ -103,8 +102,8 @@ class Run:
         """None: export fits it for a bundle."""
 
     def history(self) -> list[dict[str, float]]:
-        """One row per epoch; see :data:`groundglass.training.trainer.COLUMNS`."""
-        return read_history(self.path / HISTORY)
+        """One row per epoch."""
+        return read_history(self.path)
 
     @cached_property
     def network(self) -> Network:
@@ -115,9 +114,8 @@ class Run:
         """
         weights = self.path / WEIGHTS
         if not weights.is_file():
-            raise RunError(
-                f"{self.path}: training is not finished ({WEIGHTS} is missing); resume it with --resume"
-            )
+            what = f"training is not finished ({WEIGHTS} is missing)"
+            raise RunError(f"{self.path}: {what}; resume it with --resume")
         network = build_network(self.recipe, pretrained=False)
         try:
             network.load_state_dict(load_file(weights))
@@ -150,16 +148,9 @@ class Run:
 def predict_cropped(
     network: nn.Module, preprocessing: Preprocessing, cropped: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Logits (N,) and lesion maps (N, h, w), if the network has them, of cropped slices.
-
-    Args:
-        network: in evaluation mode, on the device that is to be used.
-        preprocessing: whose normalisation is applied.
-        cropped: uint8, shape (N, size, size).
-    """
+    """Logits (N,) and lesion maps (N, h, w), if the network has them, of cropped slices, uint8 (N, size, size)."""
     device = next(network.parameters()).device
-    logit = np.empty(len(cropped), np.float32)
-    maps = []
+    logit, maps = np.empty(len(cropped), np.float32), []
     with torch.inference_mode():
         for start in range(0, len(cropped), _BATCH):
             batch = slice(start, start + _BATCH)
@@ -173,14 +164,6 @@ def predict_cropped(
 def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:
     """The recipe's network; with ``pretrained`` off, its weights are about to be replaced."""
     section = recipe.network
-    return build(
-        section.name,
-        weights=section.weights if pretrained else "none",
-        mask=section.mask,
-        attention=section.attention,
-        gates=section.gates,
-        histogram=section.histogram,
-        lesions=section.lesions,
-        drop_rate=section.dropout,
-        options=section.options,
-    )
+    weights = section.weights if pretrained else "none"
+    switches = section.model_dump(exclude={"name", "weights", "dropout"})
+    return build(section.name, weights, drop_rate=section.dropout, **switches)

@@ -8,7 +8,7 @@ import math
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, TensorDataset
 
 from groundglass.data.load import load_dataset, load_pool
-from groundglass.data.manifest import Label, Manifest, Record
-from groundglass.data.splits import Split, make_split
+from groundglass.data.manifest import Label, Record
+from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RecipeError
 from groundglass.files import write_bytes
 from groundglass.imaging.lungs import LungSegmenter, open_segmenter
 from groundglass.models.catalogue import pretraining
 from groundglass.models.layers import Network
 from groundglass.training.classify import Classifier
-from groundglass.training.recipe import AugmentationSection, Recipe, SamplingSection, load_recipe
+from groundglass.training.recipe import Recipe, SamplingSection, load_recipe
 from groundglass.training.run import LUNGS, Run, build_network
 from groundglass.training.samples import (
     CONTEXT,
@@ -48,7 +48,6 @@ from groundglass.training.samples import (
 from groundglass.training.trainer import (
     CHECKPOINTS,
     INFO,
-    WEIGHTS,
     AtomicCheckpoints,
     Job,
     begin_run,
@@ -57,36 +56,9 @@ from groundglass.training.trainer import (
     finish_run,
     fit,
     prepare,
-    save_weights,
 )
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _TrainingData:
-    """The slices of one training, cropped; ``known``: whose lesions are known; ``chances``: see EpochBatches."""
-
-    train: CroppedSet
-    train_labels: NDArray[np.float32]
-    known: NDArray[np.bool_]
-    chances: NDArray[np.float64] | None
-    val: CroppedSet
-    val_labels: NDArray[np.float32]
-    lesion_free: CroppedSet | None
-    sources: Mapping[str, int]
-    lungs: LungSegmenter
-
-    @property
-    def fingerprint(self) -> str:
-        """One hash of everything the network learns from or is selected on."""
-        digest = hashlib.sha256()
-        for part in (self.train, self.val, self.lesion_free):
-            for sha256 in part.sha256 if part else ():
-                digest.update(bytes.fromhex(sha256))
-            digest.update(b"|")
-        digest.update(np.packbits(self.train.lesions).tobytes() + bytes.fromhex(self.lungs.sha256))
-        return digest.hexdigest()
 
 
 def train(
@@ -114,24 +86,8 @@ def train(
     >>> run = train("resnet-18", "covid-ct", "runs/first", overrides=["training.epochs=3"])  # doctest: +SKIP
     >>> run.history()[-1]["val_auc"], run.predict(["slice.png"]).probability  # doctest: +SKIP
 
-    Args:
-        recipe: a recipe, its name, a network's name, or a YAML file.
-        data: one data set or several: COVID-CT, folders with ``COVID/`` and ``NonCOVID/``, manifests.
-        output: folder of the run.
-        overrides: of the recipe's fields, such as ``optimiser.lr=3e-4``.
-        split: which slices train and which validate; see :func:`groundglass.data.splits.make_split`.
-        seed: of everything random.
-        lesion_free: folder of lesion-free slices; without it nothing is painted.
-        resume: continue where an earlier start of the same training was stopped.
-        allow_overlap: accept patients who are in several parts of the split.
-        devices: processes (CPU) or GPUs, or which GPUs; None for the recipe's.
-        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
-        threads: CPU threads per process; 0 for one per core.
-        cache: folder for cropped slices.
-        progress: show a progress bar.
-        callbacks: Lightning's or your own; their state goes into the checkpoint.
-        loggers: Lightning's or your own, in place of the recipe's.
-        map_label: labels of other names, such as ``CAP=NonCOVID``.
+    ``recipe`` is a recipe, its name, a network's name or a YAML file; ``overrides`` change fields of one that is named.
+    ``data`` is one data set or several. All else is what :class:`groundglass.training.trainer.Job` says of it.
 
     Raises:
         GroundglassError: recipe, data, split, folder or machine do not fit; nothing is trained then.
@@ -176,85 +132,47 @@ def train_job(job: Job[Recipe]) -> Run:
         shared = f"cannot be shared by {job.processes} processes"
         raise RecipeError(f"training.batch_size={recipe.training.batch_size} {shared}; choose a multiple")
     prepare(job)
-    _augmenter(recipe)
     torch.manual_seed(job.seed)
     network = build_network(recipe)
     if job.rank == 0:
         check_space(job.output, network)
-    slices = _cropped(job, *_records(job))
+    data = _read(job, *_records(job))
     if job.rank == 0:
         if recipe != asked:
             _LOG.warning(
                 "warning: trained without lesion synthesis; --lesion-free names slices to paint into"
             )
-        if (warning := normalisation_warning(recipe)) is not None:
+        if (warning := _normalisation_warning(recipe)) is not None:
             _LOG.warning("warning: %s", warning)
-        begin_run(job, slices.fingerprint, _facts(job, slices))
-        write_bytes(job.output / LUNGS, slices.lungs.model)
-    training, module = _assembled(job, slices, network)
-    best = _best(job)
-    images = to_images(slices.val.pixels, recipe.preprocessing.build())
-    history = fit(
-        job,
-        module,
-        training,
-        DataLoader(TensorDataset(images, torch.from_numpy(slices.val_labels)), batch_size=64),
-        [*([best] if best else []), *_early_stopping(recipe)],
-    )
+        begin_run(job, data.fingerprint, data.facts(job))
+        write_bytes(job.output / LUNGS, data.lungs.model)
+    training, module = _assembled(job, data, network)
+    best, stopping = _selection(job)
+    images = to_images(data.val.pixels, recipe.preprocessing.build())
+    validation = DataLoader(TensorDataset(images, torch.from_numpy(data.val_labels)), batch_size=64)
+    history = fit(job, module, training, validation, [*best, *stopping])
     if job.rank == 0:
-        selected = len(history.rows) - 1
-        if best is not None:
-            checkpoint = AtomicCheckpoints().load_checkpoint(best.best_model_path)
+        selected = None
+        for kept in best:
+            checkpoint = AtomicCheckpoints().load_checkpoint(kept.best_model_path)
             module.load_state_dict(checkpoint["state_dict"])
             selected = int(checkpoint["epoch"])
-        save_weights(module.averaged.module.state_dict(), job.output / WEIGHTS)
-        finish_run(job, history, selected)
+        finish_run(job, history, module.averaged.module.state_dict(), selected)
     return Run.open(job.output)
 
 
-def _assembled(
-    job: Job[Recipe], slices: _TrainingData, network: Network
-) -> tuple[DataLoader[Batch], Classifier]:
-    """Batches and what learns from them."""
-    recipe = job.recipe
-    preprocessing = recipe.preprocessing.build()
-    samples = TrainingSamples(
-        slices.train,
-        slices.train_labels,
-        slices.known,
-        slices.lesion_free,
-        preprocessing,
-        _augmenter(recipe)(recipe.augmentation, preprocessing.size),
-        recipe.synthesis,
-    )
-    batches = EpochBatches(
-        recipe.sampling.draws or len(slices.train),
-        len(slices.lesion_free or ()),
-        recipe.synthesis,
-        recipe.training.batch_size,
-        job.seed,
-        job.rank,
-        job.processes,
-        slices.chances,
-    )
-    # Whoever prepares a batch, it is drawn and seeded here: workers change nothing of it.
-    loader = DataLoader(samples, None, sampler=batches, num_workers=recipe.trainer.workers)
-    covid = float(np.average(slices.train_labels, weights=slices.chances))
-    return loader, Classifier(network, recipe, len(batches), job.seed, covid)
+def trained(job: Job[Recipe]) -> Run:
+    """The job's run: trained or resumed where it is not finished, opened where it is.
 
-
-def _augmenter(recipe: Recipe) -> Callable[[AugmentationSection, int], Augmentation]:
-    try:
-        return cast(Callable[[AugmentationSection, int], Augmentation], resolve_name(recipe.augmenter))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise RecipeError(f"augmenter={recipe.augmenter}: {error}; is its module on PYTHONPATH?") from None
-
-
-def _early_stopping(recipe: Recipe) -> list[Callback]:
-    patience, selection = recipe.training.early_stopping, recipe.training.selection
-    measure = "val_loss" if selection == "last" else selection
-    mode = "max" if measure == "val_auc" else "min"
-    return [EarlyStopping(measure, patience=patience, mode=mode)] if patience else []
+    Raises:
+        DataError, RunError: as :func:`train`; also when the finished run is of another recipe.
+    """
+    if (job.output / INFO).exists():
+        run = Run.open(job.output)
+        if run.info.get("finished"):
+            check_same(_without_synthesis(job))
+            return run
+    return train_job(job)
 
 
 @dataclass(frozen=True)
@@ -282,32 +200,28 @@ def plan(job: Job[Recipe]) -> Plan:
     """
     job = _without_synthesis(job)
     prepare(job)
-    network, recipe = build_network(job.recipe), job.recipe
+    network, recipe, size = build_network(job.recipe), job.recipe, job.recipe.training.batch_size
     check_space(job.output, network)
     train, val, free = _records(job)
     draws = (recipe.sampling.draws or len(train)) + (recipe.synthesis.slices_per_epoch if free else 0)
-    batches, size = max(1, draws // recipe.training.batch_size), recipe.training.batch_size
-    every = max(1, len(train) // size)
+    batches, some = max(1, draws // size), (train[:: max(1, len(train) // size)][:size], val[:2], free[:size])
     with tempfile.TemporaryDirectory() as folder:
-        brief = replace(job, cache=Path(folder))
         start = time.perf_counter()
-        slices = _cropped(brief, train[::every][:size], val[:2], free[:size])
-        reading = (time.perf_counter() - start) / (len(slices.train) + len(slices.val) + len(free[:size]))
-    loader, module = _assembled(brief, slices, network)
-    step = _seconds_per_step(module, loader, job.accelerator)
+        data = _read(replace(job, cache=Path(folder)), *some)
+        reading = (time.perf_counter() - start) / sum(map(len, some))
+    step = _seconds_per_step(*_assembled(job, data, network), job.accelerator)
     # Validation costs a third of a step of training, slice for slice.
     epoch = batches * step + len(val) * step / size / 3
     seconds = reading * (len(train) + len(val) + len(free)) + recipe.training.epochs * epoch
-    parts = {"train": train, "val": val, "lesion-free": free}
     counts = Counter(
         (name, record.hospital, str(record.label.value if record.label else "none"))
-        for name, records in parts.items()
+        for name, records in (("train", train), ("val", val), ("lesion-free", free))
         for record in records
     )
     return Plan(recipe, counts, batches, seconds)
 
 
-def _seconds_per_step(module: Classifier, loader: DataLoader[Batch], accelerator: str) -> float:
+def _seconds_per_step(loader: DataLoader[Batch], module: Classifier, accelerator: str) -> float:
     """Of the faster of two steps after a first one, without what Lightning adds."""
     device = "cuda" if torch.cuda.is_available() and accelerator != "cpu" else "cpu"
     module.to(device).log = lambda *_, **__: None  # type: ignore[method-assign]
@@ -324,21 +238,7 @@ def _seconds_per_step(module: Classifier, loader: DataLoader[Batch], accelerator
     return min(times[1:])
 
 
-def trained(job: Job[Recipe]) -> Run:
-    """The job's run: trained or resumed where it is not finished, opened where it is.
-
-    Raises:
-        DataError, RunError: as :func:`train`; also when the finished run is of another recipe.
-    """
-    if (job.output / INFO).exists():
-        run = Run.open(job.output)
-        if run.info.get("finished"):
-            check_same(_without_synthesis(job))
-            return run
-    return train_job(job)
-
-
-def normalisation_warning(recipe: Recipe) -> str | None:
+def _normalisation_warning(recipe: Recipe) -> str | None:
     """Where the weights a recipe starts from were pretrained with another normalisation, a line that says so."""
     known = pretraining(recipe.network.name, recipe.network.weights) or {}
     own, theirs = recipe.preprocessing.normalisation, known.get("preprocessing", {}).get("normalisation")
@@ -363,39 +263,125 @@ def _records(job: Job[Recipe]) -> tuple[list[Record], list[Record], list[Record]
     """The slices that train, that validate, and that lesions are painted into."""
     manifest = load_pool(job.data, job.map_label).without(job.recipe.sampling.leave_out)
     split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
+    train, val = (
+        [manifest.records[index] for index in split.parts.get(part, ())] for part in ("train", "val")
+    )
+    for part, records in (("train", train), ("val", val)):
+        if not records:
+            advice = (
+                "training needs train and val; --split patients:1/5 makes them, and test, from the patients"
+            )
+            raise DataError(f"{manifest}: split {split.name} leaves nothing for the part {part}; {advice}")
+    for record in (*train, *val):
+        if record.label is None:
+            raise DataError(f"{record.path}: has no label; training needs COVID or NonCOVID for every slice")
     free = job.lesion_free if job.recipe.synthesis.slices_per_epoch else None
-    train, val = (_labelled(manifest, split, part) for part in ("train", "val"))
     return train, val, list(load_dataset(free, job.map_label).records) if free is not None else []
 
 
-def _cropped(
+@dataclass(frozen=True)
+class _TrainingData:
+    """The slices of one training, cropped; for ``chances`` see EpochBatches."""
+
+    train: TrainingSamples
+    chances: NDArray[np.float64] | None
+    val: CroppedSet
+    val_labels: NDArray[np.float32]
+    sources: Mapping[str, int]
+    lungs: LungSegmenter
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash of everything the network learns from or is selected on."""
+        digest = hashlib.sha256()
+        for part in (self.train.real, self.val, self.train.lesion_free):
+            digest.update(bytes.fromhex("".join(part.sha256 if part else ())) + b"|")
+        digest.update(np.packbits(self.train.real.lesions).tobytes() + bytes.fromhex(self.lungs.sha256))
+        return digest.hexdigest()
+
+    def facts(self, job: Job[Recipe]) -> dict[str, Any]:
+        """What ``run.json`` says of the slices."""
+        real, free = self.train.real, self.train.lesion_free
+        return {
+            "lesion_free": job.lesion_free.resolve().name if free and job.lesion_free else None,
+            "sources": dict(sorted(self.sources.items())),
+            "lungs": {"sha256": self.lungs.sha256, **self.lungs.notes},
+            "counts": {"train": len(real), "val": len(self.val), "lesion_free": len(free or ())},
+            "training_sha256": list(real.sha256),
+        }
+
+
+def _read(
     job: Job[Recipe], records: Sequence[Record], val_records: Sequence[Record], free: Sequence[Record]
 ) -> _TrainingData:
     """Read and crop the slices a job needs."""
-    recipe, lungs = job.recipe, open_segmenter(job.lungs)
+    recipe, preprocessing, lungs = job.recipe, job.recipe.preprocessing.build(), open_segmenter(job.lungs)
+    try:
+        augmenter = resolve_name(recipe.augmenter)(recipe.augmentation, preprocessing.size)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(f"augmenter={recipe.augmenter}: {error}; is its module on PYTHONPATH?") from None
 
-    def cropped(records: Sequence[Record], context: float) -> CroppedSet:
-        return load_cropped(records, recipe.preprocessing.build(), context, job.cache, lungs)
+    def cropped(records: Sequence[Record], context: float = CONTEXT) -> CroppedSet:
+        return load_cropped(records, preprocessing, context, job.cache, lungs)
 
-    train = cropped(records, CONTEXT)
-    keep = np.flatnonzero(_worth_teaching(records, train, recipe.sampling))
-    records, train = [records[int(index)] for index in keep], train.take(keep)
-    lesion_free = None
-    if free:
-        lesion_free = with_lungs(cropped(free, CONTEXT))
-        if not len(lesion_free):
-            raise DataError(f"{job.lesion_free}: lungs were found in none of its {len(free)} slices")
+    def targets(records: Sequence[Record]) -> NDArray[np.float32]:
+        return np.array([record.label is Label.COVID for record in records], np.float32)
+
+    real = cropped(records)
+    keep = np.flatnonzero(_worth_teaching(records, real, recipe.sampling))
+    records, real = [records[int(index)] for index in keep], real.take(keep)
+    lesion_free = with_lungs(cropped(free)) if free else None
+    if lesion_free is not None and not len(lesion_free):
+        raise DataError(f"{job.lesion_free}: lungs were found in none of its {len(free)} slices")
+    known = np.array([_known(record, recipe.sampling) for record in records], np.bool_)
+    augmentation = cast(Augmentation, augmenter)
     return _TrainingData(
-        train,
-        _targets(records),
-        np.array([_known(record, recipe.sampling) for record in records], np.bool_),
+        TrainingSamples(
+            real, targets(records), known, lesion_free, preprocessing, augmentation, recipe.synthesis
+        ),
         _chances(records, recipe.sampling) if recipe.sampling.draws else None,
         cropped(val_records, 0.0),
-        _targets(val_records),
-        lesion_free,
+        targets(val_records),
         Counter(record.hospital for record in records),
         lungs,
     )
+
+
+def _assembled(
+    job: Job[Recipe], data: _TrainingData, network: Network
+) -> tuple[DataLoader[Batch], Classifier]:
+    """Batches and what learns from them."""
+    recipe, samples = job.recipe, data.train
+    batches = EpochBatches(
+        recipe.sampling.draws or len(samples.real),
+        len(samples.lesion_free or ()),
+        recipe.synthesis,
+        recipe.training.batch_size,
+        job.seed,
+        job.rank,
+        job.processes,
+        data.chances,
+    )
+    # Whoever prepares a batch, it is drawn and seeded here: workers change nothing of it.
+    loader = DataLoader(samples, None, sampler=batches, num_workers=recipe.trainer.workers)
+    covid = float(np.average(samples.labels, weights=data.chances))
+    return loader, Classifier(network, recipe, len(batches), job.seed, covid)
+
+
+def _selection(job: Job[Recipe]) -> tuple[list[ModelCheckpoint], list[EarlyStopping]]:
+    """What keeps the best epoch on validation and what stops early, where the recipe asks for them."""
+    training = job.recipe.training
+    measure = "val_loss" if training.selection == "last" else training.selection
+    mode = "max" if measure == "val_auc" else "min"
+    options: Any = {
+        "monitor": measure,
+        "mode": mode,
+        "save_weights_only": True,
+        "save_on_train_epoch_end": True,
+    }
+    best = ModelCheckpoint(job.output / CHECKPOINTS, "best", enable_version_counter=False, **options)
+    stopping = [EarlyStopping(measure, patience=training.early_stopping, mode=mode)]
+    return [best] * (training.selection != "last"), stopping if training.early_stopping else []
 
 
 def _worth_teaching(
@@ -415,9 +401,9 @@ def _known(record: Record, sampling: SamplingSection) -> bool:
 
 def _chances(records: Sequence[Record], sampling: SamplingSection) -> NDArray[np.float64]:
     """How likely each slice is drawn; see :class:`groundglass.training.recipe.SamplingSection`."""
-    keys = [(record.label, record.hospital) for record in records]
-    people = [(key, record.patient_id) for key, record in zip(keys, records, strict=True)]
-    slices, of_person, persons = Counter(keys), Counter(people), Counter(key for key, _ in set(people))
+    people = [(record.label, record.hospital, record.patient_id) for record in records]
+    of_person, slices = Counter(people), Counter(person[:2] for person in people)
+    persons = Counter(person[:2] for person in of_person)
     share: dict[tuple[Label | None, str], float] = {}
     for label in Label:
         present = [key for key in slices if key[0] is label]
@@ -427,52 +413,5 @@ def _chances(records: Sequence[Record], sampling: SamplingSection) -> NDArray[np
         weight = {key: fixed[key] if key in fixed else roots[key] * rest for key in present}
         # Named shares alone need not sum to 1, and both labels are drawn alike.
         share |= {key: each / (sum(weight.values()) or 1) for key, each in weight.items()}
-    chances = np.array([share[key] / persons[key] / of_person[key, person] for key, person in people])
+    chances = np.array([share[each[:2]] / persons[each[:2]] / of_person[each] for each in people])
     return np.asarray(chances / chances.sum())
-
-
-def _labelled(manifest: Manifest, split: Split, part: str) -> list[Record]:
-    records = [manifest.records[index] for index in split.parts.get(part, ())]
-    if not records:
-        advice = "training needs train and val; --split patients:1/5 makes them, and test, from the patients"
-        raise DataError(f"{manifest}: split {split.name} leaves nothing for the part {part}; {advice}")
-    unlabelled = next((record for record in records if record.label is None), None)
-    if unlabelled is not None:
-        raise DataError(f"{unlabelled.path}: has no label; training needs COVID or NonCOVID for every slice")
-    return records
-
-
-def _targets(records: Sequence[Record]) -> NDArray[np.float32]:
-    return np.array([record.label is Label.COVID for record in records], np.float32)
-
-
-def _facts(job: Job[Recipe], slices: _TrainingData) -> dict[str, Any]:
-    """What ``run.json`` says of the slices."""
-    counts = {
-        "train": len(slices.train),
-        "val": len(slices.val),
-        "lesion_free": len(slices.lesion_free or ()),
-    }
-    return {
-        "lesion_free": job.lesion_free.resolve().name if slices.lesion_free and job.lesion_free else None,
-        "sources": dict(sorted(slices.sources.items())),
-        "lungs": {"sha256": slices.lungs.sha256, **slices.lungs.notes},
-        "counts": counts,
-        "training_sha256": list(slices.train.sha256),
-    }
-
-
-def _best(job: Job[Recipe]) -> ModelCheckpoint | None:
-    """Keeps the best epoch on validation, where the recipe selects one."""
-    selection = job.recipe.training.selection
-    if selection == "last":
-        return None
-    return ModelCheckpoint(
-        job.output / CHECKPOINTS,
-        filename="best",
-        monitor=selection,
-        mode="max" if selection == "val_auc" else "min",
-        save_weights_only=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 import cv2
+import numpy as np
 import torch
 import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -52,12 +53,11 @@ from groundglass.training.samples import cache_folder
 
 INFO, RECIPE, HISTORY, WEIGHTS = "run.json", "recipe.yaml", "history.csv", "weights.safetensors"
 CHECKPOINTS, CURVES = "checkpoints", "curves.svg"
+# Of a run's folder, in ``run.json``; raised whenever older folders cannot be read any more.
 RUN_FORMAT = 3
-"""Version of a run's folder, in ``run.json``; raised whenever older folders cannot be read any more."""
 
 _MEASURES = ("train_loss", "val_loss", "val_auc", "val_accuracy", "val_dice")
-COLUMNS = ("epoch", "lr", *_MEASURES, "seconds", "images_per_second", "data_share")
-"""Of ``history.csv``."""
+_COLUMNS = ("epoch", "lr", *_MEASURES, "seconds", "images_per_second", "data_share")
 
 # Data preparation costs a few per cent of a step, and worker processes would cost determinism and memory; the
 # averaged network stays in evaluation mode; a resumed run's folder is not empty.
@@ -76,25 +76,24 @@ class Job(Generic[AnyRecipe_co]):
 
     Attributes:
         recipe: what is trained and how.
-        data: COVID-CT, folders ``COVID/`` and ``NonCOVID/``, manifests; a pretraining, which uses the training
-            part alone and no labels, can do without.
+        data: COVID-CT, folders ``COVID/`` and ``NonCOVID/``, manifests; of these a pretraining uses the training part.
         split: which slices train and which validate; see :func:`groundglass.data.splits.make_split`.
         seed: of everything random.
         output: the run's folder.
-        lesion_free: folder of lesion-free slices for lesion synthesis.
+        lesion_free: folder of lesion-free slices to paint into; without it nothing is painted.
         images: files and folders of slices without labels, for a pretraining.
         allow_overlap: accept patients who are in several parts of the split.
         resume: continue where an earlier start of the same job was stopped.
-        devices: processes (CPU) or accelerators per machine, GPUs by index, or None for the recipe's.
+        devices: processes (CPU) or GPUs per machine, or which GPUs; None for the recipe's.
         nodes: machines.
         threads: CPU threads per process; 0 for one per core.
         accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
         cache: folder for cropped slices.
         lungs: ONNX model of the lung fields; None for the shipped one.
         progress: show a progress bar.
-        callbacks: further ones of Lightning.
-        loggers: Lightning's, in place of the recipe's.
-        map_label: labels of other names in the data; see :func:`groundglass.data.load.load_pool`.
+        callbacks: Lightning's or your own; their state goes into the checkpoint.
+        loggers: Lightning's or your own, in place of the recipe's.
+        map_label: labels of other names in the data, such as ``CAP=NonCOVID``.
     """
 
     recipe: AnyRecipe_co
@@ -126,46 +125,36 @@ class Job(Generic[AnyRecipe_co]):
     @property
     def processes(self) -> int:
         """On all machines together."""
-        return self._per_machine * self.nodes
-
-    @property
-    def _per_machine(self) -> int:
-        return self.chosen_devices if isinstance(self.chosen_devices, int) else len(self.chosen_devices)
+        chosen = self.chosen_devices
+        return self.nodes * (chosen if isinstance(chosen, int) else len(chosen))
 
     @property
     def rank(self) -> int:
         """This process's number among all, as torchrun or Lightning set it; the first has none set."""
-        if "RANK" in os.environ:
-            return int(os.environ["RANK"])
-        node, local = (int(os.environ.get(name, "0")) for name in ("NODE_RANK", "LOCAL_RANK"))
-        return node * self._per_machine + local
+        names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK")
+        *node, local = (int(os.environ.get(name, "0")) for name in names)
+        return sum(node) * self.processes // self.nodes + local
+
+
+def seed_torch(*entropy: int) -> None:
+    """Seed torch's generator by what names a step, so that a resumed training repeats it."""
+    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
 
 class Scheduled(LightningModule):
-    """Learns by the optimiser and the schedule that a recipe names.
-
-    Args:
-        recipe: optimiser, schedule and length.
-        steps_per_epoch: batches of one epoch, for the schedule.
-    """
+    """Learns by the optimiser and the schedule that a recipe names, from ``steps_per_epoch`` batches an epoch."""
 
     def __init__(self, recipe: BaseRecipe, steps_per_epoch: int) -> None:
         super().__init__()
         self.recipe, self.steps_per_epoch = recipe, steps_per_epoch
 
-    @property
-    def learner(self) -> nn.Module:
-        """Whose parameters are trained; those that ask for no gradients stay."""
-        raise NotImplementedError
-
     def configure_optimizers(self) -> Any:
-        """Timm's optimiser, without decay on biases and norms, and its schedule, by the step."""
+        """Timm's optimiser of what asks for gradients, without decay on biases and norms; its schedule, by the step."""
         section, trainer = self.recipe.optimiser, self.recipe.trainer
         # Lightning clips no gradients of a fused optimiser in mixed precision.
         fused = {"fused": True} if section.name == "adamw" and trainer.precision == "32-true" else {}
-        optimiser = create_optimizer_v2(
-            self.learner, section.name, section.lr, section.weight_decay, **{**fused, **section.options}
-        )
+        options = fused | section.options
+        optimiser = create_optimizer_v2(self, section.name, section.lr, section.weight_decay, **options)
         per_epoch = -(-self.steps_per_epoch // trainer.accumulate_grad_batches)
         rise = round(section.warmup_epochs * per_epoch)
         after = max(1, per_epoch * self.recipe.training.epochs - rise)
@@ -184,6 +173,10 @@ class Scheduled(LightningModule):
         scheduled = {"lr_scheduler": {"scheduler": schedule, "interval": "step"}} if schedule else {}
         return {"optimizer": optimiser, **scheduled}
 
+    def log_loss(self, loss: Tensor, count: int) -> None:
+        """Show a step's loss over so many slices; its mean is the epoch's."""
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=count)
+
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """As timm's schedules are stepped."""
         scheduler.step_update(num_updates=self.global_step)
@@ -192,25 +185,15 @@ class Scheduled(LightningModule):
 class Averaging(Scheduled):
     """Keeps an exponential moving average of a network's weights, which is what is evaluated.
 
-    Args:
-        network: is trained.
-        recipe: optimiser, schedule and length.
-        steps_per_epoch: batches of one epoch, for the schedule.
-        decay: of the average; its memory grows with the steps seen, n / (n + 9), up to this.
+    ``decay`` is that of the average; its memory grows with the steps seen, n / (n + 9), up to this.
     """
 
     def __init__(self, network: nn.Module, recipe: BaseRecipe, steps_per_epoch: int, decay: float) -> None:
         super().__init__(recipe, steps_per_epoch)
         self.network = network.to(memory_format=torch.channels_last)
-        self.averaged = ModelEmaV3(
-            network, decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0
-        ).requires_grad_(False)
+        memory: Any = {"use_warmup": True, "warmup_gamma": 9.0, "warmup_power": 1.0}
+        self.averaged = ModelEmaV3(network, decay, **memory).requires_grad_(False)
         self._steps = 0
-
-    @property
-    def learner(self) -> nn.Module:
-        """The network."""
-        return self.network
 
     def on_train_epoch_start(self) -> None:
         """Whole steps are taken by an epoch's end."""
@@ -218,10 +201,9 @@ class Averaging(Scheduled):
 
     def on_train_batch_end(self, *_: object) -> None:
         """After a step of the optimiser, move the averaged weights towards the trained ones."""
-        step = self.global_step
-        if step != self._steps:
-            self._steps = step
-            self.averaged.update(self.network, step=step)
+        if self.global_step != self._steps:
+            self._steps = self.global_step
+            self.averaged.update(self.network, step=self._steps)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -230,11 +212,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write to a temporary file beside ``path`` that then takes its place.
-
-        Raises:
-            RunError: it cannot be written, as on a full disk.
-        """
+        """Write; a RunError where that fails, as on a full disk."""
         try:
             with atomic_path(Path(path)) as temporary:
                 torch.save(checkpoint, temporary)
@@ -245,11 +223,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read tensors and plain values only, whatever the caller asks for.
-
-        Raises:
-            RunError: the file is damaged or holds anything else.
-        """
+        """Read tensors and plain values only, whatever the caller asks for; a RunError for a damaged file."""
         try:
             return dict(torch.load(path, map_location=map_location or "cpu", weights_only=True))
         except Exception as error:  # noqa: BLE001 - torch raises many types for a damaged file
@@ -258,19 +232,14 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class History(Callback):
-    """One row per epoch, kept in the checkpoint and written to ``history.csv``.
+    """One row per epoch of so many ``samples``, written to ``history.csv``.
 
     The rows live in the checkpoint, so that after a kill and a resume each epoch appears once.
     ``data_share`` is the share of the epoch's training time spent waiting for data.
-
-    Args:
-        path: of the CSV file.
-        samples: images of one epoch.
     """
 
     def __init__(self, path: Path, samples: int) -> None:
-        self.path = path
-        self.samples = samples
+        self.path, self.samples = path, samples
         self.rows: list[dict[str, float]] = []
         self._epoch_start = self._batch_end = self._waited = 0.0
 
@@ -284,8 +253,8 @@ class History(Callback):
 
     def on_train_epoch_start(self, *_: object) -> None:
         """Start the clock."""
-        self._epoch_start = self._batch_end = time.perf_counter()
-        self._waited = 0.0
+        self._epoch_start, self._waited = time.perf_counter(), 0.0
+        self._batch_end = self._epoch_start
 
     def on_train_batch_start(self, *_: object) -> None:
         """Time since the last batch ended was spent preparing this one."""
@@ -310,35 +279,38 @@ class History(Callback):
         )
         if trainer.is_global_zero:
             text = io.StringIO()
-            writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+            writer = csv.DictWriter(text, _COLUMNS, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
             write_text(self.path, text.getvalue())
 
 
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's ``history.csv``; empty where there is none."""
+    try:
+        with (folder / HISTORY).open(encoding="utf-8", newline="") as stream:
+            return [
+                {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)
+            ]
+    except FileNotFoundError:
+        return []
+
+
 def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss and the measures of the validation part over the epochs of a ``history.csv``."""
+    """Loss and the measures of the validation part over the epochs of a history."""
     panels = {
         ("Loss", "loss"): {"training": "train_loss", "validation": "val_loss"},
         ("Validation", "value"): {"AUC": "val_auc", "accuracy": "val_accuracy", "Dice": "val_dice"},
     }
     found = {
         title: {
-            name: [[row[key] for row in rows if key in row]]
-            for name, key in curves.items()
-            if any(key in row for row in rows)
+            name: [values]
+            for name, key in keys.items()
+            if (values := [row[key] for row in rows if key in row])
         }
-        for title, curves in panels.items()
+        for title, keys in panels.items()
     }
     return curves_figure({title: curves for title, curves in found.items() if curves})
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    """The rows of a ``history.csv``; empty where there is none."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -350,9 +322,8 @@ def read_info(folder: Path) -> dict[str, Any]:
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(
-            f"{folder}: no run here ({INFO} is missing); train one with `groundglass train`"
-        ) from None
+        what = f"no run here ({INFO} is missing); train one with `groundglass train`"
+        raise RunError(f"{folder}: {what}") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{folder}: damaged run ({error})") from None
     written = info.get("format", 1) if isinstance(info, dict) else None
@@ -374,6 +345,11 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         raise RunError(f"{folder}: damaged run ({' '.join(str(error).split())})") from None
 
 
+def _place(path: Path) -> Path:
+    """The innermost folder around a path that is there."""
+    return next(each for each in (path, *path.absolute().parents) if each.exists())
+
+
 def check_writable(path: Path, option: str) -> None:
     """Refuse a path at which nothing can be written, without leaving anything there.
 
@@ -381,10 +357,7 @@ def check_writable(path: Path, option: str) -> None:
         RunError: it lies below a file, in a folder that is read-only, or on a full disk.
     """
     try:
-        place = path
-        while not place.exists():
-            place = place.parent
-        with tempfile.TemporaryFile(dir=place) as probe:
+        with tempfile.TemporaryFile(dir=_place(path)) as probe:
             probe.write(bytes(4096))
     except OSError as error:
         reason = f"cannot be written ({error.strerror}); choose another {option}"
@@ -397,8 +370,7 @@ def check_space(output: Path, network: nn.Module) -> None:
     Raises:
         RunError: they do not.
     """
-    place = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(_place(output)).free
     # Weights, their average and two moments of the optimiser, twice; the best epoch's; the weights at the end.
     needed = 12 * sum(each.numel() * each.element_size() for each in network.parameters())
     if free < needed:
@@ -430,15 +402,13 @@ def _check_machine(job: Job[BaseRecipe]) -> None:
         near = ", ".join(get_close_matches(name, map(str, list_optimizers()), 3)) or "adamw, sgd, lion"
         raise RecipeError(f"optimiser.name={name}: timm has no such optimiser; it has {near} and others")
     try:
-        Trainer(**_place(job), logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        Trainer(**_devices(job), logger=False, enable_checkpointing=False, enable_progress_bar=False)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
-        reason = one_line(str(error), 200)
-        raise RunError(
-            f"--accelerator {job.accelerator} --devices {job.chosen_devices}: not on this machine ({reason})"
-        ) from None
+        asked = f"--accelerator {job.accelerator} --devices {job.chosen_devices}"
+        raise RunError(f"{asked}: not on this machine ({one_line(str(error), 200)})") from None
 
 
-def _place(job: Job[BaseRecipe]) -> dict[str, Any]:
+def _devices(job: Job[BaseRecipe]) -> dict[str, Any]:
     """Lightning's arguments that say where a job is trained."""
     return {
         "accelerator": job.accelerator,
@@ -497,26 +467,28 @@ def check_same(job: Job[BaseRecipe], fingerprint: str | None = None) -> None:
     for key, value in (asked | ({"fingerprint": fingerprint} if fingerprint else {})).items():
         if before.get(key) != value:
             raise RunError(f"{cannot}, {key} was {before.get(key)}, is {value}; choose another --output")
-    try:
+    with suppress(ValidationError):
         # Checked, so that fields which are newer than the run have their defaults.
-        was = type(job.recipe).model_validate(read_recipe(job.output))
-        same = was.deciding == job.recipe.deciding
-    except ValidationError:
-        same = False
-    if not same:
-        raise RunError(f"{cannot}, the recipe has changed; choose another --output")
+        if type(job.recipe).model_validate(read_recipe(job.output)).deciding == job.recipe.deciding:
+            return
+    raise RunError(f"{cannot}, the recipe has changed; choose another --output")
 
 
-def finish_run(job: Job[BaseRecipe], history: History, selected_epoch: int) -> None:
-    """Say in ``run.json`` that the run is finished, when, how long it took, and whose epoch its weights are."""
+def finish_run(
+    job: Job[BaseRecipe], history: History, weights: Mapping[str, Tensor], selected: int | None = None
+) -> None:
+    """Write a run's weights, those of the epoch ``selected`` or the last, its curves, and that it is finished."""
+    save_weights(weights, job.output / WEIGHTS)
     facts = {
-        "selected_epoch": selected_epoch,
+        "finished": True,
+        "ended": now(),
+        "selected_epoch": len(history.rows) - 1 if selected is None else selected,
         "training_seconds": round(sum(row["seconds"] for row in history.rows), 1),
         "threads": torch.get_num_threads(),
         "processes": job.processes,
     }
     write_text(job.output / CURVES, svg(learning_curves(history.rows)))
-    write_json(job.output / INFO, {**read_info(job.output), "finished": True, "ended": now(), **facts})
+    write_json(job.output / INFO, read_info(job.output) | facts)
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
@@ -571,35 +543,28 @@ def fit(
 ) -> History:
     """Train to the end, from the newest checkpoint where the job is to be resumed and there is one.
 
-    Args:
-        job: where, how long and on what.
-        module: what is trained.
-        training: batches of one epoch.
-        validation: batches, or None.
-        callbacks: whose state goes into the checkpoint.
+    The state of ``callbacks`` goes into the checkpoint.
 
     Raises:
         RunError: the checkpoint is damaged, or the disk is full.
         KeyboardInterrupt: the training was interrupted from the keyboard.
     """
-    folder = job.output / CHECKPOINTS
+    folder, section = job.output / CHECKPOINTS, job.recipe.trainer
     history = History(job.output / HISTORY, len(training) * job.recipe.training.batch_size)
-    # The newest checkpoint, to resume from; it comes last, so that it holds the state of all other callbacks.
-    newest = ModelCheckpoint(
-        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
     loggers = _loggers(job)
     for logger in loggers:
         logger.log_hyperparams(job.recipe.model_dump(mode="json"))
     shown: list[Callback] = [RichProgressBar()] if job.progress else []
     if loggers:
         shown.append(LearningRateMonitor("epoch"))
+    # The newest checkpoint, to resume from; it comes last, so that it holds the state of all other callbacks.
+    newest = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     trainer = Trainer(
-        **_place(job),
+        **_devices(job),
         max_epochs=job.recipe.training.epochs,
         gradient_clip_val=job.recipe.optimiser.gradient_clip or None,
-        precision=job.recipe.trainer.precision,
-        accumulate_grad_batches=job.recipe.trainer.accumulate_grad_batches,
+        precision=section.precision,
+        accumulate_grad_batches=section.accumulate_grad_batches,
         logger=loggers,
         callbacks=[history, *callbacks, *job.callbacks, *shown, newest],
         plugins=[AtomicCheckpoints()],
@@ -612,10 +577,10 @@ def fit(
         enable_model_summary=False,
     )
     last = folder / "last.ckpt"
+    resumed = last if job.resume and last.exists() else None
     with warnings.catch_warnings():
         for message in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
-        resumed = last if job.resume and last.exists() else None
         try:
             trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)
         except SystemExit:
