@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
@@ -24,7 +24,9 @@ from pydicom.valuerep import DA, TM, DSfloat
 from groundglass import __version__
 from groundglass.imaging.slice import Origin
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.masks import PackedMasks
+
+if TYPE_CHECKING:
+    from groundglass.inference.masks import PackedMasks
 
 NAME = "groundglass"
 RESEARCH_USE = "Research use only, no diagnosis"
