@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from groundglass.cli.main import app
 from groundglass.data.preview import write_previews
-from groundglass.errors import ImageError
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
 
@@ -71,9 +70,3 @@ def test_the_command_names_bad_files_and_leaves_them_out(slices: Path, tmp_path:
     assert done.exit_code == 3
     assert "broken.png" in done.stderr
     assert len(list((tmp_path / "out").iterdir())) == 2
-
-
-def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="nothing"):
-        list(write_previews(tmp_path / "nothing", tmp_path / "out", Preprocessing()))
-    assert not (tmp_path / "out").exists()

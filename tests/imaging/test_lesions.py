@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from groundglass.imaging.lesions import Kind, Mimic, Painted, paint_lesion, paint_mimic, smooth_noise
+from groundglass.imaging.lesions import Kind, Mimic, Painted, paint_lesion, paint_mimic
 from groundglass.imaging.phantom import make_phantom
 
 Slice = tuple[NDArray[np.uint8], NDArray[np.bool_]]
@@ -60,13 +60,6 @@ def test_the_mask_is_where_grey_rose(healthy: Slice, what: Kind | Mimic) -> None
     assert changed[~painted.mask].mean() < 3
 
 
-def test_ground_glass_only_brightens_and_vessels_shine_through(healthy: Slice) -> None:
-    painted = paint(healthy, Kind.GROUND_GLASS, 2, severity=0.9)
-    assert rise(healthy, painted).min() == 0
-    bright = healthy[1] & (healthy[0] > 220)
-    np.testing.assert_array_equal(painted.pixels[bright], healthy[0][bright])
-
-
 def test_severity_sets_extent_and_zero_leaves_the_slice(healthy: Slice) -> None:
     extents = [
         np.mean([paint(healthy, Kind.GROUND_GLASS, seed, severity).mask.sum() for seed in SEEDS])
@@ -82,22 +75,17 @@ def test_severity_sets_extent_and_zero_leaves_the_slice(healthy: Slice) -> None:
     assert untouched.pixels is not healthy[0]
 
 
-def test_consolidation_is_denser_and_hides_vessels(healthy: Slice) -> None:
+def test_vessels_shine_through_ground_glass_and_consolidation_is_denser_and_hides_them(
+    healthy: Slice,
+) -> None:
     pixels, lungs = healthy
     solid, glass = (paint(healthy, kind, 2, severity=0.9) for kind in (Kind.CONSOLIDATION, Kind.GROUND_GLASS))
     both = solid.mask & glass.mask
     assert solid.pixels[both].mean() > glass.pixels[both].mean() + 10
     bright = lungs & (pixels > 220) & solid.mask
-    assert bright.any()
     assert (solid.pixels[bright] < pixels[bright]).mean() > 0.5
-
-
-def test_mixed_lies_between_ground_glass_and_consolidation(healthy: Slice) -> None:
-    means = [
-        np.mean([paint(healthy, kind, seed, 0.6).pixels[healthy[1]].mean() for seed in SEEDS])
-        for kind in (Kind.GROUND_GLASS, Kind.MIXED, Kind.CONSOLIDATION)
-    ]
-    assert means == sorted(means)
+    assert rise(healthy, glass).min() == 0
+    np.testing.assert_array_equal(glass.pixels[bright], pixels[bright])
 
 
 def test_emphysema_is_darker(healthy: Slice) -> None:
@@ -160,31 +148,6 @@ def test_any_picture_can_be_painted(
     pixels = rng.integers(0, 256, (height, width), np.uint8)
     painted = paint((pixels, rng.random((height, width)) < 0.5), what, seed, severity)
     assert painted.pixels.shape == painted.mask.shape == pixels.shape
-
-
-@pytest.mark.parametrize("what", [*Kind, *Mimic])
-def test_without_lungs_nothing_is_painted(what: Kind | Mimic) -> None:
-    pixels = np.full((64, 64), 90, np.uint8)
-    painted = paint((pixels, np.zeros((64, 64), bool)), what, 0)
-    np.testing.assert_array_equal(painted.pixels, pixels)
+    painted = paint((pixels, np.zeros(pixels.shape, np.bool_)), what, seed, severity)
+    np.testing.assert_array_equal(painted.pixels, pixels, "without lungs nothing is painted")
     assert not painted.mask.any()
-
-
-@pytest.mark.parametrize("severity", [-0.1, 1.1, float("nan")])
-def test_severity_out_of_range_is_an_error(healthy: Slice, severity: float) -> None:
-    with pytest.raises(ValueError, match="severity"):
-        paint(healthy, Kind.GROUND_GLASS, 0, severity)
-
-
-@pytest.mark.parametrize("what", [Kind.GROUND_GLASS, Mimic.MASS])
-def test_shapes_must_agree(what: Kind | Mimic) -> None:
-    with pytest.raises(ValueError, match="differ in shape"):
-        paint((np.zeros((9, 9), np.uint8), np.ones((9, 8), np.bool_)), what, 0)
-
-
-def test_noise_is_smooth_with_zero_mean_and_unit_variance() -> None:
-    field = smooth_noise((120, 90), 6, np.random.default_rng(0))
-    assert field.shape == (120, 90)
-    assert field.mean() == pytest.approx(0, abs=1e-4)
-    assert field.std() == pytest.approx(1, abs=1e-3)
-    assert np.abs(np.diff(field, axis=0)).mean() < 0.2

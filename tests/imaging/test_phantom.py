@@ -12,7 +12,7 @@ from pydicom.uid import UID, CTImageStorage
 
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import shipped
-from groundglass.imaging.phantom import Phantom, make_phantom, make_series, write_dicom, write_png
+from groundglass.imaging.phantom import Phantom, make_phantom, make_series, write_dicom
 from groundglass.imaging.read import read_slice, read_slices
 from groundglass.imaging.window import LUNG
 
@@ -48,15 +48,6 @@ def test_two_lungs_lie_left_and_right_of_the_middle_and_are_found(seed: int) -> 
     assert ((columns >= first) & (columns < last) & (rows >= top) & (rows < bottom)).mean() > 0.98
 
 
-def test_a_seed_gives_one_phantom_and_another_seed_another() -> None:
-    first, again, other = phantom(3, 0.5), phantom(3, 0.5), phantom(4, 0.5)
-    np.testing.assert_array_equal(first.hounsfield, again.hounsfield)
-    np.testing.assert_array_equal(first.lesions, again.lesions)
-    assert first.slice.origin == again.slice.origin
-    assert first.patient_id != other.patient_id
-    assert not np.array_equal(first.hounsfield, other.hounsfield)
-
-
 def test_healthy_and_diseased_differ_in_the_lesions_alone() -> None:
     healthy, diseased = phantom(5), phantom(5, severity=0.6)
     assert not healthy.lesions.any()
@@ -71,14 +62,10 @@ def test_healthy_and_diseased_differ_in_the_lesions_alone() -> None:
 
 
 def test_lungs_shrink_towards_the_apex_and_under_the_diaphragm() -> None:
-    areas = [phantom(7, level=level).lungs.sum() for level in (0.0, 0.5, 1.0)]
+    areas = [phantom(7, level=level).lungs.mean() for level in (0.0, 0.5, 1.0)]
     assert areas[0] < 0.6 * areas[1]
     assert areas[2] < 0.8 * areas[1]
-
-
-def test_a_slice_takes_the_same_room_whatever_its_size() -> None:
-    small, large = phantom(2, size=128), phantom(2, size=512)
-    assert small.lungs.mean() == pytest.approx(large.lungs.mean(), rel=0.05)
+    assert phantom(7, level=0.5, size=128).lungs.mean() == pytest.approx(areas[1], rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -105,14 +92,6 @@ def test_a_series_is_one_patient_from_apex_to_base_in_files_of_any_name(tmp_path
     assert np.allclose(sorted(read), sorted(heights), atol=1e-5)
 
 
-def test_png_holds_the_grey_values(tmp_path: Path) -> None:
-    made = phantom(size=128)
-    write_png(made, tmp_path / "a.png")
-    np.testing.assert_array_equal(
-        cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED), made.slice.pixels
-    )
-
-
 def test_dicom_reads_back_in_hounsfield_units_with_its_place(tmp_path: Path) -> None:
     made = phantom(severity=0.5, size=128)
     write_dicom(made, tmp_path / "a.dcm")
@@ -131,16 +110,11 @@ def test_dicom_is_a_complete_ct_image_of_nobody(tmp_path: Path) -> None:
     dataset = pydicom.dcmread(tmp_path / "a.dcm")
     assert dataset.SOPClassUID == dataset.file_meta.MediaStorageSOPClassUID == CTImageStorage
     assert dataset.SOPInstanceUID == dataset.file_meta.MediaStorageSOPInstanceUID
-    uids = {
-        dataset.SOPInstanceUID,
-        dataset.SeriesInstanceUID,
-        dataset.StudyInstanceUID,
-        dataset.FrameOfReferenceUID,
-    }
+    kinds = ("SOPInstance", "SeriesInstance", "StudyInstance", "FrameOfReference")
+    uids = {dataset[f"{kind}UID"].value for kind in kinds}
     assert len(uids) == 4
     assert all(UID(uid).is_valid for uid in uids)
-    assert str(dataset.PatientName) == "PHANTOM"
-    assert dataset.PatientIdentityRemoved == "YES"
+    assert (str(dataset.PatientName), dataset.PatientIdentityRemoved) == ("PHANTOM", "YES")
     # Required in the CT image's modules (DICOM PS3.3 A.3): type 1 with a value, type 2 at least present.
     for keyword in (
         "Modality",

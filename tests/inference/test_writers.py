@@ -31,9 +31,11 @@ PREDICTIONS = [
     Prediction(Status.REFUSED, "c.png", "b-fp32", 'a "quoted", long\nreason'),
     Prediction(Status.FAILED, "bytes-\udcff\udce9.png", "b-fp32", "the file is empty"),
 ]  # fmt: skip
+READ = [*PREDICTIONS[:3], replace(PREDICTIONS[3], file=r"bytes-\udcff\udce9.png")]
+NAMED = replace(PREDICTIONS[0], patient=Patient("Doe^Jane", "77", "19500102"))
 
 
-def written(file_format: Format, predictions: list[Prediction], *, keep_identifiers: bool = False) -> bytes:
+def written(file_format: Format, *predictions: Prediction, keep_identifiers: bool = False) -> bytes:
     stream = io.BytesIO()
     writer = PredictionsWriter(file_format, stream, keep_identifiers=keep_identifiers)
     for prediction in predictions:
@@ -43,45 +45,30 @@ def written(file_format: Format, predictions: list[Prediction], *, keep_identifi
     return stream.getvalue()
 
 
-def test_json_lines_are_utf8_and_one_line_each() -> None:
-    content = written("jsonl", PREDICTIONS)
-    lines = content.decode("utf-8").splitlines()
-    assert content.endswith(b"\n")
-    assert len(lines) == len(PREDICTIONS)
-    rows = [json.loads(line) for line in lines]
-    assert [tuple(row) for row in rows] == [COLUMNS] * len(rows)
-    assert rows[1]["file"] == PREDICTIONS[1].file
-    assert rows[0]["probability"] == 0.123456789012345
+def test_json_lines_are_utf8_one_line_each_and_read_again(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(written("jsonl", *PREDICTIONS))
+    lines = (tmp_path / "x.jsonl").read_text("utf-8").splitlines()
+    assert [tuple(json.loads(line)) for line in lines] == [COLUMNS] * len(PREDICTIONS)
     assert "é" in lines[1], "readable as it is"
-    assert rows[3]["file"] == r"bytes-\udcff\udce9.png"
-
-
-def test_a_file_of_json_lines_is_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.jsonl"
-    path.write_bytes(written("jsonl", PREDICTIONS))
-    assert list(read_predictions(path)) == [
-        *PREDICTIONS[:3],
-        Prediction(Status.FAILED, r"bytes-\udcff\udce9.png", "b-fp32", "the file is empty"),
-    ]
+    assert list(read_predictions(tmp_path / "x.jsonl")) == READ
 
 
 @pytest.mark.parametrize(
     "line", [b"[]", b"{}", b"null", b'{"file": 1}', b"nonsense", b"\xff", b"[" * 100_000]
 )
 def test_a_line_that_is_no_prediction_is_named(tmp_path: Path, line: bytes) -> None:
-    path = tmp_path / "predictions.jsonl"
-    path.write_bytes(written("jsonl", PREDICTIONS[:1]) + line + b"\n")
-    with pytest.raises(PredictionError, match="line 2 is no prediction") as caught:
-        list(read_predictions(path))
-    assert len(str(caught.value).splitlines()) == 1
+    path = file_of(tmp_path, A, tail=line + b"\n")
+    for read in (lambda: list(read_predictions(path)), lambda: load_done(path, "b1", keep_identifiers=False)):
+        with pytest.raises(PredictionError, match="line 2 is no prediction") as caught:
+            read()
+        assert len(str(caught.value).splitlines()) == 1
 
 
 def test_csv_holds_hostile_text_and_lists() -> None:
-    rows = list(csv.DictReader(io.StringIO(written("csv", PREDICTIONS).decode("utf-8"), newline="")))
+    rows = list(csv.DictReader(io.StringIO(written("csv", *PREDICTIONS).decode("utf-8"), newline="")))
     assert tuple(rows[0]) == COLUMNS
     assert rows[1]["file"] == PREDICTIONS[1].file
     assert rows[1]["prediction_set"] == "COVID;NonCOVID"
-    assert rows[1]["flags"] == "f;g"
     assert float(rows[0]["probability"]) == 0.123456789012345
     assert rows[2]["reason"] == 'a "quoted", long\nreason'
     assert rows[2]["probability"] == rows[2]["label"] == rows[2]["frame"] == ""
@@ -90,37 +77,26 @@ def test_csv_holds_hostile_text_and_lists() -> None:
 def test_parquet_has_types_and_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr("groundglass.inference.writers._ROW_GROUP", 3)
-    file = parquet.ParquetFile(io.BytesIO(written("parquet", PREDICTIONS)))
+    file = parquet.ParquetFile(io.BytesIO(written("parquet", *PREDICTIONS)))
     assert file.metadata.num_row_groups == 2
-    rows = file.read().to_pylist()
-    assert rows == [prediction.to_dict() for prediction in PREDICTIONS]
+    assert file.read().to_pylist() == [prediction.to_dict() for prediction in PREDICTIONS]
     types = {field.name: str(field.type) for field in file.schema_arrow}
-    assert types["frame"] == "int32"
-    assert types["probability"] == types["position"] == "double"
+    assert types["frame"] == types["slice_number"] == "int32"
+    assert types["probability"] == types["position"] == types["opacity"] == types["lung_cm2"] == "double"
     assert types["flags"].startswith("list")
-
-
-def test_no_predictions_make_valid_files() -> None:
-    assert written("jsonl", []) == b""
-    assert written("csv", []).decode().strip() == ",".join(COLUMNS)
-    parquet = pytest.importorskip("pyarrow.parquet")
-    table = parquet.read_table(io.BytesIO(written("parquet", [])))
-    assert table.num_rows == 0
-    assert tuple(table.column_names) == COLUMNS
+    empty = parquet.read_table(io.BytesIO(written("parquet")))
+    assert (empty.num_rows, tuple(empty.column_names)) == (0, COLUMNS)
 
 
 @pytest.mark.parametrize("file_format", ["jsonl", "csv", "parquet"])
 def test_identifiers_are_columns_only_where_kept(file_format: Format) -> None:
     if file_format == "parquet":
         pytest.importorskip("pyarrow")
-    named = Prediction(
-        Status.OK, "a", "b", probability=0.5, label="COVID", patient=Patient("Doe^Jane", "77", "19500102")
-    )
-    kept = written(file_format, [named], keep_identifiers=True)
+    kept = written(file_format, NAMED, keep_identifiers=True)
+    assert b"Doe^Jane" in kept
     for name in IDENTIFIERS:
         assert name.encode() in kept
-        assert name.encode() not in written(file_format, PREDICTIONS)
-    assert b"Doe^Jane" in kept
+        assert name.encode() not in written(file_format, *PREDICTIONS)
 
 
 def test_without_pyarrow_parquet_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,105 +118,69 @@ def file_of(path: Path, *predictions: Prediction, tail: bytes = b"") -> Path:
 
 
 def test_what_is_done_and_what_is_tried_again(tmp_path: Path) -> None:
-    done = load_done(file_of(tmp_path, A, B, C, *V), "b1", keep_identifiers=False)
-    assert done.predictions == 6
-    assert done.has_file("a.png")
-    assert done.has_file("b.png"), "what was refused is not asked about again"
-    assert not done.has_file("c.png"), "what failed is"
-    assert not done.has_file("v.nii"), "only its end tells whether a volume is done"
-    assert all(done.has_slice("v.nii", frame) for frame in range(3))
-    assert not done.has_slice("v.nii", 3)
-    assert not done.has_slice("v.nii", None)
-    assert not done.has_file("d.png")
+    odd = replace(A, file="\udcff.png")
+    done = load_done(file_of(tmp_path, A, B, C, *V, odd), "b1", keep_identifiers=False)
+    assert done.predictions == 7
+    # What was refused is not asked about again; only its end tells whether a volume is done.
+    known = {
+        name: done.has_file(name) for name in ("a.png", "b.png", "c.png", "v.nii", "d.png", "\udcff.png")
+    }
+    assert list(known.values()) == [True, True, False, False, False, True]
+    assert [done.has_slice("v.nii", frame) for frame in (0, 2, 3, None)] == [True, True, False, False]
 
 
-def test_names_of_bytes_are_known_again(tmp_path: Path) -> None:
-    done = load_done(file_of(tmp_path, replace(A, file="\udcff.png")), "b1", keep_identifiers=False)
-    assert done.has_file("\udcff.png")
+@pytest.mark.parametrize(
+    "tail", [json_line(C)[:-1], json_line(C)[:-60], b"\0" * 4096, b"{", b"x" * 200_000], ids=len
+)
+@pytest.mark.parametrize("whole", [[A, B], []], ids=len)
+def test_an_unfinished_line_is_cut_off(tmp_path: Path, whole: list[Prediction], tail: bytes) -> None:
+    path = file_of(tmp_path, *whole, tail=tail)
+    for _ in range(2):
+        assert load_done(path, "b1", keep_identifiers=False).predictions == len(whole)
+        assert path.read_bytes() == b"".join(map(json_line, whole))
 
 
-@pytest.mark.parametrize("cut", [2, 7, 60])
-def test_an_unfinished_line_is_cut_off(tmp_path: Path, cut: int) -> None:
-    path = file_of(tmp_path, A, B, tail=json_line(C)[:-cut])
-    assert load_done(path, "b1", keep_identifiers=False).predictions == 2
-    assert list(read_predictions(path)) == [A, B]
+@pytest.mark.parametrize(
+    ("prediction", "bundle", "keep", "words"),
+    [
+        (A, "b2", False, "bundle b1, not of b2"),
+        (A, "b1", True, "without --keep-identifiers"),
+        (replace(NAMED, bundle="b1"), "b1", False, "with --keep-identifiers"),
+    ],
+)
+def test_runs_of_different_kinds_are_not_mixed(
+    tmp_path: Path, prediction: Prediction, bundle: str, keep: bool, words: str
+) -> None:
+    with pytest.raises(PredictionError, match=words):
+        load_done(file_of(tmp_path, prediction), bundle, keep_identifiers=keep)
 
 
-def test_a_line_that_lacks_only_its_end_is_predicted_again(tmp_path: Path) -> None:
-    path = file_of(tmp_path, A, tail=json_line(B)[:-1])
-    assert load_done(path, "b1", keep_identifiers=False).predictions == 1
-    assert path.read_bytes() == json_line(A)
+NOW, FAILED = replace(A, file="c.png"), replace(C, file="v.nii")
+PLACES = [replace(C, file=name) for name in ("d", "s.zip", "/", "e")]
+FOUND = [replace(A, file=name) for name in ("d/x/1.png", "s.zip!1.png", "/1.png", "ee/1.png")]
 
 
-@pytest.mark.parametrize("tail", [b"\0" * 4096, b"{", b"x" * 200_000])
-def test_rubbish_at_the_end_is_cut_off(tmp_path: Path, tail: bytes) -> None:
-    path = file_of(tmp_path, A, tail=tail)
-    load_done(path, "b1", keep_identifiers=False)
-    assert path.read_bytes() == json_line(A)
-
-
-def test_a_file_of_nothing_but_a_beginning(tmp_path: Path) -> None:
-    path = file_of(tmp_path, tail=b'{"file": "a')
-    assert load_done(path, "b1", keep_identifiers=False).predictions == 0
-    assert path.read_bytes() == b""
-    assert load_done(path, "b1", keep_identifiers=False).predictions == 0
-
-
-def test_rubbish_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path) -> None:
-    path = file_of(tmp_path, A, tail=b"rubbish\n" + json_line(B))
-    with pytest.raises(PredictionError, match="line 2"):
-        load_done(path, "b1", keep_identifiers=False)
-
-
-def test_bundles_are_not_mixed(tmp_path: Path) -> None:
-    with pytest.raises(PredictionError, match="bundle b1, not of b2"):
-        load_done(file_of(tmp_path, A), "b2", keep_identifiers=False)
-
-
-def test_predictions_with_and_without_names_are_not_mixed(tmp_path: Path) -> None:
-    with pytest.raises(PredictionError, match="without --keep-identifiers"):
-        load_done(file_of(tmp_path, A), "b1", keep_identifiers=True)
-    named = replace(A, patient=Patient())
-    with pytest.raises(PredictionError, match="with --keep-identifiers"):
-        load_done(file_of(tmp_path, named), "b1", keep_identifiers=False)
-    assert load_done(file_of(tmp_path, named), "b1", keep_identifiers=True).predictions == 1
-
-
-def test_failures_give_way_to_later_predictions_of_the_same_file(tmp_path: Path) -> None:
-    now = replace(A, file="c.png")
-    path = file_of(tmp_path, A, C, B, now)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([A, C, B, NOW], [A, B, NOW]),
+        ([C, A, replace(C, reason="still")], [A, replace(C, reason="still")]),
+        # A failure of a folder or zip gives way to what was found in it.
+        ([*PLACES, *FOUND], [PLACES[3], *FOUND]),
+        # A volume that fails half way keeps both, until a later slice can be read.
+        ([*V, FAILED, A], [*V, FAILED, A]),
+        ([*V, FAILED, A, replace(V[0], frame=3)], [*V, A, replace(V[0], frame=3)]),
+        ([A, C], [A, C]),
+    ],
+)
+def test_failures_give_way_to_later_predictions(
+    tmp_path: Path, before: list[Prediction], after: list[Prediction]
+) -> None:
+    path = file_of(tmp_path, *before)
+    inode = path.stat().st_ino
     drop_overtaken(path)
-    assert list(read_predictions(path)) == [A, B, now]
-    again = replace(C, reason="truncated still")
-    path = file_of(tmp_path, C, A, again)
-    drop_overtaken(path)
-    assert list(read_predictions(path)) == [A, again]
-
-
-def test_a_failure_of_a_folder_or_zip_gives_way_to_what_was_found_in_it(tmp_path: Path) -> None:
-    failures = [replace(C, file=name) for name in ("d", "s.zip", "/", "e")]
-    found = [replace(A, file=name) for name in ("d/x/1.png", "s.zip!1.png", "/1.png", "ee/1.png")]
-    path = file_of(tmp_path, *failures, *found)
-    drop_overtaken(path)
-    assert list(read_predictions(path)) == [failures[3], *found]
-
-
-def test_a_volume_that_fails_half_way_keeps_both(tmp_path: Path) -> None:
-    failure = replace(C, file="v.nii")
-    path = file_of(tmp_path, *V, failure, A)
-    drop_overtaken(path)
-    assert list(read_predictions(path)) == [*V, failure, A]
-    later = replace(A, file="v.nii", frame=3)
-    path = file_of(tmp_path, *V, failure, A, later)
-    drop_overtaken(path)
-    assert list(read_predictions(path)) == [*V, A, later]
-
-
-def test_a_file_with_nothing_overtaken_is_not_touched(tmp_path: Path) -> None:
-    path = file_of(tmp_path, A, C)
-    before = path.stat().st_ino
-    drop_overtaken(path)
-    assert path.stat().st_ino == before
+    assert list(read_predictions(path)) == after
+    assert (path.stat().st_ino == inode) is (before == after), "touched only where there is a need"
 
 
 def test_two_processes_do_not_write_to_one_file(tmp_path: Path) -> None:

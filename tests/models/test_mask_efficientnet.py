@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 import timm
 import torch
 
-from groundglass.models.catalogue import find
 from groundglass.models.layers import grey_histogram, grey_levels
 from groundglass.models.mask_efficientnet import MaskEfficientNet
-from groundglass.models.registry import build, build_backbone
+from groundglass.models.registry import build
 
 NAME = "mask-efficientnet-lite0"
 SWITCHES = [
@@ -19,10 +20,6 @@ SWITCHES = [
 
 def switches_id(switches: dict[str, bool]) -> str:
     return "-".join(["no", *switches]) if switches else "all"
-
-
-def loss_of(network: MaskEfficientNet, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.binary_cross_entropy_with_logits(network(images).logit, labels)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -44,19 +41,10 @@ def test_computes_its_backbone_at_initialisation(timm_name: str, training: bool)
     assert [each.shape[-1] for each in pyramid] == [16, 8, 4, 2]
     if not training:
         torch.testing.assert_close(pyramid, levels, rtol=1e-5, atol=1e-5)
-    if not training:
         torch.testing.assert_close(output.embedding, features.mean(dim=(2, 3)), rtol=1e-5, atol=1e-5)
     assert torch.equal(output.logit, torch.zeros(4))
     assert output.lesion_map is not None
     assert output.lesion_map.shape == (4, 16, 16)
-
-
-def test_pretrained_network_computes_its_pretrained_backbone() -> None:
-    plain = build("efficientnet-lite0", "imagenet").eval()
-    masked = build(NAME, "imagenet").eval()
-    images = torch.randn(2, 1, 96, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(masked(images).embedding, plain(images).embedding, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=switches_id)
@@ -72,7 +60,7 @@ def test_every_switch_trains_and_exports(
     # head, then joining layer and gates, then the mask branch, then its gates' first layers.
     for _ in range(5):
         optimiser.zero_grad()
-        loss_of(network, images, labels).backward()
+        torch.nn.functional.binary_cross_entropy_with_logits(network(images).logit, labels).backward()
         optimiser.step()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -155,27 +143,9 @@ def test_the_answer_is_the_same_for_the_same_seed_again_and_channels_last(leave_
 
 def test_grey_levels_are_computed_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build(NAME).eval()
-    passes: list[int] = []
-
-    def counted(images: torch.Tensor) -> object:
-        passes.append(len(images))
-        return grey_levels(images)
-
+    counted = Mock(side_effect=grey_levels)
     monkeypatch.setattr("groundglass.models.mask_efficientnet.grey_levels", counted)
     with torch.no_grad():
         network(torch.randn(3, 1, 64, 64))
         build(NAME, mask=False, histogram=False).eval()(torch.randn(3, 1, 64, 64))
-    assert passes == [3]
-
-
-def test_one_channel_backbone_answers_grey_as_three_channels_do() -> None:
-    from groundglass.models.weights import Weights, load_backbone
-
-    torch.manual_seed(0)
-    colour = timm.create_model("tf_efficientnet_lite0").eval()
-    grey = build_backbone(find("efficientnet-lite0")).eval()
-    load_backbone(grey, Weights("colour", colour.state_dict()))
-    images = torch.randn(2, 1, 64, 64)
-    with torch.no_grad():
-        wanted = colour.forward_features(images.expand(-1, 3, -1, -1))
-        torch.testing.assert_close(grey.forward_features(images), wanted, rtol=1e-4, atol=1e-4)
+    assert counted.call_count == 1

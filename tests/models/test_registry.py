@@ -38,19 +38,9 @@ def published_for_one_channel_and_logit(name: str) -> int:
 def test_any_network_of_timm_with_a_pyramid_is_built_and_others_are_refused() -> None:
     network = build("resnet10t", options={"stem_width": 16}).eval()
     output = network(torch.zeros(2, 1, 64, 64))
-    assert output.lesion_map is not None
-    assert (output.logit.shape, output.lesion_map.shape, output.embedding.shape) == (
-        (2,),
-        (2, 16, 16),
-        (2, 512),
-    )
+    assert [each.shape for each in output] == [(2,), (2, 16, 16), (2, 512)]
     with pytest.raises(GroundglassError, match="vit_tiny_patch16_224: gives no features at strides"):
         build("vit_tiny_patch16_224")
-
-
-def test_every_baseline_has_a_published_count() -> None:
-    assert {name for name in NAMES if not name.startswith("mask-")} == set(PUBLISHED)
-    assert len(NAMES) == len(set(NAMES))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -121,6 +111,7 @@ def test_every_named_backbone_has_imagenet_weights_in_timm() -> None:
     import timm
 
     published = set(timm.list_pretrained())
+    assert {name for name in NAMES if not name.startswith("mask-")} == set(PUBLISHED)
     for entry in entries():
         assert "imagenet" in entry.weights
         assert entry.timm_name in published, entry.name

@@ -43,16 +43,13 @@ def test_packaged_weights_tell_photographs_apart(photograph: str, label: int) ->
         assert int(model(square / 127.5 - 1).argmax()) == label
 
 
-@pytest.mark.parametrize("name", ["mask-efficientnet-lite0", "efficientnet-lite0"])
-def test_file_with_whole_network(tmp_path, name) -> None:
-    torch.manual_seed(0)
-    saved = build(name)
+def test_file_with_whole_network(tmp_path) -> None:
+    saved = build("mask-efficientnet-lite0")
     with torch.no_grad():
         saved.head.classifier.bias.fill_(0.5)
     save_file(state_of(saved), tmp_path / "network.safetensors")
-    loaded = build(name, tmp_path / "network.safetensors")
-    for key, tensor in saved.state_dict().items():
-        assert torch.equal(loaded.state_dict()[key], tensor), key
+    loaded = build("mask-efficientnet-lite0", tmp_path / "network.safetensors")
+    assert all(map(torch.equal, loaded.state_dict().values(), saved.state_dict().values()))
 
 
 def test_file_with_backbone_of_three_channels_and_classifier(tmp_path) -> None:

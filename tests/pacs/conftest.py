@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
+import io
 import json
 import shutil
 import socket
 import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import requests
 
 from groundglass.imaging.phantom import make_series, write_dicom
 
@@ -74,9 +74,8 @@ class Server:
 
             def _handle(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                asked = Asked(self.command, self.path, dict(self.headers), body)
-                server.asked.append(asked)
-                said = server.answer(asked)
+                server.asked.append(Asked(self.command, self.path, dict(self.headers), body))
+                said = server.answer(server.asked[-1])
                 self.send_response(said.status)
                 for name, value in said.headers.items():
                     self.send_header(name, value)
@@ -99,19 +98,13 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http.server_port}/dicom-web"
 
-    def stored(self) -> int:
-        return sum(asked.method == "POST" for asked in self.asked)
-
-    def close(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
-
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
     yield server
-    server.close()
+    server.http.shutdown()
+    server.http.server_close()
 
 
 class Orthanc:
@@ -120,43 +113,36 @@ class Orthanc:
     def __init__(self, folder: Path, example: Mapping[str, Any] | None = None) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self._configuration = folder / "orthanc.json"
-        self._log = folder / "orthanc.log"
+            port = free.getsockname()[1]
+        self.root = f"http://127.0.0.1:{port}"
+        self.url = f"{self.root}/dicom-web"
+        self._configuration, self._log = folder / "orthanc.json", folder / "orthanc.log"
         self._process: subprocess.Popen[bytes] | None = None
+        storage = str(folder / "storage")
         settings = {
-            **(example or {}),
-            "StorageDirectory": str(folder / "storage"),
-            "IndexDirectory": str(folder / "storage"),
-            "HttpPort": self.port,
-            "DicomServerEnabled": False,
-            "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False,
+            "StorageDirectory": storage,
+            "IndexDirectory": storage,
+            "HttpPort": port,
             "Plugins": [str(PLUGIN)],
-            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }
-        self._configuration.write_text(json.dumps(settings))
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/dicom-web"
+        settings |= {"DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
+        settings |= dict.fromkeys(
+            ("DicomServerEnabled", "RemoteAccessAllowed", "AuthenticationEnabled"), False
+        )
+        self._configuration.write_text(json.dumps({**(example or {}), **settings}))
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(["Orthanc", str(self._configuration)], stdout=log, stderr=log)
         end = time.monotonic() + 120
         while time.monotonic() < end and self._process.poll() is None:
-            if self._answers():
+            try:
+                self._rest("GET", "/system")
+            except requests.RequestException:
+                time.sleep(0.1)
+            else:
                 return
-            time.sleep(0.1)
         pytest.fail(f"Orthanc does not start: {self._log.read_text(errors='replace')[-2000:]}")
-
-    def _answers(self) -> bool:
-        try:
-            self._rest("GET", "/system")
-        except (OSError, http.client.HTTPException):
-            return False
-        return True
 
     def kill(self) -> None:
         if self._process is not None:
@@ -168,27 +154,24 @@ class Orthanc:
         for study in json.loads(self._rest("GET", "/studies")):
             self._rest("DELETE", f"/studies/{study}")
 
-    def put(self, path: Path) -> None:
-        self._rest("POST", "/instances", path.read_bytes())
+    def put(self, *paths: Path) -> str:
+        """Store files; gives the study of the first."""
+        for path in paths:
+            self._rest("POST", "/instances", path.read_bytes())
+        return str(pydicom.dcmread(paths[0], stop_before_pixels=True).StudyInstanceUID)
 
-    def objects(self, modality: str) -> dict[str, bytes]:
-        """DICOM files by SOP Instance UID."""
-        found = {}
-        for series in json.loads(self._rest("GET", "/series?expand")):
-            if series["MainDicomTags"].get("Modality") == modality:
-                for instance in series["Instances"]:
-                    content = self._rest("GET", f"/instances/{instance}/file")
-                    found[_sop_instance(content)] = content
-        return found
+    def objects(self, modality: str) -> list[pydicom.Dataset]:
+        return [
+            pydicom.dcmread(io.BytesIO(self._rest("GET", f"/instances/{instance}/file")))
+            for series in json.loads(self._rest("GET", "/series?expand"))
+            if series["MainDicomTags"].get("Modality") == modality
+            for instance in series["Instances"]
+        ]
 
     def _rest(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - loopback
-            return bytes(answer.read())
-
-
-def _sop_instance(content: bytes) -> str:
-    return str(pydicom.dcmread(pydicom.filebase.DicomBytesIO(content)).SOPInstanceUID)
+        answer = requests.request(method, self.root + path, data=body, timeout=60)
+        answer.raise_for_status()
+        return answer.content
 
 
 @pytest.fixture(scope="module")
@@ -210,29 +193,22 @@ def orthanc(_running: Orthanc) -> Orthanc:
 
 @pytest.fixture
 def proxy(server: Server, orthanc: Orthanc) -> Server:
-    """A server that asks Orthanc; tests put faults before it."""
-    server.answer = forward(orthanc)
-    return server
-
-
-def forward(orthanc: Orthanc) -> Answer:
-    """Whatever Orthanc says, and 502 where it is away, as reverse proxies do."""
+    """A server that says whatever Orthanc says, and 502 where it is away; tests put faults before it."""
 
     def answer(asked: Asked) -> Said:
-        connection = http.client.HTTPConnection("127.0.0.1", orthanc.port, timeout=60)
         left_behind = {"connection", "accept-encoding"}
         headers = {name: value for name, value in asked.headers.items() if name.lower() not in left_behind}
         try:
-            connection.request(asked.method, asked.path, asked.body or None, headers)
-            answer = connection.getresponse()
-            body, kind = answer.read(), answer.headers.get("Content-Type", "application/dicom+json")
-        except (OSError, http.client.HTTPException):
+            answer = requests.request(
+                asked.method, orthanc.root + asked.path, data=asked.body or None, headers=headers, timeout=60
+            )
+        except requests.RequestException:
             return Said(502)
-        finally:
-            connection.close()
-        return Said(answer.status, body, {"Content-Type": kind})
+        kind = answer.headers.get("Content-Type", "application/dicom+json")
+        return Said(answer.status_code, answer.content, {"Content-Type": kind})
 
-    return answer
+    server.answer = answer
+    return server
 
 
 @pytest.fixture
@@ -246,3 +222,9 @@ def series(tmp_path: Path) -> list[Path]:
         named.PatientName, named.PatientID, named.PatientBirthDate = NAME, ID, "19310719"
         named.save_as(paths[-1])
     return paths
+
+
+@pytest.fixture
+def study(orthanc: Orthanc, series: list[Path]) -> str:
+    """The series in Orthanc, by its study."""
+    return orthanc.put(*series)

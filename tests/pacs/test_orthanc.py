@@ -27,21 +27,16 @@ def test_arriving_chest_ct_gets_a_report(
     orthanc.start()
     try:
         for path in series:
-            head = pydicom.dcmread(path)
-            head.StudyInstanceUID, head.SeriesInstanceUID, head.SOPInstanceUID = (
-                "1.9",
-                "1.9.1",
-                f"1.9.{path.stem}9",
-            )
-            head.file_meta.MediaStorageSOPInstanceUID = head.SOPInstanceUID
-            head.PatientID, head.BodyPartExamined = "another", "FOOT"
-            head.save_as(tmp_path / "foot.dcm")
-            orthanc.put(tmp_path / "foot.dcm")
-            orthanc.put(path)
+            foot = pydicom.dcmread(path)
+            foot.StudyInstanceUID, foot.SeriesInstanceUID = "1.9", "1.9.1"
+            foot.SOPInstanceUID = foot.file_meta.MediaStorageSOPInstanceUID = f"1.9.{path.stem}9"
+            foot.PatientID, foot.BodyPartExamined = "another", "FOOT"
+            foot.save_as(tmp_path / "foot.dcm")
+            orthanc.put(tmp_path / "foot.dcm", path)
         end = time.monotonic() + 60
         while not (reports := orthanc.objects("SR")) and time.monotonic() < end:
             time.sleep(0.5)
-        (report,) = (pydicom.dcmread(pydicom.filebase.DicomBytesIO(content)) for content in reports.values())
+        (report,) = reports
         assert report.StudyInstanceUID == pydicom.dcmread(series[0]).StudyInstanceUID
         assert len(orthanc.objects("OT")) == len(series)
     finally:

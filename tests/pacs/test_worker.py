@@ -2,90 +2,80 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
-import shutil
-import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from tests.pacs.conftest import ID, NAME, Asked, Orthanc, Said, Server, forward
-from tests.pacs.test_report import words
+from tests.pacs.conftest import ID, NAME, Asked, Orthanc, Said, Server
+from tests.pacs.test_report import accepted_by_others, words
 
 from groundglass.errors import PacsError, PacsUnavailableError
 from groundglass.inference.classifier import Classifier
 from groundglass.pacs.client import Archive
 from groundglass.pacs.worker import Poll, SeriesProcessor, SeriesResult, State
 
-
-def poll(url: str, classifier: Classifier, retry_seconds: float = 60, *, settle: bool = False) -> Poll:
-    archive = Archive(url, retry_seconds)
-    return Poll(archive, SeriesProcessor(archive, classifier), settle=settle)
+MakePoll = Callable[..., Poll]
+SLICES = 5
 
 
-def states(outcomes: Iterator[SeriesResult]) -> list[State]:
-    return [outcome.state for outcome in outcomes]
+@pytest.fixture
+def poll(classifier: Classifier) -> MakePoll:
+    def make(url: str, retry_seconds: float = 60, *, settle: bool = False) -> Poll:
+        archive = Archive(url, retry_seconds)
+        return Poll(archive, SeriesProcessor(archive, classifier), settle=settle)
+
+    return make
 
 
-def upload(orthanc: Orthanc, paths: list[Path]) -> str:
-    """Put images into the archive; returns their study."""
-    for path in paths:
-        orthanc.put(path)
-    return str(pydicom.dcmread(paths[0], stop_before_pixels=True).StudyInstanceUID)
+def states(results: Iterable[SeriesResult]) -> list[State]:
+    return [result.state for result in results]
 
 
-def the_report(orthanc: Orthanc) -> pydicom.Dataset:
-    (content,) = orthanc.objects("SR").values()
-    return pydicom.dcmread(io.BytesIO(content))
+def uids(paths: list[Path]) -> dict[str, Path]:
+    return {str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID): path for path in paths}
 
 
-def sop_instances(paths: list[Path]) -> set[str]:
-    return {str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in paths}
+def the_report(orthanc: Orthanc) -> str:
+    """The words of the only one."""
+    (report,) = orthanc.objects("SR")
+    return words(report)
 
 
 def test_report_heat_maps_and_masks_lie_beside_the_images(
-    orthanc: Orthanc, classifier: Classifier, series: list[Path], tmp_path: Path
+    orthanc: Orthanc, poll: MakePoll, classifier: Classifier, study: str, series: list[Path], tmp_path: Path
 ) -> None:
-    study = upload(orthanc, series)
-    (outcome,) = poll(orthanc.url, classifier).study(study)
-    assert outcome.state is State.REPORTED
-    assert outcome.counts is not None
-    assert outcome.counts.ok == len(series)
-    report, pictures, masks = the_report(orthanc), orthanc.objects("OT"), orthanc.objects("SEG")
-    assert len(pictures) == len(series)
-    told = words(report)
-    assert told.count("Finding=") == len(series)
-    assert all(f"Source of Measurement={uid}" in told for uid in sop_instances(series))
+    (result,) = poll(orthanc.url).study(study)
+    assert result.state is State.REPORTED
+    assert result.summary is not None
+    assert result.summary.counts.ok == SLICES
+    (report,), pictures, (masks,) = (orthanc.objects(each) for each in ("SR", "OT", "SEG"))
+    assert words(report).count("Finding=") == SLICES
+    images = uids(series)
+    assert all(f"Source of Measurement={uid}" in words(report) for uid in images)
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
-    assert {item.ReferencedSOPInstanceUID for item in evidence.ReferencedSOPSequence} == sop_instances(series)
-    shown = [pydicom.dcmread(io.BytesIO(content)) for content in pictures.values()]
-    assert {each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in shown} == sop_instances(series)
-    (segmentation,) = (pydicom.dcmread(io.BytesIO(content)) for content in masks.values())
-    check_masks(segmentation, classifier, series)
-    for made in (report, *shown, segmentation):
+    assert {item.ReferencedSOPInstanceUID for item in evidence.ReferencedSOPSequence} == set(images)
+    assert {each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in pictures} == set(images)
+    assert len(pictures) == SLICES
+    assert len({each.SeriesInstanceUID for each in pictures}) == 1
+    check_masks(masks, classifier, images)
+    for number, made in enumerate((report, *pictures, masks)):
         assert (made.StudyInstanceUID, made.PatientName, made.PatientID) == (study, NAME, ID)
-        assert made.SeriesInstanceUID != outcome.series
-    assert len({each.SeriesInstanceUID for each in shown}) == 1
-    for name, content in (orthanc.objects("SR") | pictures | masks).items():
-        path = tmp_path / f"{name}.dcm"
-        path.write_bytes(content)
-        check(path, report=content in orthanc.objects("SR").values())
+        assert made.SeriesInstanceUID != result.series
+        made.save_as(tmp_path / f"{number}.dcm")
+        accepted_by_others(tmp_path / f"{number}.dcm", is_report=made is report)
 
 
-def check_masks(segmentation: pydicom.Dataset, classifier: Classifier, series: list[Path]) -> None:
+def check_masks(segmentation: pydicom.Dataset, classifier: Classifier, images: dict[str, Path]) -> None:
     """Each frame holds the lungs or lesions that are found on the image that it names, and lies where that lies."""
     assert [each.SegmentLabel for each in segmentation.SegmentSequence] == ["Lungs", "Lesions"]
-    images = {pydicom.dcmread(path).SOPInstanceUID: path for path in series}
-    labels = set()
-    for item, mask in zip(
-        segmentation.PerFrameFunctionalGroupsSequence, segmentation.pixel_array, strict=True
-    ):
+    frames, labels = segmentation.PerFrameFunctionalGroupsSequence, set()
+    for item, mask in zip(frames, segmentation.pixel_array, strict=True):
         path = images[item.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID]
         evidence = classifier.predict(path, evidence=True).evidence
         assert evidence is not None
@@ -97,135 +87,93 @@ def check_masks(segmentation: pydicom.Dataset, classifier: Classifier, series: l
     assert labels == {1, 2}
 
 
-def check(path: Path, *, report: bool) -> None:
-    """Other people's tools accept what was stored."""
-    if shutil.which("dciodvfy") is None or shutil.which("dsrdump") is None:
-        pytest.skip("dciodvfy or dsrdump is not here: apt-get install dicom3tools dcmtk")
-    verified = subprocess.run(
-        ["dciodvfy", str(path)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert "Error" not in verified.stdout + verified.stderr
-    if report:
-        dumped = subprocess.run(
-            ["dsrdump", str(path)], capture_output=True, text=True, timeout=120, check=False
-        )
-        assert (dumped.returncode, dumped.stderr) == (0, "")
-
-
-def test_what_was_answered_is_not_fetched_again(
-    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
-) -> None:
-    study = upload(orthanc, series)
-    assert states(poll(proxy.url, classifier).study(study)) == [State.REPORTED]
+def test_what_was_answered_is_not_fetched_again(proxy: Server, poll: MakePoll, study: str) -> None:
+    assert states(poll(proxy.url).study(study)) == [State.REPORTED]
     before = len(proxy.asked)
-    assert states(poll(proxy.url, classifier).study(study)) == [State.KNOWN]
-    assert states(poll(proxy.url, classifier).all()) == [State.KNOWN]
+    assert states(poll(proxy.url).study(study)) == states(poll(proxy.url).all()) == [State.KNOWN]
     again = proxy.asked[before:]
     assert not [asked for asked in again if asked.method == "POST" or "/instances" in asked.path]
 
 
-def test_a_series_that_has_grown_is_judged_again(
-    orthanc: Orthanc, classifier: Classifier, series: list[Path]
+def test_a_series_that_has_grown_is_reported_again(
+    orthanc: Orthanc, poll: MakePoll, series: list[Path]
 ) -> None:
-    study = upload(orthanc, series[:3])
-    assert states(poll(orthanc.url, classifier).study(study)) == [State.REPORTED]
-    upload(orthanc, series)
-    assert states(poll(orthanc.url, classifier).study(study)) == [State.REPORTED]
-    assert states(poll(orthanc.url, classifier).study(study)) == [State.KNOWN]
+    study, going = orthanc.put(*series[:3]), poll(orthanc.url)
+    assert states(going.study(study)) == [State.REPORTED]
+    orthanc.put(*series)
+    assert states(going.study(study)) == [State.REPORTED]
+    assert states(going.study(study)) == [State.KNOWN]
     assert len(orthanc.objects("SR")) == 2
-    assert len(orthanc.objects("OT")) == len(series), "each slice has one heat map"
+    assert len(orthanc.objects("OT")) == SLICES, "each slice has one heat map"
 
 
-def test_a_study_that_is_not_there(orthanc: Orthanc, classifier: Classifier) -> None:
+def test_a_study_that_is_not_there(orthanc: Orthanc, poll: MakePoll) -> None:
     with pytest.raises(PacsError, match=r"has no study 1\.2\.3"):
-        list(poll(orthanc.url, classifier).study("1.2.3"))
+        list(poll(orthanc.url).study("1.2.3"))
 
 
-def test_real_series(orthanc: Orthanc, classifier: Classifier, dicom_samples: Path) -> None:
+def test_real_series(orthanc: Orthanc, poll: MakePoll, dicom_samples: Path) -> None:
     compressed = sorted((dicom_samples / "compressed").iterdir())
     lungs = sorted((dicom_samples / "lung-series").iterdir())[8:12]
-    for paths in (compressed, lungs):
-        upload(orthanc, paths)
-    assert states(poll(orthanc.url, classifier).all()) == [State.REPORTED, State.REPORTED]
-    assert len(orthanc.objects("SR")) == 2
-    assert len(orthanc.objects("OT")) == len(compressed) + len(lungs)
-    assert len(orthanc.objects("SEG")) == 2
+    orthanc.put(*compressed, *lungs)
+    assert states(poll(orthanc.url).all()) == [State.REPORTED, State.REPORTED]
+    counts = [len(orthanc.objects(modality)) for modality in ("SR", "OT", "SEG")]
+    assert counts == [2, len(compressed) + len(lungs), 2]
 
 
-def test_where_nothing_can_be_judged_the_report_says_so(
-    orthanc: Orthanc, classifier: Classifier, series: list[Path]
+def test_where_nothing_can_be_classified_the_report_says_so(
+    orthanc: Orthanc, poll: MakePoll, series: list[Path]
 ) -> None:
     for path in series:
         turned = pydicom.dcmread(path)
         turned.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
         turned.save_as(path)
-    (outcome,) = poll(orthanc.url, classifier).study(upload(orthanc, series))
-    assert outcome.counts is not None
-    assert outcome.series_score is None
-    told = words(the_report(orthanc))
+    (result,) = poll(orthanc.url).study(orthanc.put(*series))
+    assert result.summary is not None
+    assert result.summary.series_score is None
+    told = the_report(orthanc)
     assert "Finding=" not in told
-    assert f"Slices refused={len(series)}" in told
+    assert f"Slices refused={SLICES}" in told
     assert "coronal" in told
-    assert not orthanc.objects("OT") | orthanc.objects("SEG")
+    assert not orthanc.objects("OT") + orthanc.objects("SEG")
 
 
-def test_an_image_that_the_archive_refuses_is_said(
-    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
+@pytest.mark.parametrize("fault", ["refused", "mixed up"])
+def test_an_image_that_is_not_sent_or_is_another_fails_alone(
+    proxy: Server, orthanc: Orthanc, poll: MakePoll, study: str, series: list[Path], fault: str
 ) -> None:
-    study = upload(orthanc, series)
-    missing = str(pydicom.dcmread(series[1]).SOPInstanceUID)
-    pass_on = forward(orthanc)
-    proxy.answer = lambda asked: Said(404) if asked.path.endswith(missing) else pass_on(asked)
-    (outcome,) = poll(proxy.url, classifier).study(study)
-    assert outcome.counts is not None
-    assert (outcome.counts.ok, outcome.counts.failed) == (len(series) - 1, 1)
-    left_out = words(the_report(orthanc)).partition("Left out 1")[2]
-    assert missing in left_out
-    assert "404" in left_out
+    (first, second, *_), pass_on = uids(series), proxy.answer
 
-
-def test_another_patients_image_is_never_judged(
-    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
-) -> None:
-    study = upload(orthanc, series)
-    first, second = (str(pydicom.dcmread(path).SOPInstanceUID) for path in series[:2])
-    pass_on = forward(orthanc)
-
-    def mix_up(asked: Asked) -> Said:
+    def answer(asked: Asked) -> Said:
+        if fault == "refused":
+            return Said(404) if asked.path.endswith(first) else pass_on(asked)
         return pass_on(Asked(asked.method, asked.path.replace(first, second), asked.headers, asked.body))
 
-    proxy.answer = mix_up
-    (outcome,) = poll(proxy.url, classifier).study(study)
-    assert outcome.counts is not None
-    assert outcome.counts.failed == 1
-    assert "another image than the one asked for" in words(the_report(orthanc))
+    proxy.answer = answer
+    (result,) = poll(proxy.url).study(study)
+    assert result.summary is not None
+    assert (result.summary.counts.ok, result.summary.counts.failed) == (SLICES - 1, 1)
+    left_out = the_report(orthanc).partition("Left out 1")[2]
+    assert first in left_out
+    assert ("404" if fault == "refused" else "another image than the one asked for") in left_out
 
 
-def test_interrupted_it_goes_on(
-    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
-) -> None:
-    study = upload(orthanc, series)
-    pass_on = forward(orthanc)
-
-    def full_after_two(asked: Asked) -> Said:
-        return Said(503) if asked.method == "POST" and proxy.stored() > 2 else pass_on(asked)
-
-    proxy.answer = full_after_two
-    (outcome,) = poll(proxy.url, classifier, retry_seconds=0).study(study)
-    assert outcome.state is State.POSTPONED
-    assert "503" in (outcome.reason or "")
+def test_interrupted_it_goes_on(proxy: Server, orthanc: Orthanc, poll: MakePoll, study: str) -> None:
+    pass_on, stored = proxy.answer, itertools.count()
+    proxy.answer = lambda asked: Said(503) if asked.method == "POST" and next(stored) >= 2 else pass_on(asked)
+    (result,) = poll(proxy.url, 0).study(study)
+    assert result.state is State.POSTPONED
+    assert "503" in (result.reason or "")
     assert not orthanc.objects("SR"), "without all the rest there is no report"
     proxy.answer = pass_on
-    assert states(poll(proxy.url, classifier).study(study)) == [State.REPORTED]
-    assert len(orthanc.objects("SR")) == 1
-    assert len(orthanc.objects("OT")) == len(series)
+    assert states(poll(proxy.url).study(study)) == [State.REPORTED]
+    assert (len(orthanc.objects("SR")), len(orthanc.objects("OT"))) == (1, SLICES)
 
 
 def test_a_server_with_many_faults_loses_nothing(
-    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
+    proxy: Server, orthanc: Orthanc, poll: MakePoll, study: str
 ) -> None:
-    study = upload(orthanc, series)
-    pass_on, count = forward(orthanc), itertools.count()
+    pass_on, count = proxy.answer, itertools.count()
 
     def every_third(asked: Asked) -> Said:
         number = next(count)
@@ -235,18 +183,16 @@ def test_a_server_with_many_faults_loses_nothing(
         return Said(said.status, said.body, said.headers, len(said.body) // 2) if number % 6 == 5 else said
 
     proxy.answer = every_third
-    assert states(poll(proxy.url, classifier).study(study)) == [State.REPORTED]
-    assert len(orthanc.objects("SR")) == 1
-    assert len(orthanc.objects("OT")) == len(series)
+    assert states(poll(proxy.url).study(study)) == [State.REPORTED]
+    assert (len(orthanc.objects("SR")), len(orthanc.objects("OT"))) == (1, SLICES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["images", "answers"])
 def test_a_killed_and_restarted_server_loses_nothing(
-    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path], moment: str
+    proxy: Server, orthanc: Orthanc, poll: MakePoll, study: str, moment: str
 ) -> None:
-    study = upload(orthanc, series)
-    pass_on, seen = forward(orthanc), Counter[str]()
+    pass_on, seen = proxy.answer, Counter[str]()
     threads: list[threading.Thread] = []
 
     def kill_once(asked: Asked) -> Said:
@@ -259,26 +205,23 @@ def test_a_killed_and_restarted_server_loses_nothing(
         return pass_on(asked)
 
     proxy.answer = kill_once
-    assert states(poll(proxy.url, classifier, retry_seconds=120).study(study)) == [State.REPORTED]
+    assert states(poll(proxy.url, 120).study(study)) == [State.REPORTED]
     threads[0].join()
-    assert len(orthanc.objects("SR")) == 1
-    assert len(orthanc.objects("OT")) == len(series)
-    assert words(the_report(orthanc)).count("Finding=") == len(series), "no slice was given up"
+    assert len(orthanc.objects("OT")) == SLICES
+    assert the_report(orthanc).count("Finding=") == SLICES, "no slice was given up"
 
 
-def test_a_server_that_stays_away_ends_the_run(proxy: Server, classifier: Classifier) -> None:
-    proxy.answer = lambda asked: Said(502)
+def test_a_server_that_stays_away_ends_the_run(server: Server, poll: MakePoll) -> None:
+    server.answer = lambda asked: Said(502)
     with pytest.raises(PacsUnavailableError, match="502"):
-        list(poll(proxy.url, classifier, retry_seconds=0).all())
+        list(poll(server.url, 0).all())
 
 
 def test_an_odd_series_is_put_off_alone_and_a_modality_is_looked_up(
-    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
+    proxy: Server, orthanc: Orthanc, poll: MakePoll, study: str
 ) -> None:
-    study = upload(orthanc, series)
-    pass_on = forward(orthanc)
-    odd = [{"0020000E": {"vr": "UI", "Value": ["../1"]}, "00080060": {"vr": "CS", "Value": ["CT"]}}]
-    odd.append({"0020000E": {"vr": "UI", "Value": ["1.9"]}, "00080060": {"vr": "CS", "Value": ["CT"]}})
+    pass_on = proxy.answer
+    odd = [{"0020000E": {"Value": [uid]}, "00080060": {"Value": ["CT"]}} for uid in ("../1", "1.9")]
 
     def answer(asked: Asked) -> Said:
         """A study without UID, one that is refused, and one whose second series has an odd UID, the third no list."""
@@ -286,8 +229,7 @@ def test_an_odd_series_is_put_off_alone_and_a_modality_is_looked_up(
         if "/series/1.9/" in path or "/studies/1.7/" in path:
             return Said(404)
         if path.endswith("/studies") and asked.method == "GET" and said.body not in {b"", b"[]"}:
-            listed = [{"0020000D": {}}, {"0020000D": {"Value": ["1.7"]}}, *json.loads(said.body)]
-            return Said.json(listed)
+            return Said.json([{"0020000D": {}}, {"0020000D": {"Value": ["1.7"]}}, *json.loads(said.body)])
         if path.endswith(f"/{study}/series") and "offset=0" in asked.path:
             found = json.loads(said.body)
             for each in found:
@@ -296,12 +238,12 @@ def test_an_odd_series_is_put_off_alone_and_a_modality_is_looked_up(
         return said
 
     proxy.answer = answer
-    outcomes = list(poll(proxy.url, classifier, retry_seconds=0).all())
-    assert [outcome.state for outcome in outcomes] == [State.POSTPONED] * 4 + [State.REPORTED]
-    assert all(outcome.reason for outcome in outcomes[:4])
+    results = list(poll(proxy.url, 0).all())
+    assert states(results) == [State.POSTPONED] * 4 + [State.REPORTED]
+    assert all(result.reason for result in results[:4])
     assert len(orthanc.objects("SR")) == 1
-    again = poll(proxy.url, classifier, retry_seconds=0).study(study)
-    assert states(again) == [State.POSTPONED, State.POSTPONED, State.KNOWN], "report and pictures are no CT"
+    again = states(poll(proxy.url, 0).study(study))
+    assert again == [State.POSTPONED, State.POSTPONED, State.KNOWN], "report and pictures are no CT"
 
 
 class EnoughError(Exception):
@@ -310,48 +252,37 @@ class EnoughError(Exception):
 
 @pytest.mark.slow
 def test_watching_sees_what_comes_in_and_survives_restarts(
-    orthanc: Orthanc, classifier: Classifier, series: list[Path]
+    orthanc: Orthanc, poll: MakePoll, series: list[Path]
 ) -> None:
     happens = iter(
-        (
-            lambda: upload(orthanc, series[:2]),
-            lambda: upload(orthanc, series),
-            lambda: None,
-            orthanc.kill,
-            orthanc.start,
-        )
+        (lambda: orthanc.put(*series[:2]), lambda: orthanc.put(*series), str, orthanc.kill, orthanc.start)
     )
     seen: list[State] = []
     away: list[str] = []
 
     def meanwhile(seconds: float) -> None:
-        """What happens between two rounds."""
+        """What happens between two polls."""
         assert seconds == 7
         following = next(happens, None)
         if following is None:
             raise EnoughError
         following()
 
-    going = poll(orthanc.url, classifier, retry_seconds=0, settle=True)
-    watched = going.forever(7, None, away.append, sleep=meanwhile)
+    watched = poll(orthanc.url, 0, settle=True).forever(7, None, away.append, sleep=meanwhile)
     with pytest.raises(EnoughError):
-        seen.extend(outcome.state for outcome in watched)
+        seen.extend(result.state for result in watched)
     assert seen[:3] == [State.GROWING, State.GROWING, State.REPORTED], "a growing series is left alone"
     assert set(seen[3:]) == {State.KNOWN}
     assert len(away) == 1
     assert "cannot be reached" in away[0]
-    assert len(orthanc.objects("SR")) == 1
-    assert words(the_report(orthanc)).count("Finding=") == len(series)
+    assert the_report(orthanc).count("Finding=") == SLICES
 
 
 def test_a_series_that_cannot_be_answered_rests_and_does_not_hold_up_the_others(
-    proxy: Server, orthanc: Orthanc, classifier: Classifier, series: list[Path]
+    proxy: Server, poll: MakePoll, study: str
 ) -> None:
-    upload(orthanc, series)
-    pass_on = forward(orthanc)
+    pass_on, going, tried = proxy.answer, poll(proxy.url, 0), []
     proxy.answer = lambda asked: Said(500) if "/instances/" in asked.path else pass_on(asked)
-    going = poll(proxy.url, classifier, retry_seconds=0)
-    tried = []
     for _ in range(4):
         before = len(proxy.asked)
         assert states(going.all()) == [State.POSTPONED]

@@ -25,6 +25,9 @@ from groundglass.imaging.slice import CTSlice
 SHORTCUT_AUC = 0.7
 """AUC from which ``shortcuts`` holds unless another is named."""
 
+_CONDITIONS = ("leakage", "duplicates", "conflicts", "lookalikes", "sources", "unreadable")
+_OF_PARTS = {"leakage", "lookalikes", "sources"}
+
 
 @dataclass(frozen=True)
 class Crossing:
@@ -41,28 +44,16 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found.
-
-    Attributes:
-        name: of the data set.
-        root: folder that its files lie in.
-        split: specification of the audited split, or None for the data set's own parts.
-        records: its slices, those that cannot be read included.
-        pairs: slices that show the same: opposite labels first, then across parts, across patients, the rest.
-        shortcuts: how well the label is predicted without a lung; None where not measured.
-        unreadable: one line for each slice that cannot be read; it is left out of all but the counts.
-        compared: pairs of slices that were compared.
-        seconds: how long it took.
-    """
+    """What was found in a data set."""
 
     name: str
-    root: Path
-    split: str | None
-    records: tuple[Record, ...]
-    pairs: tuple[Pair, ...]
-    shortcuts: ShortcutBaselines | None
-    unreadable: tuple[str, ...]
-    compared: int
+    root: Path  # folder that its files lie in
+    split: str | None  # specification of the audited split, or None for the data set's own parts
+    records: tuple[Record, ...]  # its slices, those that cannot be read included
+    pairs: tuple[Pair, ...]  # opposite labels first, then across parts, across patients, the rest
+    shortcuts: ShortcutBaselines | None  # None where not measured
+    unreadable: tuple[str, ...]  # one line for each slice that cannot be read, left out of all but the counts
+    compared: int  # pairs of slices
     seconds: float
 
     def file(self, record: Record) -> str:
@@ -145,11 +136,11 @@ class Audit:
             for _, things, noun, words in self.findings()
             if words and things
         ]
-        for title, auc in self.strong_shortcuts(SHORTCUT_AUC)[:1]:
-            said.append(
-                f"The label is predicted with an AUC of {auc:.3f} from {title}: a network that is no better may "
-                "have learnt nothing else."
-            )
+        said += [
+            f"The label is predicted with an AUC of {auc:.3f} from {title}: a network that is no better may "
+            "have learnt nothing else."
+            for title, auc in self.strong_shortcuts(SHORTCUT_AUC)[:1]
+        ]
         return tuple(said)
 
     def strong_shortcuts(self, least: float) -> list[tuple[str, float]]:
@@ -157,10 +148,6 @@ class Audit:
         baselines = self.shortcuts.baselines if self.shortcuts else ()
         aucs = [(one.title, one.cross_validated.auc.value or 0.0) for one in baselines]
         return sorted((one for one in aucs if one[1] >= least), key=lambda one: -one[1])
-
-
-_CONDITIONS = ("leakage", "duplicates", "conflicts", "lookalikes", "sources", "unreadable")
-_OF_PARTS = {"leakage", "lookalikes", "sources"}
 
 
 def audit(
@@ -171,7 +158,7 @@ def audit(
     quick: bool = False,
     seed: int = 0,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
 ) -> Audit:
     """Audit a data set. Every file is read once; of each slice a few kilobytes are kept.
 
@@ -187,28 +174,37 @@ def audit(
     Raises:
         DataError: none of the slices can be read.
     """
-    start = time.monotonic()
-    done: Counter[str] = Counter()
+    start, done = time.monotonic(), Counter[str]()
 
     def advance(stage: str, steps: int, total: int | None) -> None:
         done[stage] += steps
-        if progress is not None:
-            progress(stage, steps, total)
+        progress(stage, steps, total)
 
+    def measure(record: Record, image: CTSlice) -> tuple[Trace, ShortcutFeatures | None]:
+        return take_trace(record, image, not quick), shortcut_features(record, image) if shortcuts else None
+
+    records = manifest.records
     if split is not None:
-        parts = {index: part for part, indices in split.parts.items() for index in indices}
-        placed = {index: replace(manifest.records[index], split=part) for index, part in parts.items()}
-        manifest = replace(manifest, records=tuple(placed[index] for index in sorted(placed)))
-    traces, features, unreadable = _read(manifest, shortcuts, not quick, threads, advance)
-    readable = [trace.record for trace in traces]
-    pairs = find_pairs(traces, threads=threads, progress=advance)
+        placed = {index: part for part, indices in split.parts.items() for index in indices}
+        records = tuple(replace(records[index], split=part) for index, part in sorted(placed.items()))
+    read, unreadable = [], []
+    for result in read_all(records, measure, threads):
+        advance("reading", 1, len(records))
+        if isinstance(result, ImageError):
+            unreadable.append(printable(str(result)))
+        else:
+            read.append(result)
+    if not read:
+        raise DataError(f"{manifest}: none of its {len(records)} slices can be read: {unreadable[:1]}")
+    pairs = find_pairs([trace for trace, _ in read], threads=threads, progress=advance)
+    seen = [(trace.record, features) for trace, features in read if features is not None]
     return Audit(
         name=manifest.name,
         root=manifest.root,
         split=None if split is None else split.name,
-        records=manifest.records,
+        records=records,
         pairs=tuple(sorted(pairs, key=_concern)),
-        shortcuts=measure_shortcuts(readable, features, seed, advance) if shortcuts else None,
+        shortcuts=measure_shortcuts(seen, seed, advance) if shortcuts else None,
         unreadable=tuple(unreadable),
         compared=done["comparing"],
         seconds=time.monotonic() - start,
@@ -261,25 +257,6 @@ def _parse_condition(text: str) -> tuple[str, float]:
     return ("shortcuts", float(match[1] or SHORTCUT_AUC)) if match else (text, SHORTCUT_AUC)
 
 
-def _read(
-    manifest: Manifest, shortcuts: bool, patches: bool, threads: int | None, advance: Progress
-) -> tuple[list[Trace], list[ShortcutFeatures], list[str]]:
-    def measure(record: Record, image: CTSlice) -> tuple[Trace, ShortcutFeatures | None]:
-        return take_trace(record, image, patches), shortcut_features(record, image) if shortcuts else None
-
-    traces, features, unreadable = [], [], []
-    for result in read_all(manifest.records, measure, threads):
-        advance("reading", 1, len(manifest))
-        if isinstance(result, ImageError):
-            unreadable.append(printable(str(result)))
-            continue
-        traces.append(result[0])
-        features += [result[1]] if result[1] else []
-    if not traces:
-        raise DataError(f"{manifest}: none of its {len(manifest)} slices can be read: {unreadable[:1]}")
-    return traces, features, unreadable
-
-
 def _concern(pair: Pair) -> tuple[bool, ...]:
     lookalike = pair.kind == "lookalike"
     return lookalike, not pair.across_labels, not pair.across_parts, not pair.across_patients
@@ -298,6 +275,10 @@ def _crossings(places: Iterable[tuple[str, str | None]]) -> tuple[Crossing, ...]
 
 
 def _names(things: Sequence[Pair | Crossing | str], file: Callable[[Record], str]) -> str:
-    pairs = [f"{file(one.first)} and {file(one.second)}" for one in things if isinstance(one, Pair)]
-    others = [one.name if isinstance(one, Crossing) else one for one in things if not isinstance(one, Pair)]
-    return name_some([printable(name) for name in (*pairs, *others)])
+    names = (
+        f"{file(one.first)} and {file(one.second)}"
+        if isinstance(one, Pair)
+        else printable(one.name if isinstance(one, Crossing) else one)
+        for one in things
+    )
+    return name_some(list(names))

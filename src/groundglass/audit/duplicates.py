@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from groundglass.data.manifest import Record, content_hash, read_pixels, read_record
 from groundglass.errors import ImageError
 from groundglass.files import usable_cores
+from groundglass.imaging.crop import shrunk
 from groundglass.imaging.slice import CTSlice, Grey
 
 COPY_CORRELATION = 0.9
@@ -71,27 +72,16 @@ _LARGEST_CHANGE, _COARSE_CORRELATION, _STRONGEST, _COVERED = 0.2, 0.45, 30, 20
 
 @dataclass(frozen=True)
 class Trace:
-    """What is kept of a slice to find its copies; the picture is the slice, 512 pixels long at most.
-
-    Attributes:
-        record: the slice.
-        sha256: of its file's content.
-        pixels_sha256: of its grey pixels and their shape.
-        size: width and height of the slice as stored, in pixels.
-        box: the picture without uniform margins.
-        hashes: of the content and of its mirror image, -1 and 1, int8, shape (2, 255); 0 where nothing is visible.
-        codes: of the patches and of their mirror images, uint16, shape (2, N, tables).
-        points: centres of the patches in the picture, x and y, float32, shape (N, 2).
-    """
+    """What is kept of a slice to find its copies; the picture is the slice, 512 pixels long at most."""
 
     record: Record
-    sha256: str
-    pixels_sha256: str
-    size: tuple[int, int]
-    box: Box
-    hashes: NDArray[np.int8] = field(repr=False)
-    codes: NDArray[np.uint16] = field(repr=False)
-    points: Values = field(repr=False)
+    sha256: str  # of the file's content
+    pixels_sha256: str  # of the grey pixels and their shape
+    size: tuple[int, int]  # width and height as stored
+    box: Box  # the picture without uniform margins
+    hashes: NDArray[np.int8] = field(repr=False)  # (2, 255): content, mirror image; -1 and 1, 0 if blank
+    codes: NDArray[np.uint16] = field(repr=False)  # (2, N, tables): patches, their mirror images
+    points: Values = field(repr=False)  # (N, 2): x and y of the patches' centres in the picture
 
 
 @dataclass(frozen=True)
@@ -142,12 +132,12 @@ class Pair:
 def take_trace(record: Record, image: CTSlice, patches: bool = True) -> Trace:
     """What is kept of a slice to find its copies; without ``patches``, crops are not found, in a fifth of the time."""
     shape = np.array(image.pixels.shape, "<i8").tobytes()
-    picture = _shrunk(image.pixels)
+    picture = shrunk(image.pixels, _LONGEST)
     left, top, right, bottom = box = _content(picture)
     content = picture[top:bottom, left:right]
     codes, points = _patches(content) if patches else _NO_PATCHES
     return Trace(
-        record=record,
+        record,
         sha256=content_hash(record),
         pixels_sha256=hashlib.sha256(shape + image.pixels.tobytes()).hexdigest(),
         size=(image.pixels.shape[1], image.pixels.shape[0]),
@@ -173,7 +163,7 @@ def read_all(
 
 
 def find_pairs(
-    traces: Sequence[Trace], *, threads: int | None = None, progress: Progress | None = None
+    traces: Sequence[Trace], *, threads: int | None = None, progress: Progress = lambda *_: None
 ) -> list[Pair]:
     """Pairs of slices that show the same, the most certain first.
 
@@ -183,8 +173,8 @@ def find_pairs(
     pairs, kept = _identical(traces)
     # Neighbours of the same patient are proposed beside those of others and must not displace them.
     patients = np.unique([trace.record.patient_id for trace in kept], return_inverse=True)[1]
-    keys = [_candidates(kept, len(kept), groups) for groups in (np.arange(len(kept)), patients)]
-    compared = _compare(kept, np.unique(np.concatenate(keys)), threads, progress)
+    proposed = [_candidates(kept, len(kept), groups) for groups in (np.arange(len(kept)), patients)]
+    compared = _compare(kept, np.unique(np.concatenate(proposed), axis=0), threads, progress)
     return _in_order([*pairs, *(pair for pair in compared if pair.kind == "copy" or pair.across_patients)])
 
 
@@ -206,10 +196,9 @@ def copies_of(
             raise trace
         traces.append(trace)
     held, ours = len(traces), {id(trace.record) for trace in traces}
-    read = read_all(candidates, take_trace, threads)
-    traces += [trace for trace in read if isinstance(trace, Trace)]
-    keys = _candidates(traces, held, np.repeat([0, 1], [held, len(traces) - held]))
-    copies = [pair for pair in _compare(traces, keys, threads) if pair.kind == "copy"]
+    traces += [trace for trace in read_all(candidates, take_trace, threads) if isinstance(trace, Trace)]
+    proposed = _candidates(traces, held, np.arange(len(traces)) >= held)
+    copies = [pair for pair in _compare(traces, proposed, threads) if pair.kind == "copy"]
     # The same files and pixels have the last word.
     across = {(id(pair.first), id(pair.second)): pair for pair in [*copies, *reversed(_identical(traces)[0])]}
     return _in_order(pair for (one, other), pair in across.items() if one in ours and other not in ours)
@@ -261,33 +250,29 @@ def _in_order(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def _compare(
-    traces: Sequence[Trace], keys: NDArray[np.int64], threads: int | None, progress: Progress | None = None
+    traces: Sequence[Trace],
+    proposed: NDArray[np.intp],
+    threads: int | None,
+    progress: Progress = lambda *_: None,
 ) -> list[Pair]:
     """The candidates that registration confirms, each pair once."""
-    picture = lru_cache(_CACHED_PICTURES)(lambda record: _shrunk(read_pixels(record)))
+    picture = lru_cache(_CACHED_PICTURES)(lambda record: shrunk(read_pixels(record), _LONGEST))
 
-    def compare(key: int) -> Pair | None:
-        first, second = (traces[index] for index in divmod(key // 2, len(traces)))
+    def compare(candidate: tuple[int, int, int]) -> Pair | None:
+        first, second = (traces[index] for index in candidate[:2])
         try:
             pictures = picture(first.record), picture(second.record)
         except ImageError:  # gone since it was read first
             return None
-        return _register(pictures, (first, second), bool(key % 2))
+        return _register(pictures, (first, second), bool(candidate[2]))
 
     best: dict[tuple[int, int], Pair] = {}
-    for pair in _in_threads(compare, keys.tolist(), threads):
-        if progress is not None:
-            progress("comparing", 1, len(keys))
+    for pair in _in_threads(compare, proposed.tolist(), threads):
+        progress("comparing", 1, len(proposed))
         if pair is not None:
             either = id(pair.first), id(pair.second)
             best[either] = max(best.get(either, pair), pair, key=lambda one: one.correlation)
     return list(best.values())
-
-
-def _shrunk(pixels: Grey) -> Grey:
-    scale = min(1.0, _LONGEST / max(pixels.shape))
-    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _content(picture: Grey) -> Box:
@@ -325,8 +310,10 @@ def _perceptual_hashes(content: Grey) -> NDArray[np.int8]:
 def _patches(content: Grey) -> tuple[NDArray[np.uint16], Values]:
     """Codes and centres of the most distinct patches, found and described by SIFT, upright.
 
-    Source: D. G. Lowe, Distinctive Image Features from Scale-Invariant Keypoints, IJCV 60(2), 2004. Slices
-    are never turned much, so that a patch's direction is part of what it looks like.
+    A code says on which sides of random planes a descriptor lies, other planes in each table. Slices are never
+    turned much, so that a patch's direction is part of what it looks like. Sources: D. G. Lowe, Distinctive Image
+    Features from Scale-Invariant Keypoints, IJCV 60(2), 2004; M. Charikar, Similarity Estimation Techniques from
+    Rounding Algorithms, STOC 2002.
     """
     scale = _PATCH_LONGEST / max(content.shape)
     size = max(8, round(content.shape[1] * scale)), max(8, round(content.shape[0] * scale))
@@ -340,19 +327,13 @@ def _patches(content: Grey) -> tuple[NDArray[np.uint16], Values]:
     for keypoint in keypoints:
         keypoint.angle = 0.0
     keypoints, descriptors = detector.compute(small, keypoints)
-    points = np.array([keypoint.pt for keypoint in keypoints], np.float32)
-    enlarge = np.array([content.shape[1] / size[0], content.shape[0] / size[1]], np.float32)
-    return np.stack([_encode(descriptors), _encode(descriptors[:, _MIRROR])]), (points + 0.5) * enlarge - 0.5
-
-
-def _encode(descriptors: Values) -> NDArray[np.uint16]:
-    """Codes of SIFT descriptors, shape (N, 128): the sides of random planes on which they lie, other planes for each.
-
-    Source: M. Charikar, Similarity Estimation Techniques from Rounding Algorithms, STOC 2002.
-    """
     share = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6))
-    sides = (share - share.mean(axis=1, keepdims=True)) @ _PLANES > 0
-    return np.asarray(sides.reshape(-1, _TABLES, _BITS) @ (1 << np.arange(_BITS)), np.uint16)
+    share -= share.mean(axis=1, keepdims=True)
+    sides = np.stack([share, share[:, _MIRROR]]) @ _PLANES > 0
+    codes = sides.reshape(2, -1, _TABLES, _BITS) @ (1 << np.arange(_BITS))
+    enlarge = np.array([content.shape[1] / size[0], content.shape[0] / size[1]], np.float32)
+    points = np.array([keypoint.pt for keypoint in keypoints], np.float32)
+    return codes.astype(np.uint16), (points + 0.5) * enlarge - 0.5
 
 
 # A descriptor holds 8 gradient directions at 4 x 4 places. The mirror image has these from right to left, and direction
@@ -362,29 +343,31 @@ _PLANES = np.random.default_rng(0).normal(size=(128, _TABLES * _BITS)).astype(np
 _NO_PATCHES = (np.zeros((2, 0, _TABLES), np.uint16), np.zeros((0, 2), np.float32))
 
 
-def _candidates(traces: Sequence[Trace], rows: int, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+def _candidates(traces: Sequence[Trace], rows: int, groups: NDArray[Any]) -> NDArray[np.intp]:
     """For each of the first ``rows`` slices the few slices of other groups that it resembles most.
 
     Returns:
-        Sorted keys ``(first * slices + second) * 2 + mirrored`` with first < second.
+        First, second (which comes later) and whether one is mirrored, shape (N, 3), sorted.
     """
-    count, keys = len(traces), [np.zeros(0, np.int64)]
-    bits = _HASH_FREQUENCIES**2 - 1
-    hashes = (
-        np.array([one.hashes for one in traces], np.float32).reshape(-1, 2, bits).swapaxes(0, 1) / bits**0.5
+    count, found = len(traces), [np.zeros((0, 3), np.intp)]
+    hashes = np.array([one.hashes for one in traces], np.float32).reshape(-1, 2, _HASH_FREQUENCIES**2 - 1)
+    by_hash = hashes.swapaxes(0, 1) / hashes.shape[2] ** 0.5
+    searches = (
+        (_code_features(traces), _LEAST_CODES, _MOST_BY_CODES),
+        (by_hash, _HASH_LIKENESS, _MOST_BY_HASH),
     )
-    by_codes = _LEAST_CODES, _MOST_BY_CODES, _code_features(traces)
-    for least, most, features in (by_codes, (_HASH_LIKENESS, _MOST_BY_HASH, hashes)):
-        for mirrored, start in itertools.product((0, 1), range(0, rows, max(1, _CELLS // max(count, 1)))):
-            block = slice(start, min(rows, start + max(1, _CELLS // count)))
-            likeness = features[mirrored][block] @ features[0].T
+    block = max(1, _CELLS // max(count, 1))
+    for (features, least, most), mirrored in itertools.product(searches, (0, 1)):
+        for start in range(0, rows, block):
+            part = slice(start, min(rows, start + block))
+            likeness = features[mirrored][part] @ features[0].T
             likeness = likeness.toarray() if isinstance(likeness, sparse.csr_matrix) else likeness
-            likeness[groups[block, None] == groups] = -1
+            likeness[groups[part, None] == groups] = -1
             nearest = np.argpartition(-likeness, min(most, count) - 1, axis=1)[:, :most]
             row, place = np.nonzero(np.take_along_axis(likeness, nearest, axis=1) >= least)
-            one, other = row + start, nearest[row, place]
-            keys.append((np.minimum(one, other) * count + np.maximum(one, other)) * 2 + mirrored)
-    return np.unique(np.concatenate(keys))
+            both = np.sort([row + start, nearest[row, place]], axis=0)
+            found.append(np.stack([*both, np.full_like(row, mirrored)], axis=1))
+    return np.unique(np.concatenate(found), axis=0)
 
 
 def _code_features(traces: Sequence[Trace]) -> list[sparse.csr_matrix]:
@@ -409,8 +392,9 @@ def _register(pictures: tuple[Grey, Grey], traces: tuple[Trace, Trace], mirrored
     best: tuple[float, Affine, tuple[float, float]] | None = None
     for start in _starts(one, other):
         found = _refined(first, second, (one.box, other.box), start)
-        if found is not None and (best is None or found[0] > best[0]):
-            best = found
+        best = max(
+            (each for each in (best, found) if each is not None), key=lambda each: each[0], default=None
+        )
         if best is not None and best[0] >= COPY_CORRELATION:
             break
     if best is None or best[0] < LOOKALIKE_CORRELATION:
@@ -464,17 +448,14 @@ def _refined(
 ) -> tuple[float, Affine, tuple[float, float]] | None:
     """Correlation, a better affine and the overlaps, coarse to fine; None where the pictures do not agree."""
     correlation, overlap = 0.0, (0.0, 0.0)
-    for side in _SIDES:
+    for side, moving in itertools.product(_SIDES, (True, False)):
         view = _view(first, second, boxes, affine, side)
-        if view is not None:
-            one, other, to_second, _ = view
-            affine = to_second @ _aligned(one, other) @ np.linalg.inv(to_second) @ affine
-            view = _view(first, second, boxes, affine, side)
         if view is None:
             return None
-        one, other, _, overlap = view
-        correlation = _agreement(one, other)
-        if correlation < _COARSE_CORRELATION:
+        one, other, to_second, overlap = view
+        if moving:
+            affine = to_second @ _aligned(one, other) @ np.linalg.inv(to_second) @ affine
+        elif (correlation := _agreement(one, other)) < _COARSE_CORRELATION:
             return None
     return correlation, affine, overlap
 

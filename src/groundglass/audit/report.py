@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,10 +23,11 @@ from groundglass.evaluation.metrics import Estimate, versions
 from groundglass.files import counted, one_line, printable, write_json, write_text
 from groundglass.imaging.slice import Grey
 from groundglass.reporting.html import DATA_NOTICE, NOTICE, GalleryItem, GalleryPicture, environment
-from groundglass.reporting.overlay import fit
+from groundglass.reporting.overlay import jpeg
 
 _ROWS_SHOWN, _PAIRS_PICTURED = 40, 100  # on the terminal and on the page; the other outputs have them all
-_SIDE = 300
+# A JPEG is a fifth of a PNG, and fine enough to compare.
+_SIDE, _QUALITY = 300, 85
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,7 @@ def audit_tables(audited: Audit) -> Iterator[Table]:
 
 
 def audit_markdown(audited: Audit, command: str) -> str:
-    """Warnings and sections as Markdown without pictures: for a results folder, or a CI job's summary.
-
-    Args:
-        audited: what was found.
-        command: reproduces the audit.
-    """
+    """Warnings, sections and the command that reproduces them as Markdown without pictures, for a CI job's summary."""
     lines = [f"# Audit of {_text(audited.name)}", "", f"{_overview(audited)} Made by:", ""]
     lines += [f"    {printable(' '.join(command.split()))}", ""]
     lines += [f"- {_text(warning)}" for warning in audited.warnings()]
@@ -212,14 +207,9 @@ def _pair_row(audited: Audit, pair: Pair) -> tuple[str, ...]:
         for record in (pair.first, pair.second)
     ]
     words = ("opposite labels", "leakage", "other patient")
-    holds = (pair.across_labels, pair.across_parts, pair.counted_twice)
-    concern = "\n".join(compress(words, holds))
-    return (
-        f"{kind}{', mirrored' * pair.mirrored}",
-        f"{pair.correlation:.3f}{scale}",
-        "\n".join(sides),
-        concern,
-    )
+    concern = compress(words, (pair.across_labels, pair.across_parts, pair.counted_twice))
+    figure = f"{pair.correlation:.3f}{scale}"
+    return f"{kind}{', mirrored' * pair.mirrored}", figure, "\n".join(sides), "\n".join(concern)
 
 
 def _crossings(title: str, words: str, crossings: Sequence[Crossing]) -> Section:
@@ -283,13 +273,8 @@ def _pictures(pair: Pair) -> list[GalleryPicture]:
         first = np.ascontiguousarray(first[:, ::-1]) if pair.mirrored else first
         difference = _difference(np.array(pair.affine), first, second)
         shown.append(("difference", "Difference of the slices, once registered", difference))
-    return [GalleryPicture(caption, words, _data_uri(fit(pixels, _SIDE))) for caption, words, pixels in shown]
-
-
-def _data_uri(pixels: Grey) -> str:
-    """As JPEG: a fifth of a PNG, and fine enough to compare."""
-    encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
+    address = "data:image/jpeg;base64,"
+    return [GalleryPicture(name, words, address + jpeg(each, _SIDE, _QUALITY)) for name, words, each in shown]
 
 
 def _difference(affine: Affine, first: Grey, second: Grey) -> Grey:

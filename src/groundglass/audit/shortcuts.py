@@ -8,9 +8,11 @@ for COVID-19 using chest radiographs and CT scans, Nature Machine Intelligence 3
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
@@ -49,9 +51,7 @@ _TITLES = {
 }
 # The middle of the picture, where lungs are, is blanked where none were found: left, top, right, bottom.
 _MIDDLE = (0.15, 0.20, 0.85, 0.80)
-_MARGIN = 0.02
-_EDGE = 0.02
-_LEAST_PIXELS = 50
+_MARGIN, _EDGE, _LEAST_PIXELS = 0.02, 0.02, 50
 
 _FOLDS, _TREES, _LEAST_LEAF, _RESAMPLES = 5, 200, 5, 1000
 # Each tree grows on at most so many slices, so that 100,000 slices take no longer than they are worth.
@@ -60,12 +60,9 @@ _SLICES_PER_TREE = 5000
 
 @dataclass(frozen=True)
 class ShortcutFeatures:
-    """What is measured of a slice without its lungs: arrays are float32, of the features named above.
+    """What is measured of a slice without its lungs, float32, of the features named above."""
 
-    ``file_format`` is format, pixel mode and suffix, such as ``PNG RGBA .png``.
-    """
-
-    file_format: str
+    file_format: str  # format, pixel mode and suffix, such as ``PNG RGBA .png``
     size: Values
     grey: Values
     surroundings: Values
@@ -83,21 +80,15 @@ class Performance:
 
 @dataclass(frozen=True)
 class Baseline:
-    """One shortcut.
+    """How well one shortcut does."""
 
-    Attributes:
-        name: ``file_format``, ``size``, ``grey`` or ``surroundings``.
-        title: what the model sees, in words.
-        cross_validated: over folds of patients, each evaluated with a model fitted on the others.
-        tested: fitted on the train part, evaluated on the test part; None where there are no such parts.
-        telling: the single feature that separates the labels best, and its AUC, 0.5 to 1.
-    """
-
-    name: str
-    title: str
-    cross_validated: Performance
-    tested: Performance | None
-    telling: tuple[str, float]
+    name: str  # ``file_format``, ``size``, ``grey`` or ``surroundings``
+    title: str  # what the model sees, in words
+    cross_validated: Performance  # over folds of patients, each evaluated with a model fitted on the others
+    tested: (
+        Performance | None
+    )  # fitted on the train part, evaluated on the test part, where there are such parts
+    telling: tuple[str, float]  # the single feature that separates the labels best, and its AUC, 0.5 to 1
 
 
 @dataclass(frozen=True)
@@ -123,8 +114,7 @@ def shortcut_features(record: Record, image: CTSlice) -> ShortcutFeatures:
 
 
 def measure_shortcuts(
-    records: Sequence[Record],
-    features: Sequence[ShortcutFeatures],
+    slices: Iterable[tuple[Record, ShortcutFeatures]],
     seed: int = 0,
     progress: Callable[[str, int, int | None], None] = lambda stage, steps, total: None,
 ) -> ShortcutBaselines:
@@ -132,25 +122,27 @@ def measure_shortcuts(
 
     Equal seeds (of folds, trees and resamples) give equal figures.
     """
-    labelled = [
-        (record, one) for record, one in zip(records, features, strict=True) if record.label is not None
-    ]
+    labelled = [each for each in slices if each[0].label is not None]
     kinds = sorted({one.file_format for _, one in labelled})
     formats = {kind: {label.value: 0 for label in Label} for kind in kinds}
     for record, one in labelled:
         formats[one.file_format][record.label_name] += 1
-    data = _Data.of([record for record, _ in labelled], seed)
-    if data.folds < 2:
+    label = np.array([record.label is Label.COVID for record, _ in labelled], np.int8)
+    patient = np.array([record.patient_id for record, _ in labelled], np.str_)
+    part = np.array([record.split or "" for record, _ in labelled], np.str_)
+    folds = min(_FOLDS, *(len(np.unique(patient[label == value])) for value in (0, 1)))
+    if folds < 2:
         reason = "there are fewer than two patients of one of the labels"
-        return ShortcutBaselines((), formats, data.folds, seed, reason)
-    columns = dict(zip(_TITLES, (kinds, SIZE_FEATURES, GREY_FEATURES, SURROUNDINGS_FEATURES), strict=True))
-    seen = {name: [getattr(one, name) for _, one in labelled] for name in _TITLES}
-    seen["file_format"] = [[kind == own for kind in kinds] for own in seen["file_format"]]
-    baselines = []
-    for name, title in _TITLES.items():
-        baselines.append(data.baseline(name, title, columns[name], np.array(seen[name], np.float32)))
+        return ShortcutBaselines((), formats, folds, seed, reason)
+    data, baselines = _Data(label, patient, part, folds, seed), []
+    columns = (kinds, SIZE_FEATURES, GREY_FEATURES, SURROUNDINGS_FEATURES)
+    for (name, title), names in zip(_TITLES.items(), columns, strict=True):
+        seen = [getattr(one, name) for _, one in labelled]
+        if name == "file_format":
+            seen = [[kind == own for kind in kinds] for own in seen]
+        baselines.append(data.baseline(name, title, names, np.array(seen, np.float32)))
         progress("fitting", 1, len(_TITLES))
-    return ShortcutBaselines(tuple(baselines), formats, data.folds, seed)
+    return ShortcutBaselines(tuple(baselines), formats, folds, seed)
 
 
 @dataclass(frozen=True)
@@ -163,45 +155,37 @@ class _Data:
     folds: int
     seed: int
 
-    @classmethod
-    def of(cls, records: Sequence[Record], seed: int) -> _Data:
-        label = np.array([record.label is Label.COVID for record in records], np.int8)
-        patient = np.array([record.patient_id for record in records], np.str_)
-        part = np.array([record.split or "" for record in records], np.str_)
-        folds = min(_FOLDS, *(len(np.unique(patient[label == value])) for value in (0, 1)))
-        return cls(label, patient, part, folds, seed)
-
     def baseline(self, name: str, title: str, columns: Sequence[str], values: Values) -> Baseline:
         """Each slice predicted by a model that has seen no slice of its patient; and train to test part."""
-        linear = name == "file_format"
+        # Categories for the one; numbers, whose effect need not be monotone, for the others.
+        model: Any = LogisticRegression(max_iter=2000, random_state=self.seed)
+        if name != "file_format":
+            model = RandomForestClassifier(_TREES, min_samples_leaf=_LEAST_LEAF, random_state=self.seed)
         probability = np.zeros(len(self.label))
         splitter = StratifiedGroupKFold(self.folds, shuffle=True, random_state=self.seed)
         for fitted, held in splitter.split(values, self.label, self.patient):
-            probability[held] = self._predict(values, fitted, held, linear)
-        cross_validated = self._performance(np.arange(len(self.label)), probability)
+            probability[held] = self._predict(model, values, fitted, held)
+        cross_validated, tested = self._performance(np.arange(len(self.label)), probability), None
         fitted, held = (np.flatnonzero(self.part == part) for part in ("train", "test"))
-        tested = None
         if min(len(np.unique(self.label[part])) for part in (fitted, held)) == 2:
-            tested = self._performance(held, self._predict(values, fitted, held, linear))
+            tested = self._performance(held, self._predict(model, values, fitted, held))
         telling = [abs(float(roc_auc_score(self.label, column)) - 0.5) + 0.5 for column in values.T]
         best = int(np.argmax(telling))
         return Baseline(name, title, cross_validated, tested, (columns[best], telling[best]))
 
     def _predict(
-        self, values: Values, fitted: NDArray[np.intp], held: NDArray[np.intp], linear: bool
+        self, model: Any, values: Values, fitted: NDArray[np.intp], held: NDArray[np.intp]
     ) -> NDArray[np.float64]:
-        label, most = self.label[fitted], _SLICES_PER_TREE if len(fitted) > _SLICES_PER_TREE else None
+        label = self.label[fitted]
         if len(np.unique(label)) < 2:  # a fold that left one label only
             return np.full(len(held), float(label.mean()))
-        model = LogisticRegression(max_iter=2000, random_state=self.seed)  # of categories
-        if not linear:  # numbers, whose effect need not be monotone
-            leaf, seed = _LEAST_LEAF, self.seed
-            model = RandomForestClassifier(_TREES, min_samples_leaf=leaf, max_samples=most, random_state=seed)
+        if isinstance(model, RandomForestClassifier):
+            model.set_params(max_samples=_SLICES_PER_TREE if len(fitted) > _SLICES_PER_TREE else None)
         return np.asarray(model.fit(values[fitted], label).predict_proba(values[held])[:, 1], np.float64)
 
     def _performance(self, held: NDArray[np.intp], probability: NDArray[np.float64]) -> Performance:
-        label, patient, probability = self.label[held], self.patient[held], np.clip(probability, 0, 1)
-        measured = bootstrap(label, probability, patient, resamples=_RESAMPLES, seed=self.seed)
+        label, patient = self.label[held], self.patient[held]
+        measured = bootstrap(label, probability.clip(0, 1), patient, resamples=_RESAMPLES, seed=self.seed)
         auc, accuracy = measured.metrics["auc"], measured.metrics["accuracy"]
         return Performance(auc, accuracy, len(label), measured.patients)
 
@@ -223,8 +207,16 @@ def _surroundings(pixels: Grey) -> Values:
     The box hides mediastinum and heart as well. Neither its size nor its place is shown: they change with the
     disease.
     """
+    mask, (height, width) = shipped()(pixels), pixels.shape
+    left, top, right, bottom = (
+        round(share * side) for share, side in zip(_MIDDLE, (width, height) * 2, strict=True)
+    )
+    if mask.any():
+        left, top, columns, rows = cv2.boundingRect(mask.astype(np.uint8))
+        right, bottom = left + columns, top + rows
+    margin = round(_MARGIN * max(height, width))
     outside = np.ones(pixels.shape, np.bool_)
-    outside[_lungs_box(pixels)] = False
+    outside[max(top - margin, 0) : bottom + margin, max(left - margin, 0) : right + margin] = False
     around = pixels[outside]
     enough = len(around) >= _LEAST_PIXELS
     statistics = _grey_statistics(around) if enough else np.zeros(len(GREY_FEATURES), np.float32)
@@ -232,15 +224,3 @@ def _surroundings(pixels: Grey) -> Values:
     edges = (pixels[:rows], pixels[-rows:], pixels[:, :columns], pixels[:, -columns:])
     moments = [moment for edge in edges for moment in (edge.mean(), edge.std())]
     return np.concatenate([statistics, np.array(moments, np.float32)])
-
-
-def _lungs_box(pixels: Grey) -> tuple[slice, slice]:
-    height, width = pixels.shape
-    mask = shipped()(pixels)
-    sides = zip(_MIDDLE, (width, height) * 2, strict=True)
-    left, top, right, bottom = (round(share * side) for share, side in sides)
-    if mask.any():
-        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-        left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-    margin = round(_MARGIN * max(height, width))
-    return slice(max(top - margin, 0), bottom + margin), slice(max(left - margin, 0), right + margin)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from groundglass.cli.options import INTERRUPTED, BundlePath, Device, EngineThreads
 from groundglass.errors import PacsError
@@ -19,21 +19,14 @@ if TYPE_CHECKING:
 _SOME_POSTPONED = 3
 _warn = partial(typer.echo, err=True)
 
-Root = Annotated[str, typer.Option("--dicomweb", metavar="URL", help="DICOMweb root of the archive.")]
-Study = Annotated[str | None, typer.Option("--study", metavar="UID", help="Process this study alone.")]
-Watch = Annotated[bool, typer.Option("--watch", help="Run for ever; process series as they arrive.")]
-Interval = Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between polls of --watch.")]
-Since = Annotated[str | None, typer.Option("--since", metavar="YYYYMMDD", help="Omit earlier studies.")]
-Retry = Annotated[float, typer.Option("--retry", min=0, help="Seconds of retries if the server fails.")]
-
 
 def pacs(
-    dicomweb: Root,
-    study: Study = None,
-    watch: Watch = False,
-    interval: Interval = 60.0,
-    since: Since = None,
-    retry: Retry = 120.0,
+    dicomweb: Annotated[str, Option(metavar="URL", help="DICOMweb root of the archive.")],
+    study: Annotated[str | None, Option(metavar="UID", help="Process this study alone.")] = None,
+    watch: Annotated[bool, Option("--watch", help="Run for ever; process series as they arrive.")] = False,
+    interval: Annotated[float, Option(min=0.1, help="Seconds between polls of --watch.")] = 60.0,
+    since: Annotated[str | None, Option(metavar="YYYYMMDD", help="Omit earlier studies.")] = None,
+    retry: Annotated[float, Option(min=0, help="Seconds of retries if the server fails.")] = 120.0,
     bundle: BundlePath = None,
     threads: EngineThreads = 0,
     device: Device = "cpu",
@@ -67,8 +60,11 @@ def pacs(
         results = poll.forever(interval, since, lambda reason: _warn(f"{reason}; asking again later"))
     else:
         results = poll.all(since) if study is None else poll.study(study)
+    states = Counter[str]()
     try:
-        states = _show(results)
+        for result in results:
+            states[result.state.value] += 1
+            _show(result)
     except KeyboardInterrupt:
         typer.echo("interrupted; what is stored stays, the same command continues", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -78,19 +74,11 @@ def pacs(
         raise typer.Exit(_SOME_POSTPONED)
 
 
-def _show(results: Iterable[SeriesResult]) -> Counter[str]:
-    """Print results as they come; returns how many there were of each state."""
-    states: Counter[str] = Counter()
-    for result in results:
-        states[result.state.value] += 1
-        if result.counts is not None:
-            score = result.series_score
-            scored = (
-                "nothing classified"
-                if score is None
-                else f"series score {score:.3f}" + f", {result.label}" * (result.label is not None)
-            )
-            typer.echo(f"{result.series}: {result.counts.in_words()}; {scored}")
-        elif result.reason is not None:
-            _warn(f"{result.series}: postponed: {result.reason}")
-    return states
+def _show(result: SeriesResult) -> None:
+    said = result.summary
+    if said is not None:
+        score = "nothing classified" if said.series_score is None else f"series score {said.series_score:.3f}"
+        label = "" if said.label is None else f", {said.label}"
+        typer.echo(f"{result.series}: {said.counts.in_words()}; {score}{label}")
+    elif result.reason is not None:
+        _warn(f"{result.series}: postponed: {result.reason}")

@@ -7,59 +7,44 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from groundglass.cli.options import BundlePath, Device
 from groundglass.errors import ServiceError
 
-Host = Annotated[str, typer.Option(help="Address to listen at; beyond this machine only with a token.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option(
-        exists=True, dir_okay=False, help="Holds the bearer token; otherwise GROUNDGLASS_TOKEN does."
-    ),
-]
-Workers = Annotated[int, typer.Option(min=0, help="Threads that classify; 0: one per core.")]
-UploadDirectory = Annotated[Path | None, typer.Option(help="Of uploads in flight; in memory: /dev/shm.")]
-Requests = Annotated[int, typer.Option(min=1, help="Uploads in flight.")]
-ClientRequests = Annotated[int | None, typer.Option(min=1, help="Of them by one client's address.")]
-UploadMib = Annotated[int, typer.Option(min=1, help="Size of one upload.")]
-UploadsMib = Annotated[int, typer.Option(min=1, help="Size of all uploads in flight.")]
-UnpackedMib = Annotated[int, typer.Option(min=1, help="Size of one file after decompression.")]
-Pixels = Annotated[int, typer.Option(min=1, help="Of one slice.")]
-Files = Annotated[int, typer.Option(min=1, help="Of one upload.")]
-Slices = Annotated[int, typer.Option(min=1, help="Of one upload.")]
-Seconds = Annotated[float, typer.Option(min=0.1, help="That one request may take.")]
-IdleSeconds = Annotated[float, typer.Option(min=0.1, help="That a client may keep the service waiting.")]
-KeepMib = Annotated[int, typer.Option(min=0, help="Size of results kept in memory.")]
-KeepSeconds = Annotated[float, typer.Option(min=0, help="How long they are kept.")]
-Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
-DrainSeconds = Annotated[float, typer.Option(min=0, help="New requests are still accepted after SIGTERM.")]
+_TOKEN = "Holds the bearer token; otherwise GROUNDGLASS_TOKEN does."  # noqa: S105 - a help text
 
 
 def serve(
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
-    token_file: TokenFile = None,
+    host: Annotated[
+        str, Option(help="Address to listen at; beyond this machine only with a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    token_file: Annotated[Path | None, Option(exists=True, dir_okay=False, help=_TOKEN)] = None,
     bundle: BundlePath = None,
     device: Device = "cpu",
-    workers: Workers = 0,
-    upload_directory: UploadDirectory = None,
-    requests: Requests = 64,
-    client_requests: ClientRequests = None,
-    upload_mib: UploadMib = 512,
-    uploads_mib: UploadsMib = 4096,
-    unpacked_mib: UnpackedMib = 1024,
-    pixels: Pixels = 2**24,
-    files: Files = 2_000,
-    slices: Slices = 5_000,
-    seconds: Seconds = 300.0,
-    idle_seconds: IdleSeconds = 20.0,
-    keep_mib: KeepMib = 1024,
-    keep_seconds: KeepSeconds = 900.0,
-    drain_seconds: DrainSeconds = 1.0,
-    open_page: Open = False,
+    workers: Annotated[int, Option(min=0, help="Threads that classify; 0: one per core.")] = 0,
+    upload_directory: Annotated[
+        Path | None, Option(help="Of uploads in flight; in memory: /dev/shm.")
+    ] = None,
+    requests: Annotated[int, Option(min=1, help="Uploads in flight.")] = 64,
+    client_requests: Annotated[int | None, Option(min=1, help="Of them by one client's address.")] = None,
+    upload_mib: Annotated[int, Option(min=1, help="Size of one upload.")] = 512,
+    uploads_mib: Annotated[int, Option(min=1, help="Size of all uploads in flight.")] = 4096,
+    unpacked_mib: Annotated[int, Option(min=1, help="Size of one file after decompression.")] = 1024,
+    pixels: Annotated[int, Option(min=1, help="Of one slice.")] = 2**24,
+    files: Annotated[int, Option(min=1, help="Of one upload.")] = 2_000,
+    slices: Annotated[int, Option(min=1, help="Of one upload.")] = 5_000,
+    seconds: Annotated[float, Option(min=0.1, help="That one request may take.")] = 300.0,
+    idle_seconds: Annotated[
+        float, Option(min=0.1, help="That a client may keep the service waiting.")
+    ] = 20.0,
+    keep_mib: Annotated[int, Option(min=0, help="Size of results kept in memory.")] = 1024,
+    keep_seconds: Annotated[float, Option(min=0, help="How long they are kept.")] = 900.0,
+    drain_seconds: Annotated[
+        float, Option(min=0, help="New requests are still accepted after SIGTERM.")
+    ] = 1.0,
+    open_page: Annotated[bool, Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Predictions for uploaded slices over HTTP, and a page to view them. Research use only, never a diagnosis.
 
@@ -71,8 +56,7 @@ def serve(
         hint = "comes with `pip install '.[serve]'` in a clone of groundglass"
         raise ServiceError(f"serving needs {error.name}, which {hint}") from error
     from groundglass.inference.bundle import Bundle
-    from groundglass.serving.security import TOKEN_VARIABLE
-    from groundglass.serving.settings import MIB, READING_LIMITS, Settings
+    from groundglass.serving.settings import MIB, READING_LIMITS, TOKEN_VARIABLE, Settings
 
     given = token_file.read_text(errors="replace") if token_file else os.environ.get(TOKEN_VARIABLE) or None
     settings = Settings(

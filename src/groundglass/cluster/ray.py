@@ -90,7 +90,7 @@ class RayClassifier:
             DataError: a manifest is damaged.
         """
         with ray_session(self.address, self.workers) as workers:
-            for prediction in _Run(self, workers).predictions(self.units(paths, skip_file)):
+            for prediction in _predictions(self, self.units(paths, skip_file), workers * _AHEAD):
                 if skip is None or not skip(prediction.file, prediction.frame):
                     yield prediction
 
@@ -124,64 +124,57 @@ class RayClassifier:
         return Prediction(Status.FAILED, error.path, self.bundle.id, reason=error.reason, patient=patient)
 
 
-class _Run:
-    """One prediction, while Ray runs."""
+def _predictions(classifier: RayClassifier, units: Iterator[Unit], ahead: int) -> Iterator[Prediction]:
+    """What is predicted of units, in their order; at most so many are under way.
 
-    def __init__(self, classifier: RayClassifier, workers: int) -> None:
-        self._ray, self._classifier, self._lost = _import_ray(), classifier, 0
-        bundle, self._ahead = classifier.bundle, workers * _AHEAD
-        self._job = (
-            str(bundle.path.absolute()),
-            bundle.id,
-            classifier.keep_identifiers,
-            bundle.providers,
-            __version__,
-        )
-        # A process that classifies one unit at a time, and is kept for the next.
-        self._task = self._ray.remote(num_cpus=1)(_classify)
+    Where a unit took its workers down, it is predicted file by file: the one that does so is named.
+    """
+    ray, bundle, lost = _import_ray(), classifier.bundle, 0
+    job = (str(bundle.path.absolute()), bundle.id, classifier.keep_identifiers, bundle.providers, __version__)
+    # A process that classifies one unit at a time, and is kept for the next.
+    task = ray.remote(num_cpus=1)(_classify)
 
-    def predictions(self, units: Iterator[Unit]) -> Iterator[Prediction]:
-        """What is predicted of units, in their order; a bounded number of them is under way."""
-        under_way: deque[tuple[Unit, Any]] = deque()
-        try:
-            for unit in units:
-                under_way.append((unit, self._begin(unit, _RETRIES)))
-                if len(under_way) > self._ahead:
-                    yield from self._taken(*under_way.popleft())
-            while under_way:
-                yield from self._taken(*under_way.popleft())
-        finally:
-            for _, task in under_way:
-                self._ray.cancel(task, force=True)
+    def begin(unit: Unit, retries: int) -> Any:
+        return task.options(max_retries=retries).remote(job, unit)
 
-    def _begin(self, unit: Unit, retries: int) -> Any:
-        return self._task.options(max_retries=retries).remote(self._job, unit)
-
-    def _taken(self, unit: Unit, task: Any) -> Iterator[Prediction]:
-        """A unit's predictions; if it took its workers down, file by file: the one that does so is named."""
-        if (predicted := self._result(task)) is not None:
+    def taken(unit: Unit, begun: Any) -> Iterator[Prediction]:
+        nonlocal lost
+        if (predicted := _result(ray, begun)) is not None:
             yield from predicted
             return
-        self._lost += 1
-        if self._lost > MOST_LOST:
-            raise PredictionError(f"workers died of {self._lost} groups of files; have they enough memory?")
+        lost += 1
+        if lost > MOST_LOST:
+            raise PredictionError(f"workers died of {lost} groups of files; have they enough memory?")
         for item in unit:
-            known = [item] if isinstance(item, Prediction) else self._result(self._begin((item,), 0))
+            known = [item] if isinstance(item, Prediction) else _result(ray, begin((item,), 0))
             deadly = ImageError(str(item), "reading it ended its process")
-            yield from [self._classifier.failed(deadly)] if known is None else known
+            yield from [classifier.failed(deadly)] if known is None else known
 
-    def _result(self, task: Any) -> list[Prediction] | None:
-        """What a task predicted; None where its process died. Raises what makes it useless to continue."""
-        dead = (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.OutOfMemoryError)
-        try:
-            answer = self._ray.get(task)
-        except (*dead, self._ray.exceptions.RayTaskError):
-            return None
-        except self._ray.exceptions.RayError as error:
-            raise PredictionError(f"the workers cannot continue ({_last_line(error)})") from None
-        if isinstance(answer, str):
-            raise PredictionError(answer)
-        return list(answer)
+    under_way: deque[tuple[Unit, Any]] = deque()
+    try:
+        for unit in units:
+            under_way.append((unit, begin(unit, _RETRIES)))
+            if len(under_way) > ahead:
+                yield from taken(*under_way.popleft())
+        while under_way:
+            yield from taken(*under_way.popleft())
+    finally:
+        for _, begun in under_way:
+            ray.cancel(begun, force=True)
+
+
+def _result(ray: Any, begun: Any) -> list[Prediction] | None:
+    """What a task predicted; None where its process died. Raises what makes it useless to continue."""
+    errors = ray.exceptions
+    try:
+        answer = ray.get(begun)
+    except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.RayTaskError):
+        return None
+    except errors.RayError as error:
+        raise PredictionError(f"the workers cannot continue ({_last_line(error)})") from None
+    if isinstance(answer, str):
+        raise PredictionError(answer)
+    return list(answer)
 
 
 def _classify(job: _Job, unit: Unit) -> list[Prediction] | str:
@@ -229,35 +222,27 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[int]:
     """
     # Ray puts sockets into its folder, whose paths may be about 100 characters long.
     short = "/tmp" if len(tempfile.gettempdir()) > 32 else None  # noqa: S108
-    with (
-        _environment(_QUIET if address else _QUIET | _ALONE),
-        tempfile.TemporaryDirectory(prefix="groundglass-", dir=short, ignore_cleanup_errors=True) as folder,
-    ):
-        ray = _import_ray()
-        started = not ray.is_initialized()
-        if started:
-            _join(ray, address) if address else _start(ray, workers or usable_cores(), folder)
-        try:
-            cores, wanted = int(ray.cluster_resources().get("CPU", 0)), workers or 1
-            if cores < wanted:
-                raise PredictionError(f"--workers {wanted}: the Ray cluster has {cores} cores only")
-            yield workers or cores
-        finally:
-            if started:
-                ray.shutdown()
-
-
-@contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    """Variables that Ray and its processes read, for a while."""
-    before = {name: os.environ[name] for name in settings if name in os.environ}
+    settings = _QUIET if address else _QUIET | _ALONE
+    before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
-        yield
+        with tempfile.TemporaryDirectory("", "groundglass-", short, ignore_cleanup_errors=True) as folder:
+            ray = _import_ray()
+            started = not ray.is_initialized()
+            if started:
+                _join(ray, address) if address else _start(ray, workers or usable_cores(), folder)
+            try:
+                cores, wanted = int(ray.cluster_resources().get("CPU", 0)), workers or 1
+                if cores < wanted:
+                    raise PredictionError(f"--workers {wanted}: the Ray cluster has {cores} cores only")
+                yield workers or cores
+            finally:
+                if started:
+                    ray.shutdown()
     finally:
-        for name in settings:
+        for name, value in before.items():
             del os.environ[name]
-        os.environ.update(before)
+            os.environ.update({} if value is None else {name: value})
 
 
 def _import_ray() -> Any:

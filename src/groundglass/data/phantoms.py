@@ -69,12 +69,10 @@ def write_phantoms(
     write the same files.
 
     Raises:
-        DataError: if the count, the format or the folder will not do.
+        DataError: the count or the folder will not do.
     """
     if not 1 <= count <= _MOST:
         raise DataError(f"count {count} must lie in 1..{_MOST}")
-    if file_format not in _WRITERS:
-        raise DataError(f"format {file_format!r} must be one of {', '.join(_WRITERS)}")
     _require_new(folder)
     write, suffix = _WRITERS[file_format]
     records = []

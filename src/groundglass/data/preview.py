@@ -16,7 +16,7 @@ from groundglass.errors import ImageError
 from groundglass.files import write_bytes
 from groundglass.imaging.crop import Preprocessing, resize_box
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic
-from groundglass.imaging.lungs import shipped
+from groundglass.imaging.lungs import shipped, squared
 from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import CTSlice, Grey
 from groundglass.reporting.overlay import LESION, OTHER, grey_picture, outline_mask
@@ -91,26 +91,13 @@ def _tile(
     mask: NDArray[np.bool_] | None = None,
     colour: tuple[int, int, int] = LESION,
 ) -> _Picture:
-    picture = grey_picture(_resized(pixels, _SIDE))
+    picture = grey_picture(squared(pixels, _SIDE))
     if mask is not None:
-        inset = _resized(outline_mask(grey_picture(pixels), mask, colour), _SIDE // 3)
+        inset = squared(outline_mask(grey_picture(pixels), mask, colour), _SIDE // 3)
         picture[-inset.shape[0] :, -inset.shape[1] :] = inset
     place, white = (6, 16), (255, 255, 255)
     written = cv2.putText(picture, caption, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, white, 1, cv2.LINE_AA)
     return np.asarray(written, np.uint8)
-
-
-def _resized(picture: _Picture, side: int) -> _Picture:
-    """A picture in the middle of a black square of ``side`` pixels, its aspect kept."""
-    scale = side / max(picture.shape[:2])
-    height, width = (max(1, round(length * scale)) for length in picture.shape[:2])
-    small = cv2.resize(
-        picture, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    )
-    square = np.zeros((side, side, *picture.shape[2:]), np.uint8)
-    top, left = (side - height) // 2, (side - width) // 2
-    square[top : top + height, left : left + width] = small
-    return square
 
 
 def _name(ct_slice: CTSlice) -> str:

@@ -123,21 +123,15 @@ _AIRWAY = (
 
 @dataclass(frozen=True)
 class Canvas:
-    """A square plane seen with the patient's middle near its centre.
+    """A square plane seen with the patient's middle near its centre."""
 
-    Attributes:
-        size: pixels along each side.
-        spacing: mm between pixels.
-        middle: where the origin of drawing lies, mm from the plane's centre.
-        tilt: how far drawing is turned clockwise, radians.
-        hounsfield: the plane, float32 (size, size), starting as air; drawing changes it in place.
-    """
-
-    size: int
-    spacing: float
-    middle: tuple[float, float] = (0.0, 0.0)
-    tilt: float = 0.0
-    hounsfield: Hounsfield = field(init=False, repr=False)
+    size: int  # pixels along each side
+    spacing: float  # mm between pixels
+    middle: tuple[float, float] = (0.0, 0.0)  # where the origin of drawing lies, mm from the plane's centre
+    tilt: float = 0.0  # how far drawing is turned clockwise, radians
+    hounsfield: Hounsfield = field(
+        init=False, repr=False
+    )  # (size, size), air at first; drawing changes it in place
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hounsfield", np.full((self.size, self.size), -1000, np.float32))
@@ -165,6 +159,11 @@ class Canvas:
         region, cover = self._coverage(points, softness)
         plane = self.hounsfield[region]
         plane += (cover if within is None else cover * within[region]) * (np.float32(value) - plane)
+
+    def paint_bone(self, outline: Points, rim: float, marrow: float) -> None:
+        """Fill an outline with cortex, and with marrow but for a ``rim``, a share of its radius."""
+        self.paint(outline, CORTEX - 120, softness=0.35)
+        self.paint(_scaled(outline, 1 - rim), marrow, softness=0.45)
 
     def blend(self, cover: _Cover, value: float | NDArray[np.float32]) -> None:
         """Blend Hounsfield units over the whole plane by a coverage of its shape."""
@@ -487,19 +486,14 @@ def paint_bones(canvas: Canvas, patient: Patient, level: float) -> None:
     front = float(cavity(patient, level, margin=7)[128, 1])
     if 0.10 < level < 0.86:
         width = _along(level, (20.0, 27.0, 16.0, 15.0, 11.0), (0.1, 0.18, 0.3, 0.6, 0.86))
-        _paint_bone(canvas, ellipse(0, front, width, 5.6), 1.8 / 5.6, patient.marrow - 30)
+        canvas.paint_bone(ellipse(0, front, width, 5.6), 1.8 / 5.6, patient.marrow - 30)
     for side in (-1, 1):
         if level < 0.17:
             away, length = (_along(level, ends, (0.0, 0.17)) for ends in ((62.0, 30.0), (17.0, 11.0)))
             collar = ellipse(side * away, front - 3, length, 6.5, side * -0.35)
-            _paint_bone(canvas, collar, 0.2, patient.marrow)
+            canvas.paint_bone(collar, 0.2, patient.marrow)
         if level < 0.52:
             _paint_shoulder_blade(canvas, patient, level, side)
-
-
-def _paint_bone(canvas: Canvas, outline: Points, rim: float, marrow: float) -> None:
-    canvas.paint(outline, CORTEX - 120, softness=0.35)
-    canvas.paint(_scaled(outline, 1 - rim), marrow, softness=0.45)
 
 
 def _paint_vertebra(canvas: Canvas, patient: Patient, level: float) -> None:
@@ -515,7 +509,7 @@ def _paint_vertebra(canvas: Canvas, patient: Patient, level: float) -> None:
     canvas.paint(ellipse(0, back + 8.5, 9.5, 8.0), CANAL - 40, softness=0.6)
     canvas.paint(ellipse(0, back + 8.5, 6.5, 5.0), CANAL + 10, softness=0.8)
     body = ellipse(0, y, width, 0.82 * width)
-    _paint_bone(canvas, body, 1.8 / width, patient.marrow)
+    canvas.paint_bone(body, 1.8 / width, patient.marrow)
     if phase > 0.84:
         canvas.paint(body, CARTILAGE - 10, softness=1.2)
 

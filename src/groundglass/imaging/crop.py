@@ -32,21 +32,15 @@ _MIN_MAX_CENTRE, _MIN_MAX_SCALE = 0.45, 0.27
 
 @dataclass(frozen=True)
 class CroppedSlice:
-    """A slice cut to its lungs.
+    """A slice cut to its lungs."""
 
-    Attributes:
-        pixels: uint8, shape (size, size): a square around the lungs, resized, grey values as in the source.
-        box: where ``pixels`` lies in the source (may reach beyond its edges, where it is black).
-        lungs: bool, shape (H, W) of the source: the lung fields, disease included; all False where none were found.
-        found: whether lungs were found; otherwise ``box`` is around the whole picture.
-        whole: uint8, the whole picture, its longer side at most 192 pixels.
-    """
-
-    pixels: Grey
-    box: Box
-    lungs: NDArray[np.bool_]
-    found: bool
-    whole: Grey
+    pixels: Grey  # (size, size): a square around the lungs, resized, grey values as in the source
+    box: Box  # where ``pixels`` lies in the source; may reach beyond its edges, where it is black
+    lungs: NDArray[
+        np.bool_
+    ]  # (H, W) of the source: the lung fields, disease included; all False where none was found
+    found: bool  # whether lungs were found; otherwise ``box`` is around the whole picture
+    whole: Grey  # the whole picture, its longer side at most 192 pixels
 
 
 @dataclass(frozen=True)
@@ -75,18 +69,18 @@ class Preprocessing:
             raise ValueError(f"normalisation must be one of {choices}, not {self.normalisation!r}")
 
     def apply(self, pixels: Grey, lungs: NDArray[np.bool_]) -> CroppedSlice:
-        """Crop one slice of any shape.
-
-        Args:
-            pixels: uint8, shape (H, W).
-            lungs: bool, of the same shape: the lung fields, as :class:`groundglass.imaging.lungs.LungSegmenter`
-                finds them.
-        """
-        found = bool(lungs.any())
-        box: Box = (0, 0, pixels.shape[1], pixels.shape[0])
+        """Crop one slice of any shape to its lungs, bool, as `groundglass.imaging.lungs.LungSegmenter` finds them."""
+        height, width = pixels.shape
+        found, box = bool(lungs.any()), (0, 0, width, height)
         if self.crop:
-            box = _square(_extent(lungs) if found else box, self.margin if found else 0)
-        return CroppedSlice(resize_box(pixels, box, self.size), box, lungs, found, _shrunk(pixels))
+            left, top, columns, rows = cv2.boundingRect(lungs.astype(np.uint8)) if found else box
+            # The square around the middle whose side is the longer one and a margin on both sides.
+            side = round(max(columns, rows) * (1 + 2 * (self.margin if found else 0)))
+            left, top = (2 * left + columns - side) // 2, (2 * top + rows - side) // 2
+            box = (left, top, left + side, top + side)
+        return CroppedSlice(
+            resize_box(pixels, box, self.size), box, lungs, found, shrunk(pixels, _WHOLE_SIDE)
+        )
 
     def normalise(self, pixels: Grey) -> NDArray[np.float32]:
         """Normalise the grey values of cropped slices, each by itself.
@@ -99,28 +93,22 @@ class Preprocessing:
         """
         planes = pixels.reshape(-1, *pixels.shape[-2:])
         normalised = np.empty(planes.shape, np.float32)
+        grey = np.arange(256, dtype=np.float32)
         for plane, out in zip(planes, normalised, strict=True):
             # One look-up table per slice: 256 values are computed instead of size x size.
-            cv2.LUT(plane, _grey_table(plane, self.normalisation), out)
+            if self.normalisation == "zero-mean":
+                table = (grey - plane.mean()) / max(float(plane.std()), 1.0)
+            else:
+                low, high = float(plane.min()), float(plane.max())
+                share = np.clip((grey - low) / max(high - low, 1.0), 0, 1)
+                table = (share - _MIN_MAX_CENTRE) / _MIN_MAX_SCALE
+            cv2.LUT(plane, np.asarray(table, np.float32), out)
         return normalised.reshape(pixels.shape)
 
 
-def _extent(mask: NDArray[np.bool_]) -> Box:
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def _square(box: Box, margin: float) -> Box:
-    """The square around the middle of a box whose side is the box's longer one and a margin on both sides."""
-    left, top, right, bottom = box
-    side = round(max(right - left, bottom - top) * (1 + 2 * margin))
-    left, top = (left + right - side) // 2, (top + bottom - side) // 2
-    return left, top, left + side, top + side
-
-
-def _shrunk(pixels: Grey) -> Grey:
-    """The small copy; the picture itself, shape (H, W), where it is smaller."""
-    scale = _WHOLE_SIDE / max(pixels.shape)
+def shrunk(pixels: Grey, longest: int) -> Grey:
+    """A picture (H, W) whose longer side is made ``longest`` pixels; the picture itself where it is smaller."""
+    scale = longest / max(pixels.shape)
     if scale >= 1:
         return pixels
     height, width = (max(1, round(length * scale)) for length in pixels.shape)
@@ -161,13 +149,3 @@ def otsu_anchors(pixels: Grey) -> tuple[float, float]:
     bright = (weighted[-1] - weighted[splits]) / above[splits]
     best = int(np.argmax(below[splits] * above[splits] * (bright - dark) ** 2))
     return float(dark[best]), float(bright[best])
-
-
-def _grey_table(plane: Grey, normalisation: Normalisation) -> NDArray[np.float32]:
-    grey = np.arange(256, dtype=np.float32)
-    if normalisation == "zero-mean":
-        table = (grey - plane.mean()) / max(float(plane.std()), 1.0)
-        return np.asarray(table, np.float32)
-    low, high = float(plane.min()), float(plane.max())
-    share = np.clip((grey - low) / max(high - low, 1.0), 0, 1)
-    return np.asarray((share - _MIN_MAX_CENTRE) / _MIN_MAX_SCALE, np.float32)

@@ -9,8 +9,8 @@ Mimics are there so that a network does not take every shadow for COVID-19.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -56,17 +56,11 @@ class Mimic(str, Enum):
     HONEYCOMBING = "honeycombing"
 
 
-@dataclass(frozen=True)
-class Painted:
-    """A painted slice.
+class Painted(NamedTuple):
+    """A painted slice."""
 
-    Attributes:
-        pixels: uint8, shape (H, W).
-        mask: bool, shape (H, W): True where a lesion was painted.
-    """
-
-    pixels: Grey
-    mask: NDArray[np.bool_]
+    pixels: Grey  # (H, W)
+    mask: NDArray[np.bool_]  # (H, W): True where a lesion was painted
 
 
 def paint_lesion(
@@ -84,19 +78,13 @@ def paint_lesion(
         kind: ground glass, consolidation, crazy paving, or both of the first.
         severity: 0 (nothing painted) to 1 (most of the lungs); sets extent and density.
         rng: draws everything random; the same state paints the same lesion.
-
-    Raises:
-        ValueError: when ``severity`` lies outside 0..1 or the shapes differ.
     """
-    if not 0 <= severity <= 1:
-        raise ValueError(f"severity must lie in 0..1, not {severity}")
-    _require_one_shape(pixels, lungs)
     height, width = pixels.shape
     scale = min(1.0, _FIELD_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(lungs.astype(np.uint8), size, interpolation=cv2.INTER_AREA)
     if severity == 0 or int(small.sum()) < _FEWEST_PIXELS:
-        return _unpainted(pixels)
+        return Painted(pixels.copy(), np.zeros_like(lungs))
     opacity, core = (cv2.resize(each, (width, height)) for each in _patches(np.asarray(small), severity, rng))
     lung, tissue = _anchors(pixels, lungs)
     # Air in airways and bullae is darker than lung and stays so: an air bronchogram.
@@ -110,17 +98,9 @@ def paint_lesion(
 def paint_mimic(pixels: Grey, lungs: NDArray[np.bool_], mimic: Mimic, rng: Generator) -> Painted:
     """Paint one sign of another disease into the lungs of one slice, simplified to what few hundred pixels show.
 
-    Args:
-        pixels: uint8, shape (H, W), lung darker than tissue.
-        lungs: bool, shape (H, W): the lung fields.
-        mimic: which sign.
-        rng: draws everything random; the same state paints the same.
-
-    Raises:
-        ValueError: when the shapes differ.
+    Pixels, lungs and random numbers are those of :func:`paint_lesion`.
     """
-    _require_one_shape(pixels, lungs)
-    painted = _unpainted(pixels)
+    painted = Painted(pixels.copy(), np.zeros_like(lungs))
     fields = _lung_fields(lungs)
     if not fields:
         return painted
@@ -141,28 +121,13 @@ def paint_mimic(pixels: Grey, lungs: NDArray[np.bool_], mimic: Mimic, rng: Gener
 
 
 def smooth_noise(shape: tuple[int, ...], cells: float, rng: Generator) -> Field:
-    """A smooth random field of zero mean and unit variance.
-
-    Args:
-        shape: rows and columns.
-        cells: number of independent values along the longer side.
-        rng: source of randomness.
-    """
+    """A smooth random field of zero mean and unit variance, with ``cells`` independent values along the longer side."""
     height, width = shape
     step = max(shape) / max(cells, 2.0)
     grid = (max(2, round(height / step) + 2), max(2, round(width / step) + 2))
     values = rng.standard_normal(grid, dtype=np.float32)
     field = cv2.resize(values, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.asarray((field - field.mean()) / (field.std() + 1e-6), np.float32)
-
-
-def _require_one_shape(pixels: Grey, lungs: _Mask) -> None:
-    if pixels.shape != lungs.shape:
-        raise ValueError(f"pixels {pixels.shape} and lungs {lungs.shape} differ in shape")
-
-
-def _unpainted(pixels: Grey) -> Painted:
-    return Painted(pixels.copy(), np.zeros(pixels.shape, np.bool_))
 
 
 def _lay_over(pixels: Grey, opacity: Field, target: Field | np.floating, hidden: Field | float) -> Painted:

@@ -75,12 +75,8 @@ class LungSegmenter:
     def __call__(self, pixels: Grey) -> Lungs:
         """The lung mask of a slice, uint8, shape (H, W); all False where no lung is seen."""
         height, width = pixels.shape
-        scale = SIDE / max(height, width)
-        square = squared(pixels)
+        square, inside = squared(pixels), _inside(pixels.shape, SIDE)
         logit = self._session.run([OUTPUT], {INPUT: square[None, None] * np.float32(1 / 255)})[0][0, 0]
-        rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-        top, left = (SIDE - rows) // 2, (SIDE - columns) // 2
-        inside = np.s_[top : top + rows, left : left + columns]
         if square[inside].std() < _BLANK:
             return np.zeros(pixels.shape, np.bool_)
         inner = _of_lungs(logit[inside], square[inside])
@@ -89,17 +85,20 @@ class LungSegmenter:
         return mask if mask.mean() >= _LEAST_LUNG else np.zeros_like(mask)
 
 
-def squared(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
-    """A picture (H, W) in the middle of a black square of ``side`` pixels, its aspect kept."""
-    scale = side / max(pixels.shape)
-    rows, columns = (max(1, round(length * scale)) for length in pixels.shape)
-    small = cv2.resize(
-        pixels, (columns, rows), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    )
-    square = np.zeros((side, side), np.uint8)
-    top, left = (side - rows) // 2, (side - columns) // 2
-    square[top : top + rows, left : left + columns] = small
+def squared(picture: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
+    """A picture (H, W) or (H, W, 3) in the middle of a black square of ``side`` pixels, its aspect kept."""
+    square = np.zeros((side, side, *picture.shape[2:]), np.uint8)
+    inside = square[_inside(picture.shape[:2], side)]
+    interpolation = cv2.INTER_AREA if side < max(picture.shape[:2]) else cv2.INTER_LINEAR
+    inside[...] = cv2.resize(picture, inside.shape[1::-1], interpolation=interpolation)
     return square
+
+
+def _inside(shape: tuple[int, ...], side: int) -> tuple[slice, slice]:
+    """Where in that square the picture lies."""
+    rows, columns = (max(1, round(length * (side / max(shape)))) for length in shape)
+    top, left = (side - rows) // 2, (side - columns) // 2
+    return slice(top, top + rows), slice(left, left + columns)
 
 
 @cache

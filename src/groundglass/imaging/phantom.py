@@ -141,14 +141,7 @@ def scan(
 def scan_abdomen(patient: Patient, scanner: Scanner, depth: float, size: int = 512) -> Hounsfield:
     """Scan one slice of a synthetic patient below the lungs: liver, spleen, kidneys, bowel with gas.
 
-    Args:
-        patient: whose; the same patient gives the same organs at all depths.
-        scanner: how.
-        depth: below the base of the lungs, 0 to 1, as a share of the lungs' height.
-        size: pixels along each side.
-
-    Returns:
-        float32, shape (size, size).
+    ``depth``, 0 to 1, is a share of the lungs' height. The same patient has the same organs at all depths.
     """
     level = 1 + depth
     canvas, body, rng = _scan_body(patient, scanner, level, size)

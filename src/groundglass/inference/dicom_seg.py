@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
@@ -24,9 +24,7 @@ from pydicom.valuerep import DA, TM, DSfloat
 from groundglass import __version__
 from groundglass.imaging.slice import Origin
 from groundglass.inference.bundle import Bundle
-
-if TYPE_CHECKING:
-    from groundglass.inference.masks import PackedMasks
+from groundglass.inference.prediction import PackedMasks
 
 NAME = "groundglass"
 RESEARCH_USE = "Research use only, no diagnosis"

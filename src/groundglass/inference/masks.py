@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -13,15 +12,14 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, PredictionError
 from groundglass.files import atomic_path, write_bytes
 from groundglass.imaging.dicom import open_dataset
-from groundglass.imaging.slice import Origin, VoxelGrid
+from groundglass.imaging.slice import VoxelGrid
 from groundglass.imaging.source import DEFAULT_LIMITS, guard, open_source
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.prediction import Evidence, Prediction, Status
+from groundglass.inference.prediction import PackedMasks, Prediction, Status
 from groundglass.inference.report import picture_name
 from groundglass.inference.writers import file_errors
 
@@ -30,35 +28,6 @@ if TYPE_CHECKING:
 
 _LUNGS, _LESIONS = "-lungs", "-lesions"
 _LONGEST_UID = 64
-
-
-@dataclass(frozen=True)
-class PackedMasks:
-    """Masks of one slice, a bit a pixel.
-
-    Attributes:
-        origin: where the slice came from.
-        shape: of the slice, (H, W).
-        bits: uint8, shape (2, B): lungs, then lesions, row by row, lowest bit first.
-    """
-
-    origin: Origin
-    shape: tuple[int, int]
-    bits: NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, evidence: Evidence) -> PackedMasks:
-        """The masks that a prediction was drawn from."""
-        masks = np.stack([evidence.cropped.lungs, evidence.lesions()])
-        height, width = masks.shape[1:]
-        bits = np.packbits(masks.reshape(2, -1), axis=1, bitorder="little")
-        return cls(evidence.slice.origin, (height, width), bits)
-
-    def unpacked(self) -> NDArray[np.bool_]:
-        """Lungs and lesions, shape (2, H, W)."""
-        count = self.shape[0] * self.shape[1]
-        masks = np.unpackbits(self.bits, axis=1, count=count, bitorder="little")
-        return masks.reshape(2, *self.shape).view(np.bool_)
 
 
 class MaskWriter:

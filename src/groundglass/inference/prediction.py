@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from groundglass.errors import PredictionError
 from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice
-from groundglass.imaging.slice import CTSlice, Patient
+from groundglass.imaging.slice import CTSlice, Origin, Patient
 from groundglass.reporting.overlay import LESION, Picture, fit, grey_picture, outline_mask, png_data_uri
 
 if TYPE_CHECKING:
@@ -91,6 +91,35 @@ def in_slice(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> NDArray[
         max(-top, 0) : height - top, max(-left, 0) : width - left
     ]
     return placed
+
+
+@dataclass(frozen=True)
+class PackedMasks:
+    """Masks of one slice, a bit a pixel.
+
+    Attributes:
+        origin: where the slice came from.
+        shape: of the slice, (H, W).
+        bits: uint8, shape (2, B): lungs, then lesions, row by row, lowest bit first.
+    """
+
+    origin: Origin
+    shape: tuple[int, int]
+    bits: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> PackedMasks:
+        """The masks that a prediction was drawn from."""
+        masks = np.stack([evidence.cropped.lungs, evidence.lesions()])
+        height, width = masks.shape[1:]
+        bits = np.packbits(masks.reshape(2, -1), axis=1, bitorder="little")
+        return cls(evidence.slice.origin, (height, width), bits)
+
+    def unpacked(self) -> NDArray[np.bool_]:
+        """Lungs and lesions, shape (2, H, W)."""
+        count = self.shape[0] * self.shape[1]
+        masks = np.unpackbits(self.bits, axis=1, count=count, bitorder="little")
+        return masks.reshape(2, *self.shape).view(np.bool_)
 
 
 @dataclass(frozen=True)

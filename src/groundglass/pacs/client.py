@@ -10,15 +10,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
 import requests
 from pydicom import dcmwrite
-from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader
@@ -36,70 +34,58 @@ _CREDENTIALS_ADVICE = (
 _CERTIFICATE_ADVICE = (
     "its TLS certificate cannot be verified; set REQUESTS_CA_BUNDLE to a file with its issuer's"
 )
-# Seconds to wait for a connection, and for the next bytes of a response.
-_TIMEOUT = (10.0, 60.0)
-# Seconds of retries with a server that was never reached: its address may be wrong.
-_FIRST_CONTACT = 5.0
+_TIMEOUT = (10.0, 60.0)  # seconds to wait for a connection, and for the next bytes of a response
+_FIRST_CONTACT = 5.0  # seconds of retries with a server that was never reached: its address may be wrong
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 _TEMPORARY, _FORBIDDEN = frozenset({408, 425, 429, 500, 502, 503, 504}), frozenset({401, 403, 407})
+_NOT_UNDERSTOOD = frozenset({400, 406, 415, 422, 501})
 _LARGEST_LISTING = 256 * 2**20
 
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _SOP_CLASS, _MODALITY, _NUMBER, _DATE = "00080016", "00080060", "00200013", "00080020"
 _FAILED, _REASON = "00081198", "00081197"
-_CT_IMAGES = frozenset(f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2"))
 _IMAGES_IN_SERIES, _IMAGES_IN_STUDY = "00201209", "00201208"
+_CT_IMAGES = frozenset(f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "2.2"))
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*")
 _BOUNDARY = re.compile(r"""boundary=(?:"([^"]+)"|([^;\s]+))""", re.IGNORECASE)
-_NOT_UNDERSTOOD = frozenset({400, 406, 415, 422, 501})
 _PART = 'multipart/related; type="application/dicom"'
 # What is asked for, from the best to the plainest, as not every server understands the best.
 _AS_STORED = (f"{_PART}; transfer-syntax=*", _PART, "application/dicom")
-_LISTINGS = (
+_LISTINGS: tuple[tuple[str, set[str]], ...] = (
     (
         "application/dicom+json, application/json",
         {"limit", "offset", "StudyDate", "ModalitiesInStudy", "includefield"},
     ),
     ("application/dicom+json", {"limit", "offset", "StudyDate"}),
-    ("application/json", set[str]()),
+    ("application/json", set()),
 )
 
 _Result = TypeVar("_Result")
 _Entry = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class StudyEntry:
-    """A study in the archive: its UID and how many objects it has, None where the archive does not say."""
+class StudyEntry(NamedTuple):
+    """A study in the archive."""
 
     uid: str
-    images: int | None
+    images: int | None  # how many objects it has; None where the archive does not say
 
 
-@dataclass(frozen=True)
-class SeriesEntry:
-    """A series in the archive.
-
-    Attributes:
-        study: Study Instance UID.
-        uid: Series Instance UID.
-        modality: such as ``CT``; empty where the archive does not say.
-        images: how many objects it has; None where the archive does not say.
-    """
+class SeriesEntry(NamedTuple):
+    """A series in the archive."""
 
     study: str
     uid: str
-    modality: str
-    images: int | None
+    modality: str  # such as CT; empty where the archive does not say
+    images: int | None  # how many objects it has; None where the archive does not say
 
 
-@dataclass(frozen=True)
-class InstanceEntry:
-    """An object in the archive: its SOP Class UID, SOP Instance UID and Instance Number (0 if unknown)."""
+class InstanceEntry(NamedTuple):
+    """An object in the archive."""
 
     sop_class: str
     uid: str
-    number: int = 0
+    number: int = 0  # Instance Number; 0 where the archive does not say
     modality: str = ""
 
     @property
@@ -112,9 +98,8 @@ class Archive:
     """A DICOMweb server.
 
     Connection errors, time-outs, transfers that break off, and statuses 408, 425, 429, 500, 502, 503 and 504
-    are retried after half a second, twice as long each time, or as long as ``Retry-After`` says. Credentials
-    come from the environment (``GROUNDGLASS_PACS_TOKEN``, or ``GROUNDGLASS_PACS_USER`` and
-    ``GROUNDGLASS_PACS_PASSWORD``), else from the netrc file.
+    are retried after half a second, twice as long each time, or as long as ``Retry-After`` says. Credentials come
+    from the environment, else from the netrc file.
 
     Args:
         url: of the DICOMweb root, under which ``/studies`` lies.
@@ -123,8 +108,9 @@ class Archive:
         on_wait: called once per request that is repeated, with the reason.
 
     Raises:
-        PacsError: the URL or the credentials in the environment are not valid. Every method raises it where
-            the server denies access or is no DICOMweb server, and PacsUnavailableError where a fault lasts.
+        PacsError: the URL or the credentials are not valid. Every method raises it where the server denies access or
+            is no DICOMweb server, PacsRefusedError where it refuses a request or gave a UID that is none, and
+            PacsUnavailableError where a fault lasts.
     """
 
     def __init__(
@@ -132,10 +118,19 @@ class Archive:
         url: str,
         retry_seconds: float = 120.0,
         limits: Limits = DEFAULT_LIMITS,
-        on_wait: Callable[[str], None] | None = None,
+        on_wait: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.url = _checked(url)
-        self._session = _open_session(limits.file_bytes)
+        parts = urlsplit(url)
+        if parts.username or parts.password:
+            raise PacsError(
+                f"credentials do not belong into a URL, where others can see them; {_CREDENTIALS_ADVICE}"
+            )
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise PacsError(f"{url}: expected the URL of a DICOMweb service, such as https://pacs/dicom-web")
+        self.url = url.rstrip("/")
+        self._session = requests.Session()
+        self._session.auth = _credentials()
+        self._session.hooks["response"].append(partial(_bound, limits.file_bytes))
         self._seconds, self._on_wait = retry_seconds, on_wait
 
     @property
@@ -157,19 +152,10 @@ class Archive:
                 yield StudyEntry(_uid(entry, _STUDY), _count(entry, _IMAGES_IN_STUDY))
 
     def series(self, study: str) -> list[SeriesEntry]:
-        """All series of a study, of whatever modality; none where there is no such study.
-
-        Raises:
-            PacsRefusedError: as from every method that takes a UID, also where the archive gave one that is none.
-        """
+        """All series of a study, of whatever modality; none where there is no such study."""
         fields = {"includefield": ["NumberOfSeriesRelatedInstances", "Modality"]}
         return [
-            SeriesEntry(
-                study,
-                _uid(entry, _SERIES),
-                _text(entry, _MODALITY).upper(),
-                _count(entry, _IMAGES_IN_SERIES),
-            )
+            SeriesEntry(study, _uid(entry, _SERIES), _modality(entry), _count(entry, _IMAGES_IN_SERIES))
             for entry in self._all(self._url(study, "series"), fields, _SERIES)
         ]
 
@@ -178,63 +164,50 @@ class Archive:
         url = self._url(series.study, "series", series.uid, "instances")
         found = [
             InstanceEntry(
-                _uid(entry, _SOP_CLASS),
-                _uid(entry, _INSTANCE),
-                _count(entry, _NUMBER) or 0,
-                _text(entry, _MODALITY).upper(),
+                _uid(each, _SOP_CLASS), _uid(each, _INSTANCE), _count(each, _NUMBER) or 0, _modality(each)
             )
-            for entry in self._all(url, {"includefield": ["Modality"]}, _INSTANCE)
+            for each in self._all(url, {"includefield": ["Modality"]}, _INSTANCE)
         ]
         if not all(each.uid and each.sop_class for each in found):
             raise PacsRefusedError(f"{self.url}: lists an object of the series without a valid UID")
         return sorted(found, key=lambda each: (each.number, each.uid))
 
     def fetch(self, series: SeriesEntry, instance: InstanceEntry) -> bytes:
-        """An object as it was stored: a DICOM file's content.
-
-        Raises:
-            PacsRefusedError: the archive does not send it, or it is larger than the limit.
-        """
+        """An object as it was stored: a DICOM file's content. One larger than the limit counts as refused."""
         url = self._url(series.study, "series", series.uid, "instances", instance.uid)
 
         def once(accept: str) -> bytes:
-            with self._session.get(
-                url, headers={"Accept": accept}, stream=True, timeout=_TIMEOUT
-            ) as response:
-                response.raise_for_status()
-                return only_part(response.headers.get("Content-Type", ""), response.content)
+            response = self._request("GET", url, accept)
+            return _only_part(response.headers.get("Content-Type", ""), response.content)
 
         return self._plainer([partial(once, accept) for accept in _AS_STORED], self._seconds)
 
     def store(self, dataset: Dataset) -> None:
-        """Store an object; to store the same one again does no harm.
-
-        Raises:
-            PacsRefusedError: the archive does not accept it.
-        """
+        """Store an object; to store the same one again does no harm."""
         stream, boundary = io.BytesIO(), uuid.uuid4().hex
         dcmwrite(stream, dataset)
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n"
         body = head.encode() + stream.getvalue() + f"\r\n--{boundary}--\r\n".encode()
-        kind = f"{_PART}; boundary={boundary}"
-
-        def once(accept: str) -> requests.Response:
-            headers = {"Content-Type": kind, "Accept": accept}
-            url = self._url(str(dataset.StudyInstanceUID))
-            response = self._session.post(url, body, headers=headers, timeout=_TIMEOUT)
-            response.raise_for_status()
-            return response
-
-        attempts = [partial(once, accept) for accept in ("application/dicom+json", "*/*")]
-        response = self._plainer(attempts, self._seconds)
+        kind, url = f"{_PART}; boundary={boundary}", self._url(str(dataset.StudyInstanceUID))
+        send = partial(self._request, "POST", url, data=body, kind=kind)
+        accepted = ("application/dicom+json", "*/*")
+        response = self._plainer([partial(send, accept) for accept in accepted], self._seconds)
         try:
-            reason = _failure(response.headers.get("Content-Type", ""), response.content)
+            reason = _failure(response.headers.get("Content-Type", "").lower(), response.content)
         except (ValueError, TypeError, AttributeError, ET.ParseError) as error:
             raise PacsRefusedError(
                 f"{self.url}: its response to an upload cannot be understood ({type(error).__name__})"
             ) from error
         if reason is not None:
             raise PacsRefusedError(f"{self.url}: does not store the result (failure reason {reason:#06x})")
+
+    def _request(
+        self, method: str, url: str, accept: str, kind: str | None = None, **sent: Any
+    ) -> requests.Response:
+        headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
+        response = self._session.request(method, url, headers=headers, timeout=_TIMEOUT, **sent)
+        response.raise_for_status()
+        return response
 
     def _url(self, study: str, *below: str) -> str:
         if not all(_UID.fullmatch(part) for part in (study, *below[1::2])):
@@ -256,11 +229,8 @@ class Archive:
     def _query(self, url: str, asked: Mapping[str, Any], seconds: float) -> list[_Entry]:
         def once(accept: str, understood: set[str]) -> Any:
             parameters = {name: value for name, value in asked.items() if name in understood}
-            with self._session.get(
-                url, params=parameters, headers={"Accept": accept}, timeout=_TIMEOUT
-            ) as response:
-                response.raise_for_status()
-                return json.loads(response.content) if response.content else []
+            response = self._request("GET", url, accept, params=parameters)
+            return json.loads(response.content) if response.content else []
 
         try:
             results = self._plainer([partial(once, *each) for each in _LISTINGS], seconds)
@@ -282,21 +252,27 @@ class Archive:
 
     def _retried(self, work: Callable[[], _Result], seconds: float) -> _Result:
         # urllib3 counts attempts, not seconds, and does not repeat a transfer that breaks off in its body.
-        end = time.monotonic() + seconds
-        delay, reported = _FIRST_DELAY, False
+        end, delay = time.monotonic() + seconds, _FIRST_DELAY
         while True:
             try:
                 return work()
-            except (requests.RequestException, BrokenOffError) as error:
+            except (requests.RequestException, _BrokenOffError) as error:
                 fault = _passing_fault(error, self.url)
                 wait = max(delay, _retry_after(error))
             if time.monotonic() + wait > end:
                 raise PacsUnavailableError(f"{self.url}: {fault}")
-            if not reported and self._on_wait is not None:
+            if delay == _FIRST_DELAY:
                 self._on_wait(f"{self.url}: {fault}; retrying")
-                reported = True
             time.sleep(wait)
             delay = min(2 * delay, _LONGEST_DELAY)
+
+
+class _NotUnderstoodError(PacsRefusedError):
+    """The archive does not understand what it is asked; it may understand less."""
+
+
+class _BrokenOffError(Exception):
+    """A response ended before its end."""
 
 
 def _passing_fault(error: Exception, url: str) -> str:
@@ -316,7 +292,7 @@ def _passing_fault(error: Exception, url: str) -> str:
         return "no response in time"
     elif isinstance(error, requests.ConnectionError):
         return "cannot be reached"
-    elif isinstance(error, requests.exceptions.ChunkedEncodingError | BrokenOffError):
+    elif isinstance(error, requests.exceptions.ChunkedEncodingError | _BrokenOffError):
         return "the transfer broke off"
     raise PacsError(f"{url}: {problem}") from None
 
@@ -324,21 +300,9 @@ def _passing_fault(error: Exception, url: str) -> str:
 def _retry_after(error: Exception) -> float:
     """Seconds that the server asks to wait, 0 where it does not say."""
     response = getattr(error, "response", None)
-    try:
-        return 0.0 if response is None else Retry().parse_retry_after(response.headers["Retry-After"])
-    except (KeyError, InvalidHeader):
-        return 0.0
-
-
-def _checked(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.username or parts.password:
-        raise PacsError(
-            f"credentials do not belong into a URL, where others can see them; {_CREDENTIALS_ADVICE}"
-        )
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise PacsError(f"{url}: expected the URL of a DICOMweb service, such as https://pacs/dicom-web")
-    return url.rstrip("/")
+    with suppress(KeyError, InvalidHeader):
+        return Retry().parse_retry_after(response.headers["Retry-After"]) if response is not None else 0.0
+    return 0.0
 
 
 def _value(entry: _Entry, tag: str) -> Any:
@@ -352,6 +316,10 @@ def _text(entry: _Entry, tag: str) -> str:
     return value.strip(" \0") if isinstance(value, str) else ""
 
 
+def _modality(entry: _Entry) -> str:
+    return _text(entry, _MODALITY).upper()
+
+
 def _uid(entry: _Entry, tag: str) -> str:
     """A UID without its padding; empty where there is none, or what stands there is none."""
     found = _text(entry, tag)
@@ -359,40 +327,26 @@ def _uid(entry: _Entry, tag: str) -> str:
 
 
 def _count(entry: _Entry, tag: str) -> int | None:
-    try:
+    with suppress(TypeError, ValueError, OverflowError):
         return int(float(_value(entry, tag)))
-    except (TypeError, ValueError, OverflowError):
-        return None
+    return None
 
 
 def _failure(kind: str, body: bytes) -> int | None:
     """Why an upload was not stored, 0 where the answer does not say; None where it was stored."""
-    if "json" in kind.lower() and body:
+    if "json" in kind and body:
         answer = json.loads(body)
         failed = (answer[0] if isinstance(answer, list) else answer).get(_FAILED) or {}
         items = failed.get("Value") or []
         return (_count(items[0], _REASON) or 0) if items else None
-    if "xml" in kind.lower() and body:
+    if "xml" in kind and body:
         item = ET.fromstring(body).find(f".//*[@tag='{_FAILED}']/*")  # noqa: S314 - expat bounds entities
-        reason = None if item is None else item.findtext(f"*[@tag='{_REASON}']/*")
-        return None if item is None else int(reason or 0)
+        return None if item is None else int(item.findtext(f"*[@tag='{_REASON}']/*") or 0)
     return None
 
 
-class _NotUnderstoodError(PacsRefusedError):
-    """The archive does not understand what it is asked; it may understand less."""
-
-
-class BrokenOffError(Exception):
-    """A response ended before its end."""
-
-
-def only_part(content_type: str, body: bytes) -> bytes:
-    """The one part of a multipart response; all of one that is not multipart, as some servers send it.
-
-    Raises:
-        BrokenOffError: the end is missing.
-    """
+def _only_part(content_type: str, body: bytes) -> bytes:
+    """The one part of a multipart response; all of one that is not multipart, as some servers send it."""
     found = _BOUNDARY.search(content_type)
     if found is None or not content_type.lower().startswith("multipart/"):
         return body
@@ -400,22 +354,20 @@ def only_part(content_type: str, body: bytes) -> bytes:
     start = body.find(b"\r\n\r\n", body.find(marker))
     end = body.rfind(b"\r\n" + marker + b"--")
     if start < 0 or end < start:
-        raise BrokenOffError
+        raise _BrokenOffError
     return body[start + 4 : end]
 
 
-def _open_session(image_bytes: int) -> requests.Session:
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter(image_bytes))
+def _credentials() -> Any:
+    """What requests asks for credentials; None leaves it to netrc."""
     token, user, password = (os.environ.get(name) for name in (_TOKEN, _USER, _PASSWORD))
     if token:
-        session.auth = partial(_with_token, token)
-    elif user and password is not None:
-        session.auth = HTTPBasicAuth(user.encode(), password.encode())
-    elif user or password:
+        return partial(_with_token, token)
+    if user and password is not None:
+        return HTTPBasicAuth(user.encode(), password.encode())
+    if user or password:
         raise PacsError(f"{_USER} and {_PASSWORD} belong together; one of them is not set")
-    return session
+    return None
 
 
 def _with_token(token: str, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -423,30 +375,18 @@ def _with_token(token: str, request: requests.PreparedRequest) -> requests.Prepa
     return request
 
 
-class _Adapter(HTTPAdapter):
-    """Bounds every response: an image by the limit given, a listing by ``_LARGEST_LISTING``."""
+def _bound(image_bytes: int, response: requests.Response, **_: Any) -> None:
+    """Let a body, decompressed, end in an error where it is larger than an image or a listing may be."""
+    kind = str(response.headers.get("Content-Type", "")).lower()
+    limit = image_bytes if "dicom" in kind and "json" not in kind else _LARGEST_LISTING
+    stream = response.raw.stream  # the part of urllib3's response that requests reads bodies by
 
-    def __init__(self, image_bytes: int) -> None:
-        super().__init__()
-        self._image_bytes = image_bytes
+    def bounded(*args: Any, **options: Any) -> Iterator[bytes]:
+        size = 0
+        for chunk in stream(*args, **options):
+            size += len(chunk)
+            if size > limit:
+                raise PacsRefusedError(f"the response is larger than the limit of {limit:,} bytes")
+            yield chunk
 
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send the request."""
-        response = super().send(request, *args, **kwargs)
-        kind = str(response.headers.get("Content-Type", "")).lower()
-        limit = self._image_bytes if "dicom" in kind and "json" not in kind else _LARGEST_LISTING
-        # The part of urllib3's response that requests reads bodies by.
-        response.raw.stream = partial(_bounded, response.raw.stream, limit)
-        return response
-
-
-def _bounded(
-    stream: Callable[..., Iterator[bytes]], limit: int, *args: Any, **kwargs: Any
-) -> Iterator[bytes]:
-    """Chunks of a body, which end in an error where it is larger than the limit, decompressed."""
-    size = 0
-    for chunk in stream(*args, **kwargs):
-        size += len(chunk)
-        if size > limit:
-            raise PacsRefusedError(f"the response is larger than the limit of {limit:,} bytes")
-        yield chunk
+    response.raw.stream = bounded

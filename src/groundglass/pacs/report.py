@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -32,14 +32,7 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from groundglass.inference.dicom_seg import NAME, RESEARCH_USE, Algorithm, derived_uid
 from groundglass.inference.prediction import Prediction, Status
-from groundglass.inference.series import (
-    SERIES_SCORE,
-    Opacity,
-    score_interval,
-    series_label,
-    series_score,
-    slices_in_score,
-)
+from groundglass.inference.series import SERIES_SCORE, Opacity, SeriesSummary, Totals, slices_in_score
 from groundglass.pacs.client import InstanceEntry
 
 if TYPE_CHECKING:
@@ -89,8 +82,7 @@ _HEAT_MAPS_NUMBER, _REPORT_NUMBER = 9901, 9902
 _CAPTION_HEIGHT = 28
 
 
-@dataclass(frozen=True)
-class ReportedSlice:
+class ReportedSlice(NamedTuple):
     """An image of the archive, or the frame of it that the prediction names, and its prediction."""
 
     image: InstanceEntry
@@ -110,7 +102,7 @@ class SeriesReport:
         series: its Series Instance UID.
         report_series: Series Instance UID of the report.
         images: every image of the series.
-        slices: every slice, and every file that could not be read, in the order of reading.
+        slices: every slice, and every file that could not be read, in the order of reading; at least one.
         rule: from the series score to a label, where the bundle has one.
     """
 
@@ -120,38 +112,21 @@ class SeriesReport:
     slices: tuple[ReportedSlice, ...]
     rule: Conformal | None = None
 
-    @property
-    def opacity(self) -> Opacity | None:
-        """How much of the lungs is lesion."""
-        return Opacity.of(each.prediction for each in self.slices if each.classified)
-
-    @property
-    def series_score(self) -> float | None:
-        """See :data:`groundglass.inference.series.SERIES_SCORE`; None where nothing was classified."""
-        return series_score(self._probabilities)
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """See :func:`groundglass.inference.series.score_interval`."""
-        return score_interval(self._probabilities)
-
-    @property
-    def label(self) -> str | None:
-        """See :func:`groundglass.inference.series.series_label`."""
-        return series_label(self.series_score, self.opacity, self.rule)
-
-    @property
-    def _probabilities(self) -> list[float]:
-        return [each.prediction.probability or 0.0 for each in self.slices if each.classified]
+    @cached_property
+    def summary(self) -> SeriesSummary:
+        """What the slices say together; they are one series, whatever their headers say."""
+        totals = Totals(self.rule)
+        for each in self.slices:
+            totals.add(replace(each.prediction, study=None, series=self.series, stack=None))
+        return totals.summaries()[0]
 
 
 def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorithm) -> Dataset:
-    """The report as an Enhanced SR object.
+    """The report as an Enhanced SR object, preliminary and unverified.
 
-    It is preliminary and unverified. A group of measurements says how many slices were classified, refused
-    and failed, and the series score; then each classified slice, in its order along the body, has a group
-    with its coded prediction, its probability and a reference to it; then the slices left out, by reason. A
-    series in which nothing was classified has no prediction.
+    A group of measurements says how many slices were classified, refused and failed, and the series score; then each
+    classified slice, in its order along the body, has a group with its coded prediction, its probability and a
+    reference to it; then the slices left out, by reason. A series in which nothing was classified has no prediction.
 
     Args:
         report: what to say.
@@ -167,10 +142,11 @@ def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorith
         model_name=algorithm.model,
         serial_number=algorithm.bundle,
     )
-    observer = ObservationContext(observer_device_context=ObserverContext(codes.DCM.Device, device))
     slices = (_slice_group(report, number, each, algorithm) for number, each in enumerate(classified, 1))
     content = MeasurementReport(
-        observation_context=observer,
+        observation_context=ObservationContext(
+            observer_device_context=ObserverContext(codes.DCM.Device, device)
+        ),
         procedure_reported=_CT_CHEST,
         imaging_measurements=[_series_group(report, algorithm), *slices, *_left_out_groups(report)],
         title=codes.DCM.ImagingMeasurementReport,
@@ -196,20 +172,20 @@ def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorith
 
 def _series_group(report: SeriesReport, algorithm: Algorithm) -> MeasurementsAndQualitativeEvaluations:
     """Counts, series score and, where the bundle has a rule for it, the label of the series."""
-    counts = Counter(each.prediction.status for each in report.slices)
-    measurements = [_number(name, counts[status], _SLICES) for status, name in _COUNTS.items()]
-    score, comment = report.series_score, "No slice could be classified; there is no prediction."
-    if score is not None:
-        in_score = slices_in_score(sum(each.classified for each in report.slices))
-        measurements.insert(0, _number(_SERIES_SCORE, score, _NO_UNITS))
-        measurements.append(_number(_SLICES_IN_SCORE, in_score, _SLICES))
-        measurements += _opacity(report.opacity)
+    summary, comment = report.summary, "No slice could be classified; there is no prediction."
+    measurements = [
+        _number(name, getattr(summary.counts, status.value), _SLICES) for status, name in _COUNTS.items()
+    ]
+    if summary.series_score is not None:
+        in_score = slices_in_score(summary.counts.ok)
+        measurements.insert(0, _number(_SERIES_SCORE, summary.series_score, _NO_UNITS))
+        measurements += [_number(_SLICES_IN_SCORE, in_score, _SLICES), *_opacity(summary.opacity)]
         comment = SERIES_SCORE
-        if report.interval is not None:
-            comment += " 95 % interval over its slices {:.3f} to {:.3f}.".format(*report.interval)
+        if summary.interval is not None:
+            comment += " 95 % interval over its slices {:.3f} to {:.3f}.".format(*summary.interval)
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(report, "Series"),
-        finding_type=None if report.label is None else _PREDICTIONS[report.label],
+        finding_type=None if summary.label is None else _PREDICTIONS[summary.label],
         algorithm_id=algorithm.identification(
             f"model {algorithm.model}", f"bundle SHA-256 {algorithm.bundle_hash}"
         ),
@@ -247,16 +223,16 @@ def _slice_group(
 
 def _left_out_groups(report: SeriesReport) -> Iterator[MeasurementsAndQualitativeEvaluations]:
     """One group for each reason."""
-    by_reason: dict[tuple[Status, str], list[ReportedSlice]] = defaultdict(list)
+    by_reason: dict[tuple[Status, str], list[SourceImageForMeasurementGroup]] = {}
     for each in report.slices:
         if not each.classified:
             reason = each.prediction.reason or "no reason given"
-            by_reason[each.prediction.status, reason].append(each)
-    for number, ((status, reason), slices) in enumerate(by_reason.items(), 1):
+            by_reason.setdefault((each.prediction.status, reason), []).append(_source(each))
+    for number, ((status, reason), sources) in enumerate(by_reason.items(), 1):
         group = MeasurementsAndQualitativeEvaluations(
             tracking_identifier=_tracking(report, f"Left out {number}"),
             qualitative_evaluations=[QualitativeEvaluation(_OUTCOME, _OUTCOMES[status])],
-            source_images=[_source(each) for each in slices],
+            source_images=sources,
         )
         yield _add_comment(group, reason)
 

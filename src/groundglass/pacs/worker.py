@@ -13,26 +13,14 @@ from pydicom.uid import UID
 from groundglass.errors import ImageError, NotASliceError, PacsError, PacsRefusedError, PacsUnavailableError
 from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.dicom import open_dataset, read_dicom
-from groundglass.imaging.source import DEFAULT_LIMITS, Limits, MemorySource, guard, guard_each
+from groundglass.imaging.source import DEFAULT_LIMITS, MemorySource, guard, guard_each
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.dicom_seg import (
-    OF_SOURCE,
-    Algorithm,
-    derived_uid,
-    patient_and_study,
-    segmentation,
-)
-from groundglass.inference.masks import PackedMasks
-from groundglass.inference.prediction import Prediction, Status
+from groundglass.inference.dicom_seg import OF_SOURCE, Algorithm, derived_uid, patient_and_study, segmentation
+from groundglass.inference.prediction import PackedMasks, Prediction, Status
 from groundglass.inference.report import evidence_picture
-from groundglass.inference.series import Counts
+from groundglass.inference.series import SeriesSummary
 from groundglass.pacs.client import Archive, InstanceEntry, SeriesEntry
-from groundglass.pacs.report import (
-    ReportedSlice,
-    SeriesReport,
-    secondary_capture,
-    structured_report,
-)
+from groundglass.pacs.report import ReportedSlice, SeriesReport, secondary_capture, structured_report
 
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _MOST_POLLS_LEFT_OUT = 64
@@ -55,32 +43,22 @@ class SeriesResult:
     Attributes:
         series: its Series Instance UID.
         state: what became of it.
-        counts: of its slices, where it was reported now.
-        series_score: None where nothing was classified.
-        label: of the series; None where nothing was classified or the bundle has no rule for it.
+        summary: what its slices say, where it was reported now.
         reason: why it was postponed.
     """
 
     series: str
     state: State
-    counts: Counts | None = None
-    series_score: float | None = None
-    label: str | None = None
+    summary: SeriesSummary | None = None
     reason: str | None = None
 
 
 class SeriesProcessor:
-    """Classifies series, and stores heat maps, masks and a report beside them.
+    """Classifies series of an archive, and stores heat maps, masks and a report beside them."""
 
-    Args:
-        archive: where the images are and the results go.
-        classifier: classifies slices.
-        limits: what a single image may ask for.
-    """
-
-    def __init__(self, archive: Archive, classifier: Classifier, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, archive: Archive, classifier: Classifier) -> None:
         bundle = classifier.bundle
-        self._archive, self._classifier, self._limits = archive, classifier, limits
+        self._archive, self._classifier = archive, classifier
         self._key = f"{bundle.info.id}-{bundle.precision}"
         self._algorithm = Algorithm.of(bundle)
 
@@ -91,7 +69,7 @@ class SeriesProcessor:
         """
         return derived_uid(series, self._key, "report", str(images))
 
-    def process(self, series: SeriesEntry, instances: Sequence[InstanceEntry]) -> SeriesResult:
+    def process(self, series: SeriesEntry, instances: Sequence[InstanceEntry]) -> SeriesSummary:
         """Classify a series and store heat maps, masks and report; the report last, so that where it is, all is.
 
         Memory holds one image at a time and the masks of all, a bit a pixel; nothing is written to disk.
@@ -106,35 +84,31 @@ class SeriesProcessor:
         """
         images = tuple(each for each in instances if "Image Storage" in UID(each.sop_class).name)
         heat_maps = derived_uid(series.uid, self._key, "heat maps")
-        header, counts, slices, classified = None, Counts(), list[ReportedSlice](), 0
+        patient, shown, slices = None, 0, list[ReportedSlice]()
         headers, masks = list[Dataset](), list[PackedMasks]()
-        for image, found, prediction in self._predictions(series, images):
-            counts.add(prediction)
-            if found is not None:
-                header = header or patient_and_study(found)
-                if prediction.evidence is not None:
-                    headers.append(found)
-                    masks.append(PackedMasks.of(prediction.evidence))
+        for image, header, prediction in self._predictions(series, images):
+            patient = patient or (header and patient_and_study(header))
             slices.append(ReportedSlice(image, replace(prediction, evidence=None)))
-            if header is not None and slices[-1].classified and prediction.evidence is not None:
-                classified += 1
+            if header is None or patient is None or prediction.evidence is None:
+                continue
+            headers.append(header)
+            masks.append(PackedMasks.of(prediction.evidence))
+            if slices[-1].classified:
+                shown += 1
                 picture = evidence_picture(prediction.evidence)
                 capture = secondary_capture(
-                    picture, slices[-1], header, self._algorithm, series=heat_maps, number=classified
+                    picture, slices[-1], patient, self._algorithm, series=heat_maps, number=shown
                 )
                 self._archive.store(capture)
-        if header is None:
+        if patient is None:
             reasons = sorted({each.prediction.reason or "" for each in slices})
             raise PacsRefusedError(f"none of its images is available ({'; '.join(reasons) or 'it has none'})")
-        if classified and (seg := segmentation(headers, masks, self._algorithm)) is not None:
+        if shown and (seg := segmentation(headers, masks, self._algorithm)) is not None:
             self._archive.store(seg)
-        report_series = self.report_series(series.uid, len(instances))
-        report = SeriesReport(
-            series.uid, report_series, images, tuple(slices), self._classifier.bundle.series_rule
-        )
-        document = structured_report(report, header, self._algorithm)
-        self._archive.store(document)
-        return SeriesResult(series.uid, State.REPORTED, counts, report.series_score, report.label)
+        made = self.report_series(series.uid, len(instances))
+        report = SeriesReport(series.uid, made, images, tuple(slices), self._classifier.bundle.series_rule)
+        self._archive.store(structured_report(report, patient, self._algorithm))
+        return report.summary
 
     def _predictions(
         self, series: SeriesEntry, images: Sequence[InstanceEntry]
@@ -146,7 +120,9 @@ class SeriesProcessor:
                 try:
                     source = MemorySource(image.uid, self._archive.fetch(series, image))
                     header = self._header(source, series, image)
-                    for ct_slice in guard_each(read_dicom(source, decoder, self._limits), image.uid, "DICOM"):
+                    for ct_slice in guard_each(
+                        read_dicom(source, decoder, DEFAULT_LIMITS), image.uid, "DICOM"
+                    ):
                         yield image, header, self._classifier.classify(ct_slice, evidence=True)
                     continue
                 except PacsRefusedError as error:
@@ -160,7 +136,7 @@ class SeriesProcessor:
     def _header(self, source: MemorySource, series: SeriesEntry, instance: InstanceEntry) -> Dataset:
         """The header of an image, once it is sure that it is the one that was requested."""
         with guard(source.name, "DICOM"):
-            found = open_dataset(source, self._limits, [*OF_SOURCE, *_IDENTITY])
+            found = open_dataset(source, DEFAULT_LIMITS, [*OF_SOURCE, *_IDENTITY])
             received = tuple(str(found.get(keyword, "")) for keyword in _IDENTITY)
             if received != (series.study, series.uid, instance.uid):
                 raise ImageError(source.name, "the archive sent another image than the one asked for")
@@ -174,9 +150,6 @@ class _Seen:
     images: int | None = None
     left_out: int = 0
     next_pause: int = 1
-
-    def pause(self) -> None:
-        self.left_out, self.next_pause = self.next_pause, min(2 * self.next_pause, _MOST_POLLS_LEFT_OUT)
 
 
 class Poll:
@@ -197,10 +170,7 @@ class Poll:
         self._seen: dict[tuple[str, str], _Seen] = {}
 
     def all(self, since: str | None = None) -> Iterator[SeriesResult]:
-        """Go once through the studies with CT images.
-
-        Args:
-            since: the first day of the studies, YYYYMMDD.
+        """Go once through the studies with CT images, from the day ``since`` (YYYYMMDD) on.
 
         Raises:
             PacsUnavailableError: the archive is away.
@@ -213,11 +183,11 @@ class Poll:
             except (PacsUnavailableError, PacsRefusedError) as error:
                 yield SeriesResult(study.uid or "a study", State.POSTPONED, reason=str(error))
                 continue
-            states = []
+            known = True
             for result in self._results(listed):
-                states.append(result.state)
+                known &= result.state is State.KNOWN
                 yield result
-            if study.images is not None and set(states) <= {State.KNOWN}:
+            if study.images is not None and known:
                 self._complete[study.uid] = study.images
 
     def study(self, uid: str) -> Iterator[SeriesResult]:
@@ -279,14 +249,13 @@ class Poll:
             if self._settle and seen.images != len(instances):
                 seen.images = len(instances)
                 return SeriesResult(series.uid, State.GROWING)
-            result = self._processor.process(series, instances)
+            summary = self._processor.process(series, instances)
         except (PacsUnavailableError, PacsRefusedError) as error:
-            seen.pause()
-            return SeriesResult(
-                series.uid or f"a series of {series.study}", State.POSTPONED, reason=str(error)
-            )
+            seen.left_out, seen.next_pause = seen.next_pause, min(2 * seen.next_pause, _MOST_POLLS_LEFT_OUT)
+            name = series.uid or f"a series of {series.study}"
+            return SeriesResult(name, State.POSTPONED, reason=str(error))
         del self._seen[series.study, series.uid]
-        return result
+        return SeriesResult(series.uid, State.REPORTED, summary)
 
     def _has_report(self, series: SeriesEntry, images: int, present: set[str]) -> bool:
         return self._processor.report_series(series.uid, images) in present

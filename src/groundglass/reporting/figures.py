@@ -53,10 +53,6 @@ def _axes(width: float = 4.4, height: float = 4.0) -> Iterator[tuple[Figure, Axe
         yield figure, figure.add_subplot()
 
 
-def _unit_square(axes: Axes) -> None:
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-
-
 def curve_figure(
     curve: tuple[_Values, _Values],
     label: str,
@@ -76,7 +72,7 @@ def curve_figure(
         band: 95 % interval of the curve: places along the axis, lower and upper edge, shape (G,) each.
     """
     with _axes() as (figure, axes):
-        _unit_square(axes)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.plot([0, 1], chance, label="chance", **_GUIDE)
         if band is not None:
             axes.fill_between(*band, color=NON_COVID, alpha=0.18, linewidth=0, label="95 % interval")
@@ -119,8 +115,7 @@ def reliability_figure(points: Sequence[tuple[float, float, float, float]], coun
 def confusion_figure(counts: Sequence[Sequence[int]]) -> Figure:
     """Confusion matrix with the share of each label's row.
 
-    Args:
-        counts: slices labelled COVID, called COVID and NonCOVID; then the same of those labelled NonCOVID.
+    ``counts`` are slices labelled COVID, called COVID and NonCOVID; then the same of those labelled NonCOVID.
     """
     words = [["right", "missed"], ["false alarm", "right"]]
     with _axes() as (figure, axes):
@@ -128,11 +123,8 @@ def confusion_figure(counts: Sequence[Sequence[int]]) -> Figure:
         for row, column in np.ndindex(2, 2):
             total = sum(counts[row])
             share = counts[row][column] / total if total else 0.0
-            colour: dict[str, Any] = {
-                "facecolor": NON_COVID if row == column else COVID,
-                "alpha": 0.08 + 0.42 * share,
-            }
-            axes.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, **colour))
+            colour, alpha = NON_COVID if row == column else COVID, 0.08 + 0.42 * share
+            axes.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, facecolor=colour, alpha=alpha))
             axes.text(column, row - 0.08, str(counts[row][column]), ha="center", va="center", fontsize=22)
             detail = f"{share:.0%} {words[row][column]}" if total else "no such slice"
             axes.text(column, row + 0.24, detail, ha="center", va="center", fontsize=11)
@@ -146,12 +138,9 @@ def confusion_figure(counts: Sequence[Sequence[int]]) -> Figure:
 
 
 def histogram_figure(covid: _Values, non_covid: _Values, threshold: float) -> Figure:
-    """Histogram of the probability of COVID per label, COVID upwards and NonCOVID downwards.
+    """Histogram of the probability of COVID, 0 to 1, of slices labelled so upwards and of NonCOVID downwards.
 
-    Args:
-        covid: probabilities of the slices labelled COVID, 0 to 1.
-        non_covid: probabilities of the slices labelled NonCOVID, 0 to 1.
-        threshold: where slices are called COVID.
+    From ``threshold`` on slices are called COVID.
     """
     edges = np.linspace(0, 1, 21)
     up, down = np.histogram(covid, edges)[0], np.histogram(non_covid, edges)[0]
@@ -202,29 +191,22 @@ _COLOURS = (NON_COVID, COVID, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", MUTED)
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1), (8, 3), (2, 3))
 
 
-class Estimate(Protocol):
-    """A value over seeds with its interval; None stands for what is undefined."""
+class _Estimate(Protocol):
+    """A value over seeds with its 95 % interval and that of each seed; None stands for what is undefined."""
 
     @property
-    def mean(self) -> float | None:
-        """Over the seeds."""
-
+    def mean(self) -> float | None: ...
     @property
-    def low(self) -> float | None:
-        """Lower bound."""
-
+    def low(self) -> float | None: ...
     @property
-    def high(self) -> float | None:
-        """Upper bound."""
-
+    def high(self) -> float | None: ...
     @property
-    def values(self) -> Sequence[float | None]:
-        """Of each seed."""
+    def values(self) -> Sequence[float | None]: ...
 
 
 def forest_figure(
     rows: Sequence[str],
-    panels: Mapping[str, Sequence[Estimate]],
+    panels: Mapping[str, Sequence[_Estimate]],
     reference: str | None = None,
     lines: Mapping[str, float] | None = None,
 ) -> Figure:
@@ -253,7 +235,7 @@ def forest_figure(
         return figure
 
 
-def _draw_row(axes: Axes, place: int, value: Estimate, *, strong: bool) -> None:
+def _draw_row(axes: Axes, place: int, value: _Estimate, *, strong: bool) -> None:
     if value.mean is None:
         return
     colour = COVID if strong else NON_COVID
@@ -267,8 +249,7 @@ def _draw_row(axes: Axes, place: int, value: Estimate, *, strong: bool) -> None:
 def curves_figure(panels: Mapping[tuple[str, str], Mapping[str, Sequence[Sequence[float]]]]) -> Figure:
     """Curves over epochs, two panels in a row: thick the mean over seeds, as far as all go, thin each seed.
 
-    Args:
-        panels: by title and label of the vertical axis; by name in the legend, one curve per seed.
+    ``panels`` hold, by title and label of the vertical axis and by name in the legend, one curve per seed.
     """
     with mpl.rc_context(STYLE):
         height, width = (len(panels) + 1) // 2, min(2, len(panels))

@@ -30,27 +30,19 @@ _SVG = re.compile(
 
 @dataclass(frozen=True)
 class Layers:
-    """A slice with what was found on it, in layers that can be shown and hidden; nothing is stretched.
+    """A slice with what was found on it, in layers that can be shown and hidden; nothing is stretched."""
 
-    Attributes:
-        width: of the slice in pixels.
-        height: of the slice.
-        picture: the slice as JPEG in base64, its longer side at most 512 pixels.
-        lesions: their outlines as data of an SVG path, in pixels of the slice; empty where there are none.
-        lungs: the same of the lungs.
-    """
-
-    width: int
+    width: int  # of the slice in pixels
     height: int
-    picture: str
-    lesions: str
-    lungs: str
+    picture: str  # the slice as JPEG in base64, its longer side at most 512 pixels
+    lesions: str  # their outlines as data of an SVG path, in pixels of the slice; empty where there are none
+    lungs: str  # the same of the lungs
 
     @classmethod
     def of(cls, pixels: NDArray[np.uint8], lungs: NDArray[np.bool_], lesions: NDArray[np.bool_]) -> Layers:
         """Those of grey pixels and masks, shape (H, W) each."""
         height, width = pixels.shape
-        picture = _jpeg(pixels, min(_LONGEST, max(pixels.shape)), _QUALITY)
+        picture = jpeg(pixels, min(_LONGEST, max(pixels.shape)), _QUALITY)
         return cls(width, height, picture, _contours(lesions), _contours(lungs))
 
     @classmethod
@@ -82,10 +74,11 @@ class Layers:
         if pixels is None:
             raise ValueError("the picture is damaged")
         grey = np.asarray(pixels, np.uint8)
-        return replace(self, picture=_jpeg(grey, min(side, max(grey.shape)), _QUALITY - 15))
+        return replace(self, picture=jpeg(grey, min(side, max(grey.shape)), _QUALITY - 15))
 
 
-def _jpeg(pixels: NDArray[np.uint8], side: int, quality: int) -> str:
+def jpeg(pixels: NDArray[np.uint8], side: int, quality: int) -> str:
+    """Grey pixels (H, W) as JPEG in base64, resized so that the longer side has ``side`` pixels."""
     _, encoded = cv2.imencode(".jpg", fit(pixels, side), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return base64.b64encode(encoded.tobytes()).decode("ascii")
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import aclosing, nullcontext
 from functools import partial
 from importlib.resources import files
@@ -25,17 +26,10 @@ from groundglass import __version__
 from groundglass.data.phantoms import synthetic_zip
 from groundglass.inference.prediction import row_schema
 from groundglass.inference.writers import json_line
+from groundglass.serving import security
 from groundglass.serving.jobs import Service, Upload, receive_files, upload_size
-from groundglass.serving.problems import Problem, answer_error
-from groundglass.serving.results import (
-    RESULTS,
-    Layer,
-    Plane,
-    PlaneLayer,
-    predictions_file,
-    report_zip,
-)
-from groundglass.serving.security import HEADERS, PAGE, PAGE_HEADERS, access_problem, log
+from groundglass.serving.results import RESULTS, Layer, Plane, PlaneLayer, predictions_file, report_zip
+from groundglass.serving.security import PAGE, Problem, log
 
 _JSON_LINES, _MARKDOWN = "application/x-ndjson", "text/markdown"
 _MEDIA_TYPES = {
@@ -64,7 +58,9 @@ def create_app(service: Service) -> ASGIApp:
     """The application of a service, with all that every request passes."""
     handled = (Problem, HTTPException, RequestValidationError, Exception)
     app = FastAPI(
-        openapi_url=None, redirect_slashes=False, exception_handlers=dict.fromkeys(handled, answer_error)
+        openapi_url=None,
+        redirect_slashes=False,
+        exception_handlers=dict.fromkeys(handled, security.answer_error),
     )
     app.state.service = service
     app.include_router(_router)
@@ -84,14 +80,14 @@ def create_app(service: Service) -> ASGIApp:
             if message["type"] == "http.response.start":
                 entry["status"] = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in {**HEADERS, "X-Request-ID": request}.items():
+                for name, value in {**security.HEADERS, "X-Request-ID": request}.items():
                     headers.setdefault(name, value)
                 if service.draining:
                     headers["Connection"] = "close"
             entry["complete"] = message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
 
-        refused, method = access_problem(service.settings.token, scope), scope["method"]
+        refused, method = security.access_problem(service.settings.token, scope), scope["method"]
         if method == "HEAD":  # the server leaves the content out
             scope = {**scope, "method": "GET"}
         try:
@@ -208,24 +204,16 @@ async def _export_result(service: _Asked, result: str, export: _Export) -> Respo
     headers = {"Content-Disposition": f'attachment; filename="{export}"'}
     if export != "report.zip":
         content = predictions_file(found.predictions, "csv" if export == "predictions.csv" else "jsonl")
-        return Response(content, media_type=_media_type(export), headers=headers)
-    _check_room(service)
+        return _file(export, content, headers)
     make = partial(report_zip, service.bundle, list(found.predictions), dict(found.slices), service.uploads)
-    packed = await run_sync(make, limiter=service.reporting)
+    packed = await service.pack(make)
     chunks = iter(partial(packed.read, 2**16), b"")  # which ends the file, as nothing else holds it
-    return StreamingResponse(chunks, media_type=_media_type(export), headers=headers)
-
-
-def _check_room(service: Service) -> None:
-    if service.reporting.statistics().tasks_waiting >= service.settings.requests:
-        raise Problem("busy", "As many archives are being made as there may be.", Retry_After=30)
+    return StreamingResponse(chunks, media_type=_MEDIA_TYPES["zip"], headers=headers)
 
 
 @_router.get("/v2/synthetic.zip")
 async def _get_synthetic(service: _Asked) -> Response:
-    _check_room(service)
-    content = await run_sync(synthetic_zip, service.uploads, limiter=service.reporting)
-    return Response(content, media_type=_media_type("zip"))
+    return _file("synthetic.zip", await service.pack(partial(synthetic_zip, service.uploads)))
 
 
 @_router.get(RESULTS + "/{result}/series/{number}/{plane}/{index}/{layer}")
@@ -237,10 +225,9 @@ async def _get_plane(
     if volume is not None:
         content = await run_sync(volume.layer, plane, index, layer, limiter=service.drawing)
     if not content:
-        raise Problem(
-            "no-such-layer", "The series has no such plane: see its volume, and the size of its slices."
-        )
-    return Response(content, media_type=_media_type(layer))
+        detail = "The series has no such plane: see its volume, and the size of its slices."
+        raise Problem("no-such-layer", detail)
+    return _file(layer, content)
 
 
 @_router.get(RESULTS + "/{result}/slices/{number}/{layer}")
@@ -250,8 +237,7 @@ async def _get_layer(service: _Asked, result: str, number: _Number, layer: Layer
         raise Problem("no-such-slice", "The result has no slice of this number, or its pixels are not kept.")
     if not kept.has(layer):
         raise Problem("no-such-layer", "The slice has none: see the links of its prediction.")
-    content = await run_sync(kept.layer, layer, limiter=service.drawing)
-    return Response(content, media_type=_media_type(layer))
+    return _file(layer, await run_sync(kept.layer, layer, limiter=service.drawing))
 
 
 @_router.get("/v2/model")
@@ -298,8 +284,8 @@ async def _get_description(service: _Asked) -> Response:
 async def _get_page(name: str = "index.html") -> Response:
     if name not in _PAGE_FILES:
         raise HTTPException(404)
-    return Response(_PAGE_FILES[name], media_type=_media_type(name), headers=PAGE_HEADERS)
+    return _file(name, _PAGE_FILES[name], security.PAGE_HEADERS)
 
 
-def _media_type(name: str) -> str:
-    return _MEDIA_TYPES[name.rpartition(".")[2]]
+def _file(name: str, content: bytes, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(content, media_type=_MEDIA_TYPES[name.rpartition(".")[2]], headers=headers)

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -17,7 +17,7 @@ from email.message import Message
 from functools import partial
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 from unicodedata import category, normalize
 
 import prometheus_client as prometheus
@@ -35,8 +35,8 @@ from groundglass.imaging.source import FileFormat, FileSource, MemorySource, ide
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.prediction import Prediction
-from groundglass.serving.problems import Problem
 from groundglass.serving.results import KeptSlice, Results
+from groundglass.serving.security import Problem
 from groundglass.serving.settings import MIB, Settings
 
 _PREFIX = "groundglass-serve-"
@@ -50,14 +50,15 @@ _LONGEST_NAME, _LONGEST_PART, _DEEPEST = 2000, 255, 32
 """Bytes of a name and of each of its parts, as file systems bound them, and how many parts it has."""
 _LONGEST_PREAMBLE = 4096
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_Packed = TypeVar("_Packed")
 
 
 @contextmanager
 def upload_directory(parent: Path | None) -> Iterator[Path]:
-    """A private directory of one service, locked as long as its process lives, and removed when the block ends.
+    """A private directory of one service, locked while its process lives; what killed services left goes first.
 
-    What a killed service left behind in the ``parent`` directory, which is the system's temporary one unless given,
-    is removed first.
+    Args:
+        parent: the system's temporary directory unless given.
 
     Raises:
         ServiceError: nothing can be written there.
@@ -68,25 +69,19 @@ def upload_directory(parent: Path | None) -> Iterator[Path]:
             if time.time() - left.lstat().st_mtime > _ABANDONED:
                 with _locked(left):
                     shutil.rmtree(left, ignore_errors=True)
-    with ExitStack() as stack:
-        try:
-            made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True)
-            path = Path(stack.enter_context(made))
-        except OSError as error:
-            raise ServiceError(f"{parent}: uploads cannot be stored there ({error.strerror})") from None
+    try:
+        made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ServiceError(f"{parent}: uploads cannot be stored there ({error.strerror})") from None
+    with made as name, ExitStack() as lock:
         with suppress(OSError, ModuleNotFoundError):
-            stack.enter_context(_locked(path))
-        yield path
+            lock.enter_context(_locked(Path(name)))
+        yield Path(name)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, which ends with the process.
-
-    Raises:
-        OSError: another process holds it, it is a link, or the file system knows no locks.
-        ModuleNotFoundError: the system knows none (Windows).
-    """
+    """Hold a folder's lock, which ends with the process; an OSError where another has it, or it is a link."""
     import fcntl  # noqa: PLC0415 - not on Windows
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
@@ -115,12 +110,15 @@ def _within(size: int, most: int, settings: Settings) -> int:
     return size
 
 
-async def _body(request: Request, size: int, settings: Settings) -> AsyncGenerator[bytes, None]:
-    """The bytes of a request, as they come."""
+async def _body(
+    request: Request, size: int, boundary: bytes, settings: Settings
+) -> AsyncGenerator[bytes, None]:
+    """A form as it comes, from its first boundary on: some programs write a line for people before it."""
     received, more, deadline = 0, True, time.monotonic() + settings.seconds
+    head: bytes | None = b""
     while more:
-        wait = min(settings.idle_seconds, deadline - time.monotonic())
         try:
+            wait = min(settings.idle_seconds, deadline - time.monotonic())
             message = await asyncio.wait_for(request.receive(), wait)
         except asyncio.TimeoutError:
             limits = f"for {settings.idle_seconds:g} seconds, or took more than {settings.seconds:g} in all."
@@ -129,6 +127,12 @@ async def _body(request: Request, size: int, settings: Settings) -> AsyncGenerat
             raise ClientDisconnect
         content, more = message.get("body", b""), message.get("more_body", False)
         received = _within(received + len(content), size, settings)
+        if head is not None:
+            head += content
+            start = (b"\r\n" + head).find(b"\r\n--" + boundary + b"\r\n")
+            if start < 0 and len(head) <= _LONGEST_PREAMBLE and more:
+                continue
+            content, head = head[max(start, 0) :], None
         yield content
 
 
@@ -138,53 +142,35 @@ class _StoredFile(UploadFile):
         self.file.close()
 
 
-async def _without_preamble(
-    body: AsyncGenerator[bytes, None], boundary: bytes
-) -> AsyncGenerator[bytes, None]:
-    """A form from its first boundary on; some programs write a line for people before it."""
-    begun, head = False, b""
-    async for content in body:
-        if not begun:
-            head += content
-            start = (b"\r\n" + head).find(b"\r\n--" + boundary + b"\r\n")
-            begun = start >= 0 or len(head) > _LONGEST_PREAMBLE
-            content = head[max(start, 0) :] if begun else b""  # noqa: PLW2901
-        yield content
-    if not begun:
-        yield head
-
-
-class _Parser(MultiPartParser):
+class _Form(MultiPartParser):
     """Takes every part as a file, under a name of its own that stays below the directory of its request."""
 
-    def __init__(
-        self, request: Request, boundary: bytes, size: int, directory: Path, settings: Settings
-    ) -> None:
-        body = _without_preamble(_body(request, size, settings), boundary)
-        super().__init__(request.headers, body, max_files=settings.files)
+    def __init__(self, request: Request, size: int, directory: Path, settings: Settings) -> None:
+        boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
+        super().__init__(request.headers, _body(request, size, boundary, settings), max_files=settings.files)
         # Writing a file costs more than all else that is done to receive one slice.
         self.in_memory = size <= MIB
         self._directory = directory
-        self.files: dict[str, UploadFile] = {}
+        self.received: dict[str, UploadFile] = {}
         self._paths: dict[str, bool] = {}  # of files and their folders; whether it is a folder
         self.complete = False
 
     def on_headers_finished(self) -> None:
-        if len(self.files) >= self.max_files:
+        if len(self.received) >= self.max_files:
             detail = f"More than {self.max_files:,} files in one request; send fewer, or a zip."
             raise Problem("too-many-files", detail)
-        name = self._free(_plain_parts(_sent_name(self._current_part.content_disposition)) or ["file"])
-        self._current_part.file = self.files[name] = (
+        name = self._free(_plain_parts(_sent_name(self._current_part.content_disposition or b"")))
+        self._current_part.file = self.received[name] = (
             UploadFile(cast("BinaryIO", tempfile.SpooledTemporaryFile(MIB)))  # noqa: SIM115
             if self.in_memory
-            else _StoredFile(_create(self._directory, name))
+            else _StoredFile(_create(self._directory / name))
         )
 
     def _free(self, parts: list[str]) -> str:
         """The name with a number in it where another file has it, or is called as one of its folders."""
         for depth, part in enumerate(parts, start=1):
             suffix = PurePosixPath(part).suffix if len(part) < _LONGEST_PART // 8 else ""
-            folder, number = depth < len(parts), len(self.files)
+            folder, number = depth < len(parts), len(self.received)
             # Some file systems know neither case nor how an accent is written.
             while (path := normalize("NFC", "/".join(parts[:depth])).casefold()) in self._paths and not (
                 folder and self._paths[path]
@@ -198,30 +184,26 @@ class _Parser(MultiPartParser):
         self.complete = True
 
 
-def _sent_name(disposition: bytes | None) -> str:
+def _sent_name(disposition: bytes) -> str:
     """What a part of a form calls its file; else, as it may be a file all the same, what it calls itself."""
-    options = parse_options_header(disposition)[1]
-    name = options.get(b"filename")
-    if not name:
-        message = Message()  # which knows of filename*, and of filename*0
-        message["Content-Disposition"] = (disposition or b"").decode("latin-1")
-        with suppress(ValueError):  # no such character set
-            if extended := message.get_filename():
-                return extended
-        name = options.get(b"name", b"")
+    header = Message()  # which knows of filename*, and of filename*0
     try:
-        return name.decode()
+        header["Content-Disposition"] = disposition.decode()
     except UnicodeDecodeError:
-        return name.decode("latin-1")
+        header["Content-Disposition"] = disposition.decode("latin-1")
+    with suppress(ValueError):  # no such character set
+        if name := header.get_filename():
+            return name
+    return str(header.get_param("name", "", "content-disposition"))
 
 
 def _plain_parts(name: str) -> list[str]:
     """The folders and the file of a name that stays below its directory and can be printed."""
-    parts = ["".join(map(_plain, part)).strip() for part in name.replace("\\", "/").split("/")]
-    parts = [_shortened(part) for part in parts if part.strip(". ")]
+    plain = "".join(map(_plain, name.replace("\\", "/")))
+    parts = [_shortened(part.strip()) for part in plain.split("/") if part.strip(". ")]
     while len(parts) > _DEEPEST or len("/".join(parts).encode()) > _LONGEST_NAME:
         del parts[0]
-    return parts
+    return parts or ["file"]
 
 
 def _plain(character: str) -> str:
@@ -239,8 +221,7 @@ def _shortened(part: str) -> str:
     return f"{content[:180].decode(errors='ignore')}…{content[-60:].decode(errors='ignore')}"
 
 
-def _create(directory: Path, name: str) -> BinaryIO:
-    path = directory / name
+def _create(path: Path) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("xb")
 
@@ -261,52 +242,50 @@ async def receive_files(request: Request, size: int, directory: Path, settings: 
         Problem: no form, a damaged one, one without images, larger than allowed, or too slow.
         ClientDisconnect: the connection was closed.
     """
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
-    if kind != b"multipart/form-data":
+    if parse_options_header(request.headers.get("content-type", ""))[0] != b"multipart/form-data":
         raise Problem("unsupported-media-type", "Send the files as multipart/form-data.")
-    parser = _Parser(request, options.get(b"boundary", b""), size, directory, settings)
+    form = _Form(request, size, directory, settings)
     try:
-        await parser.parse()
-        if not parser.complete:
+        await form.parse()
+        if not form.complete:
             raise Problem("bad-request", "The multipart form is damaged: it ends before its last boundary.")
-        if not parser.files:
+        if not form.received:
             raise Problem("invalid-request", "The request holds no file; send one or more.")
-        return await run_sync(_store, parser, directory)
+        return await run_sync(_store, form, directory)
     except MultiPartException as error:
         raise Problem("bad-request", f"The multipart form is damaged: {error.message}") from None
     except OSError:
         detail = "The service has no space for the upload; try again later."
         raise Problem("busy", detail, Retry_After=30) from None
     finally:
-        for file in parser.files.values():
+        for file in form.received.values():
             file.file.close()
 
 
-def _store(parser: _Parser, directory: Path) -> Upload:
+def _store(form: _Form, directory: Path) -> Upload:
     """What was received, on disk where it is an archive or another file may refer to it."""
-    files: dict[
-        MemorySource | Path, None
-    ] = {}  # in their order; what has a folder's name is read as a folder
-    formats, large, alone = set[FileFormat | None](), False, len(parser.files) == 1
-    for name, received in parser.files.items():
+    # In their order; what has a folder's name is read as a folder.
+    files: dict[MemorySource | Path, None] = {}
+    formats, large, alone = set[FileFormat | None](), False, len(form.received) == 1
+    for name, received in form.received.items():
         path = directory / name
-        source = MemorySource(name, received.file.read()) if parser.in_memory else FileSource(path)
+        source = MemorySource(name, received.file.read()) if form.in_memory else FileSource(path)
         file_format = identify(source.head())
         formats.add(None if "/" in name and is_junk(PurePosixPath(name)) else file_format)
         large |= source.size > _LARGE
-        if isinstance(source, MemorySource) and alone and file_format is not FileFormat.ZIP:
-            files[source] = None
-            continue
         if isinstance(source, MemorySource):
-            with _create(directory, name) as target:
+            if alone and file_format is not FileFormat.ZIP:
+                files[source] = None
+                continue
+            with _create(path) as target:
                 target.write(source.content)
         files[directory / name.partition("/")[0]] = None
     if formats == {None}:
-        what = "The file is not" if alone else f"None of the {len(parser.files):,} files is"
+        what = "The file is not" if alone else f"None of the {len(form.received):,} files is"
         known = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage or zip"
         raise Problem("unsupported-media-type", f"{what} an image that can be read: {known}.")
     heavy = large or not formats.isdisjoint({FileFormat.ZIP, FileFormat.GZIP})
-    return Upload(len(parser.files), list(files), directory, heavy)
+    return Upload(len(form.received), list(files), directory, heavy)
 
 
 class Service:
@@ -319,28 +298,32 @@ class Service:
         self.threads = settings.workers or usable_cores()
         self.workers = ThreadPoolExecutor(self.threads, "groundglass-worker")  # which read and classify
         self.heavy = asyncio.Semaphore(self.threads)  # of requests that may each hold a volume in memory
-        self.drawing, self.reporting = CapacityLimiter(2), CapacityLimiter(1)
+        self.drawing, self._packing = CapacityLimiter(2), CapacityLimiter(1)
         self.draining = False  # a signal has come to end it, and still answers
-        self.upload_bytes = 0
+        self._upload_bytes = 0
         self._of_client = Counter[str]()
-        self.registry = registry = prometheus.CollectorRegistry()
-        prometheus.ProcessCollector(registry=registry)
-        named = partial(prometheus.Counter, namespace="groundglass", registry=registry)
+        self.registry = prometheus.CollectorRegistry()
+        prometheus.ProcessCollector(registry=self.registry)
+        named = partial(prometheus.Counter, namespace="groundglass", registry=self.registry)
         self.requests = named("requests", "Requests answered.", ("method", "route", "status"))
         self.received = named("received_bytes", "Bytes of request bodies.")
         self.predictions = named("predictions", "Predictions made.", ("status", "label"))
         self.latency = prometheus.Histogram(
-            "groundglass_request_seconds", "Of an answer.", ("route",), buckets=_SECONDS, registry=registry
+            "groundglass_request_seconds",
+            "Of an answer.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         for name, value in {
-            "uploads_in_flight": lambda: self.in_flight,
-            "upload_bytes": lambda: self.upload_bytes,
+            "uploads_in_flight": self._of_client.total,
+            "upload_bytes": lambda: self._upload_bytes,
             "kept_results": lambda: len(self.results),
             "kept_bytes": lambda: self.results.size,
             "ready": lambda: not self.draining,
         }.items():
             described = f"{name.replace('_', ' ').capitalize()}, now."
-            prometheus.Gauge(f"groundglass_{name}", described, registry=registry).set_function(value)
+            prometheus.Gauge(f"groundglass_{name}", described, registry=self.registry).set_function(value)
 
     @property
     def in_flight(self) -> int:
@@ -361,17 +344,27 @@ class Service:
         if self.in_flight >= limits.requests:
             detail = f"{limits.requests} uploads are in flight, as many as there may be."
             raise Problem("busy", detail, Retry_After=2)
-        if self.upload_bytes + size > limits.uploads_bytes:
+        if self._upload_bytes + size > limits.uploads_bytes:
             raise Problem("busy", "The uploads in flight fill the space set aside for them.", Retry_After=10)
         self._of_client[client] += 1
-        self.upload_bytes += size
+        self._upload_bytes += size
         directory = self.uploads / secrets.token_hex(8)
         try:
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-            self.upload_bytes -= size
+            self._upload_bytes -= size
             self._of_client -= Counter((client,))  # which drops zeros
+
+    async def pack(self, make: Callable[[], _Packed]) -> _Packed:
+        """What a thread makes, one at a time.
+
+        Raises:
+            Problem: as many wait for it as may.
+        """
+        if self._packing.statistics().tasks_waiting >= self.settings.requests:
+            raise Problem("busy", "As many archives are being made as there may be.", Retry_After=30)
+        return await run_sync(make, limiter=self._packing)
 
     async def classify(
         self, upload: Upload, *, keep: bool
@@ -385,8 +378,7 @@ class Service:
         Raises:
             Problem: there are too many slices.
         """
-        prefix = f"{upload.directory}{os.sep}"
-        slices = self.classifier.read_files(upload.files)
+        slices, prefix = self.classifier.read_files(upload.files), f"{upload.directory}{os.sep}"
 
         def classify(item: CTSlice | Prediction) -> tuple[Prediction, KeptSlice | None]:
             made = self.classifier.classify(item, evidence=keep)
@@ -395,16 +387,15 @@ class Service:
             named = replace(made, file=made.file.removeprefix(prefix), reason=reason, evidence=None)
             return named, None if made.evidence is None else KeptSlice.of(made.evidence)
 
-        reading: Future[Any] = Future()
-        made = deque[Future[Any]]()
+        reading, made = Future[Any](), deque[Future[Any]]()
         try:
             for number in count():
                 reading = self.workers.submit(next, slices, None)
                 item = await asyncio.wrap_future(reading)
-                if item is not None and number >= self.settings.slices:
-                    detail = f"The files hold more than {self.settings.slices:,} slices; send fewer."
-                    raise Problem("too-many-slices", detail)
                 if item is not None:
+                    if number >= self.settings.slices:
+                        detail = f"The files hold more than {self.settings.slices:,} slices; send fewer."
+                        raise Problem("too-many-slices", detail)
                     made.append(self.workers.submit(classify, item))
                 while made and (item is None or made[0].done() or len(made) > self.threads):
                     yield await asyncio.wrap_future(made[0])

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any, Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -21,12 +21,13 @@ from groundglass.imaging.slice import CTSlice, Grey, Origin
 from groundglass.imaging.window import LUNG
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.inputs import Copies
+from groundglass.inference.masks import PackedMasks
 from groundglass.inference.output import OutputPlan, open_output
 from groundglass.inference.prediction import Evidence, Prediction
 from groundglass.inference.series import SERIES_SCORE, Totals
 from groundglass.inference.writers import PredictionsWriter
 from groundglass.reporting.overlay import map_layer, outline_svg
-from groundglass.serving.problems import Problem
+from groundglass.serving.security import Problem
 from groundglass.serving.settings import Settings
 
 RESULTS = "/v2/results"
@@ -44,68 +45,58 @@ class KeptSlice:
 
     Attributes:
         pixels: shape (H, W): rounded Hounsfield units, or grey where the file has none.
-        lungs: bits of the mask.
-        lesions: bits of the mask.
+        masks: of lungs and lesions; their origin is without identifiers.
         cropped: without its mask.
         lesion_map: shape (h, w); None unless classified.
-        origin: without identifiers.
     """
 
     pixels: Grey | NDArray[np.int16]
-    lungs: NDArray[np.uint8]
-    lesions: NDArray[np.uint8]
+    masks: PackedMasks
     cropped: CroppedSlice
     lesion_map: NDArray[np.float32] | None
-    origin: Origin
 
     @classmethod
     def of(cls, evidence: Evidence) -> KeptSlice:
         """Pack what a prediction was made from."""
-        units, short = evidence.slice.hounsfield, np.iinfo(np.int16)
-        pixels = evidence.slice.pixels
-        if units is not None:
-            pixels = np.clip(np.rint(units), short.min, short.max).astype(np.int16)
+        pixels: Grey | NDArray[np.int16] = evidence.slice.pixels
+        if evidence.slice.hounsfield is not None:
+            short = np.iinfo(np.int16)
+            pixels = np.clip(np.rint(evidence.slice.hounsfield), short.min, short.max).astype(np.int16)
+        masks = PackedMasks.of(evidence)
+        masks = replace(masks, origin=replace(masks.origin, patient=None, grid=None))
         cropped = replace(evidence.cropped, lungs=np.zeros((0, 0), np.bool_))
-        lungs, lesions = np.packbits(evidence.cropped.lungs), np.packbits(evidence.lesions())
-        origin = replace(evidence.slice.origin, patient=None, grid=None)
-        return cls(pixels, lungs, lesions, cropped, evidence.lesion_map, origin)
+        return cls(pixels, masks, cropped, evidence.lesion_map)
 
     @property
     def size(self) -> int:
         """Bytes."""
-        arrays = (self.pixels, self.lungs, self.lesions, self.cropped.pixels, self.lesion_map)
+        arrays = (self.pixels, self.masks.bits, self.cropped.pixels, self.lesion_map)
         return sum(array.nbytes for array in arrays if array is not None)
 
     def evidence(self, file: str = "") -> Evidence:
         """What the prediction was made from, in the lung window, without Hounsfield units."""
         grey = LUNG.apply(self.pixels) if self.has("hounsfield.raw") else np.asarray(self.pixels, np.uint8)
-        cropped = replace(self.cropped, lungs=self._mask(self.lungs))
+        cropped = replace(self.cropped, lungs=self.masks.unpacked()[0])
         return Evidence(CTSlice(grey, Origin(file, "")), cropped, self.lesion_map)
-
-    def _mask(self, bits: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        return np.unpackbits(bits, count=self.pixels.size).reshape(self.pixels.shape).astype(np.bool_)
 
     def line(self, plane: Plane, index: int) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_]]:
         """Pixels, lungs and lesions of one row for the coronal, one column for the sagittal plane."""
         rows, columns = self.pixels.shape
         at = index * columns + np.arange(columns) if plane == "coronal" else np.arange(rows) * columns + index
-        lungs, lesions = ((bits[at >> 3] << (at & 7) & 128) > 0 for bits in (self.lungs, self.lesions))
+        lungs, lesions = self.masks.bits[:, at >> 3] >> (at & 7) & 1 > 0
         return self.pixels.reshape(-1)[at], lungs, lesions
 
     def has(self, layer: Layer) -> bool:
         """Whether the slice has a layer of the kind."""
-        missing = {
-            "lesions.png": self.lesion_map is None,
-            "hounsfield.raw": self.pixels.dtype != np.int16,
-        }
-        return not missing.get(layer)
+        some = {"lesions.png": self.lesion_map is not None, "hounsfield.raw": self.pixels.dtype == np.int16}
+        return some.get(layer, True)
 
     def links(self, base: str) -> dict[str, Any]:
         """The slice's size, how it lies, and addresses of its layers."""
         layers: tuple[Layer, ...] = get_args(Layer)
         links = {layer.partition(".")[0]: f"{base}/{layer}" if self.has(layer) else None for layer in layers}
         rows, columns = self.pixels.shape
-        place = {name: getattr(self.origin, name) for name in ("spacing", "orientation", "thickness")}
+        place = {name: getattr(self.masks.origin, name) for name in ("spacing", "orientation", "thickness")}
         return {"rows": rows, "columns": columns, **place, **links}
 
     def layer(self, layer: Layer) -> bytes:
@@ -113,48 +104,41 @@ class KeptSlice:
         if layer == "hounsfield.raw":
             return self.pixels.astype("<i2").tobytes()
         if layer == "outline.svg":
-            return outline_svg(self._mask(self.lungs), self._mask(self.lesions), self.cropped.box).encode()
+            lungs, lesions = self.masks.unpacked()
+            return outline_svg(lungs, lesions, self.cropped.box).encode()
         if layer == "lesions.png" and self.lesion_map is not None:
-            pixels = map_layer(self.lesion_map, self.cropped.box, self.pixels.shape)
+            pixels = map_layer(self.lesion_map, self.cropped.box, self.masks.shape)
         else:
             pixels = self.evidence().slice.pixels
         # Level 1 is 4 times as fast as the default, and the files are a tenth larger.
         return bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
 
 
-@dataclass(frozen=True)
-class Volume:
-    """Slices of a series that fill a volume, for other planes: alike, complete, evenly spaced, in Hounsfield units.
+class Volume(NamedTuple):
+    """Slices of a series that fill a volume, for other planes: alike, complete, evenly spaced, in Hounsfield units."""
 
-    Attributes:
-        numbers: of the slices' predictions, from the head to the feet.
-        slices: in this order.
-        gap: mm between two of them.
-    """
-
-    numbers: tuple[int, ...]
-    slices: tuple[KeptSlice, ...] = field(repr=False)
-    gap: float
+    numbers: tuple[int, ...]  # of the slices' predictions, from the head to the feet
+    slices: tuple[KeptSlice, ...]  # in this order
+    gap: float  # mm between two of them
 
     @classmethod
     def of(cls, slices: Mapping[int, KeptSlice], numbers: Sequence[int]) -> Volume | None:
         """The volume of predictions with these numbers; None where they make none."""
         kept = [slices[number] for number in numbers if number in slices]
-        places = [(each.origin.position, each.origin.orientation, each.origin.spacing) for each in kept]
-        known = [place for place in places if None not in place]
-        if len(known) < max(_FEWEST_PLANES, len(numbers)) or not all(
-            each.has("hounsfield.raw") for each in kept
-        ):
-            return None
+        lying = [
+            (*origin.position, *origin.orientation, *origin.spacing)
+            for origin in (each.masks.origin for each in kept if each.has("hounsfield.raw"))
+            if origin.position and origin.orientation and origin.spacing
+        ]
         shapes = {each.pixels.shape for each in kept}
-        lying = np.array([[*(orientation or ()), *(spacing or ())] for _, orientation, spacing in known])
-        if len(shapes) > 1 or np.ptp(lying, axis=0).max() > _UNLIKE:
+        if len(lying) < max(_FEWEST_PLANES, len(numbers)) or len(shapes) > 1:
             return None
-        height = [position[2] if position else 0.0 for position, _, _ in known]
-        order = np.argsort(height)[::-1].tolist()
-        gaps = -np.diff(np.array(height)[order])
+        places = np.array(lying)
+        order = np.argsort(places[:, 2])[::-1].tolist()
+        gaps = -np.diff(places[order, 2])
         gap = float(np.median(gaps))
-        if gap <= 0 or np.abs(gaps - gap).max() > _UNEVEN * gap:
+        uneven = gap <= 0 or np.abs(gaps - gap).max() > _UNEVEN * gap
+        if uneven or np.ptp(places[:, 3:], axis=0).max() > _UNLIKE:
             return None
         return cls(tuple(numbers[at] for at in order), tuple(kept[at] for at in order), round(gap, 4))
 
@@ -164,9 +148,8 @@ class Volume:
             return b""
         lines = zip(*(each.line(plane, index) for each in self.slices), strict=True)
         pixels, lungs, lesions = map(np.stack, lines)
-        return (
-            outline_svg(lungs, lesions).encode() if layer == "outline.svg" else pixels.astype("<i2").tobytes()
-        )
+        outlined = layer == "outline.svg"
+        return outline_svg(lungs, lesions).encode() if outlined else pixels.astype("<i2").tobytes()
 
 
 @dataclass
@@ -205,21 +188,18 @@ class Result:
             {**each.to_dict(), "predictions": members[index]}
             for index, each in enumerate(self.totals.summaries(), 1)
         ]
-        for each in series if self.id else ():
-            described = (
-                self.slices[number].origin.description
-                for number in each["predictions"]
-                if number in self.slices
-            )
-            volume = Volume.of(self.slices, each["predictions"])
-            each["description"] = next(described, None)
-            each["volume"] = volume and {"predictions": volume.numbers, "gap": volume.gap}
         rows = [prediction.to_dict() for prediction in self.predictions]
-        for number in range(len(rows)):
-            if self.id:
-                kept = self.slices.get(number)
-                image = kept and kept.links(f"{self.address}/slices/{number}")
-                rows[number] |= {"image": image, "overlay": image and image["lesions"]}
+        if self.id:
+            for each in series:
+                numbers = each["predictions"]
+                kept = [self.slices[number] for number in numbers if number in self.slices]
+                volume = Volume.of(self.slices, numbers)
+                each["description"] = kept[0].masks.origin.description if kept else None
+                each["volume"] = volume and {"predictions": volume.numbers, "gap": volume.gap}
+            for number, row in enumerate(rows):
+                found = self.slices.get(number)
+                image = found and found.links(f"{self.address}/slices/{number}")
+                row |= {"image": image, "overlay": image and image["lesions"]}
         links = {name: self.address + path for name, path in _LINKS.items()}
         return {
             "bundle": self.bundle,

@@ -1,4 +1,4 @@
-"""Who may use the service and what is told of it: token, host, origin, a browser's headers, a log that names nobody."""
+"""What every request passes: token, host and origin, a browser's headers, problem details, a log that names nobody."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import json
 import traceback
 from contextlib import suppress
 from datetime import datetime, timezone
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Scope
 
 from groundglass.errors import GroundglassError
-from groundglass.serving.problems import Problem
+from groundglass.serving.settings import is_loopback
 
-TOKEN_VARIABLE = "GROUNDGLASS_TOKEN"  # noqa: S105 - the name of a variable, not its value
 PAGE = "/page/"
 HEADERS = {
     "Cache-Control": "no-store",
@@ -38,14 +40,57 @@ PAGE_HEADERS = {
 
 _PUBLIC = frozenset({"/", "/healthz", "/readyz"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_STATUS = {
+    "bad-request": 400, "unauthorized": 401, "cross-site": 403,
+    "not-found": 404, "no-such-result": 404, "no-such-slice": 404, "no-such-layer": 404,
+    "method-not-allowed": 405, "upload-too-slow": 408, "gone": 410,
+    "upload-too-large": 413, "too-many-files": 413, "too-many-slices": 413,
+    "unsupported-media-type": 415, "misdirected-request": 421, "invalid-request": 422, "too-many-requests": 429,
+    "internal-error": 500, "busy": 503, "too-slow": 503, "not-ready": 503,
+}  # fmt: skip
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address stands for this machine alone; of names only ``localhost`` does."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+class Problem(GroundglassError):  # noqa: N818 - the name RFC 9457 gives it
+    """A request that is not answered as it was meant to be.
+
+    Args:
+        kind: last part of the problem's ``type``.
+        detail: what is wrong with this request and what to do.
+        headers: of the answer, with ``_`` for ``-``, such as ``Retry_After=2`` (seconds).
+    """
+
+    def __init__(self, kind: str, detail: str, **headers: object) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.headers = {name.replace("_", "-"): str(value) for name, value in headers.items()}
+
+    def body(self) -> bytes:
+        """The answer's content; text that UTF-8 cannot hold is escaped."""
+        title = self.kind.replace("-", " ").capitalize()
+        members = {"type": f"urn:groundglass:problem:{self.kind}", "title": title, "detail": str(self)}
+        return json.dumps({**members, "status": _STATUS[self.kind]}).encode()
+
+    def response(self) -> Response:
+        """The answer."""
+        return Response(self.body(), _STATUS[self.kind], self.headers, "application/problem+json")
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """The answer to any error; of the service's own faults the client learns nothing."""
+    if isinstance(error, RequestValidationError):
+        wrong = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        error = Problem("invalid-request", f"{'; '.join(wrong)}.")
+    elif isinstance(error, HTTPException) and error.status_code == 405:
+        detail = "This address does not take this method; see the header Allow."
+        error = Problem("method-not-allowed", detail, **(error.headers or {}))
+    elif isinstance(error, HTTPException) and request.url.path.startswith("/v1/"):
+        error = Problem("gone", "Version 1 of this interface is gone; its successor is below /v2/.")
+    elif isinstance(error, HTTPException):
+        error = Problem("not-found", "There is nothing at this address; /openapi.json lists those there are.")
+    elif not isinstance(error, Problem):
+        detail = "The service failed on this request; its log says where, under the answer's X-Request-ID."
+        error = Problem("internal-error", detail)
+    return error.response()
 
 
 def access_problem(token: str | None, scope: Scope) -> Problem | None:
@@ -74,19 +119,15 @@ def access_problem(token: str | None, scope: Scope) -> Problem | None:
 
 
 def _leads_to_this_machine(host: str) -> bool:
-    try:
+    with suppress(ValueError):
         return is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False
+    return False
 
 
 def log(event: str, error: BaseException | None = None, **fields: object) -> None:
     """Log an event as a line of JSON on standard output.
 
     Of an error it has the type and the places it came through, as its text may name a patient.
-
-    Standard error is no place for it: it is closed for moments while pictures are decoded, so that codecs
-    cannot write there.
     """
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     entry = {"time": now, "level": "info" if error is None else "error", "event": event, **fields}

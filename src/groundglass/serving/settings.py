@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from groundglass.errors import ServiceError
 from groundglass.imaging.source import Limits
-from groundglass.serving.security import TOKEN_VARIABLE, is_loopback
 
+TOKEN_VARIABLE = "GROUNDGLASS_TOKEN"  # noqa: S105 - the name of a variable, not its value
 MIB = 2**20
 READING_LIMITS = Limits(
     pixels=2**24, file_bytes=1024 * MIB, archive_bytes=8192 * MIB, members=20_000, frames=5_000
@@ -56,3 +57,11 @@ class Settings:
                 f"{self.host}: refusing to listen beyond this machine without a token; "
                 f"set {TOKEN_VARIABLE} or --token-file, or listen at 127.0.0.1"
             )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address stands for this machine alone; of names only ``localhost`` does."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

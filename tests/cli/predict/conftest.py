@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -45,9 +46,8 @@ def run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.
 
     def call(*arguments: object, bundle: Path = tiny_bundle) -> Done:
         texts = [str(argument) for argument in arguments]
-        monkeypatch.setattr(
-            sys, "argv", ["groundglass", "predict", *texts, "--bundle", str(bundle), "--threads", "1"]
-        )
+        words = ["groundglass", "predict", *texts, "--bundle", str(bundle), "--threads", "1"]
+        monkeypatch.setattr(sys, "argv", words)
         capfdbinary.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
@@ -59,18 +59,8 @@ def run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.
 
 
 def command(bundle: Path, *arguments: object) -> list[str]:
-    texts = [str(argument) for argument in arguments]
-    start = [
-        sys.executable,
-        "-m",
-        "groundglass.cli.main",
-        "predict",
-        "--bundle",
-        str(bundle),
-        "--threads",
-        "1",
-    ]
-    return [*start, *texts]
+    start = (sys.executable, "-m", "groundglass.cli.main", "predict", "--bundle", bundle, "--threads", "1")
+    return [str(word) for word in (*start, *arguments)]
 
 
 @cache
@@ -88,6 +78,13 @@ def write_pictures(folder: Path, count: int) -> Path:
     for number in range(count):
         (folder / f"{number}.png").write_bytes(png(number % 8))
     return folder
+
+
+def volume(path: Path, count: int) -> Path:
+    """A NIfTI volume of so many slices."""
+    voxels = np.stack([pixels(number).T.astype(np.int16) for number in range(count)], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)
+    return path
 
 
 @pytest.fixture
@@ -128,13 +125,11 @@ def bad(tmp_path: Path) -> Path:
     os.mkfifo(folder / "6-pipe.png")
     (folder / "7-gone.png").symlink_to("nowhere.png")
     (folder / "8-damaged.dcm").write_bytes(b"\0" * 128 + b"DICM" + os.urandom(300))
-    cv2.imwrite(
-        str(folder / "9-photograph.png"), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    )
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    cv2.imwrite(str(folder / "9-photograph.png"), noise)
     return folder
 
 
 def predictions_of(folder: Path) -> list[dict[str, Any]]:
-    return [
-        json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]

@@ -18,13 +18,20 @@ from tests.cli.predict.conftest import Done, Run, command
 from groundglass.inference.prediction import COLUMNS
 
 
-def everything_shown(terminal: int) -> bytes:
-    """What comes out of a pseudo-terminal until its other end is closed, which Linux reports as an error."""
-    shown = b""
-    with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as stream:
-        while chunk := stream.read(4096):
-            shown += chunk
-    return shown
+def on_terminal(words: list[str], term: str, *, rows: bool) -> tuple[int, str, bytes]:
+    """Status, what a pseudo-terminal of 80 columns shows without its codes, and what went to standard output beside it."""
+    watched, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": term, "COLUMNS": "80", "NO_COLOR": "1"}
+    stdout = terminal if rows else subprocess.PIPE
+    with subprocess.Popen(words, stdout=stdout, stderr=terminal, env=environment) as process:
+        os.close(terminal)
+        out = process.stdout.read() if process.stdout else b""
+        shown = b""
+        # Linux reports the end of the other side as an error.
+        with suppress(OSError), os.fdopen(watched, "rb", buffering=0) as stream:
+            while chunk := stream.read(4096):
+                shown += chunk
+    return process.returncode, re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", shown.decode()), out
 
 
 def test_the_table(run: Run, pictures: Path) -> None:
@@ -41,6 +48,7 @@ def test_the_table(run: Run, pictures: Path) -> None:
 def test_json_csv_and_parquet_say_the_same(run: Run, pictures: Path, series: Path, tmp_path: Path) -> None:
     by_json = run(pictures, series, "--json")
     assert by_json.status == 0
+    assert by_json.err.startswith("11 slices: 11 classified"), "sums are kept away from what is printed"
     assert [tuple(row) for row in by_json.rows] == [COLUMNS] * 11
     by_csv = list(csv.DictReader(io.StringIO(run(pictures, series, "--csv").out, newline="")))
     assert [row["file"] for row in by_csv] == [row["file"] for row in by_json.rows]
@@ -57,33 +65,18 @@ def test_parquet_goes_through_a_pipe(pictures: Path, tiny_bundle: Path) -> None:
     assert parquet.read_table(io.BytesIO(done.stdout)).num_rows == 6
 
 
-def test_only_one_format_is_printed(run: Run, pictures: Path) -> None:
-    done = run(pictures, "--json", "--csv")
-    assert done.status == 2
-    assert "choose one" in done.err
-
-
 def test_quiet_prints_nothing_but_what_was_asked_for(run: Run, pictures: Path) -> None:
     assert run(pictures, "--quiet") == Done(0, "", "")
     done = run(pictures, "--quiet", "--json")
     assert (len(done.rows), done.err) == (6, "")
-
-
-def test_sums_are_kept_away_from_printed_predictions(run: Run, pictures: Path) -> None:
-    done = run(pictures, "--json")
-    assert done.err.startswith("6 slices: 6 classified")
-    assert len(done.rows) == 6
+    done = run(pictures, "--json", "--csv")
+    assert (done.status, "choose one" in done.err) == (2, True)
 
 
 def test_a_series_is_summed_up(run: Run, series: Path) -> None:
     done = run(series)
-    assert [line.split()[1] for line in done.out.splitlines()[1:6]] == [
-        "-40.0",
-        "-30.0",
-        "-20.0",
-        "-10.0",
-        "0.0",
-    ]
+    places = [line.split()[1] for line in done.out.splitlines()[1:6]]
+    assert places == ["-40.0", "-30.0", "-20.0", "-10.0", "0.0"]
     assert f"{series}, series 1.2.3.4" in done.out
     assert "series score" in done.out
     assert re.search(r"-40\.0 mm [▁-█]{5} 0\.0 mm", done.out)
@@ -100,57 +93,35 @@ def test_any_encoding_of_the_output_will_do(series: Path, tiny_bundle: Path, enc
 
 
 def test_a_progress_bar_on_a_terminal_leaves_a_pipe_alone(pictures: Path, tiny_bundle: Path) -> None:
-    watched, stderr = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    with subprocess.Popen(
-        command(tiny_bundle, pictures, "--json"), stdout=subprocess.PIPE, stderr=stderr, env=environment
-    ) as process:
-        os.close(stderr)
-        assert process.stdout is not None
-        out = process.stdout.read()
-    shown = everything_shown(watched)
+    status, shown, out = on_terminal(command(tiny_bundle, pictures, "--json"), "xterm", rows=False)
+    assert status == 0
     assert [json.loads(line)["status"] for line in out.splitlines()] == ["ok"] * 6
-    assert b"slices/s" in shown
-    assert b"6/6" in shown
+    assert "slices/s" in shown
+    assert "6/6" in shown
 
 
 def test_on_a_terminal_rows_and_progress_share_it(pictures: Path, tiny_bundle: Path) -> None:
-    watched, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "NO_COLOR": "1"}
-    process = subprocess.Popen(
-        command(tiny_bundle, pictures), stdout=terminal, stderr=terminal, env=environment
-    )
-    os.close(terminal)
-    shown = everything_shown(watched)
-    assert process.wait() == 0
-    text = re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", shown.decode())
-    for number in range(6):
-        assert re.search(rf"{number}\.png .* ok ", text)
-    assert "6 slices: 6 classified" in text
+    status, shown, _ = on_terminal(command(tiny_bundle, pictures), "xterm", rows=True)
+    assert status == 0
+    assert all(re.search(rf"{number}\.png .* ok ", shown) for number in range(6))
+    assert "6 slices: 6 classified" in shown
 
 
 def test_nothing_is_wider_than_a_terminal(series: Path, bad: Path, tiny_bundle: Path) -> None:
-    watched, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "dumb", "COLUMNS": "80", "NO_COLOR": "1"}
     folder = bad.rename(bad.with_name("a-folder-of-a-name-" + "x" * 80))
-    words = command(tiny_bundle, series, folder)
-    process = subprocess.Popen(words, stdout=terminal, stderr=terminal, env=environment)
-    os.close(terminal)
-    text = re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", everything_shown(watched).decode())
-    assert process.wait() == 3
-    lines = [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n")]
+    status, shown, _ = on_terminal(command(tiny_bundle, series, folder), "dumb", rows=True)
+    assert status == 3
+    lines = [line.rpartition("\r")[2] for line in shown.replace("\r\n", "\n").split("\n")]
     assert max(map(len, lines)) <= 80
-    assert "Research use only, no diagnosis." in " ".join(text.split())
+    assert "Research use only, no diagnosis." in " ".join(shown.split())
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(pictures: Path, tiny_bundle: Path) -> None:
+    words = command(tiny_bundle, pictures, "--json")
     for _ in range(3):
-        process = subprocess.Popen(
-            command(tiny_bundle, pictures, "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert b"Traceback" not in process.stderr.read()
-        process.stderr.close()
-        assert process.wait() != 0
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            assert b"Traceback" not in process.stderr.read()
+            assert process.wait() != 0
