@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 
 import groundglass
 from groundglass.cli.main import app
-from groundglass.errors import GroundglassError, WeightsError
+from groundglass.errors import GroundglassError
 
 SETTINGS = ("synthesis.slices_per_epoch=0", "training.batch_size=8", "training.ema_decay=0.5")
+NETWORK = "efficientnet-lite0"
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +44,12 @@ def invoke(*words: str) -> str:
 
 
 @pytest.mark.slow
-def test_convergence_skips_what_cannot_be_had(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_hub(entry: object) -> None:
-        raise WeightsError("no hub here")
-
-    monkeypatch.setattr("groundglass.models.weights._require_hub", no_hub)
-    words = arguments("convergence", data, tmp_path, "--networks", "resnet-18", "--weights", "none,imagenet")
-    assert "official/resnet-18-none-seed-0: to do" in invoke(*words, "--seeds", "0", "--dry-run")
-    assert not (tmp_path / "results").exists(), "a dry run writes nothing"
-    out = invoke(*words, "--seeds", "0")
-    assert "skipped, no hub here" in out
-    assert "Not run: `resnet-18-imagenet`: no hub here." in out
-    run = json.loads((tmp_path / "results" / "official" / "resnet-18-none-seed-0.json").read_text())
-    assert run["predictions"] == {}, "no test slice is evaluated"
-
-
-@pytest.mark.slow
-def test_ablation_and_seeds_from_training_to_table(data: Path, tmp_path: Path) -> None:
+def test_ablation_seeds_and_convergence_from_training_to_table(data: Path, tmp_path: Path) -> None:
     words = arguments("ablation", data, tmp_path, "--only", "default,no-mask", "--protocols", "left-out")
-    out = invoke(*words, "--seeds", "0", "--set", "network.weights=none", "--left-out", "ward 1")
+    words += ["--seeds", "0", "--set", "network.weights=none", "--left-out", "ward 1"]
+    assert "left-out/no-mask-seed-0: to do" in invoke(*words, "--dry-run")
+    assert not (tmp_path / "results").exists(), "a dry run writes nothing"
+    out = invoke(*words)
     assert "[2/2] left-out/no-mask-seed-0" in out
     assert "split `leave-source-out:ward 1`" in out
     assert "| no mask branch | 0 |" in out
@@ -72,35 +58,33 @@ def test_ablation_and_seeds_from_training_to_table(data: Path, tmp_path: Path) -
         for row in ("default", "no-mask")
     )
     assert without["cost"]["parameters"] < mask["cost"]["parameters"]
-    place = tmp_path / "seeds"
-    words = arguments("seeds", data, place, "--recipe", "efficientnet-lite0", "--set", "network.weights=none")
-    out = invoke(*words, "--seeds", "3")
-    assert "efficientnet-lite0, 64 × 64 pixels, 1 epoch" in out.replace("recipe `efficientnet-lite0`, ", "")
-    assert json.loads((place / "results" / "summary.json").read_text())["seeds"] == [3]
-
-
-def two_seeds(data: Path, place: Path) -> list[str]:
-    """The command of a short experiment of two runs, for a process of its own."""
-    more = ("--protocols", "official", "--networks", "efficientnet-lite0", "--weights", "none")
-    words = arguments("table1", data, place, *more, "--seeds", "0-1", epochs=3)
-    return [sys.executable, "-m", "groundglass.cli.main", *words]
-
-
-@pytest.fixture(scope="module")
-def through(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of that experiment where nobody stopped it."""
-    place = tmp_path_factory.mktemp("through")
-    subprocess.run(two_seeds(data, place), check=True, capture_output=True)
-    return place / "results" / "official"
+    words = arguments("seeds", data, tmp_path / "seeds", "--recipe", NETWORK, "--set", "network.weights=none")
+    assert f"{NETWORK}, recipe `{NETWORK}`, 64 × 64 pixels, 1 epoch" in invoke(*words, "--seeds", "3")
+    assert json.loads((tmp_path / "seeds/results/summary.json").read_text())["seeds"] == [3]
+    place = tmp_path / "convergence"
+    words = arguments("convergence", data, place, "--networks", NETWORK, "--weights", "none", "--seeds", "0")
+    assert f"| {NETWORK} | none | 0 |" in invoke(*words)
+    run = json.loads((place / "results" / "official" / f"{NETWORK}-none-seed-0.json").read_text())
+    assert run["predictions"] == {}, "no test slice is evaluated"
 
 
 @pytest.mark.slow
-def test_stopped_and_started_again_it_ends_where_it_would_have(
-    data: Path, through: Path, tmp_path: Path
-) -> None:
-    command = two_seeds(data, tmp_path)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    checkpoint = tmp_path / "runs/official/efficientnet-lite0-none-seed-1/checkpoints/last.ckpt"
+def test_stopped_and_started_again_it_ends_where_it_would_have(data: Path, tmp_path: Path) -> None:
+    """Two runs, of which the second is stopped, and beside them the second where nobody stops it."""
+
+    def command(place: Path, numbers: str) -> list[str]:
+        more = ("--protocols", "official", "--networks", NETWORK, "--weights", "none", "--seeds", numbers)
+        return [
+            sys.executable,
+            "-m",
+            "groundglass.cli.main",
+            *arguments("table1", data, place, *more, epochs=3),
+        ]
+
+    process = subprocess.Popen(
+        command(tmp_path, "0-1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    checkpoint = tmp_path / f"runs/official/{NETWORK}-none-seed-1/checkpoints/last.ckpt"
     deadline = time.monotonic() + 240
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -109,15 +93,17 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(
     assert "Traceback" not in err
     assert process.returncode == 130
     assert "stopped; the same command resumes it" in out
-    results = tmp_path / "results" / "official"
-    first, second = (results / f"efficientnet-lite0-none-seed-{seed}.json" for seed in (0, 1))
-    assert first.exists()
+    first, second = (tmp_path / f"results/official/{NETWORK}-none-seed-{seed}.json" for seed in (0, 1))
     assert not second.exists()
     before = first.read_bytes()
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "[1/2] official/efficientnet-lite0-none-seed-0: exists already" in done.stdout
+    done = subprocess.run(command(tmp_path, "0-1"), check=True, capture_output=True, text=True)
+    assert f"[1/2] official/{NETWORK}-none-seed-0: exists already" in done.stdout
     assert first.read_bytes() == before
-    whole, resumed = (json.loads((folder / second.name).read_text()) for folder in (through, results))
+    through = tmp_path / "through"
+    subprocess.run(command(through, "1"), check=True, capture_output=True)
+    whole, resumed = (
+        json.loads((folder / second.relative_to(tmp_path)).read_text()) for folder in (through, tmp_path)
+    )
     assert resumed["predictions"] == whole["predictions"]
     assert [row["val_loss"] for row in resumed["history"]] == [row["val_loss"] for row in whole["history"]]
     assert len(resumed["history"]) == 3
@@ -146,23 +132,19 @@ def test_rendering_needs_no_torch(experiment: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["table1"], "name the data set with --data"),
-        (["table1", "--render-only", "--output", "nowhere"], "nowhere: holds no result of a run yet"),
-        (["table1", "--data", "nowhere", "--lesion-free", "x"], "nowhere: no such folder or file"),
-        (["table1", "--data", ".", "--seeds", "a"], "--seeds a: expected a range"),
-        (["ablation"], "name the data set with --data"),
-        (["table1", "--data", ".", "--networks", ","], "expected words with commas"),
-        (["convergence", "--data", ".", "--c2l", "resnet-18"], "expected NETWORK=FILE"),
-        (
-            ["convergence", "--data", ".", "--c2l", "resnet-18=no.safetensors"],
-            "there is no file no.safetensors",
-        ),
+        ("table1", "name the data set with --data"),
+        ("table1 --render-only --output nowhere", "nowhere: holds no result of a run yet"),
+        ("table1 --data nowhere --lesion-free x", "nowhere: no such folder or file"),
+        ("table1 --data . --seeds a", "--seeds a: expected a range"),
+        ("table1 --data . --networks ,", "expected words with commas"),
+        ("convergence --data . --c2l resnet-18", "expected NETWORK=FILE"),
+        ("convergence --data . --c2l resnet-18=no.safetensors", "there is no file no.safetensors"),
     ],
 )
 def test_one_line_says_what_is_wrong(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(GroundglassError, match=message) as caught:
-        invoke("paper", *words)
+        invoke("paper", *words.split())
     assert "\n" not in str(caught.value)

@@ -29,16 +29,11 @@ def test_a_result_survives_the_file(tmp_path: Path) -> None:
     exact = replace(first.predictions["test"], logit=logit)
     path = tmp_path / "again.json"
     write_run_result(replace(first, path=path, predictions={"test": exact}))
-    read = read_run_result(path)
-    assert read.identity.name == "official/vgg-16-none-seed-0"
+    read, stored = read_run_result(path), json.loads(path.read_text())
     np.testing.assert_array_equal(read.predictions["test"].logit.astype(np.float32), logit.astype(np.float32))
-    stored = json.loads(path.read_text())
-    assert {key: value for key, value in stored.items() if key != "predictions"} == {
-        key: value for key, value in known.items() if key != "predictions"
-    }
-    assert [row[:3] for row in stored["predictions"]["test"]] == [
-        row[:3] for row in known["predictions"]["test"]
-    ]
+    rows, again = (each.pop("predictions")["test"] for each in (known, stored))
+    assert stored == known
+    assert [row[:3] for row in again] == [row[:3] for row in rows]
     # One line per slice keeps a change of one slice readable.
     assert sum(line.startswith("      [") for line in path.read_text().splitlines()) == 100
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
+import pydicom
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from pydicom.encaps import encapsulate
 
-WriteDicom = Callable[..., Path]
+from groundglass.imaging.window import LUNG
 
 
-@pytest.fixture(scope="session")
-def chest() -> NDArray[np.int16]:
+def _make_chest() -> NDArray[np.int16]:
     """Hounsfield units of a crude chest, shape (48, 64): no two of its flips or transpositions are alike."""
     rows, columns = np.mgrid[0:48, 0:64]
     hounsfield = np.full((48, 64), -1000, np.int16)
@@ -27,20 +27,21 @@ def chest() -> NDArray[np.int16]:
         hounsfield[((columns - centre) / 9) ** 2 + ((rows - 24) / 13) ** 2 < 1] = -850
     hounsfield[8:12, 36:44] = 700  # a bone, in front and on the patient's left
     hounsfield += (rows * 7 + columns * 3).astype(np.int16) % 11
+    hounsfield.flags.writeable = False
     return hounsfield
 
 
-@pytest.fixture(scope="session")
-def write_dicom() -> WriteDicom:
-    """A function that writes stored values (rows, columns) or (frames, rows, columns) as a CT file.
+CHEST = _make_chest()
+GREY = LUNG.apply(CHEST)
+# Hounsfield units with axes right, anterior, superior (RAS), shape (64, 48, 5); plane k is k darker.
+VOLUME = np.stack([CHEST[::-1, ::-1].T - k for k in range(5)], axis=-1).astype(np.int16)
 
-    Keyword arguments set elements; None removes one.
+
+def write_ct(path: Path, stored: NDArray[Any] = CHEST, **elements: object) -> Path:
+    """Write stored values, shape (rows, columns) or (frames, rows, columns), as a CT file.
+
+    Keyword arguments set elements, None removes one.
     """
-    return write_ct
-
-
-def write_ct(path: Path, stored: NDArray[Any], **elements: object) -> Path:
-    """Write stored values as a CT file; keyword arguments set elements, None removes one."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -57,7 +58,6 @@ def write_ct(path: Path, stored: NDArray[Any], **elements: object) -> Path:
     dataset.SamplesPerPixel = 1
     dataset.Rows, dataset.Columns = stored.shape[-2:]
     dataset.BitsAllocated = dataset.BitsStored = stored.dtype.itemsize * 8
-    dataset.HighBit = dataset.BitsStored - 1
     dataset.PixelRepresentation = int(stored.dtype.kind == "i")
     dataset.RescaleSlope, dataset.RescaleIntercept = 1, 0
     if stored.ndim == 3:
@@ -69,38 +69,16 @@ def write_ct(path: Path, stored: NDArray[Any], **elements: object) -> Path:
             delattr(dataset, keyword)
         else:
             setattr(dataset, keyword, value)
+    if "BitsStored" in dataset:
+        dataset.HighBit = dataset.BitsStored - 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset.save_as(path, enforce_file_format=True)
     return path
 
 
-# Each 8 times the squared distance from a centre; made by imagecodecs, which encodes both.
-_TWELVE_BIT_JPEG = """
-/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB
-AQEBAQH/wQALDAAYACABAREA/8QAFwAAAwEAAAAAAAAAAAAAAAAACg0ODP/EACcQAAADBQgDAQAAAAAAAAAAAAUHCQAMGTdVBAYIJCgpR2UKQ2EL
-/9oACAEBAAA/AAf349ea5R6I8r7uBmBMA8uThSqjvaNO/wD+pA81yj0R7ETuBmBMC9PJwpVbX2jD/wDgBPNco9EeJTcDMCYF3+ThSq2ftGfADlzP
-Nco9EeSg3AzAmAS3JwpVQTtGx/78e4klHojyvufMCYB5e0Uqo79ad/8A9SDEko9EexE58wJgXp9opVbX9Yf/AMALEko9EeJTPmBMC7/tFKrZ/rPg
-By5sSSj0R5KDPmBMAlvaKVUE+s0AH49d3RR6I8r7oaMCYB5cdilVHeuad/8A9SB3dFHoj2InQ0YEwL08dilVtfXMP/4ATu6KPRHiU0NGBMC7/HYp
-VbP1zPgBy5nd0UeiPJQaGjAmAS3HYpVQTrm//9k="""
-_HIGH_THROUGHPUT = """
-/0//UQApQAAAAAAQAAAADAAAAAAAAAAAAAAAEAAAAAwAAAAAAAAAAAABjwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQkJCQ
-iIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAO0AAf+TwAAlcAGHdAAAwAATQAATAJH9Awd0ANf+Aod0AMAAFVAABOD/f9822/4BQrQA
-k5zkAKI0AMAAFrQAAWqA/3//f/98xzvv/v9/8e4Az+YwALG4AP9//3//f/9f5549e/4CT3MAADG4AMAALtoAAXdA/3//f/9//3//eMOnz/9//3//f/9/
-f/zw6fP/f/9//3//fx8/fPr8Gdr9ZfO1+suIIsYkMb8A/3//f/9//3//f/9//3//f/9//3//fx8+fvj44eOHjx8+fvj44eOHjwAAACCAAAMf16/WXJDG
-JDGyAf/Z"""
-
-
-@pytest.fixture(scope="session")
-def pack_frame() -> Callable[[Path, bytes, str], Path]:
-    """A function that gives a DICOM file a frame for its pixels, in a UID's or usual UID's last number's compression."""
-    return _pack_frame
-
-
-def _pack_frame(path: Path, frame: bytes, syntax: str) -> Path:
-    import pydicom
-    from pydicom.encaps import encapsulate
-
+def pack_frame(path: Path, frame: bytes, syntax: str) -> Path:
+    """Give a DICOM file a frame for its pixels, in a UID's or usual UID's last number's compression."""
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = syntax if "." in syntax else f"1.2.840.10008.1.2.4.{syntax}"
     dataset.PixelData = encapsulate([frame])
@@ -109,98 +87,71 @@ def _pack_frame(path: Path, frame: bytes, syntax: str) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def write_coded() -> Callable[[Path, str], NDArray[np.int16]]:
-    """A function that writes a CT file in 12-bit JPEG or HTJ2K, and returns its Hounsfield units."""
-
-    def write(path: Path, syntax: str) -> NDArray[np.int16]:
-        step = 1 if syntax == "51" else 2
-        rows, columns = np.mgrid[0:24:step, 0:32:step]
-        hounsfield = (8 * ((rows - 12) ** 2 + (columns - 16) ** 2) - 1000).astype(np.int16)
-        if syntax == "51":
-            stored, bits = (hounsfield + 1024).astype(np.uint16), {"BitsStored": 12, "HighBit": 11}
-            write_ct(path, stored, RescaleIntercept=-1024, **bits)
-        else:
-            write_ct(path, hounsfield)
-        _pack_frame(path, b64decode(_TWELVE_BIT_JPEG if syntax == "51" else _HIGH_THROUGHPUT), syntax)
-        return hounsfield
-
-    return write
+def write_coded(path: Path, syntax: str) -> Path:
+    """Write the chest in 12-bit JPEG (51), or High-Throughput JPEG 2000."""
+    if syntax == "51":
+        stored = np.clip(CHEST + 1024, 0, 4095).astype(np.uint16)
+        write_ct(path, stored, RescaleIntercept=-1024, BitsStored=12)
+        return pack_frame(path, imagecodecs.jpeg8_encode(stored, level=100, bitspersample=12), syntax)
+    return pack_frame(write_ct(path), imagecodecs.htj2k_encode(CHEST.copy()), syntax)
 
 
-@pytest.fixture(scope="session")
-def recompress() -> Callable[[Path, Path, str], Path]:
-    """A function that writes a DICOM file once more in another transfer syntax, losslessly, by GDCM."""
+def recompress(source: Path, target: Path, syntax: str) -> Path:
+    """Write a DICOM file once more in another transfer syntax, losslessly, by GDCM."""
+    import gdcm
 
-    def write(source: Path, target: Path, syntax: str) -> Path:
-        import gdcm
-
-        reader = gdcm.ImageReader()
-        reader.SetFileName(str(source))
-        assert reader.Read()
-        change = gdcm.ImageChangeTransferSyntax()
-        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
-        change.SetInput(reader.GetImage())
-        assert change.Change()
-        writer = gdcm.ImageWriter()
-        writer.SetFileName(str(target))
-        writer.SetFile(reader.GetFile())
-        writer.SetImage(change.GetOutput())
-        assert writer.Write()
-        return target
-
-    return write
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(source))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(target))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return target
 
 
-@pytest.fixture(scope="session")
-def volume(chest: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Hounsfield units with axes right, anterior, superior (RAS), shape (64, 48, 5); plane k is k darker."""
-    upright = chest[::-1, ::-1].T
-    return np.stack([upright - index for index in range(5)], axis=-1).astype(np.int16)
+# VOLUME with MetaImage's axes: left, posterior, superior.
+ITK_VOLUME = np.ascontiguousarray(VOLUME[::-1, ::-1])
 
 
-@pytest.fixture(scope="session")
-def write_metaimage() -> Callable[..., Path]:
-    """A function that writes voxels (I, J, K) as ``.mha``, or as ``.mhd`` with its voxels beside it.
-
-    Keyword arguments set header fields; None removes one.
-    """
-    types = {"int16": "MET_SHORT", "uint8": "MET_UCHAR", "float32": "MET_FLOAT"}
-
-    def write(path: Path, voxels: NDArray[Any], *, compressed: bool = False, **fields: object) -> Path:
-        content = voxels.tobytes("F")
-        content = zlib.compress(content) if compressed else content
-        data = path.with_suffix(".zraw" if compressed else ".raw")
-        header: dict[str, object] = {
-            "ObjectType": "Image",
-            "NDims": voxels.ndim,
-            "BinaryData": "True",
-            "BinaryDataByteOrderMSB": "False",
-            "CompressedData": compressed,
-            "TransformMatrix": "1 0 0 0 1 0 0 0 1",
-            "Offset": "-180.5 -170.25 -300",
-            "ElementSpacing": "0.75 0.5 2",
-            "DimSize": " ".join(map(str, voxels.shape)),
-            "ElementType": types[voxels.dtype.name],
-        }
-        header["ElementDataFile"] = "LOCAL" if path.suffix == ".mha" else data.name
-        header.update(fields)
-        last = header.pop("ElementDataFile")
-        lines = [f"{key} = {value}" for key, value in header.items() if value is not None]
-        text = "\n".join([*lines, f"ElementDataFile = {last}", ""]).encode()
-        path.write_bytes(text + content if path.suffix == ".mha" else text)
-        if path.suffix != ".mha":
-            data.write_bytes(content)
-        return path
-
-    return write
+def write_metaimage(
+    path: Path, voxels: NDArray[Any] = ITK_VOLUME, *, compressed: bool = False, **fields: object
+) -> Path:
+    """Write voxels (I, J, K) as ``.mha``, or as ``.mhd`` with its voxels beside it; None removes a field."""
+    alone = path.suffix == ".mha"
+    data = path.with_suffix(".zraw" if compressed else ".raw")
+    header: dict[str, object] = {
+        "ObjectType": "Image",
+        "NDims": voxels.ndim,
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False",
+        "CompressedData": compressed,
+        "TransformMatrix": "1 0 0 0 1 0 0 0 1",
+        "Offset": "-180.5 -170.25 -300",
+        "ElementSpacing": "0.75 0.5 2",
+        "DimSize": " ".join(map(str, voxels.shape)),
+        "ElementType": {"int16": "MET_SHORT", "uint8": "MET_UCHAR"}[voxels.dtype.name],
+    }
+    last = fields.pop("ElementDataFile", "LOCAL" if alone else data.name)
+    lines = [f"{key} = {value}" for key, value in {**header, **fields}.items() if value is not None]
+    text = "\n".join([*lines, f"ElementDataFile = {last}", ""]).encode()
+    content = zlib.compress(voxels.tobytes("F")) if compressed else voxels.tobytes("F")
+    path.write_bytes(text + content if alone else text)
+    if not alone:
+        data.write_bytes(content)
+    return path
 
 
 @pytest.fixture(scope="session")
-def photograph() -> Image.Image:
-    """A colour picture the way nature makes them: saturated areas, smooth changes, some noise."""
-    rows, columns = np.mgrid[0:120, 0:160] / 120
-    noise = np.random.default_rng(0).normal(0, 8, (120, 160))
-    channels = [90 + 120 * rows, 140 - 60 * columns, 60 + 150 * (1 - rows)]
-    colours = np.stack([channel + noise for channel in channels], axis=-1)
-    return Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8))
+def chest() -> NDArray[np.int16]:
+    return CHEST
+
+
+@pytest.fixture(scope="session")
+def write_dicom() -> Callable[..., Path]:
+    return write_ct

@@ -2,77 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+import zlib
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-from matplotlib import colormaps
+from matplotlib import colormaps, get_data_path
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
+from tests.imaging.conftest import CHEST, GREY
 
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.raster import COLOURED_SHARE, coloured_share
 from groundglass.imaging.read import read_slice, read_slices
+from groundglass.imaging.slice import CTSlice
 from groundglass.imaging.source import Limits
 from groundglass.imaging.window import LUNG
 
+equal = np.testing.assert_array_equal
 
-@pytest.fixture
-def grey(chest: NDArray[np.int16]) -> NDArray[np.uint8]:
-    return LUNG.apply(chest)
+
+def read(path: Path, picture: Image.Image | NDArray[Any], **options: Any) -> CTSlice:
+    """The slice of a picture that is saved there, an array as TIFF by tifffile."""
+    if isinstance(picture, np.ndarray):
+        tifffile.imwrite(path, picture, **options)
+    else:
+        picture.save(path, **options)
+    return read_slice(path)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "PA"])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_modes_of_equal_content_give_equal_pixels(
-    tmp_path: Path, grey: NDArray[np.uint8], mode: str, suffix: str
-) -> None:
-    if (mode, suffix) == ("PA", ".png"):
-        pytest.skip("PNG has no such mode")
-    image = Image.fromarray(grey)
+def test_modes_of_equal_content_give_equal_pixels(tmp_path: Path, mode: str, suffix: str) -> None:
+    suffix = ".tif" if mode == "PA" else suffix  # PNG has no such mode
+    image = Image.fromarray(GREY)
     image = image.convert("RGB").quantize(256).convert("PA") if mode == "PA" else image.convert(mode)
-    path = tmp_path / f"slice{suffix}"
-    image.save(path)
-    read = read_slice(path)
-    expected = np.array(image.convert("L")) if mode in {"1", "PA"} else grey
-    np.testing.assert_array_equal(read.pixels, expected)
-    assert read.hounsfield is None
-    assert read.origin.file_format == ("PNG" if suffix == ".png" else "TIFF")
-    assert read.origin.file == str(path)
+    slice_ = read(tmp_path / f"slice{suffix}", image)
+    equal(slice_.pixels, np.array(image.convert("L")) if mode in {"1", "PA"} else GREY)
+    assert slice_.hounsfield is None
+    assert slice_.origin.file_format == ("PNG" if suffix == ".png" else "TIFF")
+    assert slice_.origin.file == str(tmp_path / f"slice{suffix}")
 
 
-def test_bmp_and_jpeg(tmp_path: Path, grey: NDArray[np.uint8]) -> None:
-    Image.fromarray(grey).save(tmp_path / "slice.bmp")
-    np.testing.assert_array_equal(read_slice(tmp_path / "slice.bmp").pixels, grey)
-    Image.fromarray(grey).save(tmp_path / "slice.jpg", quality=95)
-    read = read_slice(tmp_path / "slice.jpg")
-    assert read.origin.file_format == "JPEG"
-    assert np.abs(read.pixels.astype(int) - grey).mean() < 4
+def test_bmp_and_jpeg(tmp_path: Path) -> None:
+    equal(read(tmp_path / "slice.bmp", Image.fromarray(GREY)).pixels, GREY)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    jpeg = read(tmp_path / "slice.jpg", Image.fromarray(GREY), quality=95, exif=exif)
+    assert jpeg.origin.file_format == "JPEG"
+    assert np.abs(jpeg.pixels.astype(int) - np.rot90(GREY, -1)).mean() < 4
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparent_pixels_lie_on_black(tmp_path: Path, mode: str) -> None:
-    pixels = Image.new(mode, (8, 8), "white")
-    pixels.putalpha(Image.fromarray(np.repeat(np.uint8([[0, 128, 255, 255]]), 8, 0)).resize((8, 8), 0))
-    pixels.save(tmp_path / "slice.png")
-    read = read_slice(tmp_path / "slice.png").pixels
-    assert (read[:, :2] == 0).all()
-    assert (read[:, 2:4] == 128).all()
-    assert (read[:, 4:] == 255).all()
-
-
-def test_a_transparent_palette_entry_lies_on_black(tmp_path: Path) -> None:
+    image = Image.new(mode, (8, 8), "white")
+    image.putalpha(Image.fromarray(np.repeat(np.uint8([[0, 128, 255, 255]]), 8, 0)).resize((8, 8), 0))
+    pixels = read(tmp_path / "slice.png", image).pixels
+    equal(pixels[0], [0, 0, 128, 128, 255, 255, 255, 255])
+    assert (pixels == pixels[0]).all()
     image = Image.new("P", (4, 4), 1)
     image.putpalette([255, 255, 255, 90, 90, 90])
     image.putpixel((0, 0), 0)
-    image.save(tmp_path / "slice.png", transparency=0)
-    read = read_slice(tmp_path / "slice.png").pixels
-    assert read[0, 0] == 0
-    assert read[1, 1] == 90
+    equal(read(tmp_path / "slice.png", image, transparency=0).pixels[:2, :2], [[0, 90], [90, 90]])
 
 
 @pytest.mark.parametrize(
@@ -80,15 +74,9 @@ def test_a_transparent_palette_entry_lies_on_black(tmp_path: Path) -> None:
 )
 def test_sixteen_bit_pictures_keep_their_scale(tmp_path: Path, suffix: str, maximum: int) -> None:
     values = np.linspace(0, maximum, 64, dtype=np.uint16).reshape(8, 8)
-    Image.fromarray(values).save(tmp_path / f"slice{suffix}")
-    read = read_slice(tmp_path / f"slice{suffix}")
-    np.testing.assert_allclose(read.pixels, values * (255 / maximum), atol=0.51)
-    assert read.origin.mode.startswith("I")
-
-
-def _tiff(path: Path, values: NDArray[Any], **options: Any) -> Path:
-    tifffile.imwrite(path, values, **options)
-    return path
+    slice_ = read(tmp_path / f"slice{suffix}", Image.fromarray(values))
+    np.testing.assert_allclose(slice_.pixels, values * (255 / maximum), atol=0.51)
+    assert slice_.origin.mode.startswith("I")
 
 
 @pytest.mark.parametrize(
@@ -104,221 +92,180 @@ def _tiff(path: Path, values: NDArray[Any], **options: Any) -> Path:
     ],
 )
 @pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "f2", "f4", "f8"])
-def test_tiff_of_any_layout_and_depth(
-    tmp_path: Path, grey: NDArray[np.uint8], dtype: str, options: dict[str, Any]
-) -> None:
+def test_tiff_of_any_layout_and_depth(tmp_path: Path, dtype: str, options: dict[str, Any]) -> None:
     full = 1 if dtype[0] == "f" else np.iinfo(dtype).max
-    values = (grey / 255 * full).round(0 if full > 1 else 9).astype(dtype)
+    values = (GREY / 255 * full).round(0 if full > 1 else 9).astype(dtype)
     if "photometric" in options:
-        values = full - values
-    path = _tiff(tmp_path / "slice.tif", values.astype(dtype), **options)
-    if dtype[0] == "f" and "photometric" in options:
-        with pytest.raises(ImageError, match=r"slice\.tif: floating-point pixels of which zero is white"):
-            read_slice(path)
-        return
-    read = read_slice(path)
-    np.testing.assert_array_equal(read.pixels, grey)
-    assert read.hounsfield is None
-    assert read.origin.frame is None
+        values = (full - values).astype(dtype)
+        if dtype[0] == "f":
+            with pytest.raises(ImageError, match=r"slice\.tif: floating-point pixels of which zero is white"):
+                read(tmp_path / "slice.tif", values, **options)
+            return
+    slice_ = read(tmp_path / "slice.tif", values, **options)
+    equal(slice_.pixels, GREY)
+    assert slice_.hounsfield is None
+    assert slice_.origin.frame is None
 
 
 @pytest.mark.parametrize("dtype", ["i2", "i4", "f2", "f4", "f8"])
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"compression": "lzw"}, {"byteorder": ">"}])
-def test_tiff_in_hounsfield_units(
-    tmp_path: Path, chest: NDArray[np.int16], dtype: str, options: dict[str, Any]
-) -> None:
-    read = read_slice(_tiff(tmp_path / "slice.tif", chest.astype(dtype), **options))
-    np.testing.assert_array_equal(read.hounsfield, chest)
-    np.testing.assert_array_equal(read.pixels, LUNG.apply(chest))
+def test_tiff_in_hounsfield_units(tmp_path: Path, dtype: str, options: dict[str, Any]) -> None:
+    slice_ = read(tmp_path / "slice.tif", CHEST.astype(dtype), **options)
+    equal(slice_.hounsfield, CHEST)
+    equal(slice_.pixels, LUNG.apply(CHEST))
 
 
 @pytest.mark.parametrize("offset", [1024, 2048, 8192, 32768])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_hounsfield_units_that_were_made_positive(
-    tmp_path: Path, chest: NDArray[np.int16], suffix: str, offset: int
-) -> None:
-    path = tmp_path / f"slice{suffix}"
-    Image.fromarray((chest.astype(int) + offset).astype(np.uint16)).save(path)
-    read = read_slice(path)
-    np.testing.assert_array_equal(read.hounsfield, chest)
+def test_hounsfield_units_that_were_made_positive(tmp_path: Path, suffix: str, offset: int) -> None:
+    shifted = (CHEST.astype(int) + offset).astype(np.uint16)
+    equal(read(tmp_path / f"slice{suffix}", Image.fromarray(shifted)).hounsfield, CHEST)
 
 
-def test_a_lung_window_of_twelve_bits_is_no_hounsfield_units(
-    tmp_path: Path, chest: NDArray[np.int16]
-) -> None:
+def test_a_lung_window_of_twelve_bits_is_no_hounsfield_units(tmp_path: Path) -> None:
     """Though its air and black margin lie where soft tissue and air do with 1024 added."""
-    windowed = (np.clip((chest + 1350) / 1500, 0, 1) * 4095).astype(np.uint16)
+    windowed = (np.clip((CHEST + 1350) / 1500, 0, 1) * 4095).astype(np.uint16)
     windowed[:4] = 0
-    Image.fromarray(windowed).save(tmp_path / "slice.png")
-    read = read_slice(tmp_path / "slice.png")
-    assert read.hounsfield is None
-    np.testing.assert_allclose(read.pixels, windowed * (255 / 4095), atol=0.51)
+    slice_ = read(tmp_path / "slice.png", Image.fromarray(windowed))
+    assert slice_.hounsfield is None
+    np.testing.assert_allclose(slice_.pixels, windowed * (255 / 4095), atol=0.51)
 
 
-def test_signed_pixels_are_read_as_stated(tmp_path: Path, grey: NDArray[np.uint8]) -> None:
-    signed = (grey.astype(int) - 128).astype(np.int8)
-    np.testing.assert_array_equal(read_slice(_tiff(tmp_path / "a.tif", signed)).pixels, grey)
+def test_signed_pixels_are_read_as_stated(tmp_path: Path) -> None:
+    signed = (GREY.astype(int) - 128).astype(np.int8)
+    equal(read(tmp_path / "a.tif", signed).pixels, GREY)
     with pytest.raises(NotASliceError, match=r"from -\d+ to \d+, fit no known scale"):
-        read_slice(_tiff(tmp_path / "b.tif", signed.astype(np.int16)))
+        read(tmp_path / "b.tif", signed.astype(np.int16))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_pictures_of_any_depth_are_turned_upright(
-    tmp_path: Path, grey: NDArray[np.uint8], orientation: int, suffix: str, dtype: Any
+    tmp_path: Path, orientation: int, suffix: str, dtype: Any
 ) -> None:
-    image = Image.fromarray(grey.astype(dtype) * (np.iinfo(dtype).max // 255))
-    path = tmp_path / f"slice{suffix}"
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image.save(path, exif=exif)
+    white = np.iinfo(dtype).max // 255
+    image, exif = Image.fromarray(GREY.astype(dtype) * white), Image.Exif()
+    exif[0x0112] = image.getexif()[0x0112] = orientation
+    pixels = read(tmp_path / f"slice{suffix}", image, exif=exif).pixels
     image.getexif()[0x0112] = orientation
-    turned = np.asarray(ImageOps.exif_transpose(image))
-    np.testing.assert_array_equal(read_slice(path).pixels, turned // (np.iinfo(dtype).max // 255))
+    equal(pixels, np.asarray(ImageOps.exif_transpose(image)) // white)
 
 
 @pytest.mark.parametrize("axes", ["ZYX", "TZYX", "TZCYX"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_every_plane_of_an_imagej_stack_is_a_slice(
-    tmp_path: Path, grey: NDArray[np.uint8], axes: str, dtype: Any
-) -> None:
+def test_every_plane_of_an_imagej_stack_is_a_slice(tmp_path: Path, axes: str, dtype: Any) -> None:
     """ImageJ writes large stacks behind one page, and so does tifffile."""
-    planes = [np.roll(grey, shift, axis=1).astype(dtype) * (np.iinfo(dtype).max // 255) for shift in range(8)]
-    stack = np.stack(planes).reshape(*{3: (8,), 4: (2, 4), 5: (2, 2, 2)}[len(axes)], *grey.shape)
-    path = _tiff(tmp_path / "stack.tif", stack, imagej=True, metadata={"axes": axes})
-    assert len(Image.open(path).tag_v2) > 0
-    read = list(read_slices(path))
-    assert [item.origin.frame for item in read] == list(range(8))
-    for index, item in enumerate(read):
-        np.testing.assert_array_equal(item.pixels, np.roll(grey, index, axis=1))
-    content = path.read_bytes()
-    path.write_bytes(content.replace(b"images=8", b"images=9"))
+    path, planes = tmp_path / "stack.tif", np.stack([np.roll(GREY, shift, axis=1) for shift in range(8)])
+    shape = {3: (8,), 4: (2, 4), 5: (2, 2, 2)}[len(axes)]
+    stack = (planes.astype(dtype) * (np.iinfo(dtype).max // 255)).reshape(*shape, *GREY.shape)
+    tifffile.imwrite(path, stack, imagej=True, metadata={"axes": axes})
+    slices = list(read_slices(path))
+    assert [item.origin.frame for item in slices] == list(range(8))
+    equal([item.pixels for item in slices], planes)
+    path.write_bytes(path.read_bytes().replace(b"images=8", b"images=9"))
     with pytest.raises(ImageError, match=r"stack\.tif: .*says that it holds 9 images, but there are fewer"):
         list(read_slices(path))
     with pytest.raises(ImageError, match="9 pages"):
         list(read_slices(path, Limits(frames=5)))
 
 
-def test_imagej_keeps_the_sign_of_sixteen_bits_in_a_calibration(
-    tmp_path: Path, chest: NDArray[np.int16]
-) -> None:
-    about = {"cf": 0, "c0": -3000.0, "c1": 0.5, "vunit": "HU"}
-    stored = (chest.astype(int) * 2 + 6000).astype(np.uint16)
-    path = _tiff(tmp_path / "a.tif", np.stack([stored] * 2), imagej=True, metadata={"axes": "ZYX", **about})
-    assert [np.array_equal(item.hounsfield, chest) for item in read_slices(path)] == [True, True]
+def test_imagej_keeps_the_sign_of_sixteen_bits_in_a_calibration(tmp_path: Path) -> None:
+    about = {"axes": "ZYX", "cf": 0, "c0": -3000.0, "c1": 0.5, "vunit": "HU"}
+    stored = (CHEST.astype(int) * 2 + 6000).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([stored] * 2), imagej=True, metadata=about)
+    equal([item.hounsfield for item in read_slices(tmp_path / "a.tif")], [CHEST, CHEST])
 
 
-def test_smaller_copies_and_masks_in_a_tiff_are_no_slices(tmp_path: Path, grey: NDArray[np.uint8]) -> None:
-    with tifffile.TiffWriter(tmp_path / "pyramid.tif") as file:
-        file.write(grey[::2, ::2], subfiletype=1)
-        file.write(grey, subifds=1)
-        file.write(grey[::4, ::4], subfiletype=1)
-        file.write(np.roll(grey, 3, axis=1))
-        file.write(grey > 100, subfiletype=4)
-    read = list(read_slices(tmp_path / "pyramid.tif"))
-    assert [item.origin.frame for item in read] == [0, 1]
-    np.testing.assert_array_equal(read[1].pixels, np.roll(grey, 3, axis=1))
-    _tiff(tmp_path / "a.ome.tif", np.stack([grey] * 3), ome=True)
+def test_every_page_of_a_tiff_but_smaller_copies_and_masks_is_a_slice(tmp_path: Path) -> None:
+    path, pages = tmp_path / "a.tif", [np.roll(GREY, shift, axis=1) for shift in (0, 3, 9)]
+    with tifffile.TiffWriter(path) as file:
+        file.write(GREY[::2, ::2], subfiletype=1)
+        file.write(pages[0], subifds=1)
+        file.write(GREY[::4, ::4], subfiletype=1)
+        file.write(pages[1])
+        file.write(pages[2])
+        file.write(GREY > 100, subfiletype=4)
+    slices = list(read_slices(path))
+    assert [item.origin.frame for item in slices] == [0, 1, 2]
+    equal([item.pixels for item in slices], pages)
+    with pytest.raises(ImageError, match="several slices"):
+        read_slice(path)
+    with pytest.raises(ImageError, match="3 pages"):
+        list(read_slices(path, Limits(frames=2)))
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.stack(pages), ome=True)
     assert len(list(read_slices(tmp_path / "a.ome.tif"))) == 3
 
 
 @pytest.mark.parametrize(
-    ("make", "reason"),
+    ("data", "options", "reason"),
     [
-        (lambda grey: {"data": grey.astype(np.complex64)}, "complex"),
-        (lambda grey: {"data": np.dstack([grey / 255] * 3), "photometric": "rgb"}, "not supported"),
-        (lambda grey: {"data": np.dstack([grey] * 3), "photometric": "cielab"}, "not supported"),
-        (
-            lambda grey: {"data": np.dstack([grey] * 9), "planarconfig": "contig"},
-            "9 channels are not supported",
-        ),
-        (
-            lambda grey: {"data": np.stack([grey] * 2), "volumetric": True, "tile": (2, 16, 16)},
-            "not supported",
-        ),
+        (GREY.astype(np.complex64), {}, "complex"),
+        (np.dstack([GREY / 255] * 3), {"photometric": "rgb"}, "not supported"),
+        (np.dstack([GREY] * 3), {"photometric": "cielab"}, "not supported"),
+        (np.dstack([GREY] * 9), {"planarconfig": "contig"}, "9 channels are not supported"),
+        (np.stack([GREY] * 2), {"volumetric": True, "tile": (2, 16, 16)}, "not supported"),
     ],
 )
 def test_what_tiff_can_hold_beyond_slices_is_called_so(
-    tmp_path: Path, grey: NDArray[np.uint8], make: Callable[[NDArray[np.uint8]], dict[str, Any]], reason: str
+    tmp_path: Path, data: NDArray[Any], options: dict[str, Any], reason: str
 ) -> None:
-    options = make(grey)
-    path = _tiff(tmp_path / "other.tif", options.pop("data"), **options)
     with pytest.raises(ImageError, match=rf"other\.tif: .*{reason}"):
-        read_slice(path)
+        read(tmp_path / "other.tif", data, **options)
 
 
-def test_a_tiff_without_all_its_pixels_is_damaged(tmp_path: Path, grey: NDArray[np.uint8]) -> None:
-    path = _tiff(tmp_path / "a.tif", grey, rowsperstrip=8)
-    with tifffile.TiffFile(path, mode="r+b") as file:
-        file.pages[0].tags["StripByteCounts"].overwrite([512, 512, 0, 512, 512, 512])
-    with pytest.raises(ImageError, match=r"a\.tif: damaged: some of its pixels are missing"):
-        read_slice(path)
+def test_a_tiff_without_all_its_pixels_is_damaged(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", GREY, rowsperstrip=8)
+    for tag, value, reason in (
+        ("StripByteCounts", [512, 512, 0, 512, 512, 512], "damaged: some of its pixels are missing"),
+        ("ImageWidth", 0, "an image of 0 x 48 pixels"),
+    ):
+        with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+            file.pages[0].tags[tag].overwrite(value)
+        with pytest.raises(ImageError, match=rf"a\.tif: {reason}"):
+            read_slice(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("tint", [(0.6, 0.8, 1.0), (1.0, 0.85, 0.6), (0.2, 1.0, 0.3)])
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_a_tinted_slice_is_read(
-    tmp_path: Path, grey: NDArray[np.uint8], tint: tuple[float, ...], suffix: str
-) -> None:
-    coloured = np.rint(grey[..., None] * np.array(tint)).astype(np.uint8)
-    Image.fromarray(coloured).save(tmp_path / f"slice{suffix}", quality=95)
-    pixels = read_slice(tmp_path / f"slice{suffix}").pixels
-    difference = np.abs(pixels.astype(int) - grey)
+def test_a_tinted_slice_is_read(tmp_path: Path, tint: tuple[float, ...], suffix: str) -> None:
+    image = Image.fromarray(np.rint(GREY[..., None] * np.array(tint)).astype(np.uint8))
+    difference = np.abs(read(tmp_path / f"slice{suffix}", image, quality=95).pixels.astype(int) - GREY)
     assert difference.max() <= 2 if suffix == ".png" else difference.mean() < 8
 
 
-@pytest.mark.parametrize("scale", ["jet", "hsv", "hot"])
-def test_a_slice_in_many_colours_is_none(tmp_path: Path, grey: NDArray[np.uint8], scale: str) -> None:
-    coloured = colormaps[scale](grey + np.random.default_rng(0).integers(0, 9, grey.shape, np.uint8))
-    Image.fromarray((coloured[..., :3] * 255).astype(np.uint8)).save(tmp_path / "slice.png")
-    with pytest.raises(NotASliceError, match=r"slice\.png: a colour photograph"):
-        read_slice(tmp_path / "slice.png")
-
-
-def test_every_page_of_a_tiff_is_a_slice(tmp_path: Path, grey: NDArray[np.uint8]) -> None:
-    pages = [Image.fromarray(np.roll(grey, shift, axis=1)) for shift in (0, 5, 9)]
-    pages[0].save(tmp_path / "series.tif", save_all=True, append_images=pages[1:])
-    read = list(read_slices(tmp_path / "series.tif"))
-    assert [item.origin.frame for item in read] == [0, 1, 2]
-    for item, page in zip(read, pages, strict=True):
-        np.testing.assert_array_equal(item.pixels, np.array(page))
-    with pytest.raises(ImageError, match="several slices"):
-        read_slice(tmp_path / "series.tif")
-    with pytest.raises(ImageError, match="3 pages"):
-        list(read_slices(tmp_path / "series.tif", Limits(frames=2)))
-
-
-def test_coloured_marks_are_fine(tmp_path: Path, grey: NDArray[np.uint8]) -> None:
-    image = Image.fromarray(grey).convert("RGB")
+def test_coloured_marks_are_fine(tmp_path: Path) -> None:
+    image = Image.fromarray(GREY).convert("RGB")
     ImageDraw.Draw(image).rectangle((10, 10, 18, 14), fill="red")
-    image.save(tmp_path / "marked.png")
-    read = read_slice(tmp_path / "marked.png").pixels
-    assert read.shape == grey.shape
-    np.testing.assert_array_equal(read[20:], grey[20:])
+    pixels = read(tmp_path / "marked.png", image).pixels
+    assert pixels.shape == GREY.shape
+    equal(pixels[20:], GREY[20:])
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
-def test_a_colour_photograph_is_refused(tmp_path: Path, photograph: Image.Image, suffix: str) -> None:
-    photograph.save(tmp_path / f"holiday{suffix}")
-    with pytest.raises(ImageError, match=rf"holiday{suffix}: a colour photograph"):
-        read_slice(tmp_path / f"holiday{suffix}")
+def photograph() -> Image.Image:
+    """A colour picture the way nature makes them: saturated areas, smooth changes, some noise."""
+    rows, columns = np.mgrid[0:120, 0:160] / 120
+    noise = np.random.default_rng(0).normal(0, 8, (120, 160))
+    channels = [90 + 120 * rows, 140 - 60 * columns, 60 + 150 * (1 - rows)]
+    colours = np.stack([channel + noise for channel in channels], axis=-1)
+    return Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8))
 
 
-def _matplotlib_photograph() -> Path:
-    from matplotlib import get_data_path
-
-    return Path(get_data_path()) / "sample_data" / "grace_hopper.jpg"
-
-
-def _sklearn_photographs() -> list[Path]:
-    import sklearn.datasets
-
-    return sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
+@pytest.mark.parametrize("kind", [".png", ".jpg", ".bmp", ".tif", "jet", "hsv", "hot"])
+def test_a_photograph_and_a_slice_in_many_colours_are_refused(tmp_path: Path, kind: str) -> None:
+    image, suffix = photograph(), kind
+    if "." not in kind:
+        noisy = GREY + np.random.default_rng(0).integers(0, 9, GREY.shape, np.uint8)
+        image, suffix = Image.fromarray((colormaps[kind](noisy)[..., :3] * 255).astype(np.uint8)), ".png"
+    with pytest.raises(NotASliceError, match=rf"holiday{suffix}: a colour photograph"):
+        read(tmp_path / f"holiday{suffix}", image)
 
 
 def test_photographs_of_other_projects_are_refused_with_room_to_spare() -> None:
-    photographs = [_matplotlib_photograph(), *_sklearn_photographs()]
+    import sklearn.datasets
+
+    photographs = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
+    photographs.append(Path(get_data_path()) / "sample_data" / "grace_hopper.jpg")
     assert len(photographs) == 3
     for path in photographs:
         with pytest.raises(ImageError, match="colour photograph"):
@@ -326,7 +273,7 @@ def test_photographs_of_other_projects_are_refused_with_room_to_spare() -> None:
         assert coloured_share(np.asarray(Image.open(path).convert("RGB"))) > 1.5 * COLOURED_SHARE
 
 
-def test_every_covid_ct_image_is_accepted_with_room_to_spare(covid_ct: Path) -> None:
+def test_every_real_picture_is_accepted_with_room_to_spare(covid_ct: Path, luna_slices: Path) -> None:
     paths = sorted(path for path in (covid_ct / "Images-processed").rglob("*.*") if path.is_file())
     assert len(paths) == 746
     for path in paths:
@@ -334,75 +281,33 @@ def test_every_covid_ct_image_is_accepted_with_room_to_spare(covid_ct: Path) -> 
         image = Image.open(path)
         if image.mode != "L":
             assert coloured_share(np.asarray(image.convert("RGB"))) < COLOURED_SHARE / 1.5
-
-
-def test_luna_slices_are_accepted(luna_slices: Path) -> None:
     assert sum(1 for _ in read_slices(luna_slices)) == 1000
-
-
-def test_a_picture_takes_a_few_milliseconds(tmp_path: Path, grey: NDArray[np.uint8]) -> None:
-    Image.fromarray(grey).resize((512, 512)).save(tmp_path / "slice.png")
-    read_slice(tmp_path / "slice.png")
-    times = []
-    for _ in range(10):
-        start = perf_counter()
-        read_slice(tmp_path / "slice.png")
-        times.append(perf_counter() - start)
-    assert min(times) < 0.02
 
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
-    path.write_bytes(_png_header(40_000, 40_000))
-    start = perf_counter()
-    with pytest.raises(ImageError, match=r"bomb\.png: .*limit"):
-        read_slice(path)
-    assert perf_counter() - start < 1
-    path.write_bytes(_png_header(9_000, 9_000))
-    with pytest.raises(ImageError, match="9000 x 9000 pixels are more than the limit"):
-        read_slice(path)
-
-
-def _png_header(width: int, height: int) -> bytes:
-    import struct
-    import zlib
-
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    body = b"IDAT" + zlib.compress(bytes(1000))
-    chunks = [
-        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
-        for part in (header, body)
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    for side, reason in ((40_000, "limit"), (9_000, "9000 x 9000 pixels are more than the limit")):
+        header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+        chunks = [
+            struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+            for part in (header, b"IDAT" + zlib.compress(bytes(1000)))
+        ]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+        with pytest.raises(ImageError, match=rf"bomb\.png: .*{reason}"):
+            read_slice(path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
 def test_a_truncated_picture_is_one_line_that_names_the_file(
-    tmp_path: Path, grey: NDArray[np.uint8], suffix: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / f"slice{suffix}"
-    Image.fromarray(grey).save(path)
+    Image.fromarray(GREY).save(path)
     whole = path.read_bytes()
     for share in (0.02, 0.3, 0.6):
         path.write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(ImageError) as caught:
             read_slice(path)
-        assert str(path) in str(caught.value)
+        assert str(caught.value).startswith(f"{path}: ")
         assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
-
-
-def test_a_jpeg_is_turned_upright_as_its_exif_says(tmp_path: Path, grey: NDArray[np.uint8]) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(grey).save(tmp_path / "slice.jpg", exif=exif, quality=95)
-    read = read_slice(tmp_path / "slice.jpg").pixels
-    assert np.abs(read.astype(int) - np.rot90(grey, -1)).mean() < 4
-
-
-def test_reading_leaves_the_file_as_it_is(tmp_path: Path, write_dicom: Callable[..., Path]) -> None:
-    path = write_dicom(tmp_path / "slice.dcm", np.zeros((8, 8), np.int16))
-    before = path.read_bytes()
-    read_slice(path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]

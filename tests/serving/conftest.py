@@ -21,11 +21,11 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from tests.imaging.conftest import chest, recompress, volume, write_coded, write_dicom, write_metaimage
+from tests.imaging.conftest import chest, write_dicom
 
 from groundglass.imaging.phantom import make_phantom
 
-__all__ = ["chest", "recompress", "volume", "write_coded", "write_dicom", "write_metaimage"]
+__all__ = ["chest", "write_dicom"]
 
 PATIENCE = 60
 FORM = {"Content-Type": "multipart/form-data; boundary=0123456789"}

@@ -41,6 +41,7 @@ Protocols = Annotated[str, typer.Option(help="Ways to split, comma-separated.")]
 Networks = Annotated[str | None, typer.Option(help="Comma-separated; see docs/experiments.md.")]
 Folds = Annotated[int, typer.Option(min=2, help="Of protocols `random` and `patients`.")]
 Weights = Annotated[str, typer.Option(help="Kinds of weights, comma-separated.")]
+Plan = Callable[[Sequence[int]], "list[Task]"]
 
 
 @dataclass(frozen=True)
@@ -137,14 +138,13 @@ def table1(
     """The paper's Table I: its networks by one recipe on the same slices, with paired statistics."""
     from groundglass.experiments.tables import render_rows
 
-    def tasks(numbers: Sequence[int]) -> list[Task]:
+    def plan(numbers: Sequence[int]) -> list[Task]:
         from groundglass.experiments.plan import table1_tasks
 
         names, kinds = _words(networks) if networks else None, _words(weights)
-        settings, files = shared.settings, shared.files
-        return table1_tasks(_words(protocols), names, kinds, numbers, settings, folds=folds, files=files)
+        return table1_tasks(_words(protocols), names, kinds, numbers, shared.settings, folds=folds)
 
-    _experiment("table1", shared, tasks, partial(render_rows, reference=reference))
+    _experiment("table1", shared, plan, partial(render_rows, reference=reference))
 
 
 @_command
@@ -160,16 +160,15 @@ def ablation(
     """What each part of a recipe is worth: one change at a time, tested against the recipe as it is."""
     from groundglass.experiments.tables import render_rows
 
-    def tasks(numbers: Sequence[int]) -> list[Task]:
+    def plan(numbers: Sequence[int]) -> list[Task]:
         from groundglass.experiments.plan import LARGEST_SOURCES, ablation_tasks
         from groundglass.training.recipe import load_recipe
 
         default, names = load_recipe(recipe, shared.settings), _words(protocols)
         sources = left_out or LARGEST_SOURCES
-        files = shared.files
-        return ablation_tasks(default, numbers, protocols=names, folds=folds, left_out=sources, files=files)
+        return ablation_tasks(default, numbers, protocols=names, folds=folds, left_out=sources)
 
-    _experiment("ablation", shared, tasks, render_rows)
+    _experiment("ablation", shared, plan, render_rows)
 
 
 @_command
@@ -182,13 +181,13 @@ def convergence(
     """How fast networks learn from no weights, ImageNet's and C2L's: validation loss and AUC over epochs."""
     from groundglass.experiments.tables import render_convergence
 
-    def tasks(numbers: Sequence[int]) -> list[Task]:
+    def plan(numbers: Sequence[int]) -> list[Task]:
         from groundglass.experiments.plan import LEARNERS, convergence_tasks
 
-        names, kinds = _words(networks) if networks else LEARNERS, _words(weights)
-        return convergence_tasks(names, kinds, numbers, shared.settings, split=split, files=shared.files)
+        names = _words(networks) if networks else LEARNERS
+        return convergence_tasks(names, _words(weights), numbers, shared.settings, split=split)
 
-    _experiment("convergence", shared, tasks, render_convergence)
+    _experiment("convergence", shared, plan, render_convergence)
 
 
 @_command
@@ -201,22 +200,16 @@ def seeds(
     """One recipe with several seeds: mean and standard deviation of every measure."""
     from groundglass.experiments.tables import render_seeds
 
-    def tasks(numbers: Sequence[int]) -> list[Task]:
+    def plan(numbers: Sequence[int]) -> list[Task]:
         from groundglass.experiments.plan import seeds_tasks
         from groundglass.training.recipe import load_recipe
 
-        own = load_recipe(recipe, shared.settings)
-        return seeds_tasks(own, split, numbers, _words(parts), shared.files)
+        return seeds_tasks(load_recipe(recipe, shared.settings), split, numbers, _words(parts))
 
-    _experiment("seeds", shared, tasks, render_seeds)
+    _experiment("seeds", shared, plan, render_seeds)
 
 
-def _experiment(
-    name: str,
-    shared: _Shared,
-    tasks: Callable[[Sequence[int]], list[Task]],
-    render: Callable[[Path], str],
-) -> None:
+def _experiment(name: str, shared: _Shared, plan: Plan, render: Callable[[Path], str]) -> None:
     """Train and evaluate what has no result yet, and render what there is; or only one of both."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     output = shared.output or Path("results", name)
@@ -225,33 +218,25 @@ def _experiment(
         return
     if not shared.data:
         raise GroundglassError("name the data set with --data; without it only --render-only is possible")
-    from groundglass.experiments.plan import chosen
+    from groundglass.experiments.plan import chosen, from_files
     from groundglass.experiments.runner import ExperimentPaths, run_all
 
     paths = ExperimentPaths(
-        tuple(shared.data),
-        shared.runs or Path("runs", name),
-        output,
-        shared.lesion_free,
-        shared.threads,
-        shared.accelerator,
-        shared.cache,
-        shared.lungs,
-        progress=not shared.quiet,
-        map_label=tuple(shared.map_label or ()),
-    )
-    listed = chosen(tasks(_numbers(shared.seeds)), _words(shared.only) if shared.only else ())
+        tuple(shared.data), shared.runs or Path("runs", name), output, shared.lesion_free, shared.threads,
+        shared.accelerator, shared.cache, shared.lungs, not shared.quiet, tuple(shared.map_label or ()),
+    )  # fmt: skip
+    only = _words(shared.only) if shared.only else ()
+    tasks = chosen(list(from_files(plan(_numbers(shared.seeds)), shared.files)), only)
     if shared.dry_run:
-        for task in listed:
+        for task in tasks:
             console.print(f"{task.name}: {'done' if paths.result(task).exists() else 'to do'}")
         return
-    failed = run_all(listed, paths, console.print)
+    failed = run_all(tasks, paths, console.print)
     if not failed or any(output.glob("*/*-seed-*.json")):
         console.print(render(output))
     if failed:
-        raise RunError(
-            f"{len(failed)} of {len(listed)} runs failed; the others are done: {', '.join(failed)}"
-        )
+        done = f"{len(failed)} of {len(tasks)} runs failed; the others are done"
+        raise RunError(f"{done}: {', '.join(failed)}")
 
 
 def _numbers(text: str) -> list[int]:

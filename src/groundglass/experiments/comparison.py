@@ -55,9 +55,14 @@ class Row:
     predictions: Mapping[int, Predictions]
 
     @property
+    def first(self) -> RunResult:
+        """Its first run, for what all have in common."""
+        return self.results[0]
+
+    @property
     def title(self) -> str:
         """What a table calls it."""
-        return self.results[0].identity.title
+        return self.first.identity.title
 
     @property
     def seeds(self) -> tuple[int, ...]:

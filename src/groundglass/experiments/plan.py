@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from groundglass.errors import RecipeError
 from groundglass.experiments.results import DEFAULT, LEFT_OUT, PAPER, PROTOCOLS, Identity
@@ -35,7 +35,7 @@ _BY_PATIENT = ("efficientnet", "mask-efficientnet")
 # Slices of lesion synthesis per epoch where the default has none.
 _PAINTED = 320
 _SWITCHES = {"mask": "mask branch", "attention": "attention (channel gates)", "histogram": "histogram term"}
-# The augmentations of the paper's section III-A.
+# Augmentations of the paper's section III-A.
 _PAPERS = ("translation", "rotation", "mirror", "noise")
 
 
@@ -64,8 +64,7 @@ class Task:
         return self.split.startswith("random")
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """A recipe, and the row and title under which it is compared."""
 
     row: str
@@ -82,18 +81,24 @@ def chosen(tasks: Sequence[Task], only: Sequence[str]) -> list[Task]:
         RecipeError: a pattern matches nothing.
     """
 
-    def means(pattern: str, task: Task) -> bool:
-        own = task.identity
+    def means(pattern: str, own: Identity) -> bool:
         return any(fnmatchcase(name, pattern) for name in (own.row, f"{own.protocol}/{own.row}", own.name))
 
     for pattern in only:
-        if not any(means(pattern, task) for task in tasks):
+        if not any(means(pattern, task.identity) for task in tasks):
             rows = list(dict.fromkeys(task.identity.row for task in tasks))
             raise RecipeError(f"--only {pattern}: matches no run; rows are {name_some(rows, 20)}")
-    kept = [task for task in tasks if not only or any(means(pattern, task) for pattern in only)]
+    kept = [task for task in tasks if not only or any(means(pattern, task.identity) for pattern in only)]
     protocols = list(dict.fromkeys(task.identity.protocol for task in kept))
-    places = {task.name: (protocols.index(task.identity.protocol), task.identity.fold or 0) for task in kept}
-    return sorted(kept, key=lambda task: (task.identity.seed, *places[task.name]))
+    kept.sort(key=lambda task: (protocols.index(task.identity.protocol), task.identity.fold or 0))
+    return sorted(kept, key=lambda task: task.identity.seed)
+
+
+def from_files(tasks: Iterable[Task], files: Mapping[str, Path]) -> Iterator[Task]:
+    """The tasks, those that start from C2L weights from the file of their network, where there is one."""
+    for task in tasks:
+        file = files.get(task.recipe.network.name) if task.recipe.network.weights == "c2l" else None
+        yield replace(task, recipe=_starting_from(task.recipe, str(file))) if file else task
 
 
 def table1_tasks(
@@ -104,12 +109,11 @@ def table1_tasks(
     overrides: Sequence[str] = (),
     *,
     folds: int = 5,
-    files: Mapping[str, Path] | None = None,
 ) -> list[Task]:
     """Every training of Table I: each network by the paper's recipe, VGG with a smaller learning rate.
 
     ``networks`` are all five unless given, by protocol ``patients`` then only the two EfficientNets; ``random`` and
-    ``patients`` are in so many ``folds``; ``files`` are C2L weights by network, where they are not the package's own.
+    ``patients`` are in so many ``folds``.
 
     Raises:
         GroundglassError: unknown protocol or network, or an override of what the rows decide.
@@ -119,7 +123,7 @@ def table1_tasks(
     for protocol in protocols:
         by_patient = [name for name in NETWORKS if find(name).family in _BY_PATIENT]
         own = networks or (by_patient if protocol == "patients" else NETWORKS)
-        rows = _networks(own, weights, overrides, files)
+        rows = _networks(own, weights, overrides)
         tasks += _tasks("table1", protocol, rows, seeds, protocol_splits(protocol, folds), ("val", "test"))
     return tasks
 
@@ -131,23 +135,15 @@ def convergence_tasks(
     overrides: Sequence[str] = (),
     *,
     split: str = "official",
-    files: Mapping[str, Path] | None = None,
 ) -> list[Task]:
     """Every training of the comparison of weights, as :func:`table1_tasks`; no test slice is evaluated by any."""
-    rows = _networks(networks, weights, overrides, files)
+    rows = _networks(networks, weights, overrides)
     return _tasks("convergence", _folder(split), rows, seeds, {None: split}, ())
 
 
-def seeds_tasks(
-    recipe: Recipe,
-    split: str,
-    seeds: Sequence[int],
-    parts: Sequence[str],
-    files: Mapping[str, Path] | None = None,
-) -> list[Task]:
+def seeds_tasks(recipe: Recipe, split: str, seeds: Sequence[int], parts: Sequence[str]) -> list[Task]:
     """One recipe on one split, trained with several seeds and evaluated on the parts named."""
-    started = _starting_from(recipe, "c2l", files) if recipe.network.weights == "c2l" else recipe
-    row = Variant(recipe.name, recipe.name, started)
+    row = Variant(recipe.name, recipe.name, recipe)
     return _tasks("seeds", _folder(split), [row], seeds, {None: split}, tuple(parts))
 
 
@@ -158,7 +154,6 @@ def ablation_tasks(
     protocols: Sequence[str] = tuple(PROTOCOLS),
     folds: int = 5,
     left_out: str = LARGEST_SOURCES,
-    files: Mapping[str, Path] | None = None,
 ) -> list[Task]:
     """Every training of the ablation: the recipe, and with one thing changed at a time.
 
@@ -173,11 +168,11 @@ def ablation_tasks(
     for protocol in protocols:
         splits = protocol_splits(protocol, folds, left_out)
         parts = ("test",) if protocol == LEFT_OUT else ("val", "test")
-        tasks += _tasks("ablation", protocol, variants(recipe, files), seeds, splits, parts)
+        tasks += _tasks("ablation", protocol, variants(recipe), seeds, splits, parts)
     return tasks
 
 
-def variants(recipe: Recipe, files: Mapping[str, Path] | None = None) -> Iterator[Variant]:
+def variants(recipe: Recipe) -> Iterator[Variant]:
     """The default and each variant that differs from it in one thing.
 
     Raises:
@@ -193,7 +188,7 @@ def variants(recipe: Recipe, files: Mapping[str, Path] | None = None) -> Iterato
             yield Variant(row, title, recipe.model_copy(update={section: changed}))
     for kind in KINDS:
         if kind != _kind(recipe):
-            yield Variant(f"weights-{kind}", f"weights: {kind}", _starting_from(recipe, kind, files))
+            yield Variant(f"weights-{kind}", f"weights: {kind}", _starting_from(recipe, kind))
 
 
 def _changes(recipe: Recipe) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
@@ -209,8 +204,7 @@ def _changes(recipe: Recipe) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     change = "no" if crop else "with"
     yield f"{change}-crop", f"{change} crop to the lungs", "preprocessing", {"crop": not crop}
     for way in get_args(Normalisation):
-        if way != recipe.preprocessing.normalisation:
-            yield f"normalisation-{way}", f"normalisation: {way}", "preprocessing", {"normalisation": way}
+        yield f"normalisation-{way}", f"normalisation: {way}", "preprocessing", {"normalisation": way}
     none = dict.fromkeys(AugmentationSection.model_fields, 0.0) | {"smallest_crop": 1.0}
     papers = none | {name: getattr(recipe.augmentation, name) for name in _PAPERS}
     yield "augmentation-paper", "augmentation: the paper's four", "augmentation", papers
@@ -250,32 +244,26 @@ def _check_protocols(protocols: Sequence[str], known: Iterable[str]) -> None:
             raise RecipeError(f"protocol {protocol!r} is unknown; there are {', '.join(known)}")
 
 
-def _networks(
-    networks: Iterable[str],
-    weights: Sequence[str],
-    overrides: Sequence[str],
-    files: Mapping[str, Path] | None,
-) -> Iterator[Variant]:
+def _networks(networks: Iterable[str], weights: Sequence[str], overrides: Sequence[str]) -> Iterator[Variant]:
     """The paper's recipe with each network from each kind of weights."""
     options = {"network.name": "--networks", "network.weights": "--weights"}
     for override in overrides:
         field = override.partition("=")[0].strip()
         if field in options:
             raise RecipeError(f"--set {override}: the rows decide {field}; use {options[field]}")
+    for kind in weights:
+        if kind not in KINDS:
+            raise RecipeError(f"weights {kind!r} are of no known kind; there are {', '.join(KINDS)}")
     for network in networks:
         entry = find(network)
         rate = [f"optimiser.lr={RATES[entry.family]}"] if entry.family in RATES else []
         recipe = load_recipe(PAPER, [f"network.name={entry.name}", *rate, *overrides])
         for kind in weights:
-            yield Variant(f"{network}-{kind}", f"{network} ({kind})", _starting_from(recipe, kind, files))
+            yield Variant(f"{network}-{kind}", f"{network} ({kind})", _starting_from(recipe, kind))
 
 
-def _starting_from(recipe: Recipe, weights: str, files: Mapping[str, Path] | None) -> Recipe:
-    if weights not in KINDS:
-        raise RecipeError(f"weights {weights!r} are of no known kind; there are {', '.join(KINDS)}")
-    given = (files or {}).get(recipe.network.name) if weights == "c2l" else None
-    section = recipe.network.model_copy(update={"weights": str(given) if given else weights})
-    return recipe.model_copy(update={"network": section})
+def _starting_from(recipe: Recipe, weights: str) -> Recipe:
+    return recipe.model_copy(update={"network": recipe.network.model_copy(update={"weights": weights})})
 
 
 def _folder(split: str) -> str:

@@ -34,8 +34,9 @@ from groundglass.training.recipe import NetworkSection, Recipe
 
 # Files of a run's folder, as training names them.
 _RECIPE, _INFO = "recipe.yaml", "run.json"
-# What is kept of a pretraining, and of the measures of a part.
+# What is kept of a pretraining, counted of a network, and kept of the measures of a part.
 _PRETRAINING = ("recipe", "network", "weights", "data", "split", "images", "slices", "fingerprint", "seed")
+_BRANCHES = ("mask", "attention", "gates", "histogram", "lesions")
 _MEASURED = ("metrics", "confusion", "interval", "warnings", "evaluations_of_these_slices")
 
 
@@ -103,23 +104,18 @@ def _check_settings(
     path: Path, recipe: Mapping[str, Any], info: Mapping[str, Any], task: Task, paths: ExperimentPaths
 ) -> None:
     """Refuse what was made with other settings: mixing them would compare apples with pears."""
+    data = [each.resolve().name for each in paths.data]
+    own = {"split": task.split, "seed": task.identity.seed, "data": data}
     # A field that a recipe was written without has its default.
     older = Recipe(name="", network=NetworkSection(name="")).model_dump(mode="json")
-    was = {**dict(flat(older)), **recipe, **{key: info.get(key) for key in ("split", "seed", "data")}}
-    wanted = dict(flat(task.recipe.model_dump(mode="json")))
-    wanted |= {
-        "split": task.split,
-        "seed": task.identity.seed,
-        "data": [path.resolve().name for path in paths.data],
-    }
-    changed = [
-        f"{key} was {was.get(key)}, is {wanted.get(key)}"
-        for key in was | wanted
-        if was.get(key) != wanted.get(key)
-    ]
-    if changed:
-        differs = f"{path}: has other settings ({'; '.join(changed[:3])})"
-        raise RunError(f"{differs}; choose another --output and --runs, or remove it")
+    was = {**dict(flat(older)), **recipe, **{key: info.get(key) for key in own}}
+    wanted = {**dict(flat(task.recipe.model_dump(mode="json"))), **own}
+    differing = [key for key in was | wanted if was.get(key) != wanted.get(key)]
+    if differing:
+        words = "; ".join(f"{key} was {was.get(key)}, is {wanted.get(key)}" for key in differing[:3])
+        raise RunError(
+            f"{path}: has other settings ({words}); choose another --output and --runs, or remove it"
+        )
 
 
 def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], None]) -> list[str]:
@@ -143,9 +139,9 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
         if paths.result(task).exists():
             say(f"{head}: exists already")
             continue
-        network = task.recipe.network
         reason = "has no lesion-free slices to paint into" if _lacks_slices(task, paths) else None
-        if (reason := reason or why_missing(network.name, network.weights)) is not None:
+        reason = reason or why_missing(task.recipe.network.name, task.recipe.network.weights)
+        if reason is not None:
             _note(paths.output, task, reason)
             say(f"{head}: skipped, {reason}")
             continue
@@ -159,9 +155,9 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
             failed.append(task.name)
             _note(paths.output, task, str(error))
             say(f"{head}: failed, {error}")
-            continue
-        write_run_result(result)
-        say(f"{head}: {_summary(result)}")
+        else:
+            write_run_result(result)
+            say(f"{head}: {_summary(result)}")
     if (paths.output / NOT_RUN).exists():
         write_json(paths.output / NOT_RUN, read_not_run(paths.output))
     return failed
@@ -190,21 +186,10 @@ def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
     folder = paths.run(task)
     _clear_false_start(folder)
     job = Job(
-        task.recipe,
-        paths.data,
-        task.split,
-        task.identity.seed,
-        folder,
-        paths.lesion_free,
-        allow_overlap=task.allow_overlap,
-        resume=True,
-        threads=paths.threads,
-        accelerator=paths.accelerator,
-        cache=paths.cache,
-        lungs=paths.lungs,
-        progress=paths.progress,
-        map_label=paths.map_label,
-    )
+        task.recipe, paths.data, task.split, task.identity.seed, folder, paths.lesion_free, resume=True,
+        allow_overlap=task.allow_overlap, threads=paths.threads, accelerator=paths.accelerator,
+        cache=paths.cache, lungs=paths.lungs, map_label=paths.map_label, progress=paths.progress,
+    )  # fmt: skip
     run = trained(job)
     kept = manifest.without(task.recipe.sampling.leave_out)
     evaluations = {
@@ -220,16 +205,26 @@ def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Ev
     Raises:
         RunError: the history holds a value that is no number.
     """
-    history = [dict(row) for row in run.history()]
+    from groundglass.models.registry import measure  # noqa: PLC0415 - torch, which rendering does without
+
+    history, network, size = list(run.history()), task.recipe.network, task.recipe.preprocessing.size
     for row in history:
         if not all(math.isfinite(value) for value in row.values()):
             epoch = f"{run.path}: epoch {row['epoch']:.0f}"
             raise RunError(f"{epoch} has no finite loss; was the training stable?")
-    pretrained = pretraining(task.recipe.network.name, task.recipe.network.weights)
+    cost = measure(network.name, size, **{name: getattr(network, name) for name in _BRANCHES})
+    pretrained, parts, predictions = pretraining(network.name, network.weights), {}, {}
+    for part, evaluation in evaluations.items():
+        document, slices = metrics_document(run, evaluation), evaluation.part
+        counts = {key: document["data"][key] for key in ("slices", "covid", "patients")}
+        parts[part] = counts | {key: document[key] for key in _MEASURED}
+        patient = np.array([printable(record.patient_id) for record in slices.records], np.str_)
+        files = tuple(map(slices.file, slices.records))
+        predictions[part] = Predictions(files, slices.label, patient, evaluation.logit)
     return RunResult(
         path,
         task.identity,
-        task.recipe.network.name,
+        network.name,
         task.weights,
         pretrained and {key: pretrained.get(key) for key in _PRETRAINING},
         split={
@@ -238,33 +233,12 @@ def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Ev
             "parts": {part: each.sha256 for part, each in evaluations.items()},
         },
         run={key: value for key, value in run.info.items() if key != "training_sha256"},
-        cost=_cost(task.recipe),
+        cost={"parameters": cost.parameters, "macs": cost.macs, "input_size": size},
         recipe=task.recipe.model_dump(mode="json"),
         history=history,
-        parts={part: _measured(metrics_document(run, each)) for part, each in evaluations.items()},
-        predictions={part: _predictions(each) for part, each in evaluations.items()},
+        parts=parts,
+        predictions=predictions,
     )
-
-
-def _measured(document: Mapping[str, Any]) -> dict[str, Any]:
-    counts = {key: document["data"][key] for key in ("slices", "covid", "patients")}
-    return counts | {key: document[key] for key in _MEASURED}
-
-
-def _predictions(evaluation: Evaluation) -> Predictions:
-    part = evaluation.part
-    patient = np.array([printable(record.patient_id) for record in part.records], np.str_)
-    return Predictions(tuple(map(part.file, part.records)), part.label, patient, evaluation.logit)
-
-
-def _cost(recipe: Recipe) -> dict[str, int]:
-    """Parameters, and multiply-accumulate operations for one cropped slice."""
-    from groundglass.models.registry import measure  # noqa: PLC0415 - torch, which rendering does without
-
-    section, size = recipe.network, recipe.preprocessing.size
-    parts = {name: getattr(section, name) for name in ("mask", "attention", "gates", "histogram", "lesions")}
-    cost = measure(section.name, size, **parts)
-    return {"parameters": cost.parameters, "macs": cost.macs, "input_size": size}
 
 
 def _clear_false_start(folder: Path) -> None:

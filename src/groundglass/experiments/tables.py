@@ -70,6 +70,22 @@ class _Section:
     reference: Row | None
     against: Sequence[Comparison]
 
+    @classmethod
+    def of(cls, results: Sequence[RunResult], protocol: str, part: str, reference: str | None) -> _Section:
+        own = [each for each in results if each.identity.protocol == protocol]
+        paired, table1 = PairedRows(own, part), own[0].identity.experiment == "table1"
+        rows = sorted(
+            paired.rows.values(), key=_place if table1 else lambda row: (row.name != DEFAULT, row.name)
+        )
+        # The last of the paper's network in Table I starts from ImageNet's weights, where there is such a row.
+        papers = [row for row in rows if table1 and _family(row) == _PAPERS]
+        chosen = paired.rows.get(reference or DEFAULT) or (papers[-1] if papers else None)
+        others = [row.name for row in rows if chosen and row is not chosen]
+        # Table I asks what its network gains over the others, the ablation what a change does to the default.
+        pairs = [(chosen.name, name) if table1 else (name, chosen.name) for name in others] if chosen else []
+        measures = {row.name: paired.summary(row.name) for row in rows}
+        return cls(protocol, own, paired, rows, measures, chosen, paired.compare(pairs))
+
     @property
     def name(self) -> str:
         return f"{self.protocol}-{self.paired.part}"
@@ -100,7 +116,7 @@ def render_rows(folder: Path, reference: str | None = None) -> str:
     names = sorted({each.identity.row for each in results})
     if reference is not None and reference not in names:
         raise DataError(f"{folder}: no row is called {reference!r}; there are {', '.join(names)}")
-    sections = [_section(results, protocol, part, reference) for protocol, part in _views(results)]
+    sections = [_Section.of(results, protocol, part, reference) for protocol, part in _views(results)]
     experiment = results[0].identity.experiment
     text = "\n\n".join(line for section in sections for line in _paragraphs(section, not_run)) + "\n"
     write_text(folder / f"{experiment}.md", text)
@@ -130,28 +146,14 @@ def _views(results: Sequence[RunResult]) -> list[tuple[str, str]]:
     return sorted(found, key=lambda view: (order.index(view[0]), view[1] == "test"))
 
 
-def _section(results: Sequence[RunResult], protocol: str, part: str, reference: str | None) -> _Section:
-    own = [each for each in results if each.identity.protocol == protocol]
-    paired, table1 = PairedRows(own, part), own[0].identity.experiment == "table1"
-    rows = sorted(paired.rows.values(), key=_place if table1 else lambda row: (row.name != DEFAULT, row.name))
-    # The last of the paper's network in Table I starts from ImageNet's weights, where there is such a row.
-    papers = [row for row in rows if table1 and _family(row) == _PAPERS]
-    chosen = paired.rows.get(reference or DEFAULT) or (papers[-1] if papers else None)
-    others = [row.name for row in rows if chosen and row is not chosen]
-    # Table I asks what its network gains over the others, the ablation what a change does to the default.
-    pairs = [(chosen.name, name) if table1 else (name, chosen.name) for name in others] if chosen else []
-    measures = {row.name: paired.summary(row.name) for row in rows}
-    return _Section(protocol, own, paired, rows, measures, chosen, paired.compare(pairs))
-
-
 def _place(row: Row) -> tuple[int, int, str]:
     """Families in the paper's order, each from no weights to ImageNet's."""
-    families, weights = [*PAPER_ACCURACY, _family(row)], row.results[0].weights
-    return families.index(_family(row)), _WEIGHTS.index(weights), row.name
+    families = [*PAPER_ACCURACY, _family(row)]
+    return families.index(_family(row)), _WEIGHTS.index(row.first.weights), row.name
 
 
 def _family(row: Row) -> str:
-    return row.results[0].network.rpartition("-")[0]
+    return row.first.network.rpartition("-")[0]
 
 
 def _figure(section: _Section) -> str:
@@ -178,7 +180,7 @@ def _paragraphs(section: _Section, not_run: Mapping[str, str]) -> list[str]:
     warnings = Counter(words for run in results for words in run.parts.get(part, {}).get("warnings", ()))
     return [
         f"{head} {counts}, split `{results[0].split['specification']}`. "
-        + _settings({row.title: row.results[0] for row in section.rows}),
+        + _settings({row.title: row.first for row in section.rows}),
         _rows_table(section),
         _CELL_NOTE,
         f"![Accuracy and AUC of every row with intervals, {section.name}](./{section.name}.svg)",
@@ -193,18 +195,17 @@ def _paragraphs(section: _Section, not_run: Mapping[str, str]) -> list[str]:
 
 def _columns(section: _Section, row: Row) -> dict[str, Any]:
     """A row of the CSV file."""
-    first = row.results[0]
-    columns: dict[str, Any] = {
+    columns = {
         "protocol": section.protocol,
         "part": section.paired.part,
         "row": row.name,
-        "network": first.network,
-        "weights": first.weights,
+        "network": row.first.network,
+        "weights": row.first.weights,
         "seeds": " ".join(map(str, row.seeds)),
         "runs": len(row.results),
         "slices": len(section.paired.slices.label),
         "patients": section.paired.patients,
-        **first.cost,
+        **row.first.cost,
         "training_seconds": float(np.mean([each.run["training_seconds"] for each in row.results])),
     }
     for measure, value in section.measures[row.name].items():
@@ -264,15 +265,13 @@ def _settings(runs: Mapping[str, RunResult]) -> str:
     decided = {"name", "network.name", "network.weights"}
     recipes = {title: dict(flat(run.recipe)) for title, run in runs.items()}
     known: dict[str, Counter[str]] = {}
-    for recipe in recipes.values():
-        for key, value in recipe.items():
-            known.setdefault(key, Counter())[str(value)] += 1
+    for key, value in (field for recipe in recipes.values() for field in recipe.items()):
+        known.setdefault(key, Counter())[str(value)] += 1
     usual = {key: values.most_common(1)[0][0] for key, values in known.items() if key not in decided}
     size, epochs = usual["preprocessing.size"], counted(int(usual["training.epochs"]), "epoch")
     painted = usual["synthesis.slices_per_epoch"].replace("None", "0")
-    seen = {"True": " around the lungs", "False": " of the whole slice"}.get(
-        usual.get("preprocessing.crop", ""), ""
-    )
+    crops = {"True": " around the lungs", "False": " of the whole slice"}
+    seen = crops.get(usual.get("preprocessing.crop", ""), "")
     rate = f", learning rate {usual['optimiser.lr']}" if "optimiser.lr" in usual else ""
     sentences = [
         f"{size} × {size} pixels{seen}, normalisation {usual['preprocessing.normalisation']}, {epochs} in batches of "
@@ -389,17 +388,16 @@ def render_convergence(folder: Path) -> str:
         )
         panels.setdefault((network, "Validation loss"), {})[weights] = losses
         panels.setdefault((network, "Validation AUC"), {})[weights] = aucs
-        reached = [
-            float(next(i for i, auc in enumerate(each, 1) if auc >= _NEARLY * each[-1])) for each in aucs
-        ]
-        values = [reached, list(map(max, aucs)), list(map(fmean, aucs)), list(map(fmean, losses))]
+        near = [float(next(i for i, auc in enumerate(each, 1) if auc >= _NEARLY * each[-1])) for each in aucs]
+        values = [near, list(map(max, aucs)), list(map(fmean, aucs)), list(map(fmean, losses))]
         seeds = _seeds([run.identity.seed for run in runs])
         lines.append([network, weights, seeds, *(_cell(MeanSD.of(each)) for each in values)])
+    reached = "epochs to 95 % of the last AUC"
     heads = [
         "network",
         "weights",
         "seeds",
-        "epochs to 95 % of the last AUC",
+        reached,
         "best AUC",
         "mean AUC over epochs",
         "mean loss over epochs",

@@ -199,10 +199,7 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
         reason = f"its compression ({one_line(syntax.name, 80)}) is not supported"
         raise ImageError(name, f"{reason}; store it uncompressed, in JPEG, JPEG-LS, JPEG 2000 or RLE")
     rows, columns, samples = (int(_number(dataset, k) or 0) for k in ("Rows", "Columns", "SamplesPerPixel"))
-    if rows < 1 or columns < 1:
-        raise ImageError(name, f"an image of {columns} x {rows} pixels")
-    if rows * columns > limits.pixels:
-        raise ImageError(name, f"{columns} x {rows} pixels are more than the limit of {limits.pixels:,}")
+    limits.check_pixels(columns, rows, name)
     dataset.SamplesPerPixel = samples = samples or 1
     photometric = (_text(dataset, "PhotometricInterpretation") or "").upper()
     if samples == 1:  # one sample is grey, whatever it is called, unless a palette gives it a colour

@@ -66,7 +66,7 @@ def decode_raster(content: bytes, name: str, limits: Limits, scale: Scale | None
         raise ImageError(name, f"more pixels than the limit of {limits.pixels:,}") from error
     except UnidentifiedImageError as error:
         raise ImageError(name, "its header is damaged") from error
-    _check_size(*image.size, name, limits)
+    limits.check_pixels(*image.size, name)
     yield read_picture(image, name, "JPEG" if image.format == "MPO" else str(image.format), scale)
 
 
@@ -80,11 +80,6 @@ def read_picture(image: Image.Image, name: str, file_format: str, scale: Scale |
     ImageOps.exif_transpose(image, in_place=True)
     deep = image.mode in {"I", "F"} or image.mode.startswith("I;16")
     return _deep(np.asarray(image), origin, scale) if deep else CTSlice(_grey(image, name), origin)
-
-
-def _check_size(width: int, height: int, name: str, limits: Limits) -> None:
-    if width * height > limits.pixels:
-        raise ImageError(name, f"{width} x {height} pixels are more than the limit of {limits.pixels:,}")
 
 
 def _deep(
@@ -103,12 +98,13 @@ def _tiff(content: bytes, name: str, limits: Limits, scale: Scale | None) -> Ite
     logging.getLogger("tifffile").addHandler(_QUIET)
     with TiffFile(io.BytesIO(content)) as file:
         pages: list[Any] = list(islice(file.pages, limits.frames + 1))
-        pages = [page for page in pages if not (page.is_reduced or page.is_mask)] or pages
         about = (file.imagej_metadata or {}) if file.is_imagej else {}
         planes = int(about.get("images", 1))
         count = max(len(pages), planes)
         if count > limits.frames:
             raise ImageError(name, f"{count:,} pages are more than the limit of {limits.frames:,}")
+        pages = [page for page in pages if not (page.is_reduced or page.is_mask)] or pages
+        count = max(len(pages), planes)
         # ImageJ's calibration, where it is a straight line; this is how it keeps the sign of 16 bits.
         line = (float(about["c1"]), float(about["c0"])) if about.get("cf") == 0 else (1.0, 0.0)
         for index in range(count):
@@ -122,7 +118,7 @@ def _tiff(content: bytes, name: str, limits: Limits, scale: Scale | None) -> Ite
 
 def _check_page(page: Any, name: str, limits: Limits) -> None:
     """Whether a page can be decoded, and within the limits, before anything of it is."""
-    _check_size(page.imagewidth, page.imagelength, name, limits)
+    limits.check_pixels(page.imagewidth, page.imagelength, name)
     what = f"TIFF pixels of {page.bitspersample} bits in {page.samplesperpixel} channels"
     if page.dtype is None or page.samplesperpixel > _CHANNELS or page.imagedepth != 1:
         raise ImageError(name, f"{what} are not supported; save it as grey of 8 or 16 bits")

@@ -37,6 +37,13 @@ class Limits:
     members: int = 100_000  # files in an archive
     frames: int = 20_000  # images, frames or planes in one file
 
+    def check_pixels(self, width: int, height: int, name: str) -> None:
+        """Raise ``ImageError`` for the file of that name where its image is empty or too large."""
+        if width < 1 or height < 1:
+            raise ImageError(name, f"an image of {width} x {height} pixels")
+        if width * height > self.pixels:
+            raise ImageError(name, f"{width} x {height} pixels are more than the limit of {self.pixels:,}")
+
 
 DEFAULT_LIMITS = Limits()
 """Generous for every CT that a scanner makes, far below what a decompression bomb needs."""
