@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,13 @@ from groundglass.imaging.lungs import shipped
 from groundglass.imaging.phantom import Scanner, make_phantom, scan
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference import reference as embedding_reference
-from groundglass.inference.bundle import Bundle, Engine, Outputs
+from groundglass.inference.bundle import Bundle, Engine
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.input_check import LUNG, InputCheck, appearance, unfit
+from groundglass.inference.input_check import LUNG, appearance, unfit
 from groundglass.models.registry import build
 from groundglass.training import export as exporting
-from groundglass.training.export import CheckExamples, Export, export, fit_check, gather_examples
+from groundglass.training.export import Export, export
+from groundglass.training.input_check_fit import Gathered, gather_examples
 from groundglass.training.onnx import CLOSE, OPSET, largest_difference, outputs_of, quantise, to_onnx
 from groundglass.training.recipe import load_recipe
 from groundglass.training.run import Run
@@ -41,6 +44,7 @@ from .conftest import QUICK, job, write_data_set
 pytestmark = pytest.mark.slow
 
 PREPROCESSING = Preprocessing(size=64)
+Write = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +69,26 @@ def bundle(run: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     path = tmp_path_factory.mktemp("bundle") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedding_reference, "FEWEST", 10)
-        assert (
-            export(Export(run, path, (data,), precision="fp32", cache=path.parent), lambda _: None) == "fp32"
-        )
+        written = Export(run, path, (data,), precision="fp32", cache=path.parent)
+        assert export(written, lambda _: None) == "fp32"
     return path
 
 
+@pytest.fixture
+def write(run: Run, data: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Export the run to ``tmp_path / "bundle"`` with the model that is there already; what was told."""
+    monkeypatch.setattr(exporting, "to_onnx", lambda *_: (bundle / "classifier.onnx").read_bytes())
+
+    def exported(**changes: Any) -> list[str]:
+        told: list[str] = []
+        export(replace(Export(run, tmp_path / "bundle", (data,), cache=tmp_path), **changes), told.append)
+        return told
+
+    return exported
+
+
 def test_the_bundle_says_what_the_run_says(run: Run, bundle: Path, data: Path) -> None:
-    records = [record for record in load_dataset(data).records if record.split == "test"]
+    records = [record for record in load_dataset(data) if record.split == "test"]
     expected = run.predict(read_record(record) for record in records)
     cropped = np.stack([cut.pixels for cut in expected.cuts])
     outputs = Bundle.open(bundle).engine().run(run.preprocessing.normalise(cropped))
@@ -88,13 +104,6 @@ def test_it_carries_everything_a_reader_asks_for(run: Run, bundle: Path, data: P
     assert info.onnx["opset"] == OPSET
     assert info.training["fingerprint"] == run.info["fingerprint"]
     assert info.training["slices"] == {"train": 24, "val": 12, "test": 12}
-    assert set(info.files) == {
-        "MODEL_CARD.md",
-        "classifier.onnx",
-        "lungs.onnx",
-        "reference.npz",
-        "selftest.npz",
-    }
     assert info.metrics["test"]["slices"] == 12
     assert (info.precision, set(info.validation_auc)) == ("fp32", {"fp32"})
     model = onnx.load(bundle / "classifier.onnx")
@@ -105,11 +114,13 @@ def test_it_carries_everything_a_reader_asks_for(run: Run, bundle: Path, data: P
     reference = opened.reference
     assert reference is not None
     assert (int(reference.slices), len(reference.held_out)) == (24, 12)
-    val = [read_pixels(record) for record in load_dataset(data).records if record.split == "val"]
+    val = [read_pixels(record) for record in load_dataset(data) if record.split == "val"]
     assert opened.lungs.sha256 == run.lungs.sha256 == info.training["lungs"]["sha256"]
     cropped = np.stack([run.preprocessing.apply(pixels, opened.lungs(pixels)).pixels for pixels in val])
     embedding = opened.engine().run(run.preprocessing.normalise(cropped)).embedding
     np.testing.assert_allclose(reference.distance(embedding), reference.held_out, rtol=1e-3)
+    entries = json.loads((run.path / "evaluations.json").read_text())["evaluations"]
+    assert any(entry["part"] == "test" and entry["output"] == str(bundle) for entry in entries)
 
 
 def test_the_card_is_made_of_the_measured_figures(bundle: Path) -> None:
@@ -119,7 +130,6 @@ def test_the_card_is_made_of_the_measured_figures(bundle: Path) -> None:
         assert f"{document['metrics'][part]['metrics']['auc']['value']:.3f}" in card
     low, high = Bundle.open(bundle).calibration.uncertain
     assert f"COVID above a calibrated probability of {high:.3f}, NonCOVID below {low:.3f}" in card
-    assert "threshold" not in document
     assert "no medical device" in card
     assert "None" not in card
     assert "COVID-CT" not in card
@@ -147,19 +157,30 @@ def test_the_documented_lines_predict_from_the_files_what_predict_does(
 
 
 def test_a_split_without_test_part_is_exported_and_the_card_says_so(
-    run: Run, data: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, write: Write
 ) -> None:
-    monkeypatch.setattr(exporting, "to_onnx", lambda *_: (bundle / "classifier.onnx").read_bytes())
     untested = data.parent / "untested.csv"
     untested.write_text("".join(f"{line}\n" for line in data.read_text().split() if "test" not in line))
-    export(Export(run, tmp_path / "b", (untested,), precision="fp32", cache=tmp_path), lambda _: None)
-    opened = Bundle.open(tmp_path / "b")
+    write(data=(untested,), precision="fp32")
+    opened = Bundle.open(tmp_path / "bundle")
     assert set(opened.info.metrics) == {"val"}
     assert "The split has no test part" in opened.card
-    for output in (data / "x", tmp_path / "x"):
-        cache = data if output.parent == tmp_path else tmp_path
-        with pytest.raises(RunError, match="cannot be written"):
-            export(Export(run, output, (data,), cache=cache), lambda _: None)
+
+
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(
+    run: Run, data: Path, tmp_path: Path, write: Write
+) -> None:
+    other = data.parent / "other.csv"
+    other.write_text("\n".join(data.read_text().splitlines()[:-2]) + "\n")
+    for changes, error, said in (
+        ({"data": (other,)}, DataError, "not the data"),
+        ({"run": Run(run.path, run.recipe, {**run.info, "finished": False})}, RunError, "has not finished"),
+        ({"output": data / "x"}, RunError, "cannot be written"),
+        ({"cache": data}, RunError, "cannot be written"),
+    ):
+        with pytest.raises(error, match=said):
+            write(**changes)
+        assert not (tmp_path / "bundle").exists()
 
 
 def shifted(model: bytes, sign: float) -> bytes:
@@ -172,60 +193,26 @@ def shifted(model: bytes, sign: float) -> bytes:
     return bytes(proto.SerializeToString())
 
 
-@pytest.mark.parametrize(("val", "test", "kept"), [(-0.2, 0.3, "int8"), (0.1, -0.3, "fp32")])
+@pytest.mark.parametrize(("gain", "kept"), [(0.2, "int8"), (-0.1, "fp32")])
 def test_int8_is_chosen_on_validation_and_a_better_one_is_kept(
-    run: Run,
-    data: Path,
-    bundle: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    val: float,
-    test: float,
-    kept: str,
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch, gain: float, kept: str
 ) -> None:
-    """Whatever it loses (above 0) or gains on each part, only a loss on the validation part counts."""
-    monkeypatch.setattr(exporting, "to_onnx", lambda *_: (bundle / "classifier.onnx").read_bytes())
+    """The test part's AUC is never asked for."""
     monkeypatch.setattr(exporting, "quantise", lambda model, *_: shifted(model, 0.5))
-    aucs = iter((0.7, 0.7 - val))
-    monkeypatch.setattr(exporting, "_auc", lambda label, _: next(aucs) if len(label) == 12 else 0.7 - test)
-    told: list[str] = []
-    assert export(Export(run, tmp_path / "bundle", (data,), cache=tmp_path), told.append) == kept
+    aucs = iter((0.7, 0.7 + gain) * 2)
+    monkeypatch.setattr(exporting, "_auc", lambda *_: next(aucs))
+    told = write()
     opened = Bundle.open(tmp_path / "bundle")
     assert opened.precision == kept
-    assert opened.info.validation_auc == {"fp32": 0.7, "int8": pytest.approx(0.7 - val)}
+    assert opened.info.validation_auc == {"fp32": 0.7, "int8": pytest.approx(0.7 + gain)}
     assert any("INT8 loses 0.1000 of the validation AUC" in line for line in told) is (kept == "fp32")
     assert any("too few validation slices" in line for line in told), "twelve, and twenty are needed"
     assert opened.reference is None
-
-
-def test_int8_that_loses_too_much_is_refused_where_it_was_asked_for(
-    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    aucs = iter((0.9, 0.8))
-    monkeypatch.setattr(exporting, "quantise", lambda model, *_: model)
-    monkeypatch.setattr(exporting, "_auc", lambda *_: next(aucs))
-    with pytest.raises(
-        RunError, match=r"INT8 loses 0\.1000 of the validation AUC \(limit 0\.005\); export fp32"
-    ):
-        export(Export(run, tmp_path / "int8", (data,), precision="int8", cache=tmp_path), lambda _: None)
-    assert not (tmp_path / "int8").exists()
-
-
-def test_each_export_is_logged_as_an_access_to_the_test_part(run: Run, bundle: Path) -> None:
-    entries = json.loads((run.path / "evaluations.json").read_text())["evaluations"]
-    assert any(entry["part"] == "test" and entry["output"] == str(bundle) for entry in entries)
-
-
-def test_other_data_and_unfinished_runs_are_refused(run: Run, data: Path, tmp_path: Path) -> None:
-    lines = data.read_text().splitlines()
-    other = data.parent / "other.csv"
-    other.write_text("\n".join(lines[:-2]) + "\n")
-    with pytest.raises(DataError, match="not the data"):
-        export(Export(run, tmp_path / "x", (other,), cache=tmp_path), lambda _: None)
-    unfinished = Run(run.path, run.recipe, {**run.info, "finished": False})
-    with pytest.raises(RunError, match="has not finished"):
-        export(Export(unfinished, tmp_path / "x", (data,), cache=tmp_path), lambda _: None)
-    assert not (tmp_path / "x").exists()
+    if kept == "fp32":
+        (tmp_path / "bundle").rename(tmp_path / "kept")
+        with pytest.raises(RunError, match=r"INT8 loses 0\.1000 .* \(limit 0\.005\); export fp32"):
+            write(precision="int8")
+        assert not (tmp_path / "bundle").exists()
 
 
 def test_the_default_network_is_exported_faithfully_and_quantised_on_real_slices(
@@ -248,39 +235,30 @@ def test_the_default_network_is_exported_faithfully_and_quantised_on_real_slices
     assert largest_difference(network, Engine(model), images[:1]) < CLOSE, "a batch of one"
     int8 = quantise(model, images, images)
     assert len(int8) < 0.5 * len(model)
-    assert {"QuantizeLinear", "GlobalAveragePool"} <= {
-        node.op_type for node in onnx.load_from_string(int8).graph.node
-    }
+    operators = {node.op_type for node in onnx.load_from_string(int8).graph.node}
+    assert {"QuantizeLinear", "GlobalAveragePool"} <= operators
     coarse, fine = (Engine(each).run(images) for each in (int8, model))
-    assert np.corrcoef(coarse.logit, fine.logit)[0, 1] > 0.9
-    assert coarse.lesion_map is not None
-    assert fine.lesion_map is not None
-    assert np.corrcoef(coarse.lesion_map.ravel(), fine.lesion_map.ravel())[0, 1] > 0.9
+    for name in ("logit", "lesion_map"):
+        assert np.corrcoef(getattr(coarse, name).ravel(), getattr(fine, name).ravel())[0, 1] > 0.9
 
 
 def test_outputs_are_named_by_what_the_network_has() -> None:
     assert outputs_of(build("efficientnet-lite0")) == ["logit", "lesion_map", "embedding"]
     network = build("efficientnet-lite0", lesions=False).eval()
     assert outputs_of(network) == ["logit", "embedding"]
-    engine, images = (
-        Engine(to_onnx(network, 64)),
-        np.random.default_rng(0).normal(size=(2, 64, 64)).astype(np.float32),
-    )
+    engine = Engine(to_onnx(network, 64))
+    images = np.random.default_rng(0).normal(size=(2, 64, 64)).astype(np.float32)
     assert engine.run(images).lesion_map is None
     assert largest_difference(network, engine, images) < CLOSE
 
 
-class CoarseEngine:
-    """Stands for a network: its embedding is the coarse picture."""
-
-    def run(self, images: NDArray[np.float32]) -> Outputs:
-        embedding = images.reshape(len(images), 8, 8, 8, 8).mean(axis=(2, 4)).reshape(len(images), 64)
-        return Outputs(embedding.mean(axis=1), embedding)
+# What the input check learns from.
 
 
-def _write(path: Path, pixels: NDArray[np.uint8]) -> Path:
-    cv2.imwrite(str(path), pixels)
-    return path
+def embed(cropped: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Stands for a network: the embedding is the coarse picture."""
+    images = PREPROCESSING.normalise(cropped)
+    return images.reshape(len(images), 8, 8, 8, 8).mean(axis=(2, 4)).reshape(len(images), 64)
 
 
 @pytest.fixture(scope="module")
@@ -293,11 +271,9 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
         patient = Patient.draw(rng)
         scanner = Scanner.draw(patient, rng)
         for level in (0.4, 0.6):
-            pixels = scan(patient, scanner, level, 0.5 * (number % 2), size=160).slice.pixels
-            path = _write(folder / f"{number}-{level}.png", pixels)
-            result.append(
-                Record(path, Label.COVID if number % 2 else Label.NON_COVID, f"p{number}", "x", "train")
-            )
+            path = folder / f"{number}-{level}.png"
+            cv2.imwrite(str(path), scan(patient, scanner, level, 0.5 * (number % 2), size=160).slice.pixels)
+            result.append(Record(path, list(Label)[1 - number % 2], f"p{number}", "x", "train"))
     return result
 
 
@@ -305,82 +281,63 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 def lesion_free(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     """Two series, whose files are named as `groundglass data slices` names them, and a picture of nothing."""
     folder = tmp_path_factory.mktemp("lesion-free")
-    result = []
-    for series in range(2):
-        for index in range(2):
-            phantom = make_phantom(np.random.default_rng([series, index]), level=0.5, size=160)
-            path = _write(folder / f"series{series}_{index:04d}.png", phantom.slice.pixels)
-            result.append(Record(path, None, f"unknown:{path.name}", "x", None))
+    pictures = {
+        f"series{series}_{index:04d}": make_phantom(
+            np.random.default_rng([series, index]), level=0.5, size=160
+        )
+        for series in range(2)
+        for index in range(2)
+    }
     flat = np.full((160, 160), 120, np.uint8)
     flat[40:120, 40:120] = 180
-    result.append(Record(_write(folder / "series0_0009.png", flat), None, "unknown:flat", "x", None))
-    return result
+    pixels = {**{name: phantom.slice.pixels for name, phantom in pictures.items()}, "series0_0009": flat}
+    for name, each in pixels.items():
+        cv2.imwrite(str(folder / f"{name}.png"), each)
+    return [Record(folder / f"{name}.png", None, f"unknown:{name}", "x", None) for name in pixels]
 
 
 @pytest.fixture(scope="module")
-def examples(records: list[Record], lesion_free: list[Record]) -> CheckExamples:
+def gathered(records: list[Record], lesion_free: list[Record]) -> Gathered:
     return gather_examples(PREPROCESSING, shipped(), records, lesion_free)
 
 
-@pytest.fixture(scope="module")
-def check(examples: CheckExamples) -> InputCheck:
-    return fit_check(examples, CoarseEngine(), PREPROCESSING)  # type: ignore[arg-type]
-
-
-def test_the_slices_themselves_decide_and_nothing_else(
-    examples: CheckExamples, records: list[Record]
+def test_examples_are_of_the_slices_patients_and_the_slices_themselves_decide(
+    gathered: Gathered, records: list[Record]
 ) -> None:
-    assert int(examples.deciding.sum()) == len(records)
-    assert all(
-        kind == LUNG for kind, decides in zip(examples.kind, examples.deciding, strict=True) if decides
-    )
-    assert {len(examples.cropped), len(examples.appearance), len(examples.group), len(examples.weight)} == {
-        len(examples.kind)
-    }
-
-
-def test_everything_of_one_patient_is_of_one_group(examples: CheckExamples) -> None:
     """Two slices, each as it is, varied, and sick: six pictures; the two series: two slices, two changed."""
-    lung = np.array([kind == LUNG for kind in examples.kind])
-    sizes = np.unique(examples.group[lung], return_counts=True)[1].tolist()
+    examples = gathered.examples
+    assert int(gathered.deciding.sum()) == len(records)
+    assert examples.lung[gathered.deciding].all()
+    assert {len(gathered.cropped), len(examples.features), len(examples.group)} == {len(examples.kind)}
+    sizes = np.unique(examples.group[examples.lung], return_counts=True)[1].tolist()
     assert sizes.count(6) == 20
     assert sizes.count(4) == 2
+    no_lung = examples.group[~examples.lung] == zlib.crc32(b"series0")
+    assert no_lung.sum() == 1, "what was cut where no lung is counts as another part"
 
 
-def test_what_was_cut_where_no_lung_is_counts_as_another_part(
-    examples: CheckExamples, lesion_free: list[Record]
-) -> None:
-    lung = np.array([kind == LUNG for kind in examples.kind])
-    assert (examples.group[~lung] == zlib.crc32(b"series0")).sum() == 1
+def test_the_fitted_check_accepts_phantoms_and_nothing_else(gathered: Gathered) -> None:
+    check = gathered.fit(embed(gathered.cropped))
 
-
-def test_the_fitted_check_accepts_phantoms_and_nothing_else(check: InputCheck) -> None:
     def refused(pixels: NDArray[np.uint8]) -> bool:
         cropped = PREPROCESSING.apply(pixels, shipped()(pixels))
-        outputs = CoarseEngine().run(PREPROCESSING.normalise(cropped.pixels[None]))
         if unfit(CTSlice(pixels, Origin("a", "PNG")), cropped):
             return True
-        return check.refusal(appearance(pixels, cropped), outputs.embedding[0]) is not None
+        return check.refusal(appearance(pixels, cropped), embed(cropped.pixels[None])[0]) is not None
 
-    fresh = [
-        make_phantom(np.random.default_rng([9, seed]), 0.3, 0.5, size=160).slice.pixels for seed in range(12)
-    ]
-    assert sum(refused(pixels) for pixels in fresh) <= 1
-    assert sum(refused(np.ascontiguousarray(np.rot90(pixels))) for pixels in fresh) >= 11
+    fresh = [make_phantom(np.random.default_rng([9, seed]), 0.3, 0.5, size=160) for seed in range(12)]
+    slices = [phantom.slice.pixels for phantom in fresh]
+    assert sum(refused(pixels) for pixels in slices) <= 1
+    assert sum(refused(np.ascontiguousarray(np.rot90(pixels))) for pixels in slices) >= 11
     noise = np.random.default_rng(0).integers(0, 256, (12, 160, 160), np.uint8)
     assert sum(refused(pixels) for pixels in noise) >= 11
 
 
-def test_the_same_seed_gives_the_same_examples(
-    examples: CheckExamples, records: list[Record], lesion_free: list[Record]
-) -> None:
-    again = gather_examples(PREPROCESSING, shipped(), records, lesion_free)
-    np.testing.assert_array_equal(again.appearance, examples.appearance)
-    assert again.kind == examples.kind
-
-
-def test_one_slice_is_enough_and_none_is_an_error(records: list[Record]) -> None:
-    few = gather_examples(PREPROCESSING, shipped(), records[:1])
-    assert fit_check(few, CoarseEngine(), PREPROCESSING).limit >= 0  # type: ignore[arg-type]
+def test_one_slice_is_enough_the_same_again_and_none_is_an_error(records: list[Record]) -> None:
+    few, again = (gather_examples(PREPROCESSING, shipped(), records[:1]) for _ in range(2))
+    assert few.fit(embed(few.cropped)).limit >= 0
+    np.testing.assert_array_equal(again.examples.features, few.examples.features)
+    assert again.examples.kind == few.examples.kind
+    assert LUNG in few.examples.kind
     with pytest.raises(ValueError, match="there are none"):
         gather_examples(PREPROCESSING, shipped(), [])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ from torch import nn
 from groundglass.errors import RunError
 from groundglass.imaging import lungs
 from groundglass.imaging.crop import Preprocessing
-from groundglass.imaging.lungs import NOTES, SIDE
 from groundglass.inference.bundle import INPUT, OUTPUTS, Engine
 from groundglass.inference.calibration import Calibration
 from groundglass.inference.prediction import COVID, NON_COVID
@@ -46,8 +44,10 @@ CLOSE = 1e-4
 """Largest difference between PyTorch's outputs and ONNX Runtime's that is put down to rounding; relative to
 values above 1."""
 
-_BATCH = 16
+CALIBRATING = 192
+"""Slices with which INT8 is calibrated; by extremes: more only bring more outliers."""
 
+_BATCH, _CALIBRATION_BATCH = 16, 8
 # Operators that run in 8 bits; what is left out, such as the mask's histogram, stays in floating point.
 _OPERATORS = ("Conv", "Clip", "Relu", "Add", "Mul", "GlobalAveragePool")
 # Numbers of first convolutions that may stay in floating point: a slice's fine grey steps are lost there.
@@ -55,39 +55,34 @@ _FLOATING = (4, 10, 20)
 # Candidates that differ from the fp32 model by no more than this share above the least difference are as good
 # as the closest; of these the one with the fewest convolutions in floating point is smallest and fastest.
 _AS_GOOD = 0.15
-CALIBRATING = 192
-"""Slices with which INT8 is calibrated; by extremes: more only bring more outliers."""
-_CALIBRATION_BATCH = 8
 
 
 def to_onnx(network: Network, size: int) -> bytes:
-    """Export a network in evaluation mode, with a batch of any length.
-
-    Args:
-        network: float32 (B, 1, size, size) to a ``NetworkOutput``.
-        size: side of the cropped slice in pixels.
-    """
+    """Export a network, float32 (B, 1, size, size) to a ``NetworkOutput``, with a batch of any length."""
     outputs = outputs_of(network)
     return _exported(_Exported(network, outputs), size, INPUT, outputs)
 
 
 def lungs_to_onnx(network: LungNet, notes: Mapping[str, Any]) -> bytes:
     """Export a trained LungNet with notes on how it was trained."""
-    model = onnx.load_from_string(_exported(network.eval(), SIDE, lungs.INPUT, [lungs.OUTPUT]))
-    helper.set_model_props(model, {NOTES: json.dumps(notes)})
-    return bytes(model.SerializeToString())
+    model = _exported(network.eval(), lungs.SIDE, lungs.INPUT, [lungs.OUTPUT])
+    return _with_metadata(model, {lungs.NOTES: notes})
 
 
 def described(model: bytes, preprocessing: Preprocessing, calibration: Calibration) -> bytes:
     """The model with what turns a slice into a label in its metadata, so that the file stands alone."""
-    proto = onnx.load_from_string(model)
     values = {
-        "preprocessing": json.dumps(asdict(preprocessing)),
-        "labels": json.dumps([NON_COVID, COVID]),
-        "temperature": json.dumps(calibration.temperature),
-        "quantiles": json.dumps(dict(calibration.quantiles)),
+        "preprocessing": asdict(preprocessing),
+        "labels": [NON_COVID, COVID],
+        "temperature": calibration.temperature,
+        "quantiles": dict(calibration.quantiles),
     }
-    helper.set_model_props(proto, values)
+    return _with_metadata(model, values)
+
+
+def _with_metadata(model: bytes, values: Mapping[str, Any]) -> bytes:
+    proto = onnx.load_from_string(model)
+    helper.set_model_props(proto, {name: json.dumps(value) for name, value in values.items()})
     return bytes(proto.SerializeToString())
 
 
@@ -99,8 +94,7 @@ def outputs_of(network: Network) -> list[str]:
 def _exported(module: nn.Module, size: int, name: str, outputs: list[str]) -> bytes:
     # Two images: a batch of one would be taken for a constant. NCHW: the file's layout.
     example = torch.zeros(2, 1, size, size)
-    with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
-        warnings.simplefilter("ignore")
+    with _quiet():
         program = torch.onnx.export(
             module.to(memory_format=torch.contiguous_format),
             (example,),
@@ -113,16 +107,13 @@ def _exported(module: nn.Module, size: int, name: str, outputs: list[str]) -> by
         )
     if program is None:
         raise RunError("PyTorch's exporter returned no program")
-    return bytes(_without_traces(program.model_proto).SerializeToString())
-
-
-def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without what the exporter notes of the code it traced, paths on this machine among it."""
+    # The exporter notes the code that it traced, paths on this machine among it.
+    model = program.model_proto
     graph = model.graph
     for noted in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         noted.ClearField("metadata_props")
         noted.ClearField("doc_string")
-    return model
+    return bytes(model.SerializeToString())
 
 
 class _Exported(nn.Module):
@@ -146,8 +137,7 @@ def largest_difference(network: Network, engine: Engine, images: NDArray[np.floa
         images: normalised cropped slices, shape (N, size, size).
     """
     worst = 0.0
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
+    for batch in _batches(images, _BATCH):
         with torch.inference_mode():
             expected = network(torch.from_numpy(batch).unsqueeze(1))
         outputs = engine.run(batch)
@@ -158,18 +148,21 @@ def largest_difference(network: Network, engine: Engine, images: NDArray[np.floa
     return worst
 
 
+def _batches(images: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float32]]:
+    return (images[start : start + size] for start in range(0, len(images), size))
+
+
 @contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Silence loggers that report progress as warnings."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+def _quiet() -> Iterator[None]:
+    """The exporter and the quantiser print, warn of themselves, and log progress and advice as warnings."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(level)
 
 
 def quantise(model: bytes, calibration: NDArray[np.float32], compared: NDArray[np.float32]) -> bytes:
@@ -184,79 +177,61 @@ def quantise(model: bytes, calibration: NDArray[np.float32], compared: NDArray[n
         compared: others, shape (M, size, size), on which the candidates' logits are compared; no label is used.
     """
     expected = Engine(model).run(compared).logit
-    with tempfile.TemporaryDirectory() as folder, _quiet_quantiser():
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         folded = _folded(model, Path(folder))
-        _pool_in_8_bits(folded)
         kept = _kept_floating(onnx.load(folded))
-        candidates = [_quantised(folded, calibration, kept, count, Path(folder)) for count in _FLOATING]
-    differences = [
-        float(np.abs(Engine(candidate).run(compared).logit - expected).mean()) for candidate in candidates
-    ]
+        candidates = [_quantised(folded, calibration, kept, count) for count in _FLOATING]
+    differences = [np.abs(Engine(each).run(compared).logit - expected).mean() for each in candidates]
     as_good = (1 + _AS_GOOD) * min(differences)
-    return next(
-        candidate
-        for candidate, difference in zip(candidates, differences, strict=True)
-        if difference <= as_good
-    )
-
-
-class _Batches(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, images: NDArray[np.float32]) -> None:
-        self._batches = iter(
-            [
-                images[start : start + _CALIBRATION_BATCH]
-                for start in range(0, len(images), _CALIBRATION_BATCH)
-            ]
-        )
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The next batch, None after the last."""
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch[:, None]}
+    return next(each for each, far in zip(candidates, differences, strict=True) if far <= as_good)
 
 
 def _folded(model: bytes, folder: Path) -> Path:
-    """The model with batch normalisation folded into convolutions, as the quantiser wants it."""
+    """The model with batch normalisation folded into convolutions, as the quantiser wants it.
+
+    Its gates get a pooling that runs in 8 bits, so that no feature map is brought back to floating point.
+    """
     path = folder / "folded.onnx"
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
     options.log_severity_level = 4
     onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    proto = onnx.load(path)
+    axes = {each.name: numpy_helper.to_array(each) for each in proto.graph.initializer}
+    for node in proto.graph.node:
+        keeps = all(each.i for each in node.attribute if each.name == "keepdims")
+        if node.op_type == "ReduceMean" and keeps and list(axes.get(node.input[1], ())) == [2, 3]:
+            node.CopyFrom(helper.make_node("GlobalAveragePool", node.input[:1], node.output, node.name))
+    onnx.save(proto, path)
     return path
 
 
-def _pool_in_8_bits(path: Path) -> None:
-    """Give gates a pooling that runs in 8 bits, so that no feature map is brought back to floating point."""
-    model = onnx.load(path)
-    axes = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
-    for node in model.graph.node:
-        keeps = all(each.i for each in node.attribute if each.name == "keepdims")
-        if node.op_type == "ReduceMean" and keeps and list(axes.get(node.input[1], ())) == [2, 3]:
-            pool = helper.make_node("GlobalAveragePool", node.input[:1], node.output, node.name)
-            node.CopyFrom(pool)
-    onnx.save(model, path)
+class _Batches(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, images: NDArray[np.float32]) -> None:
+        self._batches = _batches(images, _CALIBRATION_BATCH)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """The next batch, None after the last."""
+        return next(({INPUT: batch[:, None]} for batch in self._batches), None)
 
 
-def _quantised(
-    folded: Path, calibration: NDArray[np.float32], kept: list[str], floating: int, folder: Path
-) -> bytes:
-    output = folder / f"int8-{floating}.onnx"
-    graph = onnx.load(folded).graph
-    first = [node.name for node in graph.node if node.op_type == "Conv" and node.name not in kept][:floating]
+def _quantised(folded: Path, calibration: NDArray[np.float32], kept: list[str], floating: int) -> bytes:
+    output = folded.with_name(f"int8-{floating}.onnx")
+    convolutions = [node.name for node in onnx.load(folded).graph.node if node.op_type == "Conv"]
     quantize_static(
         folded,
         output,
         _Batches(calibration),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=list(_OPERATORS),
-        nodes_to_exclude=[*kept, *first],
+        nodes_to_exclude=[*kept, *[name for name in convolutions if name not in kept][:floating]],
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
         # The candidates' ranges are the same, and are measured once.
-        calibration_cache_path=folder / "ranges.json",
+        calibration_cache_path=folded.with_name("ranges.json"),
     )
     return output.read_bytes()
 
@@ -287,15 +262,3 @@ def _before_pooling(gate: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) 
         if node.op_type in {"Conv", "Mul"}:
             yield node.name
         node = producers.get(node.input[0]) if node.input else None
-
-
-@contextmanager
-def _quiet_quantiser() -> Iterator[None]:
-    """The quantiser prints, and logs advice that does not apply to a folded model."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(level)

@@ -86,7 +86,7 @@ def load_cropped(
     cache: Path | None = None,
     segmenter: LungSegmenter | None = None,
 ) -> CroppedSet:
-    """Crop the slices of ``records``, or take them from the cache.
+    """Crop slices, or take them from the cache.
 
     The cache is keyed by the content of the files, the model of the lungs, the preprocessing's geometry and the
     context; normalisation happens later and is no part of it.
@@ -111,40 +111,33 @@ def load_cropped(
     shape = (len(records), side, side)
     # A damaged file is as good as none.
     with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(path) as stored:
-        masks = [
-            np.unpackbits(stored[name], count=math.prod(shape)).reshape(shape)
+        lungs, lesions = (
+            np.unpackbits(stored[name], count=math.prod(shape)).reshape(shape).view(np.bool_)
             for name in ("lungs", "lesions")
-        ]
-        return CroppedSet(
-            stored["pixels"].reshape(shape), masks[0].view(np.bool_), masks[1].view(np.bool_), hashes
         )
-    pixels, lungs, lesions = (np.empty(shape, np.uint8) for _ in range(3))
+        return CroppedSet(stored["pixels"].reshape(shape), lungs, lesions, hashes)
+    cropped = np.empty((3, *shape), np.uint8)
     for index, record in enumerate(records):
-        pixels[index], lungs[index], lesions[index] = _cropped(
-            record, preprocessing, find_lungs, context, side
-        )
+        cropped[:, index] = _cropped(record, preprocessing, find_lungs, context, side)
+    pixels, lungs, lesions = cropped[0], cropped[1].view(np.bool_), cropped[2].view(np.bool_)
     with atomic_path(path) as temporary:
         np.savez(temporary, pixels=pixels, lungs=np.packbits(lungs), lesions=np.packbits(lesions))
-    return CroppedSet(pixels, lungs.view(np.bool_), lesions.view(np.bool_), hashes)
+    return CroppedSet(pixels, lungs, lesions, hashes)
 
 
 def _cropped(
     record: Record, preprocessing: Preprocessing, find_lungs: LungSegmenter, context: float, side: int
-) -> tuple[Grey, Grey, Grey]:
+) -> tuple[Grey, NDArray[np.bool_], NDArray[np.bool_]]:
     pixels = read_pixels(record)
-    cropped = preprocessing.apply(pixels, find_lungs(pixels))
-    left, top, right, bottom = cropped.box
+    cut = preprocessing.apply(pixels, find_lungs(pixels))
+    left, top, right, bottom = cut.box
     dx, dy = round((right - left) * context), round((bottom - top) * context)
     wider = (left - dx, top - dy, right + dx, bottom + dy)
-    lesions = np.zeros_like(pixels)
+    lesions = np.zeros(pixels.shape, np.bool_)
     if record.lesion_mask is not None:
-        lesions = read_mask(record.lesion_mask, pixels.shape).view(np.uint8)
+        lesions = read_mask(record.lesion_mask, pixels.shape)
     # Masks are resized as grey, so that their edges stay where they are.
-    masks = (
-        resize_box(mask * np.uint8(255), wider, side) > 127
-        for mask in (cropped.lungs.view(np.uint8), lesions)
-    )
-    lungs, lesions = (mask.astype(np.uint8) for mask in masks)
+    lungs, lesions = (resize_box(mask * np.uint8(255), wider, side) > 127 for mask in (cut.lungs, lesions))
     return resize_box(pixels, wider, side), lungs, lesions
 
 
@@ -156,12 +149,7 @@ def to_images(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random augmentation of one cropped slice with context.
-
-    Attributes:
-        section: ranges and probabilities.
-        size: side of the augmented slice in pixels.
-    """
+    """Random augmentation of one cropped slice with context, to ``size`` x ``size`` pixels."""
 
     section: AugmentationSection
     size: int
@@ -169,8 +157,9 @@ class Augmentation:
     def __call__(self, pixels: Grey, rng: np.random.Generator, *masks: Grey) -> tuple[Grey, ...]:
         """Augment a slice and masks of 0 and 1, all of shape (C, C), C including the context, to (size, size)."""
         s = self.section
-        matrix = self._matrix(pixels.shape[0], rng)
-        out, *warped = (self._warped(each, matrix) for each in (pixels, *masks))
+        matrix, size = self._matrix(pixels.shape[0], rng), (self.size, self.size)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        out, *warped = (cv2.warpAffine(each, matrix, size, flags=flags) for each in (pixels, *masks))
         # Resolution first, then noise and compression, in the order a picture suffers them.
         if rng.random() < s.grey:
             out = cv2.LUT(out, _grey_curve(rng))
@@ -184,10 +173,6 @@ class Augmentation:
         if rng.random() < s.erasing:
             out = _erased(out, rng)
         return np.asarray(out, np.uint8), *warped
-
-    def _warped(self, pixels: Grey, matrix: NDArray[np.float32]) -> Grey:
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return np.asarray(cv2.warpAffine(pixels, matrix, (self.size, self.size), flags=flags))
 
     def _matrix(self, side: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """Crop, stretch, rotation, mirror and translation in one: from augmented to source pixels."""
@@ -263,13 +248,13 @@ def _erased(pixels: Grey, rng: np.random.Generator) -> Grey:
 
 @dataclass(frozen=True)
 class SampleKey:
-    """One sample of one epoch: where it comes from and the seed of everything random in it.
+    """One sample of one epoch.
 
     Attributes:
         index: of the slice in its set.
-        lesion_free: the slice comes from the lesion-free set.
+        lesion_free: that set is the lesion-free one.
         painted: a lesion is painted into it.
-        seed: entropy of its random generator.
+        seed: entropy of everything random in it.
     """
 
     index: int
@@ -289,11 +274,9 @@ class EpochBatches(Sampler[list[SampleKey]]):
         real: number of labelled slices an epoch holds.
         lesion_free: number of lesion-free slices to draw from.
         synthesis: how many of them are drawn an epoch, and the share that is painted.
-        batch_size: samples of one batch over all processes; a smaller rest is dropped, as batch statistics
-            of a few samples harm.
+        batch_size: samples of one batch over all ``world_size`` processes, of which this one is number ``rank``;
+            a smaller rest is dropped, as batch statistics of a few samples harm.
         seed: of the run.
-        rank: of this process.
-        world_size: number of processes.
         chances: how likely each labelled slice is drawn, shape (N,), summing to 1; None: each is seen once.
         epoch: that is drawn next.
     """
@@ -389,10 +372,8 @@ class TrainingSamples(Dataset[Batch]):
                 lungs = cv2.dilate(slices.lungs[key.index].view(np.uint8), _RIM)
                 source = np.where(lungs, source, 0).astype(np.uint8)
             pixels[row], lesions[row] = self.augmentation(source, rng, painted.mask.view(np.uint8))
-        images = to_images(pixels, self.preprocessing)
-        return Batch(
-            images, *(torch.from_numpy(each) for each in (labels, lesions.astype(np.float32), known))
-        )
+        others = (torch.from_numpy(each) for each in (labels, lesions.astype(np.float32), known))
+        return Batch(to_images(pixels, self.preprocessing), *others)
 
     def _paint(
         self, slices: CroppedSet, key: SampleKey, rng: np.random.Generator
