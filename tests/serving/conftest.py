@@ -28,6 +28,7 @@ from groundglass.imaging.phantom import make_phantom
 __all__ = ["chest", "write_dicom"]
 
 PATIENCE = 60
+MIB = 2**20
 FORM = {"Content-Type": "multipart/form-data; boundary=0123456789"}
 TOKEN = "not-the-only-token-there-is"  # noqa: S105
 CLASSIFY = """
@@ -49,8 +50,7 @@ class Running:
     """A service that runs."""
 
     process: subprocess.Popen[bytes]
-    out: Path
-    err: Path
+    folder: Path
     uploads: Path
     port: int = 0
     token: str | None = None
@@ -60,32 +60,44 @@ class Running:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def greeting(self) -> str:
-        """What it says on standard error, and all that it says there."""
-        return f"groundglass is at {self.url}/\n"
+    def out(self) -> str:
+        return (self.folder / "out").read_text(encoding="utf-8")
 
-    def client(self, **options: Any) -> httpx.Client:
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        return httpx.Client(base_url=self.url, timeout=PATIENCE, headers=headers, trust_env=False, **options)
+    @property
+    def err(self) -> str:
+        return (self.folder / "err").read_text(encoding="utf-8")
 
-    def post(self, *files: tuple[str, bytes], **parameters: str) -> httpx.Response:
-        return self.ask("POST", "/v2/predictions", files=parts(*files), params=parameters)
+    def says_where_it_is(self) -> bool:
+        """On standard error, and nothing else."""
+        return self.err == f"groundglass is at {self.url}/\n"
 
-    def get(self, path: str, **headers: str) -> httpx.Response:
-        return self.ask("GET", path, headers=headers)
+    def client(self, *, token: str | None = None) -> httpx.Client:
+        token = self.token if token is None else token
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=self.url, timeout=PATIENCE, headers=headers, trust_env=False)
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         with self.client() as client:
             return client.request(method, path, **options)
 
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        return self.ask("GET", path, headers=headers)
+
+    def post(self, *files: tuple[str, bytes], **parameters: str) -> httpx.Response:
+        return self.ask("POST", "/v2/predictions", files=parts(*files), params=parameters)
+
+    def send(self, content: Any, headers: dict[str, str] = FORM) -> httpx.Response:
+        """Post a body as it is."""
+        return self.ask("POST", "/v2/predictions", content=content, headers=headers)
+
+    def rows(self, *files: tuple[str, bytes]) -> list[dict[str, Any]]:
+        return list(self.post(*files).json()["predictions"])
+
     def lines(self, *files: tuple[str, bytes]) -> tuple[list[str], bool]:
         """The lines of an answer, and whether it broke off."""
         received: list[str] = []
-        headers = {"Accept": "application/x-ndjson"}
-        with (
-            self.client() as client,
-            client.stream("POST", "/v2/predictions", files=parts(*files), headers=headers) as answer,
-        ):
+        options: dict[str, Any] = {"files": parts(*files), "headers": {"Accept": "application/x-ndjson"}}
+        with self.client() as client, client.stream("POST", "/v2/predictions", **options) as answer:
             assert answer.headers["content-type"] == "application/x-ndjson"
             with suppress(httpx.RemoteProtocolError):
                 received.extend(answer.iter_lines())
@@ -103,11 +115,8 @@ class Running:
             yield opened
 
     def log(self, event: str = "") -> list[dict[str, Any]]:
-        entries = [json.loads(line) for line in self.out.read_text(encoding="utf-8").splitlines()]
+        entries = [json.loads(line) for line in self.out.splitlines()]
         return [entry for entry in entries if event in {"", entry["event"]}]
-
-    def logged(self) -> str:
-        return self.out.read_text() + self.err.read_text()
 
     def gauge(self, name: str) -> float:
         figures = dict(line.rsplit(" ", 1) for line in self.get("/metrics").text.splitlines())
@@ -175,10 +184,10 @@ def running(
         environment["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen([*command, *options], stdout=out, stderr=err, env=environment)
-    service = Running(process, folder / "out", folder / "err", uploads, token=token)
+    service = Running(process, folder, uploads, token=token)
     try:
-        wait_for(lambda: b"\n" in service.out.read_bytes() or process.poll() is not None)
-        assert process.poll() is None, service.err.read_text()
+        wait_for(lambda: "\n" in service.out or process.poll() is not None)
+        assert process.poll() is None, service.err
         service.port = service.log()[0]["port"]
         yield service
     finally:
@@ -220,8 +229,7 @@ def is_problem(answer: httpx.Response, status: int, kind: str, told: str = "") -
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     members = answer.json()
-    assert members["type"] == f"urn:groundglass:problem:{kind}"
-    assert members["status"] == status
+    assert (members["type"], members["status"]) == (f"urn:groundglass:problem:{kind}", status)
     assert members["title"]
     assert told in members["detail"]
     assert members["detail"].endswith(".")

@@ -29,17 +29,17 @@ def test_a_fault_is_an_answer_and_a_line_in_the_log(faulty: Running, png: bytes)
 def test_a_fault_breaks_off_an_answer_that_had_begun(faulty: Running, png: bytes) -> None:
     assert faulty.lines(("good.png", png), ("bad.png", png))[1]
     assert faulty.is_clean()
-    assert not [secret for secret in (NAMED, "bad.png") if secret in faulty.logged()]
+    assert not [secret for secret in (NAMED, "bad.png") if secret in faulty.out + faulty.err]
 
 
 def test_a_place_is_free_only_when_the_work_for_it_has_ended(start: Start, png: bytes) -> None:
     service = start("--requests", "1", code=SLOW)
     with service.connection(form("a.png", png)):
-        wait_for(lambda: "classifying" in service.err.read_text())
+        wait_for(lambda: "classifying" in service.err)
     is_problem(service.post(("a.png", png)), 503, "busy")
     assert service.is_clean()
     assert any(entry.get("client_gone") for entry in service.log())
-    assert "done" in service.err.read_text(), "its upload is not removed under the hands of who reads it"
+    assert "done" in service.err, "its upload is not removed under the hands of who reads it"
 
 
 def test_requests_sent_ahead_are_answered_in_turn(start: Start, png: bytes) -> None:
@@ -57,14 +57,14 @@ def test_requests_sent_ahead_are_answered_in_turn(start: Start, png: bytes) -> N
 def test_a_small_request_does_not_wait_for_a_large_one(start: Start, png: bytes) -> None:
     service = start("--workers", "1", code=SLOW)
     with service.connection(form("a.zip", zipped(*[png] * 200))):
-        wait_for(lambda: service.err.read_text().count("done") == 3)
+        wait_for(lambda: service.err.count("done") == 3)
         assert service.post(("a.png", png)).status_code == 200
-        assert service.err.read_text().count("done") < 10, "its turn comes between two slices of the other"
+        assert service.err.count("done") < 10, "its turn comes between two slices of the other"
 
 
 def test_archives_are_worked_on_one_after_another_by_one_worker(start: Start, png: bytes) -> None:
     service, content = start("--workers", "1", code=SLOW), form("a.zip", zipped(*[png] * 4))
     with service.connection(content), service.connection(content):
         wait_for(lambda: any(entry["route"] == "/v2/predictions" for entry in service.log("request")))
-        assert service.err.read_text().count("done") < 6, "taking turns, they would end together"
-        wait_for(lambda: service.err.read_text().count("done") == 8)
+        assert service.err.count("done") < 6, "taking turns, they would end together"
+        wait_for(lambda: service.err.count("done") == 8)

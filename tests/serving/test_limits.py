@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests.serving.conftest import (
     FORM,
+    MIB,
     PATIENCE,
     SLOW,
     Running,
@@ -22,8 +23,6 @@ from tests.serving.conftest import (
     wait_for,
     zipped,
 )
-
-MIB = 2**20
 
 
 @pytest.fixture(scope="module")
@@ -45,23 +44,16 @@ def hasty(start: Start) -> Running:
 def test_too_large_an_upload(tight: Running, png: bytes) -> None:
     assert tight.post(("a.png", png + bytes(MIB - len(png)))).status_code == 200, "the form does not count"
     is_problem(tight.post(("a.png", bytes(MIB + 4096))), 413, "upload-too-large", "1,048,576 bytes")
-    chunks = iter([form("a.png", bytes(3 * MIB))])  # without a size in its headers
-    is_problem(tight.ask("POST", "/v2/predictions", content=chunks, headers=FORM), 413, "upload-too-large")
-    chunks = iter([form("a.png", png)])
-    assert tight.ask("POST", "/v2/predictions", content=chunks, headers=FORM).status_code == 200
+    # Without a size in the headers:
+    is_problem(tight.send(iter([form("a.png", bytes(3 * MIB))])), 413, "upload-too-large")
+    assert tight.send(iter([form("a.png", png)])).status_code == 200
 
 
-def test_too_many_files_and_slices(tight: Running, png: bytes) -> None:
+def test_too_many_files_slices_and_pixels_and_too_much_to_unpack(tight: Running, png: bytes) -> None:
     is_problem(tight.post(*((f"{number}.png", png) for number in range(4))), 413, "too-many-files")
     is_problem(tight.post(("a.zip", zipped(*[png] * 5))), 413, "too-many-slices")
-
-
-def test_too_many_pixels_and_too_much_to_unpack_are_predictions_that_say_so(
-    tight: Running, png: bytes
-) -> None:
     wide = bytes(cv2.imencode(".png", np.zeros((150, 150), np.uint8))[1])
-    files = ("wide.png", wide), ("a.zip", zipped(png + bytes(2 * MIB))), ("good.png", png)
-    rows = tight.post(*files).json()["predictions"]
+    rows = tight.rows(("wide.png", wide), ("a.zip", zipped(png + bytes(2 * MIB))), ("good.png", png))
     assert [row["status"] for row in rows] == ["failed", "failed", "ok"]
     assert "150 x 150 pixels are more than the limit of 20,000" in rows[0]["reason"]
     assert "bytes are more than the limit of 1,048,576" in rows[1]["reason"]
@@ -85,7 +77,7 @@ def test_too_many_pixels_and_too_much_to_unpack_are_predictions_that_say_so(
 def test_what_is_no_form_and_no_file(
     tight: Running, content: bytes, headers: dict[str, str], status: int, kind: str
 ) -> None:
-    is_problem(tight.ask("POST", "/v2/predictions", content=content, headers=headers), status, kind)
+    is_problem(tight.send(content, headers), status, kind)
 
 
 def test_what_is_no_image_and_no_option(tight: Running, png: bytes) -> None:
@@ -134,8 +126,8 @@ NAMES = {
 def test_odd_names_are_cleaned(service: Running, png: bytes, name: str) -> None:
     content = form(name, png).replace(b'name="files"; ', b"")
     for body in (content, content + bytes(MIB)):  # in memory; on disk
-        answer = service.ask("POST", "/v2/predictions", content=body, headers=FORM)
-        assert [(row["status"], row["file"]) for row in answer.json()["predictions"]] == [("ok", NAMES[name])]
+        (row,) = service.send(body).json()["predictions"]
+        assert (row["status"], row["file"]) == ("ok", NAMES[name])
     assert service.is_clean()
 
 
@@ -159,7 +151,7 @@ def test_what_is_named_in_another_way_or_not_at_all(
     body = b"Some programs write this.\r\n-- \r\n--0123456789\r\nContent-Disposition: " + disposition
     body += b"\r\n\r\n" + png + b"\r\n--0123456789--\r\nand that"
     charset = {"Content-Type": FORM["Content-Type"] + "; charset=undefined"}
-    (row,) = service.ask("POST", "/v2/predictions", content=body, headers=charset).json()["predictions"]
+    (row,) = service.send(body, charset).json()["predictions"]
     assert (row["status"], row["file"]) == ("ok", name)
 
 
@@ -167,7 +159,7 @@ def test_files_of_one_name_are_numbered(service: Running, png: bytes) -> None:
     names = ["a.png", "A.png", "a.png", "b", "b/1.png", "b/1.png", "c/1.png", "c"]
     told = ["a.png", "A-2.png", "a-3.png", "b", "b-5/1.png", "b-6/1.png", "c/1.png", "c-8"]
     for padding in (b"", bytes(MIB)):
-        rows = service.post(*((name, png + padding) for name in names)).json()["predictions"]
+        rows = service.rows(*((name, png + padding) for name in names))
         assert sorted(row["file"] for row in rows) == sorted(told)
         assert {row["status"] for row in rows} == {"ok"}
 
@@ -175,16 +167,14 @@ def test_files_of_one_name_are_numbered(service: Running, png: bytes) -> None:
 def test_an_uploaded_folder_behaves_as_a_folder(service: Running, png: bytes) -> None:
     left_out = [(name, b"no image") for name in ("ct/notes.txt", "ct/.DS_Store", "ct/__MACOSX/._1.png")]
     files = [("ct/10.png", png), ("ct/2.png", png), ("ct/.3.png", png), ("ct/4.webp", b"RIFF\0\0\0\0WEBP")]
-    rows = service.post(*left_out, *files, ("notes.txt", b"no image")).json()["predictions"]
+    rows = service.rows(*left_out, *files, ("notes.txt", b"no image"))
     assert [row["file"] for row in rows] == ["ct/2.png", "ct/4.webp", "ct/10.png", "notes.txt"]
     assert [row["status"] for row in rows] == ["ok", "failed", "ok", "failed"]
     assert "WebP" in rows[1]["reason"]
     is_problem(service.post(*left_out, ("ct/.3.png", png)), 415, "unsupported-media-type")
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/healthz", "/v2/model", "/openapi.json", "/nothing", "/v2/predictions"]
-)
+@pytest.mark.parametrize("path", ["/", "/v2/model", "/openapi.json", "/nothing", "/v2/predictions"])
 def test_head_is_get_without_the_content(service: Running, path: str) -> None:
     head, whole = service.ask("HEAD", path), service.get(path)
     assert head.status_code == whole.status_code
@@ -193,18 +183,14 @@ def test_head_is_get_without_the_content(service: Running, path: str) -> None:
         assert head.headers[name] == whole.headers[name]
 
 
-def test_as_many_requests_as_there_may_be(tight: Running, png: bytes) -> None:
+def test_as_many_requests_and_bytes_as_there_may_be(tight: Running, start: Start, png: bytes) -> None:
     content = form("a.png", png)
     with tight.connection(content, 100), tight.connection(content, 100):
         wait_for(lambda: tight.gauge("uploads_in_flight") == 2)
         is_problem(tight.post(("a.png", png)), 503, "busy", "2 uploads are in flight")
     assert tight.is_clean()
     assert tight.post(("a.png", png)).status_code == 200
-
-
-def test_as_many_requests_and_bytes_as_one_client_and_all_may_have(start: Start, png: bytes) -> None:
     service = start("--client-requests", "1")
-    content = form("a.png", png)
     with service.connection(content, 0) as opened:
         wait_for(lambda: service.gauge("uploads_in_flight") == 1)
         is_problem(service.post(("a.png", png)), 429, "too-many-requests")
@@ -216,15 +202,12 @@ def test_as_many_requests_and_bytes_as_one_client_and_all_may_have(start: Start,
         is_problem(service.post(("a.png", png)), 503, "busy", "fill the space")
 
 
-def test_a_slow_upload_is_ended(tight: Running, png: bytes) -> None:
+def test_a_slow_upload_is_ended(tight: Running, hasty: Running, png: bytes) -> None:
     with tight.connection(form("a.png", png), 200) as opened:
         answer = everything(opened)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"upload-too-slow" in answer
     assert tight.is_clean()
-
-
-def test_a_client_that_trickles_bytes_is_ended_when_its_time_is_up(hasty: Running, png: bytes) -> None:
     content, answer = form("a.png", png * 50), b""
     with hasty.connection(content, 0) as opened:
         opened.settimeout(0.1)
@@ -246,15 +229,18 @@ def test_work_that_takes_too_long_is_ended(hasty: Running, png: bytes) -> None:
     assert "too-slow" in lines[-1], "the last line says why the answer ends without its end"
 
 
-def test_headers_that_do_not_come_and_what_is_no_http(tight: Running) -> None:
-    for sent, answer in (
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
         (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-", b""),
         (b"", b""),
         (b"x\r\n\r\n", b"HTTP/1.1 400 "),
-    ):
-        with tight.connection() as opened:
-            opened.sendall(sent)
-            assert everything(opened)[:13] == answer
+    ],
+)
+def test_headers_that_do_not_come_and_what_is_no_http(tight: Running, sent: bytes, answer: bytes) -> None:
+    with tight.connection() as opened:
+        opened.sendall(sent)
+        assert everything(opened)[:13] == answer
 
 
 def test_an_answer_that_is_not_taken_is_given_up(start: Start) -> None:
@@ -301,9 +287,8 @@ def test_results_share_bounded_memory_and_the_oldest_are_forgotten(start: Start,
         """The address of a new result of so many slices, and of how many it has pictures."""
         document = service.post(("a.zip", zipped(*[content] * count)), keep="true").json()
         assert len(document["predictions"]) == count
-        return document["kept"]["links"]["self"], sum(
-            row["image"] is not None for row in document["predictions"]
-        )
+        pictures = sum(row["image"] is not None for row in document["predictions"])
+        return document["kept"]["links"]["self"], pictures
 
     def known(*results: tuple[str, int]) -> list[bool]:
         return [service.get(address).status_code == 200 for address, _ in results]

@@ -28,22 +28,14 @@ Uploads = list[tuple[str, bytes]]
 
 @pytest.fixture(scope="module")
 def chest(chest: NDArray[np.int16]) -> NDArray[np.int16]:
-    """With noise as of a scanner: a picture of few grey values is refused."""
-    return chest + np.random.default_rng(0).integers(-100, 100, chest.shape).astype(np.int16)
-
-
-@pytest.fixture(scope="module")
-def volume(chest: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Five planes of it."""
-    return np.stack([chest[::-1, ::-1].T - index for index in range(5)], axis=-1).astype(np.int16)
+    """Larger, with noise as of a scanner: a picture of few grey values is refused."""
+    noisy = chest + np.random.default_rng(0).integers(-100, 100, chest.shape).astype(np.int16)
+    return np.kron(noisy, np.ones((2, 2), np.int16))
 
 
 @pytest.fixture(scope="module")
 def folder(
-    tmp_path_factory: pytest.TempPathFactory,
-    volume: NDArray[np.int16],
-    chest: NDArray[np.int16],
-    write_dicom: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory, chest: NDArray[np.int16], write_dicom: Callable[..., Path]
 ) -> Path:
     """A folder with one file of each kind, some of them bad."""
     folder = tmp_path_factory.mktemp("files")
@@ -51,8 +43,9 @@ def folder(
     (folder / "sub").mkdir()
     pixels = cv2.imdecode(np.frombuffer(picture(2), np.uint8), cv2.IMREAD_GRAYSCALE)
     (folder / "sub" / "b ü.jpg").write_bytes(bytes(cv2.imencode(".jpg", pixels)[1]))
-    write_dicom(folder / "c.dcm", np.kron(chest, np.ones((2, 2), np.int16)))
-    nib.Nifti1Image(np.kron(volume, np.ones((2, 2, 1), np.int16)), np.eye(4)).to_filename(folder / "d.nii.gz")
+    write_dicom(folder / "c.dcm", chest)
+    planes = np.stack([chest[::-1, ::-1].T - index for index in range(5)], axis=-1)
+    nib.Nifti1Image(planes.astype(np.int16), np.eye(4)).to_filename(folder / "d.nii.gz")
     with zipfile.ZipFile(folder / "e.zip", "w") as archive:
         archive.writestr("inner/2.png", picture(3))
         archive.writestr("inner/10.png", picture(4))
@@ -86,13 +79,13 @@ def test_predictions_are_those_of_predict(service: Running, uploads: Uploads, pr
     assert [len(series["predictions"]) for series in document["series"]] == [1, 5]
     assert service.lines(*uploads) == (predicted, False), "byte for byte"
     # A small file alone is classified from memory, and unlike archives and files with company never written.
-    alone = [row for upload in uploads for row in service.post(upload).json()["predictions"]]
+    alone = [row for upload in uploads for row in service.rows(upload)]
     assert alone == rows
 
 
 def test_a_manifest_reads_no_file_of_the_server(service: Running, png: bytes) -> None:
     manifest = ("g.csv", b"path,label\n/etc/passwd,COVID\na.png,COVID\n")
-    rows = service.post(("a.png", png), manifest).json()["predictions"]
+    rows = service.rows(("a.png", png), manifest)
     assert [row["status"] for row in rows] == ["ok", "failed"]
     assert service.post(manifest).status_code == 415
 
@@ -100,10 +93,8 @@ def test_a_manifest_reads_no_file_of_the_server(service: Running, png: bytes) ->
 def test_rows_can_be_joined_and_a_copy_counts_once(
     service: Running, tmp_path: Path, chest: NDArray[np.int16], write_dicom: Callable[..., Path]
 ) -> None:
-    content = write_dicom(
-        tmp_path / "a.dcm", np.kron(chest, np.ones((2, 2), np.int16)), InstanceNumber=7
-    ).read_bytes()
-    uid = str(pydicom.dcmread(tmp_path / "a.dcm").SOPInstanceUID)
+    path = write_dicom(tmp_path / "a.dcm", chest, InstanceNumber=7)
+    content, uid = path.read_bytes(), str(pydicom.dcmread(path).SOPInstanceUID)
     document = service.post(("a.dcm", content), ("copy.dcm", content), keep="true").json()
     first, copy = document["predictions"]
     assert (first["series"], first["instance"], first["slice_number"]) == ("1.2.3.4", uid, 7)
@@ -121,18 +112,17 @@ def test_layers_lie_on_the_slice(
     def fetched(layer: str) -> NDArray[np.uint8]:
         return np.frombuffer(service.get(image[layer]).content, np.uint8)
 
-    stored = np.kron(chest, np.ones((2, 2), np.int16))
-    content = write_dicom(tmp_path / "a.dcm", stored).read_bytes()
+    content = write_dicom(tmp_path / "a.dcm", chest).read_bytes()
     image = service.post(("a.dcm", content), keep="true").json()["predictions"][0]["image"]
-    assert (image["rows"], image["columns"]) == stored.shape
-    assert cv2.imdecode(fetched("picture"), cv2.IMREAD_UNCHANGED).shape == stored.shape
+    assert (image["rows"], image["columns"]) == chest.shape
+    assert cv2.imdecode(fetched("picture"), cv2.IMREAD_UNCHANGED).shape == chest.shape
     colours = cv2.imdecode(fetched("lesions"), cv2.IMREAD_UNCHANGED)
-    assert colours.shape == (*stored.shape, 4)
+    assert colours.shape == (*chest.shape, 4)
     assert colours[:, :, 3].max() > 100
-    units = fetched("hounsfield").view("<i2").reshape(stored.shape)
-    np.testing.assert_array_equal(units, np.clip(stored, -1024, None))
+    units = fetched("hounsfield").view("<i2").reshape(chest.shape)
+    np.testing.assert_array_equal(units, np.clip(chest, -1024, None))
     outline = ET.fromstring(service.get(image["outline"]).text)  # noqa: S314 - our own
-    assert outline.attrib["viewBox"] == f"0 0 {stored.shape[1]} {stored.shape[0]}"
+    assert outline.attrib["viewBox"] == f"0 0 {chest.shape[1]} {chest.shape[0]}"
     assert {child.attrib["class"] for child in outline} == {"lungs", "lesions", "crop"}
     grey = service.post(("a.png", png), keep="true").json()["predictions"][0]["image"]
     assert grey["hounsfield"] is None
@@ -147,9 +137,8 @@ def test_planes_cross_the_slices_of_a_complete_series(service: Running, tmp_path
     document = service.post(*files, keep="true").json()
     (series,), base = document["series"], document["kept"]["links"]["self"]
     assert series["description"] == "Phantom, not a patient"
-    assert [document["predictions"][number]["file"] for number in series["volume"]["predictions"]] == [
-        f"{number}.dcm" for number in range(1, 10)
-    ]
+    shown = [document["predictions"][number]["file"] for number in series["volume"]["predictions"]]
+    assert shown == [f"{number}.dcm" for number in range(1, 10)]
     stack = np.stack([phantom.hounsfield for phantom in phantoms])
     for plane, expected in (("coronal/40", stack[:, 40]), ("sagittal/30", stack[:, :, 30])):
         content = service.get(f"{base}/series/0/{plane}/hounsfield.raw").content
@@ -157,9 +146,8 @@ def test_planes_cross_the_slices_of_a_complete_series(service: Running, tmp_path
         outline = ET.fromstring(service.get(f"{base}/series/0/{plane}/outline.svg").text)  # noqa: S314 - our own
         assert outline.attrib["viewBox"] == "0 0 96 9"
     for wrong in ("0/coronal/96", "1/coronal/0"):
-        is_problem(
-            service.get(f"{base}/series/{wrong}/hounsfield.raw"), 404, "no-such-layer", "no such plane"
-        )
+        answer = service.get(f"{base}/series/{wrong}/hounsfield.raw")
+        is_problem(answer, 404, "no-such-layer", "no such plane")
     (gap,) = service.post(*files[:4], *files[5:], keep="true").json()["series"]
     assert gap["volume"] is None, "a slice is missing"
 

@@ -302,7 +302,7 @@ def read_manifest(path: Path, names: LabelNames = MappingProxyType({})) -> Manif
     """Read a manifest CSV with a header line; ``names`` says what labels of other names mean.
 
     Paths are relative to its folder. A folder or zip stands for all slices in it, of one patient, in the order of
-    :func:`groundglass.imaging.read.list_images`; ``slice``, from 0, names one of them, of a volume, or of a TIFF.
+    :func:`groundglass.imaging.read.images_within`; ``slice``, from 0, names one of them, of a volume, or of a TIFF.
 
     Raises:
         DataError: it cannot be read, holds an unknown spelling (with its line), or names a file twice or one that

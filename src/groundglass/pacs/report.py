@@ -96,21 +96,13 @@ class ReportedSlice(NamedTuple):
 
 @dataclass(frozen=True)
 class SeriesReport:
-    """Everything that is said of one series.
+    """Everything that is said of one series."""
 
-    Attributes:
-        series: its Series Instance UID.
-        report_series: Series Instance UID of the report.
-        images: every image of the series.
-        slices: every slice, and every file that could not be read, in the order of reading; at least one.
-        rule: from the series score to a label, where the bundle has one.
-    """
-
-    series: str
-    report_series: str
+    series: str  # its Series Instance UID
+    report_series: str  # that of the report
     images: tuple[InstanceEntry, ...]
-    slices: tuple[ReportedSlice, ...]
-    rule: Conformal | None = None
+    slices: tuple[ReportedSlice, ...]  # and what could not be read, in the order of reading; at least one
+    rule: Conformal | None = None  # from the series score to a label, where the bundle has one
 
     @cached_property
     def summary(self) -> SeriesSummary:
@@ -271,15 +263,9 @@ def _evidence(header: Dataset, series: str, image: InstanceEntry) -> Dataset:
 def secondary_capture(
     picture: Picture, of: ReportedSlice, header: Dataset, algorithm: Algorithm, *, series: str, number: int
 ) -> Dataset:
-    """A heat map with a caption as a Secondary Capture image, JPEG baseline.
+    """The picture (H, W, 3) of a classified slice with a caption, as a Secondary Capture image, JPEG baseline.
 
-    Args:
-        picture: red, green, blue, shape (H, W, 3).
-        of: the classified slice that it shows.
-        header: what :func:`groundglass.inference.dicom_seg.patient_and_study` gives.
-        algorithm: what made the prediction.
-        series: Series Instance UID of the heat maps.
-        number: from 1, of the picture in that series.
+    It is the ``number``-th, from 1, of the ``series`` of heat maps; for the header see :func:`structured_report`.
     """
     shown, prediction = of.image, of.prediction
     opacity = "" if prediction.opacity is None else f", lung opacity {prediction.opacity:.1f} %"

@@ -39,19 +39,12 @@ class State(str, Enum):
 
 @dataclass(frozen=True)
 class SeriesResult:
-    """What became of one series.
+    """What became of one series."""
 
-    Attributes:
-        series: its Series Instance UID.
-        state: what became of it.
-        summary: what its slices say, where it was reported now.
-        reason: why it was postponed.
-    """
-
-    series: str
+    series: str  # its Series Instance UID
     state: State
-    summary: SeriesSummary | None = None
-    reason: str | None = None
+    summary: SeriesSummary | None = None  # what its slices say, where it was reported now
+    reason: str | None = None  # why it was postponed
 
 
 class SeriesProcessor:
@@ -64,20 +57,13 @@ class SeriesProcessor:
         self._algorithm = Algorithm.of(bundle)
 
     def report_series(self, series: str, images: int) -> str:
-        """Series Instance UID of this bundle's report on a series of so many images.
-
-        A series that has grown since its report needs another: that has another UID.
-        """
+        """Series Instance UID of this bundle's report; a series that has grown since needs another."""
         return derived_uid(series, self._key, "report", str(images))
 
     def process(self, series: SeriesEntry, instances: Sequence[InstanceEntry]) -> SeriesSummary:
         """Classify a series and store heat maps, masks and report; the report last, so that where it is, all is.
 
         Memory holds one image at a time and the masks of all, a bit a pixel; nothing is written to disk.
-
-        Args:
-            series: to be classified.
-            instances: all its objects.
 
         Raises:
             PacsRefusedError: the archive sends none of the images, or does not accept the results.
@@ -157,12 +143,8 @@ class Poll:
     """Goes through an archive's CT series and processes those without a report of this bundle.
 
     The archive itself holds what is done; nothing is kept elsewhere, so that any number of runs, one after
-    another or after a crash, end in the same objects.
-
-    Args:
-        archive: to go through.
-        processor: classifies and stores.
-        settle: process a series only when it had as many images at the poll before.
+    another or after a crash, end in the same objects. To ``settle`` is to process a series only when it had as many
+    images at the poll before.
     """
 
     def __init__(self, archive: Archive, processor: SeriesProcessor, *, settle: bool = False) -> None:
@@ -210,14 +192,7 @@ class Poll:
         on_away: Callable[[str], None],
         sleep: Callable[[float], None] = time.sleep,
     ) -> Iterator[SeriesResult]:
-        """Go through the archive again and again; a server that is away is asked again at the next poll.
-
-        Args:
-            interval: seconds between polls.
-            since: see :meth:`all`.
-            on_away: called when the server is away.
-            sleep: waits.
-        """
+        """Go through the archive every ``interval`` seconds; a server that is away is asked again at the next poll."""
         while True:
             try:
                 yield from self.all(since)

@@ -40,15 +40,11 @@ from groundglass.serving.security import Problem
 from groundglass.serving.settings import MIB, Settings
 
 _PREFIX = "groundglass-serve-"
-_ABANDONED = 60.0
-"""Seconds after which a directory that no process has locked was left behind, and is not just being made."""
-_LARGE = 16 * MIB
-"""Bytes above which a file is opened beside few others: it may be held in memory whole."""
-_PART_BYTES = 1024
-"""What the form may add to each file: its boundary and headers."""
+_ABANDONED = 60.0  # seconds after which a directory that no process has locked is not just being made
+_LARGE = 16 * MIB  # a file above it is opened beside few others: it may be held in memory whole
+_PART_BYTES, _LONGEST_PREAMBLE = 1024, 4096  # what a form may add to each file, and say before its first
+# Bytes of a name and of each of its parts, as file systems bound them, and how many parts it has.
 _LONGEST_NAME, _LONGEST_PART, _DEEPEST = 2000, 255, 32
-"""Bytes of a name and of each of its parts, as file systems bound them, and how many parts it has."""
-_LONGEST_PREAMBLE = 4096
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _Packed = TypeVar("_Packed")
 
@@ -56,9 +52,6 @@ _Packed = TypeVar("_Packed")
 @contextmanager
 def upload_directory(parent: Path | None) -> Iterator[Path]:
     """A private directory of one service, locked while its process lives; what killed services left goes first.
-
-    Args:
-        parent: the system's temporary directory unless given.
 
     Raises:
         ServiceError: nothing can be written there.
@@ -115,7 +108,7 @@ async def _body(
 ) -> AsyncGenerator[bytes, None]:
     """A form as it comes, from its first boundary on: some programs write a line for people before it."""
     received, more, deadline = 0, True, time.monotonic() + settings.seconds
-    head: bytes | None = b""
+    pending, begun = b"", False
     while more:
         try:
             wait = min(settings.idle_seconds, deadline - time.monotonic())
@@ -127,13 +120,11 @@ async def _body(
             raise ClientDisconnect
         content, more = message.get("body", b""), message.get("more_body", False)
         received = _within(received + len(content), size, settings)
-        if head is not None:
-            head += content
-            start = (b"\r\n" + head).find(b"\r\n--" + boundary + b"\r\n")
-            if start < 0 and len(head) <= _LONGEST_PREAMBLE and more:
-                continue
-            content, head = head[max(start, 0) :], None
-        yield content
+        pending += content
+        start = 0 if begun else (b"\r\n" + pending).find(b"\r\n--" + boundary + b"\r\n")
+        if begun := start >= 0 or len(pending) > _LONGEST_PREAMBLE or not more:
+            yield pending[max(start, 0) :]
+            pending = b""
 
 
 class _StoredFile(UploadFile):

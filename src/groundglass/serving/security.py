@@ -51,12 +51,9 @@ _STATUS = {
 
 
 class Problem(GroundglassError):  # noqa: N818 - the name RFC 9457 gives it
-    """A request that is not answered as it was meant to be.
+    """A request that is not answered as it was meant to be; ``detail`` says why, and what to do.
 
-    Args:
-        kind: last part of the problem's ``type``.
-        detail: what is wrong with this request and what to do.
-        headers: of the answer, with ``_`` for ``-``, such as ``Retry_After=2`` (seconds).
+    ``kind`` is the last part of its type; headers of the answer have ``_`` for ``-``, such as ``Retry_After=2``.
     """
 
     def __init__(self, kind: str, detail: str, **headers: object) -> None:
@@ -94,12 +91,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
 
 
 def access_problem(token: str | None, scope: Scope) -> Problem | None:
-    """Why a request is rejected before anything of it is read; None where it is not.
-
-    Args:
-        token: of the service; None where it asks for none.
-        scope: of the request.
-    """
+    """Why a request is rejected before anything of it is read; None where it is not. Services may have no token."""
     headers, path = Headers(scope=scope), scope["path"]
     host, origin = headers.get("host"), headers.get("origin")
     # Another site's name may be made to lead here (DNS rebinding), and its pages would count as our own.

@@ -27,11 +27,6 @@ from groundglass.serving.settings import Settings
 def serve(bundle: Bundle, settings: Settings, *, open_page: bool = False) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends the process at once.
 
-    Args:
-        bundle: whose predictions.
-        settings: where, for whom, and how much.
-        open_page: in the browser of this machine.
-
     Raises:
         ServiceError: the address cannot be listened at, or uploads cannot be stored.
     """
@@ -56,8 +51,8 @@ class _Server(uvicorn.Server):
     """
 
     def __init__(self, service: Service, *, open_page: bool) -> None:
-        self._service, self._ends_at, self._signal = service, float("inf"), ""
-        self._open_page = open_page
+        self._service, self._open_page = service, open_page
+        self._ends_at, self._signal = float("inf"), ""
         settings = service.settings
         super().__init__(
             uvicorn.Config(
@@ -75,7 +70,6 @@ class _Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and tell where."""
         try:
             await super().startup(sockets)
         except SystemExit:
@@ -92,7 +86,6 @@ class _Server(uvicorn.Server):
             await asyncio.to_thread(webbrowser.open, address)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end, or end at once where that has begun."""
         if self._service.draining:
             self.should_exit = self.force_exit = True
             return

@@ -1,8 +1,7 @@
 // The page: files in, answers out, one slice at a time; a result is found again at its address.
 
-import { byId, hideMessage, showMessage } from "./dom.js";
+import { byId, hideMessage, listenToKeys, showMessage } from "./dom.js";
 import { listenForFiles, Progress } from "./files.js";
-import { listenToKeys } from "./keys.js";
 import { fromMarkdown } from "./markdown.js";
 import { Cards, describeSeries, describeSlice } from "./panels.js";
 import { Pixels } from "./pixels.js";
@@ -247,7 +246,7 @@ class Page {
 
   /** Classifies the synthetic series of the package as if it had been chosen. */
   async #try() {
-    this.progress.wait("Drawing a synthetic series.");
+    this.progress.say("Drawing a synthetic series.");
     const content = await this.#api.blob("/v2/synthetic.zip").finally(() => this.progress.end());
     await this.send([{ file: content, name: "Synthetic chest CT.zip" }]);
   }

@@ -122,16 +122,33 @@ export class Api {
   upload(files, listeners, signal) {
     const form = new FormData();
     for (const { file, name } of files) form.append("files", file, name);
+    const request = new XMLHttpRequest();
+    let [taken, begun, problem] = [0, false, null];
+    const take = () => {
+      if (request.readyState < XMLHttpRequest.LOADING || request.status !== 200) return;
+      if (!begun) listeners.begun(request.getResponseHeader("Content-Location"));
+      begun = true;
+      const end = request.responseText.lastIndexOf("\n") + 1;
+      if (end <= taken) return;
+      const rows = request.responseText.slice(taken, end).trimEnd().split("\n").map((line) => JSON.parse(line));
+      taken = end;
+      // An answer that breaks off says why in its last line.
+      const broken = rows.findIndex((row) => "detail" in row && "type" in row);
+      if (broken >= 0) problem = problemOf(rows[broken].status, JSON.stringify(rows.splice(broken)[0]), null);
+      if (rows.length) listeners.found(rows);
+    };
     return new Promise((resolve, reject) => {
-      const request = new XMLHttpRequest();
-      const lines = new Lines(request, listeners);
       request.open("POST", UPLOAD);
-      for (const [name, value] of Object.entries(this.#headers())) request.setRequestHeader(name, value);
-      request.setRequestHeader("Accept", LINES);
+      for (const [name, value] of Object.entries({ ...this.#headers(), Accept: LINES })) request.setRequestHeader(name, value);
       request.upload.onprogress = (event) => listeners.sent(event.total ? event.loaded / event.total : 0);
-      request.onreadystatechange = request.onprogress = () => lines.take();
-      request.onload = () => lines.end(resolve, reject);
-      request.onerror = () => reject(lines.lost());
+      request.onreadystatechange = request.onprogress = take;
+      request.onload = () => {
+        take();
+        if (problem) reject(problem);
+        else if (request.status === 200) resolve();
+        else reject(problemOf(request.status, request.responseText, request.getResponseHeader("Retry-After")));
+      };
+      request.onerror = () => reject(problem ?? new Problem(begun ? "broken-off" : "lost-upload", ""));
       request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
       signal.addEventListener("abort", () => request.abort());
       request.send(form);
@@ -140,41 +157,5 @@ export class Api {
 
   #headers() {
     return this.#token ? { Authorization: `Bearer ${this.#token}` } : {};
-  }
-}
-
-/** The lines of an answer as they come. */
-class Lines {
-  constructor(request, listeners) {
-    Object.assign(this, { request, listeners, taken: 0, begun: false, problem: null });
-  }
-
-  take() {
-    const { request } = this;
-    if (request.readyState < XMLHttpRequest.LOADING || request.status !== 200) return;
-    if (!this.begun) {
-      this.begun = true;
-      this.listeners.begun(request.getResponseHeader("Content-Location"));
-    }
-    const end = request.responseText.lastIndexOf("\n") + 1;
-    if (end <= this.taken) return;
-    const rows = request.responseText.slice(this.taken, end).trimEnd().split("\n").map((line) => JSON.parse(line));
-    this.taken = end;
-    // An answer that breaks off says why in its last line.
-    const broken = rows.findIndex((row) => "detail" in row && "type" in row);
-    if (broken >= 0) this.problem = problemOf(rows[broken].status, JSON.stringify(rows.splice(broken)[0]), null);
-    if (rows.length) this.listeners.found(rows);
-  }
-
-  end(resolve, reject) {
-    const { request } = this;
-    this.take();
-    if (this.problem) reject(this.problem);
-    else if (request.status === 200) resolve();
-    else reject(problemOf(request.status, request.responseText, request.getResponseHeader("Retry-After")));
-  }
-
-  lost() {
-    return this.problem ?? new Problem(this.begun ? "broken-off" : "lost-upload", "");
   }
 }
