@@ -85,16 +85,12 @@ def _quotas(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/c
     with suppress(OSError):
         for line in proc.read_text().splitlines():
             number, controllers, path = line.split(":", 2)
-            if number != "0" and "cpu" not in controllers.split(","):
-                continue
-            top = root if number == "0" else root / "cpu"  # version 2, or 1
-            own = top / path.lstrip("/")
-            for folder in (own, *(each for each in own.parents if each.is_relative_to(top))):
+            names = (
+                ["cpu.max"] if number == "0" else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+            )  # version 2, or 1
+            own = (root if number == "0" else root / "cpu") / path.lstrip("/")
+            for folder in (own, *own.parents) if number == "0" or "cpu" in controllers.split(",") else ():
                 with suppress(OSError, ValueError, ZeroDivisionError):
-                    quota, period = (
-                        (folder / "cpu.max").read_text().split()
-                        if top == root
-                        else [(folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
-                    )
+                    quota, period = " ".join((folder / name).read_text() for name in names).split()
                     if float(quota) > 0:  # "max" is no number, -1 no limit
                         yield float(quota) / float(period)

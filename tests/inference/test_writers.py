@@ -9,21 +9,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from groundglass.errors import PredictionError
 from groundglass.imaging.slice import Patient
+from groundglass.inference.bundle import Bundle
+from groundglass.inference.output import Output, OutputPlan, open_output
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status
-from groundglass.inference.writers import (
-    Format,
-    PredictionsWriter,
-    appending,
-    drop_overtaken,
-    json_line,
-    load_done,
-    read_predictions,
-)
+from groundglass.inference.writers import Format, PredictionsWriter, appending, json_line, read_predictions
 
 PREDICTIONS = [
     Prediction(Status.OK, "a/1.dcm", "b-fp32", None, 0.123456789012345, "NonCOVID", ("NonCOVID",), (), None, "1.2", -5.5),
@@ -58,7 +54,7 @@ def test_json_lines_are_utf8_one_line_each_and_read_again(tmp_path: Path) -> Non
 )
 def test_a_line_that_is_no_prediction_is_named(tmp_path: Path, line: bytes) -> None:
     path = file_of(tmp_path, A, tail=line + b"\n")
-    for read in (lambda: list(read_predictions(path)), lambda: load_done(path, "b1", keep_identifiers=False)):
+    for read in (lambda: list(read_predictions(path)), lambda: resumed(path)):
         with pytest.raises(PredictionError, match="line 2 is no prediction") as caught:
             read()
         assert len(str(caught.value).splitlines()) == 1
@@ -117,16 +113,23 @@ def file_of(path: Path, *predictions: Prediction, tail: bytes = b"") -> Path:
     return target
 
 
+def resumed(path: Path, bundle: str = "b1", *, keep_identifiers: bool = False) -> Output:
+    """An earlier run as it is found by the next one."""
+    plan = OutputPlan(path, resume=True, keep_identifiers=keep_identifiers)
+    with open_output(plan, cast(Bundle, SimpleNamespace(id=bundle, series_rule=None))) as output:
+        return output
+
+
 def test_what_is_done_and_what_is_tried_again(tmp_path: Path) -> None:
     odd = replace(A, file="\udcff.png")
-    done = load_done(file_of(tmp_path, A, B, C, *V, odd), "b1", keep_identifiers=False)
-    assert done.predictions == 7
+    path = file_of(tmp_path, A, B, C, *V, odd)
+    done = resumed(path)
     # What was refused is not asked about again; only its end tells whether a volume is done.
-    known = {
-        name: done.has_file(name) for name in ("a.png", "b.png", "c.png", "v.nii", "d.png", "\udcff.png")
-    }
-    assert list(known.values()) == [True, True, False, False, False, True]
-    assert [done.has_slice("v.nii", frame) for frame in (0, 2, 3, None)] == [True, True, False, False]
+    names = ("a.png", "b.png", "c.png", "v.nii", "d.png", "\udcff.png")
+    assert [done.excludes(name) for name in names] == [True, True, False, False, False, True]
+    assert [done.excludes("v.nii", frame) for frame in (0, 2, 3, None)] == [True, True, False, False]
+    assert path.read_bytes() == b"".join(map(json_line, [A, B, *V, odd])), "the failure gives way"
+    assert done.totals.counts.total == 6
 
 
 @pytest.mark.parametrize(
@@ -136,7 +139,7 @@ def test_what_is_done_and_what_is_tried_again(tmp_path: Path) -> None:
 def test_an_unfinished_line_is_cut_off(tmp_path: Path, whole: list[Prediction], tail: bytes) -> None:
     path = file_of(tmp_path, *whole, tail=tail)
     for _ in range(2):
-        assert load_done(path, "b1", keep_identifiers=False).predictions == len(whole)
+        assert resumed(path).totals.counts.total == len(whole)
         assert path.read_bytes() == b"".join(map(json_line, whole))
 
 
@@ -151,36 +154,12 @@ def test_an_unfinished_line_is_cut_off(tmp_path: Path, whole: list[Prediction], 
 def test_runs_of_different_kinds_are_not_mixed(
     tmp_path: Path, prediction: Prediction, bundle: str, keep: bool, words: str
 ) -> None:
+    path = file_of(tmp_path, A, prediction)
+    before = path.read_bytes()
     with pytest.raises(PredictionError, match=words):
-        load_done(file_of(tmp_path, prediction), bundle, keep_identifiers=keep)
-
-
-NOW, FAILED = replace(A, file="c.png"), replace(C, file="v.nii")
-PLACES = [replace(C, file=name) for name in ("d", "s.zip", "/", "e")]
-FOUND = [replace(A, file=name) for name in ("d/x/1.png", "s.zip!1.png", "/1.png", "ee/1.png")]
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ([A, C, B, NOW], [A, B, NOW]),
-        ([C, A, replace(C, reason="still")], [A, replace(C, reason="still")]),
-        # A failure of a folder or zip gives way to what was found in it.
-        ([*PLACES, *FOUND], [PLACES[3], *FOUND]),
-        # A volume that fails half way keeps both, until a later slice can be read.
-        ([*V, FAILED, A], [*V, FAILED, A]),
-        ([*V, FAILED, A, replace(V[0], frame=3)], [*V, A, replace(V[0], frame=3)]),
-        ([A, C], [A, C]),
-    ],
-)
-def test_failures_give_way_to_later_predictions(
-    tmp_path: Path, before: list[Prediction], after: list[Prediction]
-) -> None:
-    path = file_of(tmp_path, *before)
-    inode = path.stat().st_ino
-    drop_overtaken(path)
-    assert list(read_predictions(path)) == after
-    assert (path.stat().st_ino == inode) is (before == after), "touched only where there is a need"
+        resumed(path, bundle, keep_identifiers=keep)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_two_processes_do_not_write_to_one_file(tmp_path: Path) -> None:

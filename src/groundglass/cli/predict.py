@@ -34,48 +34,27 @@ class Engine(str, Enum):
     RAY = "ray"
 
 
-Paths = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="PATH...",
-        help="Files, folders, zips, members (a.zip!b.png), 'patterns/**', manifest CSVs.",
-    ),
-]
-AsParquet = Annotated[
-    bool,
-    typer.Option("--parquet", help="Send Parquet to a pipe; with a folder: predictions.parquet too."),
-]
-OutputPath = Annotated[
-    Path | None,
-    typer.Option("--output", help="A .jsonl, .csv or .parquet file; or a folder: pictures and a report too."),
-]
+# fmt: off
+Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help=(
+    "Files, folders, zips, members (a.zip!b.png), 'patterns/**', manifest CSVs."))]
+AsParquet = Annotated[bool, typer.Option("--parquet", help=(
+    "Send Parquet to a pipe; with a folder: predictions.parquet too."))]
+OutputPath = Annotated[Path | None, typer.Option("--output", help=(
+    "A .jsonl, .csv or .parquet file; or a folder: pictures and a report too."))]
 Resume = Annotated[bool, typer.Option("--resume", help="Skip what --output has, retry what failed.")]
-Masks = Annotated[
-    bool,
-    typer.Option(
-        "--masks",
-        help="With a folder: lung and lesion masks; PNG, NIfTI, or DICOM SEG, which names the patient.",
-    ),
-]
-EngineName = Annotated[
-    Engine,
-    typer.Option("--engine", help="local; or ray: many processes, also of a cluster, no pictures."),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option("--workers", min=1, help="Processes of --engine ray; one per core unless given."),
-]
-Address = Annotated[
-    str | None, typer.Option("--address", help="Ray cluster to join: host:port, ray://host:port or auto.")
-]
-KeepIdentifiers = Annotated[
-    bool,
-    typer.Option("--keep-identifiers", help="Add patient name, id and birth date to the predictions."),
-]
-Strict = Annotated[
-    bool,
-    typer.Option("--strict", help="Exit status 3 for slices outside the lungs (neck, abdomen) as well."),
-]
+Masks = Annotated[bool, typer.Option("--masks", help=(
+    "With a folder: lung and lesion masks; PNG, NIfTI, or DICOM SEG, which names the patient."))]
+EngineName = Annotated[Engine, typer.Option("--engine", help=(
+    "local; or ray: many processes, also of a cluster, no pictures."))]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help=(
+    "Processes of --engine ray; one per core unless given."))]
+Address = Annotated[str | None, typer.Option("--address", help=(
+    "Ray cluster to join: host:port, ray://host:port or auto."))]
+KeepIdentifiers = Annotated[bool, typer.Option("--keep-identifiers", help=(
+    "Add patient name, id and birth date to the predictions."))]
+Strict = Annotated[bool, typer.Option("--strict", help=(
+    "Exit status 3 for slices outside the lungs (neck, abdomen) as well."))]
+# fmt: on
 
 
 def predict(
@@ -115,11 +94,9 @@ def predict(
     try:
         with Screen(printed, quiet=quiet, keep_identifiers=keep_identifiers) as screen:
             with open_output(plan, opened) as target:
-                screen.expect(lambda: count_files(inputs, lambda file: not target.excludes(file)))
-                skip, evidence = target.done.has_slice, target.wants_evidence
-                found = classifier.predict_all(
-                    inputs, evidence=evidence, skip=skip, skip_file=target.excludes
-                )
+                skip, evidence = target.excludes, target.wants_evidence
+                screen.expect(lambda: count_files(inputs, lambda file: not skip(file)))
+                found = classifier.predict_all(inputs, evidence=evidence, skip=skip, skip_file=skip)
                 with closing(found) as predictions:
                     for prediction in predictions:
                         screen.show(target.add(prediction))

@@ -12,13 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from groundglass.files import one_line
 from groundglass.inference.prediction import COPY, Prediction, Status
-from groundglass.inference.series import Curve, SeriesSummary, Totals
+from groundglass.inference.series import SeriesSummary, Totals
 from groundglass.inference.writers import Format, PredictionsWriter
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _POSITION, _STATUS, _PROBABILITY, _LABEL = 9, 7, 5, 9
 _FIXED = _POSITION + _STATUS + _PROBABILITY + _LABEL + 5 * len(_GAP)
 _LEAST_FILE, _LEAST_NOTE = 12, 19
 _STYLES = {"COVID": "bold dark_orange", "uncertain": "yellow", "refused": "magenta", "failed": "bold red"}
-_LONGEST_REASON, _SERIES, _CURVE = 1000, 28, 40
+_LONGEST_REASON, _SERIES, _CURVE = 1000, 28, 40  # the last: most characters of a curve
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = str.maketrans(f"…{_BLOCKS}", "~_.:-=+*#")  # of terminals without Unicode
 
@@ -144,24 +145,11 @@ def series_lines(summary: SeriesSummary, width: int | None) -> Iterator[str]:
     yield f"  {label}series score {summary.series_score:.3f}{between}{opacity}; no diagnosis"
     curve = summary.curve
     if len(curve.at) > 1:
-        first, last = (
-            _millimetres(end) if curve.axis == "mm" else f"{curve.axis} {end:g}"
-            for end in curve.at[:: len(curve.at) - 1]
-        )
-        yield f"  {first} {_sparkline(curve)} {last}, highest {max(curve.probability):.3f}"
-
-
-def _sparkline(curve: Curve) -> str:
-    """One character per slice, or per stretch where there are more than 40: of its mean, blank without a slice."""
-    stretches: list[list[float]] = [[value] for value in curve.probability]
-    if len(stretches) > _CURVE:
-        first, span, count = curve.at[0], curve.at[-1] - curve.at[0], len(stretches)
-        stretches = [[] for _ in range(_CURVE)]
-        for index, (at, value) in enumerate(zip(curve.at, curve.probability, strict=True)):
-            share = (at - first) / span if span > 0 else index / count
-            stretches[min(int(share * _CURVE), _CURVE - 1)].append(value)
-    means = [sum(values) / len(values) if values else None for values in stretches]
-    return "".join(" " if mean is None else _BLOCKS[min(int(mean * 8), 7)] for mean in means)
+        ends = (curve.at[0], curve.at[-1])
+        first, last = (_millimetres(end) if curve.axis == "mm" else f"{curve.axis} {end:g}" for end in ends)
+        stretches = np.array_split(curve.probability, min(_CURVE, len(curve.at)))
+        line = "".join(_BLOCKS[min(int(stretch.mean() * 8), 7)] for stretch in stretches)
+        yield f"  {first} {line} {last}, highest {max(curve.probability):.3f}"
 
 
 class Screen:
@@ -244,27 +232,17 @@ class Screen:
             return
         if self._slices:
             self._print(Text())
-        texts = [*self._table.repeated()]
-        texts += [text for summary in totals.summaries() for text in series_lines(summary, self._width)]
-        for text in texts:
-            self._print_wrapped(text)
-        self._print_wrapped(total, "bold")
+        for text in self._table.repeated():
+            self._print(Text(text), wrap=True)
+        for summary in totals.summaries():
+            for text in series_lines(summary, self._width):
+                self._print(Text(text), wrap=True)
+        self._print(Text(total, "bold"), wrap=True)
         if report is not None:
             self._print(Text(f"Report: {report}"))
 
-    def _print_wrapped(self, text: str, style: str = "") -> None:
-        """Print a line, on a terminal as several of whole words where it is too long."""
-        lines = [text]
-        if self._width is not None and cell_len(text) > self._width:
-            indent = " " * (len(text) - len(text.lstrip()))
-            whole = textwrap.TextWrapper(
-                self._width, indent, indent + "  ", break_long_words=False, break_on_hyphens=False
-            )
-            lines = whole.wrap(text.strip())
-        for line in lines:
-            self._print(Text(line, style))
-
-    def _print(self, line: Text) -> None:
+    def _print(self, line: Text, *, wrap: bool = False) -> None:
+        """Print a line; with ``wrap`` on a terminal as several of whole words where it is too long."""
         try:
             _BLOCKS.encode(sys.stdout.encoding or "ascii")
         except (UnicodeEncodeError, LookupError):
@@ -273,7 +251,7 @@ class Screen:
             sys.stdout.write(line.plain.rstrip() + "\n")
             sys.stdout.flush()
         else:
-            self._console.print(line, soft_wrap=True, highlight=False)
+            self._console.print(line, soft_wrap=not wrap, highlight=False)
 
 
 def _progress(console: Console) -> Progress:

@@ -27,7 +27,7 @@ from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, held
 from groundglass.inference.bundle import CPU, Bundle, Engine
 from groundglass.inference.calibration import MUCH_OPACITY
 from groundglass.inference.input_check import DOUBTFUL
-from groundglass.inference.inputs import Copies, named_by
+from groundglass.inference.inputs import named_by
 from groundglass.inference.prediction import (
     COVID,
     NON_COVID,
@@ -146,9 +146,9 @@ class Classifier:
         return summaries[0]
 
     def _summaries(self, predictions: Iterable[Prediction]) -> list[SeriesSummary]:
-        totals, copies = Totals(self.bundle.series_rule), Copies()
+        totals = Totals(self.bundle.series_rule)
         for prediction in predictions:
-            totals.add(copies.checked(prediction))
+            totals.add(prediction)
         return totals.summaries()
 
     def _read(self, source: Any, number: int | None, hu: bool) -> Iterator[CTSlice | Prediction]:

@@ -1,4 +1,4 @@
-"""What a user names on the command line, as paths that exist: patterns expanded, nothing predicted twice."""
+"""What a user names on the command line, as paths that exist: patterns expanded, nothing read twice."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import glob
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from groundglass.errors import PredictionError
 from groundglass.imaging.source import FileSource, files_below, is_junk, natural_key, split_member
-from groundglass.inference.prediction import COPY, Prediction, Status
 
 # A folder holds files that are passed over without a word; the commonest are left out of the count.
 _NOT_COUNTED = (".txt", ".csv", ".json", ".jsonl", ".md", ".html", ".xml", ".yaml", ".log", ".raw", ".zraw")
@@ -116,40 +113,3 @@ def count_files(paths: Sequence[Path], wanted: Callable[[str], bool] = lambda _:
             images = (name[-1:] != "/" and not is_junk(PurePosixPath(name)) for name in members or ())
             count += 1 if members is None else sum(images)
     return count
-
-
-class Copies:
-    """Finds DICOM images that were predicted before: the same SOP Instance UID, place and outcome.
-
-    What has the same UID and looks different is no copy: some anonymisers give all images one UID. Memory holds
-    the names of the DICOM images and about 150 bytes for each.
-    """
-
-    def __init__(self) -> None:
-        self._files: dict[int, str] = {}
-
-    def checked(self, prediction: Prediction) -> Prediction:
-        """The prediction, or that of a copy where the image was predicted before."""
-        key = _image(prediction)
-        if key is None or prediction.is_copy:
-            return prediction
-        first = self._files.setdefault(key, prediction.file)
-        if first is prediction.file:
-            return prediction
-        reason = f"{COPY} of {first}, which counts: both have one SOP Instance UID"
-        said: dict[str, Any] = dict.fromkeys(("probability", "label", "opacity", "lung_cm2", "evidence"))
-        said |= {"prediction_set": (), "flags": (), "status": Status.REFUSED, "reason": reason}
-        return replace(prediction, **said)
-
-    def forget(self, prediction: Prediction) -> None:
-        """Take an image for one that was not predicted yet."""
-        self._files.pop(_image(prediction) or 0, None)
-
-
-def _image(prediction: Prediction) -> int | None:
-    """What an image is known again by; None where it has no SOP Instance UID, or nothing else is known of it."""
-    if prediction.instance is None or (prediction.position is None and prediction.probability is None):
-        return None
-    names = ("study", "series", "stack", "instance", "slice_number", "frame", "position", "status", "reason")
-    seen = tuple(getattr(prediction, name) for name in names)
-    return hash((*seen, prediction.probability and round(prediction.probability, 4)))

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundglass.errors import PredictionError
-from groundglass.files import atomic_path, write_json
+from groundglass.files import atomic_path, printable, write_json
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.prediction import Prediction
+from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.series import SERIES_SCORE, Totals
 from groundglass.inference.writers import (
-    Done,
     Format,
     PredictionsWriter,
     appending,
-    drop_overtaken,
     file_errors,
-    load_done,
+    json_line,
     read_predictions,
 )
 
@@ -34,6 +32,7 @@ SERIES, OVERLAYS, MASKS, REPORT = "series.json", "overlays", "masks", "report.ht
 
 _SERIES_FORMAT = 2
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_Key = tuple[str, int | None]  # of a slice: file and frame
 # A folder of such a name is a slip of the hand.
 _OTHER_FILES = frozenset({".json", ".html", ".htm", ".xlsx", ".xls", ".tsv", ".txt", ".zip", ".pdf", ".png"})
 
@@ -120,54 +119,84 @@ class Output:
     """Sums predictions up, and writes each where the plan says.
 
     Attributes:
-        done: what an earlier run has predicted.
-        totals: what all predictions say together; those of earlier runs are in it when the output is closed.
+        totals: what all predictions say together, those of an earlier run too.
         wants_evidence: predictions shall bring their pixels.
     """
 
-    def __init__(
-        self,
-        plan: OutputPlan,
-        bundle: Bundle,
-        writer: PredictionsWriter | None = None,
-        done: Done | None = None,
-        masks: MaskWriter | None = None,
-    ) -> None:
-        self.done, self.totals = done or Done(), Totals(bundle.series_rule)
-        self.wants_evidence = plan.folder is not None
-        self._plan, self._writer, self._masks = plan, writer, masks
-        self._own: Path | None = None
-        if plan.folder is not None:
-            with file_errors(plan.folder / OVERLAYS):
-                (plan.folder / OVERLAYS).mkdir(exist_ok=True)
-            own = Path(os.path.realpath(plan.folder))
-            if any(own.is_relative_to(os.path.realpath(path)) for path in plan.inputs):
-                self._own = own
+    def __init__(self, plan: OutputPlan, bundle: Bundle) -> None:
+        self.totals, self.wants_evidence = Totals(bundle.series_rule), plan.folder is not None
+        self._plan, self._done = plan, set[_Key]()
+        self.writer: PredictionsWriter | None = None
+        self._masks: MaskWriter | None = None
+        own = Path(os.path.realpath(plan.folder or ""))
+        inside = any(own.is_relative_to(os.path.realpath(path)) for path in plan.inputs)
+        self._own = own if plan.folder and inside else None
 
-    def excludes(self, file: str) -> bool:
-        """Whether a file needs no prediction: it has one already, or is a picture of one."""
+    def excludes(self, file: str, frame: int | None = None) -> bool:
+        """Whether a file, or a slice of one, needs no prediction: it has one already, or is a picture of one.
+
+        A file of several slices is read again, for only its end shows whether it is done.
+        """
         own = self._own is not None and Path(os.path.realpath(file)).is_relative_to(self._own)
-        return own or self.done.has_file(file)
+        return own or (printable(file), frame) in self._done
 
     def add(self, prediction: Prediction) -> Prediction:
-        """Take one prediction; gives what counts, for a copy of an earlier slice says nothing else of it.
+        """Take one prediction; gives what counts, see :meth:`groundglass.inference.series.Totals.add`.
 
         The picture is saved before the line is appended: where there is a line, there is a picture.
         """
-        prediction = self.done.copies.checked(prediction)
+        prediction = self.totals.add(prediction)
         if self._plan.folder is not None and prediction.evidence is not None:
             from groundglass.inference.report import picture_name, save_picture  # noqa: PLC0415
 
             overlay = f"{OVERLAYS}/{picture_name(prediction.file, prediction.frame)}"
             save_picture(prediction.evidence, self._plan.folder / overlay)
             prediction = replace(prediction, overlay=overlay)
-        if self._plan.path is not None and self._writer is not None:
+        if self._plan.path is not None and self.writer is not None:
             with file_errors(self._plan.predictions or self._plan.path):
-                self._writer.write(prediction)
-        self.totals.add(prediction)
+                self.writer.write(prediction)
         if self._masks is not None:
             self._masks.add(prediction)
         return prediction
+
+    @contextmanager
+    def appending(self, path: Path, bundle: Bundle) -> Iterator[None]:
+        """Have predictions appended to JSON lines, after those of an earlier run, and masks written."""
+        if self._plan.parquet:  # fail now where pyarrow is missing, not after hours
+            PredictionsWriter("parquet", io.BytesIO()).close()
+        with ExitStack() as stack:
+            lacking = set[_Key]()
+            if self._plan.masks:
+                from groundglass.inference.masks import MaskWriter, without_masks  # noqa: PLC0415 - the report's
+
+                earlier = read_predictions(path) if path.exists() else ()
+                lacking = {(each.file, each.frame) for each in without_masks(path.parent / MASKS, earlier)}
+            if path.exists():
+                with appending(path), file_errors(path), atomic_path(path) as kept, kept.open("wb") as target:
+                    target.writelines(self._earlier(path, bundle.id, lacking))
+            self.writer = PredictionsWriter("jsonl", stack.enter_context(appending(path)))
+            if self._plan.folder is not None:
+                with file_errors(self._plan.folder / OVERLAYS):
+                    (self._plan.folder / OVERLAYS).mkdir(exist_ok=True)
+            if self._plan.masks:
+                self._masks = stack.enter_context(MaskWriter(path.parent / MASKS, bundle))
+            yield
+
+    def _earlier(self, path: Path, bundle: str, lacking: Container[_Key]) -> Iterator[bytes]:
+        """The lines of an earlier run but for those that are tried again: of what failed or lacks its masks."""
+        for prediction in read_predictions(path):
+            key, advice = (prediction.file, prediction.frame), "or choose another output"
+            if prediction.bundle != bundle:
+                are = f"are of bundle {prediction.bundle}, not of {bundle}; resume with that bundle"
+                raise PredictionError(f"{path}: these predictions {are}, {advice}")
+            if (prediction.patient is not None) != self._plan.keep_identifiers:
+                made = f"made {'with' if prediction.patient else 'without'} --keep-identifiers"
+                raise PredictionError(
+                    f"{path}: these predictions were {made}; resume in the same way, {advice}"
+                )
+            if prediction.status is not Status.FAILED and key not in lacking:
+                self._done.add(key)
+                yield json_line(self.totals.add(prediction))
 
 
 @contextmanager
@@ -180,14 +209,18 @@ def open_output(plan: OutputPlan, bundle: Bundle) -> Iterator[Output]:
     Raises:
         PredictionError: nothing can be written there, or what is there cannot be resumed.
     """
-    if plan.path is None:
-        yield Output(plan, bundle)
-    elif plan.predictions is None:
-        with _table(plan.path, plan.keep_identifiers) as writer:
-            yield Output(plan, bundle, writer)
-    else:
-        with _json_lines(plan, plan.predictions, bundle) as output:
+    output = Output(plan, bundle)
+    if plan.predictions is not None:
+        with output.appending(plan.predictions, bundle):
             yield output
+    elif plan.path is not None:
+        with _table(plan.path, plan.keep_identifiers) as output.writer:
+            yield output
+    else:
+        yield output
+    if plan.folder is not None:
+        with file_errors(plan.folder):
+            _complete(plan, plan.folder, bundle, output.totals)
 
 
 @contextmanager
@@ -201,37 +234,6 @@ def _table(path: Path, keep_identifiers: bool) -> Iterator[PredictionsWriter]:
         with file_errors(path):
             writer.close()
             stack.close()
-
-
-@contextmanager
-def _json_lines(plan: OutputPlan, predictions: Path, bundle: Bundle) -> Iterator[Output]:
-    done = Done()
-    if predictions.exists():
-        done = load_done(predictions, bundle.id, keep_identifiers=plan.keep_identifiers)
-    if plan.parquet:  # fail now where pyarrow is missing, not after hours
-        PredictionsWriter("parquet", io.BytesIO()).close()
-    with appending(predictions) as stream, ExitStack() as stack:
-        masks = stack.enter_context(_masks(plan, predictions, bundle, done)) if plan.masks else None
-        output = Output(plan, bundle, PredictionsWriter("jsonl", stream), done, masks)
-        yield output
-    if done.predictions:
-        drop_overtaken(predictions)
-        output.totals = Totals(bundle.series_rule)
-        for prediction in read_predictions(predictions):
-            output.totals.add(prediction)
-    if plan.folder is not None:
-        with file_errors(plan.folder):
-            _complete(plan, plan.folder, bundle, output.totals)
-
-
-def _masks(plan: OutputPlan, predictions: Path, bundle: Bundle, done: Done) -> MaskWriter:
-    """A writer of masks; predictions of an earlier run without masks are not done."""
-    from groundglass.inference.masks import MaskWriter, without_masks  # noqa: PLC0415 - brings the report's
-
-    folder = predictions.parent / MASKS
-    for prediction in without_masks(folder, read_predictions(predictions)) if done.predictions else ():
-        done.forget(prediction)
-    return MaskWriter(folder, bundle)
 
 
 def _complete(plan: OutputPlan, folder: Path, bundle: Bundle, totals: Totals) -> None:

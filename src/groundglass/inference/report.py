@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -117,11 +117,14 @@ def write_report(
         most=SERIES,
         score_meaning=SERIES_SCORE,
         loose=plans.get(None),
-        refusals=sorted(survey.refusals.items(), key=lambda item: -item[1].count),
+        refusals=[(*item, survey.examples[item[0]]) for item in survey.refusals.most_common()],
         said={number: each for number, each in enumerate(read_predictions(predictions)) if number in wanted},
         layers=layers,
         picture=lambda each: f"{overlays.name}/{picture_name(each.file, each.frame)}",
-        facts=_facts(bundle),
+        bundle=bundle,
+        measured=_measured(bundle.info.metrics),
+        written=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        version=__version__,
         command=printable(command),
         citation=CITATION,
         notice=NOTICE,
@@ -166,21 +169,13 @@ class _Plan:
         return cls(large, shown, curve, len(rest) - len(shown))
 
 
-@dataclass
-class _Refusal:
-    """How many slices were refused, or files not read, for one reason, and some of them."""
-
-    status: str
-    count: int = 0
-    examples: list[Prediction] = field(default_factory=list)
-
-
 class _Survey:
     """What one reading of the predictions tells; ``groups`` by the number of the series, None for loose slices."""
 
     def __init__(self, totals: Totals) -> None:
         self.groups: dict[int | None, list[_Member]] = {}
-        self.refusals: dict[str, _Refusal] = {}
+        self.refusals: Counter[str] = Counter()
+        self.examples: dict[str, list[Prediction]] = {}
         self.flags: Counter[str] = Counter()
         self._totals = totals
         answered = [(number, each) for number, each in enumerate(totals.summaries(), 1) if each.counts.ok]
@@ -192,9 +187,9 @@ class _Survey:
             reason = re.sub(r" \([^)]*\d[^)]*\)", "", prediction.reason or "no reason given")
             if reason not in self.refusals and len(self.refusals) >= _REASONS:
                 reason = "other reasons; predictions.csv has them"
-            refusal = self.refusals.setdefault(reason, _Refusal(prediction.status.value))
-            refusal.count += 1
-            refusal.examples += [prediction] * (len(refusal.examples) < _EXAMPLES)
+            self.refusals[reason] += 1
+            examples = self.examples.setdefault(reason, [])
+            examples += [prediction] * (len(examples) < _EXAMPLES)
         if prediction.status is Status.FAILED or prediction.is_copy:
             return
         series, probability = self._totals.number(prediction), prediction.probability
@@ -264,21 +259,6 @@ def _warnings(totals: Totals, flags: Counter[str]) -> Iterator[str]:
     for flag, count in sorted(flags.items()):
         meaning = f": {FLAGS[flag]}" if flag in FLAGS else ""
         yield f"{counted(count, 'slice')} {'is' if count == 1 else 'are'} flagged {flag}{meaning}."
-
-
-def _facts(bundle: Bundle) -> dict[str, str]:
-    """How the predictions were made; without what the bundle does not say."""
-    info = bundle.info
-    facts = {
-        "Version": f"groundglass {__version__}",
-        "Model": f"{info.name}, network {info.network.get('name')}, made {info.created}",
-        "Bundle": bundle.id,
-        "Measured": _measured(info.metrics),
-        "Licence of the weights": info.licence,
-        "Written": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
-        "Beside this page": "predictions.jsonl, predictions.csv, series.json, and the pictures in overlays",
-    }
-    return {name: text for name, text in facts.items() if text}
 
 
 def _measured(metrics: Mapping[str, Any]) -> str:

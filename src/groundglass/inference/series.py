@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from html import escape
 from itertools import pairwise
 from pathlib import PurePath
@@ -17,7 +17,7 @@ import numpy as np
 from groundglass.files import printable
 from groundglass.imaging.slice import is_uid
 from groundglass.inference.calibration import MUCH_OPACITY, Conformal
-from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN, Prediction, Status, frame_of
+from groundglass.inference.prediction import COPY, COVID, NON_COVID, UNCERTAIN, Prediction, Status, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -350,13 +350,29 @@ class Totals:
         # What lies in a folder, or in a file of several slices; None is what belongs to no series.
         self._lies_in: dict[str, set[_Part | None]] = {}
         self._failed: list[str] = []
+        self._images: dict[int, str] = {}  # the file of each DICOM image, about 150 bytes
         self._whole: tuple[list[SeriesSummary], dict[_Part, int]] | None = None
 
-    def add(self, prediction: Prediction) -> None:
-        """Take one prediction in; pictures that belong to no series and copies are counted only."""
+    def add(self, prediction: Prediction) -> Prediction:
+        """Take one prediction in, and give what counts: for a copy of an earlier image, that it is one.
+
+        Copies have one SOP Instance UID, place and outcome. What has the same UID and looks different is no copy:
+        some anonymisers give all images one UID. Copies, and pictures that belong to no series, are counted only.
+        """
+        key = None if prediction.is_copy else _image(prediction)
+        first = prediction.file if key is None else self._images.setdefault(key, prediction.file)
+        if first is not prediction.file:
+            reason = f"{COPY} of {first}, which counts: both have one SOP Instance UID"
+            said: dict[str, Any] = dict.fromkeys(("probability", "label", "opacity", "lung_cm2", "evidence"))
+            said |= {"prediction_set": (), "flags": (), "status": Status.REFUSED, "reason": reason}
+            prediction = replace(prediction, **said)
         if prediction.is_copy:
             self.copies += 1
-            return
+        else:
+            self._count(prediction)
+        return prediction
+
+    def _count(self, prediction: Prediction) -> None:
         self._whole = None
         self.counts.add(prediction)
         self.outside_lungs += prediction.outside_lungs
@@ -423,6 +439,15 @@ class Totals:
         summaries = [each.summary(failed[each.number], self._rule) for each in series]
         self._whole = summaries, numbers
         return self._whole
+
+
+def _image(prediction: Prediction) -> int | None:
+    """What an image is known again by; None where it has no SOP Instance UID, or nothing else is known of it."""
+    if prediction.instance is None or (prediction.position is None and prediction.probability is None):
+        return None
+    names = ("study", "series", "stack", "instance", "slice_number", "frame", "position", "status", "reason")
+    seen = tuple(getattr(prediction, name) for name in names)
+    return hash((*seen, prediction.probability and round(prediction.probability, 4)))
 
 
 def _folder(file: str) -> str:

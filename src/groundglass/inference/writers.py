@@ -5,17 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from groundglass.errors import PredictionError
-from groundglass.files import atomic_path, printable
-from groundglass.inference.inputs import Copies
-from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status, row_schema
+from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, row_schema
 
 Format = Literal["jsonl", "csv", "parquet"]
 
@@ -139,115 +135,21 @@ def file_errors(path: Path, verb: str = "written") -> Iterator[None]:
 
 
 def read_predictions(path: Path) -> Iterator[Prediction]:
-    """The predictions of a file of JSON lines, one in memory at a time.
+    """The predictions of a file of JSON lines, one in memory at a time, but for a line that was not finished.
 
     Raises:
         PredictionError: naming the line that is no prediction.
     """
-    for number, line in enumerate(_lines(path), 1):
-        yield _parse(path, number, line)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
     with file_errors(path, "read"), path.open("rb") as stream:
-        yield from stream
-
-
-def _parse(path: Path, number: int, line: bytes) -> Prediction:
-    try:
-        return Prediction.from_dict(json.loads(line))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
-        raise PredictionError(f"{path}: line {number} is no prediction ({reason:.160})") from None
-
-
-@dataclass
-class Done:
-    """What needs no prediction any more.
-
-    Attributes:
-        predictions: how many there are.
-        files: names of files of one slice.
-        frames: file and frame of the slices of others. Such a file is read again, for only its end shows
-            whether it is done.
-        copies: knows the DICOM images among them.
-    """
-
-    predictions: int = 0
-    files: set[str] = field(default_factory=set)
-    frames: set[tuple[str, int | None]] = field(default_factory=set)
-    copies: Copies = field(default_factory=Copies)
-
-    def has_file(self, file: str) -> bool:
-        """Whether nothing in a file needs a prediction."""
-        return printable(file) in self.files
-
-    def has_slice(self, file: str, frame: int | None) -> bool:
-        """Whether a slice needs no prediction."""
-        return (printable(file), frame) in self.frames
-
-    def add(self, prediction: Prediction) -> None:
-        """Take a prediction in; what failed is tried again."""
-        self.predictions += 1
-        if prediction.status is not Status.FAILED:
-            self.copies.checked(prediction)
-            if prediction.frame is None:
-                self.files.add(prediction.file)
-            else:
-                self.frames.add((prediction.file, prediction.frame))
-
-    def forget(self, prediction: Prediction) -> None:
-        """Have a slice predicted again; the later prediction will count."""
-        self.copies.forget(prediction)
-        self.files.discard(prediction.file)
-        self.frames.discard((prediction.file, prediction.frame))
-
-
-def load_done(path: Path, bundle: str, *, keep_identifiers: bool) -> Done:
-    """Read the predictions of an earlier run, and cut off a line that it did not finish.
-
-    Raises:
-        PredictionError: they are of another bundle, keep identifiers where these do not or the other way
-            round, or are damaged.
-    """
-    done, whole, advice = Done(), 0, "or choose another output"
-    for number, line in enumerate(_lines(path), 1):
-        if not line.endswith(b"\n"):  # a killed process leaves the beginning of one
-            with file_errors(path), path.open("r+b") as stream:
-                stream.truncate(whole)
-            break
-        whole += len(line)
-        prediction, these = _parse(path, number, line), f"{path}: these predictions"
-        if prediction.bundle != bundle:
-            are = f"are of bundle {prediction.bundle}, not of {bundle}; resume with that bundle"
-            raise PredictionError(f"{these} {are}, {advice}")
-        if (prediction.patient is not None) != keep_identifiers:
-            made = f"were made {'without' if keep_identifiers else 'with'} --keep-identifiers"
-            raise PredictionError(f"{these} {made}; resume in the same way, {advice}")
-        done.add(prediction)
-    return done
-
-
-def drop_overtaken(path: Path) -> None:
-    """Leave out what later predictions have overtaken: the file could be read after all, or was predicted again.
-
-    A failure of a folder or zip is overtaken by any later prediction of what lies in it.
-    """
-    failed: dict[str, int] = {}
-    latest: dict[tuple[str, int | None], int] = {}
-    overtaken = set()
-    for number, prediction in enumerate(read_predictions(path)):
-        file, key = prediction.file, (prediction.file, prediction.frame)
-        overtaken |= {latest[key]} if key in latest else set()
-        latest[key] = number
-        if failed:
-            within = {file, *(file[: mark.start()] or mark[0] for mark in re.finditer(r"[/\\!]", file))}
-            overtaken |= {failed.pop(place) for place in within & failed.keys()}
-        if prediction.status is Status.FAILED:
-            failed[file] = number
-    if overtaken:
-        with file_errors(path), atomic_path(path) as temporary, temporary.open("wb") as target:
-            target.writelines(line for number, line in enumerate(_lines(path)) if number not in overtaken)
+        for number, line in enumerate(stream, 1):
+            if not line.endswith(b"\n"):  # a killed process leaves the beginning of one
+                return
+            try:
+                prediction = Prediction.from_dict(json.loads(line))
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                reason = str(error) or type(error).__name__
+                raise PredictionError(f"{path}: line {number} is no prediction ({reason:.160})") from None
+            yield prediction
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.slice import CTSlice, Grey, Origin
 from groundglass.imaging.window import LUNG
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.inputs import Copies
 from groundglass.inference.masks import PackedMasks
 from groundglass.inference.output import OutputPlan, open_output
 from groundglass.inference.prediction import Evidence, Prediction
@@ -154,7 +153,6 @@ class Result:
     ends: float  # when it is forgotten, in the clock's seconds
     totals: Totals
     predictions: list[Prediction] = field(default_factory=list)
-    copies: Copies = field(default_factory=Copies)
     slices: dict[int, KeptSlice] = field(default_factory=dict)  # by the number of their prediction
     size: int = 0  # bytes of the slices
 
@@ -235,7 +233,7 @@ class Results:
 
         Gives what counts: another prediction where the slice is a copy of an earlier one.
         """
-        prediction = result.copies.checked(prediction)
+        prediction = result.totals.add(prediction)
         if kept is not None and not prediction.is_copy and result.id in self._kept:
             while self.size + kept.size > self._settings.kept_bytes and result.id != next(iter(self._kept)):
                 self.forget(next(iter(self._kept)))
@@ -243,7 +241,6 @@ class Results:
                 result.slices[len(result.predictions)] = kept
                 result.size += kept.size
         result.predictions.append(prediction)
-        result.totals.add(prediction)
         return prediction
 
     def get(self, key: str) -> Result:
