@@ -69,12 +69,6 @@ def test_units_are_what_one_process_reads_in_its_order(units: Units, tmp_path: P
     assert len(found) == 160
 
 
-def test_units_are_small_and_what_may_hold_a_series_is_one_by_itself(units: Units, tree: Path) -> None:
-    assert [len(unit) for unit in units([tree])] == [LARGEST, LARGEST, 23]
-    names = ("1.png", "2.png", "study.ZIP", "3.png", "volume.nii.gz")
-    assert [len(unit) for unit in units([tree / name for name in names])] == [3, 2]
-
-
 def test_nothing_is_listed_before_it_is_asked_for(
     units: Units, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
