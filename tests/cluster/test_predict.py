@@ -36,7 +36,7 @@ def test_the_same_predictions_as_one_process_in_the_order_of_the_files(
     two_workers: None, bundle: Bundle, folder: Path, tmp_path: Path
 ) -> None:
     paths = [folder, tmp_path, folder / "0.png", folder / "notes.txt", tmp_path / "gone.png"]
-    expected = list(Classifier(bundle, 1).predict_all(paths))
+    expected = list(Classifier(bundle).predict_all(paths))
     assert {prediction.status for prediction in expected} == set(Status)
     found = list(RayClassifier(bundle).predict_all(paths))
     assert found == expected
@@ -49,7 +49,7 @@ def test_identifiers_are_kept_only_where_they_are_asked_for(
     two_workers: None, bundle: Bundle, folder: Path
 ) -> None:
     paths = [folder / "series", folder / "empty.png"]
-    expected = Classifier(bundle, 1, keep_identifiers=True).predict_all(paths)
+    expected = Classifier(bundle, keep_identifiers=True).predict_all(paths)
     kept = RayClassifier(bundle, keep_identifiers=True).predict_all(paths)
     assert list(kept) == list(expected)
     assert not [each for each in RayClassifier(bundle).predict_all(paths) if each.patient is not None]
@@ -70,7 +70,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
 ) -> None:
     monkeypatch.setattr("groundglass.cluster.ray.LARGEST", 8)
     paths = [folder / "many", folder / "many"]
-    expected = list(Classifier(bundle, 1).predict_all(paths))
+    expected = list(Classifier(bundle).predict_all(paths))
     found, killed = [], []
     for each in RayClassifier(bundle, workers=2).predict_all(paths):
         found.append(each)
@@ -88,7 +88,7 @@ def test_a_file_that_kills_its_reader_is_named_and_stops_nothing(
     monkeypatch.setattr("groundglass.cluster.ray.LARGEST", 8)
     for number in range(30):
         shutil.copy(folder / f"{number % 10}.png", tmp_path / f"{number}.png")
-    expected = list(Classifier(bundle, 1).predict_all([tmp_path]))
+    expected = list(Classifier(bundle).predict_all([tmp_path]))
     for name in ("5deadly.png", "6deadly.png", "20faulty.png"):
         shutil.copy(folder / "0.png", tmp_path / name)
     found = list(RayClassifier(bundle, workers=2).predict_all([tmp_path]))
@@ -134,7 +134,7 @@ def test_a_bundle_is_verified_by_the_workers_too_and_may_be_a_zip(
     paths = [folder / "0.png"]
     archive = shutil.make_archive(str(tmp_path / "bundle"), "zip", tiny_bundle)
     zipped = RayClassifier(Bundle.open(Path(archive), threads=1), workers=1)
-    assert list(zipped.predict_all(paths)) == list(Classifier(bundle, 1).predict_all(paths))
+    assert list(zipped.predict_all(paths)) == list(Classifier(bundle).predict_all(paths))
     shutil.copytree(tiny_bundle, tmp_path / "bundle")
     opened = RayClassifier(Bundle.open(tmp_path / "bundle", threads=1), workers=1)
     (tmp_path / "bundle" / MODEL).write_bytes(b"something else")

@@ -206,7 +206,7 @@ def _load(
     bundle = Bundle.open(path if path.exists() else None, threads=1, providers=providers)
     if bundle.id != bundle_id:
         raise BundleError(f"{path}: changed, or not there where the workers run; put the same bundle there")
-    return Classifier(bundle, threads=1, keep_identifiers=keep_identifiers)
+    return Classifier(bundle, keep_identifiers=keep_identifiers)
 
 
 @contextmanager

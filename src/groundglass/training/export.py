@@ -158,7 +158,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     fields = {
         **_fields(job, slices),
         "precision": precision,
-        "calibration": {**asdict(calibration), "slices": len(val.records)},
+        "calibration": calibration.model_dump(),
         "series": _series_rule(val, outputs["val"].logit, calibration),
         "metrics": {
             name: summary(part, outputs[name].logit, calibration)
@@ -244,7 +244,7 @@ def _run(engine: Engine, pixels: NDArray[np.uint8], preprocessing: Preprocessing
 def _series_rule(part: Part, logit: NDArray[np.float32], calibration: Calibration) -> dict[str, Any] | None:
     probability = np.array([calibration.probability(float(value)) for value in logit])
     fitted = series_rule(part, probability, _COVERAGE)
-    return fitted and {**asdict(fitted[0]), **fitted[1]}
+    return fitted and {**fitted[0].model_dump(), **fitted[1]}
 
 
 def _by_source(
