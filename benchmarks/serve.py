@@ -115,7 +115,7 @@ def _uploads(files: Sequence[str], folder: Path) -> Path:
 def _batches(bundle: Path | None) -> dict[str, float]:
     """Milliseconds of one core for each slice, by the number of slices in a batch; medians."""
     opened = Bundle.open(bundle, threads=1)
-    engine, size = opened.engine(1), opened.info.preprocessing.size
+    engine, size = opened.engine(), opened.info.preprocessing.size
     images = np.random.default_rng(0).normal(size=(max(BATCHES), size, size)).astype(np.float32)
     taken: dict[str, list[float]] = {str(count): [] for count in BATCHES}
     for _ in range(5):

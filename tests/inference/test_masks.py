@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -24,19 +24,30 @@ from groundglass.errors import PredictionError
 from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.phantom import make_series, write_dicom
 from groundglass.imaging.read import read_slices
-from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.inference.bundle import Bundle
+from groundglass.imaging.slice import CTSlice
+from groundglass.inference.classifier import Classifier
 from groundglass.inference.masks import MaskWriter, without_masks
-from groundglass.inference.output import OutputPlan
 from groundglass.inference.prediction import COPY, Evidence, Prediction, Status
 
 LEFT = np.array([[1, 1, -1, -1]] * 4, np.float32)
 """A lesion map over the picture's left half."""
 
 
-@pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
-    return Bundle.open(tiny_bundle, threads=1)
+Write = Callable[..., dict[str, Path]]
+
+
+@pytest.fixture
+def write(tmp_path: Path, classifier: Classifier) -> Write:
+    """A function that writes masks of predictions, and gives the files by the ends of their names."""
+
+    def written(predictions: Iterable[Prediction], folder: Path = tmp_path / "masks") -> dict[str, Path]:
+        with MaskWriter(folder, classifier.bundle) as writer:
+            for prediction in predictions:
+                writer.add(prediction)
+        ends = ("-lungs.png", "-lesions.png", "-lungs.nii.gz", "-lesions.nii.gz", ".dcm")
+        return {end: path for path in sorted(folder.iterdir()) for end in ends if path.name.endswith(end)}
+
+    return written
 
 
 def prediction_of(ct_slice: CTSlice) -> Prediction:
@@ -53,39 +64,16 @@ def predictions_of(*paths: Path) -> list[Prediction]:
     return [prediction_of(each) for each in chain.from_iterable(map(read_slices, paths))]
 
 
-def write(folder: Path, bundle: Bundle, predictions: Iterable[Prediction]) -> dict[str, Path]:
-    """Write masks; the files by the ends of their names."""
-    with MaskWriter(folder, bundle) as writer:
-        for prediction in predictions:
-            writer.add(prediction)
-    ends = ("-lungs.png", "-lesions.png", "-lungs.nii.gz", "-lesions.nii.gz", ".dcm")
-    return {end: path for path in sorted(folder.iterdir()) for end in ends if path.name.endswith(end)}
-
-
 def left_half(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Of a mask (H, W)."""
     return mask & (np.arange(mask.shape[1]) < mask.shape[1] // 2)
 
 
-def test_lesions_end_with_the_picture_and_with_the_lungs() -> None:
-    pixels, lungs = np.zeros((6, 8), np.uint8), np.ones((6, 8), np.bool_)
-    lungs[0] = False
-    made = prediction_of(CTSlice(pixels, Origin("a.png", "PNG"))).evidence
-    assert made is not None
-    beyond = replace(made.cropped, lungs=lungs, box=(-4, -2, 4, 6))
-    covered = Evidence(made.slice, beyond, np.ones((2, 2), np.float32)).lesions()
-    assert covered.shape == (6, 8)
-    assert covered[1:, :4].all()
-    assert not covered[0].any()
-    assert not covered[:, 4:].any()
-    assert not Evidence(made.slice, beyond).lesions().any()
-
-
-def test_pictures(tmp_path: Path, bundle: Bundle) -> None:
+def test_pictures(tmp_path: Path, write: Write) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60), np.uint8)
     cv2.imwrite(str(tmp_path / "a b.png"), pixels)
-    files = write(tmp_path / "masks", bundle, predictions_of(tmp_path / "a b.png"))
-    assert len(list((tmp_path / "masks").iterdir())) == 2
+    files = write(predictions_of(tmp_path / "a b.png"))
+    assert set(files) == {"-lungs.png", "-lesions.png"}
     assert files["-lungs.png"].name.startswith("a_b-")
     for end, expected in (("-lungs.png", pixels > 100), ("-lesions.png", left_half(pixels > 100))):
         mask = cv2.imread(str(files[end]), cv2.IMREAD_UNCHANGED)
@@ -109,7 +97,7 @@ VOXELS = np.random.default_rng(1).integers(-1000, 1000, (7, 6, 5)).astype(np.int
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPS", "LAS", "PSR", "SAL", "IRA"])
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd"])
-def test_volumes_voxel_for_voxel(tmp_path: Path, bundle: Bundle, orientation: str, suffix: str) -> None:
+def test_volumes_voxel_for_voxel(tmp_path: Path, write: Write, orientation: str, suffix: str) -> None:
     sitk = pytest.importorskip("SimpleITK")
     affine, path = tilted(orientation), tmp_path / f"v{suffix}"
     nibabel.save(nibabel.Nifti1Image(VOXELS, affine), tmp_path / "v.nii")
@@ -117,7 +105,7 @@ def test_volumes_voxel_for_voxel(tmp_path: Path, bundle: Bundle, orientation: st
         sitk.WriteImage(sitk.ReadImage(str(tmp_path / "v.nii")), str(path))
     elif suffix == ".nii.gz":
         nibabel.save(nibabel.load(tmp_path / "v.nii"), path)
-    files = write(tmp_path / "masks", bundle, predictions_of(path))
+    files = write(predictions_of(path))
     assert set(files) == {"-lungs.nii.gz", "-lesions.nii.gz"}
     lungs, lesions = (nibabel.load(files[f"-{name}.nii.gz"]) for name in ("lungs", "lesions"))
     np.testing.assert_array_equal(np.asanyarray(lungs.dataobj), VOXELS > 0)
@@ -161,10 +149,10 @@ def write_frames(path: Path, heights: list[float]) -> Path:
     )
 
 
-def test_frames_of_a_dicom_file(tmp_path: Path, bundle: Bundle) -> None:
+def test_frames_of_a_dicom_file(tmp_path: Path, write: Write) -> None:
     heights = [10.0, -5, 2.5]
     path = write_frames(tmp_path / "frames.dcm", heights)
-    files = write(tmp_path / "masks", bundle, predictions_of(path))
+    files = write(predictions_of(path))
     assert set(files) == {"-lungs.nii.gz", "-lesions.nii.gz"}
     lungs = nibabel.load(files["-lungs.nii.gz"])
     stored, mask = pydicom.dcmread(path).pixel_array, np.asanyarray(lungs.dataobj)
@@ -174,9 +162,8 @@ def test_frames_of_a_dicom_file(tmp_path: Path, bundle: Bundle) -> None:
         assert mask[i, j, k] == (stored[frame, row, column] > 0)
 
 
-def test_frames_without_an_even_grid_become_pictures(tmp_path: Path, bundle: Bundle) -> None:
-    path = write_frames(tmp_path / "frames.dcm", [0.0, 1, 5])
-    write(tmp_path / "masks", bundle, predictions_of(path))
+def test_frames_without_an_even_grid_become_pictures(tmp_path: Path, write: Write) -> None:
+    write(predictions_of(write_frames(tmp_path / "frames.dcm", [0.0, 1, 5])))
     names = sorted(each.name for each in (tmp_path / "masks").iterdir())
     assert len(names) == 6
     assert all(name.startswith("frames-") and name.endswith(".png") for name in names)
@@ -245,36 +232,34 @@ def check_with_dciodvfy(path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [128, 97])
-def test_a_dicom_series_frame_for_frame(tmp_path: Path, bundle: Bundle, size: int) -> None:
+def test_a_dicom_series_frame_for_frame(tmp_path: Path, write: Write, size: int) -> None:
     series = write_series(tmp_path / "series", size)
     for number in range(4):
         change(series, number, PatientName="Zwiebelfisch^Xaver", PatientID="MRN-4711")
-    files = write(tmp_path / "masks", bundle, predictions_of(series))
+    files = write(predictions_of(series))
     assert len(list((tmp_path / "masks").iterdir())) == 1
     assert files[".dcm"].name.startswith(pydicom.dcmread(next(series.iterdir())).SeriesInstanceUID)
     check_segmentation(files[".dcm"], series.iterdir())
     check_with_dciodvfy(files[".dcm"])
 
 
-def test_a_series_within_a_zip_and_without_thickness(tmp_path: Path, series: Path, bundle: Bundle) -> None:
+def test_a_series_within_a_zip_without_thickness_and_one_without_lungs(
+    tmp_path: Path, series: Path, write: Write
+) -> None:
     for number in range(4):
         change(series, number, SliceThickness=None)
-    archive = Path(shutil.make_archive(str(tmp_path / "z"), "zip", series))
-    files = write(tmp_path / "masks", bundle, predictions_of(archive))
-    check_segmentation(files[".dcm"], series.iterdir())
-    check_with_dciodvfy(files[".dcm"])
-
-
-def test_a_series_without_lungs_or_lesions_says_so(tmp_path: Path, series: Path, bundle: Bundle) -> None:
+    predictions = predictions_of(Path(shutil.make_archive(str(tmp_path / "z"), "zip", series)))
+    seg = write(predictions)[".dcm"]
+    check_segmentation(seg, series.iterdir())
+    check_with_dciodvfy(seg)
     bare = []
-    for each in predictions_of(series):
+    for each in predictions:
         assert each.evidence is not None
-        nothing = np.zeros_like(each.evidence.cropped.lungs)
-        cropped = replace(each.evidence.cropped, lungs=nothing)
+        cropped = replace(each.evidence.cropped, lungs=np.zeros_like(each.lung_mask))
         bare.append(replace(each, evidence=replace(each.evidence, cropped=cropped)))
-    files = write(tmp_path / "masks", bundle, bare)
-    assert not pydicom.dcmread(files[".dcm"]).pixel_array.any()
-    check_with_dciodvfy(files[".dcm"])
+    seg = write(bare, tmp_path / "bare")[".dcm"]
+    assert not pydicom.dcmread(seg).pixel_array.any()
+    check_with_dciodvfy(seg)
 
 
 @pytest.mark.parametrize(
@@ -291,11 +276,10 @@ def test_a_series_without_lungs_or_lesions_says_so(tmp_path: Path, series: Path,
     ],
 )
 def test_a_series_that_is_no_stack_becomes_pictures(
-    tmp_path: Path, series: Path, bundle: Bundle, elements: dict[str, Any]
+    tmp_path: Path, series: Path, write: Write, elements: dict[str, Any]
 ) -> None:
     change(series, 1, **elements)
-    predictions = [each for each in predictions_of(series) if each.series is not None]
-    write(tmp_path / "masks", bundle, predictions)
+    write([each for each in predictions_of(series) if each.series is not None])
     names = [each.name for each in (tmp_path / "masks").iterdir()]
     assert len(names) == 8
     assert all(name.endswith(".png") for name in names)
@@ -309,109 +293,80 @@ def test_a_series_that_is_no_stack_becomes_pictures(
         {"SliceThickness": "-3", "PatientName": "a=b=c=d=e^^^^^^^^", "PatientID": "é"},
     ],
 )
-def test_a_damaged_header_costs_no_masks(
-    tmp_path: Path, series: Path, bundle: Bundle, elements: dict[str, Any]
-) -> None:
+def test_a_damaged_header_costs_no_masks(series: Path, write: Write, elements: dict[str, Any]) -> None:
     for number in range(4):
         change(series, number, **elements)
-    seg = pydicom.dcmread(write(tmp_path / "masks", bundle, predictions_of(series))[".dcm"])
+    seg = pydicom.dcmread(write(predictions_of(series))[".dcm"])
     assert not seg.PatientBirthDate
     assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness > 0
 
 
-def test_a_series_with_a_hostile_uid_stays_in_its_folder(
-    tmp_path: Path, series: Path, bundle: Bundle
-) -> None:
+def test_a_series_with_a_hostile_uid_stays_in_its_folder(tmp_path: Path, series: Path, write: Write) -> None:
     for number in range(4):
         change(series, number, SeriesInstanceUID="../../1.2")
     folder = tmp_path / "deep" / "masks"
     folder.parent.mkdir()
     predictions = predictions_of(series)
-    assert set(write(folder, bundle, predictions)) == {"-lungs.png", "-lesions.png"}
+    assert set(write(predictions, folder)) == {"-lungs.png", "-lesions.png"}
     assert [path.name for path in folder.parent.iterdir()] == ["masks"]
     assert list(without_masks(folder, predictions)) == []
 
 
 def test_a_series_of_which_a_file_is_gone_or_of_another_size_becomes_pictures(
-    tmp_path: Path, series: Path, bundle: Bundle
+    tmp_path: Path, series: Path, write: Write
 ) -> None:
     predictions = predictions_of(series)
     first = predictions[0].evidence
     assert first is not None
     small = CTSlice(first.slice.pixels[:50], first.slice.origin, None)
     mixed = [replace(predictions[0], evidence=prediction_of(small).evidence), *predictions[1:]]
-    assert set(write(tmp_path / "mixed", bundle, mixed)) == {"-lungs.png", "-lesions.png"}
+    assert set(write(mixed, tmp_path / "mixed")) == {"-lungs.png", "-lesions.png"}
     sorted(series.iterdir())[0].unlink()
-    assert set(write(tmp_path / "gone", bundle, predictions)) == {"-lungs.png", "-lesions.png"}
+    assert set(write(predictions, tmp_path / "gone")) == {"-lungs.png", "-lesions.png"}
 
 
-def test_a_series_in_parts_overwrites_nothing(tmp_path: Path, series: Path, bundle: Bundle) -> None:
+def test_a_series_in_parts_and_series_of_one_uid_overwrite_nothing(
+    tmp_path: Path, series: Path, write: Write
+) -> None:
     cv2.imwrite(str(tmp_path / "other.png"), np.zeros((40, 40), np.uint8))
     first, *_, last = sorted(series.iterdir())
     volume = tmp_path / "v.nii"
     nibabel.save(nibabel.Nifti1Image(VOXELS, np.eye(4)), volume)
-    folder = tmp_path / "masks"
-    write(folder, bundle, predictions_of(first, tmp_path / "other.png", volume, last))
-    names = [each.name for each in folder.iterdir()]
-    assert len([name for name in names if name.endswith(".dcm")]) == 2
-    assert len(names) == 6
+    write(predictions_of(first, tmp_path / "other.png", volume, last))
+    names = [each.suffix for each in (tmp_path / "masks").iterdir()]
+    assert (names.count(".dcm"), len(names)) == (2, 6)
 
-
-def test_series_of_one_uid_get_a_file_each(tmp_path: Path, series: Path, bundle: Bundle) -> None:
-    shutil.copytree(series, tmp_path / "scans" / "a")
-    shutil.copytree(series, tmp_path / "scans" / "b")
-    shutil.copytree(series, tmp_path / "scans" / "c")
-    for number, _ in enumerate(series.iterdir()):
+    for name in "abc":
+        shutil.copytree(series, tmp_path / "scans" / name)
+    for number in range(4):
         change(tmp_path / "scans" / "c", number, PatientID="another")
     predictions = predictions_of(tmp_path / "scans")
-    write(tmp_path / "masks", bundle, predictions)
-    assert [path.suffix for path in (tmp_path / "masks").iterdir()] == [".dcm"] * 3
+    write(predictions, tmp_path / "three")
+    assert [path.suffix for path in (tmp_path / "three").iterdir()] == [".dcm"] * 3
     stored = [Prediction.from_dict(each.to_dict()) for each in predictions]
     copies = [
         replace(each, status=Status.REFUSED, reason=f"{COPY} of x", file=f"z/{each.file}") for each in stored
     ]
-    assert list(without_masks(tmp_path / "masks", [*stored, *copies])) == []
+    assert list(without_masks(tmp_path / "three", [*stored, *copies])) == []
 
 
-def test_nothing_of_a_series_under_way_is_left(tmp_path: Path, series: Path, bundle: Bundle) -> None:
+def test_nothing_of_a_series_under_way_is_left(tmp_path: Path, series: Path, write: Write) -> None:
     def interrupted() -> Iterable[Prediction]:
         yield from predictions_of(series)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "masks", bundle, interrupted())
+        write(interrupted())
     assert list((tmp_path / "masks").iterdir()) == []
 
 
-def test_without_highdicom_dicom_series_are_found_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_highdicom_one_line(series: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    pictures, series = tmp_path / "pictures", tmp_path / "mixed"
-    for folder in (pictures, series):
-        folder.mkdir()
-        cv2.imwrite(str(folder / "a.png"), np.zeros((40, 40), np.uint8))
-    write_ct(series / "b", np.zeros((40, 40), np.int16))
-    write_frames(pictures / "frames.dcm", [0.0, 1, 5])
-    archive = Path(shutil.make_archive(str(tmp_path / "zipped"), "zip", series))
-    listed = tmp_path / "files.csv"
-    listed.write_text("path\nmixed/b\n")
-    OutputPlan(tmp_path / "out", masks=True, inputs=[pictures]).check()
-    OutputPlan(tmp_path / "out", masks=False, inputs=[series]).check()
-    for inputs in ([pictures, series], [archive], [listed]):
-        with pytest.raises(PredictionError, match=r"b: the masks of DICOM series need highdicom; .*\[pacs\]"):
-            OutputPlan(tmp_path / "out", masks=True, inputs=inputs).check()
+    with pytest.raises(PredictionError, match=r"\.dcm: .* need highdicom; install it with .*\[pacs\]"):
+        write(predictions_of(series))
 
 
-def test_without_highdicom_one_line(
-    tmp_path: Path, series: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(PredictionError, match=r"need highdicom; install it with .*\[pacs\]"):
-        write(tmp_path / "masks", bundle, predictions_of(series))
-
-
-def test_what_has_its_masks_is_known(tmp_path: Path, series: Path, bundle: Bundle) -> None:
+def test_what_has_its_masks_is_known(tmp_path: Path, series: Path, write: Write) -> None:
     nibabel.save(nibabel.Nifti1Image(VOXELS, np.eye(4)), tmp_path / "v.nii")
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40), np.uint8))
     write_frames(tmp_path / "f.dcm", [0.0, 1, 5])
@@ -419,7 +374,7 @@ def test_what_has_its_masks_is_known(tmp_path: Path, series: Path, bundle: Bundl
     predictions = [*predictions_of(*paths), Prediction(Status.FAILED, "gone.png", "b", "damaged")]
     stored = [Prediction.from_dict(each.to_dict()) for each in predictions]
     folder = tmp_path / "masks"
-    files = write(folder, bundle, predictions)
+    files = write(predictions)
     assert list(without_masks(folder, stored)) == []
     files[".dcm"].unlink()
     assert {each.series for each in without_masks(folder, stored)} == {stored[-2].series}

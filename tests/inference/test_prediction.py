@@ -10,12 +10,10 @@ import jsonschema
 import numpy as np
 import pydicom
 import pytest
-from PIL import Image
 
 from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.imaging.slice import Patient
-from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.prediction import (
     COLUMNS,
@@ -72,13 +70,13 @@ def test_a_row_that_cannot_be_a_prediction_is_refused(column: str, value: object
         Prediction.from_dict({name: each for name, each in PREDICTION.to_dict().items() if name != "bundle"})
 
 
-def test_identifiers_are_kept_only_where_asked_for(tiny_bundle: Path, named: Path, tmp_path: Path) -> None:
-    bundle = Bundle.open(tiny_bundle)
-    prediction = Classifier(bundle, 1).predict(named)
+def test_identifiers_are_kept_only_where_asked_for(
+    classifier: Classifier, named: Path, tmp_path: Path
+) -> None:
+    prediction = classifier.predict(named)
     assert prediction.patient is None
     assert not set(prediction.to_dict()) & set(IDENTIFIERS)
-
-    keeping = Classifier(bundle, 1, keep_identifiers=True)
+    keeping = Classifier(classifier.bundle, keep_identifiers=True)
     prediction = keeping.predict(named)
     assert prediction.patient == Patient("Doe^Jane", "MRN-77", "19500102")
     assert "Jane" not in repr(prediction)
@@ -86,27 +84,21 @@ def test_identifiers_are_kept_only_where_asked_for(tiny_bundle: Path, named: Pat
     assert next(keeping.predict_all([tmp_path / "broken.png"])).to_dict()["patient_name"] is None
 
 
-def test_a_refused_slice_can_be_shown(tiny_bundle: Path, tmp_path: Path, named: Path) -> None:
+def test_a_refused_slice_can_be_shown(classifier: Classifier, named: Path) -> None:
     dataset = pydicom.dcmread(named)
     dataset.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
     dataset.save_as(named)
-    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "0.png")
-    classifier = Classifier(Bundle.open(tiny_bundle), 1)
-    predictions = classifier.predict_all([named], evidence=True)
-    prediction = next(predictions)
+    prediction = classifier.predict(named)
     assert prediction.status is Status.REFUSED
-    assert prediction.evidence is not None
     assert prediction.evidence.lesion_map is None
     assert prediction.evidence.slice.pixels.shape == (128, 128)
     assert classifier.predict(named, evidence=False).evidence is None
 
 
-def test_files_that_are_done_are_not_read(tiny_bundle: Path, named: Path) -> None:
+def test_files_that_are_done_are_not_read(classifier: Classifier, named: Path) -> None:
     named.write_bytes(b"damaged since")
-    classifier = Classifier(Bundle.open(tiny_bundle), 1)
-    folder = named.parent
-    assert [prediction.status for prediction in classifier.predict_all([folder])] == [Status.FAILED]
-    assert list(classifier.predict_all([folder], skip_file=lambda name: name == str(named))) == []
+    assert [each.status for each in classifier.predict_all([named.parent])] == [Status.FAILED]
+    assert list(classifier.predict_all([named.parent], skip_file=lambda name: name == str(named))) == []
 
 
 def test_a_lesion_map_lies_where_the_crop_lay_and_lesions_inside_the_lungs() -> None:

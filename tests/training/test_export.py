@@ -29,7 +29,7 @@ from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference import reference as embedding_reference
 from groundglass.inference.bundle import Bundle, Engine
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.input_check import LUNG
+from groundglass.inference.input_check import LUNG, appearance, unfit
 from groundglass.models.registry import build
 from groundglass.training import export as exporting
 from groundglass.training.export import Export, export
@@ -321,8 +321,9 @@ def test_the_fitted_check_accepts_phantoms_and_nothing_else(gathered: Gathered) 
 
     def refused(pixels: NDArray[np.uint8]) -> bool:
         cropped = PREPROCESSING.apply(pixels, shipped()(pixels))
-        verdict = check.before(CTSlice(pixels, Origin("a", "PNG")), cropped)
-        return check.after(embed(cropped.pixels[None])[0], verdict).reason is not None
+        if unfit(CTSlice(pixels, Origin("a", "PNG")), cropped):
+            return True
+        return check.refusal(appearance(pixels, cropped), embed(cropped.pixels[None])[0]) is not None
 
     fresh = [make_phantom(np.random.default_rng([9, seed]), 0.3, 0.5, size=160) for seed in range(12)]
     slices = [phantom.slice.pixels for phantom in fresh]

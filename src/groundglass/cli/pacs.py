@@ -54,7 +54,7 @@ def pacs(
         _warn("the credentials travel unencrypted; use https")
     if not watch:
         archive.check()
-    classifier = Classifier(Bundle.open(bundle, threads, device), threads)
+    classifier = Classifier(Bundle.open(bundle, threads, device))
     poll = Poll(archive, SeriesProcessor(archive, classifier), settle=watch)
     if watch:
         results = poll.forever(interval, since, lambda reason: _warn(f"{reason}; asking again later"))

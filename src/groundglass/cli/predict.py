@@ -161,7 +161,7 @@ def _open(
         return opened, RayClassifier(opened, workers, address, keep)
     from groundglass.inference.classifier import Classifier
 
-    return opened, Classifier(opened, threads, keep_identifiers=keep)
+    return opened, Classifier(opened, keep_identifiers=keep)
 
 
 def _exit_status(totals: Totals, strict: bool) -> int:

@@ -84,23 +84,10 @@ def train(
 
     of_lungs = load_lungs_recipe(recipe, overrides or ())
     job: Job[Any] = Job(
-        of_lungs or load_recipe(recipe, overrides or ()),
-        tuple(data),
-        split,
-        seed,
-        output,
-        lesion_free=lesion_free,
-        allow_overlap=allow_overlap,
-        resume=resume,
-        devices=_devices(devices),
-        nodes=nodes,
-        threads=threads,
-        accelerator=accelerator,
-        cache=cache,
-        lungs=lungs,
-        progress=not quiet,
-        map_label=tuple(map_label or ()),
-    )
+        of_lungs or load_recipe(recipe, overrides or ()), tuple(data), split, seed, output, lesion_free=lesion_free,
+        allow_overlap=allow_overlap, resume=resume, devices=_devices(devices), nodes=nodes, threads=threads,
+        accelerator=accelerator, cache=cache, lungs=lungs, progress=not quiet, map_label=tuple(map_label or ()),
+    )  # fmt: skip
     if of_lungs is not None:
         _train_lungs(job, dry_run)
     elif dry_run:
@@ -112,10 +99,9 @@ def train(
             run = train_job(job)
         history = run.history()
         if job.rank == 0:
-            Console().print(
-                f"{run.path}: {run.recipe.network.name}, {len(history)} epochs, validation AUC "
-                f"{history[-1]['val_auc']:.3f}, accuracy {history[-1]['val_accuracy']:.3f} after the last"
-            )
+            auc, accuracy = (history[-1][name] for name in ("val_auc", "val_accuracy"))
+            ended = f"validation AUC {auc:.3f}, accuracy {accuracy:.3f} after the last"
+            Console().print(f"{run.path}: {run.recipe.network.name}, {len(history)} epochs, {ended}")
 
 
 def _devices(text: str | None) -> int | tuple[int, ...] | None:
@@ -223,27 +209,19 @@ def pretrain(
     from groundglass.training.c2l import BACKBONE
     from groundglass.training.c2l import pretrain as pretrain_network
     from groundglass.training.recipe import load_pretrain_recipe
-    from groundglass.training.trainer import Job, read_history, read_info
+    from groundglass.training.run import read_history, read_info
+    from groundglass.training.trainer import Job
 
     def find_copies(held_out: Sequence[Record], unlabelled: Sequence[Record]) -> list[tuple[Record, Record]]:
-        pairs = copies_of(held_out, unlabelled, threads=threads or None)
-        return [(pair.first, pair.second) for pair in pairs]
+        found = copies_of(held_out, unlabelled, threads=threads or None)
+        return [(pair.first, pair.second) for pair in found]
 
     named = [f"network.name={network}"] if network else []
     job = Job(
-        load_pretrain_recipe(recipe, [*named, *(overrides or ())]),
-        tuple(data or ()),
-        split,
-        seed,
-        output,
-        images=tuple(images or ()),
-        resume=resume,
-        threads=threads,
-        accelerator=accelerator,
-        cache=cache,
-        progress=not quiet,
-        map_label=tuple(map_label or ()),
-    )
+        load_pretrain_recipe(recipe, [*named, *(overrides or ())]), tuple(data or ()), split, seed, output,
+        images=tuple(images or ()), resume=resume, threads=threads, accelerator=accelerator, cache=cache,
+        progress=not quiet, map_label=tuple(map_label or ()),
+    )  # fmt: skip
     with _interruptible(output):
         pretrain_network(job, find_copies)
     history, info = read_history(output), read_info(output)
@@ -281,8 +259,7 @@ def export(
     from groundglass.inference.bundle import Bundle
     from groundglass.training.export import Export
     from groundglass.training.export import export as export_run
-    from groundglass.training.run import Run
-    from groundglass.training.trainer import read_info
+    from groundglass.training.run import Run, read_info
 
     if read_info(run).get("kind") == "lungs":
         from groundglass.training.lungs import export_lungs

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from groundglass.errors import ImageError
 from groundglass.files import atomic_path
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.read import read_slices
@@ -40,37 +39,23 @@ def cut_slices(
 
     The path of each picture is yielded once it is written; files of its name in the folder ``output`` are replaced.
 
-    Args:
-        path: file, folder or zip.
-        output: folder for the pictures.
-        every: the first of so many slices is taken, at least 1, if it is axial and shows enough lung.
-        least_lungs: share of the picture that lung must take, above 0 and below 1.
-        on_error: called for each file that cannot be read; without it, the first is raised.
+    Of ``every`` so many slices the first is taken, if it is axial and at least ``least_lungs`` of the picture is lung.
 
     Raises:
-        ImageError: a file cannot be read and there is no ``on_error``.
+        ImageError: a file cannot be read and there is no ``on_error`` to be called with this instead.
     """
     find_lungs = shipped()
-    try:
-        slices = read_slices(path, on_error=on_error)
-        for _, series in groupby(slices, key=lambda image: _series(image.origin)):
-            name = None
-            for index, image in enumerate(series):
-                if (
-                    index % every
-                    or not _is_axial(image.origin)
-                    or find_lungs(image.pixels).mean() < least_lungs
-                ):
-                    continue
-                name = name or hashlib.sha256(image.pixels.tobytes()).hexdigest()[:_NAME_DIGITS]
-                target = output / f"{name}_{index:04d}.png"
-                with atomic_path(target) as temporary:
-                    Image.fromarray(image.pixels).save(temporary, "PNG")
-                yield target
-    except ImageError as error:
-        if on_error is None:
-            raise
-        on_error(error)
+    slices = read_slices(path, on_error=on_error)
+    for _, series in groupby(slices, key=lambda image: _series(image.origin)):
+        name = None
+        for index, image in enumerate(series):
+            if index % every or not _is_axial(image.origin) or find_lungs(image.pixels).mean() < least_lungs:
+                continue
+            name = name or hashlib.sha256(image.pixels.tobytes()).hexdigest()[:_NAME_DIGITS]
+            target = output / f"{name}_{index:04d}.png"
+            with atomic_path(target) as temporary:
+                Image.fromarray(image.pixels).save(temporary, "PNG")
+            yield target
 
 
 def _series(origin: Origin) -> tuple[str | None, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.slice import CTSlice
 from groundglass.inference.bundle import DEFAULT, DEFAULT_NAME, Bundle
+from groundglass.inference.input_check import appearance, unfit
 
 
 class BundledRun:
@@ -58,7 +59,8 @@ class BundledRun:
         for ct_slice in slices:
             cut = self.preprocessing.apply(ct_slice.pixels, self.bundle.lungs(ct_slice.pixels))
             output = engine.run(self.preprocessing.normalise(cut.pixels[None]))
-            refused.append(check.after(output.embedding[0], check.before(ct_slice, cut)).reason)
+            unlike = check.refusal(appearance(ct_slice.pixels, cut), output.embedding[0])
+            refused.append(unfit(ct_slice, cut) or unlike)
             cuts.append(cut)
             outputs.append(output)
         logit = np.array([output.logit[0] for output in outputs], np.float64)

@@ -16,13 +16,14 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from groundglass.errors import BundleError
 from groundglass.files import atomic_path, one_line, usable_cores, write_bytes
 from groundglass.imaging.crop import Normalisation, Preprocessing
 from groundglass.imaging.lungs import LungSegmenter
-from groundglass.inference.calibration import Calibration, Conformal
+from groundglass.imaging.slice import Grey
+from groundglass.inference.calibration import Calibration, Conformal, Section
 from groundglass.inference.input_check import InputCheck
 from groundglass.inference.reference import EmbeddingReference
 
@@ -47,8 +48,7 @@ DEFAULT = Path(__file__).parent.parent / "bundles" / "default"
 DEFAULT_NAME = "default"
 """What that bundle is called wherever a bundle is named."""
 
-_LARGEST_FILE = 2**30
-_LARGEST_INFO = 2**20
+_LARGEST_FILE, _LARGEST_INFO = 2**30, 2**20
 # Logits of the self-test may differ this much from those at export: fp32 sums in another order on other
 # machines; INT8 kernels round differently where the CPU has no VNNI instructions.
 _TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "int8": 0.25}
@@ -95,18 +95,21 @@ class Engine:
         options.log_severity_level = 4
         # Threads that spin while they wait steal the cores from reading and cropping, which run beside them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        known = {_short(each): each for each in onnxruntime.get_available_providers()}
+        for each in providers:
+            if _short(each) not in known:
+                choices = ", ".join(known)
+                raise BundleError(f"{each}: this ONNX Runtime has no such provider; choose of {choices}")
+        chosen = [known[_short(each)] for each in providers]
         try:
-            chosen = _providers(providers, onnxruntime.get_available_providers())
             self._session = onnxruntime.InferenceSession(model, options, providers=chosen)
-            if self._session.get_providers()[0] != chosen[0]:  # ONNX Runtime falls back by itself
-                raise BundleError(f"{chosen[0]} does not start on this machine; choose cpu")
-        except BundleError:
-            raise
         except Exception as error:  # noqa: BLE001 - the runtime raises its own, undocumented kinds
-            raise BundleError(f"{name}: ONNX Runtime cannot load the model ({_one_line(error)})") from None
+            raise BundleError(f"{name}: ONNX Runtime cannot load the model ({_reason(error)})") from None
+        if self._session.get_providers()[0] != chosen[0]:  # ONNX Runtime falls back by itself
+            raise BundleError(f"{chosen[0]} does not start on this machine; choose cpu")
         self._outputs = [output.name for output in self._session.get_outputs()]
-        wanted = [[name for name in OUTPUTS if lesions or name != "lesion_map"] for lesions in (True, False)]
-        if [each.name for each in self._session.get_inputs()] != [INPUT] or self._outputs not in wanted:
+        inputs = [each.name for each in self._session.get_inputs()]
+        if inputs != [INPUT] or tuple(self._outputs) not in {OUTPUTS, ("logit", "embedding")}:
             raise BundleError(f"{name}: expected the input {INPUT} and the outputs {', '.join(OUTPUTS)}")
 
     def run(self, images: NDArray[np.float32]) -> Outputs:
@@ -121,37 +124,25 @@ class Engine:
         try:
             values = self._session.run(self._outputs, {INPUT: images[:, None]})
         except Exception as error:  # noqa: BLE001 - see above
-            raise BundleError(f"{self._name}: the model cannot be run ({_one_line(error)})") from None
+            raise BundleError(f"{self._name}: the model cannot be run ({_reason(error)})") from None
         outputs = Outputs(**dict(zip(self._outputs, values, strict=True)))
         if not np.isfinite(outputs.logit).all():
             raise BundleError(f"{self._name}: the model gives a logit that is no number")
         return outputs
 
 
-def _providers(names: Sequence[str], available: Sequence[str]) -> list[str]:
-    """ONNX Runtime's names of providers."""
-    known = {name.removesuffix("ExecutionProvider").lower(): name for name in available}
-    try:
-        return [known[name.removesuffix("ExecutionProvider").lower()] for name in names]
-    except KeyError as error:
-        choices = ", ".join(known)
-        raise BundleError(
-            f"{error.args[0]}: this ONNX Runtime has no such provider; choose of {choices}"
-        ) from None
+def _short(provider: str) -> str:
+    return provider.removesuffix("ExecutionProvider").lower()
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class FileInfo(_Section):
+class FileInfo(Section):
     """One file of a bundle."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=1, le=_LARGEST_FILE)
 
 
-class PreprocessingInfo(_Section):
+class PreprocessingInfo(Section):
     """How slices are cropped; see :class:`groundglass.imaging.crop.Preprocessing`."""
 
     size: int = Field(ge=32, le=1024)
@@ -160,54 +151,23 @@ class PreprocessingInfo(_Section):
     normalisation: Normalisation
 
 
-class ConformalInfo(_Section):
-    """How scores become labels; see :class:`groundglass.inference.calibration.Conformal`."""
-
-    coverage: float = Field(gt=0, lt=1)
-    quantiles: dict[Literal["COVID", "NonCOVID"], float]
-
-    @field_validator("quantiles")
-    @classmethod
-    def _both(cls, value: dict[str, float]) -> dict[str, float]:
-        if len(value) != 2 or not all(0 <= quantile <= 1 for quantile in value.values()):
-            raise ValueError("needs one number in 0..1 for COVID and one for NonCOVID")
-        return value
-
-    def build(self) -> Conformal:
-        """The rule."""
-        return Conformal(
-            coverage=self.coverage, quantiles={str(key): value for key, value in self.quantiles.items()}
-        )
-
-
-class CalibrationInfo(ConformalInfo):
-    """How logits become predictions; see :class:`groundglass.inference.calibration.Calibration`."""
-
-    temperature: float = Field(gt=0)
-    slices: int = Field(ge=0)
-
-
-class SeriesInfo(ConformalInfo):
+class SeriesRule(Conformal):
     """How series scores become labels; ``patients`` of each label it was fitted on, ``sources`` of both."""
 
     patients: dict[Literal["COVID", "NonCOVID"], int]
     sources: dict[str, int]
 
 
-class BundleInfo(_Section):
+class BundleInfo(Section):
     """Content of ``bundle.json``.
 
     Attributes:
         format: version of the bundle's format.
         id: SHA-256 of all the other fields, so that no field can change by accident; no signature.
-        name: of the model.
         created: when, ISO 8601 in UTC.
         network: name, input size, parameters and whatever describes it.
-        preprocessing: how slices are cropped.
         positive: the class a logit above 0 speaks for.
-        precision: of the model.
-        calibration: temperature and conformal quantiles; the labels of slices follow from them alone.
-        series: conformal quantiles of series scores; None where there were too few patients with several slices.
+        series: None where there were too few patients with several slices.
         onnx: opset, input and outputs.
         training: recipe, seed, split, hash of the training data, versions.
         metrics: measured results, by part.
@@ -225,8 +185,8 @@ class BundleInfo(_Section):
     preprocessing: PreprocessingInfo
     positive: Literal["COVID"]
     precision: Precision
-    calibration: CalibrationInfo
-    series: SeriesInfo | None = None
+    calibration: Calibration
+    series: SeriesRule | None = None
     onnx: dict[str, Any]
     training: dict[str, Any]
     metrics: dict[str, Any]
@@ -244,9 +204,10 @@ class Bundle:
         path: of the folder or zip.
         info: content of ``bundle.json``.
         model: content of its ONNX file.
-        lungs: finds the lung fields.
+        lungs: finds the lung fields, on the CPU.
         arrays: of the input check and the embedding reference, from ``reference.npz``.
-        providers: of ONNX Runtime, which run the model; lungs are found on the CPU.
+        threads: of the engine; 0 for one per core but one.
+        providers: of ONNX Runtime, which run the model.
     """
 
     path: Path
@@ -254,11 +215,12 @@ class Bundle:
     model: bytes
     lungs: LungSegmenter
     arrays: Mapping[str, NDArray[Any]]
-    providers: tuple[str, ...] = CPU
+    threads: int
+    providers: tuple[str, ...]
 
     @classmethod
     def open(
-        cls, path: str | PathLike[str] | None = None, threads: int = 0, providers: Sequence[str] = CPU
+        cls, path: str | PathLike[str] | None = None, threads: int = 0, providers: str | Sequence[str] = CPU
     ) -> Bundle:
         """Open a bundle and verify format version, sizes, hashes and the self-test.
 
@@ -281,9 +243,26 @@ class Bundle:
         segmenter = LungSegmenter(lungs, f"{place}: {LUNGS}")
         arrays = _arrays(place, REFERENCE, reference)
         chosen = (providers,) if isinstance(providers, str) else tuple(providers)
-        bundle = cls(place, info, model, segmenter, arrays, chosen)
-        _self_test(bundle, _arrays(place, SELF_TEST, test), threads)
+        bundle = cls(place, info, model, segmenter, arrays, threads, chosen)
+        bundle._check(_arrays(place, SELF_TEST, test))
         return bundle
+
+    def _check(self, expected: Mapping[str, NDArray[Any]]) -> None:
+        """Run the slice of the self-test through both models and compare."""
+        try:
+            pixels, *noted = np.asarray(expected["slice"], np.uint8), expected["lung"], expected["logit"]
+            share, logit = map(float, noted)
+            found, measured = _tested(self.engine(), self.lungs, self.preprocessing, pixels)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{self.path}: damaged {SELF_TEST} ({error})") from None
+        if not (
+            abs(measured - logit) <= _TOLERANCE[self.precision] and abs(found - share) <= _LUNG_TOLERANCE
+        ):
+            raise BundleError(
+                f"{self.path}: the self-test gives another result than at export (logit {measured:.4f}, "
+                f"expected {logit:.4f}; lungs {found:.3f} of the slice, expected {share:.3f}); the models or "
+                "this machine's ONNX Runtime is at fault"
+            )
 
     @property
     def id(self) -> str:
@@ -306,18 +285,17 @@ class Bundle:
     @property
     def preprocessing(self) -> Preprocessing:
         """How slices are cropped."""
-        return Preprocessing(**self.info.preprocessing.model_dump())
+        return Preprocessing(**dict(self.info.preprocessing))
 
     @property
     def calibration(self) -> Calibration:
         """From logit to probability and label."""
-        section = self.info.calibration
-        return Calibration(temperature=section.temperature, **vars(section.build()))
+        return self.info.calibration
 
     @property
     def series_rule(self) -> Conformal | None:
         """From a series score to a label; None where none could be fitted."""
-        return None if self.info.series is None else self.info.series.build()
+        return self.info.series
 
     @property
     def input_check(self) -> InputCheck:
@@ -337,15 +315,15 @@ class Bundle:
         """
         return EmbeddingReference.from_arrays(self.arrays)
 
-    def engine(self, threads: int = 0) -> Engine:
-        """The model, loaded; the one that ran the self-test where the threads agree."""
-        key = (threads, os.getpid())  # a forked process has none of the threads
-        if key not in self._engines:
-            self._engines[key] = Engine(self.model, threads, f"{self.path}: {MODEL}", self.providers)
-        return self._engines[key]
+    def engine(self) -> Engine:
+        """The model, loaded once in each process: a forked one has none of the threads."""
+        if os.getpid() not in self._engines:
+            name = f"{self.path}: {MODEL}"
+            self._engines[os.getpid()] = Engine(self.model, self.threads, name, self.providers)
+        return self._engines[os.getpid()]
 
     @cached_property
-    def _engines(self) -> dict[tuple[int, int], Engine]:
+    def _engines(self) -> dict[int, Engine]:
         return {}
 
 
@@ -371,12 +349,13 @@ def write_bundle(path: Path, fields: Mapping[str, Any], contents: Mapping[str, b
     except ValidationError as error:
         raise BundleError(f"{path}: {_first(error)}") from None
     info = (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    everything = {**contents, INFO: info}
     if path.suffix.lower() != ".zip":
-        for name, content in {**contents, INFO: info}.items():
+        for name, content in everything.items():
             write_bytes(path / name, content)
         return
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in {**contents, INFO: info}.items():
+        for name, content in everything.items():
             # A fixed time: the same bundle gives the same zip.
             archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content)
 
@@ -388,16 +367,14 @@ def save_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return stream.getvalue()
 
 
-def self_test(
-    engine: Engine, lungs: LungSegmenter, preprocessing: Preprocessing, pixels: NDArray[np.uint8]
-) -> bytes:
+def self_test(engine: Engine, lungs: LungSegmenter, preprocessing: Preprocessing, pixels: Grey) -> bytes:
     """Content of ``selftest.npz``: a slice, uint8, shape (H, W), its share of lung and the model's logit."""
     share, logit = _tested(engine, lungs, preprocessing, pixels)
     return save_arrays({"slice": pixels, "lung": np.asarray(share), "logit": np.asarray(logit)})
 
 
 def _tested(
-    engine: Engine, lungs: LungSegmenter, preprocessing: Preprocessing, pixels: NDArray[np.uint8]
+    engine: Engine, lungs: LungSegmenter, preprocessing: Preprocessing, pixels: Grey
 ) -> tuple[float, float]:
     cropped = preprocessing.apply(pixels, lungs(pixels))
     logit = engine.run(preprocessing.normalise(cropped.pixels[None])).logit[0]
@@ -415,7 +392,7 @@ def _read(path: Path, name: str, limit: int) -> bytes:
     except (FileNotFoundError, KeyError):
         raise BundleError(f"{path}: {name} is missing") from None
     except Exception as error:  # noqa: BLE001 - zipfile and zlib raise many kinds on damaged archives
-        raise BundleError(f"{path}: {name} cannot be read ({_one_line(error)})") from None
+        raise BundleError(f"{path}: {name} cannot be read ({_reason(error)})") from None
 
 
 def _verified(path: Path, info: BundleInfo, name: str) -> bytes:
@@ -432,10 +409,6 @@ def _verified(path: Path, info: BundleInfo, name: str) -> bytes:
     return content
 
 
-def _one_line(error: Exception) -> str:
-    return one_line(str(error) or type(error).__name__, 200)
-
-
 def _parse(path: Path, content: bytes) -> BundleInfo:
     try:
         if len(content) > _LARGEST_INFO:
@@ -443,15 +416,13 @@ def _parse(path: Path, content: bytes) -> BundleInfo:
         document = json.loads(content)
         version = document["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(f"{path}: damaged {INFO} ({_one_line(error)})") from None
+        raise BundleError(f"{path}: damaged {INFO} ({_reason(error)})") from None
+    if type(version) is int and 0 < version < FORMAT:
+        again = "export the run again with `groundglass export`"
+        raise BundleError(f"{path}: bundle format {version} is no longer read; {again}")
     if type(version) is not int or version != FORMAT:
-        if type(version) is int and 0 < version < FORMAT:
-            fault = f"format {version} is no longer read; export the run again with `groundglass export`"
-        else:
-            fault = (
-                f"format {version!r} is not known to this version, which reads {FORMAT}; update groundglass"
-            )
-        raise BundleError(f"{path}: bundle {fault}")
+        fault = f"is not known to this version, which reads {FORMAT}; update groundglass"
+        raise BundleError(f"{path}: bundle format {version!r} {fault}")
     if document.get("id") != _identity(document):
         raise BundleError(f"{path}: {INFO} was changed after it was written (its id does not fit)")
     try:
@@ -471,25 +442,13 @@ def _first(error: ValidationError) -> str:
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
+def _reason(error: Exception) -> str:
+    return one_line(str(error) or type(error).__name__, 200)
+
+
 def _arrays(path: Path, name: str, content: bytes) -> dict[str, NDArray[Any]]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            return dict(archive)
     except Exception as error:  # noqa: BLE001 - numpy and zipfile raise many kinds on damaged files
         raise BundleError(f"{path}: damaged {name} ({error})") from None
-
-
-def _self_test(bundle: Bundle, expected: Mapping[str, NDArray[Any]], threads: int) -> None:
-    """Run the stored slice through both models and compare."""
-    try:
-        pixels = np.asarray(expected["slice"], np.uint8)
-        share, logit = float(expected["lung"]), float(expected["logit"])
-        found, measured = _tested(bundle.engine(threads), bundle.lungs, bundle.preprocessing, pixels)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{bundle.path}: damaged {SELF_TEST} ({error})") from None
-    if not (abs(measured - logit) <= _TOLERANCE[bundle.precision] and abs(found - share) <= _LUNG_TOLERANCE):
-        raise BundleError(
-            f"{bundle.path}: the self-test gives another result than at export (logit {measured:.4f}, "
-            f"expected {logit:.4f}; lungs {found:.3f} of the slice, expected {share:.3f}); the models or "
-            "this machine's ONNX Runtime is at fault"
-        )

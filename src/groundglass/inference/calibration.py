@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
 
@@ -15,10 +15,17 @@ MUCH_OPACITY = 20.0
 """Percent of the lungs. Of ten validation slices that were labelled NonCOVID with more of it, four were COVID."""
 
 _TEMPERATURES = np.geomspace(0.2, 10, 400)
+_Label = Annotated[str, Field(pattern="^(COVID|NonCOVID)$")]
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conformal:
+class Section(BaseModel):
+    """A part of ``bundle.json``: no field too many, none that is no number, none that can be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Conformal(Section):
     """From a number between 0 and 1 that speaks for COVID to a prediction set and a label.
 
     Attributes:
@@ -26,8 +33,8 @@ class Conformal:
         quantiles: for each label, the largest nonconformity 1 - p(label) with which it stays in the set.
     """
 
-    coverage: float
-    quantiles: Mapping[str, float]
+    coverage: float = Field(gt=0, lt=1)
+    quantiles: dict[_Label, _Share] = Field(min_length=2)
 
     @classmethod
     def of_scores(
@@ -42,18 +49,13 @@ class Conformal:
             score: 0..1, shape (N,).
             label: 1 for COVID and 0 for NonCOVID, shape (N,).
             coverage: above 0 and below 1.
-
-        Raises:
-            ValueError: the coverage is out of range.
         """
-        if not 0 < coverage < 1:
-            raise ValueError(f"coverage must lie between 0 and 1, not {coverage}")
         values, covid = np.asarray(score, np.float64), np.asarray(label) == 1
         quantiles = {
             COVID: _conformal_quantile(1 - values[covid], coverage),
             NON_COVID: _conformal_quantile(values[~covid], coverage),
         }
-        return cls(coverage=coverage, quantiles=quantiles)
+        return Conformal(coverage=coverage, quantiles=quantiles)
 
     def prediction_set(self, probability: float) -> tuple[str, ...]:
         """The labels that cannot be ruled out; empty where neither fits."""
@@ -71,48 +73,39 @@ class Conformal:
         return low, high
 
 
-@dataclass(frozen=True, kw_only=True)
 class Calibration(Conformal):
     """From a slice's logit to probability, prediction set and label.
 
     Attributes:
         temperature: the logit is divided by it (Guo et al., On calibration of modern neural networks, ICML
             2017).
+        slices: that it was fitted to.
     """
 
-    temperature: float
+    temperature: float = Field(gt=0)
+    slices: int = Field(0, ge=0)
 
     @classmethod
     def fit(
         cls, logit: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9
     ) -> Calibration:
-        """Fit on slices that the network was not trained on.
-
-        Args:
-            logit: of COVID, shape (N,).
-            label: 1 for COVID and 0 for NonCOVID, shape (N,); both must occur.
-            coverage: above 0 and below 1.
+        """Fit on slices that the network was not trained on, as :meth:`Conformal.of_scores` does.
 
         Raises:
-            ValueError: a label does not occur, or the coverage is out of range.
+            ValueError: one of the labels does not occur.
         """
         values, covid = np.asarray(logit, np.float64), np.asarray(label) == 1
         if covid.all() or not covid.any():
             raise ValueError("calibration needs slices of both labels")
-        temperature = _fit_temperature(values, covid)
+        # The negative log likelihood has one minimum, so that a fine grid finds it.
+        losses = np.logaddexp(0, -np.where(covid, values, -values) / _TEMPERATURES[:, None]).mean(axis=1)
+        temperature = round(float(_TEMPERATURES[int(np.argmin(losses))]), 4)
         fitted = Conformal.of_scores(_sigmoid(values / temperature), label, coverage)
-        return cls(temperature=temperature, coverage=coverage, quantiles=fitted.quantiles)
+        return cls(temperature=temperature, slices=len(values), **dict(fitted))
 
     def probability(self, logit: float) -> float:
         """Calibrated probability of COVID, 0 to 1."""
         return float(_sigmoid(np.float64(logit) / self.temperature))
-
-
-def _fit_temperature(logit: NDArray[np.float64], covid: NDArray[np.bool_]) -> float:
-    """The temperature of least negative log likelihood, on a fine grid: the function has one minimum."""
-    signed = np.where(covid, logit, -logit)
-    losses = np.logaddexp(0, -signed / _TEMPERATURES[:, None]).mean(axis=1)
-    return round(float(_TEMPERATURES[int(np.argmin(losses))]), 4)
 
 
 def _sigmoid(logit: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:

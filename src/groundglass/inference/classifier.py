@@ -14,19 +14,15 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from groundglass.errors import ImageError, NotASliceError, PredictionError
 from groundglass.files import name_some
 from groundglass.imaging.compressed import FrameDecoder
-from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import CTSlice, Origin, Patient
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, held
-from groundglass.inference.bundle import CPU, Bundle, Engine
+from groundglass.inference.bundle import CPU, Bundle
 from groundglass.inference.calibration import MUCH_OPACITY
-from groundglass.inference.input_check import DOUBTFUL
+from groundglass.inference.input_check import DOUBTFUL, appearance, doubts, unfit
 from groundglass.inference.inputs import named_by
 from groundglass.inference.prediction import (
     COVID,
@@ -54,35 +50,22 @@ class Classifier:
 
     Args:
         bundle: verified.
-        threads: of the matrix arithmetic; 0 for one per core but one.
         limits: what a single input may ask for.
         keep_identifiers: predictions say who is on a slice, where the file does.
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        threads: int = 0,
-        limits: Limits = DEFAULT_LIMITS,
-        *,
-        keep_identifiers: bool = False,
+        self, bundle: Bundle, limits: Limits = DEFAULT_LIMITS, *, keep_identifiers: bool = False
     ) -> None:
         self.bundle = bundle
-        self._threads = threads
-        self._preprocessing = bundle.preprocessing
-        self._calibration = bundle.calibration
-        self._check = bundle.input_check
-        self._lungs = bundle.lungs
-        self._limits = limits
-        self._keep_identifiers = keep_identifiers
+        self._preprocessing, self._calibration = bundle.preprocessing, bundle.calibration
+        self._check, self._lungs = bundle.input_check, bundle.lungs
+        self._limits, self._keep_identifiers = limits, keep_identifiers
 
     def __reduce__(self) -> tuple[Any, ...]:
-        chosen = (self._threads, self.bundle.providers, self._limits, self._keep_identifiers)
-        return _reopened, (str(self.bundle.path.absolute()), *chosen)
-
-    @property
-    def _engine(self) -> Engine:
-        return self.bundle.engine(self._threads)
+        path = str(self.bundle.path.absolute())
+        opened = path, self.bundle.threads, self.bundle.providers
+        return _reopened, (opened, self._limits, self._keep_identifiers)
 
     def predict(self, source: Any, *, hu: bool = False, evidence: bool = True) -> Prediction | Predictions:
         """Classify whatever holds slices; never a diagnosis.
@@ -109,8 +92,13 @@ class Classifier:
         """
         several = isinstance(source, list | tuple)
         listed = enumerate(source) if several else [(None, source)]
-        read = (item for number, each in listed for item in self._read(each, number, hu))
-        found = Predictions(_ahead(read, partial(self._classify_lightly, evidence=evidence)))
+        read = (
+            # Nobody needs the Hounsfield units of evidence, which are most of a volume's memory.
+            replace(item, hounsfield=None) if isinstance(item, CTSlice) else item
+            for number, each in listed
+            for item in self._read(each, number, hu)
+        )
+        found = Predictions(_ahead(read, partial(self.classify, evidence=evidence)))
         if several:
             return found
         if found and all(each.status is Status.FAILED for each in found):
@@ -135,11 +123,9 @@ class Classifier:
         predictions = [found] if isinstance(found, Prediction) else list(found)
         summaries = self._summaries(predictions)
         if not summaries:
-            place = "" if known or not isinstance(source, str | PathLike) else str(source)
-            together = [replace(each, series=place or "slices") for each in predictions]
-            summaries = [
-                replace(each, series=None, place=place or each.place) for each in self._summaries(together)
-            ]
+            place = str(source) if isinstance(source, str | PathLike) else ""
+            together = self._summaries(replace(each, series=place or "slices") for each in predictions)
+            summaries = [replace(each, series=None, place=place or each.place) for each in together]
         if len(summaries) != 1:
             places = name_some([each.name for each in summaries]) or "nothing"
             raise PredictionError(f"one series is wanted, and here are {len(summaries)}: {places}")
@@ -169,11 +155,6 @@ class Classifier:
             except ImageError as error:
                 yield from self._failures([error], None)
 
-    def _classify_lightly(self, item: CTSlice | Prediction, *, evidence: bool) -> Prediction:
-        """Without Hounsfield units in the evidence, which nobody needs and are most of a volume's memory."""
-        light = replace(item, hounsfield=None) if isinstance(item, CTSlice) else item
-        return self.classify(light, evidence=evidence)
-
     def predict_all(
         self,
         paths: Path | Iterable[Path | Source],
@@ -184,10 +165,9 @@ class Classifier:
     ) -> Generator[Prediction, None, None]:
         """Classify every slice of files, folders and zips, as they are read.
 
-        Memory holds no more than the names in one directory and the places of its DICOM files.
-
-        What cannot be read gives a prediction that says so, and never stops the rest. Two threads read
-        and classify ahead of what is asked for.
+        Memory holds no more than the names in one directory and the places of its DICOM files; two threads read
+        and classify ahead of what is asked for. What cannot be read gives a prediction that says so, and never
+        stops the rest.
 
         Args:
             paths: files, folders, zips, members of zips (``archive.zip!member``), manifests (``.csv``); or one.
@@ -200,8 +180,7 @@ class Classifier:
             paths = [held(path, self._limits) for path in paths]
         files: Iterator[Path | Source]
         files = chain.from_iterable([path] if isinstance(path, Source) else named_by(path) for path in paths)
-        read = self.read_files(files, skip, skip_file)
-        yield from _ahead(read, partial(self.classify, evidence=evidence))
+        yield from _ahead(self.read_files(files, skip, skip_file), partial(self.classify, evidence=evidence))
 
     def classify(self, item: CTSlice | Prediction, *, evidence: bool = False) -> Prediction:
         """Classify a slice of :meth:`read_files`; many threads may do so at the same time.
@@ -216,30 +195,34 @@ class Classifier:
         if isinstance(item, Prediction):
             return item
         cropped = self._preprocessing.apply(item.pixels, self._lungs(item.pixels))
-        verdict = self._check.before(item, cropped)
+        reason = unfit(item, cropped)
+        flags: tuple[str, ...] = ()
         shown = Evidence(item, cropped) if evidence else None
-        if verdict.reason is None:
-            outputs = self._engine.run(self._preprocessing.normalise(cropped.pixels)[None])
-            verdict = self._check.after(outputs.embedding[0], verdict)
-        if verdict.reason is not None:
-            refused = self._prediction(item.origin, Status.REFUSED, verdict.reason)
-            return replace(refused, flags=verdict.flags, evidence=shown)
-        logit = float(outputs.logit[0])
-        probability = self._calibration.probability(logit)
-        prediction_set, flags = self._calibration.prediction_set(probability), verdict.flags
+        if reason is None:
+            flags = doubts(item, cropped)
+            outputs = self.bundle.engine().run(self._preprocessing.normalise(cropped.pixels)[None])
+            reason = self._check.refusal(appearance(item.pixels, cropped), outputs.embedding[0])
+        if reason is not None:
+            refused = self._prediction(item.origin, Status.REFUSED, reason)
+            return replace(refused, flags=flags, evidence=shown)
+        logit, lungs, opacity = float(outputs.logit[0]), float(cropped.lungs.sum()), None
         lesion_map = None if outputs.lesion_map is None else outputs.lesion_map[0]
-        opacity = None if lesion_map is None else _opacity(lesion_map, cropped)
+        if lesion_map is not None:
+            opacity = round(100 * float(lesion_mask(lesion_map, cropped).sum() / lungs), 2)
+        probability = self._calibration.probability(logit)
+        prediction_set = self._calibration.prediction_set(probability)
         contradicted = prediction_set == (NON_COVID,) and opacity is not None and opacity > MUCH_OPACITY
         flags += ("much-opacity",) * contradicted
         if contradicted or not DOUBTFUL.isdisjoint(flags):
             prediction_set = (COVID, NON_COVID)
+        spacing = item.origin.spacing
         return replace(
             self._prediction(item.origin, Status.OK),
             probability=probability,
             label=self._calibration.label(prediction_set),
             prediction_set=prediction_set,
             opacity=opacity,
-            lung_cm2=_area(cropped, item.origin.spacing),
+            lung_cm2=None if spacing is None else round(lungs * spacing[0] * spacing[1] / 100, 2),
             flags=flags,
             evidence=shown and replace(shown, lesion_map=lesion_map, logit=logit),
         )
@@ -271,14 +254,10 @@ class Classifier:
         failed: list[ImageError] = []
         with FrameDecoder() as decoder:
             for file in files:
-                slices = read_slices(file, self._limits, failed.append, skip_file, decoder=decoder)
-                try:
-                    for ct_slice in slices:
-                        yield from self._failures(failed, skip)
-                        if skip is None or not skip(ct_slice.origin.file, ct_slice.origin.frame):
-                            yield ct_slice
-                except ImageError as error:
-                    failed.append(error)
+                for ct_slice in read_slices(file, self._limits, failed.append, skip_file, decoder=decoder):
+                    yield from self._failures(failed, skip)
+                    if skip is None or not skip(ct_slice.origin.file, ct_slice.origin.frame):
+                        yield ct_slice
                 yield from self._failures(failed, skip)
 
     def _failures(self, failed: list[ImageError], skip: Skip | None) -> Iterator[Prediction]:
@@ -290,25 +269,14 @@ class Classifier:
         failed.clear()
 
 
-def _opacity(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> float:
-    return round(100 * float(lesion_mask(lesion_map, cropped).sum() / cropped.lungs.sum()), 2)
-
-
-def _area(cropped: CroppedSlice, spacing: tuple[float, float] | None) -> float | None:
-    return None if spacing is None else round(float(cropped.lungs.sum()) * spacing[0] * spacing[1] / 100, 2)
-
-
-def load(path: Path | None = None, *, threads: int = 0, providers: Sequence[str] = CPU) -> Classifier:
+def load(path: Path | None = None, *, threads: int = 0, providers: str | Sequence[str] = CPU) -> Classifier:
     """Open a bundle, verify it, and make it ready; arguments and errors are those of :meth:`Bundle.open`."""
-    return Classifier(Bundle.open(path, threads, providers), threads)
+    return Classifier(Bundle.open(path, threads, providers))
 
 
-def _reopened(
-    path: str, threads: int, providers: tuple[str, ...], limits: Limits, keep_identifiers: bool
-) -> Classifier:
+def _reopened(opened: tuple[str, int, tuple[str, ...]], limits: Limits, keep_identifiers: bool) -> Classifier:
     """A classifier in another process."""
-    opened = Bundle.open(path, threads, providers)
-    return Classifier(opened, threads, limits, keep_identifiers=keep_identifiers)
+    return Classifier(Bundle.open(*opened), limits, keep_identifiers=keep_identifiers)
 
 
 def _ahead(

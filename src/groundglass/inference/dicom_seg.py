@@ -24,84 +24,74 @@ from pydicom.valuerep import DA, TM, DSfloat
 from groundglass import __version__
 from groundglass.imaging.slice import Origin
 from groundglass.inference.bundle import Bundle
+from groundglass.inference.prediction import PackedMasks
 
 NAME = "groundglass"
 RESEARCH_USE = "Research use only, no diagnosis"
-LONGEST_TEXT = 64
-"""Characters of most of DICOM's text elements."""
 
+_LONGEST_TEXT = 64
 _MASKS_NUMBER = 9903
-_ALIKE = 1e-3
-"""Most by which direction cosines and spacing in mm may differ within a stack."""
-_THICKEST = 1e4
-"""Millimetres that no slice has."""
+# Most by which direction cosines and spacing in mm may differ within a stack, and millimetres that no slice has.
+_ALIKE, _THICKEST = 1e-3, 1e4
 _NAMESPACE = uuid.UUID("6c1b5d0e-3a84-5f0e-9d5a-6f2a1f6f3c10")
-_LUNGS = (codes.SCT.AnatomicalStructure, codes.SCT.Lung)
-_LESIONS = (codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion)
+_SEGMENTS = (
+    ("Lungs", codes.SCT.AnatomicalStructure, codes.SCT.Lung, None),
+    ("Lesions", codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion, [codes.SCT.Lung]),
+)
 
-_UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-
+# Of a stack's images the first three agree.
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "SOPInstanceUID")
 _TEXTS = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientSex", "PatientAge"),
     *("PatientIdentityRemoved", "DeidentificationMethod", "StudyID", "StudyDescription", "AccessionNumber"),
     "ReferringPhysicianName",
 )
-_DATES_AND_TIMES = ("PatientBirthDate", "StudyDate", "StudyTime")
 _FORMS = {
-    "PatientSex": re.compile("[MFO]"),
-    "PatientBirthDate": re.compile(r"\d{8}"),
-    "StudyDate": re.compile(r"\d{8}"),
-    "StudyTime": re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?"),
+    "PatientSex": "[MFO]",
+    "PatientBirthDate": r"\d{8}",
+    "StudyDate": r"\d{8}",
+    "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
 }
+_DATES_AND_TIMES = ("PatientBirthDate", "StudyDate", "StudyTime")
 # Elements that must be there, if only empty.
-_REQUIRED = frozenset(
-    {"PatientName", "PatientID", "PatientSex", "StudyID", "AccessionNumber", "ReferringPhysicianName"}
-) | frozenset(_DATES_AND_TIMES)
-PATIENT_AND_STUDY = (*_TEXTS, *_DATES_AND_TIMES, "SpecificCharacterSet", "StudyInstanceUID")
-"""What is copied from an image; objects of one study must agree on it."""
+_REQUIRED = {
+    *("PatientName", "PatientID", "PatientSex", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+    *_DATES_AND_TIMES,
+}
+OF_SOURCE = (*_TEXTS, *_DATES_AND_TIMES, "SpecificCharacterSet", *_UIDS, "SliceThickness")
+"""The elements of an image's header that are read for objects made from it."""
 
 
 def patient_and_study(image: Dataset) -> Dataset:
-    """Patient and study modules as an image has them, fit to be written into another object.
+    """Patient and study modules as an image has them, fit to be written into another object of the study.
 
     Text is decoded; it is written as UTF-8 where it is not plain ASCII. What breaks the standard, such as a
     date that is none, is left empty: a damaged header costs no report.
 
     Args:
-        image: holds the elements of :data:`PATIENT_AND_STUDY` that its file has.
+        image: holds the elements of :data:`OF_SOURCE` that its file has.
     """
     header = Dataset()
     header.StudyInstanceUID = str(image.StudyInstanceUID)
-    for keyword in (*_TEXTS, *_DATES_AND_TIMES):
-        value = _text(image, keyword)
-        if not _fits(keyword, value):
-            value = ""
+    values = {keyword: _text(image, keyword) for keyword in (*_TEXTS, *_DATES_AND_TIMES)}
+    for keyword, value in values.items():
         if value or keyword in _REQUIRED:
             setattr(header, keyword, value)
-    if not all(_text(header, keyword).isascii() for keyword in _TEXTS):
+    if not all(value.isascii() for value in values.values()):
         header.SpecificCharacterSet = "ISO_IR 192"
     return header
 
 
-def _fits(keyword: str, value: str) -> bool:
-    """Whether a value has its element's form; a day like 00000000 has not."""
-    if keyword in _FORMS and not _FORMS[keyword].fullmatch(value):
-        return False
-    try:
-        (DA if keyword.endswith("Date") else TM if keyword.endswith("Time") else str)(value)
-    except ValueError:
-        return False
-    return True
-
-
 def _text(dataset: Dataset, keyword: str) -> str:
-    """An element's text, or nothing where it is missing, damaged or longer than the standard allows."""
+    """An element's text, or nothing where it is missing, damaged or breaks the standard, as a day 00000000 does."""
     try:
         value = str(dataset.get(keyword, "") or "").strip()
+        (DA if keyword.endswith("Date") else TM if keyword.endswith("Time") else str)(value)
     except Exception:  # noqa: BLE001 - pydicom decodes when asked, and raises whatever the value provokes
         return ""
-    longest = 3 * LONGEST_TEXT + 2 if keyword.endswith("Name") else LONGEST_TEXT
-    return value if len(value) <= longest and value.isprintable() else ""
+    longest = 3 * _LONGEST_TEXT + 2 if keyword.endswith("Name") else _LONGEST_TEXT
+    fits = len(value) <= longest and value.isprintable() and re.fullmatch(_FORMS.get(keyword, ".*"), value)
+    return value if fits else ""
 
 
 def derived_uid(*parts: str) -> str:
@@ -138,7 +128,7 @@ class Algorithm:
         """The equipment module, as highdicom's objects take it."""
         return {
             "manufacturer": NAME,
-            "manufacturer_model_name": self.model[:LONGEST_TEXT],
+            "manufacturer_model_name": self.model[:_LONGEST_TEXT],
             "device_serial_number": self.bundle,
             "software_versions": self.version,
         }
@@ -148,66 +138,8 @@ class Algorithm:
         return AlgorithmIdentification(NAME, self.version, parameters=[f"bundle {self.bundle}", *more])
 
 
-OF_SOURCE = (*PATIENT_AND_STUDY, *_UIDS, "SliceThickness")
-"""What :func:`segmentation` reads of an image's header."""
-
-
-@dataclass(frozen=True)
-class SourceImage:
-    """An image that masks were made from.
-
-    Attributes:
-        header: holds the elements of :data:`OF_SOURCE` that its file has.
-        origin: where the image lies.
-    """
-
-    header: Dataset
-    origin: Origin
-
-    def can_be_referenced(self) -> bool:
-        """Whether it is a CT image of one frame with UIDs and a complete place in space."""
-        if self.origin.frame is not None or self.origin.position is None or len(self.plane()) != 8:
-            return False
-        axes, spacing = self.plane()[:6].reshape(2, 3), self.plane()[6:]
-        uids = [_text(self.header, keyword) for keyword in ("StudyInstanceUID", *_UIDS)]
-        return (
-            bool(np.allclose(axes @ axes.T, np.eye(2), atol=_ALIKE))
-            and float(spacing.min()) > 0
-            and all(re.fullmatch(r"[0-9.]{1,64}", uid) for uid in uids)
-            and self.header.SOPClassUID == CTImageStorage
-        )
-
-    def plane(self) -> NDArray[np.float64]:
-        """Direction cosines of rows and columns, then spacing in mm."""
-        return np.array([*(self.origin.orientation or ()), *(self.origin.spacing or ())])
-
-    def height(self) -> float:
-        """Its place along the slice normal in mm, to a thousandth."""
-        normal = np.cross(*self.plane()[:6].reshape(2, 3))
-        return round(float(normal @ np.array(self.origin.position or ())), 3)
-
-    def dataset(self, thickness: float) -> Dataset:
-        """The elements that highdicom asks for, of an image of one pixel."""
-        header = patient_and_study(self.header)
-        for keyword in _UIDS:
-            setattr(header, keyword, _text(self.header, keyword))
-        header.Rows = header.Columns = 1
-        header.ImagePositionPatient = [_decimal(value) for value in self.origin.position or ()]
-        header.ImageOrientationPatient = [_decimal(value) for value in self.origin.orientation or ()]
-        header.SliceThickness = _decimal(thickness)
-        header.PixelSpacing = [_decimal(value) for value in self.origin.spacing or ()]
-        return header
-
-
-def _decimal(value: float) -> DSfloat:
-    return DSfloat(value, auto_format=True)
-
-
 def segmentation(
-    sources: Sequence[SourceImage],
-    masks: Sequence[NDArray[np.uint8]],
-    shape: tuple[int, int],
-    algorithm: Algorithm,
+    headers: Sequence[Dataset], slices: Sequence[PackedMasks], algorithm: Algorithm
 ) -> Segmentation | None:
     """The masks of a series as a DICOM Segmentation object of two segments, lungs and lesions.
 
@@ -215,19 +147,20 @@ def segmentation(
     bundle.
 
     Args:
-        sources: images of one series.
-        masks: of the lungs, then of the lesions, for each image: shape (2, B), a bit a pixel, lowest bit first.
-        shape: of the images, (H, W).
-        algorithm: what made them.
+        headers: of the slices' images; each holds the elements of :data:`OF_SOURCE` that its file has.
+        slices: at least one.
+        algorithm: what made the masks.
 
     Returns:
         None where the images do not form one stack in space: an image has no place, two have the same, or they
-        differ in orientation, spacing or frame of reference.
+        differ in shape, orientation, spacing or frame of reference.
     """
-    if not _form_a_stack(sources):
+    origins = [each.origin for each in slices]
+    heights = _heights(headers, origins)
+    if heights is None or len({each.shape for each in slices}) > 1:
         return None
-    thickness = _thickness(sources)
-    images = [source.dataset(thickness) for source in sources]
+    thickness = _thickness(headers[0], heights)
+    images = [_one_pixel(*each, thickness) for each in zip(headers, origins, strict=True)]
     made = algorithm.bundle_hash, algorithm.bundle, *(image.SOPInstanceUID for image in images)
     identification = AlgorithmIdentificationSequence(
         NAME,
@@ -247,13 +180,11 @@ def segmentation(
             tracking_id=label,
             anatomic_regions=regions,
         )
-        for number, (label, (category, kind), regions) in enumerate(
-            (("Lungs", _LUNGS, None), ("Lesions", _LESIONS, [codes.SCT.Lung])), 1
-        )
+        for number, (label, category, kind, regions) in enumerate(_SEGMENTS, 1)
     ]
     seg = Segmentation(
         source_images=images,
-        pixel_array=np.array([mask.any(axis=1) for mask in masks]).reshape(-1, 1, 1, 2),
+        pixel_array=np.array([each.bits.any(axis=1) for each in slices]).reshape(-1, 1, 1, 2),
         segmentation_type="BINARY",
         segment_descriptions=segments,
         series_instance_uid=derived_uid(*made, "masks"),
@@ -265,9 +196,60 @@ def segmentation(
         content_description=RESEARCH_USE,
         **algorithm.equipment,
     )
-    by_image = {image.SOPInstanceUID: mask for image, mask in zip(images, masks, strict=True)}
-    _set_pixels(seg, by_image, shape)
+    by_image = {image.SOPInstanceUID: each.bits for image, each in zip(images, slices, strict=True)}
+    _set_pixels(seg, by_image, slices[0].shape)
     return seg
+
+
+def _heights(headers: Sequence[Dataset], origins: Sequence[Origin]) -> list[float] | None:
+    """Where the images of a stack lie along the slice normal in mm, sorted; None where they form no stack."""
+    uids = np.array([[_text(header, keyword) for keyword in _UIDS] for header in headers])
+    if (
+        (uids[:, :3] != uids[0, :3]).any()
+        or (uids[:, 3] != CTImageStorage).any()
+        or len(set(uids[:, 4])) < len(uids)
+        or not all(re.fullmatch(r"[0-9.]{1,64}", uid) for uid in uids.flat)
+        or any(each.frame is not None for each in origins)
+        or any(None in (each.position, each.orientation, each.spacing) for each in origins)
+    ):
+        return None
+    axes = np.array([each.orientation for each in origins]).reshape(-1, 2, 3)
+    spacing = np.array([each.spacing for each in origins])
+    planes = np.concatenate([axes.reshape(-1, 6), spacing], axis=1)
+    right_angles = np.allclose(axes @ axes.transpose(0, 2, 1), np.eye(2), atol=_ALIKE)
+    if not right_angles or spacing.min() <= 0 or np.ptp(planes, axis=0).max() >= _ALIKE:
+        return None
+    normals, places = np.cross(axes[:, 0], axes[:, 1]), np.array([each.position for each in origins])
+    heights = {round(float(normal @ place), 3) for normal, place in zip(normals, places, strict=True)}
+    return sorted(heights) if len(heights) == len(origins) else None
+
+
+def _thickness(header: Dataset, heights: Sequence[float]) -> float:
+    """Of the slices in mm as the first header has it, else their usual distance."""
+    try:
+        thickness = float(_text(header, "SliceThickness"))
+    except ValueError:
+        thickness = 0.0
+    if not 0 < thickness < _THICKEST and len(heights) > 1:
+        thickness = float(np.median(np.diff(heights)))
+    return thickness if 0 < thickness < _THICKEST else 0.0
+
+
+def _one_pixel(header: Dataset, origin: Origin, thickness: float) -> Dataset:
+    """The elements that highdicom asks for, of an image of one pixel."""
+
+    def decimals(values: Sequence[float] | None) -> list[DSfloat]:
+        return [DSfloat(value, auto_format=True) for value in values or ()]
+
+    image = patient_and_study(header)
+    for keyword in _UIDS:
+        setattr(image, keyword, _text(header, keyword))
+    image.Rows = image.Columns = 1
+    image.ImagePositionPatient = decimals(origin.position)
+    image.ImageOrientationPatient = decimals(origin.orientation)
+    image.PixelSpacing = decimals(origin.spacing)
+    image.SliceThickness = DSfloat(thickness, auto_format=True)
+    return image
 
 
 def _set_pixels(seg: Segmentation, masks: Mapping[str, NDArray[np.uint8]], shape: tuple[int, int]) -> None:
@@ -282,30 +264,3 @@ def _set_pixels(seg: Segmentation, masks: Mapping[str, NDArray[np.uint8]], shape
         frames = [np.packbits(bits, bitorder="little")]
     content = b"".join(frame.tobytes() for frame in frames)
     seg.PixelData = content + b"\0" * (len(content) % 2)
-
-
-def _thickness(sources: Sequence[SourceImage]) -> float:
-    """Of the slices in mm as the first header has it, else their usual distance."""
-    try:
-        thickness = float(_text(sources[0].header, "SliceThickness"))
-    except ValueError:
-        thickness = 0.0
-    heights = sorted(source.height() for source in sources)
-    if not 0 < thickness < _THICKEST and len(heights) > 1:
-        thickness = float(np.median(np.diff(heights)))
-    return thickness if 0 < thickness < _THICKEST else 0.0
-
-
-def _form_a_stack(sources: Sequence[SourceImage]) -> bool:
-    if not all(source.can_be_referenced() for source in sources):
-        return False
-    alike = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-    owners = {tuple(_text(source.header, keyword) for keyword in alike) for source in sources}
-    planes = np.array([source.plane() for source in sources])
-    instances = {_text(source.header, "SOPInstanceUID") for source in sources}
-    heights = {source.height() for source in sources}
-    return (
-        len(owners) == 1
-        and float(np.ptp(planes, axis=0).max()) < _ALIKE
-        and len(instances) == len(heights) == len(sources)
-    )

@@ -11,7 +11,7 @@ unified framework for detecting out-of-distribution samples, NeurIPS 2018).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import cv2
@@ -22,7 +22,7 @@ from groundglass.errors import BundleError
 from groundglass.imaging.crop import Box, CroppedSlice, grey_histogram, otsu_anchors
 from groundglass.imaging.slice import LABELS, CTSlice, Grey, Origin
 from groundglass.inference.prediction import OUTSIDE_LUNGS
-from groundglass.inference.reference import OutOfDistributionModel, as_arrays
+from groundglass.inference.reference import OutOfDistributionModel, named
 
 LUNG = "lung"
 """Kind of the examples that are to be accepted."""
@@ -46,60 +46,39 @@ DOUBTFUL = frozenset({"one-lung-found", "little-lung", "lung-cut-off", "soft-tis
 
 _PREFIX = "input_check."
 
-# Appearance.
-_SIDE = 48
-_GREY_SIDE = 16
-_CELLS, _WHOLE_CELLS = 6, 4
-_DIRECTIONS = 8
-# Grey values and gradients below these are grain of the camera or scanner and shall not be blown up.
+# Appearance: sides of the small copies, cells of the edge histograms and their directions. Grey values and gradients
+# below the least ones are grain of the camera or scanner and shall not be blown up.
+_SIDE, _GREY_SIDE = 48, 16
+_CELLS, _WHOLE_CELLS, _DIRECTIONS = 6, 4, 8
 _LEAST_CONTRAST, _LEAST_EDGES = 8.0, 200.0
-
 _SHAPES, _GREYS = 19, 10
+
 APPEARANCE = 2 * _GREY_SIDE**2 + (_CELLS**2 + _WHOLE_CELLS**2) * _DIRECTIONS + _SHAPES + _GREYS
 """How many numbers `appearance` gives."""
 
 APPEARANCE_VERSION = 3
 """Raised whenever the same picture gives other numbers, so that nothing fitted to the former ones is used."""
 
-# Refusals.
-_AXIAL = 0.86
-"""Least cosine between the slice normal and the body axis: gantries tilt by up to 30 degrees."""
-_UPRIGHT = 0.7
-"""Least cosine between the picture's rows and the body's left-right axis."""
+# Least cosines between the slice normal and the body axis, as gantries tilt by up to 30 degrees, and between the
+# picture's rows and the body's left-right axis.
+_AXIAL, _UPRIGHT = 0.86, 0.7
 _SMALLEST_SIDE = 32
-_FEW_VALUES = 64
-"""Most grey values of a label map; of 7,000 slices of fourteen sources none has fewer than 92."""
-_NEARLY_ALL, _FEW_AREAS = 0.95, 6
-"""So many grey values make up so much of a label map that JPEG has blurred; of these slices none has fewer than 12."""
+# Standard deviation of grey below which there is nothing to see.
 _BLANK = 4.0
-"""Standard deviation of grey below which there is nothing to see."""
-
-# Flags: the grid on which the lungs' greys are sampled, what is black, and which share of the lungs is most of
-# them; the share of the width that one lung stays within; how near the picture's edge is, as a share of its side, and
-# the share of a side of the lungs' box along which they lie there when they are cut off; the share of the picture
-# below which there is little lung; how much the lungs' box may be enlarged; and the least vertical cosine of the
-# picture's columns when the patient lies on the back.
+# Most grey values of a label map; of 7,000 slices of fourteen sources none has fewer than 92.
+_FEW_VALUES = 64
+# So many grey values make up so much of a label map that JPEG has blurred; of these slices none has fewer than 12.
+_NEARLY_ALL, _FEW_AREAS = 0.95, 6
+# The grid on which the lungs' greys are sampled, what is black, and which share of the lungs is most of them.
 _GRID, _BLACK, _MOSTLY = 40, 4, 0.6
+# The share of the width that one lung stays within.
 _HALF = 0.56
+# How near the picture's edge is, and along which share of the lungs' box they lie there when they are cut off.
 _EDGE, _CUT_OFF = 0.015, 0.5
-_LITTLE = 0.04
-_ENLARGED = 0.75
+# The share of the picture below which there is little lung, and how much the lungs' box may be enlarged.
+_LITTLE, _ENLARGED = 0.04, 0.75
+# The largest vertical cosine of the picture's columns when the patient lies on the back, and the top is the back.
 _OPPOSITE = -0.5
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a slice may be classified.
-
-    Attributes:
-        reason: why not; None where it may.
-        flags: what may be doubtful otherwise; see :data:`FLAGS`.
-        appearance: for :meth:`InputCheck.after`; None where the slice was refused at once.
-    """
-
-    reason: str | None = None
-    flags: tuple[str, ...] = ()
-    appearance: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -119,9 +98,9 @@ class InputCheck:
         """The input check in a bundle's ``reference.npz``.
 
         Raises:
-            BundleError: it was fitted to another description of pictures, or its arrays do not fit together.
+            BundleError: it was fitted to another description of pictures, or an array is missing.
         """
-        own = {name.removeprefix(_PREFIX): each for name, each in arrays.items() if name.startswith(_PREFIX)}
+        own = named(_PREFIX, arrays)
         try:
             version, limit = int(own.pop("appearance_version")), float(own.pop("limit"))
             if version != APPEARANCE_VERSION:
@@ -130,38 +109,33 @@ class InputCheck:
                     "export the run again"
                 )
             return cls(OutOfDistributionModel(**own), limit)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError) as error:
             raise BundleError(f"the bundle's input check is damaged ({error})") from None
 
     def as_arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays for a bundle's ``reference.npz``."""
         own = {"limit": np.asarray(self.limit), "appearance_version": np.asarray(APPEARANCE_VERSION)}
-        return {f"{_PREFIX}{name}": array for name, array in {**as_arrays(self.model), **own}.items()}
+        return {f"{_PREFIX}{name}": array for name, array in {**asdict(self.model), **own}.items()}
 
-    def before(self, ct_slice: CTSlice, cropped: CroppedSlice) -> Verdict:
-        """What the file's geometry and the picture say, before the network runs."""
-        reason = (
-            _wrong_geometry(ct_slice.origin)
-            or _nothing_to_see(ct_slice.pixels)
-            or _label_map(ct_slice)
-            or (None if cropped.found else f"{OUTSIDE_LUNGS}: no lung was found")
-        )
-        if reason is not None:
-            return Verdict(reason)
-        return Verdict(None, _flags(ct_slice, cropped), appearance(ct_slice.pixels, cropped))
-
-    def after(self, embedding: NDArray[np.float32], so_far: Verdict) -> Verdict:
-        """What appearance and embedding, shape (channels,), say of a slice that passed :meth:`before`."""
-        if so_far.reason is not None or so_far.appearance is None:
-            return so_far
-        odds = self.model.odds(np.concatenate([so_far.appearance, embedding])[None])[0]
+    def refusal(self, appearance: NDArray[np.float32], embedding: NDArray[np.float32]) -> str | None:
+        """Why a slice that is not :func:`unfit` is refused by what :func:`appearance` and embedding say; or None."""
+        odds = self.model.odds(np.concatenate([appearance, embedding])[None])[0]
         score = float(np.logaddexp.reduce(odds))
         if score <= self.limit:
-            return so_far
+            return None
         kind = self.model.kinds[int(np.argmax(odds))]
         known = OUTSIDE_LUNGS if kind == OTHER_PART else "not recognised as an axial lung CT slice"
-        reason = f"{known}: looks like {kind} (score {score:.1f}, limit {self.limit:.1f})"
-        return Verdict(reason, so_far.flags)
+        return f"{known}: looks like {kind} (score {score:.1f}, limit {self.limit:.1f})"
+
+
+def unfit(ct_slice: CTSlice, cropped: CroppedSlice) -> str | None:
+    """Why a slice is refused by its file's geometry or its picture, before the network runs; or None."""
+    return (
+        _wrong_geometry(ct_slice.origin)
+        or _nothing_to_see(ct_slice.pixels)
+        or _label_map(ct_slice)
+        or (None if cropped.found else f"{OUTSIDE_LUNGS}: no lung was found")
+    )
 
 
 def _wrong_geometry(origin: Origin) -> str | None:
@@ -198,8 +172,8 @@ def _nothing_to_see(pixels: Grey) -> str | None:
     return None
 
 
-def _flags(ct_slice: CTSlice, cropped: CroppedSlice) -> tuple[str, ...]:
-    """What the file's header and the picture give rise to; see :data:`FLAGS`."""
+def doubts(ct_slice: CTSlice, cropped: CroppedSlice) -> tuple[str, ...]:
+    """The :data:`FLAGS` that the file's header and the picture of a slice with lungs give rise to."""
     orientation, lungs = ct_slice.origin.orientation, cropped.lungs
     columns, rows = np.flatnonzero(lungs.any(axis=0)), np.flatnonzero(lungs.any(axis=1))
     across, down = int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
@@ -220,14 +194,19 @@ def _flags(ct_slice: CTSlice, cropped: CroppedSlice) -> tuple[str, ...]:
     return tuple(name for name, holds in found.items() if holds)
 
 
+def _within(array: NDArray[Any], box: Box) -> Grey:
+    """A mask's or picture's part in the box, as uint8."""
+    left, top, right, bottom = box
+    return array[max(top, 0) : bottom, max(left, 0) : right].view(np.uint8)
+
+
 def _black_share(cropped: CroppedSlice, pixels: Grey) -> float:
     """Share of the lungs that is black, on a coarse grid over their box."""
-    left, top, right, bottom = cropped.box
-    rows, columns = slice(max(top, 0), bottom), slice(max(left, 0), right)
-    size = (_GRID, _GRID)
-    lungs = cv2.resize(cropped.lungs[rows, columns].view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    grey = cv2.resize(pixels[rows, columns], size, interpolation=cv2.INTER_NEAREST)
-    return float(np.mean(grey[lungs] <= _BLACK)) if lungs.any() else 0.0
+    lungs, grey = (
+        cv2.resize(_within(each, cropped.box), (_GRID, _GRID), interpolation=cv2.INTER_NEAREST)
+        for each in (cropped.lungs, pixels)
+    )
+    return float(np.mean(grey[lungs > 0] <= _BLACK)) if lungs.any() else 0.0
 
 
 def appearance(pixels: Grey, cropped: CroppedSlice) -> NDArray[np.float32]:
@@ -245,21 +224,15 @@ def appearance(pixels: Grey, cropped: CroppedSlice) -> NDArray[np.float32]:
         float32, shape (`APPEARANCE`,): grey values and edge directions of the cropped slice, those of the whole
         picture, shapes, grey statistics.
     """
-    inner, whole = _small(cropped.pixels), _small(cropped.whole)
-    return np.concatenate(
-        [
-            _grey_values(inner),
-            _edges(inner, _CELLS),
-            _grey_values(whole),
-            _edges(whole, _WHOLE_CELLS),
-            _shapes(pixels.shape, cropped),
-            _grey_statistics(cropped.pixels, inner),
-        ]
-    ).astype(np.float32)
-
-
-def _small(pixels: Grey) -> NDArray[np.float32]:
-    return np.asarray(cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), np.float32)
+    inner, whole = (
+        np.asarray(cv2.resize(each, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), np.float32)
+        for each in (cropped.pixels, cropped.whole)
+    )
+    parts = (
+        *(_grey_values(inner), _edges(inner, _CELLS), _grey_values(whole), _edges(whole, _WHOLE_CELLS)),
+        *(_shapes(pixels.shape, cropped), _grey_statistics(cropped.pixels, inner)),
+    )
+    return np.concatenate(parts).astype(np.float32)
 
 
 def _grey_values(small: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -281,10 +254,11 @@ def _edges(small: NDArray[np.float32], cells: int) -> NDArray[np.float32]:
 
 
 def _shapes(shape: tuple[int, ...], cropped: CroppedSlice) -> NDArray[np.float64]:
-    """Aspect of picture and box, and how the lungs fill their box, shape (19,)."""
+    """Aspect of picture and box, and how the lungs fill their box on a coarse grid, shape (19,)."""
     left, top, right, bottom = cropped.box
     height, width = shape
-    lungs = _in_box(cropped.lungs, cropped.box)
+    part = cv2.resize(_within(cropped.lungs, cropped.box), (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST)
+    lungs = cv2.resize(part.astype(np.float32), (_GREY_SIDE, _GREY_SIDE), interpolation=cv2.INTER_AREA)
     middle = _GREY_SIDE // 2
     halves = lungs[:, :middle].mean(), lungs[:, middle:].mean()
     share = float(lungs.mean())
@@ -306,14 +280,6 @@ def _shapes(shape: tuple[int, ...], cropped: CroppedSlice) -> NDArray[np.float64
             *np.sort(lungs.mean(axis=1))[quarters],
         ]
     )
-
-
-def _in_box(lungs: NDArray[np.bool_], box: Box) -> NDArray[np.float32]:
-    """Share of lung on a coarse grid over the box."""
-    left, top, right, bottom = box
-    cut = lungs[max(top, 0) : bottom, max(left, 0) : right].view(np.uint8)
-    small = cv2.resize(cut, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST).astype(np.float32)
-    return np.asarray(cv2.resize(small, (_GREY_SIDE, _GREY_SIDE), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _grey_statistics(pixels: Grey, small: NDArray[np.float32]) -> NDArray[np.float64]:

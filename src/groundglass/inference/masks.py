@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -13,81 +12,22 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, PredictionError
 from groundglass.files import atomic_path, write_bytes
 from groundglass.imaging.dicom import open_dataset
-from groundglass.imaging.read import images_within
-from groundglass.imaging.slice import Origin, VoxelGrid
-from groundglass.imaging.source import DEFAULT_LIMITS, FileFormat, Source, guard, is_stream, open_source
+from groundglass.imaging.slice import VoxelGrid
+from groundglass.imaging.source import DEFAULT_LIMITS, guard, open_source
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.inputs import named_by
-from groundglass.inference.prediction import Evidence, Prediction, Status
+from groundglass.inference.prediction import PackedMasks, Prediction, Status
 from groundglass.inference.report import picture_name
 from groundglass.inference.writers import file_errors
 
 if TYPE_CHECKING:
-    from highdicom.seg import Segmentation
     from pydicom import Dataset
-
-    from groundglass.inference.dicom_seg import Algorithm
 
 _LUNGS, _LESIONS = "-lungs", "-lesions"
 _LONGEST_UID = 64
-_WITHOUT_HIGHDICOM = (
-    "the masks of DICOM series need highdicom; install it with `pip install '.[pacs]'` from a clone"
-)
-
-
-@dataclass(frozen=True)
-class PackedMasks:
-    """Masks of one slice, a bit a pixel.
-
-    Attributes:
-        origin: where the slice came from.
-        shape: of the slice, (H, W).
-        bits: uint8, shape (2, B): lungs, then lesions, row by row, lowest bit first.
-    """
-
-    origin: Origin
-    shape: tuple[int, int]
-    bits: NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, evidence: Evidence) -> PackedMasks:
-        """The masks that a prediction was drawn from."""
-        masks = np.stack([evidence.cropped.lungs, evidence.lesions()])
-        height, width = masks.shape[1:]
-        bits = np.packbits(masks.reshape(2, -1), axis=1, bitorder="little")
-        return cls(evidence.slice.origin, (height, width), bits)
-
-    def unpacked(self) -> NDArray[np.bool_]:
-        """Lungs and lesions, shape (2, H, W)."""
-        count = self.shape[0] * self.shape[1]
-        masks = np.unpackbits(self.bits, axis=1, count=count, bitorder="little")
-        return masks.reshape(2, *self.shape).view(np.bool_)
-
-
-def series_segmentation(
-    headers: Sequence[Dataset], slices: Sequence[PackedMasks], algorithm: Algorithm
-) -> Segmentation | None:
-    """The masks of a DICOM series as :func:`groundglass.inference.dicom_seg.segmentation` gives them.
-
-    Args:
-        headers: of the slices' images.
-        slices: at least one.
-        algorithm: what made the masks.
-
-    Returns:
-        None where the images do not form one stack of one shape.
-    """
-    from groundglass.inference.dicom_seg import SourceImage, segmentation  # noqa: PLC0415 - an extra
-
-    if len({each.shape for each in slices}) > 1:
-        return None
-    sources = [SourceImage(header, each.origin) for header, each in zip(headers, slices, strict=True)]
-    return segmentation(sources, [each.bits for each in slices], slices[0].shape, algorithm)
 
 
 class MaskWriter:
@@ -134,7 +74,10 @@ class MaskWriter:
         if group != self._group:
             self._write_group()
             if prediction.frame is None and find_spec("highdicom") is None:
-                raise PredictionError(_WITHOUT_HIGHDICOM)
+                raise PredictionError(
+                    f"{prediction.file}: the masks of DICOM series need highdicom; install it with "
+                    "`pip install '.[pacs]'` from a clone"
+                )
         self._group = group
         self._slices.append(masks)
 
@@ -151,12 +94,12 @@ class MaskWriter:
     def _write_pictures(self, slices: Sequence[PackedMasks]) -> None:
         # The first slice's lungs come last: where they are, all is.
         for each in reversed(slices):
-            stem = _slice_stem(each.origin.file, each.origin.frame)
             lungs, lesions = each.unpacked()
             for mask, name in ((lesions, _LESIONS), (lungs, _LUNGS)):
                 _, content = cv2.imencode(".png", np.where(mask, 255, 0).astype(np.uint8))
+                path = self._folder / f"{_slice_stem(each.origin.file, each.origin.frame)}{name}.png"
                 with file_errors(self._folder):
-                    write_bytes(self._folder / f"{stem}{name}.png", content.tobytes())
+                    write_bytes(path, content.tobytes())
 
     def _write_volume(self, slices: Sequence[PackedMasks], grid: VoxelGrid) -> None:
         from nibabel import Nifti1Image  # noqa: PLC0415 - slow to import
@@ -178,13 +121,12 @@ class MaskWriter:
 
     def _write_series(self, slices: Sequence[PackedMasks]) -> bool:
         """Write a DICOM SEG, and say whether the series allows it."""
-        from groundglass.inference.dicom_seg import Algorithm  # noqa: PLC0415 - an extra
+        from groundglass.inference.dicom_seg import Algorithm, segmentation  # noqa: PLC0415 - an extra
 
         try:
-            headers = list(_headers(slices))
+            made = segmentation([_header(each) for each in slices], slices, Algorithm.of(self._bundle))
         except ImageError:  # gone or changed since
             return False
-        made = series_segmentation(headers, slices, Algorithm.of(self._bundle))
         if made is None:
             return False
         first = slices[0].origin
@@ -240,33 +182,8 @@ def _series_stem(series: str, first_file: str) -> str:
     return f"{uid or 'series'}-{_slice_stem(first_file, None).rpartition('-')[2]}"
 
 
-def _headers(slices: Iterable[PackedMasks]) -> Iterator[Dataset]:
+def _header(each: PackedMasks) -> Dataset:
     from groundglass.inference.dicom_seg import OF_SOURCE  # noqa: PLC0415 - an extra
 
-    for each in slices:
-        with open_source(each.origin.file) as source, guard(source.name, "DICOM"):
-            yield open_dataset(source, DEFAULT_LIMITS, OF_SOURCE)
-
-
-def check_masks_of(paths: Iterable[Path]) -> None:
-    """Find out before anything is predicted whether the masks can be written; reads headers if they may not.
-
-    Raises:
-        PredictionError: a path holds a DICOM series, and highdicom is missing.
-    """
-    if find_spec("highdicom") is not None:
-        return
-    for path in paths:
-        for file in [] if is_stream(path) else named_by(path):
-            for source, file_format in images_within(file, on_error=lambda _: None):
-                if file_format is FileFormat.DICOM and _is_of_a_series(source):
-                    raise PredictionError(f"{source.name}: {_WITHOUT_HIGHDICOM}")
-
-
-def _is_of_a_series(source: Source) -> bool:
-    try:
-        with guard(source.name, "DICOM"):
-            header = open_dataset(source, DEFAULT_LIMITS, ["NumberOfFrames", "SeriesInstanceUID"])
-            return int(header.get("NumberOfFrames") or 1) == 1 and bool(header.get("SeriesInstanceUID"))
-    except ImageError:
-        return False
+    with open_source(each.origin.file) as source, guard(source.name, "DICOM"):
+        return open_dataset(source, DEFAULT_LIMITS, OF_SOURCE)

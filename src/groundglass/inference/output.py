@@ -88,10 +88,6 @@ class OutputPlan:
             raise PredictionError(f"{self.path}: --parquet goes with a folder or a .parquet file")
         if self.masks and self.folder is None:
             raise PredictionError("--masks needs --output with a folder")
-        if self.masks:
-            from groundglass.inference.masks import check_masks_of  # noqa: PLC0415 - brings the report's
-
-            check_masks_of(self.inputs)
         if self.path is not None:
             with file_errors(self.path, "opened"):
                 fault = self._fault(self.path)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from groundglass.errors import PredictionError
 from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice
-from groundglass.imaging.slice import CTSlice, Patient
+from groundglass.imaging.slice import CTSlice, Origin, Patient
 from groundglass.reporting.overlay import LESION, Picture, fit, grey_picture, outline_mask, png_data_uri
 
 if TYPE_CHECKING:
@@ -31,9 +31,12 @@ OUTSIDE_LUNGS = "outside the lungs"
 COPY = "a copy"
 """Beginning of the reason of slices refused because the same DICOM image was read before."""
 
+IDENTIFIERS = ("patient_name", "patient_id", "birth_date")
+"""Columns that follow the others where identifiers are kept."""
 
+# Pixels of a picture in a notebook, and most predictions shown there.
 _SIDE, _SHOWN = 256, 24
-"""Pixels of a picture in a notebook, and most predictions shown there."""
+_IN_NOTEBOOKS = ("file", "status", "reason", "label", "probability", "opacity", "flags")
 
 
 class Status(str, Enum):
@@ -83,12 +86,40 @@ def in_slice(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> NDArray[
     left, top, right, bottom = cropped.box
     height, width = cropped.lungs.shape
     enlarged = cv2.resize(lesion_map, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
-    rows, columns = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
-    placed = np.full(cropped.lungs.shape, -np.inf, np.float32)
-    placed[rows, columns] = enlarged[
-        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+    placed = np.full((height, width), -np.inf, np.float32)
+    placed[max(top, 0) : bottom, max(left, 0) : right] = enlarged[
+        max(-top, 0) : height - top, max(-left, 0) : width - left
     ]
     return placed
+
+
+@dataclass(frozen=True)
+class PackedMasks:
+    """Masks of one slice, a bit a pixel.
+
+    Attributes:
+        origin: where the slice came from.
+        shape: of the slice, (H, W).
+        bits: uint8, shape (2, B): lungs, then lesions, row by row, lowest bit first.
+    """
+
+    origin: Origin
+    shape: tuple[int, int]
+    bits: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> PackedMasks:
+        """The masks that a prediction was drawn from."""
+        masks = np.stack([evidence.cropped.lungs, evidence.lesions()])
+        height, width = masks.shape[1:]
+        bits = np.packbits(masks.reshape(2, -1), axis=1, bitorder="little")
+        return cls(evidence.slice.origin, (height, width), bits)
+
+    def unpacked(self) -> NDArray[np.bool_]:
+        """Lungs and lesions, shape (2, H, W)."""
+        count = self.shape[0] * self.shape[1]
+        masks = np.unpackbits(self.bits, axis=1, count=count, bitorder="little")
+        return masks.reshape(2, *self.shape).view(np.bool_)
 
 
 @dataclass(frozen=True)
@@ -142,7 +173,12 @@ class Prediction:
     @property
     def outside_lungs(self) -> bool:
         """Whether the slice was refused because it shows another part of the body."""
-        return self.status is Status.REFUSED and (self.reason or "").startswith(OUTSIDE_LUNGS)
+        return self.status is Status.REFUSED and str(self.reason).startswith(OUTSIDE_LUNGS)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the slice was refused because the same DICOM image was read before."""
+        return self.status is Status.REFUSED and str(self.reason).startswith(COPY)
 
     @property
     def lung_mask(self) -> NDArray[np.bool_] | None:
@@ -176,32 +212,25 @@ class Prediction:
         return Predictions([self]).to_frame()
 
     def _repr_html_(self) -> str:
-        names = ("file", "status", "reason", "label", "probability", "opacity", "flags")
-        values = {
-            name: value for name, value in self.to_dict().items() if name in names and value not in (None, [])
-        }
         rows = "".join(
-            f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in values.items()
+            f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>"
+            for name, value in self.to_dict().items()
+            if name in _IN_NOTEBOOKS and value not in (None, [])
         )
         picture = self.evidence and png_data_uri(fit(self.evidence.picture(), _SIDE))
         image = f'<img src="{picture}" alt="slice, lungs and lesions outlined">' if picture else ""
         return f'<div style="display:inline-flex;gap:1em;margin:1em">{image}<table>{rows}</table></div>'
-
-    @property
-    def is_copy(self) -> bool:
-        """Whether the slice was refused because the same DICOM image was read before."""
-        return self.status is Status.REFUSED and (self.reason or "").startswith(COPY)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON and UTF-8 can hold, one per column of :data:`COLUMNS`.
 
         Those of :data:`IDENTIFIERS` come last where they were requested.
         """
-        values = {name: getattr(self, name) for name in COLUMNS}
+        values = {name: getattr(self, name) for name in COLUMNS} | {"status": self.status.value}
         if self.patient is not None:
-            who = (self.patient.name, self.patient.id, self.patient.birth_date)
-            values |= dict(zip(IDENTIFIERS, who, strict=True))
-        values["status"] = self.status.value
+            values |= zip(
+                IDENTIFIERS, (self.patient.name, self.patient.id, self.patient.birth_date), strict=True
+            )
         return {name: _plain(value) for name, value in values.items()}
 
     @classmethod
@@ -211,18 +240,17 @@ class Prediction:
         Raises:
             ValueError: a column is missing, or holds what it cannot hold.
         """
-        values: dict[str, Any] = {
-            name: row.get(name) for name in COLUMNS
-        }  # earlier versions had fewer columns
-        who = [row.get(name) for name in IDENTIFIERS] if IDENTIFIERS[0] in row else None
+        values: dict[str, Any] = {name: row.get(name) for name in COLUMNS}
         for name, column in _COLUMNS.items():
             types = [column["type"]] if isinstance(column["type"], str) else column["type"]
             kinds = tuple(kind for each in types for kind in _KINDS[each])
             if not isinstance(values[name], kinds) or isinstance(values[name], bool):
                 raise ValueError(f"{name} cannot be {values[name]!r:.80}")
-        lists = {name: tuple(str(item) for item in values[name]) for name in ("prediction_set", "flags")}
-        patient = None if who is None else Patient(*(None if text is None else str(text) for text in who))
-        return cls(**{**values, **lists, "status": Status(values["status"]), "patient": patient})
+        values |= {name: tuple(map(str, row[name])) for name in ("prediction_set", "flags")}
+        if IDENTIFIERS[0] in row:
+            who = (row.get(name) for name in IDENTIFIERS)
+            values["patient"] = Patient(*(None if text is None else str(text) for text in who))
+        return cls(**{**values, "status": Status(row["status"])})
 
 
 def frame_of(values: Any) -> pd.DataFrame:
@@ -273,9 +301,8 @@ class Predictions(list[Prediction]):
         if len(planes) < len(masks) or len({plane.shape for plane in planes}) != 1:
             return None
         stack = np.stack(planes)
-        grids = {each.evidence.slice.origin.grid for each in self if each.evidence}
-        grid = grids.pop()
-        if grids or grid is None or grid.frames or len(grid.order) != len(stack):
+        grid, *others = {each.evidence.slice.origin.grid for each in self if each.evidence}
+        if others or grid is None or grid.frames or len(grid.order) != len(stack):
             return stack
         return grid.voxels(stack.view(np.uint8)).view(np.bool_)
 
@@ -333,9 +360,6 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 
 COLUMNS = tuple(_COLUMNS)
 """Names and order of a prediction's fields in every output."""
-
-IDENTIFIERS = ("patient_name", "patient_id", "birth_date")
-"""Columns that follow where identifiers are kept."""
 
 
 def row_schema() -> dict[str, Any]:

@@ -10,7 +10,7 @@ NeurIPS 2018).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,68 +36,71 @@ _LEAST_SPREAD = 0.25
 _DISTANCE_WEIGHT = 3.0
 
 
-def as_arrays(reference: OutOfDistributionModel | EmbeddingReference) -> dict[str, NDArray[Any]]:
-    """Its fields by name."""
-    return {each.name: getattr(reference, each.name) for each in fields(reference)}
-
-
-def _check_shapes(
-    reference: OutOfDistributionModel | EmbeddingReference, **expected: tuple[int, ...]
-) -> None:
-    for name, shape in expected.items():
-        if getattr(reference, name).shape != shape:
-            raise ValueError(f"{name} is of shape {getattr(reference, name).shape}, expected {shape}")
-
-
 @dataclass(frozen=True)
-class OutOfDistributionModel:
-    """A multinomial logistic regression on standardised features and two distances from lung slices.
+class Gaussian:
+    """Standardised slices along their principal directions.
 
     Attributes:
-        centre: mean of lung slices, shape (d,).
-        spread: their standard deviation, shape (d,).
-        directions: principal directions of the standardised lung slices, shape (k, d).
-        scale: their standard deviation along these, shape (k,).
-        weights: shape (d + 2, 1 + kinds); the first column is that of lung slices.
-        bias: shape (1 + kinds,).
-        kinds: what a picture out of distribution may be.
+        centre: mean, shape (d,).
+        spread: standard deviation of each dimension, shape (d,).
+        directions: principal directions of the standardised slices, shape (k, d).
+        scale: standard deviation along these, shape (k,).
     """
 
     centre: NDArray[np.float32]
     spread: NDArray[np.float32]
     directions: NDArray[np.floating]
     scale: NDArray[np.float32]
-    weights: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    kinds: NDArray[np.str_]
-
-    def __post_init__(self) -> None:
-        count, kinds = len(self.centre), 1 + len(self.kinds)
-        shapes = {"spread": (count,), "directions": (len(self.scale), count), "bias": (kinds,)}
-        _check_shapes(self, **shapes, weights=(count + 2, kinds))
-
-    def odds(self, features: Features) -> NDArray[np.float32]:
-        """Log odds of each other kind against lung, shape (N, kinds)."""
-        scores = self.describe(features) @ self.weights + self.bias
-        return np.asarray(scores[:, 1:] - scores[:, :1], np.float32)
 
     @cached_property
     def _across(self) -> NDArray[np.float32]:
         """The directions as columns in single precision: to convert them takes longer than to use them."""
         return np.ascontiguousarray(self.directions.T, np.float32)
 
-    def describe(self, features: Features) -> NDArray[np.float32]:
-        """Standardised features and both distances, shape (N, d + 2)."""
+    def split(
+        self, features: Features
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """N points standardised, shape (N, d), and their squared distances within and beside the directions, (N,)."""
         standard = np.clip((features - self.centre) / self.spread, -CLIP, CLIP).astype(np.float32)
         along = standard @ self._across
-        beside = np.maximum(np.square(standard).sum(axis=1) - np.square(along).sum(axis=1), 1e-6)
-        within = np.maximum(np.square(along / self.scale).sum(axis=1), 1e-6)
-        distances = _DISTANCE_WEIGHT / 2 * np.log(np.stack([beside, within], axis=1))
+        beside = np.square(standard).sum(axis=1) - np.square(along).sum(axis=1)
+        return standard, np.square(along / self.scale).sum(axis=1), beside
+
+
+def named(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The arrays of a bundle's ``reference.npz`` whose names begin with the prefix, without it."""
+    return {name.removeprefix(prefix): each for name, each in arrays.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class OutOfDistributionModel(Gaussian):
+    """A multinomial logistic regression on standardised features and two distances from lung slices.
+
+    Attributes:
+        weights: shape (d + 2, 1 + kinds); the first column is that of lung slices.
+        bias: shape (1 + kinds,).
+        kinds: what a picture out of distribution may be.
+    """
+
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    kinds: NDArray[np.str_]
+
+    def odds(self, features: Features) -> NDArray[np.float32]:
+        """Log odds of each other kind against lung, shape (N, kinds)."""
+        scores = self.describe(features) @ self.weights + self.bias
+        return np.asarray(scores[:, 1:] - scores[:, :1], np.float32)
+
+    def describe(self, features: Features) -> NDArray[np.float32]:
+        """Standardised features and both distances, shape (N, d + 2)."""
+        standard, within, beside = self.split(features)
+        squares = np.maximum(np.stack([beside, within], axis=1), 1e-6)
+        distances = _DISTANCE_WEIGHT / 2 * np.log(squares)
         return np.concatenate([standard / np.sqrt(len(self.centre)), distances], axis=1, dtype=np.float32)
 
 
 @dataclass(frozen=True)
-class EmbeddingReference:
+class EmbeddingReference(Gaussian):
     """A Gaussian of the training slices' embeddings, and the distances of held-out slices.
 
     A distance says nothing by itself: it is turned into the share of held-out slices that lie nearer (S. Bates et
@@ -105,27 +108,14 @@ class EmbeddingReference:
     do: the network has learned them.
 
     Attributes:
-        centre: shape (d,).
-        spread: standard deviation of each dimension, shape (d,).
-        directions: principal directions of the standardised embeddings, shape (k, d).
-        scale: standard deviation along these, shape (k,).
-        beside: mean variance in every other direction, infinite where there is none, shape ().
+        beside: mean variance in every direction that is not principal, infinite where there is none, shape ().
         held_out: distances of the held-out slices, shape (M,).
         slices: number of training slices, shape ().
     """
 
-    centre: NDArray[np.float32]
-    spread: NDArray[np.float32]
-    directions: NDArray[np.floating]
-    scale: NDArray[np.float32]
     beside: NDArray[np.float32]
     held_out: NDArray[np.float32]
     slices: NDArray[np.integer]
-
-    def __post_init__(self) -> None:
-        count, held_out = len(self.centre), (self.held_out.size,)
-        shapes = {"spread": (count,), "directions": (len(self.scale), count), "held_out": held_out}
-        _check_shapes(self, **shapes, beside=(), slices=())
 
     @classmethod
     def fit(cls, training: NDArray[np.floating], held_out: NDArray[np.floating]) -> EmbeddingReference | None:
@@ -161,11 +151,8 @@ class EmbeddingReference:
 
     def distance(self, embedding: NDArray[np.floating]) -> NDArray[np.float32]:
         """Mahalanobis distance of N embeddings, shape (N, d), from the training slices, shape (N,)."""
-        standard = np.clip((embedding - self.centre) / self.spread, -CLIP, CLIP).astype(np.float32)
-        along = standard @ np.asarray(self.directions, np.float32).T
-        beside = np.maximum(np.square(standard).sum(axis=1) - np.square(along).sum(axis=1), 0)
-        within = np.square(along / self.scale).sum(axis=1)
-        return np.asarray(np.sqrt(within + beside / float(self.beside)), np.float32)
+        _, within, beside = self.split(embedding)
+        return np.asarray(np.sqrt(within + np.maximum(beside, 0) / float(self.beside)), np.float32)
 
     def percentile(self, embedding: NDArray[np.floating]) -> NDArray[np.float64]:
         """Where N embeddings, shape (N, d), lie among the held-out slices: 0 to 100, shape (N,).
@@ -177,17 +164,17 @@ class EmbeddingReference:
 
     def as_arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays for a bundle's ``reference.npz``."""
-        return {f"{_PREFIX}{name}": array for name, array in as_arrays(self).items()}
+        return {f"{_PREFIX}{name}": array for name, array in asdict(self).items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> EmbeddingReference | None:
         """The reference in a bundle's ``reference.npz``; None where it holds none.
 
         Raises:
-            BundleError: the arrays do not fit together.
+            BundleError: an array is missing.
         """
-        own = {name.removeprefix(_PREFIX): each for name, each in arrays.items() if name.startswith(_PREFIX)}
+        own = named(_PREFIX, arrays)
         try:
             return cls(**own) if own else None
-        except (TypeError, ValueError) as error:
+        except TypeError as error:
             raise BundleError(f"the bundle's embedding reference is damaged ({error})") from None

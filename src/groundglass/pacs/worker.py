@@ -15,9 +15,8 @@ from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.dicom import open_dataset, read_dicom
 from groundglass.imaging.source import DEFAULT_LIMITS, MemorySource, guard, guard_each
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.dicom_seg import OF_SOURCE, Algorithm, derived_uid, patient_and_study
-from groundglass.inference.masks import PackedMasks, series_segmentation
-from groundglass.inference.prediction import Prediction, Status
+from groundglass.inference.dicom_seg import OF_SOURCE, Algorithm, derived_uid, patient_and_study, segmentation
+from groundglass.inference.prediction import PackedMasks, Prediction, Status
 from groundglass.inference.report import evidence_picture
 from groundglass.inference.series import SeriesSummary
 from groundglass.pacs.client import Archive, InstanceEntry, SeriesEntry
@@ -90,7 +89,7 @@ class SeriesProcessor:
         if patient is None:
             reasons = sorted({each.prediction.reason or "" for each in slices})
             raise PacsRefusedError(f"none of its images is available ({'; '.join(reasons) or 'it has none'})")
-        if shown and (seg := series_segmentation(headers, masks, self._algorithm)) is not None:
+        if shown and (seg := segmentation(headers, masks, self._algorithm)) is not None:
             self._archive.store(seg)
         made = self.report_series(series.uid, len(instances))
         report = SeriesReport(series.uid, made, images, tuple(slices), self._classifier.bundle.series_rule)

@@ -284,7 +284,7 @@ class Service:
 
     def __init__(self, bundle: Bundle, settings: Settings, uploads: Path) -> None:
         self.bundle, self.settings, self.uploads = bundle, settings, uploads
-        self.classifier = Classifier(bundle, 1, settings.reading)  # each worker runs it by itself
+        self.classifier = Classifier(bundle, settings.reading)
         self.results = Results(settings)
         self.threads = settings.workers or usable_cores()
         self.workers = ThreadPoolExecutor(self.threads, "groundglass-worker")  # which read and classify

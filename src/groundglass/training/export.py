@@ -116,14 +116,9 @@ class _Slices:
 
 
 def export(job: Export, tell: Callable[[str], None]) -> Precision:
-    """Write a bundle; a test part is evaluated once more, which the run's evaluation log records.
+    """Write a bundle, ``tell`` each step, and return the precision of its model.
 
-    Args:
-        job: run, data and output.
-        tell: called with each step, in words.
-
-    Returns:
-        The precision of the model in the bundle.
+    A test part is evaluated once more, which the run's evaluation log records.
 
     Raises:
         RunError: the run is unfinished, its network cannot be exported faithfully, INT8 was asked for and loses
@@ -158,7 +153,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     fields = {
         **_fields(job, slices),
         "precision": precision,
-        "calibration": {**asdict(calibration), "slices": len(val.records)},
+        "calibration": calibration.model_dump(),
         "series": _series_rule(val, outputs["val"].logit, calibration),
         "metrics": {
             name: summary(part, outputs[name].logit, calibration)
@@ -244,7 +239,7 @@ def _run(engine: Engine, pixels: NDArray[np.uint8], preprocessing: Preprocessing
 def _series_rule(part: Part, logit: NDArray[np.float32], calibration: Calibration) -> dict[str, Any] | None:
     probability = np.array([calibration.probability(float(value)) for value in logit])
     fitted = series_rule(part, probability, _COVERAGE)
-    return fitted and {**asdict(fitted[0]), **fitted[1]}
+    return fitted and {**fitted[0].model_dump(), **fitted[1]}
 
 
 def _by_source(
