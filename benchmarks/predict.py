@@ -23,7 +23,7 @@ import numpy as np
 import typer
 
 from groundglass.data.load import load_dataset
-from groundglass.data.phantoms import Severities, write_phantoms
+from groundglass.data.phantoms import write_phantoms
 from groundglass.errors import DataError
 from process import Ran, in_turns, run, stay_on_cores
 from record import RESULTS, Goal, Table, report
@@ -89,7 +89,7 @@ def main(
 
 
 def _phantoms(count: int, folder: Path) -> list[str]:
-    manifest = write_phantoms(folder, count, Severities(0.2, 0.8))
+    manifest = write_phantoms(folder, count, (0.2, 0.8))
     return [str(record.path) for record in manifest.records]
 
 

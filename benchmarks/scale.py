@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from groundglass.data.load import load_dataset
-from groundglass.data.phantoms import Severities, write_phantoms
+from groundglass.data.phantoms import write_phantoms
 from groundglass.experiments.results import update_readme
 from process import Ran, in_turns, run, stay_on_cores
 from record import RESULTS, Goal, Table, report
@@ -108,7 +108,7 @@ def _say(text: str) -> None:
 def _files(data: Path | None, folder: Path) -> list[Path]:
     if data is not None:
         return [record.path.resolve() for record in load_dataset(data).records]
-    return [record.path for record in write_phantoms(folder, 20, Severities(0.2, 0.8)).records]
+    return [record.path for record in write_phantoms(folder, 20, (0.2, 0.8)).records]
 
 
 def _linked(files: Sequence[Path], count: int, folder: Path) -> Path:

@@ -28,7 +28,7 @@ import numpy as np
 import typer
 
 from groundglass.data.load import load_dataset
-from groundglass.data.phantoms import Severities, write_phantoms
+from groundglass.data.phantoms import write_phantoms
 from groundglass.inference.bundle import Bundle
 from process import run
 from record import RESULTS, Goal, Table, report
@@ -91,7 +91,7 @@ def _say(text: str) -> None:
 
 def _files(data: Path | None, count: int, folder: Path) -> list[str]:
     if data is None:
-        records = write_phantoms(folder / "phantoms", count, Severities(0.2, 0.8)).records
+        records = write_phantoms(folder / "phantoms", count, (0.2, 0.8)).records
     else:
         records = load_dataset(data).records
     paths = [str(record.path.resolve()) for record in records if record.path.is_file()]

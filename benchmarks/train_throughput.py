@@ -27,7 +27,7 @@ import typer
 
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, Record
-from groundglass.data.phantoms import Severities, write_phantoms
+from groundglass.data.phantoms import write_phantoms
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError
 from groundglass.training.recipe import load_recipe
@@ -119,7 +119,7 @@ def _prepare(data: Path | None, phantoms: int, folder: Path) -> Data:
     """Generate phantoms where no data is given, list the files, frame them into a cache."""
     if data is None:
         data = folder / "phantoms" / "manifest.csv"
-        write_phantoms(data.parent, phantoms, Severities(0.2, 0.8))
+        write_phantoms(data.parent, phantoms, (0.2, 0.8))
     manifest = load_dataset(data)
     split = make_split(manifest, "official")
     parts = {part: [manifest.records[index] for index in split.parts[part]] for part in ("train", "val")}

@@ -25,7 +25,7 @@ from groundglass.audit.duplicates import Pair
 from groundglass.audit.report import audit_markdown, audit_tables, document, write_audit
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, Manifest, Record
-from groundglass.data.phantoms import Severities, write_phantoms
+from groundglass.data.phantoms import write_phantoms
 from groundglass.data.splits import Split, make_split
 from groundglass.errors import DataError
 
@@ -36,7 +36,7 @@ RECORD = Path(__file__).parents[2] / "results" / "audit" / "audit.json"
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     folder = tmp_path_factory.mktemp("audit") / "phantoms"
-    return write_phantoms(folder, 20, Severities(0.3, 0.6), seed=2, size=256)
+    return write_phantoms(folder, 20, (0.3, 0.6), seed=2, size=256)
 
 
 @pytest.fixture(scope="module")
@@ -97,20 +97,16 @@ def test_files_are_written_and_the_page_is_self_contained(audited: Audit, tmp_pa
         assert "twin" in (tmp_path / "new" / f"result{suffix}").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("conditions", "expected"),
-    [
-        (["leakage"], ["leakage: 2"]),
-        (["duplicates"], ["duplicates: 2"]),
-        (["conflicts", "sources"], ["conflicts: 1", "sources: 1"]),
-        (["lookalikes"], []),
-        (["unreadable"], ["unreadable: 1"]),
-        (["shortcuts:1"], []),
-        ([], []),
-    ],
-)
-def test_conditions(audited: Audit, conditions: Sequence[str], expected: list[str]) -> None:
-    assert found(audited, conditions) == expected
+def test_conditions(audited: Audit) -> None:
+    for condition, count in {
+        "leakage": 2,
+        "duplicates": 2,
+        "conflicts": 1,
+        "sources": 1,
+        "unreadable": 1,
+    }.items():
+        assert found(audited, [condition]) == [f"{condition}: {count}"]
+    assert found(audited, ["lookalikes", "conflicts", "shortcuts:1"]) == ["conflicts: 1"]
 
 
 def test_conditions_that_do_not_exist_or_cannot_be_judged(clean: Manifest) -> None:
@@ -201,9 +197,11 @@ def test_file_formats_of_covid_ct_predict_four_labels_in_five(covid_ct_audit: Au
 
 
 def test_the_quick_audit_finds_the_mislabelled_twins(covid_ct: Path) -> None:
-    quick = audit(load_dataset(covid_ct), shortcuts=False, quick=True)
-    twins = [sorted((pair.first.path.name, pair.second.path.name)) for pair in quick.conflicts]
-    assert sorted(twins) == [["71%0.jpg", "kjr-21-e24-p5-29.png"], ["71%1.jpg", "kjr-21-e24-p5-31.png"]]
+    data = load_dataset(covid_ct)
+    twins = {"71%0.jpg", "71%1.jpg", "kjr-21-e24-p5-29.png", "kjr-21-e24-p5-31.png"}
+    some = tuple(each for number, each in enumerate(data) if number % 6 == 0 or each.path.name in twins)
+    quick = audit(replace(data, records=some), shortcuts=False, quick=True)
+    assert {path.path.name for pair in quick.conflicts for path in (pair.first, pair.second)} == twins
     assert quick.warnings()[0].startswith("2 pairs of slices in different parts")
     assert "2 pairs of slices with opposite labels" in quick.warnings()[1]
 

@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 
 from groundglass.cli.main import app, main
 from groundglass.data.manifest import Label
-from groundglass.data.phantoms import Severities, write_phantoms
+from groundglass.data.phantoms import write_phantoms
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Phantoms, one of them again in another part under the other label."""
     folder = tmp_path_factory.mktemp("data set [bold] ü") / "phantoms"
-    written = write_phantoms(folder, 20, Severities(0.3, 0.6), seed=2, size=192)
+    written = write_phantoms(folder, 20, (0.3, 0.6), seed=2, size=192)
     first = next(record for record in written if record.split == "train" and record.label is Label.COVID)
     shutil.copyfile(first.path, folder / "NonCOVID" / "again.png")
     with (folder / "manifest.csv").open("a") as stream:

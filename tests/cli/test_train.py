@@ -72,7 +72,7 @@ def test_train_warns_of_what_parts_share_and_trains_all_the_same(
     assert warnings_before_training(leaking, "--no-audit") == []
 
 
-def test_train_audits_several_data_sets_as_one(
+def test_train_audits_what_it_trains_on(
     data: Path, leaking: Path, warnings_before_training: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     lines, other = leaking.read_text().splitlines(), tmp_path / "other.csv"
@@ -80,11 +80,6 @@ def test_train_audits_several_data_sets_as_one(
     (said, *_) = warnings_before_training(data / "manifest.csv", "--data", str(other))
     pair = f"{data.name}/13.png and {data.name}/again [x].jpg."
     assert f"in different parts show the same slice: {pair}" in said
-
-
-def test_train_audits_the_split_that_it_trains_on(
-    leaking: Path, warnings_before_training: Callable[..., list[str]]
-) -> None:
     # The two slices are of the official train and test parts, of which the last is in no part of this split.
     warnings = warnings_before_training(leaking, "--split", "official-cv:1/2")
     assert not [warning for warning in warnings if "in different parts" in warning]

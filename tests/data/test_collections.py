@@ -111,31 +111,29 @@ def test_mosmeddata(tmp_path: Path, bring: Bring) -> None:
     assert lesion.sum() == 16
 
 
-def test_slices_with_lung_where_it_is_known(tmp_path: Path, bring: Bring) -> None:
-    tree = tmp_path / "tree"
-    nifti(tree / "COVID-19-CT-Seg_20cases" / "coronacases_001.nii.gz", volume(50))
-    nifti(tree / "Lung_Mask" / "coronacases_001.nii.gz", mask(50, range(5, 45), 2))
-    nifti(tree / "Infection_Mask" / "coronacases_001.nii.gz", mask(50, [10, 11]))
-    other = "radiopaedia_org_covid-19-pneumonia-14_85914_0-dcm.nii"
-    nifti(tree / "COVID-19-CT-Seg_20cases" / other, volume(10))
-    nifti(tree / "Lung_Mask" / "radiopaedia_14_85914_0.nii", mask(10, [2]))
-    nifti(tree / "Infection_Mask" / "radiopaedia_14_85914_0.nii", mask(10, [2]))
+def test_zenodo_3757476(tmp_path: Path, bring: Bring) -> None:
+    """Slices with lung where it is known; of the third case's masks the lungs lie elsewhere: it is left out."""
+    tree, other = tmp_path / "tree", "radiopaedia_org_covid-19-pneumonia-14_85914_0-dcm.nii"
+    for name, mask_name, depth, lungs, lesions in (
+        ("coronacases_001.nii.gz", "coronacases_001.nii.gz", 50, range(5, 45), [10, 11]),
+        (other, "radiopaedia_14_85914_0.nii", 10, [2], [2]),
+    ):
+        nifti(tree / "COVID-19-CT-Seg_20cases" / name, volume(depth))
+        nifti(tree / "Lung_Mask" / mask_name, mask(depth, lungs, 2))
+        nifti(tree / "Infection_Mask" / mask_name, mask(depth, lesions))
     records = bring("zenodo-3757476", every=4)
     assert [plane(record) for record in records] == [*range(7, 45, 4), 2]
-    assert {record.patient_id for record in records} == {"001", "14_85914_0"}
-    assert {record.label for record in records} == {Label.COVID}
+    assert {(record.patient_id, record.label) for record in records} == {
+        ("001", Label.COVID),
+        ("14_85914_0", Label.COVID),
+    }
     lesions = [read_mask(record.lesion_mask, (10, 12)).any() for record in records if record.lesion_mask]
     assert lesions == [False, True, *[False] * 8, True]
-
-
-def test_masks_that_lie_elsewhere_are_left_out(tmp_path: Path) -> None:
-    for number, shift in ((1, 0.0), (2, 40.0)):
-        name = f"coronacases_00{number}.nii.gz"
-        nifti(tmp_path / "COVID-19-CT-Seg_20cases" / name, volume(10))
-        nifti(tmp_path / "Lung_Mask" / name, mask(10, range(10)), shift)
+    nifti(tree / "COVID-19-CT-Seg_20cases" / "coronacases_002.nii.gz", volume(10))
+    nifti(tree / "Lung_Mask" / "coronacases_002.nii.gz", mask(10, range(10)), 40.0)
     failed: list[ImageError] = []
-    imported = import_collection("zenodo-3757476", tmp_path, tmp_path / "out.csv", on_error=failed.append)
-    assert {record.patient_id for record in imported} == {"001"}
+    imported = import_collection("zenodo-3757476", tree, tmp_path / "out.csv", on_error=failed.append)
+    assert "002" not in {record.patient_id for record in imported}
     (error,) = failed
     assert error.path.endswith("Lung_Mask/coronacases_002.nii.gz")
     assert "does not lie where" in error.reason
@@ -152,17 +150,22 @@ def test_luna16(tmp_path: Path, bring: Bring) -> None:
     assert {(record.label, record.patient_id) for record in records} == {(Label.NON_COVID, "1.3.6.1")}
 
 
-def test_finding_lungs(tmp_path: Path, bring: Bring) -> None:
+def test_finding_lungs_and_iq_oth_nccd(tmp_path: Path, bring: Bring) -> None:
+    """Pictures stay where they are."""
     lungs = np.zeros((8, 8), np.uint8)
     lungs[2:4] = 255
-    for folder, pixels in (("2d_images", None), ("2d_masks", lungs)):
-        picture(tmp_path / "tree" / folder / "ID_0007_Z_0142.tif", pixels)
-    (record,) = bring("finding-lungs")
-    assert record.path == tmp_path / "tree" / "2d_images" / "ID_0007_Z_0142.tif", (
-        "pictures stay where they are"
+    slice_file, mask_file = (
+        tmp_path / "tree" / f"2d_{kind}" / "ID_0007_Z_0142.tif" for kind in ("images", "masks")
     )
-    assert (record.label, record.patient_id) == (Label.NON_COVID, "ID_0007")
-    np.testing.assert_array_equal(read_mask(record.lung_mask or Path(), (8, 8)), lungs > 0)
+    picture(slice_file)
+    picture(mask_file, lungs)
+    (record,) = bring("finding-lungs")
+    assert record == Record(slice_file, Label.NON_COVID, "ID_0007", "finding-lungs", None, mask_file)
+    np.testing.assert_array_equal(read_mask(mask_file, (8, 8)), lungs > 0)
+    for kind in ("Bengin", "Malignant", "Normal", "Test"):
+        picture(tmp_path / "tree" / f"{kind} cases" / f"{kind} case (1).jpg")
+    records = [(record.grade, record.label, record.patient_known) for record in bring("iq-oth-nccd")]
+    assert records == [(grade, Label.NON_COVID, False) for grade in ("benign", "malignant", "normal")]
 
 
 @pytest.mark.parametrize("indexed", [True, False])
@@ -283,13 +286,6 @@ def test_covid_semiseg(tmp_path: Path, bring: Bring, lying: bool) -> None:
         assert np.abs(read_pixels(record).astype(np.int16) - pixels).mean() < 8, "JPEG is not exact"
         np.testing.assert_array_equal(read_mask(record.lesion_mask or Path(), pixels.shape), lesions > 0)
     assert all((record.path.name == "1.jpg") is not lying for record in records)
-
-
-def test_iq_oth_nccd(tmp_path: Path, bring: Bring) -> None:
-    for kind in ("Bengin", "Malignant", "Normal", "Test"):
-        picture(tmp_path / "tree" / f"{kind} cases" / f"{kind} case (1).jpg")
-    records = [(record.grade, record.label, record.patient_known) for record in bring("iq-oth-nccd")]
-    assert records == [(grade, Label.NON_COVID, False) for grade in ("benign", "malignant", "normal")]
 
 
 def test_damaged_dicom_files_are_left_out(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from groundglass.data.covid_ct import Entry, entries, examine, load_covid_ct
+from groundglass.data.covid_ct import entries, examine, load_covid_ct
 from groundglass.data.manifest import Label, content_hash, read_pixels
 from groundglass.errors import DataError
 
@@ -35,32 +35,16 @@ def test_the_carried_table_is_the_published_one(covid_ct: Path) -> None:
     assert len({(entry.patient_id, entry.split) for entry in entries()}) == 384, "no patient is in two parts"
 
 
-@pytest.mark.parametrize(
-    ("file", "source"),
-    [
-        ("2020.03.12.20034686-p17-91-1.png", "2020.03.12.20034686"),
-        ("2020.03.01.20029769-p21-73_1%0.png", "2020.03.01.20029769"),
-        ("kjr-21-e24-p5-29.png", "kjr-21-e24"),
-        ("PIIS0140673620303603%8.png", "PIIS0140673620303603"),
-        ("bmj.m606.full-p4-22%0.png", "bmj.m606.full"),
-        ("med-9780198814924-chapter-17-p10-515.png", "med-9780198814924-chapter-17"),
-        ("1046.png", "medpix"),
-        ("71%0.jpg", "crawled"),
-    ],
-)
-def test_source_from_file_name(file: str, source: str) -> None:
-    label = Label.COVID if "-p" in file or "PIIS" in file else Label.NON_COVID
-    assert Entry(file, label, "p", "train", "").source == source
-
-
 def test_every_source_is_known_and_three_preprints_feed_several_parts() -> None:
+    named = {entry.source for entry in entries() if entry.file.startswith(entry.source)}
+    assert {"2020.03.12.20034686", "kjr-21-e24", "PIIS0140673620303603"} < named
     parts: dict[str, set[str]] = {}
     for entry in entries():
         parts.setdefault(entry.source, set()).add(entry.split)
         if entry.label is Label.NON_COVID:
             # The meta files, from which the patient ids come, tell the same two collections.
             assert f"noncovid-{entry.source}_patient_" in entry.patient_id
-    assert "unknown" not in parts
+    assert set(parts) == named | {"medpix", "crawled"}
     preprints = {"2020.03.12.20034686", "2020.03.13.20035212", "2020.03.22.20040782"}
     assert {source for source, seen in parts.items() if len(seen) > 1} == preprints | {"medpix", "crawled"}
 

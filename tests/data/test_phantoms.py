@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from groundglass.cli.main import app
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, read_mask
-from groundglass.data.phantoms import Severities, write_phantoms
+from groundglass.data.phantoms import write_phantoms
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError
 from groundglass.imaging.phantom import make_phantom
@@ -20,7 +20,7 @@ from groundglass.imaging.read import read_slices
 
 
 def test_phantoms_are_a_balanced_data_set_with_a_split(tmp_path: Path) -> None:
-    write_phantoms(tmp_path / "p", 20, Severities(0.3, 0.6), size=96)
+    write_phantoms(tmp_path / "p", 20, (0.3, 0.6), size=96)
     manifest = load_dataset(tmp_path / "p" / "manifest.csv")
     assert Counter(record.label for record in manifest) == {Label.COVID: 10, Label.NON_COVID: 10}
     assert len({record.patient_id for record in manifest}) == 20
@@ -34,14 +34,14 @@ def test_phantoms_are_a_balanced_data_set_with_a_split(tmp_path: Path) -> None:
 
 def test_the_same_arguments_write_the_same_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_phantoms(tmp_path / name, 2, Severities(0.5, 0.5), seed=4, size=96)
+        write_phantoms(tmp_path / name, 2, (0.5, 0.5), seed=4, size=96)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
     assert len(files) == 7
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
 
 
 def test_masks_of_lungs_and_lesions_lie_beside_the_slices_in_one_bit(tmp_path: Path) -> None:
-    write_phantoms(tmp_path / "p", 2, Severities(0.6, 0.6), seed=3, size=128)
+    write_phantoms(tmp_path / "p", 2, (0.6, 0.6), seed=3, size=128)
     ill, healthy = np.random.default_rng([3, 0]), np.random.default_rng([3, 1])
     truth = make_phantom(ill, ill.uniform(0.6, 0.6), size=128), make_phantom(healthy, size=128)
     for record, phantom in zip(load_dataset(tmp_path / "p" / "manifest.csv"), truth, strict=True):
@@ -56,7 +56,7 @@ def test_masks_of_lungs_and_lesions_lie_beside_the_slices_in_one_bit(tmp_path: P
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(DataError, match="not an empty folder"):
-        write_phantoms(tmp_path, 2, Severities(0.5, 0.5), size=96)
+        write_phantoms(tmp_path, 2, (0.5, 0.5), size=96)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -21,7 +21,7 @@ from groundglass.models.lung_net import LungNet
 from groundglass.training import lungs as training
 from groundglass.training.lungs import LungSamples, LungSlice, LungTrainer, load_lung_slice, train_lungs
 from groundglass.training.recipe import LungsRecipe, load_lungs_recipe
-from groundglass.training.trainer import WEIGHTS, read_info
+from groundglass.training.run import WEIGHTS, read_info
 
 from .conftest import assert_same_weights, command, job
 

@@ -23,8 +23,8 @@ from groundglass.models.catalogue import entries, find
 from groundglass.models.registry import build
 from groundglass.training.c2l import BACKBONE, C2L, Encoder, info_nce, pretrain, unlabelled_slices
 from groundglass.training.recipe import PretrainRecipe, load_pretrain_recipe, load_recipe
+from groundglass.training.run import WEIGHTS, read_history, read_info
 from groundglass.training.train import _normalisation_warning
-from groundglass.training.trainer import WEIGHTS, read_history, read_info
 
 from .conftest import assert_same_weights, command, job, kill_after_an_epoch
 

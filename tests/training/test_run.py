@@ -10,17 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from groundglass.errors import BundleError
-from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.models.layers import Network, NetworkOutput
 from groundglass.models.registry import build
 from groundglass.training.recipe import load_recipe
-from groundglass.training.run import LUNGS, Run, predict_cropped
+from groundglass.training.run import LUNGS, Run
 from groundglass.training.samples import to_images
-
-CROPPED = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
 
 
 def run_of(network: nn.Module) -> Run:
@@ -39,29 +36,22 @@ def speaking(*, lesions: bool = True) -> Network:
 
 @pytest.mark.parametrize("lesions", [True, False])
 def test_batches_say_what_single_slices_say(lesions: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, preprocessing = speaking(lesions=lesions), Preprocessing(size=64)
     monkeypatch.setattr("groundglass.training.run._BATCH", 2)
-    logit, lesion_map = predict_cropped(network, preprocessing, CROPPED)
-    with torch.no_grad():
-        single = [network(to_images(CROPPED[n : n + 1], preprocessing)) for n in range(3)]
-    np.testing.assert_allclose(logit, torch.cat([each.logit for each in single]), rtol=1e-4, atol=1e-5)
-    assert logit.std() > 0
-    assert (lesion_map is not None) == lesions
-    if lesion_map is not None:
-        maps = torch.cat([each.lesion_map for each in single])
-        np.testing.assert_allclose(lesion_map, maps, rtol=1e-4, atol=1e-4)
-
-
-def test_a_run_crops_to_the_lungs_and_gives_the_logits_sigmoid() -> None:
-    phantoms = [make_phantom(np.random.default_rng(seed), level=0.5, size=128).slice for seed in range(2)]
-    run = run_of(speaking())
+    phantoms = [make_phantom(np.random.default_rng(seed), level=0.5, size=128).slice for seed in range(3)]
+    run = run_of(speaking(lesions=lesions))
     said = run.predict(phantoms)
+    with torch.no_grad():
+        single = [run.network(to_images(cut.pixels[None], run.preprocessing)) for cut in said.cuts]
+    np.testing.assert_allclose(said.logit, torch.cat([each.logit for each in single]), rtol=1e-4, atol=1e-5)
+    assert said.logit.std() > 0
     assert said.probability == pytest.approx(1 / (1 + np.exp(-said.logit)))
+    assert (said.lesion_map is not None) == lesions
+    if said.lesion_map is not None:
+        maps = torch.cat([each.lesion_map for each in single])
+        np.testing.assert_allclose(said.lesion_map, maps, rtol=1e-4, atol=1e-4)
     for phantom, cut in zip(phantoms, said.cuts, strict=True):
         assert cut.found
         np.testing.assert_array_equal(cut.lungs, shipped()(phantom.pixels))
-    pixels = np.stack([cut.pixels for cut in said.cuts])
-    np.testing.assert_array_equal(said.logit, predict_cropped(run.network, run.preprocessing, pixels)[0])
     none = run.predict([])
     assert none.logit.shape == none.probability.shape == (0,)
     assert (none.lesion_map, none.cuts) == (None, [])
@@ -103,7 +93,7 @@ def test_a_run_predicts_on_the_gpu_where_there_is_one_and_confident_logits_do_no
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(Elsewhere, "to", move)
     with np.errstate(all="raise", under="ignore"):
-        said = run.predict([CTSlice(CROPPED[0], Origin("x", "PNG"))] * 2)
+        said = run.predict([CTSlice(np.zeros((64, 64), np.uint8), Origin("x", "PNG"))] * 2)
     assert said.probability.tolist() == [0.0] * 2
     assert network.seen == ["meta"]
     assert next(run.network.parameters()).device.type == "cpu", "what is exported stays where it is"

@@ -17,10 +17,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from groundglass.data.load import load_dataset
 from groundglass.errors import GroundglassError, RecipeError, RunError
+from groundglass.files import write_json
 from groundglass.imaging.read import read_slice
 from groundglass.training.recipe import Recipe, load_recipe
 from groundglass.training.run import Run
-from groundglass.training.train import plan, train, train_job, trained
+from groundglass.training.train import plan, train, train_job
 
 from .conftest import QUICK, assert_same_weights, command, job, kill_after_an_epoch
 
@@ -71,7 +72,7 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(
     assert not json.loads((killed / "run.json").read_text())["finished"]
     with pytest.raises(RunError, match="not finished"):
         _ = Run.open(killed).network
-    resumed = trained(job(quick, phantoms, killed, resume=True))
+    resumed = train_job(job(quick, phantoms, killed, resume=True))
     assert_same_weights(through.path, resumed.path)
     measured = [
         [[row[key] for key in ("epoch", "lr", "train_loss", "val_loss")] for row in run.history()]
@@ -105,11 +106,11 @@ def test_a_finished_run_is_opened_and_no_other_is_mixed_with_it(
     phantoms: Path, quick: Recipe, through: Run
 ) -> None:
     before = (through.path / "weights.safetensors").stat().st_mtime_ns
-    assert trained(job(quick, phantoms, through.path)).info == through.info
+    assert train_job(job(quick, phantoms, through.path, resume=True)).info == through.info
     with pytest.raises(RunError, match="--resume"):
         train_job(job(quick, phantoms, through.path))
     with pytest.raises(RunError, match="seed was 0, is 1"):
-        trained(job(quick, phantoms, through.path, seed=1))
+        train_job(job(quick, phantoms, through.path, seed=1, resume=True))
     with pytest.raises(RunError, match="recipe has changed"):
         train_job(job(demo(), phantoms, through.path, resume=True))
     assert (through.path / "weights.safetensors").stat().st_mtime_ns == before
@@ -120,6 +121,7 @@ def test_what_is_damaged_or_older_is_named(
     phantoms: Path, quick: Recipe, through: Run, tmp_path: Path
 ) -> None:
     run = shutil.copytree(through.path, tmp_path / "run")
+    write_json(run / "run.json", {**through.info, "finished": False})
     checkpoint = run / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
     with pytest.raises(RunError, match=r"last\.ckpt: damaged"):
@@ -128,9 +130,7 @@ def test_what_is_damaged_or_older_is_named(
     with pytest.raises(RunError, match=r"weights\.safetensors: damaged"):
         _ = Run.open(run).network
     (run / "recipe.yaml").write_text("name: mine\nnetwork: {name: resnet-18, mirror: true}\n")
-    (run / "run.json").write_text(
-        json.dumps({key: run for key, run in through.info.items() if key != "format"})
-    )
+    write_json(run / "run.json", {key: value for key, value in through.info.items() if key != "format"})
     with pytest.raises(
         RunError, match="a run of format 1, this version of groundglass reads 3; train it again"
     ):
@@ -138,12 +138,6 @@ def test_what_is_damaged_or_older_is_named(
     (run / "run.json").write_text("{")
     with pytest.raises(RunError, match="damaged run"):
         Run.open(run)
-
-
-def test_a_folder_of_anything_else_is_left_alone(phantoms: Path, quick: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(RunError, match="holds no run"):
-        train_job(job(quick, phantoms, tmp_path))
     with pytest.raises(RunError, match="no run here"):
         Run.open(tmp_path)
 
@@ -153,6 +147,8 @@ def test_what_cannot_be_trained_is_refused_before_slices_are_read_and_leaves_not
 ) -> None:
     quick, nowhere = demo(), demo("network.weights=/nowhere/weights.safetensors")
     (tmp_path / "file").touch()
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.txt").write_text("precious")
     no_val = phantoms.parent / "no-val.csv"
     no_val.write_text(phantoms.read_text().replace(",val", ",train"))
     monkeypatch.setattr("groundglass.training.train.load_cropped", None)
@@ -168,6 +164,7 @@ def test_what_cannot_be_trained_is_refused_before_slices_are_read_and_leaves_not
         (demo("augmenter=nowhere:Own"), phantoms, {}, "augmenter=nowhere:Own"),
         (quick, phantoms, {"accelerator": "moon"}, "--accelerator moon --devices 1: not on this machine"),
         (quick, phantoms, {"output": tmp_path / "file" / "run"}, "choose another --output"),
+        (quick, phantoms, {"output": tmp_path / "papers"}, "holds no run"),
         (quick, phantoms, {"cache": tmp_path / "file"}, "choose another --cache"),
     ]
     if not torch.cuda.is_available():
@@ -258,7 +255,7 @@ def test_what_is_changed_or_doubtful_is_said_before_it_begins(
     def stop(*_: object, **__: object) -> None:
         raise InterruptedError
 
-    monkeypatch.setattr("groundglass.training.train.fit", stop)
+    monkeypatch.setattr("groundglass.training.trainer.Job.fit", stop)
 
     def warnings(recipe: Recipe, name: str) -> list[str]:
         caplog.clear()

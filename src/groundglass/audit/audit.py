@@ -168,7 +168,7 @@ def audit(
         shortcuts: measure the shortcut baselines as well.
         quick: look for copies of whole slices only, not for crops, in about 4 ms per slice.
         seed: of the baselines' folds, trees and resamples.
-        threads: CPU threads; one per core unless given.
+        threads: of the CPU; one per core unless given.
         progress: see `Progress`.
 
     Raises:

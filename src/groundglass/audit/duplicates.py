@@ -88,25 +88,19 @@ class Trace:
 class Pair:
     """Two slices that show the same.
 
-    Attributes:
-        first: the one.
-        second: the other.
-        kind: how much they are the same.
-        correlation: of fine structure, which 80 % of the places with strong structure exceed, -1 to 1; 1 for
-            the same file or pixels.
-        mirrored: whether one is the mirror image of the other.
-        affine: takes x and y of the first slice, mirrored where ``mirrored``, to those of the second, in
-            pixels as stored; two rows of three numbers; None for the same file or pixels.
-        overlap: share of the first and of the second slice that both show.
+    ``affine``, two rows of three numbers, takes x and y of the first slice, mirrored where ``mirrored``, to those of
+    the second, in pixels as stored; it is None for the same file or pixels.
     """
 
     first: Record
     second: Record
     kind: Kind
-    correlation: float = 1.0
-    mirrored: bool = False
+    correlation: float = (
+        1.0  # of fine structure, which 80 % of the places with strong structure exceed, -1 to 1
+    )
+    mirrored: bool = False  # whether one is the mirror image of the other
     affine: tuple[tuple[float, ...], ...] | None = None
-    overlap: tuple[float, float] = (1.0, 1.0)
+    overlap: tuple[float, float] = (1.0, 1.0)  # share of the first and of the second slice that both show
 
     @property
     def across_parts(self) -> bool:
@@ -277,21 +271,21 @@ def _compare(
 
 def _content(picture: Grey) -> Box:
     """The picture without uniform margins; the whole picture where hardly anything is left."""
+
+    def varied(lines: Grey) -> tuple[int, int]:
+        """The first line that is not a margin, and the one behind the last."""
+        dark, bright = np.percentile(lines, [4, 96], axis=1, method="nearest").astype(np.int16)
+        found = np.flatnonzero(bright - dark > _FLAT)
+        return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
+
     left, top, right, bottom = whole = (0, 0, picture.shape[1], picture.shape[0])
     for _ in range(2):  # once the margins above and below are gone, those at the sides show better
         inside = picture[top:bottom, left:right]
-        rows, columns = _varied(inside[:, ::3]), _varied(inside[::3].T)
+        rows, columns = varied(inside[:, ::3]), varied(inside[::3].T)
         if np.ptp(rows) < _LEAST_CONTENT * whole[3] or np.ptp(columns) < _LEAST_CONTENT * whole[2]:
             return whole
         left, right, top, bottom = left + columns[0], left + columns[1], top + rows[0], top + rows[1]
     return left, top, right, bottom
-
-
-def _varied(lines: Grey) -> tuple[int, int]:
-    """The first line that is not a margin, and the one behind the last."""
-    dark, bright = np.percentile(lines, [4, 96], axis=1, method="nearest").astype(np.int16)
-    varied = np.flatnonzero(bright - dark > _FLAT)
-    return (int(varied[0]), int(varied[-1]) + 1) if len(varied) else (0, 0)
 
 
 def _perceptual_hashes(content: Grey) -> NDArray[np.int8]:
@@ -388,30 +382,29 @@ def _register(pictures: tuple[Grey, Grey], traces: tuple[Trace, Trace], mirrored
     """Register two shrunk pictures and measure how far they agree; None where they do not."""
     (first, second), (one, other) = pictures, traces
     if mirrored:
-        first, one = _mirror_image(first, one)
-    best: tuple[float, Affine, tuple[float, float]] | None = None
+        first, (left, top, right, bottom) = np.ascontiguousarray(first[:, ::-1]), one.box
+        width = first.shape[1]
+        one = replace(
+            one,
+            box=(width - right, top, width - left, bottom),
+            hashes=one.hashes[::-1],
+            codes=one.codes[::-1],
+            points=one.points * (-1, 1) + (width - 1, 0),
+        )
+    correlation, affine, overlap = LOOKALIKE_CORRELATION, None, (0.0, 0.0)
     for start in _starts(one, other):
         found = _refined(first, second, (one.box, other.box), start)
-        best = max(
-            (each for each in (best, found) if each is not None), key=lambda each: each[0], default=None
-        )
-        if best is not None and best[0] >= COPY_CORRELATION:
+        if found is not None and found[0] >= correlation:
+            correlation, affine, overlap = found
+        if correlation >= COPY_CORRELATION:
             break
-    if best is None or best[0] < LOOKALIKE_CORRELATION:
+    if affine is None:
         return None
-    correlation, affine, overlap = best
     kind: Kind = "copy" if correlation >= COPY_CORRELATION else "lookalike"
     to_stored, to_shrunk = other.size[0] / second.shape[1], first.shape[1] / one.size[0]
     stored = np.diag([to_stored, to_stored, 1]) @ affine @ np.diag([to_shrunk, to_shrunk, 1])
     rows = tuple(map(tuple, stored[:2].tolist()))
     return Pair(one.record, other.record, kind, correlation, mirrored, rows, overlap)
-
-
-def _mirror_image(picture: Grey, trace: Trace) -> tuple[Grey, Trace]:
-    width, (left, top, right, bottom) = picture.shape[1], trace.box
-    box, points = (width - right, top, width - left, bottom), trace.points * (-1, 1) + (width - 1, 0)
-    mirrored = replace(trace, box=box, hashes=trace.hashes[::-1], codes=trace.codes[::-1], points=points)
-    return np.ascontiguousarray(picture[:, ::-1]), mirrored
 
 
 def _starts(one: Trace, other: Trace) -> Iterator[Affine]:

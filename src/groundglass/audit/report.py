@@ -41,12 +41,9 @@ class Section:
 
 
 def write_audit(audited: Audit, output: Path, command: str) -> None:
-    """Write ``audit.json``, ``audit.md`` and ``report.html`` into a folder, or one of them as a file.
+    """Write ``audit.json``, ``audit.md`` and ``report.html`` into a folder, or one of them as a file by its suffix.
 
-    Args:
-        audited: what was found.
-        output: a folder, created where it is missing, or a file that ends in .json, .md or .html.
-        command: reproduces the audit.
+    ``command`` reproduces the audit.
     """
     kind = output.suffix.lower()
     if kind == ".json":

@@ -267,11 +267,11 @@ def phantoms(
     size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along each side.")] = 512,
 ) -> None:
     """Synthesise chest CT slices, healthy and with lesions, as a data set to train on or as series."""
-    from groundglass.data.phantoms import Severities, write_phantoms, write_series
+    from groundglass.data.phantoms import parse_severities, write_phantoms, write_series
     from groundglass.errors import DataError
 
     if series is None:
-        manifest = write_phantoms(output, count or 200, Severities.parse(severity), seed, file_format, size)
+        manifest = write_phantoms(output, count or 200, parse_severities(severity), seed, file_format, size)
         typer.echo(f"{len(manifest)} phantoms in {output}, listed in {output / 'manifest.csv'}")
         return
     try:

@@ -112,10 +112,9 @@ def train(
             run = train_job(job)
         history = run.history()
         if job.rank == 0:
-            Console().print(
-                f"{run.path}: {run.recipe.network.name}, {len(history)} epochs, validation AUC "
-                f"{history[-1]['val_auc']:.3f}, accuracy {history[-1]['val_accuracy']:.3f} after the last"
-            )
+            auc, accuracy = (history[-1][name] for name in ("val_auc", "val_accuracy"))
+            ended = f"validation AUC {auc:.3f}, accuracy {accuracy:.3f} after the last"
+            Console().print(f"{run.path}: {run.recipe.network.name}, {len(history)} epochs, {ended}")
 
 
 def _devices(text: str | None) -> int | tuple[int, ...] | None:
@@ -223,11 +222,12 @@ def pretrain(
     from groundglass.training.c2l import BACKBONE
     from groundglass.training.c2l import pretrain as pretrain_network
     from groundglass.training.recipe import load_pretrain_recipe
-    from groundglass.training.trainer import Job, read_history, read_info
+    from groundglass.training.run import read_history, read_info
+    from groundglass.training.trainer import Job
 
     def find_copies(held_out: Sequence[Record], unlabelled: Sequence[Record]) -> list[tuple[Record, Record]]:
-        pairs = copies_of(held_out, unlabelled, threads=threads or None)
-        return [(pair.first, pair.second) for pair in pairs]
+        found = copies_of(held_out, unlabelled, threads=threads or None)
+        return [(pair.first, pair.second) for pair in found]
 
     named = [f"network.name={network}"] if network else []
     job = Job(
@@ -281,8 +281,7 @@ def export(
     from groundglass.inference.bundle import Bundle
     from groundglass.training.export import Export
     from groundglass.training.export import export as export_run
-    from groundglass.training.run import Run
-    from groundglass.training.trainer import read_info
+    from groundglass.training.run import Run, read_info
 
     if read_info(run).get("kind") == "lungs":
         from groundglass.training.lungs import export_lungs

@@ -21,7 +21,7 @@ from typing import Any
 from groundglass import __version__
 from groundglass.errors import BundleError, GroundglassError, ImageError, PredictionError
 from groundglass.files import usable_cores
-from groundglass.imaging.read import list_images
+from groundglass.imaging.read import images_within
 from groundglass.imaging.slice import Patient
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
@@ -111,8 +111,11 @@ class RayClassifier:
             yield from (str(file) for file in named_by(path) if skip is None or not skip(str(file)))
             return
         broken: list[Prediction] = []
-        listed = list_images(path, on_error=lambda error: broken.append(self.failed(error)), skip=skip)
-        for source, _ in listed:
+
+        def failed(error: ImageError) -> None:
+            broken.append(self.failed(error))
+
+        for source, _ in images_within(path, on_error=failed, skip=skip, open_archives=False):
             yield from broken
             yield source.name
             broken.clear()

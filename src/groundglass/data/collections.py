@@ -93,14 +93,14 @@ def import_collection(
     on_error: OnError = lambda _: None,
     progress: Callable[[str, int, int | None], None] = lambda *_: None,
 ) -> Manifest:
-    """Write the manifest of a public collection, and beside it what has to be cut out of its volumes.
+    """Write the manifest of one of `COLLECTIONS`, and beside it what has to be cut out of its volumes.
 
     Slices of volumes become 8-bit PNGs in the lung window and their masks 1-bit PNGs, in a folder that is called
     like the manifest with ``-slices`` added; pictures stay where they are. Both appear whole or not at all.
 
     Args:
-        name: one of `COLLECTIONS`.
-        path: the folder that the collection was unpacked to, or one above it.
+        name: of the collection.
+        path: the folder that it was unpacked to, or one above it.
         output: the manifest CSV; neither it nor the folder beside it may exist.
         every: one slice of so many is taken of each volume or scan, at least 1; None: at most 20, evenly.
         on_error: called for each file that cannot be used and is left out.
@@ -140,12 +140,12 @@ def _placed(found: _Found, name: str, made: Path, folder: Path) -> Record:
     if found.pixels is None:
         return found.record
     Image.fromarray(found.pixels).save(made / f"{name}.png")
-    placed: dict[str, Path | None] = dict.fromkeys(("lungs", "lesions"))
+    masks: dict[str, Path] = {}
     for what, mask in (("lungs", found.lungs), ("lesions", found.lesions)):
         if mask is not None:
             write_mask(mask, made / f"{name}-{what}.png")
-            placed[what] = folder / f"{name}-{what}.png"
-    path, lungs, lesions = folder / f"{name}.png", placed["lungs"], placed["lesions"]
+            masks[what] = folder / f"{name}-{what}.png"
+    path, lungs, lesions = folder / f"{name}.png", masks.get("lungs"), masks.get("lesions")
     return replace(found.record, path=path, lung_mask=lungs, lesion_mask=lesions)
 
 
@@ -229,8 +229,9 @@ def _mosmeddata(tree: _Tree) -> Iterator[_Found]:
     masks = tree.by_name(rf"masks/([^/]+)_mask{_NII}")
     for path, match in tree.matching(rf"(CT-[0-4])/([^/]+?){_NII}"):
         label = Label.NON_COVID if match[1].upper() == "CT-0" else Label.COVID
-        record = tree.record(path, label, match[2], match[1].upper())
-        yield from _volume(tree, record, None, masks.get(match[2]))
+        yield from _volume(
+            tree, tree.record(path, label, match[2], match[1].upper()), None, masks.get(match[2])
+        )
 
 
 def _zenodo_3757476(tree: _Tree) -> Iterator[_Found]:
@@ -238,8 +239,8 @@ def _zenodo_3757476(tree: _Tree) -> Iterator[_Found]:
     number = rf"/[^/]*?(\d+(?:_\d+)*)\D*{_NII}"
     lungs, lesions = (tree.by_name(f"{kind}_Mask{number}") for kind in ("Lung", "Infection"))
     for path, match in tree.matching(f"COVID-19-CT-Seg_20cases{number}"):
-        masks = lungs.get(match[1]), lesions.get(match[1])
-        yield from _volume(tree, tree.record(path, Label.COVID, match[1]), *masks)
+        record = tree.record(path, Label.COVID, match[1])
+        yield from _volume(tree, record, lungs.get(match[1]), lesions.get(match[1]))
 
 
 def _luna16(tree: _Tree) -> Iterator[_Found]:

@@ -1,14 +1,15 @@
 """COVID-CT: read a clone, an extracted folder or zips, or download it; every image is verified.
 
 The data set: Zhao et al., "COVID-CT-Dataset: a CT scan dataset about COVID-19", arXiv:2003.13865,
-https://github.com/UCSD-AI4H/COVID-CT. The package carries its table of file names, labels, patients, official
-split and SHA-256 (``covid_ct.csv``), not its images, which belong to their publishers.
+https://github.com/UCSD-AI4H/COVID-CT. The package carries a table (``covid_ct.csv``), not the images, which belong to
+their publishers. Its sources follow from the files' names: of COVID the preprint (its DOI's suffix) or article whose
+figure an image was cut from, perhaps of several hospitals; of NonCOVID, whose names are numbers, ``medpix`` for the
+``.png`` (MedPix teaching files) and ``crawled`` for the ``.jpg`` (figures from LUNA, Radiopaedia and PubMed Central).
 """
 
 from __future__ import annotations
 
 import csv
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,33 +39,18 @@ _CLASS_FOLDERS = {Label.COVID: "CT_COVID", Label.NON_COVID: "CT_NonCOVID"}
 # What a training with several sources calls all the publications together.
 _COLLECTION = "covid-ct"
 _TIMEOUT = 30  # seconds without a byte
-# Figures were named <article>-p<page>-<number on page>[_<row>][%<panel>].
-_ARTICLE = re.compile(r"(\d{4}\.\d\d\.\d\d\.\d+|PIIS\d+|.+?(?=-p\d+-\d))")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One published image: file name (unique), class, patient (unique over both classes), part, SHA-256."""
+    """One published image: file name (unique), class, patient (unique over both classes), source, part, SHA-256."""
 
     file: str
     label: Label
     patient_id: str
+    source: str
     split: str
     sha256: str
-
-    @property
-    def source(self) -> str:
-        """Where the image was published, as its file name says.
-
-        COVID: the preprint (its DOI's suffix, ``2020.03.12.20034686``) or the article (``kjr-21-e24``) whose figure it
-        was cut from, perhaps of several hospitals. NonCOVID: names are numbers, so that only the collection is known:
-        ``medpix`` for the ``.png`` (MedPix teaching files) and ``crawled`` for the ``.jpg`` (figures from LUNA,
-        Radiopaedia and PubMed Central, not separated by the data set).
-        """
-        if self.label is Label.NON_COVID:
-            return "medpix" if self.file.endswith(".png") else "crawled"
-        match = _ARTICLE.match(self.file)
-        return match[0] if match else "unknown"
 
     @property
     def path(self) -> PurePosixPath:
@@ -76,10 +62,7 @@ class Entry:
 def entries() -> tuple[Entry, ...]:
     """All 746 published images, COVID first, by file name."""
     text = resources.files("groundglass.data").joinpath("covid_ct.csv").read_text(encoding="utf-8")
-    return tuple(
-        Entry(row["file"], Label(row["label"]), row["patient_id"], row["split"], row["sha256"])
-        for row in csv.DictReader(text.splitlines())
-    )
+    return tuple(Entry(label=Label(row.pop("label")), **row) for row in csv.DictReader(text.splitlines()))
 
 
 def looks_like(path: Path) -> bool:

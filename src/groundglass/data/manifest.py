@@ -110,8 +110,7 @@ class Record:
         patient_id: whose slice it is; where unknown, an id of the file's own (`unknown_patient`).
         source: where it was published or scanned, as far as is known.
         split: the data set's own ``train``, ``val`` or ``test``, or None.
-        lung_mask: picture of the slice's shape, not 0 where it shows a lung, disease included; None where unknown.
-        lesion_mask: picture of the slice's shape, not 0 where it shows a lesion; None where unknown.
+        lung_mask, lesion_mask: pictures of the slice's shape, not 0 where it shows that; None where unknown.
         grade: of the disease, in the source's own words, such as ``CT-2``; empty where unknown.
         unit: of a picture's numbers, ``HU+1024`` or ``grey/4095``; empty where it is guessed.
         collection: of publications that count as one source, such as COVID-CT; empty where there is none.
@@ -151,13 +150,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set.
+    """A data set: what it is called, the folder that its files lie in, as far as there is one, and its slices.
 
-    Attributes:
-        name: what it is called.
-        root: folder that all of its files lie in, as far as there is one.
-        records: its slices in a stable order.
-        given: manifests and folders it was read from; empty: ``root``.
+    ``given``: manifests and folders it was read from; empty: ``root``.
     """
 
     name: str
@@ -307,7 +302,7 @@ def read_manifest(path: Path, names: LabelNames = MappingProxyType({})) -> Manif
     """Read a manifest CSV with a header line; ``names`` says what labels of other names mean.
 
     Paths are relative to its folder. A folder or zip stands for all slices in it, of one patient, in the order of
-    :func:`groundglass.imaging.read.list_images`; ``slice``, from 0, names one of them, of a volume, or of a TIFF.
+    :func:`groundglass.imaging.read.images_within`; ``slice``, from 0, names one of them, of a volume, or of a TIFF.
 
     Raises:
         DataError: it cannot be read, holds an unknown spelling (with its line), or names a file twice or one that

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,36 +33,31 @@ _MOST, _MOST_SLICES = 100_000, 2_000
 _SIDE = 320  # pixels of the slices to try the page with
 
 
-@dataclass(frozen=True)
-class Severities:
-    """The range from which lesions' severity is drawn, 0 none to 1 most of the lungs."""
+def parse_severities(text: str) -> tuple[float, float]:
+    """The range from which lesions' severity is drawn, written ``LO:HI`` or as a single number.
 
-    lowest: float
-    highest: float
-
-    @classmethod
-    def parse(cls, text: str) -> Severities:
-        """Read ``LO:HI`` or a single number.
-
-        Raises:
-            DataError: for anything else, or a range outside 0..1.
-        """
-        low, _, high = text.partition(":")
-        try:
-            lowest, highest = float(low), float(high or low)
-        except ValueError as error:
-            raise DataError(f"severity {text!r} must be LO:HI, such as 0.2:0.6") from error
-        if not 0 < lowest <= highest <= 1:
-            raise DataError(
-                f"severity {text!r} must lie above 0 and not above 1; half the slices are healthy"
-            )
-        return cls(lowest, highest)
+    Raises:
+        DataError: for anything else, or a range outside 0..1.
+    """
+    low, _, high = text.partition(":")
+    try:
+        lowest, highest = float(low), float(high or low)
+    except ValueError as error:
+        raise DataError(f"severity {text!r} must be LO:HI, such as 0.2:0.6") from error
+    if not 0 < lowest <= highest <= 1:
+        raise DataError(f"severity {text!r} must lie above 0 and not above 1; half the slices are healthy")
+    return lowest, highest
 
 
 def write_phantoms(
-    folder: Path, count: int, severities: Severities, seed: int = 0, file_format: str = "png", size: int = 512
+    folder: Path,
+    count: int,
+    severities: tuple[float, float],
+    seed: int = 0,
+    file_format: str = "png",
+    size: int = 512,
 ) -> Manifest:
-    """Write ``count`` phantoms, each of a patient of its own, every other one with lesions.
+    """Write ``count`` phantoms, each of a patient of its own, every other one with lesions of a drawn severity.
 
     Slices with lesions go to ``COVID/``, healthy ones to ``NonCOVID/``, the masks of lungs and lesions to
     ``masks/``; ``manifest.csv`` names them all and splits them into train, val and test. The same arguments
@@ -71,15 +66,13 @@ def write_phantoms(
     Raises:
         DataError: the count or the folder will not do.
     """
-    if not 1 <= count <= _MOST:
-        raise DataError(f"count {count} must lie in 1..{_MOST}")
-    _require_new(folder)
+    _check(folder, count, _MOST)
     write, suffix = _WRITERS[file_format]
     records = []
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         label = Label.NON_COVID if index % 2 else Label.COVID
-        severity = rng.uniform(severities.lowest, severities.highest) if label is Label.COVID else 0.0
+        severity = rng.uniform(*severities) if label is Label.COVID else 0.0
         phantom = make_phantom(rng, severity=severity, size=size)
         path = folder / label.value / f"phantom-{seed}-{index:05d}{suffix}"
         write(phantom, path)
@@ -102,13 +95,11 @@ def write_series(
     Raises:
         DataError: a severity, the count or the folder will not do.
     """
-    if not 1 <= count <= _MOST_SLICES:
-        raise DataError(f"count {count} must lie in 1..{_MOST_SLICES}")
     if not severities or any(not 0 <= severity <= 1 for severity in severities):
         raise DataError("severities must be numbers from 0 to 1, such as 0,0.3,0.9")
     if len(set(severities)) < len(severities):
         raise DataError("each severity can be given once")
-    _require_new(folder)
+    _check(folder, count, _MOST_SLICES)
     written = [folder / f"severity-{severity:.2f}" for severity in severities]
     records = []
     for number, (severity, series) in enumerate(zip(severities, written, strict=True)):
@@ -129,7 +120,9 @@ def _record(phantom: Phantom, path: Path, label: Label, part: str | None, masks:
     return Record(path, label, phantom.patient_id, "phantom", part, lungs, lesions)
 
 
-def _require_new(folder: Path) -> None:
+def _check(folder: Path, count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise DataError(f"count {count} must lie in 1..{most}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: is not an empty folder; name a new one")
 

@@ -39,17 +39,10 @@ def write_previews(
 ) -> Iterator[Path]:
     """Write one PNG per slice of ``path``: the slice, its binarised mask, its crop, painted copies of the crop.
 
-    The copies show every kind of COVID-19 lesion and every sign of another disease, the painted region outlined
-    at their corner. They are missing where no lungs are found.
-
-    Args:
-        path: file, folder or zip of slices.
-        output: folder of the pictures.
-        preprocessing: how slices are cropped.
-        severity: of the lesions, 0 to 1.
-        seed: the same seed paints the same.
-        most: slices that are drawn; all of them where None.
-        on_error: called for each file that cannot be read; without it the first one is raised.
+    The copies show every kind of COVID-19 lesion, of ``severity`` 0 to 1, and every sign of another disease, the
+    painted region outlined at their corner; the same ``seed`` paints the same. They are missing where no lungs are
+    found. Of the slices ``most`` are drawn; ``on_error`` is called for each file that cannot be read, and without it
+    the first one is raised.
 
     Yields:
         The path of each picture as it is written.

@@ -40,15 +40,10 @@ def cut_slices(
 
     The path of each picture is yielded once it is written; files of its name in the folder ``output`` are replaced.
 
-    Args:
-        path: file, folder or zip.
-        output: folder for the pictures.
-        every: the first of so many slices is taken, at least 1, if it is axial and shows enough lung.
-        least_lungs: share of the picture that lung must take, above 0 and below 1.
-        on_error: called for each file that cannot be read; without it, the first is raised.
+    Of ``every`` so many slices the first is taken, if it is axial and at least ``least_lungs`` of the picture is lung.
 
     Raises:
-        ImageError: a file cannot be read and there is no ``on_error``.
+        ImageError: a file cannot be read and there is no ``on_error`` to be called with this instead.
     """
     find_lungs = shipped()
     try:

@@ -180,7 +180,7 @@ def _why_missing(network: str, weights: str) -> str | None:
 
 def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
     """Train or resume, evaluate, and gather everything that is kept."""
-    from groundglass.training.train import trained  # noqa: PLC0415 - torch, which rendering does without
+    from groundglass.training.train import train_job  # noqa: PLC0415 - torch, which rendering does without
     from groundglass.training.trainer import Job  # noqa: PLC0415
 
     folder = paths.run(task)
@@ -190,7 +190,7 @@ def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
         allow_overlap=task.allow_overlap, threads=paths.threads, accelerator=paths.accelerator,
         cache=paths.cache, lungs=paths.lungs, map_label=paths.map_label, progress=paths.progress,
     )  # fmt: skip
-    run = trained(job)
+    run = train_job(job)
     kept = manifest.without(task.recipe.sampling.leave_out)
     evaluations = {
         part: evaluate(run, kept, task.split, part, folder / f"evaluation-{part}", data=paths.data)

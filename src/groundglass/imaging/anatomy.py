@@ -217,13 +217,8 @@ class Vessels:
 
         Every generation halves each group of targets along the axis of its greatest spread and sends a branch
         part of the way to each half's centre of mass: the volume-filling scheme of Tawhai et al. (Annals of
-        Biomedical Engineering, 2000), one generation at a time. Radii shrink nearly by Murray's law.
-
-        Args:
-            root: float64 (3,), mm.
-            targets: float64 (2**generations, 3), mm, spread over the volume to fill.
-            radius: at the root, mm.
-            rng: source of the branches' irregularity.
+        Biomedical Engineering, 2000), one generation at a time. Radii, ``radius`` at the root, shrink nearly by
+        Murray's law. ``targets``, (2**generations, 3), are spread over the volume to fill; all in mm.
         """
         tips, groups = root[None], targets[None]
         segments = []

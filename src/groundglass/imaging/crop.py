@@ -83,13 +83,9 @@ class Preprocessing:
         )
 
     def normalise(self, pixels: Grey) -> NDArray[np.float32]:
-        """Normalise the grey values of cropped slices, each by itself.
+        """Normalise the grey values of cropped slices, shape (..., H, W), each by itself.
 
-        Args:
-            pixels: uint8, shape (..., H, W).
-
-        Returns:
-            float32 of the same shape, roughly of zero mean and unit spread; a blank slice gives a constant.
+        Returns float32 of that shape, roughly of zero mean and unit spread; a blank slice gives a constant.
         """
         planes = pixels.reshape(-1, *pixels.shape[-2:])
         normalised = np.empty(planes.shape, np.float32)

@@ -336,20 +336,18 @@ def _frame_header(frame: bytes) -> tuple[str, int, int, int, int]:
 
 def _grid(frames: Sequence[_Frame], columns: int, rows: int) -> VoxelGrid | None:
     """The voxels of sorted frames; None where they are not one evenly spaced stack."""
-    first, positions = frames[0], [frame.position for frame in frames]
-    if first.orientation is None or first.spacing is None or None in positions:
+    known = [(*(each.orientation or ()), *(each.spacing or ()), *(each.position or ())) for each in frames]
+    if len(frames) < 2 or any(len(each) < 6 + 2 + 3 for each in known):
         return None
-    planes = [(*(frame.orientation or ()), *(frame.spacing or ())) for frame in frames]
-    if any(len(plane) != len(planes[0]) or not np.allclose(plane, planes[0], atol=1e-3) for plane in planes):
+    planes, places = np.split(np.array(known, np.float64), [8], axis=1)
+    steps, mean_step = np.diff(places, axis=0), (places[-1] - places[0]) / (len(places) - 1)
+    alike = np.allclose(planes, planes[0], atol=1e-3)
+    if not alike or np.abs(steps - mean_step).max() > _EVEN or not np.any(steps[0]):
         return None
-    places = np.array(positions, np.float64)
-    steps = np.diff(places, axis=0)
-    if not len(steps) or np.abs(steps - steps.mean(axis=0)).max() > _EVEN or not np.any(steps[0]):
-        return None
-    along_row, along_column = np.reshape(first.orientation, (2, 3))
+    along_row, along_column, (between_rows, between_columns) = np.split(planes[0], [3, 6])
     affine = np.eye(4)
-    affine[:3] = np.column_stack(
-        [along_row * first.spacing[1], along_column * first.spacing[0], steps.mean(axis=0), places[0]]
+    affine[:3] = np.transpose(
+        [along_row * between_columns, along_column * between_rows, mean_step, places[0]]
     )
     affine[:2] *= -1  # to RAS
     order = tuple(frame.number for frame in frames)

@@ -150,7 +150,15 @@ def _step(distance: NDArray[np.floating], softness: float) -> NDArray[np.floatin
 
 def _patches(lungs: NDArray[np.uint8], severity: float, rng: Generator) -> tuple[Field, Field]:
     """Extent (share of a pixel that is lesion) and relative density of the lesion, both in 0..1."""
-    score = _preference(lungs, rng)
+    height, width = lungs.shape
+    # Where lesions like to grow: a random field plus anatomy.
+    score = smooth_noise(lungs.shape, rng.uniform(3, 9), rng)
+    score += rng.uniform(0.2, 0.7) * smooth_noise(lungs.shape, rng.uniform(10, 24), rng)
+    depth = cv2.distanceTransform(lungs, cv2.DIST_L2, 3)
+    score += rng.uniform(0, 2.2) * np.exp(-depth / (rng.uniform(0.03, 0.10) * width))
+    score += rng.uniform(-0.3, 1.2) * np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    if rng.random() < 0.35:
+        score += rng.uniform(-1.5, 1.5) * np.linspace(-1, 1, width, dtype=np.float32)
     inside = score[lungs > 0]
     share = np.clip(severity * rng.uniform(0.45, 1.0), 0.01, 0.85)
     edge = np.quantile(inside, 1 - share)
@@ -160,19 +168,6 @@ def _patches(lungs: NDArray[np.uint8], severity: float, rng: Generator) -> tuple
     # Cores, well above the threshold, are denser than the rim.
     core = np.clip((score - edge) / (float(inside.max()) - edge + 1e-6), 0, 1)
     return extent.astype(np.float32), core.astype(np.float32)
-
-
-def _preference(lungs: NDArray[np.uint8], rng: Generator) -> Field:
-    """Where lesions like to grow: a random field plus anatomy."""
-    height, width = lungs.shape
-    score = smooth_noise(lungs.shape, rng.uniform(3, 9), rng)
-    score += rng.uniform(0.2, 0.7) * smooth_noise(lungs.shape, rng.uniform(10, 24), rng)
-    depth = cv2.distanceTransform(lungs, cv2.DIST_L2, 3)
-    score += rng.uniform(0, 2.2) * np.exp(-depth / (rng.uniform(0.03, 0.10) * width))
-    score += rng.uniform(-0.3, 1.2) * np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    if rng.random() < 0.35:
-        score += rng.uniform(-1.5, 1.5) * np.linspace(-1, 1, width, dtype=np.float32)
-    return score
 
 
 def _density(kind: Kind, core: Field, rng: Generator) -> tuple[Field, Field | float]:

@@ -40,12 +40,7 @@ _BLANK = 4.0
 
 
 class LungSegmenter:
-    """Finds lung fields.
-
-    Args:
-        model: content of the ONNX file.
-        name: what messages call it.
-        threads: of the matrix arithmetic.
+    """Finds lung fields by a ``model``, the content of an ONNX file, which messages call ``name``.
 
     Raises:
         BundleError: it is no such model.

@@ -80,13 +80,10 @@ class Phantom:
 def make_phantom(
     rng: Generator, severity: float = 0.0, level: float | None = None, size: int = 512
 ) -> Phantom:
-    """Draw a patient and scan one slice.
+    """Draw a patient and scan one slice of ``size`` x ``size`` pixels; the same ``rng`` gives the same phantom.
 
-    Args:
-        rng: draws everything; the same state gives the same phantom.
-        severity: 0 healthy to 1, most of the lungs.
-        level: 0 apex to 1 base of the lungs; drawn from where there is lung to see when None.
-        size: pixels along each side.
+    ``severity`` is 0 for healthy to 1 for most of the lungs, ``level`` 0 for the apex to 1 for the base of the lungs;
+    drawn from where there is lung to see when None.
 
     Raises:
         ValueError: when severity or level lies outside 0..1 or the size is below 64.

@@ -83,8 +83,7 @@ def read_slices(
 ) -> Iterator[CTSlice]:
     """All slices that a file, folder or zip archive holds.
 
-    Order and memory are those of :func:`list_images`; a DICOM file that is a member of a zip archive is sorted
-    among all members. Volumes come as axial planes from feet to head.
+    Order and memory are those of :func:`images_within`. Volumes come as axial planes from feet to head.
 
     Args:
         path: a file, folder, zip archive, or a member of one (``archive.zip!member``); or a file in memory.
@@ -118,11 +117,21 @@ def images_within(
     limits: Limits = DEFAULT_LIMITS,
     on_error: OnError | None = None,
     skip: Skip | None = None,
+    *,
+    open_archives: bool = True,
 ) -> Iterator[Image]:
-    """As :func:`list_images`, but images in zip archives one by one; each can be read until the next is asked for."""
+    """The images within a path, with their formats; each can be read until the next is asked for.
+
+    Formats are identified by content, not by name. A directory's own files come before its sub-directories, both in
+    natural order; a directory's DICOM files, and those of a zip archive, come after its other images, series by
+    series, sorted along the slice normal. So memory holds the names of one directory and the places of its DICOM
+    files, of which only the headers are read. Files that are no images, and do not claim to be by their suffix, are
+    left out, and so is junk, see :func:`groundglass.imaging.source.is_junk`. Arguments and errors are those of
+    :func:`read_slices`; where archives are not to be opened each is one image.
+    """
     report = on_error or raise_error
-    for source, file_format in list_images(path, limits, report, skip):
-        if file_format is not FileFormat.ZIP:
+    for source, file_format in _listed(path, limits, report, skip):
+        if file_format is not FileFormat.ZIP or not open_archives:
             yield source, file_format
             continue
         finder = _Finder(limits, report, skip)
@@ -130,30 +139,16 @@ def images_within(
             yield from finder.images(source.name, [members])
 
 
-def list_images(
-    path: str | PathLike[str] | Source,
-    limits: Limits = DEFAULT_LIMITS,
-    on_error: OnError | None = None,
-    skip: Skip | None = None,
+def _listed(
+    path: str | PathLike[str] | Source, limits: Limits, report: OnError, skip: Skip | None
 ) -> Iterator[Image]:
-    """The images of a folder with all its sub-folders, or the one that a file is, with their formats.
-
-    Formats are identified by content, not by name. A zip archive is one image here. A directory's own files come
-    before its sub-directories, both in natural order; a directory's DICOM files come after its other images,
-    series by series, sorted along the slice normal. So memory holds the names of one directory and the places
-    of its DICOM files, of which only the headers are read. Files that are no images, and do not claim to be by
-    their suffix, are left out, and so is junk, see :func:`groundglass.imaging.source.is_junk`. Arguments and errors
-    are those of :func:`read_slices`.
-    """
-    report = on_error or raise_error
+    """The images of a folder with all its sub-folders, or the one that a file is; so is an archive."""
     if not isinstance(path, Source) and os.path.isdir(path):
         finder = _Finder(limits, report, skip)
         yield from finder.images(path, directories_below(Path(path), finder.report))
         return
-    with (
-        _reported(report),
-        nullcontext(path) if isinstance(path, Source) else open_source(path, limits) as source,
-    ):
+    opened = nullcontext(path) if isinstance(path, Source) else open_source(path, limits)
+    with _reported(report), opened as source:
         if skip is None or not skip(source.name):
             yield source, _format_of(source)
 

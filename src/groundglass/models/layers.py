@@ -74,11 +74,8 @@ class SqueezeExcitation(nn.Module):
     """A gate per channel, computed from the means of all channels; exactly 1 at initialisation.
 
     Hu et al., Squeeze-and-Excitation Networks, CVPR 2018, with gates from 0 to 2 instead of 0 to 1, so that a
-    zero-initialised last layer leaves a pretrained network's features untouched.
-
-    Args:
-        channels: of the feature map.
-        reduction: how many times narrower the hidden layer is, at least 8 wide.
+    zero-initialised last layer leaves a pretrained network's features untouched. The hidden layer is ``reduction``
+    times narrower, at least 8 wide.
     """
 
     def __init__(self, channels: int, reduction: int = 4) -> None:
@@ -102,10 +99,7 @@ class LesionDecoder(nn.Module):
 
     A feature pyramid (Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017) with separable
     convolutions. What the map sees, its mean and its strongest place, adds to the logit; 0 at initialisation.
-
-    Args:
-        channels: of the features of each stride, the finest first.
-        width: channels of the pyramid.
+    ``channels`` are those of each stride, the finest first, ``width`` those of the pyramid.
     """
 
     def __init__(self, channels: Sequence[int], width: int = 48) -> None:
@@ -147,10 +141,6 @@ class LogitHead(nn.Module):
     """Global average pooling, dropout and the logit of COVID.
 
     It starts at zero, so that the first steps of fine-tuning move the head before they disturb the backbone.
-
-    Args:
-        channels: of the last feature map.
-        drop_rate: dropout before the linear layer, 0..1.
     """
 
     def __init__(self, channels: int, drop_rate: float) -> None:
@@ -169,13 +159,9 @@ class LogitHead(nn.Module):
 class Network(nn.Module):
     """A backbone, a head and a lesion decoder; maps float32 (B, 1, H, W) to ``NetworkOutput``.
 
-    The input is expected to be roughly of zero mean and unit variance, as preprocessing makes it.
-
-    Args:
-        backbone: a timm model without a classifier.
-        channels: of the last feature map.
-        drop_rate: dropout before the logit, 0..1.
-        lesions: decode a lesion map, which adds to the logit.
+    The input is expected to be roughly of zero mean and unit variance, as preprocessing makes it. The backbone is a
+    timm model without a classifier, whose last feature map has that many ``channels``; ``drop_rate``, 0..1, is the
+    dropout before the logit; with ``lesions`` a lesion map is decoded, which adds to the logit.
     """
 
     def __init__(self, backbone: nn.Module, channels: int, drop_rate: float, *, lesions: bool = True) -> None:

@@ -13,9 +13,7 @@ class LungNet(nn.Module):
 
     A U-Net (Ronneberger et al., MICCAI 2015) whose stem halves the slice at once, whose convolutions are separable
     and whose skips add instead of concatenating: 142,000 parameters, 0.076 G multiply-accumulates at 192 pixels.
-
-    Args:
-        widths: channels at strides 2, 4, 8 and 16.
+    ``widths`` are channels at strides 2, 4, 8 and 16.
     """
 
     def __init__(self, widths: tuple[int, int, int, int] = (24, 48, 96, 128)) -> None:

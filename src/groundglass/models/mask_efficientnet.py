@@ -45,12 +45,8 @@ class MaskBranch(nn.Module):
     """The binarised image's stem and first stage, and the layer that joins it to the image's features.
 
     Stem and stage are copies of the backbone's, with statistics of their own for batch normalisation. The
-    joining layer starts as identity on the image's channels and 0 on the mask's.
-
-    Args:
-        backbone: a timm EfficientNet, its weights already loaded.
-        channels: of the first stage's output.
-        attention: end the mask's stage in a gate too.
+    joining layer starts as identity on the image's channels and 0 on the mask's. With ``attention`` the mask's stage,
+    of that many ``channels``, ends in a gate too.
     """
 
     def __init__(self, backbone: nn.Module, channels: int, attention: bool) -> None:

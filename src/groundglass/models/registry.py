@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from groundglass.errors import GroundglassError
-from groundglass.models.catalogue import Entry, find
+from groundglass.models.catalogue import find
 from groundglass.models.layers import Network
 from groundglass.models.mask_efficientnet import MaskEfficientNet, Switches
 from groundglass.models.weights import load_backbone, load_network, read_weights
@@ -32,16 +32,6 @@ class VGG(Network):
         """The 4096 features of each position, (B, 4096, h, w), of images (B, 1, H, W), and those of strides 4 to 32."""
         last, pyramid = super().features(images)
         return cast(Tensor, self.backbone.pre_logits(last)), pyramid  # type: ignore[operator]
-
-
-def build_backbone(entry: Entry, options: Mapping[str, Any] | None = None) -> nn.Module:
-    """An entry's timm model with one input channel and no classifier, randomly initialised."""
-    backbone = timm.create_model(entry.timm_name, in_chans=1, num_classes=0, **(options or {}))
-    for layer in backbone.modules():
-        if isinstance(layer, nn.ReLU6 | nn.SiLU):
-            # Their gradients need their input, which training would have to copy before it is overwritten.
-            layer.inplace = False
-    return backbone
 
 
 def build(
@@ -74,7 +64,11 @@ def build(
         if state is not None:
             load_network(own, state)
         return own
-    backbone = build_backbone(entry, options)
+    backbone = timm.create_model(entry.timm_name, in_chans=1, num_classes=0, **(options or {}))
+    for layer in backbone.modules():
+        if isinstance(layer, nn.ReLU6 | nn.SiLU):
+            # Their gradients need their input, which training would have to copy before it is overwritten.
+            layer.inplace = False
     if state is not None and not state.whole_network:
         load_backbone(backbone, state)
     network: Network
@@ -124,16 +118,7 @@ class Complexity(NamedTuple):
 
 
 def measure(name: str, size: int, **switches: Unpack[Switches]) -> Complexity:
-    """Count parameters and operations of a network by name, without holding its numbers or computing any.
-
-    Args:
-        name: of a catalogue entry.
-        size: side of the square input, in pixels, at least 32.
-        **switches: parts to leave out.
-
-    Raises:
-        GroundglassError: unknown name.
-    """
+    """Count parameters and operations of a network for images of ``size`` x ``size``, without computing any numbers."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network = build(name, **switches).eval()
         network(torch.empty(1, 1, size, size))

@@ -42,7 +42,10 @@ def read_weights(entry: Entry, weights: str | Path) -> Weights | None:
     if weights == "none":
         return None
     if weights == "imagenet":
-        return _read_imagenet(entry)
+        packaged = None if entry.package is None else _packaged_file(entry.package)
+        if packaged is None:
+            return Weights(entry.timm_name, _read_hub(entry))
+        return Weights(packaged.name, _read_package(entry, packaged))
     path = Path(weights)
     if weights == "c2l":
         if entry.pretrained_file is None:
@@ -98,13 +101,6 @@ def load_network(network: nn.Module, weights: Weights) -> None:
                 f"{weights.source}: does not fit this network: it {problem} {names[0]!r}{more}"
             )
     network.load_state_dict(dict(tensors), strict=False)
-
-
-def _read_imagenet(entry: Entry) -> Weights:
-    path = None if entry.package is None else _packaged_file(entry.package)
-    if path is None:
-        return Weights(entry.timm_name, _read_hub(entry))
-    return Weights(path.name, _read_package(entry, path))
 
 
 def _packaged_file(package: str) -> Path | None:

@@ -88,10 +88,8 @@ def curve_figure(
 def reliability_figure(points: Sequence[tuple[float, float, float, float]], counts: Sequence[int]) -> Figure:
     """Reliability diagram, with the slices of each bin below.
 
-    Args:
-        points: mean predicted probability, observed share of COVID and its 95 % interval, 0 to 1, of each bin that
-            holds slices, at least one.
-        counts: slices of every bin of equal width over 0 to 1.
+    ``points`` are mean predicted probability, observed share of COVID and its 95 % interval, 0 to 1, of each bin that
+    holds slices, at least one; ``counts`` the slices of every bin of equal width over 0 to 1.
     """
     mean, observed, low, high = (np.asarray(each) for each in zip(*points, strict=True))
     with mpl.rc_context(STYLE):
@@ -164,11 +162,8 @@ def history_figure(
 ) -> Figure | None:
     """Up to two measures over the epochs of a training; None where the history holds neither.
 
-    Args:
-        history: one mapping per epoch with ``epoch`` and the measures, which may be missing.
-        curves: title of each measure by its key.
-        label: of their axis.
-        selected: the epoch whose weights are in use, marked where known.
+    ``history`` has, for each epoch, ``epoch`` and the measures, which may be missing; ``curves`` the title of each
+    measure by its key. ``selected`` is the epoch whose weights are in use, marked where known.
     """
     with _axes(5.6, 3.6) as (figure, axes):
         for (key, title), colour, marker in zip(curves.items(), (NON_COVID, COVID), "os", strict=False):
@@ -212,11 +207,8 @@ def forest_figure(
 ) -> Figure:
     """Rows from top to bottom, measures side by side: mean, 95 % interval, and every seed.
 
-    Args:
-        rows: their titles.
-        panels: by the measure's title, one value per row; rows without a mean stay empty.
-        reference: the row that is drawn in the colour of COVID.
-        lines: by the measure's title, where a dashed line is drawn.
+    ``panels`` hold, by the measure's title, one value per row; rows without a mean stay empty. The ``reference`` row
+    has the colour of COVID; ``lines`` say, by the measure's title, where a dashed line is drawn.
     """
     with mpl.rc_context(STYLE):
         figure = _on_white((2.6 + 3.1 * len(panels), 1.3 + 0.36 * len(rows)))

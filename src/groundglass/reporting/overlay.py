@@ -64,11 +64,7 @@ class Layers:
         )
 
     def small(self, side: int) -> Layers:
-        """The same with a picture of at most ``side`` pixels.
-
-        Raises:
-            ValueError: it is not.
-        """
+        """The same with a picture of at most ``side`` pixels; ValueError where it is damaged."""
         content = np.frombuffer(base64.b64decode(self.picture), np.uint8)
         pixels = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
         if pixels is None:
@@ -93,11 +89,8 @@ def map_layer(
 ) -> NDArray[np.uint8]:
     """A lesion map as a layer on the whole slice, the more opaque the surer: blue, green, red, opacity, (H, W, 4).
 
-    Args:
-        lesion_map: logits of lesion, shape (h, w).
-        box: of the crop in the slice: left, top, right, bottom, the latter two outside; what of it lies outside
-            the slice is left out.
-        shape: (H, W) of the slice.
+    The map holds logits, (h, w), of the crop, which lies at ``box`` (left, top, right, bottom, the latter two outside)
+    in the slice of ``shape`` (H, W); what of it lies outside the slice is left out.
     """
     left, top, right, bottom = box
     finite = np.nan_to_num(lesion_map.astype(np.float32), nan=-30.0, posinf=30.0, neginf=-30.0)

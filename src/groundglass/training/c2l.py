@@ -40,17 +40,7 @@ from groundglass.training.samples import (
     load_cropped,
     to_images,
 )
-from groundglass.training.trainer import (
-    Job,
-    Scheduled,
-    begin_run,
-    check_space,
-    finish_run,
-    fit,
-    prepare,
-    save_weights,
-    seed_torch,
-)
+from groundglass.training.trainer import Job, Scheduled, save_weights, seed_torch
 
 BACKBONE = "backbone.safetensors"
 """The backbone alone under timm's names, in half precision: what other networks of the family start from."""
@@ -193,11 +183,10 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
         DataError: there are no slices, or an unlabelled one is a held-out slice of the data set.
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
-    prepare(job)
     recipe, count = job.recipe, job.recipe.training.batch_size
     torch.manual_seed(job.seed)
     network = build(recipe.network.name, recipe.network.weights, options=recipe.network.options)
-    check_space(job.output, network)
+    job.prepare(network)
     records = unlabelled_slices(job, find_copies)
     preprocessing = recipe.preprocessing.build()
     cropped = load_cropped(records, preprocessing, CONTEXT, job.cache, open_segmenter(job.lungs))
@@ -218,13 +207,13 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
         "images": [path.resolve().name for path in job.images],
         "slices": len(cropped),
     }
-    begin_run(job, hashlib.sha256("".join(cropped.sha256).encode()).hexdigest(), facts)
+    job.begin(hashlib.sha256("".join(cropped.sha256).encode()).hexdigest(), facts)
     views = TwoViews(cropped.pixels, preprocessing, Augmentation(recipe.augmentation, preprocessing.size))
-    history = fit(job, module, DataLoader(views, batch_size=None, sampler=batches))
+    history = job.fit(module, DataLoader(views, batch_size=None, sampler=batches))
     backbone = network.backbone.state_dict().items()
     halved = {name: value.half() if value.is_floating_point() else value for name, value in backbone}
     save_weights(halved, job.output / BACKBONE)
-    finish_run(job, history, network.state_dict())
+    job.finish(history, network.state_dict())
 
 
 def unlabelled_slices(job: Job[PretrainRecipe], find_copies: FindCopies) -> list[Record]:

@@ -74,12 +74,9 @@ class Examples:
 
 @dataclass(frozen=True)
 class Gathered:
-    """Pictures to learn from, described but for their embedding, which depends on the model.
+    """Pictures to learn from, cropped, uint8 (N, size, size), and described but for their embedding.
 
-    Attributes:
-        cropped: uint8, shape (N, size, size).
-        examples: their features are the pictures' appearance.
-        deciding: which lung slices decide on the limit: the data set's own as they are, shape (N,).
+    ``deciding`` are the lung slices that decide on the limit: the data set's own as they are, shape (N,).
     """
 
     cropped: NDArray[np.uint8]

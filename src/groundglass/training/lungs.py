@@ -32,18 +32,9 @@ from groundglass.imaging.slice import Grey
 from groundglass.models.lung_net import LungNet
 from groundglass.training.onnx import lungs_to_onnx
 from groundglass.training.recipe import LungsRecipe
+from groundglass.training.run import WEIGHTS, read_history, read_info
 from groundglass.training.samples import shaded
-from groundglass.training.trainer import (
-    WEIGHTS,
-    Averaging,
-    Job,
-    begin_run,
-    finish_run,
-    fit,
-    prepare,
-    read_history,
-    read_info,
-)
+from groundglass.training.trainer import Averaging, Job
 
 # Slices are kept in squares of this side and warped from there to what the network sees.
 _KEPT = 256
@@ -150,8 +141,10 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
         DataError: the data hold no slices with lung masks, or of too few patients.
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
-    prepare(job)
     recipe = job.recipe
+    torch.manual_seed(job.seed)
+    module = LungTrainer(recipe, recipe.draws // recipe.training.batch_size)
+    job.prepare(module.network)
     records = [record for record in load_pool(job.data, job.map_label).records if record.split != "test"]
     masked = [record for record in records if record.lung_mask is not None]
     if not masked:
@@ -164,28 +157,25 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
     training = [load_lung_slice(record) for record in learned]
     validation = [load_lung_slice(masked[number]) for number in sorted(out)]
     content = b"".join(each.pixels.tobytes() + each.lungs.tobytes() for each in [*training, *validation])
-    torch.manual_seed(job.seed)
-    module = LungTrainer(recipe, recipe.draws // recipe.training.batch_size)
     facts = {
         "kind": "lungs",
         "sources": sorted({each.source for each in training}),
         "counts": {"train": len(training), "val": len(validation)},
         "parameters": sum(each.numel() for each in module.network.parameters()),
     }
-    begin_run(job, hashlib.sha256(content).hexdigest(), facts)
+    job.begin(hashlib.sha256(content).hexdigest(), facts)
     slices = [*training, *_phantoms(job.seed), *_without_lungs(job.seed)]
     batches = LungBatches(_chances(slices, recipe), recipe.draws, recipe.training.batch_size, job.seed)
     held = [
         (_image([squared(each.pixels, SIDE)])[0] / 255, _image([squared(each.lungs * 255, SIDE) > 127])[0])
         for each in validation
     ]
-    history = fit(
-        job,
+    history = job.fit(
         module,
         DataLoader(LungSamples(slices), batch_size=None, sampler=batches),
         DataLoader(held, batch_size=64) if held else None,  # type: ignore[arg-type]
     )
-    finish_run(job, history, module.averaged.module.state_dict())
+    job.finish(history, module.averaged.module.state_dict())
     return history.rows[-1].get("val_dice")
 
 

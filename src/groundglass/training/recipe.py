@@ -20,6 +20,10 @@ from groundglass.models.catalogue import entries
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+AtLeast0 = Annotated[float, Field(ge=0)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+AtLeast1 = Annotated[int, Field(ge=1)]
+Schedule = Literal["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "none"]
 
 
 def _ascending(span: tuple[float, float]) -> tuple[float, float]:
@@ -28,12 +32,10 @@ def _ascending(span: tuple[float, float]) -> tuple[float, float]:
     return span
 
 
+# What recipes call the network of lung fields.
 LUNG_NET = "lung-net"
-"""What recipes call the network of lung fields."""
-
 RATES = {"vgg": 2e-4}
 """Learning rates of families that bear less than the others: VGG has no batch normalisation."""
-
 _DEFAULT = Preprocessing()
 
 
@@ -71,7 +73,7 @@ class PreprocessingSection(Section):
 
     size: Annotated[int, Field(ge=32, le=1024)] = _DEFAULT.size
     crop: bool = _DEFAULT.crop
-    margin: Annotated[float, Field(ge=0, lt=1)] = _DEFAULT.margin
+    margin: Below1 = _DEFAULT.margin
     normalisation: Normalisation = _DEFAULT.normalisation
 
     def build(self) -> Preprocessing:
@@ -91,7 +93,7 @@ class AugmentationSection(Section):
     mirror: Share = 0.5
     noise: Share = 0.3
     smallest_crop: Annotated[float, Field(gt=0, le=1)] = 0.7
-    stretch: Annotated[float, Field(ge=0, lt=1)] = 0.12
+    stretch: Below1 = 0.12
     grey: Share = 0.8
     blur: Share = 0.25
     jpeg: Share = 0.3
@@ -135,15 +137,13 @@ class OptimiserSection(Section):
 
     name: str = "adamw"
     options: dict[str, Any] = {}
-    schedule: Literal["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "none"] = (
-        "cosine"
-    )
+    schedule: Schedule = "cosine"
     schedule_options: dict[str, Any] = {}
     lr: Positive = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.02
-    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    weight_decay: AtLeast0 = 0.02
+    warmup_epochs: AtLeast0 = 1.0
     final_lr_share: Share = 0.01
-    gradient_clip: Annotated[float, Field(ge=0)] = 1.0
+    gradient_clip: AtLeast0 = 1.0
 
 
 class TrainerSection(Section):
@@ -153,16 +153,16 @@ class TrainerSection(Section):
     """
 
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    accumulate_grad_batches: Annotated[int, Field(ge=1)] = 1
+    accumulate_grad_batches: AtLeast1 = 1
     workers: Count = 0
-    devices: Annotated[int, Field(ge=1)] | tuple[Count, ...] = 1
+    devices: AtLeast1 | tuple[Count, ...] = 1
     loggers: tuple[Literal["tensorboard", "csv", "wandb", "mlflow"], ...] = ("tensorboard",)
 
 
 class LengthSection(Section):
     """Length and batches."""
 
-    epochs: Annotated[int, Field(ge=1)] = 40
+    epochs: AtLeast1 = 40
     batch_size: Annotated[int, Field(ge=2)] = 32
 
 
@@ -174,29 +174,25 @@ class TrainingSection(LengthSection):
     for ``last``) has not improved for ``early_stopping`` epochs; 0: never.
     """
 
-    epochs: Annotated[int, Field(ge=1)] = 14
+    epochs: AtLeast1 = 14
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    lesion_weight: Annotated[float, Field(ge=0)] = 1.0
+    ema_decay: Below1 = 0.99
+    lesion_weight: AtLeast0 = 1.0
     selection: Literal["last", "val_auc", "val_loss"] = "last"
     loss: Literal["bce", "focal"] = "bce"
-    focal_gamma: Annotated[float, Field(ge=0)] = 2.0
+    focal_gamma: AtLeast0 = 2.0
     class_weights: Literal["balanced"] | tuple[Positive, Positive] | None = None
     early_stopping: Count = 0
 
 
 class ContrastSection(Section):
-    """How views are compared.
-
-    ``queue`` is the number of earlier keys that serve as negatives, for each of the three comparisons; by
-    default half the slices, and never more than that.
-    """
+    """How views are compared; ``queue``: how many earlier keys each meets, half the slices by default and at most."""
 
     dimensions: Annotated[int, Field(ge=2)] = 128
     hidden: Annotated[int, Field(ge=2)] = 512
     temperature: Positive = 0.07
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    queue: Annotated[int, Field(ge=1)] | None = None
+    momentum: Below1 = 0.999
+    queue: AtLeast1 | None = None
 
 
 class BaseRecipe(Section):
@@ -235,11 +231,7 @@ class LungsRecipe(BaseRecipe):
 
 
 class Recipe(BaseRecipe):
-    """Everything that decides a training, except data, split and seed.
-
-    ``augmenter`` names a class ``module:Class`` that is used like
-    :class:`groundglass.training.samples.Augmentation`.
-    """
+    """Everything that decides a training, except data, split and seed; ``augmenter`` names a class ``module:Class``."""
 
     network: NetworkSection
     augmenter: str = "groundglass.training.samples:Augmentation"

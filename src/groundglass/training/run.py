@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from scipy.special import expit
@@ -26,32 +28,23 @@ from groundglass.imaging.read import read_slice
 from groundglass.imaging.slice import CTSlice
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
+from groundglass.reporting.figures import curves_figure
 from groundglass.training.recipe import Recipe, parse_recipe
 from groundglass.training.samples import to_images
-from groundglass.training.trainer import (
-    RECIPE,
-    WEIGHTS,
-    learning_curves,
-    read_history,
-    read_info,
-    read_recipe,
-)
 
+INFO, RECIPE, HISTORY, WEIGHTS = "run.json", "recipe.yaml", "history.csv", "weights.safetensors"
 LUNGS = "lungs.onnx"
 """The model of the lung fields with which the slices were cropped."""
+
+FORMAT = 3
+"""Of a run's folder, in ``run.json``; raised whenever older folders cannot be read any more."""
 
 _BATCH = 32
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training's folder.
-
-    Attributes:
-        path: of the folder.
-        recipe: that was trained.
-        info: content of ``run.json``: seed, split, versions, data, times, whether it is finished.
-    """
+    """A training's folder, its recipe, and the content of its ``run.json``."""
 
     path: Path
     recipe: Recipe
@@ -88,30 +81,18 @@ class Run:
         """How its slices are cropped and normalised."""
         return self.recipe.preprocessing.build()
 
-    @cached_property
-    def lungs(self) -> LungSegmenter:
-        """Finds the lungs as in training.
-
-        Raises:
-            BundleError: its model is missing or damaged.
-        """
-        return open_segmenter(self.path / LUNGS)
-
     @property
     def calibration(self) -> None:
         """None: export fits it for a bundle."""
 
-    def history(self) -> list[dict[str, float]]:
-        """One row per epoch."""
-        return read_history(self.path)
+    @cached_property
+    def lungs(self) -> LungSegmenter:
+        """Finds the lungs as in training; a BundleError where its model is missing or damaged."""
+        return open_segmenter(self.path / LUNGS)
 
     @cached_property
     def network(self) -> Network:
-        """The trained network on the CPU, in evaluation mode.
-
-        Raises:
-            RunError: the weights are missing or damaged.
-        """
+        """The trained network on the CPU, in evaluation mode; a RunError where its weights are missing or damaged."""
         weights = self.path / WEIGHTS
         if not weights.is_file():
             what = f"training is not finished ({WEIGHTS} is missing)"
@@ -128,6 +109,10 @@ class Run:
         # A copy: what is exported stays on the CPU.
         return deepcopy(self.network).to("cuda") if torch.cuda.is_available() else self.network
 
+    def history(self) -> list[dict[str, float]]:
+        """One row per epoch."""
+        return read_history(self.path)
+
     def plot(self) -> Figure:
         """Loss, AUC and accuracy over the epochs; ``curves.svg`` in the folder is the same."""
         return learning_curves(self.history())
@@ -140,25 +125,16 @@ class Run:
         """
         read = (each if isinstance(each, CTSlice) else read_slice(Path(each)) for each in slices)
         cuts = [self.preprocessing.apply(each.pixels, self.lungs(each.pixels)) for each in read]
-        pixels = np.array([cut.pixels for cut in cuts], np.uint8).reshape(-1, *[self.preprocessing.size] * 2)
-        logit, lesion_map = predict_cropped(self._fast_network, self.preprocessing, pixels)
-        return NetworkOutputs(logit, expit(logit), lesion_map, cuts)
-
-
-def predict_cropped(
-    network: nn.Module, preprocessing: Preprocessing, cropped: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Logits (N,) and lesion maps (N, h, w), if the network has them, of cropped slices, uint8 (N, size, size)."""
-    device = next(network.parameters()).device
-    logit, maps = np.empty(len(cropped), np.float32), []
-    with torch.inference_mode():
-        for start in range(0, len(cropped), _BATCH):
-            batch = slice(start, start + _BATCH)
-            output = network(to_images(cropped[batch], preprocessing).to(device))
-            logit[batch] = output.logit.cpu().numpy()
-            if output.lesion_map is not None:
-                maps.append(output.lesion_map.cpu().numpy())
-    return logit, np.concatenate(maps) if maps else None
+        logit, maps = np.empty(len(cuts), np.float32), []
+        with torch.inference_mode():
+            for start in range(0, len(cuts), _BATCH):
+                batch = slice(start, start + _BATCH)
+                images = to_images(np.stack([cut.pixels for cut in cuts[batch]]), self.preprocessing)
+                output = self._fast_network(images.to(next(self._fast_network.parameters()).device))
+                logit[batch] = output.logit.cpu().numpy()
+                if output.lesion_map is not None:
+                    maps.append(output.lesion_map.cpu().numpy())
+        return NetworkOutputs(logit, expit(logit), np.concatenate(maps) if maps else None, cuts)
 
 
 def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:
@@ -167,3 +143,55 @@ def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:
     weights = section.weights if pretrained else "none"
     switches = section.model_dump(exclude={"name", "weights", "dropout"})
     return build(section.name, weights, drop_rate=section.dropout, **switches)
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Content of a run's ``run.json``; a RunError where there is none, it is damaged, or of another format."""
+    if not (folder / INFO).exists():
+        what = f"no run here ({INFO} is missing); train one with `groundglass train`"
+        raise RunError(f"{folder}: {what}")
+    info = _parsed(folder / INFO, json.loads)
+    if (written := info.get("format", 1)) != FORMAT:
+        reads = f"this version of groundglass reads {FORMAT}; train it again"
+        raise RunError(f"{folder}: a run of format {written}, {reads}")
+    return info
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """The unchecked fields of a run's ``recipe.yaml``; a RunError where it is missing or damaged."""
+    return _parsed(folder / RECIPE, yaml.safe_load)
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        return dict(parse(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{path.parent}: damaged run ({' '.join(str(error).split())})") from None
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's ``history.csv``; empty where there is none."""
+    try:
+        with (folder / HISTORY).open(encoding="utf-8", newline="") as stream:
+            return [
+                {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)
+            ]
+    except FileNotFoundError:
+        return []
+
+
+def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss and the measures of the validation part over the epochs of a history."""
+    panels = {
+        ("Loss", "loss"): {"training": "train_loss", "validation": "val_loss"},
+        ("Validation", "value"): {"AUC": "val_auc", "accuracy": "val_accuracy", "Dice": "val_dice"},
+    }
+    found = {
+        title: {
+            name: [values]
+            for name, key in keys.items()
+            if (values := [row[key] for row in rows if key in row])
+        }
+        for title, keys in panels.items()
+    }
+    return curves_figure({title: curves for title, curves in found.items() if curves})

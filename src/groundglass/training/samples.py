@@ -49,13 +49,9 @@ _RIM = np.ones((5, 5), np.uint8)
 
 @dataclass(frozen=True)
 class CroppedSet:
-    """Cropped slices with some context around them.
+    """Cropped slices with some context around them, with their lungs and lesions, each of shape (N, C, C).
 
-    Attributes:
-        pixels: uint8, shape (N, C, C).
-        lungs: bool, shape (N, C, C): the lung fields within ``pixels``.
-        lesions: bool, shape (N, C, C): the lesions; all False where they are not known.
-        sha256: of each file's content, in order.
+    Where the lesions are not known, there are none. ``sha256`` is that of each file's content.
     """
 
     pixels: NDArray[np.uint8]
@@ -86,17 +82,10 @@ def load_cropped(
     cache: Path | None = None,
     segmenter: LungSegmenter | None = None,
 ) -> CroppedSet:
-    """Crop slices, or take them from the cache.
+    """Crop slices with ``context``, a share of the side, kept on every side around them, or take them from the cache.
 
-    The cache is keyed by the content of the files, the model of the lungs, the preprocessing's geometry and the
-    context; normalisation happens later and is no part of it.
-
-    Args:
-        records: which slices.
-        preprocessing: how they are cropped.
-        context: share of the cropped slice's side kept on every side around it; 0 for none.
-        cache: folder of the cache; the default is :func:`cache_folder`.
-        segmenter: finds the lungs; the shipped one unless given.
+    The cache, a folder, is keyed by the content of the files, the model of the lungs, the preprocessing's geometry and
+    the context; normalisation happens later and is no part of it.
 
     Raises:
         ImageError: a slice or a lesion mask cannot be read.
@@ -159,17 +148,16 @@ class Augmentation:
         s = self.section
         matrix, size = self._matrix(pixels.shape[0], rng), (self.size, self.size)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        out, *warped = (cv2.warpAffine(each, matrix, size, flags=flags) for each in (pixels, *masks))
+        out, *warped = (np.asarray(cv2.warpAffine(m, matrix, size, flags=flags)) for m in (pixels, *masks))
         # Resolution first, then noise and compression, in the order a picture suffers them.
         if rng.random() < s.grey:
             out = cv2.LUT(out, _grey_curve(rng))
         if rng.random() < s.blur:
             out = _blurred(out, rng)
         if rng.random() < s.noise:
-            noise = rng.standard_normal(out.shape, dtype=np.float32) * rng.uniform(2, 12)
-            out = np.clip(np.rint(out + noise), 0, 255).astype(np.uint8)
+            out = _clipped(out + rng.standard_normal(out.shape, dtype=np.float32) * rng.uniform(2, 12))
         if rng.random() < s.jpeg:
-            out = recompressed(out, rng)
+            out = _recompressed(out, rng)
         if rng.random() < s.erasing:
             out = _erased(out, rng)
         return np.asarray(out, np.uint8), *warped
@@ -198,19 +186,21 @@ class Augmentation:
 def shaded(pixels: Grey, rng: np.random.Generator) -> Grey:
     """A slice as another window, reconstruction kernel and JPEG encoder would show it."""
     if rng.random() < 0.8:
-        pixels = np.asarray(cv2.LUT(pixels, _grey_curve(rng, strength=1.5)))
+        pixels = cv2.LUT(pixels, _grey_curve(rng, strength=1.5))
     if rng.random() < 0.12:
-        pixels = np.asarray(cv2.createCLAHE(rng.uniform(1, 4), (8, 8)).apply(pixels))
+        pixels = cv2.createCLAHE(rng.uniform(1, 4), (8, 8)).apply(pixels)
     if rng.random() < 0.3:
-        pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.3, 1.3)))
+        pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.3, 1.3))
     if rng.random() < 0.5:
-        noisy = pixels + rng.normal(0, rng.uniform(1, 14), pixels.shape)
-        pixels = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
-    return recompressed(pixels, rng) if rng.random() < 0.15 else pixels
+        pixels = _clipped(pixels + rng.normal(0, rng.uniform(1, 14), pixels.shape))
+    return _recompressed(pixels, rng) if rng.random() < 0.15 else np.asarray(pixels, np.uint8)
 
 
-def recompressed(pixels: Grey, rng: np.random.Generator) -> Grey:
-    """A slice after a JPEG encoder."""
+def _clipped(values: NDArray[np.floating]) -> Grey:
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
+
+
+def _recompressed(pixels: Grey, rng: np.random.Generator) -> Grey:
     _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 92))])
     return np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE), np.uint8)
 
@@ -222,7 +212,7 @@ def _grey_curve(rng: np.random.Generator, strength: float = 1.0) -> Grey:
     low, high = strength * rng.uniform(-0.12, 0.12), 1 + strength * rng.uniform(-0.25, 0.15)
     grey = (grey - low) / (high - low)
     grey = 0.5 + (grey - 0.5) * rng.uniform(0.8, 1.1) + rng.uniform(-0.06, 0.06)
-    return np.asarray(np.clip(np.rint(grey * 255), 0, 255), np.uint8)
+    return _clipped(grey * 255)
 
 
 def _blurred(pixels: Grey, rng: np.random.Generator) -> Grey:
@@ -248,14 +238,7 @@ def _erased(pixels: Grey, rng: np.random.Generator) -> Grey:
 
 @dataclass(frozen=True)
 class SampleKey:
-    """One sample of one epoch.
-
-    Attributes:
-        index: of the slice in its set.
-        lesion_free: that set is the lesion-free one.
-        painted: a lesion is painted into it.
-        seed: entropy of everything random in it.
-    """
+    """One sample of one epoch: its slice, in the lesion-free set or the other, and the seed of all that is random."""
 
     index: int
     lesion_free: bool
@@ -278,7 +261,6 @@ class EpochBatches(Sampler[list[SampleKey]]):
             a smaller rest is dropped, as batch statistics of a few samples harm.
         seed: of the run.
         chances: how likely each labelled slice is drawn, shape (N,), summing to 1; None: each is seen once.
-        epoch: that is drawn next.
     """
 
     real: int
@@ -342,9 +324,7 @@ class TrainingSamples(Dataset[Batch]):
         labels: 1 COVID, 0 NonCOVID, for ``real``.
         known: whether the lesions of each of ``real`` are known.
         lesion_free: slices with context to paint into, or None.
-        preprocessing: normalises what augmentation gives.
-        augmentation: applied to every sample.
-        synthesis: what is painted into lesion-free slices.
+        preprocessing, augmentation, synthesis: what is done with them.
     """
 
     real: CroppedSet

@@ -33,7 +33,7 @@ from groundglass.models.catalogue import pretraining
 from groundglass.models.layers import Network
 from groundglass.training.classify import Classifier
 from groundglass.training.recipe import Recipe, SamplingSection, load_recipe
-from groundglass.training.run import LUNGS, Run, build_network
+from groundglass.training.run import INFO, LUNGS, Run, build_network
 from groundglass.training.samples import (
     CONTEXT,
     Augmentation,
@@ -45,18 +45,7 @@ from groundglass.training.samples import (
     to_images,
     with_lungs,
 )
-from groundglass.training.trainer import (
-    CHECKPOINTS,
-    INFO,
-    AtomicCheckpoints,
-    Job,
-    begin_run,
-    check_same,
-    check_space,
-    finish_run,
-    fit,
-    prepare,
-)
+from groundglass.training.trainer import CHECKPOINTS, AtomicCheckpoints, Job
 
 _LOG = logging.getLogger(__name__)
 
@@ -122,6 +111,8 @@ def train(
 def train_job(job: Job[Recipe]) -> Run:
     """Train, and leave a run with ``weights.safetensors`` behind; without lesion-free slices, nothing is painted.
 
+    A finished run of the same job is opened where it is to be resumed.
+
     Raises:
         DataError: the data, the split or the lesion-free slices do not fit.
         RunError: the folder holds another run, or one to be resumed with ``resume``; what the job needs is not there.
@@ -131,11 +122,12 @@ def train_job(job: Job[Recipe]) -> Run:
     if recipe.training.batch_size % job.processes:
         shared = f"cannot be shared by {job.processes} processes"
         raise RecipeError(f"training.batch_size={recipe.training.batch_size} {shared}; choose a multiple")
-    prepare(job)
+    if job.resume and (job.output / INFO).exists() and (run := Run.open(job.output)).info.get("finished"):
+        job.check_same()
+        return run
     torch.manual_seed(job.seed)
     network = build_network(recipe)
-    if job.rank == 0:
-        check_space(job.output, network)
+    job.prepare(network)
     data = _read(job, *_records(job))
     if job.rank == 0:
         if recipe != asked:
@@ -144,47 +136,26 @@ def train_job(job: Job[Recipe]) -> Run:
             )
         if (warning := _normalisation_warning(recipe)) is not None:
             _LOG.warning("warning: %s", warning)
-        begin_run(job, data.fingerprint, data.facts(job))
+        job.begin(data.fingerprint, data.facts(job))
         write_bytes(job.output / LUNGS, data.lungs.model)
     training, module = _assembled(job, data, network)
     best, stopping = _selection(job)
     images = to_images(data.val.pixels, recipe.preprocessing.build())
     validation = DataLoader(TensorDataset(images, torch.from_numpy(data.val_labels)), batch_size=64)
-    history = fit(job, module, training, validation, [*best, *stopping])
+    history = job.fit(module, training, validation, [*best, *stopping])
     if job.rank == 0:
         selected = None
         for kept in best:
             checkpoint = AtomicCheckpoints().load_checkpoint(kept.best_model_path)
             module.load_state_dict(checkpoint["state_dict"])
             selected = int(checkpoint["epoch"])
-        finish_run(job, history, module.averaged.module.state_dict(), selected)
+        job.finish(history, module.averaged.module.state_dict(), selected)
     return Run.open(job.output)
-
-
-def trained(job: Job[Recipe]) -> Run:
-    """The job's run: trained or resumed where it is not finished, opened where it is.
-
-    Raises:
-        DataError, RunError: as :func:`train`; also when the finished run is of another recipe.
-    """
-    if (job.output / INFO).exists():
-        run = Run.open(job.output)
-        if run.info.get("finished"):
-            check_same(_without_synthesis(job))
-            return run
-    return train_job(job)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training would do.
-
-    Attributes:
-        recipe: resolved, as it would be trained.
-        counts: slices by part, source and label.
-        batches: of one epoch.
-        seconds: that the whole training takes, from a few steps on this machine.
-    """
+    """What a training would do: its recipe, slices by part, source and label, batches of an epoch, and how long."""
 
     recipe: Recipe
     counts: Mapping[tuple[str, str, str], int]
@@ -193,15 +164,10 @@ class Plan:
 
 
 def plan(job: Job[Recipe]) -> Plan:
-    """Check a training, time a few of its steps, and leave nothing behind.
-
-    Raises:
-        GroundglassError: as :func:`train_job`.
-    """
+    """Check a training, time a few of its steps, and leave nothing behind; errors are those of :func:`train_job`."""
     job = _without_synthesis(job)
-    prepare(job)
     network, recipe, size = build_network(job.recipe), job.recipe, job.recipe.training.batch_size
-    check_space(job.output, network)
+    job.prepare(network)
     train, val, free = _records(job)
     draws = (recipe.sampling.draws or len(train)) + (recipe.synthesis.slices_per_epoch if free else 0)
     batches, some = max(1, draws // size), (train[:: max(1, len(train) // size)][:size], val[:2], free[:size])
@@ -372,16 +338,11 @@ def _selection(job: Job[Recipe]) -> tuple[list[ModelCheckpoint], list[EarlyStopp
     """What keeps the best epoch on validation and what stops early, where the recipe asks for them."""
     training = job.recipe.training
     measure = "val_loss" if training.selection == "last" else training.selection
-    mode = "max" if measure == "val_auc" else "min"
-    options: Any = {
-        "monitor": measure,
-        "mode": mode,
-        "save_weights_only": True,
-        "save_on_train_epoch_end": True,
-    }
-    best = ModelCheckpoint(job.output / CHECKPOINTS, "best", enable_version_counter=False, **options)
-    stopping = [EarlyStopping(measure, patience=training.early_stopping, mode=mode)]
-    return [best] * (training.selection != "last"), stopping if training.early_stopping else []
+    better: Any = {"monitor": measure, "mode": "max" if measure == "val_auc" else "min"}
+    kept: Any = {"save_weights_only": True, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = [ModelCheckpoint(job.output / CHECKPOINTS, "best", **kept, **better)]
+    stopping = [EarlyStopping(patience=training.early_stopping, **better)]
+    return best if training.selection != "last" else [], stopping if training.early_stopping else []
 
 
 def _worth_teaching(

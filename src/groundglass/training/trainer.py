@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import ctypes
 import io
-import json
 import logging
 import os
 import platform
@@ -28,14 +27,12 @@ from typing import Any, Generic
 import cv2
 import numpy as np
 import torch
-import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
-from matplotlib.figure import Figure
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
@@ -47,14 +44,21 @@ from torch.utils.data import DataLoader
 from groundglass import __version__
 from groundglass.errors import RecipeError, RunError
 from groundglass.files import atomic_path, one_line, usable_cores, write_json, write_text
-from groundglass.reporting.figures import curves_figure, svg
+from groundglass.reporting.figures import svg
 from groundglass.training.recipe import AnyRecipe_co, BaseRecipe
+from groundglass.training.run import (
+    FORMAT,
+    HISTORY,
+    INFO,
+    RECIPE,
+    WEIGHTS,
+    learning_curves,
+    read_info,
+    read_recipe,
+)
 from groundglass.training.samples import cache_folder
 
-INFO, RECIPE, HISTORY, WEIGHTS = "run.json", "recipe.yaml", "history.csv", "weights.safetensors"
 CHECKPOINTS, CURVES = "checkpoints", "curves.svg"
-# Of a run's folder, in ``run.json``; raised whenever older folders cannot be read any more.
-RUN_FORMAT = 3
 
 _MEASURES = ("train_loss", "val_loss", "val_auc", "val_accuracy", "val_dice")
 _COLUMNS = ("epoch", "lr", *_MEASURES, "seconds", "images_per_second", "data_share")
@@ -68,72 +72,6 @@ _EXPECTED_WARNINGS = (
     ".*isinstance.treespec, LeafSpec.*",
     ".*Checkpoint directory .* exists and is not empty.*",
 )
-
-
-@dataclass(frozen=True)
-class Job(Generic[AnyRecipe_co]):
-    """One training or pretraining.
-
-    Attributes:
-        recipe: what is trained and how.
-        data: COVID-CT, folders ``COVID/`` and ``NonCOVID/``, manifests; of these a pretraining uses the training part.
-        split: which slices train and which validate; see :func:`groundglass.data.splits.make_split`.
-        seed: of everything random.
-        output: the run's folder.
-        lesion_free: folder of lesion-free slices to paint into; without it nothing is painted.
-        images: files and folders of slices without labels, for a pretraining.
-        allow_overlap: accept patients who are in several parts of the split.
-        resume: continue where an earlier start of the same job was stopped.
-        devices: processes (CPU) or GPUs per machine, or which GPUs; None for the recipe's.
-        nodes: machines.
-        threads: CPU threads per process; 0 for one per core.
-        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
-        cache: folder for cropped slices.
-        lungs: ONNX model of the lung fields; None for the shipped one.
-        progress: show a progress bar.
-        callbacks: Lightning's or your own; their state goes into the checkpoint.
-        loggers: Lightning's or your own, in place of the recipe's.
-        map_label: labels of other names in the data, such as ``CAP=NonCOVID``.
-    """
-
-    recipe: AnyRecipe_co
-    data: tuple[Path, ...]
-    split: str
-    seed: int
-    output: Path
-    lesion_free: Path | None = None
-    images: tuple[Path, ...] = ()
-    allow_overlap: bool = False
-    resume: bool = False
-    devices: int | tuple[int, ...] | None = None
-    nodes: int = 1
-    threads: int = 0
-    accelerator: str = "auto"
-    cache: Path | None = None
-    lungs: Path | None = None
-    progress: bool = True
-    callbacks: tuple[Callback, ...] = ()
-    loggers: tuple[Logger, ...] | None = None
-    map_label: tuple[str, ...] = ()
-
-    @property
-    def chosen_devices(self) -> int | list[int]:
-        """How many per machine, or which GPUs."""
-        chosen = self.recipe.trainer.devices if self.devices is None else self.devices
-        return chosen if isinstance(chosen, int) else list(chosen)
-
-    @property
-    def processes(self) -> int:
-        """On all machines together."""
-        chosen = self.chosen_devices
-        return self.nodes * (chosen if isinstance(chosen, int) else len(chosen))
-
-    @property
-    def rank(self) -> int:
-        """This process's number among all, as torchrun or Lightning set it; the first has none set."""
-        names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK")
-        *node, local = (int(os.environ.get(name, "0")) for name in names)
-        return sum(node) * self.processes // self.nodes + local
 
 
 def seed_torch(*entropy: int) -> None:
@@ -285,210 +223,19 @@ class History(Callback):
             write_text(self.path, text.getvalue())
 
 
-def read_history(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's ``history.csv``; empty where there is none."""
-    try:
-        with (folder / HISTORY).open(encoding="utf-8", newline="") as stream:
-            return [
-                {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)
-            ]
-    except FileNotFoundError:
-        return []
-
-
-def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss and the measures of the validation part over the epochs of a history."""
-    panels = {
-        ("Loss", "loss"): {"training": "train_loss", "validation": "val_loss"},
-        ("Validation", "value"): {"AUC": "val_auc", "accuracy": "val_accuracy", "Dice": "val_dice"},
-    }
-    found = {
-        title: {
-            name: [values]
-            for name, key in keys.items()
-            if (values := [row[key] for row in rows if key in row])
-        }
-        for title, keys in panels.items()
-    }
-    return curves_figure({title: curves for title, curves in found.items() if curves})
-
-
-def read_info(folder: Path) -> dict[str, Any]:
-    """Content of a run's ``run.json``.
-
-    Raises:
-        RunError: there is none, it is damaged, or of another format.
-    """
-    try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        what = f"no run here ({INFO} is missing); train one with `groundglass train`"
-        raise RunError(f"{folder}: {what}") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder}: damaged run ({error})") from None
-    written = info.get("format", 1) if isinstance(info, dict) else None
-    if written != RUN_FORMAT:
-        reads = f"this version of groundglass reads {RUN_FORMAT}; train it again"
-        raise RunError(f"{folder}: a run of format {written}, {reads}")
-    return dict(info)
-
-
-def read_recipe(folder: Path) -> dict[str, Any]:
-    """The unchecked fields of a run's ``recipe.yaml``.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
-    try:
-        return dict(yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{folder}: damaged run ({' '.join(str(error).split())})") from None
-
-
-def _place(path: Path) -> Path:
-    """The innermost folder around a path that is there."""
-    return next(each for each in (path, *path.absolute().parents) if each.exists())
-
-
 def check_writable(path: Path, option: str) -> None:
-    """Refuse a path at which nothing can be written, without leaving anything there.
-
-    Raises:
-        RunError: it lies below a file, in a folder that is read-only, or on a full disk.
-    """
+    """Refuse by a RunError a path at which nothing can be written, without leaving anything there."""
     try:
-        with tempfile.TemporaryFile(dir=_place(path)) as probe:
+        with tempfile.TemporaryFile(dir=_existing(path)) as probe:
             probe.write(bytes(4096))
     except OSError as error:
         reason = f"cannot be written ({error.strerror}); choose another {option}"
         raise RunError(f"{path}: {reason}") from None
 
 
-def check_space(output: Path, network: nn.Module) -> None:
-    """Refuse a disk on which two checkpoints of a network do not fit: one is written beside the one it replaces.
-
-    Raises:
-        RunError: they do not.
-    """
-    free = shutil.disk_usage(_place(output)).free
-    # Weights, their average and two moments of the optimiser, twice; the best epoch's; the weights at the end.
-    needed = 12 * sum(each.numel() * each.element_size() for each in network.parameters())
-    if free < needed:
-        room = f"{free / 1e6:.0f} MB are free and its checkpoints need {needed / 1e6:.0f}"
-        raise RunError(f"{output}: {room}; make room, or choose another --output")
-
-
-def _check_folder(job: Job[BaseRecipe]) -> None:
-    """Refuse a folder that holds anything but the same job, to be resumed, or that cannot be written."""
-    output = job.output
-    check_writable(output, "--output")
-    check_writable(job.cache or cache_folder(), "--cache")
-    if (output / INFO).exists():
-        if not job.resume:
-            advice = "continue it with --resume or choose another --output"
-            raise RunError(f"{output}: holds a run already; {advice}")
-        check_same(job)
-    # A start that was killed between its first two files has begun nothing.
-    elif output.exists() and any(each.name != RECIPE and each.name[0] != "." for each in output.iterdir()):
-        raise RunError(f"{output}: is not empty and holds no run; choose another --output")
-
-
-def _check_machine(job: Job[BaseRecipe]) -> None:
-    """Refuse accelerators, loggers and optimisers that are not there."""
-    for package in {"wandb", "mlflow"}.intersection(job.recipe.trainer.loggers):
-        if find_spec(package) is None:
-            raise RecipeError(f"trainer.loggers: {package} is not installed; `pip install {package}`")
-    if (name := job.recipe.optimiser.name) not in list_optimizers():
-        near = ", ".join(get_close_matches(name, map(str, list_optimizers()), 3)) or "adamw, sgd, lion"
-        raise RecipeError(f"optimiser.name={name}: timm has no such optimiser; it has {near} and others")
-    try:
-        Trainer(**_devices(job), logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        asked = f"--accelerator {job.accelerator} --devices {job.chosen_devices}"
-        raise RunError(f"{asked}: not on this machine ({one_line(str(error), 200)})") from None
-
-
-def _devices(job: Job[BaseRecipe]) -> dict[str, Any]:
-    """Lightning's arguments that say where a job is trained."""
-    return {
-        "accelerator": job.accelerator,
-        "devices": job.chosen_devices,
-        "num_nodes": job.nodes,
-        "strategy": DDPStrategy(broadcast_buffers=True) if job.processes > 1 else "auto",
-    }
-
-
-def begin_run(job: Job[BaseRecipe], fingerprint: str, facts: Mapping[str, Any]) -> None:
-    """Create a job's folder, or check that it holds the same slices where it is to be resumed.
-
-    Args:
-        job: what is trained.
-        fingerprint: one hash of all slices that decide the result.
-        facts: what ``run.json`` says of this kind of job.
-
-    Raises:
-        RunError: it holds others.
-    """
-    output = job.output
-    if (output / INFO).exists():
-        check_same(job, fingerprint)
-    write_text(output / RECIPE, job.recipe.to_yaml())
-    document = {
-        "format": RUN_FORMAT,
-        "finished": False,
-        "recipe": job.recipe.name,
-        "network": job.recipe.network.name,
-        "seed": job.seed,
-        "split": job.split if job.data else None,
-        "data": [path.resolve().name for path in job.data],
-        **facts,
-        "fingerprint": fingerprint,
-        "started": now(),
-        "versions": versions(),
-        # In words that do not identify it.
-        "machine": {
-            "system": platform.system(),
-            "architecture": platform.machine(),
-            "cores": os.cpu_count() or 0,
-            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        },
-    }
-    write_json(output / INFO, document)
-
-
-def check_same(job: Job[BaseRecipe], fingerprint: str | None = None) -> None:
-    """Refuse to continue a run that was begun with another seed, split, recipe or, where given, other slices.
-
-    Raises:
-        RunError: it was.
-    """
-    before, cannot = read_info(job.output), f"{job.output}: cannot resume"
-    asked = {"seed": job.seed, "split": job.split if job.data else None}
-    for key, value in (asked | ({"fingerprint": fingerprint} if fingerprint else {})).items():
-        if before.get(key) != value:
-            raise RunError(f"{cannot}, {key} was {before.get(key)}, is {value}; choose another --output")
-    with suppress(ValidationError):
-        # Checked, so that fields which are newer than the run have their defaults.
-        if type(job.recipe).model_validate(read_recipe(job.output)).deciding == job.recipe.deciding:
-            return
-    raise RunError(f"{cannot}, the recipe has changed; choose another --output")
-
-
-def finish_run(
-    job: Job[BaseRecipe], history: History, weights: Mapping[str, Tensor], selected: int | None = None
-) -> None:
-    """Write a run's weights, those of the epoch ``selected`` or the last, its curves, and that it is finished."""
-    save_weights(weights, job.output / WEIGHTS)
-    facts = {
-        "finished": True,
-        "ended": now(),
-        "selected_epoch": len(history.rows) - 1 if selected is None else selected,
-        "training_seconds": round(sum(row["seconds"] for row in history.rows), 1),
-        "threads": torch.get_num_threads(),
-        "processes": job.processes,
-    }
-    write_text(job.output / CURVES, svg(learning_curves(history.rows)))
-    write_json(job.output / INFO, read_info(job.output) | facts)
+def _existing(path: Path) -> Path:
+    """The innermost folder around a path that is there."""
+    return next(each for each in (path, *path.absolute().parents) if each.exists())
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
@@ -509,97 +256,261 @@ def versions() -> dict[str, str]:
     return own | {name: version(name) for name in names}
 
 
-def prepare(job: Job[BaseRecipe]) -> None:
-    """Check what can be checked before slices are read; set threads, memory, and what Lightning says of itself.
+@dataclass(frozen=True)
+class Job(Generic[AnyRecipe_co]):
+    """One training or pretraining.
 
-    Raises:
-        RunError: the folder holds something else or cannot be written, or accelerators are not there.
+    Attributes:
+        recipe: what is trained and how.
+        data: COVID-CT, folders ``COVID/`` and ``NonCOVID/``, manifests; of these a pretraining uses the training part.
+        split: which slices train and which validate; see :func:`groundglass.data.splits.make_split`.
+        seed: of everything random.
+        output: the run's folder.
+        lesion_free: folder of lesion-free slices to paint into; without it nothing is painted.
+        images: files and folders of slices without labels, for a pretraining.
+        allow_overlap: accept patients who are in several parts of the split.
+        resume: continue where an earlier start of the same job was stopped.
+        devices: processes (CPU) or GPUs per machine, or which GPUs; None for the recipe's.
+        nodes: machines.
+        threads: CPU threads per process; 0 for one per core.
+        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
+        cache: folder for cropped slices.
+        lungs: ONNX model of the lung fields; None for the shipped one.
+        progress: show a progress bar.
+        callbacks: Lightning's or your own; their state goes into the checkpoint.
+        loggers: Lightning's or your own, in place of the recipe's.
+        map_label: labels of other names in the data, such as ``CAP=NonCOVID``.
     """
-    # Lightning greets, advertises and lists hardware at this level; the command line speaks for itself.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    if job.rank == 0:
-        _check_folder(job)
-        _check_machine(job)
-    torch.set_num_threads(job.threads or usable_cores())
-    cv2.setNumThreads(1)
-    if sys.platform.startswith("linux"):
-        # A step allocates the same activations again and again. By default glibc maps each, the kernel zeroes
-        # it, and it is unmapped, which costs up to a third of a step on a CPU: M_MMAP_MAX, M_TRIM_THRESHOLD
-        # and M_ARENA_MAX of mallopt(3) stop that.
-        with suppress(OSError, AttributeError):
-            mallopt = ctypes.CDLL("libc.so.6").mallopt
-            for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-8, 2)):
-                mallopt(parameter, value)
-    # Deterministic mode would fill every new tensor with NaN first, for code that reads what it never wrote.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
+    recipe: AnyRecipe_co
+    data: tuple[Path, ...]
+    split: str
+    seed: int
+    output: Path
+    lesion_free: Path | None = None
+    images: tuple[Path, ...] = ()
+    allow_overlap: bool = False
+    resume: bool = False
+    devices: int | tuple[int, ...] | None = None
+    nodes: int = 1
+    threads: int = 0
+    accelerator: str = "auto"
+    cache: Path | None = None
+    lungs: Path | None = None
+    progress: bool = True
+    callbacks: tuple[Callback, ...] = ()
+    loggers: tuple[Logger, ...] | None = None
+    map_label: tuple[str, ...] = ()
 
-def fit(
-    job: Job[BaseRecipe],
-    module: LightningModule,
-    training: DataLoader[Any],
-    validation: DataLoader[Any] | None = None,
-    callbacks: Sequence[Callback] = (),
-) -> History:
-    """Train to the end, from the newest checkpoint where the job is to be resumed and there is one.
+    @property
+    def chosen_devices(self) -> int | list[int]:
+        """How many per machine, or which GPUs."""
+        chosen = self.recipe.trainer.devices if self.devices is None else self.devices
+        return chosen if isinstance(chosen, int) else list(chosen)
 
-    The state of ``callbacks`` goes into the checkpoint.
+    @property
+    def processes(self) -> int:
+        """On all machines together."""
+        chosen = self.chosen_devices
+        return self.nodes * (chosen if isinstance(chosen, int) else len(chosen))
 
-    Raises:
-        RunError: the checkpoint is damaged, or the disk is full.
-        KeyboardInterrupt: the training was interrupted from the keyboard.
-    """
-    folder, section = job.output / CHECKPOINTS, job.recipe.trainer
-    history = History(job.output / HISTORY, len(training) * job.recipe.training.batch_size)
-    loggers = _loggers(job)
-    for logger in loggers:
-        logger.log_hyperparams(job.recipe.model_dump(mode="json"))
-    shown: list[Callback] = [RichProgressBar()] if job.progress else []
-    if loggers:
-        shown.append(LearningRateMonitor("epoch"))
-    # The newest checkpoint, to resume from; it comes last, so that it holds the state of all other callbacks.
-    newest = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    trainer = Trainer(
-        **_devices(job),
-        max_epochs=job.recipe.training.epochs,
-        gradient_clip_val=job.recipe.optimiser.gradient_clip or None,
-        precision=section.precision,
-        accumulate_grad_batches=section.accumulate_grad_batches,
-        logger=loggers,
-        callbacks=[history, *callbacks, *job.callbacks, *shown, newest],
-        plugins=[AtomicCheckpoints()],
-        use_distributed_sampler=False,
-        sync_batchnorm=job.processes > 1 and job.accelerator == "gpu",
-        deterministic=True,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        enable_progress_bar=job.progress,
-        enable_model_summary=False,
-    )
-    last = folder / "last.ckpt"
-    resumed = last if job.resume and last.exists() else None
-    with warnings.catch_warnings():
-        for message in _EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", message)
+    @property
+    def rank(self) -> int:
+        """This process's number among all, as torchrun or Lightning set it; the first has none set."""
+        names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK")
+        *node, local = (int(os.environ.get(name, "0")) for name in names)
+        return sum(node) * self.processes // self.nodes + local
+
+    def prepare(self, network: nn.Module) -> None:
+        """Check what can be checked before slices are read; set threads, memory, and what Lightning says of itself.
+
+        Raises:
+            RecipeError, RunError: folder, disk or machine do not fit.
+        """
+        # Lightning greets, advertises and lists hardware at this level; the command line speaks for itself.
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        if self.rank == 0:
+            self._check_folder(network)
+            self._check_machine()
+        torch.set_num_threads(self.threads or usable_cores())
+        cv2.setNumThreads(1)
+        if sys.platform.startswith("linux"):
+            # A step allocates the same activations again and again. By default glibc maps each, the kernel zeroes
+            # it, and it is unmapped, which costs up to a third of a step on a CPU: M_MMAP_MAX, M_TRIM_THRESHOLD
+            # and M_ARENA_MAX of mallopt(3) stop that.
+            with suppress(OSError, AttributeError):
+                mallopt = ctypes.CDLL("libc.so.6").mallopt
+                for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-8, 2)):
+                    mallopt(parameter, value)
+        # Deterministic mode would fill every new tensor with NaN first, for code that reads what it never wrote.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+    def _check_folder(self, network: nn.Module) -> None:
+        """Refuse a folder that holds anything but the same job, to be resumed, or that cannot be written."""
+        output = self.output
+        check_writable(output, "--output")
+        check_writable(self.cache or cache_folder(), "--cache")
+        if (output / INFO).exists():
+            if not self.resume:
+                advice = "continue it with --resume or choose another --output"
+                raise RunError(f"{output}: holds a run already; {advice}")
+            self.check_same()
+        # A start that was killed between its first two files has begun nothing.
+        elif output.exists() and any(
+            each.name != RECIPE and each.name[0] != "." for each in output.iterdir()
+        ):
+            raise RunError(f"{output}: is not empty and holds no run; choose another --output")
+        free = shutil.disk_usage(_existing(output)).free
+        # Weights, their average and two moments of the optimiser, twice, as a checkpoint is written beside the one that
+        # it replaces; the best epoch's; the weights at the end.
+        needed = 12 * sum(each.numel() * each.element_size() for each in network.parameters())
+        if free < needed:
+            room = f"{free / 1e6:.0f} MB are free and its checkpoints need {needed / 1e6:.0f}"
+            raise RunError(f"{output}: {room}; make room, or choose another --output")
+
+    def _check_machine(self) -> None:
+        """Refuse accelerators, loggers and optimisers that are not there."""
+        for package in {"wandb", "mlflow"}.intersection(self.recipe.trainer.loggers):
+            if find_spec(package) is None:
+                raise RecipeError(f"trainer.loggers: {package} is not installed; `pip install {package}`")
+        if (name := self.recipe.optimiser.name) not in list_optimizers():
+            near = ", ".join(get_close_matches(name, map(str, list_optimizers()), 3)) or "adamw, sgd, lion"
+            raise RecipeError(f"optimiser.name={name}: timm has no such optimiser; it has {near} and others")
         try:
-            trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)
-        except SystemExit:
-            # How Lightning ends an interrupted process, deaf to further interrupts.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from None
-        except OSError as error:
-            reason = f"cannot be written ({error.strerror or error}); make room, then use --resume"
-            raise RunError(f"{error.filename or job.output}: {reason}") from None
-    return history
+            Trainer(**self._place(), logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            asked = f"--accelerator {self.accelerator} --devices {self.chosen_devices}"
+            raise RunError(f"{asked}: not on this machine ({one_line(str(error), 200)})") from None
 
+    def _place(self) -> dict[str, Any]:
+        """Lightning's arguments that say where a job is trained."""
+        return {
+            "accelerator": self.accelerator,
+            "devices": self.chosen_devices,
+            "num_nodes": self.nodes,
+            "strategy": DDPStrategy(broadcast_buffers=True) if self.processes > 1 else "auto",
+        }
 
-def _loggers(job: Job[BaseRecipe]) -> list[Logger]:
-    if job.loggers is not None:
-        return list(job.loggers)
-    made: Mapping[str, Callable[[], Logger]] = {
-        "tensorboard": lambda: TensorBoardLogger(job.output, name="", version="tensorboard"),
-        "csv": lambda: CSVLogger(job.output, name="", version="csv"),
-        "wandb": lambda: WandbLogger(name=job.output.name, save_dir=job.output, project="groundglass"),
-        "mlflow": lambda: MLFlowLogger("groundglass", job.output.name),
-    }
-    return [made[name]() for name in job.recipe.trainer.loggers]
+    def begin(self, fingerprint: str, facts: Mapping[str, Any]) -> None:
+        """Create the folder, or check that it holds the same slices where it is to be resumed; a RunError where not.
+
+        ``fingerprint`` is one hash of all slices that decide the result, ``facts`` are what ``run.json`` says beside.
+        """
+        if (self.output / INFO).exists():
+            self.check_same(fingerprint=fingerprint)
+        write_text(self.output / RECIPE, self.recipe.to_yaml())
+        document = {
+            "format": FORMAT,
+            "finished": False,
+            "recipe": self.recipe.name,
+            "network": self.recipe.network.name,
+            "seed": self.seed,
+            "split": self.split if self.data else None,
+            "data": [path.resolve().name for path in self.data],
+            **facts,
+            "fingerprint": fingerprint,
+            "started": now(),
+            "versions": versions(),
+            # In words that do not identify it.
+            "machine": {
+                "system": platform.system(),
+                "architecture": platform.machine(),
+                "cores": os.cpu_count() or 0,
+                "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+            },
+        }
+        write_json(self.output / INFO, document)
+
+    def check_same(self, **facts: str) -> None:
+        """Refuse by a RunError a run that was begun with another seed, split, recipe or other ``facts``."""
+        before, cannot = read_info(self.output), f"{self.output}: cannot resume"
+        asked = {"seed": self.seed, "split": self.split if self.data else None, **facts}
+        for key, value in asked.items():
+            if before.get(key) != value:
+                raise RunError(f"{cannot}, {key} was {before.get(key)}, is {value}; choose another --output")
+        with suppress(ValidationError):
+            # Checked, so that fields which are newer than the run have their defaults.
+            if type(self.recipe).model_validate(read_recipe(self.output)).deciding == self.recipe.deciding:
+                return
+        raise RunError(f"{cannot}, the recipe has changed; choose another --output")
+
+    def fit(
+        self,
+        module: LightningModule,
+        training: DataLoader[Any],
+        validation: DataLoader[Any] | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> History:
+        """Train to the end, from the newest checkpoint where the job is to be resumed and there is one.
+
+        Raises:
+            RunError: the checkpoint is damaged, or the disk is full.
+            KeyboardInterrupt: the training was interrupted from the keyboard.
+        """
+        folder, section = self.output / CHECKPOINTS, self.recipe.trainer
+        history = History(self.output / HISTORY, len(training) * self.recipe.training.batch_size)
+        loggers = self._made_loggers()
+        for logger in loggers:
+            logger.log_hyperparams(self.recipe.model_dump(mode="json"))
+        shown: list[Callback] = [RichProgressBar()] if self.progress else []
+        if loggers:
+            shown.append(LearningRateMonitor("epoch"))
+        # The newest checkpoint, to resume from; it comes last, so that it holds the state of all other callbacks.
+        newest = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+        trainer = Trainer(
+            **self._place(),
+            max_epochs=self.recipe.training.epochs,
+            gradient_clip_val=self.recipe.optimiser.gradient_clip or None,
+            precision=section.precision,
+            accumulate_grad_batches=section.accumulate_grad_batches,
+            logger=loggers,
+            callbacks=[history, *callbacks, *self.callbacks, *shown, newest],
+            plugins=[AtomicCheckpoints()],
+            use_distributed_sampler=False,
+            sync_batchnorm=self.processes > 1 and self.accelerator == "gpu",
+            deterministic=True,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            enable_progress_bar=self.progress,
+            enable_model_summary=False,
+        )
+        last = folder / "last.ckpt"
+        resumed = last if self.resume and last.exists() else None
+        with warnings.catch_warnings():
+            for message in _EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            try:
+                trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)
+            except SystemExit:
+                # How Lightning ends an interrupted process, deaf to further interrupts.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise KeyboardInterrupt from None
+            except OSError as error:
+                reason = f"cannot be written ({error.strerror or error}); make room, then use --resume"
+                raise RunError(f"{error.filename or self.output}: {reason}") from None
+        return history
+
+    def _made_loggers(self) -> list[Logger]:
+        if self.loggers is not None:
+            return list(self.loggers)
+        made: Mapping[str, Callable[[], Logger]] = {
+            "tensorboard": lambda: TensorBoardLogger(self.output, name="", version="tensorboard"),
+            "csv": lambda: CSVLogger(self.output, name="", version="csv"),
+            "wandb": lambda: WandbLogger(name=self.output.name, save_dir=self.output, project="groundglass"),
+            "mlflow": lambda: MLFlowLogger("groundglass", self.output.name),
+        }
+        return [made[name]() for name in self.recipe.trainer.loggers]
+
+    def finish(self, history: History, weights: Mapping[str, Tensor], selected: int | None = None) -> None:
+        """Write a run's weights, those of the epoch ``selected`` or the last, its curves, and that it is finished."""
+        save_weights(weights, self.output / WEIGHTS)
+        facts = {
+            "finished": True,
+            "ended": now(),
+            "selected_epoch": len(history.rows) - 1 if selected is None else selected,
+            "training_seconds": round(sum(row["seconds"] for row in history.rows), 1),
+            "threads": torch.get_num_threads(),
+            "processes": self.processes,
+        }
+        write_text(self.output / CURVES, svg(learning_curves(history.rows)))
+        write_json(self.output / INFO, read_info(self.output) | facts)
