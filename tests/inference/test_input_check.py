@@ -236,7 +236,7 @@ def test_doubtful_slices_are_flagged_and_plain_ones_are_not() -> None:
 def test_a_slice_on_which_the_network_cannot_see_gets_no_firm_label(
     shipped: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    channels = len(shipped.bundle.arrays["input_check.centre"]) - APPEARANCE
+    channels = len(shipped.bundle.input_check.model.centre) - APPEARANCE
     monkeypatch.setattr(shipped, "_check", accept_all(channels))
     chest = make_phantom(np.random.default_rng(4), severity=0.7, level=0.5).slice.pixels
     cut = shipped.predict(np.ascontiguousarray(chest[:, 3 * chest.shape[1] // 10 :]))
