@@ -57,15 +57,8 @@ def test_a_cluster_that_cannot_be_joined_is_one_line_each() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         says_nothing, nobody = (f"127.0.0.1:{each.getsockname()[1]}" for each in (silent, unheard))
-        addresses = [
-            nobody,
-            f"ray://{nobody}",
-            "nonsense",
-            "host:port",
-            "ray://",
-            "1.2.3.4:99999",
-            says_nothing,
-        ]
+        odd = ("nonsense", "host:port", "ray://", "1.2.3.4:99999")
+        addresses = [nobody, f"ray://{nobody}", *odd, says_nothing]
         printed, errors = child(JOIN, *addresses).communicate(timeout=120)
     assert errors == ""
     lines = printed.splitlines()
@@ -127,11 +120,9 @@ def descendants(pid: int) -> dict[int, str]:
     """Process ids and command lines of a process and all below it."""
     parents: dict[int, int] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = status.read_text(errors="replace")
-        except OSError:
-            continue
-        parents[int(status.parent.name)] = int(text.rpartition(")")[2].split()[1])
+        with suppress(OSError):
+            after_name = status.read_text(errors="replace").rpartition(")")[2]
+            parents[int(status.parent.name)] = int(after_name.split()[1])
     family = {pid}
     while grown := {child for child, parent in parents.items() if parent in family} - family:
         family |= grown

@@ -131,7 +131,7 @@ class _PredictionsResponse(Response):
             if self._as_lines:
                 await self._line(b"", more=False)
             else:
-                await JSONResponse(results.document(self._result))(scope, receive, send)
+                await JSONResponse(self._result.document())(scope, receive, send)
 
     async def _work(self, request: Request) -> None:
         """Receive and classify within the time of a request, and as long as the client waits for it.
@@ -189,7 +189,7 @@ async def _create_predictions(service: _Asked, keep: bool = False, accept: _Acce
 
 @_router.get(RESULTS + "/{result}")
 async def _get_result(service: _Asked, result: str) -> Response:
-    return JSONResponse(service.results.document(service.results.get(result)))
+    return JSONResponse(service.results.get(result).document())
 
 
 @_router.delete(RESULTS + "/{result}")

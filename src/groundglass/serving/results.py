@@ -7,7 +7,7 @@ import secrets
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, get_args
@@ -171,7 +171,7 @@ class Result:
             members.setdefault(self.totals.number(prediction), []).append(number)
         return members
 
-    def document(self, seconds_left: float) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """The answer to the upload."""
         members = self._members()
         series = [
@@ -191,24 +191,22 @@ class Result:
                 image = found and found.links(f"{self.address}/slices/{number}")
                 row |= {"image": image, "overlay": image and image["lesions"]}
         links = {name: self.address + path for name, path in _LINKS.items()}
+        left = max(0, round(self.ends - time.monotonic()))
         return {
             "bundle": self.bundle,
             "counts": {"total": self.totals.counts.total, **asdict(self.totals.counts)},
             "series_score": SERIES_SCORE,
             "series": series,
             "predictions": rows,
-            "kept": {"id": self.id, "seconds_left": round(seconds_left), "links": links} if self.id else None,
+            "kept": {"id": self.id, "seconds_left": left, "links": links} if self.id else None,
         }
 
 
 class Results:
-    """Results in memory: at most so many, so large together, and for so long; the oldest go first.
+    """Results in memory, for one thread: at most so many, so large together, and for so long; the oldest go first."""
 
-    For one thread, the event loop's.
-    """
-
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings, self._clock = settings, clock
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._kept: dict[str, Result] = {}
 
     def __len__(self) -> int:
@@ -221,10 +219,8 @@ class Results:
 
     def begin(self, bundle: Bundle, *, keep: bool) -> Result:
         """A new result, found at its address from now on where it is to be kept."""
-        ends = self._clock() + self._settings.kept_seconds
-        result = Result(
-            secrets.token_urlsafe(16) if keep else "", bundle.id, ends, totals=Totals(bundle.series_rule)
-        )
+        key, ends = secrets.token_urlsafe(16) if keep else "", time.monotonic() + self._settings.kept_seconds
+        result = Result(key, bundle.id, ends, Totals(bundle.series_rule))
         if keep:
             while len(self._kept) >= self._settings.kept_results:
                 self.forget(next(iter(self._kept)))
@@ -234,8 +230,7 @@ class Results:
     def add(self, result: Result, prediction: Prediction, kept: KeptSlice | None) -> Prediction:
         """Take the next prediction of a result; keep its slice where there is room, of older results if need be.
 
-        Returns:
-            What counts: another prediction where the slice is a copy of an earlier one.
+        Gives what counts: another prediction where the slice is a copy of an earlier one.
         """
         prediction = result.totals.add(prediction)
         if kept is not None and not prediction.is_copy and result.id in self._kept:
@@ -266,13 +261,9 @@ class Results:
         if result is not None:
             result.slices.clear()
 
-    def document(self, result: Result) -> dict[str, Any]:
-        """The answer to an upload."""
-        return result.document(max(0.0, result.ends - self._clock()))
-
     def expire(self) -> None:
         """Forget what has been kept long enough."""
-        for key in [key for key, result in self._kept.items() if result.ends <= self._clock()]:
+        for key in [key for key, result in self._kept.items() if result.ends <= time.monotonic()]:
             self.forget(key)
 
 

@@ -11,7 +11,6 @@ import pydicom
 import pytest
 from tests.cli.predict.conftest import Run
 
-from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
 
@@ -22,22 +21,11 @@ def test_one_bad_file_never_stops_the_rest(run: Run, bad: Path) -> None:
     rows = {Path(row["file"].split("!")[0]).name: row for row in done.rows}
     assert rows["0.png"]["status"] == "ok"
     assert rows["9-photograph.png"]["status"] == "refused"
-    failed = {name for name, row in rows.items() if row["status"] == "failed"}
-    assert failed == {
-        "1-truncated.png",
-        "2-empty.png",
-        "3-text.jpg",
-        "5-bomb.zip",
-        "8-damaged.dcm",
-        "6-pipe.png",
-        "7-gone.png",
-    }
+    failed = {name.partition("-")[0] for name, row in rows.items() if row["status"] == "failed"}
+    assert failed == set("1235678")
     assert "bomb" in rows["5-bomb.zip"]["reason"]
     assert all(row["reason"].isprintable() for row in rows.values() if row["reason"])
     assert "Traceback" not in done.err
-
-
-def test_the_table_says_why(run: Run, bad: Path) -> None:
     done = run(bad)
     assert re.search(r"2-empty\.png +failed +the file is empty", done.out)
     assert "9 slices: 1 classified" in done.out
@@ -94,15 +82,12 @@ def test_what_is_not_there_is_found_out_before_anything_is_read(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bundle_that_is_not_there(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_bundles_and_usage(run: Run, pictures: Path, tmp_path: Path) -> None:
     done = run(pictures, bundle=tmp_path / "nothing")
-    assert done.status == 2
-    assert "no such bundle" in done.err
-
-
-def test_the_installed_bundle_is_called_default(run: Run, pictures: Path) -> None:
+    assert (done.status, "no such bundle" in done.err) == (2, True)
     rows = run(pictures, "--json", bundle=Path("default")).rows
     assert {row["bundle"] for row in rows} == {Bundle.open().id}
+    assert run("--json").status == 2, "no path"
 
 
 @pytest.fixture
@@ -113,9 +98,8 @@ def chest(series: Path) -> Path:
     body[:] = -1000 - float(dataset.RescaleIntercept)
     rows, columns = np.mgrid[-1 : 1 : body.shape[0] * 1j, -1 : 1 : body.shape[1] * 1j]
     inside = rows**2 + columns**2 < 0.6
-    noise = np.random.default_rng(0).normal(
-        40, 150, body.shape
-    )  # as of a scanner: few grey values are no slice
+    # As of a scanner: few grey values are no slice.
+    noise = np.random.default_rng(0).normal(40, 150, body.shape)
     body[inside] = noise[inside] - float(dataset.RescaleIntercept)
     for name, position in (("neck", 40), ("abdomen", -90)):
         dataset.PixelData = body.tobytes()
@@ -139,39 +123,14 @@ def test_slices_outside_the_lungs_of_a_series_are_no_failure(run: Run, chest: Pa
     assert run(chest, "--quiet").status == 3, "what else is left out still counts"
 
 
-def test_usage(run: Run) -> None:
-    assert run("--json").status == 2, "no path"
-
-
-def test_odd_dicom_headers_cost_no_slice_and_what_cannot_be_read_is_named(run: Run, tmp_path: Path) -> None:
-    def variant(name: str, before: bytes = b"", after: bytes = b"", **elements: object) -> None:
-        dataset = pydicom.dcmread(tmp_path / "base.dcm")
-        dataset.SOPInstanceUID = pydicom.uid.generate_uid()
-        for keyword, value in elements.items():
-            if value is None:
-                delattr(dataset, keyword)
-            else:
-                setattr(dataset, keyword, value)
-        dataset.save_as(tmp_path / name)
-        content = (tmp_path / name).read_bytes()
-        assert before in content
-        (tmp_path / name).write_bytes(content.replace(before, after))
-
-    write_dicom(make_phantom(np.random.default_rng(0), 0.0, 0.5, size=96), tmp_path / "base.dcm")
-    variant("number.dcm", b"7654", b"A6\\4", InstanceNumber=7654)
-    variant("orientation.dcm", ImageOrientationPatient=[0] * 6)
-    variant("photometric.dcm", PhotometricInterpretation=None)
-    variant("slope-0.dcm", RescaleSlope=0)
-    variant("comma.dcm", b"1.25", b"1,25", RescaleSlope=1.25)
-    variant("video.dcm", b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0")
-    done = run(tmp_path, "--json")
-    assert done.status == 3
-    rows = {Path(row["file"]).stem: row for row in done.rows}
-    assert len(rows) == 7
-    assert {row["status"] for row in rows.values()} == {"ok", "failed"}
-    failed = {name: row["reason"] for name, row in rows.items() if row["status"] == "failed"}
-    assert failed.keys() == {"comma", "video"}
-    assert "RescaleSlope is no number but '1,25'" in failed["comma"]
-    assert "is not supported" in failed["video"]
-    read = [row for row in rows.values() if row["status"] == "ok"]
-    assert len({row["probability"] for row in read}) == 1
+def test_what_slices_are_sorted_by_costs_no_slice_where_it_is_damaged(run: Run, series: Path) -> None:
+    dataset = pydicom.dcmread(series / "IM0")
+    dataset.ImageOrientationPatient = [0] * 6
+    dataset.save_as(series / "IM0")
+    dataset = pydicom.dcmread(series / "IM1")
+    dataset.InstanceNumber = 7654
+    dataset.save_as(series / "IM1")
+    content = (series / "IM1").read_bytes()
+    assert content.count(b"7654") == 1
+    (series / "IM1").write_bytes(content.replace(b"7654", b"A6\\4"))
+    assert [row["status"] for row in run(series, "--json").rows] == ["ok"] * 5

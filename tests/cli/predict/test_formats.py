@@ -13,40 +13,39 @@ import tifffile
 from numpy.typing import NDArray
 from tests.cli.predict.conftest import Run
 
+from groundglass.imaging.phantom import make_phantom
+
 Pixels = NDArray[Any]
 
 
-def _nifti(path: Path, voxels: Pixels, change: Callable[[Any], None] = lambda header: None) -> None:
+def _nifti(path: Path, voxels: Pixels, **elements: int) -> None:
     image = nibabel.Nifti1Image(voxels, np.diag([-1.0, -1, 5, 1]))
     image.header.set_data_dtype(voxels.dtype)
     image.to_filename(path)
     content = bytearray(path.read_bytes())
     header = nibabel.Nifti1Header(bytes(content[:348]), check=False)
-    change(header)
+    for name, value in elements.items():
+        header[name] = value
     content[:348] = header.binaryblock
     path.write_bytes(content)
-
-
-def _no_sizes(header: Any) -> None:
-    header["pixdim"], header["sform_code"], header["qform_code"] = 0, 0, 0
-
-
-def _no_offset(header: Any) -> None:
-    header["vox_offset"] = 0
 
 
 @pytest.fixture(scope="module")
 def hounsfield() -> Pixels:
     """Two slices of a chest, shape (2, 256, 256)."""
-    from groundglass.imaging.phantom import make_phantom
-
     grey = make_phantom(np.random.default_rng(0), size=256).slice.pixels.astype(float)
     return np.maximum(np.stack([grey, grey[:, ::-1]]) * (1500 / 255) - 1350, -1000)
 
 
 CASES: list[tuple[str, Callable[[Path, Pixels], object], int, int, str | None]] = [
-    ("a.nii", lambda path, hu: _nifti(path, hu.T.astype(np.int16), _no_sizes), 2, 0, None),
-    ("a.nii", lambda path, hu: _nifti(path, hu.T.astype(np.int16), _no_offset), 1, 4, "its vox_offset, 0,"),
+    (
+        "a.nii",
+        lambda path, hu: _nifti(path, hu.T.astype(np.int16), pixdim=0, sform_code=0, qform_code=0),
+        2,
+        0,
+        None,
+    ),
+    ("a.nii", lambda path, hu: _nifti(path, hu.T.astype(np.int16), vox_offset=0), 1, 4, "its vox_offset, 0,"),
     ("a.nii", lambda path, hu: _nifti(path, (hu.T / 1000).astype(np.float32)), 1, 4, "fit no known scale"),
     ("a.nii", lambda path, hu: _nifti(path, (hu.T > -300).astype(np.uint8) * 200), 2, 4, "a label map"),
     ("a.tif", lambda path, hu: tifffile.imwrite(path, (hu + 32768).astype("u2"), imagej=True), 2, 0, None),

@@ -8,9 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.cli.predict.conftest import Run, predictions_of, write_pictures
+from tests.cli.predict.conftest import Run, predictions_of
 
-from groundglass.inference import report as prediction_report
 from groundglass.reporting.overlay import Layers
 
 
@@ -56,20 +55,6 @@ def test_parquet_beside(run: Run, bad: Path, tmp_path: Path) -> None:
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "failed: the file is empty" in page
     assert "7 files could not be read" in page
-
-
-def test_a_large_folder_is_shown_in_part(
-    run: Run, bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_pictures(bad / "more", 9)
-    monkeypatch.setattr(prediction_report, "SLICES", 4)
-    run(bad, "--output", tmp_path / "out")
-    rows = predictions_of(tmp_path / "out")
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    shown = [int(number) for number in re.findall(r'id="s(\d+)"', page)]
-    highest = sorted((row["probability"] for row in rows if row["status"] == "ok"), reverse=True)
-    assert [rows[number]["probability"] for number in shown] == highest[:7], "three in large and four"
-    assert "4 with lower ones are not shown" in page
 
 
 def test_nothing_is_overwritten(run: Run, pictures: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from pathlib import Path
 
 import pydicom
@@ -12,18 +11,6 @@ import pytest
 from tests.cli.predict.conftest import BIRTH, ID, NAME, Run, png, predictions_of, volume, write_pictures
 
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS
-
-
-def test_patterns_zips_and_members(run: Run, pictures: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
-        for number in range(3):
-            archive.write(pictures / f"{number}.png", f"inner/{number}.png")
-    assert len(run(tmp_path / "study.zip", "--json").rows) == 3
-    (row,) = run(f"{tmp_path / 'study.zip'}!inner/1.png", "--json").rows
-    assert row["file"] == f"{tmp_path / 'study.zip'}!inner/1.png"
-    assert len(run(tmp_path / "**" / "[0-2].png", "--json").rows) == 3
-    rows = run(pictures, pictures / "1.png", tmp_path / "*/2.png", "--json").rows
-    assert len(rows) == 6, "nothing twice"
 
 
 def test_hostile_names(run: Run, tmp_path: Path) -> None:

@@ -51,16 +51,6 @@ def test_what_failed_is_tried_again(run: Run, pictures: Path, tmp_path: Path) ->
     assert len(list(csv.DictReader((out / "predictions.csv").open(newline="")))) == 6
 
 
-def test_curves_cover_old_and_new(run: Run, series: Path, tmp_path: Path) -> None:
-    last, out = series / "IM4", tmp_path / "out"
-    last.rename(tmp_path / "IM4")
-    run(series, "--output", out)
-    (tmp_path / "IM4").rename(last)
-    assert "5 slices: 5 classified" in run(series, "--output", out, "--resume").out
-    (one,) = json.loads((out / "series.json").read_text())["series"]
-    assert one["curve"]["at"] == [-40, -30, -20, -10, 0]
-
-
 def test_a_volume_is_resumed_in_the_middle(run: Run, tmp_path: Path) -> None:
     path, out = volume(tmp_path / "v.nii.gz", 5), tmp_path / "out.jsonl"
     whole = run(path, "--output", out, "--json").rows
@@ -70,17 +60,6 @@ def test_a_volume_is_resumed_in_the_middle(run: Run, tmp_path: Path) -> None:
     done = run(path, "--output", out, "--resume", "--json")
     assert [row["frame"] for row in done.rows] == [3, 4]
     assert [json.loads(line) for line in out.read_bytes().splitlines()] == whole
-
-
-def test_bundles_are_not_mixed(run: Run, pictures: Path, tmp_path: Path) -> None:
-    path = tmp_path / "out" / "predictions.jsonl"
-    run(pictures, "--output", path.parent)
-    before = path.read_text().replace('-fp32"', '-int8"')
-    path.write_text(before)
-    done = run(pictures, "--output", path.parent, "--resume")
-    assert (done.status, len(done.err.splitlines())) == (2, 1)
-    assert "bundle" in done.err
-    assert path.read_text() == before
 
 
 def test_masks_are_completed(run: Run, pictures: Path, tmp_path: Path) -> None:

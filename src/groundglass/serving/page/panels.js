@@ -100,11 +100,8 @@ export class Cards {
   /** Marks the slice that is shown, and its series. */
   mark(slice) {
     this.#current = slice;
-    [...this.list.children].forEach(({ firstChild: card }, index) => {
-      const chosen = slice.stack.index === index;
-      if (chosen) card.setAttribute("aria-current", "true");
-      else card.removeAttribute("aria-current");
-    });
+    for (const { firstChild: card } of this.list.children) card.removeAttribute("aria-current");
+    this.list.children[slice.stack.index]?.firstChild.setAttribute("aria-current", "true");
     const focused = this.pictures.contains(document.activeElement);
     for (const chosen of this.pictures.querySelectorAll("[aria-selected=true]")) chosen.setAttribute("aria-selected", "false");
     for (const stop of this.pictures.querySelectorAll("[tabindex='0']")) stop.tabIndex = -1;

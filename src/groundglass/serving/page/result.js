@@ -36,6 +36,9 @@ export function probabilityText(probability) {
   return probability.toFixed(2);
 }
 
+/** Label and probability of a slice, or why there are none. */
+export const answerOf = (slice) => `${labelOf(slice)}${slice.probability === null ? "" : `, probability ${probabilityText(slice.probability)}`}`;
+
 /** The file's own name, and the frame within it. */
 export function shortName(prediction) {
   const name = prediction.file.split("/").pop();

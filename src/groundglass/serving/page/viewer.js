@@ -2,7 +2,7 @@
 
 import { byId, element, icon, press } from "./dom.js";
 import { measured, Measures } from "./measures.js";
-import { colourOf, labelOf, positionText, probabilityText, shortName } from "./result.js";
+import { answerOf, colourOf, positionText, shortName } from "./result.js";
 import { Display, PRESETS, Viewport } from "./viewport.js";
 
 /** Slices that pass faster than this, in ms, are not fetched. */
@@ -54,7 +54,7 @@ export class Viewer {
     this.stop();
     const { rows, columns } = slices[0].image ?? { rows: 0, columns: 0 };
     this.#at = { coronal: rows >> 1, sagittal: columns >> 1 };
-    for (const view of Object.values(this.#views)) view.fit();
+    this.#each((view) => view.fit());
   }
 
   /** Shows nothing and forgets all pixels. */
@@ -63,7 +63,7 @@ export class Viewer {
     this.#stack = null;
     this.pixels.clear();
     this.measures.clear();
-    for (const view of Object.values(this.#views)) view.show(null);
+    this.#each((view) => view.show(null));
   }
 
   /** Shows a slice of the stack. */
@@ -74,8 +74,9 @@ export class Viewer {
     const { slice } = this;
     this.bar.mark(this.#index);
     const raster = this.pixels.get(slice);
-    if (raster || !slice.image) this.#put(raster, slice.image ? "" : (slice.reason ?? "The service had no room to keep the pixels of this slice."));
-    else this.#fetch(slice);
+    if (raster) this.#put(raster);
+    else if (slice.image) this.#fetch(slice);
+    else this.#put(null, slice.reason ?? "The service had no room to keep the pixels of this slice.");
     this.#ahead(back);
     if (this.#planes) this.#cut();
     this.#tell();
@@ -88,19 +89,22 @@ export class Viewer {
 
   /** Steps through the pane that has the focus: slices, or one of the planes. */
   stepFocused(by) {
-    const plane = document.activeElement?.closest?.(".pane")?.dataset.plane ?? "axial";
-    this.#scroll(plane, by);
+    this.#scroll(this.#plane, by);
   }
 
   /** The view that has the focus. */
   get focused() {
-    return this.#views[document.activeElement?.closest?.(".pane")?.dataset.plane] ?? this.#views.axial;
+    return this.#views[this.#plane];
+  }
+
+  get #plane() {
+    return document.activeElement?.closest?.(".pane")?.dataset.plane ?? "axial";
   }
 
   tool(name) {
     this.display.tool = name;
     byId(`tool-${name}`).checked = true;
-    for (const { canvas } of Object.values(this.#views)) canvas.dataset.tool = name;
+    this.#each(({ canvas }) => (canvas.dataset.tool = name));
   }
 
   preset(number) {
@@ -203,7 +207,7 @@ export class Viewer {
     this.#pane("axial").classList.add("loading");
     try {
       const raster = await this.pixels.load(slice);
-      if (this.slice === slice) this.#put(raster, "");
+      if (this.slice === slice) this.#put(raster);
     } catch (error) {
       if (this.slice !== slice) return;
       this.#put(null, "The pixels could not be fetched.");
@@ -219,13 +223,13 @@ export class Viewer {
     this.pixels.ahead(order.map((index) => slices[index]));
   }
 
-  #put(raster, text) {
+  #put(raster, text = "") {
     const pane = this.#pane("axial");
     pane.classList.remove("loading");
     Object.assign(pane.querySelector(".pane-text"), { textContent: text, hidden: !text });
     if (raster) this.display.unit = raster.unit;
-    for (const id of ["level", "width", "fill", "lungs", "lesions"]) byId(id).disabled = !raster;
-    if (raster && !raster.hasLesions) for (const id of ["lesions", "fill"]) byId(id).disabled = true;
+    for (const id of ["level", "width", "lungs"]) byId(id).disabled = !raster;
+    for (const id of ["lesions", "fill"]) byId(id).disabled = !raster?.hasLesions;
     this.#views.axial.show(raster);
     this.#tell();
   }
@@ -306,7 +310,11 @@ export class Viewer {
   }
 
   #draw() {
-    for (const view of Object.values(this.#views)) view.draw();
+    this.#each((view) => view.draw());
+  }
+
+  #each(act) {
+    Object.values(this.#views).forEach(act);
   }
 
   #listen() {
@@ -326,7 +334,7 @@ export class Viewer {
     });
     byId("planes").addEventListener("click", () => this.togglePlanes());
     byId("cine").addEventListener("click", () => this.play());
-    byId("fit").addEventListener("click", () => Object.values(this.#views).forEach((view) => view.fit()));
+    byId("fit").addEventListener("click", () => this.#each((view) => view.fit()));
     byId("drop-measures").addEventListener("click", () => this.removeMeasure(true));
     this.tool("window");
   }
@@ -349,8 +357,7 @@ export class Viewer {
     this.#say("axial", [name, shortName(slice)].filter((each, index, all) => all.indexOf(each) === index).join("\n"), place.join("\n"), seen);
     this.#say("coronal", "Coronal", `row ${this.#at.coronal + 1}`, zoom("coronal"));
     this.#say("sagittal", "Sagittal", `column ${this.#at.sagittal + 1}`, zoom("sagittal"));
-    const answer = `${labelOf(slice)}${slice.probability === null ? "" : `, probability ${probabilityText(slice.probability)}`}`;
-    this.#views.axial.canvas.setAttribute("aria-label", `${place.join(", ")}, ${shortName(slice)}: ${answer}`);
+    this.#views.axial.canvas.setAttribute("aria-label", `${place.join(", ")}, ${shortName(slice)}: ${answerOf(slice)}`);
   }
 
   #say(plane, topLeft, topRight, bottomRight) {
@@ -409,8 +416,8 @@ class ScrollBar {
     const share = 100 / this.#slices.length;
     this.thumb.style.top = `${share * index}%`;
     this.thumb.style.height = `max(5px, ${share}%)`;
-    const said = { valuemin: 1, valuemax: this.#slices.length, valuenow: index + 1 };
-    said.valuetext = `slice ${index + 1} of ${this.#slices.length}, ${labelOf(slice)}${slice.probability === null ? "" : `, probability ${probabilityText(slice.probability)}`}`;
+    const count = this.#slices.length;
+    const said = { valuemin: 1, valuemax: count, valuenow: index + 1, valuetext: `slice ${index + 1} of ${count}, ${answerOf(slice)}` };
     for (const [name, value] of Object.entries(said)) this.box.setAttribute(`aria-${name}`, String(value));
   }
 
