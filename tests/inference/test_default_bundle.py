@@ -74,7 +74,7 @@ def test_ill_phantoms_are_more_suspicious_than_healthy_ones(classifier: Classifi
 @pytest.mark.slow
 def test_its_figures_are_measured_again(covid_ct: Path) -> None:
     run = BundledRun(Bundle.open())
-    part = select_part(load_dataset(covid_ct), run.split_spec, "test", run.seed)
+    part = select_part(load_dataset(covid_ct), run.info["split"], "test", run.info["seed"])
     predictions = run.predict(read_record(record) for record in part.records)
     measured = compute_metrics(part.label, predictions.probability)
     reported = run.bundle.info.metrics["test"]["metrics"]
