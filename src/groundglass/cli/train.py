@@ -84,23 +84,10 @@ def train(
 
     of_lungs = load_lungs_recipe(recipe, overrides or ())
     job: Job[Any] = Job(
-        of_lungs or load_recipe(recipe, overrides or ()),
-        tuple(data),
-        split,
-        seed,
-        output,
-        lesion_free=lesion_free,
-        allow_overlap=allow_overlap,
-        resume=resume,
-        devices=_devices(devices),
-        nodes=nodes,
-        threads=threads,
-        accelerator=accelerator,
-        cache=cache,
-        lungs=lungs,
-        progress=not quiet,
-        map_label=tuple(map_label or ()),
-    )
+        of_lungs or load_recipe(recipe, overrides or ()), tuple(data), split, seed, output, lesion_free=lesion_free,
+        allow_overlap=allow_overlap, resume=resume, devices=_devices(devices), nodes=nodes, threads=threads,
+        accelerator=accelerator, cache=cache, lungs=lungs, progress=not quiet, map_label=tuple(map_label or ()),
+    )  # fmt: skip
     if of_lungs is not None:
         _train_lungs(job, dry_run)
     elif dry_run:
@@ -231,19 +218,10 @@ def pretrain(
 
     named = [f"network.name={network}"] if network else []
     job = Job(
-        load_pretrain_recipe(recipe, [*named, *(overrides or ())]),
-        tuple(data or ()),
-        split,
-        seed,
-        output,
-        images=tuple(images or ()),
-        resume=resume,
-        threads=threads,
-        accelerator=accelerator,
-        cache=cache,
-        progress=not quiet,
-        map_label=tuple(map_label or ()),
-    )
+        load_pretrain_recipe(recipe, [*named, *(overrides or ())]), tuple(data or ()), split, seed, output,
+        images=tuple(images or ()), resume=resume, threads=threads, accelerator=accelerator, cache=cache,
+        progress=not quiet, map_label=tuple(map_label or ()),
+    )  # fmt: skip
     with _interruptible(output):
         pretrain_network(job, find_copies)
     history, info = read_history(output), read_info(output)

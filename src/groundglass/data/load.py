@@ -28,13 +28,12 @@ from groundglass.imaging.source import HEAD_BYTES, RASTER, FileFormat, FileSourc
 def load_dataset(path: Path, map_label: Iterable[str] = ()) -> Manifest:
     """Read the data set at ``path``; ``map_label`` says what labels of other names mean: ``positive=COVID``.
 
-    A CSV file is a manifest. A folder is, in this order: COVID-CT (clone, extracted or its image folder), a
-    folder with a ``manifest.csv``, a folder with ``COVID/`` and ``NonCOVID/``, or a folder of slices without
-    labels.
+    A CSV file is a manifest. A folder is, in this order: COVID-CT (clone, extracted or its image folder), one with a
+    ``manifest.csv``, one with ``COVID/`` and ``NonCOVID/``, or one of slices without labels.
 
-    In folders, a file in a sub-folder belongs to the patient that the sub-folder (of its label's folder)
-    names; the same name under both labels is taken as the same patient, so that a split never parts them. A
-    file directly in the folder is of an unknown patient. The source is the folder's name.
+    In folders, a file in a sub-folder (of its label's folder) belongs to the patient that this names; the same name
+    under both labels is the same patient, so that a split never parts them. A file directly in the folder is of an
+    unknown patient. The source is the folder's name.
 
     Raises:
         DataError: nothing is there, or what is there is none of these or incomplete.

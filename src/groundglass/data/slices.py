@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from groundglass.errors import ImageError
 from groundglass.files import atomic_path
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.read import read_slices
@@ -46,26 +45,17 @@ def cut_slices(
         ImageError: a file cannot be read and there is no ``on_error`` to be called with this instead.
     """
     find_lungs = shipped()
-    try:
-        slices = read_slices(path, on_error=on_error)
-        for _, series in groupby(slices, key=lambda image: _series(image.origin)):
-            name = None
-            for index, image in enumerate(series):
-                if (
-                    index % every
-                    or not _is_axial(image.origin)
-                    or find_lungs(image.pixels).mean() < least_lungs
-                ):
-                    continue
-                name = name or hashlib.sha256(image.pixels.tobytes()).hexdigest()[:_NAME_DIGITS]
-                target = output / f"{name}_{index:04d}.png"
-                with atomic_path(target) as temporary:
-                    Image.fromarray(image.pixels).save(temporary, "PNG")
-                yield target
-    except ImageError as error:
-        if on_error is None:
-            raise
-        on_error(error)
+    slices = read_slices(path, on_error=on_error)
+    for _, series in groupby(slices, key=lambda image: _series(image.origin)):
+        name = None
+        for index, image in enumerate(series):
+            if index % every or not _is_axial(image.origin) or find_lungs(image.pixels).mean() < least_lungs:
+                continue
+            name = name or hashlib.sha256(image.pixels.tobytes()).hexdigest()[:_NAME_DIGITS]
+            target = output / f"{name}_{index:04d}.png"
+            with atomic_path(target) as temporary:
+                Image.fromarray(image.pixels).save(temporary, "PNG")
+            yield target
 
 
 def _series(origin: Origin) -> tuple[str | None, ...]:

@@ -54,19 +54,17 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
     - ``official``: as the data set's own ``split`` column says. Of a source without any split one patient in ten
       validates and the others train; in a source with one, slices without are left out. Where no slice has one,
       a fifth of the patients tests and a fifth of the others validates, both stratified by label.
-    - ``random:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over slices, patients ignored, is the test
-      part, an eighth of the others the val part; ``random`` is the first of five. The paper does not say how it split;
-      this is the plainest reading. It puts slices of one patient on both sides, which flatters the result.
-    - ``patients:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over patients is the test part; a
-      fifth of the remaining patients the val part.
-    - ``leave-source-out:NAME[+NAME...]``: all slices of these sources (``*`` as wildcard) are the test part;
-      a fifth of the remaining patients the val part; where the data have a split of their own, the remaining
-      slices keep it, but for its test part, which is left out. The test part may hold one class only.
+    - ``random:FOLD/FOLDS``: fold FOLD (from 1) of a stratified k-fold over slices is the test part, an eighth of the
+      others the val part; ``random`` is the first of five. The paper does not say how it split; this is the plainest
+      reading. It puts slices of one patient on both sides, which flatters the result.
+    - ``patients:FOLD/FOLDS``: the same over patients; a fifth of the remaining patients is the val part.
+    - ``leave-source-out:NAME[+NAME...]``: all slices of these sources (``*`` as wildcard) are the test part, which may
+      hold one class only; a fifth of the remaining patients the val part; where the data have a split of their own,
+      the remaining slices keep it, but for its test part, which is left out.
     - ``official-cv:FOLD/FOLDS``: stratified k-fold over the patients of the official train and val parts:
       fold FOLD is the val part, the others the train part; there is no test part.
-    - ``official-source-cv:FOLD/FOLDS``: the same, with all slices of one publication in one fold. Patients
-      of one publication share window, scanner and layout; with some of them in training, the others are
-      easier than the official test part, hardly any of whose publications are in training.
+    - ``official-source-cv:FOLD/FOLDS``: the same, with all slices of one publication, which share window, scanner and
+      layout, in one fold: hardly any publication of the official test part is in training either.
 
     ``random:SEED``, and folds that end in ``:SEED``, are the same for every ``seed``, so that trainings of
     several seeds are evaluated on the same slices.

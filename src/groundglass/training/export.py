@@ -116,14 +116,9 @@ class _Slices:
 
 
 def export(job: Export, tell: Callable[[str], None]) -> Precision:
-    """Write a bundle; a test part is evaluated once more, which the run's evaluation log records.
+    """Write a bundle, ``tell`` each step, and return the precision of its model.
 
-    Args:
-        job: run, data and output.
-        tell: called with each step, in words.
-
-    Returns:
-        The precision of the model in the bundle.
+    A test part is evaluated once more, which the run's evaluation log records.
 
     Raises:
         RunError: the run is unfinished, its network cannot be exported faithfully, INT8 was asked for and loses

@@ -131,10 +131,7 @@ class _Exported(nn.Module):
 def largest_difference(network: Network, engine: Engine, images: NDArray[np.float32]) -> float:
     """Largest difference between the outputs of PyTorch and of ONNX Runtime, relative to values above 1.
 
-    Args:
-        network: as it was exported.
-        engine: with the exported model.
-        images: normalised cropped slices, shape (N, size, size).
+    ``images`` are normalised cropped slices, shape (N, size, size).
     """
     worst = 0.0
     for batch in _batches(images, _BATCH):

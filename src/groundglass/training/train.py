@@ -88,23 +88,14 @@ def train(
         raise RecipeError("overrides change a recipe that is named, not one that is given; change it itself")
     sets = (data,) if isinstance(data, str | PathLike) else data
     job = Job(
-        recipe,
-        tuple(map(Path, sets)),
-        split,
-        seed,
-        Path(output),
+        recipe, tuple(map(Path, sets)), split, seed, Path(output),
         lesion_free=Path(lesion_free) if lesion_free is not None else None,
-        allow_overlap=allow_overlap,
-        resume=resume,
         devices=devices if isinstance(devices, int | None) else tuple(devices),
-        threads=threads,
-        accelerator=accelerator,
         cache=Path(cache) if cache is not None else None,
-        progress=progress,
-        callbacks=tuple(callbacks),
-        loggers=None if loggers is None else tuple(loggers),
-        map_label=tuple(map_label),
-    )
+        callbacks=tuple(callbacks), loggers=None if loggers is None else tuple(loggers),
+        allow_overlap=allow_overlap, resume=resume, threads=threads, accelerator=accelerator,
+        progress=progress, map_label=tuple(map_label),
+    )  # fmt: skip
     return train_job(job)
 
 
