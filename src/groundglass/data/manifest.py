@@ -321,8 +321,7 @@ def read_manifest(path: Path, names: LabelNames = MappingProxyType({})) -> Manif
 
 
 def iterate_paths(path: Path) -> Iterator[Path]:
-    """The files that a manifest CSV of any length names, one by one, unchecked and without labels; volumes
-    instead of their slices.
+    """The files that a manifest of any length names, one by one, unchecked; volumes instead of their slices.
 
     Raises:
         DataError: the file cannot be read, does not say which column holds the paths, or names no file.
