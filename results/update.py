@@ -9,12 +9,12 @@ from __future__ import annotations
 import csv
 import json
 import re
-import statistics
 from pathlib import Path
 from typing import Any
 
 from groundglass.evaluation.segmentation import SEGMENTATION_TITLES
-from groundglass.experiments.tables import PAPER_ACCURACY, render_convergence, render_rows, render_seeds
+from groundglass.experiments.comparison import MeanSD
+from groundglass.experiments.tables import PAPER_ACCURACY, cell, render_convergence, render_rows, render_seeds
 from groundglass.files import write_text
 
 RESULTS = Path(__file__).resolve().parent
@@ -25,6 +25,7 @@ LEFT_OUT = {
     "wuhan": "Wuhan left out: against bacterial pneumonia and healthy",
 }
 _SHOWN = ("auc", "accuracy")
+_BOUNDS = {"value": "mean", "low": "low", "high": "high"}
 
 
 def quality() -> str:
@@ -42,7 +43,7 @@ def quality() -> str:
         part = json.loads((RESULTS / "left-out" / name / "summary.json").read_text())["parts"]["test"]
         rows.append(_row(title, part["slices"], *(part["metrics"][each]["values"] for each in _SHOWN)))
     dice, pointing = (
-        _mean_sd(_values(lesions, "segmentation", each)) for each in ("lesion_dice", "pointing")
+        cell(MeanSD.of(_values(lesions, "segmentation", each))) for each in ("lesion_dice", "pointing")
     )
     return (
         "| | slices | trainings | AUC | accuracy |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
@@ -73,12 +74,7 @@ def _values(documents: list[dict[str, Any]], section: str, figure: str) -> list[
 
 
 def _row(title: str, slices: int, *figures: list[float]) -> str:
-    return f"| {title} | {slices} | {len(figures[0])} | {' | '.join(map(_mean_sd, figures))} |"
-
-
-def _mean_sd(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}"
+    return f"| {title} | {slices} | {len(figures[0])} | {' | '.join(cell(MeanSD.of(each)) for each in figures)} |"
 
 
 def phantoms() -> str:
@@ -98,17 +94,13 @@ def paper() -> str:
             row for row in csv.DictReader(stream) if (row["protocol"], row["part"]) == ("random", "test")
         ]
     rows = [
-        (
-            f"{row['network']} ({row['weights']})",
-            row["slices"],
-            [_bounds(row, name) for name in ("auc", "accuracy")],
-        )
+        (f"{row['network']} ({row['weights']})", row["slices"], [_bounds(row, name) for name in _SHOWN])
         for row in found
     ]
     rule = json.loads((RESULTS / "table1" / "file-format.json").read_text())
     for name, where in (("random, as in the table", "same slices"), ("random", "all five draws")):
         measured = rule[name]["metrics"]
-        cells = [_interval(measured[key]) for key in ("auc", "accuracy")]
+        cells = [_interval(measured[key]) for key in _SHOWN]
         rows.append((f"A rule on the file format alone, {where}", rule[name]["slices"], cells))
     lines = "\n".join(f"| {name} | {slices} | {' | '.join(cells)} |" for name, slices, cells in rows)
     goals = ", ".join(f"{family} {accuracy:.3f}" for family, accuracy in PAPER_ACCURACY.items())
@@ -119,8 +111,7 @@ def paper() -> str:
 
 
 def _bounds(row: dict[str, str], name: str) -> str:
-    value, low, high = (float(row[f"{name}_{key}"]) for key in ("mean", "low", "high"))
-    return _interval({"value": value, "low": low, "high": high})
+    return _interval({to: float(row[f"{name}_{key}"]) for to, key in _BOUNDS.items()})
 
 
 def _hospital(name: str) -> dict[str, Any]:
@@ -128,7 +119,7 @@ def _hospital(name: str) -> dict[str, Any]:
 
 
 def _interval(measure: dict[str, float]) -> str:
-    return f"{measure['value']:.3f} ({measure['low']:.3f}–{measure['high']:.3f})"
+    return cell(MeanSD(measure["value"], None, measure["low"], measure["high"], ()))
 
 
 def put(document: Path, name: str, table: str) -> None:

@@ -167,23 +167,18 @@ def test_copies_of_held_out_slices_among_candidates(phantoms: list[Grey], tmp_pa
     assert copies_of(held_out, []) == []
 
 
-def test_unreadable_candidates_are_passed_over_and_held_out_slices_are_not(
-    records: list[Record], tmp_path: Path
+def test_what_cannot_be_read_is_passed_over_unless_it_is_held_out(
+    records: list[Record], phantoms: list[Grey], tmp_path: Path
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
     broken = replace(records[0], path=tmp_path / "broken.png")
     assert copies_of(records[:2], [broken, records[5]]) == []
     with pytest.raises(ImageError, match=r"broken\.png"):
         copies_of([records[1], broken], records[2:4])
-
-
-def test_a_slice_gone_after_it_was_read_is_passed_over(
-    records: list[Record], phantoms: list[Grey], tmp_path: Path
-) -> None:
     copy = save(recoded(phantoms[0]), tmp_path / "copy.png")
     traces = [trace for trace in read_all([*records, copy], take_trace) if isinstance(trace, Trace)]
     copy.path.unlink()
-    assert find_pairs(traces) == []
+    assert find_pairs(traces) == [], "gone after it was read"
 
 
 @pytest.mark.slow

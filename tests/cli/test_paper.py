@@ -109,7 +109,7 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(data: Path, tmp_p
     assert len(resumed["history"]) == 3
 
 
-@pytest.mark.parametrize("experiment", ["table1", "ablation", "convergence", "seeds"])
+@pytest.mark.parametrize("experiment", ["table1", "convergence", "seeds"])
 def test_rendering_needs_no_torch(experiment: str, tmp_path: Path) -> None:
     write(tmp_path, *seeds("vgg-16-none", 1.0, experiment=experiment))
     script = WITHOUT_TORCH + (

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import cv2
@@ -20,7 +19,7 @@ from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.slice import CTSlice
 from groundglass.inference.calibration import Calibration
 
-RECIPE = SimpleNamespace(name="brightness", network=SimpleNamespace(name="mean-grey"))
+INFO = {"finished": True, "recipe": "brightness", "network": "mean-grey", "seed": 0, "split": "official"}
 
 
 @dataclass
@@ -28,14 +27,11 @@ class BrightnessRun:
     """Takes bright lungs for COVID: the mean grey of the cropped slice's middle decides."""
 
     path: Path
-    info: dict[str, Any] = field(default_factory=lambda: {"finished": True})
+    info: dict[str, Any] = field(default_factory=lambda: dict(INFO))
     rows: list[dict[str, float]] = field(default_factory=list)
     predicted: int = 0
-    seed: ClassVar[int] = 0
-    split_spec: ClassVar[str] = "official"
     preprocessing: ClassVar[Preprocessing] = Preprocessing(size=64)
     calibration: ClassVar[Calibration | None] = None
-    recipe: ClassVar[Any] = RECIPE
 
     @property
     def record_folder(self) -> Path:

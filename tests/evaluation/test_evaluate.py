@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -78,9 +77,14 @@ def go(run: BrightnessRun, out: Path) -> Go:
     return go
 
 
-def test_writes_what_it_measured(go: Go, make_manifest: MakeManifest, out: Path) -> None:
-    evaluation = go(make_manifest())
-    written = document(out)
+def test_writes_what_it_measured(
+    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path
+) -> None:
+    evaluation, written = go(make_manifest(), data=[tmp_path / "the data.csv"], seed=5), document(out)
+    assert written["command"] == (
+        f"groundglass evaluate {run.path} --data '{tmp_path}/the data.csv' --split official --part test "
+        f"--output {out} --bootstrap 200 --seed 5"
+    )
     assert list(written["metrics"]) == list(TITLES)
     assert written["metrics"]["accuracy"]["value"] == pytest.approx(9 / 12)
     assert list(written["confusion"].values()) == [5, 2, 4, 1]
@@ -89,6 +93,9 @@ def test_writes_what_it_measured(go: Go, make_manifest: MakeManifest, out: Path)
         "path": "", "recipe": "brightness", "network": "mean-grey", "seed": 0, "split": "official",
         "training_seconds": None, "versions": None,
     }  # fmt: skip
+    mean, covid = evaluation.probability.reshape(6, 2).mean(axis=1), evaluation.part.label[::2] == 1
+    auc = np.mean(mean[covid][:, None] > mean[~covid])  # of the series scores of two slices each
+    assert (written["by_patient"]["patients"], written["by_patient"]["auc"]["value"]) == (6, auc)
     rows = list(csv.DictReader(io.StringIO((out / "predictions.csv").read_text())))
     assert ",".join(rows[0]) == "file,label,patient_id,source,split,probability,logit,prediction"
     assert sum(row["label"] == row["prediction"] for row in rows) == 9
@@ -99,14 +106,13 @@ def test_writes_what_it_measured(go: Go, make_manifest: MakeManifest, out: Path)
 
 def test_figures_are_downloaded_as_svg_and_csv(go: Go, make_manifest: MakeManifest, out: Path) -> None:
     evaluation = go(make_manifest())
-    files = {
-        str(attributes["download"]): base64.b64decode(str(attributes["href"]).partition(",")[2]).decode()
-        for _, attributes in Page(out).tags
-        if "download" in attributes
-    }
-    names = ("roc", "precision-recall", "reliability", "confusion", "histogram")
-    assert sorted(files) == sorted(f"{name}.{suffix}" for name in names for suffix in ("csv", "svg"))
-    table = {name: list(csv.DictReader(io.StringIO(files[f"{name}.csv"]))) for name in names}
+    table = {}
+    for attributes in (attributes for _, attributes in Page(out).tags if "download" in attributes):
+        name, _, suffix = str(attributes["download"]).partition(".")
+        text = base64.b64decode(str(attributes["href"]).partition(",")[2]).decode()
+        assert suffix == ("svg" if "<svg" in text else "csv")
+        table |= {name: list(csv.DictReader(io.StringIO(text)))} if suffix == "csv" else {}
+    assert set(table) == {"roc", "precision-recall", "reliability", "confusion", "histogram"}
     x, y = (
         [float(row[key]) for row in table["roc"] if row[key]]
         for key in ("false positive rate", "true positive rate")
@@ -118,14 +124,20 @@ def test_figures_are_downloaded_as_svg_and_csv(go: Go, make_manifest: MakeManife
 
 
 @pytest.mark.usefixtures("drawn_figures")
-def test_report_requests_nothing_and_is_accessible(
+@pytest.mark.skipif(os.name == "nt", reason="file names are text on Windows")
+def test_report_requests_nothing_is_accessible_and_unharmed_by_names(
     run: BrightnessRun, go: Go, make_manifest: MakeManifest, out: Path
 ) -> None:
+    hostile = '<img src=x onerror=alert(1)> & "quoted".png'
     run.rows = [{"epoch": 0, "train_loss": 0.7, "val_loss": 0.6, "val_auc": 0.7}]
-    go(make_manifest())
+    go(make_manifest({0: hostile, 1: os.fsdecode(b"caf\xe9.png")}, source="<script>alert(2)</script>"))
+    assert "caf\\udce9.png" in (out / "predictions.csv").read_text(encoding="utf-8")
     page = Page(out)
-    assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
+    assert hostile in page.text
+    tags = {tag for tag, _ in page.tags}
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & tags
     for _, attributes in page.tags:
+        assert "onerror" not in attributes
         for name in ("src", "href", "xlink:href", "data", "action", "poster", "srcset"):
             value = attributes.get(name) or ""
             assert value == "" or value.startswith(("data:", "#"))
@@ -141,17 +153,6 @@ def test_report_requests_nothing_and_is_accessible(
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="file names are text on Windows")
-def test_names_do_no_harm(go: Go, make_manifest: MakeManifest, out: Path) -> None:
-    hostile = '<img src=x onerror=alert(1)> & "quoted".png'
-    go(make_manifest({0: hostile, 1: os.fsdecode(b"caf\xe9.png")}, source="<script>alert(2)</script>"))
-    page = Page(out)
-    assert hostile in page.text
-    assert not any("onerror" in attributes for _, attributes in page.tags)
-    assert "script" not in {tag for tag, _ in page.tags}
-    assert "caf\\udce9.png" in (out / "predictions.csv").read_text(encoding="utf-8")
-
-
 def test_part_of_one_class_is_reported_with_reasons(go: Go, make_manifest: MakeManifest, out: Path) -> None:
     whole = go(make_manifest(label=Label.NON_COVID), "all", None)
     assert len(whole.part.records) == 24
@@ -161,17 +162,6 @@ def test_part_of_one_class_is_reported_with_reasons(go: Go, make_manifest: MakeM
     assert "cannot be said: no COVID slice in the part." in page.text
     assert "ROC curve" not in page.text
     assert "Missed" not in page.text, "nothing can be missed"
-
-
-def test_command_can_be_typed_again(
-    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path
-) -> None:
-    data, end = tmp_path / "the data.csv", f"--output {tmp_path}/out --bootstrap 200 --seed 5"
-    evaluation = go(make_manifest(), data=[data], seed=5)
-    words = (
-        f"groundglass evaluate {run.path} --data {shlex.quote(str(data))} --split official --part test {end}"
-    )
-    assert evaluation.command == words
 
 
 def test_a_part_without_labelled_slices_is_an_error(go: Go, make_manifest: MakeManifest, out: Path) -> None:
@@ -270,7 +260,9 @@ def test_what_is_not_known_is_said(go: Go, make_manifest: MakeManifest) -> None:
         replace(record, patient_id=f"unknown:{number}", label=record.label if number else None)
         for number, record in enumerate(manifest)
     )
-    warnings = "\n".join(go(replace(manifest, records=records), "all", None).warnings)
+    evaluation = go(replace(manifest, records=records), "all", None)
+    assert evaluation.by_patient is None
+    warnings = "\n".join(evaluation.warnings)
     for words in (
         "does not say which slices",
         "patient of 23 of 23 slices is not known",
@@ -331,7 +323,11 @@ def test_masks_of_the_manifest_are_compared_with_what_is_found(
             cv2.imwrite(str(path), mask.astype(np.uint8))
         records[number] = replace(record, lung_mask=names[0], lesion_mask=names[1])
     masked = Manifest("masked", tmp_path / "data", tuple(records))
-    evaluation = go(masked, run=LeftLungRun(run.path))
+    seen: list[tuple[int, int]] = []
+    evaluation = go(
+        masked, run=LeftLungRun(run.path), progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(number, 12) for number in range(1, 13)]
     section = document(out)["segmentation"]
     assert list(section) == list(SEGMENTATION_TITLES)
     assert section["lung_dice"] == {"value": 1.0, "low": 1.0, "high": 1.0, "slices": 12}
@@ -375,27 +371,3 @@ def test_figures_stand_beside_what_the_file_format_alone_gives_away(
     text = " ".join(Page(out).text.split())
     assert words in text
     assert ("file format alone 1.000" in text) == (suffix == "jpg")
-
-
-def test_patients_are_told_apart_by_their_series_scores(
-    go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path
-) -> None:
-    evaluation = go(make_manifest())
-    mean = evaluation.probability.reshape(6, 2).mean(axis=1)
-    covid = evaluation.part.label[::2] == 1
-    auc = document(out)["by_patient"]
-    assert (auc["patients"], auc["auc"]["value"]) == (6, np.mean(mean[covid][:, None] > mean[~covid]))
-    assert "AUC by patients" in Page(out).text
-    alone = [replace(record, patient_id=str(number)) for number, record in enumerate(make_manifest())]
-    assert go(Manifest("alone", tmp_path / "data", tuple(alone))).by_patient is None
-
-
-def test_large_parts_are_predicted_in_batches(
-    go: Go, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = go(make_manifest())
-    monkeypatch.setattr("groundglass.evaluation.evaluate._BATCH", 5)
-    seen: list[tuple[int, int]] = []
-    batches = go(make_manifest(), progress=lambda done, total: seen.append((done, total)))
-    assert batches.measured == whole.measured
-    assert seen == [(number, 12) for number in range(1, 13)]

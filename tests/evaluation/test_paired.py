@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.paired import (
@@ -40,21 +39,6 @@ def test_delong_on_delongs_own_data() -> None:
         assert delong_test(label, scores[one], scores[1]) == pytest.approx((difference, p), abs=5e-5)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_delong_is_its_definition(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    label = np.array([1] * 13 + [0] * 9, np.int8)[rng.permutation(22)]
-    # Few values, so that there are ties within and between the classes.
-    scores = rng.integers(0, 6, (3, 22)).astype(float) + label
-    covid, other = scores[:, label == 1], scores[:, label == 0]
-    wins = (covid[:, :, None] > other[:, None, :]) + 0.5 * (covid[:, :, None] == other[:, None, :])
-    by_covid, by_other = wins.mean(axis=2), wins.mean(axis=1)
-    expected = np.cov(by_covid) / covid.shape[1] + np.cov(by_other) / other.shape[1]
-    auc, covariance = delong(label, scores)
-    np.testing.assert_allclose(auc, [roc_auc_score(label, each) for each in scores])
-    np.testing.assert_allclose(covariance, expected)
-
-
 def test_delong_without_a_difference_or_without_a_class() -> None:
     label, score = np.array([1, 1, 0, 0], np.int8), np.array([3.0, 2.0, 1.0, 0.0])
     assert delong_test(label, score, 10 * score) == (0.0, 1.0)
@@ -81,46 +65,6 @@ def test_mcnemar_on_counts(counts: tuple[int, int, int, int], p: float) -> None:
     """Slices that both, the first alone, the second alone and neither call rightly."""
     right = (np.repeat(which, counts) for which in ([True, True, False, False], [True, False, True, False]))
     assert mcnemar(*right) == pytest.approx(p, abs=5e-5)
-
-
-def rejected(p: list[float]) -> float:
-    return float(np.mean(np.array(p) < 0.05))
-
-
-def test_type_one_errors_are_near_the_level() -> None:
-    rng = np.random.default_rng(1)
-    label = np.repeat(np.array([1, 0], np.int8), [50, 60])
-    delongs, mid = [], []
-    for _ in range(2000):
-        common = label * 1.5 + rng.normal(size=110)
-        first, second = common + rng.normal(size=(2, 110))
-        test = delong_test(label, first, second)
-        assert test is not None
-        delongs.append(test.p)
-        mid.append(mcnemar((first > 0.75) == (label == 1), (second > 0.75) == (label == 1)))
-    # Four standard errors of a share of 2,000 are 0.02.
-    assert rejected(delongs) == pytest.approx(0.05, abs=0.02)
-    assert rejected(mid) == pytest.approx(0.05, abs=0.02)
-
-
-@pytest.mark.slow
-def test_only_resampling_patients_keeps_its_level_where_slices_resemble_each_other() -> None:
-    rng = np.random.default_rng(3)
-    slices, patients = 8, 40
-    resampling = Resampling(np.repeat([f"p{number}" for number in range(patients)], slices), 200)
-    label = (np.repeat(np.arange(patients), slices) % 2).astype(np.int8)
-    by_slice, by_patient = [], []
-    for _ in range(300):
-        # What each network thinks of a patient shows in all of the patient's slices.
-        opinion = np.repeat(rng.normal(size=(2, patients)), slices, axis=1)
-        scores = label * 1.5 + opinion + 0.3 * rng.normal(size=(2, len(label)))
-        test = delong_test(label, *scores)
-        assert test is not None
-        by_slice.append(test.p)
-        first, second = (resampling.draws(label, 1 / (1 + np.exp(-each)))["auc"] for each in scores)
-        by_patient.append(paired_difference(first, second, patients).p or 0.0)
-    assert rejected(by_slice) > 0.25
-    assert rejected(by_patient) == pytest.approx(0.05, abs=0.04)
 
 
 def test_resamples_are_paired_and_weigh_patients() -> None:

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
-from sklearn.metrics import f1_score
 
 from groundglass.data.manifest import Label, Record
 from groundglass.errors import ImageError
-from groundglass.evaluation.metrics import Estimate
 from groundglass.evaluation.segmentation import (
     SEGMENTATION_TITLES,
     CountedEstimate,
@@ -70,23 +68,6 @@ def test_figures_of_two_ill_slices_and_a_clear_one() -> None:
     }
 
 
-def test_many_random_slices_agree_with_scikit_learn_and_scipy() -> None:
-    rng, tally, dice, opacity = np.random.default_rng(3), Segmentation(), [], []
-    for number in range(40):
-        lungs, lesions = rng.random(SHAPE) < 0.7, rng.random(SHAPE) < rng.random()
-        found = lesions ^ (rng.random(SHAPE) < 0.3)
-        tally.add(f"patient {number // 2}", Masks(lungs, lesions), lungs, found, rng.random(SHAPE))
-        dice.append(f1_score(lesions.ravel(), found.ravel()))
-        opacity.append([100 * mask[lungs].mean() for mask in (lesions, found)])
-    measured = measure(tally)
-    assert measured["lesion_dice"].estimate.value == pytest.approx(np.mean(dice))
-    expected = spearmanr(*np.transpose(opacity)).statistic
-    assert measured["opacity_spearman"].estimate.value == pytest.approx(expected)
-    for name in ("lesion_dice", "lesion_dice_pooled", "opacity_spearman", "opacity_error"):
-        estimate = measured[name].estimate
-        assert (estimate.low or np.nan) < (estimate.value or np.nan) < (estimate.high or np.nan)
-
-
 def known(tally: Segmentation) -> dict[str, float | None]:
     """Figures that some slice was counted in."""
     return {name: each.estimate.value for name, each in measure(tally).items() if each.slices}
@@ -128,20 +109,6 @@ def test_what_is_not_known_is_left_out(
     measured = measure(tally)
     assert list(measured) == list(SEGMENTATION_TITLES)
     assert all(each.estimate.low is None for each in measured.values()), "one patient only"
-
-
-def test_equal_opacities_have_no_rank_correlation() -> None:
-    tally = Segmentation()
-    for patient in "abc":
-        tally.add(patient, Masks(LUNGS, NOTHING), LUNGS, NOTHING, peak(0, 0))
-    measured = measure(tally)
-    assert measured["opacity_spearman"].estimate == Estimate(
-        None, "undefined for these slices", undefined_resamples=100,
-        interval_reason="undefined in 100 of 100 resamples",
-    )  # fmt: skip
-    assert measured["lesion_dice_pooled"].estimate.value is None
-    assert measured["clear_opacity_95"].estimate.value == 0.0
-    assert measured["lesion_dice"].estimate == Estimate(None, "no such slice")
 
 
 def test_true_masks_come_from_the_manifest(tmp_path: Path) -> None:

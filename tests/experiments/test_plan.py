@@ -71,10 +71,12 @@ def test_c2l_weights_may_lie_in_a_file() -> None:
 
 
 def test_one_recipe_over_seeds() -> None:
-    split, folder = "leave-source-out:a+b", "leave-source-out-a+b"
-    tasks = seeds_tasks(DEFAULT, split, [0, 3], ["test"])
+    tasks = seeds_tasks(DEFAULT, "leave-source-out:a+b", [0, 3], ["test"])
+    folder = "leave-source-out-a+b"
     assert [task.name for task in tasks] == [f"{folder}/mask-efficientnet-seed-{seed}" for seed in (0, 3)]
-    assert {(task.split, task.parts, task.weights) for task in tasks} == {(split, ("test",), "imagenet")}
+    assert {(task.split, task.parts, task.weights) for task in tasks} == {
+        ("leave-source-out:a+b", ("test",), "imagenet")
+    }
 
 
 @pytest.mark.parametrize(

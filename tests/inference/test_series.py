@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from groundglass.inference.calibration import Conformal
+from groundglass.inference.calibration import Conformal, series_score
 from groundglass.inference.prediction import COPY, Prediction, Status
-from groundglass.inference.series import Counts, Totals, score_interval, series_score
+from groundglass.inference.series import Counts, Totals, score_interval
 
 RULE = Conformal(coverage=0.9, quantiles={"COVID": 0.4, "NonCOVID": 0.3})
 

@@ -68,15 +68,11 @@ def test_file_with_backbone_of_three_channels_and_classifier(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("saved", "wanted", "reason"),
-    [
-        ("resnet-18", "mask-efficientnet-lite0", "does not fit this network: it lacks"),
-        ("efficientnet-b3", "efficientnet-b2", "does not fit"),
-    ],
-    ids=["another network", "other widths"],
+    [("resnet-18", "mask-efficientnet-lite0", "it lacks"), ("efficientnet-b3", "efficientnet-b2", "it ")],
 )
 def test_file_that_does_not_fit_is_named(tmp_path, saved, wanted, reason) -> None:
     save_file(state_of(build(saved).backbone), tmp_path / "saved.safetensors")
-    with pytest.raises(WeightsError, match=rf"saved\.safetensors: {reason}"):
+    with pytest.raises(WeightsError, match=rf"saved\.safetensors: does not fit this network: {reason}"):
         build(wanted, tmp_path / "saved.safetensors")
 
 
@@ -96,9 +92,10 @@ def test_damaged_and_missing_files_are_named(tmp_path, name, reason) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["mask-efficientnet-lite0", "efficientnet-lite0"])
-def test_c2l_weights_come_with_the_package(name) -> None:
-    imagenet, c2l = (build(name, kind).backbone.state_dict() for kind in ("imagenet", "c2l"))
+def test_c2l_weights_come_with_the_package() -> None:
+    imagenet, c2l = (
+        build("mask-efficientnet-lite0", kind).backbone.state_dict() for kind in ("imagenet", "c2l")
+    )
     assert all(torch.isfinite(tensor).all() for tensor in c2l.values())
     assert not torch.allclose(imagenet["conv_head.weight"], c2l["conv_head.weight"], atol=1e-3)
 

@@ -35,14 +35,6 @@ def _open(name: str) -> TrainedRun:
     return Run.open(path)
 
 
-Split = Annotated[
-    str | None,
-    typer.Option(
-        "--split", help="As for `groundglass train`. With --part alone: the split the run was trained on."
-    ),
-]
-
-
 def evaluate(
     run: Annotated[
         str,
@@ -54,15 +46,18 @@ def evaluate(
         Path, typer.Option("--output", help="Folder for report.html, metrics.json, predictions.csv.")
     ],
     map_label: MapLabel = None,
-    split: Split = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="As for `groundglass train`. With --part alone: the split the run was trained on."),
+    ] = None,
     part: Annotated[
         str | None,
-        typer.Option("--part", help="train, val, test, or all for every slice. Test with --split, else all."),
+        typer.Option(help="train, val, test, or all for every slice. Test with --split, else all."),
     ] = None,
     resamples: Annotated[
         int, typer.Option("--bootstrap", min=1, metavar="N", help="Resamples of patients for the intervals.")
     ] = 2000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
 ) -> None:
     """Measure a run or bundle on a part of a data set, with intervals, and write a report."""
@@ -79,20 +74,13 @@ def evaluate(
     if part is None:
         part = "all" if split is None else "test"
     elif split is None and part != "all":
-        split = opened.split_spec
+        split = opened.info["split"]
     with Progress(console=Console(stderr=True), transient=True) as display:
         task = display.add_task("Evaluating", total=None)
         evaluation = evaluate_run(
-            opened,
-            manifest,
-            split,
-            part,
-            output,
-            data=data,
-            resamples=resamples,
-            seed=seed,
+            opened, manifest, split, part, output, data=data, resamples=resamples, seed=seed,
             progress=lambda done, total: display.update(task, completed=done, total=total),
-        )
+        )  # fmt: skip
     write_report(opened, evaluation, output)
     for warning in evaluation.warnings:
         Console(stderr=True, soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(warning)}")

@@ -48,17 +48,12 @@ Plan = Callable[[Sequence[int]], "list[Task]"]
 class _Shared:
     """Options that every experiment has."""
 
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV; repeat for more."
-        ),
-    ] = None
+    data: Annotated[list[Path] | None, typer.Option(help="As for `groundglass train`; repeat for more.")] = (
+        None
+    )
     map_label: MapLabel = None
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/EXPERIMENT.")] = None
-    output: Annotated[
-        Path | None, typer.Option(help="Folder of the results; default results/EXPERIMENT.")
-    ] = None
+    output: Annotated[Path | None, typer.Option(help="Folder of results; default results/EXPERIMENT.")] = None
     seeds: Annotated[str, typer.Option(help="Of the trainings, such as 0-4, or 0,3,7.")] = "0-2"
     only: Annotated[
         str | None, typer.Option(help="Rows, PROTOCOL/ROW or runs, comma-separated; * stands for anything.")
@@ -76,12 +71,8 @@ class _Shared:
     cache: Cache = None
     lungs: Lungs = None
     quiet: Quiet = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs, and which are done.")] = (
-        False
-    )
-    render_only: Annotated[
-        bool, typer.Option("--render-only", help="Only render the results that there are.")
-    ] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list runs, and which are done.")] = False
+    render_only: Annotated[bool, typer.Option("--render-only", help="Only render what there is.")] = False
 
     @property
     def settings(self) -> list[str]:
@@ -99,9 +90,8 @@ class _Shared:
         for each in self.c2l or ():
             network, _, path = each.partition("=")
             if not path:
-                raise RecipeError(
-                    f"--c2l {each}: expected NETWORK=FILE, such as resnet-18=runs/c2l/backbone.safetensors"
-                )
+                example = "resnet-18=runs/c2l/backbone.safetensors"
+                raise RecipeError(f"--c2l {each}: expected NETWORK=FILE, such as {example}")
             if not Path(path).is_file():
                 raise RecipeError(f"--c2l {each}: there is no file {path}")
             files[find(network).name] = Path(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,19 +29,13 @@ class BundledRun:
     def __init__(self, bundle: Bundle) -> None:
         # The installed one has the same name on every machine.
         self.bundle, self.path = bundle, Path(DEFAULT_NAME) if bundle.path == DEFAULT else bundle.path
-        self.preprocessing, self.calibration = bundle.preprocessing, bundle.calibration
-        training, network = bundle.info.training, bundle.info.network
-        names = SimpleNamespace(name=str(network.get("name", "")))
-        self.recipe = SimpleNamespace(name=str(training.get("recipe", "")), network=names)
-        self.seed = int(training.get("seed", 0))
-        self.split_spec = str(training.get("split", ""))
-
-    @property
-    def info(self) -> Mapping[str, Any]:
-        """Facts about the training, as far as the bundle carries them."""
-        training = self.bundle.info.training
-        return {
+        self.calibration, training = bundle.calibration, bundle.info.training
+        self.info: Mapping[str, Any] = {
             "finished": True,
+            "recipe": str(training.get("recipe", "")),
+            "network": str(bundle.info.network.get("name", "")),
+            "seed": int(training.get("seed", 0)),
+            "split": str(training.get("split", "")),
             "training_sha256": training.get("sha256", ()),
             "training_seconds": training.get("seconds"),
             "versions": training.get("versions") or {},
@@ -54,12 +47,12 @@ class BundledRun:
 
     def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
         """Predict slices one by one as the bundle's users do; refused ones too, but with the reason."""
-        check, reference, engine = self.bundle.input_check, self.bundle.reference, self.bundle.engine()
+        bundle, engine = self.bundle, self.bundle.engine()
         cuts, outputs, refused = [], [], []
         for ct_slice in slices:
-            cut = self.preprocessing.apply(ct_slice.pixels, self.bundle.lungs(ct_slice.pixels))
-            output = engine.run(self.preprocessing.normalise(cut.pixels[None]))
-            unlike = check.refusal(appearance(ct_slice.pixels, cut), output.embedding[0])
+            cut = bundle.preprocessing.apply(ct_slice.pixels, bundle.lungs(ct_slice.pixels))
+            output = engine.run(bundle.preprocessing.normalise(cut.pixels[None]))
+            unlike = bundle.input_check.refusal(appearance(ct_slice.pixels, cut), output.embedding[0])
             refused.append(unfit(ct_slice, cut) or unlike)
             cuts.append(cut)
             outputs.append(output)
@@ -72,5 +65,5 @@ class BundledRun:
             np.concatenate(maps) if maps else None,
             cuts,
             tuple(refused),
-            None if reference is None else reference.percentile(embedding),
+            None if bundle.reference is None else bundle.reference.percentile(embedding),
         )

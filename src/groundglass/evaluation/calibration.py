@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from groundglass.evaluation.bootstrap import Resampling, bootstrap
 from groundglass.evaluation.metrics import Estimate
 from groundglass.evaluation.part import Part
-from groundglass.inference.calibration import Calibration, Conformal
+from groundglass.inference.calibration import Calibration, Conformal, series_score
 from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
-from groundglass.inference.series import series_score
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ BEYOND = (
 Progress = Callable[[int, int], None]
 """Takes slices done and slices in all."""
 
+# What is repeated of a run's facts.
+_RUN = ("recipe", "network", "seed", "split", "training_seconds", "versions")
 # Percentile of the held-out slices' distances from which a slice counts as far from the training data.
 _FAR = 95.0
 # Slices predicted in one call, which bounds memory on large data sets.
@@ -81,8 +83,9 @@ class NetworkOutputs:
 class TrainedRun(Protocol):
     """A trained network with its history: a training's run folder, a bundle, or anything else that has these.
 
-    ``info`` may hold ``finished`` (bool; false or missing means unfinished), ``training_sha256`` (SHA-256 of
-    the content of every training slice's file), ``training_seconds``, ``selected_epoch`` and ``versions``.
+    ``info`` names ``recipe``, ``network``, ``seed`` and ``split``; it may hold ``finished`` (bool; false or missing
+    means unfinished), ``training_sha256`` (SHA-256 of the content of every training slice's file),
+    ``training_seconds``, ``selected_epoch`` and ``versions``.
     """
 
     @property
@@ -90,28 +93,16 @@ class TrainedRun(Protocol):
         """Folder or file that it lies in."""
 
     @property
+    def info(self) -> Mapping[str, Any]:
+        """Facts about the training."""
+
+    @property
     def record_folder(self) -> Path | None:
         """Where evaluations are counted; None where they are not."""
 
     @property
-    def recipe(self) -> Any:
-        """How it was trained: ``recipe.name`` and ``recipe.network.name``."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of the training and of its split."""
-
-    @property
-    def split_spec(self) -> str:
-        """Specification of the split that it was trained on."""
-
-    @property
     def calibration(self) -> Calibration | None:
         """From logit to prediction set: a bundle's, which also has an input check; None of a run."""
-
-    @property
-    def info(self) -> Mapping[str, Any]:
-        """Facts about the training."""
 
     def history(self) -> Sequence[Mapping[str, float]]:
         """One mapping per epoch."""
@@ -226,13 +217,14 @@ def evaluate(
         DataError: the part is empty or unlabelled, or the split does not fit the data set.
         ImageError: a slice of the part cannot be read. None is left out silently.
     """
-    if not run.info.get("finished", False):
+    info = run.info
+    if not info.get("finished", False):
         raise RunError(
             f"{run.path}: the training has not finished; finish it with `groundglass train --resume`"
         )
-    chosen = select_part(manifest, split, part, run.seed)
+    chosen = select_part(manifest, split, part, info["seed"])
     hashes = [content_hash(record) for record in chosen.records]
-    warnings = part_warnings(manifest, chosen, hashes, run.info.get("training_sha256", ()), run.split_spec)
+    warnings = part_warnings(manifest, chosen, hashes, info.get("training_sha256", ()), info["split"])
     start, masks = time.perf_counter(), Segmentation()
     outputs, formats = _predict(run, chosen, masks, progress)
     seconds = time.perf_counter() - start
@@ -382,11 +374,7 @@ def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
     covid, slices = int(part.label.sum()), len(part.records)
     return {
         "format": FORMAT,
-        "run": {
-            "path": printable(run.path), "recipe": run.recipe.name, "network": run.recipe.network.name,
-            "seed": run.seed, "split": run.split_spec, "training_seconds": run.info.get("training_seconds"),
-            "versions": run.info.get("versions"),
-        },
+        "run": {"path": printable(run.path), **{key: run.info.get(key) for key in _RUN}},
         "data": {
             "name": part.data, "root": printable(part.root), "split": part.split, "part": part.name,
             "slices": slices, "covid": covid, "non_covid": slices - covid, "patients": measured.patients,

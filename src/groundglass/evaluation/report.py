@@ -73,15 +73,16 @@ def _predictions(evaluation: Evaluation) -> Iterator[Sequence[str]]:
     """One row per slice."""
     part = evaluation.part
     yield ["file", "label", "patient_id", "source", "split", "probability", "logit", "prediction"]
-    for index, record in enumerate(part.records):
-        numbers = [f"{values[index]:.9g}" for values in (evaluation.probability, evaluation.logit)]
+    rows = zip(part.records, *_labels(evaluation), evaluation.probability, evaluation.logit, strict=True)
+    for record, label, called, probability, logit in rows:
         whence = printable(record.patient_id), printable(record.source), record.split or ""
-        label, called = _label(part.label[index] == 1), _label(evaluation.called[index])
-        yield [part.file(record), label, *whence, *numbers, called]
+        yield [part.file(record), label, *whence, f"{probability:.9g}", f"{logit:.9g}", called]
 
 
-def _label(covid: np.bool_) -> str:
-    return COVID if covid else NON_COVID
+def _labels(evaluation: Evaluation) -> Iterator[NDArray[np.str_]]:
+    """What the slices are labelled and what they are called, shape (N,) each."""
+    for covid in (evaluation.part.label == 1, evaluation.called):
+        yield np.where(covid, COVID, NON_COVID)
 
 
 def tables(evaluation: Evaluation) -> Iterator[Table]:
@@ -183,12 +184,12 @@ def _fit_rows(applicability: Applicability) -> list[MeasureRow]:
     ]
 
 
-def _fit_words(applicability: Applicability) -> str:
-    beyond, refused = applicability.beyond_95, applicability.refused.value or 0.0
+def _fit_words(fit: Applicability) -> str:
     far = "how far they lie from the training data is not known"
-    if beyond is not None and beyond.value is not None:
-        far = f"{100 * beyond.value:.0f} % lie far from the training data, where 5 % are expected of data like it"
-    return f"Of these slices the input check refuses {100 * refused:.0f} %, and {far}."
+    if fit.beyond_95 is not None and fit.beyond_95.value is not None:
+        beyond = f"{100 * fit.beyond_95.value:.0f} % lie far from the training data"
+        far = f"{beyond}, where 5 % are expected of data like it"
+    return f"Of these slices the input check refuses {100 * (fit.refused.value or 0.0):.0f} %, and {far}."
 
 
 def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[MeasureRow]:
@@ -201,10 +202,9 @@ def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[Meas
 
 def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
     part, measured, fit = evaluation.part, evaluation.measured, evaluation.applicability
-    rows = _measure_rows(evaluation)
-    covid = int(part.label.sum())
+    rows, covid = _measure_rows(evaluation), int(part.label.sum())
     return Report(
-        title=f"{run.recipe.name} on {part.title}",
+        title=f"{run.info['recipe']} on {part.title}",
         subtitle=(
             f"{len(part.records)} slices of {measured.patients} patients: {covid} COVID, "
             f"{len(part.records) - covid} NonCOVID. COVID is the positive class."
@@ -326,37 +326,34 @@ def _training(run: TrainedRun) -> Iterator[FigurePanel]:
 
 
 def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[GalleryGroup]:
-    label, called = evaluation.part.label == 1, evaluation.called
+    """The most confident errors of both kinds, with what was found on them."""
+    part, covid = evaluation.part, evaluation.part.label == 1
+    label, called = _labels(evaluation)
     for title, wrong in (
-        ("Missed: labelled COVID, called NonCOVID", label & ~called),
-        ("False alarms: labelled NonCOVID, called COVID", ~label & called),
+        ("Missed: labelled COVID, called NonCOVID", covid & ~evaluation.called),
+        ("False alarms: labelled NonCOVID, called COVID", ~covid & evaluation.called),
     ):
         errors = np.flatnonzero(wrong)
-        worst = errors[np.argsort(-np.abs(evaluation.logit[errors]), kind="stable")][:GALLERY]
+        if not len(errors):
+            continue
+        worst, items = errors[np.argsort(-np.abs(evaluation.logit[errors]), kind="stable")][:GALLERY], []
         few = len(worst) == len(errors)
         shown = f"all {len(errors)}" if few else f"the {len(worst)} most confident of {len(errors)}"
-        if len(errors):
-            yield GalleryGroup(title, f"Shown: {shown}.", _items(run, evaluation, worst))
-
-
-def _items(run: TrainedRun, evaluation: Evaluation, indices: NDArray[np.intp]) -> list[GalleryItem]:
-    part, items = evaluation.part, []
-    slices = [read_record(part.records[index]) for index in indices]
-    outputs = run.predict(slices)
-    for number, index in enumerate(indices):
-        record = part.records[index]
-        patient = record.patient_id if record.patient_known else "not known"
-        facts = [
-            f"Probability of COVID {evaluation.probability[index]:.3f} (logit {evaluation.logit[index]:+.2f}); "
-            f"called {_label(evaluation.called[index])}, labelled {_label(part.label[index] == 1)}",
-            f"Patient {patient}, source {record.source}",
-        ]
-        cut, pixels = outputs.cuts[number], slices[number].pixels
-        lesions = np.zeros_like(cut.lungs)
-        if outputs.lesion_map is not None:
-            lesions = lesion_mask(outputs.lesion_map[number], cut)
-        items.append(GalleryItem(part.file(record), facts, layers=Layers.of(pixels, cut.lungs, lesions)))
-    return items
+        slices = [read_record(part.records[index]) for index in worst]
+        outputs = run.predict(slices)
+        for number, index in enumerate(worst):
+            record, cut = part.records[index], outputs.cuts[number]
+            facts = [
+                f"Probability of COVID {evaluation.probability[index]:.3f} (logit {evaluation.logit[index]:+.2f}); "
+                f"called {called[index]}, labelled {label[index]}",
+                f"Patient {record.patient_id if record.patient_known else 'not known'}, source {record.source}",
+            ]
+            lesions = np.zeros_like(cut.lungs)
+            if outputs.lesion_map is not None:
+                lesions = lesion_mask(outputs.lesion_map[number], cut)
+            layers = Layers.of(slices[number].pixels, cut.lungs, lesions)
+            items.append(GalleryItem(part.file(record), facts, layers=layers))
+        yield GalleryGroup(title, f"Shown: {shown}.", items)
 
 
 def _facts(run: TrainedRun, evaluation: Evaluation) -> Iterator[tuple[str, str]]:

@@ -65,6 +65,11 @@ class Row:
         return self.first.identity.title
 
     @property
+    def family(self) -> str:
+        """The network's name without its size."""
+        return self.first.network.rpartition("-")[0]
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds whose every fold is there, ascending."""
         return tuple(sorted(self.predictions))

@@ -228,7 +228,7 @@ def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Ev
         task.weights,
         pretrained and {key: pretrained.get(key) for key in _PRETRAINING},
         split={
-            "specification": run.split_spec,
+            "specification": task.split,
             "train_and_val": run.info.get("fingerprint"),
             "parts": {part: each.sha256 for part, each in evaluations.items()},
         },

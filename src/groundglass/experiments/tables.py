@@ -7,7 +7,6 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -58,45 +57,28 @@ _AREA_NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class _Section:
-    """One protocol's rows on one part, and the tests of all of them against the reference row."""
+class _Section(PairedRows):
+    """One protocol's rows on one part in the table's order, all tested against the reference row."""
 
-    protocol: str
-    results: Sequence[RunResult]
-    paired: PairedRows
-    rows: Sequence[Row]
-    measures: Mapping[str, Mapping[str, MeanSD]]
-    reference: Row | None
-    against: Sequence[Comparison]
-
-    @classmethod
-    def of(cls, results: Sequence[RunResult], protocol: str, part: str, reference: str | None) -> _Section:
-        own = [each for each in results if each.identity.protocol == protocol]
-        paired, table1 = PairedRows(own, part), own[0].identity.experiment == "table1"
-        rows = sorted(
-            paired.rows.values(), key=_place if table1 else lambda row: (row.name != DEFAULT, row.name)
-        )
+    def __init__(self, results: Sequence[RunResult], protocol: str, part: str, reference: str | None) -> None:
+        self.results = [each for each in results if each.identity.protocol == protocol]
+        super().__init__(self.results, part)
+        self.protocol, self.name = protocol, f"{protocol}-{part}"
+        self.table1 = self.results[0].identity.experiment == "table1"
+        order = _place if self.table1 else lambda row: (row.name != DEFAULT, row.name)
+        self.rows = {row.name: row for row in sorted(self.rows.values(), key=order)}
+        self.measures = {name: self.summary(name) for name in self.rows}
         # The last of the paper's network in Table I starts from ImageNet's weights, where there is such a row.
-        papers = [row for row in rows if table1 and _family(row) == _PAPERS]
-        chosen = paired.rows.get(reference or DEFAULT) or (papers[-1] if papers else None)
-        others = [row.name for row in rows if chosen and row is not chosen]
+        papers = [row for row in self.rows.values() if self.table1 and row.family == _PAPERS]
+        own = self.reference = self.rows.get(reference or DEFAULT) or (papers[-1] if papers else None)
+        others = [name for name in self.rows if own and name != own.name]
         # Table I asks what its network gains over the others, the ablation what a change does to the default.
-        pairs = [(chosen.name, name) if table1 else (name, chosen.name) for name in others] if chosen else []
-        measures = {row.name: paired.summary(row.name) for row in rows}
-        return cls(protocol, own, paired, rows, measures, chosen, paired.compare(pairs))
-
-    @property
-    def name(self) -> str:
-        return f"{self.protocol}-{self.paired.part}"
-
-    @property
-    def table1(self) -> bool:
-        return self.results[0].identity.experiment == "table1"
+        pairs = [(own.name, name) if self.table1 else (name, own.name) for name in others] if own else []
+        self.against = self.compare(pairs)
 
     def other(self, comparison: Comparison) -> str:
         """Title of the row that the reference is compared with."""
-        return self.paired.rows[comparison.second if self.table1 else comparison.first].title
+        return self.rows[comparison.second if self.table1 else comparison.first].title
 
 
 def render_rows(folder: Path, reference: str | None = None) -> str:
@@ -116,18 +98,18 @@ def render_rows(folder: Path, reference: str | None = None) -> str:
     names = sorted({each.identity.row for each in results})
     if reference is not None and reference not in names:
         raise DataError(f"{folder}: no row is called {reference!r}; there are {', '.join(names)}")
-    sections = [_Section.of(results, protocol, part, reference) for protocol, part in _views(results)]
+    sections = [_Section(results, protocol, part, reference) for protocol, part in _views(results)]
     experiment = results[0].identity.experiment
     text = "\n\n".join(line for section in sections for line in _paragraphs(section, not_run)) + "\n"
     write_text(folder / f"{experiment}.md", text)
     columns, tests = io.StringIO(), []
-    rows = [_columns(section, row) for section in sections for row in section.rows]
+    rows = [_columns(section, row) for section in sections for row in section.rows.values()]
     writer = csv.DictWriter(columns, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / f"{experiment}.csv", columns.getvalue())
     for section in sections:
-        view = {"protocol": section.protocol, "part": section.paired.part}
+        view = {"protocol": section.protocol, "part": section.part}
         tests += [{**view, **each.document()} for each in section.against]
         if section.rows:
             write_text(folder / f"{section.name}.svg", _figure(section))
@@ -148,44 +130,40 @@ def _views(results: Sequence[RunResult]) -> list[tuple[str, str]]:
 
 def _place(row: Row) -> tuple[int, int, str]:
     """Families in the paper's order, each from no weights to ImageNet's."""
-    families = [*PAPER_ACCURACY, _family(row)]
-    return families.index(_family(row)), _WEIGHTS.index(row.first.weights), row.name
-
-
-def _family(row: Row) -> str:
-    return row.first.network.rpartition("-")[0]
+    families = [*PAPER_ACCURACY, row.family]
+    return families.index(row.family), _WEIGHTS.index(row.first.weights), row.name
 
 
 def _figure(section: _Section) -> str:
     panels = {
-        title: [section.measures[row.name][measure] for row in section.rows]
-        for measure, title in (("accuracy", "Accuracy"), ("auc", "AUC"))
+        title: [measures[key] for measures in section.measures.values()]
+        for key, title in (("accuracy", "Accuracy"), ("auc", "AUC"))
     }
     goal = {"Accuracy": PAPER_ACCURACY[_PAPERS]} if section.protocol == "random" else None
     reference = section.reference.title if section.reference else None
-    return svg(forest_figure([row.title for row in section.rows], panels, reference, goal))
+    return svg(forest_figure([row.title for row in section.rows.values()], panels, reference, goal))
 
 
 def _paragraphs(section: _Section, not_run: Mapping[str, str]) -> list[str]:
     head = f"**{section.name}**: {PROTOCOLS.get(section.protocol, 'as its name says')}."
     missing = _missing(not_run, section.protocol)
-    missing += [f"Not in the table yet: {row}, {state}." for row, state in section.paired.incomplete.items()]
+    missing += [f"Not in the table yet: {row}, {state}." for row, state in section.incomplete.items()]
     if not section.rows:
         return [head, *missing]
-    slices, results, part = section.paired.slices, section.results, section.paired.part
-    counts = f"{len(slices.label)} slices ({slices.label.sum()} COVID) of {section.paired.patients} patients"
-    folds = sorted(filter(None, section.paired.folds))
+    slices, results, part = section.slices, section.results, section.part
+    counts = f"{len(slices.label)} slices ({slices.label.sum()} COVID) of {section.patients} patients"
+    folds = sorted(filter(None, section.folds))
     if folds and len(folds) < (every := results[0].identity.folds or 0):
         counts += f", fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))} of {every}"
     warnings = Counter(words for run in results for words in run.parts.get(part, {}).get("warnings", ()))
     return [
         f"{head} {counts}, split `{results[0].split['specification']}`. "
-        + _settings({row.title: row.first for row in section.rows}),
+        + _settings({row.title: row.first for row in section.rows.values()}),
         _rows_table(section),
         _CELL_NOTE,
         f"![Accuracy and AUC of every row with intervals, {section.name}](./{section.name}.svg)",
         *_tests(section),
-        *(words for words, count in warnings.items() if count * len(section.paired.folds) == len(results)),
+        *(words for words, count in warnings.items() if count * len(section.folds) == len(results)),
         *_stand_in(section),
         *_pretraining(results),
         _trained_on(results),
@@ -197,14 +175,14 @@ def _columns(section: _Section, row: Row) -> dict[str, Any]:
     """A row of the CSV file."""
     columns = {
         "protocol": section.protocol,
-        "part": section.paired.part,
+        "part": section.part,
         "row": row.name,
         "network": row.first.network,
         "weights": row.first.weights,
         "seeds": " ".join(map(str, row.seeds)),
         "runs": len(row.results),
-        "slices": len(section.paired.slices.label),
-        "patients": section.paired.patients,
+        "slices": len(section.slices.label),
+        "patients": section.patients,
         **row.first.cost,
         "training_seconds": float(np.mean([each.run["training_seconds"] for each in row.results])),
     }
@@ -218,12 +196,12 @@ def _rows_table(section: _Section) -> str:
     heads = ["", "seeds", "parameters, M", "MACs, G", *_HEADS.values(), "training, min"]
     heads += ["accuracy in the paper"] if paper else []
     lines = []
-    for row in section.rows:
+    for row in section.rows.values():
         columns, measures = _columns(section, row), section.measures[row.name]
         cost = [f"{columns['parameters'] / 1e6:.2f}", f"{columns['macs'] / 1e9:.2f}"]
-        cells = [row.title, _seeds(row.seeds), *cost, *(_cell(measures[measure]) for measure in _HEADS)]
+        cells = [row.title, _seeds(row.seeds), *cost, *(cell(measures[measure]) for measure in _HEADS)]
         cells.append(f"{columns['training_seconds'] / 60:.1f}")
-        lines.append([*cells, f"{PAPER_ACCURACY.get(_family(row), float('nan')):.3f}"][: len(heads)])
+        lines.append([*cells, f"{PAPER_ACCURACY.get(row.family, float('nan')):.3f}"][: len(heads)])
     return _markdown(heads, lines)
 
 
@@ -252,7 +230,7 @@ def _tests(section: _Section) -> list[str]:
         f"{2 * family / (resamples + 1):.3f}. Better or worse is said only where the corrected p is below {ALPHA:g}."
     )
     tested = {section.other(each) for each in section.against} | {title}
-    untested = [row.title for row in section.rows if row.title not in tested]
+    untested = [row.title for row in section.rows.values() if row.title not in tested]
     alone = f"Not tested, without a seed in common: {', '.join(untested)}."
     return [_markdown(heads, lines), note, *([alone] if untested else [])]
 
@@ -356,7 +334,7 @@ def render_seeds(folder: Path) -> str:
         metrics = {name: plain(each) for name, each in over_seeds.items()}
         parts[part] = {"slices": own["slices"], "patients": own["patients"], "metrics": metrics}
         head = f"{part} ({own['slices']} slices, {own['patients']} patients)"
-        columns.append([head, *map(_cell, over_seeds.values())])
+        columns.append([head, *map(cell, over_seeds.values())])
     write_json(folder / "summary.json", {**facts, "parts": parts})
     heads, *lines = zip(["", *TITLES.values()], *columns, strict=True)
     text = (
@@ -391,7 +369,7 @@ def render_convergence(folder: Path) -> str:
         near = [float(next(i for i, auc in enumerate(each, 1) if auc >= _NEARLY * each[-1])) for each in aucs]
         values = [near, list(map(max, aucs)), list(map(fmean, aucs)), list(map(fmean, losses))]
         seeds = _seeds([run.identity.seed for run in runs])
-        lines.append([network, weights, seeds, *(_cell(MeanSD.of(each)) for each in values)])
+        lines.append([network, weights, seeds, *(cell(MeanSD.of(each)) for each in values)])
     reached = "epochs to 95 % of the last AUC"
     heads = [
         "network",
@@ -422,7 +400,7 @@ def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *rows])
 
 
-def _cell(value: MeanSD) -> str:
+def cell(value: MeanSD) -> str:
     """``0.832 ± 0.009 (0.787–0.874)``: mean, standard deviation over seeds, interval over patients."""
     if value.mean is None:
         return "–"

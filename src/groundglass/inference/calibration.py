@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -14,6 +15,7 @@ from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
 MUCH_OPACITY = 20.0
 """Percent of the lungs. Of ten validation slices that were labelled NonCOVID with more of it, four were COVID."""
 
+_SHARE, _LEAST = 0.2, 3
 _TEMPERATURES = np.geomspace(0.2, 10, 400)
 _Label = Annotated[str, Field(pattern="^(COVID|NonCOVID)$")]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -106,6 +108,21 @@ class Calibration(Conformal):
     def probability(self, logit: float) -> float:
         """Calibrated probability of COVID, 0 to 1."""
         return float(_sigmoid(np.float64(logit) / self.temperature))
+
+
+def slices_in_score(count: int) -> int:
+    """How many of so many classified slices a series score is the mean of."""
+    return min(count, max(_LEAST, math.ceil(_SHARE * count)))
+
+
+def series_score(probabilities: Sequence[float]) -> float | None:
+    """The score of a series: the mean of its highest probabilities; None where no slice was classified.
+
+    Lesions fill a part of the lung only: the mean over all slices would drown them, the maximum would hang on
+    a single one.
+    """
+    highest = sorted(probabilities, reverse=True)[: slices_in_score(len(probabilities))]
+    return math.fsum(highest) / len(highest) if highest else None
 
 
 def _sigmoid(logit: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ import numpy as np
 from groundglass import __version__
 from groundglass.files import atomic_path, counted, printable
 from groundglass.inference.bundle import Bundle
+from groundglass.inference.calibration import slices_in_score
 from groundglass.inference.input_check import FLAGS
 from groundglass.inference.prediction import Evidence, Prediction, Status
 from groundglass.inference.series import (
@@ -28,7 +29,6 @@ from groundglass.inference.series import (
     SeriesSummary,
     Totals,
     place_on,
-    slices_in_score,
 )
 from groundglass.inference.writers import file_errors, read_predictions
 from groundglass.reporting.html import CITATION, NOTICE, environment

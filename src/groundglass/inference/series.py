@@ -16,7 +16,7 @@ import numpy as np
 
 from groundglass.files import printable
 from groundglass.imaging.slice import is_uid
-from groundglass.inference.calibration import MUCH_OPACITY, Conformal
+from groundglass.inference.calibration import MUCH_OPACITY, Conformal, series_score, slices_in_score
 from groundglass.inference.prediction import COPY, COVID, NON_COVID, UNCERTAIN, Prediction, Status, frame_of
 
 if TYPE_CHECKING:
@@ -31,23 +31,8 @@ SERIES_SCORE = (
     "probability of disease."
 )
 
-_SHARE, _LEAST, _RESAMPLES, _MOST_CARRIERS = 0.2, 3, 500, 10
+_RESAMPLES, _MOST_CARRIERS = 500, 10
 _LABELS = {COVID: "covid", NON_COVID: "non_covid", UNCERTAIN: "uncertain"}
-
-
-def slices_in_score(count: int) -> int:
-    """How many of so many classified slices a series score is the mean of."""
-    return min(count, max(_LEAST, math.ceil(_SHARE * count)))
-
-
-def series_score(probabilities: Sequence[float]) -> float | None:
-    """The score of a series, see :data:`SERIES_SCORE`; None where no slice was classified.
-
-    Lesions fill a part of the lung only: the mean over all slices would drown them, the maximum would hang on
-    a single one.
-    """
-    highest = sorted(probabilities, reverse=True)[: slices_in_score(len(probabilities))]
-    return math.fsum(highest) / len(highest) if highest else None
 
 
 def score_interval(probabilities: Sequence[float]) -> tuple[float, float] | None:

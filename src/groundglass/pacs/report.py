@@ -30,9 +30,10 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import JPEGBaseline8Bit
 
+from groundglass.inference.calibration import slices_in_score
 from groundglass.inference.dicom_seg import NAME, RESEARCH_USE, Algorithm, derived_uid
 from groundglass.inference.prediction import Prediction, Status
-from groundglass.inference.series import SERIES_SCORE, Opacity, SeriesSummary, Totals, slices_in_score
+from groundglass.inference.series import SERIES_SCORE, Opacity, SeriesSummary, Totals
 from groundglass.pacs.client import InstanceEntry
 
 if TYPE_CHECKING:
