@@ -29,69 +29,56 @@ Grey = NDArray[np.uint8]
 Generator = np.random.Generator
 
 SOFT, WIDE, BRAIN = Window(40, 400), Window(-500, 1400), Window(40, 100)
-OTHER_PLANES_AND_PARTS = (
-    "abdomen-toshiba.dcm",
-    "coronal-ge.dcm",
-    "coronal-toshiba-616.dcm",
-    "sagittal-ge.dcm",
-)
 FONTS = (
-    cv2.FONT_HERSHEY_SIMPLEX,
-    cv2.FONT_HERSHEY_DUPLEX,
-    cv2.FONT_HERSHEY_COMPLEX,
-    cv2.FONT_HERSHEY_TRIPLEX,
+    *(cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX),
+    *(cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX),
 )
 
 
-def write_documented_set(folder: Path, dicom: Path | None, seed: int = 0, per_kind: int = 20) -> list[Path]:
-    """Write the set, one folder for each kind; ``dicom`` holds the real files of `OTHER_PLANES_AND_PARTS`."""
+def write_documented_set(folder: Path, dicom: Path) -> list[Path]:
+    """Write the set, one folder for each kind; ``dicom`` holds real files of other planes and parts."""
     written = []
-    for kind, name, content in [*_generated(seed, per_kind), *_samples()]:
+    for kind, name, content in [*_generated(), *_samples()]:
         path = folder / kind.replace(" ", "-") / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         written.append(path)
-    return written + [dicom / name for name in OTHER_PLANES_AND_PARTS if dicom is not None]
+    others = ("abdomen-toshiba", "coronal-ge", "coronal-toshiba-616", "sagittal-ge")
+    return written + [dicom / f"{name}.dcm" for name in others]
 
 
-def _generated(seed: int, per_kind: int) -> Iterator[tuple[str, str, bytes]]:
-    def rng(kind: str, index: int) -> Generator:
-        return np.random.default_rng([0xF0E1, seed, *kind.encode(), index])
-
-    for kind, draw in KINDS.items():
-        for index in range(per_kind):
-            yield kind, f"{index:03d}.png", _png(draw(rng(kind, index)))
-    for index in range(per_kind):
-        state = rng("volume", index)
+def _generated() -> Iterator[tuple[str, str, bytes]]:
+    for index in range(20):
+        for kind, draw in KINDS.items():
+            yield kind, f"{index:03d}.png", _png(draw(_rng(kind, index)))
+        state = _rng("volume", index)
         volume = drawn.scan_volume(state, severity=_severity(state))
         for kind, view in VIEWS.items():
             yield kind, f"{index:03d}.png", _png(view(volume, state))
 
 
+def _rng(kind: str, index: int) -> Generator:
+    return np.random.default_rng([0xF0E1, 0, *kind.encode(), index])
+
+
 def _samples() -> Iterator[tuple[str, str, bytes]]:
-    """Sample pictures of installed packages: colour ones as they are, and all of them in grey."""
-    for package, folder in (
-        ("skimage", "data"),
-        ("sklearn", "datasets/images"),
-        ("matplotlib", "mpl-data/sample_data"),
-    ):
-        for path in _package_files(package, folder):
-            if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-                continue
-            with Image.open(path) as opened:
-                picture = opened.convert("RGB")
-            if np.ptp(np.asarray(picture, np.int16), axis=2).max() > 0:
-                yield "colour photograph", path.name, path.read_bytes()
-            yield "sample picture in grey", f"{path.stem}-grey.png", _png(np.array(picture.convert("L")))
-    for path in _package_files("pydicom", "data/test_files"):
-        if path.name in ("693_J2KI.dcm", "CT_small.dcm", "J2K_pixelrep_mismatch.dcm"):
-            yield "real scan of the head or spine", path.name, path.read_bytes()
-    for path in _package_files("matplotlib", "mpl-data/sample_data"):
+    """Sample pictures of installed packages: colour ones as they are, and all of them in grey; scans of other parts."""
+    files = _package_files("skimage", "data") + _package_files("sklearn", "datasets/images")
+    for path in [*files, *_package_files("matplotlib", "mpl-data/sample_data")]:
         if path.name == "s1045.ima.gz":
             values = np.frombuffer(gzip.decompress(path.read_bytes()), "<u2").reshape(256, 256)
-            share = values / np.quantile(values, 0.995)
-            grey = np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
+            grey = np.rint(255 * np.clip(values / np.quantile(values, 0.995), 0, 1)).astype(np.uint8)
             yield "real scan of the head or spine", "s1045.png", _png(grey)
+        if path.suffix.lower() not in {".png", ".jpg", ".jpeg"}:
+            continue
+        with Image.open(path) as opened:
+            picture = opened.convert("RGB")
+        if np.ptp(np.asarray(picture, np.int16), axis=2).max() > 0:
+            yield "colour photograph", path.name, path.read_bytes()
+        yield "sample picture in grey", f"{path.stem}-grey.png", _png(np.array(picture.convert("L")))
+    for path in _package_files("pydicom", "data/test_files"):
+        if path.name in {"693_J2KI.dcm", "CT_small.dcm", "J2K_pixelrep_mismatch.dcm"}:
+            yield "real scan of the head or spine", path.name, path.read_bytes()
 
 
 def _package_files(package: str, folder: str) -> list[Path]:

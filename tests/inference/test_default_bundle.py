@@ -30,18 +30,6 @@ def classifier() -> Classifier:
     return groundglass.load()
 
 
-def test_it_takes_at_most_ten_megabytes_in_the_wheel() -> None:
-    assert sum(path.stat().st_size for path in DEFAULT.rglob("*") if path.is_file()) <= 10e6
-
-
-def test_one_line_classifies_a_slice(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "slice.png"), make_phantom(np.random.default_rng(0), level=0.5).slice.pixels)
-    prediction = groundglass.load().predict(tmp_path / "slice.png")
-    assert prediction.status is Status.OK
-    assert prediction.label in {"COVID", "NonCOVID", "uncertain"}
-    assert prediction.bundle == Bundle.open().id
-
-
 def test_it_needs_no_torch_and_no_network(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "slice.png"), make_phantom(np.random.default_rng(0), level=0.5).slice.pixels)
     script = (
@@ -56,6 +44,7 @@ def test_it_needs_no_torch_and_no_network(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "ok\n"
+    assert sum(path.stat().st_size for path in DEFAULT.rglob("*") if path.is_file()) <= 10e6
 
 
 def test_its_card_is_made_of_its_figures() -> None:
@@ -75,11 +64,7 @@ def test_its_card_is_made_of_its_figures() -> None:
 def test_ill_phantoms_are_more_suspicious_than_healthy_ones(classifier: Classifier) -> None:
     def mean(severity: float) -> float:
         slices = [make_phantom(np.random.default_rng(n), severity, 0.5).slice for n in range(12)]
-        predictions = list(map(classifier.classify, slices))
-        assert all(prediction.status is Status.OK for prediction in predictions)
-        return float(
-            np.mean([prediction.probability for prediction in predictions if prediction.probability])
-        )
+        return float(np.mean([classifier.classify(each).probability for each in slices]))
 
     healthy, mild, severe = mean(0.0), mean(0.15), mean(0.6)
     assert healthy < mild
@@ -110,9 +95,7 @@ def test_few_lung_slices_of_the_validation_part_are_refused(classifier: Classifi
 
 
 def test_other_planes_and_parts_of_the_body_are_refused(classifier: Classifier, dicom_samples: Path) -> None:
-    by_name = {
-        Path(prediction.file).stem: prediction for prediction in classifier.predict_all([dicom_samples])
-    }
+    by_name = {Path(each.file).stem: each for each in classifier.predict_all([dicom_samples])}
     for name in ("coronal-ge", "coronal-toshiba-616", "sagittal-ge"):
         assert by_name[name].status is Status.REFUSED, name
     # A rim of lung above the liver: too little for a firm label.

@@ -32,7 +32,6 @@ from groundglass.inference.input_check import (
     unfit,
 )
 from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN, Status
-from groundglass.inference.reference import OutOfDistributionModel
 from groundglass.training.input_check_fit import Examples, accept_all, fit_input_check, fit_model
 
 Grey = NDArray[np.uint8]
@@ -122,7 +121,7 @@ def points(rng: np.random.Generator, number: int, middle: float, direction: int)
     return moved
 
 
-def odds(model: OutOfDistributionModel, features: NDArray[np.floating]) -> NDArray[np.float32]:
+def odds(model: InputCheck, features: NDArray[np.floating]) -> NDArray[np.float32]:
     """Log odds of anything else against lung."""
     return np.logaddexp.reduce(model.odds(features), axis=1)
 
@@ -155,15 +154,15 @@ def test_a_fitted_check_accepts_the_share_it_is_to_and_says_what_the_rest_looks_
         assert len(refused) >= 95
         assert sum(f"looks like {kind} (score" in each for each in refused) >= 95
     # Far away in directions that no example of any kind ever took: the distances alone tell it.
-    lung, far = (odds(check.model, rng.normal(0, spread, (200, FEATURES))) for spread in (1, 5))
+    lung, far = (odds(check, rng.normal(0, spread, (200, FEATURES))) for spread in (1, 5))
     assert np.median(far) > np.quantile(lung, 0.99)
 
 
 def test_the_fit_is_reproducible_and_survives_its_arrays(examples: Examples, check: InputCheck) -> None:
     again = InputCheck.from_arrays(check.as_arrays())
     assert again.limit == check.limit
-    for model in (again.model, fit_model(examples)):
-        np.testing.assert_array_equal(model.odds(examples.features), check.model.odds(examples.features))
+    for model in (again, fit_model(examples)):
+        np.testing.assert_array_equal(model.odds(examples.features), check.odds(examples.features))
 
 
 def test_the_limit_never_lies_below_even_odds() -> None:
@@ -236,7 +235,7 @@ def test_doubtful_slices_are_flagged_and_plain_ones_are_not() -> None:
 def test_a_slice_on_which_the_network_cannot_see_gets_no_firm_label(
     shipped: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    channels = len(shipped.bundle.arrays["input_check.centre"]) - APPEARANCE
+    channels = len(shipped.bundle.input_check.centre) - APPEARANCE
     monkeypatch.setattr(shipped, "_check", accept_all(channels))
     chest = make_phantom(np.random.default_rng(4), severity=0.7, level=0.5).slice.pixels
     cut = shipped.predict(np.ascontiguousarray(chest[:, 3 * chest.shape[1] // 10 :]))

@@ -92,37 +92,37 @@ def out_of_distribution_examples(
         effort: share of the full number of pictures; at least one of each kind is made.
     """
 
-    def count(full: int) -> range:
-        return range(max(1, round(effort * full)))
+    def count(full: int) -> int:
+        return max(1, round(effort * full))
 
     rng = np.random.default_rng([_STREAM, seed, 2])
-    for kind, full, spoil in (
+    spoilt = (
         (TURNED, 260, _turn),
         (INVERTED, 80, lambda pixels, _: np.bitwise_not(pixels)),
         (NO_SCAN, 100, _shuffle),
-    ):
-        chosen = rng.permutation(len(lungs))[: len(count(full))]
+    )
+    for kind, full, spoil in spoilt:
+        chosen = rng.permutation(len(lungs))[: count(full)]
         yield from ((kind, spoil(lungs[index], rng)) for index in chosen)
-    yield from ((TURNED, _turn(pixels, rng)) for pixels in phantom_slices(len(count(80)), seed + 1))
-    for _ in count(20):
+    yield from ((TURNED, _turn(pixels, rng)) for pixels in phantom_slices(count(80), seed + 1))
+    for _ in range(count(20)):
         volume = scan_volume(rng, size=192, severity=float(rng.uniform(0, 1) * (rng.random() < 0.5)))
         for view in [volume.coronal, volume.sagittal] * 3:
             yield OTHER_VIEW, _windowed(view(rng.uniform(0.2, 0.8)), rng)
-    yield from ((OTHER_PART, pixels) for pixels in parts_without_lungs(rng, len(count(240)), 384))
+    yield from ((OTHER_PART, pixels) for pixels in parts_without_lungs(rng, count(240), 384))
     for draw, full in ((gradient, 40), (stripes, 40), (noise, 80), (chart, 60), (scenery, 200)):
-        yield from ((NO_SCAN, draw(rng)) for _ in count(full))
+        yield from ((NO_SCAN, draw(rng)) for _ in range(count(full)))
 
 
 def parts_without_lungs(rng: Generator, count: int, size: int) -> Iterator[Grey]:
     """Axial slices of the abdomen and, three in eight, of the head; uint8, (size, size)."""
     for index in range(count):
         if index % 8 < 3:
-            yield _windowed(scan_head(rng, size=size), rng)
+            part = scan_head(rng, size=size)
         else:
             patient = Patient.draw(rng)
-            yield _windowed(
-                scan_abdomen(patient, Scanner.draw(patient, rng), rng.uniform(0.02, 0.9), size), rng
-            )
+            part = scan_abdomen(patient, Scanner.draw(patient, rng), rng.uniform(0.02, 0.9), size)
+        yield _windowed(part, rng)
 
 
 def _cut(pixels: Grey, rng: Generator) -> Grey:
@@ -176,18 +176,18 @@ def _windowed(hounsfield: Hounsfield, rng: Generator) -> Grey:
 
 @dataclass(frozen=True)
 class Volume:
-    """A scanned stack."""
+    """A scanned stack of planes; its views are isotropic, shape (H, W), head up."""
 
     hounsfield: NDArray[np.float32] = field(repr=False)  # (planes, rows, columns), from the lungs' apex down
     between: float  # mm from plane to plane
     spacing: float  # mm from pixel to pixel within a plane
 
     def coronal(self, share: float) -> Hounsfield:
-        """The view from the front at a share of the depth, 0 front to 1 back; head up, isotropic."""
+        """The view from the front at a share of the depth, 0 front to 1 back."""
         return self.isotropic(self.hounsfield[:, int(share * (self.hounsfield.shape[1] - 1))])
 
     def sagittal(self, share: float) -> Hounsfield:
-        """The view from the side at a share of the width; head up, the patient facing left, isotropic."""
+        """The view from the side at a share of the width; the patient faces left."""
         return self.isotropic(self.hounsfield[:, :, int(share * (self.hounsfield.shape[2] - 1))])
 
     def isotropic(self, view: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -205,7 +205,8 @@ class Bundle:
         info: content of ``bundle.json``.
         model: content of its ONNX file.
         lungs: finds the lung fields, on the CPU.
-        arrays: of the input check and the embedding reference, from ``reference.npz``.
+        input_check: refuses what is not an axial lung CT slice.
+        reference: where the training slices lie; None where the bundle does not say.
         threads: of the engine; 0 for one per core but one.
         providers: of ONNX Runtime, which run the model.
     """
@@ -214,7 +215,8 @@ class Bundle:
     info: BundleInfo
     model: bytes
     lungs: LungSegmenter
-    arrays: Mapping[str, NDArray[Any]]
+    input_check: InputCheck
+    reference: EmbeddingReference | None
     threads: int
     providers: tuple[str, ...]
 
@@ -240,10 +242,17 @@ class Bundle:
         info = _parse(place, _read(place, INFO, _LARGEST_INFO))
         names = (MODEL, LUNGS, REFERENCE, SELF_TEST)
         model, lungs, reference, test = (_verified(place, info, name) for name in names)
-        segmenter = LungSegmenter(lungs, f"{place}: {LUNGS}")
         arrays = _arrays(place, REFERENCE, reference)
-        chosen = (providers,) if isinstance(providers, str) else tuple(providers)
-        bundle = cls(place, info, model, segmenter, arrays, threads, chosen)
+        bundle = cls(
+            place,
+            info,
+            model,
+            LungSegmenter(lungs, f"{place}: {LUNGS}"),
+            InputCheck.from_arrays(arrays),
+            EmbeddingReference.from_arrays(arrays),
+            threads,
+            (providers,) if isinstance(providers, str) else tuple(providers),
+        )
         bundle._check(_arrays(place, SELF_TEST, test))
         return bundle
 
@@ -296,24 +305,6 @@ class Bundle:
     def series_rule(self) -> Conformal | None:
         """From a series score to a label; None where none could be fitted."""
         return self.info.series
-
-    @property
-    def input_check(self) -> InputCheck:
-        """Refuses what is not an axial lung CT slice.
-
-        Raises:
-            BundleError: its arrays are damaged.
-        """
-        return InputCheck.from_arrays(self.arrays)
-
-    @property
-    def reference(self) -> EmbeddingReference | None:
-        """Where the training slices lie; None where the bundle does not say.
-
-        Raises:
-            BundleError: what it says is damaged.
-        """
-        return EmbeddingReference.from_arrays(self.arrays)
 
     def engine(self) -> Engine:
         """The model, loaded once in each process: a forked one has none of the threads."""

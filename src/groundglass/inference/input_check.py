@@ -22,7 +22,7 @@ from groundglass.errors import BundleError
 from groundglass.imaging.crop import Box, CroppedSlice, grey_histogram, otsu_anchors
 from groundglass.imaging.slice import LABELS, CTSlice, Grey, Origin
 from groundglass.inference.prediction import OUTSIDE_LUNGS
-from groundglass.inference.reference import OutOfDistributionModel, named
+from groundglass.inference.reference import Features, Gaussian, named
 
 LUNG = "lung"
 """Kind of the examples that are to be accepted."""
@@ -45,6 +45,8 @@ DOUBTFUL = frozenset({"one-lung-found", "little-lung", "lung-cut-off", "soft-tis
 """Flags of slices on which the network could not see what it should: their label is uncertain whatever it says."""
 
 _PREFIX = "input_check."
+# The two distances stand beside a few thousand features that are small each.
+_DISTANCE_WEIGHT = 3.0
 
 # Appearance: sides of the small copies, cells of the edge histograms and their directions. Grey values and gradients
 # below the least ones are grain of the camera or scanner and shall not be blown up.
@@ -82,16 +84,22 @@ _OPPOSITE = -0.5
 
 
 @dataclass(frozen=True)
-class InputCheck:
-    """Distinguishes axial lung CT slices from everything else.
+class InputCheck(Gaussian):
+    """Distinguishes axial lung CT slices from everything else, by appearance followed by embedding.
+
+    A multinomial logistic regression on these features, standardised, and two distances from lung slices.
 
     Attributes:
-        model: of appearance followed by embedding.
+        weights: shape (d + 2, 1 + kinds); the first column is that of lung slices.
+        bias: shape (1 + kinds,).
+        kinds: what a picture out of distribution may be.
         limit: the largest log odds of anything else against lung that are accepted.
     """
 
-    model: OutOfDistributionModel
-    limit: float
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    kinds: NDArray[np.str_]
+    limit: float = np.inf
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> InputCheck:
@@ -100,30 +108,41 @@ class InputCheck:
         Raises:
             BundleError: it was fitted to another description of pictures, or an array is missing.
         """
-        own = named(_PREFIX, arrays)
+        own: dict[str, Any] = named(_PREFIX, arrays)
         try:
-            version, limit = int(own.pop("appearance_version")), float(own.pop("limit"))
+            version, own["limit"] = int(own.pop("appearance_version")), float(own["limit"])
             if version != APPEARANCE_VERSION:
                 raise BundleError(
                     f"the bundle's input check has version {version}, this groundglass reads {APPEARANCE_VERSION}; "
                     "export the run again"
                 )
-            return cls(OutOfDistributionModel(**own), limit)
+            return cls(**own)
         except (KeyError, TypeError) as error:
             raise BundleError(f"the bundle's input check is damaged ({error})") from None
 
     def as_arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays for a bundle's ``reference.npz``."""
-        own = {"limit": np.asarray(self.limit), "appearance_version": np.asarray(APPEARANCE_VERSION)}
-        return {f"{_PREFIX}{name}": array for name, array in {**asdict(self.model), **own}.items()}
+        own = {**asdict(self), "appearance_version": APPEARANCE_VERSION}
+        return {f"{_PREFIX}{name}": np.asarray(each) for name, each in own.items()}
+
+    def odds(self, features: Features) -> NDArray[np.float32]:
+        """Log odds of each other kind against lung, shape (N, kinds)."""
+        scores = self.describe(features) @ self.weights + self.bias
+        return np.asarray(scores[:, 1:] - scores[:, :1], np.float32)
+
+    def describe(self, features: Features) -> NDArray[np.float32]:
+        """Standardised features and both distances, shape (N, d + 2)."""
+        standard, within, beside = self.split(features)
+        distances = _DISTANCE_WEIGHT / 2 * np.log(np.maximum(np.stack([beside, within], axis=1), 1e-6))
+        return np.concatenate([standard / np.sqrt(len(self.centre)), distances], axis=1, dtype=np.float32)
 
     def refusal(self, appearance: NDArray[np.float32], embedding: NDArray[np.float32]) -> str | None:
         """Why a slice that is not :func:`unfit` is refused by what :func:`appearance` and embedding say; or None."""
-        odds = self.model.odds(np.concatenate([appearance, embedding])[None])[0]
+        odds = self.odds(np.concatenate([appearance, embedding])[None])[0]
         score = float(np.logaddexp.reduce(odds))
         if score <= self.limit:
             return None
-        kind = self.model.kinds[int(np.argmax(odds))]
+        kind = self.kinds[int(np.argmax(odds))]
         known = OUTSIDE_LUNGS if kind == OTHER_PART else "not recognised as an axial lung CT slice"
         return f"{known}: looks like {kind} (score {score:.1f}, limit {self.limit:.1f})"
 

@@ -8,15 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.raster import read_picture
-from groundglass.imaging.slice import CTSlice, Hounsfield, Origin
+from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.imaging.source import MemorySource, Source, guard, guard_each
 from groundglass.imaging.volume import itk_voxels, slices_of_voxels
-from groundglass.imaging.window import LUNG, as_hounsfield, find_scale
+from groundglass.imaging.window import Scale, find_scale
 
 
 def from_object(thing: Any, number: int | None = None, *, hu: bool = False) -> Source | Iterator[CTSlice]:
@@ -49,10 +48,7 @@ def from_object(thing: Any, number: int | None = None, *, hu: bool = False) -> S
         raise TypeError(
             f"{type(thing).__name__}: no slice; give a path, array, image, data set or a list of these"
         )
-    slices = (
-        _of_picture if kind == "PIL" and not hu else _of_array if kind in {"PIL", "array"} else _of_volume
-    )
-    return guard_each(slices(thing, Origin(name, kind), hu), name, kind)
+    return guard_each(_slices(thing, Origin(name, kind), hu), name, kind)
 
 
 def _content(dataset: Any) -> bytes:
@@ -70,44 +66,35 @@ def _content(dataset: Any) -> bytes:
     return stream.getvalue()
 
 
-def _of_volume(image: Any, origin: Origin, _: bool) -> Iterator[CTSlice]:
-    nifti = origin.file_format == "nibabel"
-    values, affine = (np.asanyarray(image.dataobj), image.affine) if nifti else itk_voxels(image)
-    yield from slices_of_voxels(values, affine, origin)
+def _slices(thing: Any, origin: Origin, hu: bool) -> Iterator[CTSlice]:
+    if origin.file_format == "nibabel":
+        yield from slices_of_voxels(np.asanyarray(thing.dataobj), thing.affine, origin)
+    elif origin.file_format == "SimpleITK":
+        yield from slices_of_voxels(*itk_voxels(thing), origin)
+    elif origin.file_format == "PIL" and not hu:
+        yield read_picture(thing.copy(), origin.file, thing.format or "PIL")
+    else:
+        yield from _of_array(np.asarray(thing), origin, hu)
 
 
-def _of_picture(image: Image.Image, origin: Origin, _: bool) -> Iterator[CTSlice]:
-    yield read_picture(image.copy(), origin.file, image.format or origin.file_format)
-
-
-def _of_array(thing: Any, origin: Origin, hu: bool) -> Iterator[CTSlice]:
-    values = np.asarray(thing)
+def _of_array(values: np.ndarray[Any, Any], origin: Origin, hu: bool) -> Iterator[CTSlice]:
     if values.size == 0:
         raise NotASliceError(origin.file, f"an array of shape {values.shape}, without a pixel")
     if values.ndim == 3 and values.shape[2] in {1, 3, 4}:
-        values = _grey(values, origin.file)
+        if values.dtype == np.uint8 and values.shape[2] > 1:
+            values = read_picture(Image.fromarray(values), origin.file, "array").pixels
+        elif (values[..., :3] != values[..., :1]).any():
+            raise NotASliceError(origin.file, "a picture in colour, not a CT slice")
+        else:
+            values = values[..., 0]
     if values.ndim == 2:
         values = values[None]
     if values.ndim != 3 or values.dtype.kind not in "buif":
         shape = f"an array of {values.dtype}, shape {values.shape}"
         raise ImageError(origin.file, f"{shape}; a slice is numbers of shape (H, W), a volume (N, H, W)")
-    scale = None if hu or values.dtype == np.uint8 else find_scale(values, origin.file)
+    scale = Scale(offset=0.0) if hu else None
+    if not hu and values.dtype != np.uint8:
+        scale = find_scale(values, origin.file)
     for number, plane in enumerate(values):
-        hounsfield: Hounsfield | None
-        if hu:
-            hounsfield = as_hounsfield(plane)
-            pixels = LUNG.apply(hounsfield)
-        elif scale is not None:
-            pixels, hounsfield = scale.apply(plane)
-        else:
-            pixels, hounsfield = np.ascontiguousarray(plane), None
+        pixels, hounsfield = scale.apply(plane) if scale else (np.ascontiguousarray(plane), None)
         yield CTSlice(pixels, replace(origin, frame=number if len(values) > 1 else None), hounsfield)
-
-
-def _grey(values: NDArray[Any], name: str) -> NDArray[Any]:
-    """An array in colour, shape (H, W, 1, 3 or 4), as grey of shape (H, W)."""
-    if values.dtype == np.uint8 and values.shape[2] > 1:
-        return read_picture(Image.fromarray(values), name, "array").pixels
-    if (values[..., :3] != values[..., :1]).any():
-        raise NotASliceError(name, "a picture in colour, not a CT slice")
-    return values[..., 0]

@@ -32,8 +32,6 @@ _PREFIX = "embedding."
 _DIRECTIONS = 24
 # A dimension that hardly varies among the slices would otherwise dominate the distance.
 _LEAST_SPREAD = 0.25
-# The two distances stand beside a few thousand features that are small each.
-_DISTANCE_WEIGHT = 3.0
 
 
 @dataclass(frozen=True)
@@ -70,33 +68,6 @@ class Gaussian:
 def named(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The arrays of a bundle's ``reference.npz`` whose names begin with the prefix, without it."""
     return {name.removeprefix(prefix): each for name, each in arrays.items() if name.startswith(prefix)}
-
-
-@dataclass(frozen=True)
-class OutOfDistributionModel(Gaussian):
-    """A multinomial logistic regression on standardised features and two distances from lung slices.
-
-    Attributes:
-        weights: shape (d + 2, 1 + kinds); the first column is that of lung slices.
-        bias: shape (1 + kinds,).
-        kinds: what a picture out of distribution may be.
-    """
-
-    weights: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    kinds: NDArray[np.str_]
-
-    def odds(self, features: Features) -> NDArray[np.float32]:
-        """Log odds of each other kind against lung, shape (N, kinds)."""
-        scores = self.describe(features) @ self.weights + self.bias
-        return np.asarray(scores[:, 1:] - scores[:, :1], np.float32)
-
-    def describe(self, features: Features) -> NDArray[np.float32]:
-        """Standardised features and both distances, shape (N, d + 2)."""
-        standard, within, beside = self.split(features)
-        squares = np.maximum(np.stack([beside, within], axis=1), 1e-6)
-        distances = _DISTANCE_WEIGHT / 2 * np.log(squares)
-        return np.concatenate([standard / np.sqrt(len(self.centre)), distances], axis=1, dtype=np.float32)
 
 
 @dataclass(frozen=True)

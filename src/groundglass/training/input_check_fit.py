@@ -24,7 +24,7 @@ from groundglass.imaging.crop import MUCH_LUNG, Preprocessing
 from groundglass.imaging.lungs import LungSegmenter
 from groundglass.imaging.slice import Grey
 from groundglass.inference.input_check import APPEARANCE, LUNG, OTHER_PART, InputCheck, appearance
-from groundglass.inference.reference import CLIP, Features, OutOfDistributionModel
+from groundglass.inference.reference import CLIP, Features
 
 _Weights = NDArray[np.float64]
 
@@ -202,17 +202,17 @@ def fit_input_check(examples: Examples, deciding: NDArray[np.bool_]) -> InputChe
     accepting = np.quantile(held_out[deciding], _ACCEPTED)
     refusing = np.quantile(held_out[~examples.lung], 1 - _REFUSED)
     # Below even odds nothing is refused, however well the kinds can be distinguished.
-    return InputCheck(fit_model(examples), round(max(0.0, float(accepting), float(refusing)), 4))
+    return replace(fit_model(examples), limit=round(max(0.0, float(accepting), float(refusing)), 4))
 
 
 def accept_all(channels: int) -> InputCheck:
     """An untrained check, for embeddings of ``channels`` numbers: it accepts whatever is not blank or no lung slice."""
     features = np.random.default_rng(0).normal(0, 1, (4, APPEARANCE + channels))
     examples = Examples(features, (LUNG, LUNG, "other", "other"), np.arange(4), np.ones(4))
-    return InputCheck(fit_model(examples), float("inf"))
+    return fit_model(examples)
 
 
-def fit_model(examples: Examples) -> OutOfDistributionModel:
+def fit_model(examples: Examples) -> InputCheck:
     """Fit to examples of lung slices and of every other kind.
 
     Raises:
@@ -232,7 +232,7 @@ def fit_model(examples: Examples) -> OutOfDistributionModel:
     return replace(base, weights=np.asarray(weights, np.float32), bias=shift)
 
 
-def _standardise(lungs: Features, weight: _Weights, kinds: Sequence[str]) -> OutOfDistributionModel:
+def _standardise(lungs: Features, weight: _Weights, kinds: Sequence[str]) -> InputCheck:
     """A model that knows lung slices but no weights yet."""
     share = weight / weight.sum()
     centre = share @ lungs
@@ -243,7 +243,7 @@ def _standardise(lungs: Features, weight: _Weights, kinds: Sequence[str]) -> Out
     count = min(_COMPONENTS, max(1, len(lungs) // 2), dimensions - 1)
     # A fixed start: the same examples give the same model.
     variances, vectors = eigsh(standard.T @ standard, count, v0=np.ones(dimensions))
-    return OutOfDistributionModel(
+    return InputCheck(
         np.asarray(centre, np.float32),
         np.asarray(spread, np.float32),
         # Half precision: the distances do not need more, and the bundle stays small.
