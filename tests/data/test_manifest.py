@@ -199,6 +199,12 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
     write_manifest(manifest, again)
     assert read_manifest(again).records == manifest.records
     assert list(iterate_paths(again))[-2:] == [last.path, series / "volume.nii.gz"]
+    again.write_text(
+        "path,label,slice\nvolume.nii.gz,CT-2,1\nseries,CT-2,2\nseries,CT-2,\n", encoding="utf-8"
+    )
+    assert list(iterate_paths(again)) == [series / "volume.nii.gz", last.path, series / "series"], (
+        "labels of other names are no matter of who predicts"
+    )
     picture = save_image(series / "a.png")
     assert [record.path for record in read(series, "path,slice", "a.png,57")] == [picture]
 

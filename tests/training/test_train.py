@@ -14,7 +14,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
 
+from groundglass.cli.main import app
 from groundglass.data.load import load_dataset
 from groundglass.errors import GroundglassError, RecipeError, RunError
 from groundglass.files import write_json
@@ -96,7 +98,8 @@ def test_two_processes_train_what_one_does(phantoms: Path, tmp_path: Path) -> No
     done = subprocess.run(asked, capture_output=True, text=True, timeout=300, check=False, cwd=here)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("2 epochs, validation AUC") == 1, "only the first process says how it ended"
-    train_job(job(demo(*small), phantoms, tmp_path / "1"))
+    alone = command("train", phantoms, tmp_path / "1", [*QUICK, *small], *DEMO)[3:]
+    assert "2 epochs, validation AUC" in CliRunner().invoke(app, alone).stdout
     assert Run.open(tmp_path / "2").info["processes"] == 2
     assert_same_weights(tmp_path / "1", tmp_path / "2", tolerance=1e-5)
 

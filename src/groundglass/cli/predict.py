@@ -92,7 +92,7 @@ def predict(
     opened, classifier = _open(bundle, engine, threads, device, workers, address, keep_identifiers)
     report = plan.folder / REPORT if plan.folder else None
     try:
-        with Screen(printed, quiet=quiet, keep_identifiers=keep_identifiers) as screen:
+        with closing(Screen(printed, quiet=quiet, keep_identifiers=keep_identifiers)) as screen:
             with open_output(plan, opened) as target:
                 skip, evidence = target.excludes, target.wants_evidence
                 screen.expect(lambda: count_files(inputs, lambda file: not skip(file)))

@@ -183,10 +183,8 @@ class Screen:
         self._files = self._slices = 0
         self._start = time.monotonic()
 
-    def __enter__(self) -> Screen:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Take the progress bar away."""
         if self._progress is not None:
             self._progress.stop()
 
@@ -223,8 +221,7 @@ class Screen:
 
     def conclude(self, totals: Totals, report: Path | None) -> None:
         """Show what all predictions say together: below the table, else on standard error."""
-        if self._progress is not None:
-            self._progress.stop()
+        self.close()
         total = f"{totals.in_words}. Research use only, no diagnosis."
         if self._table is None:
             with suppress(OSError):  # what is said of the predictions changes nothing about them

@@ -321,12 +321,13 @@ def read_manifest(path: Path, names: LabelNames = MappingProxyType({})) -> Manif
 
 
 def iterate_paths(path: Path) -> Iterator[Path]:
-    """The files that a manifest CSV of any length names, one by one and unchecked; volumes instead of their slices.
+    """The files that a manifest of any length names, one by one, unchecked; volumes instead of their slices.
 
     Raises:
         DataError: the file cannot be read, does not say which column holds the paths, or names no file.
     """
-    return (file for file, _ in groupby(_plane(record.path)[0] for _, record in _rows(path)))
+    rows = _rows(path, None, lambda row: [row] if _numbered(row.path)[1] is None else _expanded(row))
+    return (file for file, _ in groupby(_plane(record.path)[0] for _, record in rows))
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -355,7 +356,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 
 def _rows(
     path: Path,
-    names: LabelNames = MappingProxyType({}),
+    names: LabelNames | None,
     expand: Callable[[Record], Iterable[Record]] = lambda record: [record],
 ) -> Iterator[tuple[int, Record]]:
     """Line number and record of each row, streamed."""
@@ -392,7 +393,7 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
         raise DataError(f"{path}: the first line must name the columns, `path` among them ({columns})")
 
 
-def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames) -> Record:
+def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames | None) -> Record:
     if "" in row:
         raise DataError("has more fields than columns; put quotes around a path that holds the delimiter")
     given = {name: (row.get(name) or "").strip() for name in _COLUMNS}
@@ -412,7 +413,7 @@ def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames) -> Record:
 
     return Record(
         place(given["path"], PICTURES - {".tif", ".tiff"}),
-        Label.parse(given["label"], names) if given["label"] else None,
+        Label.parse(given["label"], names) if given["label"] and names is not None else None,
         given["patient_id"] or unknown_patient(given["path"]),
         given["source"] or path.stem,
         split,

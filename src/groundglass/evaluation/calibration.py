@@ -18,13 +18,10 @@ from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
 
 @dataclass(frozen=True)
 class PredictionSets:
-    """Coverage of prediction sets, and how often they decide.
+    """Coverage of prediction sets, by label, against the nominal one, and how often they decide.
 
-    Attributes:
-        nominal_coverage: share of slices, of each label, whose set ought to hold the true label.
-        coverage: the share whose set does, by label.
-        uncertain: share of slices whose set holds both labels or none.
-        accuracy_where_certain: share called rightly among the others.
+    ``uncertain`` is the share of slices whose set holds both labels or none; of the others ``accuracy_where_certain``
+    is called rightly.
     """
 
     nominal_coverage: float

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +30,9 @@ LOG = "evaluations.json"
 
 @dataclass(frozen=True)
 class Part:
-    """Labelled slices to evaluate.
+    """Labelled slices to evaluate, from the data set ``data`` that was read from ``root``.
 
-    Attributes:
-        data: name of the data set.
-        root: folder or file it was read from.
-        split: specification of the split, or None for part ``all``.
-        name: ``train``, ``val``, ``test`` or ``all``.
-        records: the slices, all labelled.
-        unlabelled: slices of the part that were left out because they have no label.
+    ``name`` is ``train``, ``val``, ``test`` or ``all``, which has no ``split``; ``unlabelled`` slices were left out.
     """
 
     data: str
@@ -202,22 +195,15 @@ def record_evaluation(run: Path, part: Part, sha256: str, time: str, output: Pat
     path = run / LOG
     try:
         with _locked(run):
-            entries = [*_read_log(path), entry]
-            write_json(path, {"format": 1, "evaluations": entries})
+            entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"] if path.exists() else []
+            times = [each["fingerprint"] for each in (*entries, entry)].count(sha256)
+            write_json(path, {"format": 1, "evaluations": [*entries, entry]})
     except OSError as error:
         advice = f"the evaluation cannot be recorded ({error}); make the run writable"
         raise RunError(f"{path}: {advice}") from None
-    return sum(each["fingerprint"] == sha256 for each in entries)
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
-        return [{**each, "fingerprint": each["fingerprint"]} for each in entries]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"{path}: the evaluation log cannot be read ({error}); repair or remove it") from None
+    return times
 
 
 @contextmanager

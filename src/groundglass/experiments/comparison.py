@@ -56,7 +56,7 @@ class Row:
 
     @property
     def first(self) -> RunResult:
-        """Its first run, for what all have in common."""
+        """Its first run."""
         return self.results[0]
 
     @property

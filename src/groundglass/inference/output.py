@@ -117,6 +117,7 @@ class Output:
     Attributes:
         totals: what all predictions say together, those of an earlier run too.
         wants_evidence: predictions shall bring their pixels.
+        writer: of each prediction, where there is a file.
     """
 
     def __init__(self, plan: OutputPlan, bundle: Bundle) -> None:
@@ -156,7 +157,7 @@ class Output:
         return prediction
 
     @contextmanager
-    def appending(self, path: Path, bundle: Bundle) -> Iterator[None]:
+    def lines(self, path: Path, bundle: Bundle) -> Iterator[None]:
         """Have predictions appended to JSON lines, after those of an earlier run, and masks written."""
         if self._plan.parquet:  # fail now where pyarrow is missing, not after hours
             PredictionsWriter("parquet", io.BytesIO()).close()
@@ -207,7 +208,7 @@ def open_output(plan: OutputPlan, bundle: Bundle) -> Iterator[Output]:
     """
     output = Output(plan, bundle)
     if plan.predictions is not None:
-        with output.appending(plan.predictions, bundle):
+        with output.lines(plan.predictions, bundle):
             yield output
     elif plan.path is not None:
         with _table(plan.path, plan.keep_identifiers) as output.writer:

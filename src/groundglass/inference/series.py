@@ -10,6 +10,7 @@ from dataclasses import asdict, astuple, dataclass, field, replace
 from html import escape
 from itertools import pairwise
 from pathlib import PurePath
+from statistics import median_low
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -153,8 +154,8 @@ class Opacity:
         at = sorted({math.nan if each.position is None else each.position for each in known})
         if len(at) < 2 or any(map(math.isnan, at)):
             return cls(share)
-        # The median gap, so that a slice that was left out does not count twice.
-        gap = sorted(second - first for first, second in pairwise(at))[(len(at) - 1) // 2] / 10
+        # The median gap, and the smaller of two in the middle: where slices were left out gaps are larger.
+        gap = median_low(second - first for first, second in pairwise(at)) / 10
         return cls(share, round(math.fsum(area) * gap, 1), round(lesion * gap, 1))
 
     @property
