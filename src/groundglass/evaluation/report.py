@@ -26,7 +26,8 @@ from groundglass.files import counted, printable, write_json, write_text
 from groundglass.inference.prediction import COVID, NON_COVID, lesion_mask
 from groundglass.reporting import figures
 from groundglass.reporting.figures import inline_svg, svg
-from groundglass.reporting.html import (
+from groundglass.reporting.overlay import Layers
+from groundglass.reporting.report import (
     FigurePanel,
     GalleryGroup,
     GalleryItem,
@@ -35,7 +36,6 @@ from groundglass.reporting.html import (
     data_uri,
     render,
 )
-from groundglass.reporting.overlay import Layers
 
 _Values = NDArray[np.float64]
 
