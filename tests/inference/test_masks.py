@@ -239,6 +239,16 @@ def test_a_dicom_series_frame_for_frame(tmp_path: Path, write: Write, size: int)
     check_with_dciodvfy(files[".dcm"])
 
 
+def test_the_same_series_gives_the_same_segmentation(tmp_path: Path, series: Path, write: Write) -> None:
+    """But for when it was made."""
+    made = [pydicom.dcmread(write(predictions_of(series), tmp_path / name)[".dcm"]) for name in "ab"]
+    for seg in made:
+        for keyword in ("InstanceCreationDate", "InstanceCreationTime", "ContentDate", "ContentTime"):
+            delattr(seg, keyword)
+        del seg.ContributingEquipmentSequence[0].ContributionDateTime
+    assert made[0] == made[1]
+
+
 def test_a_series_within_a_zip_without_thickness_and_one_without_lungs(
     tmp_path: Path, series: Path, write: Write
 ) -> None:

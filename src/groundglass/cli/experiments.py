@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -41,7 +41,6 @@ Protocols = Annotated[str, typer.Option(help="Ways to split, comma-separated.")]
 Networks = Annotated[str | None, typer.Option(help="Comma-separated; see docs/experiments.md.")]
 Folds = Annotated[int, typer.Option(min=2, help="Of protocols `random` and `patients`.")]
 Weights = Annotated[str, typer.Option(help="Kinds of weights, comma-separated.")]
-Plan = Callable[[Sequence[int]], "list[Task]"]
 
 
 @dataclass(frozen=True)
@@ -126,15 +125,13 @@ def table1(
     ] = None,
 ) -> None:
     """The paper's Table I: its networks by one recipe on the same slices, with paired statistics."""
-    from groundglass.experiments.tables import render_rows
+    from groundglass.experiments import plan, tables
 
-    def plan(numbers: Sequence[int]) -> list[Task]:
-        from groundglass.experiments.plan import table1_tasks
+    def tasks() -> list[Task]:
+        names, kinds, numbers = _words(networks) if networks else None, _words(weights), _numbers(shared)
+        return plan.table1_tasks(_words(protocols), names, kinds, numbers, shared.settings, folds=folds)
 
-        names, kinds = _words(networks) if networks else None, _words(weights)
-        return table1_tasks(_words(protocols), names, kinds, numbers, shared.settings, folds=folds)
-
-    _experiment("table1", shared, plan, partial(render_rows, reference=reference))
+    _experiment("table1", shared, tasks, partial(tables.render_rows, reference=reference))
 
 
 @_command
@@ -148,17 +145,15 @@ def ablation(
     ] = None,
 ) -> None:
     """What each part of a recipe is worth: one change at a time, tested against the recipe as it is."""
-    from groundglass.experiments.tables import render_rows
+    from groundglass.experiments import plan, tables
+    from groundglass.training.recipe import load_recipe
 
-    def plan(numbers: Sequence[int]) -> list[Task]:
-        from groundglass.experiments.plan import LARGEST_SOURCES, ablation_tasks
-        from groundglass.training.recipe import load_recipe
+    def tasks() -> list[Task]:
+        default, sources = load_recipe(recipe, shared.settings), left_out or plan.LARGEST_SOURCES
+        names, numbers = _words(protocols), _numbers(shared)
+        return plan.ablation_tasks(default, numbers, protocols=names, folds=folds, left_out=sources)
 
-        default, names = load_recipe(recipe, shared.settings), _words(protocols)
-        sources = left_out or LARGEST_SOURCES
-        return ablation_tasks(default, numbers, protocols=names, folds=folds, left_out=sources)
-
-    _experiment("ablation", shared, plan, render_rows)
+    _experiment("ablation", shared, tasks, tables.render_rows)
 
 
 @_command
@@ -169,15 +164,13 @@ def convergence(
     split: Split = "official",
 ) -> None:
     """How fast networks learn from no weights, ImageNet's and C2L's: validation loss and AUC over epochs."""
-    from groundglass.experiments.tables import render_convergence
+    from groundglass.experiments import plan, tables
 
-    def plan(numbers: Sequence[int]) -> list[Task]:
-        from groundglass.experiments.plan import LEARNERS, convergence_tasks
+    def tasks() -> list[Task]:
+        names, numbers = _words(networks) if networks else plan.LEARNERS, _numbers(shared)
+        return plan.convergence_tasks(names, _words(weights), numbers, shared.settings, split=split)
 
-        names = _words(networks) if networks else LEARNERS
-        return convergence_tasks(names, _words(weights), numbers, shared.settings, split=split)
-
-    _experiment("convergence", shared, plan, render_convergence)
+    _experiment("convergence", shared, tasks, tables.render_convergence)
 
 
 @_command
@@ -188,18 +181,19 @@ def seeds(
     parts: Annotated[str, typer.Option(help="Parts evaluated, comma-separated.")] = "val,test",
 ) -> None:
     """One recipe with several seeds: mean and standard deviation of every measure."""
-    from groundglass.experiments.tables import render_seeds
+    from groundglass.experiments import plan, tables
+    from groundglass.training.recipe import load_recipe
 
-    def plan(numbers: Sequence[int]) -> list[Task]:
-        from groundglass.experiments.plan import seeds_tasks
-        from groundglass.training.recipe import load_recipe
+    def tasks() -> list[Task]:
+        default = load_recipe(recipe, shared.settings)
+        return plan.seeds_tasks(default, split, _numbers(shared), _words(parts))
 
-        return seeds_tasks(load_recipe(recipe, shared.settings), split, numbers, _words(parts))
-
-    _experiment("seeds", shared, plan, render_seeds)
+    _experiment("seeds", shared, tasks, tables.render_seeds)
 
 
-def _experiment(name: str, shared: _Shared, plan: Plan, render: Callable[[Path], str]) -> None:
+def _experiment(
+    name: str, shared: _Shared, plan: Callable[[], list[Task]], render: Callable[[Path], str]
+) -> None:
     """Train and evaluate what has no result yet, and render what there is; or only one of both."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     output = shared.output or Path("results", name)
@@ -216,7 +210,7 @@ def _experiment(name: str, shared: _Shared, plan: Plan, render: Callable[[Path],
         shared.accelerator, shared.cache, shared.lungs, not shared.quiet, tuple(shared.map_label or ()),
     )  # fmt: skip
     only = _words(shared.only) if shared.only else ()
-    tasks = chosen(list(from_files(plan(_numbers(shared.seeds)), shared.files)), only)
+    tasks = chosen(list(from_files(plan(), shared.files)), only)
     if shared.dry_run:
         for task in tasks:
             console.print(f"{task.name}: {'done' if paths.result(task).exists() else 'to do'}")
@@ -229,14 +223,14 @@ def _experiment(name: str, shared: _Shared, plan: Plan, render: Callable[[Path],
         raise RunError(f"{done}: {', '.join(failed)}")
 
 
-def _numbers(text: str) -> list[int]:
-    """``0-4`` or ``0,3,7`` as numbers."""
-    span = re.fullmatch(r"(\d+)-(\d+)", text.strip())
-    if span and int(span[1]) <= int(span[2]):
+def _numbers(shared: _Shared) -> list[int]:
+    """Seeds ``0-4`` or ``0,3,7`` as numbers."""
+    text = shared.seeds.strip()
+    if (span := re.fullmatch(r"(\d+)-(\d+)", text)) and int(span[1]) <= int(span[2]):
         return list(range(int(span[1]), int(span[2]) + 1))
-    if re.fullmatch(r"\d+(,\d+)*", text.strip()):
+    if re.fullmatch(r"\d+(,\d+)*", text):
         return [int(seed) for seed in text.split(",")]
-    raise RecipeError(f"--seeds {text}: expected a range such as 0-4 or a list such as 0,3,7")
+    raise RecipeError(f"--seeds {shared.seeds}: expected a range such as 0-4 or a list such as 0,3,7")
 
 
 def _words(text: str) -> list[str]:

@@ -21,8 +21,7 @@ from PIL import Image
 from groundglass.data.manifest import Label, Manifest, Record, unknown_patient, write_manifest, write_mask
 from groundglass.errors import DataError, ImageError, NotASliceError
 from groundglass.files import one_line
-from groundglass.imaging.compressed import FrameDecoder
-from groundglass.imaging.read import read_slice, read_slices
+from groundglass.imaging.read import LazyDecoder, read_slice, read_slices
 from groundglass.imaging.slice import Grey, Origin
 from groundglass.imaging.source import OnError, files_below, guard, natural_key
 
@@ -198,7 +197,7 @@ def _series(
         chosen = [each for each, ill in zip(drawn, infected, strict=False) if ill]
     else:
         chosen = _middle(drawn) if outlines is None else [each for each in drawn if each[1]]
-    with FrameDecoder() as decoder:
+    with LazyDecoder() as decoder:
         for path, lesions in tree.thinned(chosen):
             try:
                 pixels = next(read_slices(path, decoder=decoder)).pixels

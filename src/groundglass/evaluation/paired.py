@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,65 +24,34 @@ ALPHA = 0.05
 _EQUAL = 1e-12
 
 
-class AucTest(NamedTuple):
-    """DeLong's test: AUC of the first network less that of the second, and the two-sided p."""
-
-    difference: float
-    p: float
-
-
-class Difference(NamedTuple):
-    """95 % interval and two-sided p of a difference; None where too few resamples define the measure."""
-
-    low: float | None
-    high: float | None
-    p: float | None
-
-
-def delong(
-    label: NDArray[np.int8], score: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """AUCs of K networks on the same slices, shape (K,), and their covariance, shape (K, K).
+def delong_test(
+    label: NDArray[np.int8], first: NDArray[np.float64], second: NDArray[np.float64]
+) -> tuple[float, float] | tuple[None, None]:
+    """AUC of the first network less that of the second, and the two-sided p of DeLong's test.
 
     DeLong, DeLong and Clarke-Pearson (Biometrics 44:837, 1988) by the midranks of Sun and Xu (IEEE Signal
-    Processing Letters 21:1389, 2014), which take N log N steps instead of a comparison of every pair.
+    Processing Letters 21:1389, 2014), which take N log N steps instead of a comparison of every pair. None where a
+    class has fewer than two slices.
 
     Args:
-        label: 1 for COVID and 0 for NonCOVID, shape (N,), at least two of each.
-        score: logits or probabilities, higher for COVID, shape (K, N).
-
-    Raises:
-        ValueError: shapes do not fit, or a class has fewer than two slices.
+        label: 1 for COVID and 0 for NonCOVID, shape (N,).
+        first: logits or probabilities, higher for COVID, shape (N,).
+        second: the same of the second network.
     """
-    positive = label == 1
+    positive, score = label == 1, np.stack([first, second])
     covid, other = int(positive.sum()), int((~positive).sum())
-    if score.ndim != 2 or score.shape[1:] != label.shape:
-        raise ValueError(f"score must be of shape (K, {len(label)}), not {score.shape}")
     if min(covid, other) < 2:
-        raise ValueError(f"two slices of each class are needed, not {covid} COVID and {other} NonCOVID")
+        return None, None
     rank = rankdata(score, axis=1)
     # The share of the other class that each slice beats; ties count half.
     beats = (rank[:, positive] - rankdata(score[:, positive], axis=1)) / other
     beaten = 1 - (rank[:, ~positive] - rankdata(score[:, ~positive], axis=1)) / covid
-    covariance = np.atleast_2d(np.cov(beats)) / covid + np.atleast_2d(np.cov(beaten)) / other
-    return beats.mean(axis=1), covariance
-
-
-def delong_test(
-    label: NDArray[np.int8], first: NDArray[np.float64], second: NDArray[np.float64]
-) -> AucTest | None:
-    """Test whether two networks' AUCs differ; None where a class has fewer than two slices.
-
-    Arguments as of :func:`delong`, scores of one network each, shape (N,).
-    """
-    if min(np.sum(label == 1), np.sum(label == 0)) < 2:
-        return None
-    auc, covariance = delong(label, np.stack([first, second]))
+    auc, covariance = beats.mean(axis=1), np.cov(beats) / covid + np.cov(beaten) / other
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     error, difference = float(np.sqrt(max(variance, 0.0))), float(auc[0] - auc[1])
     if abs(difference) < _EQUAL:
-        return AucTest(difference, 1.0)
-    return AucTest(difference, float(2 * norm.sf(abs(difference) / error)) if error > _EQUAL else 0.0)
+        return difference, 1.0
+    return difference, float(2 * norm.sf(abs(difference) / error)) if error > _EQUAL else 0.0
 
 
 def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> float:
@@ -96,26 +64,27 @@ def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> 
     return min(1.0, 2 * float(binom.cdf(fewer, total, 0.5)) - float(binom.pmf(fewer, total, 0.5)))
 
 
-def paired_difference(first: NDArray[np.float64], second: NDArray[np.float64], patients: int) -> Difference:
-    """Interval and p-value of the difference of a measure between two networks.
+def paired_difference(
+    first: NDArray[np.float64], second: NDArray[np.float64], patients: int
+) -> tuple[float, float, float] | tuple[None, None, None]:
+    """95 % interval and two-sided p of a difference between two networks; None where nothing can be said.
 
-    The interval holds the middle 95 % of the differences. p is twice the smaller share of differences at or
-    beyond 0 on either side, the observed sample counted among the resamples, so that it is never 0.
+    p is twice the smaller share of differences at or beyond 0 on either side, the observed sample counted among the
+    resamples, so that it is never 0.
 
     Args:
-        first: the measure in every resample, shape (R,), NaN where undefined; see
+        first: the measure in every resample of so many ``patients``, shape (R,), NaN where undefined; see
             :meth:`groundglass.evaluation.bootstrap.Resampling.draws`.
         second: the same of the second network, from the same resamples.
-        patients: that were resampled; with fewer than two nothing can be said.
+        patients: with fewer than two nothing can be said.
     """
     difference = first - second
     interval = with_interval(Estimate(None), difference, patients)
-    if interval.low is None:
-        return Difference(None, None, None)
+    if interval.low is None or interval.high is None:
+        return None, None, None
     defined = difference[~np.isnan(difference)]
     smaller = min(int(np.sum(defined <= _EQUAL)), int(np.sum(defined >= -_EQUAL)))
-    p = min(1.0, 2 * (smaller + 1) / (len(defined) + 1))
-    return Difference(interval.low, interval.high, p)
+    return interval.low, interval.high, min(1.0, 2 * (smaller + 1) / (len(defined) + 1))
 
 
 def resamples_for(comparisons: int) -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +83,8 @@ class MeasureTest:
     """One measure's difference, first row less second, with its 95 % interval under resampling of patients.
 
     ``p_slices`` is DeLong's for the AUC and McNemar's mid-p for the accuracy, ``p_patients`` the bootstrap's;
-    ``p_corrected`` is the larger of the two after Holm's correction. None stands for what is undefined.
+    ``p_corrected`` is the larger of both after Holm's correction: a difference must hold over slices and over
+    patients. None stands for what is undefined. The first row is ``better``, ``worse`` or ``no difference shown``.
     """
 
     difference: float | None
@@ -93,20 +93,7 @@ class MeasureTest:
     p_slices: float | None
     p_patients: float | None
     p_corrected: float | None = None
-
-    @property
-    def p(self) -> float | None:
-        """The larger of both: a difference must hold over slices and over patients."""
-        if self.p_slices is None or self.p_patients is None:
-            return None
-        return max(self.p_slices, self.p_patients)
-
-    @property
-    def verdict(self) -> str:
-        """``better``, ``worse``, or ``no difference shown``, of the first row."""
-        if self.p_corrected is None or self.difference is None or self.p_corrected >= ALPHA:
-            return "no difference shown"
-        return "better" if self.difference > 0 else "worse"
+    verdict: str = "no difference shown"
 
 
 @dataclass(frozen=True)
@@ -118,11 +105,6 @@ class Comparison:
     seeds: tuple[int, ...]
     resamples: int
     measures: Mapping[str, MeasureTest]
-
-    def document(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        measures = {name: {**asdict(test), "verdict": test.verdict} for name, test in self.measures.items()}
-        return {**asdict(self), "measures": measures}
 
 
 class PairedRows:
@@ -183,12 +165,14 @@ class PairedRows:
         common = {(one, other): {*self.rows[one].seeds} & {*self.rows[other].seeds} for one, other in pairs}
         tested = {pair: tuple(sorted(seeds)) for pair, seeds in common.items() if seeds}
         resamples = resamples_for(len(tested))
-        compared = [self._compare(*pair, seeds, resamples) for pair, seeds in tested.items()]
-        corrected = {measure: holm([each.measures[measure].p for each in compared]) for measure in TESTED}
-        for number, each in enumerate(compared):
-            tests = {m: replace(test, p_corrected=corrected[m][number]) for m, test in each.measures.items()}
-            compared[number] = replace(each, measures=tests)
-        return compared
+        measures = {
+            measure: _corrected([self._test(measure, *pair, resamples) for pair in tested.items()])
+            for measure in TESTED
+        }
+        return [
+            Comparison(*pair, seeds, resamples, {measure: tests[n] for measure, tests in measures.items()})
+            for n, (pair, seeds) in enumerate(tested.items())
+        ]
 
     def _row(self, name: str, results: Sequence[RunResult]) -> Row:
         first = dict(flat(results[0].recipe))
@@ -210,17 +194,31 @@ class PairedRows:
         probability = self.rows[name].probability(seeds)
         return Resampling(self.slices.patient, resamples).draws(self.slices.label, probability)
 
-    def _compare(self, first: str, second: str, seeds: tuple[int, ...], resamples: int) -> Comparison:
-        label, measures = self.slices.label, {}
-        one, other = (self.rows[name].probability(seeds) for name in (first, second))
-        right = [(probability >= THRESHOLD) == (label == 1) for probability in (one, other)]
-        accuracy = float(right[0].mean() - right[1].mean()), mcnemar(*right)
-        over_slices = {"auc": delong_test(label, one, other) or (None, None), "accuracy": accuracy}
-        for measure, (difference, p) in over_slices.items():
-            draws, others = (self._draws(name, seeds, resamples)[measure] for name in (first, second))
-            bounds = paired_difference(draws, others, self.patients)
-            measures[measure] = MeasureTest(difference, bounds.low, bounds.high, p, bounds.p)
-        return Comparison(first, second, seeds, resamples, measures)
+    def _test(
+        self, measure: str, pair: tuple[str, str], seeds: tuple[int, ...], resamples: int
+    ) -> MeasureTest:
+        label, probability = self.slices.label, [self.rows[name].probability(seeds) for name in pair]
+        difference: float | None
+        p: float | None
+        if measure == "auc":
+            difference, p = delong_test(label, *probability)
+        else:
+            right = [(each >= THRESHOLD) == (label == 1) for each in probability]
+            difference, p = float(right[0].mean() - right[1].mean()), mcnemar(*right)
+        one, other = (self._draws(name, seeds, resamples)[measure] for name in pair)
+        low, high, p_patients = paired_difference(one, other, self.patients)
+        return MeasureTest(difference, low, high, p, p_patients)
+
+
+def _corrected(tests: Sequence[MeasureTest]) -> list[MeasureTest]:
+    both = [(test.p_slices, test.p_patients) for test in tests]
+    corrected = holm([None if one is None or other is None else max(one, other) for one, other in both])
+    found = []
+    for test, p in zip(tests, corrected, strict=True):
+        shown = p is not None and p < ALPHA and test.difference is not None
+        verdict = ("better" if (test.difference or 0) > 0 else "worse") if shown else test.verdict
+        found.append(replace(test, p_corrected=p, verdict=verdict))
+    return found
 
 
 def _pooled(parts: Sequence[Predictions], run: RunResult) -> Predictions:

@@ -7,6 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -110,7 +111,7 @@ def render_rows(folder: Path, reference: str | None = None) -> str:
     write_text(folder / f"{experiment}.csv", columns.getvalue())
     for section in sections:
         view = {"protocol": section.protocol, "part": section.part}
-        tests += [{**view, **each.document()} for each in section.against]
+        tests += [view | asdict(each) for each in section.against]
         if section.rows:
             write_text(folder / f"{section.name}.svg", _figure(section))
     write_json(folder / "comparisons.json", tests)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import cached_property
 from itertools import islice
 from os import PathLike
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from groundglass.errors import ImageError
-from groundglass.imaging.compressed import FrameDecoder
-from groundglass.imaging.dicom import Place, place_in_series, read_dicom, stack_order
-from groundglass.imaging.raster import read_raster
 from groundglass.imaging.slice import CTSlice
 from groundglass.imaging.source import (
     DEFAULT_LIMITS,
@@ -30,7 +29,10 @@ from groundglass.imaging.source import (
     open_source,
     raise_error,
 )
-from groundglass.imaging.volume import header_of, is_gzipped_nifti, read_itk, read_nifti
+
+if TYPE_CHECKING:
+    from groundglass.imaging.compressed import FrameDecoder
+    from groundglass.imaging.dicom import Place
 
 Skip = Callable[[str], bool]
 Image = tuple[Source, FileFormat]
@@ -73,13 +75,24 @@ _TEXTS = ".txt .csv .tsv .json .jsonl .log .md .html .xml .yaml .yml .sql .py .p
 # fmt: on
 
 
+class LazyDecoder(ExitStack):
+    """The decoder of compressed DICOM frames, imported with the first DICOM file; the block ends it."""
+
+    @cached_property
+    def frames(self) -> FrameDecoder:
+        """The decoder itself."""
+        from groundglass.imaging.compressed import FrameDecoder  # noqa: PLC0415 - for DICOM alone
+
+        return self.enter_context(FrameDecoder())
+
+
 def read_slices(
     path: str | PathLike[str] | Source,
     limits: Limits = DEFAULT_LIMITS,
     on_error: OnError | None = None,
     skip: Skip | None = None,
     *,
-    decoder: FrameDecoder | None = None,
+    decoder: LazyDecoder | None = None,
 ) -> Iterator[CTSlice]:
     """All slices that a file, folder or zip archive holds.
 
@@ -98,7 +111,7 @@ def read_slices(
     """
     report = on_error or raise_error
     with ExitStack() as stack:
-        decoder = decoder or stack.enter_context(FrameDecoder())
+        decoder = decoder or stack.enter_context(LazyDecoder())
         for source, file_format in images_within(path, limits, report, skip):
             with _reported(report):
                 yield from _decode(source, file_format, decoder, limits)
@@ -192,9 +205,14 @@ class _Finder:
                 file_format = _format_of(source)
                 if file_format is not FileFormat.DICOM:
                     yield source, file_format
-                elif place := place_in_series(source, self._limits):
+                    continue
+                from groundglass.imaging.dicom import place_in_series  # noqa: PLC0415 - for DICOM alone
+
+                if place := place_in_series(source, self._limits):
                     series.setdefault(place.series or source.name, []).append((place, source))
         for files in series.values():
+            from groundglass.imaging.dicom import stack_order  # noqa: PLC0415 - for DICOM alone
+
             files.sort(key=lambda item: natural_key(item[1].name))
             yield from ((files[at][1], FileFormat.DICOM) for at in stack_order([place for place, _ in files]))
 
@@ -209,7 +227,11 @@ def _format_of(source: Source) -> FileFormat:
     file_format = identify(head)
     if file_format is FileFormat.ZIP and isinstance(source, ZipSource):
         raise ImageError(source.name, "an archive within an archive; unpack it first")
-    if file_format is not None and (file_format is not FileFormat.GZIP or is_gzipped_nifti(head)):
+    if file_format not in {None, FileFormat.GZIP}:
+        return file_format
+    from groundglass.imaging.volume import header_of, is_gzipped_nifti  # noqa: PLC0415 - not for most files
+
+    if file_format is not None and is_gzipped_nifti(head):
         return file_format
     if header := header_of(source):
         raise _PassedOverError(source.name, f"the voxels of {header.name}; name that file")
@@ -235,12 +257,19 @@ def _claims(source: Source, suffix: str) -> bool:
 
 
 def _decode(
-    source: Source, file_format: FileFormat, decoder: FrameDecoder, limits: Limits
+    source: Source, file_format: FileFormat, decoder: LazyDecoder, limits: Limits
 ) -> Iterator[CTSlice]:
+    """The slices of an image, by the reader of its format, which is imported with its first file."""
     if file_format is FileFormat.DICOM:
-        return guard_each(read_dicom(source, decoder, limits), source.name, "DICOM")
+        from groundglass.imaging.dicom import read_dicom  # noqa: PLC0415
+
+        return guard_each(read_dicom(source, decoder.frames, limits), source.name, "DICOM")
+    if file_format in RASTER:
+        from groundglass.imaging.raster import read_raster  # noqa: PLC0415
+
+        return guard_each(read_raster(source, limits), source.name, "picture")
+    from groundglass.imaging.volume import read_itk, read_nifti  # noqa: PLC0415
+
     if file_format in {FileFormat.META_IMAGE, FileFormat.NRRD}:
         return guard_each(read_itk(source, limits), source.name, "MetaImage or NRRD")
-    if file_format in RASTER:
-        return guard_each(read_raster(source, limits), source.name, "picture")
     return guard_each(read_nifti(source, limits), source.name, "NIfTI")

@@ -16,8 +16,7 @@ from typing import Any
 
 from groundglass.errors import ImageError, NotASliceError, PredictionError
 from groundglass.files import name_some
-from groundglass.imaging.compressed import FrameDecoder
-from groundglass.imaging.read import read_slices
+from groundglass.imaging.read import LazyDecoder, read_slices
 from groundglass.imaging.slice import CTSlice, Origin, Patient
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, held
 from groundglass.inference.bundle import CPU, Bundle
@@ -252,7 +251,7 @@ class Classifier:
         :meth:`predict_all`.
         """
         failed: list[ImageError] = []
-        with FrameDecoder() as decoder:
+        with LazyDecoder() as decoder:
             for file in files:
                 for ct_slice in read_slices(file, self._limits, failed.append, skip_file, decoder=decoder):
                     yield from self._failures(failed, skip)

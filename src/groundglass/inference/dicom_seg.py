@@ -196,6 +196,8 @@ def segmentation(
         content_description=RESEARCH_USE,
         **algorithm.equipment,
     )
+    for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):  # highdicom draws one
+        item.DimensionOrganizationUID = derived_uid(*made, "dimensions")
     by_image = {image.SOPInstanceUID: each.bits for image, each in zip(images, slices, strict=True)}
     _set_pixels(seg, by_image, slices[0].shape)
     return seg

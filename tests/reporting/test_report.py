@@ -1,11 +1,11 @@
-"""The report's template: escaping, what is left out, and its colours' contrast."""
+"""The template of an evaluation's report: escaping, what is left out, and its colours' contrast."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from groundglass.reporting.html import FigurePanel, GalleryGroup, GalleryItem, MeasureRow, Report, render
 from groundglass.reporting.overlay import Layers
+from groundglass.reporting.report import FigurePanel, GalleryGroup, GalleryItem, MeasureRow, Report, render
 
 REPORT = Report(
     title="title",
