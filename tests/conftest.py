@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import onnx.parser
 import pytest
 
 import groundglass
+from groundglass.cli.main import main
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.phantom import make_phantom
@@ -113,6 +117,44 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "tiny"
     bundles.write_bundle(path, *tiny_parts())
     return path
+
+
+@pytest.fixture
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs ``groundglass`` with some words in this process: exit status, output and errors."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["groundglass", *map(str, words)])
+        capfdbinary.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        sys.stdout.flush()
+        out, err = capfdbinary.readouterr()
+        return int(ended.value.code or 0), out.decode("utf-8"), err.decode("utf-8")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    """A browser without a window that reaches nothing but this machine, and where its downloads land."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or driver is None:
+        pytest.skip("Chromium and its driver are not here: apt-get install chromium chromium-driver")
+    downloads = tmp_path_factory.mktemp("downloads")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    switches = "headless=new no-sandbox disable-gpu disable-dev-shm-usage no-proxy-server no-first-run"
+    for switch in [*switches.split(), "disable-background-networking", "force-prefers-reduced-motion"]:
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
+        chrome.set_script_timeout(60)
+        yield chrome, downloads
 
 
 @pytest.fixture(scope="session")

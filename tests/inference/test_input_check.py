@@ -157,19 +157,6 @@ def test_patients_are_held_out_as_a_whole() -> None:
     assert fit_input_check(by_patient, lungs).limit > np.quantile(seen, 0.99) + 1
 
 
-def test_what_cannot_be_fitted(examples: Examples) -> None:
-    with pytest.raises(ValueError, match="decide"):
-        fit_input_check(examples, np.zeros(420, bool))
-    with pytest.raises(ValueError, match="examples of lung slices"):
-        fit_input_check(replace(examples, group=np.zeros(420, np.int64)), examples.lung)
-    for side in (examples.lung, ~examples.lung):
-        with pytest.raises(ValueError, match="examples of lung slices and of other"):
-            fit_model(examples.take(side))
-    constant = np.concatenate([examples.features[:, :40], np.ones((420, 1))], axis=1)
-    model = fit_model(replace(examples, features=constant))
-    assert np.isfinite(odds(model, constant * 1e6)).all(), "a number that never varies does no harm"
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
