@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.pacs.conftest import ID, NAME, Orthanc, Said, Server
+from tests.conftest import Said, Server
+from tests.pacs.conftest import ID, NAME, Orthanc
 
 Run = Callable[..., tuple[int, str, str]]
 
