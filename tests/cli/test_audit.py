@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -73,9 +72,3 @@ def test_errors_are_one_line(
     assert end.value.code == 2
     assert error.startswith("error: ")
     assert said in error
-
-
-def test_help_is_quick() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "groundglass.cli.main", "data", "audit", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert not [heavy for heavy in ("numpy", "sklearn", "cv2", "scipy") if f" {heavy}\n" in done.stderr]

@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.experiments.results_factory import seeds, write
-from tests.test_architecture import ENVIRONMENT, TORCH, WITHOUT_TORCH
 from tests.training.conftest import write_data_set
 from typer.testing import CliRunner
 
@@ -101,21 +99,6 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(data: Path, tmp_p
     assert resumed["predictions"] == whole["predictions"]
     assert [row["val_loss"] for row in resumed["history"]] == [row["val_loss"] for row in whole["history"]]
     assert len(resumed["history"]) == 3
-
-
-def test_rendering_needs_no_torch(tmp_path: Path) -> None:
-    script = f"{WITHOUT_TORCH}\nfrom groundglass.cli.main import main"
-    files = {"table1": "table1.md", "convergence": "convergence.md", "seeds": "summary.md"}
-    for experiment in files:
-        write(tmp_path / experiment, *seeds("vgg-16-none", 1.0, experiment=experiment))
-        words = ["paper", experiment, "--render-only", "--output", str(tmp_path / experiment)]
-        script += f"\nsys.argv[1:] = {words!r}\ntry:\n    main()\nexcept SystemExit as end:\n    assert not end.code"
-    done = subprocess.run(
-        [sys.executable, "-c", script, ",".join(sorted(TORCH))],
-        capture_output=True, text=True, check=False, env=ENVIRONMENT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "".join((tmp_path / name / file).read_text() + "\n" for name, file in files.items())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.cells import cell_len
 
-from groundglass.cli.screen import PredictionsTable, series_lines, shorten_middle
+from groundglass.cli.screen import PredictionsTable, series_lines
 from groundglass.inference.prediction import COPY, Prediction, Status
 from groundglass.inference.series import SeriesSummary, Totals
 
@@ -99,14 +99,6 @@ def test_names_do_nothing_to_the_terminal(name: str) -> None:
 def test_where_a_slice_lies(position: float | None, frame: int | None, words: str) -> None:
     header, row = lines(PredictionsTable(80), replace(OK, position=position, frame=frame))
     assert row[header.index("Position") : header.index("Status")].strip() == words
-
-
-def test_more_is_kept_of_the_end_than_of_the_beginning() -> None:
-    short = shorten_middle("/data/hospital/series-17/IM-0001-0042.dcm", 24)
-    assert len(short) == 24
-    assert short.endswith("0001-0042.dcm")
-    assert short.startswith("/data")
-    assert shorten_middle("abc", 3) == "abc"
 
 
 def summary_of(*predictions: Prediction) -> SeriesSummary:

@@ -152,15 +152,6 @@ def test_tampered_missing_and_damaged_images(partial: Path, upstream: Upstream) 
     assert_only_published(partial)
 
 
-def test_clone_that_lacks_a_zip(clone: Path, upstream: Upstream, tmp_path: Path) -> None:
-    folder = tmp_path / "clone"
-    shutil.copytree(clone, folder, copy_function=os.link)
-    (folder / "Images-processed" / "CT_COVID.zip").unlink()
-    assert download_covid_ct(folder, upstream.url) == 349
-    assert upstream.requests == ["CT_COVID.zip"]
-    assert len(load_covid_ct(folder)) == 746
-
-
 def test_servers_and_places_that_are_none(partial: Path, upstream: Upstream, tmp_path: Path) -> None:
     served = upstream.folder / "CT_COVID.zip"
     served.unlink()

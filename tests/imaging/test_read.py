@@ -92,13 +92,6 @@ def test_a_bad_file_of_a_folder_is_raised_or_reported(tmp_path: Path) -> None:
     assert set(reasons) == {"2.png", "3.dcm"}
 
 
-def test_a_folder_holds_volume_and_voxels_as_one(tmp_path: Path) -> None:
-    write_metaimage(tmp_path / "scan.mhd", compressed=True)
-    assert [item.origin.frame for item in read_slices(tmp_path)] == [0, 1, 2, 3, 4]
-    with pytest.raises(ImageError, match=r"scan\.zraw: the voxels of"):
-        list(read_slices(tmp_path / "scan.zraw"))
-
-
 def test_files_left_out_are_not_even_opened(tmp_path: Path) -> None:
     save(tmp_path, "a.png")
     (tmp_path / "b.png").write_bytes(b"damaged")

@@ -47,20 +47,6 @@ def test_it_needs_no_torch_and_no_network(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in DEFAULT.rglob("*") if path.is_file()) <= 10e6
 
 
-def test_its_card_is_made_of_its_figures() -> None:
-    card = (DEFAULT / "MODEL_CARD.md").read_text(encoding="utf-8")
-    info = Bundle.open().info
-    for part in ("val", "test"):
-        auc = info.metrics[part]["metrics"]["auc"]
-        assert f"{auc['value']:.3f} ({auc['low']:.3f}–{auc['high']:.3f})" in card
-    quantiles = info.calibration.quantiles
-    assert (
-        f"| Label | COVID above a calibrated probability of {quantiles['NonCOVID']:.3f}, "
-        f"NonCOVID below {1 - quantiles['COVID']:.3f}, uncertain between"
-    ) in card
-    assert str(info.training["fingerprint"]) in card
-
-
 def test_ill_phantoms_are_more_suspicious_than_healthy_ones(classifier: Classifier) -> None:
     def mean(severity: float) -> float:
         slices = [make_phantom(np.random.default_rng(n), severity, 0.5).slice for n in range(12)]

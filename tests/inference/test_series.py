@@ -168,15 +168,6 @@ def test_neck_and_abdomen_of_a_classified_series_are_no_failure() -> None:
         assert summed(*chest, refused("t/1.dcm", series=series)).left_out == 1, "alone it is one"
 
 
-def test_counts_in_words() -> None:
-    assert Counts().in_words() == "0 slices: 0 classified"
-    assert Counts(ok=1, covid=1).in_words() == "1 slice: 1 classified (1 COVID, 0 NonCOVID, 0 uncertain)"
-    counts = Counts(ok=1200, refused=2, failed=1, non_covid=1199, uncertain=1)
-    assert counts.in_words() == (
-        "1,203 slices: 1,200 classified (0 COVID, 1,199 NonCOVID, 1 uncertain), 2 refused, 1 failed"
-    )
-
-
 @pytest.mark.parametrize(
     ("probability", "opacity", "rule", "label"),
     [

@@ -170,23 +170,6 @@ def test_interrupted_it_goes_on(proxy: Server, orthanc: Orthanc, poll: MakePoll,
     assert (len(orthanc.objects("SR")), len(orthanc.objects("OT"))) == (1, SLICES)
 
 
-def test_a_server_with_many_faults_loses_nothing(
-    proxy: Server, orthanc: Orthanc, poll: MakePoll, study: str
-) -> None:
-    pass_on, count = proxy.answer, itertools.count()
-
-    def every_third(asked: Asked) -> Said:
-        number = next(count)
-        if number % 6 == 2:
-            return Said(500)
-        said = pass_on(asked)
-        return Said(said.status, said.body, said.headers, len(said.body) // 2) if number % 6 == 5 else said
-
-    proxy.answer = every_third
-    assert states(poll(proxy.url).study(study)) == [State.REPORTED]
-    assert (len(orthanc.objects("SR")), len(orthanc.objects("OT"))) == (1, SLICES)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["images", "answers"])
 def test_a_killed_and_restarted_server_loses_nothing(

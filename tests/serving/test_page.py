@@ -658,20 +658,6 @@ def test_a_token_is_asked_for_and_kept_in_memory_only(page: Page, start: Start, 
     assert TOKEN not in guarded.out + guarded.err
 
 
-def test_too_large_an_upload(page: Page, tight: Running, samples: Path, tmp_path: Path) -> None:
-    large = tmp_path / "large.dcm"
-    large.write_bytes((samples / "study/ill/01.dcm").read_bytes() + bytes(3 * 2**20))
-    page.open(tight)
-    page.choose(large)
-    told = page.message()
-    assert told.startswith("Too large.")
-    assert "1,048,576 bytes" in told
-    assert page["drop"].is_displayed()
-    assert "Choose files" in page["message"].text
-    page.send(samples / "healthy.png")
-    assert not page["message"].is_displayed(), "what went wrong is over"
-
-
 def test_a_result_that_is_forgotten_can_be_had_again(page: Page, service: Running, samples: Path) -> None:
     page.open(service, samples / "study", into="choose-folder")
     assert service.ask("DELETE", page.address()).status_code == 204

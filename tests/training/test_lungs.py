@@ -19,7 +19,7 @@ from groundglass.imaging.lungs import SIDE, LungSegmenter, squared
 from groundglass.imaging.phantom import Phantom, make_phantom
 from groundglass.models.lung_net import LungNet
 from groundglass.training import lungs as training
-from groundglass.training.lungs import LungSamples, LungSlice, LungTrainer, load_lung_slice, train_lungs
+from groundglass.training.lungs import LungSamples, LungTrainer, load_lung_slice, train_lungs
 from groundglass.training.recipe import LungsRecipe, load_lungs_recipe
 from groundglass.training.run import WEIGHTS, read_info
 
@@ -147,19 +147,6 @@ def test_lungs_stay_in_sight_and_disease_is_painted_into_them(data: Path) -> Non
     solid = training._solid(one.pixels, one.lungs.astype(np.bool_), np.random.default_rng(0))
     assert solid[one.lungs > 0].mean() > one.pixels[one.lungs > 0].mean() + 20
     np.testing.assert_allclose(solid[:20].astype(int), one.pixels[:20].astype(int), atol=1)
-
-
-def test_draws_follow_shares_and_the_root_of_a_sources_slices() -> None:
-    nothing = np.zeros((2, 2), np.uint8)
-    names = ["a"] * 4 + ["b"] * 16 + ["phantom"] * 3 + ["empty"] * 2
-    chances = training._chances([LungSlice(name, nothing, nothing) for name in names], recipe())
-    found = {name: float(chances[np.array(names) == name].sum()) for name in set(names)}
-    assert found == pytest.approx({"a": 0.25, "b": 0.5, "phantom": 0.125, "empty": 0.125})
-    batches = training.LungBatches(chances, 64, 8, seed=0)
-    first = [key for batch in batches for key in batch]
-    assert (len(batches), len(first), len({seed for _, seed in first})) == (8, 64, 64)
-    batches.set_epoch(1)
-    assert first != [key for batch in batches for key in batch]
 
 
 def test_the_loss_counts_known_places_alone() -> None:

@@ -44,17 +44,6 @@ def test_names_of_bytes_in_every_place(run: Run, series: Path, tmp_path: Path) -
     assert len(predictions_of(odd / "out")) == 8
 
 
-def test_of_many_paths_the_report_names_a_few(run: Run, pictures: Path, tmp_path: Path) -> None:
-    paths = [f"{pictures}/{number}.png" for number in range(6)]
-    run(*paths, "--output", tmp_path / "few")
-    assert paths[5] in (tmp_path / "few" / "report.html").read_text().split("<dt>Command</dt>")[1]
-    run(*paths, *(f"{pictures}/./{number}.png" for number in range(6)), "--output", tmp_path / "many")
-    command = (tmp_path / "many" / "report.html").read_text().split("<dt>Command</dt>")[1]
-    assert command.count(".png") < 12
-    assert "…" in command
-    assert f"--output {tmp_path / 'many'}" in command.replace(" --bundle", "")
-
-
 def everything_in(folder: Path) -> bytes:
     return b"".join(
         path.name.encode() + path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
