@@ -70,12 +70,8 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(data: Path, tmp_p
 
     def command(place: Path, numbers: str) -> list[str]:
         more = ("--protocols", "official", "--networks", NETWORK, "--weights", "none", "--seeds", numbers)
-        return [
-            sys.executable,
-            "-m",
-            "groundglass.cli.main",
-            *arguments("table1", data, place, *more, epochs=3),
-        ]
+        own = arguments("table1", data, place, *more, epochs=3)
+        return [sys.executable, "-m", "groundglass.cli.main", *own]
 
     process = subprocess.Popen(
         command(tmp_path, "0-1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
