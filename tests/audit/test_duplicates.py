@@ -118,24 +118,6 @@ def test_many_identical_slices_are_one_group(phantoms: list[Grey], tmp_path: Pat
     assert {record.path for record in group} == {record.path for record in records}
 
 
-def test_copies_of_held_out_slices_among_candidates(phantoms: list[Grey], tmp_path: Path) -> None:
-    held_out = [save(pixels, tmp_path / "held" / f"{n}.png") for n, pixels in enumerate(phantoms[:6])]
-    strangers = [save(pixels, tmp_path / "pool" / f"{n}.png") for n, pixels in enumerate(phantoms[6:])]
-    part = save(a_part(phantoms[1]), tmp_path / "pool" / "part.png")
-    mirror = save(mirrored(phantoms[2]), tmp_path / "pool" / "Spiegel bild €.png")
-    same = save(phantoms[3], tmp_path / "pool" / "same.png")
-    twin_in_pool = save(recoded(phantoms[6]), tmp_path / "pool" / "twin.png")
-    pairs = copies_of(held_out, [*strangers, part, mirror, same, twin_in_pool])
-    assert {(pair.first.path.name, pair.second.path.name, pair.kind) for pair in pairs} == {
-        ("1.png", "part.png", "copy"),
-        ("2.png", "Spiegel bild €.png", "copy"),
-        ("3.png", "same.png", "file"),
-    }
-    assert copies_of(held_out, strangers) == []
-    assert copies_of([], strangers) == []
-    assert copies_of(held_out, []) == []
-
-
 def test_what_cannot_be_read_is_passed_over_unless_it_is_held_out(
     records: list[Record], phantoms: list[Grey], tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.imaging.conftest import CHEST, GREY, write_ct, write_metaimage
+from tests.imaging.conftest import GREY
 
 from groundglass.errors import ImageError
 from groundglass.imaging.read import read_slice, read_slices
@@ -82,17 +82,6 @@ def test_one_member_by_its_path(tmp_path: Path) -> None:
             each(f"{path}!CT/z.png")
     with pytest.raises(ImageError, match="more than the limit"):
         read_bytes(f"{path}!CT/x.png", Limits(file_bytes=10))
-
-
-def test_series_and_volumes_in_an_archive(tmp_path: Path) -> None:
-    files = []
-    for index in range(3):
-        place = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": [0, 0, -index]}
-        files.append(write_ct(tmp_path / f"{index}.dcm", **place))
-    header = write_metaimage(tmp_path / "v.mhd", CHEST[:, :, None], compressed=True)
-    files += [header, header.with_suffix(".zraw")]
-    path = make_zip(tmp_path / "a.zip", {f"study/{file.name}": file.read_bytes() for file in files})
-    assert read(path) == ([f"study/{name}" for name in ("v.mhd", "2.dcm", "1.dcm", "0.dcm")], {})
 
 
 @pytest.mark.parametrize(

@@ -138,16 +138,6 @@ def test_a_folder_that_cannot_be_listed_is_reported_and_the_rest_read(
         list(read_slices(tmp_path))
 
 
-def test_a_file_that_vanishes_while_its_folder_is_read_stops_nothing(tmp_path: Path) -> None:
-    save(tmp_path, "a.png", "b.png", "c.png")
-    errors: list[ImageError] = []
-    slices = read_slices(tmp_path, on_error=errors.append)
-    assert next(slices).origin.file.endswith("a.png")
-    (tmp_path / "b.png").unlink()
-    assert [Path(image.origin.file).name for image in slices] == ["c.png"]
-    assert [Path(error.path).name for error in errors] == ["b.png"]
-
-
 def test_a_folders_own_files_come_before_those_of_its_folders_in_natural_order(tmp_path: Path) -> None:
     own = ("9.png", "a0", "a.png", "linked.png")
     deeper = ("10/x.png", "a/1.png", "a/2.png", "a/10.png", "a/deep/er/x.png", "a-b/1.png", "é/ü.png")

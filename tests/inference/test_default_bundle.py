@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import cv2
@@ -92,18 +90,3 @@ def test_other_planes_and_parts_of_the_body_are_refused(classifier: Classifier, 
     assert severe.opacity > 30
     for name in ("axial-ge", "axial-toshiba", "1-053", "1-130"):
         assert by_name[name].status is Status.OK, name
-
-
-@pytest.mark.slow
-def test_the_wheel_carries_it(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling", reason="builds the wheel")
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=root, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        start = "groundglass/bundles/default/"
-        info = json.loads(archive.read(f"{start}bundle.json"))
-    assert {f"{start}{name}" for name in info["files"]} <= set(names)
-    assert "groundglass/recipes/pretraining/c2l.yaml" in names

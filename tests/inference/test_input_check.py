@@ -27,7 +27,6 @@ from groundglass.inference.input_check import (
     LUNG,
     OTHER_PART,
     InputCheck,
-    appearance,
     doubts,
     unfit,
 )
@@ -157,19 +156,6 @@ def test_patients_are_held_out_as_a_whole() -> None:
     assert fit_input_check(by_patient, lungs).limit > np.quantile(seen, 0.99) + 1
 
 
-def test_what_cannot_be_fitted(examples: Examples) -> None:
-    with pytest.raises(ValueError, match="decide"):
-        fit_input_check(examples, np.zeros(420, bool))
-    with pytest.raises(ValueError, match="examples of lung slices"):
-        fit_input_check(replace(examples, group=np.zeros(420, np.int64)), examples.lung)
-    for side in (examples.lung, ~examples.lung):
-        with pytest.raises(ValueError, match="examples of lung slices and of other"):
-            fit_model(examples.take(side))
-    constant = np.concatenate([examples.features[:, :40], np.ones((420, 1))], axis=1)
-    model = fit_model(replace(examples, features=constant))
-    assert np.isfinite(odds(model, constant * 1e6)).all(), "a number that never varies does no harm"
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -216,18 +202,6 @@ def test_a_slice_on_which_the_network_cannot_see_gets_no_firm_label(
     assert shipped.predict(chest).label == COVID
     assert "lung-cut-off" in cut.flags
     assert (cut.status, cut.label, cut.prediction_set) == (Status.OK, UNCERTAIN, (COVID, NON_COVID))
-
-
-def described(pixels: Grey) -> NDArray[np.float32]:
-    return appearance(pixels, cropped(pixels, 96))
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 400), (33, 47), (1000, 20), (700, 900)])
-@pytest.mark.parametrize("value", [0, 128, 255])
-def test_every_picture_has_a_finite_appearance(shape: tuple[int, int], value: int) -> None:
-    numbers = described(np.full(shape, value, np.uint8))
-    assert (numbers.shape, numbers.dtype) == ((APPEARANCE,), np.float32)
-    assert np.isfinite(numbers).all()
 
 
 def slices(severity: float, patients: int = 8) -> Iterator[CTSlice]:

@@ -61,15 +61,6 @@ def test_mask_sees_each_image_for_itself_whatever_its_contrast_and_layout() -> N
     assert torch.equal(histogram_of(channels_last), histogram_of(batch))
 
 
-def test_levels_span_their_range_and_one_value_has_an_empty_mask_and_one_bin() -> None:
-    levels, counts = grey_levels(torch.tensor([-3.0, 0.0, 1.0]).view(1, 1, 1, 3))
-    assert levels.flatten().tolist() == [0, 191, 255]
-    assert counts[0, [0, 191, 255]].tolist() == [1, 1, 1]
-    image = torch.full((2, 1, 8, 8), -0.7)
-    assert mask_of(image).sum() == 0
-    assert torch.equal(histogram_of(image), torch.eye(32)[:1].expand(2, 32))
-
-
 def test_histogram_counts_pixels() -> None:
     pixels = smooth_picture(np.random.default_rng(5))
     expected, _ = np.histogram(pixels, bins=32, range=(0, 256))

@@ -84,19 +84,6 @@ def test_attention_may_be_inside_the_blocks(name: str, added: bool) -> None:
         assert torch.equal(inside.eval()(images).logit, bare.eval()(images).logit)
 
 
-def test_the_answer_is_the_same_for_the_same_seed_again_and_channels_last(leave_initialisation) -> None:
-    answers, images = [], torch.randn(2, 1, 64, 64)
-    for layout in (torch.contiguous_format, torch.contiguous_format, torch.channels_last):
-        torch.manual_seed(7)
-        network = build(NAME).eval()
-        leave_initialisation(network)
-        with torch.no_grad():
-            answers.append(network.to(memory_format=layout)(images.to(memory_format=layout)))
-    for one, two, three in zip(*answers, strict=True):
-        assert torch.equal(one, two)
-        torch.testing.assert_close(one, three, rtol=1e-3, atol=1e-4)
-
-
 def test_grey_levels_are_computed_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build(NAME).eval()
     counted = Mock(side_effect=grey_levels)

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from tests.pacs.conftest import ID, NAME, Asked, Orthanc, Said, Server
+from tests.conftest import Asked, Said, Server
+from tests.pacs.conftest import ID, NAME, Orthanc
 from tests.pacs.test_report import accepted_by_others, words
 
 from groundglass.errors import PacsError, PacsUnavailableError

@@ -42,13 +42,6 @@ def test_learning_rate_warms_up_linearly_and_ends_low_after_half_a_cosine() -> N
     assert all(a >= b for a, b in pairwise(seen[10:]))
 
 
-@pytest.mark.parametrize(("warmup", "epochs"), [(0.0, 2), (1.0, 1), (3.0, 1)])
-def test_trainings_without_or_with_nothing_but_warm_up(warmup: float, epochs: int) -> None:
-    seen = rates(epochs, f"optimiser.warmup_epochs={warmup}")
-    assert all(0 < rate <= 1e-3 * (1 + 1e-9) for rate in seen[:-1])
-    assert seen[0] == pytest.approx(1e-3 / (10 * warmup + 1))
-
-
 def test_timm_gives_optimisers_and_schedules_by_name() -> None:
     made = module("optimiser.name=lion", "optimiser.options={betas: [0.8, 0.9]}", "optimiser.schedule=none")
     assert set(configured := made.configure_optimizers()) == {"optimizer"}

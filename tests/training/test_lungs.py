@@ -159,14 +159,3 @@ def test_the_loss_counts_known_places_alone() -> None:
     known[..., 2:, :] = 0
     expected = math.log(2) + 1 - (2 * 8 * 0.5 + 50) / (8 * 0.5 + 8 + 50)
     assert made.training_step((logit, lungs, known), 0).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_nothing_found_where_nothing_is_counts_as_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, said = LungTrainer(recipe(), 4), {}
-    monkeypatch.setattr(made, "log", lambda name, value, **_: said.update({name: float(value)}))
-    found, lungs = -torch.ones(3, 1, 4, 4), torch.zeros(3, 1, 4, 4)
-    found[1:, :, :2], lungs[1, :, 1:] = 1, 1
-    made.averaged.module.forward = lambda slices: slices  # type: ignore[method-assign]
-    made.validation_step((found, lungs), 0)
-    made.on_validation_epoch_end()
-    assert said["val_dice"] == pytest.approx((1 + 9 / 21 + 1 / 9) / 3)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pydicom
 import pytest
-from tests.cli.predict.conftest import BIRTH, ID, NAME, Run, png, predictions_of, volume, write_pictures
+from tests.cli.predict.conftest import BIRTH, ID, NAME, Run, png, predictions_of, write_pictures
 
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS
 
@@ -28,20 +27,6 @@ def test_hostile_names(run: Run, tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;.png" in page
     assert run(folder, "--output", out, "--resume").status == 0
     assert predictions_of(out) == rows, "every name is known again"
-
-
-def test_names_of_bytes_in_every_place(run: Run, series: Path, tmp_path: Path) -> None:
-    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
-    series.rename(odd)
-    volume(tmp_path / "v.nii.gz", 3).rename(odd / os.fsdecode(b"v\xff.nii.gz"))
-    for arguments in ((), ("--json",), ("--csv",), ("--output", odd / "out")):
-        assert run(odd, *arguments).status == 0
-    (one, two) = json.loads((odd / "out" / "series.json").read_text(encoding="utf-8"))["series"]
-    assert {one["place"][-7:], two["place"][-7:]} == {r"f\udce9", ".nii.gz"}
-    page = (odd / "out" / "report.html").read_text(encoding="utf-8")
-    assert page.count('<article class="card one-series"') == 2
-    assert run(odd, "--output", odd / "out", "--resume").status == 0
-    assert len(predictions_of(odd / "out")) == 8
 
 
 def everything_in(folder: Path) -> bytes:
