@@ -266,9 +266,8 @@ def _format_of(source: Source) -> FileFormat:
     name = source.name.lower()
     base, suffix = os.path.splitext(name)
     is_packed_text = suffix in _COMPRESSED.split() and os.path.splitext(base)[1] in _TEXTS.split()
-    for reason, magics in (
-        () if name.endswith(".nii.gz") else _NOT_READ
-    ):  # damaged, and nothing to be unpacked
+    # A damaged NIfTI volume is nothing to be unpacked.
+    for reason, magics in () if name.endswith(".nii.gz") else _NOT_READ:
         if any(head.startswith(magic, offset) for offset, magic in magics):
             raise (_PassedOverError if is_packed_text else ImageError)(source.name, reason)
     claims = not is_packed_text and _claims(source, suffix)
