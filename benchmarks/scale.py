@@ -23,7 +23,6 @@ import typer
 
 from groundglass.data.load import load_dataset
 from groundglass.data.phantoms import write_phantoms
-from groundglass.experiments.results import update_readme
 from process import Ran, in_turns, run, stay_on_cores
 from record import RESULTS, Goal, Table, report
 
@@ -155,7 +154,9 @@ def _report(measured: dict[str, Any], output: Path | None, docs: Path | None) ->
         [_rate_table(measured, rates, ratios), _cost_table(costs)],
     )
     if docs is not None:
-        update_readme(docs, _text(measured, rates, ratios, costs), BEGIN, END)
+        before, _, rest = docs.read_text(encoding="utf-8").partition(BEGIN)
+        text = _text(measured, rates, ratios, costs).rstrip()
+        docs.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 def _costs(measured: dict[str, Any], per_core: float) -> dict[str, float]:

@@ -23,12 +23,7 @@ from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Manifest, read_pixels, read_record, write_manifest
 from groundglass.data.splits import make_split
 from groundglass.evaluation.bootstrap import bootstrap
-from groundglass.experiments.plan import (
-    NETWORKS,
-    convergence_tasks,
-    protocol_splits,
-    table1_tasks,
-)
+from groundglass.experiments.plan import NETWORKS, convergence_tasks, protocol_splits, table1_tasks
 from groundglass.experiments.results import PROTOCOLS, read_run_result, read_run_results
 from groundglass.experiments.runner import ExperimentPaths, run_all
 from groundglass.experiments.tables import render_rows

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
-from dataclasses import asdict
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +18,7 @@ import onnx.parser
 import pytest
 
 import groundglass
+from groundglass.cli.main import main
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.phantom import make_phantom
@@ -113,6 +120,120 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "tiny"
     write_bundle(path, *tiny_parts())
     return path
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as it came."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer; ``cut`` breaks it off after so many bytes of its body, once it is not ``held`` any more."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: int | None = None
+    held: threading.Event | None = None
+
+    @classmethod
+    def json(cls, value: Any) -> Said:
+        return cls(body=json.dumps(value).encode(), headers={"Content-Type": "application/dicom+json"})
+
+
+Answer = Callable[[Asked], Said]
+
+
+class Server:
+    """Answers requests as its ``answer`` says, and remembers them."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.answer: Answer = lambda asked: Said(404)
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _handle(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                server.asked.append(Asked(self.command, self.path, dict(self.headers), body))
+                said = server.answer(server.asked[-1])
+                self.send_response(said.status)
+                for name, value in said.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(said.body)))
+                self.end_headers()
+                self.wfile.write(said.body[: said.cut])
+                if said.held is not None:
+                    said.held.wait(60)
+                self.close_connection = said.cut is not None
+
+            do_GET = do_POST = _handle  # noqa: N815
+
+            def log_message(self, *arguments: object) -> None:
+                """Tests need no log."""
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.http.handle_error = lambda *arguments: None  # type: ignore[method-assign]
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http.server_port}/dicom-web"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.fixture
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs ``groundglass`` with some words in this process: exit status, output and errors."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["groundglass", *map(str, words)])
+        capfdbinary.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        sys.stdout.flush()
+        out, err = capfdbinary.readouterr()
+        return int(ended.value.code or 0), out.decode("utf-8"), err.decode("utf-8")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    """A browser without a window that reaches nothing but this machine, and where its downloads land."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or driver is None:
+        pytest.skip("Chromium and its driver are not here: apt-get install chromium chromium-driver")
+    downloads = tmp_path_factory.mktemp("downloads")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    switches = "headless=new no-sandbox disable-gpu disable-dev-shm-usage no-proxy-server no-first-run"
+    for switch in [*switches.split(), "disable-background-networking", "force-prefers-reduced-motion"]:
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
+        chrome.set_script_timeout(60)
+        yield chrome, downloads
 
 
 @pytest.fixture(scope="session")

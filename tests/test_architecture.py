@@ -274,21 +274,6 @@ def test_everything_else_can_be_imported_without_torch() -> None:
     assert "is blocked here" in refused.stderr, "the blocker blocks"
 
 
-def test_the_command_line_answers_without_torch() -> None:
-    script = WITHOUT_TORCH + "\nsys.argv[1:] = ['--help']\nfrom groundglass.cli.main import main\nmain()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, ",".join(sorted(TORCH))],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=ENVIRONMENT,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "train" in done.stdout
-    assert "evaluate" in done.stdout
-
-
 def test_onnx_runtime_reports_nothing(tmp_path: Path) -> None:
     """Its telemetry leaves traces in the temporary and the home folder where it is on."""
     script = "import sys; sys.argv[1:] and __import__('groundglass'); import onnxruntime"

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
     (built,) = folder.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        names, bundle = set(archive.namelist()), "groundglass/bundles/default/"
+        info = json.loads(archive.read(f"{bundle}bundle.json"))
+    assert {
+        *(f"{bundle}{name}" for name in info["files"]),
+        "groundglass/recipes/pretraining/c2l.yaml",
+    } <= names
     return built
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,14 +14,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rich.console import Console
 
 from groundglass.audit.audit import Audit, audit, check_conditions, found
-from groundglass.audit.duplicates import Pair
-from groundglass.audit.report import audit_markdown, audit_tables, document, write_audit
+from groundglass.audit.report import audit_tables, document, write_audit
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, Manifest, Record
 from groundglass.data.phantoms import write_phantoms
@@ -194,47 +190,3 @@ def test_file_formats_of_covid_ct_predict_four_labels_in_five(covid_ct_audit: Au
     assert (formats.tested.slices, formats.tested.accuracy.value) == (203, pytest.approx(0.793, abs=0.0005))
     for baseline, least in ((formats, 0.85), (grey, 0.7), (surroundings, 0.7)):
         assert (baseline.cross_validated.auc.value or 0) > least
-
-
-def test_the_quick_audit_finds_the_mislabelled_twins(covid_ct: Path) -> None:
-    data = load_dataset(covid_ct)
-    twins = {"71%0.jpg", "71%1.jpg", "kjr-21-e24-p5-29.png", "kjr-21-e24-p5-31.png"}
-    some = tuple(each for number, each in enumerate(data) if number % 6 == 0 or each.path.name in twins)
-    quick = audit(replace(data, records=some), shortcuts=False, quick=True)
-    assert {path.path.name for pair in quick.conflicts for path in (pair.first, pair.second)} == twins
-    assert quick.warnings()[0].startswith("2 pairs of slices in different parts")
-    assert "2 pairs of slices with opposite labels" in quick.warnings()[1]
-
-
-def test_patients_and_publications_in_several_parts() -> None:
-    def record(name: str, split: str | None, patient: str = "", source: str = "everything") -> Record:
-        return Record(Path(name), Label.COVID, patient or f"unknown:{name}", source, split)
-
-    parts = {"a": ("train", "val"), "b": ("train", "test", "test"), "c": ("train", None)}
-    records = [record("1", part, patient) for patient, places in parts.items() for part in places]
-    records += [record(str(number), ("train", "test")[number % 2]) for number in range(8, 40)]
-    records += [record("p1", "train", source="paper"), record("p2", "val", source="paper")]
-    audited = Audit("set", Path(), None, tuple(records), (), None, (), 0, 0.0)
-    expected = [("a", {"train": 1, "val": 1}), ("b", {"train": 1, "test": 2})]
-    assert [(crossing.name, crossing.parts) for crossing in audited.patients] == expected
-    collections = {crossing.name: crossing.collection for crossing in audited.sources}
-    assert collections == {"everything": True, "paper": False}
-
-
-NAMES = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=12).map("x{}".format)
-
-
-@given(files=st.tuples(NAMES, NAMES), source=NAMES, patient=NAMES)
-def test_no_name_breaks_the_markdown(files: tuple[str, str], source: str, patient: str) -> None:
-    first, second = (
-        Record(Path(name), Label.COVID, patient, source, part)
-        for name, part in zip(files, ("train", "test"), strict=True)
-    )
-    pairs = (Pair(first, second, "file"),)
-    everything = Audit(source, Path(), None, (first, second), pairs, None, (patient,), 1, 0.0)
-    lines = audit_markdown(everything, f"groundglass data audit {source}").split("\n")
-    tables = [re.sub(r"\\.", "", line).count("|") for line in lines if line.startswith("|")]
-    assert tables == [5, 5, 5, 5, 5, 5, 5, 5, 5, 2, 2, 2]
-    assert len([line for line in lines if line.startswith("#")]) == 5
-    assert not [line for line in lines if line.startswith("<")]
-    "\n".join(lines).encode()

@@ -10,11 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse.csgraph import connected_components
 
 from groundglass.audit.duplicates import Pair, Trace, copies_of, find_pairs, groups_of, read_all, take_trace
 from groundglass.data.manifest import Label, Record, unknown_patient
@@ -113,58 +110,12 @@ def test_neighbouring_slices_of_a_patient_are_no_copies_and_their_likeness_is_ex
     assert pairs_of([replace(record, patient_id="one") for record in records]) == []
 
 
-def test_what_pairs_know_of_parts_labels_and_patients(
-    records: list[Record], phantoms: list[Grey], tmp_path: Path
-) -> None:
-    first = replace(records[2], label=Label.COVID, split="train", patient_id="a")
-    second = save(phantoms[2], tmp_path / "twin.png", Label.NON_COVID, "test")
-    pair = Pair(first, second, "copy")
-    assert (pair.across_labels, pair.across_parts, pair.across_patients) == (True, True, True)
-    known = replace(pair, second=replace(second, patient_id="b"))
-    assert (pair.counted_twice, known.counted_twice) == (False, True)
-    unsaid = replace(pair, second=replace(second, label=None, split=None, patient_id="a"))
-    assert (unsaid.across_labels, unsaid.across_parts, unsaid.across_patients) == (False, False, False)
-
-
 def test_many_identical_slices_are_one_group(phantoms: list[Grey], tmp_path: Path) -> None:
     records = [save(phantoms[0], tmp_path / f"{number}.png") for number in range(40)]
     pairs = pairs_of(records)
     assert len(pairs) == 39
     (group,) = groups_of(pairs)
     assert {record.path for record in group} == {record.path for record in records}
-
-
-@given(links=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20))
-def test_groups_are_the_components_of_the_graph_of_pairs(links: list[tuple[int, int]]) -> None:
-    records = [Record(Path(str(n)), None, str(n), "s", None) for n in range(12)]
-    links = [(one, other) for one, other in links if one != other]
-    graph = np.zeros((12, 12))
-    for one, other in links:
-        graph[one, other] = 1
-    component = connected_components(graph, directed=False)[1]
-    expected = {frozenset(np.flatnonzero(component == each).tolist()) for each in component}
-    groups = groups_of([Pair(records[one], records[other], "file") for one, other in links])
-    found = [[int(record.path.name) for record in group] for group in groups]
-    assert {frozenset(group) for group in found} == {group for group in expected if len(group) > 1}
-    assert all(len(set(group)) == len(group) for group in found)
-
-
-def test_copies_of_held_out_slices_among_candidates(phantoms: list[Grey], tmp_path: Path) -> None:
-    held_out = [save(pixels, tmp_path / "held" / f"{n}.png") for n, pixels in enumerate(phantoms[:6])]
-    strangers = [save(pixels, tmp_path / "pool" / f"{n}.png") for n, pixels in enumerate(phantoms[6:])]
-    part = save(a_part(phantoms[1]), tmp_path / "pool" / "part.png")
-    mirror = save(mirrored(phantoms[2]), tmp_path / "pool" / "Spiegel bild €.png")
-    same = save(phantoms[3], tmp_path / "pool" / "same.png")
-    twin_in_pool = save(recoded(phantoms[6]), tmp_path / "pool" / "twin.png")
-    pairs = copies_of(held_out, [*strangers, part, mirror, same, twin_in_pool])
-    assert {(pair.first.path.name, pair.second.path.name, pair.kind) for pair in pairs} == {
-        ("1.png", "part.png", "copy"),
-        ("2.png", "Spiegel bild €.png", "copy"),
-        ("3.png", "same.png", "file"),
-    }
-    assert copies_of(held_out, strangers) == []
-    assert copies_of([], strangers) == []
-    assert copies_of(held_out, []) == []
 
 
 def test_what_cannot_be_read_is_passed_over_unless_it_is_held_out(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,12 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.experiments.results_factory import seeds, write
-from tests.test_architecture import TORCH, WITHOUT_TORCH
 from tests.training.conftest import write_data_set
 from typer.testing import CliRunner
 
-import groundglass
 from groundglass.cli.main import app
 from groundglass.errors import GroundglassError
 
@@ -74,12 +70,8 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(data: Path, tmp_p
 
     def command(place: Path, numbers: str) -> list[str]:
         more = ("--protocols", "official", "--networks", NETWORK, "--weights", "none", "--seeds", numbers)
-        return [
-            sys.executable,
-            "-m",
-            "groundglass.cli.main",
-            *arguments("table1", data, place, *more, epochs=3),
-        ]
+        own = arguments("table1", data, place, *more, epochs=3)
+        return [sys.executable, "-m", "groundglass.cli.main", *own]
 
     process = subprocess.Popen(
         command(tmp_path, "0-1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -107,26 +99,6 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(data: Path, tmp_p
     assert resumed["predictions"] == whole["predictions"]
     assert [row["val_loss"] for row in resumed["history"]] == [row["val_loss"] for row in whole["history"]]
     assert len(resumed["history"]) == 3
-
-
-@pytest.mark.parametrize("experiment", ["table1", "convergence", "seeds"])
-def test_rendering_needs_no_torch(experiment: str, tmp_path: Path) -> None:
-    write(tmp_path, *seeds("vgg-16-none", 1.0, experiment=experiment))
-    script = WITHOUT_TORCH + (
-        f"\nsys.argv[1:] = ['paper', {experiment!r}, '--render-only', '--output', {str(tmp_path)!r}]"
-        "\nfrom groundglass.cli.main import main\nmain()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, ",".join(sorted(TORCH))],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(groundglass.__file__).parents[1])},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "vgg-16" in done.stdout
-    file = "summary.md" if experiment == "seeds" else f"{experiment}.md"
-    assert (tmp_path / file).read_text().strip() == done.stdout.strip()
 
 
 @pytest.mark.parametrize(

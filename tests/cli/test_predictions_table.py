@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 from rich.cells import cell_len
 
-from groundglass.cli.screen import PredictionsTable, series_lines, shorten_middle
+from groundglass.cli.screen import PredictionsTable
 from groundglass.inference.prediction import COPY, Prediction, Status
-from groundglass.inference.series import SeriesSummary, Totals
 
 OK = Prediction(
     Status.OK, "series/1.dcm", "b", None, 0.12345, "NonCOVID", ("NonCOVID",), ("one-lung-found",),
@@ -72,15 +71,6 @@ def test_what_is_refused_for_one_reason_is_summed_up_on_a_terminal_alone() -> No
     assert list(table.repeated()) == []
 
 
-def test_a_pipe_gets_everything_unshortened() -> None:
-    long = replace(OK, file="a/very/long/path/" * 20 + "1-001.dcm")
-    _, short, first, second = lines(PredictionsTable(None), OK, long, replace(REFUSED, reason="word " * 100))
-    assert long.file in first
-    assert second.count("word") == 100
-    assert short.split() == ["series/1.dcm", "-312.6", "mm", "ok", "0.123", "NonCOVID", "one-lung-found"]
-    assert cell_len(second[: second.index("refused")]) == cell_len(first[: first.index("ok ")])
-
-
 @pytest.mark.parametrize("name", ["\x1b[2Jb", "a\nb", "a\rb", "a\u202eb", "a\udcffb", "\x07", "[red]x[/red]"])
 def test_names_do_nothing_to_the_terminal(name: str) -> None:
     for prediction in (replace(OK, file=name), replace(REFUSED, file=name, reason=name)):
@@ -88,44 +78,3 @@ def test_names_do_nothing_to_the_terminal(name: str) -> None:
             found = lines(PredictionsTable(width), prediction)
             assert all(line.isprintable() for line in found)
             assert (name in found[1]) is name.isprintable()
-
-
-@pytest.mark.parametrize(
-    ("position", "frame", "words"),
-    [
-        (-1650.04, None, "-1650 mm"), (0.0, None, "0.0 mm"), (-0.04, 3, "0.0 mm"), (None, 12, "#12"), (None, None, ""),
-    ],
-)  # fmt: skip
-def test_where_a_slice_lies(position: float | None, frame: int | None, words: str) -> None:
-    header, row = lines(PredictionsTable(80), replace(OK, position=position, frame=frame))
-    assert row[header.index("Position") : header.index("Status")].strip() == words
-
-
-def test_more_is_kept_of_the_end_than_of_the_beginning() -> None:
-    short = shorten_middle("/data/hospital/series-17/IM-0001-0042.dcm", 24)
-    assert len(short) == 24
-    assert short.endswith("0001-0042.dcm")
-    assert short.startswith("/data")
-    assert shorten_middle("abc", 3) == "abc"
-
-
-def summary_of(*predictions: Prediction) -> SeriesSummary:
-    totals = Totals()
-    for prediction in predictions:
-        totals.add(prediction)
-    return totals.summaries()[0]
-
-
-def test_a_series_in_a_few_lines_that_fit() -> None:
-    slices = [replace(OK, file=f"d/{z}.dcm", position=float(z), probability=z / 30) for z in range(30)]
-    text = list(series_lines(summary_of(*slices), 80))
-    assert text[0] == "d, series 1.2"
-    assert "30 slices: 30 classified" in text[1]
-    assert "series score 0.883" in text[2]
-    assert "no diagnosis" in text[2]
-    assert text[3].startswith("  0.0 mm ▁")
-    assert text[3].endswith("█ 29.0 mm, highest 0.967")
-    many = [replace(each, position=10.0 * z) for z, each in enumerate(slices * 10)]
-    odd = replace(OK, file="folder/" * 30 + "1.dcm", series="1." + "2" * 62)
-    for summary in (summary_of(*slices), summary_of(*many), summary_of(odd)):
-        assert all(len(line) <= 80 for line in series_lines(summary, 80))

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from groundglass.cli.main import main
-
 pytestmark = pytest.mark.slow
 Run = Callable[..., tuple[int, str, str]]
 
 
-def command(bundle: Path, *arguments: object) -> list[str]:
-    return [
-        str(word) for word in ("groundglass", "predict", "--bundle", bundle, "--engine", "ray", *arguments)
-    ]
-
-
 @pytest.fixture
-def run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process; gives exit status, output and errors."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", command(tiny_bundle, *arguments))
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capfd.readouterr()
-
-    return run
+def run(tiny_bundle: Path, run_command: Run) -> Run:
+    """Runs the command in this process with the tiny bundle."""
+    return lambda *words: run_command("predict", "--bundle", tiny_bundle, "--engine", "ray", *words)
 
 
 def test_a_manifest_becomes_the_rows_that_one_process_writes(

@@ -288,19 +288,6 @@ def test_covid_semiseg(tmp_path: Path, bring: Bring, lying: bool) -> None:
     assert all((record.path.name == "1.jpg") is not lying for record in records)
 
 
-def test_damaged_dicom_files_are_left_out(tmp_path: Path) -> None:
-    case, other = tmp_path / "COVID-19 Cases" / "P001", tmp_path / "COVID-19 Cases" / "P002"
-    for number, folder in enumerate((case, other)):
-        series(folder, 2, seed=number)
-    damaged = case / "IM0001.dcm"
-    damaged.write_bytes(damaged.read_bytes()[:-100])
-    (other / "IM0000.dcm").write_bytes(b"no DICOM")
-    failed: list[ImageError] = []
-    imported = import_collection("covid-ct-md", tmp_path, tmp_path / "out.csv", on_error=failed.append)
-    assert [record.patient_id for record in imported] == ["P001"]
-    assert [error.path for error in failed] == [str(damaged), str(other / "IM0000.dcm")]
-
-
 def test_the_command(tmp_path: Path) -> None:
     study = tmp_path / "studies" / "CT-2" / "study_0939.nii.gz"
     nifti(study, volume(8))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from groundglass.data.covid_ct import entries, examine, load_covid_ct
-from groundglass.data.manifest import Label, content_hash, read_pixels
+from groundglass.data.manifest import content_hash, read_pixels
 from groundglass.errors import DataError
 
 from .conftest import save_image
@@ -33,20 +33,6 @@ def test_the_carried_table_is_the_published_one(covid_ct: Path) -> None:
     parts = {"train": (191, 234), "val": (60, 58), "test": (98, 105)}
     assert {part: (counts[part, "COVID"], counts[part, "NonCOVID"]) for part in parts} == parts
     assert len({(entry.patient_id, entry.split) for entry in entries()}) == 384, "no patient is in two parts"
-
-
-def test_every_source_is_known_and_three_preprints_feed_several_parts() -> None:
-    named = {entry.source for entry in entries() if entry.file.startswith(entry.source)}
-    assert {"2020.03.12.20034686", "kjr-21-e24", "PIIS0140673620303603"} < named
-    parts: dict[str, set[str]] = {}
-    for entry in entries():
-        parts.setdefault(entry.source, set()).add(entry.split)
-        if entry.label is Label.NON_COVID:
-            # The meta files, from which the patient ids come, tell the same two collections.
-            assert f"noncovid-{entry.source}_patient_" in entry.patient_id
-    assert set(parts) == named | {"medpix", "crawled"}
-    preprints = {"2020.03.12.20034686", "2020.03.13.20035212", "2020.03.22.20040782"}
-    assert {source for source, seen in parts.items() if len(seen) > 1} == preprints | {"medpix", "crawled"}
 
 
 def test_clone_with_zips_gives_the_same_images(clone: Path, covid_ct: Path) -> None:

@@ -17,24 +17,6 @@ from groundglass.data.manifest import Label, Manifest, Record
 from .conftest import save_image
 
 
-def test_covid_ct(covid_ct: Path) -> None:
-    found = describe(load_dataset(covid_ct))
-    assert found.total.labels == {"COVID": 349, "NonCOVID": 397}
-    assert found.total.patients == sum(part.patients for part in found.splits) == 384
-    parts = {part.name: (*part.labels.values(),) for part in found.splits}
-    assert parts == {"train": (191, 234), "val": (60, 58), "test": (98, 105)}
-    assert found.patients_in_several_parts == found.unreadable == ()
-    preprints = {"2020.03.12.20034686", "2020.03.13.20035212", "2020.03.22.20040782"}
-    several = {source.name for source in found.sources if len(source.parts) > 1}
-    assert several == preprints | {"medpix", "crawled"}
-    formats = {group.name: group.labels for group in found.file_formats}
-    assert formats["PNG RGBA"] == {"COVID": 174}, "the file gives the label away"
-    jpeg = [labels for name, labels in formats.items() if name.startswith("JPEG")]
-    assert [sum(each.get(label, 0) for each in jpeg) for label in ("COVID", "NonCOVID")] == [34, 202]
-    lengths = [each[end] for each in (found.width, found.height) for end in ("min", "max")]
-    assert lengths == [115, 1671, 61, 1225]
-
-
 def test_grey_values_are_exact(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 30), np.uint8)
     save_image(tmp_path / "NonCOVID" / "0.png", 7)

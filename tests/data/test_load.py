@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from groundglass.data.load import load_dataset, load_pool
-from groundglass.data.manifest import Label, read_pixels, say
+from groundglass.data.manifest import Label, say
 from groundglass.errors import DataError
 
 from .conftest import save_image
@@ -48,15 +47,6 @@ def test_sub_folders_are_patients_and_names_give_the_order(tmp_path: Path) -> No
     assert patients["COVID/p1/10.png"] == patients["COVID/p1/series/2.png"] == "p1"
     assert patients["COVID/c.png"] != patients["NonCOVID/c.png"]
     assert list(patients)[-2:] == ["NonCOVID/p2/2.png", "NonCOVID/p2/10.png"]
-
-
-def test_dicom_without_suffix(tmp_path: Path, dicom_samples: Path) -> None:
-    save_image(tmp_path / "NonCOVID" / "a.png")
-    (tmp_path / "COVID").mkdir()
-    shutil.copyfile(dicom_samples / "lung-series" / "1-057.dcm", tmp_path / "COVID" / "1.2.840.113")
-    records = load_dataset(tmp_path).records
-    assert [record.path.name for record in records] == ["1.2.840.113", "a.png"]
-    assert read_pixels(records[0]).shape == (512, 512)
 
 
 def test_unlabelled(luna_slices: Path) -> None:

@@ -51,16 +51,6 @@ def test_masks_of_lungs_and_lesions_lie_beside_the_slices_in_one_bit(tmp_path: P
     assert written == again
 
 
-def test_phantoms_are_written_as_dicom_and_read_again(tmp_path: Path) -> None:
-    output = tmp_path / "p"
-    words = ["data", "phantoms", "--count", "2", "--severity", "0.4", "--seed", "1", "--size", "96"]
-    result = CliRunner().invoke(app, [*words, "--format", "dicom", "--output", str(output)])
-    assert result.exit_code == 0, result.output
-    assert "2 phantoms" in result.output
-    assert sorted(path.parent.name for path in output.rglob("*.dcm")) == ["COVID", "NonCOVID"]
-    assert len(list(read_slices(output / "COVID"))) == 1
-
-
 def test_series_are_written_from_apex_to_base_each_of_a_patient_of_its_own(tmp_path: Path) -> None:
     output = tmp_path / "series"
     words = ["data", "phantoms", "--series", "0,0.9", "--count", "3", "--size", "96"]

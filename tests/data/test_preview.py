@@ -54,15 +54,6 @@ def test_slice_mask_crop_and_ten_painted_copies(slices: Path, tmp_path: Path) ->
     assert again.read_bytes() == first.read_bytes()
 
 
-def test_without_lungs_nothing_is_painted(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "blank.png"), np.full((64, 90), 128, np.uint8))
-    (written,) = write_previews(tmp_path / "blank.png", tmp_path / "out", Preprocessing())
-    drawn = tiles(written)
-    assert len(drawn) == 4
-    assert not drawn[0][:20, 200:].any(), "the aspect is kept"
-    assert drawn[0][100, 100].tolist() == [128, 128, 128]
-
-
 def test_the_command_names_bad_files_and_leaves_them_out(slices: Path, tmp_path: Path) -> None:
     (slices / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     words = ["data", "preview", str(slices), "--output", str(tmp_path / "out"), "--size", "96"]

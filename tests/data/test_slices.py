@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -70,19 +69,6 @@ def test_two_series_get_two_names(tmp_path: Path, dicom_series: Path, second: di
     written = [path.stem.split("_") for path in cut_slices(tmp_path / "in", tmp_path / "out", every=1)]
     assert len({name for name, _ in written}) == 2
     assert max(int(index) for _, index in written) < COUNT
-
-
-def test_volumes_are_cut_at_the_same_places(
-    tmp_path: Path, dicom_series: Path, phantoms: list[Phantom]
-) -> None:
-    stack = np.stack([phantom.hounsfield for phantom in phantoms])
-    volume = np.ascontiguousarray(stack[:, ::-1, ::-1].transpose(2, 1, 0)).astype(np.int16) + 3
-    nib.Nifti1Image(volume, np.diag([1.0, 1, 5, 1])).to_filename(tmp_path / "b.nii.gz")
-    series, other = (
-        list(cut_slices(each, tmp_path / "out", 4)) for each in (dicom_series, tmp_path / "b.nii.gz")
-    )
-    assert [path.stem[-4:] for path in other] == [path.stem[-4:] for path in series]
-    assert not {path.name for path in series} & {path.name for path in other}
 
 
 def test_only_axial_slices_with_enough_lung(tmp_path: Path, dicom_samples: Path) -> None:

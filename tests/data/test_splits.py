@@ -12,7 +12,7 @@ import pytest
 
 from groundglass.data.covid_ct import load_covid_ct
 from groundglass.data.manifest import Label, Manifest, Record, say
-from groundglass.data.splits import Split, held_out, make_split, patients_in_several_parts
+from groundglass.data.splits import Split, make_split, patients_in_several_parts
 from groundglass.errors import DataError
 
 
@@ -177,18 +177,6 @@ def test_all_publications_of_covid_ct_can_be_left_out_together(pooled: Manifest)
     taught = [*one["train"], *one["val"]]
     assert "test" not in {record.split for record in taught}
     assert {record.hospital for record in taught} == {"covid-ct", "ward-0", "ward-2", "ward-3"}
-
-
-def test_who_is_held_out_depends_on_the_patients_of_a_source_alone() -> None:
-    records = list(make_manifest())
-    chosen = {records[number].patient_id for number in held_out(records, 5)}
-    assert Counter(int(patient[1:]) % 4 for patient in chosen) == dict.fromkeys(range(4), 2)
-    assert held_out(records, 5) == {n for n, each in enumerate(records) if each.patient_id in chosen}
-    random.Random(0).shuffle(records)
-    alone = [record for record in records if record.source != "ward-3"]
-    kept = {patient for patient in chosen if int(patient[1:]) % 4 != 3}
-    assert {alone[number].patient_id for number in held_out(alone, 5)} == kept
-    assert held_out(records[:1], 5) == held_out([], 5) == set()
 
 
 def test_leave_source_out_reports_a_patient_seen_elsewhere() -> None:

@@ -94,12 +94,6 @@ def test_undefined_resamples_are_counted_and_left_out_or_the_reason_is_given() -
     assert "one patient" in str(one_patient.metrics["accuracy"].interval_reason)
 
 
-@pytest.mark.parametrize(("slices", "resamples", "message"), [(10, 0, "resamples"), (9, 5, "patient")])
-def test_bad_arguments_are_refused(slices: int, resamples: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        bootstrap(*predictions(10), patients(slices), resamples=resamples)
-
-
 def test_a_share_has_an_interval_over_patients() -> None:
     holds, resampling = np.arange(200) % 4 == 0, Resampling(patients(200, each=4))
     by_patient, spread = resampling.share(np.sort(holds)), 1.96 * np.sqrt(0.25 * 0.75 / 50)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from tests.conftest import tiny_parts
@@ -105,12 +106,22 @@ def test_a_bundle_is_evaluated_and_nothing_written_into_it(
     bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sorted(path.name for path in bundle.iterdir())
+    cv2.imwrite(str(data.parent / "slice 23.png"), np.full((90, 90), 7, np.uint8))
     document: dict[str, Any] = json.loads(command(bundle, data, "--json").stdout)
     assert document["run"]["network"] == "tiny"
-    assert document["applicability"]["refused"]["value"] == 0.0
-    assert document["applicability"]["beyond_95"] is None
-    assert set(document["applicability"]["prediction_sets"]["coverage"]) == {"COVID", "NonCOVID"}
-    assert "holds no reference of its training data" in (data.parents[1] / "out" / "report.html").read_text()
+    fit = document["applicability"]
+    assert fit["refused"]["value"] == pytest.approx(1 / 24)
+    assert fit["reasons"] == {"blank": 1}
+    assert fit["beyond_95"] is None
+    assert set(fit["prediction_sets"]["coverage"]) == {"COVID", "NonCOVID"}
+    page = (data.parents[1] / "out" / "report.html").read_text()
+    for words in (
+        "the input check refuses 4 %",
+        "no reference of its training data",
+        "<details",
+        "COVID slices",
+    ):
+        assert words in page
     assert sorted(path.name for path in bundle.iterdir()) == before
     monkeypatch.setattr("groundglass.inference.bundle.DEFAULT", bundle)
     shown = " ".join(command("default", data).stdout.replace("│", " ").split())
@@ -140,6 +151,8 @@ def test_a_zipped_bundle_knows_its_training_data(
     write_bundle(tmp_path / "trained.zip", fields, {**contents, "reference.npz": save_arrays(arrays)})
     document = json.loads(command(tmp_path / "trained.zip", data, "--json").stdout)
     assert document["applicability"]["beyond_95"]["value"] == pytest.approx(beyond, abs=0.1)
+    assert "5 % are expected" in document["applicability"]["beyond_95"]["meaning"]
+    assert "% lie far from the training data" in (data.parents[1] / "out" / "report.html").read_text()
     assert any("3 of 24 slices have the same content" in warning for warning in document["warnings"])
 
 

@@ -25,7 +25,6 @@ from groundglass.evaluation.metrics import TITLES
 from groundglass.evaluation.report import tables, write_report
 from groundglass.evaluation.segmentation import SEGMENTATION_TITLES
 from groundglass.imaging.slice import CTSlice
-from groundglass.inference.calibration import Calibration
 
 from .conftest import BrightnessRun, lungs_of
 
@@ -133,35 +132,29 @@ def test_report_requests_nothing_is_accessible_and_unharmed_by_names(
     go(make_manifest({0: hostile, 1: os.fsdecode(b"caf\xe9.png")}, source="<script>alert(2)</script>"))
     assert "caf\\udce9.png" in (out / "predictions.csv").read_text(encoding="utf-8")
     page = Page(out)
-    assert hostile in page.text
-    tags = {tag for tag, _ in page.tags}
-    assert not {"script", "link", "iframe", "object", "embed", "base"} & tags
-    for _, attributes in page.tags:
-        assert "onerror" not in attributes
-        for name in ("src", "href", "xlink:href", "data", "action", "poster", "srcset"):
-            value = attributes.get(name) or ""
-            assert value == "" or value.startswith(("data:", "#"))
+    for words in (hostile, "Research use only", "belong to their publishers"):
+        assert words in page.text
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
+    addresses = {"src", "href", "xlink:href", "data", "action", "poster", "srcset"}
+    for name, value in (pair for _, attributes in page.tags for pair in attributes.items()):
+        assert name != "onerror"
+        assert name not in addresses or not value or value.startswith(("data:", "#"))
     assert not any(address in page.html for address in ("http:", "https:", "@import"))
-    assert "Research use only" in page.text
-    assert "belong to their publishers" in page.text
     assert page.html.count("<image ") == 3, "each error once, with its outlines in layers"
     drawn = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
-    assert len(drawn) == 3 + 7
-    assert all(attributes.get("aria-label") for attributes in drawn)
+    assert len([each for each in drawn if each.get("aria-label")]) == len(drawn) == 3 + 7
     assert all(attributes.get("scope") in {"row", "col"} for tag, attributes in page.tags if tag == "th")
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
 
 
 def test_part_of_one_class_is_reported_with_reasons(go: Go, make_manifest: MakeManifest, out: Path) -> None:
-    whole = go(make_manifest(label=Label.NON_COVID), "all", None)
-    assert len(whole.part.records) == 24
-    written, page = document(out), Page(out)
-    assert written["metrics"]["auc"]["reason"] == "no COVID slice in the part"
-    assert written["interval"]["one_class_resamples"] == 200
+    go(make_manifest(label=Label.NON_COVID), "all", None)
+    page = Page(out)
+    assert document(out)["interval"]["one_class_resamples"] == 200
     assert "cannot be said: no COVID slice in the part." in page.text
-    assert "ROC curve" not in page.text
-    assert "Missed" not in page.text, "nothing can be missed"
+    for words in ("ROC curve", "Missed"):
+        assert words not in page.text
 
 
 def test_a_part_without_labelled_slices_is_an_error(go: Go, make_manifest: MakeManifest, out: Path) -> None:
@@ -176,23 +169,11 @@ def test_a_part_without_labelled_slices_is_an_error(go: Go, make_manifest: MakeM
     assert not out.exists()
 
 
-def test_unreadable_slice_is_named_and_nothing_is_written(
-    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path
-) -> None:
+def test_what_cannot_be_evaluated_is_refused_and_nothing_is_written(
+    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     manifest, broken = make_manifest(), tmp_path / "data" / "slice 05.png"
-    broken.write_bytes(broken.read_bytes()[:200])
-    for _ in ("damaged", "missing"):
-        with pytest.raises(ImageError, match=r"slice 05\.png"):
-            go(manifest)
-        broken.unlink(missing_ok=True)
-    assert not out.exists()
-    assert not (run.path / "evaluations.json").exists()
-
-
-def test_runs_that_cannot_be_evaluated_are_refused_with_what_mends_them(
-    run: BrightnessRun, go: Go, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    manifest, sound = make_manifest(), run.predict
     with monkeypatch.context() as patch:
         patch.setattr(run, "info", {"finished": False})
         with pytest.raises(RunError, match=r"has not finished; finish it with `groundglass train --resume`$"):
@@ -200,7 +181,7 @@ def test_runs_that_cannot_be_evaluated_are_refused_with_what_mends_them(
     assert run.predicted == 0
 
     def unstable(slices: Iterable[CTSlice]) -> NetworkOutputs:
-        outputs = sound(slices)
+        outputs = BrightnessRun.predict(run, slices)
         outputs.logit[3] = outputs.probability[3] = float("nan")
         return outputs
 
@@ -208,31 +189,33 @@ def test_runs_that_cannot_be_evaluated_are_refused_with_what_mends_them(
         patch.setattr(run, "predict", unstable)
         with pytest.raises(RunError, match=r"no valid probability for slice 03\.png"):
             go(manifest)
+    for damage in (lambda: broken.write_bytes(broken.read_bytes()[:200]), broken.unlink):
+        damage()
+        with pytest.raises(ImageError, match=r"slice 05\.png"):
+            go(manifest)
+    assert not (run.path / "evaluations.json").exists()
     (run.path / "evaluations.json").write_text("{")
     with pytest.raises(RunError, match=r"evaluations\.json"):
-        go(manifest)
+        go(make_manifest())
+    assert not out.exists()
 
 
 def test_every_evaluation_is_recorded(
     run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path
 ) -> None:
     manifest = make_manifest()
-    first = go(manifest)
-    assert "once, this time included" in Page(out).text
-    go(manifest, "val")
-    second = go(manifest)
-    assert "2 times, this time included" in Page(out).text
+    for part, words, warned in (("test", "once", False), ("val", "once", False), ("test", "2 times", True)):
+        warnings = go(manifest, part).warnings
+        assert f"{words}, this time included" in Page(out).text
+        assert any("evaluated with this run 2 times" in warning for warning in warnings) == warned
     entries = json.loads((run.path / "evaluations.json").read_text())["evaluations"]
-    assert [(entry["part"], entry["output"]) for entry in entries] == [
-        (part, str(out)) for part in ("test", "val", "test")
-    ]
-    assert (first.times_evaluated, second.times_evaluated) == (1, 2)
-    assert not any("evaluated with this run" in warning for warning in first.warnings)
-    assert any("2 times" in warning for warning in second.warnings)
+    expected = [(part, str(out)) for part in ("test", "val", "test")]
+    assert [(entry["part"], entry["output"]) for entry in entries] == expected
     (tmp_path / "data").rename(tmp_path / "moved")
     records = tuple(replace(record, path=tmp_path / "moved" / record.path.name) for record in manifest)
-    moved = Manifest("renamed", tmp_path / "moved", tuple(reversed(records)))
-    assert go(moved).times_evaluated == 3, "they are the same slices wherever they lie"
+    go(Manifest("renamed", tmp_path / "moved", tuple(reversed(records))))
+    times = document(out)["evaluations_of_these_slices"]
+    assert times == 3, "they are the same slices wherever they lie"
 
 
 def test_training_slices_and_patients_are_recognised(
@@ -262,41 +245,13 @@ def test_what_is_not_known_is_said(go: Go, make_manifest: MakeManifest) -> None:
     )
     evaluation = go(replace(manifest, records=records), "all", None)
     assert evaluation.by_patient is None
-    warnings = "\n".join(evaluation.warnings)
-    for words in (
+    words = (
         "does not say which slices",
-        "patient of 23 of 23 slices is not known",
         "1 slices without a label",
-    ):
-        assert words in warnings
-
-
-class CheckedRun(BrightnessRun):
-    """As a bundle does, it checks its input and knows how far a slice lies from its training data."""
-
-    calibration = Calibration(temperature=1.0, coverage=0.9, quantiles={"COVID": 0.7, "NonCOVID": 0.7})
-
-    def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
-        outputs = super().predict(slices)
-        count = len(outputs.logit)
-        refused = ("blank: nearly all of it is one grey (3.1)", *[None] * (count - 1))
-        return replace(outputs, refused=refused, percentile=np.linspace(0, 100, count))
-
-
-def test_a_bundle_says_whether_it_fits_the_slices(
-    run: BrightnessRun, go: Go, make_manifest: MakeManifest, out: Path
-) -> None:
-    evaluation = go(make_manifest(), run=CheckedRun(run.path))
-    applicability = document(out)["applicability"]
-    assert applicability["refused"]["value"] == applicability["beyond_95"]["value"] == pytest.approx(1 / 12)
-    assert applicability["reasons"] == {"blank": 1}
-    assert "5 % are expected" in applicability["beyond_95"]["meaning"]
-    assert applicability["prediction_sets"]["nominal_coverage"] == 0.9
-    assert len(list(tables(evaluation))) == 2
-    page = Page(out)
-    assert "the input check refuses 8 %, and 8 % lie far from the training data" in page.text
-    assert [tag for tag, _ in page.tags if tag in {"details", "summary"}] == ["details", "summary"]
-    assert "Prediction sets that hold the label, COVID slices" in page.text
+        "patient of 23 of 23 slices is not known",
+    )
+    for said, expected in zip(evaluation.warnings, words, strict=True):
+        assert expected in said
 
 
 class LeftLungRun(BrightnessRun):
@@ -332,11 +287,8 @@ def test_masks_of_the_manifest_are_compared_with_what_is_found(
     assert list(section) == list(SEGMENTATION_TITLES)
     assert section["lung_dice"] == {"value": 1.0, "low": 1.0, "high": 1.0, "slices": 12}
     assert section["lesion_dice"]["value"] > 0.97
-    assert section["lesion_dice"]["low"] <= section["lesion_dice"]["value"] <= section["lesion_dice"]["high"]
     assert (section["pointing"]["value"], section["pointing"]["slices"]) == (1.0, 6)
     # On the patients without a lesion as much is found as on the others, nearly half of the lungs.
-    assert section["lesion_dice_pooled"]["value"] == pytest.approx(2 / 3, abs=0.02)
-    assert section["clear_opacity_median"]["value"] == pytest.approx(50, abs=2)
     assert section["opacity_error"]["value"] == pytest.approx(25, abs=2)
     assert len(list(tables(evaluation))) == 2
     text = Page(out).text

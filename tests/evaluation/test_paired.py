@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from groundglass.evaluation.bootstrap import Resampling
-from groundglass.evaluation.paired import (
-    ALPHA,
-    delong_test,
-    holm,
-    mcnemar,
-    paired_difference,
-    resamples_for,
-)
+from groundglass.evaluation.paired import ALPHA, delong_test, holm, mcnemar, paired_difference, resamples_for
 
 # The data of DeLong, DeLong and Clarke-Pearson (1988), without the six patients who lack a value: albumin, total
 # protein, K-G score, outcome.

@@ -12,12 +12,7 @@ import pytest
 from tests.experiments.results_factory import document, write
 
 from groundglass.errors import DataError
-from groundglass.experiments.results import (
-    read_not_run,
-    read_run_result,
-    read_run_results,
-    write_run_result,
-)
+from groundglass.experiments.results import read_not_run, read_run_result, read_run_results, write_run_result
 
 
 def test_a_result_survives_the_file(tmp_path: Path) -> None:

@@ -158,15 +158,12 @@ def test_what_would_stop_the_list_is_found_before_it_starts(
     bare = replace(paths, data=(data / "no-test.csv",))
     bare.data[0].write_text("\n".join(line for line in lines if not line.endswith(",test")) + "\n")
     write(paths.output, document(f"{LITE}-none", 1.0, seed=5))
-    (damaged,) = tasks(seeds=(6,))
-    paths.result(damaged).write_text('{"format": 2')
     many = table1_tasks(["patients"], [LITE], ["none"], [0], QUICK, folds=40)
     for listed, place, error, match in (
         (tasks("official", "random"), bare, DataError, "has no part 'test'"),
         (many, paths, DataError, "too few for 40 folds"),
         (tasks(more=("synthesis.slices_per_epoch=8",)), paths, RecipeError, "--lesion-free"),
         (tasks(seeds=(5,)), paths, RunError, "has other settings"),
-        ([damaged], paths, DataError, rf"{LITE}-none-seed-6\.json: no readable result"),
     ):
         with pytest.raises(error, match=match):
             run_all(listed, place, lambda _: None)

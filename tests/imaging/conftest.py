@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
 import pydicom
-import pytest
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate
 
@@ -145,13 +143,3 @@ def write_metaimage(
     if not alone:
         data.write_bytes(content)
     return path
-
-
-@pytest.fixture(scope="session")
-def chest() -> NDArray[np.int16]:
-    return CHEST
-
-
-@pytest.fixture(scope="session")
-def write_dicom() -> Callable[..., Path]:
-    return write_ct

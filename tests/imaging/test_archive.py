@@ -7,14 +7,13 @@ import os
 import re
 import stat
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.imaging.conftest import CHEST, GREY, write_ct, write_metaimage
+from tests.imaging.conftest import GREY
 
 from groundglass.errors import ImageError
 from groundglass.imaging.read import read_bytes, read_slice, read_slices
@@ -83,24 +82,6 @@ def test_one_member_by_its_path(tmp_path: Path) -> None:
             each(f"{path}!CT/z.png")
     with pytest.raises(ImageError, match="more than the limit"):
         read_bytes(f"{path}!CT/x.png", Limits(file_bytes=10))
-
-
-def test_series_and_volumes_in_an_archive(tmp_path: Path) -> None:
-    files = []
-    for index in range(3):
-        place = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": [0, 0, -index]}
-        files.append(write_ct(tmp_path / f"{index}.dcm", **place))
-    header = write_metaimage(tmp_path / "v.mhd", CHEST[:, :, None], compressed=True)
-    files += [header, header.with_suffix(".zraw")]
-    path = make_zip(tmp_path / "a.zip", {f"study/{file.name}": file.read_bytes() for file in files})
-    assert read(path) == ([f"study/{name}" for name in ("v.mhd", "2.dcm", "1.dcm", "0.dcm")], {})
-
-
-def test_a_folder_of_archives(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    make_zip(tmp_path / "a.zip", {"x.png": PNG})
-    make_zip(tmp_path / "sub" / "b.zip", {"y.png": PNG})
-    assert [Path(item.origin.file).name for item in read_slices(tmp_path)] == ["a.zip!x.png", "b.zip!y.png"]
 
 
 @pytest.mark.parametrize(
@@ -196,14 +177,6 @@ def test_damaged_archives(tmp_path: Path, damage: str) -> None:
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"a\.zip" + ("" if damage == "truncated" else r"!x\.png: ")):
         list(read_slices(path))
-
-
-def test_bad_members_can_be_left_out(tmp_path: Path) -> None:
-    damaged = PNG[:40] + zlib.compress(b"") + PNG[50:]
-    members = {"1.png": PNG, "2.png": damaged, "3.png": b"", "4.png": PNG}
-    files, reasons = read(make_zip(tmp_path / "a.zip", members))
-    assert files == ["1.png", "4.png"]
-    assert list(reasons) == ["2.png", "3.png"]
 
 
 def test_what_is_a_member_and_what_a_file_follows_from_what_there_is(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from groundglass.imaging.crop import Preprocessing, otsu_anchors, resize_box
+from groundglass.imaging.crop import Preprocessing, resize_box
 
 
 def thorax(height: int = 400, width: int = 500) -> np.ndarray:
@@ -63,11 +63,6 @@ def test_a_batch_is_normalised_slice_by_slice() -> None:
     np.testing.assert_array_equal(normalised[1], preprocessing.normalise(batch[1]))
     assert normalised.mean(axis=(1, 2)) == pytest.approx([0, 0], abs=1e-4)
     assert normalised.std(axis=(1, 2)) == pytest.approx([1, 1], abs=1e-4)
-
-
-def test_anchors_are_the_class_means() -> None:
-    picture = np.array([[10, 20, 200, 220]], np.uint8)
-    assert otsu_anchors(picture) == (15.0, 210.0)
 
 
 def test_beyond_the_picture_it_is_black() -> None:

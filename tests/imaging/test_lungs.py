@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from groundglass.data.out_of_distribution import parts_without_lungs
 from groundglass.errors import BundleError
-from groundglass.imaging.lungs import SHIPPED, SIDE, LungSegmenter, open_segmenter, shipped, squared
+from groundglass.imaging.lungs import SHIPPED, LungSegmenter, open_segmenter, shipped
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.read import read_slice, read_slices
 
@@ -40,13 +40,6 @@ def test_the_mask_has_the_pictures_shape(shape: tuple[int, int]) -> None:
     mask = shipped()(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     assert mask.shape == shape
     assert mask.dtype == np.bool_
-
-
-def test_a_picture_lies_in_the_middle_of_its_square() -> None:
-    square = squared(np.full((100, 200), 9, np.uint8))
-    rows, columns = np.nonzero(square)
-    assert square.shape == (SIDE, SIDE)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (48, 143, 0, 191)
 
 
 def test_other_models_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -92,13 +92,6 @@ def test_a_bad_file_of_a_folder_is_raised_or_reported(tmp_path: Path) -> None:
     assert set(reasons) == {"2.png", "3.dcm"}
 
 
-def test_a_folder_holds_volume_and_voxels_as_one(tmp_path: Path) -> None:
-    write_metaimage(tmp_path / "scan.mhd", compressed=True)
-    assert [item.origin.frame for item in read_slices(tmp_path)] == [0, 1, 2, 3, 4]
-    with pytest.raises(ImageError, match=r"scan\.zraw: the voxels of"):
-        list(read_slices(tmp_path / "scan.zraw"))
-
-
 def test_files_left_out_are_not_even_opened(tmp_path: Path) -> None:
     save(tmp_path, "a.png")
     (tmp_path / "b.png").write_bytes(b"damaged")
@@ -143,16 +136,6 @@ def test_a_folder_that_cannot_be_listed_is_reported_and_the_rest_read(
     assert read(tmp_path) == (["open/a.png"], {"closed": "not accessible: Permission denied"})
     with pytest.raises(ImageError, match="closed"):
         list(read_slices(tmp_path))
-
-
-def test_a_file_that_vanishes_while_its_folder_is_read_stops_nothing(tmp_path: Path) -> None:
-    save(tmp_path, "a.png", "b.png", "c.png")
-    errors: list[ImageError] = []
-    slices = read_slices(tmp_path, on_error=errors.append)
-    assert next(slices).origin.file.endswith("a.png")
-    (tmp_path / "b.png").unlink()
-    assert [Path(image.origin.file).name for image in slices] == ["c.png"]
-    assert [Path(error.path).name for error in errors] == ["b.png"]
 
 
 def test_a_folders_own_files_come_before_those_of_its_folders_in_natural_order(tmp_path: Path) -> None:

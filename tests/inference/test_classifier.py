@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-import zipfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from groundglass.errors import DataError, ImageError
-from groundglass.imaging.phantom import make_phantom, write_dicom
+from groundglass.errors import DataError
+from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.prediction import COLUMNS, Status
@@ -81,13 +80,6 @@ def test_a_folder_is_classified_in_order_and_a_bad_file_stops_nothing(
         )
 
 
-def test_files_that_are_not_there_fail_alone(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
-    predictions = list(classifier.predict_all([tmp_path / "gone.png", folder / "0.png"]))
-    assert [prediction.status for prediction in predictions] == [Status.FAILED, Status.OK]
-    with pytest.raises(ImageError, match=r"gone\.png"):
-        classifier.predict(tmp_path / "gone.png")
-
-
 def test_a_manifest_is_classified_file_by_file(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "files.csv"
     manifest.write_text(f"path,label\n{folder}/1.png,COVID\ngone.png,\n{folder}/0.png,\n")
@@ -97,35 +89,6 @@ def test_a_manifest_is_classified_file_by_file(classifier: Classifier, folder: P
     manifest.write_text("file\n1.png\n")
     with pytest.raises(DataError, match="path"):
         list(classifier.predict_all([manifest]))
-
-
-def test_zips_are_classified_and_name_their_members(
-    classifier: Classifier, folder: Path, tmp_path: Path
-) -> None:
-    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
-        for name in ("0.png", "3b.png"):
-            archive.write(folder / name, f"inside/{name}")
-    predictions = list(classifier.predict_all([tmp_path / "study.zip"]))
-    assert [prediction.file for prediction in predictions] == [
-        f"{tmp_path / 'study.zip'}!inside/{name}" for name in ("0.png", "3b.png")
-    ]
-    assert [prediction.status for prediction in predictions] == [Status.OK, Status.FAILED]
-
-
-def test_what_is_skipped_is_not_classified(classifier: Classifier, folder: Path) -> None:
-    done = {str(folder / "0.png"), str(folder / "3b.png")}
-    names = {f.file for f in classifier.predict_all([folder], skip=lambda file, frame: file in done)}
-    assert len(names) == 20
-    assert not names & done
-
-
-def test_dicom_keeps_series_and_position(classifier: Classifier, tmp_path: Path) -> None:
-    phantom = make_phantom(np.random.default_rng(3), 0.2, 0.5, size=128)
-    write_dicom(phantom, tmp_path / "1.dcm")
-    prediction = classifier.predict(tmp_path / "1.dcm")
-    assert prediction.series == phantom.slice.origin.series
-    assert phantom.slice.origin.position is not None
-    assert prediction.position == pytest.approx(phantom.slice.origin.position[2], abs=1e-4)
 
 
 def test_two_threads_read_and_ask_the_network(

@@ -52,28 +52,6 @@ def summed(*predictions: Prediction, rule: Conformal | None = None) -> Totals:
     return totals
 
 
-@pytest.mark.parametrize(
-    ("predictions", "expected"),
-    [
-        ((of("a/1"), of("a/2", z=1)), [2]),
-        ((of("a/1"), of("b/2", z=1), of("c/3", z=2)), [3]),  # in several folders
-        ((of("a/1"), of("a/2", study="9")), [1, 1]),
-        ((of("a/1"), of("a/2", series="1.9")), [1, 1]),
-        ((of("a/1"), of("a/2", stack="bbbb")), [1, 1]),  # another patient or geometry
-        ((of("a/1", series=None), of("a/2", series=None), of("b/1", series=None, z=7)), [2, 1]),
-        ((of("a/1", series="REMOVED"), of("b/1", series="REMOVED", z=7)), [1, 1]),
-        ((of("a/1"), of("a/2", z=1), of("b/1"), of("b/2", z=1), of("c/3", z=2)), [3, 2]),  # on each other: two scans
-        ((ok("v.nii", frame=0), ok("w.nii", frame=0), ok("v.nii", frame=1)), [2, 1]),
-    ],
-)  # fmt: skip
-def test_what_is_one_series(predictions: tuple[Prediction, ...], expected: list[int]) -> None:
-    totals = summed(*predictions)
-    assert [summary.counts.ok for summary in totals.summaries()] == expected
-    assert [len(summary.curve.at) for summary in totals.summaries()] == expected
-    numbers = [totals.number(prediction) for prediction in predictions]
-    assert [numbers.count(number) for number in range(1, len(expected) + 1)] == expected
-
-
 def test_loose_pictures_and_copies_belong_to_no_series() -> None:
     totals = summed(ok("a.png", 0.1), ok("b.png", 0.9, label="COVID"), failed("c.png"))
     assert totals.summaries() == []
@@ -166,15 +144,6 @@ def test_neck_and_abdomen_of_a_classified_series_are_no_failure() -> None:
     assert totals.in_words.endswith("1 outside the lungs, 1 refused, 1 failed")
     for series in ("9.9", None):
         assert summed(*chest, refused("t/1.dcm", series=series)).left_out == 1, "alone it is one"
-
-
-def test_counts_in_words() -> None:
-    assert Counts().in_words() == "0 slices: 0 classified"
-    assert Counts(ok=1, covid=1).in_words() == "1 slice: 1 classified (1 COVID, 0 NonCOVID, 0 uncertain)"
-    counts = Counts(ok=1200, refused=2, failed=1, non_covid=1199, uncertain=1)
-    assert counts.in_words() == (
-        "1,203 slices: 1,200 classified (0 COVID, 1,199 NonCOVID, 1 uncertain), 2 refused, 1 failed"
-    )
 
 
 @pytest.mark.parametrize(

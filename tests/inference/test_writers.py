@@ -18,7 +18,7 @@ from groundglass.errors import PredictionError
 from groundglass.imaging.slice import Patient
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.output import Output, OutputPlan, open_output
-from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status
+from groundglass.inference.prediction import COLUMNS, Prediction, Status
 from groundglass.inference.writers import Format, PredictionsWriter, appending, json_line, read_predictions
 
 PREDICTIONS = [
@@ -84,17 +84,6 @@ def test_parquet_has_types_and_row_groups(monkeypatch: pytest.MonkeyPatch) -> No
     assert (empty.num_rows, tuple(empty.column_names)) == (0, COLUMNS)
 
 
-@pytest.mark.parametrize("file_format", ["jsonl", "csv", "parquet"])
-def test_identifiers_are_columns_only_where_kept(file_format: Format) -> None:
-    if file_format == "parquet":
-        pytest.importorskip("pyarrow")
-    kept = written(file_format, NAMED, keep_identifiers=True)
-    assert b"Doe^Jane" in kept
-    for name in IDENTIFIERS:
-        assert name.encode() in kept
-        assert name.encode() not in written(file_format, *PREDICTIONS)
-
-
 def test_without_pyarrow_parquet_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(PredictionError, match=r"pip install '\.\[parquet\]'` from a clone"):
@@ -104,7 +93,6 @@ def test_without_pyarrow_parquet_says_what_to_install(monkeypatch: pytest.Monkey
 A = Prediction(Status.OK, "a.png", "b1", None, 0.5, "uncertain", (), ())
 B = Prediction(Status.REFUSED, "b.png", "b1", "a photograph")
 C = Prediction(Status.FAILED, "c.png", "b1", "truncated")
-V = [replace(A, file="v.nii", frame=frame) for frame in range(3)]
 
 
 def file_of(path: Path, *predictions: Prediction, tail: bytes = b"") -> Path:
@@ -118,18 +106,6 @@ def resumed(path: Path, bundle: str = "b1", *, keep_identifiers: bool = False) -
     plan = OutputPlan(path, resume=True, keep_identifiers=keep_identifiers)
     with open_output(plan, cast(Bundle, SimpleNamespace(id=bundle, series_rule=None))) as output:
         return output
-
-
-def test_what_is_done_and_what_is_tried_again(tmp_path: Path) -> None:
-    odd = replace(A, file="\udcff.png")
-    path = file_of(tmp_path, A, B, C, *V, odd)
-    done = resumed(path)
-    # What was refused is not asked about again; only its end tells whether a volume is done.
-    names = ("a.png", "b.png", "c.png", "v.nii", "d.png", "\udcff.png")
-    assert [done.excludes(name) for name in names] == [True, True, False, False, False, True]
-    assert [done.excludes("v.nii", frame) for frame in (0, 2, 3, None)] == [True, True, False, False]
-    assert path.read_bytes() == b"".join(map(json_line, [A, B, *V, odd])), "the failure gives way"
-    assert done.totals.counts.total == 6
 
 
 @pytest.mark.parametrize(
@@ -176,9 +152,3 @@ def test_two_processes_do_not_write_to_one_file(tmp_path: Path) -> None:
     assert other.returncode != 0
     assert "another process is writing to it" in other.stderr
     assert subprocess.run([sys.executable, "-c", script, path], check=False).returncode == 0
-
-
-def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(PredictionError, match="cannot be written"), appending(tmp_path / "file" / "x.jsonl"):
-        pass

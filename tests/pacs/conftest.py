@@ -7,11 +7,8 @@ import json
 import shutil
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 import requests
+from tests.conftest import Asked, Said, Server
 
 from groundglass.imaging.phantom import make_series, write_dicom
 
@@ -32,79 +30,6 @@ def _no_credentials_nor_proxies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         monkeypatch.delenv(f"GROUNDGLASS_PACS_{name}", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A request as it came."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True)
-class Said:
-    """An answer; ``cut`` breaks it off after so many bytes of its body."""
-
-    status: int = 200
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    cut: int | None = None
-
-    @classmethod
-    def json(cls, value: Any) -> Said:
-        return cls(body=json.dumps(value).encode(), headers={"Content-Type": "application/dicom+json"})
-
-
-Answer = Callable[[Asked], Said]
-
-
-class Server:
-    """Answers requests as its ``answer`` says, and remembers them."""
-
-    def __init__(self) -> None:
-        self.asked: list[Asked] = []
-        self.answer: Answer = lambda asked: Said(404)
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def _handle(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                server.asked.append(Asked(self.command, self.path, dict(self.headers), body))
-                said = server.answer(server.asked[-1])
-                self.send_response(said.status)
-                for name, value in said.headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(said.body)))
-                self.end_headers()
-                self.wfile.write(said.body[: said.cut])
-                self.close_connection = said.cut is not None
-
-            do_GET = do_POST = _handle  # noqa: N815
-
-            def log_message(self, *arguments: object) -> None:
-                """Tests need no log."""
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.http.handle_error = lambda *arguments: None  # type: ignore[method-assign]
-        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.http.server_port}/dicom-web"
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
 
 
 class Orthanc:

@@ -15,7 +15,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
-from tests.pacs.conftest import Answer, Asked, Said, Server
+from tests.conftest import Answer, Asked, Said, Server
 
 from groundglass.errors import PacsError, PacsRefusedError, PacsUnavailableError
 from groundglass.imaging.source import Limits

@@ -8,26 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.pacs.conftest import ID, NAME, Orthanc, Said, Server
-
-from groundglass.cli.main import main
+from tests.conftest import Said, Server
+from tests.pacs.conftest import ID, NAME, Orthanc
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process with the tiny bundle; gives exit status, output and errors."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        command = ["groundglass", "pacs", *words, "--bundle", str(tiny_bundle), "--threads", "1"]
-        monkeypatch.setattr(sys, "argv", command)
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capfd.readouterr()
-
-    return run
+def run(tiny_bundle: Path, run_command: Run) -> Run:
+    """Runs the command in this process with the tiny bundle."""
+    return lambda *words: run_command("pacs", *words, "--bundle", tiny_bundle, "--threads", "1")
 
 
 def test_a_study_is_answered_once_and_nobody_is_named(run: Run, orthanc: Orthanc, study: str) -> None:

@@ -125,13 +125,6 @@ def test_a_report_says_what_was_predicted_of_which_image() -> None:
     assert "1.2.3.3" in failed
 
 
-def test_a_report_on_nothing_classified_has_no_prediction() -> None:
-    text = words(report_of(replace(REPORT, slices=tuple(ReportedSlice(each, REFUSED) for each in IMAGES))))
-    assert not [absent for absent in ("Finding=", "Probability", "Series score") if absent in text]
-    assert "Slices refused=4" in text
-    assert "No slice could be classified" in text
-
-
 @pytest.mark.parametrize(
     ("quantile", "finding"), [(0.6, "Anything but COVID-19 pneumonia"), (0.4, "Uncertain")]
 )

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from tests.pacs.conftest import ID, NAME, Asked, Orthanc, Said, Server
+from tests.conftest import Asked, Said, Server
+from tests.pacs.conftest import ID, NAME, Orthanc
 from tests.pacs.test_report import accepted_by_others, words
 
 from groundglass.errors import PacsError, PacsUnavailableError
@@ -166,23 +167,6 @@ def test_interrupted_it_goes_on(proxy: Server, orthanc: Orthanc, poll: MakePoll,
     assert "503" in (result.reason or "")
     assert not orthanc.objects("SR"), "without all the rest there is no report"
     proxy.answer = pass_on
-    assert states(poll(proxy.url).study(study)) == [State.REPORTED]
-    assert (len(orthanc.objects("SR")), len(orthanc.objects("OT"))) == (1, SLICES)
-
-
-def test_a_server_with_many_faults_loses_nothing(
-    proxy: Server, orthanc: Orthanc, poll: MakePoll, study: str
-) -> None:
-    pass_on, count = proxy.answer, itertools.count()
-
-    def every_third(asked: Asked) -> Said:
-        number = next(count)
-        if number % 6 == 2:
-            return Said(500)
-        said = pass_on(asked)
-        return Said(said.status, said.body, said.headers, len(said.body) // 2) if number % 6 == 5 else said
-
-    proxy.answer = every_third
     assert states(poll(proxy.url).study(study)) == [State.REPORTED]
     assert (len(orthanc.objects("SR")), len(orthanc.objects("OT"))) == (1, SLICES)
 

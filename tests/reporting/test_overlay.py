@@ -11,8 +11,6 @@ import pytest
 
 from groundglass.reporting import overlay
 
-GREY = np.full((64, 64), 100, np.uint8)
-
 
 def test_a_layer_is_opaque_over_lesions_of_its_box_alone() -> None:
     layer = overlay.map_layer(np.full((4, 4), 9, np.float32), (-10, 20, 30, 60), (50, 70))
@@ -49,17 +47,3 @@ def test_layers_hold_slice_and_outlines_to_scale_and_are_read_again() -> None:
         assert (shown.width, shown.height) == (1200, 600)
     with pytest.raises(ValueError, match="damaged"):
         replace(layers, picture="AAAA").small(9)
-
-
-def test_fit_keeps_the_proportions() -> None:
-    assert overlay.fit(np.zeros((100, 50), np.uint8), 320).shape == (320, 160)
-    assert overlay.fit(np.zeros((10, 2000, 3), np.uint8), 100).shape == (1, 100, 3)
-
-
-def test_data_uri_holds_the_picture() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    head, _, body = overlay.png_data_uri(picture).partition(",")
-    assert head == "data:image/png;base64"
-    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(body), np.uint8), cv2.IMREAD_COLOR)
-    assert decoded is not None
-    assert (decoded[:, :, ::-1] == picture).all()

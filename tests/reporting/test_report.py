@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from importlib.resources import files
-
-import pytest
 
 from groundglass.reporting.overlay import Layers
 from groundglass.reporting.report import FigurePanel, GalleryGroup, GalleryItem, MeasureRow, Report, render
@@ -71,16 +67,3 @@ def luminance(colour: str) -> float:
 def contrast(first: str, second: str) -> float:
     high, low = sorted((luminance(first), luminance(second)), reverse=True)
     return (high + 0.05) / (low + 0.05)
-
-
-@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_colours_meet_wcag_aa(theme: int) -> None:
-    template = (files("groundglass.reporting") / "templates" / "style.css").read_text(encoding="utf-8")
-    root = re.findall(r":root \{(.*?)\}", template, re.DOTALL)[theme]
-    colour = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", root))
-    for ground in ("page", "card"):
-        assert contrast(colour["ink"], colour[ground]) >= 7
-        assert contrast(colour["muted"], colour[ground]) >= 4.5
-        assert contrast(colour["covid"], colour[ground]) >= 3
-        assert contrast(colour["other"], colour[ground]) >= 3
-    assert contrast(colour["alert"], colour["alert-page"]) >= 4.5

@@ -21,11 +21,8 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from tests.imaging.conftest import chest, write_dicom
 
 from groundglass.imaging.phantom import make_phantom
-
-__all__ = ["chest", "write_dicom"]
 
 PATIENCE = 60
 MIB = 2**20

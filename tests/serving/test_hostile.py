@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import stat
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from tests.imaging.conftest import CHEST, write_ct
 from tests.imaging.test_fuzz import GENERATED, damages, generated
 from tests.serving.conftest import Running, Start
 
@@ -78,12 +77,10 @@ def test_damaged_files_of_every_kind(service: Running, generated: dict[str, byte
     assert not [entry for entry in service.log() if entry["level"] == "error"]
 
 
-def test_nobody_is_named_in_the_log(
-    start: Start, tmp_path: Path, chest: NDArray[np.int16], write_dicom: Callable[..., Path]
-) -> None:
+def test_nobody_is_named_in_the_log(start: Start, tmp_path: Path) -> None:
     service = start()
     who = {"PatientName": NAME, "PatientID": ID, "SeriesInstanceUID": "1.2.3.4.5.987654321"}
-    content = write_dicom(tmp_path / "a.dcm", np.kron(chest, np.ones((2, 2), np.int16)), **who).read_bytes()
+    content = write_ct(tmp_path / "a.dcm", np.kron(CHEST, np.ones((2, 2), np.int16)), **who).read_bytes()
     broken = content.replace(b"MONOCHROME2 ", b"PALETTE COLO")
     for file in (content, broken, content[:1500], packed({INNER: content, "geheim-xyz.png": b"bad"})):
         answer = service.post((FILE, file), keep="true")

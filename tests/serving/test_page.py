@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -16,8 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.actions.mouse_button import MouseButton
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
@@ -190,25 +188,6 @@ class Page:
             "[node.html.slice(0, 120), node.failureSummary])}))))"
         )
         return list(found)
-
-
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Chrome, Path]]:
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None:
-        pytest.skip("Chromium and its driver are not here: apt-get install chromium chromium-driver")
-    downloads = tmp_path_factory.mktemp("downloads")
-    options = ChromeOptions()
-    options.binary_location = browser
-    switches = "headless=new no-sandbox disable-gpu disable-dev-shm-usage no-proxy-server no-first-run"
-    for switch in [*switches.split(), "disable-background-networking", "force-prefers-reduced-motion"]:
-        options.add_argument(f"--{switch}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    chrome = Chrome(options=options, service=Service(driver))
-    chrome.set_script_timeout(PATIENCE)
-    yield chrome, downloads
-    chrome.quit()
 
 
 @pytest.fixture
@@ -656,20 +635,6 @@ def test_a_token_is_asked_for_and_kept_in_memory_only(page: Page, start: Start, 
     page.driver.refresh()
     page.wait(page["token-dialog"].is_displayed)
     assert TOKEN not in guarded.out + guarded.err
-
-
-def test_too_large_an_upload(page: Page, tight: Running, samples: Path, tmp_path: Path) -> None:
-    large = tmp_path / "large.dcm"
-    large.write_bytes((samples / "study/ill/01.dcm").read_bytes() + bytes(3 * 2**20))
-    page.open(tight)
-    page.choose(large)
-    told = page.message()
-    assert told.startswith("Too large.")
-    assert "1,048,576 bytes" in told
-    assert page["drop"].is_displayed()
-    assert "Choose files" in page["message"].text
-    page.send(samples / "healthy.png")
-    assert not page["message"].is_displayed(), "what went wrong is over"
 
 
 def test_a_result_that_is_forgotten_can_be_had_again(page: Page, service: Running, samples: Path) -> None:

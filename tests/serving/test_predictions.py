@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -18,33 +17,28 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from tests.imaging.conftest import CHEST, write_ct
 from tests.serving.conftest import PATIENCE, Running, is_problem, picture
 
 from groundglass.imaging.phantom import make_series
 from groundglass.imaging.phantom import write_dicom as write_phantom
 
+# Larger, with noise as of a scanner: a picture of few grey values is refused.
+_NOISE = np.random.default_rng(0).integers(-100, 100, CHEST.shape).astype(np.int16)
+LARGE = np.kron(CHEST + _NOISE, np.ones((2, 2), np.int16))
 Uploads = list[tuple[str, bytes]]
 
 
 @pytest.fixture(scope="module")
-def chest(chest: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Larger, with noise as of a scanner: a picture of few grey values is refused."""
-    noisy = chest + np.random.default_rng(0).integers(-100, 100, chest.shape).astype(np.int16)
-    return np.kron(noisy, np.ones((2, 2), np.int16))
-
-
-@pytest.fixture(scope="module")
-def folder(
-    tmp_path_factory: pytest.TempPathFactory, chest: NDArray[np.int16], write_dicom: Callable[..., Path]
-) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one file of each kind, some of them bad."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "a.png").write_bytes(picture(1))
     (folder / "sub").mkdir()
     pixels = cv2.imdecode(np.frombuffer(picture(2), np.uint8), cv2.IMREAD_GRAYSCALE)
     (folder / "sub" / "b ü.jpg").write_bytes(bytes(cv2.imencode(".jpg", pixels)[1]))
-    write_dicom(folder / "c.dcm", chest)
-    planes = np.stack([chest[::-1, ::-1].T - index for index in range(5)], axis=-1)
+    write_ct(folder / "c.dcm", LARGE)
+    planes = np.stack([LARGE[::-1, ::-1].T - index for index in range(5)], axis=-1)
     nib.Nifti1Image(planes.astype(np.int16), np.eye(4)).to_filename(folder / "d.nii.gz")
     with zipfile.ZipFile(folder / "e.zip", "w") as archive:
         archive.writestr("inner/2.png", picture(3))
@@ -90,10 +84,8 @@ def test_a_manifest_reads_no_file_of_the_server(service: Running, png: bytes) ->
     assert service.post(manifest).status_code == 415
 
 
-def test_rows_can_be_joined_and_a_copy_counts_once(
-    service: Running, tmp_path: Path, chest: NDArray[np.int16], write_dicom: Callable[..., Path]
-) -> None:
-    path = write_dicom(tmp_path / "a.dcm", chest, InstanceNumber=7)
+def test_rows_can_be_joined_and_a_copy_counts_once(service: Running, tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a.dcm", LARGE, InstanceNumber=7)
     content, uid = path.read_bytes(), str(pydicom.dcmread(path).SOPInstanceUID)
     document = service.post(("a.dcm", content), ("copy.dcm", content), keep="true").json()
     first, copy = document["predictions"]
@@ -106,23 +98,21 @@ def test_rows_can_be_joined_and_a_copy_counts_once(
     assert [json.loads(line)["status"] for line in lines] == ["ok", "refused"]
 
 
-def test_layers_lie_on_the_slice(
-    service: Running, tmp_path: Path, chest: NDArray[np.int16], write_dicom: Callable[..., Path], png: bytes
-) -> None:
+def test_layers_lie_on_the_slice(service: Running, tmp_path: Path, png: bytes) -> None:
     def fetched(layer: str) -> NDArray[np.uint8]:
         return np.frombuffer(service.get(image[layer]).content, np.uint8)
 
-    content = write_dicom(tmp_path / "a.dcm", chest).read_bytes()
+    content = write_ct(tmp_path / "a.dcm", LARGE).read_bytes()
     image = service.post(("a.dcm", content), keep="true").json()["predictions"][0]["image"]
-    assert (image["rows"], image["columns"]) == chest.shape
-    assert cv2.imdecode(fetched("picture"), cv2.IMREAD_UNCHANGED).shape == chest.shape
+    assert (image["rows"], image["columns"]) == LARGE.shape
+    assert cv2.imdecode(fetched("picture"), cv2.IMREAD_UNCHANGED).shape == LARGE.shape
     colours = cv2.imdecode(fetched("lesions"), cv2.IMREAD_UNCHANGED)
-    assert colours.shape == (*chest.shape, 4)
+    assert colours.shape == (*LARGE.shape, 4)
     assert colours[:, :, 3].max() > 100
-    units = fetched("hounsfield").view("<i2").reshape(chest.shape)
-    np.testing.assert_array_equal(units, np.clip(chest, -1024, None))
+    units = fetched("hounsfield").view("<i2").reshape(LARGE.shape)
+    np.testing.assert_array_equal(units, np.clip(LARGE, -1024, None))
     outline = ET.fromstring(service.get(image["outline"]).text)  # noqa: S314 - our own
-    assert outline.attrib["viewBox"] == f"0 0 {chest.shape[1]} {chest.shape[0]}"
+    assert outline.attrib["viewBox"] == f"0 0 {LARGE.shape[1]} {LARGE.shape[0]}"
     assert {child.attrib["class"] for child in outline} == {"lungs", "lesions", "crop"}
     grey = service.post(("a.png", png), keep="true").json()["predictions"][0]["image"]
     assert grey["hounsfield"] is None

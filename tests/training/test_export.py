@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import onnx
 import pytest
@@ -18,23 +16,22 @@ from numpy.typing import NDArray
 
 import groundglass
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import Label, Record, read_pixels, read_record
+from groundglass.data.manifest import read_pixels, read_record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
-from groundglass.imaging.anatomy import Patient
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import shipped
-from groundglass.imaging.phantom import Scanner, make_phantom, scan
+from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference import reference as embedding_reference
 from groundglass.inference.bundle import Bundle, Engine
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.input_check import LUNG, appearance, unfit
+from groundglass.inference.input_check import appearance, unfit
 from groundglass.models.registry import build
 from groundglass.training import export as exporting
 from groundglass.training.export import Export, export
-from groundglass.training.input_check_fit import Gathered, gather_examples
-from groundglass.training.onnx import CLOSE, OPSET, largest_difference, outputs_of, quantise, to_onnx
+from groundglass.training.input_check_fit import gather_examples
+from groundglass.training.onnx import CLOSE, OPSET, largest_difference, quantise, to_onnx
 from groundglass.training.recipe import load_recipe
 from groundglass.training.run import Run
 from groundglass.training.train import train_job
@@ -242,16 +239,6 @@ def test_the_default_network_is_exported_faithfully_and_quantised_on_real_slices
         assert np.corrcoef(getattr(coarse, name).ravel(), getattr(fine, name).ravel())[0, 1] > 0.9
 
 
-def test_outputs_are_named_by_what_the_network_has() -> None:
-    assert outputs_of(build("efficientnet-lite0")) == ["logit", "lesion_map", "embedding"]
-    network = build("efficientnet-lite0", lesions=False).eval()
-    assert outputs_of(network) == ["logit", "embedding"]
-    engine = Engine(to_onnx(network, 64))
-    images = np.random.default_rng(0).normal(size=(2, 64, 64)).astype(np.float32)
-    assert engine.run(images).lesion_map is None
-    assert largest_difference(network, engine, images) < CLOSE
-
-
 # What the input check learns from.
 
 
@@ -261,62 +248,8 @@ def embed(cropped: NDArray[np.uint8]) -> NDArray[np.float32]:
     return images.reshape(len(images), 8, 8, 8, 8).mean(axis=(2, 4)).reshape(len(images), 64)
 
 
-@pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    """Forty phantoms of twenty patients."""
-    folder = tmp_path_factory.mktemp("slices")
-    result = []
-    for number in range(20):
-        rng = np.random.default_rng([number, 31])
-        patient = Patient.draw(rng)
-        scanner = Scanner.draw(patient, rng)
-        for level in (0.4, 0.6):
-            path = folder / f"{number}-{level}.png"
-            cv2.imwrite(str(path), scan(patient, scanner, level, 0.5 * (number % 2), size=160).slice.pixels)
-            result.append(Record(path, list(Label)[1 - number % 2], f"p{number}", "x", "train"))
-    return result
-
-
-@pytest.fixture(scope="module")
-def lesion_free(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    """Two series, whose files are named as `groundglass data slices` names them, and a picture of nothing."""
-    folder = tmp_path_factory.mktemp("lesion-free")
-    pictures = {
-        f"series{series}_{index:04d}": make_phantom(
-            np.random.default_rng([series, index]), level=0.5, size=160
-        )
-        for series in range(2)
-        for index in range(2)
-    }
-    flat = np.full((160, 160), 120, np.uint8)
-    flat[40:120, 40:120] = 180
-    pixels = {**{name: phantom.slice.pixels for name, phantom in pictures.items()}, "series0_0009": flat}
-    for name, each in pixels.items():
-        cv2.imwrite(str(folder / f"{name}.png"), each)
-    return [Record(folder / f"{name}.png", None, f"unknown:{name}", "x", None) for name in pixels]
-
-
-@pytest.fixture(scope="module")
-def gathered(records: list[Record], lesion_free: list[Record]) -> Gathered:
-    return gather_examples(PREPROCESSING, shipped(), records, lesion_free)
-
-
-def test_examples_are_of_the_slices_patients_and_the_slices_themselves_decide(
-    gathered: Gathered, records: list[Record]
-) -> None:
-    """Two slices, each as it is, varied, and sick: six pictures; the two series: two slices, two changed."""
-    examples = gathered.examples
-    assert int(gathered.deciding.sum()) == len(records)
-    assert examples.lung[gathered.deciding].all()
-    assert {len(gathered.cropped), len(examples.features), len(examples.group)} == {len(examples.kind)}
-    sizes = np.unique(examples.group[examples.lung], return_counts=True)[1].tolist()
-    assert sizes.count(6) == 20
-    assert sizes.count(4) == 2
-    no_lung = examples.group[~examples.lung] == zlib.crc32(b"series0")
-    assert no_lung.sum() == 1, "what was cut where no lung is counts as another part"
-
-
-def test_the_fitted_check_accepts_phantoms_and_nothing_else(gathered: Gathered) -> None:
+def test_the_fitted_check_accepts_phantoms_and_nothing_else(data: Path) -> None:
+    gathered = gather_examples(PREPROCESSING, shipped(), load_dataset(data).records)
     check = gathered.fit(embed(gathered.cropped))
 
     def refused(pixels: NDArray[np.uint8]) -> bool:
@@ -331,13 +264,3 @@ def test_the_fitted_check_accepts_phantoms_and_nothing_else(gathered: Gathered) 
     assert sum(refused(np.ascontiguousarray(np.rot90(pixels))) for pixels in slices) >= 11
     noise = np.random.default_rng(0).integers(0, 256, (12, 160, 160), np.uint8)
     assert sum(refused(pixels) for pixels in noise) >= 11
-
-
-def test_one_slice_is_enough_the_same_again_and_none_is_an_error(records: list[Record]) -> None:
-    few, again = (gather_examples(PREPROCESSING, shipped(), records[:1]) for _ in range(2))
-    assert few.fit(embed(few.cropped)).limit >= 0
-    np.testing.assert_array_equal(again.examples.features, few.examples.features)
-    assert again.examples.kind == few.examples.kind
-    assert LUNG in few.examples.kind
-    with pytest.raises(ValueError, match="there are none"):
-        gather_examples(PREPROCESSING, shipped(), [])

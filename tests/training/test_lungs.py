@@ -19,7 +19,7 @@ from groundglass.imaging.lungs import SIDE, LungSegmenter, squared
 from groundglass.imaging.phantom import Phantom, make_phantom
 from groundglass.models.lung_net import LungNet
 from groundglass.training import lungs as training
-from groundglass.training.lungs import LungSamples, LungSlice, LungTrainer, load_lung_slice, train_lungs
+from groundglass.training.lungs import LungSamples, LungTrainer, load_lung_slice, train_lungs
 from groundglass.training.recipe import LungsRecipe, load_lungs_recipe
 from groundglass.training.run import WEIGHTS, read_info
 
@@ -149,19 +149,6 @@ def test_lungs_stay_in_sight_and_disease_is_painted_into_them(data: Path) -> Non
     np.testing.assert_allclose(solid[:20].astype(int), one.pixels[:20].astype(int), atol=1)
 
 
-def test_draws_follow_shares_and_the_root_of_a_sources_slices() -> None:
-    nothing = np.zeros((2, 2), np.uint8)
-    names = ["a"] * 4 + ["b"] * 16 + ["phantom"] * 3 + ["empty"] * 2
-    chances = training._chances([LungSlice(name, nothing, nothing) for name in names], recipe())
-    found = {name: float(chances[np.array(names) == name].sum()) for name in set(names)}
-    assert found == pytest.approx({"a": 0.25, "b": 0.5, "phantom": 0.125, "empty": 0.125})
-    batches = training.LungBatches(chances, 64, 8, seed=0)
-    first = [key for batch in batches for key in batch]
-    assert (len(batches), len(first), len({seed for _, seed in first})) == (8, 64, 64)
-    batches.set_epoch(1)
-    assert first != [key for batch in batches for key in batch]
-
-
 def test_the_loss_counts_known_places_alone() -> None:
     made = LungTrainer(recipe(), 4)
     made.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
@@ -172,14 +159,3 @@ def test_the_loss_counts_known_places_alone() -> None:
     known[..., 2:, :] = 0
     expected = math.log(2) + 1 - (2 * 8 * 0.5 + 50) / (8 * 0.5 + 8 + 50)
     assert made.training_step((logit, lungs, known), 0).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_nothing_found_where_nothing_is_counts_as_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, said = LungTrainer(recipe(), 4), {}
-    monkeypatch.setattr(made, "log", lambda name, value, **_: said.update({name: float(value)}))
-    found, lungs = -torch.ones(3, 1, 4, 4), torch.zeros(3, 1, 4, 4)
-    found[1:, :, :2], lungs[1, :, 1:] = 1, 1
-    made.averaged.module.forward = lambda slices: slices  # type: ignore[method-assign]
-    made.validation_step((found, lungs), 0)
-    made.on_validation_epoch_end()
-    assert said["val_dice"] == pytest.approx((1 + 9 / 21 + 1 / 9) / 3)

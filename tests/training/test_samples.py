@@ -18,7 +18,6 @@ from groundglass.errors import GroundglassError
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import LungSegmenter, shipped
 from groundglass.imaging.phantom import make_phantom
-from groundglass.imaging.read import read_slice
 from groundglass.training import samples as module
 from groundglass.training.recipe import AugmentationSection, SynthesisSection
 from groundglass.training.samples import (
@@ -29,7 +28,6 @@ from groundglass.training.samples import (
     EpochBatches,
     SampleKey,
     TrainingSamples,
-    cache_folder,
     load_cropped,
     with_lungs,
 )
@@ -46,16 +44,6 @@ def augmentation(**on: float) -> Augmentation:
 
 
 # The cache of cropped slices.
-
-
-def test_without_context_it_is_the_cropped_slice(phantoms: Path, tmp_path: Path) -> None:
-    records = load_dataset(phantoms).records[:5]
-    cropped = load_cropped(records, PREPROCESSING, 0.0, tmp_path)
-    for pixels, record in zip(cropped.pixels, records, strict=True):
-        source = read_slice(record.path).pixels
-        np.testing.assert_array_equal(pixels, PREPROCESSING.apply(source, shipped()(source)).pixels)
-    assert cropped.lungs.any(axis=(1, 2)).all()
-    assert not cropped.lesions.any()
 
 
 @pytest.fixture
@@ -118,11 +106,6 @@ def test_an_unreadable_slice_is_named(tmp_path: Path) -> None:
             [Record(tmp_path / "bad.png", None, "p", "x", None)], PREPROCESSING, 0.0, tmp_path / "cache"
         )
     assert not (tmp_path / "cache").exists()
-
-
-def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GROUNDGLASS_CACHE", "/somewhere")
-    assert cache_folder() == Path("/somewhere")
 
 
 # Augmentation.
@@ -201,15 +184,6 @@ def test_with_chances_slices_are_drawn_by_them() -> None:
     assert share == pytest.approx(chances, abs=0.06)
     assert first == again
     assert first != second
-
-
-def test_processes_share_each_batch_without_loss() -> None:
-    whole = EpochBatches(32, 40, SYNTHESIS, 8, seed=3)
-    shares = [EpochBatches(32, 40, SYNTHESIS, 8, 3, rank=rank, world_size=2) for rank in range(2)]
-    for batch, first, second in zip(whole, *shares, strict=True):
-        assert len(first) == len(second) == 4
-        assert set(first) | set(second) == set(batch)
-        assert not set(first) & set(second)
 
 
 # Samples.

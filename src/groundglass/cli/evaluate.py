@@ -67,7 +67,6 @@ def evaluate(
 
     from groundglass.data.load import load_pool
     from groundglass.evaluation.evaluate import evaluate as evaluate_run
-    from groundglass.evaluation.evaluate import metrics_document
     from groundglass.evaluation.report import tables, write_report
 
     opened, manifest = _open(run), load_pool(data, map_label or ())
@@ -85,7 +84,7 @@ def evaluate(
     for warning in evaluation.warnings:
         Console(stderr=True, soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(warning)}")
     if as_json:
-        typer.echo(json.dumps(metrics_document(opened, evaluation), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(evaluation.document, indent=2, ensure_ascii=False))
         return
     Console().print(*tables(evaluation), sep="\n")
     typer.echo(f"Report: {output / 'report.html'}")

@@ -24,7 +24,6 @@ from groundglass.evaluation.metrics import (
     TITLES,
     Estimate,
     Metrics,
-    check_predictions,
     compute_metrics,
     ranked,
     weighted_metrics,
@@ -80,12 +79,8 @@ def bootstrap(
         label: 1 for COVID and 0 for NonCOVID, shape (N,), N at least 1.
         probability: of COVID, 0 to 1, shape (N,).
         patient: id of each slice's patient, shape (N,).
-        resamples: number of resamples, at least 1.
+        resamples: how many, at least 1.
         seed: of the random generator; equal seeds give equal intervals.
-
-    Raises:
-        DataError: there is no slice.
-        ValueError: arrays do not fit each other, or ``resamples`` is less than 1.
     """
     patients = Resampling(patient, resamples, seed)
     draws = patients.draws(label, probability)
@@ -124,12 +119,7 @@ class Resampling:
             yield times[:, member].astype(np.float64)
 
     def draws(self, label: NDArray[np.int8], probability: NDArray[np.float64]) -> Draws:
-        """Every measure in every resample; arguments and errors as of :func:`bootstrap`."""
-        check_predictions(label, probability)
-        if self.patient.shape != label.shape:
-            raise ValueError(f"patient must be of shape {label.shape}, not {self.patient.shape}")
-        if self.resamples < 1:
-            raise ValueError(f"resamples must be at least 1, not {self.resamples}")
+        """Every measure in every resample; arguments as of :func:`bootstrap`."""
         blocks = [weighted_metrics(label, probability, weights) for weights in self.weights()]
         return {name: np.concatenate([block[name] for block in blocks]) for name in TITLES}
 
@@ -182,12 +172,9 @@ class Resampling:
 
 
 def with_interval(measured: Estimate, draws: NDArray[np.float64], patients: int) -> Estimate:
-    """A measure with the middle 95 % of its resamples.
+    """A measure with the middle 95 % of its ``draws``, shape (R,), NaN where it is undefined.
 
-    Args:
-        measured: its value.
-        draws: the measure in every resample, shape (R,), NaN where it is undefined.
-        patients: that were resampled; with fewer than two there are no bounds.
+    With fewer than two ``patients`` there are no bounds.
     """
     defined = draws[~np.isnan(draws)]
     undefined, reason = len(draws) - len(defined), None

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -143,37 +144,28 @@ class Evaluation:
 
     Attributes:
         part: the slices.
-        sha256: fingerprint of their contents and labels.
         logit: of COVID, shape (N,).
         probability: of COVID, shape (N,).
         measured: the measures with their intervals.
         warnings: what a reader must know before trusting them.
-        times_evaluated: how often these slices have been evaluated with this run, this time included; 1 where
-            evaluations are not counted.
-        time: when, ISO 8601 in UTC.
-        seconds: how long reading and predicting took.
-        command: reproduces the evaluation.
         applicability: of a bundle; None for a run, which has neither input check nor prediction sets.
         segmentation: by the keys of ``SEGMENTATION_TITLES``; empty where the manifest names no masks of the slices.
         file_format: what the file format alone gives away; None where it cannot be measured.
         by_patient: AUC of the series scores of patients whose slices all have one label, and how many they are;
             None where no patient is known to have several slices.
+        facts: what else ``metrics.json`` holds, by its keys.
     """
 
     part: Part
-    sha256: str
     logit: NDArray[np.float64]
     probability: NDArray[np.float64]
     measured: Bootstrap
     warnings: tuple[str, ...]
-    times_evaluated: int
-    time: str
-    seconds: float
-    command: str
     applicability: Applicability | None
     segmentation: Mapping[str, CountedEstimate]
     file_format: FormatBaseline | None
     by_patient: CountedEstimate | None
+    facts: Mapping[str, Any]
 
     @property
     def called(self) -> NDArray[np.bool_]:
@@ -184,6 +176,40 @@ class Evaluation:
     def confusion(self) -> Confusion:
         """Counts of right and wrong calls."""
         return Confusion.of(self.part.label, self.probability)
+
+    @cached_property
+    def document(self) -> Mapping[str, Any]:
+        """Everything measured and everything needed to measure it again, as plain JSON values."""
+        part, measured, facts = self.part, self.measured, dict(self.facts)
+        segmentation, applicability = _plain(self.segmentation), _plain(self.applicability)
+        patients = self.by_patient
+        if applicability and applicability["beyond_95"]:
+            applicability["beyond_95"]["meaning"] = BEYOND
+        covid, slices = int(part.label.sum()), len(part.records)
+        return {
+            "format": FORMAT,
+            "run": facts.pop("run"),
+            "data": {
+                "name": part.data, "root": printable(part.root), "split": part.split, "part": part.name,
+                "slices": slices, "covid": covid, "non_covid": slices - covid, "patients": measured.patients,
+                "unlabelled": part.unlabelled, "fingerprint": facts.pop("fingerprint"),
+            },
+            "positive": "COVID",
+            "threshold": THRESHOLD,
+            "metrics": {name: asdict(each) for name, each in measured.metrics.items()},
+            "confusion": asdict(self.confusion),
+            "interval": {**measured.method(), "one_class_resamples": measured.one_class, "seed": measured.seed},
+            "calibration": {
+                "bins": BINS,
+                "reliability": [asdict(each) for each in reliability(part.label, self.probability)],
+            },
+            "applicability": applicability,
+            **({"segmentation": segmentation} if segmentation else {}),
+            "file_format_baseline": _plain(self.file_format),
+            "by_patient": patients and {"auc": patients.estimate.bounds(), "patients": patients.slices},
+            "warnings": list(self.warnings),
+            **facts,
+        }  # fmt: skip
 
 
 def evaluate(
@@ -227,8 +253,8 @@ def evaluate(
     warnings = part_warnings(manifest, chosen, hashes, info.get("training_sha256", ()), info["split"])
     start, masks = time.perf_counter(), Segmentation()
     outputs, formats = _predict(run, chosen, masks, progress)
-    seconds = time.perf_counter() - start
-    logit, probability = _checked(run, chosen, outputs)
+    seconds = round(time.perf_counter() - start, 3)
+    logit, probability = (np.asarray(each, np.float64) for each in (outputs.logit, outputs.probability))
     patients = Resampling(chosen.patient, resamples, seed)
     measured = bootstrap(chosen.label, probability, chosen.patient, resamples=resamples, seed=seed)
     applicability = None
@@ -244,17 +270,25 @@ def evaluate(
             "test part hold only if nothing was chosen by them.",
             *warnings,
         )
+    facts = {
+        "run": {"path": printable(run.path), **{key: info.get(key) for key in _RUN}},
+        "fingerprint": sha256,
+        "evaluations_of_these_slices": times,
+        "time": now,
+        "seconds": seconds,
+        "versions": versions(),
+        "command": _command(run, chosen, data or manifest.given or (manifest.root,), output, patients),
+    }
     return Evaluation(
-        chosen, sha256, logit, probability, measured, warnings, times, now, seconds,
-        _command(run, chosen, data or manifest.given or (manifest.root,), output, patients), applicability,
+        chosen, logit, probability, measured, warnings, applicability,
         masks.figures(resamples=resamples, seed=seed), _file_format(chosen, formats, measured),
-        _by_patient(chosen, probability, measured),
+        _by_patient(chosen, probability, measured), facts,
     )  # fmt: skip
 
 
 def _predict(
     run: TrainedRun, part: Part, masks: Segmentation, progress: Progress | None
-) -> tuple[list[NetworkOutputs], list[str]]:
+) -> tuple[NetworkOutputs, list[str]]:
     """By batches, without maps and cropped slices, which need not fit into memory all at once; and the file formats."""
     formats, batches, count = list[str](), list[NetworkOutputs](), len(part.records)
 
@@ -278,40 +312,31 @@ def _predict(
                     whole_map = in_slice(outputs.lesion_map[index], cut)
                 masks.add(record.patient_id, true, cut.lungs, lesions, whole_map)
         batches.append(replace(outputs, lesion_map=None, cuts=()))
-    return batches, formats
-
-
-def _checked(
-    run: TrainedRun, part: Part, outputs: Sequence[NetworkOutputs]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Logits and probabilities, shape (N,) each, if there is a valid one for every slice."""
-    count = len(part.records)
     logit, probability = (
-        np.concatenate([np.asarray(getattr(each, name), np.float64) for each in outputs])
-        for name in ("logit", "probability")
+        np.concatenate([getattr(each, name) for each in batches]) for name in ("logit", "probability")
     )
-    if logit.shape != (count,) or probability.shape != logit.shape:
-        raise RunError(f"{run.path}: {count} slices gave {len(probability)} predictions")
     bad = np.flatnonzero(~(np.isfinite(logit) & (probability >= 0) & (probability <= 1)))
     if len(bad):
         name = part.file(part.records[bad[0]])
         raise RunError(
             f"{run.path}: the network gives no valid probability for {name}; was the training stable?"
         )
-    return logit, probability
+    refused = tuple(reason for each in batches for reason in each.refused or ())
+    known = [each.percentile for each in batches if each.percentile is not None]
+    percentile = np.concatenate(known) if known else None
+    return NetworkOutputs(logit, probability, None, (), refused, percentile), formats
 
 
 def _applicability(
-    label: NDArray[np.int8], probability: NDArray[np.float64], patients: Resampling,
-    outputs: Sequence[NetworkOutputs], calibration: Calibration,
+    label: NDArray[np.int8], probability: NDArray[np.float64], patients: Resampling, outputs: NetworkOutputs,
+    calibration: Calibration,
 ) -> Applicability:  # fmt: skip
-    refused = [reason for each in outputs for reason in each.refused or ()]
-    known = [each.percentile for each in outputs if each.percentile is not None]
+    refused, percentile = outputs.refused or (), outputs.percentile
     reasons = [each.partition(" (")[0].partition(":")[0] for each in refused if each is not None]
     return Applicability(
         patients.share(np.array([reason is not None for reason in refused])),
         dict(Counter(reasons).most_common()),
-        patients.share(np.concatenate(known) >= _FAR) if known else None,
+        None if percentile is None else patients.share(percentile >= _FAR),
         prediction_sets(label, probability, patients, calibration),
     )
 
@@ -338,11 +363,9 @@ def _by_patient(part: Part, probability: NDArray[np.float64], measured: Bootstra
     if not len(series_scores(part, probability)[0]):
         return None
     score, label, _ = series_scores(part, probability, least=1)
-    patient, how = (
-        np.arange(len(score)).astype(np.str_),
-        {"resamples": measured.resamples, "seed": measured.seed},
-    )
-    return CountedEstimate(bootstrap(label, np.clip(score, 0, 1), patient, **how).metrics["auc"], len(score))
+    each = np.arange(len(score)).astype(np.str_)
+    found = bootstrap(label, score.clip(0, 1), each, resamples=measured.resamples, seed=measured.seed)
+    return CountedEstimate(found.metrics["auc"], len(score))
 
 
 def _command(run: TrainedRun, part: Part, data: Sequence[Path], output: Path, patients: Resampling) -> str:
@@ -362,41 +385,3 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     return {name: _plain(each) for name, each in value.items()} if isinstance(value, Mapping) else value
-
-
-def metrics_document(run: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
-    """Everything measured and everything needed to measure it again, as plain JSON values."""
-    part, measured = evaluation.part, evaluation.measured
-    segmentation, applicability = _plain(evaluation.segmentation), _plain(evaluation.applicability)
-    patients = evaluation.by_patient
-    if applicability and applicability["beyond_95"]:
-        applicability["beyond_95"]["meaning"] = BEYOND
-    covid, slices = int(part.label.sum()), len(part.records)
-    return {
-        "format": FORMAT,
-        "run": {"path": printable(run.path), **{key: run.info.get(key) for key in _RUN}},
-        "data": {
-            "name": part.data, "root": printable(part.root), "split": part.split, "part": part.name,
-            "slices": slices, "covid": covid, "non_covid": slices - covid, "patients": measured.patients,
-            "unlabelled": part.unlabelled, "fingerprint": evaluation.sha256,
-        },
-        "positive": "COVID",
-        "threshold": THRESHOLD,
-        "metrics": {name: asdict(each) for name, each in measured.metrics.items()},
-        "confusion": asdict(evaluation.confusion),
-        "interval": {**measured.method(), "one_class_resamples": measured.one_class, "seed": measured.seed},
-        "calibration": {
-            "bins": BINS,
-            "reliability": [asdict(each) for each in reliability(part.label, evaluation.probability)],
-        },
-        "applicability": applicability,
-        **({"segmentation": segmentation} if segmentation else {}),
-        "file_format_baseline": _plain(evaluation.file_format),
-        "by_patient": patients and {"auc": patients.estimate.bounds(), "patients": patients.slices},
-        "warnings": list(evaluation.warnings),
-        "evaluations_of_these_slices": evaluation.times_evaluated,
-        "time": evaluation.time,
-        "seconds": round(evaluation.seconds, 3),
-        "versions": versions(),
-        "command": evaluation.command,
-    }  # fmt: skip

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from groundglass import __version__
-from groundglass.errors import DataError
 
 THRESHOLD = 0.5
 """A slice whose probability of COVID is at least this is called COVID."""
@@ -82,8 +81,7 @@ class Confusion:
 
     @classmethod
     def of(cls, label: NDArray[np.int8], probability: NDArray[np.float64]) -> Confusion:
-        """Count; arguments and errors as of :func:`compute_metrics`."""
-        check_predictions(label, probability)
+        """Count; arguments as of :func:`compute_metrics`."""
         positive, called = label == 1, probability >= THRESHOLD
         kinds = positive & called, ~positive & called, ~positive & ~called, positive & ~called
         return cls(*(int(kind.sum()) for kind in kinds))
@@ -97,10 +95,10 @@ def compute_metrics(label: NDArray[np.int8], probability: NDArray[np.float64]) -
         probability: of COVID, 0 to 1, shape (N,).
 
     Raises:
-        DataError: there is no slice.
-        ValueError: shapes differ, a label is neither 0 nor 1, or a probability is not within 0 to 1.
+        ValueError: a probability is not within 0 to 1.
     """
-    check_predictions(label, probability)
+    if not ((probability >= 0) & (probability <= 1)).all():  # also false for NaN
+        raise ValueError("probabilities must lie within 0 and 1")
     no_covid, no_other = "no COVID slice in the part", "no NonCOVID slice in the part"
     reasons = {
         "precision": "no slice was called COVID",
@@ -119,13 +117,8 @@ def weighted_metrics(
 ) -> dict[str, NDArray[np.float64]]:
     """Every measure under many weightings of the slices at once.
 
-    Args:
-        label: 1 for COVID and 0 for NonCOVID, shape (N,).
-        probability: of COVID, 0 to 1, shape (N,).
-        weights: how often each slice counts, shape (R, N), at least 0, no row all 0.
-
-    Returns:
-        By the measures' keys, shape (R,); NaN where the measure is undefined.
+    ``weights``, shape (R, N), say how often each slice counts, at least 0, no row all 0; the others are as of
+    :func:`compute_metrics`. By the measures' keys, shape (R,); NaN where the measure is undefined.
     """
     positive, called = label == 1, probability >= THRESHOLD
     total = weights.sum(axis=1)
@@ -165,18 +158,6 @@ def ranked(
     return covid, other
 
 
-def check_predictions(label: NDArray[np.int8], probability: NDArray[np.float64]) -> None:
-    """Raise what ``compute_metrics`` documents unless labels and probabilities can be measured."""
-    if label.ndim != 1 or label.shape != probability.shape:
-        raise ValueError(f"label and probability must be (N,), not {label.shape} and {probability.shape}")
-    if not len(label):
-        raise DataError("there is no slice to evaluate")
-    if not np.isin(label, (0, 1)).all():
-        raise ValueError("labels must be 1 (COVID) or 0 (NonCOVID)")
-    if not ((probability >= 0) & (probability <= 1)).all():  # also false for NaN
-        raise ValueError("probabilities must lie within 0 and 1")
-
-
 def _bin_index(probability: NDArray[np.float64]) -> NDArray[np.intp]:
     """The bin of each probability, 0 to ``BINS - 1``; 1.0 belongs to the last bin."""
     edges = np.arange(BINS + 1) / BINS
@@ -205,16 +186,12 @@ def reliability(label: NDArray[np.int8], probability: NDArray[np.float64]) -> tu
     index, bins = _bin_index(probability), []
     for number in range(BINS):
         inside = index == number
-        edges, count, covid = (
-            (number / BINS, (number + 1) / BINS),
-            int(inside.sum()),
-            int(label[inside].sum()),
-        )
+        count, covid = int(inside.sum()), int(label[inside].sum())
         share: tuple[float, ...] = ()
         if count:
             wilson = binomtest(covid, count).proportion_ci(0.95, "wilson")
             share = float(probability[inside].mean()), covid / count, float(wilson.low), float(wilson.high)
-        bins.append(ReliabilityBin(*edges, count, *share))
+        bins.append(ReliabilityBin(number / BINS, (number + 1) / BINS, count, *share))
     return tuple(bins)
 
 

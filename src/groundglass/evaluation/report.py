@@ -19,7 +19,7 @@ from sklearn import metrics as sklearn
 
 from groundglass.data.manifest import read_record
 from groundglass.evaluation.bootstrap import Band, Resampling
-from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun, metrics_document
+from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun
 from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Estimate, reliability
 from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, CountedEstimate
 from groundglass.files import counted, printable, write_json, write_text
@@ -60,7 +60,7 @@ def write_report(run: TrainedRun, evaluation: Evaluation, output: Path) -> None:
     """
     write_text(output / "predictions.csv", _csv(_predictions(evaluation)))
     write_text(output / "report.html", render(_build_report(run, evaluation)))
-    write_json(output / "metrics.json", metrics_document(run, evaluation))
+    write_json(output / "metrics.json", evaluation.document)
 
 
 def _csv(rows: Iterable[Sequence[Any]]) -> str:
@@ -223,8 +223,8 @@ def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
         segmentation=_segmentation_rows(evaluation.segmentation),
         figures=[*_curves(evaluation), *_calls(evaluation), *_training(run)],
         gallery=list(_gallery(run, evaluation)),
-        facts=list(_facts(run, evaluation)),
-        command=evaluation.command,
+        facts=list(_facts(evaluation.document)),
+        command=evaluation.document["command"],
     )
 
 
@@ -356,15 +356,15 @@ def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[GalleryGroup]:
         yield GalleryGroup(title, f"Shown: {shown}.", items)
 
 
-def _facts(run: TrainedRun, evaluation: Evaluation) -> Iterator[tuple[str, str]]:
-    document, times = metrics_document(run, evaluation), evaluation.times_evaluated
+def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for section in ("run", "data"):
         for name, value in document[section].items():
             if value not in (None, {}, ""):
                 yield f"{section}: {name.replace('_', ' ')}", _words(value)
+    times = document["evaluations_of_these_slices"]
     count = f"{'once' if times == 1 else f'{times} times'}, this time included"
     yield "these slices evaluated with this run", count
-    yield "evaluated", f"{evaluation.time} in {evaluation.seconds:.1f} s"
+    yield "evaluated", f"{document['time']} in {document['seconds']:.1f} s"
     yield "versions", _words(document["versions"])
 
 

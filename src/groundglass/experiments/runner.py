@@ -17,7 +17,7 @@ from groundglass.data.load import load_pool
 from groundglass.data.manifest import Manifest
 from groundglass.data.splits import make_split
 from groundglass.errors import RecipeError, RunError, WeightsError
-from groundglass.evaluation.evaluate import Evaluation, TrainedRun, evaluate, metrics_document
+from groundglass.evaluation.evaluate import Evaluation, TrainedRun, evaluate
 from groundglass.experiments.plan import Task
 from groundglass.experiments.results import (
     NOT_RUN,
@@ -215,7 +215,7 @@ def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Ev
     cost = measure(network.name, size, **{name: getattr(network, name) for name in _BRANCHES})
     pretrained, parts, predictions = pretraining(network.name, network.weights), {}, {}
     for part, evaluation in evaluations.items():
-        document, slices = metrics_document(run, evaluation), evaluation.part
+        document, slices = evaluation.document, evaluation.part
         counts = {key: document["data"][key] for key in ("slices", "covid", "patients")}
         parts[part] = counts | {key: document[key] for key in _MEASURED}
         patient = np.array([printable(record.patient_id) for record in slices.records], np.str_)
@@ -230,7 +230,7 @@ def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Ev
         split={
             "specification": task.split,
             "train_and_val": run.info.get("fingerprint"),
-            "parts": {part: each.sha256 for part, each in evaluations.items()},
+            "parts": {part: each.facts["fingerprint"] for part, each in evaluations.items()},
         },
         run={key: value for key, value in run.info.items() if key != "training_sha256"},
         cost={"parameters": cost.parameters, "macs": cost.macs, "input_size": size},

@@ -18,7 +18,6 @@ import numpy as np
 import pydicom
 import pytest
 
-from groundglass.cli.main import main
 from groundglass.imaging.phantom import make_phantom, write_dicom
 
 NAME, ID, BIRTH = "Zwiebelfisch^Xaver", "MRN-4711-XZ", "19310719"
@@ -41,19 +40,11 @@ Run = Callable[..., Done]
 
 
 @pytest.fixture
-def run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+def run(tiny_bundle: Path, run_command: Callable[..., tuple[int, str, str]]) -> Run:
     """Runs the command in this process, with the tiny bundle."""
 
     def call(*arguments: object, bundle: Path = tiny_bundle) -> Done:
-        texts = [str(argument) for argument in arguments]
-        words = ["groundglass", "predict", *texts, "--bundle", str(bundle), "--threads", "1"]
-        monkeypatch.setattr(sys, "argv", words)
-        capfdbinary.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        sys.stdout.flush()
-        out, err = capfdbinary.readouterr()
-        return Done(int(ended.value.code or 0), out.decode("utf-8"), err.decode("utf-8"))
+        return Done(*run_command("predict", *arguments, "--bundle", bundle, "--threads", "1"))
 
     return call
 

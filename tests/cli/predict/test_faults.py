@@ -32,19 +32,6 @@ def test_one_bad_file_never_stops_the_rest(run: Run, bad: Path) -> None:
     assert "1 refused, 7 failed" in done.out
 
 
-def test_named_one_by_one_they_do_not_stop_the_rest_either(
-    run: Run, bad: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("groundglass.imaging.source._WAIT", 0.05)
-    paths = sorted(path for path in bad.iterdir() if path.exists())
-    done = run(*paths, "--json")
-    assert done.status == 3
-    assert [row["status"] for row in done.rows].count("ok") == 1
-    reasons = {Path(row["file"]).name: row["reason"] for row in done.rows}
-    assert "holds no image" in reasons["4-folder.png"]
-    assert "a pipe that nobody writes to" in reasons["6-pipe.png"]
-
-
 def test_a_file_that_vanishes_meanwhile_fails_alone(
     run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,16 +108,3 @@ def test_slices_outside_the_lungs_of_a_series_are_no_failure(run: Run, chest: Pa
     assert run(chest / "neck").status == 4, "alone it says nothing of a lung"
     (chest / "photograph.png").write_bytes((chest / "neck").read_bytes()[:2000])
     assert run(chest, "--quiet").status == 3, "what else is left out still counts"
-
-
-def test_what_slices_are_sorted_by_costs_no_slice_where_it_is_damaged(run: Run, series: Path) -> None:
-    dataset = pydicom.dcmread(series / "IM0")
-    dataset.ImageOrientationPatient = [0] * 6
-    dataset.save_as(series / "IM0")
-    dataset = pydicom.dcmread(series / "IM1")
-    dataset.InstanceNumber = 7654
-    dataset.save_as(series / "IM1")
-    content = (series / "IM1").read_bytes()
-    assert content.count(b"7654") == 1
-    (series / "IM1").write_bytes(content.replace(b"7654", b"A6\\4"))
-    assert [row["status"] for row in run(series, "--json").rows] == ["ok"] * 5

@@ -47,16 +47,6 @@ def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_p
     assert f"{one['series_score']:.3f}" in page
 
 
-def test_parquet_beside(run: Run, bad: Path, tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    out = tmp_path / "out"
-    assert run(bad, "--output", out, "--parquet").status == 3
-    assert parquet.read_table(out / "predictions.parquet").to_pylist() == predictions_of(out)
-    page = (out / "report.html").read_text(encoding="utf-8")
-    assert "failed: the file is empty" in page
-    assert "7 files could not be read" in page
-
-
 def test_nothing_is_overwritten(run: Run, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("irreplaceable")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pydicom
 import pytest
-from tests.cli.predict.conftest import BIRTH, ID, NAME, Run, png, predictions_of, volume, write_pictures
+from tests.cli.predict.conftest import BIRTH, ID, NAME, Run, png, predictions_of, write_pictures
 
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS
 
@@ -28,31 +27,6 @@ def test_hostile_names(run: Run, tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;.png" in page
     assert run(folder, "--output", out, "--resume").status == 0
     assert predictions_of(out) == rows, "every name is known again"
-
-
-def test_names_of_bytes_in_every_place(run: Run, series: Path, tmp_path: Path) -> None:
-    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
-    series.rename(odd)
-    volume(tmp_path / "v.nii.gz", 3).rename(odd / os.fsdecode(b"v\xff.nii.gz"))
-    for arguments in ((), ("--json",), ("--csv",), ("--output", odd / "out")):
-        assert run(odd, *arguments).status == 0
-    (one, two) = json.loads((odd / "out" / "series.json").read_text(encoding="utf-8"))["series"]
-    assert {one["place"][-7:], two["place"][-7:]} == {r"f\udce9", ".nii.gz"}
-    page = (odd / "out" / "report.html").read_text(encoding="utf-8")
-    assert page.count('<article class="card one-series"') == 2
-    assert run(odd, "--output", odd / "out", "--resume").status == 0
-    assert len(predictions_of(odd / "out")) == 8
-
-
-def test_of_many_paths_the_report_names_a_few(run: Run, pictures: Path, tmp_path: Path) -> None:
-    paths = [f"{pictures}/{number}.png" for number in range(6)]
-    run(*paths, "--output", tmp_path / "few")
-    assert paths[5] in (tmp_path / "few" / "report.html").read_text().split("<dt>Command</dt>")[1]
-    run(*paths, *(f"{pictures}/./{number}.png" for number in range(6)), "--output", tmp_path / "many")
-    command = (tmp_path / "many" / "report.html").read_text().split("<dt>Command</dt>")[1]
-    assert command.count(".png") < 12
-    assert "…" in command
-    assert f"--output {tmp_path / 'many'}" in command.replace(" --bundle", "")
 
 
 def everything_in(folder: Path) -> bytes:
