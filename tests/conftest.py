@@ -24,8 +24,8 @@ from groundglass.cli.main import main
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.phantom import make_phantom
-from groundglass.inference import bundle as bundles
 from groundglass.inference.bundle import INPUT, OUTPUTS, Engine
+from groundglass.inference.bundle_writer import save_arrays, self_test, write_bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.training.input_check_fit import accept_all
 
@@ -109,9 +109,9 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
     }
     contents = {
         "classifier.onnx": model,
-        "reference.npz": bundles.save_arrays(accept_all(channels=64).as_arrays()),
+        "reference.npz": save_arrays(accept_all(channels=64).as_arrays()),
         "lungs.onnx": shipped().model,
-        "selftest.npz": bundles.self_test(Engine(model, threads=1), shipped(), preprocessing, pixels),
+        "selftest.npz": self_test(Engine(model, threads=1), shipped(), preprocessing, pixels),
     }
     return fields, contents
 
@@ -120,7 +120,7 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle's folder, made without torch; not to be written to."""
     path = tmp_path_factory.mktemp("bundle") / "tiny"
-    bundles.write_bundle(path, *tiny_parts())
+    write_bundle(path, *tiny_parts())
     return path
 
 

@@ -60,6 +60,7 @@ def load(
     Examples:
         >>> groundglass.load().predict("slice.png").probability  # doctest: +SKIP
     """
-    from groundglass.inference.classifier import load as load_classifier  # noqa: PLC0415 - 0.3 s
+    from groundglass.inference.bundle import Bundle  # noqa: PLC0415 - 0.3 s
+    from groundglass.inference.classifier import Classifier  # noqa: PLC0415
 
-    return load_classifier(bundle, threads=threads, providers=providers)
+    return Classifier(Bundle.open(bundle, threads, providers))

@@ -85,9 +85,8 @@ def _quotas(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/c
     with suppress(OSError):
         for line in proc.read_text().splitlines():
             number, controllers, path = line.split(":", 2)
-            names = (
-                ["cpu.max"] if number == "0" else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
-            )  # version 2, or 1
+            # Control groups of version 2, or of version 1.
+            names = ["cpu.max"] if number == "0" else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
             own = (root if number == "0" else root / "cpu") / path.lstrip("/")
             for folder in (own, *own.parents) if number == "0" or "cpu" in controllers.split(",") else ():
                 with suppress(OSError, ValueError, ZeroDivisionError):

@@ -16,8 +16,8 @@ from PIL import Image
 from tests.imaging.conftest import GREY
 
 from groundglass.errors import ImageError
-from groundglass.imaging.read import read_slice, read_slices
-from groundglass.imaging.source import Limits, MemorySource, read_bytes, split_member
+from groundglass.imaging.read import read_bytes, read_slice, read_slices
+from groundglass.imaging.source import Limits, MemorySource, split_member
 
 
 def _png() -> bytes:

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from tests.conftest import tiny_model, tiny_parts
 
 from groundglass.errors import BundleError
+from groundglass.evaluation.calibration import fit_reference
 from groundglass.imaging.crop import Preprocessing
-from groundglass.inference.bundle import DEFAULT, Bundle, save_arrays, write_bundle
-from groundglass.inference.reference import EmbeddingReference
+from groundglass.inference.bundle import DEFAULT, Bundle
+from groundglass.inference.bundle_writer import save_arrays, write_bundle
 
 
 @pytest.fixture
@@ -172,7 +173,7 @@ def test_no_flipped_bit_goes_unnoticed_or_crashes(tmp_path: Path, place: float, 
 def test_a_bundle_may_know_its_training_data_or_not(tiny_bundle: Path, copy: Path) -> None:
     assert Bundle.open(tiny_bundle).reference is None
     rng = np.random.default_rng(0)
-    fitted = EmbeddingReference.fit(rng.normal(size=(40, 64)), rng.normal(size=(30, 64)))
+    fitted = fit_reference(rng.normal(size=(40, 64)), rng.normal(size=(30, 64)))
     assert fitted is not None
     arrays = {**np.load(tiny_bundle / "reference.npz"), **fitted.as_arrays()}
     rewrite(copy, {"reference.npz": save_arrays(arrays)})

@@ -219,15 +219,11 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
         if number and getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
-    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, TextIOWrapper):
-        ways = (
-            sys.stdout.encoding,
-            sys.stdout.errors,
-            None,
-            sys.stdout.line_buffering,
-            sys.stdout.write_through,
+    if (out := sys.stdout) is sys.__stdout__ and isinstance(out, TextIOWrapper):
+        plain = BufferedWriter(_StandardOutput(1, "w", closefd=False))
+        sys.stdout = TextIOWrapper(
+            plain, out.encoding, out.errors, None, out.line_buffering, out.write_through
         )
-        sys.stdout = TextIOWrapper(BufferedWriter(_StandardOutput(1, "w", closefd=False)), *ways)
 
 
 def _settled(stream: TextIO) -> Exception | None:

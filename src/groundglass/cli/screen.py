@@ -61,12 +61,8 @@ class PredictionsTable:
         cells, status = [shorten_middle(file, self._file_width), where(prediction)], prediction.status.value
         if prediction.status is Status.OK:
             cells += [status, "" if prediction.probability is None else f"{prediction.probability:.3f}"]
-            word, column, note, room = (
-                str(prediction.label),
-                _LABEL,
-                ", ".join(prediction.flags),
-                self._note_width,
-            )
+            word, column = str(prediction.label), _LABEL
+            note, room = ", ".join(prediction.flags), self._note_width
         else:
             reason = one_line(prediction.reason or "", _LONGEST_REASON)
             # Without the measurements that differ from slice to slice.

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from groundglass.data.manifest import PARTS, Label, Manifest, Record
 from groundglass.errors import DataError, ImageError
 from groundglass.files import name_some, write_bytes
-from groundglass.imaging.source import open_archive
+from groundglass.imaging.archive import open_archive
 
 BASE_URL = "https://github.com/UCSD-AI4H/COVID-CT/raw/master"
 """Where ``Images-processed/CT_COVID.zip`` and ``CT_NonCOVID.zip`` lie."""

@@ -24,7 +24,10 @@ from numpy.typing import NDArray
 
 from groundglass.errors import DataError, ImageError
 from groundglass.files import name_some, write_bytes, write_text
+from groundglass.imaging.archive import open_archive
 from groundglass.imaging.raster import decode_raster
+from groundglass.imaging.read import images_within, read_slice, read_slices
+from groundglass.imaging.read import read_bytes as read_file
 from groundglass.imaging.slice import CTSlice, Grey
 from groundglass.imaging.source import (
     DEFAULT_LIMITS,
@@ -32,10 +35,8 @@ from groundglass.imaging.source import (
     RASTER,
     guard,
     identify,
-    open_archive,
     split_member,
 )
-from groundglass.imaging.source import read_bytes as read_file
 from groundglass.imaging.window import Scale
 
 PARTS = ("train", "val", "test")
@@ -248,8 +249,6 @@ def _read(path: Path, unit: str = "", *, is_mask: bool = False) -> CTSlice:
     content = read_file(path) if plane is None else b""
     if identify(content[:HEAD_BYTES]) in RASTER:
         return _decoded(content, path, unit, is_mask)
-    from groundglass.imaging.read import read_slice, read_slices  # noqa: PLC0415 - readers are slow to import
-
     if unit:
         raise ImageError(path, f"is no picture, so its unit cannot be {unit!r}; leave `unit` empty")
     if plane is None:
@@ -430,8 +429,6 @@ def _expanded(record: Record) -> Iterator[Record]:
     if not (os.path.isdir(holder) or (os.path.isfile(holder) and holder.suffix.lower() == ".zip")):
         yield record
         return
-    from groundglass.imaging.read import images_within  # noqa: PLC0415 - readers are slow to import
-
     files = [source.name for source, _ in images_within(holder)]
     if number is not None:
         # A member of an archive may be called by a number.

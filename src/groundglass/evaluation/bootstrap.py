@@ -79,7 +79,7 @@ def bootstrap(
         label: 1 for COVID and 0 for NonCOVID, shape (N,), N at least 1.
         probability: of COVID, 0 to 1, shape (N,).
         patient: id of each slice's patient, shape (N,).
-        resamples: number of resamples, at least 1.
+        resamples: how many, at least 1.
         seed: of the random generator; equal seeds give equal intervals.
     """
     patients = Resampling(patient, resamples, seed)
@@ -172,12 +172,9 @@ class Resampling:
 
 
 def with_interval(measured: Estimate, draws: NDArray[np.float64], patients: int) -> Estimate:
-    """A measure with the middle 95 % of its resamples.
+    """A measure with the middle 95 % of its ``draws``, shape (R,), NaN where it is undefined.
 
-    Args:
-        measured: its value.
-        draws: the measure in every resample, shape (R,), NaN where it is undefined.
-        patients: that were resampled; with fewer than two there are no bounds.
+    With fewer than two ``patients`` there are no bounds.
     """
     defined = draws[~np.isnan(draws)]
     undefined, reason = len(draws) - len(defined), None

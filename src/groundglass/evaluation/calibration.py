@@ -1,9 +1,10 @@
-"""What a bundle's prediction sets are worth, and the summary of one part that a bundle carries."""
+"""How a bundle is calibrated, what prediction sets are worth, and the summary of one part that a bundle carries."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,96 @@ from numpy.typing import NDArray
 from groundglass.evaluation.bootstrap import Resampling, bootstrap
 from groundglass.evaluation.metrics import Estimate
 from groundglass.evaluation.part import Part
-from groundglass.inference.calibration import Calibration, Conformal, series_score
+from groundglass.inference.calibration import Calibration, Conformal, series_score, sigmoid
 from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
+from groundglass.inference.reference import CLIP, EmbeddingReference
+
+FEWEST = 20
+"""Held-out slices below which nothing can lie beyond 95 % of them."""
+
+_DIRECTIONS = 24
+# A dimension that hardly varies among the slices would otherwise dominate the distance.
+_LEAST_SPREAD = 0.25
+_TEMPERATURES = np.geomspace(0.2, 10, 400)
+
+
+def fit_conformal(
+    score: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9
+) -> Conformal:
+    """Fit to scores of slices, or of patients, that the network was not trained on.
+
+    Quantiles are split conformal, one per label (Vovk, Conditional validity of inductive conformal predictors, ACML
+    2012), so that the rarer or harder label is covered as often as the other.
+
+    Args:
+        score: 0..1, shape (N,).
+        label: 1 for COVID and 0 for NonCOVID, shape (N,).
+        coverage: above 0 and below 1.
+    """
+    values, covid = np.asarray(score, np.float64), np.asarray(label) == 1
+    quantiles = {
+        COVID: _conformal_quantile(1 - values[covid], coverage),
+        NON_COVID: _conformal_quantile(values[~covid], coverage),
+    }
+    return Conformal(coverage=coverage, quantiles=quantiles)
+
+
+def _conformal_quantile(nonconformity: NDArray[np.float64], coverage: float) -> float:
+    """The ceil((n + 1) * coverage)-th smallest value; 1 where there are too few slices to exclude any."""
+    rank = math.ceil((len(nonconformity) + 1) * coverage)
+    return 1.0 if rank > len(nonconformity) else float(np.sort(nonconformity)[rank - 1])
+
+
+def fit_calibration(
+    logit: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9
+) -> Calibration:
+    """Fit temperature and quantiles on slices that the network was not trained on, see :func:`fit_conformal`.
+
+    Raises:
+        ValueError: one of the labels does not occur.
+    """
+    values, covid = np.asarray(logit, np.float64), np.asarray(label) == 1
+    if covid.all() or not covid.any():
+        raise ValueError("calibration needs slices of both labels")
+    # The negative log likelihood has one minimum, so that a fine grid finds it.
+    losses = np.logaddexp(0, -np.where(covid, values, -values) / _TEMPERATURES[:, None]).mean(axis=1)
+    temperature = round(float(_TEMPERATURES[int(np.argmin(losses))]), 4)
+    fitted = fit_conformal(sigmoid(values / temperature), label, coverage)
+    return Calibration(temperature=temperature, slices=len(values), **dict(fitted))
+
+
+def fit_reference(
+    training: NDArray[np.floating], held_out: NDArray[np.floating]
+) -> EmbeddingReference | None:
+    """Fit to the slices that a model learned from, and calibrate by slices of other patients.
+
+    Args:
+        training: embeddings, shape (N, d).
+        held_out: embeddings, shape (M, d).
+
+    Returns:
+        The reference, or None where there are fewer than `FEWEST` slices of either.
+    """
+    if min(len(training), len(held_out)) < FEWEST:
+        return None
+    centre, spread = training.mean(axis=0), training.std(axis=0)
+    spread = np.maximum(spread, _LEAST_SPREAD * np.median(spread) + 1e-6)
+    standard = np.clip((training - centre) / spread, -CLIP, CLIP)
+    count = min(_DIRECTIONS, len(training) - 1, training.shape[1])
+    _, singular, axes = np.linalg.svd(standard, full_matrices=False)
+    variances = np.square(singular) / len(training)
+    rest = training.shape[1] - count
+    fitted = EmbeddingReference(
+        np.asarray(centre, np.float32),
+        np.asarray(spread, np.float32),
+        # Half precision: the distances do not need more, and the bundle stays small.
+        np.asarray(axes[:count], np.float16),
+        np.asarray(np.sqrt(np.maximum(variances[:count], 1e-6)), np.float32),
+        np.asarray(max(variances[count:].sum() / rest, 1e-6) if rest else np.inf, np.float32),
+        np.zeros(0, np.float32),
+        np.asarray(len(training)),
+    )
+    return replace(fitted, held_out=fitted.distance(held_out))
 
 
 @dataclass(frozen=True)
@@ -81,7 +170,7 @@ def series_rule(
         return None
     patients = {COVID: int(np.sum(label == 1)), NON_COVID: int(np.sum(label == 0))}
     sources = {name: source.count(name) for name in sorted(set(source))}
-    return Conformal.of_scores(score, label, coverage), {"patients": patients, "sources": sources}
+    return fit_conformal(score, label, coverage), {"patients": patients, "sources": sources}
 
 
 def summary(part: Part, logit: NDArray[np.floating], calibration: Calibration) -> dict[str, Any]:

@@ -254,7 +254,7 @@ def evaluate(
     start, masks = time.perf_counter(), Segmentation()
     outputs, formats = _predict(run, chosen, masks, progress)
     seconds = round(time.perf_counter() - start, 3)
-    logit, probability = _checked(run, chosen, outputs)
+    logit, probability = (np.asarray(each, np.float64) for each in (outputs.logit, outputs.probability))
     patients = Resampling(chosen.patient, resamples, seed)
     measured = bootstrap(chosen.label, probability, chosen.patient, resamples=resamples, seed=seed)
     applicability = None
@@ -288,7 +288,7 @@ def evaluate(
 
 def _predict(
     run: TrainedRun, part: Part, masks: Segmentation, progress: Progress | None
-) -> tuple[list[NetworkOutputs], list[str]]:
+) -> tuple[NetworkOutputs, list[str]]:
     """By batches, without maps and cropped slices, which need not fit into memory all at once; and the file formats."""
     formats, batches, count = list[str](), list[NetworkOutputs](), len(part.records)
 
@@ -312,40 +312,31 @@ def _predict(
                     whole_map = in_slice(outputs.lesion_map[index], cut)
                 masks.add(record.patient_id, true, cut.lungs, lesions, whole_map)
         batches.append(replace(outputs, lesion_map=None, cuts=()))
-    return batches, formats
-
-
-def _checked(
-    run: TrainedRun, part: Part, outputs: Sequence[NetworkOutputs]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Logits and probabilities, shape (N,) each, if there is a valid one for every slice."""
-    count = len(part.records)
     logit, probability = (
-        np.concatenate([np.asarray(getattr(each, name), np.float64) for each in outputs])
-        for name in ("logit", "probability")
+        np.concatenate([getattr(each, name) for each in batches]) for name in ("logit", "probability")
     )
-    if logit.shape != (count,) or probability.shape != logit.shape:
-        raise RunError(f"{run.path}: {count} slices gave {len(probability)} predictions")
     bad = np.flatnonzero(~(np.isfinite(logit) & (probability >= 0) & (probability <= 1)))
     if len(bad):
         name = part.file(part.records[bad[0]])
         raise RunError(
             f"{run.path}: the network gives no valid probability for {name}; was the training stable?"
         )
-    return logit, probability
+    refused = tuple(reason for each in batches for reason in each.refused or ())
+    known = [each.percentile for each in batches if each.percentile is not None]
+    percentile = np.concatenate(known) if known else None
+    return NetworkOutputs(logit, probability, None, (), refused, percentile), formats
 
 
 def _applicability(
-    label: NDArray[np.int8], probability: NDArray[np.float64], patients: Resampling,
-    outputs: Sequence[NetworkOutputs], calibration: Calibration,
+    label: NDArray[np.int8], probability: NDArray[np.float64], patients: Resampling, outputs: NetworkOutputs,
+    calibration: Calibration,
 ) -> Applicability:  # fmt: skip
-    refused = [reason for each in outputs for reason in each.refused or ()]
-    known = [each.percentile for each in outputs if each.percentile is not None]
+    refused, percentile = outputs.refused or (), outputs.percentile
     reasons = [each.partition(" (")[0].partition(":")[0] for each in refused if each is not None]
     return Applicability(
         patients.share(np.array([reason is not None for reason in refused])),
         dict(Counter(reasons).most_common()),
-        patients.share(np.concatenate(known) >= _FAR) if known else None,
+        None if percentile is None else patients.share(percentile >= _FAR),
         prediction_sets(label, probability, patients, calibration),
     )
 

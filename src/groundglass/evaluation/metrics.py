@@ -117,13 +117,8 @@ def weighted_metrics(
 ) -> dict[str, NDArray[np.float64]]:
     """Every measure under many weightings of the slices at once.
 
-    Args:
-        label: 1 for COVID and 0 for NonCOVID, shape (N,).
-        probability: of COVID, 0 to 1, shape (N,).
-        weights: how often each slice counts, shape (R, N), at least 0, no row all 0.
-
-    Returns:
-        By the measures' keys, shape (R,); NaN where the measure is undefined.
+    ``weights``, shape (R, N), say how often each slice counts, at least 0, no row all 0; the others are as of
+    :func:`compute_metrics`. By the measures' keys, shape (R,); NaN where the measure is undefined.
     """
     positive, called = label == 1, probability >= THRESHOLD
     total = weights.sum(axis=1)

@@ -74,13 +74,7 @@ class Part:
 
 
 def select_part(manifest: Manifest, split: str | None, part: str, seed: int) -> Part:
-    """Pick the labelled slices of one part.
-
-    Args:
-        manifest: the data set.
-        split: specification of the split, or None where ``part`` is ``all``.
-        part: ``train``, ``val``, ``test``, or ``all`` for every slice.
-        seed: of the split.
+    """Pick the labelled slices of one part; arguments as of :func:`groundglass.evaluation.evaluate.evaluate`.
 
     Raises:
         DataError: the split has no such part, or the part holds no labelled slice.
@@ -173,14 +167,9 @@ def _trained_patients(manifest: Manifest, known: dict[Record, str], trained: fro
 
 
 def record_evaluation(run: Path, part: Part, sha256: str, time: str, output: Path) -> int:
-    """Add an evaluation to the log in a run's folder.
+    """Add an evaluation, whose report goes to ``output``, to the log in a run's folder.
 
-    Args:
-        run: folder of the run.
-        part: the slices that were evaluated.
-        sha256: fingerprint of their contents and labels.
-        time: when, ISO 8601 in UTC.
-        output: folder that gets the report.
+    ``sha256`` is the :func:`fingerprint` of the part's slices, ``time`` ISO 8601 in UTC.
 
     Returns:
         How often these very slices have been evaluated with this run, this time included.

@@ -355,10 +355,9 @@ def render_convergence(folder: Path) -> str:
     Raises:
         DataError: there is no result.
     """
-    order = ("none", "imagenet", "c2l")
+    order, lines = ("none", "imagenet", "c2l"), []
     results = read_run_results(folder)
     results.sort(key=lambda run: (run.network, order.index(run.weights), run.identity.seed))
-    lines = []
     panels: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
     for (network, weights), group in groupby(results, lambda run: (run.network, run.weights)):
         runs = list(group)
@@ -371,16 +370,8 @@ def render_convergence(folder: Path) -> str:
         values = [near, list(map(max, aucs)), list(map(fmean, aucs)), list(map(fmean, losses))]
         seeds = _seeds([run.identity.seed for run in runs])
         lines.append([network, weights, seeds, *(cell(MeanSD.of(each)) for each in values)])
-    reached = "epochs to 95 % of the last AUC"
-    heads = [
-        "network",
-        "weights",
-        "seeds",
-        reached,
-        "best AUC",
-        "mean AUC over epochs",
-        "mean loss over epochs",
-    ]
+    heads = ["network", "weights", "seeds", "epochs to 95 % of the last AUC", "best AUC"]
+    heads += ["mean AUC over epochs", "mean loss over epochs"]
     first = results[0]
     paragraphs = [
         f"Validation part of split `{first.split['specification']}` ({first.run['counts']['val']} slices). "

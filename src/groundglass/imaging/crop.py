@@ -36,9 +36,7 @@ class CroppedSlice:
 
     pixels: Grey  # (size, size): a square around the lungs, resized, grey values as in the source
     box: Box  # where ``pixels`` lies in the source; may reach beyond its edges, where it is black
-    lungs: NDArray[
-        np.bool_
-    ]  # (H, W) of the source: the lung fields, disease included; all False where none was found
+    lungs: NDArray[np.bool_]  # (H, W) of the source, disease included; all False where none was found
     found: bool  # whether lungs were found; otherwise ``box`` is around the whole picture
     whole: Grey  # the whole picture, its longer side at most 192 pixels
 

@@ -20,14 +20,13 @@ from groundglass.imaging.source import (
     Limits,
     OnError,
     Source,
-    ZipSource,
     directories_below,
     guard_each,
     identify,
     natural_key,
-    open_archive,
-    open_source,
+    open_file,
     raise_error,
+    split_member,
 )
 
 if TYPE_CHECKING:
@@ -125,6 +124,33 @@ def read_slice(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> CT
     return slices[0]
 
 
+@contextmanager
+def open_source(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Iterator[Source]:
+    """The file or archive member (``archive.zip!member``) that a path names, readable while the block lasts.
+
+    Raises:
+        ImageError: there is no such file or member, or the archive is damaged or refused.
+    """
+    split = split_member(path)
+    if split is None:
+        yield open_file(Path(path), limits)
+        return
+    from groundglass.imaging.archive import open_archive  # noqa: PLC0415 - for archives alone
+
+    refused: dict[str, ImageError] = {}
+    with open_archive(split[0], limits, lambda error: refused.update({error.path: error})) as members:
+        found = next((member for member in members if member.member == split[1]), None)
+        if found is None:
+            raise refused.get(f"{split[0]}!{split[1]}") or ImageError(path, "the archive has no such member")
+        yield found
+
+
+def read_bytes(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The content of a file or archive member; ``ImageError`` as of :func:`open_source` and ``Source.read``."""
+    with open_source(path, limits) as source:
+        return source.read(limits)
+
+
 def images_within(
     path: str | PathLike[str] | Source,
     limits: Limits = DEFAULT_LIMITS,
@@ -147,6 +173,8 @@ def images_within(
         if file_format is not FileFormat.ZIP or not open_archives:
             yield source, file_format
             continue
+        from groundglass.imaging.archive import open_archive  # noqa: PLC0415 - for archives alone
+
         finder = _Finder(limits, report, skip)
         with _reported(report), open_archive(source, limits, finder.report) as members:
             yield from finder.images(source.name, [members])
@@ -225,7 +253,7 @@ def _format_of(source: Source) -> FileFormat:
     """The format of a file that is neither empty, of another kind, nor an archive within an archive."""
     head = source.head()
     file_format = identify(head)
-    if file_format is FileFormat.ZIP and isinstance(source, ZipSource):
+    if file_format is FileFormat.ZIP and source.member is not None:
         raise ImageError(source.name, "an archive within an archive; unpack it first")
     if file_format not in {None, FileFormat.GZIP}:
         return file_format
@@ -238,9 +266,8 @@ def _format_of(source: Source) -> FileFormat:
     name = source.name.lower()
     base, suffix = os.path.splitext(name)
     is_packed_text = suffix in _COMPRESSED.split() and os.path.splitext(base)[1] in _TEXTS.split()
-    for reason, magics in (
-        () if name.endswith(".nii.gz") else _NOT_READ
-    ):  # damaged, and nothing to be unpacked
+    # A damaged NIfTI volume is nothing to be unpacked.
+    for reason, magics in () if name.endswith(".nii.gz") else _NOT_READ:
         if any(head.startswith(magic, offset) for offset, magic in magics):
             raise (_PassedOverError if is_packed_text else ImageError)(source.name, reason)
     claims = not is_packed_text and _claims(source, suffix)
@@ -253,7 +280,7 @@ def _claims(source: Source, suffix: str) -> bool:
     if suffix == ".img":  # the voxels of an Analyze or NIfTI pair, whose header has its own row
         with suppress(ImageError):  # of a name that cannot be beside another
             return source.sibling(f"{PurePath(source.name.replace('!', '/')).stem}.hdr") is None
-    return suffix in _CLAIMING.split() or (isinstance(source, ZipSource) and ":" in source.member)
+    return suffix in _CLAIMING.split() or ":" in (source.member or "")
 
 
 def _decode(

@@ -76,15 +76,11 @@ class Origin:
     number: int | None = None  # DICOM's Instance Number
     stack: str | None = None  # four digits that differ between the stacks that share these UIDs
     position: tuple[float, float, float] | None = None  # of the first pixel's centre in mm (DICOM's LPS)
-    orientation: tuple[float, float, float, float, float, float] | None = (
-        None  # cosines of rows, then columns
-    )
+    orientation: tuple[float, float, float, float, float, float] | None = None  # cosines: rows, columns
     spacing: tuple[float, float] | None = None  # mm between rows and between columns
     thickness: float | None = None  # in mm
     description: str | None = field(default=None, repr=False)  # of the series
-    grid: VoxelGrid | None = field(
-        default=None, repr=False
-    )  # of the volume of which `frame` is an even plane
+    grid: VoxelGrid | None = field(default=None, repr=False)  # of which `frame` is an even plane
     patient: Patient | None = field(default=None, repr=False)
 
 

@@ -1,22 +1,20 @@
-"""Files to be read: in a folder, in a zip archive or in memory; bounded, and identified by their content."""
+"""Files to be read: in a folder, a pipe or in memory; bounded, and identified by their content."""
 
 from __future__ import annotations
 
 import io
 import os
-import posixpath
 import re
 import select
 import stat
 import struct
 import sys
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 from typing import IO
 
 from groundglass.errors import GroundglassError, ImageError
@@ -51,10 +49,7 @@ DEFAULT_LIMITS = Limits()
 HEAD_BYTES = 4096
 """As much of a file's beginning as ``identify`` needs."""
 
-_SMALL = 16 * 2**20  # bytes that may have any compression ratio: an empty picture compresses very well
 _WAIT = 5.0  # seconds for which somebody is waited for who writes to a named pipe
-_PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
-_OTHER_PACKINGS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}
 _JUNK_FOLDERS = frozenset({"__MACOSX", "PaxHeader", "PaxHeaders"})
 _JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
 
@@ -132,6 +127,7 @@ class Source(ABC):
 
     name: str
     size: int
+    member: str | None = None  # its path in a zip archive
 
     @abstractmethod
     def open(self) -> IO[bytes]:
@@ -143,7 +139,7 @@ class Source(ABC):
         Raises:
             ImageError: ``relative`` points out of the folder.
         """
-        if _leads_out(relative) or ":" in relative.partition("/")[0]:
+        if leads_out(relative) or ":" in relative.partition("/")[0]:
             raise ImageError(self.name, f"refers to {relative[:120]!r}, a path out of its own folder")
         return self._beside(relative)
 
@@ -197,41 +193,8 @@ class MemorySource(Source):
         return io.BytesIO(self.content)
 
 
-class ZipSource(Source):
-    """A member of an open archive; ``member`` is its path there."""
-
-    def __init__(self, archive: zipfile.ZipFile, path: str, member: zipfile.ZipInfo) -> None:
-        self.name = f"{path}!{one_line(member.filename, 1000)}"
-        self.size, self.member = member.file_size, member.filename
-        self._archive, self._path, self._info = archive, path, member
-
-    def open(self) -> IO[bytes]:
-        """A stream of its bytes."""
-        return self._archive.open(self._info)
-
-    def _beside(self, relative: str) -> Source | None:
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.member), relative))
-        known = self._archive.NameToInfo.get(path)
-        return None if known is None else ZipSource(self._archive, self._path, known)
-
-    def check_member(self, limits: Limits) -> None:
-        """Raise ``ImageError`` where it cannot be read, or is out to do harm."""
-        info, unpacked, packed = self._info, self.size, self._info.compress_size
-        if _leads_out(info.orig_filename):
-            raise ImageError(self.name, "its name leads out of the archive; rename it")
-        if info.compress_type not in _PACKED:
-            method = _OTHER_PACKINGS.get(info.compress_type, f"method {info.compress_type}")
-            raise ImageError(self.name, f"packed by {method}, which cannot be read; unpack it first")
-        if info.flag_bits & 0x1:
-            raise ImageError(self.name, "encrypted; unpack the archive with its password and read the folder")
-        if stat.S_ISLNK(info.external_attr >> 16):
-            raise ImageError(self.name, "a link; links in archives are not followed")
-        if unpacked > max(_SMALL, limits.ratio * packed):
-            reason = f"{packed:,} bytes unpack to {unpacked:,}, more than {limits.ratio:g} times as much"
-            raise ImageError(self.name, f"{reason}: taken for a decompression bomb")
-
-
-def _leads_out(relative: str) -> bool:
+def leads_out(relative: str) -> bool:
+    """Whether a relative path points out of its folder."""
     parts = relative.replace("\\", "/").split("/")
     drive = re.match(r"[A-Za-z]:", parts[0]) is not None
     return parts[0] == "" or ".." in parts or drive or "\0" in relative
@@ -242,30 +205,9 @@ def raise_error(error: ImageError) -> None:
     raise error
 
 
-@contextmanager
-def open_source(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Iterator[Source]:
-    """The file or archive member (``archive.zip!member``) that a path names, readable while the block lasts.
-
-    Raises:
-        ImageError: there is no such file or member, or the archive is damaged or refused.
-    """
-    path = Path(path)
-    split = split_member(path)
-    if split is None:
-        yield MemorySource(str(path), _drained(path, limits)) if is_stream(path) else _file(path)
-        return
-    refused: dict[str, ImageError] = {}
-    with open_archive(split[0], limits, lambda error: refused.update({error.path: error})) as members:
-        found = next((member for member in members if member.member == split[1]), None)
-        if found is None:
-            raise refused.get(f"{split[0]}!{split[1]}") or ImageError(path, "the archive has no such member")
-        yield found
-
-
-def read_bytes(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """The content of a file or archive member; ``ImageError`` as of :func:`open_source` and ``Source.read``."""
-    with open_source(path, limits) as source:
-        return source.read(limits)
+def open_file(path: Path, limits: Limits) -> Source:
+    """A file on disk, or what comes out of a pipe or standard input; ``ImageError`` where it cannot be had."""
+    return MemorySource(str(path), _drained(path, limits)) if is_stream(path) else _file(path)
 
 
 def _file(path: Path) -> FileSource:
@@ -327,51 +269,6 @@ def split_member(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
     names = [text[: match.start()] for match in re.finditer("!", text)]
     names = list(filter(os.path.isfile, names)) or [name for name in names if name.lower().endswith(".zip")]
     return (Path(names[0]), text[len(names[0]) + 1 :]) if names else None
-
-
-@contextmanager
-def open_archive(
-    archive: Path | Source, limits: Limits = DEFAULT_LIMITS, on_error: OnError | None = None
-) -> Iterator[list[ZipSource]]:
-    """The files in a zip archive in natural order, without junk; readable while the block lasts.
-
-    Nothing is unpacked to disk.
-
-    Args:
-        archive: on disk or in memory.
-        limits: what it may ask for.
-        on_error: called for each member that is left out: encrypted, a link, of a name that leads out of the
-            archive, too large for what it is packed to, packed as cannot be read; without it the first is raised.
-
-    Raises:
-        ImageError: damaged, or it holds more than ``limits`` allow.
-    """
-    name, sources = archive.name if isinstance(archive, Source) else str(archive), []
-    with ExitStack() as stack:
-        with guard(name, "zip"):
-            file = archive if isinstance(archive, Source) else FileSource(archive)
-            if isinstance(file, MemorySource):
-                file.check_size(limits)
-            opened = stack.enter_context(zipfile.ZipFile(stack.enter_context(file.open())))
-            members = opened.infolist()
-            if len(members) > limits.members:
-                reason = f"{len(members):,} members are more than the limit of {limits.members:,}"
-                raise ImageError(name, reason)
-            for member in sorted(members, key=lambda member: natural_key(member.filename)):
-                junk = is_junk(PurePosixPath(member.filename)) and not _leads_out(member.filename)
-                if member.is_dir() or junk:
-                    continue
-                source = ZipSource(opened, name, member)
-                try:
-                    source.check_member(limits)
-                    sources.append(source)
-                except ImageError as error:
-                    (on_error or raise_error)(error)
-            total = sum(source.size for source in sources)
-            if total > limits.archive_bytes:
-                reason = f"unpacks to {total:,} bytes, more than the limit of {limits.archive_bytes:,}"
-                raise ImageError(name, reason)
-        yield sources
 
 
 def files_below(folder: Path, on_error: OnError = lambda _: None) -> Iterator[FileSource]:

@@ -25,7 +25,6 @@ from groundglass.imaging.source import (
     FileSource,
     Limits,
     Source,
-    ZipSource,
     identify,
 )
 from groundglass.imaging.window import find_scale
@@ -87,7 +86,7 @@ def _nifti_affine(header: Any) -> NDArray[np.float64]:
 
 
 def _own_name(source: Source) -> str:
-    return PurePath(source.member if isinstance(source, ZipSource) else source.name).name
+    return PurePath(source.member or source.name).name
 
 
 def _other_half(source: Source) -> Source:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from groundglass.errors import BundleError
-from groundglass.files import atomic_path, one_line, usable_cores, write_bytes
+from groundglass.files import one_line, usable_cores
 from groundglass.imaging.crop import Normalisation, Preprocessing
 from groundglass.imaging.lungs import LungSegmenter
 from groundglass.imaging.slice import Grey
@@ -261,7 +261,7 @@ class Bundle:
         try:
             pixels, *noted = np.asarray(expected["slice"], np.uint8), expected["lung"], expected["logit"]
             share, logit = map(float, noted)
-            found, measured = _tested(self.engine(), self.lungs, self.preprocessing, pixels)
+            found, measured = tested(self.engine(), self.lungs, self.preprocessing, pixels)
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{self.path}: damaged {SELF_TEST} ({error})") from None
         if not (
@@ -318,55 +318,10 @@ class Bundle:
         return {}
 
 
-def write_bundle(path: Path, fields: Mapping[str, Any], contents: Mapping[str, bytes]) -> None:
-    """Write a bundle: a zip where the name ends in ``.zip``, else a folder; ``bundle.json`` comes last.
-
-    Args:
-        path: of the bundle; a folder's files are replaced one by one.
-        fields: of ``bundle.json`` but ``format``, ``id`` and ``files``.
-        contents: the other files by name.
-
-    Raises:
-        BundleError: the fields are incomplete or out of range.
-    """
-    files = {
-        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        for name, content in sorted(contents.items())
-    }
-    document = {"format": FORMAT, **fields, "files": files}
-    document["id"] = _identity(document)
-    try:
-        BundleInfo.model_validate(document)
-    except ValidationError as error:
-        raise BundleError(f"{path}: {_first(error)}") from None
-    info = (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    everything = {**contents, INFO: info}
-    if path.suffix.lower() != ".zip":
-        for name, content in everything.items():
-            write_bytes(path / name, content)
-        return
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in everything.items():
-            # A fixed time: the same bundle gives the same zip.
-            archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content)
-
-
-def save_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Arrays as the content of an ``.npz`` file without pickled objects."""
-    stream = io.BytesIO()
-    np.savez_compressed(stream, allow_pickle=False, **arrays)
-    return stream.getvalue()
-
-
-def self_test(engine: Engine, lungs: LungSegmenter, preprocessing: Preprocessing, pixels: Grey) -> bytes:
-    """Content of ``selftest.npz``: a slice, uint8, shape (H, W), its share of lung and the model's logit."""
-    share, logit = _tested(engine, lungs, preprocessing, pixels)
-    return save_arrays({"slice": pixels, "lung": np.asarray(share), "logit": np.asarray(logit)})
-
-
-def _tested(
+def tested(
     engine: Engine, lungs: LungSegmenter, preprocessing: Preprocessing, pixels: Grey
 ) -> tuple[float, float]:
+    """The self-test of a slice, uint8, shape (H, W): its share of lung and the model's logit."""
     cropped = preprocessing.apply(pixels, lungs(pixels))
     logit = engine.run(preprocessing.normalise(cropped.pixels[None])).logit[0]
     return float(cropped.lungs.mean()), float(logit)
@@ -414,20 +369,21 @@ def _parse(path: Path, content: bytes) -> BundleInfo:
     if type(version) is not int or version != FORMAT:
         fault = f"is not known to this version, which reads {FORMAT}; update groundglass"
         raise BundleError(f"{path}: bundle format {version!r} {fault}")
-    if document.get("id") != _identity(document):
+    if document.get("id") != identity(document):
         raise BundleError(f"{path}: {INFO} was changed after it was written (its id does not fit)")
     try:
         return BundleInfo.model_validate(document)
     except ValidationError as error:
-        raise BundleError(f"{path}: damaged {INFO} ({_first(error)})") from None
+        raise BundleError(f"{path}: damaged {INFO} ({first_fault(error)})") from None
 
 
-def _identity(document: Mapping[str, Any]) -> str:
+def identity(document: Mapping[str, Any]) -> str:
+    """The id of the content of ``bundle.json``."""
     rest = {name: value for name, value in document.items() if name != "id"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _first(error: ValidationError) -> str:
+def first_fault(error: ValidationError) -> str:
     """The first complaint, as ``field: what is wrong``."""
     first = error.errors()[0]
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

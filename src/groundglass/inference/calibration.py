@@ -16,7 +16,6 @@ MUCH_OPACITY = 20.0
 """Percent of the lungs. Of ten validation slices that were labelled NonCOVID with more of it, four were COVID."""
 
 _SHARE, _LEAST = 0.2, 3
-_TEMPERATURES = np.geomspace(0.2, 10, 400)
 _Label = Annotated[str, Field(pattern="^(COVID|NonCOVID)$")]
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -37,27 +36,6 @@ class Conformal(Section):
 
     coverage: float = Field(gt=0, lt=1)
     quantiles: dict[_Label, _Share] = Field(min_length=2)
-
-    @classmethod
-    def of_scores(
-        cls, score: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9
-    ) -> Conformal:
-        """Fit to scores of slices, or of patients, that the network was not trained on.
-
-        Quantiles are split conformal, one per label (Vovk, Conditional validity of inductive conformal
-        predictors, ACML 2012), so that the rarer or harder label is covered as often as the other.
-
-        Args:
-            score: 0..1, shape (N,).
-            label: 1 for COVID and 0 for NonCOVID, shape (N,).
-            coverage: above 0 and below 1.
-        """
-        values, covid = np.asarray(score, np.float64), np.asarray(label) == 1
-        quantiles = {
-            COVID: _conformal_quantile(1 - values[covid], coverage),
-            NON_COVID: _conformal_quantile(values[~covid], coverage),
-        }
-        return Conformal(coverage=coverage, quantiles=quantiles)
 
     def prediction_set(self, probability: float) -> tuple[str, ...]:
         """The labels that cannot be ruled out; empty where neither fits."""
@@ -87,27 +65,9 @@ class Calibration(Conformal):
     temperature: float = Field(gt=0)
     slices: int = Field(0, ge=0)
 
-    @classmethod
-    def fit(
-        cls, logit: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9
-    ) -> Calibration:
-        """Fit on slices that the network was not trained on, as :meth:`Conformal.of_scores` does.
-
-        Raises:
-            ValueError: one of the labels does not occur.
-        """
-        values, covid = np.asarray(logit, np.float64), np.asarray(label) == 1
-        if covid.all() or not covid.any():
-            raise ValueError("calibration needs slices of both labels")
-        # The negative log likelihood has one minimum, so that a fine grid finds it.
-        losses = np.logaddexp(0, -np.where(covid, values, -values) / _TEMPERATURES[:, None]).mean(axis=1)
-        temperature = round(float(_TEMPERATURES[int(np.argmin(losses))]), 4)
-        fitted = Conformal.of_scores(_sigmoid(values / temperature), label, coverage)
-        return cls(temperature=temperature, slices=len(values), **dict(fitted))
-
     def probability(self, logit: float) -> float:
         """Calibrated probability of COVID, 0 to 1."""
-        return float(_sigmoid(np.float64(logit) / self.temperature))
+        return float(sigmoid(np.float64(logit) / self.temperature))
 
 
 def slices_in_score(count: int) -> int:
@@ -125,12 +85,6 @@ def series_score(probabilities: Sequence[float]) -> float | None:
     return math.fsum(highest) / len(highest) if highest else None
 
 
-def _sigmoid(logit: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
-    """Never overflows; ``scipy.special.expit`` is the same but takes a tenth of a second to import."""
+def sigmoid(logit: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+    """Of logits; it never overflows. ``scipy.special.expit`` is the same but takes a tenth of a second to import."""
     return np.asarray(np.exp(-np.logaddexp(0, -logit)))
-
-
-def _conformal_quantile(nonconformity: NDArray[np.float64], coverage: float) -> float:
-    """The ceil((n + 1) * coverage)-th smallest value; 1 where there are too few slices to exclude any."""
-    rank = math.ceil((len(nonconformity) + 1) * coverage)
-    return 1.0 if rank > len(nonconformity) else float(np.sort(nonconformity)[rank - 1])

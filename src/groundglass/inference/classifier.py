@@ -19,7 +19,7 @@ from groundglass.files import name_some
 from groundglass.imaging.read import LazyDecoder, read_slices
 from groundglass.imaging.slice import CTSlice, Origin, Patient
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, held
-from groundglass.inference.bundle import CPU, Bundle
+from groundglass.inference.bundle import Bundle
 from groundglass.inference.calibration import MUCH_OPACITY
 from groundglass.inference.input_check import DOUBTFUL, appearance, doubts, unfit
 from groundglass.inference.inputs import named_by
@@ -266,11 +266,6 @@ class Classifier:
                 status = Status.REFUSED if isinstance(error, NotASliceError) else Status.FAILED
                 yield self._prediction(Origin(error.path, ""), status, error.reason)
         failed.clear()
-
-
-def load(path: Path | None = None, *, threads: int = 0, providers: str | Sequence[str] = CPU) -> Classifier:
-    """Open a bundle, verify it, and make it ready; arguments and errors are those of :meth:`Bundle.open`."""
-    return Classifier(Bundle.open(path, threads, providers))
 
 
 def _reopened(opened: tuple[str, int, tuple[str, ...]], limits: Limits, keep_identifiers: bool) -> Classifier:

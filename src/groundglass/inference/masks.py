@@ -16,8 +16,9 @@ import numpy as np
 from groundglass.errors import ImageError, PredictionError
 from groundglass.files import atomic_path, write_bytes
 from groundglass.imaging.dicom import open_dataset
+from groundglass.imaging.read import open_source
 from groundglass.imaging.slice import VoxelGrid
-from groundglass.imaging.source import DEFAULT_LIMITS, guard, open_source
+from groundglass.imaging.source import DEFAULT_LIMITS, guard
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.prediction import PackedMasks, Prediction, Status
 from groundglass.inference.report import picture_name

@@ -10,7 +10,7 @@ NeurIPS 2018).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -25,13 +25,7 @@ Features = NDArray[np.floating]
 CLIP = 6.0
 """Standard deviations at which a dimension is clipped: one broken number is no distance."""
 
-FEWEST = 20
-"""Held-out slices below which nothing can lie beyond 95 % of them."""
-
 _PREFIX = "embedding."
-_DIRECTIONS = 24
-# A dimension that hardly varies among the slices would otherwise dominate the distance.
-_LEAST_SPREAD = 0.25
 
 
 @dataclass(frozen=True)
@@ -87,38 +81,6 @@ class EmbeddingReference(Gaussian):
     beside: NDArray[np.float32]
     held_out: NDArray[np.float32]
     slices: NDArray[np.integer]
-
-    @classmethod
-    def fit(cls, training: NDArray[np.floating], held_out: NDArray[np.floating]) -> EmbeddingReference | None:
-        """Fit to the slices that a model learned from, and calibrate by slices of other patients.
-
-        Args:
-            training: embeddings, shape (N, d).
-            held_out: embeddings, shape (M, d).
-
-        Returns:
-            The reference, or None where there are fewer than `FEWEST` slices of either.
-        """
-        if min(len(training), len(held_out)) < FEWEST:
-            return None
-        centre, spread = training.mean(axis=0), training.std(axis=0)
-        spread = np.maximum(spread, _LEAST_SPREAD * np.median(spread) + 1e-6)
-        standard = np.clip((training - centre) / spread, -CLIP, CLIP)
-        count = min(_DIRECTIONS, len(training) - 1, training.shape[1])
-        _, singular, axes = np.linalg.svd(standard, full_matrices=False)
-        variances = np.square(singular) / len(training)
-        rest = training.shape[1] - count
-        fitted = cls(
-            np.asarray(centre, np.float32),
-            np.asarray(spread, np.float32),
-            # Half precision: the distances do not need more, and the bundle stays small.
-            np.asarray(axes[:count], np.float16),
-            np.asarray(np.sqrt(np.maximum(variances[:count], 1e-6)), np.float32),
-            np.asarray(max(variances[count:].sum() / rest, 1e-6) if rest else np.inf, np.float32),
-            np.zeros(0, np.float32),
-            np.asarray(len(training)),
-        )
-        return replace(fitted, held_out=fitted.distance(held_out))
 
     def distance(self, embedding: NDArray[np.floating]) -> NDArray[np.float32]:
         """Mahalanobis distance of N embeddings, shape (N, d), from the training slices, shape (N,)."""

@@ -296,6 +296,7 @@ class _Series:
         axis = axis if any(each.position is None for each in seen) else "mm"
         ordered = sorted((place_on(axis, each, number), number) for number, each in enumerate(seen))
         highest = sorted(range(len(seen)), key=probability.__getitem__, reverse=True)
+        carriers = highest[: min(_MOST_CARRIERS, slices_in_score(len(seen)))]
         return SeriesSummary(
             **self.part._asdict(),
             counts=counts,
@@ -303,9 +304,7 @@ class _Series:
             label=series_label(score, opacity, rule),
             series_score=score,
             interval=score_interval(probability),
-            carriers=tuple(
-                seen[number] for number in highest[: min(_MOST_CARRIERS, slices_in_score(len(seen)))]
-            ),
+            carriers=tuple(seen[number] for number in carriers),
             opacity=opacity,
             curve=Curve(
                 axis,

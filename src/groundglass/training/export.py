@@ -18,7 +18,7 @@ from groundglass.data.load import load_dataset, load_pool
 from groundglass.data.manifest import PARTS
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
-from groundglass.evaluation.calibration import series_rule, summary
+from groundglass.evaluation.calibration import fit_calibration, fit_reference, series_rule, summary
 from groundglass.evaluation.part import Part, fingerprint, record_evaluation, select_part
 from groundglass.files import name_some
 from groundglass.imaging.crop import Preprocessing
@@ -34,12 +34,9 @@ from groundglass.inference.bundle import (
     Engine,
     Outputs,
     Precision,
-    save_arrays,
-    self_test,
-    write_bundle,
 )
+from groundglass.inference.bundle_writer import save_arrays, self_test, write_bundle
 from groundglass.inference.calibration import Calibration
-from groundglass.inference.reference import EmbeddingReference
 from groundglass.training.input_check_fit import gather_examples
 from groundglass.training.onnx import (
     CALIBRATING,
@@ -140,10 +137,10 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     engine = Engine(model)
     tell("predicting and measuring")
     outputs = {name: _run(engine, each.pixels, run.preprocessing) for name, each in slices.cropped.items()}
-    calibration = Calibration.fit(outputs["val"].logit, val.label, _COVERAGE)
+    calibration = fit_calibration(outputs["val"].logit, val.label, _COVERAGE)
     check = gathered.fit(_run(engine, gathered.cropped, run.preprocessing).embedding)
     other = ~np.isin(val.patient, train.patient)
-    reference = EmbeddingReference.fit(outputs["train"].embedding, outputs["val"].embedding[other])
+    reference = fit_reference(outputs["train"].embedding, outputs["val"].embedding[other])
     if reference is None:
         tell("too few validation slices of other patients: how far other data lie will not be known")
     if (tested := slices.parts.get("test")) is not None:

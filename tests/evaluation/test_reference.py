@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from groundglass.evaluation.calibration import fit_reference
 from groundglass.inference.reference import EmbeddingReference
 
 
@@ -20,7 +21,7 @@ def draw(count: int, seed: int) -> NDArray[np.float32]:
 
 
 def fit(training: NDArray[np.floating], held_out: NDArray[np.floating]) -> EmbeddingReference:
-    reference = EmbeddingReference.fit(training, held_out)
+    reference = fit_reference(training, held_out)
     assert reference is not None
     return reference
 
@@ -64,7 +65,7 @@ def test_degenerate_points_give_finite_distances(reference: EmbeddingReference) 
     broken[:, 0] = 1e30
     assert np.isfinite(reference.distance(broken)).all()
     for training, held_out in ((19, 100), (100, 19)):
-        assert EmbeddingReference.fit(draw(training, 0), draw(held_out, 1)) is None, "too few"
+        assert fit_reference(draw(training, 0), draw(held_out, 1)) is None, "too few"
 
 
 def test_with_every_direction_principal_it_is_mahalanobis_distance() -> None:

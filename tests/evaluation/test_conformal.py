@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from groundglass.evaluation.calibration import fit_calibration
 from groundglass.inference.calibration import Calibration
 from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
 
@@ -21,7 +22,7 @@ def drawn(
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_a_known_temperature_is_found_and_probabilities_come_true(temperature: float) -> None:
     rng = np.random.default_rng(1)
-    calibration = Calibration.fit(*drawn(rng, 20_000, temperature))
+    calibration = fit_calibration(*drawn(rng, 20_000, temperature))
     assert calibration.temperature == pytest.approx(temperature, rel=0.05)
     logit, label = drawn(rng, 20_000, temperature)
     probability = np.array([calibration.probability(value) for value in logit])
@@ -37,7 +38,7 @@ def test_each_label_is_covered_as_often_as_promised(coverage: float, slices: int
     held = {COVID: [], NON_COVID: []}
     for seed in range(60):
         rng = np.random.default_rng([seed, slices])
-        calibration = Calibration.fit(*drawn(rng, slices, 2.0), coverage)
+        calibration = fit_calibration(*drawn(rng, slices, 2.0), coverage)
         for value, truth in zip(*drawn(rng, 100, 2.0), strict=True):
             name = COVID if truth else NON_COVID
             held[name].append(name in calibration.prediction_set(calibration.probability(value)))
@@ -51,9 +52,9 @@ def test_each_label_is_covered_as_often_as_promised(coverage: float, slices: int
 def test_nine_slices_of_a_label_are_the_fewest_that_exclude_it_at_ninety_percent() -> None:
     label = np.repeat([0, 1], 9)
     logit = np.where(label == 1, 1.0, -1.0) * np.tile(np.arange(1, 10), 2)
-    assert all(value < 1 for value in Calibration.fit(logit, label, 0.9).quantiles.values())
-    assert Calibration.fit(logit[1:], label[1:], 0.9).quantiles[NON_COVID] == 1.0
-    few = Calibration.fit(logit[7:11], label[7:11], 0.9)
+    assert all(value < 1 for value in fit_calibration(logit, label, 0.9).quantiles.values())
+    assert fit_calibration(logit[1:], label[1:], 0.9).quantiles[NON_COVID] == 1.0
+    few = fit_calibration(logit[7:11], label[7:11], 0.9)
     assert few.quantiles == {COVID: 1.0, NON_COVID: 1.0}
     assert all(few.prediction_set(value) == (COVID, NON_COVID) for value in (0.0, 0.001, 0.5, 1.0))
 
@@ -61,10 +62,10 @@ def test_nine_slices_of_a_label_are_the_fewest_that_exclude_it_at_ninety_percent
 def test_one_label_alone_and_a_coverage_out_of_range_are_refused() -> None:
     for label in ([1, 1, 1], [0, 0, 0]):
         with pytest.raises(ValueError, match="both labels"):
-            Calibration.fit(np.zeros(3), np.array(label))
+            fit_calibration(np.zeros(3), np.array(label))
     for coverage in (0.0, 1.0, 2.0):
         with pytest.raises(ValueError, match="coverage"):
-            Calibration.fit(np.array([-1.0, 1.0]), np.array([0, 1]), coverage)
+            fit_calibration(np.array([-1.0, 1.0]), np.array([0, 1]), coverage)
 
 
 @pytest.mark.parametrize("quantiles", [(0.7533, 0.7361), (0.4, 0.45)])
