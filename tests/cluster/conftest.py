@@ -6,6 +6,7 @@ import importlib.util
 import os
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
@@ -70,7 +71,9 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         pytest.skip("Ray is not installed")
     code = tmp_path_factory.mktemp("code")
     (code / "sitecustomize.py").write_text(DEADLY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(code), prepend=os.pathsep)
-        with ray_session(None, 2):
-            yield
+    with ExitStack() as running:
+        # Ray's processes keep what they start with; the tests that come after must not.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(code), prepend=os.pathsep)
+            running.enter_context(ray_session(None, 2))
+        yield
