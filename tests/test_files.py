@@ -10,6 +10,10 @@ import pytest
 from groundglass import files
 
 
+def first_version(folder: str, quota: int, period: int) -> dict[str, str]:
+    return {f"{folder}/cpu.cfs_quota_us": str(quota), f"{folder}/cpu.cfs_period_us": str(period)}
+
+
 @pytest.mark.parametrize(
     ("groups", "settings", "cores"),
     [
@@ -19,17 +23,9 @@ from groundglass import files
         ("0::/\n", {"cpu.max": "max 100000"}, 8),
         ("0::/\n", {"cpu.max": "9900000 100000"}, 8),  # no more than there are
         ("0::/../gone\n", {"cpu.max": "300000 100000"}, 3),
-        (
-            "3:cpu,cpuacct:/x\n0::/\n",
-            {"cpu/x/cpu.cfs_quota_us": "250000", "cpu/x/cpu.cfs_period_us": "100000"},
-            3,
-        ),
-        (
-            "3:cpu,cpuacct:/docker/x\n",
-            {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "50000"},
-            2,
-        ),
-        ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ("3:cpu,cpuacct:/x\n0::/\n", first_version("cpu/x", 250_000, 100_000), 3),
+        ("3:cpu,cpuacct:/docker/x\n", first_version("cpu", 100_000, 50_000), 2),
+        ("3:cpu:/\n", first_version("cpu", -1, 100_000), 8),
         ("5:memory:/x\n", {"x/cpu.max": "100000 100000"}, 8),
         ("0::/\n", {"cpu.max": "nonsense"}, 8),
         (None, {}, 8),

@@ -6,10 +6,10 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from tests.conftest import wait_for
 from tests.training.conftest import write_data_set
 from typer.testing import CliRunner
 
@@ -77,9 +77,7 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(data: Path, tmp_p
         command(tmp_path, "0-1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     checkpoint = tmp_path / f"runs/official/{NETWORK}-none-seed-1/checkpoints/last.ckpt"
-    deadline = time.monotonic() + 240
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(checkpoint.exists, 240)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert "Traceback" not in err

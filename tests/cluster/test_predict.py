@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
+from tests.conftest import wait_for
 
 from groundglass.cluster.ray import RayClassifier
 from groundglass.errors import PredictionError
@@ -111,10 +111,7 @@ def test_a_run_that_is_not_wanted_any_more_ends_and_one_that_is_too_large_never_
     predictions.close()
     with pytest.raises(PredictionError, match="--workers 3"):
         next(RayClassifier(bundle, workers=3).predict_all([folder]))
-    deadline = time.monotonic() + 30
-    while workers("ray::_classify") and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not workers("ray::_classify")
+    wait_for(lambda: not workers("ray::_classify"))
 
 
 def test_a_bundle_is_verified_by_the_workers_too_and_may_be_a_zip(

@@ -8,11 +8,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.conftest import wait_for
 
 from groundglass.cluster.ray import ray_session
 from groundglass.errors import PredictionError
@@ -104,10 +104,7 @@ def test_a_local_ray_listens_to_this_machine_only_and_leaves_nothing(tmp_path: P
     assert [line for line in errors.splitlines() if "Set ray log level" not in line] == []
     assert not list(home.iterdir()), "no token is left in the home"
     assert not list(temporary.glob("groundglass-*"))
-    deadline = time.monotonic() + 30
-    while (left := [pid for pid in family if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not left
+    wait_for(lambda: not [pid for pid in family if Path(f"/proc/{pid}").exists()])
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
+from tests.conftest import change_dicom
 from typer.testing import CliRunner
 
 from groundglass.cli.data import PublicCollection, app
@@ -63,9 +64,7 @@ def series(folder: Path, count: int, seed: int = 0) -> list[bytes]:
     for name, phantom in zip(rng.permutation(count), phantoms, strict=True):
         file = folder / f"IM{name:04d}.dcm"
         write_dicom(phantom, file)
-        dataset = dcmread(file)
-        dataset.SliceLocation = dataset.ImagePositionPatient[2]
-        dataset.save_as(file)
+        change_dicom(file, SliceLocation=phantom.slice.origin.position[2])
     return [LUNG.apply(phantom.hounsfield).tobytes() for phantom in phantoms]
 
 

@@ -8,13 +8,12 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.conftest import Asked, Said, Server
+from tests.conftest import Asked, Said, Server, wait_for
 
 from groundglass.data.covid_ct import download_covid_ct, entries, load_covid_ct
 from groundglass.errors import DataError
@@ -77,10 +76,7 @@ def test_killed_download_goes_on_with_what_is_there(upstream: Upstream, tmp_path
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as running:
-        deadline = time.monotonic() + 120
-        while "CT_NonCOVID.zip" not in upstream.requests and running.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: "CT_NonCOVID.zip" in upstream.requests or running.poll() is not None, 120)
         running.kill()
         printed, _ = running.communicate()
     assert b"belong to their publishers" in printed

@@ -21,6 +21,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from PIL import Image
 from pydicom.filebase import DicomBytesIO
+from tests.conftest import change_dicom
 
 import groundglass
 from groundglass import Classifier, Prediction, Predictions
@@ -41,10 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(4):
         path = folder / f"{number}.dcm"
         write_dicom(PHANTOM, path)
-        dataset = pydicom.dcmread(path)
-        dataset.SeriesInstanceUID, dataset.SOPInstanceUID = "1.2.3", f"1.2.3.{number}"
-        dataset.ImagePositionPatient = [0, 0, 10.0 * number]
-        dataset.save_as(path)
+        own = {"SOPInstanceUID": f"1.2.3.{number}", "ImagePositionPatient": [0, 0, 10.0 * number]}
+        change_dicom(path, SeriesInstanceUID="1.2.3", **own)
     return folder
 
 

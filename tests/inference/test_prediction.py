@@ -8,8 +8,8 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
-import pydicom
 import pytest
+from tests.conftest import change_dicom
 
 from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.phantom import make_phantom, write_dicom
@@ -36,9 +36,7 @@ def named(tmp_path: Path) -> Path:
     """A DICOM phantom of somebody."""
     path = tmp_path / "named.dcm"
     write_dicom(make_phantom(np.random.default_rng(3), 0.2, 0.5, size=128), path)
-    dataset = pydicom.dcmread(path)
-    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = "Doe^Jane", "MRN-77", "19500102"
-    dataset.save_as(path)
+    change_dicom(path, PatientName="Doe^Jane", PatientID="MRN-77", PatientBirthDate="19500102")
     return path
 
 
@@ -72,9 +70,7 @@ def test_a_row_that_cannot_be_a_prediction_is_refused(column: str, value: object
 
 
 def test_a_refused_slice_can_be_shown(classifier: Classifier, named: Path) -> None:
-    dataset = pydicom.dcmread(named)
-    dataset.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
-    dataset.save_as(named)
+    change_dicom(named, ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
     prediction = classifier.predict(named)
     assert prediction.status is Status.REFUSED
     assert prediction.evidence.lesion_map is None

@@ -16,7 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 import requests
-from tests.conftest import Asked, Said, Server
+from tests.conftest import Asked, Said, Server, change_dicom
 
 from groundglass.imaging.phantom import make_series, write_dicom
 
@@ -143,9 +143,7 @@ def series(tmp_path: Path) -> list[Path]:
     for phantom in make_series(np.random.default_rng(5), 5, 0.5, 256):
         paths.append(tmp_path / "series" / f"{phantom.instance}.dcm")
         write_dicom(phantom, paths[-1])
-        named = pydicom.dcmread(paths[-1])
-        named.PatientName, named.PatientID, named.PatientBirthDate = NAME, ID, "19310719"
-        named.save_as(paths[-1])
+        change_dicom(paths[-1], PatientName=NAME, PatientID=ID, PatientBirthDate="19310719")
     return paths
 
 

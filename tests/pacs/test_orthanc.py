@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import pydicom
 import pytest
+from tests.conftest import wait_for
 from tests.pacs.conftest import PLUGIN, Orthanc
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "orthanc"
@@ -33,10 +33,8 @@ def test_arriving_chest_ct_gets_a_report(
             foot.PatientID, foot.BodyPartExamined = "another", "FOOT"
             foot.save_as(tmp_path / "foot.dcm")
             orthanc.put(tmp_path / "foot.dcm", path)
-        end = time.monotonic() + 60
-        while not (reports := orthanc.objects("SR")) and time.monotonic() < end:
-            time.sleep(0.5)
-        (report,) = reports
+        wait_for(lambda: orthanc.objects("SR"))
+        (report,) = orthanc.objects("SR")
         assert report.StudyInstanceUID == pydicom.dcmread(series[0]).StudyInstanceUID
         assert len(orthanc.objects("OT")) == len(series)
     finally:

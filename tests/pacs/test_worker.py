@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from tests.conftest import Asked, Said, Server
+from tests.conftest import Asked, Said, Server, change_dicom
 from tests.pacs.conftest import ID, NAME, Orthanc
 from tests.pacs.test_report import accepted_by_others, words
 
@@ -126,9 +126,7 @@ def test_where_nothing_can_be_classified_the_report_says_so(
     orthanc: Orthanc, poll: MakePoll, series: list[Path]
 ) -> None:
     for path in series:
-        turned = pydicom.dcmread(path)
-        turned.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
-        turned.save_as(path)
+        change_dicom(path, ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
     (result,) = poll(orthanc.url).study(orthanc.put(*series))
     assert result.summary is not None
     assert result.summary.series_score is None

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,6 +20,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+from tests.conftest import wait_for
 
 from groundglass.imaging.phantom import make_phantom
 
@@ -157,13 +157,6 @@ def head(content: bytes, query: str = "") -> bytes:
 
 def everything(opened: socket.socket) -> bytes:
     return b"".join(iter(lambda: opened.recv(65536), b""))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 @contextmanager

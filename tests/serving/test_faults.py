@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.serving.conftest import CLASSIFY, SLOW, Running, Start, form, head, is_problem, wait_for, zipped
+from tests.conftest import wait_for
+from tests.serving.conftest import CLASSIFY, SLOW, Running, Start, form, head, is_problem, zipped
 
 NAMED = "Zwiebelfisch"
 FAILS = f"if item.origin.file.endswith('bad.png'): raise RuntimeError('{NAMED} in ' + item.origin.file)"

@@ -9,6 +9,7 @@ from contextlib import suppress
 import cv2
 import numpy as np
 import pytest
+from tests.conftest import wait_for
 from tests.serving.conftest import (
     FORM,
     MIB,
@@ -20,7 +21,6 @@ from tests.serving.conftest import (
     form,
     is_problem,
     picture,
-    wait_for,
     zipped,
 )
 

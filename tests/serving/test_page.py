@@ -23,7 +23,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
-from tests.serving.conftest import TOKEN, Running, Start, wait_for
+from tests.conftest import wait_for
+from tests.serving.conftest import TOKEN, Running, Start
 
 from groundglass.imaging.phantom import make_series, write_dicom, write_png
 from groundglass.inference.bundle import DEFAULT

@@ -13,18 +13,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.serving.conftest import (
-    FORM,
-    MIB,
-    PATIENCE,
-    Running,
-    Start,
-    everything,
-    form,
-    picture,
-    running,
-    wait_for,
-)
+from tests.conftest import wait_for
+from tests.serving.conftest import FORM, MIB, PATIENCE, Running, Start, everything, form, picture, running
 
 CLIENTS = 6
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tests.conftest import wait_for
 
 from groundglass.imaging.phantom import make_phantom
 from groundglass.training.recipe import AnyRecipe_co, Recipe, load_recipe
@@ -65,9 +65,7 @@ def kill_after_an_epoch(
 ) -> tuple[int, str]:
     """Start a training and end it as soon as there is a checkpoint to resume from: exit status and standard error."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    checkpoint, deadline = run / "checkpoints" / "last.ckpt", time.monotonic() + 240
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: (run / "checkpoints" / "last.ckpt").exists() or process.poll() is not None, 240)
     process.send_signal(by)
     said = process.communicate()[1]
     return process.returncode, said

@@ -37,8 +37,6 @@ from groundglass.reporting.report import (
     render,
 )
 
-_Values = NDArray[np.float64]
-
 GALLERY = 6
 """Slices shown of each kind of error."""
 
@@ -249,39 +247,36 @@ def _curves(evaluation: Evaluation) -> Iterator[FigurePanel]:
     bands: tuple[Band | None, Band | None] = (None, None)
     shaded = ""
     if measured.metrics["auc"].low is not None:
-        bands = Resampling(evaluation.part.patient, measured.resamples, measured.seed).bands(
-            label, probability
+        resampling = Resampling(evaluation.part.patient, measured.resamples, measured.seed)
+        bands, shaded = (
+            resampling.bands(label, probability),
+            " Shaded: pointwise 95 % interval over patients.",
         )
-        shaded = " Shaded: pointwise 95 % interval over patients."
-
-    def panel(
-        name: str, title: str, words: str, curve: tuple[_Values, _Values], legend: str,
-        chance: tuple[float, float], point: tuple[float, float] | None, names: tuple[str, str],
-    ) -> FigurePanel:  # fmt: skip
-        along, height = (axis.partition(" (")[0].lower() for axis in names)
-        columns, band = {along: curve[0], height: curve[1]}, bands[name != "roc"]
+    false, true, _ = sklearn.roc_curve(label, probability, drop_intermediate=False)
+    precise, recalled, _ = sklearn.precision_recall_curve(label, probability)
+    chance, precision = float(label.mean()), value["precision"]
+    for name, title, words, axes, curve, legend, guess, point, band in (
+        (
+            "roc", "ROC curve",
+            f"At the threshold {THRESHOLD:g} the network finds {recall:.1%} of the COVID slices and takes "
+            f"{1 - specificity:.1%} of the NonCOVID slices for COVID. Area under the curve {auc:.3f}.",
+            ("False positive rate (1 − specificity)", "True positive rate (recall)"), (false, true),
+            f"AUC {auc:.3f}", (0.0, 1.0), (1 - specificity, recall), bands[0],
+        ),
+        (
+            "precision-recall", "Precision and recall",
+            f"Average precision {average:.3f}; {chance:.1%} of the slices are COVID.",
+            ("Recall (share of COVID slices found)", "Precision (share of COVID calls right)"), (recalled, precise),
+            f"average precision {average:.3f}", (chance, chance),
+            None if precision is None else (recall, precision), bands[1],
+        ),
+    ):  # fmt: skip
+        along, height = (axis.partition(" (")[0].lower() for axis in axes)
+        columns = {along: curve[0], height: curve[1]}
         if band is not None:
             columns |= dict(zip((f"{along} of the band", "low", "high"), band, strict=True))
-        figure = figures.curve_figure(curve, legend, chance, point, names, band)
-        return _panel(name, title, figure, words + shaded, columns)
-
-    x, y, _ = sklearn.roc_curve(label, probability, drop_intermediate=False)
-    yield panel(
-        "roc", "ROC curve",
-        f"At the threshold {THRESHOLD:g} the network finds {recall:.1%} of the COVID slices and takes "
-        f"{1 - specificity:.1%} of the NonCOVID slices for COVID. Area under the curve {auc:.3f}.",
-        (x, y), f"AUC {auc:.3f}", (0, 1), (1 - specificity, recall),
-        ("False positive rate (1 − specificity)", "True positive rate (recall)"),
-    )  # fmt: skip
-    chance, precision = float(label.mean()), value["precision"]
-    y, x, _ = sklearn.precision_recall_curve(label, probability)
-    yield panel(
-        "precision-recall", "Precision and recall",
-        f"Average precision {average:.3f}; {chance:.1%} of the slices are COVID.",
-        (x, y), f"average precision {average:.3f}", (chance, chance),
-        None if precision is None else (recall, precision),
-        ("Recall (share of COVID slices found)", "Precision (share of COVID calls right)"),
-    )  # fmt: skip
+        figure = figures.curve_figure(curve, legend, guess, point, axes, band)
+        yield _panel(name, title, figure, words + shaded, columns)
 
 
 def _calls(evaluation: Evaluation) -> Iterator[FigurePanel]:

@@ -15,8 +15,8 @@ from typing import Any
 import cv2
 import nibabel
 import numpy as np
-import pydicom
 import pytest
+from tests.conftest import change_dicom
 
 from groundglass.imaging.phantom import make_phantom, write_dicom
 
@@ -92,12 +92,9 @@ def series(tmp_path: Path) -> Path:
     for number in range(5):
         path = folder / f"IM{number}"
         write_dicom(make_phantom(np.random.default_rng(number), 0.1 * number, 0.5, size=96), path)
-        dataset = pydicom.dcmread(path)
-        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", "1.2.3.4"
-        dataset.PixelSpacing = [3.7, 3.7]
-        dataset.ImagePositionPatient = [0, 0, -10.0 * number]
-        dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = NAME, ID, BIRTH
-        dataset.save_as(path)
+        scan = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4", "PixelSpacing": [3.7, 3.7]}
+        who = {"PatientName": NAME, "PatientID": ID, "PatientBirthDate": BIRTH}
+        change_dicom(path, ImagePositionPatient=[0, 0, -10.0 * number], **scan, **who)
     return folder
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pydicom
 import pytest
 from tests.cli.predict.conftest import BIRTH, ID, NAME, Run, png, predictions_of, write_pictures
+from tests.conftest import change_dicom
 
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS
 
@@ -37,9 +37,7 @@ def everything_in(folder: Path) -> bytes:
 
 def test_no_output_names_the_patient(run: Run, series: Path, tmp_path: Path) -> None:
     (series / "IM9").write_bytes((series / "IM0").read_bytes()[:3000])
-    dataset = pydicom.dcmread(series / "IM1")
-    dataset.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
-    dataset.save_as(series / "IM1")
+    change_dicom(series / "IM1", ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
     outputs = [run(series, *arguments) for arguments in ((), ("--json",), ("--csv",))]
     arguments = ["--output", tmp_path / "out"]
     pytest.importorskip("pyarrow")

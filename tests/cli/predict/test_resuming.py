@@ -7,12 +7,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
 import pytest
 from tests.cli.predict.conftest import Run, command, pixels, predictions_of, volume, write_pictures
+from tests.conftest import wait_for
 
 
 def names(rows: list[dict[str, object]]) -> list[str]:
@@ -112,11 +112,7 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, tiny_bundle: Path, signal
     pictures, out = write_pictures(tmp_path / "many", 150), tmp_path / "out"
     words, predictions = command(tiny_bundle, pictures, "--output", out), out / "predictions.jsonl"
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (
-            predictions.exists() and predictions.read_bytes().count(b"\n") > 10
-        ):
-            time.sleep(0.01)
+        wait_for(lambda: predictions.exists() and predictions.read_bytes().count(b"\n") > 10)
         process.send_signal(signalled)
         _, err = process.communicate(timeout=60)
     found = predictions.read_bytes().count(b"\n")

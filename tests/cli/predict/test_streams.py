@@ -7,11 +7,11 @@ import os
 import shlex
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from tests.cli.predict.conftest import command, png, write_pictures
+from tests.conftest import wait_for
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 FULL = "error: standard output cannot be written (No space left on device)"
@@ -115,12 +115,11 @@ def test_told_to_end_it_leaves_no_temporary(
 def test_waiting_for_standard_input_it_can_be_told_to_end(tiny_bundle: Path) -> None:
     with subprocess.Popen(command(tiny_bundle, "-"), stdin=subprocess.PIPE) as process:
         held = Path(f"/proc/{process.pid}/fd")
-        deadline = time.monotonic() + 60
+
         # Standard input has a second number while it is read.
-        while (
-            time.monotonic() < deadline
-            and [os.readlink(fd) for fd in held.iterdir() if fd.exists()].count(os.readlink(held / "0")) < 2
-        ):
-            time.sleep(0.05)
+        def opened() -> list[str]:
+            return [os.readlink(fd) for fd in held.iterdir() if fd.exists()]
+
+        wait_for(lambda: opened().count(os.readlink(held / "0")) > 1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 128 + signal.SIGTERM
