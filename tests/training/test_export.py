@@ -19,11 +19,11 @@ from groundglass.data.load import load_dataset
 from groundglass.data.manifest import read_pixels, read_record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
+from groundglass.evaluation import calibration as fitting
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.inference import reference as embedding_reference
 from groundglass.inference.bundle import Bundle, Engine
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.input_check import appearance, unfit
@@ -65,7 +65,7 @@ def bundle(run: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """In single precision."""
     path = tmp_path_factory.mktemp("bundle") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedding_reference, "FEWEST", 10)
+        patch.setattr(fitting, "FEWEST", 10)
         written = Export(run, path, (data,), precision="fp32", cache=path.parent)
         assert export(written, lambda _: None) == "fp32"
     return path
