@@ -40,22 +40,22 @@ LAYERS = {
 CLOSED = {"experiments", "audit", "serving", "pacs", "cluster"}
 # Lines that each room may hold: it may only shrink. The goal is 17,000 in all (CONTRIBUTING.md has the goals).
 CEILINGS = {
-    "top": 245,
-    "imaging": 3_960,
-    "models": 1_000,
-    "data": 2_590,
-    "training": 3_885,
-    "inference": 4_185,
-    "evaluation": 2_090,
-    "reporting": 645,
-    "cli": 2_050,
-    "experiments": 1_455,
-    "audit": 1_420,
-    "serving": 1_445,
-    "pacs": 1_110,
-    "cluster": 320,
+    "top": 235,
+    "imaging": 3_690,
+    "models": 810,
+    "data": 2_405,
+    "training": 3_385,
+    "inference": 3_550,
+    "evaluation": 1_915,
+    "reporting": 610,
+    "cli": 1_855,
+    "experiments": 1_375,
+    "audit": 1_335,
+    "serving": 1_340,
+    "pacs": 950,
+    "cluster": 305,
 }
-LINES, FILES, LINES_OF_TESTS = 26_290, 100, 21_930
+LINES, FILES, LINES_OF_TESTS = 23_650, 100, 17_330
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
@@ -257,8 +257,8 @@ def test_little_stands_behind_a_prediction(tmp_path: Path) -> None:
 
 def test_no_more_than_they_need_stands_behind_the_experiments() -> None:
     files = closure("groundglass.cli.experiments")
-    assert len(files) <= 60
-    assert lines_of(files) <= 12_610
+    assert len(files) <= 50
+    assert lines_of(files) <= 11_010
 
 
 def without_torch(*modules: str) -> subprocess.CompletedProcess[str]:

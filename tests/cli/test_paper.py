@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import wait_for
+from tests.experiments.results_factory import seeds, write
+from tests.test_architecture import ENVIRONMENT, TORCH, WITHOUT_TORCH
 from tests.training.conftest import write_data_set
 from typer.testing import CliRunner
 
@@ -97,6 +99,17 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(data: Path, tmp_p
     assert resumed["predictions"] == whole["predictions"]
     assert [row["val_loss"] for row in resumed["history"]] == [row["val_loss"] for row in whole["history"]]
     assert len(resumed["history"]) == 3
+
+
+def test_rendering_needs_no_torch(tmp_path: Path) -> None:
+    write(tmp_path, *seeds("vgg-16-none", 1.0, experiment="table1"))
+    words = ["paper", "table1", "--render-only", "--output", str(tmp_path)]
+    script = f"{WITHOUT_TORCH}\nsys.argv[1:] = {words!r}\nfrom groundglass.cli.main import main\nmain()"
+    command = [sys.executable, "-c", script, ",".join(sorted(TORCH))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert "vgg-16" in done.stdout
+    assert (tmp_path / "table1.md").read_text().strip() == done.stdout.strip()
 
 
 @pytest.mark.parametrize(
