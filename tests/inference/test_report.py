@@ -96,15 +96,16 @@ REFUSED = [Prediction(Status.REFUSED, f"r/{n}.png", "b", f"blank: one grey ({n}.
 def test_a_series_comes_with_its_answer_its_three_slices_and_the_rest_from_feet_to_head(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:
-    page = Page(write(tmp_path / "out", tiny_bundle, [*SERIES, NECK, FAILED]))
+    html = write(tmp_path / "out", tiny_bundle, [*SERIES, NECK, FAILED])
+    order = "with care", 'id="series"', "0 0 512 220", 'id="s3"', 'id="refused"', 'id="made"'
+    assert sorted(order, key=html.index) == list(order)
+    page = Page(html)
     assert page.slices() == [3, 1, 2, 0, 4, 5], "by probability, then 0, 30 and 90 mm"
-    assert "Label COVID of the series" in page.text["series-1"]
-    assert "Series score 0.700 mean of the 3 highest probabilities; 0.316–" in page.text["series-1"]
-    assert (
-        "6 slices: 5 classified (2 COVID, 2 NonCOVID, 1 uncertain), 1 outside the lungs"
-        in page.text["series-1"]
-    )
-    assert "highest 0.900 at 40 mm, lowest 0.100" in page.text["series-1"]
+    answer = page.text["series-1"]
+    assert "Label COVID of the series" in answer
+    assert "Series score 0.700 mean of the 3 highest probabilities; 0.316–" in answer
+    assert "6 slices: 5 classified (2 COVID, 2 NonCOVID, 1 uncertain), 1 outside the lungs" in answer
+    assert "highest 0.900 at 40 mm, lowest 0.100" in answer
     assert "COVID 0.900 at 40.0 mm" in page.text["lungs-3"], "it stands below the toggles"
     assert "one-lung-found" in page.text["lungs-3"]
     assert page.text["s5"].strip() == "90.0 mm outside the lungs"
@@ -196,13 +197,17 @@ def test_a_damaged_picture_is_left_out(tmp_path: Path, tiny_bundle: Path, conten
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("series", ["1.1", None], ids=["a series", "loose slices"])
+@pytest.mark.parametrize("series", [1, None, 4], ids=["a series", "loose slices", "four series"])
 def test_forty_slices_are_ten_screens_on_a_phone_and_outlines_are_toggled_in_place(
-    chromium: tuple[Any, Path], tmp_path: Path, tiny_bundle: Path, series: str | None
+    chromium: tuple[Any, Path], tmp_path: Path, tiny_bundle: Path, series: int | None
 ) -> None:
     browser, _ = chromium
     browser.get_log("browser")
-    many = [replace(OK, file=f"{n}.dcm", frame=None, position=n * 5.0, series=series) for n in range(40)]
+    one = replace(OK, frame=None, series=None)
+    many = [
+        replace(one, file=f"{n}.dcm", position=n * 5.0, series=series and f"1.{n % series}")
+        for n in range(40)
+    ]
     write(tmp_path / "out", tiny_bundle, [*many, *REFUSED])
 
     def ask(script: str) -> object:
@@ -221,5 +226,5 @@ def test_forty_slices_are_ten_screens_on_a_phone_and_outlines_are_toggled_in_pla
         assert ask(shown) == "inline"
         browser.find_element("css selector", f"label[for^={layer}-]").click()
         assert ask(shown) == "none"
-        assert ask(f"document.querySelectorAll('.viewer .{layer}').length") == 3
+        assert ask(f"document.querySelectorAll('.viewer .{layer}').length") == 3 * (series or 1)
     assert browser.get_log("browser") == []
