@@ -145,9 +145,8 @@ def test_patient_and_study_are_those_of_the_images_whatever_their_alphabet(
     source = image(SpecificCharacterSet=charset, PatientName=name, AccessionNumber="A1", PatientAge="088Y")
     made(source=source).save_as(tmp_path / "made.dcm", enforce_file_format=True)
     read = pydicom.dcmread(tmp_path / "made.dcm")
-    assert {element.keyword: read[element.keyword].value for element in source} == {
-        element.keyword: element.value for element in source
-    }
+    del source.SpecificCharacterSet  # may be another one
+    assert [str(read[element.keyword].value) for element in source] == [str(each.value) for each in source]
 
 
 def test_a_damaged_header_costs_no_report() -> None:
