@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,26 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "tiny"
     write_bundle(path, *tiny_parts())
     return path
+
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes; its text, whole and by the id of what last had one."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.html, self.text, self.parts, self._id = html, "", {"": ""}, ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._id = dict(attrs).get("id") or self._id
+        self.parts.setdefault(self._id, "")
+
+    def handle_data(self, data: str) -> None:
+        words = "".join(f"{word} " for word in data.split())
+        self.text += words
+        self.parts[self._id] += words
 
 
 @dataclass(frozen=True)
