@@ -388,11 +388,13 @@ def test_marks_say_where_the_patient_lies(
     opened.drag(0, bar.size["height"], start=(30, -100))
     length = float(opened.announced().split()[1])
     assert length == pytest.approx(millimetres, rel=0.02), "the ruler agrees with the bar"
-    prone = tmp_path / "prone.dcm"
+    prone = tmp_path / "1.2.840.113619.2.55" / "prone.dcm"
+    prone.parent.mkdir()
     prone.write_bytes((samples / "study/ill/05.dcm").read_bytes())
-    change_dicom(prone, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0])
-    opened.open(service, prone)
-    assert opened.texts("[data-plane=axial] .side") == ["L", "R", "P", "A"]
+    change_dicom(prone, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0], SeriesDescription="")
+    opened.open(service, prone.parent, into="choose-folder")
+    opened.wait(lambda: opened.texts("[data-plane=axial] .side") == ["L", "R", "P", "A"])
+    assert opened.texts(".card .name") == ["Series"], "a folder that is named by a UID names nothing"
 
 
 def test_a_ruler_and_a_region_measure(opened: Page, study: dict[str, Any], service: Running) -> None:

@@ -22,14 +22,7 @@ from groundglass.inference.bundle import Bundle
 from groundglass.inference.calibration import slices_in_score
 from groundglass.inference.input_check import FLAGS
 from groundglass.inference.prediction import Evidence, Prediction, Status
-from groundglass.inference.series import (
-    SERIES_SCORE,
-    Axis,
-    Curve,
-    SeriesSummary,
-    Totals,
-    place_on,
-)
+from groundglass.inference.series import SERIES_SCORE, Axis, Curve, SeriesSummary, Totals, place_on
 from groundglass.inference.writers import file_errors, read_predictions
 from groundglass.reporting.html import CITATION, NOTICE, environment
 from groundglass.reporting.overlay import Layers, Picture, fit, grey_picture
@@ -68,7 +61,8 @@ def picture_name(file: str, frame: int | None) -> str:
 
 def save_picture(evidence: Evidence, path: Path) -> None:
     """Write a slice with the outlines of its lungs and lesions as SVG, without any metadata."""
-    layers = Layers.of(evidence.slice.pixels, evidence.cropped.lungs, evidence.lesions())
+    seen, cropped = evidence.slice, evidence.cropped
+    layers = Layers.of(seen.pixels, cropped.lungs, evidence.lesions(), seen.origin.spacing)
     with file_errors(path):
         path.write_text(layers.svg(), encoding="ascii")
 

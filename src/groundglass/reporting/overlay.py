@@ -33,17 +33,23 @@ class Layers:
     """A slice with what was found on it, in layers that can be shown and hidden; nothing is stretched."""
 
     width: int  # of the slice in pixels
-    height: int
+    height: int  # the same, stretched where the slice's pixels are no squares
     picture: str  # the slice as JPEG in base64, its longer side at most 512 pixels
     lesions: str  # their outlines as data of an SVG path, in pixels of the slice; empty where there are none
     lungs: str  # the same of the lungs
 
     @classmethod
-    def of(cls, pixels: NDArray[np.uint8], lungs: NDArray[np.bool_], lesions: NDArray[np.bool_]) -> Layers:
-        """Those of grey pixels and masks, shape (H, W) each."""
-        height, width = pixels.shape
+    def of(
+        cls, pixels: NDArray[np.uint8], lungs: NDArray[np.bool_], lesions: NDArray[np.bool_],
+        spacing: tuple[float, float] | None,
+    ) -> Layers:  # fmt: skip
+        """Those of grey pixels and masks, shape (H, W) each, with mm between rows and between columns, where known."""
+        rows, width = pixels.shape
+        tall = min(max(spacing[0] / spacing[1], 0.1), 10) if spacing and all(spacing) else 1.0
         picture = jpeg(pixels, min(_LONGEST, max(pixels.shape)), _QUALITY)
-        return cls(width, height, picture, _contours(lesions), _contours(lungs))
+        return cls(
+            width, max(1, round(rows * tall)), picture, _contours(lesions, tall), _contours(lungs, tall)
+        )
 
     @classmethod
     def read(cls, text: str) -> Layers | None:
@@ -126,10 +132,10 @@ def outline_svg(
     )
 
 
-def _contours(mask: NDArray[np.bool_]) -> str:
-    """Closed polygons around a mask's parts and holes, for the attribute ``d`` of a path."""
+def _contours(mask: NDArray[np.bool_], tall: float = 1) -> str:
+    """Closed polygons around a mask's parts and holes, rows ``tall`` apart, for the attribute ``d`` of a path."""
     found = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)[0]
-    lines = (" L".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in each[:, 0, :].tolist()) for each in found)
+    lines = (" L".join(f"{x + 0.5:g},{tall * (y + 0.5):g}" for x, y in each[:, 0].tolist()) for each in found)
     return " ".join(f"M{line} Z" for line in lines)
 
 
