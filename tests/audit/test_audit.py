@@ -124,6 +124,10 @@ def test_a_clean_data_set_has_nothing(clean: Manifest) -> None:
     assert clear.pairs == ()
     assert found(clear, ["leakage", "duplicates", "conflicts", "lookalikes", "unreadable"]) == []
     assert clear.warnings() == ()
+    hospitals = [replace(one, source="Bern" if one.label is Label.COVID else "Rome") for one in clean]
+    apart = replace(clear, records=(*hospitals, replace(hospitals[0], source="Rome")))
+    said = "1 source whose slices all have one label, which it gives away: Bern (COVID)."
+    assert apart.warnings() == (said,)
 
 
 def test_unlabelled_slices_are_audited_for_copies_alone(spoilt: Manifest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ def test_table_report_and_status(manifest: str, tmp_path: Path) -> None:
     assert done.exit_code == 5, done.output
     for shown in ("same file", "again.png", "How well the label is predicted"):
         assert shown in done.stdout
+    assert len(re.findall(r"\(\d\.\d{3}–\d\.\d{3}\)", done.stdout)) == 8, "intervals are cut apart"
     assert "found: leakage: 1" in done.stderr
     assert "found: conflicts: 1" in done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.json", "audit.md", "report.html"}

@@ -231,6 +231,17 @@ def test_training_slices_and_patients_are_recognised(
     assert any(each.startswith("2 of 12 slices belong to 1 patients") for each in warnings)
 
 
+def test_sources_that_give_the_label_away_are_told(
+    run: BrightnessRun, go: Go, make_manifest: MakeManifest
+) -> None:
+    manifest, run.info["training_sha256"] = make_manifest(), ["0" * 64]
+    apart = [replace(one, source="Bern" if one.label is Label.COVID else "Rome") for one in manifest]
+    (warning,) = go(replace(manifest, records=tuple(apart))).warnings
+    assert warning.startswith("All slices of Bern (COVID), Rome (NonCOVID) have one label")
+    mixed = tuple(replace(one, source="Rome") if number % 3 == 0 else one for number, one in enumerate(apart))
+    assert any("of Bern (COVID) have" in each for each in go(replace(manifest, records=mixed)).warnings)
+
+
 def test_what_is_not_known_is_said(go: Go, make_manifest: MakeManifest) -> None:
     manifest = make_manifest()
     records = tuple(
