@@ -74,7 +74,8 @@ def evaluate(
         part = "all" if split is None else "test"
     elif split is None and part != "all":
         split = opened.info["split"]
-    with Progress(console=Console(stderr=True), transient=True) as display:
+    console = Console(stderr=True, soft_wrap=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as display:
         task = display.add_task("Evaluating", total=None)
         evaluation = evaluate_run(
             opened, manifest, split, part, output, data=data, resamples=resamples, seed=seed,
@@ -82,7 +83,7 @@ def evaluate(
         )  # fmt: skip
     write_report(opened, evaluation, output)
     for warning in evaluation.warnings:
-        Console(stderr=True, soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(warning)}")
+        console.print(f"[bold yellow]warning:[/] {escape(warning)}")
     if as_json:
         typer.echo(json.dumps(evaluation.document, indent=2, ensure_ascii=False))
         return
