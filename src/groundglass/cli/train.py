@@ -30,6 +30,7 @@ from groundglass.cli.options import (
     Seed,
     Split,
     Threads,
+    duration,
 )
 from groundglass.errors import RecipeError
 from groundglass.models.catalogue import MEASURED_AT, entries, find
@@ -111,8 +112,7 @@ def _devices(text: str | None) -> int | tuple[int, ...] | None:
             return None if text is None else int(text)
         return tuple(int(each) for each in text.split(",") if each.strip())
     except ValueError:
-        wanted = "expected a number such as 2, or GPUs such as 0,2 or 1,"
-        raise RecipeError(f"--devices {text}: {wanted}") from None
+        raise RecipeError(f"--devices {text}: expected a number such as 2, or GPUs: 0,2 or 1,") from None
 
 
 def _plan(job: Job[Recipe]) -> None:
@@ -128,10 +128,8 @@ def _plan(job: Job[Recipe]) -> None:
     for (part, source, label), count in known.counts.items():
         table.add_row(part, escape(source), label, str(count))
     console.print(table)
-    seconds, minutes = known.seconds, round(known.seconds / 60)
-    longer = f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-    about = f"{seconds:.0f} s" if seconds < 90 else longer
-    console.print(f"{known.recipe.training.epochs} epochs of {known.batches} batches: about {about}")
+    length = f"{known.recipe.training.epochs} epochs of {known.batches} batches"
+    console.print(f"{length}: about {duration(known.seconds)}")
 
 
 @contextmanager
@@ -140,8 +138,7 @@ def _interruptible(output: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        begun = (output / "run.json").exists()
-        advice = ", continue it with --resume" if begun else " before it began"
+        advice = ", continue it with --resume" if (output / "run.json").exists() else " before it began"
         typer.echo(f"{output}: interrupted{advice}", err=True)
         raise typer.Exit(INTERRUPTED) from None
 

@@ -216,7 +216,7 @@ def _without_synthesis(job: Job[Recipe]) -> Job[Recipe]:
     return replace(job, recipe=recipe.model_copy(update={"synthesis": off}))
 
 
-def _records(job: Job[Recipe]) -> tuple[list[Record], list[Record], list[Record], list[Record]]:
+def _records(job: Job[Recipe]) -> tuple[list[Record], ...]:
     """The slices that train, that validate, that lesions are painted into, and that test."""
     manifest = load_pool(job.data, job.map_label).without(job.recipe.sampling.leave_out)
     split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
