@@ -237,16 +237,8 @@ def test_little_stands_behind_a_prediction(tmp_path: Path) -> None:
         "import sys\nfrom groundglass.cli.main import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
         "print(*[m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'groundglass'], sep='\\n')"
     )
-    command = [
-        sys.executable,
-        "-c",
-        script,
-        "predict",
-        str(picture),
-        "--output",
-        str(tmp_path / "out"),
-        "--quiet",
-    ]
+    options = ("--output", str(tmp_path / "out"), "--quiet")
+    command = [sys.executable, "-c", script, "predict", str(picture), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=ENVIRONMENT)
     files = [Path(line) for line in done.stdout.splitlines() if line.endswith(".py")]
     assert len(files) > 10
@@ -281,9 +273,7 @@ def test_onnx_runtime_reports_nothing(tmp_path: Path) -> None:
     for argument in ("groundglass", ""):
         home = tmp_path / (argument or "without")
         home.mkdir()
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "CI"))
-        }
+        environment = {key: text for key, text in os.environ.items() if not key.startswith(("ORT_", "CI"))}
         environment |= dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(home))
         command = [sys.executable, "-c", script, *filter(None, [argument])]
         environment["PYTHONPATH"] = str(PACKAGE.parent)

@@ -1,11 +1,14 @@
-"""Notebooks and scripts of ``examples`` run as a user would run them, on synthetic data."""
+"""Notebooks and scripts of ``examples``, and the Python of documents, run as a user would run them, on synthetic data."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -13,6 +16,7 @@ import pandas as pd
 import pytest
 
 from groundglass.data.phantoms import write_series
+from groundglass.imaging.phantom import make_phantom, write_png
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS, NOTEBOOKS = sorted(EXAMPLES.glob("*.py")), sorted(EXAMPLES.glob("*.ipynb"))
@@ -62,6 +66,20 @@ def test_processes_share_a_classifier(series: list[Path]) -> None:
     assert healthy < ill
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
+def test_the_python_of_documents_runs(
+    name: str, series: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall("```python\n(.*?)```", (EXAMPLES.parent / name).read_text("utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(series[1], "series")
+    write_png(make_phantom(np.random.default_rng(1), 0.4, 0.5, size=192), Path("slice.png"))
+    names: dict[str, Any] = {}
+    exec("\n".join(blocks), names)  # noqa: S102 - our own
+    assert names["prediction"].status.value == "ok"
+    assert name == "README.md" or names["answer"].counts.ok == 4
+
+
 def test_every_script_is_tested() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
     assert [path.name for path in SCRIPTS if f'run("{path.name}"' not in source] == []
@@ -81,9 +99,7 @@ def test_notebooks_run_from_top_to_bottom(
     monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "kept without outputs"
-    assert not [cell for cell in notebook.cells if cell.source.startswith("!")], (
-        "a command that fails ends it"
-    )
+    assert not [cell for cell in notebook.cells if cell.source.startswith("!")], "failures end it"
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     kinds = {kind for output in outputs for kind in output.get("data", ())}

@@ -23,10 +23,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=
 
 def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with (
-        pytest.raises(PredictionError, match=r"pip install '\.\[cluster\]'"),
-        ray_session(None, 1),
-    ):
+    with pytest.raises(PredictionError, match=r"pip install '\.\[cluster\]'"), ray_session(None, 1):
         pass
 
 

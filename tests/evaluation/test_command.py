@@ -115,16 +115,21 @@ def test_a_bundle_is_evaluated_and_nothing_written_into_it(
     assert fit["beyond_95"] is None
     assert set(fit["prediction_sets"]["coverage"]) == {"COVID", "NonCOVID"}
     page = (data.parents[1] / "out" / "report.html").read_text()
-    for words in (
+    expected = (
         "the input check refuses 4 %",
         "no reference of its training data",
         "<details",
         "COVID slices",
-    ):
-        assert words in page
+    )
+    assert all(words in page for words in expected)
     assert sorted(path.name for path in bundle.iterdir()) == before
     monkeypatch.setattr("groundglass.inference.bundle.DEFAULT", bundle)
-    shown = " ".join(command("default", data).stdout.replace("│", " ").split())
+    printed = command("default", data).stdout
+    shown = " ".join(printed.replace("│", " ").split())
+    assert max(map(len, printed.splitlines()[:-1])) == 80
+    assert {word for title in TITLES.values() for word in title.split()} <= set(shown.split()), (
+        "none is split"
+    )
     assert "24 slices of 12 patients" in shown
     assert all(title.split(" (")[0] in shown for title in TITLES.values())
     assert "Whether the bundle fits these slices" in shown

@@ -7,6 +7,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -141,9 +142,7 @@ def test_a_refusal_is_a_result(classifier: Classifier, source: Any, words: str) 
         ("nowhere.png", r"nowhere\.png: no such file"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_an_error_that_names_it(
-    classifier: Classifier, source: Any, words: str
-) -> None:
+def test_what_cannot_be_read_is_a_named_error(classifier: Classifier, source: Any, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         classifier.predict(source)
     assert classifier.predict([source])[0].status is Status.FAILED
@@ -159,7 +158,10 @@ def test_a_series_has_one_answer(classifier: Classifier, folder: Path) -> None:
     assert classifier.predict_series(headers).curve == by_folder.curve
     assert classifier.predict_series(classifier.predict(folder)) == by_folder, "nothing is classified twice"
     assert by_folder.to_frame()["at"].tolist() == [0, 10, 20, 30]
-    assert f"<b>{by_folder.label or 'no label'}</b>, series score" in by_folder._repr_html_()
+    shown = by_folder._repr_html_()
+    assert f"<b>{by_folder.label or 'no label'}</b>, series score" in shown
+    (points,) = re.findall('polyline points="([^"]*)"', shown)
+    assert [point.split(",")[0] for point in points.split()] == ["2.0", "86.0", "170.0", "254.0"]
     volume = classifier.predict_series(np.stack([HU] * 3), hu=True)
     assert (volume.series, volume.counts.ok, volume.curve.axis) == (None, 3, "frame")
     loose = classifier.predict_series([PIXELS, PIXELS])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+from groundglass.reporting.html import CITATION
 from groundglass.reporting.overlay import Layers
 from groundglass.reporting.report import FigurePanel, GalleryGroup, GalleryItem, MeasureRow, Report, render
 
@@ -49,9 +51,12 @@ def test_a_page_says_its_numbers_makes_no_requests_and_fits_phones() -> None:
         "a note",
         "what follows",
         "width=device-width",
-        "prefers-color-scheme: dark",
+        "color-scheme: dark",
+        CITATION,
     )
     assert all(each in html for each in shown)
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    assert "Cite [CITATION.cff]" in readme
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in html
     assert "Read these figures with care" not in html
     html = render(replace(REPORT, warnings=["mind the gap"]))

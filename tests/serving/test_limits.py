@@ -231,11 +231,7 @@ def test_work_that_takes_too_long_is_ended(hasty: Running, png: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("sent", "answer"),
-    [
-        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-", b""),
-        (b"", b""),
-        (b"x\r\n\r\n", b"HTTP/1.1 400 "),
-    ],
+    [(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-", b""), (b"", b""), (b"x\r\n\r\n", b"HTTP/1.1 400 ")],
 )
 def test_headers_that_do_not_come_and_what_is_no_http(tight: Running, sent: bytes, answer: bytes) -> None:
     with tight.connection() as opened:
