@@ -215,8 +215,7 @@ def slices(
 
     failed: list[ImageError] = []
     cut = (cut_slices(volume, output, every, least_lungs, failed.append) for volume in volumes)
-    written = sum(1 for pictures in cut for _ in pictures)
-    _written(output, written, "slices", failed)
+    _written(output, sum(1 for pictures in cut for _ in pictures), "slices", failed)
 
 
 @app.command()

@@ -378,5 +378,4 @@ class TrainingSamples(Dataset[Batch]):
 
 def with_lungs(slices: CroppedSet) -> CroppedSet:
     """The slices in which lungs fill enough of the picture to paint a lesion that can be seen."""
-    keep = np.flatnonzero(slices.lungs.mean(axis=(1, 2)) >= _LEAST_LUNG)
-    return slices.take(keep)
+    return slices.take(np.flatnonzero(slices.lungs.mean(axis=(1, 2)) >= _LEAST_LUNG))

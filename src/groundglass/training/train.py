@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, TensorDataset
 
 from groundglass.data.load import load_dataset, load_pool
-from groundglass.data.manifest import Label, Record
+from groundglass.data.manifest import PARTS, Label, Record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RecipeError
 from groundglass.files import write_bytes
@@ -119,7 +119,7 @@ def train_job(job: Job[Recipe]) -> Run:
     torch.manual_seed(job.seed)
     network = build_network(recipe)
     job.prepare(network)
-    data = _read(job, *_records(job))
+    data = _read(job, *_records(job)[:3])
     if job.rank == 0:
         if recipe != asked:
             _LOG.warning(
@@ -159,7 +159,7 @@ def plan(job: Job[Recipe]) -> Plan:
     job = _without_synthesis(job)
     network, recipe, size = build_network(job.recipe), job.recipe, job.recipe.training.batch_size
     job.prepare(network)
-    train, val, free = _records(job)
+    train, val, free, test = _records(job)
     draws = (recipe.sampling.draws or len(train)) + (recipe.synthesis.slices_per_epoch if free else 0)
     batches, some = max(1, draws // size), (train[:: max(1, len(train) // size)][:size], val[:2], free[:size])
     with tempfile.TemporaryDirectory() as folder:
@@ -172,7 +172,7 @@ def plan(job: Job[Recipe]) -> Plan:
     seconds = reading * (len(train) + len(val) + len(free)) + recipe.training.epochs * epoch
     counts = Counter(
         (name, record.hospital, str(record.label.value if record.label else "none"))
-        for name, records in (("train", train), ("val", val), ("lesion-free", free))
+        for name, records in (("train", train), ("val", val), ("test", test), ("lesion-free", free))
         for record in records
     )
     return Plan(recipe, counts, batches, seconds)
@@ -216,13 +216,11 @@ def _without_synthesis(job: Job[Recipe]) -> Job[Recipe]:
     return replace(job, recipe=recipe.model_copy(update={"synthesis": off}))
 
 
-def _records(job: Job[Recipe]) -> tuple[list[Record], list[Record], list[Record]]:
-    """The slices that train, that validate, and that lesions are painted into."""
+def _records(job: Job[Recipe]) -> tuple[list[Record], ...]:
+    """The slices that train, that validate, that lesions are painted into, and that test."""
     manifest = load_pool(job.data, job.map_label).without(job.recipe.sampling.leave_out)
     split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
-    train, val = (
-        [manifest.records[index] for index in split.parts.get(part, ())] for part in ("train", "val")
-    )
+    train, val, test = ([manifest.records[index] for index in split.parts.get(part, ())] for part in PARTS)
     for part, records in (("train", train), ("val", val)):
         if not records:
             advice = (
@@ -233,7 +231,7 @@ def _records(job: Job[Recipe]) -> tuple[list[Record], list[Record], list[Record]
         if record.label is None:
             raise DataError(f"{record.path}: has no label; training needs COVID or NonCOVID for every slice")
     free = job.lesion_free if job.recipe.synthesis.slices_per_epoch else None
-    return train, val, list(load_dataset(free, job.map_label).records) if free is not None else []
+    return train, val, list(load_dataset(free, job.map_label).records) if free is not None else [], test
 
 
 @dataclass(frozen=True)

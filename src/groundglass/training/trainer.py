@@ -229,8 +229,7 @@ def check_writable(path: Path, option: str) -> None:
         with tempfile.TemporaryFile(dir=_existing(path)) as probe:
             probe.write(bytes(4096))
     except OSError as error:
-        reason = f"cannot be written ({error.strerror}); choose another {option}"
-        raise RunError(f"{path}: {reason}") from None
+        raise RunError(f"{path}: cannot be written ({error.strerror}); choose another {option}") from None
 
 
 def _existing(path: Path) -> Path:
