@@ -305,7 +305,7 @@ def test_loose_pictures_stand_by_probability_and_say_why_they_were_refused(
         assert page.place() == place
         assert page.find("#slice .label").text == label
         assert page.find("#slice .reason").text.strip()
-        assert [page[name].is_enabled() for name in ("lesions", "lungs")] == [False, False]
+        page.wait(lambda: not page["lesions"].is_enabled() and not page["lungs"].is_enabled())
     assert page.find(".pane-text").is_displayed(), "a file that cannot be read has no picture"
     assert page.run("return [window.hacked, document.querySelectorAll('img').length]") == [None, 0]
 

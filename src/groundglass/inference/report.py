@@ -31,8 +31,7 @@ SERIES, SLICES, CARRIERS = 200, 1000, 3
 """Most series on the page, most slices beside those that carry an answer, and how many of these each series shows."""
 
 _REASONS, _EXAMPLES = 50, 3
-_HEIGHT, _SMALL = 320, 224
-_LONGEST_STEM = 60
+_HEIGHT, _SMALL, _LONGEST_STEM = 320, 224, 60
 _AXES: Mapping[Axis, tuple[str, str]] = {
     "mm": ("mm", "position towards the head, mm"),
     "frame": ("", "frame"),
