@@ -94,20 +94,12 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
     pixels = make_phantom(np.random.default_rng(0), 0.5, 0.5, size=128).slice.pixels
     quantiles = {"COVID": 0.6, "NonCOVID": 0.6}
     fields = {
-        "name": "tiny",
-        "created": "2026-01-01T00:00:00+00:00",
-        "network": {"name": "tiny", "input_size": 64},
-        "preprocessing": asdict(preprocessing),
-        "positive": "COVID",
-        "precision": "fp32",
+        "name": "tiny", "created": "2026-01-01T00:00:00+00:00", "network": {"name": "tiny", "input_size": 64},
+        "preprocessing": asdict(preprocessing), "positive": "COVID", "precision": "fp32",
         "calibration": {"temperature": 2.0, "coverage": 0.9, "quantiles": quantiles, "slices": 10},
-        "onnx": {"opset": 18, "input": INPUT, "outputs": list(OUTPUTS)},
-        "training": {},
-        "metrics": {},
-        "validation_auc": {"fp32": 0.9},
-        "licence": "Apache-2.0",
-        "versions": {},
-    }
+        "onnx": {"opset": 18, "input": INPUT, "outputs": list(OUTPUTS)}, "training": {}, "metrics": {},
+        "validation_auc": {"fp32": 0.9}, "licence": "Apache-2.0", "versions": {},
+    }  # fmt: skip
     contents = {
         "classifier.onnx": model,
         "reference.npz": save_arrays(accept_all(channels=64).as_arrays()),
@@ -207,6 +199,11 @@ class Server:
         self.http.daemon_threads = True
         self.http.handle_error = lambda *arguments: None  # type: ignore[method-assign]
         threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+
+    def says(self, *said: Said) -> None:
+        """Answer with these in turn, and with the last for ever."""
+        waiting = iter(said[:-1])
+        self.answer = lambda asked: next(waiting, said[-1])
 
     @property
     def url(self) -> str:
