@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.conftest import wait_for
 from tests.experiments.results_factory import seeds, write
-from tests.test_architecture import ENVIRONMENT, TORCH, WITHOUT_TORCH
+from tests.test_architecture import TORCH, WITHOUT_TORCH
 from tests.training.conftest import write_data_set
 from typer.testing import CliRunner
 
@@ -106,7 +106,7 @@ def test_rendering_needs_no_torch(tmp_path: Path) -> None:
     words = ["paper", "table1", "--render-only", "--output", str(tmp_path)]
     script = f"{WITHOUT_TORCH}\nsys.argv[1:] = {words!r}\nfrom groundglass.cli.main import main\nmain()"
     command = [sys.executable, "-c", script, ",".join(sorted(TORCH))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "vgg-16" in done.stdout
     assert (tmp_path / "table1.md").read_text().strip() == done.stdout.strip()
