@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import pytest
-from PIL import Image
 from tests.training.conftest import QUICK, command, write_data_set
 from typer.testing import CliRunner
 
@@ -27,8 +27,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def leaking(data: Path) -> Path:
     """The same with a training slice in the test part, smaller, as JPEG, and under another patient's name."""
-    with Image.open(data / "13.png") as slice_13:
-        slice_13.resize((88, 84), Image.Resampling.BOX).save(data / "again [x].jpg", quality=95)
+    pixels = cv2.imread(str(data / "13.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(data / "again [x].jpg"), cv2.resize(pixels, (88, 84), interpolation=cv2.INTER_AREA))
     lines = (data / "manifest.csv").read_text()
     (data / "leaking.csv").write_text(f"{lines}again [x].jpg,NonCOVID,other,phantom,test\n")
     return data / "leaking.csv"
