@@ -230,6 +230,17 @@ def test_training_slices_and_patients_are_recognised_and_what_is_not_known_is_sa
     assert document(out)["by_patient"] is None
 
 
+def test_sources_that_give_the_label_away_are_told(
+    run: BrightnessRun, go: Go, make_manifest: MakeManifest
+) -> None:
+    manifest, run.info["training_sha256"] = make_manifest(), ["0" * 64]
+    apart = [replace(one, source="Bern" if one.label is Label.COVID else "Rome") for one in manifest]
+    (warning,) = go(replace(manifest, records=tuple(apart))).warnings
+    assert warning.startswith("All slices of Bern (COVID), Rome (NonCOVID) have one label")
+    mixed = tuple(replace(one, source="Rome") if number % 3 == 0 else one for number, one in enumerate(apart))
+    assert any("of Bern (COVID) have" in each for each in go(replace(manifest, records=mixed)).warnings)
+
+
 def test_masks_of_the_manifest_are_compared_with_what_is_found(
     go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
