@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+from groundglass.reporting.html import CITATION
 from groundglass.reporting.overlay import Layers
 from groundglass.reporting.report import FigurePanel, GalleryGroup, GalleryItem, MeasureRow, Report, render
 
@@ -47,7 +49,9 @@ def test_every_text_is_escaped() -> None:
 def test_a_page_says_its_numbers_makes_no_requests_and_fits_phones() -> None:
     html = render(REPORT)
     shown = "0.832", "0.700–0.900", "1.0–1.7", "a note", "what follows", "width=device-width", "scheme: dark"
-    assert all(each in html for each in shown)
+    assert all(each in html for each in (*shown, CITATION))
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    assert "Cite [CITATION.cff]" in readme
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in html
     assert "Read these figures with care" not in html
     html = render(replace(REPORT, warnings=["mind the gap"]))
