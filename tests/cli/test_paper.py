@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.test_main import WITHOUT_TORCH, groundglass
 from tests.conftest import wait_for
 from tests.experiments.results_factory import seeds, write
-from tests.test_architecture import TORCH, WITHOUT_TORCH
 from tests.training.conftest import write_data_set
 from typer.testing import CliRunner
 
@@ -103,10 +103,8 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(data: Path, tmp_p
 
 def test_rendering_needs_no_torch(tmp_path: Path) -> None:
     write(tmp_path, *seeds("vgg-16-none", 1.0, experiment="table1"))
-    words = ["paper", "table1", "--render-only", "--output", str(tmp_path)]
-    script = f"{WITHOUT_TORCH}\nsys.argv[1:] = {words!r}\nfrom groundglass.cli.main import main\nmain()"
-    command = [sys.executable, "-c", script, ",".join(sorted(TORCH))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = ("paper", "table1", "--render-only", "--output", tmp_path)
+    done = groundglass(*words, start=("-c", WITHOUT_TORCH))
     assert done.returncode == 0, done.stderr
     assert "vgg-16" in done.stdout
     assert (tmp_path / "table1.md").read_text().strip() == done.stdout.strip()
