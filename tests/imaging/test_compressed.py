@@ -17,17 +17,14 @@ from tests.imaging.conftest import CHEST, recompress, write_ct
 from groundglass.imaging.compressed import FrameDecoder, FrameLayout
 
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
-LAYOUT = FrameLayout(
-    JPEG_LOSSLESS, rows=48, columns=64, samples=1, bits_allocated=16, bits_stored=16, signed=True
-)
+LAYOUT = FrameLayout(JPEG_LOSSLESS, 48, 64, samples=1, bits_allocated=16, bits_stored=16, signed=True)
 
 
 @pytest.fixture(scope="module")
 def frame(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("lossless") / "a.dcm"
-    packed = recompress(write_ct(path), path, JPEG_LOSSLESS)
-    content: bytes = get_frame(pydicom.dcmread(packed).PixelData, 0, number_of_frames=1)
-    return content
+    packed = pydicom.dcmread(recompress(write_ct(path), path, JPEG_LOSSLESS))
+    return bytes(get_frame(packed.PixelData, 0, number_of_frames=1))
 
 
 def children() -> set[str]:
