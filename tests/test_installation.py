@@ -23,9 +23,8 @@ OFFLINE = re.compile(r"dns error|resolve|[Cc]onnection|timed out|unreachable")
 def run(*command: object, **environment: object) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
     clean |= {name: str(value) for name, value in environment.items()}
-    return subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False, env=clean, timeout=900
-    )
+    words = list(map(str, command))
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=clean, timeout=900)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +35,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
     (built,) = folder.glob("*.whl")
     with zipfile.ZipFile(built) as archive:
-        names, bundle = set(archive.namelist()), "groundglass/bundles/default/"
-        info = json.loads(archive.read(f"{bundle}bundle.json"))
-    assert {
-        *(f"{bundle}{name}" for name in info["files"]),
-        "groundglass/recipes/pretraining/c2l.yaml",
-    } <= names
+        bundle = "groundglass/bundles/default/"
+        expected = {f"{bundle}{name}" for name in json.loads(archive.read(f"{bundle}bundle.json"))["files"]}
+        assert expected | {"groundglass/recipes/pretraining/c2l.yaml"} <= set(archive.namelist())
     return built
 
 

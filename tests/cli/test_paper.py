@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,9 @@ def invoke(*words: str) -> str:
 def test_ablation_seeds_and_convergence_from_training_to_table(data: Path, tmp_path: Path) -> None:
     words = arguments("ablation", data, tmp_path, "--only", "default,no-mask", "--protocols", "left-out")
     words += ["--seeds", "0", "--set", "network.weights=none", "--left-out", "ward 1"]
-    assert "left-out/no-mask-seed-0: to do" in invoke(*words, "--dry-run")
+    planned = invoke(*words, "--dry-run")
+    assert "left-out/no-mask-seed-0: to do" in planned
+    assert re.search(r"^2 runs to be trained: about \d+ s$", planned, re.MULTILINE)
     assert not (tmp_path / "results").exists(), "a dry run writes nothing"
     out = invoke(*words)
     assert "[2/2] left-out/no-mask-seed-0" in out

@@ -101,9 +101,19 @@ def test_a_dry_run_prints_a_recipe_to_train_with(data: Path, tmp_path: Path) -> 
     (tmp_path / "mine.yaml").write_text(result.stdout)
     assert load_recipe(str(tmp_path / "mine.yaml")) == load_recipe("phantom-demo", QUICK)
     assert "3 epochs of 1 batches: about " in result.stderr
+    shown = [line for line in result.stderr.splitlines() if "phantom" in line]
+    assert [line.split()[1] for line in shown[::2]] == ["train", "val", "test"]
     assert not (tmp_path / "run").exists()
-    failed = CliRunner().invoke(app, arguments(data, tmp_path / "run", "--devices", "both"))
-    assert "--devices both: expected a number such as 2, or GPUs" in str(failed.exception)
+    counted = [line.replace("│", "").split() for line in result.stderr.splitlines() if "phantom" in line]
+    sizes = {"test": "2", "train": "4", "val": "2"}
+    labels = ("COVID", "NonCOVID")
+    assert counted == [[part, "phantom", label, size] for part, size in sizes.items() for label in labels]
+    for wrong, said in (
+        ("both", "--devices both: expected a number such as 2, or GPUs"),
+        ("0,2", "--accelerator moon --devices [0, 2]: not on this machine"),
+    ):
+        words = arguments(data, tmp_path / "run", "--devices", wrong, "--accelerator", "moon", "--dry-run")
+        assert said in str(CliRunner().invoke(app, words).exception)
 
 
 @pytest.mark.parametrize("option", ["--split=random", "--cache=x", "--devices=2", "--lesion-free=x"])

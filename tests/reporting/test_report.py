@@ -10,11 +10,23 @@ from groundglass.reporting.report import FigurePanel, GalleryGroup, GalleryItem,
 
 def rendered(text: str, warnings: Sequence[str] = ()) -> str:
     """The page of a report in which every text is the same."""
-    row = MeasureRow(text, 0.83211, 0.7, 0.9, text, headline=True)
+    row, error = MeasureRow(text, 0.83211, 0.7, 0.9, text, headline=True), MeasureRow(text, 1.2, 1, 1.7)
     gallery = GalleryGroup(text, text, [GalleryItem(text, [text], layers=Layers(1, 1, "", "", ""))])
     figure = FigurePanel("name", text, "<svg></svg>", text, {"csv": text})
     report = Report(
-        text, text, warnings, text, [row], text, [row], text, [row], [figure], [gallery], [(text, text)], text
+        text,
+        text,
+        warnings,
+        text,
+        [row],
+        text,
+        [error],
+        text,
+        [row],
+        [figure],
+        [gallery],
+        [(text, text)],
+        text,
     )
     return render(report)
 
@@ -27,7 +39,7 @@ def test_every_text_is_escaped() -> None:
 
 def test_a_page_says_its_numbers_makes_no_requests_and_fits_phones() -> None:
     html = rendered("plain")
-    for shown in ("0.832", "0.700–0.900", "width=device-width", "prefers-color-scheme: dark"):
+    for shown in ("0.832", "0.700–0.900", "1.0–1.7", "width=device-width", "prefers-color-scheme: dark"):
         assert shown in html
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in html
     assert "Read these figures with care" not in html

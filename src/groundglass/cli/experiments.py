@@ -24,6 +24,7 @@ from groundglass.cli.options import (
     RecipeName,
     Split,
     Threads,
+    duration,
 )
 from groundglass.errors import GroundglassError, RecipeError, RunError
 
@@ -70,7 +71,9 @@ class _Shared:
     cache: Cache = None
     lungs: Lungs = None
     quiet: Quiet = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list runs, and which are done.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list runs, and about how long they take.")
+    ] = False
     render_only: Annotated[bool, typer.Option("--render-only", help="Only render what there is.")] = False
 
     @property
@@ -203,7 +206,7 @@ def _experiment(
     if not shared.data:
         raise GroundglassError("name the data set with --data; without it only --render-only is possible")
     from groundglass.experiments.plan import chosen, from_files
-    from groundglass.experiments.runner import ExperimentPaths, run_all
+    from groundglass.experiments.runner import ExperimentPaths, estimate, run_all
 
     paths = ExperimentPaths(
         tuple(shared.data), shared.runs or Path("runs", name), output, shared.lesion_free, shared.threads,
@@ -214,6 +217,8 @@ def _experiment(
     if shared.dry_run:
         for task in tasks:
             console.print(f"{task.name}: {'done' if paths.result(task).exists() else 'to do'}")
+        count, seconds = estimate(tasks, paths)
+        console.print(f"{count} runs to be trained: about {duration(seconds)}")
         return
     failed = run_all(tasks, paths, console.print)
     if not failed or any(output.glob("*/*-seed-*.json")):

@@ -30,6 +30,7 @@ from groundglass.cli.options import (
     Seed,
     Split,
     Threads,
+    duration,
 )
 from groundglass.errors import RecipeError
 from groundglass.models.catalogue import MEASURED_AT, entries, find
@@ -48,7 +49,7 @@ Audit = Annotated[
     bool,
     typer.Option(
         "--audit/--no-audit",
-        help="First look for copies, patients and publications that parts of the split share, and warn.",
+        help="First look for copies, patients and sources that parts of the split share, and warn.",
     ),
 ]
 DryRun = Annotated[
@@ -101,7 +102,7 @@ def train(
         if job.rank == 0:
             auc, accuracy = (history[-1][name] for name in ("val_auc", "val_accuracy"))
             ended = f"validation AUC {auc:.3f}, accuracy {accuracy:.3f} after the last"
-            Console().print(f"{run.path}: {run.recipe.network.name}, {len(history)} epochs, {ended}")
+            typer.echo(f"{run.path}: {run.recipe.network.name}, {len(history)} epochs, {ended}")
 
 
 def _devices(text: str | None) -> int | tuple[int, ...] | None:
@@ -111,26 +112,24 @@ def _devices(text: str | None) -> int | tuple[int, ...] | None:
             return None if text is None else int(text)
         return tuple(int(each) for each in text.split(",") if each.strip())
     except ValueError:
-        wanted = "expected a number such as 2, or GPUs such as 0,2 or 1,"
-        raise RecipeError(f"--devices {text}: {wanted}") from None
+        raise RecipeError(f"--devices {text}: expected a number such as 2, or GPUs: 0,2 or 1,") from None
 
 
 def _plan(job: Job[Recipe]) -> None:
     """Print the recipe as YAML and, on standard error, which slices it would see and about how long it would take."""
     from groundglass.training.train import plan
 
-    known = plan(job)
+    console = Console(stderr=True, soft_wrap=True)
+    with console.status("Timing a few steps"):
+        known = plan(job)
     typer.echo(known.recipe.to_yaml(), nl=False)
     table = Table("Part", "Source", "Label")
     table.add_column("Slices", justify="right")
-    for (part, source, label), count in sorted(known.counts.items()):
+    for (part, source, label), count in known.counts.items():
         table.add_row(part, escape(source), label, str(count))
-    console = Console(stderr=True, soft_wrap=True)
     console.print(table)
-    seconds, minutes = known.seconds, round(known.seconds / 60)
-    longer = f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-    about = f"{seconds:.0f} s" if seconds < 90 else longer
-    console.print(f"{known.recipe.training.epochs} epochs of {known.batches} batches: about {about}")
+    length = f"{known.recipe.training.epochs} epochs of {known.batches} batches"
+    console.print(f"{length}: about {duration(known.seconds)}")
 
 
 @contextmanager
@@ -139,8 +138,7 @@ def _interruptible(output: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        begun = (output / "run.json").exists()
-        advice = ", continue it with --resume" if begun else " before it began"
+        advice = ", continue it with --resume" if (output / "run.json").exists() else " before it began"
         typer.echo(f"{output}: interrupted{advice}", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
@@ -163,7 +161,7 @@ def _train_lungs(job: Job[LungsRecipe], dry_run: bool) -> None:
     with _interruptible(job.output):
         dice = train_lungs(job)
     known = "no patient was held out" if dice is None else f"Dice {dice:.4f} of held-out patients"
-    Console().print(f"{job.output}: {job.recipe.network.name}, {known} after the last epoch")
+    typer.echo(f"{job.output}: {job.recipe.network.name}, {known} after the last epoch")
 
 
 def _warn(job: Job[Recipe]) -> None:

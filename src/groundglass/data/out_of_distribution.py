@@ -89,11 +89,11 @@ def out_of_distribution_examples(
     Args:
         lungs: lung slices, of which some are turned, inverted and cut into pieces; there may be none.
         seed: of everything random.
-        effort: share of the full number of pictures; at least one of each kind is made.
+        effort: share of the full number of pictures; at least a twentieth of each kind is made.
     """
 
     def count(full: int) -> int:
-        return max(1, round(effort * full))
+        return max(full // 20, round(effort * full))
 
     rng = np.random.default_rng([_STREAM, seed, 2])
     spoilt = (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -31,6 +31,9 @@ from groundglass.experiments.results import (
 from groundglass.files import printable, write_json
 from groundglass.models.catalogue import find, pretraining
 from groundglass.training.recipe import NetworkSection, Recipe
+
+if TYPE_CHECKING:
+    from groundglass.training.trainer import Job
 
 # Files of a run's folder, as training names them.
 _RECIPE, _INFO = "recipe.yaml", "run.json"
@@ -113,9 +116,8 @@ def _check_settings(
     differing = [key for key in was | wanted if was.get(key) != wanted.get(key)]
     if differing:
         words = "; ".join(f"{key} was {was.get(key)}, is {wanted.get(key)}" for key in differing[:3])
-        raise RunError(
-            f"{path}: has other settings ({words}); choose another --output and --runs, or remove it"
-        )
+        advice = "choose another --output and --runs, or remove it"
+        raise RunError(f"{path}: has other settings ({words}); {advice}")
 
 
 def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], None]) -> list[str]:
@@ -132,16 +134,13 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
     """
     manifest = load_pool(paths.data, paths.map_label)
     check(tasks, paths, manifest)
-    why_missing = cache(_why_missing)
-    failed: list[str] = []
+    why_missing, failed = cache(_why_missing), list[str]()
     for number, task in enumerate(tasks, 1):
         head = f"[{number}/{len(tasks)}] {task.name}"
         if paths.result(task).exists():
             say(f"{head}: exists already")
             continue
-        reason = "has no lesion-free slices to paint into" if _lacks_slices(task, paths) else None
-        reason = reason or why_missing(task.recipe.network.name, task.recipe.network.weights)
-        if reason is not None:
+        if (reason := _why_skipped(task, paths, why_missing)) is not None:
             _note(paths.output, task, reason)
             say(f"{head}: skipped, {reason}")
             continue
@@ -167,6 +166,11 @@ def _lacks_slices(task: Task, paths: ExperimentPaths) -> bool:
     return bool(task.recipe.synthesis.slices_per_epoch) and paths.lesion_free is None
 
 
+def _why_skipped(task: Task, paths: ExperimentPaths, missing: Callable[[str, str], str | None]) -> str | None:
+    lacking = "has no lesion-free slices to paint into" if _lacks_slices(task, paths) else None
+    return lacking or missing(task.recipe.network.name, task.recipe.network.weights)
+
+
 def _why_missing(network: str, weights: str) -> str | None:
     """Why the weights cannot be had, or None where they can: other rows need not wait for a hub."""
     from groundglass.models.weights import read_weights  # noqa: PLC0415 - torch, which rendering does without
@@ -178,19 +182,31 @@ def _why_missing(network: str, weights: str) -> str | None:
     return None
 
 
+def estimate(tasks: Sequence[Task], paths: ExperimentPaths) -> tuple[int, float]:
+    """How many runs are to be trained, and about how many seconds that takes, from a few steps of each recipe."""
+    from groundglass.training.train import plan  # noqa: PLC0415 - torch, which rendering does without
+
+    why_not, to_do = cache(_why_missing), [task for task in tasks if not paths.result(task).exists()]
+    left = [(task.recipe.to_yaml(), task) for task in to_do if _why_skipped(task, paths, why_not) is None]
+    seconds = {recipe: plan(_job(task, paths)).seconds for recipe, task in dict(left).items()}
+    return len(left), sum(seconds[recipe] for recipe, _ in left)
+
+
+def _job(task: Task, paths: ExperimentPaths) -> Job[Recipe]:
+    from groundglass.training.trainer import Job  # noqa: PLC0415 - torch, which rendering does without
+
+    return Job(
+        task.recipe, paths.data, task.split, task.identity.seed, paths.run(task), paths.lesion_free,
+        resume=True, allow_overlap=task.allow_overlap, threads=paths.threads, accelerator=paths.accelerator,
+        cache=paths.cache, lungs=paths.lungs, map_label=paths.map_label, progress=paths.progress,
+    )  # fmt: skip
+
+
 def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
     """Train or resume, evaluate, and gather everything that is kept."""
     from groundglass.training.train import train_job  # noqa: PLC0415 - torch, which rendering does without
-    from groundglass.training.trainer import Job  # noqa: PLC0415
 
-    folder = paths.run(task)
-    _clear_false_start(folder)
-    job = Job(
-        task.recipe, paths.data, task.split, task.identity.seed, folder, paths.lesion_free, resume=True,
-        allow_overlap=task.allow_overlap, threads=paths.threads, accelerator=paths.accelerator,
-        cache=paths.cache, lungs=paths.lungs, map_label=paths.map_label, progress=paths.progress,
-    )  # fmt: skip
-    run = train_job(job)
+    folder, run = paths.run(task), train_job(_job(task, paths))
     kept = manifest.without(task.recipe.sampling.leave_out)
     evaluations = {
         part: evaluate(run, kept, task.split, part, folder / f"evaluation-{part}", data=paths.data)
@@ -239,14 +255,6 @@ def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Ev
         parts=parts,
         predictions=predictions,
     )
-
-
-def _clear_false_start(folder: Path) -> None:
-    """A training killed between its first two files has begun nothing; its recipe would be in the way."""
-    if folder.is_dir() and not (folder / _INFO).exists():
-        for path in folder.iterdir():
-            if path.name == _RECIPE or path.name.startswith((f".{_RECIPE}.", f".{_INFO}.")):
-                path.unlink()
 
 
 def _note(output: Path, task: Task, reason: str) -> None:

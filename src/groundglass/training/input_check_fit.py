@@ -28,7 +28,8 @@ from groundglass.inference.reference import CLIP, Features
 
 _Weights = NDArray[np.float64]
 
-# Pictures are synthesised in full number for _ENOUGH slices or more.
+# Pictures are synthesised in full number for _ENOUGH slices or more; of fewer, by the square of their share, so that
+# an export of few slices does not take longer than their training.
 _PHANTOMS, _FEWEST_PHANTOMS = 450, 12
 _ENOUGH, _MOST_OWN, _MOST_LESION_FREE = 400, 600, 600
 # How much one slice of each source counts: the data set's own decide, variations and others support.
@@ -118,7 +119,7 @@ def gather_examples(
     """
     if not slices:
         raise ValueError("the input check learns from the training part's slices, and there are none")
-    effort = min(1.0, len(slices) / _ENOUGH)
+    effort = min(1.0, len(slices) / _ENOUGH) ** 2
     own = [_Picture(read_pixels(each), LUNG, each.patient_id, _OWN, True) for each in _spread(slices)]
     step = -(-len(lesion_free) // _MOST_LESION_FREE) or 1  # of a folder sorted by series
     cut = [picture for record in lesion_free[::step] if (picture := _lesion_free(record, lungs)) is not None]

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, TensorDataset
 
 from groundglass.data.load import load_dataset, load_pool
-from groundglass.data.manifest import Label, Record
+from groundglass.data.manifest import PARTS, Label, Record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RecipeError
 from groundglass.files import write_bytes
@@ -119,7 +119,7 @@ def train_job(job: Job[Recipe]) -> Run:
     torch.manual_seed(job.seed)
     network = build_network(recipe)
     job.prepare(network)
-    data = _read(job, *_records(job))
+    data = _read(job, *_records(job)[:3])
     if job.rank == 0:
         if recipe != asked:
             _LOG.warning(
@@ -159,12 +159,12 @@ def plan(job: Job[Recipe]) -> Plan:
     job = _without_synthesis(job)
     network, recipe, size = build_network(job.recipe), job.recipe, job.recipe.training.batch_size
     job.prepare(network)
-    train, val, free = _records(job)
+    train, val, free, test = _records(job)
     draws = (recipe.sampling.draws or len(train)) + (recipe.synthesis.slices_per_epoch if free else 0)
     batches, some = max(1, draws // size), (train[:: max(1, len(train) // size)][:size], val[:2], free[:size])
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        data = _read(replace(job, cache=Path(folder)), *some)
+        data = _read(replace(job, cache=Path(folder), progress=False), *some)
         reading = (time.perf_counter() - start) / sum(map(len, some))
     step = _seconds_per_step(*_assembled(job, data, network), job.accelerator)
     # Validation costs a third of a step of training, slice for slice.
@@ -172,7 +172,7 @@ def plan(job: Job[Recipe]) -> Plan:
     seconds = reading * (len(train) + len(val) + len(free)) + recipe.training.epochs * epoch
     counts = Counter(
         (name, record.hospital, str(record.label.value if record.label else "none"))
-        for name, records in (("train", train), ("val", val), ("lesion-free", free))
+        for name, records in (("train", train), ("val", val), ("test", test), ("lesion-free", free))
         for record in records
     )
     return Plan(recipe, counts, batches, seconds)
@@ -216,24 +216,19 @@ def _without_synthesis(job: Job[Recipe]) -> Job[Recipe]:
     return replace(job, recipe=recipe.model_copy(update={"synthesis": off}))
 
 
-def _records(job: Job[Recipe]) -> tuple[list[Record], list[Record], list[Record]]:
-    """The slices that train, that validate, and that lesions are painted into."""
+def _records(job: Job[Recipe]) -> tuple[list[Record], ...]:
+    """The slices that train, that validate, that lesions are painted into, and that test."""
     manifest = load_pool(job.data, job.map_label).without(job.recipe.sampling.leave_out)
     split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
-    train, val = (
-        [manifest.records[index] for index in split.parts.get(part, ())] for part in ("train", "val")
-    )
+    train, val, test = ([manifest.records[index] for index in split.parts.get(part, ())] for part in PARTS)
     for part, records in (("train", train), ("val", val)):
         if not records:
             advice = (
                 "training needs train and val; --split patients:1/5 makes them, and test, from the patients"
             )
             raise DataError(f"{manifest}: split {split.name} leaves nothing for the part {part}; {advice}")
-    for record in (*train, *val):
-        if record.label is None:
-            raise DataError(f"{record.path}: has no label; training needs COVID or NonCOVID for every slice")
     free = job.lesion_free if job.recipe.synthesis.slices_per_epoch else None
-    return train, val, list(load_dataset(free, job.map_label).records) if free is not None else []
+    return train, val, list(load_dataset(free, job.map_label).records) if free is not None else [], test
 
 
 @dataclass(frozen=True)
@@ -279,7 +274,7 @@ def _read(
         raise RecipeError(f"augmenter={recipe.augmenter}: {error}; is its module on PYTHONPATH?") from None
 
     def cropped(records: Sequence[Record], context: float = CONTEXT) -> CroppedSet:
-        return load_cropped(records, preprocessing, context, job.cache, lungs)
+        return load_cropped(records, preprocessing, context, job.cache, lungs, job.progress and job.rank == 0)
 
     def targets(records: Sequence[Record]) -> NDArray[np.float32]:
         return np.array([record.label is Label.COVID for record in records], np.float32)

@@ -229,8 +229,7 @@ def check_writable(path: Path, option: str) -> None:
         with tempfile.TemporaryFile(dir=_existing(path)) as probe:
             probe.write(bytes(4096))
     except OSError as error:
-        reason = f"cannot be written ({error.strerror}); choose another {option}"
-        raise RunError(f"{path}: {reason}") from None
+        raise RunError(f"{path}: cannot be written ({error.strerror}); choose another {option}") from None
 
 
 def _existing(path: Path) -> Path:
@@ -494,8 +493,8 @@ class Job(Generic[AnyRecipe_co]):
         if self.loggers is not None:
             return list(self.loggers)
         made: Mapping[str, Callable[[], Logger]] = {
-            "tensorboard": lambda: TensorBoardLogger(self.output, name="", version="tensorboard"),
-            "csv": lambda: CSVLogger(self.output, name="", version="csv"),
+            "tensorboard": lambda: TensorBoardLogger(self.output, name="tensorboard", version=""),
+            "csv": lambda: CSVLogger(self.output, name="csv", version=""),
             "wandb": lambda: WandbLogger(name=self.output.name, save_dir=self.output, project="groundglass"),
             "mlflow": lambda: MLFlowLogger("groundglass", self.output.name),
         }
