@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from groundglass.reporting.html import CITATION
 from groundglass.reporting.overlay import Layers
 from groundglass.reporting.report import FigurePanel, GalleryGroup, GalleryItem, MeasureRow, Report, render
 
@@ -39,8 +41,10 @@ def test_every_text_is_escaped() -> None:
 
 def test_a_page_says_its_numbers_makes_no_requests_and_fits_phones() -> None:
     html = rendered("plain")
-    for shown in ("0.832", "0.700–0.900", "1.0–1.7", "width=device-width", "prefers-color-scheme: dark"):
+    for shown in ("0.832", "0.700–0.900", "1.0–1.7", "width=device-width", "scheme: dark", CITATION):
         assert shown in html
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    assert "Cite [CITATION.cff]" in readme
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in html
     assert "Read these figures with care" not in html
     html = rendered("plain", ["mind the gap"])
