@@ -373,7 +373,12 @@ def test_a_bundle_is_evaluated_and_nothing_written_into_it(
         assert words in page_of(out).text
     assert sorted(path.name for path in bundle.iterdir()) == before
     monkeypatch.setattr("groundglass.inference.bundle.DEFAULT", bundle)
-    shown = " ".join(command("default", data).stdout.replace("│", " ").split())
+    table = command("default", data).stdout
+    assert max(map(len, table.splitlines()[:-1])) == 80
+    shown = " ".join(table.replace("│", " ").split())
+    assert {word for title in TITLES.values() for word in title.split()} <= set(shown.split()), (
+        "none is split"
+    )
     assert "24 slices of 12 patients" in shown
     assert all(title.split(" (")[0] in shown for title in TITLES.values())
     assert "Whether the bundle fits these slices" in shown
