@@ -1,11 +1,14 @@
-"""Notebooks and scripts of ``examples`` run as a user would run them, on synthetic data."""
+"""Notebooks and scripts of ``examples``, and the Python of documents, run as a user would run them, on synthetic data."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -13,6 +16,7 @@ import pandas as pd
 import pytest
 
 from groundglass.data.phantoms import write_series
+from groundglass.imaging.phantom import make_phantom, write_png
 from groundglass.imaging.read import read_slices
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -51,6 +55,20 @@ def test_processes_share_a_classifier(series: list[Path]) -> None:
     assert [line.split()[0] for line in lines] == [str(path) for path in series]
     healthy, ill = (float(line.split()[-1]) for line in lines)
     assert healthy < ill
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
+def test_the_python_of_documents_runs(
+    name: str, series: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall("```python\n(.*?)```", (EXAMPLES.parent / name).read_text("utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(series[1], "series")
+    write_png(make_phantom(np.random.default_rng(1), 0.4, 0.5, size=192), Path("slice.png"))
+    names: dict[str, Any] = {}
+    exec("\n".join(blocks), names)  # noqa: S102 - our own
+    assert names["prediction"].status.value == "ok"
+    assert name == "README.md" or names["answer"].counts.ok == 4
 
 
 def test_every_script_is_tested() -> None:

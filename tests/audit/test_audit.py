@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,10 @@ def test_files_are_written_and_the_page_is_self_contained(audited: Audit, tmp_pa
     assert "twin &lt;b&gt;.png" in page
     assert "<b>" not in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+    with (screen := Console(width=80)).capture() as shown:
+        screen.print(*audit_tables(audited))
+    intervals = re.findall(r"\(\d\.\d{3}–\d\.\d{3}\)", shown.get())
+    assert len(intervals) == 8, "a terminal's lines do not cut them apart"
     for suffix in (".json", ".md", ".html"):
         write_audit(audited, tmp_path / "new" / f"result{suffix}", "command")
         assert "twin" in (tmp_path / "new" / f"result{suffix}").read_text(encoding="utf-8")
@@ -108,6 +113,10 @@ def test_a_clean_data_set_has_nothing(clean: Manifest) -> None:
     clear = audit(clean, shortcuts=False)
     assert (clear.pairs, clear.warnings()) == ((), ())
     assert found(clear, ["leakage", "duplicates", "conflicts", "lookalikes", "unreadable"]) == []
+    hospitals = [replace(one, source="Bern" if one.label is Label.COVID else "Rome") for one in clean]
+    apart = replace(clear, records=(*hospitals, replace(hospitals[0], source="Rome")))
+    said = "1 source whose slices all have one label, which it gives away: Bern (COVID)."
+    assert apart.warnings() == (said,)
 
 
 def test_unlabelled_slices_are_audited_for_copies_alone(spoilt: Manifest) -> None:

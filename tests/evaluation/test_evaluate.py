@@ -230,6 +230,17 @@ def test_training_slices_and_patients_are_recognised_and_what_is_not_known_is_sa
     assert document(out)["by_patient"] is None
 
 
+def test_sources_that_give_the_label_away_are_told(
+    run: BrightnessRun, go: Go, make_manifest: MakeManifest
+) -> None:
+    manifest, run.info["training_sha256"] = make_manifest(), ["0" * 64]
+    apart = [replace(one, source="Bern" if one.label is Label.COVID else "Rome") for one in manifest]
+    (warning,) = go(replace(manifest, records=tuple(apart))).warnings
+    assert warning.startswith("All slices of Bern (COVID), Rome (NonCOVID) have one label")
+    mixed = tuple(replace(one, source="Rome") if number % 3 == 0 else one for number, one in enumerate(apart))
+    assert any("of Bern (COVID) have" in each for each in go(replace(manifest, records=mixed)).warnings)
+
+
 def test_masks_of_the_manifest_are_compared_with_what_is_found(
     go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,7 +370,12 @@ def test_a_bundle_is_evaluated_and_nothing_written_into_it(
         assert words in page_of(out).text
     assert sorted(path.name for path in bundle.iterdir()) == before
     monkeypatch.setattr("groundglass.inference.bundle.DEFAULT", bundle)
-    shown = " ".join(command("default", data).stdout.replace("│", " ").split())
+    table = command("default", data).stdout
+    assert max(map(len, table.splitlines()[:-1])) == 80
+    shown = " ".join(table.replace("│", " ").split())
+    assert {word for title in TITLES.values() for word in title.split()} <= set(shown.split()), (
+        "none is split"
+    )
     assert "24 slices of 12 patients" in shown
     assert all(title.split(" (")[0] in shown for title in TITLES.values())
     assert "Whether the bundle fits these slices" in shown

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import sys
 import threading
@@ -228,7 +229,10 @@ def test_a_series_has_one_answer(classifier: Classifier, folder: Path) -> None:
     assert classifier.predict_series(headers).curve == by_folder.curve
     assert classifier.predict_series(classifier.predict(folder)) == by_folder, "nothing is classified twice"
     assert by_folder.to_frame()["at"].tolist() == [0, 10, 20, 30]
-    assert f"<b>{by_folder.label or 'no label'}</b>, series score" in by_folder._repr_html_()
+    shown = by_folder._repr_html_()
+    assert f"<b>{by_folder.label or 'no label'}</b>, series score" in shown
+    (points,) = re.findall('polyline points="([^"]*)"', shown)
+    assert [point.split(",")[0] for point in points.split()] == ["2.0", "86.0", "170.0", "254.0"]
     volume = classifier.predict_series(np.stack([HU] * 3), hu=True)
     assert (volume.series, volume.counts.ok, volume.curve.axis) == (None, 3, "frame")
     loose = classifier.predict_series([PIXELS, PIXELS])

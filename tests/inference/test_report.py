@@ -82,6 +82,8 @@ def test_a_series_comes_with_its_answer_its_three_slices_and_the_rest_from_feet_
 ) -> None:
     failed = Prediction(Status.FAILED, "c/x.png", "b", "truncated")
     page = write(tmp_path / "out", tiny_bundle, [*SERIES, NECK, failed])
+    order = "with care", 'id="series"', "0 0 512 220", 'id="s3"', 'id="refused"', 'id="made"'
+    assert sorted(order, key=page.html.index) == list(order)
     assert slices(page) == [3, 1, 2, 0, 4, 5], "by probability, then 0, 30 and 90 mm"
     for said in (
         "Label COVID of the series",
@@ -119,13 +121,15 @@ def test_loose_slices_stand_by_probability_and_equal_refusals_are_summed_up(
     assert slices(page) == [5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 10]
     assert "refused: blank: one grey 5 0.png , 1.png , 2.png" in page.parts["refused"]
     assert "series" not in page.parts
+    made = page.parts["made"]
     for said in (
         "Version groundglass ",
         "Bundle ",
+        "Written 20",
         "Command groundglass predict p",
         "Mask-EfficientNet, 2022",
     ):
-        assert said in page.parts["made"]
+        assert said in made
 
 
 def test_every_text_is_escaped_and_nothing_is_run_or_fetched(tmp_path: Path, tiny_bundle: Path) -> None:
@@ -177,13 +181,17 @@ def test_a_damaged_picture_is_left_out(tmp_path: Path, tiny_bundle: Path, conten
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("series", ["1.1", None], ids=["a series", "loose slices"])
+@pytest.mark.parametrize("series", [1, None, 4], ids=["a series", "loose slices", "four series"])
 def test_forty_slices_are_ten_screens_on_a_phone_and_outlines_are_toggled_in_place(
-    chromium: tuple[Any, Path], tmp_path: Path, tiny_bundle: Path, series: str | None
+    chromium: tuple[Any, Path], tmp_path: Path, tiny_bundle: Path, series: int | None
 ) -> None:
     browser, _ = chromium
     browser.get_log("browser")
-    many = [replace(OK, file=f"{n}.dcm", frame=None, position=n * 5.0, series=series) for n in range(40)]
+    one = replace(OK, frame=None, series=None)
+    many = [
+        replace(one, file=f"{n}.dcm", position=n * 5.0, series=series and f"1.{n % series}")
+        for n in range(40)
+    ]
     write(tmp_path / "out", tiny_bundle, [*many, *REFUSED])
 
     def ask(script: str) -> object:
@@ -202,5 +210,5 @@ def test_forty_slices_are_ten_screens_on_a_phone_and_outlines_are_toggled_in_pla
         assert ask(shown) == "inline"
         browser.find_element("css selector", f"label[for^={layer}-]").click()
         assert ask(shown) == "none"
-        assert ask(f"document.querySelectorAll('.viewer .{layer}').length") == 3
+        assert ask(f"document.querySelectorAll('.viewer .{layer}').length") == 3 * (series or 1)
     assert browser.get_log("browser") == []

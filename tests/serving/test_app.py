@@ -84,11 +84,12 @@ def test_a_manifest_reads_no_file_of_the_server(service: Running, png: bytes) ->
 
 
 def test_rows_can_be_joined_and_a_copy_counts_once(service: Running, tmp_path: Path) -> None:
-    path = write_ct(tmp_path / "a.dcm", LARGE, InstanceNumber=7)
+    path = write_ct(tmp_path / "a.dcm", LARGE, InstanceNumber=7, StudyInstanceUID="1.2.3")
     content, uid = path.read_bytes(), str(pydicom.dcmread(path).SOPInstanceUID)
     document = service.post(("a.dcm", content), ("copy.dcm", content), keep="true").json()
     first, copy = document["predictions"]
-    assert (first["series"], first["instance"], first["slice_number"]) == ("1.2.3.4", uid, 7)
+    found = [first[name] for name in ("study", "series", "instance", "slice_number")]
+    assert found == ["1.2.3", "1.2.3.4", uid, 7]
     assert first["overlay"] == first["image"]["lesions"]
     assert (copy["status"], copy["reason"][:15], copy["overlay"]) == ("refused", "a copy of a.dcm", None)
     assert document["counts"]["total"] == 1
