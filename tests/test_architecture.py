@@ -76,7 +76,7 @@ BLOCKED = set(sys.argv[1].split(","))
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in BLOCKED:
-            raise ImportError(f"{name} is blocked here")
+            raise ModuleNotFoundError(f"{name} is blocked here", name=name)
         return None
 
 sys.meta_path.insert(0, Blocker())

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer import Context
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from groundglass.cli.data import app
@@ -65,3 +69,21 @@ def test_errors_are_one_line(tmp_path: Path, arguments: list[str], said: str) ->
 def test_completion_is_offered_by_the_program_not_by_its_commands(command: list[str]) -> None:
     done = CliRunner().invoke(main_app, command)
     assert ("--install-completion" in done.stdout) is (command == ["--help"])
+
+
+def takers(command: Any, name: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Commands below one that have the parameter ``data``, and all their parameters."""
+    parameters = {each.name: each for each in command.params}
+    if "data" in parameters:
+        yield name, parameters
+    context = Context(command)
+    for sub in command.list_commands(context) if hasattr(command, "list_commands") else ():
+        yield from takers(command.get_command(context, sub), sub)
+
+
+def test_every_command_that_takes_data_joins_several_and_maps_labels() -> None:
+    found = dict(takers(get_command(main_app)))
+    assert {"train", "pretrain", "evaluate", "export", "describe", "audit", "table1", "seeds"} <= set(found)
+    for name, parameters in found.items():
+        assert parameters["data"].multiple or parameters["data"].nargs == -1, name
+        assert "map_label" in parameters, name

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.test_architecture import WITHOUT_TORCH
 from typer.testing import CliRunner
 
 from groundglass.cli.main import app
@@ -47,18 +48,6 @@ def test_recipes_say_what_they_are() -> None:
     assert "train --recipe phantom-demo" in run("--recipes")
 
 
-WITHOUT_TORCH = """
-import sys
-
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "torch":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Missing())
-from groundglass.cli.main import main
-main()
-"""
 NEEDED = "error: this command needs torch: `pip install '.[train]'` in a clone of groundglass brings it"
 
 
@@ -74,7 +63,8 @@ NEEDED = "error: this command needs torch: `pip install '.[train]'` in a clone o
 def test_without_torch_networks_are_listed_and_commands_say_what_to_install(
     words: str, status: int, said: str
 ) -> None:
-    command = [sys.executable, "-c", WITHOUT_TORCH, *words.split()]
+    script = f"{WITHOUT_TORCH}\nsys.argv[1:] = {words.split()}\nfrom groundglass.cli.main import main\nmain()"
+    command = [sys.executable, "-c", script, "torch"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == status
     assert done.stderr.startswith(said)

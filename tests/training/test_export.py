@@ -160,7 +160,8 @@ def test_a_split_without_test_part_is_exported_and_the_card_says_so(
 ) -> None:
     untested = data.parent / "untested.csv"
     untested.write_text("".join(f"{line}\n" for line in data.read_text().split() if "test" not in line))
-    write(data=(untested,), precision="fp32")
+    told = write(data=(untested,), precision="fp32")
+    assert [line.split()[0] for line in told[:4]] == ["cropping", "gathering", "exporting", "predicting"]
     opened = Bundle.open(tmp_path / "bundle")
     assert set(opened.info.metrics) == {"val"}
     assert "The split has no test part" in opened.card
