@@ -18,7 +18,6 @@ PACKAGES = (
     "pillow",
     "pyarrow",
     "pydicom",
-    "python-gdcm",
     "ray",
     "simpleitk",
     "tifffile",

@@ -1,10 +1,9 @@
-"""A frame that kills GDCM costs an error, never the process."""
+"""A frame that kills its decoder costs an error, never the process."""
 
 from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
 from pathlib import Path
 from time import sleep
 
@@ -17,9 +16,7 @@ from tests.imaging.conftest import CHEST, recompress, write_ct
 from groundglass.imaging.compressed import FrameDecoder, FrameLayout
 
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
-LAYOUT = FrameLayout(
-    JPEG_LOSSLESS, rows=48, columns=64, samples=1, bits_allocated=16, bits_stored=16, signed=True
-)
+LAYOUT = FrameLayout(JPEG_LOSSLESS, rows=48, columns=64, samples=1, bits_allocated=16)
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +45,19 @@ def test_frames_are_decoded_by_one_child_that_ends_with_the_block_or_is_replaced
     assert children() == before
 
 
-def test_a_frame_that_ends_gdcm_is_an_error(frame: bytes) -> None:
-    rng = np.random.default_rng(0)
-    before, seen = children(), set()
+def test_a_damaged_frame_is_an_error_and_the_next_one_is_decoded(frame: bytes) -> None:
+    rng, refused = np.random.default_rng(0), 0
     with FrameDecoder() as decoder:
         for _ in range(80):
             damaged = bytearray(frame)
             for position in rng.integers(2, 60, 3):
                 damaged[position] = rng.integers(256)
-            with suppress(ValueError):
+            try:
                 decoder.decode(bytes(damaged), LAYOUT)
-            seen |= children() - before
+            except ValueError:
+                refused += 1
         assert decoder.decode(frame, LAYOUT) == CHEST.tobytes()
-    assert len(seen) > 1, "GDCM survived everything: a process of its own may no longer be needed"
+    assert refused > 20
 
 
 def test_a_child_that_takes_too_long_is_ended(frame: bytes) -> None:

@@ -40,7 +40,7 @@ _SILENT = logging.NullHandler()
 # Modules whose warnings tell of files, as a regular expression.
 _READERS = r"(groundglass|highdicom|nibabel|PIL|pydicom)\b"
 _LIBRARIES = (
-    "numpy onnxruntime opencv-python-headless pillow pydicom python-gdcm nibabel SimpleITK highdicom fastapi ray "
+    "numpy onnxruntime opencv-python-headless pillow pydicom imagecodecs nibabel SimpleITK highdicom fastapi ray "
     "torch lightning timm"
 )
 

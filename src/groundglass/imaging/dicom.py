@@ -31,7 +31,7 @@ _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _DEFLATED, _EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 # Pixels that pydicom reads by itself: not compressed, or by RLE.
 _PLAIN = frozenset({_IMPLICIT, _EXPLICIT, _DEFLATED, _EXPLICIT_BIG_ENDIAN, "1.2.840.10008.1.2.5"})
-# Those that GDCM decodes: every Huffman-coded JPEG, JPEG-LS, JPEG 2000 and High-Throughput JPEG 2000.
+# Those that imagecodecs decodes: every Huffman-coded JPEG, JPEG-LS, JPEG 2000 and High-Throughput JPEG 2000.
 _CODED = frozenset(
     f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 57, 70, 80, 81, 90, 91, 201, 202, 203)
 )
@@ -303,12 +303,10 @@ def _stored(dataset: Dataset, index: int, decoder: FrameDecoder) -> NDArray[Any]
     if shape != [rows, columns, samples]:
         raise ValueError(f"pixel data of {shape[1]} x {shape[0]} do not fit the header's {columns} x {rows}")
     allocated = next(bits for bits in (8, 16, 32) if precision <= bits)
-    bits = min(int(dataset.BitsStored), allocated) if syntax == _JPEG else precision
-    signed, unused = bool(dataset.PixelRepresentation), allocated - min(bits, int(dataset.BitsStored))
-    pixels = decoder.decode(frame, FrameLayout(syntax, rows, columns, samples, allocated, bits, signed))
-    stored = np.frombuffer(pixels, f"<{'i' if signed else 'u'}{allocated // 8}").reshape(
-        rows, columns, samples
-    )
+    unused = allocated - min(int(dataset.BitsStored), allocated if syntax == _JPEG else precision)
+    pixels = decoder.decode(frame, FrameLayout(syntax, rows, columns, samples, allocated))
+    kind = "i" if dataset.PixelRepresentation else "u"
+    stored = np.frombuffer(pixels, f"<{kind}{allocated // 8}").reshape(rows, columns, samples)
     stored = (stored << unused) >> unused  # the sign bit is the highest stored one
     # JFIF is by definition in these colours, whatever the header calls them.
     if samples == 3 and (dataset.PhotometricInterpretation.startswith("YBR_FULL") or frame[6:10] == b"JFIF"):
