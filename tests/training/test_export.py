@@ -172,10 +172,12 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(
 ) -> None:
     other = data.parent / "other.csv"
     other.write_text("\n".join(data.read_text().splitlines()[:-2]) + "\n")
+    (zipped := tmp_path / "again.zip").touch()
     for changes, error, said in (
         ({"data": (other,)}, DataError, "not the data"),
         ({"run": Run(run.path, run.recipe, {**run.info, "finished": False})}, RunError, "has not finished"),
         ({"output": data / "x"}, RunError, "cannot be written"),
+        ({"output": zipped, "data": (other,)}, DataError, "not the data"),
         ({"cache": data}, RunError, "cannot be written"),
     ):
         with pytest.raises(error, match=said):

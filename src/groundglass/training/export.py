@@ -125,7 +125,8 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     run = job.run
     if not run.info.get("finished", False):
         raise RunError(f"{run.path}: the training has not finished; resume it with --resume, then export")
-    check_writable(job.output, "--output")
+    again = job.output.suffix.lower() == ".zip" and job.output.is_file()
+    check_writable(job.output.parent if again else job.output, "--output")
     check_writable(job.cache or cache_folder(), "--cache")
     slices = _load(job, tell)
     train, val = slices.parts["train"], slices.parts["val"]
