@@ -5,7 +5,8 @@
 #   make test         lint, type check and test, as continuous integration does
 #   make docs         build the documentation into build/site; a dead link ends it
 #   make figures      render the recorded results again and put their tables into README, results and docs
-#   make picture      look at the web page in Chromium and put its pictures into docs/images; needs chromium-driver
+#   make picture      look at the web page and both reports in Chromium and put their pictures into docs/images;
+#                     needs chromium-driver
 #   make sbom         what an installation with EXTRAS brings, as CycloneDX: build/product.cdx.json
 #   make audit-dependencies   hold it against the databases of known vulnerabilities; needs a network
 # PYTHON chooses the interpreter (3.10 or newer), VENV the environment's folder.
@@ -54,10 +55,7 @@ figures: $(VENV)/.installed
 	$(BIN)/python results/update.py
 
 picture: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q tests/serving/test_page.py -k screenshots
-	cp build/screenshots/desktop-dark.webp docs/images/serve.webp
-	cp build/screenshots/desktop-light.webp docs/images/serve-light.webp
-	cp build/screenshots/phone-dark.webp docs/images/serve-phone.webp
+	$(BIN)/python docs/pictures.py
 
 sbom: $(PRODUCT)/.installed-$(EXTRAS) $(TOOLS)/.installed
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -93,20 +94,12 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
     pixels = make_phantom(np.random.default_rng(0), 0.5, 0.5, size=128).slice.pixels
     quantiles = {"COVID": 0.6, "NonCOVID": 0.6}
     fields = {
-        "name": "tiny",
-        "created": "2026-01-01T00:00:00+00:00",
-        "network": {"name": "tiny", "input_size": 64},
-        "preprocessing": asdict(preprocessing),
-        "positive": "COVID",
-        "precision": "fp32",
+        "name": "tiny", "created": "2026-01-01T00:00:00+00:00", "network": {"name": "tiny", "input_size": 64},
+        "preprocessing": asdict(preprocessing), "positive": "COVID", "precision": "fp32",
         "calibration": {"temperature": 2.0, "coverage": 0.9, "quantiles": quantiles, "slices": 10},
-        "onnx": {"opset": 18, "input": INPUT, "outputs": list(OUTPUTS)},
-        "training": {},
-        "metrics": {},
-        "validation_auc": {"fp32": 0.9},
-        "licence": "Apache-2.0",
-        "versions": {},
-    }
+        "onnx": {"opset": 18, "input": INPUT, "outputs": list(OUTPUTS)}, "training": {}, "metrics": {},
+        "validation_auc": {"fp32": 0.9}, "licence": "Apache-2.0", "versions": {},
+    }  # fmt: skip
     contents = {
         "classifier.onnx": model,
         "reference.npz": save_arrays(accept_all(channels=64).as_arrays()),
@@ -122,6 +115,26 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "tiny"
     write_bundle(path, *tiny_parts())
     return path
+
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes; its text, whole and by the id of what last had one."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.html, self.text, self.parts, self._id = html, "", {"": ""}, ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._id = dict(attrs).get("id") or self._id
+        self.parts.setdefault(self._id, "")
+
+    def handle_data(self, data: str) -> None:
+        words = "".join(f"{word} " for word in data.split())
+        self.text += words
+        self.parts[self._id] += words
 
 
 @dataclass(frozen=True)
@@ -186,6 +199,11 @@ class Server:
         self.http.daemon_threads = True
         self.http.handle_error = lambda *arguments: None  # type: ignore[method-assign]
         threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+
+    def says(self, *said: Said) -> None:
+        """Answer with these in turn, and with the last for ever."""
+        waiting = iter(said[:-1])
+        self.answer = lambda asked: next(waiting, said[-1])
 
     @property
     def url(self) -> str:

@@ -1,11 +1,14 @@
-"""Notebooks and scripts of ``examples`` run as a user would run them, on synthetic data."""
+"""Notebooks and scripts of ``examples``, and the Python of documents, run as a user would run them, on synthetic data."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -13,25 +16,16 @@ import pandas as pd
 import pytest
 
 from groundglass.data.phantoms import write_series
+from groundglass.imaging.phantom import make_phantom, write_png
+from groundglass.imaging.read import read_slices
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SCRIPTS, NOTEBOOKS = sorted(EXAMPLES.glob("*.py")), sorted(EXAMPLES.glob("*.ipynb"))
 
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A healthy and an ill series of four slices."""
     return write_series(tmp_path_factory.mktemp("series") / "made", [0, 0.8], 4, size=192)
-
-
-def volume(series: Path, path: Path) -> None:
-    """The slices as one NIfTI volume."""
-    import pydicom
-
-    slices = sorted(map(pydicom.dcmread, series.glob("*")), key=lambda each: each.ImagePositionPatient[2])
-    planes = [each.pixel_array * float(each.RescaleSlope) + float(each.RescaleIntercept) for each in slices]
-    voxels = np.stack(planes, axis=2).transpose(1, 0, 2).astype(np.int16)
-    nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, 10.0, 1.0])).to_filename(path)
 
 
 def run(script: str, *arguments: object) -> str:
@@ -47,11 +41,12 @@ def test_a_folder_becomes_a_table(series: list[Path], tmp_path: Path) -> None:
 
 
 def test_a_volume_gets_masks_of_its_own_shape(series: list[Path], tmp_path: Path) -> None:
-    volume(series[1], tmp_path / "ct.nii.gz")
+    planes = [each.hounsfield for each in read_slices(series[1])]
+    voxels = np.stack(planes, axis=2).transpose(1, 0, 2).astype(np.int16)
+    nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, 10.0, 1.0])).to_filename(tmp_path / "ct.nii.gz")
     out = run("masks_of_volume.py", tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz")
-    mask = nibabel.load(tmp_path / "mask.nii.gz")
-    assert mask.shape == (192, 192, 4)
-    assert set(np.unique(np.asarray(mask.dataobj))) == {0, 1, 2}
+    mask = np.asarray(nibabel.load(tmp_path / "mask.nii.gz").dataobj)
+    assert (mask.shape, set(np.unique(mask))) == ((192, 192, 4), {0, 1, 2})
     assert "lung opacity" in out
 
 
@@ -62,14 +57,28 @@ def test_processes_share_a_classifier(series: list[Path]) -> None:
     assert healthy < ill
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
+def test_the_python_of_documents_runs(
+    name: str, series: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall("```python\n(.*?)```", (EXAMPLES.parent / name).read_text("utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(series[1], "series")
+    write_png(make_phantom(np.random.default_rng(1), 0.4, 0.5, size=192), Path("slice.png"))
+    names: dict[str, Any] = {}
+    exec("\n".join(blocks), names)  # noqa: S102 - our own
+    assert names["prediction"].status.value == "ok"
+    assert name == "README.md" or names["answer"].counts.ok == 4
+
+
 def test_every_script_is_tested() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
-    assert [path.name for path in SCRIPTS if f'run("{path.name}"' not in source] == []
-    assert len(NOTEBOOKS) == 2
+    assert [path.name for path in EXAMPLES.glob("*.py") if f'run("{path.name}"' not in source] == []
+    assert len(list(EXAMPLES.glob("*.ipynb"))) == 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks_run_from_top_to_bottom(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,11 +90,8 @@ def test_notebooks_run_from_top_to_bottom(
     monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "kept without outputs"
-    assert not [cell for cell in notebook.cells if cell.source.startswith("!")], (
-        "a command that fails ends it"
-    )
+    assert not any(cell.source.startswith("!") for cell in notebook.cells), "a command that fails ends it"
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    kinds = {kind for output in outputs for kind in output.get("data", ())}
-    assert "text/html" in kinds
+    assert "text/html" in {kind for output in outputs for kind in output.get("data", ())}
     assert "error:" not in "".join(str(output.get("text", "")) for output in outputs)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from rich.console import Console
 
 from groundglass.audit.audit import Audit, audit, check_conditions, found
@@ -25,14 +24,12 @@ from groundglass.data.phantoms import write_phantoms
 from groundglass.data.splits import Split, make_split
 from groundglass.errors import DataError
 
-Grey = NDArray[np.uint8]
 RECORD = Path(__file__).parents[2] / "results" / "audit" / "audit.json"
 
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    folder = tmp_path_factory.mktemp("audit") / "phantoms"
-    return write_phantoms(folder, 20, (0.3, 0.6), seed=2, size=256)
+    return write_phantoms(tmp_path_factory.mktemp("audit") / "phantoms", 20, (0.3, 0.6), seed=2, size=256)
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +38,19 @@ def spoilt(clean: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manifes
     in two parts, a publication in two parts, and a broken file."""
     folder, records = tmp_path_factory.mktemp("spoilt"), list(clean.records)
     parts = [record.split for record in records]
-    train, val, test = (parts.index(part) for part in ("train", "val", "test"))
+    train, val, test = (records[parts.index(part)] for part in ("train", "val", "test"))
 
-    def altered(index: int, name: str, alter: Callable[[Grey], Grey], **changes: Any) -> Record:
-        pixels = np.asarray(cv2.imread(str(records[index].path), cv2.IMREAD_GRAYSCALE))
-        cv2.imwrite(str(folder / name), alter(pixels))
-        return replace(records[index], path=folder / name, source="paper", **changes)
+    def added(original: Record, name: str, pixels: Any, **changes: Any) -> None:
+        cv2.imwrite(str(folder / name), pixels)
+        records.append(replace(original, path=folder / name, source="paper", **changes))
 
-    changes = {"label": Label.NON_COVID, "split": "test", "patient_id": "somebody else"}
-    twin = altered(train, "twin <b>.png", lambda pixels: pixels[20:230, 15:245][:, ::-1], **changes)
-    again = altered(val, "again.jpg", lambda pixels: np.asarray(cv2.resize(pixels, (200, 200))))
+    first, second = (cv2.imread(str(each.path), cv2.IMREAD_GRAYSCALE) for each in (train, val))
+    another = {"label": Label.NON_COVID, "split": "test", "patient_id": "somebody else"}
+    added(train, "twin <b>.png", np.asarray(first)[20:230, 15:245][:, ::-1], **another)
+    added(val, "again.jpg", cv2.resize(np.asarray(second), (200, 200)))
+    records[records.index(test)] = replace(test, patient_id=train.patient_id)
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    broken = replace(records[3], path=folder / "broken.png")
-    records[test] = replace(records[test], patient_id=records[train].patient_id)
-    return replace(clean, records=(*records, twin, again, broken))
+    return replace(clean, records=(*records, replace(records[3], path=folder / "broken.png")))
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +67,9 @@ def test_everything_that_was_hidden_is_found(audited: Audit) -> None:
     assert [crossing.name for crossing in audited.publications] == ["paper"]
     assert [line.partition(":")[0].rpartition("/")[2] for line in audited.unreadable] == ["broken.png"]
     assert len(audited.warnings()) >= 5
+    counts = {"leakage": 2, "duplicates": 2, "conflicts": 1, "sources": 1, "unreadable": 1}
+    assert found(audited, list(counts)) == [f"{condition}: {count}" for condition, count in counts.items()]
+    assert found(audited, ["lookalikes", "shortcuts:1"]) == []
 
 
 def test_files_are_written_and_the_page_is_self_contained(audited: Audit, tmp_path: Path) -> None:
@@ -79,30 +78,21 @@ def test_files_are_written_and_the_page_is_self_contained(audited: Audit, tmp_pa
     assert written == json.loads(json.dumps(document(audited), allow_nan=False))
     summary = {"copies": 2, "copies_across_parts": 1, "slices_with_copies": 4, "label_conflicts": 1}
     assert written["summary"].items() >= summary.items()
-    pair, baselines = written["pairs"][0], written["shortcuts"]["baselines"]
-    assert (pair["second"]["file"].endswith("twin <b>.png"), pair["mirrored"]) == (True, True)
-    assert [row["name"] for row in baselines] == ["file_format", "size", "grey", "surroundings"]
-    assert written["data"]["slices"] == len(audited.records)
+    assert written["pairs"][0]["second"]["file"].endswith("twin <b>.png")
+    baselines = [row["name"] for row in written["shortcuts"]["baselines"]]
+    assert baselines == ["file_format", "size", "grey", "surroundings"]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/jpeg;base64,') == 6
     assert "twin &lt;b&gt;.png" in page
     assert "<b>" not in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+    with (screen := Console(width=80)).capture() as shown:
+        screen.print(*audit_tables(audited))
+    intervals = re.findall(r"\(\d\.\d{3}–\d\.\d{3}\)", shown.get())
+    assert len(intervals) == 8, "a terminal's lines do not cut them apart"
     for suffix in (".json", ".md", ".html"):
         write_audit(audited, tmp_path / "new" / f"result{suffix}", "command")
         assert "twin" in (tmp_path / "new" / f"result{suffix}").read_text(encoding="utf-8")
-
-
-def test_conditions(audited: Audit) -> None:
-    for condition, count in {
-        "leakage": 2,
-        "duplicates": 2,
-        "conflicts": 1,
-        "sources": 1,
-        "unreadable": 1,
-    }.items():
-        assert found(audited, [condition]) == [f"{condition}: {count}"]
-    assert found(audited, ["lookalikes", "conflicts", "shortcuts:1"]) == ["conflicts: 1"]
 
 
 def test_conditions_that_do_not_exist_or_cannot_be_judged(clean: Manifest) -> None:
@@ -121,9 +111,12 @@ def test_conditions_that_do_not_exist_or_cannot_be_judged(clean: Manifest) -> No
 
 def test_a_clean_data_set_has_nothing(clean: Manifest) -> None:
     clear = audit(clean, shortcuts=False)
-    assert clear.pairs == ()
+    assert (clear.pairs, clear.warnings()) == ((), ())
     assert found(clear, ["leakage", "duplicates", "conflicts", "lookalikes", "unreadable"]) == []
-    assert clear.warnings() == ()
+    hospitals = [replace(one, source="Bern" if one.label is Label.COVID else "Rome") for one in clean]
+    apart = replace(clear, records=(*hospitals, replace(hospitals[0], source="Rome")))
+    said = "1 source whose slices all have one label, which it gives away: Bern (COVID)."
+    assert apart.warnings() == (said,)
 
 
 def test_unlabelled_slices_are_audited_for_copies_alone(spoilt: Manifest) -> None:
@@ -145,47 +138,40 @@ def test_the_parts_of_another_split_are_audited(spoilt: Manifest) -> None:
 def test_names_of_any_bytes_can_be_written(clean: Manifest, tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
     folder.mkdir()
-    records = []
-    for number, part in enumerate(("train", "test", "train")):
-        path = folder / f"{number}|`x`.png"
-        shutil.copyfile(clean.records[0].path, path)
-        records.append(Record(path, Label.COVID, folder.name, folder.name, part))
+    paths = [shutil.copyfile(clean.records[0].path, folder / f"{number}|`x`.png") for number in range(3)]
+    parts = ("train", "test", "train")
+    records = [
+        Record(path, Label.COVID, folder.name, folder.name, part)
+        for path, part in zip(paths, parts, strict=True)
+    ]
     result = audit(Manifest(folder.name, folder, tuple(records)), shortcuts=False)
     assert (len(result.copies), len(result.patients)) == (3, 1)
     write_audit(result, tmp_path / "out", "command")
     markdown = (tmp_path / "out" / "audit.md").read_text(encoding="utf-8")
     assert markdown.count("\n| same file") == 3
-    console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), width=120)
-    for table in audit_tables(result):
-        console.print(table)
+    Console(file=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), width=120).print(*audit_tables(result))
     "".join(result.warnings()).encode()
 
 
-@pytest.fixture(scope="module")
-def covid_ct_audit(covid_ct: Path) -> Audit:
-    return audit(load_dataset(covid_ct))
-
-
-def test_every_recorded_pair_of_covid_ct_is_found_and_nothing_else(covid_ct_audit: Audit) -> None:
+def test_every_recorded_pair_of_covid_ct_is_found_and_how_well_its_file_formats_predict(
+    covid_ct: Path,
+) -> None:
     """Neighbouring slices of one patient are common here and none is taken for a copy: these were viewed."""
-
-    def named(pairs: Sequence[dict[str, Any]]) -> set[tuple[str, str, str]]:
-        return {(pair["kind"], pair["first"]["file"], pair["second"]["file"]) for pair in pairs}
-
-    recorded, now = json.loads(RECORD.read_text(encoding="utf-8")), document(covid_ct_audit)
-    assert named(now["pairs"]) == named(recorded["pairs"])
-    assert len(named(now["pairs"])) == 20
-    conflicts = [(pair.first.path.name, pair.second.path.name) for pair in covid_ct_audit.conflicts]
+    result, recorded = audit(load_dataset(covid_ct)), json.loads(RECORD.read_text(encoding="utf-8"))
+    now, before = (
+        {(pair["kind"], pair["first"]["file"], pair["second"]["file"]) for pair in each["pairs"]}
+        for each in (document(result), recorded)
+    )
+    assert now == before
+    assert len(now) == 20
+    conflicts = [(pair.first.path.name, pair.second.path.name) for pair in result.conflicts]
     assert conflicts == [("kjr-21-e24-p5-29.png", "71%0.jpg"), ("kjr-21-e24-p5-31.png", "71%1.jpg")]
-    assert all(pair.correlation > 0.95 for pair in covid_ct_audit.copies)
-    publications = [crossing.name for crossing in covid_ct_audit.publications]
+    assert all(pair.correlation > 0.95 for pair in result.copies)
+    publications = [crossing.name for crossing in result.publications]
     assert publications == ["2020.03.12.20034686", "2020.03.13.20035212", "2020.03.22.20040782"]
-    assert found(covid_ct_audit, ["leakage", "conflicts"]) == ["leakage: 7", "conflicts: 2"]
-
-
-def test_file_formats_of_covid_ct_predict_four_labels_in_five(covid_ct_audit: Audit) -> None:
-    assert covid_ct_audit.shortcuts is not None
-    formats, _, grey, surroundings = covid_ct_audit.shortcuts.baselines
+    assert found(result, ["leakage", "conflicts"]) == ["leakage: 7", "conflicts: 2"]
+    assert result.shortcuts is not None
+    formats, _, grey, surroundings = result.shortcuts.baselines
     assert formats.tested is not None
     assert (formats.tested.slices, formats.tested.accuracy.value) == (203, pytest.approx(0.793, abs=0.0005))
     for baseline, least in ((formats, 0.85), (grey, 0.7), (surroundings, 0.7)):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from groundglass.audit.duplicates import Pair, Trace, copies_of, find_pairs, groups_of, read_all, take_trace
-from groundglass.data.manifest import Label, Record, unknown_patient
+from groundglass.data.manifest import Record, unknown_patient
 from groundglass.errors import ImageError
 from groundglass.imaging.phantom import make_phantom
 
@@ -26,63 +27,65 @@ def phantoms() -> list[Grey]:
     return [make_phantom(np.random.default_rng([7, n]), size=288).slice.pixels for n in range(16)]
 
 
-def save(pixels: Grey, path: Path, label: Label | None = None, split: str | None = None) -> Record:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return Record(path, label, unknown_patient(path.name), "source", split)
+def saved(pixels: Any, path: Path) -> Record:
+    Image.fromarray(np.asarray(pixels)).save(path)
+    return of(path)
+
+
+def of(path: Path) -> Record:
+    return Record(path, None, unknown_patient(path.name), "source", None)
 
 
 @pytest.fixture
 def records(phantoms: list[Grey], tmp_path: Path) -> list[Record]:
-    return [save(pixels, tmp_path / f"{number}.png") for number, pixels in enumerate(phantoms)]
+    return [saved(pixels, tmp_path / f"{number}.png") for number, pixels in enumerate(phantoms)]
 
 
-def pairs_of(records: Sequence[Record]) -> list[Pair]:
-    return find_pairs([trace for trace in read_all(records, take_trace) if isinstance(trace, Trace)])
+def traces_of(records: Sequence[Record]) -> list[Trace]:
+    return [trace for trace in read_all(records, take_trace) if isinstance(trace, Trace)]
 
 
-def recoded(pixels: Grey) -> Grey:
+def seen(pairs: Iterable[Pair]) -> list[tuple[Record, Record, str]]:
+    return [(pair.first, pair.second, pair.kind) for pair in pairs]
+
+
+def recoded(pixels: Grey) -> Any:
     small = cv2.resize(pixels, (200, 230), interpolation=cv2.INTER_AREA)
-    encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
-    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))
+    return cv2.imdecode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_GRAYSCALE)
 
 
-def windowed(pixels: Grey) -> Grey:
-    return np.clip((pixels.astype(float) - 20) * 1.3, 0, 255).astype(np.uint8)
-
-
-def cropped(pixels: Grey) -> Grey:
-    return np.ascontiguousarray(pixels[30:250, 35:270])
-
-
-def a_part(pixels: Grey) -> Grey:
-    return np.ascontiguousarray(cv2.resize(pixels[60:250, 20:170], None, fx=1.6, fy=1.6))
-
-
-def annotated(pixels: Grey) -> Grey:
+def annotated(pixels: Grey) -> Any:
     drawn = cv2.arrowedLine(pixels.copy(), (90, 130), (110, 150), 255, 2, tipLength=0.4)
     cv2.putText(drawn, "C", (8, 30), cv2.FONT_HERSHEY_SIMPLEX, 1, 255, 2)
-    return np.asarray(cv2.copyMakeBorder(drawn, 12, 5, 9, 20, cv2.BORDER_CONSTANT, value=255))
+    return cv2.copyMakeBorder(drawn, 12, 5, 9, 20, cv2.BORDER_CONSTANT, value=255)
 
 
-def mirrored(pixels: Grey) -> Grey:
-    return np.ascontiguousarray(recoded(pixels)[:, ::-1])
-
-
-def turned(pixels: Grey) -> Grey:
+def turned(pixels: Grey) -> Any:
     turn = cv2.getRotationMatrix2D((144, 144), 3, 1)
-    return np.asarray(cv2.warpAffine(pixels, turn, (288, 288), borderMode=cv2.BORDER_REPLICATE))
+    return cv2.warpAffine(pixels, turn, (288, 288), borderMode=cv2.BORDER_REPLICATE)
 
 
-@pytest.mark.parametrize("alter", [recoded, windowed, cropped, a_part, annotated, mirrored, turned])
+ALTERED: dict[str, Callable[[Grey], Any]] = {
+    "recoded": recoded,
+    "in another window": lambda pixels: np.clip((pixels.astype(float) - 20) * 1.3, 0, 255).astype(np.uint8),
+    "cropped": lambda pixels: pixels[30:250, 35:270],
+    "a part, larger": lambda pixels: cv2.resize(pixels[60:250, 20:170], None, fx=1.6, fy=1.6),
+    "annotated": annotated,
+    "mirrored": lambda pixels: recoded(pixels)[:, ::-1],
+    "turned": turned,
+}
+
+
+@pytest.mark.parametrize("how", ALTERED)
 def test_an_altered_copy_is_found_and_nothing_else(
-    records: list[Record], phantoms: list[Grey], tmp_path: Path, alter: Callable[[Grey], Grey]
+    records: list[Record], phantoms: list[Grey], tmp_path: Path, how: str
 ) -> None:
-    copy = save(alter(phantoms[3]), tmp_path / "copy.png")
-    pairs = pairs_of([*records, copy])
-    assert [(pair.first, pair.second, pair.kind) for pair in pairs] == [(records[3], copy, "copy")]
-    assert pairs[0].correlation >= 0.9
-    assert pairs[0].mirrored == (alter is mirrored)
+    copy = saved(ALTERED[how](phantoms[3]), tmp_path / "copy.png")
+    (pair,) = find_pairs(traces_of([*records, copy]))
+    assert (pair.first, pair.second, pair.kind, pair.mirrored) == (
+        records[3], copy, "copy", how == "mirrored",
+    )  # fmt: skip
+    assert pair.correlation >= 0.9
 
 
 def test_the_same_file_and_the_same_pixels(
@@ -91,28 +94,26 @@ def test_the_same_file_and_the_same_pixels(
     with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
         archive.write(records[0].path, "inside/again.png")
     again = replace(records[0], path=tmp_path / "pictures.zip!inside/again.png")
-    other_file_format = save(phantoms[1], tmp_path / "other.bmp")
-    pairs = pairs_of([*records, again, other_file_format])
-    assert [(pair.first, pair.second, pair.kind, pair.correlation) for pair in pairs] == [
-        (records[0], again, "file", 1.0),
-        (records[1], other_file_format, "pixels", 1.0),
-    ]
+    other_format = saved(phantoms[1], tmp_path / "other.bmp")
+    pairs = find_pairs(traces_of([*records, again, other_format]))
+    assert seen(pairs) == [(records[0], again, "file"), (records[1], other_format, "pixels")]
+    assert {pair.correlation for pair in pairs} == {1.0}
 
 
 def test_neighbouring_slices_of_a_patient_are_no_copies_and_their_likeness_is_expected(
     dicom_samples: Path,
 ) -> None:
-    files = sorted((dicom_samples / "lung-series").glob("*.dcm"))
-    records = [Record(path, None, unknown_patient(path.name), "source", None) for path in files]
-    pairs = pairs_of(records)
+    series = traces_of([of(path) for path in sorted((dicom_samples / "lung-series").glob("*.dcm"))])
+    pairs = find_pairs(series)
     assert len(pairs) > 10
     assert {pair.kind for pair in pairs} == {"lookalike"}
-    assert pairs_of([replace(record, patient_id="one") for record in records]) == []
+    one_patient = [replace(each, record=replace(each.record, patient_id="one")) for each in series]
+    assert find_pairs(one_patient) == []
 
 
 def test_many_identical_slices_are_one_group(phantoms: list[Grey], tmp_path: Path) -> None:
-    records = [save(phantoms[0], tmp_path / f"{number}.png") for number in range(40)]
-    pairs = pairs_of(records)
+    records = [saved(phantoms[0], tmp_path / f"{number}.png") for number in range(40)]
+    pairs = find_pairs(traces_of(records))
     assert len(pairs) == 39
     (group,) = groups_of(pairs)
     assert {record.path for record in group} == {record.path for record in records}
@@ -122,17 +123,16 @@ def test_what_cannot_be_read_is_passed_over_unless_it_is_held_out(
     records: list[Record], phantoms: list[Grey], tmp_path: Path
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
-    broken = replace(records[0], path=tmp_path / "broken.png")
-    assert copies_of(records[:2], [broken, records[5]]) == []
+    broken, copy = of(tmp_path / "broken.png"), saved(recoded(phantoms[0]), tmp_path / "copy.png")
+    found = copies_of(records[:2], [broken, records[5], copy])
+    assert seen(found) == [(records[0], copy, "copy")]
     with pytest.raises(ImageError, match=r"broken\.png"):
         copies_of([records[1], broken], records[2:4])
-    copy = save(recoded(phantoms[0]), tmp_path / "copy.png")
-    traces = [trace for trace in read_all([*records, copy], take_trace) if isinstance(trace, Trace)]
+    traces = traces_of([*records, copy])
     copy.path.unlink()
     assert find_pairs(traces) == [], "gone after it was read"
 
 
 @pytest.mark.slow
 def test_no_luna_slice_is_taken_for_another(luna_slices: Path) -> None:
-    files = sorted(luna_slices.glob("*.png"))[:400]
-    assert pairs_of([Record(path, None, unknown_patient(path.name), "luna", None) for path in files]) == []
+    assert find_pairs(traces_of([of(path) for path in sorted(luna_slices.glob("*.png"))[:400]])) == []

@@ -101,6 +101,8 @@ def test_a_dry_run_prints_a_recipe_to_train_with(data: Path, tmp_path: Path) -> 
     (tmp_path / "mine.yaml").write_text(result.stdout)
     assert load_recipe(str(tmp_path / "mine.yaml")) == load_recipe("phantom-demo", QUICK)
     assert "3 epochs of 1 batches: about " in result.stderr
+    shown = [line for line in result.stderr.splitlines() if "phantom" in line]
+    assert [line.split()[1] for line in shown[::2]] == ["train", "val", "test"]
     assert not (tmp_path / "run").exists()
     counted = [line.replace("│", "").split() for line in result.stderr.splitlines() if "phantom" in line]
     sizes = {"test": "2", "train": "4", "val": "2"}

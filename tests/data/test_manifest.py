@@ -102,6 +102,17 @@ def test_misspelt_columns_are_errors(tmp_path: Path, header: str, said: str) -> 
         read(tmp_path, header, "a.png,COVID")
 
 
+def test_columns_that_may_hold_what_is_missing_are_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "set.csv").write_text("path;diagnosis;subject\na.png;positive;17\n")
+    assert list(iterate_paths(folder / "set.csv")) == [folder / "a.png"]
+    assert not caplog.text
+    assert read_manifest(folder / "set.csv").records[0].label is None
+    said = "has no column label and no column patient_id; if one of diagnosis, subject holds it, rename that"
+    assert said in caplog.text
+
+
 def test_labels_are_mapped_as_the_user_says(folder: Path) -> None:
     named = ["positive=COVID,CAP=non-covid"]
     (folder / "set.csv").write_text("path,label\na.png,Positive\nb.png,CAP\n")

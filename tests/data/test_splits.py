@@ -236,7 +236,7 @@ def test_without_a_split_patients_are_parted_and_it_is_said(caplog: pytest.LogCa
     assert list(sizes) == ["train", "val", "test"]
     assert sizes["train"] > sizes["val"] + sizes["test"]
     said = f"train {sizes['train']}, val {sizes['val']}, test {sizes['test']} slices"
-    assert f"set: has no split of its own, so its patients were parted, each whole: {said}" in caplog.text
+    assert f"set: no split is given, so whole patients were parted: {said}" in caplog.text
     assert parts == file_names(manifest, make_split(manifest, "official", seed=9))
     few = replace(manifest, records=tuple(each for each in manifest if each.patient_id in {"p0", "p1"}))
     unknown = make_manifest(known=False)

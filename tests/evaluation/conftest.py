@@ -58,16 +58,11 @@ def lungs_of(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def draw(path: Path, grey: int, seed: int) -> None:
     """A bright body with two dark lungs of about the given grey."""
     pixels = np.full((96, 128), 10, np.uint8)
-    for centre, axes, value in (
-        ((64, 48), (56, 42), 200),
-        ((42, 48), (18, 26), grey),
-        ((86, 48), (18, 26), grey),
-    ):
-        cv2.ellipse(pixels, centre, axes, 0, 0, 360, value, -1)
+    for middle, axes, value in ((64, (56, 42), 200), (42, (18, 26), grey), (86, (18, 26), grey)):
+        cv2.ellipse(pixels, (middle, 48), axes, 0, 0, 360, value, -1)
     noise = np.random.default_rng(seed).normal(0, 4, pixels.shape)
     path.parent.mkdir(parents=True, exist_ok=True)
-    encoded = cv2.imencode(".png", np.clip(pixels + noise, 0, 255).astype(np.uint8))[1]
-    path.write_bytes(encoded.tobytes())
+    path.write_bytes(cv2.imencode(".png", np.clip(pixels + noise, 0, 255).astype(np.uint8))[1])
 
 
 @pytest.fixture

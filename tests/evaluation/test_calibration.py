@@ -1,20 +1,28 @@
-"""Measures of prediction sets and the series rule, whose answers can be worked out by hand."""
+"""Calibration, prediction sets, the series rule and distances from the training data, where the truth is known."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from groundglass.data.manifest import Label, Record
 from groundglass.evaluation.bootstrap import Resampling
-from groundglass.evaluation.calibration import prediction_sets, series_rule, summary
+from groundglass.evaluation.calibration import (
+    fit_calibration,
+    fit_reference,
+    prediction_sets,
+    series_rule,
+    summary,
+)
 from groundglass.evaluation.part import Part
 from groundglass.inference.calibration import Calibration
-from groundglass.inference.prediction import COVID, NON_COVID
+from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
 
 LABELS = (Label.NON_COVID, Label.COVID)
 
@@ -26,6 +34,75 @@ def part(slices: Sequence[tuple[str, int]]) -> Part:
         for number, (patient, label) in enumerate(slices)
     )
     return Part("x", Path(), None, "all", tuple(records))
+
+
+def calibrated(temperature: float, covid: float, non_covid: float) -> Calibration:
+    quantiles = {COVID: covid, NON_COVID: non_covid}
+    return Calibration(temperature=temperature, coverage=0.9, quantiles=quantiles)
+
+
+def drawn(
+    rng: np.random.Generator, count: int, factor: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Logits that promise too much by a factor, and labels drawn from the true probabilities."""
+    honest = rng.normal(0, 2, count)
+    return honest * factor, (rng.random(count) < 1 / (1 + np.exp(-honest))).astype(np.int64)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_a_known_temperature_is_found_and_probabilities_come_true(temperature: float) -> None:
+    rng = np.random.default_rng(1)
+    calibration = fit_calibration(*drawn(rng, 20_000, temperature))
+    assert calibration.temperature == pytest.approx(temperature, rel=0.05)
+    logit, label = drawn(rng, 20_000, temperature)
+    probability = np.array([calibration.probability(value) for value in logit])
+    for low in (0.1, 0.3, 0.5, 0.7):
+        inside = (probability >= low) & (probability < low + 0.2)
+        assert label[inside].mean() == pytest.approx(probability[inside].mean(), abs=0.03)
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+@pytest.mark.parametrize("slices", [60, 400])
+def test_each_label_is_covered_as_often_as_promised(coverage: float, slices: int) -> None:
+    """Split conformal promises at least ``coverage`` and at most 1 / (n + 1) more, on average over draws."""
+    held = {COVID: [], NON_COVID: []}
+    for seed in range(60):
+        rng = np.random.default_rng([seed, slices])
+        calibration = fit_calibration(*drawn(rng, slices, 2.0), coverage)
+        for value, truth in zip(*drawn(rng, 100, 2.0), strict=True):
+            name = COVID if truth else NON_COVID
+            held[name].append(name in calibration.prediction_set(calibration.probability(value)))
+    for name, each in held.items():
+        # Test slices of one draw share its quantile: its spread is added to the binomial one.
+        few = slices * 0.4
+        spread = np.sqrt(coverage * (1 - coverage) * (1 / len(each) + 1 / (few * 60)))
+        assert coverage - 4 * spread < np.mean(each) < coverage + 1 / (few + 1) + 4 * spread, name
+
+
+def test_nine_slices_of_a_label_are_the_fewest_that_exclude_it_at_ninety_percent() -> None:
+    label = np.repeat([0, 1], 9)
+    logit = np.where(label == 1, 1.0, -1.0) * np.tile(np.arange(1, 10), 2)
+    assert all(value < 1 for value in fit_calibration(logit, label, 0.9).quantiles.values())
+    few = fit_calibration(logit[1:], label[1:], 0.9)
+    assert few.quantiles[COVID] < few.quantiles[NON_COVID] == 1.0
+    assert all(NON_COVID in few.prediction_set(value) for value in (0.0, 0.001, 0.5, 1.0))
+    with pytest.raises(ValueError, match="both labels"):
+        fit_calibration(logit[:9], label[:9])
+    for coverage in (0.0, 1.0, 2.0):
+        with pytest.raises(ValueError, match="coverage"):
+            fit_calibration(logit, label, coverage)
+
+
+@pytest.mark.parametrize("quantiles", [(0.7533, 0.7361), (0.4, 0.45)])
+def test_labels_follow_from_the_two_limits_that_are_stated(quantiles: tuple[float, float]) -> None:
+    """Where the sets overlap and where they leave a gap: below the lower limit NonCOVID, above the upper COVID."""
+    calibration = calibrated(1.0, *quantiles)
+    low, high = calibration.uncertain
+    for probability in np.linspace(0, 1, 997):
+        expected = NON_COVID if probability < low else COVID if probability > high else UNCERTAIN
+        assert calibration.label(calibration.prediction_set(probability)) == expected
+    values = [calibration.probability(value) for value in (-1e6, 0.0, 1e6)]
+    assert values == [0, 0.5, 1], "extreme logits stay probabilities"
 
 
 @pytest.mark.parametrize(
@@ -41,10 +118,8 @@ def test_sets_are_counted_by_label_and_size(
     quantiles: tuple[float, float], label: list[int], probability: list[float], covered: tuple[float, float],
     uncertain: float, accuracy: float | None,
 ) -> None:  # fmt: skip
-    calibration = Calibration(
-        temperature=1.0, coverage=0.9, quantiles=dict(zip((COVID, NON_COVID), quantiles, strict=True))
-    )
     patients = Resampling(np.arange(len(label)).astype(np.str_), 200)
+    calibration = calibrated(1.0, *quantiles)
     sets = prediction_sets(np.array(label, np.int8), np.array(probability), patients, calibration)
     assert sets.nominal_coverage == 0.9
     assert (sets.coverage[COVID].value, sets.coverage[NON_COVID].value) == pytest.approx(covered)
@@ -53,14 +128,12 @@ def test_sets_are_counted_by_label_and_size(
 
 
 def test_the_summary_measures_calibrated_probabilities() -> None:
-    calibration = Calibration(temperature=2.0, coverage=0.9, quantiles={COVID: 0.6, NON_COVID: 0.6})
     slices = part([("p1", 1), ("p2", 0), ("p3", 1), ("p4", 0)])
-    document = summary(slices, np.array([2.0, -2.0, 2.0, 2.0], np.float32), calibration)
+    document = summary(slices, np.array([2.0, -2.0, 2.0, 2.0], np.float32), calibrated(2.0, 0.6, 0.6))
     assert (document["slices"], document["covid"], document["patients"]) == (4, 2, 4)
     probability = 1 / (1 + np.exp(-1.0))
-    assert document["metrics"]["brier"]["value"] == pytest.approx(
-        (3 * (1 - probability) ** 2 + probability**2) / 4
-    )
+    brier = (3 * (1 - probability) ** 2 + probability**2) / 4
+    assert document["metrics"]["brier"]["value"] == pytest.approx(brier)
     assert document["prediction_sets"]["coverage"] == {COVID: 1.0, NON_COVID: 0.5}
     assert document["prediction_sets"]["accuracy_where_certain"] == 0.75
 
@@ -80,3 +153,41 @@ def test_the_series_rule_is_fitted_on_patients_with_several_slices() -> None:
     assert rule.quantiles[COVID] == pytest.approx(1 - (0.05 + 0.5) / 2)
     assert rule.quantiles[NON_COVID] == pytest.approx((0.01 + 0.02 + 9 / 40) / 3)
     assert fit({**sick, "b1": (0, [0.1, 0.2])}) is None, "too few of one label"
+
+
+def draw(count: int, seed: int) -> NDArray[np.float32]:
+    """Embeddings in 40 dimensions that vary along five directions and a little along all others."""
+    mixing = np.random.default_rng(99).normal(0, 1, (5, 40))
+    rng = np.random.default_rng(seed)
+    points = rng.normal(0, 1, (count, 5)) @ mixing + rng.normal(3, 0.3, (count, 40))
+    return points.astype(np.float32)
+
+
+def test_embeddings_of_the_same_kind_fill_the_percentiles_evenly_and_others_lie_farther() -> None:
+    reference, points = fit_reference(draw(300, 0), draw(150, 1)), draw(2000, 2)
+    assert np.mean(reference.percentile(points) >= 95) == pytest.approx(0.05, abs=0.04)
+    assert np.median(reference.percentile(points)) == pytest.approx(50, abs=10)
+    moved = points + 4 * points.std(axis=0)
+    spread = points.mean(axis=0) + 3 * (points - points.mean(axis=0))
+    beside = points + np.random.default_rng(4).normal(0, 1.5, points.shape)  # off the others' directions
+    for other in (moved, spread, beside):
+        assert np.mean(reference.percentile(other) >= 95) > 0.5
+    point = draw(1, 8)
+    distance = reference.distance(point)[0]
+    # Of 20 exchangeable values, one is the largest: nothing below 19 held-out ones can be beyond 95 %.
+    for nearer, expected in ((0, 0.0), (10, 50.0), (19, 95.0)):
+        held_out = np.where(np.arange(19) < nearer, distance / 2, distance * 2).astype(np.float32)
+        assert replace(reference, held_out=held_out).percentile(point) == pytest.approx([expected])
+
+
+def test_with_every_direction_principal_it_is_mahalanobis_distance_and_always_finite() -> None:
+    points, new = draw(300, 0)[:, :5], draw(200, 1)[:, :5]
+    centred = new - points.mean(axis=0)
+    mahalanobis = np.sqrt(np.sum(centred @ np.linalg.inv(np.cov(points.T)) * centred, axis=1))
+    np.testing.assert_allclose(fit_reference(points, new).distance(new), mahalanobis, rtol=0.02)
+    constant = np.tile(np.arange(4.0), (30, 1))
+    flat = fit_reference(constant, constant)
+    assert (flat.distance(constant + 1) > flat.distance(constant)).all()
+    assert np.isfinite(flat.distance(constant * 1e30)).all()
+    for training, held_out in ((19, 100), (100, 19)):
+        assert fit_reference(draw(training, 0), draw(held_out, 1)) is None, "too few"

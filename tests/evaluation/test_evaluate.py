@@ -1,4 +1,4 @@
-"""Evaluating a run: what is measured, written, refused and warned of."""
+"""Evaluating runs and bundles, from Python and as a command: what is measured, written, refused and warned of."""
 
 from __future__ import annotations
 
@@ -8,23 +8,34 @@ import hashlib
 import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from tests.conftest import Page, tiny_parts
+from typer.testing import CliRunner, Result
 
-from groundglass.data.manifest import Label, Manifest, read_record
-from groundglass.errors import DataError, ImageError, RunError
+from groundglass.cli.main import app
+from groundglass.data.manifest import Label, Manifest, content_hash, read_record, write_manifest
+from groundglass.errors import DataError, GroundglassError, ImageError, RunError
+from groundglass.evaluation.bundled import BundledRun
+from groundglass.evaluation.calibration import fit_reference
 from groundglass.evaluation.evaluate import Evaluation, NetworkOutputs, evaluate
 from groundglass.evaluation.metrics import TITLES
 from groundglass.evaluation.report import tables, write_report
 from groundglass.evaluation.segmentation import SEGMENTATION_TITLES
+from groundglass.imaging.read import read_slice
 from groundglass.imaging.slice import CTSlice
+from groundglass.inference.bundle import Bundle
+from groundglass.inference.bundle_writer import save_arrays, write_bundle
+from groundglass.inference.classifier import Classifier
+from groundglass.training.input_check_fit import accept_all
 
 from .conftest import BrightnessRun, lungs_of
 
@@ -32,30 +43,17 @@ MakeManifest = Callable[..., Manifest]
 Go = Callable[..., Evaluation]
 
 
-class Page(HTMLParser):
-    """What the report holds: its tags with attributes, and its text."""
-
-    def __init__(self, output: Path) -> None:
-        super().__init__()
-        self.html = (output / "report.html").read_text()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(self.html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def document(output: Path) -> dict[str, Any]:
-    return dict(json.loads((output / "metrics.json").read_text()))
-
-
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
+
+
+def document(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "metrics.json").read_text()))
+
+
+def page_of(out: Path) -> Page:
+    return Page((out / "report.html").read_text())
 
 
 @pytest.fixture
@@ -82,10 +80,7 @@ def test_writes_what_it_measured(
     assert written["metrics"]["accuracy"]["value"] == pytest.approx(9 / 12)
     assert list(written["confusion"].values()) == [5, 2, 4, 1]
     assert (written["data"]["slices"], written["data"]["patients"]) == (12, 6)
-    assert written["run"] | {"path": ""} == {
-        "path": "", "recipe": "brightness", "network": "mean-grey", "seed": 0, "split": "official",
-        "training_seconds": None, "versions": None,
-    }  # fmt: skip
+    assert written["run"].items() >= run.info.items() - {("finished", True)}
     mean, covid = evaluation.probability.reshape(6, 2).mean(axis=1), evaluation.part.label[::2] == 1
     auc = np.mean(mean[covid][:, None] > mean[~covid])  # of the series scores of two slices each
     assert (written["by_patient"]["patients"], written["by_patient"]["auc"]["value"]) == (6, auc)
@@ -98,18 +93,15 @@ def test_writes_what_it_measured(
 
 
 def test_figures_are_downloaded_as_svg_and_csv(go: Go, make_manifest: MakeManifest, out: Path) -> None:
-    evaluation = go(make_manifest())
-    table = {}
-    for attributes in (attributes for _, attributes in Page(out).tags if "download" in attributes):
+    evaluation, table = go(make_manifest()), {}
+    for attributes in (attributes for _, attributes in page_of(out).tags if "download" in attributes):
         name, _, suffix = str(attributes["download"]).partition(".")
         text = base64.b64decode(str(attributes["href"]).partition(",")[2]).decode()
         assert suffix == ("svg" if "<svg" in text else "csv")
         table |= {name: list(csv.DictReader(io.StringIO(text)))} if suffix == "csv" else {}
     assert set(table) == {"roc", "precision-recall", "reliability", "confusion", "histogram"}
-    x, y = (
-        [float(row[key]) for row in table["roc"] if row[key]]
-        for key in ("false positive rate", "true positive rate")
-    )
+    axes = ("false positive rate", "true positive rate")
+    x, y = ([float(row[key]) for row in table["roc"] if row[key]] for key in axes)
     assert np.trapezoid(y, x) == pytest.approx(evaluation.measured.metrics["auc"].value)
     assert len([row for row in table["roc"] if float(row["low"]) <= float(row["high"])]) == 101
     assert [row["called COVID"] for row in table["confusion"]] == ["5", "2"]
@@ -125,7 +117,7 @@ def test_report_requests_nothing_is_accessible_and_unharmed_by_names(
     run.rows = [{"epoch": 0, "train_loss": 0.7, "val_loss": 0.6, "val_auc": 0.7}]
     go(make_manifest({0: hostile, 1: os.fsdecode(b"caf\xe9.png")}, source="<script>alert(2)</script>"))
     assert "caf\\udce9.png" in (out / "predictions.csv").read_text(encoding="utf-8")
-    page = Page(out)
+    page = page_of(out)
     for words in (hostile, "Research use only", "belong to their publishers"):
         assert words in page.text
     assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
@@ -144,23 +136,11 @@ def test_report_requests_nothing_is_accessible_and_unharmed_by_names(
 
 def test_part_of_one_class_is_reported_with_reasons(go: Go, make_manifest: MakeManifest, out: Path) -> None:
     go(make_manifest(label=Label.NON_COVID), "all", None)
-    page = Page(out)
+    page = page_of(out)
     assert document(out)["interval"]["one_class_resamples"] == 200
     assert "cannot be said: no COVID slice in the part." in page.text
-    for words in ("ROC curve", "Missed"):
-        assert words not in page.text
-
-
-def test_a_part_without_labelled_slices_is_an_error(go: Go, make_manifest: MakeManifest, out: Path) -> None:
-    for manifest, part, split, message in (
-        (replace(make_manifest(), records=()), "all", None, r"drawn .* cannot be evaluated: it is empty"),
-        (make_manifest(label=None), "all", None, "none of its 24 slices has a label"),
-        (make_manifest(), "tset", "official", "has no part 'tset'"),
-        (make_manifest(), "test", None, "part 'test' of which split"),
-    ):
-        with pytest.raises(DataError, match=message):
-            go(manifest, part, split)
-    assert not out.exists()
+    assert "ROC curve" not in page.text
+    assert "Missed" not in page.text
 
 
 def test_what_cannot_be_evaluated_is_refused_and_nothing_is_written(
@@ -168,6 +148,14 @@ def test_what_cannot_be_evaluated_is_refused_and_nothing_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     manifest, broken = make_manifest(), tmp_path / "data" / "slice 05.png"
+    for part, words in (
+        ((replace(manifest, records=()), "all", None), r"drawn .* cannot be evaluated: it is empty"),
+        ((make_manifest(label=None), "all", None), "none of its 24 slices has a label"),
+        ((manifest, "tset", "official"), "has no part 'tset'"),
+        ((manifest, "test", None), "part 'test' of which split"),
+    ):
+        with pytest.raises(DataError, match=words):
+            go(*part)
     with monkeypatch.context() as patch:
         patch.setattr(run, "info", {"finished": False})
         with pytest.raises(RunError, match=r"has not finished; finish it with `groundglass train --resume`$"):
@@ -200,7 +188,7 @@ def test_every_evaluation_is_recorded(
     manifest = make_manifest()
     for part, words, warned in (("test", "once", False), ("val", "once", False), ("test", "2 times", True)):
         warnings = go(manifest, part).warnings
-        assert f"{words}, this time included" in Page(out).text
+        assert f"{words}, this time included" in page_of(out).text
         assert any("evaluated with this run 2 times" in warning for warning in warnings) == warned
     entries = json.loads((run.path / "evaluations.json").read_text())["evaluations"]
     expected = [(part, str(out)) for part in ("test", "val", "test")]
@@ -208,50 +196,54 @@ def test_every_evaluation_is_recorded(
     (tmp_path / "data").rename(tmp_path / "moved")
     records = tuple(replace(record, path=tmp_path / "moved" / record.path.name) for record in manifest)
     go(Manifest("renamed", tmp_path / "moved", tuple(reversed(records))))
-    times = document(out)["evaluations_of_these_slices"]
-    assert times == 3, "they are the same slices wherever they lie"
+    assert document(out)["evaluations_of_these_slices"] == 3, "the same slices wherever they lie"
 
 
-def test_training_slices_and_patients_are_recognised(
+def test_training_slices_and_patients_are_recognised_and_what_is_not_known_is_said(
     run: BrightnessRun, go: Go, make_manifest: MakeManifest, out: Path
 ) -> None:
-    manifest = make_manifest()
-    files = [record.path for record in manifest if record.split == "train"]
+    records = list(make_manifest())
+
+    def warnings(part: str = "test", split: str | None = "official") -> tuple[str, ...]:
+        return go(replace(make_manifest(), records=tuple(records)), part, split).warnings
+
+    files = [record.path for record in records if record.split == "train"]
     run.info["training_sha256"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    assert go(manifest).warnings == ()
-    assert "trained on these very slices" in go(manifest, "train").warnings[0]
-    whole = go(manifest, "all", None)
-    assert whole.warnings[0].startswith("8 of 24 slices have the same content")
-    assert whole.warnings[0] in Page(out).text
-    assert document(out)["warnings"] == list(whole.warnings)
+    assert warnings() == ()
+    assert "trained on these very slices" in warnings("train")[0]
+    whole = warnings("all", None)
+    assert whole[0].startswith("8 of 24 slices have the same content")
+    assert whole[0] in page_of(out).text
+    assert document(out)["warnings"] == list(whole)
     # The first training slice now shows the patient of the first two test slices.
-    records = list(manifest.records)
     records[16] = replace(records[16], patient_id="patient 0")
-    warnings = go(replace(manifest, records=tuple(records))).warnings
-    assert any(each.startswith("2 of 12 slices belong to 1 patients") for each in warnings)
+    assert any(each.startswith("2 of 12 slices belong to 1 patients") for each in warnings())
+    del run.info["training_sha256"]
+    records = [replace(each, patient_id=f"unknown:{number}") for number, each in enumerate(records)]
+    records[0] = replace(records[0], label=None)
+    for said, words in zip(
+        warnings("all", None),
+        ("does not say which slices", "1 slices without a label", "patient of 23 of 23 slices is not known"),
+        strict=True,
+    ):
+        assert words in said
+    assert document(out)["by_patient"] is None
 
 
-def test_what_is_not_known_is_said(go: Go, make_manifest: MakeManifest) -> None:
-    manifest = make_manifest()
-    records = tuple(
-        replace(record, patient_id=f"unknown:{number}", label=record.label if number else None)
-        for number, record in enumerate(manifest)
-    )
-    evaluation = go(replace(manifest, records=records), "all", None)
-    assert evaluation.by_patient is None
-    words = (
-        "does not say which slices",
-        "1 slices without a label",
-        "patient of 23 of 23 slices is not known",
-    )
-    for said, expected in zip(evaluation.warnings, words, strict=True):
-        assert expected in said
+def test_sources_that_give_the_label_away_are_told(
+    run: BrightnessRun, go: Go, make_manifest: MakeManifest
+) -> None:
+    manifest, run.info["training_sha256"] = make_manifest(), ["0" * 64]
+    apart = [replace(one, source="Bern" if one.label is Label.COVID else "Rome") for one in manifest]
+    (warning,) = go(replace(manifest, records=tuple(apart))).warnings
+    assert warning.startswith("All slices of Bern (COVID), Rome (NonCOVID) have one label")
+    mixed = tuple(replace(one, source="Rome") if number % 3 == 0 else one for number, one in enumerate(apart))
+    assert any("of Bern (COVID) have" in each for each in go(replace(manifest, records=mixed)).warnings)
 
 
 def test_masks_of_the_manifest_are_compared_with_what_is_found(
-    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The test part has masks: of the lungs, and in every other patient of lesions in the left half of them."""
     monkeypatch.setattr("groundglass.evaluation.evaluate._BATCH", 5)
     records = list(make_manifest())
@@ -274,17 +266,12 @@ def test_masks_of_the_manifest_are_compared_with_what_is_found(
     # On the patients without a lesion as much is found as on the others, nearly half of the lungs.
     assert section["opacity_error"]["value"] == pytest.approx(25, abs=2)
     assert len(list(tables(evaluation))) == 2
-    text = Page(out).text
-    assert "Strongest place of the map lies in a lesion6 slices" in text
+    text = page_of(out).text
+    assert "Strongest place of the map lies in a lesion 6 slices" in text
     assert text.index("Lung Dice") < text.index("Measures"), "on top too"
     go(masked, "train")
     assert "segmentation" not in document(out), "without masks nothing is said of them"
-    assert "against their masks" not in Page(out).text
-    sound = run.predict
-    monkeypatch.setattr(run, "predict", lambda slices: replace(sound(slices), lesion_map=None))
-    found = go(masked).segmentation
-    assert {name for name, each in found.items() if each.slices} == {"lung_dice", "lesion_in_lungs"}
-    assert "Lesion Dice" not in Page(out).text
+    assert "against their masks" not in page_of(out).text
 
 
 @pytest.mark.parametrize(
@@ -299,10 +286,128 @@ def test_figures_stand_beside_what_the_file_format_alone_gives_away(
 ) -> None:
     names = {number: f"{number}.png" for number in range(24)}
     names |= {n: f"{n}.{suffix}" for n, each in enumerate(make_manifest()) if each.label is Label.NON_COVID}
-    evaluation = go(make_manifest(names))
+    evaluation, text = go(make_manifest(names)), page_of(out).text
     assert words in str(next(tables(evaluation)).caption)
+    assert words in text
     baseline = document(out)["file_format_baseline"]
     assert (baseline["formats"], baseline["metrics"]["auc"]["value"]) == (1 + (suffix == "jpg"), auc)
-    text = " ".join(Page(out).text.split())
-    assert words in text
     assert ("file format alone 1.000" in text) == (suffix == "jpg")
+
+
+@pytest.fixture
+def data(make_manifest: MakeManifest, tmp_path: Path) -> Path:
+    """The drawn data set's manifest."""
+    path = tmp_path / "data" / "manifest.csv"
+    write_manifest(make_manifest(), path)
+    return path
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    write_bundle(tmp_path / "bundle", *tiny_parts())
+    return tmp_path / "bundle"
+
+
+def command(name: object, data: Path, *more: str) -> Result:
+    """Evaluates into the folder ``out`` beside the data's."""
+    where = ["--data", str(data), "--output", str(data.parents[1] / "out"), "--bootstrap", "20"]
+    result = CliRunner().invoke(app, ["evaluate", str(name), *where, *more], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result
+
+
+@pytest.mark.parametrize(
+    ("options", "split", "part", "slices"),
+    [
+        ((), None, "all", 24),
+        (("--part", "val"), "official", "val", 4),
+        (("--split", "official"), "official", "test", 12),
+    ],
+)
+def test_which_part_is_meant(
+    run: BrightnessRun, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...], split: str | None, part: str, slices: int,
+) -> None:  # fmt: skip
+    module = SimpleNamespace(Run=SimpleNamespace(open=lambda path: run))
+    monkeypatch.setitem(sys.modules, "groundglass.training.run", module)  # which would import torch
+    (run.path / "run.json").write_text("{}")
+    result = command(run.path, data, "--json", *options)
+    assert "does not say which slices" in result.stderr
+    printed = json.loads(result.stdout)
+    assert printed == document(out)
+    assert printed["format"] == 2
+    found = printed["data"]
+    assert (found["split"], found["part"], found["slices"]) == (split, part, slices)
+
+
+def test_a_bundle_says_what_the_classifier_says(bundle: Path, make_manifest: MakeManifest) -> None:
+    opened = Bundle.open(bundle)
+    slices = [read_slice(record.path) for record in make_manifest().records[:4]]
+    slices.insert(1, replace(slices[0], pixels=np.full((90, 90), 7, np.uint8)))
+    predictions = list(map(Classifier(opened).classify, slices))
+    outputs = BundledRun(opened).predict(iter(slices))
+    assert [reason is not None for reason in outputs.refused] == [False, True, False, False, False]
+    assert list(outputs.refused) == [prediction.reason for prediction in predictions]
+    expected = [prediction.probability for prediction in predictions if prediction.probability is not None]
+    np.testing.assert_allclose(np.delete(outputs.probability, 1), expected, atol=1e-6)
+    assert outputs.lesion_map.shape == (5, 8, 8)
+    assert [cut.pixels.shape for cut in outputs.cuts] == [(64, 64)] * 5
+
+
+def test_a_bundle_is_evaluated_and_nothing_written_into_it(
+    bundle: Path, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(path.name for path in bundle.iterdir())
+    cv2.imwrite(str(data.parent / "slice 23.png"), np.full((90, 90), 7, np.uint8))
+    printed = json.loads(command(bundle, data, "--json").stdout)
+    assert printed["run"]["network"] == "tiny"
+    fit = printed["applicability"]
+    assert fit["refused"]["value"] == pytest.approx(1 / 24)
+    assert fit["reasons"] == {"blank": 1}
+    assert fit["beyond_95"] is None
+    assert set(fit["prediction_sets"]["coverage"]) == {"COVID", "NonCOVID"}
+    for words in ("the input check refuses 4 %", "no reference of its training data", "COVID slices"):
+        assert words in page_of(out).text
+    assert sorted(path.name for path in bundle.iterdir()) == before
+    monkeypatch.setattr("groundglass.inference.bundle.DEFAULT", bundle)
+    table = command("default", data).stdout
+    assert max(map(len, table.splitlines()[:-1])) == 80
+    shown = " ".join(table.replace("│", " ").split())
+    assert {word for title in TITLES.values() for word in title.split()} <= set(shown.split()), (
+        "none is split"
+    )
+    assert "24 slices of 12 patients" in shown
+    assert all(title.split(" (")[0] in shown for title in TITLES.values())
+    assert "Whether the bundle fits these slices" in shown
+    assert shown.endswith(f"Report: {out / 'report.html'}")
+
+
+@pytest.mark.parametrize(("shift", "beyond"), [(0.0, 0.0), (9.0, 1.0)])
+def test_a_zipped_bundle_knows_its_training_data(
+    data: Path, make_manifest: MakeManifest, bundle: Path, tmp_path: Path, shift: float, beyond: float
+) -> None:
+    """Which slices they were, and how far others lie from them."""
+    (fields, contents), manifest, opened = tiny_parts(), make_manifest(), Bundle.open(bundle)
+    slices = [read_slice(record.path).pixels for record in manifest]
+    seen = np.stack([opened.preprocessing.apply(pixels, opened.lungs(pixels)).pixels for pixels in slices])
+    embedding = opened.engine().run(opened.preprocessing.normalise(seen)).embedding
+    held_out = embedding + np.random.default_rng(0).normal(0, 0.01, embedding.shape)
+    reference = fit_reference(embedding + shift, held_out + shift)
+    arrays = {**accept_all(channels=64).as_arrays(), **reference.as_arrays()}
+    fields["training"] = {"sha256": [content_hash(record) for record in manifest.records[:3]]}
+    write_bundle(tmp_path / "trained.zip", fields, {**contents, "reference.npz": save_arrays(arrays)})
+    printed = json.loads(command(tmp_path / "trained.zip", data, "--json").stdout)
+    assert printed["applicability"]["beyond_95"]["value"] == pytest.approx(beyond, abs=0.1)
+    assert "5 % are expected" in printed["applicability"]["beyond_95"]["meaning"]
+    assert "% lie far from the training data" in page_of(tmp_path / "out").text
+    assert any("3 of 24 slices have the same content" in warning for warning in printed["warnings"])
+
+
+@pytest.mark.parametrize("damaged", [True, False], ids=["damaged bundle", "folder of pictures"])
+def test_what_cannot_be_evaluated_is_named_in_one_line(damaged: bool, bundle: Path, data: Path) -> None:
+    (bundle / "classifier.onnx").write_bytes(b"x")
+    named = r"classifier\.onnx" if damaged else f"{data.parent}: neither a run nor a bundle"
+    with pytest.raises(GroundglassError, match=named) as caught:
+        command(bundle if damaged else data.parent, data)
+    assert "\n" not in str(caught.value)
+    assert not (data.parents[1] / "out").exists()

@@ -1,98 +1,137 @@
-"""From files to predictions."""
+"""From files, and whatever else Python holds a slice in, to predictions; results tell what notebooks ask."""
 
 from __future__ import annotations
 
+import io
+import multiprocessing
+import os
+import pickle
+import re
+import shutil
+import sys
 import threading
 import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import cv2
+import nibabel
 import numpy as np
+import pydicom
 import pytest
+import SimpleITK as sitk  # noqa: N813
+from PIL import Image
+from pydicom.filebase import DicomBytesIO
+from tests.conftest import change_dicom
 
-from groundglass.errors import DataError
-from groundglass.imaging.phantom import make_phantom
+import groundglass
+from groundglass import Classifier, Prediction, Predictions
+from groundglass.errors import BundleError, ImageError, PredictionError
+from groundglass.imaging.crop import CroppedSlice
+from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.inference.classifier import Classifier
-from groundglass.inference.prediction import COLUMNS, Status
+from groundglass.inference.prediction import COLUMNS, Status, in_slice, lesion_mask
+
+PHANTOM = make_phantom(np.random.default_rng(1), 0.4, 0.5, size=128)
+PIXELS = PHANTOM.slice.pixels
+HU = np.rint(PHANTOM.slice.hounsfield).astype(np.int16)
+RGB = np.stack([PIXELS] * 3, axis=2)
+PHOTOGRAPH = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty slices, a broken one, a photograph and a text."""
+    """A series of four slices."""
+    folder = tmp_path_factory.mktemp("series")
+    for number in range(4):
+        path = folder / f"{number}.dcm"
+        write_dicom(PHANTOM, path)
+        own = {"SOPInstanceUID": f"1.2.3.{number}", "ImagePositionPatient": [0, 0, 10.0 * number]}
+        change_dicom(path, SeriesInstanceUID="1.2.3", **own)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve slices, a broken one, a photograph and a text."""
     folder = tmp_path_factory.mktemp("slices")
-    for number in range(20):
+    for number in range(12):
         pixels = make_phantom(np.random.default_rng(number), 0.4, 0.5, size=128).slice.pixels
-        cv2.imwrite(str(folder / f"{number}.png"), pixels)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
     (folder / "3b.png").write_bytes((folder / "3.png").read_bytes()[:500])
-    photograph = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    cv2.imwrite(str(folder / "5b.png"), photograph)
+    Image.fromarray(PHOTOGRAPH).save(folder / "5b.png")
     (folder / "notes.txt").write_text("no image")
     return folder
 
 
-def test_file_slice_and_pixels_give_the_same(classifier: Classifier, folder: Path) -> None:
-    prediction = classifier.predict(folder / "1.png", evidence=False)
-    assert (prediction.status, prediction.file) == (Status.OK, str(folder / "1.png"))
-    assert prediction.bundle == classifier.bundle.id
-    assert prediction.evidence is None
-    assert set(prediction.to_dict()) == set(COLUMNS)
-    pixels = cv2.imread(str(folder / "1.png"), cv2.IMREAD_GRAYSCALE)
-    assert 0 < prediction.probability < 1
-    assert classifier.predict(pixels).probability == prediction.probability
-    assert classifier.predict(CTSlice(pixels, Origin("x", "PNG"))).probability == prediction.probability
+def saved(image: Image.Image, name: str) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, name)
+    return stream.getvalue()
 
 
-def test_probability_follows_the_calibration(classifier: Classifier, folder: Path) -> None:
-    prediction = classifier.predict(folder / "2.png", evidence=True)
-    assert prediction.evidence is not None
-    assert prediction.evidence.cropped.pixels.shape == (64, 64)
-    assert prediction.evidence.lesion_map.shape == (8, 8)
-    logit = prediction.evidence.logit
-    assert prediction.probability == pytest.approx(1 / (1 + np.exp(-logit / 2)), abs=1e-6)
-    assert prediction.evidence.lesion_map.mean() == pytest.approx(logit, abs=1e-4)
-    expected = tuple(
-        label
-        for label, p in (("COVID", prediction.probability), ("NonCOVID", 1 - prediction.probability))
-        if 1 - p <= 0.6
-    )
-    assert prediction.prediction_set == expected
-    assert prediction.label == (expected[0] if len(expected) == 1 else "uncertain")
+GREY: dict[str, Callable[[], Any]] = {
+    "uint16": lambda: PIXELS.astype(np.uint16) * 257,
+    "RGB": lambda: RGB,
+    "RGBA": lambda: np.dstack([RGB, np.full_like(PIXELS, 255)]),
+    "one channel": lambda: PIXELS[..., None],
+    "one plane": lambda: PIXELS[None],
+    "float": lambda: RGB / 255,
+    "not contiguous": lambda: np.asfortranarray(PIXELS),
+    "slice": lambda: CTSlice(PIXELS, Origin("x", "PNG")),
+    "Pillow L": lambda: Image.fromarray(PIXELS),
+    "Pillow I;16": lambda: Image.fromarray(PIXELS.astype(np.uint16) * 257),
+    "Pillow P": lambda: Image.fromarray(PIXELS).convert("P"),
+    "bytes": lambda: saved(Image.fromarray(PIXELS), "PNG"),
+    "open file": lambda: io.BytesIO(saved(Image.fromarray(RGB), "BMP")),
+}
+HOUNSFIELD: dict[str, Callable[[pydicom.Dataset], Any]] = {
+    "array": lambda _: HU,
+    "Pillow": lambda _: Image.fromarray(HU.astype(np.int32)),
+    "data set": lambda dataset: dataset,
+    "data set without meta": pydicom.Dataset,  # as a program has put it together
+    "nibabel": lambda _: nibabel.Nifti1Image(HU.T[::-1, ::-1, None].astype(np.float32), np.eye(4)),
+    "SimpleITK": lambda _: sitk.GetImageFromArray(HU[None]),
+    "SimpleITK in 2D": lambda _: sitk.GetImageFromArray(HU),
+    "bytes": lambda dataset: (stream := DicomBytesIO(), dataset.save_as(stream), stream.getvalue())[2],
+}
 
 
-def test_a_folder_is_classified_in_order_and_a_bad_file_stops_nothing(
-    classifier: Classifier, folder: Path
-) -> None:
-    predictions = list(classifier.predict_all([folder]))
-    names = [Path(prediction.file).name for prediction in predictions]
-    assert len(predictions) == 22
-    assert [name for name in names if "b" not in name] == [f"{number}.png" for number in range(20)]
-    by_name = dict(zip(names, predictions, strict=True))
-    assert by_name["3b.png"].status is Status.FAILED
-    assert by_name["3b.png"].reason
-    assert by_name["5b.png"].status is Status.REFUSED
-    assert "photograph" in str(by_name["5b.png"].reason)
-    assert sum(prediction.status is Status.OK for prediction in predictions) == 20
-    assert names.index("3b.png") == 4, "a failure stands where the file stood"
-    for number in (0, 7, 19):
-        assert classifier.predict(folder / f"{number}.png") == by_name[f"{number}.png"], (
-            "neighbours change nothing"
-        )
+@pytest.mark.parametrize("kind", GREY)
+def test_grey_values_are_those_of_the_array(classifier: Classifier, kind: str) -> None:
+    found = classifier.predict(GREY[kind]())
+    assert isinstance(found, Prediction)
+    assert found.status is Status.OK
+    assert found.probability == classifier.predict(PIXELS).probability
 
 
-def test_a_manifest_is_classified_file_by_file(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
-    manifest = tmp_path / "files.csv"
-    manifest.write_text(f"path,label\n{folder}/1.png,COVID\ngone.png,\n{folder}/0.png,\n")
-    predictions = list(classifier.predict_all([manifest]))
-    assert [Path(prediction.file).name for prediction in predictions] == ["1.png", "gone.png", "0.png"]
-    assert [prediction.status for prediction in predictions] == [Status.OK, Status.FAILED, Status.OK]
-    manifest.write_text("file\n1.png\n")
-    with pytest.raises(DataError, match="path"):
-        list(classifier.predict_all([manifest]))
+@pytest.mark.parametrize("kind", HOUNSFIELD)
+def test_hounsfield_units_are_those_of_the_file(classifier: Classifier, folder: Path, kind: str) -> None:
+    dataset = pydicom.dcmread(folder / "0.dcm")
+    before = dataset.to_json()
+    found = classifier.predict(HOUNSFIELD[kind](dataset), hu=kind in {"array", "Pillow"})
+    expected = classifier.predict(folder / "0.dcm")
+    assert found.probability == pytest.approx(expected.probability, abs=1e-3)
+    assert np.abs(found.evidence.slice.pixels.astype(int) - expected.evidence.slice.pixels).max() <= 1
+    assert found.evidence.slice.hounsfield is None
+    assert dataset.to_json() == before, "the caller's stays as it is"
 
 
-def test_two_threads_read_and_ask_the_network(
-    classifier: Classifier, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_probability_and_label_follow_the_calibration(classifier: Classifier, folder: Path) -> None:
+    found = classifier.predict(folder / "2.dcm")
+    assert found.bundle == classifier.bundle.id
+    assert found.evidence.lesion_map.mean() == pytest.approx(found.evidence.logit, abs=1e-4)
+    assert found.probability == pytest.approx(1 / (1 + np.exp(-found.evidence.logit / 2)), abs=1e-6)
+    likely = {"COVID": found.probability, "NonCOVID": 1 - found.probability}
+    assert found.prediction_set == tuple(label for label, p in likely.items() if 1 - p <= 0.6)
+    assert found.label == (found.prediction_set[0] if len(found.prediction_set) == 1 else "uncertain")
+    assert classifier.predict(folder / "2.dcm", evidence=False).evidence is None
+
+
+def test_two_threads_classify_in_order_and_a_bad_file_stops_nothing(
+    classifier: Classifier, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: set[str] = set()
     run = classifier.bundle.engine().run
@@ -102,15 +141,204 @@ def test_two_threads_read_and_ask_the_network(
         time.sleep(0.02)
         return run(images)
 
-    alone = list(map(classifier.classify, classifier.read_files([folder])))
+    alone = [classifier.predict(pictures / f"{number}.png", evidence=False) for number in range(12)]
     monkeypatch.setattr(classifier.bundle.engine(), "run", slow)
-    assert list(classifier.predict_all([folder])) == alone, "the same predictions in the same order"
+    predictions = list(classifier.predict_all([pictures]))
     assert len(threads - {threading.current_thread().name}) == 2
+    broken, photograph = predictions.pop(4), predictions.pop(6)  # where the files stand
+    assert (Path(broken.file).name, broken.status) == ("3b.png", Status.FAILED)
+    assert (Path(photograph.file).name, photograph.status) == ("5b.png", Status.REFUSED)
+    assert predictions == alone, "neighbours change nothing"
+    started = threading.active_count()
+    stopped = classifier.predict_all([pictures])
+    next(stopped)
+    stopped.close()
+    assert threading.active_count() == started, "stopping early ends them"
 
 
-def test_stopping_early_ends_the_threads(classifier: Classifier, folder: Path) -> None:
-    before = threading.active_count()
-    predictions = classifier.predict_all([folder])
-    next(predictions)
-    predictions.close()
-    assert threading.active_count() == before
+def test_a_manifest_a_list_a_folder_and_a_volume_give_predictions(
+    classifier: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    mixed = classifier.predict(
+        [str(folder / "0.dcm"), PIXELS, [Image.fromarray(PIXELS)], b"damaged", PIXELS[:0]]
+    )
+    assert isinstance(mixed, Predictions)
+    assert [each.status.value for each in mixed] == ["ok", "ok", "ok", "failed", "refused"]
+    assert [each.file for each in mixed[1:]] == ["array[1]", "PIL[0]", "bytes[3]", "array[4]"]
+    assert [each.position for each in classifier.predict(folder)] == [0, 10, 20, 30]
+    assert len(classifier.predict(np.stack([HU] * 3), hu=True)) == 3
+    assert classifier.predict([]) == []
+    one = [each.file for each in classifier.predict_all(str(folder / "0.dcm"))]
+    assert one == [str(folder / "0.dcm")], "a text is a path, not its letters"
+    (tmp_path / "files.csv").write_text(f"path,label\n{folder}/1.dcm,COVID\ngone.png,\n{folder}/0.dcm,\n")
+    listed = [
+        (Path(each.file).name, each.status.value) for each in classifier.predict(tmp_path / "files.csv")
+    ]
+    assert listed == [("1.dcm", "ok"), ("gone.png", "failed"), ("0.dcm", "ok")]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (np.zeros((0, 0), np.uint8), "without a pixel"),
+        (PHOTOGRAPH, "colour photograph"),
+        (PHOTOGRAPH / 255, "in colour"),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_a_result(classifier: Classifier, source: Any, words: str) -> None:
+    found = classifier.predict(source)
+    assert (found.status, found.probability) == (Status.REFUSED, None)
+    assert words in found.reason
+
+
+def test_a_refused_slice_can_be_shown(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
+    coronal = Path(shutil.copy(folder / "0.dcm", tmp_path))
+    change_dicom(coronal, ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    found = classifier.predict(coronal)
+    assert (found.status, found.evidence.lesion_map) == (Status.REFUSED, None)
+    assert found.evidence.slice.pixels.shape == PIXELS.shape
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (b"damaged", "bytes: not an image"),
+        (np.zeros(9), r"array: an array of float64, shape \(9,\)"),
+        (np.array([["a"]]), "array: an array of"),
+        (np.full((8, 8), np.nan), "array: .*not one finite value"),
+        (pydicom.Dataset(), "pydicom: "),
+        (sitk.Image(8, 8, sitk.sitkVectorUInt8), "SimpleITK: .*several components"),
+        ("nowhere.png", r"nowhere\.png: no such file"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_an_error_that_names_it(
+    classifier: Classifier, source: Any, words: str
+) -> None:
+    with pytest.raises(ImageError, match=words):
+        classifier.predict(source)
+    assert classifier.predict([source])[0].status is Status.FAILED
+    with pytest.raises(TypeError, match="dict: no slice"):
+        classifier.predict({})
+
+
+def test_a_series_has_one_answer(classifier: Classifier, folder: Path) -> None:
+    by_folder = classifier.predict_series(folder)
+    assert (by_folder.series, by_folder.counts.ok, by_folder.curve.at) == ("1.2.3", 4, (0, 10, 20, 30))
+    assert classifier.predict_series([folder, folder]).counts.ok == 4, "copies count once"
+    headers = [pydicom.dcmread(path) for path in folder.iterdir()]
+    assert classifier.predict_series(headers).curve == by_folder.curve
+    assert classifier.predict_series(classifier.predict(folder)) == by_folder, "nothing is classified twice"
+    assert by_folder.to_frame()["at"].tolist() == [0, 10, 20, 30]
+    shown = by_folder._repr_html_()
+    assert f"<b>{by_folder.label or 'no label'}</b>, series score" in shown
+    (points,) = re.findall('polyline points="([^"]*)"', shown)
+    assert [point.split(",")[0] for point in points.split()] == ["2.0", "86.0", "170.0", "254.0"]
+    volume = classifier.predict_series(np.stack([HU] * 3), hu=True)
+    assert (volume.series, volume.counts.ok, volume.curve.axis) == (None, 3, "frame")
+    loose = classifier.predict_series([PIXELS, PIXELS])
+    assert (loose.series, loose.counts.ok, loose.curve.axis) == (None, 2, "order")
+    with pytest.raises(PredictionError, match="here are 2"):
+        classifier.predict_series([folder, np.stack([PIXELS] * 2)])
+
+
+def test_masks_lie_in_the_image(classifier: Classifier, folder: Path) -> None:
+    one = classifier.predict(folder / "0.dcm")
+    assert one.lung_mask.shape == one.lesion_mask.shape == PIXELS.shape
+    assert one.lung_mask.any()
+    assert not (one.lesion_mask & ~one.lung_mask).any()
+    assert classifier.predict(folder / "0.dcm", evidence=False).lung_mask is None
+    np.testing.assert_array_equal(classifier.predict(folder).lung_mask, np.stack([one.lung_mask] * 4))
+    voxels = np.stack([HU.T] * 3, axis=2)
+    upside_down = nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, -4.0, 1.0]))
+    for image in (upside_down, sitk.GetImageFromArray(voxels.T)):
+        mask = classifier.predict(image).lung_mask
+        assert mask.dtype == bool
+        np.testing.assert_array_equal(mask, np.stack([one.lung_mask.T] * 3, axis=2))
+
+
+def test_a_lesion_map_lies_where_the_crop_lay_and_lesions_inside_the_lungs() -> None:
+    lungs = np.zeros((10, 16), bool)
+    lungs[2:8, 4:12] = True
+    # The crop reaches two rows beyond the slice above and below; the lesion is its right half.
+    grey = np.zeros((4, 4), np.uint8)
+    cropped = CroppedSlice(grey, (1, -2, 15, 12), lungs, True, grey)
+    lesion_map = np.array([[-3, -3, 3, 3]] * 4, np.float32)
+    placed, columns = in_slice(lesion_map, cropped), np.arange(16)
+    assert np.isneginf(placed[:, [0, 15]]).all()
+    np.testing.assert_array_equal(placed > 0, np.tile((columns >= 8) & (columns < 15), (10, 1)))
+    np.testing.assert_array_equal(lesion_mask(lesion_map, cropped), lungs & (columns >= 8))
+
+
+def test_results_are_shown_and_tabled(
+    classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = classifier.predict([folder, "<b>.png"])
+    assert several.to_dict()[0] == several[0].to_dict()
+    frame = several.to_frame()
+    assert (tuple(frame.columns), len(frame), frame.status[4]) == (COLUMNS, 5, "failed")
+    assert tuple(several[0].to_frame().columns) == tuple(Predictions().to_frame().columns) == COLUMNS
+    html = several._repr_html_()
+    assert html.count("data:image/png;base64,") == 4
+    assert "&lt;b&gt;.png" in html
+    assert "more" in Predictions([several[4]] * 30)._repr_html_()
+    several.save_overlay(tmp_path / "all")
+    assert [path.name for path in sorted((tmp_path / "all").iterdir())] == [f"000{n}.png" for n in range(4)]
+    assert Image.open(tmp_path / "all" / "0000.png").size == PIXELS.shape
+    for prediction, path in ((several[4], "no.png"), (several[0], "no.suffix")):
+        with pytest.raises(PredictionError):
+            prediction.save_overlay(tmp_path / path)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(PredictionError, match="pip install pandas"):
+        several.to_frame()
+
+
+def probability(classifier: Classifier, path: Path) -> float | None:
+    return classifier.predict(path).probability
+
+
+def test_threads_and_processes_share_it(classifier: Classifier, tiny_bundle: Path, folder: Path) -> None:
+    paths = sorted(folder.iterdir())
+    expected = probability(classifier, paths[0])
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(probability, [classifier] * 4, paths)) == [expected] * 4
+    assert len(pickle.dumps(classifier)) < 1000, "its bundle's path, not its networks"
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(probability, (classifier, paths[0])) == expected
+    # What is inherited, not sent: ONNX Runtime's threads are gone in a forked process.
+    several = groundglass.load(tiny_bundle, threads=2)
+    assert probability(several, paths[0]) == expected
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: os._exit(0 if probability(several, paths[0]) == expected else 1)
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def test_the_process_stays_the_callers(
+    classifier: Classifier, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither warnings nor file descriptor 2 are switched while the library works."""
+    packed = saved(Image.fromarray(PIXELS), "TIFF")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        for _ in classifier.predict_all([folder] * 4):
+            warnings.warn("mine", stacklevel=1)
+            os.write(2, b"x")
+            classifier.predict(packed)
+        assert warnings.filters == before
+    assert sum(str(each.message) == "mine" for each in caught) == capfd.readouterr().err.count("x") == 16
+
+
+def test_a_provider_goes_by_any_of_its_names_and_one_that_is_not_there_is_named(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for names in ("CPU", ["CPUExecutionProvider"], ("cpu",)):
+        assert groundglass.load(tiny_bundle, providers=names).predict(PIXELS).status is Status.OK
+    with pytest.raises(BundleError, match=r"tpu: .* choose of .*cpu"):
+        groundglass.load(tiny_bundle, providers="tpu")
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: listed)
+    with pytest.raises(BundleError, match=r"CUDA.* does not start on this"):
+        groundglass.load(tiny_bundle, providers="cuda")  # ONNX Runtime would fall back without a word

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -57,38 +56,44 @@ def reason(pixels: Grey, **origin: object) -> str:
     return str(unfit(ct_slice, cropped(pixels)))
 
 
-_TILT = 0.45
-AXIAL, TURNED = "None", "turned by 90 degrees"
-GEOMETRIES = {
-    "unknown": (None, AXIAL),
-    "supine": ((1, 0, 0, 0, 1, 0), AXIAL),
-    "prone": ((-1, 0, 0, 0, -1, 0), AXIAL),
-    "mirrored": ((-1, 0, 0, 0, 1, 0), AXIAL),
-    "tilted gantry": ((1, 0, 0, 0, np.cos(_TILT), np.sin(_TILT)), AXIAL),
-    "patient turned a little": ((np.cos(_TILT), np.sin(_TILT), 0, -np.sin(_TILT), np.cos(_TILT), 0), AXIAL),
-    "coronal": ((1, 0, 0, 0, 0, -1), "coronal"),
-    "sagittal": ((0, 1, 0, 0, 0, -1), "sagittal"),
-    "oblique": ((0.7071, 0.7071, 0, 0, 0, -1), "oblique"),
-    "half way to coronal": ((1, 0, 0, 0, 0.7071, 0.7071), "coronal or oblique"),
-    "turned": ((0, 1, 0, -1, 0, 0), TURNED),
-    "turned the other way": ((0, -1, 0, 1, 0, 0), TURNED),
-}
+COS, SIN = np.cos(0.45), np.sin(0.45)
 
 
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_axial_geometry_passes_and_any_other_is_refused(chest: Grey, name: str) -> None:
-    orientation, words = GEOMETRIES[name]
+@pytest.mark.parametrize(
+    ("orientation", "words"),
+    [
+        (None, "None"),
+        ((1, 0, 0, 0, 1, 0), "None"),  # supine
+        ((-1, 0, 0, 0, -1, 0), "None"),  # prone
+        ((-1, 0, 0, 0, 1, 0), "None"),  # mirrored
+        ((1, 0, 0, 0, COS, SIN), "None"),  # a tilted gantry
+        ((COS, SIN, 0, -SIN, COS, 0), "None"),  # a patient turned a little
+        ((1, 0, 0, 0, 0, -1), "coronal"),
+        ((0, 1, 0, 0, 0, -1), "sagittal"),
+        ((0.7071, 0.7071, 0, 0, 0, -1), "oblique"),
+        ((1, 0, 0, 0, 0.7071, 0.7071), "coronal or oblique"),  # half way
+        ((0, 1, 0, -1, 0, 0), "turned by 90 degrees"),
+        ((0, -1, 0, 1, 0, 0), "turned by 90 degrees"),
+    ],
+)
+def test_axial_geometry_passes_and_any_other_is_refused(
+    chest: Grey, orientation: tuple[float, ...] | None, words: str
+) -> None:
     assert words in reason(chest, orientation=orientation)
 
 
-def test_a_picture_too_small_or_blank_to_show_lungs() -> None:
-    rng = np.random.default_rng(0)
-    for height, width in ((1, 1), (31, 400), (400, 8)):
-        noise = rng.integers(0, 256, (height, width), np.uint8)
-        assert f"too small: {width} x {height} pixels" in reason(noise)
-    for value in (0, 90, 255):
-        assert "blank" in reason(rng.normal(value, 1.5, (300, 300)).clip(0, 255).astype(np.uint8))
-        assert "blank" in reason(np.full((300, 300), value, np.uint8))
+NOISE = np.random.default_rng(0).normal(0, 1.5, (300, 300))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        *((np.ones(shape), f"too small: {shape[1]} x {shape[0]} pixels") for shape in ((1, 1), (31, 400), (400, 8))),
+        *((value + noise, "blank") for value in (0, 90, 255) for noise in (NOISE, 0 * NOISE)),
+    ],
+)  # fmt: skip
+def test_a_picture_too_small_or_blank_to_show_lungs(pixels: NDArray[np.floating], words: str) -> None:
+    assert words in reason(pixels.clip(0, 255).astype(np.uint8))
 
 
 @pytest.mark.parametrize("levels", [2, 5, 30, 64])
@@ -110,50 +115,14 @@ def test_a_slice_without_lung_is_refused() -> None:
     assert OTHER_PART == out_of_distribution.OTHER_PART, "the same beginning for what looks like another part"
 
 
-FEATURES = APPEARANCE + CHANNELS
-
-
-def points(rng: np.random.Generator, number: int, middle: float, direction: int) -> NDArray[np.float64]:
-    """Descriptions around the origin, moved in one direction."""
-    moved = rng.normal(0, 1, (number, FEATURES))
-    moved[:, direction::3] += middle
-    return moved
-
-
-def odds(model: InputCheck, features: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Log odds of anything else against lung."""
-    return np.logaddexp.reduce(model.odds(features), axis=1)
-
-
-@pytest.fixture(scope="module")
-def examples() -> Examples:
-    """Lung slices around the origin, two other kinds away from it in directions of their own."""
-    rng = np.random.default_rng(0)
-    features = np.concatenate([points(rng, 300, 0, 0), points(rng, 60, 3, 0), points(rng, 60, -3, 1)])
-    kind = (LUNG,) * 300 + ("a chart",) * 60 + ("a head",) * 60
-    return Examples(features, kind, np.arange(420) // 3, np.ones(420))
-
-
-@pytest.fixture(scope="module")
-def check(examples: Examples) -> InputCheck:
-    return fit_input_check(examples, np.arange(420) < 100)
-
-
-def test_the_fit_is_reproducible_and_survives_its_arrays(examples: Examples, check: InputCheck) -> None:
-    again = InputCheck.from_arrays(check.as_arrays())
-    assert again.limit == check.limit
-    for model in (again, fit_model(examples)):
-        np.testing.assert_array_equal(model.odds(examples.features), check.odds(examples.features))
-
-
 def test_patients_are_held_out_as_a_whole() -> None:
     """Every slice beside an identical one of its patient: seen, each would be known; held out, none is."""
     features = np.repeat(np.random.default_rng(5).normal(0, 1, (120, 400)), 2, axis=0)
-    kind = (LUNG,) * 120 + ("other",) * 120
+    kind, lungs = (LUNG,) * 120 + ("other",) * 120, np.arange(240) < 120
     by_patient = Examples(features, kind, np.repeat(np.arange(120), 2), np.ones(240))
-    lungs = np.arange(240) < 120
-    seen = odds(fit_model(by_patient), features[lungs])
-    assert fit_input_check(by_patient, lungs).limit > np.quantile(seen, 0.99) + 1
+    check, seen = fit_input_check(by_patient, lungs), fit_model(by_patient).odds(features)
+    assert check.limit > np.quantile(np.logaddexp.reduce(seen[lungs], axis=1), 0.99) + 1
+    np.testing.assert_array_equal(InputCheck.from_arrays(check.as_arrays()).odds(features), seen)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +183,7 @@ def slices(severity: float, patients: int = 8) -> Iterator[CTSlice]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("severity", "most"), [(0.0, 1), (0.25, 1), (0.5, 1), (0.75, 3), (1.0, 6)])
+@pytest.mark.parametrize(("severity", "most"), [(0.0, 1), (0.5, 1), (1.0, 6)])
 def test_lung_slices_pass_however_ill_and_at_every_level(
     shipped: Classifier, severity: float, most: int
 ) -> None:
@@ -231,11 +200,3 @@ def test_a_turned_slice_is_refused_and_turned_back_is_not(shipped: Classifier) -
     refused = [prediction for prediction in predictions if prediction.status is Status.REFUSED]
     assert len(refused) >= len(right) - 1
     assert sum("turned by 90 degrees" in str(prediction.reason) for prediction in refused) > len(right) / 2
-
-
-def test_real_series_pass_where_there_is_lung(shipped: Classifier, dicom_samples: Path) -> None:
-    predictions = list(shipped.predict_all([dicom_samples / "lung-series"]))
-    by_name = {Path(prediction.file).stem: prediction.status for prediction in predictions}
-    assert len(by_name) == 25
-    # From 1-029 to 1-097 the lungs are in view; above lies the neck.
-    assert all(by_name[f"1-{number:03d}"] is Status.OK for number in range(29, 98, 4))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from groundglass.inference.calibration import Conformal, series_score
 from groundglass.inference.prediction import COPY, Prediction, Status
-from groundglass.inference.series import Counts, Totals, score_interval
+from groundglass.inference.series import Counts, SeriesSummary, Totals, score_interval
 
 RULE = Conformal(coverage=0.9, quantiles={"COVID": 0.4, "NonCOVID": 0.3})
 
@@ -19,20 +20,11 @@ def ok(
     file: str,
     probability: float = 0.5,
     position: float | None = None,
-    series: str | None = None,
-    frame: int | None = None,
-    label: str = "NonCOVID",
+    series: str | None = "1.2",
+    **more: Any,
 ) -> Prediction:
-    return Prediction(
-        Status.OK, file, "b", None, probability, label, (label,), (), frame=frame, series=series, position=position
-    )  # fmt: skip
-
-
-def of(
-    file: str, study: str = "1", series: str | None = "1.2", stack: str = "aaaa", z: float = 0
-) -> Prediction:
-    """A slice of a DICOM series."""
-    return replace(ok(file, 0.5, z, series), study=study, stack=stack)
+    made = Prediction(Status.OK, file, "b", None, probability, "NonCOVID", series=series, position=position)
+    return replace(made, **more)
 
 
 def refused(
@@ -52,12 +44,19 @@ def summed(*predictions: Prediction, rule: Conformal | None = None) -> Totals:
     return totals
 
 
+def summary_of(*predictions: Prediction, rule: Conformal | None = None) -> SeriesSummary:
+    (summary,) = summed(*predictions, rule=rule).summaries()
+    return summary
+
+
 def test_loose_pictures_and_copies_belong_to_no_series() -> None:
-    totals = summed(ok("a.png", 0.1), ok("b.png", 0.9, label="COVID"), failed("c.png"))
+    ill = ok("b.png", 0.9, series=None, label="COVID")
+    totals = summed(ok("a.png", 0.1, series=None), ill, failed("c.png"))
     assert totals.summaries() == []
     assert totals.counts == Counts(ok=2, failed=1, covid=1, non_covid=1)
-    copy = replace(refused("b/1", f"{COPY} of a/1"), stack="aaaa", study="1")
-    totals = summed(of("a/1"), copy, of("a/2", z=1))
+    same = {"stack": "aaaa", "study": "1"}
+    copy = replace(refused("b/1", f"{COPY} of a/1"), **same)
+    totals = summed(ok("a/1", **same), copy, ok("a/2", position=1, **same))
     assert (totals.counts.total, totals.left_out, totals.copies, totals.number(copy)) == (2, 0, 1, None)
     assert totals.summaries()[0].counts.total == 2
     assert totals.in_words.endswith("; 1 copy of these left out")
@@ -71,35 +70,34 @@ def test_the_score_is_the_mean_of_the_highest_fifth(count: int, used: int) -> No
     random.Random(0).shuffle(values)
     expected = sum(sorted(values)[-used:]) / used
     assert series_score(values) == pytest.approx(expected, abs=1e-12)
-    (summary,) = summed(*(ok(f"s/{n}", value, series="1.2") for n, value in enumerate(values))).summaries()
+    summary = summary_of(*(ok(f"s/{n}", value) for n, value in enumerate(values)))
     document = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
     assert (document["slices_in_score"], document["series_score"]) == (used, pytest.approx(expected))
     assert document["slices"] == document["classified"] == document["negative"] == count
-    assert len(document["curve"]["at"]) == len(document["curve"]["probability"]) == count
     assert [each["probability"] for each in document["carriers"]] == sorted(values)[: -used - 1 : -1][:10]
 
 
-def test_no_slices_no_score() -> None:
-    (summary,) = summed(refused("s/1.dcm"), rule=RULE).summaries()
-    assert (summary.series_score, summary.label, summary.interval, summary.carriers) == (None, None, None, ())
-    assert (summary.curve.at, summary.counts) == ((), Counts(refused=1))
-
-
-def test_the_curve_runs_from_the_feet_to_the_head_else_by_frame_else_as_read() -> None:
-    placed = [ok(f"s/{z}.dcm", 0.5 + z / 1000, float(z), "1.2") for z in (30, -20, 10, 0)]
-    (summary,) = summed(*placed).summaries()
-    assert (summary.place, summary.curve.axis, summary.curve.at) == ("s", "mm", (-20, 0, 10, 30))
-    assert summary.curve.probability == pytest.approx((0.48, 0.5, 0.51, 0.53))
-    (volume,) = summed(*(ok("v.dcm", frame=frame) for frame in (2, 0, 1))).summaries()
-    assert (volume.series, volume.place) == (None, "v.dcm")
-    assert (volume.curve.axis, volume.curve.at) == ("frame", (0, 1, 2))
-    (series,) = summed(ok("s/a.dcm", 0.9, 1.0, "1.2"), ok("s/b.dcm", 0.1, None, "1.2")).summaries()
-    assert (series.curve.axis, series.curve.at) == ("order", (0, 1))
-    assert series.curve.probability == (0.9, 0.1)
+@pytest.mark.parametrize(
+    ("predictions", "place", "axis", "at", "probability"),
+    [
+        ([ok(f"s/{z}.dcm", 0.5 + z / 100, z) for z in (3, -2, 1)], "s", "mm", (-2, 1, 3), (0.48, 0.51, 0.53)),
+        ([ok("v.nii", n / 10, None, None, frame=n) for n in (2, 0)], "v.nii", "frame", (0, 2), (0, 0.2)),
+        ([ok("s.zip!a.dcm", 0.9, 1.0), ok("s.zip!b.dcm", 0.1, None)], "s.zip", "order", (0, 1), (0.9, 0.1)),
+        ([ok("s.ZIP!a/b/1.dcm", 0.9, 1.0)], "s.ZIP!a/b", "mm", (1,), (0.9,)),
+        ([ok("a/odd!name.dcm", 0.9, 1.0), refused("a/1")], "a", "mm", (1,), (0.9,)),
+        ([refused("1.dcm")], ".", "mm", (), ()),
+    ],
+)
+def test_the_curve_runs_from_the_feet_to_the_head_else_by_frame_else_as_read(
+    predictions: list[Prediction], place: str, axis: str, at: tuple[int, ...], probability: tuple[float, ...]
+) -> None:
+    summary = summary_of(*predictions, rule=RULE)
+    assert (summary.place, summary.curve.axis, summary.curve.at) == (place, axis, at)
+    assert summary.curve.probability == pytest.approx(probability)
+    assert {each is None for each in (summary.label, summary.series_score)} == {at == ()}
 
 
 FILE, OTHER = ok("d/1.dcm", series="1.1"), failed("d/2.dcm")
-MULTI = [ok("d/m.dcm", 0.1, float(frame), "1.1", frame) for frame in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -108,10 +106,10 @@ MULTI = [ok("d/m.dcm", 0.1, float(frame), "1.1", frame) for frame in range(3)]
         ((FILE, OTHER), [1]),
         ((OTHER, FILE), [1]),
         ((FILE, OTHER, ok("d/3.dcm", series="1.9")), [0, 0]),  # which of the two?
-        ((FILE, OTHER, ok("d/4.png")), [0]),  # it may be a picture
+        ((FILE, OTHER, ok("d/4.png", series=None)), [0]),  # it may be a picture
         ((FILE, failed("e/2.dcm")), [0]),
-        ((*(ok("v.nii", frame=frame) for frame in range(3)), failed("v.nii")), [1]),
-        ((*MULTI, failed("d/m.dcm")), [1]),
+        ((*(ok("v.nii", series=None, frame=frame) for frame in range(3)), failed("v.nii")), [1]),
+        ((*(ok("d/m.dcm", position=frame, frame=frame) for frame in range(3)), failed("d/m.dcm")), [1]),
     ],
 )
 def test_a_damaged_file_counts_with_the_one_series_of_its_folder_or_file(
@@ -122,19 +120,8 @@ def test_a_damaged_file_counts_with_the_one_series_of_its_folder_or_file(
     assert totals.counts.failed == 1
 
 
-@pytest.mark.parametrize(
-    ("file", "place"),
-    [
-        ("a/b/c.dcm", "a/b"), ("c.dcm", "."), ("x/s.zip!1.dcm", "x/s.zip"), ("s.ZIP!a/b/1.dcm", "s.ZIP!a/b"),
-        ("a/odd!name.dcm", "a"),
-    ],
-)  # fmt: skip
-def test_a_series_lies_in_the_folder_of_its_files(file: str, place: str) -> None:
-    assert summed(ok(file, series="1.2")).summaries()[0].place == place
-
-
 def test_neck_and_abdomen_of_a_classified_series_are_no_failure() -> None:
-    chest = [ok(f"s/{z}.dcm", 0.5, float(z), "1.2") for z in range(3)]
+    chest = [ok(f"s/{z}.dcm", position=z) for z in range(3)]
     totals = summed(refused("s/neck.dcm"), *chest, refused("s/liver.dcm"))
     assert (totals.outside_lungs, totals.left_out, totals.counts.refused) == (2, 0, 2)
     assert totals.in_words == "5 slices: 3 classified (0 COVID, 3 NonCOVID, 0 uncertain), 2 outside the lungs"
@@ -161,24 +148,19 @@ def test_neck_and_abdomen_of_a_classified_series_are_no_failure() -> None:
 def test_the_label_of_a_series_follows_from_its_score_by_the_rule(
     probability: float, opacity: float | None, rule: Conformal | None, label: str | None
 ) -> None:
-    slices = (replace(ok(f"s/{z}.dcm", probability, z, "1.2"), opacity=opacity) for z in range(4))
-    (summary,) = summed(*slices, rule=rule).summaries()
+    summary = summary_of(*(ok(f"s/{z}.dcm", probability, z, opacity=opacity) for z in range(4)), rule=rule)
     assert summary.label == summary.to_dict()["label"] == label
     assert summary.interval == pytest.approx((probability, probability))
 
 
 def test_the_interval_widens_where_the_score_hangs_on_single_slices() -> None:
     assert score_interval([0.7]) is None
-    steady, single = score_interval([0.5] * 19 + [0.6]), score_interval([0.0] * 19 + [1.0])
-    assert steady is not None
-    assert 0.5 <= steady[0] <= (series_score([0.5] * 19 + [0.6]) or 0) <= steady[1] <= 0.6
+    low, high = score_interval([0.5] * 19 + [0.6])
+    assert 0.5 <= low <= series_score([0.5] * 19 + [0.6]) <= high <= 0.6
     # Of 20 slices with one of them at 1, the four highest hold between none and three copies of it.
-    assert single == pytest.approx((0, 0.75))
-
-
-def test_of_equal_slices_the_first_read_carry_the_series() -> None:
-    (long,) = summed(*(ok("v.nii", frame=frame) for frame in range(200))).summaries()
-    assert [each.frame for each in long.carriers] == list(range(10))
+    assert score_interval([0.0] * 19 + [1.0]) == pytest.approx((0, 0.75))
+    long = summary_of(*(ok("v.nii", series=None, frame=frame) for frame in range(200)))
+    assert [each.frame for each in long.carriers] == list(range(10)), "of equal slices the first read"
 
 
 @pytest.mark.parametrize(
@@ -194,11 +176,9 @@ def test_of_equal_slices_the_first_read_carry_the_series() -> None:
 def test_opacity_is_of_the_lungs_and_in_millilitres_where_the_spacing_is_known(
     areas: tuple[float | None, ...], positions: tuple[float | None, ...], expected: tuple[float | None, ...]
 ) -> None:
-    percent = (10.0, 20.0, 20.0, 20.0)
-    slices = [
-        replace(ok(f"s/{n}", 0.5, at, "1.2"), opacity=percent[n], lung_cm2=area)
+    slices = (
+        ok(f"s/{n}", 0.5, at, opacity=20.0 if n else 10.0, lung_cm2=area)
         for n, (area, at) in enumerate(zip(areas, positions, strict=True))
-    ]
-    opacity = summed(*slices).summaries()[0].opacity
-    assert opacity is not None
+    )
+    opacity = summary_of(*slices).opacity
     assert (opacity.percent, opacity.lung_ml, opacity.lesion_ml) == expected

@@ -12,28 +12,31 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import jsonschema
 import pytest
 
 from groundglass.errors import PredictionError
 from groundglass.imaging.slice import Patient
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.output import Output, OutputPlan, open_output
-from groundglass.inference.prediction import COLUMNS, Prediction, Status
+from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status, row_schema
 from groundglass.inference.writers import Format, PredictionsWriter, appending, json_line, read_predictions
 
 PREDICTIONS = [
-    Prediction(Status.OK, "a/1.dcm", "b-fp32", None, 0.123456789012345, "NonCOVID", ("NonCOVID",), (), None, "1.2", -5.5),
-    Prediction(Status.OK, 'x,"y";\nz\t<é>.png', "b-fp32", None, 1.0, "uncertain", ("COVID", "NonCOVID"), ("f", "g"), 0),
-    Prediction(Status.REFUSED, "c.png", "b-fp32", 'a "quoted", long\nreason'),
-    Prediction(Status.FAILED, "bytes-\udcff\udce9.png", "b-fp32", "the file is empty"),
+    Prediction(Status.OK, "a/1.dcm", "b1", None, 0.123456789012345, "NonCOVID", ("NonCOVID",), (), None, "1.2", -5.5),
+    Prediction(Status.OK, 'x,"y";\nz\t<é>.png', "b1", None, 1.0, "uncertain", ("COVID", "NonCOVID"), ("f", "g"), 0),
+    Prediction(Status.REFUSED, "c.png", "b1", 'a "quoted", long\nreason'),
+    Prediction(Status.FAILED, "bytes-\udcff\udce9.png", "b1", "the file is empty"),
 ]  # fmt: skip
 READ = [*PREDICTIONS[:3], replace(PREDICTIONS[3], file=r"bytes-\udcff\udce9.png")]
-NAMED = replace(PREDICTIONS[0], patient=Patient("Doe^Jane", "77", "19500102"))
+A, B, C = PREDICTIONS[0], PREDICTIONS[2], PREDICTIONS[3]
+NAMED = replace(A, patient=Patient("Doe^Jane", None, "19500102"))
+ROW = A.to_dict()
 
 
-def written(file_format: Format, *predictions: Prediction, keep_identifiers: bool = False) -> bytes:
+def written(file_format: Format, *predictions: Prediction) -> bytes:
     stream = io.BytesIO()
-    writer = PredictionsWriter(file_format, stream, keep_identifiers=keep_identifiers)
+    writer = PredictionsWriter(file_format, stream)
     for prediction in predictions:
         writer.write(prediction)
     writer.close()
@@ -42,29 +45,48 @@ def written(file_format: Format, *predictions: Prediction, keep_identifiers: boo
 
 
 def test_json_lines_are_utf8_one_line_each_and_read_again(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_bytes(written("jsonl", *PREDICTIONS))
+    (tmp_path / "x.jsonl").write_bytes(written("jsonl", *PREDICTIONS, NAMED))
     lines = (tmp_path / "x.jsonl").read_text("utf-8").splitlines()
-    assert [tuple(json.loads(line)) for line in lines] == [COLUMNS] * len(PREDICTIONS)
+    assert [tuple(json.loads(line)) for line in lines] == [COLUMNS] * 4 + [COLUMNS + IDENTIFIERS]
     assert "é" in lines[1], "readable as it is"
-    assert list(read_predictions(tmp_path / "x.jsonl")) == READ
+    assert list(read_predictions(tmp_path / "x.jsonl")) == [*READ, NAMED]
+    assert "Jane" not in repr(NAMED)
 
 
 @pytest.mark.parametrize(
-    "line", [b"[]", b"{}", b"null", b'{"file": 1}', b"nonsense", b"\xff", b"[" * 100_000]
-)
-def test_a_line_that_is_no_prediction_is_named(tmp_path: Path, line: bytes) -> None:
-    path = file_of(tmp_path, A, tail=line + b"\n")
+    ("line", "words"),
+    [
+        (b"[]", ""), (b"{}", ""), (b"null", ""), (b"nonsense", ""), (b"\xff", ""), (b"[" * 100_000, ""),
+        ({"file": None}, "file"), ({"status": "fine"}, "fine"), ({"probability": "0.5"}, "probability"),
+        ({"frame": True}, "frame"), ({"flags": "none"}, "flags"), ({"label": 3}, "label"),
+        ({"position": []}, "position"), ({"bundle": None}, "bundle"),
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_prediction_is_named(
+    tmp_path: Path, line: bytes | dict[str, object], words: str
+) -> None:
+    content = json.dumps(ROW | line).encode() if isinstance(line, dict) else line
+    path = file_of(tmp_path, A, tail=content + b"\n")
     for read in (lambda: list(read_predictions(path)), lambda: resumed(path)):
-        with pytest.raises(PredictionError, match="line 2 is no prediction") as caught:
+        with pytest.raises(PredictionError, match=f"line 2 is no prediction.*{words}") as caught:
             read()
         assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_schema_is_published_and_holds_of_rows() -> None:
+    published = Path(__file__).parents[2] / "docs" / "prediction.schema.json"
+    assert json.loads(published.read_text(encoding="utf-8")) == row_schema(), "write row_schema() there again"
+    check = jsonschema.Draft202012Validator(row_schema())
+    for prediction in (*READ, NAMED):
+        check.validate(prediction.to_dict())
+    for wrong in ({"probability": 1.5}, {"frame": 0.5}, {"status": "fine"}, {"label": "ill"}, {"more": 1}):
+        assert not check.is_valid(ROW | wrong)
 
 
 def test_csv_holds_hostile_text_and_lists() -> None:
     rows = list(csv.DictReader(io.StringIO(written("csv", *PREDICTIONS).decode("utf-8"), newline="")))
     assert tuple(rows[0]) == COLUMNS
-    assert rows[1]["file"] == PREDICTIONS[1].file
-    assert rows[1]["prediction_set"] == "COVID;NonCOVID"
+    assert (rows[1]["file"], rows[1]["prediction_set"]) == (PREDICTIONS[1].file, "COVID;NonCOVID")
     assert float(rows[0]["probability"]) == 0.123456789012345
     assert rows[2]["reason"] == 'a "quoted", long\nreason'
     assert rows[2]["probability"] == rows[2]["label"] == rows[2]["frame"] == ""
@@ -79,20 +101,11 @@ def test_parquet_has_types_and_row_groups(monkeypatch: pytest.MonkeyPatch) -> No
     types = {field.name: str(field.type) for field in file.schema_arrow}
     assert types["frame"] == types["slice_number"] == "int32"
     assert types["probability"] == types["position"] == types["opacity"] == types["lung_cm2"] == "double"
-    assert types["flags"].startswith("list")
     empty = parquet.read_table(io.BytesIO(written("parquet")))
     assert (empty.num_rows, tuple(empty.column_names)) == (0, COLUMNS)
-
-
-def test_without_pyarrow_parquet_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(PredictionError, match=r"pip install '\.\[parquet\]'` from a clone"):
-        PredictionsWriter("parquet", io.BytesIO())
-
-
-A = Prediction(Status.OK, "a.png", "b1", None, 0.5, "uncertain", (), ())
-B = Prediction(Status.REFUSED, "b.png", "b1", "a photograph")
-C = Prediction(Status.FAILED, "c.png", "b1", "truncated")
+        written("parquet")
 
 
 def file_of(path: Path, *predictions: Prediction, tail: bytes = b"") -> Path:
@@ -124,7 +137,7 @@ def test_an_unfinished_line_is_cut_off(tmp_path: Path, whole: list[Prediction], 
     [
         (A, "b2", False, "bundle b1, not of b2"),
         (A, "b1", True, "without --keep-identifiers"),
-        (replace(NAMED, bundle="b1"), "b1", False, "with --keep-identifiers"),
+        (NAMED, "b1", False, "with --keep-identifiers"),
     ],
 )
 def test_runs_of_different_kinds_are_not_mixed(

@@ -5,12 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from groundglass.models.layers import (
-    LesionDecoder,
-    binary_mask,
-    grey_histogram,
-    grey_levels,
-)
+from groundglass.models.layers import LesionDecoder, binary_mask, grey_histogram, grey_levels
 from groundglass.models.lung_net import LungNet
 
 

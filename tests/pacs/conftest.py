@@ -7,7 +7,6 @@ import json
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 import requests
-from tests.conftest import Asked, Said, Server, change_dicom
+from tests.conftest import Asked, Said, Server, change_dicom, wait_for
 
 from groundglass.imaging.phantom import make_series, write_dicom
 
@@ -36,44 +35,34 @@ class Orthanc:
     """A real archive, which can be killed and started again."""
 
     def __init__(self, folder: Path, example: Mapping[str, Any] | None = None) -> None:
+        if shutil.which("Orthanc") is None or not PLUGIN.exists():
+            pytest.skip(
+                "Orthanc with its DICOMweb plugin is not here: apt-get install orthanc orthanc-dicomweb"
+            )
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.root = f"http://127.0.0.1:{port}"
         self.url = f"{self.root}/dicom-web"
         self._configuration, self._log = folder / "orthanc.json", folder / "orthanc.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        storage = str(folder / "storage")
-        settings = {
-            "StorageDirectory": storage,
-            "IndexDirectory": storage,
+        storage = dict.fromkeys(("StorageDirectory", "IndexDirectory"), str(folder / "storage"))
+        off = dict.fromkeys(("DicomServerEnabled", "RemoteAccessAllowed", "AuthenticationEnabled"), False)
+        web = {
             "HttpPort": port,
             "Plugins": [str(PLUGIN)],
+            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }
-        settings |= {"DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
-        settings |= dict.fromkeys(
-            ("DicomServerEnabled", "RemoteAccessAllowed", "AuthenticationEnabled"), False
-        )
-        self._configuration.write_text(json.dumps({**(example or {}), **settings}))
+        self._configuration.write_text(json.dumps({**(example or {}), **storage, **off, **web}))
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(["Orthanc", str(self._configuration)], stdout=log, stderr=log)
-        end = time.monotonic() + 120
-        while time.monotonic() < end and self._process.poll() is None:
-            try:
-                self._rest("GET", "/system")
-            except requests.RequestException:
-                time.sleep(0.1)
-            else:
-                return
-        pytest.fail(f"Orthanc does not start: {self._log.read_text(errors='replace')[-2000:]}")
+        wait_for(lambda: self._process.poll() is not None or self._answers(), 120)
+        assert self._process.poll() is None, self._log.read_text(errors="replace")[-2000:]
 
     def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        self._process.kill()
+        self._process.wait()
 
     def clear(self) -> None:
         for study in json.loads(self._rest("GET", "/studies")):
@@ -93,6 +82,12 @@ class Orthanc:
             for instance in series["Instances"]
         ]
 
+    def _answers(self) -> bool:
+        try:
+            return bool(self._rest("GET", "/system"))
+        except requests.RequestException:
+            return False
+
     def _rest(self, method: str, path: str, body: bytes | None = None) -> bytes:
         answer = requests.request(method, self.root + path, data=body, timeout=60)
         answer.raise_for_status()
@@ -101,8 +96,6 @@ class Orthanc:
 
 @pytest.fixture(scope="module")
 def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    if shutil.which("Orthanc") is None or not PLUGIN.exists():
-        pytest.skip("Orthanc with its DICOMweb plugin is not here: apt-get install orthanc orthanc-dicomweb")
     orthanc = Orthanc(tmp_path_factory.mktemp("orthanc"))
     orthanc.start()
     yield orthanc
@@ -123,10 +116,9 @@ def proxy(server: Server, orthanc: Orthanc) -> Server:
     def answer(asked: Asked) -> Said:
         left_behind = {"connection", "accept-encoding"}
         headers = {name: value for name, value in asked.headers.items() if name.lower() not in left_behind}
+        url, body = orthanc.root + asked.path, asked.body or None
         try:
-            answer = requests.request(
-                asked.method, orthanc.root + asked.path, data=asked.body or None, headers=headers, timeout=60
-            )
+            answer = requests.request(asked.method, url, data=body, headers=headers, timeout=60)
         except requests.RequestException:
             return Said(502)
         kind = answer.headers.get("Content-Type", "application/dicom+json")
@@ -139,11 +131,10 @@ def proxy(server: Server, orthanc: Orthanc) -> Server:
 @pytest.fixture
 def series(tmp_path: Path) -> list[Path]:
     """Files of a phantom series of five slices, whose invented patient has a name."""
-    paths = []
-    for phantom in make_series(np.random.default_rng(5), 5, 0.5, 256):
-        paths.append(tmp_path / "series" / f"{phantom.instance}.dcm")
-        write_dicom(phantom, paths[-1])
-        change_dicom(paths[-1], PatientName=NAME, PatientID=ID, PatientBirthDate="19310719")
+    paths = [tmp_path / "series" / f"{number}.dcm" for number in range(5)]
+    for phantom, path in zip(make_series(np.random.default_rng(5), 5, 0.5, 256), paths, strict=True):
+        write_dicom(phantom, path)
+        change_dicom(path, PatientName=NAME, PatientID=ID, PatientBirthDate="19310719")
     return paths
 
 

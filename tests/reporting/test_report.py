@@ -1,9 +1,11 @@
-"""The template of an evaluation's report: escaping, what is left out, and its colours' contrast."""
+"""The template of an evaluation's report: escaping, order, and what is left out."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+from groundglass.reporting.html import CITATION
 from groundglass.reporting.overlay import Layers
 from groundglass.reporting.report import FigurePanel, GalleryGroup, GalleryItem, MeasureRow, Report, render
 
@@ -11,7 +13,10 @@ REPORT = Report(
     title="title",
     subtitle="subtitle",
     warnings=(),
-    measures=[MeasureRow("Accuracy", 0.83211, 0.7, 0.9, "a note", headline=True)],
+    measures=[
+        MeasureRow("Accuracy", 0.83211, 0.7, 0.9, "a note", headline=True),
+        MeasureRow("Error", 1.2, 1, 1.7),
+    ],
     measures_note="about the measures",
     follows="what follows",
     fit=[],
@@ -43,27 +48,11 @@ def test_every_text_is_escaped() -> None:
 
 def test_a_page_says_its_numbers_makes_no_requests_and_fits_phones() -> None:
     html = render(REPORT)
-    shown = (
-        "0.832",
-        "0.700–0.900",
-        "a note",
-        "what follows",
-        "width=device-width",
-        "prefers-color-scheme: dark",
-    )
-    assert all(each in html for each in shown)
+    shown = "0.832", "0.700–0.900", "1.0–1.7", "a note", "what follows", "width=device-width", "scheme: dark"
+    assert all(each in html for each in (*shown, CITATION))
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    assert "Cite [CITATION.cff]" in readme
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in html
     assert "Read these figures with care" not in html
     html = render(replace(REPORT, warnings=["mind the gap"]))
     assert html.index("Read these figures with care") < html.index("mind the gap") < html.index("0.832")
-
-
-def luminance(colour: str) -> float:
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(first: str, second: str) -> float:
-    high, low = sorted((luminance(first), luminance(second)), reverse=True)
-    return (high + 0.05) / (low + 0.05)

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +68,19 @@ class Running:
         """On standard error, and nothing else."""
         return self.err == f"groundglass is at {self.url}/\n"
 
-    def client(self, *, token: str | None = None) -> httpx.Client:
+    def _request(self, path: str, token: str | None, options: dict[str, Any]) -> dict[str, Any]:
         token = self.token if token is None else token
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.Client(base_url=self.url, timeout=PATIENCE, headers=headers, trust_env=False)
+        headers = ({"Authorization": f"Bearer {token}"} if token else {}) | options.pop("headers", {})
+        return {
+            "url": self.url + path,
+            "headers": headers,
+            "timeout": PATIENCE,
+            "trust_env": False,
+            **options,
+        }
 
-    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        with self.client() as client:
-            return client.request(method, path, **options)
+    def ask(self, method: str, path: str, *, token: str | None = None, **options: Any) -> httpx.Response:
+        return httpx.request(method, **self._request(path, token, options))
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         return self.ask("GET", path, headers=headers)
@@ -93,8 +98,8 @@ class Running:
     def lines(self, *files: tuple[str, bytes]) -> tuple[list[str], bool]:
         """The lines of an answer, and whether it broke off."""
         received: list[str] = []
-        options: dict[str, Any] = {"files": parts(*files), "headers": {"Accept": "application/x-ndjson"}}
-        with self.client() as client, client.stream("POST", "/v2/predictions", **options) as answer:
+        options = {"files": parts(*files), "headers": {"Accept": "application/x-ndjson"}}
+        with httpx.stream("POST", **self._request("/v2/predictions", None, options)) as answer:
             assert answer.headers["content-type"] == "application/x-ndjson"
             with suppress(httpx.RemoteProtocolError):
                 received.extend(answer.iter_lines())
@@ -106,9 +111,13 @@ class Running:
         self, content: bytes = b"", count: int | None = None, query: str = ""
     ) -> Iterator[socket.socket]:
         """A connection on which the head of an upload and the first bytes of its form have been sent."""
+        fields = {"Host": "localhost", "Content-Length": len(content), **FORM}
+        head = f"POST /v2/predictions{query} HTTP/1.1\r\n" + "".join(
+            f"{k}: {v}\r\n" for k, v in fields.items()
+        )
         with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as opened:
             if content:
-                opened.sendall(head(content, query) + content[:count])
+                opened.sendall(f"{head}\r\n".encode() + content[:count])
             yield opened
 
     def log(self, event: str = "") -> list[dict[str, Any]]:
@@ -136,23 +145,24 @@ def parts(*files: tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
     return [("files", file) for file in files]
 
 
-def zipped(*contents: bytes) -> bytes:
+def packed(members: Mapping[str, bytes], mode: int = 0) -> bytes:
+    """A zip."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for number, content in enumerate(contents):
-            archive.writestr(f"{number}.png", content)
+        for name, content in members.items():
+            member = zipfile.ZipInfo(name)
+            member.compress_type, member.external_attr = zipfile.ZIP_DEFLATED, mode << 16
+            archive.writestr(member, content)
     return stream.getvalue()
+
+
+def zipped(*contents: bytes) -> bytes:
+    return packed({f"{number}.png": content for number, content in enumerate(contents)})
 
 
 def form(name: str, content: bytes) -> bytes:
     head = f'Content-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
     return b"--0123456789\r\n" + head + content + b"\r\n--0123456789--\r\n"
-
-
-def head(content: bytes, query: str = "") -> bytes:
-    fields = {"Host": "localhost", "Content-Length": len(content), **FORM}
-    lines = [f"POST /v2/predictions{query} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-    return "\r\n".join([*lines, "", ""]).encode()
 
 
 def everything(opened: socket.socket) -> bytes:
@@ -169,9 +179,8 @@ def running(
     command = [sys.executable, "-m", "groundglass.cli.main", "serve", "--port", "0", "--bundle", str(bundle)]
     environment = {**os.environ, "TMPDIR": str(uploads), "PYTHONWARNINGS": "default"}
     environment |= {"GROUNDGLASS_TOKEN": token} if token else {}
-    if code:
-        (folder / "sitecustomize.py").write_text(code)
-        environment["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    (folder / "sitecustomize.py").write_text(code)
+    environment["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen([*command, *options], stdout=out, stderr=err, env=environment)
     service = Running(process, folder, uploads, token=token)
@@ -216,12 +225,10 @@ def png() -> bytes:
 
 def is_problem(answer: httpx.Response, status: int, kind: str, told: str = "") -> None:
     """Assert that an answer is problem details of that kind, whose detail tells something."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     members = answer.json()
     assert (members["type"], members["status"]) == (f"urn:groundglass:problem:{kind}", status)
     assert members["title"]
     assert told in members["detail"]
     assert members["detail"].endswith(".")
-    if status in {429, 503}:
-        assert int(answer.headers["retry-after"]) > 0
+    assert status not in {429, 503} or int(answer.headers["retry-after"]) > 0

@@ -19,6 +19,7 @@ from groundglass.audit.shortcuts import (
 from groundglass.data.manifest import PARTS, Manifest, Record
 from groundglass.data.splits import LARGEST_PUBLICATION, Split
 from groundglass.errors import DataError, ImageError
+from groundglass.evaluation.part import one_label
 from groundglass.files import counted, name_some, printable
 from groundglass.imaging.slice import CTSlice
 
@@ -33,8 +34,7 @@ _OF_PARTS = {"leakage", "lookalikes", "sources"}
 class Crossing:
     """A patient or a source with slices in several parts, and how many there are in each.
 
-    A ``collection`` is a source of so many slices that it is of many hospitals and not one publication
-    (`splits.LARGEST_PUBLICATION`).
+    A ``collection`` has so many slices that it may be of many hospitals (`splits.LARGEST_PUBLICATION`).
     """
 
     name: str
@@ -93,16 +93,21 @@ class Audit:
 
     @property
     def sources(self) -> tuple[Crossing, ...]:
-        """Sources with slices in several parts, by name."""
+        """Of several sources, those with slices in several parts, by name."""
         sizes = Counter(printable(record.source) for record in self.records)
         most = LARGEST_PUBLICATION * len(self.records)
-        crossings = _crossings((record.source, record.split) for record in self.records)
+        crossings = _crossings((one.source, one.split) for one in self.records if len(sizes) > 1)
         return tuple(replace(crossing, collection=sizes[crossing.name] > most) for crossing in crossings)
 
     @property
     def publications(self) -> tuple[Crossing, ...]:
         """Sources in several parts that are not collections."""
         return tuple(crossing for crossing in self.sources if not crossing.collection)
+
+    @property
+    def of_one_label(self) -> tuple[str, ...]:
+        """Of several sources, those whose slices all have one label, and that label."""
+        return tuple(f"{source} ({label})" for source, label in one_label(self.records).items())
 
     @property
     def parts(self) -> dict[str, dict[str, int]]:
@@ -125,7 +130,8 @@ class Audit:
             ("conflicts", self.conflicts, "pair", "of slices with opposite labels show the same slice"),
             ("", self.counted_twice, "pair", f"of slices of different patients {split}"),
             ("lookalikes", strangers, "pair", f"of slices in different parts {unsaid}"),
-            ("sources", self.publications, "publication", layout),
+            ("sources", self.publications, "source", layout),
+            ("", self.of_one_label, "source", "whose slices all have one label, which it gives away"),
             ("unreadable", self.unreadable, "slice", "left out, as they cannot be read"),
         ]
 

@@ -123,10 +123,11 @@ def audit_tables(audited: Audit) -> Iterator[Table]:
         rest = len(section.rows) - _ROWS_SHOWN
         caption = section.words + (f" {rest} more: see --json or --output." if rest > 0 else "")
         table = Table(title=section.title, title_justify="left", caption=caption, caption_justify="left")
-        for column in section.columns:
+        shown = [column != "accuracy" for column in section.columns]  # too wide for terminals
+        for column in compress(section.columns, shown):
             table.add_column(column, overflow="fold")
         for row in section.rows[:_ROWS_SHOWN]:
-            table.add_row(*map(escape, row))
+            table.add_row(*map(escape, compress(row, shown)))
         yield table
 
 
@@ -183,7 +184,7 @@ def _sections(audited: Audit) -> list[Section]:
         "lookalikes. Correlation of fine structure, once one slice is registered to the other."
     )
     columns = ("what", "correlation, scale", "slices", "concern")
-    crossing = "Slices of one publication share window, scanner and layout; collections hold many hospitals."
+    crossing = "Slices of one source share window, scanner and layout; large ones may be of many hospitals."
     unreadable = [(line,) for line in audited.unreadable]
     sections = [
         Section(
@@ -212,7 +213,7 @@ def _pair_row(audited: Audit, pair: Pair) -> tuple[str, ...]:
 
 def _crossings(title: str, words: str, crossings: Sequence[Crossing]) -> Section:
     rows = [
-        (each.name + " (a collection)" * each.collection, *(str(each.parts.get(part, 0)) for part in PARTS))
+        (each.name + " (large)" * each.collection, *(str(each.parts.get(part, 0)) for part in PARTS))
         for each in sorted(crossings, key=lambda each: (each.collection, each.name))
     ]
     return Section(title, words, ("", *PARTS), rows)

@@ -136,7 +136,9 @@ def describe(
     from groundglass.data.load import load_pool
 
     manifest = load_pool(data, map_label or ())
-    watched = track(manifest.records, "Reading", console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    watched = track(manifest.records, "Reading", console=console, transient=True, disable=hidden)
     description = describing.describe(manifest, watched)
     if as_json:
         typer.echo(json.dumps(asdict(description), indent=2, ensure_ascii=False))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from groundglass.cli.data import stages
 from groundglass.cli.options import Data, MapLabel
 from groundglass.errors import RunError
 
@@ -63,7 +64,6 @@ def evaluate(
     """Measure a run or bundle on a part of a data set, with intervals, and write a report."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import Progress
 
     from groundglass.data.load import load_pool
     from groundglass.evaluation.evaluate import evaluate as evaluate_run
@@ -74,11 +74,10 @@ def evaluate(
         part = "all" if split is None else "test"
     elif split is None and part != "all":
         split = opened.info["split"]
-    with Progress(console=Console(stderr=True), transient=True) as display:
-        task = display.add_task("Evaluating", total=None)
+    with stages() as advance:
         evaluation = evaluate_run(
             opened, manifest, split, part, output, data=data, resamples=resamples, seed=seed,
-            progress=lambda done, total: display.update(task, completed=done, total=total),
+            progress=lambda _, total: advance("evaluating", 1, total),
         )  # fmt: skip
     write_report(opened, evaluation, output)
     for warning in evaluation.warnings:

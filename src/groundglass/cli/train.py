@@ -49,7 +49,7 @@ Audit = Annotated[
     bool,
     typer.Option(
         "--audit/--no-audit",
-        help="First look for copies, patients and publications that parts of the split share, and warn.",
+        help="First look for copies, patients and sources that parts of the split share, and warn.",
     ),
 ]
 DryRun = Annotated[
@@ -119,13 +119,14 @@ def _plan(job: Job[Recipe]) -> None:
     """Print the recipe as YAML and, on standard error, which slices it would see and about how long it would take."""
     from groundglass.training.train import plan
 
-    known = plan(job)
+    console = Console(stderr=True, soft_wrap=True)
+    with console.status("Timing a few steps"):
+        known = plan(job)
     typer.echo(known.recipe.to_yaml(), nl=False)
     table = Table("Part", "Source", "Label")
     table.add_column("Slices", justify="right")
-    for (part, source, label), count in sorted(known.counts.items()):
+    for (part, source, label), count in known.counts.items():
         table.add_row(part, escape(source), label, str(count))
-    console = Console(stderr=True, soft_wrap=True)
     console.print(table)
     length = f"{known.recipe.training.epochs} epochs of {known.batches} batches"
     console.print(f"{length}: about {duration(known.seconds)}")

@@ -75,7 +75,7 @@ class Label(str, Enum):
         if (label := cls.spelt(text, names)) is None:
             raise DataError(
                 f"label {text!r} is neither COVID nor NonCOVID (case and hyphens do not matter); say which it is: "
-                f"--map-label {text}=COVID"
+                f"--map-label {text}=COVID or {text}=NonCOVID"
             )
         return label
 
@@ -364,7 +364,7 @@ def _rows(
             first = stream.readline()
             delimiter = max(_DELIMITERS, key=first.count)
             reader = csv.DictReader(chain([first], stream), restkey="", delimiter=delimiter)
-            _check_header(path, reader.fieldnames or ())
+            _check_header(path, reader.fieldnames or (), only_paths=names is None)
             try:
                 for row in reader:
                     yield from ((reader.line_num, each) for each in expand(_parse_row(path, row, names)))
@@ -378,7 +378,7 @@ def _rows(
         raise DataError(f"{path}: has no rows, only a header line")
 
 
-def _check_header(path: Path, names: Sequence[str]) -> None:
+def _check_header(path: Path, names: Sequence[str], *, only_paths: bool) -> None:
     """A misspelt column would silently be lost, and with it, say, the patients: so it is an error."""
     header = [name.strip() for name in names]
     if list(names) != header or len(set(header)) != len(header):
@@ -388,8 +388,13 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
         if name not in _COLUMNS and likeness and likeness[0] not in header:
             raise DataError(f"{path}: column {name!r} is not known; did you mean {likeness[0]!r}?")
     if "path" not in header:
-        columns = ", ".join(_COLUMNS)
-        raise DataError(f"{path}: the first line must name the columns, `path` among them ({columns})")
+        given, known = ", ".join(header), ", ".join(_COLUMNS)
+        raise DataError(f"{path}: has no column `path`, only {given}; give its columns the names {known}")
+    unknown = [name for name in header if name not in _COLUMNS]
+    missing = [name for name in ("label", "patient_id") if name not in header]
+    if unknown and missing and not only_paths:
+        holders = f"if one of {', '.join(unknown)} holds it, rename that"
+        say(f"{path}: has no column {' and no column '.join(missing)}; {holders}")
 
 
 def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames | None) -> Record:

@@ -138,7 +138,7 @@ def _official(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
         )
     parts = _three_parts(manifest, (1, folds, 0), folds - 1)
     counts = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
-    say(f"{manifest}: has no split of its own, so its patients were parted, each whole: {counts} slices")
+    say(f"{manifest}: no split is given, so whole patients were parted: {counts} slices")
     return parts
 
 

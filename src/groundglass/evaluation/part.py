@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from groundglass.data.manifest import Label, Manifest, Record, content_hash
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, ImageError, RunError
-from groundglass.files import printable, write_json
+from groundglass.files import name_some, printable, write_json
 
 ALL = "all"
 """Name of the part that holds every slice of a data set, whatever its split."""
@@ -44,10 +45,8 @@ class Part:
 
     def of_both_labels(self) -> Part:
         """The slices of sources with both labels, where there are such: with one label a source tells little."""
-        labels: dict[str, set[Label | None]] = {}
-        for record in self.records:
-            labels.setdefault(record.hospital, set()).add(record.label)
-        both = tuple(each for each in self.records if len(labels[each.hospital]) > 1)
+        single = one_label(self.records)
+        both = tuple(each for each in self.records if each.hospital not in single)
         return replace(self, records=both) if both else self
 
     @property
@@ -102,6 +101,13 @@ def fingerprint(part: Part, hashes: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def one_label(records: Iterable[Record]) -> dict[str, str]:
+    """Of several sources, those whose slices all have one label, and that label."""
+    labels = {(record.hospital, record.label.value) for record in records if record.label}
+    times = Counter(source for source, _ in labels)
+    return {source: label for source, label in sorted(labels) if times[source] == 1 < len(times)}
+
+
 def part_warnings(
     manifest: Manifest, part: Part, hashes: Sequence[str], trained: Collection[str], trained_on: str
 ) -> tuple[str, ...]:
@@ -120,9 +126,7 @@ def part_warnings(
     known, trained, count = dict(zip(part.records, hashes, strict=True)), frozenset(trained), len(hashes)
     warnings = []
     if not trained:
-        warnings.append(
-            "The run does not say which slices it was trained on: whether they are among these is not known."
-        )
+        warnings.append("The run does not say which slices it was trained on: they may be among these.")
     seen = sum(sha256 in trained for sha256 in hashes)
     if seen == count:
         warnings.append(
@@ -143,6 +147,10 @@ def part_warnings(
     if part.name == "val" and part.split == trained_on:
         warnings.append(
             "The validation part serves the choice of recipe and weights: its figures are optimistic."
+        )
+    if single := [f"{source} ({label})" for source, label in one_label(part.records).items()]:
+        warnings.append(
+            f"All slices of {name_some(single)} have one label: telling the source is enough, and flatters the figures."
         )
     if part.unlabelled:
         warnings.append(f"{part.unlabelled} slices without a label were left out.")

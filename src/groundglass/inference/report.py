@@ -22,14 +22,7 @@ from groundglass.inference.bundle import Bundle
 from groundglass.inference.calibration import slices_in_score
 from groundglass.inference.input_check import FLAGS
 from groundglass.inference.prediction import Evidence, Prediction, Status
-from groundglass.inference.series import (
-    SERIES_SCORE,
-    Axis,
-    Curve,
-    SeriesSummary,
-    Totals,
-    place_on,
-)
+from groundglass.inference.series import SERIES_SCORE, Axis, Curve, SeriesSummary, Totals, place_on
 from groundglass.inference.writers import file_errors, read_predictions
 from groundglass.reporting.html import CITATION, NOTICE, environment
 from groundglass.reporting.overlay import Layers, Picture, fit, grey_picture

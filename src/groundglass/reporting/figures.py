@@ -81,7 +81,7 @@ def curve_figure(
             label = "threshold in use"
             axes.plot(*point, "o", color=COVID, markersize=7, clip_on=False, label=label)
         axes.set(xlabel=names[0], ylabel=names[1])
-        axes.legend(loc="best")
+        axes.legend(loc="lower left" if chance[0] == chance[1] else "lower right")
         return figure
 
 
@@ -99,7 +99,7 @@ def reliability_figure(points: Sequence[tuple[float, float, float, float]], coun
         bars, style = [observed - low, high - observed], {"color": NON_COVID, "capsize": 3}
         axes.errorbar(mean, observed, bars, fmt="o-", linewidth=1.2, label="observed, 95 % interval", **style)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="Observed share of COVID")
-        axes.legend(loc="best")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         middle = (np.arange(len(counts)) + 0.5) / len(counts)
         below.bar(middle, counts, 0.9 / len(counts), color=NON_COVID, alpha=0.5)
         for x, number in zip(middle, counts, strict=True):

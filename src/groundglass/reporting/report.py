@@ -11,8 +11,7 @@ from groundglass.reporting.html import CITATION, NOTICE, environment
 from groundglass.reporting.overlay import Layers
 
 DATA_NOTICE = (
-    "Slices shown here belong to their publishers, authors and patients. The images of COVID-CT were taken "
-    "from publications and remain under their publishers' terms. Check the terms of the data set before you "
+    "Slices shown here belong to their publishers, authors and patients: check the terms of the data set before you "
     "pass this report on."
 )
 

@@ -20,7 +20,7 @@ from groundglass.data.manifest import PARTS
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
 from groundglass.evaluation.calibration import fit_calibration, fit_reference, series_rule, summary
-from groundglass.evaluation.part import Part, fingerprint, record_evaluation, select_part
+from groundglass.evaluation.part import Part, fingerprint, one_label, record_evaluation, select_part
 from groundglass.files import name_some
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import LungSegmenter, open_segmenter
@@ -258,9 +258,6 @@ def _by_source(
 def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
     """What ``bundle.json`` says of the run."""
     run, info = job.run, job.run.info
-    labels: dict[str, set[str]] = {}
-    for record in slices.parts["train"].records:
-        labels.setdefault(record.hospital, set()).add(record.label_name)
     return {
         "name": job.name or f"{run.recipe.network.name}, split {run.split_spec}, seed {run.seed}",
         "created": now(),
@@ -282,7 +279,7 @@ def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
             "lesion_free": info.get("lesion_free"),
             "slices": {name: len(part.records) for name, part in slices.parts.items()},
             # Sources of which every slice has one label, and that label.
-            "one_label": {name: min(each) for name, each in sorted(labels.items()) if len(each) == 1},
+            "one_label": one_label(slices.parts["train"].records),
             "fingerprint": info.get("fingerprint"),
             "sha256": info["training_sha256"],
             "epochs": run.recipe.training.epochs,

@@ -21,6 +21,8 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -81,6 +83,7 @@ def load_cropped(
     context: float,
     cache: Path | None = None,
     segmenter: LungSegmenter | None = None,
+    progress: bool = False,
 ) -> CroppedSet:
     """Crop slices with ``context``, a share of the side, kept on every side around them, or take them from the cache.
 
@@ -106,7 +109,10 @@ def load_cropped(
         )
         return CroppedSet(stored["pixels"].reshape(shape), lungs, lesions, hashes)
     cropped = np.empty((3, *shape), np.uint8)
-    for index, record in enumerate(records):
+    console = Console(stderr=True)
+    hidden = not (progress and console.is_terminal)
+    watched = track(records, "Cropping slices", console=console, transient=True, disable=hidden)
+    for index, record in enumerate(watched):
         cropped[:, index] = _cropped(record, preprocessing, find_lungs, context, side)
     pixels, lungs, lesions = cropped[0], cropped[1].view(np.bool_), cropped[2].view(np.bool_)
     with atomic_path(path) as temporary:

@@ -164,7 +164,7 @@ def plan(job: Job[Recipe]) -> Plan:
     batches, some = max(1, draws // size), (train[:: max(1, len(train) // size)][:size], val[:2], free[:size])
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        data = _read(replace(job, cache=Path(folder)), *some)
+        data = _read(replace(job, cache=Path(folder), progress=False), *some)
         reading = (time.perf_counter() - start) / sum(map(len, some))
     step = _seconds_per_step(*_assembled(job, data, network), job.accelerator)
     # Validation costs a third of a step of training, slice for slice.
@@ -227,9 +227,6 @@ def _records(job: Job[Recipe]) -> tuple[list[Record], ...]:
                 "training needs train and val; --split patients:1/5 makes them, and test, from the patients"
             )
             raise DataError(f"{manifest}: split {split.name} leaves nothing for the part {part}; {advice}")
-    for record in (*train, *val):
-        if record.label is None:
-            raise DataError(f"{record.path}: has no label; training needs COVID or NonCOVID for every slice")
     free = job.lesion_free if job.recipe.synthesis.slices_per_epoch else None
     return train, val, list(load_dataset(free, job.map_label).records) if free is not None else [], test
 
@@ -277,7 +274,7 @@ def _read(
         raise RecipeError(f"augmenter={recipe.augmenter}: {error}; is its module on PYTHONPATH?") from None
 
     def cropped(records: Sequence[Record], context: float = CONTEXT) -> CroppedSet:
-        return load_cropped(records, preprocessing, context, job.cache, lungs)
+        return load_cropped(records, preprocessing, context, job.cache, lungs, job.progress and job.rank == 0)
 
     def targets(records: Sequence[Record]) -> NDArray[np.float32]:
         return np.array([record.label is Label.COVID for record in records], np.float32)

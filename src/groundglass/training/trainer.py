@@ -493,8 +493,8 @@ class Job(Generic[AnyRecipe_co]):
         if self.loggers is not None:
             return list(self.loggers)
         made: Mapping[str, Callable[[], Logger]] = {
-            "tensorboard": lambda: TensorBoardLogger(self.output, name="", version="tensorboard"),
-            "csv": lambda: CSVLogger(self.output, name="", version="csv"),
+            "tensorboard": lambda: TensorBoardLogger(self.output, name="tensorboard", version=""),
+            "csv": lambda: CSVLogger(self.output, name="csv", version=""),
             "wandb": lambda: WandbLogger(name=self.output.name, save_dir=self.output, project="groundglass"),
             "mlflow": lambda: MLFlowLogger("groundglass", self.output.name),
         }

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pydicom
 import pytest
 from tests.cli.predict.conftest import ID, NAME, Run, predictions_of
+
+from groundglass.inference.prediction import row_schema
 
 
 @pytest.fixture
@@ -94,6 +97,7 @@ def test_the_same_image_counts_once(run: Run, series: Path, tmp_path: Path, zipp
 def test_rows_can_be_joined(run: Run, series: Path, tmp_path: Path) -> None:
     run(series, "--output", tmp_path / "out", "--quiet")
     for row in predictions_of(tmp_path / "out"):
+        jsonschema.validate(row, row_schema())
         header = pydicom.dcmread(row["file"])
         uids = header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID, header.InstanceNumber
         assert (row["study"], row["series"], row["instance"], row["slice_number"]) == uids

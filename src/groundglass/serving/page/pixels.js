@@ -17,6 +17,7 @@ const CUT = { slice: 0.75, plane: 3 };
  * @property {?number[][]} directions of rows and of columns in the patient (left, back, head).
  * @property {Path2D} lungs
  * @property {Path2D} lesions
+ * @property {boolean} hasLungs
  * @property {boolean} hasLesions
  * @property {string} key of what is shown, for measurements.
  */
@@ -155,7 +156,7 @@ export class Pixels {
 /** The outlines in an answer; the service gives them as SVG, and drawn on a canvas they stay thin at any zoom. */
 function contours(svg, cut) {
   const [lungs, lesions] = ["lungs", "lesions"].map((name) => new RegExp(`class="${name}" d="([^"]*)"`).exec(svg)?.[1] ?? "");
-  return { lungs: smooth(lungs, cut), lesions: smooth(lesions, cut), hasLesions: lesions !== "" };
+  return { lungs: smooth(lungs, cut), lesions: smooth(lesions, cut), hasLungs: lungs !== "", hasLesions: lesions !== "" };
 }
 
 function smooth(polygons, cut) {

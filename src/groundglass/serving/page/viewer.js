@@ -228,8 +228,12 @@ export class Viewer {
     pane.classList.remove("loading");
     Object.assign(pane.querySelector(".pane-text"), { textContent: text, hidden: !text });
     if (raster) this.display.unit = raster.unit;
-    for (const id of ["level", "width", "lungs"]) byId(id).disabled = !raster;
-    for (const id of ["lesions", "fill"]) byId(id).disabled = !raster?.hasLesions;
+    for (const id of ["level", "width"]) byId(id).disabled = !raster;
+    byId("fill").disabled = !raster?.hasLesions;
+    for (const [id, found] of [["lesions", raster?.hasLesions], ["lungs", raster?.hasLungs]]) {
+      byId(id).disabled = !found;
+      press(byId(id), Boolean(found) && this.display[id]);
+    }
     this.#views.axial.show(raster);
     this.#tell();
   }
@@ -350,8 +354,8 @@ export class Viewer {
     const { slices, name } = this.#stack;
     const place = [`${this.#stack.series ? "Slice" : "Picture"} ${this.#index + 1} of ${slices.length}`];
     if (slice.position !== null) place.push(positionText(slice.position));
-    if (slice.image?.thickness) place.push(`${slice.image.thickness} mm thick`);
-    else if (this.#stack.volume) place.push(`every ${this.#stack.volume.gap} mm`);
+    const [thick, apart] = [slice.image?.thickness, this.#stack.volume?.gap].map((mm) => mm && Number(mm.toFixed(2)));
+    if (thick || apart) place.push(thick ? `${thick} mm thick` : `every ${apart} mm`);
     const zoom = (plane) => `${Math.round(this.#views[plane].zoomed * 100)} %`;
     const seen = `L ${level}  W ${width}\n${zoom("axial")}`;
     this.#say("axial", [name, shortName(slice)].filter((each, index, all) => all.indexOf(each) === index).join("\n"), place.join("\n"), seen);
@@ -435,7 +439,7 @@ class ScrollBar {
     const hatch = hatched(context);
     this.#slices.forEach((slice, index) => {
       context.fillStyle = colourOf(slice) ?? hatch;
-      context.fillRect(0, index * share, width, Math.ceil(share));
+      context.fillRect(0, Math.floor(index * share), width, Math.ceil(share));
     });
   }
 }

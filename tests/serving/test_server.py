@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
 import stat
@@ -13,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import httpx
 from tests.conftest import wait_for
 from tests.serving.conftest import FORM, MIB, PATIENCE, Running, Start, everything, form, picture, running
 
@@ -21,25 +21,18 @@ CLIENTS = 6
 
 def ask(service: Running, content: bytes, outcomes: Counter[str]) -> None:
     """Ask again and again, on connections kept as long as the service keeps them, until nobody listens."""
-    kept: http.client.HTTPConnection | None = None
-    while True:
-        opened = kept or http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
-        try:
-            opened.request("POST", "/v2/predictions", content, FORM)
-            answer = opened.getresponse()
-        except ConnectionRefusedError:
-            return
-        except OSError:  # not accepted: closed before a byte of an answer
-            outcomes["not accepted"] += 1
-            opened.close()
-            kept = None
-            continue
-        try:
-            answer.read()
-            outcomes[str(answer.status)] += 1
-        except (http.client.HTTPException, OSError):
-            outcomes["broken off"] += 1
-        kept = None if answer.will_close else opened
+    with httpx.Client(base_url=service.url, timeout=PATIENCE, headers=FORM, trust_env=False) as client:
+        while True:
+            failed = "not accepted"  # closed before a byte of an answer
+            try:
+                with client.stream("POST", "/v2/predictions", content=content) as answer:
+                    failed = "broken off"
+                    answer.read()
+                    outcomes[str(answer.status_code)] += 1
+            except httpx.ConnectError:
+                return
+            except httpx.TransportError:
+                outcomes[failed] += 1
 
 
 def test_under_load_no_accepted_request_is_lost(start: Start) -> None:
@@ -109,10 +102,8 @@ def test_the_next_service_removes_what_a_killed_one_left(tmp_path: Path, tiny_bu
 def test_the_directory_is_private_and_what_is_not_the_services_own_is_left_alone(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:
-    elsewhere, new, old, link = (
-        tmp_path / name
-        for name in ("elsewhere", *(f"groundglass-serve-{name}" for name in ("new", "old", "link")))
-    )
+    names = ("elsewhere", *(f"groundglass-serve-{name}" for name in ("new", "old", "link")))
+    elsewhere, new, old, link = (tmp_path / name for name in names)
     for folder in (elsewhere, new, old):
         folder.mkdir()
     (elsewhere / "file").touch()
