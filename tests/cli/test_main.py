@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.test_architecture import WITHOUT_TORCH
 
 from groundglass import __version__
 
@@ -50,3 +51,22 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path, tiny_bundle: Path) 
     done = groundglass("predict", tmp_path / "a.png", "--device", "tpu", "--bundle", tiny_bundle)
     assert done.returncode == 2
     assert "error: tpu: this ONNX Runtime has no such provider" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ("models --json", 0, '"mask-efficientnet-lite0"'),
+        ("models --recipes --json", 0, '"train --recipe phantom-demo"'),
+        ("models vgg-15", 2, "error: unknown network 'vgg-15': did you mean 'vgg-1"),
+        ("train --data here --output there", 2, "error: this command needs torch: `pip install '.[train]'`"),
+    ],
+)
+def test_networks_and_recipes_are_listed_without_torch_and_training_says_what_to_install(
+    words: str, status: int, said: str
+) -> None:
+    script = f"{WITHOUT_TORCH}\nsys.argv[1:] = {words.split()}\nfrom groundglass.cli.main import main\nmain()"
+    command = [sys.executable, "-c", script, "torch"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (status, bool(status))
+    assert said in (done.stderr or done.stdout)
