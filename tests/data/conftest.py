@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 
-def save_image(path: Path, value: int = 90) -> Path:
-    """Write a grey picture of 6 x 8 pixels."""
+def save_image(path: Path, pixels: int | NDArray[np.uint8] = 90) -> Path:
+    """Write a picture; of one grey value it is 6 x 8 pixels large."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((8, 6), value, np.uint8)).save(path)
+    Image.fromarray(np.full((8, 6), pixels, np.uint8) if isinstance(pixels, int) else pixels).save(path)
     return path
 
 
@@ -55,9 +57,7 @@ def clone(covid_ct: Path, packed_images: Path, tmp_path_factory: pytest.TempPath
 @pytest.fixture
 def extracted(covid_ct: Path, tmp_path: Path) -> Path:
     """An extracted copy whose images may be deleted, replaced and added to (they are links)."""
-    for name in ("CT_COVID", "CT_NonCOVID"):
-        folder = tmp_path / "COVID-CT" / "Images-processed" / name
-        folder.mkdir(parents=True)
-        for image in (covid_ct / "Images-processed" / name).iterdir():
-            (folder / image.name).symlink_to(image)
+    shutil.copytree(
+        covid_ct / "Images-processed", tmp_path / "COVID-CT" / "Images-processed", copy_function=os.symlink
+    )
     return tmp_path / "COVID-CT"

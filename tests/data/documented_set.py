@@ -28,33 +28,29 @@ from groundglass.imaging.window import LUNG, Window
 Grey = NDArray[np.uint8]
 Generator = np.random.Generator
 
+OTHERS = ("abdomen-toshiba", "coronal-ge", "coronal-toshiba-616", "sagittal-ge")
 SOFT, WIDE, BRAIN = Window(40, 400), Window(-500, 1400), Window(40, 100)
-FONTS = (
-    *(cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX),
-    *(cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX),
-)
+FONTS = (0, 2, 3, 4)  # of OpenCV: simplex, duplex, complex, triplex
 
 
 def write_documented_set(folder: Path, dicom: Path) -> list[Path]:
     """Write the set, one folder for each kind; ``dicom`` holds real files of other planes and parts."""
-    written = []
+    written = [dicom / f"{name}.dcm" for name in OTHERS]
     for kind, name, content in [*_generated(), *_samples()]:
         path = folder / kind.replace(" ", "-") / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         written.append(path)
-    others = ("abdomen-toshiba", "coronal-ge", "coronal-toshiba-616", "sagittal-ge")
-    return written + [dicom / f"{name}.dcm" for name in others]
+    return written
 
 
 def _generated() -> Iterator[tuple[str, str, bytes]]:
     for index in range(20):
-        for kind, draw in KINDS.items():
-            yield kind, f"{index:03d}.png", _png(draw(_rng(kind, index)))
+        name = f"{index:03d}.png"
+        yield from ((kind, name, _png(draw(_rng(kind, index)))) for kind, draw in KINDS.items())
         state = _rng("volume", index)
         volume = drawn.scan_volume(state, severity=_severity(state))
-        for kind, view in VIEWS.items():
-            yield kind, f"{index:03d}.png", _png(view(volume, state))
+        yield from ((kind, name, _png(view(volume, state))) for kind, view in VIEWS.items())
 
 
 def _rng(kind: str, index: int) -> Generator:
@@ -116,12 +112,8 @@ def _head(rng: Generator) -> Grey:
     return _windowed(drawn.scan_head(rng), rng, LUNG, BRAIN, SOFT)
 
 
-def _coronal(volume: Volume, rng: Generator) -> Grey:
-    return _windowed(volume.coronal(rng.uniform(0.25, 0.75)), rng, LUNG, SOFT, WIDE)
-
-
-def _sagittal(volume: Volume, rng: Generator) -> Grey:
-    return _windowed(volume.sagittal(rng.uniform(0.25, 0.75)), rng, LUNG, SOFT, WIDE)
+def _reformat(plane: Callable[[Volume, float], NDArray[np.float32]]) -> Callable[[Volume, Generator], Grey]:
+    return lambda volume, rng: _windowed(plane(volume, rng.uniform(0.25, 0.75)), rng, LUNG, SOFT, WIDE)
 
 
 def _x_ray(axis: int) -> Callable[[Volume, Generator], Grey]:
@@ -223,6 +215,6 @@ KINDS: dict[str, Callable[[Generator], Grey]] = {
 VIEWS: dict[str, Callable[[Volume, Generator], Grey]] = {
     "frontal X-ray": _x_ray(1),
     "lateral X-ray": _x_ray(2),
-    "coronal reformat": _coronal,
-    "sagittal reformat": _sagittal,
+    "coronal reformat": _reformat(Volume.coronal),
+    "sagittal reformat": _reformat(Volume.sagittal),
 }

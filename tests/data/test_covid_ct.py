@@ -1,84 +1,86 @@
-"""COVID-CT: the table that the package carries, and every form in which people have the images."""
+"""COVID-CT: the table that the package carries, every form of the images, and servers that stall, break off or lie."""
 
 from __future__ import annotations
 
 import csv
+import os
 import shutil
-from collections import Counter
+import subprocess
+import sys
+import threading
+import zipfile
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.conftest import Asked, Said, Server, wait_for
 
-from groundglass.data.covid_ct import entries, examine, load_covid_ct
+from groundglass.data.covid_ct import download_covid_ct, entries, examine, load_covid_ct
+from groundglass.data.load import load_dataset
 from groundglass.data.manifest import content_hash, read_pixels
 from groundglass.errors import DataError
 
 from .conftest import save_image
 
-ONE = "kjr-21-e24-p5-29.png"
+COVID_IMAGE, NON_COVID_IMAGE = "kjr-21-e24-p5-29.png", "71%0.jpg"
 
 
 def test_the_carried_table_is_the_published_one(covid_ct: Path) -> None:
     columns = "path", "label", "patient_id", "split", "sha256"
     with (covid_ct / "manifest.csv").open(encoding="utf-8") as opened:
         published = {tuple(map(row.get, columns)) for row in csv.DictReader(opened)}
-    assert published == {
-        (str(entry.path), entry.label.value, entry.patient_id, entry.split, entry.sha256)
-        for entry in entries()
-    }
-    assert len({entry.file for entry in entries()}) == len({entry.sha256 for entry in entries()}) == 746
-    counts = Counter((entry.split, entry.label.value) for entry in entries())
-    parts = {"train": (191, 234), "val": (60, 58), "test": (98, 105)}
-    assert {part: (counts[part, "COVID"], counts[part, "NonCOVID"]) for part in parts} == parts
-    assert len({(entry.patient_id, entry.split) for entry in entries()}) == 384, "no patient is in two parts"
+    assert len(published) == len({entry.file for entry in entries()}) == 746
+    assert published == {(str(e.path), e.label.value, e.patient_id, e.split, e.sha256) for e in entries()}
 
 
-def test_clone_with_zips_gives_the_same_images(clone: Path, covid_ct: Path) -> None:
-    zipped, plain = load_covid_ct(clone), load_covid_ct(covid_ct)
-    assert [each.path.name for each in zipped] == [each.path.name for each in plain]
-    for inside, outside in zip(zipped, plain, strict=True):
-        assert replace(inside, path=outside.path) == outside
-    for index in (0, 348, 349, 745):
-        assert content_hash(zipped.records[index]) == content_hash(plain.records[index])
-        assert np.array_equal(read_pixels(zipped.records[index]), read_pixels(plain.records[index]))
+def test_every_form_gives_the_same_slices(covid_ct: Path, clone: Path, packed_images: Path) -> None:
+    plain = load_dataset(covid_ct)
+    for path in (covid_ct / "Images-processed", clone, packed_images):
+        other = load_dataset(path)
+        assert other.name == "COVID-CT"
+        assert [each.path.name for each in other] == [each.path.name for each in plain]
+        assert [replace(each, path=Path()) for each in other] == [
+            replace(each, path=Path()) for each in plain
+        ]
+        for index in (0, 348, 349, 745):
+            one, same = other.records[index], plain.records[index]
+            assert content_hash(one) == content_hash(same)
+            assert np.array_equal(read_pixels(one), read_pixels(same))
+    manifest = load_dataset(covid_ct / "manifest.csv")
+    assert (manifest.name, len(manifest)) == ("manifest", 746)
+    assert len({record.patient_id for record in manifest}) == 384
 
 
-def test_missing_and_different_images_are_counted_and_named(extracted: Path) -> None:
-    tampered, gone = (
-        extracted / "Images-processed" / name for name in (f"CT_COVID/{ONE}", "CT_NonCOVID/71%0.jpg")
-    )
-    gone.unlink()
-    with pytest.raises(DataError, match=r"1 of the 746 .* missing: 71%0\.jpg"):
-        load_covid_ct(extracted)
-    tampered.unlink()
-    shutil.copyfile(save_image(extracted / "other.png"), tampered)
+def test_folder_goes_before_zip_and_missing_and_different_images_are_named(
+    extracted: Path, packed_images: Path
+) -> None:
+    images = extracted / "Images-processed"
+    (images / "CT_COVID" / COVID_IMAGE).unlink()
+    (images / "CT_COVID.zip").symlink_to(packed_images / "CT_COVID.zip")
+    save_image(images / "CT_COVID" / "mine.png")
+    manifest = load_covid_ct(extracted)
+    assert [record.path.name for record in manifest if "!" in str(record.path)] == [COVID_IMAGE]
+    assert len(manifest) == 746
+    save_image(images / "CT_COVID" / COVID_IMAGE)
+    (images / "CT_NonCOVID" / NON_COVID_IMAGE).unlink()
     copy = examine(extracted)
     named = [[each.file for each in listed] for listed in (copy.different, copy.missing)]
-    assert (named, len(copy.found)) == ([[ONE], ["71%0.jpg"]], 744)
-
-
-def test_folder_goes_before_zip_and_strangers_are_left_out(extracted: Path, packed_images: Path) -> None:
-    images = extracted / "Images-processed"
-    (images / "CT_COVID" / ONE).unlink()
-    save_image(images / "CT_COVID" / "mine.png")
-    (images / "CT_COVID.zip").symlink_to(packed_images / "CT_COVID.zip")
-    manifest = load_covid_ct(extracted)
-    assert [record.path.name for record in manifest if "!" in str(record.path)] == [ONE]
-    assert len(manifest) == 746
+    assert (named, len(copy.found)) == ([[COVID_IMAGE], [NON_COVID_IMAGE]], 744)
+    with pytest.raises(DataError, match=r"1 of the 746 .* missing: 71%0\.jpg"):
+        load_covid_ct(extracted)
 
 
 def test_damaged_zips_are_errors(packed_images: Path, tmp_path: Path) -> None:
     content = (packed_images / "CT_COVID.zip").read_bytes()
-    shutil.copyfile(packed_images / "CT_NonCOVID.zip", tmp_path / "CT_NonCOVID.zip")
+    (tmp_path / "CT_NonCOVID.zip").symlink_to(packed_images / "CT_NonCOVID.zip")
     (tmp_path / "CT_COVID.zip").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"CT_COVID\.zip: .*zip.*fetch it again"):
         load_covid_ct(tmp_path)
-    name = f"CT_COVID/{ONE}".encode()
+    name = f"CT_COVID/{COVID_IMAGE}".encode()
     at = content.index(name) + len(name) + 100
-    assert content[at] != 0x5A
-    (tmp_path / "CT_COVID.zip").write_bytes(content[:at] + b"\x5a" + content[at + 1 :])
+    (tmp_path / "CT_COVID.zip").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     with pytest.raises(DataError, match=r"1 images differ .*kjr-21-e24-p5-29\.png"):
         load_covid_ct(tmp_path)
 
@@ -92,3 +94,112 @@ def test_split_files_must_agree(extracted: Path, covid_ct: Path) -> None:
     file.write_text("\n".join(names[1:]), encoding="utf-8")
     with pytest.raises(DataError, match=rf"testCT_COVID\.txt: differs .* in 1 names: {names[0]}"):
         load_covid_ct(extracted)
+
+
+# Downloads.
+
+
+class Upstream:
+    """A web server with the two zips; ``cut`` ends a transfer after so many bytes, once it is not ``held``."""
+
+    def __init__(self, server: Server, folder: Path) -> None:
+        self.folder, self.url = folder, server.url
+        self.requests: list[str] = []
+        self.cut: dict[str, int] = {}
+        self.held: threading.Event | None = None
+        server.answer = self.answer
+
+    def answer(self, asked: Asked) -> Said:
+        file = self.folder / Path(asked.path).name
+        self.requests.append(file.name)
+        if not file.is_file():
+            return Said(404)
+        cut = self.cut.get(file.name)
+        return Said(200, file.read_bytes(), {}, cut, self.held if cut else None)
+
+
+@pytest.fixture
+def upstream(server: Server, packed_images: Path, tmp_path: Path) -> Upstream:
+    shutil.copytree(packed_images, tmp_path / "served", copy_function=os.symlink)
+    return Upstream(server, tmp_path / "served")
+
+
+@pytest.fixture
+def partial(extracted: Path) -> Path:
+    """A copy that lacks one image of each class."""
+    (extracted / "Images-processed" / "CT_COVID" / COVID_IMAGE).unlink()
+    (extracted / "Images-processed" / "CT_NonCOVID" / NON_COVID_IMAGE).unlink()
+    return extracted
+
+
+def assert_only_published(folder: Path) -> None:
+    """Whatever lies among the images is one of those published, whole."""
+    expected = {entry.path.as_posix(): entry.sha256 for entry in entries()}
+    for file in (path for path in folder.rglob("*") if path.is_file()):
+        assert sha256(file.read_bytes()).hexdigest() == expected[file.relative_to(folder).as_posix()]
+
+
+def test_killed_download_goes_on_with_what_is_there(upstream: Upstream, tmp_path: Path) -> None:
+    output = tmp_path / "COVID-CT"
+    upstream.cut["CT_NonCOVID.zip"], upstream.held = 100_000, threading.Event()
+    words = ["data", "download", "covid-ct", "--output", output]
+    command = [sys.executable, "-m", "groundglass.cli.main", *words]
+    env, quiet = {**os.environ, "GROUNDGLASS_COVID_CT_URL": upstream.url}, subprocess.DEVNULL
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=quiet) as running:
+        wait_for(lambda: "CT_NonCOVID.zip" in upstream.requests or running.poll() is not None, 120)
+        running.kill()
+        printed, _ = running.communicate()
+    assert b"belong to their publishers" in printed
+    assert len(list((output / "Images-processed" / "CT_COVID").iterdir())) == 349
+    upstream.held.set()
+    upstream.cut.clear()
+    upstream.requests.clear()
+    assert download_covid_ct(output, upstream.url) == 397
+    assert upstream.requests == ["CT_NonCOVID.zip"]
+    assert_only_published(output)
+    assert len(load_covid_ct(output)) == 746
+
+
+def test_a_transfer_cut_off_goes_on_and_nothing_is_fetched_twice(partial: Path, upstream: Upstream) -> None:
+    upstream.cut["CT_NonCOVID.zip"] = 1_000_000
+    with pytest.raises(DataError, match=r"CT_NonCOVID\.zip: cannot be fetched \(the connection broke off\)"):
+        download_covid_ct(partial, upstream.url)
+    assert_only_published(partial)
+    upstream.cut.clear()
+    upstream.requests.clear()
+    assert download_covid_ct(partial, upstream.url) == 1
+    assert download_covid_ct(partial, upstream.url) == 0
+    assert upstream.requests == ["CT_NonCOVID.zip"]
+
+
+def test_tampered_missing_and_damaged_images(partial: Path, upstream: Upstream) -> None:
+    for name, image, content in (("CT_COVID", COVID_IMAGE, b"another"), ("CT_NonCOVID", "other.jpg", b"")):
+        (upstream.folder / f"{name}.zip").rename(upstream.folder / f"{name}.kept")
+        with zipfile.ZipFile(upstream.folder / f"{name}.zip", "w") as archive:
+            archive.writestr(f"{name}/{image}", content)
+    said = rf"{COVID_IMAGE} \(not the image published\).*{NON_COVID_IMAGE} \(not in the zip\)"
+    with pytest.raises(DataError, match=said):
+        download_covid_ct(partial, upstream.url)
+    assert_only_published(partial)
+    for kept in upstream.folder.glob("*.kept"):
+        kept.rename(kept.with_suffix(".zip"))
+    (partial / "Images-processed" / "CT_COVID" / COVID_IMAGE).write_bytes(b"half of an ima")
+    assert download_covid_ct(partial, upstream.url) == 2
+    assert_only_published(partial)
+
+
+def test_servers_and_places_that_are_none(partial: Path, upstream: Upstream, tmp_path: Path) -> None:
+    served, occupied = upstream.folder / "CT_COVID.zip", tmp_path / "file"
+    served.unlink()
+    with pytest.raises(DataError, match=r"CT_COVID\.zip: cannot be fetched \(the server answers 404"):
+        download_covid_ct(partial, upstream.url)
+    served.write_text("<html>moved</html>")
+    occupied.touch()
+    for folder, url, said in (
+        (partial, upstream.url, r"CT_COVID\.zip: is not a usable zip file"),
+        (partial, "nowhere", "is not an address"),
+        (occupied, upstream.url, "cannot be made a folder"),
+    ):
+        with pytest.raises(DataError, match=said):
+            download_covid_ct(folder, url)
+    assert_only_published(partial)

@@ -1,58 +1,36 @@
-"""One way in: COVID-CT in all its forms, manifests, folders with labels and without."""
+"""One way in: manifests, folders with labels and without, several of them together; and what they hold, described."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from groundglass.data.describe import PERCENTILES, describe, description_tables
 from groundglass.data.load import load_dataset, load_pool
-from groundglass.data.manifest import Label, say
+from groundglass.data.manifest import Label, Manifest, Record, say
 from groundglass.errors import DataError
 
 from .conftest import save_image
 
 
-def test_every_form_of_covid_ct(covid_ct: Path, clone: Path, packed_images: Path) -> None:
-    for path in (covid_ct, covid_ct / "Images-processed", clone, packed_images):
-        manifest = load_dataset(path)
-        assert (manifest.name, len(manifest)) == ("COVID-CT", 746)
-        assert all(record.label for record in manifest)
-    manifest = load_dataset(covid_ct / "manifest.csv")
-    assert (manifest.name, len(manifest)) == ("manifest", 746)
-    assert len({record.patient_id for record in manifest}) == 384
-
-
-@pytest.mark.parametrize(
-    ("positive", "negative"), [("COVID", "NonCOVID"), ("covid", "non-covid"), ("CT_COVID", "CT_NonCOVID")]
-)
-def test_two_folders(tmp_path: Path, positive: str, negative: str) -> None:
+@pytest.mark.parametrize(("positive", "negative"), [("covid", "non-covid"), ("CT_COVID", "CT_NonCOVID")])
+def test_folders_are_labels_and_those_in_them_patients(tmp_path: Path, positive: str, negative: str) -> None:
     root = tmp_path / "ward-7"
-    for name in (f"{positive}/a.png", f"{negative}/b.JPG", f"{negative}/.hidden.png"):
-        save_image(root / name)
+    for name in ("p1/10.png", "p1/series/2.png", "c.JPG"):
+        save_image(root / positive / name)
+    for name in ("c.png", "p2/10.png", "p2/2.png", ".hidden.png"):
+        save_image(root / negative / name)
     (root / negative / "notes.txt").write_text("no slice")
-    manifest = load_dataset(root)
-    labels = {record.path.name: record.label for record in manifest}
-    assert labels == {"a.png": Label.COVID, "b.JPG": Label.NON_COVID}
-    assert {record.source for record in manifest} == {"ward-7"}
-    assert not any(record.patient_known or record.split for record in manifest)
-
-
-def test_sub_folders_are_patients_and_names_give_the_order(tmp_path: Path) -> None:
-    for name in ("COVID/p1/10.png", "COVID/p1/series/2.png", "COVID/c.png"):
-        save_image(tmp_path / name)
-    for name in ("NonCOVID/c.png", "NonCOVID/p2/10.png", "NonCOVID/p2/2.png"):
-        save_image(tmp_path / name)
-    patients = {r.path.relative_to(tmp_path).as_posix(): r.patient_id for r in load_dataset(tmp_path)}
-    assert patients["COVID/p1/10.png"] == patients["COVID/p1/series/2.png"] == "p1"
-    assert patients["COVID/c.png"] != patients["NonCOVID/c.png"]
-    assert list(patients)[-2:] == ["NonCOVID/p2/2.png", "NonCOVID/p2/10.png"]
-
-
-def test_unlabelled(luna_slices: Path) -> None:
-    manifest = load_dataset(luna_slices)
-    assert (manifest.name, {record.label for record in manifest}) == ("luna-slices", {None})
-    assert len({record.patient_id for record in manifest}) == 1000
+    records = load_dataset(root).records
+    assert " ".join(record.path.name for record in records) == "c.JPG 10.png 2.png c.png 2.png 10.png"
+    assert [record.label for record in records] == [Label.COVID] * 3 + [Label.NON_COVID] * 3
+    alone, *first, other, second, last = [record.patient_id for record in records]
+    assert (first, second, last) == (["p1", "p1"], "p2", "p2")
+    assert alone != other
+    assert [record.patient_known for record in records] == [False, True, True] * 2
+    assert {(record.source, record.split) for record in records} == {("ward-7", None)}
 
 
 def test_a_folder_is_read_by_the_manifest_in_it(tmp_path: Path) -> None:
@@ -63,28 +41,23 @@ def test_a_folder_is_read_by_the_manifest_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "path", "said"),
     [
-        (["COVID/a.png", "healthy/b.png"], "no sub-folders for NonCOVID"),
-        (["COVID/a.png", "CT_COVID/a.png", "NonCOVID/b.png"], "too many sub-folders for COVID"),
-        (["COVID/a.png", "NonCOVID/sub/b.txt"], "NonCOVID: holds no slices"),
-        (["train/COVID/a.png", "train/NonCOVID/b.png"], "deeper, in .*train"),
-        (["notes/a.txt"], "holds no slices"),
+        (["COVID/a.png", "healthy/b.png"], "", "no sub-folders for NonCOVID"),
+        (["COVID/a.png", "CT_COVID/a.png", "NonCOVID/b.png"], "", "too many sub-folders for COVID"),
+        (["COVID/a.png", "NonCOVID/sub/b.txt"], "", "NonCOVID: holds no slices"),
+        (["train/COVID/a.png", "train/NonCOVID/b.png"], "", "deeper, in .*train"),
+        (["notes/a.txt"], "", "holds no slices"),
+        ([], "absent", "absent: no such folder or file"),
+        (["a.png"], "a.png", r"a\.png: a data set is a folder or a manifest CSV"),
     ],
 )
-def test_folders_that_are_no_data_set(tmp_path: Path, files: list[str], said: str) -> None:
+def test_what_is_no_data_set(tmp_path: Path, files: list[str], path: str, said: str) -> None:
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("text")
     with pytest.raises(DataError, match=said):
-        load_dataset(tmp_path)
-
-
-def test_paths_that_are_no_data_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder or file"):
-        load_dataset(tmp_path / "absent")
-    with pytest.raises(DataError, match=r"a\.png: a data set is a folder or a manifest CSV"):
-        load_dataset(save_image(tmp_path / "a.png"))
+        load_dataset(tmp_path / path)
 
 
 def test_several_data_sets_are_one(tmp_path: Path) -> None:
@@ -98,8 +71,6 @@ def test_several_data_sets_are_one(tmp_path: Path) -> None:
     assert load_pool([one]) == load_dataset(one)
     with pytest.raises(DataError, match=r"1\.png: is in two of the data sets"):
         load_pool([one, other, one])
-    with pytest.raises(DataError, match="name a data set with --data"):
-        load_pool([])
 
 
 @pytest.mark.parametrize(
@@ -125,3 +96,25 @@ def test_sources_and_patients_of_several_data_sets_are_kept_apart(
     pool = load_pool([tmp_path / name / "own.csv" for name in "ab"])
     assert [(record.source, record.patient_id) for record in pool] == expected
     assert ("7: patients of several data sets, taken for the same people" in caplog.text) is same
+
+
+def test_grey_values_are_exact_and_leaking_and_unreadable_slices_counted(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 30), np.uint8)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    records = (
+        Record(save_image(tmp_path / "0.png", pixels[0]), Label.COVID, "p", "s", "train"),
+        Record(save_image(tmp_path / "1.png", pixels[1]), Label.COVID, "q", "s", "train"),
+        Record(save_image(tmp_path / "grey.png", 7), None, "unknown:a", "t", None),
+        Record(tmp_path / "broken.png", None, "p", "s", "test"),
+    )
+    found = describe(Manifest("set", tmp_path, records))
+    covid, unlabelled = found.grey["COVID"], found.grey["unlabelled"]
+    assert (covid["mean"], covid["std"]) == (pytest.approx(pixels.mean()), pytest.approx(pixels.std()))
+    assert covid["percentiles"] == tuple(np.percentile(pixels, PERCENTILES, method="inverted_cdf"))
+    assert (unlabelled["mean"], unlabelled["std"]) == (7, 0)
+    assert found.width == {"min": 6, "median": 30.0, "max": 30}
+    assert found.patients_in_several_parts == ("p",)
+    assert found.splits[1].labels == {"unlabelled": 1}
+    tables = list(description_tables(found))
+    assert (tables[0].title, tables[-1].title) == ("set: 4 slices", "1 file cannot be read")
+    assert tables[0].caption == "1 patient in several parts"

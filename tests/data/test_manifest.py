@@ -53,53 +53,53 @@ def test_only_path_is_required_and_other_columns_are_left_alone(folder: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("spelling", "label"),
+    ("delimiter", "split", "labels"),
     [
-        *((spelling, Label.COVID) for spelling in ("COVID", "covid-19", "CT_COVID")),
-        *((spelling, Label.NON_COVID) for spelling in ("NonCOVID", "non-covid", "Non COVID")),
+        (",", "val", ("COVID", "NonCOVID")),
+        (";", "valid", ("covid-19", "non-covid")),
+        ("\t", "Validation", ("CT_COVID", "Non COVID")),
+        (";", "dev", ("Covid", "CT_NonCOVID")),
     ],
 )
-@pytest.mark.parametrize(
-    ("delimiter", "split"), [(",", "val"), (";", "valid"), ("\t", "Validation"), (";", "dev")]
-)
-def test_spellings_and_delimiters(
-    tmp_path: Path, spelling: str, label: Label, delimiter: str, split: str
-) -> None:
-    name = save_image(tmp_path / ("a,b.png" if delimiter != "," else "a.png")).name
-    rows = ("path", "label", "split"), (name, spelling, split)
-    (record,) = read(tmp_path, *map(delimiter.join, rows))
-    assert (record.label, record.split) == (label, "val")
+def test_spellings(tmp_path: Path, delimiter: str, split: str, labels: tuple[str, str]) -> None:
+    names = [save_image(tmp_path / f"{part}a{'b' if delimiter == ',' else ',b'}.png").name for part in "xy"]
+    rows = ("path", "label", "split"), *((*given, split) for given in zip(names, labels, strict=True))
+    records = read(tmp_path, *map(delimiter.join, rows)).records
+    assert [(record.label, record.split) for record in records] == [(label, "val") for label in Label]
+
+
+HEADER = "path,label,patient_id,source,split\nb.png,COVID,p,s,train\n"
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("content", "said"),
     [
-        ("a.png,1,p,s,train", "line 3: label '1'"),
-        ("a.png,healthy,p,s,train", "line 3: label 'healthy' .*: --map-label healthy=COVID"),
-        ("a.png,COVID,p,s,held", "line 3: split 'held'"),
-        ("a,b.png,COVID,p,s,train", "line 3: has more fields than columns"),
-        (",COVID,p,s,train", "line 3: `path` is empty"),
-        ("sub/../b.png,COVID,p,s,train", "sub/../b.png is already on line 2"),
+        (f"{HEADER}a.png,1,p,s,train", "line 3: label '1'"),
+        (f"{HEADER}a.png,healthy,p,s,train", "line 3: label 'healthy' .*: --map-label healthy=COVID"),
+        (f"{HEADER}a.png,COVID,p,s,held", "line 3: split 'held'"),
+        (f"{HEADER}a,b.png,COVID,p,s,train", "line 3: has more fields than columns"),
+        (f"{HEADER},COVID,p,s,train", "line 3: `path` is empty"),
+        (f"{HEADER}sub/../b.png,COVID,p,s,train", "sub/../b.png is already on line 2"),
+        ("file,label\na.png,COVID", "has no column `path`, only file, label; give its columns the names"),
+        ("path,patient\na.png,p", "did you mean 'patient_id'"),
+        ("Path;label\na.png;COVID", "column 'Path' is not known; did you mean 'path'"),
+        ("path, label\na.png,COVID", "without spaces"),
+        ("path,label,label\na.png,COVID,COVID", "unique"),
+        ("", "has no column `path`"),
+        ("path\n", "has no rows"),
+        ("path\n\udcff", "is not UTF-8 text"),
+        ("path,unit\na.png,mm", "line 2: unit 'mm' is none of HU"),
+        ("path,lesion_mask\na.png,gone.png", r"1 of its files do not exist: .*gone\.png"),
+        (
+            f"path\na.png\ngone.png\nlost.png\npacked.zip!x.png\n{300 * 'n'}.png",
+            r"4 of its files do not exist: .*gone\.png.*lost\.png.*packed\.zip!x",
+        ),
     ],
 )
-def test_bad_rows_are_named_by_file_and_line(folder: Path, row: str, said: str) -> None:
+def test_what_is_wrong_is_named_with_file_and_line(folder: Path, content: str, said: str) -> None:
+    (folder / "set.csv").write_text(content, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(DataError, match=rf"{folder}/set\.csv: .*{said}"):
-        read(folder, "path,label,patient_id,source,split", "b.png,COVID,p,s,train", row)
-
-
-@pytest.mark.parametrize(
-    ("header", "said"),
-    [
-        ("file,label", "`path`"),
-        ("path,patient", "did you mean 'patient_id'"),
-        ("Path;label", "column 'Path' is not known; did you mean 'path'"),
-        ("path, label", "without spaces"),
-        ("path,label,label", "unique"),
-    ],
-)
-def test_misspelt_columns_are_errors(tmp_path: Path, header: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        read(tmp_path, header, "a.png,COVID")
+        read_manifest(folder / "set.csv")
 
 
 def test_columns_that_may_hold_what_is_missing_are_told(
@@ -116,10 +116,7 @@ def test_columns_that_may_hold_what_is_missing_are_told(
 def test_labels_are_mapped_as_the_user_says(folder: Path) -> None:
     named = ["positive=COVID,CAP=non-covid"]
     (folder / "set.csv").write_text("path,label\na.png,Positive\nb.png,CAP\n")
-    assert [record.label for record in load_dataset(folder / "set.csv", named)] == [
-        Label.COVID,
-        Label.NON_COVID,
-    ]
+    assert [record.label for record in load_dataset(folder / "set.csv", named)] == list(Label)
     for name in ("positive", "cap", "NonCOVID"):
         save_image(folder / "set" / name / "a.png")
     found = [record.label_name for record in load_dataset(folder / "set", named)]
@@ -129,28 +126,13 @@ def test_labels_are_mapped_as_the_user_says(folder: Path) -> None:
             label_names([wrong])
 
 
-def test_missing_images_are_counted_and_named(folder: Path) -> None:
-    said = r"4 of its files do not exist: .*gone\.png.*lost\.png.*packed\.zip!x"
-    with pytest.raises(DataError, match=said):
-        read(folder, "path", "a.png", "gone.png", "lost.png", "packed.zip!x.png", "n" * 300 + ".png")
-
-
-@pytest.mark.parametrize("content", [b"", b"path\n", b"\xff\xfe\x00path"])
-def test_files_that_are_no_manifest(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "bad.csv").write_bytes(content)
-    with pytest.raises(DataError, match=r"bad\.csv"):
-        read_manifest(tmp_path / "bad.csv")
-
-
 def test_written_manifest_reads_back_and_moves_with_its_images(tmp_path: Path) -> None:
-    before = tmp_path / "before"
-    outside = save_image(tmp_path / "elsewhere" / "c.png")
+    before, outside = tmp_path / "before", save_image(tmp_path / "elsewhere" / "c.png")
+    slices = [save_image(before / name) for name in ("x, y/ä.png", "b.png")]
     mask = save_image(before / "mask.png")
     records = (
-        Record(
-            save_image(before / "x, y" / "ä.png"), Label.COVID, "p-1", "ward", "train", mask, outside, "CT-2"
-        ),
-        Record(save_image(before / "b.png"), None, "unknown:b.png", "ward", None, unit="HU+1024"),
+        Record(slices[0], Label.COVID, "p-1", "ward", "train", mask, outside, "CT-2"),
+        Record(slices[1], None, "unknown:b.png", "ward", None, unit="HU+1024"),
         Record(outside, Label.NON_COVID, "p-2", "ward", "test"),
     )
     write_manifest(Manifest("set", before, records), before / "set.csv")
@@ -161,7 +143,7 @@ def test_written_manifest_reads_back_and_moves_with_its_images(tmp_path: Path) -
     assert moved[0].lung_mask == after / "mask.png"
 
 
-def test_masks_are_as_large_as_their_slice_and_there(folder: Path) -> None:
+def test_masks_are_as_large_as_their_slice(folder: Path) -> None:
     mask = np.zeros((40, 30), np.uint8)
     mask[5:20, 4:9] = 255
     Image.fromarray(mask).save(folder / "mask.png")
@@ -170,8 +152,6 @@ def test_masks_are_as_large_as_their_slice_and_there(folder: Path) -> None:
     assert np.array_equal(read_mask(record.lung_mask, (40, 30)), mask > 0)
     with pytest.raises(ImageError, match=r"mask\.png: a mask of 30 x 40 pixels for a slice of 40 x 30"):
         read_mask(record.lung_mask, (30, 40))
-    with pytest.raises(DataError, match=r"1 of its files do not exist: .*gone\.png"):
-        read(folder, "path,lesion_mask", "a.png,gone.png")
 
 
 @pytest.fixture
@@ -202,9 +182,7 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
         assert np.array_equal(read_pixels(record), plane.pixels)
         assert np.array_equal(read_mask(record.lesion_mask, plane.pixels.shape), plane.hounsfield > 0)
     assert second.suffix == ".gz"
-    assert len({content_hash(record) for record in manifest}) == 5, (
-        "one is there in the folder and in the zip"
-    )
+    assert len({content_hash(each) for each in manifest}) == 5, "one is in the folder and in the zip"
     again = series / "again.csv"
     write_manifest(manifest, again)
     assert read_manifest(again).records == manifest.records
@@ -212,9 +190,8 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
     again.write_text(
         "path,label,slice\nvolume.nii.gz,CT-2,1\nseries,CT-2,2\nseries,CT-2,\n", encoding="utf-8"
     )
-    assert list(iterate_paths(again)) == [series / "volume.nii.gz", last.path, series / "series"], (
-        "labels of other names are no matter of who predicts"
-    )
+    # Labels of other names are no matter of who predicts.
+    assert list(iterate_paths(again)) == [series / "volume.nii.gz", last.path, series / "series"]
     picture = save_image(series / "a.png")
     assert [record.path for record in read(series, "path,slice", "a.png,57")] == [picture]
 
@@ -238,9 +215,7 @@ def test_series_and_volumes_that_do_not_have_the_slice(series: Path, row: str, s
         read_pixels(read(series, "path,slice,lesion_mask,unit", row).records[0])
 
 
-def test_the_unit_of_deep_pictures_is_as_the_manifest_says_or_guessed_and_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_units_of_deep_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     values = np.array([[0, 24], [1024, 4095]], np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
     save_image(tmp_path / "eight.png")
@@ -255,11 +230,7 @@ def test_the_unit_of_deep_pictures_is_as_the_manifest_says_or_guessed_and_told(
     assert pixels("grey/8190") == [0, 1, 32, 128]
     assert not caplog.text
     assert pixels("") == [0, 1, 64, 255]
-    assert (
-        f"{tmp_path}: numbers of more than 8 bits are taken for grey values, which is a guess" in caplog.text
-    )
-    with pytest.raises(DataError, match="line 2: unit 'mm' is none of HU"):
-        pixels("mm")
+    assert f"{tmp_path}: numbers of more than 8 bits are taken for grey values, which is" in caplog.text
     with pytest.raises(ImageError, match=r"eight\.png: has pixels of 8 bits.* cannot be 'HU'"):
         pixels("HU", "eight.png")
 
@@ -279,12 +250,9 @@ def test_archives_are_read_within_their_limits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("names", "kept"),
-    [
-        *(((), "abcd"), (("moscow:CT-1",), "bcd")),
-        *((("luna", "covid-ct"), "ab"), (("paper", "CT-1"), "abcd")),
-    ],
+    [([], "abcd"), (["moscow:CT-1"], "bcd"), (["luna", "covid-ct"], "ab"), (["paper", "CT-1"], "abcd")],
 )
-def test_sources_and_grades_are_left_out_by_name(names: tuple[str, ...], kept: str) -> None:
+def test_sources_and_grades_are_left_out_by_name(names: list[str], kept: str) -> None:
     described = (
         ("moscow", "CT-1", ""),
         ("moscow", "CT-2", ""),

@@ -1,10 +1,11 @@
-"""Lung slices cut out of volumes: enough lung, the lung window, and no word of the patient."""
+"""Lung slices cut out of volumes: enough lung, and no word of the patient; and previews of slices."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
@@ -12,9 +13,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from groundglass.cli.main import app
+from groundglass.data.preview import write_previews
 from groundglass.data.slices import cut_slices
-from groundglass.imaging.phantom import Phantom, make_series, write_dicom
+from groundglass.imaging.crop import Preprocessing
+from groundglass.imaging.phantom import Phantom, make_phantom, make_series, write_dicom
 from groundglass.imaging.window import LUNG
+
+from .conftest import save_image
 
 COUNT, BLANK = 16, (0, 1, 2)
 
@@ -36,10 +41,17 @@ def dicom_series(tmp_path_factory: pytest.TempPathFactory, phantoms: list[Phanto
     return folder
 
 
-def test_slices_of_a_series_name_nobody(tmp_path: Path, dicom_series: Path, phantoms: list[Phantom]) -> None:
-    written = list(cut_slices(dicom_series, tmp_path / "out", every=2))
+def test_slices_name_nobody(tmp_path: Path, dicom_series: Path, phantoms: list[Phantom]) -> None:
+    bad, output = tmp_path / "bad.nii", tmp_path / "out"
+    bad.write_bytes(b"no volume")
+    words = ["data", "slices", str(bad), str(dicom_series), "--output", str(output), "--every", "2"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 3
+    (line,) = done.stderr.splitlines()
+    assert f"left out: {bad}: not an image" in line
+    written = sorted(output.iterdir())
     assert len(written) >= 3
-    assert sorted(written) == sorted((tmp_path / "out").iterdir())
+    assert f"{len(written)} slices written" in done.stdout
     (name,) = {path.stem.split("_")[0] for path in written}
     assert len(name) == 16
     secrets = ("Doe", "Jane", "PHANTOM", str(phantoms[0].number), phantoms[0].slice.origin.series or "-")
@@ -51,7 +63,7 @@ def test_slices_of_a_series_name_nobody(tmp_path: Path, dicom_series: Path, phan
         assert (image.mode, image.info) == ("L", {})
         np.testing.assert_array_equal(np.array(image), LUNG.apply(phantoms[index].hounsfield))
         assert not any(each in path.name or each.encode() in path.read_bytes() for each in secrets)
-    assert list(cut_slices(dicom_series, tmp_path / "out", every=2)) == written, "the same names again"
+    assert list(cut_slices(dicom_series, output, every=2)) == written, "the same names again"
 
 
 @pytest.mark.parametrize(
@@ -79,14 +91,27 @@ def test_only_axial_slices_with_enough_lung(tmp_path: Path, dicom_samples: Path)
     assert not (tmp_path / "none").exists()
 
 
-def test_the_command_continues_after_a_bad_volume(tmp_path: Path, dicom_series: Path) -> None:
-    bad = tmp_path / "bad.nii"
-    bad.write_bytes(b"no volume")
-    words = ["data", "slices", str(bad), str(dicom_series), "--output", str(tmp_path / "out"), "--every", "3"]
+def test_slice_mask_crop_and_ten_painted_copies_of_what_can_be_read(tmp_path: Path) -> None:
+    slices, output, side = tmp_path / "slices", tmp_path / "out", 256
+    for number in range(2):
+        phantom = make_phantom(np.random.default_rng(number), level=0.5, size=128)
+        save_image(slices / f"a b{number}.png", phantom.slice.pixels)
+    (slices / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    words = ["data", "preview", str(slices), "--output", str(output), "--size", str(side)]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 3
-    (line,) = done.stderr.splitlines()
-    assert f"left out: {bad}: not an image" in line
-    count = len(list((tmp_path / "out").glob("*.png")))
-    assert count > 0
-    assert f"{count} slices written" in done.stdout
+    assert "broken.png" in done.stderr
+    first, second = sorted(output.iterdir())
+    assert [first.name, second.name] == ["00000-a_b0.png", "00001-a_b1.png"]
+    picture = cv2.imread(str(first), cv2.IMREAD_COLOR)
+    assert picture.shape == (4 * side, 4 * side, 3)
+    tiles = [tile for row in np.split(picture, 4) for tile in np.split(row, 4, axis=1)]
+    places = slice(24, 170)  # between the caption and the copy in the corner
+    assert len({tile[places].tobytes() for tile in tiles[:13]}) == 13, "no two are alike"
+    assert not any(tile.any() for tile in tiles[13:]), "places are left over"
+    mask = tiles[1][24:]
+    assert ((mask < 30) | (mask > 225)).mean() > 0.9
+    coloured = [bool((tile != tile[..., :1]).any()) for tile in tiles[:13]]
+    assert coloured == [False] * 3 + [True] * 10, "painted regions have an outline"
+    (again,) = write_previews(slices, tmp_path / "again", Preprocessing(size=side), most=1)
+    assert again.read_bytes() == first.read_bytes()

@@ -13,12 +13,8 @@ import numpy as np
 from groundglass.evaluation.metrics import TITLES
 from groundglass.experiments.results import FORMAT, Identity
 
-RUN = {
-    "counts": {"train": 400, "val": 100},
-    "machine": {"system": "Linux", "architecture": "x86_64", "cores": 2, "accelerator": "none"},
-    "versions": {"torch": "2.9"},
-    "threads": 2,
-}
+MACHINE = {"system": "Linux", "architecture": "x86_64", "cores": 2, "accelerator": "none"}
+RUN = {"counts": {"train": 400, "val": 100}, "machine": MACHINE, "versions": {"torch": "2.9"}, "threads": 2}
 RECIPE = {
     "preprocessing": {"size": 160, "crop": False, "normalisation": "zero-mean"},
     "optimiser": {"lr": 0.0003},

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.torch import save_file
-from tests.experiments.conftest import QUICK
 from tests.experiments.results_factory import document, write
+from tests.training.conftest import write_data_set
 
 from groundglass.data.load import load_pool
 from groundglass.data.manifest import read_record
@@ -24,6 +26,27 @@ from groundglass.models.registry import build, measure
 from groundglass.training.run import Run
 
 LITE = "efficientnet-lite0"
+QUICK = (
+    *("preprocessing.size=64", "training.batch_size=8", "training.epochs=2", "training.ema_decay=0.5"),
+    "synthesis.slices_per_epoch=0",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty-eight phantoms with all three parts, one slice a patient, as a folder with a manifest."""
+    folder = tmp_path_factory.mktemp("experiment-data")
+    write_data_set(
+        folder, 48, 96, lambda number: f"ward,{('val', 'test', 'train', 'train')[number // 2 % 4]}"
+    )
+    return folder
+
+
+@pytest.fixture
+def paths(data: Path, tmp_path: Path) -> ExperimentPaths:
+    """Folders of a test's own, and a cache that all tests share."""
+    runs, output, cache = tmp_path / "runs", tmp_path / "results", data.parent / "cache"
+    return ExperimentPaths((data,), runs, output, threads=1, accelerator="cpu", cache=cache, progress=False)
 
 
 def tasks(*protocols: str, seeds: tuple[int, ...] = (0,), more: tuple[str, ...] = ()) -> list[Task]:
@@ -97,63 +120,48 @@ def test_a_run_is_kept_whole_and_not_made_twice(paths: ExperimentPaths, data: Pa
 
 @pytest.mark.slow
 def test_c2l_weights_from_a_file_say_what_they_saw(paths: ExperimentPaths, tmp_path: Path) -> None:
-    file = tmp_path / "pretraining" / "backbone.safetensors"
-    file.parent.mkdir()
+    file = tmp_path / "backbone.safetensors"
     save_file({name: value.contiguous() for name, value in build(LITE).backbone.state_dict().items()}, file)
     seen = {"kind": "pretraining", "network": LITE, "data": "covid-ct", "split": "official", "slices": 1300}
-    (file.parent / "run.json").write_text(json.dumps({**seen, "machine": "left out"}))
+    (tmp_path / "run.json").write_text(json.dumps({**seen, "machine": "left out"}))
     (moved,) = table1_tasks(["official"], [LITE], ["c2l"], [0], [*QUICK, "training.epochs=1"])
     (task,) = from_files([moved], {LITE: file})
     run_all([task], paths, lambda _: None)
     result = read_run_result(paths.result(task))
-    assert result.weights == "c2l"
-    assert result.pretraining is not None
-    assert result.pretraining["split"] == "official"
-    assert "machine" not in result.pretraining
+    assert (result.weights, (result.pretraining or {})["split"]) == ("c2l", "official")
+    assert "machine" not in (result.pretraining or {})
     # The same weights at another place are the same row.
     check([moved], paths, load_pool(paths.data))
 
 
-def test_weights_nobody_has_are_skipped_and_noted(
+def test_weights_nobody_has_and_runs_that_fail_are_noted_and_do_not_stop_the_others(
     paths: ExperimentPaths, untrained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_hub(*_: object) -> None:
-        raise WeightsError("no hub here")
+    def no_hub(_: object, weights: str) -> None:
+        if weights == "imagenet":
+            raise WeightsError("no hub here")
 
     monkeypatch.setattr("groundglass.models.weights.read_weights", no_hub)
-    listed = table1_tasks(["official"], ["resnet-18"], ["imagenet"], [0, 1], QUICK)
-    said: list[str] = []
-    assert run_all(listed, paths, said.append) == []
-    assert untrained == []
-    assert [line for line in said if "skipped, no hub here" in line] == said
-    noted = json.loads((paths.output / "not-run.json").read_text())
-    assert noted == {task.name: "no hub here" for task in listed}
-
-
-def test_a_run_that_fails_does_not_stop_the_others(paths: ExperimentPaths, untrained: list[str]) -> None:
-    painted = tasks(seeds=(2,), more=("synthesis.slices_per_epoch=8",))
+    (missing,) = table1_tasks(["official"], ["resnet-18"], ["imagenet"], [0], QUICK)
+    (painted,) = tasks(seeds=(2,), more=("synthesis.slices_per_epoch=8",))
     listed, said = tasks("official", "random", seeds=(0, 1)), list[str]()
-    assert run_all([*listed, *painted], paths, said.append) == untrained == [task.name for task in listed]
-    noted = json.loads((paths.output / "not-run.json").read_text())
-    assert {noted[task.name] for task in listed} == {"no training here"}
+    assert run_all([missing, *listed, painted], paths, said.append) == untrained == [t.name for t in listed]
+    assert said[0].endswith("skipped, no hub here")
     assert said[-1].endswith("skipped, has no lesion-free slices to paint into")
+    noted = json.loads((paths.output / "not-run.json").read_text())
+    assert noted[missing.name] == "no hub here"
+    assert {noted[task.name] for task in listed} == {"no training here"}
 
 
 def test_a_training_without_a_finite_loss_is_not_kept() -> None:
-    class Unstable:
-        path = Path("runs/first")
-
-        def history(self) -> list[dict[str, float]]:
-            return [{"epoch": 0.0, "val_loss": 0.5}, {"epoch": 1.0, "val_loss": float("nan")}]
-
+    history = [{"epoch": 0.0, "val_loss": 0.5}, {"epoch": 1.0, "val_loss": float("nan")}]
+    unstable: Any = SimpleNamespace(path=Path("runs/first"), history=lambda: history)
     (task,) = tasks()
     with pytest.raises(RunError, match=r"runs/first: epoch 1 has no finite loss"):
-        runner.gather(Path("result.json"), task, Unstable(), {})  # type: ignore[arg-type]
+        runner.gather(Path("result.json"), task, unstable, {})
 
 
-def test_what_would_stop_the_list_is_found_before_it_starts(
-    paths: ExperimentPaths, untrained: list[str], data: Path
-) -> None:
+def test_faults_are_found_before_it_starts(paths: ExperimentPaths, untrained: list[str], data: Path) -> None:
     lines = (data / "manifest.csv").read_text().splitlines()
     bare = replace(paths, data=(data / "no-test.csv",))
     bare.data[0].write_text("\n".join(line for line in lines if not line.endswith(",test")) + "\n")

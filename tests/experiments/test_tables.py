@@ -28,30 +28,26 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A strong Mask-EfficientNet, an equal EfficientNet and a weak VGG under two protocols."""
-    for own in ({"protocol": "random"}, {"protocol": "official"}):
+    for protocol in ("random", "official"):
         for row in (f"{MASK}-imagenet", "efficientnet-lite0-imagenet"):
-            write(tmp_path, *seeds(row, 3.0, weights="imagenet", **own))
-        write(tmp_path, document("vgg-16-none", 0.4, **own))
+            write(tmp_path, *seeds(row, 3.0, weights="imagenet", protocol=protocol))
+        write(tmp_path, document("vgg-16-none", 0.4, protocol=protocol))
     return tmp_path
 
 
 def test_rows_columns_and_files(results: Path) -> None:
-    def files() -> dict[str, str]:
-        return {path.name: path.read_text() for path in results.iterdir() if path.is_file()}
-
-    text, written = render_rows(results), files()
+    text = render_rows(results)
     figures = ("random-test.svg", "official-test.svg")
-    assert set(written) == {"table1.md", "table1.csv", "comparisons.json", *figures}
-    assert written["table1.md"] == text
+    names = {path.name for path in results.iterdir() if path.is_file()}
+    assert names == {"table1.md", "table1.csv", "comparisons.json", *figures}
+    assert (results / "table1.md").read_text() == text == render_rows(results)
     rows = read_csv(results / "table1.csv")
     # The paper's order of protocols and of networks.
-    names = ["vgg-16-none", "efficientnet-lite0-imagenet", f"{MASK}-imagenet"]
-    ordered = [(protocol, name) for protocol in ("random", "official") for name in names]
-    assert [(row["protocol"], row["row"]) for row in rows] == ordered
+    order = ["vgg-16-none", "efficientnet-lite0-imagenet", f"{MASK}-imagenet"]
+    assert [(row["protocol"], row["row"]) for row in rows] == [*product(("random", "official"), order)]
     mean, sd, low, high = (float(rows[2][f"accuracy_{key}"]) for key in ("mean", "sd", "low", "high"))
-    accuracy = f"{mean:.3f} ± {sd:.3f} ({low:.3f}–{high:.3f})"
     for words in (
-        f"| {MASK} (imagenet) | 0–2 | 3.40 | 0.20 | {accuracy} |",
+        f"| {MASK} (imagenet) | 0–2 | 3.40 | 0.20 | {mean:.3f} ± {sd:.3f} ({low:.3f}–{high:.3f}) |",
         "| 2.0 | 0.921 |",
         "100 slices (50 COVID) of 50 patients",
         "of the whole slice, normalisation zero-mean, 14 epochs in batches of 32, learning rate 0.0003, 320 slices",
@@ -59,10 +55,7 @@ def test_rows_columns_and_files(results: Path) -> None:
     ):
         assert words in text
     assert text.count("accuracy in the paper") == 1, "beside the paper's protocol only"
-    for words in ("vgg-16 (none)", "Accuracy", "#ffffff"):
-        assert words in written["random-test.svg"]
-    assert render_rows(results) == text
-    assert files() == written
+    assert "vgg-16 (none)" in (results / figures[0]).read_text()
 
 
 def test_every_row_is_tested_against_one_reference(results: Path) -> None:
@@ -74,14 +67,12 @@ def test_every_row_is_tested_against_one_reference(results: Path) -> None:
     for test in (test for each in tests for test in each["measures"].values()):
         assert (test["verdict"] in {"better", "worse"}) == (test["p_corrected"] < 0.05)
         assert test["p_corrected"] >= max(test["p_slices"], test["p_patients"])
-    assert f"| {MASK} (imagenet) against | seeds |" in text
-    compared = text[text.index("p corrected") :].split("\n\n")[0].splitlines()
+    compared = text[text.index(f"| {MASK} (imagenet) against | seeds |") :].partition("\n\n")[0]
     for row, verdict in (
         ("vgg-16 (none)", "better"),
         ("efficientnet-lite0 (imagenet)", "no difference shown"),
     ):
-        (line,) = (line for line in compared if line.startswith(f"| {row} |"))
-        assert line.count(f"| {verdict} |") == 2
+        assert re.search(rf"\n\| {re.escape(row)} \|.*\| {verdict} \|.*\| {verdict} \|\n?", compared)
     text = render_rows(results, reference="vgg-16-none")
     assert "| vgg-16 (none) against |" in text
     assert text.count("| worse |") == 8
@@ -112,46 +103,32 @@ def test_what_could_not_be_run_and_what_differs_is_said(results: Path) -> None:
     odd["recipe"]["training"] = {"epochs": 3, "batch_size": 32, "new_field": True}
     write(results, odd, document("squeezenet-none", 1.0))
     paper, official = render_rows(results).split("**official-test**")
-    assert "Not run: `resnet-50-imagenet`: the hub cannot be reached." in official
-    assert "Not run" not in paper
-    assert "vgg-16 (none) differs in `training.epochs=3`." in official
-    assert "differs in" not in paper
+    for words in (
+        "Not run: `resnet-50-imagenet`: the hub cannot be reached.",
+        "vgg-16 (none) differs in `training.epochs=3`.",
+        "| squeezenet (none) |",
+    ):
+        assert words in official
+        assert words not in paper
     assert "known patients" not in official, "only what every run warned of"
-    assert "| squeezenet (none) |" in official
 
 
-@pytest.mark.parametrize(
-    ("pretraining", "said"),
-    [
-        (None, True),
-        ({"data": "covid-ct", "split": "official"}, False),
-        ({"data": "covid-ct", "split": "random:0"}, True),
-        ({"data": None, "split": None}, False),
-    ],
-)
-def test_pretraining_that_may_have_met_the_slices_is_named(
-    tmp_path: Path, pretraining: dict[str, Any] | None, said: bool
-) -> None:
-    run = document(f"{MASK}-c2l", 1.0, weights="c2l", pretraining=pretraining, warnings=["Beware."])
-    text = render_rows(write(tmp_path, run))
-    assert ("without their labels" in text) == said
-    assert text.count("Beware.") == 1
-
-
-def variant(row: str, skill: float, seed: int, protocol: str, **changes: Any) -> dict[str, Any]:
-    more = {"experiment": "ablation", "network": MASK, "parts": ("val", "test"), **changes}
-    return document(row, skill, protocol=protocol, seed=seed, **more)
+def test_pretraining_that_may_have_met_the_slices_is_named(tmp_path: Path) -> None:
+    known = {"data": "covid-ct", "split": "official"}
+    other, nothing = {**known, "split": "random:0"}, {**known, "data": None}
+    for pretraining, said in ((None, True), (known, False), (other, True), (nothing, False)):
+        run = document(f"{MASK}-c2l", 1.0, weights="c2l", pretraining=pretraining)
+        assert ("without their labels" in render_rows(write(tmp_path, run))) == said
 
 
 def test_the_ablation_tests_every_variant_against_the_default(tmp_path: Path) -> None:
     rows = {"default": 3.0, "no-mask": 3.0, "weights-none": 0.4}
-    for (row, skill), seed, protocol in product(rows.items(), range(3), ("official", "left-out")):
-        write(tmp_path, variant(row, skill, seed, protocol))
+    more: dict[str, Any] = {"experiment": "ablation", "network": MASK, "parts": ("val", "test")}
+    for (row, skill), protocol in product(rows.items(), ("official", "left-out")):
+        write(tmp_path, *seeds(row, skill, protocol=protocol, **more))
     text = render_rows(tmp_path)
-    for view in ("official-val", "official-test", "left-out-test"):
-        assert f"**{view}**" in text
-        assert (tmp_path / f"{view}.svg").exists()
-    assert "left-out-val" not in text
+    assert re.findall(r"\*\*(\S+)\*\*", text) == ["official-val", "official-test", "left-out-test"]
+    assert len(list(tmp_path.glob("*.svg"))) == 3
     for row, verdict in (("no-mask", "no difference shown"), ("weights-none", "worse")):
         assert len(re.findall(rf"\| {row} \| 0–2 \|.*{verdict}", text)) == 3, row
     assert {each["second"] for each in json.loads((tmp_path / "comparisons.json").read_text())} == {"default"}
@@ -162,24 +139,19 @@ def test_the_ablation_tests_every_variant_against_the_default(tmp_path: Path) ->
 
 def test_mean_and_standard_deviation_over_seeds(tmp_path: Path) -> None:
     runs = seeds("mask-efficientnet", 1.0, (10, 2), experiment="seeds", network=MASK, predictions={})
-    for run in runs:
-        run["recipe"]["name"] = "mask-efficientnet"
     runs[0]["parts"]["test"]["metrics"]["auc"] = {"value": None}
     text = render_seeds(write(tmp_path, *runs))
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["seeds"] == [2, 10]
     accuracy = summary["parts"]["test"]["metrics"]["accuracy"]
-    assert (accuracy["mean"], accuracy["values"]) == (pytest.approx(0.86), pytest.approx([0.82, 0.9]))
+    assert (summary["seeds"], accuracy["values"]) == ([2, 10], pytest.approx([0.82, 0.9]))
+    assert accuracy["mean"] == pytest.approx(0.86)
     assert accuracy["sd"] == pytest.approx(0.0566, abs=1e-4)
     assert (tmp_path / "summary.md").read_text() == text
-    assert "| Accuracy | 0.860 ± 0.057 |" in text
-    assert "| AUC (ROC) | – |" in text
-    assert "test (100 slices, 50 patients)" in text
+    for words in ("| Accuracy | 0.860 ± 0.057 |", "| AUC (ROC) | – |", "test (100 slices, 50 patients)"):
+        assert words in text
     runs[1]["recipe"] = {**runs[1]["recipe"], "training": {"epochs": 3}}
     with pytest.raises(DataError, match="differs in its recipe or split"):
         render_seeds(write(tmp_path, *runs))
-    with pytest.raises(DataError, match="holds no result"):
-        render_seeds(tmp_path / "nothing")
 
 
 def curve(weights: str, speed: float, seed: int, epochs: int = 6) -> dict[str, Any]:
@@ -193,7 +165,6 @@ def curve(weights: str, speed: float, seed: int, epochs: int = 6) -> dict[str, A
 
 def test_weights_are_compared_by_their_curves(tmp_path: Path) -> None:
     """None is tested, so that none is called faster or better."""
-    (tmp_path / "not-run.json").write_text(json.dumps({"official/resnet-18-imagenet-seed-0": "no hub"}))
     runs = [curve("none", 0.2, 0), curve("none", 0.2, 1, epochs=4), curve("c2l", 1.5, 0)]
     text = render_convergence(write(tmp_path, *runs))
     assert (tmp_path / "convergence.md").read_text() == text
@@ -204,7 +175,4 @@ def test_weights_are_compared_by_their_curves(tmp_path: Path) -> None:
     assert f"| resnet-18 | none | 0, 1 | {' | '.join(cells)} |" in text
     assert f"| {max(row['val_auc'] for row in runs[2]['history']):.3f} |" in text
     assert not re.search(r"faster|better", text)
-    assert "Not run: `resnet-18-imagenet`: no hub." in text
-    figure = (tmp_path / "convergence.svg").read_text()
-    assert "c2l" in figure
-    assert "Validation AUC" in figure
+    assert "Validation AUC" in (tmp_path / "convergence.svg").read_text()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-import zlib
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
+import gdcm
+import nibabel as nib
 import numpy as np
 import pydicom
+import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
-from pydicom.encaps import encapsulate
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from groundglass.imaging.window import LUNG
 
@@ -33,71 +33,54 @@ CHEST = _make_chest()
 GREY = LUNG.apply(CHEST)
 # Hounsfield units with axes right, anterior, superior (RAS), shape (64, 48, 5); plane k is k darker.
 VOLUME = np.stack([CHEST[::-1, ::-1].T - k for k in range(5)], axis=-1).astype(np.int16)
+# Canonical (RAS) voxels of 0.75 x 0.5 x 2 mm.
+AFFINE = np.array([[0.75, 0, 0, -20], [0, 0.5, 0, -15], [0, 0, 2, 100], [0, 0, 0, 1]])
+# VOLUME with MetaImage's axes: left, posterior, superior.
+ITK_VOLUME = np.ascontiguousarray(VOLUME[::-1, ::-1])
 
 
 def write_ct(path: Path, stored: NDArray[Any] = CHEST, **elements: object) -> Path:
     """Write stored values, shape (rows, columns) or (frames, rows, columns), as a CT file.
 
-    Keyword arguments set elements, None removes one.
+    Keyword arguments set elements, None leaves one out.
     """
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset.SeriesInstanceUID = "1.2.3.4"
-    dataset.Modality = "CT"
-    dataset.PatientName = "Doe^Jane"
-    dataset.PatientID = "secret"
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.SamplesPerPixel = 1
-    dataset.Rows, dataset.Columns = stored.shape[-2:]
-    dataset.BitsAllocated = dataset.BitsStored = stored.dtype.itemsize * 8
-    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
-    dataset.RescaleSlope, dataset.RescaleIntercept = 1, 0
-    if stored.ndim == 3:
-        dataset.NumberOfFrames = len(stored)
-    dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
-    dataset["PixelData"].VR = "OW"
-    for keyword, value in elements.items():
-        if value is None:
-            delattr(dataset, keyword)
-        else:
+    dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = instance = generate_uid()
+    usual = {
+        "SOPClassUID": CTImageStorage,
+        "SOPInstanceUID": instance,
+        "SeriesInstanceUID": "1.2.3.4",
+        "Modality": "CT",
+        "PatientName": "Doe^Jane",
+        "PatientID": "secret",
+        "PhotometricInterpretation": "MONOCHROME2",
+        "SamplesPerPixel": 1,
+        "Rows": stored.shape[-2],
+        "Columns": stored.shape[-1],
+        "NumberOfFrames": len(stored) if stored.ndim == 3 else None,
+        "BitsAllocated": stored.dtype.itemsize * 8,
+        "BitsStored": stored.dtype.itemsize * 8,
+        "PixelRepresentation": int(stored.dtype.kind == "i"),
+        "RescaleSlope": 1,
+        "RescaleIntercept": 0,
+        "PixelData": stored.astype(stored.dtype.newbyteorder("<")).tobytes(),
+    }
+    for keyword, value in {**usual, **elements}.items():
+        if value is not None:
             setattr(dataset, keyword, value)
+    if "PixelData" in dataset:
+        dataset["PixelData"].VR = "OW"
     if "BitsStored" in dataset:
         dataset.HighBit = dataset.BitsStored - 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset.save_as(path, enforce_file_format=True)
+    dataset.save_as(path, enforce_file_format=True)
     return path
-
-
-def pack_frame(path: Path, frame: bytes, syntax: str) -> Path:
-    """Give a DICOM file a frame for its pixels, in a UID's or usual UID's last number's compression."""
-    dataset = pydicom.dcmread(path)
-    dataset.file_meta.TransferSyntaxUID = syntax if "." in syntax else f"1.2.840.10008.1.2.4.{syntax}"
-    dataset.PixelData = encapsulate([frame])
-    dataset["PixelData"].VR = "OB"
-    dataset.save_as(path, implicit_vr=False, little_endian=True)
-    return path
-
-
-def write_coded(path: Path, syntax: str) -> Path:
-    """Write the chest in 12-bit JPEG (51), or High-Throughput JPEG 2000."""
-    if syntax == "51":
-        stored = np.clip(CHEST + 1024, 0, 4095).astype(np.uint16)
-        write_ct(path, stored, RescaleIntercept=-1024, BitsStored=12)
-        return pack_frame(path, imagecodecs.jpeg8_encode(stored, level=100, bitspersample=12), syntax)
-    return pack_frame(write_ct(path), imagecodecs.htj2k_encode(CHEST.copy()), syntax)
 
 
 def recompress(source: Path, target: Path, syntax: str) -> Path:
     """Write a DICOM file once more in another transfer syntax, losslessly, by GDCM."""
-    import gdcm
-
     reader = gdcm.ImageReader()
     reader.SetFileName(str(source))
     assert reader.Read()
@@ -113,33 +96,41 @@ def recompress(source: Path, target: Path, syntax: str) -> Path:
     return target
 
 
-# VOLUME with MetaImage's axes: left, posterior, superior.
-ITK_VOLUME = np.ascontiguousarray(VOLUME[::-1, ::-1])
+def write_nifti(path: Path, voxels: NDArray[Any] = VOLUME, extension: bytes = b"", **fields: Any) -> Path:
+    """A file as nibabel writes it, with header fields that nibabel would not."""
+    kind, order = fields.pop("kind", nib.Nifti1Image), fields.pop("order", "<")
+    image = kind(voxels, AFFINE, kind.header_class(endianness=order))
+    image.set_data_dtype(voxels.dtype)
+    image.header.set_intent(fields.pop("intent", "none"))
+    if extension:
+        image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", extension))
+    image.to_filename(path)
+    if fields:
+        content, size = path.read_bytes(), kind.header_class.template_dtype.itemsize
+        header = kind.header_class(content[:size], check=False)
+        for field, value in fields.items():
+            header[field] = value
+        path.write_bytes(header.binaryblock + content[size:])
+    return path
+
+
+def itk_image(voxels: NDArray[Any] = ITK_VOLUME) -> sitk.Image:
+    """Voxels (I, J, K) in their place."""
+    image = sitk.GetImageFromArray(voxels.T)
+    image.SetSpacing((0.75, 0.5, 2))
+    image.SetOrigin((-180.5, -170.25, -300))
+    return image
 
 
 def write_metaimage(
     path: Path, voxels: NDArray[Any] = ITK_VOLUME, *, compressed: bool = False, **fields: object
 ) -> Path:
-    """Write voxels (I, J, K) as ``.mha``, or as ``.mhd`` with its voxels beside it; None removes a field."""
-    alone = path.suffix == ".mha"
-    data = path.with_suffix(".zraw" if compressed else ".raw")
-    header: dict[str, object] = {
-        "ObjectType": "Image",
-        "NDims": voxels.ndim,
-        "BinaryData": "True",
-        "BinaryDataByteOrderMSB": "False",
-        "CompressedData": compressed,
-        "TransformMatrix": "1 0 0 0 1 0 0 0 1",
-        "Offset": "-180.5 -170.25 -300",
-        "ElementSpacing": "0.75 0.5 2",
-        "DimSize": " ".join(map(str, voxels.shape)),
-        "ElementType": {"int16": "MET_SHORT", "uint8": "MET_UCHAR"}[voxels.dtype.name],
-    }
-    last = fields.pop("ElementDataFile", "LOCAL" if alone else data.name)
-    lines = [f"{key} = {value}" for key, value in {**header, **fields}.items() if value is not None]
-    text = "\n".join([*lines, f"ElementDataFile = {last}", ""]).encode()
-    content = zlib.compress(voxels.tobytes("F")) if compressed else voxels.tobytes("F")
-    path.write_bytes(text + content if alone else text)
-    if not alone:
-        data.write_bytes(content)
+    """A file as ITK writes it, with header fields that ITK would not; None leaves one out."""
+    sitk.WriteImage(itk_image(voxels), str(path), useCompression=compressed)
+    header, last, rest = path.read_bytes().partition(b"ElementDataFile = ")
+    if data := fields.pop("ElementDataFile", None):
+        rest = f"{data}\n".encode()
+    about = {**dict(line.split(" = ", 1) for line in header.decode().splitlines()), **fields}
+    lines = [f"{key} = {value}\n" for key, value in about.items() if value is not None]
+    path.write_bytes("".join(lines).encode() + last + rest)
     return path

@@ -22,9 +22,8 @@ LAYOUT = FrameLayout(JPEG_LOSSLESS, rows=48, columns=64, samples=1, bits_allocat
 @pytest.fixture(scope="module")
 def frame(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("lossless") / "a.dcm"
-    packed = recompress(write_ct(path), path, JPEG_LOSSLESS)
-    content: bytes = get_frame(pydicom.dcmread(packed).PixelData, 0, number_of_frames=1)
-    return content
+    packed = pydicom.dcmread(recompress(write_ct(path), path, JPEG_LOSSLESS))
+    return bytes(get_frame(packed.PixelData, 0, number_of_frames=1))
 
 
 def children() -> set[str]:

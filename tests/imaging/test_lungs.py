@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from groundglass.data.out_of_distribution import parts_without_lungs
 from groundglass.errors import BundleError
-from groundglass.imaging.lungs import SHIPPED, LungSegmenter, open_segmenter, shipped
+from groundglass.imaging.lungs import SHIPPED, open_segmenter, shipped
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.read import read_slice, read_slices
 
@@ -38,26 +38,25 @@ def test_abdomen_head_and_blank_pictures_show_no_lung() -> None:
 @pytest.mark.parametrize("shape", [(40, 300), (300, 40), (1, 1), (700, 500)])
 def test_the_mask_has_the_pictures_shape(shape: tuple[int, int]) -> None:
     mask = shipped()(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-    assert mask.shape == shape
-    assert mask.dtype == np.bool_
+    assert (mask.shape, mask.dtype) == (shape, np.bool_)
 
 
 def test_other_models_are_refused_in_one_line(tmp_path: Path) -> None:
-    damaged = tmp_path / "lungs.onnx"
-    damaged.write_bytes(b"no model")
-    with pytest.raises(BundleError, match=r"lungs\.onnx: cannot be loaded"):
-        open_segmenter(damaged)
-    with pytest.raises(BundleError, match=r"gone\.onnx: cannot be read"):
-        open_segmenter(tmp_path / "gone.onnx")
-    with pytest.raises(BundleError, match="no model of lung fields"):
-        LungSegmenter((SHIPPED.parent / "classifier.onnx").read_bytes())
+    (tmp_path / "damaged.onnx").write_bytes(b"no model")
+    for path, reason in (
+        (tmp_path / "damaged.onnx", r"damaged\.onnx: cannot be loaded"),
+        (tmp_path / "gone.onnx", r"gone\.onnx: cannot be read"),
+        (SHIPPED.parent / "classifier.onnx", r"classifier\.onnx: no model of lung fields"),
+    ):
+        with pytest.raises(BundleError, match=reason):
+            open_segmenter(path)
 
 
 def test_both_lungs_of_a_severely_ill_patient_are_outlined(dicom_samples: Path) -> None:
     mask = shipped()(read_slice(dicom_samples / "mixed" / "axial-toshiba.dcm").pixels)
-    count, _, stats, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    large = [number for number in range(1, count) if stats[number, cv2.CC_STAT_AREA] > 0.03 * mask.size]
-    left, right = sorted(centres[number][0] / mask.shape[1] for number in large)
+    _, _, stats, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    large = stats[1:, cv2.CC_STAT_AREA] > 0.03 * mask.size
+    left, right = sorted(centres[1:][large, 0] / mask.shape[1])
     assert (left < 0.45, right > 0.55) == (True, True)
 
 
@@ -72,10 +71,5 @@ def test_lungs_drawn_by_radiologists_are_found(hospitals: Path) -> None:
     """Slices that the network has not learned from are among them; the figure is measured by `evaluate`."""
     with (hospitals / "manifest.csv").open(encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row["lung_mask"]][::25]
-    scores = []
-    for row in rows:
-        pixels, mask = (cv2.imread(str(hospitals / row[name]), 0) for name in ("path", "lung_mask"))
-        assert pixels is not None
-        assert mask is not None
-        scores.append(dice(shipped()(pixels), mask > 0))
-    assert np.mean(scores) > 0.97
+    pairs = ([cv2.imread(str(hospitals / row[name]), 0) for name in ("path", "lung_mask")] for row in rows)
+    assert np.mean([dice(shipped()(pixels), mask > 0) for pixels, mask in pairs]) > 0.97

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import re
 import shutil
 import threading
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,22 @@ from tests.imaging.conftest import CHEST, GREY, write_ct, write_metaimage
 from groundglass.errors import ImageError
 from groundglass.imaging.read import read_slice, read_slices
 from groundglass.imaging.source import files_below
-from groundglass.imaging.window import LUNG
 
 
-def save(folder: Path, *names: str) -> None:
-    """Pictures of these names, whatever they end in, in PNG."""
+def picture(file_format: str) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(GREY).save(stream, file_format)
+    return stream.getvalue()
+
+
+PNG = picture("PNG")
+
+
+def save(folder: Path, *names: str, content: bytes = PNG) -> None:
+    """Files of these names, PNG pictures whatever they end in."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(GREY).save(folder / name, "PNG")
+        (folder / name).write_bytes(content)
 
 
 def read(path: Path) -> tuple[list[str], dict[str, str]]:
@@ -40,64 +48,65 @@ def read(path: Path) -> tuple[list[str], dict[str, str]]:
 
 def test_wrong_extensions_do_not_matter(tmp_path: Path) -> None:
     save(tmp_path, "picture.dcm")
-    write_ct(tmp_path / "dicom.png")
-    write_ct(tmp_path / "IM0001")
-    path = write_ct(tmp_path / "preamble.tif")
-    path.write_bytes(b"II*\0" + path.read_bytes()[4:])
+    dicom = dict.fromkeys(("dicom.png", "IM0001", "preamble.tif"), "DICOM")
+    for name in dicom:
+        write_ct(tmp_path / name)
+    content = (tmp_path / "preamble.tif").read_bytes()
+    (tmp_path / "preamble.tif").write_bytes(b"II*\0" + content[4:])
     write_metaimage(tmp_path / "volume.mha", CHEST[:, :, None]).rename(tmp_path / "volume.jpg")
     formats = {Path(item.origin.file).name: item.origin.file_format for item in read_slices(tmp_path)}
-    dicom = dict.fromkeys(("dicom.png", "IM0001", "preamble.tif"), "DICOM")
     assert formats == {**dicom, "picture.dcm": "PNG", "volume.jpg": "MetaImage"}
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\0", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"PK\x03\x04", b"II*\0", b"\x1f\x8b\x08"],
-)
+BROKEN = [
+    b"",
+    b"\0",
+    b"hello",
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"PK\x03\x04",
+    b"II*\0",
+    b"\x1f\x8b\x08",
+]
+for whole in map(picture, ("PNG", "JPEG", "BMP", "TIFF")):
+    BROKEN += [whole[: int(len(whole) * share)] for share in (0.02, 0.3, 0.6)]
+
+
+@pytest.mark.parametrize("content", BROKEN)
 @pytest.mark.parametrize("name", ["x.png", "x.dcm", "x.nii.gz", "x.mhd", "x.zip", "x"])
 def test_no_image_is_one_line_that_names_the_file(
     tmp_path: Path, content: bytes, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
+    save(tmp_path, name, content=content)
     with pytest.raises(ImageError) as caught:
-        read_slice(path)
-    assert str(caught.value).startswith(f"{path}: ")
+        read_slice(tmp_path / name)
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
     assert "\n" not in str(caught.value)
     assert content or caught.value.reason == "the file is empty"
     assert capfd.readouterr().err == ""
 
 
 def test_missing_and_unreadable_paths(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no such file or folder"):
-        read_slice(tmp_path / "missing.png")
     with pytest.raises(ImageError, match="holds no image"):
         list(read_slices(tmp_path))
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(ImageError, match="link: a link to nothing"):
-        read_slice(tmp_path / "link")
-    for name in (tmp_path / ("x" * 300), "nul\0byte"):
-        with pytest.raises(ImageError):
-            read_slice(name)
-
-
-def test_a_bad_file_of_a_folder_is_raised_or_reported(tmp_path: Path) -> None:
-    save(tmp_path, "1.png", "2.png", "4.png")
-    (tmp_path / "2.png").write_bytes((tmp_path / "1.png").read_bytes()[:200])
-    (tmp_path / "3.dcm").write_bytes(b"certainly no DICOM file")
-    with pytest.raises(ImageError, match=r"2\.png: cannot be read"):
-        list(read_slices(tmp_path))
-    files, reasons = read(tmp_path)
-    assert files == ["1.png", "4.png"]
-    assert set(reasons) == {"2.png", "3.dcm"}
+    nothing = "no such file or folder"
+    for name, reason in {
+        "missing.png": nothing,
+        "link": "link: a link to nothing",
+        "x" * 300: nothing,
+    }.items():
+        with pytest.raises(ImageError, match=reason):
+            read_slice(tmp_path / name)
+    with pytest.raises(ImageError):
+        read_slice("nul\0byte")
 
 
 def test_files_left_out_are_not_even_opened(tmp_path: Path) -> None:
-    save(tmp_path, "a.png")
-    (tmp_path / "b.png").write_bytes(b"damaged")
+    save(tmp_path, "a.png", "z/e.png")
+    save(tmp_path, "b.png", content=b"damaged")
     write_ct(tmp_path / "c.dcm")
-    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
-        archive.write(tmp_path / "a.png", "e.png")
+    shutil.make_archive(str(tmp_path / "d"), "zip", tmp_path / "z")
     asked: list[str] = []
 
     def skip(name: str) -> bool:
@@ -105,20 +114,22 @@ def test_files_left_out_are_not_even_opened(tmp_path: Path) -> None:
         return not name.endswith("a.png")
 
     assert [Path(image.origin.file).name for image in read_slices(tmp_path, skip=skip)] == ["a.png"]
-    assert asked == ["a.png", "b.png", "c.dcm", "d.zip"]
+    assert asked == ["a.png", "b.png", "c.dcm", "d.zip", "e.png"]
     assert list(read_slices(tmp_path / "b.png", skip=lambda _: True)) == []
-    assert list(read_slices(tmp_path, skip=lambda name: not name.endswith(".zip"))) == []
+    assert list(read_slices(tmp_path, skip=lambda name: not name.endswith(".zip"))) == [], "e.png within it"
 
 
-def test_what_holds_no_image_is_reported_wherever_it_lies(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no image")
-    assert read(tmp_path)[0] == []
-    assert "holds no image" in read(tmp_path)[1][tmp_path.name]
-    with zipfile.ZipFile(tmp_path / "texts.zip", "w") as archive:
-        archive.writestr("notes.txt", "no image")
-    for path in (tmp_path, tmp_path / "texts.zip"):
-        with pytest.raises(ImageError, match=r"texts\.zip: holds no image"):
-            list(read_slices(path))
+@pytest.mark.parametrize("zipped", [False, True])
+def test_what_holds_no_image_is_reported_wherever_it_lies(tmp_path: Path, zipped: bool) -> None:
+    save(tmp_path, "texts/notes.txt", content=b"no image")
+    if zipped:
+        shutil.make_archive(str(tmp_path / "texts"), "zip", tmp_path / "texts")
+        shutil.rmtree(tmp_path / "texts")
+    name = "texts.zip" if zipped else tmp_path.name
+    files, reasons = read(tmp_path)
+    assert (files, list(reasons)) == ([], [name])
+    with pytest.raises(ImageError, match=rf"{name}: holds no image"):
+        list(read_slices(tmp_path))
 
 
 def test_a_folder_that_cannot_be_listed_is_reported_and_the_rest_read(
@@ -142,11 +153,9 @@ def test_a_folders_own_files_come_before_those_of_its_folders_in_natural_order(t
     own = ("9.png", "a0", "a.png", "linked.png")
     deeper = ("10/x.png", "a/1.png", "a/2.png", "a/10.png", "a/deep/er/x.png", "a-b/1.png", "é/ü.png")
     save(tmp_path, *own[:-1], *deeper, ".hidden/1.png", "__MACOSX/1.png")
-    (tmp_path / "linked").symlink_to(tmp_path / "a")
-    (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "linked.png").symlink_to("9.png")
     assert [source.name for source in files_below(tmp_path)] == [str(tmp_path / n) for n in (*own, *deeper)]
-    assert read(tmp_path) == ([*own, *deeper], {"circle": "a link to nothing"})
+    assert read(tmp_path) == ([*own, *deeper], {})
 
 
 def test_a_folder_is_read_as_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +173,6 @@ def test_a_folder_is_read_as_it_is_listed(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(opened) == 1
     assert len(list(slices)) == 39
     assert len(opened) == 40
-    slices = read_slices(tmp_path)
-    next(slices)
-    slices.close()  # type: ignore[attr-defined]
-    assert list(slices) == []
 
 
 HEADS = {
@@ -185,13 +190,12 @@ NAMES = ("lone.img", "x.nii.gz", "a.pgm", "b.mgz", "c.IMA", "d.par", "e.iso", "f
 def test_other_image_formats_and_archives_get_a_row(tmp_path: Path, zipped: bool) -> None:
     folder = tmp_path / "folder"
     save(folder, "0.png")
+    save(folder, "empty.webp", content=b"")
     wanted = {**HEADS, **{f"bare-{name[0]}": head for name, head in HEADS.items()}}
-    for name, head in {**wanted, **dict.fromkeys(NAMES, b"of some kind")}.items():
-        (folder / name).write_bytes(head + bytes(40))
     silent = {"labels.csv.gz": gzip.compress(b"a,b"), "notes.txt": b"GI", "x.json.xz": lzma.compress(b"{}")}
-    beside = dict.fromkeys(("m.img", "scan.raw"), bytes(40))  # the first beside its header
-    for name, head in {**silent, **beside, "empty.webp": b""}.items():
-        (folder / name).write_bytes(head)
+    beside = dict.fromkeys(("m.img", "scan.raw"), b"")  # the first beside its header
+    for name, head in {**wanted, **dict.fromkeys(NAMES, b"of some kind"), **silent, **beside}.items():
+        save(folder, name, content=head + bytes(40))
     files, reasons = read(Path(shutil.make_archive(str(folder), "zip", folder)) if zipped else folder)
     assert len(files) == 1
     assert set(reasons) == {*wanted, *NAMES, "empty.webp"}
@@ -220,10 +224,9 @@ def test_links_are_followed_once_or_named(tmp_path: Path) -> None:
 
 
 def test_a_pipe_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path, "a.png")
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: pipe.write_bytes((tmp_path / "a.png").read_bytes()))
+    writer = threading.Thread(target=lambda: pipe.write_bytes(PNG))
     writer.start()
     np.testing.assert_array_equal(read_slice(pipe).pixels, GREY)
     writer.join()
@@ -243,19 +246,15 @@ def bytes_read() -> int:
 def test_a_series_is_sorted_by_the_headers_alone(tmp_path: Path, zipped: bool) -> None:
     folder = tmp_path / "series"
     folder.mkdir()
+    noise = np.random.default_rng(0).integers(-1000, 1000, (512, 512), np.int16)  # which a zip cannot pack
     for index in range(20):
         place = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": [0, 0, -index]}
-        write_ct(folder / f"{index}.dcm", np.full((512, 512), index, np.int16), **place)
-    path = folder
-    if zipped:
-        path = tmp_path / "series.zip"
-        with zipfile.ZipFile(path, "w") as archive:
-            for file in folder.iterdir():
-                archive.write(file, file.name)
+        write_ct(folder / f"{index}.dcm", noise, **place)
+    path = Path(shutil.make_archive(str(folder), "zip", folder)) if zipped else folder
     size = (folder / "0.dcm").stat().st_size
     before = bytes_read()
     slices = read_slices(path)
-    assert (next(slices).pixels == LUNG.apply(np.array([[19]]))).all()
+    assert next(slices).origin.position[2] == -19
     assert bytes_read() - before < 20 * 32_768 + 2 * size, "20 headers, and one file whole"
     assert [image.origin.position[2] for image in slices] == [float(-index) for index in range(18, -1, -1)]
     assert bytes_read() - before < 20 * 65_536 + 20 * size, "no file is read whole twice"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from groundglass.reporting import figures
@@ -15,17 +16,11 @@ from groundglass.reporting import figures
 STEPS = np.array([0.0, 0.25, 1.0])
 LOSSES = {"train_loss": "training", "val_loss": "validation"}
 HISTORY = [{"epoch": 0, "train_loss": 0.7, "val_auc": 0.6}, {"epoch": 1, "train_loss": 0.5, "val_loss": None}]
-
+FALLING, AXES, BINS = STEPS[::-1], ("x", "y"), [(0.1, 0.2, 0.1, 0.4), (0.9, 0.7, 0.5, 0.8)]
 DRAWN: dict[str, Callable[[], Figure | None]] = {
-    "roc": lambda: figures.curve_figure(
-        (STEPS, STEPS), "AUC 0.500", (0, 1), (0.25, 0.25), ("x", "y"), (STEPS,) * 3
-    ),
-    "precision-recall": lambda: figures.curve_figure(
-        (STEPS[::-1], STEPS), "0.5", (0.4, 0.4), None, ("x", "y")
-    ),
-    "reliability": lambda: figures.reliability_figure(
-        [(0.1, 0.2, 0.1, 0.4), (0.9, 0.7, 0.5, 0.8)], [3, 0, 5]
-    ),
+    "roc": lambda: figures.curve_figure((STEPS, STEPS), "AUC", (0, 1), (0.2, 0.2), AXES, (STEPS,) * 3),
+    "precision-recall": lambda: figures.curve_figure((FALLING, STEPS), "0.5", (0.4, 0.4), None, AXES),
+    "reliability": lambda: figures.reliability_figure(BINS, [3, 0, 5]),
     "confusion": lambda: figures.confusion_figure([[3, 0], [2, 0]]),
     "histogram": lambda: figures.histogram_figure(STEPS, np.array([]), 0.5),
     "loss": lambda: figures.history_figure(HISTORY, LOSSES, "Loss", 1),
@@ -34,12 +29,10 @@ DRAWN: dict[str, Callable[[], Figure | None]] = {
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_inline_figure_is_reproducible_well_formed_and_the_pages_own(name: str) -> None:
-    texts = []
-    for figure in (DRAWN[name](), DRAWN[name]()):
-        assert figure is not None
-        texts.append(figures.inline_svg(figures.svg(figure), name))
-    text, again = texts
+    before = mpl.rcParams["font.size"], plt.get_fignums()
+    text, again = (figures.inline_svg(figures.svg(DRAWN[name]()), name) for _ in range(2))
     assert text == again
+    assert (mpl.rcParams["font.size"], plt.get_fignums()) == before, "drawing leaves nothing behind"
     root = ET.fromstring(text.replace("<svg ", '<svg xmlns:xlink="x" ', 1))  # noqa: S314 - our own
     assert "http" not in text
     assert "<text" in text
@@ -49,17 +42,7 @@ def test_inline_figure_is_reproducible_well_formed_and_the_pages_own(name: str) 
     for reference in (element.get("{x}href") for element in root.iter()):
         assert reference is None or reference.removeprefix("#") in ids
     assert "var(--ink)" in text
-    assert not any(colour in text for colour in figures.PAGE_COLOURS)
-    assert "#000000" not in text
-
-
-def test_drawing_leaves_nothing_behind() -> None:
-    from matplotlib import pyplot as plt
-
-    before = mpl.rcParams["font.size"], plt.get_fignums()
-    for draw in DRAWN.values():
-        draw()
-    assert (mpl.rcParams["font.size"], plt.get_fignums()) == before
+    assert not any(colour in text for colour in (*figures.PAGE_COLOURS, "#000000"))
 
 
 def test_standalone_figure_keeps_its_colours_and_says_counts_and_shares() -> None:

@@ -1,4 +1,4 @@
-"""A small labelled data set of phantoms, recipes that train in seconds, and one run that several tests share."""
+"""A small data set of phantoms, recipes that train in seconds, a network of one's own, and a run that tests share."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.random import Generator
 from safetensors.numpy import load_file
 from tests.conftest import wait_for
+from torch import Tensor, nn
 
 from groundglass.imaging.phantom import make_phantom
+from groundglass.imaging.slice import Grey
+from groundglass.models.layers import NetworkOutput
 from groundglass.training.recipe import AnyRecipe_co, Recipe, load_recipe
 from groundglass.training.run import Run
+from groundglass.training.samples import Augmentation
 from groundglass.training.train import train_job
 from groundglass.training.trainer import Job
 
@@ -28,6 +33,27 @@ QUICK = (
     "training.epochs=3",
     "training.ema_decay=0.5",
 )
+
+
+class Small(nn.Module):
+    """Two convolutions and a linear layer, without batch statistics, which depend on who sees which part of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 5, 4), nn.GELU(), nn.Conv2d(4, 8, 5, 4), nn.GELU())
+        self.classifier = nn.Linear(8, 1)
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        embedding = self.features(images).mean((2, 3))
+        return NetworkOutput(self.classifier(embedding)[:, 0], None, embedding)
+
+
+class Still(Augmentation):
+    """Cuts the middle of slice and masks."""
+
+    def __call__(self, pixels: Grey, rng: Generator, *masks: Grey) -> tuple[Grey, ...]:
+        edge = (len(pixels) - self.size) // 2
+        return tuple(each[edge:][: self.size, edge:][:, : self.size] for each in (pixels, *masks))
 
 
 def write_data_set(folder: Path, count: int, size: int, place: Callable[[int], str]) -> None:
@@ -100,8 +126,8 @@ def lesion_free(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six healthy phantoms without labels."""
     folder = tmp_path_factory.mktemp("lesion-free")
     for number in range(6):
-        phantom = make_phantom(np.random.default_rng(100 + number), level=0.5, size=128)
-        cv2.imwrite(str(folder / f"{number}.png"), phantom.slice.pixels)
+        pixels = make_phantom(np.random.default_rng(100 + number), level=0.5, size=128).slice.pixels
+        cv2.imwrite(str(folder / f"{number}.png"), pixels)
     return folder
 
 

@@ -42,11 +42,16 @@ def test_learning_rate_warms_up_linearly_and_ends_low_after_half_a_cosine() -> N
     assert all(a >= b for a, b in pairwise(seen[10:]))
 
 
-def test_timm_gives_optimisers_and_schedules_by_name() -> None:
+def test_timm_gives_optimisers_and_schedules_by_name_and_only_matrices_decay() -> None:
     made = module("optimiser.name=lion", "optimiser.options={betas: [0.8, 0.9]}", "optimiser.schedule=none")
-    assert set(configured := made.configure_optimizers()) == {"optimizer"}
-    assert type(configured["optimizer"]).__name__ == "Lion"
-    assert configured["optimizer"].defaults["betas"] == [0.8, 0.9]
+    (optimiser,) = made.configure_optimizers().values()
+    assert (type(optimiser).__name__, optimiser.defaults["betas"]) == ("Lion", [0.8, 0.9])
+    plain, decayed = sorted(optimiser.param_groups, key=lambda group: float(group["weight_decay"]))
+    assert decayed["weight_decay"] > 0 == plain["weight_decay"]
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert all(p.ndim <= 1 for p in plain["params"])
+    counted = sum(p.numel() for group in (plain, decayed) for p in group["params"])
+    assert counted == sum(p.numel() for p in made.network.parameters()), "the averaged weights do not learn"
     options = "optimiser.schedule_options={decay_epochs: 1}"
     steps = rates(2, "optimiser.schedule=step", "optimiser.warmup_epochs=0", options)
     assert (steps[0], steps[10], steps[20]) == pytest.approx((1e-3, 1e-4, 1e-5))
@@ -68,24 +73,12 @@ def test_losses_are_focal_or_weighted_by_class() -> None:
     assert balanced.class_weights.tolist() == pytest.approx([2 / 3, 2])
 
 
-def test_only_matrices_of_the_trained_network_decay() -> None:
-    made = module()
-    groups = made.configure_optimizers()["optimizer"].param_groups
-    plain, decayed = sorted(groups, key=lambda group: float(group["weight_decay"]))
-    assert decayed["weight_decay"] > 0 == plain["weight_decay"]
-    assert all(p.ndim > 1 for p in decayed["params"])
-    assert all(p.ndim <= 1 for p in plain["params"])
-    counted = sum(p.numel() for group in groups for p in group["params"])
-    assert counted == sum(p.numel() for p in made.network.parameters())
-
-
 def test_averaged_weights_start_at_the_network_and_lag_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     made = module("training.ema_decay=0.5")
     trained, averaged = next(made.network.parameters()), next(made.averaged.module.parameters())
-    steps = iter(range(100))
     gaps = []
-    for _ in range(21):
-        monkeypatch.setattr(Classifier, "global_step", next(steps) + 1)
+    for step in range(1, 22):
+        monkeypatch.setattr(Classifier, "global_step", step)
         with torch.no_grad():
             trained += 1
         made.on_train_batch_end()
@@ -95,22 +88,23 @@ def test_averaged_weights_start_at_the_network_and_lag_behind(monkeypatch: pytes
     assert gaps[0] == 0 < gaps[1] < 0.2, "at first it remembers little"
 
 
-LOGIT, LESIONS = torch.full((2, 4, 4), -2.0), torch.zeros(2, 4, 4)
-LOGIT[0, :2] = 1.0
-LESIONS[0, 0] = 1
-
-
 def test_lesion_loss_is_cross_entropy_and_of_slices_with_a_lesion_dice() -> None:
     """By hand: a lesion of 4 of 16 places, of which all 4 and 4 more are called lesion, and a slice without."""
+    logit, lesions = torch.full((2, 4, 4), -2.0), torch.zeros(2, 4, 4)
+    logit[0, :2], lesions[0, 0] = 1.0, 1
     seen, unseen = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(2))
     entropy = -(4 * math.log(seen) + 4 * math.log(1 - seen) + 8 * math.log(1 - unseen)) / 16
     dice = 1 - (2 * 4 * seen + 20) / (8 * seen + 8 * unseen + 4 + 20)
     with_lesion, without = 2 * entropy + dice, -2 * math.log(1 - unseen)
-    both = (with_lesion + without) / 2
-    cases = ((1.0, 1.0), both), ((1.0, 0.0), with_lesion), ((0.0, 1.0), without), ((0.0, 0.0), 0.0)
-    for known, expected in cases:
-        assert lesion_loss(LOGIT, LESIONS, torch.tensor(known)).item() == pytest.approx(expected, rel=1e-5)
+    counted = {
+        (1.0, 1.0): (with_lesion + without) / 2,
+        (1.0, 0.0): with_lesion,
+        (0.0, 1.0): without,
+        (0.0, 0.0): 0.0,
+    }
+    for known, expected in counted.items():
+        assert lesion_loss(logit, lesions, torch.tensor(known)).item() == pytest.approx(expected, rel=1e-5)
     # A coarse map is compared on the fine grid.
-    fine = LESIONS.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    right, wrong = 12 * LESIONS - 6, 6 - 12 * LESIONS
+    fine = lesions.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    right, wrong = 12 * lesions - 6, 6 - 12 * lesions
     assert 0 < lesion_loss(right, fine, torch.ones(2)) < 1 < lesion_loss(wrong, fine, torch.ones(2))

@@ -1,8 +1,9 @@
-"""What an epoch holds: cropped slices from a cache, drawn once or by chance, painted ones, each augmented."""
+"""What an epoch holds: cropped slices from a cache, which of them teach and how often, painted ones, each augmented."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,13 @@ import pytest
 import torch
 
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import Record
+from groundglass.data.manifest import Label, Record
 from groundglass.errors import GroundglassError
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import LungSegmenter, shipped
 from groundglass.imaging.phantom import make_phantom
 from groundglass.training import samples as module
-from groundglass.training.recipe import AugmentationSection, SynthesisSection
+from groundglass.training.recipe import AugmentationSection, SamplingSection, SynthesisSection
 from groundglass.training.samples import (
     CONTEXT,
     Augmentation,
@@ -31,33 +32,36 @@ from groundglass.training.samples import (
     load_cropped,
     with_lungs,
 )
+from groundglass.training.train import _chances, _known, _worth_teaching
 
 PREPROCESSING = Preprocessing(size=64)
 SYNTHESIS = SynthesisSection(slices_per_epoch=16, painted=0.5)
 OFF = dict.fromkeys(
     ("translation", "rotation", "mirror", "noise", "stretch", "grey", "blur", "jpeg", "erasing"), 0
 ) | {"smallest_crop": 1}
+COVID, OTHER = Label.COVID, Label.NON_COVID
 
 
 def augmentation(**on: float) -> Augmentation:
     return Augmentation(AugmentationSection(**{**OFF, **on}), 64)
 
 
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
 # The cache of cropped slices.
 
 
-@pytest.fixture
-def masked(tmp_path: Path) -> Record:
+def test_lesions_are_cropped_as_the_slice_is(tmp_path: Path) -> None:
     """A bright lesion on black, where no lung is seen, with its mask."""
-    mask = cv2.circle(np.zeros((90, 120), np.uint8), (70, 30), 18, 255, -1)
-    for name, pixels in (("slice.png", mask // 2), ("mask.png", mask)):
-        cv2.imwrite(str(tmp_path / name), pixels)
-    return Record(tmp_path / "slice.png", None, "p", "x", None, lesion_mask=tmp_path / "mask.png")
+    mask, file = cv2.circle(np.zeros((90, 120), np.uint8), (70, 30), 18, 255, -1), tmp_path / "mask.png"
+    for path, pixels in ((tmp_path / "slice.png", mask // 2), (file, mask)):
+        cv2.imwrite(str(path), pixels)
+    record = Record(tmp_path / "slice.png", None, "p", "x", None, lesion_mask=file)
 
-
-def test_lesions_are_cropped_as_the_slice_is(masked: Record, tmp_path: Path) -> None:
     def lesions(segmenter: LungSegmenter | None = None) -> np.ndarray:
-        cropped = load_cropped([masked], PREPROCESSING, 0.125, tmp_path / "cache", segmenter)
+        cropped = load_cropped([record], PREPROCESSING, 0.125, tmp_path / "cache", segmenter)
         assert not cropped.lesions.any() or (cropped.lesions == (cropped.pixels > 63)).all()
         return cropped.lesions
 
@@ -66,7 +70,7 @@ def test_lesions_are_cropped_as_the_slice_is(masked: Record, tmp_path: Path) -> 
     np.testing.assert_array_equal(lesions(), first)
     assert len(list((tmp_path / "cache").iterdir())) == 1
     # Other truth or other lungs are other slices.
-    cv2.imwrite(str(masked.lesion_mask), np.zeros((90, 120), np.uint8))
+    cv2.imwrite(str(file), np.zeros((90, 120), np.uint8))
     assert not lesions().any()
     model = onnx.load_from_string(shipped().model)
     model.doc_string = "another"
@@ -74,9 +78,7 @@ def test_lesions_are_cropped_as_the_slice_is(masked: Record, tmp_path: Path) -> 
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
-def test_the_second_time_comes_from_the_cache_unless_content_changed_or_it_is_damaged(
-    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = load_dataset(phantoms).records[:3]
     first = load_cropped(records[:2], PREPROCESSING, 0.125, tmp_path)
     (stored,) = tmp_path.iterdir()
@@ -86,25 +88,21 @@ def test_the_second_time_comes_from_the_cache_unless_content_changed_or_it_is_da
         again = load_cropped(records[:2], min_max, 0.125, tmp_path)
         with pytest.raises(NameError):
             load_cropped(records[:2], Preprocessing(size=72), 0.125, tmp_path)
-    for name in ("pixels", "lungs", "lesions"):
+    for name in ("pixels", "lungs", "lesions", "sha256"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
-    assert again.lungs.dtype == again.lesions.dtype == np.bool_
-    assert first.sha256 == again.sha256
     other = load_cropped((records[0], records[2]), PREPROCESSING, 0.125, tmp_path)
     assert other.sha256 != first.sha256
     assert (other.pixels[1] != first.pixels[1]).any()
     stored.write_bytes(stored.read_bytes()[:1000])
-    np.testing.assert_array_equal(
-        load_cropped(records[:2], PREPROCESSING, 0.125, tmp_path).pixels, first.pixels
-    )
+    mended = load_cropped(records[:2], PREPROCESSING, 0.125, tmp_path)
+    np.testing.assert_array_equal(mended.pixels, first.pixels)
 
 
 def test_an_unreadable_slice_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"not a picture")
+    bad = Record(tmp_path / "bad.png", None, "p", "x", None)
     with pytest.raises(GroundglassError, match=r"bad\.png"):
-        load_cropped(
-            [Record(tmp_path / "bad.png", None, "p", "x", None)], PREPROCESSING, 0.0, tmp_path / "cache"
-        )
+        load_cropped([bad], PREPROCESSING, 0.0, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
@@ -115,34 +113,29 @@ def test_an_unreadable_slice_is_named(tmp_path: Path) -> None:
 def test_masks_move_with_the_slice(seed: int) -> None:
     mask = cv2.ellipse(np.zeros((80, 80), np.uint8), (46, 34), (21, 9), 30, 0, 360, 1, -1)
     moving = augmentation(translation=0.1, rotation=40, mirror=0.5, smallest_crop=0.6, stretch=0.2)
-    pixels, moved = moving(mask * np.uint8(254), np.random.default_rng(seed), mask)
-    (still,) = augmentation()(mask, np.random.default_rng(0))
+    pixels, moved = moving(mask * np.uint8(254), rng(seed), mask)
+    (still,) = augmentation()(mask, rng(0))
     assert set(np.unique(moved)) == {0, 1}
     assert (moved != (pixels > 127)).mean() < 0.002
     assert (moved != still).mean() > 0.02
-    (alone,) = moving(mask * np.uint8(254), np.random.default_rng(seed))
+    (alone,) = moving(mask * np.uint8(254), rng(seed))
     np.testing.assert_array_equal(alone, pixels, "a mask draws nothing")
 
 
 def test_switched_off_it_is_the_slice_that_evaluation_sees() -> None:
-    picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (400, 400), np.uint8), (0, 0), 6)
+    picture = cv2.GaussianBlur(rng(0).integers(0, 256, (400, 400), np.uint8), (0, 0), 6)
     context = round(300 * CONTEXT)
     wider = picture[50 - context : 350 + context, 50 - context : 350 + context]
     with_context = cv2.resize(wider, (80, 80), interpolation=cv2.INTER_AREA)
     whole, nothing = Preprocessing(size=64, crop=False), np.zeros((300, 300), np.bool_)
-    seen = whole.apply(picture[50:350, 50:350], nothing).pixels
-    for seed in range(5):
-        (training,) = augmentation()(with_context, np.random.default_rng(seed))
-        assert np.abs(training.astype(int) - seen).mean() < 2
+    (training,) = augmentation()(with_context, rng(0))
+    assert np.abs(training.astype(int) - whole.apply(picture[50:350, 50:350], nothing).pixels).mean() < 2
 
 
 @pytest.mark.parametrize("operation", ["noise", "grey", "blur", "jpeg", "erasing", "mirror"])
 def test_each_operation_changes_the_picture_the_same_way_again(operation: str) -> None:
-    picture = np.random.default_rng(1).integers(0, 256, (80, 80), np.uint8)
-    plain, changed, again = (
-        each(picture, np.random.default_rng(7))[0]
-        for each in (augmentation(), augmentation(**{operation: 1.0}), augmentation(**{operation: 1.0}))
-    )
+    picture, on = rng(1).integers(0, 256, (80, 80), np.uint8), augmentation(**{operation: 1.0})
+    plain, changed, again = (each(picture, rng(7))[0] for each in (augmentation(), on, on))
     assert (changed.shape, changed.dtype) == ((64, 64), np.uint8)
     assert np.abs(plain.astype(int) - changed).mean() > 1
     np.testing.assert_array_equal(changed, again)
@@ -150,8 +143,71 @@ def test_each_operation_changes_the_picture_the_same_way_again(operation: str) -
 
 def test_noise_neither_darkens_nor_brightens() -> None:
     flat = np.full((80, 80), 128, np.uint8)
-    means = [augmentation(noise=1.0)(flat, np.random.default_rng(seed))[0].mean() for seed in range(40)]
+    means = [augmentation(noise=1.0)(flat, rng(seed))[0].mean() for seed in range(40)]
     assert np.mean(means) == pytest.approx(128, abs=0.1)
+
+
+# Of several hospitals: which slices teach, how often each is drawn, and whose lesions count.
+
+
+def record(label: Label, source: str, patient: str = "p", mask: bool = False, collection: str = "") -> Record:
+    lesion_mask = Path("mask.png") if mask else None
+    return Record(Path("a.png"), label, patient, source, None, lesion_mask=lesion_mask, collection=collection)
+
+
+# Of one hospital a patient with four slices and one with a single one.
+POOL = [
+    *(record(COVID, "small", patient) for patient in ("p", "p", "p", "p", "q")),
+    *(record(COVID, "large", str(patient)) for patient in range(45)),
+    *(record(OTHER, "small", str(patient)) for patient in range(9)),
+    *(record(OTHER, "third", str(patient)) for patient in range(16)),
+    # Publications of one collection count as one hospital.
+    *(record(COVID, f"paper {number % 2}", str(number), collection="papers") for number in range(20)),
+]
+
+
+def shares(of: Callable[[Record], object], named: dict[str, float]) -> dict[object, float]:
+    """The chances' sum for each value of ``of``."""
+    found: dict[object, float] = defaultdict(float)
+    chances = _chances(POOL, SamplingSection(draws=100, shares=named))
+    for each, chance in zip(POOL, chances, strict=True):
+        found[of(each)] += float(chance)
+    return found
+
+
+@pytest.mark.parametrize("named", [{}, {"papers": 0.3}, {"small": 0.2, "third": 0.2}, {"large": 1.0}])
+def test_both_labels_and_within_a_hospital_every_patient_are_drawn_alike(named: dict[str, float]) -> None:
+    assert shares(lambda each: each.label, named) == pytest.approx({COVID: 0.5, OTHER: 0.5})
+    chances = _chances(POOL, SamplingSection(shares=named))
+    assert chances[:4] == pytest.approx([chances[4] / 4] * 4)
+
+
+def test_hospitals_get_their_named_share_and_the_others_by_the_root_of_their_slices() -> None:
+    found = shares(lambda each: (each.label, each.hospital), {"papers": 0.3})
+    root5, root45 = 5**0.5, 45**0.5
+    covid = {"papers": 0.3, "small": 0.7 * root5 / (root5 + root45), "large": 0.7 * root45 / (root5 + root45)}
+    expected = {(COVID, name): share / 2 for name, share in covid.items()}
+    assert found == pytest.approx(expected | {(OTHER, "small"): 3 / 14, (OTHER, "third"): 4 / 14})
+
+
+def test_covid_slices_whose_mask_is_all_but_empty_are_left_out() -> None:
+    """Of 50 places of lung: without mask, no lesion, one place, one outside the lungs, and a healthy slice's none."""
+    lungs, lesions = np.zeros((5, 10, 10), np.bool_), np.zeros((5, 10, 10), np.bool_)
+    lungs[:, :5] = True
+    lesions[2, 0, 0] = lesions[3, 9, 9] = True
+    masked = record(COVID, "a", mask=True)
+    records = [record(COVID, "a"), masked, masked, masked, record(OTHER, "a", mask=True)]
+    slices = CroppedSet(np.zeros((5, 10, 10), np.uint8), lungs, lesions, tuple("abcde"))
+    for least, third in ((0.01, True), (0.03, False)):
+        found = _worth_teaching(records, slices, SamplingSection(least_lesion=least))
+        assert found.tolist() == [True, False, third, False, True]
+
+
+def test_lesions_are_known_from_a_mask_or_where_there_are_none() -> None:
+    section = SamplingSection(lesion_free=("clean", "papers"))
+    sure = [record(COVID, "a", mask=True), record(OTHER, "clean"), record(OTHER, "x", collection="papers")]
+    open_ = [record(COVID, "a"), record(OTHER, "a"), record(COVID, "clean")]
+    assert [_known(each, section) for each in (*sure, *open_)] == [True] * 3 + [False] * 3
 
 
 # Epochs.
@@ -166,9 +222,8 @@ def keys(epoch: int = 0, seed: int = 1, **changes: object) -> list[SampleKey]:
 def test_an_epoch_holds_every_real_slice_once_and_the_painted_share() -> None:
     drawn = keys()
     assert Counter(key.index for key in drawn if not key.lesion_free) == Counter(range(32))
-    assert sum(key.painted for key in drawn) == 8
-    assert sum(key.lesion_free for key in drawn) == 16
-    assert not any(key.painted and not key.lesion_free for key in drawn)
+    assert Counter(key.painted for key in drawn if key.lesion_free) == {True: 8, False: 8}
+    assert not any(key.painted for key in drawn if not key.lesion_free)
     assert drawn == keys()
     assert drawn != keys(epoch=1)
     assert drawn != keys(seed=2)
@@ -191,37 +246,26 @@ def test_with_chances_slices_are_drawn_by_them() -> None:
 
 @pytest.fixture(scope="module")
 def cropped() -> CroppedSet:
-    phantoms = [make_phantom(np.random.default_rng(n), level=0.5, size=80) for n in range(4)]
+    phantoms = [make_phantom(rng(number), level=0.5, size=80) for number in range(4)]
     pixels = np.stack([phantom.slice.pixels for phantom in phantoms])
     lungs = np.stack([phantom.lungs for phantom in phantoms])
     return CroppedSet(pixels, lungs, lungs & (np.arange(80) < 40), ("a", "b", "c", "d"))
 
 
-def batch(
-    cropped: CroppedSet,
-    keys: list[SampleKey],
-    free: CroppedSet | None,
-    section: SynthesisSection,
-    **on: float,
-) -> Batch:
+def real(cropped: CroppedSet, *indices: int, **on: float) -> Batch:
     """Slices of which the second and third are COVID, and the lesions of the last two are known."""
     labels, known = np.array([0, 1, 1, 0], np.float32), np.array([False, False, True, True])
-    return TrainingSamples(cropped, labels, known, free, PREPROCESSING, augmentation(**on), section)[keys]
-
-
-def drawn(
-    cropped: CroppedSet, painted: bool, lesion_free: CroppedSet | None = None, **synthesis: object
-) -> Batch:
-    """Twelve lesion-free slices, painted or not, without augmentation."""
-    section = SynthesisSection(severity=(0.7, 0.9), **synthesis)  # type: ignore[arg-type]
-    keys = [SampleKey(number % 4, True, painted, (0, 0, number)) for number in range(12)]
-    return batch(cropped, keys, lesion_free or cropped, section)
-
-
-def real(cropped: CroppedSet, *indices: int, **on: float) -> Batch:
-    """Labelled slices, of all augmentations those switched on."""
     keys = [SampleKey(index, False, False, (0, 0, 0)) for index in indices]
-    return batch(cropped, keys, None, SynthesisSection(), **on)
+    own = augmentation(**on)
+    return TrainingSamples(cropped, labels, known, None, PREPROCESSING, own, SynthesisSection())[keys]
+
+
+def drawn(cropped: CroppedSet, painted: bool, **synthesis: float) -> Batch:
+    """Twelve lesion-free slices, painted or not, without augmentation."""
+    section = SynthesisSection(**{"severity": (0.7, 0.9), **synthesis})  # type: ignore[arg-type]
+    keys = [SampleKey(number % 4, True, painted, (0, 0, number)) for number in range(12)]
+    none, no = np.zeros(4, np.float32), np.zeros(4, np.bool_)
+    return TrainingSamples(cropped, none, no, cropped, PREPROCESSING, augmentation(), section)[keys]
 
 
 def test_real_slices_keep_their_labels_and_lesions(cropped: CroppedSet) -> None:
@@ -231,7 +275,7 @@ def test_real_slices_keep_their_labels_and_lesions(cropped: CroppedSet) -> None:
     np.testing.assert_array_equal(lesions.numpy(), cropped.lesions[[1, 0, 3], 8:72, 8:72])
     assert (images.shape, images.dtype, lesions.dtype) == ((3, 1, 64, 64), torch.float32, torch.float32)
     assert images.is_contiguous(memory_format=torch.channels_last)
-    own = PREPROCESSING.normalise(augmentation()(cropped.pixels[1], np.random.default_rng(0))[0])
+    own = PREPROCESSING.normalise(augmentation()(cropped.pixels[1], rng(0))[0])
     np.testing.assert_array_equal(images[0, 0].numpy(), own)
 
 
@@ -240,13 +284,12 @@ def test_painted_slices_are_positive_and_show_it(cropped: CroppedSet, ground_gla
     images, labels, lesions, known = drawn(cropped, painted=True, ground_glass=ground_glass)
     untouched, negative, none, also_known = drawn(cropped, painted=False)
     assert (labels * known * also_known).all()
-    assert torch.equal(torch.zeros(12), negative)
+    assert not negative.any()
     assert not none.any(), "a lesion-free slice has no lesion, whatever its set says"
-    changed = (images - untouched).abs()[:, 0]
-    for each, lesion in zip(changed, lesions, strict=True):
+    for each, lesion in zip((images - untouched).abs()[:, 0], lesions, strict=True):
+        assert each.max() > 0.5
         assert 0 < lesion.sum() < 64 * 64 / 2
         assert each[lesion > 0].mean() > 2 * each[lesion == 0].mean(), "the mask lies where it was painted"
-    assert ((images - untouched).abs().amax(dim=(1, 2, 3)) > 0.5).all()
 
 
 def test_mimics_are_painted_and_stay_negative(cropped: CroppedSet) -> None:
@@ -269,7 +312,7 @@ def test_outside_the_lungs_it_is_black_where_asked(cropped: CroppedSet) -> None:
 
 def test_slices_without_lungs_stay_negative_or_are_left_out(cropped: CroppedSet) -> None:
     blind = replace(cropped, lungs=np.zeros_like(cropped.lungs))
-    painted = drawn(cropped, True, blind, mimics=1.0, ground_glass=0.0)
+    painted = drawn(blind, True, mimics=1.0, ground_glass=0.0)
     assert not torch.cat([painted.labels, painted.lesions.ravel()]).any()
     lungs = cropped.lungs & (np.arange(4) != 1)[:, None, None]
     kept = with_lungs(replace(cropped, lungs=lungs))
