@@ -298,7 +298,7 @@ def test_loose_pictures_stand_by_probability_and_say_why_they_were_refused(
         assert page.place() == place
         assert page.find("#slice .label").text == label
         assert page.find("#slice .reason").text.strip()
-        assert [page[name].is_enabled() for name in ("lesions", "lungs")] == [False, False]
+        page.wait(lambda: not page["lesions"].is_enabled() and not page["lungs"].is_enabled())
     assert page.find(".pane-text").is_displayed(), "a file that cannot be read has no picture"
     assert page.run("return [window.hacked, document.querySelectorAll('img').length]") == [None, 0]
 
@@ -378,11 +378,13 @@ def test_marks_say_where_the_patient_lies(
     opened.drag(0, bar.size["height"], start=(30, -100))
     length = float(opened.announced().split()[1])
     assert length == pytest.approx(millimetres, rel=0.02), "the ruler agrees with the bar"
-    prone = tmp_path / "prone.dcm"
+    prone = tmp_path / "1.2.840.113619.2.55" / "prone.dcm"
+    prone.parent.mkdir()
     prone.write_bytes((samples / "study/ill/05.dcm").read_bytes())
-    change_dicom(prone, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0])
-    opened.open(service, prone)
-    assert opened.texts("[data-plane=axial] .side") == ["L", "R", "P", "A"]
+    change_dicom(prone, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0], SeriesDescription="")
+    opened.open(service, prone.parent, into="choose-folder")
+    opened.wait(lambda: opened.texts("[data-plane=axial] .side") == ["L", "R", "P", "A"])
+    assert opened.texts(".card .name") == ["Series"], "a folder that is named by a UID names nothing"
 
 
 def test_a_ruler_and_a_region_measure(opened: Page, study: dict[str, Any], service: Running) -> None:
