@@ -24,7 +24,7 @@ from groundglass.files import write_json
 from groundglass.imaging.read import read_slice
 from groundglass.training.recipe import Recipe, load_recipe
 from groundglass.training.run import Run
-from groundglass.training.train import plan, train, train_job
+from groundglass.training.train import train, train_job
 
 from .conftest import QUICK, assert_same_weights, command, job, kill_after_an_epoch
 
@@ -210,15 +210,6 @@ def test_own_networks_callbacks_and_loggers_are_trained_from_python(phantoms: Pa
     assert "phantom-demo" in (output / "tensorboard" / "hparams.yaml").read_text()
     with pytest.raises(RecipeError, match="overrides change a recipe that is named"):
         train(run.recipe, phantoms, output, overrides=["training.epochs=2"])
-
-
-def test_a_plan_counts_times_and_leaves_nothing(phantoms: Path, quick: Recipe, tmp_path: Path) -> None:
-    known = plan(job(quick, phantoms, tmp_path / "run"))
-    sizes, labels = {"train": 12, "val": 4}, ("COVID", "NonCOVID")
-    expected = {(part, "phantom", label): count for part, count in sizes.items() for label in labels}
-    assert (known.counts, known.batches) == (expected, 3)
-    assert known.seconds > 0
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_changed_or_doubtful_is_said_before_it_begins(

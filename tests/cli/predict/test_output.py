@@ -13,10 +13,13 @@ import pytest
 from tests.cli.predict.conftest import BIRTH, ID, NAME, Run, png, predictions_of, write_pictures
 from tests.conftest import change_dicom
 
+import groundglass
 from groundglass.cli import predict
 from groundglass.inference.input_check import FLAGS
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS
 from groundglass.reporting.overlay import Layers
+
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_path: Path) -> None:
@@ -88,8 +91,8 @@ def test_outputs_that_will_not_do(
 def test_its_own_output_is_not_read(run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(pictures)
     for arguments in ((), ("--resume",)):
-        assert run(".", "--output", "out", *arguments).status == 0
-        assert len(predictions_of(Path("out"))) == 6
+        assert run(".", "--output", "out", "--masks", *arguments).status == 0
+        assert len(predictions_of(Path("out"))) == 6 < len(list(Path("out").rglob("*.png")))
     assert "--resume" in run(".", "--output", "out").err, "a finished folder is resumed where asked"
 
 
@@ -140,7 +143,7 @@ def test_identifiers_are_kept_where_asked_for_and_only_there(run: Run, series: P
 
 
 def test_the_documentation_names_every_column_flag_option_and_status() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "predict.md").read_text(encoding="utf-8")
+    text = (DOCS / "predict.md").read_text(encoding="utf-8")
     options = set(re.findall(r'"(--[a-z-]+)"', inspect.getsource(predict)))
     assert len(options) >= 10
     status = (0, 2, predict.SOME_LEFT_OUT, predict.NONE_CLASSIFIED, predict.INTERRUPTED)
@@ -149,3 +152,6 @@ def test_the_documentation_names_every_column_flag_option_and_status() -> None:
         *(f"\n| {each} | " for each in status),
     ]
     assert [each for each in (*words, *options - {"--bundle"}) if each not in text] == []
+    reference = (DOCS / "reference.md").read_text(encoding="utf-8")
+    names = {name for name in groundglass.__all__ if f"::: groundglass.{name}\n" not in reference}
+    assert names == {"GroundglassError", "__version__"}, "the former stands among the errors"
