@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer import Context
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from groundglass.cli.main import app
@@ -97,3 +100,21 @@ def test_errors_are_one_line(
     (error,) = [line for line in err.splitlines() if "groundglass" not in line]
     assert (status, error[:7], "Traceback" in err) == (2, "error: ", False)
     assert said in error
+
+
+def takers(command: Any, name: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Commands below one that have the parameter ``data``, and all their parameters."""
+    parameters = {each.name: each for each in command.params}
+    if "data" in parameters:
+        yield name, parameters
+    context = Context(command)
+    for sub in command.list_commands(context) if hasattr(command, "list_commands") else ():
+        yield from takers(command.get_command(context, sub), sub)
+
+
+def test_every_command_that_takes_data_joins_several_and_maps_labels() -> None:
+    found = dict(takers(get_command(app)))
+    assert {"train", "pretrain", "evaluate", "export", "describe", "audit", "table1", "seeds"} <= set(found)
+    for name, parameters in found.items():
+        assert parameters["data"].multiple or parameters["data"].nargs == -1, name
+        assert "map_label" in parameters, name
