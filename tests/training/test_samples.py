@@ -38,9 +38,7 @@ from groundglass.training.train import _chances, _known, _worth_teaching
 
 PREPROCESSING = Preprocessing(size=64)
 SYNTHESIS = SynthesisSection(slices_per_epoch=16, painted=0.5)
-OFF = dict.fromkeys(
-    ("translation", "rotation", "mirror", "noise", "stretch", "grey", "blur", "jpeg", "erasing"), 0
-) | {"smallest_crop": 1}
+OFF = dict.fromkeys(AugmentationSection.model_fields, 0) | {"smallest_crop": 1}
 COVID, OTHER = Label.COVID, Label.NON_COVID
 
 
