@@ -31,6 +31,7 @@ def test_folders_are_labels_and_those_in_them_patients(tmp_path: Path, positive:
     assert alone != other
     assert [record.patient_known for record in records] == [False, True, True] * 2
     assert {(record.source, record.split) for record in records} == {("ward-7", None)}
+    assert [record.label for record in load_dataset(root / positive)] == [None] * 3
 
 
 @pytest.mark.parametrize(
