@@ -363,6 +363,7 @@ def test_a_bundle_is_evaluated_and_nothing_written_into_it(
     assert set(fit["prediction_sets"]["coverage"]) == {"COVID", "NonCOVID"}
     for words in ("the input check refuses 4 %", "no reference of its training data", "COVID slices"):
         assert words in page_of(out).text
+    assert "<details><summary>Of these slices the input check" in page_of(out).html, "folded under a sentence"
     assert sorted(path.name for path in bundle.iterdir()) == before
     monkeypatch.setattr("groundglass.inference.bundle.DEFAULT", bundle)
     table = command("default", data).stdout
