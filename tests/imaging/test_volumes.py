@@ -327,6 +327,10 @@ def test_headers_that_cannot_be_trusted(tmp_path: Path, fields: dict[str, str], 
 def test_volumes_have_limits_and_all_their_voxels(tmp_path: Path) -> None:
     for limits in (Limits(pixels=1000), Limits(file_bytes=1000), Limits(frames=4)):
         assert_refused(write_metaimage(tmp_path / "a.mhd"), "limit", limits)
+    (tmp_path / "a.raw").write_bytes(bytes(50_000))
+    assert_refused(
+        tmp_path / "a.mhd", r"a\.raw: 50,000 bytes are more than the limit", Limits(file_bytes=40_000)
+    )
     for path in (tmp_path / "a.nrrd", tmp_path / "packed.nrrd"):
         write_nrrd(path)
         path.write_bytes(path.read_bytes()[:-100])
