@@ -51,7 +51,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(built) as archive:
         bundle = "groundglass/bundles/default/"
         expected = {f"{bundle}{name}" for name in json.loads(archive.read(f"{bundle}bundle.json"))["files"]}
-        assert expected | {"groundglass/recipes/pretraining/c2l.yaml"} <= set(archive.namelist())
+        expected |= {"groundglass/recipes/pretraining/c2l.yaml", "groundglass/py.typed"}
+        assert expected <= set(archive.namelist())
     return built
 
 

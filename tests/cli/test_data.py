@@ -1,19 +1,23 @@
-"""``groundglass data``: what its commands print, and errors in one line."""
+"""``groundglass data`` as a user runs it: what its commands print and write, and errors in one line."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer import Context
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from groundglass.cli.data import app
-from groundglass.cli.main import app as main_app
+from groundglass.cli.main import app
+from groundglass.data.manifest import Label
+from groundglass.data.phantoms import write_phantoms
 
 
 @pytest.fixture
@@ -24,24 +28,51 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
-def test_describe_as_table(folder: Path) -> None:
+def test_describe(folder: Path) -> None:
     (folder / "NonCOVID" / "broken.png").write_bytes(b"")
-    done = CliRunner().invoke(app, ["describe", str(folder)])
+    done = CliRunner().invoke(app, ["data", "describe", str(folder)])
     assert done.exit_code == 0, done.stderr
     for said in ("3 slices", "PNG L", "COVID", "1 file cannot be read", "2 slices of unknown patients"):
         assert said in done.stdout
-
-
-def test_describe_as_json_of_several_with_labels_of_other_names(folder: Path) -> None:
     (folder / "own.csv").write_text("path;label\nCOVID/[bold]/a.png;positive\nNonCOVID/b.png;CAP\n")
-    named = ["--map-label", "positive=COVID,CAP=NonCOVID"]
-    done = CliRunner().invoke(
-        app, ["describe", str(folder / "own.csv"), str(folder.parent / "other"), "--json", *named]
-    )
-    described = json.loads(done.stdout)
+    several = [
+        str(folder / "own.csv"),
+        str(folder.parent / "other"),
+        "--map-label",
+        "positive=COVID,CAP=NonCOVID",
+    ]
+    described = json.loads(CliRunner().invoke(app, ["data", "describe", *several, "--json"]).stdout)
     assert described["total"]["labels"] == {"COVID": 1, "NonCOVID": 1, "unlabelled": 1}
     assert [source["name"] for source in described["sources"]] == ["other", "own"]
     assert described["width"]["median"] == 6
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Phantoms, one of them again in another part under the other label."""
+    folder = tmp_path_factory.mktemp("data set [bold] ü") / "phantoms"
+    written = write_phantoms(folder, 20, (0.3, 0.6), seed=2, size=192)
+    first = next(record for record in written if record.split == "train" and record.label is Label.COVID)
+    shutil.copyfile(first.path, folder / "NonCOVID" / "again.png")
+    with (folder / "manifest.csv").open("a") as stream:
+        stream.write("NonCOVID/again.png,NonCOVID,other,phantom,test\n")
+    return str(folder / "manifest.csv")
+
+
+def test_audit(manifest: str, tmp_path: Path) -> None:
+    words = ["--fail-on", "leakage,conflicts", "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, ["data", "audit", manifest, *words])
+    assert done.exit_code == 5, done.output
+    for shown in ("same file", "again.png", "How well the label is predicted"):
+        assert shown in done.stdout
+    assert "found: leakage: 1" in done.stderr
+    assert "found: conflicts: 1" in done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.json", "audit.md", "report.html"}
+    done = CliRunner().invoke(app, ["data", "audit", manifest, "--json", "--no-shortcuts"])
+    assert done.exit_code == 0, done.output
+    audited = json.loads(done.stdout)
+    assert (audited["summary"]["copies"], audited["shortcuts"]) == (1, None)
+    assert "warning:" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -49,19 +80,41 @@ def test_describe_as_json_of_several_with_labels_of_other_names(folder: Path) ->
     [
         (["describe", "/nowhere/at/all"], "/nowhere/at/all: no such folder or file"),
         (["download", "covid-ct", "--output", "{tmp}", "--base-url", "http://127.0.0.1:9"], "no connection"),
+        (["audit", "/nowhere/at/all"], "/nowhere/at/all: no such folder or file"),
+        (["audit", "{manifest}", "--fail-on", "everything"], "condition 'everything' is not one of"),
+        (["audit", "{manifest}", "--fail-on", ""], "condition '' is not one of"),
+        (["audit", "{manifest}", "--fail-on", "leakage,"], "condition '' is not one of"),
+        (["audit", "{manifest}", "--split", "mine"], "split 'mine' is unknown"),
+        (["audit", "{manifest}", "--split", "leave-source-out:phantom"], "every slice is of these sources"),
     ],
 )
-def test_errors_are_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
-    words = [argument.format(tmp=tmp_path) for argument in arguments]
-    command = [sys.executable, "-m", "groundglass.cli.main", "data", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert done.returncode == 2
+def test_errors_are_one_line(
+    manifest: str,
+    tmp_path: Path,
+    arguments: list[str],
+    said: str,
+    run_command: Callable[..., tuple[int, str, str]],
+) -> None:
+    words = (each.format(manifest=manifest, tmp=tmp_path) for each in arguments)
+    status, _, err = run_command("data", *words)
+    (error,) = [line for line in err.splitlines() if "groundglass" not in line]
+    assert (status, error[:7], "Traceback" in err) == (2, "error: ", False)
     assert said in error
-    assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [["--help"], ["data", "audit", "--help"], ["train", "--help"]])
-def test_completion_is_offered_by_the_program_not_by_its_commands(command: list[str]) -> None:
-    done = CliRunner().invoke(main_app, command)
-    assert ("--install-completion" in done.stdout) is (command == ["--help"])
+def takers(command: Any, name: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Commands below one that have the parameter ``data``, and all their parameters."""
+    parameters = {each.name: each for each in command.params}
+    if "data" in parameters:
+        yield name, parameters
+    context = Context(command)
+    for sub in command.list_commands(context) if hasattr(command, "list_commands") else ():
+        yield from takers(command.get_command(context, sub), sub)
+
+
+def test_every_command_that_takes_data_joins_several_and_maps_labels() -> None:
+    found = dict(takers(get_command(app)))
+    assert {"train", "pretrain", "evaluate", "export", "describe", "audit", "table1", "seeds"} <= set(found)
+    for name, parameters in found.items():
+        assert parameters["data"].multiple or parameters["data"].nargs == -1, name
+        assert "map_label" in parameters, name

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.cli.test_main import WITHOUT_TORCH, groundglass
 from tests.conftest import wait_for
 from tests.experiments.results_factory import seeds, write
-from tests.test_architecture import ENVIRONMENT, TORCH, WITHOUT_TORCH
 from tests.training.conftest import write_data_set
 from typer.testing import CliRunner
 
@@ -38,6 +39,10 @@ def arguments(experiment: str, data: Path, place: Path, *more: str, epochs: int 
     return ["paper", experiment, *where, "--cache", str(data.parent / "cache"), *small, *sets, *more]
 
 
+def saved(place: Path, name: str) -> dict[str, Any]:
+    return dict(json.loads((place / "results" / f"{name}.json").read_text()))
+
+
 def invoke(*words: str) -> str:
     return CliRunner().invoke(app, list(words), catch_exceptions=False).stdout
 
@@ -54,18 +59,15 @@ def test_ablation_seeds_and_convergence_from_training_to_table(data: Path, tmp_p
     assert "[2/2] left-out/no-mask-seed-0" in out
     assert "split `leave-source-out:ward 1`" in out
     assert "| no mask branch | 0 |" in out
-    mask, without = (
-        json.loads((tmp_path / "results" / "left-out" / f"{row}-seed-0.json").read_text())
-        for row in ("default", "no-mask")
-    )
-    assert without["cost"]["parameters"] < mask["cost"]["parameters"]
+    mask, without = (saved(tmp_path, f"left-out/{row}-seed-0")["cost"] for row in ("default", "no-mask"))
+    assert without["parameters"] < mask["parameters"]
     words = arguments("seeds", data, tmp_path / "seeds", "--recipe", NETWORK, "--set", "network.weights=none")
     assert f"{NETWORK}, recipe `{NETWORK}`, 64 × 64 pixels, 1 epoch" in invoke(*words, "--seeds", "3")
-    assert json.loads((tmp_path / "seeds/results/summary.json").read_text())["seeds"] == [3]
+    assert saved(tmp_path / "seeds", "summary")["seeds"] == [3]
     place = tmp_path / "convergence"
     words = arguments("convergence", data, place, "--networks", NETWORK, "--weights", "none", "--seeds", "0")
     assert f"| {NETWORK} | none | 0 |" in invoke(*words)
-    run = json.loads((place / "results" / "official" / f"{NETWORK}-none-seed-0.json").read_text())
+    run = saved(place, f"official/{NETWORK}-none-seed-0")
     assert run["predictions"] == {}, "no test slice is evaluated"
 
 
@@ -78,27 +80,22 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(data: Path, tmp_p
         own = arguments("table1", data, place, *more, epochs=3)
         return [sys.executable, "-m", "groundglass.cli.main", *own]
 
-    process = subprocess.Popen(
-        command(tmp_path, "0-1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    checkpoint = tmp_path / f"runs/official/{NETWORK}-none-seed-1/checkpoints/last.ckpt"
-    wait_for(checkpoint.exists, 240)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate()
+    words, pipe = command(tmp_path, "0-1"), subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True) as process:
+        wait_for((tmp_path / f"runs/official/{NETWORK}-none-seed-1/checkpoints/last.ckpt").exists, 240)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
     assert "Traceback" not in err
     assert process.returncode == 130
     assert "stopped; the same command resumes it" in out
-    first, second = (tmp_path / f"results/official/{NETWORK}-none-seed-{seed}.json" for seed in (0, 1))
-    assert not second.exists()
-    before = first.read_bytes()
-    done = subprocess.run(command(tmp_path, "0-1"), check=True, capture_output=True, text=True)
-    assert f"[1/2] official/{NETWORK}-none-seed-0: exists already" in done.stdout
-    assert first.read_bytes() == before
-    through = tmp_path / "through"
-    subprocess.run(command(through, "1"), check=True, capture_output=True)
-    whole, resumed = (
-        json.loads((folder / second.relative_to(tmp_path)).read_text()) for folder in (through, tmp_path)
-    )
+    first, second = (f"official/{NETWORK}-none-seed-{seed}" for seed in (0, 1))
+    before = saved(tmp_path, first)
+    assert not (tmp_path / "results" / f"{second}.json").exists()
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert f"[1/2] {first}: exists already" in done.stdout
+    assert saved(tmp_path, first) == before
+    subprocess.run(command(tmp_path / "through", "1"), check=True, capture_output=True)
+    whole, resumed = (saved(place, second) for place in (tmp_path / "through", tmp_path))
     assert resumed["predictions"] == whole["predictions"]
     assert [row["val_loss"] for row in resumed["history"]] == [row["val_loss"] for row in whole["history"]]
     assert len(resumed["history"]) == 3
@@ -106,10 +103,8 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(data: Path, tmp_p
 
 def test_rendering_needs_no_torch(tmp_path: Path) -> None:
     write(tmp_path, *seeds("vgg-16-none", 1.0, experiment="table1"))
-    words = ["paper", "table1", "--render-only", "--output", str(tmp_path)]
-    script = f"{WITHOUT_TORCH}\nsys.argv[1:] = {words!r}\nfrom groundglass.cli.main import main\nmain()"
-    command = [sys.executable, "-c", script, ",".join(sorted(TORCH))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    words = ("paper", "table1", "--render-only", "--output", tmp_path)
+    done = groundglass(*words, start=("-c", WITHOUT_TORCH))
     assert done.returncode == 0, done.stderr
     assert "vgg-16" in done.stdout
     assert (tmp_path / "table1.md").read_text().strip() == done.stdout.strip()

@@ -31,16 +31,17 @@ Bring = Callable[..., list[Record]]
 COVID, OTHER = Label.COVID, Label.NON_COVID
 
 
+PLANES = -1000 + 20 * np.arange(60, dtype=np.int16)
+
+
 def volume(depth: int) -> NDArray[np.int16]:
     """Voxels (I, J, K); each axial plane has a value of its own, so that it can be told apart."""
-    planes = -1000 + 20 * np.arange(depth, dtype=np.int16)
-    return np.broadcast_to(planes, (12, 10, depth)).copy()
+    return np.full((12, 10, depth), PLANES[:depth])
 
 
 def plane(record: Record) -> int:
     """Which plane of `volume` a slice is."""
-    greys = LUNG.apply(-1000 + 20 * np.arange(60, dtype=np.float32))
-    return int(np.flatnonzero(greys == read_pixels(record)[0, 0])[0])
+    return LUNG.apply(PLANES.astype(np.float32)).tolist().index(read_pixels(record)[0, 0])
 
 
 def mask(depth: int, planes: Sequence[int], value: int = 1) -> NDArray[np.uint8]:
@@ -162,8 +163,8 @@ def test_finding_lungs_and_iq_oth_nccd(tree: Path, bring: Bring) -> None:
     """Pictures stay where they are."""
     lungs = np.zeros((8, 6), np.uint8)
     lungs[2:4] = 255
-    file = save_image(tree / "2d_images" / "ID_0007_Z_0142.tif")
-    mask_file = save_image(tree / "2d_masks" / file.name, lungs)
+    name = "ID_0007_Z_0142.tif"
+    file, mask_file = save_image(tree / "2d_images" / name), save_image(tree / "2d_masks" / name, lungs)
     assert bring("finding-lungs") == [Record(file, OTHER, "ID_0007", "finding-lungs", None, mask_file)]
     np.testing.assert_array_equal(read_mask(mask_file, (8, 6)), lungs > 0)
     for kind in ("Bengin", "Malignant", "Normal", "Test"):

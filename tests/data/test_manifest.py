@@ -108,6 +108,9 @@ def test_columns_that_may_hold_what_is_missing_are_told(
     (folder / "set.csv").write_text("path;diagnosis;subject\na.png;positive;17\n")
     assert list(iterate_paths(folder / "set.csv")) == [folder / "a.png"]
     assert not caplog.text
+    (folder / "units.csv").write_text("path,unit\na.png,HU+1024\n")
+    assert list(iterate_paths(folder / "units.csv")) == [folder / "a.png"]
+    assert "units.csv: its column `unit` is not used to predict" in caplog.text
     assert read_manifest(folder / "set.csv").records[0].label is None
     said = "has no column label and no column patient_id; if one of diagnosis, subject holds it, rename that"
     assert said in caplog.text
@@ -146,12 +149,12 @@ def test_written_manifest_reads_back_and_moves_with_its_images(tmp_path: Path) -
 def test_masks_are_as_large_as_their_slice(folder: Path) -> None:
     mask = np.zeros((40, 30), np.uint8)
     mask[5:20, 4:9] = 255
-    Image.fromarray(mask).save(folder / "mask.png")
+    file = save_image(folder / "mask.png", mask)
     (record,) = read(folder, "path,lung_mask", "a.png,mask.png")
-    assert record.lung_mask is not None
-    assert np.array_equal(read_mask(record.lung_mask, (40, 30)), mask > 0)
+    assert record.lung_mask == file
+    assert np.array_equal(read_mask(file, (40, 30)), mask > 0)
     with pytest.raises(ImageError, match=r"mask\.png: a mask of 30 x 40 pixels for a slice of 40 x 30"):
-        read_mask(record.lung_mask, (30, 40))
+        read_mask(file, (30, 40))
 
 
 @pytest.fixture
@@ -187,9 +190,7 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
     write_manifest(manifest, again)
     assert read_manifest(again).records == manifest.records
     assert list(iterate_paths(again))[-2:] == [last.path, series / "volume.nii.gz"]
-    again.write_text(
-        "path,label,slice\nvolume.nii.gz,CT-2,1\nseries,CT-2,2\nseries,CT-2,\n", encoding="utf-8"
-    )
+    again.write_text("path,label,slice\nvolume.nii.gz,CT-2,1\nseries,CT-2,2\nseries,CT-2,\n")
     # Labels of other names are no matter of who predicts.
     assert list(iterate_paths(again)) == [series / "volume.nii.gz", last.path, series / "series"]
     picture = save_image(series / "a.png")

@@ -30,10 +30,8 @@ def test_a_result_survives_the_file(tmp_path: Path) -> None:
     first = read_run_result(write(tmp_path, known) / "official/vgg-16-none-seed-0.json")
     path = tmp_path / "again.json"
     write_run_result(replace(first, path=path))
-    again = read_run_result(path).predictions["test"].logit
-    np.testing.assert_array_equal(
-        again.astype(np.float32), first.predictions["test"].logit.astype(np.float32)
-    )
+    again = read_run_result(path).predictions["test"].logit.astype(np.float32)
+    np.testing.assert_array_equal(again, first.predictions["test"].logit.astype(np.float32))
     stored = json.loads(path.read_text())
     for row in (*rows, *stored["predictions"]["test"]):
         row.pop()

@@ -63,10 +63,10 @@ def test_c2l_weights_may_lie_in_a_file_and_seeds_share_a_split() -> None:
     assert started == [*known, ("c2l", str(file)), *known, ("c2l", "c2l")]
     assert {task.parts for task in tasks} == {()}
     assert tasks[2].name == "official/resnet-18-c2l-seed-0"
-    tasks, folder = seeds_tasks(DEFAULT, "leave-source-out:a+b", [0, 3], ["test"]), "leave-source-out-a+b"
-    assert [task.name for task in tasks] == [f"{folder}/mask-efficientnet-seed-{seed}" for seed in (0, 3)]
-    (about,) = {(task.split, task.parts, task.weights) for task in tasks}
-    assert about == ("leave-source-out:a+b", ("test",), "imagenet")
+    first, second = seeds_tasks(DEFAULT, "leave-source-out:a+b", [0, 3], ["test"])
+    assert second.name == "leave-source-out-a+b/mask-efficientnet-seed-3"
+    for task in (first, second):
+        assert (task.split, task.parts, task.weights) == ("leave-source-out:a+b", ("test",), "imagenet")
 
 
 @pytest.mark.parametrize(

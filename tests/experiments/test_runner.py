@@ -35,10 +35,8 @@ QUICK = (
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty-eight phantoms with all three parts, one slice a patient, as a folder with a manifest."""
-    folder = tmp_path_factory.mktemp("experiment-data")
-    write_data_set(
-        folder, 48, 96, lambda number: f"ward,{('val', 'test', 'train', 'train')[number // 2 % 4]}"
-    )
+    folder, parts = tmp_path_factory.mktemp("experiment-data"), ("val", "test", "train", "train")
+    write_data_set(folder, 48, 96, lambda number: f"ward,{parts[number // 2 % 4]}")
     return folder
 
 

@@ -23,6 +23,7 @@ from groundglass.inference.series import Totals
 from groundglass.inference.writers import json_line
 from groundglass.reporting.overlay import LESION, OUTLINE
 
+AXE = (Path(__file__).parents[1] / "serving" / "vendor" / "axe.min.js").read_text(encoding="utf-8")
 HOSTILE = "<script>alert('x')</script>\"&\n"
 
 
@@ -203,6 +204,9 @@ def test_forty_slices_are_ten_screens_on_a_phone_and_outlines_are_toggled_in_pla
         browser.get((tmp_path / "out" / "report.html").as_uri())
         assert ask("document.documentElement.scrollHeight") <= 10 * height
         assert ask("document.documentElement.scrollWidth") <= width
+        browser.execute_script(AXE)
+        faults = "axe.run({resultTypes: ['violations']}).then(({violations}) => violations.map(({id}) => id))"
+        assert browser.execute_async_script(f"{faults}.then(arguments[0])") == []
     box = "document.querySelector('.viewer .slice-picture').getBoundingClientRect()"
     assert ask(f"[{box}.width, {box}.height]") == [512, 512]
     for layer in ("lesions", "lungs"):

@@ -31,7 +31,11 @@ def test_layers_hold_slice_and_outlines_to_scale_and_are_read_again() -> None:
     lungs = np.zeros((600, 1200), bool)
     lungs[80:120, 40:60] = True
     lungs[90:100, 45:50] = False
-    layers = overlay.Layers.of(np.full((600, 1200), 100, np.uint8), lungs, np.zeros_like(lungs))
+    slice_of = np.full((600, 1200), 100, np.uint8), lungs, np.zeros_like(lungs)
+    layers = overlay.Layers.of(*slice_of, (0.8, 0.8))
+    tall = overlay.Layers.of(*slice_of, (1.6, 0.8))
+    assert (tall.width, tall.height) == (1200, 1200), "rows lie twice as far apart as columns"
+    assert tall.lungs.startswith("M40.5,161 ")
     assert layers.lungs.count("M") == 2, "the hole too"
     assert {"40.5,80.5", "59.5,119.5"} <= set(layers.lungs[1:].split(" Z")[0].split(" L"))
     assert layers.lesions == ""

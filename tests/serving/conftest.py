@@ -68,19 +68,13 @@ class Running:
         """On standard error, and nothing else."""
         return self.err == f"groundglass is at {self.url}/\n"
 
-    def _request(self, path: str, token: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    def ask(
+        self, method: str, path: str, *, token: str | None = None, headers: Any = None, **options: Any
+    ) -> httpx.Response:
         token = self.token if token is None else token
-        headers = ({"Authorization": f"Bearer {token}"} if token else {}) | options.pop("headers", {})
-        return {
-            "url": self.url + path,
-            "headers": headers,
-            "timeout": PATIENCE,
-            "trust_env": False,
-            **options,
-        }
-
-    def ask(self, method: str, path: str, *, token: str | None = None, **options: Any) -> httpx.Response:
-        return httpx.request(method, **self._request(path, token, options))
+        headers = ({"Authorization": f"Bearer {token}"} if token else {}) | (headers or {})
+        kept = {"headers": headers, "timeout": PATIENCE, "trust_env": False}
+        return httpx.request(method, self.url + path, **kept, **options)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         return self.ask("GET", path, headers=headers)
@@ -98,8 +92,10 @@ class Running:
     def lines(self, *files: tuple[str, bytes]) -> tuple[list[str], bool]:
         """The lines of an answer, and whether it broke off."""
         received: list[str] = []
-        options = {"files": parts(*files), "headers": {"Accept": "application/x-ndjson"}}
-        with httpx.stream("POST", **self._request("/v2/predictions", None, options)) as answer:
+        sent: dict[str, Any] = {"files": parts(*files), "headers": {"Accept": "application/x-ndjson"}}
+        with httpx.stream(
+            "POST", f"{self.url}/v2/predictions", timeout=PATIENCE, trust_env=False, **sent
+        ) as answer:
             assert answer.headers["content-type"] == "application/x-ndjson"
             with suppress(httpx.RemoteProtocolError):
                 received.extend(answer.iter_lines())

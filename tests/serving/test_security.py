@@ -50,18 +50,15 @@ def test_nothing_beyond_this_machine_without_a_token(
         assert Settings(host=near).token is None
 
 
-def test_a_token_must_be_long_enough_and_readable(tmp_path: Path) -> None:
+def test_a_short_token_a_port_that_is_taken_and_a_directory_that_is_not_there(
+    service: Running, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logging.disable", lambda: None)
     for content, length in ((TOKEN[:5], 5), ("\n", 0)):
         (tmp_path / "token").write_text(content)
         said = refusal("--token-file", tmp_path / "token")
         assert f"the token has {length} characters, at least 16 are needed" in said
     assert "not exist" in refusal("--token-file", tmp_path / "none")
-
-
-def test_a_port_that_is_taken_and_a_directory_that_is_not_there(
-    service: Running, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("logging.disable", lambda: None)
     assert "cannot be listened at" in refusal("--bundle", tiny_bundle, "--port", service.port)
     assert "/none: uploads cannot be" in refusal("--bundle", tiny_bundle, "--upload-directory", "/none")
 

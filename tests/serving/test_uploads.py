@@ -65,28 +65,23 @@ def test_more_than_is_allowed(tight: Running, png: bytes) -> None:
     assert "bytes are more than the limit of 1,048,576" in rows[1]["reason"]
 
 
-@pytest.mark.parametrize(
-    ("content", "headers", "status", "kind"),
-    [
-        (b"no form", {}, 415, "unsupported-media-type"),
-        (b"{}", {"Content-Type": "application/json"}, 415, "unsupported-media-type"),
-        (b"no boundary", {"Content-Type": "multipart/form-data"}, 400, "bad-request"),
-        (b"", FORM, 400, "bad-request"),
-        (b"no part", FORM, 400, "bad-request"),
-        (b"--0123456789--\r\n", FORM, 422, "invalid-request"),
-        (form("a.png", b"x")[:-20], FORM, 400, "bad-request"),
-        (form("a.png", b"x")[5:], FORM, 400, "bad-request"),
-        (form("", b"x").replace(b'; filename=""', b""), FORM, 415, "unsupported-media-type"),
-        (b"-" * 5000 + form("a.png", b"x"), FORM, 400, "bad-request"),
-    ],
-)
-def test_what_is_no_form_and_no_file(
-    tight: Running, content: bytes, headers: dict[str, str], status: int, kind: str
-) -> None:
-    is_problem(tight.send(content, headers), status, kind)
+NO_FORMS: list[tuple[bytes, dict[str, str], int, str]] = [
+    (b"no form", {}, 415, "unsupported-media-type"),
+    (b"{}", {"Content-Type": "application/json"}, 415, "unsupported-media-type"),
+    (b"no boundary", {"Content-Type": "multipart/form-data"}, 400, "bad-request"),
+    (b"", FORM, 400, "bad-request"),
+    (b"no part", FORM, 400, "bad-request"),
+    (b"--0123456789--\r\n", FORM, 422, "invalid-request"),
+    (form("a.png", b"x")[:-20], FORM, 400, "bad-request"),
+    (form("a.png", b"x")[5:], FORM, 400, "bad-request"),
+    (form("", b"x").replace(b'; filename=""', b""), FORM, 415, "unsupported-media-type"),
+    (b"-" * 5000 + form("a.png", b"x"), FORM, 400, "bad-request"),
+]
 
 
-def test_what_is_no_image_no_option_no_address_and_no_method(tight: Running, png: bytes) -> None:
+def test_what_is_no_form_no_image_no_option_no_address_and_no_method(tight: Running, png: bytes) -> None:
+    for content, headers, status, kind in NO_FORMS:
+        is_problem(tight.send(content, headers), status, kind)
     answer = tight.post(("a.txt", b"text"), ("b.png", b""))
     is_problem(answer, 415, "unsupported-media-type", "None of the 2 files")
     is_problem(tight.post(("a.png", png), keep="perhaps"), 422, "invalid-request", "keep")

@@ -151,7 +151,8 @@ def test_the_documented_lines_do(
 def test_a_split_without_test_part_is_exported(data: Path, tmp_path: Path, write: Write) -> None:
     untested = data.parent / "untested.csv"
     untested.write_text("".join(f"{line}\n" for line in data.read_text().split() if "test" not in line))
-    write(data=(untested,), precision="fp32")
+    told = write(data=(untested,), precision="fp32")
+    assert [line.split()[0] for line in told[:4]] == ["cropping", "gathering", "exporting", "predicting"]
     opened = Bundle.open(tmp_path / "bundle")
     assert set(opened.info.metrics) == {"val"}
     assert "The split has no test part" in opened.card
@@ -160,10 +161,12 @@ def test_a_split_without_test_part_is_exported(data: Path, tmp_path: Path, write
 def test_what_cannot_be_exported_is_refused(run: Run, data: Path, tmp_path: Path, write: Write) -> None:
     other = data.parent / "other.csv"
     other.write_text("\n".join(data.read_text().splitlines()[:-2]) + "\n")
+    (zipped := tmp_path / "again.zip").touch()
     for changes, error, said in (
         ({"data": (other,)}, DataError, "not the data"),
         ({"run": Run(run.path, run.recipe, {**run.info, "finished": False})}, RunError, "has not finished"),
         ({"output": data / "x"}, RunError, "cannot be written"),
+        ({"output": zipped, "data": (other,)}, DataError, "not the data"),
         ({"cache": data}, RunError, "cannot be written"),
     ):
         with pytest.raises(error, match=said):

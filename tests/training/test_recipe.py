@@ -11,6 +11,7 @@ from groundglass.errors import RecipeError
 from groundglass.imaging.crop import Preprocessing
 from groundglass.models.catalogue import entries
 from groundglass.training.recipe import (
+    described_recipes,
     load_lungs_recipe,
     load_pretrain_recipe,
     load_recipe,
@@ -25,7 +26,9 @@ def test_every_recipe_and_network_gives_a_recipe_that_names_itself(name: str) ->
     assert recipe.name == name
     # As the code and pretraining do.
     assert recipe.preprocessing.normalisation == Preprocessing().normalisation == "zero-mean"
-    if name not in recipe_names():
+    if name in recipe_names():
+        assert described_recipes()[name], "a recipe says what it is"
+    else:
         assert recipe.network.name == name
         assert recipe.optimiser.lr == (2e-4 if name.startswith("vgg") else 1e-3), "VGG bears less"
 

@@ -1,4 +1,4 @@
-"""Trainings end to end on phantoms: learning, repeating, resuming after a kill, processes side by side."""
+"""Trainings end to end on phantoms: learning, resuming after a kill, processes side by side; and what runs predict."""
 
 from __future__ import annotations
 
@@ -15,16 +15,23 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from groundglass.cli.main import app
 from groundglass.data.load import load_dataset
-from groundglass.errors import GroundglassError, RecipeError, RunError
+from groundglass.errors import BundleError, GroundglassError, RecipeError, RunError
 from groundglass.files import write_json
+from groundglass.imaging.lungs import shipped
+from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.read import read_slice
+from groundglass.imaging.slice import CTSlice, Origin
+from groundglass.models.layers import NetworkOutput
+from groundglass.models.registry import build
 from groundglass.training.recipe import Recipe, load_recipe
-from groundglass.training.run import Run
-from groundglass.training.train import plan, train, train_job
+from groundglass.training.run import LUNGS, Run
+from groundglass.training.samples import to_images
+from groundglass.training.train import train, train_job
 
 from .conftest import QUICK, assert_same_weights, command, job, kill_after_an_epoch
 
@@ -212,15 +219,6 @@ def test_own_networks_callbacks_and_loggers_are_trained_from_python(phantoms: Pa
         train(run.recipe, phantoms, output, overrides=["training.epochs=2"])
 
 
-def test_a_plan_counts_times_and_leaves_nothing(phantoms: Path, quick: Recipe, tmp_path: Path) -> None:
-    known = plan(job(quick, phantoms, tmp_path / "run"))
-    sizes, labels = {"train": 12, "val": 4}, ("COVID", "NonCOVID")
-    expected = {(part, "phantom", label): count for part, count in sizes.items() for label in labels}
-    assert (known.counts, known.batches) == (expected, 3)
-    assert known.seconds > 0
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_is_changed_or_doubtful_is_said_before_it_begins(
     phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,3 +241,75 @@ def test_what_is_changed_or_doubtful_is_said_before_it_begins(
     (warning,) = warnings(load_recipe("mask-efficientnet", [*QUICK, "training.batch_size=32"]), "painted")
     assert "trained without lesion synthesis" in warning
     assert Run.open(tmp_path / "painted").recipe.synthesis.slices_per_epoch == 0
+
+
+# What a run says of slices, and on which device.
+
+
+def run_of(network: nn.Module) -> Run:
+    """A run at 64 pixels with that network, whose files do not exist."""
+    run = Run(Path("run"), load_recipe("phantom-demo", ["preprocessing.size=64"]), {})
+    run.__dict__.update(network=network, lungs=shipped())
+    return run
+
+
+@pytest.mark.parametrize("lesions", [True, False])
+def test_batches_say_what_single_slices_say(lesions: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("groundglass.training.run._BATCH", 2)
+    network = build("mask-efficientnet-lite0", lesions=lesions).eval()
+    nn.init.normal_(network.head.classifier.weight, std=0.05)
+    phantoms = [make_phantom(np.random.default_rng(seed), level=0.5, size=128).slice for seed in range(3)]
+    run = run_of(network)
+    said = run.predict(phantoms)
+    with torch.no_grad():
+        single = [network(to_images(cut.pixels[None], run.preprocessing)) for cut in said.cuts]
+    np.testing.assert_allclose(said.logit, torch.cat([each.logit for each in single]), rtol=1e-4, atol=1e-5)
+    assert said.logit.std() > 0
+    assert said.probability == pytest.approx(1 / (1 + np.exp(-said.logit)))
+    assert (said.lesion_map is not None) == lesions
+    if said.lesion_map is not None:
+        maps = torch.cat([each.lesion_map for each in single])
+        np.testing.assert_allclose(said.lesion_map, maps, rtol=1e-4, atol=1e-4)
+    for phantom, cut in zip(phantoms, said.cuts, strict=True):
+        np.testing.assert_array_equal(cut.lungs, shipped()(phantom.pixels))
+    none = run.predict([])
+    assert (none.logit.shape, none.lesion_map, none.cuts) == ((0,), None, [])
+
+
+def test_a_run_finds_lungs_with_its_own_model(tmp_path: Path) -> None:
+    run = Run(tmp_path, load_recipe("phantom-demo"), {})
+    with pytest.raises(BundleError, match=r"lungs\.onnx: cannot be read"):
+        _ = run.lungs
+    (tmp_path / LUNGS).write_bytes(shipped().model)
+    assert run.lungs.sha256 == shipped().sha256
+
+
+class Elsewhere(nn.Module):
+    """Moved to a GPU, it is on a device that tests have everywhere; it notes where its images are, and is very sure."""
+
+    seen: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1))
+
+    def to(self, device: str) -> Elsewhere:  # type: ignore[override]
+        assert device == "cuda"
+        self.weight = nn.Parameter(torch.empty(1, device="meta"))
+        return self
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        Elsewhere.seen = images.device.type
+        return NetworkOutput(torch.full((len(images),), -2000.0), None, torch.zeros(len(images), 1))
+
+
+def test_a_run_predicts_on_the_gpu_where_there_is_one_and_confident_logits_do_not_overflow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = run_of(Elsewhere())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with np.errstate(all="raise", under="ignore"):
+        said = run.predict([CTSlice(np.zeros((64, 64), np.uint8), Origin("x", "PNG"))] * 2)
+    assert said.probability.tolist() == [0.0] * 2
+    assert Elsewhere.seen == "meta"
+    assert next(run.network.parameters()).device.type == "cpu", "what is exported stays where it is"

@@ -105,11 +105,6 @@ class Audit:
         return tuple(crossing for crossing in self.sources if not crossing.collection)
 
     @property
-    def of_one_label(self) -> tuple[str, ...]:
-        """Of several sources, those whose slices all have one label, and that label."""
-        return tuple(f"{source} ({label})" for source, label in one_label(self.records).items())
-
-    @property
     def parts(self) -> dict[str, dict[str, int]]:
         """Slices per label of each part that has slices."""
         counts = Counter((record.split, record.label_name) for record in self.records)
@@ -119,6 +114,7 @@ class Audit:
 
     def findings(self) -> list[tuple[str, Sequence[Pair | Crossing | str], str, str]]:
         """The condition that each thing found belongs to, and noun and words of its warning, if it has one."""
+        single = [f"{source} ({label})" for source, label in one_label(self.records).items()]
         strangers = [pair for pair in self.lookalikes if pair.across_parts]
         split = "show the same slice, so that splits by patient do not keep them together"
         unsaid = "look like neighbouring slices of one patient, though not said to be"
@@ -131,7 +127,7 @@ class Audit:
             ("", self.counted_twice, "pair", f"of slices of different patients {split}"),
             ("lookalikes", strangers, "pair", f"of slices in different parts {unsaid}"),
             ("sources", self.publications, "source", layout),
-            ("", self.of_one_label, "source", "whose slices all have one label, which it gives away"),
+            ("", single, "source", "whose slices all have one label, which it gives away"),
             ("unreadable", self.unreadable, "slice", "left out, as they cannot be read"),
         ]
 

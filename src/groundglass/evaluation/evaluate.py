@@ -250,13 +250,14 @@ def evaluate(
         )
     chosen = select_part(manifest, split, part, info["seed"])
     hashes = [content_hash(record) for record in chosen.records]
-    warnings = part_warnings(manifest, chosen, hashes, info.get("training_sha256", ()), info["split"])
     start, masks = time.perf_counter(), Segmentation()
     outputs, formats = _predict(run, chosen, masks, progress)
     seconds = round(time.perf_counter() - start, 3)
     logit, probability = (np.asarray(each, np.float64) for each in (outputs.logit, outputs.probability))
     patients = Resampling(chosen.patient, resamples, seed)
     measured = bootstrap(chosen.label, probability, chosen.patient, resamples=resamples, seed=seed)
+    trained = info.get("training_sha256", ())
+    warnings = part_warnings(manifest, chosen, hashes, trained, info["split"], probability)
     applicability = None
     if run.calibration is not None:
         applicability = _applicability(chosen.label, probability, patients, outputs, run.calibration)
@@ -318,9 +319,7 @@ def _predict(
     bad = np.flatnonzero(~(np.isfinite(logit) & (probability >= 0) & (probability <= 1)))
     if len(bad):
         name = part.file(part.records[bad[0]])
-        raise RunError(
-            f"{run.path}: the network gives no valid probability for {name}; was the training stable?"
-        )
+        raise RunError(f"{run.path}: no valid probability for {name}; was the training stable?")
     refused = tuple(reason for each in batches for reason in each.refused or ())
     known = [each.percentile for each in batches if each.percentile is not None]
     percentile = np.concatenate(known) if known else None

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from groundglass.data.manifest import Label, Manifest, Record, content_hash
 from groundglass.data.splits import make_split
@@ -109,8 +110,9 @@ def one_label(records: Iterable[Record]) -> dict[str, str]:
 
 
 def part_warnings(
-    manifest: Manifest, part: Part, hashes: Sequence[str], trained: Collection[str], trained_on: str
-) -> tuple[str, ...]:
+    manifest: Manifest, part: Part, hashes: Sequence[str], trained: Collection[str], trained_on: str,
+    probability: NDArray[np.float64],
+) -> tuple[str, ...]:  # fmt: skip
     """What a reader must know of these slices before trusting their figures, most serious first.
 
     A slice was trained on if its file has the same content as a training slice's, wherever it lies now. A
@@ -122,6 +124,7 @@ def part_warnings(
         hashes: SHA-256 of the content of each slice of the part.
         trained: SHA-256 of the content of every training slice; empty where that is not known.
         trained_on: specification of the split that was trained on.
+        probability: of COVID, shape (N,).
     """
     known, trained, count = dict(zip(part.records, hashes, strict=True)), frozenset(trained), len(hashes)
     warnings = []
@@ -145,13 +148,12 @@ def part_warnings(
             "trained on a slice: the figures are too good."
         )
     if part.name == "val" and part.split == trained_on:
-        warnings.append(
-            "The validation part serves the choice of recipe and weights: its figures are optimistic."
-        )
-    if single := [f"{source} ({label})" for source, label in one_label(part.records).items()]:
-        warnings.append(
-            f"All slices of {name_some(single)} have one label: telling the source is enough, and flatters the figures."
-        )
+        warnings.append("The validation part chooses recipe and weights: its figures are optimistic.")
+    if single := one_label(part.records):
+        named = name_some([f"{source} ({label})" for source, label in single.items()])
+        rest = np.array([record.hospital not in single for record in part.records])
+        auc = f"{roc_auc_score(part.label[rest], probability[rest]):.3f}" if rest.any() else "not known"
+        warnings.append(f"Slices of {named} have one label, which flatters: without them the AUC is {auc}.")
     if part.unlabelled:
         warnings.append(f"{part.unlabelled} slices without a label were left out.")
     if unknown := sum(not record.patient_known for record in part.records):

@@ -346,7 +346,7 @@ def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[GalleryGroup]:
             lesions = np.zeros_like(cut.lungs)
             if outputs.lesion_map is not None:
                 lesions = lesion_mask(outputs.lesion_map[number], cut)
-            layers = Layers.of(slices[number].pixels, cut.lungs, lesions)
+            layers = Layers.of(slices[number].pixels, cut.lungs, lesions, slices[number].origin.spacing)
             items.append(GalleryItem(part.file(record), facts, layers=layers))
         yield GalleryGroup(title, f"Shown: {shown}.", items)
 

@@ -31,8 +31,7 @@ SERIES, SLICES, CARRIERS = 200, 1000, 3
 """Most series on the page, most slices beside those that carry an answer, and how many of these each series shows."""
 
 _REASONS, _EXAMPLES = 50, 3
-_HEIGHT, _SMALL = 320, 224
-_LONGEST_STEM = 60
+_HEIGHT, _SMALL, _LONGEST_STEM = 320, 224, 60
 _AXES: Mapping[Axis, tuple[str, str]] = {
     "mm": ("mm", "position towards the head, mm"),
     "frame": ("", "frame"),
@@ -61,7 +60,8 @@ def picture_name(file: str, frame: int | None) -> str:
 
 def save_picture(evidence: Evidence, path: Path) -> None:
     """Write a slice with the outlines of its lungs and lesions as SVG, without any metadata."""
-    layers = Layers.of(evidence.slice.pixels, evidence.cropped.lungs, evidence.lesions())
+    seen, cropped = evidence.slice, evidence.cropped
+    layers = Layers.of(seen.pixels, cropped.lungs, evidence.lesions(), seen.origin.spacing)
     with file_errors(path):
         path.write_text(layers.svg(), encoding="ascii")
 

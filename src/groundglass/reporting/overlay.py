@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
 """Red, green, blue, shape (H, W, 3)."""
+_Mask = NDArray[np.bool_]
+_Spacing = tuple[float, float] | None
 
-LESION = (255, 124, 31)
-OTHER = (64, 156, 255)
-OUTLINE = (255, 221, 87)
+LESION, OTHER, OUTLINE = (255, 124, 31), (64, 156, 255), (255, 221, 87)
 """Colours that stay apart on grey for colour-blind readers."""
 
 _STRENGTH = 0.62
@@ -33,17 +33,19 @@ class Layers:
     """A slice with what was found on it, in layers that can be shown and hidden; nothing is stretched."""
 
     width: int  # of the slice in pixels
-    height: int
+    height: int  # the same, stretched where the slice's pixels are no squares
     picture: str  # the slice as JPEG in base64, its longer side at most 512 pixels
     lesions: str  # their outlines as data of an SVG path, in pixels of the slice; empty where there are none
     lungs: str  # the same of the lungs
 
     @classmethod
-    def of(cls, pixels: NDArray[np.uint8], lungs: NDArray[np.bool_], lesions: NDArray[np.bool_]) -> Layers:
-        """Those of grey pixels and masks, shape (H, W) each."""
-        height, width = pixels.shape
+    def of(cls, pixels: NDArray[np.uint8], lungs: _Mask, lesions: _Mask, spacing: _Spacing) -> Layers:
+        """Those of grey pixels and masks, shape (H, W) each, with mm between rows and between columns, where known."""
+        rows, width = pixels.shape
+        tall = min(max(spacing[0] / spacing[1], 0.1), 10) if spacing and all(spacing) else 1.0
         picture = jpeg(pixels, min(_LONGEST, max(pixels.shape)), _QUALITY)
-        return cls(width, height, picture, _contours(lesions), _contours(lungs))
+        outlines = (_contours(mask, tall) for mask in (lesions, lungs))
+        return cls(width, max(1, round(rows * tall)), picture, *outlines)
 
     @classmethod
     def read(cls, text: str) -> Layers | None:
@@ -105,9 +107,7 @@ def map_layer(
     return layer
 
 
-def outline_svg(
-    lungs: NDArray[np.bool_], lesions: NDArray[np.bool_], box: tuple[int, int, int, int] | None = None
-) -> str:
+def outline_svg(lungs: _Mask, lesions: _Mask, box: tuple[int, int, int, int] | None = None) -> str:
     """Outlines of lungs and lesions (H, W), and of the crop where given, as an SVG of that size: lines, no fill."""
     rows, columns = lungs.shape
     shapes = [
@@ -126,28 +126,24 @@ def outline_svg(
     )
 
 
-def _contours(mask: NDArray[np.bool_]) -> str:
-    """Closed polygons around a mask's parts and holes, for the attribute ``d`` of a path."""
+def _contours(mask: _Mask, tall: float = 1) -> str:
+    """Closed polygons around a mask's parts and holes, rows ``tall`` apart, for the attribute ``d`` of a path."""
     found = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)[0]
-    lines = (" L".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in each[:, 0, :].tolist()) for each in found)
+    lines = (" L".join(f"{x + 0.5:g},{tall * (y + 0.5):g}" for x, y in each[:, 0].tolist()) for each in found)
     return " ".join(f"M{line} Z" for line in lines)
 
 
-def outline_mask(
-    picture: Picture, mask: NDArray[np.bool_], colour: tuple[int, int, int] = OUTLINE, thickness: int = 1
-) -> Picture:
+def outline_mask(picture: Picture, mask: _Mask, colour: tuple[int, int, int] = OUTLINE) -> Picture:
     """A copy of the picture with the outline of a mask (H, W) drawn onto it."""
     outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    return np.asarray(
-        cv2.drawContours(picture.copy(), outlines, -1, colour, thickness, cv2.LINE_AA), np.uint8
-    )
+    drawn = cv2.drawContours(picture.copy(), outlines, -1, colour, 1, cv2.LINE_AA)
+    return np.asarray(drawn, np.uint8)
 
 
 def fit(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Grey pixels (H, W) or a picture (H, W, 3) resized so that the longer side has ``side`` pixels."""
-    height, width = pixels.shape[:2]
-    scale = side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    scale = side / max(pixels.shape[:2])
+    size = [max(1, round(each * scale)) for each in pixels.shape[1::-1]]
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(pixels, size, interpolation=interpolation), np.uint8)
 

@@ -189,9 +189,8 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
     job.prepare(network)
     records = unlabelled_slices(job, find_copies)
     preprocessing = recipe.preprocessing.build()
-    cropped = load_cropped(
-        records, preprocessing, CONTEXT, job.cache, open_segmenter(job.lungs), job.progress
-    )
+    lungs = open_segmenter(job.lungs)
+    cropped = load_cropped(records, preprocessing, CONTEXT, job.cache, lungs, job.progress)
     half = len(cropped) // 2
     if half < count:
         few = f"{len(cropped)} slices are too few to pretrain in batches of {count}, {2 * count} would do"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -125,15 +126,19 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     run = job.run
     if not run.info.get("finished", False):
         raise RunError(f"{run.path}: the training has not finished; resume it with --resume, then export")
-    check_writable(job.output, "--output")
+    again = job.output.suffix.lower() == ".zip" and job.output.is_file()
+    check_writable(job.output.parent if again else job.output, "--output")
     check_writable(job.cache or cache_folder(), "--cache")
     slices = _load(job, tell)
     train, val = slices.parts["train"], slices.parts["val"]
     lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free, job.map_label).records
     tell("gathering pictures that the input check is to accept and to refuse")
-    gathered = gather_examples(run.preprocessing, job.segmenter, train.records, lesion_free)
-    tell("exporting to ONNX")
-    model, precision, auc = _choose(job, slices, tell)
+    # On a core of its own: the way to ONNX is mostly Python, this OpenCV and ONNX Runtime, which do not hold it up.
+    with ThreadPoolExecutor(1) as pool:
+        gathering = pool.submit(gather_examples, run.preprocessing, job.segmenter, train.records, lesion_free)
+        tell("exporting to ONNX")
+        model, precision, auc = _choose(job, slices, tell)
+        gathered = gathering.result()
     engine = Engine(model)
     tell("predicting and measuring")
     outputs = {name: _run(engine, each.pixels, run.preprocessing) for name, each in slices.cropped.items()}

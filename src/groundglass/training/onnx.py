@@ -96,7 +96,8 @@ def _exported(module: nn.Module, size: int, name: str, outputs: list[str]) -> by
     example = torch.zeros(2, 1, size, size)
     with _quiet():
         program = torch.onnx.export(
-            module.to(memory_format=torch.contiguous_format),
+            # Without gradients the same file is traced in less time.
+            module.requires_grad_(False).to(memory_format=torch.contiguous_format),
             (example,),
             dynamo=True,
             opset_version=OPSET,

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import nibabel
 import numpy as np
 import pytest
 from tests.conftest import change_dicom
@@ -69,13 +68,6 @@ def write_pictures(folder: Path, count: int) -> Path:
     for number in range(count):
         (folder / f"{number}.png").write_bytes(png(number % 8))
     return folder
-
-
-def volume(path: Path, count: int) -> Path:
-    """A NIfTI volume of so many slices."""
-    voxels = np.stack([pixels(number).T.astype(np.int16) for number in range(count)], axis=-1)
-    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)
-    return path
 
 
 @pytest.fixture

@@ -44,8 +44,7 @@ def test_a_file_that_vanishes_meanwhile_fails_alone(
     monkeypatch.setattr(Classifier, "classify", vanish)
     monkeypatch.setattr("groundglass.inference.classifier._AHEAD", 1)
     done = run(pictures, "--json")
-    assert done.status == 3
-    assert [row["status"] for row in done.rows] == ["ok"] * 5 + ["failed"]
+    assert (done.status, [row["status"] for row in done.rows]) == (3, ["ok"] * 5 + ["failed"])
 
 
 def test_nothing_classified_is_a_status_of_its_own(run: Run, tmp_path: Path) -> None:
@@ -53,8 +52,7 @@ def test_nothing_classified_is_a_status_of_its_own(run: Run, tmp_path: Path) -> 
     assert run(tmp_path / "broken.png").status == 4
     (tmp_path / "empty").mkdir()
     done = run(tmp_path / "empty", "--json")
-    assert done.status == 4
-    assert "holds no image" in done.rows[0]["reason"]
+    assert (done.status, "holds no image" in done.rows[0]["reason"]) == (4, True)
 
 
 @pytest.mark.parametrize("path", ["gone.png", "gone/*.png", "gone/**"])
@@ -63,9 +61,8 @@ def test_what_is_not_there_is_found_out_before_anything_is_read(
 ) -> None:
     monkeypatch.setattr("groundglass.inference.bundle.Bundle.open", lambda *_, **__: pytest.fail("read"))
     done = run(pictures, tmp_path / path, "--output", tmp_path / "out")
-    assert (done.status, done.out) == (2, "")
+    assert (done.status, done.out, len(done.err.splitlines())) == (2, "", 1)
     assert path in done.err
-    assert len(done.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -77,34 +74,25 @@ def test_bundles_and_usage(run: Run, pictures: Path, tmp_path: Path) -> None:
     assert run("--json").status == 2, "no path"
 
 
-@pytest.fixture
-def chest(series: Path) -> Path:
-    """A series of five chest slices, one of the neck and one of the abdomen: a body without lungs."""
+def test_slices_outside_the_lungs_of_a_series_are_no_failure(run: Run, series: Path) -> None:
+    """Five chest slices, one of the neck and one of the abdomen: a body without lungs, as noisy as of a scanner."""
     dataset = pydicom.dcmread(series / "IM0")
-    body = dataset.pixel_array
-    body[:] = -1000 - float(dataset.RescaleIntercept)
-    rows, columns = np.mgrid[-1 : 1 : body.shape[0] * 1j, -1 : 1 : body.shape[1] * 1j]
-    inside = rows**2 + columns**2 < 0.6
-    # As of a scanner: few grey values are no slice.
-    noise = np.random.default_rng(0).normal(40, 150, body.shape)
-    body[inside] = noise[inside] - float(dataset.RescaleIntercept)
+    rows, columns = np.mgrid[-1 : 1 : dataset.Rows * 1j, -1 : 1 : dataset.Columns * 1j]
+    noise = np.random.default_rng(0).normal(40, 150, rows.shape)
+    body = np.where(rows**2 + columns**2 < 0.6, noise, -1000) - float(dataset.RescaleIntercept)
+    dataset.PixelData = body.astype(dataset.pixel_array.dtype).tobytes()
     for name, position in (("neck", 40), ("abdomen", -90)):
-        dataset.PixelData = body.tobytes()
         dataset.ImagePositionPatient = [0, 0, position]
         dataset.SOPInstanceUID = f"1.2.3.{position + 100}"
         dataset.save_as(series / name)
-    return series
-
-
-def test_slices_outside_the_lungs_of_a_series_are_no_failure(run: Run, chest: Path, tmp_path: Path) -> None:
-    done = run(chest, "--json")
+    done = run(series, "--json")
     reasons = {Path(row["file"]).name: row["reason"] for row in done.rows if row["status"] == "refused"}
     assert set(reasons) == {"neck", "abdomen"}
     assert all(reason.startswith("outside the lungs: ") for reason in reasons.values())
     assert "5 classified" in done.err
     assert "2 outside the lungs" in done.err
     assert done.status == 0
-    assert run(chest, "--strict", "--quiet").status == 3
-    assert run(chest / "neck").status == 4, "alone it says nothing of a lung"
-    (chest / "photograph.png").write_bytes((chest / "neck").read_bytes()[:2000])
-    assert run(chest, "--quiet").status == 3, "what else is left out still counts"
+    assert run(series, "--strict", "--quiet").status == 3
+    assert run(series / "neck").status == 4, "alone it says nothing of a lung"
+    (series / "photograph.png").write_bytes((series / "neck").read_bytes()[:2000])
+    assert run(series, "--quiet").status == 3, "what else is left out still counts"

@@ -1,4 +1,4 @@
-"""Standard streams that are full, closed or pipes; and a process that is told to end."""
+"""A process of its own: full, closed and piped streams, an end it is told, and what it imports and holds in memory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
+import cv2
 import pytest
-from tests.cli.predict.conftest import command, png, write_pictures
+from tests.cli.predict.conftest import command, pixels, png, write_pictures
 from tests.conftest import wait_for
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
@@ -56,17 +58,12 @@ def test_a_closed_stream_is_no_file(pictures: Path, tiny_bundle: Path, tmp_path:
     assert [json.loads(line)["status"] for line in out.read_text().splitlines()] == ["ok"] * 6
 
 
-def test_standard_input_and_pipes_are_read(pictures: Path, tiny_bundle: Path) -> None:
+def test_standard_input_and_pipes_are_read(pictures: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     done = shell(tiny_bundle, f"- <(cat {pictures}/1.png) --json", f"< {pictures}/0.png")
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0
-    assert [row["file"][:8] for row in rows] == ["-", "/dev/fd/"]
     direct = shell(tiny_bundle, f"{pictures}/0.png {pictures}/1.png --json", "")
-    expected = [json.loads(line)["probability"] for line in direct.stdout.splitlines()]
-    assert [row["probability"] for row in rows] == expected
-
-
-def test_nothing_on_standard_input_is_explained(tiny_bundle: Path, tmp_path: Path) -> None:
+    rows, expected = ([json.loads(line) for line in each.stdout.splitlines()] for each in (done, direct))
+    assert [row["file"][:8] for row in rows] == ["-", "/dev/fd/"]
+    assert [row["probability"] for row in rows] == [row["probability"] for row in expected]
     done = shell(tiny_bundle, "- --json", "</dev/null")
     assert (done.returncode, json.loads(done.stdout)["reason"]) == (4, "the file is empty")
     (tmp_path / "-").write_bytes(png(1))
@@ -78,13 +75,10 @@ def test_nothing_on_standard_input_is_explained(tiny_bundle: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "signalled"),
     [
-        ("out.csv", "SIGTERM"),
-        ("out.parquet", "SIGTERM"),
-        ("out", "SIGTERM"),
-        ("out.csv", "SIGHUP"),
+        ("out.csv", "SIGTERM"), ("out.parquet", "SIGTERM"), ("out", "SIGTERM"), ("out.csv", "SIGHUP"),
         ("out.csv", "SIGINT"),
     ],
-)
+)  # fmt: skip
 def test_told_to_end_it_leaves_no_temporary(
     tmp_path: Path, tiny_bundle: Path, name: str, signalled: str
 ) -> None:
@@ -95,13 +89,9 @@ def test_told_to_end_it_leaves_no_temporary(
         pytest.skip("hang-ups are ignored here, as under nohup, and a child inherits that")
     many, temporaries = write_pictures(tmp_path / "many", 400), tmp_path / "tmp"
     temporaries.mkdir()
-    with subprocess.Popen(
-        command(tiny_bundle, many, "--output", tmp_path / name, "--json"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(temporaries)},
-    ) as process:
-        assert process.stdout is not None
+    words = command(tiny_bundle, many, "--output", tmp_path / name, "--json")
+    environment, pipe = {**os.environ, "TMPDIR": str(temporaries)}, subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, env=environment) as process:
         process.stdout.readline()
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
@@ -123,3 +113,50 @@ def test_waiting_for_standard_input_it_can_be_told_to_end(tiny_bundle: Path) -> 
         wait_for(lambda: opened().count(os.readlink(held / "0")) > 1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 128 + signal.SIGTERM
+
+
+# The kernel's high-water mark of this program alone: that of getrusage counts the parent's, too.
+MEASURED = """
+import re, sys
+from pathlib import Path
+from groundglass.cli.main import main
+try:
+    main()
+finally:
+    status = Path("/proc/self/status").read_text()
+    print(*sys.modules, re.search(r"VmHWM:\\s+(\\d+)", status)[1], file=sys.stderr)
+"""
+
+
+def measure(bundle: Path, *arguments: object) -> tuple[set[str], float]:
+    """What was imported, and the peak of memory in MiB."""
+    words = [sys.executable, "-c", MEASURED, *command(bundle, *arguments)[3:]]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    *modules, peak = done.stderr.split()
+    return set(modules), int(peak) / 1024
+
+
+def test_one_picture_imports_only_what_it_needs(pictures: Path, tiny_bundle: Path) -> None:
+    modules, _ = measure(tiny_bundle, pictures / "0.png")
+    needless = {
+        "torch", "timm", "matplotlib", "scipy", "sklearn", "pandas", "pydicom", "nibabel", "gdcm", "jinja2", "pyarrow",
+        "requests", "ray", "yaml", "markupsafe", "rich.progress", "groundglass.inference.report",
+    }  # fmt: skip
+    assert not modules & needless
+    assert "onnxruntime" in modules
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_slices(tmp_path: Path, tiny_bundle: Path) -> None:
+    """Keeping 250 slices' pixels and masks would take 230 MiB."""
+    folder, peaks = tmp_path / "many", []
+    folder.mkdir()
+    for number in range(250):
+        if number < 8:
+            cv2.imwrite(str(folder / f"{number}.png"), cv2.resize(pixels(number), (700, 700)))
+        else:
+            os.link(folder / f"{number % 8}.png", folder / f"{number}.png")
+    for path in (folder / "1?.png", folder):
+        peaks.append(measure(tiny_bundle, path, "--output", tmp_path / f"{len(peaks)}")[1])
+    assert peaks[1] < 400
+    assert peaks[1] - peaks[0] < 60, "MiB"

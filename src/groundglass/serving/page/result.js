@@ -5,6 +5,7 @@ const LAST = { ok: 0, refused: 1, failed: 2 };
 /** Share of its slices from which on a flag is worth a warning of the series. */
 const OFTEN = 0.1;
 const OUTSIDE_LUNGS = "outside the lungs";
+const UID = /^\d+(\.\d+){5,}$/;
 
 const FLAGS = {
   "one-lung-found": "Lung was found in one half of the picture alone; the other lung was not seen.",
@@ -108,14 +109,15 @@ function alongBody(slices) {
   return (a, b) => names.compare(a.file, b.file) || (a.frame ?? 0) - (b.frame ?? 0) || a.number - b.number;
 }
 
-/** Its description, or the folder or file that holds it; never a UID. */
+/** Its description, or the folder or file that holds it; never a UID, as which archives name folders. */
 function nameOf(series, index, all) {
-  const told = (each) => each.description || each.place.split(/[/!]/).filter((part) => part && part !== ".").pop() || "Series";
+  const parts = ({ place }) => place.split(/[/!]/).filter((part) => part && part !== "." && !UID.test(part));
+  const told = (each) => each.description || parts(each).pop() || "Series";
   const name = told(series);
   const alike = all.filter((each) => told(each) === name);
   if (alike.length < 2) return name;
-  const places = new Set(alike.map((each) => each.place));
-  return places.size === alike.length && series.place.includes("/") ? `${name}, ${series.place.split("/").pop()}` : `${name} ${index + 1}`;
+  const places = new Set(alike.map((each) => parts(each).join("/")));
+  return places.size === alike.length && parts(series).length > 1 ? `${name}, ${parts(series).pop()}` : `${name} ${index + 1}`;
 }
 
 /** The slices that a series' answer hangs on: those the service names, else the most probable ones. */

@@ -202,9 +202,9 @@ export class Viewer {
 
   async #fetch(slice) {
     const mine = (this.#waiting += 1);
+    this.#pane("axial").classList.add("loading");
     await new Promise((resolve) => setTimeout(resolve, HASTE));
     if (mine !== this.#waiting || this.slice !== slice) return;
-    this.#pane("axial").classList.add("loading");
     try {
       const raster = await this.pixels.load(slice);
       if (this.slice === slice) this.#put(raster);
