@@ -73,9 +73,7 @@ def test_libraries_are_heard_only_when_asked_for(tmp_path: Path, tiny_bundle: Pa
         ("export run --output there --data here", 2, NEEDED),
     ],
 )
-def test_without_torch_networks_are_listed_and_commands_say_what_to_install(
-    words: str, status: int, said: str
-) -> None:
+def test_without_torch_commands_say_what_to_install(words: str, status: int, said: str) -> None:
     done = groundglass(*words.split(), start=("-c", WITHOUT_TORCH))
     assert done.returncode == status
     assert done.stderr.startswith(said)

@@ -84,7 +84,7 @@ def run(tmp_path: Path) -> BrightnessRun:
 
 
 @pytest.fixture
-def make_manifest(tmp_path: Path) -> Callable[..., Manifest]:
+def make(tmp_path: Path) -> Callable[..., Manifest]:
     """Makes a data set of drawn slices: 12 test, 4 val and 8 train slices, two per patient, both labels."""
 
     def make(names: dict[int, str] | None = None, **changes: Any) -> Manifest:

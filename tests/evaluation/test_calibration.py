@@ -12,11 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from groundglass.data.manifest import Label, Record
-from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.calibration import (
     fit_calibration,
     fit_reference,
-    prediction_sets,
     series_rule,
     summary,
 )
@@ -109,33 +107,29 @@ def test_labels_follow_from_the_two_limits_that_are_stated(quantiles: tuple[floa
     ("quantiles", "label", "probability", "covered", "uncertain", "accuracy"),
     [
         # Sets: COVID alone, NonCOVID alone, neither, NonCOVID alone, COVID alone.
-        ((0.3, 0.6), [1, 0, 1, 1, 0], [0.88, 0.5, 0.62, 0.018, 0.88], (1 / 3, 1 / 2), 1 / 5, 2 / 4),
+        ((0.3, 0.6), [1, 0, 1, 1, 0], [0.88, 0.5, 0.62, 0.018, 0.88], [1 / 3, 1 / 2], 1 / 5, 2 / 4),
         # Sets of both labels hold the truth and decide nothing.
-        ((1.0, 1.0), [1, 0], [0.99, 0.99], (1, 1), 1, None),
+        ((1.0, 1.0), [1, 0], [0.99, 0.99], [1, 1], 1, None),
     ],
 )
-def test_sets_are_counted_by_label_and_size(
-    quantiles: tuple[float, float], label: list[int], probability: list[float], covered: tuple[float, float],
+def test_the_summary_measures_calibrated_probabilities_and_counts_sets(
+    quantiles: tuple[float, float], label: list[int], probability: list[float], covered: list[float],
     uncertain: float, accuracy: float | None,
 ) -> None:  # fmt: skip
-    patients = Resampling(np.arange(len(label)).astype(np.str_), 200)
-    calibration = calibrated(1.0, *quantiles)
-    sets = prediction_sets(np.array(label, np.int8), np.array(probability), patients, calibration)
-    assert sets.nominal_coverage == 0.9
-    assert (sets.coverage[COVID].value, sets.coverage[NON_COVID].value) == pytest.approx(covered)
-    assert (sets.uncertain.value, sets.accuracy_where_certain.value) == pytest.approx((uncertain, accuracy))
-    assert sets.uncertain.low is not None
-
-
-def test_the_summary_measures_calibrated_probabilities() -> None:
-    slices = part([("p1", 1), ("p2", 0), ("p3", 1), ("p4", 0)])
-    document = summary(slices, np.array([2.0, -2.0, 2.0, 2.0], np.float32), calibrated(2.0, 0.6, 0.6))
-    assert (document["slices"], document["covid"], document["patients"]) == (4, 2, 4)
-    probability = 1 / (1 + np.exp(-1.0))
-    brier = (3 * (1 - probability) ** 2 + probability**2) / 4
-    assert document["metrics"]["brier"]["value"] == pytest.approx(brier)
-    assert document["prediction_sets"]["coverage"] == {COVID: 1.0, NON_COVID: 0.5}
-    assert document["prediction_sets"]["accuracy_where_certain"] == 0.75
+    slices, values = part([(f"p{number}", each) for number, each in enumerate(label)]), np.array(probability)
+    document = summary(slices, 2 * np.log(values / (1 - values)), calibrated(2.0, *quantiles))
+    assert (document["slices"], document["covid"], document["patients"]) == (
+        len(label),
+        sum(label),
+        len(label),
+    )
+    brier = document["metrics"]["brier"]
+    assert brier["value"] == pytest.approx(np.mean((values - label) ** 2))
+    assert brier["low"] < brier["value"] < brier["high"]
+    sets = document["prediction_sets"]
+    assert list(sets["coverage"].values()) == pytest.approx(covered)
+    assert (sets["uncertain"], sets["accuracy_where_certain"]) == pytest.approx((uncertain, accuracy))
+    assert sets["nominal_coverage"] == 0.9
 
 
 def test_the_series_rule_is_fitted_on_patients_with_several_slices() -> None:

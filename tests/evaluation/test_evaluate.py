@@ -39,7 +39,7 @@ from groundglass.training.input_check_fit import accept_all
 
 from .conftest import BrightnessRun, lungs_of
 
-MakeManifest = Callable[..., Manifest]
+Make = Callable[..., Manifest]
 Go = Callable[..., Evaluation]
 
 
@@ -68,10 +68,8 @@ def go(run: BrightnessRun, out: Path) -> Go:
     return go
 
 
-def test_writes_what_it_measured(
-    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path
-) -> None:
-    evaluation, written = go(make_manifest(), data=[tmp_path / "the data.csv"], seed=5), document(out)
+def test_writes_what_it_measured(run: BrightnessRun, go: Go, make: Make, tmp_path: Path, out: Path) -> None:
+    evaluation, written = go(make(), data=[tmp_path / "the data.csv"], seed=5), document(out)
     assert written["command"] == (
         f"groundglass evaluate {run.path} --data '{tmp_path}/the data.csv' --split official --part test "
         f"--output {out} --bootstrap 200 --seed 5"
@@ -92,8 +90,8 @@ def test_writes_what_it_measured(
     assert sorted(path.name for path in out.iterdir()) == ["metrics.json", "predictions.csv", "report.html"]
 
 
-def test_figures_are_downloaded_as_svg_and_csv(go: Go, make_manifest: MakeManifest, out: Path) -> None:
-    evaluation, table = go(make_manifest()), {}
+def test_figures_are_downloaded_as_svg_and_csv(go: Go, make: Make, out: Path) -> None:
+    evaluation, table = go(make()), {}
     for attributes in (attributes for _, attributes in page_of(out).tags if "download" in attributes):
         name, _, suffix = str(attributes["download"]).partition(".")
         text = base64.b64decode(str(attributes["href"]).partition(",")[2]).decode()
@@ -103,19 +101,19 @@ def test_figures_are_downloaded_as_svg_and_csv(go: Go, make_manifest: MakeManife
     axes = ("false positive rate", "true positive rate")
     x, y = ([float(row[key]) for row in table["roc"] if row[key]] for key in axes)
     assert np.trapezoid(y, x) == pytest.approx(evaluation.measured.metrics["auc"].value)
-    assert len([row for row in table["roc"] if float(row["low"]) <= float(row["high"])]) == 101
+    for curve in ("roc", "precision-recall"):
+        banded = [row for row in table[curve] if row["low"]]
+        assert len([row for row in banded if float(row["low"]) <= float(row["high"])]) == 101
     assert [row["called COVID"] for row in table["confusion"]] == ["5", "2"]
     assert sum(int(row["count"]) for row in table["reliability"]) == len(table["histogram"]) == 12
 
 
 @pytest.mark.usefixtures("drawn_figures")
 @pytest.mark.skipif(os.name == "nt", reason="file names are text on Windows")
-def test_report_requests_nothing_is_accessible_and_unharmed_by_names(
-    run: BrightnessRun, go: Go, make_manifest: MakeManifest, out: Path
-) -> None:
+def test_report_is_accessible_and_self_contained(run: BrightnessRun, go: Go, make: Make, out: Path) -> None:
     hostile = '<img src=x onerror=alert(1)> & "quoted".png'
     run.rows = [{"epoch": 0, "train_loss": 0.7, "val_loss": 0.6, "val_auc": 0.7}]
-    go(make_manifest({0: hostile, 1: os.fsdecode(b"caf\xe9.png")}, source="<script>alert(2)</script>"))
+    go(make({0: hostile, 1: os.fsdecode(b"caf\xe9.png")}, source="<script>alert(2)</script>"))
     assert "caf\\udce9.png" in (out / "predictions.csv").read_text(encoding="utf-8")
     page = page_of(out)
     for words in (hostile, "Research use only", "belong to their publishers"):
@@ -134,8 +132,8 @@ def test_report_requests_nothing_is_accessible_and_unharmed_by_names(
     assert len(ids) == len(set(ids))
 
 
-def test_part_of_one_class_is_reported_with_reasons(go: Go, make_manifest: MakeManifest, out: Path) -> None:
-    go(make_manifest(label=Label.NON_COVID), "all", None)
+def test_part_of_one_class_is_reported_with_reasons(go: Go, make: Make, out: Path) -> None:
+    go(make(label=Label.NON_COVID), "all", None)
     page = page_of(out)
     assert document(out)["interval"]["one_class_resamples"] == 200
     assert "cannot be said: no COVID slice in the part." in page.text
@@ -144,13 +142,13 @@ def test_part_of_one_class_is_reported_with_reasons(go: Go, make_manifest: MakeM
 
 
 def test_what_cannot_be_evaluated_is_refused_and_nothing_is_written(
-    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path,
+    run: BrightnessRun, go: Go, make: Make, tmp_path: Path, out: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    manifest, broken = make_manifest(), tmp_path / "data" / "slice 05.png"
+    manifest, broken = make(), tmp_path / "data" / "slice 05.png"
     for part, words in (
         ((replace(manifest, records=()), "all", None), r"drawn .* cannot be evaluated: it is empty"),
-        ((make_manifest(label=None), "all", None), "none of its 24 slices has a label"),
+        ((make(label=None), "all", None), "none of its 24 slices has a label"),
         ((manifest, "tset", "official"), "has no part 'tset'"),
         ((manifest, "test", None), "part 'test' of which split"),
     ):
@@ -178,14 +176,12 @@ def test_what_cannot_be_evaluated_is_refused_and_nothing_is_written(
     assert not (run.path / "evaluations.json").exists()
     (run.path / "evaluations.json").write_text("{")
     with pytest.raises(RunError, match=r"evaluations\.json"):
-        go(make_manifest())
+        go(make())
     assert not out.exists()
 
 
-def test_every_evaluation_is_recorded(
-    run: BrightnessRun, go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path
-) -> None:
-    manifest = make_manifest()
+def test_evaluations_are_recorded(run: BrightnessRun, go: Go, make: Make, tmp_path: Path, out: Path) -> None:
+    manifest = make()
     for part, words, warned in (("test", "once", False), ("val", "once", False), ("test", "2 times", True)):
         warnings = go(manifest, part).warnings
         assert f"{words}, this time included" in page_of(out).text
@@ -199,13 +195,11 @@ def test_every_evaluation_is_recorded(
     assert document(out)["evaluations_of_these_slices"] == 3, "the same slices wherever they lie"
 
 
-def test_training_slices_and_patients_are_recognised_and_what_is_not_known_is_said(
-    run: BrightnessRun, go: Go, make_manifest: MakeManifest, out: Path
-) -> None:
-    records = list(make_manifest())
+def test_training_slices_and_the_unknown_are_told(run: BrightnessRun, go: Go, make: Make, out: Path) -> None:
+    records = list(make())
 
     def warnings(part: str = "test", split: str | None = "official") -> tuple[str, ...]:
-        return go(replace(make_manifest(), records=tuple(records)), part, split).warnings
+        return go(replace(make(), records=tuple(records)), part, split).warnings
 
     files = [record.path for record in records if record.split == "train"]
     run.info["training_sha256"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
@@ -230,10 +224,8 @@ def test_training_slices_and_patients_are_recognised_and_what_is_not_known_is_sa
     assert document(out)["by_patient"] is None
 
 
-def test_sources_that_give_the_label_away_are_told(
-    run: BrightnessRun, go: Go, make_manifest: MakeManifest
-) -> None:
-    manifest, run.info["training_sha256"] = make_manifest(), ["0" * 64]
+def test_sources_that_give_the_label_away_are_told(run: BrightnessRun, go: Go, make: Make) -> None:
+    manifest, run.info["training_sha256"] = make(), ["0" * 64]
     apart = [replace(one, source="Bern" if one.label is Label.COVID else "Rome") for one in manifest]
     (warning,) = go(replace(manifest, records=tuple(apart))).warnings
     assert warning.startswith("Slices of Bern (COVID), Rome (NonCOVID) have one label")
@@ -245,11 +237,11 @@ def test_sources_that_give_the_label_away_are_told(
 
 
 def test_masks_of_the_manifest_are_compared_with_what_is_found(
-    go: Go, make_manifest: MakeManifest, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    go: Go, make: Make, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The test part has masks: of the lungs, and in every other patient of lesions in the left half of them."""
     monkeypatch.setattr("groundglass.evaluation.evaluate._BATCH", 5)
-    records = list(make_manifest())
+    records = list(make())
     for number, record in enumerate(records[:12]):
         lungs = lungs_of(read_record(record).pixels)
         lesions = lungs & (number // 2 % 2 == 1) & (np.arange(128) < 64)
@@ -285,11 +277,11 @@ def test_masks_of_the_manifest_are_compared_with_what_is_found(
     ],
 )
 def test_figures_stand_beside_what_the_file_format_alone_gives_away(
-    go: Go, make_manifest: MakeManifest, out: Path, suffix: str, auc: float, words: str
+    go: Go, make: Make, out: Path, suffix: str, auc: float, words: str
 ) -> None:
     names = {number: f"{number}.png" for number in range(24)}
-    names |= {n: f"{n}.{suffix}" for n, each in enumerate(make_manifest()) if each.label is Label.NON_COVID}
-    evaluation, text = go(make_manifest(names)), page_of(out).text
+    names |= {n: f"{n}.{suffix}" for n, each in enumerate(make()) if each.label is Label.NON_COVID}
+    evaluation, text = go(make(names)), page_of(out).text
     assert words in str(next(tables(evaluation)).caption)
     assert words in text
     baseline = document(out)["file_format_baseline"]
@@ -298,10 +290,10 @@ def test_figures_stand_beside_what_the_file_format_alone_gives_away(
 
 
 @pytest.fixture
-def data(make_manifest: MakeManifest, tmp_path: Path) -> Path:
+def data(make: Make, tmp_path: Path) -> Path:
     """The drawn data set's manifest."""
     path = tmp_path / "data" / "manifest.csv"
-    write_manifest(make_manifest(), path)
+    write_manifest(make(), path)
     return path
 
 
@@ -343,9 +335,9 @@ def test_which_part_is_meant(
     assert (found["split"], found["part"], found["slices"]) == (split, part, slices)
 
 
-def test_a_bundle_says_what_the_classifier_says(bundle: Path, make_manifest: MakeManifest) -> None:
+def test_a_bundle_says_what_the_classifier_says(bundle: Path, make: Make) -> None:
     opened = Bundle.open(bundle)
-    slices = [read_slice(record.path) for record in make_manifest().records[:4]]
+    slices = [read_slice(record.path) for record in make().records[:4]]
     slices.insert(1, replace(slices[0], pixels=np.full((90, 90), 7, np.uint8)))
     predictions = list(map(Classifier(opened).classify, slices))
     outputs = BundledRun(opened).predict(iter(slices))
@@ -387,10 +379,10 @@ def test_a_bundle_is_evaluated_and_nothing_written_into_it(
 
 @pytest.mark.parametrize(("shift", "beyond"), [(0.0, 0.0), (9.0, 1.0)])
 def test_a_zipped_bundle_knows_its_training_data(
-    data: Path, make_manifest: MakeManifest, bundle: Path, tmp_path: Path, shift: float, beyond: float
+    data: Path, make: Make, bundle: Path, tmp_path: Path, shift: float, beyond: float
 ) -> None:
     """Which slices they were, and how far others lie from them."""
-    (fields, contents), manifest, opened = tiny_parts(), make_manifest(), Bundle.open(bundle)
+    (fields, contents), manifest, opened = tiny_parts(), make(), Bundle.open(bundle)
     slices = [read_slice(record.path).pixels for record in manifest]
     seen = np.stack([opened.preprocessing.apply(pixels, opened.lungs(pixels)).pixels for pixels in slices])
     embedding = opened.engine().run(opened.preprocessing.normalise(seen)).embedding
@@ -406,11 +398,8 @@ def test_a_zipped_bundle_knows_its_training_data(
     assert any("3 of 24 slices have the same content" in warning for warning in printed["warnings"])
 
 
-@pytest.mark.parametrize("damaged", [True, False], ids=["damaged bundle", "folder of pictures"])
-def test_what_cannot_be_evaluated_is_named_in_one_line(damaged: bool, bundle: Path, data: Path) -> None:
-    (bundle / "classifier.onnx").write_bytes(b"x")
-    named = r"classifier\.onnx" if damaged else f"{data.parent}: neither a run nor a bundle"
-    with pytest.raises(GroundglassError, match=named) as caught:
-        command(bundle if damaged else data.parent, data)
+def test_what_is_neither_a_run_nor_a_bundle_is_named(data: Path, out: Path) -> None:
+    with pytest.raises(GroundglassError, match=f"{data.parent}: neither a run nor a bundle") as caught:
+        command(data.parent, data)
     assert "\n" not in str(caught.value)
-    assert not (data.parents[1] / "out").exists()
+    assert not out.exists()

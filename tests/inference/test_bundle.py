@@ -101,9 +101,7 @@ PREPROCESSING = {"size": 64, "crop": True, "margin": 0.06, "normalisation": "zer
         ({"calibration": CALIBRATION | {"quantiles": {"COVID": 2, "NonCOVID": 1}}}, r"damaged bundle\.json"),
     ],
 )
-def test_what_was_put_in_anothers_place_or_cannot_be_is_told(
-    copy: Path, changes: dict[str, Any], words: str
-) -> None:
+def test_what_was_exchanged_or_cannot_be_is_told(copy: Path, changes: dict[str, Any], words: str) -> None:
     rewrite(copy, changes)
     with pytest.raises(BundleError, match=words):
         Bundle.open(copy)

@@ -157,9 +157,7 @@ def test_two_threads_classify_in_order_and_a_bad_file_stops_nothing(
     assert threading.active_count() == started, "stopping early ends them"
 
 
-def test_a_manifest_a_list_a_folder_and_a_volume_give_predictions(
-    classifier: Classifier, folder: Path, tmp_path: Path
-) -> None:
+def test_lists_folders_volumes_and_manifests(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
     mixed = classifier.predict(
         [str(folder / "0.dcm"), PIXELS, [Image.fromarray(PIXELS)], b"damaged", PIXELS[:0]]
     )
@@ -212,9 +210,7 @@ def test_a_refused_slice_can_be_shown(classifier: Classifier, folder: Path, tmp_
         ("nowhere.png", r"nowhere\.png: no such file"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_an_error_that_names_it(
-    classifier: Classifier, source: Any, words: str
-) -> None:
+def test_what_cannot_be_read_is_an_error_naming_it(classifier: Classifier, source: Any, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         classifier.predict(source)
     assert classifier.predict([source])[0].status is Status.FAILED
@@ -260,14 +256,17 @@ def test_masks_lie_in_the_image(classifier: Classifier, folder: Path) -> None:
 def test_a_lesion_map_lies_where_the_crop_lay_and_lesions_inside_the_lungs() -> None:
     lungs = np.zeros((10, 16), bool)
     lungs[2:8, 4:12] = True
-    # The crop reaches two rows beyond the slice above and below; the lesion is its right half.
-    grey = np.zeros((4, 4), np.uint8)
+    # The crop reaches two rows beyond the slice above and below; the lesion is its lower right.
+    grey = np.zeros((14, 14), np.uint8)
     cropped = CroppedSlice(grey, (1, -2, 15, 12), lungs, True, grey)
-    lesion_map = np.array([[-3, -3, 3, 3]] * 4, np.float32)
-    placed, columns = in_slice(lesion_map, cropped), np.arange(16)
+    lesion_map = np.full((14, 14), -3, np.float32)
+    lesion_map[5:, 7:] = 3
+    lesion = np.zeros((10, 16), bool)
+    lesion[3:, 8:15] = True
+    placed = in_slice(lesion_map, cropped)
     assert np.isneginf(placed[:, [0, 15]]).all()
-    np.testing.assert_array_equal(placed > 0, np.tile((columns >= 8) & (columns < 15), (10, 1)))
-    np.testing.assert_array_equal(lesion_mask(lesion_map, cropped), lungs & (columns >= 8))
+    np.testing.assert_array_equal(placed > 0, lesion)
+    np.testing.assert_array_equal(lesion_mask(lesion_map, cropped), lesion & lungs)
 
 
 def test_results_are_shown_and_tabled(
@@ -332,7 +331,7 @@ def test_the_process_stays_the_callers(
     assert sum(str(each.message) == "mine" for each in caught) == capfd.readouterr().err.count("x") == 16
 
 
-def test_a_provider_goes_by_any_of_its_names_and_one_that_is_not_there_is_named(
+def test_a_provider_has_names_and_may_be_missing(
     classifier: Classifier, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others = {"AzureExecutionProvider"} & set(

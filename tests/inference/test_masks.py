@@ -224,7 +224,7 @@ def test_a_dicom_series_frame_for_frame(tmp_path: Path, write: Write, size: int)
     check_with_dciodvfy(first)
 
 
-def test_a_series_within_a_zip_without_thickness_and_one_without_lungs(
+def test_a_zipped_series_without_thickness_and_one_without_lungs(
     tmp_path: Path, series: Path, write: Write
 ) -> None:
     change(series, SliceThickness=None)
@@ -252,16 +252,15 @@ def test_a_series_within_a_zip_without_thickness_and_one_without_lungs(
     ],
 )
 def test_a_series_that_is_no_stack_becomes_pictures(
-    tmp_path: Path, series: Path, write: Write, elements: dict[str, Any]
+    series: Path, write: Write, elements: dict[str, Any]
 ) -> None:
     change_dicom(sorted(series.iterdir())[1], **elements)
-    assert set(write([each for each in predictions_of(series) if each.series is not None])) == PICTURES
-    assert len(list((tmp_path / "masks").iterdir())) == 8
+    files = write([each for each in predictions_of(series) if each.series is not None])
+    assert set(files) == PICTURES
+    assert len(list(files["-lungs.png"].parent.iterdir())) == 8
 
 
-def test_a_series_of_which_a_file_is_gone_or_of_another_size_becomes_pictures(
-    tmp_path: Path, series: Path, write: Write
-) -> None:
+def test_a_file_gone_or_of_another_size_makes_pictures(tmp_path: Path, series: Path, write: Write) -> None:
     predictions = predictions_of(series)
     first = predictions[0].evidence.slice
     small = prediction_of(CTSlice(first.pixels[:50], first.origin, None))
@@ -295,9 +294,7 @@ def test_a_series_with_a_hostile_uid_stays_in_its_folder(tmp_path: Path, series:
     assert list(without_masks(folder, predictions)) == []
 
 
-def test_a_series_in_parts_and_series_of_one_uid_overwrite_nothing(
-    tmp_path: Path, series: Path, write: Write
-) -> None:
+def test_series_in_parts_or_of_one_uid_overwrite_nothing(tmp_path: Path, series: Path, write: Write) -> None:
     cv2.imwrite(str(tmp_path / "other.png"), np.zeros((40, 40), np.uint8))
     first, *_, last = sorted(series.iterdir())
     nibabel.save(nibabel.Nifti1Image(VOXELS, np.eye(4)), tmp_path / "v.nii")
@@ -308,13 +305,16 @@ def test_a_series_in_parts_and_series_of_one_uid_overwrite_nothing(
         shutil.copytree(series, tmp_path / "scans" / name)
     change(tmp_path / "scans" / "c", PatientID="another")
     predictions = predictions_of(tmp_path / "scans")
-    write(predictions, tmp_path / "three")
+    files = write(predictions, tmp_path / "three")
     assert [path.suffix for path in (tmp_path / "three").iterdir()] == [".dcm"] * 3
     copies = [
         replace(each, status=Status.REFUSED, reason=f"{COPY} of x", file=f"z/{each.file}")
         for each in predictions
     ]
+    copies.append(Prediction(Status.FAILED, "gone.png", "b", "damaged"))
     assert list(without_masks(tmp_path / "three", [*predictions, *copies])) == []
+    files[".dcm"].unlink()
+    assert len(set(without_masks(tmp_path / "three", [*predictions, *copies]))) == 4, "one series lacks them"
 
 
 def test_nothing_of_a_series_under_way_is_left(tmp_path: Path, series: Path, write: Write) -> None:
@@ -331,18 +331,3 @@ def test_without_highdicom_one_line(series: Path, write: Write, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(PredictionError, match=r"\.dcm: .* need highdicom; install it with .*\[pacs\]"):
         write(predictions_of(series))
-
-
-def test_what_has_its_masks_is_known(tmp_path: Path, series: Path, write: Write) -> None:
-    nibabel.save(nibabel.Nifti1Image(VOXELS, np.eye(4)), tmp_path / "v.nii")
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40), np.uint8))
-    paths = [tmp_path / "a.png", tmp_path / "v.nii", write_frames(tmp_path / "f.dcm", [0.0, 1, 5]), series]
-    predictions = [*predictions_of(*paths), Prediction(Status.FAILED, "gone.png", "b", "damaged")]
-    stored = [Prediction.from_dict(each.to_dict()) for each in predictions]
-    folder = tmp_path / "masks"
-    files = write(predictions)
-    assert list(without_masks(folder, stored)) == []
-    files[".dcm"].unlink()
-    assert list(without_masks(folder, stored)) == stored[-5:-1]
-    shutil.rmtree(folder)
-    assert list(without_masks(folder, stored)) == stored[:-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,9 +35,7 @@ PHANTOM = make_phantom(np.random.default_rng(0), 0.5, 0.5, size=128).slice.pixel
 SEEN = evidence(PHANTOM, np.tile(np.float32([9, -9]), (4, 2)))
 
 
-def write(
-    folder: Path, bundle: Path, predictions: Sequence[Prediction], command: str = "groundglass"
-) -> Page:
+def write(folder: Path, bundle: Path, predictions: list[Prediction], command: str = "groundglass") -> Page:
     """The page of predictions, each with the picture of a phantom unless it failed."""
     totals = Totals(Conformal(coverage=0.9, quantiles={"COVID": 0.4, "NonCOVID": 0.4}))
     (folder / "overlays").mkdir(parents=True, exist_ok=True)
@@ -78,7 +75,7 @@ LOOSE = [
 REFUSED = [Prediction(Status.REFUSED, f"r/{n}.png", "b", f"blank: one grey ({n}.5 %)") for n in range(5)]
 
 
-def test_a_series_comes_with_its_answer_its_three_slices_and_the_rest_from_feet_to_head(
+def test_a_series_has_its_answer_three_slices_and_the_rest_in_order(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:
     failed = Prediction(Status.FAILED, "c/x.png", "b", "truncated")
@@ -103,9 +100,7 @@ def test_a_series_comes_with_its_answer_its_three_slices_and_the_rest_from_feet_
     assert all((tmp_path / "out" / str(link)).is_file() for link in links if not str(link).startswith("#"))
 
 
-def test_several_series_are_listed_first_and_those_without_a_classified_slice_summed_up(
-    tmp_path: Path, tiny_bundle: Path
-) -> None:
+def test_series_are_listed_and_those_without_a_slice_summed_up(tmp_path: Path, tiny_bundle: Path) -> None:
     alone = replace(OK, file="d/alone.dcm", series="1.7", opacity=12.0)
     abdomen = replace(NECK, file="d/abdomen.dcm", series="1.8")
     said = write(tmp_path / "out", tiny_bundle, [alone, *SERIES, abdomen]).parts
@@ -115,7 +110,7 @@ def test_several_series_are_listed_first_and_those_without_a_classified_slice_su
     assert "outside the lungs: hardly any lung 1 abdomen.dcm" in said["refused"]
 
 
-def test_loose_slices_stand_by_probability_and_equal_refusals_are_summed_up(
+def test_loose_slices_stand_by_probability_and_refusals_are_summed_up(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:
     page = write(tmp_path / "out", tiny_bundle, [*LOOSE, *REFUSED], command="groundglass predict p")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -12,7 +11,6 @@ import pytest
 from tests.cli.predict.conftest import Run
 
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.classifier import Classifier
 
 
 def test_one_bad_file_never_stops_the_rest(run: Run, bad: Path) -> None:
@@ -30,21 +28,6 @@ def test_one_bad_file_never_stops_the_rest(run: Run, bad: Path) -> None:
     assert re.search(r"2-empty\.png +failed +the file is empty", done.out)
     assert "9 slices: 1 classified" in done.out
     assert "1 refused, 7 failed" in done.out
-
-
-def test_a_file_that_vanishes_meanwhile_fails_alone(
-    run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    classify = Classifier.classify
-
-    def vanish(self: Classifier, *arguments: Any, **options: Any) -> Any:
-        (pictures / "5.png").unlink(missing_ok=True)
-        return classify(self, *arguments, **options)
-
-    monkeypatch.setattr(Classifier, "classify", vanish)
-    monkeypatch.setattr("groundglass.inference.classifier._AHEAD", 1)
-    done = run(pictures, "--json")
-    assert (done.status, [row["status"] for row in done.rows]) == (3, ["ok"] * 5 + ["failed"])
 
 
 def test_nothing_classified_is_a_status_of_its_own(run: Run, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_volumes_and_masks_are_completed(run: Run, pictures: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["out", "out.jsonl", "out.csv", "out.parquet"])
-def test_a_full_disk_is_one_line_and_can_be_resumed(
+def test_a_full_disk_is_told_and_resumed(
     pictures: Path, tmp_path: Path, tiny_bundle: Path, name: str
 ) -> None:
     if name.endswith(".parquet"):

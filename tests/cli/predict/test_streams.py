@@ -79,9 +79,7 @@ def test_standard_input_and_pipes_are_read(pictures: Path, tiny_bundle: Path, tm
         ("out.csv", "SIGINT"),
     ],
 )  # fmt: skip
-def test_told_to_end_it_leaves_no_temporary(
-    tmp_path: Path, tiny_bundle: Path, name: str, signalled: str
-) -> None:
+def test_told_to_end_it_leaves_nothing(tmp_path: Path, tiny_bundle: Path, name: str, signalled: str) -> None:
     number = signal.Signals[signalled]
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow")
