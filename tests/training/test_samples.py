@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,7 @@ import torch
 
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, Record
+from groundglass.data.phantoms import write_series
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import LungSegmenter, shipped
 from groundglass.imaging.phantom import make_phantom
@@ -93,6 +96,20 @@ def test_the_cache(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     stored.write_bytes(stored.read_bytes()[:1000])
     mended = load_cropped(records[:2], PREPROCESSING, 0.125, tmp_path)
     np.testing.assert_array_equal(mended.pixels, first.pixels)
+
+
+def test_a_dicom_file_in_a_zip_is_read_whatever_the_cache_holds(tmp_path: Path) -> None:
+    (series,) = write_series(tmp_path / "made", [0.5], count=1, size=64)
+    (file,) = series.iterdir()
+    with zipfile.ZipFile(tmp_path / "series.zip", "w") as archive:
+        archive.write(file, "a.dcm")
+    for number, paths in enumerate(permutations((file, tmp_path / "series.zip!a.dcm"))):
+        cache = tmp_path / f"cache-{number}"
+        first, second = (
+            load_cropped([Record(path, None, "p", "s", None)], PREPROCESSING, 0.0, cache) for path in paths
+        )
+        np.testing.assert_array_equal(first.pixels, second.pixels)
+        assert (first.sha256, len(list(cache.iterdir()))) == (second.sha256, 1)
 
 
 # Augmentation.
