@@ -101,7 +101,9 @@ def test_figures_are_downloaded_as_svg_and_csv(go: Go, make: Make, out: Path) ->
     axes = ("false positive rate", "true positive rate")
     x, y = ([float(row[key]) for row in table["roc"] if row[key]] for key in axes)
     assert np.trapezoid(y, x) == pytest.approx(evaluation.measured.metrics["auc"].value)
-    assert len([row for row in table["roc"] if float(row["low"]) <= float(row["high"])]) == 101
+    for curve in ("roc", "precision-recall"):
+        banded = [row for row in table[curve] if row["low"]]
+        assert len([row for row in banded if float(row["low"]) <= float(row["high"])]) == 101
     assert [row["called COVID"] for row in table["confusion"]] == ["5", "2"]
     assert sum(int(row["count"]) for row in table["reliability"]) == len(table["histogram"]) == 12
 

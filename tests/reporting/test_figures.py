@@ -51,6 +51,9 @@ def test_standalone_figure_keeps_its_colours_and_says_counts_and_shares() -> Non
         assert shown in text
     assert figures.COVID in text
     assert "var(" not in text
+    drawn = {name: figures.svg(draw()) for name, draw in DRAWN.items()}
+    assert [name for name, each in drawn.items() if "95 % interval" in each] == ["roc", "reliability"]
+    assert all(f">{count}<" in drawn["reliability"] for count in (3, 0, 5)), "of each bin, below"
 
 
 @pytest.mark.parametrize(
