@@ -34,6 +34,11 @@ def test_describe(folder: Path) -> None:
     assert done.exit_code == 0, done.stderr
     for said in ("3 slices", "PNG L", "COVID", "1 file cannot be read", "2 slices of unknown patients"):
         assert said in done.stdout
+    long = folder.rename(folder.with_name(f"a-{'long-' * 30}name"))
+    printed = CliRunner().invoke(app, ["data", "describe", str(long)]).stdout
+    assert printed.count("a-long-l…-long-long-name") == 2, "in the title and among the sources"
+    assert max(map(len, printed.splitlines())) <= 80
+    long.rename(folder)
     (folder / "own.csv").write_text("path;label\nCOVID/[bold]/a.png;positive\nNonCOVID/b.png;CAP\n")
     several = [
         str(folder / "own.csv"),
