@@ -63,6 +63,11 @@ def one_line(text: str, longest: int = 160) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
+def cut_middle(text: str, width: int) -> str:
+    """Text of at most so many characters; more of its end is kept than of its beginning."""
+    return text if len(text) <= width else f"{text[: width // 3]}…{text[-(width - width // 3 - 1) :]}"
+
+
 def counted(count: int, noun: str) -> str:
     """``1 slice``, ``2 slices``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -237,7 +237,7 @@ def test_sources_that_give_the_label_away_are_told(run: BrightnessRun, go: Go, m
 
 
 def test_masks_of_the_manifest_are_compared_with_what_is_found(
-    go: Go, make: Make, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    run: BrightnessRun, go: Go, make: Make, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The test part has masks: of the lungs, and in every other patient of lesions in the left half of them."""
     monkeypatch.setattr("groundglass.evaluation.evaluate._BATCH", 5)
@@ -267,6 +267,10 @@ def test_masks_of_the_manifest_are_compared_with_what_is_found(
     go(masked, "train")
     assert "segmentation" not in document(out), "without masks nothing is said of them"
     assert "against their masks" not in page_of(out).text
+    sound = run.predict
+    monkeypatch.setattr(run, "predict", lambda slices: replace(sound(slices), lesion_map=None))
+    found = go(masked).segmentation
+    assert {name for name, each in found.items() if each.slices} == {"lung_dice", "lesion_in_lungs"}
 
 
 @pytest.mark.parametrize(

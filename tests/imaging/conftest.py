@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,19 @@ import gdcm
 import nibabel as nib
 import numpy as np
 import pydicom
+import pytest
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from groundglass.imaging.window import LUNG
+
+
+@pytest.fixture
+def quiet(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Libraries write nothing to standard error."""
+    yield
+    assert capfd.readouterr().err == ""
 
 
 def _make_chest() -> NDArray[np.int16]:
@@ -49,25 +58,15 @@ def write_ct(path: Path, stored: NDArray[Any] = CHEST, **elements: object) -> Pa
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
     dataset.file_meta.MediaStorageSOPInstanceUID = instance = generate_uid()
+    bits = stored.dtype.itemsize * 8
     usual = {
-        "SOPClassUID": CTImageStorage,
-        "SOPInstanceUID": instance,
-        "SeriesInstanceUID": "1.2.3.4",
-        "Modality": "CT",
-        "PatientName": "Doe^Jane",
-        "PatientID": "secret",
-        "PhotometricInterpretation": "MONOCHROME2",
-        "SamplesPerPixel": 1,
-        "Rows": stored.shape[-2],
-        "Columns": stored.shape[-1],
-        "NumberOfFrames": len(stored) if stored.ndim == 3 else None,
-        "BitsAllocated": stored.dtype.itemsize * 8,
-        "BitsStored": stored.dtype.itemsize * 8,
+        "SOPClassUID": CTImageStorage, "SOPInstanceUID": instance, "SeriesInstanceUID": "1.2.3.4", "Modality": "CT",
+        "PatientName": "Doe^Jane", "PatientID": "secret", "PhotometricInterpretation": "MONOCHROME2", "SamplesPerPixel": 1,
+        "Rows": stored.shape[-2], "Columns": stored.shape[-1], "BitsAllocated": bits, "BitsStored": bits,
+        "NumberOfFrames": len(stored) if stored.ndim == 3 else None, "RescaleSlope": 1, "RescaleIntercept": 0,
         "PixelRepresentation": int(stored.dtype.kind == "i"),
-        "RescaleSlope": 1,
-        "RescaleIntercept": 0,
         "PixelData": stored.astype(stored.dtype.newbyteorder("<")).tobytes(),
-    }
+    }  # fmt: skip
     for keyword, value in {**usual, **elements}.items():
         if value is not None:
             setattr(dataset, keyword, value)

@@ -75,9 +75,7 @@ WINDOWED[:4] = 0  # air and black margin lie where soft tissue and air do with 1
 @pytest.mark.parametrize(
     ("values", "white"), [*((np.linspace(0, w, 64), w) for w in (65535, 4095, 255)), (WINDOWED, 4095)]
 )
-def test_sixteen_bit_pictures_keep_their_scale(
-    tmp_path: Path, suffix: str, values: NDArray[Any], white: int
-) -> None:
+def test_sixteen_bits_keep_their_scale(tmp_path: Path, suffix: str, values: NDArray[Any], white: int) -> None:
     stored = values.astype(np.uint16).reshape(-1, 8)
     slice_ = read(tmp_path / f"slice{suffix}", Image.fromarray(stored))
     np.testing.assert_allclose(slice_.pixels, stored * (255 / white), atol=0.51)
@@ -85,15 +83,14 @@ def test_sixteen_bit_pictures_keep_their_scale(
     assert slice_.origin.mode.startswith("I")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        *({"byteorder": ">"}, {"bigtiff": True}, {"rowsperstrip": 5}, {"tile": (16, 32)}),
-        {"photometric": "miniswhite"},
-        *({"compression": name} for name in ("lzw", "zlib", "packbits", "zstd", "lzma")),
-        {"compression": "lzw", "predictor": True, "tile": (32, 16)},
-    ],
-)
+LAYOUTS: list[dict[str, Any]] = [
+    *({"byteorder": ">"}, {"bigtiff": True}, {"rowsperstrip": 5}, {"tile": (16, 32)}),
+    *({"compression": name} for name in ("lzw", "zlib", "packbits", "zstd", "lzma")),
+    *({"compression": "lzw", "predictor": True, "tile": (32, 16)}, {"photometric": "miniswhite"}),
+]
+
+
+@pytest.mark.parametrize("options", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "f2", "f4", "f8"])
 def test_tiff_of_any_layout_and_depth(tmp_path: Path, dtype: str, options: dict[str, Any]) -> None:
     full = 1 if dtype[0] == "f" else np.iinfo(dtype).max
@@ -145,9 +142,7 @@ def test_pictures_are_turned_upright(tmp_path: Path, orientation: int, suffix: s
 
 @pytest.mark.parametrize(("axes", "shape"), [("ZYX", (8,)), ("TZYX", (2, 4)), ("TZCYX", (2, 2, 2))])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_every_plane_of_an_imagej_stack_is_a_slice(
-    tmp_path: Path, axes: str, shape: tuple[int, ...], dtype: Any
-) -> None:
+def test_planes_of_an_imagej_stack(tmp_path: Path, axes: str, shape: tuple[int, ...], dtype: Any) -> None:
     """ImageJ writes large stacks behind one page, and so does tifffile."""
     path, planes = tmp_path / "stack.tif", np.stack([np.roll(GREY, shift, axis=1) for shift in range(8)])
     stack = (planes.astype(dtype) * (np.iinfo(dtype).max // 255)).reshape(*shape, *GREY.shape)
@@ -169,23 +164,31 @@ def test_imagej_keeps_the_sign_of_sixteen_bits_in_a_calibration(tmp_path: Path) 
     equal([item.hounsfield for item in read_slices(tmp_path / "a.tif")], [CHEST, CHEST])
 
 
-def test_every_page_of_a_tiff_but_smaller_copies_and_masks_is_a_slice(tmp_path: Path) -> None:
-    path, pages = tmp_path / "a.tif", [np.roll(GREY, shift, axis=1) for shift in (0, 3, 9)]
+PAGES = [np.roll(GREY, shift, axis=1) for shift in (0, 3, 9)]
+
+
+def write_pages(path: Path) -> Path:
+    """A TIFF of three pages, smaller copies and a mask."""
     with tifffile.TiffWriter(path) as file:
         file.write(GREY[::2, ::2], subfiletype=1)
-        file.write(pages[0], subifds=1)
+        file.write(PAGES[0], subifds=1)
         file.write(GREY[::4, ::4], subfiletype=1)
-        file.write(pages[1])
-        file.write(pages[2])
+        file.write(PAGES[1])
+        file.write(PAGES[2])
         file.write(GREY > 100, subfiletype=4)
+    return path
+
+
+def test_every_page_of_a_tiff_but_smaller_copies_and_masks_is_a_slice(tmp_path: Path) -> None:
+    path = write_pages(tmp_path / "a.tif")
     slices = list(read_slices(path))
     assert [item.origin.frame for item in slices] == [0, 1, 2]
-    equal([item.pixels for item in slices], pages)
+    equal([item.pixels for item in slices], PAGES)
     with pytest.raises(ImageError, match="several slices"):
         read_slice(path)
     with pytest.raises(ImageError, match="3 pages"):
         list(read_slices(path, Limits(frames=2)))
-    tifffile.imwrite(tmp_path / "a.ome.tif", np.stack(pages), ome=True)
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.stack(PAGES), ome=True)
     assert len(list(read_slices(tmp_path / "a.ome.tif"))) == 3
 
 
@@ -199,7 +202,7 @@ def test_every_page_of_a_tiff_but_smaller_copies_and_masks_is_a_slice(tmp_path: 
         (np.stack([GREY] * 2), {"volumetric": True, "tile": (2, 16, 16)}, "not supported"),
     ],
 )
-def test_what_tiff_can_hold_beyond_slices_is_called_so(
+def test_tiff_that_is_no_slice(
     tmp_path: Path, data: NDArray[Any], options: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ImageError, match=rf"other\.tif: .*{reason}"):

@@ -28,10 +28,7 @@ def test_computes_its_backbone_at_initialisation(timm_name: str, training: bool)
         expected, levels = backbone.forward_intermediates(images, indices=[1, 2, 3, 4])
         torch.testing.assert_close(last, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(pyramid, levels, rtol=1e-5, atol=1e-5)
-        output = network.eval()(images)
     assert [each.shape[-1] for each in pyramid] == [16, 8, 4, 2]
-    assert torch.equal(output.logit, torch.zeros(4))
-    assert output.lesion_map.shape == (4, 16, 16)
 
 
 @pytest.mark.parametrize(

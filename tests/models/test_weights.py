@@ -93,9 +93,7 @@ def test_weights_that_cannot_be_had_are_named(tmp_path: Path, name: str, kind: s
 
 
 @pytest.mark.parametrize("damaged", [True, False])
-def test_damaged_or_reordered_package_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
-) -> None:
+def test_a_damaged_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool) -> None:
     path, reason = tmp_path / "lite0.pth", r"lite0\.pth: its tensors are not tf_efficientnet_lite0"
     torch.save({"one": torch.zeros(3), "two": torch.zeros(4)}, path)
     if damaged:

@@ -42,8 +42,7 @@ if TYPE_CHECKING:
 
 Output = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
 Devices = Annotated[
-    str | None,
-    typer.Option("--devices", help="Processes or GPUs per machine, or GPUs by index: 0,2 or 1,"),
+    str | None, typer.Option("--devices", help="Processes or GPUs per machine, or GPUs by index: 0,2 or 1,")
 ]
 Audit = Annotated[
     bool,

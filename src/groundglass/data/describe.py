@@ -14,11 +14,11 @@ from rich.table import Table
 
 from groundglass.data.manifest import PARTS, Manifest, Record, read_record
 from groundglass.errors import ImageError
-from groundglass.files import counted
+from groundglass.files import counted, cut_middle
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
-_SOURCES_SHOWN = 15
+_SOURCES_SHOWN, _NAME = 15, 24  # the latter's characters leave room for the counts in 80 columns
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def description_tables(found: Description) -> Iterator[Table]:
     def groups(title: str, shown: Sequence[Group], caption: str | None = None) -> Table:
         rows = (
             (
-                each.name,
+                cut_middle(each.name, _NAME),
                 *(each.labels.get(label, 0) for label in labels),
                 each.patients,
                 ", ".join(each.parts),
@@ -141,7 +141,7 @@ def description_tables(found: Description) -> Iterator[Table]:
         caption = f"{counted(len(found.patients_in_several_parts), 'patient')} in several parts"
     elif found.slices_of_unknown_patients:
         caption = f"{counted(found.slices_of_unknown_patients, 'slice')} of unknown patients"
-    title = f"{escape(found.name)}: {counted(sum(found.total.labels.values()), 'slice')}"
+    title = f"{escape(cut_middle(found.name, _NAME))}: {counted(sum(found.total.labels.values()), 'slice')}"
     yield groups(title, [*found.splits, found.total], caption)
     largest = sorted(found.sources, key=lambda source: (-sum(source.labels.values()), source.name))
     rest = len(largest) - _SOURCES_SHOWN

@@ -29,14 +29,7 @@ from groundglass.imaging.raster import decode_raster
 from groundglass.imaging.read import images_within, read_slice, read_slices
 from groundglass.imaging.read import read_bytes as read_file
 from groundglass.imaging.slice import CTSlice, Grey
-from groundglass.imaging.source import (
-    DEFAULT_LIMITS,
-    HEAD_BYTES,
-    RASTER,
-    guard,
-    identify,
-    split_member,
-)
+from groundglass.imaging.source import DEFAULT_LIMITS, HEAD_BYTES, RASTER, guard, identify, split_member
 from groundglass.imaging.window import Scale
 
 PARTS = ("train", "val", "test")

@@ -79,10 +79,7 @@ def _tiles(pixels: Grey, preprocessing: Preprocessing, severity: float, rng: Gen
 
 
 def _tile(
-    pixels: Grey,
-    caption: str,
-    mask: NDArray[np.bool_] | None = None,
-    colour: tuple[int, int, int] = LESION,
+    pixels: Grey, caption: str, mask: NDArray[np.bool_] | None = None, colour: tuple[int, int, int] = LESION
 ) -> _Picture:
     picture = grey_picture(squared(pixels, _SIDE))
     if mask is not None:

@@ -139,7 +139,7 @@ def _measure_rows(evaluation: Evaluation) -> list[MeasureRow]:
         beside = _in_words(baseline.metrics[name]) if baseline and baseline.formats > 1 else ""
         rows.append(_row(TITLES[name], each, "; ".join(notes), headline=name in _HEADLINES, beside=beside))
         if name == "auc" and (patients := evaluation.by_patient) is not None:
-            note = f"series score of each of {patients.slices} patients"
+            note = f"series score of each of {counted(patients.slices, 'patient')}"
             rows.append(_row("AUC by patients", patients.estimate, note, headline=True))
     return rows
 

@@ -19,14 +19,7 @@ from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
 from groundglass.imaging.slice import LABELS, CTSlice, Origin, VoxelGrid
-from groundglass.imaging.source import (
-    DEFAULT_LIMITS,
-    FileFormat,
-    FileSource,
-    Limits,
-    Source,
-    identify,
-)
+from groundglass.imaging.source import DEFAULT_LIMITS, FileFormat, FileSource, Limits, Source, identify
 from groundglass.imaging.window import find_scale
 
 _HEADER_BYTES = 2**20

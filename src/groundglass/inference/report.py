@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from groundglass import __version__
-from groundglass.files import atomic_path, counted, printable
+from groundglass.files import atomic_path, counted, cut_middle, printable
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.calibration import slices_in_score
 from groundglass.inference.input_check import FLAGS
@@ -240,7 +240,7 @@ def _place(prediction: Prediction) -> str:
 def _shortened(file: str, width: int = 40) -> str:
     """A name of a file without its folders, shortened in the middle."""
     name = PurePosixPath(file.replace("\\", "/").replace("!", "/")).name or file
-    return name if len(name) <= width else f"{name[: width // 3]}…{name[-(width - width // 3 - 1) :]}"
+    return cut_middle(name, width)
 
 
 def _warnings(totals: Totals, flags: Counter[str]) -> Iterator[str]:

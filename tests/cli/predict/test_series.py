@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +15,45 @@ from tests.cli.predict.conftest import ID, NAME, Run, predictions_of
 from groundglass.inference.prediction import row_schema
 
 
-@pytest.fixture
-def scan(series: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Writes the five slices into a folder, with other elements; None removes one."""
-
-    def write(name: str, **elements: Any) -> Path:
-        folder = tmp_path / "scans" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in series.iterdir():
-            dataset = pydicom.dcmread(path)
-            dataset.SOPInstanceUID = f"{dataset.SOPInstanceUID[:40]}.{sum(name.encode())}.{path.name[2:]}"
-            for keyword, value in elements.items():
-                delattr(dataset, keyword) if value is None else setattr(dataset, keyword, value)
-            dataset.save_as(folder / f"{'-'.join(map(str, elements.values()))[:20]}{path.name}")
-        return folder
-
-    return write
+def scan(series: Path, folder: Path, slices: int = 5, **elements: object) -> None:
+    """Write the slices of a series into a folder, with other elements; None removes one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(series.iterdir())[:slices]:
+        dataset = pydicom.dcmread(path)
+        dataset.SOPInstanceUID = f"{dataset.SOPInstanceUID[:40]}.{sum(folder.name.encode())}.{path.name[2:]}"
+        for keyword, value in elements.items():
+            delattr(dataset, keyword) if value is None else setattr(dataset, keyword, value)
+        dataset.save_as(folder / f"{'-'.join(map(str, elements.values()))[:20]}{path.name}")
 
 
 def sizes(folder: Path) -> list[int]:
     return [each["slices"] for each in json.loads((folder / "series.json").read_text())["series"]]
 
 
-Wrote = list[tuple[str, dict[str, Any]]]
+NO_UID = {"SeriesInstanceUID": "", "StudyInstanceUID": None, "PatientID": None}
 
 
 @pytest.mark.parametrize(
-    ("scans", "expected"),
+    ("one", "place", "other", "expected"),
     [
-        ([("a", {}), ("b", {"PatientID": "other"})], [5, 5]),
-        ([("a", {}), ("a", {"PatientID": "other"})], [5, 5]),
-        ([("a", {}), ("a", {"PatientName": "Other^One"})], [5, 5]),
-        ([("a", {}), ("a", {"StudyInstanceUID": "1.9"})], [5, 5]),
-        ([("a", {"SeriesInstanceUID": None}), ("b", {"SeriesInstanceUID": ""})], [5, 5]),
-        ([("a", {"SeriesInstanceUID": ""}), ("a", {"SeriesInstanceUID": "", "PixelSpacing": [1, 1]})], [5, 5]),
-        ([("a", {"SeriesInstanceUID": "", "StudyInstanceUID": None, "PatientID": None})], [5]),
-        ([("a", {"SeriesInstanceUID": "UNKNOWN"}), ("b", {"SeriesInstanceUID": "UNKNOWN"})], [5, 5]),
-        ([("a", {}), ("b", {})], [5, 5]),  # one UID for two scans, as some anonymisers give it
-        ([("a", {"SOPInstanceUID": "1.1"})], [5]),
-        ([("a", {"PatientName": NAME + "^"}), ("sub/b", {"ImagePositionPatient": [0, 0, 70.5]})], [6]),
+        ({}, "b", {"PatientID": "other"}, [5, 5]),
+        ({}, "a", {"PatientID": "other"}, [5, 5]),
+        ({}, "a", {"PatientName": "Other^One"}, [5, 5]),
+        ({}, "a", {"StudyInstanceUID": "1.9"}, [5, 5]),
+        ({"SeriesInstanceUID": None}, "b", {"SeriesInstanceUID": ""}, [5, 5]),
+        ({"SeriesInstanceUID": ""}, "a", {"SeriesInstanceUID": "", "PixelSpacing": [1, 1]}, [5, 5]),
+        ({"SeriesInstanceUID": "UNKNOWN"}, "b", {"SeriesInstanceUID": "UNKNOWN"}, [5, 5]),
+        ({}, "b", {}, [5, 5]),  # one UID for two scans, as some anonymisers give it
+        (NO_UID, "a", NO_UID, [5]),
+        ({"SOPInstanceUID": "1.1"}, "a", {"SOPInstanceUID": "1.1"}, [5]),
+        ({"PatientName": NAME + "^"}, "a/b", {"ImagePositionPatient": [0, 0, 70.5], "slices": 1}, [6]),
     ],
-)  # fmt: skip
-def test_series(
-    run: Run, scan: Callable[..., Path], tmp_path: Path, scans: Wrote, expected: list[int]
-) -> None:
-    for name, elements in scans:
-        folder = scan(name, **elements)
-        if expected == [6]:
-            for path in sorted(folder.iterdir())[1 if name != "a" else 5 :]:
-                path.unlink()
+)
+def test_slices_of_one_study_series_and_patient_are_a_series(
+    run: Run, series: Path, tmp_path: Path, one: dict[str, Any], place: str, other: dict[str, Any], expected: list[int]
+) -> None:  # fmt: skip
+    scan(series, tmp_path / "scans" / "a", **one)
+    scan(series, tmp_path / "scans" / place, **other)
     out = tmp_path / "out"
     assert run(tmp_path / "scans", "--output", out, "--quiet").status == 0
     assert sizes(out) == expected
