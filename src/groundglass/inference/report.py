@@ -40,11 +40,7 @@ _AXES: Mapping[Axis, tuple[str, str]] = {
 
 
 def evidence_picture(evidence: Evidence) -> Picture:
-    """A slice, and beside it the same with its lungs and lesions outlined; 320 pixels high, or less if very wide.
-
-    Returns:
-        Shape (H, W, 3).
-    """
+    """A slice and beside it the same with lungs and lesions outlined, (H, W, 3): 320 pixels high, or less if wide."""
     grey, drawn = (fit(each, _HEIGHT) for each in (grey_picture(evidence.slice.pixels), evidence.picture()))
     return np.hstack([grey, np.full((len(grey), 6, 3), 255, np.uint8), drawn])
 

@@ -18,8 +18,7 @@ _Spacing = tuple[float, float] | None
 LESION, OTHER, OUTLINE = (255, 124, 31), (64, 156, 255), (255, 221, 87)
 """Colours that stay apart on grey for colour-blind readers."""
 
-_STRENGTH = 0.62
-_LONGEST, _QUALITY = 512, 90
+_STRENGTH, _LONGEST, _QUALITY = 0.62, 512, 90
 _SVG = re.compile(
     r'<svg xmlns="http://www\.w3\.org/2000/svg" viewBox="0 0 (\d+) (\d+)"[^<>]*><image [^<>]*'
     r'href="data:image/jpeg;base64,([\w+/=]+)"/>'
