@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnxruntime import get_available_providers
 from typer.testing import CliRunner
 
 from groundglass import __version__
@@ -59,6 +60,8 @@ def test_libraries_are_heard_only_when_asked_for(tmp_path: Path, tiny_bundle: Pa
     assert len(quiet.stderr.splitlines()) == 1 < len(loud.stderr.splitlines())
     assert loud.stdout == quiet.stdout
     assert groundglass("--log-level", "loud", *words).returncode == 2
+    there = "azure" if "AzureExecutionProvider" in get_available_providers() else "cpu"
+    assert groundglass(*words, "--device", there).stdout == quiet.stdout
     absent = groundglass(*words, "--device", "tpu")
     assert (absent.returncode, absent.stderr.count("\n")) == (2, 1)
     assert "error: tpu: this ONNX Runtime has no such provider" in absent.stderr

@@ -314,8 +314,13 @@ def test_real_files(dicom_samples: Path) -> None:
     for path in (dicom_samples / "compressed").glob("*.dcm"):
         expected = np.maximum(pydicom.dcmread(path).pixel_array * 1.0 - 1024, -1024)
         equal(read_slice(path).hounsfield, expected)
-    shapes = {item.pixels.shape for item in read_slices(dicom_samples / "mixed") if item.origin.orientation}
-    assert {(512, 512), (616, 616)} <= shapes
+    mixed = {Path(item.origin.file).stem: item for item in read_slices(dicom_samples / "mixed")}
+    assert len(mixed) == 6
+    assert mixed["coronal-toshiba-616"].pixels.shape == (616, 616)
+    for item in mixed.values():
+        assert -1024 <= item.hounsfield.min() < 100 < item.hounsfield.max() < 8000
+        assert item.origin.orientation
+        assert item.origin.position
     heights = [item.origin.position[2] for item in read_slices(dicom_samples / "lung-series")]
     assert len(heights) == 25
     assert heights == sorted(heights)

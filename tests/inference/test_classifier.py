@@ -334,9 +334,8 @@ def test_the_process_stays_the_callers(
 def test_a_provider_has_names_and_may_be_missing(
     classifier: Classifier, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others = {"AzureExecutionProvider"} & set(
-        onnxruntime.get_available_providers()
-    )  # beside CPU in its wheels
+    # Beside CPU in its wheels.
+    others = {"AzureExecutionProvider"} & set(onnxruntime.get_available_providers())
     for names in ("CPU", ["CPUExecutionProvider"], ("azure", "cpu") if others else ("cpu",), *others):
         found = groundglass.load(tiny_bundle, providers=names).predict(PIXELS)
         assert found == classifier.predict(PIXELS)
