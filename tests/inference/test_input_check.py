@@ -148,6 +148,8 @@ def test_doubtful_slices_are_flagged_and_plain_ones_are_not() -> None:
     assert flags(chest) == ()
     assert flags(chest, orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)) == ()
     assert flags(chest, orientation=(-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)) == ("upside-down",)
+    assert flags(chest, spacing=(0.8, 0.7)) == ()
+    assert flags(chest, spacing=(2.8, 0.7)) == flags(chest, spacing=(0.7, 2.8)) == ("oblong-pixels",)
     assert flags(cv2.resize(chest, (120, 120), interpolation=cv2.INTER_AREA)) == ("low-resolution",)
     assert "soft-tissue-window" in flags(np.clip((chest.astype(int) - 140) * 3, 0, 255).astype(np.uint8))
     half = chest.copy()

@@ -37,16 +37,16 @@ FLAGS: Mapping[str, str] = {
     "soft-tissue-window": "most of the lung is black: the picture's window hides what the model looks for",
     "much-opacity": "the model leans to NonCOVID, though it sees lesions in more than a fifth of the lungs",
     "low-resolution": "the lungs take so few pixels that they were enlarged",
+    "oblong-pixels": "the file's pixels are no squares: the model sees the slice stretched",
     "upside-down": "by the file's geometry the patient's back is up",
 }
 """What may be doubtful about a slice that is classified all the same, and what each flag means."""
 
-DOUBTFUL = frozenset({"one-lung-found", "little-lung", "lung-cut-off", "soft-tissue-window"})
+DOUBTFUL = frozenset({"one-lung-found", "little-lung", "lung-cut-off", "soft-tissue-window", "oblong-pixels"})
 """Flags of slices on which the network could not see what it should: their label is uncertain whatever it says."""
 
 _PREFIX = "input_check."
-# The two distances stand beside a few thousand features that are small each.
-_DISTANCE_WEIGHT = 3.0
+_DISTANCE_WEIGHT = 3.0  # of the two distances, beside a few thousand features that are small each
 
 # Appearance: sides of the small copies, cells of the edge histograms and their directions. Grey values and gradients
 # below the least ones are grain of the camera or scanner and shall not be blown up.
@@ -65,22 +65,20 @@ APPEARANCE_VERSION = 3
 # picture's rows and the body's left-right axis.
 _AXIAL, _UPRIGHT = 0.86, 0.7
 _SMALLEST_SIDE = 32
-# Standard deviation of grey below which there is nothing to see.
-_BLANK = 4.0
+_BLANK = 4.0  # standard deviation of grey below which there is nothing to see
 # Most grey values of a label map; of 7,000 slices of fourteen sources none has fewer than 92.
 _FEW_VALUES = 64
 # So many grey values make up so much of a label map that JPEG has blurred; of these slices none has fewer than 12.
 _NEARLY_ALL, _FEW_AREAS = 0.95, 6
 # The grid on which the lungs' greys are sampled, what is black, and which share of the lungs is most of them.
 _GRID, _BLACK, _MOSTLY = 40, 4, 0.6
-# The share of the width that one lung stays within.
-_HALF = 0.56
+_HALF = 0.56  # the share of the width that one lung stays within
 # How near the picture's edge is, and along which share of the lungs' box they lie there when they are cut off.
 _EDGE, _CUT_OFF = 0.015, 0.5
 # The share of the picture below which there is little lung, and how much the lungs' box may be enlarged.
 _LITTLE, _ENLARGED = 0.04, 0.75
-# The largest vertical cosine of the picture's columns when the patient lies on the back, and the top is the back.
-_OPPOSITE = -0.5
+_OPPOSITE = -0.5  # the largest vertical cosine of the picture's columns when its top is the patient's back
+_OBLONG = 1.25  # how many times longer than broad a pixel may be, or broader than long
 
 
 @dataclass(frozen=True)
@@ -193,7 +191,7 @@ def _nothing_to_see(pixels: Grey) -> str | None:
 
 def doubts(ct_slice: CTSlice, cropped: CroppedSlice) -> tuple[str, ...]:
     """The :data:`FLAGS` that the file's header and the picture of a slice with lungs give rise to."""
-    orientation, lungs = ct_slice.origin.orientation, cropped.lungs
+    orientation, lungs, spacing = ct_slice.origin.orientation, cropped.lungs, ct_slice.origin.spacing
     columns, rows = np.flatnonzero(lungs.any(axis=0)), np.flatnonzero(lungs.any(axis=1))
     across, down = int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
     width = lungs.shape[1]
@@ -203,6 +201,7 @@ def doubts(ct_slice: CTSlice, cropped: CroppedSlice) -> tuple[str, ...]:
         *(part.any(axis=0).sum() / across for part in (lungs[:along_edge], lungs[-along_edge:])),
     )
     found = {
+        "oblong-pixels": spacing is not None and max(spacing) > _OBLONG * min(spacing),
         "upside-down": orientation is not None and orientation[4] <= _OPPOSITE,
         "one-lung-found": columns[-1] < _HALF * width or columns[0] > (1 - _HALF) * width,
         "little-lung": float(lungs.mean()) < _LITTLE,

@@ -14,6 +14,7 @@ const FLAGS = {
   "soft-tissue-window": "Most of the lung is black: the picture's window hides lung tissue.",
   "much-opacity": "The model leans to NonCOVID, though it sees lesions in more than a fifth of the lungs.",
   "low-resolution": "The lungs cover so few pixels that they were enlarged.",
+  "oblong-pixels": "According to the file, the pixels are no squares: the model sees the slice stretched.",
   "upside-down": "According to the file, the back of the patient points up in this picture.",
 };
 
