@@ -186,7 +186,8 @@ def test_int8_is_chosen_on_validation_and_a_better_one_is_kept(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch, gain: float, kept: str
 ) -> None:
     """The test part's AUC is never asked for."""
-    aucs = iter((0.7, 0.7 + gain) * 2)
+    aucs = iter((0.7, 0.7 + gain, 0.7))
+    monkeypatch.setattr(exporting, "_FEWEST_SEEN", 12)
     monkeypatch.setattr(exporting, "quantise", named_int8)
     monkeypatch.setattr(exporting, "_auc", lambda *_: next(aucs))
     told, opened = write(), Bundle.open(tmp_path / "bundle")
@@ -198,6 +199,11 @@ def test_int8_is_chosen_on_validation_and_a_better_one_is_kept(
     assert opened.reference is None
     if kept == "fp32":
         (tmp_path / "bundle").rename(tmp_path / "kept")
+        monkeypatch.setattr(exporting, "_FEWEST_SEEN", 13)
+        assert any(line.startswith("12 validation slices are too few to see") for line in write())
+        assert Bundle.open(tmp_path / "bundle").info.validation_auc == {"fp32": 0.7}
+        (tmp_path / "bundle").rename(tmp_path / "few")
+        aucs = iter((0.7, 0.6))
         with pytest.raises(RunError, match=r"INT8 loses 0\.1000 .* \(limit 0\.005\); export fp32"):
             write(precision="int8")
         assert not (tmp_path / "bundle").exists()

@@ -246,7 +246,7 @@ def export(
     lesion_free: LesionFree = None,
     precision: Annotated[
         Literal["auto", "fp32", "int8"],
-        typer.Option("--precision", help="auto: INT8 unless it loses validation AUC."),
+        typer.Option("--precision", help="auto: INT8 where validation shows no loss."),
     ] = "auto",
     name: Annotated[str | None, typer.Option("--name", help="Of the model, for its card.")] = None,
     cache: Cache = None,

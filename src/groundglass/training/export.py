@@ -53,7 +53,8 @@ from groundglass.training.run import Run
 from groundglass.training.samples import CroppedSet, cache_folder, load_cropped
 from groundglass.training.trainer import check_writable, now, versions
 
-_LARGEST_LOSS = 0.005  # of the validation AUC against fp32, with which INT8 is chosen
+# Of the validation AUC against fp32, with which INT8 is chosen; among fewer validation slices no such loss is seen.
+_LARGEST_LOSS, _FEWEST_SEEN = 0.005, 100
 _COVERAGE = 0.9
 _COMPARED = 32
 _BATCH = 32
@@ -210,7 +211,10 @@ def _choose(
             f"{run.path}: the exported network differs from PyTorch's by {difference:.2g} (limit {CLOSE})"
         )
     auc: dict[Precision, float] = {"fp32": slices.auc(engine)}
-    if job.precision == "fp32":
+    few = job.precision is None and len(images) < _FEWEST_SEEN
+    if few:
+        tell(f"{len(images)} validation slices are too few to see what INT8 loses; fp32 is written")
+    if few or job.precision == "fp32":
         return fp32, "fp32", auc
     tell("quantising to INT8")
     int8 = quantise(fp32, slices.images("train", CALIBRATING), images)
