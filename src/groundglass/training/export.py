@@ -134,7 +134,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     train, val = slices.parts["train"], slices.parts["val"]
     lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free, job.map_label).records
     tell("gathering pictures that the input check is to accept and to refuse")
-    # On a core of its own: the way to ONNX is mostly Python, this OpenCV and ONNX Runtime, which do not hold it up.
+    # Beside the way to ONNX, which is mostly Python: OpenCV and ONNX Runtime work on another core meanwhile.
     with ThreadPoolExecutor(1) as pool:
         gathering = pool.submit(gather_examples, run.preprocessing, job.segmenter, train.records, lesion_free)
         tell("exporting to ONNX")

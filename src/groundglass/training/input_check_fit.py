@@ -28,8 +28,8 @@ from groundglass.inference.reference import CLIP, Features
 
 _Weights = NDArray[np.float64]
 
-# Pictures are synthesised in full number for _ENOUGH slices or more; of fewer, by the square of their share, so that
-# an export of few slices does not take longer than their training.
+# Pictures are synthesised in full number for _ENOUGH slices or more; of fewer, by the square of their share: an
+# export of few slices would take minutes otherwise, after a training of seconds.
 _PHANTOMS, _FEWEST_PHANTOMS = 450, 12
 _ENOUGH, _MOST_OWN, _MOST_LESION_FREE = 400, 600, 600
 # How much one slice of each source counts: the data set's own decide, variations and others support.
