@@ -133,7 +133,7 @@ def open_source(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> I
     """
     split = split_member(path)
     if split is None:
-        yield open_file(Path(path), limits)
+        yield open_file(Path(path))
         return
     from groundglass.imaging.archive import open_archive  # noqa: PLC0415 - for archives alone
 
