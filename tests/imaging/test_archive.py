@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import stat
 import zipfile
@@ -110,16 +109,11 @@ def test_a_colon_is_no_reason_not_to_read_an_image(tmp_path: Path) -> None:
     assert list(reasons) == ["12:30:06"]
 
 
-def test_an_archive_in_memory_and_from_a_pipe_and_one_within_it(tmp_path: Path) -> None:
+def test_an_archive_in_memory_and_one_within_it(tmp_path: Path) -> None:
     inner = make_zip(tmp_path / "b.zip", {}).read_bytes()
     content = make_zip(tmp_path / "a.zip", {"x.png": PNG, "really.png": inner}).read_bytes()
-    reader, writer = os.pipe()
-    os.write(writer, content)
-    os.close(writer)
-    found = read(Path(f"/dev/fd/{reader}"))
-    os.close(reader)
-    assert found == (["x.png"], {"really.png": "an archive within an archive; unpack it first"})
-    assert read(MemorySource("a", content)) == found
+    expected = (["x.png"], {"really.png": "an archive within an archive; unpack it first"})
+    assert read(MemorySource("a", content)) == expected
     with pytest.raises(ImageError, match="bytes are more than the limit"):
         list(read_slices(MemorySource("a", content), Limits(file_bytes=100)))
 

@@ -34,14 +34,12 @@ def read(path: Path, picture: Image.Image | NDArray[Any], **options: Any) -> CTS
     return read_slice(path)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "PA"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_modes_of_equal_content_give_equal_pixels(tmp_path: Path, mode: str, suffix: str) -> None:
-    suffix = ".tif" if mode == "PA" else suffix  # PNG has no such mode
-    image = Image.fromarray(GREY)
-    image = image.convert("RGB").quantize(256).convert("PA") if mode == "PA" else image.convert(mode)
+    image = Image.fromarray(GREY).convert(mode)
     slice_ = read(tmp_path / f"slice{suffix}", image)
-    equal(slice_.pixels, np.array(image.convert("L")) if mode in {"1", "PA"} else GREY)
+    equal(slice_.pixels, np.array(image.convert("L")) if mode == "1" else GREY)
     assert slice_.hounsfield is None
     assert slice_.origin.file_format == ("PNG" if suffix == ".png" else "TIFF")
     assert slice_.origin.file == str(tmp_path / f"slice{suffix}")
@@ -140,28 +138,10 @@ def test_pictures_are_turned_upright(tmp_path: Path, orientation: int, suffix: s
     equal(pixels, np.asarray(ImageOps.exif_transpose(image)) // white)
 
 
-@pytest.mark.parametrize(("axes", "shape"), [("ZYX", (8,)), ("TZYX", (2, 4)), ("TZCYX", (2, 2, 2))])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_planes_of_an_imagej_stack(tmp_path: Path, axes: str, shape: tuple[int, ...], dtype: Any) -> None:
-    """ImageJ writes large stacks behind one page, and so does tifffile."""
-    path, planes = tmp_path / "stack.tif", np.stack([np.roll(GREY, shift, axis=1) for shift in range(8)])
-    stack = (planes.astype(dtype) * (np.iinfo(dtype).max // 255)).reshape(*shape, *GREY.shape)
-    tifffile.imwrite(path, stack, imagej=True, metadata={"axes": axes})
-    slices = list(read_slices(path))
-    assert [item.origin.frame for item in slices] == list(range(8))
-    equal([item.pixels for item in slices], planes)
-    path.write_bytes(path.read_bytes().replace(b"images=8", b"images=9"))
-    with pytest.raises(ImageError, match=r"stack\.tif: .*says that it holds 9 images, but there are fewer"):
-        list(read_slices(path))
-    with pytest.raises(ImageError, match="9 pages"):
-        list(read_slices(path, Limits(frames=5)))
-
-
-def test_imagej_keeps_the_sign_of_sixteen_bits_in_a_calibration(tmp_path: Path) -> None:
-    about = {"axes": "ZYX", "cf": 0, "c0": -3000.0, "c1": 0.5, "vunit": "HU"}
-    stored = (CHEST.astype(int) * 2 + 6000).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "a.tif", np.stack([stored] * 2), imagej=True, metadata=about)
-    equal([item.hounsfield for item in read_slices(tmp_path / "a.tif")], [CHEST, CHEST])
+def test_an_imagej_stack_without_pages_of_its_own_is_an_error(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", GREY, description="ImageJ=1.54f\nimages=8\nslices=8\n")
+    with pytest.raises(ImageError, match=r"stack\.tif: ImageJ's stack of 8 images in one page; save each"):
+        list(read_slices(tmp_path / "stack.tif"))
 
 
 PAGES = [np.roll(GREY, shift, axis=1) for shift in (0, 3, 9)]
@@ -186,7 +166,7 @@ def test_every_page_of_a_tiff_but_smaller_copies_and_masks_is_a_slice(tmp_path: 
     equal([item.pixels for item in slices], PAGES)
     with pytest.raises(ImageError, match="several slices"):
         read_slice(path)
-    with pytest.raises(ImageError, match="3 pages"):
+    with pytest.raises(ImageError, match="more pages than the limit of 2"):
         list(read_slices(path, Limits(frames=2)))
     tifffile.imwrite(tmp_path / "a.ome.tif", np.stack(PAGES), ome=True)
     assert len(list(read_slices(tmp_path / "a.ome.tif"))) == 3
@@ -196,6 +176,7 @@ def test_every_page_of_a_tiff_but_smaller_copies_and_masks_is_a_slice(tmp_path: 
     ("data", "options", "reason"),
     [
         (GREY.astype(np.complex64), {}, "complex"),
+        (np.dstack([GREY] * 4), {"photometric": "separated"}, "not supported"),
         (np.dstack([GREY / 255] * 3), {"photometric": "rgb"}, "not supported"),
         (np.dstack([GREY] * 3), {"photometric": "cielab"}, "not supported"),
         (np.dstack([GREY] * 9), {"planarconfig": "contig"}, "9 channels are not supported"),
@@ -224,14 +205,6 @@ def test_a_tiff_without_its_pixels(tmp_path: Path, tag: str, value: object, reas
         read_slice(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("tint", [(0.6, 0.8, 1.0), (1.0, 0.85, 0.6), (0.2, 1.0, 0.3)])
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_a_tinted_slice_is_read(tmp_path: Path, tint: tuple[float, ...], suffix: str) -> None:
-    image = Image.fromarray(np.rint(GREY[..., None] * np.array(tint)).astype(np.uint8))
-    difference = np.abs(read(tmp_path / f"slice{suffix}", image, quality=95).pixels.astype(int) - GREY)
-    assert difference.max() <= 2 if suffix == ".png" else difference.mean() < 8
-
-
 def test_coloured_marks_are_fine(tmp_path: Path) -> None:
     image = Image.fromarray(GREY).convert("RGB")
     ImageDraw.Draw(image).rectangle((10, 10, 18, 14), fill="red")
@@ -246,13 +219,13 @@ def photograph() -> Image.Image:
     return Image.fromarray(np.clip(np.dstack(channels) + noise[..., None], 0, 255).astype(np.uint8))
 
 
-@pytest.mark.parametrize("kind", [".png", ".jpg", ".bmp", ".tif", "jet", "hsv", "hot"])
-def test_a_photograph_and_a_slice_in_many_colours_are_refused(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", [".png", ".jpg", ".bmp", ".tif", "jet", "hsv", "hot", "Blues"])
+def test_a_photograph_and_a_slice_in_colours_are_refused(tmp_path: Path, kind: str) -> None:
     image, suffix = photograph(), kind
     if "." not in kind:
         noisy = GREY + np.random.default_rng(0).integers(0, 9, GREY.shape, np.uint8)
         image, suffix = Image.fromarray((colormaps[kind](noisy)[..., :3] * 255).astype(np.uint8)), ".png"
-    with pytest.raises(NotASliceError, match=rf"holiday{suffix}: a colour photograph"):
+    with pytest.raises(NotASliceError, match=rf"holiday{suffix}: a colour photograph or tinted scan"):
         read(tmp_path / f"holiday{suffix}", image)
 
 

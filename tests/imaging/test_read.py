@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
-import lzma
 import os
 import re
 import shutil
@@ -171,15 +169,10 @@ def test_a_folder_is_read_as_it_is_listed(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(opened) == 40
 
 
-HEADS = {
-    "a.heic": b"\0\0\0\x18ftypheic", "b.avif": b"\0\0\0\x20ftypavif", "c.webp": b"RIFF\x10\0\0\0WEBPVP8L",
-    "d.gif": b"GIF89a", "e.jp2": b"\0\0\0\x0cjP  \r\n\x87\n", "f.j2k": b"\xff\x4f\xff\x51\0\x29", "g.jxl": b"\xff\x0a\xfa",
-    "h.exr": b"v/1\x01\2\0", "i.psd": b"8BPS\0\1", "j.npy": b"\x93NUMPY\1\0", "k.mnc": b"\x89HDF\r\n\x1a\n",
-    "l.fits": b"SIMPLE  =                    T", "m.hdr": b"\x5c\1\0\0" + bytes(344), "n.tar": bytes(257) + b"ustar\x0000",
-    "o.7z": b"7z\xbc\xaf\x27\x1c\0\4", "p.rar": b"Rar!\x1a\x07\1\0", "q.dcm.gz": gzip.compress(b"x"), "r.ima.bz2": bz2.compress(b"x"),
-    "s.dcm.xz": lzma.compress(b"x"), "t.nii.zst": b"\x28\xb5\x2f\xfd\0", "u.cab": b"MSCF\0\0\0\0",
-}  # fmt: skip
-NAMES = ("lone.img", "x.nii.gz", "a.pgm", "b.mgz", "c.IMA", "d.par", "e.iso", "f.dcm.Z", "g.npz", "h.Gif")
+CLAIMING = """
+    a.heic b.avif c.webp d.gif e.jp2 f.jxl g.exr h.psd i.npy j.mnc k.fits l.hdr m.tar n.7z o.rar p.dcm.gz q.ima.bz2 r.dcm.xz
+    s.nii.zst t.img u.nii.gz v.pgm w.IMA x.dcm.Z y.Gif z.png
+"""
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -187,19 +180,17 @@ def test_other_image_formats_and_archives_get_a_row(tmp_path: Path, zipped: bool
     folder = tmp_path / "folder"
     save(folder, "0.png")
     save(folder, "empty.webp", content=b"")
-    wanted = {**HEADS, **{f"bare-{name[0]}": head for name, head in HEADS.items()}}
-    silent = {"labels.csv.gz": gzip.compress(b"a,b"), "notes.txt": b"GI", "x.json.xz": lzma.compress(b"{}")}
-    beside = dict.fromkeys(("m.img", "scan.raw"), b"")  # the first beside its header
-    for name, head in {**wanted, **dict.fromkeys(NAMES, b"of some kind"), **silent, **beside}.items():
-        save(folder, name, content=head + bytes(40))
+    for name in (*CLAIMING.split(), "labels.csv.gz", "notes.txt", "x.json.xz", "scan.raw"):
+        save(
+            folder, name, content=gzip.compress(b"x") if name.endswith("gz") else b"of some kind" + bytes(40)
+        )
     files, reasons = read(Path(shutil.make_archive(str(folder), "zip", folder)) if zipped else folder)
     assert len(files) == 1
-    assert set(reasons) == {*wanted, *NAMES, "empty.webp"}
-    for name in wanted:
-        assert re.search("is not read; (convert it to PNG|unpack it first)", reasons[name]), name
-    assert reasons["c.webp"].startswith("a WebP picture")
-    assert reasons["bare-q"] == reasons["r.ima.bz2"] == "a compressed file is not read; unpack it first"
-    assert reasons["empty.webp"] == "the file is empty"
+    assert reasons.pop("empty.webp") == "the file is empty"
+    assert set(reasons) == set(CLAIMING.split())
+    assert all(
+        re.search("not an image that can be read .*; convert or unpack it", each) for each in reasons.values()
+    )
 
 
 def test_links_are_followed_once_or_named(tmp_path: Path) -> None:
@@ -216,17 +207,8 @@ def test_links_are_followed_once_or_named(tmp_path: Path) -> None:
     assert files == ["5.png", "a/1.png", "hidden/2.png", "one/4.png", "one/x/3.png"]
     assert reasons.pop("up").startswith("a link to a folder that holds what is read already")
     nothing = dict.fromkeys(("gone.txt", "circle"), "a link to nothing")
-    assert reasons == {**nothing, "pipe.png": "neither a file nor a folder"}
-
-
-def test_a_pipe_that_nobody_writes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    monkeypatch.setattr("groundglass.imaging.source._WAIT", 0.05)
-    with pytest.raises(ImageError, match="pipe: a pipe that nobody writes to"):
-        read_slice(tmp_path / "pipe")
-    monkeypatch.setattr("sys.stdin", None)
-    with pytest.raises(ImageError, match="-: standard input holds no file"):
-        read_slice("-")
+    assert "save what comes out of a pipe as a file" in reasons.pop("pipe.png")
+    assert reasons == nothing
 
 
 def bytes_read() -> int:

@@ -124,14 +124,10 @@ def _printed(as_json: bool, as_csv: bool, as_parquet: bool) -> Format | None:
 def _check_engine(
     paths: list[str], engine: Engine, threads: int, workers: int | None, address: str | None, masks: bool
 ) -> None:
-    from groundglass.imaging.source import is_stream
-
     ray = engine is Engine.RAY
-    streams = "pipes and standard input do not go with --engine ray, whose workers cannot read them"
     faults = {
         "--workers and --address go with --engine ray": not ray and (workers or address) is not None,
         "--masks does not go with --engine ray, which brings no pictures": ray and masks,
-        streams: ray and any(map(is_stream, paths)),
         "--threads does not go with --engine ray, whose --workers have one thread each": ray and threads,
     }
     for words, wrong in faults.items():

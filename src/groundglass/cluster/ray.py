@@ -32,7 +32,7 @@ LARGEST = 64  # files of a unit: a third of a second's work, so that the last wo
 MOST_LOST = 16  # units that may take their workers down before these are taken to die of something else
 TIMEOUT = 20.0  # seconds after which a cluster that does not answer is given up
 # Each of these may hold a whole series, and is a unit by itself.
-_OF_MANY_SLICES = (".zip", ".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".nhdr")
+_OF_MANY_SLICES = (".zip", ".nii", ".nii.gz", ".mhd", ".mha", ".nrrd")
 # Of a unit whose worker died: workers die of many things, but hardly three times at the same files.
 _RETRIES = 2
 _AHEAD = 4  # units for each worker that are under way or waiting

@@ -235,7 +235,9 @@ def _settings(runs: Mapping[str, RunResult], reference: Row | None = None) -> st
     recipes = {title: dict(flat(run.recipe)) for title, run in runs.items()}
     own = recipes[reference.title] if reference else next(iter(recipes.values()))
     size, epochs = own["preprocessing.size"], counted(own["training.epochs"], "epoch")
-    seen = {True: " around the lungs", False: " of the whole slice"}.get(own.get("preprocessing.crop"), "")
+    seen = {"True": " around the lungs", "False": " of the whole slice"}.get(
+        str(own.get("preprocessing.crop")), ""
+    )
     sentences = [
         f"{size} × {size} pixels{seen}, normalisation {own['preprocessing.normalisation']}, {epochs} in batches of "
         f"{own['training.batch_size']}, learning rate {own.get('optimiser.lr')}, "

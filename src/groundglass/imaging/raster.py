@@ -31,11 +31,9 @@ fourteen colour photographs that come with scikit-image, scikit-learn and matplo
 reaches 0.38 (``tests/imaging/test_raster.py`` measures both).
 """
 
-_BESIDE = 8.0  # of 255, by which the chroma of a tinted picture's pixels may differ from one hue
 _FORMATS = ("PNG", "JPEG", "BMP")
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
-_GREY, _RGB, _PALETTE, _CMYK, _YCBCR = frozenset({0, 1}), 2, 3, 5, 6  # TIFF's photometric interpretations
-_JPEG = frozenset({6, 7})  # TIFF's compressions whose colours tifffile converts
+_GREY, _RGB, _PALETTE = frozenset({0, 1}), 2, 3  # TIFF's photometric interpretations
 _CHANNELS = 8
 _QUIET = logging.NullHandler()  # tifffile logs what it notices; without any handler Python would print that
 
@@ -82,38 +80,29 @@ def read_picture(image: Image.Image, name: str, file_format: str, scale: Scale |
     return _deep(np.asarray(image), origin, scale) if deep else CTSlice(_grey(image, name), origin)
 
 
-def _deep(
-    values: NDArray[Any], origin: Origin, scale: Scale | None, slope: float = 1.0, intercept: float = 0.0
-) -> CTSlice:
-    found = scale and replace(scale, slope=slope, intercept=intercept)
-    found = found or find_scale(values, origin.file, slope, intercept)
-    pixels, hounsfield = found.apply(values)
+def _deep(values: NDArray[Any], origin: Origin, scale: Scale | None) -> CTSlice:
+    pixels, hounsfield = (scale or find_scale(values, origin.file)).apply(values)
     return CTSlice(pixels, origin, hounsfield)
 
 
 def _tiff(content: bytes, name: str, limits: Limits, scale: Scale | None) -> Iterator[CTSlice]:
-    """Every page that is neither a smaller copy of another one nor a mask, and every plane of ImageJ's stacks."""
+    """Every page that is neither a smaller copy of another one nor a mask."""
     from tifffile import TiffFile  # noqa: PLC0415 - slow to import
 
     logging.getLogger("tifffile").addHandler(_QUIET)
     with TiffFile(io.BytesIO(content)) as file:
         pages: list[Any] = list(islice(file.pages, limits.frames + 1))
-        about = (file.imagej_metadata or {}) if file.is_imagej else {}
-        planes = int(about.get("images", 1))
-        count = max(len(pages), planes)
-        if count > limits.frames:
-            raise ImageError(name, f"{count:,} pages are more than the limit of {limits.frames:,}")
+        if len(pages) > limits.frames:
+            raise ImageError(name, f"more pages than the limit of {limits.frames:,}")
+        planes = int((file.imagej_metadata or {}).get("images", 1)) if file.is_imagej else 1
+        if planes > len(pages):
+            raise ImageError(
+                name, f"ImageJ's stack of {planes:,} images in one page; save each as a page or file"
+            )
         pages = [page for page in pages if not (page.is_reduced or page.is_mask)] or pages
-        count = max(len(pages), planes)
-        # ImageJ's calibration, where it is a straight line; this is how it keeps the sign of 16 bits.
-        line = (float(about["c1"]), float(about["c0"])) if about.get("cf") == 0 else (1.0, 0.0)
-        for index in range(count):
-            stacked = planes > len(pages)
-            page = pages[0 if stacked else index]
-            _check_page(page, name, limits)
-            values = _plane(content, page, planes, index) if stacked else page.asarray(maxworkers=1)
-            origin = Origin(name, "TIFF", frame=index if count > 1 else None)
-            yield _tiff_slice(page, values, origin, line, scale)
+        for index, page in enumerate(pages):
+            origin = Origin(name, "TIFF", frame=index if len(pages) > 1 else None)
+            yield _page(page, origin, limits, scale)
 
 
 def _check_page(page: Any, name: str, limits: Limits) -> None:
@@ -128,57 +117,35 @@ def _check_page(page: Any, name: str, limits: Limits) -> None:
         raise ImageError(name, f"tiles of {page.chunks} pixels are more than the limit of {limits.pixels:,}")
 
 
-def _plane(content: bytes, page: Any, planes: int, index: int) -> NDArray[Any]:
-    """A plane of ImageJ's stack, whose planes follow the only page's pixels and have no pages of their own."""
-    if page.compression != 1 or page.dataoffsets[0] + planes * page.nbytes > len(content):
-        raise ValueError(f"ImageJ says that it holds {planes:,} images, but there are fewer")
-    dtype = page.dtype.newbyteorder(page.parent.byteorder)
-    begin = page.dataoffsets[0] + index * page.nbytes
-    return np.frombuffer(content, dtype, prod(page.shape), begin).reshape(page.shape).astype(page.dtype)
-
-
-def _tiff_slice(
-    page: Any, values: NDArray[Any], origin: Origin, line: tuple[float, float], scale: Scale | None
-) -> CTSlice:
-    bits, photometric, name = page.bitspersample, int(page.photometric), origin.file
+def _page(page: Any, origin: Origin, limits: Limits, scale: Scale | None) -> CTSlice:
+    photometric, name = int(page.photometric), origin.file
+    _check_page(page, name, limits)
+    values = page.asarray(maxworkers=1)
     if page.samplesperpixel > 1 and page.planarconfig == 2:
         values = np.moveaxis(values, 0, -1)
-    if photometric == _PALETTE:
-        shift = 8 if page.colormap.max() > 255 else 0
-        index, *opacity = np.moveaxis(values, -1, 0) if values.ndim == 3 else [values]
-        values = np.dstack([*(page.colormap >> shift).astype(np.uint8)[:, index], *opacity])
     values = _upright(values, page.tags.valueof(274, 1))
+    opaque = 2 not in page.extrasamples[:1]  # opacity that is not multiplied into the colours
     if photometric in _GREY:
         grey = values if values.ndim == 2 else values[..., 0]
+        full = 2**page.bitspersample - 1
         if photometric == 0 and grey.dtype.kind == "f":
             raise ImageError(name, "floating-point pixels of which zero is white are not supported")
-        full = 2**bits - 1
         if photometric == 0:
             grey = ~grey if grey.dtype.kind in "bi" else (full - grey).astype(grey.dtype)
         if grey.dtype not in {np.dtype(np.uint8), np.dtype(np.bool_)}:
             mode = {"f": "F", "i": "I"}.get(grey.dtype.kind, "I;16" if grey.itemsize == 2 else "I")
-            return _deep(grey, replace(origin, mode=mode), scale, *line)
+            return _deep(grey, replace(origin, mode=mode), scale)
         grey = np.asarray(grey * (255 // full), np.uint8)
-        values = np.dstack([grey, values[..., 1]]) if 2 in page.extrasamples else grey
+        values = grey if opaque else np.dstack([grey, values[..., 1]])
+    elif photometric == _PALETTE and values.ndim == 2:
+        values = (page.colormap >> (8 if page.colormap.max() > 255 else 0)).astype(np.uint8).T[values]
+    elif photometric == _RGB and values.dtype in {np.dtype(np.uint8), np.dtype(np.uint16)}:
+        values = (values >> 8 * (values.itemsize - 1)).astype(np.uint8)[..., : 3 if opaque else 4]
     else:
-        values = _rgb(page, values, name)
-    image = Image.fromarray(np.ascontiguousarray(values))
-    mode = "P" if photometric == _PALETTE else "1" if bits == 1 else image.mode
-    return CTSlice(_grey(image, name), replace(origin, mode=mode))
-
-
-def _rgb(page: Any, values: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Colours and, where it is not multiplied into them, opacity."""
-    photometric = int(page.photometric)
-    if values.dtype == np.uint16:
-        values = (values >> 8).astype(np.uint8)
-    known = photometric in {_RGB, _PALETTE, _CMYK} or (photometric == _YCBCR and page.compression in _JPEG)
-    if values.dtype != np.uint8 or not known:
         raise ImageError(name, "TIFF of these colours is not supported; save it as grey or as RGB of 8 bits")
-    if photometric == _CMYK:
-        inks = 255 - values[..., :4].astype(np.uint16)
-        values = inks[..., :3] * inks[..., 3:] // 255
-    return values[..., : 4 if 2 in page.extrasamples[:1] else 3].astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(values))
+    mode = {_PALETTE: "P"}.get(photometric, "1" if page.bitspersample == 1 else image.mode)
+    return CTSlice(_grey(image, name), replace(origin, mode=mode))
 
 
 def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -203,27 +170,10 @@ def _grey(image: Image.Image, name: str) -> Grey:
     channels = np.asarray(image)[..., :3]
     share, grey = _colours(channels)
     if share > COLOURED_SHARE:
-        untinted = _untinted(channels)
-        if untinted is None:
-            reason = f"a colour photograph, not a CT slice: {share:.0%} of its pixels are coloured"
-            raise NotASliceError(name, reason)
-        return untinted
+        reason = f"{share:.0%} of its pixels are coloured; save a scan in one tint as grey"
+        raise NotASliceError(name, f"a colour photograph or tinted scan: {reason}")
     # A CT slice in colours hardly ever has any, and then each of its channels is its grey.
     return channels[..., 0].copy() if grey else np.array(image.convert("L"))
-
-
-def _untinted(rgb: NDArray[np.uint8]) -> Grey | None:
-    """The grey picture that one tint was laid over, which dimmed its white; None of one in several colours."""
-    brightness, *chroma = (
-        channel.astype(np.float32) for channel in cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb))
-    )
-    red, blue = (channel - 128 for channel in chroma)
-    tint = np.array([red.mean(), blue.mean()])
-    across, along = tint / max(float(np.linalg.norm(tint)), 1e-6)
-    beside = (np.abs(red * along - blue * across) > _BESIDE) | (red * across + blue * along < -_BESIDE)
-    if beside.mean() > COLOURED_SHARE / 10:
-        return None
-    return np.asarray(np.clip(np.rint(brightness * (rgb.max() / brightness.max())), 0, 255), np.uint8)
 
 
 def coloured_share(rgb: NDArray[np.uint8]) -> float:

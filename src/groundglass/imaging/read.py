@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cached_property
 from itertools import islice
 from os import PathLike
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundglass.errors import ImageError
@@ -37,38 +37,15 @@ Skip = Callable[[str], bool]
 Image = tuple[Source, FileFormat]
 
 _KNOWN = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage, NRRD or zip"
-_CONVERT, _UNPACK = "is not read; convert it to PNG, NIfTI or DICOM", "is not read; unpack it first"
+# In a folder, a file that is no image is an error only where its name says that it should be one.
 # fmt: off
-# What is known and not read, by bytes at an offset.
-_NOT_READ: tuple[tuple[str, tuple[tuple[int, bytes], ...]], ...] = (
-    (f"a HEIC or AVIF picture {_CONVERT}",
-     tuple((4, b"ftyp" + brand) for brand in (b"hei", b"hev", b"mif1", b"msf1", b"avi"))),
-    (f"a WebP picture {_CONVERT}", ((8, b"WEBP"),)),
-    (f"a GIF picture {_CONVERT}", ((0, b"GIF8"),)),
-    (f"a JPEG 2000 picture {_CONVERT}", ((4, b"jP  \r\n"), (0, b"\xff\x4f\xff\x51"))),
-    (f"a JPEG XL picture {_CONVERT}", ((4, b"JXL \r\n"), (0, b"\xff\x0a"))),
-    (f"an OpenEXR picture {_CONVERT}", ((0, b"v/1\x01"),)),
-    (f"a Photoshop or GIMP picture {_CONVERT}", ((0, b"8BPS"), (0, b"gimp xcf"))),
-    (f"a NumPy array {_CONVERT}", ((0, b"\x93NUMPY"),)),
-    (f"an HDF5, NetCDF or MINC file {_CONVERT}", ((0, b"\x89HDF\r\n"), (0, b"CDF\x01"), (0, b"CDF\x02"))),
-    (f"a FITS file {_CONVERT}", ((0, b"SIMPLE  ="),)),
-    (f"an Analyze volume {_CONVERT}", ((0, b"\x5c\x01\0\0"), (0, b"\0\0\x01\x5c"))),
-    (f"a tar archive {_UNPACK}", ((257, b"ustar"),)),
-    (f"a 7-Zip archive {_UNPACK}", ((0, b"7z\xbc\xaf\x27\x1c"),)),
-    (f"a RAR archive {_UNPACK}", ((0, b"Rar!\x1a\x07"),)),
-    (f"a cabinet {_UNPACK}", ((0, b"MSCF"),)),
-    (f"a compressed file {_UNPACK}",
-     tuple((0, magic) for magic in
-           (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"LZIP", b"\x04\x22\x4d\x18"))),
-)
-# In a folder, any other file that is no image is an error only where its name says that it should be one.
-_COMPRESSED = ".gz .bz2 .xz .zst .lz .lz4 .lzma .z .br"
-_CLAIMING = f"""
+_PACKED = ".gz .bz2 .xz .zst .lz .lz4 .lzma .z .br"
+_CLAIMING = """
     .png .jpg .jpeg .jfif .tif .tiff .bmp .dib .dcm .dicom .dic .ima .nii .mhd .mha .nrrd .nhdr .zip
     .heic .heif .hif .avif .webp .gif .jp2 .j2k .j2c .jpc .jpf .jpx .jph .jxl .jls .jxr .wdp .exr .psd .psb
     .xcf .pgm .ppm .pnm .pbm .pfm .pam .tga .pcx .dds .dng .npy .npz .h5 .hdf5 .mnc .nc .fits .fit .fts
     .hdr .img .mgh .mgz .par .rec .gipl .mif .mih .brik .isq .vti .ecat .czi .nd2 .lif
-    .tar .tgz .tbz .tbz2 .txz .7z .rar .cab .iso .dmg .arj .lzh .ace .z01 .001 {_COMPRESSED}
+    .tar .tgz .tbz .tbz2 .txz .7z .rar .cab .iso .dmg .arj .lzh .ace .z01 .001
 """
 _TEXTS = ".txt .csv .tsv .json .jsonl .log .md .html .xml .yaml .yml .sql .py .pdf"
 # fmt: on
@@ -133,7 +110,7 @@ def open_source(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> I
     """
     split = split_member(path)
     if split is None:
-        yield open_file(Path(path), limits)
+        yield open_file(Path(path))
         return
     from groundglass.imaging.archive import open_archive  # noqa: PLC0415 - for archives alone
 
@@ -263,24 +240,14 @@ def _format_of(source: Source) -> FileFormat:
         return file_format
     if header := header_of(source):
         raise _PassedOverError(source.name, f"the voxels of {header.name}; name that file")
-    name = source.name.lower()
-    base, suffix = os.path.splitext(name)
-    is_packed_text = suffix in _COMPRESSED.split() and os.path.splitext(base)[1] in _TEXTS.split()
-    # A damaged NIfTI volume is nothing to be unpacked.
-    for reason, magics in () if name.endswith(".nii.gz") else _NOT_READ:
-        if any(head.startswith(magic, offset) for offset, magic in magics):
-            raise (_PassedOverError if is_packed_text else ImageError)(source.name, reason)
-    claims = not is_packed_text and _claims(source, suffix)
-    reason = f"not an image that can be read ({_KNOWN})" if head else "the file is empty"
+    base, suffix = os.path.splitext(source.name.lower())
+    packed_image = suffix in _PACKED.split() and os.path.splitext(base)[1] not in _TEXTS.split()
+    # A colon in a zip hides what a name says on Windows.
+    claims = suffix in _CLAIMING.split() or packed_image or ":" in (source.member or "")
+    reason = (
+        f"not an image that can be read ({_KNOWN}); convert or unpack it" if head else "the file is empty"
+    )
     raise (ImageError if claims else _PassedOverError)(source.name, reason)
-
-
-def _claims(source: Source, suffix: str) -> bool:
-    """Whether a file that is no image says that it is one; a colon in a zip hides what a name says on Windows."""
-    if suffix == ".img":  # the voxels of an Analyze or NIfTI pair, whose header has its own row
-        with suppress(ImageError):  # of a name that cannot be beside another
-            return source.sibling(f"{PurePath(source.name.replace('!', '/')).stem}.hdr") is None
-    return suffix in _CLAIMING.split() or ":" in (source.member or "")
 
 
 def _decode(

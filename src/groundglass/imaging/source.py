@@ -1,17 +1,15 @@
-"""Files to be read: in a folder, a pipe or in memory; bounded, and identified by their content."""
+"""Files to be read: in a folder or in memory; bounded, and identified by their content."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-import select
 import stat
 import struct
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePath
@@ -49,7 +47,6 @@ DEFAULT_LIMITS = Limits()
 HEAD_BYTES = 4096
 """As much of a file's beginning as ``identify`` needs."""
 
-_WAIT = 5.0  # seconds for which somebody is waited for who writes to a named pipe
 _JUNK_FOLDERS = frozenset({"__MACOSX", "PaxHeader", "PaxHeaders"})
 _JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
 
@@ -205,56 +202,17 @@ def raise_error(error: ImageError) -> None:
     raise error
 
 
-def open_file(path: Path, limits: Limits) -> Source:
-    """A file on disk, or what comes out of a pipe or standard input; ``ImageError`` where it cannot be had."""
-    return MemorySource(str(path), _drained(path, limits)) if is_stream(path) else _file(path)
-
-
-def _file(path: Path) -> FileSource:
+def open_file(path: Path) -> FileSource:
+    """A file on disk; ``ImageError`` where it cannot be had."""
     try:
         if stat.S_ISREG(path.stat().st_mode):
             return FileSource(path)
-        reason = "neither a file nor a folder"
+        reason = "neither a file nor a folder; save what comes out of a pipe as a file and name that"
     except PermissionError as error:
         reason = f"not accessible: {error.strerror}"
     except (OSError, ValueError):
         reason = "a link to nothing" if os.path.islink(path) else "no such file or folder"
     raise ImageError(path, reason)
-
-
-def held(path: str | os.PathLike[str] | Source, limits: Limits) -> str | os.PathLike[str] | Source:
-    """What comes out of a pipe or standard input; any other path as it is, and so where nothing comes."""
-    if not isinstance(path, Source) and is_stream(path):
-        with suppress(ImageError):
-            return MemorySource(str(path), _drained(Path(path), limits))
-    return path
-
-
-def is_stream(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a pipe, or ``-`` for standard input: it can be read once."""
-    try:
-        return stat.S_ISFIFO(os.stat(path).st_mode)
-    except (OSError, ValueError):
-        return os.fspath(path) == "-"
-
-
-def _drained(path: Path, limits: Limits) -> bytes:
-    """All bytes of a pipe or of standard input, a little more than the limit at most."""
-    with guard(str(path), "a stream"):
-        if path.exists():
-            stream: IO[bytes] = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
-            # Both ends of a pipe without a name are open; for one with a name nobody may ever write.
-            named = os.path.exists(os.path.realpath(path))
-            if not select.select([stream], [], [], _WAIT if named else None)[0]:
-                stream.close()
-                raise ImageError(path, "a pipe that nobody writes to")
-            os.set_blocking(stream.fileno(), True)
-        elif sys.stdin is None or sys.stdin.isatty():
-            raise ImageError(path, "standard input holds no file; send one into it, such as < slice.png")
-        else:
-            stream = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
-        with stream:
-            return stream.read(limits.file_bytes + 1)
 
 
 def split_member(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
@@ -317,7 +275,7 @@ def _sources(folder: Path, names: list[str], on_error: OnError) -> Iterator[File
     for name in sorted(names, key=natural_key):
         if not is_junk(PurePath(name)):
             try:
-                source = _file(folder / name)
+                source = open_file(folder / name)
             except ImageError as error:
                 on_error(error)
             else:

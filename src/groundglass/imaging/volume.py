@@ -25,6 +25,10 @@ from groundglass.imaging.window import find_scale
 _HEADER_BYTES = 2**20
 _COMPRESSED = re.compile(rb"^\s*CompressedData\s*[=:]\s*[Tt1Yy]", re.MULTILINE)
 _REQUIRED = {b"NDims": rb"\d+", b"DimSize": rb"-?\d+([ \t]+-?\d+)+", b"ElementType": rb"MET_\w+"}
+_DATA_FILE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:](.*)\n?", re.MULTILINE | re.IGNORECASE)
+_DIMENSIONS = re.compile(rb"\s*NDims\b")
+_SAYS_SOMETHING = re.compile(rb"\s*[^=:\s][^=:]*[=:]\s*\S")
+_NOT_IN_NRRD = re.compile(rb"^\s*(data\s*file\s*:|encoding:\s*bz)", re.MULTILINE | re.IGNORECASE)
 _TEXT = re.compile(rb"^\s*BinaryData\s*[=:]\s*[Ff0Nn]", re.MULTILINE)
 _LABEL_INTENTS = frozenset({1002, 1003})  # NIfTI's intents of label maps
 _LPS = np.array(
@@ -33,7 +37,7 @@ _LPS = np.array(
 
 
 def read_nifti(source: Source, limits: Limits) -> Iterator[CTSlice]:
-    """Every axial plane of a NIfTI-1 or NIfTI-2 volume, gzip-compressed or not, or of a ``.hdr``/``.img`` pair.
+    """Every axial plane of a NIfTI-1 or NIfTI-2 volume, gzip-compressed or not.
 
     Raises an error where it is damaged, not one real-valued volume, or beyond the limits.
     """
@@ -46,12 +50,13 @@ def read_nifti(source: Source, limits: Limits) -> Iterator[CTSlice]:
     # Neither extensions nor nibabel's own repairs, which it logs to standard error, are wanted.
     header = kind(head[:size], check=False)
     shape = _check_shape(header.get_data_shape(), header.get_data_dtype(), source.name, limits)
-    start, least = float(header["vox_offset"]), size + 4
     if bytes(header["magic"]).startswith(b"ni"):
-        voxels = _other_half(source)
-        content, least = voxels.read(limits), 0
-    if not least <= start <= limits.file_bytes or start % 1:
-        raise ImageError(source.name, f"its vox_offset, {start:g}, is no place for voxels; set it to {least}")
+        raise ImageError(source.name, "the header of a .hdr and .img pair; save both as one .nii file")
+    start = float(header["vox_offset"])
+    if not size + 4 <= start <= limits.file_bytes or start % 1:
+        raise ImageError(
+            source.name, f"its vox_offset, {start:g}, is no place for voxels; set it to {size + 4}"
+        )
     dtype, count = header.get_data_dtype(), prod(shape)
     end = int(start) + count * dtype.itemsize
     plain = _plain(content, end)
@@ -78,29 +83,12 @@ def _nifti_affine(header: Any) -> NDArray[np.float64]:
     return np.asarray(header.get_base_affine(), np.float64)
 
 
-def _own_name(source: Source) -> str:
-    return PurePath(source.member or source.name).name
-
-
-def _other_half(source: Source) -> Source:
-    """The file with the voxels that belong to a header: ``a.img`` or ``a.img.gz`` to ``a.hdr``."""
-    stem = re.sub(r"\.hdr(\.gz)?$", "", _own_name(source), flags=re.IGNORECASE)
-    found = (source.sibling(stem + suffix) for suffix in (".img", ".img.gz", ".IMG"))
-    voxels = next(filter(None, found), None)
-    if voxels is None:
-        raise ImageError(source.name, f"its voxels are missing: no file {stem}.img beside it")
-    return voxels
-
-
 def header_of(source: Source) -> Source | None:
-    """The header beside a file that is no image of its own but holds that header's voxels, or None."""
-    name = _own_name(source)
+    """The MetaImage header beside a file that is no image of its own but holds that header's voxels, or None."""
+    name = PurePath(source.member or source.name).name
     match = re.fullmatch(r"([^:]+?)\.(img|z?raw|bin|dat)(\.gz)?", name, re.IGNORECASE)
-    for suffix in (".hdr", ".hdr.gz", ".mhd", ".nhdr") if match else ():
-        header = source.sibling(match[1] + suffix)  # type: ignore[index]
-        if header is not None and (suffix.startswith(".hdr") or name.encode() in header.head()):
-            return header
-    return None
+    header = source.sibling(f"{match[1]}.mhd") if match else None
+    return header if header is not None and name.encode() in header.head() else None
 
 
 def is_gzipped_nifti(head: bytes) -> bool:
@@ -142,7 +130,7 @@ def _check_shape(
 
 
 def read_itk(source: Source, limits: Limits) -> Iterator[CTSlice]:
-    """Every axial plane of a MetaImage (.mha; .mhd with .raw or .zraw) or NRRD volume (.nrrd; .nhdr).
+    """Every axial plane of a MetaImage (.mha; .mhd with .raw or .zraw) or NRRD volume (.nrrd).
 
     ITK never sees the file name that a header gives for its voxels, which could be any file of the machine: it
     reads a copy of the header beside the voxels, which are searched in the header's own folder only. Raises an error
@@ -157,7 +145,7 @@ def read_itk(source: Source, limits: Limits) -> Iterator[CTSlice]:
     with tempfile.TemporaryDirectory(prefix="groundglass-") as folder:
         reader = sitk.ImageFileReader()
         reader.SetImageIO("NrrdImageIO" if is_nrrd else "MetaImageIO")
-        header, voxels = _copied(source, Path(folder), limits, is_nrrd=is_nrrd)
+        header, voxels = (_nrrd if is_nrrd else _meta_image)(source, Path(folder), limits)
         reader.SetFileName(str(header))
         try:
             reader.ReadImageInformation()
@@ -167,7 +155,7 @@ def read_itk(source: Source, limits: Limits) -> Iterator[CTSlice]:
                 raise ImageError(source.name, f"voxels of type {itk}, not a CT")
             dtype = np.dtype(f"{kind[2] or kind[3] or kind[4]}{int(kind[1]) // 8}")
             shape = _check_shape(reader.GetSize(), dtype, source.name, limits)
-            if not is_nrrd:
+            if voxels:
                 _check_voxels(header, voxels, prod(shape) * dtype.itemsize)
             image = reader.Execute()
         except (EOFError, RuntimeError, zlib.error) as error:  # ITK's text quotes the temporary folder
@@ -245,80 +233,72 @@ def slices_of_voxels(
         yield CTSlice(pixels, place, hounsfield)
 
 
-def _copied(source: Source, folder: Path, limits: Limits, *, is_nrrd: bool) -> tuple[Path, list[Path]]:
-    """A header in ``folder`` that refers to voxels in it and to nothing else, and the files of these voxels."""
-    header, said, rest = _split_header(source.head(_HEADER_BYTES), is_nrrd=is_nrrd)
-    for key, value in () if is_nrrd else _REQUIRED.items():  # MetaIO prints what it misses
+def _nrrd(source: Source, folder: Path, limits: Limits) -> tuple[Path, list[Path]]:
+    """The volume, once it is known that its header names no other file."""
+    head = source.head(_HEADER_BYTES)
+    if _NOT_IN_NRRD.search(head):
+        reason = "voxels in other files or packed by bzip2 are not read; save it as one .nrrd with gzip"
+        raise ImageError(source.name, reason)
+    if not re.search(rb"\n\r?\n", head):
+        raise ValueError("the header has no end")
+    return _placed(source, folder / "volume.nrrd", limits), []
+
+
+def _meta_image(source: Source, folder: Path, limits: Limits) -> tuple[Path, list[Path]]:
+    """A header in ``folder`` that refers to voxels in it and to nothing else, and the files of these voxels.
+
+    MetaIO wants the dimensions first and complains of lines that say nothing; whoever wrote them does not care.
+    """
+    head = source.head(_HEADER_BYTES)
+    end = _DATA_FILE.search(head)
+    if end is None:
+        raise ValueError("the header has no end")
+    said, rest = end[1].decode("utf-8", "replace").strip(), head[end.end() :]
+    lines = [line + b"\n" for line in head[: end.start()].split(b"\n") if _SAYS_SOMETHING.match(line)]
+    header = b"".join(sorted(lines, key=lambda line: _DIMENSIONS.match(line) is None))
+    for key, value in _REQUIRED.items():  # MetaIO prints what it misses
         if not re.search(rb"^\s*%b\s*[=:]\s*%b\s*$" % (key, value), header, re.MULTILINE):
             raise ValueError(f"its header has no {key.decode()} that can be read")
-    if is_nrrd and re.search(rb"^encoding:\s*bz", header, re.MULTILINE | re.IGNORECASE):
-        raise ImageError(
-            source.name, "its voxels are packed by bzip2, which cannot be read; save it with gzip"
-        )
-    names, listed = ([], "") if said is None else _voxel_files(said, rest, limits)
-    copies = [folder / f"voxels{number}" for number in range(max(1, len(names)))]
-    if said is None:
-        copies[0].write_bytes(source.read(limits)[len(source.head(_HEADER_BYTES)) - len(rest) :])
-    for name, copy in zip(names, copies, strict=False):
-        data = source.sibling(name)
-        if data is None:
-            raise ImageError(source.name, f"its voxels are missing: no file {name[:120]!r} beside it")
-        data.check_size(limits)
-        if isinstance(data, FileSource):
-            copy.symlink_to(data.path.resolve())
-        else:
-            copy.write_bytes(data.read(limits))
-    files = "\n".join([*filter(None, [listed]), *(copy.name for copy in copies)])
-    copied = folder / ("header.nhdr" if is_nrrd else "header.mhd")
-    copied.write_bytes(header + f"{'data file:' if is_nrrd else 'ElementDataFile ='} {files}\n".encode())
+    if said.upper() == "LOCAL":
+        copies = [folder / "voxels0"]
+        copies[0].write_bytes(source.read(limits)[end.end() :])
+    else:
+        copies = []
+        for number, name in enumerate(_voxel_files(said, rest, limits)):
+            data = source.sibling(name)
+            if data is None:
+                raise ImageError(source.name, f"its voxels are missing: no file {name[:120]!r} beside it")
+            copies.append(_placed(data, folder / f"voxels{number}", limits))
+    files = "\n".join(["LIST"] * (len(copies) > 1) + [copy.name for copy in copies])
+    copied = folder / "header.mhd"
+    copied.write_bytes(header + f"ElementDataFile = {files}\n".encode())
     return copied, copies
 
 
-def _split_header(head: bytes, *, is_nrrd: bool) -> tuple[bytes, str | None, bytes]:
-    """A header without the line that says where its voxels are; what that says; and what follows the header.
-
-    It says None of voxels in the same file. MetaImage ends with that line, NRRD with an empty one. MetaIO wants
-    the dimensions first and complains of lines that say nothing; whoever wrote them does not care.
-    """
-    kept: list[bytes] = []
-    said, rest = None, head
-    while rest and (not is_nrrd or said is None or not said.upper().startswith("LIST")):
-        line, _, rest = rest.partition(b"\n")
-        text = line.decode("utf-8", "replace").strip()
-        if is_nrrd and not text:
-            return b"".join(kept), said, rest
-        key, value = (*re.split(r"\s*[:=]\s*", text, maxsplit=1), "")[:2]
-        key = key.lower().replace(" ", "")
-        if is_nrrd and key == "datafile":
-            said = value
-        elif not is_nrrd and key == "elementdatafile":
-            return b"".join(kept), None if value.upper() == "LOCAL" else value, rest
-        elif is_nrrd or value:
-            kept.insert(0 if key == "ndims" else len(kept), line + b"\n")
-    if said is None:
-        raise ValueError("the header has no end")
-    return b"".join(kept), said, rest
+def _placed(source: Source, target: Path, limits: Limits) -> Path:
+    """A file under another name: a link where it lies on disk."""
+    source.check_size(limits)
+    if isinstance(source, FileSource):
+        target.symlink_to(source.path.resolve())
+    else:
+        target.write_bytes(source.read(limits))
+    return target
 
 
-def _voxel_files(said: str, rest: bytes, limits: Limits) -> tuple[list[str], str]:
-    """Names of the files with the voxels, and how a header begins to list them, empty where it does not.
-
-    Both formats list several as ``LIST``, one name a line, or count them: ``slice%03d.raw 1 120 1``.
-    """
+def _voxel_files(said: str, rest: bytes, limits: Limits) -> list[str]:
+    """Names of the files with a MetaImage's voxels: listed one a line, counted (``slice%03d.raw 1 120 1``), or one."""
     first, *words = said.split() or [""]
     if first.upper() == "LIST":
         names = [line.strip() for line in rest.decode("utf-8", "replace").splitlines() if line.strip()]
     elif re.fullmatch(r"[^%]*%0?\d?d[^%]*", first) and len(words) >= 2:
         begin, end, step = (int(word) for word in (*words[:3], "1")[:3])
         names = [first % number for number in range(begin, end + 1, step)[: limits.frames + 1]]
-        words = words[3:]
     else:
-        return [said], ""
+        names = [said]
     if not 1 <= len(names) <= limits.frames:
-        raise ValueError(
-            f"its voxels are spread over {len(names):,} files, 1 to {limits.frames:,} can be read"
-        )
-    return names, " ".join(["LIST", *words])
+        reason = f"its voxels are spread over {len(names):,} files, 1 to {limits.frames:,} can be read"
+        raise ValueError(reason)
+    return names
 
 
 def _check_voxels(header: Path, voxels: list[Path], size: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -18,7 +18,7 @@ from groundglass.errors import ImageError, NotASliceError, PredictionError
 from groundglass.files import name_some
 from groundglass.imaging.read import LazyDecoder, read_slices
 from groundglass.imaging.slice import CTSlice, Origin, Patient
-from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source, held
+from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.calibration import MUCH_OPACITY
 from groundglass.inference.input_check import DOUBTFUL, appearance, doubts, unfit
@@ -175,8 +175,6 @@ class Classifier:
             skip_file: leaves files out before they are read.
         """
         paths = [paths] if isinstance(paths, str | PathLike) else paths
-        if isinstance(paths, Sequence):  # here, where an interruption ends the wait for a pipe
-            paths = [held(path, self._limits) for path in paths]
         files: Iterator[Path | Source]
         files = chain.from_iterable([path] if isinstance(path, Source) else named_by(path) for path in paths)
         yield from _ahead(self.read_files(files, skip, skip_file), partial(self.classify, evidence=evidence))

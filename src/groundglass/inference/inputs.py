@@ -30,7 +30,7 @@ def expand(arguments: Sequence[str]) -> list[Path]:
 
 
 def _named(argument: str) -> list[Path]:
-    if argument == "-" or os.path.exists(argument):
+    if os.path.exists(argument):
         return [Path(argument)]
     if os.path.lexists(argument):
         raise PredictionError(f"{argument}: a link to nothing")
@@ -39,6 +39,8 @@ def _named(argument: str) -> list[Path]:
         if member[1] not in (_members(member[0]) or [member[1]]):
             raise PredictionError(f"{argument}: the archive has no such member")
         return [Path(argument)]
+    if argument == "-":
+        raise PredictionError("-: standard input is not read; save it as a file and name that")
     if not glob.has_magic(argument):
         raise PredictionError(f"{argument}: no such file or folder")
     # A pattern that ends in ** gives its beginning back, whether that exists or not.

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from tests.cli.predict.conftest import command, pixels, png, write_pictures
-from tests.conftest import wait_for
+from tests.cli.predict.conftest import command, pixels, write_pictures
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 FULL = "error: standard output cannot be written (No space left on device)"
@@ -58,18 +57,12 @@ def test_a_closed_stream_is_no_file(pictures: Path, tiny_bundle: Path, tmp_path:
     assert [json.loads(line)["status"] for line in out.read_text().splitlines()] == ["ok"] * 6
 
 
-def test_standard_input_and_pipes_are_read(pictures: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    done = shell(tiny_bundle, f"- <(cat {pictures}/1.png) --json", f"< {pictures}/0.png")
-    direct = shell(tiny_bundle, f"{pictures}/0.png {pictures}/1.png --json", "")
-    rows, expected = ([json.loads(line) for line in each.stdout.splitlines()] for each in (done, direct))
-    assert [row["file"][:8] for row in rows] == ["-", "/dev/fd/"]
-    assert [row["probability"] for row in rows] == [row["probability"] for row in expected]
-    done = shell(tiny_bundle, "- --json", "</dev/null")
-    assert (done.returncode, json.loads(done.stdout)["reason"]) == (4, "the file is empty")
-    (tmp_path / "-").write_bytes(png(1))
-    words = command(tiny_bundle, "-", "--json")
-    done = subprocess.run(words, capture_output=True, cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
-    assert json.loads(done.stdout)["status"] == "ok", "a file of that name means itself"
+def test_standard_input_and_pipes_are_explained(tiny_bundle: Path, pictures: Path) -> None:
+    done = shell(tiny_bundle, "- --json", f"< {pictures}/0.png")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip().endswith("-: standard input is not read; save it as a file and name that")
+    done = shell(tiny_bundle, f"<(cat {pictures}/1.png) --json", "")
+    assert (done.returncode, done.stdout.count("save what comes out of a pipe as a file")) == (4, 1)
 
 
 @pytest.mark.parametrize(
@@ -98,19 +91,6 @@ def test_told_to_end_it_leaves_nothing(tmp_path: Path, tiny_bundle: Path, name: 
     left = {path.name for path in tmp_path.iterdir()} - {"many", "tmp"}
     assert left == ({"out"} if name == "out" else set())
     assert list(temporaries.iterdir()) == []
-
-
-def test_waiting_for_standard_input_it_can_be_told_to_end(tiny_bundle: Path) -> None:
-    with subprocess.Popen(command(tiny_bundle, "-"), stdin=subprocess.PIPE) as process:
-        held = Path(f"/proc/{process.pid}/fd")
-
-        # Standard input has a second number while it is read.
-        def opened() -> list[str]:
-            return [os.readlink(fd) for fd in held.iterdir() if fd.exists()]
-
-        wait_for(lambda: opened().count(os.readlink(held / "0")) > 1)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 128 + signal.SIGTERM
 
 
 # The kernel's high-water mark of this program alone: that of getrusage counts the parent's, too.
