@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,12 +133,9 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     train, val = slices.parts["train"], slices.parts["val"]
     lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free, job.map_label).records
     tell("gathering pictures that the input check is to accept and to refuse")
-    # Beside the way to ONNX, which is mostly Python: OpenCV and ONNX Runtime work on another core meanwhile.
-    with ThreadPoolExecutor(1) as pool:
-        gathering = pool.submit(gather_examples, run.preprocessing, job.segmenter, train.records, lesion_free)
-        tell("exporting to ONNX")
-        model, precision, auc = _choose(job, slices, tell)
-        gathered = gathering.result()
+    gathered = gather_examples(run.preprocessing, job.segmenter, train.records, lesion_free)
+    tell("exporting to ONNX")
+    model, precision, auc = _choose(job, slices, tell)
     engine = Engine(model)
     tell("predicting and measuring")
     outputs = {name: _run(engine, each.pixels, run.preprocessing) for name, each in slices.cropped.items()}

@@ -11,7 +11,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import svds
 
 from groundglass.data.manifest import Record, read_pixels
 from groundglass.data.out_of_distribution import (
@@ -243,13 +243,13 @@ def _standardise(lungs: Features, weight: _Weights, kinds: Sequence[str]) -> Inp
     dimensions = lungs.shape[1]
     count = min(_COMPONENTS, max(1, len(lungs) // 2), dimensions - 1)
     # A fixed start: the same examples give the same model.
-    variances, vectors = eigsh(standard.T @ standard, count, v0=np.ones(dimensions))
+    _, deviations, vectors = svds(standard, count, v0=np.ones(min(standard.shape)))
     return InputCheck(
         np.asarray(centre, np.float32),
         np.asarray(spread, np.float32),
         # Half precision: the distances do not need more, and the bundle stays small.
-        np.asarray(vectors.T[::-1], np.float16),
-        np.asarray(np.sqrt(np.maximum(variances[::-1], 1e-6)), np.float32),
+        np.asarray(vectors[::-1], np.float16),
+        np.asarray(np.maximum(deviations[::-1], 1e-3), np.float32),
         np.zeros((dimensions + 2, 1 + len(kinds)), np.float32),
         np.zeros(1 + len(kinds), np.float32),
         np.array(kinds),
@@ -270,6 +270,11 @@ def _regress(
     described: NDArray[np.float64], target: NDArray[np.integer], weight: _Weights, kinds: int
 ) -> tuple[_Weights, _Weights]:
     """Multinomial logistic regression with a ridge penalty: weights (d, kinds) and bias (kinds,)."""
+    if len(described) < described.shape[1]:
+        # With the penalty, weights are combinations of the examples: the same solution, found in fewer numbers.
+        basis = np.linalg.qr(described.T)[0]
+        weights, bias = _regress(described @ basis, target, weight, kinds)
+        return basis @ weights, bias
     wanted = np.eye(kinds)[target]
 
     def loss(flat: _Weights) -> tuple[float, _Weights]:
