@@ -49,7 +49,7 @@ def test_describe(folder: Path) -> None:
     described = json.loads(CliRunner().invoke(app, ["data", "describe", *several, "--json"]).stdout)
     assert described["total"]["labels"] == {"COVID": 1, "NonCOVID": 1, "unlabelled": 1}
     assert [source["name"] for source in described["sources"]] == ["other", "own"]
-    assert described["width"]["median"] == 6
+    assert described["width"] == {"min": 6, "max": 6}
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ from groundglass.imaging.slice import CTSlice
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.bundle_writer import save_arrays, write_bundle
 from groundglass.inference.classifier import Classifier
+from groundglass.reporting.html import CITATION
 from groundglass.training.input_check_fit import accept_all
 
 from .conftest import BrightnessRun, lungs_of
@@ -97,7 +98,7 @@ def test_figures_are_downloaded_as_svg_and_csv(go: Go, make: Make, out: Path) ->
         text = base64.b64decode(str(attributes["href"]).partition(",")[2]).decode()
         assert suffix == ("svg" if "<svg" in text else "csv")
         table |= {name: list(csv.DictReader(io.StringIO(text)))} if suffix == "csv" else {}
-    assert set(table) == {"roc", "precision-recall", "reliability", "confusion", "histogram"}
+    assert set(table) == {"roc", "precision-recall", "reliability", "confusion"}
     axes = ("false positive rate", "true positive rate")
     x, y = ([float(row[key]) for row in table["roc"] if row[key]] for key in axes)
     assert np.trapezoid(y, x) == pytest.approx(evaluation.measured.metrics["auc"].value)
@@ -105,7 +106,7 @@ def test_figures_are_downloaded_as_svg_and_csv(go: Go, make: Make, out: Path) ->
         banded = [row for row in table[curve] if row["low"]]
         assert len([row for row in banded if float(row["low"]) <= float(row["high"])]) == 101
     assert [row["called COVID"] for row in table["confusion"]] == ["5", "2"]
-    assert sum(int(row["count"]) for row in table["reliability"]) == len(table["histogram"]) == 12
+    assert sum(int(row["count"]) for row in table["reliability"]) == 12
 
 
 @pytest.mark.usefixtures("drawn_figures")
@@ -116,8 +117,15 @@ def test_report_is_accessible_and_self_contained(run: BrightnessRun, go: Go, mak
     go(make({0: hostile, 1: os.fsdecode(b"caf\xe9.png")}, source="<script>alert(2)</script>"))
     assert "caf\\udce9.png" in (out / "predictions.csv").read_text(encoding="utf-8")
     page = page_of(out)
-    for words in (hostile, "Research use only", "belong to their publishers"):
+    for words in (
+        hostile,
+        "Research use only",
+        "belong to their publishers",
+        "Read these figures with care",
+        CITATION,
+    ):
         assert words in page.text
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page.html
     assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
     addresses = {"src", "href", "xlink:href", "data", "action", "poster", "srcset"}
     for name, value in (pair for _, attributes in page.tags for pair in attributes.items()):
@@ -125,8 +133,8 @@ def test_report_is_accessible_and_self_contained(run: BrightnessRun, go: Go, mak
         assert name not in addresses or not value or value.startswith(("data:", "#"))
     assert not any(address in page.html for address in ("http:", "https:", "@import"))
     assert page.html.count("<image ") == 3, "each error once, with its outlines in layers"
-    drawn = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
-    assert len([each for each in drawn if each.get("aria-label")]) == len(drawn) == 3 + 7
+    drawn = [attributes for tag, attributes in page.tags if tag == "img" or attributes.get("role") == "img"]
+    assert len([each for each in drawn if each.get("aria-label") or each.get("alt")]) == len(drawn) == 3 + 5
     assert all(attributes.get("scope") in {"row", "col"} for tag, attributes in page.tags if tag == "th")
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))

@@ -93,29 +93,6 @@ def test_the_curve_runs_from_the_feet_to_the_head_else_by_frame_else_as_read(
     assert {each is None for each in (summary.label, summary.series_score)} == {at == ()}
 
 
-FILE, OTHER = ok("d/1.dcm", series="1.1"), failed("d/2.dcm")
-
-
-@pytest.mark.parametrize(
-    ("predictions", "failures"),
-    [
-        ((FILE, OTHER), [1]),
-        ((OTHER, FILE), [1]),
-        ((FILE, OTHER, ok("d/3.dcm", series="1.9")), [0, 0]),  # which of the two?
-        ((FILE, OTHER, ok("d/4.png", series=None)), [0]),  # it may be a picture
-        ((FILE, failed("e/2.dcm")), [0]),
-        ((*(ok("v.nii", series=None, frame=frame) for frame in range(3)), failed("v.nii")), [1]),
-        ((*(ok("d/m.dcm", position=frame, frame=frame) for frame in range(3)), failed("d/m.dcm")), [1]),
-    ],
-)
-def test_a_damaged_file_counts_with_the_one_series_of_its_folder_or_file(
-    predictions: tuple[Prediction, ...], failures: list[int]
-) -> None:
-    totals = summed(*predictions)
-    assert [each.counts.failed for each in totals.summaries()] == failures
-    assert totals.counts.failed == 1
-
-
 def test_neck_and_abdomen_of_a_classified_series_are_no_failure() -> None:
     chest = [ok(f"s/{z}.dcm", position=z) for z in range(3)]
     totals = summed(refused("s/neck.dcm"), *chest, refused("s/liver.dcm"))

@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Literal, cast
 
 import jsonschema
 import pytest
@@ -20,7 +20,13 @@ from groundglass.imaging.slice import Patient
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.output import Output, OutputPlan, open_output
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status, row_schema
-from groundglass.inference.writers import Format, PredictionsWriter, appending, json_line, read_predictions
+from groundglass.inference.writers import (
+    ParquetFile,
+    PredictionsWriter,
+    appending,
+    json_line,
+    read_predictions,
+)
 
 PREDICTIONS = [
     Prediction(Status.OK, "a/1.dcm", "b1", None, 0.123456789012345, "NonCOVID", ("NonCOVID",), (), None, "1.2", -5.5),
@@ -34,12 +40,11 @@ NAMED = replace(A, patient=Patient("Doe^Jane", None, "19500102"))
 ROW = A.to_dict()
 
 
-def written(file_format: Format, *predictions: Prediction) -> bytes:
+def written(file_format: Literal["jsonl", "csv"], *predictions: Prediction) -> bytes:
     stream = io.BytesIO()
     writer = PredictionsWriter(file_format, stream)
     for prediction in predictions:
         writer.write(prediction)
-    writer.close()
     assert not stream.closed
     return stream.getvalue()
 
@@ -92,20 +97,29 @@ def test_csv_holds_hostile_text_and_lists() -> None:
     assert rows[2]["probability"] == rows[2]["label"] == rows[2]["frame"] == ""
 
 
-def test_parquet_has_types_and_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_has_types_and_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr("groundglass.inference.writers._ROW_GROUP", 3)
-    file = parquet.ParquetFile(io.BytesIO(written("parquet", *PREDICTIONS)))
+
+    def written(*predictions: Prediction) -> Path:
+        path = tmp_path / "\udcff.parquet"
+        writer = ParquetFile(path)
+        for prediction in predictions:
+            writer.write(prediction)
+        writer.close()
+        return path.rename(tmp_path / "x.parquet")
+
+    file = parquet.ParquetFile(written(*PREDICTIONS))
     assert file.metadata.num_row_groups == 2
     assert file.read().to_pylist() == [prediction.to_dict() for prediction in PREDICTIONS]
     types = {field.name: str(field.type) for field in file.schema_arrow}
     assert types["frame"] == types["slice_number"] == "int32"
     assert types["probability"] == types["position"] == types["opacity"] == types["lung_cm2"] == "double"
-    empty = parquet.read_table(io.BytesIO(written("parquet")))
+    empty = parquet.read_table(written())
     assert (empty.num_rows, tuple(empty.column_names)) == (0, COLUMNS)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(PredictionError, match=r"pip install '\.\[parquet\]'` from a clone"):
-        written("parquet")
+        OutputPlan(tmp_path / "new.parquet").check()
 
 
 def file_of(path: Path, *predictions: Prediction, tail: bytes = b"") -> Path:

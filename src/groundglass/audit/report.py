@@ -18,9 +18,8 @@ from groundglass.data.manifest import PARTS, Label, Record, read_pixels
 from groundglass.errors import ImageError
 from groundglass.evaluation.metrics import Estimate, versions
 from groundglass.files import counted, one_line, printable, write_json, write_text
-from groundglass.reporting.html import NOTICE, environment
+from groundglass.reporting.html import DATA_NOTICE, NOTICE, GalleryItem, GalleryPicture, environment
 from groundglass.reporting.overlay import jpeg
-from groundglass.reporting.report import DATA_NOTICE, GalleryItem, GalleryPicture
 
 _ROWS_SHOWN, _PAIRS_PICTURED = 40, 100  # on the terminal and on the page; the other outputs have them all
 # A JPEG is a fifth of a PNG, and fine enough to compare.

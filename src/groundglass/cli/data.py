@@ -104,17 +104,13 @@ def import_(
     collection: Annotated[PublicCollection, typer.Argument(help="Which collection.")],
     path: Annotated[Path, typer.Argument(help="Folder that it was unpacked to.")],
     output: Annotated[Path, typer.Option("--output", help="New manifest; slices go to a folder beside it.")],
-    every: Annotated[
-        int | None,
-        typer.Option("--every", min=1, help="Take one slice of so many; default: at most 20 of each volume."),
-    ] = None,
 ) -> None:
     """Bring a public collection into a manifest: slices in the lung window, labels, masks, patients."""
     from groundglass.data.collections import import_collection
 
     failed: list[ImageError] = []
     with stages() as progress:
-        manifest = import_collection(collection, path, output, every, failed.append, progress)
+        manifest = import_collection(collection, path, output, failed.append, progress)
     lungs = sum(record.lung_mask is not None for record in manifest)
     lesions = sum(record.lesion_mask is not None for record in manifest)
     _written(output, len(manifest), f"slices ({lungs} with lung masks, {lesions} with lesion masks)", failed)

@@ -7,7 +7,7 @@ import sys
 from contextlib import closing
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from groundglass.inference.bundle import Bundle
     from groundglass.inference.classifier import Classifier
     from groundglass.inference.series import Totals
-    from groundglass.inference.writers import Format
 
 SOME_LEFT_OUT, NONE_CLASSIFIED = 3, 4
 """Exit statuses beside 0, every lung slice classified, 2, an error that the user can mend, and 130."""
@@ -38,7 +37,7 @@ class Engine(str, Enum):
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help=(
     "Files, folders, zips, members (a.zip!b.png), 'patterns/**', manifest CSVs."))]
 AsParquet = Annotated[bool, typer.Option("--parquet", help=(
-    "Send Parquet to a pipe; with a folder: predictions.parquet too."))]
+    "With --output a folder: predictions.parquet too."))]
 OutputPath = Annotated[Path | None, typer.Option("--output", help=(
     "A .jsonl, .csv or .parquet file; or a folder: pictures and a report too."))]
 Resume = Annotated[bool, typer.Option("--resume", help="Skip what --output has, retry what failed.")]
@@ -83,11 +82,13 @@ def predict(
     from groundglass.inference.inputs import count_files, expand
     from groundglass.inference.output import REPORT, OutputPlan, open_output
 
-    printed = _printed(as_json, as_csv, as_parquet and output is None)
+    if as_json and as_csv:
+        raise PredictionError("--json and --csv cannot both be printed; choose one")
+    printed: Literal["jsonl", "csv"] | None = "jsonl" if as_json else "csv" if as_csv else None
     _check_engine(paths, engine, threads, workers, address, masks)
-    inputs, beside = expand(paths), as_parquet and output is not None
+    inputs = expand(paths)
     command = shorten_middle(shlex.join(["groundglass", *sys.argv[1:]]), _LONGEST_COMMAND)
-    plan = OutputPlan(output, resume, beside, masks, keep_identifiers, inputs, command)
+    plan = OutputPlan(output, resume, as_parquet, masks, keep_identifiers, inputs, command)
     plan.check()
     opened, classifier = _open(bundle, engine, threads, device, workers, address, keep_identifiers)
     report = plan.folder / REPORT if plan.folder else None
@@ -108,17 +109,6 @@ def predict(
         raise typer.Exit(INTERRUPTED) from None
     if status := _exit_status(target.totals, strict):
         raise typer.Exit(status)
-
-
-def _printed(as_json: bool, as_csv: bool, as_parquet: bool) -> Format | None:
-    """What goes to standard output; None for the table."""
-    wanted: dict[Format, bool] = {"jsonl": as_json, "csv": as_csv, "parquet": as_parquet}
-    chosen = [name for name, requested in wanted.items() if requested]
-    if len(chosen) > 1:
-        raise PredictionError("--json, --csv and --parquet cannot all be printed; choose one")
-    if chosen == ["parquet"] and sys.stdout.isatty():
-        raise PredictionError("Parquet is no text: send it to a pipe or a file, or name a file by --output")
-    return chosen[0] if chosen else None
 
 
 def _check_engine(

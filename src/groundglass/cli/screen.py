@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from rich.cells import cell_len
@@ -20,7 +20,7 @@ from rich.text import Text
 from groundglass.files import one_line
 from groundglass.inference.prediction import COPY, Prediction, Status
 from groundglass.inference.series import SeriesSummary, Totals
-from groundglass.inference.writers import Format, PredictionsWriter
+from groundglass.inference.writers import PredictionsWriter
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -161,7 +161,7 @@ class Screen:
     """
 
     def __init__(
-        self, printed: Format | None, *, quiet: bool = False, keep_identifiers: bool = False
+        self, printed: Literal["jsonl", "csv"] | None, *, quiet: bool = False, keep_identifiers: bool = False
     ) -> None:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -208,9 +208,6 @@ class Screen:
 
     def finish(self, *, writing: bool) -> None:
         """All predictions have come; ``writing`` says whether a report follows, which takes a while."""
-        if self._writer is not None:
-            self._writer.close()
-            sys.stdout.buffer.flush()
         if self._progress is not None:
             words, files = "Writing the report" if writing else "Done", self._files
             self._progress.update(self._progress.task_ids[0], description=words, completed=files, total=files)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.slice import CTSlice
@@ -44,6 +45,10 @@ class BundledRun:
     def history(self) -> Sequence[Mapping[str, float]]:
         """Empty: a bundle does not carry it."""
         return ()
+
+    def plot(self) -> Figure:
+        """Of nothing."""
+        return Figure()
 
     def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
         """Predict slices one by one as the bundle's users do; refused ones too, but with the reason."""

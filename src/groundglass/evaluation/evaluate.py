@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -107,6 +108,9 @@ class TrainedRun(Protocol):
 
     def history(self) -> Sequence[Mapping[str, float]]:
         """One mapping per epoch."""
+
+    def plot(self) -> Figure:
+        """The learning curves of a run with a history."""
 
     def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
         """Predict slices of any size, refused ones too."""

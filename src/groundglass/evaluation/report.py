@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -25,17 +25,9 @@ from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, CountedEsti
 from groundglass.files import counted, printable, write_json, write_text
 from groundglass.inference.prediction import COVID, NON_COVID, lesion_mask
 from groundglass.reporting import figures
-from groundglass.reporting.figures import inline_svg, svg
+from groundglass.reporting.figures import svg
+from groundglass.reporting.html import CITATION, DATA_NOTICE, NOTICE, data_uri, environment
 from groundglass.reporting.overlay import Layers
-from groundglass.reporting.report import (
-    FigurePanel,
-    GalleryGroup,
-    GalleryItem,
-    MeasureRow,
-    Report,
-    data_uri,
-    render,
-)
 
 GALLERY = 6
 """Slices shown of each kind of error."""
@@ -45,7 +37,25 @@ _DICE = frozenset({"lung_dice", "lesion_dice"})
 _BASELINE = (
     " File format alone: a baseline of format, pixel mode and suffix, cross-validated over the same patients."
 )
-_UNDEFINED_WORTH_A_NOTE = 0.001
+
+
+class _Row(NamedTuple):
+    """A measure; a ``headline`` stands in large print at the top, ``beside`` is what the baseline has."""
+
+    title: str
+    estimate: Estimate
+    note: str = ""
+    headline: bool = False
+    beside: str = ""
+
+
+class _Panel(NamedTuple):
+    """A figure, what it shows in words, and its files as data URIs by their suffix."""
+
+    name: str
+    title: str
+    words: str
+    files: Mapping[str, str]
 
 
 def write_report(run: TrainedRun, evaluation: Evaluation, output: Path) -> None:
@@ -57,7 +67,7 @@ def write_report(run: TrainedRun, evaluation: Evaluation, output: Path) -> None:
         output: folder for the files, made where it is missing.
     """
     write_text(output / "predictions.csv", _csv(_predictions(evaluation)))
-    write_text(output / "report.html", render(_build_report(run, evaluation)))
+    write_text(output / "report.html", _page(run, evaluation))
     write_json(output / "metrics.json", evaluation.document)
 
 
@@ -99,21 +109,16 @@ def tables(evaluation: Evaluation) -> Iterator[Table]:
         yield _table("Lungs and lesions against their masks", _segmentation_rows(evaluation.segmentation))
 
 
-def _table(title: str, rows: list[MeasureRow], caption: str | None = None) -> Table:
+def _table(title: str, rows: list[_Row], caption: str | None = None) -> Table:
     table = Table(title=escape(title), caption=caption, title_justify="left", caption_justify="left")
     table.add_column("Measure")
     table.add_column("Value", justify="right")
     table.add_column("95 % interval")
     table.add_column("Note", style="dim")
     for row in rows:
-        value = "–" if row.value is None else f"{row.value:.3f}"
-        interval = "–" if row.low is None or row.high is None else f"{row.low:.3f}–{row.high:.3f}"
-        table.add_row(row.title, value, interval, row.note)
+        value, low, high = ("" if each is None else f"{each:.3f}" for each in row.estimate.bounds().values())
+        table.add_row(row.title, value or "–", f"{low}–{high}", row.note)
     return table
-
-
-def _row(title: str, estimate: Estimate, note: str = "", **more: Any) -> MeasureRow:
-    return MeasureRow(title, estimate.value, estimate.low, estimate.high, note, **more)
 
 
 def _in_words(estimate: Estimate) -> str:
@@ -125,22 +130,17 @@ def _in_words(estimate: Estimate) -> str:
     return f"{estimate.value:.3f}{bounds}".replace("-", "−")
 
 
-def _measure_rows(evaluation: Evaluation) -> list[MeasureRow]:
+def _measure_rows(evaluation: Evaluation) -> list[_Row]:
     """The measures in their order, with intervals and notes, and the AUC by patients after that by slices."""
-    rows, resamples, baseline = [], evaluation.measured.resamples, evaluation.file_format
+    rows, baseline = [], evaluation.file_format
     for name, each in evaluation.measured.metrics.items():
-        notes = ["lower is better"] if name in LOWER_IS_BETTER else []
-        if name == "calibration_error" and each.low is not None:
-            notes.append("resampling raises it, so its interval lies high")
-        if reason := each.reason or each.interval_reason:
-            notes.append(reason)
-        elif each.undefined_resamples > _UNDEFINED_WORTH_A_NOTE * resamples:
-            notes.append(f"undefined in {each.undefined_resamples} of {resamples} resamples, left out")
+        better = "lower is better" if name in LOWER_IS_BETTER else ""
+        note = "; ".join(filter(None, (better, each.reason or each.interval_reason)))
         beside = _in_words(baseline.metrics[name]) if baseline and baseline.formats > 1 else ""
-        rows.append(_row(TITLES[name], each, "; ".join(notes), headline=name in _HEADLINES, beside=beside))
+        rows.append(_Row(TITLES[name], each, note, name in _HEADLINES, beside))
         if name == "auc" and (patients := evaluation.by_patient) is not None:
             note = f"series score of each of {counted(patients.slices, 'patient')}"
-            rows.append(_row("AUC by patients", patients.estimate, note, headline=True))
+            rows.append(_Row("AUC by patients", patients.estimate, note, headline=True))
     return rows
 
 
@@ -164,21 +164,23 @@ def _follows(evaluation: Evaluation) -> str:
     )
 
 
-def _fit_rows(applicability: Applicability) -> list[MeasureRow]:
-    sets = applicability.prediction_sets
+def _fit_rows(applicability: Applicability) -> list[_Row]:
+    sets, beyond = applicability.prediction_sets, applicability.beyond_95
     reasons = "; ".join(f"{reason}: {count}" for reason, count in applicability.reasons.items())
-    nominal = f"nominal coverage {sets.nominal_coverage:g}"
-    unknown = "the bundle holds no reference of its training data"
-    beyond = applicability.beyond_95
+    far = "the bundle holds no reference of its training data" if beyond is None else BEYOND
     return [
-        _row("Refused by the input check", applicability.refused, reasons),
-        _row("Far from the training data", beyond or Estimate(None), BEYOND if beyond else unknown),
+        _Row("Refused by the input check", applicability.refused, reasons),
+        _Row("Far from the training data", beyond or Estimate(None), far),
         *(
-            _row(f"Prediction sets that hold the label, {name} slices", share, nominal)
+            _Row(
+                f"Prediction sets that hold the label, {name} slices",
+                share,
+                f"nominal {sets.nominal_coverage:g}",
+            )
             for name, share in sets.coverage.items()
         ),
-        _row("Uncertain", sets.uncertain, "prediction set of both labels or none"),
-        _row("Accuracy where certain", sets.accuracy_where_certain),
+        _Row("Uncertain", sets.uncertain, "prediction set of both labels or none"),
+        _Row("Accuracy where certain", sets.accuracy_where_certain),
     ]
 
 
@@ -190,24 +192,24 @@ def _fit_words(fit: Applicability) -> str:
     return f"Of these slices the input check refuses {100 * (fit.refused.value or 0.0):.0f} %, and {far}."
 
 
-def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[MeasureRow]:
+def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[_Row]:
     return [
-        _row(SEGMENTATION_TITLES[name], each.estimate, counted(each.slices, "slice"), headline=name in _DICE)
+        _Row(SEGMENTATION_TITLES[name], each.estimate, counted(each.slices, "slice"), name in _DICE)
         for name, each in segmentation.items()
         if each.slices
     ]
 
 
-def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
+def _page(run: TrainedRun, evaluation: Evaluation) -> str:
     part, measured, fit = evaluation.part, evaluation.measured, evaluation.applicability
     rows, covid = _measure_rows(evaluation), int(part.label.sum())
-    return Report(
-        title=f"{run.info['recipe']} on {part.title}",
-        subtitle=(
-            f"{len(part.records)} slices of {measured.patients} patients: {covid} COVID, "
-            f"{len(part.records) - covid} NonCOVID. COVID is the positive class."
-        ),
-        warnings=evaluation.warnings,
+    subtitle = (
+        f"{len(part.records)} slices of {measured.patients} patients: {covid} COVID, "
+        f"{len(part.records) - covid} NonCOVID. COVID is the positive class."
+    )
+    title = f"{run.info['recipe']} on {part.title}"
+    return environment().get_template("report.html.j2").render(
+        report={"title": title, "subtitle": subtitle, "warnings": evaluation.warnings},
         follows=_follows(evaluation),
         measures=rows,
         measures_note=(
@@ -220,70 +222,62 @@ def _build_report(run: TrainedRun, evaluation: Evaluation) -> Report:
         fit_words="" if fit is None else _fit_words(fit),
         segmentation=_segmentation_rows(evaluation.segmentation),
         figures=[*_curves(evaluation), *_calls(evaluation), *_training(run)],
-        gallery=list(_gallery(run, evaluation)),
-        facts=list(_facts(evaluation.document)),
-        command=evaluation.document["command"],
-    )
+        gallery=_gallery(run, evaluation),
+        facts=_facts(evaluation.document),
+        notice=NOTICE,
+        data_notice=DATA_NOTICE,
+    )  # fmt: skip
 
 
-def _panel(
-    name: str, title: str, figure: Figure, words: str, columns: Mapping[str, Iterable[Any]]
-) -> FigurePanel:
+def _panel(name: str, title: str, figure: Figure, words: str, columns: Mapping[str, Iterable[Any]]) -> _Panel:
     """A figure, to be downloaded as SVG and its numbers as CSV."""
-    drawn, table = svg(figure), _csv([list(columns), *zip_longest(*columns.values())])
-    files = {"svg": data_uri(drawn, "image/svg+xml"), "csv": data_uri(table, "text/csv")}
-    return FigurePanel(name, title, inline_svg(drawn, name), words, files)
+    table = _csv([list(columns), *zip_longest(*columns.values())])
+    files = {"svg": data_uri(svg(figure), "image/svg+xml"), "csv": data_uri(table, "text/csv")}
+    return _Panel(name, title, words, files)
 
 
-def _curves(evaluation: Evaluation) -> Iterator[FigurePanel]:
+def _curves(evaluation: Evaluation) -> Iterator[_Panel]:
     """ROC and precision-recall, with bootstrap bands where patients can be resampled; nothing for one label."""
     measured, label, probability = evaluation.measured, evaluation.part.label, evaluation.probability
-    value = {name: each.value for name, each in measured.metrics.items()}
-    auc, average, recall, specificity = (
-        value[name] for name in ("auc", "average_precision", "recall", "specificity")
-    )
-    if auc is None or average is None or recall is None or specificity is None:
+    value = {name: each.value or 0.0 for name, each in measured.metrics.items()}
+    if measured.metrics["auc"].value is None:
         return
     bands: tuple[Band | None, Band | None] = (None, None)
-    shaded = ""
     if measured.metrics["auc"].low is not None:
         resampling = Resampling(evaluation.part.patient, measured.resamples, measured.seed)
-        bands, shaded = (
-            resampling.bands(label, probability),
-            " Shaded: pointwise 95 % interval over patients.",
-        )
+        bands = resampling.bands(label, probability)
     false, true, _ = sklearn.roc_curve(label, probability, drop_intermediate=False)
     precise, recalled, _ = sklearn.precision_recall_curve(label, probability)
-    chance, precision = float(label.mean()), value["precision"]
+    chance, recall, alarms = float(label.mean()), value["recall"], 1 - value["specificity"]
+    named = measured.metrics["precision"].value is not None
     for name, title, words, axes, curve, legend, guess, point, band in (
         (
             "roc", "ROC curve",
             f"At the threshold {THRESHOLD:g} the network finds {recall:.1%} of the COVID slices and takes "
-            f"{1 - specificity:.1%} of the NonCOVID slices for COVID. Area under the curve {auc:.3f}.",
+            f"{alarms:.1%} of the NonCOVID slices for COVID.",
             ("False positive rate (1 − specificity)", "True positive rate (recall)"), (false, true),
-            f"AUC {auc:.3f}", (0.0, 1.0), (1 - specificity, recall), bands[0],
+            f"AUC {value['auc']:.3f}", (0.0, 1.0), (alarms, recall), bands[0],
         ),
         (
-            "precision-recall", "Precision and recall",
-            f"Average precision {average:.3f}; {chance:.1%} of the slices are COVID.",
+            "precision-recall", "Precision and recall", f"{chance:.1%} of the slices are COVID.",
             ("Recall (share of COVID slices found)", "Precision (share of COVID calls right)"), (recalled, precise),
-            f"average precision {average:.3f}", (chance, chance),
-            None if precision is None else (recall, precision), bands[1],
+            f"average precision {value['average_precision']:.3f}", (chance, chance),
+            (recall, value["precision"]) if named else None, bands[1],
         ),
     ):  # fmt: skip
         along, height = (axis.partition(" (")[0].lower() for axis in axes)
-        columns = {along: curve[0], height: curve[1]}
+        columns, shaded = {along: curve[0], height: curve[1]}, ""
         if band is not None:
             columns |= dict(zip((f"{along} of the band", "low", "high"), band, strict=True))
+            shaded = " Shaded: pointwise 95 % interval over patients."
         figure = figures.curve_figure(curve, legend, guess, point, axes, band)
-        yield _panel(name, title, figure, words + shaded, columns)
+        yield _panel(name, title, figure, f"{words} {legend[0].upper()}{legend[1:]}.{shaded}", columns)
 
 
-def _calls(evaluation: Evaluation) -> Iterator[FigurePanel]:
-    """Reliability, confusion, probabilities by label."""
-    label, probability = evaluation.part.label, evaluation.probability
+def _calls(evaluation: Evaluation) -> Iterator[_Panel]:
+    """Reliability and confusion."""
     right, alarms, spared, missed = asdict(evaluation.confusion).values()
-    bins = [asdict(each) for each in reliability(label, probability)]
+    bins = [asdict(each) for each in reliability(evaluation.part.label, evaluation.probability)]
     points = [tuple(each.values())[3:] for each in bins if each["count"]]
     error = evaluation.measured.metrics["calibration_error"].value or 0.0
     yield _panel(
@@ -299,31 +293,20 @@ def _calls(evaluation: Evaluation) -> Iterator[FigurePanel]:
         "called COVID.",
         {"label": [COVID, NON_COVID], "called COVID": [right, alarms], "called NonCOVID": [missed, spared]},
     )  # fmt: skip
-    yield _panel(
-        "histogram", "Probabilities by label",
-        figures.histogram_figure(probability[label == 1], probability[label == 0], THRESHOLD),
-        "Slices labelled COVID count upwards, NonCOVID downwards; those on the wrong side of the threshold are the "
-        "errors.", {"label": label, "probability": probability},
-    )  # fmt: skip
 
 
-def _training(run: TrainedRun) -> Iterator[FigurePanel]:
-    history, selected = run.history(), run.info.get("selected_epoch")
-    for name, curves, label in (
-        ("loss", {"train_loss": "training", "val_loss": "validation"}, "Loss (cross-entropy, nats)"),
-        ("validation", {"val_auc": "AUC", "val_accuracy": "accuracy"}, "Measure on the validation part"),
-    ):
-        figure = figures.history_figure(history, curves, label, selected)
-        if figure is not None:
-            words = f"After each epoch: {label}; {' and '.join(curves.values())}."
-            columns = {key: [row.get(key) for row in history] for key in ("epoch", *curves)}
-            yield _panel(name, f"Training: {name}", figure, words, columns)
+def _training(run: TrainedRun) -> Iterator[_Panel]:
+    if rows := run.history():
+        columns = {
+            name: [row.get(name) for row in rows] for name in {name: None for row in rows for name in row}
+        }
+        words = f"Loss and the measures on the validation part over {counted(len(rows), 'epoch')}."
+        yield _panel("training", "Training", run.plot(), words, columns)
 
 
-def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[GalleryGroup]:
+def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[Mapping[str, Any]]:
     """The most confident errors of both kinds, with what was found on them."""
     part, covid = evaluation.part, evaluation.part.label == 1
-    label, called = _labels(evaluation)
     for title, wrong in (
         ("Missed: labelled COVID, called NonCOVID", covid & ~evaluation.called),
         ("False alarms: labelled NonCOVID, called COVID", ~covid & evaluation.called),
@@ -331,39 +314,34 @@ def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[GalleryGroup]:
         errors = np.flatnonzero(wrong)
         if not len(errors):
             continue
-        worst, items = errors[np.argsort(-np.abs(evaluation.logit[errors]), kind="stable")][:GALLERY], []
-        few = len(worst) == len(errors)
-        shown = f"all {len(errors)}" if few else f"the {len(worst)} most confident of {len(errors)}"
+        worst, cases = errors[np.argsort(-np.abs(evaluation.logit[errors]), kind="stable")][:GALLERY], []
         slices = [read_record(part.records[index]) for index in worst]
         outputs = run.predict(slices)
         for number, index in enumerate(worst):
             record, cut = part.records[index], outputs.cuts[number]
+            patient = record.patient_id if record.patient_known else "not known"
             facts = [
-                f"Probability of COVID {evaluation.probability[index]:.3f} (logit {evaluation.logit[index]:+.2f}); "
-                f"called {called[index]}, labelled {label[index]}",
-                f"Patient {record.patient_id if record.patient_known else 'not known'}, source {record.source}",
+                f"Probability of COVID {evaluation.probability[index]:.3f}",
+                f"Patient {patient}, source {record.source}",
             ]
             lesions = np.zeros_like(cut.lungs)
             if outputs.lesion_map is not None:
                 lesions = lesion_mask(outputs.lesion_map[number], cut)
             layers = Layers.of(slices[number].pixels, cut.lungs, lesions, slices[number].origin.spacing)
-            items.append(GalleryItem(part.file(record), facts, layers=layers))
-        yield GalleryGroup(title, f"Shown: {shown}.", items)
+            cases.append({"file": part.file(record), "facts": facts, "layers": layers})
+        yield {"title": title, "words": f"Shown: {len(cases)} of {len(errors)}.", "cases": cases}
 
 
-def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for section in ("run", "data"):
-        for name, value in document[section].items():
-            if value not in (None, {}, ""):
-                yield f"{section}: {name.replace('_', ' ')}", _words(value)
-    times = document["evaluations_of_these_slices"]
-    count = f"{'once' if times == 1 else f'{times} times'}, this time included"
-    yield "these slices evaluated with this run", count
-    yield "evaluated", f"{document['time']} in {document['seconds']:.1f} s"
-    yield "versions", _words(document["versions"])
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {each}" for name, each in value.items())
-    return str(value)
+def _facts(document: Mapping[str, Any]) -> Mapping[str, str]:
+    """How the report was made."""
+    run, data, times = document["run"], document["data"], document["evaluations_of_these_slices"]
+    trained = f"{run['path']}: recipe {run['recipe']}, network {run['network']}, seed {run['seed']}"
+    return {
+        "run": f"{trained}, trained on {run['split'] or 'a split that is not known'}",
+        "data": f"{data['root']}, fingerprint {data['fingerprint']}",
+        "evaluated with this run": f"{'once' if times == 1 else f'{times} times'}, this time included",
+        "evaluated": f"{document['time']} in {document['seconds']:.1f} s",
+        "versions": ", ".join(f"{name} {each}" for name, each in document["versions"].items()),
+        "command": document["command"],
+        "to cite": CITATION,
+    }

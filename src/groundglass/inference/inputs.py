@@ -5,28 +5,35 @@ from __future__ import annotations
 import glob
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from groundglass.errors import PredictionError
 from groundglass.imaging.source import FileSource, files_below, is_junk, natural_key, split_member
-
-# A folder holds files that are passed over without a word; the commonest are left out of the count.
-_NOT_COUNTED = (".txt", ".csv", ".json", ".jsonl", ".md", ".html", ".xml", ".yaml", ".log", ".raw", ".zraw")
 
 
 def expand(arguments: Sequence[str]) -> list[Path]:
     """Files, folders, zips and members of zips that the arguments name, in their order.
 
     A path that exists means itself, whatever characters are in it; otherwise ``*``, ``?``, ``[...]`` and
-    ``**`` are expanded, in natural order and without hidden files. What lies in a folder or zip that is named
-    too is read with that.
+    ``**`` are expanded, in natural order and without hidden files. What is named twice, or lies in a folder that is
+    named too, is read once, and voxels with their header.
 
     Raises:
         PredictionError: a path does not exist, or a pattern matches nothing.
     """
-    paths = [path for argument in arguments for path in _named(argument)]
-    return _without_covered(paths) if len(paths) > 1 else paths
+    named = dict.fromkeys(path for argument in arguments for path in _named(argument))
+    return [path for path in named if len(named) == 1 or not _is_covered(path, named)]
+
+
+def _is_covered(path: Path, named: Container[Path]) -> bool:
+    from groundglass.imaging.volume import header_of  # noqa: PLC0415 - not for a single path
+
+    header = header_of(FileSource(path)) if path.is_file() else None
+    # What is hidden in a folder is passed over there, and read only because it was named itself.
+    return (header is not None and Path(header.name) in named) or any(
+        parent in named and not is_junk(PurePosixPath(path.relative_to(parent))) for parent in path.parents
+    )
 
 
 def _named(argument: str) -> list[Path]:
@@ -59,35 +66,6 @@ def _members(archive: str | Path) -> list[str] | None:
         return None
 
 
-def _without_covered(paths: Sequence[Path]) -> list[Path]:
-    """The paths without those that stand there twice, lie in another one, or are the voxels of a header."""
-    from groundglass.imaging.volume import header_of  # noqa: PLC0415 - not for a single path
-
-    places = [_place(path) for path in paths]
-    named = set(places)
-    kept: dict[Path, Path] = {}
-    for path, place in zip(paths, places, strict=True):
-        # What is hidden in a folder is passed over there, and read only because it was named itself.
-        covered = any(
-            parent in named and not is_junk(PurePosixPath(place.relative_to(parent)))
-            for parent in place.parents
-        )
-        header = header_of(FileSource(path)) if path.is_file() else None
-        if not covered and (header is None or _place(Path(header.name)) not in named):
-            kept.setdefault(place, path)
-    return list(kept.values())
-
-
-def _place(path: Path) -> Path:
-    """Where a path leads. The last link to a file is not followed: its name is its own."""
-    if path.is_dir():
-        return Path(os.path.realpath(path))
-    member = None if path.exists() else split_member(path)
-    if member is not None:
-        return _place(member[0]) / member[1]
-    return Path(os.path.realpath(path.parent), path.name)
-
-
 def named_by(path: str | os.PathLike[str]) -> Iterator[Path]:
     """The files that a manifest (``.csv``) names, one by one; any other path means itself.
 
@@ -109,7 +87,7 @@ def count_files(paths: Sequence[Path], wanted: Callable[[str], bool] = lambda _:
     for path in (file for each in paths for file in named_by(each)):
         files = [str(path)]
         if path.is_dir():
-            files = [each.name for each in files_below(path) if not each.name.lower().endswith(_NOT_COUNTED)]
+            files = [each.name for each in files_below(path)]
         for file in filter(wanted, files):
             members = _members(file) if file.lower().endswith(".zip") else None
             images = (name[-1:] != "/" and not is_junk(PurePosixPath(name)) for name in members or ())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from groundglass.inference.bundle import Bundle
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.series import SERIES_SCORE, Totals
 from groundglass.inference.writers import (
-    Format,
+    ParquetFile,
     PredictionsWriter,
     appending,
     file_errors,
@@ -31,7 +31,7 @@ PREDICTIONS, TABLE, PARQUET = "predictions.jsonl", "predictions.csv", "predictio
 SERIES, OVERLAYS, MASKS, REPORT = "series.json", "overlays", "masks", "report.html"
 
 _SERIES_FORMAT = 2
-_FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 _Key = tuple[str, int | None]  # of a slice: file and frame
 # A folder of such a name is a slip of the hand.
 _OTHER_FILES = frozenset({".json", ".html", ".htm", ".xlsx", ".xls", ".tsv", ".txt", ".zip", ".pdf", ".png"})
@@ -60,7 +60,7 @@ class OutputPlan:
     command: str = ""
 
     @property
-    def file_format(self) -> Format | None:
+    def file_format(self) -> str | None:
         """The format of a single file, None for a folder or nothing."""
         return None if self.path is None else _FORMATS.get(self.path.suffix.lower())
 
@@ -84,8 +84,12 @@ class OutputPlan:
         """
         if self.resume and self.predictions is None:
             raise PredictionError("--resume needs --output with a folder or a file that ends in .jsonl")
-        if self.parquet and self.file_format not in {None, "parquet"}:
-            raise PredictionError(f"{self.path}: --parquet goes with a folder or a .parquet file")
+        if self.parquet and (self.path is None or self.file_format not in {None, "parquet"}):
+            raise PredictionError("--parquet needs --output with a folder or a file that ends in .parquet")
+        if (self.parquet or self.file_format == "parquet") and find_spec("pyarrow") is None:
+            raise PredictionError(
+                "Parquet needs pyarrow; install it with `pip install '.[parquet]'` from a clone"
+            )
         if self.masks and self.folder is None:
             raise PredictionError("--masks needs --output with a folder")
         if self.path is not None:
@@ -123,7 +127,7 @@ class Output:
     def __init__(self, plan: OutputPlan, bundle: Bundle) -> None:
         self.totals, self.wants_evidence = Totals(bundle.series_rule), plan.folder is not None
         self._plan, self._done = plan, set[_Key]()
-        self.writer: PredictionsWriter | None = None
+        self.writer: PredictionsWriter | ParquetFile | None = None
         self._masks: MaskWriter | None = None
         own = Path(os.path.realpath(plan.folder or ""))
         inside = any(own.is_relative_to(os.path.realpath(path)) for path in plan.inputs)
@@ -159,8 +163,6 @@ class Output:
     @contextmanager
     def lines(self, path: Path, bundle: Bundle) -> Iterator[None]:
         """Have predictions appended to JSON lines, after those of an earlier run, and masks written."""
-        if self._plan.parquet:  # fail now where pyarrow is missing, not after hours
-            PredictionsWriter("parquet", io.BytesIO()).close()
         with ExitStack() as stack:
             lacking = set[_Key]()
             if self._plan.masks:
@@ -221,15 +223,21 @@ def open_output(plan: OutputPlan, bundle: Bundle) -> Iterator[Output]:
 
 
 @contextmanager
-def _table(path: Path, keep_identifiers: bool) -> Iterator[PredictionsWriter]:
+def _table(path: Path, keep_identifiers: bool) -> Iterator[PredictionsWriter | ParquetFile]:
+    """A CSV or Parquet file, by its suffix; it appears when the block has ended without an error."""
     with ExitStack() as stack:
+        writer: PredictionsWriter | ParquetFile
         with file_errors(path):
-            stream = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb", buffering=0))
-            file_format = _FORMATS[path.suffix.lower()]
-            writer = PredictionsWriter(file_format, stream, keep_identifiers=keep_identifiers)
+            temporary = stack.enter_context(atomic_path(path))
+            if path.suffix.lower() == ".parquet":
+                writer = ParquetFile(temporary, keep_identifiers=keep_identifiers)
+            else:
+                stream = stack.enter_context(temporary.open("wb", buffering=0))
+                writer = PredictionsWriter("csv", stream, keep_identifiers=keep_identifiers)
         yield writer
         with file_errors(path):
-            writer.close()
+            if isinstance(writer, ParquetFile):
+                writer.close()
             stack.close()
 
 

@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -106,12 +105,11 @@ def write_report(
         most=SERIES,
         score_meaning=SERIES_SCORE,
         loose=plans.get(None),
-        refusals=[(*item, survey.examples[item[0]]) for item in survey.refusals.most_common()],
+        refusals=[(*item, survey.examples[item[0]]) for item in survey.refusals.most_common(_REASONS)],
         said={number: each for number, each in enumerate(read_predictions(predictions)) if number in wanted},
         layers=layers,
         picture=lambda each: f"{overlays.name}/{picture_name(each.file, each.frame)}",
         bundle=bundle,
-        measured=_measured(bundle.info.metrics),
         written=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         version=__version__,
         command=printable(command),
@@ -174,8 +172,6 @@ class _Survey:
         self.flags.update(prediction.flags)
         if prediction.status is not Status.OK:
             reason = re.sub(r" \([^)]*\d[^)]*\)", "", prediction.reason or "no reason given")
-            if reason not in self.refusals and len(self.refusals) >= _REASONS:
-                reason = "other reasons; predictions.csv has them"
             self.refusals[reason] += 1
             examples = self.examples.setdefault(reason, [])
             examples += [prediction] * (len(examples) < _EXAMPLES)
@@ -202,12 +198,6 @@ class _Panel(NamedTuple):
         shown = {*plan.carriers, *plan.rest}
         links = [each if each in shown else None for each in plan.classified]
         return cls(number, summary, tuple(_answers(summary)), plan, _draw(summary.curve, links))
-
-    @property
-    def name(self) -> str:
-        """Of its folder or file; of a single slice its file's, as the folder may hold many such series."""
-        only = self.summary.counts.total == 1 and self.summary.carriers
-        return only[0].file if only else self.summary.name
 
 
 def _answers(summary: SeriesSummary) -> Iterator[tuple[str, str, str]]:
@@ -250,29 +240,13 @@ def _warnings(totals: Totals, flags: Counter[str]) -> Iterator[str]:
         yield f"{counted(count, 'slice')} {'is' if count == 1 else 'are'} flagged {flag}{meaning}."
 
 
-def _measured(metrics: Mapping[str, Any]) -> str:
-    """What the bundle says was measured on its test part; empty where it does not."""
-    titles = {"accuracy": "accuracy", "auc": "AUC", "recall": "recall"}
-    try:
-        test = metrics["test"]
-        words = [
-            "{} {value:.3f} ({low:.3f}–{high:.3f})".format(title, **test["metrics"][name])
-            for name, title in titles.items()
-        ]
-        return f"{', '.join(words)} on {test['slices']:,} slices the model had not seen"
-    except (KeyError, TypeError, ValueError):
-        return ""
-
-
 class _Point(NamedTuple):
-    """A slice on a curve: its place, its label, the column that belongs to it, and the slice that it leads to."""
+    """A slice on a curve: its place, its label, what it says, and the slice that it leads to."""
 
     x: float
     y: float
     label: str
     words: str
-    left: float
-    width: float
     link: int | None
 
 
@@ -289,26 +263,25 @@ def _draw(curve: Curve, links: Sequence[int | None]) -> _Drawing | None:
     """None where one slice is all."""
     if len(curve.at) < 2:
         return None
-    first, span = curve.at[0], curve.at[-1] - curve.at[0]
+    first, span = curve.at[0], (curve.at[-1] - curve.at[0]) or 1.0
     unit, axis = _AXES[curve.axis]
 
     def x(value: float) -> float:
-        return 44 + 452 * ((value - first) / span if span > 0 else 0.5)
+        return 44 + 452 * (value - first) / span
 
     at = [f"{round(value, 1) + 0.0:g} {unit}".strip() for value in curve.at]
-    places = [x(value) for value in curve.at]
-    edges = [36.0, *((one + other) / 2 for one, other in pairwise(places)), 504.0]
-    columns = zip(places, at, curve.probability, curve.label, pairwise(edges), links, strict=True)
     points = [
-        _Point(place, 168 - 156 * value, label, f"{named}: {value:.3f}, {label}", left, right - left, link)
-        for place, named, value, label, (left, right), link in columns
+        _Point(x(value), 168 - 156 * height, label, f"{named}: {height:.3f}, {label}", link)
+        for value, named, height, label, link in zip(
+            curve.at, at, curve.probability, curve.label, links, strict=True
+        )
     ]
     highest = max(curve.probability)
     words = (
         f"Probability of COVID in {len(points)} slices: highest {highest:.3f} at "
         f"{at[curve.probability.index(highest)]}, lowest {min(curve.probability):.3f}."
     )
-    step = float(f"{span / 6:.0e}") if span > 0 else math.inf  # one digit, so about six ticks
+    step = float(f"{span / 6:.0e}")  # one digit, so about six ticks
     start, end = math.ceil(first / step - 1e-9), math.floor((first + span) / step + 1e-9)
-    ticks = [round(index * step, 6) for index in range(start, end + 1)] if span > 0 else [first]
+    ticks = [round(index * step, 6) for index in range(start, end + 1)]
     return _Drawing(points, [(x(value), f"{value + 0.0:g}") for value in ticks], axis, words)

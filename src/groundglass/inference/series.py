@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from itertools import pairwise
 from pathlib import PurePath
@@ -33,6 +32,7 @@ SERIES_SCORE = (
 )
 
 _RESAMPLES, _MOST_CARRIERS = 500, 10
+_CARRIER = ("file", "frame", "position", "probability")
 _LABELS = {COVID: "covid", NON_COVID: "non_covid", UNCERTAIN: "uncertain"}
 
 
@@ -89,7 +89,7 @@ class Counts:
         """All slices; a file that could not be read counts as one."""
         return self.ok + self.refused + self.failed
 
-    def add(self, prediction: Prediction | SeriesSlice) -> None:
+    def add(self, prediction: Prediction) -> None:
         """Count one prediction."""
         label = _LABELS.get(prediction.label or "") if prediction.status is Status.OK else None
         for name in filter(None, (prediction.status.value, label)):
@@ -143,7 +143,7 @@ class Opacity:
     lesion_ml: float | None = None
 
     @classmethod
-    def of(cls, classified: Iterable[Prediction | SeriesSlice]) -> Opacity | None:
+    def of(cls, classified: Iterable[Prediction]) -> Opacity | None:
         """That of classified slices; None where none has one."""
         known = [each for each in classified if each.opacity is not None]
         percent, area = ([each.opacity or 0 for each in known], [each.lung_cm2 or 0 for each in known])
@@ -165,20 +165,6 @@ class Opacity:
         return f"lung opacity {self.percent:.1f} %{volume}"
 
 
-class SeriesSlice(NamedTuple):
-    """What is remembered of the prediction of a slice of a series; some 200 bytes."""
-
-    file: str
-    frame: int | None
-    position: float | None
-    probability: float | None
-    label: str | None
-    status: Status
-    outside_lungs: bool
-    opacity: float | None
-    lung_cm2: float | None
-
-
 @dataclass(frozen=True)
 class SeriesSummary:
     """What is said of one series or volume.
@@ -188,8 +174,7 @@ class SeriesSummary:
         series: DICOM Series Instance UID, or None for what has none.
         stack: see :class:`groundglass.inference.prediction.Prediction`.
         place: the first folder that its files lie in, or the file that holds it.
-        counts: of its slices; files of the folder that could not be read count as failed where nothing else
-            lies in that folder.
+        counts: of its slices.
         outside_lungs: how many of the refused slices show another part of the body.
         label: COVID, NonCOVID or ``uncertain`` by the bundle's rule on the score, no diagnosis; None where nothing
             was classified or the bundle has no rule.
@@ -209,7 +194,7 @@ class SeriesSummary:
     label: str | None
     series_score: float | None
     interval: tuple[float, float] | None
-    carriers: tuple[SeriesSlice, ...]
+    carriers: tuple[Prediction, ...]
     opacity: Opacity | None
     curve: Curve
 
@@ -225,15 +210,19 @@ class SeriesSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
-        counted = ("classified", "refused", "failed", "positive", "negative", "uncertain")
+        counts = self.counts
         return {
             **{name: getattr(self, name) for name in ("study", "series", "stack", "place")},
-            "slices": self.counts.total,
-            **dict(zip(counted, astuple(self.counts), strict=True)),
+            "slices": counts.total,
+            "classified": counts.ok,
+            "refused": counts.refused,
+            "positive": counts.covid,
+            "negative": counts.non_covid,
+            "uncertain": counts.uncertain,
             "label": self.label,
             "series_score": self.series_score,
             "interval": self.interval and list(self.interval),
-            "carriers": [dict(zip(each._fields[:4], each[:4], strict=True)) for each in self.carriers],
+            "carriers": [{name: each.to_dict()[name] for name in _CARRIER} for each in self.carriers],
             "slices_in_score": slices_in_score(self.counts.ok),
             "opacity": self.opacity and asdict(self.opacity),
             "curve": asdict(self.curve),
@@ -260,7 +249,7 @@ class SeriesSummary:
         return f"<p>{escape(self.name)}: {answer}<br>{escape(self.in_words)}<br>{curve}</p>"
 
 
-def place_on(axis: Axis, predicted: Prediction | SeriesSlice, number: int) -> float:
+def place_on(axis: Axis, predicted: Prediction, number: int) -> float:
     """The place of a slice on an axis; ``number`` in the order of reading. Infinite where it is not known."""
     place = {"mm": predicted.position, "frame": predicted.frame, "order": number}[axis]
     return math.inf if place is None else place
@@ -288,11 +277,11 @@ class _Series:
 
     part: _Part
     number: int
-    slices: list[SeriesSlice] = field(default_factory=list)
+    slices: list[Prediction] = field(default_factory=list)
     at: set[float] = field(default_factory=set)
 
-    def summary(self, failed: int, rule: Conformal | None) -> SeriesSummary:
-        counts = Counts(failed=failed)
+    def summary(self, rule: Conformal | None) -> SeriesSummary:
+        counts = Counts()
         for each in self.slices:
             counts.add(each)
         seen = [each for each in self.slices if each.status is Status.OK]
@@ -337,10 +326,7 @@ class Totals:
         self.counts = Counts()
         self.outside_lungs = self.copies = 0
         self._rule = rule
-        self._parts: dict[_Part, list[SeriesSlice]] = {}
-        # What lies in a folder, or in a file of several slices; None is what belongs to no series.
-        self._lies_in: dict[str, set[_Part | None]] = {}
-        self._failed: list[str] = []
+        self._parts: dict[_Part, list[Prediction]] = {}
         self._images: dict[int, str] = {}  # the file of each DICOM image, about 150 bytes
         self._whole: tuple[list[SeriesSummary], dict[_Part, int]] | None = None
 
@@ -367,16 +353,8 @@ class Totals:
         self._whole = None
         self.counts.add(prediction)
         self.outside_lungs += prediction.outside_lungs
-        part, file = _Part.of(prediction), printable(prediction.file)
-        if part is None and prediction.status is Status.FAILED:
-            self._failed.append(file)
-            return
-        places = {part.place if part else _folder(file), *([] if prediction.frame is None else [file])}
-        for place in places:
-            self._lies_in.setdefault(place, set()).add(part)
-        if part is not None:
-            values = [getattr(prediction, name) for name in SeriesSlice._fields[1:]]
-            self._parts.setdefault(part, []).append(SeriesSlice(file, *values))
+        if (part := _Part.of(prediction)) is not None:
+            self._parts.setdefault(part, []).append(replace(prediction, evidence=None, patient=None))
 
     @property
     def in_words(self) -> str:
@@ -406,7 +384,7 @@ class Totals:
         """The series, and the number of the one that each part belongs to.
 
         Parts in several folders are one series where their UID can be one, unless they lie on each other: some
-        anonymisers give all series one UID. What could not be read belongs to the one series that lies where it lies.
+        anonymisers give all series one UID.
         """
         if self._whole is not None:
             return self._whole
@@ -425,10 +403,7 @@ class Totals:
             own.slices += slices
             own.at |= at
             numbers[part] = own.number
-        around = (self._lies_in.get(file, self._lies_in.get(_folder(file), set())) for file in self._failed)
-        failed = Counter(numbers[part] for parts in around if len(parts) == 1 for part in parts if part)
-        summaries = [each.summary(failed[each.number], self._rule) for each in series]
-        self._whole = summaries, numbers
+        self._whole = [each.summary(self._rule) for each in series], numbers
         return self._whole
 
 

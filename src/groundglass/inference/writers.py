@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -13,75 +14,77 @@ from typing import Any, BinaryIO, Literal
 from groundglass.errors import PredictionError
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, row_schema
 
-Format = Literal["jsonl", "csv", "parquet"]
-
 _ROW_GROUP = 8192
 """Rows of Parquet that are compressed together; so many are held in memory."""
 
 
 class PredictionsWriter:
-    """Writes predictions in one format.
-
-    JSON lines are flushed with each prediction, so that a killed process loses nothing; in CSV lists are joined by
-    semicolons; Parquet holds one group of rows in memory.
+    """Writes predictions as JSON lines, which are flushed one by one, or as CSV, where lists are joined by semicolons.
 
     Args:
-        file_format: ``jsonl``, ``csv`` or ``parquet``.
+        file_format: of the two.
         stream: to write to; it need not be seekable, and stays open.
         keep_identifiers: predictions say who is on a slice, and so do three more columns.
-
-    Raises:
-        PredictionError: Parquet without pyarrow.
     """
 
-    def __init__(self, file_format: Format, stream: BinaryIO, *, keep_identifiers: bool = False) -> None:
-        self._format, self._stream = file_format, stream
-        self._columns = COLUMNS + IDENTIFIERS if keep_identifiers else COLUMNS
-        self._rows: list[dict[str, Any]] = []
-        if file_format == "csv":
+    def __init__(
+        self, file_format: Literal["jsonl", "csv"], stream: BinaryIO, *, keep_identifiers: bool = False
+    ) -> None:
+        self._stream = stream
+        self._columns = _columns(keep_identifiers) if file_format == "csv" else ()
+        if self._columns:
             self._write_csv(self._columns)
-        elif file_format == "parquet":
-            self._open_parquet()
 
     def write(self, prediction: Prediction) -> None:
         """Write one prediction."""
-        if self._format == "jsonl":
+        if not self._columns:
             _write_all(self._stream, json_line(prediction))
             self._stream.flush()
             return
         row = prediction.to_dict()
-        if self._format == "csv":
-            values = [row[name] for name in self._columns]
-            self._write_csv([";".join(value) if isinstance(value, list) else value for value in values])
-            return
-        self._rows.append(row)
+        values = [row[name] for name in self._columns]
+        self._write_csv([";".join(value) if isinstance(value, list) else value for value in values])
+
+    def _write_csv(self, values: Sequence[Any]) -> None:
+        line = io.StringIO(newline="")
+        csv.writer(line, lineterminator="\n").writerow(values)
+        _write_all(self._stream, line.getvalue().encode())
+
+
+class ParquetFile:
+    """Writes predictions as Parquet; memory holds one group of rows.
+
+    Args:
+        path: of the file.
+        keep_identifiers: as for :class:`PredictionsWriter`.
+    """
+
+    def __init__(self, path: Path, *, keep_identifiers: bool = False) -> None:
+        import pyarrow as pa  # noqa: PLC0415 - an extra, and 0.2 s
+        from pyarrow import parquet  # noqa: PLC0415
+
+        kinds = {"integer": pa.int32(), "number": pa.float64(), "array": pa.list_(pa.string())}
+        types = {name: column["type"] for name, column in row_schema()["properties"].items()}
+        columns = {
+            name: [kinds[kind] for kind in kinds if kind in types[name]]
+            for name in _columns(keep_identifiers)
+        }
+        schema = pa.schema([(name, *(kind or [pa.string()])) for name, kind in columns.items()])
+        self._rows: list[dict[str, Any]] = []
+        self._table, self._file = pa.Table, pa.OSFile(os.fsencode(path), "wb")
+        self._parquet = parquet.ParquetWriter(self._file, schema, compression="zstd")
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one prediction, sooner or later."""
+        self._rows.append(prediction.to_dict())
         if len(self._rows) == _ROW_GROUP:
             self._write_rows()
 
     def close(self) -> None:
         """Write what is left."""
-        if self._format == "parquet":
-            self._write_rows()
-            self._parquet.close()
-
-    def _write_csv(self, values: Any) -> None:
-        line = io.StringIO(newline="")
-        csv.writer(line, lineterminator="\n").writerow(values)
-        _write_all(self._stream, line.getvalue().encode())
-
-    def _open_parquet(self) -> None:
-        try:
-            import pyarrow as pa  # noqa: PLC0415 - an extra, and 0.2 s
-            from pyarrow import parquet  # noqa: PLC0415
-        except ModuleNotFoundError:
-            advice = "install it with `pip install '.[parquet]'` from a clone"
-            raise PredictionError(f"Parquet needs pyarrow; {advice}") from None
-        kinds = {"integer": pa.int32(), "number": pa.float64(), "array": pa.list_(pa.string())}
-        types = {name: column["type"] for name, column in row_schema()["properties"].items()}
-        columns = [(name, [kinds[kind] for kind in kinds if kind in types[name]]) for name in self._columns]
-        schema = pa.schema([(name, *(kind or [pa.string()])) for name, kind in columns])
-        self._table = pa.Table
-        self._parquet = parquet.ParquetWriter(_Counting(self._stream), schema, compression="zstd")
+        self._write_rows()
+        self._parquet.close()
+        self._file.close()
 
     def _write_rows(self) -> None:
         if self._rows:
@@ -89,28 +92,13 @@ class PredictionsWriter:
         self._rows = []
 
 
+def _columns(keep_identifiers: bool) -> tuple[str, ...]:
+    return COLUMNS + IDENTIFIERS if keep_identifiers else COLUMNS
+
+
 def json_line(prediction: Prediction) -> bytes:
     """A prediction as one line of JSON in UTF-8."""
     return (json.dumps(prediction.to_dict(), ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-class _Counting(io.RawIOBase):
-    """A stream that knows how far it is, as pyarrow wants, also where it is a pipe."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._count = stream, 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content: Any) -> int:
-        if not self._stream.closed:  # after an interruption pyarrow still writes what it has
-            _write_all(self._stream, content)
-        self._count += len(content)
-        return len(content)
-
-    def tell(self) -> int:
-        return self._count
 
 
 def _write_all(stream: BinaryIO, content: bytes) -> None:
@@ -131,7 +119,8 @@ def file_errors(path: Path, verb: str = "written") -> Iterator[None]:
         yield
     except OSError as error:
         place = error.filename if isinstance(error.filename, str) else path
-        raise PredictionError(f"{place}: cannot be {verb} ({error.strerror or error})") from None
+        reason = os.strerror(error.errno) if error.errno else error
+        raise PredictionError(f"{place}: cannot be {verb} ({reason})") from None
 
 
 def read_predictions(path: Path) -> Iterator[Prediction]:

@@ -1,4 +1,4 @@
-"""Figures of evaluations, trainings and experiments, as matplotlib figures and as SVG that follows a page's colours.
+"""Figures of evaluations, trainings and experiments, as matplotlib figures and as SVG.
 
 Figures are made without pyplot, so that nothing is registered anywhere and a figure goes when its last
 reference goes. COVID is vermilion and NonCOVID blue throughout (Okabe and Ito's palette, told apart by
@@ -8,10 +8,8 @@ colour-blind readers too), and shape or text says the same again.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import matplotlib as mpl
@@ -25,11 +23,6 @@ from numpy.typing import NDArray
 INK, MUTED, LINE = "#1f2328", "#5b6470", "#d5dae1"
 COVID, NON_COVID = "#d55e00", "#0072b2"
 
-PAGE_COLOURS: Mapping[str, str] = MappingProxyType({
-    INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", COVID: "var(--covid)", NON_COVID: "var(--other)",
-})  # fmt: skip
-"""Colours of a figure and the CSS variables that replace them within a page."""
-
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "groundglass",
     "font.family": "sans-serif", "font.size": 11, "text.color": INK,
@@ -37,7 +30,7 @@ STYLE: dict[Any, Any] = {
     "axes.linewidth": 0.8, "axes.grid": True, "axes.axisbelow": True, "grid.color": LINE, "grid.linewidth": 0.6,
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
     "legend.frameon": False, "legend.fontsize": 10, "lines.linewidth": 1.8,
-    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+    "figure.facecolor": "white", "axes.facecolor": "none", "savefig.facecolor": "auto",
 }  # fmt: skip
 
 _NO_METADATA: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -135,52 +128,6 @@ def confusion_figure(counts: Sequence[Sequence[int]]) -> Figure:
         return figure
 
 
-def histogram_figure(covid: _Values, non_covid: _Values, threshold: float) -> Figure:
-    """Histogram of the probability of COVID, 0 to 1, of slices labelled so upwards and of NonCOVID downwards.
-
-    From ``threshold`` on slices are called COVID.
-    """
-    edges = np.linspace(0, 1, 21)
-    up, down = np.histogram(covid, edges)[0], np.histogram(non_covid, edges)[0]
-    with _axes(5.6) as (figure, axes):
-        axes.bar(edges[:-1], up, 0.046, align="edge", color=COVID, label=f"COVID ({len(covid)})")
-        label = f"NonCOVID ({len(non_covid)})"
-        axes.bar(edges[:-1], -down, 0.046, align="edge", color=NON_COVID, label=label)
-        axes.axhline(0, color=MUTED, linewidth=0.8)
-        axes.axvline(threshold, label=f"threshold {threshold:g}", **{**_GUIDE, "color": INK})
-        reach = max(1, int(up.max()), int(down.max())) * 1.1
-        axes.set(xlim=(0, 1), ylim=(-reach, reach))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-        axes.set(xlabel="Predicted probability of COVID", ylabel="Slices per bin of 0.05")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-        return figure
-
-
-def history_figure(
-    history: Sequence[Mapping[str, float]], curves: Mapping[str, str], label: str, selected: int | None = None
-) -> Figure | None:
-    """Up to two measures over the epochs of a training; None where the history holds neither.
-
-    ``history`` has, for each epoch, ``epoch`` and the measures, which may be missing; ``curves`` the title of each
-    measure by its key. ``selected`` is the epoch whose weights are in use, marked where known.
-    """
-    with _axes(5.6, 3.6) as (figure, axes):
-        for (key, title), colour, marker in zip(curves.items(), (NON_COVID, COVID), "os", strict=False):
-            rows = [row for row in history if row.get(key) is not None and np.isfinite(row[key])]
-            if rows:
-                points = [row["epoch"] for row in rows], [row[key] for row in rows]
-                axes.plot(*points, color=colour, marker=marker, markersize=3.5, label=title)
-        if not axes.lines:
-            return None
-        if selected is not None:
-            axes.axvline(selected, label=f"selected epoch {selected}", **_GUIDE)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="Epoch", ylabel=label)
-        axes.legend(loc="best")
-        return figure
-
-
 # Okabe and Ito's palette, which colour-blind readers can tell apart; curves differ in their dashes as well.
 _COLOURS = (NON_COVID, COVID, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", MUTED)
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1), (8, 3), (2, 3))
@@ -263,7 +210,7 @@ def curves_figure(panels: Mapping[tuple[str, str], Mapping[str, Sequence[Sequenc
 
 
 def _on_white(size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained", facecolor="none")
     paper = Rectangle((0, 0), 1, 1, transform=figure.transFigure, facecolor="white", zorder=-10)
     # Constrained layout would make room for the paper as if it were a label.
     paper.set_in_layout(False)
@@ -277,24 +224,3 @@ def svg(figure: Figure) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
     return buffer.getvalue()
-
-
-def inline_svg(text: str, name: str) -> str:
-    """An SVG document of :func:`svg` as an ``<svg>`` element for an HTML page.
-
-    It takes its colours from the page's CSS variables, its ids start with ``name`` so that several figures do
-    not collide, and it holds no address at all (namespaces are implied within HTML). It is hidden from screen
-    readers: the page says in words what it shows.
-    """
-    text = text[text.index("<svg") :]
-    text = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", text)
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
-    for size in ("width", "height"):
-        text = re.sub(rf'(<svg\b[^>]*?)\s{size}="[^"]*"', r"\1", text, count=1)
-    for reference in ('id="', "url(#", 'href="#'):
-        text = re.sub(rf"(?<!\w){re.escape(reference)}", f"{reference}{name}-", text)
-    # A page's own font is at least as narrow as the one that the layout was computed with.
-    text = re.sub(r"'DejaVu Sans'[^;\"]*|font-family: sans-serif", "inherit", text)
-    for colour, variable in PAGE_COLOURS.items():
-        text = text.replace(colour, variable)
-    return text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)

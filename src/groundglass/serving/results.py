@@ -273,7 +273,6 @@ def predictions_file(predictions: Sequence[Prediction], file_format: Literal["js
     writer = PredictionsWriter(file_format, stream)
     for prediction in predictions:
         writer.write(prediction)
-    writer.close()
     return stream.getvalue()
 
 

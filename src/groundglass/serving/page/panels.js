@@ -195,7 +195,6 @@ function seriesWords(stack, meaning) {
   for (const [label, count] of [["COVID", series.positive], ["uncertain", series.uncertain], ["NonCOVID", series.negative]]) if (count) rows.push([`– ${label}`, String(count)]);
   if (outside) rows.push(["Outside the lungs", String(outside)]);
   rows.push(["Refused", String(series.refused - outside)]);
-  if (series.failed) rows.push(["Not read", String(series.failed)]);
   return [
     element("p", { class: "series-name", text: name }),
     ...told.map((text) => element("p", { class: "warning", text })),

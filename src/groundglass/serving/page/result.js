@@ -138,7 +138,6 @@ export const outsideLungs = (slices) => slices.filter(({ reason }) => reason?.st
 export function warnings({ series, slices, volume }) {
   const found = [...(series.warnings ?? [])];
   const refused = series.refused - outsideLungs(slices);
-  if (series.failed) found.push(`${counted(series.failed, "file")} could not be read.`);
   if (refused) found.push(`${counted(refused)} that may show lung ${refused === 1 ? "was" : "were"} refused.`);
   const hounsfield = slices.some(({ image }) => image?.hounsfield);
   if (!volume && hounsfield && slices.length > 8) found.push("Slices are missing, unlike or unevenly spaced: no coronal or sagittal planes.");
