@@ -62,23 +62,17 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class NetworkOutputs:
-    """What a network says of N slices.
+    """What a network says of N slices."""
 
-    Attributes:
-        logit: of COVID, before calibration, shape (N,).
-        probability: of COVID, 0 to 1, shape (N,).
-        lesion_map: logit of lesion of each place, shape (N, h, w); None of a network without lesion decoder.
-        cuts: what the network was shown, and the lungs of each slice.
-        refused: why the input check refuses each slice, None for those that it accepts; None without a check.
-        percentile: share of held-out slices that lie nearer to the training slices than each slice, 0 to 100,
-            shape (N,); None without a reference.
-    """
-
-    logit: NDArray[np.floating]
-    probability: NDArray[np.floating]
+    logit: NDArray[np.floating]  # of COVID, before calibration, shape (N,)
+    probability: NDArray[np.floating]  # of COVID, 0 to 1, shape (N,)
+    # logit of lesion of each place, shape (N, h, w); None of a network without lesion decoder
     lesion_map: NDArray[np.floating] | None
-    cuts: Sequence[CroppedSlice]
+    cuts: Sequence[CroppedSlice]  # what the network was shown, and the lungs of each slice
+    # why the input check refuses each slice, None for those that it accepts; None without a check
     refused: tuple[str | None, ...] | None = None
+    # share of held-out slices that lie nearer to the training slices than each slice, 0 to 100, shape (N,);
+    # None without a reference
     percentile: NDArray[np.float64] | None = None
 
 
@@ -144,32 +138,23 @@ class FormatBaseline:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was evaluated and what came out.
-
-    Attributes:
-        part: the slices.
-        logit: of COVID, shape (N,).
-        probability: of COVID, shape (N,).
-        measured: the measures with their intervals.
-        warnings: what a reader must know before trusting them.
-        applicability: of a bundle; None for a run, which has neither input check nor prediction sets.
-        segmentation: by the keys of ``SEGMENTATION_TITLES``; empty where the manifest names no masks of the slices.
-        file_format: what the file format alone gives away; None where it cannot be measured.
-        by_patient: AUC of the series scores of patients whose slices all have one label, and how many they are;
-            None where no patient is known to have several slices.
-        facts: what else ``metrics.json`` holds, by its keys.
-    """
+    """What was evaluated and what came out."""
 
     part: Part
-    logit: NDArray[np.float64]
-    probability: NDArray[np.float64]
+    logit: NDArray[np.float64]  # of COVID, shape (N,)
+    probability: NDArray[np.float64]  # of COVID, shape (N,)
     measured: Bootstrap
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # what a reader must know before trusting them
+    # of a bundle; None for a run, which has neither input check nor prediction sets
     applicability: Applicability | None
+    # by the keys of `SEGMENTATION_TITLES`; empty where the manifest names no masks of the slices
     segmentation: Mapping[str, CountedEstimate]
+    # what the file format alone gives away; None where it cannot be measured
     file_format: FormatBaseline | None
+    # AUC of the series scores of patients whose slices all have one label, and how many they are; None where
+    # no patient is known to have several slices
     by_patient: CountedEstimate | None
-    facts: Mapping[str, Any]
+    facts: Mapping[str, Any]  # what else `metrics.json` holds, by its keys
 
     @property
     def called(self) -> NDArray[np.bool_]:

@@ -104,19 +104,12 @@ def derived_uid(*parts: str) -> str:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What made the predictions.
+    """What made the predictions."""
 
-    Attributes:
-        version: of groundglass.
-        bundle: short id of the trained model, as predictions have it.
-        bundle_hash: its full id.
-        model: the trained model's name.
-    """
-
-    version: str
-    bundle: str
-    bundle_hash: str
-    model: str
+    version: str  # of groundglass
+    bundle: str  # short id of the trained model, as predictions have it
+    bundle_hash: str  # its full id
+    model: str  # the trained model's name
 
     @classmethod
     def of(cls, bundle: Bundle) -> Algorithm:

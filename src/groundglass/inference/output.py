@@ -39,25 +39,16 @@ _OTHER_FILES = frozenset({".json", ".html", ".htm", ".xlsx", ".xls", ".tsv", ".t
 
 @dataclass(frozen=True)
 class OutputPlan:
-    """What shall be written, checked before a bundle is opened.
+    """What shall be written, checked before a bundle is opened."""
 
-    Attributes:
-        path: a file that ends in ``.jsonl``, ``.csv`` or ``.parquet``, or a folder; None for nothing.
-        resume: continue what is there.
-        parquet: a folder gets ``predictions.parquet`` too.
-        masks: a folder gets lung and lesion masks too.
-        keep_identifiers: predictions say who is on a slice.
-        inputs: what is read, so that a folder in it does not read its own pictures.
-        command: as it was given, for the report.
-    """
-
+    # a file that ends in `.jsonl`, `.csv` or `.parquet`, or a folder; None for nothing
     path: Path | None = None
-    resume: bool = False
-    parquet: bool = False
-    masks: bool = False
-    keep_identifiers: bool = False
-    inputs: Sequence[Path] = ()
-    command: str = ""
+    resume: bool = False  # continue what is there
+    parquet: bool = False  # a folder gets `predictions.parquet` too
+    masks: bool = False  # a folder gets lung and lesion masks too
+    keep_identifiers: bool = False  # predictions say who is on a slice
+    inputs: Sequence[Path] = ()  # what is read, so that a folder in it does not read its own pictures
+    command: str = ""  # as it was given, for the report
 
     @property
     def file_format(self) -> str | None:

@@ -131,19 +131,12 @@ class _Member(NamedTuple):
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which slices of a series are shown, by their number among the predictions.
+    """Which slices of a series are shown, by their number among the predictions."""
 
-    Attributes:
-        carriers: those that carry the answer, in large.
-        rest: the others, along the body, or by falling probability where they form no series.
-        classified: all that were classified, as they lie on the curve.
-        left_out: how many are not shown.
-    """
-
-    carriers: Sequence[int]
-    rest: Sequence[int]
-    classified: Sequence[int]
-    left_out: int
+    carriers: Sequence[int]  # those that carry the answer, in large
+    rest: Sequence[int]  # the others, along the body, or by falling probability where they form no series
+    classified: Sequence[int]  # all that were classified, as they lie on the curve
+    left_out: int  # how many are not shown
 
     @classmethod
     def of(cls, members: list[_Member], room: int, *, thin: bool) -> _Plan:
