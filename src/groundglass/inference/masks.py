@@ -122,10 +122,10 @@ class MaskWriter:
 
     def _write_series(self, slices: Sequence[PackedMasks]) -> bool:
         """Write a DICOM SEG, and say whether the series allows it."""
-        from groundglass.inference.dicom_seg import Algorithm, segmentation  # noqa: PLC0415 - an extra
+        from groundglass.inference.dicom_seg import segmentation  # noqa: PLC0415 - an extra
 
         try:
-            made = segmentation([_header(each) for each in slices], slices, Algorithm.of(self._bundle))
+            made = segmentation([_header(each) for each in slices], slices, self._bundle)
         except ImageError:  # gone or changed since
             return False
         if made is None:
