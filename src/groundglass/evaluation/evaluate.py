@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-from groundglass.data.manifest import Manifest, content_hash, read_record
+from groundglass.data.manifest import Manifest, content_hash, read_mask, read_record
 from groundglass.errors import RunError
 from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, Resampling, bootstrap, with_interval
 from groundglass.evaluation.calibration import PredictionSets, prediction_sets, series_scores
@@ -33,7 +33,7 @@ from groundglass.evaluation.metrics import (
     versions,
 )
 from groundglass.evaluation.part import Part, fingerprint, part_warnings, record_evaluation, select_part
-from groundglass.evaluation.segmentation import CountedEstimate, Segmentation, read_masks
+from groundglass.evaluation.segmentation import CountedEstimate, Segmentation
 from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.slice import CTSlice
@@ -295,12 +295,12 @@ def _predict(
         outputs = run.predict(islice(reading, _BATCH))
         records = part.records[start : start + _BATCH]
         for index, (record, cut) in enumerate(zip(records, outputs.cuts, strict=True)):
-            if record.lung_mask is not None or record.lesion_mask is not None:
-                true, lesions, whole_map = read_masks(record, cut.lungs.shape), None, None
-                if outputs.lesion_map is not None:
-                    lesions = lesion_mask(outputs.lesion_map[index], cut)
-                    whole_map = in_slice(outputs.lesion_map[index], cut)
-                masks.add(record.patient_id, true, cut.lungs, lesions, whole_map)
+            paths = record.lung_mask, record.lesion_mask
+            if any(paths):
+                true = [None if path is None else read_mask(path, cut.lungs.shape) for path in paths]
+                seen = None if outputs.lesion_map is None else outputs.lesion_map[index]
+                found = () if seen is None else (lesion_mask(seen, cut), in_slice(seen, cut))
+                masks.add(record.patient_id, true, cut.lungs, *found)
         batches.append(replace(outputs, lesion_map=None, cuts=()))
     logit, probability = (
         np.concatenate([getattr(each, name) for each in batches]) for name in ("logit", "probability")

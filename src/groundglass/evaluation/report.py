@@ -149,18 +149,16 @@ def _follows(evaluation: Evaluation) -> str:
     auc, baseline = evaluation.measured.metrics["auc"], evaluation.file_format
     if auc.value is None:
         return f"How well the labels are told apart cannot be said: {auc.reason}."
-    if baseline is None or baseline.auc_difference.low is None or baseline.auc_difference.high is None:
+    if baseline is None or baseline.auc_difference.low is None:
         return f"The AUC is {_in_words(auc)}; too few patients to say what the file format alone gives away."
     if baseline.formats == 1:
         return f"The AUC is {_in_words(auc)}; all slices have one file format, which gives nothing away."
-    seen = f"AUC {auc.value:.3f} against {baseline.metrics['auc'].value:.3f}"
-    gap = f"difference {_in_words(baseline.auc_difference)}"
-    if baseline.auc_difference.low > 0:
-        return f"The network tells the labels apart better than the file format alone does ({seen}, {gap})."
-    worse = "worse" if baseline.auc_difference.high < 0 else "no better, as far as these slices can show,"
+    better = baseline.auc_difference.low > 0
+    alone, gap = baseline.metrics["auc"].value, _in_words(baseline.auc_difference)
     return (
-        f"The network tells the labels apart {worse} than the file format alone does ({seen}, {gap}): these slices "
-        "do not show that it recognises the disease."
+        f"The network tells the labels apart {'better' if better else 'no better'} than the file format alone does "
+        f"(AUC {auc.value:.3f} against {alone:.3f}, difference {gap})"
+        f"{'.' if better else ': these slices do not show that it recognises the disease.'}"
     )
 
 
@@ -185,11 +183,13 @@ def _fit_rows(applicability: Applicability) -> list[_Row]:
 
 
 def _fit_words(fit: Applicability) -> str:
-    far = "how far they lie from the training data is not known"
-    if fit.beyond_95 is not None and fit.beyond_95.value is not None:
-        beyond = f"{100 * fit.beyond_95.value:.0f} % lie far from the training data"
-        far = f"{beyond}, where 5 % are expected of data like it"
-    return f"Of these slices the input check refuses {100 * (fit.refused.value or 0.0):.0f} %, and {far}."
+    refused, far = (
+        f"{100 * (fit.refused.value or 0):.0f} %",
+        "how far they lie from the training data is not known",
+    )
+    if fit.beyond_95 is not None:
+        far = f"{100 * (fit.beyond_95.value or 0):.0f} % lie far from the training data, 5 % of data like it would"
+    return f"Of these slices the input check refuses {refused}; {far}."
 
 
 def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[_Row]:
