@@ -316,11 +316,11 @@ def _verified(path: Path, info: BundleInfo, name: str) -> bytes:
         raise BundleError(f"{path}: {INFO} does not list {name}; the bundle is incomplete")
     expected = info.files[name]
     content = _read(path, name, expected.bytes)
-    if len(content) != expected.bytes:
-        size = "larger" if len(content) > expected.bytes else "truncated"
-        raise BundleError(f"{path}: {name} is {size}; copy or download the bundle again")
-    if hashlib.sha256(content).hexdigest() != expected.sha256:
-        raise BundleError(f"{path}: {name} was changed or damaged (its SHA-256 does not fit)")
+    if len(content) != expected.bytes or hashlib.sha256(content).hexdigest() != expected.sha256:
+        advice = "copy or download the bundle again"
+        raise BundleError(
+            f"{path}: {name} was changed or damaged (its size or SHA-256 does not fit); {advice}"
+        )
     return content
 
 
@@ -332,12 +332,11 @@ def _parse(path: Path, content: bytes) -> BundleInfo:
         version = document["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{path}: damaged {INFO} ({_reason(error)})") from None
-    if type(version) is int and 0 < version < FORMAT:
-        again = "export the run again with `groundglass export`"
-        raise BundleError(f"{path}: bundle format {version} is no longer read; {again}")
-    if type(version) is not int or version != FORMAT:
-        fault = f"is not known to this version, which reads {FORMAT}; update groundglass"
-        raise BundleError(f"{path}: bundle format {version!r} {fault}")
+    if version != FORMAT:
+        advice = "update groundglass, or export the run again with `groundglass export`"
+        raise BundleError(
+            f"{path}: bundle format {version!r:.20} is not {FORMAT}, which is read here; {advice}"
+        )
     if document.get("id") != identity(document):
         raise BundleError(f"{path}: {INFO} was changed after it was written (its id does not fit)")
     try:

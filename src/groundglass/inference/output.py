@@ -91,32 +91,24 @@ class OutputPlan:
 
     def _fault(self, path: Path) -> str | None:
         begun = self.predictions is not None and self.predictions.is_file()
-        advice = ", or resume it with --resume" if begun else ""
-        if self.file_format is not None:
-            if path.is_dir():
-                return "is a folder; choose another name for the file"
-            taken = path.exists() and not self.resume
-            return f"exists; remove it, choose another name{advice}" if taken else None
-        if path.suffix.lower() in _OTHER_FILES:
-            return "--output takes a folder, or a file that ends in .jsonl, .csv or .parquet"
-        if path.exists() and not path.is_dir():
-            return "is a file; choose a folder, or a .jsonl, .csv or .parquet file"
-        if (begun and self.resume) or not path.is_dir() or not any(path.iterdir()):
+        if begun and self.resume:
             return None
-        return f"the folder is not empty; choose another one{advice}"
+        if self.file_format is None and path.suffix.lower() in _OTHER_FILES:
+            return "--output takes a folder, or a file that ends in .jsonl, .csv or .parquet"
+        if path.is_file() and self.file_format is None:
+            return "is a file; choose a folder, or a .jsonl, .csv or .parquet file"
+        if path.exists() and (self.file_format is not None or any(path.iterdir())):
+            advice = ", or resume it with --resume" if begun else ""
+            return f"exists and is not empty; choose another name{advice}"
+        return None
 
 
 class Output:
-    """Sums predictions up, and writes each where the plan says.
-
-    Attributes:
-        totals: what all predictions say together, those of an earlier run too.
-        wants_evidence: predictions shall bring their pixels.
-        writer: of each prediction, where there is a file.
-    """
+    """Sums predictions up, those of an earlier run too, and writes each where the plan says."""
 
     def __init__(self, plan: OutputPlan, bundle: Bundle) -> None:
-        self.totals, self.wants_evidence = Totals(bundle.series_rule), plan.folder is not None
+        self.totals = Totals(bundle.series_rule)
+        self.wants_evidence = plan.folder is not None  # predictions shall bring their pixels
         self._plan, self._done = plan, set[_Key]()
         self.writer: PredictionsWriter | ParquetFile | None = None
         self._masks: MaskWriter | None = None
