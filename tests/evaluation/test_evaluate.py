@@ -70,7 +70,8 @@ def go(run: BrightnessRun, out: Path) -> Go:
 
 
 def test_writes_what_it_measured(run: BrightnessRun, go: Go, make: Make, tmp_path: Path, out: Path) -> None:
-    evaluation, written = go(make(), data=[tmp_path / "the data.csv"], seed=5), document(out)
+    manifest = replace(make(), given=(tmp_path / "the data.csv",))
+    evaluation, written = go(manifest, seed=5), document(out)
     assert written["command"] == (
         f"groundglass evaluate {run.path} --data '{tmp_path}/the data.csv' --split official --part test "
         f"--output {out} --bootstrap 200 --seed 5"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn import metrics as sklearn
 
-from groundglass.evaluation.bootstrap import Resampling, bootstrap
+from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.metrics import (
     TITLES,
     Confusion,
@@ -102,28 +102,28 @@ def test_intervals_cover_the_truth_about_as_often_as_they_promise() -> None:
         rng = np.random.default_rng(trial)
         label = np.repeat(rng.integers(0, 2, 60).astype(np.int8), 2)
         probability = 1 / (1 + np.exp(-np.repeat(rng.normal(size=60), 2) - label))
-        auc = bootstrap(label, probability, patients(120, each=2), resamples=300).metrics["auc"]
+        auc = Resampling(patients(120, each=2), 300).measure(label, probability).metrics["auc"]
         covered += auc.low <= truth <= auc.high
     assert 0.90 <= covered / 200 <= 0.985
-    drawn = [bootstrap(label, probability, patients(120, each=2), resamples=50, seed=n) for n in (0, 0, 1)]
+    drawn = [Resampling(patients(120, each=2), 50, n).measure(label, probability) for n in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
-    assert drawn[0].patients == 60
+    assert drawn[0].patients.count == 60
 
 
 def test_undefined_resamples_are_counted_and_left_out_or_the_reason_is_given() -> None:
     label = np.array([1, 0, 0, 0, 0], np.int8)
-    result = bootstrap(label, np.array([0.9, 0.1, 0.2, 0.3, 0.6]), patients(5), resamples=1000)
+    result = Resampling(patients(5), 1000).measure(label, np.array([0.9, 0.1, 0.2, 0.3, 0.6]))
     auc = result.metrics["auc"]
     # A resample misses the one COVID patient with probability 0.8 ** 5 = 0.33, or is that patient alone.
     assert result.one_class == auc.undefined_resamples == pytest.approx(328, abs=60)
     assert auc.low == auc.high == 1.0
     assert result.metrics["accuracy"].undefined_resamples == 0
-    one_class = bootstrap(np.zeros(20, np.int8), np.linspace(0, 0.4, 20), patients(20), resamples=100)
+    one_class = Resampling(patients(20), 100).measure(np.zeros(20, np.int8), np.linspace(0, 0.4, 20))
     assert one_class.one_class == 100
     undefined = one_class.metrics["auc"]
     assert (undefined.low, undefined.interval_reason) == (None, "undefined in 100 of 100 resamples")
     assert one_class.metrics["brier"].low is not None
-    one_patient = bootstrap(*predictions(10), np.array(["one"] * 10), resamples=50)
+    one_patient = Resampling(np.array(["one"] * 10), 50).measure(*predictions(10))
     assert {each.low for each in one_patient.metrics.values()} == {None}
     assert "one patient" in str(one_patient.metrics["accuracy"].interval_reason)
 

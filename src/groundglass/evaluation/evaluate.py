@@ -21,7 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from groundglass.data.manifest import Manifest, content_hash, read_mask, read_record
 from groundglass.errors import RunError
-from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, Resampling, bootstrap, with_interval
+from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, Resampling, with_interval
 from groundglass.evaluation.calibration import PredictionSets, prediction_sets, series_scores
 from groundglass.evaluation.metrics import (
     BINS,
@@ -180,14 +180,16 @@ class Evaluation:
             "run": facts.pop("run"),
             "data": {
                 "name": part.data, "root": printable(part.root), "split": part.split, "part": part.name,
-                "slices": slices, "covid": covid, "non_covid": slices - covid, "patients": measured.patients,
+                "slices": slices, "covid": covid, "non_covid": slices - covid, "patients": measured.patients.count,
                 "unlabelled": part.unlabelled, "fingerprint": facts.pop("fingerprint"),
             },
             "positive": "COVID",
             "threshold": THRESHOLD,
             "metrics": {name: asdict(each) for name, each in measured.metrics.items()},
             "confusion": asdict(self.confusion),
-            "interval": {**measured.method(), "one_class_resamples": measured.one_class, "seed": measured.seed},
+            "interval": {
+                **measured.method(), "one_class_resamples": measured.one_class, "seed": measured.patients.seed,
+            },
             "calibration": {
                 "bins": BINS,
                 "reliability": [asdict(each) for each in reliability(part.label, self.probability)],
@@ -208,7 +210,6 @@ def evaluate(
     part: str,
     output: Path,
     *,
-    data: Sequence[Path] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Progress | None = None,
@@ -221,8 +222,6 @@ def evaluate(
         split: specification of the split, or None where ``part`` is ``all``.
         part: ``train``, ``val``, ``test``, or ``all`` for every slice.
         output: folder that gets the report; see :func:`groundglass.evaluation.report.write_report`.
-        data: paths that the manifest was read from, for the command to reproduce; the manifest's root unless
-            given.
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
         progress: called after every slice.
@@ -244,7 +243,7 @@ def evaluate(
     seconds = round(time.perf_counter() - start, 3)
     logit, probability = (np.asarray(each, np.float64) for each in (outputs.logit, outputs.probability))
     patients = Resampling(chosen.patient, resamples, seed)
-    measured = bootstrap(chosen.label, probability, chosen.patient, resamples=resamples, seed=seed)
+    measured = patients.measure(chosen.label, probability)
     trained = info.get("training_sha256", ())
     warnings = part_warnings(manifest, chosen, hashes, trained, info["split"], probability)
     applicability = None
@@ -267,7 +266,7 @@ def evaluate(
         "time": now,
         "seconds": seconds,
         "versions": versions(),
-        "command": _command(run, chosen, data or manifest.given or (manifest.root,), output, patients),
+        "command": _command(run, chosen, manifest, output, patients),
     }
     return Evaluation(
         chosen, logit, probability, measured, warnings, applicability,
@@ -337,14 +336,16 @@ def _file_format(part: Part, formats: Sequence[str], measured: Bootstrap) -> For
         return None
     seen = np.full(len(label), 0.5)
     if len(kinds) > 1:
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=measured.seed)
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=measured.patients.seed)
         columns, how = np.array(formats)[:, None] == kinds, {"cv": splitter, "method": "predict_proba"}
         fitted = cross_val_predict(LogisticRegression(), columns, label, groups=patient, **how)
         seen = np.clip(fitted[:, 1], 0, 1)
-    alone = bootstrap(label, seen, patient, resamples=measured.resamples, seed=measured.seed)
+    alone = measured.patients.measure(label, seen)
     gap = (measured.metrics["auc"].value or 0.0) - (alone.metrics["auc"].value or 0.0)
     draws = measured.draws["auc"] - alone.draws["auc"]
-    return FormatBaseline(len(kinds), alone.metrics, with_interval(Estimate(gap), draws, measured.patients))
+    return FormatBaseline(
+        len(kinds), alone.metrics, with_interval(Estimate(gap), draws, measured.patients.count)
+    )
 
 
 def _by_patient(part: Part, probability: NDArray[np.float64], measured: Bootstrap) -> CountedEstimate | None:
@@ -352,13 +353,13 @@ def _by_patient(part: Part, probability: NDArray[np.float64], measured: Bootstra
         return None
     score, label, _ = series_scores(part, probability, least=1)
     each = np.arange(len(score)).astype(np.str_)
-    found = bootstrap(label, score.clip(0, 1), each, resamples=measured.resamples, seed=measured.seed)
+    found = replace(measured.patients, patient=each).measure(label, score.clip(0, 1))
     return CountedEstimate(found.metrics["auc"], len(score))
 
 
-def _command(run: TrainedRun, part: Part, data: Sequence[Path], output: Path, patients: Resampling) -> str:
+def _command(run: TrainedRun, part: Part, manifest: Manifest, output: Path, patients: Resampling) -> str:
     words = ["groundglass", "evaluate", printable(run.path)]
-    words += [word for path in data for word in ("--data", printable(path))]
+    words += [word for path in manifest.given or (manifest.root,) for word in ("--data", printable(path))]
     words += ["--split", part.split] if part.split is not None else []
     words += ["--part", part.name, "--output", printable(output)]
     return shlex.join([*words, "--bootstrap", str(patients.resamples), "--seed", str(patients.seed)])

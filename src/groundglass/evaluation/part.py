@@ -163,15 +163,10 @@ def _trained_patients(manifest: Manifest, known: dict[Record, str], trained: fro
 
 
 def record_evaluation(run: Path, part: Part, sha256: str, time: str, output: Path) -> int:
-    """Add an evaluation, whose report goes to ``output``, to the log in a run's folder.
+    """Add an evaluation to the log in a run's folder; says how often its slices have been evaluated with this run.
 
-    ``sha256`` is the :func:`fingerprint` of the part's slices, ``time`` ISO 8601 in UTC.
-
-    Returns:
-        How often these very slices have been evaluated with this run, this time included.
-
-    Raises:
-        RunError: the log is damaged or cannot be written.
+    ``sha256`` is the :func:`fingerprint` of the part's slices, ``time`` ISO 8601 in UTC. A RunError where the log is
+    damaged or cannot be written.
     """
     entry = {
         "data": part.data, "split": part.split, "part": part.name, "slices": len(part.records),

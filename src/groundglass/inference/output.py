@@ -161,8 +161,10 @@ class Output:
                 with file_errors(self._plan.folder / OVERLAYS):
                     (self._plan.folder / OVERLAYS).mkdir(exist_ok=True)
             if self._plan.masks:
-                self._masks = stack.enter_context(MaskWriter(path.parent / MASKS, bundle))
+                self._masks = MaskWriter(path.parent / MASKS, bundle)
             yield
+            if self._masks is not None:
+                self._masks.finish()
 
     def _earlier(self, path: Path, bundle: str, lacking: Container[_Key]) -> Iterator[bytes]:
         """The lines of an earlier run but for those that are tried again: of what failed or lacks its masks."""

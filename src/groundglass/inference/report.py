@@ -64,16 +64,7 @@ def save_picture(evidence: Evidence, path: Path) -> None:
 def write_report(
     path: Path, predictions: Path, overlays: Path, bundle: Bundle, totals: Totals, command: str
 ) -> None:
-    """Write ``report.html``, holding one picture of it at a time.
-
-    Args:
-        path: of the page.
-        predictions: JSON lines.
-        overlays: folder of the predictions' pictures.
-        bundle: that made them.
-        totals: what all predictions say together.
-        command: as it was given.
-    """
+    """Write ``report.html`` of a file of JSON lines and the folder of its pictures, one of which is held at a time."""
     summaries, survey = totals.summaries(), _Survey(totals)
     for number, prediction in enumerate(read_predictions(predictions)):
         survey.add(number, prediction)

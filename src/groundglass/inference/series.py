@@ -296,20 +296,12 @@ class _Series:
 
 
 class Totals:
-    """Sums predictions up as they come.
-
-    Args:
-        rule: from a series score to a label.
-
-    Attributes:
-        counts: over all predictions.
-        outside_lungs: refused slices of another part of the body.
-        copies: of slices that were counted.
-    """
+    """Sums predictions up as they come; ``rule`` leads from a series score to a label."""
 
     def __init__(self, rule: Conformal | None = None) -> None:
         self.counts = Counts()
-        self.outside_lungs = self.copies = 0
+        self.outside_lungs = 0  # refused slices of another part of the body
+        self.copies = 0  # of slices that were counted
         self._rule = rule
         self._parts: dict[_Part, list[Prediction]] = {}
         self._images: dict[int, str] = {}  # the file of each DICOM image, about 150 bytes
