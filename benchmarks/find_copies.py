@@ -102,8 +102,6 @@ def _find(
     hidden = []
     for number, original in enumerate(originals):
         pixels = act(read_pixels(original), rng)
-        if rng.random() < 0.25:
-            pixels = pixels[:, ::-1]
         path = folder / f"{kind.replace(' ', '-')}-{number}.png"
         cv2.imwrite(str(path), pixels)
         hidden.append(replace(original, path=path, patient_id=unknown_patient(path.name)))
@@ -260,7 +258,7 @@ KINDS: dict[str, Callable[[Grey, Rng], Grey]] = {
     "turned": _Steps((_turn, _trim(0.06), _resize, _GENTLE, _jpeg)),
     "another window": _Steps((_trim(0.06), _resize, _HARSH, _jpeg)),
 }
-"""Kinds of copies; a quarter of each is mirrored as well."""
+"""Kinds of copies."""
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groundglass.audit import shortcuts
 from groundglass.audit.shortcuts import ShortcutFeatures, measure_shortcuts, shortcut_features
 from groundglass.data.manifest import Label, Record, read_record
 
@@ -27,10 +26,9 @@ def test_file_format_mode_and_suffix(tmp_path: Path) -> None:
 def synthetic(patients: int, slices: int, *, leak: bool) -> list[tuple[Record, ShortcutFeatures]]:
     """Noise, but for a file format that leaks the label, or else a mean grey that is the patient's own."""
     rng, seen = np.random.default_rng(0), []
-    names = (shortcuts.SIZE_FEATURES, shortcuts.GREY_FEATURES, shortcuts.SURROUNDINGS_FEATURES)
     for patient, number in product(range(patients), range(slices)):
         label = (Label.NON_COVID, Label.COVID)[patient % 2]
-        size, grey, around = (rng.random(len(each)).astype(np.float32) for each in names)
+        size, grey, around = (rng.random(each).astype(np.float32) for each in (4, 12, 20))
         if not leak:
             grey[0] = np.random.default_rng(patient).random() + 1e-4 * rng.random()
         file_format = ("JPEG L .jpg", "PNG RGBA .png")[patient % 2 if leak else 0]
@@ -46,7 +44,6 @@ def test_a_file_format_that_gives_the_label_away_is_found() -> None:
     assert formats.cross_validated.auc.value == pytest.approx(1)
     assert formats.tested is not None
     assert formats.tested.accuracy.value == 1
-    assert formats.telling == ("JPEG L .jpg", 1.0)
     assert [each.name for each in others] == ["size", "grey", "surroundings"]
     assert all(0.25 < (each.cross_validated.auc.value or 0) < 0.75 for each in others)
     assert measured.file_formats == {

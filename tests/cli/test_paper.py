@@ -20,7 +20,10 @@ from typer.testing import CliRunner
 from groundglass.cli.main import app
 from groundglass.errors import GroundglassError
 
-SETTINGS = ("synthesis.slices_per_epoch=0", "training.batch_size=8", "training.ema_decay=0.5")
+SETTINGS = (
+    *("synthesis.slices_per_epoch=0", "training.batch_size=8", "training.ema_decay=0.5"),
+    "preprocessing.size=64",
+)
 NETWORK = "efficientnet-lite0"
 
 
@@ -33,9 +36,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(experiment: str, data: Path, place: Path, *more: str, epochs: int = 1) -> list[str]:
-    sets = [part for setting in SETTINGS for part in ("--set", setting)]
+    sets = [part for setting in (*SETTINGS, f"training.epochs={epochs}") for part in ("--set", setting)]
     where = ["--data", str(data), "--runs", str(place / "runs"), "--output", str(place / "results")]
-    small = ["--size", "64", "--epochs", str(epochs), "--threads", "1", "--accelerator", "cpu", "--quiet"]
+    small = ["--threads", "1", "--accelerator", "cpu", "--quiet"]
     return ["paper", experiment, *where, "--cache", str(data.parent / "cache"), *small, *sets, *more]
 
 

@@ -77,7 +77,7 @@ def test_train_warns_of_what_parts_share_and_trains_all_the_same(
     assert f"in different parts show the same slice: {pair}" in said
     # The two slices are of the official train and test parts, of which the last is in no part of this split.
     assert not any(
-        "parts" in said for said in warnings_before_training(leaking, "--split", "official-cv:1/2")
+        "parts" in said for said in warnings_before_training(leaking, "--split", "official-source-cv:1/2")
     )
     for variable in ("RANK", "LOCAL_RANK", "NODE_RANK"):
         with monkeypatch.context() as patch:

@@ -91,10 +91,10 @@ def bring(tmp_path: Path, tree: Path) -> Bring:
     """Import what lies in ``tree`` without an error; every record as its manifest has it."""
     numbers = count()
 
-    def run(name: str, every: int | None = None) -> list[Record]:
+    def run(name: str) -> list[Record]:
         output = tmp_path / "pool" / f"{name}-{next(numbers)}.csv"
         failed: list[ImageError] = []
-        imported = import_collection(name, tree, output, every, failed.append)
+        imported = import_collection(name, tree, output, failed.append)
         records = read_manifest(output).records
         assert (len(records), failed) == (len(imported), [])
         for record in records:
@@ -133,11 +133,11 @@ def test_zenodo_3757476(tree: Path, tmp_path: Path, bring: Bring) -> None:
         nifti(volumes / name, volume(depth))
         nifti(tree / "Lung_Mask" / mask_name, mask(depth, lungs, 2))
         nifti(tree / "Infection_Mask" / mask_name, mask(depth, lesions))
-    records = bring("zenodo-3757476", every=4)
-    assert taken(records) == {"001": [*range(7, 45, 4)], "14_85914_0": [2]}
+    records = bring("zenodo-3757476")
+    assert taken(records) == {"001": [*range(6, 45, 2)], "14_85914_0": [2]}
     assert {record.label for record in records} == {COVID}
     lesions = [read_mask(record.lesion_mask, (10, 12)).any() for record in records if record.lesion_mask]
-    assert lesions == [False, True, *[False] * 8, True]
+    assert lesions == [False, False, True, *[False] * 17, True]
     nifti(volumes / "coronacases_002.nii.gz", volume(10))
     nifti(tree / "Lung_Mask" / "coronacases_002.nii.gz", mask(10, range(10)), 40.0)
     failed: list[ImageError] = []
@@ -174,19 +174,20 @@ def test_finding_lungs_and_iq_oth_nccd(tree: Path, bring: Bring) -> None:
 
 
 def test_covid_ct_md(tree: Path, bring: Bring) -> None:
-    """Rows are of the cases in the order of their names or of the index, columns from head to feet."""
+    """Rows are of the cases in the order of the index, columns from head to feet."""
     cases = ("COVID-19 Cases/P002", "COVID-19 Cases/P010", "Cap Cases/cap001", "Normal Cases/normal001")
     orders = {case.partition("/")[2]: series(tree / case, 6, seed) for seed, case in enumerate(cases)}
     labels = np.zeros((3, 8))
     labels[0, [0, 1, 4]] = labels[2, 5] = 1
     np.save(tree / "Slice-level-labels.npy", labels)
-    for last in ("cap001", "P010"):
-        records = bring("covid-ct-md")
-        found = taken(records, lambda each: orders[each.patient_id].index(read_pixels(each).tobytes()))
-        assert found == {"P002": [0, 1, 4], last: [5], "normal001": [1, 2, 3, 4]}
-        assert all((record.label is COVID) is record.patient_id.startswith("P") for record in records)
-        rows = ["P002,0,COVID-19", "P010,44,COVID-19", "cap001,42,CAP"]
-        (tree / "Index.csv").write_text("\n".join(["Folder/ID,Label Index,Diagnosis", *rows]))
+    with pytest.raises(DataError, match=r"Slice-level-labels.npy: .*Index.csv"):
+        bring("covid-ct-md")
+    rows = ["P002,0,COVID-19", "P010,44,COVID-19", "cap001,42,CAP"]
+    (tree / "Index.csv").write_text("\n".join(["Folder/ID,Label Index,Diagnosis", *rows]))
+    records = bring("covid-ct-md")
+    found = taken(records, lambda each: orders[each.patient_id].index(read_pixels(each).tobytes()))
+    assert found == {"P002": [0, 1, 4], "P010": [5], "normal001": [1, 2, 3, 4]}
+    assert all((record.label is COVID) is record.patient_id.startswith("P") for record in records)
     for wrong in (np.zeros((7, 8)), np.array([{"a": 1}], object), np.zeros(3)):
         np.save(tree / "Slice-level-labels.npy", wrong, allow_pickle=True)
         with pytest.raises(DataError, match=r"Slice-level-labels.npy: .*Index.csv"):

@@ -108,9 +108,6 @@ def test_columns_that_may_hold_what_is_missing_are_told(
     (folder / "set.csv").write_text("path;diagnosis;subject\na.png;positive;17\n")
     assert list(iterate_paths(folder / "set.csv")) == [folder / "a.png"]
     assert not caplog.text
-    (folder / "units.csv").write_text("path,unit\na.png,HU+1024\n")
-    assert list(iterate_paths(folder / "units.csv")) == [folder / "a.png"]
-    assert "units.csv: its column `unit` is not used to predict" in caplog.text
     assert read_manifest(folder / "set.csv").records[0].label is None
     said = "has no column label and no column patient_id; if one of diagnosis, subject holds it, rename that"
     assert said in caplog.text

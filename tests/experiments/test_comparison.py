@@ -18,7 +18,7 @@ from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.metrics import compute_metrics
 from groundglass.evaluation.paired import delong_test, holm, mcnemar
 from groundglass.experiments.comparison import PairedRows
-from groundglass.experiments.results import read_not_run, read_run_result, read_run_results, write_run_result
+from groundglass.experiments.results import read_run_result, read_run_results, write_run_result
 
 
 def test_a_result_survives_the_file(tmp_path: Path) -> None:
@@ -55,18 +55,6 @@ def test_a_damaged_or_older_result_is_named(tmp_path: Path, old: str, new: str, 
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(DataError, match=rf"^{path}: .*{message}.*$"):
         read_run_results(tmp_path)
-
-
-def test_runs_made_since_are_no_longer_missing(tmp_path: Path) -> None:
-    assert read_not_run(tmp_path) == {}
-    reasons = {"official/vgg-16-none-seed-0": "no hub", "official/vgg-16-c2l-seed-0": "no file"}
-    (tmp_path / "not-run.json").write_text(json.dumps(reasons))
-    assert read_not_run(tmp_path) == reasons
-    write(tmp_path, document("vgg-16-none", 1.0))
-    assert list(read_not_run(tmp_path)) == ["official/vgg-16-c2l-seed-0"]
-    (tmp_path / "not-run.json").write_text("{")
-    with pytest.raises(DataError, match=r"not-run\.json"):
-        read_not_run(tmp_path)
 
 
 def paired(folder: Path, *documents: dict[str, Any]) -> PairedRows:

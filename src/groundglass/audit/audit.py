@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,23 +21,16 @@ from groundglass.evaluation.part import one_label
 from groundglass.files import counted, name_some, printable
 from groundglass.imaging.slice import CTSlice
 
-SHORTCUT_AUC = 0.7
-"""AUC from which ``shortcuts`` holds unless another is named."""
-
-_CONDITIONS = ("leakage", "duplicates", "conflicts", "lookalikes", "sources", "unreadable")
-_OF_PARTS = {"leakage", "lookalikes", "sources"}
+# From this AUC on a shortcut is warned of.
+_SHORTCUT_AUC = 0.7
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """A patient or a source with slices in several parts, and how many there are in each.
-
-    A ``collection`` has so many slices that it may be of many hospitals (`splits.LARGEST_PUBLICATION`).
-    """
+    """A patient or a source with slices in several parts, and how many there are in each."""
 
     name: str
     parts: dict[str, int]
-    collection: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,8 +44,6 @@ class Audit:
     pairs: tuple[Pair, ...]  # opposite labels first, then across parts, across patients, the rest
     shortcuts: ShortcutBaselines | None  # None where not measured
     unreadable: tuple[str, ...]  # one line for each slice that cannot be read, left out of all but the counts
-    compared: int  # pairs of slices
-    seconds: float
 
     def file(self, record: Record) -> str:
         """A record's path, from the data set's folder where it lies there."""
@@ -93,16 +82,9 @@ class Audit:
 
     @property
     def sources(self) -> tuple[Crossing, ...]:
-        """Of several sources, those with slices in several parts, by name."""
-        sizes = Counter(printable(record.source) for record in self.records)
-        most = LARGEST_PUBLICATION * len(self.records)
-        crossings = _crossings((one.source, one.split) for one in self.records if len(sizes) > 1)
-        return tuple(replace(crossing, collection=sizes[crossing.name] > most) for crossing in crossings)
-
-    @property
-    def publications(self) -> tuple[Crossing, ...]:
-        """Sources in several parts that are not collections."""
-        return tuple(crossing for crossing in self.sources if not crossing.collection)
+        """Sources with slices in several parts, by name; but not those so large that they may be of many hospitals."""
+        sizes, most = Counter(one.source for one in self.records), LARGEST_PUBLICATION * len(self.records)
+        return _crossings((one.source, one.split) for one in self.records if sizes[one.source] <= most)
 
     @property
     def parts(self) -> dict[str, dict[str, int]]:
@@ -125,8 +107,8 @@ class Audit:
             ("duplicates", self.copies, "", ""),
             ("conflicts", self.conflicts, "pair", "of slices with opposite labels show the same slice"),
             ("", self.counted_twice, "pair", f"of slices of different patients {split}"),
-            ("lookalikes", strangers, "pair", f"of slices in different parts {unsaid}"),
-            ("sources", self.publications, "source", layout),
+            ("", strangers, "pair", f"of slices in different parts {unsaid}"),
+            ("", self.sources, "source", layout),
             ("", single, "source", "whose slices all have one label, which it gives away"),
             ("unreadable", self.unreadable, "slice", "left out, as they cannot be read"),
         ]
@@ -138,18 +120,14 @@ class Audit:
             for _, things, noun, words in self.findings()
             if words and things
         ]
-        said += [
-            f"The label is predicted with an AUC of {auc:.3f} from {title}: a network that is no better may "
-            "have learnt nothing else."
-            for title, auc in self.strong_shortcuts(SHORTCUT_AUC)[:1]
-        ]
-        return tuple(said)
-
-    def strong_shortcuts(self, least: float) -> list[tuple[str, float]]:
-        """Title and cross-validated AUC of the shortcuts that reach an AUC, the strongest first."""
         baselines = self.shortcuts.baselines if self.shortcuts else ()
-        aucs = [(one.title, one.cross_validated.auc.value or 0.0) for one in baselines]
-        return sorted((one for one in aucs if one[1] >= least), key=lambda one: -one[1])
+        auc, title = max(
+            ((one.cross_validated.auc.value or 0.0, one.title) for one in baselines), default=(0.0, "")
+        )
+        if auc >= _SHORTCUT_AUC:
+            words = f"The label is predicted with an AUC of {auc:.3f} from {title}"
+            said.append(f"{words}: a network that is no better may have learnt nothing else.")
+        return tuple(said)
 
 
 def audit(
@@ -176,11 +154,6 @@ def audit(
     Raises:
         DataError: none of the slices can be read.
     """
-    start, done = time.monotonic(), Counter[str]()
-
-    def advance(stage: str, steps: int, total: int | None) -> None:
-        done[stage] += steps
-        progress(stage, steps, total)
 
     def measure(record: Record, image: CTSlice) -> tuple[Trace, ShortcutFeatures | None]:
         return take_trace(record, image, not quick), shortcut_features(record, image) if shortcuts else None
@@ -191,14 +164,14 @@ def audit(
         records = tuple(replace(records[index], split=part) for index, part in sorted(placed.items()))
     read, unreadable = [], []
     for result in read_all(records, measure, threads):
-        advance("reading", 1, len(records))
+        progress("reading", 1, len(records))
         if isinstance(result, ImageError):
             unreadable.append(printable(str(result)))
         else:
             read.append(result)
     if not read:
         raise DataError(f"{manifest}: none of its {len(records)} slices can be read: {unreadable[:1]}")
-    pairs = find_pairs([trace for trace, _ in read], threads=threads, progress=advance)
+    pairs = find_pairs([trace for trace, _ in read], threads=threads, progress=progress)
     seen = [(trace.record, features) for trace, features in read if features is not None]
     return Audit(
         name=manifest.name,
@@ -206,57 +179,17 @@ def audit(
         split=None if split is None else split.name,
         records=records,
         pairs=tuple(sorted(pairs, key=_concern)),
-        shortcuts=measure_shortcuts(seen, seed, advance) if shortcuts else None,
+        shortcuts=measure_shortcuts(seen, seed, progress) if shortcuts else None,
         unreadable=tuple(unreadable),
-        compared=done["comparing"],
-        seconds=time.monotonic() - start,
     )
 
 
 def found(audited: Audit, conditions: Sequence[str]) -> list[str]:
-    """Which conditions hold, each in a few words.
-
-    Raises:
-        DataError: shortcuts could not be measured.
-    """
-    held: list[str] = []
-    for name, limit in map(_parse_condition, conditions):
-        if name in _CONDITIONS:
-            count = sum(len(things) for condition, things, *_ in audited.findings() if condition == name)
-            held += [f"{name}: {count}"] if count else []
-        elif audited.shortcuts is None or audited.shortcuts.reason:
-            reason = audited.shortcuts.reason if audited.shortcuts else "they were not measured"
-            raise DataError(f"{audited.name}: shortcuts cannot be checked: {reason}")
-        else:
-            strong = audited.strong_shortcuts(limit)
-            held += [f"{name}: {title} has an AUC of {auc:.3f}" for title, auc in strong]
-    return held
-
-
-def check_conditions(
-    conditions: Sequence[str], manifest: Manifest, split: Split | None, *, shortcuts: bool = True
-) -> None:
-    """Reject conditions that do not exist or that this audit cannot check, before the work is done.
-
-    Raises:
-        DataError: naming the condition.
-    """
-    parts = split is not None or any(record.split for record in manifest)
-    for name, _ in map(_parse_condition, conditions):
-        if name in _OF_PARTS and not parts:
-            reason = "no slice is in a part; name a split to audit"
-            raise DataError(f"{manifest}: {name} cannot be checked: {reason}")
-        if name == "shortcuts" and not shortcuts:
-            raise DataError("shortcuts cannot be checked together with --no-shortcuts")
-
-
-def _parse_condition(text: str) -> tuple[str, float]:
-    """A condition's name and the AUC from which shortcuts count."""
-    match = re.fullmatch(r"shortcuts(?::(0?\.\d+|[01]))?", text)
-    if match is None and text not in _CONDITIONS:
-        known = ", ".join(_CONDITIONS)
-        raise DataError(f"condition {text!r} is not one of {known}, shortcuts or shortcuts:AUC")
-    return ("shortcuts", float(match[1] or SHORTCUT_AUC)) if match else (text, SHORTCUT_AUC)
+    """Which of leakage, duplicates, conflicts and unreadable hold, each in a few words."""
+    counts = Counter[str]()
+    for condition, things, *_ in audited.findings():
+        counts[condition] += len(things)
+    return [f"{condition}: {counts[condition]}" for condition in conditions if counts[condition]]
 
 
 def _concern(pair: Pair) -> tuple[bool, ...]:

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, get_args
 
@@ -49,7 +49,6 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
-_ALL_PAIRS = 8  # beyond this number of identical slices each is paired with the first only
 _CACHED_PICTURES = 256
 
 # Traces. A row or column between whose 4th and 96th percentile lie fewer than _FLAT grey values is a margin: paper,
@@ -77,20 +76,15 @@ class Trace:
     record: Record
     sha256: str  # of the file's content
     pixels_sha256: str  # of the grey pixels and their shape
-    size: tuple[int, int]  # width and height as stored
     box: Box  # the picture without uniform margins
-    hashes: NDArray[np.int8] = field(repr=False)  # (2, 255): content, mirror image; -1 and 1, 0 if blank
-    codes: NDArray[np.uint16] = field(repr=False)  # (2, N, tables): patches, their mirror images
+    bits: NDArray[np.int8] = field(repr=False)  # (255,) of the perceptual hash: -1 and 1, 0 if blank
+    codes: NDArray[np.uint16] = field(repr=False)  # (N, tables): of the patches
     points: Values = field(repr=False)  # (N, 2): x and y of the patches' centres in the picture
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two slices that show the same.
-
-    ``affine``, two rows of three numbers, takes x and y of the first slice, mirrored where ``mirrored``, to those of
-    the second, in pixels as stored; it is None for the same file or pixels.
-    """
+    """Two slices that show the same."""
 
     first: Record
     second: Record
@@ -98,9 +92,6 @@ class Pair:
     correlation: float = (
         1.0  # of fine structure, which 80 % of the places with strong structure exceed, -1 to 1
     )
-    mirrored: bool = False  # whether one is the mirror image of the other
-    affine: tuple[tuple[float, ...], ...] | None = None
-    overlap: tuple[float, float] = (1.0, 1.0)  # share of the first and of the second slice that both show
 
     @property
     def across_parts(self) -> bool:
@@ -134,9 +125,8 @@ def take_trace(record: Record, image: CTSlice, patches: bool = True) -> Trace:
         record,
         sha256=content_hash(record),
         pixels_sha256=hashlib.sha256(shape + image.pixels.tobytes()).hexdigest(),
-        size=(image.pixels.shape[1], image.pixels.shape[0]),
         box=box,
-        hashes=_perceptual_hashes(content),
+        bits=_perceptual_hash(content),
         codes=codes,
         points=points + np.array([left, top], np.float32),
     )
@@ -198,18 +188,6 @@ def copies_of(
     return _in_order(pair for (one, other), pair in across.items() if one in ours and other not in ours)
 
 
-def groups_of(pairs: Iterable[Pair]) -> list[list[Record]]:
-    """Slices that show the same, as pairs connect them; groups and slices in the order of the pairs."""
-    group: dict[int, list[Record]] = {}
-    for pair in pairs:
-        first = group.setdefault(id(pair.first), [pair.first])
-        second = group.setdefault(id(pair.second), [pair.second])
-        if first is not second:
-            first += second
-            group.update((id(record), first) for record in second)
-    return list({id(members): members for members in group.values()}.values())
-
-
 def _in_threads(
     function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int | None
 ) -> Iterator[_Result]:
@@ -221,7 +199,7 @@ def _in_threads(
 
 
 def _identical(traces: Sequence[Trace]) -> tuple[list[Pair], list[Trace]]:
-    """Pairs with the same file or pixels, and one trace of each that is there."""
+    """Pairs with the same file or pixels, each slice with the first of them, and one trace of each."""
     pairs: list[Pair] = []
     kept = list(traces)
     for kind, key in zip(_KINDS[:2], ("sha256", "pixels_sha256"), strict=True):
@@ -229,12 +207,7 @@ def _identical(traces: Sequence[Trace]) -> tuple[list[Pair], list[Trace]]:
         for trace in kept:
             same.setdefault(getattr(trace, key), []).append(trace)
         for members in same.values():
-            alike = members if len(members) <= _ALL_PAIRS else members[:1]
-            pairs += [
-                Pair(one.record, other.record, kind)
-                for number, one in enumerate(alike)
-                for other in members[number + 1 :]
-            ]
+            pairs += [Pair(members[0].record, other.record, kind) for other in members[1:]]
         kept = [members[0] for members in same.values()]
     return pairs, kept
 
@@ -249,24 +222,25 @@ def _compare(
     threads: int | None,
     progress: Progress = lambda *_: None,
 ) -> list[Pair]:
-    """The candidates that registration confirms, each pair once."""
+    """The candidates that registration confirms."""
     picture = lru_cache(_CACHED_PICTURES)(lambda record: shrunk(read_pixels(record), _LONGEST))
 
-    def compare(candidate: tuple[int, int, int]) -> Pair | None:
-        first, second = (traces[index] for index in candidate[:2])
+    def compare(candidate: tuple[int, int]) -> Pair | None:
+        one, other = (traces[index] for index in candidate)
         try:
-            pictures = picture(first.record), picture(second.record)
+            correlation = _registered(picture(one.record), picture(other.record), one, other)
         except ImageError:  # gone since it was read first
             return None
-        return _register(pictures, (first, second), bool(candidate[2]))
+        if correlation < LOOKALIKE_CORRELATION:
+            return None
+        kind: Kind = "copy" if correlation >= COPY_CORRELATION else "lookalike"
+        return Pair(one.record, other.record, kind, correlation)
 
-    best: dict[tuple[int, int], Pair] = {}
+    pairs = []
     for pair in _in_threads(compare, proposed.tolist(), threads):
         progress("comparing", 1, len(proposed))
-        if pair is not None:
-            either = id(pair.first), id(pair.second)
-            best[either] = max(best.get(either, pair), pair, key=lambda one: one.correlation)
-    return list(best.values())
+        pairs += [pair] if pair is not None else []
+    return pairs
 
 
 def _content(picture: Grey) -> Box:
@@ -288,7 +262,7 @@ def _content(picture: Grey) -> Box:
     return left, top, right, bottom
 
 
-def _perceptual_hashes(content: Grey) -> NDArray[np.int8]:
+def _perceptual_hash(content: Grey) -> NDArray[np.int8]:
     """Signs of the slowest frequencies of the discrete cosine transform, grey values equalised.
 
     Source: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2;
@@ -296,9 +270,8 @@ def _perceptual_hashes(content: Grey) -> NDArray[np.int8]:
     """
     small = cv2.resize(content, (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
     waves = cv2.dct(cv2.equalizeHist(small).astype(np.float32))[:_HASH_FREQUENCIES, :_HASH_FREQUENCIES]
-    # Frequencies that are odd from left to right change their sign in the mirror image. Blank pictures are not alike.
-    sides = np.stack([waves, waves * (-1) ** np.arange(_HASH_FREQUENCIES)]).reshape(2, -1)[:, 1:]
-    return np.where(sides > 0, 1, -1).astype(np.int8) * np.int8(np.ptp(small) >= _FLAT)
+    # Blank pictures are not alike.
+    return np.where(waves.ravel()[1:] > 0, 1, -1).astype(np.int8) * np.int8(np.ptp(small) >= _FLAT)
 
 
 def _patches(content: Grey) -> tuple[NDArray[np.uint16], Values]:
@@ -323,94 +296,68 @@ def _patches(content: Grey) -> tuple[NDArray[np.uint16], Values]:
     keypoints, descriptors = detector.compute(small, keypoints)
     share = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6))
     share -= share.mean(axis=1, keepdims=True)
-    sides = np.stack([share, share[:, _MIRROR]]) @ _PLANES > 0
-    codes = sides.reshape(2, -1, _TABLES, _BITS) @ (1 << np.arange(_BITS))
+    codes = (share @ _PLANES > 0).reshape(-1, _TABLES, _BITS) @ (1 << np.arange(_BITS))
     enlarge = np.array([content.shape[1] / size[0], content.shape[0] / size[1]], np.float32)
     points = np.array([keypoint.pt for keypoint in keypoints], np.float32)
     return codes.astype(np.uint16), (points + 0.5) * enlarge - 0.5
 
 
-# A descriptor holds 8 gradient directions at 4 x 4 places. The mirror image has these from right to left, and direction
-# k becomes 4 - k.
-_MIRROR = np.arange(128).reshape(4, 4, 8)[:, ::-1, (4 - np.arange(8)) % 8].ravel()
 _PLANES = np.random.default_rng(0).normal(size=(128, _TABLES * _BITS)).astype(np.float32)
-_NO_PATCHES = (np.zeros((2, 0, _TABLES), np.uint16), np.zeros((0, 2), np.float32))
+_NO_PATCHES = (np.zeros((0, _TABLES), np.uint16), np.zeros((0, 2), np.float32))
 
 
 def _candidates(traces: Sequence[Trace], rows: int, groups: NDArray[Any]) -> NDArray[np.intp]:
     """For each of the first ``rows`` slices the few slices of other groups that it resembles most.
 
     Returns:
-        First, second (which comes later) and whether one is mirrored, shape (N, 3), sorted.
+        First and second, which comes later, shape (N, 2), sorted.
     """
-    count, found = len(traces), [np.zeros((0, 3), np.intp)]
-    hashes = np.array([one.hashes for one in traces], np.float32).reshape(-1, 2, _HASH_FREQUENCIES**2 - 1)
-    by_hash = hashes.swapaxes(0, 1) / hashes.shape[2] ** 0.5
+    count, found = len(traces), [np.zeros((0, 2), np.intp)]
+    hashes = np.array([one.bits for one in traces], np.float32).reshape(-1, _HASH_FREQUENCIES**2 - 1)
     searches = (
         (_code_features(traces), _LEAST_CODES, _MOST_BY_CODES),
-        (by_hash, _HASH_LIKENESS, _MOST_BY_HASH),
+        (hashes / hashes.shape[1] ** 0.5, _HASH_LIKENESS, _MOST_BY_HASH),
     )
     block = max(1, _CELLS // max(count, 1))
-    for (features, least, most), mirrored in itertools.product(searches, (0, 1)):
+    for features, least, most in searches:
         for start in range(0, rows, block):
             part = slice(start, min(rows, start + block))
-            likeness = features[mirrored][part] @ features[0].T
+            likeness = features[part] @ features.T
             likeness = likeness.toarray() if isinstance(likeness, sparse.csr_matrix) else likeness
             likeness[groups[part, None] == groups] = -1
             nearest = np.argpartition(-likeness, min(most, count) - 1, axis=1)[:, :most]
             row, place = np.nonzero(np.take_along_axis(likeness, nearest, axis=1) >= least)
-            both = np.sort([row + start, nearest[row, place]], axis=0)
-            found.append(np.stack([*both, np.full_like(row, mirrored)], axis=1))
+            found.append(np.sort(np.stack([row + start, nearest[row, place]], axis=1), axis=1))
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _code_features(traces: Sequence[Trace]) -> list[sparse.csr_matrix]:
+def _code_features(traces: Sequence[Trace]) -> sparse.csr_matrix:
     """Codes as words in a document, each the heavier the rarer it is; rows of unit length."""
     tables = np.arange(_TABLES) << _BITS
     common = min(max(_COMMON_LEAST, int(_COMMON_SHARE * len(traces))), _COMMON_MOST)
     words = TfidfVectorizer(
         analyzer=lambda codes: (codes + tables).ravel().tolist(), binary=True, max_df=common, dtype=np.float32
     )
-    sides = [[one.codes[side] for one in traces] for side in (0, 1)]
     try:
-        return [words.fit_transform(sides[0]), words.transform(sides[1])]
+        return sparse.csr_matrix(words.fit_transform([one.codes for one in traces]))
     except ValueError:  # no slice has a code, or all have the same
-        return [sparse.csr_matrix(np.zeros((len(traces), 1), np.float32))] * 2
+        return sparse.csr_matrix(np.zeros((len(traces), 1), np.float32))
 
 
-def _register(pictures: tuple[Grey, Grey], traces: tuple[Trace, Trace], mirrored: bool) -> Pair | None:
-    """Register two shrunk pictures and measure how far they agree; None where they do not."""
-    (first, second), (one, other) = pictures, traces
-    if mirrored:
-        first, (left, top, right, bottom) = np.ascontiguousarray(first[:, ::-1]), one.box
-        width = first.shape[1]
-        one = replace(
-            one,
-            box=(width - right, top, width - left, bottom),
-            hashes=one.hashes[::-1],
-            codes=one.codes[::-1],
-            points=one.points * (-1, 1) + (width - 1, 0),
-        )
-    correlation, affine, overlap = LOOKALIKE_CORRELATION, None, (0.0, 0.0)
+def _registered(first: Grey, second: Grey, one: Trace, other: Trace) -> float:
+    """How far two shrunk pictures agree once they are registered."""
+    correlation = 0.0
     for start in _starts(one, other):
-        found = _refined(first, second, (one.box, other.box), start)
-        if found is not None and found[0] >= correlation:
-            correlation, affine, overlap = found
+        correlation = max(correlation, _refined(first, second, (one.box, other.box), start))
         if correlation >= COPY_CORRELATION:
             break
-    if affine is None:
-        return None
-    kind: Kind = "copy" if correlation >= COPY_CORRELATION else "lookalike"
-    to_stored, to_shrunk = other.size[0] / second.shape[1], first.shape[1] / one.size[0]
-    stored = np.diag([to_stored, to_stored, 1]) @ affine @ np.diag([to_shrunk, to_shrunk, 1])
-    rows = tuple(map(tuple, stored[:2].tolist()))
-    return Pair(one.record, other.record, kind, correlation, mirrored, rows, overlap)
+    return correlation
 
 
 def _starts(one: Trace, other: Trace) -> Iterator[Affine]:
     """Where the second picture has the first one's patches, and what brings one content onto the other."""
     (left, top, right, bottom), (left2, top2, right2, bottom2) = one.box, other.box
-    shared = (one.codes[0, :, None] == other.codes[0][None]).sum(axis=2)
+    shared = (one.codes[:, None] == other.codes[None]).sum(axis=2)
     here, there = np.nonzero(shared)
     best = np.argsort(-shared[here, there], kind="stable")[:_MOST_MATCHES]
     here, there = here[best], there[best]
@@ -423,7 +370,7 @@ def _starts(one: Trace, other: Trace) -> Iterator[Affine]:
         fewest = min(len(set(here[inside])), len(set(there[inside])))
         if affine is not None and fewest >= _LEAST_PATCHES and _plausible(affine):
             yield np.vstack([affine, [0, 0, 1]])
-    if np.mean(one.hashes[0] * other.hashes[0]) >= _HASH_LIKENESS:
+    if np.mean(one.bits * other.bits) >= _HASH_LIKENESS:
         across, down = (right2 - left2) / (right - left), (bottom2 - top2) / (bottom - top)
         yield np.array([[across, 0, left2 - across * left], [0, down, top2 - down * top], [0, 0, 1]])
 
@@ -436,39 +383,35 @@ def _plausible(affine: Affine) -> bool:
     return bool(max(abs(skew), abs(lean)) < 0.15 * min(across, down))
 
 
-def _refined(
-    first: Grey, second: Grey, boxes: tuple[Box, Box], affine: Affine
-) -> tuple[float, Affine, tuple[float, float]] | None:
-    """Correlation, a better affine and the overlaps, coarse to fine; None where the pictures do not agree."""
-    correlation, overlap = 0.0, (0.0, 0.0)
+def _refined(first: Grey, second: Grey, boxes: tuple[Box, Box], affine: Affine) -> float:
+    """Correlation after a registration from coarse to fine; 0 where the pictures do not agree."""
+    correlation = 0.0
     for side, moving in itertools.product(_SIDES, (True, False)):
         view = _view(first, second, boxes, affine, side)
         if view is None:
-            return None
-        one, other, to_second, overlap = view
+            return 0.0
+        one, other, to_second = view
         if moving:
             affine = to_second @ _aligned(one, other) @ np.linalg.inv(to_second) @ affine
         elif (correlation := _agreement(one, other)) < _COARSE_CORRELATION:
-            return None
-    return correlation, affine, overlap
+            return 0.0
+    return correlation
 
 
 def _view(
     first: Grey, second: Grey, boxes: tuple[Box, Box], affine: Affine, side: int
-) -> tuple[Values, Values, Affine, tuple[float, float]] | None:
+) -> tuple[Values, Values, Affine] | None:
     """Fine structure of what both show, at a resolution that neither exceeds and at most ``side`` pixels long.
 
-    Returns both views, what takes their pixels to those of the second picture, and the shares of the contents
-    that they cover; None where the contents hardly overlap.
+    Returns both views, and what takes their pixels to those of the second picture; None where the contents hardly
+    overlap.
     """
     corners = affine @ [boxes[0][::2], boxes[0][1::2], (1, 1)]
     placed, content = np.sort(corners[:2], axis=1), np.array([boxes[1][::2], boxes[1][1::2]], np.float64)
     start = np.maximum(placed[:, 0], content[:, 0])
     extent = (np.minimum(placed[:, 1], content[:, 1]) - start).clip(0)
-    one, other = (
-        float(np.prod(extent) / max(np.prod(np.ptp(box, axis=1)), 1e-6)) for box in (placed, content)
-    )
-    if max(one, other) < _LEAST_OVERLAP:
+    smaller = min(float(np.prod(np.ptp(box, axis=1))) for box in (placed, content))
+    if np.prod(extent) < _LEAST_OVERLAP * max(smaller, 1e-6):
         return None
     resolution = min(1.0, 1 / float(np.diag(affine)[:2].max()), side / float(extent.max()))
     size = round(extent[0] * resolution), round(extent[1] * resolution)
@@ -478,7 +421,7 @@ def _view(
     to_second = np.diag([*step, 1.0])
     to_second[:2, 2] = start + step / 2 - 0.5
     to_first = np.asarray(np.linalg.inv(affine) @ to_second, np.float64)
-    return _structure(first, to_first, size), _structure(second, to_second, size), to_second, (one, other)
+    return _structure(first, to_first, size), _structure(second, to_second, size), to_second
 
 
 def _structure(pixels: Grey, to_pixels: Affine, size: tuple[int, int]) -> Values:

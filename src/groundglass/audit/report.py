@@ -1,27 +1,23 @@
-"""An audit as JSON, as tables for the terminal, as Markdown, and as a page with the slices side by side."""
+"""An audit as JSON, as tables for the terminal, and as a page with the slices side by side."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
 from groundglass.audit.audit import Audit, Crossing
-from groundglass.audit.duplicates import Affine, Pair, groups_of
+from groundglass.audit.duplicates import Pair
 from groundglass.audit.shortcuts import Performance, ShortcutBaselines
 from groundglass.data.manifest import PARTS, Label, Record, read_pixels
 from groundglass.errors import ImageError
 from groundglass.evaluation.metrics import Estimate, versions
 from groundglass.files import counted, one_line, printable, write_json, write_text
-from groundglass.imaging.slice import Grey
 from groundglass.reporting.html import DATA_NOTICE, NOTICE, GalleryItem, GalleryPicture, environment
 from groundglass.reporting.overlay import jpeg
 
@@ -41,27 +37,15 @@ class Section:
 
 
 def write_audit(audited: Audit, output: Path, command: str) -> None:
-    """Write ``audit.json``, ``audit.md`` and ``report.html`` into a folder, or one of them as a file by its suffix.
-
-    ``command`` reproduces the audit.
-    """
-    kind = output.suffix.lower()
-    if kind == ".json":
-        write_json(output, document(audited))
-    elif kind == ".md":
-        write_text(output, audit_markdown(audited, command))
-    elif kind == ".html":
-        write_text(output, _page(audited, command))
-    else:
-        for name in ("report.html", "audit.md", "audit.json"):
-            write_audit(audited, output / name, command)
+    """Write ``audit.json`` and ``report.html`` into a folder; ``command`` reproduces the audit."""
+    write_json(output / "audit.json", document(audited))
+    write_text(output / "report.html", _page(audited, command))
 
 
 def document(audited: Audit) -> dict[str, Any]:
     """Everything that was found, as plain JSON values."""
-    groups = groups_of(audited.copies)
     return {
-        "format": 3,
+        "format": 4,
         "data": {
             "name": printable(audited.name),
             "root": printable(audited.root),
@@ -74,14 +58,11 @@ def document(audited: Audit) -> dict[str, Any]:
         "summary": {
             "copies": len(audited.copies),
             "copies_across_parts": len(audited.leaks),
-            "slices_with_copies": sum(map(len, groups)),
-            "groups_of_copies": len(groups),
             "label_conflicts": len(audited.conflicts),
             "copies_of_different_patients": len(audited.counted_twice),
             "lookalikes": len(audited.lookalikes),
             "patients_in_several_parts": len(audited.patients),
-            "publications_in_several_parts": len(audited.publications),
-            "pairs_compared": audited.compared,
+            "sources_in_several_parts": len(audited.sources),
         },
         "pairs": [
             {
@@ -92,16 +73,12 @@ def document(audited: Audit) -> dict[str, Any]:
                 "across_parts": pair.across_parts,
                 "across_labels": pair.across_labels,
                 "across_patients": pair.across_patients,
-                "mirrored": pair.mirrored,
-                "affine": None if pair.affine is None else np.round(pair.affine, 4).tolist(),
-                "overlap": None if pair.affine is None else [round(share, 3) for share in pair.overlap],
             }
             for pair in audited.pairs
         ],
         "patients_in_several_parts": [asdict(crossing) for crossing in audited.patients],
         "sources_in_several_parts": [asdict(crossing) for crossing in audited.sources],
         "shortcuts": None if audited.shortcuts is None else asdict(audited.shortcuts),
-        "seconds": round(audited.seconds, 1),
         "versions": versions(),
     }
 
@@ -130,34 +107,13 @@ def audit_tables(audited: Audit) -> Iterator[Table]:
         yield table
 
 
-def audit_markdown(audited: Audit, command: str) -> str:
-    """Warnings, sections and the command that reproduces them as Markdown without pictures, for a CI job's summary."""
-    lines = [f"# Audit of {_text(audited.name)}", "", f"{_overview(audited)} Made by:", ""]
-    lines += [f"    {printable(' '.join(command.split()))}", ""]
-    lines += [f"- {_text(warning)}" for warning in audited.warnings()]
-    for section in _sections(audited):
-        lines += ["", f"## {section.title}", "", _text(section.words), ""]
-        rows = [section.columns, *section.rows]
-        table = ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
-        lines += [table[0], "|" + "---|" * len(section.columns), *table[1:]]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return "<br>".join(_text(line).replace("|", "\\|") for line in text.split("\n"))
-
-
-def _text(text: str) -> str:
-    """Text that means nothing but itself in Markdown."""
-    return re.sub(r"[\\`*_\[\]<>&~]", r"\\\g<0>", " ".join(printable(text).split()))
-
-
 def _page(audited: Audit, command: str) -> str:
     """The page; the slices of the pairs shown are read once more."""
+    parts = ", ".join(f"{part} {sum(labels.values())}" for part, labels in audited.parts.items())
     pairs, *others = _sections(audited) if audited.pairs else (None, *_sections(audited))
     report = {
         "title": f"Audit of {printable(audited.name)}",
-        "subtitle": f"{_overview(audited)} {audited.seconds:.1f} s.",
+        "subtitle": f"{counted(len(audited.records), 'slice')} ({parts or 'in no parts'})",
         "warnings": audited.warnings(),
     }
     pictured = [_item(audited, pair) for pair in audited.pairs[:_PAIRS_PICTURED]]
@@ -165,25 +121,15 @@ def _page(audited: Audit, command: str) -> str:
     return environment().get_template("audit.html.j2").render(shown, notice=NOTICE, data_notice=DATA_NOTICE)
 
 
-def _overview(audited: Audit) -> str:
-    counts = ", ".join(f"{part} {sum(labels.values())}" for part, labels in audited.parts.items())
-    return (
-        f"{counted(len(audited.records), 'slice')} ({counts or 'in no parts'}); {audited.compared:,} pairs "
-        "that fingerprints proposed were compared."
-    )
-
-
 def _sections(audited: Audit) -> list[Section]:
     """What was found as tables; those without rows are left out."""
-    groups = groups_of(audited.copies)
     words = (
-        f"{counted(len(audited.copies), 'pair')} of copies in {counted(len(groups), 'group')} of together "
-        f"{counted(sum(map(len, groups)), 'slice')}, {len(audited.leaks)} of the pairs across parts, "
+        f"{counted(len(audited.copies), 'pair')} of copies, {len(audited.leaks)} across parts, "
         f"{len(audited.conflicts)} with opposite labels; {counted(len(audited.lookalikes), 'pair')} of "
         "lookalikes. Correlation of fine structure, once one slice is registered to the other."
     )
-    columns = ("what", "correlation, scale", "slices", "concern")
-    crossing = "Slices of one source share window, scanner and layout; large ones may be of many hospitals."
+    columns = ("what", "correlation", "slices", "concern")
+    crossing = "Slices of one source share window, scanner and layout."
     unreadable = [(line,) for line in audited.unreadable]
     sections = [
         Section(
@@ -199,22 +145,17 @@ def _sections(audited: Audit) -> list[Section]:
 
 def _pair_row(audited: Audit, pair: Pair) -> tuple[str, ...]:
     kind = {"file": "same file", "pixels": "same pixels"}.get(pair.kind, pair.kind)
-    scale = "" if pair.affine is None else f"\n{pair.affine[0][0]:.2f} × {pair.affine[1][1]:.2f}"
     sides = [
         f"{one_line(audited.file(record))} ({record.label_name}, {record.split or 'no part'})"
         for record in (pair.first, pair.second)
     ]
     words = ("opposite labels", "leakage", "other patient")
     concern = compress(words, (pair.across_labels, pair.across_parts, pair.counted_twice))
-    figure = f"{pair.correlation:.3f}{scale}"
-    return f"{kind}{', mirrored' * pair.mirrored}", figure, "\n".join(sides), "\n".join(concern)
+    return kind, f"{pair.correlation:.3f}", "\n".join(sides), "\n".join(concern)
 
 
 def _crossings(title: str, words: str, crossings: Sequence[Crossing]) -> Section:
-    rows = [
-        (each.name + " (large)" * each.collection, *(str(each.parts.get(part, 0)) for part in PARTS))
-        for each in sorted(crossings, key=lambda each: (each.collection, each.name))
-    ]
+    rows = [(each.name, *(str(each.parts.get(part, 0)) for part in PARTS)) for each in crossings]
     return Section(title, words, ("", *PARTS), rows)
 
 
@@ -233,11 +174,8 @@ def _shortcuts(measured: ShortcutBaselines) -> Iterator[Section]:
         f"Small models, 95 % intervals over patients, seed {measured.seed}. Cross-validated over "
         f"{measured.folds} folds of patients; tested: fitted on the train part, evaluated on the test part."
     )
-    columns = ("seen", "AUC, cross-validated", "accuracy", "AUC, tested", "accuracy", "most telling")
-    shown = [
-        (one.title, *_figures(one.cross_validated), *_figures(one.tested), one.telling[0])
-        for one in measured.baselines
-    ]
+    columns = ("seen", "AUC, cross-validated", "accuracy", "AUC, tested", "accuracy")
+    shown = [(one.title, *_figures(one.cross_validated), *_figures(one.tested)) for one in measured.baselines]
     yield Section(title, words, columns, shown)
 
 
@@ -254,33 +192,18 @@ def _item(audited: Audit, pair: Pair) -> GalleryItem:
     kind, correlation, _, concern = _pair_row(audited, pair)
     sides = (_side(audited, pair.first), _side(audited, pair.second))
     facts = [", ".join(f"{name} {value}" for name, value in side.items() if value) for side in sides]
-    if pair.affine is not None:
-        one, other = (min(share, 1) for share in pair.overlap)
-        facts.append(f"What both show is {one:.0%} of the first and {other:.0%} of the second")
-    title = f"{kind.capitalize()}, correlation {correlation}".replace("\n", ", scale ")
+    title = f"{kind.capitalize()}, correlation {correlation}"
     return GalleryItem(title, [*concern.split("\n"), *facts], _pictures(pair))
 
 
 def _pictures(pair: Pair) -> list[GalleryPicture]:
     try:
-        first, second = read_pixels(pair.first), read_pixels(pair.second)
+        slices = read_pixels(pair.first), read_pixels(pair.second)
     except ImageError:  # gone since it was audited
         return []
-    shown = [("first", "The first slice as stored", first), ("second", "The second slice as stored", second)]
-    if pair.affine is not None:
-        first = np.ascontiguousarray(first[:, ::-1]) if pair.mirrored else first
-        difference = _difference(np.array(pair.affine), first, second)
-        shown.append(("difference", "Difference of the slices, once registered", difference))
-    address = "data:image/jpeg;base64,"
-    return [GalleryPicture(name, words, address + jpeg(each, _SIDE, _QUALITY)) for name, words, each in shown]
-
-
-def _difference(affine: Affine, first: Grey, second: Grey) -> Grey:
-    """Absolute difference where both show something, the first one's grey values brought to the second's."""
-    size = (second.shape[1], second.shape[0])
-    covered = cv2.warpAffine(np.ones_like(first), affine, size, flags=cv2.INTER_NEAREST) > 0
-    placed = cv2.warpAffine(first, affine, size).astype(np.float32)
-    if covered.sum() < 2 or float(placed[covered].std()) < 1:
-        return np.zeros_like(second)
-    slope, offset = np.polyfit(placed[covered], second[covered].astype(np.float32), 1)
-    return np.asarray(np.clip(np.abs(placed * slope + offset - second) * covered, 0, 255), np.uint8)
+    return [
+        GalleryPicture(
+            name, f"The {name} slice as stored", "data:image/jpeg;base64," + jpeg(each, _SIDE, _QUALITY)
+        )
+        for name, each in zip(("first", "second"), slices, strict=True)
+    ]

@@ -8,7 +8,7 @@ for COVID-19 using chest radiographs and CT scans, Nature Machine Intelligence 3
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from groundglass.data.manifest import Label, Record
@@ -25,21 +24,6 @@ from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.metrics import Estimate
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.slice import CTSlice, Grey
-
-SIZE_FEATURES = ("width", "height", "width to height", "pixels")
-
-_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
-_MOMENTS = ("mean", "standard deviation")
-GREY_FEATURES = (
-    *_MOMENTS,
-    *(f"{percent} % percentile" for percent in _PERCENTILES),
-    *("share of black", "share of white", "entropy"),
-)
-
-SURROUNDINGS_FEATURES = (
-    *(f"{name} outside the lungs' box" for name in GREY_FEATURES),
-    *(f"{name} of the {edge} edge" for edge in ("top", "bottom", "left", "right") for name in _MOMENTS),
-)
 
 Values = NDArray[np.float32]
 
@@ -49,6 +33,7 @@ _TITLES = {
     "grey": "grey statistics alone",
     "surroundings": "border and background alone, lungs blanked out",
 }
+_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 # The middle of the picture, where lungs are, is blanked where none were found: left, top, right, bottom.
 _MIDDLE = (0.15, 0.20, 0.85, 0.80)
 _MARGIN, _EDGE, _LEAST_PIXELS = 0.02, 0.02, 50
@@ -60,12 +45,14 @@ _SLICES_PER_TREE = 5000
 
 @dataclass(frozen=True)
 class ShortcutFeatures:
-    """What is measured of a slice without its lungs, float32, of the features named above."""
+    """What is measured of a slice without its lungs."""
 
     file_format: str  # format, pixel mode and suffix, such as ``PNG RGBA .png``
-    size: Values
-    grey: Values
-    surroundings: Values
+    size: Values  # width, height, their ratio and product
+    grey: Values  # mean, standard deviation, percentiles, shares of black and white, entropy
+    surroundings: (
+        Values  # the same outside a box around the lungs; mean and standard deviation of the four edges
+    )
 
 
 @dataclass(frozen=True)
@@ -88,7 +75,6 @@ class Baseline:
     tested: (
         Performance | None
     )  # fitted on the train part, evaluated on the test part, where there are such parts
-    telling: tuple[str, float]  # the single feature that separates the labels best, and its AUC, 0.5 to 1
 
 
 @dataclass(frozen=True)
@@ -135,12 +121,11 @@ def measure_shortcuts(
         reason = "there are fewer than two patients of one of the labels"
         return ShortcutBaselines((), formats, folds, seed, reason)
     data, baselines = _Data(label, patient, part, folds, seed), []
-    columns = (kinds, SIZE_FEATURES, GREY_FEATURES, SURROUNDINGS_FEATURES)
-    for (name, title), names in zip(_TITLES.items(), columns, strict=True):
+    for name, title in _TITLES.items():
         seen = [getattr(one, name) for _, one in labelled]
         if name == "file_format":
             seen = [[kind == own for kind in kinds] for own in seen]
-        baselines.append(data.baseline(name, title, names, np.array(seen, np.float32)))
+        baselines.append(data.baseline(name, title, np.array(seen, np.float32)))
         progress("fitting", 1, len(_TITLES))
     return ShortcutBaselines(tuple(baselines), formats, folds, seed)
 
@@ -155,7 +140,7 @@ class _Data:
     folds: int
     seed: int
 
-    def baseline(self, name: str, title: str, columns: Sequence[str], values: Values) -> Baseline:
+    def baseline(self, name: str, title: str, values: Values) -> Baseline:
         """Each slice predicted by a model that has seen no slice of its patient; and train to test part."""
         # Categories for the one; numbers, whose effect need not be monotone, for the others.
         model: Any = LogisticRegression(max_iter=2000, random_state=self.seed)
@@ -169,9 +154,7 @@ class _Data:
         fitted, held = (np.flatnonzero(self.part == part) for part in ("train", "test"))
         if min(len(np.unique(self.label[part])) for part in (fitted, held)) == 2:
             tested = self._performance(held, self._predict(model, values, fitted, held))
-        telling = [abs(float(roc_auc_score(self.label, column)) - 0.5) + 0.5 for column in values.T]
-        best = int(np.argmax(telling))
-        return Baseline(name, title, cross_validated, tested, (columns[best], telling[best]))
+        return Baseline(name, title, cross_validated, tested)
 
     def _predict(
         self, model: Any, values: Values, fitted: NDArray[np.intp], held: NDArray[np.intp]
@@ -219,7 +202,7 @@ def _surroundings(pixels: Grey) -> Values:
     outside[max(top - margin, 0) : bottom + margin, max(left - margin, 0) : right + margin] = False
     around = pixels[outside]
     enough = len(around) >= _LEAST_PIXELS
-    statistics = _grey_statistics(around) if enough else np.zeros(len(GREY_FEATURES), np.float32)
+    statistics = _grey_statistics(around) if enough else np.zeros_like(_grey_statistics(pixels))
     rows, columns = (max(1, round(_EDGE * side)) for side in pixels.shape)
     edges = (pixels[:rows], pixels[-rows:], pixels[:, :columns], pixels[:, -columns:])
     moments = [moment for edge in edges for moment in (edge.mean(), edge.std())]

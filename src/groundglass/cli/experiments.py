@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,8 +58,6 @@ class _Shared:
     only: Annotated[
         str | None, typer.Option(help="Rows, PROTOCOL/ROW or runs, comma-separated; * stands for anything.")
     ] = None
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of every training; default the recipe's.")] = None
-    size: Annotated[int | None, typer.Option(min=32, help="Of cropped slices; default the recipe's.")] = None
     overrides: Overrides = None
     c2l: Annotated[
         list[str] | None,
@@ -75,13 +73,6 @@ class _Shared:
         bool, typer.Option("--dry-run", help="Only list runs, and about how long they take.")
     ] = False
     render_only: Annotated[bool, typer.Option("--render-only", help="Only render what there is.")] = False
-
-    @property
-    def settings(self) -> list[str]:
-        """Overrides of every recipe; those that have an option of their own come last."""
-        own = {"training.epochs": self.epochs, "preprocessing.size": self.size}
-        changed = [f"{key}={value}" for key, value in own.items() if value is not None]
-        return [*(self.overrides or ()), *changed]
 
     @property
     def files(self) -> dict[str, Path]:
@@ -123,18 +114,17 @@ def table1(
     networks: Networks = None,
     weights: Weights = "imagenet,c2l",
     folds: Folds = 5,
-    reference: Annotated[
-        str | None, typer.Option(help="Row that all others are tested against; default Mask-EfficientNet's.")
-    ] = None,
 ) -> None:
     """The paper's Table I: its networks by one recipe on the same slices, with paired statistics."""
     from groundglass.experiments import plan, tables
 
     def tasks() -> list[Task]:
         names, kinds, numbers = _words(networks) if networks else None, _words(weights), _numbers(shared)
-        return plan.table1_tasks(_words(protocols), names, kinds, numbers, shared.settings, folds=folds)
+        return plan.table1_tasks(
+            _words(protocols), names, kinds, numbers, shared.overrides or (), folds=folds
+        )
 
-    _experiment("table1", shared, tasks, partial(tables.render_rows, reference=reference))
+    _experiment("table1", shared, tasks, tables.render_rows)
 
 
 @_command
@@ -152,7 +142,7 @@ def ablation(
     from groundglass.training.recipe import load_recipe
 
     def tasks() -> list[Task]:
-        default, sources = load_recipe(recipe, shared.settings), left_out or plan.LARGEST_SOURCES
+        default, sources = load_recipe(recipe, shared.overrides or ()), left_out or plan.LARGEST_SOURCES
         names, numbers = _words(protocols), _numbers(shared)
         return plan.ablation_tasks(default, numbers, protocols=names, folds=folds, left_out=sources)
 
@@ -171,7 +161,7 @@ def convergence(
 
     def tasks() -> list[Task]:
         names, numbers = _words(networks) if networks else plan.LEARNERS, _numbers(shared)
-        return plan.convergence_tasks(names, _words(weights), numbers, shared.settings, split=split)
+        return plan.convergence_tasks(names, _words(weights), numbers, shared.overrides or (), split=split)
 
     _experiment("convergence", shared, tasks, tables.render_convergence)
 
@@ -188,7 +178,7 @@ def seeds(
     from groundglass.training.recipe import load_recipe
 
     def tasks() -> list[Task]:
-        default = load_recipe(recipe, shared.settings)
+        default = load_recipe(recipe, shared.overrides or ())
         return plan.seeds_tasks(default, split, _numbers(shared), _words(parts))
 
     _experiment("seeds", shared, tasks, tables.render_seeds)

@@ -32,7 +32,7 @@ Split = Annotated[
     str,
     typer.Option(
         "--split",
-        help="official, random, patients:FOLD/FOLDS, official-cv:FOLD/FOLDS, "
+        help="official, random, patients:FOLD/FOLDS, "
         "official-source-cv:FOLD/FOLDS or leave-source-out:NAME; :SEED at the end of folds fixes them.",
     ),
 ]

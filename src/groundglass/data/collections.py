@@ -25,14 +25,13 @@ from groundglass.imaging.read import LazyDecoder, read_slice, read_slices
 from groundglass.imaging.slice import Grey, Origin
 from groundglass.imaging.source import OnError, files_below, guard, natural_key
 
-_MOST = 20  # slices of a volume that are taken unless the user says which
+_MOST = 20  # slices of a volume that are taken
 _LEAST_LUNG = 0.01  # share of a slice
 _SAME_PLACE = 1.0  # mm by which a mask may lie apart from its slice
 _NII = r"\.nii(?:\.gz)?$"
 _PICTURE = r"[^/]+\.(?:png|jpe?g)$"
 
 Mask = NDArray[np.bool_]
-_Scan = tuple[re.Match[str], list[Path]]
 _Outlines = dict[str, list[NDArray[np.int32]]]
 _Item = TypeVar("_Item")
 
@@ -54,7 +53,6 @@ class _Tree:
     name: str
     root: Path
     files: tuple[Path, ...]
-    every: int | None
     report: OnError
 
     def matching(self, pattern: str) -> Iterator[tuple[Path, re.Match[str]]]:
@@ -67,7 +65,7 @@ class _Tree:
         """Such files by what the pattern's first group matched."""
         return {match[1]: path for path, match in self.matching(pattern)}
 
-    def scans(self, pattern: str) -> Iterator[_Scan]:
+    def scans(self, pattern: str) -> Iterator[tuple[re.Match[str], list[Path]]]:
         """Such files, folder by folder, with the match of the first."""
         for _, group in groupby(self.matching(pattern), lambda found: found[0].parent):
             files = list(group)
@@ -79,8 +77,8 @@ class _Tree:
         return Record(path, label, patient, self.name, split=None, grade=grade)
 
     def thinned(self, slices: Sequence[_Item]) -> list[_Item]:
-        """One slice of so many, evenly."""
-        step = self.every or -(-len(slices) // _MOST) or 1
+        """At most `_MOST` slices, evenly."""
+        step = -(-len(slices) // _MOST) or 1
         return list(slices[min(step, len(slices)) // 2 :: step])
 
 
@@ -88,7 +86,6 @@ def import_collection(
     name: str,
     path: Path,
     output: Path,
-    every: int | None = None,
     on_error: OnError = lambda _: None,
     progress: Callable[[str, int, int | None], None] = lambda *_: None,
 ) -> Manifest:
@@ -101,7 +98,6 @@ def import_collection(
         name: of the collection.
         path: the folder that it was unpacked to, or one above it.
         output: the manifest CSV; neither it nor the folder beside it may exist.
-        every: one slice of so many is taken of each volume or scan, at least 1; None: at most 20, evenly.
         on_error: called for each file that cannot be used and is left out.
         progress: called with the stage, the slices done since the last call, and None.
 
@@ -113,7 +109,7 @@ def import_collection(
     if present := [str(target) for target in (output, folder) if target.exists()]:
         raise DataError(f"{present[0]}: exists already; remove it, or name another manifest")
     files = tuple(file.path for file in files_below(path.absolute()))
-    tree = _Tree(name, path.absolute(), files, every, on_error)
+    tree = _Tree(name, path.absolute(), files, on_error)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=output.parent) as temporary:
         made = Path(temporary) / folder.name
@@ -256,38 +252,32 @@ def _finding_lungs(tree: _Tree) -> Iterator[_Found]:
 
 
 def _covid_ct_md(tree: _Tree) -> Iterator[_Found]:
-    scans = list(tree.scans(r"(COVID-19|Cap|Normal) Cases/([^/]+)/[^/]+\.dcm$"))
-    labels = _slice_labels(tree, scans)
-    for match, files in scans:
+    labels = _slice_labels(tree)
+    for match, files in tree.scans(r"(COVID-19|Cap|Normal) Cases/([^/]+)/[^/]+\.dcm$"):
         label = Label.COVID if match[1].upper() == "COVID-19" else Label.NON_COVID
         record = tree.record(files[0].parent, label, match[2], match[1])
         yield from _series(tree, files, record, labels.get(match[2]), None)
 
 
-def _slice_labels(tree: _Tree, scans: Sequence[_Scan]) -> dict[str, NDArray[Any]]:
-    """Which slices are infected, of the cases of which that is known.
-
-    ``Index.csv`` numbers them with a gap, the array has none. Without it, rows have to be those of all cases of a kind.
-    """
+def _slice_labels(tree: _Tree) -> dict[str, NDArray[Any]]:
+    """Which slices are infected, of the cases of ``Index.csv``, which numbers them with a gap; the array has none."""
     arrays = tree.by_name(r"(Slice-level-labels[^/]*\.npy)$")
     if not arrays:
         return {}
     path = arrays[max(arrays, key=lambda name: ("updated" in name, natural_key(name)))]
-    cases, kinds = [match[2] for match, _ in scans], [match[1].upper() for match, _ in scans]
-    rows = {len(kinds), len(kinds) - kinds.count("NORMAL"), kinds.count("COVID-19")}
+    expected = (
+        "expected an array of cases by slices without pickles, Index.csv with Folder/ID and Label Index"
+    )
     try:
         labels = np.load(path, allow_pickle=False)
-        for index in tree.by_name(r"(Index\.csv)$").values():
-            table = csv.DictReader(index.read_text(encoding="utf-8-sig").splitlines())
-            cases = [case for _, case in sorted((int(row["Label Index"]), row["Folder/ID"]) for row in table)]
-            rows = {len(cases)}
+        (index,) = tree.by_name(r"(Index\.csv)$").values()
+        table = csv.DictReader(index.read_text(encoding="utf-8-sig").splitlines())
+        cases = [case for _, case in sorted((int(row["Label Index"]), row["Folder/ID"]) for row in table)]
     except (EOFError, KeyError, OSError, TypeError, ValueError) as error:
-        expected = "expected an array without pickles; Index.csv with columns Folder/ID and Label Index"
         raise DataError(f"{path}: {expected} ({one_line(str(error))})") from error
-    if labels.ndim != 2 or len(labels) not in rows:
-        expected = f"expected {len(cases)} cases (Index.csv says which) by slices"
-        raise DataError(f"{path}: an array of shape {labels.shape}; {expected}")
-    return dict(zip(cases, labels, strict=False))
+    if labels.ndim != 2 or len(labels) != len(cases):
+        raise DataError(f"{path}: {expected}, not {labels.shape} for {len(cases)} cases")
+    return dict(zip(cases, labels, strict=True))
 
 
 def _ricord_1a(tree: _Tree) -> Iterator[_Found]:

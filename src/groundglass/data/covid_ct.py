@@ -18,7 +18,7 @@ from hashlib import sha256
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
-from groundglass.data.manifest import PARTS, Label, Manifest, Record
+from groundglass.data.manifest import Label, Manifest, Record
 from groundglass.errors import DataError, ImageError
 from groundglass.files import name_some, write_bytes
 from groundglass.imaging.archive import open_archive
@@ -52,11 +52,6 @@ class Entry:
     split: str
     sha256: str
 
-    @property
-    def path(self) -> PurePosixPath:
-        """Where the image lies in an extracted copy of the data set."""
-        return PurePosixPath(_IMAGES, _CLASS_FOLDERS[self.label], self.file)
-
 
 @lru_cache(maxsize=1)
 def entries() -> tuple[Entry, ...]:
@@ -75,62 +70,51 @@ def looks_like(path: Path) -> bool:
     return (path / _IMAGES).is_dir() or any(zips) or any(plain)
 
 
-@dataclass(frozen=True)
-class Copy:
-    """A copy on disk: its ``Images-processed`` folder, the path of every image as published by file name, the rest."""
-
-    images: Path
-    found: dict[str, Path]
-    missing: tuple[Entry, ...]
-    different: tuple[Entry, ...]
-
-
-def examine(path: Path) -> Copy:
+def examine(path: Path) -> tuple[Path, dict[str, Path]]:
     """Compare a clone, an extracted folder or its ``Images-processed`` folder with what was published.
 
-    Each of the 746 images is taken from the folder ``CT_COVID`` or ``CT_NonCOVID`` if it is there, else from
-    the zip beside it, which is read in place. Other files are ignored.
+    Each of the 746 images is taken from the folder ``CT_COVID`` or ``CT_NonCOVID``, or else from the zip beside it,
+    which is read in place. Other files are ignored.
+
+    Returns:
+        The folder of the images, and by file name the path of every image that is there as published.
 
     Raises:
         DataError: a zip is damaged.
     """
-    images = path / _IMAGES if (path / _IMAGES).is_dir() else path
-    found: dict[str, Path] = {}
-    different: list[Entry] = []
-    for label in Label:
-        for entry, place, content in _contents(images, label):
-            if sha256(content).hexdigest() == entry.sha256:
-                found[entry.file] = place
+    images, found = path / _IMAGES if (path / _IMAGES).is_dir() else path, {}
+    for label, name in _CLASS_FOLDERS.items():
+        absent = []
+        for entry in (each for each in entries() if each.label is label):
+            plain = images / name / entry.file
+            if plain.is_file() and sha256(plain.read_bytes()).hexdigest() == entry.sha256:
+                found[entry.file] = plain
             else:
-                different.append(entry)
-    missing = tuple(entry for entry in entries() if entry.file not in found and entry not in different)
-    return Copy(images, found, missing, tuple(different))
+                absent.append(entry)
+        archive = images / f"{name}.zip"
+        if absent and archive.is_file():
+            try:
+                found |= {entry.file: place for entry, place, _ in _published(archive, absent)}
+            except ImageError as error:
+                raise DataError(f"{error}; fetch it again") from error
+    return images, found
 
 
 def load_covid_ct(path: Path) -> Manifest:
     """Read COVID-CT from any of the forms that `examine` knows.
 
-    Where there is a ``Data-split`` folder, it must agree with the official split.
-
     Raises:
-        DataError: naming and counting images that are missing or differ, and a split file that disagrees.
+        DataError: naming and counting images that are missing or differ, or a damaged zip.
     """
-    copy, command = examine(path), "`groundglass data download covid-ct`"
-    missing, different = ([each.file for each in listed] for listed in (copy.missing, copy.different))
-    if missing:
+    images, found = examine(path)
+    if absent := [entry.file for entry in entries() if entry.file not in found]:
         raise DataError(
-            f"{copy.images}: {len(missing)} of the {len(entries())} COVID-CT images are missing: "
-            f"{name_some(missing)}; {command} fetches what is missing"
+            f"{images}: {len(absent)} of the {len(entries())} COVID-CT images are missing or differ from those "
+            f"published (SHA-256): {name_some(absent)}; `groundglass data download covid-ct` fetches them; images of "
+            "your own belong in folders COVID/ and NonCOVID/ or a manifest CSV"
         )
-    if different:
-        raise DataError(
-            f"{copy.images}: {len(different)} images differ from those published (SHA-256): "
-            f"{name_some(different)}; {command} replaces them; images of your own belong in folders COVID/ and "
-            "NonCOVID/ or a manifest CSV"
-        )
-    _check_split_files(path / "Data-split")
     records = tuple(
-        Record(copy.found[e.file], e.label, e.patient_id, e.source, e.split, collection=_COLLECTION)
+        Record(found[e.file], e.label, e.patient_id, e.source, e.split, collection=_COLLECTION)
         for e in entries()
     )
     return Manifest("COVID-CT", path, records, (path,))
@@ -151,71 +135,37 @@ def download_covid_ct(folder: Path, base_url: str = BASE_URL, progress: Progress
         (folder / _IMAGES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder}: cannot be made a folder ({error.strerror})") from error
-    before = examine(folder)
-    absent = (*before.missing, *before.different)
-    downloads = before.images / ".download"
-    faults: list[str] = []
+    images, found = examine(folder)
+    absent = {entry.file: entry for entry in entries() if entry.file not in found}
+    count, downloads = len(absent), images / ".download"
     try:
         for label, name in _CLASS_FOLDERS.items():
-            if wanted := [entry for entry in absent if entry.label is label]:
-                url = f"{base_url.rstrip('/')}/{_IMAGES}/{name}.zip"
-                _fetch(url, downloads / f"{name}.zip", progress)
-                faults += _extract(downloads / f"{name}.zip", url, wanted, before.images / name)
+            if wanted := [entry for entry in absent.values() if entry.label is label]:
+                url, archive = f"{base_url.rstrip('/')}/{_IMAGES}/{name}.zip", downloads / f"{name}.zip"
+                _fetch(url, archive, progress)
+                for file in _extract(archive, url, wanted, images / name):
+                    del absent[file]
     finally:
         shutil.rmtree(downloads, ignore_errors=True)
-    if faults:
+    if absent:
         raise DataError(
-            f"{len(faults)} images are not at {base_url}: {name_some(faults)}; the others are in {folder}"
+            f"{len(absent)} images are not at {base_url} as published: {name_some(list(absent))}; the others are in "
+            f"{folder}"
         )
-    return len(absent)
+    return count
 
 
-def _contents(images: Path, label: Label) -> Iterator[tuple[Entry, Path, bytes]]:
-    """The images of one class that are there, with their places and bytes; a zip is opened once."""
-    folder = images / _CLASS_FOLDERS[label]
-    rest: list[Entry] = []
-    for entry in (each for each in entries() if each.label is label):
-        if (plain := folder / entry.file).is_file():
-            yield entry, plain, plain.read_bytes()
-        else:
-            rest.append(entry)
-    zipped = images / f"{folder.name}.zip"
-    if rest and zipped.is_file():
-        try:
-            yield from _members(zipped, rest)
-        except ImageError as error:
-            raise DataError(f"{error}; fetch it again") from error
-
-
-def _members(archive: Path, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, Path, bytes]]:
-    """Those of the wanted images that are in a zip, their places and bytes; none where damaged, a wrong hash then."""
+def _published(archive: Path, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, Path, bytes]]:
+    """Those of the wanted images that are in a zip as they were published, their places and bytes."""
     with open_archive(archive) as sources:
         members = {PurePosixPath(source.member).name: source for source in reversed(sources)}
         for entry, source in ((entry, members[entry.file]) for entry in wanted if entry.file in members):
             try:
                 content = source.read()
             except ImageError:
-                content = b""
-            yield entry, Path(f"{archive}!{source.member}"), content
-
-
-def _check_split_files(folder: Path) -> None:
-    for label, name in _CLASS_FOLDERS.items():
-        for part in PARTS:
-            file = folder / label.value / f"{part}{name}.txt"
-            if not file.is_file():
                 continue
-            try:
-                lines = file.read_text(encoding="utf-8-sig").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{file}: cannot be read as the official split ({error})") from error
-            official = {entry.file for entry in entries() if entry.label is label and entry.split == part}
-            wrong = sorted(official.symmetric_difference(line.strip() for line in lines if line.strip()))
-            if wrong:
-                raise DataError(
-                    f"{file}: differs from the official split in {len(wrong)} names: "
-                    f"{name_some(wrong)}; restore it, or give your own split as a manifest CSV"
-                )
+            if sha256(content).hexdigest() == entry.sha256:
+                yield entry, Path(f"{archive}!{source.member}"), content
 
 
 def _fetch(url: str, target: Path, progress: Progress | None) -> None:
@@ -233,37 +183,23 @@ def _fetch(url: str, target: Path, progress: Progress | None) -> None:
     except ValueError as error:  # an address without scheme or host; requests' other errors are OSErrors
         raise DataError(f"{url}: is not an address to fetch from ({error})") from error
     except requests.RequestException as error:
-        reason = _reason(error)
-        raise DataError(
-            f"{url}: cannot be fetched ({reason}); run the command again, it keeps what it has"
-        ) from error
+        answer = error.response
+        reason = (
+            "no connection, or it broke off" if answer is None else f"the server answers {answer.status_code}"
+        )
+        again = "run the command again, it keeps what it has"
+        raise DataError(f"{url}: cannot be fetched ({reason}); {again}") from error
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror})") from error
 
 
-def _reason(error: OSError) -> str:
-    """A network library's nested exceptions in a few words."""
-    response = getattr(error, "response", None)
-    if response is not None:
-        return f"the server answers {response.status_code} {response.reason}"
-    kind = type(error).__name__
-    if "Timeout" in kind:
-        return f"no answer within {_TIMEOUT} s"
-    return "the connection broke off" if "Encoding" in kind else "no connection to the server"
-
-
-def _extract(archive: Path, url: str, wanted: Sequence[Entry], folder: Path) -> list[str]:
-    """Write the wanted images; returns names and faults of those that are not in the archive as published."""
-    faults = {entry.file: f"{entry.file} (not in the zip)" for entry in wanted}
+def _extract(archive: Path, url: str, wanted: Sequence[Entry], folder: Path) -> Iterator[str]:
+    """Write the wanted images that are in the archive as published; yields their names."""
     try:
-        for entry, _, content in _members(archive, wanted):
-            if sha256(content).hexdigest() == entry.sha256:
-                write_bytes(folder / entry.file, content)
-                del faults[entry.file]
-            else:
-                faults[entry.file] = f"{entry.file} (not the image published)"
+        for entry, _, content in _published(archive, wanted):
+            write_bytes(folder / entry.file, content)
+            yield entry.file
     except ImageError as error:
         raise DataError(f"{url}: is not a usable zip file ({error.reason}); is the address right?") from error
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror})") from error
-    return list(faults.values())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,30 +12,27 @@ from rich.markup import escape
 from rich.table import Table
 
 from groundglass.data.manifest import PARTS, Manifest, Record, read_record
+from groundglass.data.splits import patients_in_several_parts
 from groundglass.errors import ImageError
 from groundglass.files import counted, cut_middle
-
-PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 _SOURCES_SHOWN, _NAME = 15, 24  # the latter's characters leave room for the counts in 80 columns
 
 
 @dataclass(frozen=True)
 class Group:
-    """Of a part, source or file format: slices of each label, known patients, parts of the data set's own split."""
+    """Of a part, source or file format: slices of each label, and known patients."""
 
     name: str
     labels: dict[str, int]
     patients: int
-    parts: tuple[str, ...]
 
     @classmethod
     def of(cls, name: str, members: Sequence[Record]) -> Group:
         """Count some records."""
         counts = Counter(record.label_name for record in members)
         patients = {record.patient_id for record in members if record.patient_known}
-        splits = {record.split for record in members}
-        return cls(name, dict(sorted(counts.items())), len(patients), tuple(p for p in PARTS if p in splits))
+        return cls(name, dict(sorted(counts.items())), len(patients))
 
 
 @dataclass(frozen=True)
@@ -52,9 +48,9 @@ class Description:
         splits: parts of the data set's own split; empty if it has none.
         sources: by name.
         file_formats: by name and mode. Where their labels differ, the file gives its label away.
-        width: ``min``, ``median`` and ``max`` in pixels; empty where no slice can be read.
+        width: ``min`` and ``max`` in pixels; empty where no slice can be read.
         height: likewise.
-        grey: by label ``mean``, ``std`` and ``percentiles`` (`PERCENTILES`) over all pixels of its slices, 0 to 255.
+        grey: by label ``mean`` and ``std`` over all pixels of its slices, 0 to 255.
         unreadable: one line for each file that cannot be read; it is left out of the figures on pixels.
     """
 
@@ -66,21 +62,20 @@ class Description:
     splits: tuple[Group, ...]
     sources: tuple[Group, ...]
     file_formats: tuple[Group, ...]
-    width: dict[str, float]
-    height: dict[str, float]
-    grey: dict[str, dict[str, Any]]
+    width: dict[str, int]
+    height: dict[str, int]
+    grey: dict[str, dict[str, float]]
     unreadable: tuple[str, ...]
 
 
 def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Description:
     """Describe a data set; every file is read. ``watched``: its records, wrapped so that progress can be shown."""
-    sources, formats, parts = (defaultdict[str, list[Record]](list) for _ in range(3))
+    formats, sources = (defaultdict[str, list[Record]](list) for _ in range(2))
     histograms = defaultdict[str, NDArray[np.int64]](lambda: np.zeros(256, np.int64))
     shapes: list[tuple[int, ...]] = []
     unreadable: list[str] = []
     for record in watched if watched is not None else manifest:
         sources[record.source].append(record)
-        parts[record.split or ""].append(record)
         try:
             image = read_record(record)
         except ImageError as error:
@@ -89,16 +84,18 @@ def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Des
         formats[f"{image.origin.file_format} {image.origin.mode}"].append(record)
         shapes.append(image.pixels.shape)
         histograms[record.label_name] += np.bincount(image.pixels.ravel(), minlength=256)
-    owned = {(each.patient_id, each.split) for each in manifest if each.patient_known and each.split}
-    several = Counter(patient for patient, _ in owned)
-    height, width = (_lengths(lengths) for lengths in (zip(*shapes, strict=True) if shapes else ((), ())))
+    places = {part: [i for i, each in enumerate(manifest) if each.split == part] for part in PARTS}
+    splits = {part: [manifest.records[i] for i in indices] for part, indices in places.items() if indices}
+    height, width = (
+        ({"min": min(each), "max": max(each)} for each in zip(*shapes, strict=True)) if shapes else ({}, {})
+    )
     return Description(
         name=manifest.name,
         root=str(manifest),
         total=Group.of("all", manifest.records),
         slices_of_unknown_patients=sum(not record.patient_known for record in manifest),
-        patients_in_several_parts=tuple(sorted(patient for patient, count in several.items() if count > 1)),
-        splits=tuple(Group.of(part, parts[part]) for part in PARTS if part in parts),
+        patients_in_several_parts=tuple(patients_in_several_parts(manifest, places)),
+        splits=tuple(Group.of(part, members) for part, members in splits.items()),
         sources=tuple(Group.of(source, members) for source, members in sorted(sources.items())),
         file_formats=tuple(Group.of(name, members) for name, members in sorted(formats.items())),
         width=width,
@@ -108,16 +105,10 @@ def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Des
     )
 
 
-def _lengths(lengths: Sequence[int]) -> dict[str, float]:
-    return {"min": min(lengths), "median": float(np.median(lengths)), "max": max(lengths)} if lengths else {}
-
-
-def _grey_values(histogram: NDArray[np.int64]) -> dict[str, Any]:
+def _grey_values(histogram: NDArray[np.int64]) -> dict[str, float]:
     values = np.arange(256)
     mean = float(np.average(values, weights=histogram))
-    std = float(np.sqrt(np.average((values - mean) ** 2, weights=histogram)))
-    places = np.searchsorted(np.cumsum(histogram) / histogram.sum(), np.array(PERCENTILES) / 100)
-    return {"mean": mean, "std": std, "percentiles": tuple(places.tolist())}
+    return {"mean": mean, "std": float(np.sqrt(np.average((values - mean) ** 2, weights=histogram)))}
 
 
 def description_tables(found: Description) -> Iterator[Table]:
@@ -125,22 +116,15 @@ def description_tables(found: Description) -> Iterator[Table]:
     labels = list(found.total.labels)
 
     def groups(title: str, shown: Sequence[Group], caption: str | None = None) -> Table:
-        rows = (
-            (
-                cut_middle(each.name, _NAME),
-                *(each.labels.get(label, 0) for label in labels),
-                each.patients,
-                ", ".join(each.parts),
-            )
+        rows = [
+            (cut_middle(each.name, _NAME), *(each.labels.get(label, 0) for label in labels), each.patients)
             for each in shown
-        )
-        return _table(title, ("", *labels, "known patients", "parts"), rows, caption)
+        ]
+        return _table(title, ("", *labels, "known patients"), rows, caption)
 
-    caption = None
-    if found.patients_in_several_parts:
-        caption = f"{counted(len(found.patients_in_several_parts), 'patient')} in several parts"
-    elif found.slices_of_unknown_patients:
-        caption = f"{counted(found.slices_of_unknown_patients, 'slice')} of unknown patients"
+    unknown, several = found.slices_of_unknown_patients, len(found.patients_in_several_parts)
+    caption = f"{counted(unknown, 'slice')} of unknown patients" if unknown else None
+    caption = f"{counted(several, 'patient')} in several parts" if several else caption
     title = f"{escape(cut_middle(found.name, _NAME))}: {counted(sum(found.total.labels.values()), 'slice')}"
     yield groups(title, [*found.splits, found.total], caption)
     largest = sorted(found.sources, key=lambda source: (-sum(source.labels.values()), source.name))
@@ -149,14 +133,10 @@ def description_tables(found: Description) -> Iterator[Table]:
     yield groups("Sources", largest[:_SOURCES_SHOWN], caption)
     yield groups("File formats and pixel modes", found.file_formats)
     if found.width:
-        sizes = [(name, *map("{:g}".format, getattr(found, name).values())) for name in ("width", "height")]
-        yield _table("Size in pixels", ("", "min", "median", "max"), sizes)
-        greys = [
-            (label, f"{grey['mean']:.1f}", f"{grey['std']:.1f}", *grey["percentiles"])
-            for label, grey in found.grey.items()
-        ]
-        columns = ("", "mean", "std", *map("{} %".format, PERCENTILES))
-        yield _table("Grey values, 0 to 255", columns, greys)
+        sizes = [("width", *found.width.values()), ("height", *found.height.values())]
+        yield _table("Size in pixels", ("", "min", "max"), sizes)
+        greys = [(label, f"{grey['mean']:.1f}", f"{grey['std']:.1f}") for label, grey in found.grey.items()]
+        yield _table("Grey values, 0 to 255", ("", "mean", "std"), greys)
     if found.unreadable:
         title = f"{counted(len(found.unreadable), 'file')} cannot be read"
         yield _table(title, ("",), [(line,) for line in found.unreadable])

@@ -319,10 +319,7 @@ def iterate_paths(path: Path) -> Iterator[Path]:
         DataError: the file cannot be read, does not say which column holds the paths, or names no file.
     """
     rows = _rows(path, None, lambda row: [row] if _numbered(row.path)[1] is None else _expanded(row))
-    for (file, unit), _ in groupby((_plane(record.path)[0], record.unit) for _, record in rows):
-        if unit:
-            say(f"{path}: its column `unit` is not used to predict; units are recognised by themselves")
-        yield file
+    yield from (file for file, _ in groupby(_plane(record.path)[0] for _, record in rows))
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:

@@ -40,7 +40,7 @@ def write_previews(
     """Write one PNG per slice of ``path``: the slice, its binarised mask, its crop, painted copies of the crop.
 
     The copies show every kind of COVID-19 lesion, of ``severity`` 0 to 1, and every sign of another disease, the
-    painted region outlined at their corner; the same ``seed`` paints the same. They are missing where no lungs are
+    painted region outlined; the same ``seed`` paints the same. They are missing where no lungs are
     found. Of the slices ``most`` are drawn; ``on_error`` is called for each file that cannot be read, and without it
     the first one is raised.
 
@@ -81,10 +81,8 @@ def _tiles(pixels: Grey, preprocessing: Preprocessing, severity: float, rng: Gen
 def _tile(
     pixels: Grey, caption: str, mask: NDArray[np.bool_] | None = None, colour: tuple[int, int, int] = LESION
 ) -> _Picture:
-    picture = grey_picture(squared(pixels, _SIDE))
-    if mask is not None:
-        inset = squared(outline_mask(grey_picture(pixels), mask, colour), _SIDE // 3)
-        picture[-inset.shape[0] :, -inset.shape[1] :] = inset
+    picture = grey_picture(pixels)
+    picture = squared(picture if mask is None else outline_mask(picture, mask, colour), _SIDE)
     place, white = (6, 16), (255, 255, 255)
     written = cv2.putText(picture, caption, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, white, 1, cv2.LINE_AA)
     return np.asarray(written, np.uint8)

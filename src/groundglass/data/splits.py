@@ -23,9 +23,9 @@ _Fold = tuple[int, int, int]  # number (from 1), of so many, seed
 
 _SPECIFICATIONS = (
     "official, random[:SEED], random:FOLD/FOLDS[:SEED], patients:FOLD/FOLDS[:SEED], leave-source-out:NAME[+NAME...], "
-    "official-cv:FOLD/FOLDS[:SEED], official-source-cv:FOLD/FOLDS[:SEED]"
+    "official-source-cv:FOLD/FOLDS[:SEED]"
 )
-_KINDS = ("official", "random", "patients", "leave-source-out", "official-cv", "official-source-cv")
+_KINDS = ("official", "random", "patients", "leave-source-out", "official-source-cv")
 _VALIDATING = 10  # of sources without a split, one patient in so many
 _VAL_FOLDS = 5  # one fold in five of what is left after the test part is the val part
 _RANDOM_FOLDS, _RANDOM_VAL_FOLDS = 5, 8  # slices split at random: 70 % train, 10 % val, 20 % test
@@ -61,10 +61,9 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
     - ``leave-source-out:NAME[+NAME...]``: all slices of these sources (``*`` as wildcard) are the test part, which may
       hold one class only; a fifth of the remaining patients the val part; where the data have a split of their own,
       the remaining slices keep it, but for its test part, which is left out.
-    - ``official-cv:FOLD/FOLDS``: stratified k-fold over the patients of the official train and val parts:
-      fold FOLD is the val part, the others the train part; there is no test part.
-    - ``official-source-cv:FOLD/FOLDS``: the same, with all slices of one publication, which share window, scanner and
-      layout, in one fold: hardly any publication of the official test part is in training either.
+    - ``official-source-cv:FOLD/FOLDS``: stratified k-fold over the patients of the official train and val parts: fold
+      FOLD is the val part, the others the train part; there is no test part. All slices of one publication, which
+      share window, scanner and layout, are in one fold, as hardly any of the official test part is in training.
 
     ``random:SEED``, and folds that end in ``:SEED``, are the same for every ``seed``, so that trainings of
     several seeds are evaluated on the same slices.
@@ -78,7 +77,7 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
         raise DataError(f"split {spec!r} is unknown; choose one of: {_SPECIFICATIONS}")
     if count := sum(record.label is None for record in manifest):
         raise DataError(f"{manifest}: {count} of {len(manifest)} slices have no label, so it cannot be split")
-    if kind.startswith("official-") and not any(record.split for record in manifest):
+    if kind == "official-source-cv" and not any(record.split for record in manifest):
         instead = "official, patients:FOLD/FOLDS, leave-source-out:NAME or random"
         raise DataError(f"{manifest}: has no split of its own, which {kind} needs; take {instead}")
     makers = {"official": _official, "leave-source-out": _leave_source_out}
@@ -174,7 +173,7 @@ def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -
 
 
 def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
-    """The splits by folds: of everything by slice or patient, of official train and val parts by patient or source."""
+    """The splits by folds: of everything by slice or patient, of official train and val parts by publication."""
     if kind == "random" and re.fullmatch(r"\d{0,9}", argument):
         argument = f"1/{_RANDOM_FOLDS}:{argument or seed}"
     fold = _parse_fold(manifest, kind, argument, seed)
@@ -189,10 +188,7 @@ def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
         small = sizes[record.source] <= LARGEST_PUBLICATION * len(indices)
         return f"source:{record.source}" if small else record.patient_id
 
-    if kind == "official-cv":
-        train, val = _grouped_fold(manifest, indices, fold)
-    else:
-        train, val = _grouped_fold(manifest, indices, fold, "patients and publications", publication)
+    train, val = _grouped_fold(manifest, indices, fold, "patients and publications", publication)
     return {"train": train, "val": val}
 
 

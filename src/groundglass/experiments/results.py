@@ -17,8 +17,6 @@ from groundglass.errors import DataError
 from groundglass.files import write_text
 
 FORMAT = 2
-NOT_RUN = "not-run.json"
-"""File of an experiment's folder that says which runs could not be made, and why."""
 
 PROTOCOLS: Mapping[str, str] = {
     "random": "draws of a fifth of the slices, stratified by label; patients are not kept apart",
@@ -154,22 +152,6 @@ def read_run_results(folder: Path) -> list[RunResult]:
     if not results:
         raise DataError(f"{folder}: holds no result of a run yet")
     return results
-
-
-def read_not_run(folder: Path) -> dict[str, str]:
-    """Runs that could not be made, by name, and why; those made since are left out.
-
-    Raises:
-        DataError: the file is damaged.
-    """
-    path = folder / NOT_RUN
-    if not path.exists():
-        return {}
-    try:
-        reasons = json.loads(path.read_text(encoding="utf-8")).items()
-        return {str(name): str(why) for name, why in reasons if not (folder / f"{name}.json").exists()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); remove it") from None
 
 
 def flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

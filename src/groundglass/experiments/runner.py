@@ -19,16 +19,8 @@ from groundglass.data.splits import make_split
 from groundglass.errors import RecipeError, RunError, WeightsError
 from groundglass.evaluation.evaluate import Evaluation, TrainedRun, evaluate
 from groundglass.experiments.plan import Task
-from groundglass.experiments.results import (
-    NOT_RUN,
-    Predictions,
-    RunResult,
-    flat,
-    read_not_run,
-    read_run_result,
-    write_run_result,
-)
-from groundglass.files import printable, write_json
+from groundglass.experiments.results import Predictions, RunResult, flat, read_run_result, write_run_result
+from groundglass.files import printable
 from groundglass.models.catalogue import find, pretraining
 from groundglass.training.recipe import NetworkSection, Recipe
 
@@ -123,8 +115,8 @@ def _check_settings(
 def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], None]) -> list[str]:
     """Train and evaluate every task that has no result yet.
 
-    Runs whose weights cannot be had, and runs that fail, are noted in the results' folder and skipped.
-    ``say`` is called with one line about what is going on.
+    Runs whose weights cannot be had, and runs that fail, are skipped. ``say`` is called with one line about what is
+    going on.
 
     Returns:
         Names of the runs that failed.
@@ -141,7 +133,6 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
             say(f"{head}: exists already")
             continue
         if (reason := _why_skipped(task, paths, why_missing)) is not None:
-            _note(paths.output, task, reason)
             say(f"{head}: skipped, {reason}")
             continue
         say(f"{head}: started")
@@ -152,13 +143,10 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
             raise
         except RunError as error:
             failed.append(task.name)
-            _note(paths.output, task, str(error))
             say(f"{head}: failed, {error}")
         else:
             write_run_result(result)
             say(f"{head}: {_summary(result)}")
-    if (paths.output / NOT_RUN).exists():
-        write_json(paths.output / NOT_RUN, read_not_run(paths.output))
     return failed
 
 
@@ -254,10 +242,6 @@ def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Ev
         parts=parts,
         predictions=predictions,
     )
-
-
-def _note(output: Path, task: Task, reason: str) -> None:
-    write_json(output / NOT_RUN, {**read_not_run(output), task.name: reason})
 
 
 def _summary(result: RunResult) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -26,7 +25,6 @@ from groundglass.experiments.results import (
     PROTOCOLS,
     RunResult,
     flat,
-    read_not_run,
     read_run_results,
 )
 from groundglass.files import counted, write_json, write_text
@@ -61,7 +59,7 @@ _AREA_NOTE = (
 class _Section(PairedRows):
     """One protocol's rows on one part in the table's order, all tested against the reference row."""
 
-    def __init__(self, results: Sequence[RunResult], protocol: str, part: str, reference: str | None) -> None:
+    def __init__(self, results: Sequence[RunResult], protocol: str, part: str) -> None:
         self.results = [each for each in results if each.identity.protocol == protocol]
         super().__init__(self.results, part)
         self.protocol, self.name = protocol, f"{protocol}-{part}"
@@ -70,8 +68,8 @@ class _Section(PairedRows):
         self.rows = {row.name: row for row in sorted(self.rows.values(), key=order)}
         self.measures = {name: self.summary(name) for name in self.rows}
         # The last of the paper's network in Table I starts from ImageNet's weights, where there is such a row.
-        papers = [row for row in self.rows.values() if self.table1 and row.family == _PAPERS]
-        own = self.reference = self.rows.get(reference or DEFAULT) or (papers[-1] if papers else None)
+        family = [row for row in self.rows.values() if self.table1 and row.family == _PAPERS]
+        own = self.reference = family[-1] if family else self.rows.get(DEFAULT)
         others = [name for name in self.rows if own and name != own.name]
         # Table I asks what its network gains over the others, the ablation what a change does to the default.
         pairs = [(own.name, name) if self.table1 else (name, own.name) for name in others] if own else []
@@ -82,26 +80,20 @@ class _Section(PairedRows):
         return self.rows[comparison.second if self.table1 else comparison.first].title
 
 
-def render_rows(folder: Path, reference: str | None = None) -> str:
+def render_rows(folder: Path) -> str:
     """Render Table I or the ablation from the results below ``folder``, beside them.
 
-    Writes ``EXPERIMENT.md``, ``EXPERIMENT.csv``, ``comparisons.json``, and a figure per protocol and part.
-
-    Args:
-        folder: of the results.
-        reference: the one row that all others are tested against: by default the ablation's default, and in
-            Table I Mask-EfficientNet from ImageNet's weights, or C2L's or none where these are missing.
+    Writes ``EXPERIMENT.md``, ``EXPERIMENT.csv``, ``comparisons.json``, and a figure per protocol and part. All rows are
+    tested against one: the ablation's default, in Table I Mask-EfficientNet from ImageNet's weights, or C2L's or none
+    where these are missing.
 
     Raises:
-        DataError: there is no result, results do not fit each other, or no row is called ``reference``.
+        DataError: there is no result, or results do not fit each other.
     """
-    results, not_run = read_run_results(folder), read_not_run(folder)
-    names = sorted({each.identity.row for each in results})
-    if reference is not None and reference not in names:
-        raise DataError(f"{folder}: no row is called {reference!r}; there are {', '.join(names)}")
-    sections = [_Section(results, protocol, part, reference) for protocol, part in _views(results)]
+    results = read_run_results(folder)
+    sections = [_Section(results, protocol, part) for protocol, part in _views(results)]
     experiment = results[0].identity.experiment
-    text = "\n\n".join(line for section in sections for line in _paragraphs(section, not_run)) + "\n"
+    text = "\n\n".join(line for section in sections for line in _paragraphs(section)) + "\n"
     write_text(folder / f"{experiment}.md", text)
     columns, tests = io.StringIO(), []
     rows = [_columns(section, row) for section in sections for row in section.rows.values()]
@@ -145,10 +137,9 @@ def _figure(section: _Section) -> str:
     return svg(forest_figure([row.title for row in section.rows.values()], panels, reference, goal))
 
 
-def _paragraphs(section: _Section, not_run: Mapping[str, str]) -> list[str]:
+def _paragraphs(section: _Section) -> list[str]:
     head = f"**{section.name}**: {PROTOCOLS.get(section.protocol, 'as its name says')}."
-    missing = _missing(not_run, section.protocol)
-    missing += [f"Not in the table yet: {row}, {state}." for row, state in section.incomplete.items()]
+    missing = [f"Not in the table yet: {row}, {state}." for row, state in section.incomplete.items()]
     if not section.rows:
         return [head, *missing]
     slices, results, part = section.slices, section.results, section.part
@@ -159,7 +150,7 @@ def _paragraphs(section: _Section, not_run: Mapping[str, str]) -> list[str]:
     warnings = Counter(words for run in results for words in run.parts.get(part, {}).get("warnings", ()))
     return [
         f"{head} {counts}, split `{results[0].split['specification']}`. "
-        + _settings({row.title: row.first for row in section.rows.values()}),
+        + _settings({row.title: row.first for row in section.rows.values()}, section.reference),
         _rows_table(section),
         _CELL_NOTE,
         f"![Accuracy and AUC of every row with intervals, {section.name}](./{section.name}.svg)",
@@ -236,29 +227,25 @@ def _tests(section: _Section) -> list[str]:
     return [_markdown(heads, lines), note, *([alone] if untested else [])]
 
 
-def _settings(runs: Mapping[str, RunResult]) -> str:
-    """What all rows, by title, were trained with, and in what single rows differ from the most usual.
+def _settings(runs: Mapping[str, RunResult], reference: Row | None = None) -> str:
+    """What the reference or else the first row was trained with, and in what other rows, by title, differ from it.
 
-    Of a field that only some rows know, because the others are older, these alone say what is usual.
+    Fields that one of two rows does not know, because it is older, say nothing.
     """
-    decided = {"name", "network.name", "network.weights"}
     recipes = {title: dict(flat(run.recipe)) for title, run in runs.items()}
-    known: dict[str, Counter[str]] = {}
-    for key, value in (field for recipe in recipes.values() for field in recipe.items()):
-        known.setdefault(key, Counter())[str(value)] += 1
-    usual = {key: values.most_common(1)[0][0] for key, values in known.items() if key not in decided}
-    size, epochs = usual["preprocessing.size"], counted(int(usual["training.epochs"]), "epoch")
-    painted = usual["synthesis.slices_per_epoch"].replace("None", "0")
-    crops = {"True": " around the lungs", "False": " of the whole slice"}
-    seen = crops.get(usual.get("preprocessing.crop", ""), "")
-    rate = f", learning rate {usual['optimiser.lr']}" if "optimiser.lr" in usual else ""
+    own = recipes[reference.title] if reference else next(iter(recipes.values()))
+    size, epochs = own["preprocessing.size"], counted(own["training.epochs"], "epoch")
+    seen = {"True": " around the lungs", "False": " of the whole slice"}.get(
+        str(own.get("preprocessing.crop")), ""
+    )
     sentences = [
-        f"{size} × {size} pixels{seen}, normalisation {usual['preprocessing.normalisation']}, {epochs} in batches of "
-        f"{usual['training.batch_size']}{rate}, {'no' if painted == '0' else painted} slices of lesion synthesis per "
-        "epoch."
+        f"{size} × {size} pixels{seen}, normalisation {own['preprocessing.normalisation']}, {epochs} in batches of "
+        f"{own['training.batch_size']}, learning rate {own.get('optimiser.lr')}, "
+        f"{own['synthesis.slices_per_epoch'] or 'no'} slices of lesion synthesis per epoch."
     ]
     for title, recipe in recipes.items():
-        keys = [key for key in usual if key in recipe and str(recipe[key]) != usual[key]]
+        decided = {"name", "network.name", "network.weights"}
+        keys = [key for key in own if key not in decided and recipe.get(key, own[key]) != own[key]]
         if keys:
             sentences.append(f"{title} differs in {', '.join(f'`{key}={recipe[key]}`' for key in keys)}.")
     return " ".join(sentences)
@@ -292,16 +279,6 @@ def _pretraining(results: Sequence[RunResult]) -> list[str]:
             titles[each.identity.title] = None
     words = "the pretraining kept another split apart or does not say which, so that these slices may have been among"
     return [f"{', '.join(titles)}: {words} those it saw, without their labels."] if titles else []
-
-
-def _missing(not_run: Mapping[str, str], protocol: str) -> list[str]:
-    """Rows of a protocol that could not be made, by reason."""
-    reasons: dict[str, dict[str, None]] = {}
-    for name, reason in not_run.items():
-        if name.startswith(f"{protocol}/"):
-            row = re.sub(r"-seed-\d+(-fold-\d+)?$", "", name.removeprefix(f"{protocol}/"))
-            reasons.setdefault(reason, {})[f"`{row}`"] = None
-    return [f"Not run: {', '.join(rows)}: {reason}." for reason, rows in reasons.items()]
 
 
 def render_seeds(folder: Path) -> str:
@@ -380,7 +357,6 @@ def render_convergence(folder: Path) -> str:
         _markdown(heads, lines),
         _AREA_NOTE,
         _trained_on(results),
-        *_missing(read_not_run(folder), first.identity.protocol),
     ]
     text = "\n\n".join(paragraphs) + "\n"
     write_text(folder / "convergence.md", text)

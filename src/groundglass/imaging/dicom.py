@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.files import one_line
-from groundglass.imaging.compressed import FrameDecoder, FrameLayout
+from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.raster import COLOURED_SHARE, coloured_share
-from groundglass.imaging.slice import CTSlice, Grey, Hounsfield, Origin, Patient, VoxelGrid, is_uid
+from groundglass.imaging.slice import CTSlice, Grey, Hounsfield, Origin, Patient, is_uid
 from groundglass.imaging.source import Limits, Source, guard
 from groundglass.imaging.window import AIR, LUNG, SURELY_HOUNSFIELD, Window, as_hounsfield, extent, find_scale
 
@@ -35,7 +35,7 @@ _PLAIN = frozenset({_IMPLICIT, _EXPLICIT, _DEFLATED, _EXPLICIT_BIG_ENDIAN, "1.2.
 _CODED = frozenset(
     f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 57, 70, 80, 81, 90, 91, 201, 202, 203)
 )
-_JPEG, _JPEG_LS, _JPEG_2000 = (f"1.2.840.10008.1.2.4.{number}" for number in (57, 80, 90))
+_JPEG, _JPEG_LS, _JPEG_2000 = "jpeg8", "jpegls", "jpeg2k"  # codecs of imagecodecs
 
 _IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate")
 _PLACE = (
@@ -46,7 +46,6 @@ _PLACE = (
 )
 _Value = TypeVar("_Value")
 _LONGEST_TEXT = 324  # of a Person Name: five components of 64 characters, and the carets between them
-_EVEN = 0.01  # mm by which a step between two frames of an even stack may differ from their mean
 _ALIKE = 0.05  # by which two normals may differ along an axis and still be those of one stack
 _MODALITIES = frozenset({"CT", "OT", "SC", ""})
 _CT_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.2{end}" for end in ("", ".1", ".2"))  # enhanced, converted
@@ -81,26 +80,20 @@ def stack_order(places: Sequence[Place]) -> list[int]:
     """Indices of places stack by stack, each from the lowest to the highest position along its normal.
 
     Normals that differ by less than a tolerance are one stack's, whose first one counts for all. A place of no
-    orientation has the first one that there is, or is axial. One of no position comes where its number puts it, or
-    last; places of one height are ordered by their numbers.
+    orientation has the first one that there is, or is axial. Those of no position come last; places of one height
+    are ordered by their numbers.
     """
     default = next((place.orientation for place in places if place.orientation), (1, 0, 0, 0, 1, 0))
     normals: list[NDArray[np.float64]] = []
-    known: dict[int, list[tuple[int, float]]] = {}
-    stacks, heights = [], [np.inf] * len(places)
-    for index, place in enumerate(places):
+    keys: list[tuple[int, float, int]] = []
+    for place in places:
         normal = np.cross(*np.reshape(place.orientation or default, (2, 3)))
         alike = (at for at, other in enumerate(normals) if np.abs(normal - other).max() < _ALIKE)
-        stacks.append(next(alike, len(normals)))
-        normals += [normal] * (stacks[-1] == len(normals))
-        if place.position is not None:
-            heights[index] = round(float(np.dot(place.position, normals[stacks[-1]])), 3)
-            known.setdefault(stacks[-1], []).append((place.number, heights[index]))
-    lines = {stack: np.array(sorted(pairs)).T for stack, pairs in known.items()}
-    for index, (place, stack) in enumerate(zip(places, stacks, strict=True)):
-        if place.position is None and place.number and stack in lines:
-            heights[index] = float(np.interp(place.number, *lines[stack]))
-    return sorted(range(len(places)), key=lambda index: (stacks[index], heights[index], places[index].number))
+        stack = next(alike, len(normals))
+        normals += [normal] * (stack == len(normals))
+        height = np.inf if place.position is None else round(float(np.dot(place.position, normals[stack])), 3)
+        keys.append((stack, height, place.number))
+    return sorted(range(len(places)), key=keys.__getitem__)
 
 
 def read_dicom(source: Source, decoder: FrameDecoder, limits: Limits) -> Iterator[CTSlice]:
@@ -114,11 +107,10 @@ def read_dicom(source: Source, decoder: FrameDecoder, limits: Limits) -> Iterato
     dataset = open_dataset(source, limits)
     _check(dataset, source.name, limits)
     frames = _frames(dataset, limits)
-    grid = _grid(frames, int(dataset.Columns), int(dataset.Rows))
     for frame in frames:
         origin = _origin(dataset, frame, source.name)
         if len(frames) > 1:
-            origin = replace(origin, frame=frame.number, grid=grid)
+            origin = replace(origin, frame=frame.number)
         yield _slice(dataset, frame, _stored(dataset, frame.number, decoder), origin)
 
 
@@ -298,13 +290,13 @@ def _stored(dataset: Dataset, index: int, decoder: FrameDecoder) -> NDArray[Any]
     if dataset.file_meta.TransferSyntaxUID in _PLAIN:
         return np.asarray(pixel_array(dataset, index=index))
     frame = get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames", 1) or 1))
-    syntax, precision, *shape = _frame_header(frame)
+    codec, precision, *shape = _frame_header(frame)
     rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)
     if shape != [rows, columns, samples]:
         raise ValueError(f"pixel data of {shape[1]} x {shape[0]} do not fit the header's {columns} x {rows}")
     allocated = next(bits for bits in (8, 16, 32) if precision <= bits)
-    unused = allocated - min(int(dataset.BitsStored), allocated if syntax == _JPEG else precision)
-    pixels = decoder.decode(frame, FrameLayout(syntax, rows, columns, samples, allocated))
+    unused = allocated - min(int(dataset.BitsStored), allocated if codec == _JPEG else precision)
+    pixels = decoder.decode(frame, codec, samples, rows * columns * samples * allocated // 8)
     kind = "i" if dataset.PixelRepresentation else "u"
     stored = np.frombuffer(pixels, f"<{kind}{allocated // 8}").reshape(rows, columns, samples)
     stored = (stored << unused) >> unused  # the sign bit is the highest stored one
@@ -315,7 +307,7 @@ def _stored(dataset: Dataset, index: int, decoder: FrameDecoder) -> NDArray[Any]
 
 
 def _frame_header(frame: bytes) -> tuple[str, int, int, int, int]:
-    """What a compressed frame says of itself: how it is decoded, bits per sample, rows, columns, samples per pixel."""
+    """What a compressed frame says of itself: its codec, bits per sample, rows, columns, samples per pixel."""
     start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)  # of JPEG 2000, maybe behind the boxes of a file
     if frame[:2] != b"\xff\xd8" and start >= 0:
         width, height, left, top = struct.unpack_from(">4I", frame, start + 8)
@@ -325,31 +317,10 @@ def _frame_header(frame: bytes) -> tuple[str, int, int, int, int]:
     while position + 10 <= len(frame) and frame[position] == 0xFF:
         marker = frame[position + 1]
         if marker in {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}:
-            syntax = _JPEG_LS if marker == 0xF7 else _JPEG
-            return syntax, *struct.unpack_from(">BHHB", frame, position + 4)
+            return _JPEG_LS if marker == 0xF7 else _JPEG, *struct.unpack_from(">BHHB", frame, position + 4)
         # Fill bytes may stand before a marker; every other segment up to the frame's has a length.
         position += 1 if marker == 0xFF else 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
     raise ValueError("the compressed pixel data hold no frame header that can be read")
-
-
-def _grid(frames: Sequence[_Frame], columns: int, rows: int) -> VoxelGrid | None:
-    """The voxels of sorted frames; None where they are not one evenly spaced stack."""
-    known = [(*(each.orientation or ()), *(each.spacing or ()), *(each.position or ())) for each in frames]
-    if len(frames) < 2 or any(len(each) < 6 + 2 + 3 for each in known):
-        return None
-    planes, places = np.split(np.array(known, np.float64), [8], axis=1)
-    steps, mean_step = np.diff(places, axis=0), (places[-1] - places[0]) / (len(places) - 1)
-    alike = np.allclose(planes, planes[0], atol=1e-3)
-    if not alike or np.abs(steps - mean_step).max() > _EVEN or not np.any(steps[0]):
-        return None
-    along_row, along_column, (between_rows, between_columns) = np.split(planes[0], [3, 6])
-    affine = np.eye(4)
-    affine[:3] = np.transpose(
-        [along_row * between_columns, along_column * between_rows, mean_step, places[0]]
-    )
-    affine[:2] *= -1  # to RAS
-    order = tuple(frame.number for frame in frames)
-    return VoxelGrid((columns, rows, len(frames)), tuple(map(tuple, affine.tolist())), frames=order)
 
 
 def _origin(dataset: Dataset, frame: _Frame, name: str) -> Origin:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,19 +41,16 @@ class VoxelGrid:
         affine: four rows, from voxel indices to mm rightwards, forwards and upwards (RAS).
         axes: for each axis of the voxels the axis of the planes along which it runs, 0 columns, 1 rows, 2 planes,
             and 1 or -1 for the direction.
-        frames: of the file in the order of the planes; empty where they are in order.
     """
 
     shape: tuple[int, int, int]
     affine: tuple[tuple[float, ...], ...]
-    axes: tuple[tuple[int, int], ...] = ((0, 1), (1, 1), (2, 1))
-    frames: tuple[int, ...] = ()
+    axes: tuple[tuple[int, int], ...]
 
     @property
-    def order(self) -> Sequence[int]:
-        """The frame of each plane."""
-        count = next(length for length, (axis, _) in zip(self.shape, self.axes, strict=True) if axis == 2)
-        return self.frames or range(count)
+    def planes(self) -> int:
+        """How many planes are cut."""
+        return next(length for length, (axis, _) in zip(self.shape, self.axes, strict=True) if axis == 2)
 
     def voxels(self, planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Planes, shape (N, H, W), as an array of the grid's shape."""

@@ -93,9 +93,9 @@ class MaskWriter:
         from nibabel import Nifti1Image  # noqa: PLC0415 - slow to import
 
         for index, name in ((1, _LESIONS), (0, _LUNGS)):
-            planes = np.zeros((len(grid.order), *slices[0].shape), np.uint8)
+            planes = np.zeros((grid.planes, *slices[0].shape), np.uint8)
             for each in slices:
-                planes[grid.order.index(each.origin.frame)] = each.unpacked()[index]
+                planes[each.origin.frame] = each.unpacked()[index]
             image = Nifti1Image(grid.voxels(planes), np.array(grid.affine))
             image.header.set_xyzt_units("mm")
             path = self._folder / f"{_volume_stem(slices[0].origin.file)}{name}.nii.gz"

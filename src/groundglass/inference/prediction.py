@@ -290,7 +290,7 @@ class Predictions(list[Prediction]):
             return None
         stack = np.stack(planes)
         grid, *others = {each.evidence.slice.origin.grid for each in self if each.evidence}
-        if others or grid is None or grid.frames or len(grid.order) != len(stack):
+        if others or grid is None or grid.planes != len(stack):
             return stack
         return grid.voxels(stack.view(np.uint8)).view(np.bool_)
 
