@@ -234,7 +234,7 @@ class Bundle:
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{self.path}: damaged {SELF_TEST} ({error})") from None
         if not (
-            abs(measured - logit) <= _TOLERANCE[self.precision] and abs(found - share) <= _LUNG_TOLERANCE
+            abs(measured - logit) <= _TOLERANCE[self.info.precision] and abs(found - share) <= _LUNG_TOLERANCE
         ):
             raise BundleError(
                 f"{self.path}: the self-test gives another result than at export (logit {measured:.4f}, "
@@ -245,12 +245,7 @@ class Bundle:
     @property
     def id(self) -> str:
         """Short id: the first 12 digits of the hash, and the precision."""
-        return f"{self.info.id[:12]}-{self.precision}"
-
-    @property
-    def precision(self) -> Precision:
-        """Number format of the model."""
-        return self.info.precision
+        return f"{self.info.id[:12]}-{self.info.precision}"
 
     @property
     def card(self) -> str:
@@ -264,16 +259,6 @@ class Bundle:
     def preprocessing(self) -> Preprocessing:
         """How slices are cropped."""
         return Preprocessing(**dict(self.info.preprocessing))
-
-    @property
-    def calibration(self) -> Calibration:
-        """From logit to probability and label."""
-        return self.info.calibration
-
-    @property
-    def series_rule(self) -> Conformal | None:
-        """From a series score to a label; None where none could be fitted."""
-        return self.info.series
 
     def engine(self) -> Engine:
         """The model, loaded once in each process: a forked one has none of the threads."""

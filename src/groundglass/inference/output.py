@@ -107,7 +107,7 @@ class Output:
     """Sums predictions up, those of an earlier run too, and writes each where the plan says."""
 
     def __init__(self, plan: OutputPlan, bundle: Bundle) -> None:
-        self.totals = Totals(bundle.series_rule)
+        self.totals = Totals(bundle.info.series)
         self.wants_evidence = plan.folder is not None  # predictions shall bring their pixels
         self._plan, self._done = plan, set[_Key]()
         self.writer: PredictionsWriter | ParquetFile | None = None
