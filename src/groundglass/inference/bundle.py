@@ -108,13 +108,9 @@ class Engine:
             raise BundleError(f"{name}: expected the input {INPUT} and the outputs {', '.join(OUTPUTS)}")
 
     def run(self, images: NDArray[np.float32]) -> Outputs:
-        """Run the network on normalised cropped slices.
+        """Run the network on cropped slices, float32, shape (N, size, size), as ``Preprocessing.normalise`` makes them.
 
-        Args:
-            images: float32, shape (N, size, size), as ``Preprocessing.normalise`` makes them.
-
-        Raises:
-            BundleError: the model fails, or gives what is not a number.
+        A BundleError where the model fails, or gives what is not a number.
         """
         try:
             values = self._session.run(self._outputs, {INPUT: images[:, None]})

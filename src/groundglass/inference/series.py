@@ -89,9 +89,7 @@ class Counts:
     def in_words(self, outside_lungs: int = 0, copies: int = 0) -> str:
         """Such as ``25 slices: 20 classified (1 COVID, 16 NonCOVID, 3 uncertain), 4 outside the lungs, 1 failed``.
 
-        Args:
-            outside_lungs: how many of the refused slices show another part of the body.
-            copies: of slices that were counted, beside them.
+        ``outside_lungs`` are refused slices of another part of the body; ``copies`` are not counted.
         """
         labels = f" ({self.covid:,} COVID, {self.non_covid:,} NonCOVID, {self.uncertain:,} uncertain)"
         parts = [f"{self.ok:,} classified{labels if self.ok else ''}"]
@@ -214,11 +212,7 @@ class SeriesSummary:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """The curve as a pandas table: ``at``, ``probability`` and ``label`` of each classified slice.
-
-        Raises:
-            PredictionError: pandas is not installed.
-        """
+        """The curve as a pandas table: ``at``, ``probability`` and ``label`` of each classified slice."""
         return frame_of(asdict(self.curve))
 
     def _repr_html_(self) -> str:
