@@ -61,7 +61,7 @@ from groundglass.training.samples import cache_folder
 CHECKPOINTS, CURVES = "checkpoints", "curves.svg"
 
 _MEASURES = ("train_loss", "val_loss", "val_auc", "val_accuracy", "val_dice")
-_COLUMNS = ("epoch", "lr", *_MEASURES, "seconds", "images_per_second", "data_share")
+_COLUMNS = ("epoch", "lr", *_MEASURES, "seconds")
 
 # Data preparation costs a few per cent of a step, and worker processes would cost determinism and memory; the
 # averaged network stays in evaluation mode; a resumed run's folder is not empty.
@@ -170,16 +170,14 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class History(Callback):
-    """One row per epoch of so many ``samples``, written to ``history.csv``.
+    """One row per epoch, written to ``history.csv``.
 
     The rows live in the checkpoint, so that after a kill and a resume each epoch appears once.
-    ``data_share`` is the share of the epoch's training time spent waiting for data.
     """
 
-    def __init__(self, path: Path, samples: int) -> None:
-        self.path, self.samples = path, samples
+    def __init__(self, path: Path) -> None:
+        self.path, self._start = path, 0.0
         self.rows: list[dict[str, float]] = []
-        self._epoch_start = self._batch_end = self._waited = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -191,33 +189,22 @@ class History(Callback):
 
     def on_train_epoch_start(self, *_: object) -> None:
         """Start the clock."""
-        self._epoch_start, self._waited = time.perf_counter(), 0.0
-        self._batch_end = self._epoch_start
-
-    def on_train_batch_start(self, *_: object) -> None:
-        """Time since the last batch ended was spent preparing this one."""
-        self._waited += time.perf_counter() - self._batch_end
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Note when the batch ended."""
-        self._batch_end = time.perf_counter()
+        self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch's row and write the file; a column that a row lacks stays empty."""
-        trained = self._batch_end - self._epoch_start
         self.rows.append(
             {
                 "epoch": trainer.current_epoch,
                 "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
                 **{key: float(value) for key, value in trainer.callback_metrics.items() if key in _MEASURES},
-                "seconds": time.perf_counter() - self._epoch_start,
-                "images_per_second": self.samples / trained,
-                "data_share": self._waited / trained,
+                "seconds": time.perf_counter() - self._start,
             }
         )
         if trainer.is_global_zero:
             text = io.StringIO()
-            writer = csv.DictWriter(text, _COLUMNS, restval="", lineterminator="\n")
+            # A checkpoint may be older, and know columns that are none any more.
+            writer = csv.DictWriter(text, _COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
             write_text(self.path, text.getvalue())
@@ -447,7 +434,7 @@ class Job(Generic[AnyRecipe_co]):
             KeyboardInterrupt: the training was interrupted from the keyboard.
         """
         folder, section = self.output / CHECKPOINTS, self.recipe.trainer
-        history = History(self.output / HISTORY, len(training) * self.recipe.training.batch_size)
+        history = History(self.output / HISTORY)
         loggers = self._made_loggers()
         for logger in loggers:
             logger.log_hyperparams(self.recipe.model_dump(mode="json"))
