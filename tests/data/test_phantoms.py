@@ -67,7 +67,6 @@ def test_series_are_written_from_apex_to_base_each_of_a_patient_of_its_own(tmp_p
     ("option", "values", "complaint"),
     [
         ("--severity", ["", "a:b", "0.5:0.2", "0:0.5", "0.5:1.5", "nan", "0:1:1"], "severity"),
-        ("--count", ["100001"], "count 100001"),
         ("--series", ["0,2", "nan"], "0 to 1"),
         ("--series", ["mild"], "mild"),
         ("--series", ["0.5,0.5"], "once"),

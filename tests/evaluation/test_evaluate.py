@@ -70,7 +70,8 @@ def go(run: BrightnessRun, out: Path) -> Go:
 
 
 def test_writes_what_it_measured(run: BrightnessRun, go: Go, make: Make, tmp_path: Path, out: Path) -> None:
-    evaluation, written = go(make(), data=[tmp_path / "the data.csv"], seed=5), document(out)
+    manifest = replace(make(), given=(tmp_path / "the data.csv",))
+    evaluation, written = go(manifest, seed=5), document(out)
     assert written["command"] == (
         f"groundglass evaluate {run.path} --data '{tmp_path}/the data.csv' --split official --part test "
         f"--output {out} --bootstrap 200 --seed 5"
@@ -212,9 +213,9 @@ def test_training_slices_and_the_unknown_are_told(run: BrightnessRun, go: Go, ma
     files = [record.path for record in records if record.split == "train"]
     run.info["training_sha256"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     assert warnings() == ()
-    assert "trained on these very slices" in warnings("train")[0]
+    assert "trained on 8 of these 8 slices" in warnings("train")[0]
     whole = warnings("all", None)
-    assert whole[0].startswith("8 of 24 slices have the same content")
+    assert whole[0].startswith("The network was trained on 8 of these 24 slices")
     assert whole[0] in page_of(out).text
     assert document(out)["warnings"] == list(whole)
     # The first training slice now shows the patient of the first two test slices.
@@ -285,7 +286,7 @@ def test_masks_of_the_manifest_are_compared_with_what_is_found(
     ("suffix", "auc", "words"),
     [
         ("png", 0.5, "one file format, which gives nothing away"),
-        ("jpg", 1.0, "no better, as far as these slices can show, than the file format alone"),
+        ("jpg", 1.0, "no better than the file format alone"),
     ],
 )
 def test_figures_stand_beside_what_the_file_format_alone_gives_away(
@@ -408,7 +409,7 @@ def test_a_zipped_bundle_knows_its_training_data(
     assert printed["applicability"]["beyond_95"]["value"] == pytest.approx(beyond, abs=0.1)
     assert "5 % are expected" in printed["applicability"]["beyond_95"]["meaning"]
     assert "% lie far from the training data" in page_of(tmp_path / "out").text
-    assert any("3 of 24 slices have the same content" in warning for warning in printed["warnings"])
+    assert any("trained on 3 of these 24 slices" in warning for warning in printed["warnings"])
 
 
 def test_what_is_neither_a_run_nor_a_bundle_is_named(data: Path, out: Path) -> None:

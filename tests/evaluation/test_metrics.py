@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn import metrics as sklearn
 
-from groundglass.data.manifest import Label, Record
-from groundglass.errors import ImageError
-from groundglass.evaluation.bootstrap import Resampling, bootstrap
+from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.metrics import (
     TITLES,
     Confusion,
@@ -26,9 +22,7 @@ from groundglass.evaluation.paired import ALPHA, delong_test, holm, mcnemar, pai
 from groundglass.evaluation.segmentation import (
     SEGMENTATION_TITLES,
     CountedEstimate,
-    Masks,
     Segmentation,
-    read_masks,
 )
 
 LABEL = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=np.int8)
@@ -108,28 +102,28 @@ def test_intervals_cover_the_truth_about_as_often_as_they_promise() -> None:
         rng = np.random.default_rng(trial)
         label = np.repeat(rng.integers(0, 2, 60).astype(np.int8), 2)
         probability = 1 / (1 + np.exp(-np.repeat(rng.normal(size=60), 2) - label))
-        auc = bootstrap(label, probability, patients(120, each=2), resamples=300).metrics["auc"]
+        auc = Resampling(patients(120, each=2), 300).measure(label, probability).metrics["auc"]
         covered += auc.low <= truth <= auc.high
     assert 0.90 <= covered / 200 <= 0.985
-    drawn = [bootstrap(label, probability, patients(120, each=2), resamples=50, seed=n) for n in (0, 0, 1)]
+    drawn = [Resampling(patients(120, each=2), 50, n).measure(label, probability) for n in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
-    assert drawn[0].patients == 60
+    assert drawn[0].patients.count == 60
 
 
 def test_undefined_resamples_are_counted_and_left_out_or_the_reason_is_given() -> None:
     label = np.array([1, 0, 0, 0, 0], np.int8)
-    result = bootstrap(label, np.array([0.9, 0.1, 0.2, 0.3, 0.6]), patients(5), resamples=1000)
+    result = Resampling(patients(5), 1000).measure(label, np.array([0.9, 0.1, 0.2, 0.3, 0.6]))
     auc = result.metrics["auc"]
     # A resample misses the one COVID patient with probability 0.8 ** 5 = 0.33, or is that patient alone.
     assert result.one_class == auc.undefined_resamples == pytest.approx(328, abs=60)
     assert auc.low == auc.high == 1.0
     assert result.metrics["accuracy"].undefined_resamples == 0
-    one_class = bootstrap(np.zeros(20, np.int8), np.linspace(0, 0.4, 20), patients(20), resamples=100)
+    one_class = Resampling(patients(20), 100).measure(np.zeros(20, np.int8), np.linspace(0, 0.4, 20))
     assert one_class.one_class == 100
     undefined = one_class.metrics["auc"]
     assert (undefined.low, undefined.interval_reason) == (None, "undefined in 100 of 100 resamples")
     assert one_class.metrics["brier"].low is not None
-    one_patient = bootstrap(*predictions(10), np.array(["one"] * 10), resamples=50)
+    one_patient = Resampling(np.array(["one"] * 10), 50).measure(*predictions(10))
     assert {each.low for each in one_patient.metrics.values()} == {None}
     assert "one patient" in str(one_patient.metrics["accuracy"].interval_reason)
 
@@ -276,12 +270,12 @@ def measure(tally: Segmentation) -> dict[str, CountedEstimate]:
 def test_figures_of_two_ill_slices_and_a_clear_one() -> None:
     tally = Segmentation()
     # Found half of a lesion of 20 pixels, nothing else; the map is highest in it.
-    tally.add("a", Masks(LUNGS, box(0, 0, 2, 10)), LUNGS, box(0, 0, 1, 10), peak(0, 4))
+    tally.add("a", (LUNGS, box(0, 0, 2, 10)), LUNGS, box(0, 0, 1, 10), peak(0, 4))
     # A lesion of 40 pixels of which the predicted lungs hold 20; found beside it; higher still outside the lungs.
     beside, outside = peak(9, 9), box(19, 19, 20, 20)
     beside[outside] = 9
-    tally.add("b", Masks(LUNGS, box(0, 0, 4, 10)), box(2, 0, 10, 10), box(8, 0, 10, 10), beside)
-    tally.add("c", Masks(LUNGS, NOTHING), LUNGS, box(5, 0, 6, 10), peak(0, 0))
+    tally.add("b", (LUNGS, box(0, 0, 4, 10)), box(2, 0, 10, 10), box(8, 0, 10, 10), beside)
+    tally.add("c", (LUNGS, NOTHING), LUNGS, box(5, 0, 6, 10), peak(0, 0))
     measured = measure(tally)
     assert list(measured) == list(SEGMENTATION_TITLES)
     assert {name: (each.slices, each.estimate.value) for name, each in measured.items()} == {
@@ -328,18 +322,7 @@ def test_what_is_not_known_is_left_out(
 ) -> None:
     tally = Segmentation()
     assert tally.figures() == {}
-    tally.add("a", Masks(*true), *found)
+    tally.add("a", true, *found)
     measured = measure(tally)
     assert {name: each.estimate.value for name, each in measured.items() if each.slices} == figures
     assert all(each.estimate.low is None for each in measured.values()), "one patient only"
-
-
-def test_true_masks_come_from_the_manifest(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "lungs.png"), LUNGS.astype(np.uint8) * 255)
-    record = Record(tmp_path / "a.png", Label.COVID, "a", "s", None, lung_mask=tmp_path / "lungs.png")
-    masks = read_masks(record, SHAPE)
-    assert masks.lungs is not None
-    np.testing.assert_array_equal(masks.lungs, LUNGS)
-    assert masks.lesions is None
-    with pytest.raises(ImageError, match=r"lungs\.png.*30 x 20 pixels for a slice of 20 x 20"):
-        read_masks(record, (20, 20))

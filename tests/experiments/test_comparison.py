@@ -14,7 +14,7 @@ import pytest
 from tests.experiments.results_factory import document, seeds, write
 
 from groundglass.errors import DataError
-from groundglass.evaluation.bootstrap import bootstrap
+from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.metrics import compute_metrics
 from groundglass.evaluation.paired import delong_test, holm, mcnemar
 from groundglass.experiments.comparison import PairedRows
@@ -71,7 +71,7 @@ def test_mean_spread_and_interval_over_seeds(tmp_path: Path) -> None:
     # One seed has the interval of its evaluation.
     rows = paired(tmp_path / "one", document("vgg-16-none", 1.5))
     own = rows.rows["vgg-16-none"].predictions[0]
-    expected = bootstrap(own.label, own.probability, own.patient).metrics
+    expected = Resampling(own.patient).measure(own.label, own.probability).metrics
     for measure, spread in rows.summary("vgg-16-none").items():
         assert (spread.low, spread.high) == pytest.approx((expected[measure].low, expected[measure].high))
         assert spread.sd is None

@@ -62,7 +62,7 @@ def test_one_member_by_its_path(tmp_path: Path) -> None:
 
 
 OUT = "leads out of the archive"
-UNPACK = "which cannot be read; unpack it first"
+UNPACK = "packed by Deflate64 or another method that cannot be read; unpack it first"
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,8 @@ UNPACK = "which cannot be read; unpack it first"
         *((name, PNG, None, OUT) for name in ("CT/../x.png", "a/b/..", "../readme.txt")),
         (LINK, b"/etc/passwd", None, "a link; links in archives are not followed"),
         ("bomb.png", bytes(40_000_000), None, "taken for a decompression bomb"),
-        ("big.dcm", PNG, (8, 9), f"packed by Deflate64, {UNPACK}"),
-        ("big.dcm", PNG, (8, 93), f"packed by Zstandard, {UNPACK}"),
-        ("big.dcm", PNG, (8, 97), f"packed by method 97, {UNPACK}"),
+        ("big.dcm", PNG, (8, 9), UNPACK),
+        ("big.dcm", PNG, (8, 93), UNPACK),
         ("big.dcm", PNG, (6, 1), "encrypted; unpack the archive with its password and read the folder"),
     ],
 )

@@ -56,11 +56,3 @@ def test_beyond_the_picture_it_is_black() -> None:
     grown = resize_box(np.full((10, 10), 7, np.uint8), (-5, -5, 15, 15), 20)
     assert (grown[5:15, 5:15] == 7).all()
     assert grown.sum() == 700
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"size": 8}, {"margin": -0.1}, {"margin": 1.0}, {"normalisation": "histogram"}]
-)
-def test_values_out_of_range_are_named(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Preprocessing(**wrong)  # type: ignore[arg-type]

@@ -46,9 +46,10 @@ def write(tmp_path: Path, classifier: Classifier) -> Write:
     """A function that writes masks of predictions, and gives the files by the ends of their names."""
 
     def written(predictions: Iterable[Prediction], folder: Path = tmp_path / "masks") -> dict[str, Path]:
-        with MaskWriter(folder, classifier.bundle) as writer:
-            for prediction in predictions:
-                writer.add(prediction)
+        writer = MaskWriter(folder, classifier.bundle)
+        for prediction in predictions:
+            writer.add(prediction)
+        writer.finish()
         ends = (*PICTURES, *VOLUMES, ".dcm")
         return {end: path for path in sorted(folder.iterdir()) for end in ends if path.name.endswith(end)}
 

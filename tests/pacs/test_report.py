@@ -6,15 +6,18 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pydicom
 import pytest
 from pydicom import Dataset
 
+from groundglass import __version__
+from groundglass.inference.bundle import Bundle
 from groundglass.inference.calibration import Conformal
-from groundglass.inference.dicom_seg import Algorithm, derived_uid, patient_and_study
+from groundglass.inference.dicom_seg import derived_uid, patient_and_study
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.pacs.client import InstanceEntry
 from groundglass.pacs.report import ReportedSlice, SeriesReport, secondary_capture, structured_report
@@ -22,7 +25,9 @@ from groundglass.pacs.report import ReportedSlice, SeriesReport, secondary_captu
 pytestmark = pytest.mark.filterwarnings("ignore")  # what pydicom thinks of odd headers
 CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
 BUNDLE = "0123456789ab-int8"
-ALGORITHM = Algorithm("1.2.3", BUNDLE, "0123456789ab" + "0" * 52, "tiny")
+MODEL = cast(
+    Bundle, SimpleNamespace(id=BUNDLE, info=SimpleNamespace(id="0123456789ab" + "0" * 52, name="tiny"))
+)
 IMAGES = tuple(InstanceEntry(CT, f"1.2.3.{number}") for number in range(4))
 LIKELY = Prediction(Status.OK, "1", BUNDLE, None, 0.875, "COVID", ("COVID",), position=1.0)
 UNLIKELY = Prediction(
@@ -44,13 +49,13 @@ def image(**values: Any) -> Dataset:
 
 
 def report_of(report: SeriesReport = REPORT, *, source: Dataset | None = None) -> Dataset:
-    return structured_report(report, patient_and_study(source or image()), ALGORITHM)
+    return structured_report(report, patient_and_study(source or image()), MODEL)
 
 
 def heat_map_of(each: ReportedSlice = SLICES[1], *, source: Dataset | None = None) -> Dataset:
     picture = np.full((320, 639, 3), (200, 90, 30), np.uint8)
     header, series = patient_and_study(source or image()), derived_uid("1.2.3", "heat maps")
-    return secondary_capture(picture, each, header, ALGORITHM, series=series, number=1)
+    return secondary_capture(picture, each, header, MODEL, series=series, number=1)
 
 
 def words(dataset: Dataset) -> str:
@@ -96,7 +101,7 @@ def test_a_report_says_what_was_predicted_of_which_image() -> None:
     refused, failed = left_out.split("Left out 2")
     for part, line in (
         (series, "Series score: mean of the highest probabilities=0.5"),
-        *((series, line) for line in ("Algorithm Version=1.2.3", f"bundle {BUNDLE}", ALGORITHM.bundle_hash)),
+        *((series, line) for line in (f"Algorithm Version={__version__}", f"bundle {BUNDLE}", MODEL.info.id)),
         (first, "Finding=Pneumonia caused by SARS-CoV-2"),  # slices are in their order along the body
         (first, "Probability of COVID-19 pneumonia, calibrated=0.875"),
         (first, "Source of Measurement=1.2.3.1"),

@@ -12,19 +12,10 @@ import pytest
 from groundglass.reporting import overlay
 
 
-def test_a_layer_is_opaque_over_lesions_of_its_box_alone() -> None:
-    layer = overlay.map_layer(np.full((4, 4), 9, np.float32), (-10, 20, 30, 60), (50, 70))
-    rows, columns = np.nonzero(layer[..., 3])
-    assert layer.shape == (50, 70, 4)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 49, 0, 29)
-    assert layer[30, 5].tolist() == pytest.approx([*overlay.LESION[::-1], 158], abs=2)
-
-
 def test_a_layer_is_the_more_opaque_the_surer_and_nothing_where_the_map_is_no_number() -> None:
-    opacity = overlay.map_layer(np.float32([[9, 0], [-9, np.nan]]), (0, 0, 64, 64), (64, 64))[..., 3]
-    assert 1.9 < opacity[4, 4] / opacity[4, 60] < 2.1
-    assert opacity[60, 4] < 2
-    assert opacity[60, 60] == 0
+    layer = overlay.map_layer(np.float32([[9, 0, -9], [np.nan, -np.inf, 9]]))
+    assert layer[0, 0].tolist() == pytest.approx([*overlay.LESION[::-1], 158], abs=1)
+    assert layer[..., 3].tolist() == [[158, 79, 0], [0, 0, 158]]
 
 
 def test_layers_hold_slice_and_outlines_to_scale_and_are_read_again() -> None:

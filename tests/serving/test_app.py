@@ -111,7 +111,7 @@ def test_layers_lie_on_the_slice(service: Running, tmp_path: Path, png: bytes) -
     np.testing.assert_array_equal(units, np.clip(LARGE, -1024, None))
     outline = ET.fromstring(service.get(image["outline"]).text)  # noqa: S314 - our own
     assert outline.attrib["viewBox"] == f"0 0 {LARGE.shape[1]} {LARGE.shape[0]}"
-    assert {child.attrib["class"] for child in outline} == {"lungs", "lesions", "crop"}
+    assert {child.attrib["class"] for child in outline} == {"lungs", "lesions"}
     grey = service.post(("a.png", png), keep="true").json()["predictions"][0]["image"]
     assert grey["hounsfield"] is None
     assert service.get(grey["picture"].replace("picture.png", "hounsfield.raw")).status_code == 404

@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from groundglass.data.manifest import Label, Record
-from groundglass.evaluation.bootstrap import bootstrap
+from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.metrics import Estimate
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.slice import CTSlice, Grey
@@ -168,9 +168,9 @@ class _Data:
 
     def _performance(self, held: NDArray[np.intp], probability: NDArray[np.float64]) -> Performance:
         label, patient = self.label[held], self.patient[held]
-        measured = bootstrap(label, probability.clip(0, 1), patient, resamples=_RESAMPLES, seed=self.seed)
+        measured = Resampling(patient, _RESAMPLES, self.seed).measure(label, probability.clip(0, 1))
         auc, accuracy = measured.metrics["auc"], measured.metrics["accuracy"]
-        return Performance(auc, accuracy, len(label), measured.patients)
+        return Performance(auc, accuracy, len(label), measured.patients.count)
 
 
 def _grey_statistics(pixels: Grey) -> Values:

@@ -264,17 +264,14 @@ def phantoms(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same slices.")] = 0,
-    file_format: Annotated[
-        Literal["png", "dicom"], typer.Option("--format", help="File format of the slices.")
-    ] = "png",
     size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along each side.")] = 512,
 ) -> None:
-    """Synthesise chest CT slices, healthy and with lesions, as a data set to train on or as series."""
+    """Synthesise chest CT slices, healthy and with lesions, as PNG to train on or as DICOM series."""
     from groundglass.data.phantoms import parse_severities, write_phantoms, write_series
     from groundglass.errors import DataError
 
     if series is None:
-        manifest = write_phantoms(output, count or 200, parse_severities(severity), seed, file_format, size)
+        manifest = write_phantoms(output, count or 200, parse_severities(severity), seed, size)
         typer.echo(f"{len(manifest)} phantoms in {output}, listed in {output / 'manifest.csv'}")
         return
     try:

@@ -76,7 +76,7 @@ def evaluate(
         split = opened.info["split"]
     with stages() as advance:
         evaluation = evaluate_run(
-            opened, manifest, split, part, output, data=data, resamples=resamples, seed=seed,
+            opened, manifest, split, part, output, resamples=resamples, seed=seed,
             progress=lambda _, total: advance("evaluating", 1, total),
         )  # fmt: skip
     write_report(opened, evaluation, output)

@@ -52,11 +52,6 @@ class Entry:
     split: str
     sha256: str
 
-    @property
-    def path(self) -> PurePosixPath:
-        """Where the image lies in an extracted copy of the data set."""
-        return PurePosixPath(_IMAGES, _CLASS_FOLDERS[self.label], self.file)
-
 
 @lru_cache(maxsize=1)
 def entries() -> tuple[Entry, ...]:

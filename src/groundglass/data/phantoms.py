@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,22 +13,10 @@ import numpy as np
 
 from groundglass.data.manifest import Label, Manifest, Record, write_manifest, write_mask
 from groundglass.errors import DataError
-from groundglass.imaging.anatomy import Patient
-from groundglass.imaging.phantom import (
-    Phantom,
-    Scanner,
-    make_phantom,
-    make_series,
-    scan,
-    scan_abdomen,
-    write_dicom,
-    write_png,
-)
+from groundglass.imaging.phantom import Phantom, make_phantom, make_series, write_dicom, write_png
 
 # One slice in five validates and one in five tests, in both classes alike.
 _PARTS = ("train", "train", "val", "train", "test")
-_WRITERS = {"png": (write_png, ".png"), "dicom": (write_dicom, ".dcm")}
-_MOST, _MOST_SLICES = 100_000, 2_000
 _SIDE = 320  # pixels of the slices to try the page with
 
 
@@ -50,32 +37,26 @@ def parse_severities(text: str) -> tuple[float, float]:
 
 
 def write_phantoms(
-    folder: Path,
-    count: int,
-    severities: tuple[float, float],
-    seed: int = 0,
-    file_format: str = "png",
-    size: int = 512,
+    folder: Path, count: int, severities: tuple[float, float], seed: int = 0, size: int = 512
 ) -> Manifest:
-    """Write ``count`` phantoms, each of a patient of its own, every other one with lesions of a drawn severity.
+    """Write ``count`` phantoms as PNG, each of a patient of its own, every other one with lesions of a drawn severity.
 
     Slices with lesions go to ``COVID/``, healthy ones to ``NonCOVID/``, the masks of lungs and lesions to
     ``masks/``; ``manifest.csv`` names them all and splits them into train, val and test. The same arguments
     write the same files.
 
     Raises:
-        DataError: the count or the folder will not do.
+        DataError: the folder is not empty.
     """
-    _check(folder, count, _MOST)
-    write, suffix = _WRITERS[file_format]
+    _check(folder)
     records = []
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         label = Label.NON_COVID if index % 2 else Label.COVID
         severity = rng.uniform(*severities) if label is Label.COVID else 0.0
         phantom = make_phantom(rng, severity=severity, size=size)
-        path = folder / label.value / f"phantom-{seed}-{index:05d}{suffix}"
-        write(phantom, path)
+        path = folder / label.value / f"phantom-{seed}-{index:05d}.png"
+        write_png(phantom, path)
         part = _PARTS[index // 2 % len(_PARTS)]
         records.append(_record(phantom, path, label, part, folder / "masks" / path.stem))
     manifest = Manifest("phantoms", folder, tuple(records))
@@ -93,13 +74,13 @@ def write_series(
     the same.
 
     Raises:
-        DataError: a severity, the count or the folder will not do.
+        DataError: a severity or the folder will not do.
     """
     if not severities or any(not 0 <= severity <= 1 for severity in severities):
         raise DataError("severities must be numbers from 0 to 1, such as 0,0.3,0.9")
     if len(set(severities)) < len(severities):
         raise DataError("each severity can be given once")
-    _check(folder, count, _MOST_SLICES)
+    _check(folder)
     written = [folder / f"severity-{severity:.2f}" for severity in severities]
     records = []
     for number, (severity, series) in enumerate(zip(severities, written, strict=True)):
@@ -120,32 +101,21 @@ def _record(phantom: Phantom, path: Path, label: Label, part: str | None, masks:
     return Record(path, label, phantom.patient_id, "phantom", part, lungs, lesions)
 
 
-def _check(folder: Path, count: int, most: int) -> None:
-    if not 1 <= count <= most:
-        raise DataError(f"count {count} must lie in 1..{most}")
+def _check(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: is not an empty folder; name a new one")
 
 
 @cache
 def synthetic_zip(parent: Path) -> bytes:
-    """A series with lesions, from the lungs' apex to the liver, as a zip of DICOM files that pass through a folder."""
-    rng, packed = np.random.default_rng(3), io.BytesIO()
-    patient = Patient.draw(rng)
-    scanner = Scanner.draw(patient, rng)
-    levels = np.linspace(0, 1.15, 40)
+    """A series with lesions, from the lungs' apex to their base, as a zip of DICOM files that pass through a folder."""
+    packed = io.BytesIO()
     with (
         TemporaryDirectory(dir=parent) as folder,
         zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
     ):
-        for instance, level in enumerate(levels.tolist(), 1):
-            phantom = scan(patient, scanner, min(level, 1.0), 0.2, _SIDE, instance)
-            if level > 1:
-                below = scan_abdomen(patient, scanner, level - 1, _SIDE)
-                x, y, _ = phantom.slice.origin.position or (0.0, 0.0, 0.0)
-                origin = replace(phantom.slice.origin, position=(x, y, -level * patient.height))
-                phantom = replace(phantom, hounsfield=below, slice=replace(phantom.slice, origin=origin))
-            path = Path(folder, f"{instance:03}.dcm")
+        for phantom in make_series(np.random.default_rng(3), severity=0.2, size=_SIDE):
+            path = Path(folder, f"{phantom.instance:03}.dcm")
             write_dicom(phantom, path)
             archive.write(path, f"Synthetic chest CT/{path.name}")
     return packed.getvalue()

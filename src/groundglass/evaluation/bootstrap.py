@@ -44,56 +44,12 @@ Draws = Mapping[str, NDArray[np.float64]]
 """By the measures' keys, the measure in every resample, shape (R,); NaN where it is undefined."""
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """All measures with their intervals, by their keys in the order of ``TITLES``, and how these were made."""
-
-    metrics: Metrics
-    patients: int
-    resamples: int
-    seed: int
-    draws: Draws = field(compare=False, repr=False)
-
-    @property
-    def one_class(self) -> int:
-        """Resamples whose slices were all COVID or all NonCOVID."""
-        return int(np.isnan(self.draws["auc"]).sum())
-
-    def method(self) -> dict[str, Any]:
-        """How the intervals were made, as plain JSON values."""
-        method = "percentile bootstrap over patients"
-        return {"level": LEVEL, "method": method, "resamples": self.resamples}
-
-
-def bootstrap(
-    label: NDArray[np.int8],
-    probability: NDArray[np.float64],
-    patient: NDArray[np.str_],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Bootstrap:
-    """Every measure, with its interval by resampling patients.
-
-    Args:
-        label: 1 for COVID and 0 for NonCOVID, shape (N,), N at least 1.
-        probability: of COVID, 0 to 1, shape (N,).
-        patient: id of each slice's patient, shape (N,).
-        resamples: how many, at least 1.
-        seed: of the random generator; equal seeds give equal intervals.
-    """
-    patients = Resampling(patient, resamples, seed)
-    draws = patients.draws(label, probability)
-    measured = compute_metrics(label, probability)
-    metrics = {name: with_interval(each, draws[name], patients.count) for name, each in measured.items()}
-    return Bootstrap(metrics, patients.count, resamples, seed, draws)
-
-
 @dataclass(frozen=True, eq=False)
 class Resampling:
     """Resamples of the patients, ``patient`` being that of each slice, shape (N,).
 
-    The same patients and seed give the same resamples, so that two networks' draws are paired.
+    The same patients and seed give the same resamples, so that two networks' draws are paired. ``label`` is 1 for
+    COVID and 0 for NonCOVID, ``probability`` that of COVID, 0 to 1, of each slice, shape (N,).
     """
 
     patient: NDArray[np.str_]
@@ -119,14 +75,20 @@ class Resampling:
             yield times[:, member].astype(np.float64)
 
     def draws(self, label: NDArray[np.int8], probability: NDArray[np.float64]) -> Draws:
-        """Every measure in every resample; arguments as of :func:`bootstrap`."""
+        """Every measure in every resample."""
         blocks = [weighted_metrics(label, probability, weights) for weights in self.weights()]
         return {name: np.concatenate([block[name] for block in blocks]) for name in TITLES}
+
+    def measure(self, label: NDArray[np.int8], probability: NDArray[np.float64]) -> Bootstrap:
+        """Every measure, with its interval."""
+        draws, measured = self.draws(label, probability), compute_metrics(label, probability)
+        metrics = {name: with_interval(each, draws[name], self.count) for name, each in measured.items()}
+        return Bootstrap(metrics, self, draws)
 
     def bands(self, label: NDArray[np.int8], probability: NDArray[np.float64]) -> tuple[Band, Band]:
         """Between which heights 95 % of the resampled ROC and precision-recall curves run.
 
-        Arguments as of :func:`bootstrap`, with slices of both labels and at least two patients.
+        There are slices of both labels and at least two patients.
         """
         grid, roc, precision = np.linspace(0, 1, 101), [], []
         for weights in self.weights():
@@ -169,6 +131,25 @@ class Resampling:
         draws = np.array([statistic(np.repeat(values, row, axis=0)) for row in rows])
         measured = Estimate(None, "undefined for these slices") if np.isnan(value) else Estimate(value)
         return with_interval(measured, draws, self.count)
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """All measures with their intervals, by their keys in the order of ``TITLES``, and how these were made."""
+
+    metrics: Metrics
+    patients: Resampling = field(compare=False)
+    draws: Draws = field(compare=False, repr=False)
+
+    @property
+    def one_class(self) -> int:
+        """Resamples whose slices were all COVID or all NonCOVID."""
+        return int(np.isnan(self.draws["auc"]).sum())
+
+    def method(self) -> dict[str, Any]:
+        """How the intervals were made, as plain JSON values."""
+        method = "percentile bootstrap over patients"
+        return {"level": LEVEL, "method": method, "resamples": self.patients.resamples}
 
 
 def with_interval(measured: Estimate, draws: NDArray[np.float64], patients: int) -> Estimate:

@@ -20,9 +20,6 @@ class BundledRun:
 
     Slices that the bundle would refuse are predicted all the same: a measurement leaves nothing out. Which
     they are is said beside, and how far each slice lies from the training data.
-
-    Args:
-        bundle: verified.
     """
 
     record_folder: Path | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.evaluation.bootstrap import Resampling, bootstrap
+from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.metrics import Estimate
 from groundglass.evaluation.part import Part
 from groundglass.inference.calibration import Calibration, Conformal, series_score, sigmoid
@@ -32,12 +32,8 @@ def fit_conformal(
     """Fit to scores of slices, or of patients, that the network was not trained on.
 
     Quantiles are split conformal, one per label (Vovk, Conditional validity of inductive conformal predictors, ACML
-    2012), so that the rarer or harder label is covered as often as the other.
-
-    Args:
-        score: 0..1, shape (N,).
-        label: 1 for COVID and 0 for NonCOVID, shape (N,).
-        coverage: above 0 and below 1.
+    2012), so that the rarer or harder label is covered as often as the other. ``score`` is 0 to 1, ``label`` 1 for
+    COVID and 0 for NonCOVID, shape (N,) each; ``coverage`` above 0 and below 1.
     """
     values, covid = np.asarray(score, np.float64), np.asarray(label) == 1
     quantiles = {
@@ -74,14 +70,9 @@ def fit_calibration(
 def fit_reference(
     training: NDArray[np.floating], held_out: NDArray[np.floating]
 ) -> EmbeddingReference | None:
-    """Fit to the slices that a model learned from, and calibrate by slices of other patients.
+    """Fit to embeddings of the slices that a model learned from, and calibrate by slices of other patients.
 
-    Args:
-        training: embeddings, shape (N, d).
-        held_out: embeddings, shape (M, d).
-
-    Returns:
-        The reference, or None where there are fewer than `FEWEST` slices of either.
+    Shape (N, d) and (M, d); None where there are fewer than `FEWEST` of either.
     """
     if min(len(training), len(held_out)) < FEWEST:
         return None
@@ -159,10 +150,8 @@ def series_rule(
 ) -> tuple[Conformal, dict[str, Any]] | None:
     """The rule from a series score to a label, and on whom it was fitted; None for too few patients.
 
-    Args:
-        part: slices that the network was not trained on.
-        probability: of COVID, calibrated, shape (N,).
-        coverage: share of patients, of each label, whose true label is not to be ruled out.
+    The network was not trained on the part's slices; ``probability`` of COVID is calibrated, shape (N,). Of the
+    patients of each label, ``coverage`` is the share whose true label is not to be ruled out.
     """
     score, label, source = series_scores(part, probability)
     # Fewer cannot rule a label out at this coverage.
@@ -179,12 +168,12 @@ def summary(part: Part, logit: NDArray[np.floating], calibration: Calibration) -
     ``logit``, shape (N,), are those of a part's slices before calibration.
     """
     probability = np.array([calibration.probability(float(value)) for value in logit])
-    measured = bootstrap(part.label, probability, part.patient)
-    sets = prediction_sets(part.label, probability, Resampling(part.patient), calibration)
+    measured = Resampling(part.patient).measure(part.label, probability)
+    sets = prediction_sets(part.label, probability, measured.patients, calibration)
     return {
         "slices": len(part.records),
         "covid": int(part.label.sum()),
-        "patients": measured.patients,
+        "patients": measured.patients.count,
         "metrics": {name: asdict(each) for name, each in measured.metrics.items()},
         "interval": measured.method(),
         "prediction_sets": {

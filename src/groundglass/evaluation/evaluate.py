@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-from groundglass.data.manifest import Manifest, content_hash, read_record
+from groundglass.data.manifest import Manifest, content_hash, read_mask, read_record
 from groundglass.errors import RunError
-from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, Resampling, bootstrap, with_interval
+from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, Resampling, with_interval
 from groundglass.evaluation.calibration import PredictionSets, prediction_sets, series_scores
 from groundglass.evaluation.metrics import (
     BINS,
@@ -33,7 +33,7 @@ from groundglass.evaluation.metrics import (
     versions,
 )
 from groundglass.evaluation.part import Part, fingerprint, part_warnings, record_evaluation, select_part
-from groundglass.evaluation.segmentation import CountedEstimate, Segmentation, read_masks
+from groundglass.evaluation.segmentation import CountedEstimate, Segmentation
 from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice
 from groundglass.imaging.slice import CTSlice
@@ -62,23 +62,17 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class NetworkOutputs:
-    """What a network says of N slices.
+    """What a network says of N slices."""
 
-    Attributes:
-        logit: of COVID, before calibration, shape (N,).
-        probability: of COVID, 0 to 1, shape (N,).
-        lesion_map: logit of lesion of each place, shape (N, h, w); None of a network without lesion decoder.
-        cuts: what the network was shown, and the lungs of each slice.
-        refused: why the input check refuses each slice, None for those that it accepts; None without a check.
-        percentile: share of held-out slices that lie nearer to the training slices than each slice, 0 to 100,
-            shape (N,); None without a reference.
-    """
-
-    logit: NDArray[np.floating]
-    probability: NDArray[np.floating]
+    logit: NDArray[np.floating]  # of COVID, before calibration, shape (N,)
+    probability: NDArray[np.floating]  # of COVID, 0 to 1, shape (N,)
+    # logit of lesion of each place, shape (N, h, w); None of a network without lesion decoder
     lesion_map: NDArray[np.floating] | None
-    cuts: Sequence[CroppedSlice]
+    cuts: Sequence[CroppedSlice]  # what the network was shown, and the lungs of each slice
+    # why the input check refuses each slice, None for those that it accepts; None without a check
     refused: tuple[str | None, ...] | None = None
+    # share of held-out slices that lie nearer to the training slices than each slice, 0 to 100, shape (N,);
+    # None without a reference
     percentile: NDArray[np.float64] | None = None
 
 
@@ -144,32 +138,23 @@ class FormatBaseline:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was evaluated and what came out.
-
-    Attributes:
-        part: the slices.
-        logit: of COVID, shape (N,).
-        probability: of COVID, shape (N,).
-        measured: the measures with their intervals.
-        warnings: what a reader must know before trusting them.
-        applicability: of a bundle; None for a run, which has neither input check nor prediction sets.
-        segmentation: by the keys of ``SEGMENTATION_TITLES``; empty where the manifest names no masks of the slices.
-        file_format: what the file format alone gives away; None where it cannot be measured.
-        by_patient: AUC of the series scores of patients whose slices all have one label, and how many they are;
-            None where no patient is known to have several slices.
-        facts: what else ``metrics.json`` holds, by its keys.
-    """
+    """What was evaluated and what came out."""
 
     part: Part
-    logit: NDArray[np.float64]
-    probability: NDArray[np.float64]
+    logit: NDArray[np.float64]  # of COVID, shape (N,)
+    probability: NDArray[np.float64]  # of COVID, shape (N,)
     measured: Bootstrap
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # what a reader must know before trusting them
+    # of a bundle; None for a run, which has neither input check nor prediction sets
     applicability: Applicability | None
+    # by the keys of `SEGMENTATION_TITLES`; empty where the manifest names no masks of the slices
     segmentation: Mapping[str, CountedEstimate]
+    # what the file format alone gives away; None where it cannot be measured
     file_format: FormatBaseline | None
+    # AUC of the series scores of patients whose slices all have one label, and how many they are; None where
+    # no patient is known to have several slices
     by_patient: CountedEstimate | None
-    facts: Mapping[str, Any]
+    facts: Mapping[str, Any]  # what else `metrics.json` holds, by its keys
 
     @property
     def called(self) -> NDArray[np.bool_]:
@@ -195,14 +180,16 @@ class Evaluation:
             "run": facts.pop("run"),
             "data": {
                 "name": part.data, "root": printable(part.root), "split": part.split, "part": part.name,
-                "slices": slices, "covid": covid, "non_covid": slices - covid, "patients": measured.patients,
+                "slices": slices, "covid": covid, "non_covid": slices - covid, "patients": measured.patients.count,
                 "unlabelled": part.unlabelled, "fingerprint": facts.pop("fingerprint"),
             },
             "positive": "COVID",
             "threshold": THRESHOLD,
             "metrics": {name: asdict(each) for name, each in measured.metrics.items()},
             "confusion": asdict(self.confusion),
-            "interval": {**measured.method(), "one_class_resamples": measured.one_class, "seed": measured.seed},
+            "interval": {
+                **measured.method(), "one_class_resamples": measured.one_class, "seed": measured.patients.seed,
+            },
             "calibration": {
                 "bins": BINS,
                 "reliability": [asdict(each) for each in reliability(part.label, self.probability)],
@@ -223,7 +210,6 @@ def evaluate(
     part: str,
     output: Path,
     *,
-    data: Sequence[Path] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Progress | None = None,
@@ -236,8 +222,6 @@ def evaluate(
         split: specification of the split, or None where ``part`` is ``all``.
         part: ``train``, ``val``, ``test``, or ``all`` for every slice.
         output: folder that gets the report; see :func:`groundglass.evaluation.report.write_report`.
-        data: paths that the manifest was read from, for the command to reproduce; the manifest's root unless
-            given.
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
         progress: called after every slice.
@@ -259,7 +243,7 @@ def evaluate(
     seconds = round(time.perf_counter() - start, 3)
     logit, probability = (np.asarray(each, np.float64) for each in (outputs.logit, outputs.probability))
     patients = Resampling(chosen.patient, resamples, seed)
-    measured = bootstrap(chosen.label, probability, chosen.patient, resamples=resamples, seed=seed)
+    measured = patients.measure(chosen.label, probability)
     trained = info.get("training_sha256", ())
     warnings = part_warnings(manifest, chosen, hashes, trained, info["split"], probability)
     applicability = None
@@ -282,7 +266,7 @@ def evaluate(
         "time": now,
         "seconds": seconds,
         "versions": versions(),
-        "command": _command(run, chosen, data or manifest.given or (manifest.root,), output, patients),
+        "command": _command(run, chosen, manifest, output, patients),
     }
     return Evaluation(
         chosen, logit, probability, measured, warnings, applicability,
@@ -310,12 +294,12 @@ def _predict(
         outputs = run.predict(islice(reading, _BATCH))
         records = part.records[start : start + _BATCH]
         for index, (record, cut) in enumerate(zip(records, outputs.cuts, strict=True)):
-            if record.lung_mask is not None or record.lesion_mask is not None:
-                true, lesions, whole_map = read_masks(record, cut.lungs.shape), None, None
-                if outputs.lesion_map is not None:
-                    lesions = lesion_mask(outputs.lesion_map[index], cut)
-                    whole_map = in_slice(outputs.lesion_map[index], cut)
-                masks.add(record.patient_id, true, cut.lungs, lesions, whole_map)
+            paths = record.lung_mask, record.lesion_mask
+            if any(paths):
+                true = [None if path is None else read_mask(path, cut.lungs.shape) for path in paths]
+                seen = None if outputs.lesion_map is None else outputs.lesion_map[index]
+                found = () if seen is None else (lesion_mask(seen, cut), in_slice(seen, cut))
+                masks.add(record.patient_id, true, cut.lungs, *found)
         batches.append(replace(outputs, lesion_map=None, cuts=()))
     logit, probability = (
         np.concatenate([getattr(each, name) for each in batches]) for name in ("logit", "probability")
@@ -352,14 +336,16 @@ def _file_format(part: Part, formats: Sequence[str], measured: Bootstrap) -> For
         return None
     seen = np.full(len(label), 0.5)
     if len(kinds) > 1:
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=measured.seed)
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=measured.patients.seed)
         columns, how = np.array(formats)[:, None] == kinds, {"cv": splitter, "method": "predict_proba"}
         fitted = cross_val_predict(LogisticRegression(), columns, label, groups=patient, **how)
         seen = np.clip(fitted[:, 1], 0, 1)
-    alone = bootstrap(label, seen, patient, resamples=measured.resamples, seed=measured.seed)
+    alone = measured.patients.measure(label, seen)
     gap = (measured.metrics["auc"].value or 0.0) - (alone.metrics["auc"].value or 0.0)
     draws = measured.draws["auc"] - alone.draws["auc"]
-    return FormatBaseline(len(kinds), alone.metrics, with_interval(Estimate(gap), draws, measured.patients))
+    return FormatBaseline(
+        len(kinds), alone.metrics, with_interval(Estimate(gap), draws, measured.patients.count)
+    )
 
 
 def _by_patient(part: Part, probability: NDArray[np.float64], measured: Bootstrap) -> CountedEstimate | None:
@@ -367,13 +353,13 @@ def _by_patient(part: Part, probability: NDArray[np.float64], measured: Bootstra
         return None
     score, label, _ = series_scores(part, probability, least=1)
     each = np.arange(len(score)).astype(np.str_)
-    found = bootstrap(label, score.clip(0, 1), each, resamples=measured.resamples, seed=measured.seed)
+    found = replace(measured.patients, patient=each).measure(label, score.clip(0, 1))
     return CountedEstimate(found.metrics["auc"], len(score))
 
 
-def _command(run: TrainedRun, part: Part, data: Sequence[Path], output: Path, patients: Resampling) -> str:
+def _command(run: TrainedRun, part: Part, manifest: Manifest, output: Path, patients: Resampling) -> str:
     words = ["groundglass", "evaluate", printable(run.path)]
-    words += [word for path in data for word in ("--data", printable(path))]
+    words += [word for path in manifest.given or (manifest.root,) for word in ("--data", printable(path))]
     words += ["--split", part.split] if part.split is not None else []
     words += ["--part", part.name, "--output", printable(output)]
     return shlex.join([*words, "--bootstrap", str(patients.resamples), "--seed", str(patients.seed)])

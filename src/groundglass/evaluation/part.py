@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -115,31 +114,18 @@ def part_warnings(
 ) -> tuple[str, ...]:  # fmt: skip
     """What a reader must know of these slices before trusting their figures, most serious first.
 
-    A slice was trained on if its file has the same content as a training slice's, wherever it lies now. A
-    patient was trained on if any of the data set's slices of that patient was.
-
-    Args:
-        manifest: the data set.
-        part: its slices that are evaluated.
-        hashes: SHA-256 of the content of each slice of the part.
-        trained: SHA-256 of the content of every training slice; empty where that is not known.
-        trained_on: specification of the split that was trained on.
-        probability: of COVID, shape (N,).
+    A slice was trained on if its file has the same content as a training slice's, wherever it lies now; a patient if
+    any of the data set's slices of that patient was. ``hashes`` are SHA-256 of the part's slices, ``trained`` those of
+    every training slice, empty where not known; ``trained_on`` is the split of the training, ``probability`` that of
+    COVID, shape (N,).
     """
     known, trained, count = dict(zip(part.records, hashes, strict=True)), frozenset(trained), len(hashes)
     warnings = []
     if not trained:
         warnings.append("The run does not say which slices it was trained on: they may be among these.")
-    seen = sum(sha256 in trained for sha256 in hashes)
-    if seen == count:
+    if seen := sum(sha256 in trained for sha256 in hashes):
         warnings.append(
-            "The network was trained on these very slices: the figures say how well it remembers, not how "
-            "well it recognises."
-        )
-    elif seen:
-        warnings.append(
-            f"{seen} of {count} slices have the same content as a slice that the network was trained "
-            "on: the figures are too good."
+            f"The network was trained on {seen} of these {count} slices: the figures are too good."
         )
     patients = _trained_patients(manifest, known, trained) if trained else set()
     if shared := [record.patient_id for record in part.records if record.patient_id in patients]:
@@ -177,15 +163,10 @@ def _trained_patients(manifest: Manifest, known: dict[Record, str], trained: fro
 
 
 def record_evaluation(run: Path, part: Part, sha256: str, time: str, output: Path) -> int:
-    """Add an evaluation, whose report goes to ``output``, to the log in a run's folder.
+    """Add an evaluation to the log in a run's folder; says how often its slices have been evaluated with this run.
 
-    ``sha256`` is the :func:`fingerprint` of the part's slices, ``time`` ISO 8601 in UTC.
-
-    Returns:
-        How often these very slices have been evaluated with this run, this time included.
-
-    Raises:
-        RunError: the log is damaged or cannot be written.
+    ``sha256`` is the :func:`fingerprint` of the part's slices, ``time`` ISO 8601 in UTC. A RunError where the log is
+    damaged or cannot be written.
     """
     entry = {
         "data": part.data, "split": part.split, "part": part.name, "slices": len(part.records),
@@ -193,26 +174,12 @@ def record_evaluation(run: Path, part: Part, sha256: str, time: str, output: Pat
     }  # fmt: skip
     path = run / LOG
     try:
-        with _locked(run):
-            entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"] if path.exists() else []
-            times = [each["fingerprint"] for each in (*entries, entry)].count(sha256)
-            write_json(path, {"format": 1, "evaluations": [*entries, entry]})
+        entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"] if path.exists() else []
+        times = [each["fingerprint"] for each in (*entries, entry)].count(sha256)
+        write_json(path, {"format": 1, "evaluations": [*entries, entry]})
     except OSError as error:
         advice = f"the evaluation cannot be recorded ({error}); make the run writable"
         raise RunError(f"{path}: {advice}") from None
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"{path}: the evaluation log cannot be read ({error}); repair or remove it") from None
     return times
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Two evaluations that end at once must not lose each other's entry."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl  # noqa: PLC0415 - not there on Windows
-
-    with (folder / f".{LOG}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

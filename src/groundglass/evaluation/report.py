@@ -18,7 +18,7 @@ from rich.table import Table
 from sklearn import metrics as sklearn
 
 from groundglass.data.manifest import read_record
-from groundglass.evaluation.bootstrap import Band, Resampling
+from groundglass.evaluation.bootstrap import Band
 from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun
 from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Estimate, reliability
 from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, CountedEstimate
@@ -59,12 +59,9 @@ class _Panel(NamedTuple):
 
 
 def write_report(run: TrainedRun, evaluation: Evaluation, output: Path) -> None:
-    """Write ``predictions.csv``, ``report.html`` and ``metrics.json``.
+    """Write ``predictions.csv``, ``report.html`` and ``metrics.json`` into a folder, made where it is missing.
 
-    Args:
-        run: the trained network; it predicts the slices of the gallery once more for their lesion maps.
-        evaluation: what came out.
-        output: folder for the files, made where it is missing.
+    The network predicts the slices of the gallery once more, for their lesion maps.
     """
     write_text(output / "predictions.csv", _csv(_predictions(evaluation)))
     write_text(output / "report.html", _page(run, evaluation))
@@ -97,11 +94,11 @@ def tables(evaluation: Evaluation) -> Iterator[Table]:
     """The measures, and for a bundle whether it can be relied on for these slices, for a terminal."""
     measured, confusion = evaluation.measured, evaluation.confusion
     yield _table(
-        f"{evaluation.part.title}: {len(evaluation.part.records)} slices of {measured.patients} patients",
+        f"{evaluation.part.title}: {len(evaluation.part.records)} slices of {measured.patients.count} patients",
         _measure_rows(evaluation),
         f"COVID right {confusion.true_positive}, missed {confusion.false_negative}; "
         f"NonCOVID right {confusion.true_negative}, false alarms {confusion.false_positive}. "
-        f"Intervals: bootstrap over patients, {measured.resamples} resamples. {_follows(evaluation)}",
+        f"Intervals: bootstrap over patients, {measured.patients.resamples} resamples. {_follows(evaluation)}",
     )
     if evaluation.applicability is not None:
         yield _table("Whether the bundle fits these slices", _fit_rows(evaluation.applicability))
@@ -149,18 +146,16 @@ def _follows(evaluation: Evaluation) -> str:
     auc, baseline = evaluation.measured.metrics["auc"], evaluation.file_format
     if auc.value is None:
         return f"How well the labels are told apart cannot be said: {auc.reason}."
-    if baseline is None or baseline.auc_difference.low is None or baseline.auc_difference.high is None:
+    if baseline is None or baseline.auc_difference.low is None:
         return f"The AUC is {_in_words(auc)}; too few patients to say what the file format alone gives away."
     if baseline.formats == 1:
         return f"The AUC is {_in_words(auc)}; all slices have one file format, which gives nothing away."
-    seen = f"AUC {auc.value:.3f} against {baseline.metrics['auc'].value:.3f}"
-    gap = f"difference {_in_words(baseline.auc_difference)}"
-    if baseline.auc_difference.low > 0:
-        return f"The network tells the labels apart better than the file format alone does ({seen}, {gap})."
-    worse = "worse" if baseline.auc_difference.high < 0 else "no better, as far as these slices can show,"
+    better = baseline.auc_difference.low > 0
+    alone, gap = baseline.metrics["auc"].value, _in_words(baseline.auc_difference)
     return (
-        f"The network tells the labels apart {worse} than the file format alone does ({seen}, {gap}): these slices "
-        "do not show that it recognises the disease."
+        f"The network tells the labels apart {'better' if better else 'no better'} than the file format alone does "
+        f"(AUC {auc.value:.3f} against {alone:.3f}, difference {gap})"
+        f"{'.' if better else ': these slices do not show that it recognises the disease.'}"
     )
 
 
@@ -185,11 +180,13 @@ def _fit_rows(applicability: Applicability) -> list[_Row]:
 
 
 def _fit_words(fit: Applicability) -> str:
-    far = "how far they lie from the training data is not known"
-    if fit.beyond_95 is not None and fit.beyond_95.value is not None:
-        beyond = f"{100 * fit.beyond_95.value:.0f} % lie far from the training data"
-        far = f"{beyond}, where 5 % are expected of data like it"
-    return f"Of these slices the input check refuses {100 * (fit.refused.value or 0.0):.0f} %, and {far}."
+    refused, far = (
+        f"{100 * (fit.refused.value or 0):.0f} %",
+        "how far they lie from the training data is not known",
+    )
+    if fit.beyond_95 is not None:
+        far = f"{100 * (fit.beyond_95.value or 0):.0f} % lie far from the training data, 5 % of data like it would"
+    return f"Of these slices the input check refuses {refused}; {far}."
 
 
 def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[_Row]:
@@ -204,7 +201,7 @@ def _page(run: TrainedRun, evaluation: Evaluation) -> str:
     part, measured, fit = evaluation.part, evaluation.measured, evaluation.applicability
     rows, covid = _measure_rows(evaluation), int(part.label.sum())
     subtitle = (
-        f"{len(part.records)} slices of {measured.patients} patients: {covid} COVID, "
+        f"{len(part.records)} slices of {measured.patients.count} patients: {covid} COVID, "
         f"{len(part.records) - covid} NonCOVID. COVID is the positive class."
     )
     title = f"{run.info['recipe']} on {part.title}"
@@ -214,8 +211,8 @@ def _page(run: TrainedRun, evaluation: Evaluation) -> str:
         measures=rows,
         measures_note=(
             f"A slice is called COVID where its probability is at least {THRESHOLD:g}. 95 % intervals: "
-            f"percentiles of {measured.resamples:,} bootstrap resamples over patients, each drawn with all "
-            f"their slices (seed {measured.seed}; {measured.one_class} resamples held one class only)."
+            f"percentiles of {measured.patients.resamples:,} bootstrap resamples over patients, each drawn with all "
+            f"their slices (seed {measured.patients.seed}; {measured.one_class} resamples held one class only)."
             f"{_BASELINE if any(row.beside for row in rows) else ''}"
         ),
         fit=[] if fit is None else _fit_rows(fit),
@@ -244,8 +241,7 @@ def _curves(evaluation: Evaluation) -> Iterator[_Panel]:
         return
     bands: tuple[Band | None, Band | None] = (None, None)
     if measured.metrics["auc"].low is not None:
-        resampling = Resampling(evaluation.part.patient, measured.resamples, measured.seed)
-        bands = resampling.bands(label, probability)
+        bands = measured.patients.bands(label, probability)
     false, true, _ = sklearn.roc_curve(label, probability, drop_intermediate=False)
     precise, recalled, _ = sklearn.precision_recall_curve(label, probability)
     chance, recall, alarms = float(label.mean()), value["recall"], 1 - value["specificity"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from groundglass.data.manifest import Record, read_mask
 from groundglass.evaluation.bootstrap import RESAMPLES, Resampling
 from groundglass.evaluation.metrics import Estimate
 
@@ -37,13 +36,6 @@ lungs, is highest in the lesion (J. Zhang et al., IJCV 126, 2018); without predi
 the share of the lungs that is lesion, in percent; Spearman's correlation ranks it. Slices without predicted lungs have
 none and are left out of its figures. "Without lesions" are slices whose lesion mask is black.
 """
-
-
-class Masks(NamedTuple):
-    """The masks of one slice, shape (H, W) each, None where they are not known."""
-
-    lungs: Mask | None
-    lesions: Mask | None
 
 
 @dataclass(frozen=True)
@@ -77,30 +69,31 @@ class Segmentation:
     def add(
         self,
         patient: str,
-        true: Masks,
+        true: Sequence[Mask | None],
         lungs: Mask,
         lesions: Mask | None = None,
         lesion_map: NDArray[np.floating] | None = None,
     ) -> None:
-        """Count one slice.
+        """Count one slice, of shape (H, W).
 
         Args:
             patient: whose it is.
-            true: its true masks.
-            lungs: predicted, shape (H, W).
-            lesions: predicted, shape (H, W); None of a network that predicts none.
-            lesion_map: higher where a lesion is likelier, shape (H, W); None as ``lesions``.
+            true: its true lungs and lesions, as far as they are known.
+            lungs: predicted.
+            lesions: predicted; None of a network that predicts none.
+            lesion_map: higher where a lesion is likelier; None as ``lesions``.
         """
-        row = _Row(np.nan if true.lungs is None else _dice(true.lungs, lungs))
-        if true.lesions is not None:
-            row = row._replace(lesion=_size(true.lesions), lesion_in_lungs=_size(true.lesions & lungs))
-            if true.lungs is not None:
-                row = row._replace(true_opacity=_opacity(true.lesions, true.lungs))
+        true_lungs, true_lesions = true
+        row = _Row(np.nan if true_lungs is None else _dice(true_lungs, lungs))
+        if true_lesions is not None:
+            row = row._replace(lesion=_size(true_lesions), lesion_in_lungs=_size(true_lesions & lungs))
+            if true_lungs is not None:
+                row = row._replace(true_opacity=_opacity(true_lesions, true_lungs))
             if lesions is not None and lesion_map is not None:
                 row = row._replace(
                     predicted=_size(lesions),
-                    overlap=_size(lesions & true.lesions),
-                    pointed=_points_at(true.lesions, lungs, lesion_map),
+                    overlap=_size(lesions & true_lesions),
+                    pointed=_points_at(true_lesions, lungs, lesion_map),
                     opacity=_opacity(lesions, lungs),
                 )
         self._rows.append(row)
@@ -139,12 +132,6 @@ class Segmentation:
             "clear_opacity_median": figure(np.median, opacity, among=clear),
             "clear_opacity_95": figure(lambda values: float(np.percentile(values, 95)), opacity, among=clear),
         }
-
-
-def read_masks(record: Record, shape: tuple[int, ...]) -> Masks:
-    """The true masks of a slice of ``shape`` (H, W), as far as it has them. Raises as `read_mask` does."""
-    paths = record.lung_mask, record.lesion_mask
-    return Masks(*(None if path is None else read_mask(path, shape) for path in paths))
 
 
 def _size(mask: Mask) -> int:

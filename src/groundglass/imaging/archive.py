@@ -28,7 +28,6 @@ from groundglass.imaging.source import (
 
 _SMALL = 16 * 2**20  # bytes that may have any compression ratio: an empty picture compresses very well
 _PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
-_OTHER_PACKINGS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}
 
 
 class ZipSource(Source):
@@ -56,8 +55,8 @@ class ZipSource(Source):
         if leads_out(info.orig_filename):
             raise ImageError(self.name, "its name leads out of the archive; rename it")
         if info.compress_type not in _PACKED:
-            method = _OTHER_PACKINGS.get(info.compress_type, f"method {info.compress_type}")
-            raise ImageError(self.name, f"packed by {method}, which cannot be read; unpack it first")
+            reason = "packed by Deflate64 or another method that cannot be read; unpack it first"
+            raise ImageError(self.name, reason)
         if info.flag_bits & 0x1:
             raise ImageError(self.name, "encrypted; unpack the archive with its password and read the folder")
         if stat.S_ISLNK(info.external_attr >> 16):

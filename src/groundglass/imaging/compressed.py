@@ -2,35 +2,21 @@
 
 A damaged frame may cost its decoder minutes, gigabytes or its life, never the reader's. So this file is also a
 script, ``python -I -S compressed.py FOLDERS`` with the folders to import from: without ``site`` and the package it
-starts at once. It reads a JSON line (``length`` and the layout) and ``length`` bytes for each frame, and answers
-with eight bytes, the little-endian length of the pixels or 0 for a failure, and the pixels.
+starts at once. It reads a line (length, codec and samples per pixel) and the bytes of each frame, and answers with
+eight bytes, the little-endian length of the pixels or 0 for a failure, and the pixels.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from threading import Timer
 from typing import Any
 
 _MEMORY = 4 * 2**30
-_CODECS = {"80": "jpegls", "90": "jpeg2k"}  # by the transfer syntax's last number; JPEG is the rest
-
-
-@dataclass(frozen=True)
-class FrameLayout:
-    """What is known of a compressed frame."""
-
-    transfer_syntax: str  # UID: JPEG-LS (…80), JPEG 2000 (…90), else JPEG
-    rows: int
-    columns: int
-    samples: int
-    bits_allocated: int  # 8, 16 or 32
 
 
 class FrameDecoder:
@@ -50,11 +36,17 @@ class FrameDecoder:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def decode(self, frame: bytes, layout: FrameLayout) -> bytes:
-        """Stored values, little-endian, ``rows`` times ``columns`` times ``samples``.
+    def decode(self, frame: bytes, codec: str, samples: int, size: int) -> bytes:
+        """Stored values, little-endian.
+
+        Args:
+            frame: compressed.
+            codec: of imagecodecs: ``jpeg8`` (of any precision), ``jpegls`` or ``jpeg2k``.
+            samples: of each pixel.
+            size: of the stored values in bytes.
 
         Raises:
-            ValueError: the frame is damaged or contradicts its layout.
+            ValueError: the frame is damaged, or of another size.
         """
         child = self._start()
         assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - both are pipes
@@ -62,14 +54,14 @@ class FrameDecoder:
         watchdog.start()
         answer = pixels = b""
         with suppress(BrokenPipeError):
-            child.stdin.write(json.dumps({"length": len(frame), **asdict(layout)}).encode() + b"\n" + frame)
+            child.stdin.write(f"{len(frame)} {codec} {samples}\n".encode() + frame)
             child.stdin.flush()
             answer = child.stdout.read(8)
             pixels = child.stdout.read(int.from_bytes(answer, "little"))
         watchdog.cancel()
         if len(answer) < 8 or len(pixels) != int.from_bytes(answer, "little"):
             self._stop()
-        if len(pixels) * 8 != layout.rows * layout.columns * layout.samples * layout.bits_allocated:
+        if len(pixels) != size:
             raise ValueError("the compressed pixel data cannot be decoded")
         return pixels
 
@@ -104,18 +96,16 @@ def _answer_requests() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever the codecs print must not fall between the answers
     for line in iter(sys.stdin.buffer.readline, b""):
-        request = json.loads(line)
-        frame = sys.stdin.buffer.read(request.pop("length"))
-        pixels = _decode(codecs, frame, FrameLayout(**request))
+        length, codec, samples = line.decode().split()
+        pixels = _decode(codecs, sys.stdin.buffer.read(int(length)), codec, int(samples))
         answers.write(len(pixels).to_bytes(8, "little") + pixels)
         answers.flush()
 
 
-def _decode(codecs: Any, frame: bytes, layout: FrameLayout) -> bytes:
+def _decode(codecs: Any, frame: bytes, codec: str, samples: int) -> bytes:
     """Pixels of one frame, or nothing where it cannot be decoded."""
-    codec = _CODECS.get(layout.transfer_syntax.rpartition(".")[2], "jpeg8")
     # Colours stay as they are coded: the file says better than the frame which they are.
-    coded = (codec, layout.samples) == ("jpeg8", 3)
+    coded = (codec, samples) == ("jpeg8", 3)
     options = {"colorspace": "YCBCR", "outcolorspace": "YCBCR"} if coded else {}
     try:
         return bytes(getattr(codecs, f"{codec}_decode")(frame, **options).tobytes())

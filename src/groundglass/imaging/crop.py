@@ -7,7 +7,7 @@ model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -46,9 +46,9 @@ class Preprocessing:
     """How slices are cropped.
 
     Attributes:
-        size: side of the cropped slice in pixels.
+        size: side of the cropped slice in pixels, at least 32.
         crop: cut to a square around the lungs, so that they keep their shape; otherwise the whole picture is resized.
-        margin: added on each side of the lungs' longer side, as a share of it.
+        margin: added on each side of the lungs' longer side, as a share of it, below 1.
         normalisation: ``zero-mean`` is the paper's choice (section III-A), ``min-max`` its alternative.
     """
 
@@ -56,15 +56,6 @@ class Preprocessing:
     crop: bool = True
     margin: float = 0.06
     normalisation: Normalisation = "zero-mean"
-
-    def __post_init__(self) -> None:
-        if self.size < 32:
-            raise ValueError(f"size must be at least 32 pixels, not {self.size}")
-        if not 0 <= self.margin < 1:
-            raise ValueError(f"margin must be in [0, 1), not {self.margin}")
-        if self.normalisation not in get_args(Normalisation):
-            choices = ", ".join(get_args(Normalisation))
-            raise ValueError(f"normalisation must be one of {choices}, not {self.normalisation!r}")
 
     def apply(self, pixels: Grey, lungs: NDArray[np.bool_]) -> CroppedSlice:
         """Crop one slice of any shape to its lungs, bool, as `groundglass.imaging.lungs.LungSegmenter` finds them."""

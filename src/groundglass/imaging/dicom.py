@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.files import one_line
-from groundglass.imaging.compressed import FrameDecoder, FrameLayout
+from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.raster import COLOURED_SHARE, coloured_share
 from groundglass.imaging.slice import CTSlice, Grey, Hounsfield, Origin, Patient, is_uid
 from groundglass.imaging.source import Limits, Source, guard
@@ -35,7 +35,7 @@ _PLAIN = frozenset({_IMPLICIT, _EXPLICIT, _DEFLATED, _EXPLICIT_BIG_ENDIAN, "1.2.
 _CODED = frozenset(
     f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 57, 70, 80, 81, 90, 91, 201, 202, 203)
 )
-_JPEG, _JPEG_LS, _JPEG_2000 = (f"1.2.840.10008.1.2.4.{number}" for number in (57, 80, 90))
+_JPEG, _JPEG_LS, _JPEG_2000 = "jpeg8", "jpegls", "jpeg2k"  # codecs of imagecodecs
 
 _IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate")
 _PLACE = (
@@ -290,13 +290,13 @@ def _stored(dataset: Dataset, index: int, decoder: FrameDecoder) -> NDArray[Any]
     if dataset.file_meta.TransferSyntaxUID in _PLAIN:
         return np.asarray(pixel_array(dataset, index=index))
     frame = get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames", 1) or 1))
-    syntax, precision, *shape = _frame_header(frame)
+    codec, precision, *shape = _frame_header(frame)
     rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)
     if shape != [rows, columns, samples]:
         raise ValueError(f"pixel data of {shape[1]} x {shape[0]} do not fit the header's {columns} x {rows}")
     allocated = next(bits for bits in (8, 16, 32) if precision <= bits)
-    unused = allocated - min(int(dataset.BitsStored), allocated if syntax == _JPEG else precision)
-    pixels = decoder.decode(frame, FrameLayout(syntax, rows, columns, samples, allocated))
+    unused = allocated - min(int(dataset.BitsStored), allocated if codec == _JPEG else precision)
+    pixels = decoder.decode(frame, codec, samples, rows * columns * samples * allocated // 8)
     kind = "i" if dataset.PixelRepresentation else "u"
     stored = np.frombuffer(pixels, f"<{kind}{allocated // 8}").reshape(rows, columns, samples)
     stored = (stored << unused) >> unused  # the sign bit is the highest stored one
@@ -307,7 +307,7 @@ def _stored(dataset: Dataset, index: int, decoder: FrameDecoder) -> NDArray[Any]
 
 
 def _frame_header(frame: bytes) -> tuple[str, int, int, int, int]:
-    """What a compressed frame says of itself: how it is decoded, bits per sample, rows, columns, samples per pixel."""
+    """What a compressed frame says of itself: its codec, bits per sample, rows, columns, samples per pixel."""
     start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)  # of JPEG 2000, maybe behind the boxes of a file
     if frame[:2] != b"\xff\xd8" and start >= 0:
         width, height, left, top = struct.unpack_from(">4I", frame, start + 8)
@@ -317,8 +317,7 @@ def _frame_header(frame: bytes) -> tuple[str, int, int, int, int]:
     while position + 10 <= len(frame) and frame[position] == 0xFF:
         marker = frame[position + 1]
         if marker in {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}:
-            syntax = _JPEG_LS if marker == 0xF7 else _JPEG
-            return syntax, *struct.unpack_from(">BHHB", frame, position + 4)
+            return _JPEG_LS if marker == 0xF7 else _JPEG, *struct.unpack_from(">BHHB", frame, position + 4)
         # Fill bytes may stand before a marker; every other segment up to the frame's has a length.
         position += 1 if marker == 0xFF else 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
     raise ValueError("the compressed pixel data hold no frame header that can be read")

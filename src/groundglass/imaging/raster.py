@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.slice import CTSlice, Grey, Origin
-from groundglass.imaging.source import FileFormat, Limits, Source, identify
+from groundglass.imaging.source import FileFormat, Limits, identify
 from groundglass.imaging.window import Scale, find_scale
 
 COLOURED = 32
@@ -36,11 +36,6 @@ _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _GREY, _RGB, _PALETTE = frozenset({0, 1}), 2, 3  # TIFF's photometric interpretations
 _CHANNELS = 8
 _QUIET = logging.NullHandler()  # tifffile logs what it notices; without any handler Python would print that
-
-
-def read_raster(source: Source, limits: Limits) -> Iterator[CTSlice]:
-    """Every page of a picture file as a slice, see :func:`decode_raster`."""
-    yield from decode_raster(source.read(limits), source.name, limits)
 
 
 def decode_raster(content: bytes, name: str, limits: Limits, scale: Scale | None = None) -> Iterator[CTSlice]:

@@ -232,7 +232,7 @@ def split_member(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
 def files_below(folder: Path, on_error: OnError = lambda _: None) -> Iterator[FileSource]:
     """Every file below a folder without junk: a directory's own files, then its sub-directories'.
 
-    Both come in natural order. A linked directory is followed once, unless it is read under its own name anyway.
+    Both come in natural order. A linked directory is followed; none is read twice.
 
     Args:
         folder: where to look.
@@ -245,7 +245,8 @@ def files_below(folder: Path, on_error: OnError = lambda _: None) -> Iterator[Fi
 
 def directories_below(folder: Path, on_error: OnError) -> Iterator[Iterator[FileSource]]:
     """As ``files_below``, the files of one directory at a time: no more than its names are kept in memory."""
-    roots = [Path(os.path.realpath(folder))]
+    root = Path(os.path.realpath(folder))
+    seen = {root}
 
     def unlisted(error: OSError) -> None:
         on_error(ImageError(error.filename or folder, f"not accessible: {error.strerror}"))
@@ -253,22 +254,19 @@ def directories_below(folder: Path, on_error: OnError) -> Iterator[Iterator[File
     for path, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
         yield _sources(Path(path), names, on_error)
         inner = sorted((name for name in folders if not is_junk(PurePath(name))), key=natural_key)
-        folders[:] = [name for name in inner if _is_followed(Path(path, name), roots, on_error)]
+        folders[:] = [name for name in inner if _is_new(Path(path, name), root, seen, on_error)]
 
 
-def _is_followed(path: Path, roots: list[Path], on_error: OnError) -> bool:
-    """Whether a directory is read under this name; where that is a link, its target then is a root as well."""
-    if not path.is_symlink():
-        return True
+def _is_new(path: Path, root: Path, seen: set[Path], on_error: OnError) -> bool:
+    """Whether a directory was not read yet, under this or another name; it then was."""
     target = Path(os.path.realpath(path))
-    if any(target.is_relative_to(root) and not is_junk(target.relative_to(root)) for root in roots):
-        return False
-    if any(root.is_relative_to(target) for root in roots):
+    if path.is_symlink() and target != root and root.is_relative_to(target):
         reason = "a link to a folder that holds what is read already; name what else is to be read in it"
         on_error(ImageError(path, reason))
         return False
-    roots.append(target)
-    return True
+    new = target not in seen
+    seen.add(target)
+    return new
 
 
 def _sources(folder: Path, names: list[str], on_error: OnError) -> Iterator[FileSource]:

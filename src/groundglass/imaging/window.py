@@ -45,11 +45,8 @@ _SAMPLES = 128  # along each axis, of which a volume's scale is found
 
 def as_hounsfield(values: NDArray[np.generic]) -> Hounsfield:
     """Hounsfield units as float32, paddings and missing values (NaN) raised to ``AIR``."""
-    hounsfield = np.maximum(values.astype(np.float32), np.float32(AIR))
-    # Hardly any slice holds what is not finite, and one sum finds it.
-    if not np.isfinite(hounsfield.sum(dtype=np.float64)):
-        hounsfield[~np.isfinite(hounsfield)] = AIR
-    return hounsfield
+    hounsfield = values.astype(np.float32)
+    return np.where(np.isfinite(hounsfield), np.maximum(hounsfield, np.float32(AIR)), np.float32(AIR))
 
 
 def extent(values: NDArray[np.generic]) -> tuple[float, float]:

@@ -58,16 +58,11 @@ _LUNG_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the network says of N cropped slices.
+    """What the network says of N cropped slices."""
 
-    Attributes:
-        logit: float32, shape (N,).
-        embedding: float32, shape (N, channels).
-        lesion_map: float32, shape (N, h, w): logits; None of a model without lesion decoder.
-    """
-
-    logit: NDArray[np.float32]
-    embedding: NDArray[np.float32]
+    logit: NDArray[np.float32]  # shape (N,)
+    embedding: NDArray[np.float32]  # shape (N, channels)
+    # logits, shape (N, h, w); None of a model without lesion decoder
     lesion_map: NDArray[np.float32] | None = None
 
 
@@ -159,66 +154,40 @@ class SeriesRule(Conformal):
 
 
 class BundleInfo(Section):
-    """Content of ``bundle.json``.
-
-    Attributes:
-        format: version of the bundle's format.
-        id: SHA-256 of all the other fields, so that no field can change by accident; no signature.
-        created: when, ISO 8601 in UTC.
-        network: name, input size, parameters and whatever describes it.
-        positive: the class a logit above 0 speaks for.
-        series: None where there were too few patients with several slices.
-        onnx: opset, input and outputs.
-        training: recipe, seed, split, hash of the training data, versions.
-        metrics: measured results, by part.
-        validation_auc: of each precision that was compared to choose one.
-        licence: of the weights.
-        versions: of what wrote the bundle.
-        files: every other file of the bundle.
-    """
+    """Content of ``bundle.json``."""
 
     format: int
+    # SHA-256 of all the other fields, so that no field can change by accident; no signature
     id: str = Field(pattern="^[0-9a-f]{64}$")
     name: str = Field(min_length=1, max_length=100)
-    created: str
-    network: dict[str, Any]
+    created: str  # when, ISO 8601 in UTC
+    network: dict[str, Any]  # name, input size, parameters and whatever describes it
     preprocessing: PreprocessingInfo
-    positive: Literal["COVID"]
+    positive: Literal["COVID"]  # the class a logit above 0 speaks for
     precision: Precision
     calibration: Calibration
-    series: SeriesRule | None = None
-    onnx: dict[str, Any]
-    training: dict[str, Any]
-    metrics: dict[str, Any]
-    validation_auc: dict[Precision, float]
-    licence: str
-    versions: dict[str, str]
-    files: dict[str, FileInfo]
+    series: SeriesRule | None = None  # None where there were too few patients with several slices
+    onnx: dict[str, Any]  # opset, input and outputs
+    training: dict[str, Any]  # recipe, seed, split, hash of the training data, versions
+    metrics: dict[str, Any]  # measured results, by part
+    validation_auc: dict[Precision, float]  # of each precision that was compared to choose one
+    licence: str  # of the weights
+    versions: dict[str, str]  # of what wrote the bundle
+    files: dict[str, FileInfo]  # every other file of the bundle
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle.
+    """A verified bundle."""
 
-    Attributes:
-        path: of the folder or zip.
-        info: content of ``bundle.json``.
-        model: content of its ONNX file.
-        lungs: finds the lung fields, on the CPU.
-        input_check: refuses what is not an axial lung CT slice.
-        reference: where the training slices lie; None where the bundle does not say.
-        threads: of the engine; 0 for one per core but one.
-        providers: of ONNX Runtime, which run the model.
-    """
-
-    path: Path
+    path: Path  # of the folder or zip
     info: BundleInfo
-    model: bytes
-    lungs: LungSegmenter
-    input_check: InputCheck
-    reference: EmbeddingReference | None
-    threads: int
-    providers: tuple[str, ...]
+    model: bytes  # content of its ONNX file
+    lungs: LungSegmenter  # finds the lung fields, on the CPU
+    input_check: InputCheck  # refuses what is not an axial lung CT slice
+    reference: EmbeddingReference | None  # where the training slices lie; None where the bundle does not say
+    threads: int  # of the engine; 0 for one per core but one
+    providers: tuple[str, ...]  # of ONNX Runtime, which run the model
 
     @classmethod
     def open(
@@ -347,11 +316,11 @@ def _verified(path: Path, info: BundleInfo, name: str) -> bytes:
         raise BundleError(f"{path}: {INFO} does not list {name}; the bundle is incomplete")
     expected = info.files[name]
     content = _read(path, name, expected.bytes)
-    if len(content) != expected.bytes:
-        size = "larger" if len(content) > expected.bytes else "truncated"
-        raise BundleError(f"{path}: {name} is {size}; copy or download the bundle again")
-    if hashlib.sha256(content).hexdigest() != expected.sha256:
-        raise BundleError(f"{path}: {name} was changed or damaged (its SHA-256 does not fit)")
+    if len(content) != expected.bytes or hashlib.sha256(content).hexdigest() != expected.sha256:
+        advice = "copy or download the bundle again"
+        raise BundleError(
+            f"{path}: {name} was changed or damaged (its size or SHA-256 does not fit); {advice}"
+        )
     return content
 
 
@@ -363,12 +332,11 @@ def _parse(path: Path, content: bytes) -> BundleInfo:
         version = document["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{path}: damaged {INFO} ({_reason(error)})") from None
-    if type(version) is int and 0 < version < FORMAT:
-        again = "export the run again with `groundglass export`"
-        raise BundleError(f"{path}: bundle format {version} is no longer read; {again}")
-    if type(version) is not int or version != FORMAT:
-        fault = f"is not known to this version, which reads {FORMAT}; update groundglass"
-        raise BundleError(f"{path}: bundle format {version!r} {fault}")
+    if version != FORMAT:
+        advice = "update groundglass, or export the run again with `groundglass export`"
+        raise BundleError(
+            f"{path}: bundle format {version!r:.20} is not {FORMAT}, which is read here; {advice}"
+        )
     if document.get("id") != identity(document):
         raise BundleError(f"{path}: {INFO} was changed after it was written (its id does not fit)")
     try:

@@ -23,15 +23,10 @@ from groundglass.inference.bundle import FORMAT, INFO, BundleInfo, Engine, first
 
 
 def write_bundle(path: Path, fields: Mapping[str, Any], contents: Mapping[str, bytes]) -> None:
-    """Write a bundle: a zip where the name ends in ``.zip``, else a folder; ``bundle.json`` comes last.
+    """Write a bundle: a zip where the name ends in ``.zip``, else a folder, whose files are replaced one by one.
 
-    Args:
-        path: of the bundle; a folder's files are replaced one by one.
-        fields: of ``bundle.json`` but ``format``, ``id`` and ``files``.
-        contents: the other files by name.
-
-    Raises:
-        BundleError: the fields are incomplete or out of range.
+    ``fields`` are those of ``bundle.json``, which comes last, but ``format``, ``id`` and ``files``; ``contents`` the
+    other files by name. A BundleError where fields are incomplete or out of range.
     """
     files = {
         name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}

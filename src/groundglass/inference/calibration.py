@@ -27,14 +27,11 @@ class Section(BaseModel):
 
 
 class Conformal(Section):
-    """From a number between 0 and 1 that speaks for COVID to a prediction set and a label.
+    """From a number between 0 and 1 that speaks for COVID to a prediction set and a label."""
 
-    Attributes:
-        coverage: share, of each label, whose prediction set holds the true label, as fitted.
-        quantiles: for each label, the largest nonconformity 1 - p(label) with which it stays in the set.
-    """
-
+    # share, of each label, whose prediction set holds the true label, as fitted
     coverage: float = Field(gt=0, lt=1)
+    # for each label, the largest nonconformity 1 - p(label) with which it stays in the set
     quantiles: dict[_Label, _Share] = Field(min_length=2)
 
     def prediction_set(self, probability: float) -> tuple[str, ...]:
@@ -54,16 +51,11 @@ class Conformal(Section):
 
 
 class Calibration(Conformal):
-    """From a slice's logit to probability, prediction set and label.
+    """From a slice's logit to probability, prediction set and label."""
 
-    Attributes:
-        temperature: the logit is divided by it (Guo et al., On calibration of modern neural networks, ICML
-            2017).
-        slices: that it was fitted to.
-    """
-
+    # the logit is divided by it (Guo et al., On calibration of modern neural networks, ICML 2017)
     temperature: float = Field(gt=0)
-    slices: int = Field(0, ge=0)
+    slices: int = Field(0, ge=0)  # that it was fitted to
 
     def probability(self, logit: float) -> float:
         """Calibrated probability of COVID, 0 to 1."""

@@ -1,6 +1,6 @@
 """Lung and lesion masks as DICOM SEG, and what all DICOM objects made from predictions share.
 
-They share patient and study, UIDs, and the algorithm. highdicom is a dependency of the extra ``[pacs]``.
+They share patient and study, UIDs, and the equipment. highdicom is a dependency of the extra ``[pacs]``.
 """
 
 from __future__ import annotations
@@ -8,13 +8,11 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
-from highdicom.sr import AlgorithmIdentification
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
@@ -102,44 +100,18 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(0).join(parts)).int}"
 
 
-@dataclass(frozen=True)
-class Algorithm:
-    """What made the predictions.
-
-    Attributes:
-        version: of groundglass.
-        bundle: short id of the trained model, as predictions have it.
-        bundle_hash: its full id.
-        model: the trained model's name.
-    """
-
-    version: str
-    bundle: str
-    bundle_hash: str
-    model: str
-
-    @classmethod
-    def of(cls, bundle: Bundle) -> Algorithm:
-        """This version of groundglass with a bundle."""
-        return cls(__version__, bundle.id, bundle.info.id, bundle.info.name)
-
-    @property
-    def equipment(self) -> dict[str, Any]:
-        """The equipment module, as highdicom's objects take it."""
-        return {
-            "manufacturer": NAME,
-            "manufacturer_model_name": self.model[:_LONGEST_TEXT],
-            "device_serial_number": self.bundle,
-            "software_versions": self.version,
-        }
-
-    def identification(self, *more: str) -> AlgorithmIdentification:
-        """Name, version and bundle for a group of measurements, and further parameters."""
-        return AlgorithmIdentification(NAME, self.version, parameters=[f"bundle {self.bundle}", *more])
+def equipment(bundle: Bundle) -> dict[str, Any]:
+    """The equipment module, as highdicom's objects take it."""
+    return {
+        "manufacturer": NAME,
+        "manufacturer_model_name": bundle.info.name[:_LONGEST_TEXT],
+        "device_serial_number": bundle.id,
+        "software_versions": __version__,
+    }
 
 
 def segmentation(
-    headers: Sequence[Dataset], slices: Sequence[PackedMasks], algorithm: Algorithm
+    headers: Sequence[Dataset], slices: Sequence[PackedMasks], bundle: Bundle
 ) -> Segmentation | None:
     """The masks of a series as a DICOM Segmentation object of two segments, lungs and lesions.
 
@@ -149,7 +121,7 @@ def segmentation(
     Args:
         headers: of the slices' images; each holds the elements of :data:`OF_SOURCE` that its file has.
         slices: at least one.
-        algorithm: what made the masks.
+        bundle: that made the masks.
 
     Returns:
         None where the images do not form one stack in space: an image has no place, two have the same, or they
@@ -161,12 +133,12 @@ def segmentation(
         return None
     thickness = _thickness(headers[0], heights)
     images = [_one_pixel(*each, thickness) for each in zip(headers, origins, strict=True)]
-    made = algorithm.bundle_hash, algorithm.bundle, *(image.SOPInstanceUID for image in images)
+    made = bundle.info.id, bundle.id, *(image.SOPInstanceUID for image in images)
     identification = AlgorithmIdentificationSequence(
         NAME,
         codes.cid7162.ArtificialIntelligence,
-        algorithm.version,
-        parameters={"bundle": algorithm.bundle, "model": algorithm.model},
+        __version__,
+        parameters={"bundle": bundle.id, "model": bundle.info.name},
     )
     segments = [
         SegmentDescription(
@@ -194,7 +166,7 @@ def segmentation(
         instance_number=1,
         content_label="LUNGS_LESIONS",
         content_description=RESEARCH_USE,
-        **algorithm.equipment,
+        **equipment(bundle),
     )
     for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):  # highdicom draws one
         item.DimensionOrganizationUID = derived_uid(*made, "dimensions")

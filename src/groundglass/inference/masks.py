@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import cv2
@@ -35,13 +34,9 @@ class MaskWriter:
     """Writes the masks of predictions into a folder.
 
     Pictures get two PNG files (0 and 255) at once; a volume or DICOM series gets its files when the next one
-    begins, or when the block ends without an error: NIfTI with the voxel grid of the file, or one DICOM SEG. What
+    begins, or :meth:`finish` is called: NIfTI with the voxel grid of the file, or one DICOM SEG. What
     has no geometry for either gets PNG files. Memory holds the masks of one volume or series, a bit a pixel, and
-    while a volume is written a byte a voxel.
-
-    Args:
-        folder: is made where it is not there.
-        bundle: that makes the predictions.
+    while a volume is written a byte a voxel. The folder is made where it is not there.
     """
 
     def __init__(self, folder: Path, bundle: Bundle) -> None:
@@ -50,15 +45,6 @@ class MaskWriter:
         self._slices: list[PackedMasks] = []
         with file_errors(folder):
             folder.mkdir(exist_ok=True)
-
-    def __enter__(self) -> MaskWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._write_group()
 
     def add(self, prediction: Prediction) -> None:
         """Take the masks of one prediction; without evidence it has none.
@@ -73,7 +59,7 @@ class MaskWriter:
             self._write_pictures([masks])
             return
         if group != self._group:
-            self._write_group()
+            self.finish()
             if prediction.frame is None and find_spec("highdicom") is None:
                 raise PredictionError(
                     f"{prediction.file}: the masks of DICOM series need highdicom; install it with "
@@ -82,7 +68,8 @@ class MaskWriter:
         self._group = group
         self._slices.append(masks)
 
-    def _write_group(self) -> None:
+    def finish(self) -> None:
+        """Write the masks of the last volume or series."""
         slices, self._slices, self._group = self._slices, [], None
         if not slices:
             return
@@ -122,10 +109,10 @@ class MaskWriter:
 
     def _write_series(self, slices: Sequence[PackedMasks]) -> bool:
         """Write a DICOM SEG, and say whether the series allows it."""
-        from groundglass.inference.dicom_seg import Algorithm, segmentation  # noqa: PLC0415 - an extra
+        from groundglass.inference.dicom_seg import segmentation  # noqa: PLC0415 - an extra
 
         try:
-            made = segmentation([_header(each) for each in slices], slices, Algorithm.of(self._bundle))
+            made = segmentation([_header(each) for each in slices], slices, self._bundle)
         except ImageError:  # gone or changed since
             return False
         if made is None:

@@ -39,25 +39,16 @@ _OTHER_FILES = frozenset({".json", ".html", ".htm", ".xlsx", ".xls", ".tsv", ".t
 
 @dataclass(frozen=True)
 class OutputPlan:
-    """What shall be written, checked before a bundle is opened.
+    """What shall be written, checked before a bundle is opened."""
 
-    Attributes:
-        path: a file that ends in ``.jsonl``, ``.csv`` or ``.parquet``, or a folder; None for nothing.
-        resume: continue what is there.
-        parquet: a folder gets ``predictions.parquet`` too.
-        masks: a folder gets lung and lesion masks too.
-        keep_identifiers: predictions say who is on a slice.
-        inputs: what is read, so that a folder in it does not read its own pictures.
-        command: as it was given, for the report.
-    """
-
+    # a file that ends in `.jsonl`, `.csv` or `.parquet`, or a folder; None for nothing
     path: Path | None = None
-    resume: bool = False
-    parquet: bool = False
-    masks: bool = False
-    keep_identifiers: bool = False
-    inputs: Sequence[Path] = ()
-    command: str = ""
+    resume: bool = False  # continue what is there
+    parquet: bool = False  # a folder gets `predictions.parquet` too
+    masks: bool = False  # a folder gets lung and lesion masks too
+    keep_identifiers: bool = False  # predictions say who is on a slice
+    inputs: Sequence[Path] = ()  # what is read, so that a folder in it does not read its own pictures
+    command: str = ""  # as it was given, for the report
 
     @property
     def file_format(self) -> str | None:
@@ -100,32 +91,24 @@ class OutputPlan:
 
     def _fault(self, path: Path) -> str | None:
         begun = self.predictions is not None and self.predictions.is_file()
-        advice = ", or resume it with --resume" if begun else ""
-        if self.file_format is not None:
-            if path.is_dir():
-                return "is a folder; choose another name for the file"
-            taken = path.exists() and not self.resume
-            return f"exists; remove it, choose another name{advice}" if taken else None
-        if path.suffix.lower() in _OTHER_FILES:
-            return "--output takes a folder, or a file that ends in .jsonl, .csv or .parquet"
-        if path.exists() and not path.is_dir():
-            return "is a file; choose a folder, or a .jsonl, .csv or .parquet file"
-        if (begun and self.resume) or not path.is_dir() or not any(path.iterdir()):
+        if begun and self.resume:
             return None
-        return f"the folder is not empty; choose another one{advice}"
+        if self.file_format is None and path.suffix.lower() in _OTHER_FILES:
+            return "--output takes a folder, or a file that ends in .jsonl, .csv or .parquet"
+        if path.is_file() and self.file_format is None:
+            return "is a file; choose a folder, or a .jsonl, .csv or .parquet file"
+        if path.exists() and (self.file_format is not None or any(path.iterdir())):
+            advice = ", or resume it with --resume" if begun else ""
+            return f"exists and is not empty; choose another name{advice}"
+        return None
 
 
 class Output:
-    """Sums predictions up, and writes each where the plan says.
-
-    Attributes:
-        totals: what all predictions say together, those of an earlier run too.
-        wants_evidence: predictions shall bring their pixels.
-        writer: of each prediction, where there is a file.
-    """
+    """Sums predictions up, those of an earlier run too, and writes each where the plan says."""
 
     def __init__(self, plan: OutputPlan, bundle: Bundle) -> None:
-        self.totals, self.wants_evidence = Totals(bundle.series_rule), plan.folder is not None
+        self.totals = Totals(bundle.series_rule)
+        self.wants_evidence = plan.folder is not None  # predictions shall bring their pixels
         self._plan, self._done = plan, set[_Key]()
         self.writer: PredictionsWriter | ParquetFile | None = None
         self._masks: MaskWriter | None = None
@@ -178,8 +161,10 @@ class Output:
                 with file_errors(self._plan.folder / OVERLAYS):
                     (self._plan.folder / OVERLAYS).mkdir(exist_ok=True)
             if self._plan.masks:
-                self._masks = stack.enter_context(MaskWriter(path.parent / MASKS, bundle))
+                self._masks = MaskWriter(path.parent / MASKS, bundle)
             yield
+            if self._masks is not None:
+                self._masks.finish()
 
     def _earlier(self, path: Path, bundle: str, lacking: Container[_Key]) -> Iterator[bytes]:
         """The lines of an earlier run but for those that are tried again: of what failed or lacks its masks."""

@@ -49,20 +49,14 @@ class Status(str, Enum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a prediction was drawn from.
+    """What a prediction was drawn from."""
 
-    Attributes:
-        slice: as it was read.
-        cropped: what the network was shown.
-        lesion_map: float32, shape (h, w), over the crop: logit of each place that it shows a lesion; None unless
-            classified by a network with lesion decoder.
-        logit: of COVID, before calibration; None unless classified.
-    """
-
-    slice: CTSlice
-    cropped: CroppedSlice
+    slice: CTSlice  # as it was read
+    cropped: CroppedSlice  # what the network was shown
+    # float32, shape (h, w), over the crop: logit of each place that it shows a lesion; None unless classified
+    # by a network with lesion decoder
     lesion_map: NDArray[np.float32] | None = None
-    logit: float | None = None
+    logit: float | None = None  # of COVID, before calibration; None unless classified
 
     def lesions(self) -> NDArray[np.bool_]:
         """The lesions inside the lungs, shape (H, W) of the source; all False without lesion map."""
@@ -95,17 +89,11 @@ def in_slice(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> NDArray[
 
 @dataclass(frozen=True)
 class PackedMasks:
-    """Masks of one slice, a bit a pixel.
+    """Masks of one slice, a bit a pixel."""
 
-    Attributes:
-        origin: where the slice came from.
-        shape: of the slice, (H, W).
-        bits: uint8, shape (2, B): lungs, then lesions, row by row, lowest bit first.
-    """
-
-    origin: Origin
-    shape: tuple[int, int]
-    bits: NDArray[np.uint8]
+    origin: Origin  # where the slice came from
+    shape: tuple[int, int]  # of the slice, (H, W)
+    bits: NDArray[np.uint8]  # uint8, shape (2, B): lungs, then lesions, row by row, lowest bit first
 
     @classmethod
     def of(cls, evidence: Evidence) -> PackedMasks:

@@ -30,19 +30,12 @@ _PREFIX = "embedding."
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Standardised slices along their principal directions.
+    """Standardised slices along their principal directions."""
 
-    Attributes:
-        centre: mean, shape (d,).
-        spread: standard deviation of each dimension, shape (d,).
-        directions: principal directions of the standardised slices, shape (k, d).
-        scale: standard deviation along these, shape (k,).
-    """
-
-    centre: NDArray[np.float32]
-    spread: NDArray[np.float32]
-    directions: NDArray[np.floating]
-    scale: NDArray[np.float32]
+    centre: NDArray[np.float32]  # mean, shape (d,)
+    spread: NDArray[np.float32]  # standard deviation of each dimension, shape (d,)
+    directions: NDArray[np.floating]  # principal directions of the standardised slices, shape (k, d)
+    scale: NDArray[np.float32]  # standard deviation along these, shape (k,)
 
     @cached_property
     def _across(self) -> NDArray[np.float32]:
@@ -71,16 +64,12 @@ class EmbeddingReference(Gaussian):
     A distance says nothing by itself: it is turned into the share of held-out slices that lie nearer (S. Bates et
     al., Testing for outliers with conformal p-values, Annals of Statistics 51(1), 2023). Training slices would not
     do: the network has learned them.
-
-    Attributes:
-        beside: mean variance in every direction that is not principal, infinite where there is none, shape ().
-        held_out: distances of the held-out slices, shape (M,).
-        slices: number of training slices, shape ().
     """
 
+    # mean variance in every direction that is not principal, infinite where there is none, shape ()
     beside: NDArray[np.float32]
-    held_out: NDArray[np.float32]
-    slices: NDArray[np.integer]
+    held_out: NDArray[np.float32]  # distances of the held-out slices, shape (M,)
+    slices: NDArray[np.integer]  # number of training slices, shape ()
 
     def distance(self, embedding: NDArray[np.floating]) -> NDArray[np.float32]:
         """Mahalanobis distance of N embeddings, shape (N, d), from the training slices, shape (N,)."""

@@ -64,16 +64,7 @@ def save_picture(evidence: Evidence, path: Path) -> None:
 def write_report(
     path: Path, predictions: Path, overlays: Path, bundle: Bundle, totals: Totals, command: str
 ) -> None:
-    """Write ``report.html``, holding one picture of it at a time.
-
-    Args:
-        path: of the page.
-        predictions: JSON lines.
-        overlays: folder of the predictions' pictures.
-        bundle: that made them.
-        totals: what all predictions say together.
-        command: as it was given.
-    """
+    """Write ``report.html`` of a file of JSON lines and the folder of its pictures, one of which is held at a time."""
     summaries, survey = totals.summaries(), _Survey(totals)
     for number, prediction in enumerate(read_predictions(predictions)):
         survey.add(number, prediction)
@@ -131,19 +122,12 @@ class _Member(NamedTuple):
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which slices of a series are shown, by their number among the predictions.
+    """Which slices of a series are shown, by their number among the predictions."""
 
-    Attributes:
-        carriers: those that carry the answer, in large.
-        rest: the others, along the body, or by falling probability where they form no series.
-        classified: all that were classified, as they lie on the curve.
-        left_out: how many are not shown.
-    """
-
-    carriers: Sequence[int]
-    rest: Sequence[int]
-    classified: Sequence[int]
-    left_out: int
+    carriers: Sequence[int]  # those that carry the answer, in large
+    rest: Sequence[int]  # the others, along the body, or by falling probability where they form no series
+    classified: Sequence[int]  # all that were classified, as they lie on the curve
+    left_out: int  # how many are not shown
 
     @classmethod
     def of(cls, members: list[_Member], room: int, *, thin: bool) -> _Plan:

@@ -66,16 +66,7 @@ def series_label(score: float | None, opacity: Opacity | None, rule: Conformal |
 
 @dataclass
 class Counts:
-    """How many slices came out how.
-
-    Attributes:
-        ok: classified.
-        refused: not an axial lung CT slice.
-        failed: could not be read.
-        covid: classified, labelled COVID.
-        non_covid: classified, labelled NonCOVID.
-        uncertain: classified, labelled neither.
-    """
+    """How many slices came out how: classified (``ok``), of these by label, refused, and those that cannot be read."""
 
     ok: int = 0
     refused: int = 0
@@ -113,13 +104,9 @@ class Counts:
 
 @dataclass(frozen=True)
 class Curve:
-    """Probability along a series, from the feet to the head where positions are known.
+    """Probability of COVID and label of each classified slice of a series.
 
-    Attributes:
-        axis: what ``at`` is.
-        at: of each classified slice, not falling.
-        probability: of COVID, calibrated.
-        label: of each slice.
+    ``at`` are their places on the ``axis``, not falling: from the feet to the head where positions are known.
     """
 
     axis: Axis
@@ -130,12 +117,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Opacity:
-    """How much of a series' lungs is lesion.
+    """How much of the lungs in all classified slices together is lesion.
 
-    Attributes:
-        percent: of the lungs in all classified slices together; their mean where the spacing is not known.
-        lung_ml: volume of the lungs in the classified slices, in ml; None where spacing or positions are not known.
-        lesion_ml: volume of the lesions in ml, or None.
+    In percent, the slices' mean where the spacing is not known; and both volumes in ml, None where spacing or
+    positions are not known.
     """
 
     percent: float
@@ -311,20 +296,12 @@ class _Series:
 
 
 class Totals:
-    """Sums predictions up as they come.
-
-    Args:
-        rule: from a series score to a label.
-
-    Attributes:
-        counts: over all predictions.
-        outside_lungs: refused slices of another part of the body.
-        copies: of slices that were counted.
-    """
+    """Sums predictions up as they come; ``rule`` leads from a series score to a label."""
 
     def __init__(self, rule: Conformal | None = None) -> None:
         self.counts = Counts()
-        self.outside_lungs = self.copies = 0
+        self.outside_lungs = 0  # refused slices of another part of the body
+        self.copies = 0  # of slices that were counted
         self._rule = rule
         self._parts: dict[_Part, list[Prediction]] = {}
         self._images: dict[int, str] = {}  # the file of each DICOM image, about 150 bytes

@@ -12,6 +12,7 @@ import numpy as np
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sc import SCImage
 from highdicom.sr import (
+    AlgorithmIdentification,
     CodedConcept,
     DeviceObserverIdentifyingAttributes,
     EnhancedSR,
@@ -30,13 +31,15 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import JPEGBaseline8Bit
 
+from groundglass import __version__
 from groundglass.inference.calibration import slices_in_score
-from groundglass.inference.dicom_seg import NAME, RESEARCH_USE, Algorithm, derived_uid
+from groundglass.inference.dicom_seg import NAME, RESEARCH_USE, derived_uid, equipment
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.series import SERIES_SCORE, Opacity, SeriesSummary, Totals
 from groundglass.pacs.client import InstanceEntry
 
 if TYPE_CHECKING:
+    from groundglass.inference.bundle import Bundle
     from groundglass.inference.calibration import Conformal
     from groundglass.reporting.overlay import Picture
 
@@ -114,7 +117,7 @@ class SeriesReport:
         return totals.summaries()[0]
 
 
-def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorithm) -> Dataset:
+def structured_report(report: SeriesReport, header: Dataset, bundle: Bundle) -> Dataset:
     """The report as an Enhanced SR object, preliminary and unverified.
 
     A group of measurements says how many slices were classified, refused and failed, and the series score; then each
@@ -124,24 +127,24 @@ def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorith
     Args:
         report: what to say.
         header: what :func:`groundglass.inference.dicom_seg.patient_and_study` gives.
-        algorithm: what made the predictions.
+        bundle: that made the predictions.
     """
     classified = [each for each in report.slices if each.classified]
     classified.sort(key=lambda each: each.prediction.position or 0.0)
     device = DeviceObserverIdentifyingAttributes(
-        uid=derived_uid("device", algorithm.bundle),
+        uid=derived_uid("device", bundle.id),
         name=NAME,
         manufacturer_name=NAME,
-        model_name=algorithm.model,
-        serial_number=algorithm.bundle,
+        model_name=bundle.info.name,
+        serial_number=bundle.id,
     )
-    slices = (_slice_group(report, number, each, algorithm) for number, each in enumerate(classified, 1))
+    slices = (_slice_group(report, number, each, bundle) for number, each in enumerate(classified, 1))
     content = MeasurementReport(
         observation_context=ObservationContext(
             observer_device_context=ObserverContext(codes.DCM.Device, device)
         ),
         procedure_reported=_CT_CHEST,
-        imaging_measurements=[_series_group(report, algorithm), *slices, *_left_out_groups(report)],
+        imaging_measurements=[_series_group(report, bundle), *slices, *_left_out_groups(report)],
         title=codes.DCM.ImagingMeasurementReport,
     )
     _add_comment(content, _WARNING)
@@ -156,14 +159,18 @@ def structured_report(report: SeriesReport, header: Dataset, algorithm: Algorith
         series_description=f"{NAME}: {RESEARCH_USE}",
         sop_instance_uid=derived_uid(report.report_series, "report"),
         instance_number=1,
-        **algorithm.equipment,
+        **equipment(bundle),
         is_complete=True,
         is_final=False,
         coding_schemes=[scheme],
     )
 
 
-def _series_group(report: SeriesReport, algorithm: Algorithm) -> MeasurementsAndQualitativeEvaluations:
+def _identification(bundle: Bundle, *more: str) -> AlgorithmIdentification:
+    return AlgorithmIdentification(NAME, __version__, parameters=[f"bundle {bundle.id}", *more])
+
+
+def _series_group(report: SeriesReport, bundle: Bundle) -> MeasurementsAndQualitativeEvaluations:
     """Counts, series score and, where the bundle has a rule for it, the label of the series."""
     summary, comment = report.summary, "No slice could be classified; there is no prediction."
     measurements = [
@@ -179,9 +186,7 @@ def _series_group(report: SeriesReport, algorithm: Algorithm) -> MeasurementsAnd
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(report, "Series"),
         finding_type=None if summary.label is None else _PREDICTIONS[summary.label],
-        algorithm_id=algorithm.identification(
-            f"model {algorithm.model}", f"bundle SHA-256 {algorithm.bundle_hash}"
-        ),
+        algorithm_id=_identification(bundle, f"model {bundle.info.name}", f"bundle SHA-256 {bundle.info.id}"),
         measurements=measurements,
     )
     return _add_comment(group, comment)
@@ -196,14 +201,14 @@ def _opacity(opacity: Opacity | None) -> Iterator[Measurement]:
 
 
 def _slice_group(
-    report: SeriesReport, number: int, each: ReportedSlice, algorithm: Algorithm
+    report: SeriesReport, number: int, each: ReportedSlice, bundle: Bundle
 ) -> MeasurementsAndQualitativeEvaluations:
     prediction = each.prediction
     opacity = None if prediction.opacity is None else Opacity(prediction.opacity)
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(report, f"Slice {number}"),
         finding_type=_PREDICTIONS[str(prediction.label)],
-        algorithm_id=algorithm.identification(),
+        algorithm_id=_identification(bundle),
         measurements=[_number(_PROBABILITY, prediction.probability or 0.0, _NO_UNITS), *_opacity(opacity)],
         qualitative_evaluations=[
             QualitativeEvaluation(_NOT_RULED_OUT, _PREDICTIONS[label]) for label in prediction.prediction_set
@@ -262,7 +267,7 @@ def _evidence(header: Dataset, series: str, image: InstanceEntry) -> Dataset:
 
 
 def secondary_capture(
-    picture: Picture, of: ReportedSlice, header: Dataset, algorithm: Algorithm, *, series: str, number: int
+    picture: Picture, of: ReportedSlice, header: Dataset, bundle: Bundle, *, series: str, number: int
 ) -> Dataset:
     """The picture (H, W, 3) of a classified slice with a caption, as a Secondary Capture image, JPEG baseline.
 
@@ -283,7 +288,7 @@ def secondary_capture(
         series_number=_HEAT_MAPS_NUMBER,
         sop_instance_uid=derived_uid(series, shown.uid, str(prediction.frame)),
         instance_number=number,
-        **algorithm.equipment,
+        **equipment(bundle),
         series_description=f"{NAME} heat maps: {RESEARCH_USE}",
         transfer_syntax_uid=JPEGBaseline8Bit,
     )

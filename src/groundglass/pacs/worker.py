@@ -15,7 +15,7 @@ from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.dicom import open_dataset, read_dicom
 from groundglass.imaging.source import DEFAULT_LIMITS, MemorySource, guard, guard_each
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.dicom_seg import OF_SOURCE, Algorithm, derived_uid, patient_and_study, segmentation
+from groundglass.inference.dicom_seg import OF_SOURCE, derived_uid, patient_and_study, segmentation
 from groundglass.inference.prediction import PackedMasks, Prediction, Status
 from groundglass.inference.report import evidence_picture
 from groundglass.inference.series import SeriesSummary
@@ -50,10 +50,8 @@ class SeriesProcessor:
     """Classifies series of an archive, and stores heat maps, masks and a report beside them."""
 
     def __init__(self, archive: Archive, classifier: Classifier) -> None:
-        bundle = classifier.bundle
-        self._archive, self._classifier = archive, classifier
-        self._key = f"{bundle.info.id}-{bundle.precision}"
-        self._algorithm = Algorithm.of(bundle)
+        self._archive, self._classifier, self._bundle = archive, classifier, classifier.bundle
+        self._key = f"{self._bundle.info.id}-{self._bundle.precision}"
 
     def report_series(self, series: str, images: int) -> str:
         """Series Instance UID of this bundle's report; a series that has grown since needs another."""
@@ -83,17 +81,17 @@ class SeriesProcessor:
                 shown += 1
                 picture = evidence_picture(prediction.evidence)
                 capture = secondary_capture(
-                    picture, slices[-1], patient, self._algorithm, series=heat_maps, number=shown
+                    picture, slices[-1], patient, self._bundle, series=heat_maps, number=shown
                 )
                 self._archive.store(capture)
         if patient is None:
             reasons = sorted({each.prediction.reason or "" for each in slices})
             raise PacsRefusedError(f"none of its images is available ({'; '.join(reasons) or 'it has none'})")
-        if shown and (seg := segmentation(headers, masks, self._algorithm)) is not None:
+        if shown and (seg := segmentation(headers, masks, self._bundle)) is not None:
             self._archive.store(seg)
         made = self.report_series(series.uid, len(instances))
         report = SeriesReport(series.uid, made, images, tuple(slices), self._classifier.bundle.series_rule)
-        self._archive.store(structured_report(report, patient, self._algorithm))
+        self._archive.store(structured_report(report, patient, self._bundle))
         return report.summary
 
     def _predictions(
@@ -117,7 +115,7 @@ class SeriesProcessor:
                     status, reason = Status.REFUSED, error.reason
                 except ImageError as error:
                     reason = error.reason
-                yield image, header, Prediction(status, image.uid, self._algorithm.bundle, reason=reason)
+                yield image, header, Prediction(status, image.uid, self._bundle.id, reason=reason)
 
     def _header(self, source: MemorySource, series: SeriesEntry, instance: InstanceEntry) -> Dataset:
         """The header of an image, once it is sure that it is the one that was requested."""

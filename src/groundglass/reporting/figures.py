@@ -54,15 +54,11 @@ def curve_figure(
     names: tuple[str, str],
     band: tuple[_Values, _Values, _Values] | None = None,
 ) -> Figure:
-    """ROC or precision-recall curve, as steps, and the line that chance would give, from edge to edge.
+    """ROC or precision-recall curve, as steps, and the line that ``chance`` would give, by its height at both edges.
 
-    Args:
-        curve: values of each step along both axes, 0 to 1, shape (S,) each.
-        label: what the legend says of the curve.
-        chance: height of that line at both edges.
-        point: of the threshold in use, None where it is undefined.
-        names: of both axes.
-        band: 95 % interval of the curve: places along the axis, lower and upper edge, shape (G,) each.
+    ``curve`` holds the values along both axes, of these ``names``, 0 to 1, shape (S,) each; ``label`` is for the
+    legend; ``point`` is that of the threshold in use, where it is defined; ``band`` the curve's 95 % interval: places
+    along the axis, lower and upper edge, shape (G,) each.
     """
     with _axes() as (figure, axes):
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")

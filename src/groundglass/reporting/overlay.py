@@ -85,40 +85,22 @@ def grey_picture(pixels: NDArray[np.uint8]) -> Picture:
     return np.asarray(np.repeat(pixels[:, :, None], 3, axis=2), np.uint8)
 
 
-def map_layer(
-    lesion_map: NDArray[np.floating], box: tuple[int, int, int, int], shape: tuple[int, int]
-) -> NDArray[np.uint8]:
-    """A lesion map as a layer on the whole slice, the more opaque the surer: blue, green, red, opacity, (H, W, 4).
-
-    The map holds logits, (h, w), of the crop, which lies at ``box`` (left, top, right, bottom, the latter two outside)
-    in the slice of ``shape`` (H, W); what of it lies outside the slice is left out.
-    """
-    left, top, right, bottom = box
-    finite = np.nan_to_num(lesion_map.astype(np.float32), nan=-30.0, posinf=30.0, neginf=-30.0)
-    size = max(1, right - left), max(1, bottom - top)
-    smooth = np.asarray(cv2.resize(finite, size, interpolation=cv2.INTER_LINEAR), np.float32)
-    opacity = _STRENGTH / (1 + np.exp(np.minimum(-smooth, 80)))
-    layer = np.zeros((*shape, 4), np.uint8)
+def map_layer(lesion_map: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """A lesion map, logits (H, W), as a layer, the more opaque the surer: blue, green, red, opacity, (H, W, 4)."""
+    known = np.nan_to_num(lesion_map.astype(np.float32), nan=-80.0)
+    layer = np.empty((*known.shape, 4), np.uint8)
     layer[..., :3] = LESION[::-1]
-    rows, columns = slice(max(top, 0), min(bottom, shape[0])), slice(max(left, 0), min(right, shape[1]))
-    inside = np.rint(opacity * 255)[rows.start - top :, columns.start - left :].astype(np.uint8)
-    layer[rows, columns, 3] = inside[: rows.stop - rows.start, : columns.stop - columns.start]
+    layer[..., 3] = np.rint(255 * _STRENGTH / (1 + np.exp(np.minimum(-known, 80))))
     return layer
 
 
-def outline_svg(lungs: _Mask, lesions: _Mask, box: tuple[int, int, int, int] | None = None) -> str:
-    """Outlines of lungs and lesions (H, W), and of the crop where given, as an SVG of that size: lines, no fill."""
+def outline_svg(lungs: _Mask, lesions: _Mask) -> str:
+    """Outlines of lungs and lesions (H, W) as an SVG of that size: lines, no fill."""
     rows, columns = lungs.shape
-    shapes = [
+    shapes = (
         f'<path class="{name}" d="{_contours(mask)}" stroke="rgb{colour}" vector-effect="non-scaling-stroke"/>'
         for name, mask, colour in (("lungs", lungs, OUTLINE), ("lesions", lesions, LESION))
-    ]
-    if box is not None:
-        left, top, right, bottom = box
-        size = f'width="{right - left}" height="{bottom - top}"'
-        shapes.append(
-            f'<rect class="crop" x="{left}" y="{top}" {size} stroke="rgb{OUTLINE}" vector-effect="non-scaling-stroke"/>'
-        )
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {columns} {rows}" width="{columns}" height="{rows}" '
         f'fill="none">{"".join(shapes)}</svg>'

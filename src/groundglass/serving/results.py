@@ -21,7 +21,7 @@ from groundglass.imaging.slice import CTSlice, Grey, Origin
 from groundglass.imaging.window import LUNG
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.output import OutputPlan, open_output
-from groundglass.inference.prediction import Evidence, PackedMasks, Prediction
+from groundglass.inference.prediction import Evidence, PackedMasks, Prediction, in_slice
 from groundglass.inference.series import SERIES_SCORE, Totals
 from groundglass.inference.writers import PredictionsWriter
 from groundglass.reporting.overlay import map_layer, outline_svg
@@ -96,9 +96,9 @@ class KeptSlice:
             return self.pixels.astype("<i2").tobytes()
         if layer == "outline.svg":
             lungs, lesions = self.masks.unpacked()
-            return outline_svg(lungs, lesions, self.cropped.box).encode()
+            return outline_svg(lungs, lesions).encode()
         if layer == "lesions.png" and self.lesion_map is not None:
-            pixels = map_layer(self.lesion_map, self.cropped.box, self.masks.shape)
+            pixels = map_layer(in_slice(self.lesion_map, self.evidence().cropped))
         else:
             pixels = self.evidence().slice.pixels
         # Level 1 is 4 times as fast as the default, and the files are a tenth larger.
