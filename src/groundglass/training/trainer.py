@@ -244,49 +244,27 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Job(Generic[AnyRecipe_co]):
-    """One training or pretraining.
+    """One training or pretraining."""
 
-    Attributes:
-        recipe: what is trained and how.
-        data: COVID-CT, folders ``COVID/`` and ``NonCOVID/``, manifests; of these a pretraining uses the training part.
-        split: which slices train and which validate; see :func:`groundglass.data.splits.make_split`.
-        seed: of everything random.
-        output: the run's folder.
-        lesion_free: folder of lesion-free slices to paint into; without it nothing is painted.
-        images: files and folders of slices without labels, for a pretraining.
-        allow_overlap: accept patients who are in several parts of the split.
-        resume: continue where an earlier start of the same job was stopped.
-        devices: processes (CPU) or GPUs per machine, or which GPUs; None for the recipe's.
-        nodes: machines.
-        threads: CPU threads per process; 0 for one per core.
-        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
-        cache: folder for cropped slices.
-        lungs: ONNX model of the lung fields; None for the shipped one.
-        progress: show a progress bar.
-        callbacks: Lightning's or your own; their state goes into the checkpoint.
-        loggers: Lightning's or your own, in place of the recipe's.
-        map_label: labels of other names in the data, such as ``CAP=NonCOVID``.
-    """
-
-    recipe: AnyRecipe_co
-    data: tuple[Path, ...]
-    split: str
-    seed: int
-    output: Path
-    lesion_free: Path | None = None
-    images: tuple[Path, ...] = ()
-    allow_overlap: bool = False
-    resume: bool = False
-    devices: int | tuple[int, ...] | None = None
-    nodes: int = 1
-    threads: int = 0
-    accelerator: str = "auto"
-    cache: Path | None = None
-    lungs: Path | None = None
-    progress: bool = True
-    callbacks: tuple[Callback, ...] = ()
-    loggers: tuple[Logger, ...] | None = None
-    map_label: tuple[str, ...] = ()
+    recipe: AnyRecipe_co  # what is trained and how
+    data: tuple[Path, ...]  # COVID-CT, folders or manifests; of these a pretraining uses the training part
+    split: str  # which slices train and which validate; see :func:`groundglass.data.splits.make_split`
+    seed: int  # of everything random
+    output: Path  # the run's folder
+    lesion_free: Path | None = None  # lesion-free slices to paint into
+    images: tuple[Path, ...] = ()  # files and folders of slices without labels, for a pretraining
+    allow_overlap: bool = False  # accept patients who are in several parts of the split
+    resume: bool = False  # continue where an earlier start of the same job was stopped
+    devices: int | tuple[int, ...] | None = None  # processes or GPUs per machine, or which GPUs
+    nodes: int = 1  # machines
+    threads: int = 0  # CPU threads per process; 0 for one per core
+    accelerator: str = "auto"  # cpu, gpu or auto, as Lightning names them
+    cache: Path | None = None  # folder for cropped slices
+    lungs: Path | None = None  # ONNX model of the lung fields; None for the shipped one
+    progress: bool = True  # show a progress bar
+    callbacks: tuple[Callback, ...] = ()  # Lightning's or your own; their state goes into the checkpoint
+    loggers: tuple[Logger, ...] | None = None  # Lightning's or your own, in place of the recipe's
+    map_label: tuple[str, ...] = ()  # labels of other names in the data, such as CAP=NonCOVID
 
     @property
     def chosen_devices(self) -> int | list[int]:
