@@ -200,7 +200,7 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
         ("series,3,,", "line 2: .*series has no slice 3; the first one is 0"),
         ("series,x,,", "line 2: slice 'x' is no number"),
         ("series,,mask.nii.gz,", "line 2: .*series holds 3 slices and a mask is of one"),
-        ("series,,,HU", "is no picture, so its unit cannot be 'HU'"),
+        ("series,,,HU", "is no picture of more than 8 bits, so its unit cannot be 'HU'"),
         ("volume.nii.gz,9,,", r"volume\.nii\.gz!9: has no such slice"),
         ("volume.nii.gz,,,", r"volume\.nii\.gz: holds several slices"),
         ("none.nii.gz,1,,", r"1 of its files do not exist: .*none\.nii\.gz!1"),
@@ -229,7 +229,7 @@ def test_units_of_deep_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert not caplog.text
     assert pixels("") == [0, 1, 64, 255]
     assert f"{tmp_path}: numbers of more than 8 bits are taken for grey values, which is" in caplog.text
-    with pytest.raises(ImageError, match=r"eight\.png: has pixels of 8 bits.* cannot be 'HU'"):
+    with pytest.raises(ImageError, match=r"eight\.png: is no picture of more than 8 bits.* cannot be 'HU'"):
         pixels("HU", "eight.png")
 
 

@@ -25,11 +25,10 @@ from numpy.typing import NDArray
 from groundglass.errors import DataError, ImageError
 from groundglass.files import name_some, write_bytes, write_text
 from groundglass.imaging.archive import open_archive
-from groundglass.imaging.raster import decode_raster
 from groundglass.imaging.read import images_within, read_slice, read_slices
 from groundglass.imaging.read import read_bytes as read_file
 from groundglass.imaging.slice import CTSlice, Grey
-from groundglass.imaging.source import DEFAULT_LIMITS, HEAD_BYTES, RASTER, guard, identify, split_member
+from groundglass.imaging.source import RASTER, split_member
 from groundglass.imaging.window import Scale
 
 PARTS = ("train", "val", "test")
@@ -205,7 +204,7 @@ def content_hash(record: Record) -> str:
 
 
 def read_record(record: Record) -> CTSlice:
-    """A record's slice; pictures are decoded straight from their bytes, in a few milliseconds.
+    """A record's slice.
 
     Raises:
         ImageError: if the file is damaged, does not hold exactly one slice or no such plane, or is of another unit.
@@ -239,39 +238,26 @@ def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
 
 def _read(path: Path, unit: str = "", *, is_mask: bool = False) -> CTSlice:
     file, plane = _plane(path)
-    content = read_file(path) if plane is None else b""
-    if identify(content[:HEAD_BYTES]) in RASTER:
-        return _decoded(content, path, unit, is_mask)
-    if unit:
-        raise ImageError(path, f"is no picture, so its unit cannot be {unit!r}; leave `unit` empty")
-    if plane is None:
-        return read_slice(path)
-    found = next(islice(read_slices(file), plane, None), None)
-    if found is None:
-        raise ImageError(path, "has no such slice; the first one is 0")
-    return found
-
-
-def _decoded(content: bytes, path: Path, unit: str, is_mask: bool) -> CTSlice:
     scale = None
     if match := _UNIT.fullmatch(unit):
         white, offset = match["white"], match["offset"] or 0
         scale = Scale(white=float(white)) if white else Scale(offset=float(offset))
-    with guard(str(path), "picture"):
-        slices = list(decode_raster(content, str(path), DEFAULT_LIMITS, scale))
-    if len(slices) != 1:
-        raise ImageError(path, f"holds {len(slices)} pages; name one in the column `slice`")
-    mode = slices[0].origin.mode
-    deep = mode in {"I", "F"} or mode.startswith("I;16")
-    if unit and not deep:
-        raise ImageError(path, f"has pixels of 8 bits, so its unit cannot be {unit!r}; leave `unit` empty")
-    if deep and not unit and not is_mask:
-        guessed = "grey values" if slices[0].hounsfield is None else "Hounsfield units"
+    slices = read_slices(file, scale=scale)
+    found = read_slice(path, scale=scale) if plane is None else next(islice(slices, plane, None), None)
+    if found is None:
+        raise ImageError(path, "has no such slice; the first one is 0")
+    mode = found.origin.mode
+    is_deep = found.origin.file_format in RASTER and (mode in {"I", "F"} or mode.startswith("I;16"))
+    if unit and not is_deep:
+        reason = f"is no picture of more than 8 bits, so its unit cannot be {unit!r}; leave `unit` empty"
+        raise ImageError(path, reason)
+    if is_deep and not unit and not is_mask:
+        guessed = "grey values" if found.hounsfield is None else "Hounsfield units"
         say(
             f"{path.parent}: numbers of more than 8 bits are taken for {guessed}, which is a guess; the column `unit` "
             "of a manifest says what they are, such as HU, HU+1024 or grey/4095"
         )
-    return slices[0]
+    return found
 
 
 def _numbered(path: Path) -> tuple[Path, int | None]:

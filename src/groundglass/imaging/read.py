@@ -28,6 +28,7 @@ from groundglass.imaging.source import (
     raise_error,
     split_member,
 )
+from groundglass.imaging.window import Scale
 
 if TYPE_CHECKING:
     from groundglass.imaging.compressed import FrameDecoder
@@ -69,6 +70,7 @@ def read_slices(
     skip: Skip | None = None,
     *,
     decoder: LazyDecoder | None = None,
+    scale: Scale | None = None,
 ) -> Iterator[CTSlice]:
     """All slices that a file, folder or zip archive holds.
 
@@ -81,6 +83,7 @@ def read_slices(
             ``path`` where nothing in it is an image; without it the first one is raised.
         skip: called with a file's name as ``Origin.file`` has it, says whether the file is left out unread.
         decoder: to be used for many paths; one of this call's own unless given.
+        scale: what the numbers of pictures deeper than 8 bits mean, where it is known; otherwise it is found out.
 
     Raises:
         ImageError: naming the file at fault, or ``path`` where nothing in it is an image.
@@ -90,14 +93,18 @@ def read_slices(
         decoder = decoder or stack.enter_context(LazyDecoder())
         for source, file_format in images_within(path, limits, report, skip):
             with _reported(report):
-                yield from _decode(source, file_format, decoder, limits)
+                yield from _decode(source, file_format, decoder, limits, scale)
 
 
-def read_slice(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> CTSlice:
+def read_slice(
+    path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS, *, scale: Scale | None = None
+) -> CTSlice:
     """The one slice of a file or archive member; ``ImageError`` where it cannot be read or holds several."""
-    slices = list(islice(read_slices(path, limits), 2))
+    slices = list(islice(read_slices(path, limits, scale=scale), 2))
     if len(slices) != 1:
-        raise ImageError(path, "holds several slices where one is wanted")
+        raise ImageError(
+            path, "holds several slices where one is wanted; a manifest's column `slice` names one"
+        )
     return slices[0]
 
 
@@ -251,7 +258,7 @@ def _format_of(source: Source) -> FileFormat:
 
 
 def _decode(
-    source: Source, file_format: FileFormat, decoder: LazyDecoder, limits: Limits
+    source: Source, file_format: FileFormat, decoder: LazyDecoder, limits: Limits, scale: Scale | None
 ) -> Iterator[CTSlice]:
     """The slices of an image, by the reader of its format, which is imported with its first file."""
     if file_format is FileFormat.DICOM:
@@ -261,7 +268,7 @@ def _decode(
     if file_format in RASTER:
         from groundglass.imaging.raster import decode_raster  # noqa: PLC0415
 
-        slices = decode_raster(source.read(limits), source.name, limits)
+        slices = decode_raster(source.read(limits), source.name, limits, scale)
         return guard_each(slices, source.name, "picture")
     from groundglass.imaging.volume import read_itk, read_nifti  # noqa: PLC0415
 
