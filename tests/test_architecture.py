@@ -26,7 +26,7 @@ LAYERS = {
 CLOSED = {"experiments", "audit", "serving", "pacs", "cluster"}
 # Lines that each room may hold: it may only shrink. The goal is 17,000 in all (CONTRIBUTING.md has the goals).
 CEILINGS = {
-    "top": 235, "imaging": 3_665, "models": 810, "data": 2_405, "training": 3_385, "inference": 3_230,
+    "top": 235, "imaging": 3_435, "models": 810, "data": 2_245, "training": 3_385, "inference": 3_230,
     "evaluation": 1_795, "reporting": 420, "cli": 1_855, "experiments": 1_375, "audit": 1_335, "serving": 1_340,
     "pacs": 950, "cluster": 305,
 }  # fmt: skip
