@@ -245,7 +245,7 @@ def export(
     export_run(job, lambda step: console.print(step, markup=False, highlight=False))
     bundle = Bundle.open(output)
     size = len(bundle.model) / 1e6
-    typer.echo(f"{output}: {bundle.precision}, {size:.1f} MB, verified; bundle {bundle.id}")
+    typer.echo(f"{output}: {bundle.info.precision}, {size:.1f} MB, verified; bundle {bundle.id}")
 
 
 def models(
