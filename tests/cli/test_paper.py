@@ -121,8 +121,7 @@ def test_rendering_needs_no_torch(tmp_path: Path) -> None:
         ("table1 --data nowhere --lesion-free x", "nowhere: no such folder or file"),
         ("table1 --data . --seeds a", "--seeds a: expected a range"),
         ("table1 --data . --networks ,", "expected words with commas"),
-        ("convergence --data . --c2l resnet-18", "expected NETWORK=FILE"),
-        ("convergence --data . --c2l resnet-18=no.safetensors", "there is no file no.safetensors"),
+        ("convergence --data . --weights no.safetensors", "'no.safetensors': no such file; kinds are"),
     ],
 )
 def test_one_line_says_what_is_wrong(

@@ -102,9 +102,10 @@ def test_a_dry_run_prints_a_recipe_to_train_with(data: Path, tmp_path: Path) -> 
         assert said in str(CliRunner().invoke(app, words).exception)
 
 
-@pytest.mark.parametrize("option", ["--split=random", "--cache=x", "--devices=2", "--lesion-free=x"])
+@pytest.mark.parametrize("option", ["--split=random", "--devices=2", "--lesion-free=x", "--dry-run"])
 def test_what_a_training_of_lungs_has_no_use_for_is_refused(data: Path, tmp_path: Path, option: str) -> None:
     result = CliRunner().invoke(
         app, command("train", data, tmp_path / "run", (), "--recipe", "lungs", option)[3:]
     )
-    assert f"recipe lungs has no use for {option.partition('=')[0]}:" in str(result.exception)
+    assert option.partition("=")[0] in str(result.exception)
+    assert "are for classifiers" in str(result.exception)

@@ -19,7 +19,7 @@ from groundglass.data.manifest import read_record
 from groundglass.errors import DataError, RecipeError, RunError, WeightsError
 from groundglass.evaluation.metrics import compute_metrics
 from groundglass.experiments import runner
-from groundglass.experiments.plan import Task, from_files, table1_tasks
+from groundglass.experiments.plan import Task, table1_tasks
 from groundglass.experiments.results import read_run_result
 from groundglass.experiments.runner import ExperimentPaths, check, run_all
 from groundglass.models.registry import build, measure
@@ -122,8 +122,10 @@ def test_c2l_weights_from_a_file_say_what_they_saw(paths: ExperimentPaths, tmp_p
     save_file({name: value.contiguous() for name, value in build(LITE).backbone.state_dict().items()}, file)
     seen = {"kind": "pretraining", "network": LITE, "data": "covid-ct", "split": "official", "slices": 1300}
     (tmp_path / "run.json").write_text(json.dumps({**seen, "machine": "left out"}))
-    (moved,) = table1_tasks(["official"], [LITE], ["c2l"], [0], [*QUICK, "training.epochs=1"])
-    (task,) = from_files([moved], {LITE: file})
+    task, moved = (
+        table1_tasks(["official"], [LITE], [weights], [0], [*QUICK, "training.epochs=1"])[0]
+        for weights in (str(file), "c2l")
+    )
     run_all([task], paths, lambda _: None)
     result = read_run_result(paths.result(task))
     assert (result.weights, (result.pretraining or {})["split"]) == ("c2l", "official")

@@ -131,7 +131,9 @@ def file_of(path: Path, *predictions: Prediction, tail: bytes = b"") -> Path:
 def resumed(path: Path, bundle: str = "b1", *, keep_identifiers: bool = False) -> Output:
     """An earlier run as it is found by the next one."""
     plan = OutputPlan(path, resume=True, keep_identifiers=keep_identifiers)
-    with open_output(plan, cast(Bundle, SimpleNamespace(id=bundle, series_rule=None))) as output:
+    with open_output(
+        plan, cast(Bundle, SimpleNamespace(id=bundle, info=SimpleNamespace(series=None)))
+    ) as output:
         return output
 
 

@@ -120,7 +120,7 @@ def test_the_card_is_made_of_the_measured_figures(bundle: Path) -> None:
     document = json.loads((bundle / "bundle.json").read_text())
     for part in ("val", "test"):
         assert f"{document['metrics'][part]['metrics']['auc']['value']:.3f}" in card
-    low, high = Bundle.open(bundle).calibration.uncertain
+    low, high = Bundle.open(bundle).info.calibration.uncertain
     assert f"COVID above a calibrated probability of {high:.3f}, NonCOVID below {low:.3f}" in card
     assert "no medical device" in card
     assert not re.search("None|COVID-CT", card)
@@ -191,7 +191,7 @@ def test_int8_is_chosen_on_validation_and_a_better_one_is_kept(
     monkeypatch.setattr(exporting, "quantise", named_int8)
     monkeypatch.setattr(exporting, "_auc", lambda *_: next(aucs))
     told, opened = write(), Bundle.open(tmp_path / "bundle")
-    assert opened.precision == kept
+    assert opened.info.precision == kept
     assert (onnx.load(tmp_path / "bundle" / "classifier.onnx").doc_string == "int8") is (kept == "int8")
     assert opened.info.validation_auc == {"fp32": 0.7, "int8": pytest.approx(0.7 + gain)}
     assert any("INT8 loses 0.1000 of the validation AUC" in line for line in told) is (kept == "fp32")

@@ -89,9 +89,7 @@ class Pair:
     first: Record
     second: Record
     kind: Kind
-    correlation: float = (
-        1.0  # of fine structure, which 80 % of the places with strong structure exceed, -1 to 1
-    )
+    correlation: float = 1.0  # which 80 % of the places with strong structure exceed, -1 to 1
 
     @property
     def across_parts(self) -> bool:

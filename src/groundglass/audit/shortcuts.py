@@ -72,9 +72,7 @@ class Baseline:
     name: str  # ``file_format``, ``size``, ``grey`` or ``surroundings``
     title: str  # what the model sees, in words
     cross_validated: Performance  # over folds of patients, each evaluated with a model fitted on the others
-    tested: (
-        Performance | None
-    )  # fitted on the train part, evaluated on the test part, where there are such parts
+    tested: Performance | None  # fitted on the train part, evaluated on the test part, where there are any
 
 
 @dataclass(frozen=True)

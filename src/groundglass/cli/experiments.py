@@ -13,19 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from groundglass.cli.options import (
-    Accelerator,
-    Cache,
-    LesionFree,
-    Lungs,
-    MapLabel,
-    Overrides,
-    Quiet,
-    RecipeName,
-    Split,
-    Threads,
-    duration,
-)
+from groundglass.cli import options
 from groundglass.errors import GroundglassError, RecipeError, RunError
 
 if TYPE_CHECKING:
@@ -40,8 +28,7 @@ app = typer.Typer(
 
 Protocols = Annotated[str, typer.Option(help="Ways to split, comma-separated.")]
 Networks = Annotated[str | None, typer.Option(help="Comma-separated; see docs/experiments.md.")]
-Folds = Annotated[int, typer.Option(min=2, help="Of protocols `random` and `patients`.")]
-Weights = Annotated[str, typer.Option(help="Kinds of weights, comma-separated.")]
+Weights = Annotated[str, typer.Option(help="Kinds of weights or a file of C2L's, comma-separated.")]
 
 
 @dataclass(frozen=True)
@@ -51,44 +38,24 @@ class _Shared:
     data: Annotated[list[Path] | None, typer.Option(help="As for `groundglass train`; repeat for more.")] = (
         None
     )
-    map_label: MapLabel = None
+    map_label: options.MapLabel = None
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/EXPERIMENT.")] = None
     output: Annotated[Path | None, typer.Option(help="Folder of results; default results/EXPERIMENT.")] = None
     seeds: Annotated[str, typer.Option(help="Of the trainings, such as 0-4, or 0,3,7.")] = "0-2"
     only: Annotated[
         str | None, typer.Option(help="Rows, PROTOCOL/ROW or runs, comma-separated; * stands for anything.")
     ] = None
-    overrides: Overrides = None
-    c2l: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NETWORK=FILE", help="C2L weights, from `groundglass pretrain`."),
-    ] = None
-    lesion_free: LesionFree = None
-    accelerator: Accelerator = "auto"
-    threads: Threads = 0
-    cache: Cache = None
-    lungs: Lungs = None
-    quiet: Quiet = False
+    overrides: options.Overrides = None
+    lesion_free: options.LesionFree = None
+    accelerator: options.Accelerator = "auto"
+    threads: options.Threads = 0
+    cache: options.Cache = None
+    lungs: options.Lungs = None
+    quiet: options.Quiet = False
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list runs, and about how long they take.")
     ] = False
     render_only: Annotated[bool, typer.Option("--render-only", help="Only render what there is.")] = False
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """C2L weights by network."""
-        from groundglass.models.catalogue import find
-
-        files = {}
-        for each in self.c2l or ():
-            network, _, path = each.partition("=")
-            if not path:
-                example = "resnet-18=runs/c2l/backbone.safetensors"
-                raise RecipeError(f"--c2l {each}: expected NETWORK=FILE, such as {example}")
-            if not Path(path).is_file():
-                raise RecipeError(f"--c2l {each}: there is no file {path}")
-            files[find(network).name] = Path(path)
-        return files
 
 
 def _command(function: Callable[..., None]) -> Callable[..., None]:
@@ -98,8 +65,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def command(**given: Any) -> None:
-        options = _Shared(**{name: given.pop(name) for name in shared})
-        function(options, **given)
+        function(_Shared(**{name: given.pop(name) for name in shared}), **given)
 
     # Typer reads the options from here.
     keywords = [each.replace(kind=each.KEYWORD_ONLY) for each in (*own, *shared.values())]
@@ -113,16 +79,13 @@ def table1(
     protocols: Protocols = "random,official,patients",
     networks: Networks = None,
     weights: Weights = "imagenet,c2l",
-    folds: Folds = 5,
 ) -> None:
     """The paper's Table I: its networks by one recipe on the same slices, with paired statistics."""
     from groundglass.experiments import plan, tables
 
     def tasks() -> list[Task]:
         names, kinds, numbers = _words(networks) if networks else None, _words(weights), _numbers(shared)
-        return plan.table1_tasks(
-            _words(protocols), names, kinds, numbers, shared.overrides or (), folds=folds
-        )
+        return plan.table1_tasks(_words(protocols), names, kinds, numbers, shared.overrides or ())
 
     _experiment("table1", shared, tasks, tables.render_rows)
 
@@ -130,9 +93,8 @@ def table1(
 @_command
 def ablation(
     shared: _Shared,
-    recipe: RecipeName = "paper",
+    recipe: options.RecipeName = "paper",
     protocols: Protocols = "random,official,patients",
-    folds: Folds = 5,
     left_out: Annotated[
         str | None, typer.Option(help="Sources to train without: NAME[+NAME...]; default COVID-CT's largest.")
     ] = None,
@@ -144,7 +106,7 @@ def ablation(
     def tasks() -> list[Task]:
         default, sources = load_recipe(recipe, shared.overrides or ()), left_out or plan.LARGEST_SOURCES
         names, numbers = _words(protocols), _numbers(shared)
-        return plan.ablation_tasks(default, numbers, protocols=names, folds=folds, left_out=sources)
+        return plan.ablation_tasks(default, numbers, protocols=names, left_out=sources)
 
     _experiment("ablation", shared, tasks, tables.render_rows)
 
@@ -154,7 +116,7 @@ def convergence(
     shared: _Shared,
     networks: Networks = None,
     weights: Weights = "none,imagenet,c2l",
-    split: Split = "official",
+    split: options.Split = "official",
 ) -> None:
     """How fast networks learn from no weights, ImageNet's and C2L's: validation loss and AUC over epochs."""
     from groundglass.experiments import plan, tables
@@ -169,8 +131,8 @@ def convergence(
 @_command
 def seeds(
     shared: _Shared,
-    recipe: RecipeName = "mask-efficientnet",
-    split: Split = "official",
+    recipe: options.RecipeName = "mask-efficientnet",
+    split: options.Split = "official",
     parts: Annotated[str, typer.Option(help="Parts evaluated, comma-separated.")] = "val,test",
 ) -> None:
     """One recipe with several seeds: mean and standard deviation of every measure."""
@@ -195,7 +157,7 @@ def _experiment(
         return
     if not shared.data:
         raise GroundglassError("name the data set with --data; without it only --render-only is possible")
-    from groundglass.experiments.plan import chosen, from_files
+    from groundglass.experiments.plan import chosen
     from groundglass.experiments.runner import ExperimentPaths, estimate, run_all
 
     paths = ExperimentPaths(
@@ -203,12 +165,12 @@ def _experiment(
         shared.accelerator, shared.cache, shared.lungs, not shared.quiet, tuple(shared.map_label or ()),
     )  # fmt: skip
     only = _words(shared.only) if shared.only else ()
-    tasks = chosen(list(from_files(plan(), shared.files)), only)
+    tasks = chosen(plan(), only)
     if shared.dry_run:
         for task in tasks:
             console.print(f"{task.name}: {'done' if paths.result(task).exists() else 'to do'}")
         count, seconds = estimate(tasks, paths)
-        console.print(f"{count} runs to be trained: about {duration(seconds)}")
+        console.print(f"{count} runs to be trained: about {options.duration(seconds)}")
         return
     failed = run_all(tasks, paths, console.print)
     if not failed or any(output.glob("*/*-seed-*.json")):

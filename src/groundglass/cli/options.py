@@ -52,7 +52,6 @@ Accelerator = Annotated[str, typer.Option("--accelerator", help="auto, cpu or gp
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core.")]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for preprocessed slices.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BundlePath = Annotated[
     Path | None, typer.Option("--bundle", help="Trained model; default: the installed one.")
 ]

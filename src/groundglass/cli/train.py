@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,27 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from groundglass.cli.options import (
-    INTERRUPTED,
-    Accelerator,
-    AllowOverlap,
-    AsJson,
-    Cache,
-    Data,
-    LesionFree,
-    Lungs,
-    MapLabel,
-    Overrides,
-    Quiet,
-    RecipeName,
-    Resume,
-    Seed,
-    Split,
-    Threads,
-    duration,
-)
+from groundglass.cli import options
 from groundglass.errors import RecipeError
-from groundglass.models.catalogue import MEASURED_AT, entries, find
+from groundglass.models.catalogue import MEASURED_AT, entries
 
 if TYPE_CHECKING:
     from groundglass.data.manifest import Record
@@ -57,25 +38,25 @@ DryRun = Annotated[
 
 
 def train(
-    data: Data,
+    data: options.Data,
     output: Output,
-    map_label: MapLabel = None,
-    recipe: RecipeName = "mask-efficientnet",
-    split: Split = "official",
-    seed: Seed = 0,
-    lesion_free: LesionFree = None,
-    overrides: Overrides = None,
-    resume: Resume = False,
-    allow_overlap: AllowOverlap = False,
+    map_label: options.MapLabel = None,
+    recipe: options.RecipeName = "mask-efficientnet",
+    split: options.Split = "official",
+    seed: options.Seed = 0,
+    lesion_free: options.LesionFree = None,
+    overrides: options.Overrides = None,
+    resume: options.Resume = False,
+    allow_overlap: options.AllowOverlap = False,
     devices: Devices = None,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
-    accelerator: Accelerator = "auto",
-    threads: Threads = 0,
-    cache: Cache = None,
-    lungs: Lungs = None,
+    accelerator: options.Accelerator = "auto",
+    threads: options.Threads = 0,
+    cache: options.Cache = None,
+    lungs: options.Lungs = None,
     audit: Audit = True,
     dry_run: DryRun = False,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train a network; killed at any moment, it continues with --resume as if nothing had happened."""
     from groundglass.training.recipe import load_lungs_recipe, load_recipe
@@ -128,7 +109,7 @@ def _plan(job: Job[Recipe]) -> None:
         table.add_row(part, escape(source), label, str(count))
     console.print(table)
     length = f"{known.recipe.training.epochs} epochs of {known.batches} batches"
-    console.print(f"{length}: about {duration(known.seconds)}")
+    console.print(f"{length}: about {options.duration(known.seconds)}")
 
 
 @contextmanager
@@ -139,24 +120,17 @@ def _interruptible(output: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         advice = ", continue it with --resume" if (output / "run.json").exists() else " before it began"
         typer.echo(f"{output}: interrupted{advice}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(options.INTERRUPTED) from None
 
 
 def _train_lungs(job: Job[LungsRecipe], dry_run: bool) -> None:
     from groundglass.training.lungs import train_lungs
 
-    if dry_run:
-        raise RecipeError("--dry-run knows recipes of classifiers alone")
-    meaningless = {
-        "--split": job.split != "official",
-        "--cache": job.cache is not None,
-        "--devices": job.processes > 1,
-        "--lesion-free": job.lesion_free is not None,
-        "--lungs": job.lungs is not None,
-    }
-    if given := [option for option, used in meaningless.items() if used]:
-        why = "it holds out patients of each source (held_out), caches nothing and is trained by one process"
-        raise RecipeError(f"recipe {job.recipe.name} has no use for {' and '.join(given)}: {why}")
+    if dry_run or job.split != "official" or job.processes > 1 or job.lesion_free or job.lungs:
+        rest = "--dry-run, --split, --devices, --lesion-free and --lungs are for classifiers"
+        raise RecipeError(
+            f"recipe {job.recipe.name} is trained by one process and holds out patients itself: {rest}"
+        )
     with _interruptible(job.output):
         dice = train_lungs(job)
     known = "no patient was held out" if dice is None else f"Dice {dice:.4f} of held-out patients"
@@ -180,7 +154,7 @@ def _warn(job: Job[Recipe]) -> None:
 
 def pretrain(
     output: Output,
-    recipe: RecipeName = "c2l",
+    recipe: options.RecipeName = "c2l",
     network: Annotated[
         str | None,
         typer.Option("--network", help="Any of `groundglass models`.", show_default="the recipe's"),
@@ -191,15 +165,15 @@ def pretrain(
     data: Annotated[
         list[Path] | None, typer.Option("--data", help="Data sets, of which only the training part is used.")
     ] = None,
-    map_label: MapLabel = None,
-    split: Split = "official",
-    seed: Seed = 0,
-    overrides: Overrides = None,
-    resume: Resume = False,
-    accelerator: Accelerator = "auto",
-    threads: Threads = 0,
-    cache: Cache = None,
-    quiet: Quiet = False,
+    map_label: options.MapLabel = None,
+    split: options.Split = "official",
+    seed: options.Seed = 0,
+    overrides: options.Overrides = None,
+    resume: options.Resume = False,
+    accelerator: options.Accelerator = "auto",
+    threads: options.Threads = 0,
+    cache: options.Cache = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Pretrain a network by C2L on slices without labels; killed at any moment, it continues with --resume."""
     from groundglass.audit.duplicates import copies_of
@@ -242,15 +216,15 @@ def export(
         list[Path] | None,
         typer.Option("--data", help="The data sets it was trained on; a lung net needs none."),
     ] = None,
-    map_label: MapLabel = None,
-    lesion_free: LesionFree = None,
+    map_label: options.MapLabel = None,
+    lesion_free: options.LesionFree = None,
     precision: Annotated[
         Literal["auto", "fp32", "int8"],
         typer.Option("--precision", help="auto: INT8 where validation shows no loss."),
     ] = "auto",
     name: Annotated[str | None, typer.Option("--name", help="Of the model, for its card.")] = None,
-    cache: Cache = None,
-    lungs: Lungs = None,
+    cache: options.Cache = None,
+    lungs: options.Lungs = None,
 ) -> None:
     """Write a run as a bundle: ONNX model, calibration, input check, self-test, measured figures, model card."""
     from groundglass.inference.bundle import Bundle
@@ -271,27 +245,15 @@ def export(
     export_run(job, lambda step: console.print(step, markup=False, highlight=False))
     bundle = Bundle.open(output)
     size = len(bundle.model) / 1e6
-    typer.echo(f"{output}: {bundle.precision}, {size:.1f} MB, verified; bundle {bundle.id}")
+    typer.echo(f"{output}: {bundle.info.precision}, {size:.1f} MB, verified; bundle {bundle.id}")
 
 
 def models(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Only these networks.", show_default="all")
-    ] = None,
     recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes instead.")] = False,
-    as_json: AsJson = False,
 ) -> None:
     """List the networks: parameters, multiply-accumulate operations, weights to start from."""
     if recipes:
-        _list_recipes(as_json)
-        return
-    chosen = [find(name) for name in names] if names else entries()
-    if as_json:
-        shown = ("name", "family", "timm_name", "parameters", "macs", "weights")
-        rows = [
-            {key: getattr(each, key) for key in shown} | {"weights_package": each.package} for each in chosen
-        ]
-        typer.echo(json.dumps({"input_size": MEASURED_AT, "networks": rows}, indent=2))
+        _list_recipes()
         return
     table = Table(
         "Network",
@@ -301,27 +263,19 @@ def models(
     table.add_column("Parameters, M", justify="right")
     table.add_column("MACs, G", justify="right")
     table.add_column("Weights")
-    for entry in chosen:
+    for entry in entries():
         installed = {"imagenet": entry.package, "c2l": entry.pretrained_file}
         weights = ", ".join(f"{name}*" if installed.get(name) else name for name in entry.weights)
         table.add_row(entry.name, f"{entry.parameters / 1e6:.2f}", f"{entry.macs / 1e9:.3f}", weights)
     Console().print(table)
 
 
-def _list_recipes(as_json: bool) -> None:
+def _list_recipes() -> None:
     """Names, with what a recipe's file says of itself in its first lines."""
     from groundglass.training.recipe import described_recipes
 
-    kinds = {"train": "", "pretrain": "pretraining"}
-    rows = [
-        (f"{command} --recipe {name}", said)
-        for command, kind in kinds.items()
-        for name, said in described_recipes(kind).items()
-    ]
-    if as_json:
-        typer.echo(json.dumps([{"use": use, "description": said} for use, said in rows], indent=2))
-        return
     table = Table("groundglass ...", "What it is")
-    for use, said in rows:
-        table.add_row(escape(use), escape(said))
+    for command, kind in {"train": "", "pretrain": "pretraining"}.items():
+        for name, said in described_recipes(kind).items():
+            table.add_row(f"{command} --recipe {escape(name)}", escape(said))
     Console().print(table)

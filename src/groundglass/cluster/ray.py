@@ -58,19 +58,12 @@ _Job = tuple[str, str, bool, tuple[str, ...], str]
 
 @dataclass(frozen=True)
 class RayClassifier:
-    """Many classifiers that are used as one.
+    """Many classifiers that are used as one."""
 
-    Attributes:
-        bundle: opened and verified; workers find it, as all files, under the same path.
-        workers: processes of one thread each; one per core of the machine or cluster unless given.
-        address: of a Ray cluster, see :func:`ray_session`; None starts one here while predictions are drawn.
-        keep_identifiers: predictions say who is on a slice, where the file does.
-    """
-
-    bundle: Bundle
-    workers: int | None = None
-    address: str | None = None
-    keep_identifiers: bool = False
+    bundle: Bundle  # opened and verified; workers find it, as all files, under the same path
+    workers: int | None = None  # processes of one thread each; None: one per core
+    address: str | None = None  # of a Ray cluster, see :func:`ray_session`; None starts one here
+    keep_identifiers: bool = False  # predictions say who is on a slice, where the file does
 
     def predict_all(
         self,

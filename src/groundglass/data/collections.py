@@ -21,7 +21,7 @@ from PIL import Image
 from groundglass.data.manifest import Label, Manifest, Record, unknown_patient, write_manifest, write_mask
 from groundglass.errors import DataError, ImageError, NotASliceError
 from groundglass.files import one_line
-from groundglass.imaging.read import LazyDecoder, read_slice, read_slices
+from groundglass.imaging.read import read_slice, read_slices
 from groundglass.imaging.slice import Grey, Origin
 from groundglass.imaging.source import OnError, files_below, guard, natural_key
 
@@ -193,19 +193,17 @@ def _series(
         chosen = [each for each, ill in zip(drawn, infected, strict=False) if ill]
     else:
         chosen = _middle(drawn) if outlines is None else [each for each in drawn if each[1]]
-    with LazyDecoder() as decoder:
-        for path, lesions in tree.thinned(chosen):
-            try:
-                pixels = next(read_slices(path, decoder=decoder)).pixels
-            except NotASliceError:
-                continue  # a localizer
-            except ImageError as error:
+    for path, lesions in tree.thinned(chosen):
+        try:
+            pixels = read_slice(path).pixels
+        except ImageError as error:
+            if not isinstance(error, NotASliceError):  # a localizer
                 tree.report(error)
-                continue
-            mask = None
-            if outlines is not None:
-                mask = cv2.fillPoly(np.zeros(pixels.shape, np.uint8), lesions, 1).astype(np.bool_)
-            yield _Found(record, pixels, lesions=mask)
+            continue
+        mask = None
+        if outlines is not None:
+            mask = cv2.fillPoly(np.zeros(pixels.shape, np.uint8), lesions, 1).astype(np.bool_)
+        yield _Found(record, pixels, lesions=mask)
 
 
 def _header(path: Path) -> tuple[float, str]:

@@ -27,7 +27,7 @@ class BundledRun:
     def __init__(self, bundle: Bundle) -> None:
         # The installed one has the same name on every machine.
         self.bundle, self.path = bundle, Path(DEFAULT_NAME) if bundle.path == DEFAULT else bundle.path
-        self.calibration, training = bundle.calibration, bundle.info.training
+        self.calibration, training = bundle.info.calibration, bundle.info.training
         self.info: Mapping[str, Any] = {
             "finished": True,
             "recipe": str(training.get("recipe", "")),

@@ -52,10 +52,9 @@ def _conformal_quantile(nonconformity: NDArray[np.float64], coverage: float) -> 
 def fit_calibration(
     logit: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9
 ) -> Calibration:
-    """Fit temperature and quantiles on slices that the network was not trained on, see :func:`fit_conformal`.
+    """Fit temperature and quantiles on slices of both labels that the network was not trained on.
 
-    Raises:
-        ValueError: one of the labels does not occur.
+    See :func:`fit_conformal`.
     """
     values, covid = np.asarray(logit, np.float64), np.asarray(label) == 1
     if covid.all() or not covid.any():

@@ -81,7 +81,7 @@ class TrainedRun(Protocol):
 
     ``info`` names ``recipe``, ``network``, ``seed`` and ``split``; it may hold ``finished`` (bool; false or missing
     means unfinished), ``training_sha256`` (SHA-256 of the content of every training slice's file),
-    ``training_seconds``, ``selected_epoch`` and ``versions``.
+    ``training_seconds`` and ``versions``.
     """
 
     @property

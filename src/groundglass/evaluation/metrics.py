@@ -90,12 +90,8 @@ class Confusion:
 def compute_metrics(label: NDArray[np.int8], probability: NDArray[np.float64]) -> dict[str, Estimate]:
     """Measure predictions against labels, without intervals.
 
-    Args:
-        label: 1 for COVID and 0 for NonCOVID, shape (N,), N at least 1.
-        probability: of COVID, 0 to 1, shape (N,).
-
-    Raises:
-        ValueError: a probability is not within 0 to 1.
+    ``label`` is 1 for COVID and 0 for NonCOVID, ``probability`` that of COVID, 0 to 1 or a ValueError, shape (N,)
+    each, N at least 1.
     """
     if not ((probability >= 0) & (probability <= 1)).all():  # also false for NaN
         raise ValueError("probabilities must lie within 0 and 1")

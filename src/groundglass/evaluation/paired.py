@@ -31,12 +31,8 @@ def delong_test(
 
     DeLong, DeLong and Clarke-Pearson (Biometrics 44:837, 1988) by the midranks of Sun and Xu (IEEE Signal
     Processing Letters 21:1389, 2014), which take N log N steps instead of a comparison of every pair. None where a
-    class has fewer than two slices.
-
-    Args:
-        label: 1 for COVID and 0 for NonCOVID, shape (N,).
-        first: logits or probabilities, higher for COVID, shape (N,).
-        second: the same of the second network.
+    class has fewer than two slices. ``label`` is 1 for COVID and 0 for NonCOVID, shape (N,); the networks' logits or
+    probabilities are higher for COVID.
     """
     positive, score = label == 1, np.stack([first, second])
     covid, other = int(positive.sum()), int((~positive).sum())
@@ -70,13 +66,9 @@ def paired_difference(
     """95 % interval and two-sided p of a difference between two networks; None where nothing can be said.
 
     p is twice the smaller share of differences at or beyond 0 on either side, the observed sample counted among the
-    resamples, so that it is never 0.
-
-    Args:
-        first: the measure in every resample of so many ``patients``, shape (R,), NaN where undefined; see
-            :meth:`groundglass.evaluation.bootstrap.Resampling.draws`.
-        second: the same of the second network, from the same resamples.
-        patients: with fewer than two nothing can be said.
+    resamples, so that it is never 0. Both are the measure in every one of the same resamples, shape (R,), NaN where
+    undefined, see :meth:`groundglass.evaluation.bootstrap.Resampling.draws`; with fewer than two ``patients`` nothing
+    can be said.
     """
     difference = first - second
     interval = with_interval(Estimate(None), difference, patients)

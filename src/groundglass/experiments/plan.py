@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
@@ -92,13 +92,6 @@ def chosen(tasks: Sequence[Task], only: Sequence[str]) -> list[Task]:
     protocols = list(dict.fromkeys(task.identity.protocol for task in kept))
     kept.sort(key=lambda task: (protocols.index(task.identity.protocol), task.identity.fold or 0))
     return sorted(kept, key=lambda task: task.identity.seed)
-
-
-def from_files(tasks: Iterable[Task], files: Mapping[str, Path]) -> Iterator[Task]:
-    """The tasks, those that start from C2L weights from the file of their network, where there is one."""
-    for task in tasks:
-        file = files.get(task.recipe.network.name) if task.recipe.network.weights == "c2l" else None
-        yield replace(task, recipe=_starting_from(task.recipe, str(file))) if file else task
 
 
 def table1_tasks(
@@ -245,21 +238,22 @@ def _check_protocols(protocols: Sequence[str], known: Iterable[str]) -> None:
 
 
 def _networks(networks: Iterable[str], weights: Sequence[str], overrides: Sequence[str]) -> Iterator[Variant]:
-    """The paper's recipe with each network from each kind of weights."""
+    """The paper's recipe with each network from each kind of weights, or from a file of C2L weights."""
     options = {"network.name": "--networks", "network.weights": "--weights"}
     for override in overrides:
         field = override.partition("=")[0].strip()
         if field in options:
             raise RecipeError(f"--set {override}: the rows decide {field}; use {options[field]}")
     for kind in weights:
-        if kind not in KINDS:
-            raise RecipeError(f"weights {kind!r} are of no known kind; there are {', '.join(KINDS)}")
+        if kind not in KINDS and not Path(kind).is_file():
+            raise RecipeError(f"weights {kind!r}: no such file; kinds are {', '.join(KINDS)}")
     for network in networks:
         entry = find(network)
         rate = [f"optimiser.lr={RATES[entry.family]}"] if entry.family in RATES else []
         recipe = load_recipe(PAPER, [f"network.name={entry.name}", *rate, *overrides])
         for kind in weights:
-            yield Variant(f"{network}-{kind}", f"{network} ({kind})", _starting_from(recipe, kind))
+            started = _starting_from(recipe, kind)
+            yield Variant(f"{network}-{_kind(started)}", f"{network} ({_kind(started)})", started)
 
 
 def _starting_from(recipe: Recipe, weights: str) -> Recipe:

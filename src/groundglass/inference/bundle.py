@@ -108,13 +108,9 @@ class Engine:
             raise BundleError(f"{name}: expected the input {INPUT} and the outputs {', '.join(OUTPUTS)}")
 
     def run(self, images: NDArray[np.float32]) -> Outputs:
-        """Run the network on normalised cropped slices.
+        """Run the network on cropped slices, float32, shape (N, size, size), as ``Preprocessing.normalise`` makes them.
 
-        Args:
-            images: float32, shape (N, size, size), as ``Preprocessing.normalise`` makes them.
-
-        Raises:
-            BundleError: the model fails, or gives what is not a number.
+        A BundleError where the model fails, or gives what is not a number.
         """
         try:
             values = self._session.run(self._outputs, {INPUT: images[:, None]})
@@ -234,7 +230,7 @@ class Bundle:
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{self.path}: damaged {SELF_TEST} ({error})") from None
         if not (
-            abs(measured - logit) <= _TOLERANCE[self.precision] and abs(found - share) <= _LUNG_TOLERANCE
+            abs(measured - logit) <= _TOLERANCE[self.info.precision] and abs(found - share) <= _LUNG_TOLERANCE
         ):
             raise BundleError(
                 f"{self.path}: the self-test gives another result than at export (logit {measured:.4f}, "
@@ -245,12 +241,7 @@ class Bundle:
     @property
     def id(self) -> str:
         """Short id: the first 12 digits of the hash, and the precision."""
-        return f"{self.info.id[:12]}-{self.precision}"
-
-    @property
-    def precision(self) -> Precision:
-        """Number format of the model."""
-        return self.info.precision
+        return f"{self.info.id[:12]}-{self.info.precision}"
 
     @property
     def card(self) -> str:
@@ -264,16 +255,6 @@ class Bundle:
     def preprocessing(self) -> Preprocessing:
         """How slices are cropped."""
         return Preprocessing(**dict(self.info.preprocessing))
-
-    @property
-    def calibration(self) -> Calibration:
-        """From logit to probability and label."""
-        return self.info.calibration
-
-    @property
-    def series_rule(self) -> Conformal | None:
-        """From a series score to a label; None where none could be fitted."""
-        return self.info.series
 
     def engine(self) -> Engine:
         """The model, loaded once in each process: a forked one has none of the threads."""

@@ -57,7 +57,7 @@ class Classifier:
         self, bundle: Bundle, limits: Limits = DEFAULT_LIMITS, *, keep_identifiers: bool = False
     ) -> None:
         self.bundle = bundle
-        self._preprocessing, self._calibration = bundle.preprocessing, bundle.calibration
+        self._preprocessing, self._calibration = bundle.preprocessing, bundle.info.calibration
         self._check, self._lungs = bundle.input_check, bundle.lungs
         self._limits, self._keep_identifiers = limits, keep_identifiers
 
@@ -131,7 +131,7 @@ class Classifier:
         return summaries[0]
 
     def _summaries(self, predictions: Iterable[Prediction]) -> list[SeriesSummary]:
-        totals = Totals(self.bundle.series_rule)
+        totals = Totals(self.bundle.info.series)
         for prediction in predictions:
             totals.add(prediction)
         return totals.summaries()

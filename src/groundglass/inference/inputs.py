@@ -67,11 +67,7 @@ def _members(archive: str | Path) -> list[str] | None:
 
 
 def named_by(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """The files that a manifest (``.csv``) names, one by one; any other path means itself.
-
-    Raises:
-        DataError: the manifest is damaged.
-    """
+    """The files that a manifest (``.csv``) names, or a DataError where it is damaged; any other path means itself."""
     path = Path(path)
     if path.suffix.lower() == ".csv" and path.is_file():
         from groundglass.data.manifest import iterate_paths  # noqa: PLC0415 - for manifests alone

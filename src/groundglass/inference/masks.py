@@ -49,8 +49,7 @@ class MaskWriter:
     def add(self, prediction: Prediction) -> None:
         """Take the masks of one prediction; without evidence it has none.
 
-        Raises:
-            PredictionError: a DICOM series comes and highdicom is missing, or the masks cannot be written.
+        A PredictionError where masks cannot be written, or those of a DICOM series without highdicom.
         """
         if prediction.evidence is None:
             return

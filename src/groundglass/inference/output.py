@@ -68,11 +68,7 @@ class OutputPlan:
         return self.path if self.file_format == "jsonl" else None
 
     def check(self) -> None:
-        """Refuse what cannot be written, or would overwrite.
-
-        Raises:
-            PredictionError: saying what to do.
-        """
+        """Refuse what cannot be written, or would overwrite, by a PredictionError that says what to do."""
         if self.resume and self.predictions is None:
             raise PredictionError("--resume needs --output with a folder or a file that ends in .jsonl")
         if self.parquet and (self.path is None or self.file_format not in {None, "parquet"}):
@@ -107,7 +103,7 @@ class Output:
     """Sums predictions up, those of an earlier run too, and writes each where the plan says."""
 
     def __init__(self, plan: OutputPlan, bundle: Bundle) -> None:
-        self.totals = Totals(bundle.series_rule)
+        self.totals = Totals(bundle.info.series)
         self.wants_evidence = plan.folder is not None  # predictions shall bring their pixels
         self._plan, self._done = plan, set[_Key]()
         self.writer: PredictionsWriter | ParquetFile | None = None

@@ -223,11 +223,7 @@ class Prediction:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Prediction:
-        """The prediction that :meth:`to_dict` gave.
-
-        Raises:
-            ValueError: a column is missing, or holds what it cannot hold.
-        """
+        """The prediction that :meth:`to_dict` gave; a ValueError where a column is missing or of another type."""
         values: dict[str, Any] = {name: row.get(name) for name in COLUMNS}
         for name, column in _COLUMNS.items():
             types = [column["type"]] if isinstance(column["type"], str) else column["type"]
@@ -242,11 +238,7 @@ class Prediction:
 
 
 def frame_of(values: Any) -> pd.DataFrame:
-    """Rows or columns as a pandas table.
-
-    Raises:
-        PredictionError: pandas is not installed.
-    """
+    """Rows or columns as a pandas table; a PredictionError where pandas is not installed."""
     try:
         import pandas as pd  # noqa: PLC0415 - not required
     except ModuleNotFoundError:
@@ -262,11 +254,7 @@ class Predictions(list[Prediction]):
         return [each.to_dict() for each in self]
 
     def to_frame(self) -> pd.DataFrame:
-        """A pandas table, one row for each slice, with the columns of :meth:`Prediction.to_dict`.
-
-        Raises:
-            PredictionError: pandas is not installed.
-        """
+        """A pandas table, where it is installed: a row for each slice, the columns of :meth:`Prediction.to_dict`."""
         return frame_of(self.to_dict() or {name: [] for name in COLUMNS})
 
     @property
@@ -295,11 +283,7 @@ class Predictions(list[Prediction]):
         return grid.voxels(stack.view(np.uint8)).view(np.bool_)
 
     def save_overlay(self, folder: str | PathLike[str]) -> None:
-        """Write a numbered PNG of each slice that has evidence, see :meth:`Prediction.save_overlay`.
-
-        Raises:
-            PredictionError: a file cannot be written.
-        """
+        """Write a numbered PNG of each slice that has evidence, see :meth:`Prediction.save_overlay`."""
         for number, each in enumerate(self):
             if each.evidence is not None:
                 Path(folder).mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,9 +89,9 @@ def write_report(
             "subtitle": f"{totals.in_words}. Model: {bundle.info.name}.",
             "warnings": _warnings(totals, survey.flags),
         },
-        limits=bundle.calibration.uncertain,
-        coverage=bundle.calibration.coverage,
-        series=[_Panel.of(key, summaries[key - 1], plans[key]) for key in sorted(filter(None, plans))],
+        limits=bundle.info.calibration.uncertain,
+        coverage=bundle.info.calibration.coverage,
+        series=[_panel(key, summaries[key - 1], plans[key]) for key in sorted(filter(None, plans))],
         series_count=len(summaries),
         most=SERIES,
         score_meaning=SERIES_SCORE,
@@ -168,20 +168,12 @@ class _Survey:
             self.groups.setdefault(series, []).append(_Member(at, number, probability))
 
 
-class _Panel(NamedTuple):
+def _panel(number: int, summary: SeriesSummary, plan: _Plan) -> dict[str, Any]:
     """One series on the page: its number from 1, what is said of it, what is shown, and its curve."""
-
-    number: int
-    summary: SeriesSummary
-    answers: Sequence[tuple[str, str, str]]
-    plan: _Plan
-    drawing: _Drawing | None
-
-    @classmethod
-    def of(cls, number: int, summary: SeriesSummary, plan: _Plan) -> _Panel:
-        shown = {*plan.carriers, *plan.rest}
-        links = [each if each in shown else None for each in plan.classified]
-        return cls(number, summary, tuple(_answers(summary)), plan, _draw(summary.curve, links))
+    shown = {*plan.carriers, *plan.rest}
+    drawing = _draw(summary.curve, [each if each in shown else None for each in plan.classified])
+    answers = list(_answers(summary))
+    return {"number": number, "summary": summary, "answers": answers, "plan": plan, "drawing": drawing}
 
 
 def _answers(summary: SeriesSummary) -> Iterator[tuple[str, str, str]]:

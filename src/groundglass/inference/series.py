@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from itertools import pairwise
 from pathlib import PurePath
@@ -89,9 +89,7 @@ class Counts:
     def in_words(self, outside_lungs: int = 0, copies: int = 0) -> str:
         """Such as ``25 slices: 20 classified (1 COVID, 16 NonCOVID, 3 uncertain), 4 outside the lungs, 1 failed``.
 
-        Args:
-            outside_lungs: how many of the refused slices show another part of the body.
-            copies: of slices that were counted, beside them.
+        ``outside_lungs`` are refused slices of another part of the body; ``copies`` are not counted.
         """
         labels = f" ({self.covid:,} COVID, {self.non_covid:,} NonCOVID, {self.uncertain:,} uncertain)"
         parts = [f"{self.ok:,} classified{labels if self.ok else ''}"]
@@ -214,11 +212,7 @@ class SeriesSummary:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """The curve as a pandas table: ``at``, ``probability`` and ``label`` of each classified slice.
-
-        Raises:
-            PredictionError: pandas is not installed.
-        """
+        """The curve as a pandas table: ``at``, ``probability`` and ``label`` of each classified slice."""
         return frame_of(asdict(self.curve))
 
     def _repr_html_(self) -> str:
@@ -256,43 +250,35 @@ class _Part(NamedTuple):
         return None if uids[1:] == (None, None) else cls(*uids, _folder(file))
 
 
-@dataclass
-class _Series:
-    """Parts of one series, the first of which names it."""
-
-    part: _Part
-    number: int
-    slices: list[Prediction] = field(default_factory=list)
-    at: set[float] = field(default_factory=set)
-
-    def summary(self, rule: Conformal | None) -> SeriesSummary:
-        counts = Counts()
-        for each in self.slices:
-            counts.add(each)
-        seen = [each for each in self.slices if each.status is Status.OK]
-        probability = [each.probability or 0 for each in seen]
-        score, opacity = series_score(probability), Opacity.of(seen)
-        axis: Axis = "order" if any(each.frame is None for each in seen) else "frame"
-        axis = axis if any(each.position is None for each in seen) else "mm"
-        ordered = sorted((place_on(axis, each, number), number) for number, each in enumerate(seen))
-        highest = sorted(range(len(seen)), key=probability.__getitem__, reverse=True)
-        carriers = highest[: min(_MOST_CARRIERS, slices_in_score(len(seen)))]
-        return SeriesSummary(
-            **self.part._asdict(),
-            counts=counts,
-            outside_lungs=sum(each.outside_lungs for each in self.slices),
-            label=series_label(score, opacity, rule),
-            series_score=score,
-            interval=score_interval(probability),
-            carriers=tuple(seen[number] for number in carriers),
-            opacity=opacity,
-            curve=Curve(
-                axis,
-                tuple(at for at, _ in ordered),
-                tuple(probability[number] for _, number in ordered),
-                tuple(str(seen[number].label) for _, number in ordered),
-            ),
-        )
+def _summary(part: _Part, slices: Sequence[Prediction], rule: Conformal | None) -> SeriesSummary:
+    """Of the slices of a series, which its first part names."""
+    counts = Counts()
+    for each in slices:
+        counts.add(each)
+    seen = [each for each in slices if each.status is Status.OK]
+    probability = [each.probability or 0 for each in seen]
+    score, opacity = series_score(probability), Opacity.of(seen)
+    axis: Axis = "order" if any(each.frame is None for each in seen) else "frame"
+    axis = axis if any(each.position is None for each in seen) else "mm"
+    ordered = sorted((place_on(axis, each, number), number) for number, each in enumerate(seen))
+    highest = sorted(range(len(seen)), key=probability.__getitem__, reverse=True)
+    carriers = highest[: min(_MOST_CARRIERS, slices_in_score(len(seen)))]
+    return SeriesSummary(
+        **part._asdict(),
+        counts=counts,
+        outside_lungs=sum(each.outside_lungs for each in slices),
+        label=series_label(score, opacity, rule),
+        series_score=score,
+        interval=score_interval(probability),
+        carriers=tuple(seen[number] for number in carriers),
+        opacity=opacity,
+        curve=Curve(
+            axis,
+            tuple(at for at, _ in ordered),
+            tuple(probability[number] for _, number in ordered),
+            tuple(str(seen[number].label) for _, number in ordered),
+        ),
+    )
 
 
 class Totals:
@@ -322,16 +308,13 @@ class Totals:
             prediction = replace(prediction, **said)
         if prediction.is_copy:
             self.copies += 1
-        else:
-            self._count(prediction)
-        return prediction
-
-    def _count(self, prediction: Prediction) -> None:
+            return prediction
         self._whole = None
         self.counts.add(prediction)
         self.outside_lungs += prediction.outside_lungs
         if (part := _Part.of(prediction)) is not None:
             self._parts.setdefault(part, []).append(replace(prediction, evidence=None, patient=None))
+        return prediction
 
     @property
     def in_words(self) -> str:
@@ -365,22 +348,21 @@ class Totals:
         """
         if self._whole is not None:
             return self._whole
-        series: list[_Series] = []
+        series: list[tuple[_Part, list[Prediction], set[float]]] = []  # with the places of their slices
         numbers: dict[_Part, int] = {}
-        alike: dict[tuple[str | None, ...], list[_Series]] = {}
+        alike: dict[tuple[str | None, ...], list[int]] = {}
         for part, slices in self._parts.items():
             placed = (each.position for each in slices if each.status is Status.OK)
             at = {round(position, 2) for position in placed if position is not None}
             known = alike.setdefault(part[:3] if is_uid(part.series) else part, [])
-            own = next((each for each in known if each.at.isdisjoint(at)), None)
-            if own is None:
-                own = _Series(part, len(series) + 1)
+            own = next((number for number in known if series[number][2].isdisjoint(at)), len(series))
+            if own == len(series):
                 known.append(own)
-                series.append(own)
-            own.slices += slices
-            own.at |= at
-            numbers[part] = own.number
-        self._whole = [each.summary(self._rule) for each in series], numbers
+                series.append((part, [], set()))
+            series[own][1].extend(slices)
+            series[own][2].update(at)
+            numbers[part] = own + 1
+        self._whole = [_summary(part, slices, self._rule) for part, slices, _ in series], numbers
         return self._whole
 
 

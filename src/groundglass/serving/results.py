@@ -220,7 +220,7 @@ class Results:
     def begin(self, bundle: Bundle, *, keep: bool) -> Result:
         """A new result, found at its address from now on where it is to be kept."""
         key, ends = secrets.token_urlsafe(16) if keep else "", time.monotonic() + self._settings.kept_seconds
-        result = Result(key, bundle.id, ends, Totals(bundle.series_rule))
+        result = Result(key, bundle.id, ends, Totals(bundle.info.series))
         if keep:
             while len(self._kept) >= self._settings.kept_results:
                 self.forget(next(iter(self._kept)))

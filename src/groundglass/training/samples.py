@@ -258,25 +258,17 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
     A training that is interrupted and resumed at an epoch's start therefore sees the same samples as one
     that ran through, and every process of a distributed training draws the same batches and takes its share.
-
-    Attributes:
-        real: number of labelled slices an epoch holds.
-        lesion_free: number of lesion-free slices to draw from.
-        synthesis: how many of them are drawn an epoch, and the share that is painted.
-        batch_size: samples of one batch over all ``world_size`` processes, of which this one is number ``rank``;
-            a smaller rest is dropped, as batch statistics of a few samples harm.
-        seed: of the run.
-        chances: how likely each labelled slice is drawn, shape (N,), summing to 1; None: each is seen once.
     """
 
-    real: int
-    lesion_free: int
-    synthesis: SynthesisSection
+    real: int  # number of labelled slices an epoch holds
+    lesion_free: int  # number of lesion-free slices to draw from
+    synthesis: SynthesisSection  # how many of them are drawn an epoch, and the share that is painted
+    # Samples of one batch over all processes; a smaller rest is dropped, as batch statistics of a few samples harm.
     batch_size: int
-    seed: int
-    rank: int = 0
-    world_size: int = 1
-    chances: NDArray[np.float64] | None = None
+    seed: int  # of the run
+    rank: int = 0  # number of this process
+    world_size: int = 1  # of how many
+    chances: NDArray[np.float64] | None = None  # how likely each is drawn; None: each once
     epoch: int = 0
 
     def __len__(self) -> int:
@@ -306,37 +298,22 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
 
 class Batch(NamedTuple):
-    """What one step is trained on.
+    """What one step is trained on."""
 
-    Attributes:
-        images: float32 (B, 1, size, size) in channels-last memory.
-        labels: float32 (B,): 1 COVID, 0 NonCOVID.
-        lesions: float32 (B, size, size): 1 where a lesion is.
-        known: float32 (B,): 1 where ``lesions`` is the truth, 0 where it is not known.
-    """
-
-    images: Tensor
-    labels: Tensor
-    lesions: Tensor
-    known: Tensor
+    images: Tensor  # float32 (B, 1, size, size) in channels-last memory
+    labels: Tensor  # float32 (B,): 1 COVID, 0 NonCOVID
+    lesions: Tensor  # float32 (B, size, size): 1 where a lesion is
+    known: Tensor  # float32 (B,): 1 where ``lesions`` is the truth, 0 where it is not known
 
 
 @dataclass(frozen=True)
 class TrainingSamples(Dataset[Batch]):
-    """Batches of augmented, normalised slices, their labels and lesions, made from keys.
+    """Batches of augmented, normalised slices, their labels and lesions, made from keys."""
 
-    Attributes:
-        real: labelled slices with context.
-        labels: 1 COVID, 0 NonCOVID, for ``real``.
-        known: whether the lesions of each of ``real`` are known.
-        lesion_free: slices with context to paint into, or None.
-        preprocessing, augmentation, synthesis: what is done with them.
-    """
-
-    real: CroppedSet
-    labels: NDArray[np.float32]
-    known: NDArray[np.bool_]
-    lesion_free: CroppedSet | None
+    real: CroppedSet  # labelled slices with context
+    labels: NDArray[np.float32]  # 1 COVID, 0 NonCOVID, for ``real``
+    known: NDArray[np.bool_]  # whether the lesions of each of ``real`` are known
+    lesion_free: CroppedSet | None  # slices with context to paint into
     preprocessing: Preprocessing
     augmentation: Augmentation
     synthesis: SynthesisSection

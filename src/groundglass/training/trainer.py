@@ -61,7 +61,7 @@ from groundglass.training.samples import cache_folder
 CHECKPOINTS, CURVES = "checkpoints", "curves.svg"
 
 _MEASURES = ("train_loss", "val_loss", "val_auc", "val_accuracy", "val_dice")
-_COLUMNS = ("epoch", "lr", *_MEASURES, "seconds", "images_per_second", "data_share")
+_COLUMNS = ("epoch", "lr", *_MEASURES, "seconds")
 
 # Data preparation costs a few per cent of a step, and worker processes would cost determinism and memory; the
 # averaged network stays in evaluation mode; a resumed run's folder is not empty.
@@ -170,16 +170,14 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class History(Callback):
-    """One row per epoch of so many ``samples``, written to ``history.csv``.
+    """One row per epoch, written to ``history.csv``.
 
     The rows live in the checkpoint, so that after a kill and a resume each epoch appears once.
-    ``data_share`` is the share of the epoch's training time spent waiting for data.
     """
 
-    def __init__(self, path: Path, samples: int) -> None:
-        self.path, self.samples = path, samples
+    def __init__(self, path: Path) -> None:
+        self.path, self._start = path, 0.0
         self.rows: list[dict[str, float]] = []
-        self._epoch_start = self._batch_end = self._waited = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -191,33 +189,22 @@ class History(Callback):
 
     def on_train_epoch_start(self, *_: object) -> None:
         """Start the clock."""
-        self._epoch_start, self._waited = time.perf_counter(), 0.0
-        self._batch_end = self._epoch_start
-
-    def on_train_batch_start(self, *_: object) -> None:
-        """Time since the last batch ended was spent preparing this one."""
-        self._waited += time.perf_counter() - self._batch_end
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Note when the batch ended."""
-        self._batch_end = time.perf_counter()
+        self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch's row and write the file; a column that a row lacks stays empty."""
-        trained = self._batch_end - self._epoch_start
         self.rows.append(
             {
                 "epoch": trainer.current_epoch,
                 "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
                 **{key: float(value) for key, value in trainer.callback_metrics.items() if key in _MEASURES},
-                "seconds": time.perf_counter() - self._epoch_start,
-                "images_per_second": self.samples / trained,
-                "data_share": self._waited / trained,
+                "seconds": time.perf_counter() - self._start,
             }
         )
         if trainer.is_global_zero:
             text = io.StringIO()
-            writer = csv.DictWriter(text, _COLUMNS, restval="", lineterminator="\n")
+            # A checkpoint may be older, and know columns that are none any more.
+            writer = csv.DictWriter(text, _COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
             write_text(self.path, text.getvalue())
@@ -257,49 +244,27 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Job(Generic[AnyRecipe_co]):
-    """One training or pretraining.
+    """One training or pretraining."""
 
-    Attributes:
-        recipe: what is trained and how.
-        data: COVID-CT, folders ``COVID/`` and ``NonCOVID/``, manifests; of these a pretraining uses the training part.
-        split: which slices train and which validate; see :func:`groundglass.data.splits.make_split`.
-        seed: of everything random.
-        output: the run's folder.
-        lesion_free: folder of lesion-free slices to paint into; without it nothing is painted.
-        images: files and folders of slices without labels, for a pretraining.
-        allow_overlap: accept patients who are in several parts of the split.
-        resume: continue where an earlier start of the same job was stopped.
-        devices: processes (CPU) or GPUs per machine, or which GPUs; None for the recipe's.
-        nodes: machines.
-        threads: CPU threads per process; 0 for one per core.
-        accelerator: ``cpu``, ``gpu`` or ``auto``, as Lightning names them.
-        cache: folder for cropped slices.
-        lungs: ONNX model of the lung fields; None for the shipped one.
-        progress: show a progress bar.
-        callbacks: Lightning's or your own; their state goes into the checkpoint.
-        loggers: Lightning's or your own, in place of the recipe's.
-        map_label: labels of other names in the data, such as ``CAP=NonCOVID``.
-    """
-
-    recipe: AnyRecipe_co
-    data: tuple[Path, ...]
-    split: str
-    seed: int
-    output: Path
-    lesion_free: Path | None = None
-    images: tuple[Path, ...] = ()
-    allow_overlap: bool = False
-    resume: bool = False
-    devices: int | tuple[int, ...] | None = None
-    nodes: int = 1
-    threads: int = 0
-    accelerator: str = "auto"
-    cache: Path | None = None
-    lungs: Path | None = None
-    progress: bool = True
-    callbacks: tuple[Callback, ...] = ()
-    loggers: tuple[Logger, ...] | None = None
-    map_label: tuple[str, ...] = ()
+    recipe: AnyRecipe_co  # what is trained and how
+    data: tuple[Path, ...]  # COVID-CT, folders or manifests; of these a pretraining uses the training part
+    split: str  # which slices train and which validate; see :func:`groundglass.data.splits.make_split`
+    seed: int  # of everything random
+    output: Path  # the run's folder
+    lesion_free: Path | None = None  # lesion-free slices to paint into
+    images: tuple[Path, ...] = ()  # files and folders of slices without labels, for a pretraining
+    allow_overlap: bool = False  # accept patients who are in several parts of the split
+    resume: bool = False  # continue where an earlier start of the same job was stopped
+    devices: int | tuple[int, ...] | None = None  # processes or GPUs per machine, or which GPUs
+    nodes: int = 1  # machines
+    threads: int = 0  # CPU threads per process; 0 for one per core
+    accelerator: str = "auto"  # cpu, gpu or auto, as Lightning names them
+    cache: Path | None = None  # folder for cropped slices
+    lungs: Path | None = None  # ONNX model of the lung fields; None for the shipped one
+    progress: bool = True  # show a progress bar
+    callbacks: tuple[Callback, ...] = ()  # Lightning's or your own; their state goes into the checkpoint
+    loggers: tuple[Logger, ...] | None = None  # Lightning's or your own, in place of the recipe's
+    map_label: tuple[str, ...] = ()  # labels of other names in the data, such as CAP=NonCOVID
 
     @property
     def chosen_devices(self) -> int | list[int]:
@@ -447,7 +412,7 @@ class Job(Generic[AnyRecipe_co]):
             KeyboardInterrupt: the training was interrupted from the keyboard.
         """
         folder, section = self.output / CHECKPOINTS, self.recipe.trainer
-        history = History(self.output / HISTORY, len(training) * self.recipe.training.batch_size)
+        history = History(self.output / HISTORY)
         loggers = self._made_loggers()
         for logger in loggers:
             logger.log_hyperparams(self.recipe.model_dump(mode="json"))
