@@ -77,10 +77,19 @@ def write_raw(path: Path) -> None:
     path.with_suffix(".raw").write_bytes(b"a header of its own" + ITK_VOLUME.astype(">i2").tobytes("F"))
 
 
+def write_parts(path: Path, data: str) -> None:
+    """A volume whose voxels are spread over several files."""
+    write_metaimage(path, ElementDataFile=data)
+    path.with_suffix(".raw").unlink()
+    for number in range(5):
+        (path.parent / f"part{number}.raw").write_bytes(ITK_VOLUME[..., number].tobytes("F"))
+
+
 def write_nrrd(path: Path) -> None:
     sitk.WriteImage(itk_image(), str(path), useCompression="packed" in path.name)
 
 
+PARTS = "\n".join(f"part{number}.raw" for number in range(5))
 MIRRORED, MIRROR = ITK_VOLUME[::-1, ::-1], "-1 0 0 0 -1 0 0 0 1"
 CORONAL = {"TransformMatrix": "1 0 0 0 0 -1 0 1 0", "ElementSpacing": "0.75 2 0.5"}
 BEGINNINGS = [
@@ -116,6 +125,8 @@ WRITTEN: dict[str, Callable[[Path], object]] = {
     "raw.mhd": write_raw,
     **{f"odd-{at}.mhd": partial(write_begun, line=line) for at, line in enumerate(BEGINNINGS)},
     "odd.mha": partial(write_begun, line="Modality = MET_MOD_CT\nwords"),
+    "list.mhd": partial(write_parts, data=f"LIST\n{PARTS}"),
+    "pattern.mhd": partial(write_parts, data="part%d.raw 0 4 1"),
     **dict.fromkeys(("a.nrrd", "packed.nrrd"), write_nrrd),
 }
 FORMATS = {"mha": "MetaImage", "mhd": "MetaImage", "nrrd": "NRRD"}
@@ -257,11 +268,12 @@ OUT = "out of its own folder"
     [
         *(({"ElementDataFile": name}, OUT) for name in ("../secret.raw", "/etc/hostname", "C:\\secret.raw")),
         *(({"ElementDataFile": name}, OUT) for name in ("sub\\..\\..\\secret.raw", "link.raw")),
+        *(({"ElementDataFile": name}, OUT) for name in ("LIST\n../secret.raw", "../%d.raw 1 5 1")),
         ({"ElementDataFile": "missing.raw"}, "voxels are missing"),
-        *(
-            ({"ElementDataFile": name}, "voxels in several files are not read; save it as one .mha")
-            for name in ("LIST\n../secret.raw", "LIST", "slice%03d.raw 1 5 1", "../%d.raw 1 5 1")
-        ),
+        ({"ElementDataFile": "LIST"}, "0 files"),
+        ({"ElementDataFile": "slice%03d.raw 1 5 1"}, "no file 'slice001.raw'"),
+        ({"ElementDataFile": "slice%03d.raw 1 999999999 1"}, "20,001 files"),
+        ({"ElementDataFile": "%999999999d.raw 1 5 1"}, "voxels are missing"),
         ({"BinaryData": "False"}, r"BinaryData = False"),
         ({"DimSize": "60000 60000 5"}, "more than the limit"),
         ({"DimSize": "64 48 6"}, "fewer voxels"),
