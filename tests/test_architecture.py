@@ -26,11 +26,11 @@ LAYERS = {
 CLOSED = {"experiments", "audit", "serving", "pacs", "cluster"}
 # Lines that each room may hold: it may only shrink. The goal is 17,000 in all (CONTRIBUTING.md has the goals).
 CEILINGS = {
-    "top": 235, "imaging": 3_665, "models": 810, "data": 2_405, "training": 3_385, "inference": 3_230,
-    "evaluation": 1_795, "reporting": 420, "cli": 1_855, "experiments": 1_375, "audit": 1_335, "serving": 1_340,
-    "pacs": 950, "cluster": 305,
+    "top": 235, "imaging": 3_435, "models": 775, "data": 2_245, "training": 3_340, "inference": 3_230,
+    "evaluation": 1_795, "reporting": 420, "cli": 1_740, "experiments": 1_315, "audit": 1_110, "serving": 1_340,
+    "pacs": 950, "cluster": 290,
 }  # fmt: skip
-LINES, FILES, LINES_OF_TESTS = 22_250, 99, 14_950
+LINES, FILES, LINES_OF_TESTS = 22_140, 99, 14_880
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
@@ -203,7 +203,7 @@ def test_little_stands_behind_a_prediction(tmp_path: Path) -> None:
 def test_no_more_than_they_need_stands_behind_the_experiments() -> None:
     files = closure("groundglass.cli.experiments")
     assert len(files) <= 50
-    assert lines_of(files) <= 11_010
+    assert lines_of(files) <= 10_260
 
 
 def test_everything_else_can_be_imported_without_torch() -> None:

@@ -87,8 +87,6 @@ def test_only_axial_slices_with_enough_lung(tmp_path: Path, dicom_samples: Path)
     written = list(cut_slices(dicom_samples, tmp_path / "out", every=1))
     # Those of the series' 25 that lie below the neck, 3 compressed ones, 2 axial ones; no abdomen, coronal or sagittal.
     assert 18 <= len(written) <= 23
-    assert list(cut_slices(dicom_samples / "lung-series", tmp_path / "none", 1, 0.8)) == []
-    assert not (tmp_path / "none").exists()
 
 
 def test_slice_mask_crop_and_ten_painted_copies_of_what_can_be_read(tmp_path: Path) -> None:
@@ -113,5 +111,5 @@ def test_slice_mask_crop_and_ten_painted_copies_of_what_can_be_read(tmp_path: Pa
     assert ((mask < 30) | (mask > 225)).mean() > 0.9
     coloured = [bool((tile != tile[..., :1]).any()) for tile in tiles[:13]]
     assert coloured == [False] * 3 + [True] * 10, "painted regions have an outline"
-    (again,) = write_previews(slices, tmp_path / "again", Preprocessing(size=side), most=1)
+    again = next(write_previews(slices, tmp_path / "again", Preprocessing(size=side)))
     assert again.read_bytes() == first.read_bytes()

@@ -210,15 +210,12 @@ def slices(
     volumes: Annotated[list[Path], typer.Argument(help="Series and volumes: files, folders or zips.")],
     output: Pictures,
     every: Annotated[int, typer.Option("--every", min=1, help="Take one slice of so many.")] = 10,
-    least_lungs: Annotated[
-        float, typer.Option("--least-lungs", min=0.01, max=0.9, help="Least share that is lung.")
-    ] = 0.05,
 ) -> None:
     """Cut axial lung slices out of CT volumes as grey PNGs in the lung window, naming no patient."""
     from groundglass.data.slices import cut_slices
 
     failed: list[ImageError] = []
-    cut = (cut_slices(volume, output, every, least_lungs, failed.append) for volume in volumes)
+    cut = (cut_slices(volume, output, every, failed.append) for volume in volumes)
     _written(output, sum(1 for pictures in cut for _ in pictures), "slices", failed)
 
 
@@ -229,7 +226,6 @@ def preview(
     size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the cropped slice.")] = 256,
     severity: Annotated[float, typer.Option(min=0, max=1, help="Of the painted lesions, 0 to 1.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Of the painted lesions.")] = 0,
-    most: Annotated[int | None, typer.Option("--most", min=1, help="Slices; default: all.")] = None,
 ) -> None:
     """Write one PNG per slice: the slice, its mask, its crop, and the crop with painted lesions."""
     from groundglass.data.preview import write_previews
@@ -237,13 +233,7 @@ def preview(
 
     failed: list[ImageError] = []
     pictures = write_previews(
-        path,
-        output,
-        Preprocessing(size=size),
-        severity=severity,
-        seed=seed,
-        most=most,
-        on_error=failed.append,
+        path, output, Preprocessing(size=size), severity=severity, seed=seed, on_error=failed.append
     )
     _written(output, sum(1 for _ in pictures), "pictures", failed)
 

@@ -28,7 +28,6 @@ app = typer.Typer(
 
 Protocols = Annotated[str, typer.Option(help="Ways to split, comma-separated.")]
 Networks = Annotated[str | None, typer.Option(help="Comma-separated; see docs/experiments.md.")]
-Folds = Annotated[int, typer.Option(min=2, help="Of protocols `random` and `patients`.")]
 Weights = Annotated[str, typer.Option(help="Kinds of weights or a file of C2L's, comma-separated.")]
 
 
@@ -80,16 +79,13 @@ def table1(
     protocols: Protocols = "random,official,patients",
     networks: Networks = None,
     weights: Weights = "imagenet,c2l",
-    folds: Folds = 5,
 ) -> None:
     """The paper's Table I: its networks by one recipe on the same slices, with paired statistics."""
     from groundglass.experiments import plan, tables
 
     def tasks() -> list[Task]:
         names, kinds, numbers = _words(networks) if networks else None, _words(weights), _numbers(shared)
-        return plan.table1_tasks(
-            _words(protocols), names, kinds, numbers, shared.overrides or (), folds=folds
-        )
+        return plan.table1_tasks(_words(protocols), names, kinds, numbers, shared.overrides or ())
 
     _experiment("table1", shared, tasks, tables.render_rows)
 
@@ -99,7 +95,6 @@ def ablation(
     shared: _Shared,
     recipe: options.RecipeName = "paper",
     protocols: Protocols = "random,official,patients",
-    folds: Folds = 5,
     left_out: Annotated[
         str | None, typer.Option(help="Sources to train without: NAME[+NAME...]; default COVID-CT's largest.")
     ] = None,
@@ -111,7 +106,7 @@ def ablation(
     def tasks() -> list[Task]:
         default, sources = load_recipe(recipe, shared.overrides or ()), left_out or plan.LARGEST_SOURCES
         names, numbers = _words(protocols), _numbers(shared)
-        return plan.ablation_tasks(default, numbers, protocols=names, folds=folds, left_out=sources)
+        return plan.ablation_tasks(default, numbers, protocols=names, left_out=sources)
 
     _experiment("ablation", shared, tasks, tables.render_rows)
 

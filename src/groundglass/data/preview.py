@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -34,14 +33,13 @@ def write_previews(
     *,
     severity: float = 0.5,
     seed: int = 0,
-    most: int | None = None,
     on_error: Callable[[ImageError], None] | None = None,
 ) -> Iterator[Path]:
     """Write one PNG per slice of ``path``: the slice, its binarised mask, its crop, painted copies of the crop.
 
     The copies show every kind of COVID-19 lesion, of ``severity`` 0 to 1, and every sign of another disease, the
     painted region outlined; the same ``seed`` paints the same. They are missing where no lungs are
-    found. Of the slices ``most`` are drawn; ``on_error`` is called for each file that cannot be read, and without it
+    found. ``on_error`` is called for each file that cannot be read, and without it
     the first one is raised.
 
     Yields:
@@ -50,7 +48,7 @@ def write_previews(
     Raises:
         ImageError: nothing can be read.
     """
-    for number, ct_slice in enumerate(islice(read_slices(path, on_error=on_error), most)):
+    for number, ct_slice in enumerate(read_slices(path, on_error=on_error)):
         tiles = _tiles(ct_slice.pixels, preprocessing, severity, np.random.default_rng([seed, number]))
         tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _COLUMNS)
         rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]

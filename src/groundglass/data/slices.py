@@ -18,7 +18,7 @@ from groundglass.imaging.read import read_slices
 from groundglass.imaging.slice import Origin, is_uid
 from groundglass.imaging.source import OnError
 
-_NAME_DIGITS = 16
+_NAME_DIGITS, _LEAST_LUNGS = 16, 0.05
 # Cosine between the slice normal and the patient's long axis from which a slice counts as axial: gantries
 # tilt by up to 30 degrees.
 _AXIAL = 0.86
@@ -28,7 +28,6 @@ def cut_slices(
     path: str | PathLike[str],
     output: Path,
     every: int = 10,
-    least_lungs: float = 0.05,
     on_error: OnError | None = None,
 ) -> Iterator[Path]:
     """Write slices of every series and volume below a path as grey PNGs in the lung window.
@@ -39,7 +38,7 @@ def cut_slices(
 
     The path of each picture is yielded once it is written; files of its name in the folder ``output`` are replaced.
 
-    Of ``every`` so many slices the first is taken, if it is axial and at least ``least_lungs`` of the picture is lung.
+    Of ``every`` so many slices the first is taken, if it is axial and at least a twentieth of the picture is lung.
 
     Raises:
         ImageError: a file cannot be read and there is no ``on_error`` to be called with this instead.
@@ -49,7 +48,7 @@ def cut_slices(
     for _, series in groupby(slices, key=lambda image: _series(image.origin)):
         name = None
         for index, image in enumerate(series):
-            if index % every or not _is_axial(image.origin) or find_lungs(image.pixels).mean() < least_lungs:
+            if index % every or not _is_axial(image.origin) or find_lungs(image.pixels).mean() < _LEAST_LUNGS:
                 continue
             name = name or hashlib.sha256(image.pixels.tobytes()).hexdigest()[:_NAME_DIGITS]
             target = output / f"{name}_{index:04d}.png"

@@ -261,13 +261,12 @@ def recipe_names(kind: str = "") -> list[str]:
 
 def described_recipes(kind: str = "") -> dict[str, str]:
     """The recipes that come with the package, and the comment that each begins with."""
-    texts = {
-        name: (_folder(kind) / f"{name}.yaml").read_text(encoding="utf-8") for name in recipe_names(kind)
-    }
-    comments = {
-        name: takewhile(lambda line: line[0] == "#", text.splitlines()) for name, text in texts.items()
-    }
-    return {name: " ".join(line.lstrip("# ") for line in lines) for name, lines in comments.items()}
+    described = {}
+    for name in recipe_names(kind):
+        text = (_folder(kind) / f"{name}.yaml").read_text(encoding="utf-8")
+        comment = takewhile(lambda line: line.startswith("#"), text.splitlines())
+        described[name] = " ".join(line.lstrip("# ") for line in comment)
+    return described
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
