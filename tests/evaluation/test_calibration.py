@@ -19,8 +19,7 @@ from groundglass.evaluation.calibration import (
     summary,
 )
 from groundglass.evaluation.part import Part
-from groundglass.inference.calibration import Calibration
-from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
+from groundglass.inference.calibration import COVID, NON_COVID, UNCERTAIN, Calibration
 
 LABELS = (Label.NON_COVID, Label.COVID)
 

@@ -30,10 +30,10 @@ from tests.conftest import change_dicom
 import groundglass
 from groundglass import Classifier, Prediction, Predictions
 from groundglass.errors import BundleError, ImageError, PredictionError
-from groundglass.imaging.crop import CroppedSlice
+from groundglass.imaging.crop import CroppedSlice, in_slice, lesion_mask
 from groundglass.imaging.phantom import make_phantom, write_dicom
 from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.inference.prediction import COLUMNS, Status, in_slice, lesion_mask
+from groundglass.inference.prediction import COLUMNS, Status
 
 PHANTOM = make_phantom(np.random.default_rng(1), 0.4, 0.5, size=128)
 PIXELS = PHANTOM.slice.pixels

@@ -18,7 +18,8 @@ from groundglass.evaluation.metrics import compute_metrics
 from groundglass.evaluation.part import select_part
 from groundglass.imaging.phantom import make_phantom
 from groundglass.inference.bundle import DEFAULT, Bundle
-from groundglass.inference.prediction import UNCERTAIN, Status
+from groundglass.inference.calibration import UNCERTAIN
+from groundglass.inference.prediction import Status
 
 
 def test_it_needs_no_network(tmp_path: Path) -> None:

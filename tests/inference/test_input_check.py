@@ -18,6 +18,7 @@ from groundglass.imaging.crop import CroppedSlice, Preprocessing
 from groundglass.imaging.lungs import shipped as find_lungs
 from groundglass.imaging.phantom import Scanner, make_phantom, scan
 from groundglass.imaging.slice import CTSlice, Origin
+from groundglass.inference.calibration import COVID, NON_COVID, UNCERTAIN
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.input_check import (
     APPEARANCE,
@@ -29,7 +30,7 @@ from groundglass.inference.input_check import (
     doubts,
     unfit,
 )
-from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN, Status
+from groundglass.inference.prediction import Status
 from groundglass.training.input_check_fit import Examples, accept_all, fit_input_check, fit_model
 
 Grey = NDArray[np.uint8]

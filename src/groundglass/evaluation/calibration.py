@@ -13,8 +13,15 @@ from numpy.typing import NDArray
 from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.metrics import Estimate
 from groundglass.evaluation.part import Part
-from groundglass.inference.calibration import Calibration, Conformal, series_score, sigmoid
-from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
+from groundglass.inference.calibration import (
+    COVID,
+    NON_COVID,
+    UNCERTAIN,
+    Calibration,
+    Conformal,
+    series_score,
+    sigmoid,
+)
 from groundglass.inference.reference import CLIP, EmbeddingReference
 
 FEWEST = 20

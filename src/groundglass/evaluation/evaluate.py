@@ -35,10 +35,9 @@ from groundglass.evaluation.metrics import (
 from groundglass.evaluation.part import Part, fingerprint, part_warnings, record_evaluation, select_part
 from groundglass.evaluation.segmentation import CountedEstimate, Segmentation
 from groundglass.files import printable
-from groundglass.imaging.crop import CroppedSlice
+from groundglass.imaging.crop import CroppedSlice, in_slice, lesion_mask
 from groundglass.imaging.slice import CTSlice
 from groundglass.inference.calibration import Calibration
-from groundglass.inference.prediction import in_slice, lesion_mask
 
 FORMAT = 2
 """Version of ``metrics.json``."""

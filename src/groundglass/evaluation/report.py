@@ -23,7 +23,8 @@ from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, T
 from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Estimate, reliability
 from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, CountedEstimate
 from groundglass.files import counted, printable, write_json, write_text
-from groundglass.inference.prediction import COVID, NON_COVID, lesion_mask
+from groundglass.imaging.crop import lesion_mask
+from groundglass.inference.calibration import COVID, NON_COVID
 from groundglass.reporting import figures
 from groundglass.reporting.figures import svg
 from groundglass.reporting.html import CITATION, DATA_NOTICE, NOTICE, data_uri, environment

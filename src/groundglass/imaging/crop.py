@@ -112,6 +112,23 @@ def resize_box(pixels: Grey, box: Box, size: int) -> Grey:
     return np.asarray(cv2.resize(cut, (size, size), interpolation=interpolation))
 
 
+def lesion_mask(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> NDArray[np.bool_]:
+    """Lesions inside the lungs, bool (H, W) of the source, by a lesion map over the crop, logits (h, w)."""
+    return (in_slice(lesion_map, cropped) > 0) & cropped.lungs
+
+
+def in_slice(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> NDArray[np.float32]:
+    """A lesion map over the crop, logits (h, w), in its place in the source: (H, W), -inf outside the crop."""
+    left, top, right, bottom = cropped.box
+    height, width = cropped.lungs.shape
+    enlarged = cv2.resize(lesion_map, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+    placed = np.full((height, width), -np.inf, np.float32)
+    placed[max(top, 0) : bottom, max(left, 0) : right] = enlarged[
+        max(-top, 0) : height - top, max(-left, 0) : width - left
+    ]
+    return placed
+
+
 def grey_histogram(pixels: Grey) -> NDArray[np.float64]:
     """How often each grey value occurs in a picture of shape (H, W), shape (256,)."""
     return np.asarray(cv2.calcHist([pixels], [0], None, [256], [0, 256]).ravel(), np.float64)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from groundglass.inference.prediction import COVID, NON_COVID, UNCERTAIN
+COVID, NON_COVID, UNCERTAIN = "COVID", "NonCOVID", "uncertain"
 
 MUCH_OPACITY = 20.0
 """Percent of the lungs. Of ten validation slices that were labelled NonCOVID with more of it, four were COVID."""

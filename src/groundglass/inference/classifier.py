@@ -16,22 +16,15 @@ from typing import Any
 
 from groundglass.errors import ImageError, NotASliceError, PredictionError
 from groundglass.files import name_some
+from groundglass.imaging.crop import lesion_mask
 from groundglass.imaging.read import LazyDecoder, read_slices
 from groundglass.imaging.slice import CTSlice, Origin, Patient
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.calibration import MUCH_OPACITY
+from groundglass.inference.calibration import COVID, MUCH_OPACITY, NON_COVID
 from groundglass.inference.input_check import DOUBTFUL, appearance, doubts, unfit
 from groundglass.inference.inputs import named_by
-from groundglass.inference.prediction import (
-    COVID,
-    NON_COVID,
-    Evidence,
-    Prediction,
-    Predictions,
-    Status,
-    lesion_mask,
-)
+from groundglass.inference.prediction import Evidence, Prediction, Predictions, Status
 from groundglass.inference.series import SeriesSummary, Totals
 
 Path = str | PathLike[str]

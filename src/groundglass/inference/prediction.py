@@ -10,20 +10,18 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import PredictionError
 from groundglass.files import printable
-from groundglass.imaging.crop import CroppedSlice
+from groundglass.imaging.crop import CroppedSlice, lesion_mask
 from groundglass.imaging.slice import CTSlice, Origin, Patient
+from groundglass.inference.calibration import COVID, NON_COVID, UNCERTAIN
 from groundglass.reporting.overlay import LESION, Picture, fit, grey_picture, outline_mask, png_data_uri
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COVID, NON_COVID, UNCERTAIN = "COVID", "NonCOVID", "uncertain"
 
 OUTSIDE_LUNGS = "outside the lungs"
 """Beginning of the reason of slices refused because they show another part of the body, such as the neck."""
@@ -68,23 +66,6 @@ class Evidence:
         """The slice with the outlines of its lungs, yellow, and lesions, orange; shape (H, W, 3)."""
         lungs = outline_mask(grey_picture(self.slice.pixels), self.cropped.lungs)
         return outline_mask(lungs, self.lesions(), LESION)
-
-
-def lesion_mask(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> NDArray[np.bool_]:
-    """Lesions inside the lungs, bool (H, W) of the source, by a lesion map over the crop, logits (h, w)."""
-    return (in_slice(lesion_map, cropped) > 0) & cropped.lungs
-
-
-def in_slice(lesion_map: NDArray[np.float32], cropped: CroppedSlice) -> NDArray[np.float32]:
-    """A lesion map over the crop, logits (h, w), in its place in the source: (H, W), -inf outside the crop."""
-    left, top, right, bottom = cropped.box
-    height, width = cropped.lungs.shape
-    enlarged = cv2.resize(lesion_map, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
-    placed = np.full((height, width), -np.inf, np.float32)
-    placed[max(top, 0) : bottom, max(left, 0) : right] = enlarged[
-        max(-top, 0) : height - top, max(-left, 0) : width - left
-    ]
-    return placed
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,16 @@ import numpy as np
 
 from groundglass.files import printable
 from groundglass.imaging.slice import is_uid
-from groundglass.inference.calibration import MUCH_OPACITY, Conformal, series_score, slices_in_score
-from groundglass.inference.prediction import COPY, COVID, NON_COVID, UNCERTAIN, Prediction, Status, frame_of
+from groundglass.inference.calibration import (
+    COVID,
+    MUCH_OPACITY,
+    NON_COVID,
+    UNCERTAIN,
+    Conformal,
+    series_score,
+    slices_in_score,
+)
+from groundglass.inference.prediction import COPY, Prediction, Status, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from groundglass.imaging.crop import CroppedSlice
+from groundglass.imaging.crop import CroppedSlice, in_slice
 from groundglass.imaging.slice import CTSlice, Grey, Origin
 from groundglass.imaging.window import LUNG
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.output import OutputPlan, open_output
-from groundglass.inference.prediction import Evidence, PackedMasks, Prediction, in_slice
+from groundglass.inference.prediction import Evidence, PackedMasks, Prediction
 from groundglass.inference.series import SERIES_SCORE, Totals
 from groundglass.inference.writers import PredictionsWriter
 from groundglass.reporting.overlay import map_layer, outline_svg

@@ -32,8 +32,7 @@ from groundglass.errors import RunError
 from groundglass.imaging import lungs
 from groundglass.imaging.crop import Preprocessing
 from groundglass.inference.bundle import INPUT, OUTPUTS, Engine
-from groundglass.inference.calibration import Calibration
-from groundglass.inference.prediction import COVID, NON_COVID
+from groundglass.inference.calibration import COVID, NON_COVID, Calibration
 from groundglass.models.layers import Network
 from groundglass.models.lung_net import LungNet
 
