@@ -22,9 +22,9 @@ from groundglass.audit.shortcuts import shortcut_features
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Manifest, read_pixels, read_record, write_manifest
 from groundglass.data.splits import make_split
-from groundglass.evaluation.bootstrap import bootstrap
+from groundglass.evaluation.bootstrap import Resampling
 from groundglass.experiments.plan import NETWORKS, convergence_tasks, protocol_splits, table1_tasks
-from groundglass.experiments.results import PROTOCOLS, read_run_result, read_run_results
+from groundglass.experiments.results import PROTOCOLS, read_run_result
 from groundglass.experiments.runner import ExperimentPaths, run_all
 from groundglass.experiments.tables import render_rows
 from groundglass.files import write_bytes, write_json
@@ -81,28 +81,18 @@ def file_format(options: argparse.Namespace) -> None:
     label = np.array([record.label_name == "COVID" for record in data], np.int8)
     patient = np.array([record.patient_id for record in data])
     measured = {}
-    for protocol, splits in _splits(options.output).items():
+    for protocol in PROTOCOLS:
         probability, tested = np.zeros(len(data)), []
-        for split in splits:
+        for split in protocol_splits(protocol, 5).values():
             parts = make_split(data, split, allow_overlap=split.startswith("random"))
             learnt, held = (np.array(parts.part(part)) for part in ("train", "test"))
             rule = LogisticRegression(max_iter=2000).fit(seen[learnt], label[learnt])
             probability[held] = rule.predict_proba(seen[held])[:, 1]
             tested += [*held]
-        found = bootstrap(label[tested], probability[tested], patient[tested])
+        found = Resampling(patient[tested]).measure(label[tested], probability[tested])
         metrics = {name: asdict(found.metrics[name]) for name in ("accuracy", "auc")}
-        measured[protocol] = {"slices": len(tested), "patients": found.patients, "metrics": metrics}
+        measured[protocol] = {"slices": len(tested), "patients": found.patients.count, "metrics": metrics}
     write_json(options.output / "file-format.json", measured)
-
-
-def _splits(output: Path) -> dict[str, list[str]]:
-    """Splits of each protocol, all of them, and those on which the table has rows so far."""
-    splits = {protocol: list(protocol_splits(protocol, 5).values()) for protocol in PROTOCOLS}
-    folds = {run.identity.fold for run in read_run_results(output) if run.identity.protocol == "random"}
-    splits["random, as in the table"] = [
-        protocol_splits("random", 5)[fold] for fold in sorted(folds, key=str)
-    ]
-    return {name: own for name, own in splits.items() if own}
 
 
 def main() -> None:
