@@ -261,8 +261,7 @@ def test_the_empty_page_says_what_it_is_for(page: Page, service: Running) -> Non
         "const ends = [0, 220].map(end => [...new Uint32Array(buffer)].filter((_, at) => at % 240 - end >>> 0 < 20));"
         "return ends.map(end => new Set(end).size)"
     )
-    first, last = page.run(colours)
-    assert first < 5 < last, "a colour for each slice; hatched where they were refused"
+    assert max(page.run(colours)) < 5, "a colour for each slice, hatched only where they were refused"
     assert "2.25." not in page.find("body").text, "no UID is shown"
     page.run("for (const each of document.querySelectorAll('#series details')) each.open = true")
     assert "2.25." in page["series"].text, "unless asked for"
