@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tests.conftest import Page, tiny_parts
+from tests.conftest import Page, accept_all, tiny_parts
 from typer.testing import CliRunner, Result
 
 from groundglass.cli.main import app
@@ -36,7 +36,6 @@ from groundglass.inference.bundle import Bundle
 from groundglass.inference.bundle_writer import save_arrays, write_bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.reporting.html import CITATION
-from groundglass.training.input_check_fit import accept_all
 
 from .conftest import BrightnessRun, lungs_of
 

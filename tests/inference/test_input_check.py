@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.conftest import accept_all
 
 import groundglass
 from groundglass.data import out_of_distribution
@@ -31,7 +32,7 @@ from groundglass.inference.input_check import (
     unfit,
 )
 from groundglass.inference.prediction import Status
-from groundglass.training.input_check_fit import Examples, accept_all, fit_input_check, fit_model
+from groundglass.training.input_check_fit import Examples, fit_input_check, fit_model
 
 Grey = NDArray[np.uint8]
 CHANNELS = 4

@@ -23,7 +23,7 @@ from groundglass.data.out_of_distribution import (
 from groundglass.imaging.crop import MUCH_LUNG, Preprocessing
 from groundglass.imaging.lungs import LungSegmenter
 from groundglass.imaging.slice import Grey
-from groundglass.inference.input_check import APPEARANCE, LUNG, OTHER_PART, InputCheck, appearance
+from groundglass.inference.input_check import LUNG, OTHER_PART, InputCheck, appearance
 from groundglass.inference.reference import CLIP, Features
 
 _Weights = NDArray[np.float64]
@@ -204,13 +204,6 @@ def fit_input_check(examples: Examples, deciding: NDArray[np.bool_]) -> InputChe
     refusing = np.quantile(held_out[~examples.lung], 1 - _REFUSED)
     # Below even odds nothing is refused, however well the kinds can be distinguished.
     return replace(fit_model(examples), limit=round(max(0.0, float(accepting), float(refusing)), 4))
-
-
-def accept_all(channels: int) -> InputCheck:
-    """An untrained check, for embeddings of ``channels`` numbers: it accepts whatever is not blank or no lung slice."""
-    features = np.random.default_rng(0).normal(0, 1, (4, APPEARANCE + channels))
-    examples = Examples(features, (LUNG, LUNG, "other", "other"), np.arange(4), np.ones(4))
-    return fit_model(examples)
 
 
 def fit_model(examples: Examples) -> InputCheck:
