@@ -233,9 +233,9 @@ def test_what_is_changed_or_doubtful_is_said_before_it_begins(
             train_job(job(recipe, phantoms, tmp_path / name))
         return [each.getMessage() for each in caplog.records if each.name.startswith("groundglass")]
 
-    (warning,) = warnings(demo("network.weights=c2l"), "c2l")
-    assert "weights c2l were pretrained with normalisation two-anchor" in warning
-    assert "has zero-mean" in warning
+    (warning,) = warnings(demo("network.weights=c2l", "preprocessing.normalisation=min-max"), "c2l")
+    assert "weights c2l were pretrained with normalisation zero-mean" in warning
+    assert "has min-max" in warning
     assert "\n" not in warning
     assert warnings(demo(), "none") == []
     (warning,) = warnings(load_recipe("mask-efficientnet", [*QUICK, "training.batch_size=32"]), "painted")
