@@ -19,8 +19,10 @@ class ImageError(GroundglassError):
 
     def __init__(self, path: str | PathLike[str], reason: str) -> None:
         super().__init__(f"{path}: {reason}")
-        self.path = str(path)
-        self.reason = reason
+        self.path, self.reason = str(path), reason
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return type(self), (self.path, self.reason)
 
 
 class NotASliceError(ImageError):

@@ -14,13 +14,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 import groundglass
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import read_pixels, read_record
 from groundglass.data.splits import make_split
-from groundglass.errors import DataError, RunError
+from groundglass.errors import DataError, ImageError, RunError
 from groundglass.evaluation import calibration as fitting
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import shipped
@@ -189,7 +190,7 @@ def test_int8_is_chosen_on_validation_and_a_better_one_is_kept(
     aucs = iter((0.7, 0.7 + gain, 0.7))
     monkeypatch.setattr(exporting, "_FEWEST_SEEN", 12)
     monkeypatch.setattr(exporting, "quantise", named_int8)
-    monkeypatch.setattr(exporting, "_auc", lambda *_: next(aucs))
+    monkeypatch.setattr(exporting, "roc_auc_score", lambda *_: next(aucs))
     told, opened = write(), Bundle.open(tmp_path / "bundle")
     assert opened.info.precision == kept
     assert (onnx.load(tmp_path / "bundle" / "classifier.onnx").doc_string == "int8") is (kept == "int8")
@@ -259,3 +260,11 @@ def test_the_fitted_check_accepts_phantoms_and_nothing_else(data: Path) -> None:
     assert sum(refused(np.ascontiguousarray(np.rot90(pixels))) for pixels in slices) >= 11
     noise = np.random.default_rng(0).integers(0, 256, (12, 160, 160), np.uint8)
     assert sum(refused(pixels) for pixels in noise) >= 11
+
+
+def test_a_slice_that_vanished_is_named_by_the_process_that_gathers(data: Path) -> None:
+    records = load_dataset(data).records
+    records = (replace(records[0], path=data / "gone.png"), *records[1:])
+    gather = delayed(gather_examples)(PREPROCESSING, shipped(), records)
+    with pytest.raises(ImageError, match=r"gone\.png: "):
+        Parallel(2)([gather])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import signal
@@ -38,7 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 _TRAINING = frozenset({"torch", "torchmetrics", "torchvision", "timm", "lightning", "onnx", "safetensors"})
 _SILENT = logging.NullHandler()
 # Modules whose warnings tell of files, as a regular expression.
-_READERS = r"(groundglass|highdicom|nibabel|PIL|pydicom)\b"
+_READERS = r"(groundglass|highdicom|joblib|nibabel|PIL|pydicom)\b"
 _LIBRARIES = (
     "numpy onnxruntime opencv-python-headless pillow pydicom imagecodecs nibabel SimpleITK highdicom fastapi ray "
     "torch lightning timm"
@@ -120,7 +122,8 @@ def root(
     for name in ("SIGTERM", "SIGHUP") if context.invoked_subcommand != "serve" else ():
         number = getattr(signal, name, None)  # serve finishes what it has accepted first
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not below nohup
-            signal.signal(number, _terminated)
+            # As after an error, so that temporary files are removed.
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     _, panel = COMMANDS.get(context.invoked_subcommand or "", ("", ""))
     if log_level is LogLevel.DEBUG:
         logging.basicConfig(level=logging.DEBUG)
@@ -168,6 +171,8 @@ def main() -> None:
     standard output that cannot be written.
     """
     _open_streams()
+    # Python's last search for garbage among PyTorch's objects would take more than a second.
+    atexit.register(gc.freeze)
     try:
         app()
     except SystemExit:
@@ -235,11 +240,6 @@ def _settled(stream: TextIO) -> Exception | None:
             os.dup2(nowhere.fileno(), stream.fileno())
         return error
     return None
-
-
-def _terminated(number: int, _frame: object) -> NoReturn:
-    """End as after an error, so that temporary files are removed."""
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def out_of_distribution_examples(
     """
 
     def count(full: int) -> int:
-        return max(full // 20, round(effort * full))
+        return max(full // 20, int(effort * full))
 
     rng = np.random.default_rng([_STREAM, seed, 2])
     spoilt = (

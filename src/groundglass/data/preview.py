@@ -17,7 +17,7 @@ from groundglass.imaging.crop import Preprocessing, resize_box
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic
 from groundglass.imaging.lungs import shipped, squared
 from groundglass.imaging.read import read_slices
-from groundglass.imaging.slice import CTSlice, Grey
+from groundglass.imaging.slice import Grey
 from groundglass.reporting.overlay import LESION, OTHER, grey_picture, outline_mask
 
 _Picture = NDArray[np.uint8]
@@ -52,7 +52,10 @@ def write_previews(
         tiles = _tiles(ct_slice.pixels, preprocessing, severity, np.random.default_rng([seed, number]))
         tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _COLUMNS)
         rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
-        target = output / f"{number:05d}-{_name(ct_slice)}.png"
+        # The slice's own name in letters that every system takes, and its frame.
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(ct_slice.origin.file).stem)[:_LONGEST_NAME]
+        frame = "" if ct_slice.origin.frame is None else f"-{ct_slice.origin.frame}"
+        target = output / f"{number:05d}-{stem}{frame}.png"
         _, png = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
         write_bytes(target, png.tobytes())
         yield target
@@ -84,9 +87,3 @@ def _tile(
     place, white = (6, 16), (255, 255, 255)
     written = cv2.putText(picture, caption, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, white, 1, cv2.LINE_AA)
     return np.asarray(written, np.uint8)
-
-
-def _name(ct_slice: CTSlice) -> str:
-    """The slice's own name in letters that every system takes, and its frame."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(ct_slice.origin.file).stem)[:_LONGEST_NAME]
-    return stem if ct_slice.origin.frame is None else f"{stem}-{ct_slice.origin.frame}"

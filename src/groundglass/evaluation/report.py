@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 from sklearn import metrics as sklearn
@@ -79,16 +78,11 @@ def _predictions(evaluation: Evaluation) -> Iterator[Sequence[str]]:
     """One row per slice."""
     part = evaluation.part
     yield ["file", "label", "patient_id", "source", "split", "probability", "logit", "prediction"]
-    rows = zip(part.records, *_labels(evaluation), evaluation.probability, evaluation.logit, strict=True)
+    labels = [np.where(covid, COVID, NON_COVID) for covid in (part.label == 1, evaluation.called)]
+    rows = zip(part.records, *labels, evaluation.probability, evaluation.logit, strict=True)
     for record, label, called, probability, logit in rows:
         whence = printable(record.patient_id), printable(record.source), record.split or ""
         yield [part.file(record), label, *whence, f"{probability:.9g}", f"{logit:.9g}", called]
-
-
-def _labels(evaluation: Evaluation) -> Iterator[NDArray[np.str_]]:
-    """What the slices are labelled and what they are called, shape (N,) each."""
-    for covid in (evaluation.part.label == 1, evaluation.called):
-        yield np.where(covid, COVID, NON_COVID)
 
 
 def tables(evaluation: Evaluation) -> Iterator[Table]:

@@ -67,6 +67,9 @@ class LungSegmenter:
                 f"{name}: no model of lung fields; expected the input {INPUT} and the output {OUTPUT}"
             )
 
+    def __reduce__(self) -> tuple[type[LungSegmenter], tuple[bytes]]:
+        return type(self), (self.model,)
+
     def __call__(self, pixels: Grey) -> Lungs:
         """The lung mask of a slice, uint8, shape (H, W); all False where no lung is seen."""
         height, width = pixels.shape
@@ -108,10 +111,8 @@ def open_segmenter(path: Path | None) -> LungSegmenter:
     Raises:
         BundleError: it cannot be read or is no such model.
     """
-    if path is None:
-        return shipped()
     try:
-        return LungSegmenter(path.read_bytes(), str(path))
+        return shipped() if path is None else LungSegmenter(path.read_bytes(), str(path))
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
 

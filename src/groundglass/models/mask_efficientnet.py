@@ -106,13 +106,15 @@ class MaskEfficientNet(Network):
         if attention and gates == "blocks":
             _gate_blocks(backbone)
             attention = False
-        widths = _stage_widths(cast(nn.Sequential, backbone.blocks))
+        stages = cast(nn.Sequential, backbone.blocks)
+        convolutions = ([each for each in stage.modules() if isinstance(each, nn.Conv2d)] for stage in stages)
+        widths = [layers[-1].out_channels for layers in convolutions]
         self.gates = nn.ModuleList(_gate(width, attention) for width in widths)
         self.mask_branch = MaskBranch(backbone, widths[0], attention) if mask else None
         self.histogram_term = HistogramTerm() if histogram else None
         ends = (level["module"] for level in cast(Iterable[dict[str, Any]], backbone.feature_info))
-        stages = {number: int(end.rpartition(".")[2]) for number, end in enumerate(ends)}
-        self._stages = {stages[number] for number, _ in self._levels}
+        lasts = {number: int(end.rpartition(".")[2]) for number, end in enumerate(ends)}
+        self._stages = {lasts[number] for number, _ in self._levels}
 
     def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The last feature map (B, channels, h, w) of images (B, 1, H, W), and those of strides 4 to 32."""
@@ -153,9 +155,3 @@ def _gate_blocks(backbone: nn.Module) -> None:
 
 def _gate(channels: int, attention: bool) -> nn.Module:
     return SqueezeExcitation(channels) if attention else nn.Identity()
-
-
-def _stage_widths(stages: nn.Sequential) -> list[int]:
-    """Channels that leave each stage: those of its last convolution."""
-    convolutions = ([layer for layer in stage.modules() if isinstance(layer, nn.Conv2d)] for stage in stages)
-    return [layers[-1].out_channels for layers in convolutions]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
@@ -20,7 +21,7 @@ from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
 from groundglass.evaluation.calibration import fit_calibration, fit_reference, series_rule, summary
 from groundglass.evaluation.part import Part, fingerprint, one_label, record_evaluation, select_part
-from groundglass.files import name_some
+from groundglass.files import name_some, usable_cores
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import LungSegmenter, open_segmenter
 from groundglass.imaging.phantom import make_phantom
@@ -55,7 +56,7 @@ from groundglass.training.trainer import check_writable, now, versions
 # Of the validation AUC against fp32, with which INT8 is chosen; among fewer validation slices no such loss is seen.
 _LARGEST_LOSS, _FEWEST_SEEN = 0.005, 100
 _COVERAGE = 0.9
-_COMPARED = 32
+_COMPARED = 16
 _BATCH = 32
 
 
@@ -110,7 +111,7 @@ class _Slices:
     def auc(self, engine: Engine) -> float:
         """On the validation part, which has both labels: export needs them to calibrate."""
         logit = _run(engine, self.cropped["val"].pixels, self.preprocessing).logit
-        return _auc(self.parts["val"].label, logit)
+        return float(roc_auc_score(self.parts["val"].label, logit))
 
 
 def export(job: Export, tell: Callable[[str], None]) -> Precision:
@@ -133,10 +134,13 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     train, val = slices.parts["train"], slices.parts["val"]
     lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free, job.map_label).records
     tell("gathering pictures that the input check is to accept and to refuse")
-    gathered = gather_examples(run.preprocessing, job.segmenter, train.records, lesion_free)
+    # In a process of its own: this and PyTorch's exporter are Python, of which a process runs one at a time.
+    gathering = delayed(gather_examples)(run.preprocessing, job.segmenter, train.records, lesion_free)
+    beside = Parallel(usable_cores(), return_as="generator")([gathering])
     tell("exporting to ONNX")
     model, precision, auc = _choose(job, slices, tell)
-    engine = Engine(model)
+    (gathered,) = beside
+    engine = Engine(model, usable_cores())
     tell("predicting and measuring")
     outputs = {name: _run(engine, each.pixels, run.preprocessing) for name, each in slices.cropped.items()}
     calibration = fit_calibration(outputs["val"].logit, val.label, _COVERAGE)
@@ -148,7 +152,6 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     if (tested := slices.parts.get("test")) is not None:
         sha256 = fingerprint(tested, slices.cropped["test"].sha256)
         record_evaluation(run.path, tested, sha256, now(), job.output)
-    measured = {name: part for name, part in slices.parts.items() if name != "train"}
     fields = {
         **_fields(job, slices),
         "precision": precision,
@@ -157,7 +160,8 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
         "metrics": {
             name: summary(part, outputs[name].logit, calibration)
             | {"by_source": _by_source(part, outputs[name].logit, calibration)}
-            for name, part in measured.items()
+            for name, part in slices.parts.items()
+            if name != "train"
         },
         "validation_auc": auc,
     }
@@ -225,17 +229,12 @@ def _choose(
     return fp32, "fp32", auc
 
 
-def _auc(label: NDArray[np.int8], logit: NDArray[np.float32]) -> float:
-    return float(roc_auc_score(label, logit))
-
-
 def _run(engine: Engine, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Outputs:
     """Logits and embeddings; slices are normalised batch by batch, as floating point takes four times their memory."""
     starts = range(0, len(pixels), _BATCH)
     batches = [engine.run(preprocessing.normalise(pixels[start : start + _BATCH])) for start in starts]
-    return Outputs(
-        np.concatenate([each.logit for each in batches]), np.concatenate([each.embedding for each in batches])
-    )
+    logit, embedding = zip(*((each.logit, each.embedding) for each in batches), strict=True)
+    return Outputs(np.concatenate(logit), np.concatenate(embedding))
 
 
 def _series_rule(part: Part, logit: NDArray[np.float32], calibration: Calibration) -> dict[str, Any] | None:

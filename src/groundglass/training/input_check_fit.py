@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse.linalg import svds
@@ -20,6 +21,7 @@ from groundglass.data.out_of_distribution import (
     phantom_slices,
     vary,
 )
+from groundglass.files import usable_cores
 from groundglass.imaging.crop import MUCH_LUNG, Preprocessing
 from groundglass.imaging.lungs import LungSegmenter
 from groundglass.imaging.slice import Grey
@@ -292,8 +294,12 @@ def _held_out_odds(examples: Examples) -> NDArray[np.float32]:
         groups, member = np.unique(examples.group[same], return_inverse=True)
         fold[same] = np.random.default_rng(0).permutation(len(groups))[member] % _FOLDS
     result = np.empty(len(fold), np.float32)
-    for number in np.unique(fold):
-        held = fold == number
-        odds = fit_model(examples.take(~held)).odds(examples.features[held])
-        result[held] = np.logaddexp.reduce(odds, axis=1)
+    parted = [fold == number for number in np.unique(fold)]
+    odds = Parallel(usable_cores())(delayed(_odds)(examples, held) for held in parted)
+    for held, each in zip(parted, odds, strict=True):
+        result[held] = np.logaddexp.reduce(each, axis=1)
     return result
+
+
+def _odds(examples: Examples, held: NDArray[np.bool_]) -> NDArray[np.float32]:
+    return fit_model(examples.take(~held)).odds(examples.features[held])

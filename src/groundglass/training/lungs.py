@@ -164,7 +164,10 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
         "parameters": sum(each.numel() for each in module.network.parameters()),
     }
     job.begin(hashlib.sha256(content).hexdigest(), facts)
-    slices = [*training, *_phantoms(job.seed), *_without_lungs(job.seed)]
+    others = parts_without_lungs(np.random.default_rng([job.seed, 2]), _EMPTY, _KEPT)
+    nothing = np.zeros((_KEPT, _KEPT), np.uint8)
+    empty = (LungSlice(_NOTHING, squared(pixels, _KEPT), nothing) for pixels in others)
+    slices = [*training, *_phantoms(job.seed), *empty]
     batches = LungBatches(_chances(slices, recipe), recipe.draws, recipe.training.batch_size, job.seed)
     held = [
         (_image([squared(each.pixels, SIDE)])[0] / 255, _image([squared(each.lungs * 255, SIDE) > 127])[0])
@@ -214,11 +217,6 @@ def _phantoms(seed: int) -> Iterator[LungSlice]:
         severity = float(rng.choice([0, rng.uniform(0.3, 1), 1]))
         drawn = make_phantom(rng, severity, float(rng.uniform(0.03, 0.97)), _KEPT)
         yield LungSlice(_PHANTOM, drawn.slice.pixels, drawn.lungs.astype(np.uint8))
-
-
-def _without_lungs(seed: int) -> Iterator[LungSlice]:
-    for pixels in parts_without_lungs(np.random.default_rng([seed, 2]), _EMPTY, _KEPT):
-        yield LungSlice(_NOTHING, squared(pixels, _KEPT), np.zeros((_KEPT, _KEPT), np.uint8))
 
 
 def _chances(slices: Sequence[LungSlice], recipe: LungsRecipe) -> NDArray[np.float64]:
