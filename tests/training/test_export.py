@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -268,3 +271,10 @@ def test_a_slice_that_vanished_is_named_by_the_process_that_gathers(data: Path) 
     gather = delayed(gather_examples)(PREPROCESSING, shipped(), records)
     with pytest.raises(ImageError, match=r"gone\.png: "):
         Parallel(2)([gather])
+
+
+def test_an_interrupt_is_for_the_export_and_not_for_its_children() -> None:
+    with exporting._deaf_children():
+        says = "import signal as s; print(s.getsignal(s.SIGINT) is s.SIG_IGN)"
+        assert b"True" in subprocess.check_output([sys.executable, "-c", says])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -80,7 +80,7 @@ class LungSegmenter:
         inner = _of_lungs(logit[inside], square[inside])
         # Logits are enlarged, not the mask: the edge stays smooth.
         mask = cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR) > 0
-        return mask if mask.mean() >= _LEAST_LUNG else np.zeros_like(mask)
+        return mask if np.count_nonzero(mask) / mask.size >= _LEAST_LUNG else np.zeros_like(mask)
 
 
 def squared(picture: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:

@@ -221,6 +221,9 @@ class Bundle:
         bundle._check(_arrays(place, SELF_TEST, test))
         return bundle
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Bundle.open, (str(self.path.absolute()), self.threads, self.providers)
+
     def _check(self, expected: Mapping[str, NDArray[Any]]) -> None:
         """Run the slice of the self-test through both models and compare."""
         try:

@@ -14,6 +14,8 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
+import numpy as np
+
 from groundglass.errors import ImageError, NotASliceError, PredictionError
 from groundglass.files import name_some
 from groundglass.imaging.crop import lesion_mask
@@ -55,9 +57,7 @@ class Classifier:
         self._limits, self._keep_identifiers = limits, keep_identifiers
 
     def __reduce__(self) -> tuple[Any, ...]:
-        path = str(self.bundle.path.absolute())
-        opened = path, self.bundle.threads, self.bundle.providers
-        return _reopened, (opened, self._limits, self._keep_identifiers)
+        return partial(Classifier, keep_identifiers=self._keep_identifiers), (self.bundle, self._limits)
 
     def predict(self, source: Any, *, hu: bool = False, evidence: bool = True) -> Prediction | Predictions:
         """Classify whatever holds slices; never a diagnosis.
@@ -195,10 +195,10 @@ class Classifier:
         if reason is not None:
             refused = self._prediction(item.origin, Status.REFUSED, reason)
             return replace(refused, flags=flags, evidence=shown)
-        logit, lungs, opacity = float(outputs.logit[0]), float(cropped.lungs.sum()), None
+        logit, lungs, opacity = float(outputs.logit[0]), int(np.count_nonzero(cropped.lungs)), None
         lesion_map = None if outputs.lesion_map is None else outputs.lesion_map[0]
         if lesion_map is not None:
-            opacity = round(100 * float(lesion_mask(lesion_map, cropped).sum() / lungs), 2)
+            opacity = round(100 * int(np.count_nonzero(lesion_mask(lesion_map, cropped))) / lungs, 2)
         probability = self._calibration.probability(logit)
         prediction_set = self._calibration.prediction_set(probability)
         contradicted = prediction_set == (NON_COVID,) and opacity is not None and opacity > MUCH_OPACITY
@@ -257,11 +257,6 @@ class Classifier:
                 status = Status.REFUSED if isinstance(error, NotASliceError) else Status.FAILED
                 yield self._prediction(Origin(error.path, ""), status, error.reason)
         failed.clear()
-
-
-def _reopened(opened: tuple[str, int, tuple[str, ...]], limits: Limits, keep_identifiers: bool) -> Classifier:
-    """A classifier in another process."""
-    return Classifier(Bundle.open(*opened), limits, keep_identifiers=keep_identifiers)
 
 
 def _ahead(

@@ -171,7 +171,7 @@ def _wrong_geometry(origin: Origin) -> str | None:
 def _label_map(ct_slice: CTSlice) -> str | None:
     if ct_slice.origin.mode == LABELS:
         return "a label map, as its header says, not a CT slice"
-    counts = np.sort(np.bincount(ct_slice.pixels.ravel()))[::-1]
+    counts = np.sort(grey_histogram(ct_slice.pixels))[::-1]
     values = int(np.count_nonzero(counts))
     if 1 < values <= _FEW_VALUES:
         return f"a label map, mask or drawing: it has only {values} grey values"
@@ -204,7 +204,7 @@ def doubts(ct_slice: CTSlice, cropped: CroppedSlice) -> tuple[str, ...]:
         "oblong-pixels": spacing is not None and max(spacing) > _OBLONG * min(spacing),
         "upside-down": orientation is not None and orientation[4] <= _OPPOSITE,
         "one-lung-found": columns[-1] < _HALF * width or columns[0] > (1 - _HALF) * width,
-        "little-lung": float(lungs.mean()) < _LITTLE,
+        "little-lung": np.count_nonzero(lungs) < _LITTLE * lungs.size,
         "lung-cut-off": touching > _CUT_OFF,
         "low-resolution": max(across, down) < _ENLARGED * cropped.pixels.shape[0],
         "soft-tissue-window": _black_share(cropped, ct_slice.pixels) > _MOSTLY,
@@ -289,7 +289,7 @@ def _shapes(shape: tuple[int, ...], cropped: CroppedSlice) -> NDArray[np.float64
             (bottom - top) / height,
             (left + right) / width - 1,
             float(cropped.found),
-            cv2.countNonZero(cropped.lungs.view(np.uint8)) / cropped.lungs.size,
+            np.count_nonzero(cropped.lungs) / cropped.lungs.size,
             share,
             min(halves),
             abs(halves[0] - halves[1]) / (share + 0.05),

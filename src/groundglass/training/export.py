@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -136,10 +139,12 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     tell("gathering pictures that the input check is to accept and to refuse")
     # In a process of its own: this and PyTorch's exporter are Python, of which a process runs one at a time.
     gathering = delayed(gather_examples)(run.preprocessing, job.segmenter, train.records, lesion_free)
-    beside = Parallel(usable_cores(), return_as="generator")([gathering])
-    tell("exporting to ONNX")
-    model, precision, auc = _choose(job, slices, tell)
-    (gathered,) = beside
+    with _deaf_children():
+        beside = Parallel(usable_cores(), return_as="generator")([gathering])
+    with closing(beside):
+        tell("exporting to ONNX")
+        model, precision, auc = _choose(job, slices, tell)
+        (gathered,) = beside
     engine = Engine(model, usable_cores())
     tell("predicting and measuring")
     outputs = {name: _run(engine, each.pixels, run.preprocessing) for name, each in slices.cropped.items()}
@@ -176,6 +181,18 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     contents[CARD] = _card({**fields, "sizes": sizes, "uncertain": calibration.uncertain}).encode()
     write_bundle(job.output, fields, contents)
     return precision
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that the block starts leave Ctrl-C to this one, whose main thread alone may say so."""
+    main = current_thread() is main_thread()
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, heard)
 
 
 def _load(job: Export, tell: Callable[[str], None]) -> _Slices:
