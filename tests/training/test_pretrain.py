@@ -122,6 +122,12 @@ def test_it_learns_to_tell_slices_apart(done: Path, phantoms: Path, small: Pretr
         pretrain(job(small, phantoms, done, seed=1, resume=True), no_copies)
 
 
+def test_it_learns_in_mixed_precision(phantoms: Path, tmp_path: Path) -> None:
+    recipe = load_pretrain_recipe("c2l", (*SMALL, "training.epochs=1", "trainer.precision=bf16-mixed"))
+    pretrain(job(recipe, phantoms, tmp_path / "run"), no_copies)
+    assert read_history(tmp_path / "run")[0]["train_loss"] > 0
+
+
 @pytest.mark.slow
 def test_killed_it_is_resumed(phantoms: Path, small: PretrainRecipe, done: Path, tmp_path: Path) -> None:
     killed = tmp_path / "killed"

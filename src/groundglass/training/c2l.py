@@ -134,7 +134,7 @@ class C2L(Scheduled):
     def _enqueue(self, keys: Sequence[Tensor], owners: Tensor) -> None:
         """Replace the oldest keys."""
         places = (self.pointer + torch.arange(len(owners), device=self.device)) % len(self.owners)
-        self.queues[:, places] = torch.stack(list(keys))
+        self.queues[:, places] = torch.stack(list(keys)).to(self.queues.dtype)
         self.owners[places] = owners
         self.pointer.copy_((self.pointer + len(owners)) % len(self.owners))
 
