@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import ssl
@@ -77,14 +76,11 @@ def test_credentials_come_from_the_environment_or_netrc(
         Archive(server.url).check()
         return server.asked[-1].headers.get("Authorization", "")
 
-    def basic(words: str) -> str:
-        return "Basic " + base64.b64encode(words.encode()).decode()
-
     assert sent("NETRC", str(tmp_path / "none")) == ""
-    assert sent("NETRC", str(tmp_path / "netrc")) == basic("nina:netrc-word")
+    assert sent("NETRC", str(tmp_path / "netrc")) == "Basic bmluYTpuZXRyYy13b3Jk"
     with pytest.raises(PacsError, match="belong together"):
         sent("GROUNDGLASS_PACS_USER", "ute")
-    assert sent("GROUNDGLASS_PACS_PASSWORD", "wörd") == basic("ute:wörd")
+    assert sent("GROUNDGLASS_PACS_PASSWORD", "wörd") == "Basic dXRlOnfDtnJk"
     for url, clear in (("http://localhost/x", False), ("https://pacs/x", False), ("http://pacs/x", True)):
         assert Archive(url).sends_credentials_in_the_clear is clear
     assert sent("GROUNDGLASS_PACS_TOKEN", "t0k3n") == "Bearer t0k3n"
@@ -103,7 +99,7 @@ def test_faults_are_waited_out_as_the_server_says(server: Server, status: int, w
     assert waits == [2], "nobody waits for what will not come in time"
 
 
-def test_pages_are_turned_to_their_end(server: Server) -> None:
+def test_studies_are_listed_to_their_end_and_from_a_day_on(server: Server) -> None:
     uids = [f"1.2.{number}" for number in range(5)]
     everything = [entry({STUDY_UID: uid}) for uid in uids]
 
@@ -117,6 +113,9 @@ def test_pages_are_turned_to_their_end(server: Server) -> None:
     assert "StudyDate=20260131-" in server.asked[0].path
     server.says(Said.json(everything))  # knows no pages
     assert [each.uid for each in Archive(server.url).studies()] == uids
+    days = [entry({STUDY_UID: f"1.{day}", "00080020": f"202601{day}"}) for day in (30, 31)]
+    server.answer = lambda asked: Said(400) if "?" in asked.path else Said.json([*days, everything[0]])
+    assert [each.uid for each in Archive(server.url).studies("20260131")] == ["1.31", uids[0]]
 
 
 @pytest.mark.parametrize("uid", ["../../admin", "..", "1.2/3", "1." * 40 + "1", "1.2\n", ""])
@@ -160,9 +159,8 @@ def test_a_transfer_that_breaks_off_is_done_again(
 
 FAILED = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
 FAILED_XML = (
-    b"<?xml version='1.0'?><NativeDicomModel><DicomAttribute tag='00081198' vr='SQ'><Item number='1'>"
-    b"<DicomAttribute tag='00081197' vr='US'><Value number='1'>42752</Value></DicomAttribute></Item>"
-    b"</DicomAttribute></NativeDicomModel>"
+    b"<NativeDicomModel><DicomAttribute tag='00081198'><Item><DicomAttribute tag='00081197'><Value>42752"
+    b"</Value></DicomAttribute></Item></DicomAttribute></NativeDicomModel>"
 )
 
 
@@ -208,13 +206,6 @@ def test_what_is_not_understood_is_asked_more_plainly(server: Server, status: in
     server.says(Said(status))
     with pytest.raises(PacsRefusedError, match=str(status)):
         archive.series("1.2")
-
-
-def test_earlier_days_are_left_out_where_the_server_does_not(server: Server) -> None:
-    listed = [entry({STUDY_UID: f"1.{day}", "00080020": f"202601{day}"}) for day in (30, 31)]
-    undated = entry({STUDY_UID: "1.9"})
-    server.answer = lambda asked: Said(400) if "?" in asked.path else Said.json([*listed, undated])
-    assert [each.uid for each in Archive(server.url).studies("20260131")] == ["1.31", "1.9"]
 
 
 def test_odd_values_in_a_listing(server: Server) -> None:

@@ -38,6 +38,8 @@ def test_a_study_is_answered_once_and_nobody_is_named(run: Run, orthanc: Orthanc
     status, again, quiet = run(orthanc.url, "--study", study)
     assert (status, "1 already reported" in again, quiet) == (0, True, "")
     assert not [secret for secret in (*NAME.split("^"), ID, "19310719") if secret in out + err + again]
+    status, _, err = run(orthanc.url, "--study", "1.2.3")
+    assert (status, "has no study 1.2.3" in err) == (2, True)
 
 
 def test_what_is_postponed_gives_status_3_and_is_done_by_the_next_run(

@@ -15,7 +15,6 @@ from tests.conftest import Asked, Said, Server, change_dicom
 from tests.pacs.conftest import ID, NAME, Orthanc
 from tests.pacs.test_report import accepted_by_others, words
 
-from groundglass.errors import PacsError
 from groundglass.inference.classifier import Classifier
 from groundglass.pacs.client import Archive
 from groundglass.pacs.worker import Poll, SeriesProcessor, SeriesResult, State
@@ -86,11 +85,6 @@ def test_a_series_that_has_grown_is_reported_again_and_what_was_answered_not_eve
     assert states(poll(proxy.url).study(study)) == states(poll(proxy.url).all()) == [State.KNOWN]
     again = proxy.asked[before:]
     assert not [asked for asked in again if asked.method == "POST" or "/instances" in asked.path]
-
-
-def test_a_study_that_is_not_there(orthanc: Orthanc, poll: MakePoll) -> None:
-    with pytest.raises(PacsError, match=r"has no study 1\.2\.3"):
-        list(poll(orthanc.url).study("1.2.3"))
 
 
 def test_real_series(orthanc: Orthanc, poll: MakePoll, dicom_samples: Path) -> None:
