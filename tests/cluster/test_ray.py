@@ -33,6 +33,7 @@ from groundglass.inference.prediction import Prediction, Status
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 Spread = Callable[..., list[Prediction]]
 Run = Callable[..., tuple[int, str, str]]
+Patch = pytest.MonkeyPatch
 DEADLY = """
 import os
 import groundglass.imaging.raster as raster
@@ -75,7 +76,7 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (code / "sitecustomize.py").write_text(DEADLY)
     with ExitStack() as running:
         # Ray's processes keep what they start with; the tests that come after must not.
-        with pytest.MonkeyPatch.context() as patch:
+        with Patch.context() as patch:
             patch.setenv("PYTHONPATH", str(code), prepend=os.pathsep)
             running.enter_context(ray_session(None, 2))
         yield
@@ -106,7 +107,7 @@ def workers(*doing: str) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_manifest_becomes_the_rows_that_one_process_writes(
+def test_a_manifest_becomes_the_rows_of_one_process(
     two_workers: None, run: Run, folder: Path, tmp_path: Path
 ) -> None:
     from pyarrow import parquet
@@ -149,9 +150,8 @@ def test_the_same_predictions_as_one_process_in_the_order_of_the_files(
 
 
 @pytest.mark.slow
-def test_a_killed_worker_loses_and_doubles_nothing(
-    two_workers: None, classifier: Classifier, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("two_workers")
+def test_a_killed_worker_loses_nothing(classifier: Classifier, folder: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("groundglass.cluster.ray.LARGEST", 8)
     paths = [folder / "many", folder / "many"]
     found, killed = [], set()
@@ -166,7 +166,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
 
 @pytest.mark.slow
 def test_a_file_that_kills_its_reader_is_named_and_only_many_of_them_end_the_run(
-    spread: Spread, classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spread: Spread, classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr("groundglass.cluster.ray.LARGEST", 8)
     for number in range(30):
@@ -186,8 +186,8 @@ def test_a_file_that_kills_its_reader_is_named_and_only_many_of_them_end_the_run
 
 
 @pytest.mark.slow
-def test_a_run_that_is_not_wanted_any_more_ends_and_one_that_is_too_large_never_begins(
-    spread: Spread, classifier: Classifier, folder: Path
+def test_a_run_ends_where_nobody_wants_it_or_it_is_too_large(
+    spread: Spread, folder: Path, classifier: Classifier
 ) -> None:
     predictions = RayClassifier(classifier.bundle, workers=2).predict_all([folder])
     next(predictions)
@@ -215,7 +215,7 @@ def test_a_bundle_is_verified_by_the_workers_too_and_may_be_a_zip(
 
 
 def test_folders_and_manifests_are_listed_as_they_are_needed(
-    classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     opened: list[Path] = []
     scandir, units = os.scandir, RayClassifier(classifier.bundle).units
@@ -230,9 +230,7 @@ def test_folders_and_manifests_are_listed_as_they_are_needed(
         list(units([manifest]))
 
 
-def test_without_ray_one_line_says_how_to_get_it(
-    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_ray_one_line_says_how_to_get_it(classifier: Classifier, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(PredictionError, match=r"pip install '\.\[cluster\]'"):
         next(RayClassifier(classifier.bundle).predict_all([]))

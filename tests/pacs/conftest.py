@@ -19,6 +19,9 @@ import requests
 from tests.conftest import Asked, Said, Server, change_dicom, wait_for
 
 from groundglass.imaging.phantom import make_series, write_dicom
+from groundglass.inference.classifier import Classifier
+from groundglass.pacs.client import Archive
+from groundglass.pacs.worker import Poll, SeriesProcessor
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 NAME, ID = "Zwiebelfisch^Xaver", "MRN-4711-XZ"
@@ -34,6 +37,8 @@ def _no_credentials_nor_proxies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 class Orthanc:
     """A real archive, which can be killed and started again."""
+
+    classifier: Classifier  # which answers its series
 
     def __init__(self, folder: Path, example: Mapping[str, Any] | None = None) -> None:
         if shutil.which("Orthanc") is None or not PLUGIN.exists():
@@ -81,6 +86,11 @@ class Orthanc:
         """How many reports, heat maps and masks are stored."""
         return [len(self.objects(modality)) for modality in ("SR", "OT", "SEG")]
 
+    def poll(self, url: str = "", retry_seconds: float = 60, *, settle: bool = False) -> Poll:
+        """What goes through its series, or through those that a server before it shows."""
+        archive = Archive(url or self.url, retry_seconds)
+        return Poll(archive, SeriesProcessor(archive, self.classifier), settle=settle)
+
     def _answers(self) -> bool:
         with suppress(requests.RequestException):
             return bool(self._rest("GET", "/system"))
@@ -101,8 +111,9 @@ def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 
 
 @pytest.fixture
-def orthanc(_running: Orthanc) -> Orthanc:
+def orthanc(_running: Orthanc, classifier: Classifier) -> Orthanc:
     """A running, empty Orthanc."""
+    _running.classifier = classifier
     _running.clear()
     return _running
 

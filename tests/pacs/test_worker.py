@@ -15,21 +15,9 @@ from tests.conftest import Asked, Said, Server, change_dicom
 from tests.pacs.conftest import ID, NAME, Orthanc
 from tests.pacs.test_report import accepted_by_others, words
 
-from groundglass.inference.classifier import Classifier
-from groundglass.pacs.client import Archive
-from groundglass.pacs.worker import Poll, SeriesProcessor, SeriesResult, State
+from groundglass.pacs.worker import SeriesResult, State
 
-MakePoll = Callable[..., Poll]
 SLICES = 5
-
-
-@pytest.fixture
-def poll(classifier: Classifier) -> MakePoll:
-    def make(url: str, retry_seconds: float = 60, *, settle: bool = False) -> Poll:
-        archive = Archive(url, retry_seconds)
-        return Poll(archive, SeriesProcessor(archive, classifier), settle=settle)
-
-    return make
 
 
 def states(results: Iterable[SeriesResult]) -> list[State]:
@@ -46,10 +34,8 @@ def the_report(orthanc: Orthanc) -> str:
     return words(report)
 
 
-def test_report_heat_maps_and_masks_lie_beside_the_images(
-    orthanc: Orthanc, poll: MakePoll, classifier: Classifier, study: str, series: list[Path], tmp_path: Path
-) -> None:
-    (result,) = poll(orthanc.url).study(study)
+def test_results_lie_beside_images(orthanc: Orthanc, study: str, series: list[Path], tmp_path: Path) -> None:
+    (result,) = orthanc.poll().study(study)
     assert result.state is State.REPORTED
     (report,), pictures, (masks,) = (orthanc.objects(each) for each in ("SR", "OT", "SEG"))
     assert words(report).count("Finding=") == SLICES
@@ -62,7 +48,7 @@ def test_report_heat_maps_and_masks_lie_beside_the_images(
     segments = set()  # each frame holds the lungs (1) or lesions that are found on the image that it names
     for frame, mask in zip(masks.PerFrameFunctionalGroupsSequence, masks.pixel_array, strict=True):
         source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
-        found = classifier.predict(images[source], evidence=True).evidence
+        found = orthanc.classifier.predict(images[source], evidence=True).evidence
         assert found is not None
         segments.add(segment := frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
         np.testing.assert_array_equal(mask, found.cropped.lungs if segment == 1 else found.lesions())
@@ -73,34 +59,32 @@ def test_report_heat_maps_and_masks_lie_beside_the_images(
         accepted_by_others(made, tmp_path)
 
 
-def test_a_series_that_has_grown_is_reported_again_and_what_was_answered_not_even_fetched(
-    proxy: Server, orthanc: Orthanc, poll: MakePoll, series: list[Path]
-) -> None:
+def test_only_a_grown_series_is_fetched_again(proxy: Server, orthanc: Orthanc, series: list[Path]) -> None:
     study = orthanc.put(*series[:3])
-    assert states(poll(proxy.url).study(study)) == [State.REPORTED]
+    assert states(orthanc.poll(proxy.url).study(study)) == [State.REPORTED]
     orthanc.put(*series)
-    assert states(poll(proxy.url).study(study)) == [State.REPORTED]
+    assert states(orthanc.poll(proxy.url).study(study)) == [State.REPORTED]
     assert orthanc.counted()[:2] == [2, SLICES], "each slice has one heat map"
     before = len(proxy.asked)
-    assert states(poll(proxy.url).study(study)) == states(poll(proxy.url).all()) == [State.KNOWN]
+    assert (
+        states(orthanc.poll(proxy.url).study(study)) == states(orthanc.poll(proxy.url).all()) == [State.KNOWN]
+    )
     again = proxy.asked[before:]
     assert not [asked for asked in again if asked.method == "POST" or "/instances" in asked.path]
 
 
-def test_real_series(orthanc: Orthanc, poll: MakePoll, dicom_samples: Path) -> None:
+def test_real_series(orthanc: Orthanc, dicom_samples: Path) -> None:
     compressed = sorted((dicom_samples / "compressed").iterdir())
     lungs = sorted((dicom_samples / "lung-series").iterdir())[8:12]
     orthanc.put(*compressed, *lungs)
-    assert states(poll(orthanc.url).all()) == [State.REPORTED, State.REPORTED]
+    assert states(orthanc.poll().all()) == [State.REPORTED, State.REPORTED]
     assert orthanc.counted() == [2, len(compressed) + len(lungs), 2]
 
 
-def test_where_nothing_can_be_classified_the_report_says_so(
-    orthanc: Orthanc, poll: MakePoll, series: list[Path]
-) -> None:
+def test_where_nothing_can_be_classified_the_report_says_so(orthanc: Orthanc, series: list[Path]) -> None:
     for path in series:
         change_dicom(path, ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
-    (result,) = poll(orthanc.url).study(orthanc.put(*series))
+    (result,) = orthanc.poll().study(orthanc.put(*series))
     assert result.summary is not None
     assert result.summary.series_score is None
     assert orthanc.counted() == [1, 0, 0]
@@ -110,9 +94,7 @@ def test_where_nothing_can_be_classified_the_report_says_so(
     assert "coronal" in told
 
 
-def test_an_image_that_is_not_sent_or_is_another_fails_alone(
-    proxy: Server, orthanc: Orthanc, poll: MakePoll, study: str, series: list[Path]
-) -> None:
+def test_a_wrong_image_fails_alone(proxy: Server, orthanc: Orthanc, study: str, series: list[Path]) -> None:
     (missing, other, third, *_), pass_on = uids(series), proxy.answer
 
     def answer(asked: Asked) -> Said:
@@ -120,7 +102,7 @@ def test_an_image_that_is_not_sent_or_is_another_fails_alone(
         return Said(404) if missing in path else pass_on(Asked(asked.method, path, asked.headers, asked.body))
 
     proxy.answer = answer
-    (result,) = poll(proxy.url).study(study)
+    (result,) = orthanc.poll(proxy.url).study(study)
     assert result.summary is not None
     assert (result.summary.counts.ok, result.summary.counts.failed) == (SLICES - 2, 2)
     _, *left_out = the_report(orthanc).split("Left out ")
@@ -131,9 +113,7 @@ def test_an_image_that_is_not_sent_or_is_another_fails_alone(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["images", "answers"])
-def test_a_killed_and_restarted_server_loses_nothing(
-    proxy: Server, orthanc: Orthanc, poll: MakePoll, study: str, moment: str
-) -> None:
+def test_a_restarted_server_loses_nothing(proxy: Server, orthanc: Orthanc, study: str, moment: str) -> None:
     pass_on, seen = proxy.answer, Counter[str]()
     restart = threading.Thread(target=orthanc.start)
 
@@ -146,15 +126,13 @@ def test_a_killed_and_restarted_server_loses_nothing(
         return pass_on(asked)
 
     proxy.answer = kill_once
-    assert states(poll(proxy.url, 120).study(study)) == [State.REPORTED]
+    assert states(orthanc.poll(proxy.url, 120).study(study)) == [State.REPORTED]
     restart.join()
     assert len(orthanc.objects("OT")) == SLICES
     assert the_report(orthanc).count("Finding=") == SLICES, "no slice was given up"
 
 
-def test_an_odd_series_is_put_off_alone_and_a_modality_is_looked_up(
-    proxy: Server, orthanc: Orthanc, poll: MakePoll, study: str
-) -> None:
+def test_odd_series_wait_and_a_modality_is_looked_up(proxy: Server, orthanc: Orthanc, study: str) -> None:
     pass_on = proxy.answer
     odd = [{"0020000E": {"Value": [uid]}, "00080060": {"Value": ["CT"]}} for uid in ("../1", "1.9")]
 
@@ -171,18 +149,16 @@ def test_an_odd_series_is_put_off_alone_and_a_modality_is_looked_up(
         return said
 
     proxy.answer = answer
-    results = list(poll(proxy.url, 0).all())
+    results = list(orthanc.poll(proxy.url, 0).all())
     assert states(results) == [State.POSTPONED] * 4 + [State.REPORTED]
     assert all(result.reason for result in results[:4])
     assert len(orthanc.objects("SR")) == 1
-    again = states(poll(proxy.url, 0).study(study))
+    again = states(orthanc.poll(proxy.url, 0).study(study))
     assert again == [State.POSTPONED, State.POSTPONED, State.KNOWN], "report and pictures are no CT"
 
 
 @pytest.mark.slow
-def test_watching_sees_what_comes_in_and_survives_restarts(
-    orthanc: Orthanc, poll: MakePoll, series: list[Path]
-) -> None:
+def test_watching_sees_what_comes_in_and_survives_restarts(orthanc: Orthanc, series: list[Path]) -> None:
     happens: list[Callable[[], object]] = [lambda: orthanc.put(*series[:2]), lambda: orthanc.put(*series)]
     happens += [str, orthanc.kill, orthanc.start]
     seen: list[State] = []
@@ -193,7 +169,7 @@ def test_watching_sees_what_comes_in_and_survives_restarts(
         assert seconds == 7
         happens.pop(0)()
 
-    watched = poll(orthanc.url, 0, settle=True).forever(7, None, away.append, sleep=meanwhile)
+    watched = orthanc.poll(retry_seconds=0, settle=True).forever(7, None, away.append, sleep=meanwhile)
     with pytest.raises(IndexError):
         seen.extend(result.state for result in watched)
     assert seen[:3] == [State.GROWING, State.GROWING, State.REPORTED], "a growing series is left alone"
@@ -203,10 +179,8 @@ def test_watching_sees_what_comes_in_and_survives_restarts(
     assert the_report(orthanc).count("Finding=") == SLICES
 
 
-def test_a_series_that_cannot_be_answered_rests_and_does_not_hold_up_the_others(
-    proxy: Server, poll: MakePoll, study: str
-) -> None:
-    pass_on, going, tried = proxy.answer, poll(proxy.url, 0), []
+def test_a_series_that_cannot_be_answered_rests(proxy: Server, orthanc: Orthanc, study: str) -> None:
+    pass_on, going, tried = proxy.answer, orthanc.poll(proxy.url, 0), []
     proxy.answer = lambda asked: Said(500) if "/instances/" in asked.path else pass_on(asked)
     for _ in range(4):
         before = len(proxy.asked)

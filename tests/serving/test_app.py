@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from importlib.resources import files
@@ -32,14 +33,12 @@ from schemathesis.specs.openapi import checks
 from tests.imaging.conftest import CHEST, write_ct
 from tests.imaging.test_fuzz import GENERATED, damages, generated
 from tests.serving.conftest import PATIENCE, PNG, TOKEN, Running, Start, is_problem, packed, picture
-from typer.testing import CliRunner
 
-from groundglass.cli.main import app
-from groundglass.errors import ServiceError
 from groundglass.imaging.phantom import make_series, write_dicom
 from groundglass.serving.settings import Settings
 
 __all__ = ["generated"]
+Run = Callable[..., tuple[int, str, str]]
 
 DOCS = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
 PAGE = {entry.name: entry.read_bytes() for entry in (files("groundglass.serving") / "page").iterdir()}
@@ -185,32 +184,27 @@ def test_head_is_get_without_the_content(service: Running) -> None:
             assert told.headers[name] == whole.headers[name]
 
 
-def refusal(*options: object) -> str:
-    """What ``groundglass serve`` says instead of starting."""
-    done = CliRunner().invoke(app, ["serve", "--port", "0", *map(str, options)])
-    return str(done.exception) if isinstance(done.exception, ServiceError) else done.output
-
-
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])  # noqa: S104
-def test_nothing_beyond_this_machine_without_a_token(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_beyond_this_machine(host: str, run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GROUNDGLASS_TOKEN", "")
-    assert "refusing to listen beyond this machine without a token" in refusal("--host", host)
+    assert "refusing to listen beyond this machine without a token" in run_command("serve", "--host", host)[2]
     assert TOKEN not in repr(Settings(host=host, token=TOKEN))
     for near in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
         assert Settings(host=near).token is None
 
 
 def test_a_token_a_port_or_a_directory_that_is_no_good(
-    service: Running, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Running, run_command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("logging.disable", lambda: None)
+    token = tmp_path / "token"
     for content, length in ((TOKEN[:5], 5), ("\n", 0)):
-        (tmp_path / "token").write_text(content)
-        said = refusal("--token-file", tmp_path / "token")
-        assert f"the token has {length} characters, at least 16 are needed" in said
-    assert "not exist" in refusal("--token-file", tmp_path / "none")
-    assert "cannot be listened at" in refusal("--bundle", tiny_bundle, "--port", service.port)
-    assert "/none: uploads cannot be" in refusal("--bundle", tiny_bundle, "--upload-directory", "/none")
+        token.write_text(content)
+        said = f"the token has {length} characters, at least 16 are needed"
+        assert said in run_command("serve", "--token-file", token)[2]
+    assert "not exist" in run_command("serve", "--token-file", tmp_path / "none")[2]
+    assert "cannot be listened at" in run_command("serve", "--port", service.port)[2]
+    assert "/none: uploads cannot be" in run_command("serve", "--upload-directory", "/none")[2]
 
 
 @pytest.mark.parametrize("sent", ["Bearer", "Bearer é", f"Bearer {TOKEN}x", f"Basic {TOKEN}", None])
