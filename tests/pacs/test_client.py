@@ -123,6 +123,7 @@ def test_what_is_no_uid_never_becomes_part_of_a_url(server: Server, uid: str) ->
     server.says(Said.json([entry({STUDY_UID: uid})]))
     archive = Archive(server.url)
     (listed,) = archive.studies()
+    assert listed.uid == "", "nor of what is printed"
     asked = len(server.asked)
     for odd in (listed.uid, uid):
         with pytest.raises(PacsRefusedError, match="no UID"):

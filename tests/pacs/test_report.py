@@ -111,9 +111,7 @@ def test_a_report_says_what_was_predicted_of_which_image() -> None:
     assert "Finding=" not in parts[0]
 
 
-@pytest.mark.parametrize(
-    ("quantile", "finding"), [(0.6, "Anything but COVID-19 pneumonia"), (0.4, "Uncertain")]
-)
+@pytest.mark.parametrize(("quantile", "finding"), [(0.6, "Anything but COVID-19"), (0.4, "Uncertain")])
 def test_the_label_of_the_series_is_its_finding(quantile: float, finding: str) -> None:
     rule = Conformal(coverage=0.9, quantiles={"COVID": 0.4, "NonCOVID": quantile})
     series = words(report_of(replace(REPORT, rule=rule))).split("Tracking Identifier=Slice 1")[0]

@@ -54,10 +54,8 @@ def everything(opened: socket.socket) -> bytes:
 @pytest.fixture(scope="module")
 def tight(start: Start) -> Running:
     """A service that takes on little."""
-    of_one = (
-        "--upload-mib 1 --files 3 --slices 4 --pixels 20000 --unpacked-mib 1 --seconds 8 --keep-seconds 2"
-    )
-    return start(*of_one.split(), "--requests", "2", "--idle-seconds", "1")
+    of_one = "--upload-mib 1 --files 3 --slices 4 --pixels 20000 --unpacked-mib 1 --seconds 8 --requests 2"
+    return start(*of_one.split(), "--keep-seconds", "2", "--idle-seconds", "1")
 
 
 @pytest.fixture(scope="module")
