@@ -73,7 +73,7 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "enhanced.dcm": write_enhanced,
     **{f"{name}.dcm": DICOM[name] for name in ("4.51", "4.201", "float", "deflated")},
     **{f"{kind}.dcm": DICOM[f"{kind} from SOPClassUID"] for kind in ("implicit", "explicit", "big-endian")},
-    **{name: VOLUMES[name] for name in ("a.nii", "a.nii.gz", "extension.nii", "members.nii.gz")},
+    **{name: VOLUMES[name] for name in ("a.nii", "a.nii.gz", "400.nii", "members.nii.gz")},
     "label.nii": partial(write_nifti, kind=nib.Nifti2Image, voxels=LABELS, intent="label"),
     **{name: VOLUMES[name] for name in ("a.mha", "packed.mha", "odd.mha", "a.nrrd", "packed.nrrd")},
     "a.zip": write_zip,
