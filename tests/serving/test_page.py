@@ -416,6 +416,9 @@ def test_planes_are_linked_by_a_crosshair(opened: Page) -> None:
     coronal = opened.canvas("coronal")
     ActionChains(opened.driver).move_to_element_with_offset(coronal, 0, -60).click().perform()
     assert opened.place() < place, "towards the head"
+    before = opened.drawn("coronal")
+    opened.wheel(1)
+    opened.wait(lambda: opened.drawn("coronal") != before)  # its line lies at another slice
     row = opened.corner("top-right", "coronal")
     coronal.send_keys(Keys.ARROW_DOWN)
     assert opened.corner("top-right", "coronal") != row, "arrows move the plane that has the focus"
