@@ -121,9 +121,7 @@ def itk_image(voxels: NDArray[Any] = ITK_VOLUME) -> sitk.Image:
     return image
 
 
-def write_metaimage(
-    path: Path, voxels: NDArray[Any] = ITK_VOLUME, *, compressed: bool = False, **fields: object
-) -> Path:
+def write_metaimage(path: Path, voxels: Any = ITK_VOLUME, compressed: bool = False, **fields: object) -> Path:
     """A file as ITK writes it, with header fields that ITK would not; None leaves one out."""
     sitk.WriteImage(itk_image(voxels), str(path), useCompression=compressed)
     header, last, rest = path.read_bytes().partition(b"ElementDataFile = ")

@@ -11,6 +11,7 @@ import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,13 +25,9 @@ from groundglass.imaging.source import Limits, MemorySource, files_below, split_
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
-def picture(file_format: str) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(GREY).save(stream, file_format)
-    return stream.getvalue()
-
-
-PNG = picture("PNG")
+PICTURE = io.BytesIO()
+Image.fromarray(GREY).save(PICTURE, "PNG")
+PNG = PICTURE.getvalue()
 
 
 def save(folder: Path, *names: str, content: bytes = PNG) -> None:
@@ -67,31 +64,6 @@ def test_wrong_extensions_do_not_matter(tmp_path: Path) -> None:
     assert formats == {**dicom, "picture.dcm": "PNG", "volume.jpg": "MetaImage"}
 
 
-BROKEN = [
-    b"",
-    b"\0",
-    b"hello",
-    b"\x89PNG\r\n\x1a\n",
-    b"\xff\xd8\xff",
-    b"PK\x03\x04",
-    b"II*\0",
-    b"\x1f\x8b\x08",
-]
-for whole in map(picture, ("PNG", "JPEG", "BMP", "TIFF")):
-    BROKEN += [whole[: int(len(whole) * share)] for share in (0.02, 0.3, 0.6)]
-
-
-@pytest.mark.parametrize("content", BROKEN)
-@pytest.mark.parametrize("name", ["x.png", "x.dcm", "x.nii.gz", "x.mhd", "x.zip", "x"])
-def test_no_image_is_one_line_that_names_the_file(tmp_path: Path, content: bytes, name: str) -> None:
-    save(tmp_path, name, content=content)
-    with pytest.raises(ImageError) as caught:
-        read_slice(tmp_path / name)
-    assert str(caught.value).startswith(f"{tmp_path / name}: ")
-    assert "\n" not in str(caught.value)
-    assert content or caught.value.reason == "the file is empty"
-
-
 def test_missing_and_unreadable_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     nothing = "no such file or folder"
@@ -100,6 +72,9 @@ def test_missing_and_unreadable_paths(tmp_path: Path, monkeypatch: pytest.Monkey
             read_slice(tmp_path / name)
     with pytest.raises(ImageError):
         read_slice("nul\0byte")
+    save(tmp_path, "notes", content=b"hello")
+    with pytest.raises(ImageError, match=r"notes: not an image that can be read .*; convert or unpack it"):
+        read_slice(tmp_path / "notes")
     save(tmp_path / "all", "open/a.png", "closed/a.png")
     listed = os.scandir
 
@@ -261,8 +236,8 @@ LEADING_OUT += ["CT/../x.png", "a/b/..", "../readme.txt"]
         ),
     ],
 )
-def test_an_odd_member_is_left_out_alone(
-    tmp_path: Path, odd: str | zipfile.ZipInfo, content: bytes, header: tuple[int, int] | None, reason: str
+def test_an_odd_member_is_left_out(
+    tmp_path: Path, odd: Any, content: bytes, header: Any, reason: str
 ) -> None:
     path = make_zip(tmp_path / "a.zip", {"good.png": PNG, odd: content})
     if header:  # a byte of the member's header, and of its entry in the directory, where it is two later

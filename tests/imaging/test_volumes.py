@@ -206,7 +206,7 @@ ALONE = {"sform_code": 0, "qform_code": 0}
     ],
 )
 def test_the_first_usable_of_sform_qform_and_sizes(
-    tmp_path: Path, fields: dict[str, Any], turned: bool, spacing: tuple[float, float]
+    tmp_path: Path, fields: Any, turned: bool, spacing: Any
 ) -> None:
     """The sform that nibabel wrote has columns to the right; half a turn and sizes alone have them to the left."""
     half_a_turn = {"quatern_b": 0.0, "quatern_c": 0.0, "quatern_d": 1.0, "qform_code": 1}
