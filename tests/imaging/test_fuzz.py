@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,13 +35,13 @@ def write_zip(path: Path) -> None:
             archive.write(path.with_name(name), f"{name}.bin")
 
 
-def packed(syntax: str) -> Callable[[Path], object]:
+def packed(syntax: str) -> Any:
     return lambda path: recompress(write_ct(path), path, f"1.2.840.10008.1.2.{syntax}")
 
 
 tiff, ct = (partial(partial, write) for write in (tifffile.imwrite, write_ct))
 # What writes one small sound file of every kind.
-KINDS: dict[str, Callable[[Path], object]] = {
+KINDS: dict[str, Any] = {
     **dict.fromkeys(("a.png", "a.jpg", "a.bmp", "a.tif"), IMAGE.save),
     "alpha.png": IMAGE.convert("RGBA").save,
     "palette.png": partial(IMAGE.convert("P").save, transparency=3),
@@ -52,9 +52,7 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "float.tif": tiff(data=CHEST / 1.0, compression="zlib", predictor=True),
     "pyramid.tif": write_pages,
     "capture.dcm": ct(stored=STACK, RescaleType="US", WindowCenter=128, WindowWidth=256),
-    "bad-tags.dcm": ct(
-        ImageOrientationPatient=[0] * 6, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1500
-    ),
+    "tags.dcm": ct(ImageOrientationPatient=[0] * 6, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1500),
     **{f"{kind}.dcm": partial(write_coloured, kind=kind) for kind in ("RGB", "PALETTE 8")},
     **{f"{syntax}.dcm": packed(syntax) for syntax in ("5", "4.70", "4.80", "4.90")},
     "enhanced.dcm": write_enhanced,
@@ -93,13 +91,13 @@ def damages(draw: st.DrawFn, content: bytes) -> bytes:
     return bytes(damaged)
 
 
-def fuzz(path: Path, *contents: bytes) -> None:
-    examples = int(os.environ.get("GROUNDGLASS_FUZZ", "60"))  # of each test
-    slow = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+FUZZED = settings(deadline=None, derandomize=True, database=None, suppress_health_check=SLOW)
+FUZZED = settings(FUZZED, max_examples=int(os.environ.get("GROUNDGLASS_FUZZ", "60")))  # of each test
 
-    @settings(
-        max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=slow
-    )
+
+def fuzz(path: Path, *contents: bytes) -> None:
+    @FUZZED
     @given(st.sampled_from(contents).flatmap(damages))
     def check(content: bytes) -> None:
         path.write_bytes(content)
@@ -114,9 +112,7 @@ def fuzz(path: Path, *contents: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", GENERATED)
-def test_damaged_files_of_every_kind_fail_well(
-    generated: dict[str, bytes], tmp_path: Path, name: str
-) -> None:
+def test_damaged_files_of_every_kind_fail_well(generated: Any, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(generated[name])
     assert list(read_slices(path, LIMITS))

@@ -38,11 +38,8 @@ def test_any_network_of_timm_with_a_pyramid_is_built_and_others_are_refused() ->
     assert [each.shape for each in output] == [(2,), (2, 18, 25), (2, 512)]
     with pytest.raises(GroundglassError, match="vit_tiny_patch16_224: gives no features at strides"):
         build("vit_tiny_patch16_224")
-    for wrong, near in (
-        ("resnet19", "'resnet-18'"),
-        ("MASK_EFFICIENTNET-B0", "'mask-efficientnet-b0'"),
-        ("zebra", "models` lists"),
-    ):
+    near_ones = {"resnet19": "'resnet-18'", "RESNET_50": "'resnet-50'", "zebra": "models` lists"}
+    for wrong, near in near_ones.items():
         with pytest.raises(GroundglassError, match=f"{wrong}.*{near}"):
             build(wrong)
 
@@ -74,9 +71,8 @@ def exported_fast(network: Network) -> bytes:
 
 MASK = "mask-efficientnet-lite0"
 FAMILIES = [(name, "") for name in ("efficientnet-b0", "resnet-18", "densenet-121")]
-SWITCHES = [
-    (MASK, out) for out in ("", "mask", "attention", "histogram", "lesions", "mask attention histogram")
-]
+LEFT_OUT = ("", "mask", "attention", "histogram", "lesions", "mask attention histogram")
+SWITCHES = [(MASK, left_out) for left_out in LEFT_OUT]
 SLOW = pytest.param("vgg-11", "", marks=pytest.mark.slow)
 
 

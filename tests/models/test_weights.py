@@ -53,10 +53,10 @@ def test_a_file_holds_a_whole_network_or_a_backbone_of_three_channels(tmp_path: 
     assert torch.equal(loaded.mask_branch.stem[0].weight, first)
 
 
-@pytest.mark.parametrize(
-    ("saved", "wanted", "reason"),
-    [("b0", "b1", "it lacks"), ("b1", "b0", "it holds the unknown"), ("b2", "b1", "size mismatch for")],
-)
+MISFITS = [("b0", "b1", "it lacks"), ("b1", "b0", "it holds the unknown"), ("b2", "b1", "size mismatch for")]
+
+
+@pytest.mark.parametrize(("saved", "wanted", "reason"), MISFITS)
 def test_file_that_does_not_fit_is_named(tmp_path: Path, saved: str, wanted: str, reason: str) -> None:
     path = save(build(f"efficientnet-{saved}").backbone, tmp_path / "saved.safetensors")
     with pytest.raises(WeightsError, match=rf"saved\.safetensors: does not fit this network: .*{reason}"):
