@@ -19,6 +19,8 @@ import numpy as np
 import onnx.parser
 import pydicom
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 import groundglass
 from groundglass.cli.main import main
@@ -60,35 +62,21 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _shared(name: str) -> Path:
-    path = SHARED_DATA / name
-    if not path.exists():
-        pytest.skip(f"real data not here: {path}")
-    return path
+def real(name: str, what: str) -> Any:
+    """A fixture: the folder of real data, of which ``what`` says what they are, or a reason to skip the test."""
+
+    def folder() -> Path:
+        if not (SHARED_DATA / name).exists():
+            pytest.skip(f"{what}: not here: {SHARED_DATA / name}")
+        return SHARED_DATA / name
+
+    return pytest.fixture(scope="session")(folder)
 
 
-@pytest.fixture(scope="session")
-def covid_ct() -> Path:
-    """The COVID-CT data set as published, official split included."""
-    return _shared("covid-ct")
-
-
-@pytest.fixture(scope="session")
-def luna_slices() -> Path:
-    """1,000 lesion-free lung slices."""
-    return _shared("luna-slices")
-
-
-@pytest.fixture(scope="session")
-def dicom_samples() -> Path:
-    """DICOM files of several makers, planes and transfer syntaxes."""
-    return _shared("dicom")
-
-
-@pytest.fixture(scope="session")
-def hospitals() -> Path:
-    """Slices of thirteen sources with lung and lesion masks for some, named by a manifest."""
-    return _shared("hospitals")
+covid_ct = real("covid-ct", "the COVID-CT data set as published, official split included")
+luna_slices = real("luna-slices", "1,000 lesion-free lung slices")
+dicom_samples = real("dicom", "DICOM files of several makers, planes and transfer syntaxes")
+hospitals = real("hospitals", "slices of thirteen sources with a manifest, lung and lesion masks for some")
 
 
 def tiny_model(gain: float = 4.0) -> bytes:
@@ -224,6 +212,13 @@ def server() -> Iterator[Server]:
     yield server
     server.http.shutdown()
     server.http.server_close()
+
+
+def save_image(path: Path, pixels: int | NDArray[np.uint8] = 90) -> Path:
+    """Write a picture; of one grey value it is 6 x 8 pixels large."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 6), pixels, np.uint8) if isinstance(pixels, int) else pixels).save(path)
+    return path
 
 
 def change_dicom(path: Path, **elements: object) -> None:

@@ -9,20 +9,18 @@ import subprocess
 import sys
 import threading
 import zipfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import Asked, Said, Server, wait_for
+from tests.conftest import Asked, Said, Server, save_image, wait_for
 
 from groundglass.data.covid_ct import Entry, download_covid_ct, entries, examine, load_covid_ct
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import content_hash, read_pixels
 from groundglass.errors import DataError
-
-from .conftest import save_image
 
 COVID_IMAGE, NON_COVID_IMAGE = "kjr-21-e24-p5-29.png", "71%0.jpg"
 
@@ -97,9 +95,8 @@ def test_folder_goes_before_zip_and_missing_and_different_images_are_named(
     assert len(manifest) == 746
     save_image(images / "CT_COVID" / COVID_IMAGE)
     (images / "CT_NonCOVID" / NON_COVID_IMAGE).unlink()
-    assert examine(extracted)[1][COVID_IMAGE].parent != images / "CT_COVID", (
-        "not as published, so that of the zip"
-    )
+    found = examine(extracted)[1][COVID_IMAGE]
+    assert found.parent != images / "CT_COVID", "not as published, so that of the zip"
     (images / "CT_COVID.zip").unlink()
     assert len(examine(extracted)[1]) == 744
     with pytest.raises(DataError, match=rf"2 of the 746 .* missing or differ .*{COVID_IMAGE}.*71%0\.jpg"):
@@ -122,29 +119,33 @@ def test_damaged_zips_are_errors(packed_images: Path, tmp_path: Path) -> None:
 # Downloads.
 
 
+@dataclass
 class Upstream:
-    """A web server with the two zips; ``cut`` ends a transfer after so many bytes, once it is not ``held``."""
+    """Serves the two zips; ``cut`` ends the transfer of the second after so many bytes, once it is not ``held``."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
-        self.folder, self.url = folder, server.url
-        self.requests: list[str] = []
-        self.cut: dict[str, int] = {}
-        self.held: threading.Event | None = None
-        server.answer = self.answer
+    folder: Path
+    server: Server
+    cut: int | None = None
+    held: threading.Event | None = None
+
+    @property
+    def requests(self) -> list[str]:
+        return [Path(asked.path).name for asked in self.server.asked]
 
     def answer(self, asked: Asked) -> Said:
         file = self.folder / Path(asked.path).name
-        self.requests.append(file.name)
-        if not file.is_file():
-            return Said(404)
-        cut = self.cut.get(file.name)
-        return Said(200, file.read_bytes(), {}, cut, self.held if cut else None)
+        cut = self.cut if file.name == "CT_NonCOVID.zip" else None
+        return (
+            Said(200, file.read_bytes(), {}, cut, self.held if cut else None) if file.is_file() else Said(404)
+        )
 
 
 @pytest.fixture
 def upstream(server: Server, packed_images: Path, tmp_path: Path) -> Upstream:
     shutil.copytree(packed_images, tmp_path / "served", copy_function=os.symlink)
-    return Upstream(server, tmp_path / "served")
+    made = Upstream(tmp_path / "served", server)
+    server.answer = made.answer
+    return made
 
 
 @pytest.fixture
@@ -163,11 +164,11 @@ def assert_only_published(folder: Path) -> None:
 
 
 def test_killed_download_goes_on_with_what_is_there(upstream: Upstream, tmp_path: Path) -> None:
-    output = tmp_path / "COVID-CT"
-    upstream.cut["CT_NonCOVID.zip"], upstream.held = 100_000, threading.Event()
+    output, url = tmp_path / "COVID-CT", upstream.server.url
+    upstream.cut, upstream.held = 100_000, threading.Event()
     words = ["data", "download", "covid-ct", "--output", output]
     command = [sys.executable, "-m", "groundglass.cli.main", *words]
-    env, quiet = {**os.environ, "GROUNDGLASS_COVID_CT_URL": upstream.url}, subprocess.DEVNULL
+    env, quiet = {**os.environ, "GROUNDGLASS_COVID_CT_URL": url}, subprocess.DEVNULL
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=quiet) as running:
         wait_for(lambda: "CT_NonCOVID.zip" in upstream.requests or running.poll() is not None, 120)
         running.kill()
@@ -175,26 +176,12 @@ def test_killed_download_goes_on_with_what_is_there(upstream: Upstream, tmp_path
     assert b"belong to their publishers" in printed
     assert len(list((output / "Images-processed" / "CT_COVID").iterdir())) == 349
     upstream.held.set()
-    upstream.cut.clear()
-    upstream.requests.clear()
-    assert download_covid_ct(output, upstream.url) == 397
+    upstream.cut = upstream.held = None
+    upstream.server.asked.clear()
+    assert [download_covid_ct(output, url) for _ in range(2)] == [397, 0]
     assert upstream.requests == ["CT_NonCOVID.zip"]
     assert_only_published(output)
     assert len(load_covid_ct(output)) == 746
-
-
-def test_a_transfer_cut_off_goes_on_and_nothing_is_fetched_twice(partial: Path, upstream: Upstream) -> None:
-    upstream.cut["CT_NonCOVID.zip"] = 1_000_000
-    with pytest.raises(
-        DataError, match=r"CT_NonCOVID\.zip: cannot be fetched \(no connection, or it broke off\)"
-    ):
-        download_covid_ct(partial, upstream.url)
-    assert_only_published(partial)
-    upstream.cut.clear()
-    upstream.requests.clear()
-    assert download_covid_ct(partial, upstream.url) == 1
-    assert download_covid_ct(partial, upstream.url) == 0
-    assert upstream.requests == ["CT_NonCOVID.zip"]
 
 
 def test_tampered_missing_and_damaged_images(partial: Path, upstream: Upstream) -> None:
@@ -204,27 +191,29 @@ def test_tampered_missing_and_damaged_images(partial: Path, upstream: Upstream) 
             archive.writestr(f"{name}/{image}", content)
     said = rf"2 images are not at .* as published: {COVID_IMAGE}, {NON_COVID_IMAGE}"
     with pytest.raises(DataError, match=said):
-        download_covid_ct(partial, upstream.url)
+        download_covid_ct(partial, upstream.server.url)
     assert_only_published(partial)
     for kept in upstream.folder.glob("*.kept"):
         kept.rename(kept.with_suffix(".zip"))
     (partial / "Images-processed" / "CT_COVID" / COVID_IMAGE).write_bytes(b"half of an ima")
-    assert download_covid_ct(partial, upstream.url) == 2
+    assert download_covid_ct(partial, upstream.server.url) == 2
     assert_only_published(partial)
 
 
 def test_servers_and_places_that_are_none(partial: Path, upstream: Upstream, tmp_path: Path) -> None:
-    served, occupied = upstream.folder / "CT_COVID.zip", tmp_path / "file"
-    served.unlink()
-    with pytest.raises(DataError, match=r"CT_COVID\.zip: cannot be fetched \(the server answers 404"):
-        download_covid_ct(partial, upstream.url)
-    served.write_text("<html>moved</html>")
-    occupied.touch()
-    for folder, url, said in (
-        (partial, upstream.url, r"CT_COVID\.zip: is not a usable zip file"),
-        (partial, "nowhere", "is not an address"),
-        (occupied, upstream.url, "cannot be made a folder"),
-    ):
+    def refused(said: str, folder: Path = partial, url: str = upstream.server.url) -> None:
         with pytest.raises(DataError, match=said):
             download_covid_ct(folder, url)
-    assert_only_published(partial)
+        assert_only_published(partial)
+
+    served, occupied = upstream.folder / "CT_COVID.zip", tmp_path / "file"
+    served.rename(tmp_path / "kept.zip")
+    refused(r"CT_COVID\.zip: cannot be fetched \(the server answers 404")
+    served.write_text("<html>moved</html>")
+    refused(r"CT_COVID\.zip: is not a usable zip file")
+    (tmp_path / "kept.zip").rename(served)
+    upstream.cut = 1_000_000
+    refused(r"CT_NonCOVID\.zip: cannot be fetched \(no connection, or it broke off\)")
+    occupied.touch()
+    refused("is not an address", url="nowhere")
+    refused("cannot be made a folder", occupied)

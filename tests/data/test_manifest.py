@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import save_image
 
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import (
@@ -17,7 +18,6 @@ from groundglass.data.manifest import (
     Record,
     content_hash,
     iterate_paths,
-    label_names,
     read_manifest,
     read_mask,
     read_pixels,
@@ -28,8 +28,6 @@ from groundglass.data.phantoms import write_series
 from groundglass.errors import DataError, ImageError
 from groundglass.imaging.read import read_slices
 from groundglass.imaging.window import LUNG
-
-from .conftest import save_image
 
 
 def read(folder: Path, *rows: str) -> Manifest:
@@ -123,7 +121,7 @@ def test_labels_are_mapped_as_the_user_says(folder: Path) -> None:
     assert found == ["NonCOVID", "NonCOVID", "COVID"]
     for wrong, said in (("CAP", "maps no label"), ("a=b", "label 'b'"), ("COVID=NonCOVID", "its opposite")):
         with pytest.raises(DataError, match=said):
-            label_names([wrong])
+            load_dataset(folder, [wrong])
 
 
 def test_written_manifest_reads_back_and_moves_with_its_images(tmp_path: Path) -> None:
@@ -251,14 +249,9 @@ def test_archives_are_read_within_their_limits(tmp_path: Path) -> None:
     [([], "abcd"), (["moscow:CT-1"], "bcd"), (["luna", "covid-ct"], "ab"), (["paper", "CT-1"], "abcd")],
 )
 def test_sources_and_grades_are_left_out_by_name(names: list[str], kept: str) -> None:
-    described = (
-        ("moscow", "CT-1", ""),
-        ("moscow", "CT-2", ""),
-        ("luna", "CT-1", ""),
-        ("paper", "", "covid-ct"),
-    )
+    about = ("moscow", "CT-1", ""), ("moscow", "CT-2", ""), ("luna", "CT-1", ""), ("paper", "", "covid-ct")
     records = tuple(
         Record(Path(name), None, "p", source, None, grade=grade, collection=collection)
-        for name, (source, grade, collection) in zip("abcd", described, strict=True)
+        for name, (source, grade, collection) in zip("abcd", about, strict=True)
     )
     assert "".join(str(each.path) for each in Manifest("set", Path(), records).without(names)) == kept

@@ -12,12 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from groundglass.data.manifest import Label, Record
-from groundglass.evaluation.calibration import (
-    fit_calibration,
-    fit_reference,
-    series_rule,
-    summary,
-)
+from groundglass.evaluation.calibration import fit_calibration, fit_reference, series_rule, summary
 from groundglass.evaluation.part import Part
 from groundglass.inference.calibration import COVID, NON_COVID, UNCERTAIN, Calibration
 
@@ -34,16 +29,13 @@ def part(slices: Sequence[tuple[str, int]]) -> Part:
 
 
 def calibrated(temperature: float, covid: float, non_covid: float) -> Calibration:
-    quantiles = {COVID: covid, NON_COVID: non_covid}
-    return Calibration(temperature=temperature, coverage=0.9, quantiles=quantiles)
+    return Calibration(temperature=temperature, coverage=0.9, quantiles={COVID: covid, NON_COVID: non_covid})
 
 
-def drawn(
-    rng: np.random.Generator, count: int, factor: float
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def drawn(rng: np.random.Generator, count: int, factor: float) -> tuple[NDArray[Any], NDArray[Any]]:
     """Logits that promise too much by a factor, and labels drawn from the true probabilities."""
     honest = rng.normal(0, 2, count)
-    return honest * factor, (rng.random(count) < 1 / (1 + np.exp(-honest))).astype(np.int64)
+    return honest * factor, rng.random(count) < 1 / (1 + np.exp(-honest))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -102,33 +94,26 @@ def test_labels_follow_from_the_two_limits_that_are_stated(quantiles: tuple[floa
     assert values == [0, 0.5, 1], "extreme logits stay probabilities"
 
 
-@pytest.mark.parametrize(
-    ("quantiles", "label", "probability", "covered", "uncertain", "accuracy"),
-    [
+def test_the_summary_measures_calibrated_probabilities_and_counts_sets() -> None:
+    for quantiles, label, probability, expected in (
         # Sets: COVID alone, NonCOVID alone, neither, NonCOVID alone, COVID alone.
-        ((0.3, 0.6), [1, 0, 1, 1, 0], [0.88, 0.5, 0.62, 0.018, 0.88], [1 / 3, 1 / 2], 1 / 5, 2 / 4),
+        ((0.3, 0.6), [1, 0, 1, 1, 0], [0.88, 0.5, 0.62, 0.018, 0.88], (1 / 3, 1 / 2, 1 / 5, 2 / 4)),
         # Sets of both labels hold the truth and decide nothing.
-        ((1.0, 1.0), [1, 0], [0.99, 0.99], [1, 1], 1, None),
-    ],
-)
-def test_the_summary_measures_calibrated_probabilities_and_counts_sets(
-    quantiles: tuple[float, float], label: list[int], probability: list[float], covered: list[float],
-    uncertain: float, accuracy: float | None,
-) -> None:  # fmt: skip
-    slices, values = part([(f"p{number}", each) for number, each in enumerate(label)]), np.array(probability)
-    document = summary(slices, 2 * np.log(values / (1 - values)), calibrated(2.0, *quantiles))
-    assert (document["slices"], document["covid"], document["patients"]) == (
-        len(label),
-        sum(label),
-        len(label),
-    )
-    brier = document["metrics"]["brier"]
-    assert brier["value"] == pytest.approx(np.mean((values - label) ** 2))
-    assert brier["low"] < brier["value"] < brier["high"]
-    sets = document["prediction_sets"]
-    assert list(sets["coverage"].values()) == pytest.approx(covered)
-    assert (sets["uncertain"], sets["accuracy_where_certain"]) == pytest.approx((uncertain, accuracy))
-    assert sets["nominal_coverage"] == 0.9
+        ((1.0, 1.0), [1, 0], [0.99, 0.99], (1, 1, 1, None)),
+    ):
+        slices, values = (
+            part([(f"p{index}", each) for index, each in enumerate(label)]),
+            np.array(probability),
+        )
+        document = summary(slices, 2 * np.log(values / (1 - values)), calibrated(2.0, *quantiles))
+        counts = [document[name] for name in ("slices", "covid", "patients")]
+        assert counts == [len(label), sum(label), len(label)]
+        brier, sets = document["metrics"]["brier"], document["prediction_sets"]
+        assert brier["value"] == pytest.approx(np.mean((values - label) ** 2))
+        assert brier["low"] < brier["value"] < brier["high"]
+        found = (*sets["coverage"].values(), sets["uncertain"], sets["accuracy_where_certain"])
+        assert found == pytest.approx(expected)
+        assert sets["nominal_coverage"] == 0.9
 
 
 def test_the_series_rule_is_fitted_on_patients_with_several_slices() -> None:
@@ -150,10 +135,8 @@ def test_the_series_rule_is_fitted_on_patients_with_several_slices() -> None:
 
 def draw(count: int, seed: int) -> NDArray[np.float32]:
     """Embeddings in 40 dimensions that vary along five directions and a little along all others."""
-    mixing = np.random.default_rng(99).normal(0, 1, (5, 40))
-    rng = np.random.default_rng(seed)
-    points = rng.normal(0, 1, (count, 5)) @ mixing + rng.normal(3, 0.3, (count, 40))
-    return points.astype(np.float32)
+    mixing, rng = np.random.default_rng(99).normal(0, 1, (5, 40)), np.random.default_rng(seed)
+    return (rng.normal(0, 1, (count, 5)) @ mixing + rng.normal(3, 0.3, (count, 40))).astype(np.float32)
 
 
 def test_embeddings_of_the_same_kind_fill_the_percentiles_evenly_and_others_lie_farther() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tests.conftest import change_dicom
+from tests.conftest import change_dicom, save_image
 
 from groundglass.imaging.phantom import make_phantom, write_dicom
 
@@ -79,24 +79,20 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def series(tmp_path: Path) -> Path:
     """A DICOM series of five slices of somebody with a telling name."""
-    folder = tmp_path / "series"
-    folder.mkdir()
     for number in range(5):
-        path = folder / f"IM{number}"
+        path = tmp_path / "series" / f"IM{number}"
         write_dicom(make_phantom(np.random.default_rng(number), 0.1 * number, 0.5, size=96), path)
         scan = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4", "PixelSpacing": [3.7, 3.7]}
         who = {"PatientName": NAME, "PatientID": ID, "PatientBirthDate": BIRTH}
         change_dicom(path, ImagePositionPatient=[0, 0, -10.0 * number], **scan, **who)
-    return folder
+    return tmp_path / "series"
 
 
 @pytest.fixture
 def bad(tmp_path: Path) -> Path:
     """One slice among what goes wrong."""
-    folder = tmp_path / "bad"
-    write_pictures(folder, 1)
-    content = (folder / "0.png").read_bytes()
-    (folder / "1-truncated.png").write_bytes(content[: len(content) // 2])
+    folder = write_pictures(tmp_path / "bad", 1)
+    (folder / "1-truncated.png").write_bytes(png(0)[: len(png(0)) // 2])
     (folder / "2-empty.png").touch()
     (folder / "3-text.jpg").write_text("no picture")
     (folder / "4-folder.png").mkdir()
@@ -105,11 +101,11 @@ def bad(tmp_path: Path) -> Path:
     os.mkfifo(folder / "6-pipe.png")
     (folder / "7-gone.png").symlink_to("nowhere.png")
     (folder / "8-damaged.dcm").write_bytes(b"\0" * 128 + b"DICM" + os.urandom(300))
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    cv2.imwrite(str(folder / "9-photograph.png"), noise)
+    save_image(folder / "9-photograph.png", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
     return folder
 
 
-def predictions_of(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+def predictions_of(path: Path) -> list[dict[str, Any]]:
+    """Those in an output, a folder or a file."""
+    file = path if path.suffix else path / "predictions.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

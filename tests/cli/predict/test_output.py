@@ -1,4 +1,4 @@
-"""What is written with ``--output``: for which paths, names and patients, and what is never overwritten."""
+"""What is written with ``--output``: for which paths, names, series and patients, and what is never overwritten."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import inspect
 import json
 import os
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
+import jsonschema
+import pydicom
 import pytest
 from tests.cli.predict.conftest import BIRTH, ID, NAME, Run, png, predictions_of, write_pictures
 from tests.conftest import change_dicom
@@ -16,52 +20,43 @@ from tests.conftest import change_dicom
 import groundglass
 from groundglass.cli import predict
 from groundglass.inference.input_check import FLAGS
-from groundglass.inference.prediction import COLUMNS, IDENTIFIERS
+from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, row_schema
 from groundglass.reporting.overlay import Layers
 
 DOCS = Path(__file__).parents[3] / "docs"
 
 
+def series_of(folder: Path) -> list[dict[str, Any]]:
+    return list(json.loads((folder / "series.json").read_text())["series"])
+
+
 def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
     out = tmp_path / "new" / "out"
-    done = run(pictures, series, "--output", out)
+    done = run(pictures, series, "--output", out, "--parquet")
     assert done.status == 0
     assert done.out.rstrip().endswith(f"Report: {out / 'report.html'}")
-    assert sorted(path.name for path in out.iterdir()) == [
-        "overlays", "predictions.csv", "predictions.jsonl", "report.html", "series.json",
-    ]  # fmt: skip
+    assert {path.name for path in out.iterdir()} == {
+        "overlays", "predictions.csv", "predictions.jsonl", "predictions.parquet", "report.html", "series.json",
+    }  # fmt: skip
     rows = predictions_of(out)
     assert len(rows) == 11
+    assert parquet.read_table(out / "predictions.parquet").to_pylist() == rows
     table = list(csv.DictReader((out / "predictions.csv").open(encoding="utf-8", newline="")))
     assert [row["file"] for row in table] == [row["file"] for row in rows]
     overlays = [out / row["overlay"] for row in rows]
     assert sorted(overlays) == sorted((out / "overlays").iterdir())
     assert all(Layers.read(path.read_text()) for path in overlays)
-    document = json.loads((out / "series.json").read_text())
-    (one,) = document["series"]
+    (one,) = series_of(out)
     assert (one["series"], one["slices"], one["classified"]) == ("1.2.3.4", 5, 5)
     by_position = {row["position"]: row["probability"] for row in rows if row["series"]}
     assert one["curve"]["at"] == sorted(by_position) == [-40, -30, -20, -10, 0]
     assert one["curve"]["probability"] == [by_position[z] for z in one["curve"]["at"]]
     assert one["series_score"] == pytest.approx(sum(sorted(by_position.values())[-3:]) / 3)
-    assert "no diagnosis" in document["series_score"]
+    assert "no diagnosis" in json.loads((out / "series.json").read_text())["series_score"]
     page = (out / "report.html").read_text(encoding="utf-8")
     assert len(re.findall(r'id="s\d+"', page)) == page.count("data:image/jpeg") == 11
     assert f"{one['series_score']:.3f}" in page
-
-
-def test_nothing_is_overwritten(run: Run, pictures: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("irreplaceable")
-    for arguments in ((), ("--resume",)):
-        done = run(pictures, "--output", tmp_path / "mine", *arguments)
-        assert (done.status, "not empty" in done.err) == (2, True)
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
-    for name in ("x.csv", "x.parquet", "x.jsonl"):
-        (tmp_path / name).write_text("irreplaceable")
-        done = run(pictures, "--output", tmp_path / name)
-        assert (done.status, "exists" in done.err) == (2, True)
-        assert (tmp_path / name).read_text() == "irreplaceable"
 
 
 @pytest.mark.parametrize(
@@ -77,16 +72,28 @@ def test_nothing_is_overwritten(run: Run, pictures: Path, tmp_path: Path) -> Non
         ("--output out --masks --engine ray", "--masks does not go with"),
         ("--output pictures/0.png/out", "cannot be"),
         ("--output pictures/0", "is a file"),
+        ("--output mine", "not empty"),
+        ("--output mine --resume", "not empty"),
+        *((f"--output mine/thesis.{suffix}", "exists") for suffix in ("csv", "parquet", "jsonl")),
+        *((f"{path} --output out", path) for path in ("gone.png", "gone/*.png", "gone/**")),
+        ("--json --csv", "choose one"),
     ],
 )
-def test_outputs_that_will_not_do(
+def test_what_will_not_do_is_found_out_before_anything_is_read_or_overwritten(
     run: Run, pictures: Path, arguments: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(pictures.parent)
     (pictures / "0").write_text("a file")
+    (pictures.parent / "mine").mkdir()
+    for suffix in ("csv", "parquet", "jsonl"):
+        (pictures.parent / "mine" / f"thesis.{suffix}").write_text("irreplaceable")
+    monkeypatch.chdir(pictures.parent)
+    reader = "groundglass.inference.classifier.Classifier.predict_all"
+    monkeypatch.setattr(reader, lambda *_, **__: pytest.fail("read"))
     done = run(pictures, *arguments.split())
-    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert (done.status, done.out, len(done.err.splitlines())) == (2, "", 1)
     assert words in done.err
+    assert {path.name for path in Path().iterdir()} == {"pictures", "mine"}
+    assert [path.read_text() for path in Path("mine").iterdir()] == ["irreplaceable"] * 3
 
 
 def test_its_own_output_is_not_read(run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,14 +123,12 @@ def test_no_output_names_the_patient(run: Run, series: Path, tmp_path: Path) -> 
     pytest.importorskip("pyarrow")
     (series / "IM9").write_bytes((series / "IM0").read_bytes()[:3000])
     change_dicom(series / "IM1", ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
-    folder, lines = (
-        ("--output", tmp_path / "out" / "all", "--parquet"),
-        ("--output", tmp_path / "out" / "x.jsonl"),
-    )
-    outputs = [run(series, *arguments) for arguments in ((), ("--json",), ("--csv",), folder, lines)]
+    out = tmp_path / "out"
+    written = ("--output", out / "all", "--parquet"), ("--output", out / "x.jsonl")
+    outputs = [run(series, *arguments) for arguments in ((), ("--json",), ("--csv",), *written)]
     assert {done.status for done in outputs} == {3}
     everything = "".join(done.out + done.err for done in outputs).encode()
-    for path in (tmp_path / "out").rglob("*"):
+    for path in out.rglob("*"):
         everything += path.name.encode() + (path.read_bytes() if path.is_file() else b"")
     assert b"IM0" in everything, "something is searched"
     for secret in (*NAME.split("^"), ID, BIRTH, "1931-07-19", "patient_name"):
@@ -145,14 +150,90 @@ def test_identifiers_are_kept_where_asked_for_and_only_there(run: Run, series: P
 
 def test_the_documentation_names_every_column_flag_option_and_status() -> None:
     text = (DOCS / "predict.md").read_text(encoding="utf-8")
-    options = set(re.findall(r'"(--[a-z-]+)"', inspect.getsource(predict)))
+    options = set(re.findall(r'"(--[a-z-]+)"', inspect.getsource(predict))) - {"--bundle"}
     assert len(options) >= 10
     status = (0, 2, predict.SOME_LEFT_OUT, predict.NONE_CLASSIFIED, predict.INTERRUPTED)
-    words = [
-        *(f"`{name}`" for name in (*COLUMNS, *IDENTIFIERS, *FLAGS)),
-        *(f"\n| {each} | " for each in status),
-    ]
-    assert [each for each in (*words, *options - {"--bundle"}) if each not in text] == []
+    words = {f"`{name}`" for name in (*COLUMNS, *IDENTIFIERS, *FLAGS)} | {f"\n| {each} | " for each in status}
+    assert [each for each in words | options if each not in text] == []
     reference = (DOCS / "reference.md").read_text(encoding="utf-8")
     names = {name for name in groundglass.__all__ if f"::: groundglass.{name}\n" not in reference}
     assert names == {"GroundglassError", "__version__"}, "the former stands among the errors"
+
+
+# Which slices of DICOM folders are one series: by study, series and patient, else by folder and geometry.
+
+
+def scan(series: Path, folder: Path, slices: int = 5, **elements: object) -> None:
+    """Write the slices of a series into a folder, with other elements; None removes one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(series.iterdir())[:slices]:
+        dataset = pydicom.dcmread(path)
+        dataset.SOPInstanceUID = f"{dataset.SOPInstanceUID[:40]}.{sum(folder.name.encode())}.{path.name[2:]}"
+        for keyword, value in elements.items():
+            delattr(dataset, keyword) if value is None else setattr(dataset, keyword, value)
+        dataset.save_as(folder / f"{'-'.join(map(str, elements.values()))[:20]}{path.name}")
+
+
+NO_UID = {"SeriesInstanceUID": "", "StudyInstanceUID": None, "PatientID": None}
+
+
+@pytest.mark.parametrize(
+    ("one", "place", "other", "expected"),
+    [
+        ({}, "b", {"PatientID": "other"}, [5, 5]),
+        ({}, "a", {"PatientID": "other"}, [5, 5]),
+        ({}, "a", {"PatientName": "Other^One"}, [5, 5]),
+        ({}, "a", {"StudyInstanceUID": "1.9"}, [5, 5]),
+        ({"SeriesInstanceUID": None}, "b", {"SeriesInstanceUID": ""}, [5, 5]),
+        ({"SeriesInstanceUID": ""}, "a", {"SeriesInstanceUID": "", "PixelSpacing": [1, 1]}, [5, 5]),
+        ({"SeriesInstanceUID": "UNKNOWN"}, "b", {"SeriesInstanceUID": "UNKNOWN"}, [5, 5]),
+        ({}, "b", {}, [5, 5]),  # one UID for two scans, as some anonymisers give it
+        (NO_UID, "a", NO_UID, [5]),
+        ({"SOPInstanceUID": "1.1"}, "a", {"SOPInstanceUID": "1.1"}, [5]),
+        ({"PatientName": NAME + "^"}, "a/b", {"ImagePositionPatient": [0, 0, 70.5], "slices": 1}, [6]),
+    ],
+)
+def test_slices_of_one_study_series_and_patient_are_a_series(
+    run: Run, series: Path, tmp_path: Path, one: dict[str, Any], place: str, other: dict[str, Any], expected: list[int]
+) -> None:  # fmt: skip
+    scan(series, tmp_path / "scans" / "a", **one)
+    scan(series, tmp_path / "scans" / place, **other)
+    out = tmp_path / "out"
+    assert run(tmp_path / "scans", "--output", out, "--quiet").status == 0
+    assert [each["slices"] for each in series_of(out)] == expected
+    assert ID not in (out / "predictions.jsonl").read_text()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_the_same_image_counts_once(run: Run, series: Path, tmp_path: Path, zipped: bool) -> None:
+    folder, out = tmp_path / "twice", tmp_path / "out"
+    shutil.copytree(series, folder / "a")
+    shutil.copytree(series, folder / "b" / "copy")
+    if zipped:
+        folder = Path(shutil.make_archive(str(folder), "zip", folder))
+    done = run(folder, "--output", out)
+    assert done.status == 0
+    assert "5 slices: 5 classified" in done.out
+    assert "5 copies of these left out" in done.out
+    assert [each["slices"] for each in series_of(out)] == [5]
+    rows = predictions_of(out)
+    first = {row["instance"]: row["file"] for row in rows if row["status"] == "ok"}
+    copies = [row for row in rows if row["status"] == "refused"]
+    assert len(first) == len(copies) == 5
+    assert all(row["reason"].startswith(f"a copy of {first[row['instance']]}") for row in copies)
+    shutil.copytree(series, tmp_path / "third")
+    done = run(folder, tmp_path / "third", series / "IM0", "--output", out, "--resume")
+    assert "11 copies" in done.out, "known from an earlier run"
+    assert predictions_of(out)[:10] == rows
+
+
+def test_rows_can_be_joined(run: Run, series: Path, tmp_path: Path) -> None:
+    run(series, "--output", tmp_path / "out", "--quiet")
+    (summary,) = series_of(tmp_path / "out")
+    for row in predictions_of(tmp_path / "out"):
+        jsonschema.validate(row, row_schema())
+        header = pydicom.dcmread(row["file"])
+        uids = header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID, header.InstanceNumber
+        assert (row["study"], row["series"], row["instance"], row["slice_number"]) == uids
+        assert (tmp_path / "out" / row["overlay"]).is_file()
+        assert all(summary[name] == row[name] for name in ("study", "series", "stack"))

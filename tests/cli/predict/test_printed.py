@@ -1,4 +1,4 @@
-"""What is printed: the table, predictions as JSON or CSV, sums and progress; nothing acts on a terminal."""
+"""What is printed, of bad files too: table, predictions as data, sums and progress; nothing acts on a terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pydicom
 import pytest
 from rich.cells import cell_len
 from tests.cli.predict.conftest import Done, Run, command
 
 from groundglass.cli.screen import PredictionsTable
+from groundglass.inference.bundle import Bundle
 from groundglass.inference.prediction import COPY, Prediction, Status
 
 OK = Prediction(
@@ -34,26 +37,21 @@ def lines(table: PredictionsTable, *predictions: Prediction) -> list[str]:
 @pytest.mark.parametrize(
     "file", ["1.dcm", "a/very/long/path/" * 20 + "1-001.dcm", "扫描/切片-" * 20 + "1.png"]
 )
-def test_columns_stay_in_place_and_within_the_terminal(width: int, file: str) -> None:
-    shown = lines(PredictionsTable(width), replace(OK, file=file), replace(REFUSED, file=file))
-    assert all(cell_len(line) <= width for line in shown)
-    header, first, second, *rest = shown
-    values = {"Position": "-312.6 mm", "Status": "ok", "Prob.": "0.123", "Flags": "one-lung-found"}
-    for title, value in values.items():
-        assert cell_len(first[: first.index(value)]) == header.index(title)
-    assert cell_len(second[: second.index("refused")]) == header.index("Status")
-    assert " ".join([second, *rest]).split("refused")[1].split() == REASON.split()
-    assert file[-9:].strip() in first
-
-
-@pytest.mark.parametrize("width", [80, 120])
-def test_words_are_never_split(width: int) -> None:
+def test_columns_stay_in_place_and_words_whole_within_the_terminal(width: int, file: str) -> None:
     flags = ("one-lung-found", "soft-tissue-window", "low-resolution", "upside-down")
     uid = "1.2.826.0.1.3680043.8.498." + "1" * 38
     reason = f"refers to /a/folder/of-some-length/{'x' * 40}.raw, of {uid} and nothing else"
-    _, *rows = lines(PredictionsTable(width), replace(OK, flags=flags), replace(REFUSED, reason=reason))
-    assert all(cell_len(row) <= width for row in rows)
-    words = " ".join(rows).replace(",", " ").split()
+    refused = replace(REFUSED, file=file, reason=reason)
+    shown = lines(PredictionsTable(width), replace(OK, file=file, flags=flags), refused)
+    assert all(cell_len(line) <= width for line in shown)
+    header, first, *rest = shown
+    values = {"Position": "-312.6 mm", "Status": "ok", "Prob.": "0.123", "Flags": "one-lung-found"}
+    for title, value in values.items():
+        assert cell_len(first[: first.index(value)]) == header.index(title)
+    (second,) = (line for line in rest if "refused" in line)
+    assert cell_len(second[: second.index("refused")]) == header.index("Status")
+    assert file[-9:].strip() in first
+    words = " ".join([first, *rest]).replace(",", " ").split()
     assert {*flags, "refers", "to", "of", "and", "nothing", "else"} <= set(words)
     (path,) = [word for word in words if word.startswith("/a")]
     assert path.endswith(".raw")
@@ -111,21 +109,10 @@ def test_the_table_and_the_sum_of_a_series(run: Run, pictures: Path, series: Pat
     assert rows[-1].endswith("Research use only, no diagnosis.")
 
 
-def test_parquet_says_the_same(pictures: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    words = command(tiny_bundle, pictures, "--json", "--output", tmp_path / "x.parquet")
-    by_json = subprocess.run(words, capture_output=True, check=True)
-    rows = [json.loads(line) for line in by_json.stdout.splitlines()]
-    assert parquet.read_table(tmp_path / "x.parquet").to_pylist() == rows
-    assert by_json.stderr.startswith(b"6 slices: 6 classified"), "kept away from what is printed"
-
-
 def test_quiet_prints_nothing_but_what_was_asked_for(run: Run, pictures: Path) -> None:
     assert run(pictures, "--quiet") == Done(0, "", "")
     done = run(pictures, "--quiet", "--json")
     assert (len(done.rows), done.err) == (6, "")
-    done = run(pictures, "--json", "--csv")
-    assert (done.status, "choose one" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
@@ -161,3 +148,61 @@ def test_a_reader_that_goes_away_ends_it_quietly(pictures: Path, tiny_bundle: Pa
             process.stdout.close()
             assert b"Traceback" not in process.stderr.read()
             assert process.wait() != 0
+
+
+# One bad file never stops the rest, and the exit status tells.
+
+
+def test_one_bad_file_never_stops_the_rest(run: Run, bad: Path) -> None:
+    done = run(bad, "--json")
+    assert done.status == 3
+    rows = {Path(row["file"].split("!")[0]).name: row for row in done.rows}
+    assert rows["0.png"]["status"] == "ok"
+    assert rows["9-photograph.png"]["status"] == "refused"
+    assert {name[0] for name, row in rows.items() if row["status"] == "failed"} == set("1235678")
+    assert "bomb" in rows["5-bomb.zip"]["reason"]
+    assert all(row["reason"].isprintable() for row in rows.values() if row["reason"])
+    assert "Traceback" not in done.err
+    done = run(bad)
+    assert re.search(r"2-empty\.png +failed +the file is empty", done.out)
+    assert "9 slices: 1 classified" in done.out
+    assert "1 refused, 7 failed" in done.out
+
+
+def test_nothing_classified_is_a_status_of_its_own(run: Run, bad: Path, tmp_path: Path) -> None:
+    assert run(bad / "3-text.jpg").status == 4
+    (tmp_path / "empty").mkdir()
+    done = run(tmp_path / "empty", "--json")
+    assert (done.status, "holds no image" in done.rows[0]["reason"]) == (4, True)
+
+
+def test_bundles_and_usage(run: Run, pictures: Path, tmp_path: Path) -> None:
+    done = run(pictures, bundle=tmp_path / "nothing")
+    assert (done.status, "no such bundle" in done.err) == (2, True)
+    rows = run(pictures, "--json", bundle=Path("default")).rows
+    assert {row["bundle"] for row in rows} == {Bundle.open().id}
+    assert run("--json").status == 2, "no path"
+
+
+def test_slices_outside_the_lungs_of_a_series_are_no_failure(run: Run, series: Path) -> None:
+    """Five chest slices, one of the neck and one of the abdomen: a body without lungs, as noisy as of a scanner."""
+    dataset = pydicom.dcmread(series / "IM0")
+    rows, columns = np.mgrid[-1 : 1 : dataset.Rows * 1j, -1 : 1 : dataset.Columns * 1j]
+    noise = np.random.default_rng(0).normal(40, 150, rows.shape)
+    body = np.where(rows**2 + columns**2 < 0.6, noise, -1000) - float(dataset.RescaleIntercept)
+    dataset.PixelData = body.astype(dataset.pixel_array.dtype).tobytes()
+    for name, position in (("neck", 40), ("abdomen", -90)):
+        dataset.ImagePositionPatient = [0, 0, position]
+        dataset.SOPInstanceUID = f"1.2.3.{position + 100}"
+        dataset.save_as(series / name)
+    done = run(series, "--json")
+    reasons = {Path(row["file"]).name: row["reason"] for row in done.rows if row["status"] == "refused"}
+    assert set(reasons) == {"neck", "abdomen"}
+    assert all(reason.startswith("outside the lungs: ") for reason in reasons.values())
+    assert "5 classified" in done.err
+    assert "2 outside the lungs" in done.err
+    assert done.status == 0
+    assert run(series, "--strict", "--quiet").status == 3
+    assert run(series / "neck").status == 4, "alone it says nothing of a lung"
+    (series / "photograph.png").write_bytes((series / "neck").read_bytes()[:2000])
+    assert run(series, "--quiet").status == 3, "what else is left out still counts"
