@@ -228,6 +228,20 @@ def change_dicom(path: Path, **elements: object) -> None:
     dataset.save_as(path)
 
 
+def without(*packages: str) -> str:
+    """Python code after which these packages are not there."""
+    return f"""
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {packages}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -235,10 +249,11 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+Command = Callable[..., tuple[int, str, str]]
+
+
 @pytest.fixture
-def run_command(
-    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
-) -> Callable[..., tuple[int, str, str]]:
+def run_command(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Command:
     """Runs ``groundglass`` with some words in this process: exit status, output and errors."""
 
     def run(*words: object) -> tuple[int, str, str]:

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
-from tests.conftest import change_dicom, save_image
+from tests.conftest import Command, change_dicom, save_image
 
 from groundglass.cli.data import PublicCollection
 from groundglass.data.collections import COLLECTIONS, import_collection
@@ -257,7 +257,7 @@ def test_covid_semiseg(tmp_path: Path, bring: Bring, lying: bool) -> None:
 
 
 def test_the_command_leaves_out_what_is_damaged_and_nothing_half_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Callable[..., tuple[int, str, str]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Command
 ) -> None:
     study, output = tmp_path / "studies" / "CT-2" / "study_0939.nii.gz", tmp_path / "out" / "moscow.csv"
     nifti(study, volume(8))

@@ -41,6 +41,7 @@ def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_p
     }  # fmt: skip
     rows = predictions_of(out)
     assert len(rows) == 11
+    assert not [row for row in rows if jsonschema.validate(row, row_schema())]
     assert parquet.read_table(out / "predictions.parquet").to_pylist() == rows
     table = list(csv.DictReader((out / "predictions.csv").open(encoding="utf-8", newline="")))
     assert [row["file"] for row in table] == [row["file"] for row in rows]
@@ -49,6 +50,13 @@ def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_p
     assert all(Layers.read(path.read_text()) for path in overlays)
     (one,) = series_of(out)
     assert (one["series"], one["slices"], one["classified"]) == ("1.2.3.4", 5, 5)
+    for row in (each for each in rows if each["series"]):  # they can be joined
+        header = pydicom.dcmread(row["file"])
+        uids = header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID, header.InstanceNumber
+        assert (row["study"], row["series"], row["instance"], row["slice_number"]) == uids
+        assert [row[name] for name in ("study", "series", "stack")] == [
+            one[name] for name in ("study", "series", "stack")
+        ]
     by_position = {row["position"]: row["probability"] for row in rows if row["series"]}
     assert one["curve"]["at"] == sorted(by_position) == [-40, -30, -20, -10, 0]
     assert one["curve"]["probability"] == [by_position[z] for z in one["curve"]["at"]]
@@ -225,15 +233,3 @@ def test_the_same_image_counts_once(run: Run, series: Path, tmp_path: Path, zipp
     done = run(folder, tmp_path / "third", series / "IM0", "--output", out, "--resume")
     assert "11 copies" in done.out, "known from an earlier run"
     assert predictions_of(out)[:10] == rows
-
-
-def test_rows_can_be_joined(run: Run, series: Path, tmp_path: Path) -> None:
-    run(series, "--output", tmp_path / "out", "--quiet")
-    (summary,) = series_of(tmp_path / "out")
-    for row in predictions_of(tmp_path / "out"):
-        jsonschema.validate(row, row_schema())
-        header = pydicom.dcmread(row["file"])
-        uids = header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID, header.InstanceNumber
-        assert (row["study"], row["series"], row["instance"], row["slice_number"]) == uids
-        assert (tmp_path / "out" / row["overlay"]).is_file()
-        assert all(summary[name] == row[name] for name in ("study", "series", "stack"))
