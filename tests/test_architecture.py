@@ -99,50 +99,37 @@ def test_no_room_grows() -> None:
 
 
 def test_imports_point_down() -> None:
-    """To a lower layer, so that no two rooms import each other; and into a closed room from the command line alone."""
+    """To a lower layer, so that no two rooms import each other; closed rooms and torch are for those that may."""
     known = {room(path) for path in MODULES}
     assert known == set(LAYERS), "every room has a layer, here and in CONTRIBUTING.md"
     for path in MODULES:
         own = room(path)
         for line, name in imports(path) if own != FRONT_DOOR else ():
             package, target, *_ = (*name.split("."), "")
+            place = f"{path}:{line} imports {name}"
+            assert package not in TORCH or own in TORCH_ROOMS, place
             if package == "groundglass" and target in known - {own}:
-                assert LAYERS[target] < LAYERS[own], f"{path}:{line} imports {target}"
-                assert target not in CLOSED or own == "cli", f"{path}:{line} imports {target}"
+                assert LAYERS[target] < LAYERS[own], place
+                assert target not in CLOSED or own == "cli", place
+
+
+def needs(*, types: bool) -> dict[str, set[str]]:
+    """The modules that each module of the package imports, wherever in it; without ``types``, when it runs."""
+    paths = {module_name(path): path for path in MODULES if room(path) != FRONT_DOOR}
+    found: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        named = {name for _, each in imports(path, types=types) for name in (each, each.rpartition(".")[0])}
+        found[name] = named & paths.keys() - {name}
+    return found
 
 
 def test_no_modules_need_each_other() -> None:
     """Not even for their types, nor by way of others."""
-    needs: dict[str, set[str]] = {module_name(path): set() for path in MODULES if room(path) != FRONT_DOOR}
-    for path in (each for each in MODULES if room(each) != FRONT_DOOR):
-        own = module_name(path)
-        named = {target for _, name in imports(path) for target in (name, name.rpartition(".")[0])}
-        needs[own] = named & needs.keys() - {own}
     try:
-        order = list(TopologicalSorter(needs).static_order())
+        order = list(TopologicalSorter(needs(types=True)).static_order())
     except CycleError as error:
         pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
     assert len(order) > 50
-
-
-def test_only_models_and_training_import_torch() -> None:
-    outside = [path for path in MODULES if room(path) not in TORCH_ROOMS]
-    found = ((path, line, name) for path in outside for line, name in imports(path))
-    assert not [place for place in found if place[2].split(".")[0] in TORCH]
-
-
-def closure(start: str) -> list[Path]:
-    """Files of the package that a module needs, by way of others too, wherever in them they import."""
-    files = {module_name(path): path for path in MODULES if module_name(path) != "groundglass"}
-    found: set[str] = set()
-    waiting = [start]
-    while waiting:
-        name = waiting.pop()
-        if name in files and name not in found:
-            found.add(name)
-            for _, target in imports(files[name], types=False):
-                waiting += [target, target.rpartition(".")[0]]
-    return [files[name] for name in found]
 
 
 def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -167,16 +154,19 @@ def test_little_stands_behind_a_prediction(tmp_path: Path) -> None:
 
 
 def test_no_more_than_they_need_stands_behind_the_experiments() -> None:
-    files = closure("groundglass.cli.experiments")
-    assert len(files) <= 48
+    known, found, waiting = needs(types=False), set(), ["groundglass.cli.experiments"]
+    while waiting:
+        if (name := waiting.pop()) not in found:
+            found.add(name)
+            waiting += known[name]
+    files = [path for path in MODULES if module_name(path) in found]
+    assert 10 < len(files) <= 48
     assert lines_of(files) <= 9_810
 
 
 def test_everything_else_can_be_imported_without_torch() -> None:
     free = [module_name(path) for path in MODULES if room(path) not in TORCH_ROOMS]
-    script = (
-        without(*TORCH) + "import importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
-    )
+    script = f"{without(*TORCH)}\nimport importlib\n[*map(importlib.import_module, sys.argv[1:])]"
     done = run(script, *free)
     assert done.returncode == 0, done.stderr
     assert "No module named 'torch'" in run(script, "groundglass.models.layers").stderr, "it is hidden"
