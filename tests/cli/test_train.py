@@ -133,9 +133,7 @@ def saved(place: Path, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_ablation_seeds_and_convergence_from_training_to_table(
-    wards: Path, tmp_path: Path, run_command: Command
-) -> None:
+def test_ablation_seeds_and_convergence(wards: Path, tmp_path: Path, run_command: Command) -> None:
     words = arguments("ablation", wards, tmp_path, "--only default,no-mask --protocols left-out --seeds 0")
     words += ["--left-out", "ward 1"]
     _, planned, _ = run_command(*words, "--dry-run")

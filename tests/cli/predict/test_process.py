@@ -15,8 +15,8 @@ import cv2
 import nibabel
 import numpy as np
 import pytest
-from tests.cli.predict.conftest import Run, command, pixels, predictions_of, write_pictures
-from tests.conftest import save_image, wait_for
+from tests.cli.predict.conftest import command, pixels, predictions_of, write_pictures
+from tests.conftest import Command, save_image, wait_for
 
 FULL = "error: standard output cannot be written (No space left on device)"
 
@@ -145,7 +145,9 @@ def names(rows: list[dict[str, object]]) -> list[str]:
     return sorted(Path(str(row["file"])).name for row in rows)
 
 
-def test_what_is_done_is_not_read_again_and_what_failed_is(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_what_is_done_is_not_read_again_and_what_failed_is(
+    run: Command, pictures: Path, tmp_path: Path
+) -> None:
     out, whole = tmp_path / "out", (pictures / "2.png").read_bytes()
     (pictures / "2.png").write_bytes(whole[:100])
     assert run(pictures, "--output", out).status == 3
@@ -167,7 +169,7 @@ def test_what_is_done_is_not_read_again_and_what_failed_is(run: Run, pictures: P
     assert (out / "report.html").read_text(encoding="utf-8").count("data:image/jpeg") == 7
 
 
-def test_volumes_and_masks_are_completed(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_volumes_and_masks_are_completed(run: Command, pictures: Path, tmp_path: Path) -> None:
     (pictures / "5.png").rename(pictures / "5\udcff.png")
     voxels = np.stack([pixels(number).T.astype(np.int16) for number in range(5)], axis=-1)
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "v.nii.gz")
