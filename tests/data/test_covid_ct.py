@@ -85,9 +85,7 @@ def test_every_form_gives_the_same_slices(covid_ct: Path, packed_images: Path, t
     assert len({record.patient_id for record in manifest}) == 384
 
 
-def test_folder_goes_before_zip_and_what_is_missing_or_damaged_is_named(
-    partial: Path, packed_images: Path
-) -> None:
+def test_folder_goes_before_zip_and_faults_are_named(partial: Path, packed_images: Path) -> None:
     images, packed = partial / "Images-processed", packed_images / "CT_COVID.zip"
     image, archive = images / "CT_COVID" / COVID_IMAGE, images / "CT_COVID.zip"
     archive.symlink_to(packed)
