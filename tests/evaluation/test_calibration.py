@@ -12,12 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from groundglass.data.manifest import Label, Record
-from groundglass.evaluation.calibration import (
-    fit_calibration,
-    fit_reference,
-    series_rule,
-    summary,
-)
+from groundglass.evaluation.calibration import fit_calibration, fit_reference, series_rule, summary
 from groundglass.evaluation.part import Part
 from groundglass.inference.calibration import COVID, NON_COVID, UNCERTAIN, Calibration
 
@@ -40,10 +35,10 @@ def calibrated(temperature: float, covid: float, non_covid: float) -> Calibratio
 
 def drawn(
     rng: np.random.Generator, count: int, factor: float
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Logits that promise too much by a factor, and labels drawn from the true probabilities."""
     honest = rng.normal(0, 2, count)
-    return honest * factor, (rng.random(count) < 1 / (1 + np.exp(-honest))).astype(np.int64)
+    return honest * factor, rng.random(count) < 1 / (1 + np.exp(-honest))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -83,11 +78,12 @@ def test_nine_slices_of_a_label_are_the_fewest_that_exclude_it_at_ninety_percent
     few = fit_calibration(logit[1:], label[1:], 0.9)
     assert few.quantiles[COVID] < few.quantiles[NON_COVID] == 1.0
     assert all(NON_COVID in few.prediction_set(value) for value in (0.0, 0.001, 0.5, 1.0))
-    with pytest.raises(ValueError, match="both labels"):
-        fit_calibration(logit[:9], label[:9])
-    for coverage in (0.0, 1.0, 2.0):
-        with pytest.raises(ValueError, match="coverage"):
-            fit_calibration(logit, label, coverage)
+    for slices, coverage, words in (
+        (9, 0.9, "both labels"),
+        *((18, each, "coverage") for each in (0.0, 1.0, 2.0)),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fit_calibration(logit[:slices], label[:slices], coverage)
 
 
 @pytest.mark.parametrize("quantiles", [(0.7533, 0.7361), (0.4, 0.45)])
@@ -103,31 +99,26 @@ def test_labels_follow_from_the_two_limits_that_are_stated(quantiles: tuple[floa
 
 
 @pytest.mark.parametrize(
-    ("quantiles", "label", "probability", "covered", "uncertain", "accuracy"),
+    ("quantiles", "label", "probability", "expected"),
     [
         # Sets: COVID alone, NonCOVID alone, neither, NonCOVID alone, COVID alone.
-        ((0.3, 0.6), [1, 0, 1, 1, 0], [0.88, 0.5, 0.62, 0.018, 0.88], [1 / 3, 1 / 2], 1 / 5, 2 / 4),
+        ((0.3, 0.6), [1, 0, 1, 1, 0], [0.88, 0.5, 0.62, 0.018, 0.88], (1 / 3, 1 / 2, 1 / 5, 2 / 4)),
         # Sets of both labels hold the truth and decide nothing.
-        ((1.0, 1.0), [1, 0], [0.99, 0.99], [1, 1], 1, None),
+        ((1.0, 1.0), [1, 0], [0.99, 0.99], (1, 1, 1, None)),
     ],
 )
 def test_the_summary_measures_calibrated_probabilities_and_counts_sets(
-    quantiles: tuple[float, float], label: list[int], probability: list[float], covered: list[float],
-    uncertain: float, accuracy: float | None,
-) -> None:  # fmt: skip
+    quantiles: tuple[float, float], label: list[int], probability: list[float], expected: tuple[Any, ...]
+) -> None:
     slices, values = part([(f"p{number}", each) for number, each in enumerate(label)]), np.array(probability)
     document = summary(slices, 2 * np.log(values / (1 - values)), calibrated(2.0, *quantiles))
-    assert (document["slices"], document["covid"], document["patients"]) == (
-        len(label),
-        sum(label),
-        len(label),
-    )
-    brier = document["metrics"]["brier"]
+    counts = [document[name] for name in ("slices", "covid", "patients")]
+    assert counts == [len(label), sum(label), len(label)]
+    brier, sets = document["metrics"]["brier"], document["prediction_sets"]
     assert brier["value"] == pytest.approx(np.mean((values - label) ** 2))
     assert brier["low"] < brier["value"] < brier["high"]
-    sets = document["prediction_sets"]
-    assert list(sets["coverage"].values()) == pytest.approx(covered)
-    assert (sets["uncertain"], sets["accuracy_where_certain"]) == pytest.approx((uncertain, accuracy))
+    found = (*sets["coverage"].values(), sets["uncertain"], sets["accuracy_where_certain"])
+    assert found == pytest.approx(expected)
     assert sets["nominal_coverage"] == 0.9
 
 

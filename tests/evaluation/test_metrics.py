@@ -11,19 +11,9 @@ from scipy.stats import spearmanr
 from sklearn import metrics as sklearn
 
 from groundglass.evaluation.bootstrap import Resampling
-from groundglass.evaluation.metrics import (
-    TITLES,
-    Confusion,
-    compute_metrics,
-    reliability,
-    weighted_metrics,
-)
+from groundglass.evaluation.metrics import TITLES, Confusion, compute_metrics, reliability, weighted_metrics
 from groundglass.evaluation.paired import ALPHA, delong_test, holm, mcnemar, paired_difference, resamples_for
-from groundglass.evaluation.segmentation import (
-    SEGMENTATION_TITLES,
-    CountedEstimate,
-    Segmentation,
-)
+from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, Segmentation
 
 LABEL = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=np.int8)
 PROBABILITY = np.array([0.95, 0.85, 0.65, 0.15, 0.75, 0.55, 0.45, 0.25, 0.05, 0.05])
@@ -52,15 +42,13 @@ def test_what_a_part_cannot_answer_has_a_reason() -> None:
     healthy = compute_metrics(np.zeros(4, np.int8), np.array([0.1, 0.2, 0.3, 0.9]))
     for name in ("recall", "f1", "auc", "average_precision"):
         assert (healthy[name].value, healthy[name].reason) == (None, "no COVID slice in the part")
-    assert healthy["accuracy"].value == healthy["specificity"].value == pytest.approx(0.75)
-    assert healthy["precision"].value == 0.0
+    assert [healthy[name].value for name in ("accuracy", "specificity", "precision")] == [0.75, 0.75, 0]
     ill = compute_metrics(np.ones(4, np.int8), np.array([0.1, 0.6, 0.7, 0.9]))
     assert ill["auc"].reason == ill["specificity"].reason == "no NonCOVID slice in the part"
     assert (ill["recall"].value, ill["average_precision"].value) == (0.75, 1.0)
     uncalled = compute_metrics(LABEL, np.full(10, 0.1))
     assert uncalled["precision"].reason == "no slice was called COVID"
-    assert uncalled["f1"].value == uncalled["recall"].value == 0.0
-    assert uncalled["auc"].value == pytest.approx(0.5)
+    assert [uncalled[name].value for name in ("f1", "recall", "auc")] == [0, 0, 0.5]
 
 
 def predictions(slices: int) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
@@ -187,9 +175,9 @@ def test_delong_on_delongs_own_data() -> None:
     assert delong_test(np.array([1, 1, 1, 0], np.int8), ranked[1], ranked[1]) == (None, None)
 
 
-@pytest.mark.parametrize(
-    ("counts", "p"),
-    [
+def test_mcnemar_on_counts() -> None:
+    """Slices that both, the first alone, the second alone and neither call rightly."""
+    for counts, p in (
         # Bentur et al. (2009) in Fagerland, Lydersen and Laake (2013), table 1: mid-p 0.039.
         ((1, 1, 7, 12), 0.0391),
         # Six disagreements that all point one way: half of 2 / 2^6.
@@ -197,12 +185,11 @@ def test_delong_on_delongs_own_data() -> None:
         ((5, 0, 0, 5), 1.0),
         ((5, 4, 4, 1), 1.0),
         ((0, 1, 1, 0), 1.0),
-    ],
-)
-def test_mcnemar_on_counts(counts: tuple[int, int, int, int], p: float) -> None:
-    """Slices that both, the first alone, the second alone and neither call rightly."""
-    right = (np.repeat(which, counts) for which in ([True, True, False, False], [True, False, True, False]))
-    assert mcnemar(*right) == pytest.approx(p, abs=5e-5)
+    ):
+        right = (
+            np.repeat(which, counts) for which in ([True, True, False, False], [True, False, True, False])
+        )
+        assert mcnemar(*right) == pytest.approx(p, abs=5e-5), counts
 
 
 def test_resamples_are_paired_and_weigh_patients() -> None:
@@ -221,17 +208,17 @@ def test_resamples_are_paired_and_weigh_patients() -> None:
     assert (high - low) / 2 / 1.96 == pytest.approx(spread / np.sqrt(10), rel=0.15)
 
 
-@pytest.mark.parametrize("comparisons", [1, 14, 105])
-def test_a_family_of_any_size_can_show_a_difference(comparisons: int) -> None:
-    resamples = resamples_for(comparisons)
-    draws = np.random.default_rng(0).normal(0.2, 0.01, resamples)
-    *_, p = paired_difference(draws, np.zeros(resamples), patients=50)
-    assert all(each is not None and each <= ALPHA / 10 for each in holm([p] * comparisons))
-    assert resamples >= 2000
+def test_a_family_of_any_size_can_show_a_difference() -> None:
+    for comparisons in (1, 14, 105):
+        resamples = resamples_for(comparisons)
+        draws = np.random.default_rng(0).normal(0.2, 0.01, resamples)
+        *_, p = paired_difference(draws, np.zeros(resamples), patients=50)
+        assert all(each is not None and each <= ALPHA / 10 for each in holm([p] * comparisons))
+        assert resamples >= 2000
     draws = np.array([0.1, np.nan, np.nan, np.nan])
     assert paired_difference(draws, 0 * draws, 5) == paired_difference(draws, draws, 1) == (None, None, None)
-    assert paired_difference(np.full(99, 0.3), np.full(99, 0.1 + 0.2), 5)[2] == 1.0
-    assert paired_difference(np.full(99, 0.5), np.full(99, 0.3), 5)[2] == pytest.approx(0.02)
+    for second, p in ((0.1 + 0.2, 1.0), (0.1, 0.02)):
+        assert paired_difference(np.full(99, 0.3), np.full(99, second), 5)[2] == pytest.approx(p)
 
 
 def test_holm_by_hand_and_by_simulation() -> None:
@@ -244,39 +231,31 @@ def test_holm_by_hand_and_by_simulation() -> None:
     assert np.mean(wrong) == pytest.approx(0.05, abs=0.012)
 
 
-SHAPE = (20, 30)
-
-
 def box(top: int = 0, left: int = 0, bottom: int = 0, right: int = 0) -> NDArray[np.bool_]:
-    mask = np.zeros(SHAPE, bool)
+    mask = np.zeros((20, 30), bool)
     mask[top:bottom, left:right] = True
     return mask
 
 
 def peak(row: int, column: int) -> NDArray[np.float32]:
-    lesion_map = np.full(SHAPE, -4, np.float32)
+    lesion_map = np.full((20, 30), -4, np.float32)
     lesion_map[row, column] = 3
     return lesion_map
 
 
-LUNGS = box(0, 0, 10, 10)  # 100 pixels
-NOTHING = box()
-
-
-def measure(tally: Segmentation) -> dict[str, CountedEstimate]:
-    return tally.figures(resamples=100, seed=0)
+LUNGS, LESION, NOTHING = box(0, 0, 10, 10), box(0, 0, 2, 10), box()  # 100 pixels, 20 and none
 
 
 def test_figures_of_two_ill_slices_and_a_clear_one() -> None:
     tally = Segmentation()
     # Found half of a lesion of 20 pixels, nothing else; the map is highest in it.
-    tally.add("a", (LUNGS, box(0, 0, 2, 10)), LUNGS, box(0, 0, 1, 10), peak(0, 4))
+    tally.add("a", (LUNGS, LESION), LUNGS, box(0, 0, 1, 10), peak(0, 4))
     # A lesion of 40 pixels of which the predicted lungs hold 20; found beside it; higher still outside the lungs.
     beside, outside = peak(9, 9), box(19, 19, 20, 20)
     beside[outside] = 9
     tally.add("b", (LUNGS, box(0, 0, 4, 10)), box(2, 0, 10, 10), box(8, 0, 10, 10), beside)
     tally.add("c", (LUNGS, NOTHING), LUNGS, box(5, 0, 6, 10), peak(0, 0))
-    measured = measure(tally)
+    measured = tally.figures(resamples=100)
     assert list(measured) == list(SEGMENTATION_TITLES)
     assert {name: (each.slices, each.estimate.value) for name, each in measured.items()} == {
         "lung_dice": (3, pytest.approx((1 + 160 / 180 + 1) / 3)),
@@ -291,38 +270,31 @@ def test_figures_of_two_ill_slices_and_a_clear_one() -> None:
     }
 
 
-LESION = box(0, 0, 2, 10)
+SEEN = (LUNGS, LESION, peak(0, 0))
+OF_LESIONS = ("lesion_dice", "lesion_dice_pooled", "pointing", "lesion_in_lungs")
 
 
 @pytest.mark.parametrize(
     ("true", "found", "figures"),
     [
-        ((LUNGS, None), (LUNGS, NOTHING, peak(0, 0)), {"lung_dice": 1}),
-        (
-            (None, LESION), (LUNGS, LESION, peak(0, 0)),
-            dict.fromkeys(("lesion_dice", "lesion_dice_pooled", "pointing", "lesion_in_lungs"), 1),
-        ),
-        ((None, None), (LUNGS, NOTHING, peak(0, 0)), {}),
+        ((LUNGS, None), SEEN, {"lung_dice": 1}),
+        ((None, LESION), SEEN, dict.fromkeys(OF_LESIONS, 1)),
+        ((None, None), SEEN, {}),
         # A network without a lesion map is measured by its lungs.
         ((LUNGS, LESION), (LUNGS,), {"lung_dice": 1, "lesion_in_lungs": 1}),
         # Lungs that were not found miss the lesion and have no opacity.
-        (
-            (LUNGS, LESION), (NOTHING, NOTHING, peak(0, 0)),
-            dict.fromkeys(
-                ("lung_dice", "lesion_dice", "lesion_dice_pooled", "pointing", "lesion_in_lungs"), 0
-            ),
-        ),
+        ((LUNGS, LESION), (NOTHING, NOTHING, peak(0, 0)), dict.fromkeys(("lung_dice", *OF_LESIONS), 0)),
         # A slice without lungs counts only where lungs are predicted.
         ((NOTHING, None), (NOTHING,), {}),
         ((NOTHING, None), (LUNGS,), {"lung_dice": 0}),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_known_is_left_out(
     true: tuple[Any, Any], found: tuple[Any, ...], figures: dict[str, float]
 ) -> None:
     tally = Segmentation()
     assert tally.figures() == {}
     tally.add("a", true, *found)
-    measured = measure(tally)
+    measured = tally.figures(resamples=100)
     assert {name: each.estimate.value for name, each in measured.items() if each.slices} == figures
     assert all(each.estimate.low is None for each in measured.values()), "one patient only"

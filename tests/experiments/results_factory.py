@@ -24,28 +24,17 @@ RECIPE = {
 
 
 def document(
-    row: str,
-    skill: float,
-    *,
-    seed: int = 0,
-    experiment: str = "table1",
-    protocol: str = "official",
-    parts: Sequence[str] = ("test",),
-    network: str | None = None,
-    weights: str = "none",
-    fold: int | None = None,
-    folds: int = 1,
-    covid: float = 0.5,
-    warnings: Sequence[str] = (),
-    **changes: Any,
-) -> dict[str, Any]:
-    """A result whose logits are ``skill`` apart between the classes of 100 slices, two of each patient."""
-    label = (np.arange(50) < covid * 50).astype(int)[np.random.default_rng(7).permutation(50)].repeat(2)
+    row: str, skill: float, *, seed: int = 0, experiment: str = "table1", protocol: str = "official",
+    parts: Sequence[str] = ("test",), network: str | None = None, weights: str = "none",
+    fold: int | None = None, folds: int = 1, **changes: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """A result whose logits are ``skill`` apart between the classes of 100 slices, two of each of 50 patients."""
+    label = np.random.default_rng(7).permutation(50).repeat(2) % 2
     chosen = [index for index in range(100) if fold is None or index // 2 % folds == fold - 1]
     predictions = {}
     for number, part in enumerate(parts):
-        rng = np.random.default_rng([seed, sum(map(ord, row)), number])
-        logit = (label - 0.5) * skill + rng.normal(size=100)
+        noise = np.random.default_rng([seed, sum(map(ord, row)), number]).normal(size=100)
+        logit = ((label - 0.5) * skill + noise).astype(np.float32)
         predictions[part] = [
             [f"{each:04}.png", "COVID" if label[each] else "NonCOVID", f"p{each // 2}", float(logit[each])]
             for each in chosen
@@ -54,8 +43,6 @@ def document(
     title = row if experiment == "ablation" else f"{network} ({weights})"
     identity = Identity(experiment, protocol, row, title, seed, fold, None if fold is None else folds)
     metrics = {name: {"value": 0.8 + seed / 100} for name in TITLES}
-    measured = {"slices": 100, "patients": 50, "metrics": metrics, "warnings": list(warnings)}
-    run = {"seed": seed, "split": protocol, "data": "drawn", "training_seconds": 120.0 + seed, **RUN}
     own = {"name": network, "network": {"name": network, "weights": weights}}
     return {
         "format": FORMAT,
@@ -64,11 +51,13 @@ def document(
         "weights": weights,
         "pretraining": None,
         "split": {"specification": protocol, "train_and_val": "0" * 64, "parts": {}},
-        "run": run,
+        "run": {"seed": seed, "split": protocol, "data": "drawn", "training_seconds": 120.0 + seed, **RUN},
         "cost": {"parameters": 3_400_000, "macs": 200_000_000, "input_size": 160},
         "recipe": {**own, **{section: dict(fields) for section, fields in RECIPE.items()}},
         "history": [{"epoch": float(epoch), "val_loss": 0.7, "val_auc": 0.5} for epoch in range(14)],
-        "parts": dict.fromkeys(parts, measured),
+        "parts": {
+            part: {"slices": 100, "patients": 50, "metrics": metrics, "warnings": []} for part in parts
+        },
         "predictions": predictions,
         **changes,
     }

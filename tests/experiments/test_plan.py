@@ -26,8 +26,10 @@ from groundglass.training.recipe import Recipe, load_recipe
 DEFAULT, PAPER = load_recipe("mask-efficientnet"), load_recipe("paper")
 
 
-def fields(recipe: Recipe) -> dict[str, object]:
-    return dict(flat(recipe.model_dump(mode="json")))
+def differing(recipe: Recipe, other: Recipe) -> set[str]:
+    """Fields in which two recipes differ, as ``--set`` spells them."""
+    own, theirs = (dict(flat(each.model_dump(mode="json"))) for each in (recipe, other))
+    return {key for key in own | theirs if own.get(key) != theirs.get(key)}
 
 
 def test_the_whole_table() -> None:
@@ -44,22 +46,17 @@ def test_the_whole_table() -> None:
 
 def test_all_networks_have_the_papers_recipe_but_for_vggs_learning_rate() -> None:
     tasks = table1_tasks(["official"], weights=["imagenet"], seeds=[0], overrides=["training.epochs=3"])
-    recipes = {task.recipe.network.name: fields(task.recipe) for task in tasks}
-    assert list(recipes) == list(NETWORKS)
-    default = recipes["mask-efficientnet-b0"]
-    assert default == fields(load_recipe("paper", ["training.epochs=3"]))
-    for name, recipe in recipes.items():
-        differs = {key for key in default if recipe[key] != default[key]} - {"network.name"}
-        assert differs == ({"optimiser.lr"} if name == "vgg-16" else set())
+    recipe = load_recipe("paper", ["training.epochs=3"])
+    changed = {task.recipe.network.name: differing(task.recipe, recipe) - {"network.name"} for task in tasks}
+    assert list(changed) == list(NETWORKS)
+    assert {name: each for name, each in changed.items() if each} == {"vgg-16": {"optimiser.lr"}}
 
 
 def test_c2l_weights_may_lie_in_a_file_and_seeds_share_a_split(tmp_path: Path) -> None:
-    file = tmp_path / "backbone.safetensors"
-    file.touch()
+    (file := tmp_path / "backbone.safetensors").touch()
     tasks = convergence_tasks(["resnet-18"], ["none", str(file)], [0])
-    started = [(task.weights, task.recipe.network.weights) for task in tasks]
-    assert started == [("none", "none"), ("c2l", str(file))]
-    assert {task.parts for task in tasks} == {()}
+    started = [(task.weights, task.recipe.network.weights, task.parts) for task in tasks]
+    assert started == [("none", "none", ()), ("c2l", str(file), ())]
     assert tasks[1].name == "official/resnet-18-c2l-seed-0"
     first, second = seeds_tasks(DEFAULT, "leave-source-out:a+b", [0, 3], ["test"])
     assert second.name == "leave-source-out-a+b/mask-efficientnet-seed-3"
@@ -88,12 +85,9 @@ def test_what_cannot_be_is_named(make: Callable[[], object], message: str) -> No
 def test_rows_of_one_seed_come_first_and_a_list_can_be_narrowed() -> None:
     networks = ["resnet-18", "efficientnet-lite0"]
     tasks = table1_tasks(["patients", "official"], networks, ["none"], seeds=[1, 0], folds=2)
-    assert [task.name for task in chosen(tasks, ())] == [
-        f"{protocol}/{network}-none-seed-{seed}{fold}"
-        for seed in (0, 1)
-        for protocol, fold in (("patients", "-fold-1"), ("patients", "-fold-2"), ("official", ""))
-        for network in networks
-    ]
+    ways = ("patients/{}-none-seed-{}-fold-1", "patients/{}-none-seed-{}-fold-2", "official/{}-none-seed-{}")
+    expected = [way.format(network, seed) for seed in (0, 1) for way in ways for network in networks]
+    assert [task.name for task in chosen(tasks, ())] == expected
     assert len(chosen(tasks, ["official/*", "official/resnet-18-none"])) == 4
     one = "official/resnet-18-none-seed-1"
     assert [task.name for task in chosen(tasks, [one])] == [one]
@@ -101,32 +95,24 @@ def test_rows_of_one_seed_come_first_and_a_list_can_be_narrowed() -> None:
 
 def test_every_variant_changes_one_thing() -> None:
     recipes = {each.row: each.recipe for each in variants(DEFAULT)}
-    was, changed = fields(recipes.pop("default")), {}
-    for name, recipe in recipes.items():
-        changed[name] = {key for key, value in fields(recipe).items() if value != was[key]}
-        # Every variant is a recipe that a file could hold.
-        assert type(recipe).model_validate(recipe.model_dump()) == recipe
-    four = {"translation", "rotation", "mirror", "noise"}
-    rest = {"smallest_crop", "stretch", "grey", "blur", "jpeg", "erasing"}
-    assert changed == {
-        "no-mask": {"network.mask"},
-        "no-attention": {"network.attention"},
-        "no-histogram": {"network.histogram"},
-        "gates-blocks": {"network.gates"},
-        "no-crop": {"preprocessing.crop"},
-        "normalisation-min-max": {"preprocessing.normalisation"},
-        "augmentation-paper": {f"augmentation.{name}" for name in rest},
-        "augmentation-none": {f"augmentation.{name}" for name in four | rest},
-        "no-synthesis": {"synthesis.slices_per_epoch"},
-        "weights-none": {"network.weights"},
-        "weights-c2l": {"network.weights"},
+    for recipe in recipes.values():
+        assert type(recipe).model_validate(recipe.model_dump()) == recipe, "one that a file could hold"
+    changed = {row: differing(recipe, DEFAULT) for row, recipe in recipes.items()}
+    four = {f"augmentation.{name}" for name in ("translation", "rotation", "mirror", "noise")}
+    rest = {
+        f"augmentation.{name}" for name in ("smallest_crop", "stretch", "grey", "blur", "jpeg", "erasing")
     }
+    assert (changed.pop("augmentation-paper"), changed.pop("augmentation-none")) == (rest, rest | four)
+    expected = (
+        "default: no-mask:network.mask no-attention:network.attention no-histogram:network.histogram "
+        "gates-blocks:network.gates no-crop:preprocessing.crop no-synthesis:synthesis.slices_per_epoch "
+        "normalisation-min-max:preprocessing.normalisation weights-none:network.weights weights-c2l:network.weights"
+    )
+    assert {f"{row}:{' '.join(fields)}" for row, fields in changed.items()} == {*expected.split()}
     off = load_recipe("mask-efficientnet", ["network.mask=false", "synthesis.slices_per_epoch=0"])
     recipes = {each.row: each.recipe for each in variants(off)}
-    assert (recipes["with-mask"].network.mask, recipes["with-synthesis"].synthesis.slices_per_epoch) == (
-        1,
-        320,
-    )
+    assert recipes["with-mask"].network.mask
+    assert recipes["with-synthesis"].synthesis.slices_per_epoch == 320
 
 
 def test_the_papers_recipe_is_the_paper_and_nothing_else() -> None:

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,13 @@ import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from PIL import Image
-from pydicom.filebase import DicomBytesIO
 from tests.conftest import change_dicom
 
 import groundglass
 from groundglass import Classifier, Prediction, Predictions
 from groundglass.errors import BundleError, ImageError, PredictionError
 from groundglass.imaging.crop import CroppedSlice, in_slice, lesion_mask
-from groundglass.imaging.phantom import make_phantom, write_dicom
+from groundglass.imaging.phantom import make_phantom, write_dicom, write_png
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.prediction import COLUMNS, Status
 
@@ -54,69 +52,54 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve slices, a broken one, a photograph and a text."""
-    folder = tmp_path_factory.mktemp("slices")
-    for number in range(12):
-        pixels = make_phantom(np.random.default_rng(number), 0.4, 0.5, size=128).slice.pixels
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    (folder / "3b.png").write_bytes((folder / "3.png").read_bytes()[:500])
-    Image.fromarray(PHOTOGRAPH).save(folder / "5b.png")
-    (folder / "notes.txt").write_text("no image")
-    return folder
-
-
 def saved(image: Image.Image, name: str) -> bytes:
     stream = io.BytesIO()
     image.save(stream, name)
     return stream.getvalue()
 
 
-GREY: dict[str, Callable[[], Any]] = {
-    "uint16": lambda: PIXELS.astype(np.uint16) * 257,
-    "RGB": lambda: RGB,
-    "RGBA": lambda: np.dstack([RGB, np.full_like(PIXELS, 255)]),
-    "one channel": lambda: PIXELS[..., None],
-    "one plane": lambda: PIXELS[None],
-    "float": lambda: RGB / 255,
-    "not contiguous": lambda: np.asfortranarray(PIXELS),
-    "slice": lambda: CTSlice(PIXELS, Origin("x", "PNG")),
-    "Pillow L": lambda: Image.fromarray(PIXELS),
-    "Pillow I;16": lambda: Image.fromarray(PIXELS.astype(np.uint16) * 257),
-    "Pillow P": lambda: Image.fromarray(PIXELS).convert("P"),
-    "bytes": lambda: saved(Image.fromarray(PIXELS), "PNG"),
-    "open file": lambda: io.BytesIO(saved(Image.fromarray(RGB), "BMP")),
-}
-HOUNSFIELD: dict[str, Callable[[pydicom.Dataset], Any]] = {
-    "array": lambda _: HU,
-    "Pillow": lambda _: Image.fromarray(HU.astype(np.int32)),
-    "data set": lambda dataset: dataset,
-    "data set without meta": pydicom.Dataset,  # as a program has put it together
-    "nibabel": lambda _: nibabel.Nifti1Image(HU.T[::-1, ::-1, None].astype(np.float32), np.eye(4)),
-    "SimpleITK": lambda _: sitk.GetImageFromArray(HU[None]),
-    "SimpleITK in 2D": lambda _: sitk.GetImageFromArray(HU),
-    "bytes": lambda dataset: (stream := DicomBytesIO(), dataset.save_as(stream), stream.getvalue())[2],
+PICTURE = Image.fromarray(PIXELS)
+GREY: dict[str, Any] = {
+    "uint16": PIXELS.astype(np.uint16) * 257,
+    "RGB": RGB,
+    "RGBA": np.dstack([RGB, np.full_like(PIXELS, 255)]),
+    "one channel": PIXELS[..., None],
+    "one plane": PIXELS[None],
+    "float": RGB / 255,
+    "not contiguous": np.asfortranarray(PIXELS),
+    "slice": CTSlice(PIXELS, Origin("x", "PNG")),
+    "Pillow L": PICTURE,
+    "Pillow I;16": Image.fromarray(PIXELS.astype(np.uint16) * 257),
+    "Pillow P": PICTURE.convert("P"),
+    "bytes": saved(PICTURE, "PNG"),
+    "open file": io.BytesIO(saved(Image.fromarray(RGB), "BMP")),
 }
 
 
 @pytest.mark.parametrize("kind", GREY)
 def test_grey_values_are_those_of_the_array(classifier: Classifier, kind: str) -> None:
-    found = classifier.predict(GREY[kind]())
+    found = classifier.predict(GREY[kind])
     assert isinstance(found, Prediction)
-    assert found.status is Status.OK
-    assert found.probability == classifier.predict(PIXELS).probability
+    assert (found.status, found.probability) == (Status.OK, classifier.predict(PIXELS).probability)
 
 
-@pytest.mark.parametrize("kind", HOUNSFIELD)
-def test_hounsfield_units_are_those_of_the_file(classifier: Classifier, folder: Path, kind: str) -> None:
-    dataset = pydicom.dcmread(folder / "0.dcm")
+def test_hounsfield_units_are_those_of_the_file(classifier: Classifier, folder: Path) -> None:
+    dataset, expected = pydicom.dcmread(folder / "0.dcm"), classifier.predict(folder / "0.dcm")
     before = dataset.to_json()
-    found = classifier.predict(HOUNSFIELD[kind](dataset), hu=kind in {"array", "Pillow"})
-    expected = classifier.predict(folder / "0.dcm")
-    assert found.probability == pytest.approx(expected.probability, abs=1e-3)
-    assert np.abs(found.evidence.slice.pixels.astype(int) - expected.evidence.slice.pixels).max() <= 1
-    assert found.evidence.slice.hounsfield is None
+    arrays = {"array": HU, "Pillow": Image.fromarray(HU.astype(np.int32))}
+    others = {
+        "data set": dataset,
+        "data set without meta": pydicom.Dataset(dataset),  # as a program has put it together
+        "nibabel": nibabel.Nifti1Image(HU.T[::-1, ::-1, None].astype(np.float32), np.eye(4)),
+        "SimpleITK": sitk.GetImageFromArray(HU[None]),
+        "SimpleITK in 2D": sitk.GetImageFromArray(HU),
+        "bytes": (folder / "0.dcm").read_bytes(),
+    }
+    for kind, source in (arrays | others).items():
+        found = classifier.predict(source, hu=kind in arrays)
+        assert found.probability == pytest.approx(expected.probability, abs=1e-3), kind
+        assert np.abs(found.evidence.slice.pixels.astype(int) - expected.evidence.slice.pixels).max() <= 1
+        assert found.evidence.slice.hounsfield is None
     assert dataset.to_json() == before, "the caller's stays as it is"
 
 
@@ -132,8 +115,13 @@ def test_probability_and_label_follow_the_calibration(classifier: Classifier, fo
 
 
 def test_two_threads_classify_in_order_and_a_bad_file_stops_nothing(
-    classifier: Classifier, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for number in range(12):
+        write_png(make_phantom(np.random.default_rng(number), 0.4, 0.5, size=128), tmp_path / f"{number}.png")
+    (tmp_path / "3b.png").write_bytes((tmp_path / "3.png").read_bytes()[:500])
+    Image.fromarray(PHOTOGRAPH).save(tmp_path / "5b.png")
+    (tmp_path / "notes.txt").write_text("no image")
     threads: set[str] = set()
     run = classifier.bundle.engine().run
 
@@ -142,55 +130,61 @@ def test_two_threads_classify_in_order_and_a_bad_file_stops_nothing(
         time.sleep(0.02)
         return run(images)
 
-    alone = [classifier.predict(pictures / f"{number}.png", evidence=False) for number in range(12)]
+    alone = [classifier.predict(tmp_path / f"{number}.png", evidence=False) for number in range(12)]
     monkeypatch.setattr(classifier.bundle.engine(), "run", slow)
-    predictions = list(classifier.predict_all([pictures]))
+    predictions = list(classifier.predict_all([tmp_path]))
     assert len(threads - {threading.current_thread().name}) == 2
     broken, photograph = predictions.pop(4), predictions.pop(6)  # where the files stand
-    assert (Path(broken.file).name, broken.status) == ("3b.png", Status.FAILED)
-    assert (Path(photograph.file).name, photograph.status) == ("5b.png", Status.REFUSED)
+    assert [Path(each.file).name for each in (broken, photograph)] == ["3b.png", "5b.png"]
+    assert [each.status.value for each in (broken, photograph)] == ["failed", "refused"]
     assert predictions == alone, "neighbours change nothing"
     started = threading.active_count()
-    stopped = classifier.predict_all([pictures])
+    stopped = classifier.predict_all([tmp_path])
     next(stopped)
     stopped.close()
     assert threading.active_count() == started, "stopping early ends them"
 
 
 def test_lists_folders_volumes_and_manifests(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
-    mixed = classifier.predict(
-        [str(folder / "0.dcm"), PIXELS, [Image.fromarray(PIXELS)], b"damaged", PIXELS[:0]]
-    )
+    slices = [str(folder / "0.dcm"), PIXELS, [PICTURE], b"damaged", PIXELS[:0]]
+    mixed = classifier.predict(slices)
     assert isinstance(mixed, Predictions)
     assert [each.status.value for each in mixed] == ["ok", "ok", "ok", "failed", "refused"]
-    assert [each.file for each in mixed[1:]] == ["array[1]", "PIL[0]", "bytes[3]", "array[4]"]
+    assert [each.file for each in mixed] == [slices[0], "array[1]", "PIL[0]", "bytes[3]", "array[4]"]
     assert [each.position for each in classifier.predict(folder)] == [0, 10, 20, 30]
     assert len(classifier.predict(np.stack([HU] * 3), hu=True)) == 3
     assert classifier.predict([]) == []
-    one = [each.file for each in classifier.predict_all(str(folder / "0.dcm"))]
-    assert one == [str(folder / "0.dcm")], "a text is a path, not its letters"
+    one = [each.file for each in classifier.predict_all(slices[0])]
+    assert one == [slices[0]], "a text is a path, not its letters"
     (tmp_path / "files.csv").write_text(f"path,label\n{folder}/1.dcm,COVID\ngone.png,\n{folder}/0.dcm,\n")
-    listed = [
-        (Path(each.file).name, each.status.value) for each in classifier.predict(tmp_path / "files.csv")
-    ]
-    assert listed == [("1.dcm", "ok"), ("gone.png", "failed"), ("0.dcm", "ok")]
+    listed = classifier.predict(tmp_path / "files.csv")
+    assert [Path(each.file).name for each in listed] == ["1.dcm", "gone.png", "0.dcm"]
+    assert [each.status.value for each in listed] == ["ok", "failed", "ok"]
 
 
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        (np.zeros((0, 0), np.uint8), "without a pixel"),
-        (PHOTOGRAPH, "colour photograph"),
-        (PHOTOGRAPH / 255, "in colour"),
-    ],
-)  # fmt: skip
-def test_a_refusal_is_a_result(classifier: Classifier, source: Any, words: str) -> None:
-    found = classifier.predict(source)
-    assert (found.status, found.probability) == (Status.REFUSED, None)
-    assert words in found.reason
+REFUSED = {
+    "without a pixel": np.zeros((0, 0), np.uint8),
+    "colour photograph": PHOTOGRAPH,
+    "in colour": PHOTOGRAPH / 255,
+}
+UNREADABLE = {
+    "bytes: not an image": b"damaged",
+    r"array: an array of float64, shape \(9,\)": np.zeros(9),
+    "array: an array of": np.array([["a"]]),
+    "array: .*not one finite value": np.full((8, 8), np.nan),
+    "pydicom: ": pydicom.Dataset(),
+    "SimpleITK: .*several components": sitk.Image(8, 8, sitk.sitkVectorUInt8),
+    r"nowhere\.png: no such file": "nowhere.png",
+}
 
 
-def test_a_refused_slice_can_be_shown(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
+def test_a_refusal_is_a_result_that_can_be_shown(
+    classifier: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    for words, source in REFUSED.items():
+        found = classifier.predict(source)
+        assert (found.status, found.probability) == (Status.REFUSED, None)
+        assert words in found.reason
     coronal = Path(shutil.copy(folder / "0.dcm", tmp_path))
     change_dicom(coronal, ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
     found = classifier.predict(coronal)
@@ -198,22 +192,11 @@ def test_a_refused_slice_can_be_shown(classifier: Classifier, folder: Path, tmp_
     assert found.evidence.slice.pixels.shape == PIXELS.shape
 
 
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        (b"damaged", "bytes: not an image"),
-        (np.zeros(9), r"array: an array of float64, shape \(9,\)"),
-        (np.array([["a"]]), "array: an array of"),
-        (np.full((8, 8), np.nan), "array: .*not one finite value"),
-        (pydicom.Dataset(), "pydicom: "),
-        (sitk.Image(8, 8, sitk.sitkVectorUInt8), "SimpleITK: .*several components"),
-        ("nowhere.png", r"nowhere\.png: no such file"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_read_is_an_error_naming_it(classifier: Classifier, source: Any, words: str) -> None:
+@pytest.mark.parametrize("words", UNREADABLE)
+def test_what_cannot_be_read_is_an_error_naming_it(classifier: Classifier, words: str) -> None:
     with pytest.raises(ImageError, match=words):
-        classifier.predict(source)
-    assert classifier.predict([source])[0].status is Status.FAILED
+        classifier.predict(UNREADABLE[words])
+    assert classifier.predict([UNREADABLE[words]])[0].status is Status.FAILED
     with pytest.raises(TypeError, match="dict: no slice"):
         classifier.predict({})
 
@@ -222,18 +205,19 @@ def test_a_series_has_one_answer(classifier: Classifier, folder: Path) -> None:
     by_folder = classifier.predict_series(folder)
     assert (by_folder.series, by_folder.counts.ok, by_folder.curve.at) == ("1.2.3", 4, (0, 10, 20, 30))
     assert classifier.predict_series([folder, folder]).counts.ok == 4, "copies count once"
-    headers = [pydicom.dcmread(path) for path in folder.iterdir()]
-    assert classifier.predict_series(headers).curve == by_folder.curve
+    assert classifier.predict_series(list(map(pydicom.dcmread, folder.iterdir()))).curve == by_folder.curve
     assert classifier.predict_series(classifier.predict(folder)) == by_folder, "nothing is classified twice"
     assert by_folder.to_frame()["at"].tolist() == [0, 10, 20, 30]
     shown = by_folder._repr_html_()
     assert f"<b>{by_folder.label or 'no label'}</b>, series score" in shown
     (points,) = re.findall('polyline points="([^"]*)"', shown)
     assert [point.split(",")[0] for point in points.split()] == ["2.0", "86.0", "170.0", "254.0"]
-    volume = classifier.predict_series(np.stack([HU] * 3), hu=True)
-    assert (volume.series, volume.counts.ok, volume.curve.axis) == (None, 3, "frame")
-    loose = classifier.predict_series([PIXELS, PIXELS])
-    assert (loose.series, loose.counts.ok, loose.curve.axis) == (None, 2, "order")
+    for source, hu, count, axis in (
+        (np.stack([HU] * 3), True, 3, "frame"),
+        ([PIXELS] * 2, False, 2, "order"),
+    ):
+        found = classifier.predict_series(source, hu=hu)
+        assert (found.series, found.counts.ok, found.curve.axis) == (None, count, axis)
     with pytest.raises(PredictionError, match="here are 2"):
         classifier.predict_series([folder, np.stack([PIXELS] * 2)])
 
@@ -254,15 +238,12 @@ def test_masks_lie_in_the_image(classifier: Classifier, folder: Path) -> None:
 
 
 def test_a_lesion_map_lies_where_the_crop_lay_and_lesions_inside_the_lungs() -> None:
-    lungs = np.zeros((10, 16), bool)
-    lungs[2:8, 4:12] = True
+    lungs, lesion = np.zeros((2, 10, 16), bool)
+    lungs[2:8, 4:12] = lesion[3:, 8:15] = True
     # The crop reaches two rows beyond the slice above and below; the lesion is its lower right.
-    grey = np.zeros((14, 14), np.uint8)
+    grey, lesion_map = np.zeros((14, 14), np.uint8), np.full((14, 14), -3, np.float32)
     cropped = CroppedSlice(grey, (1, -2, 15, 12), lungs, True, grey)
-    lesion_map = np.full((14, 14), -3, np.float32)
     lesion_map[5:, 7:] = 3
-    lesion = np.zeros((10, 16), bool)
-    lesion[3:, 8:15] = True
     placed = in_slice(lesion_map, cropped)
     assert np.isneginf(placed[:, [0, 15]]).all()
     np.testing.assert_array_equal(placed > 0, lesion)
@@ -297,18 +278,18 @@ def probability(classifier: Classifier, path: Path) -> float | None:
 
 
 def test_threads_and_processes_share_it(classifier: Classifier, tiny_bundle: Path, folder: Path) -> None:
-    paths = sorted(folder.iterdir())
-    expected = probability(classifier, paths[0])
+    path = folder / "0.dcm"
+    expected = probability(classifier, path)
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(probability, [classifier] * 4, paths)) == [expected] * 4
+        assert list(pool.map(probability, [classifier] * 4, [path] * 4)) == [expected] * 4
     assert len(pickle.dumps(classifier)) < 1000, "its bundle's path, not its networks"
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(probability, (classifier, paths[0])) == expected
+        assert pool.apply(probability, (classifier, path)) == expected
     # What is inherited, not sent: ONNX Runtime's threads are gone in a forked process.
     several = groundglass.load(tiny_bundle, threads=2)
-    assert probability(several, paths[0]) == expected
+    assert probability(several, path) == expected
     process = multiprocessing.get_context("fork").Process(
-        target=lambda: os._exit(0 if probability(several, paths[0]) == expected else 1)
+        target=lambda: os._exit(probability(several, path) != expected)
     )
     process.start()
     process.join(60)

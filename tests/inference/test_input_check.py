@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,34 +12,20 @@ from numpy.typing import NDArray
 from tests.conftest import accept_all
 
 import groundglass
-from groundglass.data import out_of_distribution
 from groundglass.errors import BundleError
 from groundglass.imaging.anatomy import Patient
-from groundglass.imaging.crop import CroppedSlice, Preprocessing
+from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import shipped as find_lungs
 from groundglass.imaging.phantom import Scanner, make_phantom, scan
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.calibration import COVID, NON_COVID, UNCERTAIN
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.input_check import (
-    APPEARANCE,
-    DOUBTFUL,
-    FLAGS,
-    LUNG,
-    OTHER_PART,
-    InputCheck,
-    doubts,
-    unfit,
-)
+from groundglass.inference.input_check import APPEARANCE, DOUBTFUL, FLAGS, LUNG, InputCheck, doubts, unfit
 from groundglass.inference.prediction import Status
 from groundglass.training.input_check_fit import Examples, fit_input_check, fit_model
 
 Grey = NDArray[np.uint8]
-CHANNELS = 4
-
-
-def cropped(pixels: Grey, size: int = 64) -> CroppedSlice:
-    return Preprocessing(size=size).apply(pixels, find_lungs()(pixels))
+CHEST = make_phantom(np.random.default_rng(4), level=0.5).slice.pixels
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +34,14 @@ def shipped() -> Classifier:
     return groundglass.load(threads=1)
 
 
-@pytest.fixture(scope="module")
-def chest() -> Grey:
-    return make_phantom(np.random.default_rng(0), level=0.5, size=256).slice.pixels
+def reason(pixels: Grey, **origin: Any) -> str:
+    ct_slice = CTSlice(pixels, replace(Origin("a", "DICOM"), **origin))
+    return str(unfit(ct_slice, Preprocessing(size=64).apply(pixels, find_lungs()(pixels))))
 
 
-def reason(pixels: Grey, **origin: object) -> str:
-    ct_slice = CTSlice(pixels, replace(Origin("a", "DICOM"), **origin))  # type: ignore[arg-type]
-    return str(unfit(ct_slice, cropped(pixels)))
+def flags(pixels: Grey, **origin: Any) -> tuple[str, ...]:
+    ct_slice = CTSlice(pixels, replace(Origin("a", "DICOM"), **origin))
+    return doubts(ct_slice, Preprocessing(size=160).apply(pixels, find_lungs()(pixels)))
 
 
 COS, SIN = np.cos(0.45), np.sin(0.45)
@@ -78,11 +64,17 @@ COS, SIN = np.cos(0.45), np.sin(0.45)
         ((0, -1, 0, 1, 0, 0), "turned by 90 degrees"),
     ],
 )
-def test_only_axial_geometry_passes(chest: Grey, orientation: tuple[float, ...] | None, words: str) -> None:
-    assert words in reason(chest, orientation=orientation)
+def test_only_axial_geometry_passes(orientation: tuple[float, ...] | None, words: str) -> None:
+    assert words in reason(CHEST, orientation=orientation)
 
 
-NOISE = np.random.default_rng(0).normal(0, 1.5, (300, 300))
+ROWS, COLUMNS = np.mgrid[:256, :256]
+RNG = np.random.default_rng(0)
+NOISE = RNG.normal(0, 1.5, (300, 300))
+AREAS = (ROWS // 64 + COLUMNS // 64) % np.array([2, 5]).reshape(2, 1, 1) * 50
+# Gas in the bowel, with an edge of its own; and grain, without which this would be a drawing.
+BODY = np.where((ROWS - 128) ** 2 + (COLUMNS - 128) ** 2 < 0.7 * 128**2, 236, 0)
+BODY[(ROWS - 102) ** 2 + (COLUMNS - 128) ** 2 < 13**2] = 60
 
 
 @pytest.mark.parametrize(
@@ -90,29 +82,16 @@ NOISE = np.random.default_rng(0).normal(0, 1.5, (300, 300))
     [
         *((np.ones(shape), f"too small: {shape[1]} x {shape[0]} pixels") for shape in ((1, 1), (31, 400), (400, 8))),
         *((value + noise, "blank") for value in (0, 90, 255) for noise in (NOISE, 0 * NOISE)),
+        *(
+            ((ROWS // 16 * 16 + COLUMNS // 16) % levels * (240 // levels) + 8, f"label map, mask or drawing: it has only {levels} grey")
+            for levels in (2, 5, 30, 64)
+        ),
+        *((cv2.GaussianBlur(areas.astype(np.uint8), (3, 3), 0), "label map, mask or drawing") for areas in AREAS),
+        (BODY + RNG.normal(0, 14, BODY.shape), "outside the lungs: no lung was found"),
     ],
 )  # fmt: skip
-def test_a_picture_too_small_or_blank_to_show_lungs(pixels: NDArray[np.floating], words: str) -> None:
+def test_pictures_that_cannot_show_lungs_are_refused(pixels: NDArray[Any], words: str) -> None:
     assert words in reason(pixels.clip(0, 255).astype(np.uint8))
-
-
-@pytest.mark.parametrize("levels", [2, 5, 30, 64])
-def test_a_label_map(levels: int) -> None:
-    rows, columns = np.mgrid[:256, :256]
-    labels = ((rows // 16 * 16 + columns // 16) % levels * (240 // levels) + 8).astype(np.uint8)
-    assert f"a label map, mask or drawing: it has only {levels} grey values" in reason(labels)
-    few = ((rows // 64 + columns // 64) % min(levels, 5) * 50).astype(np.uint8)
-    assert "a label map, mask or drawing" in reason(cv2.GaussianBlur(few, (3, 3), 0))
-
-
-def test_a_slice_without_lung_is_refused() -> None:
-    rows, columns = np.mgrid[-1:1:256j, -1:1:256j]
-    pixels = np.where(rows**2 + columns**2 < 0.7, 236, 0).astype(np.uint8)
-    # Gas in the bowel, with an edge of its own; and grain, without which this would be a drawing.
-    pixels[(rows + 0.2) ** 2 + columns**2 < 0.01] = 60
-    grain = np.random.default_rng(0).normal(0, 14, pixels.shape)
-    assert reason(np.clip(pixels + grain, 0, 255).astype(np.uint8)) == "outside the lungs: no lung was found"
-    assert OTHER_PART == out_of_distribution.OTHER_PART, "the same beginning for what looks like another part"
 
 
 def test_patients_are_held_out_as_a_whole() -> None:
@@ -126,39 +105,32 @@ def test_patients_are_held_out_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "array", "message"),
     [
-        ({"appearance_version": np.asarray(99)}, "version 99"),
-        ({"surplus": np.zeros(1)}, "is damaged.*surplus"),
-        ({"limit": np.zeros(3)}, "is damaged"),
-        ({"centre": None}, "is damaged.*centre"),
+        ("appearance_version", np.asarray(99), "version 99"),
+        ("surplus", np.zeros(1), "is damaged.*surplus"),
+        ("limit", np.zeros(3), "is damaged"),
+        ("centre", None, "is damaged.*centre"),
     ],
 )
-def test_arrays_of_another_check_are_refused(change: dict[str, object], message: str) -> None:
-    arrays = accept_all(CHANNELS).as_arrays() | {f"input_check.{name}": each for name, each in change.items()}
+def test_arrays_of_another_check_are_refused(name: str, array: Any, message: str) -> None:
+    arrays = accept_all(channels=4).as_arrays() | {f"input_check.{name}": array}
     with pytest.raises(BundleError, match=message):
         InputCheck.from_arrays({name: each for name, each in arrays.items() if each is not None})
 
 
-def flags(pixels: Grey, **origin: object) -> tuple[str, ...]:
-    ct_slice = CTSlice(pixels, replace(Origin("a", "DICOM"), **origin))  # type: ignore[arg-type]
-    return doubts(ct_slice, cropped(pixels, 160))
-
-
 def test_doubtful_slices_are_flagged_and_plain_ones_are_not() -> None:
-    chest = make_phantom(np.random.default_rng(4), level=0.5).slice.pixels
-    assert flags(chest) == ()
-    assert flags(chest, orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)) == ()
-    assert flags(chest, orientation=(-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)) == ("upside-down",)
-    assert flags(chest, spacing=(0.8, 0.7)) == ()
-    assert flags(chest, spacing=(2.8, 0.7)) == flags(chest, spacing=(0.7, 2.8)) == ("oblong-pixels",)
-    assert flags(cv2.resize(chest, (120, 120), interpolation=cv2.INTER_AREA)) == ("low-resolution",)
-    assert "soft-tissue-window" in flags(np.clip((chest.astype(int) - 140) * 3, 0, 255).astype(np.uint8))
-    half = chest.copy()
+    half = CHEST.copy()
     half[:, : half.shape[1] // 2] = 220
-    assert "one-lung-found" in flags(half)
-    assert "lung-cut-off" in flags(chest[:, chest.shape[1] // 4 :])
     apex = make_phantom(np.random.default_rng(4), level=0.05).slice.pixels
+    assert flags(CHEST) == flags(CHEST, spacing=(0.8, 0.7)) == ()
+    assert flags(CHEST, orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)) == ()
+    assert flags(CHEST, orientation=(-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)) == ("upside-down",)
+    assert flags(CHEST, spacing=(2.8, 0.7)) == flags(CHEST, spacing=(0.7, 2.8)) == ("oblong-pixels",)
+    assert flags(cv2.resize(CHEST, (120, 120), interpolation=cv2.INTER_AREA)) == ("low-resolution",)
+    assert "soft-tissue-window" in flags(np.clip((CHEST.astype(int) - 140) * 3, 0, 255).astype(np.uint8))
+    assert "one-lung-found" in flags(half)
+    assert "lung-cut-off" in flags(CHEST[:, CHEST.shape[1] // 4 :])
     assert "little-lung" in flags(np.pad(apex, 120))
     assert set(FLAGS) > DOUBTFUL
 
@@ -175,28 +147,28 @@ def test_no_firm_label_where_the_network_is_blind(
     assert (cut.status, cut.label, cut.prediction_set) == (Status.OK, UNCERTAIN, (COVID, NON_COVID))
 
 
-def slices(severity: float, patients: int = 8) -> Iterator[CTSlice]:
+def slices(severity: float, patients: int) -> list[CTSlice]:
+    """Six levels of each patient."""
+    made = []
     for seed in range(patients):
         rng = np.random.default_rng([seed, 4242])
         patient = Patient.draw(rng)
         scanner = Scanner.draw(patient, rng)
-        for level in (0.15, 0.3, 0.45, 0.6, 0.75, 0.9):
-            yield scan(patient, scanner, level, severity, size=384).slice
+        levels = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+        made += [scan(patient, scanner, level, severity, size=384).slice for level in levels]
+    return made
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("severity", "most"), [(0.0, 1), (0.5, 1), (1.0, 6)])
 def test_lung_slices_pass_however_ill_at_every_level(shipped: Classifier, severity: float, most: int) -> None:
-    predictions = list(map(shipped.classify, slices(severity)))
-    refused = [prediction for prediction in predictions if prediction.status is not Status.OK]
-    assert len(predictions) == 48
+    refused = [each for each in map(shipped.classify, slices(severity, 8)) if each.status is not Status.OK]
     assert len(refused) <= most, refused
 
 
 def test_a_turned_slice_is_refused_and_turned_back_is_not(shipped: Classifier) -> None:
-    right = [slice_.pixels for slice_ in slices(0.3, patients=3)]
+    right = [each.pixels for each in slices(0.3, patients=3)]
     assert all(shipped.predict(pixels).status is Status.OK for pixels in right)
     predictions = [shipped.predict(np.ascontiguousarray(np.rot90(pixels))) for pixels in right]
-    refused = [prediction for prediction in predictions if prediction.status is Status.REFUSED]
-    assert len(refused) >= len(right) - 1
-    assert sum("turned by 90 degrees" in str(prediction.reason) for prediction in refused) > len(right) / 2
+    assert sum(each.status is Status.REFUSED for each in predictions) >= len(right) - 1
+    assert sum("turned by 90 degrees" in str(each.reason) for each in predictions) > len(right) / 2

@@ -15,15 +15,14 @@ from groundglass.inference.inputs import count_files, expand, named_by
 @pytest.fixture(autouse=True)
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Files of no content: paths are never opened."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / ".hidden").mkdir()
     for name in ("a/1.png", "a/2.png", "a/10.png", "a/b/3.png", "a/.hidden/4.png", "a/notes.txt", "x[1].png"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        (tmp_path / name).touch()
     with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
         for name in ("s/1.png", "s/2.png", "__MACOSX/s/1.png"):
             archive.writestr(name, b"")
     (tmp_path / "bad.zip").write_bytes(b"PK\3\4 and nothing more")
-    (tmp_path / "link.png").symlink_to("gone.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -32,16 +31,13 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("arguments", "expected"),
     [
         ("a", "a"),
-        ("./a/../a/1.png", "a/../a/1.png"),
         ("x[1].png", "x[1].png"),  # a name with brackets is no pattern
-        ("study.zip a/1.png", "study.zip a/1.png"),
         ("study.zip!s/2.png", "study.zip!s/2.png"),
-        ("a/*.png", "a/1.png a/2.png a/10.png"),
         ("a/**/*.png", "a/1.png a/2.png a/10.png a/b/3.png"),
         ("a/[12].png", "a/1.png a/2.png"),
-        # Nothing twice.
+        # Nothing twice, by their spelling alone.
         ("a/1.png a/1.png ./a/1.png", "a/1.png"),
-        ("a/../a/1.png a/1.png", "a/../a/1.png a/1.png"),  # by their spelling alone,
+        ("a/../a/1.png a/1.png", "a/../a/1.png a/1.png"),
         ("a/1.png a a/b", "a"),
         ("a/**", "a"),
         ("study.zip!s/1.png study.zip", "study.zip!s/1.png study.zip"),
@@ -56,18 +52,15 @@ def test_what_arguments_name(arguments: str, expected: str) -> None:
     assert [path.as_posix() for path in expand(arguments.split())] == expected.split()
 
 
-@pytest.mark.parametrize(
-    "argument",
-    ["gone", "a/gone.png", "a/*.dcm", "gone/**", "study.zip!s/3.png", "gone.zip!x", "", "link.png"],
-)
-def test_what_is_not_there_is_an_error_before_anything_is_read(argument: str) -> None:
+@pytest.mark.parametrize("argument", ["gone", "a/*.dcm", "study.zip!s/3.png", "gone.zip!x", "", "link.png"])
+def test_what_is_not_there_is_an_error_before_anything_is_read(tree: Path, argument: str) -> None:
+    (tree / "link.png").symlink_to("gone.png")
     with pytest.raises(PredictionError, match=r"no such|no file matches|link to nothing") as caught:
         expand(["a", argument])
     assert argument in str(caught.value)
 
 
 def test_files_are_counted_without_being_opened_and_those_of_a_manifest_named(tree: Path) -> None:
-    (tree / "link.png").unlink()
     for paths, count in (("a", 5), ("study.zip", 2), (".", 5 + 1 + 2 + 1), ("a/1.png a/b", 2)):
         assert count_files(expand(paths.split())) == count
     assert count_files(expand(["a"]), lambda name: not name.endswith(os.path.join("b", "3.png"))) == 4

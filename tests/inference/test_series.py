@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,25 +15,13 @@ from groundglass.inference.prediction import COPY, Prediction, Status
 from groundglass.inference.series import Counts, SeriesSummary, Totals, score_interval
 
 RULE = Conformal(coverage=0.9, quantiles={"COVID": 0.4, "NonCOVID": 0.3})
+OK = Prediction(Status.OK, "s/1.dcm", "b", None, 0.5, "NonCOVID", series="1.2")
+NECK = Prediction(Status.REFUSED, "s/neck.dcm", "b", "outside the lungs: none", series="1.2")
+FAILED = Prediction(Status.FAILED, "s/y.dcm", "b", "damaged")
 
 
-def ok(
-    file: str,
-    probability: float = 0.5,
-    position: float | None = None,
-    series: str | None = "1.2",
-    **more: Any,
-) -> Prediction:
-    made = Prediction(Status.OK, file, "b", None, probability, "NonCOVID", series=series, position=position)
-    return replace(made, **more)
-
-
-def refused(file: str, reason: str = "outside the lungs: none", series: str | None = "1.2") -> Prediction:
-    return Prediction(Status.REFUSED, file, "b", reason, series=series)
-
-
-def failed(file: str) -> Prediction:
-    return Prediction(Status.FAILED, file, "b", reason="damaged")
+def ok(file: str, probability: float = 0.5, position: float | None = None, **more: Any) -> Prediction:
+    return replace(OK, file=file, probability=probability, position=position, **more)
 
 
 def summed(*predictions: Prediction, rule: Conformal | None = None) -> Totals:
@@ -42,17 +31,16 @@ def summed(*predictions: Prediction, rule: Conformal | None = None) -> Totals:
     return totals
 
 
-def summary_of(*predictions: Prediction, rule: Conformal | None = None) -> SeriesSummary:
+def summary_of(predictions: Iterable[Prediction], rule: Conformal | None = None) -> SeriesSummary:
     (summary,) = summed(*predictions, rule=rule).summaries()
     return summary
 
 
 def test_loose_pictures_and_copies_belong_to_no_series() -> None:
-    ill = ok("b.png", 0.9, series=None, label="COVID")
-    totals = summed(ok("a.png", 0.1, series=None), ill, failed("c.png"))
+    totals = summed(replace(OK, series=None), ok("b.png", 0.9, series=None, label="COVID"), FAILED)
     assert totals.summaries() == []
     assert totals.counts == Counts(ok=2, failed=1, covid=1, non_covid=1)
-    totals = summed(ok("a/1"), refused("b/1", f"{COPY} of a/1"), ok("a/2", position=1))
+    totals = summed(ok("a/1"), replace(NECK, reason=f"{COPY} of a/1"), ok("a/2", position=1))
     assert (totals.counts.total, totals.left_out, totals.copies) == (2, 0, 1)
     assert totals.summaries()[0].counts.total == 2
     assert totals.in_words.endswith("; 1 copy of these left out")
@@ -64,11 +52,10 @@ def test_loose_pictures_and_copies_belong_to_no_series() -> None:
 def test_the_score_is_the_mean_of_the_highest_fifth(count: int, used: int) -> None:
     values = [index / count for index in range(count)]
     random.Random(0).shuffle(values)
-    expected = sum(sorted(values)[-used:]) / used
-    assert series_score(values) == pytest.approx(expected, abs=1e-12)
-    summary = summary_of(*(ok(f"s/{n}", value) for n, value in enumerate(values)))
+    expected = pytest.approx(sum(sorted(values)[-used:]) / used, abs=1e-12)
+    summary = summary_of(ok(f"s/{n}", value) for n, value in enumerate(values))
     document = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
-    assert (document["slices_in_score"], document["series_score"]) == (used, pytest.approx(expected))
+    assert (document["slices_in_score"], document["series_score"]) == (used, expected)
     assert document["slices"] == document["classified"] == document["negative"] == count
     assert [each["probability"] for each in document["carriers"]] == sorted(values)[: -used - 1 : -1][:10]
 
@@ -77,17 +64,17 @@ def test_the_score_is_the_mean_of_the_highest_fifth(count: int, used: int) -> No
     ("predictions", "place", "axis", "at", "probability"),
     [
         ([ok(f"s/{z}.dcm", 0.5 + z / 100, z) for z in (3, -2, 1)], "s", "mm", (-2, 1, 3), (0.48, 0.51, 0.53)),
-        ([ok("v.nii", n / 10, None, None, frame=n) for n in (2, 0)], "v.nii", "frame", (0, 2), (0, 0.2)),
-        ([ok("s.zip!a.dcm", 0.9, 1.0), ok("s.zip!b.dcm", 0.1, None)], "s.zip", "order", (0, 1), (0.9, 0.1)),
+        ([ok("v.nii", n / 10, series=None, frame=n) for n in (2, 0)], "v.nii", "frame", (0, 2), (0, 0.2)),
+        ([ok("s.zip!a.dcm", 0.9, 1.0), ok("s.zip!b.dcm", 0.1)], "s.zip", "order", (0, 1), (0.9, 0.1)),
         ([ok("s.ZIP!a/b/1.dcm", 0.9, 1.0)], "s.ZIP!a/b", "mm", (1,), (0.9,)),
-        ([ok("a/odd!name.dcm", 0.9, 1.0), refused("a/1")], "a", "mm", (1,), (0.9,)),
-        ([refused("1.dcm")], ".", "mm", (), ()),
+        ([ok("a/odd!name.dcm", 0.9, 1.0), replace(NECK, file="a/1")], "a", "mm", (1,), (0.9,)),
+        ([replace(NECK, file="1.dcm")], ".", "mm", (), ()),
     ],
 )
 def test_the_curve_runs_from_the_feet_to_the_head_else_by_frame_else_as_read(
     predictions: list[Prediction], place: str, axis: str, at: tuple[int, ...], probability: tuple[float, ...]
 ) -> None:
-    summary = summary_of(*predictions, rule=RULE)
+    summary = summary_of(predictions, RULE)
     assert (summary.place, summary.curve.axis, summary.curve.at) == (place, axis, at)
     assert summary.curve.probability == pytest.approx(probability)
     assert {each is None for each in (summary.label, summary.series_score)} == {at == ()}
@@ -95,15 +82,15 @@ def test_the_curve_runs_from_the_feet_to_the_head_else_by_frame_else_as_read(
 
 def test_neck_and_abdomen_of_a_classified_series_are_no_failure() -> None:
     chest = [ok(f"s/{z}.dcm", position=z) for z in range(3)]
-    totals = summed(refused("s/neck.dcm"), *chest, refused("s/liver.dcm"))
+    totals = summed(NECK, *chest, replace(NECK, file="s/liver.dcm"))
     assert (totals.outside_lungs, totals.left_out, totals.counts.refused) == (2, 0, 2)
     assert totals.in_words == "5 slices: 3 classified (0 COVID, 3 NonCOVID, 0 uncertain), 2 outside the lungs"
     assert totals.summaries()[0].in_words == totals.in_words
-    totals = summed(*chest, refused("s/neck.dcm"), refused("s/x.dcm", "blank"), failed("s/y.dcm"))
+    totals = summed(*chest, NECK, replace(NECK, reason="blank"), FAILED)
     assert totals.left_out == 2, "what else was not classified still is a failure"
     assert totals.in_words.endswith("1 outside the lungs, 1 refused, 1 failed")
     for series in ("9.9", None):
-        assert summed(*chest, refused("t/1.dcm", series=series)).left_out == 1, "alone it is one"
+        assert summed(*chest, replace(NECK, file="t/1", series=series)).left_out == 1, "alone it is one"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +108,7 @@ def test_neck_and_abdomen_of_a_classified_series_are_no_failure() -> None:
 def test_the_label_of_a_series_follows_from_its_score_by_the_rule(
     probability: float, opacity: float | None, rule: Conformal | None, label: str | None
 ) -> None:
-    summary = summary_of(*(ok(f"s/{z}.dcm", probability, z, opacity=opacity) for z in range(4)), rule=rule)
+    summary = summary_of((ok(f"s/{z}.dcm", probability, z, opacity=opacity) for z in range(4)), rule)
     assert summary.label == summary.to_dict()["label"] == label
     assert summary.interval == pytest.approx((probability, probability))
 
@@ -132,7 +119,7 @@ def test_the_interval_widens_where_the_score_hangs_on_single_slices() -> None:
     assert 0.5 <= low <= series_score([0.5] * 19 + [0.6]) <= high <= 0.6
     # Of 20 slices with one of them at 1, the four highest hold between none and three copies of it.
     assert score_interval([0.0] * 19 + [1.0]) == pytest.approx((0, 0.75))
-    long = summary_of(*(ok("v.nii", series=None, frame=frame) for frame in range(200)))
+    long = summary_of(ok("v.nii", series=None, frame=frame) for frame in range(200))
     assert [each.frame for each in long.carriers] == list(range(10)), "of equal slices the first read"
 
 
@@ -147,11 +134,9 @@ def test_the_interval_widens_where_the_score_hangs_on_single_slices() -> None:
     ],
 )
 def test_opacity_is_of_the_lungs_and_in_millilitres_where_the_spacing_is_known(
-    areas: tuple[float | None, ...], positions: tuple[float | None, ...], expected: tuple[float | None, ...]
+    areas: tuple[Any, ...], positions: tuple[Any, ...], expected: tuple[Any, ...]
 ) -> None:
-    slices = (
-        ok(f"s/{n}", 0.5, at, opacity=20.0 if n else 10.0, lung_cm2=area)
-        for n, (area, at) in enumerate(zip(areas, positions, strict=True))
-    )
-    opacity = summary_of(*slices).opacity
+    known = enumerate(zip(areas, positions, strict=True))
+    slices = (ok(f"s/{n}", 0.5, at, opacity=20.0 if n else 10.0, lung_cm2=area) for n, (area, at) in known)
+    opacity = summary_of(slices).opacity
     assert (opacity.percent, opacity.lung_ml, opacity.lesion_ml) == expected
