@@ -9,8 +9,8 @@ import re
 import shutil
 import stat
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,13 +24,9 @@ from groundglass.imaging.source import Limits, MemorySource, files_below, split_
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
-def picture(file_format: str) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(GREY).save(stream, file_format)
-    return stream.getvalue()
-
-
-PNG = picture("PNG")
+PICTURE = io.BytesIO()
+Image.fromarray(GREY).save(PICTURE, "PNG")
+PNG = PICTURE.getvalue()
 
 
 def save(folder: Path, *names: str, content: bytes = PNG) -> None:
@@ -40,7 +36,7 @@ def save(folder: Path, *names: str, content: bytes = PNG) -> None:
         (folder / name).write_bytes(content)
 
 
-def make_zip(path: Path, members: Mapping[str | zipfile.ZipInfo, bytes]) -> Path:
+def make_zip(path: Path, members: dict[Any, bytes]) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -67,31 +63,6 @@ def test_wrong_extensions_do_not_matter(tmp_path: Path) -> None:
     assert formats == {**dicom, "picture.dcm": "PNG", "volume.jpg": "MetaImage"}
 
 
-BROKEN = [
-    b"",
-    b"\0",
-    b"hello",
-    b"\x89PNG\r\n\x1a\n",
-    b"\xff\xd8\xff",
-    b"PK\x03\x04",
-    b"II*\0",
-    b"\x1f\x8b\x08",
-]
-for whole in map(picture, ("PNG", "JPEG", "BMP", "TIFF")):
-    BROKEN += [whole[: int(len(whole) * share)] for share in (0.02, 0.3, 0.6)]
-
-
-@pytest.mark.parametrize("content", BROKEN)
-@pytest.mark.parametrize("name", ["x.png", "x.dcm", "x.nii.gz", "x.mhd", "x.zip", "x"])
-def test_no_image_is_one_line_that_names_the_file(tmp_path: Path, content: bytes, name: str) -> None:
-    save(tmp_path, name, content=content)
-    with pytest.raises(ImageError) as caught:
-        read_slice(tmp_path / name)
-    assert str(caught.value).startswith(f"{tmp_path / name}: ")
-    assert "\n" not in str(caught.value)
-    assert content or caught.value.reason == "the file is empty"
-
-
 def test_missing_and_unreadable_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     nothing = "no such file or folder"
@@ -100,6 +71,9 @@ def test_missing_and_unreadable_paths(tmp_path: Path, monkeypatch: pytest.Monkey
             read_slice(tmp_path / name)
     with pytest.raises(ImageError):
         read_slice("nul\0byte")
+    save(tmp_path, "notes", content=b"hello")
+    with pytest.raises(ImageError, match=r"notes: not an image that can be read .*; convert or unpack it"):
+        read_slice(tmp_path / "notes")
     save(tmp_path / "all", "open/a.png", "closed/a.png")
     listed = os.scandir
 
@@ -141,29 +115,18 @@ def test_what_holds_no_image_is_reported_wherever_it_lies(tmp_path: Path, zipped
         list(read_slices(tmp_path if zipped else path))
 
 
-def test_a_folders_own_files_come_before_those_of_its_folders_in_natural_order(tmp_path: Path) -> None:
-    own = ("9.png", "a0", "a.png", "linked.png")
+def test_own_files_come_before_those_of_folders_in_natural_order_without_junk(tmp_path: Path) -> None:
+    folder, own = tmp_path / "folder", ("9.png", "a0", "a.png", "linked.png")
     deeper = ("10/x.png", "a/1.png", "a/2.png", "a/10.png", "a/deep/er/x.png", "a-b/1.png", "é/ü.png")
-    save(tmp_path, *own[:-1], *deeper, ".hidden/1.png", "__MACOSX/1.png")
-    (tmp_path / "linked.png").symlink_to("9.png")
-    assert [source.name for source in files_below(tmp_path)] == [str(tmp_path / n) for n in (*own, *deeper)]
-    assert read(tmp_path) == ([*own, *deeper], {})
-
-
-def test_a_zip_is_read_in_place_in_natural_order_without_junk(tmp_path: Path) -> None:
-    names = [
-        "CT/10.png",
-        "CT/2.png",
-        "__MACOSX/CT/._2.png",
-        "PaxHeader/2.png",
-        "CT/PaxHeaders/x.png",
-        "CT/.h.png",
-    ]
-    path = make_zip(
-        tmp_path / "a.zip", {**dict.fromkeys([*names, "CT/Thumbs.db"], PNG), "CT/read.txt": b"text"}
-    )
+    save(folder, *own[:-1], *deeper, ".hidden/1.png", "__MACOSX/1.png")
+    (folder / "linked.png").symlink_to("9.png")
+    assert [source.name for source in files_below(folder)] == [str(folder / name) for name in (*own, *deeper)]
+    assert read(folder) == ([*own, *deeper], {})
+    junk = ["__MACOSX/CT/._2.png", "PaxHeader/2.png", "CT/PaxHeaders/x.png", "CT/.h.png", "CT/Thumbs.db"]
+    members = dict.fromkeys(["CT/10.png", "CT/2.png", *junk], PNG)
+    path = make_zip(tmp_path / "a.zip", members | {"CT/read.txt": b"text"})
     assert read(path) == (["CT/2.png", "CT/10.png"], {})
-    assert list(tmp_path.iterdir()) == [path]
+    assert {*tmp_path.iterdir()} == {folder, path}, "zips are read in place"
 
 
 def test_a_folder_is_read_as_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +207,6 @@ LINK = zipfile.ZipInfo("link.png")
 LINK.external_attr = (stat.S_IFLNK | 0o777) << 16
 OUT = "leads out of the archive"
 UNPACK = "packed by Deflate64 or another method that cannot be read; unpack it first"
-LOCKED = "encrypted; unpack the archive with its password and read the folder"
 LEADING_OUT = ["../e.png", "/etc/e.png", "a/../../e.png", "C:\\e.png", "..\\e.png", "\\e.png", "c:e.png"]
 LEADING_OUT += ["CT/../x.png", "a/b/..", "../readme.txt"]
 
@@ -255,15 +217,11 @@ LEADING_OUT += ["CT/../x.png", "a/b/..", "../readme.txt"]
         *((name, PNG, None, OUT) for name in LEADING_OUT),
         (LINK, b"/etc/passwd", None, "a link; links in archives are not followed"),
         ("bomb.png", bytes(40_000_000), None, "taken for a decompression bomb"),
-        *(
-            ("big.dcm", PNG, header, reason)
-            for *header, reason in [(8, 9, UNPACK), (8, 93, UNPACK), (6, 1, LOCKED)]
-        ),
+        *(("big.dcm", PNG, header, UNPACK) for header in ((8, 9), (8, 93))),
+        ("big.dcm", PNG, (6, 1), "encrypted; unpack the archive with its password and read the folder"),
     ],
 )
-def test_an_odd_member_is_left_out_alone(
-    tmp_path: Path, odd: str | zipfile.ZipInfo, content: bytes, header: tuple[int, int] | None, reason: str
-) -> None:
+def test_an_odd_member_is_left_out(tmp_path: Path, odd: Any, content: Any, header: Any, reason: str) -> None:
     path = make_zip(tmp_path / "a.zip", {"good.png": PNG, odd: content})
     if header:  # a byte of the member's header, and of its entry in the directory, where it is two later
         archive, (at, value) = bytearray(path.read_bytes()), header
@@ -282,13 +240,8 @@ def test_an_odd_member_is_left_out_alone(
 
 
 def test_a_colon_is_no_reason_not_to_read_an_image_and_an_archive_within_one_is_named(tmp_path: Path) -> None:
-    members = {
-        "12:30:05.png": PNG,
-        "12:30/x.png": PNG,
-        "12:30:06": b"text",
-        "really.png": b"PK\5\6" + bytes(18),
-    }
-    files, reasons = read(make_zip(tmp_path / "a.zip", {**members, "y": b"text"}))
+    members = {"12:30:05.png": PNG, "12:30/x.png": PNG, "12:30:06": b"text", "y": b"text"}
+    files, reasons = read(make_zip(tmp_path / "a.zip", {**members, "really.png": b"PK\5\6" + bytes(18)}))
     assert (len(files), list(reasons)) == (2, ["12:30:06", "really.png"])
     assert reasons["really.png"] == "an archive within an archive; unpack it first"
 
@@ -313,29 +266,19 @@ def test_one_member_by_its_path_and_limits(tmp_path: Path) -> None:
             list(read_slices(source, limits))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "says too little"])
-def test_damaged_archives(tmp_path: Path, damage: str) -> None:
+def test_a_member_that_is_longer_than_its_archive_says_is_an_error(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "a.zip", {"x.png": PNG + bytes(5000)})
     content = bytearray(path.read_bytes())
-    if damage == "truncated":
-        del content[-30:]
-    elif damage == "flipped":
-        content[45] ^= 0xFF
-    else:
-        for offset in (22, content.index(b"PK\x01\x02") + 24):
-            content[offset : offset + 4] = len(PNG).to_bytes(4, "little")
+    for offset in (22, content.index(b"PK\x01\x02") + 24):
+        content[offset : offset + 4] = len(PNG).to_bytes(4, "little")
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"a\.zip" + ("" if damage == "truncated" else r"!x\.png: ")):
+    with pytest.raises(ImageError, match=r"a\.zip!x\.png: "):
         list(read_slices(path))
 
 
 def test_what_is_a_member_and_what_a_file_follows_from_what_there_is(tmp_path: Path) -> None:
     save(tmp_path, "in!side.zip", "disguised.dat", "a.zip!b.png")
-    for name, archive, member in [
-        ("in!side.zip!x!y.png", "in!side.zip", "x!y.png"),
-        ("disguised.dat!x.png", "disguised.dat", "x.png"),
-        ("gone.zip!d/b.png", "gone.zip", "d/b.png"),
-    ]:
-        assert split_member(tmp_path / name) == (tmp_path / archive, member)
-    for name in ("a.zip!b.png", "wow!.png"):
-        assert split_member(tmp_path / name) is None
+    assert split_member(tmp_path / "in!side.zip!x!y.png") == (tmp_path / "in!side.zip", "x!y.png")
+    assert split_member(tmp_path / "disguised.dat!x.png") == (tmp_path / "disguised.dat", "x.png")
+    assert split_member(tmp_path / "gone.zip!d/b.png") == (tmp_path / "gone.zip", "d/b.png")
+    assert [split_member(tmp_path / name) for name in ("a.zip!b.png", "wow!.png")] == [None, None]
