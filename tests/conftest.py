@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx.parser
@@ -228,6 +228,20 @@ def change_dicom(path: Path, **elements: object) -> None:
     dataset.save_as(path)
 
 
+def without(*packages: str) -> str:
+    """Python code after which these packages are not there."""
+    return f"""
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {packages}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -235,20 +249,33 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+class Done(NamedTuple):
+    """A finished command."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Command = Callable[..., Done]
+
+
 @pytest.fixture
-def run_command(
-    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
-) -> Callable[..., tuple[int, str, str]]:
+def run_command(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Command:
     """Runs ``groundglass`` with some words in this process: exit status, output and errors."""
 
-    def run(*words: object) -> tuple[int, str, str]:
+    def run(*words: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["groundglass", *map(str, words)])
         capfdbinary.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
         sys.stdout.flush()
         out, err = capfdbinary.readouterr()
-        return int(ended.value.code or 0), out.decode("utf-8"), err.decode("utf-8")
+        return Done(int(ended.value.code or 0), out.decode("utf-8"), err.decode("utf-8"))
 
     return run
 

@@ -33,14 +33,11 @@ def run(script: str, *arguments: object) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
-def test_a_folder_becomes_a_table(series: list[Path], tmp_path: Path) -> None:
+def test_scripts_make_tables_and_masks_and_share_a_classifier(series: list[Path], tmp_path: Path) -> None:
     out = run("predict_folder.py", series[1], tmp_path / "table.csv")
     table = pd.read_csv(tmp_path / "table.csv")
     assert len(table) == len(out.splitlines()) == 4
     assert "ok" in set(table.status)
-
-
-def test_a_volume_gets_masks_of_its_own_shape(series: list[Path], tmp_path: Path) -> None:
     planes = [each.hounsfield for each in read_slices(series[1])]
     voxels = np.stack(planes, axis=2).transpose(1, 0, 2).astype(np.int16)
     nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, 10.0, 1.0])).to_filename(tmp_path / "ct.nii.gz")
@@ -48,13 +45,12 @@ def test_a_volume_gets_masks_of_its_own_shape(series: list[Path], tmp_path: Path
     mask = np.asarray(nibabel.load(tmp_path / "mask.nii.gz").dataobj)
     assert (mask.shape, set(np.unique(mask))) == ((192, 192, 4), {0, 1, 2})
     assert "lung opacity" in out
-
-
-def test_processes_share_a_classifier(series: list[Path]) -> None:
     lines = run("many_processes.py", *series).splitlines()
     assert [line.split()[0] for line in lines] == [str(path) for path in series]
     healthy, ill = (float(line.split()[-1]) for line in lines)
     assert healthy < ill
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert [path.name for path in EXAMPLES.glob("*.py") if f'run("{path.name}"' not in source] == []
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
@@ -71,23 +67,16 @@ def test_the_python_of_documents_runs(
     assert name == "README.md" or names["answer"].counts.ok == 4
 
 
-def test_every_script_is_tested() -> None:
-    source = Path(__file__).read_text(encoding="utf-8")
-    assert [path.name for path in EXAMPLES.glob("*.py") if f'run("{path.name}"' not in source] == []
-    assert len(list(EXAMPLES.glob("*.ipynb"))) == 2
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_notebooks_run_from_top_to_bottom(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     command = tmp_path / "bin" / "groundglass"
     command.parent.mkdir()
     command.write_text(f"#!{sys.executable}\nfrom groundglass.cli.main import main\nmain()\n")
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+    assert len(list(EXAMPLES.glob("*.ipynb"))) == 2
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "kept without outputs"
     assert not any(cell.source.startswith("!") for cell in notebook.cells), "a command that fails ends it"

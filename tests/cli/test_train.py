@@ -1,111 +1,206 @@
-"""What ``groundglass train`` says of the split before it trains."""
+"""Training from the command line: what ``train`` says before it trains, and ``paper``, stopped and resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
+from tests.conftest import Command, wait_for
 from tests.training.conftest import QUICK, command, write_data_set
-from typer.testing import CliRunner
 
-from groundglass.cli.main import app
 from groundglass.errors import RunError
 from groundglass.training.recipe import load_recipe
-from groundglass.training.trainer import Job
+
+NETWORK = "efficientnet-lite0"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms; ``leaking.csv`` holds in the test part a copy of a training slice, of another patient by its name."""
     folder = tmp_path_factory.mktemp("data")
     parts = ("val", "val", "test", "test", "train", "train", "train", "train")
     write_data_set(folder, 16, 96, lambda number: f"phantom,{parts[number // 2]}")
+    pixels = cv2.imread(str(folder / "13.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(folder / "again [x].jpg"), cv2.resize(pixels, (88, 84), interpolation=cv2.INTER_AREA))
+    lines = (folder / "manifest.csv").read_text()
+    (folder / "leaking.csv").write_text(f"{lines}again [x].jpg,NonCOVID,other,phantom,test\n")
     return folder
 
 
-@pytest.fixture(scope="module")
-def leaking(data: Path) -> Path:
-    """The same with a training slice in the test part, smaller, as JPEG, and under another patient's name."""
-    pixels = cv2.imread(str(data / "13.png"), cv2.IMREAD_GRAYSCALE)
-    cv2.imwrite(str(data / "again [x].jpg"), cv2.resize(pixels, (88, 84), interpolation=cv2.INTER_AREA))
-    lines = (data / "manifest.csv").read_text()
-    (data / "leaking.csv").write_text(f"{lines}again [x].jpg,NonCOVID,other,phantom,test\n")
-    return data / "leaking.csv"
-
-
-def arguments(data: Path, output: Path, *more: str) -> list[str]:
-    return command("train", data, output, QUICK, "--recipe", "phantom-demo", *more)[3:]
-
-
 @pytest.fixture
-def warnings_before_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """What ``groundglass train`` has said on standard error when the training begins."""
+def train(data: Path, tmp_path: Path, run_command: Command) -> Command:
+    def run(*more: str, manifest: str = "manifest.csv", recipe: str = "phantom-demo") -> tuple[int, str, str]:
+        settings = QUICK if recipe == "phantom-demo" else ()
+        words = command("train", data / manifest, tmp_path / "run", settings, "--recipe", recipe, *more)
+        return run_command(*words[3:])
 
-    def begin(job: Job) -> None:
+    return run
+
+
+def test_train_warns_of_what_parts_share_and_trains_all_the_same(
+    data: Path, train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(job: object) -> None:
         raise RunError("begun")
 
     monkeypatch.setattr("groundglass.training.train.train_job", begin)
 
-    def start(data: Path, *more: str) -> list[str]:
-        result = CliRunner().invoke(app, arguments(data, data.parent / "run", *more))
-        assert str(result.exception) == "begun"
-        assert result.stdout == ""
-        return result.stderr.splitlines()
+    def warnings(*more: str, manifest: str = "leaking.csv") -> list[str]:
+        _, out, err = train(*more, manifest=manifest)
+        *said, last = err.splitlines()
+        assert (out, last) == ("", "error: begun")
+        return said
 
-    return start
-
-
-def test_train_warns_of_what_parts_share_and_trains_all_the_same(
-    data: Path, leaking: Path, warnings_before_training: Callable[..., list[str]], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
     # The copy stands under another patient's name, which splits by patient would not notice.
     pair = "13.png and again [x].jpg."
-    assert warnings_before_training(leaking) == [
+    assert warnings() == [
         f"warning: 1 pair of slices in different parts show the same slice: {pair}",
         f"warning: 1 pair of slices with opposite labels show the same slice: {pair}",
         "warning: 1 pair of slices of different patients show the same slice, so that splits by patient do not keep "
         f"them together: {pair}",
     ]
-    assert warnings_before_training(data / "manifest.csv") == []
-    assert warnings_before_training(leaking, "--no-audit") == []
-    lines, other = leaking.read_text().splitlines(), tmp_path / "other.csv"
+    assert warnings(manifest="manifest.csv") == []
+    assert warnings("--no-audit") == []
+    lines, other = (data / "leaking.csv").read_text().splitlines(), tmp_path / "other.csv"
     other.write_text(f"{lines[0]}\n{data}/{lines[-1]}\n")
-    (said, *_) = warnings_before_training(data / "manifest.csv", "--data", str(other))
+    (said, *_) = warnings("--data", str(other), manifest="manifest.csv")
     pair = f"{data.name}/13.png and {data.name}/again [x].jpg."
     assert f"in different parts show the same slice: {pair}" in said
     # The two slices are of the official train and test parts, of which the last is in no part of this split.
-    assert not any(
-        "parts" in said for said in warnings_before_training(leaking, "--split", "official-source-cv:1/2")
-    )
+    assert not any("parts" in said for said in warnings("--split", "official-source-cv:1/2"))
     for variable in ("RANK", "LOCAL_RANK", "NODE_RANK"):
         with monkeypatch.context() as patch:
             patch.setenv(variable, "1")
-            assert warnings_before_training(leaking) == [], "only the first process warns"
+            assert warnings() == [], "only the first process warns"
 
 
-def test_a_dry_run_prints_a_recipe_to_train_with(data: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, arguments(data, tmp_path / "run", "--dry-run"))
-    (tmp_path / "mine.yaml").write_text(result.stdout)
+def test_a_dry_run_prints_a_recipe_to_train_with(train: Command, tmp_path: Path) -> None:
+    _, out, err = train("--dry-run")
+    (tmp_path / "mine.yaml").write_text(out)
     assert load_recipe(str(tmp_path / "mine.yaml")) == load_recipe("phantom-demo", QUICK)
-    assert "3 epochs of 1 batches: about " in result.stderr
+    assert "3 epochs of 1 batches: about " in err
     assert not (tmp_path / "run").exists()
-    counted = [line.replace("│", "").split() for line in result.stderr.splitlines() if "phantom" in line]
+    counted = [line.replace("│", "").split() for line in err.splitlines() if "phantom" in line]
     sizes, labels = {"train": "4", "val": "2", "test": "2"}, ("NonCOVID", "COVID")
     assert counted == [[part, "phantom", label, size] for part, size in sizes.items() for label in labels]
-    for wrong, said in (
-        ("both", "--devices both: expected a number such as 2, or GPUs"),
-        ("0,2", "--accelerator moon --devices [0, 2]: not on this machine"),
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "said"),
+    [
+        ("phantom-demo", "--devices both", "--devices both: expected a number such as 2, or GPUs"),
+        ("phantom-demo", "--dry-run --devices 0,2 --accelerator moon", "moon --devices [0, 2]: not on this"),
+        ("lungs", "--dry-run", "are for classifiers"),
+        ("lungs", "--split random", "are for classifiers"),
+        ("lungs", "--devices 2", "are for classifiers"),
+        ("lungs", "--lesion-free x", "are for classifiers"),
+    ],
+)
+def test_options_that_will_not_do_are_refused(train: Command, recipe: str, options: str, said: str) -> None:
+    status, _, err = train(*options.split(), recipe=recipe)
+    assert (status, said in err) == (2, True)
+
+
+# The paper's experiments.
+
+
+@pytest.fixture(scope="module")
+def wards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    parts = ("val", "test", "train", "train")
+    write_data_set(folder, 24, 96, lambda number: f"ward {number // 12},{parts[number // 2 % 4]}")
+    return folder
+
+
+def arguments(experiment: str, data: Path, place: Path, more: str, epochs: int = 1) -> list[str]:
+    scratch = QUICK if experiment in {"ablation", "seeds"} else QUICK[1:]  # the others name their weights
+    sets = "synthesis.slices_per_epoch=0", *scratch, f"training.epochs={epochs}"
+    where = ["--data", str(data), "--runs", str(place / "runs"), "--output", str(place / "results")]
+    small = ["--cache", str(data.parent / "cache"), "--threads", "1", "--accelerator", "cpu", "--quiet"]
+    overrides = (part for each in sets for part in ("--set", each))
+    return ["paper", experiment, *where, *small, *overrides, *more.split()]
+
+
+def saved(place: Path, name: str) -> dict[str, Any]:
+    return dict(json.loads((place / "results" / f"{name}.json").read_text()))
+
+
+@pytest.mark.slow
+def test_ablation_seeds_and_convergence(wards: Path, tmp_path: Path, run_command: Command) -> None:
+    words = arguments("ablation", wards, tmp_path, "--only default,no-mask --protocols left-out --seeds 0")
+    words += ["--left-out", "ward 1"]
+    _, planned, _ = run_command(*words, "--dry-run")
+    assert "left-out/no-mask-seed-0: to do" in planned
+    assert re.search(r"^2 runs to be trained: about \d+ s$", planned, re.MULTILINE)
+    assert not (tmp_path / "results").exists(), "a dry run writes nothing"
+    _, out, _ = run_command(*words)
+    for said in (
+        "[2/2] left-out/no-mask-seed-0",
+        "split `leave-source-out:ward 1`",
+        "| no mask branch | 0 |",
     ):
-        words = arguments(data, tmp_path / "run", "--devices", wrong, "--accelerator", "moon", "--dry-run")
-        assert said in str(CliRunner().invoke(app, words).exception)
+        assert said in out
+    mask, without = (saved(tmp_path, f"left-out/{row}-seed-0")["cost"] for row in ("default", "no-mask"))
+    assert without["parameters"] < mask["parameters"]
+    words = arguments("seeds", wards, tmp_path / "seeds", f"--recipe {NETWORK} --seeds 3")
+    assert f"{NETWORK}, recipe `{NETWORK}`, 64 × 64 pixels, 1 epoch" in run_command(*words)[1]
+    assert saved(tmp_path / "seeds", "summary")["seeds"] == [3]
+    place = tmp_path / "convergence"
+    words = arguments("convergence", wards, place, f"--networks {NETWORK} --weights none --seeds 0")
+    assert f"| {NETWORK} | none | 0 |" in run_command(*words)[1]
+    run = saved(place, f"official/{NETWORK}-none-seed-0")
+    assert run["predictions"] == {}, "no test slice is evaluated"
 
 
-@pytest.mark.parametrize("option", ["--split=random", "--devices=2", "--lesion-free=x", "--dry-run"])
-def test_what_a_training_of_lungs_has_no_use_for_is_refused(data: Path, tmp_path: Path, option: str) -> None:
-    result = CliRunner().invoke(
-        app, command("train", data, tmp_path / "run", (), "--recipe", "lungs", option)[3:]
-    )
-    assert option.partition("=")[0] in str(result.exception)
-    assert "are for classifiers" in str(result.exception)
+@pytest.mark.slow
+def test_stopped_and_started_again_it_ends_where_it_would_have(wards: Path, tmp_path: Path) -> None:
+    """Two runs, of which the second is stopped, and beside them the second where nobody stops it."""
+
+    def command(place: Path, numbers: str) -> list[str]:
+        more = f"--protocols official --networks {NETWORK} --weights none --seeds {numbers}"
+        return [sys.executable, "-m", "groundglass.cli.main", *arguments("table1", wards, place, more, 3)]
+
+    words, pipe = command(tmp_path, "0-1"), subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True) as process:
+        wait_for((tmp_path / f"runs/official/{NETWORK}-none-seed-1/checkpoints/last.ckpt").exists, 240)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, "Traceback" in err) == (130, False)
+    assert "stopped; the same command resumes it" in out
+    first, second = (f"official/{NETWORK}-none-seed-{seed}" for seed in (0, 1))
+    before = saved(tmp_path, first)
+    assert not (tmp_path / "results" / f"{second}.json").exists()
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert f"[1/2] {first}: exists already" in done.stdout
+    assert saved(tmp_path, first) == before
+    subprocess.run(command(tmp_path / "through", "1"), check=True, capture_output=True)
+    whole, resumed = (saved(place, second) for place in (tmp_path / "through", tmp_path))
+    assert resumed["predictions"] == whole["predictions"]
+    assert [row["val_loss"] for row in resumed["history"]] == [row["val_loss"] for row in whole["history"]]
+    assert len(resumed["history"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("table1", "name the data set with --data"),
+        ("table1 --render-only --output nowhere", "nowhere: holds no result of a run yet"),
+        ("table1 --data nowhere --lesion-free x", "nowhere: no such folder or file"),
+        ("table1 --data . --seeds a", "--seeds a: expected a range"),
+        ("table1 --data . --networks ,", "expected words with commas"),
+        ("convergence --data . --weights no.safetensors", "'no.safetensors': no such file; kinds are"),
+    ],
+)
+def test_one_line_says_what_is_wrong(
+    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Command
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run_command("paper", *words.split())
+    assert (status, message in err, len(err.splitlines())) == (2, True, 1)

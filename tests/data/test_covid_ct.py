@@ -49,10 +49,12 @@ def packed_images(covid_ct: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture
-def extracted(covid_ct: Path, tmp_path: Path) -> Path:
-    """An extracted copy whose images may be deleted, replaced and added to (they are links)."""
+def partial(covid_ct: Path, tmp_path: Path) -> Path:
+    """An extracted copy, of links, that lacks one image of each class."""
     images = tmp_path / "COVID-CT" / "Images-processed"
     shutil.copytree(covid_ct / "Images-processed", images, copy_function=os.symlink)
+    (images / "CT_COVID" / COVID_IMAGE).unlink()
+    (images / "CT_NonCOVID" / NON_COVID_IMAGE).unlink()
     return images.parent
 
 
@@ -83,37 +85,30 @@ def test_every_form_gives_the_same_slices(covid_ct: Path, packed_images: Path, t
     assert len({record.patient_id for record in manifest}) == 384
 
 
-def test_folder_goes_before_zip_and_missing_and_different_images_are_named(
-    extracted: Path, packed_images: Path
-) -> None:
-    images = extracted / "Images-processed"
-    (images / "CT_COVID" / COVID_IMAGE).unlink()
-    (images / "CT_COVID.zip").symlink_to(packed_images / "CT_COVID.zip")
+def test_folder_goes_before_zip_and_faults_are_named(partial: Path, packed_images: Path) -> None:
+    images, packed = partial / "Images-processed", packed_images / "CT_COVID.zip"
+    image, archive = images / "CT_COVID" / COVID_IMAGE, images / "CT_COVID.zip"
+    archive.symlink_to(packed)
     save_image(images / "CT_COVID" / "mine.png")
-    manifest = load_covid_ct(extracted)
-    assert [record.path.name for record in manifest if "!" in str(record.path)] == [COVID_IMAGE]
-    assert len(manifest) == 746
-    save_image(images / "CT_COVID" / COVID_IMAGE)
-    (images / "CT_NonCOVID" / NON_COVID_IMAGE).unlink()
-    found = examine(extracted)[1][COVID_IMAGE]
-    assert found.parent != images / "CT_COVID", "not as published, so that of the zip"
-    (images / "CT_COVID.zip").unlink()
-    assert len(examine(extracted)[1]) == 744
-    with pytest.raises(DataError, match=rf"2 of the 746 .* missing or differ .*{COVID_IMAGE}.*71%0\.jpg"):
-        load_covid_ct(extracted)
-
-
-def test_damaged_zips_are_errors(packed_images: Path, tmp_path: Path) -> None:
-    content = (packed_images / "CT_COVID.zip").read_bytes()
-    (tmp_path / "CT_NonCOVID.zip").symlink_to(packed_images / "CT_NonCOVID.zip")
-    (tmp_path / "CT_COVID.zip").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"CT_COVID\.zip: .*zip.*fetch it again"):
-        load_covid_ct(tmp_path)
-    name = f"CT_COVID/{COVID_IMAGE}".encode()
-    at = content.index(name) + len(name) + 100
-    (tmp_path / "CT_COVID.zip").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    with pytest.raises(DataError, match=r"1 of the 746 .* differ .*kjr-21-e24-p5-29\.png"):
-        load_covid_ct(tmp_path)
+    for _ in range(2):
+        found = examine(partial)[1]
+        assert [path.name for path in found.values() if "!" in str(path)] == [COVID_IMAGE]
+        assert len(found) == 745
+        save_image(image)  # not as published, so that of the zip
+    archive.unlink()
+    content = packed.read_bytes()
+    at = content.index(f"CT_COVID/{COVID_IMAGE}".encode()) + 200
+    damaged = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+    missing = rf"2 of the 746 .* missing or differ .*{COVID_IMAGE}.*71%0\.jpg"
+    for zipped, said in (
+        (None, missing),
+        (damaged, missing),
+        (content[:-100], r"CT_COVID\.zip: .*zip.*fetch it again"),
+    ):
+        if zipped is not None:
+            archive.write_bytes(zipped)
+        with pytest.raises(DataError, match=said):
+            load_covid_ct(partial)
 
 
 # Downloads.
@@ -146,14 +141,6 @@ def upstream(server: Server, packed_images: Path, tmp_path: Path) -> Upstream:
     made = Upstream(tmp_path / "served", server)
     server.answer = made.answer
     return made
-
-
-@pytest.fixture
-def partial(extracted: Path) -> Path:
-    """A copy that lacks one image of each class."""
-    (extracted / "Images-processed" / "CT_COVID" / COVID_IMAGE).unlink()
-    (extracted / "Images-processed" / "CT_NonCOVID" / NON_COVID_IMAGE).unlink()
-    return extracted
 
 
 def assert_only_published(folder: Path) -> None:

@@ -1,7 +1,8 @@
-"""Manifests: what a CSV may say, what is an error and where, and reading the slices that it names."""
+"""One way in: manifests and what their CSV may say, folders, several data sets together; and what they hold."""
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -9,20 +10,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-from tests.conftest import save_image
+from tests.conftest import Command, save_image
 
-from groundglass.data.load import load_dataset
+from groundglass.data import manifest
+from groundglass.data.load import load_dataset, load_pool
 from groundglass.data.manifest import (
     Label,
     Manifest,
     Record,
     content_hash,
-    iterate_paths,
     read_manifest,
     read_mask,
     read_pixels,
-    say,
-    write_manifest,
 )
 from groundglass.data.phantoms import write_series
 from groundglass.errors import DataError, ImageError
@@ -43,23 +42,32 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_only_path_is_required_and_other_columns_are_left_alone(folder: Path) -> None:
-    first, second = read(folder, "path,sha256,age", "a.png,ff,61", "b.png,ee,62")
+def test_only_path_is_required_and_columns_that_may_hold_the_rest_are_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = read(folder, "path,sha256,patient_id", "a.png,ff,", "b.png,ee,")
     assert first == Record(folder / "a.png", None, "unknown:a.png", "set", None)
-    assert not first.patient_known
-    assert first.patient_id != second.patient_id
+    assert (first.patient_known, first.patient_id == second.patient_id) == (False, False)
+    (folder / "set.csv").write_text("path;diagnosis;subject\na.png;positive;17\n")
+    assert list(manifest.iterate_paths(folder / "set.csv")) == [folder / "a.png"]
+    assert "subject" not in caplog.text
+    assert read_manifest(folder / "set.csv").records[0].label is None
+    said = "has no column label and no column patient_id; if one of diagnosis, subject holds it, rename that"
+    assert said in caplog.text
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize(
-    ("delimiter", "split", "labels"),
+    "spelt",
     [
-        (",", "val", ("COVID", "NonCOVID")),
-        (";", "valid", ("covid-19", "non-covid")),
-        ("\t", "Validation", ("CT_COVID", "Non COVID")),
-        (";", "dev", ("Covid", "CT_NonCOVID")),
+        "val COVID NonCOVID",
+        "valid covid-19 non-covid",
+        "Validation CT_COVID NONCOVID",
+        "dev Covid CT_NonCOVID",
     ],
 )
-def test_spellings(tmp_path: Path, delimiter: str, split: str, labels: tuple[str, str]) -> None:
+def test_spellings(tmp_path: Path, delimiter: str, spelt: str) -> None:
+    split, *labels = spelt.split()
     names = [save_image(tmp_path / f"{part}a{'b' if delimiter == ',' else ',b'}.png").name for part in "xy"]
     rows = ("path", "label", "split"), *((*given, split) for given in zip(names, labels, strict=True))
     records = read(tmp_path, *map(delimiter.join, rows)).records
@@ -88,27 +96,13 @@ HEADER = "path,label,patient_id,source,split\nb.png,COVID,p,s,train\n"
         ("path\n\udcff", "is not UTF-8 text"),
         ("path,unit\na.png,mm", "line 2: unit 'mm' is none of HU"),
         ("path,lesion_mask\na.png,gone.png", r"1 of its files do not exist: .*gone\.png"),
-        (
-            f"path\na.png\ngone.png\nlost.png\npacked.zip!x.png\n{300 * 'n'}.png",
-            r"4 of its files do not exist: .*gone\.png.*lost\.png.*packed\.zip!x",
-        ),
+        (f"path\na.png\ngone.png\np.zip!x.png\n{300 * 'n'}.png", r"3 of its .*gone\.png.*p\.zip!x"),
     ],
 )
 def test_what_is_wrong_is_named_with_file_and_line(folder: Path, content: str, said: str) -> None:
     (folder / "set.csv").write_text(content, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(DataError, match=rf"{folder}/set\.csv: .*{said}"):
         read_manifest(folder / "set.csv")
-
-
-def test_columns_that_may_hold_what_is_missing_are_told(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (folder / "set.csv").write_text("path;diagnosis;subject\na.png;positive;17\n")
-    assert list(iterate_paths(folder / "set.csv")) == [folder / "a.png"]
-    assert not caplog.text
-    assert read_manifest(folder / "set.csv").records[0].label is None
-    said = "has no column label and no column patient_id; if one of diagnosis, subject holds it, rename that"
-    assert said in caplog.text
 
 
 def test_labels_are_mapped_as_the_user_says(folder: Path) -> None:
@@ -133,7 +127,7 @@ def test_written_manifest_reads_back_and_moves_with_its_images(tmp_path: Path) -
         Record(slices[1], None, "unknown:b.png", "ward", None, unit="HU+1024"),
         Record(outside, Label.NON_COVID, "p-2", "ward", "test"),
     )
-    write_manifest(Manifest("set", before, records), before / "set.csv")
+    manifest.write_manifest(Manifest("set", before, records), before / "set.csv")
     assert read_manifest(before / "set.csv").records == records
     after = before.rename(tmp_path / "after")
     moved = read_manifest(after / "set.csv").records
@@ -170,9 +164,9 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
     files = [read_pixels(record) for record in read(series, "path", "series")]
     assert len(files) == 3
     rows = ("series.zip,p1,,", "series,p2,2,", *(f"volume.nii.gz,p3,{n},mask.nii.gz" for n in (1, 3)))
-    manifest = read(series, "path,patient_id,slice,lesion_mask", *rows)
-    *packed, last, second, fourth = manifest
-    assert [record.patient_id for record in manifest] == ["p1", "p1", "p1", "p2", "p3", "p3"]
+    found = read(series, "path,patient_id,slice,lesion_mask", *rows)
+    *packed, last, second, fourth = found
+    assert [record.patient_id for record in found] == ["p1", "p1", "p1", "p2", "p3", "p3"]
     assert all(np.array_equal(read_pixels(each), one) for each, one in zip(packed, files, strict=True))
     assert np.array_equal(read_pixels(last), files[2])
     planes = list(read_slices(series / "volume.nii.gz"))
@@ -180,14 +174,14 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
         assert np.array_equal(read_pixels(record), plane.pixels)
         assert np.array_equal(read_mask(record.lesion_mask, plane.pixels.shape), plane.hounsfield > 0)
     assert second.suffix == ".gz"
-    assert len({content_hash(each) for each in manifest}) == 5, "one is in the folder and in the zip"
+    assert len({content_hash(each) for each in found}) == 5, "one is in the folder and in the zip"
     again = series / "again.csv"
-    write_manifest(manifest, again)
-    assert read_manifest(again).records == manifest.records
-    assert list(iterate_paths(again))[-2:] == [last.path, series / "volume.nii.gz"]
+    manifest.write_manifest(found, again)
+    assert read_manifest(again).records == found.records
+    assert list(manifest.iterate_paths(again))[-2:] == [last.path, series / "volume.nii.gz"]
     again.write_text("path,label,slice\nvolume.nii.gz,CT-2,1\nseries,CT-2,2\nseries,CT-2,\n")
     # Labels of other names are no matter of who predicts.
-    assert list(iterate_paths(again)) == [series / "volume.nii.gz", last.path, series / "series"]
+    assert list(manifest.iterate_paths(again)) == [series / "volume.nii.gz", last.path, series / "series"]
     picture = save_image(series / "a.png")
     assert [record.path for record in read(series, "path,slice", "a.png,57")] == [picture]
 
@@ -215,7 +209,7 @@ def test_units_of_deep_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture
     values = np.array([[0, 24], [1024, 4095]], np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
     save_image(tmp_path / "eight.png")
-    say.cache_clear()
+    manifest.say.cache_clear()
 
     def pixels(unit: str, name: str = "a.png") -> list[int]:
         (record,) = read(tmp_path, "path,unit", f"{name},{unit}")
@@ -244,14 +238,121 @@ def test_archives_are_read_within_their_limits(tmp_path: Path) -> None:
             content_hash(Record(tmp_path / f"{name}.zip!a.png", None, "p", "s", None))
 
 
-@pytest.mark.parametrize(
-    ("names", "kept"),
-    [([], "abcd"), (["moscow:CT-1"], "bcd"), (["luna", "covid-ct"], "ab"), (["paper", "CT-1"], "abcd")],
-)
-def test_sources_and_grades_are_left_out_by_name(names: list[str], kept: str) -> None:
+def test_sources_and_grades_are_left_out_by_name() -> None:
     about = ("moscow", "CT-1", ""), ("moscow", "CT-2", ""), ("luna", "CT-1", ""), ("paper", "", "covid-ct")
     records = tuple(
         Record(Path(name), None, "p", source, None, grade=grade, collection=collection)
         for name, (source, grade, collection) in zip("abcd", about, strict=True)
     )
-    assert "".join(str(each.path) for each in Manifest("set", Path(), records).without(names)) == kept
+    for names, kept in (
+        ("", "abcd"),
+        ("moscow:CT-1", "bcd"),
+        ("luna covid-ct", "ab"),
+        ("paper CT-1", "abcd"),
+    ):
+        rest = Manifest("set", Path(), records).without(names.split())
+        assert "".join(str(each.path) for each in rest) == kept
+
+
+@pytest.mark.parametrize(("positive", "negative"), [("covid", "non-covid"), ("CT_COVID", "CT_NonCOVID")])
+def test_folders_are_labels_and_those_in_them_patients(tmp_path: Path, positive: str, negative: str) -> None:
+    root = tmp_path / "ward-7"
+    for name in ("p1/10.png", "p1/series/2.png", "c.JPG"):
+        save_image(root / positive / name)
+    for name in ("c.png", "p2/10.png", "p2/2.png", ".hidden.png"):
+        save_image(root / negative / name)
+    (root / negative / "notes.txt").write_text("no slice")
+    records = load_dataset(root).records
+    assert " ".join(record.path.name for record in records) == "c.JPG 10.png 2.png c.png 2.png 10.png"
+    assert [record.label for record in records] == [Label.COVID] * 3 + [Label.NON_COVID] * 3
+    alone, *first, other, second, last = [record.patient_id for record in records]
+    assert (first, second, last) == (["p1", "p1"], "p2", "p2")
+    assert alone != other
+    assert [record.patient_known for record in records] == [False, True, True] * 2
+    assert {(record.source, record.split) for record in records} == {("ward-7", None)}
+    assert [record.label for record in load_dataset(root / positive)] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("files", "path", "said"),
+    [
+        ("COVID/a.png healthy/b.png", "", "no sub-folders for NonCOVID"),
+        ("COVID/a.png CT_COVID/a.png NonCOVID/b.png", "", "too many sub-folders for COVID"),
+        ("COVID/a.png NonCOVID/sub/b.txt", "", "NonCOVID: holds no slices"),
+        ("train/COVID/a.png train/NonCOVID/b.png", "", "deeper, in .*train"),
+        ("notes/a.txt", "", "holds no slices"),
+        ("", "absent", "absent: no such folder or file"),
+        ("a.png", "a.png", r"a\.png: a data set is a folder or a manifest CSV"),
+    ],
+)
+def test_what_is_no_data_set(tmp_path: Path, files: str, path: str, said: str) -> None:
+    for name in files.split():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    with pytest.raises(DataError, match=said):
+        load_dataset(tmp_path / path)
+
+
+def test_several_data_sets_are_one(tmp_path: Path) -> None:
+    for name in ("a/COVID", "a/NonCOVID", "b/COVID", "b/NonCOVID"):
+        save_image(tmp_path / name / "1.png")
+    one, other = tmp_path / "a", tmp_path / "b"
+    pool = load_pool([one, other])
+    assert (pool.name, pool.root, str(pool)) == ("a+b", tmp_path, f"{one}, {other}")
+    assert [record.source for record in pool] == ["a", "a", "b", "b"]
+    assert len({record.patient_id for record in pool}) == 4
+    assert load_pool([one]) == load_dataset(one)
+    with pytest.raises(DataError, match=r"1\.png: is in two of the data sets"):
+        load_pool([one, other, one])
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected", "same"),
+    [
+        (",", "a/own:7 b/own:7", True),
+        ("rome,", "rome:7 b/own:7", True),
+        ("rome,rome", "rome:7 rome:7", True),
+        ("rome,oslo", "rome:rome/7 oslo:oslo/7", False),
+    ],
+)
+def test_sources_and_patients_of_several_data_sets_are_kept_apart(
+    tmp_path: Path, sources: str, expected: str, same: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest.say.cache_clear()
+    for name, source in zip("ab", sources.split(","), strict=True):
+        save_image(tmp_path / name / "1.png")
+        (tmp_path / name / "own.csv").write_text(f"path,patient_id,source\n1.png,7,{source}\n")
+    pool = load_pool([tmp_path / name / "own.csv" for name in "ab"])
+    assert " ".join(f"{record.source}:{record.patient_id}" for record in pool) == expected
+    assert ("7: patients of several data sets, taken for the same people" in caplog.text) is same
+
+
+def test_described(tmp_path: Path, run_command: Command) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 30), np.uint8)
+    for name, picture in (("[bold]", pixels[0]), ("1", pixels[1]), ("grey", 7), ("broken", 0)):
+        save_image(tmp_path / f"{name}.png", picture)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    own, long = tmp_path / "own.csv", "a-" + "long-" * 30 + "name"
+    rows = "[bold].png;positive;p;train", "1.png;CAP;q;train", "grey.png;;;", "broken.png;;p;test"
+    own.write_text("\n".join(["path;label;patient_id;split", *rows]))
+    words = "data", "describe", own, "--map-label", "positive=COVID,CAP=COVID"
+    status, out, _ = run_command(*words)
+    assert status == 0
+    for said in ("own: 4 slices", "PNG L", "COVID", "1 file cannot be read", "1 patient in several parts"):
+        assert said in out
+    save_image(tmp_path / long / "a.png", 7)
+    found = json.loads(run_command(*words, "--json", tmp_path / long)[1])
+    covid, unlabelled = found["grey"]["COVID"], found["grey"]["unlabelled"]
+    assert (covid["mean"], covid["std"]) == (pytest.approx(pixels.mean()), pytest.approx(pixels.std()))
+    assert (unlabelled["mean"], unlabelled["std"]) == (7, 0)
+    assert (found["width"], found["total"]["labels"]) == (
+        {"min": 6, "max": 30},
+        {"COVID": 2, "unlabelled": 3},
+    )
+    assert found["patients_in_several_parts"] == ["p"]
+    assert found["splits"][1]["labels"] == {"unlabelled": 1}
+    assert [source["name"] for source in found["sources"]] == [long, "own"]
+    out = run_command("data", "describe", tmp_path / long)[1]
+    assert "1 slice of unknown patients" in out
+    assert out.count("a-long-l…-long-long-name") == 2, "in the title and among the sources"
+    assert max(map(len, out.splitlines())) <= 80

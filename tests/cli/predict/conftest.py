@@ -6,8 +6,6 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,35 +13,19 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tests.conftest import change_dicom, save_image
+from tests.conftest import Command, Done, change_dicom, save_image
 
 from groundglass.imaging.phantom import make_phantom, write_dicom
 
 NAME, ID, BIRTH = "Zwiebelfisch^Xaver", "MRN-4711-XZ", "19310719"
 
 
-@dataclass(frozen=True)
-class Done:
-    """A finished command."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Run = Callable[..., Done]
-
-
 @pytest.fixture
-def run(tiny_bundle: Path, run_command: Callable[..., tuple[int, str, str]]) -> Run:
+def run(tiny_bundle: Path, run_command: Command) -> Command:
     """Runs the command in this process, with the tiny bundle."""
 
     def call(*arguments: object, bundle: Path = tiny_bundle) -> Done:
-        return Done(*run_command("predict", *arguments, "--bundle", bundle, "--threads", "1"))
+        return run_command("predict", *arguments, "--bundle", bundle, "--threads", "1")
 
     return call
 

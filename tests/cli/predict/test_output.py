@@ -14,8 +14,8 @@ from typing import Any
 import jsonschema
 import pydicom
 import pytest
-from tests.cli.predict.conftest import BIRTH, ID, NAME, Run, png, predictions_of, write_pictures
-from tests.conftest import change_dicom
+from tests.cli.predict.conftest import BIRTH, ID, NAME, png, predictions_of, write_pictures
+from tests.conftest import Command, change_dicom
 
 import groundglass
 from groundglass.cli import predict
@@ -30,7 +30,7 @@ def series_of(folder: Path) -> list[dict[str, Any]]:
     return list(json.loads((folder / "series.json").read_text())["series"])
 
 
-def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_path: Path) -> None:
+def test_a_folder_holds_everything(run: Command, pictures: Path, series: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     out = tmp_path / "new" / "out"
     done = run(pictures, series, "--output", out, "--parquet")
@@ -41,6 +41,7 @@ def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_p
     }  # fmt: skip
     rows = predictions_of(out)
     assert len(rows) == 11
+    assert not [row for row in rows if jsonschema.validate(row, row_schema())]
     assert parquet.read_table(out / "predictions.parquet").to_pylist() == rows
     table = list(csv.DictReader((out / "predictions.csv").open(encoding="utf-8", newline="")))
     assert [row["file"] for row in table] == [row["file"] for row in rows]
@@ -49,6 +50,13 @@ def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_p
     assert all(Layers.read(path.read_text()) for path in overlays)
     (one,) = series_of(out)
     assert (one["series"], one["slices"], one["classified"]) == ("1.2.3.4", 5, 5)
+    for row in (each for each in rows if each["series"]):  # they can be joined
+        header = pydicom.dcmread(row["file"])
+        uids = header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID, header.InstanceNumber
+        assert (row["study"], row["series"], row["instance"], row["slice_number"]) == uids
+        assert [row[name] for name in ("study", "series", "stack")] == [
+            one[name] for name in ("study", "series", "stack")
+        ]
     by_position = {row["position"]: row["probability"] for row in rows if row["series"]}
     assert one["curve"]["at"] == sorted(by_position) == [-40, -30, -20, -10, 0]
     assert one["curve"]["probability"] == [by_position[z] for z in one["curve"]["at"]]
@@ -80,7 +88,7 @@ def test_a_folder_holds_everything(run: Run, pictures: Path, series: Path, tmp_p
     ],
 )
 def test_what_will_not_do_is_found_out_before_anything_is_read_or_overwritten(
-    run: Run, pictures: Path, arguments: str, words: str, monkeypatch: pytest.MonkeyPatch
+    run: Command, pictures: Path, arguments: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (pictures / "0").write_text("a file")
     (pictures.parent / "mine").mkdir()
@@ -96,7 +104,7 @@ def test_what_will_not_do_is_found_out_before_anything_is_read_or_overwritten(
     assert [path.read_text() for path in Path("mine").iterdir()] == ["irreplaceable"] * 3
 
 
-def test_its_own_output_is_not_read(run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_own_output_is_not_read(run: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(pictures)
     for arguments in ((), ("--resume",)):
         assert run(".", "--output", "out", "--masks", *arguments).status == 0
@@ -104,7 +112,7 @@ def test_its_own_output_is_not_read(run: Run, pictures: Path, monkeypatch: pytes
     assert "--resume" in run(".", "--output", "out").err, "a finished folder is resumed where asked"
 
 
-def test_hostile_names(run: Run, tmp_path: Path) -> None:
+def test_hostile_names(run: Command, tmp_path: Path) -> None:
     folder, out = write_pictures(tmp_path / "names", 1), tmp_path / "out"
     names = (b"<script>alert(1)<", b"new\nline", b"\xff\xfe", b"esc\x1b[2J", b'"q",;', b"=1+1")
     for name in names:
@@ -119,7 +127,7 @@ def test_hostile_names(run: Run, tmp_path: Path) -> None:
     assert predictions_of(out) == rows, "every name is known again"
 
 
-def test_no_output_names_the_patient(run: Run, series: Path, tmp_path: Path) -> None:
+def test_no_output_names_the_patient(run: Command, series: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     (series / "IM9").write_bytes((series / "IM0").read_bytes()[:3000])
     change_dicom(series / "IM1", ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
@@ -135,7 +143,9 @@ def test_no_output_names_the_patient(run: Run, series: Path, tmp_path: Path) -> 
         assert secret.lower().encode() not in everything.lower()
 
 
-def test_identifiers_are_kept_where_asked_for_and_only_there(run: Run, series: Path, tmp_path: Path) -> None:
+def test_identifiers_are_kept_where_asked_for_and_only_there(
+    run: Command, series: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     done = run(series, "--output", out, "--keep-identifiers", "--json")
     for row in (*done.rows, *predictions_of(out)):
@@ -194,7 +204,7 @@ NO_UID = {"SeriesInstanceUID": "", "StudyInstanceUID": None, "PatientID": None}
     ],
 )
 def test_slices_of_one_study_series_and_patient_are_a_series(
-    run: Run, series: Path, tmp_path: Path, one: dict[str, Any], place: str, other: dict[str, Any], expected: list[int]
+    run: Command, series: Path, tmp_path: Path, one: dict[str, Any], place: str, other: dict[str, Any], expected: list[int]
 ) -> None:  # fmt: skip
     scan(series, tmp_path / "scans" / "a", **one)
     scan(series, tmp_path / "scans" / place, **other)
@@ -205,7 +215,7 @@ def test_slices_of_one_study_series_and_patient_are_a_series(
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_the_same_image_counts_once(run: Run, series: Path, tmp_path: Path, zipped: bool) -> None:
+def test_the_same_image_counts_once(run: Command, series: Path, tmp_path: Path, zipped: bool) -> None:
     folder, out = tmp_path / "twice", tmp_path / "out"
     shutil.copytree(series, folder / "a")
     shutil.copytree(series, folder / "b" / "copy")
@@ -225,15 +235,3 @@ def test_the_same_image_counts_once(run: Run, series: Path, tmp_path: Path, zipp
     done = run(folder, tmp_path / "third", series / "IM0", "--output", out, "--resume")
     assert "11 copies" in done.out, "known from an earlier run"
     assert predictions_of(out)[:10] == rows
-
-
-def test_rows_can_be_joined(run: Run, series: Path, tmp_path: Path) -> None:
-    run(series, "--output", tmp_path / "out", "--quiet")
-    (summary,) = series_of(tmp_path / "out")
-    for row in predictions_of(tmp_path / "out"):
-        jsonschema.validate(row, row_schema())
-        header = pydicom.dcmread(row["file"])
-        uids = header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID, header.InstanceNumber
-        assert (row["study"], row["series"], row["instance"], row["slice_number"]) == uids
-        assert (tmp_path / "out" / row["overlay"]).is_file()
-        assert all(summary[name] == row[name] for name in ("study", "series", "stack"))
