@@ -101,8 +101,8 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def document(out: Path) -> dict[str, Any]:
-    return dict(json.loads((out / "metrics.json").read_text()))
+def document(out: Path) -> Any:
+    return json.loads((out / "metrics.json").read_text())
 
 
 def page_of(out: Path) -> Page:
@@ -307,7 +307,7 @@ def test_masks_of_the_manifest_are_compared_with_what_is_found(
         records[number] = replace(record, lung_mask=names[0], lesion_mask=names[1])
     masked = Manifest("masked", tmp_path / "data", tuple(records))
     seen: list[tuple[int, int]] = []
-    evaluation = go(masked, progress=lambda done, total: seen.append((done, total)))
+    evaluation = go(masked, progress=lambda *done: seen.append(done))
     assert seen == [(number, 12) for number in range(1, 13)]
     section = document(out)["segmentation"]
     assert list(section) == list(SEGMENTATION_TITLES)

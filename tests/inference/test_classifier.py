@@ -29,6 +29,7 @@ from tests.conftest import change_dicom
 import groundglass
 from groundglass import Classifier, Prediction, Predictions
 from groundglass.errors import BundleError, ImageError, PredictionError
+from groundglass.imaging.crop import CroppedSlice, in_slice, lesion_mask
 from groundglass.imaging.phantom import make_phantom, write_dicom, write_png
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.prediction import COLUMNS, Status
@@ -219,6 +220,19 @@ def test_masks_lie_in_the_image(classifier: Classifier, folder: Path) -> None:
         mask = classifier.predict(image).lung_mask
         assert mask.dtype == bool
         np.testing.assert_array_equal(mask, np.stack([one.lung_mask.T] * 3, axis=2))
+
+
+def test_a_lesion_map_lies_where_the_crop_lay_and_lesions_inside_the_lungs() -> None:
+    lungs, lesion = np.zeros((2, 10, 16), bool)
+    lungs[2:8, 4:12] = lesion[3:, 8:15] = True
+    # The crop reaches two rows beyond the slice above and below; the lesion is its lower right.
+    grey, lesion_map = np.zeros((14, 14), np.uint8), np.full((14, 14), -3, np.float32)
+    cropped = CroppedSlice(grey, (1, -2, 15, 12), lungs, True, grey)
+    lesion_map[5:, 7:] = 3
+    placed = in_slice(lesion_map, cropped)
+    assert np.isneginf(placed[:, [0, 15]]).all()
+    np.testing.assert_array_equal(placed > 0, lesion)
+    np.testing.assert_array_equal(lesion_mask(lesion_map, cropped), lesion & lungs)
 
 
 def test_results_are_shown_and_tabled(

@@ -55,7 +55,8 @@ def test_what_arguments_name(arguments: str, expected: str) -> None:
 @pytest.mark.parametrize("argument", ["gone", "a/*.dcm", "study.zip!s/3.png", "gone.zip!x", "", "link.png"])
 def test_what_is_not_there_is_an_error_before_anything_is_read(tree: Path, argument: str) -> None:
     (tree / "link.png").symlink_to("gone.png")
-    with pytest.raises(PredictionError, match=r"no such|no file matches|link to nothing") as caught:
+    words = {"a/*.dcm": "no file matches", "link.png": "a link to nothing"}.get(argument, "no such")
+    with pytest.raises(PredictionError, match=words) as caught:
         expand(["a", argument])
     assert argument in str(caught.value)
 
