@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from tests.conftest import wait_for
 
@@ -33,20 +33,16 @@ from groundglass.inference.prediction import Prediction, Status
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 Spread = Callable[..., list[Prediction]]
 Run = Callable[..., tuple[int, str, str]]
+Patch = pytest.MonkeyPatch
 DEADLY = """
-import os, signal
+import os
 import groundglass.imaging.raster as raster
-
 decode = raster.decode_raster
-
-def kill(content, name, *rest):
+def changed(content, name, *rest):
     if name.endswith("deadly.png"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    if name.endswith("faulty.png"):
-        raise_from_nowhere()
-    return decode(content, name, *rest)
-
-raster.decode_raster = kill
+        os.kill(os.getpid(), 9)
+    return 1 / 0 if name.endswith("faulty.png") else decode(content, name, *rest)
+raster.decode_raster = changed
 """
 
 
@@ -80,7 +76,7 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (code / "sitecustomize.py").write_text(DEADLY)
     with ExitStack() as running:
         # Ray's processes keep what they start with; the tests that come after must not.
-        with pytest.MonkeyPatch.context() as patch:
+        with Patch.context() as patch:
             patch.setenv("PYTHONPATH", str(code), prepend=os.pathsep)
             running.enter_context(ray_session(None, 2))
         yield
@@ -89,8 +85,8 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def spread(two_workers: None, classifier: Classifier) -> Spread:
     """What two workers say of paths."""
-    return lambda paths, workers=2, **options: list(
-        RayClassifier(classifier.bundle, workers, **options).predict_all(paths)
+    return lambda paths, workers=2, bundle=classifier.bundle, skip=None, **options: list(
+        RayClassifier(bundle, workers, **options).predict_all(paths, skip=skip)
     )
 
 
@@ -100,18 +96,18 @@ def run(tiny_bundle: Path, run_command: Run) -> Run:
     return lambda *words: run_command("predict", "--bundle", tiny_bundle, "--engine", "ray", *words)
 
 
-def workers(*doing: str) -> list[int]:
-    """Process ids of Ray's workers that do one of these."""
+def workers(*doing: str) -> list[psutil.Process]:
+    """This process's Ray workers that do one of these."""
     found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if (place / "cmdline").read_text(errors="replace").startswith(doing):
-                found.append(int(place.name))
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "".join(process.cmdline()).startswith(doing):
+                found.append(process)
     return found
 
 
 @pytest.mark.slow
-def test_a_manifest_becomes_the_rows_that_one_process_writes(
+def test_a_manifest_becomes_the_rows_of_one_process(
     two_workers: None, run: Run, folder: Path, tmp_path: Path
 ) -> None:
     from pyarrow import parquet
@@ -122,8 +118,7 @@ def test_a_manifest_becomes_the_rows_that_one_process_writes(
     tables = []
     for name, options in (("ray", ("--workers", 2)), ("local", ("--engine", "local"))):
         status, printed, errors = run(manifest, *options, "--json", "--output", tmp_path / f"{name}.parquet")
-        assert status == 3, errors
-        assert errors.count("\n") == 1, "a sum, and nothing of Ray's"
+        assert (status, errors.count("\n")) == (3, 1), f"not a sum alone: {errors}"
         tables.append(parquet.read_table(tmp_path / f"{name}.parquet"))
         assert [json.loads(line) for line in printed.splitlines()] == tables[-1].to_pylist()
     assert tables[0].num_rows == 302
@@ -132,19 +127,12 @@ def test_a_manifest_becomes_the_rows_that_one_process_writes(
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--engine", "local", "--workers", "2"), "--engine ray"),
-        (("--engine", "local", "--address", "auto"), "--engine ray"),
-        (("--threads", "2"), "--threads"),
-    ],
+    "options", ["--engine local --workers 2", "--engine local --address auto", "--threads 2"]
 )
-def test_what_cannot_be_done_is_one_line(
-    run: Run, folder: Path, options: tuple[str, ...], message: str
-) -> None:
-    status, printed, errors = run(folder / "0.png", *options)
+def test_options_that_exclude_each_other_are_one_line(run: Run, folder: Path, options: str) -> None:
+    status, printed, errors = run(folder / "0.png", *options.split())
     assert (status, printed, errors.count("\n"), errors[:7]) == (2, "", 1, "error: ")
-    assert message in errors
+    assert "--threads" in errors if "--threads" in options else "--engine ray" in errors
 
 
 @pytest.mark.slow
@@ -157,31 +145,28 @@ def test_the_same_predictions_as_one_process_in_the_order_of_the_files(
     assert {prediction.status for prediction in expected} == set(Status)
     assert [prediction for prediction in expected if prediction.file == str(tmp_path)], "an empty folder"
     assert spread(paths, None, keep_identifiers=identifiers) == expected
-    known = RayClassifier(classifier.bundle, 1, keep_identifiers=identifiers).predict_all(
-        paths, skip=lambda file, frame: file.endswith("1.png")
-    )
-    assert list(known) == [prediction for prediction in expected if not prediction.file.endswith("1.png")]
+    known = spread(paths, 1, skip=lambda file, frame: file.endswith("1.png"), keep_identifiers=identifiers)
+    assert known == [prediction for prediction in expected if not prediction.file.endswith("1.png")]
 
 
 @pytest.mark.slow
-def test_a_killed_worker_loses_and_doubles_nothing(
-    two_workers: None, classifier: Classifier, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("two_workers")
+def test_a_killed_worker_loses_nothing(classifier: Classifier, folder: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("groundglass.cluster.ray.LARGEST", 8)
     paths = [folder / "many", folder / "many"]
-    found, killed = [], []
+    found, killed = [], set()
     for each in RayClassifier(classifier.bundle, workers=2).predict_all(paths):
         found.append(each)
         if len(found) in {1, 200}:
-            killed.append(workers("ray::_classify", "ray::IDLE")[0])
-            os.kill(killed[-1], signal.SIGKILL)
-    assert len(set(killed)) == 2
+            killed.add(worker := workers("ray::_classify", "ray::IDLE")[0])
+            worker.kill()
+    assert len(killed) == 2
     assert found == list(classifier.predict_all(paths))
 
 
 @pytest.mark.slow
 def test_a_file_that_kills_its_reader_is_named_and_only_many_of_them_end_the_run(
-    spread: Spread, classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spread: Spread, classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr("groundglass.cluster.ray.LARGEST", 8)
     for number in range(30):
@@ -190,20 +175,19 @@ def test_a_file_that_kills_its_reader_is_named_and_only_many_of_them_end_the_run
     for name in ("5deadly.png", "6deadly.png", "20faulty.png"):
         shutil.copy(folder / "0.png", tmp_path / name)
     found = spread([tmp_path])
-    odd = {Path(each.file).name: each for each in found if each not in expected}
     assert [each for each in found if each in expected] == expected
-    assert sorted(odd) == ["20faulty.png", "5deadly.png", "6deadly.png"]
-    assert {each.status for each in odd.values()} == {Status.FAILED}
-    assert odd["5deadly.png"].reason == "reading it ended its process"
-    assert odd["20faulty.png"].reason
+    odd = {Path(each.file).name: (each.status, each.reason) for each in found if each not in expected}
+    (_, fault), ended = odd.pop("20faulty.png"), (Status.FAILED, "reading it ended its process")
+    assert fault
+    assert odd == dict.fromkeys(("5deadly.png", "6deadly.png"), ended)
     monkeypatch.setattr("groundglass.cluster.ray.MOST_LOST", 1)
     with pytest.raises(PredictionError, match=r"workers died .* memory"):
         spread([tmp_path])
 
 
 @pytest.mark.slow
-def test_a_run_that_is_not_wanted_any_more_ends_and_one_that_is_too_large_never_begins(
-    spread: Spread, classifier: Classifier, folder: Path
+def test_a_run_ends_where_nobody_wants_it_or_it_is_too_large(
+    spread: Spread, folder: Path, classifier: Classifier
 ) -> None:
     predictions = RayClassifier(classifier.bundle, workers=2).predict_all([folder])
     next(predictions)
@@ -215,39 +199,29 @@ def test_a_run_that_is_not_wanted_any_more_ends_and_one_that_is_too_large_never_
 
 @pytest.mark.slow
 def test_a_bundle_is_verified_by_the_workers_too_and_may_be_a_zip(
-    two_workers: None, tiny_bundle: Path, classifier: Classifier, folder: Path, tmp_path: Path
+    spread: Spread, tiny_bundle: Path, classifier: Classifier, folder: Path, tmp_path: Path
 ) -> None:
     paths = [folder / "0.png"]
-
-    def opened(path: Path) -> RayClassifier:
-        return RayClassifier(Bundle.open(path, threads=1), workers=1)
-
     archive = Path(shutil.make_archive(str(tmp_path / "bundle"), "zip", tiny_bundle))
-    assert list(opened(archive).predict_all(paths)) == list(classifier.predict_all(paths))
-    changed = opened(Path(shutil.copytree(tiny_bundle, tmp_path / "bundle")))
-    (tmp_path / "bundle" / MODEL).write_bytes(b"something else")
+    assert spread(paths, 1, Bundle.open(archive, threads=1)) == list(classifier.predict_all(paths))
+    copy = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    opened = Bundle.open(copy, threads=1)
+    (copy / MODEL).write_bytes(b"something else")
     with pytest.raises(PredictionError, match=MODEL):
-        list(changed.predict_all(paths))
-    shutil.rmtree(tmp_path / "bundle")
+        spread(paths, 1, opened)
+    shutil.rmtree(copy)
     with pytest.raises(PredictionError, match="put the same bundle there"):
-        list(changed.predict_all(paths))
+        spread(paths, 1, opened)
 
 
-def test_nothing_is_listed_before_it_is_asked_for(
-    classifier: Classifier, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_folders_and_manifests_are_listed_as_they_are_needed(
+    classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     opened: list[Path] = []
-    scandir = os.scandir
+    scandir, units = os.scandir, RayClassifier(classifier.bundle).units
     monkeypatch.setattr(os, "scandir", lambda path: opened.append(Path(path)) or scandir(path))
-    units = RayClassifier(classifier.bundle).units([folder / "many", folder / "series"])
-    assert len(next(units)) == LARGEST
+    assert len(next(units([folder / "many", folder / "series"]))) == LARGEST
     assert opened == [folder / "many"]
-
-
-def test_a_manifest_stands_for_the_files_it_names_line_by_line(
-    classifier: Classifier, tmp_path: Path
-) -> None:
-    units = RayClassifier(classifier.bundle).units
     manifest, named = tmp_path / "manifest.csv", [f"{tmp_path}/{number}.png" for number in range(100_000)]
     manifest.write_text("\n".join(["path", *named, ",broken"]))
     begun = chain.from_iterable(islice(units([manifest], lambda name: not name.endswith("0.png")), 2))
@@ -256,9 +230,7 @@ def test_a_manifest_stands_for_the_files_it_names_line_by_line(
         list(units([manifest]))
 
 
-def test_without_ray_one_line_says_how_to_get_it(
-    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_ray_one_line_says_how_to_get_it(classifier: Classifier, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(PredictionError, match=r"pip install '\.\[cluster\]'"):
         next(RayClassifier(classifier.bundle).predict_all([]))
@@ -312,55 +284,31 @@ import json, os, sys
 from groundglass.cluster.ray import ray_session
 with ray_session(None, 2) as workers:
     import ray
-    print(json.dumps([workers, os.environ.get("RAY_AUTH_MODE")]), flush=True)
     ray.get([ray.remote(lambda: None).remote() for _ in range(2)])
-    print("ready", flush=True)
+    print(json.dumps([workers, os.environ.get("RAY_AUTH_MODE")]), flush=True)
     sys.stdin.read()
 print("done", "RAY_AUTH_MODE" in os.environ, flush=True)
 """
-# 127.0.0.1, the same as IPv6 has it, and ::1, hexadecimal as the kernel writes them.
-LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="listening sockets are read from /proc")
 def test_a_local_ray_listens_to_this_machine_only_and_leaves_nothing(tmp_path: Path) -> None:
     # A folder of its own, with a short path: sockets lie in it, and other tests may have a Ray of theirs in the usual one.
     temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     started = child(ALONE, HOME=str(tmp_path), TMPDIR=str(temporary))
     try:
         assert started.stdout is not None
-        assert [started.stdout.readline() for _ in range(2)] == ['[2, "token"]\n', "ready\n"]
-        pids = set(family(started.pid))
-        assert any("raylet" in Path(f"/proc/{pid}/cmdline").read_text(errors="replace") for pid in pids)
-        addresses = listening(pids)
+        assert started.stdout.readline() == '[2, "token"]\n'
+        processes = [(parent := psutil.Process(started.pid)), *parent.children(recursive=True)]
+        assert "raylet" in {process.name() for process in processes}
+        sockets = [socket for process in processes for socket in process.net_connections("inet")]
+        addresses = {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
         assert addresses, "the sockets were found at all"
-        assert addresses <= LOOPBACK
+        assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     finally:
         rest, errors = started.communicate(timeout=60)
     assert rest == "done False\n"
     assert [line for line in errors.splitlines() if "Set ray log level" not in line] == []
     assert not list(tmp_path.iterdir()), "no token is left in the home"
     assert not list(temporary.glob("groundglass-*"))
-    wait_for(lambda: not [pid for pid in pids if Path(f"/proc/{pid}").exists()])
-
-
-def family(pid: int) -> Iterator[int]:
-    """A process and all below it."""
-    yield pid
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for one in children.read_text().split():
-            yield from family(int(one))
-
-
-def listening(pids: set[int]) -> set[str]:
-    """Addresses of the listening TCP sockets of processes."""
-    lines = (
-        line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()
-    )
-    sockets = {f"socket:[{line[9]}]": line[1].partition(":")[0] for line in lines if line[3] == "0A"}
-    found = set()
-    for link in (link for pid in pids for link in Path(f"/proc/{pid}/fd").glob("*")):
-        with suppress(OSError):
-            found.add(sockets.get(os.readlink(link), ""))
-    return found - {""}
+    assert psutil.wait_procs(processes, timeout=60)[1] == []

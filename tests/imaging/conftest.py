@@ -12,7 +12,6 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from numpy.typing import NDArray
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from groundglass.imaging.window import LUNG
@@ -25,20 +24,15 @@ def quiet(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     assert capfd.readouterr().err == ""
 
 
-def _make_chest() -> NDArray[np.int16]:
-    """Hounsfield units of a crude chest, shape (48, 64): no two of its flips or transpositions are alike."""
-    rows, columns = np.mgrid[0:48, 0:64]
-    hounsfield = np.full((48, 64), -1000, np.int16)
-    hounsfield[((columns - 32) / 28) ** 2 + ((rows - 24) / 20) ** 2 < 1] = 40
-    for centre in (19, 45):
-        hounsfield[((columns - centre) / 9) ** 2 + ((rows - 24) / 13) ** 2 < 1] = -850
-    hounsfield[8:12, 36:44] = 700  # a bone, in front and on the patient's left
-    hounsfield += (rows * 7 + columns * 3).astype(np.int16) % 11
-    hounsfield.flags.writeable = False
-    return hounsfield
-
-
-CHEST = _make_chest()
+# Hounsfield units of a crude chest, shape (48, 64): no two of its flips or transpositions are alike.
+ROWS, COLUMNS = np.mgrid[0:48, 0:64]
+CHEST = np.full((48, 64), -1000, np.int16)
+CHEST[((COLUMNS - 32) / 28) ** 2 + ((ROWS - 24) / 20) ** 2 < 1] = 40
+for centre in (19, 45):
+    CHEST[((COLUMNS - centre) / 9) ** 2 + ((ROWS - 24) / 13) ** 2 < 1] = -850
+CHEST[8:12, 36:44] = 700  # a bone, in front and on the patient's left
+CHEST += (ROWS * 7 + COLUMNS * 3).astype(np.int16) % 11
+CHEST.flags.writeable = False
 GREY = LUNG.apply(CHEST)
 # Hounsfield units with axes right, anterior, superior (RAS), shape (64, 48, 5); plane k is k darker.
 VOLUME = np.stack([CHEST[::-1, ::-1].T - k for k in range(5)], axis=-1).astype(np.int16)
@@ -48,7 +42,7 @@ AFFINE = np.array([[0.75, 0, 0, -20], [0, 0.5, 0, -15], [0, 0, 2, 100], [0, 0, 0
 ITK_VOLUME = np.ascontiguousarray(VOLUME[::-1, ::-1])
 
 
-def write_ct(path: Path, stored: NDArray[Any] = CHEST, **elements: object) -> Path:
+def write_ct(path: Path, stored: np.ndarray = CHEST, **elements: object) -> Path:
     """Write stored values, shape (rows, columns) or (frames, rows, columns), as a CT file.
 
     Keyword arguments set elements, None leaves one out.
@@ -95,7 +89,7 @@ def recompress(source: Path, target: Path, syntax: str) -> Path:
     return target
 
 
-def write_nifti(path: Path, voxels: NDArray[Any] = VOLUME, extension: bytes = b"", **fields: Any) -> Path:
+def write_nifti(path: Path, voxels: np.ndarray = VOLUME, extension: bytes = b"", **fields: Any) -> Path:
     """A file as nibabel writes it, with header fields that nibabel would not."""
     kind, order = fields.pop("kind", nib.Nifti1Image), fields.pop("order", "<")
     image = kind(voxels, AFFINE, kind.header_class(endianness=order))
@@ -113,7 +107,7 @@ def write_nifti(path: Path, voxels: NDArray[Any] = VOLUME, extension: bytes = b"
     return path
 
 
-def itk_image(voxels: NDArray[Any] = ITK_VOLUME) -> sitk.Image:
+def itk_image(voxels: np.ndarray = ITK_VOLUME) -> sitk.Image:
     """Voxels (I, J, K) in their place."""
     image = sitk.GetImageFromArray(voxels.T)
     image.SetSpacing((0.75, 0.5, 2))
@@ -121,9 +115,7 @@ def itk_image(voxels: NDArray[Any] = ITK_VOLUME) -> sitk.Image:
     return image
 
 
-def write_metaimage(
-    path: Path, voxels: NDArray[Any] = ITK_VOLUME, *, compressed: bool = False, **fields: object
-) -> Path:
+def write_metaimage(path: Path, voxels: Any = ITK_VOLUME, compressed: bool = False, **fields: object) -> Path:
     """A file as ITK writes it, with header fields that ITK would not; None leaves one out."""
     sitk.WriteImage(itk_image(voxels), str(path), useCompression=compressed)
     header, last, rest = path.read_bytes().partition(b"ElementDataFile = ")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
@@ -23,58 +22,44 @@ from tests.imaging.test_volumes import WRITTEN as VOLUMES
 
 from groundglass.errors import GroundglassError
 from groundglass.imaging.read import read_slices
-from groundglass.imaging.slice import CTSlice
 from groundglass.imaging.source import Limits
 
 # Small, so that a header that asks for more than a machine has costs a test run nothing.
 LIMITS = Limits(pixels=2_000_000, file_bytes=50_000_000, archive_bytes=50_000_000)
-IMAGE = Image.fromarray(GREY)
-STACK = np.stack([GREY] * 3)
+IMAGE, STACK = Image.fromarray(GREY), np.stack([GREY] * 3)
 
 
 def write_zip(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in ("a.png", "a.jpg", "jpeg-lossless.dcm", "a.mha"):  # written before
+        for name in ("a.png", "a.jpg", "4.70.dcm", "a.mha"):  # written before
             archive.write(path.with_name(name), f"{name}.bin")
 
 
-def packed(syntax: str) -> Callable[[Path], object]:
+def packed(syntax: str) -> Any:
     return lambda path: recompress(write_ct(path), path, f"1.2.840.10008.1.2.{syntax}")
 
 
 tiff, ct = (partial(partial, write) for write in (tifffile.imwrite, write_ct))
-RGB = np.dstack([GREY] * 3)
-LABELS = (VOLUME > 0).astype(np.uint8)
 # What writes one small sound file of every kind.
-KINDS: dict[str, Callable[[Path], object]] = {
+KINDS: dict[str, Any] = {
     **dict.fromkeys(("a.png", "a.jpg", "a.bmp", "a.tif"), IMAGE.save),
     "alpha.png": IMAGE.convert("RGBA").save,
     "palette.png": partial(IMAGE.convert("P").save, transparency=3),
     "deep.png": Image.fromarray((CHEST + 1024).astype(np.uint16)).save,
-    "pages.tif": partial(IMAGE.save, save_all=True, append_images=[IMAGE, IMAGE]),
     **{f"layout-{number}.tif": tiff(data=GREY, **options) for number, options in enumerate(LAYOUTS)},
     "jpeg.tif": tiff(data=GREY, compression="jpeg"),
     "stack.tif": tiff(data=STACK, imagej=True, metadata={"axes": "ZYX"}),
     "float.tif": tiff(data=CHEST / 1.0, compression="zlib", predictor=True),
-    "colours.tif": tiff(data=STACK, photometric="rgb", planarconfig="separate"),
     "pyramid.tif": write_pages,
-    "a.dcm": write_ct,
-    "frames.dcm": ct(stored=np.stack([CHEST] * 3)),
     "capture.dcm": ct(stored=STACK, RescaleType="US", WindowCenter=128, WindowWidth=256),
-    "padding.dcm": ct(PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1500),
-    "bad-tags.dcm": ct(ImageOrientationPatient=[0] * 6, RescaleSlope=0, PhotometricInterpretation=None),
-    "inverse.dcm": ct(PhotometricInterpretation="MONOCHROME1", RescaleSlope=None, RescaleIntercept=""),
-    "colours.dcm": partial(write_coloured, kind="RGB", rgb=RGB),
-    "palette.dcm": partial(write_coloured, kind="PALETTE 8", rgb=RGB),
-    "rle.dcm": packed("5"),
-    "jpeg-lossless.dcm": packed("4.70"),
-    "jpeg-ls.dcm": packed("4.80"),
-    "jpeg2000.dcm": packed("4.90"),
+    "tags.dcm": ct(ImageOrientationPatient=[0] * 6, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1500),
+    **{f"{kind}.dcm": partial(write_coloured, kind=kind) for kind in ("RGB", "PALETTE 8")},
+    **{f"{syntax}.dcm": packed(syntax) for syntax in ("5", "4.70", "4.80", "4.90")},
     "enhanced.dcm": write_enhanced,
-    **{f"{name}.dcm": DICOM[name] for name in ("4.51", "4.201", "float", "deflated")},
+    **{f"{name}.dcm": DICOM[name] for name in ("plain", "negative", "4.51", "4.201", "float", "deflated")},
     **{f"{kind}.dcm": DICOM[f"{kind} from SOPClassUID"] for kind in ("implicit", "explicit", "big-endian")},
-    **{name: VOLUMES[name] for name in ("a.nii", "a.nii.gz", "extension.nii", "members.nii.gz")},
-    "label.nii": partial(write_nifti, kind=nib.Nifti2Image, voxels=LABELS, intent="label"),
+    **{name: VOLUMES[name] for name in ("a.nii", "a.nii.gz", "400.nii", "members.nii.gz")},
+    "label.nii": partial(write_nifti, voxels=(VOLUME > 0).astype(np.uint8), intent="label"),
     **{name: VOLUMES[name] for name in ("a.mha", "packed.mha", "odd.mha", "a.nrrd", "packed.nrrd")},
     "a.zip": write_zip,
 }
@@ -99,35 +84,25 @@ def damages(draw: st.DrawFn, content: bytes) -> bytes:
             break
         start = draw(st.integers(0, min(len(damaged), 600) - 1) | st.integers(0, len(damaged) - 1))
         piece = damaged[start : start + draw(st.sampled_from([1, 1, 2, 40, 400, len(damaged)]))]
-        way = draw(st.sampled_from(["overwrite", "overwrite", "cut out", "double", "noise"]))
-        put = {"cut out": b"", "double": piece + piece[:400]}.get(way, b"")
-        if way == "overwrite":
-            extreme = st.sampled_from([b"\0", b"\xff", b"\x7f\xff", b"\x80\0"])
-            put = (draw(extreme | st.binary(min_size=1, max_size=2)) * len(piece))[: len(piece)]
-        elif way == "noise":
-            put = draw(st.binary(max_size=600))
-        damaged[start : start + len(piece)] = put
+        extreme = st.sampled_from([b"\0", b"\xff", b"\x7f\xff", b"\x80\0"])
+        overwritten = (draw(extreme | st.binary(min_size=1, max_size=2)) * len(piece))[: len(piece)]
+        ways = [overwritten, overwritten, b"", piece + piece[:400], draw(st.binary(max_size=600))]
+        damaged[start : start + len(piece)] = draw(st.sampled_from(ways))
     return bytes(damaged)
 
 
-fuzzed = settings(
-    max_examples=int(os.environ.get("GROUNDGLASS_FUZZ", "60")),  # of each test
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+FUZZED = settings(deadline=None, derandomize=True, database=None, suppress_health_check=SLOW)
+FUZZED = settings(FUZZED, max_examples=int(os.environ.get("GROUNDGLASS_FUZZ", "60")))  # of each test
 
 
 def fuzz(path: Path, *contents: bytes) -> None:
-    @fuzzed
+    @FUZZED
     @given(st.sampled_from(contents).flatmap(damages))
     def check(content: bytes) -> None:
         path.write_bytes(content)
         try:
-            for item in read_slices(path, LIMITS):
-                assert isinstance(item, CTSlice)
-                assert item.pixels.size > 0
+            assert all(item.pixels.size > 0 for item in read_slices(path, LIMITS))
         except GroundglassError as error:
             message = str(error)
             assert message.startswith(str(path))
@@ -137,10 +112,8 @@ def fuzz(path: Path, *contents: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", GENERATED)
-def test_sound_files_are_read_and_damaged_ones_fail_well(
-    generated: dict[str, bytes], tmp_path: Path, name: str
-) -> None:
-    path = tmp_path / "file"
+def test_damaged_files_of_every_kind_fail_well(generated: Any, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
     path.write_bytes(generated[name])
     assert list(read_slices(path, LIMITS))
     fuzz(path, generated[name])

@@ -1,21 +1,44 @@
-"""Phantoms: tissues and lungs as they should be, the truth about lesions, and files that readers take for CT."""
+"""Phantoms, painted lesions and mimics: what they are called, where they say, the same for the same seed."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom.uid import UID, CTImageStorage
 
+from groundglass.imaging.lesions import Kind, Mimic, Painted, paint_lesion, paint_mimic
 from groundglass.imaging.phantom import Phantom, make_phantom, make_series, write_dicom
-from groundglass.imaging.read import read_slice, read_slices
+from groundglass.imaging.read import read_slice
+
+equal = np.testing.assert_array_equal
+SEEDS = range(8)
+SOLID = (Mimic.NODULE, Mimic.MASS, Mimic.LOBAR_CONSOLIDATION, Mimic.EFFUSION)
 
 
 def phantom(seed: int = 0, severity: float = 0.0, level: float | None = 0.6, size: int = 256) -> Phantom:
     return make_phantom(np.random.default_rng(seed), severity=severity, level=level, size=size)
+
+
+PIXELS, LUNGS = phantom(5, level=0.5).slice.pixels, phantom(5, level=0.5).lungs
+NEAR = cv2.dilate(LUNGS.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+
+
+def paint(what: Kind | Mimic, seed: int, severity: float = 0.5, pixels=PIXELS, lungs=LUNGS) -> Painted:
+    rng = np.random.default_rng(seed)
+    if isinstance(what, Kind):
+        return paint_lesion(pixels, lungs, what, severity, rng)
+    return paint_mimic(pixels, lungs, what, rng)
+
+
+def rise(painted: Painted) -> np.ndarray:
+    return painted.pixels.astype(int) - PIXELS
 
 
 @pytest.mark.parametrize("level", [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
@@ -23,7 +46,6 @@ def test_tissues_have_their_hounsfield_units(level: float) -> None:
     for seed in range(4):
         made = phantom(seed, level=level)
         values = made.hounsfield
-        assert values.dtype == np.float32
         assert values.shape == made.lungs.shape == made.slice.pixels.shape == (256, 256)
         assert -1024 <= values.min() < -900, "air around the body"
         assert values.max() > 300, "bone"
@@ -45,26 +67,17 @@ def test_healthy_and_diseased_differ_in_the_lesions_alone() -> None:
     assert 0 < shares[0] < shares[1] < shares[2]
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"severity": -0.1}, {"severity": 1.1}, {"severity": 0, "level": 1.5}, {"size": 8}]
-)
+@pytest.mark.parametrize("wrong", [{"severity": -0.1}, {"severity": 1.1}, {"level": 1.5}, {"size": 8}])
 def test_values_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"0\.\.1"):
         phantom(**wrong)
 
 
-def test_a_series_is_one_patient_from_apex_to_base_in_files_of_any_name(tmp_path: Path) -> None:
+def test_a_series_is_one_patient_from_apex_to_base() -> None:
     series = list(make_series(np.random.default_rng(1), count=4, severity=0.4, size=128))
-    assert [made.instance for made in series] == [1, 2, 3, 4]
     assert len({(made.patient_id, made.slice.origin.series) for made in series}) == 1
-    heights = [made.slice.origin.position[2] for made in series]
-    steps = np.diff(heights)
-    assert steps == pytest.approx([steps[0]] * 3)
-    assert steps[0] < 0, "towards the feet"
-    for name, made in zip("cadb", series, strict=True):
-        write_dicom(made, tmp_path / f"{name}.dcm")
-    read = [piece.origin.position[2] for piece in read_slices(tmp_path)]
-    assert read == pytest.approx(heights[::-1], abs=1e-5)
+    steps = np.diff([made.slice.origin.position[2] for made in series])
+    assert (steps == pytest.approx([steps[0]] * 3), steps[0] < 0) == (True, True), "towards the feet"
 
 
 def test_dicom_is_a_complete_ct_image_of_nobody_in_hounsfield_units(tmp_path: Path) -> None:
@@ -73,8 +86,7 @@ def test_dicom_is_a_complete_ct_image_of_nobody_in_hounsfield_units(tmp_path: Pa
         write_dicom(made, tmp_path / name)
     assert (tmp_path / "a.dcm").read_bytes() == (tmp_path / "b.dcm").read_bytes()
     read = read_slice(tmp_path / "a.dcm")
-    np.testing.assert_array_equal(read.hounsfield, made.hounsfield)
-    assert read.origin.series == made.slice.origin.series
+    equal(read.hounsfield, made.hounsfield)
     assert read.origin.position == pytest.approx(made.slice.origin.position, abs=1e-5)
     dataset = pydicom.dcmread(tmp_path / "a.dcm")
     assert dataset.SOPClassUID == dataset.file_meta.MediaStorageSOPClassUID == CTImageStorage
@@ -89,3 +101,70 @@ def test_dicom_is_a_complete_ct_image_of_nobody_in_hounsfield_units(tmp_path: Pa
                  SeriesNumber PositionReferenceIndicator KVP AcquisitionNumber SliceThickness PatientPosition
                  InstanceNumber"""
     assert [keyword for keyword in present.split() if keyword not in dataset] == []
+
+
+@pytest.mark.parametrize("what", [*Kind, *Mimic])
+def test_paint_stays_in_and_about_the_lungs_and_follows_from_the_seed(what: Kind | Mimic) -> None:
+    for seed in SEEDS:
+        painted = paint(what, seed)
+        assert painted.mask.any()
+        assert not (painted.mask & ~NEAR).any()
+        equal(painted.pixels[~NEAR], PIXELS[~NEAR])
+        equal(painted.pixels, paint(what, seed).pixels)
+        assert (painted.pixels != paint(what, seed + 100).pixels).any()
+    if what in {*Kind, *SOLID}:
+        painted = paint(what, 1)
+        assert rise(painted)[painted.mask & LUNGS].mean() > 10, "the mask is where grey rose"
+        assert rise(painted)[~painted.mask].mean() < 3
+
+
+def test_severity_sets_extent_and_zero_leaves_the_slice() -> None:
+    painted = [[paint(Kind.GROUND_GLASS, seed, extent) for seed in SEEDS] for extent in (0.0, 0.1, 0.4, 0.9)]
+    shares = [np.mean([each.mask.sum() / LUNGS.sum() for each in equally]) for equally in painted]
+    assert shares == sorted(shares)
+    assert (shares[0] == 0, shares[1] < 0.2, shares[3] > 0.35) == (True, True, True)
+    untouched = paint(Kind.MIXED, 0, severity=0.0)
+    equal(untouched.pixels, PIXELS)
+    assert untouched.pixels is not PIXELS
+
+
+def test_vessels_shine_through_ground_glass_and_consolidation_is_denser_and_hides_them() -> None:
+    solid, glass = (paint(kind, 2, severity=0.9) for kind in (Kind.CONSOLIDATION, Kind.GROUND_GLASS))
+    both, bright = solid.mask & glass.mask, LUNGS & (PIXELS > 220) & solid.mask
+    assert solid.pixels[both].mean() > glass.pixels[both].mean() + 10
+    assert (rise(solid)[bright] < 0).mean() > 0.5
+    assert (rise(glass).min(), rise(glass)[bright].any()) == (0, False)
+
+
+def test_signs_of_other_diseases_look_like_themselves() -> None:
+    depth = cv2.distanceTransform(LUNGS.astype(np.uint8), cv2.DIST_L2, 3)
+    signs = {mimic: [paint(mimic, seed) for seed in SEEDS] for mimic in Mimic}
+    share = {mimic: [each.mask.sum() / LUNGS.sum() for each in painted] for mimic, painted in signs.items()}
+    for comb in signs[Mimic.HONEYCOMBING]:
+        change = rise(comb)[comb.mask & LUNGS]
+        assert (change > 20).mean() > 0.05, "walls"
+        assert (change < 0).mean() > 0.05, "holes"
+        assert depth[comb.mask & LUNGS].mean() < depth[LUNGS].mean(), "below the pleura"
+    assert all(rise(each)[each.mask].mean() < -5 for each in signs[Mimic.EMPHYSEMA])
+    assert rise(signs[Mimic.EMPHYSEMA][1]).max() <= 1, "nothing is brighter"
+    for fluid in signs[Mimic.EFFUSION]:
+        assert np.argwhere(fluid.mask)[:, 0].mean() > np.argwhere(LUNGS)[:, 0].mean() + 10, "at the back"
+    assert max(share[Mimic.NODULE]) < 0.08
+    assert 0.01 < np.mean(share[Mimic.MASS]) < 0.25
+    assert np.mean(share[Mimic.LOBAR_CONSOLIDATION]) > 0.1
+    assert max(share[Mimic.LOBAR_CONSOLIDATION]) < 0.6, "one lung only"
+
+
+SIDE = st.integers(1, 60)
+
+
+@given(SIDE, SIDE, st.floats(0, 1), st.sampled_from([*Kind, *Mimic]), st.integers(0, 999))
+@settings(max_examples=100, deadline=None)
+def test_any_picture_can_be_painted(height: int, width: int, severity: float, what: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pixels, lungs = rng.integers(0, 256, (height, width), np.uint8), rng.random((height, width)) < 0.5
+    painted = paint(what, seed, severity, pixels, lungs)
+    assert painted.pixels.shape == painted.mask.shape == pixels.shape
+    painted = paint(what, seed, severity, pixels, np.zeros_like(lungs))
+    equal(painted.pixels, pixels, "without lungs nothing is painted")
+    assert not painted.mask.any()

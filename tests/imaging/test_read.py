@@ -1,4 +1,4 @@
-"""What a file is follows from its content; whatever it is, the outcome is a slice or one clear line."""
+"""What a file is follows from its content; whatever it is, and in whatever zip, the outcome is slices or one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import io
 import os
 import re
 import shutil
+import stat
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,19 +18,15 @@ from PIL import Image
 from tests.imaging.conftest import CHEST, GREY, write_ct, write_metaimage
 
 from groundglass.errors import ImageError
-from groundglass.imaging.read import read_slice, read_slices
-from groundglass.imaging.source import files_below
+from groundglass.imaging.read import read_bytes, read_slice, read_slices
+from groundglass.imaging.source import Limits, MemorySource, files_below, split_member
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
-def picture(file_format: str) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(GREY).save(stream, file_format)
-    return stream.getvalue()
-
-
-PNG = picture("PNG")
+PICTURE = io.BytesIO()
+Image.fromarray(GREY).save(PICTURE, "PNG")
+PNG = PICTURE.getvalue()
 
 
 def save(folder: Path, *names: str, content: bytes = PNG) -> None:
@@ -37,12 +36,19 @@ def save(folder: Path, *names: str, content: bytes = PNG) -> None:
         (folder / name).write_bytes(content)
 
 
-def read(path: Path) -> tuple[list[str], dict[str, str]]:
-    """Files within a path that are read, in their order, and reasons for those that are not, by name."""
+def make_zip(path: Path, members: dict[Any, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def read(path: Path | MemorySource) -> tuple[list[str], dict[str, str]]:
+    """Files within a folder or zip that are read, in their order, and reasons for those that are not, by name."""
     errors: list[ImageError] = []
-    files = [Path(item.origin.file) for item in read_slices(path, on_error=errors.append)]
-    files = [file.relative_to(path) if path in file.parents else file for file in files]
-    return list(map(str, files)), {Path(error.path.rpartition("!")[2]).name: error.reason for error in errors}
+    start = len(path.name if isinstance(path, MemorySource) else str(path)) + 1
+    files = [item.origin.file[start:] for item in read_slices(path, on_error=errors.append)]
+    return files, {error.path[start:]: error.reason for error in errors}
 
 
 def test_wrong_extensions_do_not_matter(tmp_path: Path) -> None:
@@ -57,79 +63,18 @@ def test_wrong_extensions_do_not_matter(tmp_path: Path) -> None:
     assert formats == {**dicom, "picture.dcm": "PNG", "volume.jpg": "MetaImage"}
 
 
-BROKEN = [
-    b"",
-    b"\0",
-    b"hello",
-    b"\x89PNG\r\n\x1a\n",
-    b"\xff\xd8\xff",
-    b"PK\x03\x04",
-    b"II*\0",
-    b"\x1f\x8b\x08",
-]
-for whole in map(picture, ("PNG", "JPEG", "BMP", "TIFF")):
-    BROKEN += [whole[: int(len(whole) * share)] for share in (0.02, 0.3, 0.6)]
-
-
-@pytest.mark.parametrize("content", BROKEN)
-@pytest.mark.parametrize("name", ["x.png", "x.dcm", "x.nii.gz", "x.mhd", "x.zip", "x"])
-def test_no_image_is_one_line_that_names_the_file(tmp_path: Path, content: bytes, name: str) -> None:
-    save(tmp_path, name, content=content)
-    with pytest.raises(ImageError) as caught:
-        read_slice(tmp_path / name)
-    assert str(caught.value).startswith(f"{tmp_path / name}: ")
-    assert "\n" not in str(caught.value)
-    assert content or caught.value.reason == "the file is empty"
-
-
-def test_missing_and_unreadable_paths(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="holds no image"):
-        list(read_slices(tmp_path))
+def test_missing_and_unreadable_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     nothing = "no such file or folder"
-    for name, reason in {
-        "missing.png": nothing,
-        "link": "link: a link to nothing",
-        "x" * 300: nothing,
-    }.items():
+    for name, reason in [("a.png", nothing), ("link", "link: a link to nothing"), ("x" * 300, nothing)]:
         with pytest.raises(ImageError, match=reason):
             read_slice(tmp_path / name)
     with pytest.raises(ImageError):
         read_slice("nul\0byte")
-
-
-def test_files_left_out_are_not_even_opened(tmp_path: Path) -> None:
-    save(tmp_path, "a.png", "z/e.png")
-    save(tmp_path, "b.png", content=b"damaged")
-    write_ct(tmp_path / "c.dcm")
-    shutil.make_archive(str(tmp_path / "d"), "zip", tmp_path / "z")
-    asked: list[str] = []
-
-    def skip(name: str) -> bool:
-        asked.append(Path(name).name)
-        return not name.endswith("a.png")
-
-    assert [Path(image.origin.file).name for image in read_slices(tmp_path, skip=skip)] == ["a.png"]
-    assert asked == ["a.png", "b.png", "c.dcm", "d.zip", "e.png"]
-    assert list(read_slices(tmp_path / "b.png", skip=lambda _: True)) == []
-    assert list(read_slices(tmp_path, skip=lambda name: not name.endswith(".zip"))) == [], "e.png within it"
-
-
-@pytest.mark.parametrize("zipped", [False, True])
-def test_what_holds_no_image_is_reported_wherever_it_lies(tmp_path: Path, zipped: bool) -> None:
-    save(tmp_path, "texts/notes.txt", content=b"no image")
-    if zipped:
-        shutil.make_archive(str(tmp_path / "texts"), "zip", tmp_path / "texts")
-        shutil.rmtree(tmp_path / "texts")
-    name = "texts.zip" if zipped else tmp_path.name
-    files, reasons = read(tmp_path)
-    assert (files, list(reasons)) == ([], [name])
-    with pytest.raises(ImageError, match=rf"{name}: holds no image"):
-        list(read_slices(tmp_path))
-
-
-def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path, "open/a.png", "closed/a.png")
+    save(tmp_path, "notes", content=b"hello")
+    with pytest.raises(ImageError, match=r"notes: not an image that can be read .*; convert or unpack it"):
+        read_slice(tmp_path / "notes")
+    save(tmp_path / "all", "open/a.png", "closed/a.png")
     listed = os.scandir
 
     def scandir(path: str) -> object:
@@ -138,18 +83,50 @@ def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch:
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert read(tmp_path) == (["open/a.png"], {"closed": "not accessible: Permission denied"})
+    assert read(tmp_path / "all") == (["open/a.png"], {"closed": "not accessible: Permission denied"})
     with pytest.raises(ImageError, match="closed"):
-        list(read_slices(tmp_path))
+        list(read_slices(tmp_path / "all"))
 
 
-def test_a_folders_own_files_come_before_those_of_its_folders_in_natural_order(tmp_path: Path) -> None:
-    own = ("9.png", "a0", "a.png", "linked.png")
+def test_files_left_out_are_not_even_opened(tmp_path: Path) -> None:
+    save(tmp_path, "a.png")
+    save(tmp_path, "b.png", content=b"damaged")
+    write_ct(tmp_path / "c.dcm")
+    make_zip(tmp_path / "d.zip", {"e.png": PNG})
+    asked: list[str] = []
+
+    def skip(name: str) -> bool:
+        asked.append(Path(name).name)
+        return not name.endswith("a.png")
+
+    assert [Path(image.origin.file).name for image in read_slices(tmp_path, skip=skip)] == ["a.png"]
+    assert asked == ["a.png", "b.png", "c.dcm", "d.zip"]
+    assert list(read_slices(tmp_path / "b.png", skip=lambda _: True)) == []
+    assert list(read_slices(tmp_path, skip=lambda name: not name.endswith(".zip"))) == [], "e.png within it"
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_what_holds_no_image_is_reported_wherever_it_lies(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / ("texts.zip" if zipped else "texts")
+    make_zip(path, {"notes.txt": b"no image"}) if zipped else save(path, "notes.txt", content=b"no image")
+    files, reasons = read(tmp_path if zipped else path)
+    assert (files, list(reasons)) == ([], ["texts.zip" if zipped else ""])
+    with pytest.raises(ImageError, match=rf"{path.name}: holds no image"):
+        list(read_slices(tmp_path if zipped else path))
+
+
+def test_own_files_come_before_those_of_folders_in_natural_order_without_junk(tmp_path: Path) -> None:
+    folder, own = tmp_path / "folder", ("9.png", "a0", "a.png", "linked.png")
     deeper = ("10/x.png", "a/1.png", "a/2.png", "a/10.png", "a/deep/er/x.png", "a-b/1.png", "é/ü.png")
-    save(tmp_path, *own[:-1], *deeper, ".hidden/1.png", "__MACOSX/1.png")
-    (tmp_path / "linked.png").symlink_to("9.png")
-    assert [source.name for source in files_below(tmp_path)] == [str(tmp_path / n) for n in (*own, *deeper)]
-    assert read(tmp_path) == ([*own, *deeper], {})
+    save(folder, *own[:-1], *deeper, ".hidden/1.png", "__MACOSX/1.png")
+    (folder / "linked.png").symlink_to("9.png")
+    assert [source.name for source in files_below(folder)] == [str(folder / name) for name in (*own, *deeper)]
+    assert read(folder) == ([*own, *deeper], {})
+    junk = ["__MACOSX/CT/._2.png", "PaxHeader/2.png", "CT/PaxHeaders/x.png", "CT/.h.png", "CT/Thumbs.db"]
+    members = dict.fromkeys(["CT/10.png", "CT/2.png", *junk], PNG)
+    path = make_zip(tmp_path / "a.zip", members | {"CT/read.txt": b"text"})
+    assert read(path) == (["CT/2.png", "CT/10.png"], {})
+    assert {*tmp_path.iterdir()} == {folder, path}, "zips are read in place"
 
 
 def test_a_folder_is_read_as_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,8 +142,7 @@ def test_a_folder_is_read_as_it_is_listed(tmp_path: Path, monkeypatch: pytest.Mo
     slices = read_slices(tmp_path)
     next(slices)
     assert len(opened) == 1
-    assert len(list(slices)) == 39
-    assert len(opened) == 40
+    assert (len(list(slices)), len(opened)) == (39, 40)
 
 
 CLAIMING = """
@@ -180,17 +156,14 @@ def test_other_image_formats_and_archives_get_a_row(tmp_path: Path, zipped: bool
     folder = tmp_path / "folder"
     save(folder, "0.png")
     save(folder, "empty.webp", content=b"")
-    for name in (*CLAIMING.split(), "labels.csv.gz", "notes.txt", "x.json.xz", "scan.raw"):
-        save(
-            folder, name, content=gzip.compress(b"x") if name.endswith("gz") else b"of some kind" + bytes(40)
-        )
+    save(folder, *CLAIMING.split(), "notes.txt", "x.json.xz", "scan.raw", content=b"of some kind" + bytes(40))
+    save(folder, "p.dcm.gz", "u.nii.gz", "labels.csv.gz", content=gzip.compress(b"x"))
     files, reasons = read(Path(shutil.make_archive(str(folder), "zip", folder)) if zipped else folder)
-    assert len(files) == 1
+    assert files == ["0.png"]
     assert reasons.pop("empty.webp") == "the file is empty"
     assert set(reasons) == set(CLAIMING.split())
-    assert all(
-        re.search("not an image that can be read .*; convert or unpack it", each) for each in reasons.values()
-    )
+    for reason in reasons.values():
+        assert re.search("not an image that can be read .*; convert or unpack it", reason)
 
 
 def test_links_are_followed_once_or_named(tmp_path: Path) -> None:
@@ -206,9 +179,8 @@ def test_links_are_followed_once_or_named(tmp_path: Path) -> None:
     files, reasons = read(tmp_path / "in")
     assert files == ["5.png", "a/1.png", "hidden/2.png", "one/4.png", "three/3.png"]
     assert reasons.pop("up").startswith("a link to a folder that holds what is read already")
-    nothing = dict.fromkeys(("gone.txt", "circle"), "a link to nothing")
     assert "save what comes out of a pipe as a file" in reasons.pop("pipe.png")
-    assert reasons == nothing
+    assert reasons == dict.fromkeys(("gone.txt", "circle"), "a link to nothing")
 
 
 def bytes_read() -> int:
@@ -224,10 +196,89 @@ def test_a_series_is_sorted_by_the_headers_alone(tmp_path: Path, zipped: bool) -
         place = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": [0, 0, -index]}
         write_ct(folder / f"{index}.dcm", noise, **place)
     path = Path(shutil.make_archive(str(folder), "zip", folder)) if zipped else folder
-    size = (folder / "0.dcm").stat().st_size
-    before = bytes_read()
-    slices = read_slices(path)
+    size, before, slices = (folder / "0.dcm").stat().st_size, bytes_read(), read_slices(path)
     assert next(slices).origin.position[2] == -19
     assert bytes_read() - before < 20 * 32_768 + 2 * size, "20 headers, and one file whole"
     assert [image.origin.position[2] for image in slices] == [float(-index) for index in range(18, -1, -1)]
     assert bytes_read() - before < 20 * 65_536 + 20 * size, "no file is read whole twice"
+
+
+LINK = zipfile.ZipInfo("link.png")
+LINK.external_attr = (stat.S_IFLNK | 0o777) << 16
+OUT = "leads out of the archive"
+UNPACK = "packed by Deflate64 or another method that cannot be read; unpack it first"
+LEADING_OUT = ["../e.png", "/etc/e.png", "a/../../e.png", "C:\\e.png", "..\\e.png", "\\e.png", "c:e.png"]
+LEADING_OUT += ["CT/../x.png", "a/b/..", "../readme.txt"]
+
+
+@pytest.mark.parametrize(
+    ("odd", "content", "header", "reason"),
+    [
+        *((name, PNG, None, OUT) for name in LEADING_OUT),
+        (LINK, b"/etc/passwd", None, "a link; links in archives are not followed"),
+        ("bomb.png", bytes(40_000_000), None, "taken for a decompression bomb"),
+        *(("big.dcm", PNG, header, UNPACK) for header in ((8, 9), (8, 93))),
+        ("big.dcm", PNG, (6, 1), "encrypted; unpack the archive with its password and read the folder"),
+    ],
+)
+def test_an_odd_member_is_left_out(tmp_path: Path, odd: Any, content: Any, header: Any, reason: str) -> None:
+    path = make_zip(tmp_path / "a.zip", {"good.png": PNG, odd: content})
+    if header:  # a byte of the member's header, and of its entry in the directory, where it is two later
+        archive, (at, value) = bytearray(path.read_bytes()), header
+        archive[archive.rindex(b"PK\x03\x04") + at] = archive[archive.rindex(b"PK\x01\x02") + at + 2] = value
+        path.write_bytes(archive)
+    name = odd if isinstance(odd, str) else odd.filename
+    for source in (path, MemorySource("a", path.read_bytes())):
+        files, reasons = read(source)
+        assert (files, list(reasons)) == (["good.png"], [name])
+        assert reason in reasons[name]
+    with pytest.raises(ImageError, match=re.escape(reason)):
+        list(read_slices(path))
+    assert read_bytes(f"{path}!good.png") == PNG
+    with pytest.raises(ImageError, match=re.escape(reason)):
+        read_bytes(f"{path}!{name}")
+
+
+def test_a_colon_is_no_reason_not_to_read_an_image_and_an_archive_within_one_is_named(tmp_path: Path) -> None:
+    members = {"12:30:05.png": PNG, "12:30/x.png": PNG, "12:30:06": b"text", "y": b"text"}
+    files, reasons = read(make_zip(tmp_path / "a.zip", {**members, "really.png": b"PK\5\6" + bytes(18)}))
+    assert (len(files), list(reasons)) == (2, ["12:30:06", "really.png"])
+    assert reasons["really.png"] == "an archive within an archive; unpack it first"
+
+
+def test_one_member_by_its_path_and_limits(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a!b.zip", {"CT/x.png": PNG, "CT/y.png": b"damaged", "z.png": PNG})
+    np.testing.assert_array_equal(read_slice(f"{path}!CT/x.png").pixels, GREY)
+    with pytest.raises(ImageError, match=r"!CT/y\.png: not an image"):
+        read_slice(f"{path}!CT/y.png")
+    for each in (read_slice, read_bytes):
+        with pytest.raises(ImageError, match="no such member"):
+            each(f"{path}!CT/z.png")
+    with pytest.raises(ImageError, match="more than the limit"):
+        read_bytes(f"{path}!CT/x.png", Limits(file_bytes=10))
+    for source, limits, reason in (
+        (path, Limits(members=2), r"a!b\.zip: 3 members"),
+        (path, Limits(archive_bytes=2 * len(PNG)), r"a!b\.zip: unpacks to"),
+        (path, Limits(file_bytes=10), "bytes are more than the limit"),
+        (MemorySource("a", path.read_bytes()), Limits(file_bytes=100), "bytes are more than the limit"),
+    ):
+        with pytest.raises(ImageError, match=reason):
+            list(read_slices(source, limits))
+
+
+def test_a_member_that_is_longer_than_its_archive_says_is_an_error(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", {"x.png": PNG + bytes(5000)})
+    content = bytearray(path.read_bytes())
+    for offset in (22, content.index(b"PK\x01\x02") + 24):
+        content[offset : offset + 4] = len(PNG).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.zip!x\.png: "):
+        list(read_slices(path))
+
+
+def test_what_is_a_member_and_what_a_file_follows_from_what_there_is(tmp_path: Path) -> None:
+    save(tmp_path, "in!side.zip", "disguised.dat", "a.zip!b.png")
+    assert split_member(tmp_path / "in!side.zip!x!y.png") == (tmp_path / "in!side.zip", "x!y.png")
+    assert split_member(tmp_path / "disguised.dat!x.png") == (tmp_path / "disguised.dat", "x.png")
+    assert split_member(tmp_path / "gone.zip!d/b.png") == (tmp_path / "gone.zip", "d/b.png")
+    assert [split_member(tmp_path / name) for name in ("a.zip!b.png", "wow!.png")] == [None, None]

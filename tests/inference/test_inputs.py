@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from groundglass.errors import PredictionError
-from groundglass.inference.inputs import count_files, expand, named_by
+from groundglass.inference.inputs import count_files, expand
 
 
 @pytest.fixture(autouse=True)
@@ -60,12 +60,9 @@ def test_what_is_not_there_is_an_error_before_anything_is_read(tree: Path, argum
     assert argument in str(caught.value)
 
 
-def test_files_are_counted_without_being_opened_and_those_of_a_manifest_named(tree: Path) -> None:
+def test_files_are_counted_without_being_opened(tree: Path) -> None:
     for paths, count in (("a", 5), ("study.zip", 2), (".", 5 + 1 + 2 + 1), ("a/1.png a/b", 2)):
         assert count_files(expand(paths.split())) == count
     assert count_files(expand(["a"]), lambda name: not name.endswith(os.path.join("b", "3.png"))) == 4
     (tree / "files.csv").write_text("path\na/1.png\nstudy.zip!s/1.png\ngone.png\n")
-    named = [f"{tree}/{name}" for name in ("a/1.png", "study.zip!s/1.png", "gone.png")]
-    assert [path.as_posix() for path in named_by(tree / "files.csv")] == named
-    assert list(named_by("a/1.png")) == [Path("a/1.png")]
     assert count_files([tree / "files.csv", tree / "a"]) == 3 + 5

