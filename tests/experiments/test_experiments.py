@@ -363,7 +363,7 @@ def test_one_class_has_no_auc_and_one_patient_no_interval(tmp_path: Path) -> Non
 
 def test_only_the_same_slices_and_recipes_are_compared(tmp_path: Path) -> None:
     for field, values, message in (
-        (0, ["other.png"], "seed 1 was evaluated on other slices than .*vgg-16"),
+        (0, ["0000-other.png"], "seed 1 was evaluated on other slices than .*vgg-16"),
         (1, ["COVID", "NonCOVID"], "other slices"),
         (0, ["twice.png"] * 2, "evaluated twice"),
     ):
