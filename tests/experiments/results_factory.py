@@ -12,6 +12,7 @@ import numpy as np
 
 from groundglass.evaluation.metrics import TITLES
 from groundglass.experiments.results import FORMAT, Identity
+from groundglass.files import write_text
 
 MACHINE = {"system": "Linux", "architecture": "x86_64", "cores": 2, "accelerator": "none"}
 RUN = {"counts": {"train": 400, "val": 100}, "machine": MACHINE, "versions": {"torch": "2.9"}, "threads": 2}
@@ -42,8 +43,9 @@ def document(
     network = network or row.removesuffix(f"-{weights}")
     title = row if experiment == "ablation" else f"{network} ({weights})"
     identity = Identity(experiment, protocol, row, title, seed, fold, None if fold is None else folds)
-    metrics = {name: {"value": 0.8 + seed / 100} for name in TITLES}
     own = {"name": network, "network": {"name": network, "weights": weights}}
+    metrics = {name: {"value": 0.8 + seed / 100} for name in TITLES}
+    measured = {"slices": 100, "patients": 50, "metrics": metrics, "warnings": []}
     return {
         "format": FORMAT,
         **asdict(identity),
@@ -55,9 +57,7 @@ def document(
         "cost": {"parameters": 3_400_000, "macs": 200_000_000, "input_size": 160},
         "recipe": {**own, **{section: dict(fields) for section, fields in RECIPE.items()}},
         "history": [{"epoch": float(epoch), "val_loss": 0.7, "val_auc": 0.5} for epoch in range(14)],
-        "parts": {
-            part: {"slices": 100, "patients": 50, "metrics": metrics, "warnings": []} for part in parts
-        },
+        "parts": {part: dict(measured) for part in parts},
         "predictions": predictions,
         **changes,
     }
@@ -67,9 +67,7 @@ def write(folder: Path, *documents: dict[str, Any]) -> Path:
     """Write results where an experiment would."""
     for each in documents:
         name = Identity(**{key: each[key] for key in Identity.__dataclass_fields__}).name
-        path = folder / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(each, ensure_ascii=False), encoding="utf-8")
+        write_text(folder / f"{name}.json", json.dumps(each, ensure_ascii=False))
     return folder
 
 

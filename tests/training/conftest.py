@@ -6,10 +6,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from numpy.random import Generator
@@ -17,22 +15,22 @@ from safetensors.numpy import load_file
 from tests.conftest import wait_for
 from torch import Tensor, nn
 
-from groundglass.imaging.phantom import make_phantom
+from groundglass.imaging.phantom import make_phantom, write_png
 from groundglass.imaging.slice import Grey
 from groundglass.models.layers import NetworkOutput
-from groundglass.training.recipe import AnyRecipe_co, Recipe, load_recipe
+from groundglass.training.recipe import AnyRecipe_co, load_recipe
 from groundglass.training.run import Run
 from groundglass.training.samples import Augmentation
 from groundglass.training.train import train_job
 from groundglass.training.trainer import Job
 
 QUICK = (
-    "network.weights=none",
-    "preprocessing.size=64",
-    "training.batch_size=8",
-    "training.epochs=3",
+    *("network.weights=none", "preprocessing.size=64", "training.batch_size=8", "training.epochs=3"),
     "training.ema_decay=0.5",
 )
+BEST = (*QUICK, "training.selection=val_loss")
+QUICK_RECIPE = load_recipe("phantom-demo", BEST)
+"""Mask-EfficientNet at 64 pixels from scratch, three epochs of which the best is kept, no lesion synthesis."""
 
 
 class Small(nn.Module):
@@ -52,8 +50,8 @@ class Still(Augmentation):
     """Cuts the middle of slice and masks."""
 
     def __call__(self, pixels: Grey, rng: Generator, *masks: Grey) -> tuple[Grey, ...]:
-        edge = (len(pixels) - self.size) // 2
-        return tuple(each[edge:][: self.size, edge:][:, : self.size] for each in (pixels, *masks))
+        edge = slice((len(pixels) - self.size) // 2, -((len(pixels) - self.size) // 2))
+        return tuple(each[edge, edge] for each in (pixels, *masks))
 
 
 def write_data_set(folder: Path, count: int, size: int, place: Callable[[int], str]) -> None:
@@ -63,19 +61,17 @@ def write_data_set(folder: Path, count: int, size: int, place: Callable[[int], s
     """
     lines = ["path,label,patient_id,source,split"]
     for number in range(count):
-        covid = number % 2 == 1
-        rng = np.random.default_rng(number)
-        phantom = make_phantom(rng, severity=0.8 if covid else 0.0, level=0.5, size=size)
-        cv2.imwrite(str(folder / f"{number}.png"), phantom.slice.pixels)
-        lines.append(f"{number}.png,{'COVID' if covid else 'NonCOVID'},p{number},{place(number)}")
+        label = ("NonCOVID", "COVID")[number % 2]
+        phantom = make_phantom(np.random.default_rng(number), 0.8 * (number % 2), 0.5, size=size)
+        write_png(phantom, folder / f"{number}.png")
+        lines.append(f"{number}.png,{label},p{number},{place(number)}")
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
 
 
 def job(recipe: AnyRecipe_co, data: Path | None, output: Path, **changes: object) -> Job[AnyRecipe_co]:
     """A quiet training or pretraining on one thread."""
-    sets = () if data is None else (data,)
-    plain = Job(recipe, sets, "official", 0, output, threads=1, accelerator="cpu", progress=False)
-    return replace(plain, **changes)  # type: ignore[arg-type]
+    plain = {"split": "official", "seed": 0, "threads": 1, "accelerator": "cpu", "progress": False}
+    return Job(recipe, (data,) if data else (), output=output, **{**plain, **changes})
 
 
 def command(name: str, data: Path, output: Path, settings: Sequence[str], *more: str) -> list[str]:
@@ -86,9 +82,7 @@ def command(name: str, data: Path, output: Path, settings: Sequence[str], *more:
     return [*start, "--output", str(output), *overrides, *more]
 
 
-def kill_after_an_epoch(
-    command: list[str], run: Path, by: signal.Signals = signal.SIGKILL
-) -> tuple[int, str]:
+def kill_after_an_epoch(command: list[str], run: Path, by: int = signal.SIGKILL) -> tuple[int, str]:
     """Start a training and end it as soon as there is a checkpoint to resume from: exit status and standard error."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: (run / "checkpoints" / "last.ckpt").exists() or process.poll() is not None, 240)
@@ -115,9 +109,9 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen healthy and sixteen diseased phantoms with a train and a val part, as a manifest."""
-    folder = tmp_path_factory.mktemp("phantoms")
-    write_data_set(folder, 32, 128, lambda number: f"phantom,{'val' if number < 8 else 'train'}")
+    """Twenty healthy and twenty diseased phantoms, of which 24 train, 8 validate and 8 test, as a manifest."""
+    folder, parts = tmp_path_factory.mktemp("phantoms"), ("val", "train", "train", "train", "test")
+    write_data_set(folder, 40, 128, lambda number: f"phantom,{parts[number // 8]}")
     return folder / "manifest.csv"
 
 
@@ -126,18 +120,12 @@ def lesion_free(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six healthy phantoms without labels."""
     folder = tmp_path_factory.mktemp("lesion-free")
     for number in range(6):
-        pixels = make_phantom(np.random.default_rng(100 + number), level=0.5, size=128).slice.pixels
-        cv2.imwrite(str(folder / f"{number}.png"), pixels)
+        phantom = make_phantom(np.random.default_rng(100 + number), level=0.5, size=128)
+        write_png(phantom, folder / f"{number}.png")
     return folder
 
 
 @pytest.fixture(scope="session")
-def quick() -> Recipe:
-    """Mask-EfficientNet at 64 pixels from scratch, three epochs, no lesion synthesis."""
-    return load_recipe("phantom-demo", [*QUICK, "training.selection=val_loss"])
-
-
-@pytest.fixture(scope="session")
-def through(phantoms: Path, quick: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def done(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The quick recipe trained to its end; not to be written to."""
-    return train_job(job(quick, phantoms, tmp_path_factory.mktemp("through") / "run"))
+    return train_job(job(QUICK_RECIPE, phantoms, tmp_path_factory.mktemp("done") / "run"))

@@ -79,9 +79,6 @@ def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
             load_recipe(str(path))
 
 
-# How a recipe is learned by.
-
-
 def learner(*settings: str, steps: int = 10, covid: float = 0.5) -> Classifier:
     return Classifier(nn.Linear(2, 1), load_recipe("phantom-demo", settings), steps, 0, covid)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,12 @@ import torch
 
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, Record
-from groundglass.data.phantoms import write_series
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import LungSegmenter, shipped
 from groundglass.imaging.phantom import make_phantom
 from groundglass.training import samples
 from groundglass.training.recipe import AugmentationSection, SamplingSection, SynthesisSection
-from groundglass.training.samples import CONTEXT, Augmentation, Batch, CroppedSet, SampleKey, load_cropped
+from groundglass.training.samples import CONTEXT, Augmentation, CroppedSet, SampleKey, TrainingSamples
 from groundglass.training.train import _chances, _known, _worth_teaching
 
 PREPROCESSING = Preprocessing(size=64)
@@ -43,9 +40,6 @@ def record(label: Label | None = None, source: str = "s", patient: str = "p", **
     return Record(more.pop("path", Path("a.png")), label, patient, source, None, **more)
 
 
-# The cache of cropped slices.
-
-
 def test_slices_are_cropped_once_with_their_lungs_and_lesions(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +51,7 @@ def test_slices_are_cropped_once_with_their_lungs_and_lesions(
     records = [load_dataset(phantoms).records[0], record(path=slice_file, lesion_mask=mask_file)]
 
     def crop(segmenter: LungSegmenter | None = None, **changes: Any) -> CroppedSet:
-        return load_cropped(records, replace(PREPROCESSING, **changes), CONTEXT, cache, segmenter)
+        return samples.load_cropped(records, replace(PREPROCESSING, **changes), CONTEXT, cache, segmenter)
 
     first = crop()
     assert first.lungs[0].mean() > 0.2
@@ -74,29 +68,13 @@ def test_slices_are_cropped_once_with_their_lungs_and_lesions(
     stored.write_bytes(stored.read_bytes()[:1000])
     np.testing.assert_array_equal(crop().pixels, first.pixels)
     # Other lungs, another truth and other slices.
-    model = onnx.load_from_string(shipped().model)
-    model.doc_string = "another"
+    (model := onnx.load_from_string(shipped().model)).doc_string = "another"
     crop(LungSegmenter(model.SerializeToString()))
     cv2.imwrite(str(mask_file), np.zeros_like(lesion))
     assert not crop().lesions.any()
     cv2.imwrite(str(slice_file), lesion // 3)
     assert (crop().pixels[1] != first.pixels[1]).any()
     assert len(list(cache.iterdir())) == 4
-
-
-def test_a_dicom_file_in_a_zip_is_read_whatever_the_cache_holds(tmp_path: Path) -> None:
-    (series,) = write_series(tmp_path / "made", [0.5], count=1, size=64)
-    (file,), member = series.iterdir(), tmp_path / "series.zip!a.dcm"
-    with zipfile.ZipFile(tmp_path / "series.zip", "w") as archive:
-        archive.write(file, "a.dcm")
-    for number, paths in enumerate(((file, member), (member, file))):
-        cache = tmp_path / f"cache-{number}"
-        first, second = (load_cropped([record(path=path)], PREPROCESSING, 0.0, cache) for path in paths)
-        np.testing.assert_array_equal(first.pixels, second.pixels)
-        assert (first.sha256, len(list(cache.iterdir()))) == (second.sha256, 1)
-
-
-# Augmentation.
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -135,9 +113,7 @@ def test_noise_neither_darkens_nor_brightens() -> None:
     assert np.mean(means) == pytest.approx(128, abs=0.1)
 
 
-# Of several hospitals: which slices teach, how often each is drawn, and whose lesions count.
-
-# Of one hospital a patient with four slices and one with a single one.
+# Of several hospitals; of one a patient with four slices and one with a single one.
 POOL = [
     *(record(COVID, "small", patient) for patient in "ppppq"),
     *(record(COVID, "large", str(patient)) for patient in range(45)),
@@ -148,107 +124,78 @@ POOL = [
 ]
 
 
-def shares(of: Callable[[Record], object], named: dict[str, float]) -> dict[object, float]:
-    """The chances' sum for each value of ``of``."""
-    found: dict[object, float] = defaultdict(float)
-    for each, chance in zip(POOL, _chances(POOL, SamplingSection(shares=named)), strict=True):
-        found[of(each)] += float(chance)
-    return found
-
-
 @pytest.mark.parametrize("named", [{}, {"papers": 0.3}, {"small": 0.2, "third": 0.2}, {"large": 1.0}])
-def test_both_labels_and_within_a_hospital_every_patient_are_drawn_alike(named: dict[str, float]) -> None:
-    assert shares(lambda each: each.label, named) == pytest.approx({COVID: 0.5, OTHER: 0.5})
-    chances = _chances(POOL, SamplingSection(shares=named))
+def test_labels_and_patients_are_drawn_alike_and_hospitals_by_their_share_or_the_root_of_their_slices(
+    named: dict[str, float],
+) -> None:
+    chances, found = _chances(POOL, SamplingSection(shares=named)), Counter[tuple[object, str]]()
+    for each, chance in zip(POOL, chances, strict=True):
+        found[each.label, each.hospital] += chance
+    assert sum(chance for (label, _), chance in found.items() if label is COVID) == pytest.approx(0.5)
     assert chances[:4] == pytest.approx([chances[4] / 4] * 4)
+    if "papers" in named:
+        small = 0.35 * 5**0.5 / (5**0.5 + 45**0.5)
+        covid = {(COVID, "papers"): 0.15, (COVID, "small"): small, (COVID, "large"): 0.35 - small}
+        assert found == pytest.approx(covid | {(OTHER, "small"): 3 / 14, (OTHER, "third"): 4 / 14})
 
 
-def test_hospitals_get_their_named_share_and_the_others_by_the_root_of_their_slices() -> None:
-    found = shares(lambda each: (each.label, each.hospital), {"papers": 0.3})
-    small = 0.35 * 5**0.5 / (5**0.5 + 45**0.5)
-    covid = {(COVID, "papers"): 0.15, (COVID, "small"): small, (COVID, "large"): 0.35 - small}
-    assert found == pytest.approx(covid | {(OTHER, "small"): 3 / 14, (OTHER, "third"): 4 / 14})
-
-
-def test_covid_slices_whose_mask_is_all_but_empty_are_left_out() -> None:
+def test_what_masks_teach() -> None:
     """Of 50 places of lung: without mask, no lesion, one place, one outside the lungs, and a healthy slice's none."""
-    lungs, lesions = np.zeros((5, 10, 10), np.bool_), np.zeros((5, 10, 10), np.bool_)
-    lungs[:, :5] = True
-    lesions[2, 0, 0] = lesions[3, 9, 9] = True
+    pixels, lungs, lesions = np.zeros((3, 5, 10, 10), np.uint8)
+    lungs[:, :5] = lesions[2, 0, 0] = lesions[3, 9, 9] = 1
     masked, healthy = (record(label, lesion_mask=Path("mask.png")) for label in (COVID, OTHER))
-    slices = CroppedSet(np.zeros((5, 10, 10), np.uint8), lungs, lesions, tuple("abcde"))
+    slices = CroppedSet(pixels, lungs > 0, lesions > 0, tuple("abcde"))
     for least, third in ((0.01, True), (0.03, False)):
         records = [record(COVID), masked, masked, masked, healthy]
         found = _worth_teaching(records, slices, SamplingSection(least_lesion=least))
-        assert found.tolist() == [True, False, third, False, True]
-
-
-def test_lesions_are_known_from_a_mask_or_where_there_are_none() -> None:
-    section, masked = (
-        SamplingSection(lesion_free=("clean", "papers")),
-        record(COVID, lesion_mask=Path("m.png")),
-    )
-    sure = [masked, record(OTHER, "clean"), record(OTHER, collection="papers")]
-    open_ = [record(COVID), record(OTHER), record(COVID, "clean")]
-    assert [_known(each, section) for each in (*sure, *open_)] == [True] * 3 + [False] * 3
-
-
-# Epochs.
+        assert found.tolist() == [True, False, third, False, True], "COVID that hardly shows is left out"
+    # Lesions are known from a mask, or where there are none.
+    section = SamplingSection(lesion_free=("clean", "papers"))
+    for each in (masked, record(OTHER, "clean"), record(OTHER, collection="papers")):
+        assert _known(each, section)
+    for each in (record(COVID), record(OTHER), record(COVID, "clean")):
+        assert not _known(each, section)
 
 
 def keys(epoch: int = 0, seed: int = 1, **changes: object) -> list[SampleKey]:
     synthesis = SynthesisSection(slices_per_epoch=16, painted=0.5)
-    batches = replace(samples.EpochBatches(32, 40, synthesis, 8, seed), **changes)  # type: ignore[arg-type]
-    batches.set_epoch(epoch)
+    batches = replace(samples.EpochBatches(32, 40, synthesis, 8, seed, epoch=epoch), **changes)
     return [key for batch in batches for key in batch]
 
 
-def test_an_epoch_holds_every_real_slice_once_and_the_painted_share() -> None:
+def test_an_epoch_holds_every_real_slice_once_or_by_its_chance_and_the_painted_share() -> None:
     drawn = keys()
     assert Counter(key.index for key in drawn if not key.lesion_free) == Counter(range(32))
-    assert Counter((key.lesion_free, key.painted) for key in drawn) == {
-        (False, False): 32, (True, True): 8, (True, False): 8
-    }  # fmt: skip
+    assert [sum(key.lesion_free and key.painted is way for key in drawn) for way in (True, False)] == [8, 8]
+    assert not any(key.painted for key in drawn if not key.lesion_free)
     assert drawn == keys()
     assert drawn not in (keys(epoch=1), keys(seed=2))
-
-
-def test_with_chances_slices_are_drawn_by_them() -> None:
     chances = np.array([0.0, 0.1, 0.6, 0.3])
     first, again, other = (keys(epoch, real=400, lesion_free=0, chances=chances) for epoch in (0, 0, 1))
     share = np.bincount([key.index for key in first], minlength=4) / 400
-    assert share[0] == 0
-    assert share == pytest.approx(chances, abs=0.06)
+    assert (share[0], share.tolist()) == (0, pytest.approx(chances, abs=0.06))
     assert first == again != other
-
-
-# Samples.
 
 
 @pytest.fixture(scope="module")
 def cropped() -> CroppedSet:
-    phantoms = [make_phantom(rng(number), level=0.5, size=80) for number in range(4)]
-    pixels, lungs = (
-        np.stack([each.slice.pixels for each in phantoms]),
-        np.stack([each.lungs for each in phantoms]),
-    )
+    made = [make_phantom(rng(number), level=0.5, size=80) for number in range(4)]
+    pixels, lungs = np.stack([each.slice.pixels for each in made]), np.stack([each.lungs for each in made])
     return CroppedSet(pixels, lungs, lungs & (np.arange(80) < 40), ("a", "b", "c", "d"))
 
 
-def real(cropped: CroppedSet, *indices: int, **on: float) -> Batch:
+def real(cropped: CroppedSet, *indices: int, **on: float) -> samples.Batch:
     """Slices of which the second and third are COVID, and the lesions of the last two are known."""
     labels, known = np.array([0, 1, 1, 0], np.float32), np.array([False, False, True, True])
-    keys = [SampleKey(index, False, False, (0, 0, 0)) for index in indices]
-    own, none = augmentation(**on), SynthesisSection()
-    return samples.TrainingSamples(cropped, labels, known, None, PREPROCESSING, own, none)[keys]
+    own = TrainingSamples(cropped, labels, known, None, PREPROCESSING, augmentation(**on), SynthesisSection())
+    return own[[SampleKey(index, False, False, (0, 0, 0)) for index in indices]]
 
 
-def drawn(cropped: CroppedSet, painted: bool, **synthesis: float) -> Batch:
+def drawn(cropped: CroppedSet, painted: bool, **synthesis: float) -> samples.Batch:
     """Twelve lesion-free slices, painted or not, without augmentation."""
-    section = SynthesisSection(**{"severity": (0.7, 0.9), **synthesis})  # type: ignore[arg-type]
-    keys = [SampleKey(number % 4, True, painted, (0, 0, number)) for number in range(12)]
-    none, no, off = np.zeros(4, np.float32), np.zeros(4, np.bool_), augmentation()
-    return samples.TrainingSamples(cropped, none, no, cropped, PREPROCESSING, off, section)[keys]
+    section, none = SynthesisSection(**{"severity": (0.7, 0.9), **synthesis}), np.zeros(4)
+    own = TrainingSamples(cropped, none, none, cropped, PREPROCESSING, augmentation(), section)
+    return own[[SampleKey(number % 4, True, painted, (0, 0, number)) for number in range(12)]]
 
 
 def test_real_slices_keep_their_labels_and_lesions(cropped: CroppedSet) -> None:
@@ -275,11 +222,15 @@ def test_painted_slices_are_positive_and_show_it(cropped: CroppedSet, ground_gla
         assert each[lesion > 0].mean() > 2 * each[lesion == 0].mean(), "the mask lies where it was painted"
 
 
-def test_mimics_are_painted_and_stay_negative(cropped: CroppedSet) -> None:
+def test_mimics_and_slices_without_lungs_stay_negative_or_are_left_out(cropped: CroppedSet) -> None:
     images, labels, lesions, known = drawn(cropped, painted=False, mimics=1.0)
-    assert not torch.cat([labels, lesions.ravel()]).any()
+    blind = drawn(replace(cropped, lungs=np.zeros_like(cropped.lungs)), True, mimics=1.0, ground_glass=0.0)
+    assert not torch.cat([labels, lesions.ravel(), blind.labels, blind.lesions.ravel()]).any()
     assert not known.any(), "another disease's shadow is neither a lesion nor healthy"
     assert (images != drawn(cropped, painted=False)[0]).any()
+    kept = samples.with_lungs(replace(cropped, lungs=cropped.lungs & (np.arange(4) != 1)[:, None, None]))
+    assert (kept.sha256, len(kept)) == (("a", "c", "d"), 3)
+    np.testing.assert_array_equal(kept.lesions, cropped.lesions[[0, 2, 3]])
 
 
 def test_outside_the_lungs_it_is_black_where_asked(cropped: CroppedSet) -> None:
@@ -291,13 +242,3 @@ def test_outside_the_lungs_it_is_black_where_asked(cropped: CroppedSet) -> None:
     # Normalised by another mean and spread, lung stays what it was.
     assert np.corrcoef(only[lungs], whole[lungs])[0, 1] > 0.999
     assert torch.equal(real(cropped, 2, lungs_only=1.0).lesions, real(cropped, 2).lesions)
-
-
-def test_slices_without_lungs_stay_negative_or_are_left_out(cropped: CroppedSet) -> None:
-    blind = replace(cropped, lungs=np.zeros_like(cropped.lungs))
-    painted = drawn(blind, True, mimics=1.0, ground_glass=0.0)
-    assert not torch.cat([painted.labels, painted.lesions.ravel()]).any()
-    lungs = cropped.lungs & (np.arange(4) != 1)[:, None, None]
-    kept = samples.with_lungs(replace(cropped, lungs=lungs))
-    assert (kept.sha256, len(kept)) == (("a", "c", "d"), 3)
-    np.testing.assert_array_equal(kept.lesions, cropped.lesions[[0, 2, 3]])

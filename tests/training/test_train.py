@@ -1,41 +1,47 @@
-"""Trainings end to end on phantoms: learning, resuming after a kill, processes side by side; and what runs predict."""
+"""Trainings end to end on phantoms: learning, resuming after a kill, processes side by side; of LungNet as well."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from groundglass.cli.main import app
 from groundglass.data.load import load_dataset
-from groundglass.errors import BundleError, GroundglassError, RecipeError, RunError
+from groundglass.errors import BundleError, DataError, GroundglassError, RecipeError, RunError
 from groundglass.files import write_json
-from groundglass.imaging.lungs import shipped
-from groundglass.imaging.phantom import make_phantom
+from groundglass.imaging.lungs import SIDE, LungSegmenter, shipped, squared
+from groundglass.imaging.phantom import Phantom, make_phantom
 from groundglass.imaging.read import read_slice
 from groundglass.imaging.slice import CTSlice, Origin
-from groundglass.models.layers import NetworkOutput
-from groundglass.models.registry import build
-from groundglass.training.recipe import Recipe, load_recipe
-from groundglass.training.run import LUNGS, Run
-from groundglass.training.samples import to_images
+from groundglass.models.lung_net import LungNet
+from groundglass.training import lungs as lung
+from groundglass.training.recipe import Recipe, load_lungs_recipe, load_recipe
+from groundglass.training.run import LUNGS, WEIGHTS, Run, read_info
 from groundglass.training.train import train, train_job
 
-from .conftest import QUICK, assert_same_weights, command, job, kill_after_an_epoch
+from .conftest import BEST, QUICK, QUICK_RECIPE, Small, assert_same_weights, command, job, kill_after_an_epoch
 
 DEMO = ("--recipe", "phantom-demo", "--no-audit")
+SMALL = "network.name=tests.training.conftest:Small"
+LUNG_SETTINGS = ("draws=32", "training.epochs=2", "training.batch_size=8", "phantoms=0.125", "empty=0.125")
+LUNG_RECIPE: Any = load_lungs_recipe("lungs", LUNG_SETTINGS)
 
 
 def demo(*settings: str) -> Recipe:
@@ -61,21 +67,17 @@ def test_it_learns_phantoms(phantoms: Path, lesion_free: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_killed_it_is_resumed(phantoms: Path, quick: Recipe, through: Run, tmp_path: Path) -> None:
+def test_killed_it_is_resumed(phantoms: Path, done: Run, tmp_path: Path) -> None:
     killed = tmp_path / "killed"
-    started = command("train", phantoms, killed, [*QUICK, "training.selection=val_loss"], *DEMO)
-    kill_after_an_epoch(started, killed)
+    kill_after_an_epoch(command("train", phantoms, killed, BEST, *DEMO), killed)
     assert not (killed / "weights.safetensors").exists()
     assert not json.loads((killed / "run.json").read_text())["finished"]
     with pytest.raises(RunError, match="not finished"):
         _ = Run.open(killed).network
-    resumed = train_job(job(quick, phantoms, killed, resume=True))
-    assert_same_weights(through.path, resumed.path)
-    measured = [
-        [[row[key] for key in ("epoch", "lr", "train_loss", "val_loss")] for row in run.history()]
-        for run in (through, resumed)
-    ]
-    assert measured[0] == measured[1]
+    resumed = train_job(job(QUICK_RECIPE, phantoms, killed, resume=True))
+    assert_same_weights(done.path, resumed.path)
+    before, after = ([{**row, "seconds": 0} for row in run.history()] for run in (done, resumed))
+    assert before == after
 
 
 @pytest.mark.slow
@@ -87,49 +89,49 @@ def test_an_interrupt_ends_in_one_line_that_names_resume(phantoms: Path, tmp_pat
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(phantoms: Path, tmp_path: Path) -> None:
-    small = ("network.name=tests.training.conftest:Small", "training.epochs=2")
-    asked = command("train", phantoms, tmp_path / "2", [*QUICK, *small], *DEMO, "--devices", "2")
+    own, outputs = [*QUICK, SMALL, "training.epochs=2"], (tmp_path / "1", tmp_path / "2")
+    alone, asked = (command("train", phantoms, each, own, *DEMO, "--devices", each.name) for each in outputs)
     here = Path(__file__).parents[2]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=300, check=False, cwd=here)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("2 epochs, validation AUC") == 1, "only the first process says how it ended"
-    alone = command("train", phantoms, tmp_path / "1", [*QUICK, *small], *DEMO)[3:]
-    assert "2 epochs, validation AUC" in CliRunner().invoke(app, alone).stdout
-    assert Run.open(tmp_path / "2").info["processes"] == 2
-    assert_same_weights(tmp_path / "1", tmp_path / "2", tolerance=1e-5)
+    assert "2 epochs, validation AUC" in CliRunner().invoke(app, alone[3:]).stdout
+    assert Run.open(outputs[1]).info["processes"] == 2
+    assert_same_weights(*outputs, tolerance=1e-5)
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_mixed_with_no_other(phantoms: Path, quick: Recipe, through: Run) -> None:
-    before = (through.path / "weights.safetensors").stat().st_mtime_ns
-    assert train_job(job(quick, phantoms, through.path, resume=True)).info == through.info
-    with pytest.raises(RunError, match="--resume"):
-        train_job(job(quick, phantoms, through.path))
-    with pytest.raises(RunError, match="seed was 0, is 1"):
-        train_job(job(quick, phantoms, through.path, seed=1, resume=True))
-    with pytest.raises(RunError, match="recipe has changed"):
-        train_job(job(demo(), phantoms, through.path, resume=True))
-    assert (through.path / "weights.safetensors").stat().st_mtime_ns == before
+def test_a_finished_run_is_mixed_with_no_other(phantoms: Path, done: Run) -> None:
+    before = (done.path / "weights.safetensors").stat().st_mtime_ns
+    assert train_job(job(QUICK_RECIPE, phantoms, done.path, resume=True)).info == done.info
+    for recipe, changes, said in (
+        (QUICK_RECIPE, {}, "--resume"),
+        (QUICK_RECIPE, {"seed": 1, "resume": True}, "seed was 0, is 1"),
+        (demo(), {"resume": True}, "recipe has changed"),
+    ):
+        with pytest.raises(RunError, match=said):
+            train_job(job(recipe, phantoms, done.path, **changes))
+    assert (done.path / "weights.safetensors").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
-def test_what_is_damaged_is_named(phantoms: Path, quick: Recipe, through: Run, tmp_path: Path) -> None:
-    run = shutil.copytree(through.path, tmp_path / "run")
-    write_json(run / "run.json", {**through.info, "finished": False})
-    checkpoint = run / "checkpoints" / "last.ckpt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+def test_what_is_damaged_is_named(phantoms: Path, done: Run, tmp_path: Path) -> None:
+    run = shutil.copytree(done.path, tmp_path / "run")
+    write_json(run / "run.json", {**done.info, "finished": False})
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"junk")
     with pytest.raises(RunError, match=r"last\.ckpt: damaged"):
-        train_job(job(quick, phantoms, run, resume=True))
+        train_job(job(QUICK_RECIPE, phantoms, run, resume=True))
     (run / "weights.safetensors").write_bytes(b"junk")
     with pytest.raises(RunError, match=r"weights\.safetensors: damaged"):
         _ = Run.open(run).network
+    (run / LUNGS).unlink()
+    with pytest.raises(BundleError, match=r"lungs\.onnx: cannot be read"):
+        _ = Run.open(run).lungs
     (run / "recipe.yaml").write_text("name: mine\nnetwork: {name: resnet-18, mirror: true}\n")
-    write_json(run / "run.json", {key: value for key, value in through.info.items() if key != "format"})
-    with pytest.raises(RunError, match="a run of format 1, this version of groundglass reads 3; train it"):
-        Run.open(run)
-    (run / "run.json").write_text("{")
-    with pytest.raises(RunError, match="damaged run"):
-        Run.open(run)
+    for info, said in (("{}", "a run of format 1, this version of groundglass reads"), ("{", "damaged run")):
+        (run / "run.json").write_text(info)
+        with pytest.raises(RunError, match=said):
+            Run.open(run)
     with pytest.raises(RunError, match="no run here"):
         Run.open(tmp_path)
 
@@ -137,42 +139,40 @@ def test_what_is_damaged_is_named(phantoms: Path, quick: Recipe, through: Run, t
 def test_what_cannot_be_trained_is_refused_before_slices_are_read_and_leaves_nothing_behind(
     phantoms: Path, lesion_free: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick, nowhere = demo(), demo("network.weights=/nowhere/weights.safetensors")
-    (tmp_path / "file").touch()
-    (tmp_path / "papers").mkdir()
-    (tmp_path / "papers" / "thesis.txt").write_text("precious")
-    no_val = phantoms.parent / "no-val.csv"
-    no_val.write_text(phantoms.read_text().replace(",val", ",train"))
+    (file := tmp_path / "file").touch()
+    (papers := tmp_path / "papers").mkdir()
+    (papers / "thesis.txt").write_text("precious")
+    (no_val := phantoms.parent / "no-val.csv").write_text(phantoms.read_text().replace(",val", ",train"))
     monkeypatch.setattr("groundglass.training.train.load_cropped", None)
-    attempts: list[tuple[Recipe, Path, dict[str, object], str]] = [
-        (quick, lesion_free, {}, "slices have no label"),
-        (quick, no_val, {}, "split official leaves nothing for the part val; training needs train and val"),
-        (nowhere, phantoms, {}, "nowhere"),
-        (quick, phantoms, {"devices": 3}, "cannot be shared by 3 processes"),
-        (demo("optimiser.name=adamv"), phantoms, {}, "timm has no such optimiser; it has adam"),
-        (demo("trainer.loggers=[mlflow]"), phantoms, {}, "mlflow is not installed; `pip install mlflow`"),
-        (demo("network.name=nowhere:Net"), phantoms, {}, "network nowhere:Net: cannot be made"),
-        (demo("augmenter=nowhere:Own"), phantoms, {}, "augmenter=nowhere:Own"),
-        (quick, phantoms, {"accelerator": "moon"}, "--accelerator moon --devices 1: not on this machine"),
-        (quick, phantoms, {"output": tmp_path / "file" / "run"}, "choose another --output"),
-        (quick, phantoms, {"output": tmp_path / "papers"}, "holds no run"),
-        (quick, phantoms, {"cache": tmp_path / "file"}, "choose another --cache"),
-        (quick, phantoms, {}, "1 MB are free and its checkpoints need 167"),
+    attempts: list[tuple[str, dict[str, Any], str]] = [
+        ("", {"data": (lesion_free,)}, "slices have no label"),
+        ("", {"data": (no_val,)}, "leaves nothing for the part val; training needs train and val"),
+        ("network.weights=/nowhere/weights.safetensors", {}, "nowhere"),
+        ("", {"devices": 3}, "cannot be shared by 3 processes"),
+        ("optimiser.name=adamv", {}, "timm has no such optimiser; it has adam"),
+        ("trainer.loggers=[mlflow]", {}, "mlflow is not installed; `pip install mlflow`"),
+        ("network.name=nowhere:Net", {}, "network nowhere:Net: cannot be made"),
+        ("augmenter=nowhere:Own", {}, "augmenter=nowhere:Own"),
+        ("", {"accelerator": "moon"}, "--accelerator moon --devices 1: not on this machine"),
+        ("", {"output": file / "run"}, "choose another --output"),
+        ("", {"output": papers}, "holds no run"),
+        ("", {"cache": file}, "choose another --cache"),
+        ("", {}, "1 MB are free and its checkpoints need 167"),
     ]
     if not torch.cuda.is_available():
-        attempts.append((quick, phantoms, {"accelerator": "gpu"}, "not on this machine"))
-    for recipe, data, changes, message in attempts:
+        attempts.append(("", {"accelerator": "gpu"}, "not on this machine"))
+    for setting, changes, message in attempts:
         disk = shutil._ntuple_diskusage(10**12, 0, 10**6 if "free" in message else 10**11)
         monkeypatch.setattr("shutil.disk_usage", lambda _, disk=disk: disk)
         with pytest.raises(GroundglassError, match=message) as error:
-            train_job(job(recipe, data, **{"output": tmp_path / "run", **changes}))  # type: ignore[arg-type]
+            train_job(replace(job(demo(*setting.split()), phantoms, tmp_path / "run"), **changes))
         assert "\n" not in str(error.value)
         assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_ends_the_training_in_one_line(
-    phantoms: Path, quick: Recipe, through: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    phantoms: Path, done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc:672]\nNo space left on device")
@@ -180,35 +180,28 @@ def test_a_disk_that_fills_up_ends_the_training_in_one_line(
     with monkeypatch.context() as patch:
         patch.setattr("torch.save", full)
         with pytest.raises(RunError, match=r"best\.ckpt: cannot be written .*--resume$") as error:
-            train_job(job(quick, phantoms, tmp_path / "run"))
+            train_job(job(QUICK_RECIPE, phantoms, tmp_path / "run"))
     assert "\n" not in str(error.value)
     # Worker processes change nothing of the result, and may differ where a run is resumed.
-    two = quick.model_copy(update={"trainer": quick.trainer.model_copy(update={"workers": 2})})
-    assert_same_weights(through.path, train_job(job(two, phantoms, tmp_path / "run", resume=True)).path)
+    two = load_recipe("phantom-demo", [*BEST, "trainer.workers=2"])
+    assert_same_weights(done.path, train_job(job(two, phantoms, tmp_path / "run", resume=True)).path)
 
 
 @pytest.mark.slow
 def test_own_networks_callbacks_and_loggers_are_trained_from_python(phantoms: Path, tmp_path: Path) -> None:
     epochs: list[int] = []
-
-    class Watch(Callback):
-        def on_train_epoch_end(self, trainer: Trainer, pl_module: object) -> None:
-            epochs.append(trainer.current_epoch)
-
+    watch = LambdaCallback(on_train_epoch_end=lambda trainer, _: epochs.append(trainer.current_epoch))
     settings = [
-        "network.name=tests.training.conftest:Small",
-        "augmenter=tests.training.conftest:Still",
+        *(*QUICK, SMALL, "augmenter=tests.training.conftest:Still"),
         "trainer={loggers: [tensorboard, csv], accumulate_grad_batches: 2, precision: bf16-mixed}",
         # Nothing is learned, and so the second epoch is the last.
-        "training.selection=val_auc",
-        "training.early_stopping=1",
-        "optimiser.lr=1e-12",
+        *("training.selection=val_auc", "training.early_stopping=1", "optimiser.lr=1e-12"),
     ]
-    output = tmp_path / "run"
-    own: dict[str, Any] = {"threads": 1, "accelerator": "cpu", "callbacks": [Watch()]}
-    run = train("phantom-demo", phantoms, output, overrides=[*QUICK, *settings], **own)
+    output, own = tmp_path / "run", {"accelerator": "cpu", "callbacks": [watch]}
+    run = train("phantom-demo", phantoms, output, overrides=settings, threads=1, **own)
     assert epochs == [row["epoch"] for row in run.history()] == [0, 1]
-    assert run.predict([phantoms.parent / "0.png"]).probability.shape == (1,)
+    said = run.predict([phantoms.parent / "0.png"])
+    assert (said.probability.shape, said.lesion_map) == ((1,), None)
     assert [axes.get_title() for axes in run.plot().axes[:2]] == ["Loss", "Validation"]
     assert (output / "curves.svg").read_text().startswith("<?xml")
     assert "lr-AdamW" in (output / "csv" / "metrics.csv").read_text().splitlines()[0]
@@ -222,20 +215,16 @@ def test_own_networks_callbacks_and_loggers_are_trained_from_python(phantoms: Pa
 def test_what_is_changed_or_doubtful_is_said_before_it_begins(
     phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: object, **__: object) -> None:
-        raise InterruptedError
-
-    monkeypatch.setattr("groundglass.training.trainer.Job.fit", stop)
+    monkeypatch.delattr("groundglass.training.trainer.Job.fit")
 
     def warnings(recipe: Recipe, name: str) -> list[str]:
         caplog.clear()
-        with caplog.at_level(logging.WARNING), pytest.raises(InterruptedError):
+        with caplog.at_level(logging.WARNING), pytest.raises(AttributeError):
             train_job(job(recipe, phantoms, tmp_path / name))
         return [each.getMessage() for each in caplog.records if each.name.startswith("groundglass")]
 
     (warning,) = warnings(demo("network.weights=c2l", "preprocessing.normalisation=min-max"), "c2l")
-    assert "weights c2l were pretrained with normalisation zero-mean" in warning
-    assert "has min-max" in warning
+    assert "weights c2l were pretrained with normalisation zero-mean, recipe phantom-demo has min-" in warning
     assert "\n" not in warning
     assert warnings(demo(), "none") == []
     (warning,) = warnings(load_recipe("mask-efficientnet", [*QUICK, "training.batch_size=32"]), "painted")
@@ -243,73 +232,124 @@ def test_what_is_changed_or_doubtful_is_said_before_it_begins(
     assert Run.open(tmp_path / "painted").recipe.synthesis.slices_per_epoch == 0
 
 
-# What a run says of slices, and on which device.
-
-
-def run_of(network: nn.Module) -> Run:
-    """A run at 64 pixels with that network, whose files do not exist."""
-    run = Run(Path("run"), load_recipe("phantom-demo", ["preprocessing.size=64"]), {})
-    run.__dict__.update(network=network, lungs=shipped())
-    return run
-
-
-@pytest.mark.parametrize("lesions", [True, False])
-def test_batches_say_what_single_slices_say(lesions: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("groundglass.training.run._BATCH", 2)
-    network = build("mask-efficientnet-lite0", lesions=lesions).eval()
-    nn.init.normal_(network.head.classifier.weight, std=0.05)
-    phantoms = [make_phantom(np.random.default_rng(seed), level=0.5, size=128).slice for seed in range(3)]
-    run = run_of(network)
-    said = run.predict(phantoms)
-    with torch.no_grad():
-        single = [network(to_images(cut.pixels[None], run.preprocessing)) for cut in said.cuts]
-    np.testing.assert_allclose(said.logit, torch.cat([each.logit for each in single]), rtol=1e-4, atol=1e-5)
-    assert said.logit.std() > 0
-    assert said.probability == pytest.approx(1 / (1 + np.exp(-said.logit)))
-    assert (said.lesion_map is not None) == lesions
-    if said.lesion_map is not None:
-        maps = torch.cat([each.lesion_map for each in single])
-        np.testing.assert_allclose(said.lesion_map, maps, rtol=1e-4, atol=1e-4)
-    for phantom, cut in zip(phantoms, said.cuts, strict=True):
-        np.testing.assert_array_equal(cut.lungs, shipped()(phantom.pixels))
-    none = run.predict([])
-    assert (none.logit.shape, none.lesion_map, none.cuts) == ((0,), None, [])
-
-
-def test_a_run_finds_lungs_with_its_own_model(tmp_path: Path) -> None:
-    run = Run(tmp_path, load_recipe("phantom-demo"), {})
-    with pytest.raises(BundleError, match=r"lungs\.onnx: cannot be read"):
-        _ = run.lungs
-    (tmp_path / LUNGS).write_bytes(shipped().model)
-    assert run.lungs.sha256 == shipped().sha256
-
-
-class Elsewhere(nn.Module):
-    """Moved to a GPU, it is on a device that tests have everywhere; it notes where its images are, and is very sure."""
-
-    seen: str
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(1))
-
-    def to(self, device: str) -> Elsewhere:  # type: ignore[override]
-        assert device == "cuda"
-        self.weight = nn.Parameter(torch.empty(1, device="meta"))
-        return self
-
-    def forward(self, images: Tensor) -> NetworkOutput:
-        Elsewhere.seen = images.device.type
-        return NetworkOutput(torch.full((len(images),), -2000.0), None, torch.zeros(len(images), 1))
-
-
 def test_a_run_predicts_on_the_gpu_where_there_is_one_and_confident_logits_do_not_overflow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = run_of(Elsewhere())
+    run, moved = Run(Path("run"), load_recipe("phantom-demo"), {}), list[tuple[object, bool]]()
+    run.__dict__.update(network=Small(), lungs=shipped())
+    nn.init.constant_(run.network.classifier.bias, -2000)
+
+    def to(self: object, device: object) -> object:
+        moved.append((device, self is run.network))
+        return self
+
+    for kind in (nn.Module, Tensor):
+        monkeypatch.setattr(kind, "to", to)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with np.errstate(all="raise", under="ignore"):
         said = run.predict([CTSlice(np.zeros((64, 64), np.uint8), Origin("x", "PNG"))] * 2)
     assert said.probability.tolist() == [0.0] * 2
-    assert Elsewhere.seen == "meta"
-    assert next(run.network.parameters()).device.type == "cpu", "what is exported stays where it is"
+    # A copy of the network, as what is exported stays where it is; and the images to where the copy is.
+    assert moved == [("cuda", False), (torch.device("cpu"), False)]
+
+
+# LungNet.
+
+
+def phantom(number: int) -> Phantom:
+    return make_phantom(np.random.default_rng(number), 0.5 * (number % 2), 0.5, size=128)
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten phantoms with lung masks, one that tests, two with lesion masks alone, and one with neither."""
+    folder = tmp_path_factory.mktemp("lungs")
+    lines = ["path,patient_id,source,split,lung_mask,lesion_mask"]
+    for number in range(14):
+        drawn, mask = phantom(number), f"{number}-lungs.png"
+        masks = f"{mask}," if number < 11 else f",{mask}" if number < 13 else ","
+        cv2.imwrite(str(folder / f"{number}.png"), drawn.slice.pixels)
+        cv2.imwrite(str(folder / mask), drawn.lungs.astype(np.uint8) * 255)
+        lines.append(f"{number}.png,p{number},ward,{'test' if number == 10 else ''},{masks}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder / "manifest.csv"
+
+
+@pytest.mark.slow
+def test_a_run_says_what_it_learned_from_is_resumed_and_exported(
+    masked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lung, "_PHANTOMS", 4)
+    monkeypatch.setattr(lung, "_EMPTY", 4)
+    run, stopped, model = tmp_path / "run", tmp_path / "stopped", tmp_path / "lungs.onnx"
+    trained = CliRunner().invoke(app, command("train", masked, run, LUNG_SETTINGS, "--recipe", "lungs")[3:])
+    assert trained.exit_code == 0, trained.output
+    assert "lung-net, Dice" in trained.output
+    info = read_info(run)
+    assert (info["kind"], info["finished"], info["sources"]) == ("lungs", True, ["ward"])
+    # Two of ten patients are held out; two slices with lesion masks teach, the test part is left alone.
+    assert info["counts"] == {"train": 10, "val": 2}
+    assert info["parameters"] < 500_000
+
+    def stop(self: lung.LungTrainer) -> None:
+        if self.current_epoch == 1:
+            raise LookupError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lung.LungTrainer, "on_train_epoch_start", stop)
+        with pytest.raises(LookupError):
+            lung.train_lungs(job(LUNG_RECIPE, masked, stopped))
+    with pytest.raises(RunError, match="has not finished"):
+        lung.export_lungs(stopped, model)
+    lung.train_lungs(job(LUNG_RECIPE, masked, stopped, resume=True))
+    assert_same_weights(run, stopped)
+    exported = CliRunner().invoke(app, ["export", str(run), "--output", str(model)])
+    assert exported.exit_code == 0, exported.output
+    segmenter, network, pixels = LungSegmenter(model.read_bytes()), LungNet().eval(), phantom(0).slice.pixels
+    assert segmenter.notes["fingerprint"] == info["fingerprint"]
+    network.load_state_dict(load_file(run / WEIGHTS))
+    slices = squared(pixels)[None, None] / np.float32(255)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(slices)).numpy()
+    np.testing.assert_allclose(segmenter._session.run(None, {"slice": slices})[0], expected, atol=1e-3)
+    assert segmenter(pixels).shape == (128, 128)
+
+
+def test_too_little_to_learn_from_is_said(masked: Path, tmp_path: Path) -> None:
+    lines, few = masked.read_text().splitlines(), masked.with_name("few.csv")
+    for kept, message in ((0, "a column lung_mask"), (2, "too few patients")):
+        few.write_text("\n".join([*lines[: kept + 1], lines[-1]]) + "\n")
+        with pytest.raises(DataError, match=message):
+            lung.train_lungs(job(LUNG_RECIPE, few, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_known_of_a_slice_is_augmented_with_lungs_in_sight_and_disease_in_them(masked: Path) -> None:
+    records = load_dataset(masked).records
+    whole, partial = lung.load_lung_slice(records[0]), lung.load_lung_slice(records[11])
+    assert (whole.partial, partial.partial) == (False, True)
+    assert whole.lungs.mean() == pytest.approx(phantom(0).lungs.mean(), rel=0.02)
+    slices, lungs, known = lung.LungSamples([whole, partial])[[(0, (0, 0, 1)), (1, (0, 0, 2))]]
+    assert slices.shape == lungs.shape == known.shape == (2, 1, SIDE, SIDE)
+    assert 0 <= slices.min() < slices.max() <= 1
+    assert set(lungs.unique().tolist()) == {0, 1}
+    assert known[0].all()
+    assert torch.equal(known[1], lungs[1])
+    first, *others = [lung.augmented(whole, np.random.default_rng(seed)) for seed in (3, 3, *range(12))]
+    np.testing.assert_array_equal(first, others[0])
+    assert all(0.03 < seen.mean() < 0.9 for _, seen in others)
+    inside, pixels = whole.lungs > 0, whole.pixels.astype(int)
+    solid = lung._solid(whole.pixels, inside, np.random.default_rng(0)).astype(int)
+    assert solid[inside].mean() > pixels[inside].mean() + 20
+    np.testing.assert_allclose(solid[:20], pixels[:20], atol=1)
+
+
+def test_the_loss_counts_known_places_alone() -> None:
+    made, logit = lung.LungTrainer(LUNG_RECIPE, 4), torch.zeros(1, 1, 4, 4)
+    logit[..., 2:, :] = 9.0
+    made.log = lambda *_, **__: None
+    made.network.forward = lambda slices: logit
+    known = (logit == 0).float()
+    expected = math.log(2) + 1 - (2 * 8 * 0.5 + 50) / (8 * 0.5 + 8 + 50)
+    loss = made.training_step((logit, torch.ones_like(logit), known), 0)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
