@@ -33,7 +33,7 @@ CEILINGS = {
     "evaluation": 1_795, "reporting": 420, "cli": 1_735, "experiments": 1_310, "audit": 1_110, "serving": 1_335,
     "pacs": 950, "cluster": 290,
 }  # fmt: skip
-LINES, FILES, LINES_OF_TESTS = 22_150, 99, 12_890
+LINES, FILES, LINES_OF_TESTS = 22_150, 99, 12_900
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}

@@ -38,6 +38,13 @@ def test_a_figure_is_reproducible_and_leaves_nothing_behind(name: str) -> None:
     assert [each for each in words.split("|") if each not in text] == []
 
 
+def test_a_name_has_one_colour_in_all_panels() -> None:
+    curves = {"none": [[0.5]], "imagenet": [[0.6]], "c2l": [[0.7]]}
+    drawn = figures.curves_figure({("first", "AUC"): curves, ("second", "AUC"): {"c2l": [[0.8]]}})
+    *_, first, second = (line.get_color() for axes in drawn.axes for line in axes.lines)
+    assert first == second
+
+
 def test_a_layer_is_the_more_opaque_the_surer_and_nothing_where_the_map_is_no_number() -> None:
     layer = overlay.map_layer(np.float32([[9, 0, -9], [np.nan, -np.inf, 9]]))
     assert layer[0, 0, :3].tolist() == [*overlay.LESION[::-1]]

@@ -184,15 +184,16 @@ def _draw_row(axes: Axes, place: int, value: _Estimate, *, strong: bool) -> None
 def curves_figure(panels: Mapping[tuple[str, str], Mapping[str, Sequence[Sequence[float]]]]) -> Figure:
     """Curves over epochs, two panels in a row: thick the mean over seeds, as far as all go, thin each seed.
 
-    ``panels`` hold, by title and label of the vertical axis and by name in the legend, one curve per seed.
+    ``panels`` hold, by title and label of the vertical axis and by name, which has one colour, one curve per seed.
     """
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     with mpl.rc_context(STYLE):
         height, width = (len(panels) + 1) // 2, min(2, len(panels))
         figure = _on_white((4.6 * width, 3.5 * height))
         grid = figure.subplots(height, width, squeeze=False)
         for axes, ((title, label), curves) in zip(grid.flat, panels.items(), strict=True):
-            for number, (name, seeds) in enumerate(curves.items()):
-                colour, dashes = _COLOURS[number % len(_COLOURS)], _DASHES[number % len(_DASHES)]
+            for name, seeds in curves.items():
+                colour, dashes = (each[names.index(name) % len(each)] for each in (_COLOURS, _DASHES))
                 for values in seeds if len(seeds) > 1 else ():
                     axes.plot(range(1, len(values) + 1), values, color=colour, linewidth=0.7, alpha=0.45)
                 common = min(len(values) for values in seeds)
@@ -217,6 +218,5 @@ def _on_white(size: tuple[float, float]) -> Figure:
 def svg(figure: Figure) -> str:
     """A figure as a complete SVG document; equal figures give equal text."""
     with mpl.rc_context(STYLE):
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
+        figure.savefig(buffer := io.StringIO(), format="svg", metadata=_NO_METADATA)
     return buffer.getvalue()
