@@ -87,8 +87,7 @@ def main(
         for source, timings in measured.items()
     ]
     as_json = {
-        source: {what: asdict(timing) for what, timing in timings.items()}
-        for source, timings in measured.items()
+        source: {what: asdict(timing) for what, timing in timings.items()} for source, timings in measured.items()
     }
     report("preprocessing", output or (None if quick else RESULTS), as_json, goals, tables)
 
@@ -138,16 +137,10 @@ def _timings(slices: Sequence[Grey], repeats: int) -> dict[str, Timing]:
         ],
         "Preprocessing.normalise": [partial(preprocessing.normalise, one.pixels) for one in cropped],
         "paint_ground_glass": [
-            partial(painted, pixels, one.lungs)
-            for pixels, one in zip(slices, cropped, strict=True)
-            if one.found
+            partial(painted, pixels, one.lungs) for pixels, one in zip(slices, cropped, strict=True) if one.found
         ],
     }
-    return {
-        what: Timing.of([_milliseconds(call, repeats) for call in each])
-        for what, each in calls.items()
-        if each
-    }
+    return {what: Timing.of([_milliseconds(call, repeats) for call in each]) for what, each in calls.items() if each}
 
 
 def _milliseconds(act: Callable[[], object], repeats: int) -> float:

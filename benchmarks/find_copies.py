@@ -34,9 +34,7 @@ GOALS = {"recoded": 0.99, "annotated": 0.99, "cropped": 0.98, "a part": 0.95}
 
 def main(
     data: Annotated[Path | None, typer.Option(help="Slices to copy; phantoms unless given.")] = None,
-    series: Annotated[
-        Path | None, typer.Option(help="A CT series, whose neighbouring slices are no copies.")
-    ] = None,
+    series: Annotated[Path | None, typer.Option(help="A CT series, whose neighbouring slices are no copies.")] = None,
     copies: Annotated[int, typer.Option(min=2, help="Copies of each kind.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Of the copies.")] = 1,
     quick: Annotated[bool, typer.Option(help="A smoke test: few copies, no record unless --output.")] = False,
@@ -45,9 +43,7 @@ def main(
     """Hide copies among other slices and look for them."""
     copies = 12 if quick else copies
     with tempfile.TemporaryDirectory() as folder:
-        records = (
-            _phantoms(Path(folder), 60 if quick else 400) if data is None else load_dataset(data).records
-        )
+        records = _phantoms(Path(folder), 60 if quick else 400) if data is None else load_dataset(data).records
         found = {kind: _find(records, kind, act, copies, seed, Path(folder)) for kind, act in KINDS.items()}
         alone = {"the slices above": _among_themselves(records)}
         if series is not None:
@@ -173,9 +169,7 @@ def _trim(most: float) -> Callable[[Grey, Rng], Grey]:
     def trim(pixels: Grey, rng: Rng) -> Grey:
         height, width = pixels.shape
         left, right, top, bottom = rng.uniform(0, most, 4)
-        return pixels[
-            int(top * height) : height - int(bottom * height), int(left * width) : width - int(right * width)
-        ]
+        return pixels[int(top * height) : height - int(bottom * height), int(left * width) : width - int(right * width)]
 
     return trim
 
@@ -210,18 +204,14 @@ def _margins(pixels: Grey, rng: Rng) -> Grey:
         return pixels
     height, width = pixels.shape
     sides = (rng.uniform(0, 0.1, 4) * (height, height, width, width)).astype(int).tolist()
-    return np.asarray(
-        cv2.copyMakeBorder(pixels, *sides, cv2.BORDER_CONSTANT, value=int(rng.choice([0, 255])))
-    )
+    return np.asarray(cv2.copyMakeBorder(pixels, *sides, cv2.BORDER_CONSTANT, value=int(rng.choice([0, 255]))))
 
 
 def _resize(pixels: Grey, rng: Rng) -> Grey:
     scale, stretch = np.exp(rng.uniform(np.log(0.45), np.log(1.8))), np.exp(rng.uniform(-0.12, 0.12))
     height, width = pixels.shape
     size = (max(48, int(width * scale * stretch)), max(48, int(height * scale / stretch)))
-    return np.asarray(
-        cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    )
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC))
 
 
 def _curve(low: tuple[float, float], high: tuple[float, float]) -> Callable[[Grey, Rng], Grey]:

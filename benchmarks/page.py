@@ -84,9 +84,7 @@ def _measured(browser: Chrome, url: str, series: Path, slices: int) -> dict[str,
         "if (!window.marks.first) requestAnimationFrame(seen); }; seen();"
     )
     browser.find_element(By.ID, "choose-folder").send_keys(str(series))
-    _until(
-        browser, "document.getElementById('progress').hidden && !document.getElementById('workspace').hidden"
-    )
+    _until(browser, "document.getElementById('progress').hidden && !document.getElementById('workspace').hidden")
     marks = browser.execute_script("return {...window.marks, done: performance.now()}")
     requests = "performance.getEntriesByType('resource').filter(each => each.name.endsWith('/hounsfield.raw')).length"
     _until(browser, f"{requests} > 0")
@@ -104,9 +102,7 @@ def _measured(browser: Chrome, url: str, series: Path, slices: int) -> dict[str,
         min(slices - 1, 600),
     )
     busy, seconds = _frames(trace.end())
-    pictures = (
-        "performance.getEntriesByType('resource').filter(each => each.name.endsWith('/picture.png')).length"
-    )
+    pictures = "performance.getEntriesByType('resource').filter(each => each.name.endsWith('/picture.png')).length"
     return {
         "slices": slices,
         "first_seconds": (marks["first"] - marks["sent"]) / 1000,
@@ -128,9 +124,7 @@ class _Trace:
         address = browser.capabilities["goog:chromeOptions"]["debuggerAddress"]
         url = httpx.get(f"http://{address}/json/version").json()["webSocketDebuggerUrl"]
         self._socket = websocket.create_connection(url, suppress_origin=True)
-        self._send(
-            1, "Tracing.start", traceConfig={"includedCategories": CATEGORIES}, transferMode="ReportEvents"
-        )
+        self._send(1, "Tracing.start", traceConfig={"includedCategories": CATEGORIES}, transferMode="ReportEvents")
         while json.loads(self._socket.recv()).get("id") != 1:
             pass
 

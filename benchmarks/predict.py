@@ -62,9 +62,7 @@ def main(
     many: Annotated[int, typer.Option(min=2, help="Slices to classify for memory alone.")] = 20_000,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of all pipelines.")] = 5,
     starts: Annotated[int, typer.Option(min=1, help="Turns of all starts.")] = 11,
-    quick: Annotated[
-        bool, typer.Option(help="A smoke test: one short round, no record unless --output.")
-    ] = False,
+    quick: Annotated[bool, typer.Option(help="A smoke test: one short round, no record unless --output.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the record.")] = None,
 ) -> None:
     """Measure start, speed and memory of `groundglass predict` on two cores."""
@@ -143,9 +141,7 @@ def _starts(file: str, bundle: Path | None, rounds: int) -> dict[str, list[float
             ran = run(commands[name], PREDICTIONS)
             if turn:
                 seconds[name].append(ran.seconds)
-        _say(
-            f"start {turn} of {rounds}: " + ", ".join(f"{name} {each[-1:]}" for name, each in seconds.items())
-        )
+        _say(f"start {turn} of {rounds}: " + ", ".join(f"{name} {each[-1:]}" for name, each in seconds.items()))
     return seconds
 
 
@@ -187,9 +183,7 @@ def _usual(name: str) -> str:
     return f"{name}, {USUAL_SIZE} pixels"
 
 
-def _memory(
-    phantoms: Sequence[str], bundle: Path | None, counts: Sequence[int], folder: Path
-) -> list[dict[str, Any]]:
+def _memory(phantoms: Sequence[str], bundle: Path | None, counts: Sequence[int], folder: Path) -> list[dict[str, Any]]:
     """Largest resident memory by number of slices, and by where the predictions go."""
     rows = []
     for count in counts:
@@ -247,9 +241,7 @@ def _all_ratios(measured: dict[str, Any]) -> dict[str, list[float]]:
     for kind in measured["slices"]["precisions"]:
         ours = [each["slices_per_second"] for each in speed[_ours(kind)]]
         for title, names in ((_ours(kind), PLAIN), (_usual(_ours(kind)), [_usual(name) for name in PLAIN])):
-            rounds = zip(
-                *([each["slices_per_second"] for each in speed[name]] for name in names), strict=True
-            )
+            rounds = zip(*([each["slices_per_second"] for each in speed[name]] for name in names), strict=True)
             ratios[title] = [own / max(peers) for own, peers in zip(ours, rounds, strict=True)]
     return ratios
 
@@ -278,18 +270,12 @@ def _tables(measured: dict[str, Any], ratios: dict[str, list[float]]) -> list[Ta
         Table(
             what,
             ("pipeline", "median", "min", "max", "whole process, s", "peak MiB"),
-            [
-                (*_spread(name, each), statistics.median(whole[name]), peaks[name])
-                for name, each in speeds.items()
-            ],
+            [(*_spread(name, each), statistics.median(whole[name]), peaks[name]) for name, each in speeds.items()],
         ),
         Table(
             "Peak resident memory of groundglass predict, phantoms of 512 x 512 pixels",
             ("slices", "predictions to", "MiB", "seconds"),
-            [
-                (f"{row['slices']:,}", row["output"], row["peak_mib"], row["seconds"])
-                for row in measured["memory"]
-            ],
+            [(f"{row['slices']:,}", row["output"], row["peak_mib"], row["seconds"]) for row in measured["memory"]],
         ),
     ]
 

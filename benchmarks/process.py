@@ -26,9 +26,7 @@ class Ran:
     peak_mib: float
 
 
-def run(
-    command: Sequence[str], accepted: Sequence[int] = (0,), environment: Mapping[str, str] | None = None
-) -> Ran:
+def run(command: Sequence[str], accepted: Sequence[int] = (0,), environment: Mapping[str, str] | None = None) -> Ran:
     """Run a command to its end, its output thrown away.
 
     Args:

@@ -61,9 +61,7 @@ class Comparison:
 
 
 def main(
-    data: Annotated[
-        list[Path] | None, typer.Option(help="Folders of further files, for example dicom/mixed.")
-    ] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="Folders of further files, for example dicom/mixed.")] = None,
     quick: Annotated[bool, typer.Option(help="A smoke test: ten files, no record unless --output.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the record.")] = None,
 ) -> None:
@@ -79,9 +77,7 @@ def main(
         outcomes = (str(count[outcome]) for outcome in OUTCOMES)
         rows.append((collection, str(len(own)), *outcomes, max(both, default=0.0)))
     listed = [each for each in compared if each.outcome in {"different", "refused", "only here"}]
-    reasons = Counter(
-        (each.outcome, each.reason) for each in compared if each.outcome in {"equal as CT", "neither"}
-    )
+    reasons = Counter((each.outcome, each.reason) for each in compared if each.outcome in {"equal as CT", "neither"})
     tables = [
         Table("Beside SimpleITK", ("test files of", "files", *OUTCOMES, "largest difference, HU"), rows),
         Table(
@@ -97,9 +93,7 @@ def main(
     ]
     largest = max((each.difference or 0.0 for each in compared), default=0.0)
     goals = [Goal("largest difference of Hounsfield units", EQUAL, True, largest)]
-    report(
-        "readers", output or (None if quick else RESULTS), [asdict(each) for each in compared], goals, tables
-    )
+    report("readers", output or (None if quick else RESULTS), [asdict(each) for each in compared], goals, tables)
 
 
 def _shown(difference: float | None) -> str | float:
@@ -164,9 +158,7 @@ def _values(name: str, slices: list[CTSlice], theirs: NDArray[Any]) -> Compariso
     theirs = theirs.reshape(*shape, -1)[..., 0]
     if slices[0].hounsfield is None:
         same = _same_order(slices, theirs)
-        return Comparison(
-            name, "equal" if same else "different", 0.0, "" if same else "greys in another order"
-        )
+        return Comparison(name, "equal" if same else "different", 0.0, "" if same else "greys in another order")
     ours = np.stack([each.hounsfield for each in slices if each.hounsfield is not None])
     differences = np.abs(ours - np.maximum(theirs, AIR))
     largest = float(differences.max())
@@ -185,9 +177,7 @@ def _colours(name: str, slices: list[CTSlice], theirs: NDArray[Any]) -> Comparis
     beside = np.abs(np.stack([each.pixels for each in slices]).astype(int) - grey)
     if beside.max() <= 2:
         return Comparison(name, "equal", 0.0)
-    return Comparison(
-        name, "different", None, f"colours: up to {beside.max()} of 255 levels, mean {beside.mean():.1f}"
-    )
+    return Comparison(name, "different", None, f"colours: up to {beside.max()} of 255 levels, mean {beside.mean():.1f}")
 
 
 def _by_itk(path: Path) -> NDArray[Any] | None:

@@ -41,9 +41,7 @@ BEGIN, END = "<!-- scale:begin -->", "<!-- scale:end -->"
 
 
 def main(
-    data: Annotated[
-        Path | None, typer.Option(help="Any data set of unpacked pictures; else phantoms.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Any data set of unpacked pictures; else phantoms.")] = None,
     few: Annotated[int, typer.Option(min=1, help="Slices of the short runs.")] = 640,
     many: Annotated[int, typer.Option(min=2, help="Slices of the long runs.")] = 6400,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of all runs.")] = 3,
@@ -76,9 +74,7 @@ def _recorded() -> dict[str, list[dict[str, Any]]]:
     return runs
 
 
-def _rates(
-    files: Sequence[Path], counts: Sequence[int], rounds: int, folder: Path
-) -> dict[str, list[dict[str, Any]]]:
+def _rates(files: Sequence[Path], counts: Sequence[int], rounds: int, folder: Path) -> dict[str, list[dict[str, Any]]]:
     """What every run does, by round."""
     places = {count: _linked(files, count, folder / f"{count}") for count in counts}
     ran: dict[str, list[dict[str, Any]]] = {name: [] for name in (LOCAL, ONE, TWO)}
@@ -120,9 +116,7 @@ def _linked(files: Sequence[Path], count: int, folder: Path) -> Path:
 
 
 def _measure(name: str, places: dict[int, Path], predictions: Path) -> dict[str, Any]:
-    (few, short), (many, long) = (
-        (count, _predict(name, place, predictions)) for count, place in places.items()
-    )
+    (few, short), (many, long) = ((count, _predict(name, place, predictions)) for count, place in places.items())
     rate = (many - few) / (long.seconds - short.seconds)
     return {
         "slices_per_second": rate,

@@ -159,18 +159,14 @@ def _load(port: int, uploads: Path, seconds: int, folder: Path) -> dict[str, flo
         f"http://127.0.0.1:{port}",
     ]
     environment = {**os.environ, "GROUNDGLASS_FIGURES": str(figures)}
-    subprocess.run(
-        [*command, "--", str(uploads), BOUNDARY], env=environment, check=True, stdout=subprocess.DEVNULL
-    )
+    subprocess.run([*command, "--", str(uploads), BOUNDARY], env=environment, check=True, stdout=subprocess.DEVNULL)
     row: dict[str, float] = json.loads(figures.read_text(encoding="utf-8"))
     row["errors"] = row["socket_errors"] + row["status_errors"] + row["timeouts"]
     row["slices_per_second"] = row["requests"] / row["seconds"]
     return row
 
 
-def _rounds(
-    listed: Path, uploads: Path, bundle: Path | None, plan: Plan, folder: Path
-) -> list[dict[str, Any]]:
+def _rounds(listed: Path, uploads: Path, bundle: Path | None, plan: Plan, folder: Path) -> list[dict[str, Any]]:
     rows = []
     for number in range(plan.rounds):
         chosen = [] if bundle is None else ["--bundle", str(bundle)]
@@ -266,9 +262,7 @@ def _report(measured: dict[str, Any], output: Path | None) -> None:
     ratio = statistics.median(row["ratio"] for row in rounds)
     errors = sum(row["serve"]["errors"] for row in rounds) + soak["serve"]["errors"]
     goals = [
-        Goal(
-            f"times the slices per second of groundglass predict, {CLIENTS} clients", RATIO_GOAL, False, ratio
-        ),
+        Goal(f"times the slices per second of groundglass predict, {CLIENTS} clients", RATIO_GOAL, False, ratio),
         Goal("errors", 0, True, errors),
         Goal("growth of resident memory during the soak, %", GROWTH_GOAL, True, soak["growth_percent"]),
         Goal("accepted requests lost at SIGTERM under load", 0, True, sum(row["lost"] for row in ends)),
@@ -309,10 +303,7 @@ def _tables(measured: dict[str, Any]) -> list[Table]:
         Table(
             "SIGTERM under load",
             ("accepted", "answered", "lost", "seconds to the end"),
-            [
-                (f"{row['accepted']:,}", f"{row['answered']:,}", row["lost"], row["seconds"])
-                for row in measured["ends"]
-            ],
+            [(f"{row['accepted']:,}", f"{row['answered']:,}", row["lost"], row["seconds"]) for row in measured["ends"]],
         ),
         Table(
             "Batches: processor time of the network for each slice",

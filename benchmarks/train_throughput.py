@@ -92,9 +92,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Turns of all trainings.")] = 5,
     epochs: Annotated[int, typer.Option(min=2, help="Epochs of each training; the first warms up.")] = 3,
     phantoms: Annotated[int, typer.Option(min=10, help="Phantoms to generate without --data.")] = 500,
-    quick: Annotated[
-        bool, typer.Option(help="A smoke test: one short round, no record unless --output.")
-    ] = False,
+    quick: Annotated[bool, typer.Option(help="A smoke test: one short round, no record unless --output.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the record.")] = None,
 ) -> None:
     """Compare training speed, data preparation and memory with a plain loop."""
@@ -108,9 +106,7 @@ def main(
             order = [*measured][turn % len(measured) :] + [*measured][: turn % len(measured)]
             for name in order:
                 measured[name].append(_train(name, prepared, epochs, folder / f"{turn}"))
-                print(
-                    f"round {turn + 1} of {rounds}: {name}: {measured[name][-1]}", file=sys.stderr, flush=True
-                )
+                print(f"round {turn + 1} of {rounds}: {name}: {measured[name][-1]}", file=sys.stderr, flush=True)
     _report(measured, prepared, output or (None if quick else RESULTS))
 
 
@@ -123,9 +119,7 @@ def _prepare(data: Path | None, phantoms: int, folder: Path) -> Data:
     split = make_split(manifest, "official")
     parts = {part: [manifest.records[index] for index in split.parts[part]] for part in ("train", "val")}
     samples = folder / "samples.json"
-    samples.write_text(
-        json.dumps({part: _listed(records) for part, records in parts.items()}), encoding="utf-8"
-    )
+    samples.write_text(json.dumps({part: _listed(records) for part, records in parts.items()}), encoding="utf-8")
     cache = folder / "cache"
     return Data(
         data.resolve(),
@@ -212,9 +206,7 @@ def _run(command: list[str]) -> resource.struct_rusage:
 def _report(measured: dict[str, list[Measured]], data: Data, output: Path | None) -> None:
     rounds = len(measured[PLAIN[0]])
     peer = [max(measured[name][turn].images_per_second for name in PLAIN) for turn in range(rounds)]
-    ratios = {
-        name: [one.images_per_second / peer[turn] for turn, one in enumerate(measured[name])] for name in OURS
-    }
+    ratios = {name: [one.images_per_second / peer[turn] for turn, one in enumerate(measured[name])] for name in OURS}
     goals = []
     for name in OURS:
         share = statistics.median(one.data_share for one in measured[name])

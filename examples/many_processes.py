@@ -10,9 +10,7 @@ def main() -> None:
     """Classify each folder."""
     classifier = groundglass.load(threads=1)
     with ProcessPoolExecutor(2) as pool:
-        for folder, answer in zip(
-            sys.argv[1:], pool.map(classifier.predict_series, sys.argv[1:]), strict=True
-        ):
+        for folder, answer in zip(sys.argv[1:], pool.map(classifier.predict_series, sys.argv[1:]), strict=True):
             print(folder, answer.label, answer.series_score)
 
 

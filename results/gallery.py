@@ -44,9 +44,7 @@ def line(classifier: Classifier, ct_slice: CTSlice, name: str) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = cv2.cvtColor(evidence_picture(said.evidence), cv2.COLOR_RGB2BGR)
     cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, 80])
-    words = (
-        said.reason or f"{said.label}, probability {said.probability:.2f}, lung opacity {said.opacity:.1f} %"
-    )
+    words = said.reason or f"{said.label}, probability {said.probability:.2f}, lung opacity {said.opacity:.1f} %"
     flags = f" ({', '.join(said.flags)})" if said.flags else ""
     return f"![{name}: {words}](images/gallery/{name}.jpg)\n\n*{name}: {words}{flags}.*\n"
 

@@ -34,17 +34,13 @@ def quality() -> str:
     rule = json.loads((RESULTS / "audit" / "audit.json").read_text())["shortcuts"]["baselines"][0]["tested"]
     tested, lesions = _seeds("official"), _seeds("lesions")
     slices = tested[0]["data"]["slices"]
-    rows = [
-        _row("Official test part of COVID-CT", slices, *(_values(tested, "metrics", name) for name in _SHOWN))
-    ]
+    rows = [_row("Official test part of COVID-CT", slices, *(_values(tested, "metrics", name) for name in _SHOWN))]
     figures = " | ".join(f"{rule[name]['value']:.3f}" for name in _SHOWN)
     rows.append(f"| A rule on the file format alone, same slices | {slices} | – | {figures} |")
     for name, title in LEFT_OUT.items():
         part = json.loads((RESULTS / "left-out" / name / "summary.json").read_text())["parts"]["test"]
         rows.append(_row(title, part["slices"], *(part["metrics"][each]["values"] for each in _SHOWN)))
-    dice, pointing = (
-        cell(MeanSD.of(_values(lesions, "segmentation", each))) for each in ("lesion_dice", "pointing")
-    )
+    dice, pointing = (cell(MeanSD.of(_values(lesions, "segmentation", each))) for each in ("lesion_dice", "pointing"))
     return (
         "| | slices | trainings | AUC | accuracy |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
         "Mean ± SD over seeds. Lesions on the "
@@ -81,8 +77,7 @@ def phantoms() -> str:
     """How well lungs, lesions and lung opacity of phantoms are found."""
     figures = _hospital("phantoms")["segmentation"]
     lines = [
-        f"| {SEGMENTATION_TITLES[name]} | {each['slices']} | {_interval(each)} |"
-        for name, each in figures.items()
+        f"| {SEGMENTATION_TITLES[name]} | {each['slices']} | {_interval(each)} |" for name, each in figures.items()
     ]
     return "| On phantoms | slices | |\n|---|---|---|\n" + "\n".join(lines) + "\n"
 
@@ -118,9 +113,7 @@ def audit() -> str:
     warnings = ["- " + re.sub(r"([_*~])", r"\\\1", words) for words in found["warnings"]]
     pairs = [
         f"| {pair['kind']} {pair['correlation']:.3f} | "
-        + "<br>".join(
-            f"`{one['file']}` ({one['label']}, {one['part']})" for one in (pair["first"], pair["second"])
-        )
+        + "<br>".join(f"`{one['file']}` ({one['label']}, {one['part']})" for one in (pair["first"], pair["second"]))
         + " |"
         for pair in found["pairs"]
     ]

@@ -27,9 +27,7 @@ def run(*command: object, **environment: object) -> subprocess.CompletedProcess[
     clean = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
     clean |= {name: str(value) for name, value in environment.items()}
     words = list(map(str, command))
-    return subprocess.run(
-        words, capture_output=True, text=True, check=False, env=clean, timeout=900, cwd=ROOT
-    )
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=clean, timeout=900, cwd=ROOT)
 
 
 def install(*command: object, **environment: object) -> str:
@@ -73,9 +71,7 @@ def test_what_is_installed_predicts(tool: str, what: str, wheel: Path, tmp_path:
     assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "ok"), done.stderr
 
 
-@pytest.mark.parametrize(
-    "line", sorted({line for path in DOCUMENTS for line in PIP.findall(path.read_text("utf-8"))})
-)
+@pytest.mark.parametrize("line", sorted({line for path in DOCUMENTS for line in PIP.findall(path.read_text("utf-8"))}))
 def test_what_documents_tell_to_install_is_there(line: str) -> None:
     """From the clone; that it would be installed is enough."""
     said = install("uv", *shlex.split(line), "--dry-run", "--python", sys.executable)

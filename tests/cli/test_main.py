@@ -102,9 +102,7 @@ def test_lists_and_completion(run_command: Command, monkeypatch: pytest.MonkeyPa
     assert all(f" {entry.name} " in networks for entry in entries())
     assert all(f"train --recipe {name} " in recipes for name in recipe_names())
     assert "pretrain --recipe c2l " in recipes
-    offered = [
-        words for words in ("--help", "data audit --help", "train --help") if "--install-c" in said(words)
-    ]
+    offered = [words for words in ("--help", "data audit --help", "train --help") if "--install-c" in said(words)]
     assert offered == ["--help"], "completion is of the program, not of its commands"
 
 

@@ -107,9 +107,7 @@ def workers(*doing: str) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_manifest_becomes_the_rows_of_one_process(
-    two_workers: None, run: Run, folder: Path, tmp_path: Path
-) -> None:
+def test_a_manifest_becomes_the_rows_of_one_process(two_workers: None, run: Run, folder: Path, tmp_path: Path) -> None:
     from pyarrow import parquet
 
     manifest = tmp_path / "slices.csv"
@@ -126,9 +124,7 @@ def test_a_manifest_becomes_the_rows_of_one_process(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["local.parquet", "ray.parquet", "slices.csv"]
 
 
-@pytest.mark.parametrize(
-    "options", ["--engine local --workers 2", "--engine local --address auto", "--threads 2"]
-)
+@pytest.mark.parametrize("options", ["--engine local --workers 2", "--engine local --address auto", "--threads 2"])
 def test_options_that_exclude_each_other_are_one_line(run: Run, folder: Path, options: str) -> None:
     status, printed, errors = run(folder / "0.png", *options.split())
     assert (status, printed, errors.count("\n"), errors[:7]) == (2, "", 1, "error: ")

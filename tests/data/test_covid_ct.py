@@ -130,9 +130,7 @@ class Upstream:
     def answer(self, asked: Asked) -> Said:
         file = self.folder / Path(asked.path).name
         cut = self.cut if file.name == "CT_NonCOVID.zip" else None
-        return (
-            Said(200, file.read_bytes(), {}, cut, self.held if cut else None) if file.is_file() else Said(404)
-        )
+        return Said(200, file.read_bytes(), {}, cut, self.held if cut else None) if file.is_file() else Said(404)
 
 
 @pytest.fixture

@@ -229,9 +229,7 @@ def test_every_kind_is_taught_and_follows_from_the_seed(lungs: list[Grey], taugh
 
 
 @pytest.mark.slow
-def test_the_bundle_refuses_it(
-    tmp_path: Path, dicom_samples: Path, taught: Examples, run_command: Command
-) -> None:
+def test_the_bundle_refuses_it(tmp_path: Path, dicom_samples: Path, taught: Examples, run_command: Command) -> None:
     """341 of 355 (96.1 %), and no picture of the set is among the examples."""
     for package in ("skimage", "matplotlib"):
         pytest.importorskip(package, reason="its sample pictures are part of the set")

@@ -43,9 +43,7 @@ def dicom_series(tmp_path_factory: pytest.TempPathFactory, phantoms: list[Phanto
     return folder
 
 
-def test_slices_name_nobody(
-    tmp_path: Path, dicom_series: Path, phantoms: list[Phantom], run_command: Command
-) -> None:
+def test_slices_name_nobody(tmp_path: Path, dicom_series: Path, phantoms: list[Phantom], run_command: Command) -> None:
     bad, output = tmp_path / "bad.nii", tmp_path / "out"
     bad.write_bytes(b"no volume")
     status, out, err = run_command("data", "slices", bad, dicom_series, "--output", output, "--every", "2")
@@ -54,9 +52,7 @@ def test_slices_name_nobody(
     assert f"{len(written)} slices written" in out
     (name,) = {path.stem.split("_")[0] for path in written}
     assert len(name) == 16
-    assert {int(path.stem.split("_")[1]) for path in written} <= {*range(4, COUNT, 2)}, (
-        "every other, none blank"
-    )
+    assert {int(path.stem.split("_")[1]) for path in written} <= {*range(4, COUNT, 2)}, "every other, none blank"
     secrets = ("Doe", "Jane", "PHANTOM", str(phantoms[0].number), phantoms[0].slice.origin.series or "-")
     for path in written:
         image = Image.open(path)
@@ -68,9 +64,7 @@ def test_slices_name_nobody(
     assert (len(again) >= 3, again) == (True, written), "the same names again"
 
 
-@pytest.mark.parametrize(
-    "second", [{"PatientID": "another"}, {"StudyInstanceUID": "1.9"}, {"SeriesInstanceUID": ""}]
-)
+@pytest.mark.parametrize("second", [{"PatientID": "another"}, {"StudyInstanceUID": "1.9"}, {"SeriesInstanceUID": ""}])
 def test_two_series_get_two_names(tmp_path: Path, dicom_series: Path, second: dict[str, str]) -> None:
     (tmp_path / "in").mkdir()
     for path in dicom_series.iterdir():
@@ -153,9 +147,7 @@ def test_series_are_each_of_a_patient_of_its_own(tmp_path: Path, run_command: Co
     records = load_dataset(output).records
     assert [record.patient_id for record in records].count(records[0].patient_id) == 3
     for record in records:
-        lungs, lesions = (
-            read_mask(path or Path(), (96, 96)) for path in (record.lung_mask, record.lesion_mask)
-        )
+        lungs, lesions = (read_mask(path or Path(), (96, 96)) for path in (record.lung_mask, record.lesion_mask))
         assert not (lesions & ~lungs).any()
         assert (record.label is Label.COVID) == lesions.any()
         assert "severity-0.90" in str(record.path) or not lesions.any()

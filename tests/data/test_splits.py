@@ -81,8 +81,7 @@ def test_cross_validation_never_sees_the_test_part(published: Manifest) -> None:
     for fold in (1, 2, 3):
         split = make_split(published, f"official-source-cv:{fold}/3")
         train, val = (
-            {each.source for each in part if each.label is Label.COVID}
-            for part in members(published, split).values()
+            {each.source for each in part if each.label is Label.COVID} for part in members(published, split).values()
         )
         assert train.isdisjoint(val)
         assert patients_in_several_parts(published, split.parts) == []
@@ -118,9 +117,7 @@ def test_of_sources_without_a_split_a_tenth_validates(published: Manifest, poole
     assert sum(map(len, members(pooled, split).values())) == 746 + 120
 
 
-@pytest.mark.parametrize(
-    "spec", ["patients:2/4", "leave-source-out:ward-1", "random", "official-source-cv:1/4"]
-)
+@pytest.mark.parametrize("spec", ["patients:2/4", "leave-source-out:ward-1", "random", "official-source-cv:1/4"])
 def test_a_split_follows_from_the_seed_alone_which_it_may_name(spec: str) -> None:
     manifest = TRAINED if "cv" in spec else WARDS
     moved = [replace(each, path=Path("/elsewhere/b.zip!deep", each.path.name)) for each in manifest]

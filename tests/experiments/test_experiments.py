@@ -78,9 +78,7 @@ def test_what_cannot_be_is_named() -> None:
         "use --weights": lambda: table1_tasks(overrides=["network.weights=none"]),
         "use --networks": lambda: plan.convergence_tasks(overrides=["network.name=vgg-16"]),
         "has no mask branch to leave out": lambda: ablation_tasks(load_recipe("resnet-18")),
-        "--only resnet: matches no run; rows are vgg": lambda: plan.chosen(
-            table1_tasks(), ["vgg*", "resnet"]
-        ),
+        "--only resnet: matches no run; rows are vgg": lambda: plan.chosen(table1_tasks(), ["vgg*", "resnet"]),
     }
     for message, make in makers.items():
         with pytest.raises(GroundglassError, match=message):
@@ -106,9 +104,7 @@ def test_every_variant_changes_one_thing() -> None:
         assert type(recipe).model_validate(recipe.model_dump()) == recipe, "one that a file could hold"
     changed = {row: differing(recipe, DEFAULT) for row, recipe in recipes.items()}
     four = {f"augmentation.{name}" for name in ("translation", "rotation", "mirror", "noise")}
-    every = {f"augmentation.{name}" for name in AugmentationSection.model_fields} - {
-        "augmentation.lungs_only"
-    }
+    every = {f"augmentation.{name}" for name in AugmentationSection.model_fields} - {"augmentation.lungs_only"}
     assert (changed.pop("augmentation-paper"), changed.pop("augmentation-none")) == (every - four, every)
     expected = (
         "default: no-mask:network.mask no-attention:network.attention no-histogram:network.histogram "
@@ -156,9 +152,7 @@ def paths(data: Path, tmp_path: Path) -> ExperimentPaths:
     return ExperimentPaths((data,), runs, output, threads=1, accelerator="cpu", cache=cache, progress=False)
 
 
-def tasks(
-    *protocols: str, numbers: Sequence[int] = (0,), more: Sequence[str] = (), folds: int = 2
-) -> list[Task]:
+def tasks(*protocols: str, numbers: Sequence[int] = (0,), more: Sequence[str] = (), folds: int = 2) -> list[Task]:
     return table1_tasks(protocols or ("official",), [LITE], ["none"], numbers, [*QUICK, *more], folds=folds)
 
 
@@ -387,9 +381,7 @@ def test_only_the_same_slices_and_recipes_are_compared(tmp_path: Path) -> None:
 def results(tmp_path: Path) -> Path:
     """A strong Mask-EfficientNet, an equal EfficientNet and a weak VGG under two protocols."""
     for protocol in ("random", "official"):
-        rows = [
-            seeds(f"{name}-imagenet", 3.0, weights="imagenet", protocol=protocol) for name in (LITE, MASK)
-        ]
+        rows = [seeds(f"{name}-imagenet", 3.0, weights="imagenet", protocol=protocol) for name in (LITE, MASK)]
         write(tmp_path, *rows[0], *rows[1], document(VGG, 0.4, protocol=protocol))
     return tmp_path
 

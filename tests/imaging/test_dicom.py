@@ -121,9 +121,7 @@ WRITTEN: dict[str, Any] = {
     **{f"grey, {name!r}": ct(PhotometricInterpretation=name, SamplesPerPixel=None) for name in GREY_NAMES},
     "float": ct(**floats("FloatPixelData", "f4")),
     "double": ct(**floats("DoubleFloatPixelData", "f8")),
-    **{
-        f"{kind} from {first}": bare(first=first, encoding=kind) for kind in ENCODINGS for first in BEGINNINGS
-    },
+    **{f"{kind} from {first}": bare(first=first, encoding=kind) for kind in ENCODINGS for first in BEGINNINGS},
     "deflated": write_deflated,
     **{f"4.{syntax}": partial(write_coded, syntax=syntax) for syntax in ("51", "201", "202", "203")},
 }

@@ -166,9 +166,7 @@ UNREADABLE = {
 }
 
 
-def test_a_refusal_is_a_result_that_can_be_shown(
-    classifier: Classifier, folder: Path, tmp_path: Path
-) -> None:
+def test_a_refusal_is_a_result_that_can_be_shown(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
     for words, source in REFUSED.items():
         found = classifier.predict(source)
         assert (found.status, found.probability) == (Status.REFUSED, None)
@@ -280,9 +278,7 @@ def test_threads_and_processes_share_it(classifier: Classifier, tiny_bundle: Pat
     assert process.exitcode == 0
 
 
-def test_the_process_stays_the_callers(
-    classifier: Classifier, folder: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_process_stays_the_callers(classifier: Classifier, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Neither warnings nor file descriptor 2 are switched while the library works."""
     packed = cv2.imencode(".tiff", PIXELS)[1].tobytes()
     with warnings.catch_warnings(record=True) as caught:

@@ -132,9 +132,7 @@ def test_doubtful_slices_are_flagged_and_plain_ones_are_not() -> None:
     assert set(FLAGS) > DOUBTFUL
 
 
-def test_no_firm_label_where_the_network_is_blind(
-    shipped: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_firm_label_where_the_network_is_blind(shipped: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     channels = len(shipped.bundle.input_check.centre) - APPEARANCE
     monkeypatch.setattr(shipped, "_check", accept_all(channels))
     chest = make_phantom(np.random.default_rng(4), severity=0.7, level=0.5).slice.pixels

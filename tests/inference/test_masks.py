@@ -144,9 +144,7 @@ def check_segmentation(path: Path, sources: Iterable[Path]) -> None:
     """Every frame lies where its source lies, and holds what was found there."""
     seg, images = pydicom.dcmread(path), list(map(pydicom.dcmread, sources))
     by_uid, seen = {image.SOPInstanceUID: image for image in images}, set()
-    for segment, said in zip(
-        seg.SegmentSequence, (("Lungs", "39607008"), ("Lesions", "52988006")), strict=True
-    ):
+    for segment, said in zip(seg.SegmentSequence, (("Lungs", "39607008"), ("Lesions", "52988006")), strict=True):
         assert (segment.SegmentLabel, segment.SegmentedPropertyTypeCodeSequence[0].CodeValue) == said
         assert (segment.SegmentAlgorithmType, segment.SegmentAlgorithmName) == ("AUTOMATIC", "groundglass")
         assert segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion
@@ -216,9 +214,7 @@ def test_a_zipped_series_and_one_without_lungs(tmp_path: Path, series: Path, wri
         {"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]},
     ],
 )
-def test_a_series_that_is_no_stack_becomes_pictures(
-    series: Path, write: Write, elements: dict[str, Any]
-) -> None:
+def test_a_series_that_is_no_stack_becomes_pictures(series: Path, write: Write, elements: dict[str, Any]) -> None:
     change_dicom(sorted(series.iterdir())[1], **elements)
     files = write([each for each in predictions_of(series) if each.series is not None])
     assert set(files) == PICTURES

@@ -142,9 +142,7 @@ def test_one_slice_is_no_curve_and_long_series_stay_small(write: Write) -> None:
 
 
 def test_a_slice_stands_beside_the_same_with_its_outlines() -> None:
-    odd = [
-        evidence(np.full(shape, 90, np.uint8), np.ones((2, 2))) for shape in ((1, 1), (1, 3000), (2000, 40))
-    ]
+    odd = [evidence(np.full(shape, 90, np.uint8), np.ones((2, 2))) for shape in ((1, 1), (1, 3000), (2000, 40))]
     for each in (*odd, SEEN):
         picture = evidence_picture(each).astype(int)
         assert max(picture.shape[0], (picture.shape[1] - 6) / 2) == 320

@@ -109,7 +109,5 @@ def test_opacity_is_of_the_lungs_and_in_millilitres_where_the_spacing_is_known()
     ):
         shares = (10.0, 20.0, 20.0, 20.0)
         known = zip(areas, positions, shares, strict=False)
-        opacity = summary_of(
-            ok("s/1", 0.5, at, opacity=share, lung_cm2=area) for area, at, share in known
-        ).opacity
+        opacity = summary_of(ok("s/1", 0.5, at, opacity=share, lung_cm2=area) for area, at, share in known).opacity
         assert (opacity.percent, opacity.lung_ml, opacity.lesion_ml) == expected

@@ -225,7 +225,9 @@ def test_odd_values_in_a_listing(server: Server) -> None:
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not here")
 def test_certificates_are_verified(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     certificate, key = (str(tmp_path / name) for name in ("certificate.pem", "key.pem"))
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
     subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)

@@ -66,9 +66,7 @@ def words(dataset: Dataset) -> str:
     found = []
     for item in dataset.ContentSequence:
         name = item.ConceptNameCodeSequence[0].CodeMeaning if "ConceptNameCodeSequence" in item else ""
-        values = [
-            item[sequence][0][keyword].value for sequence, keyword in VALUES.items() if sequence in item
-        ]
+        values = [item[sequence][0][keyword].value for sequence, keyword in VALUES.items() if sequence in item]
         found.append(f"{name}={values[0] if values else item.get('TextValue', '')}")
         if "ContentSequence" in item:
             found.append(words(item))

@@ -66,9 +66,7 @@ def test_only_a_grown_series_is_fetched_again(proxy: Server, orthanc: Orthanc, s
     assert states(orthanc.poll(proxy.url).study(study)) == [State.REPORTED]
     assert orthanc.counted()[:2] == [2, SLICES], "each slice has one heat map"
     before = len(proxy.asked)
-    assert (
-        states(orthanc.poll(proxy.url).study(study)) == states(orthanc.poll(proxy.url).all()) == [State.KNOWN]
-    )
+    assert states(orthanc.poll(proxy.url).study(study)) == states(orthanc.poll(proxy.url).all()) == [State.KNOWN]
     again = proxy.asked[before:]
     assert not [asked for asked in again if asked.method == "POST" or "/instances" in asked.path]
 

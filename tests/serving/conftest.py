@@ -104,9 +104,7 @@ class Running:
         return received, True
 
     @contextmanager
-    def connection(
-        self, content: bytes = b"", count: int | None = None, query: str = ""
-    ) -> Iterator[socket.socket]:
+    def connection(self, content: bytes = b"", count: int | None = None, query: str = "") -> Iterator[socket.socket]:
         """A connection on which the head of an upload and the first bytes of its form have been sent."""
         fields = {"Host": "localhost", "Content-Length": len(content), **FORM}
         head = "\r\n".join(f"{name}: {value}" for name, value in fields.items())

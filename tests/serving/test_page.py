@@ -178,9 +178,7 @@ class Page:
         """What axe-core finds, and whether something is cut off."""
         if not self.run("return 'axe' in window"):
             self.run(AXE)
-        script = (
-            "axe.run(document, {resultTypes: ['violations']}).then(found => arguments[0](found.violations))"
-        )
+        script = "axe.run(document, {resultTypes: ['violations']}).then(found => arguments[0](found.violations))"
         cut_off = "return document.documentElement.scrollWidth > window.innerWidth ? ['cut off'] : []"
         return [*self.driver.execute_async_script(script), *self.run(cut_off)]
 

@@ -111,9 +111,7 @@ def test_the_card_is_made_of_the_measured_figures(bundle: Path) -> None:
     assert "The weights were learned from phantom" in card
 
 
-def test_the_documented_lines_do(
-    bundle: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_documented_lines_do(bundle: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs" / "predict.md").read_text(encoding="utf-8")
     lines = page.partition("## From the files of a bundle")[2].partition("```python\n")[2].partition("```")[0]
     assert sum(bool(line) for line in lines.splitlines()) == 20, "the page says how many they are"

@@ -121,9 +121,7 @@ class Audit:
             if words and things
         ]
         baselines = self.shortcuts.baselines if self.shortcuts else ()
-        auc, title = max(
-            ((one.cross_validated.auc.value or 0.0, one.title) for one in baselines), default=(0.0, "")
-        )
+        auc, title = max(((one.cross_validated.auc.value or 0.0, one.title) for one in baselines), default=(0.0, ""))
         if auc >= _SHORTCUT_AUC:
             words = f"The label is predicted with an AUC of {auc:.3f} from {title}"
             said.append(f"{words}: a network that is no better may have learnt nothing else.")

@@ -160,9 +160,7 @@ def find_pairs(
     return _in_order([*pairs, *(pair for pair in compared if pair.kind == "copy" or pair.across_patients)])
 
 
-def copies_of(
-    held_out: Sequence[Record], candidates: Sequence[Record], *, threads: int | None = None
-) -> list[Pair]:
+def copies_of(held_out: Sequence[Record], candidates: Sequence[Record], *, threads: int | None = None) -> list[Pair]:
     """Which of the candidates show a held-out slice: what must not enter a training on the candidates.
 
     Returns:
@@ -186,9 +184,7 @@ def copies_of(
     return _in_order(pair for (one, other), pair in across.items() if one in ours and other not in ours)
 
 
-def _in_threads(
-    function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int | None
-) -> Iterator[_Result]:
+def _in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int | None) -> Iterator[_Result]:
     """``function`` of each item, in order, a few hundred at a time: most of the work holds no Python lock."""
     remaining = iter(items)
     with ThreadPoolExecutor(threads or usable_cores()) as pool:

@@ -132,9 +132,7 @@ def _sections(audited: Audit) -> list[Section]:
     crossing = "Slices of one source share window, scanner and layout."
     unreadable = [(line,) for line in audited.unreadable]
     sections = [
-        Section(
-            "Slices that show the same", words, columns, [_pair_row(audited, pair) for pair in audited.pairs]
-        ),
+        Section("Slices that show the same", words, columns, [_pair_row(audited, pair) for pair in audited.pairs]),
         _crossings("Patients in several parts", "Slices of a patient are alike.", audited.patients),
         _crossings("Sources in several parts", crossing, audited.sources),
         *(_shortcuts(audited.shortcuts) if audited.shortcuts else ()),
@@ -161,9 +159,7 @@ def _crossings(title: str, words: str, crossings: Sequence[Crossing]) -> Section
 
 def _shortcuts(measured: ShortcutBaselines) -> Iterator[Section]:
     labels = tuple(label.value for label in Label)
-    rows = [
-        (name, *(str(counts[label]) for label in labels)) for name, counts in measured.file_formats.items()
-    ]
+    rows = [(name, *(str(counts[label]) for label in labels)) for name, counts in measured.file_formats.items()]
     words = "Where the columns differ, the file gives its label away."
     yield Section("File format, pixel mode and suffix", words, ("", *labels), rows)
     title = "How well the label is predicted without a lung"
@@ -202,8 +198,6 @@ def _pictures(pair: Pair) -> list[GalleryPicture]:
     except ImageError:  # gone since it was audited
         return []
     return [
-        GalleryPicture(
-            name, f"The {name} slice as stored", "data:image/jpeg;base64," + jpeg(each, _SIDE, _QUALITY)
-        )
+        GalleryPicture(name, f"The {name} slice as stored", "data:image/jpeg;base64," + jpeg(each, _SIDE, _QUALITY))
         for name, each in zip(("first", "second"), slices, strict=True)
     ]

@@ -50,9 +50,7 @@ class ShortcutFeatures:
     file_format: str  # format, pixel mode and suffix, such as ``PNG RGBA .png``
     size: Values  # width, height, their ratio and product
     grey: Values  # mean, standard deviation, percentiles, shares of black and white, entropy
-    surroundings: (
-        Values  # the same outside a box around the lungs; mean and standard deviation of the four edges
-    )
+    surroundings: Values  # the same outside a box around the lungs; mean and standard deviation of the four edges
 
 
 @dataclass(frozen=True)
@@ -189,9 +187,7 @@ def _surroundings(pixels: Grey) -> Values:
     disease.
     """
     mask, (height, width) = shipped()(pixels), pixels.shape
-    left, top, right, bottom = (
-        round(share * side) for share, side in zip(_MIDDLE, (width, height) * 2, strict=True)
-    )
+    left, top, right, bottom = (round(share * side) for share, side in zip(_MIDDLE, (width, height) * 2, strict=True))
     if mask.any():
         left, top, columns, rows = cv2.boundingRect(mask.astype(np.uint8))
         right, bottom = left + columns, top + rows

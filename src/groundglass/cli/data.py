@@ -37,9 +37,7 @@ app = typer.Typer(
 
 DataSets = Annotated[
     list[Path],
-    typer.Argument(
-        help="COVID-CT, a folder with COVID/ and NonCOVID/, a manifest CSV or slices; or several."
-    ),
+    typer.Argument(help="COVID-CT, a folder with COVID/ and NonCOVID/, a manifest CSV or slices; or several."),
 ]
 Slices = Annotated[Path, typer.Argument(help="File, folder or zip of slices.")]
 Pictures = Annotated[Path, typer.Option("--output", help="Folder for the pictures.")]
@@ -143,9 +141,7 @@ def audit(
     data: DataSets,
     *,
     map_label: MapLabel = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Folder for report.html and audit.json.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder for report.html and audit.json.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead of tables.")] = False,
     fail_on: Annotated[
         list[Condition] | None,
@@ -170,14 +166,8 @@ def audit(
 
     manifest = load_pool(data, map_label or ())
     parts = None if split is None else make_split(manifest, split, seed, allow_overlap=True)
-    if (
-        Condition.LEAKAGE in (fail_on or ())
-        and parts is None
-        and not any(record.split for record in manifest)
-    ):
-        raise DataError(
-            f"{manifest}: leakage cannot be checked: no slice is in a part; name one with --split"
-        )
+    if Condition.LEAKAGE in (fail_on or ()) and parts is None and not any(record.split for record in manifest):
+        raise DataError(f"{manifest}: leakage cannot be checked: no slice is in a part; name one with --split")
     with stages() as progress:
         audited = auditing.audit(
             manifest, parts, shortcuts=shortcuts, seed=seed, threads=threads or None, progress=progress
@@ -241,17 +231,13 @@ def preview(
 @app.command()
 def phantoms(
     output: NewFolder,
-    count: Annotated[
-        int | None, typer.Option(min=1, help="Number of slices; 200, or 12 for each series.")
-    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Number of slices; 200, or 12 for each series.")] = None,
     severity: Annotated[
         str, typer.Option(help="Range LO:HI of the lesions' severity, above 0 and at most 1.")
     ] = "0.2:0.8",
     series: Annotated[
         str | None,
-        typer.Option(
-            metavar="SEVERITIES", help="Write one DICOM series for each severity instead, such as 0,0.3,0.9."
-        ),
+        typer.Option(metavar="SEVERITIES", help="Write one DICOM series for each severity instead, such as 0,0.3,0.9."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same slices.")] = 0,
     size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along each side.")] = 512,

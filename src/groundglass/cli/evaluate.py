@@ -43,9 +43,7 @@ def evaluate(
     ],
     *,
     data: Data,
-    output: Annotated[
-        Path, typer.Option("--output", help="Folder for report.html, metrics.json, predictions.csv.")
-    ],
+    output: Annotated[Path, typer.Option("--output", help="Folder for report.html, metrics.json, predictions.csv.")],
     map_label: MapLabel = None,
     split: Annotated[
         str | None,

@@ -35,9 +35,7 @@ Weights = Annotated[str, typer.Option(help="Kinds of weights or a file of C2L's,
 class _Shared:
     """Options that every experiment has."""
 
-    data: Annotated[list[Path] | None, typer.Option(help="As for `groundglass train`; repeat for more.")] = (
-        None
-    )
+    data: Annotated[list[Path] | None, typer.Option(help="As for `groundglass train`; repeat for more.")] = None
     map_label: options.MapLabel = None
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/EXPERIMENT.")] = None
     output: Annotated[Path | None, typer.Option(help="Folder of results; default results/EXPERIMENT.")] = None
@@ -52,9 +50,7 @@ class _Shared:
     cache: options.Cache = None
     lungs: options.Lungs = None
     quiet: options.Quiet = False
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list runs, and about how long they take.")
-    ] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list runs, and about how long they take.")] = False
     render_only: Annotated[bool, typer.Option("--render-only", help="Only render what there is.")] = False
 
 
@@ -146,9 +142,7 @@ def seeds(
     _experiment("seeds", shared, tasks, tables.render_seeds)
 
 
-def _experiment(
-    name: str, shared: _Shared, plan: Callable[[], list[Task]], render: Callable[[Path], str]
-) -> None:
+def _experiment(name: str, shared: _Shared, plan: Callable[[], list[Task]], render: Callable[[Path], str]) -> None:
     """Train and evaluate what has no result yet, and render what there is; or only one of both."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     output = shared.output or Path("results", name)

@@ -185,9 +185,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in _TRAINING:
             raise
-        _fail(
-            f"this command needs {error.name}: `pip install '.[train]'` in a clone of groundglass brings it"
-        )
+        _fail(f"this command needs {error.name}: `pip install '.[train]'` in a clone of groundglass brings it")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -226,9 +224,7 @@ def _open_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
     if (out := sys.stdout) is sys.__stdout__ and isinstance(out, TextIOWrapper):
         plain = BufferedWriter(_StandardOutput(1, "w", closefd=False))
-        sys.stdout = TextIOWrapper(
-            plain, out.encoding, out.errors, None, out.line_buffering, out.write_through
-        )
+        sys.stdout = TextIOWrapper(plain, out.encoding, out.errors, None, out.line_buffering, out.write_through)
 
 
 def _settled(stream: TextIO) -> Exception | None:

@@ -21,9 +21,7 @@ Data = Annotated[
 
 MapLabel = Annotated[
     list[str] | None,
-    typer.Option(
-        "--map-label", metavar="NAME=LABEL", help="Read labels of other names: positive=COVID,CAP=NonCOVID."
-    ),
+    typer.Option("--map-label", metavar="NAME=LABEL", help="Read labels of other names: positive=COVID,CAP=NonCOVID."),
 ]
 Lungs = Annotated[
     Path | None, typer.Option("--lungs", help="Model of the lung fields, .onnx; default: the installed one.")
@@ -52,14 +50,10 @@ Accelerator = Annotated[str, typer.Option("--accelerator", help="auto, cpu or gp
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core.")]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for preprocessed slices.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
-BundlePath = Annotated[
-    Path | None, typer.Option("--bundle", help="Trained model; default: the installed one.")
-]
+BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Trained model; default: the installed one.")]
 Device = Annotated[
     str,
-    typer.Option(
-        "--device", help="ONNX Runtime's provider: cpu, cuda, ...; `--version --verbose` lists them."
-    ),
+    typer.Option("--device", help="ONNX Runtime's provider: cpu, cuda, ...; `--version --verbose` lists them."),
 ]
 EngineThreads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core but one.")]
 

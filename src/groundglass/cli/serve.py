@@ -16,17 +16,13 @@ _TOKEN = "Holds the bearer token; otherwise GROUNDGLASS_TOKEN does."  # noqa: S1
 
 
 def serve(
-    host: Annotated[
-        str, Option(help="Address to listen at; beyond this machine only with a token.")
-    ] = "127.0.0.1",
+    host: Annotated[str, Option(help="Address to listen at; beyond this machine only with a token.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     token_file: Annotated[Path | None, Option(exists=True, dir_okay=False, help=_TOKEN)] = None,
     bundle: BundlePath = None,
     device: Device = "cpu",
     workers: Annotated[int, Option(min=0, help="Threads that classify; 0: one per core.")] = 0,
-    upload_directory: Annotated[
-        Path | None, Option(help="Of uploads in flight; in memory: /dev/shm.")
-    ] = None,
+    upload_directory: Annotated[Path | None, Option(help="Of uploads in flight; in memory: /dev/shm.")] = None,
     requests: Annotated[int, Option(min=1, help="Uploads in flight.")] = 64,
     client_requests: Annotated[int | None, Option(min=1, help="Of them by one client's address.")] = None,
     upload_mib: Annotated[int, Option(min=1, help="Size of one upload.")] = 512,
@@ -36,14 +32,10 @@ def serve(
     files: Annotated[int, Option(min=1, help="Of one upload.")] = 2_000,
     slices: Annotated[int, Option(min=1, help="Of one upload.")] = 5_000,
     seconds: Annotated[float, Option(min=0.1, help="That one request may take.")] = 300.0,
-    idle_seconds: Annotated[
-        float, Option(min=0.1, help="That a client may keep the service waiting.")
-    ] = 20.0,
+    idle_seconds: Annotated[float, Option(min=0.1, help="That a client may keep the service waiting.")] = 20.0,
     keep_mib: Annotated[int, Option(min=0, help="Size of results kept in memory.")] = 1024,
     keep_seconds: Annotated[float, Option(min=0, help="How long they are kept.")] = 900.0,
-    drain_seconds: Annotated[
-        float, Option(min=0, help="New requests are still accepted after SIGTERM.")
-    ] = 1.0,
+    drain_seconds: Annotated[float, Option(min=0, help="New requests are still accepted after SIGTERM.")] = 1.0,
     open_page: Annotated[bool, Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Predictions for uploaded slices over HTTP, and a page to view them. Research use only, never a diagnosis.

@@ -128,9 +128,7 @@ def _train_lungs(job: Job[LungsRecipe], dry_run: bool) -> None:
 
     if dry_run or job.split != "official" or job.processes > 1 or job.lesion_free or job.lungs:
         rest = "--dry-run, --split, --devices, --lesion-free and --lungs are for classifiers"
-        raise RecipeError(
-            f"recipe {job.recipe.name} is trained by one process and holds out patients itself: {rest}"
-        )
+        raise RecipeError(f"recipe {job.recipe.name} is trained by one process and holds out patients itself: {rest}")
     with _interruptible(job.output):
         dice = train_lungs(job)
     known = "no patient was held out" if dice is None else f"Dice {dice:.4f} of held-out patients"
@@ -208,9 +206,7 @@ def export(
     *,
     output: Annotated[
         Path,
-        typer.Option(
-            "--output", help="The bundle: a folder, or a name ending in .zip; of a lung net, .onnx."
-        ),
+        typer.Option("--output", help="The bundle: a folder, or a name ending in .zip; of a lung net, .onnx."),
     ],
     data: Annotated[
         list[Path] | None,

@@ -177,9 +177,7 @@ def _classify(job: _Job, unit: Unit) -> list[Prediction] | str:
     """Runs in a worker: a unit's predictions, or why there is no use in continuing."""
     try:
         classifier = _load(*job)
-        read = (
-            [item] if isinstance(item, Prediction) else classifier.read_files([Path(item)]) for item in unit
-        )
+        read = ([item] if isinstance(item, Prediction) else classifier.read_files([Path(item)]) for item in unit)
         return [classifier.classify(each) for each in chain.from_iterable(read)]
     except GroundglassError as error:
         return str(error)

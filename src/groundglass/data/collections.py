@@ -222,9 +222,7 @@ def _mosmeddata(tree: _Tree) -> Iterator[_Found]:
     masks = tree.by_name(rf"masks/([^/]+)_mask{_NII}")
     for path, match in tree.matching(rf"(CT-[0-4])/([^/]+?){_NII}"):
         label = Label.NON_COVID if match[1].upper() == "CT-0" else Label.COVID
-        yield from _volume(
-            tree, tree.record(path, label, match[2], match[1].upper()), None, masks.get(match[2])
-        )
+        yield from _volume(tree, tree.record(path, label, match[2], match[1].upper()), None, masks.get(match[2]))
 
 
 def _zenodo_3757476(tree: _Tree) -> Iterator[_Found]:
@@ -263,9 +261,7 @@ def _slice_labels(tree: _Tree) -> dict[str, NDArray[Any]]:
     if not arrays:
         return {}
     path = arrays[max(arrays, key=lambda name: ("updated" in name, natural_key(name)))]
-    expected = (
-        "expected an array of cases by slices without pickles, Index.csv with Folder/ID and Label Index"
-    )
+    expected = "expected an array of cases by slices without pickles, Index.csv with Folder/ID and Label Index"
     try:
         labels = np.load(path, allow_pickle=False)
         (index,) = tree.by_name(r"(Index\.csv)$").values()

@@ -114,8 +114,7 @@ def load_covid_ct(path: Path) -> Manifest:
             "your own belong in folders COVID/ and NonCOVID/ or a manifest CSV"
         )
     records = tuple(
-        Record(found[e.file], e.label, e.patient_id, e.source, e.split, collection=_COLLECTION)
-        for e in entries()
+        Record(found[e.file], e.label, e.patient_id, e.source, e.split, collection=_COLLECTION) for e in entries()
     )
     return Manifest("COVID-CT", path, records, (path,))
 
@@ -184,9 +183,7 @@ def _fetch(url: str, target: Path, progress: Progress | None) -> None:
         raise DataError(f"{url}: is not an address to fetch from ({error})") from error
     except requests.RequestException as error:
         answer = error.response
-        reason = (
-            "no connection, or it broke off" if answer is None else f"the server answers {answer.status_code}"
-        )
+        reason = "no connection, or it broke off" if answer is None else f"the server answers {answer.status_code}"
         again = "run the command again, it keeps what it has"
         raise DataError(f"{url}: cannot be fetched ({reason}); {again}") from error
     except OSError as error:

@@ -86,9 +86,7 @@ def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Des
         histograms[record.label_name] += np.bincount(image.pixels.ravel(), minlength=256)
     places = {part: [i for i, each in enumerate(manifest) if each.split == part] for part in PARTS}
     splits = {part: [manifest.records[i] for i in indices] for part, indices in places.items() if indices}
-    height, width = (
-        ({"min": min(each), "max": max(each)} for each in zip(*shapes, strict=True)) if shapes else ({}, {})
-    )
+    height, width = ({"min": min(each), "max": max(each)} for each in zip(*shapes, strict=True)) if shapes else ({}, {})
     return Description(
         name=manifest.name,
         root=str(manifest),
@@ -142,9 +140,7 @@ def description_tables(found: Description) -> Iterator[Table]:
         yield _table(title, ("",), [(line,) for line in found.unreadable])
 
 
-def _table(
-    title: str, columns: Sequence[str], rows: Iterable[Iterable[object]], caption: str | None = None
-) -> Table:
+def _table(title: str, columns: Sequence[str], rows: Iterable[Iterable[object]], caption: str | None = None) -> Table:
     table = Table(columns[0], title=title, title_justify="left", caption=caption)
     for name in columns[1:]:
         table.add_column(name, justify="right")

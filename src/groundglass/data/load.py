@@ -133,8 +133,7 @@ def _load_folder(path: Path, names: LabelNames) -> Manifest:
     below = {folder for record in records for folder in record.path.relative_to(path).parents}
     if deeper := sorted({str(path / folder.parent) for folder in below if Label.spelt(folder.name, names)}):
         raise DataError(
-            f"{path}: folders named like labels lie deeper, in {name_some(deeper)}; "
-            "give that folder, or a manifest CSV"
+            f"{path}: folders named like labels lie deeper, in {name_some(deeper)}; give that folder, or a manifest CSV"
         )
     return Manifest(source, path, tuple(records), (path,))
 

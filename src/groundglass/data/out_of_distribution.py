@@ -81,9 +81,7 @@ def phantom_slices(count: int, seed: int) -> Iterator[Grey]:
         yield make_phantom(rng, severity=severity, size=384).slice.pixels
 
 
-def out_of_distribution_examples(
-    lungs: Sequence[Grey], seed: int, effort: float = 1.0
-) -> Iterator[tuple[str, Grey]]:
+def out_of_distribution_examples(lungs: Sequence[Grey], seed: int, effort: float = 1.0) -> Iterator[tuple[str, Grey]]:
     """Pictures to be refused, with what they are in words.
 
     Args:
@@ -196,9 +194,7 @@ class Volume:
         return np.asarray(cv2.resize(view, (view.shape[1], height), interpolation=cv2.INTER_LINEAR))
 
 
-def scan_volume(
-    rng: Generator, planes: int = 64, size: int = 256, severity: float = 0.0, below: float = 0.4
-) -> Volume:
+def scan_volume(rng: Generator, planes: int = 64, size: int = 256, severity: float = 0.0, below: float = 0.4) -> Volume:
     """Scan chest, in at least 2 planes of size x size pixels, and upper abdomen of a synthetic patient.
 
     The lesions' severity is 0 healthy to 1; ``below`` is the abdomen's length as a share of the lungs' height.
@@ -231,9 +227,7 @@ def scan_head(rng: Generator, level: float | None = None, size: int = 512) -> Ho
         canvas.paint(ellipse(0, 0, a - depth, b - depth), tissue)
     turn = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     for reach, folding, folds, matter in ((0.98, 0.04, 18, 38), (0.84, 0.07, 11, 29)):
-        scale = reach - folding * np.abs(
-            np.sin(turn * rng.integers(folds - 3, folds + 4) / 2 + rng.uniform(0, 6))
-        )
+        scale = reach - folding * np.abs(np.sin(turn * rng.integers(folds - 3, folds + 4) / 2 + rng.uniform(0, 6)))
         outline = np.stack([(a - 13) * np.cos(turn), (b - 13) * np.sin(turn)], 1)
         canvas.paint(outline * scale[:, None], matter, softness=1.0)
     for shape, value in _inside_head(level, rng):

@@ -64,9 +64,7 @@ def write_phantoms(
     return manifest
 
 
-def write_series(
-    folder: Path, severities: Sequence[float], count: int, seed: int = 0, size: int = 512
-) -> list[Path]:
+def write_series(folder: Path, severities: Sequence[float], count: int, seed: int = 0, size: int = 512) -> list[Path]:
     """Write one DICOM series per severity, each of a patient of its own, from the lungs' apex to their base.
 
     The new ``folder`` gets a folder ``severity-0.25`` and so on for each, which are returned, and masks of lungs

@@ -99,12 +99,7 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
 def patients_in_several_parts(manifest: Manifest, parts: Mapping[str, Sequence[int]]) -> list[str]:
     """Known patients with slices in more than one part, sorted."""
     records = manifest.records
-    places = {
-        (records[i].patient_id, name)
-        for name, part in parts.items()
-        for i in part
-        if records[i].patient_known
-    }
+    places = {(records[i].patient_id, name) for name, part in parts.items() for i in part if records[i].patient_known}
     seen = Counter(patient for patient, _ in places)
     return sorted(patient for patient, count in seen.items() if count > 1)
 

@@ -117,9 +117,7 @@ class Resampling:
         draws = np.concatenate([weights @ holds / weights.sum(axis=1) for weights in self.weights()])
         return with_interval(share, draws, patients)
 
-    def figure(
-        self, statistic: Callable[[NDArray[np.float64]], float], values: NDArray[np.float64]
-    ) -> Estimate:
+    def figure(self, statistic: Callable[[NDArray[np.float64]], float], values: NDArray[np.float64]) -> Estimate:
         """What ``statistic`` makes of the values of any slices, shape (M, C), with its interval.
 
         ``values`` are those of every slice, shape (N, C); a statistic is NaN where it is undefined.

@@ -33,9 +33,7 @@ _LEAST_SPREAD = 0.25
 _TEMPERATURES = np.geomspace(0.2, 10, 400)
 
 
-def fit_conformal(
-    score: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9
-) -> Conformal:
+def fit_conformal(score: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9) -> Conformal:
     """Fit to scores of slices, or of patients, that the network was not trained on.
 
     Quantiles are split conformal, one per label (Vovk, Conditional validity of inductive conformal predictors, ACML
@@ -56,9 +54,7 @@ def _conformal_quantile(nonconformity: NDArray[np.float64], coverage: float) -> 
     return 1.0 if rank > len(nonconformity) else float(np.sort(nonconformity)[rank - 1])
 
 
-def fit_calibration(
-    logit: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9
-) -> Calibration:
+def fit_calibration(logit: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9) -> Calibration:
     """Fit temperature and quantiles on slices of both labels that the network was not trained on.
 
     See :func:`fit_conformal`.
@@ -73,9 +69,7 @@ def fit_calibration(
     return Calibration(temperature=temperature, slices=len(values), **dict(fitted))
 
 
-def fit_reference(
-    training: NDArray[np.floating], held_out: NDArray[np.floating]
-) -> EmbeddingReference | None:
+def fit_reference(training: NDArray[np.floating], held_out: NDArray[np.floating]) -> EmbeddingReference | None:
     """Fit to embeddings of the slices that a model learned from, and calibrate by slices of other patients.
 
     Shape (N, d) and (M, d); None where there are fewer than `FEWEST` of either.

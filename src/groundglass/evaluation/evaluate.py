@@ -232,9 +232,7 @@ def evaluate(
     """
     info = run.info
     if not info.get("finished", False):
-        raise RunError(
-            f"{run.path}: the training has not finished; finish it with `groundglass train --resume`"
-        )
+        raise RunError(f"{run.path}: the training has not finished; finish it with `groundglass train --resume`")
     chosen = select_part(manifest, split, part, info["seed"])
     hashes = [content_hash(record) for record in chosen.records]
     start, masks = time.perf_counter(), Segmentation()
@@ -342,9 +340,7 @@ def _file_format(part: Part, formats: Sequence[str], measured: Bootstrap) -> For
     alone = measured.patients.measure(label, seen)
     gap = (measured.metrics["auc"].value or 0.0) - (alone.metrics["auc"].value or 0.0)
     draws = measured.draws["auc"] - alone.draws["auc"]
-    return FormatBaseline(
-        len(kinds), alone.metrics, with_interval(Estimate(gap), draws, measured.patients.count)
-    )
+    return FormatBaseline(len(kinds), alone.metrics, with_interval(Estimate(gap), draws, measured.patients.count))
 
 
 def _by_patient(part: Part, probability: NDArray[np.float64], measured: Bootstrap) -> CountedEstimate | None:

@@ -124,9 +124,7 @@ def part_warnings(
     if not trained:
         warnings.append("The run does not say which slices it was trained on: they may be among these.")
     if seen := sum(sha256 in trained for sha256 in hashes):
-        warnings.append(
-            f"The network was trained on {seen} of these {count} slices: the figures are too good."
-        )
+        warnings.append(f"The network was trained on {seen} of these {count} slices: the figures are too good.")
     patients = _trained_patients(manifest, known, trained) if trained else set()
     if shared := [record.patient_id for record in part.records if record.patient_id in patients]:
         warnings.append(

@@ -34,9 +34,7 @@ GALLERY = 6
 
 _HEADLINES = frozenset({"accuracy", "auc", "recall", "specificity"})
 _DICE = frozenset({"lung_dice", "lesion_dice"})
-_BASELINE = (
-    " File format alone: a baseline of format, pixel mode and suffix, cross-validated over the same patients."
-)
+_BASELINE = " File format alone: a baseline of format, pixel mode and suffix, cross-validated over the same patients."
 
 
 class _Row(NamedTuple):
@@ -288,9 +286,7 @@ def _calls(evaluation: Evaluation) -> Iterator[_Panel]:
 
 def _training(run: TrainedRun) -> Iterator[_Panel]:
     if rows := run.history():
-        columns = {
-            name: [row.get(name) for row in rows] for name in {name: None for row in rows for name in row}
-        }
+        columns = {name: [row.get(name) for row in rows] for name in {name: None for row in rows for name in row}}
         words = f"Loss and the measures on the validation part over {counted(len(rows), 'epoch')}."
         yield _panel("training", "Training", run.plot(), words, columns)
 

@@ -34,9 +34,7 @@ class MeanSD:
     values: tuple[float | None, ...]
 
     @classmethod
-    def of(
-        cls, values: Sequence[float | None], low: float | None = None, high: float | None = None
-    ) -> MeanSD:
+    def of(cls, values: Sequence[float | None], low: float | None = None, high: float | None = None) -> MeanSD:
         """Mean and SD of the values, with bounds that are known already."""
         known = [value for value in values if value is not None]
         if not known or len(known) < len(values):
@@ -194,9 +192,7 @@ class PairedRows:
         probability = self.rows[name].probability(seeds)
         return Resampling(self.slices.patient, resamples).draws(self.slices.label, probability)
 
-    def _test(
-        self, measure: str, pair: tuple[str, str], seeds: tuple[int, ...], resamples: int
-    ) -> MeasureTest:
+    def _test(self, measure: str, pair: tuple[str, str], seeds: tuple[int, ...], resamples: int) -> MeasureTest:
         label, probability = self.slices.label, [self.rows[name].probability(seeds) for name in pair]
         difference: float | None
         p: float | None

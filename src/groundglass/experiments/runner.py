@@ -196,9 +196,7 @@ def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
 
     folder, run = paths.run(task), train_job(_job(task, paths))
     kept = manifest.without(task.recipe.sampling.leave_out)
-    evaluations = {
-        part: evaluate(run, kept, task.split, part, folder / f"evaluation-{part}") for part in task.parts
-    }
+    evaluations = {part: evaluate(run, kept, task.split, part, folder / f"evaluation-{part}") for part in task.parts}
     return gather(paths.result(task), task, run, evaluations)
 
 

@@ -235,9 +235,7 @@ def _settings(runs: Mapping[str, RunResult], reference: Row | None = None) -> st
     recipes = {title: dict(flat(run.recipe)) for title, run in runs.items()}
     own = recipes[reference.title] if reference else next(iter(recipes.values()))
     size, epochs = own["preprocessing.size"], counted(own["training.epochs"], "epoch")
-    seen = {"True": " around the lungs", "False": " of the whole slice"}.get(
-        str(own.get("preprocessing.crop")), ""
-    )
+    seen = {"True": " around the lungs", "False": " of the whole slice"}.get(str(own.get("preprocessing.crop")), "")
     sentences = [
         f"{size} × {size} pixels{seen}, normalisation {own['preprocessing.normalisation']}, {epochs} in batches of "
         f"{own['training.batch_size']}, learning rate {own.get('optimiser.lr')}, "
@@ -338,9 +336,7 @@ def render_convergence(folder: Path) -> str:
     panels: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
     for (network, weights), group in groupby(results, lambda run: (run.network, run.weights)):
         runs = list(group)
-        losses, aucs = (
-            [[row[key] for row in run.history] for run in runs] for key in ("val_loss", "val_auc")
-        )
+        losses, aucs = ([[row[key] for row in run.history] for run in runs] for key in ("val_loss", "val_auc"))
         panels.setdefault((network, "Validation loss"), {})[weights] = losses
         panels.setdefault((network, "Validation AUC"), {})[weights] = aucs
         near = [float(next(i for i, auc in enumerate(each, 1) if auc >= _NEARLY * each[-1])) for each in aucs]

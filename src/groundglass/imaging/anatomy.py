@@ -129,9 +129,7 @@ class Canvas:
     spacing: float  # mm between pixels
     middle: tuple[float, float] = (0.0, 0.0)  # where the origin of drawing lies, mm from the plane's centre
     tilt: float = 0.0  # how far drawing is turned clockwise, radians
-    hounsfield: Hounsfield = field(
-        init=False, repr=False
-    )  # (size, size), air at first; drawing changes it in place
+    hounsfield: Hounsfield = field(init=False, repr=False)  # (size, size), air at first; drawing changes it in place
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hounsfield", np.full((self.size, self.size), -1000, np.float32))
@@ -149,9 +147,7 @@ class Canvas:
         plane[region] = cover
         return plane
 
-    def paint(
-        self, points: Points, value: float, softness: float = 0.5, within: _Cover | None = None
-    ) -> None:
+    def paint(self, points: Points, value: float, softness: float = 0.5, within: _Cover | None = None) -> None:
         """Fill a polygon with Hounsfield units, where ``within`` covers the plane.
 
         ``softness`` is the standard deviation, mm, of a blur of the edge: partial volume of a slanted surface.

@@ -67,9 +67,7 @@ class Preprocessing:
             side = round(max(columns, rows) * (1 + 2 * (self.margin if found else 0)))
             left, top = (2 * left + columns - side) // 2, (2 * top + rows - side) // 2
             box = (left, top, left + side, top + side)
-        return CroppedSlice(
-            resize_box(pixels, box, self.size), box, lungs, found, shrunk(pixels, _WHOLE_SIDE)
-        )
+        return CroppedSlice(resize_box(pixels, box, self.size), box, lungs, found, shrunk(pixels, _WHOLE_SIDE))
 
     def normalise(self, pixels: Grey) -> NDArray[np.float32]:
         """Normalise the grey values of cropped slices, shape (..., H, W), each by itself.

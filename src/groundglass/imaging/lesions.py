@@ -63,9 +63,7 @@ class Painted(NamedTuple):
     mask: NDArray[np.bool_]  # (H, W): True where a lesion was painted
 
 
-def paint_lesion(
-    pixels: Grey, lungs: NDArray[np.bool_], kind: Kind, severity: float, rng: Generator
-) -> Painted:
+def paint_lesion(pixels: Grey, lungs: NDArray[np.bool_], kind: Kind, severity: float, rng: Generator) -> Painted:
     """Paint what COVID-19 pneumonia looks like into the lungs of one slice.
 
     Patches follow a low-pass random field pulled towards the pleura, the back and, at times, one side, as the

@@ -57,15 +57,11 @@ class LungSegmenter:
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             ends = [each.name for each in (*self._session.get_inputs(), *self._session.get_outputs())]
-            self.notes: dict[str, Any] = json.loads(
-                self._session.get_modelmeta().custom_metadata_map.get(NOTES, "{}")
-            )
+            self.notes: dict[str, Any] = json.loads(self._session.get_modelmeta().custom_metadata_map.get(NOTES, "{}"))
         except Exception as error:  # noqa: BLE001 - the runtime raises its own, undocumented kinds
             raise BundleError(f"{name}: cannot be loaded ({one_line(str(error), 200)})") from None
         if ends != [INPUT, OUTPUT]:
-            raise BundleError(
-                f"{name}: no model of lung fields; expected the input {INPUT} and the output {OUTPUT}"
-            )
+            raise BundleError(f"{name}: no model of lung fields; expected the input {INPUT} and the output {OUTPUT}")
 
     def __reduce__(self) -> tuple[type[LungSegmenter], tuple[bytes]]:
         return type(self), (self.model,)

@@ -77,9 +77,7 @@ class Phantom:
         return f"PHANTOM-{self.number:013d}"
 
 
-def make_phantom(
-    rng: Generator, severity: float = 0.0, level: float | None = None, size: int = 512
-) -> Phantom:
+def make_phantom(rng: Generator, severity: float = 0.0, level: float | None = None, size: int = 512) -> Phantom:
     """Draw a patient and scan one slice of ``size`` x ``size`` pixels; the same ``rng`` gives the same phantom.
 
     ``severity`` is 0 for healthy to 1 for most of the lungs, ``level`` 0 for the apex to 1 for the base of the lungs;
@@ -171,9 +169,7 @@ def _fat_planes(canvas: Canvas, patient: Patient, level: float) -> NDArray[np.fl
     turn = np.arctan2(np.abs(x), y) * np.float32(13) + 60 + np.float32(5) * np.clip(x, -3, 3)
     depth = np.hypot(x, y) * np.float32(119)
     texture = cv2.remap(polar, turn, depth, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    wall = canvas.mask(skin(patient, level, depth=1.0) * 0.98) - canvas.mask(
-        cavity(patient, level, margin=13)
-    )
+    wall = canvas.mask(skin(patient, level, depth=1.0) * 0.98) - canvas.mask(cavity(patient, level, margin=13))
     return np.asarray(np.clip((texture - 0.75) * 2.5, 0, 0.9) * np.maximum(wall, 0), np.float32)
 
 
@@ -199,9 +195,7 @@ def _paint_lungs(
     return aerated
 
 
-def _paint_lesions(
-    canvas: Canvas, lungs: NDArray[np.bool_], severity: float, patient: Patient
-) -> NDArray[np.bool_]:
+def _paint_lesions(canvas: Canvas, lungs: NDArray[np.bool_], severity: float, patient: Patient) -> NDArray[np.bool_]:
     """Paint lesions in the lung window and carry the change back to Hounsfield units, where it is linear."""
     # One stream for all levels: neighbouring slices of a series carry neighbouring cuts of their lesions.
     rng = np.random.default_rng([patient.number, _STREAM_LESIONS])
@@ -212,9 +206,7 @@ def _paint_lesions(
     return painted.mask & lungs
 
 
-def _acquire(
-    canvas: Canvas, scanner: Scanner, body: NDArray[np.float32], level: float, rng: Generator
-) -> Hounsfield:
+def _acquire(canvas: Canvas, scanner: Scanner, body: NDArray[np.float32], level: float, rng: Generator) -> Hounsfield:
     """What the scanner makes of the plane: blur, noise with CT's texture, streaks at the shoulders, field."""
     size, sigma = canvas.size, max(scanner.blur / canvas.spacing, 0.3)
     # Filtered back projection suppresses low frequencies of the noise, the kernel high ones.

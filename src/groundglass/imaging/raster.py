@@ -91,9 +91,7 @@ def _tiff(content: bytes, name: str, limits: Limits, scale: Scale | None) -> Ite
             raise ImageError(name, f"more pages than the limit of {limits.frames:,}")
         planes = int((file.imagej_metadata or {}).get("images", 1)) if file.is_imagej else 1
         if planes > len(pages):
-            raise ImageError(
-                name, f"ImageJ's stack of {planes:,} images in one page; save each as a page or file"
-            )
+            raise ImageError(name, f"ImageJ's stack of {planes:,} images in one page; save each as a page or file")
         pages = [page for page in pages if not (page.is_reduced or page.is_mask)] or pages
         for index, page in enumerate(pages):
             origin = Origin(name, "TIFF", frame=index if len(pages) > 1 else None)

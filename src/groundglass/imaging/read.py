@@ -96,15 +96,11 @@ def read_slices(
                 yield from _decode(source, file_format, decoder, limits, scale)
 
 
-def read_slice(
-    path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS, *, scale: Scale | None = None
-) -> CTSlice:
+def read_slice(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS, *, scale: Scale | None = None) -> CTSlice:
     """The one slice of a file or archive member; ``ImageError`` where it cannot be read or holds several."""
     slices = list(islice(read_slices(path, limits, scale=scale), 2))
     if len(slices) != 1:
-        raise ImageError(
-            path, "holds several slices where one is wanted; a manifest's column `slice` names one"
-        )
+        raise ImageError(path, "holds several slices where one is wanted; a manifest's column `slice` names one")
     return slices[0]
 
 
@@ -164,9 +160,7 @@ def images_within(
             yield from finder.images(source.name, [members])
 
 
-def _listed(
-    path: str | PathLike[str] | Source, limits: Limits, report: OnError, skip: Skip | None
-) -> Iterator[Image]:
+def _listed(path: str | PathLike[str] | Source, limits: Limits, report: OnError, skip: Skip | None) -> Iterator[Image]:
     """The images of a folder with all its sub-folders, or the one that a file is; so is an archive."""
     if not isinstance(path, Source) and os.path.isdir(path):
         finder = _Finder(limits, report, skip)
@@ -251,9 +245,7 @@ def _format_of(source: Source) -> FileFormat:
     packed_image = suffix in _PACKED.split() and os.path.splitext(base)[1] not in _TEXTS.split()
     # A colon in a zip hides what a name says on Windows.
     claims = suffix in _CLAIMING.split() or packed_image or ":" in (source.member or "")
-    reason = (
-        f"not an image that can be read ({_KNOWN}); convert or unpack it" if head else "the file is empty"
-    )
+    reason = f"not an image that can be read ({_KNOWN}); convert or unpack it" if head else "the file is empty"
     raise (ImageError if claims else _PassedOverError)(source.name, reason)
 
 

@@ -31,9 +31,7 @@ _SAYS_SOMETHING = re.compile(rb"\s*[^=:\s][^=:]*[=:]\s*\S")
 _NOT_IN_NRRD = re.compile(rb"^\s*(data\s*file\s*:|encoding:\s*bz)", re.MULTILINE | re.IGNORECASE)
 _TEXT = re.compile(rb"^\s*BinaryData\s*[=:]\s*[Ff0Nn]", re.MULTILINE)
 _LABEL_INTENTS = frozenset({1002, 1003})  # NIfTI's intents of label maps
-_LPS = np.array(
-    [-1.0, -1.0, 1.0]
-)  # from mm rightwards, forwards and upwards (RAS) to DICOM's and ITK's axes, and back
+_LPS = np.array([-1.0, -1.0, 1.0])  # from mm rightwards, forwards and upwards (RAS) to DICOM's and ITK's axes, and back
 
 
 def read_nifti(source: Source, limits: Limits) -> Iterator[CTSlice]:
@@ -54,9 +52,7 @@ def read_nifti(source: Source, limits: Limits) -> Iterator[CTSlice]:
         raise ImageError(source.name, "the header of a .hdr and .img pair; save both as one .nii file")
     start = float(header["vox_offset"])
     if not size + 4 <= start <= limits.file_bytes or start % 1:
-        raise ImageError(
-            source.name, f"its vox_offset, {start:g}, is no place for voxels; set it to {size + 4}"
-        )
+        raise ImageError(source.name, f"its vox_offset, {start:g}, is no place for voxels; set it to {size + 4}")
     dtype, count = header.get_data_dtype(), prod(shape)
     end = int(start) + count * dtype.itemsize
     plain = _plain(content, end)
@@ -109,9 +105,7 @@ def _plain(content: bytes, count: int) -> bytes:
     return bytes(plain)
 
 
-def _check_shape(
-    shape: tuple[int, ...], dtype: np.dtype[Any], name: str, limits: Limits
-) -> tuple[int, int, int]:
+def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, limits: Limits) -> tuple[int, int, int]:
     """A volume's shape without trailing axes of length 1, before anything is allocated."""
     shape = tuple(int(length) for length in shape)
     while len(shape) > 3 and shape[-1] == 1:
@@ -305,9 +299,7 @@ def _check_voxels(header: Path, voxels: list[Path], size: int) -> None:
     """Whether a MetaImage has all its voxels: MetaIO does not see all damage, and prints the rest."""
     about = header.read_bytes()
     if _TEXT.search(about):
-        raise ValueError(
-            "its voxels are text (BinaryData = False), which cannot be read; save them as binary"
-        )
+        raise ValueError("its voxels are text (BinaryData = False), which cannot be read; save them as binary")
     if _COMPRESSED.search(about):
         content = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(voxels[0].read_bytes(), size)
         complete = len(content) >= size

@@ -79,9 +79,7 @@ class Engine:
         BundleError: the model cannot be loaded, has other inputs and outputs, or a provider is not there.
     """
 
-    def __init__(
-        self, model: bytes, threads: int = 0, name: str = MODEL, providers: Sequence[str] = CPU
-    ) -> None:
+    def __init__(self, model: bytes, threads: int = 0, name: str = MODEL, providers: Sequence[str] = CPU) -> None:
         import onnxruntime  # noqa: PLC0415 - 0.1 s, and `--help` does not need it
 
         self._name = name
@@ -232,9 +230,7 @@ class Bundle:
             found, measured = tested(self.engine(), self.lungs, self.preprocessing, pixels)
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{self.path}: damaged {SELF_TEST} ({error})") from None
-        if not (
-            abs(measured - logit) <= _TOLERANCE[self.info.precision] and abs(found - share) <= _LUNG_TOLERANCE
-        ):
+        if not (abs(measured - logit) <= _TOLERANCE[self.info.precision] and abs(found - share) <= _LUNG_TOLERANCE):
             raise BundleError(
                 f"{self.path}: the self-test gives another result than at export (logit {measured:.4f}, "
                 f"expected {logit:.4f}; lungs {found:.3f} of the slice, expected {share:.3f}); the models or "
@@ -271,9 +267,7 @@ class Bundle:
         return {}
 
 
-def tested(
-    engine: Engine, lungs: LungSegmenter, preprocessing: Preprocessing, pixels: Grey
-) -> tuple[float, float]:
+def tested(engine: Engine, lungs: LungSegmenter, preprocessing: Preprocessing, pixels: Grey) -> tuple[float, float]:
     """The self-test of a slice, uint8, shape (H, W): its share of lung and the model's logit."""
     cropped = preprocessing.apply(pixels, lungs(pixels))
     logit = engine.run(preprocessing.normalise(cropped.pixels[None])).logit[0]
@@ -302,9 +296,7 @@ def _verified(path: Path, info: BundleInfo, name: str) -> bytes:
     content = _read(path, name, expected.bytes)
     if len(content) != expected.bytes or hashlib.sha256(content).hexdigest() != expected.sha256:
         advice = "copy or download the bundle again"
-        raise BundleError(
-            f"{path}: {name} was changed or damaged (its size or SHA-256 does not fit); {advice}"
-        )
+        raise BundleError(f"{path}: {name} was changed or damaged (its size or SHA-256 does not fit); {advice}")
     return content
 
 
@@ -318,9 +310,7 @@ def _parse(path: Path, content: bytes) -> BundleInfo:
         raise BundleError(f"{path}: damaged {INFO} ({_reason(error)})") from None
     if version != FORMAT:
         advice = "update groundglass, or export the run again with `groundglass export`"
-        raise BundleError(
-            f"{path}: bundle format {version!r:.20} is not {FORMAT}, which is read here; {advice}"
-        )
+        raise BundleError(f"{path}: bundle format {version!r:.20} is not {FORMAT}, which is read here; {advice}")
     if document.get("id") != identity(document):
         raise BundleError(f"{path}: {INFO} was changed after it was written (its id does not fit)")
     try:

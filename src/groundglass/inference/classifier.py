@@ -48,9 +48,7 @@ class Classifier:
         keep_identifiers: predictions say who is on a slice, where the file does.
     """
 
-    def __init__(
-        self, bundle: Bundle, limits: Limits = DEFAULT_LIMITS, *, keep_identifiers: bool = False
-    ) -> None:
+    def __init__(self, bundle: Bundle, limits: Limits = DEFAULT_LIMITS, *, keep_identifiers: bool = False) -> None:
         self.bundle = bundle
         self._preprocessing, self._calibration = bundle.preprocessing, bundle.info.calibration
         self._check, self._lungs = bundle.input_check, bundle.lungs

@@ -110,9 +110,7 @@ def equipment(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def segmentation(
-    headers: Sequence[Dataset], slices: Sequence[PackedMasks], bundle: Bundle
-) -> Segmentation | None:
+def segmentation(headers: Sequence[Dataset], slices: Sequence[PackedMasks], bundle: Bundle) -> Segmentation | None:
     """The masks of a series as a DICOM Segmentation object of two segments, lungs and lesions.
 
     Frames without a pixel of their segment are left out, unless all are. The UIDs follow from the images and the

@@ -45,9 +45,7 @@ def from_object(thing: Any, number: int | None = None, *, hu: bool = False) -> S
         with guard(name, "DICOM"):
             return MemorySource(name, _content(thing))
     if kind == "array" and not hasattr(thing, "__array__"):
-        raise TypeError(
-            f"{type(thing).__name__}: no slice; give a path, array, image, data set or a list of these"
-        )
+        raise TypeError(f"{type(thing).__name__}: no slice; give a path, array, image, data set or a list of these")
     return guard_each(_slices(thing, Origin(name, kind), hu), name, kind)
 
 

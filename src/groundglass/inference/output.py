@@ -74,9 +74,7 @@ class OutputPlan:
         if self.parquet and (self.path is None or self.file_format not in {None, "parquet"}):
             raise PredictionError("--parquet needs --output with a folder or a file that ends in .parquet")
         if (self.parquet or self.file_format == "parquet") and find_spec("pyarrow") is None:
-            raise PredictionError(
-                "Parquet needs pyarrow; install it with `pip install '.[parquet]'` from a clone"
-            )
+            raise PredictionError("Parquet needs pyarrow; install it with `pip install '.[parquet]'` from a clone")
         if self.masks and self.folder is None:
             raise PredictionError("--masks needs --output with a folder")
         if self.path is not None:
@@ -171,9 +169,7 @@ class Output:
                 raise PredictionError(f"{path}: these predictions {are}, {advice}")
             if (prediction.patient is not None) != self._plan.keep_identifiers:
                 made = f"made {'with' if prediction.patient else 'without'} --keep-identifiers"
-                raise PredictionError(
-                    f"{path}: these predictions were {made}; resume in the same way, {advice}"
-                )
+                raise PredictionError(f"{path}: these predictions were {made}; resume in the same way, {advice}")
             if prediction.status is not Status.FAILED and key not in lacking:
                 self._done.add(key)
                 yield json_line(self.totals.add(prediction))

@@ -166,9 +166,7 @@ class Prediction:
             PredictionError: there is no evidence, or the file cannot be written.
         """
         if self.evidence is None:
-            raise PredictionError(
-                f"{self.file}: no pixels were kept; predict with evidence=True, or see its reason"
-            )
+            raise PredictionError(f"{self.file}: no pixels were kept; predict with evidence=True, or see its reason")
         from PIL import Image  # noqa: PLC0415 - 20 ms that others need not wait for
 
         try:
@@ -197,9 +195,7 @@ class Prediction:
         """
         values = {name: getattr(self, name) for name in COLUMNS} | {"status": self.status.value}
         if self.patient is not None:
-            values |= zip(
-                IDENTIFIERS, (self.patient.name, self.patient.id, self.patient.birth_date), strict=True
-            )
+            values |= zip(IDENTIFIERS, (self.patient.name, self.patient.id, self.patient.birth_date), strict=True)
         return {name: _plain(value) for name, value in values.items()}
 
     @classmethod

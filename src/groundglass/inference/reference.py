@@ -42,9 +42,7 @@ class Gaussian:
         """The directions as columns in single precision: to convert them takes longer than to use them."""
         return np.ascontiguousarray(self.directions.T, np.float32)
 
-    def split(
-        self, features: Features
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    def split(self, features: Features) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """N points standardised, shape (N, d), and their squared distances within and beside the directions, (N,)."""
         standard = np.clip((features - self.centre) / self.spread, -CLIP, CLIP).astype(np.float32)
         along = standard @ self._across

@@ -61,9 +61,7 @@ def save_picture(evidence: Evidence, path: Path) -> None:
         path.write_text(layers.svg(), encoding="ascii")
 
 
-def write_report(
-    path: Path, predictions: Path, overlays: Path, bundle: Bundle, totals: Totals, command: str
-) -> None:
+def write_report(path: Path, predictions: Path, overlays: Path, bundle: Bundle, totals: Totals, command: str) -> None:
     """Write ``report.html`` of a file of JSON lines and the folder of its pictures, one of which is held at a time."""
     summaries, survey = totals.summaries(), _Survey(totals)
     for number, prediction in enumerate(read_predictions(predictions)):
@@ -248,9 +246,7 @@ def _draw(curve: Curve, links: Sequence[int | None]) -> _Drawing | None:
     at = [f"{round(value, 1) + 0.0:g} {unit}".strip() for value in curve.at]
     points = [
         _Point(x(value), 168 - 156 * height, label, f"{named}: {height:.3f}, {label}", link)
-        for value, named, height, label, link in zip(
-            curve.at, at, curve.probability, curve.label, links, strict=True
-        )
+        for value, named, height, label, link in zip(curve.at, at, curve.probability, curve.label, links, strict=True)
     ]
     highest = max(curve.probability)
     words = (

@@ -60,10 +60,7 @@ class ParquetFile:
 
         kinds = {"integer": pa.int32(), "number": pa.float64(), "array": pa.list_(pa.string())}
         types = {name: column["type"] for name, column in row_schema()["properties"].items()}
-        columns = {
-            name: [kinds[kind] for kind in kinds if kind in types[name]]
-            for name in _columns(keep_identifiers)
-        }
+        columns = {name: [kinds[kind] for kind in kinds if kind in types[name]] for name in _columns(keep_identifiers)}
         schema = pa.schema([(name, *(kind or [pa.string()])) for name, kind in columns.items()])
         self._rows: list[dict[str, Any]] = []
         self._table, self._file = pa.Table, pa.OSFile(os.fsencode(path), "wb")

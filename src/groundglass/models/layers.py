@@ -120,9 +120,7 @@ class LesionDecoder(nn.Module):
         lesion = lesion_map.sigmoid()
         # Nine neighbours together: one cell alone is noise.
         strongest = F.avg_pool2d(lesion, 3).amax(dim=(1, 2, 3))
-        seen = torch.stack(
-            [(lesion.mean(dim=(1, 2, 3)) + 1e-3).log() + 4, (strongest + 1e-2).log() + 2], dim=1
-        )
+        seen = torch.stack([(lesion.mean(dim=(1, 2, 3)) + 1e-3).log() + 4, (strongest + 1e-2).log() + 2], dim=1)
         return lesion_map.squeeze(1), cast(Tensor, self.term(seen)).squeeze(1)
 
 
@@ -167,9 +165,7 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = LogitHead(channels, drop_rate)
         levels = list(enumerate(cast(Iterable[dict[str, Any]], backbone.feature_info)))
-        self._levels = [
-            (number, level["num_chs"]) for number, level in levels if level["reduction"] in _STRIDES
-        ]
+        self._levels = [(number, level["num_chs"]) for number, level in levels if level["reduction"] in _STRIDES]
         self.decoder = LesionDecoder([channels for _, channels in self._levels]) if lesions else None
 
     def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -19,9 +19,7 @@ class LungNet(nn.Module):
     def __init__(self, widths: tuple[int, int, int, int] = (24, 48, 96, 128)) -> None:
         super().__init__()
         a, b, c, d = widths
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, a, 5, 2, 2, bias=False), nn.BatchNorm2d(a), nn.ReLU(inplace=True)
-        )
+        self.stem = nn.Sequential(nn.Conv2d(1, a, 5, 2, 2, bias=False), nn.BatchNorm2d(a), nn.ReLU(inplace=True))
         self.down = nn.ModuleList(
             [
                 _separable(a, a),

@@ -51,9 +51,7 @@ class MaskBranch(nn.Module):
 
     def __init__(self, backbone: nn.Module, channels: int, attention: bool) -> None:
         super().__init__()
-        self.stem = deepcopy(
-            nn.Sequential(backbone.get_submodule("conv_stem"), backbone.get_submodule("bn1"))
-        )
+        self.stem = deepcopy(nn.Sequential(backbone.get_submodule("conv_stem"), backbone.get_submodule("bn1")))
         self.stage = deepcopy(backbone.get_submodule("blocks.0"))
         self.gate = _gate(channels, attention)
         self.fuse = nn.Conv2d(2 * channels, channels, kernel_size=1, bias=False)

@@ -88,9 +88,7 @@ def _own(name: str, options: Mapping[str, Any]) -> Network:
     try:
         return cast(Network, resolve_name(name)(**options))
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise GroundglassError(
-            f"network {name}: cannot be made ({error}); is its module on PYTHONPATH?"
-        ) from None
+        raise GroundglassError(f"network {name}: cannot be made ({error}); is its module on PYTHONPATH?") from None
 
 
 def _channels(backbone: nn.Module, name: str) -> int:

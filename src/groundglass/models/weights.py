@@ -88,9 +88,7 @@ def load_network(network: nn.Module, weights: Weights) -> None:
     try:
         missing, unknown = network.load_state_dict(dict(weights.tensors), strict=False)
     except RuntimeError as error:  # of another shape
-        raise WeightsError(
-            f"{weights.source}: does not fit this network: {one_line(str(error), 200)}"
-        ) from None
+        raise WeightsError(f"{weights.source}: does not fit this network: {one_line(str(error), 200)}") from None
     # Counters of batches that batch normalisation has seen are written by few and used by none.
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     for problem, names in {"lacks": missing, "holds the unknown": unknown}.items():

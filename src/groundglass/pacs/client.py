@@ -28,12 +28,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _TOKEN, _USER, _PASSWORD = "GROUNDGLASS_PACS_TOKEN", "GROUNDGLASS_PACS_USER", "GROUNDGLASS_PACS_PASSWORD"
-_CREDENTIALS_ADVICE = (
-    f"set {_TOKEN}, or {_USER} and {_PASSWORD}, in the environment, or name the host in ~/.netrc"
-)
-_CERTIFICATE_ADVICE = (
-    "its TLS certificate cannot be verified; set REQUESTS_CA_BUNDLE to a file with its issuer's"
-)
+_CREDENTIALS_ADVICE = f"set {_TOKEN}, or {_USER} and {_PASSWORD}, in the environment, or name the host in ~/.netrc"
+_CERTIFICATE_ADVICE = "its TLS certificate cannot be verified; set REQUESTS_CA_BUNDLE to a file with its issuer's"
 _TIMEOUT = (10.0, 60.0)  # seconds to wait for a connection, and for the next bytes of a response
 _FIRST_CONTACT = 5.0  # seconds of retries with a server that was never reached: its address may be wrong
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
@@ -122,9 +118,7 @@ class Archive:
     ) -> None:
         parts = urlsplit(url)
         if parts.username or parts.password:
-            raise PacsError(
-                f"credentials do not belong into a URL, where others can see them; {_CREDENTIALS_ADVICE}"
-            )
+            raise PacsError(f"credentials do not belong into a URL, where others can see them; {_CREDENTIALS_ADVICE}")
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
             raise PacsError(f"{url}: expected the URL of a DICOMweb service, such as https://pacs/dicom-web")
         self.url = url.rstrip("/")
@@ -163,9 +157,7 @@ class Archive:
         """All objects of a series by Instance Number."""
         url = self._url(series.study, "series", series.uid, "instances")
         found = [
-            InstanceEntry(
-                _uid(each, _SOP_CLASS), _uid(each, _INSTANCE), _count(each, _NUMBER) or 0, _modality(each)
-            )
+            InstanceEntry(_uid(each, _SOP_CLASS), _uid(each, _INSTANCE), _count(each, _NUMBER) or 0, _modality(each))
             for each in self._all(url, {"includefield": ["Modality"]}, _INSTANCE)
         ]
         if not all(each.uid and each.sop_class for each in found):
@@ -201,9 +193,7 @@ class Archive:
         if reason is not None:
             raise PacsRefusedError(f"{self.url}: does not store the result (failure reason {reason:#06x})")
 
-    def _request(
-        self, method: str, url: str, accept: str, kind: str | None = None, **sent: Any
-    ) -> requests.Response:
+    def _request(self, method: str, url: str, accept: str, kind: str | None = None, **sent: Any) -> requests.Response:
         headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
         response = self._session.request(method, url, headers=headers, timeout=_TIMEOUT, **sent)
         response.raise_for_status()

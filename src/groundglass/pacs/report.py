@@ -140,9 +140,7 @@ def structured_report(report: SeriesReport, header: Dataset, bundle: Bundle) -> 
     )
     slices = (_slice_group(report, number, each, bundle) for number, each in enumerate(classified, 1))
     content = MeasurementReport(
-        observation_context=ObservationContext(
-            observer_device_context=ObserverContext(codes.DCM.Device, device)
-        ),
+        observation_context=ObservationContext(observer_device_context=ObserverContext(codes.DCM.Device, device)),
         procedure_reported=_CT_CHEST,
         imaging_measurements=[_series_group(report, bundle), *slices, *_left_out_groups(report)],
         title=codes.DCM.ImagingMeasurementReport,
@@ -173,9 +171,7 @@ def _identification(bundle: Bundle, *more: str) -> AlgorithmIdentification:
 def _series_group(report: SeriesReport, bundle: Bundle) -> MeasurementsAndQualitativeEvaluations:
     """Counts, series score and, where the bundle has a rule for it, the label of the series."""
     summary, comment = report.summary, "No slice could be classified; there is no prediction."
-    measurements = [
-        _number(name, getattr(summary.counts, status.value), _SLICES) for status, name in _COUNTS.items()
-    ]
+    measurements = [_number(name, getattr(summary.counts, status.value), _SLICES) for status, name in _COUNTS.items()]
     if summary.series_score is not None:
         in_score = slices_in_score(summary.counts.ok)
         measurements.insert(0, _number(_SERIES_SCORE, summary.series_score, _NO_UNITS))

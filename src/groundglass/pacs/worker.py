@@ -80,9 +80,7 @@ class SeriesProcessor:
             if slices[-1].classified:
                 shown += 1
                 picture = evidence_picture(prediction.evidence)
-                capture = secondary_capture(
-                    picture, slices[-1], patient, self._bundle, series=heat_maps, number=shown
-                )
+                capture = secondary_capture(picture, slices[-1], patient, self._bundle, series=heat_maps, number=shown)
                 self._archive.store(capture)
         if patient is None:
             reasons = sorted({each.prediction.reason or "" for each in slices})
@@ -104,9 +102,7 @@ class SeriesProcessor:
                 try:
                     source = MemorySource(image.uid, self._archive.fetch(series, image))
                     header = self._header(source, series, image)
-                    for ct_slice in guard_each(
-                        read_dicom(source, decoder, DEFAULT_LIMITS), image.uid, "DICOM"
-                    ):
+                    for ct_slice in guard_each(read_dicom(source, decoder, DEFAULT_LIMITS), image.uid, "DICOM"):
                         yield image, header, self._classifier.classify(ct_slice, evidence=True)
                     continue
                 except PacsRefusedError as error:

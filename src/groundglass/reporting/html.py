@@ -10,9 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from groundglass import __version__
 
-NOTICE = (
-    "Research use only. Not a medical device: no prediction in this report may guide the care of a patient."
-)
+NOTICE = "Research use only. Not a medical device: no prediction in this report may guide the care of a patient."
 
 DATA_NOTICE = (
     "Slices shown here belong to their publishers, authors and patients: check the terms of the data set before you "

@@ -103,9 +103,7 @@ def _within(size: int, most: int, settings: Settings) -> int:
     return size
 
 
-async def _body(
-    request: Request, size: int, boundary: bytes, settings: Settings
-) -> AsyncGenerator[bytes, None]:
+async def _body(request: Request, size: int, boundary: bytes, settings: Settings) -> AsyncGenerator[bytes, None]:
     """A form as it comes, from its first boundary on: some programs write a line for people before it."""
     received, more, deadline = 0, True, time.monotonic() + settings.seconds
     pending, begun = b"", False

@@ -175,8 +175,7 @@ class Result:
         """The answer to the upload."""
         members = self._members()
         series = [
-            {**each.to_dict(), "predictions": members[index]}
-            for index, each in enumerate(self.totals.summaries(), 1)
+            {**each.to_dict(), "predictions": members[index]} for index, each in enumerate(self.totals.summaries(), 1)
         ]
         rows = [prediction.to_dict() for prediction in self.predictions]
         if self.id:
@@ -286,9 +285,7 @@ def report_zip(
     packed = tempfile.TemporaryFile(dir=parent)  # noqa: SIM115 - closed by whoever sends it
     with tempfile.TemporaryDirectory(dir=parent) as name:
         folder = Path(name)
-        with open_output(
-            OutputPlan(path=folder / "report", command="POST /v2/predictions"), bundle
-        ) as output:
+        with open_output(OutputPlan(path=folder / "report", command="POST /v2/predictions"), bundle) as output:
             for number, prediction in enumerate(predictions):
                 kept = slices.get(number)
                 shown = None if kept is None else kept.evidence(prediction.file)

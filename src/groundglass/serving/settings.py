@@ -11,9 +11,7 @@ from groundglass.imaging.source import Limits
 
 TOKEN_VARIABLE = "GROUNDGLASS_TOKEN"  # noqa: S105 - the name of a variable, not its value
 MIB = 2**20
-READING_LIMITS = Limits(
-    pixels=2**24, file_bytes=1024 * MIB, archive_bytes=8192 * MIB, members=20_000, frames=5_000
-)
+READING_LIMITS = Limits(pixels=2**24, file_bytes=1024 * MIB, archive_bytes=8192 * MIB, members=20_000, frames=5_000)
 """What one uploaded file may unpack to: tighter than on the command line, whose files are the user's own."""
 
 _SHORTEST_TOKEN = 16

@@ -76,14 +76,10 @@ class C2L(Scheduled):
     owners: Tensor
     pointer: Tensor
 
-    def __init__(
-        self, network: Network, recipe: PretrainRecipe, steps_per_epoch: int, queue: int, seed: int
-    ) -> None:
+    def __init__(self, network: Network, recipe: PretrainRecipe, steps_per_epoch: int, queue: int, seed: int) -> None:
         super().__init__(recipe, steps_per_epoch)
         contrast = recipe.contrast
-        self.student = Encoder(network, contrast.hidden, contrast.dimensions).to(
-            memory_format=torch.channels_last
-        )
+        self.student = Encoder(network, contrast.hidden, contrast.dimensions).to(memory_format=torch.channels_last)
         self.teacher = deepcopy(self.student).requires_grad_(False)
         self.seed = seed
         self.register_buffer("queues", torch.zeros(3, queue, contrast.dimensions))

@@ -27,9 +27,7 @@ class Classifier(Averaging):
     recipe: Recipe
     class_weights: Tensor
 
-    def __init__(
-        self, network: nn.Module, recipe: Recipe, steps_per_epoch: int, seed: int, covid: float = 0.5
-    ) -> None:
+    def __init__(self, network: nn.Module, recipe: Recipe, steps_per_epoch: int, seed: int, covid: float = 0.5) -> None:
         super().__init__(network, recipe, steps_per_epoch, recipe.training.ema_decay)
         self.seed = seed
         given = recipe.training.class_weights

@@ -224,9 +224,7 @@ def _choose(
     engine = Engine(fp32)
     difference = largest_difference(run.network, engine, images[:_COMPARED])
     if difference > CLOSE:
-        raise RunError(
-            f"{run.path}: the exported network differs from PyTorch's by {difference:.2g} (limit {CLOSE})"
-        )
+        raise RunError(f"{run.path}: the exported network differs from PyTorch's by {difference:.2g} (limit {CLOSE})")
     auc: dict[Precision, float] = {"fp32": slices.auc(engine)}
     few = job.precision is None and len(images) < _FEWEST_SEEN
     if few:

@@ -315,6 +315,4 @@ def _printed(pixels: Grey, rng: Generator) -> Grey:
 
 def _image(planes: Sequence[NDArray[Any]]) -> Tensor:
     """(N, S, S) as float32 (N, 1, S, S) in channels-last memory."""
-    return (
-        torch.from_numpy(np.stack(planes)).float().unsqueeze(1).contiguous(memory_format=torch.channels_last)
-    )
+    return torch.from_numpy(np.stack(planes)).float().unsqueeze(1).contiguous(memory_format=torch.channels_last)

@@ -356,9 +356,7 @@ def _read(name: str, kind: str) -> dict[str, Any]:
     if not name.endswith((".yaml", ".yml")):
         path = _folder(kind) / f"{name}.yaml"
         if name not in (names := recipe_names(kind)):
-            close = get_close_matches(
-                name, names if kind else [*names, *(entry.name for entry in entries())], 1
-            )
+            close = get_close_matches(name, names if kind else [*names, *(entry.name for entry in entries())], 1)
             hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
             raise RecipeError(f"no {kind}{' ' * bool(kind)}recipe named {name!r}; {hint}")
     try:

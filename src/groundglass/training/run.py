@@ -173,9 +173,7 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     """The rows of a run's ``history.csv``; empty where there is none."""
     try:
         with (folder / HISTORY).open(encoding="utf-8", newline="") as stream:
-            return [
-                {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)
-            ]
+            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
     except FileNotFoundError:
         return []
 
@@ -187,11 +185,7 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
         ("Validation", "value"): {"AUC": "val_auc", "accuracy": "val_accuracy", "Dice": "val_dice"},
     }
     found = {
-        title: {
-            name: [values]
-            for name, key in keys.items()
-            if (values := [row[key] for row in rows if key in row])
-        }
+        title: {name: [values] for name, key in keys.items() if (values := [row[key] for row in rows if key in row])}
         for title, keys in panels.items()
     }
     return curves_figure({title: curves for title, curves in found.items() if curves})

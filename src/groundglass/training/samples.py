@@ -338,9 +338,7 @@ class TrainingSamples(Dataset[Batch]):
         others = (torch.from_numpy(each) for each in (labels, lesions.astype(np.float32), known))
         return Batch(to_images(pixels, self.preprocessing), *others)
 
-    def _paint(
-        self, slices: CroppedSet, key: SampleKey, rng: np.random.Generator
-    ) -> tuple[Painted, float, float]:
+    def _paint(self, slices: CroppedSet, key: SampleKey, rng: np.random.Generator) -> tuple[Painted, float, float]:
         """A lesion-free slice as its key wants it, its label, and whether its lesions are known."""
         pixels, lungs = slices.pixels[key.index], slices.lungs[key.index]
         synthesis = self.synthesis

@@ -122,9 +122,7 @@ def train_job(job: Job[Recipe]) -> Run:
     data = _read(job, *_records(job)[:3])
     if job.rank == 0:
         if recipe != asked:
-            _LOG.warning(
-                "warning: trained without lesion synthesis; --lesion-free names slices to paint into"
-            )
+            _LOG.warning("warning: trained without lesion synthesis; --lesion-free names slices to paint into")
         if (warning := _normalisation_warning(recipe)) is not None:
             _LOG.warning("warning: %s", warning)
         job.begin(data.fingerprint, data.facts(job))
@@ -223,9 +221,7 @@ def _records(job: Job[Recipe]) -> tuple[list[Record], ...]:
     train, val, test = ([manifest.records[index] for index in split.parts.get(part, ())] for part in PARTS)
     for part, records in (("train", train), ("val", val)):
         if not records:
-            advice = (
-                "training needs train and val; --split patients:1/5 makes them, and test, from the patients"
-            )
+            advice = "training needs train and val; --split patients:1/5 makes them, and test, from the patients"
             raise DataError(f"{manifest}: split {split.name} leaves nothing for the part {part}; {advice}")
     free = job.lesion_free if job.recipe.synthesis.slices_per_epoch else None
     return train, val, list(load_dataset(free, job.map_label).records) if free is not None else [], test
@@ -288,9 +284,7 @@ def _read(
     known = np.array([_known(record, recipe.sampling) for record in records], np.bool_)
     augmentation = cast(Augmentation, augmenter)
     return _TrainingData(
-        TrainingSamples(
-            real, targets(records), known, lesion_free, preprocessing, augmentation, recipe.synthesis
-        ),
+        TrainingSamples(real, targets(records), known, lesion_free, preprocessing, augmentation, recipe.synthesis),
         _chances(records, recipe.sampling) if recipe.sampling.draws else None,
         cropped(val_records, 0.0),
         targets(val_records),
@@ -299,9 +293,7 @@ def _read(
     )
 
 
-def _assembled(
-    job: Job[Recipe], data: _TrainingData, network: Network
-) -> tuple[DataLoader[Batch], Classifier]:
+def _assembled(job: Job[Recipe], data: _TrainingData, network: Network) -> tuple[DataLoader[Batch], Classifier]:
     """Batches and what learns from them."""
     recipe, samples = job.recipe, data.train
     batches = EpochBatches(
@@ -331,9 +323,7 @@ def _selection(job: Job[Recipe]) -> tuple[list[ModelCheckpoint], list[EarlyStopp
     return best if training.selection != "last" else [], stopping if training.early_stopping else []
 
 
-def _worth_teaching(
-    records: Sequence[Record], slices: CroppedSet, sampling: SamplingSection
-) -> NDArray[np.bool_]:
+def _worth_teaching(records: Sequence[Record], slices: CroppedSet, sampling: SamplingSection) -> NDArray[np.bool_]:
     """False for COVID slices whose mask shows hardly any lesion: what they show is not what their label says."""
     lesion = (slices.lesions & slices.lungs).sum(axis=(1, 2)) / np.maximum(slices.lungs.sum(axis=(1, 2)), 1)
     masked = np.array([record.lesion_mask is not None and record.label is Label.COVID for record in records])

@@ -147,9 +147,7 @@ class Averaging(Scheduled):
 class AtomicCheckpoints(TorchCheckpointIO):
     """Checkpoints appear whole or not at all, and are read without pickle."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write; a RunError where that fails, as on a full disk."""
         try:
             with atomic_path(Path(path)) as temporary:
@@ -320,9 +318,7 @@ class Job(Generic[AnyRecipe_co]):
                 raise RunError(f"{output}: holds a run already; {advice}")
             self.check_same()
         # A start that was killed between its first two files has begun nothing.
-        elif output.exists() and any(
-            each.name != RECIPE and each.name[0] != "." for each in output.iterdir()
-        ):
+        elif output.exists() and any(each.name != RECIPE and each.name[0] != "." for each in output.iterdir()):
             raise RunError(f"{output}: is not empty and holds no run; choose another --output")
         free = shutil.disk_usage(_existing(output)).free
         # Weights, their average and two moments of the optimiser, twice, as a checkpoint is written beside the one that

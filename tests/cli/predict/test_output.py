@@ -143,9 +143,7 @@ def test_no_output_names_the_patient(run: Command, series: Path, tmp_path: Path)
         assert secret.lower().encode() not in everything.lower()
 
 
-def test_identifiers_are_kept_where_asked_for_and_only_there(
-    run: Command, series: Path, tmp_path: Path
-) -> None:
+def test_identifiers_are_kept_where_asked_for_and_only_there(run: Command, series: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run(series, "--output", out, "--keep-identifiers", "--json")
     for row in (*done.rows, *predictions_of(out)):

@@ -34,9 +34,7 @@ def lines(table: PredictionsTable, *predictions: Prediction) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
-@pytest.mark.parametrize(
-    "file", ["1.dcm", "a/very/long/path/" * 20 + "1-001.dcm", "扫描/切片-" * 20 + "1.png"]
-)
+@pytest.mark.parametrize("file", ["1.dcm", "a/very/long/path/" * 20 + "1-001.dcm", "扫描/切片-" * 20 + "1.png"])
 def test_columns_stay_in_place_and_words_whole_within_the_terminal(width: int, file: str) -> None:
     flags = ("one-lung-found", "soft-tissue-window", "low-resolution", "upside-down")
     uid = "1.2.826.0.1.3680043.8.498." + "1" * 38

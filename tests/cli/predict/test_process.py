@@ -131,8 +131,7 @@ def test_memory_does_not_grow_with_the_number_of_slices(tmp_path: Path, tiny_bun
     for number in range(8, 250):
         os.link(folder / f"{number % 8}.png", folder / f"{number}.png")
     few, many = (
-        measure(tiny_bundle, path, "--output", tmp_path / path.name[0])[1]
-        for path in (folder / "1?.png", folder)
+        measure(tiny_bundle, path, "--output", tmp_path / path.name[0])[1] for path in (folder / "1?.png", folder)
     )
     assert many < 400
     assert many - few < 60, "MiB"
@@ -145,9 +144,7 @@ def names(rows: list[dict[str, object]]) -> list[str]:
     return sorted(Path(str(row["file"])).name for row in rows)
 
 
-def test_what_is_done_is_not_read_again_and_what_failed_is(
-    run: Command, pictures: Path, tmp_path: Path
-) -> None:
+def test_what_is_done_is_not_read_again_and_what_failed_is(run: Command, pictures: Path, tmp_path: Path) -> None:
     out, whole = tmp_path / "out", (pictures / "2.png").read_bytes()
     (pictures / "2.png").write_bytes(whole[:100])
     assert run(pictures, "--output", out).status == 3
