@@ -32,6 +32,17 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
+def test_vggs_fully_connected_layers_are_timms_convolutions() -> None:
+    network = build("vgg-11").eval()
+    for size in (64, 224, 256):
+        with torch.no_grad():
+            found, pyramid = network.features(torch.rand(1, 1, size, size))
+            expected = network.backbone.pre_logits(pyramid[-1])
+        assert found.shape == expected.shape, size
+        torch.testing.assert_close(found, expected, msg=lambda text, size=size: f"{size}: {text}")
+
+
 def test_any_network_of_timm_with_a_pyramid_is_built_and_others_are_refused() -> None:
     network = build("resnet10t", options={"stem_width": 16}).eval()
     output = network(torch.zeros(2, 1, 72, 100))  # sides that no stride divides

@@ -190,16 +190,26 @@ def test_a_disk_that_fills_up_ends_the_training_in_one_line(
 @pytest.mark.slow
 def test_own_networks_callbacks_and_loggers_are_trained_from_python(phantoms: Path, tmp_path: Path) -> None:
     epochs: list[int] = []
-    watch = LambdaCallback(on_train_epoch_end=lambda trainer, _: epochs.append(trainer.current_epoch))
+    norms: list[float] = []
+
+    def watched(_: Any, module: Any, optimiser: Any) -> None:
+        assert optimiser.defaults["fused"]
+        gradients = [each.grad for each in module.network.parameters() if each.grad is not None]
+        norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+    end: Any = {"on_train_epoch_end": lambda trainer, _: epochs.append(trainer.current_epoch)}
+    watch = LambdaCallback(**end, on_before_zero_grad=watched)
     settings = [
         *(*QUICK, SMALL, "augmenter=tests.training.conftest:Still"),
         "trainer={loggers: [tensorboard, csv], accumulate_grad_batches: 2, precision: bf16-mixed}",
         # Nothing is learned, and so the second epoch is the last.
         *("training.selection=val_auc", "training.early_stopping=1", "optimiser.lr=1e-12"),
+        "optimiser.gradient_clip=1e-3",
     ]
     output, own = tmp_path / "run", {"accelerator": "cpu", "callbacks": [watch]}
     run = train("phantom-demo", phantoms, output, overrides=settings, threads=1, **own)
     assert epochs == [row["epoch"] for row in run.history()] == [0, 1]
+    assert max(norms) == pytest.approx(1e-3, rel=0.01), "of the clipped gradients"
     said = run.predict([phantoms.parent / "0.png"])
     assert (said.probability.shape, said.lesion_map) == ((1,), None)
     assert [axes.get_title() for axes in run.plot().axes[:2]] == ["Loss", "Validation"]

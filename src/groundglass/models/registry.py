@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import timm
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,7 +32,13 @@ class VGG(Network):
     def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The 4096 features of each position, (B, 4096, h, w), of images (B, 1, H, W), and those of strides 4 to 32."""
         last, pyramid = super().features(images)
-        return cast(Tensor, self.backbone.pre_logits(last)), pyramid  # type: ignore[operator]
+        layers = cast(Any, self.backbone.pre_logits)
+        if max(last.shape[2:]) > 7:
+            return layers(last), pyramid
+        # One position: the same as a product of matrices does without reordering 100 million weights in every step.
+        pooled = F.adaptive_avg_pool2d(last, 7).permute(0, 2, 3, 1).flatten(1)
+        first = F.linear(pooled, layers.fc1.weight.permute(0, 2, 3, 1).flatten(1), layers.fc1.bias)
+        return layers.act2(layers.fc2(layers.drop(layers.act1(first))[..., None, None])), pyramid
 
 
 def build(

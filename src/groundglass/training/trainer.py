@@ -89,8 +89,8 @@ class Scheduled(LightningModule):
     def configure_optimizers(self) -> Any:
         """Timm's optimiser of what asks for gradients, without decay on biases and norms; its schedule, by the step."""
         section, trainer = self.recipe.optimiser, self.recipe.trainer
-        # Lightning clips no gradients of a fused optimiser in mixed precision.
-        fused = {"fused": True} if section.name == "adamw" and trainer.precision == "32-true" else {}
+        # A fused step would divide by the loss's scale itself, after the gradients were clipped.
+        fused = {"fused": True} if section.name == "adamw" and trainer.precision != "16-mixed" else {}
         options = fused | section.options
         optimiser = create_optimizer_v2(self, section.name, section.lr, section.weight_decay, **options)
         per_epoch = -(-self.steps_per_epoch // trainer.accumulate_grad_batches)
@@ -110,6 +110,11 @@ class Scheduled(LightningModule):
         )
         scheduled = {"lr_scheduler": {"scheduler": schedule, "interval": "step"}} if schedule else {}
         return {"optimizer": optimiser, **scheduled}
+
+    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, *_: Any, **__: Any) -> None:
+        """Clip by the norm; Lightning refuses to for a fused optimiser in mixed precision, scaled or not."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def log_loss(self, loss: Tensor, count: int) -> None:
         """Show a step's loss over so many slices; its mean is the epoch's."""
