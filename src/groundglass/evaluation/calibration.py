@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,9 @@ from groundglass.inference.calibration import (
     series_score,
     sigmoid,
 )
-from groundglass.inference.reference import CLIP, EmbeddingReference
+
+if TYPE_CHECKING:
+    from groundglass.inference.reference import EmbeddingReference
 
 FEWEST = 20
 """Held-out slices below which nothing can lie beyond 95 % of them."""
@@ -74,6 +76,8 @@ def fit_reference(training: NDArray[np.floating], held_out: NDArray[np.floating]
 
     Shape (N, d) and (M, d); None where there are fewer than `FEWEST` of either.
     """
+    from groundglass.inference.reference import CLIP, EmbeddingReference  # noqa: PLC0415 - for an export alone
+
     if min(len(training), len(held_out)) < FEWEST:
         return None
     centre, spread = training.mean(axis=0), training.std(axis=0)
