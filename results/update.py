@@ -89,7 +89,11 @@ def paper() -> str:
     rule, lines = json.loads((RESULTS / "table1" / "file-format.json").read_text()), []
     for protocol in dict.fromkeys(row["protocol"] for row in found):
         rows = [
-            (f"{row['network']} ({row['weights']})", row, [_bounds(row, name) for name in _SHOWN])
+            (
+                f"{row['network']} ({row['weights']}, {row['input_size']} px)",
+                row,
+                [_bounds(row, name) for name in _SHOWN],
+            )
             for row in found
             if row["protocol"] == protocol
         ]
