@@ -11,8 +11,8 @@ from itertools import chain
 import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.sparse.linalg import svds
+from sklearn.linear_model import LogisticRegression
 
 from groundglass.data.manifest import Record, read_pixels
 from groundglass.data.out_of_distribution import (
@@ -212,7 +212,7 @@ def fit_model(examples: Examples) -> InputCheck:
     target = np.array([[LUNG, *kinds].index(kind) for kind in examples.kind])
     weight = _balanced(examples, target)
     middle = weight @ described
-    weights, bias = _regress(described - middle, target, weight, 1 + len(kinds))
+    weights, bias = _regress(described - middle, target, weight)
     shift = np.asarray(bias - middle @ weights, np.float32)
     return replace(base, weights=np.asarray(weights, np.float32), bias=shift)
 
@@ -251,29 +251,18 @@ def _balanced(examples: Examples, target: NDArray[np.integer]) -> _Weights:
 
 
 def _regress(
-    described: NDArray[np.float64], target: NDArray[np.integer], weight: _Weights, kinds: int
+    described: NDArray[np.float64], target: NDArray[np.integer], weight: _Weights
 ) -> tuple[_Weights, _Weights]:
     """Multinomial logistic regression with a ridge penalty: weights (d, kinds) and bias (kinds,)."""
     if len(described) < described.shape[1]:
         # With the penalty, weights are combinations of the examples: the same solution, found in fewer numbers.
         basis = np.linalg.qr(described.T)[0]
-        weights, bias = _regress(described @ basis, target, weight, kinds)
+        weights, bias = _regress(described @ basis, target, weight)
         return basis @ weights, bias
-    wanted = np.eye(kinds)[target]
-
-    def loss(flat: _Weights) -> tuple[float, _Weights]:
-        table = flat.reshape(-1, kinds)
-        scores = described @ table[:-1] + table[-1]
-        log_share = scores - np.logaddexp.reduce(scores, axis=1)[:, None]
-        error = (np.exp(log_share) - wanted) * weight[:, None]
-        gradient = np.vstack([described.T @ error + _PENALTY * table[:-1], error.sum(axis=0)])
-        likelihood = (weight * (log_share * wanted).sum(axis=1)).sum()
-        return float(_PENALTY / 2 * np.square(table[:-1]).sum() - likelihood), gradient.ravel()
-
-    start = np.zeros((described.shape[1] + 1) * kinds)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": _STEPS})
-    table = found.x.reshape(-1, kinds)
-    return table[:-1], table[-1]
+    model = LogisticRegression(C=1 / _PENALTY, max_iter=_STEPS, tol=1e-5).fit(described, target, sample_weight=weight)
+    weights, bias = model.coef_.T, model.intercept_
+    # Of two kinds scikit-learn has the second one's odds alone.
+    return (weights, bias) if len(bias) > 1 else (weights * [0, 1], bias * [0, 1])
 
 
 def _held_out_odds(examples: Examples) -> NDArray[np.float32]:
