@@ -112,16 +112,22 @@ def test_a_manifest_becomes_the_rows_of_one_process(two_workers: None, run: Run,
 
     manifest = tmp_path / "slices.csv"
     names = "".join(f"{path}\n" for path in [*sorted((folder / "many").iterdir()), folder / "3b.png"])
-    manifest.write_text(f"path\n{names}gone.png\n")
+    cv2.imwrite(str(tmp_path / "deep.png"), cv2.imread(str(folder / "0.png"), 0).astype(np.uint16) * 16)
+    manifest.write_text(f"path,unit\n{names}gone.png\ndeep.png,grey/8191\n")
     tables = []
     for name, options in (("ray", ("--workers", 2)), ("local", ("--engine", "local"))):
         status, printed, errors = run(manifest, *options, "--json", "--output", tmp_path / f"{name}.parquet")
         assert (status, errors.count("\n")) == (3, 1), f"not a sum alone: {errors}"
         tables.append(parquet.read_table(tmp_path / f"{name}.parquet"))
         assert [json.loads(line) for line in printed.splitlines()] == tables[-1].to_pylist()
-    assert tables[0].num_rows == 302
+    assert tables[0].num_rows == 303
     assert tables[0].equals(tables[1])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["local.parquet", "ray.parquet", "slices.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "deep.png",
+        "local.parquet",
+        "ray.parquet",
+        "slices.csv",
+    ]
 
 
 @pytest.mark.parametrize("options", ["--engine local --workers 2", "--engine local --address auto", "--threads 2"])

@@ -152,6 +152,11 @@ def test_lists_folders_volumes_and_manifests(classifier: Classifier, folder: Pat
     listed = classifier.predict(tmp_path / "files.csv")
     assert [Path(each.file).name for each in listed] == ["1.dcm", "gone.png", "0.dcm"]
     assert [each.status.value for each in listed] == ["ok", "failed", "ok"]
+    Image.fromarray((HU + 3000).astype(np.uint16)).save(tmp_path / "deep.png")
+    (tmp_path / "deep.csv").write_text("path,unit\ndeep.png,HU+3000\n")
+    expected = classifier.predict(HU.round(), hu=True).probability
+    assert classifier.predict(tmp_path / "deep.csv").probability == pytest.approx(expected)
+    assert classifier.predict(tmp_path / "deep.png").probability != pytest.approx(expected), "a wrong guess"
 
 
 REFUSED = {"without a pixel": PIXELS[:0], "colour photograph": PHOTOGRAPH, "in colour": PHOTOGRAPH / 255}

@@ -21,7 +21,7 @@ from typing import Any
 from groundglass import __version__
 from groundglass.errors import BundleError, GroundglassError, ImageError, PredictionError
 from groundglass.files import usable_cores
-from groundglass.imaging.read import images_within
+from groundglass.imaging.read import Scaled, images_within
 from groundglass.imaging.slice import Patient
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
@@ -51,7 +51,7 @@ _ALONE = {
 _LOCAL = {"address": "local", "num_gpus": 0, "include_dashboard": False, "object_store_memory": 128 * 2**20}
 
 # Paths of files that a worker classifies in one go, and predictions of those that cannot be read.
-Unit = tuple[str | Prediction, ...]
+Unit = tuple[str | Scaled | Prediction, ...]
 # The bundle's path and id, whether to keep identifiers, and the version of groundglass.
 _Job = tuple[str, str, bool, tuple[str, ...], str]
 
@@ -89,19 +89,20 @@ class RayClassifier:
 
     def units(self, paths: Iterable[Path], skip: Callable[[str], bool] | None = None) -> Iterator[Unit]:
         """Units in the order in which one process reads the paths, see :meth:`predict_all`."""
-        waiting: list[str | Prediction] = []
+        waiting: list[str | Scaled | Prediction] = []
         for item in chain.from_iterable(self._listed(path, skip) for path in paths):
             waiting.append(item)
-            alone = isinstance(item, str) and item.lower().endswith(_OF_MANY_SLICES)
+            alone = not isinstance(item, Prediction) and str(item).lower().endswith(_OF_MANY_SLICES)
             if alone or len(waiting) >= LARGEST:
                 yield tuple(waiting)
                 waiting.clear()
         if waiting:
             yield tuple(waiting)
 
-    def _listed(self, path: Path, skip: Callable[[str], bool] | None) -> Iterator[str | Prediction]:
+    def _listed(self, path: Path, skip: Callable[[str], bool] | None) -> Iterator[str | Scaled | Prediction]:
         if not path.is_dir():
-            yield from (str(file) for file in named_by(path) if skip is None or not skip(str(file)))
+            files = (file if isinstance(file, Scaled) else str(file) for file in named_by(path))
+            yield from (file for file in files if skip is None or not skip(str(file)))
             return
         broken: list[Prediction] = []
 
@@ -177,7 +178,7 @@ def _classify(job: _Job, unit: Unit) -> list[Prediction] | str:
     """Runs in a worker: a unit's predictions, or why there is no use in continuing."""
     try:
         classifier = _load(*job)
-        read = ([item] if isinstance(item, Prediction) else classifier.read_files([Path(item)]) for item in unit)
+        read = ([item] if isinstance(item, Prediction) else classifier.read_files([item]) for item in unit)
         return [classifier.classify(each) for each in chain.from_iterable(read)]
     except GroundglassError as error:
         return str(error)

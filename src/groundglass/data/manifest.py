@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from groundglass.errors import DataError, ImageError
 from groundglass.files import name_some, write_bytes, write_text
-from groundglass.imaging.read import images_within, read_slice, read_slices
+from groundglass.imaging.read import Scaled, images_within, read_slice, read_slices
 from groundglass.imaging.read import read_bytes as read_file
 from groundglass.imaging.slice import CTSlice, Grey
 from groundglass.imaging.source import RASTER, split_member
@@ -237,12 +237,8 @@ def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
 
 def _read(path: Path, unit: str = "", *, is_mask: bool = False) -> CTSlice:
     file, plane = _plane(path)
-    scale = None
-    if match := _UNIT.fullmatch(unit):
-        white, offset = match["white"], match["offset"] or 0
-        scale = Scale(white=float(white)) if white else Scale(offset=float(offset))
-    slices = read_slices(file, scale=scale)
-    found = read_slice(path, scale=scale) if plane is None else next(islice(slices, plane, None), None)
+    named = _scaled(file, unit)
+    found = read_slice(named) if plane is None else next(islice(read_slices(named), plane, None), None)
     if found is None:
         raise ImageError(path, "has no such slice; the first one is 0")
     mode = found.origin.mode
@@ -257,6 +253,13 @@ def _read(path: Path, unit: str = "", *, is_mask: bool = False) -> CTSlice:
             "of a manifest says what they are, such as HU, HU+1024 or grey/4095"
         )
     return found
+
+
+def _scaled(file: Path, unit: str) -> Path | Scaled:
+    if not (match := _UNIT.fullmatch(unit)):
+        return file
+    white, offset = match["white"], match["offset"] or 0
+    return Scaled(file, Scale(white=float(white)) if white else Scale(offset=float(offset)))
 
 
 def _numbered(path: Path) -> tuple[Path, int | None]:
@@ -297,14 +300,16 @@ def read_manifest(path: Path, names: LabelNames = MappingProxyType({})) -> Manif
     return Manifest(name=path.stem, root=path.parent, records=tuple(records), given=(path,))
 
 
-def iterate_paths(path: Path) -> Iterator[Path]:
+def iterate_paths(path: Path) -> Iterator[Path | Scaled]:
     """The files that a manifest of any length names, one by one, unchecked; volumes instead of their slices.
+
+    Where it names the unit of a picture's numbers that goes with the path.
 
     Raises:
         DataError: the file cannot be read, does not say which column holds the paths, or names no file.
     """
     rows = _rows(path, None, lambda row: [row] if _numbered(row.path)[1] is None else _expanded(row))
-    yield from (file for file, _ in groupby(_plane(record.path)[0] for _, record in rows))
+    yield from (file for file, _ in groupby(_scaled(_plane(each.path)[0], each.unit) for _, each in rows))
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from groundglass.errors import ImageError
 from groundglass.imaging.slice import CTSlice
@@ -52,6 +52,16 @@ _TEXTS = ".txt .csv .tsv .json .jsonl .log .md .html .xml .yaml .yml .sql .py .p
 # fmt: on
 
 
+class Scaled(NamedTuple):
+    """A path, and what the numbers of pictures deeper than 8 bits mean there, which is found out otherwise."""
+
+    path: Path
+    scale: Scale
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
 class LazyDecoder(ExitStack):
     """The decoder of compressed DICOM frames, imported with the first DICOM file; the block ends it."""
 
@@ -64,13 +74,12 @@ class LazyDecoder(ExitStack):
 
 
 def read_slices(
-    path: str | PathLike[str] | Source,
+    path: str | PathLike[str] | Source | Scaled,
     limits: Limits = DEFAULT_LIMITS,
     on_error: OnError | None = None,
     skip: Skip | None = None,
     *,
     decoder: LazyDecoder | None = None,
-    scale: Scale | None = None,
 ) -> Iterator[CTSlice]:
     """All slices that a file, folder or zip archive holds.
 
@@ -83,12 +92,12 @@ def read_slices(
             ``path`` where nothing in it is an image; without it the first one is raised.
         skip: called with a file's name as ``Origin.file`` has it, says whether the file is left out unread.
         decoder: to be used for many paths; one of this call's own unless given.
-        scale: what the numbers of pictures deeper than 8 bits mean, where it is known; otherwise it is found out.
 
     Raises:
         ImageError: naming the file at fault, or ``path`` where nothing in it is an image.
     """
     report = on_error or raise_error
+    path, scale = path if isinstance(path, Scaled) else (path, None)
     with ExitStack() as stack:
         decoder = decoder or stack.enter_context(LazyDecoder())
         for source, file_format in images_within(path, limits, report, skip):
@@ -96,11 +105,11 @@ def read_slices(
                 yield from _decode(source, file_format, decoder, limits, scale)
 
 
-def read_slice(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS, *, scale: Scale | None = None) -> CTSlice:
+def read_slice(path: str | PathLike[str] | Scaled, limits: Limits = DEFAULT_LIMITS) -> CTSlice:
     """The one slice of a file or archive member; ``ImageError`` where it cannot be read or holds several."""
-    slices = list(islice(read_slices(path, limits, scale=scale), 2))
+    slices = list(islice(read_slices(path, limits), 2))
     if len(slices) != 1:
-        raise ImageError(path, "holds several slices where one is wanted; a manifest's column `slice` names one")
+        raise ImageError(str(path), "holds several slices where one is wanted; a manifest's column `slice` names one")
     return slices[0]
 
 

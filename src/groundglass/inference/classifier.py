@@ -19,7 +19,7 @@ import numpy as np
 from groundglass.errors import ImageError, NotASliceError, PredictionError
 from groundglass.files import name_some
 from groundglass.imaging.crop import lesion_mask
-from groundglass.imaging.read import LazyDecoder, read_slices
+from groundglass.imaging.read import LazyDecoder, Scaled, read_slices
 from groundglass.imaging.slice import CTSlice, Origin, Patient
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source
 from groundglass.inference.bundle import Bundle
@@ -166,7 +166,7 @@ class Classifier:
             skip_file: leaves files out before they are read.
         """
         paths = [paths] if isinstance(paths, str | PathLike) else paths
-        files: Iterator[Path | Source]
+        files: Iterator[Path | Source | Scaled]
         files = chain.from_iterable([path] if isinstance(path, Source) else named_by(path) for path in paths)
         yield from _ahead(self.read_files(files, skip, skip_file), partial(self.classify, evidence=evidence))
 
@@ -232,7 +232,7 @@ class Classifier:
         )
 
     def read_files(
-        self, files: Iterable[Path | Source], skip: Skip | None = None, skip_file: SkipFile | None = None
+        self, files: Iterable[Path | Source | Scaled], skip: Skip | None = None, skip_file: SkipFile | None = None
     ) -> Generator[CTSlice | Prediction, None, None]:
         """Every slice of files as they are read, each for :meth:`classify`; what cannot be read is a prediction.
 

@@ -7,9 +7,13 @@ import os
 import zipfile
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from groundglass.errors import PredictionError
 from groundglass.imaging.source import FileSource, files_below, is_junk, natural_key, split_member
+
+if TYPE_CHECKING:
+    from groundglass.imaging.read import Scaled
 
 
 def expand(arguments: Sequence[str]) -> list[Path]:
@@ -66,7 +70,7 @@ def _members(archive: str | Path) -> list[str] | None:
         return None
 
 
-def named_by(path: str | os.PathLike[str]) -> Iterator[Path]:
+def named_by(path: str | os.PathLike[str]) -> Iterator[Path | Scaled]:
     """The files that a manifest (``.csv``) names, or a DataError where it is damaged; any other path means itself."""
     path = Path(path)
     if path.suffix.lower() == ".csv" and path.is_file():
@@ -80,7 +84,7 @@ def named_by(path: str | os.PathLike[str]) -> Iterator[Path]:
 def count_files(paths: Sequence[Path], wanted: Callable[[str], bool] = lambda _: True) -> int:
     """How many files there are to read, roughly: nothing is opened but the directories of zips."""
     count = 0
-    for path in (file for each in paths for file in named_by(each)):
+    for path in (Path(str(file)) for each in paths for file in named_by(each)):
         files = [str(path)]
         if path.is_dir():
             files = [each.name for each in files_below(path)]
