@@ -68,12 +68,7 @@ def main(
             "Slices among themselves, none of which is a copy",
             ("slices", "pairs compared", "called copies", "called lookalikes", "ms per slice", "ms per pair"),
             [
-                (
-                    name,
-                    *(str(row[key]) for key in ("compared", "copies", "lookalikes")),
-                    row["read"],
-                    row["compare"],
-                )
+                (name, *(str(row[key]) for key in ("compared", "copies", "lookalikes")), row["read"], row["compare"])
                 for name, row in alone.items()
             ],
         ),
@@ -83,12 +78,7 @@ def main(
 
 
 def _find(
-    records: Sequence[Record],
-    kind: str,
-    act: Callable[[Grey, Rng], Grey],
-    copies: int,
-    seed: int,
-    folder: Path,
+    records: Sequence[Record], kind: str, act: Callable[[Grey, Rng], Grey], copies: int, seed: int, folder: Path
 ) -> dict[str, Any]:
     """Hold out half of the slices, hide copies of some of them among the other half, and look for them."""
     rng = np.random.default_rng([seed, *kind.encode()])

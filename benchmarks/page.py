@@ -52,12 +52,7 @@ def main(
             measured["frame_ms"],
         ),
         Goal("the same, 95th percentile, ms", FRAME, True, measured["frame_ms_95"]),
-        Goal(
-            "frames drawn a second, with the load of all other processes",
-            60,
-            False,
-            measured["frames_a_second"],
-        ),
+        Goal("frames drawn a second, with the load of all other processes", 60, False, measured["frames_a_second"]),
     ]
     report("page", output or (None if quick else RESULTS), measured, goals, [])
 
@@ -177,13 +172,7 @@ def _service() -> Iterator[str]:
 def _browser() -> Iterator[Chrome]:
     options = ChromeOptions()
     options.binary_location = shutil.which("chromium") or "chromium"
-    for switch in (
-        "headless=new",
-        "no-sandbox",
-        "disable-dev-shm-usage",
-        "no-proxy-server",
-        "window-size=1440,900",
-    ):
+    for switch in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "no-proxy-server", "window-size=1440,900"):
         options.add_argument(f"--{switch}")
     browser = Chrome(options=options, service=Service(shutil.which("chromedriver")))
     browser.set_script_timeout(300)

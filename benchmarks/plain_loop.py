@@ -70,9 +70,7 @@ def main() -> None:
     options.output.write_text(json.dumps(rows), encoding="utf-8")
 
 
-def loaders(
-    options: argparse.Namespace,
-) -> tuple[DataLoader[tuple[Tensor, int]], DataLoader[tuple[Tensor, int]]]:
+def loaders(options: argparse.Namespace) -> tuple[DataLoader[tuple[Tensor, int]], DataLoader[tuple[Tensor, int]]]:
     """Loaders of the training and the validation part; resized and cropped in the usual ratio, 256 to 224."""
     size, resized = options.size, round(options.size * 256 / 224)
     normalize = transforms.Normalize(mean=MEAN, std=STD)
@@ -97,10 +95,7 @@ def loaders(
 
 
 def train_one_epoch(
-    model: nn.Module,
-    loader: DataLoader[tuple[Tensor, int]],
-    optimizer: torch.optim.Optimizer,
-    criterion: nn.Module,
+    model: nn.Module, loader: DataLoader[tuple[Tensor, int]], optimizer: torch.optim.Optimizer, criterion: nn.Module
 ) -> dict[str, float]:
     """One epoch of training; images per second, and the share of the time spent waiting for data."""
     model.train()

@@ -206,12 +206,7 @@ def _memory(phantoms: Sequence[str], bundle: Path | None, counts: Sequence[int],
 def _report(measured: dict[str, Any], output: Path | None) -> None:
     ratios = _all_ratios(measured)
     goals = [
-        Goal(
-            "start: predict one.png, times import torch, timm",
-            START_GOAL,
-            True,
-            statistics.median(ratios["start"]),
-        ),
+        Goal("start: predict one.png, times import torch, timm", START_GOAL, True, statistics.median(ratios["start"])),
         Goal("start: --help, s", HELP_GOAL, True, statistics.median(measured["starts"][HELP])),
         Goal(
             "times the plain pipeline's slices per second",
@@ -222,10 +217,7 @@ def _report(measured: dict[str, Any], output: Path | None) -> None:
     ]
     goals += [
         Goal(
-            f"peak resident memory, {row['slices']:,} slices, {row['output']}, MiB",
-            MEMORY_GOAL,
-            True,
-            row["peak_mib"],
+            f"peak resident memory, {row['slices']:,} slices, {row['output']}, MiB", MEMORY_GOAL, True, row["peak_mib"]
         )
         for row in measured["memory"]
     ]
@@ -235,9 +227,7 @@ def _report(measured: dict[str, Any], output: Path | None) -> None:
 def _all_ratios(measured: dict[str, Any]) -> dict[str, list[float]]:
     """Ratios of each round: of the starts, and of each model's speed to both plain pipelines."""
     starts, speed = measured["starts"], measured["speed"]
-    ratios = {
-        "start": [ours / peer for ours, peer in zip(starts[PREDICT], starts[IMPORTS], strict=True)],
-    }
+    ratios = {"start": [ours / peer for ours, peer in zip(starts[PREDICT], starts[IMPORTS], strict=True)]}
     for kind in measured["slices"]["precisions"]:
         ours = [each["slices_per_second"] for each in speed[_ours(kind)]]
         for title, names in ((_ours(kind), PLAIN), (_usual(_ours(kind)), [_usual(name) for name in PLAIN])):

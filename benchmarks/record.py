@@ -72,12 +72,7 @@ def command() -> str:
 
 def _goal_table(goals: list[Goal]) -> Table:
     rows = [
-        (
-            goal.what,
-            f"{'≤' if goal.at_most else '≥'} {goal.limit:g}",
-            goal.measured,
-            "yes" if goal.met else "no",
-        )
+        (goal.what, f"{'≤' if goal.at_most else '≥'} {goal.limit:g}", goal.measured, "yes" if goal.met else "no")
         for goal in goals
     ]
     return Table("Goals", ("what", "goal", "measured", "met"), rows)

@@ -202,10 +202,7 @@ def _cost_table(costs: dict[str, float]) -> Table:
 
 
 def _text(
-    measured: dict[str, Any],
-    rates: dict[str, list[float]],
-    ratios: Sequence[float],
-    costs: dict[str, float],
+    measured: dict[str, Any], rates: dict[str, list[float]], ratios: Sequence[float], costs: dict[str, float]
 ) -> str:
     """The figures in words, for the documentation."""
     start = statistics.median(row["start_seconds"] for row in measured["runs"][TWO])

@@ -42,10 +42,7 @@ def main(
         folder = Path(name)
         syntax = _repeat(series, slices, folder)
         groundglass = str(Path(sysconfig.get_path("scripts")) / "groundglass")
-        commands = {
-            PREDICT: [groundglass, "predict", name, "--json"],
-            READ: [sys.executable, "-c", READS, name],
-        }
+        commands = {PREDICT: [groundglass, "predict", name, "--json"], READ: [sys.executable, "-c", READS, name]}
         seconds: dict[str, list[float]] = {each: [] for each in commands}
         peak = 0.0
         for turn, order in enumerate(in_turns(list(commands), rounds + 1)):
@@ -60,13 +57,7 @@ def main(
     rows = [(each, statistics.median(times), min(times), max(times)) for each, times in seconds.items()]
     rows.append(("ratio", ratio, min(ratios), max(ratios)))
     title = f"{slices} slices, {syntax}, seconds; peak memory {peak:.0f} MiB"
-    measured = {
-        "slices": slices,
-        "transfer_syntax": syntax,
-        "seconds": seconds,
-        "ratios": ratios,
-        "peak_mib": peak,
-    }
+    measured = {"slices": slices, "transfer_syntax": syntax, "seconds": seconds, "ratios": ratios, "peak_mib": peak}
     goal = Goal("file to series answer, times pydicom's reading", RATIO_GOAL, True, ratio)
     report("series", output, measured, [goal], [Table(title, ("", "median", "least", "most"), rows)])
 

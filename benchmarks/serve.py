@@ -151,13 +151,7 @@ def _load(port: int, uploads: Path, seconds: int, folder: Path) -> dict[str, flo
     """Load by all clients for so long."""
     figures = folder / "figures.json"
     command = ["wrk", "--threads", "2", "--connections", str(CLIENTS), "--timeout", "60s"]
-    command += [
-        "--duration",
-        f"{seconds}s",
-        "--script",
-        str(SCRIPTS / "serve.lua"),
-        f"http://127.0.0.1:{port}",
-    ]
+    command += ["--duration", f"{seconds}s", "--script", str(SCRIPTS / "serve.lua"), f"http://127.0.0.1:{port}"]
     environment = {**os.environ, "GROUNDGLASS_FIGURES": str(figures)}
     subprocess.run([*command, "--", str(uploads), BOUNDARY], env=environment, check=True, stdout=subprocess.DEVNULL)
     row: dict[str, float] = json.loads(figures.read_text(encoding="utf-8"))
@@ -202,13 +196,7 @@ def _soak(uploads: Path, bundle: Path | None, plan: Plan, folder: Path) -> dict[
     first, last = statistics.median(warm[:third]), statistics.median(warm[-third:])
     growth = 100 * (last - first) / first
     _say(f"soak: {first:.0f} to {last:.0f} MiB, {served}")
-    return {
-        "serve": served,
-        "samples": samples,
-        "first_mib": first,
-        "last_mib": last,
-        "growth_percent": growth,
-    }
+    return {"serve": served, "samples": samples, "first_mib": first, "last_mib": last, "growth_percent": growth}
 
 
 def _resident_mib(process: int) -> float:

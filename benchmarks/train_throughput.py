@@ -86,8 +86,7 @@ class Data:
 
 def main(
     data: Annotated[
-        Path | None,
-        typer.Option(help="COVID-CT or any data set of unpacked PNG or JPEG; otherwise phantoms."),
+        Path | None, typer.Option(help="COVID-CT or any data set of unpacked PNG or JPEG; otherwise phantoms.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of all trainings.")] = 5,
     epochs: Annotated[int, typer.Option(min=2, help="Epochs of each training; the first warms up.")] = 3,
@@ -213,10 +212,7 @@ def _report(measured: dict[str, list[Measured]], data: Data, output: Path | None
         memory = max(one.peak_gib for one in measured[name])
         goals += [
             Goal(
-                f"{name}: times the plain loop's images per second",
-                RATIO_GOAL,
-                False,
-                statistics.median(ratios[name]),
+                f"{name}: times the plain loop's images per second", RATIO_GOAL, False, statistics.median(ratios[name])
             ),
             Goal(f"{name}: share of a step spent on data", DATA_GOAL, True, share),
             Goal(f"{name}: peak resident memory, GiB", MEMORY_GOAL, True, memory),

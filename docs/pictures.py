@@ -21,11 +21,7 @@ IMAGES = Path(__file__).parent / "images"
 GROUNDGLASS = [sys.executable, "-m", "groundglass.cli.main"]
 PHONE = 390
 # Width, height, colours; the page fills a window, of a report the beginning is shown.
-PAGE = {
-    "serve": (1440, 900, "dark"),
-    "serve-light": (1440, 900, "light"),
-    "serve-phone": (PHONE, 844, "dark"),
-}
+PAGE = {"serve": (1440, 900, "dark"), "serve-light": (1440, 900, "light"), "serve-phone": (PHONE, 844, "dark")}
 REPORT = {"": (1180, "light"), "-dark": (1180, "dark"), "-phone": (PHONE, "light")}
 HEIGHT = {"predict": 1930, "evaluate": 2450}
 SERIES = ["data", "phantoms", "--series", "0.4", "--count", "27"]
@@ -112,13 +108,7 @@ def _service() -> Iterator[str]:
 def _browser() -> Iterator[Chrome]:
     options = ChromeOptions()
     options.binary_location = shutil.which("chromium") or "chromium"
-    for switch in (
-        "headless=new",
-        "no-sandbox",
-        "disable-dev-shm-usage",
-        "no-proxy-server",
-        "hide-scrollbars",
-    ):
+    for switch in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "no-proxy-server", "hide-scrollbars"):
         options.add_argument(f"--{switch}")
     with Chrome(options=options, service=Service(shutil.which("chromedriver"))) as browser:
         yield browser

@@ -51,10 +51,7 @@ def train(options: argparse.Namespace) -> None:
     tested, output, tasks = options.protocols, options.output, []
     manifest = options.data / "manifest.csv"
     paths = ExperimentPaths(
-        (manifest if manifest.exists() else options.data,),
-        options.runs / "table1",
-        output,
-        threads=options.threads,
+        (manifest if manifest.exists() else options.data,), options.runs / "table1", output, threads=options.threads
     )
     for network in options.networks:
         found = {}

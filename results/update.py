@@ -129,17 +129,7 @@ def audit() -> str:
     ]
     heads = "| seen | AUC, cross-validated | accuracy | AUC, tested | accuracy |"
     return "\n".join(
-        [
-            *warnings,
-            "",
-            "| correlation | slices |",
-            "|---|---|",
-            *pairs,
-            "",
-            heads,
-            "|---|---|---|---|---|",
-            *shortcuts,
-        ]
+        [*warnings, "", "| correlation | slices |", "|---|---|", *pairs, "", heads, "|---|---|---|---|---|", *shortcuts]
     )
 
 

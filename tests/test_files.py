@@ -19,11 +19,7 @@ from groundglass import files
         ("0::/", {"cpu.max": "max 100000"}, 8),
         ("0::/", {"cpu.max": "9900000 100000"}, 8),  # no more than there are
         ("0::/../gone", {"cpu.max": "300000 100000"}, 3),
-        (
-            "3:cpu,cpuacct:/x\n0::/",
-            {"cpu/x/cpu.cfs_quota_us": "250000"},
-            3,
-        ),  # the first version of control groups
+        ("3:cpu,cpuacct:/x\n0::/", {"cpu/x/cpu.cfs_quota_us": "250000"}, 3),  # the first version of control groups
         ("3:cpu,cpuacct:/docker/x", {"cpu/cpu.cfs_quota_us": "200000"}, 2),
         ("3:cpu:/", {"cpu/cpu.cfs_quota_us": "-1"}, 8),
         ("5:memory:/x", {"x/cpu.max": "100000 100000"}, 8),

@@ -30,11 +30,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-_PLACES = {
-    "GroundglassError": "errors",
-    "Classifier": "inference.classifier",
-    "SeriesSummary": "inference.series",
-}
+_PLACES = {"GroundglassError": "errors", "Classifier": "inference.classifier", "SeriesSummary": "inference.series"}
 
 
 def __getattr__(name: str) -> Any:

@@ -141,11 +141,7 @@ def test_ablation_seeds_and_convergence(wards: Path, tmp_path: Path, run_command
     assert re.search(r"^2 runs to be trained: about \d+ s$", planned, re.MULTILINE)
     assert not (tmp_path / "results").exists(), "a dry run writes nothing"
     _, out, _ = run_command(*words)
-    for said in (
-        "[2/2] left-out/no-mask-seed-0",
-        "split `leave-source-out:ward 1`",
-        "| no mask branch | 0 |",
-    ):
+    for said in ("[2/2] left-out/no-mask-seed-0", "split `leave-source-out:ward 1`", "| no mask branch | 0 |"):
         assert said in out
     mask, without = (saved(tmp_path, f"left-out/{row}-seed-0")["cost"] for row in ("default", "no-mask"))
     assert without["parameters"] < mask["parameters"]

@@ -198,11 +198,7 @@ def test_cc_ccii(tmp_path: Path, bring: Bring) -> None:
 
     def numbers() -> dict[str, list[int]]:
         records = bring("cc-ccii")
-        assert about(records) == {
-            ("NCP-96", COVID, "NCP"),
-            ("CP-7", OTHER, "CP"),
-            ("Normal-7", OTHER, "Normal"),
-        }
+        assert about(records) == {("NCP-96", COVID, "NCP"), ("CP-7", OTHER, "CP"), ("Normal-7", OTHER, "Normal")}
         return {scan: [int(each.path.stem) for each in records if scan in str(each.path)] for scan in scans}
 
     middle = [2, 3, 4, 5]

@@ -14,15 +14,7 @@ from tests.conftest import Command, save_image
 
 from groundglass.data import manifest
 from groundglass.data.load import load_dataset, load_pool
-from groundglass.data.manifest import (
-    Label,
-    Manifest,
-    Record,
-    content_hash,
-    read_manifest,
-    read_mask,
-    read_pixels,
-)
+from groundglass.data.manifest import Label, Manifest, Record, content_hash, read_manifest, read_mask, read_pixels
 from groundglass.data.phantoms import write_series
 from groundglass.errors import DataError, ImageError
 from groundglass.imaging.read import read_slices
@@ -58,13 +50,7 @@ def test_only_path_is_required_and_columns_that_may_hold_the_rest_are_told(
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize(
-    "spelt",
-    [
-        "val COVID NonCOVID",
-        "valid covid-19 non-covid",
-        "Validation CT_COVID NONCOVID",
-        "dev Covid CT_NonCOVID",
-    ],
+    "spelt", ["val COVID NonCOVID", "valid covid-19 non-covid", "Validation CT_COVID NONCOVID", "dev Covid CT_NonCOVID"]
 )
 def test_spellings(tmp_path: Path, delimiter: str, spelt: str) -> None:
     split, *labels = spelt.split()
@@ -244,12 +230,7 @@ def test_sources_and_grades_are_left_out_by_name() -> None:
         Record(Path(name), None, "p", source, None, grade=grade, collection=collection)
         for name, (source, grade, collection) in zip("abcd", about, strict=True)
     )
-    for names, kept in (
-        ("", "abcd"),
-        ("moscow:CT-1", "bcd"),
-        ("luna covid-ct", "ab"),
-        ("paper CT-1", "abcd"),
-    ):
+    for names, kept in (("", "abcd"), ("moscow:CT-1", "bcd"), ("luna covid-ct", "ab"), ("paper CT-1", "abcd")):
         rest = Manifest("set", Path(), records).without(names.split())
         assert "".join(str(each.path) for each in rest) == kept
 
@@ -345,10 +326,7 @@ def test_described(tmp_path: Path, run_command: Command) -> None:
     covid, unlabelled = found["grey"]["COVID"], found["grey"]["unlabelled"]
     assert (covid["mean"], covid["std"]) == (pytest.approx(pixels.mean()), pytest.approx(pixels.std()))
     assert (unlabelled["mean"], unlabelled["std"]) == (7, 0)
-    assert (found["width"], found["total"]["labels"]) == (
-        {"min": 6, "max": 30},
-        {"COVID": 2, "unlabelled": 3},
-    )
+    assert (found["width"], found["total"]["labels"]) == ({"min": 6, "max": 30}, {"COVID": 2, "unlabelled": 3})
     assert found["patients_in_several_parts"] == ["p"]
     assert found["splits"][1]["labels"] == {"unlabelled": 1}
     assert [source["name"] for source in found["sources"]] == [long, "own"]

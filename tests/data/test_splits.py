@@ -172,9 +172,6 @@ def test_without_a_split_patients_are_parted_and_it_is_said(caplog: pytest.LogCa
     assert f"set: no split is given, so whole patients were parted: {said}" in caplog.text
     assert make_split(WARDS, "official", seed=9).parts == parts
     few = replace(WARDS, records=WARDS.records[:6])
-    for data, why in (
-        (few, "patients of a label are too few"),
-        (make_manifest(known=False), "names no patients"),
-    ):
+    for data, why in ((few, "patients of a label are too few"), (make_manifest(known=False), "names no patients")):
         with pytest.raises(DataError, match=f"no split of its own and .*{why}.*--split random"):
             make_split(data, "official")

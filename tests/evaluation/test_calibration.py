@@ -101,10 +101,7 @@ def test_the_summary_measures_calibrated_probabilities_and_counts_sets() -> None
         # Sets of both labels hold the truth and decide nothing.
         ((1.0, 1.0), [1, 0], [0.99, 0.99], (1, 1, 1, None)),
     ):
-        slices, values = (
-            part([(f"p{index}", each) for index, each in enumerate(label)]),
-            np.array(probability),
-        )
+        slices, values = (part([(f"p{index}", each) for index, each in enumerate(label)]), np.array(probability))
         document = summary(slices, 2 * np.log(values / (1 - values)), calibrated(2.0, *quantiles))
         counts = [document[name] for name in ("slices", "covid", "patients")]
         assert counts == [len(label), sum(label), len(label)]

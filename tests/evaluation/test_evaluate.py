@@ -411,11 +411,7 @@ def test_a_bundle_is_evaluated_and_nothing_written_into_it(
     shown = " ".join(table.replace("│", " ").split())
     titles = list(TITLES.values())
     assert {word for title in titles for word in title.split()} <= set(shown.split()), "none is split"
-    for words in (
-        "24 slices of 12 patients",
-        "Whether the bundle fits",
-        *(each.split(" (")[0] for each in titles),
-    ):
+    for words in ("24 slices of 12 patients", "Whether the bundle fits", *(each.split(" (")[0] for each in titles)):
         assert words in shown
     assert shown.endswith(f"Report: {out / 'report.html'}")
 

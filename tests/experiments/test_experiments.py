@@ -221,10 +221,7 @@ def test_of_a_run_its_c2l_weights_are_kept_and_what_they_saw_and_of_an_unstable_
     seen = {"kind": "pretraining", "network": LITE, "data": "covid-ct", "split": "official", "slices": 1300}
     (tmp_path / "run.json").write_text(json.dumps({**seen, "machine": "left out"}))
     task, moved = (table1_tasks(["official"], [LITE], [kind], [0], QUICK)[0] for kind in (str(file), "c2l"))
-    info, rows = (
-        {"split": "official", "seed": 0, "data": [paths.data[0].name]},
-        [{"epoch": 1.0, "val_loss": 0.5}],
-    )
+    info, rows = ({"split": "official", "seed": 0, "data": [paths.data[0].name]}, [{"epoch": 1.0, "val_loss": 0.5}])
     trained: Any = SimpleNamespace(path=Path("runs/first"), info=info, history=lambda: rows)
     write_run_result(runner.gather(paths.result(task), task, trained, {}))
     result = read_run_result(paths.result(task))
@@ -496,12 +493,7 @@ def test_weights_are_compared_by_their_curves(tmp_path: Path) -> None:
     runs = [("none", 0, (0.5, 0.6, 0.8, 0.79)), ("none", 1, (0.5, 0.85, 0.88)), ("c2l", 0, (0.7, 0.91, 0.9))]
     for weights, seed, curve in runs:
         history = [{"epoch": float(i), "val_auc": auc, "val_loss": 1 - auc} for i, auc in enumerate(curve)]
-        more: dict[str, Any] = {
-            "history": history,
-            "predictions": {},
-            "parts": {},
-            "experiment": "convergence",
-        }
+        more: dict[str, Any] = {"history": history, "predictions": {}, "parts": {}, "experiment": "convergence"}
         write(tmp_path, document(f"resnet-18-{weights}", 1.0, seed=seed, weights=weights, **more))
     text = render_convergence(tmp_path)
     assert (tmp_path / "convergence.md").read_text() == text

@@ -142,10 +142,7 @@ def test_no_flipped_bit_of_a_zip_goes_unnoticed_or_crashes(tmp_path: Path) -> No
 
 def test_a_logit_that_is_no_number_is_an_error(tiny_bundle: Path) -> None:
     engine = Bundle.open(tiny_bundle).engine()
-    for images, words in (
-        (np.full((1, 64, 64), np.nan), "no number"),
-        (np.zeros((1, 32, 32)), "cannot be run"),
-    ):
+    for images, words in ((np.full((1, 64, 64), np.nan), "no number"), (np.zeros((1, 32, 32)), "cannot be run")):
         with pytest.raises(BundleError, match=words):
             engine.run(images.astype(np.float32))
 
@@ -174,13 +171,7 @@ def test_its_figures_are_measured_again_and_few_lung_slices_refused(covid_ct: Pa
 def test_it_refuses_other_planes_and_parts_of_the_body(dicom_samples: Path) -> None:
     by_name = {Path(each.file).stem: each for each in groundglass.load().predict_all([dicom_samples])}
     # From 1-029 to 1-097 the lungs are in view; above lies the neck.
-    axial = [
-        "axial-ge",
-        "axial-toshiba",
-        "1-053",
-        "1-130",
-        *(f"1-{number:03d}" for number in range(29, 98, 4)),
-    ]
+    axial = ["axial-ge", "axial-toshiba", "1-053", "1-130", *(f"1-{number:03d}" for number in range(29, 98, 4))]
     other = ["coronal-ge", "coronal-toshiba-616", "sagittal-ge"]
     found = {name: by_name[name].status.value for name in (*axial, *other)}
     assert found == dict.fromkeys(axial, "ok") | dict.fromkeys(other, "refused")

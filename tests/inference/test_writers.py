@@ -148,11 +148,7 @@ def test_runs_of_different_kinds_are_not_mixed(tmp_path: Path) -> None:
 def test_nobody_else_writes_to_a_file_that_is_open(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     path = tmp_path / "new" / "predictions.jsonl"
-    with (
-        appending(path),
-        pytest.raises(PredictionError, match="another process is writing to it"),
-        appending(path),
-    ):
+    with appending(path), pytest.raises(PredictionError, match="another process is writing to it"), appending(path):
         pass
     with appending(path) as stream:
         stream.write(b"afterwards")

@@ -182,13 +182,7 @@ def named_int8(model: bytes, *_: object) -> bytes:
     ],
 )
 def test_int8_is_chosen_on_validation_and_a_better_one_is_kept(
-    tmp_path: Path,
-    write: Write,
-    monkeypatch: pytest.MonkeyPatch,
-    int8: float,
-    seen: int,
-    kept: str,
-    said: str,
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch, int8: float, seen: int, kept: str, said: str
 ) -> None:
     """The test part's AUC is never asked for."""
     aucs = iter((0.7, int8) * 2)

@@ -8,12 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from groundglass.audit.duplicates import Pair, Progress, Trace, find_pairs, read_all, take_trace
-from groundglass.audit.shortcuts import (
-    ShortcutBaselines,
-    ShortcutFeatures,
-    measure_shortcuts,
-    shortcut_features,
-)
+from groundglass.audit.shortcuts import ShortcutBaselines, ShortcutFeatures, measure_shortcuts, shortcut_features
 from groundglass.data.manifest import PARTS, Manifest, Record
 from groundglass.data.splits import LARGEST_PUBLICATION, Split
 from groundglass.errors import DataError, ImageError

@@ -211,10 +211,7 @@ def _in_order(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def _compare(
-    traces: Sequence[Trace],
-    proposed: NDArray[np.intp],
-    threads: int | None,
-    progress: Progress = lambda *_: None,
+    traces: Sequence[Trace], proposed: NDArray[np.intp], threads: int | None, progress: Progress = lambda *_: None
 ) -> list[Pair]:
     """The candidates that registration confirms."""
     picture = lru_cache(_CACHED_PICTURES)(lambda record: shrunk(read_pixels(record), _LONGEST))

@@ -29,10 +29,7 @@ FOUND = 5
 """Exit status where a condition of ``--fail-on`` holds."""
 
 app = typer.Typer(
-    name="data",
-    help="Download, describe, audit and prepare data sets.",
-    no_args_is_help=True,
-    add_completion=False,
+    name="data", help="Download, describe, audit and prepare data sets.", no_args_is_help=True, add_completion=False
 )
 
 DataSets = Annotated[
@@ -144,8 +141,7 @@ def audit(
     output: Annotated[Path | None, typer.Option("--output", help="Folder for report.html and audit.json.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead of tables.")] = False,
     fail_on: Annotated[
-        list[Condition] | None,
-        typer.Option("--fail-on", help="End with status 5 if this was found; can be repeated."),
+        list[Condition] | None, typer.Option("--fail-on", help="End with status 5 if this was found; can be repeated.")
     ] = None,
     split: Annotated[
         str | None, typer.Option("--split", help="Audit the parts of this split instead of the data's own.")

@@ -38,8 +38,7 @@ def _open(name: str) -> TrainedRun:
 
 def evaluate(
     run: Annotated[
-        str,
-        typer.Argument(help="Folder of a run, a bundle (folder or zip), or `default`: the installed one."),
+        str, typer.Argument(help="Folder of a run, a bundle (folder or zip), or `default`: the installed one.")
     ],
     *,
     data: Data,
@@ -50,8 +49,7 @@ def evaluate(
         typer.Option(help="As for `groundglass train`. With --part alone: the split the run was trained on."),
     ] = None,
     part: Annotated[
-        str | None,
-        typer.Option(help="train, val, test, or all for every slice. Test with --split, else all."),
+        str | None, typer.Option(help="train, val, test, or all for every slice. Test with --split, else all.")
     ] = None,
     resamples: Annotated[
         int, typer.Option("--bootstrap", min=1, metavar="N", help="Resamples of patients for the intervals.")

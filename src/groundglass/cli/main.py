@@ -114,8 +114,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     log_level: Annotated[
-        LogLevel,
-        typer.Option("--log-level", help="debug: of libraries too, which may quote patients' headers."),
+        LogLevel, typer.Option("--log-level", help="debug: of libraries too, which may quote patients' headers.")
     ] = LogLevel.WARNING,
 ) -> None:
     """Options that belong to every command."""

@@ -52,8 +52,7 @@ Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for preproce
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Trained model; default: the installed one.")]
 Device = Annotated[
-    str,
-    typer.Option("--device", help="ONNX Runtime's provider: cpu, cuda, ...; `--version --verbose` lists them."),
+    str, typer.Option("--device", help="ONNX Runtime's provider: cpu, cuda, ...; `--version --verbose` lists them.")
 ]
 EngineThreads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core but one.")]
 

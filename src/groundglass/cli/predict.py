@@ -126,13 +126,7 @@ def _check_engine(
 
 
 def _open(
-    bundle: Path | None,
-    engine: Engine,
-    threads: int,
-    device: str,
-    workers: int | None,
-    address: str | None,
-    keep: bool,
+    bundle: Path | None, engine: Engine, threads: int, device: str, workers: int | None, address: str | None, keep: bool
 ) -> tuple[Bundle, Classifier | RayClassifier]:
     import cv2
 

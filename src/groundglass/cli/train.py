@@ -154,8 +154,7 @@ def pretrain(
     output: Output,
     recipe: options.RecipeName = "c2l",
     network: Annotated[
-        str | None,
-        typer.Option("--network", help="Any of `groundglass models`.", show_default="the recipe's"),
+        str | None, typer.Option("--network", help="Any of `groundglass models`.", show_default="the recipe's")
     ] = None,
     images: Annotated[
         list[Path] | None, typer.Option("--images", help="Files and folders of slices without labels.")
@@ -205,18 +204,15 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     *,
     output: Annotated[
-        Path,
-        typer.Option("--output", help="The bundle: a folder, or a name ending in .zip; of a lung net, .onnx."),
+        Path, typer.Option("--output", help="The bundle: a folder, or a name ending in .zip; of a lung net, .onnx.")
     ],
     data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="The data sets it was trained on; a lung net needs none."),
+        list[Path] | None, typer.Option("--data", help="The data sets it was trained on; a lung net needs none.")
     ] = None,
     map_label: options.MapLabel = None,
     lesion_free: options.LesionFree = None,
     precision: Annotated[
-        Literal["auto", "fp32", "int8"],
-        typer.Option("--precision", help="auto: INT8 where validation shows no loss."),
+        Literal["auto", "fp32", "int8"], typer.Option("--precision", help="auto: INT8 where validation shows no loss.")
     ] = "auto",
     name: Annotated[str | None, typer.Option("--name", help="Of the model, for its card.")] = None,
     cache: options.Cache = None,
@@ -244,9 +240,7 @@ def export(
     typer.echo(f"{output}: {bundle.info.precision}, {size:.1f} MB, verified; bundle {bundle.id}")
 
 
-def models(
-    recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes instead.")] = False,
-) -> None:
+def models(recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes instead.")] = False) -> None:
     """List the networks: parameters, multiply-accumulate operations, weights to start from."""
     if recipes:
         _list_recipes()

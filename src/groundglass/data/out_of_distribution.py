@@ -94,11 +94,7 @@ def out_of_distribution_examples(lungs: Sequence[Grey], seed: int, effort: float
         return max(full // 20, int(effort * full))
 
     rng = np.random.default_rng([_STREAM, seed, 2])
-    spoilt = (
-        (TURNED, 260, _turn),
-        (INVERTED, 80, lambda pixels, _: np.bitwise_not(pixels)),
-        (NO_SCAN, 100, _shuffle),
-    )
+    spoilt = ((TURNED, 260, _turn), (INVERTED, 80, lambda pixels, _: np.bitwise_not(pixels)), (NO_SCAN, 100, _shuffle))
     for kind, full, spoil in spoilt:
         chosen = rng.permutation(len(lungs))[: count(full)]
         yield from ((kind, spoil(lungs[index], rng)) for index in chosen)

@@ -25,10 +25,7 @@ _AXIAL = 0.86
 
 
 def cut_slices(
-    path: str | PathLike[str],
-    output: Path,
-    every: int = 10,
-    on_error: OnError | None = None,
+    path: str | PathLike[str], output: Path, every: int = 10, on_error: OnError | None = None
 ) -> Iterator[Path]:
     """Write slices of every series and volume below a path as grey PNGs in the lung window.
 

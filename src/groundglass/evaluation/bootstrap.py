@@ -20,14 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from groundglass.evaluation.metrics import (
-    TITLES,
-    Estimate,
-    Metrics,
-    compute_metrics,
-    ranked,
-    weighted_metrics,
-)
+from groundglass.evaluation.metrics import TITLES, Estimate, Metrics, compute_metrics, ranked, weighted_metrics
 
 RESAMPLES = 2000
 LEVEL = 0.95

@@ -13,15 +13,7 @@ from numpy.typing import NDArray
 from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.metrics import Estimate
 from groundglass.evaluation.part import Part
-from groundglass.inference.calibration import (
-    COVID,
-    NON_COVID,
-    UNCERTAIN,
-    Calibration,
-    Conformal,
-    series_score,
-    sigmoid,
-)
+from groundglass.inference.calibration import COVID, NON_COVID, UNCERTAIN, Calibration, Conformal, series_score, sigmoid
 
 if TYPE_CHECKING:
     from groundglass.inference.reference import EmbeddingReference

@@ -23,15 +23,7 @@ from groundglass.data.manifest import Manifest, content_hash, read_mask, read_re
 from groundglass.errors import RunError
 from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, Resampling, with_interval
 from groundglass.evaluation.calibration import PredictionSets, prediction_sets, series_scores
-from groundglass.evaluation.metrics import (
-    BINS,
-    THRESHOLD,
-    Confusion,
-    Estimate,
-    Metrics,
-    reliability,
-    versions,
-)
+from groundglass.evaluation.metrics import BINS, THRESHOLD, Confusion, Estimate, Metrics, reliability, versions
 from groundglass.evaluation.part import Part, fingerprint, part_warnings, record_evaluation, select_part
 from groundglass.evaluation.segmentation import CountedEstimate, Segmentation
 from groundglass.files import printable

@@ -160,11 +160,7 @@ def _fit_rows(applicability: Applicability) -> list[_Row]:
         _Row("Refused by the input check", applicability.refused, reasons),
         _Row("Far from the training data", beyond or Estimate(None), far),
         *(
-            _Row(
-                f"Prediction sets that hold the label, {name} slices",
-                share,
-                f"nominal {sets.nominal_coverage:g}",
-            )
+            _Row(f"Prediction sets that hold the label, {name} slices", share, f"nominal {sets.nominal_coverage:g}")
             for name, share in sets.coverage.items()
         ),
         _Row("Uncertain", sets.uncertain, "prediction set of both labels or none"),
@@ -173,10 +169,7 @@ def _fit_rows(applicability: Applicability) -> list[_Row]:
 
 
 def _fit_words(fit: Applicability) -> str:
-    refused, far = (
-        f"{100 * (fit.refused.value or 0):.0f} %",
-        "how far they lie from the training data is not known",
-    )
+    refused, far = (f"{100 * (fit.refused.value or 0):.0f} %", "how far they lie from the training data is not known")
     if fit.beyond_95 is not None:
         far = f"{100 * (fit.beyond_95.value or 0):.0f} % lie far from the training data, 5 % of data like it would"
     return f"Of these slices the input check refuses {refused}; {far}."

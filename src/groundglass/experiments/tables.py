@@ -18,15 +18,7 @@ from groundglass.errors import DataError
 from groundglass.evaluation.metrics import TITLES
 from groundglass.evaluation.paired import ALPHA
 from groundglass.experiments.comparison import TESTED, Comparison, MeanSD, PairedRows, Row
-from groundglass.experiments.results import (
-    DEFAULT,
-    LEFT_OUT,
-    PAPER,
-    PROTOCOLS,
-    RunResult,
-    flat,
-    read_run_results,
-)
+from groundglass.experiments.results import DEFAULT, LEFT_OUT, PAPER, PROTOCOLS, RunResult, flat, read_run_results
 from groundglass.files import counted, write_json, write_text
 from groundglass.reporting.figures import curves_figure, forest_figure, svg
 

@@ -48,10 +48,7 @@ _PART = 'multipart/related; type="application/dicom"'
 # What is asked for, from the best to the plainest, as not every server understands the best.
 _AS_STORED = (f"{_PART}; transfer-syntax=*", _PART, "application/dicom")
 _LISTINGS: tuple[tuple[str, set[str]], ...] = (
-    (
-        "application/dicom+json, application/json",
-        {"limit", "offset", "StudyDate", "ModalitiesInStudy", "includefield"},
-    ),
+    ("application/dicom+json, application/json", {"limit", "offset", "StudyDate", "ModalitiesInStudy", "includefield"}),
     ("application/dicom+json", {"limit", "offset", "StudyDate"}),
     ("application/json", set()),
 )

@@ -58,9 +58,7 @@ def create_app(service: Service) -> ASGIApp:
     """The application of a service, with all that every request passes."""
     handled = (Problem, HTTPException, RequestValidationError, Exception)
     app = FastAPI(
-        openapi_url=None,
-        redirect_slashes=False,
-        exception_handlers=dict.fromkeys(handled, security.answer_error),
+        openapi_url=None, redirect_slashes=False, exception_handlers=dict.fromkeys(handled, security.answer_error)
     )
     app.state.service = service
     app.include_router(_router)

@@ -298,11 +298,7 @@ class Service:
         self.received = named("received_bytes", "Bytes of request bodies.")
         self.predictions = named("predictions", "Predictions made.", ("status", "label"))
         self.latency = prometheus.Histogram(
-            "groundglass_request_seconds",
-            "Of an answer.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=self.registry,
+            "groundglass_request_seconds", "Of an answer.", ("route",), buckets=_SECONDS, registry=self.registry
         )
         for name, value in {
             "uploads_in_flight": self._of_client.total,

@@ -32,14 +32,7 @@ from groundglass.imaging.lungs import open_segmenter
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
 from groundglass.training.recipe import PretrainRecipe, SynthesisSection
-from groundglass.training.samples import (
-    CONTEXT,
-    Augmentation,
-    EpochBatches,
-    SampleKey,
-    load_cropped,
-    to_images,
-)
+from groundglass.training.samples import CONTEXT, Augmentation, EpochBatches, SampleKey, load_cropped, to_images
 from groundglass.training.trainer import Job, Scheduled, save_weights, seed_torch
 
 BACKBONE = "backbone.safetensors"

@@ -28,17 +28,7 @@ from groundglass.files import name_some, usable_cores
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import LungSegmenter, open_segmenter
 from groundglass.imaging.phantom import make_phantom
-from groundglass.inference.bundle import (
-    CARD,
-    INPUT,
-    LUNGS,
-    MODEL,
-    REFERENCE,
-    SELF_TEST,
-    Engine,
-    Outputs,
-    Precision,
-)
+from groundglass.inference.bundle import CARD, INPUT, LUNGS, MODEL, REFERENCE, SELF_TEST, Engine, Outputs, Precision
 from groundglass.inference.bundle_writer import save_arrays, self_test, write_bundle
 from groundglass.inference.calibration import Calibration
 from groundglass.training.input_check_fit import gather_examples

@@ -15,12 +15,7 @@ from scipy.sparse.linalg import svds
 from sklearn.linear_model import LogisticRegression
 
 from groundglass.data.manifest import Record, read_pixels
-from groundglass.data.out_of_distribution import (
-    out_of_distribution_examples,
-    paint_disease,
-    phantom_slices,
-    vary,
-)
+from groundglass.data.out_of_distribution import out_of_distribution_examples, paint_disease, phantom_slices, vary
 from groundglass.files import usable_cores
 from groundglass.imaging.crop import MUCH_LUNG, Preprocessing
 from groundglass.imaging.lungs import LungSegmenter
@@ -102,10 +97,7 @@ class _Picture:
 
 
 def gather_examples(
-    preprocessing: Preprocessing,
-    lungs: LungSegmenter,
-    slices: Sequence[Record],
-    lesion_free: Sequence[Record] = (),
+    preprocessing: Preprocessing, lungs: LungSegmenter, slices: Sequence[Record], lesion_free: Sequence[Record] = ()
 ) -> Gathered:
     """Read, synthesise, crop and describe everything the input check learns from; a minute for COVID-CT.
 

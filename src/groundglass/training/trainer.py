@@ -46,16 +46,7 @@ from groundglass.errors import RecipeError, RunError
 from groundglass.files import atomic_path, one_line, usable_cores, write_json, write_text
 from groundglass.reporting.figures import svg
 from groundglass.training.recipe import AnyRecipe_co, BaseRecipe
-from groundglass.training.run import (
-    FORMAT,
-    HISTORY,
-    INFO,
-    RECIPE,
-    WEIGHTS,
-    learning_curves,
-    read_info,
-    read_recipe,
-)
+from groundglass.training.run import FORMAT, HISTORY, INFO, RECIPE, WEIGHTS, learning_curves, read_info, read_recipe
 from groundglass.training.samples import cache_folder
 
 CHECKPOINTS, CURVES = "checkpoints", "curves.svg"

@@ -171,10 +171,7 @@ def test_volumes_and_masks_are_completed(run: Command, pictures: Path, tmp_path:
     voxels = np.stack([pixels(number).T.astype(np.int16) for number in range(5)], axis=-1)
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "v.nii.gz")
     out = tmp_path / "out"
-    arguments, predictions = (
-        (pictures, tmp_path / "v.nii.gz", "--masks", "--output", out),
-        out / "predictions.jsonl",
-    )
+    arguments, predictions = ((pictures, tmp_path / "v.nii.gz", "--masks", "--output", out), out / "predictions.jsonl")
 
     def masks() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (out / "masks").iterdir()}
