@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from groundglass.cli.main import app
 from groundglass.data.load import load_dataset
 from groundglass.errors import BundleError, DataError, GroundglassError, RecipeError, RunError
-from groundglass.files import write_json
+from groundglass.files import locked, write_json
 from groundglass.imaging.lungs import SIDE, LungSegmenter, shipped, squared
 from groundglass.imaging.phantom import Phantom, make_phantom
 from groundglass.imaging.read import read_slice
@@ -74,6 +74,8 @@ def test_killed_it_is_resumed(phantoms: Path, done: Run, tmp_path: Path) -> None
     assert not json.loads((killed / "run.json").read_text())["finished"]
     with pytest.raises(RunError, match="not finished"):
         _ = Run.open(killed).network
+    with locked(killed), pytest.raises(RunError, match="another process trains in it; wait until it has ended"):
+        train_job(job(QUICK_RECIPE, phantoms, killed, resume=True))
     resumed = train_job(job(QUICK_RECIPE, phantoms, killed, resume=True))
     assert_same_weights(done.path, resumed.path)
     before, after = ([{**row, "seconds": 0} for row in run.history()] for run in (done, resumed))

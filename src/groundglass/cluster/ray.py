@@ -104,16 +104,12 @@ class RayClassifier:
             files = (file if isinstance(file, Scaled) else str(file) for file in named_by(path))
             yield from (file for file in files if skip is None or not skip(str(file)))
             return
-        broken: list[Prediction] = []
-
-        def failed(error: ImageError) -> None:
-            broken.append(self.failed(error))
-
-        for source, _ in images_within(path, on_error=failed, skip=skip, open_archives=False):
-            yield from broken
+        broken: list[ImageError] = []
+        for source, _ in images_within(path, on_error=broken.append, skip=skip, open_archives=False):
+            yield from map(self.failed, broken)
             yield source.name
             broken.clear()
-        yield from broken
+        yield from map(self.failed, broken)
 
     def failed(self, error: ImageError) -> Prediction:
         """The prediction of a file that cannot be read."""

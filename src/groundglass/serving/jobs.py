@@ -29,7 +29,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from groundglass.errors import ServiceError
-from groundglass.files import usable_cores
+from groundglass.files import locked, usable_cores
 from groundglass.imaging.slice import CTSlice
 from groundglass.imaging.source import FileFormat, FileSource, MemorySource, identify, is_junk
 from groundglass.inference.bundle import Bundle
@@ -60,7 +60,7 @@ def upload_directory(parent: Path | None) -> Iterator[Path]:
     for left in parent.glob(f"{_PREFIX}*"):
         with suppress(OSError, ModuleNotFoundError):
             if time.time() - left.lstat().st_mtime > _ABANDONED:
-                with _locked(left):
+                with locked(left):
                     shutil.rmtree(left, ignore_errors=True)
     try:
         made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True)
@@ -68,21 +68,8 @@ def upload_directory(parent: Path | None) -> Iterator[Path]:
         raise ServiceError(f"{parent}: uploads cannot be stored there ({error.strerror})") from None
     with made as name, ExitStack() as lock:
         with suppress(OSError, ModuleNotFoundError):
-            lock.enter_context(_locked(Path(name)))
+            lock.enter_context(locked(Path(name)))
         yield Path(name)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, which ends with the process; an OSError where another has it, or it is a link."""
-    import fcntl  # noqa: PLC0415 - not on Windows
-
-    descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def upload_size(request: Request, settings: Settings) -> int:

@@ -14,8 +14,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from difflib import get_close_matches
@@ -43,7 +43,7 @@ from torch.utils.data import DataLoader
 
 from groundglass import __version__
 from groundglass.errors import RecipeError, RunError
-from groundglass.files import atomic_path, one_line, usable_cores, write_json, write_text
+from groundglass.files import atomic_path, locked, one_line, usable_cores, write_json, write_text
 from groundglass.reporting.figures import svg
 from groundglass.training.recipe import AnyRecipe_co, BaseRecipe
 from groundglass.training.run import FORMAT, HISTORY, INFO, RECIPE, WEIGHTS, learning_curves, read_info, read_recipe
@@ -400,7 +400,7 @@ class Job(Generic[AnyRecipe_co]):
         """Train to the end, from the newest checkpoint where the job is to be resumed and there is one.
 
         Raises:
-            RunError: the checkpoint is damaged, or the disk is full.
+            RunError: the checkpoint is damaged, the disk is full, or another process trains in the folder.
             KeyboardInterrupt: the training was interrupted from the keyboard.
         """
         folder, section = self.output / CHECKPOINTS, self.recipe.trainer
@@ -432,7 +432,7 @@ class Job(Generic[AnyRecipe_co]):
         )
         last = folder / "last.ckpt"
         resumed = last if self.resume and last.exists() else None
-        with warnings.catch_warnings():
+        with self._alone(), warnings.catch_warnings():
             for message in _EXPECTED_WARNINGS:
                 warnings.filterwarnings("ignore", message)
             try:
@@ -445,6 +445,20 @@ class Job(Generic[AnyRecipe_co]):
                 reason = f"cannot be written ({error.strerror or error}); make room, then use --resume"
                 raise RunError(f"{error.filename or self.output}: {reason}") from None
         return history
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A block in which no other process trains in the folder, as far as its file system has locks."""
+        with ExitStack() as lock:
+            try:
+                if self.rank == 0:
+                    lock.enter_context(locked(self.output))
+            except BlockingIOError:
+                busy = "another process trains in it; wait until it has ended, or choose another --output"
+                raise RunError(f"{self.output}: {busy}") from None
+            except (OSError, ModuleNotFoundError):
+                pass
+            yield
 
     def _made_loggers(self) -> list[Logger]:
         if self.loggers is not None:
