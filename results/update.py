@@ -158,7 +158,7 @@ def put(document: Path, name: str, table: str) -> None:
 
 def main() -> None:
     """Render everything, then fill the documents."""
-    for experiment in ("table1", "ablation"):
+    for experiment in ("table1", "ablation", "ablation-default"):
         render_rows(RESULTS / experiment)
     render_convergence(RESULTS / "convergence")
     left_out = [render_seeds(RESULTS / "left-out" / name) for name in LEFT_OUT]
