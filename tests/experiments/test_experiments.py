@@ -429,7 +429,8 @@ def test_folds_are_pooled_and_those_that_are_missing_named(tmp_path: Path) -> No
     assert list(zip(pooled.file, pooled.logit, strict=True)) == sorted(expected.items())
     for number, each in enumerate(folds[:2]):
         each["parts"]["test"]["warnings"] = [f"{number} of 20 slices were met in training"]
-    begun = render_rows(write(tmp_path / "begun", *folds[:2]))
+    folds[5]["parts"]["test"]["warnings"] = folds[0]["parts"]["test"]["warnings"]
+    begun = render_rows(write(tmp_path / "begun", *folds[:2], folds[5]))
     assert "0 of 20 slices" in begun, "what is said of a fold by all of its rows stands under the table"
     assert "40 slices" in begun
     assert "folds 1, 2 of 5" in begun

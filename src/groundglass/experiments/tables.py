@@ -139,7 +139,8 @@ def _paragraphs(section: _Section) -> list[str]:
     folds = sorted(filter(None, section.folds))
     if folds and len(folds) < (every := results[0].identity.folds or 0):
         counts += f", fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))} of {every}"
-    warnings = Counter(words for run in results for words in run.parts.get(part, {}).get("warnings", ()))
+    runs = Counter(run.identity.fold for run in results)
+    warnings = Counter((each.identity.fold, words) for each in results for words in each.parts[part]["warnings"])
     return [
         f"{head} {counts}, split `{results[0].split['specification']}`. "
         + _settings({row.title: row.first for row in section.rows.values()}, section.reference),
@@ -147,7 +148,7 @@ def _paragraphs(section: _Section) -> list[str]:
         _CELL_NOTE,
         f"![Accuracy and AUC of every row with intervals, {section.name}](./{section.name}.svg)",
         *_tests(section),
-        *(words for words, count in warnings.items() if count * len(section.folds) == len(results)),
+        *dict.fromkeys(words for (fold, words), count in warnings.items() if count == runs[fold]),
         *_stand_in(section),
         *_pretraining(results),
         _trained_on(results),
@@ -157,6 +158,7 @@ def _paragraphs(section: _Section) -> list[str]:
 
 def _columns(section: _Section, row: Row) -> dict[str, Any]:
     """A row of the CSV file."""
+    runs = [each for each in row.results if each.identity.seed in row.seeds]
     columns = {
         "protocol": section.protocol,
         "part": section.part,
@@ -164,11 +166,11 @@ def _columns(section: _Section, row: Row) -> dict[str, Any]:
         "network": row.first.network,
         "weights": row.first.weights,
         "seeds": " ".join(map(str, row.seeds)),
-        "runs": len(row.results),
+        "runs": len(runs),
         "slices": len(section.slices.label),
         "patients": section.patients,
         **row.first.cost,
-        "training_seconds": float(np.mean([each.run["training_seconds"] for each in row.results])),
+        "training_seconds": float(np.mean([each.run["training_seconds"] for each in runs])),
     }
     for measure, value in section.measures[row.name].items():
         columns |= {f"{measure}_{key}": getattr(value, key) for key in ("mean", "sd", "low", "high")}
