@@ -14,7 +14,7 @@ from groundglass.errors import DataError
 from groundglass.evaluation.bootstrap import RESAMPLES, Draws, Resampling, with_interval
 from groundglass.evaluation.metrics import THRESHOLD, Estimate, compute_metrics
 from groundglass.evaluation.paired import ALPHA, delong_test, holm, mcnemar, paired_difference, resamples_for
-from groundglass.experiments.results import Predictions, RunResult, flat
+from groundglass.experiments.results import Predictions, RunResult, complete
 
 TESTED = ("auc", "accuracy")
 """Measures that are tested between rows."""
@@ -173,10 +173,9 @@ class PairedRows:
         ]
 
     def _row(self, name: str, results: Sequence[RunResult]) -> Row:
-        first = dict(flat(results[0].recipe))
+        first = complete(results[0].recipe)
         for other in results[1:]:
-            # A result may be older than some fields of a recipe.
-            if any(first.get(key, value) != value for key, value in flat(other.recipe)):
+            if any(first.get(key, value) != value for key, value in complete(other.recipe).items()):
                 raise DataError(f"{other.path}: differs in its recipe from {results[0].path.name}")
         predictions: dict[int, Predictions] = {}
         for seed in sorted({result.identity.seed for result in results}):

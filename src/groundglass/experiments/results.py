@@ -15,6 +15,7 @@ from scipy.special import expit
 from groundglass.data.manifest import Label
 from groundglass.errors import DataError
 from groundglass.files import write_text
+from groundglass.training.recipe import NetworkSection, Recipe
 
 FORMAT = 2
 
@@ -154,10 +155,16 @@ def read_run_results(folder: Path) -> list[RunResult]:
     return results
 
 
-def flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a recipe as ``--set`` spells them; one that is newer than the recipe has its default."""
+    default = Recipe(name="", network=NetworkSection(name="")).model_dump(mode="json")
+    return {**dict(_flat(default)), **dict(_flat(recipe))}
+
+
+def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Fields of a recipe as ``--set`` spells them."""
     for key, value in recipe.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

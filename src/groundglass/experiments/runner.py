@@ -19,10 +19,10 @@ from groundglass.data.splits import make_split
 from groundglass.errors import RecipeError, RunError, WeightsError
 from groundglass.evaluation.evaluate import Evaluation, TrainedRun, evaluate
 from groundglass.experiments.plan import Task
-from groundglass.experiments.results import Predictions, RunResult, flat, read_run_result, write_run_result
+from groundglass.experiments.results import Predictions, RunResult, complete, read_run_result, write_run_result
 from groundglass.files import printable
 from groundglass.models.catalogue import find, pretraining
-from groundglass.training.recipe import NetworkSection, Recipe
+from groundglass.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from groundglass.training.trainer import Job
@@ -84,11 +84,11 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
             result = read_run_result(paths.result(task))
             # The same kind of weights may lie elsewhere now; which file it was stands in the result.
             own = {"network.weights": task.recipe.network.weights} if result.weights == task.weights else {}
-            _check_settings(result.path, dict(flat(result.recipe)) | own, result.run, task, paths)
+            _check_settings(result.path, complete(result.recipe) | own, result.run, task, paths)
         elif (folder / _INFO).exists():
             recipe = yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8"))
             info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
-            _check_settings(folder, dict(flat(recipe)), info, task, paths)
+            _check_settings(folder, recipe, info, task, paths)
     for task in {(task.split, task.identity.seed, task.parts): task for task in tasks}.values():
         split = make_split(manifest, task.split, task.identity.seed, task.allow_overlap)
         for part in ("train", "val", *task.parts):
@@ -101,10 +101,8 @@ def _check_settings(
     """Refuse what was made with other settings: mixing them would compare apples with pears."""
     data = [each.resolve().name for each in paths.data]
     own = {"split": task.split, "seed": task.identity.seed, "data": data}
-    # A field that a recipe was written without has its default.
-    older = Recipe(name="", network=NetworkSection(name="")).model_dump(mode="json")
-    was = {**dict(flat(older)), **recipe, **{key: info.get(key) for key in own}}
-    wanted = {**dict(flat(task.recipe.model_dump(mode="json"))), **own}
+    was = {**complete(recipe), **{key: info.get(key) for key in own}}
+    wanted = {**complete(task.recipe.model_dump(mode="json")), **own}
     differing = [key for key in was | wanted if was.get(key) != wanted.get(key)]
     if differing:
         words = "; ".join(f"{key} was {was.get(key)}, is {wanted.get(key)}" for key in differing[:3])

@@ -18,7 +18,7 @@ from groundglass.errors import DataError
 from groundglass.evaluation.metrics import TITLES
 from groundglass.evaluation.paired import ALPHA
 from groundglass.experiments.comparison import TESTED, Comparison, MeanSD, PairedRows, Row
-from groundglass.experiments.results import DEFAULT, LEFT_OUT, PAPER, PROTOCOLS, RunResult, flat, read_run_results
+from groundglass.experiments.results import DEFAULT, LEFT_OUT, PAPER, PROTOCOLS, RunResult, complete, read_run_results
 from groundglass.files import counted, write_json, write_text
 from groundglass.reporting.figures import curves_figure, forest_figure, svg
 
@@ -222,11 +222,8 @@ def _tests(section: _Section) -> list[str]:
 
 
 def _settings(runs: Mapping[str, RunResult], reference: Row | None = None) -> str:
-    """What the reference or else the first row was trained with, and in what other rows, by title, differ from it.
-
-    Fields that one of two rows does not know, because it is older, say nothing.
-    """
-    recipes = {title: dict(flat(run.recipe)) for title, run in runs.items()}
+    """What the reference or else the first row was trained with, and in what other rows, by title, differ from it."""
+    recipes = {title: complete(run.recipe) for title, run in runs.items()}
     own = recipes[reference.title] if reference else next(iter(recipes.values()))
     size, epochs = own["preprocessing.size"], counted(own["training.epochs"], "epoch")
     seen = {"True": " around the lungs", "False": " of the whole slice"}.get(str(own.get("preprocessing.crop")), "")
