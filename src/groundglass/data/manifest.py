@@ -326,7 +326,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for record in manifest:
-        label, patient = (record.label and record.label.value, record.patient_id if record.patient_known else None)
+        label = record.label and record.label.value
+        patient = record.patient_id if record.patient_known else None
         masks = place(record.lung_mask), place(record.lesion_mask)
         row = (place(record.path), label, patient, record.source, record.split, *masks, record.grade)
         writer.writerow((*row, None, record.unit))
