@@ -49,7 +49,10 @@ def test_both_lungs_of_the_severely_ill_are_outlined_and_no_air_beside_the_body(
     large = stats[1:, cv2.CC_STAT_AREA] > 0.03 * mask.size
     left, right = sorted(centres[1:][large, 0] / mask.shape[1])
     assert (left < 0.45, right > 0.55) == (True, True)
-    masks = [shipped()(piece.pixels) for piece in read_slices(dicom_samples / "lung-series")]
+    slices = [piece.pixels for piece in read_slices(dicom_samples / "lung-series")]
+    masks = [shipped()(pixels) for pixels in slices]
+    bright = [np.mean(pixels[mask] > 170) for pixels, mask in zip(slices, masks, strict=True) if mask.any()]
+    assert max(bright) < 0.2, "shoulders are none"
     widths = [np.ptp(np.flatnonzero(mask.any(axis=0))) / mask.shape[1] for mask in masks if mask.any()]
     assert len(widths) >= 15, "the lowest slices show hardly any lung"
     assert max(widths) < 0.95, "the table is curved"

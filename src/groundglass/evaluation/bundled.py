@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.slice import CTSlice
 from groundglass.inference.bundle import DEFAULT, DEFAULT_NAME, Bundle
-from groundglass.inference.input_check import appearance, unfit
+from groundglass.inference.input_check import unfit
 
 
 class BundledRun:
@@ -54,7 +54,7 @@ class BundledRun:
         for ct_slice in slices:
             cut = bundle.preprocessing.apply(ct_slice.pixels, bundle.lungs(ct_slice.pixels))
             output = engine.run(bundle.preprocessing.normalise(cut.pixels[None]))
-            unlike = bundle.input_check.refusal(appearance(ct_slice.pixels, cut), output.embedding[0])
+            unlike = bundle.input_check.refusal(ct_slice, cut, output.embedding[0])
             refused.append(unfit(ct_slice, cut) or unlike)
             cuts.append(cut)
             outputs.append(output)

@@ -137,15 +137,8 @@ def otsu_anchors(pixels: Grey) -> tuple[float, float]:
 
     Source: N. Otsu, A threshold selection method from gray-level histograms, IEEE Trans. SMC 9(1), 1979.
     """
-    histogram = grey_histogram(pixels)
-    below = np.cumsum(histogram)
-    weighted = np.cumsum(histogram * np.arange(256))
-    above = below[-1] - below
-    splits = (below > 0) & (above > 0)
-    if not splits.any():
-        mean = float(weighted[-1] / below[-1])
-        return mean, mean
-    dark = weighted[splits] / below[splits]
-    bright = (weighted[-1] - weighted[splits]) / above[splits]
-    best = int(np.argmax(below[splits] * above[splits] * (bright - dark) ** 2))
-    return float(dark[best]), float(bright[best])
+    cut = int(cv2.threshold(pixels, 0, 255, cv2.THRESH_OTSU)[0]) + 1
+    grey, histogram = np.arange(256), grey_histogram(pixels)
+    parts = [part for part in (slice(cut), slice(cut, None)) if histogram[part].any()]
+    means = [float(np.average(grey[part], weights=histogram[part])) for part in parts]
+    return means[0], means[-1]

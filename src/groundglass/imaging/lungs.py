@@ -35,6 +35,9 @@ INPUT, OUTPUT = "slice", "lung"
 _LEAST_PART, _LEAST_LUNG = 0.04, 0.01
 # Even a lung full of pneumonia holds air somewhere: a twentieth of it is darker than this grey. Shoulders are brighter.
 _AIR_PERCENTILE, _BRIGHTEST_AIR = 5, 150
+# With less lung that holds air than this share of the square, at its ends shoulders, liver and bowel look consolidated,
+# but nine of ten of their logits are below this one; those of disease are higher.
+_LITTLE_AIR, _SURE = 0.035, 5.0
 # Below this standard deviation of grey there is nothing to see, whatever the network makes of it.
 _BLANK = 4.0
 
@@ -71,12 +74,11 @@ class LungSegmenter:
         height, width = pixels.shape
         square, inside = squared(pixels), _inside(pixels.shape, SIDE)
         logit = self._session.run([OUTPUT], {INPUT: square[None, None] * np.float32(1 / 255)})[0][0, 0]
-        if square[inside].std() < _BLANK:
-            return np.zeros(pixels.shape, np.bool_)
         inner = _of_lungs(logit[inside], square[inside])
         # Logits are enlarged, not the mask: the edge stays smooth.
         mask = cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR) > 0
-        return mask if np.count_nonzero(mask) / mask.size >= _LEAST_LUNG else np.zeros_like(mask)
+        seen = square[inside].std() >= _BLANK and np.count_nonzero(mask) >= _LEAST_LUNG * mask.size
+        return mask if seen else np.zeros_like(mask)
 
 
 def squared(picture: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
@@ -114,11 +116,17 @@ def open_segmenter(path: Path | None) -> LungSegmenter:
 
 
 def _of_lungs(logit: NDArray[np.float32], square: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The logits with those of separate parts that are no lung pushed below 0: specks, and tissue without any air."""
+    """The logits with those of what is no lung pushed below 0: specks, tissue without any air, shoulders and bowel."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats((logit > 0).astype(np.uint8), connectivity=4)
     area = stats[:, cv2.CC_STAT_AREA]
     wrong = area < _LEAST_PART * area[1:].max(initial=0)
     for part in np.flatnonzero(~wrong[1:]) + 1:
         wrong[part] = np.percentile(square[labels == part], _AIR_PERCENTILE) > _BRIGHTEST_AIR
-    wrong[0] = False
-    return np.where(wrong[labels], np.float32(-1), logit) if wrong.any() else logit
+    logit = np.where(wrong[labels], np.float32(-1), logit) if wrong.any() else logit
+    aired = (logit > 0) & (square < _BRIGHTEST_AIR)
+    if np.count_nonzero(aired) >= _LITTLE_AIR * SIDE**2:
+        return logit
+    beyond = (logit > 0) & (cv2.dilate(aired.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0)
+    count, labels = cv2.connectedComponents(beyond.astype(np.uint8), connectivity=4)
+    unsure = [part for part in range(1, count) if np.percentile(logit[labels == part], 90) < _SURE]
+    return np.where(np.isin(labels, unsure), np.float32(-1), logit)

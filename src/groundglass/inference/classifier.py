@@ -24,7 +24,7 @@ from groundglass.imaging.slice import CTSlice, Origin, Patient
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.calibration import COVID, MUCH_OPACITY, NON_COVID
-from groundglass.inference.input_check import DOUBTFUL, appearance, doubts, unfit
+from groundglass.inference.input_check import DOUBTFUL, doubts, unfit
 from groundglass.inference.inputs import named_by
 from groundglass.inference.prediction import Evidence, Prediction, Predictions, Status
 from groundglass.inference.series import SeriesSummary, Totals
@@ -189,10 +189,9 @@ class Classifier:
         if reason is None:
             flags = doubts(item, cropped)
             outputs = self.bundle.engine().run(self._preprocessing.normalise(cropped.pixels)[None])
-            reason = self._check.refusal(appearance(item.pixels, cropped), outputs.embedding[0])
+            reason = self._check.refusal(item, cropped, outputs.embedding[0])
         if reason is not None:
-            refused = self._prediction(item.origin, Status.REFUSED, reason)
-            return replace(refused, flags=flags, evidence=shown)
+            return replace(self._prediction(item.origin, Status.REFUSED, reason), flags=flags, evidence=shown)
         logit, lungs, opacity = float(outputs.logit[0]), int(np.count_nonzero(cropped.lungs)), None
         lesion_map = None if outputs.lesion_map is None else outputs.lesion_map[0]
         if lesion_map is not None:

@@ -134,13 +134,15 @@ class InputCheck(Gaussian):
         distances = _DISTANCE_WEIGHT / 2 * np.log(np.maximum(np.stack([beside, within], axis=1), 1e-6))
         return np.concatenate([standard / np.sqrt(len(self.centre)), distances], axis=1, dtype=np.float32)
 
-    def refusal(self, appearance: NDArray[np.float32], embedding: NDArray[np.float32]) -> str | None:
+    def refusal(self, ct_slice: CTSlice, cropped: CroppedSlice, embedding: NDArray[np.float32]) -> str | None:
         """Why a slice that is not :func:`unfit` is refused by what :func:`appearance` and embedding say; or None."""
-        odds = self.odds(np.concatenate([appearance, embedding])[None])[0]
+        odds = self.odds(np.concatenate([appearance(ct_slice.pixels, cropped), embedding])[None])[0]
         score = float(np.logaddexp.reduce(odds))
         if score <= self.limit:
             return None
-        kind = self.kinds[int(np.argmax(odds))]
+        # With little lung, what its header says to be axial can only be another part of the body.
+        end = ct_slice.origin.orientation and cropped.lungs.mean() < _LITTLE
+        kind = OTHER_PART if end else self.kinds[int(np.argmax(odds))]
         known = OUTSIDE_LUNGS if kind == OTHER_PART else "not recognised as an axial lung CT slice"
         return f"{known}: looks like {kind} (score {score:.1f}, limit {self.limit:.1f})"
 
