@@ -34,7 +34,7 @@ INPUT, OUTPUT = "slice", "lung"
 # none to be classified.
 _LEAST_PART, _LEAST_LUNG = 0.04, 0.01
 # Even a lung full of pneumonia holds air somewhere: a twentieth of it is darker than this grey. Shoulders are brighter.
-_AIR_PERCENTILE, _BRIGHTEST_AIR = 5, 150
+_LEAST_AIR, _BRIGHTEST_AIR = 0.05, 150
 # With less lung that holds air than this share of the square, at its ends shoulders, liver and bowel look consolidated,
 # but nine of ten of their logits are below this one; those of disease are higher.
 _LITTLE_AIR, _SURE = 0.035, 5.0
@@ -117,16 +117,15 @@ def open_segmenter(path: Path | None) -> LungSegmenter:
 
 def _of_lungs(logit: NDArray[np.float32], square: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The logits with those of what is no lung pushed below 0: specks, tissue without any air, shoulders and bowel."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((logit > 0).astype(np.uint8), connectivity=4)
-    area = stats[:, cv2.CC_STAT_AREA]
-    wrong = area < _LEAST_PART * area[1:].max(initial=0)
-    for part in np.flatnonzero(~wrong[1:]) + 1:
-        wrong[part] = np.percentile(square[labels == part], _AIR_PERCENTILE) > _BRIGHTEST_AIR
-    logit = np.where(wrong[labels], np.float32(-1), logit) if wrong.any() else logit
-    aired = (logit > 0) & (square < _BRIGHTEST_AIR)
-    if np.count_nonzero(aired) >= _LITTLE_AIR * SIDE**2:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((logit > 0).astype(np.uint8), connectivity=4)
+    area, airy = stats[:, cv2.CC_STAT_AREA], square <= _BRIGHTEST_AIR
+    aired = np.bincount(labels[airy], minlength=count)
+    wrong = (area < _LEAST_PART * area[1:].max(initial=0)) | (aired < _LEAST_AIR * area)
+    logit = np.where(wrong[labels], np.float32(-1), logit) if wrong[1:].any() else logit
+    if aired[1:][~wrong[1:]].sum() >= _LITTLE_AIR * SIDE**2:
         return logit
-    beyond = (logit > 0) & (cv2.dilate(aired.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0)
+    lung = logit > 0
+    beyond = lung & (cv2.dilate((lung & airy).astype(np.uint8), np.ones((5, 5), np.uint8)) == 0)
     count, labels = cv2.connectedComponents(beyond.astype(np.uint8), connectivity=4)
     unsure = [part for part in range(1, count) if np.percentile(logit[labels == part], 90) < _SURE]
     return np.where(np.isin(labels, unsure), np.float32(-1), logit)
