@@ -34,11 +34,9 @@ def test_no_lung_of_a_severely_ill_phantom_is_lost() -> None:
 
 def test_other_models_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "damaged.onnx").write_bytes(b"no model")
-    other, reasons = (
-        SHIPPED.parent / "classifier.onnx",
-        ("cannot be loaded", "cannot be read", "no model of lung fields"),
-    )
-    for path, reason in zip((tmp_path / "damaged.onnx", tmp_path / "gone.onnx", other), reasons, strict=True):
+    reasons = ("cannot be loaded", "cannot be read", "no model of lung fields")
+    paths = (tmp_path / "damaged.onnx", tmp_path / "gone.onnx", SHIPPED.parent / "classifier.onnx")
+    for path, reason in zip(paths, reasons, strict=True):
         with pytest.raises(BundleError, match=rf"{path.stem}\.onnx: {reason}"):
             open_segmenter(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -140,6 +141,13 @@ def test_no_firm_label_where_the_network_is_blind(shipped: Classifier, monkeypat
     assert shipped.predict(chest).label == COVID
     assert "lung-cut-off" in cut.flags
     assert (cut.status, cut.label, cut.prediction_set) == (Status.OK, UNCERTAIN, (COVID, NON_COVID))
+
+
+def test_refused_at_the_ends_of_a_series_is_what_lies_outside_the_lungs(
+    shipped: Classifier, dicom_samples: Path
+) -> None:
+    found = shipped.predict(dicom_samples / "lung-series", evidence=False)
+    assert sum(each.outside_lungs for each in found) == sum(each.status is not Status.OK for each in found) == 7
 
 
 @pytest.mark.slow
