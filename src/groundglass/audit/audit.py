@@ -89,10 +89,10 @@ class Audit:
         present = [part for part in PARTS if any(counts[part, label] for label in labels)]
         return {part: {label: counts[part, label] for label in labels} for part in present}
 
-    def findings(self) -> list[tuple[str, Sequence[Pair | Crossing | str], str, str]]:
+    def faults(self) -> list[tuple[str, Sequence[Pair | Crossing | str], str, str]]:
         """The condition that each thing found belongs to, and noun and words of its warning, if it has one."""
         single = [f"{source} ({label})" for source, label in one_label(self.records).items()]
-        strangers = [pair for pair in self.lookalikes if pair.across_parts]
+        unrelated = [pair for pair in self.lookalikes if pair.across_parts]
         split = "show the same slice, so that splits by patient do not keep them together"
         unsaid = "look like neighbouring slices of one patient, though not said to be"
         layout = "in several parts, whose slices share window, scanner and layout"
@@ -102,7 +102,7 @@ class Audit:
             ("duplicates", self.copies, "", ""),
             ("conflicts", self.conflicts, "pair", "of slices with opposite labels show the same slice"),
             ("", self.counted_twice, "pair", f"of slices of different patients {split}"),
-            ("", strangers, "pair", f"of slices in different parts {unsaid}"),
+            ("", unrelated, "pair", f"of slices in different parts {unsaid}"),
             ("", self.sources, "source", layout),
             ("", single, "source", "whose slices all have one label, which it gives away"),
             ("unreadable", self.unreadable, "slice", "left out, as they cannot be read"),
@@ -112,7 +112,7 @@ class Audit:
         """One sentence on each thing found that makes figures better than they are, the worst first."""
         said = [
             f"{counted(len(things), noun)} {words}: {_names(things, self.file)}."
-            for _, things, noun, words in self.findings()
+            for _, things, noun, words in self.faults()
             if words and things
         ]
         baselines = self.shortcuts.baselines if self.shortcuts else ()
@@ -180,7 +180,7 @@ def audit(
 def found(audited: Audit, conditions: Sequence[str]) -> list[str]:
     """Which of leakage, duplicates, conflicts and unreadable hold, each in a few words."""
     counts = Counter[str]()
-    for condition, things, *_ in audited.findings():
+    for condition, things, *_ in audited.faults():
         counts[condition] += len(things)
     return [f"{condition}: {counts[condition]}" for condition in conditions if counts[condition]]
 

@@ -138,7 +138,7 @@ def _follows(evaluation: Evaluation) -> str:
     """What the figures come to, in one sentence."""
     auc, baseline = evaluation.measured.metrics["auc"], evaluation.file_format
     if auc.value is None:
-        return f"How well the labels are told apart cannot be said: {auc.reason}."
+        return f"There is no AUC: {auc.reason}."
     if baseline is None or baseline.auc_difference.low is None:
         return f"The AUC is {_in_words(auc)}; too few patients to say what the file format alone gives away."
     if baseline.formats == 1:

@@ -189,7 +189,7 @@ export function describeSeries(stack, meaning, choose) {
 
 function seriesWords(stack, meaning) {
   const { series, slices, name } = stack;
-  const told = warnings(stack);
+  const shown = warnings(stack);
   const outside = outsideLungs(slices);
   const rows = [["Read", counted(series.slices)], ["Classified", String(series.classified)]];
   for (const [label, count] of [["COVID", series.positive], ["uncertain", series.uncertain], ["NonCOVID", series.negative]]) if (count) rows.push([`– ${label}`, String(count)]);
@@ -197,7 +197,7 @@ function seriesWords(stack, meaning) {
   rows.push(["Refused", String(series.refused - outside)]);
   return [
     element("p", { class: "series-name", text: name }),
-    ...told.map((text) => element("p", { class: "warning", text })),
+    ...shown.map((text) => element("p", { class: "warning", text })),
     answer(series),
     ...(series.opacity ? [element("p", { class: "figure" }, element("strong", { text: `${series.opacity.percent.toFixed(1)} %` }), ` lung opacity${volumeText(series.opacity)}`)] : []),
     facts(rows),

@@ -113,9 +113,9 @@ function alongBody(slices) {
 /** Its description, or the folder or file that holds it; never a UID, as which archives name folders. */
 function nameOf(series, index, all) {
   const parts = ({ place }) => place.split(/[/!]/).filter((part) => part && part !== "." && !UID.test(part));
-  const told = (each) => each.description || parts(each).pop() || "Series";
-  const name = told(series);
-  const alike = all.filter((each) => told(each) === name);
+  const title = (each) => each.description || parts(each).pop() || "Series";
+  const name = title(series);
+  const alike = all.filter((each) => title(each) === name);
   if (alike.length < 2) return name;
   const places = new Set(alike.map((each) => parts(each).join("/")));
   return places.size === alike.length && parts(series).length > 1 ? `${name}, ${parts(series).pop()}` : `${name} ${index + 1}`;
