@@ -238,7 +238,7 @@ export function describeSlice(slice) {
   if (slice.position !== null) rows.push(["Position", positionText(slice.position)]);
   rows.push(["File", shortName(slice)]);
   if (slice.image) rows.push(["Size", `${slice.image.columns} × ${slice.image.rows}`]);
-  const why = { refused: "Rejected: ", failed: "This file could not be read: " }[slice.status];
+  const why = { refused: "Refused: ", failed: "This file could not be read: " }[slice.status];
   byId("slice").replaceChildren(
     ...slice.flags.map((flag) => element("p", { class: "warning", text: flagText(flag) })),
     head,
