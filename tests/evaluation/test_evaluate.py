@@ -198,7 +198,7 @@ def test_part_of_one_class_is_reported_with_reasons(go: Go, make: Make, out: Pat
     go(make(label=Label.NON_COVID), "all", None)
     text = page_of(out).text
     assert document(out)["interval"]["one_class_resamples"] == 200
-    assert "cannot be said: no COVID slice in the part." in text
+    assert "There is no AUC: no COVID slice in the part." in text
     assert not any(words in text for words in ("ROC curve", "Missed"))
 
 
