@@ -35,6 +35,9 @@ INPUT, OUTPUT = "slice", "lung"
 _LEAST_PART, _LEAST_LUNG = 0.04, 0.01
 # Even a lung full of pneumonia holds air somewhere: a twentieth of it is darker than this grey. Shoulders are brighter.
 _LEAST_AIR, _BRIGHTEST_AIR = 0.05, 150
+# A part smaller than this share of the largest is the table, and no lung, where most of it lies outside the convex hull
+# of the tissue, brighter than this grey, that covers at least this share of the picture and so is the body.
+_SMALL_PART, _TISSUE, _LEAST_BODY = 0.25, 110, 0.2
 # With less lung that holds air than this share of the square, at its ends shoulders, liver and bowel look consolidated,
 # but nine of ten of their logits are below this one; those of disease are higher.
 _LITTLE_AIR, _SURE = 0.035, 5.0
@@ -116,11 +119,16 @@ def open_segmenter(path: Path | None) -> LungSegmenter:
 
 
 def _of_lungs(logit: NDArray[np.float32], square: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The logits with those of what is no lung pushed below 0: specks, tissue without any air, shoulders and bowel."""
+    """The logits with those of what is no lung pushed below 0: specks, tissue without air, the table, shoulders."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats((logit > 0).astype(np.uint8), connectivity=4)
     area, airy = stats[:, cv2.CC_STAT_AREA], square <= _BRIGHTEST_AIR
     aired = np.bincount(labels[airy], minlength=count)
-    wrong = (area < _LEAST_PART * area[1:].max(initial=0)) | (aired < _LEAST_AIR * area)
+    largest = area[1:].max(initial=0)
+    wrong = (area < _LEAST_PART * largest) | (aired < _LEAST_AIR * area)
+    small = [part for part in np.flatnonzero(~wrong & (area < _SMALL_PART * largest)) if part]
+    if small:
+        body = _hull_of_body(square)
+        wrong[[part for part in small if np.median(body[labels == part]) == 0]] = True
     logit = np.where(wrong[labels], np.float32(-1), logit) if wrong[1:].any() else logit
     if aired[1:][~wrong[1:]].sum() >= _LITTLE_AIR * SIDE**2:
         return logit
@@ -129,3 +137,14 @@ def _of_lungs(logit: NDArray[np.float32], square: NDArray[np.uint8]) -> NDArray[
     count, labels = cv2.connectedComponents(beyond.astype(np.uint8), connectivity=4)
     unsure = [part for part in range(1, count) if np.percentile(logit[labels == part], 90) < _SURE]
     return np.where(np.isin(labels, unsure), np.float32(-1), logit)
+
+
+def _hull_of_body(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """1 inside the convex hull of the largest connected tissue, 0 outside; 1 everywhere where that is no body."""
+    tissue = (square > _TISSUE).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(tissue, connectivity=4)
+    area = stats[1:, cv2.CC_STAT_AREA]
+    if area.max(initial=0) < _LEAST_BODY * square.size:
+        return np.ones_like(tissue)
+    hull = cv2.convexHull(cv2.findNonZero((labels == 1 + area.argmax()).astype(np.uint8)))
+    return np.asarray(cv2.fillConvexPoly(np.zeros_like(tissue), hull, 1), np.uint8)
