@@ -1,10 +1,9 @@
 """Fixtures shared by all tests: real data where it lies beside the checkout, and a bundle in miniature."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -34,6 +33,7 @@ from groundglass.inference.input_check import APPEARANCE, LUNG, InputCheck
 from groundglass.training.input_check_fit import Examples, fit_model
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+AXE = (Path(__file__).parent / "serving" / "vendor" / "axe.min.js").read_text(encoding="utf-8")
 
 
 def accept_all(channels: int) -> InputCheck:
@@ -154,7 +154,7 @@ class Said:
     held: threading.Event | None = None
 
     @classmethod
-    def json(cls, value: Any) -> Said:
+    def json(cls, value: Any) -> "Said":
         return cls(body=json.dumps(value).encode(), headers={"Content-Type": "application/dicom+json"})
 
 
@@ -298,6 +298,28 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Pa
     with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
         chrome.set_script_timeout(60)
         yield chrome, downloads
+
+
+def page_faults(browser: Any) -> list[Any]:
+    """What axe-core finds on the page that a browser shows, and whether something is cut off."""
+    browser.execute_script(AXE)
+    script = "axe.run(document, {resultTypes: ['violations']}).then(found => arguments[0](found.violations))"
+    cut_off = "return document.documentElement.scrollWidth > window.innerWidth ? ['cut off'] : []"
+    return [*browser.execute_async_script(script), *browser.execute_script(cut_off)]
+
+
+def accepted_by_others(made: pydicom.Dataset, folder: Path) -> str:
+    """Assert that other people's tools accept an object; what they say of it."""
+    if shutil.which("dciodvfy") is None or shutil.which("dsrdump") is None:
+        pytest.skip("dciodvfy or dsrdump is not here: apt-get install dicom3tools dcmtk")
+    made.save_as(path := folder / "made.dcm", enforce_file_format=True)
+    told = ""
+    for command in ("dciodvfy", "dsrdump")[: 1 + (made.Modality == "SR")]:
+        done = subprocess.run([command, str(path)], capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (0, "") or command == "dciodvfy"
+        told += done.stdout + done.stderr
+    assert "Error" not in told
+    return told
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Notebooks and scripts of ``examples``, and the Python of documents, run as a user would run them, on synthetic data."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

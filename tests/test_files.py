@@ -1,7 +1,5 @@
 """How many cores there are, by affinity and by the quota of control groups."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

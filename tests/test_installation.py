@@ -1,7 +1,5 @@
 """The wheel, and the clone, installed by the tools that users have, by the lines of README; without torch."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The whole audit: what it finds, in what order, what it warns of, and how it is written."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -119,15 +117,10 @@ def test_pairs_recorded_of_covid_ct_are_found_and_how_well_its_file_formats_pred
         for each in (document(result), recorded)
     )
     assert (now, len(now)) == (before, 20)
-    conflicts = [(pair.first.path.name, pair.second.path.name) for pair in result.conflicts]
-    assert conflicts == [("kjr-21-e24-p5-29.png", "71%0.jpg"), ("kjr-21-e24-p5-31.png", "71%1.jpg")]
+    for key in ("summary", "sources_in_several_parts"):
+        assert document(result)[key] == recorded[key]
     assert all(pair.correlation > 0.95 for pair in result.copies)
-    publications = [crossing.name for crossing in result.sources]
-    assert publications == ["2020.03.12.20034686", "2020.03.13.20035212", "2020.03.22.20040782"]
-    assert found(result, ["leakage", "conflicts"]) == ["leakage: 7", "conflicts: 2"]
-    assert result.shortcuts is not None
     formats, _, grey, surroundings = result.shortcuts.baselines
-    assert formats.tested is not None
     assert (formats.tested.slices, formats.tested.accuracy.value) == (203, pytest.approx(0.793, abs=0.0005))
     for baseline, least in ((formats, 0.85), (grey, 0.7), (surroundings, 0.7)):
         assert (baseline.cross_validated.auc.value or 0) > least

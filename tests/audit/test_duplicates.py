@@ -1,7 +1,5 @@
 """Copies on disk: found whatever was done to them, told from neighbouring slices, and nothing else found."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +27,6 @@ def saved(pixels: Any, path: Path) -> Record:
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    """Sixteen phantoms."""
     folder = tmp_path_factory.mktemp("phantoms")
     phantoms = [make_phantom(np.random.default_rng([7, n]), size=288).slice.pixels for n in range(16)]
     return [saved(pixels, folder / f"{number}.png") for number, pixels in enumerate(phantoms)]
@@ -107,8 +104,3 @@ def test_what_is_unreadable_is_passed_over_unless_held_out(records: list[Record]
     traces = traces_of([*records, copy])
     copy.path.unlink()
     assert find_pairs(traces) == [], "gone after it was read"
-
-
-@pytest.mark.slow
-def test_no_luna_slice_is_taken_for_another(luna_slices: Path) -> None:
-    assert find_pairs(traces_of([of(path) for path in sorted(luna_slices.glob("*.png"))[:400]])) == []

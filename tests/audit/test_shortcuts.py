@@ -1,7 +1,5 @@
 """Shortcuts: what is measured without a lung, and what baselines find in it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import product
 from pathlib import Path

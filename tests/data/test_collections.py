@@ -1,12 +1,11 @@
 """Public collections in the layouts of their authors, as tiny trees: labels, slices, masks, and nothing half-written."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import get_args
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -250,10 +249,8 @@ def test_the_command_leaves_out_what_is_damaged_and_nothing_half_done(
     nifti(study, volume(8))
     (study.parent / "study_0940.nii.gz").write_bytes(study.read_bytes()[:90])
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patch:
+        full = Mock(side_effect=OSError(28, "No space left on device"))
         patch.setattr("groundglass.data.collections.write_manifest", full)
         with pytest.raises(OSError, match="No space"):
             import_collection("mosmeddata", tmp_path, output)

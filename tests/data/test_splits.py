@@ -1,7 +1,5 @@
 """Splits: their parts, that no patient is in two of them, and that they depend on nothing but the seed."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Results of experiments without training: what a row predicts of each slice is drawn from a skill."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -64,7 +62,6 @@ def document(
 
 
 def write(folder: Path, *documents: dict[str, Any]) -> Path:
-    """Write results where an experiment would."""
     for each in documents:
         name = Identity(**{key: each[key] for key in Identity.__dataclass_fields__}).name
         write_text(folder / f"{name}.json", json.dumps(each, ensure_ascii=False))
@@ -72,5 +69,4 @@ def write(folder: Path, *documents: dict[str, Any]) -> Path:
 
 
 def seeds(row: str, skill: float, which: Sequence[int] = (0, 1, 2), **changes: Any) -> list[dict[str, Any]]:
-    """The same row with several seeds."""
     return [document(row, skill, seed=seed, **changes) for seed in which]

@@ -1,7 +1,5 @@
 """Small CT files of every kind, made on the spot."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,25 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from groundglass.errors import ImageError
+from groundglass.imaging.read import read_slices
+from groundglass.imaging.source import DEFAULT_LIMITS, Limits, MemorySource
 from groundglass.imaging.window import LUNG
+
+
+def assert_refused(path: Any, reason: str, limits: Limits = DEFAULT_LIMITS) -> ImageError:
+    """That nothing can be read of a path, for a reason that this pattern is found in; returns the error."""
+    with pytest.raises(ImageError, match=reason) as caught:
+        list(read_slices(path, limits))
+    return caught.value
+
+
+def read_all(path: Path | MemorySource) -> tuple[list[str], dict[str, str]]:
+    """Files within a folder or zip of each slice, in their order, and reasons for those left out, by name."""
+    errors: list[ImageError] = []
+    start = len(path.name if isinstance(path, MemorySource) else str(path)) + 1
+    files = [item.origin.file[start:] for item in read_slices(path, on_error=errors.append)]
+    return files, {error.path[start:]: error.reason for error in errors}
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """However a file is damaged, the outcome is slices or a ``GroundglassError``; anything else fails."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from functools import partial
@@ -91,13 +89,11 @@ def damages(draw: st.DrawFn, content: bytes) -> bytes:
     return bytes(damaged)
 
 
-SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-FUZZED = settings(deadline=None, derandomize=True, database=None, suppress_health_check=SLOW)
-FUZZED = settings(FUZZED, max_examples=int(os.environ.get("GROUNDGLASS_FUZZ", "60")))  # of each test
+EXAMPLES, SLOW = int(os.environ.get("GROUNDGLASS_FUZZ", "60")), [HealthCheck.too_slow]  # the former of each test
 
 
 def fuzz(path: Path, *contents: bytes) -> None:
-    @FUZZED
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW)
     @given(st.sampled_from(contents).flatmap(damages))
     def check(content: bytes) -> None:
         path.write_bytes(content)

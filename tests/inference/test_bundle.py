@@ -1,7 +1,5 @@
 """Bundles are verified before anything in them is used; the one that comes with the installation is as its card says."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

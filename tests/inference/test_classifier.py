@@ -1,7 +1,5 @@
 """From files, and whatever else Python holds a slice in, to predictions; results tell what notebooks ask."""
 
-from __future__ import annotations
-
 import io
 import multiprocessing
 import os

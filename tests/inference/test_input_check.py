@@ -1,7 +1,5 @@
 """The input check accepts axial lung slices, flags doubtful ones and refuses everything else."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

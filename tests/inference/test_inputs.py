@@ -1,7 +1,5 @@
 """Paths as a user names them: checked before anything is read, expanded, and nothing twice."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The report of predictions: what it says and shows, escaped and self-contained; in a real browser too."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import Page
+from tests.conftest import Page, page_faults
 
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
@@ -23,7 +21,6 @@ from groundglass.inference.series import Totals
 from groundglass.inference.writers import json_line
 from groundglass.reporting.overlay import LESION, OUTLINE
 
-AXE = (Path(__file__).parents[1] / "serving" / "vendor" / "axe.min.js").read_text(encoding="utf-8")
 HOSTILE = "<script>alert('x')</script>\"&\n"
 Write = Callable[..., Page]
 
@@ -177,9 +174,7 @@ def test_forty_slices_are_ten_screens_on_a_phone_and_outlines_are_toggled_in_pla
         browser.get((tmp_path / "report.html").as_uri())
         assert ask("document.documentElement.scrollHeight") <= 10 * height
         assert ask("document.documentElement.scrollWidth") <= width
-        browser.execute_script(AXE)
-        faults = "axe.run({resultTypes: ['violations']}).then(({violations}) => violations.map(({id}) => id))"
-        assert browser.execute_async_script(f"{faults}.then(arguments[0])") == []
+        assert page_faults(browser) == []
     box = "document.querySelector('.viewer .slice-picture').getBoundingClientRect()"
     assert ask(f"[{box}.width, {box}.height]") == [512, 512]
     for layer in ("lesions", "lungs"):

@@ -1,7 +1,5 @@
 """Series: what is counted where, the curve's order, and the series score as documented."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable

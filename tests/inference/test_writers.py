@@ -1,7 +1,5 @@
 """Predictions as JSON lines, CSV and Parquet say the same, and JSON lines are resumed without loss or doubles."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Layers that read the image, the lesion decoder, Mask-EfficientNet's switches, and the lung net."""
 
-from __future__ import annotations
-
 from unittest.mock import Mock
 
 import cv2

@@ -1,7 +1,5 @@
 """Every network of the catalogue is built, has the published size, trains and exports."""
 
-from __future__ import annotations
-
 import io
 import warnings
 
@@ -82,8 +80,7 @@ def exported_fast(network: Network) -> bytes:
 
 MASK = "mask-efficientnet-lite0"
 FAMILIES = [(name, "") for name in ("efficientnet-b0", "resnet-18", "densenet-121", "vgg-11")]
-LEFT_OUT = ("", "mask", "attention", "histogram", "lesions", "mask attention histogram")
-SWITCHES = [(MASK, left_out) for left_out in LEFT_OUT]
+SWITCHES = [(MASK, out) for out in ("", "mask", "attention", "histogram", "lesions", "mask attention histogram")]
 
 
 @pytest.mark.parametrize(("name", "left_out"), [*SWITCHES, *FAMILIES])

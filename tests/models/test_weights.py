@@ -1,7 +1,5 @@
 """Weights come from the package, timm's hub or a file; what cannot be had or does not fit says what to do."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -53,10 +51,10 @@ def test_a_file_holds_a_whole_network_or_a_backbone_of_three_channels(tmp_path: 
     assert torch.equal(loaded.mask_branch.stem[0].weight, first)
 
 
-MISFITS = [("b0", "b1", "it lacks"), ("b1", "b0", "it holds the unknown"), ("b2", "b1", "size mismatch for")]
-
-
-@pytest.mark.parametrize(("saved", "wanted", "reason"), MISFITS)
+@pytest.mark.parametrize(
+    ("saved", "wanted", "reason"),
+    [("b0", "b1", "it lacks"), ("b1", "b0", "it holds the unknown"), ("b2", "b1", "size mismatch for")],
+)
 def test_file_that_does_not_fit_is_named(tmp_path: Path, saved: str, wanted: str, reason: str) -> None:
     path = save(build(f"efficientnet-{saved}").backbone, tmp_path / "saved.safetensors")
     with pytest.raises(WeightsError, match=rf"saved\.safetensors: does not fit this network: .*{reason}"):

@@ -1,7 +1,5 @@
 """DICOMweb servers on loopback: a real Orthanc, and one that answers whatever a test wants."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil

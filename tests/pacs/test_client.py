@@ -1,11 +1,10 @@
 """The archive's client against servers that misbehave in every way a server can."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import ssl
 import subprocess
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -86,11 +85,14 @@ def test_credentials_come_from_the_environment_or_netrc(
     assert sent("GROUNDGLASS_PACS_TOKEN", "t0k3n") == "Bearer t0k3n"
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_faults_are_waited_out_as_the_server_says(server: Server, status: int, waits: list[float]) -> None:
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+@pytest.mark.parametrize("ask", [Archive.check, lambda archive: archive.store(heat_map_of())])
+def test_faults_are_waited_out_as_the_server_says(
+    server: Server, status: int, ask: Callable[[Archive], None], waits: list[float]
+) -> None:
     told: list[str] = []
-    server.says(Said(status, headers={"Retry-After": "2"}), Said.json([]))
-    Archive(server.url, on_wait=told.append).check()
+    server.says(Said(status, headers={"Retry-After": "2"}), Said.json([]) if ask is Archive.check else Said())
+    ask(Archive(server.url, on_wait=told.append))
     assert (waits, len(server.asked), len(told)) == ([2], 2, 1)
     assert str(status) in told[0]
     server.says(Said(status, headers={"Retry-After": "3600"}))
@@ -134,15 +136,16 @@ def test_what_is_no_uid_never_becomes_part_of_a_url(server: Server, uid: str) ->
 
 
 @pytest.mark.parametrize("boundary", ["xYz", '"xYz"', None])
-def test_an_image_comes_as_it_was_stored(server: Server, boundary: str | None) -> None:
+def test_an_image_comes_as_it_was_stored(server: Server, boundary: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"DICM\r\n--not the end\r\n\r\n\x00\xff"
     plain = Said(body=content, headers={"Content-Type": "application/dicom"})
     server.says(multipart(content, boundary) if boundary else plain)
     assert Archive(server.url).fetch(SERIES, INSTANCE) == content
     assert "transfer-syntax=*" in server.asked[0].headers["Accept"]
     assert server.asked[0].path == "/dicom-web/studies/1.2/series/1.2.3/instances/1.2.3.4"
+    monkeypatch.setattr("groundglass.pacs.client.DEFAULT_LIMITS", Limits(file_bytes=len(content) - 1))
     with pytest.raises(PacsRefusedError, match="larger than the limit"):
-        Archive(server.url, limits=Limits(file_bytes=len(content) - 1)).fetch(SERIES, INSTANCE)
+        Archive(server.url).fetch(SERIES, INSTANCE)
     assert len(server.asked) == 2
 
 

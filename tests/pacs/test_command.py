@@ -1,19 +1,15 @@
 """``groundglass pacs`` as its user meets it, and the example of an Orthanc that runs it."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import Said, Server, change_dicom, wait_for
+from tests.conftest import Command, Said, Server, change_dicom, wait_for
 from tests.pacs.conftest import ID, NAME, Orthanc
 
-Run = Callable[..., tuple[int, str, str]]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "orthanc"
 ERRORS = {
     **dict.fromkeys(("pacs/web", "ftp://pacs", "https://", "https://pacs/x?y=z"), "expected the URL"),
@@ -25,12 +21,12 @@ ERRORS = {
 
 
 @pytest.fixture
-def run(tiny_bundle: Path, run_command: Run) -> Run:
+def run(tiny_bundle: Path, run_command: Command) -> Command:
     """Runs the command in this process with the tiny bundle."""
     return lambda *words: run_command("pacs", "--bundle", tiny_bundle, "--threads", "1", "--dicomweb", *words)
 
 
-def test_a_study_is_answered_once_and_nobody_is_named(run: Run, orthanc: Orthanc, study: str) -> None:
+def test_a_study_is_answered_once_and_nobody_is_named(run: Command, orthanc: Orthanc, study: str) -> None:
     status, out, err = run(orthanc.url, "--study", study)
     assert status == 0, err
     for told in (": 5 slices: 5 classified", "series score", "1 CT series: 1 reported. Research use only"):
@@ -43,7 +39,7 @@ def test_a_study_is_answered_once_and_nobody_is_named(run: Run, orthanc: Orthanc
 
 
 def test_what_is_postponed_gives_status_3_and_is_done_by_the_next_run(
-    run: Run, proxy: Server, orthanc: Orthanc, study: str
+    run: Command, proxy: Server, orthanc: Orthanc, study: str
 ) -> None:
     pass_on, stored = proxy.answer, itertools.count()
     proxy.answer = lambda asked: Said(503) if asked.method == "POST" and next(stored) >= 2 else pass_on(asked)
@@ -56,14 +52,14 @@ def test_what_is_postponed_gives_status_3_and_is_done_by_the_next_run(
 
 
 @pytest.mark.parametrize("words", ERRORS)
-def test_an_error_is_one_line(run: Run, words: str) -> None:
+def test_an_error_is_one_line(run: Command, words: str) -> None:
     status, out, err = run(*words.split())
     assert (status, out, err.strip().count("\n")) == (2, "", 0)
     assert ERRORS[words] in err
     assert "hunter2" not in err
 
 
-def test_without_the_extra_the_command_says_how_to_get_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_command_says_how_to_get_it(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("client", "worker"):
         monkeypatch.delitem(sys.modules, f"groundglass.pacs.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "requests", None)

@@ -1,10 +1,6 @@
 """Reports and heat maps as DICOM objects, read again with other people's tools."""
 
-from __future__ import annotations
-
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom import Dataset
+from tests.conftest import accepted_by_others
 
 from groundglass import __version__
 from groundglass.inference.bundle import Bundle
@@ -71,20 +68,6 @@ def words(dataset: Dataset) -> str:
         if "ContentSequence" in item:
             found.append(words(item))
     return "\n".join(found)
-
-
-def accepted_by_others(made: Dataset, folder: Path) -> str:
-    """Assert that other people's tools accept an object; what they say of it."""
-    if shutil.which("dciodvfy") is None or shutil.which("dsrdump") is None:
-        pytest.skip("dciodvfy or dsrdump is not here: apt-get install dicom3tools dcmtk")
-    made.save_as(path := folder / "made.dcm", enforce_file_format=True)
-    told = ""
-    for command in ("dciodvfy", "dsrdump")[: 1 + (made.Modality == "SR")]:
-        done = subprocess.run([command, str(path)], capture_output=True, text=True, timeout=120, check=False)
-        assert (done.returncode, done.stderr) == (0, "") or command == "dciodvfy"
-        told += done.stdout + done.stderr
-    assert "Error" not in told
-    return told
 
 
 def test_a_report_says_what_was_predicted_of_which_image() -> None:

@@ -1,19 +1,16 @@
 """A real archive is answered: what is stored, once and only once, whatever happens on the way."""
 
-from __future__ import annotations
-
 import json
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pydicom
 import pytest
-from tests.conftest import Asked, Said, Server, change_dicom
+from tests.conftest import Asked, Said, Server, accepted_by_others, change_dicom
 from tests.pacs.conftest import ID, NAME, Orthanc
-from tests.pacs.test_report import accepted_by_others, words
+from tests.pacs.test_report import words
 
 from groundglass.pacs.worker import SeriesResult, State
 
@@ -109,27 +106,6 @@ def test_a_wrong_image_fails_alone(proxy: Server, orthanc: Orthanc, study: str, 
         assert [line for line in lines if line not in told] == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", ["images", "answers"])
-def test_a_restarted_server_loses_nothing(proxy: Server, orthanc: Orthanc, study: str, moment: str) -> None:
-    pass_on, seen = proxy.answer, Counter[str]()
-    restart = threading.Thread(target=orthanc.start)
-
-    def kill_once(asked: Asked) -> Said:
-        kind = "answers" if asked.method == "POST" else "images" if "/instances/" in asked.path else ""
-        seen[kind] += 1
-        if kind == moment and seen[kind] == 2:
-            orthanc.kill()
-            restart.start()
-        return pass_on(asked)
-
-    proxy.answer = kill_once
-    assert states(orthanc.poll(proxy.url, 120).study(study)) == [State.REPORTED]
-    restart.join()
-    assert len(orthanc.objects("OT")) == SLICES
-    assert the_report(orthanc).count("Finding=") == SLICES, "no slice was given up"
-
-
 def test_odd_series_wait_and_a_modality_is_looked_up(proxy: Server, orthanc: Orthanc, study: str) -> None:
     pass_on = proxy.answer
     odd = [{"0020000E": {"Value": [uid]}, "00080060": {"Value": ["CT"]}} for uid in ("../1", "1.9")]
@@ -156,7 +132,9 @@ def test_odd_series_wait_and_a_modality_is_looked_up(proxy: Server, orthanc: Ort
 
 
 @pytest.mark.slow
-def test_watching_sees_what_comes_in_and_survives_restarts(orthanc: Orthanc, series: list[Path]) -> None:
+def test_watching_sees_what_comes_in_and_survives_restarts(
+    orthanc: Orthanc, series: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     happens: list[Callable[[], object]] = [lambda: orthanc.put(*series[:2]), lambda: orthanc.put(*series)]
     happens += [str, orthanc.kill, orthanc.start]
     seen: list[State] = []
@@ -167,7 +145,8 @@ def test_watching_sees_what_comes_in_and_survives_restarts(orthanc: Orthanc, ser
         assert seconds == 7
         happens.pop(0)()
 
-    watched = orthanc.poll(retry_seconds=0, settle=True).forever(7, None, away.append, sleep=meanwhile)
+    monkeypatch.setattr("groundglass.pacs.worker.time", SimpleNamespace(sleep=meanwhile))
+    watched = orthanc.poll(retry_seconds=0, settle=True).forever(7, None, away.append)
     with pytest.raises(IndexError):
         seen.extend(result.state for result in watched)
     assert seen[:3] == [State.GROWING, State.GROWING, State.REPORTED], "a growing series is left alone"

@@ -1,7 +1,5 @@
 """What people are shown: figures that say their numbers and come out the same, and outlines and colours on slices."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A service as its user starts it: a process of its own on a free port, stopped when the tests are done."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """What is said over HTTP is what ``groundglass predict`` says, and is described; who may ask; nobody is named."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -10,7 +8,6 @@ import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from importlib.resources import files
@@ -20,7 +17,6 @@ from xml.etree import ElementTree as ET
 import cv2
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -30,6 +26,7 @@ from numpy.typing import NDArray
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
+from tests.conftest import Command
 from tests.imaging.conftest import CHEST, write_ct
 from tests.imaging.test_fuzz import GENERATED, damages, generated
 from tests.serving.conftest import PATIENCE, PNG, TOKEN, Running, Start, is_problem, packed, picture
@@ -38,7 +35,6 @@ from groundglass.imaging.phantom import make_series, write_dicom
 from groundglass.serving.settings import Settings
 
 __all__ = ["generated"]
-Run = Callable[..., tuple[int, str, str]]
 
 DOCS = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
 PAGE = {entry.name: entry.read_bytes() for entry in (files("groundglass.serving") / "page").iterdir()}
@@ -55,9 +51,11 @@ SAME = settings(deadline=None, derandomize=True, database=None, suppress_health_
 
 
 @pytest.fixture(scope="module")
-def guarded(start: Start) -> Running:
-    """A service that asks for a token; its client says which."""
-    return start(token=TOKEN)
+def guarded(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Running:
+    """A service that asks for the token of a file; its client says which."""
+    file = tmp_path_factory.mktemp("secret") / "token"
+    file.write_text(f"{TOKEN}\n")
+    return replace(start("--token-file", str(file)), token=TOKEN)
 
 
 @pytest.fixture
@@ -102,13 +100,10 @@ def test_a_manifest_reads_no_file_of_the_server(service: Running) -> None:
     assert service.post(manifest).status_code == 415
 
 
-def test_rows_can_be_joined_and_a_copy_counts_once(service: Running, tmp_path: Path) -> None:
-    path = write_ct(tmp_path / "a.dcm", LARGE, InstanceNumber=7, StudyInstanceUID="1.2.3")
-    content, uid = path.read_bytes(), str(pydicom.dcmread(path).SOPInstanceUID)
+def test_a_copy_counts_once(service: Running, tmp_path: Path) -> None:
+    content = write_ct(tmp_path / "a.dcm", LARGE).read_bytes()
     document = service.kept(("a.dcm", content), ("copy.dcm", content))
     first, copy = document["predictions"]
-    found = [first[name] for name in ("study", "series", "instance", "slice_number")]
-    assert found == ["1.2.3", "1.2.3.4", uid, 7]
     assert first["overlay"] == first["image"]["lesions"]
     assert (copy["status"], copy["reason"][:15], copy["overlay"]) == ("refused", "a copy of a.dcm", None)
     assert document["counts"]["total"] == 1
@@ -185,7 +180,7 @@ def test_head_is_get_without_the_content(service: Running) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])  # noqa: S104
-def test_nothing_beyond_this_machine(host: str, run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_beyond_this_machine(host: str, run_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GROUNDGLASS_TOKEN", "")
     assert "refusing to listen beyond this machine without a token" in run_command("serve", "--host", host)[2]
     assert TOKEN not in repr(Settings(host=host, token=TOKEN))
@@ -194,7 +189,7 @@ def test_nothing_beyond_this_machine(host: str, run_command: Run, monkeypatch: p
 
 
 def test_a_token_a_port_or_a_directory_that_is_no_good(
-    service: Running, run_command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Running, run_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("logging.disable", lambda: None)
     token = tmp_path / "token"
@@ -218,13 +213,10 @@ def test_without_the_token_there_is_nothing(stranger: Running, sent: str | None)
     assert stranger.get("/healthz", **headers).status_code == 200
 
 
-def test_with_the_token_there_is_everything(start: Start, guarded: Running, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text(f"{TOKEN}\n")
-    by_file = replace(start("--token-file", str(tmp_path / "token")), token=TOKEN)
-    for service in (guarded, by_file):
-        assert service.post(("a.png", PNG)).status_code == 200
-        assert service.get("/openapi.json").json()["security"] == [{"token": []}]
-        assert TOKEN not in service.out + service.err
+def test_with_the_token_there_is_everything(guarded: Running) -> None:
+    assert guarded.post(("a.png", PNG)).status_code == 200
+    assert guarded.get("/openapi.json").json()["security"] == [{"token": []}]
+    assert TOKEN not in guarded.out + guarded.err
 
 
 def test_pages_of_other_sites_may_not_ask(service: Running) -> None:
@@ -248,25 +240,14 @@ def test_anybody_gets_the_page_and_nothing_else(stranger: Running) -> None:
         assert stranger.get(f"/page/{name}").status_code in {401, 404}
 
 
-def encrypted() -> bytes:
-    content = bytearray(packed({"x.png": PNG}))
-    content[6] |= 1
-    content[content.index(b"PK\x01\x02") + 8] |= 1
-    return bytes(content)
-
-
 def test_a_hostile_file_gets_a_prediction_that_says_why(service: Running) -> None:
     header = b"ObjectType = Image\nNDims = 3\nDimSize = 9 9 9\nElementType = MET_SHORT\nElementDataFile = "
     hostile = {
         "bomb.zip": (packed({"bomb.png": bytes(40_000_000)}), "decompression bomb"),
         "out.zip": (packed({"../evil.png": PNG}), "leads out of the archive"),
-        "root.zip": (packed({"/etc/evil.png": PNG}), "leads out of the archive"),
         "link.zip": (packed({"link.png": b"/etc/passwd"}, stat.S_IFLNK | 0o777), "a link"),
-        "nested.zip": (packed({"really.png": packed({"x.png": PNG})}), "an archive within an archive"),
-        "locked.zip": (encrypted(), "encrypted"),
         "cut.zip": (packed({"x.png": PNG})[:-30], ""),
         "cut.png": (PNG[:80], ""),
-        "not-a.dcm": (bytes(128) + b"DICM" + bytes(40), ""),
         "bare.nii.gz": (b"\x1f\x8b" + bytes(100), ""),
         "outside.mhd": (header + b"../../../../etc/passwd\n", ""),
     }

@@ -1,7 +1,5 @@
 """A small data set of phantoms, recipes that train in seconds, a network of one's own, and a run that tests share."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -10,17 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.random import Generator
 from safetensors.numpy import load_file
 from tests.conftest import wait_for
 from torch import Tensor, nn
 
 from groundglass.imaging.phantom import make_phantom, write_png
-from groundglass.imaging.slice import Grey
 from groundglass.models.layers import NetworkOutput
 from groundglass.training.recipe import AnyRecipe_co, load_recipe
 from groundglass.training.run import Run
-from groundglass.training.samples import Augmentation
 from groundglass.training.train import train_job
 from groundglass.training.trainer import Job
 
@@ -46,14 +41,6 @@ class Small(nn.Module):
         return NetworkOutput(self.classifier(embedding)[:, 0], None, embedding)
 
 
-class Still(Augmentation):
-    """Cuts the middle of slice and masks."""
-
-    def __call__(self, pixels: Grey, rng: Generator, *masks: Grey) -> tuple[Grey, ...]:
-        edge = slice((len(pixels) - self.size) // 2, -((len(pixels) - self.size) // 2))
-        return tuple(each[edge, edge] for each in (pixels, *masks))
-
-
 def write_data_set(folder: Path, count: int, size: int, place: Callable[[int], str]) -> None:
     """Healthy and diseased phantoms in turn, each a patient of its own, with a manifest.
 
@@ -70,8 +57,8 @@ def write_data_set(folder: Path, count: int, size: int, place: Callable[[int], s
 
 def job(recipe: AnyRecipe_co, data: Path | None, output: Path, **changes: object) -> Job[AnyRecipe_co]:
     """A quiet training or pretraining on one thread."""
-    plain = {"split": "official", "seed": 0, "threads": 1, "accelerator": "cpu", "progress": False}
-    return Job(recipe, (data,) if data else (), output=output, **{**plain, **changes})
+    plain = {"seed": 0, "threads": 1, "accelerator": "cpu", "progress": False}
+    return Job(recipe, (data,) if data else (), "official", output=output, **plain | changes)
 
 
 def command(name: str, data: Path, output: Path, settings: Sequence[str], *more: str) -> list[str]:
@@ -92,7 +79,6 @@ def kill_after_an_epoch(command: list[str], run: Path, by: int = signal.SIGKILL)
 
 
 def assert_same_weights(one: Path, other: Path, tolerance: float = 0.0) -> None:
-    """Two runs ended with the same weights."""
     weights, others = (load_file(run / "weights.safetensors") for run in (one, other))
     assert weights.keys() == others.keys()
     for name in weights:
@@ -119,9 +105,8 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lesion_free(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six healthy phantoms without labels."""
     folder = tmp_path_factory.mktemp("lesion-free")
-    for number in range(6):
-        phantom = make_phantom(np.random.default_rng(100 + number), level=0.5, size=128)
-        write_png(phantom, folder / f"{number}.png")
+    for number in range(100, 106):
+        write_png(make_phantom(np.random.default_rng(number), level=0.5, size=128), folder / f"{number}.png")
     return folder
 
 

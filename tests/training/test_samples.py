@@ -1,7 +1,5 @@
 """What an epoch holds: cropped slices from a cache, which of them teach and how often, painted ones, each augmented."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.random import default_rng
 
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, Record
@@ -32,17 +31,11 @@ def augmentation(**on: float) -> Augmentation:
     return Augmentation(AugmentationSection(**{**OFF, **on}), 64)
 
 
-def rng(seed: int) -> np.random.Generator:
-    return np.random.default_rng(seed)
-
-
 def record(label: Label | None = None, source: str = "s", patient: str = "p", **more: Any) -> Record:
     return Record(more.pop("path", Path("a.png")), label, patient, source, None, **more)
 
 
-def test_slices_are_cropped_once_with_their_lungs_and_lesions(
-    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slices_are_cropped_once(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A phantom, and a bright lesion on black with its mask."""
     lesion = cv2.circle(np.zeros((90, 120), np.uint8), (70, 30), 18, 255, -1)
     slice_file, mask_file, cache = (tmp_path / name for name in ("slice.png", "mask.png", "cache"))
@@ -81,27 +74,27 @@ def test_slices_are_cropped_once_with_their_lungs_and_lesions(
 def test_masks_move_with_the_slice(seed: int) -> None:
     mask = cv2.ellipse(np.zeros((80, 80), np.uint8), (46, 34), (21, 9), 30, 0, 360, 1, -1)
     moving = augmentation(translation=0.1, rotation=40, mirror=0.5, smallest_crop=0.6, stretch=0.2)
-    pixels, moved = moving(mask * np.uint8(254), rng(seed), mask)
+    pixels, moved = moving(mask * np.uint8(254), default_rng(seed), mask)
     assert set(np.unique(moved)) == {0, 1}
     assert (moved != (pixels > 127)).mean() < 0.002
-    assert (moved != augmentation()(mask, rng(0))[0]).mean() > 0.02
-    (alone,) = moving(mask * np.uint8(254), rng(seed))
+    assert (moved != augmentation()(mask, default_rng(0))[0]).mean() > 0.02
+    (alone,) = moving(mask * np.uint8(254), default_rng(seed))
     np.testing.assert_array_equal(alone, pixels, "a mask draws nothing")
 
 
 def test_switched_off_it_is_the_slice_that_evaluation_sees() -> None:
-    picture = cv2.GaussianBlur(rng(0).integers(0, 256, (400, 400), np.uint8), (0, 0), 6)
+    picture = cv2.GaussianBlur(default_rng(0).integers(0, 256, (400, 400), np.uint8), (0, 0), 6)
     context = round(300 * CONTEXT)
     wider = picture[50 - context : 350 + context, 50 - context : 350 + context]
     whole, nothing = Preprocessing(size=64, crop=False), np.zeros((300, 300), np.bool_)
-    (training,) = augmentation()(cv2.resize(wider, (80, 80), interpolation=cv2.INTER_AREA), rng(0))
+    (training,) = augmentation()(cv2.resize(wider, (80, 80), interpolation=cv2.INTER_AREA), default_rng(0))
     assert np.abs(training.astype(int) - whole.apply(picture[50:350, 50:350], nothing).pixels).mean() < 2
 
 
 @pytest.mark.parametrize("operation", ["noise", "grey", "blur", "jpeg", "erasing", "mirror"])
 def test_each_operation_changes_the_picture_the_same_way_again(operation: str) -> None:
-    picture, on = rng(1).integers(0, 256, (80, 80), np.uint8), augmentation(**{operation: 1.0})
-    plain, changed, again = (each(picture, rng(7))[0] for each in (augmentation(), on, on))
+    picture, on = default_rng(1).integers(0, 256, (80, 80), np.uint8), augmentation(**{operation: 1.0})
+    plain, changed, again = (each(picture, default_rng(7))[0] for each in (augmentation(), on, on))
     assert (changed.shape, changed.dtype) == ((64, 64), np.uint8)
     assert np.abs(plain.astype(int) - changed).mean() > 1
     np.testing.assert_array_equal(changed, again)
@@ -109,7 +102,7 @@ def test_each_operation_changes_the_picture_the_same_way_again(operation: str) -
 
 def test_noise_neither_darkens_nor_brightens() -> None:
     flat = np.full((80, 80), 128, np.uint8)
-    means = [augmentation(noise=1.0)(flat, rng(seed))[0].mean() for seed in range(40)]
+    means = [augmentation(noise=1.0)(flat, default_rng(seed))[0].mean() for seed in range(40)]
     assert np.mean(means) == pytest.approx(128, abs=0.1)
 
 
@@ -125,9 +118,7 @@ POOL = [
 
 
 @pytest.mark.parametrize("named", [{}, {"papers": 0.3}, {"small": 0.2, "third": 0.2}, {"large": 1.0}])
-def test_labels_and_patients_are_drawn_alike_and_hospitals_by_their_share_or_the_root_of_their_slices(
-    named: dict[str, float],
-) -> None:
+def test_labels_and_patients_are_drawn_alike_and_hospitals_by_share_or_root(named: dict[str, float]) -> None:
     chances, found = _chances(POOL, SamplingSection(shares=named)), Counter[tuple[object, str]]()
     for each, chance in zip(POOL, chances, strict=True):
         found[each.label, each.hospital] += chance
@@ -179,7 +170,7 @@ def test_an_epoch_holds_every_real_slice_once_or_by_its_chance_and_the_painted_s
 
 @pytest.fixture(scope="module")
 def cropped() -> CroppedSet:
-    made = [make_phantom(rng(number), level=0.5, size=80) for number in range(4)]
+    made = [make_phantom(default_rng(number), level=0.5, size=80) for number in range(4)]
     pixels, lungs = np.stack([each.slice.pixels for each in made]), np.stack([each.lungs for each in made])
     return CroppedSet(pixels, lungs, lungs & (np.arange(80) < 40), ("a", "b", "c", "d"))
 
@@ -205,7 +196,7 @@ def test_real_slices_keep_their_labels_and_lesions(cropped: CroppedSet) -> None:
     np.testing.assert_array_equal(lesions.numpy(), cropped.lesions[[1, 0, 3], 8:72, 8:72])
     assert (images.shape, images.dtype, lesions.dtype) == ((3, 1, 64, 64), torch.float32, torch.float32)
     assert images.is_contiguous(memory_format=torch.channels_last)
-    own = PREPROCESSING.normalise(augmentation()(cropped.pixels[1], rng(0))[0])
+    own = PREPROCESSING.normalise(augmentation()(cropped.pixels[1], default_rng(0))[0])
     np.testing.assert_array_equal(images[0, 0].numpy(), own)
 
 

@@ -135,14 +135,9 @@ def audit(
 ) -> Audit:
     """Audit a data set. Every file is read once; of each slice a few kilobytes are kept.
 
-    Args:
-        manifest: the data set.
-        split: whose parts are meant; the data set's own unless given.
-        shortcuts: measure the shortcut baselines as well.
-        quick: look for copies of whole slices only, not for crops, in about 4 ms per slice.
-        seed: of the baselines' folds, trees and resamples.
-        threads: of the CPU; one per core unless given.
-        progress: see `Progress`.
+    The parts are those of ``split``, or the data set's own. ``shortcuts`` measures the shortcut baselines as well, with
+    folds, trees and resamples by ``seed``; ``quick`` looks for copies of whole slices only, not for crops, in about
+    4 ms per slice; ``threads`` are one per core unless given.
 
     Raises:
         DataError: none of the slices can be read.

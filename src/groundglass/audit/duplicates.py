@@ -163,19 +163,14 @@ def find_pairs(
 def copies_of(held_out: Sequence[Record], candidates: Sequence[Record], *, threads: int | None = None) -> list[Pair]:
     """Which of the candidates show a held-out slice: what must not enter a training on the candidates.
 
-    Returns:
-        Pairs of a held-out slice (first) and a candidate (second), the most certain first. A candidate that
-        cannot be read is skipped, as whoever trains on it will say.
+    Pairs are of a held-out slice (first) and a candidate (second), the most certain first. A candidate that cannot be
+    read is skipped, as whoever trains on it will say.
 
     Raises:
         ImageError: a held-out slice cannot be read.
     """
-    traces: list[Trace] = []
-    for trace in read_all(held_out, take_trace, threads):
-        if isinstance(trace, ImageError):
-            raise trace
-        traces.append(trace)
-    held, ours = len(traces), {id(trace.record) for trace in traces}
+    traces = list(_in_threads(lambda record: take_trace(record, read_record(record)), held_out, threads))
+    held, ours = len(traces), {id(record) for record in held_out}
     traces += [trace for trace in read_all(candidates, take_trace, threads) if isinstance(trace, Trace)]
     proposed = _candidates(traces, held, np.arange(len(traces)) >= held)
     copies = [pair for pair in _compare(traces, proposed, threads) if pair.kind == "copy"]
@@ -300,8 +295,7 @@ _NO_PATCHES = (np.zeros((0, _TABLES), np.uint16), np.zeros((0, 2), np.float32))
 def _candidates(traces: Sequence[Trace], rows: int, groups: NDArray[Any]) -> NDArray[np.intp]:
     """For each of the first ``rows`` slices the few slices of other groups that it resembles most.
 
-    Returns:
-        First and second, which comes later, shape (N, 2), sorted.
+    Pairs of first and second, which comes later, shape (N, 2), sorted.
     """
     count, found = len(traces), [np.zeros((0, 2), np.intp)]
     hashes = np.array([one.bits for one in traces], np.float32).reshape(-1, _HASH_FREQUENCIES**2 - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import compress
 from pathlib import Path
@@ -16,9 +17,9 @@ from groundglass.audit.duplicates import Pair
 from groundglass.audit.shortcuts import Performance, ShortcutBaselines
 from groundglass.data.manifest import PARTS, Label, Record, read_pixels
 from groundglass.errors import ImageError
-from groundglass.evaluation.metrics import Estimate, versions
+from groundglass.evaluation.metrics import versions
 from groundglass.files import counted, one_line, printable, write_json, write_text
-from groundglass.reporting.html import DATA_NOTICE, NOTICE, GalleryItem, GalleryPicture, environment
+from groundglass.reporting.html import DATA_NOTICE, NOTICE, environment
 from groundglass.reporting.overlay import jpeg
 
 _ROWS_SHOWN, _PAIRS_PICTURED = 40, 100  # on the terminal and on the page; the other outputs have them all
@@ -116,7 +117,7 @@ def _page(audited: Audit, command: str) -> str:
         "subtitle": f"{counted(len(audited.records), 'slice')} ({parts or 'in no parts'})",
         "warnings": audited.warnings(),
     }
-    pictured = [_item(audited, pair) for pair in audited.pairs[:_PAIRS_PICTURED]]
+    pictured = [_pictured(audited, pair) for pair in audited.pairs[:_PAIRS_PICTURED]]
     shown = {"report": report, "pairs": pairs, "pictured": pictured, "tables": others, "command": command}
     return environment().get_template("audit.html.j2").render(shown, notice=NOTICE, data_notice=DATA_NOTICE)
 
@@ -176,28 +177,16 @@ def _shortcuts(measured: ShortcutBaselines) -> Iterator[Section]:
 
 
 def _figures(measured: Performance | None) -> tuple[str, str]:
-    return ("–", "–") if measured is None else (_figure(measured.auc), _figure(measured.accuracy))
+    return ("–", "–") if measured is None else (str(measured.auc), str(measured.accuracy))
 
 
-def _figure(figure: Estimate) -> str:
-    interval = "" if figure.low is None else f" ({figure.low:.3f}–{figure.high:.3f})"
-    return f"{figure.value:.3f}{interval}"
-
-
-def _item(audited: Audit, pair: Pair) -> GalleryItem:
+def _pictured(audited: Audit, pair: Pair) -> dict[str, Any]:
+    """A pair with its facts and its two slices as JPEG."""
     kind, correlation, _, concern = _pair_row(audited, pair)
-    sides = (_side(audited, pair.first), _side(audited, pair.second))
+    records, pictures = {"first": pair.first, "second": pair.second}, dict[str, str]()
+    sides = [_side(audited, record) for record in records.values()]
     facts = [", ".join(f"{name} {value}" for name, value in side.items() if value) for side in sides]
+    with suppress(ImageError):  # gone since it was audited
+        pictures = {name: jpeg(read_pixels(record), _SIDE, _QUALITY) for name, record in records.items()}
     title = f"{kind.capitalize()}, correlation {correlation}"
-    return GalleryItem(title, [*concern.split("\n"), *facts], _pictures(pair))
-
-
-def _pictures(pair: Pair) -> list[GalleryPicture]:
-    try:
-        slices = read_pixels(pair.first), read_pixels(pair.second)
-    except ImageError:  # gone since it was audited
-        return []
-    return [
-        GalleryPicture(name, f"The {name} slice as stored", "data:image/jpeg;base64," + jpeg(each, _SIDE, _QUALITY))
-        for name, each in zip(("first", "second"), slices, strict=True)
-    ]
+    return {"title": title, "facts": [*concern.split("\n"), *facts], "pictures": pictures}

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, track
+from typer import Argument, Option
 
 from groundglass.cli.options import MapLabel
 
@@ -33,21 +34,15 @@ app = typer.Typer(
 )
 
 DataSets = Annotated[
-    list[Path],
-    typer.Argument(help="COVID-CT, a folder with COVID/ and NonCOVID/, a manifest CSV or slices; or several."),
+    list[Path], Argument(help="COVID-CT, a folder with COVID/ and NonCOVID/, a manifest CSV or slices; or several.")
 ]
-Slices = Annotated[Path, typer.Argument(help="File, folder or zip of slices.")]
-Pictures = Annotated[Path, typer.Option("--output", help="Folder for the pictures.")]
-NewFolder = Annotated[Path, typer.Option("--output", help="New folder to write to.")]
+Pictures = Annotated[Path, Option(help="Folder for the pictures.")]
 
 
 class Condition(Enum):
     """What an audit can be asked to fail on."""
 
-    LEAKAGE = "leakage"
-    DUPLICATES = "duplicates"
-    CONFLICTS = "conflicts"
-    UNREADABLE = "unreadable"
+    LEAKAGE, DUPLICATES, CONFLICTS, UNREADABLE = "leakage", "duplicates", "conflicts", "unreadable"
 
 
 PublicCollection = Literal[
@@ -74,12 +69,11 @@ def stages() -> Iterator[Callable[[str, int, int | None], None]]:
 
 @app.command()
 def download(
-    name: Annotated[Literal["covid-ct"], typer.Argument(help="Which data set.")],
-    output: Annotated[Path, typer.Option("--output", help="Folder to put it in.")],
+    name: Annotated[Literal["covid-ct"], Argument(help="Which data set.")],
+    output: Annotated[Path, Option(help="Folder to put it in.")],
     base_url: Annotated[
         str | None,
-        typer.Option(
-            "--base-url",
+        Option(
             envvar="GROUNDGLASS_COVID_CT_URL",
             help="Fetch from here instead of the authors' repository; Images-processed/ must lie in it.",
         ),
@@ -96,9 +90,9 @@ def download(
 
 @app.command("import")
 def import_(
-    collection: Annotated[PublicCollection, typer.Argument(help="Which collection.")],
-    path: Annotated[Path, typer.Argument(help="Folder that it was unpacked to.")],
-    output: Annotated[Path, typer.Option("--output", help="New manifest; slices go to a folder beside it.")],
+    collection: Annotated[PublicCollection, Argument(help="Which collection.")],
+    path: Annotated[Path, Argument(help="Folder that it was unpacked to.")],
+    output: Annotated[Path, Option(help="New manifest; slices go to a folder beside it.")],
 ) -> None:
     """Bring a public collection into a manifest: slices in the lung window, labels, masks, patients."""
     from groundglass.data.collections import import_collection
@@ -115,7 +109,7 @@ def import_(
 def describe(
     data: DataSets,
     map_label: MapLabel = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no tables.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON, no tables.")] = False,
 ) -> None:
     """Count labels, patients, parts, sources, file formats, sizes and grey values."""
     from groundglass.data import describe as describing
@@ -138,19 +132,15 @@ def audit(
     data: DataSets,
     *,
     map_label: MapLabel = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Folder for report.html and audit.json.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead of tables.")] = False,
+    output: Annotated[Path | None, Option(help="Folder for report.html and audit.json.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print audit.json instead of tables.")] = False,
     fail_on: Annotated[
-        list[Condition] | None, typer.Option("--fail-on", help="End with status 5 if this was found; can be repeated.")
+        list[Condition] | None, Option(help="End with status 5 if this was found; can be repeated.")
     ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Audit the parts of this split instead of the data's own.")
-    ] = None,
-    shortcuts: Annotated[
-        bool, typer.Option("--shortcuts/--no-shortcuts", help="Measure the shortcut baselines as well.")
-    ] = True,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split and the shortcut baselines.")] = 0,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core.")] = 0,
+    split: Annotated[str | None, Option(help="Audit the parts of this split instead of the data's own.")] = None,
+    shortcuts: Annotated[bool, Option(help="Measure the shortcut baselines as well.")] = True,
+    seed: Annotated[int, Option(min=0, help="Of the split and the shortcut baselines.")] = 0,
+    threads: Annotated[int, Option(min=0, help="CPU threads; 0: one per core.")] = 0,
 ) -> None:
     """Find copies, leakage, label conflicts and shortcuts in a data set."""
     from groundglass.audit import audit as auditing
@@ -193,9 +183,9 @@ def _show(audited: Audit, held: Sequence[str], *, as_json: bool) -> None:
 
 @app.command()
 def slices(
-    volumes: Annotated[list[Path], typer.Argument(help="Series and volumes: files, folders or zips.")],
+    volumes: Annotated[list[Path], Argument(help="Series and volumes: files, folders or zips.")],
     output: Pictures,
-    every: Annotated[int, typer.Option("--every", min=1, help="Take one slice of so many.")] = 10,
+    every: Annotated[int, Option(min=1, help="Take one slice of so many.")] = 10,
 ) -> None:
     """Cut axial lung slices out of CT volumes as grey PNGs in the lung window, naming no patient."""
     from groundglass.data.slices import cut_slices
@@ -207,11 +197,11 @@ def slices(
 
 @app.command()
 def preview(
-    path: Slices,
+    path: Annotated[Path, Argument(help="File, folder or zip of slices.")],
     output: Pictures,
-    size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the cropped slice.")] = 256,
-    severity: Annotated[float, typer.Option(min=0, max=1, help="Of the painted lesions, 0 to 1.")] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the painted lesions.")] = 0,
+    size: Annotated[int, Option(min=32, max=1024, help="Side of the cropped slice.")] = 256,
+    severity: Annotated[float, Option(min=0, max=1, help="Of the painted lesions, 0 to 1.")] = 0.5,
+    seed: Annotated[int, Option(min=0, help="Of the painted lesions.")] = 0,
 ) -> None:
     """Write one PNG per slice: the slice, its mask, its crop, and the crop with painted lesions."""
     from groundglass.data.preview import write_previews
@@ -226,17 +216,15 @@ def preview(
 
 @app.command()
 def phantoms(
-    output: NewFolder,
-    count: Annotated[int | None, typer.Option(min=1, help="Number of slices; 200, or 12 for each series.")] = None,
-    severity: Annotated[
-        str, typer.Option(help="Range LO:HI of the lesions' severity, above 0 and at most 1.")
-    ] = "0.2:0.8",
+    output: Annotated[Path, Option(help="New folder to write to.")],
+    count: Annotated[int | None, Option(min=1, help="Number of slices; 200, or 12 for each series.")] = None,
+    severity: Annotated[str, Option(help="Range LO:HI of the lesions' severity, above 0 and at most 1.")] = "0.2:0.8",
     series: Annotated[
         str | None,
-        typer.Option(metavar="SEVERITIES", help="Write one DICOM series for each severity instead, such as 0,0.3,0.9."),
+        Option(metavar="SEVERITIES", help="Write one DICOM series for each severity instead, such as 0,0.3,0.9."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same slices.")] = 0,
-    size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along each side.")] = 512,
+    seed: Annotated[int, Option(min=0, help="The same seed writes the same slices.")] = 0,
+    size: Annotated[int, Option(min=64, max=2048, help="Pixels along each side.")] = 512,
 ) -> None:
     """Synthesise chest CT slices, healthy and with lesions, as PNG to train on or as DICOM series."""
     from groundglass.data.phantoms import parse_severities, write_phantoms, write_series

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from groundglass.cli.data import stages
 from groundglass.cli.options import Data, MapLabel
@@ -37,25 +38,22 @@ def _open(name: str) -> TrainedRun:
 
 
 def evaluate(
-    run: Annotated[
-        str, typer.Argument(help="Folder of a run, a bundle (folder or zip), or `default`: the installed one.")
-    ],
+    run: Annotated[str, Argument(help="Folder of a run, a bundle (folder or zip), or `default`: the installed one.")],
     *,
     data: Data,
-    output: Annotated[Path, typer.Option("--output", help="Folder for report.html, metrics.json, predictions.csv.")],
+    output: Annotated[Path, Option(help="Folder for report.html, metrics.json, predictions.csv.")],
     map_label: MapLabel = None,
     split: Annotated[
-        str | None,
-        typer.Option(help="As for `groundglass train`. With --part alone: the split the run was trained on."),
+        str | None, Option(help="As for `groundglass train`. With --part alone: the split the run was trained on.")
     ] = None,
     part: Annotated[
-        str | None, typer.Option(help="train, val, test, or all for every slice. Test with --split, else all.")
+        str | None, Option(help="train, val, test, or all for every slice. Test with --split, else all.")
     ] = None,
     resamples: Annotated[
-        int, typer.Option("--bootstrap", min=1, metavar="N", help="Resamples of patients for the intervals.")
+        int, Option("--bootstrap", min=1, metavar="N", help="Resamples of patients for the intervals.")
     ] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
+    seed: Annotated[int, Option(min=0, help="Of the bootstrap.")] = 0,
+    as_json: Annotated[bool, Option("--json", help="Print metrics.json instead of a table.")] = False,
 ) -> None:
     """Measure a run or bundle on a part of a data set, with intervals, and write a report."""
     from rich.console import Console

@@ -1,17 +1,16 @@
 """``groundglass paper``: the paper's experiments, trained, evaluated, tested and rendered."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer import Option
 
 from groundglass.cli import options
 from groundglass.errors import GroundglassError, RecipeError, RunError
@@ -26,23 +25,22 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Protocols = Annotated[str, typer.Option(help="Ways to split, comma-separated.")]
-Networks = Annotated[str | None, typer.Option(help="Comma-separated; see docs/experiments.md.")]
-Weights = Annotated[str, typer.Option(help="Kinds of weights or a file of C2L's, comma-separated.")]
+Protocols = Annotated[str, Option(help="Ways to split, comma-separated.")]
+Networks = Annotated[str | None, Option(help="Comma-separated; see docs/experiments.md.")]
+Only = Annotated[str | None, Option(help="Rows, PROTOCOL/ROW or runs, comma-separated; * stands for anything.")]
+Weights = Annotated[str, Option(help="Kinds of weights or a file of C2L's, comma-separated.")]
 
 
 @dataclass(frozen=True)
 class _Shared:
     """Options that every experiment has."""
 
-    data: Annotated[list[Path] | None, typer.Option(help="As for `groundglass train`; repeat for more.")] = None
+    data: Annotated[list[Path] | None, Option(help="As for `groundglass train`; repeat for more.")] = None
     map_label: options.MapLabel = None
-    runs: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/EXPERIMENT.")] = None
-    output: Annotated[Path | None, typer.Option(help="Folder of results; default results/EXPERIMENT.")] = None
-    seeds: Annotated[str, typer.Option(help="Of the trainings, such as 0-4, or 0,3,7.")] = "0-2"
-    only: Annotated[
-        str | None, typer.Option(help="Rows, PROTOCOL/ROW or runs, comma-separated; * stands for anything.")
-    ] = None
+    runs: Annotated[Path | None, Option(help="Folder of the runs; default runs/EXPERIMENT.")] = None
+    output: Annotated[Path | None, Option(help="Folder of results; default results/EXPERIMENT.")] = None
+    seeds: Annotated[str, Option(help="Of the trainings, such as 0-4, or 0,3,7.")] = "0-2"
+    only: Only = None
     overrides: options.Overrides = None
     lesion_free: options.LesionFree = None
     accelerator: options.Accelerator = "auto"
@@ -50,18 +48,19 @@ class _Shared:
     cache: options.Cache = None
     lungs: options.Lungs = None
     quiet: options.Quiet = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list runs, and about how long they take.")] = False
-    render_only: Annotated[bool, typer.Option("--render-only", help="Only render what there is.")] = False
+    dry_run: Annotated[bool, Option("--dry-run", help="Only list runs, and about how long they take.")] = False
+    render_only: Annotated[bool, Option("--render-only", help="Only render what there is.")] = False
 
 
-def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """A command with a function's own options and, after these, those that every experiment has."""
-    _, *own = inspect.signature(function, eval_str=True).parameters.values()
-    shared = inspect.signature(_Shared, eval_str=True).parameters
+def _command(planned: "Callable[..., list[Task]]") -> Callable[..., None]:
+    """The command of an experiment, given its trainings: their own options and, after these, those that all have."""
+    _, *own = inspect.signature(planned).parameters.values()
+    shared = inspect.signature(_Shared).parameters
 
-    @wraps(function)
+    @wraps(planned, ("__name__", "__doc__"))
     def command(**given: Any) -> None:
-        function(_Shared(**{name: given.pop(name) for name in shared}), **given)
+        common = _Shared(**{name: given.pop(name) for name in shared})
+        _experiment(planned.__name__, common, partial(planned, common, **given))
 
     # Typer reads the options from here.
     keywords = [each.replace(kind=each.KEYWORD_ONLY) for each in (*own, *shared.values())]
@@ -75,15 +74,12 @@ def table1(
     protocols: Protocols = "random,official,patients",
     networks: Networks = None,
     weights: Weights = "imagenet,c2l",
-) -> None:
+) -> "list[Task]":
     """The paper's Table I: its networks by one recipe on the same slices, with paired statistics."""
-    from groundglass.experiments import plan, tables
+    from groundglass.experiments import plan
 
-    def tasks() -> list[Task]:
-        names, kinds, numbers = _words(networks) if networks else None, _words(weights), _numbers(shared)
-        return plan.table1_tasks(_words(protocols), names, kinds, numbers, shared.overrides or ())
-
-    _experiment("table1", shared, tasks, tables.render_rows)
+    names, kinds, numbers = _words(networks) if networks else None, _words(weights), _numbers(shared)
+    return plan.table1_tasks(_words(protocols), names, kinds, numbers, shared.overrides or ())
 
 
 @_command
@@ -92,19 +88,15 @@ def ablation(
     recipe: options.RecipeName = "paper",
     protocols: Protocols = "random,official,patients",
     left_out: Annotated[
-        str | None, typer.Option(help="Sources to train without: NAME[+NAME...]; default COVID-CT's largest.")
+        str | None, Option(help="Sources to train without: NAME[+NAME...]; default COVID-CT's largest.")
     ] = None,
-) -> None:
+) -> "list[Task]":
     """What each part of a recipe is worth: one change at a time, tested against the recipe as it is."""
-    from groundglass.experiments import plan, tables
+    from groundglass.experiments import plan
     from groundglass.training.recipe import load_recipe
 
-    def tasks() -> list[Task]:
-        default, sources = load_recipe(recipe, shared.overrides or ()), left_out or plan.LARGEST_SOURCES
-        names, numbers = _words(protocols), _numbers(shared)
-        return plan.ablation_tasks(default, numbers, protocols=names, left_out=sources)
-
-    _experiment("ablation", shared, tasks, tables.render_rows)
+    default, sources = load_recipe(recipe, shared.overrides or ()), left_out or plan.LARGEST_SOURCES
+    return plan.ablation_tasks(default, _numbers(shared), protocols=_words(protocols), left_out=sources)
 
 
 @_command
@@ -113,15 +105,12 @@ def convergence(
     networks: Networks = None,
     weights: Weights = "none,imagenet,c2l",
     split: options.Split = "official",
-) -> None:
+) -> "list[Task]":
     """How fast networks learn from no weights, ImageNet's and C2L's: validation loss and AUC over epochs."""
-    from groundglass.experiments import plan, tables
+    from groundglass.experiments import plan
 
-    def tasks() -> list[Task]:
-        names, numbers = _words(networks) if networks else plan.LEARNERS, _numbers(shared)
-        return plan.convergence_tasks(names, _words(weights), numbers, shared.overrides or (), split=split)
-
-    _experiment("convergence", shared, tasks, tables.render_convergence)
+    names = _words(networks) if networks else plan.LEARNERS
+    return plan.convergence_tasks(names, _words(weights), _numbers(shared), shared.overrides or (), split=split)
 
 
 @_command
@@ -129,21 +118,20 @@ def seeds(
     shared: _Shared,
     recipe: options.RecipeName = "mask-efficientnet",
     split: options.Split = "official",
-    parts: Annotated[str, typer.Option(help="Parts evaluated, comma-separated.")] = "val,test",
-) -> None:
+    parts: Annotated[str, Option(help="Parts evaluated, comma-separated.")] = "val,test",
+) -> "list[Task]":
     """One recipe with several seeds: mean and standard deviation of every measure."""
-    from groundglass.experiments import plan, tables
+    from groundglass.experiments import plan
     from groundglass.training.recipe import load_recipe
 
-    def tasks() -> list[Task]:
-        default = load_recipe(recipe, shared.overrides or ())
-        return plan.seeds_tasks(default, split, _numbers(shared), _words(parts))
-
-    _experiment("seeds", shared, tasks, tables.render_seeds)
+    return plan.seeds_tasks(load_recipe(recipe, shared.overrides or ()), split, _numbers(shared), _words(parts))
 
 
-def _experiment(name: str, shared: _Shared, plan: Callable[[], list[Task]], render: Callable[[Path], str]) -> None:
+def _experiment(name: str, shared: _Shared, plan: "Callable[[], list[Task]]") -> None:
     """Train and evaluate what has no result yet, and render what there is; or only one of both."""
+    from groundglass.experiments import tables
+
+    render = {"convergence": tables.render_convergence, "seeds": tables.render_seeds}.get(name, tables.render_rows)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     output = shared.output or Path("results", name)
     if shared.render_only:

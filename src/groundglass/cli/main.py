@@ -11,10 +11,9 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from enum import Enum
 from importlib import import_module
 from io import BufferedWriter, FileIO, TextIOWrapper
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Annotated, Any, Literal, NoReturn, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -76,12 +75,6 @@ app = typer.Typer(
 )
 
 
-class LogLevel(str, Enum):
-    """Least severe messages that are shown."""
-
-    ERROR, WARNING, INFO, DEBUG = "error", "warning", "info", "debug"
-
-
 def _version(show: bool) -> None:
     if show:
         typer.echo(f"groundglass {__version__}")
@@ -114,8 +107,9 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     log_level: Annotated[
-        LogLevel, typer.Option("--log-level", help="debug: of libraries too, which may quote patients' headers.")
-    ] = LogLevel.WARNING,
+        Literal["error", "warning", "info", "debug"],
+        typer.Option(help="debug: of libraries too, which may quote patients' headers."),
+    ] = "warning",
 ) -> None:
     """Options that belong to every command."""
     for name in ("SIGTERM", "SIGHUP") if context.invoked_subcommand != "serve" else ():
@@ -124,14 +118,14 @@ def root(
             # As after an error, so that temporary files are removed.
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     _, panel = COMMANDS.get(context.invoked_subcommand or "", ("", ""))
-    if log_level is LogLevel.DEBUG:
+    if log_level == "debug":
         logging.basicConfig(level=logging.DEBUG)
         return
     context.with_resource(_libraries_kept_quiet(training=panel in {"Train", "Paper"}))
     logging.getLogger().addHandler(_SILENT)
     ours = logging.getLogger("groundglass")
     ours.handlers = [logging.StreamHandler()]
-    ours.setLevel(log_level.value.upper())
+    ours.setLevel(log_level.upper())
 
 
 @contextmanager

@@ -5,56 +5,43 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 INTERRUPTED = 130
 """Exit status after an interruption from the keyboard."""
 
 Data = Annotated[
     list[Path],
-    typer.Option(
-        "--data",
-        help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV; repeat it for several data sets.",
-    ),
+    Option(help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV; repeat it for several data sets."),
 ]
 
 
 MapLabel = Annotated[
-    list[str] | None,
-    typer.Option("--map-label", metavar="NAME=LABEL", help="Read labels of other names: positive=COVID,CAP=NonCOVID."),
+    list[str] | None, Option(metavar="NAME=LABEL", help="Read labels of other names: positive=COVID,CAP=NonCOVID.")
 ]
-Lungs = Annotated[
-    Path | None, typer.Option("--lungs", help="Model of the lung fields, .onnx; default: the installed one.")
-]
+Lungs = Annotated[Path | None, Option(help="Model of the lung fields, .onnx; default: the installed one.")]
 Split = Annotated[
     str,
-    typer.Option(
-        "--split",
+    Option(
         help="official, random, patients:FOLD/FOLDS, "
-        "official-source-cv:FOLD/FOLDS or leave-source-out:NAME; :SEED at the end of folds fixes them.",
+        "official-source-cv:FOLD/FOLDS or leave-source-out:NAME; :SEED at the end of folds fixes them."
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")]
-RecipeName = Annotated[str, typer.Option("--recipe", help="Name of a recipe, or a YAML file.")]
+Seed = Annotated[int, Option(min=0, help="Of everything random.")]
+RecipeName = Annotated[str, Option(help="Name of a recipe, or a YAML file.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field: optimiser.lr=3e-4.")
+    list[str] | None, Option("--set", metavar="KEY=VALUE", help="Override a field: optimiser.lr=3e-4.")
 ]
-LesionFree = Annotated[
-    Path | None, typer.Option("--lesion-free", help="Folder of lesion-free slices for lesion synthesis.")
-]
-AllowOverlap = Annotated[
-    bool, typer.Option("--allow-overlap", help="Accept patients who are in several parts of the split.")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue where an earlier run stopped.")]
-Accelerator = Annotated[str, typer.Option("--accelerator", help="auto, cpu or gpu.")]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core.")]
-Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for preprocessed slices.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
-BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Trained model; default: the installed one.")]
-Device = Annotated[
-    str, typer.Option("--device", help="ONNX Runtime's provider: cpu, cuda, ...; `--version --verbose` lists them.")
-]
-EngineThreads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: one per core but one.")]
+LesionFree = Annotated[Path | None, Option(help="Folder of lesion-free slices for lesion synthesis.")]
+AllowOverlap = Annotated[bool, Option("--allow-overlap", help="Accept patients who are in several parts of the split.")]
+Resume = Annotated[bool, Option("--resume", help="Continue where an earlier run stopped.")]
+Accelerator = Annotated[str, Option(help="auto, cpu or gpu.")]
+Threads = Annotated[int, Option(min=0, help="CPU threads; 0: one per core.")]
+Cache = Annotated[Path | None, Option(help="Folder for preprocessed slices.")]
+Quiet = Annotated[bool, Option("--quiet", help="No progress bar.")]
+BundlePath = Annotated[Path | None, Option(help="Trained model; default: the installed one.")]
+Device = Annotated[str, Option(help="ONNX Runtime's provider: cpu, cuda, ...; `--version --verbose` lists them.")]
+EngineThreads = Annotated[int, Option(min=0, help="CPU threads; 0: one per core but one.")]
 
 
 def duration(seconds: float) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import closing
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from groundglass.cli.options import INTERRUPTED, BundlePath, Device, EngineThreads
 from groundglass.errors import PredictionError
@@ -26,53 +26,48 @@ SOME_LEFT_OUT, NONE_CLASSIFIED = 3, 4
 _LONGEST_COMMAND = 800
 
 
-class Engine(str, Enum):
-    """What works through the files."""
+Engine = Literal["local", "ray"]
+"""What works through the files."""
 
-    LOCAL = "local"
-    RAY = "ray"
-
-
-# fmt: off
-Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help=(
-    "Files, folders, zips, members (a.zip!b.png), 'patterns/**', manifest CSVs."))]
-AsParquet = Annotated[bool, typer.Option("--parquet", help=(
-    "With --output a folder: predictions.parquet too."))]
-OutputPath = Annotated[Path | None, typer.Option("--output", help=(
-    "A .jsonl, .csv or .parquet file; or a folder: pictures and a report too."))]
-Resume = Annotated[bool, typer.Option("--resume", help="Skip what --output has, retry what failed.")]
-Masks = Annotated[bool, typer.Option("--masks", help=(
-    "With a folder: lung and lesion masks; PNG, NIfTI, or DICOM SEG, which names the patient."))]
-EngineName = Annotated[Engine, typer.Option("--engine", help=(
-    "local; or ray: many processes, also of a cluster, no pictures."))]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help=(
-    "Processes of --engine ray; one per core unless given."))]
-Address = Annotated[str | None, typer.Option("--address", help=(
-    "Ray cluster to join: host:port, ray://host:port or auto."))]
-KeepIdentifiers = Annotated[bool, typer.Option("--keep-identifiers", help=(
-    "Add patient name, id and birth date to the predictions."))]
-Strict = Annotated[bool, typer.Option("--strict", help=(
-    "Exit status 3 for slices outside the lungs (neck, abdomen) as well."))]
-# fmt: on
+Paths = Annotated[
+    list[str],
+    Argument(metavar="PATH...", help="Files, folders, zips, members (a.zip!b.png), 'patterns/**', manifest CSVs."),
+]
+AsParquet = Annotated[bool, Option("--parquet", help="With --output a folder: predictions.parquet too.")]
+OutputPath = Annotated[
+    Path | None, Option(help="A .jsonl, .csv or .parquet file; or a folder: pictures and a report too.")
+]
+Resume = Annotated[bool, Option("--resume", help="Skip what --output has, retry what failed.")]
+Masks = Annotated[
+    bool,
+    Option("--masks", help="With a folder: lung and lesion masks; PNG, NIfTI, or DICOM SEG, which names the patient."),
+]
+EngineName = Annotated[Engine, Option(help="local; or ray: many processes, also of a cluster, no pictures.")]
+Workers = Annotated[int | None, Option(min=1, help="Processes of --engine ray; one per core unless given.")]
+Address = Annotated[str | None, Option(help="Ray cluster to join: host:port, ray://host:port or auto.")]
+KeepIdentifiers = Annotated[
+    bool, Option("--keep-identifiers", help="Add patient name, id and birth date to the predictions.")
+]
+Strict = Annotated[bool, Option("--strict", help="Exit status 3 for slices outside the lungs (neck, abdomen) as well.")]
 
 
 def predict(
     paths: Paths,
     bundle: BundlePath = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON lines.")] = False,
+    as_csv: Annotated[bool, Option("--csv", help="Print CSV.")] = False,
     as_parquet: AsParquet = False,
     output: OutputPath = None,
     masks: Masks = False,
     resume: Resume = False,
     threads: EngineThreads = 0,
     device: Device = "cpu",
-    engine: EngineName = Engine.LOCAL,
+    engine: EngineName = "local",
     workers: Workers = None,
     address: Address = None,
     keep_identifiers: KeepIdentifiers = False,
     strict: Strict = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No table, summary or progress bar.")] = False,
+    quiet: Annotated[bool, Option("--quiet", help="No table, summary or progress bar.")] = False,
 ) -> None:
     """Classify CT slices: COVID, NonCOVID or uncertain. Research use only, never a diagnosis.
 
@@ -114,7 +109,7 @@ def predict(
 def _check_engine(
     paths: list[str], engine: Engine, threads: int, workers: int | None, address: str | None, masks: bool
 ) -> None:
-    ray = engine is Engine.RAY
+    ray = engine == "ray"
     faults = {
         "--workers and --address go with --engine ray": not ray and (workers or address) is not None,
         "--masks does not go with --engine ray, which brings no pictures": ray and masks,
@@ -135,7 +130,7 @@ def _open(
 
     cv2.setNumThreads(threads or usable_cores())
     opened = Bundle.open(bundle, threads, device)
-    if engine is Engine.RAY:
+    if engine == "ray":
         from groundglass.cluster.ray import RayClassifier
 
         return opened, RayClassifier(opened, workers, address, keep)

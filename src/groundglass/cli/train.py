@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer import Argument, Option
 
 from groundglass.cli import options
 from groundglass.errors import RecipeError
@@ -21,20 +22,7 @@ if TYPE_CHECKING:
     from groundglass.training.recipe import LungsRecipe, Recipe
     from groundglass.training.trainer import Job
 
-Output = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
-Devices = Annotated[
-    str | None, typer.Option("--devices", help="Processes or GPUs per machine, or GPUs by index: 0,2 or 1,")
-]
-Audit = Annotated[
-    bool,
-    typer.Option(
-        "--audit/--no-audit",
-        help="First look for copies, patients and sources that parts of the split share, and warn.",
-    ),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only print the recipe, the slices and about how long it takes.")
-]
+Output = Annotated[Path, Option(help="Folder of the run.")]
 
 
 def train(
@@ -48,14 +36,18 @@ def train(
     overrides: options.Overrides = None,
     resume: options.Resume = False,
     allow_overlap: options.AllowOverlap = False,
-    devices: Devices = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
+    devices: Annotated[str | None, Option(help="Processes or GPUs per machine, or GPUs by index: 0,2 or 1,")] = None,
+    nodes: Annotated[int, Option(min=1, help="Machines.")] = 1,
     accelerator: options.Accelerator = "auto",
     threads: options.Threads = 0,
     cache: options.Cache = None,
     lungs: options.Lungs = None,
-    audit: Audit = True,
-    dry_run: DryRun = False,
+    audit: Annotated[
+        bool, Option(help="First look for copies, patients and sources that parts of the split share, and warn.")
+    ] = True,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Only print the recipe, the slices and about how long it takes.")
+    ] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a network; killed at any moment, it continues with --resume as if nothing had happened."""
@@ -153,15 +145,9 @@ def _warn(job: Job[Recipe]) -> None:
 def pretrain(
     output: Output,
     recipe: options.RecipeName = "c2l",
-    network: Annotated[
-        str | None, typer.Option("--network", help="Any of `groundglass models`.", show_default="the recipe's")
-    ] = None,
-    images: Annotated[
-        list[Path] | None, typer.Option("--images", help="Files and folders of slices without labels.")
-    ] = None,
-    data: Annotated[
-        list[Path] | None, typer.Option("--data", help="Data sets, of which only the training part is used.")
-    ] = None,
+    network: Annotated[str | None, Option(help="Any of `groundglass models`.", show_default="the recipe's")] = None,
+    images: Annotated[list[Path] | None, Option(help="Files and folders of slices without labels.")] = None,
+    data: Annotated[list[Path] | None, Option(help="Data sets, of which only the training part is used.")] = None,
     map_label: options.MapLabel = None,
     split: options.Split = "official",
     seed: options.Seed = 0,
@@ -201,20 +187,16 @@ def pretrain(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[Path, Argument(help="Folder of a finished run.")],
     *,
-    output: Annotated[
-        Path, typer.Option("--output", help="The bundle: a folder, or a name ending in .zip; of a lung net, .onnx.")
-    ],
-    data: Annotated[
-        list[Path] | None, typer.Option("--data", help="The data sets it was trained on; a lung net needs none.")
-    ] = None,
+    output: Annotated[Path, Option(help="The bundle: a folder, or a name ending in .zip; of a lung net, .onnx.")],
+    data: Annotated[list[Path] | None, Option(help="The data sets it was trained on; a lung net needs none.")] = None,
     map_label: options.MapLabel = None,
     lesion_free: options.LesionFree = None,
     precision: Annotated[
-        Literal["auto", "fp32", "int8"], typer.Option("--precision", help="auto: INT8 where validation shows no loss.")
+        Literal["auto", "fp32", "int8"], Option(help="auto: INT8 where validation shows no loss.")
     ] = "auto",
-    name: Annotated[str | None, typer.Option("--name", help="Of the model, for its card.")] = None,
+    name: Annotated[str | None, Option(help="Of the model, for its card.")] = None,
     cache: options.Cache = None,
     lungs: options.Lungs = None,
 ) -> None:
@@ -240,7 +222,7 @@ def export(
     typer.echo(f"{output}: {bundle.info.precision}, {size:.1f} MB, verified; bundle {bundle.id}")
 
 
-def models(recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes instead.")] = False) -> None:
+def models(recipes: Annotated[bool, Option("--recipes", help="List the recipes instead.")] = False) -> None:
     """List the networks: parameters, multiply-accumulate operations, weights to start from."""
     if recipes:
         _list_recipes()

@@ -37,35 +37,20 @@ class Group:
 
 @dataclass(frozen=True)
 class Description:
-    """A data set described.
-
-    Attributes:
-        name: of the data set.
-        root: the paths it was read from.
-        total: all of its slices.
-        slices_of_unknown_patients: number of slices whose patient is not known.
-        patients_in_several_parts: known patients whose slices lie in more than one part.
-        splits: parts of the data set's own split; empty if it has none.
-        sources: by name.
-        file_formats: by name and mode. Where their labels differ, the file gives its label away.
-        width: ``min`` and ``max`` in pixels; empty where no slice can be read.
-        height: likewise.
-        grey: by label ``mean`` and ``std`` over all pixels of its slices, 0 to 255.
-        unreadable: one line for each file that cannot be read; it is left out of the figures on pixels.
-    """
+    """A data set described."""
 
     name: str
-    root: str
+    root: str  # the paths it was read from
     total: Group
-    slices_of_unknown_patients: int
-    patients_in_several_parts: tuple[str, ...]
-    splits: tuple[Group, ...]
-    sources: tuple[Group, ...]
-    file_formats: tuple[Group, ...]
-    width: dict[str, int]
+    slices_of_unknown_patients: int  # how many
+    patients_in_several_parts: tuple[str, ...]  # known ones
+    splits: tuple[Group, ...]  # parts of the data set's own split; empty if it has none
+    sources: tuple[Group, ...]  # by name
+    file_formats: tuple[Group, ...]  # by name and mode; where their labels differ, the file gives its label away
+    width: dict[str, int]  # `min` and `max` in pixels; empty where no slice can be read
     height: dict[str, int]
-    grey: dict[str, dict[str, float]]
-    unreadable: tuple[str, ...]
+    grey: dict[str, dict[str, float]]  # by label `mean` and `std` over all pixels of its slices, 0 to 255
+    unreadable: tuple[str, ...]  # one line for each file that cannot be read; figures on pixels are without it
 
 
 def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Description:

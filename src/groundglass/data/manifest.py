@@ -94,30 +94,18 @@ def label_names(given: Iterable[str]) -> LabelNames:
 
 @dataclass(frozen=True)
 class Record:
-    """One slice of a data set.
+    """One slice of a data set; None or empty is what is not known, or not there."""
 
-    Attributes:
-        path: the image file; for a zip's member ``archive.zip!member``, for a slice of a volume ``volume.nii!57``.
-        label: what it shows, or None where it is not known.
-        patient_id: whose slice it is; where unknown, an id of the file's own (`unknown_patient`).
-        source: where it was published or scanned, as far as is known.
-        split: the data set's own ``train``, ``val`` or ``test``, or None.
-        lung_mask, lesion_mask: pictures of the slice's shape, not 0 where it shows that; None where unknown.
-        grade: of the disease, in the source's own words, such as ``CT-2``; empty where unknown.
-        unit: of a picture's numbers, ``HU+1024`` or ``grey/4095``; empty where it is guessed.
-        collection: of publications that count as one source, such as COVID-CT; empty where there is none.
-    """
-
-    path: Path
-    label: Label | None
-    patient_id: str
-    source: str
-    split: str | None
-    lung_mask: Path | None = None
-    lesion_mask: Path | None = None
-    grade: str = ""
-    unit: str = ""
-    collection: str = ""
+    path: Path  # the image file; of a zip's member `archive.zip!member`, of a slice of a volume `volume.nii!57`
+    label: Label | None  # what it shows
+    patient_id: str  # whose slice it is; where unknown, an id of the file's own (`unknown_patient`)
+    source: str  # where it was published or scanned, as far as is known
+    split: str | None  # the data set's own `train`, `val` or `test`
+    lung_mask: Path | None = None  # a picture of the slice's shape, not 0 where it shows that
+    lesion_mask: Path | None = None  # likewise
+    grade: str = ""  # of the disease, in the source's own words, such as `CT-2`
+    unit: str = ""  # of a picture's numbers, `HU+1024` or `grey/4095`; empty where it is guessed
+    collection: str = ""  # of publications that count as one source, such as COVID-CT
 
     @property
     def hospital(self) -> str:

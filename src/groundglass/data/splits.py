@@ -20,6 +20,8 @@ LARGEST_PUBLICATION = 0.10
 
 Parts = dict[str, tuple[int, ...]]
 _Fold = tuple[int, int, int]  # number (from 1), of so many, seed
+_Groups = tuple[str, Callable[[Record], str] | None]  # what stays together, in words and by its name; None: nothing
+_PATIENTS: _Groups = ("patients", lambda record: record.patient_id)
 
 _SPECIFICATIONS = (
     "official, random[:SEED], random:FOLD/FOLDS[:SEED], patients:FOLD/FOLDS[:SEED], leave-source-out:NAME[+NAME...], "
@@ -173,7 +175,7 @@ def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
         argument = f"1/{_RANDOM_FOLDS}:{argument or seed}"
     fold = _parse_fold(manifest, kind, argument, seed)
     if kind == "random":
-        return _three_parts(manifest, fold, _RANDOM_VAL_FOLDS, "slices", None)
+        return _three_parts(manifest, fold, _RANDOM_VAL_FOLDS, ("slices", None))
     if kind == "patients":
         return _three_parts(manifest, fold, _VAL_FOLDS)
     indices = [index for index, record in enumerate(manifest) if record.split in {"train", "val"}]
@@ -183,38 +185,28 @@ def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
         small = sizes[record.source] <= LARGEST_PUBLICATION * len(indices)
         return f"source:{record.source}" if small else record.patient_id
 
-    train, val = _grouped_fold(manifest, indices, fold, "patients and publications", publication)
+    train, val = _grouped_fold(manifest, indices, fold, ("patients and publications", publication))
     return {"train": train, "val": val}
 
 
-def _three_parts(
-    manifest: Manifest,
-    fold: _Fold,
-    val_folds: int,
-    words: str = "patients",
-    group: Callable[[Record], str] | None = lambda record: record.patient_id,
-) -> Parts:
+def _three_parts(manifest: Manifest, fold: _Fold, val_folds: int, grouping: _Groups = _PATIENTS) -> Parts:
     """A fold of everything tests, the first of ``val_folds`` of the rest validates."""
-    rest, test = _grouped_fold(manifest, range(len(manifest)), fold, words, group)
-    train, val = _grouped_fold(manifest, rest, (1, val_folds, fold[2]), words, group)
+    rest, test = _grouped_fold(manifest, range(len(manifest)), fold, grouping)
+    train, val = _grouped_fold(manifest, rest, (1, val_folds, fold[2]), grouping)
     return {"train": train, "val": val, "test": test}
 
 
 def _grouped_fold(
-    manifest: Manifest,
-    indices: Iterable[int],
-    fold: _Fold,
-    words: str = "patients",
-    group: Callable[[Record], str] | None = lambda record: record.patient_id,
+    manifest: Manifest, indices: Iterable[int], fold: _Fold, grouping: _Groups = _PATIENTS
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The other folds and this one of a label-stratified k-fold over groups, which ``words`` names; None: slices."""
+    """The other folds and this one of a label-stratified k-fold over groups."""
     from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 - slow to import
 
     def place(index: int) -> tuple[str, str, str]:
         record = manifest.records[index]
         return record.path.name.rpartition("!")[2], record.patient_id, str(record.path)
 
-    number, folds, seed = fold
+    (number, folds, seed), (words, group) = fold, grouping
     # An order that depends on neither where the files lie nor how they were listed.
     ordered = sorted(indices, key=place)
     chosen = [manifest.records[index] for index in ordered]

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from datetime import datetime, timezone
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -23,7 +22,7 @@ from groundglass.data.manifest import Manifest, content_hash, read_mask, read_re
 from groundglass.errors import RunError
 from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, Resampling, with_interval
 from groundglass.evaluation.calibration import PredictionSets, prediction_sets, series_scores
-from groundglass.evaluation.metrics import BINS, THRESHOLD, Confusion, Estimate, Metrics, reliability, versions
+from groundglass.evaluation.metrics import BINS, THRESHOLD, Confusion, Estimate, Metrics, now, reliability, versions
 from groundglass.evaluation.part import Part, fingerprint, part_warnings, record_evaluation, select_part
 from groundglass.evaluation.segmentation import CountedEstimate, Segmentation
 from groundglass.files import printable
@@ -207,15 +206,9 @@ def evaluate(
 ) -> Evaluation:
     """Predict the slices of a part and measure; the evaluation of a run is recorded in its folder.
 
-    Args:
-        run: the trained network.
-        manifest: the data set.
-        split: specification of the split, or None where ``part`` is ``all``.
-        part: ``train``, ``val``, ``test``, or ``all`` for every slice.
-        output: folder that gets the report; see :func:`groundglass.evaluation.report.write_report`.
-        resamples: of the bootstrap over patients.
-        seed: of the bootstrap.
-        progress: called after every slice.
+    ``part`` is ``train``, ``val``, ``test``, or ``all`` for every slice, for which ``split``, a split's specification,
+    is None. ``output`` gets the report; see :func:`groundglass.evaluation.report.write_report`. ``resamples`` and
+    ``seed`` are of the bootstrap over patients; ``progress`` is called after every slice.
 
     Raises:
         RunError: the run is unfinished, its log is damaged, or its network gives no number.
@@ -238,10 +231,10 @@ def evaluate(
     applicability = None
     if run.calibration is not None:
         applicability = _applicability(chosen.label, probability, patients, outputs, run.calibration)
-    sha256, now = fingerprint(chosen, hashes), datetime.now(timezone.utc).isoformat(timespec="seconds")
+    sha256, moment = fingerprint(chosen, hashes), now()
     times = 1  # A bundle is not written to once it is made.
     if run.record_folder is not None:
-        times = record_evaluation(run.record_folder, chosen, sha256, now, output)
+        times = record_evaluation(run.record_folder, chosen, sha256, moment, output)
     if times > 1 and part not in {"train", "val"}:
         warnings = (
             f"These slices have been evaluated with this run {times} times, this time included. Figures on a "
@@ -252,7 +245,7 @@ def evaluate(
         "run": {"path": printable(run.path), **{key: info.get(key) for key in _RUN}},
         "fingerprint": sha256,
         "evaluations_of_these_slices": times,
-        "time": now,
+        "time": moment,
         "seconds": seconds,
         "versions": versions(),
         "command": _command(run, chosen, manifest, output, patients),
@@ -318,7 +311,7 @@ def _applicability(
 
 
 def _file_format(part: Part, formats: Sequence[str], measured: Bootstrap) -> FormatBaseline | None:
-    """Beside the network's measures; None where a label has fewer than two patients."""
+    """Beside the network's measures; None where a fold would be fitted to one label."""
     label, patient, kinds = part.label, part.patient, np.unique(formats)
     folds = min(5, *(len(np.unique(patient[label == value])) for value in (0, 1)))
     if folds < 2:
@@ -326,8 +319,11 @@ def _file_format(part: Part, formats: Sequence[str], measured: Bootstrap) -> For
     seen = np.full(len(label), 0.5)
     if len(kinds) > 1:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=measured.patients.seed)
-        columns, how = np.array(formats)[:, None] == kinds, {"cv": splitter, "method": "predict_proba"}
-        fitted = cross_val_predict(LogisticRegression(), columns, label, groups=patient, **how)
+        splits = list(splitter.split(label, label, patient))
+        if not all(np.ptp(label[fitted]) for fitted, _ in splits):
+            return None
+        columns = np.array(formats)[:, None] == kinds
+        fitted = cross_val_predict(LogisticRegression(), columns, label, cv=splits, method="predict_proba")
         seen = np.clip(fitted[:, 1], 0, 1)
     alone = measured.patients.measure(label, seen)
     gap = (measured.metrics["auc"].value or 0.0) - (alone.metrics["auc"].value or 0.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from importlib.metadata import version
 
 import numpy as np
@@ -60,6 +61,14 @@ class Estimate:
     high: float | None = None
     undefined_resamples: int = 0
     interval_reason: str | None = None
+
+    def __str__(self) -> str:
+        """``0.812 (0.700–0.901)``, without bounds that are not known, and a dash for no value."""
+        if self.value is None:
+            return "–"
+        to = " to " if (self.low or 0) < 0 else "–"
+        bounds = "" if self.low is None else f" ({self.low:.3f}{to}{self.high:.3f})"
+        return f"{self.value:.3f}{bounds}".replace("-", "−")
 
     def bounds(self) -> dict[str, float | None]:
         """``value``, ``low`` and ``high``."""
@@ -191,7 +200,13 @@ def reliability(label: NDArray[np.int8], probability: NDArray[np.float64]) -> tu
     return tuple(bins)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes the figures: this package, Python, and the packages that they depend on."""
-    packages = {name: version(name) for name in ("numpy", "scikit-learn", "opencv-python-headless")}
-    return {"groundglass": __version__, "python": platform.python_version(), **packages}
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of this package, of Python, and of these packages, by default those that figures depend on."""
+    names = packages or ("numpy", "scikit-learn", "opencv-python-headless")
+    own = {"groundglass": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in names}
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

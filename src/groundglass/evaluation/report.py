@@ -111,22 +111,13 @@ def _table(title: str, rows: list[_Row], caption: str | None = None) -> Table:
     return table
 
 
-def _in_words(estimate: Estimate) -> str:
-    """``0.812 (0.700–0.901)``, without what is not known."""
-    if estimate.value is None:
-        return ""
-    to = " to " if (estimate.low or 0) < 0 else "–"
-    bounds = "" if estimate.low is None else f" ({estimate.low:.3f}{to}{estimate.high:.3f})"
-    return f"{estimate.value:.3f}{bounds}".replace("-", "−")
-
-
 def _measure_rows(evaluation: Evaluation) -> list[_Row]:
     """The measures in their order, with intervals and notes, and the AUC by patients after that by slices."""
     rows, baseline = [], evaluation.file_format
     for name, each in evaluation.measured.metrics.items():
         better = "lower is better" if name in LOWER_IS_BETTER else ""
         note = "; ".join(filter(None, (better, each.reason or each.interval_reason)))
-        beside = _in_words(baseline.metrics[name]) if baseline and baseline.formats > 1 else ""
+        beside = str(baseline.metrics[name]) if baseline and baseline.formats > 1 else ""
         rows.append(_Row(TITLES[name], each, note, name in _HEADLINES, beside))
         if name == "auc" and (patients := evaluation.by_patient) is not None:
             note = f"series score of each of {counted(patients.slices, 'patient')}"
@@ -140,14 +131,14 @@ def _follows(evaluation: Evaluation) -> str:
     if auc.value is None:
         return f"There is no AUC: {auc.reason}."
     if baseline is None or baseline.auc_difference.low is None:
-        return f"The AUC is {_in_words(auc)}; too few patients to say what the file format alone gives away."
+        return f"The AUC is {auc}; too few patients to say what the file format alone gives away."
     if baseline.formats == 1:
-        return f"The AUC is {_in_words(auc)}; all slices have one file format, which gives nothing away."
+        return f"The AUC is {auc}; all slices have one file format, which gives nothing away."
     better = baseline.auc_difference.low > 0
-    alone, gap = baseline.metrics["auc"].value, _in_words(baseline.auc_difference)
+    alone = baseline.metrics["auc"].value
     return (
         f"The network tells the labels apart {'better' if better else 'no better'} than the file format alone does "
-        f"(AUC {auc.value:.3f} against {alone:.3f}, difference {gap})"
+        f"(AUC {auc.value:.3f} against {alone:.3f}, difference {baseline.auc_difference})"
         f"{'.' if better else ': these slices do not show that it recognises the disease.'}"
     )
 

@@ -74,14 +74,9 @@ class Segmentation:
         lesions: Mask | None = None,
         lesion_map: NDArray[np.floating] | None = None,
     ) -> None:
-        """Count one slice, of shape (H, W).
+        """Count one slice, of shape (H, W): its ``true`` lungs and lesions, as far as known, and what was predicted.
 
-        Args:
-            patient: whose it is.
-            true: its true lungs and lesions, as far as they are known.
-            lungs: predicted.
-            lesions: predicted; None of a network that predicts none.
-            lesion_map: higher where a lesion is likelier; None as ``lesions``.
+        ``lesions`` and ``lesion_map``, higher where a lesion is likelier, are None of a network that predicts none.
         """
         true_lungs, true_lesions = true
         row = _Row(np.nan if true_lungs is None else _dice(true_lungs, lungs))

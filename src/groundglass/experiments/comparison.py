@@ -222,9 +222,5 @@ def _pooled(parts: Sequence[Predictions], run: RunResult) -> Predictions:
     if len(set(files)) < len(files):
         raise DataError(f"{run.path}: a slice was evaluated twice; each file must be in one fold, once")
     order = sorted(range(len(files)), key=files.__getitem__)
-    return Predictions(
-        tuple(files[index] for index in order),
-        np.concatenate([part.label for part in parts])[order],
-        np.concatenate([part.patient for part in parts])[order],
-        np.concatenate([part.logit for part in parts])[order],
-    )
+    columns = zip(*((part.label, part.patient, part.logit) for part in parts), strict=True)
+    return Predictions(tuple(sorted(files)), *(np.concatenate(each)[order] for each in columns))

@@ -37,23 +37,18 @@ _MEASURED = ("metrics", "confusion", "interval", "warnings", "evaluations_of_the
 
 @dataclass(frozen=True)
 class ExperimentPaths:
-    """Where and on what an experiment's trainings are made: ``runs`` grow large, ``output`` gets the results.
-
-    ``lesion_free`` is a folder of slices for lesion synthesis, ``threads`` 0 for one per core, ``accelerator``
-    ``cpu``, ``gpu`` or ``auto``; all runs share the ``cache`` of cropped slices; ``lungs`` is the model of the lung
-    fields, None for the shipped one; ``map_label`` names labels as for :func:`groundglass.data.load.load_pool`.
-    """
+    """Where and on what an experiment's trainings are made."""
 
     data: tuple[Path, ...]
-    runs: Path
-    output: Path
-    lesion_free: Path | None = None
-    threads: int = 0
-    accelerator: str = "auto"
-    cache: Path | None = None
-    lungs: Path | None = None
+    runs: Path  # grow large
+    output: Path  # gets the results
+    lesion_free: Path | None = None  # folder of slices for lesion synthesis
+    threads: int = 0  # of the CPU; 0 for one per core
+    accelerator: str = "auto"  # cpu, gpu or auto
+    cache: Path | None = None  # of cropped slices, for all runs
+    lungs: Path | None = None  # ONNX model of the lung fields; None for the shipped one
     progress: bool = True
-    map_label: tuple[str, ...] = ()
+    map_label: tuple[str, ...] = ()  # as for :func:`groundglass.data.load.load_pool`
 
     def result(self, task: Task) -> Path:
         """Where a task's result is written."""
@@ -111,13 +106,10 @@ def _check_settings(
 
 
 def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], None]) -> list[str]:
-    """Train and evaluate every task that has no result yet.
+    """Train and evaluate every task that has no result yet, and return the names of those that failed.
 
     Runs whose weights cannot be had, and runs that fail, are skipped. ``say`` is called with one line about what is
     going on.
-
-    Returns:
-        Names of the runs that failed.
 
     Raises:
         GroundglassError: as :func:`check`; the data cannot be read or do not fit.

@@ -226,10 +226,10 @@ def _settings(runs: Mapping[str, RunResult], reference: Row | None = None) -> st
     recipes = {title: complete(run.recipe) for title, run in runs.items()}
     own = recipes[reference.title] if reference else next(iter(recipes.values()))
     size, epochs = own["preprocessing.size"], counted(own["training.epochs"], "epoch")
-    seen = {"True": " around the lungs", "False": " of the whole slice"}.get(str(own.get("preprocessing.crop")), "")
+    seen = "around the lungs" if own["preprocessing.crop"] else "of the whole slice"
     sentences = [
-        f"{size} × {size} pixels{seen}, normalisation {own['preprocessing.normalisation']}, {epochs} in batches of "
-        f"{own['training.batch_size']}, learning rate {own.get('optimiser.lr')}, "
+        f"{size} × {size} pixels {seen}, normalisation {own['preprocessing.normalisation']}, {epochs} in batches of "
+        f"{own['training.batch_size']}, learning rate {own['optimiser.lr']}, "
         f"{own['synthesis.slices_per_epoch'] or 'no'} slices of lesion synthesis per epoch."
     ]
     for title, recipe in recipes.items():

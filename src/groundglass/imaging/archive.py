@@ -70,13 +70,10 @@ class ZipSource(Source):
 def open_archive(
     archive: Path | Source, limits: Limits = DEFAULT_LIMITS, on_error: OnError | None = None
 ) -> Iterator[list[ZipSource]]:
-    """The files in a zip archive in natural order, without junk; readable while the block lasts.
+    """The files in a zip archive, on disk or in memory, in natural order, without junk; readable in the block.
 
-    Args:
-        archive: on disk or in memory.
-        limits: what it may ask for.
-        on_error: called for each member that is left out: encrypted, a link, of a name that leads out of the
-            archive, too large for what it is packed to, packed as cannot be read; without it the first is raised.
+    ``on_error`` is called for each member that is left out: encrypted, a link, of a name that leads out of the archive,
+    too large for what it is packed to, packed as cannot be read; without it the first is raised.
 
     Raises:
         ImageError: damaged, or it holds more than ``limits`` allow.

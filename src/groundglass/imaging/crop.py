@@ -43,19 +43,12 @@ class CroppedSlice:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How slices are cropped.
+    """How slices are cropped."""
 
-    Attributes:
-        size: side of the cropped slice in pixels, at least 32.
-        crop: cut to a square around the lungs, so that they keep their shape; otherwise the whole picture is resized.
-        margin: added on each side of the lungs' longer side, as a share of it, below 1.
-        normalisation: ``zero-mean`` is the paper's choice (section III-A), ``min-max`` its alternative.
-    """
-
-    size: int = 160
-    crop: bool = True
-    margin: float = 0.06
-    normalisation: Normalisation = "zero-mean"
+    size: int = 160  # side of the cropped slice in pixels, at least 32
+    crop: bool = True  # to a square around the lungs, so that they keep their shape; else the whole picture is resized
+    margin: float = 0.06  # added on each side of the lungs' longer side, as a share of it, below 1
+    normalisation: Normalisation = "zero-mean"  # the choice of the paper (section III-A); `min-max` is its alternative
 
     def apply(self, pixels: Grey, lungs: NDArray[np.bool_]) -> CroppedSlice:
         """Crop one slice of any shape to its lungs, bool, as `groundglass.imaging.lungs.LungSegmenter` finds them."""

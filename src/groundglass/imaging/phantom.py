@@ -236,19 +236,14 @@ def write_dicom(phantom: Phantom, path: Path) -> None:
     Study, series, frame of reference and instance UIDs follow from the phantom's number and instance, so that
     the same phantom gives the same file and the slices of a series belong together.
     """
-    from pydicom import FileDataset, dcmwrite  # noqa: PLC0415 - only needed here, and slow to import
+    from pydicom import Dataset  # noqa: PLC0415 - only needed here, and slow to import
     from pydicom.dataset import FileMetaDataset  # noqa: PLC0415
-    from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian  # noqa: PLC0415
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian  # noqa: PLC0415
 
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = UID(_uid(phantom.number, f"instance {phantom.instance}"))
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     origin = phantom.slice.origin
     varying = {
-        "SOPClassUID": meta.MediaStorageSOPClassUID,
-        "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
+        "SOPClassUID": CTImageStorage,
+        "SOPInstanceUID": _uid(phantom.number, f"instance {phantom.instance}"),
         "PatientID": phantom.patient_id,
         "StudyInstanceUID": _uid(phantom.number, "study"),
         "SeriesInstanceUID": origin.series,
@@ -259,13 +254,15 @@ def write_dicom(phantom: Phantom, path: Path) -> None:
         "PixelSpacing": [round(value, 6) for value in origin.spacing or ()],
         "SliceThickness": phantom.thickness,
     }
-    for keyword, value in {**_CONSTANT, **varying}.items():
-        setattr(dataset, keyword, value)
+    dataset = Dataset()
+    dataset.update({**_CONSTANT, **varying})
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     # 12 bits, Hounsfield units plus 1024, so that no value is negative.
     stored = np.clip(np.rint(phantom.hounsfield - AIR), 0, 4095).astype(np.uint16)
     dataset.set_pixel_data(stored, "MONOCHROME2", bits_stored=12, generate_instance_uid=False)
     with atomic_path(path) as temporary:
-        dcmwrite(temporary, dataset, enforce_file_format=True)
+        dataset.save_as(temporary, enforce_file_format=True)
 
 
 # fmt: off

@@ -41,14 +41,9 @@ _QUIET = logging.NullHandler()  # tifffile logs what it notices; without any han
 def decode_raster(content: bytes, name: str, limits: Limits, scale: Scale | None = None) -> Iterator[CTSlice]:
     """Every page of a picture file as a slice; only TIFF has more than one. Transparent pixels lie on black.
 
-    An error where it is damaged, too large, a colour photograph, or holds numbers of no known scale; any but an
-    ``ImageError`` is for the caller to guard.
-
-    Args:
-        content: of the file.
-        name: of the file, as messages should call it.
-        limits: what it may ask for.
-        scale: what pixels deeper than 8 bits mean, where it is known; `find_scale` finds it out.
+    ``scale`` is what pixels deeper than 8 bits mean, where that is known; messages call the file ``name``. An error
+    where it is damaged, too large, a colour photograph, or holds numbers of no known scale; any but an ``ImageError``
+    is for the caller to guard.
     """
     if identify(content[:4]) is FileFormat.TIFF:
         yield from _tiff(content, name, limits, scale)

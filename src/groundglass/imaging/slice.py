@@ -34,17 +34,11 @@ class Patient:
 
 @dataclass(frozen=True)
 class VoxelGrid:
-    """The voxels of a file that holds a volume, and how planes are cut from them.
+    """The voxels of a file that holds a volume, and how planes are cut from them."""
 
-    Attributes:
-        shape: (I, J, K).
-        affine: four rows, from voxel indices to mm rightwards, forwards and upwards (RAS).
-        axes: for each axis of the voxels the axis of the planes along which it runs, 0 columns, 1 rows, 2 planes,
-            and 1 or -1 for the direction.
-    """
-
-    shape: tuple[int, int, int]
-    affine: tuple[tuple[float, ...], ...]
+    shape: tuple[int, int, int]  # (I, J, K)
+    affine: tuple[tuple[float, ...], ...]  # four rows, from voxel indices to mm rightwards, forwards and upwards (RAS)
+    # Of each axis of the voxels: along which axis of the planes it runs, 0 columns, 1 rows, 2 planes; 1 or -1 there.
     axes: tuple[tuple[int, int], ...]
 
     @property

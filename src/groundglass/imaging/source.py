@@ -232,12 +232,9 @@ def split_member(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
 def files_below(folder: Path, on_error: OnError = lambda _: None) -> Iterator[FileSource]:
     """Every file below a folder without junk: a directory's own files, then its sub-directories'.
 
-    Both come in natural order. A linked directory is followed; none is read twice.
-
-    Args:
-        folder: where to look.
-        on_error: called for what is left out with or without it: directories that cannot be listed, links to
-            nothing or to a directory that holds this one, and files that are not accessible.
+    Both come in natural order. A linked directory is followed; none is read twice. ``on_error`` is called for what is
+    left out with or without it: directories that cannot be listed, links to nothing or to a directory that holds this
+    one, and files that are not accessible.
     """
     for files in directories_below(folder, on_error):
         yield from files
@@ -295,11 +292,9 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 
 @contextmanager
 def guard(name: str, file_format: str) -> Iterator[None]:
-    """Turn every exception of the block that is no ``GroundglassError`` into ``ImageError``.
+    """Turn every exception of the block that is no ``GroundglassError`` into ``ImageError`` of the file of that name.
 
-    Args:
-        name: the file, as messages should call it.
-        file_format: what the file is taken for, such as ``PNG``.
+    ``file_format`` is what it is taken for, such as ``PNG``.
     """
     try:
         yield

@@ -11,21 +11,18 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
 import requests
-from pydicom import dcmwrite
+from pydicom import Dataset, dcmwrite
 from requests.auth import HTTPBasicAuth
 from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader
 
 from groundglass.errors import PacsError, PacsRefusedError, PacsUnavailableError
-from groundglass.imaging.source import DEFAULT_LIMITS, Limits
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
+from groundglass.imaging.source import DEFAULT_LIMITS
 
 _TOKEN, _USER, _PASSWORD = "GROUNDGLASS_PACS_TOKEN", "GROUNDGLASS_PACS_USER", "GROUNDGLASS_PACS_PASSWORD"
 _CREDENTIALS_ADVICE = f"set {_TOKEN}, or {_USER} and {_PASSWORD}, in the environment, or name the host in ~/.netrc"
@@ -97,7 +94,6 @@ class Archive:
     Args:
         url: of the DICOMweb root, under which ``/studies`` lies.
         retry_seconds: how long each request is repeated while the server has a fault.
-        limits: what a single image may ask for.
         on_wait: called once per request that is repeated, with the reason.
 
     Raises:
@@ -106,13 +102,7 @@ class Archive:
             PacsUnavailableError where a fault lasts.
     """
 
-    def __init__(
-        self,
-        url: str,
-        retry_seconds: float = 120.0,
-        limits: Limits = DEFAULT_LIMITS,
-        on_wait: Callable[[str], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, url: str, retry_seconds: float = 120.0, on_wait: Callable[[str], None] = lambda _: None) -> None:
         parts = urlsplit(url)
         if parts.username or parts.password:
             raise PacsError(f"credentials do not belong into a URL, where others can see them; {_CREDENTIALS_ADVICE}")
@@ -121,7 +111,7 @@ class Archive:
         self.url = url.rstrip("/")
         self._session = requests.Session()
         self._session.auth = _credentials()
-        self._session.hooks["response"].append(partial(_bound, limits.file_bytes))
+        self._session.hooks["response"].append(_bound)
         self._seconds, self._on_wait = retry_seconds, on_wait
 
     @property
@@ -362,10 +352,10 @@ def _with_token(token: str, request: requests.PreparedRequest) -> requests.Prepa
     return request
 
 
-def _bound(image_bytes: int, response: requests.Response, **_: Any) -> None:
+def _bound(response: requests.Response, **_: Any) -> None:
     """Let a body, decompressed, end in an error where it is larger than an image or a listing may be."""
     kind = str(response.headers.get("Content-Type", "")).lower()
-    limit = image_bytes if "dicom" in kind and "json" not in kind else _LARGEST_LISTING
+    limit = DEFAULT_LIMITS.file_bytes if "dicom" in kind and "json" not in kind else _LARGEST_LISTING
     stream = response.raw.stream  # the part of urllib3's response that requests reads bodies by
 
     def bounded(*args: Any, **options: Any) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -32,16 +32,13 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import JPEGBaseline8Bit
 
 from groundglass import __version__
-from groundglass.inference.calibration import slices_in_score
+from groundglass.inference.bundle import Bundle
+from groundglass.inference.calibration import Conformal, slices_in_score
 from groundglass.inference.dicom_seg import NAME, RESEARCH_USE, derived_uid, equipment
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.series import SERIES_SCORE, Opacity, SeriesSummary, Totals
 from groundglass.pacs.client import InstanceEntry
-
-if TYPE_CHECKING:
-    from groundglass.inference.bundle import Bundle
-    from groundglass.inference.calibration import Conformal
-    from groundglass.reporting.overlay import Picture
+from groundglass.reporting.overlay import Picture
 
 _SCHEME = "99GROUNDGLASS"
 

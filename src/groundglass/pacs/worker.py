@@ -178,20 +178,14 @@ class Poll:
             raise PacsError(f"{self._archive.url}: has no study {uid}")
         yield from self._results(listed)
 
-    def forever(
-        self,
-        interval: float,
-        since: str | None,
-        on_away: Callable[[str], None],
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> Iterator[SeriesResult]:
+    def forever(self, interval: float, since: str | None, on_away: Callable[[str], None]) -> Iterator[SeriesResult]:
         """Go through the archive every ``interval`` seconds; a server that is away is asked again at the next poll."""
         while True:
             try:
                 yield from self.all(since)
             except PacsUnavailableError as error:
                 on_away(str(error))
-            sleep(interval)
+            time.sleep(interval)
 
     def _results(self, listed: list[SeriesEntry]) -> Iterator[SeriesResult]:
         present = {each.uid for each in listed}

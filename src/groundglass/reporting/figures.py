@@ -40,9 +40,9 @@ _Values = NDArray[np.float64]
 
 
 @contextmanager
-def _axes(width: float = 4.4, height: float = 4.0) -> Iterator[tuple[Figure, Axes]]:
+def _axes() -> Iterator[tuple[Figure, Axes]]:
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(4.4, 4.0), layout="constrained")
         yield figure, figure.add_subplot()
 
 
@@ -67,8 +67,7 @@ def curve_figure(
             axes.fill_between(*band, color=NON_COVID, alpha=0.18, linewidth=0, label="95 % interval")
         axes.step(*curve, color=NON_COVID, where="post", label=label)
         if point is not None:
-            label = "threshold in use"
-            axes.plot(*point, "o", color=COVID, markersize=7, clip_on=False, label=label)
+            axes.plot(*point, "o", color=COVID, markersize=7, clip_on=False, label="threshold in use")
         axes.set(xlabel=names[0], ylabel=names[1])
         axes.legend(loc="lower left" if chance[0] == chance[1] else "lower right")
         return figure

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -24,32 +22,16 @@ CITATION = (
 """How to cite what made a report."""
 
 
-class GalleryPicture(NamedTuple):
-    """A picture of a slice: a short caption, what it shows in words, and its data URI."""
-
-    caption: str
-    alt: str
-    data_uri: str
-
-
-class GalleryItem(NamedTuple):
-    """A slice or pair of a gallery, with the facts printed below its pictures."""
-
-    file: str
-    facts: Sequence[str]
-    pictures: Sequence[GalleryPicture]
-
-
 def data_uri(text: str, kind: str) -> str:
     """Text as ``data:KIND;base64,...``."""
     return f"data:{kind};base64,{base64.b64encode(text.encode()).decode('ascii')}"
 
 
-def environment() -> Environment:
-    """Templates of this package: every text that comes in is escaped, and a missing one is an error."""
+def environment(*, html: bool = True) -> Environment:
+    """Templates of this package: every text that comes into ``html`` is escaped, and a missing one is an error."""
     return Environment(
         loader=PackageLoader("groundglass.reporting"),
-        autoescape=True,
+        autoescape=html,  # noqa: S701 - off for Markdown alone, of what the package itself wrote
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -13,7 +13,6 @@ from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
@@ -23,6 +22,7 @@ from groundglass.data.manifest import PARTS
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
 from groundglass.evaluation.calibration import fit_calibration, fit_reference, series_rule, summary
+from groundglass.evaluation.metrics import Estimate, now, versions
 from groundglass.evaluation.part import Part, fingerprint, one_label, record_evaluation, select_part
 from groundglass.files import name_some, usable_cores
 from groundglass.imaging.crop import Preprocessing
@@ -31,6 +31,7 @@ from groundglass.imaging.phantom import make_phantom
 from groundglass.inference.bundle import CARD, INPUT, LUNGS, MODEL, REFERENCE, SELF_TEST, Engine, Outputs, Precision
 from groundglass.inference.bundle_writer import save_arrays, self_test, write_bundle
 from groundglass.inference.calibration import Calibration
+from groundglass.reporting.html import environment
 from groundglass.training.input_check_fit import gather_examples
 from groundglass.training.onnx import (
     CALIBRATING,
@@ -44,7 +45,7 @@ from groundglass.training.onnx import (
 )
 from groundglass.training.run import Run
 from groundglass.training.samples import CroppedSet, cache_folder, load_cropped
-from groundglass.training.trainer import check_writable, now, versions
+from groundglass.training.trainer import PACKAGES, check_writable
 
 # Of the validation AUC against fp32, with which INT8 is chosen; among fewer validation slices no such loss is seen.
 _LARGEST_LOSS, _FEWEST_SEEN = 0.005, 100
@@ -55,30 +56,18 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Export:
-    """One export.
+    """One export."""
 
-    Attributes:
-        run: finished.
-        output: the bundle, a folder or a name that ends in ``.zip``.
-        data: the data sets the run was trained on.
-        lesion_free: folder of lesion-free slices, which the input check learns from as well.
-        precision: of the model; None for INT8 where it is as good as fp32 on the validation part.
-        name: of the model; network, split and seed unless given.
-        cache: folder for cropped slices.
-        lungs: ONNX model of the lung fields that goes into the bundle and with which everything is measured; None
-            for the one of the training.
-        map_label: labels of other names in the data; see :func:`groundglass.data.load.load_pool`.
-    """
-
-    run: Run
-    output: Path
-    data: tuple[Path, ...]
-    lesion_free: Path | None = None
-    precision: Precision | None = None
-    name: str | None = None
-    cache: Path | None = None
+    run: Run  # finished
+    output: Path  # the bundle, a folder or a name that ends in ``.zip``
+    data: tuple[Path, ...]  # the data sets the run was trained on
+    lesion_free: Path | None = None  # folder of lesion-free slices, which the input check learns from as well
+    precision: Precision | None = None  # of the model; None for INT8 where it is as good as fp32 on the validation part
+    name: str | None = None  # of the model; network, split and seed unless given
+    cache: Path | None = None  # folder for cropped slices
+    # ONNX model of the lung fields for the bundle, with which everything is measured; None for that of the training
     lungs: Path | None = None
-    map_label: tuple[str, ...] = ()
+    map_label: tuple[str, ...] = ()  # labels of other names in the data, such as CAP=NonCOVID
 
     @cached_property
     def segmenter(self) -> LungSegmenter:
@@ -139,6 +128,8 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     tell("predicting and measuring")
     outputs = {name: _run(engine, each.pixels, run.preprocessing) for name, each in slices.cropped.items()}
     calibration = fit_calibration(outputs["val"].logit, val.label, _COVERAGE)
+    probability = np.array([calibration.probability(float(value)) for value in outputs["val"].logit])
+    fitted = series_rule(val, probability, _COVERAGE)
     check = gathered.fit(_run(engine, gathered.cropped, run.preprocessing).embedding)
     other = ~np.isin(val.patient, train.patient)
     reference = fit_reference(outputs["train"].embedding, outputs["val"].embedding[other])
@@ -151,7 +142,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
         **_fields(job, slices),
         "precision": precision,
         "calibration": calibration.model_dump(),
-        "series": _series_rule(val, outputs["val"].logit, calibration),
+        "series": fitted and {**fitted[0].model_dump(), **fitted[1]},
         "metrics": {
             name: summary(part, outputs[name].logit, calibration)
             | {"by_source": _by_source(part, outputs[name].logit, calibration)}
@@ -189,9 +180,10 @@ def _load(job: Export, tell: Callable[[str], None]) -> _Slices:
     """The parts that the split has; folds of the official training part, for instance, have no test part."""
     run = job.run
     manifest = load_pool(job.data, job.map_label).without(run.recipe.sampling.leave_out)
-    split = make_split(manifest, run.split_spec, run.seed, allow_overlap=True)
+    spec, seed = run.info["split"], run.info["seed"]
+    split = make_split(manifest, spec, seed, allow_overlap=True)
     names = [name for name in PARTS if name != "test" or split.parts.get(name)]
-    parts = {name: select_part(manifest, run.split_spec, name, run.seed) for name in names}
+    parts = {name: select_part(manifest, spec, name, seed) for name in names}
     if "test" in parts:
         parts["test"] = parts["test"].of_both_labels()
     tell(f"cropping {sum(len(part.records) for part in parts.values())} slices")
@@ -213,7 +205,7 @@ def _choose(
     fp32 = to_onnx(run.network, run.preprocessing.size)
     engine = Engine(fp32)
     difference = largest_difference(run.network, engine, images[:_COMPARED])
-    if difference > CLOSE:
+    if not difference <= CLOSE:  # nor may it be NaN
         raise RunError(f"{run.path}: the exported network differs from PyTorch's by {difference:.2g} (limit {CLOSE})")
     auc: dict[Precision, float] = {"fp32": slices.auc(engine)}
     few = job.precision is None and len(images) < _FEWEST_SEEN
@@ -242,12 +234,6 @@ def _run(engine: Engine, pixels: NDArray[np.uint8], preprocessing: Preprocessing
     return Outputs(np.concatenate(logit), np.concatenate(embedding))
 
 
-def _series_rule(part: Part, logit: NDArray[np.float32], calibration: Calibration) -> dict[str, Any] | None:
-    probability = np.array([calibration.probability(float(value)) for value in logit])
-    fitted = series_rule(part, probability, _COVERAGE)
-    return fitted and {**fitted[0].model_dump(), **fitted[1]}
-
-
 def _by_source(
     part: Part, logit: NDArray[np.float32], calibration: Calibration
 ) -> dict[str, dict[str, dict[str, int]]]:
@@ -263,7 +249,7 @@ def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
     """What ``bundle.json`` says of the run."""
     run, info = job.run, job.run.info
     return {
-        "name": job.name or f"{run.recipe.network.name}, split {run.split_spec}, seed {run.seed}",
+        "name": job.name or f"{run.recipe.network.name}, split {info['split']}, seed {info['seed']}",
         "created": now(),
         "network": {
             **run.recipe.network.model_dump(mode="json"),
@@ -275,8 +261,8 @@ def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
         "onnx": {"opset": OPSET, "input": INPUT, "outputs": outputs_of(run.network)},
         "training": {
             "recipe": run.recipe.name,
-            "seed": run.seed,
-            "split": run.split_spec,
+            "seed": info["seed"],
+            "split": info["split"],
             "data": info.get("data"),
             "sources": info.get("sources"),
             "lungs": {"sha256": job.segmenter.sha256, **job.segmenter.notes},
@@ -292,30 +278,14 @@ def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
         },
         "licence": "Research use only, no medical device. The weights were learned from "
         f"{', '.join(info.get('sources') or info['data'])}: what these slices' owners allow holds for the weights.",
-        "versions": versions(),
+        "versions": versions(*PACKAGES),
     }
 
 
 def _card(fields: Mapping[str, Any]) -> str:
     """The model card as Markdown, every figure taken from the bundle's own data."""
-    environment = Environment(
-        loader=PackageLoader("groundglass.reporting"),
-        autoescape=False,  # noqa: S701 - Markdown, of figures and names that export wrote
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = _figure
-    environment.filters["interval"] = _interval
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.0%}"
-    return environment.get_template("model_card.md.j2").render(**fields)
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _interval(measure: Mapping[str, float | None]) -> str:
-    """``0.832 (0.781–0.880)``."""
-    value, low, high = (_figure(measure[name]) for name in ("value", "low", "high"))
-    return value if "–" in {low, high} else f"{value} ({low}–{high})"
+    templates = environment(html=False)
+    templates.filters["figure"] = lambda value: str(Estimate(value))
+    templates.filters["interval"] = lambda measure: str(Estimate(**measure))
+    templates.filters["percent"] = lambda value: "–" if value is None else f"{value:.0%}"
+    return templates.get_template("model_card.md.j2").render(**fields)

@@ -45,19 +45,12 @@ _ACCEPTED, _REFUSED = 0.99, 0.99
 
 @dataclass(frozen=True)
 class Examples:
-    """Described pictures of known kind, N of them.
+    """Described pictures of known kind, N of them."""
 
-    Attributes:
-        features: shape (N, d).
-        kind: `LUNG`, or what else each picture is.
-        group: whose picture it is, shape (N,): pictures of one group are never on both sides of a fit.
-        weight: how much each lung slice counts, shape (N,); other kinds are weighted by their numbers.
-    """
-
-    features: Features
-    kind: tuple[str, ...]
-    group: NDArray[np.integer]
-    weight: _Weights
+    features: Features  # shape (N, d)
+    kind: tuple[str, ...]  # `LUNG`, or what else each picture is
+    group: NDArray[np.integer]  # whose it is, shape (N,): pictures of one group are never on both sides of a fit
+    weight: _Weights  # how much each lung slice counts, shape (N,); other kinds are weighted by their numbers
 
     @property
     def lung(self) -> NDArray[np.bool_]:
@@ -101,11 +94,8 @@ def gather_examples(
 ) -> Gathered:
     """Read, synthesise, crop and describe everything the input check learns from; a minute for COVID-CT.
 
-    Args:
-        preprocessing: the model's.
-        lungs: finds the lungs.
-        slices: of the training part, lung slices all of them; of fewer than 400, less is synthesised.
-        lesion_free: further slices, cut from anywhere in a series; may be empty.
+    ``preprocessing`` and ``lungs`` are the model's; ``slices`` those of the training part, lung slices all of them (of
+    fewer than 400, less is synthesised); ``lesion_free`` further ones, cut from anywhere in a series.
 
     Raises:
         ValueError: there is no slice.
@@ -182,11 +172,8 @@ def fit_input_check(examples: Examples, deciding: NDArray[np.bool_]) -> InputChe
 
     The limit is the larger of the two that accept 99 % of held-out lung slices and refuse 99 % of held-out
     other pictures. Where the kinds lie well apart, that of the lung slices is too strict: all of them were
-    trained on, and the network's embeddings of new ones lie farther out.
-
-    Args:
-        examples: lung slices and other pictures.
-        deciding: which of the lung slices decide on the limit, shape (N,), at least one.
+    trained on, and the network's embeddings of new ones lie farther out. ``deciding`` says which of the lung
+    slices decide, shape (N,), at least one.
     """
     held_out = _held_out_odds(examples)
     accepting = np.quantile(held_out[deciding], _ACCEPTED)

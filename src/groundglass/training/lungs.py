@@ -134,8 +134,7 @@ class LungBatches(Sampler[list[_Key]]):
 def train_lungs(job: Job[LungsRecipe]) -> float | None:
     """Train, and leave a run with ``weights.safetensors`` behind.
 
-    Returns:
-        Mean Dice of the held-out slices after the last epoch; None where none are held out.
+    Gives the mean Dice of the held-out slices after the last epoch, None where none are held out.
 
     Raises:
         DataError: the data hold no slices with lung masks, or of too few patients.

@@ -40,7 +40,7 @@ values above 1."""
 CALIBRATING = 192
 """Slices with which INT8 is calibrated; by extremes: more only bring more outliers."""
 
-_BATCH, _CALIBRATION_BATCH = 16, 8
+_BATCH = 8
 # Operators that run in 8 bits; what is left out, such as the mask's histogram, stays in floating point.
 _OPERATORS = ("Conv", "Clip", "Relu", "Add", "Mul", "GlobalAveragePool")
 # Numbers of first convolutions that may stay in floating point: a slice's fine grey steps are lost there.
@@ -125,22 +125,17 @@ class _Exported(nn.Module):
 def largest_difference(network: Network, engine: Engine, images: NDArray[np.float32]) -> float:
     """Largest difference between the outputs of PyTorch and of ONNX Runtime, relative to values above 1.
 
-    ``images`` are normalised cropped slices, shape (N, size, size).
+    ``images`` are a batch of normalised cropped slices, shape (N, size, size).
     """
-    worst = 0.0
-    for batch in _batches(images, _BATCH):
-        with torch.inference_mode():
-            expected = network(torch.from_numpy(batch).unsqueeze(1))
-        outputs = engine.run(batch)
-        for name in outputs_of(network):
-            values = getattr(expected, name).numpy()
-            difference = np.abs(values - getattr(outputs, name)) / np.maximum(1, np.abs(values))
-            worst = max(worst, float(difference.max()))
-    return worst
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images).unsqueeze(1))
+    outputs = engine.run(images)
 
+    def difference(name: str) -> NDArray[np.float32]:
+        values = getattr(expected, name).numpy()
+        return np.asarray(np.abs(values - getattr(outputs, name)) / np.maximum(1, np.abs(values)))
 
-def _batches(images: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float32]]:
-    return (images[start : start + size] for start in range(0, len(images), size))
+    return float(np.max([difference(name).max() for name in outputs_of(network)]))  # NaN where there is one
 
 
 @contextmanager
@@ -157,15 +152,12 @@ def _quiet() -> Iterator[None]:
 
 
 def quantise(model: bytes, calibration: NDArray[np.float32], compared: NDArray[np.float32]) -> bytes:
-    """A model in INT8: of few candidates the fastest of those that are closest to it.
+    """An fp32 ONNX model in INT8: of few candidates the fastest of those that are closest to it.
 
     Weights per channel and activations are brought to 8 bits; gates of attention (but not their pooling), the
-    classifier, the lesion map and, where it helps, the first convolutions stay in floating point.
-
-    Args:
-        model: content of the fp32 ONNX file.
-        calibration: normalised cropped slices of the training part, shape (N, size, size), about `CALIBRATING`.
-        compared: others, shape (M, size, size), on which the candidates' logits are compared; no label is used.
+    classifier, the lesion map and, where it helps, the first convolutions stay in floating point. ``calibration`` are
+    normalised cropped slices of the training part, shape (N, size, size), about `CALIBRATING`; ``compared`` others,
+    shape (M, size, size), on which the candidates' logits are compared; no label is used.
     """
     expected = Engine(model).run(compared).logit
     with tempfile.TemporaryDirectory() as folder, _quiet():
@@ -200,11 +192,12 @@ def _folded(model: bytes, folder: Path) -> Path:
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, images: NDArray[np.float32]) -> None:
-        self._batches = _batches(images, _CALIBRATION_BATCH)
+        starts = range(0, len(images), _BATCH)
+        self._batches = ({INPUT: images[start : start + _BATCH, None]} for start in starts)
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         """The next batch, None after the last."""
-        return next(({INPUT: batch[:, None]} for batch in self._batches), None)
+        return next(self._batches, None)
 
 
 def _quantised(folded: Path, calibration: NDArray[np.float32], kept: list[str], floating: int) -> bytes:

@@ -315,13 +315,9 @@ def _checked(model: type[AnyRecipe_co], fields: dict[str, Any], name: str) -> An
         section: Any = model
         for each in sections:
             section = section.model_fields[each].annotation
-        close = get_close_matches(last, section.model_fields, 1, cutoff=0.5)
-        known = (
-            f"did you mean {'.'.join([*sections, *close])}?"
-            if close
-            else f"known are: {', '.join(section.model_fields)}"
-        )
-        said = f"unknown key {key}; {known}"
+        said = f"unknown key {key}; known are: {', '.join(section.model_fields)}"
+        if close := get_close_matches(last, section.model_fields, 1, cutoff=0.5):
+            said = f"unknown key {key}; did you mean {'.'.join([*sections, *close])}?"
     else:
         said = f"{key}={fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
     raise RecipeError(f"recipe {name}: {said}")

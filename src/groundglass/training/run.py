@@ -67,16 +67,6 @@ class Run:
         return self.path
 
     @property
-    def seed(self) -> int:
-        """Seed of the training."""
-        return int(self.info["seed"])
-
-    @property
-    def split_spec(self) -> str:
-        """The split it was trained on, as given on the command line."""
-        return str(self.info["split"])
-
-    @property
     def preprocessing(self) -> Preprocessing:
         """How its slices are cropped and normalised."""
         return self.recipe.preprocessing.build()

@@ -123,8 +123,7 @@ def train_job(job: Job[Recipe]) -> Run:
     if job.rank == 0:
         if recipe != asked:
             _LOG.warning("warning: trained without lesion synthesis; --lesion-free names slices to paint into")
-        if (warning := _normalisation_warning(recipe)) is not None:
-            _LOG.warning("warning: %s", warning)
+        _warn_of_normalisation(recipe)
         job.begin(data.fingerprint, data.facts(job))
         write_bytes(job.output / LUNGS, data.lungs.model)
     training, module = _assembled(job, data, network)
@@ -193,16 +192,15 @@ def _seconds_per_step(loader: DataLoader[Batch], module: Classifier, accelerator
     return min(times[1:])
 
 
-def _normalisation_warning(recipe: Recipe) -> str | None:
-    """Where the weights a recipe starts from were pretrained with another normalisation, a line that says so."""
+def _warn_of_normalisation(recipe: Recipe) -> None:
+    """Where the weights that a recipe starts from were pretrained with another one."""
     known = pretraining(recipe.network.name, recipe.network.weights) or {}
     own, theirs = recipe.preprocessing.normalisation, known.get("preprocessing", {}).get("normalisation")
-    if not known or own == theirs:
-        return None
-    return (
-        f"weights {recipe.network.weights} were pretrained with normalisation {theirs or 'unknown'}, "
-        f"recipe {recipe.name} has {own}; results may suffer, `groundglass pretrain` makes others"
-    )
+    if known and own != theirs:
+        _LOG.warning(
+            f"warning: weights {recipe.network.weights} were pretrained with normalisation {theirs or 'unknown'}, "
+            f"recipe {recipe.name} has {own}; results may suffer, `groundglass pretrain` makes others"
+        )
 
 
 def _without_synthesis(job: Job[Recipe]) -> Job[Recipe]:

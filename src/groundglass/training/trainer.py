@@ -17,9 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from difflib import get_close_matches
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic
@@ -41,8 +39,8 @@ from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from groundglass import __version__
 from groundglass.errors import RecipeError, RunError
+from groundglass.evaluation.metrics import now, versions
 from groundglass.files import atomic_path, locked, one_line, usable_cores, write_json, write_text
 from groundglass.reporting.figures import svg
 from groundglass.training.recipe import AnyRecipe_co, BaseRecipe
@@ -50,6 +48,8 @@ from groundglass.training.run import FORMAT, HISTORY, INFO, RECIPE, WEIGHTS, lea
 from groundglass.training.samples import cache_folder
 
 CHECKPOINTS, CURVES = "checkpoints", "curves.svg"
+PACKAGES = ("torch", "timm", "lightning", "numpy", "opencv-python-headless")
+"""What a training's result depends on."""
 
 _MEASURES = ("train_loss", "val_loss", "val_auc", "val_accuracy", "val_dice")
 _COLUMNS = ("epoch", "lr", *_MEASURES, "seconds")
@@ -224,18 +224,6 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
         save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary)
 
 
-def now() -> str:
-    """The time in UTC, to the second, as ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a training's result depends on."""
-    names = ("torch", "timm", "lightning", "numpy", "opencv-python-headless")
-    own = {"groundglass": __version__, "python": platform.python_version()}
-    return own | {name: version(name) for name in names}
-
-
 @dataclass(frozen=True)
 class Job(Generic[AnyRecipe_co]):
     """One training or pretraining."""
@@ -366,7 +354,7 @@ class Job(Generic[AnyRecipe_co]):
             **facts,
             "fingerprint": fingerprint,
             "started": now(),
-            "versions": versions(),
+            "versions": versions(*PACKAGES),
             # In words that do not identify it.
             "machine": {
                 "system": platform.system(),

@@ -1,7 +1,5 @@
 """``groundglass predict`` in this process or one of its own, and slices to ask it about."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

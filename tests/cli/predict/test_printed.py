@@ -1,7 +1,5 @@
 """What is printed, of bad files too: table, predictions as data, sums and progress; nothing acts on a terminal."""
 
-from __future__ import annotations
-
 import os
 import pty
 import re

@@ -1,7 +1,5 @@
 """A process of its own: full and closed streams, ends that it is told, what it imports and holds; and ``--resume``."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -167,7 +165,7 @@ def test_what_is_done_is_not_read_again_and_what_failed_is(run: Command, picture
 
 
 def test_volumes_and_masks_are_completed(run: Command, pictures: Path, tmp_path: Path) -> None:
-    (pictures / "5.png").rename(pictures / "5\udcff.png")
+    (pictures / "5.png").rename(pictures / "5\udcff\n\x1b[2J.png")
     voxels = np.stack([pixels(number).T.astype(np.int16) for number in range(5)], axis=-1)
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "v.nii.gz")
     out = tmp_path / "out"
