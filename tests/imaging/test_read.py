@@ -239,6 +239,15 @@ def test_one_member_by_its_path_and_limits(tmp_path: Path) -> None:
         assert_refused(source, reason, limits)
 
 
+def test_a_member_that_is_longer_than_its_archive_says_is_an_error(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", {"x.png": PNG + bytes(5000)})
+    content = bytearray(path.read_bytes())
+    for offset in (22, content.index(b"PK\x01\x02") + 24):
+        content[offset : offset + 4] = len(PNG).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert_refused(path, r"a\.zip!x\.png: ")
+
+
 def test_what_is_a_member_and_what_a_file_follows_from_what_there_is(tmp_path: Path) -> None:
     save(tmp_path, "in!side.zip", "disguised.dat", "a.zip!b.png")
     assert split_member(tmp_path / "in!side.zip!x!y.png") == (tmp_path / "in!side.zip", "x!y.png")
