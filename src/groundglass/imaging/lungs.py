@@ -41,6 +41,9 @@ _SMALL_PART, _TISSUE, _LEAST_BODY = 0.25, 110, 0.2
 # With less lung that holds air than this share of the square, at its ends shoulders, liver and bowel look consolidated,
 # but nine of ten of their logits are below this one; those of disease are higher.
 _LITTLE_AIR, _SURE = 0.035, 5.0
+# Beside much fluid the network may overlook a chest altogether, and see it in the mirror. That counts where it is this
+# share of the picture: less may be bowel.
+_OVERLOOKED = 0.08
 # Below this standard deviation of grey there is nothing to see, whatever the network makes of it.
 _BLANK = 4.0
 
@@ -74,6 +77,14 @@ class LungSegmenter:
 
     def __call__(self, pixels: Grey) -> Lungs:
         """The lung mask of a slice, uint8, shape (H, W); all False where no lung is seen."""
+        mask = self._find(pixels)
+        if not mask.any():
+            mirrored = self._find(np.ascontiguousarray(pixels[:, ::-1]))
+            if np.count_nonzero(mirrored) >= _OVERLOOKED * mask.size:
+                mask = np.ascontiguousarray(mirrored[:, ::-1])
+        return mask
+
+    def _find(self, pixels: Grey) -> Lungs:
         height, width = pixels.shape
         square, inside = squared(pixels), _inside(pixels.shape, SIDE)
         logit = self._session.run([OUTPUT], {INPUT: square[None, None] * np.float32(1 / 255)})[0][0, 0]
