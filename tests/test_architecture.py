@@ -32,7 +32,7 @@ CEILINGS = {
     "evaluation": 1_746, "reporting": 395, "cli": 1_599, "experiments": 1_283, "audit": 1_061, "serving": 1_305,
     "pacs": 906, "cluster": 282,
 }  # fmt: skip
-LINES, FILES, LINES_OF_TESTS = 21_550, 99, 12_353
+LINES, FILES, LINES_OF_TESTS = 21_550, 99, 12_392
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}

@@ -1,6 +1,8 @@
 """A real archive is answered: what is stored, once and only once, whatever happens on the way."""
 
 import json
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +131,27 @@ def test_odd_series_wait_and_a_modality_is_looked_up(proxy: Server, orthanc: Ort
     assert len(orthanc.objects("SR")) == 1
     again = states(orthanc.poll(proxy.url, 0).study(study))
     assert again == [State.POSTPONED, State.POSTPONED, State.KNOWN], "report and pictures are no CT"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["images", "answers"])
+def test_a_restarted_server_loses_nothing(proxy: Server, orthanc: Orthanc, study: str, moment: str) -> None:
+    pass_on, seen = proxy.answer, Counter[str]()
+    restart = threading.Thread(target=orthanc.start)
+
+    def kill_once(asked: Asked) -> Said:
+        kind = "answers" if asked.method == "POST" else "images" if "/instances/" in asked.path else ""
+        seen[kind] += 1
+        if kind == moment and seen[kind] == 2:
+            orthanc.kill()
+            restart.start()
+        return pass_on(asked)
+
+    proxy.answer = kill_once
+    assert states(orthanc.poll(proxy.url, 120).study(study)) == [State.REPORTED]
+    restart.join()
+    assert len(orthanc.objects("OT")) == SLICES
+    assert the_report(orthanc).count("Finding=") == SLICES, "no slice was given up"
 
 
 @pytest.mark.slow

@@ -240,14 +240,25 @@ def test_anybody_gets_the_page_and_nothing_else(stranger: Running) -> None:
         assert stranger.get(f"/page/{name}").status_code in {401, 404}
 
 
+def encrypted() -> bytes:
+    content = bytearray(packed({"x.png": PNG}))
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(content)
+
+
 def test_a_hostile_file_gets_a_prediction_that_says_why(service: Running) -> None:
     header = b"ObjectType = Image\nNDims = 3\nDimSize = 9 9 9\nElementType = MET_SHORT\nElementDataFile = "
     hostile = {
         "bomb.zip": (packed({"bomb.png": bytes(40_000_000)}), "decompression bomb"),
         "out.zip": (packed({"../evil.png": PNG}), "leads out of the archive"),
+        "root.zip": (packed({"/etc/evil.png": PNG}), "leads out of the archive"),
         "link.zip": (packed({"link.png": b"/etc/passwd"}, stat.S_IFLNK | 0o777), "a link"),
+        "nested.zip": (packed({"really.png": packed({"x.png": PNG})}), "an archive within an archive"),
+        "locked.zip": (encrypted(), "encrypted"),
         "cut.zip": (packed({"x.png": PNG})[:-30], ""),
         "cut.png": (PNG[:80], ""),
+        "not-a.dcm": (bytes(128) + b"DICM" + bytes(40), ""),
         "bare.nii.gz": (b"\x1f\x8b" + bytes(100), ""),
         "outside.mhd": (header + b"../../../../etc/passwd\n", ""),
     }
