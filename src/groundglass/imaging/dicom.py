@@ -424,10 +424,12 @@ def _stack_digits(dataset: Dataset, frame: _Frame) -> str | None:
 
 
 def _hounsfield(dataset: Dataset, slope: float, intercept: float, stored: NDArray[np.generic]) -> Hounsfield:
-    values = stored.astype(np.float64) * slope + intercept
-    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    values: NDArray[np.floating] = stored.astype(np.float32 if stored.itemsize <= 2 else np.float64)
+    values *= slope
+    values += intercept
     # MONOCHROME1 only says that a viewer shall show low values bright, but some makers store negatives with it:
     # where the border is not air, they are inverted within the range that the stored bits span.
+    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
     if dataset.PhotometricInterpretation == "MONOCHROME1" and not np.median(border) < -500:
         values = sum(_ends(dataset)) * slope + 2 * intercept - values
     hounsfield = as_hounsfield(values)

@@ -25,8 +25,7 @@ class Window:
     def apply(self, hounsfield: NDArray[np.generic]) -> Grey:
         """Map Hounsfield units linearly to 0..255, clipped at both ends of the window."""
         low = self.level - self.width / 2
-        grey = (hounsfield.astype(np.float32) - np.float32(low)) * np.float32(255.0 / self.width)
-        return np.asarray(np.clip(np.rint(grey), 0, 255), np.uint8)
+        return _grey(hounsfield.astype(np.float32), low, self.width)
 
 
 LUNG = Window(level=-600.0, width=1500.0)
@@ -46,7 +45,16 @@ _SAMPLES = 128  # along each axis, of which a volume's scale is found
 def as_hounsfield(values: NDArray[np.generic]) -> Hounsfield:
     """Hounsfield units as float32, paddings and missing values (NaN) raised to ``AIR``."""
     hounsfield = values.astype(np.float32)
-    return np.where(np.isfinite(hounsfield), np.maximum(hounsfield, np.float32(AIR)), np.float32(AIR))
+    if values.dtype.kind == "f":
+        hounsfield[~np.isfinite(hounsfield)] = AIR
+    return np.maximum(hounsfield, np.float32(AIR), out=hounsfield)
+
+
+def _grey(numbers: NDArray[np.float32], black: float, width: float) -> Grey:
+    """Numbers from ``black`` to as many above it as 0..255; in place, since fresh memory costs more than arithmetic."""
+    numbers -= np.float32(black)
+    numbers *= np.float32(255.0 / width)
+    return np.clip(np.rint(numbers, out=numbers), 0, 255, out=numbers).astype(np.uint8)
 
 
 def extent(values: NDArray[np.generic]) -> tuple[float, float]:
@@ -78,8 +86,7 @@ class Scale:
             hounsfield = as_hounsfield(numbers - np.float32(self.offset))
             return LUNG.apply(hounsfield), hounsfield
         finite = np.nan_to_num(numbers, nan=self.black, posinf=self.white, neginf=self.black)
-        grey = (finite - np.float32(self.black)) * np.float32(255.0 / (self.white - self.black))
-        return np.asarray(np.clip(np.rint(grey), 0, 255), np.uint8), None
+        return _grey(finite, self.black, self.white - self.black), None
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of damaged files
