@@ -3,6 +3,7 @@
 import json
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -185,6 +186,22 @@ def test_series_and_volumes_that_do_not_have_the_slice(series: Path, row: str, s
     (series / "empty").mkdir()
     with pytest.raises((DataError, ImageError), match=said):
         read_pixels(read(series, "path,slice,lesion_mask,unit", row).records[0])
+
+
+def test_a_volume_is_read_once_for_its_slices_and_again_when_it_changed(
+    series: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = read(series, "path,slice,lesion_mask", *(f"volume.nii.gz,{n},mask.nii.gz" for n in range(4))).records
+    reading = Mock(wraps=read_slices)
+    monkeypatch.setattr(manifest, "read_slices", reading)
+    before = [read_pixels(each) for each in records]
+    hashes = {content_hash(each) for each in records}
+    assert any(read_mask(each.lesion_mask, one.shape).any() for each, one in zip(records, before, strict=True))
+    assert reading.call_count == 2
+    volume = nib.load(series / "volume.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(volume.dataobj)[::-1], np.eye(4)), series / "volume.nii.gz")
+    assert not any(np.array_equal(read_pixels(each), one) for each, one in zip(records, before, strict=True))
+    assert hashes.isdisjoint(content_hash(each) for each in records)
 
 
 def test_units_of_deep_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

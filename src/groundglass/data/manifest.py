@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache, lru_cache
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from pathlib import Path
 from types import MappingProxyType
 
@@ -169,20 +169,15 @@ def unknown_patient(relative: str) -> str:
 
 
 def file_hash(path: Path, unit: str = "") -> str:
-    """SHA-256 of the content of a slice's or mask's file, and of the plane and unit where there are such.
+    """SHA-256 of the content of a slice's or mask's file, and of the unit where there is one; of a plane's grey values.
 
     Raises:
         ImageError: it cannot be read, or its archive is damaged, encrypted or a decompression bomb.
     """
     file, plane = _plane(path)
-    sha256 = hashlib.sha256(read_file(file)).hexdigest() if plane is None else _volume_hash(file)
-    more = [str(each) for each in (plane, unit or None) if each is not None]
-    return hashlib.sha256(" ".join([sha256, *more]).encode()).hexdigest() if more else sha256
-
-
-@lru_cache(maxsize=4)
-def _volume_hash(path: Path) -> str:
-    return hashlib.sha256(read_file(path)).hexdigest()
+    content = read_file(file) if plane is None else _read(path, unit, is_mask=True).pixels.tobytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(f"{sha256} {unit}".encode()).hexdigest() if unit else sha256
 
 
 def content_hash(record: Record) -> str:
@@ -226,9 +221,14 @@ def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
 def _read(path: Path, unit: str = "", *, is_mask: bool = False) -> CTSlice:
     file, plane = _plane(path)
     named = _scaled(file, unit)
-    found = read_slice(named) if plane is None else next(islice(read_slices(named), plane, None), None)
-    if found is None:
-        raise ImageError(path, "has no such slice; the first one is 0")
+    if plane is None:
+        found = read_slice(named)
+    else:
+        archive, _ = split_member(file) or (file, "")
+        planes = _planes(named, os.stat(archive).st_mtime_ns if archive.exists() else 0)
+        if plane >= len(planes):
+            raise ImageError(path, "has no such slice; the first one is 0")
+        found = planes[plane]
     mode = found.origin.mode
     is_deep = found.origin.file_format in RASTER and (mode in {"I", "F"} or mode.startswith("I;16"))
     if unit and not is_deep:
@@ -241,6 +241,13 @@ def _read(path: Path, unit: str = "", *, is_mask: bool = False) -> CTSlice:
             "of a manifest says what they are, such as HU, HU+1024 or grey/4095"
         )
     return found
+
+
+@lru_cache(maxsize=3)
+def _planes(volume: Path | Scaled, written: int) -> tuple[CTSlice, ...]:
+    """The slices of a volume, kept while it and its masks are asked for them one by one: 8 bits of each pixel."""
+    planes = read_slices(volume)
+    return tuple(each if each.origin.file_format in RASTER else replace(each, hounsfield=None) for each in planes)
 
 
 def _scaled(file: Path, unit: str) -> Path | Scaled:
