@@ -110,7 +110,7 @@ def test_written_manifest_reads_back_and_moves_with_its_images(tmp_path: Path) -
     records = (
         Record(slices[0], Label.COVID, "p-1", "ward", "train", mask, outside, "CT-2"),
         Record(slices[1], None, "unknown:b.png", "ward", None, unit="HU+1024"),
-        Record(outside, Label.NON_COVID, "p-2", "ward", "test"),
+        Record(outside, Label.NON_COVID, "p-2", "ward", "test", collection="COVID-CT"),
     )
     manifest.write_manifest(Manifest("set", before, records), before / "set.csv")
     assert read_manifest(before / "set.csv").records == records

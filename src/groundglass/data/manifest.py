@@ -35,7 +35,8 @@ PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 
 # Columns of a manifest; only `path` is required. Other columns are ignored.
 _COLUMNS = (
-    "path", "label", "patient_id", "source", "split", "lung_mask", "lesion_mask", "grade", "slice", "unit",
+    "path", "label", "patient_id", "source", "split", "lung_mask", "lesion_mask",
+    "grade", "slice", "unit", "collection",
 )  # fmt: skip
 _DELIMITERS = ",;\t"
 _SPLITS = {"train": "train", **dict.fromkeys(("val", "valid", "validation", "dev"), "val"), "test": "test"}
@@ -105,7 +106,7 @@ class Record:
     lesion_mask: Path | None = None  # likewise
     grade: str = ""  # of the disease, in the source's own words, such as `CT-2`
     unit: str = ""  # of a picture's numbers, `HU+1024` or `grey/4095`; empty where it is guessed
-    collection: str = ""  # of publications that count as one source, such as COVID-CT
+    collection: str = ""  # of sources, such as publications, that count as one hospital
 
     @property
     def hospital(self) -> str:
@@ -325,7 +326,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         patient = record.patient_id if record.patient_known else None
         masks = place(record.lung_mask), place(record.lesion_mask)
         row = (place(record.path), label, patient, record.source, record.split, *masks, record.grade)
-        writer.writerow((*row, None, record.unit))
+        writer.writerow((*row, None, record.unit, record.collection))
     write_text(path, text.getvalue())
 
 
@@ -399,6 +400,7 @@ def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames | None) -> 
         place(given["lesion_mask"]) if given["lesion_mask"] else None,
         given["grade"],
         unit,
+        given["collection"],
     )
 
 
