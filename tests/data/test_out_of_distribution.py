@@ -27,7 +27,7 @@ from groundglass.imaging.anatomy import Patient
 from groundglass.imaging.phantom import Scanner, make_phantom, scan_abdomen
 from groundglass.imaging.slice import Grey
 from groundglass.imaging.window import LUNG, Window
-from groundglass.inference.input_check import OTHER_PART
+from groundglass.inference.input_check import OTHER_PART, TURNED
 
 Examples = list[tuple[str, bytes]]
 OTHERS = ("abdomen-toshiba", "coronal-ge", "coronal-toshiba-616", "sagittal-ge")
@@ -217,7 +217,7 @@ def test_every_kind_is_taught_and_follows_from_the_seed(lungs: list[Grey], taugh
     assert [(kind, pixels.tobytes()) for kind, pixels in again] == taught
     other = {(kind, pixels.tobytes()) for kind, pixels in out_of_distribution_examples([], 1, effort=0.01)}
     assert {kind for kind, _ in other - {*taught}} == without_slices
-    assert drawn.OTHER_PART == OTHER_PART, "the input check calls such a slice outside the lungs"
+    assert (drawn.OTHER_PART, drawn.TURNED) == (OTHER_PART, TURNED), "the input check knows these by their names"
 
 
 @pytest.mark.slow

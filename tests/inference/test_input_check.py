@@ -19,7 +19,7 @@ from groundglass.imaging.phantom import Scanner, make_phantom, scan
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.calibration import COVID, NON_COVID, UNCERTAIN
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.input_check import APPEARANCE, DOUBTFUL, FLAGS, LUNG, InputCheck, doubts, unfit
+from groundglass.inference.input_check import APPEARANCE, DOUBTFUL, FLAGS, LUNG, TURNED, InputCheck, doubts, unfit
 from groundglass.inference.prediction import Status
 from groundglass.training.input_check_fit import Examples, fit_input_check, fit_model
 
@@ -129,6 +129,17 @@ def test_doubtful_slices_are_flagged_and_plain_ones_are_not() -> None:
     assert "lung-cut-off" in flags(CHEST[:, CHEST.shape[1] // 4 :])
     assert "little-lung" in flags(np.pad(apex, 120))
     assert set(FLAGS) > DOUBTFUL
+
+
+def test_the_base_of_one_lung_is_not_taken_for_a_turned_slice(shipped: Classifier, monkeypatch: Any) -> None:
+    channels = len(shipped.bundle.input_check.centre) - APPEARANCE
+    turned = replace(accept_all(channels), kinds=np.array([TURNED]), bias=np.array([0, 99], np.float32), limit=0.0)
+    monkeypatch.setattr(shipped, "_check", turned)
+    half = CHEST.copy()
+    half[:, : half.shape[1] // 2] = 220
+    whole, one = shipped.predict(CHEST), shipped.predict(half)
+    assert (whole.status, TURNED in str(whole.reason)) == (Status.REFUSED, True)
+    assert (one.status, one.label, "one-lung-found" in one.flags) == (Status.OK, UNCERTAIN, True)
 
 
 def test_no_firm_label_where_the_network_is_blind(shipped: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,9 @@ LUNG = "lung"
 OTHER_PART = "another part of the body"
 """Kind of axial CT slices that show no lung."""
 
+TURNED = "a slice turned by 90 degrees"
+"""Kind of lung slices whose rows run from front to back."""
+
 FLAGS: Mapping[str, str] = {
     "one-lung-found": "lung was found in one half of the picture alone; what the other lung shows is not known",
     "little-lung": "the slice shows little lung, as at the apices and bases",
@@ -143,6 +146,8 @@ class InputCheck(Gaussian):
         # With little lung, what its header says to be axial can only be another part of the body.
         end = ct_slice.origin.orientation and cropped.lungs.mean() < _LITTLE
         kind = OTHER_PART if end else self.kinds[int(np.argmax(odds))]
+        if kind == TURNED and _in_one_half(cropped.lungs):
+            return None  # so looks the base of one lung, of which no label is firm
         known = OUTSIDE_LUNGS if kind == OTHER_PART else "not recognised as an axial lung CT slice"
         return f"{known}: looks like {kind} (score {score:.1f}, limit {self.limit:.1f})"
 
@@ -205,13 +210,19 @@ def doubts(ct_slice: CTSlice, cropped: CroppedSlice) -> tuple[str, ...]:
     found = {
         "oblong-pixels": spacing is not None and max(spacing) > _OBLONG * min(spacing),
         "upside-down": orientation is not None and orientation[4] <= _OPPOSITE,
-        "one-lung-found": columns[-1] < _HALF * width or columns[0] > (1 - _HALF) * width,
+        "one-lung-found": _in_one_half(lungs),
         "little-lung": np.count_nonzero(lungs) < _LITTLE * lungs.size,
         "lung-cut-off": touching > _CUT_OFF,
         "low-resolution": max(across, down) < _ENLARGED * cropped.pixels.shape[0],
         "soft-tissue-window": _black_share(cropped, ct_slice.pixels) > _MOSTLY,
     }
     return tuple(name for name, holds in found.items() if holds)
+
+
+def _in_one_half(lungs: NDArray[np.bool_]) -> bool:
+    """Whether all lung lies in one half of the picture's width."""
+    columns, width = np.flatnonzero(lungs.any(axis=0)), lungs.shape[1]
+    return bool(columns[-1] < _HALF * width or columns[0] > (1 - _HALF) * width)
 
 
 def _within(array: NDArray[Any], box: Box) -> Grey:
