@@ -140,6 +140,9 @@ def test_the_base_of_one_lung_is_not_taken_for_a_turned_slice(shipped: Classifie
     whole, one = shipped.predict(CHEST), shipped.predict(half)
     assert (whole.status, TURNED in str(whole.reason)) == (Status.REFUSED, True)
     assert (one.status, one.label, "one-lung-found" in one.flags) == (Status.OK, UNCERTAIN, True)
+    nothing = Preprocessing(size=160).apply(CHEST, np.zeros(CHEST.shape, np.bool_))
+    embedding = np.zeros(channels, np.float32)
+    assert TURNED in str(turned.refusal(CTSlice(CHEST, Origin("a", "PNG")), nothing, embedding)), "as evaluation asks"
 
 
 def test_no_firm_label_where_the_network_is_blind(shipped: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ class InputCheck(Gaussian):
         # With little lung, what its header says to be axial can only be another part of the body.
         end = ct_slice.origin.orientation and cropped.lungs.mean() < _LITTLE
         kind = OTHER_PART if end else self.kinds[int(np.argmax(odds))]
-        if kind == TURNED and _in_one_half(cropped.lungs):
+        if kind == TURNED and cropped.found and _in_one_half(cropped.lungs):
             return None  # so looks the base of one lung, of which no label is firm
         known = OUTSIDE_LUNGS if kind == OTHER_PART else "not recognised as an axial lung CT slice"
         return f"{known}: looks like {kind} (score {score:.1f}, limit {self.limit:.1f})"
