@@ -470,10 +470,11 @@ def _scaled(outline: Points, factor: float) -> Points:
 def paint_bones(canvas: Canvas, patient: Patient, level: float) -> None:
     """Paint vertebra, ribs, breast bone, collar bones and shoulder blades, each with its cortical rim."""
     _paint_vertebra(canvas, patient, level)
+    wall = cavity(patient, level, margin=6.5)
     for rib in range(-1, 14):
         place = (level * 9.5 + patient.rib_phase + 4.2 - rib) * 0.205
         for side in (-1, 1):
-            _paint_rib(canvas, patient, level, place + 0.02 * side, side)
+            _paint_rib(canvas, wall, patient.marrow, place + 0.02 * side, side)
     front = float(cavity(patient, level, margin=7)[128, 1])
     if 0.10 < level < 0.86:
         width = _along(level, (20.0, 27.0, 16.0, 15.0, 11.0), (0.1, 0.18, 0.3, 0.6, 0.86))
@@ -505,21 +506,20 @@ def _paint_vertebra(canvas: Canvas, patient: Patient, level: float) -> None:
         canvas.paint(body, CARTILAGE - 10, softness=1.2)
 
 
-def _paint_rib(canvas: Canvas, patient: Patient, level: float, middle: float, side: int) -> None:
-    """One rib's cut; ``middle`` 0 at the spine to 1 at the breast bone is where along the cage it lies."""
+def _paint_rib(canvas: Canvas, wall: Points, marrow: float, middle: float, side: int) -> None:
+    """One rib's cut in the cage's wall; ``middle`` 0 at the spine to 1 at the breast bone is where along it it lies."""
     if not 0.07 < middle < 1.0:
         return
     # Ribs cross the slice at a flat angle at the back and side, steeply at the front, from inside to outside.
     half = _along(middle, (0.062, 0.035), (0.1, 1.0))
     index = side * np.clip(np.linspace(middle - half, middle + half, 17), 0.04, 1) * 128
-    wall = cavity(patient, level, margin=6.5)
     curve = np.stack([np.interp(index, np.arange(256), wall[:, axis], period=256) for axis in (0, 1)], axis=1)
     lift = np.linspace(1.2, -1.2, 17)[:, None]
     curve = curve * (1 + lift / np.linalg.norm(curve, axis=1, keepdims=True))
     thickness = 4.1 * np.sin(np.linspace(0.12, np.pi - 0.12, 17)) ** 0.45
     canvas.paint(ribbon(curve, thickness), CARTILAGE if middle > 0.86 else CORTEX, softness=0.4)
     if middle <= 0.86:
-        canvas.paint(ribbon(curve, np.maximum(thickness - 1.7, 0.2)), patient.marrow + 70)
+        canvas.paint(ribbon(curve, np.maximum(thickness - 1.7, 0.2)), marrow + 70)
 
 
 def _paint_shoulder_blade(canvas: Canvas, patient: Patient, level: float, side: int) -> None:
