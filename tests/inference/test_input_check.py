@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.conftest import accept_all
+from tests.conftest import APPEARANCE, accept_all
 
 import groundglass
 from groundglass.errors import BundleError
@@ -19,7 +19,7 @@ from groundglass.imaging.phantom import Scanner, make_phantom, scan
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.calibration import COVID, NON_COVID, UNCERTAIN
 from groundglass.inference.classifier import Classifier
-from groundglass.inference.input_check import APPEARANCE, DOUBTFUL, FLAGS, LUNG, TURNED, InputCheck, doubts, unfit
+from groundglass.inference.input_check import DOUBTFUL, FLAGS, LUNG, TURNED, InputCheck, doubts, unfit
 from groundglass.inference.prediction import Status
 from groundglass.training.input_check_fit import Examples, fit_input_check, fit_model
 

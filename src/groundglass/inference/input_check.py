@@ -56,10 +56,6 @@ _DISTANCE_WEIGHT = 3.0  # of the two distances, beside a few thousand features t
 _SIDE, _GREY_SIDE = 48, 16
 _CELLS, _WHOLE_CELLS, _DIRECTIONS = 6, 4, 8
 _LEAST_CONTRAST, _LEAST_EDGES = 8.0, 200.0
-_SHAPES, _GREYS = 19, 10
-
-APPEARANCE = 2 * _GREY_SIDE**2 + (_CELLS**2 + _WHOLE_CELLS**2) * _DIRECTIONS + _SHAPES + _GREYS
-"""How many numbers `appearance` gives."""
 
 APPEARANCE_VERSION = 3
 """Raised whenever the same picture gives other numbers, so that nothing fitted to the former ones is used."""
@@ -252,7 +248,7 @@ def appearance(pixels: Grey, cropped: CroppedSlice) -> NDArray[np.float32]:
         cropped: the same, cropped.
 
     Returns:
-        float32, shape (`APPEARANCE`,): grey values and edge directions of the cropped slice, those of the whole
+        float32, shape (957,): grey values and edge directions of the cropped slice, those of the whole
         picture, shapes, grey statistics.
     """
     inner, whole = (
