@@ -450,8 +450,7 @@ def _agreement(one: Values, other: Values) -> float:
     # Grey values are whole numbers and recompressed: variances below a few are no structure.
     correlation = covariance(one, other) / np.sqrt((variances[0] + 4) * (variances[1] + 4))
     strength = np.maximum(*(variance / max(float(variance.mean()), 1e-6) for variance in variances))
-    strong = correlation[strength >= np.percentile(strength, 100 - _STRONGEST)]
-    return float(np.percentile(strong, _COVERED))
+    return float(np.percentile(correlation[strength >= np.percentile(strength, 100 - _STRONGEST)], _COVERED))
 
 
 def _smooth(values: Values, width: float) -> Values:

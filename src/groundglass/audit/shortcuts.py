@@ -114,8 +114,7 @@ def measure_shortcuts(
     part = np.array([record.split or "" for record, _ in labelled], np.str_)
     folds = min(_FOLDS, *(len(np.unique(patient[label == value])) for value in (0, 1)))
     if folds < 2:
-        reason = "there are fewer than two patients of one of the labels"
-        return ShortcutBaselines((), formats, folds, seed, reason)
+        return ShortcutBaselines((), formats, folds, seed, "there are fewer than two patients of one of the labels")
     data, baselines = _Data(label, patient, part, folds, seed), []
     for name, title in _TITLES.items():
         seen = [getattr(one, name) for _, one in labelled]

@@ -167,8 +167,7 @@ def pretrain(
     from groundglass.training.trainer import Job
 
     def find_copies(held_out: Sequence[Record], unlabelled: Sequence[Record]) -> list[tuple[Record, Record]]:
-        found = copies_of(held_out, unlabelled, threads=threads or None)
-        return [(pair.first, pair.second) for pair in found]
+        return [(pair.first, pair.second) for pair in copies_of(held_out, unlabelled, threads=threads or None)]
 
     named = [f"network.name={network}"] if network else []
     job = Job(

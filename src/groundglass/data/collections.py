@@ -230,8 +230,7 @@ def _zenodo_3757476(tree: _Tree) -> Iterator[_Found]:
     number = rf"/[^/]*?(\d+(?:_\d+)*)\D*{_NII}"
     lungs, lesions = (tree.by_name(f"{kind}_Mask{number}") for kind in ("Lung", "Infection"))
     for path, match in tree.matching(f"COVID-19-CT-Seg_20cases{number}"):
-        record = tree.record(path, Label.COVID, match[1])
-        yield from _volume(tree, record, lungs.get(match[1]), lesions.get(match[1]))
+        yield from _volume(tree, tree.record(path, Label.COVID, match[1]), lungs.get(match[1]), lesions.get(match[1]))
 
 
 def _luna16(tree: _Tree) -> Iterator[_Found]:

@@ -156,5 +156,4 @@ def _is_slice(file: FileSource) -> bool:
     """A damaged picture counts, so that reading it tells the user; DICOM files often have no suffix."""
     if file.path.suffix.lower() in PICTURES:
         return True
-    formats = RASTER | {FileFormat.DICOM}
-    return file.path.name.upper() != "DICOMDIR" and identify(file.head(HEAD_BYTES)) in formats
+    return file.path.name.upper() != "DICOMDIR" and identify(file.head(HEAD_BYTES)) in RASTER | {FileFormat.DICOM}

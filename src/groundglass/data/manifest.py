@@ -233,8 +233,7 @@ def _read(path: Path, unit: str = "", *, is_mask: bool = False) -> CTSlice:
     mode = found.origin.mode
     is_deep = found.origin.file_format in RASTER and (mode in {"I", "F"} or mode.startswith("I;16"))
     if unit and not is_deep:
-        reason = f"is no picture of more than 8 bits, so its unit cannot be {unit!r}; leave `unit` empty"
-        raise ImageError(path, reason)
+        raise ImageError(path, f"is no picture of more than 8 bits, so its unit cannot be {unit!r}; leave `unit` empty")
     if is_deep and not unit and not is_mask:
         guessed = "grey values" if found.hounsfield is None else "Hounsfield units"
         say(

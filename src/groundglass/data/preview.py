@@ -38,15 +38,11 @@ def write_previews(
     """Write one PNG per slice of ``path``: the slice, its binarised mask, its crop, painted copies of the crop.
 
     The copies show every kind of COVID-19 lesion, of ``severity`` 0 to 1, and every sign of another disease, the
-    painted region outlined; the same ``seed`` paints the same. They are missing where no lungs are
-    found. ``on_error`` is called for each file that cannot be read, and without it
-    the first one is raised.
-
-    Yields:
-        The path of each picture as it is written.
+    painted region outlined; the same ``seed`` paints the same. They are missing where no lungs are found. The path of
+    each picture is yielded once it is written. ``on_error`` is called for each file that cannot be read.
 
     Raises:
-        ImageError: nothing can be read.
+        ImageError: nothing can be read; without ``on_error``, a file cannot.
     """
     for number, ct_slice in enumerate(read_slices(path, on_error=on_error)):
         tiles = _tiles(ct_slice.pixels, preprocessing, severity, np.random.default_rng([seed, number]))

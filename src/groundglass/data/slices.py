@@ -58,8 +58,7 @@ def _series(origin: Origin) -> tuple[str | None, ...]:
     """What the series of a slice is known by."""
     if origin.stack is None or (origin.series is None and origin.frame is not None):
         return (origin.file,)
-    folder = None if is_uid(origin.series) else os.path.dirname(origin.file)
-    return origin.study, origin.series, origin.stack, folder
+    return origin.study, origin.series, origin.stack, None if is_uid(origin.series) else os.path.dirname(origin.file)
 
 
 def _is_axial(origin: Origin) -> bool:

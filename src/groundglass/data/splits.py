@@ -102,8 +102,7 @@ def patients_in_several_parts(manifest: Manifest, parts: Mapping[str, Sequence[i
     """Known patients with slices in more than one part, sorted."""
     records = manifest.records
     places = {(records[i].patient_id, name) for name, part in parts.items() for i in part if records[i].patient_known}
-    seen = Counter(patient for patient, _ in places)
-    return sorted(patient for patient, count in seen.items() if count > 1)
+    return sorted(patient for patient, count in Counter(patient for patient, _ in places).items() if count > 1)
 
 
 def held_out(records: Sequence[Record], one_in: int) -> set[int]:

@@ -203,8 +203,7 @@ def reliability(label: NDArray[np.int8], probability: NDArray[np.float64]) -> tu
 def versions(*packages: str) -> dict[str, str]:
     """Versions of this package, of Python, and of these packages, by default those that figures depend on."""
     names = packages or ("numpy", "scikit-learn", "opencv-python-headless")
-    own = {"groundglass": __version__, "python": platform.python_version()}
-    return own | {name: version(name) for name in names}
+    return {"groundglass": __version__, "python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def now() -> str:

@@ -113,8 +113,7 @@ class Segmentation:
             stacked = np.stack(values, axis=1)
             chosen = np.isfinite(stacked).all(axis=1) & among
             stacked, own = stacked[chosen], patients.among(chosen)
-            estimate = own.figure(of, stacked) if of else own.share(stacked[:, 0] > 0)
-            return CountedEstimate(estimate, len(stacked))
+            return CountedEstimate(own.figure(of, stacked) if of else own.share(stacked[:, 0] > 0), len(stacked))
 
         return {
             "lung_dice": figure(np.mean, column["lung_dice"]),

@@ -55,8 +55,7 @@ class ZipSource(Source):
         if leads_out(info.orig_filename):
             raise ImageError(self.name, "its name leads out of the archive; rename it")
         if info.compress_type not in _PACKED:
-            reason = "packed by Deflate64 or another method that cannot be read; unpack it first"
-            raise ImageError(self.name, reason)
+            raise ImageError(self.name, "packed by Deflate64 or another method that cannot be read; unpack it first")
         if info.flag_bits & 0x1:
             raise ImageError(self.name, "encrypted; unpack the archive with its password and read the folder")
         if stat.S_ISLNK(info.external_attr >> 16):
@@ -87,8 +86,7 @@ def open_archive(
             opened = stack.enter_context(zipfile.ZipFile(stack.enter_context(file.open())))
             members = opened.infolist()
             if len(members) > limits.members:
-                reason = f"{len(members):,} members are more than the limit of {limits.members:,}"
-                raise ImageError(name, reason)
+                raise ImageError(name, f"{len(members):,} members are more than the limit of {limits.members:,}")
             for member in sorted(members, key=lambda member: natural_key(member.filename)):
                 junk = is_junk(PurePosixPath(member.filename)) and not leads_out(member.filename)
                 if member.is_dir() or junk:
@@ -101,6 +99,5 @@ def open_archive(
                     (on_error or raise_error)(error)
             total = sum(source.size for source in sources)
             if total > limits.archive_bytes:
-                reason = f"unpacks to {total:,} bytes, more than the limit of {limits.archive_bytes:,}"
-                raise ImageError(name, reason)
+                raise ImageError(name, f"unpacks to {total:,} bytes, more than the limit of {limits.archive_bytes:,}")
         yield sources

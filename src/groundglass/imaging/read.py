@@ -269,8 +269,7 @@ def _decode(
     if file_format in RASTER:
         from groundglass.imaging.raster import decode_raster  # noqa: PLC0415
 
-        slices = decode_raster(source.read(limits), source.name, limits, scale)
-        return guard_each(slices, source.name, "picture")
+        return guard_each(decode_raster(source.read(limits), source.name, limits, scale), source.name, "picture")
     from groundglass.imaging.volume import read_itk, read_nifti  # noqa: PLC0415
 
     if file_format in {FileFormat.META_IMAGE, FileFormat.NRRD}:

@@ -158,8 +158,7 @@ class Source(ABC):
         if self.size == 0:
             raise ImageError(self.name, "the file is empty")
         if self.size > limits.file_bytes:
-            reason = f"{self.size:,} bytes are more than the limit of {limits.file_bytes:,}"
-            raise ImageError(self.name, reason)
+            raise ImageError(self.name, f"{self.size:,} bytes are more than the limit of {limits.file_bytes:,}")
 
 
 class FileSource(Source):

@@ -290,8 +290,7 @@ def _voxel_files(said: str, rest: bytes, limits: Limits) -> list[str]:
     else:
         names = [said]
     if not 1 <= len(names) <= limits.frames:
-        reason = f"its voxels are spread over {len(names):,} files, 1 to {limits.frames:,} can be read"
-        raise ValueError(reason)
+        raise ValueError(f"its voxels are spread over {len(names):,} files, 1 to {limits.frames:,} can be read")
     return names
 
 

@@ -24,8 +24,10 @@ class Window:
 
     def apply(self, hounsfield: NDArray[np.generic]) -> Grey:
         """Map Hounsfield units linearly to 0..255, clipped at both ends of the window."""
-        low = self.level - self.width / 2
-        return _grey(hounsfield.astype(np.float32), low, self.width)
+        grey = hounsfield.astype(np.float32)  # changed in place from here: fresh memory costs more than arithmetic
+        grey -= np.float32(self.level - self.width / 2)
+        grey *= np.float32(255.0 / self.width)
+        return np.clip(np.rint(grey, out=grey), 0, 255, out=grey).astype(np.uint8)
 
 
 LUNG = Window(level=-600.0, width=1500.0)
@@ -48,13 +50,6 @@ def as_hounsfield(values: NDArray[np.generic]) -> Hounsfield:
     if values.dtype.kind == "f":
         hounsfield[~np.isfinite(hounsfield)] = AIR
     return np.maximum(hounsfield, np.float32(AIR), out=hounsfield)
-
-
-def _grey(numbers: NDArray[np.float32], black: float, width: float) -> Grey:
-    """Numbers from ``black`` to as many above it as 0..255; in place, since fresh memory costs more than arithmetic."""
-    numbers -= np.float32(black)
-    numbers *= np.float32(255.0 / width)
-    return np.clip(np.rint(numbers, out=numbers), 0, 255, out=numbers).astype(np.uint8)
 
 
 def extent(values: NDArray[np.generic]) -> tuple[float, float]:
@@ -86,7 +81,7 @@ class Scale:
             hounsfield = as_hounsfield(numbers - np.float32(self.offset))
             return LUNG.apply(hounsfield), hounsfield
         finite = np.nan_to_num(numbers, nan=self.black, posinf=self.white, neginf=self.black)
-        return _grey(finite, self.black, self.white - self.black), None
+        return Window((self.black + self.white) / 2, self.white - self.black).apply(finite), None
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of damaged files

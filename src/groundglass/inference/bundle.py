@@ -270,8 +270,7 @@ class Bundle:
 def tested(engine: Engine, lungs: LungSegmenter, preprocessing: Preprocessing, pixels: Grey) -> tuple[float, float]:
     """The self-test of a slice, uint8, shape (H, W): its share of lung and the model's logit."""
     cropped = preprocessing.apply(pixels, lungs(pixels))
-    logit = engine.run(preprocessing.normalise(cropped.pixels[None])).logit[0]
-    return float(cropped.lungs.mean()), float(logit)
+    return float(cropped.lungs.mean()), float(engine.run(preprocessing.normalise(cropped.pixels[None])).logit[0])
 
 
 def _read(path: Path, name: str, limit: int) -> bytes:

@@ -195,10 +195,8 @@ def _nothing_to_see(pixels: Grey) -> str | None:
 def doubts(ct_slice: CTSlice, cropped: CroppedSlice) -> tuple[str, ...]:
     """The :data:`FLAGS` that the file's header and the picture of a slice with lungs give rise to."""
     orientation, lungs, spacing = ct_slice.origin.orientation, cropped.lungs, ct_slice.origin.spacing
-    columns, rows = np.flatnonzero(lungs.any(axis=0)), np.flatnonzero(lungs.any(axis=1))
-    across, down = int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
-    width = lungs.shape[1]
-    across_edge, along_edge = (max(1, round(_EDGE * side)) for side in (width, lungs.shape[0]))
+    _, _, across, down = cv2.boundingRect(lungs.view(np.uint8))
+    along_edge, across_edge = (max(1, round(_EDGE * side)) for side in lungs.shape)
     touching = max(
         *(part.any(axis=1).sum() / down for part in (lungs[:, :across_edge], lungs[:, -across_edge:])),
         *(part.any(axis=0).sum() / across for part in (lungs[:along_edge], lungs[-along_edge:])),
@@ -217,8 +215,8 @@ def doubts(ct_slice: CTSlice, cropped: CroppedSlice) -> tuple[str, ...]:
 
 def _in_one_half(lungs: NDArray[np.bool_]) -> bool:
     """Whether all lung lies in one half of the picture's width."""
-    columns, width = np.flatnonzero(lungs.any(axis=0)), lungs.shape[1]
-    return bool(columns[-1] < _HALF * width or columns[0] > (1 - _HALF) * width)
+    (left, _, across, _), width = cv2.boundingRect(lungs.view(np.uint8)), lungs.shape[1]
+    return bool(left + across - 1 < _HALF * width or left > (1 - _HALF) * width)
 
 
 def _within(array: NDArray[Any], box: Box) -> Grey:

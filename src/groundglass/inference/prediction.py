@@ -64,8 +64,7 @@ class Evidence:
 
     def picture(self) -> Picture:
         """The slice with the outlines of its lungs, yellow, and lesions, orange; shape (H, W, 3)."""
-        lungs = outline_mask(grey_picture(self.slice.pixels), self.cropped.lungs)
-        return outline_mask(lungs, self.lesions(), LESION)
+        return outline_mask(outline_mask(grey_picture(self.slice.pixels), self.cropped.lungs), self.lesions(), LESION)
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,12 @@ class PackedMasks:
         """The masks that a prediction was drawn from."""
         masks = np.stack([evidence.cropped.lungs, evidence.lesions()])
         height, width = masks.shape[1:]
-        bits = np.packbits(masks.reshape(2, -1), axis=1, bitorder="little")
-        return cls(evidence.slice.origin, (height, width), bits)
+        return cls(evidence.slice.origin, (height, width), np.packbits(masks.reshape(2, -1), axis=1, bitorder="little"))
 
     def unpacked(self) -> NDArray[np.bool_]:
         """Lungs and lesions, shape (2, H, W)."""
         count = self.shape[0] * self.shape[1]
-        masks = np.unpackbits(self.bits, axis=1, count=count, bitorder="little")
-        return masks.reshape(2, *self.shape).view(np.bool_)
+        return np.unpackbits(self.bits, axis=1, count=count, bitorder="little").reshape(2, *self.shape).view(np.bool_)
 
 
 @dataclass(frozen=True)

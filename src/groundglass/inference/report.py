@@ -199,8 +199,7 @@ def _place(prediction: Prediction) -> str:
 
 def _shortened(file: str, width: int = 40) -> str:
     """A name of a file without its folders, shortened in the middle."""
-    name = PurePosixPath(file.replace("\\", "/").replace("!", "/")).name or file
-    return cut_middle(name, width)
+    return cut_middle(PurePosixPath(file.replace("\\", "/").replace("!", "/")).name or file, width)
 
 
 def _warnings(totals: Totals, flags: Counter[str]) -> Iterator[str]:

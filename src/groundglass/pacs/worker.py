@@ -215,8 +215,7 @@ class Poll:
             summary = self._processor.process(series, instances)
         except (PacsUnavailableError, PacsRefusedError) as error:
             seen.left_out, seen.next_pause = seen.next_pause, min(2 * seen.next_pause, _MOST_POLLS_LEFT_OUT)
-            name = series.uid or f"a series of {series.study}"
-            return SeriesResult(name, State.POSTPONED, reason=str(error))
+            return SeriesResult(series.uid or f"a series of {series.study}", State.POSTPONED, reason=str(error))
         del self._seen[series.study, series.uid]
         return SeriesResult(series.uid, State.REPORTED, summary)
 

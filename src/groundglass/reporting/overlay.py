@@ -117,8 +117,7 @@ def _contours(mask: _Mask, tall: float = 1) -> str:
 def outline_mask(picture: Picture, mask: _Mask, colour: tuple[int, int, int] = OUTLINE) -> Picture:
     """A copy of the picture with the outline of a mask (H, W) drawn onto it."""
     outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    drawn = cv2.drawContours(picture.copy(), outlines, -1, colour, 1, cv2.LINE_AA)
-    return np.asarray(drawn, np.uint8)
+    return np.asarray(cv2.drawContours(picture.copy(), outlines, -1, colour, 1, cv2.LINE_AA), np.uint8)
 
 
 def fit(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

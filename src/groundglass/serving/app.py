@@ -223,8 +223,7 @@ async def _get_plane(
     if volume is not None:
         content = await run_sync(volume.layer, plane, index, layer, limiter=service.drawing)
     if not content:
-        detail = "The series has no such plane: see its volume, and the size of its slices."
-        raise Problem("no-such-layer", detail)
+        raise Problem("no-such-layer", "The series has no such plane: see its volume, and the size of its slices.")
     return _file(layer, content)
 
 

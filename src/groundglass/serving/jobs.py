@@ -133,8 +133,7 @@ class _Form(MultiPartParser):
 
     def on_headers_finished(self) -> None:
         if len(self.received) >= self.max_files:
-            detail = f"More than {self.max_files:,} files in one request; send fewer, or a zip."
-            raise Problem("too-many-files", detail)
+            raise Problem("too-many-files", f"More than {self.max_files:,} files in one request; send fewer, or a zip.")
         name = self._free(_plain_parts(_sent_name(self._current_part.content_disposition or b"")))
         self._current_part.file = self.received[name] = (
             UploadFile(cast("BinaryIO", tempfile.SpooledTemporaryFile(MIB)))  # noqa: SIM115
@@ -231,8 +230,7 @@ async def receive_files(request: Request, size: int, directory: Path, settings: 
     except MultiPartException as error:
         raise Problem("bad-request", f"The multipart form is damaged: {error.message}") from None
     except OSError:
-        detail = "The service has no space for the upload; try again later."
-        raise Problem("busy", detail, Retry_After=30) from None
+        raise Problem("busy", "The service has no space for the upload; try again later.", Retry_After=30) from None
     finally:
         for file in form.received.values():
             file.file.close()
@@ -314,8 +312,7 @@ class Service:
             detail = f"{of_client} uploads of this client are in flight, as many as one may have."
             raise Problem("too-many-requests", detail, Retry_After=2)
         if self.in_flight >= limits.requests:
-            detail = f"{limits.requests} uploads are in flight, as many as there may be."
-            raise Problem("busy", detail, Retry_After=2)
+            raise Problem("busy", f"{limits.requests} uploads are in flight, as many as there may be.", Retry_After=2)
         if self._upload_bytes + size > limits.uploads_bytes:
             raise Problem("busy", "The uploads in flight fill the space set aside for them.", Retry_After=10)
         self._of_client[client] += 1

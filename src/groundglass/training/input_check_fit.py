@@ -152,8 +152,7 @@ def _lung_pictures(own: Sequence[_Picture], cut: Sequence[_Picture], effort: flo
     yield from lungs
     for picture in own:
         yield replace(picture, pixels=vary(picture.pixels, rng), weight=_VARIED, deciding=False)
-        sick = vary(paint_disease(picture.pixels, rng), rng)
-        yield replace(picture, pixels=sick, weight=_VARIED, deciding=False)
+        yield replace(picture, pixels=vary(paint_disease(picture.pixels, rng), rng), weight=_VARIED, deciding=False)
     for index, picture in enumerate(lungs):
         yield replace(picture, pixels=(vary if index % 2 else paint_disease)(picture.pixels, rng))
     for index, pixels in enumerate(phantom_slices(max(_FEWEST_PHANTOMS, round(effort * _PHANTOMS)), 0)):

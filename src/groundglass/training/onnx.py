@@ -58,8 +58,7 @@ def to_onnx(network: Network, size: int) -> bytes:
 
 def lungs_to_onnx(network: LungNet, notes: Mapping[str, Any]) -> bytes:
     """Export a trained LungNet with notes on how it was trained."""
-    model = _exported(network.eval(), lungs.SIDE, lungs.INPUT, [lungs.OUTPUT])
-    return _with_metadata(model, {lungs.NOTES: notes})
+    return _with_metadata(_exported(network.eval(), lungs.SIDE, lungs.INPUT, [lungs.OUTPUT]), {lungs.NOTES: notes})
 
 
 def described(model: bytes, preprocessing: Preprocessing, calibration: Calibration) -> bytes:
