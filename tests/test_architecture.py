@@ -28,11 +28,11 @@ LAYERS = {
 CLOSED = {"experiments", "audit", "serving", "pacs", "cluster"}
 # Lines that each room may hold: it may only shrink. The goal is 17,000 in all (CONTRIBUTING.md has the goals).
 CEILINGS = {
-    "top": 250, "imaging": 3_442, "models": 760, "data": 2_175, "training": 3_179, "inference": 3_168,
-    "evaluation": 1_746, "reporting": 395, "cli": 1_599, "experiments": 1_283, "audit": 1_061, "serving": 1_305,
-    "pacs": 906, "cluster": 282,
+    "top": 250, "imaging": 3_440, "models": 760, "data": 2_175, "training": 3_177, "inference": 3_168,
+    "evaluation": 1_744, "reporting": 394, "cli": 1_598, "experiments": 1_283, "audit": 1_059, "serving": 1_301,
+    "pacs": 905, "cluster": 282,
 }  # fmt: skip
-LINES, FILES, LINES_OF_TESTS = 21_550, 99, 12_392
+LINES, FILES, LINES_OF_TESTS = 21_535, 99, 12_391
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}

@@ -84,8 +84,7 @@ def test_files_are_written_and_the_page_is_self_contained(audited: Audit, tmp_pa
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     with (screen := Console(width=80)).capture() as shown:
         screen.print(*audit_tables(audited))
-    intervals = re.findall(r"\(\d\.\d{3}–\d\.\d{3}\)", shown.get())
-    assert len(intervals) == 8, "a terminal's lines do not cut them apart"
+    assert len(re.findall(r"\(\d\.\d{3}–\d\.\d{3}\)", shown.get())) == 8, "a terminal's lines do not cut them apart"
     Console(file=io.TextIOWrapper(io.BytesIO(), encoding="utf-8")).print(shown.get(), *audited.warnings())
 
 
@@ -94,8 +93,7 @@ def test_a_clean_data_set_has_nothing(clean: Manifest) -> None:
     assert (clear.pairs, clear.warnings(), found(clear, CONDITIONS)) == ((), (), [])
     hospitals = [replace(one, source="Bern" if one.label is Label.COVID else "Rome") for one in clean]
     apart = replace(clear, records=(*hospitals, replace(hospitals[0], source="Rome")))
-    said = "1 source whose slices all have one label, which it gives away: Bern (COVID)."
-    assert apart.warnings() == (said,)
+    assert apart.warnings() == ("1 source whose slices all have one label, which it gives away: Bern (COVID).",)
 
 
 def test_without_labels_copies_are_found_and_another_split_has_parts_of_its_own(spoilt: Manifest) -> None:

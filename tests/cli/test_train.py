@@ -69,8 +69,7 @@ def test_train_warns_of_what_parts_share_and_trains_all_the_same(
     lines, other = (data / "leaking.csv").read_text().splitlines(), tmp_path / "other.csv"
     other.write_text(f"{lines[0]}\n{data}/{lines[-1]}\n")
     (said, *_) = warnings("--data", str(other), manifest="manifest.csv")
-    pair = f"{data.name}/13.png and {data.name}/again [x].jpg."
-    assert f"in different parts show the same slice: {pair}" in said
+    assert f"in different parts show the same slice: {data.name}/13.png and {data.name}/again [x].jpg." in said
     # The two slices are of the official train and test parts, of which the last is in no part of this split.
     assert not any("parts" in said for said in warnings("--split", "official-source-cv:1/2"))
     for variable in ("RANK", "LOCAL_RANK", "NODE_RANK"):
@@ -146,8 +145,7 @@ def test_ablation_and_convergence(wards: Path, tmp_path: Path, run_command: Comm
     place = tmp_path / "convergence"
     words = arguments("convergence", wards, place, f"--networks {NETWORK} --weights none --seeds 0")
     assert f"| {NETWORK} | none | 0 |" in run_command(*words)[1]
-    run = saved(place, f"official/{NETWORK}-none-seed-0")
-    assert run["predictions"] == {}, "no test slice is evaluated"
+    assert saved(place, f"official/{NETWORK}-none-seed-0")["predictions"] == {}, "no test slice is evaluated"
 
 
 @pytest.mark.slow
@@ -165,8 +163,7 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(wards: Path, tmp_path
     first, second = (f"official/{NETWORK}-none-seed-{seed}" for seed in (0, 1))
     before, begun = saved(tmp_path, first), (stopped / "history.csv").read_text().splitlines()[:2]
     assert not (tmp_path / "results" / f"{second}.json").exists()
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
-    assert f"[1/2] {first}: exists already" in done.stdout
+    assert f"[1/2] {first}: exists already" in subprocess.run(words, check=True, capture_output=True, text=True).stdout
     assert saved(tmp_path, first) == before
     assert (stopped / "history.csv").read_text().splitlines()[:2] == begun, "its first epoch is not trained again"
     assert len(saved(tmp_path, second)["history"]) == 3

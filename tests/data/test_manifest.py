@@ -231,8 +231,7 @@ def test_sources_and_grades_are_left_out_by_name() -> None:
         for name, (source, grade, collection) in zip("abcd", about, strict=True)
     )
     for names, kept in (("", "abcd"), ("moscow:CT-1", "bcd"), ("luna covid-ct", "ab"), ("paper CT-1", "abcd")):
-        rest = Manifest("set", Path(), records).without(names.split())
-        assert "".join(str(each.path) for each in rest) == kept
+        assert "".join(str(each.path) for each in Manifest("set", Path(), records).without(names.split())) == kept
 
 
 @pytest.mark.parametrize(("positive", "negative"), [("covid", "non-covid"), ("CT_COVID", "CT_NonCOVID")])

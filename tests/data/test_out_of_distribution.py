@@ -44,8 +44,7 @@ def windowed(hounsfield: NDArray[np.float32], rng: Generator, *windows: Window) 
 
 def abdomen(rng: Generator) -> Grey:
     patient = Patient.draw(rng)
-    scanner = Scanner.draw(patient, rng)
-    return windowed(scan_abdomen(patient, scanner, rng.uniform(0.05, 0.9)), rng, LUNG, SOFT, WIDE)
+    return windowed(scan_abdomen(patient, Scanner.draw(patient, rng), rng.uniform(0.05, 0.9)), rng, LUNG, SOFT, WIDE)
 
 
 def reformat(plane: Callable[[Volume, float], NDArray[np.float32]]) -> Callable[[Volume, Generator], Grey]:
@@ -206,15 +205,13 @@ def lungs() -> list[Grey]:
 
 @pytest.fixture(scope="module")
 def taught(lungs: list[Grey]) -> Examples:
-    examples = out_of_distribution_examples(lungs, 0, effort=0.03)
-    return [(kind, pixels.tobytes()) for kind, pixels in examples]
+    return [(kind, pixels.tobytes()) for kind, pixels in out_of_distribution_examples(lungs, 0, effort=0.03)]
 
 
 def test_every_kind_is_taught_and_follows_from_the_seed(lungs: list[Grey], taught: Examples) -> None:
     without_slices = {drawn.TURNED, drawn.OTHER_VIEW, drawn.OTHER_PART, drawn.NO_SCAN}
     assert {kind for kind, _ in taught} == {*without_slices, drawn.INVERTED}
-    again = out_of_distribution_examples(lungs, 0, effort=0.03)
-    assert [(kind, pixels.tobytes()) for kind, pixels in again] == taught
+    assert [(kind, pixels.tobytes()) for kind, pixels in out_of_distribution_examples(lungs, 0, effort=0.03)] == taught
     other = {(kind, pixels.tobytes()) for kind, pixels in out_of_distribution_examples([], 1, effort=0.01)}
     assert {kind for kind, _ in other - {*taught}} == without_slices
     assert (drawn.OTHER_PART, drawn.TURNED) == (OTHER_PART, TURNED), "the input check knows these by their names"

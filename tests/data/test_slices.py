@@ -55,8 +55,7 @@ def test_slices_name_nobody(tmp_path: Path, dicom_series: Path, phantoms: list[P
     for path in written:
         image = Image.open(path)
         assert (image.mode, image.info) == ("L", {})
-        expected = LUNG.apply(phantoms[int(path.stem.split("_")[1])].hounsfield)
-        np.testing.assert_array_equal(np.array(image), expected)
+        np.testing.assert_array_equal(np.array(image), LUNG.apply(phantoms[int(path.stem.split("_")[1])].hounsfield))
         assert not any(each in path.name or each.encode() in path.read_bytes() for each in secrets)
     again = list(cut_slices(dicom_series, output, every=2))
     assert (len(again) >= 3, again) == (True, written), "the same names again"
@@ -103,8 +102,7 @@ def test_slice_mask_crop_and_ten_painted_copies(tmp_path: Path, run_command: Com
     assert ((mask < 30) | (mask > 225)).mean() > 0.9
     coloured = [bool((tile != tile[..., :1]).any()) for tile in tiles[:13]]
     assert coloured == [False] * 3 + [True] * 10, "painted regions have an outline"
-    again = next(write_previews(slices, tmp_path / "again", Preprocessing(size=side)))
-    assert again.read_bytes() == first.read_bytes()
+    assert next(write_previews(slices, tmp_path / "again", Preprocessing(size=side))).read_bytes() == first.read_bytes()
 
 
 # Phantoms.

@@ -101,8 +101,7 @@ def test_sources_left_out_are_only_tested(published: Manifest, pooled: Manifest)
     assert {each.source for each in one["test"]} == {"ward-1"}
     taught = {(each.hospital, each.split == "test") for each in (*one["train"], *one["val"])}
     assert taught == {(hospital, False) for hospital in ("covid-ct", "ward-0", "ward-2", "ward-3")}
-    seen_elsewhere = with_slice(WARDS, source="ward-1")
-    assert make_split(seen_elsewhere, "leave-source-out:ward-1", allow_overlap=True).parts["test"]
+    assert make_split(with_slice(WARDS, source="ward-1"), "leave-source-out:ward-1", allow_overlap=True).parts["test"]
 
 
 def test_of_sources_without_a_split_a_tenth_validates(published: Manifest, pooled: Manifest) -> None:

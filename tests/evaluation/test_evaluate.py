@@ -317,8 +317,7 @@ def test_masks_of_the_manifest_are_compared_with_what_is_found(
     assert "segmentation" not in document(out), "without masks nothing is said of them"
     assert "against their masks" not in page_of(out).text
     run.predict = lambda slices: replace(predict(slices), lesion_map=None)
-    found = go(masked).segmentation
-    assert {name for name, each in found.items() if each.slices} == {"lung_dice", "lesion_in_lungs"}
+    assert {name for name, each in go(masked).segmentation.items() if each.slices} == {"lung_dice", "lesion_in_lungs"}
 
 
 def test_figures_stand_beside_what_the_file_format_alone_gives_away(go: Go, make: Make, out: Path) -> None:

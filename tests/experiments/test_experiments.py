@@ -128,8 +128,7 @@ def test_on_covid_ct_a_collection_and_a_publication_are_left_out(covid_ct: Path)
     data = load_dataset(covid_ct)
     (task, *_) = ablation_tasks(DEFAULT, [0], protocols=["left-out"])
     assert (task.split, task.parts) == ("leave-source-out:2020.02.25.20021568+medpix", ("test",))
-    test = make_split(data, task.split).part("test")
-    assert {data.records[index].label for index in test} == set(Label)
+    assert {data.records[index].label for index in make_split(data, task.split).part("test")} == set(Label)
 
 
 @pytest.fixture(scope="module")
@@ -254,8 +253,7 @@ def paired(folder: Path, *documents: dict[str, Any]) -> PairedRows:
 def test_a_result_survives_the_file(tmp_path: Path) -> None:
     known, path = document(VGG, 1.0), tmp_path / "again.json"
     known["predictions"]["test"][0][0] = "Lunge 'ä', \"1\"\n.png"
-    first = read_run_result(write(tmp_path, known) / f"official/{VGG}-seed-0.json")
-    write_run_result(replace(first, path=path))
+    write_run_result(replace(read_run_result(write(tmp_path, known) / f"official/{VGG}-seed-0.json"), path=path))
     stored = json.loads(path.read_text())
     for row, again in zip(known["predictions"]["test"], stored["predictions"]["test"], strict=True):
         assert np.float32(again.pop()) == row.pop(), "to the last bit"

@@ -292,8 +292,7 @@ def test_frames_are_decoded_by_one_child_that_ends_with_the_block_or_is_replaced
 
 def test_real_files(dicom_samples: Path) -> None:
     for path in (dicom_samples / "compressed").glob("*.dcm"):
-        expected = np.maximum(pydicom.dcmread(path).pixel_array * 1.0 - 1024, -1024)
-        equal(read_slice(path).hounsfield, expected)
+        equal(read_slice(path).hounsfield, np.maximum(pydicom.dcmread(path).pixel_array * 1.0 - 1024, -1024))
     for item in read_slices(dicom_samples / "mixed"):
         assert -1024 <= item.hounsfield.min() < 100 < item.hounsfield.max() < 8000
     heights = [item.origin.position[2] for item in read_slices(dicom_samples / "lung-series")]
@@ -380,12 +379,10 @@ def test_series_are_kept_apart_and_directories_passed_over(tmp_path: Path) -> No
     for index in range(6):
         place = {"ImageOrientationPatient": AXIAL, "ImagePositionPatient": [0, 0, -index]}
         series = {"SeriesInstanceUID": f"1.2.{index % 2}", "SeriesNumber": index % 2, "InstanceNumber": index}
-        path = write_ct(tmp_path / f"{index}.dcm", **place, **study, **series, AccessionNumber="")
-        files.add(pydicom.dcmread(path))
+        files.add(pydicom.dcmread(write_ct(tmp_path / f"{index}.dcm", **place, **study, **series, AccessionNumber="")))
     assert order(tmp_path) == "420531"
     files.write(tmp_path / "disc")
-    images = read_slices(tmp_path / "disc")
-    assert [item.origin.series for item in images] == ["1.2.0"] * 3 + ["1.2.1"] * 3
+    assert [item.origin.series for item in read_slices(tmp_path / "disc")] == ["1.2.0"] * 3 + ["1.2.1"] * 3
     assert_refused(tmp_path / "disc" / "DICOMDIR", r"DICOMDIR: a DICOMDIR, .*; name its folder instead")
 
 

@@ -301,8 +301,7 @@ def test_a_provider_has_names_and_may_be_missing(
     # Beside CPU in its wheels.
     others = {"AzureExecutionProvider"} & set(onnxruntime.get_available_providers())
     for names in ("CPU", ["CPUExecutionProvider"], ("azure", "cpu") if others else ("cpu",), *others):
-        found = groundglass.load(tiny_bundle, providers=names).predict(PIXELS)
-        assert found == classifier.predict(PIXELS)
+        assert groundglass.load(tiny_bundle, providers=names).predict(PIXELS) == classifier.predict(PIXELS)
     with pytest.raises(BundleError, match=r"tpu: .* choose of .*cpu"):
         groundglass.load(tiny_bundle, providers="tpu")
     listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]

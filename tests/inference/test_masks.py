@@ -80,8 +80,7 @@ def test_pictures_and_frames_of_a_dicom_file(tmp_path: Path, write: Write) -> No
     assert set(files) == PICTURES
     assert files["-lungs.png"].name.startswith("a_b-")
     for end, expected in (("-lungs.png", pixels > 100), ("-lesions.png", left_half(pixels > 100))):
-        mask = cv2.imread(str(files[end]), cv2.IMREAD_UNCHANGED)
-        np.testing.assert_array_equal(mask, np.where(expected, 255, 0))
+        np.testing.assert_array_equal(cv2.imread(str(files[end]), cv2.IMREAD_UNCHANGED), np.where(expected, 255, 0))
     frames = write_ct(tmp_path / "frames.dcm", np.stack([CHEST] * 3))
     assert set(write(predictions_of(frames), tmp_path / "frames")) == PICTURES
     assert len(list((tmp_path / "frames").iterdir())) == 6

@@ -26,8 +26,7 @@ Write = Callable[..., Page]
 
 
 def evidence(pixels: np.ndarray, lesion_map: np.ndarray) -> Evidence:
-    cropped = Preprocessing(size=64).apply(pixels, pixels < 120)
-    return Evidence(CTSlice(pixels, Origin("x", "PNG")), cropped, lesion_map)
+    return Evidence(CTSlice(pixels, Origin("x", "PNG")), Preprocessing(size=64).apply(pixels, pixels < 120), lesion_map)
 
 
 PHANTOM = make_phantom(np.random.default_rng(0), 0.5, 0.5, size=128).slice.pixels
@@ -94,8 +93,7 @@ def test_a_series_has_its_answer_three_slices_and_the_rest_in_order(write: Write
 def test_series_are_listed_and_those_without_a_slice_summed_up(write: Write) -> None:
     alone, abdomen = replace(SERIES[1], series="1.7", opacity=12.0), replace(NECK, series="1.8")
     said = write(alone, *SERIES, abdomen).parts
-    listed = said["series"].partition("Slices")[2]
-    assert " ".join(listed.split()) == "1. d COVID 0.700 12.0 % 1 2. d COVID 0.700 – 5"
+    assert " ".join(said["series"].partition("Slices")[2].split()) == "1. d COVID 0.700 12.0 % 1 2. d COVID 0.700 – 5"
     assert "1 of 3 series are not shown: those without a classified slice" in said["series"]
     assert "outside the lungs: hardly any 1 n.dcm" in said["refused"]
 

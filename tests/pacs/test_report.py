@@ -103,8 +103,7 @@ def test_the_label_of_the_series_is_its_finding(quantile: float, finding: str) -
 def test_frames_are_numbered_from_one() -> None:
     volume = InstanceEntry(ENHANCED_CT, "1.2.9")
     frame = ReportedSlice(volume, Prediction(OK, "1", BUNDLE, None, 0.5, "uncertain", frame=4))
-    report = report_of(replace(REPORT, slices=(frame,), images=(volume,)))
-    groups = report.ContentSequence[-2].ContentSequence
+    groups = report_of(replace(REPORT, slices=(frame,), images=(volume,))).ContentSequence[-2].ContentSequence
     (reference,) = (item for item in groups[1].ContentSequence if item.ValueType == "IMAGE")
     assert reference.ReferencedSOPSequence[0].ReferencedFrameNumber == 5
     assert heat_map_of(frame).SourceImageSequence[0].ReferencedFrameNumber == 5
@@ -147,8 +146,7 @@ def test_other_peoples_tools_accept_it(made: Any, tmp_path: Path) -> None:
 def test_a_heat_map_shows_its_picture_and_names_its_image() -> None:
     made = heat_map_of()
     pixels = pydicom.pixels.pixel_array(made)
-    difference = np.abs(pixels[:310, :630].astype(int) - (200, 90, 30))
-    assert difference.max() <= 4, "colours survive the compression"
+    assert np.abs(pixels[:310, :630].astype(int) - (200, 90, 30)).max() <= 4, "colours survive the compression"
     assert pixels[320:].max() > 128, "there is a caption below"
     assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == "1.2.3.1"
     assert "Research use only" in made.SeriesDescription

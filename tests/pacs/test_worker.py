@@ -66,8 +66,7 @@ def test_only_a_grown_series_is_fetched_again(proxy: Server, orthanc: Orthanc, s
     assert orthanc.counted()[:2] == [2, SLICES], "each slice has one heat map"
     before = len(proxy.asked)
     assert states(orthanc.poll(proxy.url).study(study)) == states(orthanc.poll(proxy.url).all()) == [State.KNOWN]
-    again = proxy.asked[before:]
-    assert not [asked for asked in again if asked.method == "POST" or "/instances" in asked.path]
+    assert not [asked for asked in proxy.asked[before:] if asked.method == "POST" or "/instances" in asked.path]
 
 
 def test_real_series(orthanc: Orthanc, dicom_samples: Path) -> None:

@@ -121,8 +121,7 @@ def test_layers_lie_on_the_slice(service: Running, tmp_path: Path) -> None:
     colours = cv2.imdecode(fetched("lesions"), cv2.IMREAD_UNCHANGED)
     assert colours.shape == (*LARGE.shape, 4)
     assert colours[:, :, 3].max() > 100
-    units = fetched("hounsfield").view("<i2").reshape(LARGE.shape)
-    np.testing.assert_array_equal(units, np.clip(LARGE, -1024, None))
+    np.testing.assert_array_equal(fetched("hounsfield").view("<i2").reshape(LARGE.shape), np.clip(LARGE, -1024, None))
     outline = ET.fromstring(service.get(image["outline"]).text)  # noqa: S314 - our own
     assert outline.attrib["viewBox"] == f"0 0 {LARGE.shape[1]} {LARGE.shape[0]}"
     assert {child.attrib["class"] for child in outline} == {"lungs", "lesions"}
@@ -147,8 +146,7 @@ def test_planes_cross_the_slices_of_a_complete_series(service: Running, tmp_path
         np.testing.assert_array_equal(np.frombuffer(content, "<i2").reshape(9, 96), expected)
         assert 'viewBox="0 0 96 9"' in service.get(f"{base}/series/0/{plane}/outline.svg").text
     for wrong in ("0/coronal/96", "1/coronal/0"):
-        answer = service.get(f"{base}/series/{wrong}/hounsfield.raw")
-        is_problem(answer, 404, "no-such-layer", "no such plane")
+        is_problem(service.get(f"{base}/series/{wrong}/hounsfield.raw"), 404, "no-such-layer", "no such plane")
     assert service.kept(*files[:4], *files[5:])["series"][0]["volume"] is None, "a slice is missing"
 
 

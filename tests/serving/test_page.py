@@ -161,8 +161,7 @@ class Page:
 
     def complaints(self) -> list[str]:
         """What the browser's console says since the last time; failed requests are the tests' own."""
-        entries = self.driver.get_log("browser")
-        return [entry["message"] for entry in entries if entry["source"] != "network"]
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["source"] != "network"]
 
     def hosts(self) -> set[str]:
         """Hosts that were asked since the last time."""
@@ -213,8 +212,7 @@ def page(chromium: tuple[Chrome, Path], service: Running, samples: Path) -> Iter
 @pytest.fixture(scope="module")
 def study(service: Running, samples: Path) -> Study:
     """The two series, classified and kept."""
-    paths = sorted(samples.glob("study/*/*.dcm"))
-    sent = [(path.relative_to(samples).as_posix(), path.read_bytes()) for path in paths]
+    sent = [(path.relative_to(samples).as_posix(), path.read_bytes()) for path in sorted(samples.glob("study/*/*.dcm"))]
     return dict(service.post(*sent, keep="true").json())
 
 
@@ -252,8 +250,7 @@ def test_a_folder_that_is_dropped_shows_what_the_api_says(page: Page) -> None:
     page.open()
     page.drop(page.samples / "study")
     page.wait(lambda: page.run(DONE) and len(page.texts(".card")) == 2)
-    document = page.service.get(page.address()).json()
-    assert page.texts(".card .label") == [each["label"] for each in document["series"]]
+    assert page.texts(".card .label") == [each["label"] for each in page.service.get(page.address()).json()["series"]]
     assert [text.split(", ")[-1] for text in page.texts(".card .name")] == ["healthy", "ill"]
     strips = page.driver.find_elements(By.CLASS_NAME, "strip")
     assert all("From head to feet: highest probability" in each.accessible_name for each in strips)
@@ -280,8 +277,7 @@ def test_loose_pictures_stand_by_probability_and_say_why_they_were_refused(page:
 
 
 def test_slices_run_from_head_to_feet(opened: Page, study: Study) -> None:
-    numbers = study["series"][1]["volume"]["predictions"]
-    position = [study["predictions"][number]["position"] for number in numbers]
+    position = [study["predictions"][number]["position"] for number in study["series"][1]["volume"]["predictions"]]
     assert position == sorted(position, reverse=True)
     steps = [
         ((Keys.HOME,), 1), ((Keys.ARROW_RIGHT, Keys.ARROW_DOWN), 3), ((Keys.ARROW_LEFT,), 2), ((Keys.END,), SLICES),

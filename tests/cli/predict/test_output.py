@@ -95,8 +95,7 @@ def test_what_will_not_do_is_found_out_before_anything_is_read_or_overwritten(
     for suffix in ("csv", "parquet", "jsonl"):
         (pictures.parent / "mine" / f"thesis.{suffix}").write_text("irreplaceable")
     monkeypatch.chdir(pictures.parent)
-    reader = "groundglass.inference.classifier.Classifier.predict_all"
-    monkeypatch.setattr(reader, lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("groundglass.inference.classifier.Classifier.predict_all", lambda *_, **__: pytest.fail("read"))
     done = run(pictures, *arguments.split())
     assert (done.status, done.out, len(done.err.splitlines())) == (2, "", 1)
     assert words in done.err
