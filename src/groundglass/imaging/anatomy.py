@@ -507,7 +507,7 @@ def _paint_vertebra(canvas: Canvas, patient: Patient, level: float) -> None:
 
 
 def _paint_rib(canvas: Canvas, wall: Points, marrow: float, middle: float, side: int) -> None:
-    """One rib's cut in the cage's wall; ``middle`` 0 at the spine to 1 at the breast bone is where along it it lies."""
+    """One rib's cut in the cage's wall; ``middle`` 0 at the spine to 1 at the breast bone is where along it."""
     if not 0.07 < middle < 1.0:
         return
     # Ribs cross the slice at a flat angle at the back and side, steeply at the front, from inside to outside.
