@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from groundglass.data.manifest import Label, Manifest, Record
 from groundglass.errors import DataError, ImageError
 from groundglass.files import name_some, write_bytes
+from groundglass.imaging.source import open_archive
 
 BASE_URL = "https://github.com/UCSD-AI4H/COVID-CT/raw/master"
 """Where ``Images-processed/CT_COVID.zip`` and ``CT_NonCOVID.zip`` lie."""
@@ -155,8 +156,6 @@ def download_covid_ct(folder: Path, base_url: str = BASE_URL, progress: Progress
 
 def _published(archive: Path, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, Path, bytes]]:
     """Those of the wanted images that are in a zip as they were published, their places and bytes."""
-    from groundglass.imaging.archive import open_archive  # noqa: PLC0415 - for archives alone
-
     with open_archive(archive) as sources:
         members = {PurePosixPath(source.member).name: source for source in reversed(sources)}
         for entry, source in ((entry, members[entry.file]) for entry in wanted if entry.file in members):

@@ -27,7 +27,7 @@ from groundglass.files import name_some, write_bytes, write_text
 from groundglass.imaging.read import Scaled, images_within, read_slice, read_slices
 from groundglass.imaging.read import read_bytes as read_file
 from groundglass.imaging.slice import CTSlice, Grey
-from groundglass.imaging.source import RASTER, split_member
+from groundglass.imaging.source import RASTER, open_archive, split_member
 from groundglass.imaging.window import Scale
 
 PARTS = ("train", "val", "test")
@@ -423,8 +423,6 @@ def _expanded(record: Record) -> Iterator[Record]:
 def _check_presence(path: Path, records: Iterable[Record]) -> None:
     @cache
     def members(archive: Path) -> frozenset[str]:
-        from groundglass.imaging.archive import open_archive  # noqa: PLC0415 - for archives alone
-
         with open_archive(archive, on_error=lambda _: None) as sources:
             return frozenset(source.member for source in sources)
 

@@ -55,19 +55,13 @@ _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a slice lies; None where the file does not say, or says what cannot be."""
+class Frame:
+    """One image of a DICOM file without its pixels; None where the file does not say, or says what cannot be."""
 
-    series: str  # what its series is known by; empty for a file that belongs to none
-    number: int  # Instance Number, 0 where unknown; of a frame its index
+    series: str  # its Series Instance UID; of a file's place what its series is known by, empty where there is none
+    number: int  # its index; of a file's place the Instance Number, 0 where unknown
     position: tuple[float, ...] | None  # of the first pixel's centre, in mm
     orientation: tuple[float, ...] | None  # direction cosines of rows, then columns
-
-
-@dataclass(frozen=True)
-class _Frame(Place):
-    """One image of a DICOM file without its pixels; None where the file does not say."""
-
     spacing: tuple[float, ...] | None  # between rows and between columns, in mm
     thickness: float | None  # in mm
     slope: float | None  # from stored values to those of ``unit``
@@ -76,11 +70,11 @@ class _Frame(Place):
     window: tuple[float, float] | None  # the first level and width
 
 
-def stack_order(places: Sequence[Place]) -> list[int]:
-    """Indices of places stack by stack, each from the lowest to the highest position along its normal.
+def stack_order(places: Sequence[Frame]) -> list[int]:
+    """Indices of frames stack by stack, each from the lowest to the highest position along its normal.
 
-    Normals that differ by less than a tolerance are one stack's, whose first one counts for all. A place of no
-    orientation has the first one that there is, or is axial. Those of no position come last; places of one height
+    Normals that differ by less than a tolerance are one stack's, whose first one counts for all. A frame of no
+    orientation has the first one that there is, or is axial. Those of no position come last; frames of one height
     are ordered by their numbers.
     """
     default = next((place.orientation for place in places if place.orientation), (1, 0, 0, 0, 1, 0))
@@ -108,13 +102,11 @@ def read_dicom(source: Source, decoder: FrameDecoder, limits: Limits) -> Iterato
     _check(dataset, source.name, limits)
     frames = _frames(dataset, limits)
     for frame in frames:
-        origin = _origin(dataset, frame, source.name)
-        if len(frames) > 1:
-            origin = replace(origin, frame=frame.number)
+        origin = _origin(dataset, frame, source.name, alone=len(frames) == 1)
         yield _slice(dataset, frame, _stored(dataset, frame.number, decoder), origin)
 
 
-def place_in_series(source: Source, limits: Limits) -> Place | None:
+def place_in_series(source: Source, limits: Limits) -> Frame | None:
     """A DICOM file's place from its header alone, or None where it is a directory, a report or the like.
 
     Raises:
@@ -134,7 +126,7 @@ def place_in_series(source: Source, limits: Limits) -> Place | None:
         stack = _stack_digits(dataset, first)
         folder = "" if is_uid(first.series) else source.name.rpartition("/")[0]
         series = f"{_text(dataset, 'StudyInstanceUID')} {first.series} {stack} {folder}" if stack else ""
-        return Place(series, _instance_number(dataset) or 0, first.position, first.orientation)
+        return replace(first, series=series, number=_instance_number(dataset) or 0)
 
 
 def _kind(dataset: Dataset) -> str:
@@ -145,7 +137,6 @@ def _kind(dataset: Dataset) -> str:
 def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = None) -> Dataset:
     """The data set of a file; with ``tags`` only these elements, and nothing is read beyond the header."""
     from pydicom import dcmread  # noqa: PLC0415 - slow to import
-    from pydicom.dataset import FileMetaDataset  # noqa: PLC0415 - slow to import
 
     source.check_size(limits)
     head = source.head()
@@ -155,9 +146,8 @@ def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = No
         _check_deflated(content, limits)
     with source.open() if content is None else io.BytesIO(content) as stream:
         dataset = dcmread(stream, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
-    if not hasattr(dataset, "file_meta") or "TransferSyntaxUID" not in dataset.file_meta:
+    if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
-        dataset.file_meta = getattr(dataset, "file_meta", FileMetaDataset())
         explicit = _EXPLICIT if little else _EXPLICIT_BIG_ENDIAN
         dataset.file_meta.TransferSyntaxUID = _IMPLICIT if implicit else explicit
     return dataset
@@ -204,22 +194,20 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
         raise NotASliceError(name, f"a colour image ({photometric or 'unknown'}, {of}), not a CT slice")
 
 
-def _frames(dataset: Dataset, limits: Limits) -> list[_Frame]:
+def _frames(dataset: Dataset, limits: Limits) -> list[Frame]:
     """The frames of a data set; sorted along the slice normal where all of them have a position."""
-    stated = _number(dataset, "NumberOfFrames")
-    count = 1 if stated is None else int(stated) or 1
+    count = int(_number(dataset, "NumberOfFrames") or 1) or 1
     if not 1 <= count <= limits.frames:
         raise ValueError(f"{count:,} frames, 1 to {limits.frames:,} can be read")
     shared = _first(dataset, "SharedFunctionalGroupsSequence")
     by_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    own = [[by_frame[index]] if index < len(by_frame) else [] for index in range(count)]
-    frames = [_frame(index, [*groups, shared], dataset) for index, groups in enumerate(own)]
+    frames = [_frame(index, [*by_frame[index : index + 1], shared], dataset) for index in range(count)]
     if any(frame.position is None for frame in frames):
         return frames
     return [frames[index] for index in stack_order(frames)]
 
 
-def _frame(index: int, groups: list[Dataset | None], dataset: Dataset) -> _Frame:
+def _frame(index: int, groups: list[Dataset | None], dataset: Dataset) -> Frame:
     """A frame's geometry and rescaling from its functional groups, else from the data set itself."""
 
     def found(sequence: str, keyword: str, read: Callable[[Dataset, str], _Value | None]) -> _Value | None:
@@ -233,7 +221,7 @@ def _frame(index: int, groups: list[Dataset | None], dataset: Dataset) -> _Frame
     spacing = found("PixelMeasuresSequence", "PixelSpacing", partial(_numbers, count=2))
     level = found("FrameVOILUTSequence", "WindowCenter", _numbers)
     width = found("FrameVOILUTSequence", "WindowWidth", _numbers)
-    return _Frame(
+    return Frame(
         series=_text(dataset, "SeriesInstanceUID") or "",
         number=index,
         position=found("PlanePositionSequence", "ImagePositionPatient", partial(_numbers, count=3)),
@@ -323,11 +311,12 @@ def _frame_header(frame: bytes) -> tuple[str, int, int, int, int]:
     raise ValueError("the compressed pixel data hold no frame header that can be read")
 
 
-def _origin(dataset: Dataset, frame: _Frame, name: str) -> Origin:
+def _origin(dataset: Dataset, frame: Frame, name: str, *, alone: bool) -> Origin:
     return Origin(
         file=name,
         file_format="DICOM",
         mode=str(dataset.PhotometricInterpretation),
+        frame=None if alone else frame.number,
         study=_text(dataset, "StudyInstanceUID"),
         series=_text(dataset, "SeriesInstanceUID"),
         instance=_text(dataset, "SOPInstanceUID"),
@@ -342,7 +331,7 @@ def _origin(dataset: Dataset, frame: _Frame, name: str) -> Origin:
     )
 
 
-def _slice(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
+def _slice(dataset: Dataset, frame: Frame, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         from pydicom.pixels import apply_color_lut  # noqa: PLC0415 - slow to import
 
@@ -373,7 +362,7 @@ def _ends(dataset: Dataset) -> tuple[float, float]:
     return (-count // 2, count // 2 - 1) if dataset.PixelRepresentation else (0, count - 1)
 
 
-def _is_hounsfield(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic]) -> bool:
+def _is_hounsfield(dataset: Dataset, frame: Frame, stored: NDArray[np.generic]) -> bool:
     """Whether rescaled values are Hounsfield units.
 
     The file says so, or is a CT image and says of no other unit; and its values can reach from air to water, which
@@ -404,7 +393,7 @@ def _instance_number(dataset: Dataset) -> int | None:
     return int(numbers[0]) if numbers else None
 
 
-def _stack_digits(dataset: Dataset, frame: _Frame) -> str | None:
+def _stack_digits(dataset: Dataset, frame: Frame) -> str | None:
     """Four hexadecimal digits of patient and size, without a UID of geometry too; None for what is of no series.
 
     So two patients under the same UIDs are two series. The digits are too few to find out who the patient is: many
@@ -443,7 +432,7 @@ def _hounsfield(dataset: Dataset, slope: float, intercept: float, stored: NDArra
     return hounsfield
 
 
-def _capture(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
+def _capture(dataset: Dataset, frame: Frame, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
     """A slice whose values are not, or not said to be, Hounsfield units."""
     values = stored if frame.slope is None else stored.astype(np.float64) * frame.slope + frame.intercept
     lowest, highest = extent(values)

@@ -24,15 +24,17 @@ from groundglass.imaging.source import (
     guard_each,
     identify,
     natural_key,
+    open_archive,
     open_file,
     raise_error,
+    reported,
     split_member,
 )
 from groundglass.imaging.window import Scale
 
 if TYPE_CHECKING:
     from groundglass.imaging.compressed import FrameDecoder
-    from groundglass.imaging.dicom import Place
+    from groundglass.imaging.dicom import Frame
 
 Skip = Callable[[str], bool]
 Image = tuple[Source, FileFormat]
@@ -101,7 +103,7 @@ def read_slices(
     with ExitStack() as stack:
         decoder = decoder or stack.enter_context(LazyDecoder())
         for source, file_format in images_within(path, limits, report, skip):
-            with _reported(report):
+            with reported(report):
                 yield from _decode(source, file_format, decoder, limits, scale)
 
 
@@ -124,8 +126,6 @@ def open_source(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> I
     if split is None:
         yield open_file(Path(path))
         return
-    from groundglass.imaging.archive import open_archive  # noqa: PLC0415 - for archives alone
-
     refused: dict[str, ImageError] = {}
     with open_archive(split[0], limits, lambda error: refused.update({error.path: error})) as members:
         found = next((member for member in members if member.member == split[1]), None)
@@ -157,37 +157,18 @@ def images_within(
     left out, and so is junk, see :func:`groundglass.imaging.source.is_junk`. Arguments and errors are those of
     :func:`read_slices`; where archives are not to be opened each is one image.
     """
-    report = on_error or raise_error
-    for source, file_format in _listed(path, limits, report, skip):
+    finder = _Finder(limits, on_error or raise_error, skip)
+    if not isinstance(path, Source) and os.path.isdir(path):
+        images = finder.images(path, directories_below(Path(path), finder.report))
+    else:
+        images = finder.alone(path)
+    for source, file_format in images:
         if file_format is not FileFormat.ZIP or not open_archives:
             yield source, file_format
             continue
-        from groundglass.imaging.archive import open_archive  # noqa: PLC0415 - for archives alone
-
-        finder = _Finder(limits, report, skip)
-        with _reported(report), open_archive(source, limits, finder.report) as members:
-            yield from finder.images(source.name, [members])
-
-
-def _listed(path: str | PathLike[str] | Source, limits: Limits, report: OnError, skip: Skip | None) -> Iterator[Image]:
-    """The images of a folder with all its sub-folders, or the one that a file is; so is an archive."""
-    if not isinstance(path, Source) and os.path.isdir(path):
-        finder = _Finder(limits, report, skip)
-        yield from finder.images(path, directories_below(Path(path), finder.report))
-        return
-    opened = nullcontext(path) if isinstance(path, Source) else open_source(path, limits)
-    with _reported(report), opened as source:
-        if skip is None or not skip(source.name):
-            yield source, _format_of(source)
-
-
-@contextmanager
-def _reported(report: OnError) -> Iterator[None]:
-    """A block that ends with the first ``ImageError``, which is reported."""
-    try:
-        yield
-    except ImageError as error:
-        report(error)
+        within = _Finder(limits, on_error or raise_error, skip)
+        with reported(finder.report), open_archive(source, limits, within.report) as members:
+            yield from within.images(source.name, [members])
 
 
 class _Finder:
@@ -200,6 +181,13 @@ class _Finder:
         self._anything = True
         self._on_error(error)
 
+    def alone(self, path: str | PathLike[str] | Source) -> Iterator[Image]:
+        """The image, or archive, that a single file is."""
+        opened = nullcontext(path) if isinstance(path, Source) else open_source(path, self._limits)
+        with reported(self.report), opened as source:
+            if self._skip is None or not self._skip(source.name):
+                yield source, _format_of(source)
+
     def images(self, path: str | PathLike[str], groups: Iterable[Iterable[Source]]) -> Iterator[Image]:
         """The images of each group; an error where there is neither one, nor a file that is left out or fails."""
         for group in groups:
@@ -211,23 +199,21 @@ class _Finder:
 
     def _in_order(self, group: Iterable[Source]) -> Iterator[Image]:
         """Images as they come, then DICOM files series by series, each sorted along the slice normal."""
-        series: dict[str, list[tuple[Place, Source]]] = {}
+        series: dict[str, list[tuple[Frame, Source]]] = {}
         for source in group:
             if self._skip is not None and self._skip(source.name):
                 self._anything = True
                 continue
-            with _reported(self.report), suppress(_PassedOverError):
+            with reported(self.report), suppress(_PassedOverError):
                 file_format = _format_of(source)
                 if file_format is not FileFormat.DICOM:
                     yield source, file_format
                     continue
-                from groundglass.imaging.dicom import place_in_series  # noqa: PLC0415 - for DICOM alone
+                from groundglass.imaging.dicom import place_in_series, stack_order  # noqa: PLC0415 - for DICOM alone
 
                 if place := place_in_series(source, self._limits):
                     series.setdefault(place.series or source.name, []).append((place, source))
         for files in series.values():
-            from groundglass.imaging.dicom import stack_order  # noqa: PLC0415 - for DICOM alone
-
             files.sort(key=lambda item: natural_key(item[1].name))
             yield from ((files[at][1], FileFormat.DICOM) for at in stack_order([place for place, _ in files]))
 

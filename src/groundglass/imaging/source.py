@@ -1,18 +1,20 @@
-"""Files to be read: in a folder or in memory; bounded, and identified by their content."""
+"""Files to be read: in a folder, a zip archive or memory; bounded, and identified by their content."""
 
 from __future__ import annotations
 
 import io
 import os
+import posixpath
 import re
 import stat
 import struct
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO
 
 from groundglass.errors import GroundglassError, ImageError
@@ -49,6 +51,8 @@ HEAD_BYTES = 4096
 
 _JUNK_FOLDERS = frozenset({"__MACOSX", "PaxHeader", "PaxHeaders"})
 _JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
+_SMALL = 16 * 2**20  # bytes that may have any compression ratio: an empty picture compresses very well
+_PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
 
 
 class FileFormat(str, Enum):
@@ -189,6 +193,41 @@ class MemorySource(Source):
         return io.BytesIO(self.content)
 
 
+class ZipSource(Source):
+    """A member of an open archive, of which nothing is unpacked to disk."""
+
+    member: str
+
+    def __init__(self, archive: zipfile.ZipFile, path: str, member: zipfile.ZipInfo) -> None:
+        self.name = f"{path}!{one_line(member.filename, 1000)}"
+        self.size, self.member = member.file_size, member.filename
+        self._archive, self._path, self._info = archive, path, member
+
+    def open(self) -> IO[bytes]:
+        """A stream of its bytes."""
+        return self._archive.open(self._info)
+
+    def _beside(self, relative: str) -> Source | None:
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.member), relative))
+        known = self._archive.NameToInfo.get(path)
+        return None if known is None else ZipSource(self._archive, self._path, known)
+
+    def check_member(self, limits: Limits) -> None:
+        """Raise ``ImageError`` where it cannot be read, or is out to do harm."""
+        info, unpacked, packed = self._info, self.size, self._info.compress_size
+        packing = "packed by Deflate64 or another method that cannot be read; unpack it first"
+        ratio = f"{packed:,} bytes unpack to {unpacked:,}, more than {limits.ratio:g} times as much"
+        for wrong, reason in (
+            (leads_out(info.orig_filename), "its name leads out of the archive; rename it"),
+            (info.compress_type not in _PACKED, packing),
+            (info.flag_bits & 0x1, "encrypted; unpack the archive with its password and read the folder"),
+            (stat.S_ISLNK(info.external_attr >> 16), "a link; links in archives are not followed"),
+            (unpacked > max(_SMALL, limits.ratio * packed), f"{ratio}: taken for a decompression bomb"),
+        ):
+            if wrong:
+                raise ImageError(self.name, reason)
+
+
 def leads_out(relative: str) -> bool:
     """Whether a relative path points out of its folder."""
     parts = relative.replace("\\", "/").split("/")
@@ -199,6 +238,15 @@ def leads_out(relative: str) -> bool:
 def raise_error(error: ImageError) -> None:
     """What is done with an error where nobody wants to be called with it."""
     raise error
+
+
+@contextmanager
+def reported(on_error: OnError) -> Iterator[None]:
+    """A block that ends with its first ``ImageError``, with which ``on_error`` is called."""
+    try:
+        yield
+    except ImageError as error:
+        on_error(error)
 
 
 def open_file(path: Path) -> FileSource:
@@ -247,33 +295,65 @@ def directories_below(folder: Path, on_error: OnError) -> Iterator[Iterator[File
     def unlisted(error: OSError) -> None:
         on_error(ImageError(error.filename or folder, f"not accessible: {error.strerror}"))
 
+    def is_new(path: Path) -> bool:
+        """Whether a directory was not read yet, under this or another name; it then was."""
+        target = Path(os.path.realpath(path))
+        if path.is_symlink() and target != root and root.is_relative_to(target):
+            reason = "a link to a folder that holds what is read already; name what else is to be read in it"
+            on_error(ImageError(path, reason))
+            return False
+        known = len(seen)
+        seen.add(target)
+        return len(seen) > known
+
     for path, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
         yield _sources(Path(path), names, on_error)
-        inner = sorted((name for name in folders if not is_junk(PurePath(name))), key=natural_key)
-        folders[:] = [name for name in inner if _is_new(Path(path, name), root, seen, on_error)]
-
-
-def _is_new(path: Path, root: Path, seen: set[Path], on_error: OnError) -> bool:
-    """Whether a directory was not read yet, under this or another name; it then was."""
-    target = Path(os.path.realpath(path))
-    if path.is_symlink() and target != root and root.is_relative_to(target):
-        reason = "a link to a folder that holds what is read already; name what else is to be read in it"
-        on_error(ImageError(path, reason))
-        return False
-    new = target not in seen
-    seen.add(target)
-    return new
+        folders[:] = [name for name in _in_order(folders) if is_new(Path(path, name))]
 
 
 def _sources(folder: Path, names: list[str], on_error: OnError) -> Iterator[FileSource]:
-    for name in sorted(names, key=natural_key):
-        if not is_junk(PurePath(name)):
-            try:
-                source = open_file(folder / name)
-            except ImageError as error:
-                on_error(error)
-            else:
-                yield source
+    for name in _in_order(names):
+        with reported(on_error):
+            yield open_file(folder / name)
+
+
+def _in_order(names: list[str]) -> list[str]:
+    return sorted((name for name in names if not is_junk(PurePath(name))), key=natural_key)
+
+
+@contextmanager
+def open_archive(
+    archive: Path | Source, limits: Limits = DEFAULT_LIMITS, on_error: OnError = raise_error
+) -> Iterator[list[ZipSource]]:
+    """The files in a zip archive, on disk or in memory, in natural order, without junk; readable in the block.
+
+    ``on_error`` is called for each member that is left out: encrypted, a link, of a name that leads out of the archive,
+    too large for what it is packed to, packed as cannot be read; without it the first is raised.
+
+    Raises:
+        ImageError: damaged, or it holds more than ``limits`` allow.
+    """
+    name, sources = archive.name if isinstance(archive, Source) else str(archive), []
+    with ExitStack() as stack:
+        with guard(name, "zip"):
+            file = archive if isinstance(archive, Source) else FileSource(archive)
+            if isinstance(file, MemorySource):
+                file.check_size(limits)
+            opened = stack.enter_context(zipfile.ZipFile(stack.enter_context(file.open())))
+            members = opened.infolist()
+            if len(members) > limits.members:
+                raise ImageError(name, f"{len(members):,} members are more than the limit of {limits.members:,}")
+            for member in sorted(members, key=lambda member: natural_key(member.filename)):
+                junk = is_junk(PurePosixPath(member.filename)) and not leads_out(member.filename)
+                if not (junk or member.is_dir()):
+                    with reported(on_error):
+                        source = ZipSource(opened, name, member)
+                        source.check_member(limits)
+                        sources.append(source)
+            total = sum(source.size for source in sources)
+            if total > limits.archive_bytes:
+                raise ImageError(name, f"unpacks to {total:,} bytes, more than the limit of {limits.archive_bytes:,}")
+        yield sources
 
 
 def is_junk(path: PurePath) -> bool:
