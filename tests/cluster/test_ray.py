@@ -34,12 +34,12 @@ Patch = pytest.MonkeyPatch
 DEADLY = """
 import os
 import groundglass.imaging.raster as raster
-decode = raster.decode_raster
-def changed(content, name, *rest):
-    if name.endswith("deadly.png"):
+read = raster.read_raster
+def changed(source, *rest):
+    if source.name.endswith("deadly.png"):
         os.kill(os.getpid(), 9)
-    return 1 / 0 if name.endswith("faulty.png") else decode(content, name, *rest)
-raster.decode_raster = changed
+    return 1 / 0 if source.name.endswith("faulty.png") else read(source, *rest)
+raster.read_raster = changed
 """
 
 

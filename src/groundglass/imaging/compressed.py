@@ -14,7 +14,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from threading import Timer
-from typing import Any
 
 _MEMORY = 4 * 2**30
 
@@ -97,20 +96,14 @@ def _answer_requests() -> None:
     os.dup2(2, 1)  # whatever the codecs print must not fall between the answers
     for line in iter(sys.stdin.buffer.readline, b""):
         length, codec, samples = line.decode().split()
-        pixels = _decode(codecs, sys.stdin.buffer.read(int(length)), codec, int(samples))
+        # Colours stay as they are coded: the file says better than the frame which they are.
+        coded = (codec, samples) == ("jpeg8", "3")
+        options = {"colorspace": "YCBCR", "outcolorspace": "YCBCR"} if coded else {}
+        frame, pixels = sys.stdin.buffer.read(int(length)), b""
+        with suppress(RuntimeError, ValueError, MemoryError):
+            pixels = getattr(codecs, f"{codec}_decode")(frame, **options).tobytes()
         answers.write(len(pixels).to_bytes(8, "little") + pixels)
         answers.flush()
-
-
-def _decode(codecs: Any, frame: bytes, codec: str, samples: int) -> bytes:
-    """Pixels of one frame, or nothing where it cannot be decoded."""
-    # Colours stay as they are coded: the file says better than the frame which they are.
-    coded = (codec, samples) == ("jpeg8", 3)
-    options = {"colorspace": "YCBCR", "outcolorspace": "YCBCR"} if coded else {}
-    try:
-        return bytes(getattr(codecs, f"{codec}_decode")(frame, **options).tobytes())
-    except (RuntimeError, ValueError, MemoryError):
-        return b""
 
 
 if __name__ == "__main__":

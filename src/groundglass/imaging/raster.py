@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.slice import CTSlice, Grey, Origin
-from groundglass.imaging.source import FileFormat, Limits, identify
+from groundglass.imaging.source import FileFormat, Limits, Source, identify
 from groundglass.imaging.window import Scale, find_scale
 
 COLOURED = 32
@@ -32,19 +32,18 @@ reaches 0.38 (``tests/imaging/test_raster.py`` measures both).
 """
 
 _FORMATS = ("PNG", "JPEG", "BMP")
-_ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _GREY, _RGB, _PALETTE = frozenset({0, 1}), 2, 3  # TIFF's photometric interpretations
 _CHANNELS = 8
 _QUIET = logging.NullHandler()  # tifffile logs what it notices; without any handler Python would print that
 
 
-def decode_raster(content: bytes, name: str, limits: Limits, scale: Scale | None = None) -> Iterator[CTSlice]:
+def read_raster(source: Source, limits: Limits, scale: Scale | None = None) -> Iterator[CTSlice]:
     """Every page of a picture file as a slice; only TIFF has more than one. Transparent pixels lie on black.
 
-    ``scale`` is what pixels deeper than 8 bits mean, where that is known; messages call the file ``name``. An error
-    where it is damaged, too large, a colour photograph, or holds numbers of no known scale; any but an ``ImageError``
-    is for the caller to guard.
+    ``scale`` is what pixels deeper than 8 bits mean, where that is known. An error where it is damaged, too large, a
+    colour photograph, or holds numbers of no known scale; any but an ``ImageError`` is for the caller to guard.
     """
+    content, name = source.read(limits), source.name
     if identify(content[:4]) is FileFormat.TIFF:
         yield from _tiff(content, name, limits, scale)
         return
@@ -144,36 +143,24 @@ def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def _grey(image: Image.Image, name: str) -> Grey:
-    clear = image.mode in _ALPHA_MODES or "transparency" in image.info
-    if image.mode in {"1", "L"} and not clear:
-        return np.array(image.convert("L"))
-    if clear:
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
             black = Image.new("RGBA", image.size, (0, 0, 0, 255))
             black.alpha_composite(image)
             image = black
-    elif image.mode != "RGB":
+    elif image.mode not in {"1", "L", "RGB"}:
         image = image.convert("RGB")
-    channels = np.asarray(image)[..., :3]
-    share, grey = _colours(channels)
-    if share > COLOURED_SHARE:
+    if image.mode not in {"1", "L"} and (share := coloured_share(np.asarray(image)[..., :3])) > COLOURED_SHARE:
         reason = f"{share:.0%} of its pixels are coloured; save a scan in one tint as grey"
         raise NotASliceError(name, f"a colour photograph or tinted scan: {reason}")
-    # A CT slice in colours hardly ever has any, and then each of its channels is its grey.
-    return channels[..., 0].copy() if grey else np.array(image.convert("L"))
+    return np.array(image.convert("L"))
 
 
 def coloured_share(rgb: NDArray[np.uint8]) -> float:
     """Share of coloured among not nearly black pixels of an RGB image, shape (H, W, 3); 0 for a black one."""
-    return _colours(rgb)[0]
-
-
-def _colours(rgb: NDArray[np.uint8]) -> tuple[float, bool]:
-    """Share of coloured among not nearly black pixels, and whether all channels are the same."""
     red, green, blue = cv2.split(rgb)
     brightest = cv2.max(cv2.max(red, green), blue)
     chroma = cv2.subtract(brightest, cv2.min(cv2.min(red, green), blue))
     visible = np.count_nonzero(brightest > COLOURED)
-    share = float(np.count_nonzero(chroma > COLOURED) / visible) if visible else 0.0
-    return share, cv2.countNonZero(chroma) == 0
+    return float(np.count_nonzero(chroma > COLOURED) / visible) if visible else 0.0

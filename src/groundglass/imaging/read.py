@@ -253,9 +253,9 @@ def _decode(
 
         return guard_each(read_dicom(source, decoder.frames, limits), source.name, "DICOM")
     if file_format in RASTER:
-        from groundglass.imaging.raster import decode_raster  # noqa: PLC0415
+        from groundglass.imaging.raster import read_raster  # noqa: PLC0415
 
-        return guard_each(decode_raster(source.read(limits), source.name, limits, scale), source.name, "picture")
+        return guard_each(read_raster(source, limits, scale), source.name, "picture")
     from groundglass.imaging.volume import read_itk, read_nifti  # noqa: PLC0415
 
     if file_format in {FileFormat.META_IMAGE, FileFormat.NRRD}:

@@ -81,8 +81,3 @@ class CTSlice:
     pixels: Grey
     origin: Origin
     hounsfield: Hounsfield | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 2:
-            found = f"{self.pixels.dtype} {self.pixels.shape}"
-            raise ValueError(f"pixels must be uint8 of shape (H, W), not {found}")

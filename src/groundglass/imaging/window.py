@@ -18,10 +18,6 @@ class Window:
     level: float
     width: float
 
-    def __post_init__(self) -> None:
-        if not self.width > 0:
-            raise ValueError(f"window width must be positive, not {self.width}")
-
     def apply(self, hounsfield: NDArray[np.generic]) -> Grey:
         """Map Hounsfield units linearly to 0..255, clipped at both ends of the window."""
         grey = hounsfield.astype(np.float32)  # changed in place from here: fresh memory costs more than arithmetic
