@@ -36,13 +36,9 @@ class FrameDecoder:
         self._stop()
 
     def decode(self, frame: bytes, codec: str, samples: int, size: int) -> bytes:
-        """Stored values, little-endian.
+        """Stored values of a compressed frame, ``size`` bytes, little-endian, of so many ``samples`` a pixel.
 
-        Args:
-            frame: compressed.
-            codec: of imagecodecs: ``jpeg8`` (of any precision), ``jpegls`` or ``jpeg2k``.
-            samples: of each pixel.
-            size: of the stored values in bytes.
+        ``codec`` is imagecodecs': ``jpeg8`` (of any precision), ``jpegls`` or ``jpeg2k``.
 
         Raises:
             ValueError: the frame is damaged, or of another size.

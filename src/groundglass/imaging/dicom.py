@@ -118,8 +118,7 @@ def place_in_series(source: Source, limits: Limits) -> Frame | None:
         dataset = open_dataset(source, limits, _PLACE)
         if "Rows" not in dataset:
             kind = _kind(dataset)
-            lost = not kind and getattr(dataset, "preamble", None) is not None
-            if lost or "Image Storage" in UID(kind).name:
+            if "Image Storage" in UID(kind).name or (not kind and dataset.preamble is not None):
                 raise ImageError(source.name, "a DICOM file without an image; it may be truncated")
             return None
         first = _frames(dataset, limits)[0]

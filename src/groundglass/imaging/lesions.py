@@ -42,7 +42,7 @@ class Kind(str, Enum):
     GROUND_GLASS = "ground-glass"
     CONSOLIDATION = "consolidation"
     CRAZY_PAVING = "crazy-paving"
-    MIXED = "mixed"
+    MIXED = "mixed"  # ground glass and consolidation
 
 
 class Mimic(str, Enum):
@@ -70,12 +70,8 @@ def paint_lesion(pixels: Grey, lungs: NDArray[np.bool_], kind: Kind, severity: f
     disease prefers (Bernheim et al., Chest CT Findings in COVID-19, Radiology 295(3), 2020). Vessels brighter
     than ground glass stay visible through it, which is what sets it apart from consolidation.
 
-    Args:
-        pixels: uint8, shape (H, W), lung darker than tissue.
-        lungs: bool, shape (H, W): the lung fields.
-        kind: ground glass, consolidation, crazy paving, or both of the first.
-        severity: 0 (nothing painted) to 1 (most of the lungs); sets extent and density.
-        rng: draws everything random; the same state paints the same lesion.
+    Pixels and lung fields have the shape (H, W), lung is darker than tissue. ``severity``, 0 (nothing painted) to 1
+    (most of the lungs), sets extent and density; the same state of ``rng`` paints the same lesion.
     """
     height, width = pixels.shape
     scale = min(1.0, _FIELD_SIDE / max(height, width))
@@ -106,9 +102,9 @@ def paint_mimic(pixels: Grey, lungs: NDArray[np.bool_], mimic: Mimic, rng: Gener
     order = rng.permutation(len(fields))
     both = mimic in _OFTEN_BILATERAL and rng.random() < 0.6
     lung, tissue = _anchors(pixels, lungs)
-    for index in order if both else order[:1]:
-        opacity, density, hidden = _PAINTERS[mimic](fields[index], rng)
-        inside = fields[index].astype(np.float32)
+    for field in (fields[index] for index in (order if both else order[:1])):
+        opacity, density, hidden = _PAINTERS[mimic](field, rng)
+        inside = field.astype(np.float32)
         if mimic in _SOLID:
             # A little beyond the lung, so that no dark rim is left between a shadow and the chest wall.
             inside = cv2.dilate(inside, _RIM)
@@ -212,10 +208,10 @@ def _lung_fields(lungs: _Mask) -> list[_Mask]:
         middle = lungs[:, first + third : max(last - third, first + third + 1)]
         lungs = lungs.copy()
         lungs[:, first + third + int(np.argmin(middle.sum(axis=0)))] = False
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(lungs.astype(np.uint8), connectivity=4)
-    areas = stats[:, cv2.CC_STAT_AREA]
-    largest = sorted(range(1, count), key=lambda index: -int(areas[index]))[:2]
-    return [labels == index for index in largest if areas[index] >= _FEWEST_PIXELS_MIMIC]
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(lungs.astype(np.uint8), connectivity=4)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    largest = np.argsort(-areas, kind="stable")[:2]
+    return [labels == index + 1 for index in largest if areas[index] >= _FEWEST_PIXELS_MIMIC]
 
 
 _Layer = tuple[NDArray[np.floating], Field | np.float32, float]

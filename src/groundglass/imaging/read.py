@@ -83,28 +83,23 @@ def read_slices(
     *,
     decoder: LazyDecoder | None = None,
 ) -> Iterator[CTSlice]:
-    """All slices that a file, folder or zip archive holds.
+    """All slices that a file, folder, zip archive or member of one (``archive.zip!member``) holds, or a file in memory.
 
     Order and memory are those of :func:`images_within`. Volumes come as axial planes from feet to head.
 
-    Args:
-        path: a file, folder, zip archive, or a member of one (``archive.zip!member``); or a file in memory.
-        limits: what a single input may ask for.
-        on_error: called with the error of each file that cannot be read, which is then left out, and of
-            ``path`` where nothing in it is an image; without it the first one is raised.
-        skip: called with a file's name as ``Origin.file`` has it, says whether the file is left out unread.
-        decoder: to be used for many paths; one of this call's own unless given.
+    ``limits`` are what a single input may ask for. ``on_error`` is called with the error of each file that cannot be
+    read, which is then left out, and of ``path`` where nothing in it is an image; without it the first one is raised.
+    ``skip``, called with a file's name as ``Origin.file`` has it, says whether the file is left out unread. A
+    ``decoder`` may serve many paths; without it the call has one of its own.
 
     Raises:
         ImageError: naming the file at fault, or ``path`` where nothing in it is an image.
     """
-    report = on_error or raise_error
     path, scale = path if isinstance(path, Scaled) else (path, None)
-    with ExitStack() as stack:
-        decoder = decoder or stack.enter_context(LazyDecoder())
-        for source, file_format in images_within(path, limits, report, skip):
-            with reported(report):
-                yield from _decode(source, file_format, decoder, limits, scale)
+    with nullcontext(decoder) if decoder else LazyDecoder() as used:
+        for source, file_format in images_within(path, limits, on_error, skip):
+            with reported(on_error or raise_error):
+                yield from _decode(source, file_format, used, limits, scale)
 
 
 def read_slice(path: str | PathLike[str] | Scaled, limits: Limits = DEFAULT_LIMITS) -> CTSlice:
@@ -126,12 +121,14 @@ def open_source(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> I
     if split is None:
         yield open_file(Path(path))
         return
+    archive, name = split
     refused: dict[str, ImageError] = {}
-    with open_archive(split[0], limits, lambda error: refused.update({error.path: error})) as members:
-        found = next((member for member in members if member.member == split[1]), None)
-        if found is None:
-            raise refused.get(f"{split[0]}!{split[1]}") or ImageError(path, "the archive has no such member")
-        yield found
+    with open_archive(archive, limits, lambda error: refused.update({error.path: error})) as members:
+        for found in members:
+            if found.member == name:
+                yield found
+                return
+    raise refused.get(f"{archive}!{name}") or ImageError(path, "the archive has no such member")
 
 
 def read_bytes(path: str | PathLike[str], limits: Limits = DEFAULT_LIMITS) -> bytes:

@@ -73,35 +73,30 @@ class FileFormat(str, Enum):
 RASTER = frozenset({FileFormat.PNG, FileFormat.JPEG, FileFormat.TIFF, FileFormat.BMP})
 """Picture formats."""
 
-_MAGIC = (
-    (b"\x89PNG\r\n\x1a\n", FileFormat.PNG),
-    (b"\xff\xd8\xff", FileFormat.JPEG),
-    *((magic, FileFormat.TIFF) for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-    (b"NRRD000", FileFormat.NRRD),
-    (b"PK\x03\x04", FileFormat.ZIP),
-    (b"PK\x05\x06", FileFormat.ZIP),
-    (b"\x1f\x8b\x08", FileFormat.GZIP),
-)
-_BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+# How files begin; of some the sign lies behind bytes that may be anything.
+_SIGNS = {
+    FileFormat.PNG: rb"\x89PNG\r\n\x1a\n",
+    FileFormat.JPEG: rb"\xff\xd8\xff",
+    FileFormat.TIFF: rb"II[*+]\0|MM\0[*+]",
+    FileFormat.NRRD: rb"NRRD000",
+    FileFormat.ZIP: rb"PK(\x03\x04|\x05\x06)",
+    FileFormat.GZIP: rb"\x1f\x8b\x08",
+    FileFormat.NIFTI: rb".{344}n[+i]1\0|.{4}n[+i]2\0",
+    FileFormat.BMP: rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0{3}",  # the header's size
+    FileFormat.META_IMAGE: rb"[^\0]*?^[ \t]*NDims[ \t]*[=:][ \t]*\d",  # whatever comes before
+}
 _DICOM_VALUES = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
 )
-_META_IMAGE = re.compile(rb"[^\0]*?^[ \t]*NDims[ \t]*[=:][ \t]*\d", re.MULTILINE)  # whatever comes before
 
 
 def identify(head: bytes) -> FileFormat | None:
     """The format of a file from its first ``HEAD_BYTES`` bytes, or None where it is none of ``FileFormat``."""
     # A DICOM preamble may hold anything, a TIFF header included: the four letters after it decide.
-    magic = next((file_format for magic, file_format in _MAGIC if head.startswith(magic)), None)
-    if head[128:132] == b"DICM" or (magic is None and _is_bare_dicom(head)):
+    if head[128:132] == b"DICM" or _is_bare_dicom(head):
         return FileFormat.DICOM
-    if magic is not None:
-        return magic
-    if head[344:348] in {b"n+1\0", b"ni1\0"} or head[4:8] in {b"n+2\0", b"ni2\0"}:
-        return FileFormat.NIFTI
-    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
-        return FileFormat.BMP
-    return FileFormat.META_IMAGE if _META_IMAGE.match(head) else None
+    flags = re.MULTILINE | re.DOTALL
+    return next((file_format for file_format, sign in _SIGNS.items() if re.match(sign, head, flags)), None)
 
 
 def _is_bare_dicom(head: bytes) -> bool:

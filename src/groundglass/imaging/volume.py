@@ -186,14 +186,10 @@ def slices_of_voxels(
 ) -> Iterator[CTSlice]:
     """Every axial plane of a volume in memory, from the feet to the head, the patient's right at the image's left.
 
-    The axes nearest to the patient's are taken; nothing is resampled, so that a tilted volume stays tilted.
-
-    Args:
-        values: shape (I, J, K), or (I, J); axes of length 1 may follow.
-        affine: from voxel indices to mm in RAS, shape (4, 4).
-        origin: of the volume.
-        limits: what it may ask for.
-        rescale: slope and intercept that make Hounsfield units, or what else is meant, of the values.
+    Values have the shape (I, J, K), or (I, J); axes of length 1 may follow. The ``affine``, shape (4, 4), leads from
+    voxel indices to mm in RAS; the axes nearest to the patient's are taken, and nothing is resampled, so that a tilted
+    volume stays tilted. ``rescale`` are slope and intercept that make Hounsfield units, or what else is meant, of the
+    values.
 
     Raises:
         ImageError: it is not one real-valued volume, or beyond ``limits``.

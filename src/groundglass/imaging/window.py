@@ -90,12 +90,8 @@ def find_scale(
     Hounsfield units. Else they are grey, and white is the smallest of 1 (floating point only), 8, 10, 12, 14, 16,
     31 and 32 bits that holds the largest of them.
 
-    Args:
-        values: any shape and real type; times ``slope`` and ``intercept`` they are the numbers that are meant.
-        name: the file, as messages should call it.
-        slope: see ``values``.
-        intercept: see ``values``.
-        grey: whether they are known not to be Hounsfield units.
+    Values of any shape and real type, times ``slope`` and plus ``intercept``, are the numbers that are meant; messages
+    call their file ``name``. ``grey`` are those that are known not to be Hounsfield units.
 
     Raises:
         NotASliceError: they fit neither, such as numbers from -1 to 1 and standardised ones.
