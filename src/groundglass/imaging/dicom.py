@@ -55,27 +55,22 @@ _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One image of a DICOM file without its pixels; None where the file does not say, or says what cannot be."""
+class _Frame:
+    """One image of a DICOM file without its pixels; None where the file does not say."""
 
-    series: str  # its Series Instance UID; of a file's place what its series is known by, empty where there is none
-    number: int  # its index; of a file's place the Instance Number, 0 where unknown
-    position: tuple[float, ...] | None  # of the first pixel's centre, in mm
-    orientation: tuple[float, ...] | None  # direction cosines of rows, then columns
-    spacing: tuple[float, ...] | None  # between rows and between columns, in mm
-    thickness: float | None  # in mm
+    origin: Origin
     slope: float | None  # from stored values to those of ``unit``
     intercept: float
     unit: str  # Rescale Type
     window: tuple[float, float] | None  # the first level and width
 
 
-def stack_order(places: Sequence[Frame]) -> list[int]:
-    """Indices of frames stack by stack, each from the lowest to the highest position along its normal.
+def stack_order(places: Sequence[Origin]) -> list[int]:
+    """Indices of slices stack by stack, each from the lowest to the highest position along its normal.
 
-    Normals that differ by less than a tolerance are one stack's, whose first one counts for all. A frame of no
-    orientation has the first one that there is, or is axial. Those of no position come last; frames of one height
-    are ordered by their numbers.
+    Normals that differ by less than a tolerance are one stack's, whose first one counts for all. A slice of no
+    orientation has the first one that there is, or is axial. Those of no position come last; slices of one height
+    are ordered by their Instance Numbers.
     """
     default = next((place.orientation for place in places if place.orientation), (1, 0, 0, 0, 1, 0))
     normals: list[NDArray[np.float64]] = []
@@ -86,7 +81,7 @@ def stack_order(places: Sequence[Frame]) -> list[int]:
         stack = next(alike, len(normals))
         normals += [normal] * (stack == len(normals))
         height = np.inf if place.position is None else round(float(np.dot(place.position, normals[stack])), 3)
-        keys.append((stack, height, place.number))
+        keys.append((stack, height, place.number or 0))
     return sorted(range(len(places)), key=keys.__getitem__)
 
 
@@ -100,14 +95,14 @@ def read_dicom(source: Source, decoder: FrameDecoder, limits: Limits) -> Iterato
     """
     dataset = open_dataset(source, limits)
     _check(dataset, source.name, limits)
-    frames = _frames(dataset, limits)
-    for frame in frames:
-        origin = _origin(dataset, frame, source.name, alone=len(frames) == 1)
-        yield _slice(dataset, frame, _stored(dataset, frame.number, decoder), origin)
+    for frame in _frames(dataset, source.name, limits):
+        yield _slice(dataset, frame, _stored(dataset, frame.origin.frame or 0, decoder))
 
 
-def place_in_series(source: Source, limits: Limits) -> Frame | None:
-    """A DICOM file's place from its header alone, or None where it is a directory, a report or the like.
+def place_in_series(source: Source, limits: Limits) -> tuple[str, Origin] | None:
+    """What a DICOM file's series is known by, empty where it belongs to none, and its place, from the header alone.
+
+    None where it is a directory, a report or the like. The place is Instance Number, position and orientation.
 
     Raises:
         ImageError: damaged, or an image without rows.
@@ -121,11 +116,10 @@ def place_in_series(source: Source, limits: Limits) -> Frame | None:
             if "Image Storage" in UID(kind).name or (not kind and dataset.preamble is not None):
                 raise ImageError(source.name, "a DICOM file without an image; it may be truncated")
             return None
-        first = _frames(dataset, limits)[0]
-        stack = _stack_digits(dataset, first)
-        folder = "" if is_uid(first.series) else source.name.rpartition("/")[0]
-        series = f"{_text(dataset, 'StudyInstanceUID')} {first.series} {stack} {folder}" if stack else ""
-        return replace(first, series=series, number=_instance_number(dataset) or 0)
+        own = _frames(dataset, source.name, limits)[0].origin
+        folder = "" if is_uid(own.series) else source.name.rpartition("/")[0]
+        series = f"{own.study} {own.series} {own.stack} {folder}" if own.stack else ""
+        return series, Origin(own.file, "DICOM", number=own.number, position=own.position, orientation=own.orientation)
 
 
 def _kind(dataset: Dataset) -> str:
@@ -193,20 +187,33 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
         raise NotASliceError(name, f"a colour image ({photometric or 'unknown'}, {of}), not a CT slice")
 
 
-def _frames(dataset: Dataset, limits: Limits) -> list[Frame]:
+def _frames(dataset: Dataset, name: str, limits: Limits) -> list[_Frame]:
     """The frames of a data set; sorted along the slice normal where all of them have a position."""
     count = int(_number(dataset, "NumberOfFrames") or 1) or 1
     if not 1 <= count <= limits.frames:
         raise ValueError(f"{count:,} frames, 1 to {limits.frames:,} can be read")
+    numbers = _numbers(dataset, "InstanceNumber", 1)
+    whole = Origin(
+        file=name,
+        file_format="DICOM",
+        mode=str(dataset.get("PhotometricInterpretation")),
+        study=_text(dataset, "StudyInstanceUID"),
+        series=_text(dataset, "SeriesInstanceUID"),
+        instance=_text(dataset, "SOPInstanceUID"),
+        number=int(numbers[0]) if numbers else None,
+        description=_text(dataset, "SeriesDescription"),
+        patient=Patient(*(_text(dataset, keyword) for keyword in _IDENTIFIERS)),
+    )
     shared = _first(dataset, "SharedFunctionalGroupsSequence")
     by_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    frames = [_frame(index, [*by_frame[index : index + 1], shared], dataset) for index in range(count)]
-    if any(frame.position is None for frame in frames):
+    origins = [replace(whole, frame=index) for index in range(count)] if count > 1 else [whole]
+    frames = [_frame(each, [*by_frame[at : at + 1], shared], dataset) for at, each in enumerate(origins)]
+    if any(frame.origin.position is None for frame in frames):
         return frames
-    return [frames[index] for index in stack_order(frames)]
+    return [frames[index] for index in stack_order([frame.origin for frame in frames])]
 
 
-def _frame(index: int, groups: list[Dataset | None], dataset: Dataset) -> Frame:
+def _frame(origin: Origin, groups: list[Dataset | None], dataset: Dataset) -> _Frame:
     """A frame's geometry and rescaling from its functional groups, else from the data set itself."""
 
     def found(sequence: str, keyword: str, read: Callable[[Dataset, str], _Value | None]) -> _Value | None:
@@ -220,13 +227,15 @@ def _frame(index: int, groups: list[Dataset | None], dataset: Dataset) -> Frame:
     spacing = found("PixelMeasuresSequence", "PixelSpacing", partial(_numbers, count=2))
     level = found("FrameVOILUTSequence", "WindowCenter", _numbers)
     width = found("FrameVOILUTSequence", "WindowWidth", _numbers)
-    return Frame(
-        series=_text(dataset, "SeriesInstanceUID") or "",
-        number=index,
-        position=found("PlanePositionSequence", "ImagePositionPatient", partial(_numbers, count=3)),
-        orientation=found("PlaneOrientationSequence", "ImageOrientationPatient", _directions),
-        spacing=spacing if spacing and min(spacing) > 0 else None,
+    origin = replace(
+        origin,
+        position=found("PlanePositionSequence", "ImagePositionPatient", partial(_numbers, count=3)),  # type: ignore[arg-type]
+        orientation=found("PlaneOrientationSequence", "ImageOrientationPatient", _directions),  # type: ignore[arg-type]
+        spacing=spacing if spacing and min(spacing) > 0 else None,  # type: ignore[arg-type]
         thickness=thickness[0] if thickness else None,
+    )
+    return _Frame(
+        origin=replace(origin, stack=_stack_digits(dataset, origin)),
         slope=None if slope is None and intercept is None else slope or 1.0,  # 0 would leave nothing
         intercept=intercept or 0.0,
         unit=(found("PixelValueTransformationSequence", "RescaleType", _text) or "").upper(),
@@ -310,37 +319,17 @@ def _frame_header(frame: bytes) -> tuple[str, int, int, int, int]:
     raise ValueError("the compressed pixel data hold no frame header that can be read")
 
 
-def _origin(dataset: Dataset, frame: Frame, name: str, *, alone: bool) -> Origin:
-    return Origin(
-        file=name,
-        file_format="DICOM",
-        mode=str(dataset.PhotometricInterpretation),
-        frame=None if alone else frame.number,
-        study=_text(dataset, "StudyInstanceUID"),
-        series=_text(dataset, "SeriesInstanceUID"),
-        instance=_text(dataset, "SOPInstanceUID"),
-        number=_instance_number(dataset),
-        stack=_stack_digits(dataset, frame),
-        position=frame.position,  # type: ignore[arg-type]
-        orientation=frame.orientation,  # type: ignore[arg-type]
-        spacing=frame.spacing,  # type: ignore[arg-type]
-        thickness=frame.thickness,
-        description=_text(dataset, "SeriesDescription"),
-        patient=Patient(*(_text(dataset, keyword) for keyword in _IDENTIFIERS)),
-    )
-
-
-def _slice(dataset: Dataset, frame: Frame, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
+def _slice(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic]) -> CTSlice:
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         from pydicom.pixels import apply_color_lut  # noqa: PLC0415 - slow to import
 
         stored = apply_color_lut(stored, dataset)
     if stored.ndim == 3:
-        return CTSlice(_grey(stored, origin.file, dataset), origin)
+        return CTSlice(_grey(stored, frame.origin.file, dataset), frame.origin)
     if _is_hounsfield(dataset, frame, stored):
         hounsfield = _hounsfield(dataset, frame.slope or 1.0, frame.intercept, stored)
-        return CTSlice(LUNG.apply(hounsfield), origin, hounsfield)
-    return _capture(dataset, frame, stored, origin)
+        return CTSlice(LUNG.apply(hounsfield), frame.origin, hounsfield)
+    return _capture(dataset, frame, stored)
 
 
 def _grey(colours: NDArray[Any], name: str, dataset: Dataset) -> Grey:
@@ -361,7 +350,7 @@ def _ends(dataset: Dataset) -> tuple[float, float]:
     return (-count // 2, count // 2 - 1) if dataset.PixelRepresentation else (0, count - 1)
 
 
-def _is_hounsfield(dataset: Dataset, frame: Frame, stored: NDArray[np.generic]) -> bool:
+def _is_hounsfield(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic]) -> bool:
     """Whether rescaled values are Hounsfield units.
 
     The file says so, or is a CT image and says of no other unit; and its values can reach from air to water, which
@@ -387,27 +376,21 @@ def _text(dataset: Dataset, keyword: str) -> str | None:
         return None
 
 
-def _instance_number(dataset: Dataset) -> int | None:
-    numbers = _numbers(dataset, "InstanceNumber", 1)
-    return int(numbers[0]) if numbers else None
-
-
-def _stack_digits(dataset: Dataset, frame: Frame) -> str | None:
+def _stack_digits(dataset: Dataset, origin: Origin) -> str | None:
     """Four hexadecimal digits of patient and size, without a UID of geometry too; None for what is of no series.
 
     So two patients under the same UIDs are two series. The digits are too few to find out who the patient is: many
     people have the same.
     """
-    series = _text(dataset, "SeriesInstanceUID")
-    if series is None and frame.position is None and _instance_number(dataset) is None:
+    if origin.series is None and origin.position is None and origin.number is None:
         return None
     who = [(_text(dataset, keyword) or "").casefold().rstrip("^ ") for keyword in _IDENTIFIERS]
-    known = [series, _text(dataset, "StudyInstanceUID"), *who, dataset.get("Rows"), dataset.get("Columns")]
-    if not is_uid(series):
+    known = [origin.series, origin.study, *who, dataset.get("Rows"), dataset.get("Columns")]
+    if not is_uid(origin.series):
         # Steps of a third and of 4 %, set off so that no usual value lies near the end of one: what is written with
         # other decimals in another slice is the same.
-        known += [math.floor(3 * cosine + 0.137) for cosine in frame.orientation or ()]
-        known += [math.floor(18 * math.log2(length) + 0.137) for length in frame.spacing or ()]
+        known += [math.floor(3 * cosine + 0.137) for cosine in origin.orientation or ()]
+        known += [math.floor(18 * math.log2(length) + 0.137) for length in origin.spacing or ()]
     return hashlib.blake2b(repr(known).encode(), digest_size=2).hexdigest()
 
 
@@ -431,7 +414,7 @@ def _hounsfield(dataset: Dataset, slope: float, intercept: float, stored: NDArra
     return hounsfield
 
 
-def _capture(dataset: Dataset, frame: Frame, stored: NDArray[np.generic], origin: Origin) -> CTSlice:
+def _capture(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic]) -> CTSlice:
     """A slice whose values are not, or not said to be, Hounsfield units."""
     values = stored if frame.slope is None else stored.astype(np.float64) * frame.slope + frame.intercept
     lowest, highest = extent(values)
@@ -442,7 +425,7 @@ def _capture(dataset: Dataset, frame: Frame, stored: NDArray[np.generic], origin
     if windowed and grey:
         pixels = Window(level - 0.5, max(width - 1, 0.01)).apply(values)  # DICOM's linear function
     else:
-        pixels, hounsfield = find_scale(stored, origin.file, grey=grey).apply(stored)
+        pixels, hounsfield = find_scale(stored, frame.origin.file, grey=grey).apply(stored)
     if hounsfield is None and dataset.PhotometricInterpretation == "MONOCHROME1":
         pixels = np.subtract(255, pixels, dtype=np.uint8)
-    return CTSlice(pixels, origin, hounsfield)
+    return CTSlice(pixels, frame.origin, hounsfield)

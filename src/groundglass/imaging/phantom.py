@@ -95,8 +95,8 @@ def make_series(rng: Generator, count: int = 40, severity: float = 0.0, size: in
     """Draw a patient and scan ``count`` slices, one after another, from the lungs' apex to their base."""
     patient = Patient.draw(rng)
     scanner = Scanner.draw(patient, rng)
-    for index, level in enumerate(np.linspace(0.0, 1.0, count)):
-        yield scan(patient, scanner, float(level), severity, size, instance=index + 1)
+    for instance, level in enumerate(np.linspace(0.0, 1.0, count), 1):
+        yield scan(patient, scanner, float(level), severity, size, instance)
 
 
 def scan(
@@ -201,8 +201,7 @@ def _paint_lesions(canvas: Canvas, lungs: NDArray[np.bool_], severity: float, pa
     rng = np.random.default_rng([patient.number, _STREAM_LESIONS])
     grey = LUNG.apply(canvas.hounsfield)
     painted = paint_lesion(grey, lungs, Kind.GROUND_GLASS, severity, rng)
-    change = painted.pixels.astype(np.float32) - grey
-    canvas.hounsfield[...] += change * np.float32(LUNG.width / 255)
+    canvas.hounsfield[...] += (painted.pixels.astype(np.float32) - grey) * np.float32(LUNG.width / 255)
     return painted.mask & lungs
 
 
@@ -240,22 +239,27 @@ def write_dicom(phantom: Phantom, path: Path) -> None:
     from pydicom.dataset import FileMetaDataset  # noqa: PLC0415
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian  # noqa: PLC0415
 
-    origin = phantom.slice.origin
-    varying = {
-        "SOPClassUID": CTImageStorage,
-        "SOPInstanceUID": _uid(phantom.number, f"instance {phantom.instance}"),
-        "PatientID": phantom.patient_id,
-        "StudyInstanceUID": _uid(phantom.number, "study"),
-        "SeriesInstanceUID": origin.series,
-        "FrameOfReferenceUID": _uid(phantom.number, "frame of reference"),
-        "InstanceNumber": phantom.instance,
+    origin, dataset = phantom.slice.origin, Dataset()
+    dataset.update({
+        "SpecificCharacterSet": "ISO_IR 100", "ImageType": ["DERIVED", "SECONDARY", "AXIAL"], "Modality": "CT",
+        "StudyDate": "20200101", "StudyTime": "120000", "StudyID": "1", "SeriesNumber": 1, "AcquisitionNumber": 1,
+        "StudyDescription": "Synthetic chest CT", "SeriesDescription": "Phantom, not a patient",
+        "Manufacturer": "groundglass", "ManufacturerModelName": "phantom", "PatientName": "PHANTOM",
+        "PatientIdentityRemoved": "YES", "DeidentificationMethod": "Synthetic image, no patient exists",
+        "BodyPartExamined": "CHEST", "PatientPosition": "HFS", "KVP": "120",
+        "WindowCenter": LUNG.level, "WindowWidth": LUNG.width,
+        "RescaleIntercept": AIR, "RescaleSlope": 1, "RescaleType": "HU",
+        "SOPClassUID": CTImageStorage, "SOPInstanceUID": _uid(phantom.number, f"instance {phantom.instance}"),
+        "StudyInstanceUID": _uid(phantom.number, "study"), "SeriesInstanceUID": origin.series,
+        "FrameOfReferenceUID": _uid(phantom.number, "frame of reference"), "PatientID": phantom.patient_id,
         "ImagePositionPatient": [round(value, 6) for value in origin.position or ()],
         "ImageOrientationPatient": list(origin.orientation or ()),
         "PixelSpacing": [round(value, 6) for value in origin.spacing or ()],
-        "SliceThickness": phantom.thickness,
-    }
-    dataset = Dataset()
-    dataset.update({**_CONSTANT, **varying})
+        "SliceThickness": phantom.thickness, "InstanceNumber": phantom.instance,
+        # Required to be there, and empty where they are not known.
+        "AccessionNumber": "", "ReferringPhysicianName": "", "PatientBirthDate": "", "PatientSex": "",
+        "PositionReferenceIndicator": "",
+    })  # fmt: skip
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     # 12 bits, Hounsfield units plus 1024, so that no value is negative.
@@ -263,23 +267,6 @@ def write_dicom(phantom: Phantom, path: Path) -> None:
     dataset.set_pixel_data(stored, "MONOCHROME2", bits_stored=12, generate_instance_uid=False)
     with atomic_path(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
-
-
-# fmt: off
-_CONSTANT: dict[str, object] = {
-    "SpecificCharacterSet": "ISO_IR 100", "ImageType": ["DERIVED", "SECONDARY", "AXIAL"], "Modality": "CT",
-    "StudyDate": "20200101", "StudyTime": "120000", "StudyID": "1", "SeriesNumber": 1, "AcquisitionNumber": 1,
-    "StudyDescription": "Synthetic chest CT", "SeriesDescription": "Phantom, not a patient",
-    "Manufacturer": "groundglass", "ManufacturerModelName": "phantom", "PatientName": "PHANTOM",
-    "PatientIdentityRemoved": "YES", "DeidentificationMethod": "Synthetic image, no patient exists",
-    "BodyPartExamined": "CHEST", "PatientPosition": "HFS", "KVP": "120",
-    "WindowCenter": LUNG.level, "WindowWidth": LUNG.width,
-    "RescaleIntercept": AIR, "RescaleSlope": 1, "RescaleType": "HU",
-    # Required to be there, and empty where they are not known.
-    "AccessionNumber": "", "ReferringPhysicianName": "", "PatientBirthDate": "", "PatientSex": "",
-    "PositionReferenceIndicator": "",
-}
-# fmt: on
 
 
 def _uid(number: int, what: str) -> str:

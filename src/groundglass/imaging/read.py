@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from groundglass.errors import ImageError
-from groundglass.imaging.slice import CTSlice
+from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.imaging.source import (
     DEFAULT_LIMITS,
     RASTER,
@@ -34,7 +34,6 @@ from groundglass.imaging.window import Scale
 
 if TYPE_CHECKING:
     from groundglass.imaging.compressed import FrameDecoder
-    from groundglass.imaging.dicom import Frame
 
 Skip = Callable[[str], bool]
 Image = tuple[Source, FileFormat]
@@ -186,33 +185,32 @@ class _Finder:
                 yield source, _format_of(source)
 
     def images(self, path: str | PathLike[str], groups: Iterable[Iterable[Source]]) -> Iterator[Image]:
-        """The images of each group; an error where there is neither one, nor a file that is left out or fails."""
+        """The images of each group; an error where there is neither one, nor a file that is left out or fails.
+
+        They come as they are, then DICOM files series by series, each sorted along the slice normal.
+        """
         for group in groups:
-            for image in self._in_order(group):
+            series: dict[str, list[tuple[Origin, Source]]] = {}
+            for source in group:
+                if self._skip is not None and self._skip(source.name):
+                    self._anything = True
+                    continue
+                with reported(self.report), suppress(_PassedOverError):
+                    file_format = _format_of(source)
+                    if file_format is not FileFormat.DICOM:
+                        self._anything = True
+                        yield source, file_format
+                        continue
+                    from groundglass.imaging.dicom import place_in_series, stack_order  # noqa: PLC0415 - for DICOM alone
+
+                    if placed := place_in_series(source, self._limits):
+                        series.setdefault(placed[0] or source.name, []).append((placed[1], source))
+            for files in series.values():
                 self._anything = True
-                yield image
+                files.sort(key=lambda item: natural_key(item[1].name))
+                yield from ((files[at][1], FileFormat.DICOM) for at in stack_order([place for place, _ in files]))
         if not self._anything:
             self.report(ImageError(path, f"holds no image; looked for {_KNOWN}"))
-
-    def _in_order(self, group: Iterable[Source]) -> Iterator[Image]:
-        """Images as they come, then DICOM files series by series, each sorted along the slice normal."""
-        series: dict[str, list[tuple[Frame, Source]]] = {}
-        for source in group:
-            if self._skip is not None and self._skip(source.name):
-                self._anything = True
-                continue
-            with reported(self.report), suppress(_PassedOverError):
-                file_format = _format_of(source)
-                if file_format is not FileFormat.DICOM:
-                    yield source, file_format
-                    continue
-                from groundglass.imaging.dicom import place_in_series, stack_order  # noqa: PLC0415 - for DICOM alone
-
-                if place := place_in_series(source, self._limits):
-                    series.setdefault(place.series or source.name, []).append((place, source))
-        for files in series.values():
-            files.sort(key=lambda item: natural_key(item[1].name))
-            yield from ((files[at][1], FileFormat.DICOM) for at in stack_order([place for place, _ in files]))
 
 
 class _PassedOverError(ImageError):

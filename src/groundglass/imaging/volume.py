@@ -53,12 +53,12 @@ def read_nifti(source: Source, limits: Limits) -> Iterator[CTSlice]:
     start = float(header["vox_offset"])
     if not size + 4 <= start <= limits.file_bytes or start % 1:
         raise ImageError(source.name, f"its vox_offset, {start:g}, is no place for voxels; set it to {size + 4}")
-    dtype, count = header.get_data_dtype(), prod(shape)
-    end = int(start) + count * dtype.itemsize
+    dtype = header.get_data_dtype()
+    end = int(start) + prod(shape) * dtype.itemsize
     plain = _plain(content, end)
     if len(plain) < end:
         raise ValueError(f"truncated: {len(plain):,} of {end:,} bytes")
-    values = np.frombuffer(plain, dtype, count, offset=int(start)).reshape(shape, order="F")
+    values = np.frombuffer(plain, dtype, offset=int(start)).reshape(shape, order="F")
     slope, intercept = header.get_slope_inter()
     mode = LABELS if int(header["intent_code"]) in _LABEL_INTENTS else dtype.name
     origin = Origin(file=source.name, file_format="NIfTI", mode=mode)
@@ -115,11 +115,10 @@ def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, limits
         raise ImageError(name, f"voxels of type {dtype}, not a CT")
     if not 2 <= len(shape) <= 3 or min(shape) < 1:
         raise ImageError(name, f"an image of shape {said}, not one CT volume")
-    width, height, depth = (*shape, 1)[:3]
-    voxels, thinnest = width * height * depth, min(shape)
-    most = min(limits.pixels * thinnest, limits.file_bytes // dtype.itemsize)
-    if thinnest > limits.frames or voxels > most:
+    most = min(limits.pixels * min(shape), limits.file_bytes // dtype.itemsize)
+    if min(shape) > limits.frames or prod(shape) > most:
         raise ImageError(name, f"{said} voxels are more than the limits allow")
+    width, height, depth = (*shape, 1)[:3]
     return width, height, depth
 
 
