@@ -6,6 +6,7 @@ the lungs, 1 at their base and 2 a lungs' height below it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -121,18 +122,16 @@ _AIRWAY = (
 )
 
 
-@dataclass(frozen=True)
 class Canvas:
-    """A square plane seen with the patient's middle near its centre."""
+    """A square plane of ``size`` pixels a side, ``spacing`` mm apart, seen with the patient's middle near its centre.
 
-    size: int  # pixels along each side
-    spacing: float  # mm between pixels
-    middle: tuple[float, float] = (0.0, 0.0)  # where the origin of drawing lies, mm from the plane's centre
-    tilt: float = 0.0  # how far drawing is turned clockwise, radians
-    hounsfield: Hounsfield = field(init=False, repr=False)  # (size, size), air at first; drawing changes it in place
+    The origin of drawing lies ``middle`` mm from the plane's centre, and drawing is turned clockwise by ``tilt``
+    radians. It changes ``hounsfield``, (size, size), air at first, in place.
+    """
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "hounsfield", np.full((self.size, self.size), -1000, np.float32))
+    def __init__(self, size: int, spacing: float, middle: tuple[float, float], tilt: float) -> None:
+        self.size, self.spacing, self.middle, self.tilt = size, spacing, middle, tilt
+        self.hounsfield: Hounsfield = np.full((size, size), -1000, np.float32)
 
     def to_pixels(self, points: Points) -> Points:
         """Millimetres to (column, row)."""
@@ -310,8 +309,7 @@ class Patient:
         )
 
 
-def _grow_vessels(extent: _Floats, rng: Generator) -> list[Vessels]:
-    trees = []
+def _grow_vessels(extent: _Floats, rng: Generator) -> Iterator[Vessels]:
     for hilum, radius, tips in (((0.27, 0.02, 0.50), 5.6, 2048), ((0.24, -0.04, 0.57), 4.6, 1024)):
         for side in (-1, 1):
             level = rng.uniform(0.02, 1, tips)
@@ -320,8 +318,7 @@ def _grow_vessels(extent: _Floats, rng: Generator) -> list[Vessels]:
             reach = np.sqrt(np.maximum(0, 1 - (lateral / width) ** 2))
             depth = rng.uniform(-1, 1, tips) * (np.interp(level, _LEVELS, _CAVITY_DEPTH) * reach)
             targets = np.stack([side * lateral, depth, level], axis=1) * extent
-            trees.append(Vessels.grow(np.array(hilum) * (side, 1, 1) * extent, targets, radius, rng))
-    return trees
+            yield Vessels.grow(np.array(hilum) * (side, 1, 1) * extent, targets, radius, rng)
 
 
 def _irregularity(patient: Patient, outline: int, turn: _Floats, level: float) -> _Floats:
@@ -383,17 +380,15 @@ def _mediastinum(
     return np.concatenate([sides[0], sides[1][::-1]])
 
 
-def _domes(patient: Patient, level: float) -> list[tuple[Points, int]]:
+def _domes(patient: Patient, level: float) -> Iterator[tuple[Points, int]]:
     """The diaphragm's domes cut at a level: outline and density of the organ beneath, right then left."""
-    domes = []
     w, d = patient.half_width, patient.half_depth
     for side, organ in ((-1, LIVER), (1, SPLEEN)):
         top = 0.90 + 0.025 * side - 0.125 * patient.dome
         if level > top:
             reach = min(1.0, (level - top) / (1.04 - top)) ** 0.5
             x, y = side * (0.50 - 0.03 * reach) * w, (-0.05 - 0.17 * reach) * d
-            domes.append((ellipse(x, y, 0.50 * w * reach, 0.86 * d * reach, side * 0.12), organ))
-    return domes
+            yield ellipse(x, y, 0.50 * w * reach, 0.86 * d * reach, side * 0.12), organ
 
 
 def lung_coverage(canvas: Canvas, patient: Patient, level: float) -> NDArray[np.float32]:
@@ -451,15 +446,13 @@ def paint_airway(canvas: Canvas, patient: Patient, level: float) -> None:
             canvas.paint(_scaled(lumen, scale), value, softness=0.4)
 
 
-def _present(organs: tuple[_Organ, ...], patient: Patient, level: float) -> list[tuple[_Organ, Points]]:
+def _present(organs: tuple[_Organ, ...], patient: Patient, level: float) -> Iterator[tuple[_Organ, Points]]:
     scale = np.array([patient.half_width / 130, patient.half_depth / 92])
-    found = []
     for organ in organs:
         if organ.top <= level < organ.bottom:
             share = (level - organ.top) / (organ.bottom - organ.top)
             x, y, a, b = np.array(organ.first) * (1 - share) + np.array(organ.last or organ.first) * share
-            found.append((organ, ellipse(x, y, a, b, organ.turned) * scale))
-    return found
+            yield organ, ellipse(x, y, a, b, organ.turned) * scale
 
 
 def _scaled(outline: Points, factor: float) -> Points:
