@@ -222,7 +222,7 @@ def slices_of_voxels(
         yield CTSlice(pixels, place, hounsfield)
 
 
-def _nrrd(source: Source, folder: Path, limits: Limits) -> tuple[Path, list[Path]]:
+def _nrrd(source: Source, folder: Path, limits: Limits) -> tuple[Path, None]:
     """The volume, once it is known that its header names no other file."""
     head = source.head(_HEADER_BYTES)
     if _NOT_IN_NRRD.search(head):
@@ -230,11 +230,11 @@ def _nrrd(source: Source, folder: Path, limits: Limits) -> tuple[Path, list[Path
         raise ImageError(source.name, reason)
     if not re.search(rb"\n\r?\n", head):
         raise ValueError("the header has no end")
-    return _placed(source, folder / "volume.nrrd", limits), []
+    return _placed(source, folder / "volume.nrrd", limits), None
 
 
-def _meta_image(source: Source, folder: Path, limits: Limits) -> tuple[Path, list[Path]]:
-    """A header in ``folder`` that refers to voxels in it and to nothing else, and the files of these voxels.
+def _meta_image(source: Source, folder: Path, limits: Limits) -> tuple[Path, Path]:
+    """A header in ``folder`` that refers to voxels in it and to nothing else, and the file of these voxels.
 
     MetaIO wants the dimensions first and complains of lines that say nothing; whoever wrote them does not care.
     """
@@ -242,26 +242,23 @@ def _meta_image(source: Source, folder: Path, limits: Limits) -> tuple[Path, lis
     end = _DATA_FILE.search(head)
     if end is None:
         raise ValueError("the header has no end")
-    said, rest = end[1].decode("utf-8", "replace").strip(), head[end.end() :]
+    name, voxels = end[1].decode("utf-8", "replace").strip(), folder / "voxels"
     lines = [line + b"\n" for line in head[: end.start()].split(b"\n") if _SAYS_SOMETHING.match(line)]
     header = b"".join(sorted(lines, key=lambda line: _DIMENSIONS.match(line) is None))
     for key, value in _REQUIRED.items():  # MetaIO prints what it misses
         if not re.search(rb"^\s*%b\s*[=:]\s*%b\s*$" % (key, value), header, re.MULTILINE):
             raise ValueError(f"its header has no {key.decode()} that can be read")
-    if said.upper() == "LOCAL":
-        copies = [folder / "voxels0"]
-        copies[0].write_bytes(source.read(limits)[end.end() :])
+    if name.upper() == "LOCAL":
+        voxels.write_bytes(source.read(limits)[end.end() :])
+    elif re.fullmatch(r"LIST|.*%\d*d.*", name, re.IGNORECASE):
+        raise ImageError(source.name, "voxels in several files are not read; save it as one .mha")
+    elif data := source.sibling(name):
+        _placed(data, voxels, limits)
     else:
-        copies = []
-        for number, name in enumerate(_voxel_files(said, rest, limits)):
-            data = source.sibling(name)
-            if data is None:
-                raise ImageError(source.name, f"its voxels are missing: no file {name[:120]!r} beside it")
-            copies.append(_placed(data, folder / f"voxels{number}", limits))
-    files = "\n".join(["LIST"] * (len(copies) > 1) + [copy.name for copy in copies])
+        raise ImageError(source.name, f"its voxels are missing: no file {name[:120]!r} beside it")
     copied = folder / "header.mhd"
-    copied.write_bytes(header + f"ElementDataFile = {files}\n".encode())
-    return copied, copies
+    copied.write_bytes(header + f"ElementDataFile = {voxels.name}\n".encode())
+    return copied, voxels
 
 
 def _placed(source: Source, target: Path, limits: Limits) -> Path:
@@ -274,30 +271,14 @@ def _placed(source: Source, target: Path, limits: Limits) -> Path:
     return target
 
 
-def _voxel_files(said: str, rest: bytes, limits: Limits) -> list[str]:
-    """Names of the files with a MetaImage's voxels: listed one a line, counted (``slice%03d.raw 1 120 1``), or one."""
-    first, *words = said.split() or [""]
-    if first.upper() == "LIST":
-        names = [line.strip() for line in rest.decode("utf-8", "replace").splitlines() if line.strip()]
-    elif re.fullmatch(r"[^%]*%0?\d?d[^%]*", first) and len(words) >= 2:
-        begin, end, step = (int(word) for word in (*words[:3], "1")[:3])
-        names = [first % number for number in range(begin, end + 1, step)[: limits.frames + 1]]
-    else:
-        names = [said]
-    if not 1 <= len(names) <= limits.frames:
-        raise ValueError(f"its voxels are spread over {len(names):,} files, 1 to {limits.frames:,} can be read")
-    return names
-
-
-def _check_voxels(header: Path, voxels: list[Path], size: int) -> None:
+def _check_voxels(header: Path, voxels: Path, size: int) -> None:
     """Whether a MetaImage has all its voxels: MetaIO does not see all damage, and prints the rest."""
     about = header.read_bytes()
     if _TEXT.search(about):
         raise ValueError("its voxels are text (BinaryData = False), which cannot be read; save them as binary")
     if _COMPRESSED.search(about):
-        content = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(voxels[0].read_bytes(), size)
-        complete = len(content) >= size
+        found = len(zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(voxels.read_bytes(), size))
     else:
-        complete = all(file.stat().st_size >= size // len(voxels) for file in voxels)
-    if not complete:
+        found = voxels.stat().st_size
+    if found < size:
         raise EOFError
