@@ -54,7 +54,7 @@ KINDS: dict[str, Any] = {
     **{f"{kind}.dcm": partial(write_coloured, kind=kind) for kind in ("RGB", "PALETTE 8")},
     **{f"{syntax}.dcm": packed(syntax) for syntax in ("5", "4.70", "4.80", "4.90")},
     "enhanced.dcm": write_enhanced,
-    **{f"{name}.dcm": DICOM[name] for name in ("plain", "negative", "4.51", "4.201", "float", "deflated")},
+    **{f"{name}.dcm": DICOM[name] for name in ("plain", "negative", "4.51", "4.201", "float")},
     **{f"{kind}.dcm": DICOM[f"{kind} from SOPClassUID"] for kind in ("implicit", "explicit", "big-endian")},
     **{name: VOLUMES[name] for name in ("a.nii", "a.nii.gz", "400.nii", "members.nii.gz")},
     "label.nii": partial(write_nifti, voxels=(VOLUME > 0).astype(np.uint8), intent="label"),

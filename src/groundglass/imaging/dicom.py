@@ -6,7 +6,6 @@ import hashlib
 import io
 import math
 import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,13 +27,14 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
-_DEFLATED, _EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+_EXPLICIT_BIG_ENDIAN, _DEFLATED = "1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99"
 # Pixels that pydicom reads by itself: not compressed, or by RLE.
-_PLAIN = frozenset({_IMPLICIT, _EXPLICIT, _DEFLATED, _EXPLICIT_BIG_ENDIAN, "1.2.840.10008.1.2.5"})
+_PLAIN = frozenset({_IMPLICIT, _EXPLICIT, _EXPLICIT_BIG_ENDIAN, "1.2.840.10008.1.2.5"})
 # Those that imagecodecs decodes: every Huffman-coded JPEG, JPEG-LS, JPEG 2000 and High-Throughput JPEG 2000.
 _CODED = frozenset(
     f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 57, 70, 80, 81, 90, 91, 201, 202, 203)
 )
+_UNSUPPORTED = "is not supported; store it uncompressed, in JPEG, JPEG-LS, JPEG 2000 or RLE"
 _JPEG, _JPEG_LS, _JPEG_2000 = "jpeg8", "jpegls", "jpeg2k"  # codecs of imagecodecs
 
 _IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate")
@@ -133,28 +133,15 @@ def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = No
 
     source.check_size(limits)
     head = source.head()
-    deflated = head[128:132] == b"DICM" and _DEFLATED.encode() in head
-    content = source.read(limits) if deflated or tags is None else None
-    if deflated and content:
-        _check_deflated(content, limits)
-    with source.open() if content is None else io.BytesIO(content) as stream:
+    if head[128:132] == b"DICM" and _DEFLATED in head:  # pydicom would inflate it at once and without a bound
+        raise ImageError(source.name, f"its compression (Deflated Explicit VR Little Endian) {_UNSUPPORTED}")
+    with source.open() if tags else io.BytesIO(source.read(limits)) as stream:
         dataset = dcmread(stream, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = _EXPLICIT if little else _EXPLICIT_BIG_ENDIAN
         dataset.file_meta.TransferSyntaxUID = _IMPLICIT if implicit else explicit
     return dataset
-
-
-def _check_deflated(content: bytes, limits: Limits) -> None:
-    """Inflate a deflated data set piecewise, since pydicom would do it at once and without a bound."""
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    rest, size = content[144 + int.from_bytes(content[140:144], "little") :], 0
-    while rest and not inflate.eof:
-        size += len(inflate.decompress(rest, 2**20))
-        rest = inflate.unconsumed_tail
-        if size > min(limits.file_bytes, 2**30):
-            raise ValueError("the deflated data set is larger than the limit")
 
 
 def _check(dataset: Dataset, name: str, limits: Limits) -> None:
@@ -171,8 +158,7 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
         raise NotASliceError(name, "a localizer, not a slice")
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax not in _PLAIN | _CODED:
-        reason = f"its compression ({one_line(syntax.name, 80)}) is not supported"
-        raise ImageError(name, f"{reason}; store it uncompressed, in JPEG, JPEG-LS, JPEG 2000 or RLE")
+        raise ImageError(name, f"its compression ({one_line(syntax.name, 80)}) {_UNSUPPORTED}")
     rows, columns, samples = (int(_number(dataset, k) or 0) for k in ("Rows", "Columns", "SamplesPerPixel"))
     limits.check_pixels(columns, rows, name)
     dataset.SamplesPerPixel = samples = samples or 1
